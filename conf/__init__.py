@@ -1,0 +1,1 @@
+"""Hydra configuration groups, packaged so that a wheel carries them."""

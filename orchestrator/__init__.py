@@ -1,0 +1,1 @@
+"""Deciding: configuration, plan, schedule, run directory, tracking, combining, submission, report."""

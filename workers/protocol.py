@@ -1,0 +1,80 @@
+"""What the driver hands to a worker and what comes back: frozen, picklable, torch-free values."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from workers.settings import KeptCheckpoint, TrainingSettings
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """Fixed at a run's first start and kept, since they change bits: intra-op threads, precision, device."""
+
+    threads: int = 1
+    precision: str = "fp32"
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """One stage of one member, self-contained.
+
+    `store` is a prepared dataset folder, `stage_dir` is `members/<member>/<stage>` of the run directory,
+    `init_dir` the ancestor's stage_dir or None. `reset` names layers drawn anew, `freeze` layers left as they are,
+    `lr_scale` factors of the learning rate by layer (`conv1` … `conv6`, `fc6`, `fc7`, `fc8`).
+    """
+
+    member: str
+    stage: str
+    seed: int
+    settings: TrainingSettings
+    store: Path
+    stage_dir: Path
+    init_dir: Path | None
+    reset: tuple[str, ...]
+    freeze: tuple[str, ...]
+    lr_scale: tuple[tuple[str, float], ...]
+    numerics: Numerics
+    checkpoint_updates: int
+    keep: KeptCheckpoint
+    stage_hash: str
+    attempt: int = 0
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """A finished stage: which checkpoint speaks for it and how it ended."""
+
+    num_updates: int
+    resumed_from: int
+    checkpoint: str
+    checkpoint_sha256: str
+    dev_error: float
+    val_error: float
+    at_chance: bool
+
+
+@dataclass(frozen=True)
+class PredictSpec:
+    """Ten-crop prediction of prepared splits by a finished stage; files go to `predictions_dir`."""
+
+    member: str
+    stage_dir: Path
+    store: Path
+    predictions_dir: Path
+    splits: tuple[str, ...]
+    settings: TrainingSettings
+    numerics: Numerics
+
+
+@dataclass(frozen=True)
+class SplitPredictions:
+    """What `<split>.json` beside `<split>.npy` says of it; `rows_sha256` is of the store's `<split>.rows.txt`."""
+
+    split: str
+    num_rows: int
+    num_classes: int
+    rows_sha256: str
+    sha256: str
+    checkpoint: str
+    checkpoint_sha256: str

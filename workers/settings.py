@@ -1,0 +1,183 @@
+"""The settings of one stage and one dataset, as plain frozen values.
+
+They are the schema of the configuration groups (`orchestrator.config` registers and checks them) and travel
+unchanged inside a `StageSpec` to the process that trains. No heavy import belongs here.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Source(StrEnum):
+    """Where a dataset's images come from."""
+
+    digits = "digits"
+    folder = "folder"
+
+
+class OnBad(StrEnum):
+    """What preparation does with a training image that cannot be read."""
+
+    stop = "stop"
+    skip = "skip"
+
+
+class InitScheme(StrEnum):
+    """How fresh weights are drawn."""
+
+    he = "he"
+    gaussian = "gaussian"
+
+
+class Normalisation(StrEnum):
+    """Which channel mean and standard deviation centre the pixels."""
+
+    dataset = "dataset"
+    imagenet = "imagenet"
+
+
+class Decay(StrEnum):
+    """How the learning rate falls."""
+
+    plateau = "plateau"
+    fixed = "fixed"
+
+
+class KeptCheckpoint(StrEnum):
+    """Which checkpoint of a finished stage predicts."""
+
+    last = "last"
+    best = "best"
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True)
+class DatasetSettings:
+    """One entry of `datasets`.
+
+    `declared_*` are the published counts of a dataset, used by `septet plan` where the images are absent.
+    `orientations` is 4 to make each (class, quarter turn) a class of its own (the digits' superset), else 1.
+    """
+
+    source: Source = Source.folder
+    root: str | None = None
+    classes: str | None = None
+    size: int = 256
+    val_fraction: float = 0.1
+    dev_fraction: float = 0.1
+    on_bad: OnBad = OnBad.stop
+    orientations: int = 1
+    declared_classes: int = 0
+    declared_train: int = 0
+    declared_val: int = 0
+    declared_test: int = 0
+
+    def __post_init__(self) -> None:
+        _require(1 <= self.size <= 4096, f"size={self.size}: give pixels in 1…4096")
+        _require(0 < self.val_fraction < 1, f"val_fraction={self.val_fraction}: give a share in (0, 1)")
+        _require(0 <= self.dev_fraction < 1, f"dev_fraction={self.dev_fraction}: give a share in [0, 1)")
+        _require(self.orientations in (1, 4), f"orientations={self.orientations}: give 1 or 4")
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """AlexNet's geometry; `width` scales every convolution's filters, `input_size` is the side of a crop in pixels."""
+
+    name: str = "alexnet"
+    input_size: int = 224
+    width: float = 1.0
+    num_convs: int = 5
+    groups: int = 2
+    conv1_kernel: int = 11
+    conv1_stride: int = 4
+    conv1_padding: int = 2
+    fc_units: int = 4096
+    dropout: float = 0.5
+    lrn: bool = True
+    lrn_size: int = 5
+    lrn_k: float = 2.0
+    lrn_alpha: float = 1e-4
+    lrn_beta: float = 0.75
+
+    def __post_init__(self) -> None:
+        _require(self.num_convs in (5, 6), f"num_convs={self.num_convs}: give 5 or 6")
+        _require(0 <= self.dropout < 1, f"dropout={self.dropout}: give a share in [0, 1)")
+        _require(self.width > 0, f"width={self.width}: give a positive factor")
+
+
+@dataclass(frozen=True)
+class InitSettings:
+    """How fresh layers are drawn: `he` (fan-in) or `gaussian` of `std`; `bias` goes to conv 2, 4, 5, 6 and the FC layers."""
+
+    scheme: InitScheme = InitScheme.he
+    std: float = 0.01
+    bias: float = 0.0
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """Momentum SGD. `clip_norm` 0 leaves gradients as they are; biases are never decayed if `decay_biases` is false."""
+
+    lr: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    decay_biases: bool = True
+    batch_size: int = 128
+    clip_norm: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require(self.lr > 0, f"lr={self.lr}: give a positive learning rate")
+        _require(0 <= self.momentum < 1, f"momentum={self.momentum}: give a value in [0, 1)")
+        _require(self.batch_size > 0, f"batch_size={self.batch_size}: give a positive count")
+
+
+@dataclass(frozen=True)
+class ScheduleSettings:
+    """`cuts` cuts by `factor`, each when dev error has not improved for `patience` epochs and no later than its `latest` share.
+
+    `fixed` cuts exactly at the shares in `latest`. Patience is not counted while dev error is still at chance.
+    `warmup_updates` raise the rate linearly from zero.
+    """
+
+    decay: Decay = Decay.plateau
+    epochs: int = 90
+    factor: float = 0.1
+    cuts: int = 3
+    patience: int = 10
+    latest: tuple[float, ...] = (0.6, 0.8, 0.95)
+    warmup_updates: int = 0
+    at_chance_after: float = 0.2
+
+    def __post_init__(self) -> None:
+        _require(self.epochs > 0, f"epochs={self.epochs}: give a positive count")
+        _require(self.cuts >= 0, f"cuts={self.cuts}: give 0 or more")
+        _require(
+            len(self.latest) == self.cuts,
+            f"latest={list(self.latest)}: give one share for each of the {self.cuts} cuts",
+        )
+        _require(all(0 < share <= 1 for share in self.latest), f"latest={list(self.latest)}: give shares in (0, 1]")
+
+
+@dataclass(frozen=True)
+class AugmentationSettings:
+    """Random crop, reflection, and a shift along the colour eigenvectors with `colour_std` (0 switches it off)."""
+
+    random_crop: bool = True
+    reflect: bool = True
+    colour_std: float = 0.1
+    normalisation: Normalisation = Normalisation.dataset
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """All that shapes one stage's weights besides data, seed, threads and precision."""
+
+    model: ModelSettings = ModelSettings()
+    init: InitSettings = InitSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    schedule: ScheduleSettings = ScheduleSettings()
+    augmentation: AugmentationSettings = AugmentationSettings()
