@@ -1,0 +1,181 @@
+"""The run directory: where its files lie, who holds it, and what run.json remembers.
+
+`RunPaths` alone knows file names. The lock is a flock on a file that is never removed: the kernel frees it with the
+holder's death, however that came, and the holder's pid and host inside are only for the message.
+"""
+
+import dataclasses
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workers import atomic
+from workers.errors import DataError, RunInUse, StorageError
+from workers.protocol import Numerics
+from workers.settings import KeptCheckpoint
+
+if TYPE_CHECKING:
+    from orchestrator.plan import StageRef
+
+_LOCK_TRIES = 5
+_LOCK_PAUSE_S = 0.05
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """Every path inside the run directory `root`."""
+
+    root: Path
+
+    @property
+    def lock(self) -> Path:
+        return self.root / ".lock"
+
+    @property
+    def run_json(self) -> Path:
+        return self.root / "run.json"
+
+    @property
+    def config_yaml(self) -> Path:
+        return self.root / "config.yaml"
+
+    @property
+    def ledger(self) -> Path:
+        return self.root / "ledger.json"
+
+    @property
+    def data(self) -> Path:
+        return self.root / "data"
+
+    @property
+    def members(self) -> Path:
+        return self.root / "members"
+
+    @property
+    def submission(self) -> Path:
+        return self.root / "submission"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report"
+
+    def member(self, member: str) -> Path:
+        return self.members / member
+
+    def stage(self, ref: "StageRef") -> Path:
+        return self.members / ref.member / ref.stage
+
+    def checkpoints(self, ref: "StageRef") -> Path:
+        return self.stage(ref) / "checkpoints"
+
+    def metrics(self, ref: "StageRef") -> Path:
+        return self.stage(ref) / "metrics.jsonl"
+
+    def log(self, ref: "StageRef") -> Path:
+        return self.stage(ref) / "log.txt"
+
+    def done(self, ref: "StageRef") -> Path:
+        return self.stage(ref) / "DONE.json"
+
+    def predictions(self, member: str) -> Path:
+        return self.members / member / "predictions"
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What run.json remembers; all values are JSON.
+
+    `run_id` is the UUID that MLflow's tag `septet.run` carries. `plan` is `plan.to_json`'s value. `stores` and
+    `data_digests` are by dataset name. `created` is in unix seconds. `keep` says which checkpoint of a stage speaks
+    for it. `accepted` lists the changes that `--accept-changes` let pass, one line each.
+    """
+
+    run_id: str
+    experiment: str
+    plan: Any
+    plan_hash: str
+    created: float
+    versions: Mapping[str, str]
+    code_digest: str
+    numerics: Numerics
+    keep: KeptCheckpoint = KeptCheckpoint.last
+    data_digests: Mapping[str, str] = field(default_factory=dict)
+    stores: Mapping[str, str] = field(default_factory=dict)
+    mlflow: Mapping[str, Any] = field(default_factory=dict)
+    accepted: tuple[str, ...] = ()
+
+
+def read_record(paths: RunPaths) -> RunRecord:
+    """Reads run.json; raises DataError where there is none, StorageError where it is damaged."""
+    try:
+        value = json.loads(paths.run_json.read_text())
+        value["numerics"] = Numerics(**value["numerics"])
+        value["keep"] = KeptCheckpoint(value["keep"])
+        value["accepted"] = tuple(value["accepted"])
+        return RunRecord(**value)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DataError(f"{paths.root}: no run directory there (it has no run.json); check the path") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise StorageError(f"{paths.run_json}: not readable as a run record ({error}); restore it") from error
+
+
+def write_record(paths: RunPaths, record: RunRecord) -> None:
+    """Replaces run.json."""
+    atomic.write_json(paths.run_json, dataclasses.asdict(record))
+
+
+@contextmanager
+def lock(paths: RunPaths) -> Iterator[None]:
+    """Holds the run directory, which must exist; raises RunInUse naming the holder.
+
+    The descriptor is close-on-exec, so no child process keeps the lock when this process dies.
+    """
+    with atomic.storage_errors(paths.lock):
+        descriptor = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        _acquire(paths, descriptor)
+        holder = json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode()
+        with atomic.storage_errors(paths.lock):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, holder, 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _acquire(paths: RunPaths, descriptor: int) -> None:
+    # `is_locked` holds a shared lock for an instant: a few tries keep a status from turning a launch away.
+    for _ in range(_LOCK_TRIES):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            time.sleep(_LOCK_PAUSE_S)
+    try:
+        holder = json.loads(os.pread(descriptor, 4096, 0))
+        who = f"process {holder['pid']} on {holder['host']}"
+    except (ValueError, KeyError, TypeError):
+        who = "another process"
+    raise RunInUse(f"{paths.root}: in use by {who}; wait until it ends, stop it, or give another run_dir")
+
+
+def is_locked(paths: RunPaths) -> bool:
+    """Whether a living process holds the run directory; changes nothing on disk."""
+    try:
+        descriptor = os.open(paths.lock, os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
