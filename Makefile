@@ -1,0 +1,51 @@
+# `make help` lists the targets. PYTHON may name another interpreter: `make quickstart PYTHON=python3.12`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+.DEFAULT_GOAL := help
+
+.PHONY: quickstart
+quickstart: $(VENV)/.installed ## install, then train the embedded seven-member ensemble
+	$(BIN)/septet launch
+
+.PHONY: test
+test: $(VENV)/.installed-test ## install where missing, then run the test suite
+	$(BIN)/python -m pytest
+
+.PHONY: check
+check: $(VENV)/.installed-dev ## format, lint, types, architecture laws
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest --quiet tests/architecture
+
+.PHONY: bench
+bench: $(VENV)/.installed ## compare with peers, both sides in one run
+	for benchmark in benchmarks/*.py; do $(BIN)/python $$benchmark || exit 1; done
+
+.PHONY: help
+help: ## this list
+	@sed -n 's/^\([a-z.$$()A-Z]*\):.* ## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | sed 's/^$$(VENV)/.venv/' \
+	  | awk -F'|' '{ printf "make %-12s %s\n", $$1, $$2 }'
+
+.PHONY: $(VENV)
+$(VENV): $(VENV)/.installed ## the installation alone, into .venv
+
+# A stamp is written last, so an interrupted installation is done again; each stamp waits for the one before it, since
+# two pips must not write into one environment.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+	  || { echo "$(PYTHON) is not Python 3.11, 3.12 or 3.13: name one with PYTHON=python3.12" >&2; exit 2; }
+	@echo "Installing into $(VENV): some minutes the first time, PyTorch is large." >&2
+	$(PYTHON) -m venv $(VENV)
+	$(PIP_INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(PIP_INSTALL) --editable '.[test]'
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed-test
+	$(PIP_INSTALL) --editable '.[test,dev]'
+	@touch $@
