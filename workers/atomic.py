@@ -1,4 +1,4 @@
-"""Every artefact is written temp → fsync → rename → fsync of the parent: a reader sees the old or the new, never a mix."""
+"""Every artefact is written temp → fsync → rename → fsync of the parent: a reader sees the old or the new one."""
 
 import errno
 import json

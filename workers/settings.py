@@ -111,7 +111,7 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class InitSettings:
-    """How fresh layers are drawn: `he` (fan-in) or `gaussian` of `std`; `bias` goes to conv 2, 4, 5, 6 and the FC layers."""
+    """How fresh layers are drawn: `he` (fan-in), or `gaussian` of `std`; `bias` fills conv 2, 4, 5, 6, fc6 and fc7."""
 
     scheme: InitScheme = InitScheme.he
     std: float = 0.01
@@ -137,7 +137,7 @@ class OptimizerSettings:
 
 @dataclass(frozen=True)
 class ScheduleSettings:
-    """`cuts` cuts by `factor`, each when dev error has not improved for `patience` epochs and no later than its `latest` share.
+    """`cuts` cuts by `factor`, each after `patience` epochs without a better dev error, no later than its `latest` share.
 
     `fixed` cuts exactly at the shares in `latest`. Patience is not counted while dev error is still at chance.
     `warmup_updates` raise the rate linearly from zero.

@@ -1,0 +1,90 @@
+"""Batches of one split in (seed, epoch, index) order: any batch can be drawn without the ones before it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from workers.data.augment import EpochDraws, PixelStatistics, crop, draw_epoch, to_input
+from workers.data.store import Store
+from workers.settings import AugmentationSettings, Normalisation
+
+# The channel statistics that the encyclopedia article and torchvision's models use, on the [0, 1] scale.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Normalised float32 images [batch, 3, size, size] and int64 labels [batch]."""
+
+    images: Tensor
+    labels: Tensor
+
+
+def pixel_statistics(store: Store, normalisation: Normalisation) -> PixelStatistics:
+    """What centres and colours the pixels of `store`."""
+    mean, std = (store.mean, store.std) if normalisation is Normalisation.dataset else (IMAGENET_MEAN, IMAGENET_STD)
+    roots = np.sqrt(np.maximum(np.asarray(store.eigenvalues, dtype=np.float64), 0.0))
+    components = (np.asarray(store.eigenvectors, dtype=np.float64) * roots).astype(np.float32)
+    return PixelStatistics(
+        mean=torch.tensor(np.asarray(mean), dtype=torch.float32),
+        std=torch.tensor(np.asarray(std), dtype=torch.float32).clamp_min(1e-6),
+        components=torch.from_numpy(components),
+    )
+
+
+class TrainingBatches:
+    """The training split in shuffled, augmented batches of `batch_size`; the last one of an epoch may be short."""
+
+    def __init__(
+        self,
+        store: Store,
+        statistics: PixelStatistics,
+        augmentation: AugmentationSettings,
+        *,
+        seed: int,
+        batch_size: int,
+        input_size: int,
+    ) -> None:
+        self._images, labels = store.images("train"), store.labels("train")
+        assert labels is not None
+        self._labels, self._statistics, self._augmentation = labels, statistics, augmentation
+        self._seed, self._batch_size, self._input_size = seed, batch_size, input_size
+        self._epoch, self._draws = -1, EpochDraws(*(np.empty(0),) * 4)
+
+    @property
+    def num_images(self) -> int:
+        return len(self._labels)
+
+    @property
+    def per_epoch(self) -> int:
+        """Batches an epoch."""
+        return -(-self.num_images // self._batch_size)
+
+    def draw(self, epoch: int, index: int) -> Batch:
+        """Draws batch `index` of `epoch`."""
+        if epoch != self._epoch:
+            margin = self._images.shape[1] - self._input_size
+            self._draws = draw_epoch(self._seed, epoch, self.num_images, margin, self._augmentation)
+            self._epoch = epoch
+        span = slice(index * self._batch_size, (index + 1) * self._batch_size)
+        chosen = self._draws.order[span]
+        pixels = crop(self._images[chosen], self._draws.offsets[span], self._draws.flips[span], self._input_size)
+        colour = self._draws.colour[span] if self._augmentation.colour_std > 0 else None
+        return Batch(to_input(pixels, self._statistics, colour), torch.from_numpy(self._labels[chosen]))
+
+
+def centre_batches(
+    store: Store, split: str, statistics: PixelStatistics, input_size: int, batch_size: int = 256
+) -> Iterator[Batch]:
+    """Yields the centre crops of a labelled split, in row order."""
+    images, labels = store.images(split), store.labels(split)
+    assert labels is not None
+    first = (images.shape[1] - input_size) // 2
+    last = first + input_size
+    for start in range(0, len(images), batch_size):
+        pixels = np.ascontiguousarray(images[start : start + batch_size, first:last, first:last])
+        yield Batch(to_input(pixels, statistics, None), torch.from_numpy(labels[start : start + batch_size].copy()))

@@ -1,0 +1,45 @@
+"""DONE.json: a finished stage's word on which checkpoint speaks for it. The driver writes it, workers read it."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from workers.atomic import write_json
+from workers.errors import StorageError
+from workers.protocol import StageResult
+
+FILE = "DONE.json"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The content of DONE.json."""
+
+    stage_hash: str
+    num_updates: int
+    checkpoint: str
+    checkpoint_sha256: str
+    dev_error: float
+    val_error: float
+    at_chance: bool
+
+
+def write_finished(stage_dir: Path, stage_hash: str, result: StageResult) -> None:
+    """Commits a stage as done."""
+    fields = {name: value for name, value in asdict(result).items() if name != "resumed_from"}
+    write_json(stage_dir / FILE, {"stage_hash": stage_hash, **fields})
+
+
+def read_finished(stage_dir: Path) -> Finished:
+    """Reads DONE.json.
+
+    Raises:
+        StorageError: the stage is not done, or the file is damaged.
+    """
+    path = stage_dir / FILE
+    try:
+        return Finished(**json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        raise StorageError(f"{stage_dir}: the stage is not done; run `septet launch` again to finish it") from None
+    except (ValueError, TypeError) as error:
+        raise StorageError(f"{path}: damaged ({error}); remove it and run `septet launch` again") from error

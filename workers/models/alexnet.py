@@ -1,0 +1,72 @@
+"""AlexNet and its six-conv variant at any width and input size (Krizhevsky et al. 2012; the release's nets 145, 146)."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from workers.models.geometry import POOL_SIZE, POOL_STRIDE, Geometry, geometry
+from workers.models.lrn import LocalResponseNorm
+from workers.settings import InitScheme, InitSettings, ModelSettings
+
+_NORMALISED = ("conv1", "conv2")
+_BIASED = ("conv2", "conv4", "conv5", "conv6", "fc6", "fc7")
+
+
+class AlexNet(nn.Module):
+    """(conv → LRN → pool)² → conv³ → pool (→ conv6) → (FC → dropout)² → FC.
+
+    Layers are attributes named as in the literature (`conv1` … `fc8`), so that checkpoints, `reset`, `freeze` and
+    `lr_scale` speak of the same things.
+    """
+
+    def __init__(self, model: ModelSettings, num_classes: int) -> None:
+        super().__init__()
+        self.layers: Geometry = geometry(model, num_classes)
+        self.dropout = model.dropout
+        for conv in self.layers.convs:
+            module = nn.Conv2d(
+                conv.in_channels, conv.out_channels, conv.kernel, conv.stride, conv.padding, groups=conv.groups
+            )
+            self.add_module(conv.name, module)
+            if model.lrn and conv.name in _NORMALISED:
+                norm = LocalResponseNorm(
+                    conv.out_channels, model.lrn_size, model.lrn_alpha, model.lrn_beta, model.lrn_k
+                )
+                self.add_module(f"norm_{conv.name}", norm)
+        for linear in self.layers.linears:
+            self.add_module(linear.name, nn.Linear(linear.in_features, linear.out_features))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Takes normalised [batch, 3, size, size], gives logits [batch, classes]."""
+        hidden = images
+        for conv in self.layers.convs:
+            hidden = functional.relu(self.get_submodule(conv.name)(hidden))
+            norm = getattr(self, f"norm_{conv.name}", None)
+            if norm is not None:
+                hidden = norm(hidden)
+            if conv.pooled:
+                hidden = functional.max_pool2d(hidden, POOL_SIZE, POOL_STRIDE)
+        hidden = hidden.flatten(1)
+        for name in ("fc6", "fc7"):
+            hidden = functional.relu(self.get_submodule(name)(hidden))
+            hidden = functional.dropout(hidden, self.dropout, self.training)
+        logits: Tensor = self.get_submodule("fc8")(hidden)
+        return logits
+
+
+def initialise(
+    model: nn.Module, init: InitSettings, generator: torch.Generator, layers: set[str] | None = None
+) -> None:
+    """Draws the weights of `layers` (all if None): He et al. 2015 (fan-in, gain √2; fc8 gain 1) or N(0, std²)."""
+    for name, module in model.named_children():
+        if not isinstance(module, nn.Conv2d | nn.Linear) or (layers is not None and name not in layers):
+            continue
+        if init.scheme is InitScheme.he:
+            gain = 1.0 if name == "fc8" else 2.0
+            std = (gain / module.weight[0].numel()) ** 0.5
+        else:
+            std = init.std
+        assert module.bias is not None
+        with torch.no_grad():
+            module.weight.normal_(0.0, std, generator=generator)
+            module.bias.fill_(init.bias if name in _BIASED else 0.0)

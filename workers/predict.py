@@ -1,0 +1,145 @@
+"""Ten-crop prediction (Krizhevsky et al. 2012, §4.1): five windows and their reflections, probabilities averaged."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from workers import numerics
+from workers.atomic import replacing, write_json
+from workers.checkpoint import read_checkpoint
+from workers.data.augment import PixelStatistics, to_input
+from workers.data.batches import pixel_statistics
+from workers.data.store import open_store
+from workers.errors import CheckFailed
+from workers.finished import read_finished
+from workers.models.registry import build
+from workers.protocol import Numerics, PredictSpec, SplitPredictions
+from workers.settings import TrainingSettings
+
+_IMAGES_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class TrainedMember:
+    """A member ready to predict."""
+
+    model: nn.Module
+    statistics: PixelStatistics
+    settings: TrainingSettings
+    numerics: Numerics
+    checkpoint: str
+    checkpoint_sha256: str
+
+
+def crop_offsets(margin: int) -> list[tuple[int, int]]:
+    """Top and left of the corner and centre windows, in the release's order; one window where there is no margin."""
+    corners = [(0, 0), (0, margin), (margin // 2, margin // 2), (margin, 0), (margin, margin)]
+    return list(dict.fromkeys(corners))
+
+
+def load_member(stage_dir: Path, store_path: Path, settings: TrainingSettings, chosen: Numerics) -> TrainedMember:
+    """Loads the checkpoint that the stage's DONE.json names, and the pixel statistics it was trained with."""
+    numerics.apply(chosen)
+    store = open_store(store_path)
+    finished = read_finished(stage_dir)
+    contents = read_checkpoint(stage_dir / "checkpoints" / finished.checkpoint)
+    if contents.checkpoint.model_sha256 != finished.checkpoint_sha256:
+        raise CheckFailed(f"{contents.checkpoint.folder}: its weights are not those that DONE.json names")
+    model = build(settings.model, store.num_classes).to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(torch.from_numpy(contents.model[name]))
+    model.to(chosen.device).eval()
+    statistics = pixel_statistics(store, settings.augmentation.normalisation)
+    return TrainedMember(model, statistics, settings, chosen, finished.checkpoint, finished.checkpoint_sha256)
+
+
+def ten_crop(member: TrainedMember, images: np.ndarray) -> np.ndarray:
+    """Mean softmax over the windows.
+
+    Args:
+        member: who predicts.
+        images: [batch, side, side, 3] uint8.
+
+    Returns:
+        [batch, classes] float32; each row sums to 1.
+    """
+    size = member.settings.model.input_size
+    total: Tensor | None = None
+    num_windows = 0
+    with torch.inference_mode():
+        for top, left in crop_offsets(images.shape[1] - size):
+            window = np.ascontiguousarray(images[:, top : top + size, left : left + size])
+            inputs = to_input(window, member.statistics, None).to(member.numerics.device)
+            views = [inputs, inputs.flip(3)] if member.settings.augmentation.reflect else [inputs]
+            for view in views:
+                with numerics.autocast(member.numerics):
+                    logits = member.model(view.contiguous(memory_format=torch.channels_last))
+                probabilities = logits.double().softmax(dim=1)
+                total = probabilities if total is None else total + probabilities
+                num_windows += 1
+    assert total is not None
+    mean: np.ndarray = (total / num_windows).cpu().numpy().astype(np.float32)
+    return mean
+
+
+def predict(spec: PredictSpec, progressed: Callable[[int], None] | None = None) -> tuple[SplitPredictions, ...]:
+    """Predicts each split and commits `<split>.npy` and, after it, `<split>.json`.
+
+    Raises:
+        CheckFailed: a probability is not finite.
+    """
+    store = open_store(spec.store)
+    member = load_member(spec.stage_dir, spec.store, spec.settings, spec.numerics)
+    results = []
+    for split in spec.splits:
+        images = store.images(split)
+        probabilities = np.empty((len(images), store.num_classes), dtype=np.float32)
+        for start in range(0, len(images), _IMAGES_AT_ONCE):
+            block = ten_crop(member, images[start : start + _IMAGES_AT_ONCE])
+            probabilities[start : start + len(block)] = block
+            if progressed is not None:
+                progressed(len(block))
+        if not np.isfinite(probabilities).all():
+            raise CheckFailed(f"{spec.member}: predictions of {split} are not finite")
+        path = spec.predictions_dir / f"{split}.npy"
+        with replacing(path) as file:
+            np.save(file, probabilities)
+        described = SplitPredictions(
+            split=split,
+            num_rows=len(images),
+            num_classes=store.num_classes,
+            rows_sha256=store.rows_sha256(split),
+            sha256=_file_sha256(path),
+            checkpoint=member.checkpoint,
+            checkpoint_sha256=member.checkpoint_sha256,
+        )
+        write_json(spec.predictions_dir / f"{split}.json", asdict(described))
+        results.append(described)
+    return tuple(results)
+
+
+def predict_images(
+    stage_dir: Path,
+    store_path: Path,
+    settings: TrainingSettings,
+    images: Sequence[np.ndarray],
+    chosen: Numerics,
+) -> np.ndarray:
+    """Predicts prepared images, each [side, side, 3] uint8; gives [images, classes] float32."""
+    member = load_member(stage_dir, store_path, settings, chosen)
+    blocks = [
+        ten_crop(member, np.stack(images[start : start + _IMAGES_AT_ONCE]))
+        for start in range(0, len(images), _IMAGES_AT_ONCE)
+    ]
+    return np.concatenate(blocks)
+
+
+def _file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

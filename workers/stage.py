@@ -1,0 +1,201 @@
+"""What an actor runs: one stage of one member, from its newest checkpoint (or its ancestor, or fresh) to its end."""
+
+import logging
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+
+from workers import numerics
+from workers.checkpoint import Checkpoint, Contents, newest_checkpoint, prune, read_checkpoint, write_checkpoint
+from workers.data.batches import TrainingBatches, centre_batches, pixel_statistics
+from workers.data.store import Store, open_store
+from workers.errors import DataError, Stopped, StorageError
+from workers.finished import read_finished
+from workers.models.alexnet import initialise
+from workers.models.registry import build
+from workers.protocol import StageResult, StageSpec
+from workers.settings import KeptCheckpoint
+from workers.training.evaluate import evaluate
+from workers.training.loop import EpochErrors, Stage, TrainState, train
+from workers.training.metrics import MetricsLog, cut_back
+from workers.training.optimizer import build_optimizer, check_layers, load_momentum, momentum_tensors
+from workers.training.schedule import chance_threshold
+
+_log = logging.getLogger(__name__)
+
+
+def run_stage(spec: StageSpec, should_stop: Callable[[], bool]) -> StageResult:
+    """Trains `spec` to its end, resuming from its newest valid checkpoint.
+
+    Raises:
+        Stopped: `should_stop` said so; the state is in a checkpoint.
+        Diverged: loss or gradient is not finite.
+        StorageError: no valid checkpoint is left, or storage fails.
+        DataError: the store has nothing to train on.
+    """
+    numerics.apply(spec.numerics)
+    store = open_store(spec.store)
+    if not store.counts.get("train"):
+        raise DataError(f"{spec.store}: no training images; check the dataset's root and splits")
+    model = build(spec.settings.model, store.num_classes).to(memory_format=torch.channels_last)
+    lr_scale = dict(spec.lr_scale)
+    check_layers(model, {"reset": spec.reset, "freeze": spec.freeze, "lr_scale": tuple(lr_scale)})
+    model.to(spec.numerics.device)
+    optimizer = build_optimizer(model, spec.settings.optimizer, spec.freeze, lr_scale)
+    saved = newest_checkpoint(spec.stage_dir / "checkpoints")
+    if saved is None:
+        _start(model, spec)
+        state = TrainState()
+    else:
+        _load_weights(model, saved, only=None)
+        load_momentum(model, optimizer, {name: torch.from_numpy(value) for name, value in saved.optimizer.items()})
+        state = TrainState.from_json(saved.state["train"])
+    _log.info("%s/%s: from update %d", spec.member, spec.stage, state.step)
+    metrics_path = spec.stage_dir / "metrics.jsonl"
+    cut_back(metrics_path, state.step)
+    metrics = MetricsLog(metrics_path)
+    try:
+        saver = _Saver(spec, store, model, optimizer, metrics, should_stop, state)
+        final = train(_assemble(spec, store, model, optimizer, metrics, saver), state)
+        return _result(spec, final, saver.save(final), resumed_from=state.step)
+    finally:
+        metrics.close()
+
+
+def _start(model: nn.Module, spec: StageSpec) -> None:
+    """Fresh weights by seed, then the ancestor's for every layer that is not reset."""
+    initialise(model, spec.settings.init, torch.Generator().manual_seed(spec.seed % 2**63))
+    if spec.init_dir is not None:
+        finished = read_finished(spec.init_dir)
+        ancestor = read_checkpoint(spec.init_dir / "checkpoints" / finished.checkpoint)
+        layers = {name for name, _ in model.named_children()} - set(spec.reset)
+        _load_weights(model, ancestor, only=layers)
+
+
+def _load_weights(model: nn.Module, contents: Contents, only: set[str] | None) -> None:
+    """Copies weights by name; the shapes must be equal. `only` names the layers to copy, None all."""
+    for name, parameter in model.named_parameters():
+        if only is not None and name.partition(".")[0] not in only:
+            continue
+        value = contents.model.get(name)
+        if value is None or value.shape != tuple(parameter.shape):
+            found = "missing" if value is None else f"{value.shape}"
+            raise StorageError(
+                f"{contents.checkpoint.folder}: {name} is {found}, the model wants {tuple(parameter.shape)}; "
+                f"add {name.partition('.')[0]} to the stage's reset"
+            )
+        with torch.no_grad():
+            parameter.copy_(torch.from_numpy(value))
+
+
+def _assemble(
+    spec: StageSpec,
+    store: Store,
+    model: nn.Module,
+    optimizer: torch.optim.SGD,
+    metrics: MetricsLog,
+    saver: "_Saver",
+) -> Stage:
+    settings = spec.settings
+    statistics = pixel_statistics(store, settings.augmentation.normalisation)
+    steering = "dev" if store.counts.get("dev") else "val"
+    if not store.counts.get(steering):
+        raise DataError(f"{spec.store}: neither dev nor val images to steer by; raise dev_fraction or val_fraction")
+    scored = "val" if store.counts.get("val") else steering
+
+    def errors() -> EpochErrors:
+        def on(split: str) -> EpochErrors:
+            result = evaluate(model, centre_batches(store, split, statistics, settings.model.input_size), spec.numerics)
+            return EpochErrors(result, result)
+
+        dev = on(steering).dev
+        return EpochErrors(dev, dev if scored == steering else on(scored).val)
+
+    return Stage(
+        model=model,
+        optimizer=optimizer,
+        batches=TrainingBatches(
+            store,
+            statistics,
+            settings.augmentation,
+            seed=spec.seed,
+            batch_size=settings.optimizer.batch_size,
+            input_size=settings.model.input_size,
+        ),
+        optimizer_settings=settings.optimizer,
+        schedule=settings.schedule,
+        numerics=spec.numerics,
+        seed=spec.seed,
+        learnt_below_dev=chance_threshold(store.num_classes, store.counts[steering]),
+        learnt_below_val=chance_threshold(store.num_classes, store.counts[scored]),
+        evaluate=errors,
+        log=metrics.append,
+        after_update=saver.after_update,
+    )
+
+
+class _Saver:
+    """Decides after each update whether a checkpoint is due, and keeps the best and the last two."""
+
+    def __init__(
+        self,
+        spec: StageSpec,
+        store: Store,
+        model: nn.Module,
+        optimizer: torch.optim.SGD,
+        metrics: MetricsLog,
+        should_stop: Callable[[], bool],
+        state: TrainState,
+    ) -> None:
+        self._spec, self._model, self._optimizer = spec, model, optimizer
+        self._metrics, self._should_stop = metrics, should_stop
+        self._saved_step = state.step
+        self._identity = {"attempt": spec.attempt, "stage_hash": spec.stage_hash, "data_digest": store.digest}
+
+    def after_update(self, state: TrainState, epoch_ended: bool) -> None:
+        """Saves where due; stops at this step boundary where asked to."""
+        best_now = epoch_ended and state.best_step == state.step
+        if best_now or state.step - self._saved_step >= self._spec.checkpoint_updates:
+            self.save(state)
+        if self._should_stop():
+            self.save(state)
+            raise Stopped(f"{self._spec.member}/{self._spec.stage}: stopped after update {state.step}")
+
+    def save(self, state: TrainState) -> Checkpoint:
+        """Commits a checkpoint of `state`, after the metrics it vouches for."""
+        self._metrics.sync()
+        model = {name: _array(value) for name, value in self._model.named_parameters()}
+        momentum = momentum_tensors(self._model, self._optimizer)
+        folder = self._spec.stage_dir / "checkpoints"
+        checkpoint = write_checkpoint(
+            folder,
+            state.step,
+            model,
+            {name: _array(value) for name, value in momentum.items()},
+            {"train": state.to_json()},
+            self._identity,
+        )
+        self._saved_step = state.step
+        prune(folder, state.best_step)
+        return checkpoint
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().cpu().contiguous().numpy()
+
+
+def _result(spec: StageSpec, state: TrainState, last: Checkpoint, resumed_from: int) -> StageResult:
+    chosen = last
+    if spec.keep is KeptCheckpoint.best and state.best_step is not None:
+        chosen = read_checkpoint(last.folder.with_name(f"step-{state.best_step:08d}")).checkpoint
+    return StageResult(
+        num_updates=state.step,
+        resumed_from=resumed_from,
+        checkpoint=chosen.folder.name,
+        checkpoint_sha256=chosen.model_sha256,
+        dev_error=state.dev_error,
+        val_error=state.val_error,
+        at_chance=state.at_chance,
+    )

@@ -1,0 +1,199 @@
+"""The training loop of one stage: epochs of updates, errors after each, a state that any update can be resumed from."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from workers.data.batches import TrainingBatches
+from workers.errors import Diverged
+from workers.numerics import autocast
+from workers.protocol import Numerics
+from workers.settings import OptimizerSettings, ScheduleSettings
+from workers.training.evaluate import Evaluation, mean_loss
+from workers.training.optimizer import set_learning_rate
+from workers.training.schedule import ScheduleState, after_epoch, learning_rate
+
+
+@dataclass(frozen=True)
+class EpochSums:
+    """What the running epoch has added up so far; saved, so that a resumed epoch reports the same figures."""
+
+    loss: float = 0.0
+    missed: int = 0
+    images: int = 0
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """Besides weights and momentum, all that the next update depends on."""
+
+    step: int = 0
+    schedule: ScheduleState = field(default_factory=ScheduleState)
+    sums: EpochSums = field(default_factory=EpochSums)
+    best_step: int | None = None
+    dev_error: float = 1.0
+    val_error: float = 1.0
+    at_chance: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "TrainState":
+        nested = {"schedule": ScheduleState(**value["schedule"]), "sums": EpochSums(**value["sums"])}
+        return cls(**{**value, **nested})
+
+
+@dataclass(frozen=True)
+class EpochErrors:
+    """Errors after an epoch, on the images that steer the schedule and on those that are only scored."""
+
+    dev: Evaluation
+    val: Evaluation
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What the loop works on; under the error `learnt_below_*` a net is no longer guessing."""
+
+    model: nn.Module
+    optimizer: torch.optim.SGD
+    batches: TrainingBatches
+    optimizer_settings: OptimizerSettings
+    schedule: ScheduleSettings
+    numerics: Numerics
+    seed: int
+    learnt_below_dev: float
+    learnt_below_val: float
+    evaluate: Callable[[], EpochErrors]
+    log: Callable[[int, float, Mapping[str, float]], None]
+    after_update: Callable[[TrainState, bool], None]
+
+
+def train(stage: Stage, state: TrainState) -> TrainState:
+    """Trains from `state` to the last epoch; `after_update(state, epoch_ended)` may save, or raise to stop."""
+    per_epoch = stage.batches.per_epoch
+    total = per_epoch * stage.schedule.epochs
+    clock = _Stopwatch()
+    log_every = max(1, min(50, per_epoch // 2))
+    while state.step < total:
+        epoch, index = divmod(state.step, per_epoch)
+        state = _update(stage, state, epoch, index, clock)
+        epoch_ended = state.step % per_epoch == 0
+        if epoch_ended:
+            state = _end_epoch(stage, state, clock)
+        elif state.step % log_every == 0:
+            stage.log(state.step, state.step / per_epoch, {**_running(state.sums), **clock.lap()})
+        stage.after_update(state, epoch_ended)
+    return state
+
+
+def _update(stage: Stage, state: TrainState, epoch: int, index: int, clock: "_Stopwatch") -> TrainState:
+    """One update of momentum SGD."""
+    with clock.waiting():
+        batch = stage.batches.draw(epoch, index)
+    device = stage.numerics.device
+    images, labels = batch.images.to(device, non_blocking=True), batch.labels.to(device, non_blocking=True)
+    set_learning_rate(
+        stage.optimizer, learning_rate(stage.optimizer_settings.lr, state.schedule, state.step, stage.schedule)
+    )
+    stage.model.train()
+    # Dropout's stream is a function of (seed, step), so that no generator state has to be saved.
+    torch.manual_seed((stage.seed * 1_000_003 + state.step) % 2**63)
+    with autocast(stage.numerics):
+        logits = stage.model(images)
+    loss = mean_loss(logits, labels)
+    stage.optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    _refuse_divergence(stage, state.step, loss.item())
+    stage.optimizer.step()
+    clock.images += len(labels)
+    sums = EpochSums(
+        loss=state.sums.loss + loss.item() * len(labels),
+        missed=state.sums.missed + int((logits.argmax(dim=1) != labels).sum()),
+        images=state.sums.images + len(labels),
+    )
+    return replace(state, step=state.step + 1, sums=sums)
+
+
+def _refuse_divergence(stage: Stage, step: int, loss: float) -> None:
+    """Clips the gradient where asked to, and raises before a NaN or infinity reaches the weights."""
+    gradients = [p.grad for p in stage.model.parameters() if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if not (torch.isfinite(norm) and torch.isfinite(torch.tensor(loss))):
+        raise Diverged(f"update {step}: loss {loss}, gradient norm {norm.item()}; lower optimizer.lr or set clip_norm")
+    limit = stage.optimizer_settings.clip_norm
+    if limit > 0:
+        torch.nn.utils.clip_grads_with_norm_(stage.model.parameters(), limit, norm)
+
+
+def _end_epoch(stage: Stage, state: TrainState, clock: "_Stopwatch") -> TrainState:
+    """Scores the epoch, moves the schedule on, and notes whether this is the best epoch so far."""
+    timing = clock.lap()
+    errors = stage.evaluate()
+    clock.restart()
+    schedule = after_epoch(state.schedule, errors.dev.top1_error, stage.schedule, stage.learnt_below_dev)
+    improved = errors.dev.top1_error < state.schedule.best_error
+    flagged_from = stage.schedule.at_chance_after * stage.schedule.epochs
+    at_chance = schedule.epochs >= flagged_from and errors.val.top1_error >= stage.learnt_below_val
+    rate = learning_rate(stage.optimizer_settings.lr, state.schedule, state.step - 1, stage.schedule)
+    metrics = {
+        **_running(state.sums),
+        **timing,
+        "lr": rate,
+        "dev/top1_error": errors.dev.top1_error,
+        "val/top1_error": errors.val.top1_error,
+        "val/top5_error": errors.val.top5_error,
+        "at_chance": float(at_chance),
+    }
+    stage.log(state.step, float(schedule.epochs), metrics)
+    return replace(
+        state,
+        schedule=schedule,
+        sums=EpochSums(),
+        best_step=state.step if improved or state.best_step is None else state.best_step,
+        dev_error=errors.dev.top1_error,
+        val_error=errors.val.top1_error,
+        at_chance=at_chance,
+    )
+
+
+def _running(sums: EpochSums) -> dict[str, float]:
+    return {"train/loss": sums.loss / sums.images, "train/top1_error": sums.missed / sums.images}
+
+
+class _Stopwatch:
+    """Images a second, and the share of time spent waiting for data, since the last lap."""
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        self.images, self._waited, self._since = 0, 0.0, time.perf_counter()
+
+    def waiting(self) -> "_Wait":
+        return _Wait(self)
+
+    def add_wait(self, seconds: float) -> None:
+        self._waited += seconds
+
+    def lap(self) -> dict[str, float]:
+        elapsed = max(time.perf_counter() - self._since, 1e-9)
+        timing = {"images_per_second": self.images / elapsed, "data_wait": self._waited / elapsed}
+        self.restart()
+        return timing
+
+
+class _Wait:
+    def __init__(self, stopwatch: _Stopwatch) -> None:
+        self._stopwatch = stopwatch
+
+    def __enter__(self) -> None:
+        self._since = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._stopwatch.add_wait(time.perf_counter() - self._since)

@@ -1,0 +1,50 @@
+"""The learning rate: cut 10-fold when dev error stops improving (Krizhevsky et al. 2012, §5). Pure."""
+
+from dataclasses import dataclass, replace
+
+from workers.settings import Decay, ScheduleSettings
+
+
+@dataclass(frozen=True)
+class ScheduleState:
+    """Where the schedule stands after some epochs; saved with every checkpoint."""
+
+    epochs: int = 0
+    cuts: int = 0
+    best_error: float = 1.0
+    epochs_since_best: int = 0
+
+
+def chance_threshold(num_classes: int, num_images: int) -> float:
+    """The error below which a net has learnt something: chance less two standard errors over `num_images`."""
+    chance = 1.0 - 1.0 / num_classes
+    standard_error: float = (chance * (1.0 - chance) / max(1, num_images)) ** 0.5
+    return chance - 2.0 * standard_error
+
+
+def after_epoch(
+    state: ScheduleState, dev_error: float, settings: ScheduleSettings, learnt_below: float
+) -> ScheduleState:
+    """The state after one more epoch that ended with `dev_error`.
+
+    A net still at chance is not on a plateau but before its first descent: a cut there would freeze it for ever, so
+    patience counts only once an error below `learnt_below` has been seen. `latest` cuts regardless.
+    """
+    epochs = state.epochs + 1
+    improved = dev_error < state.best_error
+    best = min(dev_error, state.best_error)
+    waited = 0 if improved or best >= learnt_below else state.epochs_since_best + 1
+    moved = replace(state, epochs=epochs, best_error=best, epochs_since_best=waited)
+    if state.cuts >= settings.cuts:
+        return moved
+    due = epochs >= settings.latest[state.cuts] * settings.epochs
+    stalled = settings.decay is Decay.plateau and waited >= settings.patience
+    return replace(moved, cuts=state.cuts + 1, epochs_since_best=0) if due or stalled else moved
+
+
+def learning_rate(base: float, state: ScheduleState, step: int, settings: ScheduleSettings) -> float:
+    """The rate of update `step` (from 0)."""
+    rate = base * settings.factor**state.cuts
+    if step < settings.warmup_updates:
+        rate *= (step + 1) / settings.warmup_updates
+    return rate
