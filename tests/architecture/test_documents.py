@@ -1,0 +1,76 @@
+"""The documents stay true: links lead somewhere, commands and modules that they name exist."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+DOCUMENTS = sorted(
+    path.relative_to(CHECKOUT).as_posix() for path in (*CHECKOUT.glob("*.md"), *CHECKOUT.glob("docs/**/*.md"))
+)
+_LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+
+
+def _anchors(text: str) -> set[str]:
+    """The anchors that the common Markdown renderers give a document's headings."""
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings}
+
+
+def broken_links(document: Path) -> list[str]:
+    """Relative links of `document` whose file or heading is absent."""
+    found = []
+    for link in _LINK.findall(document.read_text()):
+        if re.match(r"[a-z]+:", link):
+            continue
+        name, _, anchor = link.partition("#")
+        target = document.parent / name if name else document
+        if not (target.exists() and (not anchor or anchor in _anchors(target.read_text()))):
+            found.append(link)
+    return found
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_relative_links_of_document_exist(document: str) -> None:
+    assert broken_links(CHECKOUT / document) == []
+
+
+def test_broken_link_and_anchor_are_reported(tmp_path: Path) -> None:
+    document = tmp_path / "a.md"
+    document.write_text("# Here it is\n[x](#here-it-is) [y](#gone) [z](b.md) [w](https://example.org)\n")
+    assert broken_links(document) == ["#gone", "b.md"]
+
+
+def test_make_targets_named_in_documents_exist() -> None:
+    makefile = (CHECKOUT / "Makefile").read_text()
+    targets = set(re.findall(r"^\.PHONY: (.+)$", makefile, re.MULTILINE)) | {".venv"}
+    named = {name for path in DOCUMENTS for name in re.findall(r"`make ([\w.]+)", (CHECKOUT / path).read_text())}
+    assert named >= {"quickstart", "test"}
+    assert named <= targets
+
+
+def test_verbs_named_in_readme_exist() -> None:
+    named = set(re.findall(r"septet ([a-z]+)", (CHECKOUT / "README.md").read_text()))
+    helped = subprocess.run(
+        [sys.executable, "-m", "orchestrator.cli", "--help"], capture_output=True, text=True, cwd=CHECKOUT, check=True
+    ).stdout
+    assert "launch" in named
+    assert named <= set(re.findall(r"[a-z]+", helped))
+
+
+def test_modules_named_in_architecture_exist() -> None:
+    text = (CHECKOUT / "docs" / "architecture.md").read_text()
+    for name in re.findall(r"\b((?:workers|orchestrator)/[\w/]+\.py)\b", text):
+        assert (CHECKOUT / name).is_file(), name
+    for room, stems in re.findall(r"\b((?:workers|orchestrator)(?:/\w+)*)/\{([\w,]+)\}\.py", text):
+        for stem in stems.split(","):
+            assert (CHECKOUT / room / f"{stem}.py").is_file(), f"{room}/{stem}.py"
+
+
+def test_modules_of_orchestrator_are_all_named_in_architecture() -> None:
+    text = (CHECKOUT / "docs" / "architecture.md").read_text()
+    unnamed = {path.stem for path in (CHECKOUT / "orchestrator").glob("*.py")} - set(re.findall(r"\w+", text))
+    assert unnamed <= {"__init__"}

@@ -1,0 +1,38 @@
+"""What importing the project costs and pulls in: the driver must start without torch, Ray or MLflow."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+HEAVY = {"torch", "torchvision", "ray", "mlflow", "matplotlib", "sklearn"}
+
+
+def _loaded(statement: str) -> set[str]:
+    """The heavy packages that a fresh interpreter holds after `statement`."""
+    code = f"{statement}\nimport sys\nprint(*({HEAVY!r} & set(sys.modules)))"
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=CHECKOUT, env=dict(os.environ), check=True
+    )
+    return set(run.stdout.split())
+
+
+def test_measure_itself_sees_a_heavy_import() -> None:
+    assert _loaded("import matplotlib") == {"matplotlib"}
+
+
+def test_command_line_imported_loads_nothing_heavy() -> None:
+    assert _loaded("import orchestrator.cli") == set()
+
+
+@pytest.mark.parametrize("name", ["settings", "protocol", "errors", "atomic", "models.counts"])
+def test_value_module_of_workers_imported_loads_nothing_heavy(name: str) -> None:
+    assert _loaded(f"import workers.{name}") == set()
+
+
+def test_every_orchestrator_module_imported_leaves_torch_out() -> None:
+    names = [path.stem for path in sorted((CHECKOUT / "orchestrator").glob("*.py")) if path.stem != "__init__"]
+    assert "torch" not in _loaded("\n".join(f"import orchestrator.{name}" for name in names))

@@ -1,0 +1,51 @@
+"""What all tests share: an isolated home, one thread, and real images where they are at hand."""
+
+import os
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+# Set before numpy or torch is imported: thread counts are read then, and results depend on them bit for bit.
+for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import pytest  # noqa: E402
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+IMAGES_ARCHIVE = "tiny-imagenet-40.tar"
+# What a developer's shell may hold and no test may follow: a tracking server, a cluster, a launch's own marks.
+_FOREIGN = ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "RAY_ADDRESS")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def isolated_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An empty HOME for the session and its child processes: nobody's ~/.cache/septet is read or written."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(home))
+        for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", *_FOREIGN):
+            patch.delenv(name, raising=False)
+        yield home
+
+
+@pytest.fixture(scope="session")
+def checkout() -> Path:
+    """The top folder of the repository."""
+    return CHECKOUT
+
+
+@pytest.fixture(scope="session")
+def real_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 64×64 photographs of 40 classes: `train/<wnid>/`, `val/<wnid>/`, flat `test/`, `target-10.txt`.
+
+    It is extracted once a session from the archive in `$SEPTET_DATA`, or in `shared/data` beside the checkout.
+    """
+    folder = Path(os.environ.get("SEPTET_DATA", CHECKOUT.parent / "shared" / "data"))
+    archive = folder / IMAGES_ARCHIVE
+    if not archive.is_file():
+        pytest.skip(f"no real images: {archive} is absent; set SEPTET_DATA to the folder that holds it")
+    target = tmp_path_factory.mktemp("images")
+    with tarfile.open(archive) as tar:
+        tar.extractall(target, filter="data")
+    return target / archive.stem
