@@ -1,0 +1,91 @@
+"""Combines members' probabilities: mean, weighted mean, geometric mean. Pure: values in, values out.
+
+Sums are made in float64, in the order given, and rounded to float32 once. The order of the members can therefore
+move a probability by one float32 rounding at most, and hardly ever does; callers that need the same bytes for any
+order give the members in a fixed one (`aggregate` sorts by name).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+from orchestrator.probabilities import Block, Rows
+
+SMALLEST_PROBABILITY = 1e-12
+
+
+class CombineMethod(StrEnum):
+    """How members' probabilities become one."""
+
+    mean = "mean"
+    weighted = "weighted"
+    geometric = "geometric"
+
+
+@dataclass(frozen=True)
+class Combination:
+    """A method and each member's share (shares sum to 1).
+
+    `searched_on` names the split that weights were looked for on, `note` says why it was not the usual one.
+    """
+
+    method: CombineMethod
+    weights: tuple[float, ...]
+    searched_on: str | None = None
+    note: str | None = None
+
+
+def equal(method: CombineMethod, num_members: int) -> Combination:
+    """The combination in which every member counts the same."""
+    return Combination(method, (1 / num_members,) * num_members)
+
+
+@dataclass(frozen=True)
+class Combined:
+    """The combined probabilities of `members`, computed when a slice is taken: memory is that of one slice a member."""
+
+    members: Sequence[Rows]
+    combination: Combination
+
+    def __post_init__(self) -> None:
+        assert self.members, "nothing to combine"
+        assert len(self.members) == len(self.combination.weights), "one weight a member"
+        assert len({member.shape for member in self.members}) == 1, "members of one shape"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.members[0].shape
+
+    def __getitem__(self, rows: slice, /) -> Block:
+        if self.combination.method is CombineMethod.geometric:
+            return _geometric(self.members, self.combination.weights, rows)
+        return _arithmetic(self.members, self.combination.weights, rows)
+
+
+def mean(members: Sequence[Rows]) -> Combined:
+    """The plain average of `members`, as the paper submits it."""
+    return Combined(members, equal(CombineMethod.mean, len(members)))
+
+
+def _arithmetic(members: Sequence[Rows], weights: Sequence[float], rows: slice) -> Block:
+    total = np.zeros(members[0][rows].shape)
+    for member, weight in zip(members, weights, strict=True):
+        # A member of weight 0 is still a member, but need not be read.
+        if weight:
+            total += weight * member[rows].astype(np.float64)
+    result: Block = total.astype(np.float32)
+    return result
+
+
+def _geometric(members: Sequence[Rows], weights: Sequence[float], rows: slice) -> Block:
+    # Without the floor one member's exact zero would veto a class, and two such members all of them.
+    total = np.zeros(members[0][rows].shape)
+    for member, weight in zip(members, weights, strict=True):
+        total += weight * np.log(np.maximum(member[rows].astype(np.float64), SMALLEST_PROBABILITY))
+    total -= total.max(axis=1, keepdims=True)
+    np.exp(total, out=total)
+    total /= total.sum(axis=1, keepdims=True)
+    result: Block = total.astype(np.float32)
+    return result

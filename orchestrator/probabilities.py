@@ -1,0 +1,53 @@
+"""Rows of class probabilities, read a block at a time: what `combine`, `score` and `submission` agree on.
+
+Ties are broken the same way everywhere: of two equally probable classes the one with the lower index comes first.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+BLOCK_ELEMENTS = 2**20
+
+Block = NDArray[np.float32]
+Labels = NDArray[np.int64]
+
+
+class Rows(Protocol):
+    """Probabilities (num_rows, num_classes) of which slices can be taken; a numpy array is one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, rows: Any, /) -> Any: ...
+
+
+def blocks(num_rows: int, num_classes: int) -> Iterator[slice]:
+    """Yields slices that cover the rows in order, each of `BLOCK_ELEMENTS` probabilities at most, one row at least."""
+    step = max(1, BLOCK_ELEMENTS // max(1, num_classes))
+    for start in range(0, num_rows, step):
+        yield slice(start, min(start + step, num_rows))
+
+
+def top_classes(block: NDArray[Any], k: int) -> NDArray[np.int64]:
+    """The `k` most probable classes of each row, best first: (rows, min(k, classes)).
+
+    `argmax` returns the first of equal values, which is the tie rule above.
+    """
+    rest = np.array(block)
+    rows = np.arange(len(rest))
+    best = np.empty((len(rest), min(k, rest.shape[1])), dtype=np.int64)
+    for place in range(best.shape[1]):
+        best[:, place] = rest.argmax(axis=1)
+        rest[rows, best[:, place]] = -np.inf
+    return best
+
+
+def ranks(block: NDArray[Any], labels: Labels) -> NDArray[np.int64]:
+    """How many classes come before the right one in each row: 0 for a right top-1, below 5 for a right top-5."""
+    own = block[np.arange(len(block)), labels][:, None]
+    lower_index = np.arange(block.shape[1])[None, :] < labels[:, None]
+    ahead = (block > own) | ((block == own) & lower_index)
+    return ahead.sum(axis=1, dtype=np.int64)

@@ -1,0 +1,109 @@
+"""Errors, NLL, calibration and disagreement, and the rows of the paper's table. Pure.
+
+Errors are in [0, 1]. Top-k ties go to the lower class index, as in a submission.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.probabilities import Labels, Rows, blocks, ranks, top_classes
+
+SMALLEST_PROBABILITY = 1e-12
+NUM_BINS = 15
+
+
+@dataclass(frozen=True)
+class Score:
+    """How one set of probabilities does; `nll` in nats an image, `ece` over 15 equal bins of top-1 confidence."""
+
+    top1_error: float
+    top5_error: float
+    nll: float
+    ece: float
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One row of the paper's table: the mean of `members`' own scores, or the score of their averaged probabilities."""
+
+    name: str
+    members: tuple[str, ...]
+    averaged: bool
+
+
+def score(probabilities: Rows, labels: Labels) -> Score:
+    """Scores `probabilities` (num_rows, num_classes) against `labels` (num_rows,), a block at a time."""
+    num_rows, num_classes = probabilities.shape
+    assert num_rows == len(labels) > 0, "one label a row"
+    wrong1 = wrong5 = 0
+    nll = 0.0
+    bins = np.zeros((3, NUM_BINS))
+    for rows in blocks(num_rows, num_classes):
+        block, own = probabilities[rows], labels[rows]
+        place = ranks(block, own)
+        wrong1 += int((place >= 1).sum())
+        wrong5 += int((place >= 5).sum())
+        right = block[np.arange(len(own)), own].astype(np.float64)
+        nll -= float(np.log(np.clip(right, SMALLEST_PROBABILITY, 1.0)).sum())
+        bins += _confidence_bins(block.max(axis=1).astype(np.float64), place == 0)
+    _, confidence, correct = bins
+    ece = float(np.abs(confidence - correct).sum()) / num_rows
+    return Score(wrong1 / num_rows, wrong5 / num_rows, nll / num_rows, ece)
+
+
+def _confidence_bins(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """(3, bins): number of rows, summed confidence and number of right rows in each bin (lower, upper]."""
+    where = np.clip(np.ceil(confidence * NUM_BINS).astype(np.int64) - 1, 0, NUM_BINS - 1)
+    weights = (np.ones_like(confidence), confidence, correct.astype(np.float64))
+    return np.stack([np.bincount(where, weights=weight, minlength=NUM_BINS) for weight in weights])
+
+
+def mean_score(scores: Sequence[Score]) -> Score:
+    """The mean of members' own scores."""
+    return Score(
+        top1_error=_mean([one.top1_error for one in scores]),
+        top5_error=_mean([one.top5_error for one in scores]),
+        nll=_mean([one.nll for one in scores]),
+        ece=_mean([one.ece for one in scores]),
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def disagreement(members: Sequence[Rows]) -> float:
+    """Mean over all pairs of members of the share of rows with different top-1 classes; 0 for a single member."""
+    if len(members) < 2:
+        return 0.0
+    best = [_top1(member) for member in members]
+    return _mean([float((one != other).mean()) for one, other in itertools.combinations(best, 2)])
+
+
+def _top1(probabilities: Rows) -> NDArray[np.int64]:
+    return np.concatenate([top_classes(probabilities[rows], 1)[:, 0] for rows in blocks(*probabilities.shape[:2])])
+
+
+def standard_error(error: float, num_images: int) -> float:
+    """The binomial standard error of an error rate measured on `num_images`."""
+    return math.sqrt(error * (1 - error) / num_images)
+
+
+def table_rows(base: Sequence[str], pretrained: Sequence[str]) -> tuple[TableRow, ...]:
+    """The paper's rows with the real counts; one that would be empty or repeat another is left out."""
+    rows: list[TableRow] = []
+    everyone = (*base, *pretrained)
+    if base:
+        rows.append(TableRow("1 CNN", tuple(base), averaged=False))
+    if len(base) > 1:
+        rows.append(TableRow(f"{len(base)} CNNs", tuple(base), averaged=True))
+    if pretrained:
+        rows.append(TableRow("1 CNN*", tuple(pretrained), averaged=False))
+        if len(everyone) > 1:
+            rows.append(TableRow(f"{len(everyone)} CNNs*", everyone, averaged=True))
+    return tuple(rows)

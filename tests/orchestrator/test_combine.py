@@ -1,0 +1,134 @@
+"""Properties of the combined probabilities."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator import probabilities, weight_search
+from orchestrator.combine import Combination, Combined, CombineMethod, equal, mean
+from orchestrator.score import score
+
+
+def draw_members(seed: int, num_members: int = 3, num_rows: int = 40, num_classes: int = 12) -> list[np.ndarray]:
+    generator = np.random.default_rng(seed)
+    return [
+        generator.dirichlet(np.full(num_classes, 0.2), size=num_rows).astype(np.float32) for _ in range(num_members)
+    ]
+
+
+def draw_labels(seed: int, members: list[np.ndarray]) -> np.ndarray:
+    return np.random.default_rng(seed + 1).integers(0, members[0].shape[1], size=len(members[0]))
+
+
+@given(seed=st.integers(0, 10_000))
+@pytest.mark.parametrize("method", [CombineMethod.mean, CombineMethod.geometric])
+def test_combine_any_order_of_members_same_probabilities(method: CombineMethod, seed: int) -> None:
+    members = draw_members(seed)
+    results = [Combined(list(order), equal(method, 3))[:] for order in itertools.permutations(members)]
+    for result in results[1:]:
+        np.testing.assert_allclose(result, results[0], rtol=2e-7)
+
+
+@given(seed=st.integers(0, 10_000), copies=st.integers(1, 9))
+@pytest.mark.parametrize("method", list(CombineMethod))
+def test_combine_copies_of_one_member_is_that_member(method: CombineMethod, seed: int, copies: int) -> None:
+    (member,) = draw_members(seed, num_members=1)
+    combined = Combined([member] * copies, equal(method, copies))[:]
+    np.testing.assert_allclose(combined, member, rtol=3e-7, atol=2e-12)
+
+
+@given(seed=st.integers(0, 10_000))
+@pytest.mark.parametrize("method", list(CombineMethod))
+def test_combine_any_members_rows_sum_to_one(method: CombineMethod, seed: int) -> None:
+    weights = np.random.default_rng(seed).dirichlet(np.ones(3))
+    combined = Combined(draw_members(seed), Combination(method, tuple(weights)))[:]
+    assert combined.dtype == np.float32
+    assert (combined >= 0).all()
+    np.testing.assert_allclose(combined.sum(axis=1), 1, atol=1e-5)
+
+
+@given(seed=st.integers(0, 10_000))
+def test_mean_ensemble_nll_not_above_mean_of_members(seed: int) -> None:
+    members = draw_members(seed)
+    labels = draw_labels(seed, members)
+    # Jensen's inequality holds for probabilities; the floor inside the NLL is kept out of it.
+    members = [np.clip(member, 1e-9, None) for member in members]
+    own = [score(member, labels).nll for member in members]
+    assert score(mean(members), labels).nll <= np.mean(own) + 1e-6
+
+
+def test_mean_known_values_is_average_of_probabilities_not_of_logits() -> None:
+    one = np.array([[0.9, 0.1]], dtype=np.float32)
+    other = np.array([[0.3, 0.7]], dtype=np.float32)
+    np.testing.assert_allclose(mean([one, other])[:], [[0.6, 0.4]], rtol=1e-6)
+
+
+def test_geometric_known_values_is_renormalised_root_of_product() -> None:
+    one = np.array([[0.9, 0.1]], dtype=np.float32)
+    other = np.array([[0.5, 0.5]], dtype=np.float32)
+    combined = Combined([one, other], equal(CombineMethod.geometric, 2))[:]
+    np.testing.assert_allclose(combined, [[0.75, 0.25]], rtol=1e-6)
+
+
+def test_geometric_members_that_veto_each_other_stays_finite() -> None:
+    members = [np.eye(2, dtype=np.float32)[:1], np.eye(2, dtype=np.float32)[1:]]
+    np.testing.assert_allclose(Combined(members, equal(CombineMethod.geometric, 2))[:], [[0.5, 0.5]])
+
+
+def test_combined_slices_equal_the_whole() -> None:
+    combined = mean(draw_members(3))
+    np.testing.assert_array_equal(np.concatenate([combined[:7], combined[7:30], combined[30:]]), combined[:])
+
+
+def num_wrong(members: list[np.ndarray], weights: tuple[float, ...], labels: np.ndarray, k: int) -> int:
+    combined = Combined([member.astype(np.float64) for member in members], Combination(CombineMethod.weighted, weights))
+    return int((probabilities.ranks(combined[:], labels) >= k).sum())
+
+
+@given(seed=st.integers(0, 10_000), num_classes=st.sampled_from([4, 10, 11, 30]))
+def test_find_weights_any_members_never_worse_than_mean(seed: int, num_classes: int) -> None:
+    members = draw_members(seed, num_classes=num_classes)
+    labels = draw_labels(seed, members)
+    weights = weight_search.find_weights(members, labels)
+    k = 1 if num_classes <= 10 else 5
+    assert sum(weights) == pytest.approx(1)
+    assert min(weights) >= 0
+    assert num_wrong(members, weights, labels, k) <= num_wrong(members, (1 / 3,) * 3, labels, k)
+
+
+def test_find_weights_one_good_member_among_noise_gets_the_most() -> None:
+    members = draw_members(5, num_members=2, num_rows=300, num_classes=8)
+    labels = draw_labels(5, members)
+    good = np.full_like(members[0], 0.7 / 7)
+    good[np.arange(300), labels] = 0.3
+    weights = weight_search.find_weights([members[0], good, members[1]], labels)
+    assert weights[1] == max(weights)
+    assert weights[1] > 1 / 3
+
+
+def test_find_weights_equal_members_stays_at_the_mean() -> None:
+    (member,) = draw_members(6, num_members=1)
+    assert weight_search.find_weights([member] * 4, draw_labels(6, [member])) == (0.25,) * 4
+
+
+@given(seed=st.integers(0, 10_000), twentieths=st.lists(st.integers(0, 20), min_size=3, max_size=3).filter(any))
+def test_num_errors_any_weights_equals_that_of_combined_rows(seed: int, twentieths: list[int]) -> None:
+    members = draw_members(seed)
+    labels = draw_labels(seed, members)
+    rivals = weight_search.find_rivals(members, labels)
+    weights = tuple(count / sum(twentieths) for count in twentieths)
+    counted = weight_search.num_errors(rivals, np.array(twentieths), 5)
+    assert counted == num_wrong(members, weights, labels, 5)
+
+
+def test_find_rivals_small_budget_thins_evenly() -> None:
+    members = draw_members(7, num_rows=400)
+    rivals = weight_search.find_rivals(members, draw_labels(7, members), max_differences=3000)
+    assert rivals.differences.size <= 3000
+    kept = np.unique(rivals.row)
+    assert len(kept) > 20
+    assert set(np.diff(kept)) <= set(range(1, 20))
+    assert kept.max() > 350
