@@ -1,0 +1,196 @@
+"""ledger.json: every attempt at every stage, and the budgets that bound them. The driver is its one writer.
+
+Two budgets a stage: `lost` counts actors that died under it, `failed` its own errors. Both begin anew with each
+launch: a person has looked at the run in between. An attempt whose driver died counts for neither.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from workers import atomic
+from workers.errors import StorageError
+
+
+class StageState(StrEnum):
+    """How a stage, or the whole run, stands."""
+
+    waiting = "waiting"
+    running = "running"
+    done = "done"
+    failed = "failed"
+    stopped = "stopped"
+
+
+class AttemptEnd(StrEnum):
+    """How an attempt ended; `interrupted` says that its driver died."""
+
+    done = "done"
+    lost = "lost"
+    failed = "failed"
+    stopped = "stopped"
+    interrupted = "interrupted"
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One attempt. `started` is in unix seconds.
+
+    `resumed_from` is the update whose checkpoint it went on from, `last_step` the last update seen in its metrics: what
+    the next attempt redoes is this `last_step` less the next `resumed_from`. `outcome` is None while it runs.
+    """
+
+    attempt: int
+    launch: int
+    started: float
+    resumed_from: int
+    last_step: int
+    outcome: AttemptEnd | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One stage (or a member's predictions)."""
+
+    state: StageState = StageState.waiting
+    attempts: tuple[Attempt, ...] = ()
+    at_chance: bool = False
+
+    @property
+    def running(self) -> bool:
+        return bool(self.attempts) and self.attempts[-1].outcome is None
+
+    @property
+    def redone_updates(self) -> int:
+        """How many updates were trained more than once, all attempts together."""
+        return sum(
+            max(0, before.last_step - after.resumed_from)
+            for before, after in zip(self.attempts, self.attempts[1:], strict=False)
+        )
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """How often a stage may be lost, and how often it may fail, within one launch before it is given up."""
+
+    max_losses: int
+    max_failures: int
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The whole file; `stages` by `member/stage`."""
+
+    state: StageState = StageState.waiting
+    launch: int = 0
+    stages: Mapping[str, Entry] = field(default_factory=dict)
+
+
+class Ledger:
+    """Keeps ledger.json as the driver goes along; each change is on disk before the method returns."""
+
+    def __init__(self, path: Path) -> None:
+        """Reads what earlier launches left and opens a new launch in it, nothing written yet."""
+        self._path = path
+        before = read_ledger(path)
+        stages = {name: _close_interrupted(entry) for name, entry in before.stages.items()}
+        self._contents = replace(before, launch=before.launch + 1, stages=stages)
+
+    @property
+    def contents(self) -> Contents:
+        return self._contents
+
+    def entry(self, name: str) -> Entry:
+        return self._contents.stages.get(name, Entry())
+
+    def set_state(self, state: StageState) -> None:
+        """The whole run's."""
+        self._contents = replace(self._contents, state=state)
+        self._save()
+
+    def declare(self, name: str, state: StageState) -> None:
+        """A stage that waits, or is done since an earlier launch."""
+        self._put(name, replace(self.entry(name), state=state))
+
+    def begin(self, name: str, *, started: float, resumed_from: int) -> int:
+        """Opens the next attempt and gives its number."""
+        entry = self.entry(name)
+        attempt = Attempt(
+            attempt=len(entry.attempts),
+            launch=self._contents.launch,
+            started=started,
+            resumed_from=resumed_from,
+            last_step=resumed_from,
+        )
+        self._put(name, replace(entry, state=StageState.running, attempts=(*entry.attempts, attempt)))
+        return attempt.attempt
+
+    def reach(self, name: str, last_step: int) -> None:
+        """Notes the last update an attempt was seen at, the one that just ended or one of a driver that died."""
+        entry = self.entry(name)
+        if entry.attempts and last_step > entry.attempts[-1].last_step:
+            self._put_last(name, replace(entry.attempts[-1], last_step=last_step), entry.state)
+
+    def end(
+        self, name: str, outcome: AttemptEnd, state: StageState, *, error: str = "", resumed_from: int | None = None
+    ) -> None:
+        """Closes the running attempt. `resumed_from` corrects what was expected at its beginning."""
+        last = self.entry(name).attempts[-1]
+        corrected = last.resumed_from if resumed_from is None else resumed_from
+        self._put_last(name, replace(last, outcome=outcome, error=error, resumed_from=corrected), state)
+
+    def flag_at_chance(self, name: str, at_chance: bool) -> None:
+        """Notes whether the stage's validation error is still that of guessing."""
+        entry = self.entry(name)
+        if entry.at_chance != at_chance:
+            self._put(name, replace(entry, at_chance=at_chance))
+
+    def may_retry(self, name: str, outcome: AttemptEnd, budgets: Budgets) -> bool:
+        """Whether the budget of `outcome` lets the stage be tried again in this launch."""
+        limit = {AttemptEnd.lost: budgets.max_losses, AttemptEnd.failed: budgets.max_failures}[outcome]
+        attempts = self.entry(name).attempts
+        spent = sum(a.launch == self._contents.launch and a.outcome is outcome for a in attempts)
+        return spent <= limit
+
+    def _put_last(self, name: str, attempt: Attempt, state: StageState) -> None:
+        entry = self.entry(name)
+        self._put(name, replace(entry, state=state, attempts=(*entry.attempts[:-1], attempt)))
+
+    def _put(self, name: str, entry: Entry) -> None:
+        self._contents = replace(self._contents, stages={**self._contents.stages, name: entry})
+        self._save()
+
+    def _save(self) -> None:
+        atomic.write_json(self._path, asdict(self._contents))
+
+
+def read_ledger(path: Path) -> Contents:
+    """Reads ledger.json; empty contents where there is none yet. Raises StorageError where it is damaged."""
+    try:
+        value = json.loads(path.read_bytes())
+        stages = {name: _entry(entry) for name, entry in value["stages"].items()}
+        return Contents(StageState(value["state"]), value["launch"], stages)
+    except FileNotFoundError:
+        return Contents()
+    except (ValueError, KeyError, TypeError) as error:
+        raise StorageError(f"{path}: damaged ({error}); remove it: only the count of attempts is lost") from error
+
+
+def _entry(value: Mapping[str, Any]) -> Entry:
+    attempts = tuple(
+        Attempt(**{**attempt, "outcome": attempt["outcome"] and AttemptEnd(attempt["outcome"])})
+        for attempt in value["attempts"]
+    )
+    return Entry(StageState(value["state"]), attempts, value["at_chance"])
+
+
+def _close_interrupted(entry: Entry) -> Entry:
+    """An attempt without an end is that of a driver that died: its stage waits again."""
+    if not entry.running:
+        return entry
+    last = replace(entry.attempts[-1], outcome=AttemptEnd.interrupted)
+    return replace(entry, state=StageState.waiting, attempts=(*entry.attempts[:-1], last))

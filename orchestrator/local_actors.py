@@ -1,0 +1,71 @@
+"""Members as threads of this process, behind the interface of the Ray cluster: for tests and for debugging."""
+
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from orchestrator.member_actor import Completed, Duties, Lost, MemberActor, Outcome, worker_duties
+from workers.protocol import PredictSpec, StageSpec
+
+
+class ActorDied(BaseException):
+    """Raised by a test's duty to play the sudden death of its actor; no `except Exception` encodes it."""
+
+
+class LocalActors:
+    """A `Cluster` of `num_slots` threads. `acquired` and `released` list what was asked, in order."""
+
+    def __init__(self, num_slots: int, duties: Callable[[], Duties] = worker_duties) -> None:
+        self._num_slots = num_slots
+        self._duties = duties
+        self._actors: dict[str, MemberActor] = {}
+        self._completed: queue.SimpleQueue[Completed] = queue.SimpleQueue()
+        self.acquired: list[str] = []
+        self.released: list[str] = []
+
+    @property
+    def num_slots(self) -> int:
+        return self._num_slots
+
+    def acquire(self, member: str, member_dir: Path) -> None:
+        if len(self._actors) >= self._num_slots or member in self._actors:
+            raise RuntimeError(f"{member}: no slot free, or an actor already there")
+        self._actors[member] = MemberActor(member_dir, self._duties)
+        self.acquired.append(member)
+
+    def release(self, member: str) -> None:
+        actor = self._actors.pop(member, None)
+        if actor is not None:
+            actor.stop()
+            self.released.append(member)
+
+    def run_stage(self, spec: StageSpec) -> None:
+        actor = self._actors[spec.member]
+        self._start(spec.member, lambda: actor.run_stage(spec))
+
+    def predict(self, spec: PredictSpec) -> None:
+        actor = self._actors[spec.member]
+        self._start(spec.member, lambda: actor.predict(spec))
+
+    def stop(self, member: str) -> None:
+        self._actors[member].stop()
+
+    def poll(self, timeout_s: float) -> Sequence[Completed]:
+        try:
+            found = [self._completed.get(timeout=timeout_s)]
+        except queue.Empty:
+            return ()
+        while not self._completed.empty():
+            found.append(self._completed.get())
+        return found
+
+    def _start(self, member: str, work: Callable[[], Outcome]) -> None:
+        def run() -> None:
+            try:
+                outcome = work()
+            except ActorDied as death:
+                outcome = Lost(str(death))
+            self._completed.put(Completed(member, outcome))
+
+        threading.Thread(target=run, name=f"member-{member}", daemon=True).start()

@@ -1,0 +1,209 @@
+"""What runs inside a member's actor, and the one interface behind which Ray and the in-process backend lie.
+
+Nothing but values leaves an actor: whatever a stage raises is encoded here, by type and text, so that an exception
+that cannot be unpickled, or a library the driver has never loaded, cannot take the driver down.
+"""
+
+import fcntl
+import logging
+import os
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from workers import atomic
+from workers.errors import ConfigError, DataError, Diverged, Stopped, StorageError
+from workers.protocol import PredictSpec, SplitPredictions, StageResult, StageSpec
+
+# A worker of a driver that was killed lives on until the guard or Ray has ended it: about a second.
+_PREDECESSOR_GONE_S = 30.0
+_HOLD_PAUSE_S = 0.05
+_NEVER_RETRIED = (Diverged, ConfigError, DataError, StorageError)
+_OUT_OF_MEMORY = ("OutOfMemoryError", "MemoryError")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The stage is at its end."""
+
+    result: StageResult
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """The member's predictions are on disk."""
+
+    splits: tuple[SplitPredictions, ...]
+
+
+@dataclass(frozen=True)
+class Halted:
+    """Stopped at a step boundary as asked; the checkpoint is on disk."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The work raised an error of its own. `kind` is the exception's class name."""
+
+    kind: str
+    message: str
+    traceback: str
+    retryable: bool
+
+
+@dataclass(frozen=True)
+class Lost:
+    """The actor is gone: its process, its node, or the way there."""
+
+    reason: str
+
+
+Outcome = Trained | Predicted | Halted | Failure | Lost
+
+
+@dataclass(frozen=True)
+class Completed:
+    """A member's call has come to an end."""
+
+    member: str
+    outcome: Outcome
+
+
+class Cluster(Protocol):
+    """Actors, one a member, each with at most one call at a time."""
+
+    @property
+    def num_slots(self) -> int:
+        """How many members fit at once."""
+
+    def acquire(self, member: str, member_dir: Path) -> None:
+        """Starts the member's actor."""
+
+    def release(self, member: str) -> None:
+        """Ends the member's actor, also in the middle of a call; does nothing where there is none."""
+
+    def run_stage(self, spec: StageSpec) -> None:
+        """Starts a stage on the actor of `spec.member`."""
+
+    def predict(self, spec: PredictSpec) -> None:
+        """Starts the member's predictions on its actor."""
+
+    def stop(self, member: str) -> None:
+        """Asks the member's running stage to stop at a step boundary; returns at once."""
+
+    def poll(self, timeout_s: float) -> Sequence[Completed]:
+        """Waits until a call is over, at most `timeout_s`; raises ClusterLost when the cluster is gone."""
+
+
+@dataclass(frozen=True)
+class Duties:
+    """The two functions an actor carries out; tests put their own in place."""
+
+    run_stage: Callable[[StageSpec, Callable[[], bool]], StageResult]
+    predict: Callable[[PredictSpec], tuple[SplitPredictions, ...]]
+
+
+def worker_duties() -> Duties:
+    """The real ones; imports torch, so only a process that trains may call it."""
+    from workers.predict import predict
+    from workers.stage import run_stage
+
+    return Duties(run_stage, predict)
+
+
+class MemberActor:
+    """Trains and predicts one member in its own process. `stop` comes in on another thread."""
+
+    def __init__(self, member_dir: Path, duties: Callable[[], Duties] = worker_duties) -> None:
+        self._member_dir = member_dir
+        self._duties = duties
+        self._stop = threading.Event()
+
+    def run_stage(self, spec: StageSpec) -> Outcome:
+        """Runs the stage to its end and encodes how it ended."""
+        # Read when torch is first imported; set_num_threads comes later, too late for some of its libraries.
+        os.environ["OMP_NUM_THREADS"] = str(spec.numerics.threads)
+        return self._encoded(
+            spec.stage_dir / "log.txt", lambda: Trained(self._duties().run_stage(spec, self._stop.is_set))
+        )
+
+    def predict(self, spec: PredictSpec) -> Outcome:
+        """Writes the member's predictions and encodes how that ended."""
+        os.environ["OMP_NUM_THREADS"] = str(spec.numerics.threads)
+        return self._encoded(spec.stage_dir / "log.txt", lambda: Predicted(self._duties().predict(spec)))
+
+    def stop(self) -> None:
+        """Asks the running stage to stop; a later one stops at its first step."""
+        self._stop.set()
+
+    def _encoded(self, log: Path, work: Callable[[], Outcome]) -> Outcome:
+        try:
+            with _logging_to(log), _sole_writer(self._member_dir):
+                return work()
+        except Stopped as stopped:
+            return Halted(str(stopped))
+        except Exception as error:  # noqa: BLE001 – the boundary: nothing but values leaves
+            return failure_of(error)
+
+
+def failure_of(error: Exception) -> Failure:
+    """Encodes an exception; running out of memory again on the same input is certain, so it is not retried."""
+    kind = type(error).__name__
+    return Failure(
+        kind=kind,
+        message=" ".join(str(error).split()) or kind,
+        traceback="".join(traceback.format_exception(error)),
+        retryable=not isinstance(error, _NEVER_RETRIED) and kind not in _OUT_OF_MEMORY,
+    )
+
+
+@contextmanager
+def _sole_writer(member_dir: Path) -> Iterator[None]:
+    """Holds the member's folder against a worker that outlives its driver: two writers would mix their files.
+
+    The kernel frees the lock when its holder dies, so waiting for it is waiting for the other's death.
+    """
+    path = member_dir / ".lock"
+    with atomic.storage_errors(path):
+        member_dir.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        give_up = time.monotonic() + _PREDECESSOR_GONE_S
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > give_up:
+                    raise TimeoutError(f"{member_dir}: another worker still writes there") from None
+                time.sleep(_HOLD_PAUSE_S)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _logging_to(path: Path) -> Iterator[None]:
+    """Sends the project's log records to `path` as well."""
+    with atomic.storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    thread = threading.get_ident()
+    # In one process (local_actors) several members log at once, each from its own thread.
+    handler.addFilter(lambda record: record.thread == thread)
+    logger = logging.getLogger("workers")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
