@@ -1,0 +1,292 @@
+"""A folder of images: class folders, or Tiny-ImageNet's published layout.
+
+`train/<class>/*`, `val/<class>/*` (optional), `test/*` or `test/<class>/*`. The published layout puts `images/`
+between a class (or `val`, `test`) and its files, and names val's classes in `val/val_annotations.txt`.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from workers.data.decode import BadImage, decode, read_content
+from workers.data.held_out import hold_out, num_held_out
+from workers.data.listing import SPLITS, UNLABELLED, LeftOut, Picture, Row, Rows, by_name
+from workers.data.pool import map_in_order
+from workers.errors import DataError
+from workers.settings import DatasetSettings
+
+IMAGES_FOLDER = "images"
+ANNOTATIONS = "val_annotations.txt"
+# Files that lie beside images and are none: annotations, thumbnails, folder settings.
+_BESIDE = {".txt", ".csv", ".tsv", ".json", ".xml", ".yaml", ".md", ".html", ".mat", ".db", ".ini"}
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """A listed file: path below the root, class name ("" for unlabelled), size in bytes (-1: missing), time in ns."""
+
+    path: str
+    class_name: str
+    size_bytes: int
+    mtime_ns: int
+
+    @property
+    def row(self) -> str:
+        """The path below the split."""
+        return self.path.partition("/")[2]
+
+
+@dataclass(frozen=True)
+class FolderListing:
+    """All files of a root, not yet read.
+
+    `val` is None where the root has none. `other_val` and `other_test` are labelled images of classes that `classes`
+    leaves out: never a row, but never trained on either.
+    """
+
+    root: Path
+    classes: tuple[str, ...]
+    train: tuple[ImageFile, ...]
+    val: tuple[ImageFile, ...] | None
+    test: tuple[ImageFile, ...]
+    other_held_out: tuple[ImageFile, ...]
+    labelled_test: bool
+    val_fraction: float
+    dev_fraction: float
+
+    @cached_property
+    def _label(self) -> dict[str, int]:
+        return {name: index for index, name in enumerate(self.classes)}
+
+    def counts(self) -> dict[str, int]:
+        sizes = dict.fromkeys(self.classes, 0)
+        for file in self.train:
+            sizes[file.class_name] += 1
+        val_fraction = self.val_fraction if self.val is None else 0.0
+        val = {name: num_held_out(val_fraction, size) for name, size in sizes.items()}
+        dev = sum(num_held_out(self.dev_fraction, size - val[name]) for name, size in sizes.items())
+        num_val = sum(val.values())
+        return {
+            "train": len(self.train) - num_val - dev,
+            "dev": dev,
+            "val": num_val if self.val is None else len(self.val),
+            "test": len(self.test),
+        }
+
+    def fingerprint(self) -> str:
+        # The root counts too: two unpacked archives may agree in all names, sizes and times and differ in pixels.
+        digest = hashlib.sha256(os.fsencode(self.root.resolve()) + b"\0")
+        for file in (*self.train, *(self.val or ()), *self.test, *self.other_held_out):
+            digest.update(f"{file.path}\0{file.class_name}\0{file.size_bytes}\0{file.mtime_ns}\0".encode())
+        return digest.hexdigest()
+
+    def rows(self, progress: Callable[[int, int], None]) -> Rows:
+        files = (*self.train, *(self.val or ()), *self.test, *self.other_held_out)
+        contents: dict[str, bytes] = {}
+        for file, content in zip(files, map_in_order(self._content, files), strict=True):
+            contents[file.path] = content
+            progress(len(contents), len(files))
+        by_class: dict[str, list[bytes]] = {name: [] for name in self.classes}
+        for file in self.train:
+            by_class[file.class_name].append(contents[file.path])
+        held_out = hold_out(by_class.values(), self.val_fraction if self.val is None else 0.0, self.dev_fraction)
+        published = {contents[file.path]: file.path for file in (*self.test, *(self.val or ()), *self.other_held_out)}
+        splits: dict[str, list[Row]] = {split: [] for split in SPLITS}
+        left_out = []
+        for file in self.train:
+            content = contents[file.path]
+            if content in published:
+                # A copy of an image that is scored or predicted must not be learned from.
+                left_out.append(LeftOut("train", file.path, f"same content as {published[content]}"))
+            elif content in held_out.val:
+                splits["val"].append(self._row(file, content))
+            else:
+                splits["dev" if content in held_out.dev else "train"].append(self._row(file, content))
+        splits["val"] += [self._row(file, contents[file.path]) for file in self.val or ()]
+        splits["test"] += [self._row(file, contents[file.path]) for file in self.test]
+        return Rows({split: by_name(rows) for split, rows in splits.items()}, tuple(left_out))
+
+    def _row(self, file: ImageFile, content: bytes) -> Row:
+        return Row(file.row, file.path, self._label.get(file.class_name, UNLABELLED), content)
+
+    def _content(self, file: ImageFile) -> bytes:
+        try:
+            return hashlib.sha256(read_content(self.root / file.path)).digest()
+        except BadImage:
+            # Nothing to compare: no two unreadable files are copies of each other.
+            return hashlib.sha256(b"unreadable\0" + file.path.encode()).digest()
+
+    def load(self, row: Row, size: int) -> Picture:
+        return decode(read_content(self.root / row.path), size)
+
+
+def list_folder(settings: DatasetSettings) -> FolderListing:
+    """Lists a root; reads no image.
+
+    Raises:
+        DataError: no root, no class, an empty class, a listed class that is absent, a class of val or test that
+            train lacks, or names that cannot be told apart.
+    """
+    if settings.root is None:
+        raise DataError("a folder dataset has no root: set datasets.<name>.root=FOLDER")
+    root = Path(settings.root).expanduser()
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder: set datasets.<name>.root to the folder that holds train/")
+    if not (root / "train").is_dir():
+        raise DataError(f"{root}: no train/ inside: the root must hold train/<class>/ with images")
+    train = _class_folders(root, "train")
+    if not train:
+        raise DataError(f"{root / 'train'}: no class folders: put images in train/<class>/")
+    wanted = set(train) if settings.classes is None else set(_wanted_classes(settings.classes, root, train))
+    val = _val(root, train) if (root / "val").is_dir() else None
+    test = _test(root, train) if (root / "test").is_dir() else {}
+    listing = FolderListing(
+        root=root,
+        classes=tuple(sorted(wanted)),
+        train=_keep(train, wanted),
+        val=None if val is None else _keep(val, wanted),
+        test=_keep(test, wanted | {""}),
+        other_held_out=_keep(val or {}, set(train) - wanted) + _keep(test, set(train) - wanted),
+        labelled_test=bool(test) and "" not in test,
+        val_fraction=settings.val_fraction,
+        dev_fraction=settings.dev_fraction,
+    )
+    if listing.val == ():
+        raise DataError(f"{root / 'val'}: no image of the {len(wanted)} classes: fill val/, or remove it")
+    return listing
+
+
+def _keep(files: Mapping[str, list[ImageFile]], names: set[str]) -> tuple[ImageFile, ...]:
+    kept = [file for name, group in files.items() if name in names for file in group]
+    return tuple(sorted(kept, key=lambda file: file.path))
+
+
+def _wanted_classes(classes: str, root: Path, train: Mapping[str, object]) -> list[str]:
+    path = Path(classes).expanduser()
+    if not path.is_file():
+        path = root / classes
+    if not path.is_file():
+        raise DataError(f"{classes}: no such file of classes, here or in {root}")
+    try:
+        names = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as text with one class a line: {error}") from error
+    if not names:
+        raise DataError(f"{path}: names no class: write one a line")
+    for name in names:
+        if name not in train:
+            raise DataError(f"{path}: class {name} has no folder in {root / 'train'}: correct the list or the root")
+    return names
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What a folder holds, in code-point order, without hidden entries; every name fits on a line of UTF-8."""
+    try:
+        with os.scandir(folder) as entries:
+            found = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda each: each.name)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be listed: {error.strerror}") from error
+    for entry in found:
+        if not entry.name.isprintable():
+            raise DataError(f"{folder}: the name {entry.name!a} does not fit on one line of UTF-8: rename it")
+    return found
+
+
+def _is_image(entry: os.DirEntry[str]) -> bool:
+    return not entry.is_dir() and Path(entry.name).suffix.lower() not in _BESIDE
+
+
+def _files(below: str, class_name: str, entries: Iterable[os.DirEntry[str]]) -> list[ImageFile]:
+    files = []
+    for entry in entries:
+        if _is_image(entry):
+            try:
+                status = entry.stat()
+                files.append(ImageFile(f"{below}/{entry.name}", class_name, status.st_size, status.st_mtime_ns))
+            except OSError:
+                files.append(ImageFile(f"{below}/{entry.name}", class_name, -1, 0))
+    return files
+
+
+def _class_folders(root: Path, split: str) -> dict[str, list[ImageFile]]:
+    """The files of each class folder of a split; refuses an empty class, and images outside any class."""
+    classes: dict[str, list[ImageFile]] = {}
+    for entry in _entries(root / split):
+        if _is_image(entry):
+            raise DataError(f"{entry.path}: lies outside any class folder: move it to {split}/<class>/")
+        if entry.is_dir():
+            classes[entry.name] = _class_files(root, f"{split}/{entry.name}", entry.name)
+    return classes
+
+
+def _class_files(root: Path, below: str, class_name: str) -> list[ImageFile]:
+    entries = _entries(root / below)
+    files = _files(below, class_name, entries)
+    for entry in entries:
+        if entry.is_dir() and entry.name == IMAGES_FOLDER:
+            inner = f"{below}/{IMAGES_FOLDER}"
+            files += _files(inner, class_name, _entries(root / inner))
+        elif entry.is_dir():
+            raise DataError(f"{entry.path}: a folder inside a class: move its images up to {root / below}")
+    if not files:
+        raise DataError(f"{root / below}: the class folder is empty: add images, or remove the folder")
+    return files
+
+
+def _val(root: Path, train: Mapping[str, object]) -> dict[str, list[ImageFile]]:
+    annotations = root / "val" / ANNOTATIONS
+    classes = _annotated(root, annotations) if annotations.is_file() else _class_folders(root, "val")
+    _require_known(classes, train, annotations if annotations.is_file() else root / "val")
+    return classes
+
+
+def _require_known(classes: Iterable[str], train: Mapping[str, object], where: Path) -> None:
+    for name in sorted(classes):
+        if name not in train:
+            raise DataError(f"{where}: class {name} is not in train/: add train/{name}/, or remove it here")
+
+
+def _annotated(root: Path, annotations: Path) -> dict[str, list[ImageFile]]:
+    """val/images/* by the class that the annotations (tab-separated: file, class, box) name for each."""
+    try:
+        lines = [line.split("\t") for line in annotations.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{annotations}: cannot be read: {error}") from error
+    for number, fields in enumerate(lines, start=1):
+        if len(fields) < 2:
+            raise DataError(f"{annotations}: entry {number} has no class: write file, tab, class")
+    class_of = {fields[0].strip(): fields[1].strip() for fields in lines}
+    folder = root / "val" / IMAGES_FOLDER
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder, though {annotations.name} lists its images")
+    classes: dict[str, list[ImageFile]] = {}
+    for file in _files(f"val/{IMAGES_FOLDER}", "", _entries(folder)):
+        name = Path(file.path).name
+        if name not in class_of:
+            raise DataError(f"{folder / name}: has no line in {annotations.name}: add one, or remove the image")
+        known = ImageFile(file.path, class_of.pop(name), file.size_bytes, file.mtime_ns)
+        classes.setdefault(known.class_name, []).append(known)
+    if class_of:
+        raise DataError(f"{annotations}: lists {min(class_of)}, which is not in {folder}: restore the image")
+    return classes
+
+
+def _test(root: Path, train: Mapping[str, object]) -> dict[str, list[ImageFile]]:
+    """Flat and unlabelled (class ""), or class folders."""
+    folder = root / "test"
+    entries = _entries(folder)
+    folders = {entry.name for entry in entries if entry.is_dir()}
+    flat = _files("test", "", entries)
+    if folders == {IMAGES_FOLDER} and IMAGES_FOLDER not in train:
+        flat += _files(f"test/{IMAGES_FOLDER}", "", _entries(folder / IMAGES_FOLDER))
+        folders = set()
+    if not folders:
+        if not flat:
+            raise DataError(f"{folder}: no images: fill test/, or remove it")
+        return {"": flat}
+    classes = _class_folders(root, "test")
+    _require_known(classes, train, folder)
+    return classes

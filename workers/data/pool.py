@@ -1,0 +1,29 @@
+"""A thread pool that keeps order and holds few results at a time; Pillow and hashlib release the interpreter lock."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_WINDOW_PER_THREAD = 8
+
+
+def map_in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Yields function(item) in the order of `items`; at most a few results a thread wait in memory."""
+    num_threads = len(os.sched_getaffinity(0))
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(num_threads, thread_name_prefix="prepare") as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) >= num_threads * _WINDOW_PER_THREAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

@@ -1,0 +1,190 @@
+"""Decodes a dataset once into a packed store that all members map; the same dataset again returns at once."""
+
+import fcntl
+import hashlib
+import itertools
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from workers.atomic import atomic_folder, fsync_folder, storage_errors, write_json
+from workers.data.colour import colour_statistics
+from workers.data.listing import SPLITS, LeftOut, Listing, options
+from workers.data.pack import Unreadable, pack_split
+from workers.data.sources import open_listing
+from workers.data.store import MANIFEST, SCHEMA, digest_of, open_store, sha256_of
+from workers.errors import DataError
+from workers.settings import DatasetSettings, OnBad
+
+_MOST_NAMED = 10
+
+
+@dataclass(frozen=True)
+class PrepareProgress:
+    """How far a preparation is: images hashed (`phase` "read"), then decoded and written ("pack")."""
+
+    source: str
+    phase: str
+    done: int
+    total: int
+
+
+def prepare(
+    settings: DatasetSettings,
+    store_root: Path,
+    progress: Callable[[PrepareProgress], None] | None = None,
+) -> Path:
+    """Packs a dataset into `store_root/<key>`, unless it is there already, and returns that folder.
+
+    The key covers options, classes and every file's path, size and time. Of processes that prepare the same dataset
+    at once, one builds and the others wait for it. After an error nothing is left on disk.
+
+    Raises:
+        DataError: the dataset does not hold what it must, or images cannot be read.
+        StorageError: the store is full, unwritable or damaged.
+    """
+    listing = open_listing(settings)
+    key = store_key(settings, listing)
+    target = store_root / key
+    if target.exists():
+        return open_store(target).path
+    with _folder_made(store_root), _locked(store_root / f"{key}.lock"):
+        if not target.exists():
+            _build(settings, listing, target, progress)
+    return open_store(target).path
+
+
+def store_key(settings: DatasetSettings, listing: Listing) -> str:
+    """16 hex digits that name the store of this dataset as it lies on disk now."""
+    parts = [SCHEMA, options(settings), listing.classes, listing.fingerprint()]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+@contextmanager
+def _folder_made(folder: Path) -> Iterator[None]:
+    """Makes a folder, and takes it away again if the block fails and left it empty."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        for each in missing:
+            with suppress(OSError):
+                each.rmdir()
+        raise
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Holds an exclusive lock that leaves no file behind and dies with the process."""
+    while True:
+        with storage_errors(path):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            # The holder before us removed the file: what we hold may no longer be what others will lock.
+            if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+                try:
+                    yield
+                finally:
+                    path.unlink(missing_ok=True)
+                return
+        finally:
+            os.close(descriptor)
+
+
+def _build(
+    settings: DatasetSettings, listing: Listing, target: Path, progress: Callable[[PrepareProgress], None] | None
+) -> None:
+    # A fixed name under the key's lock: what a killed preparation left behind is found and removed by the next.
+    building = target.with_name(f".building-{target.name}")
+    shutil.rmtree(building, ignore_errors=True)
+    try:
+        with atomic_folder(building / "store") as folder:
+            _write_store(settings, listing, folder, progress)
+            folder.chmod(0o755)
+        (building / "store").rename(target)
+        fsync_folder(target.parent)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def _write_store(
+    settings: DatasetSettings, listing: Listing, folder: Path, progress: Callable[[PrepareProgress], None] | None
+) -> None:
+    def report(phase: str, done: int, total: int) -> None:
+        if progress is not None:
+            progress(PrepareProgress(str(settings.source), phase, done, total))
+
+    rows = listing.rows(partial(report, "read"))
+    total = sum(len(rows.splits[split]) for split in SPLITS)
+    done = itertools.count(1)
+
+    left_out = list(rows.left_out)
+    unreadable: dict[str, tuple[Unreadable, ...]] = {}
+    labels: dict[str, np.ndarray] = {}
+    for split in SPLITS:
+        if rows.splits[split]:
+            packed = pack_split(
+                listing,
+                rows.splits[split],
+                settings.size,
+                folder,
+                split,
+                keep_unreadable=split == "test",
+                labelled=split != "test" or listing.labelled_test,
+                progress=lambda: report("pack", next(done), total),
+            )
+            labels[split] = packed.labels
+            unreadable[split] = packed.unreadable
+    kept_unreadable = unreadable.pop("test", ())
+    if settings.on_bad is OnBad.stop:
+        _require_readable(settings, [each for split in unreadable.values() for each in split])
+    left_out += [LeftOut(split, each.path, each.reason) for split in unreadable for each in unreadable[split]]
+    _require_every_class(settings, listing.classes, labels.get("train", np.empty(0, np.int64)), left_out)
+    files = {path.name: {"size": path.stat().st_size, "sha256": sha256_of(path)} for path in sorted(folder.iterdir())}
+    write_json(
+        folder / MANIFEST,
+        {
+            "schema": SCHEMA,
+            "options": options(settings),
+            "size": settings.size,
+            "classes": list(listing.classes),
+            "counts": {split: len(labels[split]) if split in labels else 0 for split in SPLITS},
+            "digest": digest_of(listing.classes, {name: entry["sha256"] for name, entry in files.items()}),
+            **asdict(colour_statistics(np.load(folder / "train.images.npy", mmap_mode="r"))),
+            "left_out": [asdict(each) for each in left_out],
+            "unreadable": {"test": [asdict(each) for each in kept_unreadable]},
+            "files": files,
+        },
+    )
+
+
+def _require_readable(settings: DatasetSettings, bad: list[Unreadable]) -> None:
+    if bad:
+        named = ", ".join(f"{each.path} ({each.reason})" for each in bad[:_MOST_NAMED])
+        more = f" and {len(bad) - _MOST_NAMED} more" if len(bad) > _MOST_NAMED else ""
+        raise DataError(
+            f"{settings.root}: {len(bad)} of its images cannot be read: {named}{more}; "
+            "replace or remove them, or set on_bad=skip"
+        )
+
+
+def _require_every_class(
+    settings: DatasetSettings, classes: tuple[str, ...], labels: np.ndarray, left_out: list[LeftOut]
+) -> None:
+    for index in np.flatnonzero(np.bincount(labels, minlength=len(classes)) == 0)[:1]:
+        inside = [each for each in left_out if f"/{classes[index]}/" in each.path]
+        why = f" ({inside[0].path}: {inside[0].reason})" if inside else ""
+        raise DataError(
+            f"{settings.root}: no image of class {classes[index]} is left to train on{why}: "
+            "add images, or drop the class"
+        )

@@ -1,0 +1,181 @@
+"""The packed store: a folder of plain npy and text files that numpy alone can read, memory-mapped.
+
+```
+<split>.images.npy    [N, S, S, 3] uint8, RGB
+<split>.labels.npy    [N] int64; not there for an unlabelled split
+<split>.rows.txt      N lines: the row ids
+<split>.sizes.npy     [N, 2] int32: the original's width and height in pixels, 0 × 0 if it cannot be read
+<split>.contents.npy  [N, 32] uint8: sha256 of each image's content, which decided its split
+manifest.json         written last: options, classes, counts, digest, statistics, and each file's size and sha256
+```
+A split without images has no files.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from workers.atomic import storage_errors, write_bytes, write_json, write_text
+from workers.data.listing import SPLITS
+from workers.errors import StorageError
+
+MANIFEST = "manifest.json"
+SCHEMA = 1
+_EXPORTED = ("dev", "val", "test")
+
+
+@dataclass(frozen=True)
+class Store:
+    """A prepared dataset; opening one reads only its manifest.
+
+    Attributes:
+        path: the store's folder.
+        digest: sha256 over classes and every file: pixels, labels, rows, sizes, contents.
+        classes: names; a label is an index into them.
+        size: side of the square images, in pixels.
+        mean, std: of each channel of train, on the [0, 1] scale.
+        eigenvalues: of the RGB covariance of train, largest first.
+        eigenvectors: 3 × 3, one eigenvector a column.
+        counts: images of each of train, dev, val, test; 0 for a split that is not there.
+        left_out: images of the source that are in no split, as {"split", "path", "reason"}.
+    """
+
+    path: Path
+    digest: str
+    classes: tuple[str, ...]
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    eigenvalues: tuple[float, ...]
+    eigenvectors: tuple[tuple[float, ...], ...]
+    counts: Mapping[str, int]
+    left_out: tuple[Mapping[str, str], ...]
+    unreadable_rows: Mapping[str, tuple[int, ...]]
+    file_hashes: Mapping[str, str]
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    def images(self, split: str) -> np.ndarray:
+        """[N, S, S, 3] uint8, memory-mapped and read-only; N = 0 if the split is not there."""
+        if self.counts[split] == 0:
+            return np.empty((0, self.size, self.size, 3), np.uint8)
+        return self._load(f"{split}.images.npy", map_pages=True)
+
+    def labels(self, split: str) -> np.ndarray | None:
+        """[N] int64, or None if the split has no labels or is not there."""
+        name = f"{split}.labels.npy"
+        return self._load(name) if name in self.file_hashes else None
+
+    def rows(self, split: str) -> list[str]:
+        """The ids of the split's rows: paths below the split, in code-point order."""
+        if self.counts[split] == 0:
+            return []
+        with storage_errors(self.path):
+            return (self.path / f"{split}.rows.txt").read_text(encoding="utf-8").split("\n")[:-1]
+
+    def sizes(self, split: str) -> np.ndarray:
+        """[N, 2] int32, the original's width and height in pixels; 0 × 0 if it could not be read."""
+        return self._load(f"{split}.sizes.npy") if self.counts[split] else np.empty((0, 2), np.int32)
+
+    def contents(self, split: str) -> np.ndarray:
+        """[N, 32] uint8, sha256 of each image's content: equal rows of two splits or stores are the same image."""
+        return self._load(f"{split}.contents.npy") if self.counts[split] else np.empty((0, 32), np.uint8)
+
+    def unreadable(self, split: str) -> tuple[int, ...]:
+        """Rows whose image could not be read; their pixels are grey."""
+        return self.unreadable_rows.get(split, ())
+
+    def rows_sha256(self, split: str) -> str:
+        """sha256 of `<split>.rows.txt`; of nothing if the split is not there."""
+        return self.file_hashes.get(f"{split}.rows.txt", hashlib.sha256(b"").hexdigest())
+
+    def _load(self, name: str, *, map_pages: bool = False) -> np.ndarray:
+        try:
+            loaded: np.ndarray = np.load(self.path / name, mmap_mode="r" if map_pages else None, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise _damaged(self.path, f"{name} cannot be read ({error})") from error
+        return loaded
+
+
+def open_store(path: Path) -> Store:
+    """Opens a prepared store and compares the size of every file with its manifest.
+
+    Raises:
+        StorageError: no store there, or one that is damaged.
+    """
+    try:
+        manifest: dict[str, Any] = json.loads((path / MANIFEST).read_bytes())
+    except FileNotFoundError as error:
+        raise StorageError(
+            f"{path}: no prepared dataset there: prepare it again, on storage all nodes share"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise _damaged(path, f"{MANIFEST} cannot be read ({error})") from error
+    if manifest.get("schema") != SCHEMA:
+        raise _damaged(path, f"{MANIFEST} has schema {manifest.get('schema')}, not {SCHEMA}")
+    for name, entry in manifest["files"].items():
+        file = path / name
+        found = file.stat().st_size if file.is_file() else None
+        if found != entry["size"]:
+            raise _damaged(path, f"{name} has {found} bytes, not {entry['size']}" if found else f"{name} is missing")
+    return Store(
+        path=path,
+        digest=manifest["digest"],
+        classes=tuple(manifest["classes"]),
+        size=manifest["size"],
+        mean=tuple(manifest["mean"]),
+        std=tuple(manifest["std"]),
+        eigenvalues=tuple(manifest["eigenvalues"]),
+        eigenvectors=tuple(tuple(row) for row in manifest["eigenvectors"]),
+        counts=manifest["counts"],
+        left_out=tuple(manifest["left_out"]),
+        unreadable_rows={
+            split: tuple(entry["index"] for entry in entries) for split, entries in manifest["unreadable"].items()
+        },
+        file_hashes={name: entry["sha256"] for name, entry in manifest["files"].items()},
+    )
+
+
+def _damaged(path: Path, what: str) -> StorageError:
+    return StorageError(f"{path}: the prepared dataset is damaged: {what}; delete the folder and run it again")
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_of(classes: tuple[str, ...], file_hashes: Mapping[str, str]) -> str:
+    """One sha256 for a whole dataset, from its classes and the sha256 of each of its files."""
+    lines = [*classes, "", *(f"{name} {file_hashes[name]}" for name in sorted(file_hashes))]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def export(store: Store, directory: Path) -> None:
+    """Writes what a run keeps of its target dataset, so that scoring and submitting need no store.
+
+    `classes.txt`, `dataset.json`, and `<split>.rows.txt`, `<split>.sizes.npy` and, where there are labels,
+    `<split>.labels.npy` of dev, val and test.
+    """
+    splits = [split for split in _EXPORTED if store.counts[split]]
+    write_text(directory / "classes.txt", "".join(f"{name}\n" for name in store.classes))
+    for split in splits:
+        for name in (f"{split}.rows.txt", f"{split}.sizes.npy", f"{split}.labels.npy"):
+            if name in store.file_hashes:
+                write_bytes(directory / name, (store.path / name).read_bytes())
+    write_json(
+        directory / "dataset.json",
+        {
+            "digest": store.digest,
+            "counts": {split: store.counts[split] for split in SPLITS},
+            "unreadable": {split: list(store.unreadable(split)) for split in splits},
+        },
+    )
