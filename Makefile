@@ -22,7 +22,7 @@ check: $(VENV)/.installed-dev ## format, lint, types, architecture laws
 
 .PHONY: bench
 bench: $(VENV)/.installed ## compare with peers, both sides in one run
-	for benchmark in benchmarks/*.py; do $(BIN)/python $$benchmark || exit 1; done
+	$(BIN)/python -m benchmarks
 
 .PHONY: help
 help: ## this list
