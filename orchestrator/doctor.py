@@ -61,7 +61,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Facts:
-    """All that the checks look at. `cpu_quota` is a container's limit in CPUs; `shm_bytes` None where there is no shm."""
+    """All that the checks look at. `cpu_quota` is a container's limit in CPUs; no /dev/shm is None."""
 
     python: str
     python_required: str

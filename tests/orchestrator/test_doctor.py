@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+
 from orchestrator.doctor import GIB, Answer, Check, Facts, Outcome, Place, examine, has_failed, to_lines
 
 _STORE = Place("store", "/data/septet", free_bytes=100 * GIB, total_bytes=200 * GIB, writable=True)

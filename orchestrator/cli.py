@@ -1,0 +1,92 @@
+"""The console script `septet`: runs one verb; an error becomes one line on stderr and an exit code."""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator, Sequence
+from types import FrameType
+
+from orchestrator.arguments import parse
+from workers.errors import SeptetError
+
+_INTERNAL_ERROR = 1
+_INTERRUPTED = 128 + signal.SIGINT
+_TERMINATED = 128 + signal.SIGTERM
+_PIPE_CLOSED = 128 + signal.SIGPIPE
+
+
+class _Terminated(BaseException):
+    """SIGTERM arrived; a BaseException, so that nothing between here and there takes it for an error."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `septet` with `argv` (default: the process's); returns the exit code, never raises."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        with _sigterm_raises():
+            code = _run(words)
+            sys.stdout.flush()
+            return code
+    except KeyboardInterrupt:
+        _complain("interrupted; the same command goes on from where it stopped")
+        return _INTERRUPTED
+    except _Terminated:
+        _complain("terminated; the same command goes on from where it stopped")
+        return _TERMINATED
+    except BrokenPipeError:
+        # Whoever read stdout has left (`| head`); Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _PIPE_CLOSED
+
+
+def _run(words: list[str]) -> int:
+    try:
+        request = parse(words)
+        # Here and not above: `--help` and a mistyped verb answer without Ray, MLflow or Hydra being loaded.
+        from orchestrator import verbs
+
+        return verbs.VERBS[request.verb](request, verbs.Streams(sys.stdout, sys.stderr))
+    except SeptetError as error:
+        if "--debug" in words:
+            traceback.print_exc()
+        _complain(str(error))
+        return error.exit_code
+    except SystemExit as exit_:
+        return exit_.code if isinstance(exit_.code, int) else 0
+    except BrokenPipeError:
+        raise
+    except Exception as error:  # noqa: BLE001 - exit code 1 is made here
+        if "--debug" in words:
+            traceback.print_exc()
+        said = " ".join(str(error).split())
+        hint = "" if "--debug" in words else "; --debug shows where"
+        _complain(f"internal error: {type(error).__name__}: {said}{hint}")
+        return _INTERNAL_ERROR
+
+
+def _complain(message: str) -> None:
+    sys.stderr.write(f"septet: {' '.join(message.split())}\n")
+
+
+@contextlib.contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Turns SIGTERM into `_Terminated`, so that locks and children are let go of on the way out."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

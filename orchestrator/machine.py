@@ -1,0 +1,146 @@
+"""The facts that the doctor judges: asked of this machine, of Ray, of MLflow and of the datasets; changes nothing."""
+
+import io
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from pathlib import Path
+
+import psutil
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from PIL import Image
+
+from orchestrator import ray_cluster, tracking
+from orchestrator.config import Config
+from orchestrator.doctor import Answer, Facts, Place
+from workers.data.sources import survey
+from workers.errors import SeptetError
+from workers.settings import DatasetSettings
+
+_TORCH_TIMEOUT_S = 120
+_TRACKING_TIMEOUT_S = 10.0
+# In a process of its own: a torch that crashes while loading then fails a check instead of the doctor.
+_ASK_TORCH = "import torch; print(torch.cuda.device_count())"
+
+
+def gather(config: Config) -> Facts:
+    """Looks at everything that a launch of `config` will need; takes a few seconds, most of them Ray's."""
+    requirements = _requirements()
+    memory = psutil.virtual_memory()
+    return Facts(
+        python=".".join(map(str, sys.version_info[:3])),
+        python_required=metadata.metadata("septet")["Requires-Python"],
+        requirements=requirements,
+        installed={name: found for name in map(_name, requirements) if (found := _installed(name))},
+        torch=ask_torch(),
+        num_gpus=len(list(Path("/proc/driver/nvidia/gpus").glob("*"))),
+        num_cpus=len(os.sched_getaffinity(0)),
+        cpu_quota=cpu_quota(),
+        cpus_per_member=config.cluster.cpus_per_member,
+        gpus_per_member=config.cluster.gpus_per_member,
+        cluster_address=config.cluster.address,
+        memory_bytes=memory.total,
+        memory_available_bytes=memory.available,
+        places=(
+            place("run directory", Path(config.run_dir or "runs")),
+            place("store", config.store),
+            place("temporary", Path(tempfile.gettempdir())),
+        ),
+        shm_bytes=shutil.disk_usage("/dev/shm").total if Path("/dev/shm").is_dir() else None,
+        auth_mode=os.environ.get("RAY_AUTH_MODE"),
+        has_auth_token=_has_auth_token(os.environ),
+        image_formats={name: ask_decoder(name) for name in ("JPEG", "PNG")},
+        ray=_ask(lambda: ray_cluster.probe(config.cluster.address)),
+        tracking=_ask(lambda: tracking.probe(config.tracking.uri, _TRACKING_TIMEOUT_S)),
+        tracking_required=config.tracking.required,
+        datasets={name: ask_dataset(settings) for name, settings in config.datasets.items()},
+    )
+
+
+def ask_torch() -> Answer:
+    """How many GPUs torch sees, as a number; asked in another process."""
+    try:
+        asked = subprocess.run(
+            [sys.executable, "-c", _ASK_TORCH], capture_output=True, text=True, timeout=_TORCH_TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return Answer(problem=f"no answer within {_TORCH_TIMEOUT_S} s")
+    if asked.returncode:
+        said = asked.stderr.strip().splitlines()
+        return Answer(problem=said[-1] if said else f"exit code {asked.returncode}")
+    return Answer(asked.stdout.strip())
+
+
+def ask_decoder(name: str) -> Answer:
+    """Writes and reads back a small image of the format `name`, in memory."""
+    file = io.BytesIO()
+    try:
+        Image.new("RGB", (8, 8), (200, 100, 50)).save(file, name)
+        with Image.open(file) as image:
+            image.load()
+    except (OSError, KeyError) as error:
+        return Answer(problem=str(error))
+    return Answer("works")
+
+
+def ask_dataset(settings: DatasetSettings) -> Answer:
+    """What a look at the folders says; nothing is decoded."""
+
+    def look() -> str:
+        found = survey(settings)
+        counts = ", ".join(f"{count:,} {split}" for split, count in found.counts.items())
+        return f"{found.num_classes} classes, {counts}"
+
+    return _ask(look)
+
+
+def place(name: str, path: Path) -> Place:
+    """`path`, or rather its nearest existing parent: nothing is made to find out."""
+    wanted = path.expanduser().absolute()
+    existing = next(folder for folder in (wanted, *wanted.parents) if folder.exists())
+    usage = shutil.disk_usage(existing)
+    return Place(name, str(wanted), usage.free, usage.total, existing.is_dir() and os.access(existing, os.W_OK))
+
+
+def cpu_quota(cpu_max: Path = Path("/sys/fs/cgroup/cpu.max")) -> float | None:
+    """A container's limit in CPUs (cgroup v2), or None without one."""
+    try:
+        quota, period = cpu_max.read_text().split()
+    except (OSError, ValueError):
+        return None
+    return None if quota == "max" else int(quota) / int(period)
+
+
+def _ask(question: Callable[[], str]) -> Answer:
+    try:
+        return Answer(question())
+    except SeptetError as error:
+        return Answer(problem=str(error))
+
+
+def _has_auth_token(environment: Mapping[str, str]) -> bool:
+    if environment.get("RAY_AUTH_TOKEN"):
+        return True
+    named = environment.get("RAY_AUTH_TOKEN_PATH")
+    return (Path(named) if named else Path.home() / ".ray" / "auth_token").is_file()
+
+
+def _requirements() -> tuple[str, ...]:
+    """What the package itself requires, without its extras."""
+    return tuple(text for text in metadata.requires("septet") or () if "extra ==" not in text)
+
+
+def _name(requirement: str) -> str:
+    return canonicalize_name(Requirement(requirement).name)
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

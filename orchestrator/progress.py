@@ -1,0 +1,194 @@
+"""What a person watches while a run goes on: a live display on a terminal, a plain line now and then elsewhere."""
+
+import time
+from collections.abc import Callable
+from typing import IO
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.status import RunStatus, StageStatus, State, duration, run_line, stage_line
+
+_PLAIN_EVERY_S = 10.0
+_TREND_POINTS = 16
+_TREND_MARKS = "▁▂▃▄▅▆▇█"
+_MARKS = {
+    State.waiting: Text("·", style="dim"),
+    State.running: Text("●", style="cyan"),
+    State.done: Text("✔", style="green"),
+    State.failed: Text("✘", style="bold red"),
+    State.stopped: Text("■", style="yellow"),
+    State.interrupted: Text("■", style="yellow"),
+}
+
+
+class Display:
+    """Shows one status after another on `stream`; `clock` gives monotonic seconds."""
+
+    def __init__(
+        self, stream: IO[str], clock: Callable[[], float] = time.monotonic, console: Console | None = None
+    ) -> None:
+        self._stream = stream
+        self._clock = clock
+        self._console = console or Console(file=stream)
+        self._live: Live | None = None
+        self._shown_s: float | None = None
+        self._states: dict[str, str] = {}
+        self._trends: dict[str, list[float]] = {}
+
+    def show(self, status: RunStatus) -> None:
+        """Takes the place of what was shown before (terminal), or adds what is new since (elsewhere)."""
+        if not self._console.is_terminal:
+            self._show_plain(status)
+            return
+        self._follow_trends(status)
+        if self._live is None:
+            self._live = Live(console=self._console, auto_refresh=False, transient=False)
+            self._live.start()
+        self._live.update(self.render(status), refresh=True)
+
+    def note(self, text: str) -> None:
+        """One line that stays, above the live display."""
+        if self._console.is_terminal:
+            self._console.print(text, markup=False, highlight=False)
+        else:
+            self._write(text)
+
+    def close(self) -> None:
+        """Leaves the last view standing and gives the terminal back; may be called twice."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def render(self, status: RunStatus) -> RenderableType:
+        """The view of a terminal: an overall bar, then a line a member."""
+        return Group(_overall(status), self._members(status))
+
+    def _members(self, status: RunStatus) -> Table:
+        table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1))
+        table.add_column("", width=1)
+        table.add_column("member", no_wrap=True)
+        table.add_column("stage", no_wrap=True)
+        table.add_column("", width=16)
+        for column in ("epoch", "error"):
+            table.add_column(column, justify="right", no_wrap=True)
+        table.add_column("", width=_TREND_POINTS, style="cyan", no_wrap=True)
+        for column in ("images/s", "left"):
+            table.add_column(column, justify="right", no_wrap=True)
+        for stage in current_stages(status):
+            table.add_row(
+                _MARKS[stage.state],
+                stage.member,
+                stage.stage,
+                ProgressBar(total=max(1, stage.num_updates), completed=_completed(stage), width=16),
+                f"{stage.epoch:.0f}/{stage.num_epochs}",
+                "" if stage.val_error is None else f"{stage.val_error:.1%}",
+                trend(self._trends.get(_key(stage), [])),
+                _rate(stage),
+                _left(stage),
+            )
+        return table
+
+    def _follow_trends(self, status: RunStatus) -> None:
+        for stage in status.stages:
+            points = self._trends.setdefault(_key(stage), [])
+            if stage.val_error is not None and (not points or points[-1] != stage.val_error):
+                points.append(stage.val_error)
+
+    def _show_plain(self, status: RunStatus) -> None:
+        now = self._clock()
+        states = {_key(stage): _state_line(stage) for stage in status.stages}
+        # The first look at a run tells what is under way, not that seven stages are waiting.
+        known = self._states or {_key(stage): _state_line(stage) for stage in status.stages if stage.state == "waiting"}
+        for key, line in states.items():
+            if line != known.get(key):
+                self._write(line)
+        self._states = states
+        if self._shown_s is None or now - self._shown_s >= _PLAIN_EVERY_S:
+            self._shown_s = now
+            self._write(run_line(status))
+            for stage in status.stages:
+                if stage.state is State.running and stage.step:
+                    self._write("  " + stage_line(stage))
+
+    def _write(self, line: str) -> None:
+        self._stream.write(line + "\n")
+        self._stream.flush()
+
+
+def current_stages(status: RunStatus) -> tuple[StageStatus, ...]:
+    """One stage a member, the one to look at: that which runs, else the first that is not done, else the last."""
+    by_member: dict[str, list[StageStatus]] = {}
+    for stage in status.stages:
+        by_member.setdefault(stage.member, []).append(stage)
+
+    def most_telling(stages: list[StageStatus]) -> StageStatus:
+        running = [stage for stage in stages if stage.state is State.running]
+        unfinished = [stage for stage in stages if stage.state is not State.done]
+        return (running or unfinished or stages[-1:])[0]
+
+    return tuple(most_telling(stages) for stages in by_member.values())
+
+
+def trend(errors: list[float], num_points: int = _TREND_POINTS) -> str:
+    """The last errors as a line of bars, the highest and lowest of them full and least height."""
+    recent = errors[-num_points:]
+    if len(recent) < 2:
+        return ""
+    low, high = min(recent), max(recent)
+    steps = len(_TREND_MARKS) - 1
+    return "".join(_TREND_MARKS[round((error - low) / ((high - low) or 1.0) * steps)] for error in recent)
+
+
+def _overall(status: RunStatus) -> RenderableType:
+    line = Table.grid(padding=(0, 1))
+    for width in (None, 40, None):
+        line.add_column(width=width, no_wrap=True)
+    said = f"{status.share:.0%} · {status.num_done} of {len(status.stages)} stages"
+    if status.state is not State.running:
+        said += f" · {status.state}"
+    elif status.images_per_second:
+        said += f" · {status.images_per_second:,.0f} images/s"
+        if status.remaining_s is not None:
+            said += f" · {duration(status.remaining_s)} left"
+    line.add_row(Text(status.name, style="bold"), ProgressBar(total=1.0, completed=status.share, width=40), said)
+    return line
+
+
+def _completed(stage: StageStatus) -> int:
+    # A stage may finish before its most updates; its bar is then full all the same.
+    return max(1, stage.num_updates) if stage.state is State.done else stage.step
+
+
+def _rate(stage: StageStatus) -> str:
+    if stage.state is not State.running or stage.images_per_second is None:
+        return ""
+    return f"{stage.images_per_second:,.0f}"
+
+
+def _left(stage: StageStatus) -> RenderableType:
+    if stage.at_chance:
+        return Text("still at chance", style="bold yellow")
+    if stage.state is State.running:
+        return "" if stage.remaining_s is None else duration(stage.remaining_s)
+    if stage.state is State.failed:
+        return Text(stage.error or "failed", style="red")
+    return Text(str(stage.state), style="dim")
+
+
+def _state_line(stage: StageStatus) -> str:
+    line = f"{_key(stage)}: {stage.state}"
+    if stage.state is State.done and stage.val_error is not None:
+        line += f", val error {stage.val_error:.1%}"
+    if stage.state is not State.done and stage.error:
+        line += f" ({stage.error})"
+    if stage.at_chance:
+        line += ", still at chance"
+    return line
+
+
+def _key(stage: StageStatus) -> str:
+    return f"{stage.member}/{stage.stage}"

@@ -1,0 +1,269 @@
+"""How a run stands, read from its files alone: no lock is taken, nothing is asked of the driver."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from orchestrator.ledger import Entry, read_ledger
+from orchestrator.plan import Stage, from_json
+from orchestrator.run_dir import RunPaths, is_locked, read_record
+
+_BLOCK_BYTES = 32 * 1024
+_MOST_TAIL_BYTES = 4 * 1024 * 1024
+# A rate over the last ten minutes follows a slowed-down machine, and still spans an evaluation or two.
+_RATE_WINDOW_S = 600.0
+
+
+class State(StrEnum):
+    """How a run or a stage stands; `interrupted` says running in the ledger while no process holds the run."""
+
+    waiting = "waiting"
+    running = "running"
+    done = "done"
+    failed = "failed"
+    stopped = "stopped"
+    interrupted = "interrupted"
+
+
+@dataclass(frozen=True)
+class StageStatus:
+    """One stage's line. Errors are shares in [0, 1]; what is not known yet is None."""
+
+    member: str
+    stage: str
+    state: State
+    step: int
+    num_updates: int
+    epoch: float
+    num_epochs: int
+    batch_size: int
+    val_error: float | None
+    images_per_second: float | None
+    remaining_s: float | None
+    error: str | None
+    at_chance: bool
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """The whole run; `stages` in the plan's order."""
+
+    name: str
+    state: State
+    stages: tuple[StageStatus, ...]
+
+    @property
+    def num_done(self) -> int:
+        return sum(stage.state is State.done for stage in self.stages)
+
+    @property
+    def images_per_second(self) -> float:
+        """Of all the running stages together."""
+        return sum(stage.images_per_second or 0.0 for stage in self.stages if stage.state is State.running)
+
+    @property
+    def share(self) -> float:
+        """Of the training images to go through, how many have been, in [0, 1]; a finished stage counts whole."""
+        total = sum(stage.num_updates * stage.batch_size for stage in self.stages)
+        left = sum(_images_left(stage) for stage in self.stages)
+        return 1.0 - left / total if total else 1.0
+
+    @property
+    def remaining_s(self) -> float | None:
+        """Training time left if the rest runs at the present rate of all stages together."""
+        left = sum(_images_left(stage) for stage in self.stages)
+        if not left:
+            return 0.0
+        rates = [
+            (stage.num_updates - stage.step) * stage.batch_size / stage.remaining_s
+            for stage in self.stages
+            if stage.state is State.running and stage.remaining_s
+        ]
+        return left / sum(rates) if rates else None
+
+
+@dataclass(frozen=True)
+class Course:
+    """What the end of a stage's metrics.jsonl says."""
+
+    step: int = 0
+    epoch: float = 0.0
+    val_error: float | None = None
+    images_per_second: float | None = None
+    updates_per_second: float | None = None
+    at_chance: bool = False
+
+
+def read_status(paths: RunPaths) -> RunStatus:
+    """Reads run.json, ledger.json, DONE.json files and the ends of the metrics.
+
+    Raises:
+        DataError: `paths` is no run directory.
+    """
+    record = read_record(paths)
+    plan = from_json(record.plan)
+    ledger = read_ledger(paths.ledger)
+    locked = is_locked(paths)
+
+    def read_stage(stage: Stage) -> StageStatus:
+        entry = ledger.stages.get(str(stage.ref), Entry())
+        course = read_course(paths.metrics(stage.ref), since=entry.attempts[-1].started if entry.attempts else 0.0)
+        return stage_status(stage, entry=entry, course=course, done=_read_json(paths.done(stage.ref)), locked=locked)
+
+    stages = tuple(read_stage(stage) for stage in plan.stages)
+    return RunStatus(name=paths.root.name, state=_state(ledger.state, locked), stages=stages)
+
+
+def stage_status(stage: Stage, *, entry: Entry, course: Course, done: Mapping[str, Any], locked: bool) -> StageStatus:
+    """One stage's status from its ledger `entry`, its metrics and its DONE.json (empty while it has none)."""
+    state = State.done if done else _state(entry.state, locked)
+    step = int(done.get("num_updates", course.step))
+    remaining_s = None
+    if state is State.running and course.updates_per_second:
+        remaining_s = max(0, stage.num_updates - step) / course.updates_per_second
+    return StageStatus(
+        member=stage.ref.member,
+        stage=stage.ref.stage,
+        state=state,
+        step=step,
+        num_updates=stage.num_updates,
+        epoch=course.epoch,
+        num_epochs=stage.settings.schedule.epochs,
+        batch_size=stage.settings.optimizer.batch_size,
+        val_error=done.get("val_error", course.val_error),
+        images_per_second=course.images_per_second,
+        remaining_s=remaining_s,
+        error=(entry.attempts[-1].error or None) if entry.attempts else None,
+        at_chance=bool(done.get("at_chance", entry.at_chance or course.at_chance)),
+    )
+
+
+def read_course(metrics: Path, since: float = 0.0) -> Course:
+    """Reads the end of a metrics.jsonl of any length: only as many blocks as it takes to meet a validation error.
+
+    `since` (unix seconds) is when the present attempt started: rates do not span the time in which nothing ran.
+    """
+    num_bytes = _BLOCK_BYTES
+    while True:
+        tail = _tail(metrics, num_bytes)
+        course = course_of(tail.lines, since)
+        if tail.whole or course.val_error is not None or num_bytes >= _MOST_TAIL_BYTES:
+            return course
+        num_bytes *= 4
+
+
+def course_of(lines: Sequence[Mapping[str, Any]], since: float = 0.0) -> Course:
+    """The latest values in `lines` (metrics.jsonl's, oldest first)."""
+    if not lines:
+        return Course()
+    latest: dict[str, float] = {}
+    for line in lines:
+        latest.update(line["metrics"])
+    end = lines[-1]
+    recent = [line for line in lines if line["time"] >= max(since, end["time"] - _RATE_WINDOW_S)]
+    rate = None
+    if recent and recent[-1]["time"] > recent[0]["time"]:
+        rate = (recent[-1]["step"] - recent[0]["step"]) / (recent[-1]["time"] - recent[0]["time"])
+    return Course(
+        step=int(end["step"]),
+        epoch=float(end["epoch"]),
+        val_error=latest.get("val/top1_error"),
+        images_per_second=latest.get("images_per_second"),
+        updates_per_second=rate or None,
+        at_chance=bool(latest.get("at_chance", 0.0)),
+    )
+
+
+def to_json(status: RunStatus) -> dict[str, Any]:
+    """The document of `septet status --json`."""
+    return asdict(status) | {"share": status.share, "remaining_s": status.remaining_s}
+
+
+def to_lines(status: RunStatus) -> tuple[str, ...]:
+    """One line for the run, then one a stage, in columns."""
+    width = max((len(f"{stage.member}/{stage.stage}") for stage in status.stages), default=0)
+    return (run_line(status), *(stage_line(stage, width) for stage in status.stages))
+
+
+def run_line(status: RunStatus) -> str:
+    """`digits-1a2b3c4d: running, 42 %, 3 of 9 stages done, 1,234 images/s, 2 min 05 s left`."""
+    parts = [f"{status.name}: {status.state}", f"{status.share:.0%}"]
+    parts.append(f"{status.num_done} of {len(status.stages)} stages done")
+    if status.state is State.running and status.images_per_second:
+        parts.append(f"{status.images_per_second:,.0f} images/s")
+        if status.remaining_s is not None:
+            parts.append(f"{duration(status.remaining_s)} left")
+    return ", ".join(parts)
+
+
+def stage_line(stage: StageStatus, width: int = 0) -> str:
+    """One stage in one line of aligned columns; `width` is that of the widest `member/stage`."""
+    line = f"{f'{stage.member}/{stage.stage}':<{width}}  {stage.state:<11}  {stage.step}/{stage.num_updates} updates"
+    if stage.val_error is not None:
+        line += f"  val error {stage.val_error:.1%}"
+    if stage.state is State.running:
+        line += f"  epoch {stage.epoch:.1f}/{stage.num_epochs}"
+        if stage.images_per_second is not None:
+            line += f"  {stage.images_per_second:,.0f} images/s"
+        if stage.remaining_s is not None:
+            line += f"  {duration(stage.remaining_s)} left"
+    if stage.at_chance:
+        line += "  STILL AT CHANCE"
+    if stage.error and stage.state is not State.done:
+        line += f"  {stage.error}"
+    return line
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: `45 s`, `2 min 05 s`, `3 h 20 min`, `4 d 06 h`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    if whole < 48 * 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600:02} h"
+
+
+def _images_left(stage: StageStatus) -> int:
+    return 0 if stage.state is State.done else max(0, stage.num_updates - stage.step) * stage.batch_size
+
+
+def _state(recorded: str, locked: bool) -> State:
+    state = State(recorded)
+    return State.interrupted if state is State.running and not locked else state
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """An absent file is an empty one: most files come into being while the run goes on."""
+    try:
+        document: dict[str, Any] = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    return document
+
+
+@dataclass(frozen=True)
+class _Tail:
+    lines: tuple[Mapping[str, Any], ...]
+    whole: bool
+
+
+def _tail(path: Path, num_bytes: int) -> _Tail:
+    """The complete lines within the last `num_bytes`; a line still being written is left for the next look."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            start = max(0, size - num_bytes)
+            file.seek(start)
+            text = file.read(num_bytes)
+    except FileNotFoundError:
+        return _Tail((), True)
+    complete = text[: text.rfind(b"\n") + 1].splitlines()
+    if start:
+        complete = complete[1:]
+    return _Tail(tuple(json.loads(line) for line in complete), start == 0)

@@ -1,0 +1,62 @@
+"""The parser: what each verb takes, and one clear line for what it does not."""
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.arguments import VERBS, Request, parse
+from workers.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("line", "request_"),
+    [
+        ("launch", Request("launch")),
+        (
+            "launch experiment=x --accept-changes 'a.b=[0,1]' --debug ~c",
+            Request("launch", overrides=("experiment=x", "'a.b=[0,1]'", "~c"), accept_changes=True, debug=True),
+        ),
+        ("--debug plan --json dataset@datasets.target=folder", None),
+        ("status runs/a=b --watch", Request("status", run_dir=Path("runs/a=b"), watch=True)),
+        ("submit run combine=weighted", Request("submit", run_dir=Path("run"), overrides=("combine=weighted",))),
+        (
+            "predict run a.jpg --top 3 photos --out x.csv",
+            Request("predict", Path("run"), images=(Path("a.jpg"), Path("photos")), top=3, out=Path("x.csv")),
+        ),
+        ("ui", Request("ui")),
+        ("ui run", Request("ui", run_dir=Path("run"))),
+    ],
+)
+def test_parse_of_a_well_formed_line_keeps_every_word(line: str, request_: Request | None) -> None:
+    wanted = request_ or Request("plan", overrides=("dataset@datasets.target=folder",), json=True, debug=True)
+    assert parse(line.split()) == wanted
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("", "give a verb"),
+        ("lunch", "did you mean `launch`?"),
+        ("xyzzy", "choose from launch"),
+        ("status", "needs a run directory"),
+        ("predict run", "at least one image"),
+        ("launch runs/mine", "run_dir=runs/mine"),
+        ("launch --acept-changes", "did you mean --accept-changes?"),
+        ("report run a=b", "does not take a=b"),
+        ("predict run a.jpg --top 0", "--top 0"),
+        ("predict run a.jpg --top many", "--top"),
+        ("status run --accept-changes", "no flag --accept-changes"),
+        ("--jsn", "--jsn"),
+    ],
+)
+def test_parse_of_a_malformed_line_says_what_to_change_in_one_line(line: str, said: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        parse(line.split())
+    assert said in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_examples_of_help_are_well_formed_lines(verb: str) -> None:
+    for example in VERBS[verb].examples:
+        assert parse(example.split()[1:]).verb == verb

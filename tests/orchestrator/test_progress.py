@@ -1,0 +1,142 @@
+"""The display: plain lines as text, the live one rendered to a recording console."""
+
+import io
+from dataclasses import replace
+
+from rich.console import Console
+
+from orchestrator.progress import Display, current_stages, trend
+from orchestrator.status import RunStatus, StageStatus, State
+
+
+def _stage(member: str, stage: str = "target", **changes: object) -> StageStatus:
+    waiting = StageStatus(
+        member=member,
+        stage=stage,
+        state=State.waiting,
+        step=0,
+        num_updates=100,
+        epoch=0.0,
+        num_epochs=10,
+        batch_size=32,
+        val_error=None,
+        images_per_second=None,
+        remaining_s=None,
+        error=None,
+        at_chance=False,
+    )
+    return replace(waiting, **changes)  # type: ignore[arg-type]
+
+
+def _running(member: str, step: int = 50, stage: str = "target") -> StageStatus:
+    return _stage(
+        member,
+        stage,
+        state=State.running,
+        step=step,
+        epoch=step / 10,
+        val_error=0.25,
+        images_per_second=1234.0,
+        remaining_s=65.0,
+    )
+
+
+def _run(*stages: StageStatus, state: State = State.running) -> RunStatus:
+    return RunStatus(name="digits-1a2b3c4d", state=state, stages=stages)
+
+
+def _plain(*shown: tuple[float, RunStatus]) -> list[str]:
+    stream = io.StringIO()
+    now = iter([time_s for time_s, _ in shown])
+    display = Display(stream, clock=lambda: next(now))
+    for _, status in shown:
+        display.show(status)
+    display.close()
+    return stream.getvalue().splitlines()
+
+
+def test_plain_output_within_ten_seconds_and_nothing_new_adds_no_line() -> None:
+    first = _plain((0.0, _run(_running("base-1"))))
+    assert _plain((0.0, _run(_running("base-1"))), (9.9, _run(_running("base-1", step=60)))) == first
+
+
+def test_plain_output_after_ten_seconds_says_epoch_error_rate_and_time_left() -> None:
+    lines = _plain((0.0, _run(_stage("base-1"))), (10.0, _run(_running("base-1"))))
+    assert lines[0] == "digits-1a2b3c4d: running, 0%, 0 of 1 stages done"
+    assert lines[1] == "base-1/target: running"
+    assert lines[2] == "digits-1a2b3c4d: running, 50%, 0 of 1 stages done, 1,234 images/s, 1 min 05 s left"
+    assert lines[3].split("  ")[1:] == [
+        "base-1/target",
+        "running    ",
+        "50/100 updates",
+        "val error 25.0%",
+        "epoch 5.0/10",
+        "1,234 images/s",
+        "1 min 05 s left",
+    ]
+
+
+def test_plain_output_at_a_state_change_says_it_at_once_and_once() -> None:
+    done = replace(_running("base-1"), state=State.done, val_error=0.1)
+    lines = _plain((0.0, _run(_running("base-1"))), (1.0, _run(done)), (2.0, _run(done)))
+    assert lines.count("base-1/target: done, val error 10.0%") == 1
+
+
+def test_plain_output_of_a_member_at_chance_and_of_a_failure_says_so() -> None:
+    lines = _plain(
+        (0.0, _run(_running("a"), _running("b"))),
+        (1.0, _run(replace(_running("a"), at_chance=True), _stage("b", state=State.failed, error="loss became NaN"))),
+    )
+    assert "a/target: running, still at chance" in lines
+    assert "b/target: failed (loss became NaN)" in lines
+
+
+def test_plain_output_holds_no_control_characters() -> None:
+    text = "\n".join(_plain((0.0, _run(_running("a"))), (20.0, _run(_running("a", 70)))))
+    assert "\x1b" not in text and "\r" not in text
+
+
+def _rendered(*shown: RunStatus) -> str:
+    console = Console(record=True, width=120, force_terminal=True, file=io.StringIO())
+    display = Display(io.StringIO(), clock=lambda: 0.0, console=console)
+    for status in shown:
+        display.show(status)
+    display.close()
+    view = Console(record=True, width=120, file=io.StringIO())
+    view.print(display.render(shown[-1]))
+    return view.export_text()
+
+
+def test_live_display_shows_overall_and_one_line_a_member() -> None:
+    status = _run(
+        _stage("six-1", "superset", state=State.done, step=100),
+        _running("six-1"),
+        _running("base-1"),
+        _stage("base-2"),
+    )
+    lines = _rendered(status).splitlines()
+    assert "digits-1a2b3c4d" in lines[0] and "50%" in lines[0] and "1 of 4 stages" in lines[0]
+    assert "2,468 images/s" in lines[0] and "left" in lines[0]
+    assert [line.split()[1] for line in lines[2:]] == ["six-1", "base-1", "base-2"]
+    assert all(word in lines[2] for word in ("target", "5/10", "25.0%", "1,234", "1 min 05 s"))
+    assert "waiting" in lines[4]
+
+
+def test_live_display_draws_the_errors_seen_so_far() -> None:
+    shown = [_run(replace(_running("a"), val_error=error)) for error in (0.9, 0.9, 0.5, 0.1)]
+    assert "█▅▁" in _rendered(*shown)
+
+
+def test_live_display_flags_a_member_at_chance_and_shows_a_failure() -> None:
+    text = _rendered(_run(replace(_running("a"), at_chance=True), _stage("b", state=State.failed, error="NaN loss")))
+    assert "still at chance" in text and "NaN loss" in text
+
+
+def test_current_stages_of_a_finished_member_is_its_last() -> None:
+    stages = (_stage("a", "superset", state=State.done), _stage("a", "target", state=State.done))
+    assert [stage.stage for stage in current_stages(_run(*stages))] == ["target"]
+
+
+def test_trend_of_equal_errors_is_flat_and_of_one_is_empty() -> None:
+    assert trend([0.4, 0.4, 0.4]) == "▁▁▁"
+    assert trend([0.4]) == ""
