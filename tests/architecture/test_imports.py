@@ -1,6 +1,5 @@
 """What importing the project costs and pulls in: the driver must start without torch, Ray or MLflow."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +13,8 @@ HEAVY = {"torch", "torchvision", "ray", "mlflow", "matplotlib", "sklearn"}
 def _loaded(statement: str) -> set[str]:
     """The heavy packages that a fresh interpreter holds after `statement`."""
     code = f"{statement}\nimport sys\nprint(*({HEAVY!r} & set(sys.modules)))"
-    run = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=CHECKOUT, env=dict(os.environ), check=True
-    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=CHECKOUT)
+    assert run.returncode == 0, run.stderr
     return set(run.stdout.split())
 
 
