@@ -1,0 +1,265 @@
+"""Members as Ray actors. The only module that knows Ray.
+
+Ray's own retries are off: an actor restart only runs `__init__` again, and the driver's ledger holds the budgets. A
+local Ray listens on loopback alone, under a token of its own that lives in this process's environment, and dies with
+the driver (`process_guard`). Ray is imported late: `--help` and `plan` do without it.
+"""
+
+import contextlib
+import math
+import os
+import secrets
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator import process_guard
+from orchestrator.member_actor import Completed, Duties, Lost, MemberActor, Outcome, failure_of, worker_duties
+from workers.errors import ClusterLost, ConfigError
+from workers.protocol import PredictSpec, StageSpec
+
+if TYPE_CHECKING:
+    from orchestrator.config import ClusterConfig
+
+# Ray's plasma socket lies ~60 characters below its folder, and a Unix socket's path has at most 107.
+_LONGEST_TEMPORARY_ROOT = 40
+# Nothing but specs and outcomes, a few KB each, goes through the object store.
+_OBJECT_STORE_BYTES = 80 * 1024 * 1024
+_NUM_THREADS = 2
+_LOCAL_ENVIRONMENT = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Named for Windows and macOS, it makes any local Ray use 127.0.0.1 as its address; without it the raylet and its
+    # agents listen on every interface (measured on 2.60).
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # Ray would otherwise hide all GPUs from actors that ask for none, or none of them, depending on its version.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
+    "RAY_DEDUP_LOGS": "0",
+}
+
+
+@dataclass(frozen=True)
+class Node:
+    """What one machine of the cluster offers."""
+
+    cpus: float
+    gpus: float
+
+
+def available_cpus() -> int:
+    """The cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def count_slots(nodes: Sequence[Node], cpus_per_member: int, gpus_per_member: float) -> int:
+    """How many members run at once.
+
+    Raises:
+        ConfigError: not one node has room for a member; Ray would wait for ever without a word.
+    """
+    slots = sum(_slots_of(node, cpus_per_member, gpus_per_member) for node in nodes)
+    if slots:
+        return slots
+    most_cpus = max((node.cpus for node in nodes), default=0)
+    most_gpus = max((node.gpus for node in nodes), default=0)
+    raise ConfigError(
+        f"a member asks for {cpus_per_member} CPUs and {gpus_per_member:g} GPUs, but no node has more than "
+        f"{most_cpus:g} CPUs and {most_gpus:g} GPUs: lower cluster.cpus_per_member or cluster.gpus_per_member"
+    )
+
+
+def _slots_of(node: Node, cpus_per_member: int, gpus_per_member: float) -> int:
+    by_cpu = math.floor(node.cpus / cpus_per_member)
+    return min(by_cpu, math.floor(node.gpus / gpus_per_member + 1e-9)) if gpus_per_member else by_cpu
+
+
+def check_resources(settings: "ClusterConfig") -> None:
+    """Refuses at once what the machine or the cluster cannot give, before anything on disk is touched.
+
+    Raises:
+        ConfigError: no node has room for a member, or the cluster does not answer.
+    """
+    if settings.address is None:
+        nodes = [Node(available_cpus(), _local_gpus() if settings.gpus_per_member else 0)]
+    else:
+        with _attached(settings.address):
+            nodes = _nodes()
+    count_slots(nodes, settings.cpus_per_member, settings.gpus_per_member)
+
+
+@contextmanager
+def open_cluster(settings: "ClusterConfig") -> Iterator["RayCluster"]:
+    """A local Ray of our own, or the cluster at `settings.address`, for the length of the block.
+
+    Raises:
+        ConfigError: no node has room for a member, or the cluster does not answer.
+    """
+    with _local() if settings.address is None else _attached(settings.address):
+        slots = count_slots(_nodes(), settings.cpus_per_member, settings.gpus_per_member)
+        cluster = RayCluster(slots, settings.cpus_per_member, settings.gpus_per_member)
+        try:
+            yield cluster
+        finally:
+            cluster.close()
+
+
+@contextmanager
+def _local() -> Iterator[None]:
+    mark = uuid.uuid4().hex
+    root = tempfile.gettempdir()
+    if len(root) > _LONGEST_TEMPORARY_ROOT:
+        root = "/tmp"
+    folder = Path(tempfile.mkdtemp(prefix="septet-ray-", dir=root))
+    environment = {**_LOCAL_ENVIRONMENT, "RAY_AUTH_TOKEN": secrets.token_hex(32), process_guard.MARK: mark}
+    with process_guard.guarding(mark, folder), _environment(environment):
+        import ray
+
+        # "local": otherwise Ray attaches to whatever cluster it finds.
+        ray.init(
+            address="local",
+            num_cpus=available_cpus(),
+            object_store_memory=_OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            log_to_driver=False,
+            configure_logging=False,
+            _temp_dir=str(folder),
+        )
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _attached(address: str) -> Iterator[None]:
+    import ray
+
+    try:
+        ray.init(address=address, log_to_driver=False, configure_logging=False)
+    except (ConnectionError, ray.exceptions.RayError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"cluster.address={address}: no Ray cluster answers there ({reason})") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Sets variables for this process and what it starts, and puts back what was there."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _nodes() -> list[Node]:
+    import ray
+
+    described: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return [
+        Node(node["Resources"].get("CPU", 0), node["Resources"].get("GPU", 0)) for node in described if node["Alive"]
+    ]
+
+
+def _local_gpus() -> int:
+    """What Ray itself would find, without starting it."""
+    from ray._private.accelerators import get_accelerator_manager_for_resource
+
+    manager = get_accelerator_manager_for_resource("GPU")
+    return manager.get_current_node_num_accelerators() if manager else 0
+
+
+class RayCluster:
+    """A `member_actor.Cluster` of Ray actors."""
+
+    def __init__(
+        self,
+        num_slots: int,
+        cpus_per_member: int,
+        gpus_per_member: float,
+        duties: Callable[[], Duties] = worker_duties,
+    ) -> None:
+        self._num_slots = num_slots
+        self._resources = {"num_cpus": cpus_per_member, "num_gpus": gpus_per_member}
+        self._duties = duties
+        self._actors: dict[str, Any] = {}
+        self._calls: dict[Any, str] = {}
+
+    @property
+    def num_slots(self) -> int:
+        return self._num_slots
+
+    def acquire(self, member: str, member_dir: Path) -> None:
+        import ray
+
+        # Two threads: one for the stage, one for the `stop` that reaches it.
+        actor: Any = ray.remote(MemberActor)
+        options = actor.options(max_restarts=0, max_concurrency=_NUM_THREADS, **self._resources)
+        self._actors[member] = options.remote(member_dir, self._duties)
+
+    def release(self, member: str) -> None:
+        import ray
+
+        actor = self._actors.pop(member, None)
+        if actor is not None:
+            self._calls = {call: of for call, of in self._calls.items() if of != member}
+            ray.kill(actor)
+
+    def run_stage(self, spec: StageSpec) -> None:
+        self._calls[self._actors[spec.member].run_stage.remote(spec)] = spec.member
+
+    def predict(self, spec: PredictSpec) -> None:
+        self._calls[self._actors[spec.member].predict.remote(spec)] = spec.member
+
+    def stop(self, member: str) -> None:
+        self._actors[member].stop.remote()
+
+    def poll(self, timeout_s: float) -> Sequence[Completed]:
+        import ray
+
+        if not self._calls:
+            return ()
+        try:
+            ray.wait(list(self._calls), timeout=timeout_s)
+            ready, _ = ray.wait(list(self._calls), num_returns=len(self._calls), timeout=0)
+            return [Completed(self._calls.pop(call), self._outcome(call)) for call in ready]
+        except _cluster_errors() as error:
+            raise ClusterLost(
+                f"the Ray cluster is gone ({type(error).__name__}); run the same command again"
+            ) from error
+
+    def close(self) -> None:
+        """Ends every actor; the cluster may be gone already."""
+        for member in list(self._actors):
+            with contextlib.suppress(*_cluster_errors()):
+                self.release(member)
+
+    def _outcome(self, call: Any) -> Outcome:
+        import ray
+        from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayTaskError, WorkerCrashedError
+
+        try:
+            outcome: Outcome = ray.get(call)
+        except (RayActorError, WorkerCrashedError, NodeDiedError, OutOfMemoryError) as error:
+            return Lost(" ".join(str(error).split()))
+        except RayTaskError as error:
+            return failure_of(error)
+        return outcome
+
+
+def _cluster_errors() -> tuple[type[Exception], ...]:
+    from ray.exceptions import LocalRayletDiedError, RaySystemError, RpcError
+
+    return (LocalRayletDiedError, RaySystemError, RpcError, ConnectionError)
