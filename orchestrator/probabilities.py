@@ -50,4 +50,5 @@ def ranks(block: NDArray[Any], labels: Labels) -> NDArray[np.int64]:
     own = block[np.arange(len(block)), labels][:, None]
     lower_index = np.arange(block.shape[1])[None, :] < labels[:, None]
     ahead = (block > own) | ((block == own) & lower_index)
-    return ahead.sum(axis=1, dtype=np.int64)
+    place: NDArray[np.int64] = ahead.sum(axis=1, dtype=np.int64)
+    return place

@@ -1,0 +1,153 @@
+"""Opens members' stored predictions; none pass that are missing, damaged, of other data, or no probabilities.
+
+The members are the plan's, never what a folder holds. Files are read in blocks, not mapped: pages of a mapped file
+count as this process's memory, and seven members of 100,000 × 1,000 are 2.8 GB.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.probabilities import Block, blocks
+from orchestrator.run_data import SplitData
+from workers.errors import CheckFailed, MemberFailed
+from workers.protocol import SplitPredictions
+
+SUM_TOLERANCE = 1e-3
+_ITEM_BYTES = 4
+_SHOWN_ROWS = 3
+
+
+@dataclass(frozen=True)
+class MemberPredictions:
+    """One member's checked probabilities of a split; slices are read from disk when taken.
+
+    `uniform` are rows whose image could not be read: whatever the member says of them, they are uniform.
+    """
+
+    member: str
+    path: Path
+    about: SplitPredictions
+    offset_bytes: int
+    uniform: tuple[int, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.about.num_rows, self.about.num_classes)
+
+    def __getitem__(self, rows: slice, /) -> Block:
+        """Rows `start:stop` (step 1) as a fresh float32 array."""
+        start, stop, step = rows.indices(self.about.num_rows)
+        assert step == 1, "a contiguous slice"
+        block = self.stored(start, max(start, stop))
+        for row in self.uniform:
+            if start <= row < stop:
+                block[row - start] = 1 / self.about.num_classes
+        return block
+
+    def stored(self, start: int, stop: int) -> Block:
+        """Rows `start:stop` as the file has them."""
+        row_items = self.about.num_classes
+        with self.path.open("rb") as file:
+            file.seek(self.offset_bytes + start * row_items * _ITEM_BYTES)
+            items = np.fromfile(file, dtype="<f4", count=(stop - start) * row_items)
+        if items.size != (stop - start) * row_items:
+            raise CheckFailed(f"{self.path}: became shorter while it was read; run `septet launch` again")
+        return items.astype(np.float32, copy=False).reshape(stop - start, row_items)
+
+
+def open_predictions(
+    directories: Mapping[str, Path], split: SplitData, num_classes: int
+) -> tuple[MemberPredictions, ...]:
+    """Opens and checks every member's predictions of `split`, in the order of `directories` (member → folder).
+
+    Raises:
+        MemberFailed: predictions of some members are missing (all are named).
+        CheckFailed: a file is damaged, of other rows or classes, or holds rows that are no probabilities.
+    """
+    missing = [
+        member
+        for member, folder in directories.items()
+        if not ((folder / f"{split.name}.npy").is_file() and (folder / f"{split.name}.json").is_file())
+    ]
+    if missing:
+        plural = "members" if len(missing) > 1 else "member"
+        raise MemberFailed(
+            f"{plural} {', '.join(missing)}: no predictions of {split.name} in {directories[missing[0]]}; "
+            "run `septet launch` again"
+        )
+    return tuple(_open(member, folder, split, num_classes) for member, folder in directories.items())
+
+
+def all_present(directories: Mapping[str, Path], split: str) -> bool:
+    """Whether every member has a file of predictions of `split`, be it valid or not."""
+    return all((folder / f"{split}.npy").is_file() for folder in directories.values())
+
+
+def _open(member: str, folder: Path, split: SplitData, num_classes: int) -> MemberPredictions:
+    path = folder / f"{split.name}.npy"
+    about = _read_about(member, folder / f"{split.name}.json")
+    if about.rows_sha256 != split.rows_sha256:
+        raise CheckFailed(f"member {member}: {path} is of other images than data/{split.name}.rows.txt; predict again")
+    try:
+        header = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise CheckFailed(f"member {member}: {path} is not a whole .npy file ({error}); predict again") from error
+    wanted = (len(split.rows), num_classes)
+    if header.shape != wanted or header.dtype != np.dtype("<f4") or not header.flags.c_contiguous:
+        raise CheckFailed(
+            f"member {member}: {path} holds {header.dtype} {header.shape}, not float32 {wanted}; predict again"
+        )
+    if (about.num_rows, about.num_classes) != wanted:
+        raise CheckFailed(
+            f"member {member}: {path.with_suffix('.json')} says {about.num_rows} rows of {about.num_classes} classes, "
+            f"not {wanted[0]} of {wanted[1]}; predict again"
+        )
+    opened = MemberPredictions(member, path, about, int(header.offset), split.unreadable)
+    del header
+    _check_content(opened, split)
+    return opened
+
+
+def _read_about(member: str, path: Path) -> SplitPredictions:
+    try:
+        return SplitPredictions(**json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise CheckFailed(f"member {member}: {path} is damaged ({error}); predict again") from error
+
+
+def _check_content(predictions: MemberPredictions, split: SplitData) -> None:
+    """One pass over the file: its sha256, and that every row is a probability distribution."""
+    digest = hashlib.sha256()
+    with predictions.path.open("rb") as file:
+        digest.update(file.read(predictions.offset_bytes))
+    bad: list[int] = []
+    for rows in blocks(*predictions.shape[:2]):
+        block = predictions.stored(rows.start, rows.stop)
+        digest.update(block.data)
+        if len(bad) < _SHOWN_ROWS:
+            bad.extend((np.flatnonzero(~_are_distributions(block)) + rows.start).tolist())
+    if bad:
+        shown = ", ".join(f"{row} ({split.rows[row]})" for row in bad[:_SHOWN_ROWS])
+        raise CheckFailed(
+            f"member {predictions.member}: {predictions.path} has rows that are no probabilities, the first {shown}; "
+            "predict again"
+        )
+    if digest.hexdigest() != predictions.about.sha256:
+        raise CheckFailed(
+            f"member {predictions.member}: {predictions.path} differs from the sha256 in "
+            f"{predictions.path.with_suffix('.json').name}: changed since it was predicted; predict again"
+        )
+
+
+def _are_distributions(block: NDArray[Any]) -> NDArray[np.bool_]:
+    # A NaN fails every comparison, an infinity makes the sum infinite: neither passes.
+    sums = block.sum(axis=1, dtype=np.float64)
+    result: NDArray[np.bool_] = (block >= 0).all(axis=1) & (np.abs(sums - 1) <= SUM_TOLERANCE)
+    return result

@@ -1,0 +1,92 @@
+"""Reads RUN_DIR/data, what a run keeps of its target dataset: enough to score and to submit without the dataset."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workers.errors import DataError, StorageError
+
+SPLITS = ("dev", "val", "test")
+
+
+@dataclass(frozen=True)
+class SplitData:
+    """One split: `rows` are paths below the split in file order, `labels` (rows,) int64 where it has any.
+
+    `sizes` (rows, 2) int32 are original width and height in pixels; `unreadable` are row indexes; `rows_sha256` is of
+    the rows file's bytes.
+    """
+
+    name: str
+    rows: tuple[str, ...]
+    rows_sha256: str
+    labels: NDArray[np.int64] | None
+    sizes: NDArray[np.int32]
+    unreadable: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class RunData:
+    """The target dataset's classes, digest and splits; a split without images is absent."""
+
+    digest: str
+    classes: tuple[str, ...]
+    splits: Mapping[str, SplitData]
+
+    @property
+    def scored(self) -> tuple[str, ...]:
+        """Splits that scores are reported on, the main one first: test where it has labels, then val."""
+        return tuple(name for name in ("test", "val") if name in self.splits and self.splits[name].labels is not None)
+
+    @property
+    def submitted(self) -> str:
+        """The split of the submission: test, or val where there is no test."""
+        return "test" if "test" in self.splits else "val"
+
+    def labels(self, split: str) -> NDArray[np.int64]:
+        """The labels of a split that has them."""
+        labels = self.splits[split].labels
+        assert labels is not None, f"{split} has no labels"
+        return labels
+
+
+def read_run_data(folder: Path) -> RunData:
+    """Reads `folder` (RUN_DIR/data).
+
+    Raises:
+        DataError: there is none yet.
+        StorageError: its files are damaged or do not agree.
+    """
+    try:
+        about = json.loads((folder / "dataset.json").read_text())
+        classes = _lines((folder / "classes.txt").read_bytes())
+        # The counts say which splits there are, not the files: those of an earlier export may lie beside them.
+        splits = {name: _read_split(folder, name, about) for name in SPLITS if about["counts"].get(name, 0)}
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DataError(f"{folder}: {error.filename or 'a file'} is missing; run `septet launch` first") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise StorageError(f"{folder}: damaged ({error}); remove it and run `septet launch` again") from error
+    return RunData(str(about["digest"]), classes, splits)
+
+
+def _read_split(folder: Path, name: str, about: Mapping[str, Any]) -> SplitData:
+    content = (folder / f"{name}.rows.txt").read_bytes()
+    rows = _lines(content)
+    labels_path = folder / f"{name}.labels.npy"
+    labels = np.load(labels_path, allow_pickle=False).astype(np.int64) if labels_path.exists() else None
+    sizes = np.load(folder / f"{name}.sizes.npy", allow_pickle=False)
+    if {len(rows), len(sizes), len(rows if labels is None else labels)} != {about["counts"][name]}:
+        raise ValueError(f"{name}: rows, labels, sizes and the count in dataset.json differ in number")
+    unreadable = tuple(int(row) for row in about.get("unreadable", {}).get(name, ()))
+    return SplitData(name, rows, hashlib.sha256(content).hexdigest(), labels, sizes, unreadable)
+
+
+def _lines(content: bytes) -> tuple[str, ...]:
+    # Not splitlines(): a file name may hold U+2028 or a form feed. Names that are not UTF-8 survive as surrogates.
+    return tuple(content.decode(errors="surrogateescape").removesuffix("\n").split("\n")) if content else ()

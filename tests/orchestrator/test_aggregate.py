@@ -1,0 +1,222 @@
+"""Stored predictions are opened only when whole, of the right images, and probabilities."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from orchestrator.aggregate import open_predictions
+from orchestrator.combine import mean
+from orchestrator.run_data import SplitData, read_run_data
+from workers.errors import CheckFailed, DataError, MemberFailed, StorageError
+from workers.protocol import SplitPredictions
+
+NUM_CLASSES = 6
+
+
+def make_split(num_rows: int = 20, unreadable: tuple[int, ...] = ()) -> SplitData:
+    rows = tuple(f"{index:03d}.png" for index in range(num_rows))
+    digest = hashlib.sha256("".join(f"{row}\n" for row in rows).encode()).hexdigest()
+    return SplitData("test", rows, digest, None, np.full((num_rows, 2), 8, np.int32), unreadable)
+
+
+def store_predictions(folder: Path, split: SplitData, probabilities: np.ndarray) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{split.name}.npy"
+    np.save(path, probabilities)
+    about = SplitPredictions(
+        split=split.name,
+        num_rows=len(probabilities),
+        num_classes=probabilities.shape[1],
+        rows_sha256=split.rows_sha256,
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        checkpoint="step-00000010",
+        checkpoint_sha256="c" * 64,
+    )
+    (folder / f"{split.name}.json").write_text(json.dumps(asdict(about)))
+
+
+def draw(seed: int, num_rows: int = 20) -> np.ndarray:
+    return np.random.default_rng(seed).dirichlet(np.ones(NUM_CLASSES), size=num_rows).astype(np.float32)
+
+
+@pytest.fixture
+def directories(tmp_path: Path) -> dict[str, Path]:
+    folders = {name: tmp_path / name / "predictions" for name in ("a", "b")}
+    for seed, folder in enumerate(folders.values()):
+        store_predictions(folder, make_split(), draw(seed))
+    return folders
+
+
+def test_open_predictions_whole_files_give_what_was_stored(directories: dict[str, Path]) -> None:
+    opened = open_predictions(directories, make_split(), NUM_CLASSES)
+    assert [one.member for one in opened] == ["a", "b"]
+    for seed, one in enumerate(opened):
+        np.testing.assert_array_equal(one[:], draw(seed))
+        np.testing.assert_array_equal(one[3:9], draw(seed)[3:9])
+    np.testing.assert_array_equal(mean(opened)[5:6], mean([draw(0), draw(1)])[5:6])
+
+
+def test_open_predictions_folder_that_no_plan_names_is_ignored(directories: dict[str, Path], tmp_path: Path) -> None:
+    store_predictions(tmp_path / "stray" / "predictions", make_split(), draw(9))
+    assert len(open_predictions(directories, make_split(), NUM_CLASSES)) == 2
+
+
+def test_open_predictions_unreadable_images_are_uniform_whatever_members_say(directories: dict[str, Path]) -> None:
+    opened = open_predictions(directories, make_split(unreadable=(0, 7)), NUM_CLASSES)
+    for seed, one in enumerate(opened):
+        expected = draw(seed)
+        expected[[0, 7]] = 1 / NUM_CLASSES
+        np.testing.assert_array_equal(one[:], expected)
+        np.testing.assert_array_equal(one[6:8], expected[6:8])
+
+
+@pytest.mark.parametrize("suffix", ["npy", "json"])
+def test_open_predictions_missing_file_names_every_member_that_lacks_it(
+    directories: dict[str, Path], suffix: str
+) -> None:
+    for folder in directories.values():
+        (folder / f"test.{suffix}").unlink()
+    with pytest.raises(MemberFailed, match="members a, b: no predictions of test"):
+        open_predictions(directories, make_split(), NUM_CLASSES)
+
+
+def spoil(row: int, column: int, value: float) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        probabilities = draw(1)
+        probabilities[row, column] = value
+        store_predictions(folder, make_split(), probabilities)
+
+    return change
+
+
+def store(probabilities: np.ndarray) -> Callable[[Path], None]:
+    return lambda folder: store_predictions(folder, make_split(), probabilities)
+
+
+def cut_short(folder: Path) -> None:
+    path = folder / "test.npy"
+    path.write_bytes(path.read_bytes()[:-5])
+
+
+def flip_bit(folder: Path) -> None:
+    # The lowest bit of a mantissa: still a probability distribution, so that only the sha256 can tell.
+    content = bytearray((folder / "test.npy").read_bytes())
+    content[-4] ^= 1
+    (folder / "test.npy").write_bytes(bytes(content))
+
+
+def damage_json(folder: Path) -> None:
+    (folder / "test.json").write_text("{")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (spoil(4, 2, np.nan), r"first 4 \(004.png\)"),
+        (spoil(19, 0, np.inf), r"first 19 \(019.png\)"),
+        (spoil(0, 0, 0.9), r"first 0 \(000.png\)"),
+        (store(np.tile(np.float32([-0.5, 1.5, 0, 0, 0, 0]), (20, 1))), r"first 0 \(000.png\), 1 .*, 2 "),
+        (store(draw(1)[:, :5]), r"\(20, 5\), not float32 \(20, 6\)"),
+        (store(draw(1)[:19]), r"\(19, 6\)"),
+        (store(draw(1).astype(np.float64)), "float64"),
+        (store(np.asfortranarray(draw(1))), "not float32"),
+        (cut_short, "not a whole .npy"),
+        (flip_bit, "sha256"),
+        (damage_json, "damaged"),
+    ],
+)
+def test_open_predictions_spoilt_file_is_refused_naming_member_and_place(
+    directories: dict[str, Path], change: Callable[[Path], None], words: str
+) -> None:
+    change(directories["b"])
+    with pytest.raises(CheckFailed, match=words) as caught:
+        open_predictions(directories, make_split(), NUM_CLASSES)
+    assert "member b" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_open_predictions_of_shuffled_rows_is_refused(directories: dict[str, Path]) -> None:
+    split = make_split()
+    digest = hashlib.sha256("".join(f"{row}\n" for row in reversed(split.rows)).encode()).hexdigest()
+    shuffled = SplitData(split.name, split.rows[::-1], digest, None, split.sizes, ())
+    with pytest.raises(CheckFailed, match=r"member a: .*other images"):
+        open_predictions(directories, shuffled, NUM_CLASSES)
+
+
+MEASURE = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from orchestrator.aggregate import open_predictions
+from orchestrator.combine import mean
+from orchestrator.run_data import SplitData
+from orchestrator.score import score
+import hashlib
+folder, num_rows = Path(sys.argv[1]), int(sys.argv[2])
+rows = tuple(f"{index:06d}" for index in range(num_rows))
+digest = hashlib.sha256("".join(f"{row}\\n" for row in rows).encode()).hexdigest()
+split = SplitData("test", rows, digest, None, np.zeros((num_rows, 2), np.int32), ())
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+members = open_predictions({str(index): folder for index in range(7)}, split, 1000)
+score(mean(members), np.zeros(num_rows, np.int64))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_seven_members_streamed_memory_does_not_grow_with_the_files(tmp_path: Path) -> None:
+    num_rows = 20_000  # 80 MB a member: 560 MB in all.
+    rows = tuple(f"{index:06d}" for index in range(num_rows))
+    digest = hashlib.sha256("".join(f"{row}\n" for row in rows).encode()).hexdigest()
+    split = SplitData("test", rows, digest, None, np.zeros((num_rows, 2), np.int32), ())
+    store_predictions(tmp_path, split, np.full((num_rows, 1000), 1e-3, np.float32))
+    output = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(tmp_path), str(num_rows)], capture_output=True, text=True, check=True
+    ).stdout
+    grown_bytes = int(output) * 1024
+    assert grown_bytes < 160e6
+
+
+def write_run_data(folder: Path, counts: dict[str, int]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "classes.txt").write_text("cat\ngreat dane\n")
+    for split, count in counts.items():
+        (folder / f"{split}.rows.txt").write_text("".join(f"{split}{index}\u2028.png\n" for index in range(count)))
+        np.save(folder / f"{split}.sizes.npy", np.full((count, 2), 5, np.int32))
+        if split != "test":
+            np.save(folder / f"{split}.labels.npy", np.zeros(count, np.int64))
+    about = {"digest": "d", "counts": {"train": 3, "dev": 0, **counts}, "unreadable": {"test": [1]}}
+    (folder / "dataset.json").write_text(json.dumps(about))
+
+
+def test_read_run_data_exported_folder_gives_classes_rows_and_labels(tmp_path: Path) -> None:
+    write_run_data(tmp_path / "data", {"val": 3, "test": 2})
+    data = read_run_data(tmp_path / "data")
+    assert data.classes == ("cat", "great dane")
+    assert data.splits["test"].rows == ("test0\u2028.png", "test1\u2028.png")
+    assert data.splits["test"].labels is None
+    assert data.splits["test"].unreadable == (1,)
+    assert (data.scored, data.submitted, set(data.splits)) == (("val",), "test", {"val", "test"})
+
+
+def test_read_run_data_no_test_split_submits_val(tmp_path: Path) -> None:
+    write_run_data(tmp_path / "data", {"val": 3})
+    assert read_run_data(tmp_path / "data").submitted == "val"
+
+
+def test_read_run_data_absent_is_a_data_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="septet launch"):
+        read_run_data(tmp_path / "data")
+
+
+def test_read_run_data_rows_and_labels_of_different_number_is_refused(tmp_path: Path) -> None:
+    write_run_data(tmp_path / "data", {"val": 3})
+    np.save(tmp_path / "data" / "val.labels.npy", np.zeros(2, np.int64))
+    with pytest.raises(StorageError, match="differ in number"):
+        read_run_data(tmp_path / "data")
