@@ -1,0 +1,311 @@
+"""Composes the configuration with Hydra and checks it: the only module that knows Hydra and OmegaConf.
+
+Hydra puts the groups of `conf/` together; what a key may be called and hold is decided by `config_schema`, so that
+a mistake anywhere gets one line with the nearest right name. Nothing is instantiated from a configuration.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from orchestrator.config_schema import (
+    GROUPS,
+    TARGET,
+    Config,
+    MemberConfig,
+    RootLayer,
+    TrackingConfig,
+    default_run_dir,
+    is_safe_name,
+)
+from orchestrator.members import resolve_members, stage_names
+from orchestrator.overlay import choices, mapping, overlay
+from workers.errors import ConfigError
+from workers.settings import DatasetSettings
+
+__all__ = ["Config", "compose", "default_run_dir", "group_options", "reopen", "to_yaml"]
+
+_PATH_KEYS = ("run_dir", "datasets.store", "submission.template", "submission.class_ids")
+_DATASET_PATH_KEYS = ("root", "classes")
+_DEFAULT_URI = "sqlite:///mlflow.db"
+
+
+def compose(overrides: Sequence[str], config_dir: Path | None = None) -> Config:
+    """Composes `conf/` with `overrides` and checks every key and value.
+
+    Args:
+        overrides: Hydra overrides; `key=value` may name new members, datasets and sweep axes without a `+`.
+        config_dir: a folder of the user's own groups, searched after `conf/`.
+
+    Raises:
+        ConfigError: one line naming the full key, with the nearest right name.
+    """
+    with _hydra(config_dir) as loader:
+        parsed = [_parse(text, loader) for text in overrides]
+        prefix = _search_path(config_dir)
+        for override in parsed:
+            _check_override(override, loader, prefix)
+        selected = _selected_packages(parsed, prefix)
+        texts = [_ready(override, selected) for override in parsed]
+        composed = _one_line(lambda: hydra.compose("config", [*prefix, *texts], return_hydra_config=True))
+        chosen = {str(key): str(value) for key, value in composed.hydra.runtime.choices.items()}
+    config = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+    OmegaConf.set_struct(config, False)
+    config.experiment = chosen.get("experiment", "")
+    return _checked(config, _Asked(tuple(parsed), frozenset(chosen)))
+
+
+def reopen(text: str, overrides: Sequence[str] = ()) -> Config:
+    """Reads a run directory's config.yaml again, for verbs that take `RUN_DIR` and a few overrides.
+
+    Group choices (`combine=weighted`) replace that group; only groups that the plan does not depend on make sense here.
+
+    Raises:
+        ConfigError: as `compose`.
+    """
+    config = _one_line(lambda: OmegaConf.create(text))
+    with _hydra(None) as loader:
+        parsed = [_parse(override, loader) for override in overrides]
+        for override in parsed:
+            _check_override(override, loader, [])
+            group = override.key_or_group
+            if group in ("experiment", "dataset", "ensemble") or override.is_delete():
+                raise ConfigError(f"{override.input_line}: cannot be changed in a run that exists; launch a new run")
+            if group in GROUPS:
+                config = OmegaConf.merge(config, _one_line(partial(hydra.compose, f"{group}/{override.value()}")))
+            else:
+                _one_line(partial(OmegaConf.update, config, group, override.value(), force_add=True))
+    if not isinstance(config, DictConfig):
+        raise ConfigError("config.yaml: not a mapping; restore the run directory's file")
+    return _checked(config, None)
+
+
+def to_yaml(config: Config) -> str:
+    """The composed configuration as YAML; references such as `${oc.env:TOKEN}` stay references."""
+    return config.yaml
+
+
+def group_options(config_dir: Path | None = None) -> dict[str, tuple[str, ...]]:
+    """What each group offers, by group."""
+    with _hydra(config_dir) as loader:
+        prefix = _search_path(config_dir)
+        return {group: tuple(loader.get_group_options(group, overrides=prefix)) for group in GROUPS}
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a person asked for: parsed overrides, and the groups (`dataset@datasets.target`) that were chosen."""
+
+    overrides: tuple[Override, ...]
+    chosen: frozenset[str]
+
+    def names_below(self, key: str) -> Iterator[str]:
+        """Names that value overrides put directly below `key`."""
+        prefix = f"{key}."
+        for override in self.overrides:
+            if override.key_or_group.startswith(prefix) and not override.is_delete():
+                yield override.key_or_group.removeprefix(prefix).split(".", 1)[0]
+
+
+@contextmanager
+def _hydra(config_dir: Path | None) -> Iterator[ConfigLoader]:
+    if config_dir is not None and not config_dir.is_dir():
+        raise ConfigError(f"--config-dir {config_dir}: no such folder")
+    with hydra.initialize_config_module("conf", version_base="1.3", job_name="septet"):
+        yield GlobalHydra.instance().config_loader()
+
+
+def _search_path(config_dir: Path | None) -> list[str]:
+    if config_dir is None:
+        return []
+    quoted = str(config_dir.resolve()).replace("\\", "\\\\").replace("'", "\\'")
+    return [f"hydra.searchpath=['file://{quoted}']"]
+
+
+def _one_line(action: Any) -> Any:
+    """Runs a Hydra or OmegaConf action; their errors become ours, first line only."""
+    try:
+        return action()
+    except (HydraException, OmegaConfBaseException) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        key = getattr(error, "full_key", None)
+        where = f"{key}: " if key else ""
+        raise ConfigError(where + (lines[0] if lines else type(error).__name__)) from error
+
+
+def _parse(text: str, loader: ConfigLoader) -> Override:
+    try:
+        override = OverridesParser.create(loader).parse_overrides([text])[0]
+    except HydraException as error:
+        raise ConfigError(
+            f"{text}: not an override; write key=value, and put quotes around a value that has commas, brackets, "
+            "spaces or signs, as in \"key='a value'\""
+        ) from error
+    if override.is_sweep_override():
+        key = override.key_or_group
+        raise ConfigError(
+            f"{text}: several values; write a list ({key}=[a,b]), or ensemble=sweep with sweep.{key}=[a,b]"
+        )
+    return override
+
+
+def _check_override(override: Override, loader: ConfigLoader, prefix: list[str]) -> None:
+    """A group's option must exist; a plain key is checked after composing."""
+    group = override.key_or_group
+    if group.split(".", 1)[0] == "hydra":
+        raise ConfigError(f"{override.input_line}: Hydra's own settings have no effect here; leave it out")
+    if override.package is not None and group not in GROUPS:
+        raise ConfigError(f"{group}@{override.package}: no such group; {choices(group, GROUPS)}")
+    if group not in GROUPS or override.is_delete():
+        return
+    options = loader.get_group_options(group, overrides=prefix)
+    if group == "dataset" and not (override.package or "").startswith("datasets."):
+        raise ConfigError(f"{override.input_line}: say for which dataset, as in dataset@datasets.target=folder")
+    value = override.value()
+    if value not in options:
+        shown = "null" if value is None else str(value)
+        raise ConfigError(f"{_key_of(override)}={shown}: {choices(shown, options)}")
+
+
+def _key_of(override: Override) -> str:
+    return override.key_or_group if override.package is None else f"{override.key_or_group}@{override.package}"
+
+
+def _selected_packages(parsed: Sequence[Override], prefix: list[str]) -> frozenset[str]:
+    """Which `group@package` the chosen experiment already selects: an override of any other needs Hydra's `+`."""
+    if not any(override.package for override in parsed):
+        return frozenset()
+    experiment = [str(override.input_line) for override in parsed if override.key_or_group == "experiment"]
+    composed = _one_line(lambda: hydra.compose("config", [*prefix, *experiment], return_hydra_config=True))
+    return frozenset(str(key) for key in composed.hydra.runtime.choices)
+
+
+def _ready(override: Override, selected: frozenset[str]) -> str:
+    text = str(override.input_line)
+    if override.type is not OverrideType.CHANGE:
+        return text
+    if override.key_or_group not in GROUPS:
+        return f"++{text}"
+    if override.package is not None and _key_of(override) not in selected:
+        return f"+{text}"
+    return text
+
+
+def _checked(composed: DictConfig, asked: _Asked | None) -> Config:
+    _absolute_paths(composed)
+    raw = _one_line(lambda: OmegaConf.to_container(composed, resolve=True, throw_on_missing=True))
+    _refuse_targets(raw, "")
+    root = overlay(RootLayer(), raw, "")
+    members = resolve_members(root)
+    datasets = {name: value for name, value in root.datasets.items() if name != "store"}
+    settings = {name: _dataset(name, value) for name, value in datasets.items()}
+    if TARGET not in settings:
+        raise ConfigError("datasets.target: missing; choose its source, as in dataset@datasets.target=folder")
+    if asked is not None:
+        _refuse_strays(asked, root, settings, members)
+    return Config(
+        experiment=root.experiment,
+        seed=root.seed,
+        run_dir=root.run_dir,
+        store=_absolute(str(root.datasets.get("store", "~/.cache/septet"))),
+        datasets=settings,
+        members=members,
+        tracking=TrackingConfig(_tracking_uri(root.tracking.uri), root.tracking.required),
+        cluster=root.cluster,
+        combine=root.combine,
+        submission=root.submission,
+        predict=root.predict,
+        checkpoint_updates=root.checkpoint_updates,
+        precision=root.precision,
+        yaml=OmegaConf.to_yaml(composed, resolve=False),
+    )
+
+
+def _dataset(name: str, values: object) -> DatasetSettings:
+    key = f"datasets.{name}"
+    if not is_safe_name(name):
+        raise ConfigError(
+            f"{key}: a dataset's name is 1 to 64 of letters, digits and _ . = , - and starts with no sign"
+        )
+    settings = overlay(DatasetSettings(), mapping(values, key), key)
+    root = None if settings.root is None else str(_absolute(settings.root))
+    classes = None if settings.classes is None else str(_absolute(settings.classes))
+    return replace(settings, root=root, classes=classes)
+
+
+def _refuse_strays(
+    asked: _Asked, root: RootLayer, datasets: Mapping[str, DatasetSettings], members: Mapping[str, MemberConfig]
+) -> None:
+    """Open mappings take any name, so a mistyped one shows only in that nothing uses it."""
+    used = {stage.dataset for member in members.values() for stage in member.stages.values()}
+    for name in asked.names_below("datasets"):
+        if name in datasets and name not in used and f"dataset@datasets.{name}" not in asked.chosen:
+            others = [other for other in (*datasets, "store") if other != name]
+            raise ConfigError(f"datasets.{name}: no stage uses it; {choices(name, others)}")
+    stages = stage_names(members)
+    for name in asked.names_below("ensemble.stages"):
+        if name in root.ensemble.stages and name not in stages:
+            raise ConfigError(f"ensemble.stages.{name}: no member has such a stage; {choices(name, stages)}")
+
+
+def _refuse_targets(value: object, key: str) -> None:
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            _refuse_targets(item, f"{key}[{index}]")
+    if isinstance(value, dict):
+        for name, item in value.items():
+            inner = f"{key}.{name}" if key else str(name)
+            if name == "_target_":
+                raise ConfigError(f"{inner}: classes cannot be named in a configuration; remove it")
+            _refuse_targets(item, inner)
+
+
+def _absolute(path: str) -> Path:
+    return Path(path).expanduser().absolute()
+
+
+def _absolute_paths(composed: DictConfig) -> None:
+    """Makes the text that is kept independent of the working directory; references are left as they are."""
+    datasets = [name for name in OmegaConf.select(composed, "datasets", default={}) if name != "store"]
+    below = [f"datasets.{name}.{field}" for name in datasets for field in _DATASET_PATH_KEYS]
+    for key in (*_PATH_KEYS, *below):
+        value = _written(composed, key)
+        if isinstance(value, str):
+            OmegaConf.update(composed, key, str(_absolute(value)))
+    uri = _written(composed, "tracking.uri")
+    if isinstance(uri, str) or (uri is None and not os.environ.get("MLFLOW_TRACKING_URI")):
+        OmegaConf.update(composed, "tracking.uri", _tracking_uri(uri), force_add=True)
+
+
+def _written(composed: DictConfig, key: str) -> Any:
+    """The value at `key`: None where there is none, ... where it is a reference that must stay one."""
+    parent, _, name = key.rpartition(".")
+    node = OmegaConf.select(composed, parent) if parent else composed
+    if not isinstance(node, DictConfig) or name not in node:
+        return None
+    return ... if OmegaConf.is_interpolation(node, name) else node.get(name)
+
+
+def _tracking_uri(explicit: str | None) -> str:
+    """The store's address, relative files resolved against the working directory."""
+    uri = explicit or os.environ.get("MLFLOW_TRACKING_URI") or _DEFAULT_URI
+    if uri.startswith("sqlite:///"):
+        return f"sqlite:///{_absolute(uri.removeprefix('sqlite:///'))}"
+    if uri.startswith("file:") and not uri.startswith("file://"):
+        return _absolute(uri.removeprefix("file:")).as_uri()
+    if ":" not in uri and uri != "databricks":
+        return str(_absolute(uri))
+    return uri

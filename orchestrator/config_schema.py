@@ -1,0 +1,226 @@
+"""The configuration as typed, frozen values: what `orchestrator.config` checks against and hands out.
+
+`*Layer` classes are the schema of what a person writes; `Config` is what the rest of the program reads. No Hydra here.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from workers.settings import DatasetSettings, KeptCheckpoint, TrainingSettings
+
+GROUPS = (
+    "experiment",
+    "dataset",
+    "ensemble",
+    "model",
+    "optimizer",
+    "schedule",
+    "augmentation",
+    "init",
+    "cluster",
+    "tracking",
+    "combine",
+    "submission",
+)
+# The registry that builds these imports torch, so its names are repeated here; a test holds the two together.
+MODEL_NAMES = ("alexnet",)
+TARGET = "target"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.=,-]{0,63}")
+
+
+class CombineMethod(StrEnum):
+    """How members' probabilities become the ensemble's."""
+
+    mean = "mean"
+    weighted = "weighted"
+    geometric = "geometric"
+
+
+class SubmissionFormat(StrEnum):
+    """The layout of the submission file."""
+
+    ilsvrc = "ilsvrc"
+    tiny_imagenet = "tiny_imagenet"
+    labels = "labels"
+    probabilities = "probabilities"
+    kaggle_loc = "kaggle_loc"
+
+
+class Precision(StrEnum):
+    """The arithmetic of forward and backward passes."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+@dataclass(frozen=True)
+class ClusterConfig:
+    """Where members run and what each may use; `address` None is a local Ray of the run's own.
+
+    `max_failures` bounds the attempts of a stage that end in its own error, `max_losses` those whose process or node
+    was lost.
+    """
+
+    address: str | None = None
+    cpus_per_member: int = 1
+    gpus_per_member: float = 0.0
+    max_failures: int = 3
+    max_losses: int = 20
+
+    def __post_init__(self) -> None:
+        if self.cpus_per_member < 1:
+            raise ValueError(f"cpus_per_member={self.cpus_per_member}: give 1 or more")
+        gpus = self.gpus_per_member
+        if gpus < 0 or (gpus > 1 and not float(gpus).is_integer()):
+            raise ValueError(f"gpus_per_member={gpus}: give a share of one GPU or a whole number of them")
+        for name in ("max_failures", "max_losses"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)}: give 0 or more")
+
+
+@dataclass(frozen=True)
+class TrackingLayer:
+    """As written: `uri` None means MLFLOW_TRACKING_URI, else a SQLite file in the working directory."""
+
+    uri: str | None = None
+    required: bool = True
+
+
+@dataclass(frozen=True)
+class TrackingConfig:
+    """As used: `uri` is absolute."""
+
+    uri: str
+    required: bool
+
+
+@dataclass(frozen=True)
+class CombineConfig:
+    method: CombineMethod = CombineMethod.mean
+
+
+@dataclass(frozen=True)
+class SubmissionConfig:
+    """`template` is a sample submission to follow; `class_ids` a file with one `<class> <id>` a line."""
+
+    format: SubmissionFormat = SubmissionFormat.labels
+    template: str | None = None
+    class_ids: str | None = None
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    checkpoint: KeptCheckpoint = KeptCheckpoint.last
+
+
+@dataclass(frozen=True)
+class StageLayer(TrainingSettings):
+    """What may be written of a stage; `epochs` is short for `schedule.epochs`."""
+
+    dataset: str | None = None
+    epochs: int | None = None
+    init_from: str | None = None
+    reset: tuple[str, ...] = ()
+    freeze: tuple[str, ...] = ()
+    lr_scale: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class MemberLayer(TrainingSettings):
+    """What may be written of a member, over the groups' settings."""
+
+    seed: int | None = None
+    stages: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.seed is not None and self.seed < 0:
+            raise ValueError(f"seed={self.seed}: give 0 or more")
+
+
+@dataclass(frozen=True)
+class EnsembleLayer:
+    """`members` by name; `stages`: defaults of all members' stages of that name; `template`: what a sweep copies."""
+
+    members: Mapping[str, Any] = field(default_factory=dict)
+    stages: Mapping[str, Any] = field(default_factory=dict)
+    template: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class RootLayer(TrainingSettings):
+    """The whole composed configuration as written."""
+
+    experiment: str = ""
+    seed: int = 0
+    run_dir: str | None = None
+    datasets: Mapping[str, Any] = field(default_factory=dict)
+    ensemble: EnsembleLayer = EnsembleLayer()
+    sweep: Mapping[str, Any] = field(default_factory=dict)
+    cluster: ClusterConfig = ClusterConfig()
+    tracking: TrackingLayer = TrackingLayer()
+    combine: CombineConfig = CombineConfig()
+    submission: SubmissionConfig = SubmissionConfig()
+    predict: PredictConfig = PredictConfig()
+    checkpoint_updates: int = 200
+    precision: Precision = Precision.fp32
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ValueError(f"seed={self.seed}: give 0 or more")
+        if self.checkpoint_updates < 1:
+            raise ValueError(f"checkpoint_updates={self.checkpoint_updates}: give 1 or more")
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One stage, all defaults resolved; `init_from` is still as written (`<stage>` or `<member>.<stage>`)."""
+
+    dataset: str
+    init_from: str | None
+    reset: tuple[str, ...]
+    freeze: tuple[str, ...]
+    lr_scale: tuple[tuple[str, float], ...]
+    settings: TrainingSettings
+
+
+@dataclass(frozen=True)
+class MemberConfig:
+    """One member; `seed` None means the run's."""
+
+    name: str
+    seed: int | None
+    stages: Mapping[str, StageConfig]
+
+
+@dataclass(frozen=True)
+class Config:
+    """The checked configuration of a run. `yaml` is its composed text, interpolations (secrets) unresolved."""
+
+    experiment: str
+    seed: int
+    run_dir: str | None
+    store: Path
+    datasets: Mapping[str, DatasetSettings]
+    members: Mapping[str, MemberConfig]
+    tracking: TrackingConfig
+    cluster: ClusterConfig
+    combine: CombineConfig
+    submission: SubmissionConfig
+    predict: PredictConfig
+    checkpoint_updates: int
+    precision: Precision
+    yaml: str = field(default="", repr=False, compare=False)
+
+
+def default_run_dir(experiment: str, plan_hash: str) -> Path:
+    """Where a run lies when `run_dir` is not given."""
+    return Path("runs") / f"{experiment}-{plan_hash[:8]}"
+
+
+def is_safe_name(name: str) -> bool:
+    """Whether `name` can be a member, stage or dataset: a folder name that needs no quoting."""
+    return _NAME.fullmatch(name) is not None

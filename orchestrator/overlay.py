@@ -1,0 +1,151 @@
+"""Lays nested plain values over frozen dataclasses, with every key and value checked.
+
+A small converter of our own rather than a structured OmegaConf schema: it keeps dataclasses frozen, reports the full
+key, and knows the nearest right name.
+"""
+
+import dataclasses
+import difflib
+import math
+import types
+from collections.abc import Iterable, Iterator, Mapping
+from enum import StrEnum
+from functools import cache
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from workers.errors import ConfigError
+
+T = TypeVar("T")
+
+_WANTED: dict[object, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+
+
+def overlay(base: T, values: object, key: str) -> T:
+    """Returns `base`, a dataclass instance, with `values` laid over it.
+
+    Args:
+        base: instance whose class is the schema; nested dataclasses are overlaid in turn.
+        values: a mapping from field names to plain values (text, numbers, lists, mappings, None).
+        key: dotted key of `base` in the configuration ("" at the root), for messages.
+
+    Raises:
+        ConfigError: an unknown key, a value of the wrong kind, or one that the dataclass refuses.
+    """
+    entries = mapping(values, key)
+    schema: type = type(base)
+    hints = field_types(schema)
+    changes: dict[str, Any] = {}
+    for name, value in entries.items():
+        if name not in hints:
+            raise unknown_key(key, name, schema)
+        inner = join(key, name)
+        current = getattr(base, name)
+        if dataclasses.is_dataclass(hints[name]) and not isinstance(current, type):
+            changes[name] = overlay(current, value, inner)
+        else:
+            changes[name] = _convert(hints[name], value, inner)
+    try:
+        return dataclasses.replace(base, **changes)  # type: ignore[type-var]
+    except ValueError as error:
+        raise ConfigError(join(key, str(error))) from error
+
+
+def mapping(values: object, key: str) -> dict[str, Any]:
+    """`values` as a dict with text keys, or ConfigError if it is not a mapping."""
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{key}={_shown(values)}: give keys below {key}, as in {key}.<key>=<value>")
+    return {str(name): value for name, value in values.items()}
+
+
+def join(key: str, name: str) -> str:
+    """The dotted key of `name` below `key`."""
+    return f"{key}.{name}" if key else name
+
+
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The known name most like `name`, if one is."""
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
+    return matches[0] if matches else None
+
+
+def choices(name: str, known: Iterable[str]) -> str:
+    """The end of a message: the nearest known name where there is one, then all of them."""
+    names = sorted(known)
+    close = nearest(name, names)
+    asked = f"did you mean {close}? " if close else ""
+    return f"{asked}(known: {', '.join(names) or 'none'})"
+
+
+def unknown_key(key: str, name: str, schema: type) -> ConfigError:
+    """The error for a key that `schema` lacks: a sibling, or the same name further in, is suggested."""
+    fields = field_types(schema)
+    inner = {path.rsplit(".", 1)[-1]: path for path in sorted(_leaves(schema), reverse=True)}
+    close = inner.get(name) or nearest(name, fields)
+    if close is None and (alike := nearest(name, inner)):
+        close = inner[alike]
+    if close is None:
+        return ConfigError(f"{join(key, name)}: no such key (known: {', '.join(sorted(fields))})")
+    return ConfigError(f"{join(key, name)}: no such key; did you mean {join(key, close)}?")
+
+
+@cache
+def field_types(schema: type) -> dict[str, Any]:
+    """Field names of a dataclass and their resolved types, in order."""
+    hints = get_type_hints(schema)
+    return {field.name: hints[field.name] for field in dataclasses.fields(schema)}
+
+
+def _leaves(schema: type) -> Iterator[str]:
+    for name, hint in field_types(schema).items():
+        yield name
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+            yield from (f"{name}.{inner}" for inner in _leaves(hint))
+
+
+def _convert(hint: Any, value: object, key: str) -> Any:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (Union, types.UnionType):
+        if value is None:
+            return None
+        return _convert(next(kind for kind in arguments if kind is not types.NoneType), value, key)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{key}={_shown(value)}: give a list, as in {key}=[…]")
+        return tuple(_convert(arguments[0], item, f"{key}[{index}]") for index, item in enumerate(value))
+    if origin is not None:
+        return {name: _convert(arguments[1], item, join(key, name)) for name, item in mapping(value, key).items()}
+    if issubclass(hint, StrEnum):
+        return _member_of(hint, value, key)
+    return _scalar(hint, value, key)
+
+
+def _member_of(enum: type[StrEnum], value: object, key: str) -> StrEnum:
+    names = [str(member) for member in enum]
+    if isinstance(value, str) and value in names:
+        return enum(value)
+    raise ConfigError(f"{key}={_shown(value)}: {choices(_shown(value), names)}")
+
+
+def _scalar(kind: type, value: object, key: str) -> object:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if kind is bool and isinstance(value, bool):
+        return value
+    if kind is int and is_number and isinstance(value, int):
+        return value
+    if kind is float and isinstance(value, int | float) and is_number and math.isfinite(value):
+        return float(value)
+    if kind is str and isinstance(value, str):
+        return value
+    if kind is str and is_number and isinstance(value, int):
+        return str(value)
+    raise ConfigError(f"{key}={_shown(value)}: give {_WANTED[kind]}")
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value)
