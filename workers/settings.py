@@ -137,7 +137,8 @@ class OptimizerSettings:
 
 @dataclass(frozen=True)
 class ScheduleSettings:
-    """`cuts` cuts by `factor`, each after `patience` epochs without a better dev error, no later than its `latest` share.
+    """`cuts` cuts by `factor`, each after `patience` epochs without a better dev error
+    or at its share in `latest`.
 
     `fixed` cuts exactly at the shares in `latest`. Patience is not counted while dev error is still at chance.
     `warmup_updates` raise the rate linearly from zero.

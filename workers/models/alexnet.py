@@ -1,4 +1,4 @@
-"""AlexNet and its six-conv variant at any width and input size (Krizhevsky et al. 2012; the release's nets 145, 146)."""
+"""AlexNet and its six-conv variant at any width and size (Krizhevsky et al. 2012; the release's nets 145, 146)."""
 
 import torch
 from torch import Tensor, nn

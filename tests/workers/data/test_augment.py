@@ -1,0 +1,60 @@
+"""Draws of an epoch depend on (seed, epoch) alone; crops, reflections and colour do what their names say."""
+
+import numpy as np
+import torch
+
+from workers.data.augment import PixelStatistics, crop, draw_epoch, to_input
+from workers.settings import AugmentationSettings
+
+DEFAULT = AugmentationSettings()
+PLAIN = PixelStatistics(mean=torch.zeros(3), std=torch.ones(3), components=torch.eye(3))
+
+
+def test_draws_same_seed_and_epoch_are_equal_and_others_differ() -> None:
+    first, again = draw_epoch(5, 2, 100, 8, DEFAULT), draw_epoch(5, 2, 100, 8, DEFAULT)
+    assert all(np.array_equal(getattr(first, name), getattr(again, name)) for name in ("order", "offsets", "colour"))
+    for other in (draw_epoch(5, 3, 100, 8, DEFAULT), draw_epoch(6, 2, 100, 8, DEFAULT)):
+        assert not np.array_equal(first.order, other.order)
+        assert not np.array_equal(first.offsets, other.offsets)
+
+
+def test_order_visits_every_image_once() -> None:
+    assert sorted(draw_epoch(0, 0, 1000, 8, DEFAULT).order) == list(range(1000))
+
+
+def test_offsets_reach_both_ends_of_the_margin() -> None:
+    offsets = draw_epoch(0, 0, 5000, 8, DEFAULT).offsets
+    assert offsets.min() == 0
+    assert offsets.max() == 8
+
+
+def test_switched_off_augmentation_is_the_centre_crop_unreflected() -> None:
+    draws = draw_epoch(0, 0, 50, 8, AugmentationSettings(random_crop=False, reflect=False, colour_std=0))
+    assert (draws.offsets == 4).all()
+    assert not draws.flips.any()
+    assert not draws.colour.any()
+
+
+def test_crop_cuts_the_window_and_reflects_left_to_right() -> None:
+    image = np.arange(6 * 6 * 3, dtype=np.uint8).reshape(1, 6, 6, 3)
+    offsets = np.array([[1, 2]])
+    plain = crop(image, offsets, np.array([False]), 4)
+    assert np.array_equal(plain[0], image[0, 1:5, 2:6])
+    assert np.array_equal(crop(image, offsets, np.array([True]), 4)[0], plain[0, :, ::-1])
+
+
+def test_input_is_normalised_by_channel() -> None:
+    statistics = PixelStatistics(torch.tensor([0.1, 0.2, 0.3]), torch.tensor([0.5, 0.25, 0.2]), torch.eye(3))
+    pixels = np.full((1, 2, 2, 3), 51, dtype=np.uint8)
+    expected = torch.tensor([0.2, 0.0, -0.5])
+    torch.testing.assert_close(to_input(pixels, statistics, None)[0, :, 0, 0], expected)
+
+
+def test_colour_shift_moves_along_the_components_alike_in_every_pixel() -> None:
+    components = torch.tensor([[1.0, 0, 0], [1.0, 2.0, 0], [0, 0, 3.0]])
+    statistics = PixelStatistics(torch.zeros(3), torch.ones(3), components)
+    pixels = np.random.default_rng(0).integers(0, 255, (1, 4, 4, 3), dtype=np.uint8)
+    shifted = to_input(pixels, statistics, np.array([[0.5, 0.0, 1.0]], dtype=np.float32))
+    moved = shifted - to_input(pixels, statistics, None)
+    torch.testing.assert_close(moved[0, :, 1, 2], torch.tensor([0.5, 0.5, 3.0]))
+    torch.testing.assert_close(moved[0, :, 0, 0], moved[0, :, 3, 3])

@@ -1,0 +1,77 @@
+"""The network: published counts, normalisation equal to torch's own, layers where the literature has them."""
+
+import pytest
+import torch
+from torch import nn
+
+from workers.errors import ConfigError
+from workers.models.alexnet import initialise
+from workers.models.counts import count
+from workers.models.lrn import LocalResponseNorm
+from workers.models.registry import build
+from workers.settings import InitScheme, InitSettings, ModelSettings
+
+SMALL = ModelSettings(input_size=56, width=0.25, conv1_kernel=5, conv1_stride=2, fc_units=64)
+
+
+@pytest.mark.parametrize(("num_convs", "published"), [(5, 60_965_224), (6, 61_555_304)])
+def test_parameters_at_1000_classes_equal_the_published_count(num_convs: int, published: int) -> None:
+    settings = ModelSettings(num_convs=num_convs)
+    with torch.device("meta"):
+        built = sum(parameter.numel() for parameter in build(settings, 1000).parameters())
+    assert built == published == count(settings, 1000).num_parameters
+
+
+def test_multiply_adds_at_1000_classes_equal_the_published_count() -> None:
+    assert count(ModelSettings(), 1000).num_macs == 724_406_816
+
+
+def test_ungrouped_net_has_the_published_parameters() -> None:
+    assert count(ModelSettings(groups=1), 1000).num_parameters == 62_378_344
+
+
+@pytest.mark.parametrize("settings", [SMALL, ModelSettings(input_size=28, width=0.25, conv1_kernel=5, conv1_stride=1)])
+def test_counts_of_scaled_nets_equal_the_built_ones(settings: ModelSettings) -> None:
+    model = build(settings, 10)
+    assert count(settings, 10).num_parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert model(torch.zeros(2, 3, settings.input_size, settings.input_size)).shape == (2, 10)
+
+
+def test_true_geometry_gives_the_published_feature_maps() -> None:
+    with torch.device("meta"):
+        layers = build(ModelSettings(), 1000).layers
+    assert [conv.size for conv in layers.convs] == [55, 27, 13, 13, 13]
+    assert layers.linears[0].in_features == 9216
+
+
+def test_input_too_small_for_the_poolings_is_refused() -> None:
+    with pytest.raises(ConfigError, match="input_size=16"):
+        count(ModelSettings(input_size=16), 10)
+
+
+def test_unknown_model_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(ConfigError, match="did you mean alexnet"):
+        build(ModelSettings(name="alexnett"), 10)
+
+
+@pytest.mark.parametrize("beta", [0.75, 0.5])
+def test_response_norm_equals_torch_forward_and_backward(beta: float) -> None:
+    generator = torch.Generator().manual_seed(3)
+    images = torch.randn(2, 16, 5, 7, dtype=torch.double, generator=generator).requires_grad_()
+    weights = torch.randn(2, 16, 5, 7, dtype=torch.double, generator=generator)
+    ours = LocalResponseNorm(16, 5, 0.3, beta, 2.0)
+    theirs = nn.LocalResponseNorm(5, 0.3, beta, 2.0)
+    torch.testing.assert_close(ours(images), theirs(images), rtol=1e-12, atol=1e-12)
+    gradients = [torch.autograd.grad((norm(images) * weights).sum(), images)[0] for norm in (ours, theirs)]
+    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-12)
+
+
+def test_he_init_has_the_fan_in_variance_and_gaussian_the_given_one() -> None:
+    model = build(SMALL, 10)
+    fc7 = model.get_submodule("fc7")
+    initialise(model, InitSettings(scheme=InitScheme.he), torch.Generator().manual_seed(0))
+    assert fc7.weight.std().item() == pytest.approx((2 / 64) ** 0.5, rel=0.1)
+    initialise(model, InitSettings(scheme=InitScheme.gaussian, std=0.01, bias=1.0), torch.Generator().manual_seed(0))
+    assert fc7.weight.std().item() == pytest.approx(0.01, rel=0.1)
+    ones = {name for name, value in model.named_parameters() if name.endswith("bias") and bool((value == 1).all())}
+    assert ones == {"conv2.bias", "conv4.bias", "conv5.bias", "fc6.bias", "fc7.bias"}
