@@ -62,6 +62,7 @@ def decode(content: bytes, size: int) -> Picture:
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             width, height = image.size
+            # Pillow only warns of these, and a warning filter would be the whole process's.
             if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
                 raise BadImage(f"{width} × {height} pixels are more than the {Image.MAX_IMAGE_PIXELS} allowed")
             scale = _DRAFT_FACTOR * size / min(width, height)

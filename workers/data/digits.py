@@ -6,7 +6,7 @@ The splits are made from the upright digits first; the superset of 40 classes th
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 from PIL import Image
@@ -18,6 +18,23 @@ from workers.settings import DatasetSettings
 TEST_FRACTION = 0.2
 # load_digits counts ink from 0 to 16.
 _BRIGHTEST = 16
+
+
+@dataclass(frozen=True)
+class Digits:
+    """The bundled images, [1797, 8, 8] uint8 of 0…255, and the digit that each shows, [1797] int64."""
+
+    images: np.ndarray
+    targets: np.ndarray
+
+
+@cache
+def bundled_digits() -> Digits:
+    """Reads what scikit-learn brings along."""
+    from sklearn.datasets import load_digits
+
+    loaded = load_digits()
+    return Digits(np.round(loaded.images * (255 / _BRIGHTEST)).astype(np.uint8), loaded.target.astype(np.int64))
 
 
 @dataclass(frozen=True)
@@ -34,20 +51,6 @@ class DigitsListing:
     labelled_test = True
 
     @cached_property
-    def _images(self) -> np.ndarray:
-        """[1797, 8, 8] uint8 of 0…255."""
-        from sklearn.datasets import load_digits
-
-        images: np.ndarray = np.round(load_digits().images * (255 / _BRIGHTEST)).astype(np.uint8)
-        return images
-
-    @cached_property
-    def _digits(self) -> np.ndarray:
-        from sklearn.datasets import load_digits
-
-        return np.asarray(load_digits().target)
-
-    @cached_property
     def classes(self) -> tuple[str, ...]:
         if self.orientations == 1:
             return tuple(str(digit) for digit in range(10))
@@ -58,12 +61,14 @@ class DigitsListing:
         return {split: len(splits[split]) for split in SPLITS}
 
     def fingerprint(self) -> str:
-        return hashlib.sha256(self._images.tobytes() + self._digits.astype(np.int64).tobytes()).hexdigest()
+        digits = bundled_digits()
+        return hashlib.sha256(digits.images.tobytes() + digits.targets.tobytes()).hexdigest()
 
     def rows(self, progress: Callable[[int, int], None]) -> Rows:
+        digits = bundled_digits()
         upright = [
-            Row(f"digit-{index:04d}", str(index), int(digit), hashlib.sha256(self._images[index].tobytes()).digest())
-            for index, digit in enumerate(self._digits)
+            Row(f"digit-{index:04d}", str(index), int(digit), hashlib.sha256(digits.images[index].tobytes()).digest())
+            for index, digit in enumerate(digits.targets)
         ]
         progress(len(upright), len(upright))
         classes = [[row.content for row in upright if row.label == digit] for digit in range(10)]
@@ -104,7 +109,7 @@ class DigitsListing:
 
     def load(self, row: Row, size: int) -> Picture:
         index, _, turns = row.path.partition("@")
-        digit = np.ascontiguousarray(np.rot90(self._images[int(index)], int(turns or 0)))
+        digit = np.ascontiguousarray(np.rot90(bundled_digits().images[int(index)], int(turns or 0)))
         pixels = np.asarray(Image.fromarray(digit).resize((size, size), Image.Resampling.BICUBIC).convert("RGB"))
         return Picture(pixels, digit.shape[1], digit.shape[0])
 

@@ -43,8 +43,8 @@ class ImageFile:
 class FolderListing:
     """All files of a root, not yet read.
 
-    `val` is None where the root has none. `other_val` and `other_test` are labelled images of classes that `classes`
-    leaves out: never a row, but never trained on either.
+    `val` is None where the root has none. `other_held_out` are val and test images of classes that `classes` leaves
+    out: never a row, but their copies are never trained on either.
     """
 
     root: Path
@@ -171,9 +171,11 @@ def _wanted_classes(classes: str, root: Path, train: Mapping[str, object]) -> li
     if not path.is_file():
         raise DataError(f"{classes}: no such file of classes, here or in {root}")
     try:
-        names = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read as text with one class a line: {error}") from error
+    # The first word is the class, what follows may describe it; but a class's own name may hold spaces.
+    names = [line if line in train else line.split()[0] for line in lines]
     if not names:
         raise DataError(f"{path}: names no class: write one a line")
     for name in names:
@@ -190,7 +192,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
     except OSError as error:
         raise DataError(f"{folder}: cannot be listed: {error.strerror}") from error
     for entry in found:
-        if not entry.name.isprintable():
+        if entry.name.splitlines() != [entry.name] or any("\ud800" <= letter <= "\udfff" for letter in entry.name):
             raise DataError(f"{folder}: the name {entry.name!a} does not fit on one line of UTF-8: rename it")
     return found
 

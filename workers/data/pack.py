@@ -1,13 +1,11 @@
 """Writes one split into a store folder: pixels, labels, rows, sizes and contents, each a plain npy or text file."""
 
 import io
-import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from workers.data.decode import BadImage
 from workers.data.listing import Listing, Picture, Row
@@ -27,11 +25,10 @@ class Unreadable:
 
 @dataclass(frozen=True)
 class PackedSplit:
-    """What was written of a split. `keeps_unreadable`: those rows are there, in grey; else they are not."""
+    """What was written of a split: the labels of its rows ([N] int64), and the images that could not be read."""
 
-    num_rows: int
     labels: np.ndarray
-    unreadable: tuple[Unreadable, ...] = field(default=())
+    unreadable: tuple[Unreadable, ...]
 
 
 def pack_split(
@@ -74,7 +71,7 @@ def pack_split(
     contents = np.frombuffer(b"".join(row.content for row in kept), dtype=np.uint8).reshape(-1, 32)
     np.save(folder / f"{split}.contents.npy", contents)
     (folder / f"{split}.rows.txt").write_bytes("".join(f"{row.name}\n" for row in kept).encode())
-    return PackedSplit(len(kept), labels, tuple(unreadable))
+    return PackedSplit(labels, tuple(unreadable))
 
 
 @dataclass(frozen=True)
@@ -90,11 +87,7 @@ def _load_all(listing: Listing, rows: tuple[Row, ...], size: int) -> Iterator[_L
         except BadImage as error:
             return _Loaded(None, str(error))
 
-    with warnings.catch_warnings():
-        # Filters are process-wide, so they are set once here and not in the threads.
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        yield from map_in_order(load, rows)
+    return map_in_order(load, rows)
 
 
 def _header(num_rows: int, size: int) -> bytes:

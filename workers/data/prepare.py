@@ -20,7 +20,7 @@ from workers.data.listing import SPLITS, LeftOut, Listing, options
 from workers.data.pack import Unreadable, pack_split
 from workers.data.sources import open_listing
 from workers.data.store import MANIFEST, SCHEMA, digest_of, open_store, sha256_of
-from workers.errors import DataError
+from workers.errors import DataError, StorageError
 from workers.settings import DatasetSettings, OnBad
 
 _MOST_NAMED = 10
@@ -51,6 +51,7 @@ def prepare(
         StorageError: the store is full, unwritable or damaged.
     """
     listing = open_listing(settings)
+    store_root = store_root.expanduser().absolute()
     key = store_key(settings, listing)
     target = store_root / key
     if target.exists():
@@ -71,8 +72,11 @@ def store_key(settings: DatasetSettings, listing: Listing) -> str:
 def _folder_made(folder: Path) -> Iterator[None]:
     """Makes a folder, and takes it away again if the block fails and left it empty."""
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
-    with storage_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with storage_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise StorageError(f"{folder}: cannot be a folder, a file is in the way: set datasets.store") from error
     try:
         yield
     except BaseException:
@@ -90,8 +94,8 @@ def _locked(path: Path) -> Iterator[None]:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            # The holder before us removed the file: what we hold may no longer be what others will lock.
-            if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+            # The holder before us removed its file: what we hold may not be what the next process will lock.
+            if _is_file_at(descriptor, path):
                 try:
                     yield
                 finally:
@@ -99,6 +103,13 @@ def _locked(path: Path) -> Iterator[None]:
                 return
         finally:
             os.close(descriptor)
+
+
+def _is_file_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _build(
@@ -150,7 +161,8 @@ def _write_store(
         _require_readable(settings, [each for split in unreadable.values() for each in split])
     left_out += [LeftOut(split, each.path, each.reason) for split in unreadable for each in unreadable[split]]
     _require_every_class(settings, listing.classes, labels.get("train", np.empty(0, np.int64)), left_out)
-    files = {path.name: {"size": path.stat().st_size, "sha256": sha256_of(path)} for path in sorted(folder.iterdir())}
+    sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
+    hashes = {name: sha256_of(folder / name) for name in sizes}
     write_json(
         folder / MANIFEST,
         {
@@ -159,11 +171,11 @@ def _write_store(
             "size": settings.size,
             "classes": list(listing.classes),
             "counts": {split: len(labels[split]) if split in labels else 0 for split in SPLITS},
-            "digest": digest_of(listing.classes, {name: entry["sha256"] for name, entry in files.items()}),
+            "digest": digest_of(listing.classes, hashes),
             **asdict(colour_statistics(np.load(folder / "train.images.npy", mmap_mode="r"))),
             "left_out": [asdict(each) for each in left_out],
             "unreadable": {"test": [asdict(each) for each in kept_unreadable]},
-            "files": files,
+            "files": {name: {"size": sizes[name], "sha256": hashes[name]} for name in sizes},
         },
     )
 

@@ -118,13 +118,23 @@ def open_store(path: Path) -> Store:
         ) from error
     except (OSError, ValueError) as error:
         raise _damaged(path, f"{MANIFEST} cannot be read ({error})") from error
-    if manifest.get("schema") != SCHEMA:
-        raise _damaged(path, f"{MANIFEST} has schema {manifest.get('schema')}, not {SCHEMA}")
-    for name, entry in manifest["files"].items():
+    try:
+        store = _from_manifest(path, manifest)
+        sizes = {name: entry["size"] for name, entry in manifest["files"].items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _damaged(path, f"{MANIFEST} lacks {error}") from error
+    for name, size in sizes.items():
         file = path / name
-        found = file.stat().st_size if file.is_file() else None
-        if found != entry["size"]:
-            raise _damaged(path, f"{name} has {found} bytes, not {entry['size']}" if found else f"{name} is missing")
+        if not file.is_file():
+            raise _damaged(path, f"{name} is missing")
+        if file.stat().st_size != size:
+            raise _damaged(path, f"{name} has {file.stat().st_size} bytes, not {size}")
+    return store
+
+
+def _from_manifest(path: Path, manifest: dict[str, Any]) -> Store:
+    if manifest["schema"] != SCHEMA:
+        raise _damaged(path, f"{MANIFEST} has schema {manifest['schema']}, not {SCHEMA}")
     return Store(
         path=path,
         digest=manifest["digest"],
