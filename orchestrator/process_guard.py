@@ -1,24 +1,28 @@
 """A small process that outlives its driver by a moment and ends whatever of the driver's local Ray is left.
 
-Ray 2.60 ends its raylet, GCS and workers about two seconds after a driver's SIGKILL, but leaves two agents for a
-minute or more (measured), and its files for good. The guard waits on a pipe that closes with the driver, however it
-ends. Run as a script, with the mark that the driver put into the environment of all it started, and the folder to
-remove.
+Ray 2.60 ends its raylet, GCS and workers with a killed driver at once, but leaves two agents for a minute or more
+(measured), and its files for good. The agents' parent is gone by then and their environment overwritten, so the guard
+notes Ray's processes while they live. It waits on a pipe that closes with the driver, however that ends.
+
+Run as a script: the driver's pid, the mark in the environment of all that the driver started for Ray, and the folder
+to remove.
 """
 
 import contextlib
 import os
+import select
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 
 MARK = "SEPTET_CLUSTER"
+_LOOK_EVERY_S = 1.0
 _GIVE_UP_S = 10.0
 _PAUSE_S = 0.1
 
@@ -29,9 +33,13 @@ def guarding(mark: str, folder: Path) -> Iterator[None]:
 
     A session of its own keeps a terminal's Ctrl-C from it. `-P` keeps this package's folder off the module path.
     """
-    command = [sys.executable, "-P", str(Path(__file__).resolve()), mark, str(folder)]
+    script = str(Path(__file__).resolve())
     guard = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        [sys.executable, "-P", script, str(os.getpid()), mark, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     try:
         yield
@@ -39,27 +47,45 @@ def guarding(mark: str, folder: Path) -> Iterator[None]:
         guard.communicate()
 
 
-def marked(mark: str) -> list[psutil.Process]:
-    """This user's processes, other than this one, that were started with `mark` in their environment."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            if process.pid != os.getpid() and process.environ().get(MARK) == mark:
-                found.append(process)
+def marked_descendants(driver: int, mark: str) -> set[psutil.Process]:
+    """The driver's children that were started with `mark` in their environment, and all of theirs."""
+    found: set[psutil.Process] = set()
+    with contextlib.suppress(psutil.Error):
+        for child in psutil.Process(driver).children():
+            with contextlib.suppress(psutil.Error, OSError):
+                if child.environ().get(MARK) == mark:
+                    found |= {child, *child.children(recursive=True)}
     return found
 
 
-def end_marked(mark: str) -> None:
-    """Kills the marked processes until none is left: a dying raylet may still start one."""
+def end(processes: Iterable[psutil.Process]) -> None:
+    """Kills those that still live (psutil knows a pid that was given to another process) and waits for their end."""
+    left = list(processes)
     give_up = time.monotonic() + _GIVE_UP_S
-    while (found := marked(mark)) and time.monotonic() < give_up:
-        for process in found:
+    while left and time.monotonic() < give_up:
+        for process in left:
             with contextlib.suppress(psutil.Error):
                 process.kill()
         time.sleep(_PAUSE_S)
+        left = [process for process in left if _lives(process)]
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        # An orphan that nobody has reaped yet is dead all the same.
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def _watch(driver: int, mark: str) -> set[psutil.Process]:
+    """Looks until the driver's end of the pipe closes; gives all that was ever seen and lives."""
+    seen: set[psutil.Process] = set()
+    while not select.select([sys.stdin], [], [], _LOOK_EVERY_S)[0]:
+        seen = {process for process in seen if _lives(process)} | marked_descendants(driver, mark)
+    return seen | marked_descendants(driver, mark)
 
 
 if __name__ == "__main__":
-    sys.stdin.buffer.read()
-    end_marked(sys.argv[1])
-    shutil.rmtree(sys.argv[2], ignore_errors=True)
+    end(_watch(int(sys.argv[1]), sys.argv[2]))
+    shutil.rmtree(sys.argv[3], ignore_errors=True)
