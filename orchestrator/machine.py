@@ -16,14 +16,14 @@ from packaging.utils import canonicalize_name
 from PIL import Image
 
 from orchestrator import ray_cluster, tracking
-from orchestrator.config import Config
+from orchestrator.config_schema import ClusterConfig, Config
 from orchestrator.doctor import Answer, Facts, Place
+from workers.data.decode import FORMATS, BadImage, decode
 from workers.data.sources import survey
 from workers.errors import SeptetError
 from workers.settings import DatasetSettings
 
 _TORCH_TIMEOUT_S = 120
-_TRACKING_TIMEOUT_S = 10.0
 # In a process of its own: a torch that crashes while loading then fails a check instead of the doctor.
 _ASK_TORCH = "import torch; print(torch.cuda.device_count())"
 
@@ -39,7 +39,7 @@ def gather(config: Config) -> Facts:
         installed={name: found for name in map(_name, requirements) if (found := _installed(name))},
         torch=ask_torch(),
         num_gpus=len(list(Path("/proc/driver/nvidia/gpus").glob("*"))),
-        num_cpus=len(os.sched_getaffinity(0)),
+        num_cpus=ray_cluster.available_cpus(),
         cpu_quota=cpu_quota(),
         cpus_per_member=config.cluster.cpus_per_member,
         gpus_per_member=config.cluster.gpus_per_member,
@@ -54,9 +54,9 @@ def gather(config: Config) -> Facts:
         shm_bytes=shutil.disk_usage("/dev/shm").total if Path("/dev/shm").is_dir() else None,
         auth_mode=os.environ.get("RAY_AUTH_MODE"),
         has_auth_token=_has_auth_token(os.environ),
-        image_formats={name: ask_decoder(name) for name in ("JPEG", "PNG")},
-        ray=_ask(lambda: ray_cluster.probe(config.cluster.address)),
-        tracking=_ask(lambda: tracking.probe(config.tracking.uri, _TRACKING_TIMEOUT_S)),
+        image_formats={name: ask_decoder(name) for name in FORMATS},
+        ray=_ask(lambda: ask_ray(config.cluster)),
+        tracking=_ask(lambda: tracking.probe(config.tracking.uri)),
         tracking_required=config.tracking.required,
         datasets={name: ask_dataset(settings) for name, settings in config.datasets.items()},
     )
@@ -77,15 +77,24 @@ def ask_torch() -> Answer:
 
 
 def ask_decoder(name: str) -> Answer:
-    """Writes and reads back a small image of the format `name`, in memory."""
+    """Encodes a small image in the format `name`, and decodes it as preparation does."""
     file = io.BytesIO()
     try:
         Image.new("RGB", (8, 8), (200, 100, 50)).save(file, name)
-        with Image.open(file) as image:
-            image.load()
-    except (OSError, KeyError) as error:
+        decode(file.getvalue(), 8)
+    except (OSError, KeyError, BadImage) as error:
         return Answer(problem=str(error))
     return Answer("works")
+
+
+def ask_ray(settings: ClusterConfig) -> str:
+    """Opens the cluster as a launch would, and closes it again.
+
+    Raises:
+        ConfigError: no answer, or no room for a member.
+    """
+    with ray_cluster.open_cluster(settings) as cluster:
+        return f"{settings.address or 'local'}: room for {cluster.num_slots} members at once"
 
 
 def ask_dataset(settings: DatasetSettings) -> Answer:

@@ -1,0 +1,146 @@
+"""The command's boundary: exit codes, one line on stderr, quick help, closed pipes and signals."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from orchestrator import verbs
+from orchestrator.arguments import VERBS, Request
+from orchestrator.cli import main
+from orchestrator.verbs import Streams
+from workers import errors
+
+_SEPTET = [sys.executable, "-m", "orchestrator.cli"]
+
+
+def _raising(error: BaseException) -> Callable[[Request, Streams], int]:
+    def verb(_request: Request, _streams: Streams) -> int:
+        raise error
+
+    return verb
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.ClusterLost("x"), 1),
+        (errors.ConfigError("x"), 2),
+        (errors.DataError("x"), 3),
+        (errors.MemberFailed("x"), 4),
+        (errors.RunInUse("x"), 5),
+        (errors.RunMismatch("x"), 6),
+        (errors.StorageError("x"), 7),
+        (errors.CheckFailed("x"), 8),
+        (errors.Stopped("x"), 130),
+        (KeyboardInterrupt(), 130),
+        (ZeroDivisionError("division\nby zero"), 1),
+    ],
+)
+def test_main_of_a_verb_that_fails_answers_with_its_exit_code_and_one_line(
+    error: BaseException, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(verbs.VERBS, "doctor", _raising(error))
+    assert main(["doctor"]) == code
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert len(said.err.splitlines()) == 1 and said.err.startswith("septet: ")
+
+
+def test_main_of_an_unexpected_error_hints_at_debug_and_with_it_shows_the_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(verbs.VERBS, "doctor", _raising(ZeroDivisionError("zero")))
+    main(["doctor"])
+    assert "--debug" in capsys.readouterr().err
+    main(["doctor", "--debug"])
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_main_of_a_mistyped_verb_names_the_nearest_and_exits_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["statsu"]) == 2
+    assert capsys.readouterr().err == "septet: no verb `statsu`: did you mean `status`?\n"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_a_verb_shows_an_example_and_its_flags(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([verb, "--help"]) == 0
+    said = capsys.readouterr().out
+    assert VERBS[verb].examples[0] in said
+    assert all(f"--{flag.replace('_', '-')}" in said for flag in VERBS[verb].flags)
+
+
+def test_help_names_every_verb_and_every_verb_is_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    said = capsys.readouterr().out
+    assert all(f"  {verb} " in said for verb in VERBS)
+    assert set(verbs.VERBS) == set(VERBS)
+
+
+def test_version_prints_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("septet ")
+
+
+def _fastest(command: list[str], checkout: Path) -> float:
+    def once() -> float:
+        start = time.perf_counter()
+        subprocess.run(command, cwd=checkout, check=True, capture_output=True)
+        return time.perf_counter() - start
+
+    return min(once() for _ in range(3))
+
+
+def test_help_takes_under_half_a_second_more_than_python_itself(checkout: Path) -> None:
+    assert _fastest([*_SEPTET, "--help"], checkout) - _fastest([sys.executable, "-c", "pass"], checkout) < 0.5
+
+
+def test_reader_that_leaves_early_gets_no_traceback(checkout: Path) -> None:
+    # Unbuffered, argparse itself meets the closed pipe and swallows it.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as closed_at_the_other_end:
+        asked = subprocess.run(
+            [*_SEPTET, "--help"],
+            cwd=checkout,
+            env=environment,
+            stdout=closed_at_the_other_end,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    assert asked.returncode == 128 + signal.SIGPIPE
+    assert asked.stderr == b""
+
+
+def test_sigterm_ends_with_143_and_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+
+    def terminated(_request: Request, _streams: Streams) -> int:
+        signal.raise_signal(signal.SIGTERM)
+        return 0
+
+    monkeypatch.setitem(verbs.VERBS, "doctor", terminated)
+    assert main(["doctor"]) == 143
+    assert capsys.readouterr().err.startswith("septet: terminated")
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("verb", ["status", "predict", "report", "submit", "ui"])
+def test_verb_on_a_folder_that_is_no_run_exits_3_and_names_it(
+    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    absent = tmp_path / "absent"
+    for folder in (tmp_path, absent):
+        words = [verb, str(folder), *(["x.jpg"] if verb == "predict" else [])]
+        assert main(words) == 3
+        said = capsys.readouterr().err
+        assert str(folder) in said and len(said.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
