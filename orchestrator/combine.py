@@ -7,21 +7,13 @@ order give the members in a fixed one (`aggregate` sorts by name).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 import numpy as np
 
+from orchestrator.config_schema import CombineMethod
 from orchestrator.probabilities import Block, Rows
 
 SMALLEST_PROBABILITY = 1e-12
-
-
-class CombineMethod(StrEnum):
-    """How members' probabilities become one."""
-
-    mean = "mean"
-    weighted = "weighted"
-    geometric = "geometric"
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,12 @@ def blocks(num_rows: int, num_classes: int) -> Iterator[slice]:
         yield slice(start, min(start + step, num_rows))
 
 
+def gather(probabilities: Rows, order: NDArray[np.int64]) -> Block:
+    """The rows `order` (any order), as one array; neighbours are read at once."""
+    runs = np.split(order, np.flatnonzero(np.diff(order) != 1) + 1)
+    return np.concatenate([probabilities[int(run[0]) : int(run[-1]) + 1] for run in runs])
+
+
 def top_classes(block: NDArray[Any], k: int) -> NDArray[np.int64]:
     """The `k` most probable classes of each row, best first: (rows, min(k, classes)).
 

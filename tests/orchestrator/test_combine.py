@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator import probabilities, weight_search
-from orchestrator.combine import Combination, Combined, CombineMethod, equal, mean
+from orchestrator.combine import Combination, Combined, equal, mean
+from orchestrator.config_schema import CombineMethod
 from orchestrator.score import score
 
 

@@ -1,0 +1,189 @@
+"""Writes RUN_DIR/submission: one submission file that has been read again and checked, and the manifest that proves it.
+
+The candidate is checked under a temporary name before it takes the place of the last one; a file of another format is
+removed only after the new file and its manifest are committed.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from orchestrator.aggregate import MemberPredictions
+from orchestrator.combine import Combined
+from orchestrator.config_schema import SubmissionConfig, SubmissionFormat
+from orchestrator.run_data import RunData
+from orchestrator.submission_check import check_submission
+from orchestrator.submission_formats import (
+    Question,
+    file_lines,
+    file_name,
+    make_layout,
+    read_class_ids,
+    read_template,
+    row_id,
+)
+from workers import atomic
+from workers.errors import ConfigError
+
+MANIFEST = "manifest.json"
+_FILES = ("submission.txt", "submission.csv")
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What stands behind one member's probabilities; its last stage's name and hash."""
+
+    stage: str
+    stage_hash: str
+
+
+@dataclass(frozen=True)
+class Submission:
+    """The committed file and what manifest.json says of it."""
+
+    path: Path
+    manifest: Mapping[str, Any]
+
+
+def check_config(config: SubmissionConfig) -> None:
+    """Reads the files that `config` names, so that a bad one is told before anything starts.
+
+    Raises:
+        ConfigError: a file is missing or not what it should be.
+    """
+    if config.template is not None:
+        read_template(_text(Path(config.template), "submission.template"), config.template)
+    if config.class_ids is not None:
+        read_class_ids(_text(Path(config.class_ids), "submission.class_ids"), config.class_ids)
+
+
+def ask(config: SubmissionConfig, data: RunData) -> Question:
+    """What the submission must answer: the rows of its split in the format that `config` names.
+
+    Raises:
+        ConfigError: template or class ids are missing, malformed, or do not fit the data.
+    """
+    split = data.splits[data.submitted]
+    template = class_ids = None
+    if config.template is not None:
+        template = read_template(_text(Path(config.template), "submission.template"), config.template)
+    if config.class_ids is not None:
+        class_ids = read_class_ids(_text(Path(config.class_ids), "submission.class_ids"), config.class_ids)
+    question = Question(
+        SubmissionFormat(config.format), split.rows, data.classes, split.sizes, template=template, class_ids=class_ids
+    )
+    make_layout(question)
+    return question
+
+
+def write_submission(
+    folder: Path,
+    config: SubmissionConfig,
+    data: RunData,
+    combined: Combined,
+    members: tuple[MemberPredictions, ...],
+    provenance: Mapping[str, Provenance],
+) -> Submission:
+    """Writes, re-reads and commits the submission of `combined` (the rows of `data.submitted`), then its manifest.
+
+    `members` are those of `combined`, in the same order. The caller holds the run directory's lock.
+
+    Raises:
+        ConfigError: template or class ids do not fit; nothing has been changed.
+        CheckFailed: the file does not say what the probabilities say; nothing has been changed.
+    """
+    question = ask(config, data)
+    folder.mkdir(parents=True, exist_ok=True)
+    atomic.remove_leftovers(folder)
+    path = folder / file_name(question.format)
+    # The prefix makes remove_leftovers take it away if this process dies before the check is over.
+    candidate = folder / f"{atomic.TEMPORARY_PREFIX}{path.name}"
+    try:
+        with atomic.replacing(candidate) as file:
+            for line in file_lines(question, make_layout(question), combined):
+                file.write(line.encode(errors="surrogateescape"))
+        check_submission(candidate, question, combined)
+        sha256 = _sha256(candidate)
+        with atomic.storage_errors(path):
+            candidate.replace(path)
+            atomic.fsync_folder(folder)
+    finally:
+        candidate.unlink(missing_ok=True)
+    manifest = _manifest(config, data, question, combined, members, provenance) | {"sha256": sha256}
+    atomic.write_json(folder / MANIFEST, manifest)
+    for other in _FILES:
+        if other != path.name:
+            (folder / other).unlink(missing_ok=True)
+    return Submission(path, manifest)
+
+
+def _manifest(
+    config: SubmissionConfig,
+    data: RunData,
+    question: Question,
+    combined: Combined,
+    members: tuple[MemberPredictions, ...],
+    provenance: Mapping[str, Provenance],
+) -> dict[str, Any]:
+    split = data.splits[data.submitted]
+    weights = dict(zip((one.member for one in members), combined.combination.weights, strict=True))
+    return {
+        "file": file_name(question.format),
+        "format": question.format.value,
+        "split": split.name,
+        "num_rows": len(split.rows),
+        "num_classes": len(data.classes),
+        "rows_sha256": split.rows_sha256,
+        "data_digest": data.digest,
+        "method": combined.combination.method.value,
+        "weights": weights,
+        "weights_searched_on": combined.combination.searched_on,
+        "weights_note": combined.combination.note,
+        "members": [
+            {
+                "name": one.member,
+                "weight": weights[one.member],
+                "stage": provenance[one.member].stage,
+                "stage_hash": provenance[one.member].stage_hash,
+                "predictions_sha256": one.about.sha256,
+                "checkpoint": one.about.checkpoint,
+                "checkpoint_sha256": one.about.checkpoint_sha256,
+            }
+            for one in members
+        ],
+        "unreadable": [row_id(question.format, split.rows[row]) for row in split.unreadable],
+        "class_ids": _class_ids_note(question),
+        "template": _named_file(config.template),
+        "class_ids_file": _named_file(config.class_ids),
+        "septet_version": version("septet"),
+    }
+
+
+def _class_ids_note(question: Question) -> str:
+    if question.class_ids is not None:
+        return "ids from submission.class_ids"
+    if question.format is SubmissionFormat.ilsvrc:
+        return (
+            "an id is the class's position in data/classes.txt, from 1; ILSVRC2012_IDs are not in that order: give "
+            "submission.class_ids for the real challenge"
+        )
+    return "class names as in data/classes.txt"
+
+
+def _named_file(path: str | None) -> dict[str, str] | None:
+    return None if path is None else {"path": path, "sha256": _sha256(Path(path))}
+
+
+def _text(path: Path, key: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError as error:
+        raise ConfigError(f"{key}={path}: {error.strerror}; give a file that can be read") from error
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,244 @@
+"""What each submission format's file holds, line by line. Pure: values in, text out.
+
+- `ilsvrc` (.txt): up to five class ids (from 1), best first, a line an image (ILSVRC development kit).
+- `tiny_imagenet` (.txt): `test_0.JPEG n01443537`.
+- `labels` (.csv): `id,label`. `probabilities` (.csv): `id,<class>,<class>…`, each value exact to float32.
+- `kaggle_loc` (.csv): `ImageId,PredictionString`; up to five `label 0 0 width height`, the whole image in original
+  pixels.
+
+Lines follow the rows of the split, unless a template (a sample submission) gives ids, order and columns.
+"""
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.config_schema import SubmissionFormat
+from orchestrator.probabilities import Rows, blocks, gather, top_classes
+from workers.errors import ConfigError
+
+MAX_GUESSES = 5
+
+
+@dataclass(frozen=True)
+class Template:
+    """A sample submission: its header and its ids, in its order."""
+
+    header: tuple[str, ...]
+    ids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a submission answers: the images in row order, the classes in index order, and how both are called.
+
+    `rows` are paths below the split, `sizes` (rows, 2) original width and height, `class_ids` class → its name in the
+    file (None: its own name, or in `ilsvrc` its position in `classes`, from 1).
+    """
+
+    format: SubmissionFormat
+    rows: tuple[str, ...]
+    classes: tuple[str, ...]
+    sizes: NDArray[np.int32]
+    template: Template | None = None
+    class_ids: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The file's header, the id and row index of each line, the name of each class, and the class of each column."""
+
+    header: tuple[str, ...]
+    ids: tuple[str, ...]
+    order: NDArray[np.int64]
+    names: tuple[str, ...]
+    columns: tuple[int, ...]
+
+
+def is_csv(submission_format: SubmissionFormat) -> bool:
+    """Whether lines are comma-separated under a header."""
+    return submission_format not in (SubmissionFormat.ilsvrc, SubmissionFormat.tiny_imagenet)
+
+
+def file_name(submission_format: SubmissionFormat) -> str:
+    """`submission.csv` or `submission.txt`."""
+    return "submission.csv" if is_csv(submission_format) else "submission.txt"
+
+
+def read_template(text: str, where: str) -> Template:
+    """Parses a sample submission (csv with a header; the first column holds ids); `where` is for the message."""
+    lines = [line for line in csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline="")) if line]
+    if len(lines) < 2 or len(lines[0]) < 2:
+        raise ConfigError(f"{where}: no sample submission: give a csv with a header, ids in its first column")
+    template = Template(tuple(lines[0]), tuple(line[0] for line in lines[1:]))
+    _require_distinct(template.ids, f"{where}: ids of the template")
+    _require_distinct(template.header, f"{where}: columns of the template")
+    return template
+
+
+def read_class_ids(text: str, where: str) -> dict[str, str]:
+    """Parses lines `class id`; a class may contain spaces, an id may not."""
+    pairs = [line.rsplit(None, 1) for line in text.removeprefix("\ufeff").splitlines() if line.strip()]
+    short = [" ".join(pair) for pair in pairs if len(pair) != 2]
+    if short or not pairs:
+        raise ConfigError(f"{where}: give lines `class id`; not so: {some(short) or 'the file is empty'}")
+    _require_distinct([pair[0].strip() for pair in pairs], f"{where}: classes")
+    _require_distinct([pair[1] for pair in pairs], f"{where}: ids")
+    return {pair[0].strip(): pair[1] for pair in pairs}
+
+
+def make_layout(question: Question) -> Layout:
+    """Fixes ids, order, names and columns; raises ConfigError where the format cannot carry them."""
+    names = _class_names(question)
+    ids, order = _lines_of(question)
+    header, columns = _header_of(question, names)
+    return Layout(header, ids, order, names, columns)
+
+
+def file_lines(question: Question, layout: Layout, probabilities: Rows) -> Iterator[str]:
+    """The lines of the file, each with its newline; `probabilities` (rows, classes) are in row order."""
+    if layout.header:
+        yield _csv_line(layout.header)
+    for part in blocks(len(layout.order), len(layout.names)):
+        order = layout.order[part]
+        ids = layout.ids[part]
+        block = gather(probabilities, order)
+        if question.format is SubmissionFormat.probabilities:
+            for image_id, row in zip(ids, block[:, layout.columns], strict=True):
+                # Nine digits bring every float32 back exactly.
+                yield _csv_line([image_id, *(f"{value:.9g}" for value in row.tolist())])
+            continue
+        best = top_classes(block, MAX_GUESSES)
+        for image_id, row_index, guesses in zip(ids, order, best, strict=True):
+            yield _guess_line(question, image_id, [layout.names[guess] for guess in guesses], int(row_index))
+
+
+def row_id(submission_format: SubmissionFormat, row: str) -> str:
+    """The id of the image whose path below the split is `row`."""
+    if submission_format is SubmissionFormat.tiny_imagenet:
+        return PurePosixPath(row).name
+    if submission_format is SubmissionFormat.kaggle_loc:
+        return PurePosixPath(row).stem
+    return row
+
+
+def some(values: Sequence[str], shown: int = 3) -> str:
+    """The first few of `values`, for a message."""
+    return ", ".join(values[:shown]) + (f" and {len(values) - shown} more" if len(values) > shown else "")
+
+
+def _guess_line(question: Question, image_id: str, names: Sequence[str], row: int) -> str:
+    match question.format:
+        case SubmissionFormat.ilsvrc:
+            return " ".join(names) + "\n"
+        case SubmissionFormat.tiny_imagenet:
+            return f"{image_id} {names[0]}\n"
+        case SubmissionFormat.labels:
+            return _csv_line([image_id, names[0]])
+        case _:
+            width, height = question.sizes[row]
+            return _csv_line([image_id, " ".join(f"{name} 0 0 {width} {height}" for name in names)])
+
+
+def _class_names(question: Question) -> tuple[str, ...]:
+    classes, submission_format = question.classes, question.format
+    if question.class_ids is not None:
+        absent = [name for name in classes if name not in question.class_ids]
+        if absent:
+            raise ConfigError(f"submission.class_ids lacks an id of {some(absent)}; add a line `class id` for each")
+        names = tuple(question.class_ids[name] for name in classes)
+    elif submission_format is SubmissionFormat.ilsvrc:
+        names = tuple(str(position + 1) for position in range(len(classes)))
+    else:
+        names = classes
+    if submission_format is SubmissionFormat.ilsvrc:
+        wrong = [name for name in names if not (name.isascii() and name.isdigit() and int(name) >= 1)]
+        if wrong:
+            raise ConfigError(f"submission=ilsvrc: class ids are whole numbers from 1, not {some(wrong)}")
+    if submission_format in (SubmissionFormat.tiny_imagenet, SubmissionFormat.kaggle_loc):
+        _require_no_space(names, submission_format, "class", "give submission.class_ids, or submission=labels")
+    return names
+
+
+def _lines_of(question: Question) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    """The id of each line and the index of its row."""
+    if question.template is not None:
+        return question.template.ids, _match_template(question.template, question.rows)
+    if question.format is SubmissionFormat.ilsvrc:
+        return question.rows, np.arange(len(question.rows))
+    ids = tuple(row_id(question.format, row) for row in question.rows)
+    _require_distinct(ids, f"submission={question.format}: ids of images")
+    if question.format is SubmissionFormat.tiny_imagenet:
+        _require_no_space(ids, question.format, "file name", "rename the file, or choose submission=labels")
+    return ids, np.arange(len(ids))
+
+
+def _match_template(template: Template, rows: Sequence[str]) -> NDArray[np.int64]:
+    """The row index of each id; ids may be paths below the split, file names, or file names without extension."""
+    spellings = [list(rows), [PurePosixPath(row).name for row in rows], [PurePosixPath(row).stem for row in rows]]
+    wanted = set(template.ids)
+    # The spelling that knows most of the ids is the one meant; its leftovers are what the message names.
+    spelling = max(spellings, key=lambda names: len(wanted.intersection(names)))
+    known = set(spelling)
+    unknown = [image_id for image_id in template.ids if image_id not in known]
+    if unknown:
+        raise ConfigError(f"submission.template: no image for its ids {some(unknown)}; is it of this test set?")
+    _require_distinct(spelling, "submission.template: names of images, without their folders,")
+    absent = [name for name in spelling if name not in wanted]
+    if absent:
+        raise ConfigError(f"submission.template lacks ids of the images {some(absent)}; is it of this test set?")
+    index = {name: row for row, name in enumerate(spelling)}
+    return np.array([index[image_id] for image_id in template.ids], dtype=np.int64)
+
+
+def _header_of(question: Question, names: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """The csv header (empty in .txt), and which class each column of probabilities holds."""
+    every = tuple(range(len(names)))
+    template = question.template
+    if not is_csv(question.format):
+        if template is not None:
+            raise ConfigError(
+                f"submission={question.format} takes no submission.template: it has no header and columns"
+            )
+        return (), every
+    if question.format is not SubmissionFormat.probabilities:
+        if template is not None and len(template.header) != 2:
+            raise ConfigError(
+                f"submission={question.format} has two columns, submission.template {len(template.header)}: "
+                f"{some(template.header)}; is it meant for submission=probabilities?"
+            )
+        usual = ("ImageId", "PredictionString") if question.format is SubmissionFormat.kaggle_loc else ("id", "label")
+        return (usual if template is None else template.header), every
+    if template is None:
+        return ("id", *names), every
+    columns = template.header[1:]
+    if set(columns) != set(names):
+        wrong = sorted(set(columns) ^ set(names))
+        raise ConfigError(
+            f"submission.template: columns and classes differ in {some(wrong)}; give submission.class_ids"
+        )
+    return template.header, tuple(names.index(column) for column in columns)
+
+
+def _csv_line(values: Iterable[str]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerow(values)
+    return buffer.getvalue()
+
+
+def _require_distinct(values: Sequence[str], what: str) -> None:
+    repeated = [value for value, count in Counter(values).items() if count > 1]
+    if repeated:
+        raise ConfigError(f"{what} occur twice: {some(repeated)}")
+
+
+def _require_no_space(values: Sequence[str], submission_format: str, what: str, change: str) -> None:
+    spaced = [value for value in values if len(value.split()) != 1]
+    if spaced:
+        raise ConfigError(f"submission={submission_format}: a {what} with spaces, {some(spaced)}; {change}")
