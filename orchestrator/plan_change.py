@@ -1,0 +1,106 @@
+"""How a wanted plan relates to the one a run recorded. Pure."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from orchestrator.plan_values import Plan, PlannedDataset, Stage, plain
+
+_SHOWN_STAGES = 3
+
+
+class ChangeKind(StrEnum):
+    """What a wanted plan asks of a run that holds another."""
+
+    same = "same"
+    extends = "extends"
+    differs = "differs"
+
+
+@dataclass(frozen=True)
+class Change:
+    """`lines` name what was added (extends) or what differs, old → new (differs)."""
+
+    kind: ChangeKind
+    lines: tuple[str, ...]
+
+
+def compare(recorded: Plan, wanted: Plan) -> Change:
+    """Says whether `wanted` is `recorded`, only adds stages to it, or differs from it."""
+    old, new = recorded.by_ref, wanted.by_ref
+    if all(ref in new and new[ref].hash == stage.hash for ref, stage in old.items()):
+        added = tuple(f"new stage {ref}" for ref in new if ref not in old)
+        return Change(ChangeKind.extends if added else ChangeKind.same, added)
+    lines = [f"{ref}: recorded, no longer wanted" for ref in old if ref not in new]
+    lines += _dataset_lines(recorded, wanted)
+    changed = [(stage, new[ref]) for ref, stage in old.items() if ref in new and new[ref].hash != stage.hash]
+    lines += _stage_lines(changed)
+    return Change(ChangeKind.differs, tuple(lines) or ("the ancestors of its stages differ",))
+
+
+def _dataset_lines(recorded: Plan, wanted: Plan) -> Iterator[str]:
+    now = {dataset.name: dataset for dataset in wanted.datasets}
+    for before in recorded.datasets:
+        if before.name in now:
+            after = now[before.name]
+            for key, change in _differences(before.options, after.options):
+                yield f"datasets.{before.name}.{key}: {change}"
+            if before.classes != after.classes:
+                yield f"datasets.{before.name}: {_class_change(before, after)}"
+
+
+def _class_change(before: PlannedDataset, after: PlannedDataset) -> str:
+    if not before.classes or not after.classes:
+        return "classes are known in one plan only (images were absent in the other)"
+    gone = sorted(set(before.classes) - set(after.classes))
+    come = sorted(set(after.classes) - set(before.classes))
+    parts = [f"{len(names)} {verb} ({names[0]}…)" for names, verb in ((gone, "gone"), (come, "new")) if names]
+    return f"{before.num_classes} classes → {after.num_classes}; {', '.join(parts) or 'another order'}"
+
+
+def _stage_lines(changed: list[tuple[Stage, Stage]]) -> Iterator[str]:
+    """One line a changed key: a setting of the groups changes in every stage at once."""
+    stages: dict[str, list[str]] = {}
+    for before, after in changed:
+        for key, change in _differences(_own(before), _own(after)):
+            stages.setdefault(f"{key}: {change}", []).append(str(before.ref))
+    for line, refs in stages.items():
+        more = f" and {len(refs) - _SHOWN_STAGES} more" if len(refs) > _SHOWN_STAGES else ""
+        yield f"{line} (in {', '.join(refs[:_SHOWN_STAGES])}{more})"
+
+
+def _own(stage: Stage) -> dict[str, Any]:
+    """What of a stage's hash a person has written."""
+    return {
+        **plain(stage.settings),
+        "dataset": stage.dataset,
+        "init_from": None if stage.init_from is None else str(stage.init_from),
+        "reset": list(stage.reset),
+        "freeze": list(stage.freeze),
+        "lr_scale": dict(stage.lr_scale),
+        "seed": stage.member_seed,
+    }
+
+
+def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    old, new = _flat(before), _flat(after)
+    for key in dict.fromkeys((*old, *new)):
+        if old.get(key) != new.get(key):
+            yield key, f"{_shown(old.get(key))} → {_shown(new.get(key))}"
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "none"
+    return str(value).lower() if isinstance(value, bool) else str(value)

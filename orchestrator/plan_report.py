@@ -1,0 +1,216 @@
+"""What `septet plan` says: stages with sizes, resources, disk, and time beside its lower bound."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.config_schema import ClusterConfig
+from orchestrator.plan_values import Plan, Stage, StageRef
+from orchestrator.schedule import Estimate, estimate
+from workers.models.counts import count
+
+KEPT_CHECKPOINTS = 3  # the best and the last two
+_STATE_BYTES = 2 * 4  # a weight and its momentum, float32
+_PREDICTION_BYTES = 4
+_PIXEL_BYTES = 3
+_PREDICTED_SPLITS = ("dev", "val", "test")
+
+
+@dataclass(frozen=True)
+class StageReport:
+    """One stage's size; `images_per_second` and `seconds` (training alone) are None where no rate was measured."""
+
+    stage: Stage
+    num_parameters: int
+    num_macs: int
+    images_per_second: float | None
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class DiskEstimate:
+    """Bytes that the run would write."""
+
+    checkpoints: int
+    predictions: int
+    stores: int
+
+    @property
+    def total(self) -> int:
+        return self.checkpoints + self.predictions + self.stores
+
+
+@dataclass(frozen=True)
+class PlanReport:
+    """A plan with its costs; `time` is None where no rate was measured."""
+
+    plan: Plan
+    stages: tuple[StageReport, ...]
+    disk: DiskEstimate
+    time: Estimate | None
+    cluster: ClusterConfig
+    num_slots: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of `septet plan --json`."""
+        return {
+            "plan_hash": self.plan.hash,
+            "experiment": self.plan.experiment,
+            "stages": [_stage_json(report) for report in self.stages],
+            "makespan_s": None if self.time is None else self.time.makespan_s,
+            "lower_bound_s": None if self.time is None else self.time.lower_bound_s,
+            "disk_bytes": self.disk.total,
+            "members_at_once": self.num_slots,
+            "cpus_per_member": self.cluster.cpus_per_member,
+            "gpus_per_member": self.cluster.gpus_per_member,
+            "declared": [dataset.name for dataset in self.plan.datasets if dataset.declared],
+        }
+
+    def to_text(self) -> str:
+        """A table of the stages, then resources, time and disk."""
+        plan = self.plan
+        heading = f"{plan.experiment}: {_plural(len(plan.members), 'member')}, {_plural(len(plan.stages), 'stage')}"
+        lines = [f"{heading} · plan {plan.hash[:8]}", "", *_table(_rows(self.stages)), "", *_dataset_lines(plan)]
+        cluster = self.cluster
+        lines.append(
+            f"each member: {_plural(cluster.cpus_per_member, 'CPU')}, {_plural(cluster.gpus_per_member, 'GPU')}"
+            f" · {_plural(self.num_slots, 'member')} at once"
+        )
+        lines.append(_time_line(self.time))
+        disk = self.disk
+        lines.append(
+            f"disk: {_bytes(disk.total)} (checkpoints {_bytes(disk.checkpoints)}, predictions "
+            f"{_bytes(disk.predictions)}, prepared datasets {_bytes(disk.stores)})"
+        )
+        return "\n".join(lines) + "\n"
+
+
+def make_report(
+    plan: Plan,
+    cluster: ClusterConfig,
+    num_slots: int,
+    images_per_second: Mapping[StageRef, float] | None = None,
+) -> PlanReport:
+    """Counts and estimates.
+
+    Args:
+        plan: what is to be done.
+        cluster: what each member gets.
+        num_slots: members that fit at once, at least 1.
+        images_per_second: each stage's measured training rate, or None where none was measured.
+    """
+    stages = tuple(_stage_report(stage, images_per_second) for stage in plan.stages)
+    seconds = {report.stage.ref: report.seconds for report in stages if report.seconds is not None}
+    time = estimate(plan, seconds, num_slots) if len(seconds) == len(stages) else None
+    return PlanReport(plan, stages, _disk(plan, stages), time, cluster, num_slots)
+
+
+def _stage_report(stage: Stage, rates: Mapping[StageRef, float] | None) -> StageReport:
+    counts = count(stage.settings.model, stage.num_classes)
+    rate = None if rates is None else rates[stage.ref]
+    seconds = None if rate is None else stage.num_images * stage.settings.schedule.epochs / rate
+    return StageReport(stage, counts.num_parameters, counts.num_macs, rate, seconds)
+
+
+def _disk(plan: Plan, stages: Sequence[StageReport]) -> DiskEstimate:
+    target = plan.target
+    predicted = sum(target.counts.get(split, 0) for split in _PREDICTED_SPLITS)
+    return DiskEstimate(
+        checkpoints=sum(report.num_parameters for report in stages) * _STATE_BYTES * KEPT_CHECKPOINTS,
+        predictions=len(plan.members) * predicted * target.num_classes * _PREDICTION_BYTES,
+        stores=sum(
+            sum(dataset.counts.values()) * int(dataset.options["size"]) ** 2 * _PIXEL_BYTES for dataset in plan.datasets
+        ),
+    )
+
+
+def _stage_json(report: StageReport) -> dict[str, Any]:
+    stage = report.stage
+    return {
+        "member": stage.ref.member,
+        "stage": stage.ref.stage,
+        "init_from": None if stage.init_from is None else f"{stage.init_from.member}.{stage.init_from.stage}",
+        "dataset": stage.dataset,
+        "num_images": stage.num_images,
+        "num_classes": stage.num_classes,
+        "epochs": stage.settings.schedule.epochs,
+        "num_updates": stage.num_updates,
+        "num_parameters": report.num_parameters,
+        "num_macs": report.num_macs,
+        "images_per_second": report.images_per_second,
+    }
+
+
+_HEADINGS = ("stage", "starts from", "dataset", "classes", "images", "epochs", "updates", "parameters", "multiply-adds")
+_NUM_TEXT_COLUMNS = 3
+
+
+def _rows(reports: Sequence[StageReport]) -> list[list[str]]:
+    timed = any(report.seconds is not None for report in reports)
+    rows = [[*_HEADINGS, *(["images/s", "time"] if timed else [])]]
+    for report in reports:
+        stage = report.stage
+        row = [
+            str(stage.ref),
+            "–" if stage.init_from is None else str(stage.init_from),
+            stage.dataset,
+            f"{stage.num_classes:,}",
+            f"{stage.num_images:,}",
+            str(stage.settings.schedule.epochs),
+            f"{stage.num_updates:,}",
+            f"{report.num_parameters:,}",
+            f"{report.num_macs:,}",
+        ]
+        if report.images_per_second is not None and report.seconds is not None:
+            row += [f"{report.images_per_second:,.0f}", _duration(report.seconds)]
+        rows.append(row)
+    return rows
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+
+    def line(row: Sequence[str]) -> str:
+        cells = zip(row, widths, range(len(row)), strict=True)
+        return "  ".join(
+            cell.ljust(width) if place < _NUM_TEXT_COLUMNS else cell.rjust(width) for cell, width, place in cells
+        ).rstrip()
+
+    return [line(row) for row in rows]
+
+
+def _dataset_lines(plan: Plan) -> list[str]:
+    lines = []
+    for dataset in plan.datasets:
+        counts = ", ".join(f"{split} {num:,}" for split, num in dataset.counts.items())
+        note = " (images absent: these are the dataset's declared counts)" if dataset.declared else ""
+        lines.append(f"{dataset.name}: {dataset.num_classes:,} classes at {dataset.options['size']} px; {counts}{note}")
+    return lines
+
+
+def _time_line(time: Estimate | None) -> str:
+    if time is None:
+        return "training: no rate measured, so no time is given"
+    return f"training: about {_duration(time.makespan_s)}; no schedule beats {_duration(time.lower_bound_s)}"
+
+
+def _plural(number: float, noun: str) -> str:
+    return f"{number:g} {noun}" if number == 1 else f"{number:g} {noun}s"
+
+
+def _duration(seconds: float) -> str:
+    """Two units at most: `3 d 4 h`, `2 h 5 min`, `4 min 10 s`, `8 s`."""
+    whole = round(seconds)
+    for size, unit, smaller, smaller_unit in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= size:
+            rest = whole % size // smaller
+            return f"{whole // size} {unit} {rest} {smaller_unit}" if rest else f"{whole // size} {unit}"
+    return f"{whole} s"
+
+
+def _bytes(num: int) -> str:
+    size, units = float(num), ["B", "KB", "MB", "GB", "TB"]
+    while size >= 1000 and len(units) > 1:
+        size /= 1000
+        units.pop(0)
+    return f"{size:.0f} {units[0]}" if units[0] == "B" else f"{size:.1f} {units[0]}"

@@ -1,0 +1,185 @@
+"""What a plan is: stages, the datasets they read, and the JSON that run.json keeps. Pure."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+from typing import Any
+
+from orchestrator.config_schema import TARGET
+from orchestrator.overlay import overlay
+from workers.settings import TrainingSettings
+
+
+@dataclass(frozen=True, order=True)
+class StageRef:
+    """A stage's name in the run: `<member>/<stage>`."""
+
+    member: str
+    stage: str
+
+    def __str__(self) -> str:
+        return f"{self.member}/{self.stage}"
+
+    @staticmethod
+    def parse(text: str) -> "StageRef":
+        """The inverse of `str`."""
+        member, _, stage = text.partition("/")
+        return StageRef(member, stage)
+
+
+@dataclass(frozen=True)
+class PlannedDataset:
+    """What a plan holds of a dataset: the options and classes that shape weights, and counts by split.
+
+    `classes` is empty and `declared` true where the images were absent at planning.
+    """
+
+    name: str
+    options: Mapping[str, Any]
+    classes: tuple[str, ...]
+    num_classes: int
+    counts: Mapping[str, int]
+    declared: bool
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of one member, resolved.
+
+    `num_images` is of one epoch, `num_updates` of all; both are the most it can be, since preparation leaves out copies
+    of held-out images. `hash` covers all that shapes the weights, ancestors included.
+    """
+
+    ref: StageRef
+    dataset: str
+    init_from: StageRef | None
+    settings: TrainingSettings
+    reset: tuple[str, ...]
+    freeze: tuple[str, ...]
+    lr_scale: tuple[tuple[str, float], ...]
+    member_seed: int
+    seed: int
+    hash: str
+    num_images: int
+    num_updates: int
+    num_classes: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All stages in an order in which each comes after its ancestor; members and stages otherwise as written."""
+
+    experiment: str
+    hash: str
+    members: tuple[str, ...]
+    stages: tuple[Stage, ...]
+    datasets: tuple[PlannedDataset, ...]
+    last_stages: Mapping[str, StageRef]
+
+    @cached_property
+    def by_ref(self) -> dict[StageRef, Stage]:
+        return {stage.ref: stage for stage in self.stages}
+
+    def stage(self, ref: StageRef) -> Stage:
+        """The stage of that name; KeyError if the plan has none."""
+        return self.by_ref[ref]
+
+    def dataset(self, name: str) -> PlannedDataset:
+        """The dataset of that name; KeyError if no stage reads it."""
+        return {dataset.name: dataset for dataset in self.datasets}[name]
+
+    @property
+    def target(self) -> PlannedDataset:
+        return self.dataset(TARGET)
+
+    def last_stage(self, member: str) -> Stage:
+        """The stage whose weights predict for `member`."""
+        return self.stage(self.last_stages[member])
+
+    def stages_of(self, member: str) -> tuple[Stage, ...]:
+        return tuple(stage for stage in self.stages if stage.ref.member == member)
+
+    def ancestors(self, stage: Stage) -> tuple[Stage, ...]:
+        """The chain that `stage` starts from, nearest first."""
+        chain = []
+        while stage.init_from is not None:
+            stage = self.stage(stage.init_from)
+            chain.append(stage)
+        return tuple(chain)
+
+    def is_pretrained(self, member: str) -> bool:
+        """Whether a stage on another dataset than the target led to `member`."""
+        return any(stage.dataset != TARGET for stage in self.ancestors(self.last_stage(member)))
+
+    def base_members(self) -> tuple[str, ...]:
+        return tuple(member for member in self.members if not self.is_pretrained(member))
+
+    def pretrained_members(self) -> tuple[str, ...]:
+        return tuple(member for member in self.members if self.is_pretrained(member))
+
+
+def plain(value: object) -> Any:
+    """Dataclasses, enums and tuples as JSON's types; keys in field order."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, StrEnum):
+        return value.value
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value
+
+
+def to_json(plan: Plan) -> dict[str, Any]:
+    """The plan as run.json keeps it: enough to read it back and to say what differs from another."""
+    return {
+        "experiment": plan.experiment,
+        "hash": plan.hash,
+        "members": list(plan.members),
+        "last_stages": {member: str(ref) for member, ref in plan.last_stages.items()},
+        "datasets": [plain(dataset) for dataset in plan.datasets],
+        "stages": [
+            {
+                **plain(stage),
+                "ref": str(stage.ref),
+                "init_from": None if stage.init_from is None else str(stage.init_from),
+                "lr_scale": dict(stage.lr_scale),
+            }
+            for stage in plan.stages
+        ],
+    }
+
+
+def from_json(document: Mapping[str, Any]) -> Plan:
+    """The inverse of `to_json`.
+
+    Raises:
+        KeyError, ConfigError: the document is not a plan of this version.
+    """
+    return Plan(
+        experiment=document["experiment"],
+        hash=document["hash"],
+        members=tuple(document["members"]),
+        stages=tuple(_stage(entry) for entry in document["stages"]),
+        datasets=tuple(
+            PlannedDataset(**{**entry, "classes": tuple(entry["classes"])}) for entry in document["datasets"]
+        ),
+        last_stages={member: StageRef.parse(ref) for member, ref in document["last_stages"].items()},
+    )
+
+
+def _stage(entry: Mapping[str, Any]) -> Stage:
+    return Stage(
+        **{
+            **entry,
+            "ref": StageRef.parse(entry["ref"]),
+            "init_from": None if entry["init_from"] is None else StageRef.parse(entry["init_from"]),
+            "settings": overlay(TrainingSettings(), entry["settings"], str(entry["ref"])),
+            "reset": tuple(entry["reset"]),
+            "freeze": tuple(entry["freeze"]),
+            "lr_scale": tuple((layer, factor) for layer, factor in entry["lr_scale"].items()),
+        }
+    )

@@ -1,0 +1,99 @@
+"""What runs next, and how long the whole would take: list scheduling, longest remaining path first. Pure.
+
+A member is one process, so its stages run one at a time.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from orchestrator.plan_values import Plan, Stage, StageRef
+from workers.models.counts import count
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds of training from start to end, and what no schedule could beat."""
+
+    makespan_s: float
+    lower_bound_s: float
+
+
+def ready(
+    plan: Plan,
+    done: Collection[StageRef],
+    running: Collection[StageRef],
+    num_slots: int,
+    costs: Mapping[StageRef, float] | None = None,
+) -> tuple[Stage, ...]:
+    """The stages to start now, most urgent first: at most as many as slots are free.
+
+    Args:
+        plan: what is to be done.
+        done: stages whose results are committed.
+        running: stages that hold a slot; stages that failed for good belong in neither, and are to be withheld by
+            the caller.
+        num_slots: members that fit at once.
+        costs: a stage's cost in any unit (default: multiply-adds of its training).
+    """
+    costs = multiply_adds(plan) if costs is None else costs
+    urgency = remaining_path(plan, costs)
+    busy = {ref.member for ref in running}
+    started: list[Stage] = []
+    waiting = [stage for stage in plan.stages if stage.ref not in done and stage.ref not in running]
+    for stage in sorted(waiting, key=lambda stage: -urgency[stage.ref]):
+        if len(running) + len(started) >= num_slots:
+            break
+        if stage.ref.member in busy or (stage.init_from is not None and stage.init_from not in done):
+            continue
+        busy.add(stage.ref.member)
+        started.append(stage)
+    return tuple(started)
+
+
+def estimate(plan: Plan, seconds: Mapping[StageRef, float], num_slots: int) -> Estimate:
+    """Plays the schedule with known durations.
+
+    Args:
+        plan: what is to be done.
+        seconds: how long each stage takes.
+        num_slots: members that fit at once, at least 1.
+    """
+    now = 0.0
+    done: set[StageRef] = set()
+    ends: dict[StageRef, float] = {}
+    while len(done) < len(plan.stages):
+        for stage in ready(plan, done, ends, num_slots, seconds):
+            ends[stage.ref] = now + seconds[stage.ref]
+        now = min(ends.values())
+        finished = {ref for ref, end in ends.items() if end <= now}
+        done |= finished
+        ends = {ref: end for ref, end in ends.items() if ref not in finished}
+    return Estimate(now, lower_bound(plan, seconds, num_slots))
+
+
+def lower_bound(plan: Plan, seconds: Mapping[StageRef, float], num_slots: int) -> float:
+    """The longest chain, the busiest member, or all work spread evenly over the slots: whichever is longest."""
+    longest_chain = max(remaining_path(plan, seconds).values(), default=0.0)
+    busiest = max((sum(seconds[stage.ref] for stage in plan.stages_of(member)) for member in plan.members), default=0.0)
+    return max(longest_chain, busiest, sum(seconds[stage.ref] for stage in plan.stages) / num_slots)
+
+
+def remaining_path(plan: Plan, costs: Mapping[StageRef, float]) -> dict[StageRef, float]:
+    """Of each stage, the cost of the longest chain that starts with it."""
+    longest_after: dict[StageRef, float] = {}
+    path: dict[StageRef, float] = {}
+    for stage in reversed(plan.stages):
+        path[stage.ref] = costs[stage.ref] + longest_after.get(stage.ref, 0.0)
+        if stage.init_from is not None:
+            longest_after[stage.init_from] = max(longest_after.get(stage.init_from, 0.0), path[stage.ref])
+    return path
+
+
+def multiply_adds(plan: Plan) -> dict[StageRef, float]:
+    """Forward multiply-adds of each stage's training, a stand-in for seconds where none were measured."""
+    return {
+        stage.ref: float(stage.num_images)
+        * stage.settings.schedule.epochs
+        * count(stage.settings.model, stage.num_classes).num_macs
+        for stage in plan.stages
+    }
