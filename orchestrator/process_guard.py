@@ -73,7 +73,7 @@ def end(processes: Iterable[psutil.Process]) -> None:
 def _lives(process: psutil.Process) -> bool:
     try:
         # An orphan that nobody has reaped yet is dead all the same.
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:
         return False
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _LOCK_TRIES = 5
 _LOCK_PAUSE_S = 0.05
+_TAKEN_BACK = "{root}: another launch has just taken back its start there; run it again"
 
 
 @dataclass(frozen=True)
@@ -137,8 +138,11 @@ def lock(paths: RunPaths) -> Iterator[None]:
 
     The descriptor is close-on-exec, so no child process keeps the lock when this process dies.
     """
-    with atomic.storage_errors(paths.lock):
-        descriptor = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        with atomic.storage_errors(paths.lock):
+            descriptor = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except FileNotFoundError as error:
+        raise RunInUse(_TAKEN_BACK.format(root=paths.root)) from error
     try:
         _acquire(paths, descriptor)
         holder = json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode()
@@ -155,6 +159,8 @@ def _acquire(paths: RunPaths, descriptor: int) -> None:
     for _ in range(_LOCK_TRIES):
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(descriptor).st_nlink == 0:
+                raise RunInUse(_TAKEN_BACK.format(root=paths.root))
             return
         except BlockingIOError:
             time.sleep(_LOCK_PAUSE_S)

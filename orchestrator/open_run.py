@@ -1,0 +1,206 @@
+"""Opens a run directory: a new one, the same plan's to resume, or one that the plan extends; refuses all others.
+
+A refusal leaves nothing behind: what exists is compared before the lock is touched, and a directory that was made
+here goes again unless the run has begun.
+"""
+
+import contextlib
+import shutil
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from orchestrator.plan import ChangeKind, Plan, compare, from_json, to_json
+from orchestrator.run_dir import RunPaths, RunRecord, lock, read_record, write_record
+from workers import atomic
+from workers.errors import ConfigError, RunMismatch
+from workers.protocol import Numerics
+from workers.settings import KeptCheckpoint
+
+_SHOWN_LINES = 5
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a launch wants of its run. `numerics` counts at the first start only; later the recorded one does."""
+
+    plan: Plan
+    config_yaml: str
+    numerics: Numerics
+    keep: KeptCheckpoint
+    code_digest: str
+    versions: Mapping[str, str]
+
+
+class OpenedRun:
+    """A run directory that this process holds. What a new run has put there goes again unless `commit` was called."""
+
+    def __init__(self, paths: RunPaths, record: RunRecord, wanted: Wanted, *, new: bool, accept_changes: bool) -> None:
+        self.paths = paths
+        self.new = new
+        self.committed = False
+        self._record = record
+        self._wanted = wanted
+        self._accept_changes = accept_changes
+
+    @property
+    def record(self) -> RunRecord:
+        return self._record
+
+    def set_data(self, digests: Mapping[str, str], stores: Mapping[str, Path]) -> None:
+        """Takes the prepared datasets, by name.
+
+        Raises:
+            RunMismatch: a dataset's content is not what the run began with.
+        """
+        before = self._record.data_digests
+        changes = tuple(
+            f"the content of datasets.{name} (digest {before[name][:12]} → {digest[:12]})"
+            for name, digest in digests.items()
+            if before.get(name, digest) != digest
+        )
+        self._accept(changes)
+        self._record = replace(
+            self._record,
+            data_digests={**before, **digests},
+            stores={**self._record.stores, **{name: str(path) for name, path in stores.items()}},
+        )
+
+    def save(self) -> None:
+        """Writes run.json and config.yaml; MLflow is touched only after that, so that its runs are found again."""
+        write_record(self.paths, self._record)
+        atomic.write_text(self.paths.config_yaml, self._wanted.config_yaml)
+
+    def commit(self) -> None:
+        """The run has begun: from here on the directory stays, whatever happens."""
+        self.committed = True
+
+    def save_mlflow(self, ids: Mapping[str, Any]) -> None:
+        """Notes MLflow's ids in run.json where they have changed."""
+        if dict(ids) != self._record.mlflow:
+            self._record = replace(self._record, mlflow=dict(ids))
+            write_record(self.paths, self._record)
+
+    def check_code(self) -> None:
+        """Raises RunMismatch where `workers` or torch are not what the run began with."""
+        if self._record.code_digest != self._wanted.code_digest:
+            self._accept((f"the code of workers/, or torch (now {self._wanted.versions.get('torch', 'absent')})",))
+            self._record = replace(
+                self._record, code_digest=self._wanted.code_digest, versions=dict(self._wanted.versions)
+            )
+
+    def _accept(self, changes: tuple[str, ...]) -> None:
+        if not changes:
+            return
+        if not self._accept_changes:
+            raise RunMismatch(
+                f"{self.paths.root}: since the run began, {'; '.join(changes)} changed: undo that, "
+                "give another run_dir, or go on with --accept-changes"
+            )
+        self._record = replace(self._record, accepted=(*self._record.accepted, *changes))
+
+
+@contextmanager
+def open_run(root: Path, wanted: Wanted, *, accept_changes: bool = False) -> Iterator[OpenedRun]:
+    """Holds the run directory `root` for the length of the block.
+
+    Raises:
+        RunInUse: another process holds it.
+        RunMismatch: it holds another plan, or began with other code.
+        ConfigError: it holds files, but no run.
+    """
+    paths = RunPaths(root.absolute())
+    _opened(paths, wanted, accept_changes)
+    made = _make_folders(paths.root)
+    with lock(paths):
+        new = not paths.run_json.exists()
+        run = None
+        try:
+            run = _opened(paths, wanted, accept_changes)
+            yield run
+        finally:
+            if new and not (run and run.committed):
+                _remove(paths, made)
+
+
+def _opened(paths: RunPaths, wanted: Wanted, accept_changes: bool) -> OpenedRun:
+    new = not paths.run_json.exists()
+    if new:
+        _check_vacant(paths)
+        run = OpenedRun(paths, _first_record(wanted), wanted, new=True, accept_changes=accept_changes)
+    else:
+        record = _compared(paths, read_record(paths), wanted)
+        run = OpenedRun(paths, record, wanted, new=False, accept_changes=accept_changes)
+    run.check_code()
+    return run
+
+
+def _check_vacant(paths: RunPaths) -> None:
+    if paths.root.exists() and not paths.root.is_dir():
+        raise ConfigError(f"run_dir={paths.root}: is no folder; give another")
+    if not paths.root.exists():
+        return
+    others = [
+        entry.name
+        for entry in paths.root.iterdir()
+        if entry != paths.lock and not entry.name.startswith(atomic.TEMPORARY_PREFIX)
+    ]
+    if others:
+        raise ConfigError(f"run_dir={paths.root}: holds {min(others)} but no run.json; give a new or empty folder")
+
+
+def _first_record(wanted: Wanted) -> RunRecord:
+    return RunRecord(
+        run_id=str(uuid.uuid4()),
+        experiment=wanted.plan.experiment,
+        plan=to_json(wanted.plan),
+        plan_hash=wanted.plan.hash,
+        created=time.time(),
+        versions=dict(wanted.versions),
+        code_digest=wanted.code_digest,
+        numerics=wanted.numerics,
+        keep=wanted.keep,
+    )
+
+
+def _compared(paths: RunPaths, record: RunRecord, wanted: Wanted) -> RunRecord:
+    try:
+        recorded = from_json(record.plan)
+    except (KeyError, TypeError, ValueError, ConfigError) as error:
+        raise RunMismatch(
+            f"{paths.root}: its plan is of another version of septet ({error}); give another run_dir"
+        ) from error
+    change = compare(recorded, wanted.plan)
+    lines = list(change.lines)
+    if record.keep is not wanted.keep:
+        lines.append(f"predict.checkpoint: {record.keep} → {wanted.keep}")
+    if change.kind is ChangeKind.differs or record.keep is not wanted.keep:
+        shown = "; ".join(lines[:_SHOWN_LINES])
+        more = f"; and {len(lines) - _SHOWN_LINES} more" if len(lines) > _SHOWN_LINES else ""
+        raise RunMismatch(f"{paths.root}: run directory holds another plan: {shown}{more}; give another run_dir")
+    return replace(record, plan=to_json(wanted.plan), plan_hash=wanted.plan.hash)
+
+
+def _make_folders(root: Path) -> tuple[Path, ...]:
+    """Makes `root`; gives the folders that were not there, innermost first."""
+    missing = [folder for folder in (root, *root.parents) if not folder.exists()]
+    with atomic.storage_errors(root):
+        root.mkdir(parents=True, exist_ok=True)
+    return tuple(missing)
+
+
+def _remove(paths: RunPaths, made: tuple[Path, ...]) -> None:
+    """Takes back what a launch that never began has put there."""
+    if not made:
+        for path in (paths.run_json, paths.config_yaml, paths.lock):
+            path.unlink(missing_ok=True)
+        return
+    shutil.rmtree(made[0], ignore_errors=True)
+    for folder in made[1:]:
+        # Another launch may have put its own run beside this one.
+        with contextlib.suppress(OSError):
+            folder.rmdir()
