@@ -1,0 +1,218 @@
+"""The tracker that writes to MLflow: turns verbs into work for the sender, and knows which runs a plan has."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.tracking_address import is_local, redact
+from orchestrator.tracking_sender import REFUSED_S, Pace, Sender, Task
+from orchestrator.tracking_store import About, DatasetInput, Point, RunKey, Store, make_sampler
+
+if TYPE_CHECKING:
+    from orchestrator.plan import Plan, Stage, StageRef
+    from orchestrator.tracking import RunIdentity
+
+_log = logging.getLogger(__name__)
+
+_ANSWER_S = 7.0  # the interface promises an end within 10 s, of which importing MLflow takes one or two
+_CREATE_S = 60.0  # a fresh SQLite store takes 2–5 s, more on a busy machine; a file always answers
+_CLOSE_S = 10.0
+_ARTIFACT_ATTEMPTS = 3  # artifacts may lie elsewhere than the runs: their store's outage must not hold up the rest
+
+
+class MlflowTracker:
+    """See `tracking.Tracker`, whose verbs these are. They may come from any thread: the sender's calls the store."""
+
+    def __init__(
+        self,
+        uri: str,
+        run: "RunIdentity",
+        plan: "Plan",
+        params: Mapping[str, object],
+        pace: Pace | None = None,
+    ) -> None:
+        self._uri = uri
+        self._run = run
+        self._stages = {stage.ref: stage for stage in plan.stages}
+        self._params = {name: str(value) for name, value in params.items()}
+        self._datasets: dict[str, DatasetInput] = {}
+        self._known: set[StageRef] = set()
+        self._opened = threading.Event()
+        self._store = Store(uri, run.experiment, run.run_id)
+        self._read_load: Callable[[], dict[str, float]] | None = None
+        self._sender = Sender(self._deliver, redact(uri), self._sample, pace)
+        self._submit(self._open, "the ensemble's run", vital=True)
+
+    @property
+    def ids(self) -> dict[str, Any]:
+        """Ids known by now; more come as stages start."""
+        return self._store.ids
+
+    def wait_until_open(self) -> str:
+        """Waits for the store, within 10 s unless it is a file; returns the problem, empty if it answered."""
+        return self._sender.wait_for(self._opened, _CREATE_S if is_local(self._uri) else _ANSWER_S, REFUSED_S)
+
+    def abandon(self) -> None:
+        """Stops sending; nothing more reaches the store."""
+        self._sender.stop()
+
+    def set_datasets(self, datasets: Mapping[str, DatasetInput]) -> None:
+        """Names the prepared datasets on the parent run, and on stages that start later."""
+        self._datasets = dict(datasets)
+        inputs = tuple(self._datasets.values())
+        self._submit(lambda: self._store.add_inputs(RunKey(), inputs), "the datasets")
+
+    def stage_started(self, ref: "StageRef") -> None:
+        """The stage's run, and its member's, are RUNNING."""
+        self._make_known(ref, _now_ms())
+
+        def start() -> None:
+            self._store.resume(RunKey(ref.member))
+            self._store.resume(_key(ref))
+
+        self._submit(start, "the start of a stage")
+
+    def log(self, ref: "StageRef", step: int, time_s: float, metrics: Mapping[str, float]) -> None:
+        """Queues metrics; a (metric, step) that the store has adds nothing."""
+        time_ms = int(time_s * 1000)
+        self._make_known(ref, time_ms)
+        self._sender.add(Point(_key(ref), step, time_ms, dict(metrics)))
+
+    def stage_finished(self, ref: "StageRef", status: str, tags: Mapping[str, str] | None = None) -> None:
+        """Ends the stage's run, and its member's if that was its last one or it did not finish."""
+        now_ms = _now_ms()
+        self._make_known(ref, now_ms)
+        told = dict(tags or {})
+        siblings = [_key(other) for other in self._stages if other.member == ref.member]
+
+        def finish() -> None:
+            self._store.tag(_key(ref), told)
+            self._store.end(_key(ref), status, now_ms)
+            statuses = {self._store.status(key) for key in siblings}
+            if status != "FINISHED" or statuses == {"FINISHED"}:
+                self._store.end(RunKey(ref.member), status, now_ms)
+
+        self._submit(finish, "the end of a stage")
+
+    def tag(self, ref: "StageRef", key: str, value: str) -> None:
+        """Sets a tag of the stage's run."""
+        self._make_known(ref, _now_ms())
+        self._submit(lambda: self._store.tag(_key(ref), {key: value}), "a tag")
+
+    def log_member(self, member: str, scores: Mapping[str, float]) -> None:
+        """Final scores of one member, on its run."""
+        self._log_scores(RunKey(member), scores)
+
+    def log_ensemble(self, scores: Mapping[str, float]) -> None:
+        """Final scores of the ensemble, on the parent run."""
+        self._log_scores(RunKey(), scores)
+
+    def log_artifact(self, path: Path, folder: str | None = None) -> None:
+        """Copies a file or a folder's content to the parent run."""
+        self._submit(
+            lambda: self._store.add_artifact(RunKey(), path, folder), f"artifact {path.name}", _ARTIFACT_ATTEMPTS
+        )
+
+    def flush(self, timeout_s: float = _CLOSE_S) -> int:
+        """Waits until all is in the store; returns how many metric values are not."""
+        return self._sender.flush(timeout_s)
+
+    def close(self, status: str) -> None:
+        """Ends the parent run and what is still open below it; waits at most 10 s and says what was left out."""
+        now_ms = _now_ms()
+
+        def finish() -> None:
+            for key in sorted(self._store.keys(), key=lambda key: (not key.stage, not key.member)):
+                if key == RunKey() or self._store.status(key) == "RUNNING":
+                    self._store.end(key, status, now_ms)
+
+        self._submit(finish, "the end of the run")
+        num_left_out = self._sender.flush(_CLOSE_S)
+        self._sender.stop()
+        if num_left_out:
+            _log.warning(
+                "MLflow at %s lacks the last %d metric values; metrics.jsonl has them, and the same launch sends them",
+                redact(self._uri),
+                num_left_out,
+            )
+
+    def _open(self) -> None:
+        self._store.open()
+        about = About(self._run.name, self._params, {"septet.plan": self._run.plan_hash})
+        self._store.ensure(RunKey(), about, _now_ms())
+        self._store.resume(RunKey())
+        self._read_load = make_sampler()
+        self._opened.set()
+
+    def _make_known(self, ref: "StageRef", started_ms: int) -> None:
+        if ref in self._known:
+            return
+        self._known.add(ref)
+        stage = self._stages[ref]
+        member = [other for other in self._stages.values() if other.ref.member == ref.member]
+        tags = {"septet.plan": self._run.plan_hash}
+        about_member = About(ref.member, stage_params(member[-1]), tags)
+        about_stage = About(f"{ref.member}/{ref.stage}", stage_params(stage), tags | {"septet.stage_hash": stage.hash})
+        inputs = [self._datasets[stage.dataset]] if stage.dataset in self._datasets else []
+
+        def ensure() -> None:
+            self._store.ensure(RunKey(ref.member), about_member, started_ms)
+            self._store.ensure(_key(ref), about_stage, started_ms)
+            self._store.add_inputs(_key(ref), inputs)
+
+        # Vital: all that is logged later needs the run to be there.
+        self._submit(ensure, f"the run of {ref}", vital=True)
+
+    def _log_scores(self, key: RunKey, scores: Mapping[str, float]) -> None:
+        values, now_ms = dict(scores), _now_ms()
+        self._submit(lambda: self._store.set_scores(key, values, now_ms), "scores")
+
+    def _submit(self, work: Callable[[], None], what: str, attempts: int = 0, vital: bool = False) -> None:
+        self._sender.submit(Task(work, what, attempts, vital))
+
+    def _deliver(self, points: Sequence[Point]) -> None:
+        self._store.add_points(points)
+
+    def _sample(self) -> Point | None:
+        if self._read_load is None:
+            return None
+        # Seconds since the run began, so that the load of a resumed run goes on where it was.
+        now_ms = _now_ms()
+        step = max(0, now_ms - self._store.started_ms(RunKey())) // 1000
+        return Point(RunKey(), step, now_ms, self._read_load())
+
+
+def stage_params(stage: "Stage") -> dict[str, str]:
+    """The short values by which people compare stages, in the words of the configuration."""
+    settings = stage.settings
+    values: dict[str, object] = {
+        "dataset": stage.dataset,
+        "init_from": stage.init_from or "",
+        "reset": ",".join(stage.reset),
+        "freeze": ",".join(stage.freeze),
+        "seed": stage.seed,
+        "num_images": stage.num_images,
+        "num_updates": stage.num_updates,
+        "num_classes": stage.num_classes,
+        "model": settings.model.name,
+        "init": settings.init.scheme,
+    }
+    leaves: tuple[tuple[object, tuple[str, ...]], ...] = (
+        (settings.model, ("input_size", "width", "num_convs", "fc_units", "dropout", "lrn")),
+        (settings.optimizer, ("lr", "momentum", "weight_decay", "batch_size")),
+        (settings.schedule, ("epochs", "decay", "cuts", "patience")),
+        (settings.augmentation, ("random_crop", "reflect", "colour_std")),
+    )
+    values |= {name: getattr(group, name) for group, names in leaves for name in names}
+    return {name: str(value) for name, value in values.items() if value != ""}
+
+
+def _key(ref: "StageRef") -> RunKey:
+    return RunKey(ref.member, ref.stage)
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)

@@ -1,0 +1,244 @@
+"""A background thread that does work on a tracking store in order, and keeps trying while the store is away.
+
+Callers only ever append to a queue, so training never waits. Work that fails stays at the head of the queue and is
+tried again with growing pauses; work that the store refuses is dropped with one warning. Points that wait are
+delivered together.
+"""
+
+import itertools
+import logging
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from orchestrator.tracking_store import Point, explain, is_lasting
+
+_log = logging.getLogger(__name__)
+
+REFUSED_S = 2.0  # of errors that come at once: a server that is just starting has this long
+_POLL_S = 0.1
+_MAX_BATCH = 500
+_MAX_QUEUED = 200_000  # points; an outage of weeks must not fill memory (metrics.jsonl has them all)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Times in seconds: how long points gather, pauses between attempts, how often the machine's load is read."""
+
+    linger_s: float = 0.4
+    first_pause_s: float = 0.5
+    longest_pause_s: float = 30.0
+    sample_s: float = 10.0
+
+
+@dataclass(frozen=True)
+class Task:
+    """Work on the store that may be repeated. `attempts` 0 means as many as it takes; `vital` is never dropped."""
+
+    work: Callable[[], None]
+    what: str
+    attempts: int = 0
+    vital: bool = False
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The last attempt's error, and for how long attempts have failed."""
+
+    message: str
+    lasting: bool
+    since_s: float
+
+
+@dataclass(frozen=True)
+class _Queued:
+    item: Task | Point
+    due: float
+
+
+class Sender:
+    """See the module. `deliver` sends points; `sample`, called every `pace.sample_s`, gives a point of its own."""
+
+    def __init__(
+        self,
+        deliver: Callable[[Sequence[Point]], None],
+        where: str,
+        sample: Callable[[], Point | None] = lambda: None,
+        pace: Pace | None = None,
+    ) -> None:
+        self._deliver = deliver
+        self._where = where
+        self._sample = sample
+        self._pace = pace or Pace()
+        self._changed = threading.Condition()
+        self._queue: deque[_Queued] = deque()
+        self._hurry = False
+        self._stopped = False
+        self._error: Exception | None = None
+        self._num_failed = 0
+        self._failing_since = 0.0
+        self._last_try = 0.0
+        self._singly = 0  # points to be tried one by one, since one among them was refused
+        self._told: set[str] = set()
+        self._num_left_out = 0
+        # A daemon: a store that hangs must not keep the process from ending.
+        self._thread = threading.Thread(target=self._run, name="septet-tracking", daemon=True)
+        self._thread.start()
+
+    @property
+    def failure(self) -> Failure | None:
+        """The error of the last attempt, None if it went well."""
+        with self._changed:
+            if self._error is None:
+                return None
+            return Failure(explain(self._error), is_lasting(self._error), time.monotonic() - self._failing_since)
+
+    def submit(self, task: Task) -> None:
+        """Appends a task; returns at once."""
+        with self._changed:
+            self._queue.append(_Queued(task, 0.0))
+            self._changed.notify_all()
+
+    def add(self, point: Point) -> None:
+        """Appends a point; returns at once. Beyond the bound of the queue it is counted and left out."""
+        with self._changed:
+            if len(self._queue) >= _MAX_QUEUED:
+                self._num_left_out += len(point.metrics)
+                return
+            self._queue.append(_Queued(point, time.monotonic() + self._pace.linger_s))
+            self._changed.notify_all()
+
+    def flush(self, timeout_s: float) -> int:
+        """Waits until all is sent or the time is over; returns how many metric values are not in the store."""
+        with self._changed:
+            self._hurry = True
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: not self._queue or self._stopped, timeout_s)
+            self._hurry = False
+            return self._num_left_out + sum(len(q.item.metrics) for q in self._queue if isinstance(q.item, Point))
+
+    def wait_for(self, done: threading.Event, limit_s: float, refused_s: float) -> str:
+        """Waits for a vital task's event; returns the problem in one line, empty if it was done.
+
+        Gives up after `limit_s`, at an error that would come again, or after `refused_s` of other errors.
+        """
+        until = time.monotonic() + limit_s
+        while not done.wait(_POLL_S):
+            failure = self.failure
+            if failure is not None and (failure.lasting or failure.since_s >= refused_s):
+                return failure.message
+            if time.monotonic() >= until:
+                return failure.message if failure else f"no answer within {limit_s:.0f} s"
+        return ""
+
+    def stop(self) -> None:
+        """Ends the thread after what it is doing now; what is queued is left."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+
+    def _run(self) -> None:
+        next_sample = time.monotonic() + self._pace.sample_s
+        while True:
+            with self._changed:
+                while not self._stopped and (now := time.monotonic()) < min(self._due_at(), next_sample):
+                    self._changed.wait(min(self._due_at(), next_sample) - now)
+                if self._stopped:
+                    return
+                batch = self._head() if self._due_at() <= time.monotonic() else []
+            if batch:
+                self._settle(batch, self._attempt(lambda batch=batch: self._send(batch)))  # type: ignore[misc]
+            if next_sample <= time.monotonic():
+                next_sample = time.monotonic() + self._pace.sample_s
+                self._attempt(self._add_sample)
+
+    def _due_at(self) -> float:
+        if not self._queue:
+            return math.inf
+        pause = 0.0
+        if self._num_failed:
+            pause = min(self._pace.longest_pause_s, self._pace.first_pause_s * 2.0 ** min(self._num_failed - 1, 16))
+        if self._hurry:  # somebody waits: points gather no longer, and a store that is away is asked again soon
+            return self._last_try + min(pause, self._pace.first_pause_s)
+        return max(self._last_try + pause, self._queue[0].due)
+
+    def _head(self) -> list[Task | Point]:
+        first = self._queue[0].item
+        if isinstance(first, Task) or self._singly:
+            return [first]
+        waiting = (queued.item for queued in itertools.islice(self._queue, _MAX_BATCH))
+        return list(itertools.takewhile(lambda item: isinstance(item, Point), waiting))
+
+    def _send(self, batch: list[Task | Point]) -> None:
+        if isinstance(batch[0], Task):
+            batch[0].work()
+        else:
+            self._deliver([item for item in batch if isinstance(item, Point)])
+
+    def _add_sample(self) -> None:
+        point = self._sample()
+        if point is not None:
+            self.add(point)
+
+    def _attempt(self, work: Callable[[], None]) -> Exception | None:
+        try:
+            work()
+        except Exception as error:  # noqa: BLE001 – the thread's boundary: any artifact store's own error may come
+            return error
+        return None
+
+    def _settle(self, batch: list[Task | Point], error: Exception | None) -> None:
+        with self._changed:
+            self._last_try = time.monotonic()
+            if error is None:
+                if self._num_failed and "outage" in self._told:
+                    _log.info("MLflow at %s answers again", self._where)
+                self._done(batch)
+            elif self._is_refused(batch[0], error):
+                self._refuse(batch, error)
+            else:
+                if not self._num_failed:
+                    self._failing_since = self._last_try
+                self._num_failed += 1
+                self._error = error
+                # The opening has a caller who waits for it and speaks for it.
+                if not (isinstance(batch[0], Task) and batch[0].vital):
+                    self._tell(
+                        "outage",
+                        f"MLflow at {self._where} does not answer ({explain(error)}): training goes on, "
+                        "what is logged waits and is sent later",
+                    )
+            self._changed.notify_all()
+
+    def _is_refused(self, item: Task | Point, error: Exception) -> bool:
+        if isinstance(item, Point):
+            return is_lasting(error)
+        out_of_attempts = 0 < item.attempts <= self._num_failed + 1
+        return not item.vital and (is_lasting(error) or out_of_attempts)
+
+    def _refuse(self, batch: list[Task | Point], error: Exception) -> None:
+        first = batch[0]
+        if isinstance(first, Point) and len(batch) > 1:
+            self._singly = len(batch) + 1  # _done takes one off
+            self._done([])
+            return
+        what = "metrics" if isinstance(first, Point) else first.what
+        if isinstance(first, Point):
+            self._num_left_out += len(first.metrics)
+        self._tell(what, f"MLflow at {self._where} does not take {what} ({explain(error)}): left out")
+        self._done(batch)
+
+    def _done(self, batch: list[Task | Point]) -> None:
+        self._error = None
+        self._num_failed = 0
+        self._singly = max(0, self._singly - 1)
+        for _ in batch:
+            self._queue.popleft()
+
+    def _tell(self, what: str, message: str) -> None:
+        if what not in self._told:
+            self._told.add(what)
+            _log.warning("%s", message)

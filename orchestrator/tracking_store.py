@@ -1,0 +1,391 @@
+"""The only module that touches MLflow: one store, seen as idempotent operations on the runs of one ensemble.
+
+A run is named by a `RunKey`, not by an MLflow id: each operation looks for the run (tag `septet.run`) before it makes
+one, so every operation may be repeated after a failure, and after a restart of the driver. Nothing here is
+thread-safe: one thread, the sender's, makes all calls. mlflow is imported when a store is opened, since that takes
+1.5 s which `septet --help` has no use for.
+"""
+
+import contextlib
+import getpass
+import json
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from orchestrator.tracking_address import artifact_root, check_database_place, redact, sqlite_path
+from workers.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+T = TypeVar("T")
+
+_MAX_METRICS = 1000  # MLflow's own limits of one log_batch
+_MAX_PARAMS_OR_TAGS = 100
+_MAX_DIGEST = 36
+_PAGE = 1000
+
+# Codes with which a store that answers says no: asking again changes nothing.
+_LASTING_CODES = frozenset(
+    {
+        "BAD_REQUEST",
+        "CUSTOMER_UNAUTHORIZED",
+        "ENDPOINT_NOT_FOUND",
+        "FEATURE_DISABLED",
+        "INVALID_PARAMETER_VALUE",
+        "INVALID_STATE",
+        "MALFORMED_REQUEST",
+        "NOT_IMPLEMENTED",
+        "PERMISSION_DENIED",
+        "RESOURCE_ALREADY_EXISTS",
+        "RESOURCE_DOES_NOT_EXIST",
+        "UNAUTHENTICATED",
+    }
+)
+_LASTING_TYPES = (ArithmeticError, AttributeError, ConfigError, FileNotFoundError, ImportError, LookupError, TypeError)
+
+
+@dataclass(frozen=True)
+class RunKey:
+    """A run of the ensemble: `RunKey()` the parent, `RunKey(member)` a member, `RunKey(member, stage)` a stage."""
+
+    member: str = ""
+    stage: str = ""
+
+    @property
+    def role(self) -> str:
+        """The value of the tag `septet.role`."""
+        return "stage" if self.stage else "member" if self.member else "ensemble"
+
+    @property
+    def parent(self) -> "RunKey":
+        """The run that this one is nested in; the ensemble's is itself."""
+        return RunKey(self.member) if self.stage else RunKey()
+
+
+@dataclass(frozen=True)
+class Point:
+    """Metrics of one run at one update count, at the time they were measured (milliseconds of the Unix clock)."""
+
+    key: RunKey
+    step: int
+    time_ms: int
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class DatasetInput:
+    """A dataset as the UI's dataset column shows it."""
+
+    name: str
+    digest: str
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class About:
+    """What people read of a run: its name, the parameters they compare by, and tags."""
+
+    name: str
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+
+
+@dataclass
+class _Entry:
+    id: str
+    status: str
+    started_ms: int
+    params: frozenset[str]
+    seen: dict[str, set[int]] | None  # steps in the store by metric; None: not read yet
+
+
+def is_lasting(error: Exception) -> bool:
+    """Whether the same call would fail again although the store answers."""
+    code = getattr(error, "error_code", None)
+    if type(error).__name__ == "InvalidUrlException" or (isinstance(code, str) and code in _LASTING_CODES):
+        return True
+    return isinstance(error, _LASTING_TYPES)
+
+
+def explain(error: Exception) -> str:
+    """One short line, without secrets, of what a store's error says."""
+    text = redact(" ".join(str(error).split()) or type(error).__name__)
+    if "Connection refused" in text or "NewConnectionError" in text:
+        return "nobody listens there"
+    if "NameResolutionError" in text:
+        return "no such host"
+    return text if len(text) <= 160 else text[:157] + "..."
+
+
+class Store:
+    """The runs of one ensemble in one MLflow store; see the module's docstring for what callers may rely on.
+
+    Args:
+        uri: absolute tracking URI.
+        experiment: name of the MLflow experiment.
+        run: the run's UUID, the tag by which its MLflow runs are found again.
+    """
+
+    def __init__(self, uri: str, experiment: str, run: str) -> None:
+        self.uri = uri
+        self._experiment = experiment
+        self._run = run
+        self._experiment_id = ""
+        self._entries: dict[RunKey, _Entry] = {}
+        self._scored_ms = 0
+        self._client: MlflowClient | None = None
+
+    @property
+    def ids(self) -> dict[str, Any]:
+        """Ids known by now: `{"experiment_id", "run_id", "members": {…}, "stages": {"member/stage": …}}`."""
+        entries = dict(self._entries)  # a copy: the sender may add one meanwhile
+        parent = entries.get(RunKey())
+        return {
+            "uri": redact(self.uri),
+            "experiment_id": self._experiment_id,
+            "run_id": parent.id if parent else "",
+            "members": {key.member: entry.id for key, entry in entries.items() if key.role == "member"},
+            "stages": {f"{key.member}/{key.stage}": entry.id for key, entry in entries.items() if key.stage},
+        }
+
+    def ping(self) -> None:
+        """Asks for one experiment; raises what the store raises."""
+        self._client = _make_client(self.uri)
+        self._client.search_experiments(max_results=1)
+
+    def open(self) -> None:
+        """Connects, finds or makes the experiment, and closes runs that a killed driver left RUNNING.
+
+        Raises:
+            ConfigError: the database cannot be written, or the experiment was deleted in MLflow.
+        """
+        self._client = _make_client(self.uri)
+        found = self._client.get_experiment_by_name(self._experiment)
+        if found is not None and found.lifecycle_stage != "active":
+            raise ConfigError(
+                f"experiment {self._experiment} was deleted: restore it with "
+                f"`mlflow experiments restore --experiment-id {found.experiment_id}` or give another name"
+            )
+        if found is not None:
+            self._experiment_id = found.experiment_id
+        else:
+            root = artifact_root(self.uri)
+            # An absolute place: MLflow's own default depends on the working directory of whoever comes first.
+            self._experiment_id = self._client.create_experiment(self._experiment, root.as_uri() if root else None)
+        self._find_all()
+        for key, entry in self._entries.items():
+            if key.role != "ensemble" and entry.status == "RUNNING":
+                self._set_status(entry, "KILLED")
+
+    def ensure(self, key: RunKey, about: About, started_ms: int) -> None:
+        """Finds or makes a run and adds the parameters it lacks (they are immutable); its parent must be there."""
+        client = self._connected
+        if key not in self._entries:
+            self._find_all()  # a creation whose answer was lost has happened all the same
+        if key not in self._entries:
+            own = {
+                "septet.run": self._run,
+                "septet.role": key.role,
+                "mlflow.user": _user(),
+                "mlflow.source.type": "LOCAL",
+            }
+            own |= {"mlflow.source.name": "septet", "septet.member": key.member, "septet.stage": key.stage}
+            if key.role != "ensemble":
+                own["mlflow.parentRunId"] = self._entries[key.parent].id
+            own = {name: value for name, value in own.items() if value}
+            run = client.create_run(self._experiment_id, start_time=started_ms, tags=own, run_name=about.name)
+            self._entries[key] = _Entry(run.info.run_id, "RUNNING", started_ms, frozenset(), {})
+        self._add_params(self._entries[key], about.params)
+        self.tag(key, about.tags)
+
+    def resume(self, key: RunKey) -> None:
+        """Sets a run RUNNING."""
+        if self._entries[key].status != "RUNNING":
+            self._set_status(self._entries[key], "RUNNING")
+
+    def end(self, key: RunKey, status: str, ended_ms: int) -> None:
+        """Closes a run as FINISHED, FAILED or KILLED; one that has that status already keeps its end time."""
+        entry = self._entries[key]
+        if entry.status != status:
+            self._connected.set_terminated(entry.id, status, ended_ms)
+            entry.status = status
+
+    def started_ms(self, key: RunKey) -> int:
+        """When the run began, in milliseconds of the Unix clock."""
+        return self._entries[key].started_ms
+
+    def keys(self) -> tuple[RunKey, ...]:
+        """The runs that are known to be in the store."""
+        return tuple(self._entries)
+
+    def status(self, key: RunKey) -> str:
+        """The run's status as this store last saw it; empty where there is no such run."""
+        return self._entries[key].status if key in self._entries else ""
+
+    def tag(self, key: RunKey, tags: Mapping[str, str]) -> None:
+        """Sets tags, replacing what they said."""
+        from mlflow.entities import RunTag
+
+        for part in _parts([RunTag(name, value) for name, value in tags.items()], _MAX_PARAMS_OR_TAGS):
+            self._connected.log_batch(self._entries[key].id, tags=part)
+
+    def add_points(self, points: Iterable[Point]) -> None:
+        """Adds points, leaving out each (metric, step) that the store has: replayed metrics add nothing."""
+        by_key: dict[RunKey, list[Point]] = {}
+        for point in points:
+            by_key.setdefault(point.key, []).append(point)
+        for key, own in by_key.items():
+            self._add_points(self._entries[key], own)
+
+    def set_scores(self, key: RunKey, scores: Mapping[str, float], time_ms: int) -> None:
+        """Logs final values at step 0; a value that is there already is left alone, another one supersedes it."""
+        from mlflow.entities import Metric
+
+        entry = self._entries[key]
+        held = self._connected.get_run(entry.id).data.metrics
+        # MLflow calls the value of the latest millisecond the last one, and of a tie the largest.
+        time_ms = self._scored_ms = max(time_ms, self._scored_ms + 1)
+        new = [Metric(name, value, time_ms, 0) for name, value in scores.items() if held.get(name) != value]
+        for part in _parts(new, _MAX_METRICS):
+            self._connected.log_batch(entry.id, metrics=part)
+
+    def add_inputs(self, key: RunKey, datasets: Iterable[DatasetInput]) -> None:
+        """Names the datasets a run uses; the whole digest is a tag, since MLflow keeps 36 characters."""
+        from mlflow import entities
+
+        datasets = tuple(datasets)
+        inputs = [
+            entities.DatasetInput(
+                entities.Dataset(each.name, each.digest[:_MAX_DIGEST], "local", json.dumps({"uri": each.source})),
+                [entities.InputTag("mlflow.data.context", "training")],
+            )
+            for each in datasets
+        ]
+        if inputs:
+            self._connected.log_inputs(self._entries[key].id, inputs)
+            self.tag(key, {f"septet.dataset.{each.name}": each.digest for each in datasets})
+
+    def add_artifact(self, key: RunKey, path: Path, folder: str | None) -> None:
+        """Copies a file, or what a folder holds, into `folder` of the run's artifacts."""
+        send = self._connected.log_artifacts if path.is_dir() else self._connected.log_artifact
+        send(self._entries[key].id, str(path), folder)
+
+    @property
+    def _connected(self) -> "MlflowClient":
+        assert self._client is not None, "open() comes first"
+        return self._client
+
+    def _find_all(self) -> None:
+        token: str | None = None
+        found: list[Run] = []
+        while True:
+            page = self._connected.search_runs(
+                [self._experiment_id],
+                f"tags.`septet.run` = '{self._run}'",
+                max_results=_PAGE,
+                order_by=["attributes.start_time ASC"],
+                page_token=token,
+            )
+            found += page
+            token = page.token
+            if not token:
+                break
+        for run in found:
+            key = RunKey(run.data.tags.get("septet.member", ""), run.data.tags.get("septet.stage", ""))
+            if key not in self._entries:
+                # Of the parent's points, the machine's load, none is ever replayed: no need to read what is there.
+                seen: dict[str, set[int]] | None = None if key.stage else {}
+                info = run.info
+                self._entries[key] = _Entry(info.run_id, info.status, info.start_time, frozenset(run.data.params), seen)
+
+    def _set_status(self, entry: _Entry, status: str) -> None:
+        self._connected.update_run(entry.id, status=status)
+        entry.status = status
+
+    def _add_params(self, entry: _Entry, params: Mapping[str, str]) -> None:
+        from mlflow.entities import Param
+
+        new = [Param(name, value) for name, value in params.items() if name not in entry.params]
+        for part in _parts(new, _MAX_PARAMS_OR_TAGS):
+            self._connected.log_batch(entry.id, params=part)
+        entry.params |= {param.key for param in new}
+
+    def _add_points(self, entry: _Entry, points: list[Point]) -> None:
+        from mlflow.entities import Metric
+
+        if entry.seen is None:
+            # All steps, not the last alone: an outage may have left a hole in the middle.
+            names = self._connected.get_run(entry.id).data.metrics
+            entry.seen = {
+                name: {metric.step for metric in self._connected.get_metric_history(entry.id, name)} for name in names
+            }
+        new: dict[tuple[str, int], Metric] = {}
+        for point in points:
+            for name, value in point.metrics.items():
+                if point.step not in entry.seen.get(name, ()):
+                    new.setdefault((name, point.step), Metric(name, value, point.time_ms, point.step))
+        for part in _parts(list(new.values()), _MAX_METRICS):
+            self._connected.log_batch(entry.id, metrics=part)
+            for metric in part:
+                entry.seen.setdefault(metric.key, set()).add(metric.step)
+
+
+def make_sampler() -> Callable[[], dict[str, float]]:
+    """What reads this machine's load, in the names of MLflow's system-metrics page; one call takes under 1 ms.
+
+    It sees the driver's machine alone: on a cluster, the nodes that train are not in it.
+    """
+    from mlflow.system_metrics.metrics.base_metrics_monitor import BaseMetricsMonitor
+    from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
+    from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
+    from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
+
+    monitors: list[BaseMetricsMonitor] = [CPUMonitor(), DiskMonitor()]
+    with contextlib.suppress(ImportError, RuntimeError):  # no NVIDIA library, no GPU
+        monitors.append(GPUMonitor())
+    monitors[0].collect_metrics()  # psutil's first CPU reading is always 0
+    monitors[0].clear_metrics()
+
+    def sample() -> dict[str, float]:
+        values: dict[str, float] = {}
+        for monitor in monitors:
+            monitor.collect_metrics()
+            values |= {f"system/{name}": float(value) for name, value in monitor.aggregate_metrics().items()}
+            monitor.clear_metrics()
+        return values
+
+    return sample
+
+
+def _make_client(uri: str) -> "MlflowClient":
+    path = sqlite_path(uri)
+    if path is not None:
+        check_database_place(path)
+    # The sender has its own patience; MLflow's default is 7 retries of 120 s, silent for minutes.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "8")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    from mlflow import MlflowClient
+
+    # MLflow logs what it raises as well, with tracebacks: what matters comes back as an exception.
+    logging.getLogger("mlflow").setLevel(logging.CRITICAL)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    return MlflowClient(uri)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's user without a passwd line
+        return socket.gethostname()
+
+
+def _parts(items: list[T], size: int) -> Iterable[list[T]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
