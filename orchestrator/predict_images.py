@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.combine import Combination, Combined, CombineMethod
-from orchestrator.plan import Plan, from_json
+from orchestrator.combine import Combination, Combined
+from orchestrator.config_schema import CombineMethod
+from orchestrator.plan_values import Plan, from_json
 from orchestrator.probabilities import top_classes
 from orchestrator.run_dir import RunPaths, RunRecord, read_record
 from workers.atomic import write_text

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.ledger import Entry, read_ledger
-from orchestrator.plan import Stage, from_json
+from orchestrator.plan_values import Stage, from_json
 from orchestrator.run_dir import RunPaths, is_locked, read_record
 
 _BLOCK_BYTES = 32 * 1024

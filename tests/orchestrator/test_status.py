@@ -1,0 +1,211 @@
+"""How a run stands, read from files that a driver and its workers leave."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.ledger import AttemptEnd, Ledger, StageState
+from orchestrator.plan_values import Plan, Stage, StageRef, to_json
+from orchestrator.run_dir import RunPaths, RunRecord, lock, write_record
+from orchestrator.status import RunStatus, State, course_of, duration, read_course, read_status, to_lines
+from orchestrator.status import to_json as status_json
+from workers import atomic
+from workers.errors import DataError
+from workers.finished import write_finished
+from workers.protocol import Numerics, StageResult
+from workers.settings import OptimizerSettings, ScheduleSettings, TrainingSettings
+
+_FIRST, _SECOND = StageRef("base-1", "target"), StageRef("base-2", "target")
+
+
+def _stage(ref: StageRef) -> Stage:
+    return Stage(
+        ref=ref,
+        dataset="target",
+        init_from=None,
+        settings=TrainingSettings(
+            optimizer=OptimizerSettings(batch_size=10), schedule=ScheduleSettings(epochs=5, cuts=0, latest=())
+        ),
+        reset=(),
+        freeze=(),
+        lr_scale=(),
+        member_seed=0,
+        seed=1,
+        hash="abc",
+        num_images=200,
+        num_updates=100,
+        num_classes=10,
+    )
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunPaths:
+    """A run of two stages of 100 updates of 10 images, in which nothing has happened yet."""
+    plan = Plan(
+        experiment="digits",
+        hash="f" * 64,
+        members=("base-1", "base-2"),
+        stages=(_stage(_FIRST), _stage(_SECOND)),
+        datasets=(),
+        last_stages={"base-1": _FIRST, "base-2": _SECOND},
+    )
+    paths = RunPaths(tmp_path / "digits-ffffffff")
+    write_record(
+        paths,
+        RunRecord(
+            run_id="u",
+            experiment="digits",
+            plan=to_json(plan),
+            plan_hash=plan.hash,
+            created=0.0,
+            versions={},
+            code_digest="",
+            numerics=Numerics(),
+        ),
+    )
+    return paths
+
+
+def _point(step: int, time_s: float, **metrics: float) -> dict[str, Any]:
+    return {"step": step, "epoch": step / 20, "time": time_s, "metrics": metrics}
+
+
+def _write_metrics(path: Path, points: Iterable[Mapping[str, Any]], torn: str = "") -> None:
+    atomic.write_text(path, "".join(json.dumps(point) + "\n" for point in points) + torn)
+
+
+def _start(run: RunPaths, started: float = 1000.0) -> Ledger:
+    ledger = Ledger(run.ledger)
+    ledger.set_state(StageState.running)
+    ledger.begin(str(_FIRST), started=started, resumed_from=0)
+    return ledger
+
+
+def _read_held(run: RunPaths) -> RunStatus:
+    with lock(run):
+        return read_status(run)
+
+
+def test_status_of_a_folder_that_is_no_run_is_a_data_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="run directory"):
+        read_status(RunPaths(tmp_path))
+
+
+def test_status_before_anything_started_is_waiting(run: RunPaths) -> None:
+    status = read_status(run)
+    assert status.state is State.waiting
+    assert [stage.state for stage in status.stages] == [State.waiting, State.waiting]
+    assert status.share == 0.0 and status.remaining_s is None
+
+
+def test_status_of_a_held_run_has_latest_values_and_the_rate_since_the_attempt_began(run: RunPaths) -> None:
+    _start(run, started=1000.0)
+    points = [
+        _point(10, 100.0, images_per_second=1.0),  # an earlier attempt, long ago
+        _point(20, 1000.0, **{"val/top1_error": 0.5, "images_per_second": 40.0}),
+        _point(40, 1010.0, images_per_second=50.0),
+    ]
+    _write_metrics(run.metrics(_FIRST), points)
+    stage = _read_held(run).stages[0]
+    assert (stage.state, stage.step, stage.epoch) == (State.running, 40, 2.0)
+    assert (stage.val_error, stage.images_per_second) == (0.5, 50.0)
+    assert stage.remaining_s == pytest.approx(60 / 2.0)
+
+
+def test_status_of_a_run_that_says_running_while_nobody_holds_it_is_interrupted(run: RunPaths) -> None:
+    _start(run)
+    status = read_status(run)
+    assert status.state is State.interrupted
+    assert status.stages[0].state is State.interrupted and status.stages[0].remaining_s is None
+    assert _read_held(run).state is State.running
+
+
+def test_status_of_a_finished_stage_comes_from_its_done_file(run: RunPaths) -> None:
+    _start(run)
+    result = StageResult(96, 0, "step-00000096", "0", dev_error=0.2, val_error=0.25, at_chance=False)
+    write_finished(run.stage(_FIRST), "abc", result)
+    status = read_status(run)
+    assert (status.stages[0].state, status.stages[0].step, status.stages[0].val_error) == (State.done, 96, 0.25)
+    assert status.num_done == 1
+    assert status.share == 0.5
+
+
+def test_status_of_a_failed_stage_tells_its_last_error(run: RunPaths) -> None:
+    ledger = _start(run)
+    ledger.end(str(_FIRST), AttemptEnd.failed, StageState.failed, error="loss became NaN")
+    ledger.set_state(StageState.failed)
+    status = read_status(run)
+    assert (status.state, status.stages[0].error) == (State.failed, "loss became NaN")
+    assert "loss became NaN" in to_lines(status)[1]
+
+
+def test_status_of_a_member_at_chance_is_flagged_while_it_runs(run: RunPaths) -> None:
+    _start(run)
+    _write_metrics(run.metrics(_FIRST), [_point(20, 1001.0, **{"val/top1_error": 0.9, "at_chance": 1.0})])
+    status = _read_held(run)
+    assert status.stages[0].at_chance
+    assert "STILL AT CHANCE" in to_lines(status)[1]
+    assert "STILL AT CHANCE" not in to_lines(status)[2]
+
+
+def test_status_of_the_whole_run_reckons_the_rest_at_the_rate_of_all_stages(run: RunPaths) -> None:
+    ledger = _start(run)
+    ledger.begin(str(_SECOND), started=1000.0, resumed_from=0)
+    for ref in (_FIRST, _SECOND):
+        _write_metrics(run.metrics(ref), [_point(0, 1000.0), _point(20, 1010.0)])
+    status = _read_held(run)
+    assert status.share == pytest.approx(0.2)
+    assert status.remaining_s == pytest.approx(160 / 4.0)
+
+
+def test_status_json_has_the_keys_that_scripts_rely_on(run: RunPaths) -> None:
+    document = json.loads(json.dumps(status_json(read_status(run))))
+    assert document["state"] == "waiting"
+    wanted = {
+        "member",
+        "stage",
+        "state",
+        "step",
+        "num_updates",
+        "val_error",
+        "images_per_second",
+        "remaining_s",
+        "error",
+    }
+    assert all({*wanted, "error"} <= set(stage) for stage in document["stages"])
+
+
+def test_status_lines_are_one_for_the_run_and_one_a_stage(run: RunPaths) -> None:
+    lines = to_lines(read_status(run))
+    assert lines[0].startswith("digits-ffffffff: waiting, 0%")
+    assert [line.split()[0] for line in lines[1:]] == ["base-1/target", "base-2/target"]
+
+
+def test_course_of_a_long_file_finds_the_validation_error_far_from_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    points = [_point(1, 0.0, **{"val/top1_error": 0.75}), *(_point(n, float(n), loss=1.0) for n in range(2, 5000))]
+    _write_metrics(path, points)
+    assert path.stat().st_size > 300_000
+    course = read_course(path)
+    assert (course.step, course.val_error) == (4999, 0.75)
+
+
+def test_course_with_a_torn_last_line_is_that_of_the_lines_before(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    _write_metrics(path, [_point(1, 0.0), _point(2, 1.0)], torn='{"step": 3, "epo')
+    assert read_course(path) == course_of([_point(1, 0.0), _point(2, 1.0)])
+
+
+def test_course_of_an_absent_file_is_empty(tmp_path: Path) -> None:
+    assert read_course(tmp_path / "metrics.jsonl") == course_of([])
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.4, "0 s"), (59.6, "1 min 00 s"), (125, "2 min 05 s"), (12000, "3 h 20 min"), (367200, "4 d 06 h")],
+)
+def test_duration_is_said_as_a_person_would(seconds: float, said: str) -> None:
+    assert duration(seconds) == said
