@@ -165,12 +165,12 @@ KNOWN = np.float32([[0.1, 0.4, 0.0, 0.2, 0.0, 0.05, 0.25]])
         ),
         (
             SubmissionFormat.kaggle_loc,
-            "ImageId,PredictionString\na,n01 0 0 640 480 n06 0 0 640 480 n15 0 0 640 480 n03 0 0 640 480 n02 0 0 640 480\n",
+            "ImageId,PredictionString\na,n01 0 0 64 48 n06 0 0 64 48 n15 0 0 64 48 n03 0 0 64 48 n02 0 0 64 48\n",
         ),
     ],
 )
 def test_file_lines_known_row_golden_text(submission_format: SubmissionFormat, expected: str) -> None:
-    question = Question(submission_format, ("x/a.JPEG",), CLASSES, np.int32([[640, 480]]))
+    question = Question(submission_format, ("x/a.JPEG",), CLASSES, np.int32([[64, 48]]))
     assert "".join(file_lines(question, make_layout(question), KNOWN)) == expected
 
 
