@@ -77,8 +77,8 @@ def _slots_of(node: Node, cpus_per_member: int, gpus_per_member: float) -> int:
     return min(by_cpu, math.floor(node.gpus / gpus_per_member + 1e-9)) if gpus_per_member else by_cpu
 
 
-def check_resources(settings: "ClusterConfig") -> None:
-    """Refuses at once what the machine or the cluster cannot give, before anything on disk is touched.
+def check_resources(settings: "ClusterConfig") -> int:
+    """How many members run at once; refuses what the machine or cluster cannot give before anything on disk is touched.
 
     Raises:
         ConfigError: no node has room for a member, or the cluster does not answer.
@@ -88,7 +88,7 @@ def check_resources(settings: "ClusterConfig") -> None:
     else:
         with _attached(settings.address):
             nodes = _nodes()
-    count_slots(nodes, settings.cpus_per_member, settings.gpus_per_member)
+    return count_slots(nodes, settings.cpus_per_member, settings.gpus_per_member)
 
 
 @contextmanager
