@@ -91,7 +91,7 @@ class Contents:
 
 
 class Ledger:
-    """Keeps ledger.json as the driver goes along; each change is on disk before the method returns."""
+    """Keeps ledger.json as the driver goes along; each change but `reach` is on disk before the method returns."""
 
     def __init__(self, path: Path) -> None:
         """Reads what earlier launches left and opens a new launch in it, nothing written yet."""
@@ -114,7 +114,8 @@ class Ledger:
 
     def declare(self, name: str, state: StageState) -> None:
         """A stage that waits, or is done since an earlier launch."""
-        self._put(name, replace(self.entry(name), state=state))
+        if self.entry(name).state is not state or name not in self._contents.stages:
+            self._put(name, replace(self.entry(name), state=state))
 
     def begin(self, name: str, *, started: float, resumed_from: int) -> int:
         """Opens the next attempt and gives its number."""
@@ -130,10 +131,14 @@ class Ledger:
         return attempt.attempt
 
     def reach(self, name: str, last_step: int) -> None:
-        """Notes the last update an attempt was seen at, the one that just ended or one of a driver that died."""
+        """Notes the last update an attempt was seen at, the one that runs or one of a driver that died.
+
+        It reaches the disk with the next change: metrics.jsonl has it all the while.
+        """
         entry = self.entry(name)
         if entry.attempts and last_step > entry.attempts[-1].last_step:
-            self._put_last(name, replace(entry.attempts[-1], last_step=last_step), entry.state)
+            attempt = replace(entry.attempts[-1], last_step=last_step)
+            self._hold(name, replace(entry, attempts=(*entry.attempts[:-1], attempt)))
 
     def end(
         self, name: str, outcome: AttemptEnd, state: StageState, *, error: str = "", resumed_from: int | None = None
@@ -161,8 +166,11 @@ class Ledger:
         self._put(name, replace(entry, state=state, attempts=(*entry.attempts[:-1], attempt)))
 
     def _put(self, name: str, entry: Entry) -> None:
-        self._contents = replace(self._contents, stages={**self._contents.stages, name: entry})
+        self._hold(name, entry)
         self._save()
+
+    def _hold(self, name: str, entry: Entry) -> None:
+        self._contents = replace(self._contents, stages={**self._contents.stages, name: entry})
 
     def _save(self) -> None:
         atomic.write_json(self._path, asdict(self._contents))

@@ -1,0 +1,299 @@
+"""The driver: puts stages on actors as they become ready, tries again within budgets, and commits what comes back.
+
+The driver alone writes DONE.json and the ledger. Everything it knows it can read from disk again, so a launch after
+any kind of death goes on from there: a stage with a DONE.json is done, any other resumes from its newest checkpoint.
+"""
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from orchestrator.follow import Follower
+from orchestrator.ledger import AttemptEnd, Budgets, Ledger, StageState
+from orchestrator.member_actor import Cluster, Completed, Failure, Halted, Lost, Predicted, Trained
+from orchestrator.plan import Plan, Stage, StageRef
+from orchestrator.run_dir import RunPaths
+from orchestrator.schedule import ready
+from orchestrator.tracking import Ending, Tracker
+from workers.checkpoint import MANIFEST_FILE
+from workers.errors import MemberFailed, StorageError
+from workers.finished import FILE as DONE_FILE
+from workers.finished import read_finished, write_finished
+from workers.protocol import Numerics, PredictSpec, StageResult, StageSpec
+from workers.settings import KeptCheckpoint
+
+_POLL_S = 0.5
+_PREDICTIONS = "predictions"
+_AT_CHANCE = "at_chance"
+_AT_CHANCE_TAG = "septet.at_chance"
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be trained and where; `stores` are prepared datasets by name, `splits` what members predict."""
+
+    paths: RunPaths
+    plan: Plan
+    stores: Mapping[str, Path]
+    target: str
+    splits: tuple[str, ...]
+    numerics: Numerics
+    keep: KeptCheckpoint
+    checkpoint_updates: int
+    budgets: Budgets
+
+    def stage_spec(self, stage: Stage, attempt: int) -> StageSpec:
+        """What the actor needs to train `stage`."""
+        return StageSpec(
+            member=stage.ref.member,
+            stage=stage.ref.stage,
+            seed=stage.seed,
+            settings=stage.settings,
+            store=self.stores[stage.dataset],
+            stage_dir=self.paths.stage(stage.ref),
+            init_dir=None if stage.init_from is None else self.paths.stage(stage.init_from),
+            reset=stage.reset,
+            freeze=stage.freeze,
+            lr_scale=stage.lr_scale,
+            numerics=self.numerics,
+            checkpoint_updates=self.checkpoint_updates,
+            keep=self.keep,
+            stage_hash=stage.hash,
+            attempt=attempt,
+        )
+
+    def predict_spec(self, member: str) -> PredictSpec:
+        """What the actor needs to predict as `member`."""
+        last = self.plan.last_stage(member)
+        return PredictSpec(
+            member=member,
+            stage_dir=self.paths.stage(last.ref),
+            store=self.stores[self.target],
+            predictions_dir=self.paths.predictions(member),
+            splits=self.splits,
+            settings=last.settings,
+            numerics=self.numerics,
+        )
+
+
+class Driver:
+    """Brings one run to its end on one cluster. `clock` gives unix seconds, for the ledger."""
+
+    def __init__(
+        self, work: Work, cluster: Cluster, ledger: Ledger, tracker: Tracker, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._work, self._cluster, self._ledger, self._tracker, self._clock = work, cluster, ledger, tracker, clock
+        self._done: set[StageRef] = set()
+        self._predicted: set[str] = set()
+        self._busy: dict[str, StageRef] = {}
+        self._actors: set[str] = set()
+        self._failed: dict[StageRef, Failure] = {}
+        self._followers = {stage.ref: Follower(work.paths.metrics(stage.ref)) for stage in work.plan.stages}
+        self._stopping = False
+
+    def run(self, stop_requested: Callable[[], bool], show: Callable[[], None]) -> bool:
+        """Trains and predicts until all is done, nothing more can be, or a stop is asked for.
+
+        Args:
+            stop_requested: asked twice a second; true makes every actor checkpoint and stop.
+            show: called twice a second, after the files on disk have moved on.
+
+        Returns:
+            Whether all members are complete; False after a stop.
+
+        Raises:
+            MemberFailed: a stage has used up its budget; all that did not need it has been done.
+            StorageError: alike, because storage failed it.
+            ClusterLost: the cluster is gone.
+        """
+        self._take_stock()
+        while True:
+            if stop_requested() and not self._stopping:
+                self._stop()
+            if not self._stopping:
+                self._start_what_fits()
+            if not self._busy:
+                break
+            completed = self._cluster.poll(_POLL_S)
+            self._follow()
+            for one in completed:
+                self._settle(one)
+            show()
+        for member in sorted(self._actors):
+            self._release(member)
+        complete = self._predicted >= set(self._work.plan.members)
+        if self._failed:
+            self._ledger.set_state(StageState.failed)
+            raise self._failure()
+        self._ledger.set_state(StageState.running if complete else StageState.stopped)
+        show()
+        return complete
+
+    def _take_stock(self) -> None:
+        """Learns from disk what is done, and tells the tracker what it may have missed."""
+        self._ledger.set_state(StageState.running)
+        self._follow(self._followers)
+        for stage in self._work.plan.stages:
+            name = str(stage.ref)
+            self._ledger.reach(name, self._followers[stage.ref].last_step)
+            if is_done(self._work.paths, stage):
+                self._done.add(stage.ref)
+                self._ledger.declare(name, StageState.done)
+                at_chance = read_finished(self._work.paths.stage(stage.ref)).at_chance
+                self._tracker.stage_finished(stage.ref, Ending.FINISHED, {_AT_CHANCE_TAG: str(at_chance).lower()})
+            else:
+                self._ledger.declare(name, StageState.waiting)
+        for member in self._work.plan.members:
+            last = self._work.plan.last_stages[member]
+            if last in self._done and has_predictions(self._work.paths, member, last, self._work.splits):
+                self._predicted.add(member)
+
+    def _stop(self) -> None:
+        self._stopping = True
+        for member in self._busy:
+            self._cluster.stop(member)
+
+    def _start_what_fits(self) -> None:
+        """Predictions first: they are short, and free their actor; then stages, longest remaining path first."""
+        work = self._work
+        chosen: dict[str, StageRef] = {}
+        for member in work.plan.members:
+            ref = StageRef(member, _PREDICTIONS)
+            wanted = work.plan.last_stages[member] in self._done and member not in self._predicted | set(self._busy)
+            if wanted and ref not in self._failed and len(self._busy) + len(chosen) < self._cluster.num_slots:
+                chosen[member] = ref
+        running = {*self._busy.values(), *chosen.values()}
+        for stage in ready(self._without_failed(), self._done, running, self._cluster.num_slots):
+            chosen[stage.ref.member] = stage.ref
+        # An idle actor whose member has nothing to do now holds what others may want.
+        for member in sorted(self._actors - set(self._busy) - set(chosen)):
+            self._release(member)
+        for member, ref in chosen.items():
+            self._start(member, ref)
+
+    def _without_failed(self) -> Plan:
+        """The plan less the stages that failed for good and those that start from them."""
+        plan = self._work.plan
+        kept = tuple(
+            stage
+            for stage in plan.stages
+            if not self._failed.keys() & {stage.ref, *(ancestor.ref for ancestor in plan.ancestors(stage))}
+        )
+        return replace(plan, stages=kept)
+
+    def _start(self, member: str, ref: StageRef) -> None:
+        if member not in self._actors:
+            self._cluster.acquire(member, self._work.paths.member(member))
+            self._actors.add(member)
+        self._busy[member] = ref
+        if ref.stage == _PREDICTIONS:
+            self._ledger.begin(str(ref), started=self._clock(), resumed_from=0)
+            self._cluster.predict(self._work.predict_spec(member))
+            return
+        resumed_from = newest_step(self._work.paths.checkpoints(ref))
+        attempt = self._ledger.begin(str(ref), started=self._clock(), resumed_from=resumed_from)
+        self._followers[ref].restart(resumed_from)
+        self._tracker.stage_started(ref)
+        self._cluster.run_stage(self._work.stage_spec(self._work.plan.stage(ref), attempt))
+
+    def _settle(self, completed: Completed) -> None:
+        """Commits what a call came to, or decides whether it is tried again."""
+        ref = self._busy.pop(completed.member)
+        match completed.outcome:
+            case Trained(result):
+                self._commit(ref, result)
+            case Predicted():
+                self._predicted.add(ref.member)
+                self._ledger.end(str(ref), AttemptEnd.done, StageState.done)
+            case Halted():
+                self._ledger.end(str(ref), AttemptEnd.stopped, StageState.stopped)
+                self._tell_end(ref, Ending.KILLED)
+            case Lost(reason):
+                self._retry(ref, AttemptEnd.lost, Failure("Lost", f"its actor died: {reason}", "", retryable=True))
+            case Failure() as failure:
+                self._retry(ref, AttemptEnd.failed, failure)
+
+    def _commit(self, ref: StageRef, result: StageResult) -> None:
+        write_finished(self._work.paths.stage(ref), self._work.plan.stage(ref).hash, result)
+        self._done.add(ref)
+        self._ledger.flag_at_chance(str(ref), result.at_chance)
+        self._ledger.end(str(ref), AttemptEnd.done, StageState.done, resumed_from=result.resumed_from)
+        self._tracker.stage_finished(ref, Ending.FINISHED, {_AT_CHANCE_TAG: str(result.at_chance).lower()})
+
+    def _retry(self, ref: StageRef, end: AttemptEnd, failure: Failure) -> None:
+        """After a loss or failure the actor is not used again: nobody knows what state its process is in."""
+        _log.warning("%s: %s: %s", ref, failure.kind, failure.message)
+        _log.debug("%s", failure.traceback)
+        self._release(ref.member)
+        name, message = str(ref), f"{failure.kind}: {failure.message}"
+        if self._stopping:
+            self._ledger.end(name, end, StageState.stopped, error=message)
+            self._tell_end(ref, Ending.KILLED)
+            return
+        self._ledger.end(name, end, StageState.waiting, error=message)
+        if failure.retryable and self._ledger.may_retry(name, end, self._work.budgets):
+            return
+        self._ledger.declare(name, StageState.failed)
+        self._failed[ref] = failure
+        self._tell_end(ref, Ending.FAILED)
+
+    def _tell_end(self, ref: StageRef, ending: Ending) -> None:
+        if ref.stage != _PREDICTIONS:
+            self._tracker.stage_finished(ref, ending, {})
+
+    def _release(self, member: str) -> None:
+        self._actors.discard(member)
+        self._cluster.release(member)
+
+    def _follow(self, refs: Mapping[StageRef, Follower] | None = None) -> None:
+        """Passes on what the running stages (or `refs`) have written since the last look."""
+        for ref in refs or [ref for ref in self._busy.values() if ref.stage != _PREDICTIONS]:
+            points = self._followers[ref].read()
+            for point in points:
+                self._tracker.log(ref, point.step, point.time, point.metrics)
+            if not points:
+                continue
+            self._ledger.reach(str(ref), self._followers[ref].last_step)
+            flags = [point.metrics[_AT_CHANCE] for point in points if _AT_CHANCE in point.metrics]
+            if flags and bool(flags[-1]) != self._ledger.entry(str(ref)).at_chance:
+                self._ledger.flag_at_chance(str(ref), bool(flags[-1]))
+                self._tracker.tag(ref, _AT_CHANCE_TAG, str(bool(flags[-1])).lower())
+
+    def _failure(self) -> MemberFailed | StorageError:
+        ref, failure = next(iter(self._failed.items()))
+        others = f" ({len(self._failed) - 1} more failed: {', '.join(map(str, list(self._failed)[1:]))})"
+        log = self._work.paths.log(self._work.plan.last_stages[ref.member] if ref.stage == _PREDICTIONS else ref)
+        message = f"{ref}: {failure.message}{others if len(self._failed) > 1 else ''}; see {log}"
+        return StorageError(message) if failure.kind == StorageError.__name__ else MemberFailed(message)
+
+
+def is_done(paths: RunPaths, stage: Stage) -> bool:
+    """Whether a DONE.json says so of exactly this stage."""
+    folder = paths.stage(stage.ref)
+    return (folder / DONE_FILE).exists() and read_finished(folder).stage_hash == stage.hash
+
+
+def newest_step(checkpoints: Path) -> int:
+    """The update that a stage will go on from, 0 for a fresh start, unless its newest checkpoint proves corrupt."""
+    names = [manifest.parent.name for manifest in checkpoints.glob(f"step-*/{MANIFEST_FILE}")]
+    return max((int(name.removeprefix("step-")) for name in names), default=0)
+
+
+def has_predictions(paths: RunPaths, member: str, last: StageRef, splits: tuple[str, ...]) -> bool:
+    """Whether all of a member's predictions are there, whole, and of the checkpoint that its last stage ended with."""
+    folder, finished = paths.predictions(member), read_finished(paths.stage(last))
+    for split in splits:
+        try:
+            about = json.loads((folder / f"{split}.json").read_bytes())
+            with (folder / f"{split}.npy").open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        except (FileNotFoundError, ValueError):
+            return False
+        if (about.get("checkpoint_sha256"), about.get("sha256")) != (finished.checkpoint_sha256, digest):
+            return False
+    return True
