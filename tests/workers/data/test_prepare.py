@@ -1,0 +1,278 @@
+"""Preparation: what lands on disk, once, whole or not at all."""
+
+import hashlib
+import json
+import multiprocessing
+import resource
+import shutil
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from workers.data.prepare import PrepareProgress, prepare
+from workers.data.store import open_store
+from workers.errors import DataError, StorageError
+from workers.settings import DatasetSettings, OnBad, Source
+
+Write = Callable[..., Path]
+
+
+def folder(root: Path, **changes: object) -> DatasetSettings:
+    return replace(DatasetSettings(root=str(root), size=8), **changes)
+
+
+def snapshot(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def test_store_is_plain_npy_and_text(plain_tree: Path, tmp_path: Path) -> None:
+    path = prepare(folder(plain_tree), tmp_path / "stores")
+    images = np.load(path / "train.images.npy", mmap_mode="r")
+    assert images.shape == (48, 8, 8, 3)
+    assert images.dtype == np.uint8
+    labels = np.load(path / "train.labels.npy")
+    rows = (path / "train.rows.txt").read_text().splitlines()
+    assert labels.dtype == np.int64
+    assert [("a", "b", "c")[label] for label in labels] == [row.split("/")[0] for row in rows]
+    assert np.load(path / "train.sizes.npy").tolist() == [[10, 10]] * 48
+    assert not (path / "test.labels.npy").exists()
+    assert [each.name for each in (tmp_path / "stores").iterdir()] == [path.name]
+
+
+def test_each_row_holds_its_own_image(plain_tree: Path, tmp_path: Path) -> None:
+    store = open_store(prepare(folder(plain_tree, size=10), tmp_path / "stores"))
+    below = {"train": "train", "dev": "train", "val": "train", "test": "test"}
+    for split, place in below.items():
+        for row, image in zip(store.rows(split), store.images(split), strict=True):
+            np.testing.assert_array_equal(image, np.asarray(Image.open(plain_tree / place / row)))
+
+
+def test_manifest_names_every_file_with_its_hash(plain_tree: Path, tmp_path: Path) -> None:
+    path = prepare(folder(plain_tree), tmp_path)
+    manifest = json.loads((path / "manifest.json").read_text())
+    files = {each.name for each in path.iterdir()} - {"manifest.json"}
+    assert set(manifest["files"]) == files
+    for name in files:
+        assert manifest["files"][name]["sha256"] == hashlib.sha256((path / name).read_bytes()).hexdigest()
+
+
+def test_second_preparation_returns_the_first_one(plain_tree: Path, tmp_path: Path) -> None:
+    seen: list[PrepareProgress] = []
+    first = prepare(folder(plain_tree), tmp_path / "stores", seen.append)
+    assert [(each.done, each.total) for each in seen if each.phase == "pack"] == [(n, 65) for n in range(1, 66)]
+    seen.clear()
+    assert prepare(folder(plain_tree), tmp_path / "stores", seen.append) == first
+    assert seen == []
+
+
+def test_preparation_elsewhere_gives_the_same_digest(plain_tree: Path, tmp_path: Path) -> None:
+    first = open_store(prepare(folder(plain_tree), tmp_path / "one"))
+    moved = shutil.copytree(plain_tree, tmp_path / "moved")
+    assert open_store(prepare(folder(moved), tmp_path / "two")).digest == first.digest
+
+
+def test_changed_root_gives_another_store(plain_tree: Path, tmp_path: Path, write_tree: Write) -> None:
+    first = open_store(prepare(folder(plain_tree), tmp_path / "stores"))
+    write_tree(plain_tree, {"train/a/0.png": 9999})
+    second = open_store(prepare(folder(plain_tree), tmp_path / "stores"))
+    assert first.path != second.path
+    assert first.digest != second.digest
+
+
+@pytest.mark.parametrize("change", [{"size": 9}, {"dev_fraction": 0.2}, {"val_fraction": 0.3}, {"classes": "two.txt"}])
+def test_changed_option_gives_another_store(plain_tree: Path, tmp_path: Path, change: dict[str, object]) -> None:
+    (plain_tree / "two.txt").write_text("a\nb\n")
+    first = prepare(folder(plain_tree), tmp_path / "stores")
+    assert prepare(folder(plain_tree, **change), tmp_path / "stores") != first
+
+
+def test_relative_store_root_is_made_absolute(
+    plain_tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert prepare(folder(plain_tree), Path("stores")).is_absolute()
+
+
+def test_unreadable_training_images_are_all_named_and_nothing_is_left(
+    plain_tree: Path, tmp_path: Path, write_tree: Write
+) -> None:
+    bad = {
+        "train/a/empty.png": b"",
+        "train/b/text.png": b"hello",
+        "train/c/cut.png": (plain_tree / "train/c/1.png").read_bytes()[:80],
+    }
+    write_tree(plain_tree, bad)
+    before = snapshot(tmp_path)
+    with pytest.raises(DataError) as caught:
+        prepare(folder(plain_tree), tmp_path / "deep" / "stores")
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "3 of its images" in message
+    assert "on_bad=skip" in message
+    assert all(name in message for name in bad)
+    assert snapshot(tmp_path) == before
+    assert not (tmp_path / "deep").exists()
+
+
+def test_many_unreadable_images_are_counted(plain_tree: Path, tmp_path: Path, write_tree: Write) -> None:
+    write_tree(plain_tree, {f"train/a/bad{index:02}.png": b"bad" for index in range(25)})
+    with pytest.raises(DataError, match=r"25 of its images .* and 15 more") as caught:
+        prepare(folder(plain_tree), tmp_path / "stores")
+    assert str(caught.value).count("bad") < 15
+
+
+def test_unreadable_val_image_stops_too(published_tree: Path, tmp_path: Path, write_tree: Write) -> None:
+    write_tree(published_tree, {"val/images/val_2.JPEG": b""})
+    with pytest.raises(DataError, match=r"val/images/val_2.JPEG \(empty file\)"):
+        prepare(folder(published_tree), tmp_path / "stores")
+
+
+def test_skipped_images_are_left_out_and_listed(plain_tree: Path, tmp_path: Path, write_tree: Write) -> None:
+    clean = open_store(prepare(folder(plain_tree), tmp_path / "stores"))
+    write_tree(plain_tree, {"train/a/empty.png": b"", "train/a/text.png": b"hello"})
+    store = open_store(prepare(folder(plain_tree, on_bad=OnBad.skip), tmp_path / "stores"))
+    assert sorted(each["path"] for each in store.left_out) == ["train/a/empty.png", "train/a/text.png"]
+    assert sum(store.counts.values()) == sum(clean.counts.values())
+    for split, count in store.counts.items():
+        assert len(store.images(split)) == len(store.rows(split)) == len(store.sizes(split)) == count
+        assert "a/empty.png" not in store.rows(split)
+    for row, image in zip(store.rows("train"), store.images("train"), strict=True):
+        if row in clean.rows("train"):
+            np.testing.assert_array_equal(image, clean.images("train")[clean.rows("train").index(row)])
+
+
+def test_class_without_a_readable_image_is_named(plain_tree: Path, tmp_path: Path, write_tree: Write) -> None:
+    write_tree(plain_tree, {f"train/dark/{index}.png": b"x" * (index + 1) for index in range(4)})
+    with pytest.raises(DataError, match="class dark"):
+        prepare(folder(plain_tree, on_bad=OnBad.skip), tmp_path / "stores")
+
+
+@pytest.mark.parametrize("on_bad", list(OnBad))
+def test_unreadable_test_image_keeps_its_row(
+    plain_tree: Path, tmp_path: Path, write_tree: Write, on_bad: OnBad
+) -> None:
+    write_tree(plain_tree, {"test/t1.png": b"", "test/t3.png": b"GIF89a"})
+    store = open_store(prepare(folder(plain_tree, on_bad=on_bad), tmp_path / "stores"))
+    assert store.rows("test") == [f"t{index}.png" for index in range(5)]
+    assert store.unreadable("test") == (1, 3)
+    assert store.unreadable("val") == ()
+    assert (store.images("test")[1] == 128).all()
+    assert store.sizes("test")[1].tolist() == [0, 0]
+    assert store.labels("test") is None
+
+
+def test_damaged_store_is_refused_by_name(plain_tree: Path, tmp_path: Path) -> None:
+    path = prepare(folder(plain_tree), tmp_path / "stores")
+    for name in ("train.images.npy", "val.labels.npy", "test.rows.txt"):
+        whole = (path / name).read_bytes()
+        (path / name).write_bytes(whole[:-1])
+        for attempt in (lambda: open_store(path), lambda: prepare(folder(plain_tree), tmp_path / "stores")):
+            with pytest.raises(StorageError, match=f"{path}.*{name}.*delete"):
+                attempt()
+        (path / name).unlink()
+        with pytest.raises(StorageError, match="missing"):
+            open_store(path)
+        (path / name).write_bytes(whole)
+    open_store(path)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"schema": 99}', "{"])
+def test_damaged_manifest_is_refused(plain_tree: Path, tmp_path: Path, content: str) -> None:
+    path = prepare(folder(plain_tree), tmp_path / "stores")
+    (path / "manifest.json").write_text(content)
+    with pytest.raises(StorageError, match="delete the folder"):
+        open_store(path)
+
+
+def test_folder_that_is_no_store_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="no prepared dataset"):
+        open_store(tmp_path)
+
+
+def test_file_in_the_way_of_the_store_is_a_storage_error(plain_tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for root in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(StorageError, match="a file is in the way"):
+            prepare(folder(plain_tree), root)
+
+
+def test_what_a_killed_preparation_left_is_removed(plain_tree: Path, tmp_path: Path) -> None:
+    path = prepare(folder(plain_tree), tmp_path / "stores")
+    expected = snapshot(path)
+    path.rename(tmp_path / "stores" / f".building-{path.name}")
+    (tmp_path / "stores" / f"{path.name}.lock").touch()
+    assert snapshot(prepare(folder(plain_tree), tmp_path / "stores")) == expected
+    assert [each.name for each in (tmp_path / "stores").iterdir()] == [path.name]
+
+
+def test_interrupted_preparation_leaves_nothing(plain_tree: Path, tmp_path: Path) -> None:
+    def interrupt(state: PrepareProgress) -> None:
+        if state.phase == "pack" and state.done == 30:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(folder(plain_tree), tmp_path / "stores", interrupt)
+    assert not (tmp_path / "stores").exists()
+
+
+def _prepare_and_report(settings: DatasetSettings, root: Path, start: Any, outcome: Any) -> None:
+    packed = []
+    start.wait(60)
+    path = prepare(settings, root, lambda state: packed.append(state.phase == "pack"))
+    outcome.put((str(path), any(packed)))
+
+
+def test_processes_that_prepare_at_once_build_one_store(plain_tree: Path, tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    start, outcome = context.Barrier(3), context.Queue()
+    processes = [
+        context.Process(target=_prepare_and_report, args=(folder(plain_tree), tmp_path / "stores", start, outcome))
+        for _ in range(3)
+    ]
+    for process in processes:
+        process.start()
+    results = [outcome.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join(60)
+    assert len({path for path, _ in results}) == 1
+    assert sum(built for _, built in results) == 1
+    assert [f"{tmp_path / 'stores' / each.name}" for each in (tmp_path / "stores").iterdir()] == [results[0][0]]
+
+
+def _prepare_with_small_files(settings: DatasetSettings, root: Path, outcome: Any) -> None:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+    try:
+        prepare(settings, root)
+    except StorageError as error:
+        outcome.put(str(error))
+    else:
+        outcome.put("")
+
+
+def test_store_that_cannot_be_written_in_full_is_a_storage_error_and_leaves_nothing(
+    plain_tree: Path, tmp_path: Path
+) -> None:
+    context = multiprocessing.get_context("spawn")
+    outcome = context.Queue()
+    root = tmp_path / "place" / "stores"
+    root.parent.mkdir()
+    process = context.Process(target=_prepare_with_small_files, args=(folder(plain_tree), root, outcome))
+    process.start()
+    assert "free space" in outcome.get(timeout=60)
+    process.join(60)
+    assert list(root.parent.iterdir()) == []
+
+
+def test_digits_are_prepared_without_a_root(tmp_path: Path) -> None:
+    store = open_store(prepare(DatasetSettings(source=Source.digits, size=12), tmp_path))
+    assert store.classes == tuple("0123456789")
+    assert store.images("train").shape[1:] == (12, 12, 3)
+    assert (store.sizes("test") == 8).all()
+    assert store.images("train").max() == 255

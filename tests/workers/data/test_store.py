@@ -1,0 +1,62 @@
+"""An opened store and what a run keeps of it."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from workers.data.prepare import prepare
+from workers.data.store import export, open_store
+from workers.settings import DatasetSettings
+
+
+def test_pixels_are_mapped_and_cannot_be_written(plain_tree: Path, tmp_path: Path) -> None:
+    images = open_store(prepare(DatasetSettings(root=str(plain_tree), size=8), tmp_path / "stores")).images("train")
+    assert isinstance(images, np.memmap)
+    with pytest.raises(ValueError, match="read-only"):
+        images[0] = 0
+
+
+def test_split_that_is_not_there_is_empty(plain_tree: Path, tmp_path: Path) -> None:
+    store = open_store(prepare(DatasetSettings(root=str(plain_tree), size=8, dev_fraction=0), tmp_path / "stores"))
+    assert store.counts == {"train": 54, "dev": 0, "val": 6, "test": 5}
+    assert store.images("dev").shape == (0, 8, 8, 3)
+    assert store.sizes("dev").shape == (0, 2)
+    assert store.contents("dev").shape == (0, 32)
+    assert store.labels("dev") is None
+    assert store.rows("dev") == []
+
+
+def test_rows_hash_is_that_of_the_rows_file(plain_tree: Path, tmp_path: Path) -> None:
+    store = open_store(prepare(DatasetSettings(root=str(plain_tree), size=8), tmp_path / "stores"))
+    assert store.rows_sha256("test") == hashlib.sha256(b"t0.png\nt1.png\nt2.png\nt3.png\nt4.png\n").hexdigest()
+
+
+def test_export_holds_what_scoring_and_submitting_need(
+    plain_tree: Path, tmp_path: Path, write_tree: Callable[..., Path]
+) -> None:
+    write_tree(plain_tree, {"test/t2.png": b"bad"})
+    store = open_store(prepare(DatasetSettings(root=str(plain_tree), size=8), tmp_path / "stores"))
+    data = tmp_path / "run" / "data"
+    export(store, data)
+    assert (data / "classes.txt").read_text() == "a\nb\nc\n"
+    kept = {each.name for each in data.iterdir()}
+    assert kept == {
+        "classes.txt",
+        "dataset.json",
+        *(f"{split}.rows.txt" for split in ("dev", "val", "test")),
+        *(f"{split}.sizes.npy" for split in ("dev", "val", "test")),
+        "dev.labels.npy",
+        "val.labels.npy",
+    }
+    for split in ("dev", "val", "test"):
+        assert hashlib.sha256((data / f"{split}.rows.txt").read_bytes()).hexdigest() == store.rows_sha256(split)
+    np.testing.assert_array_equal(np.load(data / "val.labels.npy"), store.labels("val"))
+    assert json.loads((data / "dataset.json").read_text()) == {
+        "digest": store.digest,
+        "counts": {"train": 48, "dev": 6, "val": 6, "test": 5},
+        "unreadable": {"dev": [], "val": [], "test": [2]},
+    }
