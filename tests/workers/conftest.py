@@ -1,0 +1,55 @@
+"""A tiny stage on scikit-learn's digits, shared by the tests of training and prediction."""
+
+from pathlib import Path
+
+import pytest
+
+from workers.data.prepare import prepare
+from workers.protocol import Numerics, StageSpec
+from workers.settings import (
+    AugmentationSettings,
+    DatasetSettings,
+    KeptCheckpoint,
+    ModelSettings,
+    OptimizerSettings,
+    ScheduleSettings,
+    Source,
+    TrainingSettings,
+)
+
+
+@pytest.fixture(scope="session")
+def digits_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return prepare(DatasetSettings(source=Source.digits, size=18), tmp_path_factory.mktemp("digits-store"))
+
+
+@pytest.fixture(scope="session")
+def turned_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    settings = DatasetSettings(source=Source.digits, size=18, orientations=4)
+    return prepare(settings, tmp_path_factory.mktemp("turned-store"))
+
+
+@pytest.fixture
+def tiny_spec(digits_store: Path, tmp_path: Path) -> StageSpec:
+    settings = TrainingSettings(
+        model=ModelSettings(input_size=16, width=0.05, conv1_kernel=3, conv1_stride=1, conv1_padding=1, fc_units=16),
+        optimizer=OptimizerSettings(lr=0.02, batch_size=400),
+        schedule=ScheduleSettings(epochs=1),
+        augmentation=AugmentationSettings(reflect=False),
+    )
+    return StageSpec(
+        member="base1",
+        stage="train",
+        seed=11,
+        settings=settings,
+        store=digits_store,
+        stage_dir=tmp_path / "base1" / "train",
+        init_dir=None,
+        reset=(),
+        freeze=(),
+        lr_scale=(),
+        numerics=Numerics(),
+        checkpoint_updates=100,
+        keep=KeptCheckpoint.last,
+        stage_hash="h",
+    )

@@ -1,0 +1,92 @@
+"""Ten-crop: the published offsets, reflections only where allowed, rows that are probabilities."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from workers.data.augment import PixelStatistics
+from workers.data.store import open_store
+from workers.errors import CheckFailed
+from workers.finished import write_finished
+from workers.predict import TrainedMember, crop_offsets, predict, ten_crop
+from workers.protocol import Numerics, PredictSpec, StageSpec
+from workers.settings import AugmentationSettings, ModelSettings, TrainingSettings
+from workers.stage import run_stage
+
+
+class FirstPixel(nn.Module):
+    """Logits that say which window was seen: the value of its top-left pixel, against zero."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        seen = images[:, 0, 0, 0]
+        return torch.stack([seen, torch.zeros_like(seen)], dim=1)
+
+
+def member(reflect: bool, size: int = 4) -> TrainedMember:
+    settings = TrainingSettings(
+        model=ModelSettings(input_size=size), augmentation=AugmentationSettings(reflect=reflect)
+    )
+    plain = PixelStatistics(torch.zeros(3), torch.full((3,), 1 / 255), torch.eye(3))
+    return TrainedMember(FirstPixel(), plain, settings, Numerics(), "step-00000001", "")
+
+
+def test_offsets_are_the_published_ones_for_224_of_256() -> None:
+    assert crop_offsets(32) == [(0, 0), (0, 32), (16, 16), (32, 0), (32, 32)]
+    assert crop_offsets(0) == [(0, 0)]
+
+
+@pytest.mark.parametrize("reflect", [False, True])
+def test_ten_crop_is_the_mean_probability_over_the_windows(reflect: bool) -> None:
+    image = np.random.default_rng(0).integers(0, 4, (1, 6, 6, 3), dtype=np.uint8)
+    corners = [(0, 0), (0, 2), (1, 1), (2, 0), (2, 2)]
+    seen = [float(image[0, top, left, 0]) for top, left in corners]
+    if reflect:
+        seen += [float(image[0, top, left + 3, 0]) for top, left in corners]
+    expected = np.mean([1 / (1 + np.exp(-value)) for value in seen])
+    probabilities = ten_crop(member(reflect), image)
+    assert probabilities.dtype == np.float32
+    np.testing.assert_allclose(probabilities[0], [expected, 1 - expected], rtol=1e-6)
+
+
+@pytest.fixture
+def trained(tiny_spec: StageSpec) -> PredictSpec:
+    write_finished(tiny_spec.stage_dir, "h", run_stage(tiny_spec, lambda: False))
+    return PredictSpec(
+        member="base1",
+        stage_dir=tiny_spec.stage_dir,
+        store=tiny_spec.store,
+        predictions_dir=tiny_spec.stage_dir.parent / "predictions",
+        splits=("val", "test"),
+        settings=tiny_spec.settings,
+        numerics=Numerics(),
+    )
+
+
+def test_predictions_are_probabilities_of_every_row_and_say_whose(trained: PredictSpec) -> None:
+    described = {one.split: one for one in predict(trained)}
+    store = open_store(trained.store)
+    for split in ("val", "test"):
+        probabilities = np.load(trained.predictions_dir / f"{split}.npy")
+        assert probabilities.shape == (store.counts[split], 10)
+        np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+        written = json.loads((trained.predictions_dir / f"{split}.json").read_text())
+        assert written["rows_sha256"] == store.rows_sha256(split) == described[split].rows_sha256
+    assert described["test"].checkpoint == "step-00000003"
+
+
+def test_predictions_twice_are_the_same_bits(trained: PredictSpec, tmp_path: Path) -> None:
+    again = replace(trained, predictions_dir=tmp_path / "again")
+    assert [one.sha256 for one in predict(trained)] == [one.sha256 for one in predict(again)]
+
+
+def test_weights_other_than_done_json_names_are_refused(trained: PredictSpec) -> None:
+    path = trained.stage_dir / "DONE.json"
+    done = json.loads(path.read_text())
+    path.write_text(json.dumps({**done, "checkpoint_sha256": "0" * 64}))
+    with pytest.raises(CheckFailed, match=r"DONE\.json"):
+        predict(trained)
