@@ -1,6 +1,7 @@
 """The tracker on a real SQLite store, and against addresses where nobody answers."""
 
 import logging
+import math
 import socket
 import time
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -15,6 +17,7 @@ from orchestrator.config_schema import TrackingConfig
 from orchestrator.tracking import Ending, NoTracker, RunIdentity, open_tracking, probe, redact
 from orchestrator.tracking_sender import Pace
 from orchestrator.tracking_store import DatasetInput
+from orchestrator.ui import serving
 from workers.errors import ConfigError
 from workers.settings import TrainingSettings
 
@@ -286,6 +289,40 @@ def test_store_that_is_away_stops_neither_optional_nor_resumed_runs(
         assert time.monotonic() - start < 5
     assert len(caplog.records) == 2, "one warning at the outage, one about what was left out"
     assert "2000 metric values" in caplog.text
+
+
+@pytest.mark.slow
+def test_server_that_goes_away_and_comes_back_has_all_points_in_the_end(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    with serving(place.uri) as server:
+        port = urlsplit(server.address).port
+        assert port is not None
+        config = TrackingConfig(server.address, True)
+        identity = RunIdentity("outage", "digits", "h", "outage")
+        tracker = open_tracking(config, identity, make_plan(), {"seed": 3}, QUICK)
+        assert probe(server.address).endswith("answers")
+        tracker.stage_started(OTHER)
+        tracker.log(OTHER, 10, 1000.0, {"lr": 0.1})
+        assert tracker.flush() == 0
+    with caplog.at_level(logging.WARNING):
+        start = time.monotonic()
+        tracker.log(OTHER, 20, 1001.0, {"lr": 0.1})
+        tracker.stage_finished(OTHER, Ending.FINISHED)
+        tracker.log_ensemble({"ensemble/nll": math.nan})
+        assert time.monotonic() - start < 1
+        assert tracker.flush(1) == 1
+    assert [record.name for record in caplog.records] == ["orchestrator.tracking_sender"], "one warning"
+    with serving(place.uri, port=port) as server:
+        assert urlsplit(server.address).port == port
+        assert tracker.flush(30) == 0
+        tracker.close(Ending.FINISHED)
+    run_id = tracker.ids["stages"]["base/target"]
+    assert [point.step for point in place.history(run_id, "lr")] == [10, 20]
+    assert place.client.get_run(run_id).info.status == "FINISHED"
+    parent = place.client.get_run(tracker.ids["run_id"])
+    assert parent.info.status == "FINISHED"
+    assert math.isnan(parent.data.metrics["ensemble/nll"])
 
 
 def test_probe_makes_no_database_and_names_what_is_wrong(tmp_path: Path, place: Place, closed_port: int) -> None:

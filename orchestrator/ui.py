@@ -1,0 +1,185 @@
+"""The MLflow UI on a run's store: starts MLflow's own server, says where it is, and ends it with the caller.
+
+Takes no lock: it reads the store beside a launch that writes it.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from orchestrator.run_dir import RunPaths, read_record
+from orchestrator.tracking_address import artifact_root, redact, sqlite_path
+from workers.errors import ConfigError
+
+_START_S = 60.0  # MLflow's server takes 3–8 s, more on a busy machine
+_ASK_S = 2.0
+_POLL_S = 0.2
+_STOP_S = 5.0
+
+
+@dataclass(frozen=True)
+class Target:
+    """What to show: a store, and of it a run if `experiment_id` and `run_id` (the ensemble's) are known."""
+
+    uri: str
+    experiment_id: str = ""
+    run_id: str = ""
+
+
+def find_target(run_dir: Path | None, default_uri: str) -> Target:
+    """The store that `run_dir` was tracked in, or the default one.
+
+    Raises:
+        DataError: there is no such run directory.
+        ConfigError: the run was not tracked, there is no such database, or its URI had a password, which is not kept.
+    """
+    target = Target(default_uri)
+    if run_dir is not None:
+        ids: Mapping[str, Any] = read_record(RunPaths(run_dir)).mlflow
+        if not ids.get("uri"):
+            raise ConfigError(
+                f"{run_dir} was not tracked in MLflow: septet ui, without RUN_DIR, shows the default store"
+            )
+        target = Target(str(ids["uri"]), str(ids.get("experiment_id", "")), str(ids.get("run_id", "")))
+        if redact(default_uri) == target.uri:  # the same store; its password is known here, not in run.json
+            target = Target(default_uri, target.experiment_id, target.run_id)
+        elif "***" in target.uri:
+            raise ConfigError(f"run.json keeps no password of {target.uri}: give the whole URI in MLFLOW_TRACKING_URI")
+    path = sqlite_path(target.uri)
+    if path is not None and not path.exists():
+        raise ConfigError(
+            f"there is no tracking store {path} yet: run septet launch first, or give the RUN_DIR of a run"
+        )
+    return target
+
+
+def open_ui(target: Target, stream: IO[str], host: str = "127.0.0.1", port: int = 5000) -> None:
+    """Prints the UI's address; where the store is no server of its own, serves it until Ctrl-C.
+
+    `port` 0, or a port that is taken, means any free one.
+
+    Raises:
+        ConfigError: MLflow's server does not start.
+    """
+    if target.uri.startswith(("http://", "https://")):
+        stream.write(f"MLflow UI: {page(redact(target.uri).replace('***@', ''), target)}\n")
+        return
+    stream.write(f"starting the MLflow UI on {redact(target.uri)} …\n")
+    stream.flush()
+    with serving(target.uri, host, port) as server:
+        stream.write(f"MLflow UI: {page(server.address, target)}\nCtrl-C ends it\n")
+        stream.flush()
+        with contextlib.suppress(KeyboardInterrupt):
+            code = server.process.wait()
+            raise ConfigError(f"the MLflow UI ended by itself with code {code}: {server.last_words()}")
+
+
+def page(address: str, target: Target) -> str:
+    """The address of the target's run in the UI at `address`, or of the UI's first page."""
+    address = address.rstrip("/")
+    if not target.experiment_id:
+        return address
+    run = f"/runs/{target.run_id}" if target.run_id else ""
+    return f"{address}/#/experiments/{target.experiment_id}{run}"
+
+
+@dataclass(frozen=True)
+class Server:
+    """MLflow's server in a process group of its own, its output in `log`."""
+
+    address: str
+    process: subprocess.Popen[bytes]
+    log: IO[bytes]
+
+    def last_words(self) -> str:
+        """The last line that it wrote."""
+        self.log.seek(0)
+        lines = self.log.read().decode(errors="replace").strip().splitlines()
+        return redact(lines[-1].strip()) if lines else "it said nothing"
+
+
+@contextlib.contextmanager
+def serving(uri: str, host: str = "127.0.0.1", port: int = 0, timeout_s: float = _START_S) -> Iterator[Server]:
+    """Serves the UI of a store while the block runs; it answers when the block begins.
+
+    Raises:
+        ConfigError: it ended, or did not answer within `timeout_s`.
+    """
+    port = _free_port(host, port)
+    shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"],
+            env=_environment(uri),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C reaches us alone, and we end the whole group
+        )
+        server = Server(f"http://{f'[{shown}]' if ':' in shown else shown}:{port}", process, log)
+        try:
+            _await_answer(server, timeout_s)
+            yield server
+        finally:
+            _end(process)
+
+
+def _environment(uri: str) -> dict[str, str]:
+    """The store goes by environment, since anybody can read a command line and the URI may hold a password."""
+    root = artifact_root(uri)
+    settings = {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    if root is not None:
+        settings["MLFLOW_ARTIFACTS_DESTINATION"] = str(root)
+    return {"MLFLOW_DISABLE_TELEMETRY": "true"} | os.environ | settings
+
+
+def _free_port(host: str, wanted: int) -> int:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, wanted))
+        except PermissionError as error:
+            raise ConfigError(f"port {wanted} of {host} is not allowed: choose one above 1023") from error
+        except OSError:
+            if wanted == 0:
+                raise ConfigError(f"{host} is no address of this machine") from None
+            return _free_port(host, 0)
+        return int(probe.getsockname()[1])
+
+
+def _await_answer(server: Server, timeout_s: float) -> None:
+    until = time.monotonic() + timeout_s
+    while True:
+        if _answers(server.address):
+            return
+        if server.process.poll() is not None:
+            raise ConfigError(f"the MLflow UI does not start: {server.last_words()}")
+        if time.monotonic() >= until:
+            raise ConfigError(f"the MLflow UI does not answer at {server.address} after {timeout_s:.0f} s")
+        time.sleep(_POLL_S)
+
+
+def _answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{address}/health", timeout=_ASK_S) as answer:
+            return bool(answer.status == 200)
+    except OSError:  # URLError is one
+        return False
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_STOP_S)
