@@ -82,12 +82,10 @@ class Work:
 
 
 class Driver:
-    """Brings one run to its end on one cluster. `clock` gives unix seconds, for the ledger."""
+    """Brings one run to its end: `take_stock`, then `run`. `clock` gives unix seconds, for the ledger."""
 
-    def __init__(
-        self, work: Work, cluster: Cluster, ledger: Ledger, tracker: Tracker, clock: Callable[[], float] = time.time
-    ) -> None:
-        self._work, self._cluster, self._ledger, self._tracker, self._clock = work, cluster, ledger, tracker, clock
+    def __init__(self, work: Work, ledger: Ledger, tracker: Tracker, clock: Callable[[], float] = time.time) -> None:
+        self._work, self._ledger, self._tracker, self._clock = work, ledger, tracker, clock
         self._done: set[StageRef] = set()
         self._predicted: set[str] = set()
         self._busy: dict[str, StageRef] = {}
@@ -95,47 +93,10 @@ class Driver:
         self._failed: dict[StageRef, Failure] = {}
         self._followers = {stage.ref: Follower(work.paths.metrics(stage.ref)) for stage in work.plan.stages}
         self._stopping = False
+        self._cluster: Cluster
 
-    def run(self, stop_requested: Callable[[], bool], show: Callable[[], None]) -> bool:
-        """Trains and predicts until all is done, nothing more can be, or a stop is asked for.
-
-        Args:
-            stop_requested: asked twice a second; true makes every actor checkpoint and stop.
-            show: called twice a second, after the files on disk have moved on.
-
-        Returns:
-            Whether all members are complete; False after a stop.
-
-        Raises:
-            MemberFailed: a stage has used up its budget; all that did not need it has been done.
-            StorageError: alike, because storage failed it.
-            ClusterLost: the cluster is gone.
-        """
-        self._take_stock()
-        while True:
-            if stop_requested() and not self._stopping:
-                self._stop()
-            if not self._stopping:
-                self._start_what_fits()
-            if not self._busy:
-                break
-            completed = self._cluster.poll(_POLL_S)
-            self._follow()
-            for one in completed:
-                self._settle(one)
-            show()
-        for member in sorted(self._actors):
-            self._release(member)
-        complete = self._predicted >= set(self._work.plan.members)
-        if self._failed:
-            self._ledger.set_state(StageState.failed)
-            raise self._failure()
-        self._ledger.set_state(StageState.running if complete else StageState.stopped)
-        show()
-        return complete
-
-    def _take_stock(self) -> None:
-        """Learns from disk what is done, and tells the tracker what it may have missed."""
+    def take_stock(self) -> bool:
+        """Learns from disk what is done, tells the tracker what it missed, and says whether all is complete."""
         self._ledger.set_state(StageState.running)
         self._follow(self._followers)
         for stage in self._work.plan.stages:
@@ -152,6 +113,50 @@ class Driver:
             last = self._work.plan.last_stages[member]
             if last in self._done and has_predictions(self._work.paths, member, last, self._work.splits):
                 self._predicted.add(member)
+        return self._complete
+
+    @property
+    def _complete(self) -> bool:
+        return self._predicted >= set(self._work.plan.members)
+
+    def run(self, cluster: Cluster, stop_requested: Callable[[], bool], show: Callable[[], None]) -> bool:
+        """Trains and predicts until all is done, nothing more can be, or a stop is asked for.
+
+        Args:
+            cluster: where members run; every actor is released at the end.
+            stop_requested: asked twice a second; true makes every actor checkpoint and stop.
+            show: called twice a second, after the files on disk have moved on.
+
+        Returns:
+            Whether all members are complete; False after a stop.
+
+        Raises:
+            MemberFailed: a stage has used up its budget; all that did not need it has been done.
+            StorageError: alike, because storage failed it.
+            ClusterLost: the cluster is gone.
+        """
+        self._cluster = cluster
+        while True:
+            if stop_requested() and not self._stopping:
+                self._stop()
+            if not self._stopping:
+                self._start_what_fits()
+            if not self._busy:
+                break
+            completed = self._cluster.poll(_POLL_S)
+            self._follow()
+            for one in completed:
+                self._settle(one)
+            show()
+        for member in sorted(self._actors):
+            self._release(member)
+        if self._failed:
+            self._ledger.set_state(StageState.failed)
+            raise self._failure()
+        if not self._complete:
+            self._ledger.set_state(StageState.stopped)
+        show()
+        return self._complete
 
     def _stop(self) -> None:
         self._stopping = True

@@ -1,0 +1,154 @@
+"""The story of a launch, and nothing else."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from orchestrator import ray_cluster, tracking
+from orchestrator.config_schema import TARGET, Config, default_run_dir
+from orchestrator.datasets import Prepared, prepare_all, survey_all
+from orchestrator.driver import Driver, Work
+from orchestrator.interrupts import Interrupts
+from orchestrator.ledger import Budgets, Ledger, StageState
+from orchestrator.open_run import OpenedRun, Wanted, open_run
+from orchestrator.plan import Plan, make_plan
+from orchestrator.progress import Display
+from orchestrator.results import Results, write_results
+from orchestrator.status import read_status
+from orchestrator.tracking import DatasetInput, Ending, RunIdentity, Tracker, open_tracking
+from orchestrator.versions import versions
+from workers.data.store import export
+from workers.errors import ClusterLost, Stopped
+from workers.numerics import code_digest
+from workers.protocol import Numerics
+
+if TYPE_CHECKING:
+    from orchestrator.run_dir import RunPaths
+
+_PREDICTED_SPLITS = ("dev", "val", "test")
+
+
+@dataclass(frozen=True)
+class LaunchResult:
+    """What a launch leaves: the run directory and its results."""
+
+    run_dir: Path
+    results: Results
+
+
+def launch(config: Config, stream: IO[str], *, accept_changes: bool = False) -> LaunchResult:
+    """Trains every stage that is not done yet, predicts, combines, and writes submission and report.
+
+    Args:
+        config: the composed configuration.
+        stream: where progress is shown.
+        accept_changes: go on although data or code differ from the run's, and record it.
+
+    Raises:
+        SeptetError: with the exit code of interface.md; after 2, 3, 5 and 6 nothing on disk has changed.
+    """
+    with Interrupts() as interrupts, _display(stream) as display:
+        plan = make_plan(config, survey_all(config))
+        ray_cluster.check_resources(config.cluster)
+        root = Path(config.run_dir) if config.run_dir else default_run_dir(config.experiment, plan.hash)
+        with open_run(root, _wanted(config, plan), accept_changes=accept_changes) as run:
+            if run.new and config.tracking.required:
+                tracking.probe(config.tracking.uri)
+            prepared = prepare_all(config, display.note)
+            run.set_data(prepared.digests, prepared.paths)
+            run.save()
+            with _tracked(config, plan, run, prepared) as tracker:
+                run.commit()
+                export(prepared.stores[TARGET], run.paths.data)
+                ledger = Ledger(run.paths.ledger)
+                _train(
+                    config,
+                    run,
+                    Driver(_work(config, plan, run, prepared), ledger, tracker),
+                    tracker,
+                    interrupts,
+                    display,
+                )
+                results = write_results(run.paths, plan, config.combine, config.submission)
+                _publish(results, run.paths, tracker)
+                ledger.set_state(StageState.done)
+                display.show(read_status(run.paths))
+            run.save_mlflow(tracker.ids)
+    return LaunchResult(run.paths.root, results)
+
+
+def _train(
+    config: Config, run: OpenedRun, driver: Driver, tracker: Tracker, interrupts: Interrupts, display: Display
+) -> None:
+    """Brings all stages and predictions to their end; a cluster is opened only if something is left to do."""
+
+    def show() -> None:
+        run.save_mlflow(tracker.ids)
+        display.show(read_status(run.paths))
+
+    if driver.take_stock():
+        return
+    with ray_cluster.open_cluster(config.cluster) as cluster, interrupts.deferred():
+        driver.run(cluster, lambda: interrupts.requested, show)
+    if interrupts.requested:
+        raise interrupts.error()
+
+
+def _wanted(config: Config, plan: Plan) -> Wanted:
+    device = "cuda" if config.cluster.gpus_per_member else "cpu"
+    numerics = Numerics(config.cluster.cpus_per_member, config.precision.value, device)
+    return Wanted(plan, config.yaml, numerics, config.predict.checkpoint, code_digest(), versions())
+
+
+def _work(config: Config, plan: Plan, run: OpenedRun, prepared: Prepared) -> Work:
+    counts = prepared.stores[TARGET].counts
+    return Work(
+        paths=run.paths,
+        plan=plan,
+        stores=prepared.paths,
+        target=TARGET,
+        splits=tuple(split for split in _PREDICTED_SPLITS if counts.get(split)),
+        numerics=run.record.numerics,
+        keep=run.record.keep,
+        checkpoint_updates=config.checkpoint_updates,
+        budgets=Budgets(config.cluster.max_losses, config.cluster.max_failures),
+    )
+
+
+@contextmanager
+def _tracked(config: Config, plan: Plan, run: OpenedRun, prepared: Prepared) -> Iterator[Tracker]:
+    """The tracking store for the length of the block; its runs end as the block does."""
+    identity = RunIdentity(run.record.run_id, plan.experiment, plan.hash, run.paths.root.name, run.new)
+    params = {"members": len(plan.members), "seed": config.seed, "combine": config.combine.method.value}
+    tracker = open_tracking(config.tracking, identity, plan, params)
+    sources = {name: config.datasets[name].root or config.datasets[name].source.value for name in prepared.stores}
+    tracker.set_datasets(
+        {name: DatasetInput(name, store.digest, sources[name]) for name, store in prepared.stores.items()}
+    )
+    try:
+        yield tracker
+    except (Stopped, ClusterLost, KeyboardInterrupt):
+        tracker.close(Ending.KILLED)
+        raise
+    except BaseException:
+        tracker.close(Ending.FAILED)
+        raise
+    tracker.close(Ending.FINISHED)
+
+
+def _publish(results: Results, paths: "RunPaths", tracker: Tracker) -> None:
+    tracker.log_ensemble(results.ensemble)
+    tracker.log_artifact(paths.config_yaml)
+    tracker.log_artifact(paths.submission, "submission")
+    tracker.log_artifact(paths.report, "report")
+
+
+@contextmanager
+def _display(stream: IO[str]) -> Iterator[Display]:
+    display = Display(stream)
+    try:
+        yield display
+    finally:
+        display.close()
