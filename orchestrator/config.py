@@ -5,6 +5,7 @@ a mistake anywhere gets one line with the nearest right name. Nothing is instant
 """
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -40,6 +41,7 @@ __all__ = ["Config", "compose", "default_run_dir", "group_options", "reopen", "t
 
 _PATH_KEYS = ("run_dir", "datasets.store", "submission.template", "submission.class_ids")
 _DATASET_PATH_KEYS = ("root", "classes")
+_PLAIN = re.compile(r"(?P<key>[\w.@+-]+)=(?P<value>[^\s\[{'\"$,][^\[\]{}'\",]*)")
 _DEFAULT_URI = "sqlite:///mlflow.db"
 
 
@@ -147,13 +149,19 @@ def _one_line(action: Any) -> Any:
 
 
 def _parse(text: str, loader: ConfigLoader) -> Override:
+    parser = OverridesParser.create(loader)
     try:
-        override = OverridesParser.create(loader).parse_overrides([text])[0]
+        override = parser.parse_overrides([text])[0]
     except HydraException as error:
-        raise ConfigError(
-            f"{text}: not an override; write key=value, and put quotes around a value that has commas, brackets, "
-            "spaces or signs, as in \"key='a value'\""
-        ) from error
+        plain = _PLAIN.fullmatch(text)
+        if plain is None:
+            raise ConfigError(
+                f"{text}: not an override; write key=value, and put quotes around a value with commas, brackets or "
+                "signs, as in \"key='a value'\""
+            ) from error
+        # Hydra's grammar refuses signs that paths may hold (~, parentheses); such a value can only be text.
+        value = plain["value"].replace("\\", "\\\\").replace("'", "\\'")
+        override = parser.parse_overrides([f"{plain['key']}='{value}'"])[0]
     if override.is_sweep_override():
         key = override.key_or_group
         raise ConfigError(

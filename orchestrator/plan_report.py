@@ -129,7 +129,7 @@ def _stage_json(report: StageReport) -> dict[str, Any]:
     return {
         "member": stage.ref.member,
         "stage": stage.ref.stage,
-        "init_from": None if stage.init_from is None else f"{stage.init_from.member}.{stage.init_from.stage}",
+        "init_from": _init_from(stage),
         "dataset": stage.dataset,
         "num_images": stage.num_images,
         "num_classes": stage.num_classes,
@@ -139,6 +139,13 @@ def _stage_json(report: StageReport) -> dict[str, Any]:
         "num_macs": report.num_macs,
         "images_per_second": report.images_per_second,
     }
+
+
+def _init_from(stage: Stage) -> str | None:
+    """The ancestor as configuration writes it: `<stage>` of the same member, else `<member>.<stage>`."""
+    if stage.init_from is None or stage.init_from.member == stage.ref.member:
+        return None if stage.init_from is None else stage.init_from.stage
+    return f"{stage.init_from.member}.{stage.init_from.stage}"
 
 
 _HEADINGS = ("stage", "starts from", "dataset", "classes", "images", "epochs", "updates", "parameters", "multiply-adds")
