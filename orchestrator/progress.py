@@ -10,7 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.status import RunStatus, StageStatus, State, duration, run_line, stage_line
+from orchestrator.status import RunStatus, StageStatus, State, duration, pace, run_line, stage_line
 
 _PLAIN_EVERY_S = 10.0
 _TREND_POINTS = 16
@@ -147,14 +147,11 @@ def _overall(status: RunStatus) -> RenderableType:
     line = Table.grid(padding=(0, 1))
     for width in (None, 40, None):
         line.add_column(width=width, no_wrap=True)
-    said = f"{status.share:.0%} · {status.num_done} of {len(status.stages)} stages"
-    if status.state is not State.running:
-        said += f" · {status.state}"
-    elif status.images_per_second:
-        said += f" · {status.images_per_second:,.0f} images/s"
-        if status.remaining_s is not None:
-            said += f" · {duration(status.remaining_s)} left"
-    line.add_row(Text(status.name, style="bold"), ProgressBar(total=1.0, completed=status.share, width=40), said)
+    state = () if status.state is State.running else (str(status.state),)
+    parts = (f"{status.share:.0%}", f"{status.num_done} of {len(status.stages)} stages", *state, *pace(status))
+    line.add_row(
+        Text(status.name, style="bold"), ProgressBar(total=1.0, completed=status.share, width=40), " · ".join(parts)
+    )
     return line
 
 

@@ -192,11 +192,19 @@ def run_line(status: RunStatus) -> str:
     """`digits-1a2b3c4d: running, 42 %, 3 of 9 stages done, 1,234 images/s, 2 min 05 s left`."""
     parts = [f"{status.name}: {status.state}", f"{status.share:.0%}"]
     parts.append(f"{status.num_done} of {len(status.stages)} stages done")
-    if status.state is State.running and status.images_per_second:
-        parts.append(f"{status.images_per_second:,.0f} images/s")
-        if status.remaining_s is not None:
-            parts.append(f"{duration(status.remaining_s)} left")
-    return ", ".join(parts)
+    return ", ".join((*parts, *pace(status)))
+
+
+def pace(status: RunStatus) -> tuple[str, ...]:
+    """How fast a running run goes on and when it will end; empty if it does not run or it is not known."""
+    if status.state is not State.running:
+        return ()
+    if status.num_done == len(status.stages):
+        return ("predicting and combining",)
+    if not status.images_per_second:
+        return ()
+    rate = f"{status.images_per_second:,.0f} images/s"
+    return (rate,) if status.remaining_s is None else (rate, f"{duration(status.remaining_s)} left")
 
 
 def stage_line(stage: StageStatus, width: int = 0) -> str:

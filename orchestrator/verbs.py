@@ -5,17 +5,24 @@ Imports are inside the verbs: `septet status` must not wait for Ray, MLflow or H
 
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from orchestrator.arguments import Request
 from workers.errors import ConfigError
 
+if TYPE_CHECKING:
+    from orchestrator.config_schema import ClusterConfig
+    from workers.data.prepare import PrepareProgress
+    from workers.data.store import Store
+
 _OK = 0
 _DOCTOR_FAILED = 2
 _REFRESH_S = 1.0
+_PREPARE_EVERY_S = 5.0
+_MOST_LEFT_OUT = 10
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,89 @@ class Streams:
         """A line to stderr."""
         self.err.write(f"{line}\n")
         self.err.flush()
+
+
+def plan(request: Request, streams: Streams) -> int:
+    """What a launch would do, and how long it would take; nothing on disk changes."""
+    from orchestrator.config import compose
+    from orchestrator.plan import make_plan, used_datasets
+    from orchestrator.plan_report import make_report
+    from orchestrator.rates import measure_rates
+    from workers.data.sources import survey
+
+    config = compose(request.overrides, request.config_dir)
+    surveys = {name: survey(config.datasets[name], allow_absent=True) for name in used_datasets(config)}
+    planned = make_plan(config, surveys)
+    rates = measure_rates(planned, config, streams.progress)
+    report = make_report(planned, config.cluster, _members_at_once(config.cluster, streams), rates)
+    if request.json:
+        streams.document(report.to_json())
+    else:
+        streams.out.write(report.to_text())
+    return _OK
+
+
+def _members_at_once(cluster: "ClusterConfig", streams: Streams) -> int:
+    """How many fit; a plan for machines that are elsewhere is reckoned with one at a time, and says so."""
+    from orchestrator.ray_cluster import check_resources
+
+    try:
+        return check_resources(cluster)
+    except ConfigError as error:
+        streams.progress(f"reckoned with one member at a time, since here {error}")
+        return 1
+
+
+def prepare(request: Request, streams: Streams) -> int:
+    """Packs the datasets that stages read, and says what each holds."""
+    from orchestrator.config import compose
+    from orchestrator.plan import used_datasets
+    from workers.data.prepare import prepare as pack
+    from workers.data.store import open_store
+
+    config = compose(request.overrides, request.config_dir)
+    for name in used_datasets(config):
+        shown = PrepareLines(name, streams.progress)
+        store = open_store(pack(config.datasets[name], config.store, shown))
+        streams.results(_store_lines(name, store))
+    return _OK
+
+
+def _store_lines(name: str, store: "Store") -> Iterator[str]:
+    counts = ", ".join(f"{count:,} {split}" for split, count in store.counts.items())
+    yield f"{name}: {store.num_classes:,} classes at {store.size} px; {counts}"
+    yield f"  folder {store.path}"
+    yield f"  digest {store.digest}"
+    for left_out in store.left_out[:_MOST_LEFT_OUT]:
+        yield f"  left out of {left_out['split']}: {left_out['path']} ({left_out['reason']})"
+    if len(store.left_out) > _MOST_LEFT_OUT:
+        yield f"  and {len(store.left_out) - _MOST_LEFT_OUT} more left out, all in {store.path / 'manifest.json'}"
+
+
+class PrepareLines:
+    """Turns the many small steps of a preparation into a line every few seconds."""
+
+    def __init__(self, name: str, show: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self._name = name
+        self._show = show
+        self._clock = clock
+        self._shown_s = clock()
+
+    def __call__(self, progress: "PrepareProgress") -> None:
+        if self._clock() - self._shown_s < _PREPARE_EVERY_S:
+            return
+        self._shown_s = self._clock()
+        doing = {"read": "hashed", "pack": "packed"}[progress.phase]
+        self._show(f"{self._name}: {progress.done:,} of {progress.total:,} images {doing}")
+
+
+def ui(request: Request, streams: Streams) -> int:
+    """The MLflow UI, until Ctrl-C."""
+    from orchestrator.config import compose
+    from orchestrator.ui import find_target, open_ui
+
+    open_ui(find_target(request.run_dir, compose([]).tracking.uri), streams.out)
+    return _OK
 
 
 def status(request: Request, streams: Streams) -> int:
@@ -110,6 +200,9 @@ def _given(path: Path | None) -> Path:
 
 
 VERBS: dict[str, Callable[[Request, Streams], int]] = {
+    "plan": plan,
+    "prepare": prepare,
+    "ui": ui,
     "status": status,
     "predict": predict,
     "doctor": doctor,
