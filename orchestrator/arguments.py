@@ -79,7 +79,6 @@ VERBS = {
         ("septet submit runs/digits-1a2b3c4d combine=weighted submission=probabilities",),
         run_dir="needed",
         overrides="[combine=… submission=…]",
-        flags=("config_dir",),
     ),
     "predict": Verb(
         "the finished ensemble on new image files, or folders of them",
@@ -145,9 +144,16 @@ def _top_parser() -> _Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"{_PROGRAM} {metadata.version(_PROGRAM)}")
+    parser.add_argument("--version", action="version", version=f"{_PROGRAM} {_version()}")
     parser.add_argument("--debug", action="store_true", help="show a traceback when something goes wrong")
     return parser
+
+
+def _version() -> str:
+    try:
+        return metadata.version(_PROGRAM)
+    except metadata.PackageNotFoundError:
+        return "(a checkout that is not installed)"
 
 
 def _verb_parser(name: str) -> _Parser:

@@ -15,6 +15,7 @@ from orchestrator.config_schema import CombineMethod
 from orchestrator.plan_values import Plan, from_json
 from orchestrator.probabilities import top_classes
 from orchestrator.run_dir import RunPaths, RunRecord, read_record
+from orchestrator.submission import MANIFEST
 from workers.atomic import write_text
 from workers.data.decode import FORMATS, BadImage, decode, read_content
 from workers.data.store import Store, open_store
@@ -49,6 +50,7 @@ class _Ensemble:
     record: RunRecord
     plan: Plan
     store: Store
+    members: tuple[str, ...]
     combination: Combination
 
 
@@ -144,34 +146,38 @@ def _open(paths: RunPaths) -> _Ensemble:
     if unfinished:
         raise MemberFailed(f"{paths.root}: not finished: {', '.join(unfinished)}; run `septet launch` again")
     store = open_store(Path(record.stores[TARGET]))
-    return _Ensemble(paths, record, plan, store, _combination(paths, plan))
+    # Sorted as for the submission, so that the sum is made in the same order.
+    members = tuple(sorted(plan.members))
+    return _Ensemble(paths, record, plan, store, members, _combination(paths, members))
 
 
-def _combination(paths: RunPaths, plan: Plan) -> Combination:
+def _combination(paths: RunPaths, members: Sequence[str]) -> Combination:
     """How the run's submission was combined: method and weights as its manifest has them."""
-    manifest = paths.submission / "manifest.json"
+    manifest = paths.submission / MANIFEST
     try:
         said = json.loads(manifest.read_bytes())
     except FileNotFoundError:
         raise MemberFailed(f"{paths.root}: no submission yet; run `septet launch` again") from None
-    weights = {member["name"]: float(member["weight"]) for member in said["members"]}
-    return Combination(CombineMethod(said["method"]), tuple(weights[member] for member in plan.members))
+    try:
+        return Combination(CombineMethod(said["method"]), tuple(float(said["weights"][member]) for member in members))
+    except KeyError as error:
+        raise MemberFailed(f"{manifest}: says nothing of {error}; run `septet launch` again") from error
 
 
 def _predict_block(ensemble: _Ensemble, images: Sequence[np.ndarray], progress: Callable[[str], None]) -> np.ndarray:
     # Here and not above: torch takes a second to load, and a mistyped path should be told at once.
     from workers.predict import predict_images as predict_by_member
 
-    members = []
-    for member in ensemble.plan.members:
+    probabilities = []
+    for member in ensemble.members:
         progress(f"{member}: {len(images)} images")
         stage = ensemble.plan.last_stage(member)
-        members.append(
+        probabilities.append(
             predict_by_member(
                 ensemble.paths.stage(stage.ref), ensemble.store.path, stage.settings, images, ensemble.record.numerics
             )
         )
-    combined: np.ndarray = Combined(members, ensemble.combination)[:]
+    combined: np.ndarray = Combined(probabilities, ensemble.combination)[:]
     return combined
 
 

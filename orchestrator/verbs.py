@@ -4,6 +4,7 @@ Imports are inside the verbs: `septet status` must not wait for Ray, MLflow or H
 """
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -15,13 +16,13 @@ from workers.errors import ConfigError
 
 if TYPE_CHECKING:
     from orchestrator.config_schema import ClusterConfig
-    from workers.data.prepare import PrepareProgress
+    from orchestrator.results import Results
     from workers.data.store import Store
 
 _OK = 0
 _DOCTOR_FAILED = 2
 _REFRESH_S = 1.0
-_PREPARE_EVERY_S = 5.0
+_SUBMIT_GROUPS = ("combine", "submission")
 _MOST_LEFT_OUT = 10
 
 
@@ -46,17 +47,28 @@ class Streams:
         self.err.flush()
 
 
+def launch(request: Request, streams: Streams) -> int:
+    """Everything from images to submission and report; the table and where to look go to stdout."""
+    from orchestrator.config import compose
+    from orchestrator.launch import launch as run_launch
+
+    config = compose(request.overrides, request.config_dir)
+    done = run_launch(config, streams.err, accept_changes=request.accept_changes)
+    streams.results(_outcome_lines(done.results))
+    streams.results([f"run         {_near(done.run_dir)}", f"curves      septet ui {_near(done.run_dir)}"])
+    return _OK
+
+
 def plan(request: Request, streams: Streams) -> int:
     """What a launch would do, and how long it would take; nothing on disk changes."""
     from orchestrator.config import compose
-    from orchestrator.plan import make_plan, used_datasets
+    from orchestrator.datasets import survey_all
+    from orchestrator.plan import make_plan
     from orchestrator.plan_report import make_report
     from orchestrator.rates import measure_rates
-    from workers.data.sources import survey
 
     config = compose(request.overrides, request.config_dir)
-    surveys = {name: survey(config.datasets[name], allow_absent=True) for name in used_datasets(config)}
-    planned = make_plan(config, surveys)
+    planned = make_plan(config, survey_all(config, allow_absent=True))
     rates = measure_rates(planned, config, streams.progress)
     report = make_report(planned, config.cluster, _members_at_once(config.cluster, streams), rates)
     if request.json:
@@ -80,14 +92,10 @@ def _members_at_once(cluster: "ClusterConfig", streams: Streams) -> int:
 def prepare(request: Request, streams: Streams) -> int:
     """Packs the datasets that stages read, and says what each holds."""
     from orchestrator.config import compose
-    from orchestrator.plan import used_datasets
-    from workers.data.prepare import prepare as pack
-    from workers.data.store import open_store
+    from orchestrator.datasets import prepare_all
 
-    config = compose(request.overrides, request.config_dir)
-    for name in used_datasets(config):
-        shown = PrepareLines(name, streams.progress)
-        store = open_store(pack(config.datasets[name], config.store, shown))
+    prepared = prepare_all(compose(request.overrides, request.config_dir), streams.progress)
+    for name, store in prepared.stores.items():
         streams.results(_store_lines(name, store))
     return _OK
 
@@ -101,23 +109,6 @@ def _store_lines(name: str, store: "Store") -> Iterator[str]:
         yield f"  left out of {left_out['split']}: {left_out['path']} ({left_out['reason']})"
     if len(store.left_out) > _MOST_LEFT_OUT:
         yield f"  and {len(store.left_out) - _MOST_LEFT_OUT} more left out, all in {store.path / 'manifest.json'}"
-
-
-class PrepareLines:
-    """Turns the many small steps of a preparation into a line every few seconds."""
-
-    def __init__(self, name: str, show: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
-        self._name = name
-        self._show = show
-        self._clock = clock
-        self._shown_s = clock()
-
-    def __call__(self, progress: "PrepareProgress") -> None:
-        if self._clock() - self._shown_s < _PREPARE_EVERY_S:
-            return
-        self._shown_s = self._clock()
-        doing = {"read": "hashed", "pack": "packed"}[progress.phase]
-        self._show(f"{self._name}: {progress.done:,} of {progress.total:,} images {doing}")
 
 
 def ui(request: Request, streams: Streams) -> int:
@@ -162,6 +153,58 @@ def watch(run_dir: Path, streams: Streams, pause: Callable[[float], None] = time
         display.close()
 
 
+def submit(request: Request, streams: Streams) -> int:
+    """Stored predictions, combined anew."""
+    from orchestrator.config import reopen
+    from orchestrator.plan_values import from_json
+    from orchestrator.results import write_results
+    from orchestrator.run_dir import RunPaths, lock, read_record
+
+    for override in request.overrides:
+        if re.split(r"[.=]", override)[0] not in _SUBMIT_GROUPS:
+            groups = " and ".join(_SUBMIT_GROUPS)
+            raise ConfigError(f"{override}: the run is trained; submit takes overrides of {groups} only")
+    paths = RunPaths(_given(request.run_dir))
+    record = read_record(paths)
+    config = reopen(paths.config_yaml.read_text(encoding="utf-8"), request.overrides)
+    with lock(paths):
+        results = write_results(paths, from_json(record.plan), config.combine, config.submission)
+    streams.results(_outcome_lines(results))
+    return _OK
+
+
+def report(request: Request, streams: Streams) -> int:
+    """The report, from what the run has on disk."""
+    from orchestrator.config import reopen
+    from orchestrator.plan_values import from_json
+    from orchestrator.results import rebuild_report
+    from orchestrator.run_dir import RunPaths, lock, read_record
+
+    paths = RunPaths(_given(request.run_dir))
+    record = read_record(paths)
+    combine = reopen(paths.config_yaml.read_text(encoding="utf-8")).combine
+    with lock(paths):
+        results = rebuild_report(paths, from_json(record.plan), combine)
+    streams.results(_outcome_lines(results))
+    return _OK
+
+
+def _outcome_lines(results: "Results") -> Iterator[str]:
+    """The table, then where submission and report lie."""
+    yield results.table_text.rstrip("\n")
+    yield ""
+    if results.submission is not None:
+        yield f"submission  {_near(results.submission)}"
+    for page in results.files:
+        if page.suffix == ".html":
+            yield f"report      {_near(page)}"
+
+
+def _near(path: Path) -> Path:
+    """The path as it is best typed here: relative below the working directory, else absolute."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
 def predict(request: Request, streams: Streams) -> int:
     """The ensemble's best classes for each image."""
     from orchestrator.predict_images import check_out, predict_images, to_json, to_lines, write_out
@@ -200,6 +243,9 @@ def _given(path: Path | None) -> Path:
 
 
 VERBS: dict[str, Callable[[Request, Streams], int]] = {
+    "launch": launch,
+    "submit": submit,
+    "report": report,
     "plan": plan,
     "prepare": prepare,
     "ui": ui,
