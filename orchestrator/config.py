@@ -5,7 +5,6 @@ a mistake anywhere gets one line with the nearest right name. Nothing is instant
 """
 
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,12 +15,10 @@ from typing import Any
 import hydra
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, OverrideType
-from hydra.errors import HydraException
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
+from orchestrator.config_overrides import check_override, one_line, parse, ready
 from orchestrator.config_schema import (
     GROUPS,
     TARGET,
@@ -41,7 +38,6 @@ __all__ = ["Config", "compose", "default_run_dir", "group_options", "reopen", "t
 
 _PATH_KEYS = ("run_dir", "datasets.store", "submission.template", "submission.class_ids")
 _DATASET_PATH_KEYS = ("root", "classes")
-_PLAIN = re.compile(r"(?P<key>[\w.@+-]+)=(?P<value>[^\s\[{'\"$,][^\[\]{}'\",]*)")
 _DEFAULT_URI = "sqlite:///mlflow.db"
 
 
@@ -56,13 +52,13 @@ def compose(overrides: Sequence[str], config_dir: Path | None = None) -> Config:
         ConfigError: one line naming the full key, with the nearest right name.
     """
     with _hydra(config_dir) as loader:
-        parsed = [_parse(text, loader) for text in overrides]
+        parsed = [parse(text, loader) for text in overrides]
         prefix = _search_path(config_dir)
         for override in parsed:
-            _check_override(override, loader, prefix)
+            check_override(override, loader, prefix)
         selected = _selected_packages(parsed, prefix)
-        texts = [_ready(override, selected) for override in parsed]
-        composed = _one_line(lambda: hydra.compose("config", [*prefix, *texts], return_hydra_config=True))
+        texts = [ready(override, selected) for override in parsed]
+        composed = one_line(lambda: hydra.compose("config", [*prefix, *texts], return_hydra_config=True))
         chosen = {str(key): str(value) for key, value in composed.hydra.runtime.choices.items()}
     config = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
     OmegaConf.set_struct(config, False)
@@ -78,18 +74,18 @@ def reopen(text: str, overrides: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: as `compose`.
     """
-    config = _one_line(lambda: OmegaConf.create(text))
+    config = one_line(lambda: OmegaConf.create(text))
     with _hydra(None) as loader:
-        parsed = [_parse(override, loader) for override in overrides]
+        parsed = [parse(override, loader) for override in overrides]
         for override in parsed:
-            _check_override(override, loader, [])
+            check_override(override, loader, [])
             group = override.key_or_group
             if group in ("experiment", "dataset", "ensemble") or override.is_delete():
                 raise ConfigError(f"{override.input_line}: cannot be changed in a run that exists; launch a new run")
             if group in GROUPS:
-                config = OmegaConf.merge(config, _one_line(partial(hydra.compose, f"{group}/{override.value()}")))
+                config = OmegaConf.merge(config, one_line(partial(hydra.compose, f"{group}/{override.value()}")))
             else:
-                _one_line(partial(OmegaConf.update, config, group, override.value(), force_add=True))
+                one_line(partial(OmegaConf.update, config, group, override.value(), force_add=True))
     if not isinstance(config, DictConfig):
         raise ConfigError("config.yaml: not a mapping; restore the run directory's file")
     return _checked(config, None)
@@ -137,84 +133,18 @@ def _search_path(config_dir: Path | None) -> list[str]:
     return [f"hydra.searchpath=['file://{quoted}']"]
 
 
-def _one_line(action: Any) -> Any:
-    """Runs a Hydra or OmegaConf action; their errors become ours, first line only."""
-    try:
-        return action()
-    except (HydraException, OmegaConfBaseException) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        key = getattr(error, "full_key", None)
-        where = f"{key}: " if key else ""
-        raise ConfigError(where + (lines[0] if lines else type(error).__name__)) from error
-
-
-def _parse(text: str, loader: ConfigLoader) -> Override:
-    parser = OverridesParser.create(loader)
-    try:
-        override = parser.parse_overrides([text])[0]
-    except HydraException as error:
-        plain = _PLAIN.fullmatch(text)
-        if plain is None:
-            raise ConfigError(
-                f"{text}: not an override; write key=value, and put quotes around a value with commas, brackets or "
-                "signs, as in \"key='a value'\""
-            ) from error
-        # Hydra's grammar refuses signs that paths may hold (~, parentheses); such a value can only be text.
-        value = plain["value"].replace("\\", "\\\\").replace("'", "\\'")
-        override = parser.parse_overrides([f"{plain['key']}='{value}'"])[0]
-    if override.is_sweep_override():
-        key = override.key_or_group
-        raise ConfigError(
-            f"{text}: several values; write a list ({key}=[a,b]), or ensemble=sweep with sweep.{key}=[a,b]"
-        )
-    return override
-
-
-def _check_override(override: Override, loader: ConfigLoader, prefix: list[str]) -> None:
-    """A group's option must exist; a plain key is checked after composing."""
-    group = override.key_or_group
-    if group.split(".", 1)[0] == "hydra":
-        raise ConfigError(f"{override.input_line}: Hydra's own settings have no effect here; leave it out")
-    if override.package is not None and group not in GROUPS:
-        raise ConfigError(f"{group}@{override.package}: no such group; {choices(group, GROUPS)}")
-    if group not in GROUPS or override.is_delete():
-        return
-    options = loader.get_group_options(group, overrides=prefix)
-    if group == "dataset" and not (override.package or "").startswith("datasets."):
-        raise ConfigError(f"{override.input_line}: say for which dataset, as in dataset@datasets.target=folder")
-    value = override.value()
-    if value not in options:
-        shown = "null" if value is None else str(value)
-        raise ConfigError(f"{_key_of(override)}={shown}: {choices(shown, options)}")
-
-
-def _key_of(override: Override) -> str:
-    return override.key_or_group if override.package is None else f"{override.key_or_group}@{override.package}"
-
-
 def _selected_packages(parsed: Sequence[Override], prefix: list[str]) -> frozenset[str]:
     """Which `group@package` the chosen experiment already selects: an override of any other needs Hydra's `+`."""
     if not any(override.package for override in parsed):
         return frozenset()
     experiment = [str(override.input_line) for override in parsed if override.key_or_group == "experiment"]
-    composed = _one_line(lambda: hydra.compose("config", [*prefix, *experiment], return_hydra_config=True))
+    composed = one_line(lambda: hydra.compose("config", [*prefix, *experiment], return_hydra_config=True))
     return frozenset(str(key) for key in composed.hydra.runtime.choices)
-
-
-def _ready(override: Override, selected: frozenset[str]) -> str:
-    text = str(override.input_line)
-    if override.type is not OverrideType.CHANGE:
-        return text
-    if override.key_or_group not in GROUPS:
-        return f"++{text}"
-    if override.package is not None and _key_of(override) not in selected:
-        return f"+{text}"
-    return text
 
 
 def _checked(composed: DictConfig, asked: _Asked | None) -> Config:
     _absolute_paths(composed)
-    raw = _one_line(lambda: OmegaConf.to_container(composed, resolve=True, throw_on_missing=True))
+    raw = one_line(lambda: OmegaConf.to_container(composed, resolve=True, throw_on_missing=True))
     _refuse_targets(raw, "")
     root = overlay(RootLayer(), raw, "")
     members = resolve_members(root)

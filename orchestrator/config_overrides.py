@@ -1,0 +1,87 @@
+"""Single Hydra overrides as a person types them: read, checked against the groups, made ready for composing."""
+
+import re
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from orchestrator.config_schema import GROUPS
+from orchestrator.overlay import choices
+from workers.errors import ConfigError
+
+_PLAIN = re.compile(r"(?P<key>[\w.@+-]+)=(?P<value>[^\s\[{'\"$,][^\[\]{}'\",]*)")
+
+
+def one_line(action: Any) -> Any:
+    """Runs a Hydra or OmegaConf action; their errors become ours, first line only."""
+    try:
+        return action()
+    except (HydraException, OmegaConfBaseException) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        key = getattr(error, "full_key", None)
+        where = f"{key}: " if key else ""
+        raise ConfigError(where + (lines[0] if lines else type(error).__name__)) from error
+
+
+def parse(text: str, loader: ConfigLoader) -> Override:
+    """Reads one override; ConfigError if it is none, or if it is a Hydra sweep."""
+    parser = OverridesParser.create(loader)
+    try:
+        override = parser.parse_overrides([text])[0]
+    except HydraException as error:
+        plain = _PLAIN.fullmatch(text)
+        if plain is None:
+            raise ConfigError(
+                f"{text}: not an override; write key=value, and put quotes around a value with commas, brackets or "
+                "signs, as in \"key='a value'\""
+            ) from error
+        # Hydra's grammar refuses signs that paths may hold (~, parentheses); such a value can only be text.
+        value = plain["value"].replace("\\", "\\\\").replace("'", "\\'")
+        override = parser.parse_overrides([f"{plain['key']}='{value}'"])[0]
+    if override.is_sweep_override():
+        key = override.key_or_group
+        raise ConfigError(
+            f"{text}: several values; write a list ({key}=[a,b]), or ensemble=sweep with sweep.{key}=[a,b]"
+        )
+    return override
+
+
+def check_override(override: Override, loader: ConfigLoader, prefix: list[str]) -> None:
+    """A group's option must exist; a plain key is checked after composing."""
+    group = override.key_or_group
+    if group.split(".", 1)[0] == "hydra":
+        raise ConfigError(f"{override.input_line}: Hydra's own settings have no effect here; leave it out")
+    if override.package is not None and group not in GROUPS:
+        raise ConfigError(f"{group}@{override.package}: no such group; {choices(group, GROUPS)}")
+    if group not in GROUPS or override.is_delete():
+        return
+    options = loader.get_group_options(group, overrides=prefix)
+    if group == "dataset" and not (override.package or "").startswith("datasets."):
+        raise ConfigError(f"{override.input_line}: say for which dataset, as in dataset@datasets.target=folder")
+    value = override.value()
+    if value not in options:
+        shown = "null" if value is None else str(value)
+        raise ConfigError(f"{_key_of(override)}={shown}: {choices(shown, options)}")
+
+
+def _key_of(override: Override) -> str:
+    return override.key_or_group if override.package is None else f"{override.key_or_group}@{override.package}"
+
+
+def ready(override: Override, selected: frozenset[str]) -> str:
+    """The text for Hydra: plain values may make new keys (they are checked later), new packages get their `+`.
+
+    `selected` are the `group@package` that the defaults hold already.
+    """
+    text = str(override.input_line)
+    if override.type is not OverrideType.CHANGE:
+        return text
+    if override.key_or_group not in GROUPS:
+        return f"++{text}"
+    if override.package is not None and _key_of(override) not in selected:
+        return f"+{text}"
+    return text
