@@ -14,8 +14,8 @@ MAX_LINES = 400
 OWNERS = {
     "ray": ("orchestrator/ray_cluster",),
     "mlflow": ("orchestrator/tracking_store",),
-    "hydra": ("orchestrator/config",),
-    "omegaconf": ("orchestrator/config",),
+    "hydra": ("orchestrator/config", "orchestrator/config_overrides"),
+    "omegaconf": ("orchestrator/config", "orchestrator/config_overrides"),
     "matplotlib": ("orchestrator/plots",),
 }
 FORBIDDEN = {
