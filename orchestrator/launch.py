@@ -17,7 +17,8 @@ from orchestrator.plan import Plan, make_plan
 from orchestrator.progress import Display
 from orchestrator.results import Results, write_results
 from orchestrator.status import read_status
-from orchestrator.tracking import DatasetInput, Ending, RunIdentity, Tracker, open_tracking
+from orchestrator.tracking import Ending, RunIdentity, Tracker, open_tracking
+from orchestrator.tracking_store import DatasetInput
 from orchestrator.versions import versions
 from workers.data.store import export
 from workers.errors import ClusterLost, Stopped

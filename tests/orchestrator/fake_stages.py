@@ -1,0 +1,141 @@
+"""Stages that train nothing, for tests of whoever runs stages: they write the files that real ones write.
+
+A script says what an attempt meets. Counting what was done, in files, is the tests' evidence that it happened.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from orchestrator.driver import newest_step
+from orchestrator.local_actors import ActorDied
+from orchestrator.member_actor import Duties
+from orchestrator.plan import Plan, PlannedDataset, Stage, StageRef
+from workers import atomic
+from workers.errors import Stopped
+from workers.finished import read_finished
+from workers.protocol import PredictSpec, SplitPredictions, StageResult, StageSpec
+from workers.settings import ScheduleSettings, TrainingSettings
+
+NUM_UPDATES = 10
+EVERY = 3
+
+
+def plan_of(chains: Mapping[str, Mapping[str, str | None]], epochs: Mapping[str, int] | None = None) -> Plan:
+    """A plan of members → stages → where each starts from (`member/stage`, or None)."""
+    stages = []
+    for member, chain in chains.items():
+        for name, parent in chain.items():
+            ref = StageRef(member, name)
+            num_epochs = (epochs or {}).get(str(ref), 1)
+            stages.append(
+                Stage(
+                    ref=ref,
+                    dataset="target",
+                    init_from=StageRef.parse(parent) if parent else None,
+                    settings=TrainingSettings(schedule=ScheduleSettings(epochs=num_epochs)),
+                    reset=(),
+                    freeze=(),
+                    lr_scale=(),
+                    member_seed=0,
+                    seed=0,
+                    hash=f"hash of {ref} from {parent}",
+                    num_images=100,
+                    num_updates=NUM_UPDATES,
+                    num_classes=10,
+                )
+            )
+    ordered: list[Stage] = []
+    while len(ordered) < len(stages):
+        known = {stage.ref for stage in ordered}
+        ordered += [s for s in stages if s.ref not in known and (s.init_from is None or s.init_from in known)]
+    return Plan(
+        experiment="fake",
+        hash=hashlib.sha256(repr(sorted(stage.hash for stage in stages)).encode()).hexdigest(),
+        members=tuple(chains),
+        stages=tuple(ordered),
+        datasets=(PlannedDataset("target", {}, ("a", "b"), 2, {"train": 100}, False),),
+        last_stages={member: StageRef(member, list(chain)[-1]) for member, chain in chains.items()},
+    )
+
+
+@dataclass
+class FakeStages:
+    """`script[ref]` lists, an attempt each, an exception to raise after an update; then all goes well.
+
+    `waiting` names stages that stay at their first update until they are asked to stop.
+    """
+
+    script: Mapping[str, list[tuple[int, BaseException]]] = field(default_factory=dict)
+    waiting: frozenset[str] = frozenset()
+    started: list[str] = field(default_factory=list)
+    updates: list[tuple[str, int]] = field(default_factory=list)
+
+    def duties(self) -> Duties:
+        return Duties(self.run_stage, self.predict)
+
+    def run_stage(self, spec: StageSpec, should_stop: Callable[[], bool]) -> StageResult:
+        ref = f"{spec.member}/{spec.stage}"
+        self.started.append(ref)
+        if spec.init_dir is not None:
+            read_finished(spec.init_dir)
+        attempt = self.started.count(ref) - 1
+        planned = self.script.get(ref, [])
+        trouble_at, trouble = planned[attempt] if attempt < len(planned) else (-1, None)
+        resumed_from = newest_step(spec.stage_dir / "checkpoints")
+        _cut_back(spec.stage_dir / "metrics.jsonl", resumed_from)
+        for step in range(resumed_from + 1, NUM_UPDATES + 1):
+            self.updates.append((ref, step))
+            _append(spec.stage_dir / "metrics.jsonl", step)
+            if step % EVERY == 0 or step == NUM_UPDATES:
+                _save(spec.stage_dir, step)
+            if step == trouble_at and trouble is not None:
+                raise trouble
+            while ref in self.waiting and not should_stop():
+                time.sleep(0.005)
+            if should_stop():
+                _save(spec.stage_dir, step)
+                raise Stopped(f"{ref}: stopped after update {step}")
+        return StageResult(NUM_UPDATES, resumed_from, f"step-{NUM_UPDATES:08d}", f"sha of {ref}", 0.1, 0.2, False)
+
+    def predict(self, spec: PredictSpec) -> tuple[SplitPredictions, ...]:
+        self.started.append(f"{spec.member}/predictions")
+        ref = f"{spec.member}/{spec.stage_dir.name}"
+        return tuple(_write_predictions(spec, split, f"sha of {ref}") for split in spec.splits)
+
+
+def _append(path: Path, step: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        point = {"step": step, "epoch": step / NUM_UPDATES, "time": time.time(), "metrics": {"train/loss": 1 / step}}
+        file.write(json.dumps(point) + "\n")
+
+
+def _cut_back(path: Path, step: int) -> None:
+    if path.exists():
+        kept = [line for line in path.read_text().splitlines(keepends=True) if json.loads(line)["step"] <= step]
+        atomic.write_text(path, "".join(kept))
+
+
+def _save(stage_dir: Path, step: int) -> None:
+    atomic.write_json(stage_dir / "checkpoints" / f"step-{step:08d}" / "MANIFEST.json", {"step": step})
+
+
+def _write_predictions(spec: PredictSpec, split: str, checkpoint_sha256: str) -> SplitPredictions:
+    path = spec.predictions_dir / f"{split}.npy"
+    with atomic.replacing(path) as file:
+        np.save(file, np.full((4, 2), 0.5, dtype=np.float32))
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    atomic.write_json(
+        spec.predictions_dir / f"{split}.json", {"sha256": sha256, "checkpoint_sha256": checkpoint_sha256}
+    )
+    return SplitPredictions(split, 4, 2, "", sha256, "", checkpoint_sha256)
+
+
+def died() -> BaseException:
+    return ActorDied("killed by the test")

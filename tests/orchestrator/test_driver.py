@@ -1,0 +1,244 @@
+"""The driver on threads with stages that train nothing: order, budgets, stops, resumes, extensions."""
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from fake_stages import EVERY, NUM_UPDATES, FakeStages, died, plan_of  # noqa: E402
+
+from orchestrator.driver import Driver, Work  # noqa: E402
+from orchestrator.ledger import AttemptEnd, Budgets, Contents, Ledger, StageState, read_ledger  # noqa: E402
+from orchestrator.local_actors import LocalActors  # noqa: E402
+from orchestrator.plan import Plan, StageRef  # noqa: E402
+from orchestrator.run_dir import RunPaths  # noqa: E402
+from orchestrator.tracking import NoTracker  # noqa: E402
+from workers.errors import DataError, Diverged, MemberFailed, StorageError  # noqa: E402
+from workers.protocol import Numerics  # noqa: E402
+from workers.settings import KeptCheckpoint  # noqa: E402
+
+pytestmark = pytest.mark.timeout(60)
+SEVEN = {
+    **{f"base{number}": {"train": None} for number in range(5)},
+    **{f"wide{number}": {"pre": None, "fine": f"wide{number}/pre"} for number in range(2)},
+}
+
+
+class RecordingTracker(NoTracker):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.points: list[tuple[str, int]] = []
+        self.ended: list[tuple[str, str]] = []
+
+    def log(self, ref: StageRef, step: int, time_s: float, metrics: Mapping[str, float]) -> None:
+        self.points.append((str(ref), step))
+
+    def stage_finished(self, ref: StageRef, status: str, tags: Mapping[str, str] | None = None) -> None:
+        self.ended.append((str(ref), str(status)))
+
+
+@dataclass
+class Run:
+    """A run directory, and launches into it."""
+
+    root: Path
+    plan: Plan
+    fakes: FakeStages = field(default_factory=FakeStages)
+    budgets: Budgets = field(default_factory=lambda: Budgets(max_losses=20, max_failures=3))
+    num_slots: int = 2
+    tracker: RecordingTracker = field(default_factory=RecordingTracker)
+
+    @property
+    def paths(self) -> RunPaths:
+        return RunPaths(self.root)
+
+    @property
+    def ledger(self) -> Contents:
+        return read_ledger(self.paths.ledger)
+
+    def launch(self, stop_when: str = "") -> bool:
+        """Runs to the end; `stop_when` names a stage whose start brings the request to stop."""
+        self.fakes.started.clear()
+        self.fakes.updates.clear()
+        stores = {"target": self.root}
+        work = Work(
+            self.paths, self.plan, stores, "target", ("val", "test"), Numerics(), KeptCheckpoint.last, EVERY, self.budgets
+        )
+        driver = Driver(work, Ledger(self.paths.ledger), self.tracker)
+        self.cluster = LocalActors(self.num_slots, self.fakes.duties)
+        if driver.take_stock():
+            return True
+        return driver.run(self.cluster, lambda: stop_when in self.fakes.started, lambda: None)
+
+    def outcomes(self, ref: str) -> list[AttemptEnd | None]:
+        return [attempt.outcome for attempt in self.ledger.stages[ref].attempts]
+
+
+@pytest.fixture
+def seven(tmp_path: Path) -> Run:
+    return Run(tmp_path, plan_of(SEVEN))
+
+
+def test_driver_undisturbed_trains_every_stage_once_after_its_ancestor_and_predicts(seven: Run) -> None:
+    assert seven.launch()
+    started = seven.fakes.started
+    wanted = [*map(str, seven.plan.by_ref), *(f"{member}/predictions" for member in seven.plan.members)]
+    assert sorted(started) == sorted(wanted)
+    assert all(started.index(f"wide{n}/pre") < started.index(f"wide{n}/fine") for n in range(2))
+    assert all((seven.paths.done(ref)).exists() for ref in seven.plan.by_ref)
+    assert {entry.state for entry in seven.ledger.stages.values()} == {StageState.done}
+    assert sorted(seven.tracker.ended) == sorted((str(ref), "FINISHED") for ref in seven.plan.by_ref)
+    assert len(set(seven.tracker.points)) == len(seven.plan.stages) * NUM_UPDATES
+
+
+def test_driver_starts_the_longest_chain_first(seven: Run) -> None:
+    assert seven.launch()
+    assert set(seven.fakes.started[:2]) == {"wide0/pre", "wide1/pre"}
+
+
+def test_driver_keeps_a_members_actor_over_its_stages_and_predictions(seven: Run) -> None:
+    seven.num_slots = 7
+    assert seven.launch()
+    assert sorted(seven.cluster.acquired) == sorted(seven.plan.members)
+
+
+def test_driver_waits_with_a_stage_until_another_members_ancestor_is_done(tmp_path: Path) -> None:
+    plan = plan_of({"a": {"pre": None, "fine": "a/pre"}, "b": {"fine": "a/pre"}})
+    run = Run(tmp_path, plan)
+    assert run.launch()
+    assert run.fakes.started[0] == "a/pre"
+    assert run.fakes.started.count("a/pre") == 1
+
+
+def test_driver_on_a_finished_run_starts_nothing(seven: Run) -> None:
+    assert seven.launch()
+    before = {path: path.stat().st_mtime_ns for path in seven.root.rglob("*.npy")}
+    assert seven.launch()
+    assert seven.fakes.started == []
+    assert before == {path: path.stat().st_mtime_ns for path in seven.root.rglob("*.npy")}
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut short", "of another checkpoint"])
+def test_driver_redoes_predictions_that_are_not_whole(seven: Run, damage: str) -> None:
+    assert seven.launch()
+    array, about = (seven.paths.predictions("base1") / f"test.{end}" for end in ("npy", "json"))
+    if damage == "missing":
+        array.unlink()
+    elif damage == "cut short":
+        array.write_bytes(array.read_bytes()[:-4])
+    else:
+        about.write_text(json.dumps({**json.loads(about.read_text()), "checkpoint_sha256": "another"}))
+    assert seven.launch()
+    assert seven.fakes.started == ["base1/predictions"]
+
+
+def test_driver_after_an_actors_death_resumes_from_the_newest_checkpoint(seven: Run) -> None:
+    seven.fakes.script = {"wide0/pre": [(8, died()), (7, died())]}
+    assert seven.launch()
+    assert seven.outcomes("wide0/pre") == [AttemptEnd.lost, AttemptEnd.lost, AttemptEnd.done]
+    attempts = seven.ledger.stages["wide0/pre"].attempts
+    assert [attempt.resumed_from for attempt in attempts] == [0, 6, 6]
+    assert [attempt.last_step for attempt in attempts] == [8, 7, NUM_UPDATES]
+    steps = [step for ref, step in seven.fakes.updates if ref == "wide0/pre"]
+    assert steps == [*range(1, 9), 7, *range(7, 11)]
+    redone = len(steps) - NUM_UPDATES
+    assert seven.ledger.stages["wide0/pre"].redone_updates == redone == 3
+
+
+def test_driver_counts_failures_and_losses_apart(seven: Run) -> None:
+    seven.budgets = Budgets(max_losses=2, max_failures=1)
+    seven.fakes.script = {"base0/train": [(4, died()), (5, OSError("a cable")), (7, died())]}
+    assert seven.launch()
+    assert seven.outcomes("base0/train") == [AttemptEnd.lost, AttemptEnd.failed, AttemptEnd.lost, AttemptEnd.done]
+
+
+@pytest.mark.parametrize(("trouble", "allowed"), [("lost", 2), ("failed", 1)])
+def test_driver_with_a_budget_spent_names_stage_and_reason_after_the_others_are_through(
+    seven: Run, trouble: str, allowed: int
+) -> None:
+    seven.budgets = Budgets(max_losses=2, max_failures=1)
+    error = died() if trouble == "lost" else RuntimeError("a bolt is loose")
+    seven.fakes.script = {"wide0/pre": [(2, error)] * 9}
+    with pytest.raises(MemberFailed, match=r"wide0/pre: .*(killed by the test|a bolt is loose).*log\.txt"):
+        seven.launch()
+    assert seven.fakes.started.count("wide0/pre") == allowed + 1
+    assert "wide0/fine" not in seven.fakes.started
+    others = set(seven.plan.members) - {"wide0"}
+    assert {f"{member}/predictions" for member in others} <= set(seven.fakes.started)
+    assert seven.ledger.state is StageState.failed
+    assert seven.ledger.stages["wide0/pre"].state is StageState.failed
+    assert ("wide0/pre", "FAILED") in seven.tracker.ended
+
+
+def test_driver_launched_again_after_a_failure_has_a_fresh_budget(seven: Run) -> None:
+    seven.budgets = Budgets(max_losses=0, max_failures=0)
+    seven.fakes.script = {"base0/train": [(4, RuntimeError("once"))]}
+    with pytest.raises(MemberFailed):
+        seven.launch()
+    seven.fakes.script = {}
+    assert seven.launch()
+    assert seven.fakes.started == ["base0/train", "base0/predictions"]
+    assert seven.outcomes("base0/train") == [AttemptEnd.failed, AttemptEnd.done]
+
+
+@pytest.mark.parametrize("error", [Diverged("loss nan"), DataError("no images"), MemoryError()])
+def test_driver_does_not_retry_what_would_fail_again(seven: Run, error: Exception) -> None:
+    seven.fakes.script = {"base0/train": [(2, error)]}
+    with pytest.raises(MemberFailed):
+        seven.launch()
+    assert seven.fakes.started.count("base0/train") == 1
+
+
+def test_driver_answers_failed_storage_with_its_own_error(seven: Run) -> None:
+    seven.fakes.script = {"base0/train": [(2, StorageError("disk full"))]}
+    with pytest.raises(StorageError, match="base0/train: disk full"):
+        seven.launch()
+
+
+def test_driver_asked_to_stop_has_every_actor_checkpoint_and_starts_nothing_new(seven: Run) -> None:
+    seven.fakes.waiting = frozenset({"wide0/pre", "wide1/pre"})
+    assert not seven.launch(stop_when="wide1/pre")
+    assert sorted(seven.fakes.started) == ["wide0/pre", "wide1/pre"]
+    assert seven.outcomes("wide0/pre") == [AttemptEnd.stopped]
+    assert seven.ledger.state is StageState.stopped
+    assert ("wide0/pre", "KILLED") in seven.tracker.ended
+    assert sorted(seven.cluster.released) == ["wide0", "wide1"]
+
+
+def test_driver_launched_again_after_a_stop_redoes_nothing(seven: Run) -> None:
+    seven.fakes.waiting = frozenset({"wide0/pre", "wide1/pre"})
+    assert not seven.launch(stop_when="wide1/pre")
+    before = list(seven.fakes.updates)
+    seven.fakes.waiting = frozenset()
+    assert seven.launch()
+    both = before + seven.fakes.updates
+    assert len(both) == len(set(both)) == len(seven.plan.stages) * NUM_UPDATES
+
+
+def test_driver_launched_again_after_its_own_death_closes_the_open_attempt(seven: Run) -> None:
+    ledger = Ledger(seven.paths.ledger)
+    ledger.set_state(StageState.running)
+    ledger.begin("base0/train", started=1.0, resumed_from=0)
+    assert seven.launch()
+    assert seven.outcomes("base0/train") == [AttemptEnd.interrupted, AttemptEnd.done]
+
+
+def test_driver_with_an_extended_plan_leaves_what_is_done_alone(seven: Run) -> None:
+    assert seven.launch()
+    done = {ref: seven.paths.done(ref).read_bytes() for ref in seven.plan.by_ref}
+    seven.plan = plan_of({**SEVEN, "base5": {"train": None}, "base0": {"train": None, "more": "base0/train"}})
+    assert seven.launch()
+    assert sorted(seven.fakes.started) == ["base0/more", "base0/predictions", "base5/predictions", "base5/train"]
+    assert done == {ref: seven.paths.done(ref).read_bytes() for ref in done}
+
+
+def test_driver_never_holds_more_actors_than_slots(seven: Run) -> None:
+    # LocalActors raises where a slot is missing, so arriving here is the evidence.
+    seven.num_slots = 1
+    assert seven.launch()
+    assert len(seven.cluster.acquired) == len(seven.cluster.released)
