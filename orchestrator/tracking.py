@@ -83,7 +83,7 @@ class Tracker(Protocol):
         """Waits until all is in the store; returns how many metric values are not."""
 
     def close(self, status: str) -> None:
-        """Ends the parent run and members still open; waits at most 10 s and says what was left out."""
+        """Ends the parent run and members still open; where the store is away, waits 10 s and says what it lacks."""
 
 
 class NoTracker:
@@ -176,7 +176,7 @@ def probe(uri: str, timeout_s: float = ANSWER_S) -> str:
         store.ping()
         answered.set()
 
-    sender.submit(Task(ask, "the question", vital=True))
+    sender.submit(Task(ask, "the question", vital=True, quiet=True))
     problem = sender.wait_for(answered, timeout_s, min(REFUSED_S, timeout_s))
     sender.stop()
     if problem:
@@ -194,6 +194,6 @@ def _look_into(path: Path) -> str:
 
 def _unreachable(uri: str, problem: str) -> ConfigError:
     return ConfigError(
-        f"tracking store {redact(uri)} does not answer ({problem}): start it, mend tracking.uri, "
+        f"tracking store {redact(uri)} cannot be used: {problem}; start it, mend tracking.uri, "
         "or go on without it by tracking.required=false"
     )

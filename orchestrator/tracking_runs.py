@@ -20,6 +20,7 @@ _log = logging.getLogger(__name__)
 _ANSWER_S = 7.0  # the interface promises an end within 10 s, of which importing MLflow takes one or two
 _CREATE_S = 60.0  # a fresh SQLite store takes 2–5 s, more on a busy machine; a file always answers
 _CLOSE_S = 10.0
+_UPLOAD_S = 300.0  # a large artifact on its way to a store that answers
 _ARTIFACT_ATTEMPTS = 3  # artifacts may lie elsewhere than the runs: their store's outage must not hold up the rest
 
 
@@ -44,7 +45,7 @@ class MlflowTracker:
         self._store = Store(uri, run.experiment, run.run_id)
         self._read_load: Callable[[], dict[str, float]] | None = None
         self._sender = Sender(self._deliver, redact(uri), self._sample, pace)
-        self._submit(self._open, "the ensemble's run", vital=True)
+        self._sender.submit(Task(self._open, "the ensemble's run", vital=True, quiet=True))
 
     @property
     def ids(self) -> dict[str, Any]:
@@ -121,7 +122,7 @@ class MlflowTracker:
         return self._sender.flush(timeout_s)
 
     def close(self, status: str) -> None:
-        """Ends the parent run and what is still open below it; waits at most 10 s and says what was left out."""
+        """Ends the parent run and what is still open below it; of a store that is away, says what it lacks after 10 s."""
         now_ms = _now_ms()
 
         def finish() -> None:
@@ -131,10 +132,15 @@ class MlflowTracker:
 
         self._submit(finish, "the end of the run")
         num_left_out = self._sender.flush(_CLOSE_S)
+        until = time.monotonic() + _UPLOAD_S
+        while self._sender.num_waiting and self._sender.failure is None and time.monotonic() < until:
+            num_left_out = self._sender.flush(1.0)
+        num_waiting = self._sender.num_waiting
         self._sender.stop()
-        if num_left_out:
+        if num_left_out or num_waiting:
             _log.warning(
-                "MLflow at %s lacks the last %d metric values; metrics.jsonl has them, and the same launch sends them",
+                "MLflow at %s lacks the end of this run and %d metric values; metrics.jsonl has them, and the same "
+                "launch sends them once it answers",
                 redact(self._uri),
                 num_left_out,
             )

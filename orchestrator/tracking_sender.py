@@ -36,12 +36,17 @@ class Pace:
 
 @dataclass(frozen=True)
 class Task:
-    """Work on the store that may be repeated. `attempts` 0 means as many as it takes; `vital` is never dropped."""
+    """Work on the store that may be repeated.
+
+    `attempts` 0 means as many as it takes. A `vital` task is never dropped, since what follows needs it. Of a `quiet`
+    one an outage is not told: a caller waits for it and speaks.
+    """
 
     work: Callable[[], None]
     what: str
     attempts: int = 0
     vital: bool = False
+    quiet: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,12 @@ class Sender:
                 return None
             return Failure(explain(self._error), is_lasting(self._error), time.monotonic() - self._failing_since)
 
+    @property
+    def num_waiting(self) -> int:
+        """How many tasks and points are not done."""
+        with self._changed:
+            return len(self._queue)
+
     def submit(self, task: Task) -> None:
         """Appends a task; returns at once."""
         with self._changed:
@@ -118,7 +129,8 @@ class Sender:
             self._changed.notify_all()
             self._changed.wait_for(lambda: not self._queue or self._stopped, timeout_s)
             self._hurry = False
-            return self._num_left_out + sum(len(q.item.metrics) for q in self._queue if isinstance(q.item, Point))
+            waiting = (queued.item for queued in self._queue)
+            return self._num_left_out + sum(len(item.metrics) for item in waiting if isinstance(item, Point))
 
     def wait_for(self, done: threading.Event, limit_s: float, refused_s: float) -> str:
         """Waits for a vital task's event; returns the problem in one line, empty if it was done.
@@ -179,6 +191,8 @@ class Sender:
             self._deliver([item for item in batch if isinstance(item, Point)])
 
     def _add_sample(self) -> None:
+        if self._num_failed:  # an hour's outage would be a queue of load readings that nobody misses
+            return
         point = self._sample()
         if point is not None:
             self.add(point)
@@ -204,8 +218,7 @@ class Sender:
                     self._failing_since = self._last_try
                 self._num_failed += 1
                 self._error = error
-                # The opening has a caller who waits for it and speaks for it.
-                if not (isinstance(batch[0], Task) and batch[0].vital):
+                if not (isinstance(batch[0], Task) and batch[0].quiet):
                     self._tell(
                         "outage",
                         f"MLflow at {self._where} does not answer ({explain(error)}): training goes on, "

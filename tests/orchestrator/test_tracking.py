@@ -265,7 +265,7 @@ def test_new_run_on_a_silent_host_is_refused_within_ten_seconds() -> None:
         listener.listen()  # takes connections and never answers
         uri = f"http://127.0.0.1:{listener.getsockname()[1]}"
         start = time.monotonic()
-        with pytest.raises(ConfigError, match="does not answer"):
+        with pytest.raises(ConfigError, match="no answer within"):
             open_tracking(TrackingConfig(uri, True), RunIdentity("a", "digits", "h", "n"), make_plan(), {}, QUICK)
         assert time.monotonic() - start < 10
 
@@ -311,7 +311,7 @@ def test_server_that_goes_away_and_comes_back_has_all_points_in_the_end(
         tracker.stage_finished(OTHER, Ending.FINISHED)
         tracker.log_ensemble({"ensemble/nll": math.nan})
         assert time.monotonic() - start < 1
-        assert tracker.flush(1) == 1
+        assert tracker.flush(0.5) > 0
     assert [record.name for record in caplog.records] == ["orchestrator.tracking_sender"], "one warning"
     with serving(place.uri, port=port) as server:
         assert urlsplit(server.address).port == port
