@@ -1,0 +1,172 @@
+"""Draws the report's figures as PNG bytes. The only module that knows matplotlib, which it imports when it draws."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.curves import Curve
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+KERNELS_A_ROW = 16
+_MOST_NAMED = 12
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Colours of a figure; `base` and `pretrained` are the two kinds of members, from dark to light."""
+
+    name: str
+    background: str
+    ink: str
+    grid: str
+    base: tuple[str, str]
+    pretrained: tuple[str, str]
+    ensemble: str
+
+
+LIGHT = Theme("light", "#ffffff", "#1f2733", "#e3e7ee", ("#12407a", "#7fb2ea"), ("#a34a00", "#f0a860"), "#0f7b5f")
+DARK = Theme("dark", "#161b22", "#d8dee9", "#2c3440", ("#5f9ddf", "#b9d8f7"), ("#d9822b", "#f7cf9f"), "#3ec79f")
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar of the errors figure; `error` and its `standard_error` in [0, 1]."""
+
+    name: str
+    error: float
+    standard_error: float
+    pretrained: bool
+    averaged: bool
+
+
+def learning_curves(curves: Sequence[Curve], theme: Theme) -> bytes:
+    """Training and validation top-1 error of all members by epoch, side by side; a dotted line is a stage's start."""
+    figure = _figure(10.0, 3.9, theme)
+    left, right = figure.subplots(1, 2, sharey=True)
+    colours = _member_colours([curve.pretrained for curve in curves], theme)
+    for axes, title in ((left, "training (augmented)"), (right, "validation")):
+        _dress(axes, theme)
+        axes.set_title(title, color=theme.ink, fontsize=11, loc="left")
+        axes.set_xlabel("epoch")
+    left.set_ylabel("top-1 error, %")
+    for curve, colour in zip(curves, colours, strict=True):
+        for axes, series in ((left, curve.train), (right, curve.val)):
+            # One point is no line: a member with one epoch still shows.
+            marker = "o" if len(series.epochs) == 1 else ""
+            errors = [100 * error for error in series.errors]
+            axes.plot(
+                series.epochs, errors, color=colour, linewidth=1.4, marker=marker, markersize=4, label=curve.member
+            )
+        for start in set(curve.starts):
+            for axes in (left, right):
+                axes.axvline(start, color=theme.ink, linewidth=0.7, linestyle=":", alpha=0.35)
+    left.set_ylim(bottom=0)
+    if 0 < len(curves) <= _MOST_NAMED:
+        right.legend(frameon=False, fontsize=8, labelcolor=theme.ink, ncols=2)
+    return _png(figure)
+
+
+def member_errors(bars: Sequence[Bar], theme: Theme) -> bytes:
+    """Top-1 error of each member beside that of the averages, with one binomial standard error."""
+    figure = _figure(10.0, 0.9 + 0.32 * len(bars), theme)
+    axes = figure.subplots()
+    _dress(axes, theme)
+    kinds = _member_colours([bar.pretrained for bar in bars if not bar.averaged], theme)
+    singles = iter(kinds)
+    colours = [theme.ensemble if bar.averaged else next(singles) for bar in bars]
+    places = np.arange(len(bars))
+    errors = [100 * bar.error for bar in bars]
+    spread = [100 * bar.standard_error for bar in bars]
+    axes.barh(places, errors, color=colours, height=0.62)
+    axes.errorbar(errors, places, xerr=spread, fmt="none", ecolor=theme.ink, elinewidth=1.1, capsize=2.5)
+    for place, (error, width) in enumerate(zip(errors, spread, strict=True)):
+        axes.text(error + width, place, f"  {error:.2f}", va="center", fontsize=8.5, color=theme.ink)
+    axes.set_yticks(places, [bar.name for bar in bars])
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+    axes.set_xlim(0, 1.12 * max([error + width for error, width in zip(errors, spread, strict=True)], default=1) or 1)
+    axes.set_xlabel("top-1 error, %")
+    return _png(figure)
+
+
+def conv1_kernels(weights: NDArray[np.float32], pixel: int = 4) -> bytes:
+    """The first layer's kernels as Krizhevsky et al. 2012, Fig. 3 shows them.
+
+    Args:
+        weights: (filters, 3, k, k).
+        pixel: side in the picture of one weight and of a gap.
+    """
+    from matplotlib.image import imsave
+
+    picture = kernel_mosaic(weights).repeat(pixel, axis=0).repeat(pixel, axis=1)
+    buffer = io.BytesIO()
+    imsave(buffer, picture, format="png", pil_kwargs={"pnginfo": None})
+    return buffer.getvalue()
+
+
+def kernel_mosaic(weights: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Kernels in rows of 16 with gaps of one pixel, all on one scale: (height, width, 3).
+
+    One rescale for all keeps them comparable: a dead kernel looks grey, not like noise blown up.
+    """
+    low, high = float(weights.min()), float(weights.max())
+    # Constant weights have no scale; mid-grey says so.
+    scaled = (weights - low) / (high - low) if high > low else np.full_like(weights, 0.5)
+    pixels = (255 * scaled).round().astype(np.uint8).transpose(0, 2, 3, 1)
+    num, side = len(pixels), pixels.shape[1]
+    columns = min(KERNELS_A_ROW, num)
+    rows = -(-num // columns)
+    mosaic = np.full((rows * (side + 1) - 1, columns * (side + 1) - 1, 3), 0, dtype=np.uint8)
+    for index, kernel in enumerate(pixels):
+        top, left = (index // columns) * (side + 1), (index % columns) * (side + 1)
+        mosaic[top : top + side, left : left + side] = kernel
+    return mosaic
+
+
+def _figure(width: float, height: float, theme: Theme) -> "Figure":
+    # Figure without pyplot: no global state, no display, always Agg.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained", facecolor=theme.background)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _dress(axes: "Axes", theme: Theme) -> None:
+    axes.set_facecolor(theme.background)
+    axes.grid(visible=True, color=theme.grid, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=theme.ink, labelsize=9, length=0)
+    axes.xaxis.label.set_color(theme.ink)
+    axes.yaxis.label.set_color(theme.ink)
+    for side in axes.spines.values():
+        side.set_visible(False)
+
+
+def _member_colours(pretrained: Sequence[bool], theme: Theme) -> list[str]:
+    """A hue for each kind of member, a shade for each member."""
+    from matplotlib.colors import LinearSegmentedColormap, to_hex
+
+    counts = {kind: sum(one == kind for one in pretrained) for kind in (False, True)}
+    seen = {False: 0, True: 0}
+    colours = []
+    for kind in pretrained:
+        shades = LinearSegmentedColormap.from_list("", theme.pretrained if kind else theme.base)
+        colours.append(to_hex(shades(seen[kind] / max(1, counts[kind] - 1))))
+        seen[kind] += 1
+    return colours
+
+
+def _png(figure: "Figure") -> bytes:
+    buffer = io.BytesIO()
+    # Without the version in it the same numbers give the same bytes.
+    figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
+    return buffer.getvalue()

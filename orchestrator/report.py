@@ -1,0 +1,145 @@
+"""Writes RUN_DIR/report: scores.json, table.md, figures and the page, from scores and files on disk."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from orchestrator import plots
+from orchestrator.aggregate import MemberPredictions
+from orchestrator.curves import read_curves
+from orchestrator.plan import Plan
+from orchestrator.report_page import MemberEntry, Page, Picture, render
+from orchestrator.run_dir import RunPaths, RunRecord
+from orchestrator.score import standard_error
+from orchestrator.scoreboard import SplitScores, to_json, to_markdown
+from workers import atomic
+from workers.checkpoint import MODEL_FILE
+
+FIRST_LAYER = "conv1.weight"
+_CURVES_CAPTION = "Top-1 error of every member by epoch; a dotted line marks where a member's next stage begins."
+_ERRORS_CAPTION = "Top-1 error of every member and, below, of averaged probabilities; ± one binomial standard error."
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a report is made of: scores (main split first), the members' predictions of any split, who is at chance."""
+
+    scores: tuple[SplitScores, ...]
+    predictions: Mapping[str, MemberPredictions]
+    at_chance: tuple[str, ...]
+    cuts_saw_val: bool
+
+
+def write_report(paths: RunPaths, plan: Plan, record: RunRecord, evidence: Evidence) -> tuple[Path, ...]:
+    """Writes the report and returns its files; index.html, which shows them all, comes last."""
+    curves = read_curves(paths, plan)
+    bars = _bars(plan, evidence.scores[0])
+    kernels = {member: png for member in plan.members if (png := _kernels(paths, plan, member, evidence)) is not None}
+    page = Page(
+        title=f"{plan.experiment}: an ensemble of {len(plan.members)}",
+        scores=evidence.scores,
+        cuts_saw_val=evidence.cuts_saw_val,
+        members=tuple(_entry(plan, member, evidence, kernels.get(member)) for member in plan.members),
+        errors=Picture(plots.member_errors(bars, plots.LIGHT), plots.member_errors(bars, plots.DARK), _ERRORS_CAPTION),
+        curves=Picture(
+            plots.learning_curves(curves, plots.LIGHT), plots.learning_curves(curves, plots.DARK), _CURVES_CAPTION
+        ),
+        command=f"septet launch experiment={plan.experiment}",
+        facts=_facts(plan, record),
+    )
+    figures = {
+        "learning_curves.png": page.curves.light,
+        "member_errors.png": page.errors.light,
+        **{f"conv1_{member}.png": png for member, png in kernels.items()},
+    }
+    files = []
+    for name, content in figures.items():
+        files.append(paths.report / "figures" / name)
+        atomic.write_bytes(files[-1], content)
+    files.append(paths.report / "table.md")
+    atomic.write_text(files[-1], _markdown(plan, evidence))
+    files.append(paths.report / "scores.json")
+    atomic.write_json(files[-1], to_json(evidence.scores))
+    files.append(paths.report / "index.html")
+    atomic.write_text(files[-1], render(page))
+    return tuple(files)
+
+
+def _markdown(plan: Plan, evidence: Evidence) -> str:
+    tables = [to_markdown(scores, evidence.at_chance, cuts_saw_val=evidence.cuts_saw_val) for scores in evidence.scores]
+    return f"# {plan.experiment}\n\n" + "\n".join(tables)
+
+
+def _bars(plan: Plan, scores: SplitScores) -> Sequence[plots.Bar]:
+    singles = [
+        plots.Bar(
+            member,
+            own.top1_error,
+            standard_error(own.top1_error, scores.num_images),
+            plan.is_pretrained(member),
+            averaged=False,
+        )
+        for member, own in scores.members.items()
+    ]
+    averages = [
+        plots.Bar(
+            one.row.name,
+            one.score.top1_error,
+            standard_error(one.score.top1_error, scores.num_images),
+            pretrained=False,
+            averaged=True,
+        )
+        for one in scores.rows
+        if one.row.averaged
+    ]
+    return [*singles, *averages]
+
+
+def _entry(plan: Plan, member: str, evidence: Evidence, kernels: bytes | None) -> MemberEntry:
+    about = evidence.predictions[member].about
+    return MemberEntry(
+        name=member,
+        pretrained=plan.is_pretrained(member),
+        stages=_stages(plan, member),
+        checkpoint=about.checkpoint,
+        checkpoint_sha256=about.checkpoint_sha256,
+        at_chance=member in evidence.at_chance,
+        kernels=kernels,
+    )
+
+
+def _stages(plan: Plan, member: str) -> str:
+    """The chain that led to `member`: another member's stage with that member's name."""
+    last = plan.last_stage(member)
+    chain = [*reversed(plan.ancestors(last)), last]
+    return " → ".join(stage.ref.stage if stage.ref.member == member else str(stage.ref) for stage in chain)
+
+
+def _kernels(paths: RunPaths, plan: Plan, member: str, evidence: Evidence) -> bytes | None:
+    """The picture of a member's first layer; None where its checkpoint is gone: a report needs no model."""
+    folder = paths.checkpoints(plan.last_stage(member).ref) / evidence.predictions[member].about.checkpoint
+    try:
+        with safe_open(folder / MODEL_FILE, framework="numpy") as file:
+            weights = file.get_tensor(FIRST_LAYER).astype("float32")
+    except (OSError, SafetensorError) as error:
+        _log.warning("no picture of %s's first layer: %s", member, error)
+        return None
+    return plots.conv1_kernels(weights)
+
+
+def _facts(plan: Plan, record: RunRecord) -> dict[str, str]:
+    numerics = record.numerics
+    digests = {f"data: {name}": digest for name, digest in record.data_digests.items()}
+    return {
+        "plan hash": plan.hash,
+        "code digest": record.code_digest,
+        **digests,
+        "seeds": ", ".join(f"{member} {plan.last_stage(member).seed}" for member in plan.members),
+        "arithmetic": f"{numerics.precision} on {numerics.device}, threads a member: {numerics.threads}",
+        "versions": ", ".join(f"{name} {version}" for name, version in record.versions.items()),
+        **({"accepted changes": "; ".join(record.accepted)} if record.accepted else {}),
+    }

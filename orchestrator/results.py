@@ -1,0 +1,163 @@
+"""From stored predictions to table, submission and report; needs no model, no dataset and no cluster."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from orchestrator.aggregate import MemberPredictions, all_present, open_predictions
+from orchestrator.combine import Combination, Combined, equal
+from orchestrator.config_schema import CombineConfig, CombineMethod, SubmissionConfig
+from orchestrator.plan import Plan
+from orchestrator.report import Evidence, write_report
+from orchestrator.run_data import RunData, read_run_data
+from orchestrator.run_dir import RunPaths, read_record
+from orchestrator.scoreboard import SplitScores, score_split, to_text
+from orchestrator.submission import MANIFEST, Provenance, ask, write_submission
+from orchestrator.weight_search import find_weights
+from workers.errors import CheckFailed, DataError, StorageError
+from workers.finished import Finished, read_finished
+
+_SEARCH_SPLIT = "dev"
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a run has come to: the table as text, the ensemble's scores by the names of scores.json, files.
+
+    `files` are those of the report; `submission` is None where only the report was rebuilt.
+    """
+
+    table_text: str
+    ensemble: Mapping[str, float]
+    submission: Path | None
+    files: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A run's checked predictions by split and member, members sorted by name, and how they are combined."""
+
+    data: RunData
+    members: Mapping[str, tuple[MemberPredictions, ...]]
+    finished: Mapping[str, Finished | None]
+    combination: Combination
+
+    def combined(self, split: str) -> Combined:
+        return Combined(self.members[split], self.combination)
+
+
+def write_results(paths: RunPaths, plan: Plan, combine: CombineConfig, submission: SubmissionConfig) -> Results:
+    """Combines the stored predictions and writes submission and report. The caller holds the run directory's lock.
+
+    Raises:
+        ConfigError: the submission's template or class ids do not fit; nothing has been changed.
+        MemberFailed: predictions of a member are missing.
+        CheckFailed: predictions are damaged, of other data or another checkpoint, or no probabilities.
+    """
+    ask(submission, read_run_data(paths.data))
+    opened = _open(paths, plan, combine.method)
+    provenance = {member: _provenance(plan, member) for member in plan.members}
+    split = opened.data.submitted
+    written = write_submission(
+        paths.submission, submission, opened.data, opened.combined(split), opened.members[split], provenance
+    )
+    return replace(_report(paths, plan, opened), submission=written.path)
+
+
+def rebuild_report(paths: RunPaths, plan: Plan, combine: CombineConfig) -> Results:
+    """Writes the report anew, combined as the last submission was, or as `combine` says where there is none.
+
+    Raises:
+        MemberFailed, CheckFailed: as `write_results`.
+    """
+    return _report(paths, plan, _open(paths, plan, _last_method(paths) or combine.method))
+
+
+def _open(paths: RunPaths, plan: Plan, method: CombineMethod) -> _Opened:
+    data = read_run_data(paths.data)
+    # Sorted, so that the order in which a configuration lists its members moves no bit of the average.
+    directories = {member: paths.predictions(member) for member in sorted(plan.members)}
+    splits = [*dict.fromkeys((data.submitted, *data.scored))]
+    note = None
+    if method is CombineMethod.weighted:
+        if _SEARCH_SPLIT in data.splits and all_present(directories, _SEARCH_SPLIT):
+            splits.append(_SEARCH_SPLIT)
+        else:
+            note = "no predictions of dev: weights were looked for on val, so its errors flatter"
+    members = {
+        split: open_predictions(directories, data.splits[split], len(data.classes)) for split in dict.fromkeys(splits)
+    }
+    finished = {member: _finished(paths, plan, member) for member in plan.members}
+    for predictions in members.values():
+        for one in predictions:
+            _require_same_checkpoint(one, finished[one.member])
+    combination = equal(method, len(directories))
+    if method is CombineMethod.weighted:
+        searched_on = _SEARCH_SPLIT if _SEARCH_SPLIT in members else "val"
+        if data.splits[searched_on].labels is None:
+            raise DataError(f"{paths.data}: {searched_on} has no labels to find weights with; choose combine=mean")
+        weights = find_weights(members[searched_on], data.labels(searched_on))
+        combination = Combination(method, weights, searched_on, note)
+    return _Opened(data, members, finished, combination)
+
+
+def _report(paths: RunPaths, plan: Plan, opened: _Opened) -> Results:
+    scores = tuple(_score(plan, opened, split) for split in opened.data.scored)
+    if not scores:
+        raise DataError(f"{paths.data}: neither test nor val has labels, so there is nothing to report")
+    at_chance = tuple(
+        member for member in plan.members if (done := opened.finished[member]) is not None and done.at_chance
+    )
+    # Not a setting of combining: the table must say it whatever is combined.
+    cuts_saw_val = not opened.data.splits.keys() & {_SEARCH_SPLIT}
+    predictions = {one.member: one for one in opened.members[opened.data.scored[0]]}
+    evidence = Evidence(scores, predictions, at_chance, cuts_saw_val)
+    files = write_report(paths, plan, read_record(paths), evidence)
+    main = scores[0]
+    text = to_text(main, at_chance, cuts_saw_val=cuts_saw_val)
+    if opened.combination.note:
+        text += opened.combination.note + "\n"
+    ensemble = {**asdict(main.ensemble), "disagreement": main.disagreement}
+    return Results(text, ensemble, None, files)
+
+
+def _score(plan: Plan, opened: _Opened, split: str) -> SplitScores:
+    by_name = {one.member: one for one in opened.members[split]}
+    return score_split(
+        split,
+        {member: by_name[member] for member in plan.members},
+        plan.base_members(),
+        plan.pretrained_members(),
+        opened.combined(split),
+        opened.data.labels(split),
+    )
+
+
+def _provenance(plan: Plan, member: str) -> Provenance:
+    stage = plan.last_stage(member)
+    return Provenance(stage.ref.stage, stage.hash)
+
+
+def _finished(paths: RunPaths, plan: Plan, member: str) -> Finished | None:
+    """DONE.json of the member's last stage; None where only its predictions were kept."""
+    ref = plan.last_stage(member).ref
+    return read_finished(paths.stage(ref)) if paths.done(ref).exists() else None
+
+
+def _require_same_checkpoint(predictions: MemberPredictions, finished: Finished | None) -> None:
+    if finished is not None and predictions.about.checkpoint_sha256 != finished.checkpoint_sha256:
+        raise CheckFailed(
+            f"member {predictions.member}: {predictions.path} is of another checkpoint "
+            f"({predictions.about.checkpoint}) than DONE.json names ({finished.checkpoint}); run `septet launch` again"
+        )
+
+
+def _last_method(paths: RunPaths) -> CombineMethod | None:
+    path = paths.submission / MANIFEST
+    try:
+        return CombineMethod(json.loads(path.read_text())["method"])
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise StorageError(f"{path}: damaged ({error}); run `septet submit` to write it anew") from error

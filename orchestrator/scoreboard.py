@@ -1,0 +1,184 @@
+"""What is reported of a split: each member's score, the paper's rows, the ensemble; as values, JSON and text. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.combine import Combined, mean
+from orchestrator.config_schema import CombineMethod
+from orchestrator.probabilities import Labels, Rows
+from orchestrator.score import Score, TableRow, disagreement, mean_score, score, standard_error, table_rows
+
+AT_CHANCE_MARK = "†"
+
+
+@dataclass(frozen=True)
+class ScoredRow:
+    """A row of the table and its score."""
+
+    row: TableRow
+    score: Score
+
+
+@dataclass(frozen=True)
+class SplitScores:
+    """All scores of one labelled split; `method` is how `ensemble` was combined."""
+
+    split: str
+    num_images: int
+    num_classes: int
+    members: Mapping[str, Score]
+    rows: tuple[ScoredRow, ...]
+    ensemble: Score
+    disagreement: float
+    method: CombineMethod
+
+
+@dataclass(frozen=True)
+class TableLine:
+    """One line of the table as text; errors in percent with one binomial standard error."""
+
+    name: str
+    members: str
+    top1: str
+    top5: str
+    nll: str
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        return (self.name, self.members, self.top1, self.top5, self.nll)
+
+
+HEADER = TableLine("", "members", "top-1 error", "top-5 error", "NLL")
+
+
+def score_split(
+    split: str,
+    members: Mapping[str, Rows],
+    base: Sequence[str],
+    pretrained: Sequence[str],
+    combined: Combined,
+    labels: Labels,
+) -> SplitScores:
+    """Scores `members` (name → rows × classes), the paper's rows and `combined` against `labels` (rows,)."""
+    own = {name: score(rows, labels) for name, rows in members.items()}
+    rows = []
+    for row in table_rows(base, pretrained):
+        if row.averaged:
+            # Sorted, as the submission's mean is: the row and the ensemble are the same bits where they mean the same.
+            value = score(mean([members[name] for name in sorted(row.members)]), labels)
+        else:
+            value = mean_score([own[name] for name in row.members])
+        rows.append(ScoredRow(row, value))
+    return SplitScores(
+        split=split,
+        num_images=len(labels),
+        num_classes=combined.shape[1],
+        members=own,
+        rows=tuple(rows),
+        ensemble=score(combined, labels),
+        disagreement=disagreement(list(members.values())),
+        method=combined.combination.method,
+    )
+
+
+def to_json(scores: Sequence[SplitScores]) -> dict[str, Any]:
+    """The content of scores.json; the first of `scores` is the main split."""
+    main, *others = scores
+    return {**_split_json(main), "splits": {other.split: _split_json(other) for other in others}}
+
+
+def _split_json(scores: SplitScores) -> dict[str, Any]:
+    return {
+        "split": scores.split,
+        "num_images": scores.num_images,
+        "num_classes": scores.num_classes,
+        "members": {name: _errors(own) for name, own in scores.members.items()},
+        "rows": [{"name": one.row.name, "members": list(one.row.members), **_errors(one.score)} for one in scores.rows],
+        "ensemble": {
+            **_errors(scores.ensemble),
+            "ece": scores.ensemble.ece,
+            "disagreement": scores.disagreement,
+        },
+    }
+
+
+def _errors(value: Score) -> dict[str, float]:
+    return {"top1_error": value.top1_error, "top5_error": value.top5_error, "nll": value.nll}
+
+
+def table_lines(scores: SplitScores, at_chance: Sequence[str]) -> tuple[TableLine, ...]:
+    """The paper's rows, and the ensemble where it is not the plain mean; rows with a member at chance are marked."""
+    lines = []
+    for one in scores.rows:
+        mark = f" {AT_CHANCE_MARK}" if set(one.row.members) & set(at_chance) else ""
+        count = len(one.row.members)
+        members = str(count) if one.row.averaged or count == 1 else f"mean of {count}"
+        lines.append(_line(one.row.name + mark, members, one.score, scores.num_images))
+    if scores.method is not CombineMethod.mean:
+        mark = f" {AT_CHANCE_MARK}" if at_chance else ""
+        name = f"ensemble, {scores.method}{mark}"
+        lines.append(_line(name, str(len(scores.members)), scores.ensemble, scores.num_images))
+    return tuple(lines)
+
+
+def _line(name: str, members: str, value: Score, num_images: int) -> TableLine:
+    return TableLine(
+        name, members, percent(value.top1_error, num_images), percent(value.top5_error, num_images), f"{value.nll:.4f}"
+    )
+
+
+def percent(error: float, num_images: int) -> str:
+    """An error in percent with its binomial standard error: `38.10 ± 2.17 %`."""
+    return f"{100 * error:.2f} ± {100 * standard_error(error, num_images):.2f} %"
+
+
+def table_title(scores: SplitScores) -> str:
+    """What the table is of."""
+    return f"{scores.split}: {scores.num_images:,} images, {scores.num_classes:,} classes"
+
+
+def table_notes(scores: SplitScores, at_chance: Sequence[str], *, cuts_saw_val: bool) -> tuple[str, ...]:
+    """What a reader of the table must know."""
+    notes = ["± is one binomial standard error; rows share their images, so differences are surer than it says."]
+    if cuts_saw_val:
+        notes.append("dev_fraction is 0: learning-rate cuts and best checkpoints looked at val, as the paper's did.")
+    present = [member for member in scores.members if member in at_chance]
+    if present:
+        verb = "was" if len(present) == 1 else "were"
+        notes.append(f"{AT_CHANCE_MARK} with {', '.join(present)}, which {verb} still at chance on val after training.")
+    return tuple(notes)
+
+
+def to_text(scores: SplitScores, at_chance: Sequence[str], *, cuts_saw_val: bool) -> str:
+    """The table for a terminal, ending in a newline."""
+    lines = (HEADER, *table_lines(scores, at_chance))
+    widths = [max(len(line.cells[column]) for line in lines) for column in range(len(HEADER.cells))]
+    first, *others = widths
+    body = [
+        "  ".join(
+            [line.name.ljust(first), *(cell.rjust(width) for cell, width in zip(line.cells[1:], others, strict=True))]
+        ).rstrip()
+        for line in lines
+    ]
+    notes = table_notes(scores, at_chance, cuts_saw_val=cuts_saw_val)
+    return "\n".join([table_title(scores), "", *body, "", *notes]) + "\n"
+
+
+def to_markdown(scores: SplitScores, at_chance: Sequence[str], *, cuts_saw_val: bool) -> str:
+    """The table in Markdown, ending in a newline."""
+    lines = [
+        f"## {table_title(scores)}",
+        "",
+        _markdown_row(HEADER),
+        "|:---|---:|---:|---:|---:|",
+        *(_markdown_row(line) for line in table_lines(scores, at_chance)),
+        "",
+        *(f"- {note}" for note in table_notes(scores, at_chance, cuts_saw_val=cuts_saw_val)),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _markdown_row(line: TableLine) -> str:
+    # An asterisk would open emphasis.
+    return "| " + " | ".join(cell.replace("*", "\\*") for cell in line.cells) + " |"

@@ -1,0 +1,143 @@
+"""The page: self-contained, safe for any name; the table as text and Markdown."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from orchestrator import scoreboard
+from orchestrator.combine import Combined, equal
+from orchestrator.config_schema import CombineConfig, CombineMethod, SubmissionConfig
+from orchestrator.report_page import MemberEntry, Page, Picture, render
+from orchestrator.results import write_results
+
+PNG = b"\x89PNG"
+
+
+def make_scores(
+    base: tuple[str, ...] = ("a", "b"), method: CombineMethod = CombineMethod.mean
+) -> scoreboard.SplitScores:
+    generator = np.random.default_rng(0)
+    members = {name: generator.dirichlet(np.ones(12), 50).astype(np.float32) for name in (*base, "deep")}
+    combined = Combined(list(members.values()), equal(method, len(members)))
+    return scoreboard.score_split("val", members, base, ("deep",), combined, generator.integers(0, 12, 50))
+
+
+def make_page(**changes: object) -> Page:
+    scores = make_scores()
+    entries = tuple(
+        MemberEntry(name, name == "deep", "train", "step-00000010", "ab" * 32, name == "b", PNG)
+        for name in scores.members
+    )
+    picture = Picture(PNG, PNG, "a caption")
+    page = Page("digits", (scores,), False, entries, picture, picture, "septet launch", {"plan hash": "f00"})
+    return replace(page, **changes)  # type: ignore[arg-type]
+
+
+class Reader(HTMLParser):
+    """Collects tags, references and text; complains of tags that do not match."""
+
+    VOID = ("meta", "img", "source")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: set[str] = set()
+        self.references: list[str] = []
+        self.text: list[str] = []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.references += [value or "" for name, value in attributes if name in ("src", "srcset", "href")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def parse(page: Page) -> Reader:
+    reader = Reader()
+    reader.feed(render(page))
+    reader.close()
+    assert reader.open == []
+    return reader
+
+
+def test_render_page_needs_nothing_beside_it() -> None:
+    reader = parse(make_page())
+    assert reader.references
+    assert all(reference.startswith("data:image/png;base64,") for reference in reader.references)
+    assert not reader.tags & {"script", "link", "iframe"}
+    assert "url(" not in render(make_page())
+    assert "http" not in render(make_page())
+
+
+def test_render_page_shows_rows_members_and_how_to_do_it_again() -> None:
+    text = " ".join(parse(make_page()).text)
+    for expected in ("1 CNN", "2 CNNs", "1 CNN*", "3 CNNs*", "† at chance", "abababababab", "plan hash", "f00"):
+        assert expected in text
+
+
+def test_render_names_with_markup_are_escaped() -> None:
+    scores = make_scores(base=("<b>&x", "b"))
+    entries = tuple(replace(make_page().members[0], name=name) for name in scores.members)
+    page = make_page(title="<script>alert(1)</script>", scores=(scores,), members=entries)
+    reader = parse(page)
+    assert "script" not in reader.tags
+    assert "b" not in {tag for tag in reader.tags if tag == "b"} or "<b>&x" in "".join(reader.text)
+    assert "<b>&x" in "".join(reader.text)
+
+
+def test_render_without_kernels_leaves_their_section_out() -> None:
+    entries = tuple(replace(entry, kernels=None) for entry in make_page().members)
+    assert "First-layer kernels" not in render(make_page(members=entries))
+
+
+def test_to_text_columns_line_up_and_no_line_is_long() -> None:
+    text = scoreboard.to_text(make_scores(), (), cuts_saw_val=False)
+    lines = text.splitlines()
+    assert lines[0] == "val: 50 images, 12 classes"
+    table = lines[2:7]
+    assert [line.split("  ")[0] for line in table[1:]] == ["1 CNN", "2 CNNs", "1 CNN*", "3 CNNs*"]
+    assert len({len(line) for line in table}) == 1
+    assert "mean of 2" in table[1]
+    assert max(len(line) for line in lines) <= 120
+    assert text.endswith("\n") and "†" not in text and "dev_fraction" not in text
+
+
+def test_to_text_cuts_that_saw_val_are_told() -> None:
+    assert "dev_fraction is 0" in scoreboard.to_text(make_scores(), (), cuts_saw_val=True)
+
+
+def test_to_markdown_asterisks_are_literal_and_cells_equal_in_number() -> None:
+    text = scoreboard.to_markdown(make_scores(), ("b",), cuts_saw_val=False)
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert {row.count("|") for row in rows} == {6}
+    assert r"3 CNNs\* †" in text
+    assert r"1 CNN\* †" not in text
+
+
+@pytest.mark.parametrize("method", [CombineMethod.weighted, CombineMethod.geometric])
+def test_table_lines_other_than_mean_adds_the_ensemble(method: CombineMethod) -> None:
+    lines = scoreboard.table_lines(make_scores(method=method), ())
+    assert lines[-1].name == f"ensemble, {method}"
+    assert len(lines) == 5
+    assert len(scoreboard.table_lines(make_scores(), ())) == 4
+
+
+def test_write_results_again_gives_the_same_bytes(tmp_path: Path, make_run: Callable[..., Any]) -> None:
+    run = make_run(tmp_path)
+    write_results(run.paths, run.plan, CombineConfig(), SubmissionConfig())
+    folders = (run.paths.submission, run.paths.report)
+    before = {path: path.read_bytes() for folder in folders for path in folder.rglob("*") if path.is_file()}
+    write_results(run.paths, run.plan, CombineConfig(), SubmissionConfig())
+    assert {path: path.read_bytes() for folder in folders for path in folder.rglob("*") if path.is_file()} == before
+    assert len(before) == 2 + 3 + 2 + len(run.plan.members)
