@@ -1,0 +1,323 @@
+"""Plans: order, seeds, hashes, what is refused, and how one plan relates to another."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+
+import pytest
+
+from orchestrator.config_schema import (
+    ClusterConfig,
+    CombineConfig,
+    Config,
+    MemberConfig,
+    Precision,
+    PredictConfig,
+    StageConfig,
+    SubmissionConfig,
+    TrackingConfig,
+)
+from orchestrator.plan import ChangeKind, Plan, StageRef, compare, from_json, make_plan, to_json, used_datasets
+from workers.data.sources import Survey
+from workers.errors import ConfigError
+from workers.settings import (
+    DatasetSettings,
+    ModelSettings,
+    OptimizerSettings,
+    ScheduleSettings,
+    TrainingSettings,
+)
+
+SMALL = ModelSettings(input_size=56, width=0.25, conv1_kernel=5, conv1_stride=2, fc_units=64)
+ALL_LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
+SIX = replace(SMALL, num_convs=6)
+CLASSES = {"target": ("cat", "dog"), "superset": ("cat", "dog", "eel")}
+SURVEYS = {
+    name: Survey(classes, len(classes), MappingProxyType({"train": 300, "dev": 30, "val": 30, "test": 30}), False)
+    for name, classes in CLASSES.items()
+}
+
+
+def stage(dataset: str = "target", init_from: str | None = None, **changes: object) -> StageConfig:
+    settings = TrainingSettings(
+        model=changes.pop("model", SMALL),
+        optimizer=OptimizerSettings(lr=changes.pop("lr", 0.01), batch_size=128),
+        schedule=ScheduleSettings(epochs=changes.pop("epochs", 4)),
+    )
+    reset = ("fc8",) if init_from else ()
+    return StageConfig(
+        dataset, init_from, **{"reset": reset, "freeze": (), "lr_scale": (), **changes}, settings=settings
+    )
+
+
+def member(name: str, seed: int | None = None, **stages: StageConfig) -> MemberConfig:
+    return MemberConfig(name, seed, stages)
+
+
+def base(name: str, **changes: object) -> MemberConfig:
+    return member(name, train=stage(**changes))
+
+
+def pretrained(name: str) -> MemberConfig:
+    return member(name, pretrain=stage("superset", model=SIX), finetune=stage(init_from="pretrain", model=SIX))
+
+
+def with_rate(one: MemberConfig, lr: float) -> MemberConfig:
+    optimizer = OptimizerSettings(lr=lr)
+    settings = {name: replace(part.settings, optimizer=optimizer) for name, part in one.stages.items()}
+    return replace(one, stages={name: replace(part, settings=settings[name]) for name, part in one.stages.items()})
+
+
+def config(*members: MemberConfig, **changes: object) -> Config:
+    start = Config(
+        experiment="example",
+        seed=0,
+        run_dir=None,
+        store=Path("/store"),
+        datasets={name: DatasetSettings(root=f"/data/{name}") for name in CLASSES},
+        members={one.name: one for one in members},
+        tracking=TrackingConfig("sqlite:////x.db", True),
+        cluster=ClusterConfig(),
+        combine=CombineConfig(),
+        submission=SubmissionConfig(),
+        predict=PredictConfig(),
+        checkpoint_updates=100,
+        precision=Precision.fp32,
+    )
+    return replace(start, **changes)
+
+
+def planned(*members: MemberConfig, surveys: Mapping[str, Survey] = SURVEYS, **changes: object) -> Plan:
+    return make_plan(config(*members, **changes), surveys)
+
+
+def hashes(plan: Plan) -> dict[str, str]:
+    return {str(one.ref): one.hash for one in plan.stages}
+
+
+SEVEN = (*(base(f"base{number}") for number in range(1, 6)), pretrained("pretrained1"), pretrained("pretrained2"))
+
+
+def test_plan_of_the_seven_has_nine_stages_each_after_its_ancestor():
+    plan = planned(*SEVEN)
+    refs = [one.ref for one in plan.stages]
+    assert len(refs) == 9
+    assert all(one.init_from is None or refs.index(one.init_from) < refs.index(one.ref) for one in plan.stages)
+    assert plan.members == tuple(one.name for one in SEVEN)
+    assert plan.pretrained_members() == ("pretrained1", "pretrained2")
+    assert plan.base_members() == tuple(f"base{number}" for number in range(1, 6))
+    assert plan.last_stage("pretrained1").ref == StageRef("pretrained1", "finetune")
+
+
+def test_plan_counts_updates_with_the_last_partial_batch():
+    plan = planned(base("a", epochs=4))
+    assert plan.stages[0].num_images == 300
+    assert plan.stages[0].num_updates == 4 * 3
+
+
+def test_plan_stages_of_members_alike_but_for_their_names_have_different_seeds():
+    plan = planned(*SEVEN)
+    seeds = {one.seed for one in plan.stages}
+    assert len(seeds) == 9
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_plan_seed_and_hash_follow_the_name_never_the_position():
+    few, more = planned(base("b"), pretrained("c")), planned(base("a"), pretrained("c"), base("b"), base("z"))
+    for one in few.stages:
+        assert more.stage(one.ref) == one
+    renamed = planned(base("b2"), pretrained("c"))
+    assert renamed.stage(StageRef("b2", "train")).seed != few.stage(StageRef("b", "train")).seed
+    assert hashes(renamed)["c/finetune"] == hashes(few)["c/finetune"]
+
+
+def test_plan_seed_is_the_member_s_where_it_has_one_else_the_run_s():
+    assert planned(base("a"), seed=3).stages == planned(member("a", 3, train=stage())).stages
+    assert planned(base("a"), seed=3).stages[0].seed != planned(base("a")).stages[0].seed
+
+
+def test_plan_seeds_are_what_they_always_were():
+    """Golden: other seeds would be other weights for every run directory there is."""
+    assert [one.seed for one in planned(pretrained("a")).stages] == [2643042394036793063, 6212153590566463478]
+
+
+def test_plan_hash_does_not_depend_on_order_or_on_where_the_run_lies():
+    plan = planned(*SEVEN)
+    roots = {name: DatasetSettings(root=f"/elsewhere/{name}", classes="/a/file") for name in reversed(CLASSES)}
+    moved = planned(
+        *reversed(SEVEN),
+        datasets=roots,
+        run_dir="/somewhere",
+        store=Path("/other"),
+        experiment="renamed",
+        cluster=ClusterConfig(cpus_per_member=2),
+        tracking=TrackingConfig("http://x", False),
+    )
+    assert moved.hash == plan.hash
+    assert hashes(moved) == hashes(plan)
+    assert moved.last_stages == plan.last_stages
+
+
+def test_plan_hash_does_not_depend_on_counts_of_images():
+    counts = MappingProxyType({"train": 7, "dev": 1, "val": 1, "test": 1})
+    fewer = {name: replace(survey, counts=counts) for name, survey in SURVEYS.items()}
+    assert planned(*SEVEN, surveys=fewer).hash == planned(*SEVEN).hash
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"lr": 0.02},
+        {"epochs": 5},
+        {"model": replace(SMALL, dropout=0.4)},
+        {"freeze": ("conv1",)},
+        {"lr_scale": (("conv1", 0.1),)},
+    ],
+)
+def test_plan_hash_depends_on_what_shapes_weights(changed):
+    assert planned(base("a", **changed)).hash != planned(base("a")).hash
+
+
+def test_plan_hash_depends_on_dataset_options_and_classes_where_they_are_read():
+    plan = planned(*SEVEN)
+    larger = {name: DatasetSettings(size=300 if name == "superset" else 256) for name in CLASSES}
+    resized = planned(*SEVEN, datasets=larger)
+    renamed = planned(*SEVEN, surveys=SURVEYS | {"superset": replace(SURVEYS["superset"], classes=("a", "b", "c"))})
+    for other in (resized, renamed):
+        same = {ref for ref, digest in hashes(plan).items() if hashes(other)[ref] == digest}
+        assert same == {f"base{number}/train" for number in range(1, 6)}
+
+
+def test_plan_hash_of_a_stage_depends_on_its_ancestor():
+    plain = member("a", pre=stage("superset"), train=stage(init_from="pre"))
+    longer = member("a", pre=stage("superset", epochs=9), train=stage(init_from="pre"))
+    assert hashes(planned(plain))["a/train"] != hashes(planned(longer))["a/train"]
+
+
+def test_plan_shared_ancestor_is_one_stage_and_order_of_writing_is_free():
+    first = member("first", finetune=stage(init_from="pretrain"), pretrain=stage("superset"))
+    second = member("second", finetune=stage(init_from="first.pretrain"))
+    plan = planned(second, first)
+    assert [str(one.ref) for one in plan.stages] == ["first/pretrain", "second/finetune", "first/finetune"]
+    assert plan.stage(StageRef("second", "finetune")).init_from == StageRef("first", "pretrain")
+    assert plan.pretrained_members() == ("second", "first")
+
+
+def test_plan_side_branch_for_other_members_is_not_the_last_stage():
+    first = member("first", warm=stage(), train=stage())
+    second = member("second", train=stage(init_from="first.warm", reset=()))
+    assert planned(first, second).last_stages["first"] == StageRef("first", "train")
+
+
+def test_plan_member_that_starts_from_another_s_last_stage_keeps_both_last_stages():
+    plan = planned(base("a"), member("b", more=stage(init_from="a.train", reset=())))
+    assert plan.last_stages == {"a": StageRef("a", "train"), "b": StageRef("b", "more")}
+    assert plan.base_members() == ("a", "b")
+
+
+def test_plan_six_conv_member_starts_from_a_base_net_where_differing_layers_are_reset():
+    six = stage(init_from="a.train", model=SIX, reset=("conv6", "fc6"))
+    assert len(planned(base("a"), member("b", train=six)).stages) == 2
+
+
+@pytest.mark.parametrize(
+    ("members", "words"),
+    [
+        ([base("a", dataset="targt")], "stages.train.dataset=targt: no such dataset; did you mean target?"),
+        (
+            [member("a", pre=stage("superset"), train=stage(init_from="pree"))],
+            "stages.train.init_from=pree: no such stage; did you mean pre?",
+        ),
+        ([pretrained("a"), member("b", t=stage(init_from="a.pretrian"))], "did you mean a.pretrain?"),
+        ([member("a", x=stage(init_from="y"), y=stage(init_from="x"))], "a/x → a/y → a/x wait for each other"),
+        ([member("a", x=stage(init_from="x"))], "a/x → a/x wait for each other"),
+        ([base("a", dataset="superset")], "stages.train.dataset=superset: a member's last stage must be on target"),
+        ([member("a", x=stage(), y=stage())], "ensemble.members.a.stages: which stage is the last one? (x, y)"),
+        (
+            [member("a", pre=stage("superset"), train=stage(init_from="pre", reset=()))],
+            "a/pre has other classes (3, here 2); add fc8 to ensemble.members.a.stages.train.reset",
+        ),
+        ([base("a"), member("b", train=stage(init_from="a.train", model=SIX))], "conv6 have another shape in a/train"),
+        (
+            [base("a"), member("b", train=stage(init_from="a.train", model=replace(SMALL, width=0.5)))],
+            "conv1, conv2, conv3, conv4, conv5, fc6 have another shape",
+        ),
+        ([base("a", freeze=("conv9",))], "train.freeze: no layer conv9; did you mean"),
+        ([base("a", freeze=("conv6",))], "train.freeze: no layer conv6"),
+        ([base("a", lr_scale=(("fc9", 1.0),))], "train.lr_scale: no layer fc9"),
+        ([base("a", reset=("fc8",))], "train.reset: nothing to draw anew without init_from"),
+        ([base("a", model=replace(SMALL, input_size=20))], "input_size=20"),
+        (
+            [base("a"), member("b", train=stage(init_from="a.train", freeze=("fc8",)))],
+            "train.freeze: fc8 would stay as drawn",
+        ),
+        (
+            [
+                base("a"),
+                member("b", t=stage(init_from="a.train", reset=(), freeze=ALL_LAYERS)),
+            ],
+            "t.freeze: every layer is frozen",
+        ),
+    ],
+)
+def test_plan_that_cannot_be_is_refused_in_one_line(members, words):
+    with pytest.raises(ConfigError) as caught:
+        planned(*members)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_plan_same_count_of_other_classes_needs_a_fresh_last_layer():
+    other = {"superset": replace(SURVEYS["superset"], classes=("eel", "fly"), num_classes=2)}
+    pair = member("a", pre=stage("superset"), train=stage(init_from="pre", reset=()))
+    with pytest.raises(ConfigError, match="other classes"):
+        planned(pair, surveys=SURVEYS | other)
+
+
+def test_used_datasets_are_those_of_stages_and_the_target():
+    assert used_datasets(config(*SEVEN)) == ("target", "superset")
+    assert used_datasets(config(base("a"))) == ("target",)
+    assert [one.name for one in planned(base("a"), surveys={"target": SURVEYS["target"]}).datasets] == ["target"]
+
+
+def test_plan_json_reads_back_the_same():
+    plan = planned(*SEVEN, base("x", lr_scale=(("conv1", 0.1), ("fc8", 10.0)), freeze=("conv2",)))
+    assert from_json(json.loads(json.dumps(to_json(plan)))) == plan
+
+
+def test_compare_with_itself_read_back_is_same():
+    plan = planned(*SEVEN)
+    assert compare(from_json(json.loads(json.dumps(to_json(plan)))), planned(*reversed(SEVEN))).kind is ChangeKind.same
+
+
+def test_compare_with_more_members_and_stages_extends():
+    more = (*SEVEN, base("base6"))
+    change = compare(planned(*SEVEN), planned(*more))
+    assert (change.kind, change.lines) == (ChangeKind.extends, ("new stage base6/train",))
+    assert compare(planned(*more), planned(*SEVEN)).lines == ("base6/train: recorded, no longer wanted",)
+    longer = member("a", train=stage(), again=stage(init_from="train", reset=()))
+    assert compare(planned(base("a")), planned(longer)).kind is ChangeKind.extends
+
+
+def test_compare_names_each_changed_key_once_with_old_and_new():
+    wanted = [with_rate(one, 0.5) for one in SEVEN]
+    change = compare(planned(*SEVEN), planned(*wanted, datasets={name: DatasetSettings(size=99) for name in CLASSES}))
+    assert change.kind is ChangeKind.differs
+    assert change.lines == (
+        "datasets.target.size: 256 → 99",
+        "datasets.superset.size: 256 → 99",
+        "optimizer.lr: 0.01 → 0.5 (in base1/train, base2/train, base3/train and 6 more)",
+    )
+
+
+def test_compare_names_seed_classes_and_ancestor():
+    assert compare(planned(base("a")), planned(base("a"), seed=5)).lines == ("seed: 0 → 5 (in a/train)",)
+    other = {"target": replace(SURVEYS["target"], classes=("cat", "emu"))}
+    assert compare(planned(base("a")), planned(base("a"), surveys=SURVEYS | other)).lines == (
+        "datasets.target: 2 classes → 2; 1 gone (dog…), 1 new (emu…)",
+    )
+    chained = member("b", train=stage(init_from="a.train", reset=()))
+    change = compare(planned(base("a"), chained), planned(base("a", lr=0.3), chained))
+    assert change.lines == ("optimizer.lr: 0.01 → 0.3 (in a/train)",)

@@ -1,0 +1,84 @@
+"""What `septet plan` says, over the real ILSVRC-2012 configuration and the default one."""
+
+import json
+
+import pytest
+
+from orchestrator.config import compose
+from orchestrator.plan import Plan, StageRef, make_plan, used_datasets
+from orchestrator.plan_report import PlanReport, make_report
+from workers.data.sources import survey
+
+
+def plan_of(*overrides: str) -> Plan:
+    config = compose(overrides)
+    return make_plan(config, {name: survey(config.datasets[name], allow_absent=True) for name in used_datasets(config)})
+
+
+@pytest.fixture(scope="module")
+def published() -> PlanReport:
+    plan = plan_of("experiment=ilsvrc2012", "datasets.target.root=/absent/x", "datasets.superset.root=/absent/y")
+    return make_report(plan, compose([]).cluster, 7)
+
+
+@pytest.fixture(scope="module")
+def digits() -> Plan:
+    return plan_of()
+
+
+def test_report_of_ilsvrc2012_without_images_has_nine_stages_at_published_sizes(published):
+    document = json.loads(json.dumps(published.to_json()))
+    assert set(document) >= {"plan_hash", "stages", "makespan_s", "lower_bound_s", "disk_bytes"}
+    assert len(document["stages"]) == 9
+    assert document["declared"] == ["target", "superset"]
+    stages = {f"{stage['member']}/{stage['stage']}": stage for stage in document["stages"]}
+    train, finetune = stages["base1/train"], stages["pretrained2/finetune"]
+    assert (train["num_parameters"], train["num_macs"]) == (60_965_224, 724_406_816)
+    assert finetune["num_parameters"] == 61_555_304
+    assert (train["init_from"], finetune["init_from"]) == (None, "pretrain")
+    assert stages["pretrained1/pretrain"]["num_classes"] == 21_843
+    assert train["num_updates"] == 90 * -(-train["num_images"] // 128)
+    assert document["makespan_s"] is None
+
+
+def test_report_text_names_stages_dependencies_and_declared_counts(published):
+    text = published.to_text()
+    table = [line for line in text.splitlines() if "/" in line.split(" ")[0]]
+    assert len(table) == 9
+    assert table[-1].split()[:3] == ["pretrained2/finetune", "pretrained2/pretrain", "target"]
+    assert "60,965,224" in table[0]
+    assert text.count("declared counts") == 2
+    assert "7 members at once" in text
+    assert all(len(line) < 160 for line in text.splitlines())
+
+
+def test_report_time_is_between_its_bound_and_the_sum(digits):
+    report = make_report(digits, compose([]).cluster, 2, {stage.ref: 100.0 for stage in digits.stages})
+    total = sum(stage.num_images * stage.settings.schedule.epochs / 100 for stage in digits.stages)
+    assert report.time is not None
+    assert total / 2 <= report.time.lower_bound_s <= report.time.makespan_s <= total
+    assert "no schedule beats" in report.to_text()
+    assert report.to_json()["makespan_s"] == report.time.makespan_s
+    assert report.to_json()["declared"] == []
+
+
+def test_report_disk_is_checkpoints_predictions_and_stores(digits):
+    report = make_report(digits, compose([]).cluster, 2)
+    weights = sum(stage.num_parameters for stage in report.stages)
+    assert report.disk.checkpoints == weights * 8 * 3
+    target = digits.target.counts
+    assert report.disk.predictions == 7 * 10 * 4 * (target["dev"] + target["val"] + target["test"])
+    images = sum(sum(dataset.counts.values()) for dataset in digits.datasets)
+    assert report.disk.stores == images * 32 * 32 * 3
+    assert report.to_json()["disk_bytes"] == report.disk.checkpoints + report.disk.predictions + report.disk.stores
+
+
+def test_report_names_an_ancestor_of_another_member_in_full():
+    plan = plan_of(
+        "ensemble=five",
+        "ensemble.members.more.stages.again.dataset=target",
+        "ensemble.members.more.stages.again.init_from=base1.train",
+    )
+    stages = make_report(plan, compose([]).cluster, 1).to_json()["stages"]
+    assert [stage["init_from"] for stage in stages if stage["member"] == "more"] == ["base1.train"]
+    assert plan.stage(StageRef("more", "again")).init_from == StageRef("base1", "train")
