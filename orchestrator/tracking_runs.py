@@ -122,7 +122,7 @@ class MlflowTracker:
         return self._sender.flush(timeout_s)
 
     def close(self, status: str) -> None:
-        """Ends the parent run and what is still open below it; of a store that is away, says what it lacks after 10 s."""
+        """Ends the parent run and what is open below it; says what a store that is away lacks (after 10 s)."""
         now_ms = _now_ms()
 
         def finish() -> None:
