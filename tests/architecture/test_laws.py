@@ -25,6 +25,7 @@ FORBIDDEN = {
 _PURE_NAMES = {
     *("plan", "plan_values", "plan_change", "plan_checks", "plan_report", "schedule"),
     *("combine", "score", "probabilities", "weight_search", "members", "overlay"),
+    *("scoreboard", "report_page"),
 }
 PURE = {f"orchestrator/{name}.py" for name in _PURE_NAMES}
 # The world outside a function's arguments: disk, clock, chance, processes, network.
