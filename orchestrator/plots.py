@@ -32,7 +32,7 @@ class Theme:
 
 
 LIGHT = Theme("light", "#ffffff", "#1f2733", "#e3e7ee", ("#12407a", "#7fb2ea"), ("#a34a00", "#f0a860"), "#0f7b5f")
-DARK = Theme("dark", "#161b22", "#d8dee9", "#2c3440", ("#5f9ddf", "#b9d8f7"), ("#d9822b", "#f7cf9f"), "#3ec79f")
+DARK = Theme("dark", "#161b22", "#d8dee9", "#2c3440", ("#3f7fc4", "#8dbbea"), ("#b8681a", "#e3aa66"), "#3ec79f")
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,8 @@ class Bar:
 
 def learning_curves(curves: Sequence[Curve], theme: Theme) -> bytes:
     """Training and validation top-1 error of all members by epoch, side by side; a dotted line is a stage's start."""
+    from matplotlib.ticker import MaxNLocator
+
     figure = _figure(10.0, 3.9, theme)
     left, right = figure.subplots(1, 2, sharey=True)
     colours = _member_colours([curve.pretrained for curve in curves], theme)
@@ -55,6 +57,7 @@ def learning_curves(curves: Sequence[Curve], theme: Theme) -> bytes:
         _dress(axes, theme)
         axes.set_title(title, color=theme.ink, fontsize=11, loc="left")
         axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     left.set_ylabel("top-1 error, %")
     for curve, colour in zip(curves, colours, strict=True):
         for axes, series in ((left, curve.train), (right, curve.val)):

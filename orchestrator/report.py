@@ -9,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 
 from orchestrator import plots
 from orchestrator.aggregate import MemberPredictions
+from orchestrator.config_schema import CombineMethod
 from orchestrator.curves import read_curves
 from orchestrator.plan import Plan
 from orchestrator.report_page import MemberEntry, Page, Picture, render
@@ -75,28 +76,15 @@ def _markdown(plan: Plan, evidence: Evidence) -> str:
 
 
 def _bars(plan: Plan, scores: SplitScores) -> Sequence[plots.Bar]:
-    singles = [
-        plots.Bar(
-            member,
-            own.top1_error,
-            standard_error(own.top1_error, scores.num_images),
-            plan.is_pretrained(member),
-            averaged=False,
-        )
-        for member, own in scores.members.items()
-    ]
-    averages = [
-        plots.Bar(
-            one.row.name,
-            one.score.top1_error,
-            standard_error(one.score.top1_error, scores.num_images),
-            pretrained=False,
-            averaged=True,
-        )
-        for one in scores.rows
-        if one.row.averaged
-    ]
-    return [*singles, *averages]
+    def bar(name: str, error: float, *, averaged: bool) -> plots.Bar:
+        pretrained = not averaged and plan.is_pretrained(name)
+        return plots.Bar(name, error, standard_error(error, scores.num_images), pretrained, averaged)
+
+    bars = [bar(member, own.top1_error, averaged=False) for member, own in scores.members.items()]
+    bars += [bar(one.row.name, one.score.top1_error, averaged=True) for one in scores.rows if one.row.averaged]
+    if scores.method is not CombineMethod.mean:
+        bars.append(bar(f"ensemble, {scores.method}", scores.ensemble.top1_error, averaged=True))
+    return bars
 
 
 def _entry(plan: Plan, member: str, evidence: Evidence, kernels: bytes | None) -> MemberEntry:

@@ -31,7 +31,7 @@ h1{font-size:1.7rem;line-height:1.2;margin:0}
 h2{font-size:1.1rem;margin:0 0 .8rem}
 .under{color:var(--soft);margin:.3rem 0 1.5rem}
 section{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:1.2rem;margin:0 0 1.2rem}
-.facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(9.5rem,1fr));gap:1rem}
+.facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(8.5rem,1fr));gap:1rem}
 .facts div{display:flex;flex-direction:column}
 .facts b{font-size:1.45rem;font-variant-numeric:tabular-nums;line-height:1.3}
 .facts small,.note{color:var(--soft);font-size:.85rem}
@@ -52,7 +52,9 @@ figure{margin:0}figcaption{color:var(--soft);font-size:.85rem;margin-top:.35rem}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:.3rem 1rem;margin:0}
 dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}
 pre{background:var(--page);border-radius:8px;padding:.8rem;overflow-x:auto;margin:0 0 1rem}
-@media(max-width:34rem){dl{grid-template-columns:1fr;gap:0}dd{margin-bottom:.6rem}}
+@media(max-width:40rem){dl{grid-template-columns:1fr;gap:0}dd{margin-bottom:.6rem}section{padding:1rem}
+th,td{padding:.4rem .35rem;font-size:.82rem}.scores th:nth-child(2),.scores td:nth-child(2){display:none}
+picture img{max-width:none;width:38rem}}
 """
 
 
@@ -121,11 +123,11 @@ def _headline(main: SplitScores, num_members: int) -> str:
     ensemble = main.ensemble
     single = sum(own.top1_error for own in main.members.values()) / num_members
     facts = [
-        ("top-1 error", percent(ensemble.top1_error, main.num_images)),
-        ("top-5 error", percent(ensemble.top5_error, main.num_images)),
-        ("one member, on average", percent(single, main.num_images)),
+        ("top-1 error", f"{100 * ensemble.top1_error:.2f} %"),
+        ("one member's, on average", f"{100 * single:.2f} %"),
+        ("top-5 error", f"{100 * ensemble.top5_error:.2f} %"),
         ("NLL", f"{ensemble.nll:.4f}"),
-        ("calibration error (ECE)", f"{100 * ensemble.ece:.2f} %"),
+        ("calibration error", f"{100 * ensemble.ece:.2f} %"),
         ("members disagree on", f"{100 * main.disagreement:.1f} %"),
     ]
     cells = "".join(f"<div><small>{escape(name)}</small><b>{escape(value)}</b></div>" for name, value in facts)
@@ -142,7 +144,7 @@ def _table(scores: SplitScores, at_chance: Sequence[str], cuts_saw_val: bool) ->
         f'<p class="note">{escape(note)}</p>' for note in table_notes(scores, at_chance, cuts_saw_val=cuts_saw_val)
     )
     head = "".join(f"<th>{escape(cell)}</th>" for cell in HEADER.cells)
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    table = f'<table class="scores"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
     return _section(table_title(scores), f'<div class="wide">{table}</div>{notes}')
 
 
@@ -158,12 +160,12 @@ def _members(members: Sequence[MemberEntry], main: SplitScores) -> str:
         flag = f' <span class="warn">{AT_CHANCE_MARK} at chance</span>' if member.at_chance else ""
         digest = f'<code title="{escape(member.checkpoint_sha256)}">{escape(member.checkpoint_sha256[:12])}</code>'
         rows.append(
-            f"<tr><td>{escape(member.name)}{flag}</td><td>{escape(member.stages)}</td>"
+            f"<tr><td>{escape(member.name)}{flag}</td>"
             f"<td>{percent(own.top1_error, main.num_images)}</td><td>{own.nll:.4f}</td>"
-            f"<td>{escape(member.checkpoint)}</td>"
+            f"<td>{escape(member.stages)}</td><td>{escape(member.checkpoint)}</td>"
             f"<td>{digest}</td></tr>"
         )
-    names = ("", "stages", "top-1 error", "NLL", "checkpoint", "sha256")
+    names = ("", "top-1 error", "NLL", "stages", "checkpoint", "sha256")
     head = "".join(f"<th>{name}</th>" for name in names)
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
     return _section("Members", f'<div class="wide">{table}</div>')
@@ -199,10 +201,10 @@ def _section(title: str, body: str) -> str:
 
 def _picture(picture: Picture) -> str:
     caption = escape(picture.caption)
-    return (
-        f'<figure><picture><source media="(prefers-color-scheme:dark)" srcset="{_data_uri(picture.dark)}">'
-        f'<img src="{_data_uri(picture.light)}" alt="{caption}"></picture><figcaption>{caption}</figcaption></figure>'
-    )
+    dark = f'<source media="(prefers-color-scheme:dark)" srcset="{_data_uri(picture.dark)}">'
+    image = f'<img src="{_data_uri(picture.light)}" alt="{caption}">'
+    shown = f'<div class="wide"><picture>{dark}{image}</picture></div>'
+    return f"<figure>{shown}<figcaption>{caption}</figcaption></figure>"
 
 
 def _data_uri(png: bytes) -> str:
