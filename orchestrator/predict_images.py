@@ -170,7 +170,7 @@ def _predict_block(ensemble: _Ensemble, images: Sequence[np.ndarray], progress: 
 
     probabilities = []
     for member in ensemble.members:
-        progress(f"{member}: {len(images)} images")
+        progress(f"{member}: predicting {len(images)} {'image' if len(images) == 1 else 'images'}")
         stage = ensemble.plan.last_stage(member)
         probabilities.append(
             predict_by_member(
