@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from orchestrator import ray_cluster, tracking
+from orchestrator import ray_cluster, submission, tracking
 from orchestrator.config_schema import TARGET, Config, default_run_dir
 from orchestrator.datasets import Prepared, prepare_all, survey_all
 from orchestrator.driver import Driver, Work
@@ -16,6 +16,7 @@ from orchestrator.open_run import OpenedRun, Wanted, open_run
 from orchestrator.plan import Plan, make_plan
 from orchestrator.progress import Display
 from orchestrator.results import Results, write_results
+from orchestrator.run_data import read_run_data
 from orchestrator.status import read_status
 from orchestrator.tracking import Ending, RunIdentity, Tracker, open_tracking
 from orchestrator.tracking_store import DatasetInput
@@ -60,9 +61,10 @@ def launch(config: Config, stream: IO[str], *, accept_changes: bool = False) -> 
             prepared = prepare_all(config, display.note)
             run.set_data(prepared.digests, prepared.paths)
             run.save()
+            export(prepared.stores[TARGET], run.paths.data)
+            submission.ask(config.submission, read_run_data(run.paths.data))
             with _tracked(config, plan, run, prepared) as tracker:
                 run.commit()
-                export(prepared.stores[TARGET], run.paths.data)
                 ledger = Ledger(run.paths.ledger)
                 _train(
                     config,
@@ -140,7 +142,7 @@ def _tracked(config: Config, plan: Plan, run: OpenedRun, prepared: Prepared) -> 
 
 
 def _publish(results: Results, paths: "RunPaths", tracker: Tracker) -> None:
-    tracker.log_ensemble(results.ensemble)
+    tracker.log_ensemble({f"ensemble/{name}": value for name, value in results.ensemble.items()})
     tracker.log_artifact(paths.config_yaml)
     tracker.log_artifact(paths.submission, "submission")
     tracker.log_artifact(paths.report, "report")

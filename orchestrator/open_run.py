@@ -198,6 +198,7 @@ def _remove(paths: RunPaths, made: tuple[Path, ...]) -> None:
     if not made:
         for path in (paths.run_json, paths.config_yaml, paths.lock):
             path.unlink(missing_ok=True)
+        shutil.rmtree(paths.data, ignore_errors=True)
         return
     shutil.rmtree(made[0], ignore_errors=True)
     for folder in made[1:]:

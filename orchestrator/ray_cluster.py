@@ -23,7 +23,7 @@ from workers.errors import ClusterLost, ConfigError
 from workers.protocol import PredictSpec, StageSpec
 
 if TYPE_CHECKING:
-    from orchestrator.config import ClusterConfig
+    from orchestrator.config_schema import ClusterConfig
 
 # Ray's plasma socket lies ~60 characters below its folder, and a Unix socket's path has at most 107.
 _LONGEST_TEMPORARY_ROOT = 40
