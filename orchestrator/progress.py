@@ -14,6 +14,8 @@ from orchestrator.status import RunStatus, StageStatus, State, duration, pace, r
 
 _PLAIN_EVERY_S = 10.0
 _TREND_POINTS = 16
+# From this many columns on there is room for the course of the errors.
+_WIDE = 100
 _TREND_MARKS = "▁▂▃▄▅▆▇█"
 _MARKS = {
     State.waiting: Text("·", style="dim"),
@@ -64,29 +66,33 @@ class Display:
             self._live = None
 
     def render(self, status: RunStatus) -> RenderableType:
-        """The view of a terminal: an overall bar, then a line a member."""
-        return Group(_overall(status), self._members(status))
+        """The view of a terminal: an overall bar, a line a member, and below them what went wrong."""
+        width = self._console.width
+        return Group(_overall(status, width), self._members(status, wide=width >= _WIDE), *_notes(status))
 
-    def _members(self, status: RunStatus) -> Table:
-        table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1))
+    def _members(self, status: RunStatus, *, wide: bool) -> Table:
+        bar_width = 16 if wide else 10
+        table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
         table.add_column("", width=1)
         table.add_column("member", no_wrap=True)
         table.add_column("stage", no_wrap=True)
-        table.add_column("", width=16)
+        table.add_column("", width=bar_width)
         for column in ("epoch", "error"):
             table.add_column(column, justify="right", no_wrap=True)
-        table.add_column("", width=_TREND_POINTS, style="cyan", no_wrap=True)
+        if wide:
+            table.add_column("", width=_TREND_POINTS, style="cyan", no_wrap=True)
         for column in ("images/s", "left"):
             table.add_column(column, justify="right", no_wrap=True)
         for stage in current_stages(status):
+            trends = (trend(self._trends.get(_key(stage), [])),) if wide else ()
             table.add_row(
                 _MARKS[stage.state],
                 stage.member,
                 stage.stage,
-                ProgressBar(total=max(1, stage.num_updates), completed=_completed(stage), width=16),
+                ProgressBar(total=max(1, stage.num_updates), completed=_completed(stage), width=bar_width),
                 f"{stage.epoch:.0f}/{stage.num_epochs}",
                 "" if stage.val_error is None else f"{stage.val_error:.1%}",
-                trend(self._trends.get(_key(stage), [])),
+                *trends,
                 _rate(stage),
                 _left(stage),
             )
@@ -143,16 +149,27 @@ def trend(errors: list[float], num_points: int = _TREND_POINTS) -> str:
     return "".join(_TREND_MARKS[round((error - low) / ((high - low) or 1.0) * steps)] for error in recent)
 
 
-def _overall(status: RunStatus) -> RenderableType:
-    line = Table.grid(padding=(0, 1))
-    for width in (None, 40, None):
-        line.add_column(width=width, no_wrap=True)
+def _overall(status: RunStatus, width: int) -> RenderableType:
     state = () if status.state is State.running else (str(status.state),)
-    parts = (f"{status.share:.0%}", f"{status.num_done} of {len(status.stages)} stages", *state, *pace(status))
-    line.add_row(
-        Text(status.name, style="bold"), ProgressBar(total=1.0, completed=status.share, width=40), " · ".join(parts)
-    )
+    said = " · ".join((f"{status.share:.0%}", f"{status.num_done}/{len(status.stages)} stages", *state, *pace(status)))
+    bar_width = max(8, min(40, width - len(status.name) - len(said) - 3))
+    line = Table.grid(padding=(0, 1))
+    line.add_column(no_wrap=True)
+    line.add_column(width=bar_width)
+    line.add_column(no_wrap=True)
+    line.add_row(Text(status.name, style="bold"), ProgressBar(total=1.0, completed=status.share, width=bar_width), said)
     return line
+
+
+def _notes(status: RunStatus) -> list[Text]:
+    """What a person has to know of single stages, a line each."""
+    notes = [Text(f"! {_key(stage)} is still at chance", style="yellow") for stage in status.stages if stage.at_chance]
+    notes += [
+        Text(f"✘ {_key(stage)}: {stage.error}", style="red")
+        for stage in status.stages
+        if stage.error and stage.state is State.failed
+    ]
+    return notes
 
 
 def _completed(stage: StageStatus) -> int:
@@ -167,13 +184,9 @@ def _rate(stage: StageStatus) -> str:
 
 
 def _left(stage: StageStatus) -> RenderableType:
-    if stage.at_chance:
-        return Text("still at chance", style="bold yellow")
     if stage.state is State.running:
         return "" if stage.remaining_s is None else duration(stage.remaining_s)
-    if stage.state is State.failed:
-        return Text(stage.error or "failed", style="red")
-    return Text(str(stage.state), style="dim")
+    return Text(str(stage.state), style="red" if stage.state is State.failed else "dim")
 
 
 def _state_line(stage: StageStatus) -> str:

@@ -108,11 +108,20 @@ def test_live_display_shows_overall_and_one_line_a_member() -> None:
         _stage("base-2"),
     )
     lines = _rendered(status).splitlines()
-    assert "digits-1a2b3c4d" in lines[0] and "50%" in lines[0] and "1 of 4 stages" in lines[0]
+    assert "digits-1a2b3c4d" in lines[0] and "50%" in lines[0] and "1/4 stages" in lines[0]
     assert "2,468 images/s" in lines[0] and "left" in lines[0]
-    assert [line.split()[1] for line in lines[2:]] == ["six-1", "base-1", "base-2"]
+    assert [line.split()[1] for line in lines[2:5]] == ["six-1", "base-1", "base-2"]
     assert all(word in lines[2] for word in ("target", "5/10", "25.0%", "1,234", "1 min 05 s"))
     assert "waiting" in lines[4]
+
+
+def test_live_display_of_a_narrow_terminal_cuts_nothing_that_matters() -> None:
+    stage = replace(_running("pretrained1", stage="pretrain"), remaining_s=12000.0)
+    console = Console(record=True, width=80, file=io.StringIO())
+    console.print(Display(io.StringIO(), console=console).render(_run(stage)))
+    text = console.export_text()
+    assert "…" not in text
+    assert all(said in text for said in ("pretrained1", "pretrain", "5/10", "25.0%", "1,234", "3 h 20 min"))
 
 
 def test_live_display_draws_the_errors_seen_so_far() -> None:
@@ -122,7 +131,8 @@ def test_live_display_draws_the_errors_seen_so_far() -> None:
 
 def test_live_display_flags_a_member_at_chance_and_shows_a_failure() -> None:
     text = _rendered(_run(replace(_running("a"), at_chance=True), _stage("b", state=State.failed, error="NaN loss")))
-    assert "still at chance" in text and "NaN loss" in text
+    assert "a/target is still at chance" in text and "b/target: NaN loss" in text
+    assert "1 min 05 s" in text
 
 
 def test_current_stages_of_a_finished_member_is_its_last() -> None:
