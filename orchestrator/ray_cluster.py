@@ -38,8 +38,10 @@ _LOCAL_ENVIRONMENT = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     # Ray would otherwise hide all GPUs from actors that ask for none, or none of them, depending on its version.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
-    "RAY_DEDUP_LOGS": "0",
 }
+# Ray prints a raylet's complaints about a dead worker to the driver's stdout, which is for results; the driver's own
+# warning says it better. "." skips every line.
+_QUIET = {"RAY_DEDUP_LOGS": "1", "RAY_DEDUP_LOGS_SKIP_REGEX": "."}
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,12 @@ def count_slots(nodes: Sequence[Node], cpus_per_member: int, gpus_per_member: fl
 
 def _slots_of(node: Node, cpus_per_member: int, gpus_per_member: float) -> int:
     by_cpu = math.floor(node.cpus / cpus_per_member)
-    return min(by_cpu, math.floor(node.gpus / gpus_per_member + 1e-9)) if gpus_per_member else by_cpu
+    if not gpus_per_member:
+        return by_cpu
+    if gpus_per_member >= 1:
+        return min(by_cpu, math.floor(node.gpus / gpus_per_member))
+    # Ray gives a share of one GPU, never of two.
+    return min(by_cpu, math.floor(node.gpus) * math.floor(1 / gpus_per_member + 1e-9))
 
 
 def check_resources(settings: "ClusterConfig") -> int:
@@ -114,7 +121,7 @@ def _local() -> Iterator[None]:
     if len(root) > _LONGEST_TEMPORARY_ROOT:
         root = "/tmp"
     folder = Path(tempfile.mkdtemp(prefix="septet-ray-", dir=root))
-    environment = {**_LOCAL_ENVIRONMENT, "RAY_AUTH_TOKEN": secrets.token_hex(32), process_guard.MARK: mark}
+    environment = {**_LOCAL_ENVIRONMENT, **_QUIET, "RAY_AUTH_TOKEN": secrets.token_hex(32), process_guard.MARK: mark}
     with process_guard.guarding(mark, folder), _environment(environment):
         import ray
 
@@ -136,13 +143,14 @@ def _local() -> Iterator[None]:
 
 @contextmanager
 def _attached(address: str) -> Iterator[None]:
-    import ray
+    with _environment(_QUIET):
+        import ray
+        from ray.exceptions import RayError
 
     try:
         ray.init(address=address, log_to_driver=False, configure_logging=False)
-    except (ConnectionError, ray.exceptions.RayError, RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ConfigError(f"cluster.address={address}: no Ray cluster answers there ({reason})") from error
+    except (ConnectionError, RayError, RuntimeError, ValueError) as error:
+        raise ConfigError(f"cluster.address={address}: no Ray cluster answers there ({_first_line(error)})") from error
     try:
         yield
     finally:
@@ -253,10 +261,16 @@ class RayCluster:
         try:
             outcome: Outcome = ray.get(call)
         except (RayActorError, WorkerCrashedError, NodeDiedError, OutOfMemoryError) as error:
-            return Lost(" ".join(str(error).split()))
+            return Lost(_first_line(error))
         except RayTaskError as error:
             return failure_of(error)
         return outcome
+
+
+def _first_line(error: Exception) -> str:
+    """Ray's messages run to half a page; the first line says what happened."""
+    lines = str(error).strip().splitlines()
+    return lines[0].strip() if lines else type(error).__name__
 
 
 def _cluster_errors() -> tuple[type[Exception], ...]:

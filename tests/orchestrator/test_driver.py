@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from fake_stages import EVERY, NUM_UPDATES, FakeStages, died, plan_of  # noqa: E402
+from fake_stages import EVERY, NUM_UPDATES, FakeStages, died, plan_of
 
-from orchestrator.driver import Driver, Work  # noqa: E402
-from orchestrator.ledger import AttemptEnd, Budgets, Contents, Ledger, StageState, read_ledger  # noqa: E402
-from orchestrator.local_actors import LocalActors  # noqa: E402
-from orchestrator.plan import Plan, StageRef  # noqa: E402
-from orchestrator.run_dir import RunPaths  # noqa: E402
-from orchestrator.tracking import NoTracker  # noqa: E402
-from workers.errors import DataError, Diverged, MemberFailed, StorageError  # noqa: E402
-from workers.protocol import Numerics  # noqa: E402
-from workers.settings import KeptCheckpoint  # noqa: E402
+from orchestrator.driver import Driver, Work
+from orchestrator.ledger import AttemptEnd, Budgets, Contents, Ledger, StageState, read_ledger
+from orchestrator.local_actors import LocalActors
+from orchestrator.plan import Plan, StageRef
+from orchestrator.run_dir import RunPaths
+from orchestrator.tracking import NoTracker
+from workers.errors import DataError, Diverged, MemberFailed, StorageError
+from workers.protocol import Numerics
+from workers.settings import KeptCheckpoint
 
 pytestmark = pytest.mark.timeout(60)
 SEVEN = {
@@ -67,7 +67,15 @@ class Run:
         self.fakes.updates.clear()
         stores = {"target": self.root}
         work = Work(
-            self.paths, self.plan, stores, "target", ("val", "test"), Numerics(), KeptCheckpoint.last, EVERY, self.budgets
+            self.paths,
+            self.plan,
+            stores,
+            "target",
+            ("val", "test"),
+            Numerics(),
+            KeptCheckpoint.last,
+            EVERY,
+            self.budgets,
         )
         driver = Driver(work, Ledger(self.paths.ledger), self.tracker)
         self.cluster = LocalActors(self.num_slots, self.fakes.duties)

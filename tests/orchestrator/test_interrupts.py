@@ -1,0 +1,63 @@
+"""Signals sent to processes of their own: exit codes, the orderly stop, and the second Ctrl-C."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+_AT_WORK = """
+import sys, time
+from orchestrator.interrupts import Interrupts
+from workers.errors import SeptetError
+try:
+    with Interrupts() as interrupts:
+        {setting}
+except SeptetError as error:
+    print("cleaned up", flush=True)
+    sys.exit(error.exit_code)
+"""
+_UNWINDS = "print('ready', flush=True); time.sleep(60)"
+_DEFERS = """
+        with interrupts.deferred():
+            print("ready", flush=True)
+            while not interrupts.requested:
+                time.sleep(0.01)
+            print("noted", flush=True)
+            if {obstinate}:
+                time.sleep(60)
+        raise interrupts.error()
+"""
+
+
+def _started(setting: str) -> "subprocess.Popen[str]":
+    process = subprocess.Popen(
+        [sys.executable, "-c", _AT_WORK.format(setting=setting)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("setting", [_UNWINDS, _DEFERS.format(obstinate=False)], ids=["anywhere", "while training"])
+def test_signal_ends_in_order_with_its_exit_code(number: signal.Signals, code: int, setting: str) -> None:
+    process = _started(setting)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=20)
+    assert (process.returncode, err) == (code, "")
+    assert out.endswith("cleaned up\n")
+
+
+def test_second_signal_ends_at_once() -> None:
+    process = _started(_DEFERS.format(obstinate=True))
+    process.send_signal(signal.SIGINT)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "noted\n"
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "cleaned up" not in out

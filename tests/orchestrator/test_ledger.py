@@ -1,0 +1,91 @@
+"""The ledger: what it counts, and that it is on disk."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from orchestrator.ledger import AttemptEnd, Budgets, Ledger, StageState, read_ledger
+from workers.errors import StorageError
+
+STAGE = "a/train"
+
+
+def _attempt(ledger: Ledger, outcome: AttemptEnd) -> int:
+    number = ledger.begin(STAGE, started=1.0, resumed_from=0)
+    ledger.end(STAGE, outcome, StageState.waiting, error="why")
+    return number
+
+
+@pytest.mark.parametrize("outcome", [AttemptEnd.lost, AttemptEnd.failed])
+@pytest.mark.parametrize("limit", [0, 1, 3])
+def test_budget_allows_exactly_so_many_retries(tmp_path: Path, outcome: AttemptEnd, limit: int) -> None:
+    ledger = Ledger(tmp_path / "ledger.json")
+    budgets = Budgets(limit, 99) if outcome is AttemptEnd.lost else Budgets(99, limit)
+    allowed = []
+    for _ in range(limit + 1):
+        _attempt(ledger, outcome)
+        allowed.append(ledger.may_retry(STAGE, outcome, budgets))
+    assert allowed == [True] * limit + [False]
+
+
+def test_budget_of_failures_is_not_spent_by_losses_or_earlier_launches(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.json"
+    _attempt(Ledger(path), AttemptEnd.failed)
+    ledger = Ledger(path)
+    _attempt(ledger, AttemptEnd.lost)
+    _attempt(ledger, AttemptEnd.failed)
+    assert ledger.may_retry(STAGE, AttemptEnd.failed, Budgets(max_losses=0, max_failures=1))
+
+
+def test_attempts_are_numbered_on_across_launches(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.json"
+    assert [_attempt(Ledger(path), AttemptEnd.lost) for _ in range(3)] == [0, 1, 2]
+
+
+def test_every_change_is_on_disk_before_the_method_returns(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.json"
+    ledger = Ledger(path)
+    changes = [
+        lambda: ledger.set_state(StageState.running),
+        lambda: ledger.declare(STAGE, StageState.waiting),
+        lambda: ledger.begin(STAGE, started=5.0, resumed_from=3),
+        lambda: ledger.flag_at_chance(STAGE, True),
+        lambda: ledger.end(STAGE, AttemptEnd.done, StageState.done, resumed_from=2),
+    ]
+    for change in changes:
+        change()
+        assert read_ledger(path) == ledger.contents
+    entry = json.loads(path.read_text())["stages"][STAGE]
+    assert entry["at_chance"] is True
+    assert entry["attempts"][0] == {
+        "attempt": 0,
+        "launch": 1,
+        "started": 5.0,
+        "resumed_from": 2,
+        "last_step": 3,
+        "outcome": "done",
+        "error": "",
+    }
+
+
+def test_attempt_of_a_dead_driver_is_closed_as_interrupted_and_its_stage_waits(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.json"
+    Ledger(path).begin(STAGE, started=1.0, resumed_from=0)
+    entry = Ledger(path).entry(STAGE)
+    assert (entry.state, entry.attempts[0].outcome) == (StageState.waiting, AttemptEnd.interrupted)
+
+
+def test_redone_updates_are_what_lay_beyond_the_checkpoint_resumed_from(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.json")
+    for resumed_from, reached in ((0, 17), (10, 12), (12, 30)):
+        ledger.begin(STAGE, started=1.0, resumed_from=resumed_from)
+        ledger.reach(STAGE, reached)
+        ledger.end(STAGE, AttemptEnd.lost, StageState.waiting)
+    assert ledger.entry(STAGE).redone_updates == 7
+
+
+def test_ledger_damaged_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "ledger.json").write_text("{")
+    with pytest.raises(StorageError, match=r"ledger\.json"):
+        Ledger(tmp_path / "ledger.json")

@@ -1,0 +1,129 @@
+"""The actor's boundary: whatever happens inside comes out as a value, and one worker at a time writes a member."""
+
+import fcntl
+import logging
+import pickle
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from orchestrator.member_actor import Duties, Failure, Halted, MemberActor, Outcome, Trained
+from workers.errors import DataError, Diverged, Stopped, StorageError
+from workers.protocol import Numerics, PredictSpec, SplitPredictions, StageResult, StageSpec
+from workers.settings import KeptCheckpoint, TrainingSettings
+
+RESULT = StageResult(1, 0, "step-00000001", "sha", 0.1, 0.2, False)
+
+
+def _spec(root: Path) -> StageSpec:
+    return StageSpec(
+        member="a",
+        stage="train",
+        seed=0,
+        settings=TrainingSettings(),
+        store=root,
+        stage_dir=root / "a" / "train",
+        init_dir=None,
+        reset=(),
+        freeze=(),
+        lr_scale=(),
+        numerics=Numerics(),
+        checkpoint_updates=1,
+        keep=KeptCheckpoint.last,
+        stage_hash="h",
+    )
+
+
+def _actor(root: Path, work: Callable[[Callable[[], bool]], StageResult]) -> MemberActor:
+    def predict(spec: PredictSpec) -> tuple[SplitPredictions, ...]:
+        raise AssertionError("not asked for")
+
+    return MemberActor(root / "a", lambda: Duties(lambda spec, should_stop: work(should_stop), predict))
+
+
+def _outcome(root: Path, error: Exception) -> Outcome:
+    def work(should_stop: Callable[[], bool]) -> StageResult:
+        raise error
+
+    return _actor(root, work).run_stage(_spec(root))
+
+
+class Unpicklable(RuntimeError):
+    """Cannot travel between processes: it holds a lock."""
+
+    def __init__(self) -> None:
+        super().__init__("holds a lock")
+        self.lock = threading.Lock()
+
+
+def test_success_comes_out_as_the_stages_result(tmp_path: Path) -> None:
+    assert _actor(tmp_path, lambda should_stop: RESULT).run_stage(_spec(tmp_path)) == Trained(RESULT)
+
+
+@pytest.mark.parametrize(
+    ("error", "retryable"),
+    [
+        (Unpicklable(), True),
+        (OSError(5, "Input/output error"), True),
+        (MemoryError(), False),
+        (Diverged("loss nan"), False),
+        (DataError("no images"), False),
+        (StorageError("full"), False),
+    ],
+)
+def test_error_comes_out_as_a_picklable_value_that_says_whether_to_retry(
+    tmp_path: Path, error: Exception, retryable: bool
+) -> None:
+    outcome = _outcome(tmp_path, error)
+    assert isinstance(outcome, Failure)
+    assert pickle.loads(pickle.dumps(outcome)) == outcome  # noqa: S301 – our own bytes
+    assert (outcome.kind, outcome.retryable) == (type(error).__name__, retryable)
+    assert outcome.message
+    assert "Traceback" in outcome.traceback
+
+
+def test_stop_reaches_a_running_stage_from_another_thread(tmp_path: Path) -> None:
+    running = threading.Event()
+
+    def work(should_stop: Callable[[], bool]) -> StageResult:
+        running.set()
+        while not should_stop():
+            pass
+        raise Stopped("a/train: stopped after update 7")
+
+    actor = _actor(tmp_path, work)
+    found: list[Outcome] = []
+    thread = threading.Thread(target=lambda: found.append(actor.run_stage(_spec(tmp_path))))
+    thread.start()
+    assert running.wait(10)
+    actor.stop()
+    thread.join(10)
+    assert found == [Halted("a/train: stopped after update 7")]
+
+
+def test_worker_that_outlives_its_driver_keeps_the_next_one_out(tmp_path: Path) -> None:
+    held = []
+
+    def work(should_stop: Callable[[], bool]) -> StageResult:
+        with (tmp_path / "a" / ".lock").open("rb") as other:
+            try:
+                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                held.append(True)
+        return RESULT
+
+    assert isinstance(_actor(tmp_path, work).run_stage(_spec(tmp_path)), Trained)
+    assert held == [True]
+    with (tmp_path / "a" / ".lock").open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_what_a_stage_logs_is_in_its_log_file(tmp_path: Path) -> None:
+    def work(should_stop: Callable[[], bool]) -> StageResult:
+        logging.getLogger("workers.stage").info("from update %d", 7)
+        return RESULT
+
+    _actor(tmp_path, work).run_stage(_spec(tmp_path))
+    assert "from update 7" in (tmp_path / "a" / "train" / "log.txt").read_text()

@@ -1,0 +1,195 @@
+"""What fits on a cluster (pure), and real Ray: an actor's death, a stop, and nothing left of a killed driver."""
+
+import ipaddress
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from orchestrator.config_schema import ClusterConfig
+from orchestrator.member_actor import Completed, Duties, Halted, Lost, Trained
+from orchestrator.ray_cluster import Node, RayCluster, available_cpus, check_resources, count_slots, open_cluster
+from workers.errors import ConfigError, Stopped
+from workers.protocol import Numerics, PredictSpec, SplitPredictions, StageResult, StageSpec
+from workers.settings import KeptCheckpoint, TrainingSettings
+
+GIVE_UP_S = 60.0
+
+
+@pytest.mark.parametrize(
+    ("nodes", "cpus", "gpus", "slots"),
+    [
+        ([Node(2, 0)], 1, 0, 2),
+        ([Node(7, 0), Node(3, 0)], 2, 0, 4),
+        ([Node(64, 4)], 8, 1, 4),
+        ([Node(8, 1)], 1, 0.25, 4),
+        ([Node(64, 3)], 1, 0.3, 9),
+        ([Node(64, 2)], 1, 0.1, 20),
+        ([Node(8, 0), Node(2, 2)], 2, 2, 1),
+    ],
+)
+def test_slots_are_whole_members_node_by_node(nodes: list[Node], cpus: int, gpus: float, slots: int) -> None:
+    assert count_slots(nodes, cpus, gpus) == slots
+
+
+@pytest.mark.parametrize(("cpus", "gpus"), [(5, 0), (1, 1)])
+def test_slots_of_none_that_fits_are_refused_saying_what_there_is(cpus: int, gpus: float) -> None:
+    with pytest.raises(ConfigError, match=rf"asks for {cpus} CPUs and {gpus} GPUs.* 4 CPUs and 0 GPUs"):
+        count_slots([Node(4, 0), Node(4, 0)], cpus, gpus)
+
+
+def test_resources_beyond_this_machine_are_refused_without_a_cluster() -> None:
+    with pytest.raises(ConfigError, match=r"cluster\.cpus_per_member"):
+        check_resources(ClusterConfig(cpus_per_member=available_cpus() + 1))
+
+
+def _spec(root: Path, member: str) -> StageSpec:
+    return StageSpec(
+        member=member,
+        stage="train",
+        seed=0,
+        settings=TrainingSettings(),
+        store=root,
+        stage_dir=root / member / "train",
+        init_dir=None,
+        reset=(),
+        freeze=(),
+        lr_scale=(),
+        numerics=Numerics(),
+        checkpoint_updates=1,
+        keep=KeptCheckpoint.last,
+        stage_hash="h",
+    )
+
+
+def _duties() -> Callable[[], Duties]:
+    """Nested, so that Ray sends it by value: its workers cannot import this file."""
+
+    def make() -> Duties:
+        def run_stage(spec: StageSpec, should_stop: Callable[[], bool]) -> StageResult:
+            if spec.member == "waits":
+                while not should_stop():
+                    time.sleep(0.01)
+                raise Stopped("stopped")
+            marker = spec.stage_dir / "has died"
+            if spec.member == "dies" and not marker.exists():
+                marker.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return StageResult(os.getpid(), 0, "", os.environ["OMP_NUM_THREADS"], 0.0, 0.0, False)
+
+        def predict(spec: PredictSpec) -> tuple[SplitPredictions, ...]:
+            raise RuntimeError
+
+        return Duties(run_stage, predict)
+
+    return make
+
+
+def _next(cluster: RayCluster) -> Completed:
+    give_up = time.monotonic() + GIVE_UP_S
+    while time.monotonic() < give_up:
+        if found := cluster.poll(1.0):
+            assert len(found) == 1
+            return found[0]
+    raise TimeoutError
+
+
+def test_cluster_of_real_actors_survives_a_death_and_passes_a_stop_on(tmp_path: Path) -> None:
+    children = {child.pid for child in psutil.Process().children(recursive=True)}
+    with open_cluster(ClusterConfig()) as opened:
+        assert opened.num_slots == available_cpus()
+        cluster = RayCluster(1, 1, 0, _duties())
+        cluster.acquire("dies", tmp_path / "dies")
+        cluster.run_stage(_spec(tmp_path, "dies"))
+        lost = _next(cluster)
+        assert isinstance(lost.outcome, Lost)
+        assert (tmp_path / "dies" / "train" / "has died").exists(), "the death never happened"
+        cluster.release("dies")
+        cluster.acquire("dies", tmp_path / "dies")
+        cluster.run_stage(_spec(tmp_path, "dies"))
+        trained = _next(cluster).outcome
+        assert isinstance(trained, Trained)
+        assert trained.result.num_updates != os.getpid()
+        cluster.release("dies")
+        cluster.acquire("waits", tmp_path / "waits")
+        cluster.run_stage(_spec(tmp_path, "waits"))
+        cluster.stop("waits")
+        assert isinstance(_next(cluster).outcome, Halted)
+        listening = _addresses_of(children)
+        assert all(ipaddress.ip_address(one).is_loopback for one in listening), f"Ray listens on {listening}"
+        cluster.close()
+    left = {child for child in psutil.Process().children(recursive=True) if child.pid not in children}
+    assert not left
+    assert "RAY_AUTH_TOKEN" not in os.environ
+
+
+def _addresses_of(others: set[int]) -> set[str]:
+    """Where this process's new children listen."""
+    addresses = set()
+    for child in psutil.Process().children(recursive=True):
+        if child.pid not in others:
+            addresses |= {
+                one.laddr.ip.removeprefix("::ffff:")
+                for one in child.net_connections("tcp")
+                if one.status == psutil.CONN_LISTEN
+            }
+    assert addresses, "nothing listens: the look itself is broken"
+    return addresses
+
+
+_DRIVER = """
+import sys
+from orchestrator.config_schema import ClusterConfig
+from orchestrator.ray_cluster import open_cluster
+with open_cluster(ClusterConfig()) as cluster:
+    print("open", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def _driver() -> Iterator["subprocess.Popen[str]"]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", _DRIVER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "open\n"
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_driver_killed_outright_leaves_no_process_and_no_folder() -> None:
+    with _driver() as driver:
+        family = psutil.Process(driver.pid).children(recursive=True)
+        titles = " ".join(" ".join(process.cmdline()) for process in family)
+        assert "raylet" in titles
+        assert "DashboardAgent" in titles, "the very process that used to stay is not there"
+        folders = {word for word in titles.split() if "septet-ray-" in word and Path(word).is_dir()}
+        assert folders
+        driver.kill()
+    give_up = time.monotonic() + GIVE_UP_S
+    while (left := [process for process in family if _lives(process)]) and time.monotonic() < give_up:
+        time.sleep(0.05)
+    assert not left
+    assert not any(Path(folder).exists() for folder in folders)
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
