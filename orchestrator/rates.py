@@ -12,7 +12,7 @@ from workers.settings import ScheduleSettings, TrainingSettings
 def measure_rates(plan: Plan, config: Config, progress: Callable[[str], None]) -> Mapping[StageRef, float]:
     """Images a second of each stage, one thread setting and device for all; alike stages are measured once.
 
-    Members that train side by side on CPUs slow one another by a few per cent; that is not reckoned with.
+    The machine must have what a member gets. That members side by side slow one another a little is not reckoned with.
     """
     # Here and not above: torch is loaded.
     from workers.throughput import images_per_second

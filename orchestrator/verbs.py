@@ -7,7 +7,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -69,8 +69,11 @@ def plan(request: Request, streams: Streams) -> int:
 
     config = compose(request.overrides, request.config_dir)
     planned = make_plan(config, survey_all(config, allow_absent=True))
-    rates = measure_rates(planned, config, streams.progress)
-    report = make_report(planned, config.cluster, _members_at_once(config.cluster, streams), rates)
+    here = _members_at_once(replace(config.cluster, address=None), streams)
+    slots = _members_at_once(config.cluster, streams) if config.cluster.address else here
+    # What does not fit this machine cannot be timed on it.
+    rates = measure_rates(planned, config, streams.progress) if here else None
+    report = make_report(planned, config.cluster, max(1, slots), rates)
     if request.json:
         streams.document(report.to_json())
     else:
@@ -79,14 +82,14 @@ def plan(request: Request, streams: Streams) -> int:
 
 
 def _members_at_once(cluster: "ClusterConfig", streams: Streams) -> int:
-    """How many fit; a plan for machines that are elsewhere is reckoned with one at a time, and says so."""
+    """How many fit; a plan may be for machines that are elsewhere, so 0 is told and not refused."""
     from orchestrator.ray_cluster import check_resources
 
     try:
         return check_resources(cluster)
     except ConfigError as error:
-        streams.progress(f"reckoned with one member at a time, since here {error}")
-        return 1
+        streams.progress(f"not here: {error}")
+        return 0
 
 
 def prepare(request: Request, streams: Streams) -> int:

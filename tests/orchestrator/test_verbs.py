@@ -1,0 +1,135 @@
+"""What verbs print and leave: plan, prepare, submit, report, status --watch."""
+
+import io
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.cli import main
+from orchestrator.config import compose, to_yaml
+from orchestrator.ledger import Ledger, StageState
+from orchestrator.run_dir import RunPaths, lock
+from orchestrator.verbs import Streams, watch
+from workers import atomic
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory with an empty home beside it."""
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    return tmp_path
+
+
+def test_plan_as_json_has_the_keys_of_the_interface_and_changes_nothing(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", "--json", "ensemble=five"]) == 0
+    said = capsys.readouterr()
+    document = json.loads(said.out)
+    assert {"plan_hash", "stages", "makespan_s", "lower_bound_s", "disk_bytes"} <= set(document)
+    stage_keys = {"member", "stage", "init_from", "dataset", "num_images", "num_updates", "num_parameters", "num_macs"}
+    assert len(document["stages"]) == 5 and all(stage_keys <= set(stage) for stage in document["stages"])
+    assert document["makespan_s"] >= document["lower_bound_s"] > 0
+    # Five members alike but for their seeds: one measurement.
+    assert said.err.count("measuring") == 1
+    assert [path.name for path in work.rglob("*")] == ["work"]
+
+
+@pytest.mark.parametrize("resource", ["cpus", "gpus"])
+def test_plan_for_more_than_this_machine_has_says_so_and_gives_no_time(
+    resource: str, work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", "--json", "ensemble=five", f"cluster.{resource}_per_member=9999"]) == 0
+    said = capsys.readouterr()
+    assert "9999" in said.err and "measuring" not in said.err
+    document = json.loads(said.out)
+    assert len(document["stages"]) == 5 and document["makespan_s"] is None
+
+
+def test_prepare_tells_folder_counts_and_digest_and_the_same_again_at_once(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["prepare", "ensemble=five", "datasets.target.size=8", f"datasets.store={work / 'store'}"]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert main(words) == 0
+    assert capsys.readouterr().out == said
+    assert "target: 10 classes at 8 px" in said and "superset" not in said
+    (folder,) = [line.split()[1] for line in said.splitlines() if line.strip().startswith("folder")]
+    assert (Path(folder) / "manifest.json").is_file()
+    assert json.loads((Path(folder) / "manifest.json").read_text())["digest"] in said
+
+
+def test_submit_that_would_change_the_training_exits_2(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["submit", "run", "optimizer.lr=1"]) == 2
+    assert "combine and submission only" in capsys.readouterr().err
+
+
+def test_status_with_watch_and_json_exits_2(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", "run", "--watch", "--json"]) == 2
+    assert "--watch and --json" in capsys.readouterr().err
+
+
+@pytest.fixture
+def finished(work: Path, make_run: Callable[..., Any]) -> RunPaths:
+    """A run with stored predictions and the configuration it was launched with."""
+    paths: RunPaths = make_run(work / "work" / "run").paths
+    atomic.write_text(paths.config_yaml, to_yaml(compose([])))
+    return paths
+
+
+def test_submit_combines_anew_as_overrides_say_and_prints_where_it_lies(
+    finished: RunPaths, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["submit", "run", "combine=geometric", "submission=probabilities"]) == 0
+    said = capsys.readouterr()
+    manifest = json.loads((finished.submission / "manifest.json").read_text())
+    assert (manifest["method"], manifest["format"]) == ("geometric", "probabilities")
+    assert "7 CNNs*" not in said.out and "ensemble, geometric" in said.out  # the synthetic run has four members
+    assert f"submission  {Path('run/submission/submission.csv')}" in said.out
+    assert said.err == ""
+
+
+def test_report_is_rebuilt_as_the_last_submission_was_combined(
+    finished: RunPaths, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["submit", "run", "combine=geometric"]) == 0
+    scores = (finished.report / "scores.json").read_bytes()
+    shutil.rmtree(finished.report)
+    capsys.readouterr()
+    assert main(["report", "run"]) == 0
+    assert (finished.report / "scores.json").read_bytes() == scores
+    assert f"report      {Path('run/report/index.html')}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", ["submit", "report"])
+def test_verb_that_writes_into_a_run_in_use_exits_5_and_writes_nothing(
+    verb: str, finished: RunPaths, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with lock(finished):
+        assert main([verb, "run"]) == 5
+    assert "in use" in capsys.readouterr().err
+    assert not finished.submission.exists() and not finished.report.exists()
+
+
+def test_watch_shows_a_running_run_until_it_ends(finished: RunPaths) -> None:
+    ledger = Ledger(finished.ledger)
+    ledger.set_state(StageState.running)
+    streams = Streams(io.StringIO(), io.StringIO())
+    pauses = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            ledger.set_state(StageState.done)
+
+    with lock(finished):
+        watch(finished.root, streams, pause)
+    assert len(pauses) == 3
+    assert "run: running" in streams.out.getvalue()
