@@ -54,6 +54,7 @@ def launch(config: Config, stream: IO[str], *, accept_changes: bool = False) -> 
     with Interrupts() as interrupts, _display(stream) as display:
         plan = make_plan(config, survey_all(config))
         ray_cluster.check_resources(config.cluster)
+        submission.check_config(config.submission)
         root = Path(config.run_dir) if config.run_dir else default_run_dir(config.experiment, plan.hash)
         with open_run(root, _wanted(config, plan), accept_changes=accept_changes) as run:
             if run.new and config.tracking.required:
