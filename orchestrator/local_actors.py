@@ -1,4 +1,7 @@
-"""Members as threads of this process, behind the interface of the Ray cluster: for tests and for debugging."""
+"""Members as threads of this process, behind the interface of the Ray cluster: for tests and for debugging.
+
+torch's generator and thread count belong to the process: with real duties only one slot gives a run's own bits.
+"""
 
 import queue
 import threading
