@@ -32,9 +32,9 @@ OVERRIDES = (
     "optimizer.batch_size=400",
     "model.width=0.1",
     "model.fc_units=32",
-    "ensemble.stages.pretrain.epochs=2",
+    "ensemble.stages.pretrain.epochs=1",
     "ensemble.stages.finetune.epochs=5",
-    "ensemble.stages.train.epochs=7",
+    "ensemble.stages.train.epochs=6",
 )
 GROUP = """
 members:

@@ -1,0 +1,227 @@
+"""`septet launch` as a person runs it: seven members on real Ray, watched, interrupted, and brought to its end."""
+
+import csv
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from orchestrator.ledger import read_ledger
+from orchestrator.ray_cluster import available_cpus
+from orchestrator.run_dir import RunPaths, is_locked, read_record
+from orchestrator.status import State, read_status
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+GIVE_UP_S = 600.0
+MEMBERS = ("base1", "base2", "base3", "base4", "base5", "pretrained1", "pretrained2")
+STAGES = {f"base{n}/train" for n in range(1, 6)} | {
+    f"pretrained{n}/{s}" for n in (1, 2) for s in ("pretrain", "finetune")
+}
+SMALL = (
+    "model.width=0.1",
+    "model.fc_units=32",
+    "ensemble.stages.train.epochs=2",
+    "ensemble.stages.pretrain.epochs=2",
+    "ensemble.stages.finetune.epochs=2",
+    "checkpoint_updates=10",
+)
+
+
+@dataclass
+class Folder:
+    """A working directory, its run, and the command in it."""
+
+    root: Path
+
+    @property
+    def paths(self) -> RunPaths:
+        return RunPaths(self.root / "run")
+
+    def start(self, *overrides: str) -> "subprocess.Popen[str]":
+        words = ["launch", "run_dir=run", "datasets.store=store", *SMALL, *overrides]
+        return subprocess.Popen(
+            [sys.executable, "-m", "orchestrator.cli", *words],
+            cwd=self.root,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+
+    def launch(self, *overrides: str) -> "subprocess.CompletedProcess[str]":
+        process = self.start(*overrides)
+        out, err = process.communicate(timeout=GIVE_UP_S)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def query(self, sql: str) -> list[tuple[str, ...]]:
+        """Asks the MLflow store; nothing while there is none."""
+        database = self.root / "mlflow.db"
+        if not database.exists():
+            return []
+        with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=30)) as connection:
+            try:
+                return connection.execute(sql).fetchall()
+            except sqlite3.OperationalError:
+                return []
+
+    def live_points(self) -> int:
+        """Training-loss points of stages that still run."""
+        found = self.query(
+            "select count(*) from metrics join runs using (run_uuid) where key = 'train/loss' and status = 'RUNNING'"
+        )
+        return int(found[0][0]) if found else 0
+
+    def runs(self) -> dict[str, str]:
+        """MLflow's run ids by member/stage (`/` the ensemble's)."""
+        tags = self.query("select run_uuid, key, value from tags where key like 'septet.%'")
+        named: dict[str, dict[str, str]] = {}
+        for run, key, value in tags:
+            named.setdefault(run, {})[key] = value
+        return {f"{own.get('septet.member', '')}/{own.get('septet.stage', '')}": run for run, own in named.items()}
+
+
+def _wait(process: "subprocess.Popen[str]", holds: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + GIVE_UP_S
+    while not holds():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < give_up
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Folder]:
+    yield Folder(tmp_path_factory.mktemp("digits"))
+
+
+def test_launch_interrupted_and_repeated_comes_to_a_whole_run(folder: Folder) -> None:
+    first = folder.start()
+    _wait(first, lambda: folder.live_points() >= 2)
+    assert read_status(folder.paths).state is State.running
+    second = folder.launch()
+    assert (second.returncode, second.stdout) == (5, "")
+    assert f"process {first.pid}" in second.stderr
+    family = psutil.Process(first.pid).children(recursive=True)
+    assert any("raylet" in " ".join(process.cmdline()) for process in family)
+    runs = folder.runs()
+    first.send_signal(signal.SIGINT)
+    out, err = first.communicate(timeout=GIVE_UP_S)
+    assert first.returncode == 130, err
+    assert out == ""
+    assert err.splitlines()[-1].startswith("septet: stopped as asked")
+    assert not [process for process in family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    assert not is_locked(folder.paths)
+    assert read_status(folder.paths).state is State.stopped
+    assert folder.query("select distinct status from runs where status not in ('FINISHED', 'KILLED')") == []
+
+    done = folder.launch()
+    assert done.returncode == 0, done.stderr
+    assert sum(entry.redone_updates for entry in read_ledger(folder.paths.ledger).stages.values()) == 0
+    _check_directory(folder.paths)
+    _check_tracking(folder, runs)
+    for row in ("1 CNN", "5 CNNs", "1 CNN*", "7 CNNs*"):
+        assert f"\n{row} " in done.stdout
+    assert (folder.paths.report / "table.md").read_text()
+
+
+def _check_directory(paths: RunPaths) -> None:
+    record = read_record(paths)
+    assert set(record.data_digests) == {"target", "superset"}
+    assert (record.numerics.threads, record.numerics.device) == (1, "cpu")
+    assert (paths.data / "classes.txt").read_text().split() == [str(digit) for digit in range(10)]
+    stages = {f"{path.parent.parent.name}/{path.parent.name}" for path in paths.members.glob("*/*/DONE.json")}
+    assert stages == STAGES
+    for stage in STAGES:
+        done = json.loads((paths.members / stage / "DONE.json").read_text())
+        checkpoint = paths.members / stage / "checkpoints" / done["checkpoint"]
+        assert {path.name for path in checkpoint.iterdir()} == {
+            *("model.safetensors", "optimizer.safetensors", "state.json", "MANIFEST.json")
+        }
+        steps = [
+            json.loads(line)["step"] for line in (paths.members / stage / "metrics.jsonl").read_text().splitlines()
+        ]
+        assert steps == sorted(set(steps))
+        assert steps[-1] == done["num_updates"]
+        assert "from update" in (paths.members / stage / "log.txt").read_text()
+    rows = (paths.data / "test.rows.txt").read_text().splitlines()
+    arrays = [np.load(paths.predictions(member) / "test.npy") for member in MEMBERS]
+    assert all(array.shape == (len(rows), 10) and array.dtype == np.float32 for array in arrays)
+    submissions = list(paths.submission.glob("submission.*"))
+    assert [path.name for path in submissions] == ["submission.csv"]
+    with submissions[0].open() as file:
+        lines = list(csv.reader(file))[1:]
+    best = np.mean(np.stack(arrays).astype(np.float64), axis=0).argmax(axis=1)
+    assert len(lines) == len(rows)
+    assert np.mean([label == str(best[number]) for number, (_, label) in enumerate(lines)]) == 1
+    scores = json.loads((paths.report / "scores.json").read_text())
+    assert (scores["split"], set(scores["members"])) == ("test", set(MEMBERS))
+    assert read_status(paths).state is State.done
+
+
+def _check_tracking(folder: Folder, before: dict[str, str]) -> None:
+    runs = folder.runs()
+    assert len(runs) == 1 + len(MEMBERS) + len(STAGES)
+    assert before.items() <= runs.items(), "a resumed run has new ids"
+    ids = folder.query("select run_uuid from runs")
+    assert len(ids) == len(runs), "a resume made runs twice"
+    assert folder.query("select distinct status from runs") == [("FINISHED",)]
+    assert read_record(folder.paths).mlflow["run_id"] == runs["/"]
+    for stage in STAGES:
+        lines = [json.loads(line) for line in (folder.paths.members / stage / "metrics.jsonl").read_text().splitlines()]
+        wanted = {line["step"] for line in lines if "train/loss" in line["metrics"]}
+        sql = f"select step from metrics where key = 'train/loss' and run_uuid = '{runs[stage]}'"
+        assert {step for (step,) in folder.query(sql)} == wanted
+    keys = {key for (key,) in folder.query(f"select key from metrics where run_uuid = '{runs['/']}'")}
+    assert {"ensemble/top1_error", "ensemble/top5_error", "ensemble/nll", "ensemble/ece"} <= keys
+
+
+def test_launch_again_of_a_finished_run_is_quick_and_the_same(folder: Folder) -> None:
+    before = {path: path.read_bytes() for path in folder.paths.submission.iterdir()}
+    attempts = folder.paths.ledger.read_bytes().count(b'"attempt":')
+    done = folder.launch()
+    assert done.returncode == 0, done.stderr
+    assert {path: path.read_bytes() for path in folder.paths.submission.iterdir()} == before
+    assert folder.paths.ledger.read_bytes().count(b'"attempt":') == attempts
+
+
+@pytest.mark.parametrize(
+    ("overrides", "code", "said"),
+    [
+        (("seed=5",), 6, "another plan"),
+        ((f"cluster.cpus_per_member={available_cpus() + 1}",), 2, "CPUs"),
+        (("run_dir=elsewhere", "cluster.gpus_per_member=99"), 2, "GPUs"),
+        (("run_dir=elsewhere", "tracking.uri=http://127.0.0.1:9"), 2, "127.0.0.1:9"),
+        (("run_dir=elsewhere", "dataset@datasets.target=folder", "datasets.target.root=nowhere"), 3, "nowhere"),
+        (("run_dir=elsewhere", "submission.template=absent.csv"), 2, "absent.csv"),
+        (("run_dir=elsewhere", "optimizer.lrr=1"), 2, "optimizer.lr"),
+    ],
+    ids=["another plan", "CPUs", "GPUs", "tracking", "data", "template", "typo"],
+)
+def test_launch_refused_says_why_in_one_line_and_changes_nothing(
+    folder: Folder, overrides: tuple[str, ...], code: int, said: str
+) -> None:
+    before = _state(folder.root)
+    refused = folder.launch(*overrides)
+    assert refused.returncode == code, refused.stderr
+    assert refused.stdout == ""
+    assert said in refused.stderr.splitlines()[-1]
+    assert "Traceback" not in refused.stderr
+    assert _state(folder.root) == before
+
+
+def _state(root: Path) -> dict[str, tuple[int, int]]:
+    """Sizes and times of all files; the run's lock and SQLite's side files may be touched."""
+    files = [path for path in root.rglob("*") if path.name != ".lock" and not path.name.startswith("mlflow.db-")]
+    return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.is_file()} | {
+        str(path): (0, 0) for path in files if path.is_dir()
+    }
