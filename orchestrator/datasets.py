@@ -4,12 +4,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.config_schema import Config
+import numpy as np
+
+from orchestrator.config_schema import TARGET, Config
 from orchestrator.plan import used_datasets
 from workers.data.prepare import PrepareProgress, prepare
 from workers.data.sources import Survey, survey
 from workers.data.store import Store, open_store
+from workers.errors import DataError
 
+_HELD_OUT = ("dev", "val", "test")
 _PHASES = {"read": "reading", "pack": "packing"}
 
 
@@ -37,13 +41,36 @@ def prepare_all(config: Config, note: Callable[[str], None]) -> Prepared:
     """Packs every dataset that a stage reads, or finds it packed; `note` hears a line at each tenth of the way.
 
     Raises:
-        DataError: images cannot be read, or a split lacks what it must have.
+        DataError: images cannot be read, a split lacks what it must have, or training would see held-out images.
         StorageError: the store is full, unwritable or damaged.
     """
     stores = {}
     for name in used_datasets(config):
         stores[name] = open_store(prepare(config.datasets[name], config.store, _Tenths(name, note)))
+    _refuse_leaks(stores)
     return Prepared(stores)
+
+
+def _refuse_leaks(stores: Mapping[str, Store]) -> None:
+    """Pre-training must not see what the target holds out: two datasets may hold out differently, or overlap."""
+    target = stores[TARGET]
+    for name, store in stores.items():
+        if name == TARGET:
+            continue
+        trained_on = _content_keys(store, "train")
+        for split in _HELD_OUT:
+            leaked = np.flatnonzero(np.isin(trained_on, _content_keys(target, split)))
+            if len(leaked):
+                raise DataError(
+                    f"datasets.{name}: {len(leaked)} of its training images are in the {split} split of "
+                    f"datasets.{TARGET}, first {store.rows('train')[leaked[0]]}; remove them, or give both datasets "
+                    "the same val_fraction and dev_fraction"
+                )
+
+
+def _content_keys(store: Store, split: str) -> np.ndarray:
+    """One comparable value an image: its content's sha256 as 32 bytes."""
+    return np.ascontiguousarray(store.contents(split)).view("S32").ravel()
 
 
 class _Tenths:

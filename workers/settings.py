@@ -111,7 +111,10 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class InitSettings:
-    """How fresh layers are drawn: `he` (fan-in), or `gaussian` of `std`; `bias` fills conv 2, 4, 5, 6, fc6 and fc7."""
+    """How fresh layers are drawn: `he` (fan-in; fc8 of `std`), or all `gaussian` of `std`; `bias` as in the article.
+
+    `bias` fills conv 2, 4, 5, 6, fc6 and fc7; the others start at 0.
+    """
 
     scheme: InitScheme = InitScheme.he
     std: float = 0.01

@@ -57,15 +57,17 @@ class AlexNet(nn.Module):
 def initialise(
     model: nn.Module, init: InitSettings, generator: torch.Generator, layers: set[str] | None = None
 ) -> None:
-    """Draws the weights of `layers` (all if None): He et al. 2015 (fan-in, gain √2; fc8 gain 1) or N(0, std²)."""
+    """Draws the weights of `layers` (all if None): He et al. 2015 (fan-in, gain √2), or N(0, std²).
+
+    fc8 is drawn from N(0, std²) under both: logits that start near zero learn the superset's 40 classes sooner (loss
+    3.40 against 3.54 after three epochs, docs/experiments.md).
+    """
     for name, module in model.named_children():
         if not isinstance(module, nn.Conv2d | nn.Linear) or (layers is not None and name not in layers):
             continue
-        if init.scheme is InitScheme.he:
-            gain = 1.0 if name == "fc8" else 2.0
-            std = (gain / module.weight[0].numel()) ** 0.5
-        else:
-            std = init.std
+        std = init.std
+        if init.scheme is InitScheme.he and name != "fc8":
+            std = (2.0 / module.weight[0].numel()) ** 0.5
         assert module.bias is not None
         with torch.no_grad():
             module.weight.normal_(0.0, std, generator=generator)
