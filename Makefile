@@ -20,6 +20,10 @@ check: $(VENV)/.installed-dev ## format, lint, types, architecture laws
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --quiet tests/architecture
 
+.PHONY: soak
+soak: $(VENV)/.installed-test ## kill a run on photographs a dozen times and compare its bytes; many minutes
+	$(BIN)/python -m pytest -m soak --capture=no
+
 .PHONY: bench
 bench: $(VENV)/.installed ## compare with peers, both sides in one run
 	$(BIN)/python -m benchmarks
