@@ -60,7 +60,7 @@ def initialise(
     """Draws the weights of `layers` (all if None): He et al. 2015 (fan-in, gain √2), or N(0, std²).
 
     fc8 is drawn from N(0, std²) under both: logits that start near zero learn the superset's 40 classes sooner (loss
-    3.40 against 3.54 after three epochs, docs/experiments.md).
+    3.36 against 3.45 after three epochs, docs/experiments.md).
     """
     for name, module in model.named_children():
         if not isinstance(module, nn.Conv2d | nn.Linear) or (layers is not None and name not in layers):
