@@ -19,12 +19,14 @@ from orchestrator.plan import Plan, Stage, StageRef
 from orchestrator.run_dir import RunPaths
 from orchestrator.schedule import ready
 from orchestrator.tracking import Ending, Tracker
+from workers import atomic
 from workers.checkpoint import MANIFEST_FILE
 from workers.errors import MemberFailed, StorageError
 from workers.finished import FILE as DONE_FILE
 from workers.finished import read_finished, write_finished
 from workers.protocol import Numerics, PredictSpec, StageResult, StageSpec
 from workers.settings import KeptCheckpoint
+from workers.training.metrics import read_step
 
 _POLL_S = 0.5
 _PREDICTIONS = "predictions"
@@ -101,7 +103,7 @@ class Driver:
         self._follow(self._followers)
         for stage in self._work.plan.stages:
             name = str(stage.ref)
-            self._ledger.reach(name, self._followers[stage.ref].last_step)
+            self._ledger.reach(name, read_step(self._work.paths.step(stage.ref)))
             if is_done(self._work.paths, stage):
                 self._done.add(stage.ref)
                 self._ledger.declare(name, StageState.done)
@@ -202,7 +204,7 @@ class Driver:
             return
         resumed_from = newest_step(self._work.paths.checkpoints(ref))
         attempt = self._ledger.begin(str(ref), started=self._clock(), resumed_from=resumed_from)
-        self._followers[ref].restart(resumed_from)
+        atomic.write_text(self._work.paths.step(ref), str(resumed_from))
         self._tracker.stage_started(ref)
         self._cluster.run_stage(self._work.stage_spec(self._work.plan.stage(ref), attempt))
 
@@ -261,9 +263,7 @@ class Driver:
             points = self._followers[ref].read()
             for point in points:
                 self._tracker.log(ref, point.step, point.time, point.metrics)
-            if not points:
-                continue
-            self._ledger.reach(str(ref), self._followers[ref].last_step)
+            self._ledger.reach(str(ref), read_step(self._work.paths.step(ref)))
             flags = [point.metrics[_AT_CHANCE] for point in points if _AT_CHANCE in point.metrics]
             if flags and bool(flags[-1]) != self._ledger.entry(str(ref)).at_chance:
                 self._ledger.flag_at_chance(str(ref), bool(flags[-1]))

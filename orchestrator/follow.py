@@ -1,4 +1,4 @@
-"""Follows metrics.jsonl files while workers write them: the driver's eye on a stage, for MLflow and the ledger."""
+"""Follows metrics.jsonl files while workers write them: the driver's eye on a stage, for MLflow."""
 
 import json
 import logging
@@ -32,16 +32,6 @@ class Follower:
         self._inode = 0
         self._offset = 0
         self._given: set[tuple[int, float]] = set()
-        self._last_step = 0
-
-    @property
-    def last_step(self) -> int:
-        """The highest update seen since `restart`, or ever."""
-        return self._last_step
-
-    def restart(self, step: int) -> None:
-        """A new attempt goes on from `step`: what was seen beyond it is being done again."""
-        self._last_step = step
 
     def read(self) -> Sequence[Point]:
         """The points that have come since the last call; none while there is no file."""
@@ -60,8 +50,6 @@ class Follower:
         points = [point for line in whole.splitlines() if (point := self._parse(line)) is not None]
         fresh = [point for point in points if (point.step, point.time) not in self._given]
         self._given.update((point.step, point.time) for point in fresh)
-        if fresh:
-            self._last_step = max(self._last_step, *(point.step for point in fresh), 0)
         return fresh
 
     def _parse(self, line: bytes) -> Point | None:

@@ -144,6 +144,8 @@ def _tracked(config: Config, plan: Plan, run: OpenedRun, prepared: Prepared) -> 
 
 def _publish(results: Results, paths: "RunPaths", tracker: Tracker) -> None:
     tracker.log_ensemble({f"ensemble/{name}": value for name, value in results.ensemble.items()})
+    for member, scores in results.members.items():
+        tracker.log_member(member, {f"final/{name}": value for name, value in scores.items()})
     tracker.log_artifact(paths.config_yaml)
     tracker.log_artifact(paths.submission, "submission")
     tracker.log_artifact(paths.report, "report")

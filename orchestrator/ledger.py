@@ -39,8 +39,9 @@ class AttemptEnd(StrEnum):
 class Attempt:
     """One attempt. `started` is in unix seconds.
 
-    `resumed_from` is the update whose checkpoint it went on from, `last_step` the last update seen in its metrics: what
-    the next attempt redoes is this `last_step` less the next `resumed_from`. `outcome` is None while it runs.
+    `resumed_from` is the update whose checkpoint it went on from, `last_step` the last update it made, by its
+    step.txt: what the next attempt redoes is this `last_step` less the next `resumed_from`. `outcome` is None while it
+    runs.
     """
 
     attempt: int
@@ -133,7 +134,7 @@ class Ledger:
     def reach(self, name: str, last_step: int) -> None:
         """Notes the last update an attempt was seen at, the one that runs or one of a driver that died.
 
-        It reaches the disk with the next change: metrics.jsonl has it all the while.
+        It reaches the disk with the next change: step.txt has it all the while.
         """
         entry = self.entry(name)
         if entry.attempts and last_step > entry.attempts[-1].last_step:

@@ -25,11 +25,13 @@ _SEARCH_SPLIT = "dev"
 class Results:
     """What a run has come to: the table as text, the ensemble's scores by the names of scores.json, files.
 
-    `files` are those of the report; `submission` is None where only the report was rebuilt.
+    `members` are each member's own; `files` are those of the report; `submission` is None where only the report was
+    rebuilt.
     """
 
     table_text: str
     ensemble: Mapping[str, float]
+    members: Mapping[str, Mapping[str, float]]
     submission: Path | None
     files: tuple[Path, ...]
 
@@ -119,7 +121,8 @@ def _report(paths: RunPaths, plan: Plan, opened: _Opened) -> Results:
     if opened.combination.note:
         text += opened.combination.note + "\n"
     ensemble = {**asdict(main.ensemble), "disagreement": main.disagreement}
-    return Results(text, ensemble, None, files)
+    members = {name: asdict(score) for name, score in main.members.items()}
+    return Results(text, ensemble, members, None, files)
 
 
 def _score(plan: Plan, opened: _Opened, split: str) -> SplitScores:

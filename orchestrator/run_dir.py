@@ -79,6 +79,9 @@ class RunPaths:
     def metrics(self, ref: "StageRef") -> Path:
         return self.stage(ref) / "metrics.jsonl"
 
+    def step(self, ref: "StageRef") -> Path:
+        return self.stage(ref) / "step.txt"
+
     def log(self, ref: "StageRef") -> Path:
         return self.stage(ref) / "log.txt"
 

@@ -19,7 +19,7 @@ from workers.protocol import StageResult, StageSpec
 from workers.settings import KeptCheckpoint
 from workers.training.evaluate import evaluate
 from workers.training.loop import EpochErrors, Stage, TrainState, train
-from workers.training.metrics import MetricsLog, cut_back
+from workers.training.metrics import MetricsLog, StepMark, cut_back
 from workers.training.optimizer import build_optimizer, check_layers, load_momentum, momentum_tensors
 from workers.training.schedule import chance_threshold
 
@@ -55,13 +55,15 @@ def run_stage(spec: StageSpec, should_stop: Callable[[], bool]) -> StageResult:
     _log.info("%s/%s: from update %d", spec.member, spec.stage, state.step)
     metrics_path = spec.stage_dir / "metrics.jsonl"
     cut_back(metrics_path, state.step)
-    metrics = MetricsLog(metrics_path)
+    metrics, mark = MetricsLog(metrics_path), StepMark(spec.stage_dir / "step.txt")
     try:
-        saver = _Saver(spec, store, model, optimizer, metrics, should_stop, state)
+        mark.set(state.step)
+        saver = _Saver(spec, store, model, optimizer, metrics, mark, should_stop, state)
         final = train(_assemble(spec, store, model, optimizer, metrics, saver), state)
         return _result(spec, final, saver.save(final), resumed_from=state.step)
     finally:
         metrics.close()
+        mark.close()
 
 
 def _start(model: nn.Module, spec: StageSpec) -> None:
@@ -146,16 +148,18 @@ class _Saver:
         model: nn.Module,
         optimizer: torch.optim.SGD,
         metrics: MetricsLog,
+        mark: StepMark,
         should_stop: Callable[[], bool],
         state: TrainState,
     ) -> None:
         self._spec, self._model, self._optimizer = spec, model, optimizer
-        self._metrics, self._should_stop = metrics, should_stop
+        self._metrics, self._mark, self._should_stop = metrics, mark, should_stop
         self._saved_step = state.step
         self._identity = {"attempt": spec.attempt, "stage_hash": spec.stage_hash, "data_digest": store.digest}
 
     def after_update(self, state: TrainState, epoch_ended: bool) -> None:
         """Saves where due; stops at this step boundary where asked to."""
+        self._mark.set(state.step)
         best_now = epoch_ended and state.best_step == state.step
         if best_now or state.step - self._saved_step >= self._spec.checkpoint_updates:
             self.save(state)

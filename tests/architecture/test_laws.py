@@ -58,7 +58,7 @@ IN_PLACE = {
     "workers/data/pack.py:pack_split": "the folder it is given is an atomic_folder",
     "workers/data/prepare.py:_locked": "a lock is held on an open file, whose content says nothing",
     "workers/data/prepare.py:_build": "renames what atomic_folder has committed",
-    "workers/training/metrics.py:__init__": "metrics.jsonl grows line by line; a torn last line is cut off on resume",
+    "workers/training/metrics.py:__init__": "metrics.jsonl grows line by line, step.txt is overwritten by one number",
 }
 _WRITING_CALLS = {
     *("savez", "savez_compressed", "savetxt", "tofile", "savefig", "save_file", "rename", "renames"),

@@ -194,6 +194,24 @@ def test_launch_again_of_a_finished_run_is_quick_and_the_same(folder: Folder) ->
     assert folder.paths.ledger.read_bytes().count(b'"attempt":') == attempts
 
 
+def test_member_alone_has_the_bits_it_has_among_seven_and_interrupted(folder: Folder, tmp_path: Path) -> None:
+    alone = Folder(tmp_path)
+    done = alone.launch("datasets.store=" + str(folder.root / "store"), *_without(MEMBERS, "pretrained2"))
+    assert done.returncode == 0, done.stderr
+    for stage in ("pretrain", "finetune"):
+        assert _final_sha256(alone, f"pretrained2/{stage}") == _final_sha256(folder, f"pretrained2/{stage}")
+    arrays = [np.load(one.paths.predictions("pretrained2") / "test.npy") for one in (alone, folder)]
+    assert np.array_equal(*arrays)
+
+
+def _without(members: tuple[str, ...], kept: str) -> list[str]:
+    return [f"~ensemble.members.{member}" for member in members if member != kept]
+
+
+def _final_sha256(folder: Folder, stage: str) -> str:
+    return str(json.loads((folder.paths.members / stage / "DONE.json").read_text())["checkpoint_sha256"])
+
+
 @pytest.mark.parametrize(
     ("overrides", "code", "said"),
     [

@@ -92,6 +92,7 @@ class FakeStages:
         for step in range(resumed_from + 1, NUM_UPDATES + 1):
             self.updates.append((ref, step))
             _append(spec.stage_dir / "metrics.jsonl", step)
+            (spec.stage_dir / "step.txt").write_text(str(step))
             if step % EVERY == 0 or step == NUM_UPDATES:
                 _save(spec.stage_dir, step)
             if step == trouble_at and trouble is not None:

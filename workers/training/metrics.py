@@ -1,4 +1,4 @@
-"""metrics.jsonl: the truth about a stage's course, one JSON object a line."""
+"""metrics.jsonl, the truth about a stage's course, one JSON object a line; and the count of updates made so far."""
 
 import json
 import os
@@ -30,6 +30,32 @@ class MetricsLog:
 
     def close(self) -> None:
         self._file.close()
+
+
+class StepMark:
+    """`step.txt`: the updates made so far, overwritten in place at each one (a microsecond).
+
+    Metrics come only now and then; this is what tells, after a kill, exactly how many updates were lost. It needs no
+    fsync: the page cache outlives the process, and a lost machine is not counted to the last update.
+    """
+
+    def __init__(self, path: Path) -> None:
+        with storage_errors(path):
+            self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+    def set(self, step: int) -> None:
+        os.pwrite(self._descriptor, f"{step:012d}\n".encode(), 0)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+def read_step(path: Path) -> int:
+    """The updates that `step.txt` tells of; 0 where there is none."""
+    try:
+        return int(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return 0
 
 
 def cut_back(path: Path, step: int) -> None:
