@@ -63,9 +63,11 @@ class MemberPredictions:
 
 
 def open_predictions(
-    directories: Mapping[str, Path], split: SplitData, num_classes: int
+    directories: Mapping[str, Path], split: SplitData, num_classes: int, data_digest: str
 ) -> tuple[MemberPredictions, ...]:
     """Opens and checks every member's predictions of `split`, in the order of `directories` (member → folder).
+
+    `data_digest` is that of the dataset whose images must have been predicted.
 
     Raises:
         MemberFailed: predictions of some members are missing (all are named).
@@ -82,7 +84,7 @@ def open_predictions(
             f"{plural} {', '.join(missing)}: no predictions of {split.name} in {directories[missing[0]]}; "
             "run `septet launch` again"
         )
-    return tuple(_open(member, folder, split, num_classes) for member, folder in directories.items())
+    return tuple(_open(member, folder, split, num_classes, data_digest) for member, folder in directories.items())
 
 
 def all_present(directories: Mapping[str, Path], split: str) -> bool:
@@ -90,11 +92,16 @@ def all_present(directories: Mapping[str, Path], split: str) -> bool:
     return all((folder / f"{split}.npy").is_file() for folder in directories.values())
 
 
-def _open(member: str, folder: Path, split: SplitData, num_classes: int) -> MemberPredictions:
+def _open(member: str, folder: Path, split: SplitData, num_classes: int, data_digest: str) -> MemberPredictions:
     path = folder / f"{split.name}.npy"
     about = _read_about(member, folder / f"{split.name}.json")
     if about.rows_sha256 != split.rows_sha256:
         raise CheckFailed(f"member {member}: {path} is of other images than data/{split.name}.rows.txt; predict again")
+    if about.data_digest != data_digest:
+        raise CheckFailed(
+            f"member {member}: {path} was predicted from images whose content is not that of data/dataset.json "
+            f"(digest {about.data_digest[:12]}, not {data_digest[:12]}); run `septet launch` again"
+        )
     try:
         header = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:

@@ -37,12 +37,16 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be trained and where; `stores` are prepared datasets by name, `splits` what members predict."""
+    """What is to be trained and where.
+
+    `stores` are prepared datasets by name, `target_digest` is that of `target`'s; `splits` are what members predict.
+    """
 
     paths: RunPaths
     plan: Plan
     stores: Mapping[str, Path]
     target: str
+    target_digest: str
     splits: tuple[str, ...]
     numerics: Numerics
     keep: KeptCheckpoint
@@ -113,7 +117,7 @@ class Driver:
                 self._ledger.declare(name, StageState.waiting)
         for member in self._work.plan.members:
             last = self._work.plan.last_stages[member]
-            if last in self._done and has_predictions(self._work.paths, member, last, self._work.splits):
+            if last in self._done and has_predictions(self._work, member):
                 self._predicted.add(member)
         return self._complete
 
@@ -289,16 +293,18 @@ def newest_step(checkpoints: Path) -> int:
     return max((int(name.removeprefix("step-")) for name in names), default=0)
 
 
-def has_predictions(paths: RunPaths, member: str, last: StageRef, splits: tuple[str, ...]) -> bool:
-    """Whether all of a member's predictions are there, whole, and of the checkpoint that its last stage ended with."""
-    folder, finished = paths.predictions(member), read_finished(paths.stage(last))
-    for split in splits:
+def has_predictions(work: Work, member: str) -> bool:
+    """Whether all of a finished member's predictions are there, whole, of its final checkpoint and of these pixels."""
+    folder = work.paths.predictions(member)
+    finished = read_finished(work.paths.stage(work.plan.last_stages[member]))
+    for split in work.splits:
         try:
             about = json.loads((folder / f"{split}.json").read_bytes())
             with (folder / f"{split}.npy").open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
         except (FileNotFoundError, ValueError):
             return False
-        if (about.get("checkpoint_sha256"), about.get("sha256")) != (finished.checkpoint_sha256, digest):
+        wanted = {"checkpoint_sha256": finished.checkpoint_sha256, "data_digest": work.target_digest, "sha256": digest}
+        if {name: about.get(name) for name in wanted} != wanted:
             return False
     return True

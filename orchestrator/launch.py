@@ -113,6 +113,7 @@ def _work(config: Config, plan: Plan, run: OpenedRun, prepared: Prepared) -> Wor
         plan=plan,
         stores=prepared.paths,
         target=TARGET,
+        target_digest=prepared.digests[TARGET],
         splits=tuple(split for split in _PREDICTED_SPLITS if counts.get(split)),
         numerics=run.record.numerics,
         keep=run.record.keep,

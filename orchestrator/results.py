@@ -88,7 +88,8 @@ def _open(paths: RunPaths, plan: Plan, method: CombineMethod) -> _Opened:
         else:
             note = "no predictions of dev: weights were looked for on val, so its errors flatter"
     members = {
-        split: open_predictions(directories, data.splits[split], len(data.classes)) for split in dict.fromkeys(splits)
+        split: open_predictions(directories, data.splits[split], len(data.classes), data.digest)
+        for split in dict.fromkeys(splits)
     }
     finished = {member: _finished(paths, plan, member) for member in plan.members}
     for predictions in members.values():

@@ -115,6 +115,7 @@ def predict(spec: PredictSpec, progressed: Callable[[int], None] | None = None) 
             num_rows=len(images),
             num_classes=store.num_classes,
             rows_sha256=store.rows_sha256(split),
+            data_digest=store.digest,
             sha256=_file_sha256(path),
             checkpoint=member.checkpoint,
             checkpoint_sha256=member.checkpoint_sha256,

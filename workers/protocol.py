@@ -69,12 +69,17 @@ class PredictSpec:
 
 @dataclass(frozen=True)
 class SplitPredictions:
-    """What `<split>.json` beside `<split>.npy` says of it; `rows_sha256` is of the store's `<split>.rows.txt`."""
+    """What `<split>.json` beside `<split>.npy` says of it.
+
+    `rows_sha256` is of the store's `<split>.rows.txt`, which names images; `data_digest` is the store's, and so says
+    which pixels were seen.
+    """
 
     split: str
     num_rows: int
     num_classes: int
     rows_sha256: str
+    data_digest: str
     sha256: str
     checkpoint: str
     checkpoint_sha256: str

@@ -109,6 +109,7 @@ def write_predictions(paths: RunPaths, member: str, split: str, probabilities: n
         num_rows=len(probabilities),
         num_classes=probabilities.shape[1],
         rows_sha256=hashlib.sha256((paths.data / f"{split}.rows.txt").read_bytes()).hexdigest(),
+        data_digest="d" * 64,
         sha256=hashlib.sha256((folder / f"{split}.npy").read_bytes()).hexdigest(),
         checkpoint="step-00000010",
         checkpoint_sha256=f"sha-{member}",

@@ -7,7 +7,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -132,10 +132,14 @@ def _write_predictions(spec: PredictSpec, split: str, checkpoint_sha256: str) ->
     with atomic.replacing(path) as file:
         np.save(file, np.full((4, 2), 0.5, dtype=np.float32))
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    atomic.write_json(
-        spec.predictions_dir / f"{split}.json", {"sha256": sha256, "checkpoint_sha256": checkpoint_sha256}
-    )
-    return SplitPredictions(split, 4, 2, "", sha256, "", checkpoint_sha256)
+    described = SplitPredictions(split, 4, 2, "", open_digest(spec.store), sha256, "", checkpoint_sha256)
+    atomic.write_json(spec.predictions_dir / f"{split}.json", asdict(described))
+    return described
+
+
+def open_digest(store: Path) -> str:
+    """What a fake store has for a digest."""
+    return (store / "digest").read_text()
 
 
 def died() -> BaseException:

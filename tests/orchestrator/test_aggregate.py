@@ -18,6 +18,7 @@ from workers.errors import CheckFailed, DataError, MemberFailed, StorageError
 from workers.protocol import SplitPredictions
 
 NUM_CLASSES = 6
+DIGEST = "d" * 64
 
 
 def make_split(num_rows: int = 20, unreadable: tuple[int, ...] = ()) -> SplitData:
@@ -35,6 +36,7 @@ def store_predictions(folder: Path, split: SplitData, probabilities: np.ndarray)
         num_rows=len(probabilities),
         num_classes=probabilities.shape[1],
         rows_sha256=split.rows_sha256,
+        data_digest=DIGEST,
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         checkpoint="step-00000010",
         checkpoint_sha256="c" * 64,
@@ -55,7 +57,7 @@ def directories(tmp_path: Path) -> dict[str, Path]:
 
 
 def test_open_predictions_whole_files_give_what_was_stored(directories: dict[str, Path]) -> None:
-    opened = open_predictions(directories, make_split(), NUM_CLASSES)
+    opened = open_predictions(directories, make_split(), NUM_CLASSES, DIGEST)
     assert [one.member for one in opened] == ["a", "b"]
     for seed, one in enumerate(opened):
         np.testing.assert_array_equal(one[:], draw(seed))
@@ -65,11 +67,11 @@ def test_open_predictions_whole_files_give_what_was_stored(directories: dict[str
 
 def test_open_predictions_folder_that_no_plan_names_is_ignored(directories: dict[str, Path], tmp_path: Path) -> None:
     store_predictions(tmp_path / "stray" / "predictions", make_split(), draw(9))
-    assert len(open_predictions(directories, make_split(), NUM_CLASSES)) == 2
+    assert len(open_predictions(directories, make_split(), NUM_CLASSES, DIGEST)) == 2
 
 
 def test_open_predictions_unreadable_images_are_uniform_whatever_members_say(directories: dict[str, Path]) -> None:
-    opened = open_predictions(directories, make_split(unreadable=(0, 7)), NUM_CLASSES)
+    opened = open_predictions(directories, make_split(unreadable=(0, 7)), NUM_CLASSES, DIGEST)
     for seed, one in enumerate(opened):
         expected = draw(seed)
         expected[[0, 7]] = 1 / NUM_CLASSES
@@ -84,7 +86,7 @@ def test_open_predictions_missing_file_names_every_member_that_lacks_it(
     for folder in directories.values():
         (folder / f"test.{suffix}").unlink()
     with pytest.raises(MemberFailed, match="members a, b: no predictions of test"):
-        open_predictions(directories, make_split(), NUM_CLASSES)
+        open_predictions(directories, make_split(), NUM_CLASSES, DIGEST)
 
 
 def spoil(row: int, column: int, value: float) -> Callable[[Path], None]:
@@ -137,7 +139,7 @@ def test_open_predictions_spoilt_file_is_refused_naming_member_and_place(
 ) -> None:
     change(directories["b"])
     with pytest.raises(CheckFailed, match=words) as caught:
-        open_predictions(directories, make_split(), NUM_CLASSES)
+        open_predictions(directories, make_split(), NUM_CLASSES, DIGEST)
     assert "member b" in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -147,7 +149,12 @@ def test_open_predictions_of_shuffled_rows_is_refused(directories: dict[str, Pat
     digest = hashlib.sha256("".join(f"{row}\n" for row in reversed(split.rows)).encode()).hexdigest()
     shuffled = SplitData(split.name, split.rows[::-1], digest, None, split.sizes, ())
     with pytest.raises(CheckFailed, match=r"member a: .*other images"):
-        open_predictions(directories, shuffled, NUM_CLASSES)
+        open_predictions(directories, shuffled, NUM_CLASSES, DIGEST)
+
+
+def test_open_predictions_of_other_pixels_under_the_same_names_is_refused(directories: dict[str, Path]) -> None:
+    with pytest.raises(CheckFailed, match=r"member a: .*content.*septet launch"):
+        open_predictions(directories, make_split(), NUM_CLASSES, "e" * 64)
 
 
 MEASURE = """
@@ -164,7 +171,7 @@ rows = tuple(f"{index:06d}" for index in range(num_rows))
 digest = hashlib.sha256("".join(f"{row}\\n" for row in rows).encode()).hexdigest()
 split = SplitData("test", rows, digest, None, np.zeros((num_rows, 2), np.int32), ())
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-members = open_predictions({str(index): folder for index in range(7)}, split, 1000)
+members = open_predictions({str(index): folder for index in range(7)}, split, 1000, "d" * 64)
 score(mean(members), np.zeros(num_rows, np.int64))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """

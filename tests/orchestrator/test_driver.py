@@ -17,6 +17,7 @@ from orchestrator.local_actors import LocalActors
 from orchestrator.plan import Plan, StageRef
 from orchestrator.run_dir import RunPaths
 from orchestrator.tracking import NoTracker
+from workers import atomic
 from workers.errors import DataError, Diverged, MemberFailed, StorageError
 from workers.protocol import Numerics
 from workers.settings import KeptCheckpoint
@@ -51,6 +52,7 @@ class Run:
     fakes: FakeStages = field(default_factory=FakeStages)
     budgets: Budgets = field(default_factory=lambda: Budgets(max_losses=20, max_failures=3))
     num_slots: int = 2
+    digest: str = "d1"
     tracker: RecordingTracker = field(default_factory=RecordingTracker)
 
     @property
@@ -65,12 +67,14 @@ class Run:
         """Runs to the end; `stop_when` names a stage whose start brings the request to stop."""
         self.fakes.started.clear()
         self.fakes.updates.clear()
-        stores = {"target": self.root}
+        store = self.root / "store"
+        atomic.write_text(store / "digest", self.digest)
         work = Work(
             self.paths,
             self.plan,
-            stores,
+            {"target": store},
             "target",
+            self.digest,
             ("val", "test"),
             Numerics(),
             KeptCheckpoint.last,
@@ -243,6 +247,15 @@ def test_driver_with_an_extended_plan_leaves_what_is_done_alone(seven: Run) -> N
     assert seven.launch()
     assert sorted(seven.fakes.started) == ["base0/more", "base0/predictions", "base5/predictions", "base5/train"]
     assert done == {ref: seven.paths.done(ref).read_bytes() for ref in done}
+
+
+def test_driver_with_other_pixels_predicts_again_and_trains_nothing(seven: Run) -> None:
+    assert seven.launch()
+    seven.digest = "d2"
+    assert seven.launch()
+    assert sorted(seven.fakes.started) == sorted(f"{member}/predictions" for member in seven.plan.members)
+    assert seven.launch()
+    assert seven.fakes.started == []
 
 
 def test_driver_never_holds_more_actors_than_slots(seven: Run) -> None:

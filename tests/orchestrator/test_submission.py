@@ -316,7 +316,7 @@ def store_member(folder: Path, name: str, seed: int, unreadable: tuple[int, ...]
     path = folder / f"{name}.npy"
     np.save(path, draw(seed))
     offset = int(np.load(path, mmap_mode="r").offset)
-    about = SplitPredictions("test", NUM_ROWS, len(CLASSES), "r", f"sha-{name}", "step-7", f"checkpoint-{name}")
+    about = SplitPredictions("test", NUM_ROWS, len(CLASSES), "r", "d", f"sha-{name}", "step-7", f"checkpoint-{name}")
     return MemberPredictions(name, path, about, offset, unreadable)
 
 

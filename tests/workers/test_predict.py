@@ -76,6 +76,7 @@ def test_predictions_are_probabilities_of_every_row_and_say_whose(trained: Predi
         np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
         written = json.loads((trained.predictions_dir / f"{split}.json").read_text())
         assert written["rows_sha256"] == store.rows_sha256(split) == described[split].rows_sha256
+        assert written["data_digest"] == store.digest
     assert described["test"].checkpoint == "step-00000003"
 
 
