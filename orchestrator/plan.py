@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.config_schema import TARGET, Config, StageConfig
 from orchestrator.overlay import choices
 from orchestrator.plan_change import Change, ChangeKind, compare
-from orchestrator.plan_checks import check_fit, check_layers
+from orchestrator.plan_checks import check_crop, check_fit, check_layers
 from orchestrator.plan_values import Plan, PlannedDataset, Stage, StageRef, from_json, plain, to_json
 from workers.errors import ConfigError
 from workers.settings import DatasetSettings
@@ -61,8 +61,8 @@ def make_plan(config: Config, surveys: Mapping[str, "Survey"]) -> Plan:
     """The plan of `config`; `surveys` say what each of `used_datasets(config)` holds.
 
     Raises:
-        ConfigError: an unknown dataset, stage or layer, a cycle, a member without a last stage on the target, an
-            ancestor whose weights do not fit.
+        ConfigError: an unknown dataset, stage or layer, a crop larger than its images, a cycle, a member without a last
+            stage on the target, an ancestor whose weights do not fit.
     """
     datasets = {name: _planned_dataset(name, config.datasets[name], surveys[name]) for name in used_datasets(config)}
     configs = {
@@ -78,6 +78,7 @@ def make_plan(config: Config, surveys: Mapping[str, "Survey"]) -> Plan:
         parent = parents[ref]
         ancestor = None if parent is None else stages[parent]
         stages[ref] = _stage(ref, configs[ref], datasets, ancestor, seed)
+        check_crop(stages[ref], datasets[configs[ref].dataset])
         check_layers(stages[ref])
         if ancestor is not None:
             check_fit(stages[ref], ancestor, datasets)

@@ -1,4 +1,4 @@
-"""Whether a stage's layers are there and fit its ancestor's weights. Pure."""
+"""Whether a stage's crop fits its dataset's images, and its layers are there and fit its ancestor's weights. Pure."""
 
 from collections.abc import Mapping
 
@@ -7,6 +7,17 @@ from orchestrator.plan_values import PlannedDataset, Stage
 from workers.errors import ConfigError
 from workers.models.geometry import Conv, geometry
 from workers.settings import ModelSettings
+
+
+def check_crop(stage: Stage, dataset: PlannedDataset) -> None:
+    """A crop is no larger than the images that it is cut from."""
+    crop, size = stage.settings.model.input_size, dataset.options["size"]
+    if crop > size:
+        raise ConfigError(
+            f"ensemble.members.{stage.ref.member}.stages.{stage.ref.stage}.model.input_size={crop}: larger than its "
+            f"images, datasets.{dataset.name}.size={size}; give a smaller model.input_size, or a larger "
+            f"datasets.{dataset.name}.size"
+        )
 
 
 def check_layers(stage: Stage) -> None:

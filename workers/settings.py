@@ -55,6 +55,12 @@ def _require(holds: bool, message: str) -> None:
         raise ValueError(message)
 
 
+def _require_least(settings: object, least: int, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        _require(value >= least, f"{name}={value}: give {least} or more")
+
+
 @dataclass(frozen=True)
 class DatasetSettings:
     """One entry of `datasets`.
@@ -81,6 +87,7 @@ class DatasetSettings:
         _require(0 < self.val_fraction < 1, f"val_fraction={self.val_fraction}: give a share in (0, 1)")
         _require(0 <= self.dev_fraction < 1, f"dev_fraction={self.dev_fraction}: give a share in [0, 1)")
         _require(self.orientations in (1, 4), f"orientations={self.orientations}: give 1 or 4")
+        _require_least(self, 0, "declared_classes", "declared_train", "declared_val", "declared_test")
 
 
 @dataclass(frozen=True)
@@ -107,6 +114,11 @@ class ModelSettings:
         _require(self.num_convs in (5, 6), f"num_convs={self.num_convs}: give 5 or 6")
         _require(0 <= self.dropout < 1, f"dropout={self.dropout}: give a share in [0, 1)")
         _require(self.width > 0, f"width={self.width}: give a positive factor")
+        _require_least(self, 1, "input_size", "groups", "conv1_kernel", "conv1_stride", "fc_units")
+        _require_least(self, 0, "conv1_padding", "lrn_alpha", "lrn_beta")
+        # A window of n channels has its own in the middle.
+        _require(self.lrn_size >= 1 and self.lrn_size % 2 == 1, f"lrn_size={self.lrn_size}: give an odd count, as in 5")
+        _require(self.lrn_k > 0, f"lrn_k={self.lrn_k}: give a positive number, since activity may be 0")
 
 
 @dataclass(frozen=True)
@@ -119,6 +131,9 @@ class InitSettings:
     scheme: InitScheme = InitScheme.he
     std: float = 0.01
     bias: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require_least(self, 0, "std")
 
 
 @dataclass(frozen=True)
@@ -136,6 +151,7 @@ class OptimizerSettings:
         _require(self.lr > 0, f"lr={self.lr}: give a positive learning rate")
         _require(0 <= self.momentum < 1, f"momentum={self.momentum}: give a value in [0, 1)")
         _require(self.batch_size > 0, f"batch_size={self.batch_size}: give a positive count")
+        _require_least(self, 0, "weight_decay", "clip_norm")
 
 
 @dataclass(frozen=True)
@@ -158,7 +174,10 @@ class ScheduleSettings:
 
     def __post_init__(self) -> None:
         _require(self.epochs > 0, f"epochs={self.epochs}: give a positive count")
-        _require(self.cuts >= 0, f"cuts={self.cuts}: give 0 or more")
+        _require(0 < self.factor <= 1, f"factor={self.factor}: give a share in (0, 1]")
+        _require_least(self, 0, "cuts", "warmup_updates")
+        _require_least(self, 1, "patience")
+        _require(0 <= self.at_chance_after <= 1, f"at_chance_after={self.at_chance_after}: give a share in [0, 1]")
         _require(
             len(self.latest) == self.cuts,
             f"latest={list(self.latest)}: give one share for each of the {self.cuts} cuts",
@@ -174,6 +193,9 @@ class AugmentationSettings:
     reflect: bool = True
     colour_std: float = 0.1
     normalisation: Normalisation = Normalisation.dataset
+
+    def __post_init__(self) -> None:
+        _require_least(self, 0, "colour_std")
 
 
 @dataclass(frozen=True)

@@ -250,6 +250,10 @@ def test_plan_six_conv_member_starts_from_a_base_net_where_differing_layers_are_
         ([base("a", reset=("fc8",))], "train.reset: nothing to draw anew without init_from"),
         ([base("a", model=replace(SMALL, input_size=20))], "input_size=20"),
         (
+            [base("a", model=replace(SMALL, input_size=257))],
+            "stages.train.model.input_size=257: larger than its images, datasets.target.size=256",
+        ),
+        (
             [base("a"), member("b", train=stage(init_from="a.train", freeze=("fc8",)))],
             "train.freeze: fc8 would stay as drawn",
         ),
