@@ -34,7 +34,7 @@ from orchestrator.overlay import choices, mapping, overlay
 from workers.errors import ConfigError
 from workers.settings import DatasetSettings
 
-__all__ = ["Config", "compose", "default_run_dir", "group_options", "reopen", "to_yaml"]
+__all__ = ["Config", "compose", "default_run_dir", "reopen"]
 
 _PATH_KEYS = ("run_dir", "datasets.store", "submission.template", "submission.class_ids")
 _DATASET_PATH_KEYS = ("root", "classes")
@@ -69,7 +69,8 @@ def compose(overrides: Sequence[str], config_dir: Path | None = None) -> Config:
 def reopen(text: str, overrides: Sequence[str] = ()) -> Config:
     """Reads a run directory's config.yaml again, for verbs that take `RUN_DIR` and a few overrides.
 
-    Group choices (`combine=weighted`) replace that group; only groups that the plan does not depend on make sense here.
+    Group choices (`combine=weighted`) replace that group, wherever they stand; values lie over them. Only groups that
+    the plan does not depend on make sense here.
 
     Raises:
         ConfigError: as `compose`.
@@ -77,7 +78,8 @@ def reopen(text: str, overrides: Sequence[str] = ()) -> Config:
     config = one_line(lambda: OmegaConf.create(text))
     with _hydra(None) as loader:
         parsed = [parse(override, loader) for override in overrides]
-        for override in parsed:
+        # Groups first, as Hydra composes: a group must not undo a value that was typed before it.
+        for override in sorted(parsed, key=lambda one: one.key_or_group not in GROUPS):
             check_override(override, loader, [])
             group = override.key_or_group
             if group in ("experiment", "dataset", "ensemble") or override.is_delete():
@@ -89,18 +91,6 @@ def reopen(text: str, overrides: Sequence[str] = ()) -> Config:
     if not isinstance(config, DictConfig):
         raise ConfigError("config.yaml: not a mapping; restore the run directory's file")
     return _checked(config, None)
-
-
-def to_yaml(config: Config) -> str:
-    """The composed configuration as YAML; references such as `${oc.env:TOKEN}` stay references."""
-    return config.yaml
-
-
-def group_options(config_dir: Path | None = None) -> dict[str, tuple[str, ...]]:
-    """What each group offers, by group."""
-    with _hydra(config_dir) as loader:
-        prefix = _search_path(config_dir)
-        return {group: tuple(loader.get_group_options(group, overrides=prefix)) for group in GROUPS}
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from orchestrator.cli import main
-from orchestrator.config import compose, to_yaml
+from orchestrator.config import compose
 from orchestrator.ledger import Ledger, StageState
 from orchestrator.run_dir import RunPaths, lock
 from orchestrator.verbs import Streams, watch
@@ -80,7 +80,7 @@ def test_status_with_watch_and_json_exits_2(work: Path, capsys: pytest.CaptureFi
 def finished(work: Path, make_run: Callable[..., Any]) -> RunPaths:
     """A run with stored predictions and the configuration it was launched with."""
     paths: RunPaths = make_run(work / "work" / "run").paths
-    atomic.write_text(paths.config_yaml, to_yaml(compose([])))
+    atomic.write_text(paths.config_yaml, compose([]).yaml)
     return paths
 
 
