@@ -15,7 +15,7 @@ from orchestrator.run_dir import RunPaths, read_record
 from orchestrator.scoreboard import SplitScores, score_split, to_text
 from orchestrator.submission import MANIFEST, Provenance, ask, write_submission
 from orchestrator.weight_search import find_weights
-from workers.errors import CheckFailed, DataError, StorageError
+from workers.errors import CheckFailed, DataError, MemberFailed, StorageError
 from workers.finished import Finished, read_finished
 
 _SEARCH_SPLIT = "dev"
@@ -42,7 +42,7 @@ class _Opened:
 
     data: RunData
     members: Mapping[str, tuple[MemberPredictions, ...]]
-    finished: Mapping[str, Finished | None]
+    finished: Mapping[str, Finished]
     combination: Combination
 
     def combined(self, split: str) -> Combined:
@@ -54,7 +54,7 @@ def write_results(paths: RunPaths, plan: Plan, combine: CombineConfig, submissio
 
     Raises:
         ConfigError: the submission's template or class ids do not fit; nothing has been changed.
-        MemberFailed: predictions of a member are missing.
+        MemberFailed: a member's last stage is not finished, or its predictions are missing.
         CheckFailed: predictions are damaged, of other data or another checkpoint, or no probabilities.
     """
     ask(submission, read_run_data(paths.data))
@@ -78,6 +78,7 @@ def rebuild_report(paths: RunPaths, plan: Plan, combine: CombineConfig) -> Resul
 
 def _open(paths: RunPaths, plan: Plan, method: CombineMethod) -> _Opened:
     data = read_run_data(paths.data)
+    finished = {member: _finished(paths, plan, member) for member in plan.members}
     # Sorted, so that the order in which a configuration lists its members moves no bit of the average.
     directories = {member: paths.predictions(member) for member in sorted(plan.members)}
     splits = [*dict.fromkeys((data.submitted, *data.scored))]
@@ -91,7 +92,6 @@ def _open(paths: RunPaths, plan: Plan, method: CombineMethod) -> _Opened:
         split: open_predictions(directories, data.splits[split], len(data.classes), data.digest)
         for split in dict.fromkeys(splits)
     }
-    finished = {member: _finished(paths, plan, member) for member in plan.members}
     for predictions in members.values():
         for one in predictions:
             _require_same_checkpoint(one, finished[one.member])
@@ -109,9 +109,7 @@ def _report(paths: RunPaths, plan: Plan, opened: _Opened) -> Results:
     scores = tuple(_score(plan, opened, split) for split in opened.data.scored)
     if not scores:
         raise DataError(f"{paths.data}: neither test nor val has labels, so there is nothing to report")
-    at_chance = tuple(
-        member for member in plan.members if (done := opened.finished[member]) is not None and done.at_chance
-    )
+    at_chance = tuple(member for member in plan.members if opened.finished[member].at_chance)
     # Not a setting of combining: the table must say it whatever is combined.
     cuts_saw_val = not opened.data.splits.keys() & {_SEARCH_SPLIT}
     predictions = {one.member: one for one in opened.members[opened.data.scored[0]]}
@@ -143,14 +141,16 @@ def _provenance(plan: Plan, member: str) -> Provenance:
     return Provenance(stage.ref.stage, stage.hash)
 
 
-def _finished(paths: RunPaths, plan: Plan, member: str) -> Finished | None:
-    """DONE.json of the member's last stage; None where only its predictions were kept."""
+def _finished(paths: RunPaths, plan: Plan, member: str) -> Finished:
+    """DONE.json of the member's last stage: after an extension, predictions of the stage before may still be there."""
     ref = plan.last_stage(member).ref
-    return read_finished(paths.stage(ref)) if paths.done(ref).exists() else None
+    if not paths.done(ref).exists():
+        raise MemberFailed(f"{member}: its last stage {ref.stage} is not finished; run `septet launch` again")
+    return read_finished(paths.stage(ref))
 
 
-def _require_same_checkpoint(predictions: MemberPredictions, finished: Finished | None) -> None:
-    if finished is not None and predictions.about.checkpoint_sha256 != finished.checkpoint_sha256:
+def _require_same_checkpoint(predictions: MemberPredictions, finished: Finished) -> None:
+    if predictions.about.checkpoint_sha256 != finished.checkpoint_sha256:
         raise CheckFailed(
             f"member {predictions.member}: {predictions.path} is of another checkpoint "
             f"({predictions.about.checkpoint}) than DONE.json names ({finished.checkpoint}); run `septet launch` again"

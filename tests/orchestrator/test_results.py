@@ -164,6 +164,13 @@ def test_write_results_predictions_of_an_older_checkpoint_are_refused(run: "Run"
         finish(run)
 
 
+def test_write_results_of_a_stage_that_is_not_finished_are_refused(run: "Run") -> None:
+    run.paths.done(run.plan.last_stage("base1").ref).unlink()
+    with pytest.raises(MemberFailed, match=r"base1: its last stage train is not finished.*septet launch"):
+        finish(run)
+    assert not run.paths.submission.exists()
+
+
 def test_write_results_bad_template_changes_nothing(run: "Run", tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"submission\.template"):
         finish(run, submission=SubmissionConfig(template=str(tmp_path / "absent.csv")))
