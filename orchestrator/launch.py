@@ -16,7 +16,7 @@ from orchestrator.open_run import OpenedRun, Wanted, open_run
 from orchestrator.plan import Plan, make_plan
 from orchestrator.progress import Display
 from orchestrator.results import Results, write_results
-from orchestrator.run_data import read_run_data
+from orchestrator.run_data import of_store
 from orchestrator.status import read_status
 from orchestrator.tracking import Ending, RunIdentity, Tracker, open_tracking
 from orchestrator.tracking_store import DatasetInput
@@ -60,10 +60,11 @@ def launch(config: Config, stream: IO[str], *, accept_changes: bool = False) -> 
             if run.new and config.tracking.required:
                 tracking.probe(config.tracking.uri)
             prepared = prepare_all(config, display.note)
+            # Asked before the first file changes: a template that does not fit must leave the run as it was.
+            submission.ask(config.submission, of_store(prepared.stores[TARGET]))
             run.set_data(prepared.digests, prepared.paths)
             run.save()
             export(prepared.stores[TARGET], run.paths.data)
-            submission.ask(config.submission, read_run_data(run.paths.data))
             with _tracked(config, plan, run, prepared) as tracker:
                 run.commit()
                 ledger = Ledger(run.paths.ledger)

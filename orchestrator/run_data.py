@@ -1,16 +1,19 @@
-"""Reads RUN_DIR/data, what a run keeps of its target dataset: enough to score and to submit without the dataset."""
+"""What a run keeps of its target dataset in RUN_DIR/data: enough to score and to submit without the dataset."""
 
 import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from workers.errors import DataError, StorageError
+
+if TYPE_CHECKING:
+    from workers.data.store import Store
 
 SPLITS = ("dev", "val", "test")
 
@@ -54,6 +57,22 @@ class RunData:
         labels = self.splits[split].labels
         assert labels is not None, f"{split} has no labels"
         return labels
+
+
+def of_store(store: "Store") -> RunData:
+    """What `read_run_data` will give once `store` is exported; writes nothing."""
+    return RunData(store.digest, store.classes, {name: _split_of(store, name) for name in SPLITS if store.counts[name]})
+
+
+def _split_of(store: "Store", name: str) -> SplitData:
+    return SplitData(
+        name,
+        tuple(store.rows(name)),
+        store.rows_sha256(name),
+        store.labels(name),
+        store.sizes(name),
+        store.unreadable(name),
+    )
 
 
 def read_run_data(folder: Path) -> RunData:

@@ -222,6 +222,26 @@ def test_sample_submission_that_is_missing_exits_2_and_names_it(here: Path, ask:
     assert "sample.csv" in answer.line
 
 
+def test_sample_submission_of_other_images_exits_2_and_leaves_the_run_as_it_was(
+    images: Path, here: Path, ask: Callable[..., Answer], capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = _recorded_run(here / "run", _on(images))
+    paths.config_yaml.write_text("what it was launched with")
+    with lock(paths):
+        assert main(["prepare", *_on(images)]) == 0
+    capsys.readouterr()
+    (here / "sample.csv").write_text("id,label\nanother.png,cat\n")
+    answer = ask(
+        "launch",
+        *_on(images),
+        f"run_dir={paths.root}",
+        "submission=labels",
+        f"submission.template={here / 'sample.csv'}",
+    )
+    assert answer.code == 2
+    assert "another.png" in answer.line
+
+
 def test_cluster_address_where_nobody_listens_exits_2_and_names_it(ask: Callable[..., Answer]) -> None:
     answer = ask("launch", "cluster.address=nonsense://127.0.0.1:1")
     assert answer.code == 2

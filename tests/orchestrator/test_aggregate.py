@@ -5,7 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +13,12 @@ import pytest
 
 from orchestrator.aggregate import open_predictions
 from orchestrator.combine import mean
-from orchestrator.run_data import SplitData, read_run_data
+from orchestrator.run_data import SplitData, of_store, read_run_data
+from workers.data.prepare import prepare
+from workers.data.store import export, open_store
 from workers.errors import CheckFailed, DataError, MemberFailed, StorageError
 from workers.protocol import SplitPredictions
+from workers.settings import DatasetSettings, Source
 
 NUM_CLASSES = 6
 DIGEST = "d" * 64
@@ -215,6 +218,17 @@ def test_read_run_data_exported_folder_gives_classes_rows_and_labels(tmp_path: P
 def test_read_run_data_no_test_split_submits_val(tmp_path: Path) -> None:
     write_run_data(tmp_path / "data", {"val": 3})
     assert read_run_data(tmp_path / "data").submitted == "val"
+
+
+def test_run_data_of_a_store_is_what_its_export_reads_as(tmp_path: Path) -> None:
+    store = open_store(prepare(DatasetSettings(source=Source.digits, size=8), tmp_path / "store"))
+    export(store, tmp_path / "data")
+    written, wanted = of_store(store), read_run_data(tmp_path / "data")
+    assert (written.digest, written.classes) == (wanted.digest, wanted.classes)
+    assert list(written.splits) == list(wanted.splits) == ["dev", "val", "test"]
+    for name, split in written.splits.items():
+        for field in fields(split):
+            np.testing.assert_array_equal(getattr(split, field.name), getattr(wanted.splits[name], field.name))
 
 
 def test_read_run_data_absent_is_a_data_error(tmp_path: Path) -> None:
