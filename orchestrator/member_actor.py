@@ -25,6 +25,8 @@ _PREDECESSOR_GONE_S = 30.0
 _HOLD_PAUSE_S = 0.05
 _NEVER_RETRIED = (Diverged, ConfigError, DataError, StorageError)
 _OUT_OF_MEMORY = ("OutOfMemoryError", "MemoryError")
+# Not this module's name: what log.txt gets are the records below `workers`.
+_log = logging.getLogger("workers")
 
 
 @dataclass(frozen=True)
@@ -145,12 +147,23 @@ class MemberActor:
 
     def _encoded(self, log: Path, work: Callable[[], Outcome]) -> Outcome:
         try:
-            with _logging_to(log), _sole_writer(self._member_dir):
-                return work()
+            with _logging_to(log):
+                return self._logged(work)
         except Stopped as stopped:
             return Halted(str(stopped))
         except Exception as error:  # noqa: BLE001 – the boundary: nothing but values leaves
             return failure_of(error)
+
+    def _logged(self, work: Callable[[], Outcome]) -> Outcome:
+        """Whoever looks into log.txt must find there why the work ended: messages to the user send them to it."""
+        try:
+            with _sole_writer(self._member_dir):
+                return work()
+        except Stopped:
+            raise
+        except Exception as error:
+            _log.exception("%s", " ".join(str(error).split()) or type(error).__name__)
+            raise
 
 
 def failure_of(error: Exception) -> Failure:
@@ -199,11 +212,10 @@ def _logging_to(path: Path) -> Iterator[None]:
     thread = threading.get_ident()
     # In one process (local_actors) several members log at once, each from its own thread.
     handler.addFilter(lambda record: record.thread == thread)
-    logger = logging.getLogger("workers")
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    _log.addHandler(handler)
+    _log.setLevel(logging.INFO)
     try:
         yield
     finally:
-        logger.removeHandler(handler)
+        _log.removeHandler(handler)
         handler.close()

@@ -120,6 +120,19 @@ def test_worker_that_outlives_its_driver_keeps_the_next_one_out(tmp_path: Path) 
         fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+def test_why_a_stage_failed_is_in_its_log_file_with_the_traceback(tmp_path: Path) -> None:
+    outcome = _outcome(tmp_path, RuntimeError("a bolt is loose"))
+    assert isinstance(outcome, Failure)
+    log = (tmp_path / "a" / "train" / "log.txt").read_text()
+    assert "ERROR workers: a bolt is loose" in log
+    assert "Traceback" in log and "RuntimeError: a bolt is loose" in log
+
+
+def test_stop_is_no_error_in_the_log_file(tmp_path: Path) -> None:
+    assert isinstance(_outcome(tmp_path, Stopped("stopped after update 7")), Halted)
+    assert (tmp_path / "a" / "train" / "log.txt").read_text() == ""
+
+
 def test_what_a_stage_logs_is_in_its_log_file(tmp_path: Path) -> None:
     def work(should_stop: Callable[[], bool]) -> StageResult:
         logging.getLogger("workers.stage").info("from update %d", 7)
