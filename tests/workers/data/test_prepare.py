@@ -45,6 +45,14 @@ def test_store_is_plain_npy_and_text(plain_tree: Path, tmp_path: Path) -> None:
     assert [each.name for each in (tmp_path / "stores").iterdir()] == [path.name]
 
 
+def test_arrays_have_the_bytes_that_numpy_writes(plain_tree: Path, tmp_path: Path) -> None:
+    """Else the digest of every store that is already there would change."""
+    store = prepare(folder(plain_tree), tmp_path / "stores")
+    for path in store.glob("*.npy"):
+        np.save(tmp_path / "again.npy", np.load(path))
+        assert (tmp_path / "again.npy").read_bytes() == path.read_bytes()
+
+
 def test_each_row_holds_its_own_image(plain_tree: Path, tmp_path: Path) -> None:
     store = open_store(prepare(folder(plain_tree, size=10), tmp_path / "stores"))
     below = {"train": "train", "dev": "train", "val": "train", "test": "test"}
@@ -245,9 +253,9 @@ def test_processes_that_prepare_at_once_build_one_store(plain_tree: Path, tmp_pa
     assert [f"{tmp_path / 'stores' / each.name}" for each in (tmp_path / "stores").iterdir()] == [results[0][0]]
 
 
-def _prepare_with_small_files(settings: DatasetSettings, root: Path, outcome: Any) -> None:
+def _prepare_with_small_files(settings: DatasetSettings, root: Path, limit: int, outcome: Any) -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     try:
         prepare(settings, root)
     except StorageError as error:
@@ -256,14 +264,18 @@ def _prepare_with_small_files(settings: DatasetSettings, root: Path, outcome: An
         outcome.put("")
 
 
+# The first is too small for the pixels; the second holds one-pixel images, and not the 32 bytes a row of contents.
+@pytest.mark.parametrize(("size", "limit"), [(8, 4096), (1, 1500)])
 def test_store_that_cannot_be_written_in_full_is_a_storage_error_and_leaves_nothing(
-    plain_tree: Path, tmp_path: Path
+    plain_tree: Path, tmp_path: Path, size: int, limit: int
 ) -> None:
     context = multiprocessing.get_context("spawn")
     outcome = context.Queue()
     root = tmp_path / "place" / "stores"
     root.parent.mkdir()
-    process = context.Process(target=_prepare_with_small_files, args=(folder(plain_tree), root, outcome))
+    process = context.Process(
+        target=_prepare_with_small_files, args=(folder(plain_tree, size=size), root, limit, outcome)
+    )
     process.start()
     assert "free space" in outcome.get(timeout=60)
     process.join(60)
