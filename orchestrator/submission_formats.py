@@ -173,7 +173,9 @@ def _lines_of(question: Question) -> tuple[tuple[str, ...], NDArray[np.int64]]:
     if question.format is SubmissionFormat.ilsvrc:
         return question.rows, np.arange(len(question.rows))
     ids = tuple(row_id(question.format, row) for row in question.rows)
-    _require_distinct(ids, f"submission={question.format}: ids of images")
+    _require_distinct(
+        ids, f"submission={question.format}: ids of images", "choose submission=labels, whose ids are whole paths"
+    )
     if question.format is SubmissionFormat.tiny_imagenet:
         _require_no_space(ids, question.format, "file name", "rename the file, or choose submission=labels")
     return ids, np.arange(len(ids))
@@ -232,10 +234,10 @@ def _csv_line(values: Iterable[str]) -> str:
     return buffer.getvalue()
 
 
-def _require_distinct(values: Sequence[str], what: str) -> None:
+def _require_distinct(values: Sequence[str], what: str, change: str = "") -> None:
     repeated = [value for value, count in Counter(values).items() if count > 1]
     if repeated:
-        raise ConfigError(f"{what} occur twice: {some(repeated)}")
+        raise ConfigError(f"{what} occur twice: {some(repeated)}" + (f"; {change}" if change else ""))
 
 
 def _require_no_space(values: Sequence[str], submission_format: str, what: str, change: str) -> None:

@@ -291,7 +291,7 @@ def test_read_template_with_byte_order_mark_and_crlf_is_read() -> None:
 def test_tiny_imagenet_equal_base_names_in_two_folders_is_a_config_error() -> None:
     rows = ("x/1.png", "y/1.png")
     question = Question(SubmissionFormat.tiny_imagenet, rows, CLASSES, np.ones((2, 2), np.int32))
-    with pytest.raises(ConfigError, match=r"occur twice: 1\.png"):
+    with pytest.raises(ConfigError, match=r"occur twice: 1\.png; choose submission=labels"):
         make_layout(question)
 
 
