@@ -21,7 +21,7 @@ from orchestrator.schedule import ready
 from orchestrator.tracking import Ending, Tracker
 from workers import atomic
 from workers.checkpoint import MANIFEST_FILE
-from workers.errors import MemberFailed, StorageError
+from workers.errors import CheckFailed, DataError, MemberFailed, SeptetError, StorageError
 from workers.finished import FILE as DONE_FILE
 from workers.finished import read_finished, write_finished
 from workers.protocol import Numerics, PredictSpec, StageResult, StageSpec
@@ -30,6 +30,8 @@ from workers.training.metrics import read_step
 
 _POLL_S = 0.5
 _PREDICTIONS = "predictions"
+# Errors that keep their exit code beyond the actor; any other makes its member one that failed for good.
+_KEPT_KINDS: dict[str, type[SeptetError]] = {kind.__name__: kind for kind in (CheckFailed, DataError, StorageError)}
 _AT_CHANCE = "at_chance"
 _AT_CHANCE_TAG = "septet.at_chance"
 _log = logging.getLogger(__name__)
@@ -138,7 +140,7 @@ class Driver:
 
         Raises:
             MemberFailed: a stage has used up its budget; all that did not need it has been done.
-            StorageError: alike, because storage failed it.
+            StorageError, DataError, CheckFailed: alike, because storage, data or a check failed it.
             ClusterLost: the cluster is gone.
         """
         self._cluster = cluster
@@ -273,12 +275,12 @@ class Driver:
                 self._ledger.flag_at_chance(str(ref), bool(flags[-1]))
                 self._tracker.tag(ref, _AT_CHANCE_TAG, str(bool(flags[-1])).lower())
 
-    def _failure(self) -> MemberFailed | StorageError:
+    def _failure(self) -> SeptetError:
         ref, failure = next(iter(self._failed.items()))
         others = f" ({len(self._failed) - 1} more failed: {', '.join(map(str, list(self._failed)[1:]))})"
         log = self._work.paths.log(self._work.plan.last_stages[ref.member] if ref.stage == _PREDICTIONS else ref)
         message = f"{ref}: {failure.message}{others if len(self._failed) > 1 else ''}; see {log}"
-        return StorageError(message) if failure.kind == StorageError.__name__ else MemberFailed(message)
+        return _KEPT_KINDS.get(failure.kind, MemberFailed)(message)
 
 
 def is_done(paths: RunPaths, stage: Stage) -> bool:

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Protocol
 
 from workers import atomic
-from workers.errors import ConfigError, DataError, Diverged, Stopped, StorageError
+from workers.errors import CheckFailed, ConfigError, DataError, Diverged, Stopped, StorageError
 from workers.protocol import PredictSpec, SplitPredictions, StageResult, StageSpec
 
 # A worker of a driver that was killed lives on until the guard or Ray has ended it: about a second.
 _PREDECESSOR_GONE_S = 30.0
 _HOLD_PAUSE_S = 0.05
-_NEVER_RETRIED = (Diverged, ConfigError, DataError, StorageError)
+_NEVER_RETRIED = (Diverged, ConfigError, DataError, StorageError, CheckFailed)
 _OUT_OF_MEMORY = ("OutOfMemoryError", "MemoryError")
 # Not this module's name: what log.txt gets are the records below `workers`.
 _log = logging.getLogger("workers")

@@ -66,7 +66,8 @@ def plan_of(chains: Mapping[str, Mapping[str, str | None]], epochs: Mapping[str,
 
 @dataclass
 class FakeStages:
-    """`script[ref]` lists, an attempt each, an exception to raise after an update; then all goes well.
+    """`script[ref]` lists, an attempt each, an exception to raise after an update (predictions: at once); then all
+    goes well.
 
     `waiting` names stages that stay at their first update until they are asked to stop.
     """
@@ -105,7 +106,10 @@ class FakeStages:
         return StageResult(NUM_UPDATES, resumed_from, f"step-{NUM_UPDATES:08d}", f"sha of {ref}", 0.1, 0.2, False)
 
     def predict(self, spec: PredictSpec) -> tuple[SplitPredictions, ...]:
-        self.started.append(f"{spec.member}/predictions")
+        name = f"{spec.member}/predictions"
+        self.started.append(name)
+        for _, trouble in self.script.get(name, [])[self.started.count(name) - 1 :][:1]:
+            raise trouble
         ref = f"{spec.member}/{spec.stage_dir.name}"
         return tuple(_write_predictions(spec, split, f"sha of {ref}") for split in spec.splits)
 

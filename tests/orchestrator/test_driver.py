@@ -18,7 +18,7 @@ from orchestrator.plan import Plan, StageRef
 from orchestrator.run_dir import RunPaths
 from orchestrator.tracking import NoTracker
 from workers import atomic
-from workers.errors import DataError, Diverged, MemberFailed, StorageError
+from workers.errors import CheckFailed, DataError, Diverged, MemberFailed, SeptetError, StorageError
 from workers.protocol import Numerics
 from workers.settings import KeptCheckpoint
 
@@ -198,18 +198,31 @@ def test_driver_launched_again_after_a_failure_has_a_fresh_budget(seven: Run) ->
     assert seven.outcomes("base0/train") == [AttemptEnd.failed, AttemptEnd.done]
 
 
-@pytest.mark.parametrize("error", [Diverged("loss nan"), DataError("no images"), MemoryError()])
-def test_driver_does_not_retry_what_would_fail_again(seven: Run, error: Exception) -> None:
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (Diverged("loss nan"), 4),
+        (MemoryError("too big"), 4),
+        (DataError("no images"), 3),
+        (StorageError("disk full"), 7),
+        (CheckFailed("weights differ"), 8),
+    ],
+)
+def test_driver_does_not_retry_what_would_fail_again_and_keeps_its_exit_code(
+    seven: Run, error: Exception, code: int
+) -> None:
     seven.fakes.script = {"base0/train": [(2, error)]}
-    with pytest.raises(MemberFailed):
+    with pytest.raises(SeptetError, match=f"base0/train: {error}") as caught:
         seven.launch()
+    assert caught.value.exit_code == code
     assert seven.fakes.started.count("base0/train") == 1
 
 
-def test_driver_answers_failed_storage_with_its_own_error(seven: Run) -> None:
-    seven.fakes.script = {"base0/train": [(2, StorageError("disk full"))]}
-    with pytest.raises(StorageError, match="base0/train: disk full"):
+def test_driver_with_predictions_that_are_no_probabilities_ends_with_the_check_untried_again(seven: Run) -> None:
+    seven.fakes.script = {"base0/predictions": [(0, CheckFailed("predictions of val are not finite"))]}
+    with pytest.raises(CheckFailed, match="base0/predictions: predictions of val"):
         seven.launch()
+    assert seven.fakes.started.count("base0/predictions") == 1
 
 
 def test_driver_asked_to_stop_has_every_actor_checkpoint_and_starts_nothing_new(seven: Run) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.member_actor import Duties, Failure, Halted, MemberActor, Outcome, Trained
-from workers.errors import DataError, Diverged, Stopped, StorageError
+from workers.errors import CheckFailed, DataError, Diverged, Stopped, StorageError
 from workers.protocol import Numerics, PredictSpec, SplitPredictions, StageResult, StageSpec
 from workers.settings import KeptCheckpoint, TrainingSettings
 
@@ -71,6 +71,7 @@ def test_success_comes_out_as_the_stages_result(tmp_path: Path) -> None:
         (Diverged("loss nan"), False),
         (DataError("no images"), False),
         (StorageError("full"), False),
+        (CheckFailed("not finite"), False),
     ],
 )
 def test_error_comes_out_as_a_picklable_value_that_says_whether_to_retry(
