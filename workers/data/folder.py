@@ -131,7 +131,7 @@ def list_folder(settings: DatasetSettings) -> FolderListing:
             train lacks, or names that cannot be told apart.
     """
     if settings.root is None:
-        raise DataError("a folder dataset has no root: set datasets.<name>.root=FOLDER")
+        raise DataError("no root: set datasets.<name>.root=FOLDER")
     root = Path(settings.root).expanduser()
     if not root.is_dir():
         raise DataError(f"{root}: no such folder: set datasets.<name>.root to the folder that holds train/")
@@ -167,9 +167,7 @@ def _keep(files: Mapping[str, list[ImageFile]], names: set[str]) -> tuple[ImageF
 def _wanted_classes(classes: str, root: Path, train: Mapping[str, object]) -> list[str]:
     path = Path(classes).expanduser()
     if not path.is_file():
-        path = root / classes
-    if not path.is_file():
-        raise DataError(f"{classes}: no such file of classes, here or in {root}")
+        raise DataError(f"{path}: no such file of classes: set datasets.<name>.classes to one with a class a line")
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:

@@ -94,8 +94,10 @@ def test_changed_root_gives_another_store(plain_tree: Path, tmp_path: Path, writ
 
 
 @pytest.mark.parametrize("change", [{"size": 9}, {"dev_fraction": 0.2}, {"val_fraction": 0.3}, {"classes": "two.txt"}])
-def test_changed_option_gives_another_store(plain_tree: Path, tmp_path: Path, change: dict[str, object]) -> None:
-    (plain_tree / "two.txt").write_text("a\nb\n")
+def test_changed_option_gives_another_store(plain_tree: Path, tmp_path: Path, change: dict[str, Any]) -> None:
+    if "classes" in change:
+        (tmp_path / "two.txt").write_text("a\nb\n")
+        change = {"classes": str(tmp_path / change["classes"])}
     first = prepare(folder(plain_tree), tmp_path / "stores")
     assert prepare(folder(plain_tree, **change), tmp_path / "stores") != first
 

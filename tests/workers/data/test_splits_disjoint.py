@@ -66,7 +66,7 @@ def test_superset_never_trains_on_what_the_target_holds_out(
     trees: dict[str, Path], tmp_path: Path, layout: str, fraction: float
 ) -> None:
     superset = DatasetSettings(root=str(trees[layout]), size=8, val_fraction=fraction, dev_fraction=fraction)
-    target = DatasetSettings(**{**superset.__dict__, "classes": "target.txt"})
+    target = DatasetSettings(**{**superset.__dict__, "classes": str(trees[layout] / "target.txt")})
     stores = store_of(superset, tmp_path / "stores"), store_of(target, tmp_path / "stores")
     assert_disjoint(stores[1])
     assert_never_trained_on(*stores)
