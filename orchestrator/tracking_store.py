@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# Without it the UI guesses what an experiment is of, and opens ours among language models' evaluations.
+_KIND_TAG, _MODEL_TRAINING = "mlflow.experimentKind", "custom_model_development"
 _MAX_METRICS = 1000  # MLflow's own limits of one log_batch
 _MAX_PARAMS_OR_TAGS = 100
 _MAX_DIGEST = 36
@@ -178,7 +180,9 @@ class Store:
         else:
             root = artifact_root(self.uri)
             # An absolute place: MLflow's own default depends on the working directory of whoever comes first.
-            self._experiment_id = self._client.create_experiment(self._experiment, root.as_uri() if root else None)
+            self._experiment_id = self._client.create_experiment(
+                self._experiment, root.as_uri() if root else None, {_KIND_TAG: _MODEL_TRAINING}
+            )
         self._find_all()
         for key, entry in self._entries.items():
             if key.role != "ensemble" and entry.status == "RUNNING":
