@@ -93,6 +93,7 @@ def predict(spec: PredictSpec, progressed: Callable[[int], None] | None = None) 
 
     Raises:
         CheckFailed: a probability is not finite.
+        StorageError: the disk is full, or storage fails otherwise.
     """
     store = open_store(spec.store)
     member = load_member(spec.stage_dir, spec.store, spec.settings, spec.numerics)
@@ -108,8 +109,10 @@ def predict(spec: PredictSpec, progressed: Callable[[int], None] | None = None) 
         if not np.isfinite(probabilities).all():
             raise CheckFailed(f"{spec.member}: predictions of {split} are not finite")
         path = spec.predictions_dir / f"{split}.npy"
+        # Not np.save, which writes behind Python's back: on a full disk its error lacks the number that says so.
         with replacing(path) as file:
-            np.save(file, probabilities)
+            np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(probabilities))
+            file.write(probabilities.data)
         described = SplitPredictions(
             split=split,
             num_rows=len(images),

@@ -1,6 +1,9 @@
 """Ten-crop: the published offsets, reflections only where allowed, rows that are probabilities."""
 
 import json
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +14,7 @@ from torch import Tensor, nn
 
 from workers.data.augment import PixelStatistics
 from workers.data.store import open_store
-from workers.errors import CheckFailed
+from workers.errors import CheckFailed, StorageError
 from workers.finished import write_finished
 from workers.predict import TrainedMember, crop_offsets, predict, ten_crop
 from workers.protocol import Numerics, PredictSpec, StageSpec
@@ -33,6 +36,17 @@ def member(reflect: bool, size: int = 4) -> TrainedMember:
     )
     plain = PixelStatistics(torch.zeros(3), torch.full((3,), 1 / 255), torch.eye(3))
     return TrainedMember(FirstPixel(), plain, settings, Numerics(), "step-00000001", "")
+
+
+@contextmanager
+def file_size_limit(num_bytes: int) -> Iterator[None]:
+    """No file of this process grows beyond `num_bytes`: the nearest to a full disk that needs no disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_offsets_are_the_published_ones_for_224_of_256() -> None:
@@ -83,6 +97,12 @@ def test_predictions_are_probabilities_of_every_row_and_say_whose(trained: Predi
 def test_predictions_twice_are_the_same_bits(trained: PredictSpec, tmp_path: Path) -> None:
     again = replace(trained, predictions_dir=tmp_path / "again")
     assert [one.sha256 for one in predict(trained)] == [one.sha256 for one in predict(again)]
+
+
+def test_predictions_on_full_storage_are_a_storage_error_and_leave_no_file(trained: PredictSpec) -> None:
+    with pytest.raises(StorageError, match=r"val\.npy"), file_size_limit(1000):
+        predict(trained)
+    assert not list(trained.predictions_dir.iterdir())
 
 
 def test_weights_other_than_done_json_names_are_refused(trained: PredictSpec) -> None:

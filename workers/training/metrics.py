@@ -40,11 +40,13 @@ class StepMark:
     """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         with storage_errors(path):
             self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
     def set(self, step: int) -> None:
-        os.pwrite(self._descriptor, f"{step:012d}\n".encode(), 0)
+        with storage_errors(self._path):
+            os.pwrite(self._descriptor, f"{step:012d}\n".encode(), 0)
 
     def close(self) -> None:
         os.close(self._descriptor)
