@@ -8,7 +8,6 @@ plan's hash does not depend on where data or run directory lie.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import fields
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ from orchestrator.plan_change import Change, ChangeKind, compare
 from orchestrator.plan_checks import check_crop, check_fit, check_layers
 from orchestrator.plan_values import Plan, PlannedDataset, Stage, StageRef, from_json, plain, to_json
 from workers.errors import ConfigError
-from workers.settings import DatasetSettings
+from workers.settings import DatasetSettings, dataset_options
 
 if TYPE_CHECKING:
     from workers.data.sources import Survey
@@ -37,7 +36,6 @@ __all__ = [
     "used_datasets",
 ]
 
-_NOT_HASHED = ("root", "classes", "declared_classes", "declared_train", "declared_val", "declared_test")
 _SEED_BITS = 63
 
 
@@ -99,11 +97,13 @@ def stage_seed(member_seed: int, ref: StageRef) -> int:
 
 
 def _planned_dataset(name: str, settings: DatasetSettings, survey: "Survey") -> PlannedDataset:
-    options = {
-        field.name: plain(getattr(settings, field.name)) for field in fields(settings) if field.name not in _NOT_HASHED
-    }
     return PlannedDataset(
-        name, options, tuple(survey.classes), survey.num_classes, dict(survey.counts), survey.declared
+        name,
+        dataset_options(settings),
+        tuple(survey.classes),
+        survey.num_classes,
+        dict(survey.counts),
+        survey.declared,
     )
 
 

@@ -4,7 +4,7 @@ They are the schema of the configuration groups (`orchestrator.config` registers
 unchanged inside a `StageSpec` to the process that trains. No heavy import belongs here.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 
 
@@ -88,6 +88,19 @@ class DatasetSettings:
         _require(0 <= self.dev_fraction < 1, f"dev_fraction={self.dev_fraction}: give a share in [0, 1)")
         _require(self.orientations in (1, 4), f"orientations={self.orientations}: give 1 or 4")
         _require_least(self, 0, "declared_classes", "declared_train", "declared_val", "declared_test")
+
+
+# Where images lie and what is published of them. Of `classes` it is not the file's place that counts but the names.
+_NO_OPTIONS = frozenset({"root", "classes", "declared_classes", "declared_train", "declared_val", "declared_test"})
+
+
+def dataset_options(settings: DatasetSettings) -> dict[str, str | int | float]:
+    """The settings that shape a dataset besides its files and classes, in the order of the fields.
+
+    They enter both the key of its store and the hash of a plan: whatever is added here changes both.
+    """
+    values = {field.name: getattr(settings, field.name) for field in fields(settings) if field.name not in _NO_OPTIONS}
+    return {name: value.value if isinstance(value, StrEnum) else value for name, value in values.items()}
 
 
 @dataclass(frozen=True)

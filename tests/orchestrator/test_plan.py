@@ -28,6 +28,7 @@ from workers.settings import (
     OptimizerSettings,
     ScheduleSettings,
     TrainingSettings,
+    dataset_options,
 )
 
 SMALL = ModelSettings(input_size=56, width=0.25, conv1_kernel=5, conv1_stride=2, fc_units=64)
@@ -158,6 +159,20 @@ def test_plan_hash_does_not_depend_on_order_or_on_where_the_run_lies():
     assert moved.hash == plan.hash
     assert hashes(moved) == hashes(plan)
     assert moved.last_stages == plan.last_stages
+
+
+def test_plan_hash_and_store_key_take_the_same_options_and_no_others():
+    """A field that joins them gives every run another hash and every dataset another store: add it here knowingly."""
+    options = {
+        "source": "folder",
+        "size": 256,
+        "val_fraction": 0.1,
+        "dev_fraction": 0.1,
+        "on_bad": "stop",
+        "orientations": 1,
+    }
+    assert list(dataset_options(DatasetSettings()).items()) == list(options.items())
+    assert planned(base("a")).target.options == options
 
 
 def test_plan_hash_does_not_depend_on_counts_of_images():

@@ -6,8 +6,6 @@ from typing import Protocol
 
 import numpy as np
 
-from workers.settings import DatasetSettings
-
 SPLITS = ("train", "dev", "val", "test")
 UNLABELLED = -1
 
@@ -86,15 +84,3 @@ def unwatched(_done: int, _total: int) -> None:
 def by_name(rows: list[Row]) -> tuple[Row, ...]:
     """Rows in code-point order of their names."""
     return tuple(sorted(rows, key=lambda row: row.name))
-
-
-def options(settings: DatasetSettings) -> dict[str, str | int | float]:
-    """The settings that shape a store, besides its files and classes."""
-    return {
-        "source": str(settings.source),
-        "size": settings.size,
-        "val_fraction": settings.val_fraction,
-        "dev_fraction": settings.dev_fraction,
-        "on_bad": str(settings.on_bad),
-        "orientations": settings.orientations,
-    }

@@ -16,12 +16,12 @@ import numpy as np
 
 from workers.atomic import atomic_folder, fsync_folder, storage_errors, write_json
 from workers.data.colour import colour_statistics
-from workers.data.listing import SPLITS, LeftOut, Listing, options
+from workers.data.listing import SPLITS, LeftOut, Listing
 from workers.data.pack import Unreadable, pack_split
 from workers.data.sources import open_listing
 from workers.data.store import MANIFEST, SCHEMA, digest_of, open_store, sha256_of
 from workers.errors import DataError, StorageError
-from workers.settings import DatasetSettings, OnBad
+from workers.settings import DatasetSettings, OnBad, dataset_options
 
 _MOST_NAMED = 10
 
@@ -64,7 +64,7 @@ def prepare(
 
 def store_key(settings: DatasetSettings, listing: Listing) -> str:
     """16 hex digits that name the store of this dataset as it lies on disk now."""
-    parts = [SCHEMA, options(settings), listing.classes, listing.fingerprint()]
+    parts = [SCHEMA, dataset_options(settings), listing.classes, listing.fingerprint()]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
@@ -167,7 +167,7 @@ def _write_store(
         folder / MANIFEST,
         {
             "schema": SCHEMA,
-            "options": options(settings),
+            "options": dataset_options(settings),
             "size": settings.size,
             "classes": list(listing.classes),
             "counts": {split: len(labels[split]) if split in labels else 0 for split in SPLITS},
