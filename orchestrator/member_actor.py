@@ -98,7 +98,7 @@ class Cluster(Protocol):
         """Starts the member's predictions on its actor."""
 
     def stop(self, member: str) -> None:
-        """Asks the member's running stage to stop at a step boundary; returns at once."""
+        """Asks the member's running stage or prediction to stop at its next step; returns at once."""
 
     def poll(self, timeout_s: float) -> Sequence[Completed]:
         """Waits until a call is over, at most `timeout_s`; raises ClusterLost when the cluster is gone."""
@@ -106,10 +106,10 @@ class Cluster(Protocol):
 
 @dataclass(frozen=True)
 class Duties:
-    """The two functions an actor carries out; tests put their own in place."""
+    """The two functions an actor carries out, each told by a call when to stop; tests put their own in place."""
 
     run_stage: Callable[[StageSpec, Callable[[], bool]], StageResult]
-    predict: Callable[[PredictSpec], tuple[SplitPredictions, ...]]
+    predict: Callable[[PredictSpec, Callable[[], bool]], tuple[SplitPredictions, ...]]
 
 
 def worker_duties() -> Duties:
@@ -139,10 +139,12 @@ class MemberActor:
     def predict(self, spec: PredictSpec) -> Outcome:
         """Writes the member's predictions and encodes how that ended."""
         os.environ["OMP_NUM_THREADS"] = str(spec.numerics.threads)
-        return self._encoded(spec.stage_dir / "log.txt", lambda: Predicted(self._duties().predict(spec)))
+        return self._encoded(
+            spec.stage_dir / "log.txt", lambda: Predicted(self._duties().predict(spec, self._stop.is_set))
+        )
 
     def stop(self) -> None:
-        """Asks the running stage to stop; a later one stops at its first step."""
+        """Asks the running stage or prediction to stop; a later one stops at its first step."""
         self._stop.set()
 
     def _encoded(self, log: Path, work: Callable[[], Outcome]) -> Outcome:

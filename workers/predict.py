@@ -15,7 +15,7 @@ from workers.checkpoint import read_checkpoint
 from workers.data.augment import PixelStatistics, to_input
 from workers.data.batches import pixel_statistics
 from workers.data.store import open_store
-from workers.errors import CheckFailed
+from workers.errors import CheckFailed, Stopped
 from workers.finished import read_finished
 from workers.models.registry import build
 from workers.protocol import Numerics, PredictSpec, SplitPredictions
@@ -88,10 +88,11 @@ def ten_crop(member: TrainedMember, images: np.ndarray) -> np.ndarray:
     return mean
 
 
-def predict(spec: PredictSpec, progressed: Callable[[int], None] | None = None) -> tuple[SplitPredictions, ...]:
+def predict(spec: PredictSpec, should_stop: Callable[[], bool]) -> tuple[SplitPredictions, ...]:
     """Predicts each split and commits `<split>.npy` and, after it, `<split>.json`.
 
     Raises:
+        Stopped: `should_stop` said so; splits that are committed stay.
         CheckFailed: a probability is not finite.
         StorageError: the disk is full, or storage fails otherwise.
     """
@@ -102,10 +103,10 @@ def predict(spec: PredictSpec, progressed: Callable[[int], None] | None = None) 
         images = store.images(split)
         probabilities = np.empty((len(images), store.num_classes), dtype=np.float32)
         for start in range(0, len(images), _IMAGES_AT_ONCE):
+            if should_stop():
+                raise Stopped(f"{spec.member}: stopped while predicting {split}")
             block = ten_crop(member, images[start : start + _IMAGES_AT_ONCE])
             probabilities[start : start + len(block)] = block
-            if progressed is not None:
-                progressed(len(block))
         if not np.isfinite(probabilities).all():
             raise CheckFailed(f"{spec.member}: predictions of {split} are not finite")
         path = spec.predictions_dir / f"{split}.npy"

@@ -69,7 +69,7 @@ class FakeStages:
     """`script[ref]` lists, an attempt each, an exception to raise after an update (predictions: at once); then all
     goes well.
 
-    `waiting` names stages that stay at their first update until they are asked to stop.
+    `waiting` names stages that stay at their first update, and predictions, until they are asked to stop.
     """
 
     script: Mapping[str, list[tuple[int, BaseException]]] = field(default_factory=dict)
@@ -105,11 +105,15 @@ class FakeStages:
                 raise Stopped(f"{ref}: stopped after update {step}")
         return StageResult(NUM_UPDATES, resumed_from, f"step-{NUM_UPDATES:08d}", f"sha of {ref}", 0.1, 0.2, False)
 
-    def predict(self, spec: PredictSpec) -> tuple[SplitPredictions, ...]:
+    def predict(self, spec: PredictSpec, should_stop: Callable[[], bool]) -> tuple[SplitPredictions, ...]:
         name = f"{spec.member}/predictions"
         self.started.append(name)
         for _, trouble in self.script.get(name, [])[self.started.count(name) - 1 :][:1]:
             raise trouble
+        while name in self.waiting:
+            if should_stop():
+                raise Stopped(f"{name}: stopped")
+            time.sleep(0.005)
         ref = f"{spec.member}/{spec.stage_dir.name}"
         return tuple(_write_predictions(spec, split, f"sha of {ref}") for split in spec.splits)
 

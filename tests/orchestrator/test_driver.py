@@ -235,6 +235,15 @@ def test_driver_asked_to_stop_has_every_actor_checkpoint_and_starts_nothing_new(
     assert sorted(seven.cluster.released) == ["wide0", "wide1"]
 
 
+def test_driver_asked_to_stop_while_members_predict_stops_them_too(seven: Run) -> None:
+    seven.fakes.waiting = frozenset({"base0/predictions"})
+    assert not seven.launch(stop_when="base0/predictions")
+    assert seven.outcomes("base0/predictions") == [AttemptEnd.stopped]
+    seven.fakes.waiting = frozenset()
+    assert seven.launch()
+    assert seven.outcomes("base0/predictions") == [AttemptEnd.stopped, AttemptEnd.done]
+
+
 def test_driver_launched_again_after_a_stop_redoes_nothing(seven: Run) -> None:
     seven.fakes.waiting = frozenset({"wide0/pre", "wide1/pre"})
     assert not seven.launch(stop_when="wide1/pre")

@@ -37,7 +37,7 @@ def _spec(root: Path) -> StageSpec:
 
 
 def _actor(root: Path, work: Callable[[Callable[[], bool]], StageResult]) -> MemberActor:
-    def predict(spec: PredictSpec) -> tuple[SplitPredictions, ...]:
+    def predict(spec: PredictSpec, should_stop: Callable[[], bool]) -> tuple[SplitPredictions, ...]:
         raise AssertionError("not asked for")
 
     return MemberActor(root / "a", lambda: Duties(lambda spec, should_stop: work(should_stop), predict))

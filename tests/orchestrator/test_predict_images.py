@@ -87,7 +87,8 @@ def _train_and_predict(paths: RunPaths, stage: Stage, store: Path) -> None:
     predict(
         PredictSpec(
             spec.member, spec.stage_dir, store, paths.predictions(spec.member), splits, _SETTINGS, spec.numerics
-        )
+        ),
+        lambda: False,
     )
 
 

@@ -84,7 +84,7 @@ def _duties() -> Callable[[], Duties]:
                 os.kill(os.getpid(), signal.SIGKILL)
             return StageResult(os.getpid(), 0, "", os.environ["OMP_NUM_THREADS"], 0.0, 0.0, False)
 
-        def predict(spec: PredictSpec) -> tuple[SplitPredictions, ...]:
+        def predict(spec: PredictSpec, should_stop: Callable[[], bool]) -> tuple[SplitPredictions, ...]:
             raise RuntimeError
 
         return Duties(run_stage, predict)

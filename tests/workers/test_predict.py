@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from workers.data.augment import PixelStatistics
 from workers.data.store import open_store
-from workers.errors import CheckFailed, StorageError
+from workers.errors import CheckFailed, Stopped, StorageError
 from workers.finished import write_finished
 from workers.predict import TrainedMember, crop_offsets, predict, ten_crop
 from workers.protocol import Numerics, PredictSpec, StageSpec
@@ -36,6 +36,11 @@ def member(reflect: bool, size: int = 4) -> TrainedMember:
     )
     plain = PixelStatistics(torch.zeros(3), torch.full((3,), 1 / 255), torch.eye(3))
     return TrainedMember(FirstPixel(), plain, settings, Numerics(), "step-00000001", "")
+
+
+def never() -> bool:
+    """Nobody asks to stop."""
+    return False
 
 
 @contextmanager
@@ -82,7 +87,7 @@ def trained(tiny_spec: StageSpec) -> PredictSpec:
 
 
 def test_predictions_are_probabilities_of_every_row_and_say_whose(trained: PredictSpec) -> None:
-    described = {one.split: one for one in predict(trained)}
+    described = {one.split: one for one in predict(trained, never)}
     store = open_store(trained.store)
     for split in ("val", "test"):
         probabilities = np.load(trained.predictions_dir / f"{split}.npy")
@@ -96,13 +101,30 @@ def test_predictions_are_probabilities_of_every_row_and_say_whose(trained: Predi
 
 def test_predictions_twice_are_the_same_bits(trained: PredictSpec, tmp_path: Path) -> None:
     again = replace(trained, predictions_dir=tmp_path / "again")
-    assert [one.sha256 for one in predict(trained)] == [one.sha256 for one in predict(again)]
+    assert [one.sha256 for one in predict(trained, never)] == [one.sha256 for one in predict(again, never)]
 
 
 def test_predictions_on_full_storage_are_a_storage_error_and_leave_no_file(trained: PredictSpec) -> None:
     with pytest.raises(StorageError, match=r"val\.npy"), file_size_limit(1000):
-        predict(trained)
+        predict(trained, never)
     assert not list(trained.predictions_dir.iterdir())
+
+
+def test_predictions_asked_to_stop_end_after_the_block_and_keep_the_splits_that_are_whole(
+    trained: PredictSpec,
+) -> None:
+    store = open_store(trained.store)
+    num_blocks = -(-store.counts["val"] // 64)
+    asked: list[bool] = []
+
+    def should_stop() -> bool:
+        asked.append(len(asked) > num_blocks)
+        return asked[-1]
+
+    with pytest.raises(Stopped, match="test"):
+        predict(trained, should_stop)
+    assert len(asked) == num_blocks + 2
+    assert sorted(path.name for path in trained.predictions_dir.iterdir()) == ["val.json", "val.npy"]
 
 
 def test_weights_other_than_done_json_names_are_refused(trained: PredictSpec) -> None:
@@ -110,4 +132,4 @@ def test_weights_other_than_done_json_names_are_refused(trained: PredictSpec) ->
     done = json.loads(path.read_text())
     path.write_text(json.dumps({**done, "checkpoint_sha256": "0" * 64}))
     with pytest.raises(CheckFailed, match=r"DONE\.json"):
-        predict(trained)
+        predict(trained, never)
