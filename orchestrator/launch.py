@@ -127,8 +127,9 @@ def _work(config: Config, plan: Plan, run: OpenedRun, prepared: Prepared) -> Wor
 def _tracked(config: Config, plan: Plan, run: OpenedRun, prepared: Prepared) -> Iterator[Tracker]:
     """The tracking store for the length of the block; its runs end as the block does."""
     identity = RunIdentity(run.record.run_id, plan.experiment, plan.hash, run.paths.root.name, run.new)
-    params = {"members": len(plan.members), "seed": config.seed, "combine": config.combine.method.value}
-    tracker = open_tracking(config.tracking, identity, plan, params)
+    # Tags, not parameters: an extension changes the one, a launch with another combine the other.
+    tags = {"septet.members": str(len(plan.members)), "septet.combine": config.combine.method.value}
+    tracker = open_tracking(config.tracking, identity, plan, {"seed": config.seed}, tags)
     sources = {name: config.datasets[name].root or config.datasets[name].source.value for name in prepared.stores}
     tracker.set_datasets(
         {name: DatasetInput(name, store.digest, sources[name]) for name, store in prepared.stores.items()}

@@ -127,7 +127,12 @@ class NoTracker:
 
 
 def open_tracking(
-    config: "TrackingConfig", run: RunIdentity, plan: "Plan", params: Mapping[str, object], pace: Pace | None = None
+    config: "TrackingConfig",
+    run: RunIdentity,
+    plan: "Plan",
+    params: Mapping[str, object],
+    tags: Mapping[str, str],
+    pace: Pace | None = None,
 ) -> Tracker:
     """Opens the store, finds or makes the parent run, and starts sending.
 
@@ -135,7 +140,8 @@ def open_tracking(
         config: `uri` absolute; `required`: a new run does not start without the store.
         run: which run this is.
         plan: its stages name the members and stages; their settings become parameters.
-        params: short values people compare ensembles by; they go to the parent run.
+        params: short values people compare ensembles by; they go to the parent run, and never change.
+        tags: alike, but such that a later launch of the run may give another value, which then replaces the first.
         pace: other times than the usual, for tests.
 
     Raises:
@@ -143,7 +149,7 @@ def open_tracking(
     """
     from orchestrator.tracking_runs import MlflowTracker
 
-    tracker = MlflowTracker(config.uri, run, plan, params, pace)
+    tracker = MlflowTracker(config.uri, run, plan, params, tags, pace)
     problem = tracker.wait_until_open()
     if problem and run.new and config.required:
         tracker.abandon()

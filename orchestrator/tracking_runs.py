@@ -33,12 +33,15 @@ class MlflowTracker:
         run: "RunIdentity",
         plan: "Plan",
         params: Mapping[str, object],
+        tags: Mapping[str, str],
         pace: Pace | None = None,
     ) -> None:
         self._uri = uri
         self._run = run
         self._stages = {stage.ref: stage for stage in plan.stages}
+        self._last_stages = {member: plan.last_stage(member) for member in plan.members}
         self._params = {name: str(value) for name, value in params.items()}
+        self._tags = {**tags, "septet.plan": run.plan_hash}
         self._datasets: dict[str, DatasetInput] = {}
         self._known: set[StageRef] = set()
         self._opened = threading.Event()
@@ -147,7 +150,7 @@ class MlflowTracker:
 
     def _open(self) -> None:
         self._store.open()
-        about = About(self._run.name, self._params, {"septet.plan": self._run.plan_hash})
+        about = About(self._run.name, self._params, self._tags)
         self._store.ensure(RunKey(), about, _now_ms())
         self._store.resume(RunKey())
         self._read_load = make_sampler()
@@ -158,9 +161,8 @@ class MlflowTracker:
             return
         self._known.add(ref)
         stage = self._stages[ref]
-        member = [other for other in self._stages.values() if other.ref.member == ref.member]
         tags = {"septet.plan": self._run.plan_hash}
-        about_member = About(ref.member, stage_params(member[-1]), tags)
+        about_member = About(ref.member, stage_params(self._last_stages[ref.member]), tags)
         about_stage = About(f"{ref.member}/{ref.stage}", stage_params(stage), tags | {"septet.stage_hash": stage.hash})
         inputs = [self._datasets[stage.dataset]] if stage.dataset in self._datasets else []
 

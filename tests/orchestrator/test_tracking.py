@@ -53,8 +53,11 @@ def make_plan() -> Any:
             num_classes=4,
         )
 
-    stages = (stage(ANCESTOR, "superset"), stage(TARGET, "target", ANCESTOR), stage(OTHER, "target"))
-    return SimpleNamespace(stages=stages, members=("cnn6", "base"))
+    # A plan may list a member's last stage before another of its stages.
+    target = stage(TARGET, "target", ANCESTOR)
+    stages = (target, stage(ANCESTOR, "superset"), stage(OTHER, "target"))
+    last = {"cnn6": target, "base": stages[-1]}
+    return SimpleNamespace(stages=stages, members=("cnn6", "base"), last_stage=last.__getitem__)
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,9 @@ class Place:
 
     def open(self, run_id: str, **changes: Any) -> Any:
         identity = replace(RunIdentity(run_id, "digits", "plan-hash", f"run {run_id}"), **changes)
-        return open_tracking(TrackingConfig(self.uri, True), identity, make_plan(), {"seed": 3}, QUICK)
+        return open_tracking(
+            TrackingConfig(self.uri, True), identity, make_plan(), {"seed": 3}, {"septet.members": "2"}, QUICK
+        )
 
     def history(self, run_id: str, name: str) -> list[Any]:
         return sorted(self.client.get_metric_history(run_id, name), key=lambda metric: metric.step)
@@ -120,6 +125,7 @@ def test_runs_nest_as_ensemble_member_and_stage(place: Place) -> None:
     assert stage.data.tags["septet.stage"] == "superset"
     assert stage.data.tags["septet.run"] == "nesting"
     assert stage.data.tags["septet.at_chance"] == "true"
+    assert (member.data.params["dataset"], stage.data.params["dataset"]) == ("target", "superset")
     assert stage.data.params["lr"] == "0.01"
     assert stage.data.params["num_convs"] == "5"
     assert stage.data.params["batch_size"] == "128"
@@ -186,10 +192,12 @@ def test_step_repeated_by_a_retried_actor_adds_nothing(place: Place) -> None:
 def test_changed_parameter_of_a_known_run_is_left_as_it_was(place: Place) -> None:
     place.open("params").close(Ending.FINISHED)
     identity = RunIdentity("params", "digits", "other-plan", "run params", new=False)
-    tracker = open_tracking(TrackingConfig(place.uri, True), identity, make_plan(), {"seed": 4, "more": 1}, QUICK)
+    params, tags = {"seed": 4, "more": 1}, {"septet.members": "3"}
+    tracker = open_tracking(TrackingConfig(place.uri, True), identity, make_plan(), params, tags, QUICK)
     data = place.client.get_run(tracker.ids["run_id"]).data
     assert data.params == {"seed": "3", "more": "1"}
     assert data.tags["septet.plan"] == "other-plan"
+    assert data.tags["septet.members"] == "3", "a tag says what holds now"
     tracker.close(Ending.FINISHED)
 
 
@@ -252,7 +260,7 @@ def test_new_run_where_nobody_listens_is_refused_within_ten_seconds(closed_port:
     uri = f"http://someone:secret@127.0.0.1:{closed_port}"
     start = time.monotonic()
     with pytest.raises(ConfigError, match=r"tracking\.required=false") as caught:
-        open_tracking(TrackingConfig(uri, True), RunIdentity("a", "digits", "h", "n"), make_plan(), {}, QUICK)
+        open_tracking(TrackingConfig(uri, True), RunIdentity("a", "digits", "h", "n"), make_plan(), {}, {}, QUICK)
     assert time.monotonic() - start < 10
     assert f"127.0.0.1:{closed_port}" in str(caught.value)
     assert "secret" not in str(caught.value)
@@ -266,7 +274,7 @@ def test_new_run_on_a_silent_host_is_refused_within_ten_seconds() -> None:
         uri = f"http://127.0.0.1:{listener.getsockname()[1]}"
         start = time.monotonic()
         with pytest.raises(ConfigError, match="no answer within"):
-            open_tracking(TrackingConfig(uri, True), RunIdentity("a", "digits", "h", "n"), make_plan(), {}, QUICK)
+            open_tracking(TrackingConfig(uri, True), RunIdentity("a", "digits", "h", "n"), make_plan(), {}, {}, QUICK)
         assert time.monotonic() - start < 10
 
 
@@ -279,7 +287,7 @@ def test_store_that_is_away_stops_neither_optional_nor_resumed_runs(
     uri = f"http://127.0.0.1:{closed_port}"
     identity = RunIdentity("a", "digits", "h", "n", new=new)
     with caplog.at_level(logging.WARNING):
-        tracker = open_tracking(TrackingConfig(uri, required), identity, make_plan(), {}, QUICK)
+        tracker = open_tracking(TrackingConfig(uri, required), identity, make_plan(), {}, {}, QUICK)
         start = time.monotonic()
         tracker.stage_started(OTHER)
         for step in range(1000):
@@ -300,7 +308,7 @@ def test_server_that_goes_away_and_comes_back_has_all_points_in_the_end(
         assert port is not None
         config = TrackingConfig(server.address, True)
         identity = RunIdentity("outage", "digits", "h", "outage")
-        tracker = open_tracking(config, identity, make_plan(), {"seed": 3}, QUICK)
+        tracker = open_tracking(config, identity, make_plan(), {"seed": 3}, {"septet.members": "2"}, QUICK)
         assert probe(server.address).endswith("answers")
         tracker.stage_started(OTHER)
         tracker.log(OTHER, 10, 1000.0, {"lr": 0.1})
