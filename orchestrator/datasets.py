@@ -1,19 +1,18 @@
 """The datasets of a configuration: surveyed for the plan, prepared for the run."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from orchestrator.config_schema import TARGET, Config
 from orchestrator.plan import used_datasets
+from workers.data.excluded import NOTHING, Excluded, held_out_by
 from workers.data.prepare import PrepareProgress, prepare
 from workers.data.sources import Survey, survey
 from workers.data.store import Store, open_store
 from workers.errors import DataError
 
-_HELD_OUT = ("dev", "val", "test")
 _PHASES = {"read": "reading", "pack": "packing"}
 
 
@@ -34,43 +33,59 @@ class Prepared:
 
 def survey_all(config: Config, *, allow_absent: bool = False) -> dict[str, Survey]:
     """Surveys every dataset that a stage reads; raises DataError where one does not hold what it must."""
-    return {name: survey(config.datasets[name], allow_absent=allow_absent) for name in used_datasets(config)}
+    surveys = {}
+    for name in used_datasets(config):
+        with _named(name):
+            surveys[name] = survey(config.datasets[name], allow_absent=allow_absent)
+            if not surveys[name].declared:
+                _require_held_out(name, surveys[name].counts)
+    return surveys
 
 
 def prepare_all(config: Config, note: Callable[[str], None]) -> Prepared:
     """Packs every dataset that a stage reads, or finds it packed; `note` hears a line at each tenth of the way.
 
+    The target comes first: what it holds out is left out of the others' train, whatever their own splits are.
+
     Raises:
-        DataError: images cannot be read, a split lacks what it must have, or training would see held-out images.
+        DataError: images cannot be read, or a split lacks what it must have.
         StorageError: the store is full, unwritable or damaged.
     """
-    stores = {}
-    for name in used_datasets(config):
-        stores[name] = open_store(prepare(config.datasets[name], config.store, _Tenths(name, note)))
-    _refuse_leaks(stores)
-    return Prepared(stores)
+    target = _prepare(config, TARGET, note, NOTHING)
+    excluded = held_out_by(target)
+    return Prepared(
+        {name: target if name == TARGET else _prepare(config, name, note, excluded) for name in used_datasets(config)}
+    )
 
 
-def _refuse_leaks(stores: Mapping[str, Store]) -> None:
-    """Pre-training must not see what the target holds out: two datasets may hold out differently, or overlap."""
-    target = stores[TARGET]
-    for name, store in stores.items():
-        if name == TARGET:
-            continue
-        trained_on = _content_keys(store, "train")
-        for split in _HELD_OUT:
-            leaked = np.flatnonzero(np.isin(trained_on, _content_keys(target, split)))
-            if len(leaked):
-                raise DataError(
-                    f"datasets.{name}: {len(leaked)} of its training images are in the {split} split of "
-                    f"datasets.{TARGET}, first {store.rows('train')[leaked[0]]}; remove them, or give both datasets "
-                    "the same val_fraction and dev_fraction"
-                )
+def _prepare(config: Config, name: str, note: Callable[[str], None], excluded: Excluded) -> Store:
+    with _named(name):
+        store = open_store(prepare(config.datasets[name], config.store, _Tenths(name, note), excluded))
+        _require_held_out(name, store.counts)
+    return store
 
 
-def _content_keys(store: Store, split: str) -> np.ndarray:
-    """One comparable value an image: its content's sha256 as 32 bytes."""
-    return np.ascontiguousarray(store.contents(split)).view("S32").ravel()
+def _require_held_out(name: str, counts: Mapping[str, int]) -> None:
+    """Every dataset needs images to cut the learning rate by, and the target some that are only scored."""
+    if name == TARGET and not counts["val"]:
+        raise DataError(
+            "no image is held out as val: a class needs two images for one to be held out, three with dev; add "
+            "images, or val/<class>/"
+        )
+    if not counts["dev"] and not counts["val"]:
+        raise DataError(
+            "no image is held out as dev or val: a class needs two images for one to be held out; add images"
+        )
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Says which dataset an error is about; what reads datasets does not know their names."""
+    try:
+        yield
+    except DataError as error:
+        text = str(error).replace("datasets.<name>.", f"datasets.{name}.")
+        raise type(error)(f"datasets.{name}: {text}") from error
 
 
 class _Tenths:

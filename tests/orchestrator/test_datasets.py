@@ -1,5 +1,6 @@
 """Pre-training never sees what the target holds out."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from PIL import Image
 
 from orchestrator.config import compose
-from orchestrator.datasets import prepare_all
+from orchestrator.datasets import Prepared, prepare_all, survey_all
 from workers.errors import DataError
 
 
@@ -42,18 +43,73 @@ def test_target_and_superset_of_one_folder_share_what_they_hold_out(photos: Path
     assert set(prepared.stores) == {"target", "superset"}
 
 
-def test_superset_that_holds_out_less_is_refused_naming_an_image(photos: Path) -> None:
-    config = compose(overrides(photos, "datasets.superset.val_fraction=0.05", "datasets.target.val_fraction=0.3"))
-    with pytest.raises(DataError, match=r"datasets\.superset: \d+ of its training images are in the val split .*png"):
-        prepare_all(config, lambda line: None)
+CASES = {
+    "holds out less": ("datasets.superset.val_fraction=0.05", "datasets.target.val_fraction=0.3"),
+    "holds out more": ("datasets.superset.val_fraction=0.4",),
+    "other dev": ("datasets.superset.dev_fraction=0",),
+}
 
 
-def test_superset_that_trains_on_the_targets_test_images_is_refused(photos: Path) -> None:
+def assert_never_trained_on(prepared: Prepared) -> int:
+    """Target images held out and pre-trained on: none. How many were left out of the superset for that."""
+    target, superset = prepared.stores["target"], prepared.stores["superset"]
+    held_out = {bytes(row) for split in ("dev", "val", "test") for row in target.contents(split)}
+    assert not held_out & {bytes(row) for row in superset.contents("train")}
+    return len(superset.left_out)
+
+
+@pytest.mark.parametrize("changes", CASES.values(), ids=CASES)
+def test_superset_of_the_same_folder_never_trains_on_what_the_target_holds_out(
+    photos: Path, changes: tuple[str, ...]
+) -> None:
+    assert_never_trained_on(prepare_all(compose(overrides(photos, *changes)), lambda line: None))
+
+
+def test_superset_whose_classes_hold_more_images_leaves_out_what_the_target_holds_out(photos: Path) -> None:
+    more = photos.parent / "more"
+    shutil.copytree(photos, more)
+    for name, first in (("cat", 5000), ("dog", 6000)):
+        for image in range(40):
+            paint(more / "train" / name / f"more{image}", first + image)
+    prepared = prepare_all(compose(overrides(photos, f"datasets.superset.root={more}")), lambda line: None)
+    assert assert_never_trained_on(prepared) > 0
+
+
+def test_target_with_its_own_val_and_test_is_never_trained_on_by_a_superset_that_has_them_in_train(
+    photos: Path,
+) -> None:
     other = photos.parent / "others"
     for image in range(20):
         paint(other / "train" / "cat" / f"{image}", 1000 + image)
         paint(other / "train" / "dog" / f"{image}", 2000 + image)
+    paint(other / "val" / "cat" / "0", 3)
+    paint(other / "val" / "dog" / "0", 104)
     paint(other / "test" / "0", 205)
-    config = compose(overrides(photos, f"datasets.target.root={other}"))
-    with pytest.raises(DataError, match=r"in the test split of datasets\.target, first owl/5\.png"):
-        prepare_all(config, lambda line: None)
+    prepared = prepare_all(compose(overrides(photos, f"datasets.target.root={other}")), lambda line: None)
+    assert_never_trained_on(prepared)
+    held = {row for split in ("dev", "val") for row in prepared.stores["superset"].rows(split)}
+    left_out = {each["path"] for each in prepared.stores["superset"].left_out}
+    assert left_out | {f"train/{row}" for row in held} >= {"train/cat/3.png", "train/dog/4.png", "train/owl/5.png"}
+
+
+def test_wrong_dataset_is_named_with_what_to_change(photos: Path) -> None:
+    config = compose(overrides(photos, "datasets.superset.root=null"))
+    for read in (survey_all, lambda config: prepare_all(config, lambda line: None)):
+        with pytest.raises(DataError) as caught:
+            read(config)
+        assert str(caught.value) == "datasets.superset: no root: set datasets.superset.root=FOLDER"
+
+
+@pytest.mark.parametrize("name", ["target", "superset"])
+def test_dataset_of_one_image_a_class_is_refused_at_once(photos: Path, name: str) -> None:
+    single = photos.parent / "single"
+    for number, one in enumerate(("cat", "dog")):
+        paint(single / "train" / one / "0", 7000 + number)
+    config = compose(overrides(photos, f"datasets.{name}.root={single}"))
+    for read in (survey_all, lambda config: prepare_all(config, lambda line: None)):
+        with pytest.raises(DataError, match=rf"^datasets\.{name}: no image is held out as .*; add"):
+            read(config)
+    # With a val of its own, one image a class is enough.
+    for number, one in enumerate(("cat", "dog")):
+        paint(single / "val" / one / "0", 7100 + number)
+    assert survey_all(config)[name].counts["val"] == 2

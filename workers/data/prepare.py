@@ -16,7 +16,8 @@ import numpy as np
 
 from workers.atomic import atomic_folder, fsync_folder, storage_errors, write_json
 from workers.data.colour import colour_statistics
-from workers.data.listing import SPLITS, LeftOut, Listing
+from workers.data.excluded import NOTHING, Excluded
+from workers.data.listing import SPLITS, LeftOut, Listing, Rows
 from workers.data.pack import Unreadable, pack_split
 from workers.data.sources import open_listing
 from workers.data.store import MANIFEST, SCHEMA, digest_of, open_store, sha256_of
@@ -40,11 +41,14 @@ def prepare(
     settings: DatasetSettings,
     store_root: Path,
     progress: Callable[[PrepareProgress], None] | None = None,
+    excluded: Excluded = NOTHING,
 ) -> Path:
     """Packs a dataset into `store_root/<key>`, unless it is there already, and returns that folder.
 
-    The key covers options, classes and every file's path, size and time. Of processes that prepare the same dataset
-    at once, one builds and the others wait for it. After an error nothing is left on disk.
+    The key covers options, classes and every file's path, size and time. Where train holds some of `excluded`, they are
+    left out, and the key covers `excluded` too; where it holds none, store and key are those of the dataset alone. Of
+    processes that prepare the same dataset at once, one builds and the others wait for it. After an error nothing is
+    left on disk.
 
     Raises:
         DataError: the dataset does not hold what it must, or images cannot be read.
@@ -52,20 +56,40 @@ def prepare(
     """
     listing = open_listing(settings)
     store_root = store_root.expanduser().absolute()
-    key = store_key(settings, listing)
-    target = store_root / key
-    if target.exists():
-        return open_store(target).path
-    with _folder_made(store_root), _locked(store_root / f"{key}.lock"):
-        if not target.exists():
-            _build(settings, listing, target, progress)
-    return open_store(target).path
+    place = _Place(store_root, store_key(settings, listing), excluded)
+    found = _find(place)
+    if found is None:
+        with _folder_made(store_root), _locked(store_root / f"{place.key}.lock"):
+            found = _find(place)
+            if found is None:
+                found = _build(settings, listing, place, progress)
+    return open_store(found).path
 
 
 def store_key(settings: DatasetSettings, listing: Listing) -> str:
     """16 hex digits that name the store of this dataset as it lies on disk now."""
     parts = [SCHEMA, dataset_options(settings), listing.classes, listing.fingerprint()]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a store belongs: under the dataset's own key, or a narrowed one if something had to be left out of it."""
+
+    root: Path
+    key: str
+    excluded: Excluded
+
+    def of(self, *, narrowed: bool) -> Path:
+        return self.root / (self.excluded.narrowed(self.key) if narrowed else self.key)
+
+
+def _find(place: _Place) -> Path | None:
+    """The store that is there already; told without reading an image, since superset roots hold millions."""
+    whole, narrowed = place.of(narrowed=False), place.of(narrowed=True)
+    if whole.exists() and not place.excluded.meets_train_of(open_store(whole)):
+        return whole
+    return narrowed if narrowed.exists() else None
 
 
 @contextmanager
@@ -113,29 +137,32 @@ def _is_file_at(descriptor: int, path: Path) -> bool:
 
 
 def _build(
-    settings: DatasetSettings, listing: Listing, target: Path, progress: Callable[[PrepareProgress], None] | None
-) -> None:
+    settings: DatasetSettings, listing: Listing, place: _Place, progress: Callable[[PrepareProgress], None] | None
+) -> Path:
+    def report(phase: str, done: int, total: int) -> None:
+        if progress is not None:
+            progress(PrepareProgress(str(settings.source), phase, done, total))
+
+    every = listing.rows(partial(report, "read"))
+    rows = place.excluded.leave_out(every)
+    target = place.of(narrowed=len(rows.left_out) > len(every.left_out))
     # A fixed name under the key's lock: what a killed preparation left behind is found and removed by the next.
     building = target.with_name(f".building-{target.name}")
     shutil.rmtree(building, ignore_errors=True)
     try:
         with atomic_folder(building / "store") as folder:
-            _write_store(settings, listing, folder, progress)
+            _write_store(settings, listing, rows, folder, report)
             folder.chmod(0o755)
         (building / "store").rename(target)
         fsync_folder(target.parent)
     finally:
         shutil.rmtree(building, ignore_errors=True)
+    return target
 
 
 def _write_store(
-    settings: DatasetSettings, listing: Listing, folder: Path, progress: Callable[[PrepareProgress], None] | None
+    settings: DatasetSettings, listing: Listing, rows: Rows, folder: Path, report: Callable[[str, int, int], None]
 ) -> None:
-    def report(phase: str, done: int, total: int) -> None:
-        if progress is not None:
-            progress(PrepareProgress(str(settings.source), phase, done, total))
-
-    rows = listing.rows(partial(report, "read"))
     total = sum(len(rows.splits[split]) for split in SPLITS)
     done = itertools.count(1)
 
@@ -186,7 +213,7 @@ def _require_readable(settings: DatasetSettings, bad: list[Unreadable]) -> None:
         more = f" and {len(bad) - _MOST_NAMED} more" if len(bad) > _MOST_NAMED else ""
         raise DataError(
             f"{settings.root}: {len(bad)} of its images cannot be read: {named}{more}; "
-            "replace or remove them, or set on_bad=skip"
+            "replace or remove them, or set datasets.<name>.on_bad=skip"
         )
 
 

@@ -15,8 +15,9 @@ from workers.settings import DatasetSettings, Source
 class Survey:
     """Classes and the number of images of each split (train, dev, val, test).
 
-    Counts are the most that training sees: preparation leaves out copies of held-out images, and with
-    `on_bad=skip` what it cannot read. `declared`: the images are absent and the counts are the published ones.
+    Counts are the most that training sees: preparation leaves out copies of held-out images, what the target holds
+    out, and with `on_bad=skip` what it cannot read. `declared`: the images are absent and the counts are the published
+    ones.
     """
 
     classes: tuple[str, ...]

@@ -1,0 +1,62 @@
+"""Images that a dataset must not be trained on, because the target holds them out."""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from workers.data.listing import LeftOut, Row, Rows
+from workers.data.store import Store
+
+_HELD_OUT = ("dev", "val", "test")
+_SHA256 = np.dtype("S32")
+_REASON = "held out by the target"
+
+
+@dataclass(frozen=True, eq=False)
+class Excluded:
+    """Contents that stay out of train: distinct sha256, [M] S32 in ascending order."""
+
+    contents: np.ndarray
+
+    def narrowed(self, key: str) -> str:
+        """16 hex digits that name the store `key` without these contents."""
+        return hashlib.sha256(key.encode() + self.contents.tobytes()).hexdigest()[:16]
+
+    def meets_train_of(self, store: Store) -> bool:
+        """Whether a prepared dataset trains on any of these contents."""
+        return bool(self._among(_keys(store.contents("train"))).any())
+
+    def leave_out(self, rows: Rows) -> Rows:
+        """The rows without those of train that have one of these contents; dev, val and test stay as they are."""
+        train = rows.splits["train"]
+        hit = self._among(np.frombuffer(b"".join(row.content for row in train), _SHA256))
+        kept: list[Row] = []
+        left_out = list(rows.left_out)
+        for row, excluded in zip(train, hit, strict=True):
+            if excluded:
+                left_out.append(LeftOut("train", row.path, _REASON))
+            else:
+                kept.append(row)
+        return Rows({**rows.splits, "train": tuple(kept)}, tuple(left_out))
+
+    def _among(self, keys: np.ndarray) -> np.ndarray:
+        """[N] bool: which of `keys` [N] S32 are excluded. Searched and not sorted: the superset is the larger one."""
+        if not len(self.contents):
+            return np.zeros(len(keys), bool)
+        places = np.searchsorted(self.contents, keys)
+        found: np.ndarray = self.contents[np.minimum(places, len(self.contents) - 1)] == keys
+        return found
+
+
+NOTHING = Excluded(np.empty(0, _SHA256))
+
+
+def held_out_by(target: Store) -> Excluded:
+    """What `target` keeps for dev, val and test: no dataset that its members learn from may train on it."""
+    return Excluded(np.unique(np.concatenate([_keys(target.contents(split)) for split in _HELD_OUT])))
+
+
+def _keys(contents: np.ndarray) -> np.ndarray:
+    """[N, 32] uint8 as [N] S32; numpy ignores trailing zeros, which at one fixed length keeps distinct ones apart."""
+    return np.ascontiguousarray(contents).view(_SHA256).ravel()
