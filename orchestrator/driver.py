@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator.follow import Follower
-from orchestrator.ledger import AttemptEnd, Budgets, Ledger, StageState
+from orchestrator.ledger import PREDICTIONS, AttemptEnd, Budgets, Ledger, StageState
 from orchestrator.member_actor import Cluster, Completed, Failure, Halted, Lost, Predicted, Trained
 from orchestrator.plan import Plan, Stage, StageRef
 from orchestrator.run_dir import RunPaths
@@ -29,7 +29,6 @@ from workers.settings import KeptCheckpoint
 from workers.training.metrics import read_step
 
 _POLL_S = 0.5
-_PREDICTIONS = "predictions"
 # Errors that keep their exit code beyond the actor; any other makes its member one that failed for good.
 _KEPT_KINDS: dict[str, type[SeptetError]] = {kind.__name__: kind for kind in (CheckFailed, DataError, StorageError)}
 _AT_CHANCE = "at_chance"
@@ -117,9 +116,12 @@ class Driver:
             else:
                 self._ledger.declare(name, StageState.waiting)
         for member in self._work.plan.members:
-            last = self._work.plan.last_stages[member]
-            if last in self._done and has_predictions(self._work, member):
+            predicted = self._work.plan.last_stages[member] in self._done and has_predictions(self._work, member)
+            if predicted:
                 self._predicted.add(member)
+            self._ledger.declare(
+                str(StageRef(member, PREDICTIONS)), StageState.done if predicted else StageState.waiting
+            )
         return self._complete
 
     @property
@@ -175,7 +177,7 @@ class Driver:
         work = self._work
         chosen: dict[str, StageRef] = {}
         for member in work.plan.members:
-            ref = StageRef(member, _PREDICTIONS)
+            ref = StageRef(member, PREDICTIONS)
             wanted = work.plan.last_stages[member] in self._done and member not in self._predicted | set(self._busy)
             if wanted and ref not in self._failed and len(self._busy) + len(chosen) < self._cluster.num_slots:
                 chosen[member] = ref
@@ -203,7 +205,7 @@ class Driver:
             self._cluster.acquire(member, self._work.paths.member(member))
             self._actors.add(member)
         self._busy[member] = ref
-        if ref.stage == _PREDICTIONS:
+        if ref.stage == PREDICTIONS:
             self._ledger.begin(str(ref), started=self._clock(), resumed_from=0)
             self._cluster.predict(self._work.predict_spec(member))
             return
@@ -255,7 +257,7 @@ class Driver:
         self._tell_end(ref, Ending.FAILED)
 
     def _tell_end(self, ref: StageRef, ending: Ending) -> None:
-        if ref.stage != _PREDICTIONS:
+        if ref.stage != PREDICTIONS:
             self._tracker.stage_finished(ref, ending, {})
 
     def _release(self, member: str) -> None:
@@ -264,7 +266,7 @@ class Driver:
 
     def _follow(self, refs: Mapping[StageRef, Follower] | None = None) -> None:
         """Passes on what the running stages (or `refs`) have written since the last look."""
-        for ref in refs or [ref for ref in self._busy.values() if ref.stage != _PREDICTIONS]:
+        for ref in refs or [ref for ref in self._busy.values() if ref.stage != PREDICTIONS]:
             points = self._followers[ref].read()
             for point in points:
                 self._tracker.log(ref, point.step, point.time, point.metrics)
@@ -277,7 +279,7 @@ class Driver:
     def _failure(self) -> SeptetError:
         ref, failure = next(iter(self._failed.items()))
         others = f" ({len(self._failed) - 1} more failed: {', '.join(map(str, list(self._failed)[1:]))})"
-        log = self._work.paths.log(self._work.plan.last_stages[ref.member] if ref.stage == _PREDICTIONS else ref)
+        log = self._work.paths.log(self._work.plan.last_stages[ref.member] if ref.stage == PREDICTIONS else ref)
         message = f"{ref}: {failure.message}{others if len(self._failed) > 1 else ''}; see {log}"
         return _KEPT_KINDS.get(failure.kind, MemberFailed)(message)
 

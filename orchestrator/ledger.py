@@ -14,6 +14,8 @@ from typing import Any
 from workers import atomic
 from workers.errors import StorageError
 
+PREDICTIONS = "predictions"  # a member's predictions have an entry as if they were its stage of this name
+
 
 class StageState(StrEnum):
     """How a stage, or the whole run, stands."""

@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from orchestrator.ledger import Entry, read_ledger
-from orchestrator.plan_values import Stage, from_json
+from orchestrator.ledger import PREDICTIONS, Entry, StageState, read_ledger
+from orchestrator.plan_values import Stage, StageRef, from_json
 from orchestrator.run_dir import RunPaths, is_locked, read_record
 
 _BLOCK_BYTES = 32 * 1024
@@ -111,7 +111,13 @@ def read_status(paths: RunPaths) -> RunStatus:
     def read_stage(stage: Stage) -> StageStatus:
         entry = ledger.stages.get(str(stage.ref), Entry())
         course = read_course(paths.metrics(stage.ref), since=entry.attempts[-1].started if entry.attempts else 0.0)
-        return stage_status(stage, entry=entry, course=course, done=_read_json(paths.done(stage.ref)), locked=locked)
+        done = _read_json(paths.done(stage.ref))
+        status = stage_status(stage, entry=entry, course=course, done=done, locked=locked)
+        predictions = ledger.stages.get(str(StageRef(stage.ref.member, PREDICTIONS)), Entry())
+        if plan.last_stages[stage.ref.member] == stage.ref and predictions.state is StageState.failed:
+            # Predictions have no line of their own: without this nothing would say why the run failed.
+            return replace(status, error=f"predictions: {_last_error(predictions)}")
+        return status
 
     stages = tuple(read_stage(stage) for stage in plan.stages)
     return RunStatus(name=paths.root.name, state=_state(ledger.state, locked), stages=stages)
@@ -136,7 +142,7 @@ def stage_status(stage: Stage, *, entry: Entry, course: Course, done: Mapping[st
         val_error=done.get("val_error", course.val_error),
         images_per_second=course.images_per_second,
         remaining_s=remaining_s,
-        error=(entry.attempts[-1].error or None) if entry.attempts else None,
+        error=None if state is State.done else _last_error(entry),
         at_chance=bool(done.get("at_chance", entry.at_chance or course.at_chance)),
     )
 
@@ -220,7 +226,7 @@ def stage_line(stage: StageStatus, width: int = 0) -> str:
             line += f"  {duration(stage.remaining_s)} left"
     if stage.at_chance:
         line += "  STILL AT CHANCE"
-    if stage.error and stage.state is not State.done:
+    if stage.error:
         line += f"  {stage.error}"
     return line
 
@@ -235,6 +241,10 @@ def duration(seconds: float) -> str:
     if whole < 48 * 3600:
         return f"{whole // 3600} h {whole % 3600 // 60:02} min"
     return f"{whole // 86400} d {whole % 86400 // 3600:02} h"
+
+
+def _last_error(entry: Entry) -> str | None:
+    return (entry.attempts[-1].error or None) if entry.attempts else None
 
 
 def _images_left(stage: StageStatus) -> int:

@@ -67,6 +67,14 @@ class Run:
         """Runs to the end; `stop_when` names a stage whose start brings the request to stop."""
         self.fakes.started.clear()
         self.fakes.updates.clear()
+        driver = self.driver()
+        self.cluster = LocalActors(self.num_slots, self.fakes.duties)
+        if driver.take_stock():
+            return True
+        return driver.run(self.cluster, lambda: stop_when in self.fakes.started, lambda: None)
+
+    def driver(self) -> Driver:
+        """That of the next launch."""
         store = self.root / "store"
         atomic.write_text(store / "digest", self.digest)
         work = Work(
@@ -81,11 +89,7 @@ class Run:
             EVERY,
             self.budgets,
         )
-        driver = Driver(work, Ledger(self.paths.ledger), self.tracker)
-        self.cluster = LocalActors(self.num_slots, self.fakes.duties)
-        if driver.take_stock():
-            return True
-        return driver.run(self.cluster, lambda: stop_when in self.fakes.started, lambda: None)
+        return Driver(work, Ledger(self.paths.ledger), self.tracker)
 
     def outcomes(self, ref: str) -> list[AttemptEnd | None]:
         return [attempt.outcome for attempt in self.ledger.stages[ref].attempts]
@@ -223,6 +227,9 @@ def test_driver_with_predictions_that_are_no_probabilities_ends_with_the_check_u
     with pytest.raises(CheckFailed, match="base0/predictions: predictions of val"):
         seven.launch()
     assert seven.fakes.started.count("base0/predictions") == 1
+    assert seven.ledger.stages["base0/predictions"].state is StageState.failed
+    assert not seven.driver().take_stock()
+    assert seven.ledger.stages["base0/predictions"].state is StageState.waiting, "the next launch tries again"
 
 
 def test_driver_asked_to_stop_has_every_actor_checkpoint_and_starts_nothing_new(seven: Run) -> None:

@@ -142,6 +142,22 @@ def test_status_of_a_failed_stage_tells_its_last_error(run: RunPaths) -> None:
     assert "loss became NaN" in to_lines(status)[1]
 
 
+def test_status_of_predictions_that_failed_for_good_is_on_the_members_last_stage(run: RunPaths) -> None:
+    ledger = _start(run)
+    ledger.end(str(_FIRST), AttemptEnd.done, StageState.done)
+    result = StageResult(100, 0, "step-00000100", "0", dev_error=0.2, val_error=0.25, at_chance=False)
+    write_finished(run.stage(_FIRST), "abc", result)
+    ledger.begin("base-1/predictions", started=2000.0, resumed_from=0)
+    ledger.end("base-1/predictions", AttemptEnd.failed, StageState.waiting, error="RuntimeError: once")
+    assert [stage.error for stage in read_status(run).stages] == [None, None], "it is tried again"
+    ledger.begin("base-1/predictions", started=2001.0, resumed_from=0)
+    ledger.end("base-1/predictions", AttemptEnd.failed, StageState.failed, error="CheckFailed: not finite")
+    status = read_status(run)
+    assert [stage.error for stage in status.stages] == ["predictions: CheckFailed: not finite", None]
+    assert status.stages[0].state is State.done
+    assert "predictions: CheckFailed: not finite" in to_lines(status)[1]
+
+
 def test_status_of_a_member_at_chance_is_flagged_while_it_runs(run: RunPaths) -> None:
     _start(run)
     _write_metrics(run.metrics(_FIRST), [_point(20, 1001.0, **{"val/top1_error": 0.9, "at_chance": 1.0})])
