@@ -11,7 +11,7 @@ from orchestrator.config_schema import TARGET, Config, default_run_dir
 from orchestrator.datasets import Prepared, prepare_all, survey_all
 from orchestrator.driver import Driver, Work
 from orchestrator.interrupts import Interrupts
-from orchestrator.ledger import Budgets, Ledger, StageState
+from orchestrator.ledger import Budgets, Ledger, end_noted
 from orchestrator.open_run import OpenedRun, Wanted, open_run
 from orchestrator.plan import Plan, make_plan
 from orchestrator.progress import Display
@@ -68,17 +68,11 @@ def launch(config: Config, stream: IO[str], *, accept_changes: bool = False) -> 
             with _tracked(config, plan, run, prepared) as tracker:
                 run.commit()
                 ledger = Ledger(run.paths.ledger)
-                _train(
-                    config,
-                    run,
-                    Driver(_work(config, plan, run, prepared), ledger, tracker),
-                    tracker,
-                    interrupts,
-                    display,
-                )
-                results = write_results(run.paths, plan, config.combine, config.submission)
-                _publish(results, run.paths, tracker)
-                ledger.set_state(StageState.done)
+                with end_noted(ledger):
+                    driver = Driver(_work(config, plan, run, prepared), ledger, tracker)
+                    _train(config, run, driver, tracker, interrupts, display)
+                    results = write_results(run.paths, plan, config.combine, config.submission)
+                    _publish(results, run.paths, tracker)
                 display.show(read_status(run.paths))
             run.save_mlflow(tracker.ids)
     return LaunchResult(run.paths.root, results)

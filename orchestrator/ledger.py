@@ -5,14 +5,15 @@ launch: a person has looked at the run in between. An attempt whose driver died 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from workers import atomic
-from workers.errors import StorageError
+from workers.errors import Stopped, StorageError
 
 PREDICTIONS = "predictions"  # a member's predictions have an entry as if they were its stage of this name
 
@@ -177,6 +178,26 @@ class Ledger:
 
     def _save(self) -> None:
         atomic.write_json(self._path, asdict(self._contents))
+
+
+@contextmanager
+def end_noted(ledger: Ledger) -> Iterator[None]:
+    """However the block ends, in which a launch works, the ledger says so: else status would take it for killed."""
+    try:
+        yield
+    except (Stopped, KeyboardInterrupt):
+        _note_end(ledger, StageState.stopped)
+        raise
+    except BaseException:
+        _note_end(ledger, StageState.failed)
+        raise
+    ledger.set_state(StageState.done)
+
+
+def _note_end(ledger: Ledger, state: StageState) -> None:
+    # The error on its way is the one to tell; storage that failed it may fail this as well.
+    with suppress(OSError, StorageError):
+        ledger.set_state(state)
 
 
 def read_ledger(path: Path) -> Contents:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.ledger import AttemptEnd, Budgets, Ledger, StageState, read_ledger
-from workers.errors import StorageError
+from orchestrator.ledger import AttemptEnd, Budgets, Ledger, StageState, end_noted, read_ledger
+from workers.errors import CheckFailed, ClusterLost, Stopped, StorageError
 
 STAGE = "a/train"
 
@@ -89,3 +89,35 @@ def test_ledger_damaged_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "ledger.json").write_text("{")
     with pytest.raises(StorageError, match=r"ledger\.json"):
         Ledger(tmp_path / "ledger.json")
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [
+        (Stopped("as asked"), StageState.stopped),
+        (KeyboardInterrupt(), StageState.stopped),
+        (ClusterLost("gone"), StageState.failed),
+        (CheckFailed("no probabilities"), StageState.failed),
+        (AssertionError("a bug"), StageState.failed),
+    ],
+)
+def test_ledger_says_how_a_launch_ended_whatever_ended_it(
+    tmp_path: Path, error: BaseException, state: StageState
+) -> None:
+    ledger = Ledger(tmp_path / "ledger.json")
+    with pytest.raises(type(error)), end_noted(ledger):
+        ledger.set_state(StageState.running)
+        raise error
+    assert read_ledger(tmp_path / "ledger.json").state is state
+
+
+def test_ledger_that_cannot_be_written_hides_no_error(tmp_path: Path) -> None:
+    with pytest.raises(CheckFailed), end_noted(Ledger(tmp_path / "ledger.json")):
+        (tmp_path / "ledger.json").mkdir()
+        raise CheckFailed("the first error")
+
+
+def test_ledger_of_a_launch_that_came_through_is_done(tmp_path: Path) -> None:
+    with end_noted(Ledger(tmp_path / "ledger.json")):
+        pass
+    assert read_ledger(tmp_path / "ledger.json").state is StageState.done
