@@ -173,14 +173,18 @@ def export(store: Store, directory: Path) -> None:
     """Writes what a run keeps of its target dataset, so that scoring and submitting need no store.
 
     `classes.txt`, `dataset.json`, and `<split>.rows.txt`, `<split>.sizes.npy` and, where there are labels,
-    `<split>.labels.npy` of dev, val and test.
+    `<split>.labels.npy` of dev, val and test. Files of an earlier export that the store has no more are removed.
     """
     splits = [split for split in _EXPORTED if store.counts[split]]
     write_text(directory / "classes.txt", "".join(f"{name}\n" for name in store.classes))
-    for split in splits:
+    for split in _EXPORTED:
         for name in (f"{split}.rows.txt", f"{split}.sizes.npy", f"{split}.labels.npy"):
             if name in store.file_hashes:
                 write_bytes(directory / name, (store.path / name).read_bytes())
+            else:
+                # Labels that stayed would be taken for those of the images now there.
+                with storage_errors(directory / name):
+                    (directory / name).unlink(missing_ok=True)
     write_json(
         directory / "dataset.json",
         {

@@ -60,3 +60,15 @@ def test_export_holds_what_scoring_and_submitting_need(
         "counts": {"train": 48, "dev": 6, "val": 6, "test": 5},
         "unreadable": {"dev": [], "val": [], "test": [2]},
     }
+
+
+def test_export_over_an_earlier_one_leaves_nothing_that_the_store_lacks(plain_tree: Path, tmp_path: Path) -> None:
+    store = open_store(prepare(DatasetSettings(root=str(plain_tree), size=8, dev_fraction=0), tmp_path / "stores"))
+    data = tmp_path / "data"
+    data.mkdir()
+    for name in ("dev.rows.txt", "dev.sizes.npy", "dev.labels.npy", "test.labels.npy"):
+        (data / name).write_text("of an earlier export")
+    export(store, data)
+    kept = {each.name for each in data.iterdir()}
+    of_splits = {"val.rows.txt", "val.sizes.npy", "val.labels.npy", "test.rows.txt", "test.sizes.npy"}
+    assert kept == {"classes.txt", "dataset.json"} | of_splits
