@@ -19,7 +19,7 @@ from orchestrator.submission import MANIFEST
 from workers.atomic import write_text
 from workers.data.decode import FORMATS, BadImage, decode, read_content
 from workers.data.store import Store, open_store
-from workers.errors import ConfigError, DataError, MemberFailed
+from workers.errors import ConfigError, DataError, MemberFailed, StorageError
 
 TARGET = "target"
 # 256-pixel images of one block: 400 MB at most, while members are loaded anew for each block only.
@@ -68,6 +68,7 @@ def predict_images(
     Raises:
         DataError: no run, no such file, no image in a folder, or an image that cannot be read (it is named).
         MemberFailed: a member has not finished.
+        StorageError: the submission's manifest, which says how to combine, is damaged.
     """
     ensemble = _open(paths)
     files = find_images(images)
@@ -156,12 +157,15 @@ def _combination(paths: RunPaths, members: Sequence[str]) -> Combination:
     manifest = paths.submission / MANIFEST
     try:
         said = json.loads(manifest.read_bytes())
+        weights = said["weights"]
+        absent = [member for member in members if member not in weights]
+        if absent:
+            raise MemberFailed(f"{manifest}: says nothing of {', '.join(absent)}; run `septet launch` again")
+        return Combination(CombineMethod(said["method"]), tuple(float(weights[member]) for member in members))
     except FileNotFoundError:
         raise MemberFailed(f"{paths.root}: no submission yet; run `septet launch` again") from None
-    try:
-        return Combination(CombineMethod(said["method"]), tuple(float(said["weights"][member]) for member in members))
-    except KeyError as error:
-        raise MemberFailed(f"{manifest}: says nothing of {error}; run `septet launch` again") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise StorageError(f"{manifest}: damaged ({error}); run `septet submit` to write it anew") from error
 
 
 def _predict_block(ensemble: _Ensemble, images: Sequence[np.ndarray], progress: Callable[[str], None]) -> np.ndarray:

@@ -189,6 +189,23 @@ def test_prediction_with_a_member_unfinished_exits_4_and_names_it(
     assert "not finished: a;" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("manifest", "code"),
+    [("{", 7), ("[]", 7), ('{"method": "sum", "weights": {"a": 1, "b": 1}}', 7), ('{"weights": {"a": 1}}', 4)],
+)
+def test_prediction_with_a_manifest_that_does_not_serve_names_it(
+    run: RunPaths, images: Path, capsys: pytest.CaptureFixture[str], manifest: str, code: int
+) -> None:
+    path = run.submission / "manifest.json"
+    content = path.read_bytes()
+    path.write_text(manifest)
+    try:
+        assert main(["predict", str(run.root), str(images / "test")]) == code
+    finally:
+        path.write_bytes(content)
+    assert "manifest.json: " in capsys.readouterr().err
+
+
 def test_images_of_a_folder_are_found_at_any_depth_in_order_and_other_files_left_out(tmp_path: Path) -> None:
     for name in ("b.JPG", "a/z.png", "a/notes.txt", ".hidden.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
