@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from orchestrator.arguments import Request
-from workers.errors import ConfigError
+from workers.errors import ConfigError, StorageError
 
 if TYPE_CHECKING:
     from orchestrator.config_schema import ClusterConfig
     from orchestrator.results import Results
+    from orchestrator.run_dir import RunPaths
     from workers.data.store import Store
 
 _OK = 0
@@ -142,15 +143,16 @@ def status(request: Request, streams: Streams) -> int:
 
 
 def watch(run_dir: Path, streams: Streams, pause: Callable[[float], None] = time.sleep) -> None:
-    """Shows how the run gets on, until no process works on it."""
+    """Shows how the run gets on, until no process holds it: a launch that prepares its data is not yet running."""
     from orchestrator.progress import Display
-    from orchestrator.run_dir import RunPaths
-    from orchestrator.status import State, read_status
+    from orchestrator.run_dir import RunPaths, is_locked
+    from orchestrator.status import read_status
 
+    paths = RunPaths(run_dir)
     display = Display(streams.out)
     try:
-        while (now := read_status(RunPaths(run_dir))).state is State.running:
-            display.show(now)
+        while is_locked(paths):
+            display.show(read_status(paths))
             pause(_REFRESH_S)
     finally:
         display.close()
@@ -169,7 +171,7 @@ def submit(request: Request, streams: Streams) -> int:
             raise ConfigError(f"{override}: the run is trained; submit takes overrides of {groups} only")
     paths = RunPaths(_given(request.run_dir))
     record = read_record(paths)
-    config = reopen(paths.config_yaml.read_text(encoding="utf-8"), request.overrides)
+    config = reopen(_configuration(paths), request.overrides)
     with lock(paths):
         results = write_results(paths, from_json(record.plan), config.combine, config.submission)
     streams.results(_outcome_lines(results))
@@ -185,11 +187,20 @@ def report(request: Request, streams: Streams) -> int:
 
     paths = RunPaths(_given(request.run_dir))
     record = read_record(paths)
-    combine = reopen(paths.config_yaml.read_text(encoding="utf-8")).combine
+    combine = reopen(_configuration(paths)).combine
     with lock(paths):
         results = rebuild_report(paths, from_json(record.plan), combine)
     streams.results(_outcome_lines(results))
     return _OK
+
+
+def _configuration(paths: "RunPaths") -> str:
+    """config.yaml as the last launch composed it."""
+    try:
+        return paths.config_yaml.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        problem = "missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
+        raise StorageError(f"{paths.config_yaml}: {problem}; run `septet launch` again, which writes it") from error
 
 
 def _outcome_lines(results: "Results") -> Iterator[str]:

@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -118,18 +119,28 @@ def test_verb_that_writes_into_a_run_in_use_exits_5_and_writes_nothing(
     assert not finished.submission.exists() and not finished.report.exists()
 
 
-def test_watch_shows_a_running_run_until_it_ends(finished: RunPaths) -> None:
-    ledger = Ledger(finished.ledger)
-    ledger.set_state(StageState.running)
+@pytest.mark.parametrize("state", [StageState.waiting, StageState.running, StageState.failed])
+def test_watch_shows_a_run_as_long_as_a_launch_holds_it(finished: RunPaths, state: StageState) -> None:
+    Ledger(finished.ledger).set_state(state)  # before it runs, a launch leaves what the one before has left
     streams = Streams(io.StringIO(), io.StringIO())
     pauses = []
 
     def pause(seconds: float) -> None:
         pauses.append(seconds)
         if len(pauses) == 3:
-            ledger.set_state(StageState.done)
+            held.close()
 
-    with lock(finished):
+    with ExitStack() as held:
+        held.enter_context(lock(finished))
         watch(finished.root, streams, pause)
     assert len(pauses) == 3
-    assert "run: running" in streams.out.getvalue()
+    assert f"run: {state}" in streams.out.getvalue()
+
+
+@pytest.mark.parametrize("verb", ["submit", "report"])
+def test_verb_without_the_runs_configuration_exits_7_and_names_it(
+    verb: str, finished: RunPaths, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finished.config_yaml.unlink()
+    assert main([verb, "run"]) == 7
+    assert "config.yaml: missing" in capsys.readouterr().err
