@@ -46,6 +46,13 @@ def net(num_classes: int) -> nn.Sequential:
     )
 
 
+def he(layer: nn.Module) -> None:
+    """He's init with zero biases, for the peer's best."""
+    if isinstance(layer, nn.Conv2d | nn.Linear):
+        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        nn.init.zeros_(layer.bias)
+
+
 def folder(root: Path, classes: list[str], transform: transforms.Compose) -> datasets.DatasetFolder:
     """The images of `classes` below `root`, labelled by position in the list."""
     images = datasets.ImageFolder(str(root), transform=transform)
@@ -79,6 +86,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=0.015)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--he", action="store_true", help="He's init in place of PyTorch's default")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
@@ -97,6 +105,8 @@ def main() -> None:
     dev = Subset(folder(options.root / "train", classes, centred), order[:held_out])
     loader = DataLoader(fitting, options.batch_size, shuffle=True)
     model = net(len(classes))
+    if options.he:
+        model.apply(he)
     optimizer = torch.optim.SGD(model.parameters(), lr=options.lr, momentum=0.9, weight_decay=5e-4)
     schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.1, patience=15)
     for epoch in range(options.epochs):
