@@ -11,9 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from orchestrator.config_schema import CombineMethod
-from orchestrator.probabilities import Block, Rows
-
-SMALLEST_PROBABILITY = 1e-12
+from orchestrator.probabilities import SMALLEST_PROBABILITY, Block, Rows
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ The driver alone writes DONE.json and the ledger. Everything it knows it can rea
 any kind of death goes on from there: a stage with a DONE.json is done, any other resumes from its newest checkpoint.
 """
 
-import hashlib
 import json
 import logging
 import time
@@ -21,6 +20,7 @@ from orchestrator.schedule import ready
 from orchestrator.tracking import Ending, Tracker
 from workers import atomic
 from workers.checkpoint import MANIFEST_FILE
+from workers.digest import sha256_of
 from workers.errors import CheckFailed, DataError, MemberFailed, SeptetError, StorageError
 from workers.finished import FILE as DONE_FILE
 from workers.finished import read_finished, write_finished
@@ -303,8 +303,7 @@ def has_predictions(work: Work, member: str) -> bool:
     for split in work.splits:
         try:
             about = json.loads((folder / f"{split}.json").read_bytes())
-            with (folder / f"{split}.npy").open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            digest = sha256_of(folder / f"{split}.npy")
         except (FileNotFoundError, ValueError):
             return False
         wanted = {"checkpoint_sha256": finished.checkpoint_sha256, "data_digest": work.target_digest, "sha256": digest}

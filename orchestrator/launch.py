@@ -25,11 +25,10 @@ from workers.data.store import export
 from workers.errors import ClusterLost, Stopped
 from workers.numerics import code_digest
 from workers.protocol import Numerics
+from workers.settings import HELD_OUT
 
 if TYPE_CHECKING:
     from orchestrator.run_dir import RunPaths
-
-_PREDICTED_SPLITS = ("dev", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ def _work(config: Config, plan: Plan, run: OpenedRun, prepared: Prepared) -> Wor
         stores=prepared.paths,
         target=TARGET,
         target_digest=prepared.digests[TARGET],
-        splits=tuple(split for split in _PREDICTED_SPLITS if counts.get(split)),
+        splits=tuple(split for split in HELD_OUT if counts.get(split)),
         numerics=run.record.numerics,
         keep=run.record.keep,
         checkpoint_updates=config.checkpoint_updates,

@@ -8,12 +8,12 @@ from orchestrator.config_schema import ClusterConfig
 from orchestrator.plan_values import Plan, Stage, StageRef
 from orchestrator.schedule import Estimate, estimate
 from workers.models.counts import count
+from workers.settings import HELD_OUT
 
 KEPT_CHECKPOINTS = 3  # the best and the last two
 _STATE_BYTES = 2 * 4  # a weight and its momentum, float32
 _PREDICTION_BYTES = 4
 _PIXEL_BYTES = 3
-_PREDICTED_SPLITS = ("dev", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def _stage_report(stage: Stage, rates: Mapping[StageRef, float] | None) -> Stage
 
 def _disk(plan: Plan, stages: Sequence[StageReport]) -> DiskEstimate:
     target = plan.target
-    predicted = sum(target.counts.get(split, 0) for split in _PREDICTED_SPLITS)
+    predicted = sum(target.counts.get(split, 0) for split in HELD_OUT)
     return DiskEstimate(
         checkpoints=sum(report.num_parameters for report in stages) * _STATE_BYTES * KEPT_CHECKPOINTS,
         predictions=len(plan.members) * predicted * target.num_classes * _PREDICTION_BYTES,

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 BLOCK_ELEMENTS = 2**20
+# Logarithms stop here: a confident mistake costs 28 nats, not infinity.
+SMALLEST_PROBABILITY = 1e-12
 
 Block = NDArray[np.float32]
 Labels = NDArray[np.int64]

@@ -11,11 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.errors import DataError, StorageError
+from workers.settings import HELD_OUT
 
 if TYPE_CHECKING:
     from workers.data.store import Store
-
-SPLITS = ("dev", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,9 @@ class RunData:
 
 def of_store(store: "Store") -> RunData:
     """What `read_run_data` will give once `store` is exported; writes nothing."""
-    return RunData(store.digest, store.classes, {name: _split_of(store, name) for name in SPLITS if store.counts[name]})
+    return RunData(
+        store.digest, store.classes, {name: _split_of(store, name) for name in HELD_OUT if store.counts[name]}
+    )
 
 
 def _split_of(store: "Store", name: str) -> SplitData:
@@ -86,7 +87,7 @@ def read_run_data(folder: Path) -> RunData:
         about = json.loads((folder / "dataset.json").read_text())
         classes = _lines((folder / "classes.txt").read_bytes())
         # The counts say which splits there are, not the files: those of an earlier export may lie beside them.
-        splits = {name: _read_split(folder, name, about) for name in SPLITS if about["counts"].get(name, 0)}
+        splits = {name: _read_split(folder, name, about) for name in HELD_OUT if about["counts"].get(name, 0)}
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DataError(f"{folder}: {error.filename or 'a file'} is missing; run `septet launch` first") from error
     except (ValueError, KeyError, TypeError) as error:

@@ -1,7 +1,8 @@
 """The run directory: where its files lie, who holds it, and what run.json remembers.
 
-`RunPaths` alone knows file names. The lock is a flock on a file that is never removed: the kernel frees it with the
-holder's death, however that came, and the holder's pid and host inside are only for the message.
+`RunPaths` knows where every file lies; what a worker writes inside its own folder is named there too. The lock is a
+flock on a file that a run never removes: the kernel frees it with the holder's death, however that came, and the
+holder's pid and host inside are only for the message.
 """
 
 import dataclasses

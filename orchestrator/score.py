@@ -11,9 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.probabilities import Labels, Rows, blocks, ranks, top_classes
+from orchestrator.probabilities import SMALLEST_PROBABILITY, Labels, Rows, blocks, ranks, top_classes
 
-SMALLEST_PROBABILITY = 1e-12
 NUM_BINS = 15
 
 

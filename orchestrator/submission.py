@@ -4,7 +4,6 @@ The candidate is checked under a temporary name before it takes the place of the
 removed only after the new file and its manifest are committed.
 """
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -26,6 +25,7 @@ from orchestrator.submission_formats import (
     row_id,
 )
 from workers import atomic
+from workers.digest import sha256_of
 from workers.errors import ConfigError
 
 MANIFEST = "manifest.json"
@@ -106,7 +106,7 @@ def write_submission(
             for line in file_lines(question, make_layout(question), combined):
                 file.write(line.encode(errors="surrogateescape"))
         check_submission(candidate, question, combined)
-        sha256 = _sha256(candidate)
+        sha256 = sha256_of(candidate)
         with atomic.storage_errors(path):
             candidate.replace(path)
             atomic.fsync_folder(folder)
@@ -174,7 +174,7 @@ def _class_ids_note(question: Question) -> str:
 
 
 def _named_file(path: str | None) -> dict[str, str] | None:
-    return None if path is None else {"path": path, "sha256": _sha256(Path(path))}
+    return None if path is None else {"path": path, "sha256": sha256_of(Path(path))}
 
 
 def _text(path: Path, key: str) -> str:
@@ -182,8 +182,3 @@ def _text(path: Path, key: str) -> str:
         return path.read_text(encoding="utf-8", errors="surrogateescape")
     except OSError as error:
         raise ConfigError(f"{key}={path}: {error.strerror}; give a file that can be read") from error
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

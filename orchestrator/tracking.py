@@ -14,7 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from orchestrator.tracking_address import check_database_place, redact, sqlite_path
+from orchestrator.tracking_address import CLOSE_S, check_database_place, redact, sqlite_path
 from orchestrator.tracking_sender import REFUSED_S, Pace, Sender, Task
 from orchestrator.tracking_store import DatasetInput, Store
 from workers.errors import ConfigError
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 ANSWER_S = 8.0  # the interface promises an end within 10 s
-CLOSE_S = 10.0
 
 
 class Ending(StrEnum):

@@ -7,6 +7,9 @@ from urllib.parse import unquote
 
 from workers.errors import ConfigError
 
+# How long the end of a run waits for a store that does not answer.
+CLOSE_S = 10.0
+
 
 def redact(text: str) -> str:
     """Hides passwords and tokens of any URI inside `text`."""

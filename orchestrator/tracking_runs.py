@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.tracking_address import is_local, redact
+from orchestrator.tracking_address import CLOSE_S, is_local, redact
 from orchestrator.tracking_sender import REFUSED_S, Pace, Sender, Task
 from orchestrator.tracking_store import About, DatasetInput, Point, RunKey, Store, make_sampler
 
@@ -19,7 +19,6 @@ _log = logging.getLogger(__name__)
 
 _ANSWER_S = 7.0  # the interface promises an end within 10 s, of which importing MLflow takes one or two
 _CREATE_S = 60.0  # a fresh SQLite store takes 2–5 s, more on a busy machine; a file always answers
-_CLOSE_S = 10.0
 _UPLOAD_S = 300.0  # a large artifact on its way to a store that answers
 _ARTIFACT_ATTEMPTS = 3  # artifacts may lie elsewhere than the runs: their store's outage must not hold up the rest
 
@@ -120,7 +119,7 @@ class MlflowTracker:
             lambda: self._store.add_artifact(RunKey(), path, folder), f"artifact {path.name}", _ARTIFACT_ATTEMPTS
         )
 
-    def flush(self, timeout_s: float = _CLOSE_S) -> int:
+    def flush(self, timeout_s: float = CLOSE_S) -> int:
         """Waits until all is in the store; returns how many metric values are not."""
         return self._sender.flush(timeout_s)
 
@@ -134,7 +133,7 @@ class MlflowTracker:
                     self._store.end(key, status, now_ms)
 
         self._submit(finish, "the end of the run")
-        num_left_out = self._sender.flush(_CLOSE_S)
+        num_left_out = self._sender.flush(CLOSE_S)
         until = time.monotonic() + _UPLOAD_S
         while self._sender.num_waiting and self._sender.failure is None and time.monotonic() < until:
             num_left_out = self._sender.flush(1.0)

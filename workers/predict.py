@@ -1,6 +1,5 @@
 """Ten-crop prediction (Krizhevsky et al. 2012, §4.1): five windows and their reflections, probabilities averaged."""
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from workers.checkpoint import read_checkpoint
 from workers.data.augment import PixelStatistics, to_input
 from workers.data.batches import pixel_statistics
 from workers.data.store import open_store
+from workers.digest import sha256_of
 from workers.errors import CheckFailed, Stopped
 from workers.finished import read_finished
 from workers.models.registry import build
@@ -120,7 +120,7 @@ def predict(spec: PredictSpec, should_stop: Callable[[], bool]) -> tuple[SplitPr
             num_classes=store.num_classes,
             rows_sha256=store.rows_sha256(split),
             data_digest=store.digest,
-            sha256=_file_sha256(path),
+            sha256=sha256_of(path),
             checkpoint=member.checkpoint,
             checkpoint_sha256=member.checkpoint_sha256,
         )
@@ -143,8 +143,3 @@ def predict_images(
         for start in range(0, len(images), _IMAGES_AT_ONCE)
     ]
     return np.concatenate(blocks)
-
-
-def _file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

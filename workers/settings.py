@@ -7,6 +7,10 @@ unchanged inside a `StageSpec` to the process that trains. No heavy import belon
 from dataclasses import dataclass, fields
 from enum import StrEnum
 
+SPLITS = ("train", "dev", "val", "test")
+# What nobody trains on, and what members predict.
+HELD_OUT = SPLITS[1:]
+
 
 class Source(StrEnum):
     """Where a dataset's images come from."""

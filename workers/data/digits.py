@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from workers.data.held_out import hold_out, lowest
-from workers.data.listing import SPLITS, Picture, Row, Rows, by_name, unwatched
-from workers.settings import DatasetSettings
+from workers.data.listing import Picture, Row, Rows, by_name, unwatched
+from workers.settings import SPLITS, DatasetSettings
 
 TEST_FRACTION = 0.2
 # load_digits counts ink from 0 to 16.

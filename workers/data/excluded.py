@@ -7,8 +7,8 @@ import numpy as np
 
 from workers.data.listing import LeftOut, Row, Rows
 from workers.data.store import Store
+from workers.settings import HELD_OUT
 
-_HELD_OUT = ("dev", "val", "test")
 _SHA256 = np.dtype("S32")
 _REASON = "held out by the target"
 
@@ -54,7 +54,7 @@ NOTHING = Excluded(np.empty(0, _SHA256))
 
 def held_out_by(target: Store) -> Excluded:
     """What `target` keeps for dev, val and test: no dataset that its members learn from may train on it."""
-    return Excluded(np.unique(np.concatenate([_keys(target.contents(split)) for split in _HELD_OUT])))
+    return Excluded(np.unique(np.concatenate([_keys(target.contents(split)) for split in HELD_OUT])))
 
 
 def _keys(contents: np.ndarray) -> np.ndarray:

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from workers.data.decode import BadImage, decode, read_content
 from workers.data.held_out import hold_out, num_held_out
-from workers.data.listing import SPLITS, UNLABELLED, LeftOut, Picture, Row, Rows, by_name
+from workers.data.listing import UNLABELLED, LeftOut, Picture, Row, Rows, by_name
 from workers.data.pool import map_in_order
 from workers.errors import DataError
-from workers.settings import DatasetSettings
+from workers.settings import SPLITS, DatasetSettings
 
 IMAGES_FOLDER = "images"
 ANNOTATIONS = "val_annotations.txt"

@@ -6,7 +6,6 @@ from typing import Protocol
 
 import numpy as np
 
-SPLITS = ("train", "dev", "val", "test")
 UNLABELLED = -1
 
 

@@ -17,12 +17,13 @@ import numpy as np
 from workers.atomic import atomic_folder, fsync_folder, storage_errors, write_json
 from workers.data.colour import colour_statistics
 from workers.data.excluded import NOTHING, Excluded
-from workers.data.listing import SPLITS, LeftOut, Listing, Rows
+from workers.data.listing import LeftOut, Listing, Rows
 from workers.data.pack import Unreadable, pack_split
 from workers.data.sources import open_listing
-from workers.data.store import MANIFEST, SCHEMA, digest_of, open_store, sha256_of
+from workers.data.store import MANIFEST, SCHEMA, digest_of, open_store
+from workers.digest import sha256_of
 from workers.errors import DataError, StorageError
-from workers.settings import DatasetSettings, OnBad, dataset_options
+from workers.settings import SPLITS, DatasetSettings, OnBad, dataset_options
 
 _MOST_NAMED = 10
 

@@ -21,12 +21,11 @@ from typing import Any
 import numpy as np
 
 from workers.atomic import storage_errors, write_bytes, write_json, write_text
-from workers.data.listing import SPLITS
 from workers.errors import StorageError
+from workers.settings import HELD_OUT, SPLITS
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
-_EXPORTED = ("dev", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -157,12 +156,6 @@ def _damaged(path: Path, what: str) -> StorageError:
     return StorageError(f"{path}: the prepared dataset is damaged: {what}; delete the folder and run it again")
 
 
-def sha256_of(path: Path) -> str:
-    """sha256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def digest_of(classes: tuple[str, ...], file_hashes: Mapping[str, str]) -> str:
     """One sha256 for a whole dataset, from its classes and the sha256 of each of its files."""
     lines = [*classes, "", *(f"{name} {file_hashes[name]}" for name in sorted(file_hashes))]
@@ -175,9 +168,9 @@ def export(store: Store, directory: Path) -> None:
     `classes.txt`, `dataset.json`, and `<split>.rows.txt`, `<split>.sizes.npy` and, where there are labels,
     `<split>.labels.npy` of dev, val and test. Files of an earlier export that the store has no more are removed.
     """
-    splits = [split for split in _EXPORTED if store.counts[split]]
+    splits = [split for split in HELD_OUT if store.counts[split]]
     write_text(directory / "classes.txt", "".join(f"{name}\n" for name in store.classes))
-    for split in _EXPORTED:
+    for split in HELD_OUT:
         for name in (f"{split}.rows.txt", f"{split}.sizes.npy", f"{split}.labels.npy"):
             if name in store.file_hashes:
                 write_bytes(directory / name, (store.path / name).read_bytes())
