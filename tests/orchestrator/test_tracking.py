@@ -282,7 +282,7 @@ def test_new_run_on_a_silent_host_is_refused_within_ten_seconds() -> None:
 def test_store_that_is_away_stops_neither_optional_nor_resumed_runs(
     closed_port: int, caplog: pytest.LogCaptureFixture, required: bool, new: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.tracking_runs._CLOSE_S", 0.3)
+    monkeypatch.setattr("orchestrator.tracking_runs.CLOSE_S", 0.3)
     monkeypatch.setattr("orchestrator.tracking_runs.REFUSED_S", 0.2)
     uri = f"http://127.0.0.1:{closed_port}"
     identity = RunIdentity("a", "digits", "h", "n", new=new)
