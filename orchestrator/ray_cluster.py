@@ -91,7 +91,9 @@ def check_resources(settings: "ClusterConfig") -> int:
         ConfigError: no node has room for a member, or the cluster does not answer.
     """
     if settings.address is None:
-        nodes = [Node(available_cpus(), _local_gpus() if settings.gpus_per_member else 0)]
+        # Ray reads its settings when it is first imported: that must not happen before they are made.
+        with _environment(_LOCAL_ENVIRONMENT):
+            nodes = [Node(available_cpus(), _local_gpus() if settings.gpus_per_member else 0)]
     else:
         with _attached(settings.address):
             nodes = _nodes()

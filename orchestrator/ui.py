@@ -76,12 +76,11 @@ def open_ui(target: Target, stream: IO[str], host: str = "127.0.0.1", port: int 
         return
     stream.write(f"starting the MLflow UI on {redact(target.uri)} …\n")
     stream.flush()
-    with serving(target.uri, host, port) as server:
+    with serving(target.uri, host, port) as server, contextlib.suppress(KeyboardInterrupt):
         stream.write(f"MLflow UI: {page(server.address, target)}\nCtrl-C ends it\n")
         stream.flush()
-        with contextlib.suppress(KeyboardInterrupt):
-            code = server.process.wait()
-            raise ConfigError(f"the MLflow UI ended by itself with code {code}: {server.last_words()}")
+        code = server.process.wait()
+        raise ConfigError(f"the MLflow UI ended by itself with code {code}: {server.last_words()}")
 
 
 def page(address: str, target: Target) -> str:
