@@ -63,8 +63,10 @@ def test_server_shows_the_runs_and_artifacts_and_ends_with_the_block(target: Tar
 
 
 def test_interrupt_ends_the_server_cleanly_though_its_port_was_taken(target: Target) -> None:
+    # A shell that puts tests into the background has them, and their children, ignore SIGINT.
     program = (
-        "import sys; from orchestrator.ui import Target, open_ui; "
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from orchestrator.ui import Target, open_ui; "
         "open_ui(Target(*sys.argv[1:4]), sys.stdout, port=int(sys.argv[4]))"
     )
     with socket.socket() as taken:
