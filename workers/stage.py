@@ -17,7 +17,7 @@ from workers.models.alexnet import initialise
 from workers.models.registry import build
 from workers.protocol import StageResult, StageSpec
 from workers.settings import KeptCheckpoint
-from workers.training.evaluate import evaluate
+from workers.training.evaluate import Evaluation, evaluate
 from workers.training.loop import EpochErrors, Stage, TrainState, train
 from workers.training.metrics import MetricsLog, StepMark, cut_back
 from workers.training.optimizer import build_optimizer, check_layers, load_momentum, momentum_tensors
@@ -108,12 +108,11 @@ def _assemble(
     scored = "val" if store.counts.get("val") else steering
 
     def errors() -> EpochErrors:
-        def on(split: str) -> EpochErrors:
-            result = evaluate(model, centre_batches(store, split, statistics, settings.model.input_size), spec.numerics)
-            return EpochErrors(result, result)
+        def on(split: str) -> Evaluation:
+            return evaluate(model, centre_batches(store, split, statistics, settings.model.input_size), spec.numerics)
 
-        dev = on(steering).dev
-        return EpochErrors(dev, dev if scored == steering else on(scored).val)
+        dev = on(steering)
+        return EpochErrors(dev, dev if scored == steering else on(scored))
 
     return Stage(
         model=model,

@@ -19,8 +19,8 @@ _LEAST_SECONDS = 0.3
 def images_per_second(settings: TrainingSettings, num_classes: int, chosen: Numerics) -> float:
     """Times forward, backward and update on a batch of at most 32 images, after one step to warm up.
 
-    The batch is smaller than in training, so that a full-size net is timed in seconds; the rate is lower by a few
-    per cent for it.
+    The batch is smaller than in training, so that a full-size net is timed in seconds: an estimate, and a low one where
+    other work shares the machine.
     """
     numerics.apply(chosen)
     generator = torch.Generator().manual_seed(0)
