@@ -4,6 +4,7 @@ import ctypes
 import hashlib
 import platform
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,38 @@ from workers.protocol import Numerics
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
+@dataclass(frozen=True)
+class Capabilities:
+    """What this machine's CPU and this installation can do that changes bits.
+
+    Attributes:
+        bf16: the CPU multiplies bfloat16 in hardware; elsewhere it is emulated, slower than float32.
+        compiled_kernels: the C kernel of local response normalisation was built when Septet was installed.
+    """
+
+    bf16: bool
+    compiled_kernels: bool
+
+
+def capabilities() -> Capabilities:
+    """Asks torch about the CPU, and the installation about its kernels."""
+    import torch
+
+    from workers.kernels import lrn
+
+    bf16 = bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return Capabilities(bf16=bf16, compiled_kernels=lrn.is_built())
+
+
+def missing(numerics: Numerics, found: Capabilities) -> str:
+    """What of a run's `numerics` this machine lacks, in words; empty where nothing."""
+    if numerics.kernels == "compiled" and not found.compiled_kernels:
+        return "compiled kernels (install Septet where a C compiler is at hand)"
+    if numerics.precision == "bf16" and numerics.device == "cpu" and not found.bf16:
+        return "a CPU with bfloat16 products"
+    return ""
+
+
 def apply(numerics: Numerics) -> None:
     """Sets this process up for `numerics`; must come before any other use of torch.
 
@@ -22,7 +55,10 @@ def apply(numerics: Numerics) -> None:
     """
     import torch
 
+    from workers.kernels import lrn
+
     _keep_freed_memory()
+    lrn.select(numerics.kernels)
     torch.set_num_threads(numerics.threads)
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
@@ -54,7 +90,7 @@ def code_digest() -> str:
     """sha256 over the sources of `workers` and torch's version: a change here may change a run's bits."""
     digest = hashlib.sha256(metadata.version("torch").encode())
     package = Path(__file__).parent
-    for source in sorted(package.rglob("*.py")):
+    for source in sorted((*package.rglob("*.py"), *package.rglob("*.c"))):
         digest.update(source.relative_to(package).as_posix().encode())
         digest.update(source.read_bytes())
     return digest.hexdigest()

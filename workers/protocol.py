@@ -8,11 +8,16 @@ from workers.settings import KeptCheckpoint, TrainingSettings
 
 @dataclass(frozen=True)
 class Numerics:
-    """Fixed at a run's first start and kept, since they change bits: intra-op threads, precision, device."""
+    """Fixed at a run's first start and kept, since they change bits.
+
+    `threads` are torch's intra-op ones, `precision` is fp32 or bf16, `kernels` "compiled" or "torch": what computes
+    local response normalisation.
+    """
 
     threads: int = 1
     precision: str = "fp32"
     device: str = "cpu"
+    kernels: str = "torch"
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from workers.models.geometry import POOL_SIZE, POOL_STRIDE, Geometry, geometry
+from workers.models.geometry import POOL_SIZE, POOL_STRIDE, Conv, Geometry, geometry
 from workers.models.lrn import LocalResponseNorm
 from workers.settings import InitScheme, InitSettings, ModelSettings
 
@@ -13,7 +13,7 @@ _BIASED = ("conv2", "conv4", "conv5", "conv6", "fc6", "fc7")
 
 
 class AlexNet(nn.Module):
-    """(conv → LRN → pool)² → conv³ → pool (→ conv6) → (FC → dropout)² → FC.
+    """(conv → ReLU → LRN → pool)² → conv³ → pool (→ conv6) → (FC → dropout)² → FC.
 
     Layers are attributes named as in the literature (`conv1` … `fc8`), so that checkpoints, `reset`, `freeze` and
     `lr_scale` speak of the same things.
@@ -30,7 +30,7 @@ class AlexNet(nn.Module):
             self.add_module(conv.name, module)
             if model.lrn and conv.name in _NORMALISED:
                 norm = LocalResponseNorm(
-                    conv.out_channels, model.lrn_size, model.lrn_alpha, model.lrn_beta, model.lrn_k
+                    conv.out_channels, model.lrn_size, model.lrn_alpha, model.lrn_beta, model.lrn_k, rectify=True
                 )
                 self.add_module(f"norm_{conv.name}", norm)
         for linear in self.layers.linears:
@@ -38,20 +38,30 @@ class AlexNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Takes normalised [batch, 3, size, size], gives logits [batch, classes]."""
-        hidden = images
-        for conv in self.layers.convs:
-            hidden = functional.relu(self.get_submodule(conv.name)(hidden))
-            norm = getattr(self, f"norm_{conv.name}", None)
-            if norm is not None:
-                hidden = norm(hidden)
-            if conv.pooled:
-                hidden = functional.max_pool2d(hidden, POOL_SIZE, POOL_STRIDE)
+        return self.trunk(self.stem(images))
+
+    def stem(self, images: Tensor) -> Tensor:
+        """conv1 to its pooling: the part whose outputs windows of one image can share (see ten-crop prediction)."""
+        return self._convolve(self.layers.convs[0], images)
+
+    def trunk(self, hidden: Tensor) -> Tensor:
+        """From the stem's output to logits [batch, classes]."""
+        for conv in self.layers.convs[1:]:
+            hidden = self._convolve(conv, hidden)
         hidden = hidden.flatten(1)
         for name in ("fc6", "fc7"):
             hidden = functional.relu(self.get_submodule(name)(hidden))
             hidden = functional.dropout(hidden, self.dropout, self.training)
         logits: Tensor = self.get_submodule("fc8")(hidden)
         return logits
+
+    def _convolve(self, conv: Conv, hidden: Tensor) -> Tensor:
+        """One convolution with all that follows it up to the next."""
+        hidden = self.get_submodule(conv.name)(hidden)
+        norm = getattr(self, f"norm_{conv.name}", None)
+        # A normalisation rectifies in its own pass over memory.
+        hidden = functional.relu(hidden) if norm is None else norm(hidden)
+        return functional.max_pool2d(hidden, POOL_SIZE, POOL_STRIDE) if conv.pooled else hidden
 
 
 def initialise(

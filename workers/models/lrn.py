@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from workers.kernels import lrn as kernel
+
 
 def band_matrix(channels: int, size: int) -> Tensor:
     """A [channels, channels] float32 matrix of ones within `size // 2` of the diagonal: sums a channel's window."""
@@ -26,7 +28,7 @@ def _power(base: Tensor, beta: float) -> Tensor:
 
 
 class _LocalResponseNorm(torch.autograd.Function):
-    """y = x · d^-β, d = k + (α/n) · band(x²); the gradient is by hand, and keeps four tensors."""
+    """y = x · d^-β, d = k + (α/n) · band(x²), by torch's operators; the gradient is by hand, and keeps four tensors."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, band: Tensor, scale: float, k: float, beta: float) -> Tensor:
@@ -46,23 +48,45 @@ class _LocalResponseNorm(torch.autograd.Function):
         return weighted.sub_(rows * window.mul_(2 * ctx.scale * ctx.beta)), None, None, None, None
 
 
+class _CompiledLocalResponseNorm(torch.autograd.Function):
+    """The same by the compiled kernel; keeps its input alone and computes the denominator again."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, size: int, scale: float, k: float, rectify: bool) -> Tensor:
+        ctx.save_for_backward(rows)
+        ctx.settings = (size, scale, k, rectify)
+        return kernel.normalise(rows, *ctx.settings)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+        (rows,) = ctx.saved_tensors
+        return kernel.gradient(rows, grad.contiguous(), *ctx.settings), None, None, None, None
+
+
 class LocalResponseNorm(nn.Module):
-    """Normalises each pixel's channels by the activity of `size` neighbouring ones.
+    """Normalises each pixel's channels by the activity of `size` neighbouring ones; with `rectify`, after a ReLU.
 
     Equal to `torch.nn.LocalResponseNorm(size, alpha, beta, k)` to rounding: α is divided by `size`, as in the released
-    source. The window's sum is a banded matrix product over [pixels, channels] rows, which channels_last makes a view.
+    source. It works on [pixels, channels] rows, which channels_last makes a view: in a compiled kernel where the run's
+    numerics say so, else with the window's sum as a banded matrix product.
     """
 
     band: Tensor
 
-    def __init__(self, channels: int, size: int, alpha: float, beta: float, k: float) -> None:
+    def __init__(self, channels: int, size: int, alpha: float, beta: float, k: float, *, rectify: bool = False) -> None:
         super().__init__()
-        self.scale, self.beta, self.k = alpha / size, beta, k
+        self.size, self.scale, self.beta, self.k, self.rectify = size, alpha / size, beta, k, rectify
         self.register_buffer("band", band_matrix(channels, size), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Takes and gives [batch, channels, height, width]."""
         batch, channels, height, width = images.shape
         rows = images.permute(0, 2, 3, 1).reshape(-1, channels)
-        normalised: Tensor = _LocalResponseNorm.apply(rows, self.band.to(rows.dtype), self.scale, self.k, self.beta)
+        normalised: Tensor
+        if kernel.serves(rows, self.size, self.beta):
+            normalised = _CompiledLocalResponseNorm.apply(rows, self.size, self.scale, self.k, self.rectify)
+        else:
+            rows = rows.relu() if self.rectify else rows
+            normalised = _LocalResponseNorm.apply(rows, self.band.to(rows.dtype), self.scale, self.k, self.beta)
         return normalised.view(batch, height, width, channels).permute(0, 3, 1, 2)

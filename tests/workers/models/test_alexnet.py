@@ -1,13 +1,11 @@
-"""The network: published counts, normalisation equal to torch's own, layers where the literature has them."""
+"""The network: published counts, layers where the literature has them."""
 
 import pytest
 import torch
-from torch import nn
 
 from workers.errors import ConfigError
 from workers.models.alexnet import initialise
 from workers.models.counts import count
-from workers.models.lrn import LocalResponseNorm
 from workers.models.registry import build
 from workers.settings import InitScheme, InitSettings, ModelSettings
 
@@ -54,18 +52,6 @@ def test_unknown_model_is_refused_with_the_nearest_name() -> None:
         build(ModelSettings(name="alexnett"), 10)
 
 
-@pytest.mark.parametrize("beta", [0.75, 0.5])
-def test_response_norm_equals_torch_forward_and_backward(beta: float) -> None:
-    generator = torch.Generator().manual_seed(3)
-    images = torch.randn(2, 16, 5, 7, dtype=torch.double, generator=generator).requires_grad_()
-    weights = torch.randn(2, 16, 5, 7, dtype=torch.double, generator=generator)
-    ours = LocalResponseNorm(16, 5, 0.3, beta, 2.0)
-    theirs = nn.LocalResponseNorm(5, 0.3, beta, 2.0)
-    torch.testing.assert_close(ours(images), theirs(images), rtol=1e-12, atol=1e-12)
-    gradients = [torch.autograd.grad((norm(images) * weights).sum(), images)[0] for norm in (ours, theirs)]
-    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-12)
-
-
 def test_he_init_has_the_fan_in_variance_and_gaussian_the_given_one() -> None:
     model = build(SMALL, 10)
     fc7 = model.get_submodule("fc7")
@@ -75,3 +61,11 @@ def test_he_init_has_the_fan_in_variance_and_gaussian_the_given_one() -> None:
     assert fc7.weight.std().item() == pytest.approx(0.01, rel=0.1)
     ones = {name for name, value in model.named_parameters() if name.endswith("bias") and bool((value == 1).all())}
     assert ones == {"conv2.bias", "conv4.bias", "conv5.bias", "fc6.bias", "fc7.bias"}
+
+
+def test_trunk_of_the_stem_is_the_whole_net_and_the_stem_ends_with_the_first_pooling() -> None:
+    model = build(SMALL, 10).eval()
+    images = torch.randn(2, 3, 56, 56, generator=torch.Generator().manual_seed(0))
+    stem = model.stem(images)
+    assert stem.shape == (2, 24, 13, 13)
+    assert torch.equal(model.trunk(stem), model(images))

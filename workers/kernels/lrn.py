@@ -1,0 +1,81 @@
+"""The compiled kernel of local response normalisation: one pass over memory forward, one backward.
+
+It is built when Septet is installed, where a C compiler is at hand. Whether a process uses it is part of a run's
+numerics, since its roundings differ from torch's operators.
+"""
+
+import torch
+from torch import Tensor
+
+from workers.errors import ConfigError
+
+try:
+    from workers.kernels import _lrn
+except ImportError:  # No C compiler at installation.
+    _lrn = None  # type: ignore[assignment]
+
+BETA = 0.75
+_is_selected = False
+
+
+def is_built() -> bool:
+    """Whether the installation holds the kernel."""
+    return _lrn is not None
+
+
+def select(kernels: str) -> None:
+    """Uses the kernel in this process ("compiled"), or torch's operators ("torch").
+
+    Raises:
+        ConfigError: it was not built here.
+    """
+    global _is_selected
+    if kernels == "compiled" and not is_built():
+        raise ConfigError("kernels=compiled: not built here; install Septet where a C compiler is at hand")
+    _is_selected = kernels == "compiled"
+
+
+def serves(rows: Tensor, size: int, beta: float) -> bool:
+    """Whether the kernel is selected and can do this: a CPU tensor in float32 or bfloat16, the paper's exponent."""
+    return (
+        _is_selected
+        and beta == BETA
+        and rows.device.type == "cpu"
+        and rows.dtype in (torch.float32, torch.bfloat16)
+        and rows.shape[1] <= _lrn.MOST_CHANNELS
+        and size <= _lrn.MOST_WINDOW
+    )
+
+
+def normalise(rows: Tensor, size: int, scale: float, k: float, rectify: bool) -> Tensor:
+    """x · (k + scale · Σ x²)^-0.75 over windows of `size` channels, of ReLU(x) where `rectify`.
+
+    Takes and gives contiguous [pixels, channels], float32 or bfloat16; computes in float32.
+    """
+    return _apply(rows, None, size, scale, k, rectify)
+
+
+def gradient(rows: Tensor, grad: Tensor, size: int, scale: float, k: float, rectify: bool) -> Tensor:
+    """The gradient with respect to `rows`, the input of `normalise`, given that of its output; alike in shape."""
+    return _apply(rows, grad, size, scale, k, rectify)
+
+
+def _apply(rows: Tensor, grad: Tensor | None, size: int, scale: float, k: float, rectify: bool) -> Tensor:
+    assert rows.is_contiguous()
+    assert grad is None or (grad.is_contiguous() and grad.shape == rows.shape and grad.dtype == rows.dtype)
+    output = torch.empty_like(rows)
+    pixels, channels = rows.shape
+    _lrn.apply(
+        rows.data_ptr(),
+        0 if grad is None else grad.data_ptr(),
+        output.data_ptr(),
+        pixels,
+        channels,
+        size,
+        rows.dtype is torch.bfloat16,
+        rectify,
+        scale,
+        k,
+        torch.get_num_threads(),
+    )
+    return output
