@@ -1,22 +1,92 @@
-"""`python -m benchmarks`: every comparison, one line each, on one thread."""
+"""`python -m benchmarks [ROW …]`: measures rows, shows one markdown table, writes JSON."""
 
-import torch
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
 
-from benchmarks import input_pipeline, normalisation
-from benchmarks.compare import Comparison
+from benchmarks import table
+from benchmarks.catalogue import ENTRIES, Entry
+from benchmarks.row import Row, Settings, Skipped
+
+_JSON = Path(__file__).parent / "results" / "latest.json"
 
 
-def _show(name: str, result: Comparison) -> None:
-    print(
-        f"{name:<58} {result.ratio:5.2f}× as fast ({result.lowest:.2f}-{result.highest:.2f});"
-        f" {result.ours_s * 1e3:.1f} ms against {result.peer_s * 1e3:.1f} ms",
-        flush=True,
+def _rows_help() -> str:
+    width = max(len(entry.name) for entry in ENTRIES)
+    lines = [f"  {e.name:<{width}}  {e.what} ({e.cost}{', long' if e.long else ''})" for e in ENTRIES]
+    return "rows:\n" + "\n".join(lines)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=__doc__,
+        epilog=_rows_help(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("rows", nargs="*", metavar="ROW", help="rows to measure (default: all that are not long)")
+    parser.add_argument("--long", action="store_true", help="the long rows as well")
+    parser.add_argument("--repeats", type=int, default=7, help="of each side, in turns; long rows: 1 (default: 7)")
+    parser.add_argument("--threads", type=int, default=2, help="of the full-size rows (default: 2)")
+    parser.add_argument("--images", type=Path, help="a folder of full-resolution JPEG photographs")
+    parser.add_argument("--tiny-imagenet", type=Path, help="class folders at 64 pixels, with target-10.txt")
+    parser.add_argument("--epochs-share", type=float, default=1.0, help="of the long rows' epochs, both sides alike")
+    parser.add_argument("--scratch", type=Path, help="where temporary files go (default: the system's place)")
+    parser.add_argument(
+        "--json", type=Path, default=_JSON, help=f"default: {_JSON.relative_to(Path(__file__).parents[1])}"
+    )
+    return parser
+
+
+def _chosen(options: argparse.Namespace, parser: argparse.ArgumentParser) -> list[Entry]:
+    unknown = set(options.rows) - {entry.name for entry in ENTRIES}
+    if unknown:
+        parser.error(f"no row {', '.join(sorted(unknown))}; there are {', '.join(entry.name for entry in ENTRIES)}")
+    if options.rows:
+        return [entry for entry in ENTRIES if entry.name in options.rows]
+    return [entry for entry in ENTRIES if options.long or not entry.long]
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+def _measure(entries: list[Entry], options: argparse.Namespace) -> list[Row]:
+    rows: list[Row] = []
+    for entry in entries:
+        _say(f"{entry.name}: {entry.what}, about {entry.cost}")
+        since = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="septet-bench-", dir=options.scratch) as scratch:
+            settings = Settings(
+                threads=options.threads,
+                repeats=options.repeats,
+                scratch=Path(scratch),
+                images=options.images and options.images.absolute(),
+                tiny_imagenet=options.tiny_imagenet and options.tiny_imagenet.absolute(),
+                epochs_share=options.epochs_share,
+            )
+            try:
+                measured = entry.run(settings)
+            except Skipped as skipped:
+                _say(f"{entry.name}: skipped: {skipped}")
+                continue
+        rows.extend(measured)
+        for row in measured:
+            _say(table.markdown_line(row))
+        _say(f"{entry.name}: {time.monotonic() - since:.0f} s")
+    return rows
+
+
+def main() -> None:
+    parser = _parser()
+    options = parser.parse_args()
+    described = table.machine()
+    rows = _measure(_chosen(options, parser), options)
+    print(table.markdown(rows))
+    table.write_json(options.json, rows, described, sys.argv)
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    _show("batch of 64 crops: prepared store / decode and transform", input_pipeline.run())
-    _show("LRN of conv1 (96 × 55 × 55) / torch's", normalisation.run(96, 55))
-    _show("LRN of conv2 (256 × 27 × 27) / torch's", normalisation.run(256, 27))
+    main()

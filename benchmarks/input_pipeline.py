@@ -11,50 +11,72 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 from torchvision import transforms
 
-from benchmarks.compare import Comparison, compare
+from benchmarks.numerics import fastest
+from benchmarks.row import Measure, Row, Settings, Spread
+from benchmarks.turns import Turns, ratios, take_turns
+from workers import numerics
 from workers.data.augment import PixelStatistics, crop, to_input
 from workers.data.batches import IMAGENET_MEAN, IMAGENET_STD
 
-BATCH, STORED, INPUT = 64, 256, 224
+_BATCH, _STORED, _INPUT = 64, 256, 224
 
 
 def _photographs(generator: np.random.Generator) -> np.ndarray:
     """Random 256×256 patches of the bundled photographs, [batch, 256, 256, 3] uint8."""
     sources = load_sample_images().images
     patches = []
-    for index in range(BATCH):
+    for index in range(_BATCH):
         source = sources[index % len(sources)]
-        top, left = (int(generator.integers(0, extent - STORED)) for extent in source.shape[:2])
-        patches.append(source[top : top + STORED, left : left + STORED])
+        top, left = (int(generator.integers(0, extent - _STORED)) for extent in source.shape[:2])
+        patches.append(source[top : top + _STORED, left : left + _STORED])
     return np.stack(patches)
 
 
-def run() -> Comparison:
-    """Compares the two from bytes to a normalised float32 batch of random, randomly reflected 224×224 crops."""
+def _ours(turns: Turns) -> None:
+    numerics.apply(fastest(threads=1))
     generator = np.random.Generator(np.random.Philox(key=0))
     stored = _photographs(generator)
+    statistics = PixelStatistics(torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD), torch.zeros(3, 3))
+
+    def batch() -> torch.Tensor:
+        offsets = generator.integers(0, _STORED - _INPUT + 1, size=(_BATCH, 2))
+        flips = generator.random(_BATCH) < 0.5
+        return to_input(crop(stored, offsets, flips, _INPUT), statistics, None)
+
+    turns.play(batch)
+
+
+def _peer(turns: Turns) -> None:
+    torch.set_num_threads(1)
     files = []
-    for pixels in stored:
+    for pixels in _photographs(np.random.Generator(np.random.Philox(key=0))):
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, "JPEG", quality=90)
         files.append(buffer.getvalue())
-    mean_std = PixelStatistics(torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD), torch.zeros(3, 3))
     transform = transforms.Compose(
         [
-            transforms.RandomCrop(INPUT),
+            transforms.RandomCrop(_INPUT),
             transforms.RandomHorizontalFlip(),
             transforms.ToTensor(),
             transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD),
         ]
     )
+    turns.play(lambda: torch.stack([transform(Image.open(io.BytesIO(data))) for data in files]))
 
-    def ours() -> torch.Tensor:
-        offsets = generator.integers(0, STORED - INPUT + 1, size=(BATCH, 2))
-        flips = generator.random(BATCH) < 0.5
-        return to_input(crop(stored, offsets, flips, INPUT), mean_std, None)
 
-    def peer() -> torch.Tensor:
-        return torch.stack([transform(Image.open(io.BytesIO(data))) for data in files])
-
-    assert ours().shape == peer().shape
-    return compare(ours, peer)
+def run(settings: Settings) -> Row:
+    """From bytes to a normalised float32 batch of random, randomly reflected 224×224 crops, one thread."""
+    readings = take_turns({"ours": _ours, "peer": _peer}, settings.repeats)
+    speed = {side: _BATCH / Spread.of(seconds).median for side, seconds in readings.items()}
+    return Row(
+        name="training crops from the prepared store beside PIL and torchvision",
+        unit="images/s",
+        ours=speed["ours"],
+        peer=speed["peer"],
+        limit=None,
+        ratio=Spread.of(ratios(readings, "peer", "ours")),
+        measure=Measure.times,
+        wanted=None,
+        repeats=settings.repeats,
+        note=f"{_INPUT} px of {_STORED} px, 1 thread",
+    )

@@ -1,0 +1,48 @@
+"""Every row by its name, with its cost; a row's module is loaded when the row is asked for."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+
+from benchmarks.row import Row, Settings
+
+
+@dataclass(frozen=True)
+class Entry:
+    """`module:function` takes Settings and gives a Row or several; `long` ones run with `--long` or by name only."""
+
+    name: str
+    function: str
+    cost: str
+    what: str
+    long: bool = False
+
+    def run(self, settings: Settings) -> tuple[Row, ...]:
+        module, _, function = self.function.partition(":")
+        measure: Callable[[Settings], Row | tuple[Row, ...]] = getattr(import_module(module), function)
+        rows = measure(settings)
+        return (rows,) if isinstance(rows, Row) else rows
+
+
+ENTRIES = (
+    Entry("step", "benchmarks.training_step:full_size", "2 min", "full-size training step; LRN's share of it"),
+    Entry("small_step", "benchmarks.training_step:small", "20 s", "training step at 64 pixels, one thread"),
+    Entry("ten_crop", "benchmarks.ten_crop:run", "2 min", "ten-crop prediction, full size"),
+    Entry("stall", "benchmarks.checkpoint_stall:run", "1 min", "what a checkpoint costs training, in steps"),
+    Entry("combine", "benchmarks.combining:run", "2 min, 2.8 GB of disk", "averaging 7 × 100,000 × 1,000"),
+    Entry("startup", "benchmarks.start_up:run", "10 s", "septet --help beside python -c pass"),
+    Entry("input", "benchmarks.input_pipeline:run", "5 s", "training batches from the store beside PIL"),
+    Entry("lrn", "benchmarks.normalisation:run", "15 s", "local response normalisation beside torch's"),
+    Entry("job", "benchmarks.whole_job:run", "10 min", "seven members on photographs, command to file", long=True),
+    Entry(
+        "seven_small",
+        "benchmarks.seven_small:run",
+        "1 h at --epochs-share 1",
+        "the tiny_imagenet experiment",
+        long=True,
+    ),
+    Entry(
+        "voting", "benchmarks.voting:run", "40 min at --epochs-share 1", "seven small nets in TorchEnsemble", long=True
+    ),
+    Entry("tune", "benchmarks.ray_tune:run", "40 min at --epochs-share 1", "seven small nets in Ray Tune", long=True),
+)

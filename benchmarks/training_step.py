@@ -1,0 +1,118 @@
+"""Training steps as a stage makes them, with data, metrics and step mark, beside plain PyTorch on a ready batch.
+
+Ours is `workers.stage.run_stage` itself: it asks after every update whether to stop, and there the turns are taken.
+"""
+
+import time
+from dataclasses import dataclass
+from functools import partial
+
+from benchmarks import limits, synthetic
+from benchmarks.numerics import fastest
+from benchmarks.peers import step as peers
+from benchmarks.row import Measure, Row, Settings, Spread, Wanted
+from benchmarks.turns import Contestant, Turns, ratios, take_turns
+from workers.models.geometry import geometry
+from workers.protocol import StageSpec
+from workers.settings import ModelSettings
+from workers.stage import run_stage
+
+_WARM_UP = 2
+
+
+@dataclass(frozen=True)
+class _Case:
+    """One net, the batch and threads it trains with; `updates` make a turn."""
+
+    title: str
+    net: str
+    model: ModelSettings
+    num_classes: int
+    side: int
+    batch: int
+    threads: int
+    updates: int
+
+
+def ours(spec: StageSpec, updates: int, turns: Turns) -> None:
+    """Gives the seconds of one update, the mean over the turn's `updates`."""
+    count, since = 0, time.perf_counter()
+
+    def should_stop() -> bool:
+        nonlocal count, since
+        count += 1
+        if count >= _WARM_UP and (count - _WARM_UP) % updates == 0:
+            turns.next((time.perf_counter() - since) / updates)
+            since = time.perf_counter()
+        return False
+
+    run_stage(spec, should_stop)
+
+
+def step_flops(model: ModelSettings, num_classes: int) -> int:
+    """Of one image: forward, weight gradients, and input gradients of every layer but the first; LRN not counted."""
+    layers = geometry(model, num_classes)
+    forward = sum(conv.num_macs for conv in layers.convs) + sum(linear.num_weights for linear in layers.linears)
+    return 2 * (3 * forward - layers.convs[0].num_macs)
+
+
+def full_size(settings: Settings) -> tuple[Row, ...]:
+    """AlexNet at 224 pixels, 1,000 classes, batch 128."""
+    case = _Case(
+        "full-size training step", "full_size", synthetic.FULL_SIZE, 1000, 256, 128, settings.threads, updates=1
+    )
+    return _measure(case, settings, at_least=3.6, of_limit=0.6)
+
+
+def small(settings: Settings) -> tuple[Row, ...]:
+    """A third of the width at 56 pixels, 40 classes, batch 64, one thread."""
+    return _measure(_Case("small training step", "small", synthetic.SMALL, 40, 64, 64, 1, updates=5), settings)
+
+
+def _measure(
+    case: _Case, settings: Settings, at_least: float | None = None, of_limit: float | None = None
+) -> tuple[Row, ...]:
+    # One epoch lasts longer than all turns, so that none holds an evaluation.
+    num_images = (_WARM_UP + (settings.repeats + 2) * case.updates) * case.batch
+    store = synthetic.store(settings.scratch, num_images, case.num_classes, case.side)
+    spec = synthetic.stage(store, settings.scratch / "member", case.model, case.batch, fastest(case.threads))
+    peer = (case.net, case.num_classes, case.batch, case.threads)
+    contestants: dict[str, Contestant] = {
+        "ours": partial(ours, spec, case.updates),
+        "no lrn": partial(ours, synthetic.without_lrn(spec), case.updates),
+        "plain": partial(peers.plain, *peer),
+        "tuned": partial(peers.tuned, *peer),
+        "limit": partial(limits.matrix_products, case.threads),
+    }
+    readings = take_turns(contestants, settings.repeats)
+    flops = step_flops(case.model, case.num_classes)
+    speed = {name: case.batch / Spread.of(readings[name]).median for name in contestants if name != "limit"}
+    limit = Spread.of(readings["limit"]).median / flops
+    shape = f"{case.model.input_size} px, batch {case.batch}, {case.threads} thread{'s'[: case.threads - 1]}"
+
+    def beside(name: str, title: str, wanted: Wanted | None) -> Row:
+        ratio = Spread.of(ratios(readings, name, "ours"))
+        return Row(
+            f"{case.title} beside {title}", "images/s", speed["ours"], speed[name], limit, ratio, Measure.times,
+            wanted, settings.repeats, shape,
+        )  # fmt: skip
+
+    shares = [
+        case.batch * flops / (seconds * rate) for seconds, rate in zip(readings["ours"], readings["limit"], strict=True)
+    ]
+    lrn = [1 - off / on for on, off in zip(readings["ours"], readings["no lrn"], strict=True)]
+    precision = f"{spec.numerics.precision}, {spec.numerics.kernels} LRN"
+    return (
+        beside("plain", "plain PyTorch, fp32", None if at_least is None else Wanted(at_least)),
+        beside("tuned", "PyTorch with channels_last, bf16 autocast, fused SGD", None),
+        Row(
+            f"{case.title}: share of the matrix-product limit", "images/s", speed["ours"], None, limit,
+            Spread.of(shares), Measure.share, None if of_limit is None else Wanted(of_limit), settings.repeats,
+            f"{precision}; {flops / 1e9:.2f} GFLOP an image",
+        ),
+        Row(
+            f"{case.title}: LRN's share", "images/s", speed["ours"], speed["no lrn"], None, Spread.of(lrn),
+            Measure.share, Wanted(0.1, at_least=False) if at_least else None, settings.repeats,
+            "beside: the same without LRN",
+        ),
+    )  # fmt: skip
