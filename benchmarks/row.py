@@ -12,11 +12,12 @@ class Skipped(Exception):
 
 
 class Measure(StrEnum):
-    """What a row's ratio is: how many times the peer, a share of a whole, or seconds."""
+    """What a row's ratio is: how many times the peer, a share of a whole, seconds, or training steps."""
 
     times = "×"
     share = "%"
     seconds = "s"
+    steps = "steps"
 
 
 @dataclass(frozen=True)
