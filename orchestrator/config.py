@@ -22,6 +22,9 @@ from orchestrator.config_overrides import check_override, one_line, parse, ready
 from orchestrator.config_schema import (
     GROUPS,
     TARGET,
+    Auto,
+    ClusterConfig,
+    ClusterLayer,
     Config,
     MemberConfig,
     RootLayer,
@@ -152,13 +155,25 @@ def _checked(composed: DictConfig, asked: _Asked | None) -> Config:
         datasets=settings,
         members=members,
         tracking=TrackingConfig(_tracking_uri(root.tracking.uri), root.tracking.required),
-        cluster=root.cluster,
+        cluster=_cluster(root.cluster),
         combine=root.combine,
         submission=root.submission,
         predict=root.predict,
         checkpoint_updates=root.checkpoint_updates,
         precision=root.precision,
         yaml=OmegaConf.to_yaml(composed, resolve=False),
+    )
+
+
+def _cluster(layer: ClusterLayer) -> ClusterConfig:
+    written = layer.cpus_per_member
+    return ClusterConfig(
+        address=layer.address,
+        cpus_per_member=1 if isinstance(written, Auto) else written,
+        gpus_per_member=layer.gpus_per_member,
+        max_failures=layer.max_failures,
+        max_losses=layer.max_losses,
+        choose_cpus=isinstance(written, Auto),
     )
 
 

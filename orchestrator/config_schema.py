@@ -53,26 +53,33 @@ class SubmissionFormat(StrEnum):
 class Precision(StrEnum):
     """The arithmetic of forward and backward passes."""
 
+    auto = "auto"
     fp32 = "fp32"
     bf16 = "bf16"
 
 
+class Auto(StrEnum):
+    """Stands for a number that the program chooses."""
+
+    auto = "auto"
+
+
 @dataclass(frozen=True)
-class ClusterConfig:
-    """Where members run and what each may use; `address` None is a local Ray of the run's own.
+class ClusterLayer:
+    """As written: where members run and what each may use; `address` None is a local Ray of the run's own.
 
     `max_failures` bounds the attempts of a stage that end in its own error, `max_losses` those whose process or node
     was lost.
     """
 
     address: str | None = None
-    cpus_per_member: int = 1
+    cpus_per_member: int | Auto = Auto.auto
     gpus_per_member: float = 0.0
     max_failures: int = 3
     max_losses: int = 20
 
     def __post_init__(self) -> None:
-        if self.cpus_per_member < 1:
+        if isinstance(self.cpus_per_member, int) and self.cpus_per_member < 1:
             raise ValueError(f"cpus_per_member={self.cpus_per_member}: give 1 or more")
         gpus = self.gpus_per_member
         if gpus < 0 or (gpus > 1 and not float(gpus).is_integer()):
@@ -80,6 +87,18 @@ class ClusterConfig:
         for name in ("max_failures", "max_losses"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)}: give 0 or more")
+
+
+@dataclass(frozen=True)
+class ClusterConfig:
+    """As used: while the CPUs of a member are still to be chosen, `choose_cpus` is true and they count as one."""
+
+    address: str | None = None
+    cpus_per_member: int = 1
+    gpus_per_member: float = 0.0
+    max_failures: int = 3
+    max_losses: int = 20
+    choose_cpus: bool = False
 
 
 @dataclass(frozen=True)
@@ -160,13 +179,13 @@ class RootLayer(TrainingSettings):
     datasets: Mapping[str, Any] = field(default_factory=dict)
     ensemble: EnsembleLayer = EnsembleLayer()
     sweep: Mapping[str, Any] = field(default_factory=dict)
-    cluster: ClusterConfig = ClusterConfig()
+    cluster: ClusterLayer = ClusterLayer()
     tracking: TrackingLayer = TrackingLayer()
     combine: CombineConfig = CombineConfig()
     submission: SubmissionConfig = SubmissionConfig()
     predict: PredictConfig = PredictConfig()
     checkpoint_updates: int = 200
-    precision: Precision = Precision.fp32
+    precision: Precision = Precision.auto
 
     def __post_init__(self) -> None:
         if self.seed < 0:

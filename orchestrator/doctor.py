@@ -61,7 +61,11 @@ class Place:
 
 @dataclass(frozen=True)
 class Facts:
-    """All that the checks look at. `cpu_quota` is a container's limit in CPUs; no /dev/shm is None."""
+    """All that the checks look at.
+
+    `cpu_quota` is a container's limit in CPUs; no /dev/shm is None. `placement` says how members would be placed and
+    why, `placements` are what there was to choose from with its figures.
+    """
 
     python: str
     python_required: str
@@ -85,6 +89,8 @@ class Facts:
     tracking: Answer
     tracking_required: bool
     datasets: Mapping[str, Answer]
+    placement: Answer
+    placements: tuple[str, ...] = ()
 
 
 def examine(facts: Facts) -> tuple[Check, ...]:
@@ -95,6 +101,7 @@ def examine(facts: Facts) -> tuple[Check, ...]:
         check_torch(facts.torch, facts.num_gpus),
         check_cpus(facts.num_cpus, facts.cpu_quota),
         check_resources(facts),
+        check_placement(facts.placement, facts.placements),
         check_memory(facts.memory_bytes, facts.memory_available_bytes, facts.num_cpus // max(1, facts.cpus_per_member)),
         *(check_disk(place) for place in facts.places),
         *(check_writable(place) for place in facts.places),
@@ -174,6 +181,13 @@ def check_resources(facts: Facts) -> Check:
         detail = f"{asked}, but this machine has {facts.num_gpus} GPUs"
         return Check("resources", Outcome.fail, detail, f"set cluster.gpus_per_member={facts.num_gpus}")
     return Check("resources", Outcome.ok, asked)
+
+
+def check_placement(chosen: Answer, candidates: tuple[str, ...]) -> Check:
+    """What threads and precision a new run would get, and the figures of every candidate."""
+    if chosen.problem:
+        return Check("placement", Outcome.warn, f"not measured: {chosen.problem}", "mend what is said there")
+    return Check("placement", Outcome.ok, "\n        ".join((chosen.said, *candidates)))
 
 
 def check_memory(total_bytes: int, available_bytes: int, num_members: int) -> Check:

@@ -2,17 +2,18 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from orchestrator import ray_cluster, submission, tracking
+from orchestrator import placing, ray_cluster, submission, tracking
 from orchestrator.config_schema import TARGET, Config, default_run_dir
 from orchestrator.datasets import Prepared, prepare_all, survey_all
 from orchestrator.driver import Driver, Work
 from orchestrator.interrupts import Interrupts
 from orchestrator.ledger import Budgets, Ledger, end_noted
 from orchestrator.open_run import OpenedRun, Wanted, open_run
+from orchestrator.placing import Measuring
 from orchestrator.plan import Plan, make_plan
 from orchestrator.progress import Display
 from orchestrator.results import Results, write_results
@@ -24,7 +25,6 @@ from orchestrator.versions import versions
 from workers.data.store import export
 from workers.errors import ClusterLost, Stopped
 from workers.numerics import code_digest
-from workers.protocol import Numerics
 from workers.settings import HELD_OUT
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ def launch(config: Config, stream: IO[str], *, accept_changes: bool = False) -> 
             # Asked before the first file changes: a template that does not fit must leave the run as it was.
             submission.ask(config.submission, of_store(prepared.stores[TARGET]))
             run.set_data(prepared.digests, prepared.paths)
+            config = _placed(config, plan, run, display)
             run.save()
             export(prepared.stores[TARGET], run.paths.data)
             with _tracked(config, plan, run, prepared) as tracker:
@@ -95,9 +96,16 @@ def _train(
 
 
 def _wanted(config: Config, plan: Plan) -> Wanted:
-    device = "cuda" if config.cluster.gpus_per_member else "cpu"
-    numerics = Numerics(config.cluster.cpus_per_member, config.precision.value, device)
-    return Wanted(plan, config.yaml, numerics, config.predict.checkpoint, code_digest(), versions())
+    return Wanted(plan, config.yaml, config.predict.checkpoint, code_digest(), versions(), placing.lacking(config))
+
+
+def _placed(config: Config, plan: Plan, run: OpenedRun, display: Display) -> Config:
+    """Settles threads and precision, for a new run by measurement; the CPUs that members ask for follow."""
+    if run.new:
+        placed = placing.place(config, plan, display.note, Measuring.where_it_pays)
+        run.set_numerics(placed.numerics, placed.line, placed.lacked)
+        display.note(f"placement: {placed.line}")
+    return replace(config, cluster=placing.kept(config, plan, run.record.numerics))
 
 
 def _work(config: Config, plan: Plan, run: OpenedRun, prepared: Prepared) -> Work:

@@ -1,4 +1,7 @@
-"""The facts that the doctor judges: asked of this machine, of Ray, of MLflow and of the datasets; changes nothing."""
+"""The facts that the doctor judges: asked of this machine, of Ray, of MLflow and of the datasets.
+
+Nothing is changed, but that rates measured for the choice of a placement are kept.
+"""
 
 import io
 import os
@@ -15,9 +18,12 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from PIL import Image
 
-from orchestrator import ray_cluster, tracking
+from orchestrator import placing, ray_cluster, tracking
 from orchestrator.config_schema import ClusterConfig, Config
+from orchestrator.datasets import survey_all
 from orchestrator.doctor import Answer, Facts, Place
+from orchestrator.placing import Measuring, Placed
+from orchestrator.plan import make_plan
 from workers.data.decode import FORMATS, BadImage, decode
 from workers.data.sources import survey
 from workers.errors import SeptetError
@@ -28,20 +34,28 @@ _TORCH_TIMEOUT_S = 120
 _ASK_TORCH = "import torch; print(torch.cuda.device_count())"
 
 
-def gather(config: Config) -> Facts:
-    """Looks at everything that a launch of `config` will need; takes a few seconds, most of them Ray's."""
+def gather(config: Config, note: Callable[[str], None]) -> Facts:
+    """Looks at everything that a launch of `config` will need.
+
+    Takes a few seconds, most of them Ray's, and where rates of training are not known yet the time of measuring them;
+    `note` hears of that.
+    """
     requirements = _requirements()
     memory = psutil.virtual_memory()
+    torch = ask_torch()
+    placed = Answer(problem="torch does not load") if torch.problem else ask_placement(config, note)
     return Facts(
         python=".".join(map(str, sys.version_info[:3])),
         python_required=metadata.metadata("septet")["Requires-Python"],
         requirements=requirements,
         installed={name: found for name in map(_name, requirements) if (found := _installed(name))},
-        torch=ask_torch(),
+        torch=torch,
         num_gpus=len(list(Path("/proc/driver/nvidia/gpus").glob("*"))),
         num_cpus=ray_cluster.available_cpus(),
         cpu_quota=cpu_quota(),
-        cpus_per_member=config.cluster.cpus_per_member,
+        cpus_per_member=placed.cluster.cpus_per_member
+        if isinstance(placed, Placed)
+        else config.cluster.cpus_per_member,
         gpus_per_member=config.cluster.gpus_per_member,
         cluster_address=config.cluster.address,
         memory_bytes=memory.total,
@@ -59,7 +73,17 @@ def gather(config: Config) -> Facts:
         tracking=_ask(lambda: tracking.probe(config.tracking.uri)),
         tracking_required=config.tracking.required,
         datasets={name: ask_dataset(settings) for name, settings in config.datasets.items()},
+        placement=Answer(placed.line) if isinstance(placed, Placed) else placed,
+        placements=tuple(map(str, placed.options)) if isinstance(placed, Placed) else (),
     )
+
+
+def ask_placement(config: Config, note: Callable[[str], None]) -> Placed | Answer:
+    """What a launch would choose, measured if need be even where the plan is short; else why that cannot be said."""
+    try:
+        return placing.place(config, make_plan(config, survey_all(config, allow_absent=True)), note, Measuring.always)
+    except SeptetError as error:
+        return Answer(problem=str(error))
 
 
 def ask_torch() -> Answer:

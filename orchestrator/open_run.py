@@ -8,7 +8,7 @@ import contextlib
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,14 +26,14 @@ _SHOWN_LINES = 5
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a launch wants of its run. `numerics` counts at the first start only; later the recorded one does."""
+    """What a launch wants of its run. `lacking` says what of given numerics this machine lacks, empty for nothing."""
 
     plan: Plan
     config_yaml: str
-    numerics: Numerics
     keep: KeptCheckpoint
     code_digest: str
     versions: Mapping[str, str]
+    lacking: Callable[[Numerics], str]
 
 
 class OpenedRun:
@@ -50,6 +50,11 @@ class OpenedRun:
     @property
     def record(self) -> RunRecord:
         return self._record
+
+    def set_numerics(self, numerics: Numerics, placement: str, lacked: str) -> None:
+        """Settles, for a new run, what is never changed after; see `RunRecord`."""
+        assert self.new, "another choice would change the bits of a run that has begun"
+        self._record = replace(self._record, numerics=numerics, placement=placement, lacked=lacked)
 
     def set_data(self, digests: Mapping[str, str], stores: Mapping[str, Path]) -> None:
         """Takes the prepared datasets, by name.
@@ -92,6 +97,20 @@ class OpenedRun:
             self._record = replace(
                 self._record, code_digest=self._wanted.code_digest, versions=dict(self._wanted.versions)
             )
+
+    def check_machine(self) -> None:
+        """Raises RunMismatch where a run that goes on would compute with other hardware or kernels than it began with.
+
+        Accepted, it goes on without a kernel that is not here.
+        """
+        numerics = self._record.numerics
+        lacked = self._wanted.lacking(numerics)
+        if self.new or lacked == self._record.lacked:
+            return
+        self._accept((f"the machine (this one {f'lacks {lacked}' if lacked else f'has {self._record.lacked}'})",))
+        if self._wanted.lacking(replace(numerics, precision="fp32")):
+            numerics = replace(numerics, kernels="torch")
+        self._record = replace(self._record, numerics=numerics, lacked=self._wanted.lacking(numerics))
 
     def _accept(self, changes: tuple[str, ...]) -> None:
         if not changes:
@@ -136,6 +155,7 @@ def _opened(paths: RunPaths, wanted: Wanted, accept_changes: bool) -> OpenedRun:
         record = _compared(paths, read_record(paths), wanted)
         run = OpenedRun(paths, record, wanted, new=False, accept_changes=accept_changes)
     run.check_code()
+    run.check_machine()
     return run
 
 
@@ -162,7 +182,7 @@ def _first_record(wanted: Wanted) -> RunRecord:
         created=time.time(),
         versions=dict(wanted.versions),
         code_digest=wanted.code_digest,
-        numerics=wanted.numerics,
+        numerics=Numerics(),
         keep=wanted.keep,
     )
 

@@ -107,9 +107,9 @@ def _convert(hint: Any, value: object, key: str) -> Any:
     if hint is Any:
         return value
     if origin in (Union, types.UnionType):
-        if value is None:
+        if value is None and types.NoneType in arguments:
             return None
-        return _convert(next(kind for kind in arguments if kind is not types.NoneType), value, key)
+        return _alternative(arguments, value, key)
     if origin is tuple:
         if not isinstance(value, list | tuple):
             raise ConfigError(f"{key}={_shown(value)}: give a list, as in {key}=[…]")
@@ -119,6 +119,18 @@ def _convert(hint: Any, value: object, key: str) -> Any:
     if issubclass(hint, StrEnum):
         return _member_of(hint, value, key)
     return _scalar(hint, value, key)
+
+
+def _alternative(kinds: tuple[Any, ...], value: object, key: str) -> Any:
+    """`value` as the first of `kinds`, or as a word of the enum that comes second, as in `int | Auto`."""
+    first, *words = (kind for kind in kinds if kind is not types.NoneType)
+    allowed = [str(word) for enum in words for word in enum]
+    if value in allowed:
+        return words[0](value)
+    try:
+        return _convert(first, value, key)
+    except ConfigError as error:
+        raise ConfigError(" or ".join((str(error), *allowed))) from None
 
 
 def _member_of(enum: type[StrEnum], value: object, key: str) -> StrEnum:

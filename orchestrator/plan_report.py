@@ -42,7 +42,7 @@ class DiskEstimate:
 
 @dataclass(frozen=True)
 class PlanReport:
-    """A plan with its costs; `time` is None where no rate was measured."""
+    """A plan with its costs; `time` is None where no rate was measured. `placement` says why members get what."""
 
     plan: Plan
     stages: tuple[StageReport, ...]
@@ -50,6 +50,7 @@ class PlanReport:
     time: Estimate | None
     cluster: ClusterConfig
     num_slots: int
+    placement: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The document of `septet plan --json`."""
@@ -63,6 +64,7 @@ class PlanReport:
             "members_at_once": self.num_slots,
             "cpus_per_member": self.cluster.cpus_per_member,
             "gpus_per_member": self.cluster.gpus_per_member,
+            "placement": self.placement,
             "declared": [dataset.name for dataset in self.plan.datasets if dataset.declared],
         }
 
@@ -76,6 +78,8 @@ class PlanReport:
             f"each member: {_plural(cluster.cpus_per_member, 'CPU')}, {_plural(cluster.gpus_per_member, 'GPU')}"
             f" · {_plural(self.num_slots, 'member')} at once"
         )
+        if self.placement:
+            lines.append(f"placement: {self.placement}")
         lines.append(_time_line(self.time))
         disk = self.disk
         lines.append(
@@ -90,6 +94,7 @@ def make_report(
     cluster: ClusterConfig,
     num_slots: int,
     images_per_second: Mapping[StageRef, float] | None = None,
+    placement: str = "",
 ) -> PlanReport:
     """Counts and estimates.
 
@@ -98,11 +103,12 @@ def make_report(
         cluster: what each member gets.
         num_slots: members that fit at once, at least 1.
         images_per_second: each stage's measured training rate, or None where none was measured.
+        placement: why members get what they get, one line.
     """
     stages = tuple(_stage_report(stage, images_per_second) for stage in plan.stages)
     seconds = {report.stage.ref: report.seconds for report in stages if report.seconds is not None}
     time = estimate(plan, seconds, num_slots) if len(seconds) == len(stages) else None
-    return PlanReport(plan, stages, _disk(plan, stages), time, cluster, num_slots)
+    return PlanReport(plan, stages, _disk(plan, stages), time, cluster, num_slots, placement)
 
 
 def _stage_report(stage: Stage, rates: Mapping[StageRef, float] | None) -> StageReport:

@@ -128,6 +128,7 @@ def _facts(plan: Plan, record: RunRecord) -> dict[str, str]:
         **digests,
         "seeds": ", ".join(f"{member} {plan.last_stage(member).seed}" for member in plan.members),
         "arithmetic": f"{numerics.precision} on {numerics.device}, threads a member: {numerics.threads}",
+        **({"placement": record.placement} if record.placement else {}),
         "versions": ", ".join(f"{name} {version}" for name, version in record.versions.items()),
         **({"accepted changes": "; ".join(record.accepted)} if record.accepted else {}),
     }

@@ -99,7 +99,8 @@ class RunRecord:
 
     `run_id` is the UUID that MLflow's tag `septet.run` carries. `plan` is `plan.to_json`'s value. `stores` and
     `data_digests` are by dataset name. `created` is in unix seconds. `keep` says which checkpoint of a stage speaks
-    for it. `accepted` lists the changes that `--accept-changes` let pass, one line each.
+    for it. `placement` says why `numerics` were chosen, `lacked` what of them the first machine lacked itself
+    (`workers.numerics.missing`). `accepted` lists the changes that `--accept-changes` let pass, one line each.
     """
 
     run_id: str
@@ -115,6 +116,8 @@ class RunRecord:
     stores: Mapping[str, str] = field(default_factory=dict)
     mlflow: Mapping[str, Any] = field(default_factory=dict)
     accepted: tuple[str, ...] = ()
+    placement: str = ""
+    lacked: str = ""
 
 
 def read_record(paths: RunPaths) -> RunRecord:

@@ -64,17 +64,19 @@ def plan(request: Request, streams: Streams) -> int:
     """What a launch would do, and how long it would take; nothing on disk changes."""
     from orchestrator.config import compose
     from orchestrator.datasets import survey_all
+    from orchestrator.placing import Measuring, place
     from orchestrator.plan import make_plan
     from orchestrator.plan_report import make_report
     from orchestrator.rates import measure_rates
 
     config = compose(request.overrides, request.config_dir)
     planned = make_plan(config, survey_all(config, allow_absent=True))
-    here = _members_at_once(replace(config.cluster, address=None), streams)
-    slots = _members_at_once(config.cluster, streams) if config.cluster.address else here
+    placed = place(config, planned, streams.progress, Measuring.never)
+    here = _members_at_once(replace(placed.cluster, address=None), streams)
+    slots = _members_at_once(placed.cluster, streams) if config.cluster.address else here
     # What does not fit this machine cannot be timed on it.
-    rates = measure_rates(planned, config, streams.progress) if here else None
-    report = make_report(planned, config.cluster, max(1, slots), rates)
+    rates = measure_rates(planned, placed, streams.progress) if here else None
+    report = make_report(planned, placed.cluster, max(1, slots), rates, placed.line)
     if request.json:
         streams.document(report.to_json())
     else:
@@ -243,7 +245,7 @@ def doctor(request: Request, streams: Streams) -> int:
     from orchestrator.doctor import examine, has_failed, to_lines
     from orchestrator.machine import gather
 
-    checks = examine(gather(compose(request.overrides, request.config_dir)))
+    checks = examine(gather(compose(request.overrides, request.config_dir), streams.progress))
     if request.json:
         streams.document([asdict(check) for check in checks])
     else:

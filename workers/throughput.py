@@ -1,4 +1,4 @@
-"""Images a second of a training step, measured on random pixels: what `septet plan` reckons its makespan with."""
+"""Images a second of training steps on random pixels, measured for a moment: what placement and `septet plan` go by."""
 
 import time
 
@@ -14,37 +14,58 @@ from workers.training.optimizer import build_optimizer
 
 _MOST_IMAGES = 32
 _LEAST_SECONDS = 0.3
+_WARM_UP_SECONDS = 0.2
+
+
+class TimedSteps:
+    """A net with fresh weights and one batch, to be stepped and timed: forward, backward and update.
+
+    Reading, augmenting and evaluating are not in it.
+    """
+
+    def __init__(self, settings: TrainingSettings, num_classes: int, chosen: Numerics, batch_size: int) -> None:
+        """Sets this process up for `chosen`, and makes a step or more to warm up."""
+        numerics.apply(chosen)
+        generator = torch.Generator().manual_seed(0)
+        self._chosen = chosen
+        self._model = build(settings.model, num_classes).to(memory_format=torch.channels_last)
+        initialise(self._model, settings.init, generator)
+        self._model.to(chosen.device)
+        self._optimizer = build_optimizer(self._model, settings.optimizer, (), {})
+        side = settings.model.input_size
+        images = torch.randn(batch_size, 3, side, side, generator=generator)
+        self._images = images.contiguous(memory_format=torch.channels_last).to(chosen.device)
+        self._labels = torch.zeros(batch_size, dtype=torch.int64, device=chosen.device)
+        self.images_per_second(_WARM_UP_SECONDS)
+
+    def images_per_second(self, seconds: float) -> float:
+        """Makes steps for at least `seconds`, and at least one."""
+        since, steps = time.perf_counter(), 0
+        while steps == 0 or time.perf_counter() - since < seconds:
+            self._step()
+            steps += 1
+        return steps * len(self._labels) / (time.perf_counter() - since)
+
+    def _step(self) -> None:
+        with numerics.autocast(self._chosen):
+            logits = self._model(self._images)
+        loss = mean_loss(logits, self._labels)
+        self._optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._optimizer.step()
+        loss.item()
 
 
 def images_per_second(settings: TrainingSettings, num_classes: int, chosen: Numerics) -> float:
-    """Times forward, backward and update on a batch of at most 32 images, after one step to warm up.
+    """The rate of one member alone, on a batch of at most 32 images.
 
     The batch is smaller than in training, so that a full-size net is timed in seconds: an estimate, and a low one where
     other work shares the machine.
     """
-    numerics.apply(chosen)
-    generator = torch.Generator().manual_seed(0)
-    model = build(settings.model, num_classes).to(memory_format=torch.channels_last)
-    initialise(model, settings.init, generator)
-    model.to(chosen.device)
-    optimizer = build_optimizer(model, settings.optimizer, (), {})
-    batch = min(settings.optimizer.batch_size, _MOST_IMAGES)
-    side = settings.model.input_size
-    images = torch.randn(batch, 3, side, side, generator=generator).contiguous(memory_format=torch.channels_last)
-    images, labels = images.to(chosen.device), torch.zeros(batch, dtype=torch.int64, device=chosen.device)
+    batch_size = min(settings.optimizer.batch_size, _MOST_IMAGES)
+    return TimedSteps(settings, num_classes, chosen, batch_size).images_per_second(_LEAST_SECONDS)
 
-    def step() -> None:
-        with numerics.autocast(chosen):
-            logits = model(images)
-        loss = mean_loss(logits, labels)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        loss.item()
 
-    step()
-    since, steps = time.perf_counter(), 0
-    while steps == 0 or time.perf_counter() - since < _LEAST_SECONDS:
-        step()
-        steps += 1
-    return steps * batch / (time.perf_counter() - since)
+def gpu_has_bf16() -> bool:
+    """Whether the GPU multiplies bfloat16 in hardware."""
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)

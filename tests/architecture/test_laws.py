@@ -23,7 +23,7 @@ FORBIDDEN = {
     "orchestrator": {"torch", "torchvision"},
 }
 _PURE_NAMES = {
-    *("plan", "plan_values", "plan_change", "plan_checks", "plan_report", "schedule"),
+    *("plan", "plan_values", "plan_change", "plan_checks", "plan_report", "schedule", "placement"),
     *("combine", "score", "probabilities", "weight_search", "members", "overlay"),
     *("scoreboard", "report_page"),
 }
@@ -59,6 +59,7 @@ IN_PLACE = {
     "workers/data/pack.py:_save": "writes for pack_split, into that folder",
     "workers/data/prepare.py:_locked": "a lock is held on an open file, whose content says nothing",
     "workers/data/prepare.py:_build": "renames what atomic_folder has committed",
+    "workers/throughput_process.py:main": "a pipe, kept for answers",
     "workers/training/metrics.py:__init__": "metrics.jsonl grows line by line, step.txt is overwritten by one number",
 }
 _WRITING_CALLS = {

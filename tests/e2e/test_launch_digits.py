@@ -35,6 +35,8 @@ SMALL = (
     "ensemble.stages.pretrain.epochs=2",
     "ensemble.stages.finetune.epochs=2",
     "checkpoint_updates=10",
+    "cluster.cpus_per_member=1",
+    "precision=fp32",
 )
 
 

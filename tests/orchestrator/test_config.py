@@ -130,6 +130,8 @@ def composed() -> str:
         ("cluster.max_failures=-1", "cluster.max_failures=-1: give 0 or more"),
         ("cluster.max_losses=-1", "cluster.max_losses=-1: give 0 or more"),
         ("cluster.cpus_per_member=0", "cluster.cpus_per_member=0: give 1 or more"),
+        ("cluster.cpus_per_member=aut", "cluster.cpus_per_member=aut: give a whole number or auto"),
+        ("cluster.cpus_per_member=1.5", "cluster.cpus_per_member=1.5: give a whole number or auto"),
         ("cluster.gpus_per_member=1.5", "cluster.gpus_per_member=1.5"),
         ("seed=-1", "seed=-1: give 0 or more"),
         ("ensemble.members.base1.seed=-1", "ensemble.members.base1.seed=-1: give 0 or more"),

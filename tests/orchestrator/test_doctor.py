@@ -31,6 +31,7 @@ _HEALTHY = Facts(
     tracking=Answer("sqlite:////data/mlflow.db"),
     tracking_required=True,
     datasets={"target": Answer("10 classes")},
+    placement=Answer("2 members at once, 1 thread each, bf16"),
 )
 
 
@@ -56,6 +57,7 @@ def test_examine_of_a_healthy_machine_finds_nothing_amiss() -> None:
         ("cpus", {"cpu_quota": 1.5}, Outcome.warn, "held to 1.5"),
         ("cpus", {"num_cpus": 1}, Outcome.warn, "1 CPU"),
         ("resources", {"cpus_per_member": 9}, Outcome.fail, "9 CPUs"),
+        ("placement", {"placement": Answer(problem="no images")}, Outcome.warn, "no images"),
         ("resources", {"gpus_per_member": 2.0}, Outcome.fail, "2 GPUs"),
         ("memory", {"memory_available_bytes": GIB // 2}, Outcome.fail, "0.5 GiB"),
         ("memory", {"memory_available_bytes": 8 * GIB}, Outcome.warn, "8.0 GiB"),

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import ray_cluster
+from orchestrator import placement, ray_cluster
 from orchestrator.cli import main
 from orchestrator.config_schema import ClusterConfig
-from orchestrator.run_dir import RunPaths
+from orchestrator.local_actors import LocalActors
+from orchestrator.run_dir import RunPaths, read_record
 from orchestrator.status import State, read_status
 from workers.errors import ClusterLost
 
@@ -27,3 +28,28 @@ def test_launch_that_lost_its_cluster_left_the_run_failed_and_not_as_if_killed(
     monkeypatch.chdir(tmp_path)
     assert main(["launch", "run_dir=run", "datasets.store=store", "ensemble=five"]) == 1
     assert read_status(RunPaths(tmp_path / "run")).state is State.failed
+
+
+@pytest.mark.slow
+def test_launch_measures_its_placement_once_and_keeps_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @contextmanager
+    def one_slot(settings: ClusterConfig) -> Iterator[LocalActors]:
+        yield LocalActors(num_slots=1)
+
+    monkeypatch.setattr(ray_cluster, "open_cluster", one_slot)
+    monkeypatch.setattr(placement, "LEAST_WORK", 0)
+    monkeypatch.chdir(tmp_path)
+    small = ("model.width=0.05", "model.fc_units=16", "ensemble.stages.train.epochs=1")
+    words = ["launch", "run_dir=run", "datasets.store=store", "ensemble=five", *small]
+    assert main(words) == 0
+    told = capsys.readouterr().err
+    first = read_record(RunPaths(tmp_path / "run"))
+    assert "measuring" in told
+    assert f"placement: {first.placement}" in told
+    assert first.placement in (tmp_path / "run" / "report" / "index.html").read_text()
+    assert list((tmp_path / "store" / "placement").glob("*.json"))
+    assert main(words) == 0
+    assert "measuring" not in capsys.readouterr().err
+    assert read_record(RunPaths(tmp_path / "run")).numerics == first.numerics

@@ -76,7 +76,9 @@ def _plan(members: tuple[str, ...] = ("a", "b"), lr: float = 0.01) -> Plan:
 
 
 def _wanted(plan: Plan | None = None) -> Wanted:
-    return Wanted(plan or _plan(), "seed: 0\n", Numerics(), KeptCheckpoint.last, "code 1", {"torch": "2.14"})
+    return Wanted(
+        plan or _plan(), "seed: 0\n", KeptCheckpoint.last, "code 1", {"torch": "2.14"}, lacking=lambda numerics: ""
+    )
 
 
 def _begin(root: Path, wanted: Wanted | None = None, accept_changes: bool = False) -> RunPaths:
@@ -180,11 +182,51 @@ def test_record_absent_is_a_data_error_and_damaged_a_storage_error(tmp_path: Pat
 
 
 def test_open_run_of_the_same_plan_resumes_with_the_id_and_numerics_of_the_first_start(tmp_path: Path) -> None:
-    first = read_record(_begin(tmp_path / "run"))
-    again = replace(_wanted(), numerics=Numerics(threads=8, precision="bf16"))
-    with open_run(tmp_path / "run", again) as run:
+    settled = Numerics(threads=8, precision="bf16", kernels="compiled")
+    with open_run(tmp_path / "run", _wanted()) as run:
+        run.set_numerics(settled, "8 threads each", "")
+        run.save()
+        run.commit()
+    first = read_record(run.paths)
+    with open_run(tmp_path / "run", _wanted()) as run:
         assert not run.new
-        assert (run.record.run_id, run.record.numerics) == (first.run_id, Numerics())
+        assert (run.record.run_id, run.record.numerics, run.record.placement) == (
+            first.run_id,
+            settled,
+            "8 threads each",
+        )
+        with pytest.raises(AssertionError):
+            run.set_numerics(Numerics(), "another", "")
+
+
+def test_open_run_on_a_machine_that_lacks_what_the_run_began_with_is_refused_unless_accepted(tmp_path: Path) -> None:
+    with open_run(tmp_path / "run", _wanted()) as run:
+        run.set_numerics(Numerics(precision="bf16", kernels="compiled"), "", "")
+        run.save()
+        run.commit()
+    elsewhere = replace(_wanted(), lacking=lambda numerics: "kernels" if numerics.kernels == "compiled" else "")
+    before = _everything(tmp_path)
+    with pytest.raises(RunMismatch, match="lacks kernels"), open_run(tmp_path / "run", elsewhere):
+        pass
+    assert _everything(tmp_path) == before
+    with open_run(tmp_path / "run", elsewhere, accept_changes=True) as run:
+        assert run.record.numerics == Numerics(precision="bf16", kernels="torch")
+        run.save()
+    assert any("lacks kernels" in line for line in read_record(run.paths).accepted)
+    with open_run(tmp_path / "run", elsewhere):
+        pass
+
+
+def test_open_run_that_began_with_emulated_bf16_goes_on_alike_and_not_where_it_is_in_hardware(tmp_path: Path) -> None:
+    emulated = replace(_wanted(), lacking=lambda numerics: "bf16" if numerics.precision == "bf16" else "")
+    with open_run(tmp_path / "run", emulated) as run:
+        run.set_numerics(Numerics(precision="bf16"), "", "bf16")
+        run.save()
+        run.commit()
+    with open_run(tmp_path / "run", emulated):
+        pass
+    with pytest.raises(RunMismatch, match="has bf16"), open_run(tmp_path / "run", _wanted()):
+        pass
 
 
 def test_open_run_of_a_plan_that_adds_a_member_extends_the_run(tmp_path: Path) -> None:

@@ -28,6 +28,8 @@ def main(run_dir: str, store: str, database: str, groups: str) -> None:
 OVERRIDES = (
     "ensemble=two",
     "checkpoint_updates=4",
+    "cluster.cpus_per_member=1",
+    "precision=fp32",
     # Three updates an epoch: metrics.jsonl then has a point at every update, and the ledger counts exactly.
     "optimizer.batch_size=400",
     "model.width=0.1",

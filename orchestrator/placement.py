@@ -1,0 +1,193 @@
+"""How many members a machine trains at once, with how many threads each, in which precision: a choice by figures. Pure.
+
+What is compared is the time that training the whole plan would take, and not images a second alone: with seven
+members, two at once end in an odd one out, and rates side by side say nothing of that.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from orchestrator.plan_values import Plan, Stage
+from orchestrator.schedule import estimate, multiply_adds
+from workers.models.counts import count
+from workers.settings import ModelSettings
+
+# One thread a member is what any other machine would take too: what is to replace it must be faster by this share,
+# which noise is not.
+MARGIN = 0.05
+# What lies further apart than this is not going to change places with more threads, or measured again.
+HOPELESS = 1.25
+# Forward multiply-adds: two minutes or so of two cores. Over less, seconds of measuring are not earned back.
+LEAST_WORK = 3e12
+_FULL_MEMORY_SHARE = 0.8
+_PROCESS_BYTES = 600e6
+_STATE_BYTES = 4 * 4  # weight, gradient, momentum, and a copy of the weight in another precision
+# Of conv1's outputs, by far the most: what training a full-size member was seen to take, 1.2 GiB with 128 images.
+_ACTIVATION_BYTES = 16
+_CONV1_FILTERS = 96
+
+
+@dataclass(frozen=True, order=True)
+class Candidate:
+    """`members` train side by side with `threads` each."""
+
+    threads: int
+    members: int
+    precision: str
+
+    @property
+    def terms(self) -> str:
+        """What each member gets, in words."""
+        return f"{_plural(self.threads, 'thread')} each, {self.precision}"
+
+    def __str__(self) -> str:
+        return f"{_plural(self.members, 'member')} at once, {self.terms}"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What was measured of a candidate: `images_per_second` of all its members together."""
+
+    candidate: Candidate
+    images_per_second: float
+
+
+@dataclass(frozen=True)
+class Option:
+    """A figure and what it comes to: `seconds` of training for the whole plan."""
+
+    figure: Figure
+    seconds: float
+
+    @property
+    def candidate(self) -> Candidate:
+        return self.figure.candidate
+
+    def __str__(self) -> str:
+        return f"{self.candidate}: {_told(self)}"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What the time of a step depends on."""
+
+    model: ModelSettings
+    batch_size: int
+    num_classes: int
+
+
+def kind_of(stage: Stage) -> Kind:
+    """The kind of `stage`: not how many epochs there are, nor how large its steps."""
+    return Kind(stage.settings.model, stage.settings.optimizer.batch_size, stage.num_classes)
+
+
+def costliest(plan: Plan) -> Stage:
+    """A stage of the kind that all together take the most multiply-adds; of equals the first."""
+    work = multiply_adds(plan)
+    sums: dict[Kind, float] = {}
+    for stage in plan.stages:
+        sums[kind_of(stage)] = sums.get(kind_of(stage), 0.0) + work[stage.ref]
+    return max(plan.stages, key=lambda stage: sums[kind_of(stage)])
+
+
+def is_worth_measuring(plan: Plan) -> bool:
+    """Whether the plan's training is long enough to earn back what measuring takes."""
+    return sum(multiply_adds(plan).values()) >= LEAST_WORK
+
+
+def member_bytes(stage: Stage) -> float:
+    """About what a process takes that trains `stage`."""
+    model = stage.settings.model
+    pixels = (model.input_size / model.conv1_stride) ** 2
+    activations = stage.settings.optimizer.batch_size * pixels * _CONV1_FILTERS * model.width * _ACTIVATION_BYTES
+    return _PROCESS_BYTES + count(model, stage.num_classes).num_parameters * _STATE_BYTES + activations
+
+
+def most_members(plan: Plan, memory_bytes: float) -> int:
+    """How many members `memory_bytes` can hold at once, at least 1 and at most the plan's."""
+    largest = max(member_bytes(stage) for stage in plan.stages)
+    return max(1, min(len(plan.members), int(memory_bytes * _FULL_MEMORY_SHARE / largest)))
+
+
+def candidates(
+    num_cpus: int, members: int, precisions: Sequence[str], threads: int | None = None
+) -> tuple[Candidate, ...]:
+    """What there is to choose from, the default first.
+
+    Args:
+        num_cpus: the machine's.
+        members: the most that memory and plan allow at once, at least 1.
+        precisions: the ones this machine is good at, the preferred one first.
+        threads: a member's where that is settled, else None.
+    """
+    counts = [threads] if threads else sorted({*_powers_of_two(num_cpus), max(1, num_cpus // members), num_cpus})
+    return tuple(
+        Candidate(count, max(1, min(members, num_cpus // count)), precision)
+        for count in counts
+        for precision in precisions
+    )
+
+
+def is_hopeless(candidate: Candidate, figures: Iterable[Figure]) -> bool:
+    """Whether what is measured already rules `candidate` out: the other precision is far ahead at fewer threads."""
+    rates: dict[int, dict[str, float]] = {}
+    for figure in figures:
+        if figure.candidate.threads < candidate.threads:
+            rates.setdefault(figure.candidate.threads, {})[figure.candidate.precision] = figure.images_per_second
+    return any(
+        candidate.precision in of and max(of.values()) > HOPELESS * of[candidate.precision] for of in rates.values()
+    )
+
+
+def options(plan: Plan, figures: Iterable[Figure]) -> tuple[Option, ...]:
+    """What each figure, measured on `costliest(plan)`, comes to; stages of other kinds go by their multiply-adds."""
+    measured = costliest(plan)
+    macs = count(measured.settings.model, measured.num_classes).num_macs
+    work = multiply_adds(plan)
+    found = []
+    for figure in figures:
+        members = figure.candidate.members
+        rate = figure.images_per_second / members * macs
+        seconds = {ref: multiply_adds / rate for ref, multiply_adds in work.items()}
+        found.append(Option(figure, estimate(plan, seconds, members).makespan_s))
+    return tuple(found)
+
+
+def choose(given: Sequence[Option], default: Candidate) -> Option:
+    """The option that takes the least time, if by more than a margin; else `default`, which must be among them."""
+    usual = next(option for option in given if option.candidate == default)
+    best = min(given, key=lambda option: option.seconds)
+    return best if best.seconds * (1 + MARGIN) < usual.seconds else usual
+
+
+def reason(chosen: Option, given: Sequence[Option]) -> str:
+    """One line: what was chosen, its figures, and the next best."""
+    others = [option for option in given if option is not chosen]
+    line = f"{chosen.candidate} ({_told(chosen)}"
+    if others:
+        next_best = min(others, key=lambda option: option.seconds)
+        line += f"; next best: {next_best.candidate}, {_told(next_best)}"
+    return line + ")"
+
+
+def reserved_cpus(threads: int, num_cpus: int, members: int) -> int:
+    """The CPUs to set aside for each member, so that no more than `members` run at once on `num_cpus`."""
+    return min(num_cpus, max(threads, num_cpus // (members + 1) + 1))
+
+
+def _told(option: Option) -> str:
+    return f"{option.figure.images_per_second:,.0f} images/s together, {_duration(option.seconds)} of training"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+
+
+def _powers_of_two(most: int) -> list[int]:
+    return [1 << exponent for exponent in range(most.bit_length()) if 1 << exponent <= most]
+
+
+def _plural(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

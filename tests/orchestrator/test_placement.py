@@ -1,0 +1,160 @@
+"""The choice of threads, members and precision: a pure function of figures, and what keeps the figures."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from orchestrator import placement, placing
+from orchestrator.config import compose
+from orchestrator.config_schema import Config
+from orchestrator.datasets import survey_all
+from orchestrator.placement import MARGIN, Candidate, Figure
+from orchestrator.placement_cache import Key, cpu_model, read_figures, write_figures
+from orchestrator.placing import Measuring, place
+from orchestrator.plan import Plan, make_plan
+from orchestrator.side_by_side import measure
+from workers.numerics import Capabilities
+from workers.protocol import Numerics
+
+MANY = Candidate(threads=1, members=2, precision="bf16")
+ONE = Candidate(threads=2, members=1, precision="bf16")
+KEY_FIELDS = {"cpu": "a CPU", "num_cpus": 2, "code": "c", "kernels": "torch"}
+
+
+def planned(*overrides: str) -> tuple[Config, Plan]:
+    config = compose(overrides)
+    return config, make_plan(config, survey_all(config))
+
+
+@pytest.fixture(scope="module")
+def digits() -> Plan:
+    return planned()[1]
+
+
+def _key(plan: Plan, **changes: object) -> Key:
+    return Key(**{**KEY_FIELDS, "kind": placement.kind_of(plan.stages[0]), **changes})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("faster", "wins"), [(-0.4, False), (MARGIN * 0.8, False), (MARGIN * 2, True)])
+def test_choice_other_than_the_default_must_save_more_than_the_margin(digits: Plan, faster: float, wins: bool) -> None:
+    default, other = placement.options(digits, [Figure(MANY, 100.0), Figure(ONE, 100.0)])
+    given = (default, replace(other, seconds=default.seconds / (1 + faster)))
+    assert (placement.choose(given, MANY).candidate == ONE) is wins
+    assert placement.choose(given[::-1], MANY) == placement.choose(given, MANY)
+
+
+def test_choice_goes_by_the_time_of_the_whole_plan(digits: Plan) -> None:
+    # Ten per cent fewer images a second together, but no slot stays empty behind an odd member.
+    alone = Candidate(8, 1, "bf16")
+    eight = Candidate(1, 8, "bf16")
+    options = placement.options(digits, [Figure(eight, 100.0), Figure(alone, 90.0)])
+    assert options[1].seconds < options[0].seconds
+    assert placement.choose(options, eight).candidate == alone
+
+
+def test_candidates_begin_with_the_default_and_never_ask_for_more_than_there_is() -> None:
+    given = placement.candidates(6, 4, ("bf16", "fp32"))
+    assert given[0] == Candidate(1, 4, "bf16")
+    assert {one.threads for one in given} == {1, 2, 4, 6}
+    assert all(one.members <= 4 and (one.threads == 1 or one.threads * one.members <= 6) for one in given)
+    assert placement.candidates(6, 4, ("fp32",), threads=3) == (Candidate(3, 2, "fp32"),)
+
+
+def test_members_at_once_are_bounded_by_memory_and_by_the_plan(digits: Plan) -> None:
+    need = max(placement.member_bytes(stage) for stage in digits.stages)
+    assert placement.most_members(digits, 0) == 1
+    assert placement.most_members(digits, need * 3 / 0.79) == 3
+    assert placement.most_members(digits, need * 1000) == len(digits.members)
+
+
+@pytest.mark.parametrize("num_cpus", [1, 2, 5, 8, 64])
+@pytest.mark.parametrize("members", [1, 2, 3, 7])
+def test_reserved_cpus_let_no_more_than_that_many_members_run(num_cpus: int, members: int) -> None:
+    reserved = placement.reserved_cpus(1, num_cpus, members)
+    assert 1 <= num_cpus // reserved <= members
+
+
+def test_precision_far_behind_with_one_thread_is_not_measured_with_two() -> None:
+    figures = [Figure(MANY, 200.0), Figure(replace(MANY, precision="fp32"), 100.0)]
+    assert placement.is_hopeless(replace(ONE, precision="fp32"), figures)
+    assert not placement.is_hopeless(ONE, figures)
+
+
+def test_figures_are_read_back_for_the_same_key_only(digits: Plan, tmp_path: Path) -> None:
+    figures = (Figure(MANY, 123.25), Figure(ONE, 99.5))
+    write_figures(tmp_path, _key(digits), figures)
+    assert read_figures(tmp_path, _key(digits)) == figures
+    for changes in ({"cpu": "another"}, {"num_cpus": 3}, {"code": "d"}, {"kernels": "compiled"}):
+        assert read_figures(tmp_path, _key(digits, **changes)) == ()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"figures": [1]}', '{"figures": [{"candidate": {"a": 1}}]}'])
+def test_damaged_figures_count_as_none(digits: Plan, tmp_path: Path, text: str) -> None:
+    write_figures(tmp_path, _key(digits), [Figure(MANY, 1.0)])
+    (path,) = (tmp_path / "placement").iterdir()
+    path.write_text(text)
+    assert read_figures(tmp_path, _key(digits)) == ()
+
+
+def test_cpu_model_is_the_kernel_s_name(tmp_path: Path) -> None:
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: Some CPU @ 2 GHz\n")
+    assert cpu_model(tmp_path / "cpuinfo") == "Some CPU @ 2 GHz"
+    assert cpu_model(tmp_path / "absent")
+
+
+@pytest.fixture
+def two_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placing.ray_cluster, "available_cpus", lambda: 2)
+    monkeypatch.setattr(placing, "capabilities", lambda: Capabilities(bf16=True, compiled_kernels=False))
+
+
+def _note(line: str) -> None:
+    pass
+
+
+@pytest.mark.usefixtures("two_cpus")
+def test_place_of_a_short_plan_takes_the_default_without_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placing, "measure", None)
+    placed = place(*planned("model.width=0.1", "ensemble=five"), _note, Measuring.where_it_pays)
+    assert placed.numerics == Numerics(1, "bf16", "cpu", "torch")
+    assert "too short" in placed.line
+
+
+@pytest.mark.usefixtures("two_cpus")
+def test_place_of_what_is_configured_measures_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placing, "measure", None)
+    placed = place(*planned("cluster.cpus_per_member=2", "precision=fp32"), _note, Measuring.always)
+    assert placed.numerics == Numerics(2, "fp32", "cpu", "torch")
+    assert placed.cluster.cpus_per_member == 2
+
+
+@pytest.mark.usefixtures("two_cpus")
+def test_place_of_a_long_plan_measures_once_and_chooses_alike_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def measured(stage: object, given: tuple[Candidate, ...], *_: object) -> tuple[Figure, ...]:
+        calls.append(given)
+        return tuple(Figure(one, 500.0 if one == ONE else 100.0) for one in given)
+
+    monkeypatch.setattr(placing, "measure", measured)
+    config, plan = planned(f"datasets.store={tmp_path}", "ensemble.stages.train.epochs=200")
+    first = place(config, plan, _note, Measuring.where_it_pays)
+    again = place(config, plan, _note, Measuring.never)
+    assert len(calls) == 1
+    assert again == first
+    assert (first.numerics.threads, first.numerics.precision, first.cluster.cpus_per_member) == (2, "bf16", 2)
+    assert first.rate == 500.0
+    assert "next best" in first.line
+
+
+def test_measure_times_real_processes_side_by_side() -> None:
+    _, plan = planned("model.width=0.05", "model.fc_units=16", "optimizer.batch_size=8", "ensemble=five")
+    told: list[str] = []
+    given = (Candidate(1, 2, "fp32"), Candidate(2, 1, "fp32"))
+    figures = measure(plan.stages[0], given, Numerics(), told.append)
+    assert [figure.candidate for figure in figures] == list(given)
+    assert all(figure.images_per_second > 0 for figure in figures)
+    assert told
