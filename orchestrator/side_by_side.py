@@ -16,8 +16,9 @@ from workers.throughput_process import Request
 
 _SECONDS = 0.6
 _TURNS = 2
-# A step of that many forward multiply-adds takes a second or two of one core: 64 full-size images.
-_MOST_MACS = 5e10
+# A step of that many forward multiply-adds takes two seconds or so of one core: 128 full-size images. With smaller
+# batches the traffic of weights counts for too much, and members side by side look slower than they are.
+_MOST_MACS = 1e11
 
 
 def measure(
@@ -30,7 +31,7 @@ def measure(
 
     Args:
         stage: what is trained.
-        candidates: what to measure, in an order in which one thread comes first.
+        candidates: what to measure, the default first, which has all its turns whatever the others did.
         numerics: device and kernels; threads and precision are the candidate's.
         note: hears a line for each turn.
     """
@@ -39,7 +40,9 @@ def measure(
         processes: list[_Process] = []
         for turn in range(_TURNS):
             for candidate in candidates:
-                if is_hopeless(candidate, best.values()) or (turn and not _may_win(candidate, best)):
+                if is_hopeless(candidate, best.values()) or (
+                    turn and candidate != candidates[0] and not _may_win(candidate, best)
+                ):
                     continue
                 note(f"measuring {candidate} ({turn + 1} of {_TURNS})")
                 while len(processes) < candidate.members:
