@@ -9,16 +9,19 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load, save
+from safetensors.numpy import load
 
 from workers.atomic import atomic_folder, remove_leftovers
+from workers.digest import sha256_of
 from workers.errors import StorageError
+from workers.tensor_file import safetensors_pieces, write_hashed
 
 Tensors = Mapping[str, np.ndarray]
 
@@ -42,11 +45,17 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
-class Contents:
-    """What a checkpoint holds, in memory."""
+class Weights:
+    """The weights of a checkpoint, in memory."""
 
     checkpoint: Checkpoint
     model: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Contents(Weights):
+    """All that a checkpoint holds, in memory."""
+
     optimizer: dict[str, np.ndarray]
     state: dict[str, Any]
 
@@ -66,25 +75,37 @@ def write_checkpoint(
     """Commits `folder/step-…`; `identity` (stage hash, data digest, attempt) goes into the manifest.
 
     A checkpoint of the same step that is already there and valid holds the same bits and is kept.
+
+    Args:
+        folder: where the stage's checkpoints lie.
+        step: the updates made.
+        model: the weights by name, float32; they must not change until this returns.
+        optimizer: the momentum by name, likewise.
+        state: what else the next update depends on, as JSON.
+        identity: whose checkpoint it is.
+
+    Raises:
+        StorageError: the disk is full, or storage fails otherwise; nothing is left of the attempt.
     """
     target = folder / name_of(step)
     if target.exists():
         try:
-            return verify(target)
+            return _verified(target)
         except _Invalid as invalid:
             _set_aside(target, invalid)
     files = {
-        MODEL_FILE: save(dict(model)),
-        OPTIMIZER_FILE: save(dict(optimizer)),
-        STATE_FILE: json.dumps(state, indent=1, allow_nan=False).encode(),
+        MODEL_FILE: safetensors_pieces(model),
+        OPTIMIZER_FILE: safetensors_pieces(optimizer),
+        STATE_FILE: [json.dumps(state, indent=1, allow_nan=False).encode()],
     }
-    described = {name: {"size": len(data), "sha256": _sha256(data)} for name, data in files.items()}
-    manifest = {"schema": _SCHEMA, "step": step, **identity, "files": described}
+    described = {}
     with atomic_folder(target) as temporary:
-        for name, data in files.items():
-            (temporary / name).write_bytes(data)
+        for name, pieces in files.items():
+            with (temporary / name).open("wb") as file:
+                described[name] = asdict(write_hashed(file, pieces))
+        manifest = {"schema": _SCHEMA, "step": step, **identity, "files": described}
         (temporary / MANIFEST_FILE).write_text(json.dumps(manifest, indent=1))
-    return Checkpoint(target, step, str(described[MODEL_FILE]["sha256"]))
+    return Checkpoint(target, step, described[MODEL_FILE]["sha256"])
 
 
 def read_checkpoint(folder: Path) -> Contents:
@@ -93,10 +114,28 @@ def read_checkpoint(folder: Path) -> Contents:
     Raises:
         StorageError: it is missing or corrupt.
     """
-    try:
+    with _invalid_is_an_error(folder):
         return _read(folder)
-    except _Invalid as invalid:
-        raise StorageError(f"{folder}: {invalid}; restore it, or remove its stage's folder to train it again") from None
+
+
+def read_weights(folder: Path) -> Weights:
+    """Verifies and reads the weights of one named checkpoint; its momentum, as large again, is left alone.
+
+    Raises:
+        StorageError: they are missing or corrupt.
+    """
+    with _invalid_is_an_error(folder):
+        return _read_weights(folder, _manifest(folder))
+
+
+def verify_checkpoint(folder: Path) -> Checkpoint:
+    """Checks names, sizes and hashes of one named checkpoint against its manifest.
+
+    Raises:
+        StorageError: it is missing or corrupt.
+    """
+    with _invalid_is_an_error(folder):
+        return _verified(folder)
 
 
 def newest_checkpoint(folder: Path) -> Contents | None:
@@ -126,14 +165,6 @@ def prune(folder: Path, best_step: int | None, keep_last: int = 2) -> None:
             shutil.rmtree(folder / name_of(step), ignore_errors=True)
 
 
-def verify(folder: Path) -> Checkpoint:
-    """Checks names, sizes and hashes against the manifest."""
-    manifest = _manifest(folder)
-    for name, described in manifest["files"].items():
-        _verified_bytes(folder / name, described)
-    return Checkpoint(folder, manifest["step"], manifest["files"][MODEL_FILE]["sha256"])
-
-
 def _steps(folder: Path) -> list[int]:
     return [int(match[1]) for entry in folder.iterdir() if (match := _NAME.fullmatch(entry.name))]
 
@@ -155,25 +186,56 @@ def _manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _verified_bytes(path: Path, described: Mapping[str, Any]) -> bytes:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise _Invalid(f"{path.name} cannot be read ({error.strerror})") from error
-    if len(data) != described["size"] or _sha256(data) != described["sha256"]:
-        raise _Invalid(f"{path.name} differs from its sha256")
-    return data
+def _verified(folder: Path) -> Checkpoint:
+    manifest = _manifest(folder)
+    for name, described in manifest["files"].items():
+        path = folder / name
+        with _unreadable_is_invalid(path):
+            same = path.stat().st_size == described["size"] and sha256_of(path) == described["sha256"]
+        if not same:
+            raise _Invalid(f"{name} differs from its sha256")
+    return _checkpoint(folder, manifest)
 
 
 def _read(folder: Path) -> Contents:
     manifest = _manifest(folder)
-    data = {name: _verified_bytes(folder / name, described) for name, described in manifest["files"].items()}
-    model, optimizer = load(data[MODEL_FILE]), load(data[OPTIMIZER_FILE])
+    weights = _read_weights(folder, manifest)
+    optimizer = load(_verified_bytes(folder, OPTIMIZER_FILE, manifest))
+    state = json.loads(_verified_bytes(folder, STATE_FILE, manifest))
+    return Contents(weights.checkpoint, weights.model, optimizer, state)
+
+
+def _read_weights(folder: Path, manifest: Mapping[str, Any]) -> Weights:
+    model = load(_verified_bytes(folder, MODEL_FILE, manifest))
     if not all(np.isfinite(tensor).all() for tensor in model.values()):
         raise _Invalid("its weights are not finite")
-    checkpoint = Checkpoint(folder, manifest["step"], manifest["files"][MODEL_FILE]["sha256"])
-    return Contents(checkpoint, model, optimizer, json.loads(data[STATE_FILE]))
+    return Weights(_checkpoint(folder, manifest), model)
 
 
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+def _verified_bytes(folder: Path, name: str, manifest: Mapping[str, Any]) -> bytes:
+    described = manifest["files"][name]
+    with _unreadable_is_invalid(folder / name):
+        data = (folder / name).read_bytes()
+    if len(data) != described["size"] or hashlib.sha256(data).hexdigest() != described["sha256"]:
+        raise _Invalid(f"{name} differs from its sha256")
+    return data
+
+
+def _checkpoint(folder: Path, manifest: Mapping[str, Any]) -> Checkpoint:
+    return Checkpoint(folder, manifest["step"], manifest["files"][MODEL_FILE]["sha256"])
+
+
+@contextmanager
+def _unreadable_is_invalid(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _Invalid(f"{path.name} cannot be read ({error.strerror})") from error
+
+
+@contextmanager
+def _invalid_is_an_error(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except _Invalid as invalid:
+        raise StorageError(f"{folder}: {invalid}; restore it, or remove its stage's folder to train it again") from None

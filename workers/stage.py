@@ -2,25 +2,27 @@
 
 import logging
 from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import nn
 
 from workers import numerics
-from workers.checkpoint import Checkpoint, Contents, newest_checkpoint, prune, read_checkpoint, write_checkpoint
+from workers.checkpoint import Checkpoint, Weights, name_of, newest_checkpoint, read_weights, verify_checkpoint
 from workers.data.batches import TrainingBatches, centre_batches, pixel_statistics
 from workers.data.store import Store, open_store
-from workers.errors import DataError, Stopped, StorageError
+from workers.errors import DataError, StorageError
 from workers.finished import read_finished
 from workers.models.alexnet import initialise
 from workers.models.registry import build
 from workers.protocol import StageResult, StageSpec
+from workers.saver import Saver, Snapshot
 from workers.settings import KeptCheckpoint
 from workers.training.evaluate import Evaluation, evaluate
 from workers.training.loop import EpochErrors, Stage, TrainState, train
 from workers.training.metrics import MetricsLog, StepMark, cut_back
-from workers.training.optimizer import build_optimizer, check_layers, load_momentum, momentum_tensors
+from workers.training.optimizer import build_optimizer, check_layers, load_momentum
 from workers.training.schedule import chance_threshold
 
 _log = logging.getLogger(__name__)
@@ -44,26 +46,35 @@ def run_stage(spec: StageSpec, should_stop: Callable[[], bool]) -> StageResult:
     check_layers(model, {"reset": spec.reset, "freeze": spec.freeze, "lr_scale": tuple(lr_scale)})
     model.to(spec.numerics.device)
     optimizer = build_optimizer(model, spec.settings.optimizer, spec.freeze, lr_scale)
+    begun = _begin(spec, model, optimizer)
+    _log.info("%s/%s: from update %d", spec.member, spec.stage, begun.state.step)
+    metrics_path = spec.stage_dir / "metrics.jsonl"
+    cut_back(metrics_path, begun.state.step)
+    with closing(MetricsLog(metrics_path)) as metrics, closing(StepMark(spec.stage_dir / "step.txt")) as mark:
+        mark.set(begun.state.step)
+        snapshot = Snapshot(model, optimizer)
+        with Saver(spec, store.digest, snapshot, metrics, mark, should_stop, begun.resumed) as saver:
+            final = train(_assemble(spec, store, model, optimizer, metrics, saver), begun.state)
+            return _result(spec, final, saver.finish(final), resumed_from=begun.state.step)
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """Where training goes on: `resumed` is None at a fresh start."""
+
+    state: TrainState
+    resumed: Checkpoint | None
+
+
+def _begin(spec: StageSpec, model: nn.Module, optimizer: torch.optim.SGD) -> _Begun:
+    """Fills model and optimizer; what it read from disk is freed before training starts."""
     saved = newest_checkpoint(spec.stage_dir / "checkpoints")
     if saved is None:
         _start(model, spec)
-        state = TrainState()
-    else:
-        _load_weights(model, saved, only=None)
-        load_momentum(model, optimizer, {name: torch.from_numpy(value) for name, value in saved.optimizer.items()})
-        state = TrainState.from_json(saved.state["train"])
-    _log.info("%s/%s: from update %d", spec.member, spec.stage, state.step)
-    metrics_path = spec.stage_dir / "metrics.jsonl"
-    cut_back(metrics_path, state.step)
-    metrics, mark = MetricsLog(metrics_path), StepMark(spec.stage_dir / "step.txt")
-    try:
-        mark.set(state.step)
-        saver = _Saver(spec, store, model, optimizer, metrics, mark, should_stop, state)
-        final = train(_assemble(spec, store, model, optimizer, metrics, saver), state)
-        return _result(spec, final, saver.save(final), resumed_from=state.step)
-    finally:
-        metrics.close()
-        mark.close()
+        return _Begun(TrainState(), None)
+    _load_weights(model, saved, only=None)
+    load_momentum(model, optimizer, {name: torch.from_numpy(value) for name, value in saved.optimizer.items()})
+    return _Begun(TrainState.from_json(saved.state["train"]), saved.checkpoint)
 
 
 def _start(model: nn.Module, spec: StageSpec) -> None:
@@ -71,21 +82,21 @@ def _start(model: nn.Module, spec: StageSpec) -> None:
     initialise(model, spec.settings.init, torch.Generator().manual_seed(spec.seed % 2**63))
     if spec.init_dir is not None:
         finished = read_finished(spec.init_dir)
-        ancestor = read_checkpoint(spec.init_dir / "checkpoints" / finished.checkpoint)
+        ancestor = read_weights(spec.init_dir / "checkpoints" / finished.checkpoint)
         layers = {name for name, _ in model.named_children()} - set(spec.reset)
         _load_weights(model, ancestor, only=layers)
 
 
-def _load_weights(model: nn.Module, contents: Contents, only: set[str] | None) -> None:
+def _load_weights(model: nn.Module, weights: Weights, only: set[str] | None) -> None:
     """Copies weights by name; the shapes must be equal. `only` names the layers to copy, None all."""
     for name, parameter in model.named_parameters():
         if only is not None and name.partition(".")[0] not in only:
             continue
-        value = contents.model.get(name)
+        value = weights.model.get(name)
         if value is None or value.shape != tuple(parameter.shape):
             found = "missing" if value is None else f"{value.shape}"
             raise StorageError(
-                f"{contents.checkpoint.folder}: {name} is {found}, the model wants {tuple(parameter.shape)}; "
+                f"{weights.checkpoint.folder}: {name} is {found}, the model wants {tuple(parameter.shape)}; "
                 f"add {name.partition('.')[0]} to the stage's reset"
             )
         with torch.no_grad():
@@ -98,7 +109,7 @@ def _assemble(
     model: nn.Module,
     optimizer: torch.optim.SGD,
     metrics: MetricsLog,
-    saver: "_Saver",
+    saver: Saver,
 ) -> Stage:
     settings = spec.settings
     statistics = pixel_statistics(store, settings.augmentation.normalisation)
@@ -137,62 +148,10 @@ def _assemble(
     )
 
 
-class _Saver:
-    """Decides after each update whether a checkpoint is due, and keeps the best and the last two."""
-
-    def __init__(
-        self,
-        spec: StageSpec,
-        store: Store,
-        model: nn.Module,
-        optimizer: torch.optim.SGD,
-        metrics: MetricsLog,
-        mark: StepMark,
-        should_stop: Callable[[], bool],
-        state: TrainState,
-    ) -> None:
-        self._spec, self._model, self._optimizer = spec, model, optimizer
-        self._metrics, self._mark, self._should_stop = metrics, mark, should_stop
-        self._saved_step = state.step
-        self._identity = {"attempt": spec.attempt, "stage_hash": spec.stage_hash, "data_digest": store.digest}
-
-    def after_update(self, state: TrainState, epoch_ended: bool) -> None:
-        """Saves where due; stops at this step boundary where asked to."""
-        self._mark.set(state.step)
-        best_now = epoch_ended and state.best_step == state.step
-        if best_now or state.step - self._saved_step >= self._spec.checkpoint_updates:
-            self.save(state)
-        if self._should_stop():
-            self.save(state)
-            raise Stopped(f"{self._spec.member}/{self._spec.stage}: stopped after update {state.step}")
-
-    def save(self, state: TrainState) -> Checkpoint:
-        """Commits a checkpoint of `state`, after the metrics it vouches for."""
-        self._metrics.sync()
-        model = {name: _array(value) for name, value in self._model.named_parameters()}
-        momentum = momentum_tensors(self._model, self._optimizer)
-        folder = self._spec.stage_dir / "checkpoints"
-        checkpoint = write_checkpoint(
-            folder,
-            state.step,
-            model,
-            {name: _array(value) for name, value in momentum.items()},
-            {"train": state.to_json()},
-            self._identity,
-        )
-        self._saved_step = state.step
-        prune(folder, state.best_step)
-        return checkpoint
-
-
-def _array(tensor: torch.Tensor) -> np.ndarray:
-    return tensor.detach().cpu().contiguous().numpy()
-
-
 def _result(spec: StageSpec, state: TrainState, last: Checkpoint, resumed_from: int) -> StageResult:
     chosen = last
     if spec.keep is KeptCheckpoint.best and state.best_step is not None:
-        chosen = read_checkpoint(last.folder.with_name(f"step-{state.best_step:08d}")).checkpoint
+        chosen = verify_checkpoint(last.folder.with_name(name_of(state.best_step)))
     return StageResult(
         num_updates=state.step,
         resumed_from=resumed_from,

@@ -81,6 +81,7 @@ def test_driver_killed_a_dozen_times_on_photographs_ends_in_the_same_bytes(real_
     print(f"seed {SEED}, lives {lives} s, redone {redone}, last launch {time.monotonic() - started:.0f} s")  # noqa: T201
     for entry in entries.values():
         for before, after in zip(entry.attempts, entry.attempts[1:], strict=False):
-            assert before.last_step - after.resumed_from <= CHECKPOINT_UPDATES
+            # A save waits for the commit of the one before it: two intervals are lost where that took a whole one.
+            assert before.last_step - after.resumed_from <= 2 * CHECKPOINT_UPDATES
     assert sum(redone.values()) > 0, "no kill met a stage between its checkpoints"
     assert digests(paths) == digests(RunPaths(tmp_path / "undisturbed" / "run"))

@@ -121,7 +121,8 @@ def _check_ledger(paths: RunPaths) -> None:
     interrupted = 0
     for entry in stages.values():
         for before, after in zip(entry.attempts, entry.attempts[1:], strict=False):
-            assert before.last_step - after.resumed_from <= INTERVAL
+            # A save waits for the commit of the one before it: two intervals are lost where that took a whole one.
+            assert before.last_step - after.resumed_from <= 2 * INTERVAL
             interrupted += before.outcome is AttemptEnd.interrupted
     assert interrupted >= 5, "the kills hardly met an attempt"
     assert sum(entry.redone_updates for entry in stages.values()) > 0, "nothing was redone: the count is not of kills"

@@ -1,11 +1,21 @@
 """Checkpoints appear whole, and a damaged one is found before it is used."""
 
+import errno
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from workers.checkpoint import newest_checkpoint, prune, read_checkpoint, write_checkpoint
+from workers import checkpoint as protocol
+from workers.checkpoint import (
+    newest_checkpoint,
+    prune,
+    read_checkpoint,
+    read_weights,
+    verify_checkpoint,
+    write_checkpoint,
+)
 from workers.errors import StorageError
 
 WEIGHTS = {"conv1.weight": np.arange(12, dtype=np.float32).reshape(3, 4)}
@@ -83,3 +93,42 @@ def test_pruning_keeps_the_best_and_the_last_two(tmp_path: Path) -> None:
 def test_saving_a_step_again_keeps_the_committed_one(tmp_path: Path) -> None:
     first = save(tmp_path, 3).stat().st_ino
     assert save(tmp_path, 3).stat().st_ino == first
+
+
+def test_weights_alone_are_verified_and_need_no_momentum(tmp_path: Path) -> None:
+    folder = save(tmp_path, 1)
+    (folder / "optimizer.safetensors").unlink()
+    weights = read_weights(folder)
+    assert np.array_equal(weights.model["conv1.weight"], WEIGHTS["conv1.weight"])
+    assert weights.checkpoint.step == 1
+    (folder / "model.safetensors").write_bytes(b"")
+    with pytest.raises(StorageError, match=r"model\.safetensors differs"):
+        read_weights(folder)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
+def test_verification_finds_a_flipped_bit_and_a_missing_file(tmp_path: Path, name: str) -> None:
+    folder = save(tmp_path, 1)
+    assert verify_checkpoint(folder).folder == folder
+    data = bytearray((folder / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / name).write_bytes(data)
+    with pytest.raises(StorageError, match="differs from its sha256"):
+        verify_checkpoint(folder)
+    (folder / name).unlink()
+    with pytest.raises(StorageError, match="cannot be read"):
+        verify_checkpoint(folder)
+
+
+def test_full_disk_in_the_middle_of_a_file_is_told_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pieces(tensors: protocol.Tensors) -> Iterator[bytes]:
+        yield b"first piece"
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    save(tmp_path, 1)
+    monkeypatch.setattr(protocol, "safetensors_pieces", pieces)
+    with pytest.raises(StorageError, match="No space left"):
+        save(tmp_path, 2)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["step-00000001"]

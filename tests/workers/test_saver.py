@@ -1,0 +1,383 @@
+"""The saver copies in the training thread and writes in another: what is committed, when, and what of its errors."""
+
+import errno
+import logging
+import shutil
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from workers import checkpoint as protocol
+from workers import saver as saver_module
+from workers.checkpoint import Checkpoint, newest_checkpoint, read_checkpoint
+from workers.errors import Diverged, Stopped, StorageError
+from workers.protocol import StageSpec
+from workers.saver import Saver, Snapshot
+from workers.stage import run_stage
+from workers.training.loop import TrainState
+from workers.training.metrics import MetricsLog, StepMark
+
+INTERVAL = 4
+GIVE_UP_S = 60.0
+
+
+class Disk:
+    """Stands in for `write_checkpoint`: notes what it is asked, waits while `open` is clear, fails on demand."""
+
+    def __init__(self) -> None:
+        self.open = threading.Event()
+        self.open.set()
+        self.entered = threading.Semaphore(0)
+        self.fails_at: dict[int, OSError] = {}
+        self.asked: list[int] = []
+        self.committed: list[int] = []
+        self.threads: set[int] = set()
+
+    def write(self, folder: Path, step: int, *rest: Any) -> Checkpoint:
+        self.asked.append(step)
+        self.threads.add(threading.get_ident())
+        self.entered.release()
+        assert self.open.wait(GIVE_UP_S)
+        if step in self.fails_at:
+            with protocol.atomic_folder(folder / protocol.name_of(step)) as temporary:
+                (temporary / protocol.MODEL_FILE).write_bytes(b"half")
+                raise self.fails_at[step]
+        checkpoint = protocol.write_checkpoint(folder, step, *rest)
+        self.committed.append(step)
+        return checkpoint
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
+    disk = Disk()
+    monkeypatch.setattr(saver_module, "write_checkpoint", disk.write)
+    yield disk
+    assert not writers(), "a writing thread was left behind"
+
+
+def writers() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("checkpoint")]
+
+
+class Training:
+    """A one-layer net whose weights equal the number of updates made, and the saver after each of them."""
+
+    def __init__(self, spec: StageSpec, resumed: Checkpoint | None = None, interval: int = INTERVAL) -> None:
+        self.spec = replace(spec, checkpoint_updates=interval)
+        self.model = nn.Linear(3, 2)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.0, momentum=0.9)
+        self.stop_at: int | None = None
+        self.step = 0 if resumed is None else resumed.step
+        self._stack = ExitStack()
+        metrics = self._stack.enter_context(closing(MetricsLog(spec.stage_dir / "metrics.jsonl")))
+        mark = self._stack.enter_context(closing(StepMark(spec.stage_dir / "step.txt")))
+        snapshot = Snapshot(self.model, self.optimizer)
+        self.saver = self._stack.enter_context(
+            Saver(self.spec, "digest", snapshot, metrics, mark, self._should_stop, resumed)
+        )
+
+    def __enter__(self) -> "Training":
+        return self
+
+    def __exit__(self, *failure: Any) -> None:
+        self._stack.__exit__(*failure)
+
+    @property
+    def folder(self) -> Path:
+        return self.spec.stage_dir / "checkpoints"
+
+    def update(self, times: int = 1, best_step: int | None = None) -> None:
+        for _ in range(times):
+            self.step += 1
+            for parameter in self.model.parameters():
+                parameter.data.fill_(self.step)
+                self.optimizer.state[parameter]["momentum_buffer"] = torch.full_like(parameter, -self.step)
+            self.saver.after_update(TrainState(step=self.step, best_step=best_step), best_step == self.step)
+
+    def finish(self) -> Checkpoint:
+        return self.saver.finish(TrainState(step=self.step))
+
+    def _should_stop(self) -> bool:
+        return self.step == self.stop_at
+
+
+def on_disk(folder: Path) -> list[int]:
+    return sorted(int(path.name.removeprefix("step-")) for path in folder.iterdir())
+
+
+def assert_holds_its_own_step(folder: Path, step: int) -> None:
+    contents = read_checkpoint(folder / protocol.name_of(step))
+    assert all((value == step).all() for value in contents.model.values())
+    assert all((value == -step).all() for value in contents.optimizer.values())
+    assert set(contents.model) == set(contents.optimizer) == {"weight", "bias"}
+    assert contents.state["train"]["step"] == step
+
+
+# Of tiny_spec, which is a value, each example takes only a copy with a folder of its own.
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(interval=st.integers(1, 6), updates=st.integers(1, 20), bests=st.sets(st.integers(1, 20), max_size=4))
+def test_checkpoints_are_committed_in_order_at_the_steps_that_are_due(
+    tiny_spec: StageSpec, tmp_path_factory: pytest.TempPathFactory, interval: int, updates: int, bests: set[int]
+) -> None:
+    disk = Disk()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(saver_module, "write_checkpoint", disk.write)
+        spec = replace(tiny_spec, stage_dir=tmp_path_factory.mktemp("stage"))
+        with Training(spec, interval=interval) as training:
+            best = None
+            for step in range(1, updates + 1):
+                best = step if step in bests else best
+                training.update(best_step=best)
+            training.saver.finish(TrainState(step=updates, best_step=best))
+    due, last = [], 0
+    for step in range(1, updates + 1):
+        if step in bests or step - last >= interval or step == updates:
+            due.append(step)
+            last = step
+    assert disk.committed == due
+    assert threading.get_ident() not in disk.threads
+    assert on_disk(training.folder) == sorted({*due[-2:], *([best] if best is not None else [])})
+    for step in on_disk(training.folder):
+        assert_holds_its_own_step(training.folder, step)
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(tiny_spec: StageSpec, disk: Disk) -> None:
+    with Training(tiny_spec) as training:
+        disk.open.clear()
+        training.update(2 * INTERVAL - 1)
+        assert training.step == 2 * INTERVAL - 1
+        assert disk.committed == []
+        disk.open.set()
+        training.finish()
+    assert disk.committed == [INTERVAL, 2 * INTERVAL - 1]
+
+
+def test_snapshot_is_immune_to_the_updates_made_while_it_is_written(tiny_spec: StageSpec, disk: Disk) -> None:
+    with Training(tiny_spec) as training:
+        disk.open.clear()
+        training.update(2 * INTERVAL - 1)
+        disk.open.set()
+        training.finish()
+    assert_holds_its_own_step(training.folder, INTERVAL)
+
+
+def test_without_the_copy_a_checkpoint_would_hold_later_weights(
+    tiny_spec: StageSpec, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def views(tensors: dict[str, torch.Tensor], buffers: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
+        return {name: tensor.detach().numpy() for name, tensor in tensors.items()}
+
+    monkeypatch.setattr(saver_module, "_copied", views)
+    with Training(tiny_spec) as training:
+        disk.open.clear()
+        training.update(2 * INTERVAL - 1)
+        disk.open.set()
+        training.finish()
+    with pytest.raises(AssertionError):
+        assert_holds_its_own_step(training.folder, INTERVAL)
+
+
+class Awaited:
+    """A checkpoint in flight that is not done, and lets the disk go on once somebody waits for it."""
+
+    def __init__(self, disk: Disk, future: Future[Checkpoint]) -> None:
+        self._disk, self._future = disk, future
+
+    def done(self) -> bool:
+        return False
+
+    def result(self) -> Checkpoint:
+        assert self._disk.committed == []
+        self._disk.open.set()
+        return self._future.result(GIVE_UP_S)
+
+
+def test_second_save_waits_for_the_commit_of_the_first(tiny_spec: StageSpec, disk: Disk) -> None:
+    with Training(tiny_spec) as training:
+        disk.open.clear()
+        training.update(INTERVAL)
+        training.saver._in_flight = Awaited(disk, training.saver._in_flight)
+        training.update(INTERVAL - 1)
+        assert disk.committed == []
+        training.update()
+        assert disk.committed[0] == INTERVAL
+        training.finish()
+    assert disk.asked == disk.committed == [INTERVAL, 2 * INTERVAL]
+    for step in disk.committed:
+        assert_holds_its_own_step(training.folder, step)
+
+
+def test_snapshots_reuse_their_memory() -> None:
+    model = nn.Linear(3, 2)
+    snapshot = Snapshot(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    snapshot.touch()
+    first, second = snapshot.take().model["weight"], snapshot.take().model["weight"]
+    assert np.shares_memory(first, second)
+    assert not np.shares_memory(first, model.weight.detach().numpy())
+
+
+def test_snapshot_is_contiguous_whatever_the_layout_of_the_weights() -> None:
+    model = nn.Conv2d(3, 4, 2).to(memory_format=torch.channels_last)
+    taken = Snapshot(model, torch.optim.SGD(model.parameters(), lr=0.1)).take()
+    assert taken.model["weight"].flags.c_contiguous
+    assert np.array_equal(taken.model["weight"], model.weight.detach().numpy())
+    assert taken.optimizer == {}, "no momentum before the first update"
+
+
+def test_step_mark_counts_updates_and_not_checkpoints(tiny_spec: StageSpec, disk: Disk) -> None:
+    with Training(tiny_spec) as training:
+        disk.open.clear()
+        for step in range(1, 2 * INTERVAL):
+            training.update()
+            assert int((tiny_spec.stage_dir / "step.txt").read_text()) == step
+        disk.open.set()
+        training.finish()
+
+
+def test_stop_request_returns_only_once_everything_is_committed(tiny_spec: StageSpec, disk: Disk) -> None:
+    with Training(tiny_spec) as training, pytest.raises(Stopped, match="after update 6"):
+        disk.open.clear()
+        training.update(5)
+        assert disk.entered.acquire(timeout=GIVE_UP_S)
+        training.stop_at = 6
+        release = threading.Timer(0, disk.open.set)
+        release.start()
+        training.update()
+    assert disk.committed == [INTERVAL, 6]
+    assert on_disk(training.folder) == [INTERVAL, 6]
+    assert_holds_its_own_step(training.folder, 6)
+
+
+def test_stop_at_an_update_just_saved_writes_it_once(tiny_spec: StageSpec, disk: Disk) -> None:
+    with Training(tiny_spec) as training, pytest.raises(Stopped):
+        training.stop_at = INTERVAL
+        training.update(INTERVAL)
+    assert disk.asked == disk.committed == [INTERVAL]
+
+
+def test_finish_of_a_state_just_resumed_writes_nothing_and_prunes(tiny_spec: StageSpec, disk: Disk) -> None:
+    folder = tiny_spec.stage_dir / "checkpoints"
+    for step in (1, 2, 3):
+        last = protocol.write_checkpoint(folder, step, {}, {}, {}, {})
+    with Training(tiny_spec, resumed=last) as training:
+        assert training.finish() == last
+    assert disk.asked == []
+    assert on_disk(folder) == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("number", "raised"), [(errno.ENOSPC, StorageError), (errno.EIO, StorageError), (errno.EBUSY, OSError)]
+)
+@pytest.mark.parametrize("at_the_end", [False, True], ids=["next update", "end"])
+def test_writers_error_surfaces_in_the_training_thread_with_its_type(
+    tiny_spec: StageSpec, disk: Disk, number: int, raised: type[Exception], at_the_end: bool
+) -> None:
+    disk.fails_at = {2 * INTERVAL: OSError(number, "as asked")}
+    with Training(tiny_spec) as training:
+        training.update(2 * INTERVAL)
+        assert training.saver._in_flight is not None
+        training.saver._in_flight.exception(GIVE_UP_S)
+        with pytest.raises(raised, match="as asked") as caught:
+            training.finish() if at_the_end else training.update()
+        assert type(caught.value) is raised
+    assert on_disk(training.folder) == [INTERVAL], "the one before stays, and no leftover with it"
+
+
+def test_writers_error_at_a_stop_request_is_told_instead_of_stopped(tiny_spec: StageSpec, disk: Disk) -> None:
+    disk.fails_at = {6: OSError(errno.ENOSPC, "full")}
+    with Training(tiny_spec) as training, pytest.raises(StorageError, match="full"):
+        training.stop_at = 6
+        training.update(6)
+    assert on_disk(training.folder) == [INTERVAL]
+
+
+def test_failure_of_the_stage_lets_the_checkpoint_in_flight_be_committed(tiny_spec: StageSpec, disk: Disk) -> None:
+    with pytest.raises(Diverged), Training(tiny_spec) as training:
+        disk.open.clear()
+        training.update(INTERVAL)
+        release = threading.Timer(0, disk.open.set)
+        release.start()
+        raise Diverged("as asked")
+    assert disk.committed == on_disk(training.folder) == [INTERVAL]
+
+
+def test_failure_of_the_stage_outranks_the_writers_which_is_logged(
+    tiny_spec: StageSpec, disk: Disk, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk.fails_at = {INTERVAL: OSError(errno.ENOSPC, "full")}
+    with caplog.at_level(logging.WARNING), pytest.raises(Diverged), Training(tiny_spec) as training:
+        disk.open.clear()
+        training.update(INTERVAL)
+        disk.open.set()
+        raise Diverged("as asked")
+    assert "full" in caplog.text
+    assert list(training.folder.iterdir()) == []
+
+
+def test_metrics_are_durable_before_the_checkpoint_that_vouches_for_them(
+    tiny_spec: StageSpec, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    course: list[str] = []
+    monkeypatch.setattr(MetricsLog, "sync", lambda _: course.append("metrics"))
+    monkeypatch.setattr(saver_module, "prune", lambda *_: course.append("prune"))
+    plain = disk.write
+
+    def write(*arguments: Any) -> Checkpoint:
+        course.append("checkpoint")
+        return plain(*arguments)
+
+    monkeypatch.setattr(saver_module, "write_checkpoint", write)
+    with Training(tiny_spec) as training:
+        training.update(INTERVAL)
+    assert course == ["metrics", "checkpoint", "prune"]
+
+
+def test_kill_between_snapshot_and_commit_resumes_from_the_one_before_with_the_same_bits(
+    tiny_spec: StageSpec, disk: Disk, tmp_path: Path
+) -> None:
+    spec = replace(
+        tiny_spec,
+        checkpoint_updates=3,
+        settings=replace(tiny_spec.settings, schedule=replace(tiny_spec.settings.schedule, epochs=3)),
+    )
+    undisturbed = run_stage(replace(spec, stage_dir=tmp_path / "undisturbed"), lambda: False)
+    assert undisturbed.num_updates > 7
+    at_kill = tmp_path / "at_kill"
+    made = 0
+
+    def kill_in_flight() -> bool:
+        """After update 7 the second checkpoint is under way; what is on disk then is what a kill leaves."""
+        nonlocal made
+        made += 1
+        if made == 5:
+            assert disk.asked == [3]
+            disk.open.clear()
+        if made == 7:
+            for _ in disk.asked, "the second":
+                assert disk.entered.acquire(timeout=GIVE_UP_S)
+            shutil.copytree(spec.stage_dir, at_kill)
+            disk.open.set()
+        return made == 7
+
+    for _ in range(len(disk.asked)):
+        disk.entered.acquire()
+    disk.asked.clear()
+    with pytest.raises(Stopped):
+        run_stage(spec, kill_in_flight)
+    newest = newest_checkpoint(at_kill / "checkpoints")
+    assert newest is not None
+    assert (newest.checkpoint.step, int((at_kill / "step.txt").read_text())) == (3, 7)
+    result = run_stage(replace(spec, stage_dir=at_kill), lambda: False)
+    assert result.resumed_from == 3
+    assert result.checkpoint_sha256 == undisturbed.checkpoint_sha256

@@ -1,0 +1,171 @@
+"""Checkpoints off the training path: the training thread takes a copy, one other thread hashes and writes it.
+
+A save costs the training thread one copy of weights and momentum, into buffers that are kept from save to save. At most
+one checkpoint is in flight: a save that comes while the last one is still being written waits until that is committed.
+So memory is bounded (one copy, 8 bytes a parameter: 0.49 GB for the full-size net), checkpoints are committed in the
+order of their steps, and a kill costs what was done since the last copy, and, while that is being written, since the
+one before it: never more than two intervals.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from workers.checkpoint import Checkpoint, prune, write_checkpoint
+from workers.errors import Stopped
+from workers.protocol import StageSpec
+from workers.training.loop import TrainState
+from workers.training.metrics import MetricsLog, StepMark
+from workers.training.optimizer import momentum_tensors
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Copied:
+    """Weights and momentum as they were at one update, by parameter name."""
+
+    model: dict[str, np.ndarray]
+    optimizer: dict[str, np.ndarray]
+
+
+class Snapshot:
+    """Copies weights and momentum into host memory that is allocated once."""
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.SGD) -> None:
+        self._model, self._optimizer = model, optimizer
+        parameters = dict(model.named_parameters())
+        self._weights = {name: _buffer(parameter) for name, parameter in parameters.items()}
+        trained = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
+        self._momentum = {name: _buffer(parameter) for name, parameter in trained.items()}
+
+    def touch(self) -> None:
+        """Has the kernel map the buffers now; left to the first copy, it takes several times what a copy does."""
+        for buffer in (*self._weights.values(), *self._momentum.values()):
+            # Not by torch, which would start a second set of OpenMP threads for the thread that calls this.
+            buffer.numpy().fill(0)
+
+    def take(self) -> Copied:
+        """Copies; what this gave before is overwritten."""
+        momentum = momentum_tensors(self._model, self._optimizer)
+        return Copied(
+            _copied(dict(self._model.named_parameters()), self._weights),
+            _copied(momentum, self._momentum),
+        )
+
+
+def _buffer(tensor: Tensor) -> Tensor:
+    # Contiguous, as the file is, whatever the parameter's own layout; pinned, where a GPU copies into it.
+    return torch.empty(tensor.shape, dtype=torch.float32, pin_memory=tensor.is_cuda)
+
+
+def _copied(tensors: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    return {name: buffers[name].copy_(tensor.detach()).numpy() for name, tensor in tensors.items()}
+
+
+class Saver:
+    """Decides after each update whether a checkpoint is due, and keeps the best and the last two.
+
+    A context manager: however the block ends, the checkpoint in flight is finished first and the thread is gone. Errors
+    of the writing thread (StorageError and whatever else) are raised as they are by the next call after them; the one
+    that is left when the block ends by another error is logged.
+    """
+
+    def __init__(
+        self,
+        spec: StageSpec,
+        data_digest: str,
+        snapshot: Snapshot,
+        metrics: MetricsLog,
+        mark: StepMark,
+        should_stop: Callable[[], bool],
+        resumed: Checkpoint | None,
+    ) -> None:
+        """Starts the thread; `resumed` is the checkpoint that training goes on from."""
+        self._spec, self._snapshot = spec, snapshot
+        self._metrics, self._mark, self._should_stop = metrics, mark, should_stop
+        self._folder = spec.stage_dir / "checkpoints"
+        self._identity = {"attempt": spec.attempt, "stage_hash": spec.stage_hash, "data_digest": data_digest}
+        self._committed = resumed
+        self._saved_step = None if resumed is None else resumed.step
+        self._in_flight: Future[Checkpoint] | None = None
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._touched = self._thread.submit(snapshot.touch)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._thread.shutdown()
+        unseen = self._in_flight.exception() if self._in_flight is not None else None
+        if unseen is not None:
+            _log.warning("%s/%s: the last checkpoint was not written: %s", self._spec.member, self._spec.stage, unseen)
+
+    def after_update(self, state: TrainState, epoch_ended: bool) -> None:
+        """Saves where due; stops at this step boundary where asked to.
+
+        Raises:
+            Stopped: `should_stop` said so; `state` is committed.
+            StorageError: a checkpoint could not be written.
+        """
+        self._mark.set(state.step)
+        if self._in_flight is not None and self._in_flight.done():
+            self._wait()
+        best_now = epoch_ended and state.best_step == state.step
+        if best_now or state.step - (self._saved_step or 0) >= self._spec.checkpoint_updates:
+            self._save(state)
+        if self._should_stop():
+            self.finish(state)
+            raise Stopped(f"{self._spec.member}/{self._spec.stage}: stopped after update {state.step}")
+
+    def finish(self, state: TrainState) -> Checkpoint:
+        """Returns the checkpoint of `state` once it is committed.
+
+        Raises:
+            StorageError: it, or the one in flight before it, could not be written.
+        """
+        if self._saved_step != state.step:
+            self._save(state)
+        committed = self._wait()
+        assert committed is not None
+        # Once more: a kill may have come between the commit of a checkpoint and the pruning after it.
+        prune(self._folder, state.best_step)
+        return committed
+
+    def _save(self, state: TrainState) -> None:
+        """Copies the state and hands it over, once the checkpoint before it is committed and the buffers are free."""
+        self._wait()
+        self._touched.result()
+        copied = self._snapshot.take()
+        self._saved_step = state.step
+        self._in_flight = self._thread.submit(self._commit, state, copied)
+
+    def _commit(self, state: TrainState, copied: Copied) -> Checkpoint:
+        """Runs in the writing thread: the metrics first, since a checkpoint vouches for them; then it; then pruning."""
+        self._metrics.sync()
+        checkpoint = write_checkpoint(
+            self._folder,
+            state.step,
+            copied.model,
+            copied.optimizer,
+            {"train": state.to_json()},
+            self._identity,
+        )
+        prune(self._folder, state.best_step)
+        return checkpoint
+
+    def _wait(self) -> Checkpoint | None:
+        """Waits for the checkpoint in flight and gives the newest committed one."""
+        if self._in_flight is not None:
+            written, self._in_flight = self._in_flight, None
+            self._committed = written.result()
+        return self._committed
