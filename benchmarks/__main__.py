@@ -28,7 +28,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("rows", nargs="*", metavar="ROW", help="rows to measure (default: all that are not long)")
     parser.add_argument("--long", action="store_true", help="the long rows as well")
-    parser.add_argument("--repeats", type=int, default=7, help="of each side, in turns; long rows: 1 (default: 7)")
+    parser.add_argument("--repeats", type=int, default=7, help="of each side, in turns (default: 7)")
+    parser.add_argument("--long-repeats", type=int, default=1, help="of the long rows (default: 1)")
     parser.add_argument("--threads", type=int, default=2, help="of the full-size rows (default: 2)")
     parser.add_argument("--images", type=Path, help="a folder of full-resolution JPEG photographs")
     parser.add_argument("--tiny-imagenet", type=Path, help="class folders at 64 pixels, with target-10.txt")
@@ -62,6 +63,7 @@ def _measure(entries: list[Entry], options: argparse.Namespace) -> list[Row]:
             settings = Settings(
                 threads=options.threads,
                 repeats=options.repeats,
+                long_repeats=options.long_repeats,
                 scratch=Path(scratch),
                 images=options.images and options.images.absolute(),
                 tiny_imagenet=options.tiny_imagenet and options.tiny_imagenet.absolute(),

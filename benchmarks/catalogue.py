@@ -42,7 +42,17 @@ ENTRIES = (
         long=True,
     ),
     Entry(
-        "voting", "benchmarks.voting:run", "40 min at --epochs-share 1", "seven small nets in TorchEnsemble", long=True
+        "voting",
+        "benchmarks.seven_on_target:torch_ensemble",
+        "40 min at --epochs-share 1",
+        "seven small nets in TorchEnsemble",
+        long=True,
     ),
-    Entry("tune", "benchmarks.ray_tune:run", "40 min at --epochs-share 1", "seven small nets in Ray Tune", long=True),
+    Entry(
+        "tune",
+        "benchmarks.seven_on_target:ray_tune",
+        "40 min at --epochs-share 1",
+        "seven small nets in Ray Tune",
+        long=True,
+    ),
 )

@@ -76,7 +76,8 @@ class Settings:
 
     Attributes:
         threads: of the full-size rows.
-        repeats: how often each side is measured, in turns; long rows take each side once.
+        repeats: how often each side is measured, in turns.
+        long_repeats: the same of the long rows.
         scratch: an empty folder, removed afterwards.
         images: a folder of full-resolution JPEG photographs, or None.
         tiny_imagenet: class folders at 64 pixels (`train/`, `val/`, `test/`, `target-10.txt`), or None.
@@ -85,6 +86,7 @@ class Settings:
 
     threads: int
     repeats: int
+    long_repeats: int
     scratch: Path
     images: Path | None
     tiny_imagenet: Path | None

@@ -22,11 +22,11 @@ from torchvision import datasets, transforms
 
 from benchmarks.peers.nets import CROPS, NETS
 
-_NORMALISE = [transforms.ToTensor(), transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))]
+NORMALISE = [transforms.ToTensor(), transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))]
 
 
 def stack_views(crops: Sequence[Image.Image]) -> torch.Tensor:
-    return torch.stack([transforms.Compose(_NORMALISE)(crop) for crop in crops])
+    return torch.stack([transforms.Compose(NORMALISE)(crop) for crop in crops])
 
 
 class Flat(Dataset):
@@ -49,7 +49,7 @@ def he(layer: nn.Module) -> None:
         nn.init.zeros_(layer.bias)
 
 
-def folder(root: Path, classes: list[str], transform: transforms.Compose) -> datasets.DatasetFolder:
+def folder(root: Path, classes: list[str], transform: transforms.Compose | None) -> datasets.DatasetFolder:
     """The images of `classes` below `root`, labelled by position in the list."""
     images = datasets.ImageFolder(str(root), transform=transform)
     position = {images.class_to_idx[name]: index for index, name in enumerate(classes) if name in images.class_to_idx}
@@ -89,8 +89,8 @@ def ten_crop(model: nn.Module, loader: DataLoader) -> tuple[torch.Tensor, torch.
 def train(model: nn.Module, classes: list[str], epochs: int, rate: float, options: argparse.Namespace) -> None:
     """Momentum SGD, the rate cut on a plateau."""
     crop = CROPS[options.net]
-    augmented = transform(options.net, transforms.RandomCrop(crop), transforms.RandomHorizontalFlip(), *_NORMALISE)
-    centred = transform(options.net, transforms.CenterCrop(crop), *_NORMALISE)
+    augmented = transform(options.net, transforms.RandomCrop(crop), transforms.RandomHorizontalFlip(), *NORMALISE)
+    centred = transform(options.net, transforms.CenterCrop(crop), *NORMALISE)
     fitting: Dataset = folder(options.root / "train", classes, augmented)
     if options.dev:
         order = torch.randperm(len(fitting), generator=torch.Generator().manual_seed(0)).tolist()

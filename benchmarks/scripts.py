@@ -1,0 +1,88 @@
+"""Commands run as a person runs them: the plain scripts some at a time, and `septet launch`; wall clock of each."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+Command = Sequence[str]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How the plain scripts share the machine: processes at once, each with threads and loader processes."""
+
+    at_once: int
+    threads: int
+    workers: int
+
+    def __str__(self) -> str:
+        return f"{self.at_once} at once, {self.threads} threads, {self.workers} loader processes"
+
+
+@dataclass(frozen=True)
+class Launched:
+    """A `septet launch` that has ended: its run directory, and when it began and ended in unix seconds."""
+
+    run_dir: Path
+    began: float
+    ended: float
+
+    @property
+    def seconds(self) -> float:
+        return self.ended - self.began
+
+
+def call(command: Command, log: Path) -> None:
+    """Runs a command, its output to `log`; the last of it is shown where the command fails."""
+    with log.open("wb") as file:
+        code = subprocess.run(
+            list(command), stdout=file, stderr=subprocess.STDOUT, cwd=log.parent, env=_env()
+        ).returncode
+    if code:
+        tail = log.read_text(errors="replace")[-2000:]
+        raise RuntimeError(f"{' '.join(command)} ended with {code}:\n{tail}")
+
+
+def _env() -> dict[str, str]:
+    """The benchmarks importable from any folder; no tracking store but the run's own."""
+    inherited = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    return {**inherited, "PYTHONPATH": str(Path(__file__).parents[1])}
+
+
+def plain(root: Path, *arguments: str) -> Command:
+    """One member by the plain script."""
+    return (sys.executable, "-m", "benchmarks.peers.plain_pytorch", str(root), *arguments)
+
+
+def run_all(commands: Sequence[Command], placement: Placement, folder: Path) -> float:
+    """Runs the plain scripts, the first ones first; gives seconds."""
+    folder.mkdir(parents=True, exist_ok=True)
+    options = ("--threads", str(placement.threads), "--workers", str(placement.workers))
+    since = time.perf_counter()
+    with ThreadPoolExecutor(placement.at_once) as pool:
+        logs = [folder / f"script-{number}.log" for number in range(len(commands))]
+        for _ in pool.map(call, [(*command, *options) for command in commands], logs):
+            pass
+    return time.perf_counter() - since
+
+
+def fastest_placement(tried: Mapping[str, Callable[[], float]], show: Callable[[str], None]) -> str:
+    """The name of the quickest of several trials."""
+    seconds = {name: trial() for name, trial in tried.items()}
+    show("; ".join(f"{name}: {took:.1f} s" for name, took in seconds.items()))
+    return min(seconds, key=lambda name: seconds[name])
+
+
+def launch(folder: Path, *overrides: str) -> Launched:
+    """`septet launch` in an empty folder: nothing is prepared, and tracking goes to a file there."""
+    folder.mkdir(parents=True)
+    run_dir = folder / "run"
+    septet = str(Path(sys.executable).with_name("septet"))
+    began = time.time()
+    call([septet, "launch", *overrides, f"run_dir={run_dir}", f"datasets.store={folder / 'store'}"], folder / "log.txt")
+    return Launched(run_dir, began, time.time())

@@ -1,0 +1,108 @@
+"""The whole job on full-resolution photographs: seven full-size members, one epoch, ten-crop, average, file."""
+
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks import scripts
+from benchmarks.row import Measure, Row, Settings, Skipped, Spread, Wanted
+from benchmarks.scripts import Placement
+
+SIX_CONVS = "{model: {num_convs: 6}, stages: {train: {dataset: target}}}"
+# Seven members that all learn from the target alone: what peers that know no pre-training can do as well.
+SEVEN_ON_TARGET = (
+    "ensemble=five",
+    "~ensemble.stages",
+    f"+ensemble.members.six1={SIX_CONVS}",
+    f"+ensemble.members.six2={SIX_CONVS}",
+)
+_PLACEMENTS = (Placement(1, 2, 0), Placement(1, 2, 2), Placement(2, 1, 0), Placement(2, 1, 1))
+_PHOTOGRAPHS, _COPIES, _VAL = 200, 5, 20
+
+
+def photographs(source: Path, root: Path, copies: int) -> Path:
+    """Class folders of 200 photographs, ten a class: each `copies` times in train, once in test, 20 in val."""
+    found = sorted(path for path in source.rglob("*") if path.suffix.lower() in (".jpeg", ".jpg"))[:_PHOTOGRAPHS]
+    if len(found) < _PHOTOGRAPHS:
+        raise Skipped(f"{source} holds {len(found)} JPEG files, {_PHOTOGRAPHS} are needed")
+    for index, path in enumerate(found):
+        name = f"c{index % 20:02d}"
+        places = [root / "train" / name / f"{path.stem}-{copy}.JPEG" for copy in range(copies)]
+        places += [root / "test" / path.name, *([root / "val" / name / path.name] if index < _VAL else [])]
+        for place in places:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, place)
+    return root
+
+
+def _members(root: Path, folder: Path) -> list[scripts.Command]:
+    """The plain script seven times."""
+    return [
+        scripts.plain(
+            root, "--net", "full_size", "--convs", str(convs), "--seed", str(seed), "--epochs", "1", "--batch-size",
+            "128", "--lr", "0.01", "--no-dev", "--predictions", str(folder / f"{seed}.npy"),
+        )
+        for seed, convs in enumerate((5, 5, 5, 5, 5, 6, 6))
+    ]  # fmt: skip
+
+
+def _plain(root: Path, placement: Placement, folder: Path) -> float:
+    """Seven scripts and the average of what they wrote."""
+    since = time.perf_counter()
+    scripts.run_all(_members(root, folder), placement, folder)
+    average(folder)
+    return time.perf_counter() - since
+
+
+def average(folder: Path) -> None:
+    """Averages every member's predictions in `folder` into its submission.csv."""
+    predictions = sorted(map(str, folder.glob("*.npy")))
+    script = (sys.executable, "-m", "benchmarks.peers.average", str(folder / "submission.csv"))
+    scripts.call([*script, *predictions], folder / "average.log")
+
+
+def say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+def tuned(commands: Sequence[scripts.Command], placements: Sequence[Placement], folder: Path) -> Placement:
+    """The quickest placement for some short members."""
+    trials = {
+        str(placement): lambda placement=placement: scripts.run_all(commands, placement, folder)
+        for placement in placements
+    }
+    best = scripts.fastest_placement(trials, say)
+    return next(placement for placement in placements if str(placement) == best)
+
+
+def run(settings: Settings) -> Row:
+    """1,000 photographs to train on, 200 to predict, both sides from files to file."""
+    if settings.images is None:
+        raise Skipped("give --images FOLDER, two hundred or more full-resolution JPEG photographs")
+    scratch = settings.scratch
+    trial = photographs(settings.images, scratch / "trial", copies=1)
+    placement = tuned(_members(trial, scratch / "tried")[:2], _PLACEMENTS, scratch / "tried")
+    root = photographs(settings.images, scratch / "photographs", copies=_COPIES)
+    overrides = (
+        "experiment=ilsvrc2012", *SEVEN_ON_TARGET, f"datasets.target.root={root}", "datasets.target.dev_fraction=0",
+        "schedule.epochs=1", "submission=labels",
+    )  # fmt: skip
+    ours, peer = [], []
+    for number in range(settings.long_repeats):
+        ours.append(scripts.launch(scratch / f"ours-{number}", *overrides).seconds)
+        peer.append(_plain(root, placement, scratch / f"peer-{number}"))
+        shutil.rmtree(scratch / f"ours-{number}")
+    return Row(
+        name="seven full-size members, one epoch on 1,000 photographs, 200 ten-cropped, averaged, written",
+        unit="s",
+        ours=Spread.of(ours).median,
+        peer=Spread.of(peer).median,
+        limit=None,
+        ratio=Spread.of([other / one for one, other in zip(ours, peer, strict=True)]),
+        measure=Measure.times,
+        wanted=Wanted(3.5),
+        repeats=settings.long_repeats,
+        note=f"beside: the plain script seven times, {placement}",
+    )
