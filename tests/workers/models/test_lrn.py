@@ -55,8 +55,8 @@ def test_torch_path_equals_torchs_layer_to_1e_12_in_float64(beta: float) -> None
 @pytest.mark.parametrize("dtype", BOUNDS)
 @settings(max_examples=40, deadline=None)
 @given(
-    channels=st.integers(1, 130),
-    size=st.sampled_from([1, 3, 5, 9]),
+    channels=st.sampled_from([1, 2, 7, 32, 96, 130, 1100]),
+    size=st.sampled_from([1, 3, 5, 9, 31]),
     alpha=st.sampled_from([1e-4, 0.3]),
     k=st.sampled_from([1.0, 2.0]),
     rectify=st.booleans(),
@@ -112,10 +112,10 @@ def test_kernel_lets_no_divergence_pass_as_a_number(dtype: torch.dtype, rectify:
     rows[1, 4] = poison
     output = kernel.normalise(rows, 5, 0.1, 2.0, rectify)
     assert torch.isfinite(output[0]).all()
-    assert torch.isnan(output[1, 4])
+    assert not torch.isfinite(output[1, 4])
     gradient = kernel.gradient(rows, torch.ones_like(rows), 5, 0.1, 2.0, rectify)
     assert torch.isfinite(gradient[0]).all()
-    assert torch.isnan(gradient[1, 4])
+    assert not torch.isfinite(gradient[1, 4])
 
 
 def test_a_nan_with_a_full_mantissa_stays_one_in_bfloat16() -> None:
