@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from orchestrator.config_schema import CombineMethod
-from orchestrator.probabilities import SMALLEST_PROBABILITY, Block, Rows
+from orchestrator.probabilities import SMALLEST_PROBABILITY, Block, Rows, blocks
+from workers.kernels.average import weighted_sum
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ def equal(method: CombineMethod, num_members: int) -> Combination:
 
 @dataclass(frozen=True)
 class Combined:
-    """The combined probabilities of `members`, computed when a slice is taken: memory is that of one slice a member."""
+    """The combined probabilities of `members`, computed when a slice is taken; memory is that of the slice."""
 
     members: Sequence[Rows]
     combination: Combination
@@ -49,9 +50,21 @@ class Combined:
         return self.members[0].shape
 
     def __getitem__(self, rows: slice, /) -> Block:
-        if self.combination.method is CombineMethod.geometric:
-            return _geometric(self.members, self.combination.weights, rows)
-        return _arithmetic(self.members, self.combination.weights, rows)
+        """Rows `start:stop` (step 1) as a fresh float32 array."""
+        start, stop, step = rows.indices(self.shape[0])
+        assert step == 1, "a contiguous slice"
+        combine = _geometric if self.combination.method is CombineMethod.geometric else weighted_sum
+        # A member of weight 0 is still a member, but need not be read.
+        counted = [
+            (member, weight) for member, weight in zip(self.members, self.combination.weights, strict=True) if weight
+        ]
+        weights = [weight for _, weight in counted]
+        output = np.empty((max(0, stop - start), self.shape[1]), np.float32)
+        # So few rows at a time that all members' stay in the cache between being read and being summed.
+        for part in blocks(len(output), self.shape[1] * len(counted)):
+            stored = slice(start + part.start, start + part.stop)
+            combine([member[stored] for member, _ in counted], weights, output[part])
+        return output
 
 
 def mean(members: Sequence[Rows]) -> Combined:
@@ -59,23 +72,16 @@ def mean(members: Sequence[Rows]) -> Combined:
     return Combined(members, equal(CombineMethod.mean, len(members)))
 
 
-def _arithmetic(members: Sequence[Rows], weights: Sequence[float], rows: slice) -> Block:
-    total = np.zeros(members[0][rows].shape)
-    for member, weight in zip(members, weights, strict=True):
-        # A member of weight 0 is still a member, but need not be read.
-        if weight:
-            total += weight * member[rows].astype(np.float64)
-    result: Block = total.astype(np.float32)
-    return result
-
-
-def _geometric(members: Sequence[Rows], weights: Sequence[float], rows: slice) -> Block:
+def _geometric(members: Sequence[Block], weights: Sequence[float], output: Block) -> None:
     # Without the floor one member's exact zero would veto a class, and two such members all of them.
-    total = np.zeros(members[0][rows].shape)
+    total = np.zeros(output.shape)
+    term = np.empty_like(total)
     for member, weight in zip(members, weights, strict=True):
-        total += weight * np.log(np.maximum(member[rows].astype(np.float64), SMALLEST_PROBABILITY))
+        np.maximum(member, SMALLEST_PROBABILITY, out=term, dtype=np.float64)
+        np.log(term, out=term)
+        term *= weight
+        total += term
     total -= total.max(axis=1, keepdims=True)
     np.exp(total, out=total)
     total /= total.sum(axis=1, keepdims=True)
-    result: Block = total.astype(np.float32)
-    return result
+    output[...] = total

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-BLOCK_ELEMENTS = 2**20
+# Two megabytes of float32: what is made of a block is still in the cache when it is used.
+BLOCK_ELEMENTS = 2**19
 # Logarithms stop here: a confident mistake costs 28 nats, not infinity.
 SMALLEST_PROBABILITY = 1e-12
 

@@ -13,6 +13,7 @@ from typing import Any
 from orchestrator.aggregate import MemberPredictions
 from orchestrator.combine import Combined
 from orchestrator.config_schema import SubmissionConfig, SubmissionFormat
+from orchestrator.read_ahead import read_ahead
 from orchestrator.run_data import RunData
 from orchestrator.submission_check import check_submission
 from orchestrator.submission_formats import (
@@ -102,10 +103,11 @@ def write_submission(
     # The prefix makes remove_leftovers take it away if this process dies before the check is over.
     candidate = folder / f"{atomic.TEMPORARY_PREFIX}{path.name}"
     try:
-        with atomic.replacing(candidate) as file:
-            for line in file_lines(question, make_layout(question), combined):
-                file.write(line.encode(errors="surrogateescape"))
-        check_submission(candidate, question, combined)
+        with read_ahead(combined) as rows:
+            with atomic.replacing(candidate) as file:
+                for line in file_lines(question, make_layout(question), rows):
+                    file.write(line.encode(errors="surrogateescape"))
+            check_submission(candidate, question, rows)
         sha256 = sha256_of(candidate)
         with atomic.storage_errors(path):
             candidate.replace(path)

@@ -1,7 +1,7 @@
 """Reads a written submission as its receiver would, and compares it with the probabilities. Pure but for the reading.
 
 Nothing here uses how the file was laid out: ids are looked up in the split's rows, class names turned back into
-indexes, guesses compared with a sort of the probabilities. An off-by-one in class ids or a shuffled order fails.
+indexes, guesses held against how many classes are more probable. An off-by-one in class ids or a shuffled order fails.
 """
 
 import csv
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.config_schema import SubmissionFormat
-from orchestrator.probabilities import Rows, blocks, gather
+from orchestrator.probabilities import Block, Rows, blocks, gather, ranks
 from orchestrator.submission_formats import MAX_GUESSES, Question, is_csv
 from workers.errors import CheckFailed
 
@@ -38,11 +38,18 @@ def check_submission(path: Path, question: Question, probabilities: Rows) -> Non
         lines = _parsed(file, question)
         for part in blocks(len(expected), len(question.classes)):
             order = expected[part]
-            for row, wanted in zip(order, gather(probabilities, np.array(order)), strict=True):
-                line = next(lines, None)
-                if line is None:
-                    raise CheckFailed(f"submission: fewer lines than the {len(expected)} images; nothing was replaced")
-                checker.check(line, row, wanted)
+            block = gather(probabilities, np.array(order))
+            try:
+                for row, wanted in zip(order, block, strict=True):
+                    line = next(lines, None)
+                    if line is None:
+                        raise CheckFailed(
+                            f"submission: fewer lines than the {len(expected)} images; nothing was replaced"
+                        )
+                    checker.check(line, row, wanted)
+            finally:
+                # Also where a line has failed: a wrong guess on a line before it is the first fault then.
+                checker.check_guesses(block)
         surplus = next(lines, None)
     if surplus is not None:
         raise _failed(surplus.number, f"more lines than the {len(expected)} images")
@@ -50,6 +57,10 @@ def check_submission(path: Path, question: Question, probabilities: Rows) -> Non
 
 def _failed(number: int, what: str) -> CheckFailed:
     return CheckFailed(f"submission line {number}: {what}; nothing was replaced; a fault in septet, report it")
+
+
+def _not_the_best(number: int) -> CheckFailed:
+    return _failed(number, "its classes are not the most probable ones, best first")
 
 
 def _expected_rows(question: Question) -> list[int]:
@@ -116,15 +127,20 @@ class _Checker:
         header = question.template.header[1:] if question.template else tuple(self._index)
         self._columns = header if question.format is SubmissionFormat.probabilities else ()
         self._ids = {SubmissionFormat.tiny_imagenet: "name", SubmissionFormat.kaggle_loc: "stem"}
+        self._guessed: list[list[int]] = []
+        self._guessed_on: list[int] = []
 
     def check(self, line: Line, row: int, probabilities: NDArray[np.float32]) -> None:
-        """Raises CheckFailed unless `line` is about image `row` and says what its `probabilities` (classes,) say."""
+        """Raises CheckFailed unless `line` is about image `row` and says what its `probabilities` (classes,) say.
+
+        Guesses are only parsed and kept for `check_guesses`.
+        """
         if self._question.format is not SubmissionFormat.ilsvrc and line.image_id not in self._spellings(row):
             raise _failed(line.number, f"id {line.image_id!r} where image {self._question.rows[row]!r} belongs")
         if self._question.format is SubmissionFormat.probabilities:
             self._check_probabilities(line, probabilities)
         else:
-            self._check_guesses(line, row, probabilities)
+            self._keep_guesses(line, row)
 
     def _spellings(self, row: int) -> tuple[str, ...]:
         path = PurePosixPath(self._question.rows[row])
@@ -144,14 +160,33 @@ class _Checker:
         if not np.array_equal(values.astype(np.float32), wanted):
             raise _failed(line.number, "its values are not the combined probabilities")
 
-    def _check_guesses(self, line: Line, row: int, probabilities: NDArray[np.float32]) -> None:
+    def check_guesses(self, block: Block) -> None:
+        """Raises CheckFailed unless each line kept has the most probable classes of its row of `block`; forgets them.
+
+        `block` begins with the row of the first line kept.
+        """
+        if not self._guessed:
+            return
+        guesses, numbers = np.array(self._guessed), self._guessed_on
+        self._guessed, self._guessed_on = [], []
+        probabilities = np.take_along_axis(block[: len(guesses)], guesses, axis=1)
+        better, worse = probabilities[:, :-1], probabilities[:, 1:]
+        in_order = (better > worse) | ((better == worse) & (guesses[:, :-1] < guesses[:, 1:]))
+        # All guesses come before the last one, and nothing else does.
+        complete = ranks(block[: len(guesses)], guesses[:, -1]) == guesses.shape[1] - 1
+        wrong = np.flatnonzero(~(in_order.all(axis=1) & complete))
+        if wrong.size:
+            raise _not_the_best(numbers[wrong[0]])
+
+    def _keep_guesses(self, line: Line, row: int) -> None:
         names = self._guesses(line, row)
         unknown = [name for name in names if name not in self._index]
         if unknown:
             raise _failed(line.number, f"no class is called {unknown[0]!r}")
-        best = np.argsort(-probabilities, kind="stable")[: self._num_guesses()]
-        if [self._index[name] for name in names] != best.tolist():
-            raise _failed(line.number, "its classes are not the most probable ones, best first")
+        if len(names) != min(self._num_guesses(), len(self._index)):
+            raise _not_the_best(line.number)
+        self._guessed.append([self._index[name] for name in names])
+        self._guessed_on.append(line.number)
 
     def _num_guesses(self) -> int:
         several = self._question.format in (SubmissionFormat.ilsvrc, SubmissionFormat.kaggle_loc)

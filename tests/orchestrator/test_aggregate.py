@@ -1,7 +1,9 @@
 """Stored predictions are opened only when whole, of the right images, and probabilities."""
 
+import gc
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -80,6 +82,42 @@ def test_open_predictions_unreadable_images_are_uniform_whatever_members_say(dir
         expected[[0, 7]] = 1 / NUM_CLASSES
         np.testing.assert_array_equal(one[:], expected)
         np.testing.assert_array_equal(one[6:8], expected[6:8])
+
+
+def test_open_predictions_file_replaced_after_the_check_still_gives_what_was_checked(
+    directories: dict[str, Path],
+) -> None:
+    opened = open_predictions(directories, make_split(), NUM_CLASSES, DIGEST)
+    path = directories["a"] / "test.npy"
+    np.save(path.with_name("other.npy"), draw(9))
+    path.with_name("other.npy").replace(path)
+    np.testing.assert_array_equal(opened[0][:], draw(0))
+
+
+def test_open_predictions_file_cut_after_the_check_is_refused(directories: dict[str, Path]) -> None:
+    opened = open_predictions(directories, make_split(), NUM_CLASSES, DIGEST)
+    cut_short(directories["a"])
+    np.testing.assert_array_equal(opened[0][:10], draw(0)[:10])
+    with pytest.raises(CheckFailed, match="became shorter"):
+        opened[0][10:]
+
+
+def test_open_predictions_several_bad_files_name_the_first_member(directories: dict[str, Path]) -> None:
+    flip_bit(directories["a"])
+    damage_json(directories["b"])
+    with pytest.raises(CheckFailed, match=r"member a: .*sha256"):
+        open_predictions(directories, make_split(), NUM_CLASSES, DIGEST)
+
+
+def test_predictions_forgotten_leave_no_file_open(directories: dict[str, Path]) -> None:
+    opened = open_predictions(directories, make_split(), NUM_CLASSES, DIGEST)
+    descriptors = [one._descriptor for one in opened]
+    assert all(os.fstat(descriptor) for descriptor in descriptors)
+    del opened
+    gc.collect()
+    for descriptor in descriptors:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(descriptor)
 
 
 @pytest.mark.parametrize("suffix", ["npy", "json"])

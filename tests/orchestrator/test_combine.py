@@ -84,6 +84,50 @@ def test_combined_slices_equal_the_whole() -> None:
     np.testing.assert_array_equal(np.concatenate([combined[:7], combined[7:30], combined[30:]]), combined[:])
 
 
+def obvious(members: list[np.ndarray], combination: Combination) -> np.ndarray:
+    """The definition, on whole arrays: float64 in the order given, one rounding to float32."""
+    total = np.zeros(members[0].shape)
+    for member, weight in zip(members, combination.weights, strict=True):
+        values = member.astype(np.float64)
+        if combination.method is CombineMethod.geometric:
+            values = np.log(np.maximum(values, probabilities.SMALLEST_PROBABILITY))
+        total += weight * values
+    if combination.method is CombineMethod.geometric:
+        total = np.exp(total - total.max(axis=1, keepdims=True))
+        total /= total.sum(axis=1, keepdims=True)
+    return total.astype(np.float32)
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    num_members=st.integers(1, 9),
+    num_rows=st.integers(0, 60),
+    num_classes=st.integers(1, 70),
+    block_elements=st.integers(1, 2000),
+    zero=st.booleans(),
+)
+@pytest.mark.parametrize("method", list(CombineMethod))
+def test_combine_any_shape_and_block_same_bits_as_the_definition(
+    method: CombineMethod,
+    seed: int,
+    num_members: int,
+    num_rows: int,
+    num_classes: int,
+    block_elements: int,
+    zero: bool,
+) -> None:
+    members = draw_members(seed, num_members, num_rows, num_classes)
+    combination = equal(method, num_members)
+    if method is CombineMethod.weighted:
+        weights = np.random.default_rng(seed).dirichlet(np.ones(num_members))
+        weights[0] = 0 if zero and num_members > 1 else weights[0]
+        combination = Combination(method, tuple(weights.tolist()))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(probabilities, "BLOCK_ELEMENTS", block_elements)
+        combined = Combined(members, combination)[:]
+    np.testing.assert_array_equal(combined.view(np.uint32), obvious(members, combination).view(np.uint32))
+
+
 def num_wrong(members: list[np.ndarray], weights: tuple[float, ...], labels: np.ndarray, k: int) -> int:
     combined = Combined([member.astype(np.float64) for member in members], Combination(CombineMethod.weighted, weights))
     return int((probabilities.ranks(combined[:], labels) >= k).sum())

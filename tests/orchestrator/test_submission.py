@@ -4,12 +4,15 @@ import csv
 import hashlib
 import io
 import json
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from orchestrator.aggregate import MemberPredictions
 from orchestrator.combine import mean
@@ -139,6 +142,35 @@ def test_submission_rounded_probabilities_are_caught(tmp_path: Path) -> None:
     question = make_question(SubmissionFormat.probabilities)
     path = write(tmp_path / "file", question, make_layout(question), draw().round(4))
     with pytest.raises(CheckFailed, match="not the combined probabilities"):
+        check_submission(path, question, draw())
+
+
+@given(seed=st.integers(0, 10_000), shown=st.sampled_from([2, 5, 7]))
+def test_submission_guesses_pass_only_if_a_stable_sort_gives_them(seed: int, shown: int) -> None:
+    generator = np.random.default_rng(seed)
+    # Coarse values: many ties. Two neighbours exchanged are wrong unless they are the same class.
+    probabilities = (generator.integers(0, 4, (NUM_ROWS, shown)) / 8).astype(np.float32)
+    question = make_question(SubmissionFormat.ilsvrc, classes=CLASSES[:shown])
+    order = np.argsort(-probabilities, axis=1, kind="stable")
+    row, place = int(generator.integers(NUM_ROWS)), int(generator.integers(min(5, shown)))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "file")
+        path.write_text("".join(" ".join(str(guess + 1) for guess in best[:5]) + "\n" for best in order))
+        check_submission(path, question, probabilities)
+        order[row, place] = generator.choice(np.delete(np.arange(shown), order[row, place]))
+        path.write_text("".join(" ".join(str(guess + 1) for guess in best[:5]) + "\n" for best in order))
+        with pytest.raises(CheckFailed, match=f"line {row + 1}: its classes are not the most probable"):
+            check_submission(path, question, probabilities)
+
+
+def test_submission_two_bad_lines_the_first_is_named(tmp_path: Path) -> None:
+    question = make_question(SubmissionFormat.ilsvrc)
+    path = write(tmp_path / "file", question, make_layout(question), draw())
+    lines = path.read_text().splitlines(keepends=True)
+    lines[3] = " ".join(reversed(lines[3].split())) + "\n"
+    lines[8] = "no such class\n"
+    path.write_text("".join(lines))
+    with pytest.raises(CheckFailed, match="line 4: its classes"):
         check_submission(path, question, draw())
 
 
@@ -381,6 +413,22 @@ def test_write_submission_failed_check_keeps_the_last_one(tmp_path: Path, monkey
     monkeypatch.setattr("orchestrator.submission.file_lines", last_line_lost)
     with pytest.raises(CheckFailed, match="fewer lines"):
         submit(tmp_path, SubmissionConfig(SubmissionFormat.labels))
+    assert {path.name: path.read_bytes() for path in (tmp_path / "submission").iterdir()} == before
+
+
+@pytest.mark.parametrize("submission_format", ALL_FORMATS)
+def test_write_submission_predictions_cut_after_their_check_keeps_the_last_one(
+    tmp_path: Path, submission_format: SubmissionFormat
+) -> None:
+    config = SubmissionConfig(submission_format)
+    submit(tmp_path, config)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "submission").iterdir()}
+    members = tuple(store_member(tmp_path, name, seed, ()) for seed, name in enumerate(("a", "b")))
+    content = members[1].path.read_bytes()
+    members[1].path.write_bytes(content[:-4])
+    provenance = {one.member: Provenance("main", f"hash-{one.member}") for one in members}
+    with pytest.raises(CheckFailed, match="became shorter"):
+        write_submission(tmp_path / "submission", config, make_data(), mean(members), members, provenance)
     assert {path.name: path.read_bytes() for path in (tmp_path / "submission").iterdir()} == before
 
 
