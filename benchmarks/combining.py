@@ -1,0 +1,162 @@
+"""Averaging stored predictions of seven members, 100,000 × 1,000 each, beside NumPy reading the same bytes.
+
+Both sides find the files in the page cache. Combining is what a submission does with files that have been checked:
+read, sum in float64, round to float32, block by block. Checking them before (sha256 above all) has a row of its own.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.row import Measure, Row, Settings, Spread, Wanted
+from benchmarks.turns import Contestant, Turns, ratios, take_turns
+from orchestrator.aggregate import MemberPredictions, open_predictions
+from orchestrator.combine import mean
+from orchestrator.probabilities import blocks
+from orchestrator.read_ahead import read_ahead
+from orchestrator.run_data import SplitData
+from workers.digest import sha256_of
+from workers.protocol import SplitPredictions
+
+_MEMBERS, _ROWS, _CLASSES = 7, 100_000, 1000
+_BLOCK_ITEMS = (2**16, 2**18, 2**20, 2**22)
+_MAX_RESIDENT_MB = 300
+_DIGEST = "benchmark"
+
+
+def _split() -> SplitData:
+    rows = tuple(f"{row:06d}.JPEG" for row in range(_ROWS))
+    return SplitData("test", rows, _DIGEST, None, np.zeros((_ROWS, 2), np.int32), ())
+
+
+def _folders(scratch: Path) -> dict[str, Path]:
+    return {f"member{number}": scratch / f"member{number}" for number in range(_MEMBERS)}
+
+
+def _predict(folder: Path, seed: int) -> None:
+    """Writes random distributions as a member's predictions."""
+    folder.mkdir()
+    path = folder / "test.npy"
+    generator = np.random.default_rng(seed)
+    stored = np.lib.format.open_memmap(path, "w+", np.dtype("<f4"), (_ROWS, _CLASSES))
+    for rows in blocks(_ROWS, _CLASSES):
+        block = generator.standard_exponential((rows.stop - rows.start, _CLASSES), np.float32) ** 4
+        stored[rows] = block / block.sum(axis=1, keepdims=True)
+    stored.flush()
+    about = SplitPredictions("test", _ROWS, _CLASSES, _DIGEST, _DIGEST, sha256_of(path), "step-1", _DIGEST)
+    (folder / "test.json").write_text(json.dumps(asdict(about)))
+
+
+def _open(scratch: Path) -> tuple[MemberPredictions, ...]:
+    return open_predictions(_folders(scratch), _split(), _CLASSES, _DIGEST)
+
+
+def _combine_all(members: tuple[MemberPredictions, ...]) -> None:
+    with read_ahead(mean(members)) as combined:
+        for rows in blocks(*combined.shape):
+            combined[rows]
+
+
+def _combine(scratch: Path, turns: Turns) -> None:
+    members = _open(scratch)
+    turns.play(lambda: _combine_all(members))
+
+
+def _check(scratch: Path, turns: Turns) -> None:
+    turns.play(lambda: _open(scratch))
+
+
+def _read(scratch: Path, block_items: int, turns: Turns) -> None:
+    paths = [folder / "test.npy" for folder in _folders(scratch).values()]
+
+    def work() -> None:
+        for path in paths:
+            with path.open("rb") as file:
+                while np.fromfile(file, "<f4", block_items).size:
+                    pass
+
+    turns.play(work)
+
+
+def _hash(scratch: Path, turns: Turns) -> None:
+    paths = [folder / "test.npy" for folder in _folders(scratch).values()]
+
+    def work() -> None:
+        for path in paths:
+            with path.open("rb") as file:
+                hashlib.file_digest(file, "sha256")
+
+    turns.play(work)
+
+
+def _resident_mb(scratch: Path, turns: Turns) -> None:
+    """Gives the peak of this process, its imports included; not getrusage, which remembers the parent's over exec."""
+    _combine_all(_open(scratch))
+    lines = Path("/proc/self/status").read_text().splitlines()
+    peak = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+    while True:
+        turns.next(peak / 1000)
+
+
+def run(settings: Settings) -> tuple[Row, ...]:
+    """Writes 2.8 GB of predictions; the reader's block is the best of several, tried first."""
+    for seed, folder in enumerate(_folders(settings.scratch).values()):
+        _predict(folder, seed)
+
+    def reader(block_items: int) -> Contestant:
+        return partial(_read, settings.scratch, block_items)
+
+    tried = take_turns({str(items): reader(items) for items in _BLOCK_ITEMS}, rounds=3)
+    best = int(min(tried, key=lambda items: min(tried[items])))
+    contestants = {
+        "combine": partial(_combine, settings.scratch),
+        "read": reader(best),
+        "check": partial(_check, settings.scratch),
+        "hash": partial(_hash, settings.scratch),
+    }
+    readings = take_turns(contestants, settings.repeats)
+    median = {name: Spread.of(seconds).median for name, seconds in readings.items()}
+    (resident_mb,) = take_turns({"resident": partial(_resident_mb, settings.scratch)}, rounds=1)["resident"]
+    title = f"{_MEMBERS} × {_ROWS:,} × {_CLASSES:,}"
+    return (
+        Row(
+            name=f"combining {title} by mean, beside numpy.fromfile",
+            unit="s",
+            ours=median["combine"],
+            peer=median["read"],
+            limit=None,
+            ratio=Spread.of(ratios(readings, "combine", "read")),
+            measure=Measure.times,
+            wanted=Wanted(1.3, at_least=False),
+            repeats=settings.repeats,
+            note=f"page cache warm; reader's block {4 * best / 2**20:g} MiB, best of {len(_BLOCK_ITEMS)}",
+        ),
+        Row(
+            name=f"peak resident memory of checking and combining {title}",
+            unit="MB",
+            ours=resident_mb,
+            peer=None,
+            limit=_MAX_RESIDENT_MB,
+            ratio=Spread.of([resident_mb / _MAX_RESIDENT_MB]),
+            measure=Measure.share,
+            wanted=Wanted(1.0, at_least=False),
+            repeats=1,
+            note="of a fresh process, imports included",
+        ),
+        Row(
+            name=f"checking {title} before, beside sha256 alone on one thread",
+            unit="s",
+            ours=median["check"],
+            peer=median["hash"],
+            limit=None,
+            ratio=Spread.of(ratios(readings, "check", "hash")),
+            measure=Measure.times,
+            wanted=None,
+            repeats=settings.repeats,
+            note="bound by sha256; members side by side",
+        ),
+    )
