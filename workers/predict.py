@@ -1,4 +1,4 @@
-"""Ten-crop prediction (Krizhevsky et al. 2012, §4.1): five windows and their reflections, probabilities averaged."""
+"""Ten-crop prediction by a finished stage: its checkpoint loaded, its probabilities committed split by split."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from workers import numerics
 from workers.atomic import replacing, write_json
 from workers.checkpoint import read_checkpoint
-from workers.data.augment import PixelStatistics, to_input
+from workers.data.augment import PixelStatistics
 from workers.data.batches import pixel_statistics
 from workers.data.store import open_store
 from workers.digest import sha256_of
@@ -20,6 +20,7 @@ from workers.finished import read_finished
 from workers.models.registry import build
 from workers.protocol import Numerics, PredictSpec, SplitPredictions
 from workers.settings import TrainingSettings
+from workers.ten_crop import mean_probabilities
 
 _IMAGES_AT_ONCE = 64
 
@@ -34,12 +35,6 @@ class TrainedMember:
     numerics: Numerics
     checkpoint: str
     checkpoint_sha256: str
-
-
-def crop_offsets(margin: int) -> list[tuple[int, int]]:
-    """Top and left of the corner and centre windows, in the release's order; one window where there is no margin."""
-    corners = [(0, 0), (0, margin), (margin // 2, margin // 2), (margin, 0), (margin, margin)]
-    return list(dict.fromkeys(corners))
 
 
 def load_member(stage_dir: Path, store_path: Path, settings: TrainingSettings, chosen: Numerics) -> TrainedMember:
@@ -60,7 +55,7 @@ def load_member(stage_dir: Path, store_path: Path, settings: TrainingSettings, c
 
 
 def ten_crop(member: TrainedMember, images: np.ndarray) -> np.ndarray:
-    """Mean softmax over the windows.
+    """Mean softmax over the windows (workers.ten_crop).
 
     Args:
         member: who predicts.
@@ -69,23 +64,15 @@ def ten_crop(member: TrainedMember, images: np.ndarray) -> np.ndarray:
     Returns:
         [batch, classes] float32; each row sums to 1.
     """
-    size = member.settings.model.input_size
-    total: Tensor | None = None
-    num_windows = 0
-    with torch.inference_mode():
-        for top, left in crop_offsets(images.shape[1] - size):
-            window = np.ascontiguousarray(images[:, top : top + size, left : left + size])
-            inputs = to_input(window, member.statistics, None).to(member.numerics.device)
-            views = [inputs, inputs.flip(3)] if member.settings.augmentation.reflect else [inputs]
-            for view in views:
-                with numerics.autocast(member.numerics):
-                    logits = member.model(view.contiguous(memory_format=torch.channels_last))
-                probabilities = logits.double().softmax(dim=1)
-                total = probabilities if total is None else total + probabilities
-                num_windows += 1
-    assert total is not None
-    mean: np.ndarray = (total / num_windows).cpu().numpy().astype(np.float32)
-    return mean
+    settings = member.settings
+    return mean_probabilities(
+        member.model,
+        images,
+        settings.model.input_size,
+        member.statistics,
+        reflect=settings.augmentation.reflect,
+        chosen=member.numerics,
+    )
 
 
 def predict(spec: PredictSpec, should_stop: Callable[[], bool]) -> tuple[SplitPredictions, ...]:

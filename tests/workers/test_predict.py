@@ -16,10 +16,11 @@ from workers.data.augment import PixelStatistics
 from workers.data.store import open_store
 from workers.errors import CheckFailed, Stopped, StorageError
 from workers.finished import write_finished
-from workers.predict import TrainedMember, crop_offsets, predict, ten_crop
+from workers.predict import TrainedMember, predict, ten_crop
 from workers.protocol import Numerics, PredictSpec, StageSpec
 from workers.settings import AugmentationSettings, ModelSettings, TrainingSettings
 from workers.stage import run_stage
+from workers.ten_crop import crop_offsets
 
 
 class FirstPixel(nn.Module):

@@ -1,0 +1,141 @@
+"""Shared, batched ten-crop against the obvious one: each crop cut out, through the net alone, softmax averaged."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from workers import numerics, shared_windows, ten_crop
+from workers.data.augment import PixelStatistics, to_input
+from workers.models.alexnet import AlexNet, initialise
+from workers.models.geometry import geometry
+from workers.protocol import Numerics
+from workers.settings import InitSettings, ModelSettings
+from workers.shared_windows import shared_convs
+
+FULL = ModelSettings(width=0.1, fc_units=32)
+SMALL = ModelSettings(input_size=56, width=0.1, conv1_kernel=5, conv1_stride=2, fc_units=32)
+TINY = ModelSettings(input_size=28, width=0.1, conv1_kernel=5, conv1_stride=1, fc_units=32)
+STATISTICS = PixelStatistics(torch.tensor([0.4, 0.5, 0.6]), torch.tensor([0.2, 0.25, 0.3]), torch.eye(3))
+# name: settings, side of the image, convolutions that are shared.
+GEOMETRIES = {
+    "224 of 256": (FULL, 256, 2),
+    "56 of 64": (SMALL, 64, 1),
+    "28 of 32": (TINY, 32, 1),
+    "six convs": (replace(FULL, num_convs=6), 256, 2),
+    "no normalisation": (replace(FULL, lrn=False), 256, 2),
+    "no padding": (replace(FULL, conv1_padding=0), 256, 2),
+    "padding above the stride": (replace(SMALL, conv1_padding=4), 64, 1),
+    "227 of 259": (replace(FULL, input_size=227, conv1_padding=0), 259, 2),
+    "half the margin": (FULL, 240, 1),
+    "one group": (replace(FULL, groups=1), 256, 2),
+    "margin off the stride": (FULL, 250, 0),
+    "margin of a stride": (FULL, 232, 0),
+    "no margin": (FULL, 224, 0),
+}
+
+
+def net(settings: ModelSettings) -> AlexNet:
+    """Random weights, biases and images far enough from zero that a missing border shows."""
+    numerics.apply(Numerics())
+    model = AlexNet(settings, 7).to(memory_format=torch.channels_last).eval()
+    generator = torch.Generator().manual_seed(0)
+    initialise(model, InitSettings(bias=0.1, std=0.3), generator)
+    with torch.no_grad():
+        model.get_submodule("conv1").bias.normal_(0, 0.5, generator=generator)  # type: ignore[union-attr, operator]
+    return model
+
+
+def photographs(side: int, num_images: int = 2) -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (num_images, side, side, 3), dtype=np.uint8)
+
+
+def one_by_one(model: nn.Module, images: np.ndarray, size: int, *, reflect: bool, chosen: Numerics) -> np.ndarray:
+    """The slow, obvious ten-crop: each window and reflection of each image, cut from its pixels, alone."""
+    margin = images.shape[1] - size
+    corners = {(0, 0), (0, margin), (margin // 2, margin // 2), (margin, 0), (margin, margin)}
+    rows = []
+    with torch.inference_mode(), numerics.autocast(chosen):
+        for image in images:
+            seen = []
+            for top, left in corners:
+                window = image[top : top + size, left : left + size]
+                for view in (window, window[:, ::-1]) if reflect else (window,):
+                    inputs = to_input(np.ascontiguousarray(view[None]), STATISTICS, None)
+                    seen.append(model(inputs).double().softmax(dim=1)[0].numpy())
+            rows.append(np.mean(seen, axis=0))
+    return np.array(rows)
+
+
+def difference(settings: ModelSettings, side: int, *, reflect: bool = True, precision: str = "fp32") -> float:
+    """The largest difference of a probability between fast and slow."""
+    model, images, chosen = net(settings), photographs(side), Numerics(precision=precision)
+    size = settings.input_size
+    fast = ten_crop.mean_probabilities(model, images, size, STATISTICS, reflect=reflect, chosen=chosen)
+    slow = one_by_one(model, images, size, reflect=reflect, chosen=chosen)
+    assert fast.dtype == np.float32 and fast.shape == slow.shape
+    assert np.ptp(slow, axis=1).min() > 0.02, "a net that finds all classes alike would hide a fault"
+    return float(np.abs(fast - slow).max())
+
+
+def num_shared(settings: ModelSettings, side: int) -> int:
+    offsets = ten_crop.crop_offsets(side - settings.input_size)
+    return len(shared_convs(geometry(settings, 7).convs, offsets, settings.input_size))
+
+
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_ten_crop_equals_each_crop_alone(name: str) -> None:
+    settings, side, shared = GEOMETRIES[name]
+    assert num_shared(settings, side) == shared
+    assert difference(settings, side) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["224 of 256", "56 of 64", "margin off the stride"])
+def test_crops_without_reflections_equal_each_crop_alone(name: str) -> None:
+    settings, side, _ = GEOMETRIES[name]
+    assert difference(settings, side, reflect=False) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["224 of 256", "56 of 64", "margin off the stride"])
+def test_ten_crop_in_bf16_equals_each_crop_alone_in_bf16(name: str) -> None:
+    settings, side, _ = GEOMETRIES[name]
+    assert difference(settings, side, precision="bf16") < 1e-3
+
+
+@pytest.mark.parametrize("name", ["224 of 256", "56 of 64"])
+def test_sharing_without_the_strips_is_seen_to_differ(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_windows, "_paste", lambda *_: None)
+    settings, side, _ = GEOMETRIES[name]
+    assert difference(settings, side) > 1e-3
+
+
+def test_without_padding_the_first_convolution_needs_no_strips() -> None:
+    settings, side, _ = GEOMETRIES["no padding"]
+    first, second = shared_convs(
+        geometry(settings, 7).convs, ten_crop.crop_offsets(side - settings.input_size), settings.input_size
+    )
+    assert not first.strips and second.strips
+
+
+def test_prediction_leaves_the_net_as_it_was() -> None:
+    model, images = net(FULL), photographs(256, 1)
+    before = model(to_input(images[:, :224, :224].copy(), STATISTICS, None))
+    ten_crop.mean_probabilities(model, images, 224, STATISTICS, reflect=True, chosen=Numerics())
+    assert torch.equal(model(to_input(images[:, :224, :224].copy(), STATISTICS, None)), before)
+
+
+class Means(nn.Module):
+    """A net of another kind: it has no stem."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.mean(dim=(2, 3)) + images[:, :, 0, 0]
+
+
+def test_a_net_of_another_kind_is_given_each_crop() -> None:
+    images = photographs(12)
+    fast = ten_crop.mean_probabilities(Means(), images, 8, STATISTICS, reflect=True, chosen=Numerics())
+    np.testing.assert_allclose(
+        fast, one_by_one(Means(), images, 8, reflect=True, chosen=Numerics()), rtol=1e-5, atol=1e-7
+    )

@@ -1,0 +1,73 @@
+"""Ten-crop (Krizhevsky et al. 2012, §4.1): five windows and their reflections, probabilities averaged.
+
+The whole image is normalised and reflected once, and its windows go through the net as one batch. A window of the
+reflected image is the reflection of a window, and the five offsets are their own mirror image, so that ten crops are
+five windows of two images.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from workers import numerics
+from workers.data.augment import PixelStatistics, to_input
+from workers.models.alexnet import AlexNet
+from workers.protocol import Numerics
+from workers.shared_windows import Offset, logits_of_windows, shared_convs, stack
+
+
+def crop_offsets(margin: int) -> list[Offset]:
+    """Top and left of the corner and centre windows, in the release's order; one window where there is no margin."""
+    corners = [(0, 0), (0, margin), (margin // 2, margin // 2), (margin, 0), (margin, margin)]
+    return list(dict.fromkeys(corners))
+
+
+def mean_probabilities(
+    model: nn.Module, images: np.ndarray, size: int, statistics: PixelStatistics, *, reflect: bool, chosen: Numerics
+) -> np.ndarray:
+    """Mean softmax over the windows and, with `reflect`, their reflections.
+
+    Where `model` is an AlexNet and the windows align with its strides, they share its first convolutions
+    (workers.shared_windows); else each is computed alone. Both equal one forward pass a crop to rounding.
+
+    Args:
+        model: in evaluation mode, on the device of `chosen`.
+        images: [batch, side, side, 3] uint8.
+        size: side of a window in pixels.
+        statistics: what centres the pixels.
+        reflect: whether reflections count too.
+        chosen: precision and device.
+
+    Returns:
+        [batch, classes] float32; each row sums to 1.
+    """
+    offsets = crop_offsets(images.shape[1] - size)
+    with torch.inference_mode(), numerics.autocast(chosen):
+        inputs = _both_sides(images, statistics, reflect=reflect, chosen=chosen)
+        logits = _logits(model, inputs, offsets, size)
+        probabilities = logits.double().softmax(dim=1)
+        views = probabilities.view(-1, len(images), logits.shape[1])
+        mean: np.ndarray = views.mean(dim=0).float().cpu().numpy()
+    return mean
+
+
+def _logits(model: nn.Module, inputs: Tensor, offsets: list[Offset], size: int) -> Tensor:
+    if isinstance(model, AlexNet):
+        shared = shared_convs(model.layers.convs, offsets, size)
+        if shared:
+            return logits_of_windows(model, inputs, offsets, size, shared)
+    logits: Tensor = model(stack(inputs, offsets, size))
+    return logits
+
+
+def _both_sides(images: np.ndarray, statistics: PixelStatistics, *, reflect: bool, chosen: Numerics) -> Tensor:
+    """Normalised images, and after them their reflections: [batch or 2 · batch, 3, side, side] in channels_last order.
+
+    In the precision of the first convolution, which would else convert each of its inputs.
+    """
+    precision = torch.bfloat16 if chosen.precision == "bf16" else torch.float32
+    # A copy: torch takes no memory-mapped, read-only array.
+    inputs = to_input(np.array(images), statistics, None).to(chosen.device, precision)
+    if not reflect:
+        return inputs
+    return torch.cat([inputs, inputs.flip(3)]).contiguous(memory_format=torch.channels_last)
