@@ -41,7 +41,7 @@ def _ours(turns: Turns) -> None:
     def batch() -> torch.Tensor:
         offsets = generator.integers(0, _STORED - _INPUT + 1, size=(_BATCH, 2))
         flips = generator.random(_BATCH) < 0.5
-        return to_input(crop(stored, offsets, flips, _INPUT), statistics, None)
+        return to_input(crop(stored, np.arange(len(stored)), offsets, flips, _INPUT), statistics, None)
 
     turns.play(batch)
 

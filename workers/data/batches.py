@@ -72,7 +72,7 @@ class TrainingBatches:
             self._epoch = epoch
         span = slice(index * self._batch_size, (index + 1) * self._batch_size)
         chosen = self._draws.order[span]
-        pixels = crop(self._images[chosen], self._draws.offsets[span], self._draws.flips[span], self._input_size)
+        pixels = crop(self._images, chosen, self._draws.offsets[span], self._draws.flips[span], self._input_size)
         colour = self._draws.colour[span] if self._augmentation.colour_std > 0 else None
         return Batch(to_input(pixels, self._statistics, colour), torch.from_numpy(self._labels[chosen]))
 

@@ -38,9 +38,20 @@ def test_switched_off_augmentation_is_the_centre_crop_unreflected() -> None:
 def test_crop_cuts_the_window_and_reflects_left_to_right() -> None:
     image = np.arange(6 * 6 * 3, dtype=np.uint8).reshape(1, 6, 6, 3)
     offsets = np.array([[1, 2]])
-    plain = crop(image, offsets, np.array([False]), 4)
+    plain = crop(image, np.array([0]), offsets, np.array([False]), 4)
     assert np.array_equal(plain[0], image[0, 1:5, 2:6])
-    assert np.array_equal(crop(image, offsets, np.array([True]), 4)[0], plain[0, :, ::-1])
+    assert np.array_equal(crop(image, np.array([0]), offsets, np.array([True]), 4)[0], plain[0, :, ::-1])
+
+
+def test_crops_of_a_batch_are_those_of_its_images_one_by_one() -> None:
+    generator = np.random.default_rng(1)
+    images = generator.integers(0, 256, (5, 9, 9, 3), dtype=np.uint8)
+    images.flags.writeable = False  # As a mapped store is.
+    chosen, offsets = generator.integers(0, 5, 12), generator.integers(0, 4, (12, 2))
+    flips = generator.random(12) < 0.5
+    for index, pixels in enumerate(crop(images, chosen, offsets, flips, 6)):
+        (top, left), step = offsets[index], -1 if flips[index] else 1
+        assert np.array_equal(pixels, images[chosen[index], top : top + 6, left : left + 6][:, ::step])
 
 
 def test_input_is_normalised_by_channel() -> None:
