@@ -11,6 +11,7 @@ core, where reading again takes 28 GB/s), so one pass for both would save little
 import hashlib
 import json
 import os
+import sys
 import weakref
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -54,27 +55,32 @@ class MemberPredictions:
         """Rows `start:stop` (step 1) as a fresh float32 array."""
         start, stop, step = rows.indices(self.about.num_rows)
         assert step == 1, "a contiguous slice"
-        block = self.stored(start, max(start, stop))
-        for row in self.uniform:
-            if start <= row < stop:
-                block[row - start] = 1 / self.about.num_classes
+        block = np.empty((max(0, stop - start), self.about.num_classes), np.float32)
+        self.read_into(start, block)
         return block
 
-    def stored(self, start: int, stop: int) -> Block:
-        """Rows `start:stop` as the file has them."""
-        block = np.empty((stop - start, self.about.num_classes), "<f4")
-        self._read_into(
+    def read_into(self, start: int, block: Block) -> None:
+        """Fills `block` (rows, classes), C-contiguous, with the rows from `start` on."""
+        self.read_stored(start, block)
+        for row in self.uniform:
+            if start <= row < start + len(block):
+                block[row - start] = 1 / self.about.num_classes
+
+    def read_stored(self, start: int, block: Block) -> None:
+        """As `read_into`, but as the file has them."""
+        self._read_bytes(
             block.reshape(-1).view(np.uint8).data, self.offset_bytes + start * self.about.num_classes * _ITEM_BYTES
         )
-        return block.astype(np.float32, copy=False)
+        if sys.byteorder == "big":
+            block.byteswap(inplace=True)
 
     def header(self) -> bytes:
         """The file's bytes before the first row."""
         content = bytearray(self.offset_bytes)
-        self._read_into(memoryview(content), 0)
+        self._read_bytes(memoryview(content), 0)
         return bytes(content)
 
-    def _read_into(self, target: memoryview, offset_bytes: int) -> None:
+    def _read_bytes(self, target: memoryview, offset_bytes: int) -> None:
         while target:
             # One call may give less than was asked for: Linux stops at 2 GiB.
             count = os.preadv(self._descriptor, [target], offset_bytes)
@@ -165,8 +171,12 @@ def _check_content(predictions: MemberPredictions, split: SplitData) -> None:
     """One pass over the file: its sha256, and that every row is a probability distribution."""
     digest = hashlib.sha256(predictions.header())
     bad: list[int] = []
+    kept = np.empty(0, np.float32)
     for rows in blocks(*predictions.shape[:2]):
-        block = predictions.stored(rows.start, rows.stop)
+        num_items = (rows.stop - rows.start) * predictions.about.num_classes
+        kept = kept if kept.size else np.empty(num_items, np.float32)
+        block = kept[:num_items].reshape(-1, predictions.about.num_classes)
+        predictions.read_stored(rows.start, block)
         digest.update(block.data)
         if len(bad) < _SHOWN_ROWS:
             bad.extend((np.flatnonzero(~_are_distributions(block)) + rows.start).tolist())

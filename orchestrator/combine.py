@@ -5,13 +5,13 @@ move a probability by one float32 rounding at most, and hardly ever does; caller
 order give the members in a fixed one (`aggregate` sorts by name).
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from orchestrator.config_schema import CombineMethod
-from orchestrator.probabilities import SMALLEST_PROBABILITY, Block, Rows, blocks
+from orchestrator.probabilities import SMALLEST_PROBABILITY, Block, Rows, StoredRows, blocks
 from workers.kernels.average import weighted_sum
 
 
@@ -39,6 +39,8 @@ class Combined:
 
     members: Sequence[Rows]
     combination: Combination
+    # What stored rows are read into; taken out while in use, so that slices can be taken in several threads.
+    _spare: list[Block] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         assert self.members, "nothing to combine"
@@ -61,10 +63,35 @@ class Combined:
         weights = [weight for _, weight in counted]
         output = np.empty((max(0, stop - start), self.shape[1]), np.float32)
         # So few rows at a time that all members' stay in the cache between being read and being summed.
-        for part in blocks(len(output), self.shape[1] * len(counted)):
-            stored = slice(start + part.start, start + part.stop)
-            combine([member[stored] for member, _ in counted], weights, output[part])
+        parts = tuple(blocks(len(output), self.shape[1] * len(counted)))
+        room = self._take_room(len(counted), parts[0].stop if parts else 0)
+        reads = [_reader(member, own) for (member, _), own in zip(counted, room, strict=True)] if parts else []
+        for part in parts:
+            rows = slice(start + part.start, start + part.stop)
+            combine([read(rows) for read in reads], weights, output[part])
+        self._spare.append(room)
         return output
+
+    def _take_room(self, num_members: int, num_rows: int) -> Block:
+        """(members, rows, classes), uninitialised: one that has been given back, if it is large enough."""
+        try:
+            room = self._spare.pop()
+        except IndexError:
+            room = np.empty((0, 0, 0), np.float32)
+        return room if room.shape[1] >= num_rows else np.empty((num_members, num_rows, self.shape[1]), np.float32)
+
+
+def _reader(member: Rows, room: Block) -> Callable[[slice], Block]:
+    """Gives rows of `member`: in `room` (rows, classes) where they must be read, else as `member` gives them."""
+    if not isinstance(member, StoredRows):
+        return member.__getitem__
+
+    def read(rows: slice) -> Block:
+        block = room[: rows.stop - rows.start]
+        member.read_into(rows.start, block)
+        return block
+
+    return read
 
 
 def mean(members: Sequence[Rows]) -> Combined:

@@ -4,7 +4,7 @@ Ties are broken the same way everywhere: of two equally probable classes the one
 """
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,14 @@ class Rows(Protocol):
     def shape(self) -> tuple[int, ...]: ...
 
     def __getitem__(self, rows: Any, /) -> Any: ...
+
+
+@runtime_checkable
+class StoredRows(Rows, Protocol):
+    """Rows that can be read into memory that the caller keeps: fresh pages cost more than filling them."""
+
+    def read_into(self, start: int, block: Block) -> None:
+        """Fills `block` (C-contiguous) with the rows from `start` on."""
 
 
 def blocks(num_rows: int, num_classes: int) -> Iterator[slice]:
