@@ -10,7 +10,7 @@ from torch import nn
 
 from workers import numerics
 from workers.atomic import replacing, write_json
-from workers.checkpoint import read_checkpoint
+from workers.checkpoint import read_weights
 from workers.data.augment import PixelStatistics
 from workers.data.batches import pixel_statistics
 from workers.data.store import open_store
@@ -22,7 +22,8 @@ from workers.protocol import Numerics, PredictSpec, SplitPredictions
 from workers.settings import TrainingSettings
 from workers.ten_crop import mean_probabilities
 
-_IMAGES_AT_ONCE = 64
+# Of the full-size net in bf16, 64 at once are 1 % faster and take 0.5 GB more.
+_IMAGES_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def load_member(stage_dir: Path, store_path: Path, settings: TrainingSettings, c
     numerics.apply(chosen)
     store = open_store(store_path)
     finished = read_finished(stage_dir)
-    contents = read_checkpoint(stage_dir / "checkpoints" / finished.checkpoint)
+    contents = read_weights(stage_dir / "checkpoints" / finished.checkpoint)
     if contents.checkpoint.model_sha256 != finished.checkpoint_sha256:
         raise CheckFailed(f"{contents.checkpoint.folder}: its weights are not those that DONE.json names")
     model = build(settings.model, store.num_classes).to(memory_format=torch.channels_last)

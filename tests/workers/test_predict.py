@@ -115,7 +115,7 @@ def test_predictions_asked_to_stop_end_after_the_block_and_keep_the_splits_that_
     trained: PredictSpec,
 ) -> None:
     store = open_store(trained.store)
-    num_blocks = -(-store.counts["val"] // 64)
+    num_blocks = -(-store.counts["val"] // 32)
     asked: list[bool] = []
 
     def should_stop() -> bool:
@@ -134,3 +134,9 @@ def test_weights_other_than_done_json_names_are_refused(trained: PredictSpec) ->
     path.write_text(json.dumps({**done, "checkpoint_sha256": "0" * 64}))
     with pytest.raises(CheckFailed, match=r"DONE\.json"):
         predict(trained, never)
+
+
+def test_prediction_does_not_read_the_momentum(trained: PredictSpec) -> None:
+    (optimizer,) = trained.stage_dir.glob("checkpoints/step-00000003/optimizer.safetensors")
+    optimizer.unlink()
+    assert [one.split for one in predict(trained, never)] == ["val", "test"]
