@@ -91,6 +91,7 @@ class Facts:
     datasets: Mapping[str, Answer]
     placement: Answer
     placements: tuple[str, ...] = ()
+    compiled_kernels: bool = True
 
 
 def examine(facts: Facts) -> tuple[Check, ...]:
@@ -101,6 +102,7 @@ def examine(facts: Facts) -> tuple[Check, ...]:
         check_torch(facts.torch, facts.num_gpus),
         check_cpus(facts.num_cpus, facts.cpu_quota),
         check_resources(facts),
+        check_kernels(facts.compiled_kernels),
         check_placement(facts.placement, facts.placements),
         check_memory(facts.memory_bytes, facts.memory_available_bytes, facts.num_cpus // max(1, facts.cpus_per_member)),
         *(check_disk(place) for place in facts.places),
@@ -181,6 +183,14 @@ def check_resources(facts: Facts) -> Check:
         detail = f"{asked}, but this machine has {facts.num_gpus} GPUs"
         return Check("resources", Outcome.fail, detail, f"set cluster.gpus_per_member={facts.num_gpus}")
     return Check("resources", Outcome.ok, asked)
+
+
+def check_kernels(compiled: bool) -> Check:
+    """Whether the C kernels were built when Septet was installed; all goes on without them, slower."""
+    if compiled:
+        return Check("kernels", Outcome.ok, "compiled")
+    mend = "install a C compiler, then Septet again, if speed matters"
+    return Check("kernels", Outcome.warn, "not compiled: there was no C compiler at installation", mend)
 
 
 def check_placement(chosen: Answer, candidates: tuple[str, ...]) -> Check:

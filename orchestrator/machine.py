@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -74,6 +75,7 @@ def gather(config: Config, note: Callable[[str], None]) -> Facts:
         tracking_required=config.tracking.required,
         datasets={name: ask_dataset(settings) for name, settings in config.datasets.items()},
         placement=Answer(placed.line) if isinstance(placed, Placed) else placed,
+        compiled_kernels=find_spec("workers.kernels._lrn") is not None,
         placements=tuple(map(str, placed.options)) if isinstance(placed, Placed) else (),
     )
 

@@ -96,3 +96,10 @@ def test_check_resources_on_a_cluster_elsewhere_is_not_held_against_this_machine
 def test_lines_of_a_failed_check_end_with_what_to_do() -> None:
     lines = to_lines([Check("ray", Outcome.ok, "2.60.0"), Check("disk", Outcome.fail, "full", "free some")])
     assert lines == ("ok    ray: 2.60.0", "fail  disk: full", "      → free some")
+
+
+def test_uncompiled_kernels_are_a_warning_that_says_what_to_install() -> None:
+    found = _check(replace(_HEALTHY, compiled_kernels=False), "kernels")
+    assert found.outcome is Outcome.warn
+    assert "C compiler" in found.mend
+    assert _check(_HEALTHY, "kernels").outcome is Outcome.ok
