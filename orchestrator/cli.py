@@ -1,6 +1,8 @@
 """The console script `septet`: runs one verb; an error becomes one line on stderr and an exit code."""
 
+import atexit
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -16,6 +18,10 @@ _INTERNAL_ERROR = 1
 _INTERRUPTED = 128 + signal.SIGINT
 _TERMINATED = 128 + signal.SIGTERM
 _PIPE_CLOSED = 128 + signal.SIGPIPE
+
+
+# Python's last collections walk all that MLflow has made, 0.4 to 0.6 s, for memory that goes back with the process.
+atexit.register(gc.freeze)
 
 
 class _Terminated(BaseException):

@@ -132,7 +132,7 @@ class Driver:
         """Trains and predicts until all is done, nothing more can be, or a stop is asked for.
 
         Args:
-            cluster: where members run; every actor is released at the end.
+            cluster: where members run; every actor is ended at the end.
             stop_requested: asked twice a second; true makes every actor checkpoint and stop.
             show: called twice a second, after the files on disk have moved on.
 
@@ -158,7 +158,7 @@ class Driver:
                 self._settle(one)
             show()
         for member in sorted(self._actors):
-            self._release(member)
+            self._discard(member)
         if self._failed:
             self._ledger.set_state(StageState.failed)
             raise self._failure()
@@ -184,11 +184,12 @@ class Driver:
         running = {*self._busy.values(), *chosen.values()}
         for stage in ready(self._without_failed(), self._done, running, self._cluster.num_slots):
             chosen[stage.ref.member] = stage.ref
-        # An idle actor whose member has nothing to do now holds what others may want.
         for member in sorted(self._actors - set(self._busy) - set(chosen)):
-            self._release(member)
+            self._actors.discard(member)
+            self._cluster.release(member)
         for member, ref in chosen.items():
             self._start(member, ref)
+        self._cluster.end_idle()
 
     def _without_failed(self) -> Plan:
         """The plan less the stages that failed for good and those that start from them."""
@@ -202,7 +203,7 @@ class Driver:
 
     def _start(self, member: str, ref: StageRef) -> None:
         if member not in self._actors:
-            self._cluster.acquire(member, self._work.paths.member(member))
+            self._cluster.acquire(member)
             self._actors.add(member)
         self._busy[member] = ref
         if ref.stage == PREDICTIONS:
@@ -243,7 +244,7 @@ class Driver:
         """After a loss or failure the actor is not used again: nobody knows what state its process is in."""
         _log.warning("%s: %s: %s", ref, failure.kind, failure.message)
         _log.debug("%s", failure.traceback)
-        self._release(ref.member)
+        self._discard(ref.member)
         name, message = str(ref), f"{failure.kind}: {failure.message}"
         if self._stopping:
             self._ledger.end(name, end, StageState.stopped, error=message)
@@ -260,9 +261,9 @@ class Driver:
         if ref.stage != PREDICTIONS:
             self._tracker.stage_finished(ref, ending, {})
 
-    def _release(self, member: str) -> None:
+    def _discard(self, member: str) -> None:
         self._actors.discard(member)
-        self._cluster.release(member)
+        self._cluster.discard(member)
 
     def _follow(self, refs: Mapping[StageRef, Follower] | None = None) -> None:
         """Passes on what the running stages (or `refs`) have written since the last look."""

@@ -90,6 +90,7 @@ def _train(
     if driver.take_stock():
         return
     with ray_cluster.open_cluster(config.cluster) as cluster, interrupts.deferred():
+        cluster.warm_up(len(config.members), run.record.numerics.threads)
         driver.run(cluster, lambda: interrupts.requested, show)
     if interrupts.requested:
         raise interrupts.error()

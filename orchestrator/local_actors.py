@@ -6,7 +6,6 @@ torch's generator and thread count belong to the process: with real duties only 
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from orchestrator.member_actor import Completed, Duties, Lost, MemberActor, Outcome, worker_duties
 from workers.protocol import PredictSpec, StageSpec
@@ -17,31 +16,44 @@ class ActorDied(BaseException):
 
 
 class LocalActors:
-    """A `Cluster` of `num_slots` threads. `acquired` and `released` list what was asked, in order."""
+    """A `Cluster` of `num_slots` threads. `acquired`, `released` and `discarded` list what was asked, in order."""
 
     def __init__(self, num_slots: int, duties: Callable[[], Duties] = worker_duties) -> None:
         self._num_slots = num_slots
         self._duties = duties
         self._actors: dict[str, MemberActor] = {}
+        self._idle: list[MemberActor] = []
         self._completed: queue.SimpleQueue[Completed] = queue.SimpleQueue()
         self.acquired: list[str] = []
         self.released: list[str] = []
+        self.discarded: list[str] = []
+        self.num_started = 0
 
     @property
     def num_slots(self) -> int:
         return self._num_slots
 
-    def acquire(self, member: str, member_dir: Path) -> None:
-        if len(self._actors) >= self._num_slots or member in self._actors:
-            raise RuntimeError(f"{member}: no slot free, or an actor already there")
-        self._actors[member] = MemberActor(member_dir, self._duties)
+    def warm_up(self, num_members: int, num_threads: int) -> None:
+        """Nothing: threads start at once."""
+
+    def acquire(self, member: str) -> None:
+        if member in self._actors:
+            raise RuntimeError(f"{member}: an actor is already there")
+        self._actors[member] = self._idle.pop() if self._idle else self._new()
         self.acquired.append(member)
 
     def release(self, member: str) -> None:
+        self._idle.append(self._actors.pop(member))
+        self.released.append(member)
+
+    def discard(self, member: str) -> None:
         actor = self._actors.pop(member, None)
         if actor is not None:
             actor.stop()
-            self.released.append(member)
+            self.discarded.append(member)
+
+    def end_idle(self) -> None:
+        self._idle.clear()
 
     def run_stage(self, spec: StageSpec) -> None:
         actor = self._actors[spec.member]
@@ -62,6 +74,12 @@ class LocalActors:
         while not self._completed.empty():
             found.append(self._completed.get())
         return found
+
+    def _new(self) -> MemberActor:
+        if len(self._actors) + len(self._idle) >= self._num_slots:
+            raise RuntimeError("no slot free")
+        self.num_started += 1
+        return MemberActor(self._duties)
 
     def _start(self, member: str, work: Callable[[], Outcome]) -> None:
         def run() -> None:

@@ -22,7 +22,8 @@ from pathlib import Path
 import psutil
 
 MARK = "SEPTET_CLUSTER"
-_LOOK_EVERY_S = 1.0
+# A look costs 10 ms, which every second was 1 % of a core; Ray's agents are all there soon after its start.
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 16.0
 _GIVE_UP_S = 10.0
 _PAUSE_S = 0.1
 
@@ -81,8 +82,11 @@ def _lives(process: psutil.Process) -> bool:
 def _watch(driver: int, mark: str) -> set[psutil.Process]:
     """Looks until the driver's end of the pipe closes; gives all that was ever seen and lives."""
     seen: set[psutil.Process] = set()
-    while not select.select([sys.stdin], [], [], _LOOK_EVERY_S)[0]:
+    pause_s = _FIRST_PAUSE_S
+    while not select.select([sys.stdin], [], [], pause_s)[0]:
+        before = seen
         seen = {process for process in seen if _lives(process)} | marked_descendants(driver, mark)
+        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S) if seen == before else _FIRST_PAUSE_S
     return seen | marked_descendants(driver, mark)
 
 

@@ -239,7 +239,7 @@ def test_driver_asked_to_stop_has_every_actor_checkpoint_and_starts_nothing_new(
     assert seven.outcomes("wide0/pre") == [AttemptEnd.stopped]
     assert seven.ledger.state is StageState.stopped
     assert ("wide0/pre", "KILLED") in seven.tracker.ended
-    assert sorted(seven.cluster.released) == ["wide0", "wide1"]
+    assert sorted(seven.cluster.discarded) == ["wide0", "wide1"]
 
 
 def test_driver_asked_to_stop_while_members_predict_stops_them_too(seven: Run) -> None:
@@ -291,4 +291,18 @@ def test_driver_never_holds_more_actors_than_slots(seven: Run) -> None:
     # LocalActors raises where a slot is missing, so arriving here is the evidence.
     seven.num_slots = 1
     assert seven.launch()
-    assert len(seven.cluster.acquired) == len(seven.cluster.released)
+    assert len(seven.cluster.acquired) == len(seven.cluster.released) + len(seven.cluster.discarded)
+
+
+def test_driver_undisturbed_hands_its_actors_on_instead_of_starting_more_than_slots(seven: Run) -> None:
+    assert seven.launch()
+    assert len(seven.cluster.acquired) >= len(seven.plan.members)
+    assert seven.cluster.num_started == seven.num_slots
+
+
+def test_driver_never_uses_an_actor_again_that_met_trouble(seven: Run) -> None:
+    seven.num_slots = 1
+    seven.fakes.script = {"base0/train": [(4, RuntimeError("once"))], "wide1/fine": [(4, died())]}
+    assert seven.launch()
+    assert seven.cluster.num_started == 1 + 2
+    assert {"wide1", "base0"} <= set(seven.cluster.discarded)

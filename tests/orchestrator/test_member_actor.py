@@ -40,7 +40,7 @@ def _actor(root: Path, work: Callable[[Callable[[], bool]], StageResult]) -> Mem
     def predict(spec: PredictSpec, should_stop: Callable[[], bool]) -> tuple[SplitPredictions, ...]:
         raise AssertionError("not asked for")
 
-    return MemberActor(root / "a", lambda: Duties(lambda spec, should_stop: work(should_stop), predict))
+    return MemberActor(lambda: Duties(lambda spec, should_stop: work(should_stop), predict))
 
 
 def _outcome(root: Path, error: Exception) -> Outcome:

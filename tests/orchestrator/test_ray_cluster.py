@@ -106,19 +106,26 @@ def test_cluster_of_real_actors_survives_a_death_and_passes_a_stop_on(tmp_path: 
     with open_cluster(ClusterConfig()) as opened:
         assert opened.num_slots == available_cpus()
         cluster = RayCluster(1, 1, 0, _duties())
-        cluster.acquire("dies", tmp_path / "dies")
+        cluster.acquire("dies")
         cluster.run_stage(_spec(tmp_path, "dies"))
         lost = _next(cluster)
         assert isinstance(lost.outcome, Lost)
         assert (tmp_path / "dies" / "train" / "has died").exists(), "the death never happened"
-        cluster.release("dies")
-        cluster.acquire("dies", tmp_path / "dies")
+        cluster.discard("dies")
+        cluster.acquire("dies")
         cluster.run_stage(_spec(tmp_path, "dies"))
         trained = _next(cluster).outcome
         assert isinstance(trained, Trained)
         assert trained.result.num_updates != os.getpid()
         cluster.release("dies")
-        cluster.acquire("waits", tmp_path / "waits")
+        cluster.acquire("other")
+        cluster.run_stage(_spec(tmp_path, "other"))
+        handed_on = _next(cluster).outcome
+        assert isinstance(handed_on, Trained)
+        assert handed_on.result.num_updates == trained.result.num_updates, "another process than the one released"
+        assert psutil.Process(trained.result.num_updates).nice() == psutil.Process().nice()
+        cluster.release("other")
+        cluster.acquire("waits")
         cluster.run_stage(_spec(tmp_path, "waits"))
         cluster.stop("waits")
         assert isinstance(_next(cluster).outcome, Halted)
