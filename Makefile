@@ -25,8 +25,9 @@ soak: $(VENV)/.installed-test ## kill a run on photographs a dozen times and com
 	$(BIN)/python -m pytest -m soak --capture=no
 
 .PHONY: bench
-bench: $(VENV)/.installed ## compare with peers, both sides in one run
-	$(BIN)/python -m benchmarks
+bench: $(VENV)/.installed-bench ## compare with peers, both sides in one run; ROWS="step ten_crop", BENCH_FLAGS=--help
+	$(BIN)/python -m benchmarks $(ROWS) $(BENCH_FLAGS) \
+	  $(if $(BENCH_IMAGES),--images $(BENCH_IMAGES)) $(if $(BENCH_TINY_IMAGENET),--tiny-imagenet $(BENCH_TINY_IMAGENET))
 
 .PHONY: help
 help: ## this list
@@ -48,6 +49,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt workers/kernels/_lrn.c
 
 $(VENV)/.installed-test: $(VENV)/.installed
 	$(PIP_INSTALL) --editable '.[test]'
+	@touch $@
+
+# After the others: whichever ran last, no two pips write at once.
+$(VENV)/.installed-bench: $(VENV)/.installed-dev
+	$(PIP_INSTALL) --editable '.[test,dev,bench]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed-test

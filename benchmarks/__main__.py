@@ -35,6 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tiny-imagenet", type=Path, help="class folders at 64 pixels, with target-10.txt")
     parser.add_argument("--epochs-share", type=float, default=1.0, help="of the long rows' epochs, both sides alike")
     parser.add_argument("--scratch", type=Path, help="where temporary files go (default: the system's place)")
+    parser.add_argument("--markdown", type=Path, help="write date, machine and table there as well")
     parser.add_argument(
         "--json", type=Path, default=_JSON, help=f"default: {_JSON.relative_to(Path(__file__).parents[1])}"
     )
@@ -82,12 +83,16 @@ def _measure(entries: list[Entry], options: argparse.Namespace) -> list[Row]:
 
 
 def main() -> None:
-    parser = _parser()
-    options = parser.parse_args()
+    parser, entered = _parser(), sys.argv[1:]
+    options = parser.parse_args(entered)
     described = table.machine()
     rows = _measure(_chosen(options, parser), options)
     print(table.markdown(rows))
-    table.write_json(options.json, rows, described, sys.argv)
+    # Where images lie is nobody else's business.
+    command = ("python", "-m", "benchmarks", *("…" if "/" in word else word for word in entered))
+    if options.markdown:
+        options.markdown.write_text(table.section(rows, described, command))
+    table.write_json(options.json, rows, described, command)
 
 
 if __name__ == "__main__":

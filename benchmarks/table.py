@@ -59,7 +59,7 @@ def machine() -> dict[str, Any]:
         "cores": psutil.cpu_count(logical=False),
         "threads": psutil.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "load_before": psutil.getloadavg()[0],
+        "load_before": round(psutil.getloadavg()[0], 1),
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in ("torch", "torchvision", "ray", "numpy", "pillow")},
     }
@@ -68,6 +68,13 @@ def machine() -> dict[str, Any]:
 def _cpu_lines() -> list[str]:
     path = Path("/proc/cpuinfo")
     return path.read_text().splitlines() if path.exists() else []
+
+
+def section(rows: Sequence[Row], described: dict[str, Any], command: Sequence[str]) -> str:
+    """Date, machine and table, as docs/benchmarks.md has them."""
+    facts = "; ".join(f"{name} {value}" for name, value in described.items())
+    today = datetime.now(UTC).date().isoformat()
+    return f"### {today}\n\n`{' '.join(command)}`\n\n{facts}.\n\n{markdown(rows)}\n"
 
 
 def write_json(path: Path, rows: Sequence[Row], described: dict[str, Any], command: Sequence[str]) -> None:

@@ -31,7 +31,16 @@ def main() -> None:
     from ray import tune
 
     ray.init(address="local", include_dashboard=False)
-    shared = ("--he", "--epochs", options.epochs, "--threads", options.threads, "--workers", options.workers)
+    shared = (
+        "--he",
+        "--no-dev",
+        "--epochs",
+        options.epochs,
+        "--threads",
+        options.threads,
+        "--workers",
+        options.workers,
+    )
     words = [
         [*map(str, (options.root, options.classes, *shared, "--convs", convs, "--seed", seed)), "--predictions",
          str(options.folder / f"{seed}.npy")]
