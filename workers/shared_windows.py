@@ -6,13 +6,11 @@ zeros and the image has pixels. Those are computed anew on strips, a few pixels 
 convolution is shared alike, with wider strips.
 """
 
-import copy
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from workers.models.alexnet import AlexNet
 from workers.models.geometry import POOL_SIZE, POOL_STRIDE, Conv
@@ -105,19 +103,17 @@ def logits_of_windows(
         [windows · batch, classes]: the first window of every image, then the second, ….
     """
     windows = [images[:, :, top : top + size, left : left + size] for top, left in offsets]
-    whole, rest = images, model
-    for conv in shared:
+    whole = images
+    for index, conv in enumerate(shared):
         # All strips of an axis at once: many narrow convolutions cost their calls.
         axes = sorted({strip.axis for strip in conv.strips})
-        repaired = {axis: _unpadded_stem(rest, _cut(conv, windows, axis)) for axis in axes}
-        whole = rest.stem(whole)
+        repaired = {axis: model.convolve(index, _cut(conv, windows, axis), padded=False) for axis in axes}
+        whole = model.convolve(index, whole)
         hidden = stack(whole, conv.offsets, conv.side)
         windows = list(hidden.chunk(len(offsets)))
         for axis, outputs in repaired.items():
             _paste(conv, windows, axis, outputs)
-        rest = _without_first_conv(rest)
-    logits: Tensor = rest(hidden)
-    return logits
+    return model.classify(hidden, first=len(shared))
 
 
 def stack(images: Tensor, offsets: Sequence[Offset], size: int) -> Tensor:
@@ -170,29 +166,6 @@ def _paste(shared: SharedConv, windows: Sequence[Tensor], axis: int, outputs: Te
     strips = [strip for strip in shared.strips if strip.axis == axis]
     for strip, output in zip(strips, outputs.chunk(len(strips)), strict=True):
         windows[strip.window].narrow(2 + axis, strip.first, strip.count).copy_(output)
-
-
-def _unpadded_stem(model: AlexNet, strips: Tensor) -> Tensor:
-    with _no_padding(model.get_submodule(model.layers.convs[0].name)):
-        return model.stem(strips)
-
-
-@contextmanager
-def _no_padding(conv: nn.Module) -> Iterator[None]:
-    """Lets `conv` see no zeros beyond its input, for a while."""
-    assert isinstance(conv, nn.Conv2d)
-    padding, conv.padding = conv.padding, (0, 0)
-    try:
-        yield
-    finally:
-        conv.padding = padding
-
-
-def _without_first_conv(model: AlexNet) -> AlexNet:
-    """The rest of the net after its stem, with the same weights: its own stem is the next convolution."""
-    rest = copy.copy(model)
-    rest.layers = replace(model.layers, convs=model.layers.convs[1:])
-    return rest
 
 
 def _empty(batch: int, channels: int, height: int, width: int, like: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from workers.models.geometry import POOL_SIZE, POOL_STRIDE, Conv, Geometry, geometry
+from workers.models.geometry import POOL_SIZE, POOL_STRIDE, Geometry, geometry
 from workers.models.lrn import LocalResponseNorm
 from workers.settings import InitScheme, InitSettings, ModelSettings
 
@@ -38,16 +38,12 @@ class AlexNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Takes normalised [batch, 3, size, size], gives logits [batch, classes]."""
-        return self.trunk(self.stem(images))
+        return self.classify(images)
 
-    def stem(self, images: Tensor) -> Tensor:
-        """conv1 to its pooling: the part whose outputs windows of one image can share (see ten-crop prediction)."""
-        return self._convolve(self.layers.convs[0], images)
-
-    def trunk(self, hidden: Tensor) -> Tensor:
-        """From the stem's output to logits [batch, classes]."""
-        for conv in self.layers.convs[1:]:
-            hidden = self._convolve(conv, hidden)
+    def classify(self, hidden: Tensor, first: int = 0) -> Tensor:
+        """From the input of convolution `first` (0 is conv1) to logits [batch, classes]."""
+        for index in range(first, len(self.layers.convs)):
+            hidden = self.convolve(index, hidden)
         hidden = hidden.flatten(1)
         for name in ("fc6", "fc7"):
             hidden = functional.relu(self.get_submodule(name)(hidden))
@@ -55,9 +51,16 @@ class AlexNet(nn.Module):
         logits: Tensor = self.get_submodule("fc8")(hidden)
         return logits
 
-    def _convolve(self, conv: Conv, hidden: Tensor) -> Tensor:
-        """One convolution with all that follows it up to the next."""
-        hidden = self.get_submodule(conv.name)(hidden)
+    def convolve(self, index: int, hidden: Tensor, *, padded: bool = True) -> Tensor:
+        """Convolution `index` with all that follows it up to the next; without zeros around `hidden` if not `padded`.
+
+        Windows of one image can share its outputs (see workers.shared_windows).
+        """
+        conv = self.layers.convs[index]
+        module = self.get_submodule(conv.name)
+        assert isinstance(module, nn.Conv2d)
+        padding = conv.padding if padded else 0
+        hidden = functional.conv2d(hidden, module.weight, module.bias, conv.stride, padding, groups=conv.groups)
         norm = getattr(self, f"norm_{conv.name}", None)
         # A normalisation rectifies in its own pass over memory.
         hidden = functional.relu(hidden) if norm is None else norm(hidden)

@@ -63,9 +63,11 @@ def test_he_init_has_the_fan_in_variance_and_gaussian_the_given_one() -> None:
     assert ones == {"conv2.bias", "conv4.bias", "conv5.bias", "fc6.bias", "fc7.bias"}
 
 
-def test_trunk_of_the_stem_is_the_whole_net_and_the_stem_ends_with_the_first_pooling() -> None:
+def test_convolutions_one_by_one_are_the_whole_net_and_a_pooled_one_ends_with_its_pooling() -> None:
     model = build(SMALL, 10).eval()
     images = torch.randn(2, 3, 56, 56, generator=torch.Generator().manual_seed(0))
-    stem = model.stem(images)
-    assert stem.shape == (2, 24, 13, 13)
-    assert torch.equal(model.trunk(stem), model(images))
+    first = model.convolve(0, images)
+    assert first.shape == (2, 24, 13, 13)
+    assert torch.equal(model.classify(first, first=1), model(images))
+    bare = torch.nn.functional.pad(images, (2, 2, 2, 2))
+    assert torch.equal(model.convolve(0, bare, padded=False), first)
