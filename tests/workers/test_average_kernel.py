@@ -42,3 +42,12 @@ def test_weighted_sum_plain_arrays_use_the_kernel(monkeypatch: pytest.MonkeyPatc
     output = np.empty((2, 40), np.float32)
     average.weighted_sum([np.ones((2, 40), np.float32)] * 4, [0.25] * 4, output)
     np.testing.assert_array_equal(output, 1)
+
+
+@needs_kernel
+def test_weighted_sum_product_is_rounded_before_it_is_added() -> None:
+    # A fused multiply-add keeps the product's rounding error, which is all that is left here.
+    member = np.random.default_rng(0).random((1, 45), np.float32)
+    output = np.ones_like(member)
+    average.weighted_sum([member, member], [-0.1, 0.1], output)
+    np.testing.assert_array_equal(output, 0)
