@@ -81,8 +81,12 @@ class OpenedRun:
         atomic.write_text(self.paths.config_yaml, self._wanted.config_yaml)
 
     def commit(self) -> None:
-        """The run has begun: from here on the directory stays, whatever happens."""
+        """The run has begun: from here on the directory stays, and what writers killed before left in it goes."""
         self.committed = True
+        for folder in (self.paths.root, *(path for path in self.paths.root.rglob("*") if path.is_dir())):
+            # A stage looks after its own checkpoints, which another machine may still be writing.
+            if folder.name != "checkpoints":
+                atomic.remove_leftovers(folder)
 
     def save_mlflow(self, ids: Mapping[str, Any]) -> None:
         """Notes MLflow's ids in run.json where they have changed."""

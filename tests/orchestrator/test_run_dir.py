@@ -181,6 +181,22 @@ def test_record_absent_is_a_data_error_and_damaged_a_storage_error(tmp_path: Pat
 # Opening
 
 
+def test_what_killed_writers_left_goes_when_the_run_goes_on_but_for_a_stages_own(tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    own = root / "members/a/train/checkpoints/.tmp-1"
+    left = [root / ".tmp-2", root / "members/a/predictions/.tmp-3", root / "report/.tmp-4"]
+    with open_run(root, _wanted()) as run:
+        run.save()
+        run.commit()
+    for path in (own, *left):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"half")
+    with open_run(root, _wanted()) as run:
+        run.commit()
+    assert own.exists()
+    assert not any(path.exists() for path in left)
+
+
 def test_open_run_of_the_same_plan_resumes_with_the_id_and_numerics_of_the_first_start(tmp_path: Path) -> None:
     settled = Numerics(threads=8, precision="bf16", kernels="compiled")
     with open_run(tmp_path / "run", _wanted()) as run:
