@@ -39,7 +39,7 @@ $(VENV): $(VENV)/.installed ## the installation alone, into .venv
 
 # A stamp is written last, so an interrupted installation is done again; each stamp waits for the one before it, since
 # two pips must not write into one environment.
-$(VENV)/.installed: pyproject.toml constraints.txt workers/kernels/_lrn.c
+$(VENV)/.installed: pyproject.toml constraints.txt $(wildcard workers/kernels/*.c)
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
 	  || { echo "$(PYTHON) is not Python 3.11, 3.12 or 3.13: name one with PYTHON=python3.12" >&2; exit 2; }
 	@echo "Installing into $(VENV): some minutes the first time, PyTorch is large." >&2

@@ -106,6 +106,8 @@ def _placed(config: Config, plan: Plan, run: OpenedRun, display: Display) -> Con
         placed = placing.place(config, plan, display.note, Measuring.where_it_pays)
         run.set_numerics(placed.numerics, placed.line, placed.lacked)
         display.note(f"placement: {placed.line}")
+    elif config.precision.value not in ("auto", run.record.numerics.precision):
+        display.note(f"precision stays {run.record.numerics.precision}: it is kept from the run's first start")
     return replace(config, cluster=placing.kept(config, plan, run.record.numerics))
 
 

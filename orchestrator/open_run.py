@@ -5,6 +5,7 @@ here goes again unless the run has begun.
 """
 
 import contextlib
+import os
 import shutil
 import time
 import uuid
@@ -83,10 +84,11 @@ class OpenedRun:
     def commit(self) -> None:
         """The run has begun: from here on the directory stays, and what writers killed before left in it goes."""
         self.committed = True
-        for folder in (self.paths.root, *(path for path in self.paths.root.rglob("*") if path.is_dir())):
-            # A stage looks after its own checkpoints, which another machine may still be writing.
-            if folder.name != "checkpoints":
-                atomic.remove_leftovers(folder)
+        # A walk passes over folders that vanish under it, as those of a killed driver's last worker may.
+        for folder, inner, _ in os.walk(self.paths.root):
+            # A stage looks after its own checkpoints.
+            inner[:] = [name for name in inner if name != "checkpoints"]
+            atomic.remove_leftovers(Path(folder))
 
     def save_mlflow(self, ids: Mapping[str, Any]) -> None:
         """Notes MLflow's ids in run.json where they have changed."""

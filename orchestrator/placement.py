@@ -21,7 +21,8 @@ HOPELESS = 1.25
 LEAST_WORK = 3e12
 _FULL_MEMORY_SHARE = 0.8
 _PROCESS_BYTES = 600e6
-_STATE_BYTES = 4 * 4  # weight, gradient, momentum, and a copy of the weight in another precision
+# Weight, gradient, momentum, the weight in another precision; a checkpoint's copies of weight and momentum.
+_STATE_BYTES = 6 * 4
 # Of conv1's outputs, by far the most: what training a full-size member was seen to take, 1.2 GiB with 128 images.
 _ACTIVATION_BYTES = 16
 _CONV1_FILTERS = 96

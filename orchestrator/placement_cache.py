@@ -23,13 +23,17 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Key:
-    """All that rates depend on. `code` is the digest of `workers` and torch's version."""
+    """All that a measurement's verdict depends on.
+
+    `code` is the digest of `workers` and torch's version, `asked` names the candidates that were compared.
+    """
 
     cpu: str
     num_cpus: int
     code: str
     kernels: str
     kind: Kind
+    asked: tuple[str, ...]
 
     @property
     def digest(self) -> str:

@@ -133,16 +133,16 @@ def _figures(
     """Those of `given` that are known, measured now if need be, in the order of `given`."""
     stage = placement.costliest(plan)
     kind = placement.kind_of(stage)
-    key = Key(cpu_model(), ray_cluster.available_cpus(), code_digest(), _kernels(found), kind)
+    key = Key(cpu_model(), ray_cluster.available_cpus(), code_digest(), _kernels(found), kind, tuple(map(str, given)))
     kept_figures = read_figures(config.store, key)
     # Which of them were measured and which were hopeless is one measurement's verdict: all anew, or none.
-    if measuring is Measuring.never or given[0] in {figure.candidate for figure in kept_figures}:
-        return tuple(figure for figure in kept_figures if figure.candidate in given)
+    if kept_figures or measuring is Measuring.never:
+        return kept_figures
     if measuring is Measuring.where_it_pays and not placement.is_worth_measuring(plan):
         return ()
     numerics = Numerics(device="cpu", kernels=_kernels(found))
     figures = measure(stage, given, numerics, note)
-    write_figures(config.store, key, (*figures, *(old for old in kept_figures if old.candidate not in given)))
+    write_figures(config.store, key, figures)
     return figures
 
 
@@ -174,9 +174,11 @@ def _on_gpus(config: Config, plan: Plan) -> Placed:
 
 def _gpu_has_bf16() -> bool:
     """Asked in another process: this one is to hold no memory of a GPU."""
-    asked = subprocess.run(
-        [sys.executable, "-c", _ASK_GPU], capture_output=True, text=True, timeout=_GPU_TIMEOUT_S, check=False
-    )
+    command = [sys.executable, "-P", "-c", _ASK_GPU]
+    try:
+        asked = subprocess.run(command, capture_output=True, text=True, timeout=_GPU_TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired:
+        return False
     return asked.stdout.strip() == "True"
 
 

@@ -49,7 +49,10 @@ def measure(
                     processes.append(stack.enter_context(_started()))
                 rate = _rate(processes[: candidate.members], _request(stage, candidate, numerics))
                 if rate is None:
-                    # Whatever ended one may have ended others.
+                    # Whatever ended one may have ended others; those that live give their memory back.
+                    for process in processes:
+                        process.popen.kill()
+                        process.popen.wait()
                     processes.clear()
                 elif candidate not in best or rate > best[candidate].images_per_second:
                     best[candidate] = Figure(candidate, rate)
@@ -95,7 +98,7 @@ def _started() -> Iterator[_Process]:
     # No thread count is taken over from this process: each request sets its own.
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     popen = subprocess.Popen(
-        [sys.executable, "-m", "workers.throughput_process"],
+        [sys.executable, "-P", "-m", "workers.throughput_process"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -6,6 +6,7 @@ import platform
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +29,16 @@ class Capabilities:
     compiled_kernels: bool
 
 
-def capabilities() -> Capabilities:
-    """Asks torch about the CPU, and the installation about its kernels."""
-    import torch
-
-    from workers.kernels import lrn
-
-    bf16 = bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-    return Capabilities(bf16=bf16, compiled_kernels=lrn.is_built())
+def capabilities(cpu_info: Path = Path("/proc/cpuinfo")) -> Capabilities:
+    """Asks the kernel about the CPU, and the installation about its kernels; torch is not loaded for it."""
+    try:
+        flags = {
+            flag for line in cpu_info.read_text().splitlines() if line.startswith("flags") for flag in line.split()
+        }
+    except OSError:
+        flags = set()
+    built = find_spec("workers.kernels._lrn") is not None
+    return Capabilities(bf16=bool(flags & {"avx512_bf16", "amx_bf16"}), compiled_kernels=built)
 
 
 def missing(numerics: Numerics, found: Capabilities) -> str:

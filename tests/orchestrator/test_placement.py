@@ -7,7 +7,7 @@ import pytest
 
 from orchestrator import placement, placing
 from orchestrator.config import compose
-from orchestrator.config_schema import Config
+from orchestrator.config_schema import Config, Precision
 from orchestrator.datasets import survey_all
 from orchestrator.placement import MARGIN, Candidate, Figure
 from orchestrator.placement_cache import Key, cpu_model, read_figures, write_figures
@@ -19,7 +19,7 @@ from workers.protocol import Numerics
 
 MANY = Candidate(threads=1, members=2, precision="bf16")
 ONE = Candidate(threads=2, members=1, precision="bf16")
-KEY_FIELDS = {"cpu": "a CPU", "num_cpus": 2, "code": "c", "kernels": "torch"}
+KEY_FIELDS = {"asked": ("1 thread",), "cpu": "a CPU", "num_cpus": 2, "code": "c", "kernels": "torch"}
 
 
 def planned(*overrides: str) -> tuple[Config, Plan]:
@@ -148,6 +148,10 @@ def test_place_of_a_long_plan_measures_once_and_chooses_alike_after(
     assert (first.numerics.threads, first.numerics.precision, first.cluster.cpus_per_member) == (2, "bf16", 2)
     assert first.rate == 500.0
     assert "next best" in first.line
+    # Another question is another measurement: what was hopeless beside bf16 was never timed.
+    place(replace(config, precision=Precision.fp32), plan, _note, Measuring.where_it_pays)
+    assert len(calls) == 2
+    assert {one.precision for one in calls[1]} == {"fp32"}
 
 
 def test_measure_times_real_processes_side_by_side() -> None:

@@ -1,5 +1,7 @@
 """The compiled weighted sum gives NumPy's bits."""
 
+import shutil
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -51,3 +53,8 @@ def test_weighted_sum_product_is_rounded_before_it_is_added() -> None:
     output = np.ones_like(member)
     average.weighted_sum([member, member], [-0.1, 0.1], output)
     np.testing.assert_array_equal(output, 0)
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+def test_the_kernel_is_built_where_there_is_a_compiler() -> None:
+    assert average.is_built()

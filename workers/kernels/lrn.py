@@ -31,7 +31,9 @@ def select(kernels: str) -> None:
     """
     global _is_selected
     if kernels == "compiled" and not is_built():
-        raise ConfigError("kernels=compiled: not built here; install Septet where a C compiler is at hand")
+        raise ConfigError(
+            "the run began with compiled kernels (run.json), not built here; install Septet where a C compiler is"
+        )
     _is_selected = kernels == "compiled"
 
 
