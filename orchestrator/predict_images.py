@@ -20,6 +20,7 @@ from workers.atomic import write_text
 from workers.data.decode import FORMATS, BadImage, decode, read_content
 from workers.data.store import Store, open_store
 from workers.errors import ConfigError, DataError, MemberFailed, StorageError
+from workers.numerics import capabilities, usable
 
 TARGET = "target"
 # 256-pixel images of one block: 400 MB at most, while members are loaded anew for each block only.
@@ -172,14 +173,13 @@ def _predict_block(ensemble: _Ensemble, images: Sequence[np.ndarray], progress: 
     # Here and not above: torch takes a second to load, and a mistyped path should be told at once.
     from workers.predict import predict_images as predict_by_member
 
+    numerics = usable(ensemble.record.numerics, capabilities())
     probabilities = []
     for member in ensemble.members:
         progress(f"{member}: predicting {len(images)} {'image' if len(images) == 1 else 'images'}")
         stage = ensemble.plan.last_stage(member)
         probabilities.append(
-            predict_by_member(
-                ensemble.paths.stage(stage.ref), ensemble.store.path, stage.settings, images, ensemble.record.numerics
-            )
+            predict_by_member(ensemble.paths.stage(stage.ref), ensemble.store.path, stage.settings, images, numerics)
         )
     combined: np.ndarray = Combined(probabilities, ensemble.combination)[:]
     return combined

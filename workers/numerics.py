@@ -4,7 +4,7 @@ import ctypes
 import hashlib
 import platform
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -68,6 +68,11 @@ def apply(numerics: Numerics) -> None:
     if numerics.device.startswith("cuda"):
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
+
+
+def usable(numerics: Numerics, found: Capabilities) -> Numerics:
+    """What predicts new images where the compiled kernels are absent: torch's operators, a rounding apart."""
+    return numerics if found.compiled_kernels else replace(numerics, kernels="torch")
 
 
 def _keep_freed_memory() -> None:

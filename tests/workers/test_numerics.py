@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from workers.kernels import lrn
-from workers.numerics import Capabilities, capabilities, missing
+from workers.numerics import Capabilities, capabilities, missing, usable
 from workers.protocol import Numerics
 
 _ALL = Capabilities(bf16=True, compiled_kernels=True)
@@ -34,3 +34,9 @@ def test_only_what_a_run_uses_can_be_missing() -> None:
     assert "bfloat16" in missing(run, replace(_ALL, bf16=False))
     assert missing(Numerics(), Capabilities(bf16=False, compiled_kernels=False)) == ""
     assert missing(replace(run, device="cuda", kernels="torch"), replace(_ALL, bf16=False)) == ""
+
+
+def test_predicting_goes_on_with_torch_where_kernels_are_absent() -> None:
+    run = Numerics(threads=2, precision="bf16", kernels="compiled")
+    assert usable(run, _ALL) == run
+    assert usable(run, replace(_ALL, compiled_kernels=False)) == replace(run, kernels="torch")
