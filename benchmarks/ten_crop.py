@@ -12,7 +12,7 @@ from workers.checkpoint import newest_checkpoint
 from workers.data.store import open_store
 from workers.errors import Stopped
 from workers.finished import write_finished
-from workers.models.counts import count
+from workers.models.outline import outline
 from workers.predict import load_member, ten_crop
 from workers.protocol import StageResult, StageSpec
 from workers.stage import run_stage
@@ -61,7 +61,7 @@ def run(settings: Settings) -> tuple[Row, ...]:
         "limit": partial(limits.matrix_products, settings.threads),
     }
     readings = take_turns(contestants, settings.repeats)
-    flops = 2 * 10 * count(synthetic.FULL_SIZE, _CLASSES).num_macs
+    flops = 2 * 10 * outline(synthetic.FULL_SIZE, _CLASSES).num_macs
     limit = Spread.of(readings["limit"]).median / flops
     speed = {name: _IMAGES / Spread.of(readings[name]).median for name in ("ours", "plain", "fast")}
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.config_schema import (
-    MODEL_NAMES,
     MemberConfig,
     MemberLayer,
     RootLayer,
@@ -24,6 +23,7 @@ from orchestrator.config_schema import (
 )
 from orchestrator.overlay import choices, field_types, join, mapping, nearest, overlay
 from workers.errors import ConfigError
+from workers.models.outline import MODEL_NAMES
 from workers.settings import TrainingSettings
 
 _SWEEP_USAGE = "ensemble=sweep 'sweep.seed=[0,1,2]' 'sweep.optimizer.lr=[0.01,0.02]'"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from orchestrator.plan_values import Plan, Stage
 from orchestrator.schedule import estimate, multiply_adds
-from workers.models.counts import count
+from workers.models.outline import outline
 from workers.settings import ModelSettings
 
 # One thread a member is what any other machine would take too: what is to replace it must be faster by this share,
@@ -23,9 +23,8 @@ _FULL_MEMORY_SHARE = 0.8
 _PROCESS_BYTES = 600e6
 # Weight, gradient, momentum, the weight in another precision; a checkpoint's copies of weight and momentum.
 _STATE_BYTES = 6 * 4
-# Of conv1's outputs, by far the most: what training a full-size member was seen to take, 1.2 GiB with 128 images.
-_ACTIVATION_BYTES = 16
-_CONV1_FILTERS = 96
+# Of a neuron and image. A full-size member was seen to take 0.6 GB for 128 images besides its weights.
+_ACTIVATION_BYTES = 8
 
 
 @dataclass(frozen=True, order=True)
@@ -98,10 +97,9 @@ def is_worth_measuring(plan: Plan) -> bool:
 
 def member_bytes(stage: Stage) -> float:
     """About what a process takes that trains `stage`."""
-    model = stage.settings.model
-    pixels = (model.input_size / model.conv1_stride) ** 2
-    activations = stage.settings.optimizer.batch_size * pixels * _CONV1_FILTERS * model.width * _ACTIVATION_BYTES
-    return _PROCESS_BYTES + count(model, stage.num_classes).num_parameters * _STATE_BYTES + activations
+    size = outline(stage.settings.model, stage.num_classes)
+    activations = stage.settings.optimizer.batch_size * size.num_neurons * _ACTIVATION_BYTES
+    return _PROCESS_BYTES + size.num_parameters * _STATE_BYTES + activations
 
 
 def most_members(plan: Plan, memory_bytes: float) -> int:
@@ -143,7 +141,7 @@ def is_hopeless(candidate: Candidate, figures: Iterable[Figure]) -> bool:
 def options(plan: Plan, figures: Iterable[Figure]) -> tuple[Option, ...]:
     """What each figure, measured on `costliest(plan)`, comes to; stages of other kinds go by their multiply-adds."""
     measured = costliest(plan)
-    macs = count(measured.settings.model, measured.num_classes).num_macs
+    macs = outline(measured.settings.model, measured.num_classes).num_macs
     work = multiply_adds(plan)
     found = []
     for figure in figures:

@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from orchestrator.overlay import choices
 from orchestrator.plan_values import PlannedDataset, Stage
 from workers.errors import ConfigError
-from workers.models.geometry import Conv, geometry
-from workers.settings import ModelSettings
+from workers.models.outline import outline
 
 
 def check_crop(stage: Stage, dataset: PlannedDataset) -> None:
@@ -14,7 +13,7 @@ def check_crop(stage: Stage, dataset: PlannedDataset) -> None:
     crop, size = stage.settings.model.input_size, dataset.options["size"]
     if crop > size:
         raise ConfigError(
-            f"ensemble.members.{stage.ref.member}.stages.{stage.ref.stage}.model.input_size={crop}: larger than its "
+            f"{_where(stage)}.model.input_size={crop}: larger than its "
             f"images, datasets.{dataset.name}.size={size}; give a smaller model.input_size, or a larger "
             f"datasets.{dataset.name}.size"
         )
@@ -22,35 +21,37 @@ def check_crop(stage: Stage, dataset: PlannedDataset) -> None:
 
 def check_layers(stage: Stage) -> None:
     """`reset`, `freeze` and `lr_scale` name layers that are there, and make sense together."""
-    layers = list(_shapes(stage.settings.model, stage.num_classes))
-    where = f"ensemble.members.{stage.ref.member}.stages.{stage.ref.stage}"
+    found = outline(stage.settings.model, stage.num_classes)
+    where = _where(stage)
     scaled = tuple(layer for layer, _ in stage.lr_scale)
     for key, names in (("reset", stage.reset), ("freeze", stage.freeze), ("lr_scale", scaled)):
         for name in names:
-            if name not in layers:
-                raise ConfigError(f"{where}.{key}: no layer {name}; {choices(name, layers)}")
-    if set(stage.freeze) == set(layers):
+            if not found.select(name):
+                raise ConfigError(f"{where}.{key}: no layer {name}; {choices(name, found.names())}")
+    frozen, reset = found.select_all(stage.freeze), found.select_all(stage.reset)
+    if frozen == set(found.layers):
         raise ConfigError(f"{where}.freeze: every layer is frozen; leave at least one to train")
     if stage.reset and stage.init_from is None:
         raise ConfigError(f"{where}.reset: nothing to draw anew without init_from; leave it out")
-    both = sorted(set(stage.freeze) & set(stage.reset))
+    both = sorted(frozen & reset)
     if both:
         raise ConfigError(f"{where}.freeze: {', '.join(both)} would stay as drawn; take it out of freeze or of reset")
 
 
 def check_fit(stage: Stage, ancestor: Stage, datasets: Mapping[str, PlannedDataset]) -> None:
     """Layers that are copied must have the ancestor's shape, and the last one its classes."""
-    mine = _shapes(stage.settings.model, stage.num_classes)
-    theirs = _shapes(ancestor.settings.model, ancestor.num_classes)
-    copied = [layer for layer in mine if layer not in stage.reset]
-    where = f"ensemble.members.{stage.ref.member}.stages.{stage.ref.stage}"
+    mine = outline(stage.settings.model, stage.num_classes)
+    theirs = outline(ancestor.settings.model, ancestor.num_classes).layers
+    reset = mine.select_all(stage.reset)
+    copied = [layer for layer in mine.layers if layer not in reset]
+    where = _where(stage)
     same_classes = datasets[stage.dataset].classes == datasets[ancestor.dataset].classes
-    if "fc8" in copied and (stage.num_classes != ancestor.num_classes or not same_classes):
+    if mine.head in copied and (stage.num_classes != ancestor.num_classes or not same_classes):
         raise ConfigError(
             f"{where}: {ancestor.ref} has other classes ({ancestor.num_classes}, here {stage.num_classes}); "
-            f"add fc8 to {where}.reset"
+            f"add {mine.head} to {where}.reset"
         )
-    unlike = [layer for layer in copied if mine[layer] != theirs.get(layer)]
+    unlike = [layer for layer in copied if mine.layers[layer] != theirs.get(layer)]
     if unlike:
         raise ConfigError(
             f"{where}: {', '.join(unlike)} have another shape in {ancestor.ref}; add them to {where}.reset, "
@@ -58,12 +59,5 @@ def check_fit(stage: Stage, ancestor: Stage, datasets: Mapping[str, PlannedDatas
         )
 
 
-def _shapes(model: ModelSettings, num_classes: int) -> dict[str, tuple[int, ...]]:
-    """Every layer's weight shape."""
-    layers = geometry(model, num_classes)
-    shapes: dict[str, tuple[int, ...]] = {conv.name: _conv_shape(conv) for conv in layers.convs}
-    return shapes | {layer.name: (layer.in_features, layer.out_features) for layer in layers.linears}
-
-
-def _conv_shape(conv: Conv) -> tuple[int, ...]:
-    return conv.out_channels, conv.in_channels, conv.kernel, conv.groups
+def _where(stage: Stage) -> str:
+    return f"ensemble.members.{stage.ref.member}.stages.{stage.ref.stage}"

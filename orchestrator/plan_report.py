@@ -7,7 +7,7 @@ from typing import Any
 from orchestrator.config_schema import ClusterConfig
 from orchestrator.plan_values import Plan, Stage, StageRef
 from orchestrator.schedule import Estimate, estimate
-from workers.models.counts import count
+from workers.models.outline import outline
 from workers.settings import HELD_OUT
 
 KEPT_CHECKPOINTS = 3  # the best and the last two
@@ -112,7 +112,7 @@ def make_report(
 
 
 def _stage_report(stage: Stage, rates: Mapping[StageRef, float] | None) -> StageReport:
-    counts = count(stage.settings.model, stage.num_classes)
+    counts = outline(stage.settings.model, stage.num_classes)
     rate = None if rates is None else rates[stage.ref]
     seconds = None if rate is None else stage.num_images * stage.settings.schedule.epochs / rate
     return StageReport(stage, counts.num_parameters, counts.num_macs, rate, seconds)

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from orchestrator.plan_values import Plan, Stage, StageRef
-from workers.models.counts import count
+from workers.models.outline import outline
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,6 @@ def multiply_adds(plan: Plan) -> dict[StageRef, float]:
     return {
         stage.ref: float(stage.num_images)
         * stage.settings.schedule.epochs
-        * count(stage.settings.model, stage.num_classes).num_macs
+        * outline(stage.settings.model, stage.num_classes).num_macs
         for stage in plan.stages
     }

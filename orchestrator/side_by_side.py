@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from orchestrator.placement import HOPELESS, Candidate, Figure, is_hopeless
 from orchestrator.plan_values import Stage
-from workers.models.counts import count
+from workers.models.outline import outline
 from workers.protocol import Numerics
 from workers.throughput_process import Request
 
@@ -67,7 +67,7 @@ def _may_win(candidate: Candidate, best: Mapping[Candidate, Figure]) -> bool:
 
 def batch_size(stage: Stage) -> int:
     """The stage's own, or as much of it as is timed in a second or two."""
-    macs = count(stage.settings.model, stage.num_classes).num_macs
+    macs = outline(stage.settings.model, stage.num_classes).num_macs
     return max(1, min(stage.settings.optimizer.batch_size, int(_MOST_MACS / macs)))
 
 

@@ -14,15 +14,15 @@ from workers.data.batches import TrainingBatches, centre_batches, pixel_statisti
 from workers.data.store import Store, open_store
 from workers.errors import DataError, StorageError
 from workers.finished import read_finished
-from workers.models.alexnet import initialise
-from workers.models.registry import build
+from workers.models.outline import Outline, outline
+from workers.models.registry import build, initialise
 from workers.protocol import StageResult, StageSpec
 from workers.saver import Saver, Snapshot
 from workers.settings import KeptCheckpoint
 from workers.training.evaluate import Evaluation, evaluate
 from workers.training.loop import EpochErrors, Stage, TrainState, train
 from workers.training.metrics import MetricsLog, StepMark, cut_back
-from workers.training.optimizer import build_optimizer, check_layers, load_momentum
+from workers.training.optimizer import build_optimizer, check_layers, layer_of, load_momentum
 from workers.training.schedule import chance_threshold
 
 _log = logging.getLogger(__name__)
@@ -42,11 +42,12 @@ def run_stage(spec: StageSpec, should_stop: Callable[[], bool]) -> StageResult:
     if not store.counts.get("train"):
         raise DataError(f"{spec.store}: no training images; check the dataset's root and splits")
     model = build(spec.settings.model, store.num_classes).to(memory_format=torch.channels_last)
-    lr_scale = dict(spec.lr_scale)
-    check_layers(model, {"reset": spec.reset, "freeze": spec.freeze, "lr_scale": tuple(lr_scale)})
+    found = outline(spec.settings.model, store.num_classes)
+    check_layers(found, {"reset": spec.reset, "freeze": spec.freeze, "lr_scale": [name for name, _ in spec.lr_scale]})
     model.to(spec.numerics.device)
-    optimizer = build_optimizer(model, spec.settings.optimizer, spec.freeze, lr_scale)
-    begun = _begin(spec, model, optimizer)
+    frozen, lr_scale = found.select_all(spec.freeze), found.factors(dict(spec.lr_scale))
+    optimizer = build_optimizer(model, spec.settings.optimizer, frozen, lr_scale)
+    begun = _begin(spec, found, model, optimizer)
     _log.info("%s/%s: from update %d", spec.member, spec.stage, begun.state.step)
     metrics_path = spec.stage_dir / "metrics.jsonl"
     cut_back(metrics_path, begun.state.step)
@@ -66,38 +67,38 @@ class _Begun:
     resumed: Checkpoint | None
 
 
-def _begin(spec: StageSpec, model: nn.Module, optimizer: torch.optim.SGD) -> _Begun:
+def _begin(spec: StageSpec, found: Outline, model: nn.Module, optimizer: torch.optim.SGD) -> _Begun:
     """Fills model and optimizer; what it read from disk is freed before training starts."""
     saved = newest_checkpoint(spec.stage_dir / "checkpoints")
     if saved is None:
-        _start(model, spec)
+        _start(model, found, spec)
         return _Begun(TrainState(), None)
     _load_weights(model, saved, only=None)
     load_momentum(model, optimizer, {name: torch.from_numpy(value) for name, value in saved.optimizer.items()})
     return _Begun(TrainState.from_json(saved.state["train"]), saved.checkpoint)
 
 
-def _start(model: nn.Module, spec: StageSpec) -> None:
+def _start(model: nn.Module, found: Outline, spec: StageSpec) -> None:
     """Fresh weights by seed, then the ancestor's for every layer that is not reset."""
-    initialise(model, spec.settings.init, torch.Generator().manual_seed(spec.seed % 2**63))
+    initialise(model, spec.settings.init, spec.seed)
     if spec.init_dir is not None:
         finished = read_finished(spec.init_dir)
         ancestor = read_weights(spec.init_dir / "checkpoints" / finished.checkpoint)
-        layers = {name for name, _ in model.named_children()} - set(spec.reset)
+        layers = set(found.layers) - found.select_all(spec.reset)
         _load_weights(model, ancestor, only=layers)
 
 
 def _load_weights(model: nn.Module, weights: Weights, only: set[str] | None) -> None:
     """Copies weights by name; the shapes must be equal. `only` names the layers to copy, None all."""
     for name, parameter in model.named_parameters():
-        if only is not None and name.partition(".")[0] not in only:
+        if only is not None and layer_of(name) not in only:
             continue
         value = weights.model.get(name)
         if value is None or value.shape != tuple(parameter.shape):
             found = "missing" if value is None else f"{value.shape}"
             raise StorageError(
                 f"{weights.checkpoint.folder}: {name} is {found}, the model wants {tuple(parameter.shape)}; "
-                f"add {name.partition('.')[0]} to the stage's reset"
+                f"add {layer_of(name)} to the stage's reset"
             )
         with torch.no_grad():
             parameter.copy_(torch.from_numpy(value))

@@ -5,8 +5,7 @@ import time
 import torch
 
 from workers import numerics
-from workers.models.alexnet import initialise
-from workers.models.registry import build
+from workers.models.registry import build, initialise
 from workers.protocol import Numerics
 from workers.settings import TrainingSettings
 from workers.training.evaluate import mean_loss
@@ -29,7 +28,7 @@ class TimedSteps:
         generator = torch.Generator().manual_seed(0)
         self._chosen = chosen
         self._model = build(settings.model, num_classes).to(memory_format=torch.channels_last)
-        initialise(self._model, settings.init, generator)
+        initialise(self._model, settings.init, seed=0)
         self._model.to(chosen.device)
         self._optimizer = build_optimizer(self._model, settings.optimizer, (), {})
         side = settings.model.input_size

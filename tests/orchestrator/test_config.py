@@ -6,7 +6,7 @@ import pytest
 
 import conf
 from orchestrator.config import compose, default_run_dir, reopen
-from orchestrator.config_schema import GROUPS, MODEL_NAMES, CombineMethod, SubmissionFormat
+from orchestrator.config_schema import GROUPS, CombineMethod, SubmissionFormat
 from workers.errors import ConfigError
 from workers.settings import Decay, InitScheme, Source
 
@@ -64,11 +64,6 @@ def test_ilsvrc2012_is_the_published_recipe():
     assert (settings.schedule.epochs, settings.schedule.cuts) == (90, 3)
     assert config.datasets["target"].declared_train == 1_281_167
     assert config.datasets["superset"].declared_classes == 21_843
-
-
-def test_model_names_are_the_registry_s():
-    registry = pytest.importorskip("workers.models.registry")
-    assert set(MODEL_NAMES) == set(registry._BUILDERS)
 
 
 @pytest.fixture(scope="module")

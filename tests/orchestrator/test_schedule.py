@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from orchestrator.plan import Plan, Stage, StageRef
 from orchestrator.schedule import estimate, lower_bound, multiply_adds, ready, remaining_path
-from workers.models.counts import count
+from workers.models.outline import outline
 from workers.settings import TrainingSettings
 
 
@@ -96,7 +96,7 @@ def test_ready_starts_the_longest_chain_first():
 
 def test_ready_without_costs_weighs_by_multiply_adds():
     plan = make_plan_of(make_stage(StageRef("a", "train")))
-    macs = count(TrainingSettings().model, 10).num_macs
+    macs = outline(TrainingSettings().model, 10).num_macs
     assert multiply_adds(plan) == {StageRef("a", "train"): 1000.0 * 90 * macs}
     assert len(ready(plan, set(), set(), 1)) == 1
 

@@ -56,14 +56,6 @@ class Geometry:
     linears: tuple[Linear, ...]
 
 
-@dataclass(frozen=True)
-class Counts:
-    """Parameters, and multiply-adds of one image's forward pass."""
-
-    num_parameters: int
-    num_macs: int
-
-
 def _scaled(filters: int, width: float, groups: int) -> int:
     """Filters at `width`, rounded to a multiple of 4 · `groups` so that grouped layers divide evenly."""
     unit = 4 * groups

@@ -1,25 +1,25 @@
 """Model names and what they build; user configuration can name nothing else."""
 
-import difflib
-from collections.abc import Callable
-
+import torch
 from torch import nn
 
-from workers.errors import ConfigError
 from workers.models.alexnet import AlexNet
-from workers.settings import ModelSettings
-
-_BUILDERS: dict[str, Callable[[ModelSettings, int], nn.Module]] = {"alexnet": AlexNet}
+from workers.models.alexnet import initialise as initialise_alexnet
+from workers.models.outline import outline
+from workers.settings import InitSettings, ModelSettings
 
 
 def build(model: ModelSettings, num_classes: int) -> nn.Module:
-    """Builds `model` with uninitialised weights.
+    """Builds `model`; what its weights are is left to `initialise` or to a checkpoint.
 
     Raises:
-        ConfigError: no such model.
+        ConfigError: no such model, or one that is too deep for its input.
     """
-    builder = _BUILDERS.get(model.name)
-    if builder is None:
-        nearest = difflib.get_close_matches(model.name, _BUILDERS, n=1, cutoff=0.0)[0]
-        raise ConfigError(f"model.name={model.name}: no such model; did you mean {nearest}?")
-    return builder(model, num_classes)
+    outline(model, num_classes)
+    return AlexNet(model, num_classes)
+
+
+def initialise(module: nn.Module, init: InitSettings, seed: int) -> None:
+    """Draws all weights of a built model from `seed`."""
+    assert isinstance(module, AlexNet)
+    initialise_alexnet(module, init, torch.Generator().manual_seed(seed % 2**63))

@@ -1,11 +1,12 @@
 """Momentum SGD with per-layer learning rates, and its state as named tensors."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from workers.errors import ConfigError
+from workers.models.outline import Outline
 from workers.settings import OptimizerSettings
 
 _MOMENTUM = "momentum_buffer"
@@ -16,17 +17,16 @@ def layer_of(parameter: str) -> str:
     return parameter.rpartition(".")[0]
 
 
-def check_layers(model: nn.Module, named: Mapping[str, tuple[str, ...]]) -> None:
-    """Refuses names of layers that `model` lacks; `named` maps a setting's name to the layers it lists."""
-    layers = {layer_of(name) for name, _ in model.named_parameters()}
+def check_layers(found: Outline, named: Mapping[str, Iterable[str]]) -> None:
+    """Refuses names of layers that a model lacks; `named` maps a setting's name to the layers it lists."""
     for setting, listed in named.items():
         for layer in listed:
-            if layer not in layers:
-                raise ConfigError(f"{setting}: no layer {layer}; the model has {', '.join(sorted(layers))}")
+            if not found.select(layer):
+                raise ConfigError(f"{setting}: no layer {layer}; the model has {', '.join(found.layers)}")
 
 
 def build_optimizer(
-    model: nn.Module, settings: OptimizerSettings, freeze: tuple[str, ...], lr_scale: Mapping[str, float]
+    model: nn.Module, settings: OptimizerSettings, freeze: Collection[str], lr_scale: Mapping[str, float]
 ) -> torch.optim.SGD:
     """One parameter group for each (learning-rate factor, decay) that occurs; frozen layers get no gradient at all."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}

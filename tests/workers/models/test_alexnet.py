@@ -5,7 +5,7 @@ import torch
 
 from workers.errors import ConfigError
 from workers.models.alexnet import initialise
-from workers.models.counts import count
+from workers.models.outline import outline
 from workers.models.registry import build
 from workers.settings import InitScheme, InitSettings, ModelSettings
 
@@ -17,21 +17,21 @@ def test_parameters_at_1000_classes_equal_the_published_count(num_convs: int, pu
     settings = ModelSettings(num_convs=num_convs)
     with torch.device("meta"):
         built = sum(parameter.numel() for parameter in build(settings, 1000).parameters())
-    assert built == published == count(settings, 1000).num_parameters
+    assert built == published == outline(settings, 1000).num_parameters
 
 
 def test_multiply_adds_at_1000_classes_equal_the_published_count() -> None:
-    assert count(ModelSettings(), 1000).num_macs == 724_406_816
+    assert outline(ModelSettings(), 1000).num_macs == 724_406_816
 
 
 def test_ungrouped_net_has_the_published_parameters() -> None:
-    assert count(ModelSettings(groups=1), 1000).num_parameters == 62_378_344
+    assert outline(ModelSettings(groups=1), 1000).num_parameters == 62_378_344
 
 
 @pytest.mark.parametrize("settings", [SMALL, ModelSettings(input_size=28, width=0.25, conv1_kernel=5, conv1_stride=1)])
 def test_counts_of_scaled_nets_equal_the_built_ones(settings: ModelSettings) -> None:
     model = build(settings, 10)
-    assert count(settings, 10).num_parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert outline(settings, 10).num_parameters == sum(parameter.numel() for parameter in model.parameters())
     assert model(torch.zeros(2, 3, settings.input_size, settings.input_size)).shape == (2, 10)
 
 
@@ -44,7 +44,7 @@ def test_true_geometry_gives_the_published_feature_maps() -> None:
 
 def test_input_too_small_for_the_poolings_is_refused() -> None:
     with pytest.raises(ConfigError, match="input_size=16"):
-        count(ModelSettings(input_size=16), 10)
+        outline(ModelSettings(input_size=16), 10)
 
 
 def test_unknown_model_is_refused_with_the_nearest_name() -> None:

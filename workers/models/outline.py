@@ -1,0 +1,86 @@
+"""A model as numbers, before anything is built: its layers and what they cost. What a plan counts and checks.
+
+Layers are named as in checkpoints: `conv1` owns `conv1.weight` and `conv1.bias`.
+"""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+from workers.errors import ConfigError
+from workers.models.geometry import Geometry, geometry
+from workers.settings import ModelSettings
+
+MODEL_NAMES = ("alexnet",)
+HEAD, BODY = "head", "body"
+
+
+@dataclass(frozen=True)
+class Outline:
+    """Layers in order, and the size of the whole.
+
+    Attributes:
+        layers: each layer's name and what has to be equal for weights to be copied into it.
+        head: the layer whose outputs are the classes' logits.
+        num_parameters: weights and biases.
+        num_macs: multiply-adds of one image's forward pass, in convolutions and fully connected layers.
+        num_neurons: outputs of those layers for one image.
+    """
+
+    layers: Mapping[str, tuple[int, ...]]
+    head: str
+    num_parameters: int
+    num_macs: int
+    num_neurons: int
+
+    def select(self, name: str) -> tuple[str, ...]:
+        """The layers that `name` stands for: one of that name, those below it (`features` for `features.0`), `head`
+        or `body` (all but the head); none where there is no such layer.
+        """
+        if name == HEAD:
+            return (self.head,)
+        if name == BODY:
+            return tuple(layer for layer in self.layers if layer != self.head)
+        return tuple(layer for layer in self.layers if layer == name or layer.startswith(f"{name}."))
+
+    def select_all(self, names: Iterable[str]) -> frozenset[str]:
+        """The layers that any of `names` stands for."""
+        return frozenset(layer for name in names for layer in self.select(name))
+
+    def factors(self, by_name: Mapping[str, float]) -> dict[str, float]:
+        """Each named layer's factor; a name that stands for fewer layers counts over one that stands for more."""
+        found: dict[str, float] = {}
+        for name in sorted(by_name, key=lambda one: -len(self.select(one))):
+            found.update(dict.fromkeys(self.select(name), by_name[name]))
+        return found
+
+    def names(self) -> tuple[str, ...]:
+        """All that `select` knows besides parts of dotted names."""
+        return (*self.layers, HEAD, BODY)
+
+
+@lru_cache(maxsize=256)
+def outline(model: ModelSettings, num_classes: int) -> Outline:
+    """The outline of `model` with `num_classes` outputs.
+
+    Raises:
+        ConfigError: no such model, or one that is too deep for its input.
+    """
+    if model.name not in MODEL_NAMES:
+        nearest = difflib.get_close_matches(model.name, MODEL_NAMES, n=1, cutoff=0.0)[0]
+        raise ConfigError(f"model.name={model.name}: no such model; did you mean {nearest}?")
+    return _of_geometry(geometry(model, num_classes))
+
+
+def _of_geometry(layers: Geometry) -> Outline:
+    shapes: dict[str, tuple[int, ...]] = {
+        conv.name: (conv.out_channels, conv.in_channels, conv.kernel, conv.groups) for conv in layers.convs
+    }
+    shapes |= {linear.name: (linear.in_features, linear.out_features) for linear in layers.linears}
+    parameters = sum(conv.num_weights + conv.out_channels for conv in layers.convs)
+    parameters += sum(linear.num_weights + linear.out_features for linear in layers.linears)
+    macs = sum(conv.num_macs for conv in layers.convs) + sum(linear.num_weights for linear in layers.linears)
+    neurons = sum(conv.out_channels * conv.size**2 for conv in layers.convs)
+    neurons += sum(linear.out_features for linear in layers.linears)
+    return Outline(shapes, layers.linears[-1].name, parameters, macs, neurons)
