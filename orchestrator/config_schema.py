@@ -25,6 +25,7 @@ GROUPS = (
     "tracking",
     "combine",
     "submission",
+    "reading",
 )
 TARGET = "target"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.=,-]{0,63}")

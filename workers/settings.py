@@ -4,7 +4,8 @@ They are the schema of the configuration groups (`orchestrator.config` registers
 unchanged inside a `StageSpec` to the process that trains. No heavy import belongs here.
 """
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 
 SPLITS = ("train", "dev", "val", "test")
@@ -31,6 +32,20 @@ class InitScheme(StrEnum):
 
     he = "he"
     gaussian = "gaussian"
+
+
+class Activation(StrEnum):
+    """What follows a convolution or a hidden fully connected layer."""
+
+    relu = "relu"
+    tanh = "tanh"
+
+
+class DropoutScaling(StrEnum):
+    """When dropout makes up for outputs set to zero: in training, the kept ones scaled up, or at test, all down."""
+
+    train = "train"
+    test = "test"
 
 
 class Normalisation(StrEnum):
@@ -107,9 +122,33 @@ def dataset_options(settings: DatasetSettings) -> dict[str, str | int | float]:
     return {name: value.value if isinstance(value, StrEnum) else value for name, value in values.items()}
 
 
+CONVS = ("conv1", "conv2", "conv3", "conv4", "conv5", "conv6")
+# Neither pooled nor normalised between one another.
+MIDDLE_CONVS = CONVS[2:5]
+
+
 @dataclass(frozen=True)
 class ModelSettings:
-    """AlexNet's geometry; `width` scales every convolution's filters, `input_size` is the side of a crop in pixels."""
+    """AlexNet's geometry, and what its sources tell differently (conf/reading); sizes in pixels.
+
+    Attributes:
+        name: the architecture.
+        input_size: side of a crop.
+        width: scales the filters of every convolution.
+        num_convs: 5, or 6 for one more after the last pooling.
+        groups: of conv2, conv4 and conv5: 2 where each half of the filters sees its own half of the channels alone.
+        conv1_padding: zeros left of and above the image; `conv1_padding_end` right and below, None for as many.
+        lrn: normalises after conv1 and conv2, over windows of `lrn_size` channels, by
+            (`lrn_k` + `lrn_alpha` · Σ x²)^-`lrn_beta`.
+        lrn_alpha_over_size: α counts a mean over the window (the release), not a sum (the paper's formula).
+        lrn1_before_relu: conv1 is normalised before it is rectified, as in the release.
+        within_map_norm: after conv2's normalisation, another within each map, as in the release.
+        filters: of conv1 to conv6 at width 1; the paper's net on one GPU has 48, 128, 192, 192, 256 and `groups` 1.
+        without: convolutions of conv3, conv4, conv5 that are left out; the pooling after them stays.
+        pool_size: side of a pooling window; its stride is 2, so that windows of 3 overlap.
+        activation: of all hidden layers.
+        dropout_scaling: train as torch scales, test as the release does.
+    """
 
     name: str = "alexnet"
     input_size: int = 224
@@ -126,12 +165,31 @@ class ModelSettings:
     lrn_k: float = 2.0
     lrn_alpha: float = 1e-4
     lrn_beta: float = 0.75
+    lrn_alpha_over_size: bool = True
+    lrn1_before_relu: bool = False
+    within_map_norm: bool = False
+    conv1_padding_end: int | None = None
+    filters: tuple[int, ...] = (96, 256, 384, 384, 256, 256)
+    without: tuple[str, ...] = ()
+    pool_size: int = 3
+    activation: Activation = Activation.relu
+    dropout_scaling: DropoutScaling = DropoutScaling.train
 
     def __post_init__(self) -> None:
         _require(self.num_convs in (5, 6), f"num_convs={self.num_convs}: give 5 or 6")
+        _require(
+            len(self.filters) == len(CONVS) and min(self.filters) > 0,
+            f"filters={list(self.filters)}: give a positive count for each of {', '.join(CONVS)}",
+        )
+        _require(
+            set(self.without) < set(MIDDLE_CONVS),
+            f"without={list(self.without)}: give some of {', '.join(MIDDLE_CONVS)}, but not all",
+        )
+        _require(self.pool_size in (2, 3), f"pool_size={self.pool_size}: give 3 (windows overlap) or 2")
         _require(0 <= self.dropout < 1, f"dropout={self.dropout}: give a share in [0, 1)")
         _require(self.width > 0, f"width={self.width}: give a positive factor")
         _require_least(self, 1, "input_size", "groups", "conv1_kernel", "conv1_stride", "fc_units")
+        _require((self.conv1_padding_end or 0) >= 0, f"conv1_padding_end={self.conv1_padding_end}: give 0 or more")
         _require_least(self, 0, "conv1_padding", "lrn_alpha", "lrn_beta")
         # A window of n channels has its own in the middle.
         _require(self.lrn_size >= 1 and self.lrn_size % 2 == 1, f"lrn_size={self.lrn_size}: give an odd count, as in 5")
@@ -140,17 +198,21 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class InitSettings:
-    """How fresh layers are drawn: `he` (fan-in; fc8 of `std`), or all `gaussian` of `std`; `bias` as in the article.
+    """How fresh layers are drawn: `he` (fan-in; the last of `std`), or all `gaussian` of `std`.
 
-    `bias` fills conv 2, 4, 5, 6, fc6 and fc7; the others start at 0.
+    `layer_std` is for single layers, whatever the scheme. `bias` fills the layers in `biased`; other biases start at 0.
     """
 
     scheme: InitScheme = InitScheme.he
     std: float = 0.01
     bias: float = 0.0
+    layer_std: Mapping[str, float] = field(default_factory=dict)
+    biased: tuple[str, ...] = ("conv2", "conv4", "conv5", "conv6", "fc6", "fc7")
 
     def __post_init__(self) -> None:
         _require_least(self, 0, "std")
+        for layer, std in self.layer_std.items():
+            _require(std >= 0, f"layer_std.{layer}={std}: give 0 or more")
 
 
 @dataclass(frozen=True)

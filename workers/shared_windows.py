@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from workers.models.alexnet import AlexNet
-from workers.models.geometry import POOL_SIZE, POOL_STRIDE, Conv
+from workers.models.geometry import POOL_STRIDE, Conv
 
 Offset = tuple[int, int]
 
@@ -51,7 +51,7 @@ class SharedConv:
     def span(self, first: int, count: int) -> tuple[int, int]:
         """Where the receptive field of `count` pooled outputs begins, in a window's input, and how long it is."""
         begin = POOL_STRIDE * first * self.conv.stride - self.conv.padding
-        convolved = POOL_STRIDE * (count - 1) + POOL_SIZE
+        convolved = POOL_STRIDE * (count - 1) + self.conv.pool
         return begin, (convolved - 1) * self.conv.stride + self.conv.kernel
 
 
@@ -69,14 +69,14 @@ def shared_convs(convs: Sequence[Conv], offsets: Sequence[Offset], size: int) ->
     near = far = 0
     for conv in convs:
         step = conv.stride * POOL_STRIDE
-        if margin == 0 or not conv.pooled or any(place % step for offset in offsets for place in offset):
+        if margin == 0 or not conv.pool or any(place % step for offset in offsets for place in offset):
             break
-        side = (conv.size - POOL_SIZE) // POOL_STRIDE + 1
+        side = conv.pooled_size
         # Output i of the convolution sees inputs i · stride − padding onwards; pooled output j sees i = 2j … 2j + 2.
         changed = -(-(near + conv.padding) // conv.stride)
         near = -(-changed // POOL_STRIDE)
         unchanged = -(-(size - far + conv.padding - conv.kernel + 1) // conv.stride)
-        far = side - max(0, min(side, -(-(unchanged - POOL_SIZE + 1) // POOL_STRIDE)))
+        far = side - max(0, min(side, -(-(unchanged - conv.pool + 1) // POOL_STRIDE)))
         strips = tuple(_strips(offsets, margin, side, near, far))
         offsets = tuple((top // step, left // step) for top, left in offsets)
         size, margin = side, margin // step
@@ -141,7 +141,7 @@ def _pays(shared: SharedConv, margin: int) -> bool:
     """Whether the whole image and the strips have well below the windows' outputs."""
     size = shared.conv.size
     whole = (size + POOL_STRIDE * margin) ** 2
-    strips = sum((POOL_STRIDE * (strip.count - 1) + POOL_SIZE) * size for strip in shared.strips)
+    strips = sum((POOL_STRIDE * (strip.count - 1) + shared.conv.pool) * size for strip in shared.strips)
     return whole + strips < _WORTH * len(shared.offsets) * size**2
 
 

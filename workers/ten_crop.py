@@ -53,7 +53,7 @@ def mean_probabilities(
 
 def _logits(model: nn.Module, inputs: Tensor, offsets: list[Offset], size: int) -> Tensor:
     if isinstance(model, AlexNet):
-        shared = shared_convs(model.layers.convs, offsets, size)
+        shared = shared_convs(model.shareable, offsets, size)
         if shared:
             return logits_of_windows(model, inputs, offsets, size, shared)
     logits: Tensor = model(stack(inputs, offsets, size))

@@ -66,6 +66,17 @@ def test_ilsvrc2012_is_the_published_recipe():
     assert config.datasets["superset"].declared_classes == 21_843
 
 
+def test_reading_lies_over_the_experiment_and_under_the_command_line():
+    plain = compose(["experiment=tiny_imagenet"]).members["base1"].stages["train"].settings
+    article = compose(["experiment=tiny_imagenet", "reading=article"]).members["base1"].stages["train"].settings
+    assert (plain.init.scheme, article.init.scheme) == ("he", "gaussian")
+    assert (article.init.std, article.init.bias) == (0.01, 1.0)
+    assert article.model == plain.model
+    assert article.augmentation.normalisation == "imagenet"
+    typed = compose(["reading=article", "init.bias=0.1"]).members["base1"].stages["train"].settings
+    assert typed.init.bias == 0.1
+
+
 @pytest.fixture(scope="module")
 def composed() -> str:
     """The default configuration as text: reading it again is quick, composing takes a fifth of a second."""

@@ -12,7 +12,7 @@ from workers.data.augment import PixelStatistics, to_input
 from workers.models.alexnet import AlexNet, initialise
 from workers.models.geometry import geometry
 from workers.protocol import Numerics
-from workers.settings import InitSettings, ModelSettings
+from workers.settings import Activation, InitSettings, ModelSettings
 from workers.shared_windows import shared_convs
 
 FULL = ModelSettings(width=0.1, fc_units=32)
@@ -30,6 +30,11 @@ GEOMETRIES = {
     "padding above the stride": (replace(SMALL, conv1_padding=4), 64, 1),
     "227 of 259": (replace(FULL, input_size=227, conv1_padding=0), 259, 2),
     "half the margin": (FULL, 240, 1),
+    "padding at one end": (replace(FULL, conv1_padding=0, conv1_padding_end=3), 256, 2),
+    "norm within maps": (replace(FULL, within_map_norm=True), 256, 1),
+    "pooling without overlap": (replace(FULL, pool_size=2), 256, 2),
+    "tanh": (replace(FULL, activation=Activation.tanh), 256, 2),
+    "no conv4": (replace(FULL, without=("conv4",)), 256, 2),
     "one group": (replace(FULL, groups=1), 256, 2),
     "margin off the stride": (FULL, 250, 0),
     "margin of a stride": (FULL, 232, 0),
@@ -82,7 +87,7 @@ def difference(settings: ModelSettings, side: int, *, reflect: bool = True, prec
 
 def num_shared(settings: ModelSettings, side: int) -> int:
     offsets = ten_crop.crop_offsets(side - settings.input_size)
-    return len(shared_convs(geometry(settings, 7).convs, offsets, settings.input_size))
+    return len(shared_convs(AlexNet(settings, 7).shareable, offsets, settings.input_size))
 
 
 @pytest.mark.parametrize("name", GEOMETRIES)

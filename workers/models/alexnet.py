@@ -4,12 +4,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from workers.models.geometry import POOL_SIZE, POOL_STRIDE, Geometry, geometry
+from workers.models.geometry import POOL_STRIDE, Conv, Geometry, geometry
 from workers.models.lrn import LocalResponseNorm
-from workers.settings import InitScheme, InitSettings, ModelSettings
+from workers.models.within_map_norm import WithinMapNorm
+from workers.settings import Activation, DropoutScaling, InitScheme, InitSettings, ModelSettings
 
 _NORMALISED = ("conv1", "conv2")
-_BIASED = ("conv2", "conv4", "conv5", "conv6", "fc6", "fc7")
 
 
 class AlexNet(nn.Module):
@@ -22,19 +22,36 @@ class AlexNet(nn.Module):
     def __init__(self, model: ModelSettings, num_classes: int) -> None:
         super().__init__()
         self.layers: Geometry = geometry(model, num_classes)
-        self.dropout = model.dropout
+        self.dropout, self.dropout_scaling = model.dropout, model.dropout_scaling
+        self._activate = functional.relu if model.activation is Activation.relu else torch.tanh
+        self._late_relu = ("conv1",) if model.lrn1_before_relu else ()
         for conv in self.layers.convs:
             module = nn.Conv2d(
                 conv.in_channels, conv.out_channels, conv.kernel, conv.stride, conv.padding, groups=conv.groups
             )
             self.add_module(conv.name, module)
             if model.lrn and conv.name in _NORMALISED:
+                # A normalisation after ReLU rectifies in its own pass over memory.
+                rectify = model.activation is Activation.relu and conv.name not in self._late_relu
+                alpha = model.lrn_alpha if model.lrn_alpha_over_size else model.lrn_alpha * model.lrn_size
                 norm = LocalResponseNorm(
-                    conv.out_channels, model.lrn_size, model.lrn_alpha, model.lrn_beta, model.lrn_k, rectify=True
+                    conv.out_channels, model.lrn_size, alpha, model.lrn_beta, model.lrn_k, rectify=rectify
                 )
                 self.add_module(f"norm_{conv.name}", norm)
+            if model.within_map_norm and conv.name == "conv2":
+                self.add_module(
+                    "map_norm_conv2", WithinMapNorm(model.lrn_size, model.lrn_alpha, model.lrn_beta, model.lrn_k)
+                )
         for linear in self.layers.linears:
             self.add_module(linear.name, nn.Linear(linear.in_features, linear.out_features))
+
+    @property
+    def shareable(self) -> tuple[Conv, ...]:
+        """The leading convolutions whose outputs, up to the next, depend on no more of the image than they see."""
+        for index, conv in enumerate(self.layers.convs):
+            if hasattr(self, f"map_norm_{conv.name}"):
+                return self.layers.convs[:index]
+        return self.layers.convs
 
     def forward(self, images: Tensor) -> Tensor:
         """Takes normalised [batch, 3, size, size], gives logits [batch, classes]."""
@@ -46,8 +63,7 @@ class AlexNet(nn.Module):
             hidden = self.convolve(index, hidden)
         hidden = hidden.flatten(1)
         for name in ("fc6", "fc7"):
-            hidden = functional.relu(self.get_submodule(name)(hidden))
-            hidden = functional.dropout(hidden, self.dropout, self.training)
+            hidden = self._drop(self._activate(self.get_submodule(name)(hidden)))
         logits: Tensor = self.get_submodule("fc8")(hidden)
         return logits
 
@@ -59,29 +75,46 @@ class AlexNet(nn.Module):
         conv = self.layers.convs[index]
         module = self.get_submodule(conv.name)
         assert isinstance(module, nn.Conv2d)
+        if padded and conv.padding_end != conv.padding:
+            hidden = functional.pad(hidden, (conv.padding, conv.padding_end) * 2)
+            padded = False
         padding = conv.padding if padded else 0
         hidden = functional.conv2d(hidden, module.weight, module.bias, conv.stride, padding, groups=conv.groups)
+        hidden = self._respond(conv, hidden)
+        return functional.max_pool2d(hidden, conv.pool, POOL_STRIDE) if conv.pool else hidden
+
+    def _respond(self, conv: Conv, hidden: Tensor) -> Tensor:
+        """Activation and normalisations, in the order that the model's settings say."""
         norm = getattr(self, f"norm_{conv.name}", None)
-        # A normalisation rectifies in its own pass over memory.
-        hidden = functional.relu(hidden) if norm is None else norm(hidden)
-        return functional.max_pool2d(hidden, POOL_SIZE, POOL_STRIDE) if conv.pooled else hidden
+        map_norm = getattr(self, f"map_norm_{conv.name}", None)
+        if norm is None:
+            hidden = self._activate(hidden)
+        elif conv.name in self._late_relu:
+            hidden = self._activate(norm(hidden))
+        else:
+            hidden = norm(hidden if norm.rectify else self._activate(hidden))
+        return hidden if map_norm is None else map_norm(hidden)
+
+    def _drop(self, hidden: Tensor) -> Tensor:
+        """Dropout: outputs kept in training count more (torch), or all outputs at test count less (the release)."""
+        if self.dropout_scaling is DropoutScaling.train:
+            return functional.dropout(hidden, self.dropout, self.training)
+        return functional.dropout(hidden, self.dropout, self.training) * (1.0 - self.dropout)
 
 
-def initialise(
-    model: nn.Module, init: InitSettings, generator: torch.Generator, layers: set[str] | None = None
-) -> None:
-    """Draws the weights of `layers` (all if None): He et al. 2015 (fan-in, gain √2), or N(0, std²).
+def initialise(model: nn.Module, init: InitSettings, generator: torch.Generator) -> None:
+    """Draws all weights: He et al. 2015 (fan-in, gain √2), or N(0, std²); `layer_std` names layers drawn otherwise.
 
-    fc8 is drawn from N(0, std²) under both: logits that start near zero learn the superset's 40 classes sooner (loss
-    3.36 against 3.45 after three epochs, docs/experiments.md).
+    The last layer is drawn from N(0, std²) under both: logits that start near zero learn the superset's 40 classes
+    sooner (loss 3.36 against 3.45 after three epochs, docs/experiments.md).
     """
-    for name, module in model.named_children():
-        if not isinstance(module, nn.Conv2d | nn.Linear) or (layers is not None and name not in layers):
-            continue
+    layers = [(name, module) for name, module in model.named_children() if isinstance(module, nn.Conv2d | nn.Linear)]
+    for name, module in layers:
         std = init.std
-        if init.scheme is InitScheme.he and name != "fc8":
+        if init.scheme is InitScheme.he and name != layers[-1][0]:
             std = (2.0 / module.weight[0].numel()) ** 0.5
+        std = init.layer_std.get(name, std)
         assert module.bias is not None
         with torch.no_grad():
             module.weight.normal_(0.0, std, generator=generator)
-            module.bias.fill_(init.bias if name in _BIASED else 0.0)
+            module.bias.fill_(init.bias if name in init.biased else 0.0)

@@ -1,20 +1,23 @@
 """AlexNet's layers as numbers: what the network is built from and what `septet plan` counts, without torch."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from workers.errors import ConfigError
-from workers.settings import ModelSettings
+from workers.settings import CONVS, MIDDLE_CONVS, ModelSettings
 
-POOL_SIZE, POOL_STRIDE = 3, 2
-_FILTERS = (96, 256, 384, 384, 256, 256)
-_GROUPED = (False, True, False, True, True, False)
-_POOLED_AFTER = (1, 2, 5)
+POOL_STRIDE = 2
+_GROUPED = ("conv2", "conv4", "conv5")
 
 
 @dataclass(frozen=True)
 class Conv:
-    """A convolution; `size` is the side of its square output in pixels, before pooling."""
+    """A convolution and the pooling after it.
+
+    Attributes:
+        padding: zeros left of and above its input; `padding_end` right and below.
+        size: side of its square output in pixels, before pooling.
+        pool: side of a pooling window, 0 for no pooling.
+    """
 
     name: str
     in_channels: int
@@ -22,9 +25,14 @@ class Conv:
     kernel: int
     stride: int
     padding: int
+    padding_end: int
     groups: int
     size: int
-    pooled: bool
+    pool: int
+
+    @property
+    def pooled_size(self) -> int:
+        return (self.size - self.pool) // POOL_STRIDE + 1 if self.pool else self.size
 
     @property
     def num_weights(self) -> int:
@@ -62,11 +70,12 @@ def _scaled(filters: int, width: float, groups: int) -> int:
     return max(unit, round(filters * width / unit) * unit)
 
 
-def _conv_shapes(model: ModelSettings) -> Iterator[tuple[int, int, int]]:
-    yield model.conv1_kernel, model.conv1_stride, model.conv1_padding
-    yield 5, 1, 2
-    for _ in range(2, model.num_convs):
-        yield 3, 1, 1
+def _shapes(model: ModelSettings) -> dict[str, tuple[int, int, int, int]]:
+    """Kernel, stride and padding at either end, by name."""
+    end = model.conv1_padding if model.conv1_padding_end is None else model.conv1_padding_end
+    shapes = dict.fromkeys(CONVS[: model.num_convs], (3, 1, 1, 1))
+    shapes |= {"conv1": (model.conv1_kernel, model.conv1_stride, model.conv1_padding, end), "conv2": (5, 1, 2, 2)}
+    return {name: shape for name, shape in shapes.items() if name not in model.without}
 
 
 def geometry(model: ModelSettings, num_classes: int) -> Geometry:
@@ -77,19 +86,19 @@ def geometry(model: ModelSettings, num_classes: int) -> Geometry:
     """
     convs: list[Conv] = []
     channels, size = 3, model.input_size
-    for index, (kernel, stride, padding) in enumerate(_conv_shapes(model)):
-        number = index + 1
-        size = (size + 2 * padding - kernel) // stride + 1
-        pooled = number in _POOLED_AFTER
-        groups = model.groups if _GROUPED[index] else 1
-        out_channels = _scaled(_FILTERS[index], model.width, model.groups)
-        convs.append(Conv(f"conv{number}", channels, out_channels, kernel, stride, padding, groups, size, pooled))
-        channels = out_channels
-        if pooled:
-            size = (size - POOL_SIZE) // POOL_STRIDE + 1
+    shapes = _shapes(model)
+    pooled = {"conv1", "conv2", [name for name in shapes if name in MIDDLE_CONVS][-1]}
+    filters = dict(zip(CONVS, model.filters, strict=True))
+    for name, (kernel, stride, padding, end) in shapes.items():
+        size = (size + padding + end - kernel) // stride + 1
+        groups = model.groups if name in _GROUPED else 1
+        out_channels = _scaled(filters[name], model.width, model.groups)
+        pool = model.pool_size if name in pooled else 0
+        convs.append(Conv(name, channels, out_channels, kernel, stride, padding, end, groups, size, pool))
+        channels, size = out_channels, convs[-1].pooled_size
         if size < 1:
             raise ConfigError(
-                f"model.input_size={model.input_size}: nothing is left of the image after conv{number}; "
+                f"model.input_size={model.input_size}: nothing is left of the image after {name}; "
                 "give a larger input_size or a smaller conv1_stride"
             )
     linears = (
