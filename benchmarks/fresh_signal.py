@@ -1,0 +1,85 @@
+"""How much of an image is left in each layer of a net that has not learnt yet: why some ways to draw weights stay put.
+
+    python -m benchmarks.fresh_signal STORE [--images 128] [--seeds 3]
+
+STORE is a prepared data set. For each way, on its training images: the share of a layer's activity that differs between
+images (standard deviation over images, over the root mean square, mean of units), and the gradient's norm by layer,
+over that of the weights. Medians over seeds.
+"""
+
+import argparse
+import statistics
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from workers.data.batches import centre_batches, pixel_statistics
+from workers.data.store import open_store
+from workers.models.registry import build, initialise
+from workers.settings import InitScheme, InitSettings, ModelSettings, Normalisation
+
+RELEASED = dict.fromkeys(("conv3", "conv4", "conv5"), 0.03)
+WAYS = {
+    "article: std 0.01, biases 1": InitSettings(InitScheme.gaussian, 0.01, 1.0),
+    "biases 0.1": InitSettings(InitScheme.gaussian, 0.01, 0.1),
+    "biases 0": InitSettings(InitScheme.gaussian, 0.01, 0.0),
+    "release: std 0.03 in conv3-5": InitSettings(InitScheme.gaussian, 0.01, 1.0, RELEASED),
+    "He, biases 0": InitSettings(InitScheme.he, 0.01, 0.0),
+}
+LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
+
+
+def measured(init: InitSettings, images: Tensor, labels: Tensor, num_classes: int, seed: int) -> dict[str, list[float]]:
+    """By layer, the share of its outputs that differs between images; and gradient over weights, both norms."""
+    model = build(ModelSettings(), num_classes)
+    initialise(model, init, seed)
+    model.eval()
+    outputs: dict[str, Tensor] = {}
+    for name in LAYERS:
+        layer = model.get_submodule(name)
+        layer.register_forward_hook(lambda _layer, _inputs, output, name=name: outputs.__setitem__(name, output))
+    functional.cross_entropy(model(images), labels).backward()
+    shares, ratios = [], []
+    for name in LAYERS:
+        output = outputs[name].detach().float()
+        between = output.std(dim=0).square().mean().sqrt()
+        shares.append((between / output.square().mean().sqrt()).item())
+        layer = model.get_submodule(name)
+        assert isinstance(layer, nn.Conv2d | nn.Linear)
+        assert layer.weight.grad is not None
+        ratios.append((layer.weight.grad.norm() / layer.weight.detach().norm()).item())
+    return {"share": shares, "ratio": ratios}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("store", type=Path)
+    parser.add_argument("--images", type=int, default=128)
+    parser.add_argument("--seeds", type=int, default=3)
+    arguments = parser.parse_args()
+    store = open_store(arguments.store)
+    statistics_of = pixel_statistics(store, Normalisation.imagenet)
+    # Rows are sorted by class: every k-th, so that all are there.
+    split = "dev" if store.counts["dev"] else "val"
+    batches = list(centre_batches(store, split, statistics_of, ModelSettings().input_size))
+    images = torch.cat([batch.images for batch in batches])
+    labels = torch.cat([batch.labels for batch in batches])
+    chosen = torch.arange(0, len(images), max(1, len(images) // arguments.images))
+    for figure, title in (
+        ("share", "share of activity that differs between images"),
+        ("ratio", "gradient over weights"),
+    ):
+        print(f"\n| {title} | " + " | ".join(LAYERS) + " |\n" + "|---" * (len(LAYERS) + 1) + "|")
+        for name, init in WAYS.items():
+            runs = [
+                measured(init, images[chosen], labels[chosen], store.num_classes, seed)[figure]
+                for seed in range(arguments.seeds)
+            ]
+            medians = [statistics.median(values) for values in zip(*runs, strict=True)]
+            print(f"| {name} | " + " | ".join(f"{value:.1e}" for value in medians) + " |")
+
+
+if __name__ == "__main__":
+    main()
