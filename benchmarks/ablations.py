@@ -2,9 +2,9 @@
 
     python -m benchmarks.ablations RUN_DIR
 
-Reads report/scores.json of a run whose members are named `<variant>-s<seed>`, as those of `experiment=ablations`; `full`
-is the whole net. A difference is taken within each seed, on the same images, and the interval is Student's t over the
-seeds. Where it excludes zero, the sign is claimed; where not, the column says so.
+Reads report/scores.json of a run whose members are named `<variant>-s<seed>`, as those of `experiment=ablations`;
+`full` is the whole net. A difference is taken within each seed, on the same images; the interval is Student's t over
+the seeds. Where it excludes zero, the sign is claimed; where not, the column says so.
 """
 
 import argparse

@@ -2,13 +2,14 @@
 
     python -m benchmarks.fresh_signal STORE [--images 128] [--seeds 3]
 
-STORE is a prepared data set. For each way, on its training images: the share of a layer's activity that differs between
-images (standard deviation over images, over the root mean square, mean of units), and the gradient's norm by layer,
-over that of the weights. Medians over seeds.
+STORE is a prepared data set. For each way, on its held-out images: the share of a layer's activity that differs between
+images (the standard deviation over images of a unit, over the root mean square, of all units; a convolution's with all
+that follows it up to the next), and the norm of the gradient over that of the weights. Medians over seeds.
 """
 
 import argparse
 import statistics
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from torch.nn import functional
 
 from workers.data.batches import centre_batches, pixel_statistics
 from workers.data.store import open_store
+from workers.models.alexnet import AlexNet
 from workers.models.registry import build, initialise
 from workers.settings import InitScheme, InitSettings, ModelSettings, Normalisation
 
@@ -36,11 +38,15 @@ def measured(init: InitSettings, images: Tensor, labels: Tensor, num_classes: in
     model = build(ModelSettings(), num_classes)
     initialise(model, init, seed)
     model.eval()
+    assert isinstance(model, AlexNet)
     outputs: dict[str, Tensor] = {}
-    for name in LAYERS:
-        layer = model.get_submodule(name)
-        layer.register_forward_hook(lambda _layer, _inputs, output, name=name: outputs.__setitem__(name, output))
-    functional.cross_entropy(model(images), labels).backward()
+    for name in LAYERS[5:]:
+        hook = partial(_note, outputs, name)
+        model.get_submodule(name).register_forward_hook(hook)
+    hidden = images
+    for index, conv in enumerate(model.layers.convs):
+        hidden = outputs[conv.name] = model.convolve(index, hidden)
+    functional.cross_entropy(model.classify(hidden, first=len(model.layers.convs)), labels).backward()
     shares, ratios = [], []
     for name in LAYERS:
         output = outputs[name].detach().float()
@@ -51,6 +57,10 @@ def measured(init: InitSettings, images: Tensor, labels: Tensor, num_classes: in
         assert layer.weight.grad is not None
         ratios.append((layer.weight.grad.norm() / layer.weight.detach().norm()).item())
     return {"share": shares, "ratio": ratios}
+
+
+def _note(outputs: dict[str, Tensor], name: str, _layer: nn.Module, _inputs: object, output: Tensor) -> None:
+    outputs[name] = output
 
 
 def main() -> None:
