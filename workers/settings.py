@@ -148,6 +148,7 @@ class ModelSettings:
         pool_size: side of a pooling window; its stride is 2, so that windows of 3 overlap.
         activation: of all hidden layers.
         dropout_scaling: train as torch scales, test as the release does.
+        lrn_across_halves: false stops the windows of `lrn` where the channels of another group begin, as on two GPUs.
     """
 
     name: str = "alexnet"
@@ -174,6 +175,7 @@ class ModelSettings:
     pool_size: int = 3
     activation: Activation = Activation.relu
     dropout_scaling: DropoutScaling = DropoutScaling.train
+    lrn_across_halves: bool = True
 
     def __post_init__(self) -> None:
         _require(self.num_convs in (5, 6), f"num_convs={self.num_convs}: give 5 or 6")

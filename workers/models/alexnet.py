@@ -25,6 +25,7 @@ class AlexNet(nn.Module):
         self.dropout, self.dropout_scaling = model.dropout, model.dropout_scaling
         self._activate = functional.relu if model.activation is Activation.relu else torch.tanh
         self._late_relu = ("conv1",) if model.lrn1_before_relu else ()
+        norm_groups = 1 if model.lrn_across_halves else model.groups
         for conv in self.layers.convs:
             module = nn.Conv2d(
                 conv.in_channels, conv.out_channels, conv.kernel, conv.stride, conv.padding, groups=conv.groups
@@ -34,9 +35,8 @@ class AlexNet(nn.Module):
                 # A normalisation after ReLU rectifies in its own pass over memory.
                 rectify = model.activation is Activation.relu and conv.name not in self._late_relu
                 alpha = model.lrn_alpha if model.lrn_alpha_over_size else model.lrn_alpha * model.lrn_size
-                norm = LocalResponseNorm(
-                    conv.out_channels, model.lrn_size, alpha, model.lrn_beta, model.lrn_k, rectify=rectify
-                )
+                channels = conv.out_channels // norm_groups
+                norm = LocalResponseNorm(channels, model.lrn_size, alpha, model.lrn_beta, model.lrn_k, rectify=rectify)
                 self.add_module(f"norm_{conv.name}", norm)
             if model.within_map_norm and conv.name == "conv2":
                 self.add_module(

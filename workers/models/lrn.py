@@ -68,21 +68,23 @@ class LocalResponseNorm(nn.Module):
     """Normalises each pixel's channels by the activity of `size` neighbouring ones; with `rectify`, after a ReLU.
 
     Equal to `torch.nn.LocalResponseNorm(size, alpha, beta, k)` to rounding: α is divided by `size`, as in the released
-    source. It works on [pixels, channels] rows, which channels_last makes a view: in a compiled kernel where the run's
-    numerics say so, else with the window's sum as a banded matrix product.
+    source. Of an input of several times `channels`, each group of so many is normalised alone. It works on
+    [pixels, channels] rows, which channels_last makes a view: in a compiled kernel where the run's numerics say so,
+    else with the window's sum as a banded matrix product.
     """
 
     band: Tensor
 
     def __init__(self, channels: int, size: int, alpha: float, beta: float, k: float, *, rectify: bool = False) -> None:
         super().__init__()
+        self.channels = channels
         self.size, self.scale, self.beta, self.k, self.rectify = size, alpha / size, beta, k, rectify
         self.register_buffer("band", band_matrix(channels, size), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Takes and gives [batch, channels, height, width]."""
         batch, channels, height, width = images.shape
-        rows = images.permute(0, 2, 3, 1).reshape(-1, channels)
+        rows = images.permute(0, 2, 3, 1).reshape(-1, self.channels)
         normalised: Tensor
         if kernel.serves(rows, self.size, self.beta):
             normalised = _CompiledLocalResponseNorm.apply(rows, self.size, self.scale, self.k, self.rectify)

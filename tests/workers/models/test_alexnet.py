@@ -1,5 +1,7 @@
 """The network: published counts, layers where the literature has them."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -71,3 +73,18 @@ def test_convolutions_one_by_one_are_the_whole_net_and_a_pooled_one_ends_with_it
     assert torch.equal(model.classify(first, first=1), model(images))
     bare = torch.nn.functional.pad(images, (2, 2, 2, 2))
     assert torch.equal(model.convolve(0, bare, padded=False), first)
+
+
+@pytest.mark.parametrize(("groups", "windows"), [(2, 2), (1, 1)])
+def test_normalisation_that_stops_between_the_groups_does_each_groups_channels_alone(groups: int, windows: int) -> None:
+    settings = replace(SMALL, groups=groups, lrn_alpha=0.3, lrn_across_halves=False)
+    model = build(settings, 10)
+    initialise(model, InitSettings(), torch.Generator().manual_seed(0))
+    model.double()
+    images = torch.randn(2, 3, 56, 56, generator=torch.Generator().manual_seed(0), dtype=torch.double)
+    conv1 = model.get_submodule("conv1")
+    alone = torch.nn.LocalResponseNorm(5, 0.3, 0.75, 2.0)
+    expected = torch.cat([alone(part) for part in conv1(images).relu().chunk(windows, dim=1)], dim=1)
+    torch.testing.assert_close(
+        model.convolve(0, images), torch.nn.functional.max_pool2d(expected, 3, 2), rtol=1e-12, atol=1e-12
+    )

@@ -134,3 +134,24 @@ def test_selecting_an_unbuilt_kernel_is_refused_by_name(monkeypatch: pytest.Monk
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
 def test_the_kernel_is_built_where_there_is_a_compiler() -> None:
     assert kernel.is_built()
+
+
+@pytest.mark.parametrize("kernels", ["torch", "compiled"])
+@pytest.mark.parametrize("rectify", [False, True])
+def test_groups_of_channels_are_normalised_as_if_each_were_alone(kernels: str, rectify: bool) -> None:
+    if kernels == "compiled" and not kernel.is_built():
+        pytest.skip("the kernel was not built: no C compiler at installation")
+    images, grad = drawn((2, 24, 3, 4), torch.float32)
+    kernel.select(kernels)
+    try:
+        images.requires_grad_()
+        output = LocalResponseNorm(12, 5, 0.3, 0.75, 2.0, rectify=rectify)(images)
+        output.backward(grad)
+    finally:
+        kernel.select("torch")
+    pairs = zip(images.detach().chunk(2, 1), grad.chunk(2, 1), strict=True)
+    halves = [reference(*pair, 5, 0.3, 2.0, rectify) for pair in pairs]
+    for ours, theirs in zip((output, images.grad), zip(*halves, strict=True), strict=True):
+        expected = torch.cat(theirs, dim=1)
+        bound = BOUNDS[torch.float32] * max(1.0, expected.abs().max().item())
+        assert (ours.double() - expected).abs().max().item() <= bound
