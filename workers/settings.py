@@ -20,6 +20,13 @@ class Source(StrEnum):
     folder = "folder"
 
 
+class Layout(StrEnum):
+    """Where AlexNet's two groups of filters lie: together on one device, or each half of the net on its own."""
+
+    grouped = "grouped"
+    halves = "halves"
+
+
 class OnBad(StrEnum):
     """What preparation does with a training image that cannot be read."""
 
@@ -149,6 +156,7 @@ class ModelSettings:
         activation: of all hidden layers.
         dropout_scaling: train as torch scales, test as the release does.
         lrn_across_halves: false stops the windows of `lrn` where the channels of another group begin, as on two GPUs.
+        layout: where the groups lie; changes neither counts nor what a checkpoint holds.
     """
 
     name: str = "alexnet"
@@ -176,6 +184,7 @@ class ModelSettings:
     activation: Activation = Activation.relu
     dropout_scaling: DropoutScaling = DropoutScaling.train
     lrn_across_halves: bool = True
+    layout: Layout = Layout.grouped
 
     def __post_init__(self) -> None:
         _require(self.num_convs in (5, 6), f"num_convs={self.num_convs}: give 5 or 6")
@@ -196,6 +205,19 @@ class ModelSettings:
         # A window of n channels has its own in the middle.
         _require(self.lrn_size >= 1 and self.lrn_size % 2 == 1, f"lrn_size={self.lrn_size}: give an odd count, as in 5")
         _require(self.lrn_k > 0, f"lrn_k={self.lrn_k}: give a positive number, since activity may be 0")
+        if self.layout is Layout.halves:
+            self._check_halves()
+
+    def _check_halves(self) -> None:
+        only = "layout=halves: only alexnet lies in halves"
+        _require(self.name == "alexnet", f"{only}, not {self.name}; give layout=grouped")
+        _require(self.groups == 2, f"groups={self.groups}: layout=halves has a half for each of two groups; give 2")
+        _require(self.fc_units % 2 == 0, f"fc_units={self.fc_units}: layout=halves halves them; give an even count")
+        _require(
+            not (self.lrn and self.lrn_across_halves),
+            "lrn_across_halves=true: with layout=halves each half normalises its own channels alone; "
+            "give lrn_across_halves=false",
+        )
 
 
 @dataclass(frozen=True)

@@ -10,18 +10,20 @@ from workers.models.within_map_norm import WithinMapNorm
 from workers.settings import Activation, DropoutScaling, InitScheme, InitSettings, ModelSettings
 
 _NORMALISED = ("conv1", "conv2")
+# Fully connected layers that an activation and dropout follow.
+HIDDEN = ("fc6", "fc7")
 
 
-class AlexNet(nn.Module):
-    """(conv → ReLU → LRN → pool)² → conv³ → pool (→ conv6) → (FC → dropout)² → FC.
+class Layers(nn.Module):
+    """AlexNet's layers, each with all that follows it up to the next, but no way through them yet.
 
-    Layers are attributes named as in the literature (`conv1` … `fc8`), so that checkpoints, `reset`, `freeze` and
+    They are attributes named as in the literature (`conv1` … `fc8`), so that checkpoints, `reset`, `freeze` and
     `lr_scale` speak of the same things.
     """
 
-    def __init__(self, model: ModelSettings, num_classes: int) -> None:
+    def __init__(self, model: ModelSettings, layers: Geometry) -> None:
         super().__init__()
-        self.layers: Geometry = geometry(model, num_classes)
+        self.layers = layers
         self.dropout, self.dropout_scaling = model.dropout, model.dropout_scaling
         self._activate = functional.relu if model.activation is Activation.relu else torch.tanh
         self._late_relu = ("conv1",) if model.lrn1_before_relu else ()
@@ -45,6 +47,52 @@ class AlexNet(nn.Module):
         for linear in self.layers.linears:
             self.add_module(linear.name, nn.Linear(linear.in_features, linear.out_features))
 
+    def convolve(self, index: int, hidden: Tensor, *, padded: bool = True) -> Tensor:
+        """Convolution `index` with all that follows it up to the next; without zeros around `hidden` if not `padded`.
+
+        Windows of one image can share its outputs (see workers.shared_windows).
+        """
+        conv = self.layers.convs[index]
+        module = self.get_submodule(conv.name)
+        assert isinstance(module, nn.Conv2d)
+        if padded and conv.padding_end != conv.padding:
+            hidden = functional.pad(hidden, (conv.padding, conv.padding_end) * 2)
+            padded = False
+        padding = conv.padding if padded else 0
+        hidden = functional.conv2d(hidden, module.weight, module.bias, conv.stride, padding, groups=conv.groups)
+        hidden = self._respond(conv, hidden)
+        return functional.max_pool2d(hidden, conv.pool, POOL_STRIDE) if conv.pool else hidden
+
+    def connect(self, name: str, hidden: Tensor) -> Tensor:
+        """Fully connected layer `name`, and the activation after a hidden one."""
+        outputs: Tensor = self.get_submodule(name)(hidden)
+        return self._activate(outputs) if name in HIDDEN else outputs
+
+    def _respond(self, conv: Conv, hidden: Tensor) -> Tensor:
+        """Activation and normalisations, in the order that the model's settings say."""
+        norm = getattr(self, f"norm_{conv.name}", None)
+        map_norm = getattr(self, f"map_norm_{conv.name}", None)
+        if norm is None:
+            hidden = self._activate(hidden)
+        elif conv.name in self._late_relu:
+            hidden = self._activate(norm(hidden))
+        else:
+            hidden = norm(hidden if norm.rectify else self._activate(hidden))
+        return hidden if map_norm is None else map_norm(hidden)
+
+    def drop(self, hidden: Tensor) -> Tensor:
+        """Dropout: outputs kept in training count more (torch), or all outputs at test count less (the release)."""
+        if self.dropout_scaling is DropoutScaling.train:
+            return functional.dropout(hidden, self.dropout, self.training)
+        return functional.dropout(hidden, self.dropout, self.training) * (1.0 - self.dropout)
+
+
+class AlexNet(Layers):
+    """(conv → ReLU → LRN → pool)² → conv³ → pool (→ conv6) → (FC → dropout)² → FC."""
+
+    def __init__(self, model: ModelSettings, num_classes: int) -> None:
+        super().__init__(model, geometry(model, num_classes))
+
     @property
     def shareable(self) -> tuple[Conv, ...]:
         """The leading convolutions whose outputs, up to the next, depend on no more of the image than they see."""
@@ -62,44 +110,10 @@ class AlexNet(nn.Module):
         for index in range(first, len(self.layers.convs)):
             hidden = self.convolve(index, hidden)
         hidden = hidden.flatten(1)
-        for name in ("fc6", "fc7"):
-            hidden = self._drop(self._activate(self.get_submodule(name)(hidden)))
-        logits: Tensor = self.get_submodule("fc8")(hidden)
-        return logits
-
-    def convolve(self, index: int, hidden: Tensor, *, padded: bool = True) -> Tensor:
-        """Convolution `index` with all that follows it up to the next; without zeros around `hidden` if not `padded`.
-
-        Windows of one image can share its outputs (see workers.shared_windows).
-        """
-        conv = self.layers.convs[index]
-        module = self.get_submodule(conv.name)
-        assert isinstance(module, nn.Conv2d)
-        if padded and conv.padding_end != conv.padding:
-            hidden = functional.pad(hidden, (conv.padding, conv.padding_end) * 2)
-            padded = False
-        padding = conv.padding if padded else 0
-        hidden = functional.conv2d(hidden, module.weight, module.bias, conv.stride, padding, groups=conv.groups)
-        hidden = self._respond(conv, hidden)
-        return functional.max_pool2d(hidden, conv.pool, POOL_STRIDE) if conv.pool else hidden
-
-    def _respond(self, conv: Conv, hidden: Tensor) -> Tensor:
-        """Activation and normalisations, in the order that the model's settings say."""
-        norm = getattr(self, f"norm_{conv.name}", None)
-        map_norm = getattr(self, f"map_norm_{conv.name}", None)
-        if norm is None:
-            hidden = self._activate(hidden)
-        elif conv.name in self._late_relu:
-            hidden = self._activate(norm(hidden))
-        else:
-            hidden = norm(hidden if norm.rectify else self._activate(hidden))
-        return hidden if map_norm is None else map_norm(hidden)
-
-    def _drop(self, hidden: Tensor) -> Tensor:
-        """Dropout: outputs kept in training count more (torch), or all outputs at test count less (the release)."""
-        if self.dropout_scaling is DropoutScaling.train:
-            return functional.dropout(hidden, self.dropout, self.training)
-        return functional.dropout(hidden, self.dropout, self.training) * (1.0 - self.dropout)
+        for linear in self.layers.linears:
+            hidden = self.connect(linear.name, hidden)
+            hidden = self.drop(hidden) if linear.name in HIDDEN else hidden
+        return hidden
 
 
 def initialise(model: nn.Module, init: InitSettings, generator: torch.Generator) -> None:

@@ -5,8 +5,10 @@ from torch import nn
 
 from workers.models.alexnet import AlexNet
 from workers.models.alexnet import initialise as initialise_alexnet
+from workers.models.halves import HalvedAlexNet
 from workers.models.outline import outline
-from workers.settings import InitSettings, ModelSettings
+from workers.models.parts import beside, parts_of
+from workers.settings import InitSettings, Layout, ModelSettings
 
 
 def build(model: ModelSettings, num_classes: int) -> nn.Module:
@@ -16,10 +18,29 @@ def build(model: ModelSettings, num_classes: int) -> nn.Module:
         ConfigError: no such model, or one that is too deep for its input.
     """
     outline(model, num_classes)
-    return AlexNet(model, num_classes)
+    return HalvedAlexNet(model, num_classes) if model.layout is Layout.halves else AlexNet(model, num_classes)
 
 
 def initialise(module: nn.Module, init: InitSettings, seed: int) -> None:
-    """Draws all weights of a built model from `seed`."""
-    assert isinstance(module, AlexNet)
-    initialise_alexnet(module, init, torch.Generator().manual_seed(seed % 2**63))
+    """Draws all weights of a built model from `seed`; halves get the grouped net's, which is there meanwhile."""
+    generator = torch.Generator().manual_seed(seed % 2**63)
+    if not isinstance(module, HalvedAlexNet):
+        assert isinstance(module, AlexNet)
+        initialise_alexnet(module, init, generator)
+        return
+    # In the memory layout that nets are trained in: in its order weights are drawn.
+    whole = module.as_grouped().to(memory_format=torch.channels_last)
+    initialise_alexnet(whole, init, generator)
+    weights = dict(whole.named_parameters())
+    with torch.no_grad():
+        for name, parts in parts_of(module).items():
+            for part, drawn in beside(parts, weights[name]):
+                part.copy_(drawn)
+
+
+def place(module: nn.Module, device: str) -> None:
+    """Moves a built model to `device`; halves to a GPU each, where `device` is cuda and there are two."""
+    if isinstance(module, HalvedAlexNet):
+        module.place(device)
+    else:
+        module.to(device)

@@ -131,10 +131,10 @@ def test_dropout_of_the_release_keeps_the_mean_between_training_and_test() -> No
     ones = torch.ones(400, 400)
     for scaling, trained, tested in ((DropoutScaling.train, 2.0, 1.0), (DropoutScaling.test, 1.0, 0.5)):
         model = net(replace(TINY, dropout_scaling=scaling))
-        dropped = model.train()._drop(ones)
+        dropped = model.train().drop(ones)
         assert set(dropped.unique().tolist()) == {0.0, trained}
         assert dropped.mean().item() == pytest.approx(tested, rel=0.02)
-        assert set(model.eval()._drop(ones).unique().tolist()) == {tested}
+        assert set(model.eval().drop(ones).unique().tolist()) == {tested}
 
 
 def test_tanh_net_has_no_relu_anywhere() -> None:
