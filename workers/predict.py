@@ -17,7 +17,8 @@ from workers.data.store import open_store
 from workers.digest import sha256_of
 from workers.errors import CheckFailed, Stopped
 from workers.finished import read_finished
-from workers.models.registry import build
+from workers.models.parts import beside, parts_of
+from workers.models.registry import build, place
 from workers.protocol import Numerics, PredictSpec, SplitPredictions
 from workers.settings import TrainingSettings
 from workers.ten_crop import mean_probabilities
@@ -48,9 +49,11 @@ def load_member(stage_dir: Path, store_path: Path, settings: TrainingSettings, c
         raise CheckFailed(f"{contents.checkpoint.folder}: its weights are not those that DONE.json names")
     model = build(settings.model, store.num_classes).to(memory_format=torch.channels_last)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(torch.from_numpy(contents.model[name]))
-    model.to(chosen.device).eval()
+        for name, parts in parts_of(model).items():
+            for part, saved in beside(parts, torch.from_numpy(contents.model[name])):
+                part.copy_(saved)
+    place(model, chosen.device)
+    model.eval()
     statistics = pixel_statistics(store, settings.augmentation.normalisation)
     return TrainedMember(model, statistics, settings, chosen, finished.checkpoint, finished.checkpoint_sha256)
 

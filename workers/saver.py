@@ -8,7 +8,7 @@ one before it: never more than two intervals.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
@@ -20,10 +20,11 @@ from torch import Tensor, nn
 
 from workers.checkpoint import Checkpoint, prune, write_checkpoint
 from workers.errors import Stopped
+from workers.models.parts import beside, parts_of, whole_shape
 from workers.protocol import StageSpec
 from workers.training.loop import TrainState
 from workers.training.metrics import MetricsLog, StepMark
-from workers.training.optimizer import momentum_tensors
+from workers.training.optimizer import momentum_parts
 
 _log = logging.getLogger(__name__)
 
@@ -41,10 +42,10 @@ class Snapshot:
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.SGD) -> None:
         self._model, self._optimizer = model, optimizer
-        parameters = dict(model.named_parameters())
-        self._weights = {name: _buffer(parameter) for name, parameter in parameters.items()}
-        trained = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
-        self._momentum = {name: _buffer(parameter) for name, parameter in trained.items()}
+        weights = parts_of(model)
+        self._weights = {name: _buffer(parts) for name, parts in weights.items()}
+        trained = {name: parts for name, parts in weights.items() if parts[0].requires_grad}
+        self._momentum = {name: _buffer(parts) for name, parts in trained.items()}
 
     def touch(self) -> None:
         """Has the kernel map the buffers now; left to the first copy, it takes several times what a copy does."""
@@ -54,20 +55,20 @@ class Snapshot:
 
     def take(self) -> Copied:
         """Copies; what this gave before is overwritten."""
-        momentum = momentum_tensors(self._model, self._optimizer)
-        return Copied(
-            _copied(dict(self._model.named_parameters()), self._weights),
-            _copied(momentum, self._momentum),
-        )
+        momentum = momentum_parts(self._model, self._optimizer)
+        return Copied(_copied(parts_of(self._model), self._weights), _copied(momentum, self._momentum))
 
 
-def _buffer(tensor: Tensor) -> Tensor:
+def _buffer(parts: Sequence[Tensor]) -> Tensor:
     # Contiguous, as the file is, whatever the parameter's own layout; pinned, where a GPU copies into it.
-    return torch.empty(tensor.shape, dtype=torch.float32, pin_memory=tensor.is_cuda)
+    return torch.empty(whole_shape(parts), dtype=torch.float32, pin_memory=parts[0].is_cuda)
 
 
-def _copied(tensors: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
-    return {name: buffers[name].copy_(tensor.detach()).numpy() for name, tensor in tensors.items()}
+def _copied(tensors: Mapping[str, Sequence[Tensor]], buffers: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    for name, parts in tensors.items():
+        for part, place in beside(parts, buffers[name]):
+            place.copy_(part.detach())
+    return {name: buffers[name].numpy() for name in tensors}
 
 
 class Saver:

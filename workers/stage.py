@@ -15,7 +15,8 @@ from workers.data.store import Store, open_store
 from workers.errors import DataError, StorageError
 from workers.finished import read_finished
 from workers.models.outline import Outline, outline
-from workers.models.registry import build, initialise
+from workers.models.parts import beside, parts_of, whole_shape
+from workers.models.registry import build, initialise, place
 from workers.protocol import StageResult, StageSpec
 from workers.saver import Saver, Snapshot
 from workers.settings import KeptCheckpoint
@@ -44,7 +45,7 @@ def run_stage(spec: StageSpec, should_stop: Callable[[], bool]) -> StageResult:
     model = build(spec.settings.model, store.num_classes).to(memory_format=torch.channels_last)
     found = outline(spec.settings.model, store.num_classes)
     check_layers(found, {"reset": spec.reset, "freeze": spec.freeze, "lr_scale": [name for name, _ in spec.lr_scale]})
-    model.to(spec.numerics.device)
+    place(model, spec.numerics.device)
     frozen, lr_scale = found.select_all(spec.freeze), found.factors(dict(spec.lr_scale))
     optimizer = build_optimizer(model, spec.settings.optimizer, frozen, lr_scale)
     begun = _begin(spec, found, model, optimizer)
@@ -90,18 +91,19 @@ def _start(model: nn.Module, found: Outline, spec: StageSpec) -> None:
 
 def _load_weights(model: nn.Module, weights: Weights, only: set[str] | None) -> None:
     """Copies weights by name; the shapes must be equal. `only` names the layers to copy, None all."""
-    for name, parameter in model.named_parameters():
+    for name, parts in parts_of(model).items():
         if only is not None and layer_of(name) not in only:
             continue
-        value = weights.model.get(name)
-        if value is None or value.shape != tuple(parameter.shape):
+        value, shape = weights.model.get(name), whole_shape(parts)
+        if value is None or value.shape != shape:
             found = "missing" if value is None else f"{value.shape}"
             raise StorageError(
-                f"{weights.checkpoint.folder}: {name} is {found}, the model wants {tuple(parameter.shape)}; "
+                f"{weights.checkpoint.folder}: {name} is {found}, the model wants {shape}; "
                 f"add {layer_of(name)} to the stage's reset"
             )
         with torch.no_grad():
-            parameter.copy_(torch.from_numpy(value))
+            for part, saved in beside(parts, torch.from_numpy(value)):
+                part.copy_(saved)
 
 
 def _assemble(

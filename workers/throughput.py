@@ -5,7 +5,7 @@ import time
 import torch
 
 from workers import numerics
-from workers.models.registry import build, initialise
+from workers.models.registry import build, initialise, place
 from workers.protocol import Numerics
 from workers.settings import TrainingSettings
 from workers.training.evaluate import mean_loss
@@ -29,7 +29,7 @@ class TimedSteps:
         self._chosen = chosen
         self._model = build(settings.model, num_classes).to(memory_format=torch.channels_last)
         initialise(self._model, settings.init, seed=0)
-        self._model.to(chosen.device)
+        place(self._model, chosen.device)
         self._optimizer = build_optimizer(self._model, settings.optimizer, (), {})
         side = settings.model.input_size
         images = torch.randn(batch_size, 3, side, side, generator=generator)

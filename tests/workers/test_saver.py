@@ -175,8 +175,8 @@ def test_snapshot_is_immune_to_the_updates_made_while_it_is_written(tiny_spec: S
 def test_without_the_copy_a_checkpoint_would_hold_later_weights(
     tiny_spec: StageSpec, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def views(tensors: dict[str, torch.Tensor], buffers: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
-        return {name: tensor.detach().numpy() for name, tensor in tensors.items()}
+    def views(tensors: dict[str, tuple[torch.Tensor]], buffers: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
+        return {name: whole.detach().numpy() for name, (whole,) in tensors.items()}
 
     monkeypatch.setattr(saver_module, "_copied", views)
     with Training(tiny_spec) as training:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from workers.errors import ConfigError
 from workers.models.outline import Outline
+from workers.models.parts import beside, parts_of
 from workers.settings import OptimizerSettings
 
 _MOMENTUM = "momentum_buffer"
@@ -30,14 +31,15 @@ def build_optimizer(
 ) -> torch.optim.SGD:
     """One parameter group for each (learning-rate factor, decay) that occurs; frozen layers get no gradient at all."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
+    for name, parts in parts_of(model).items():
         layer = layer_of(name)
-        parameter.requires_grad_(layer not in freeze)
-        if not parameter.requires_grad:
+        for part in parts:
+            part.requires_grad_(layer not in freeze)
+        if layer in freeze:
             continue
         decays = settings.decay_biases or not name.endswith(".bias")
         key = (lr_scale.get(layer, 1.0), settings.weight_decay if decays else 0.0)
-        groups.setdefault(key, []).append(parameter)
+        groups.setdefault(key, []).extend(parts)
     return torch.optim.SGD(
         [{"params": params, "scale": scale, "weight_decay": decay} for (scale, decay), params in groups.items()],
         lr=settings.lr,
@@ -52,17 +54,18 @@ def set_learning_rate(optimizer: torch.optim.SGD, rate: float) -> None:
         group["lr"] = rate * group["scale"]
 
 
-def momentum_tensors(model: nn.Module, optimizer: torch.optim.SGD) -> dict[str, Tensor]:
-    """The momentum of each trained parameter, by name; empty before the first update."""
+def momentum_parts(model: nn.Module, optimizer: torch.optim.SGD) -> dict[str, tuple[Tensor, ...]]:
+    """The momentum of each trained weight, by name, in parts as the weight is; empty before the first update."""
     return {
-        name: optimizer.state[parameter][_MOMENTUM]
-        for name, parameter in model.named_parameters()
-        if _MOMENTUM in optimizer.state.get(parameter, {})
+        name: tuple(optimizer.state[part][_MOMENTUM] for part in parts)
+        for name, parts in parts_of(model).items()
+        if _MOMENTUM in optimizer.state.get(parts[0], {})
     }
 
 
 def load_momentum(model: nn.Module, optimizer: torch.optim.SGD, tensors: Mapping[str, Tensor]) -> None:
     """Puts saved momentum back, in each parameter's own memory layout."""
-    for name, parameter in model.named_parameters():
+    for name, parts in parts_of(model).items():
         if name in tensors:
-            optimizer.state[parameter][_MOMENTUM] = torch.empty_like(parameter).copy_(tensors[name])
+            for part, saved in beside(parts, tensors[name]):
+                optimizer.state[part][_MOMENTUM] = torch.empty_like(part).copy_(saved)

@@ -1,0 +1,112 @@
+"""A member in two halves is trained, resumed and asked as any other, and shares checkpoints with the grouped one."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from workers.checkpoint import Contents, read_checkpoint
+from workers.errors import Stopped
+from workers.finished import write_finished
+from workers.predict import load_member, predict, predict_images, ten_crop
+from workers.protocol import PredictSpec, StageResult, StageSpec
+from workers.settings import Layout
+from workers.stage import run_stage
+
+
+def laid(spec: StageSpec, layout: Layout, folder: Path) -> StageSpec:
+    model = replace(spec.settings.model, layout=layout, lrn_across_halves=False)
+    optimizer = replace(spec.settings.optimizer, clip_norm=1.0)
+    return replace(spec, settings=replace(spec.settings, model=model, optimizer=optimizer), stage_dir=folder / layout)
+
+
+@pytest.fixture
+def halved(tiny_spec: StageSpec, tmp_path: Path) -> StageSpec:
+    return laid(tiny_spec, Layout.halves, tmp_path)
+
+
+@pytest.fixture
+def grouped(tiny_spec: StageSpec, tmp_path: Path) -> StageSpec:
+    return laid(tiny_spec, Layout.grouped, tmp_path)
+
+
+def finished(spec: StageSpec) -> StageResult:
+    result = run_stage(spec, lambda: False)
+    write_finished(spec.stage_dir, spec.stage_hash, result)
+    return result
+
+
+def contents(spec: StageSpec, result: StageResult) -> Contents:
+    return read_checkpoint(spec.stage_dir / "checkpoints" / result.checkpoint)
+
+
+def after(updates: int) -> Callable[[], bool]:
+    made = iter(range(1, 10_000))
+    return lambda: next(made) >= updates
+
+
+def test_halved_stage_ends_with_the_grouped_ones_weights_to_rounding_and_under_its_names(
+    halved: StageSpec, grouped: StageSpec
+) -> None:
+    ours, theirs = (contents(spec, finished(spec)) for spec in (halved, grouped))
+    for mine, other in ((ours.model, theirs.model), (ours.optimizer, theirs.optimizer)):
+        assert {name: value.shape for name, value in mine.items()} == {n: value.shape for n, value in other.items()}
+        for name, value in other.items():
+            np.testing.assert_allclose(mine[name], value, rtol=0, atol=1e-4 * np.abs(value).max())
+
+
+def test_halved_stage_stopped_at_every_update_ends_with_the_same_bits(halved: StageSpec, tmp_path: Path) -> None:
+    undisturbed = run_stage(halved, lambda: False)
+    interrupted, stops, result = replace(halved, stage_dir=tmp_path / "interrupted"), 0, None
+    while result is None:
+        try:
+            result = run_stage(interrupted, after(1))
+        except Stopped:
+            stops += 1
+    assert stops >= 3
+    assert result.checkpoint_sha256 == undisturbed.checkpoint_sha256
+
+
+@pytest.mark.parametrize("begun", Layout)
+def test_either_layout_starts_from_the_others_checkpoint(
+    begun: Layout, halved: StageSpec, grouped: StageSpec, tmp_path: Path
+) -> None:
+    ancestor, spec = (halved, grouped) if begun is Layout.halves else (grouped, halved)
+    before = contents(ancestor, finished(ancestor)).model
+    frozen = ("conv1", "conv2", "conv3", "fc6")
+    spec = replace(
+        spec,
+        stage_dir=tmp_path / "next",
+        init_dir=ancestor.stage_dir,
+        freeze=frozen,
+        reset=("fc7",),
+        lr_scale=(("conv4", 0.0),),
+    )
+    saved = contents(spec, run_stage(spec, lambda: False))
+    kept = {layer for layer in {name.partition(".")[0] for name in before} if layer in (*frozen, "conv4")}
+    for name, value in saved.model.items():
+        assert np.array_equal(value, before[name]) is (name.partition(".")[0] in kept)
+    assert {name.partition(".")[0] for name in saved.optimizer} == {"conv4", "conv5", "fc7", "fc8"}
+
+
+def test_halved_member_predicts_and_so_does_the_grouped_net_from_its_checkpoint(
+    halved: StageSpec, grouped: StageSpec, tmp_path: Path
+) -> None:
+    finished(halved)
+    spec = PredictSpec(
+        "base1", halved.stage_dir, halved.store, tmp_path / "predictions", ("val",), halved.settings, halved.numerics
+    )
+    (described,) = predict(spec, lambda: False)
+    ours = np.load(tmp_path / "predictions" / "val.npy")
+    assert ours.shape == (described.num_rows, 10)
+    np.testing.assert_allclose(ours.sum(axis=1), 1, rtol=0, atol=1e-6)
+    images = np.random.default_rng(0).integers(0, 256, (4, 18, 18, 3), dtype=np.uint8)
+    both = [
+        ten_crop(load_member(halved.stage_dir, halved.store, one.settings, one.numerics), images)
+        for one in (halved, grouped)
+    ]
+    np.testing.assert_allclose(*both, rtol=0, atol=1e-6)
+    one_by_one = predict_images(halved.stage_dir, halved.store, halved.settings, list(images), halved.numerics)
+    np.testing.assert_array_equal(one_by_one, both[0])
