@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.config_schema import TARGET, Config, StageConfig
 from orchestrator.overlay import choices
 from orchestrator.plan_change import Change, ChangeKind, compare
-from orchestrator.plan_checks import check_crop, check_fit, check_layers
+from orchestrator.plan_checks import check_crop, check_fit, check_gpus, check_layers
 from orchestrator.plan_values import Plan, PlannedDataset, Stage, StageRef, from_json, plain, to_json
 from workers.errors import ConfigError
 from workers.settings import DatasetSettings, dataset_options
@@ -60,7 +60,7 @@ def make_plan(config: Config, surveys: Mapping[str, "Survey"]) -> Plan:
 
     Raises:
         ConfigError: an unknown dataset, stage or layer, a crop larger than its images, a cycle, a member without a last
-            stage on the target, an ancestor whose weights do not fit.
+            stage on the target, an ancestor whose weights do not fit, halves that would share a GPU.
     """
     datasets = {name: _planned_dataset(name, config.datasets[name], surveys[name]) for name in used_datasets(config)}
     configs = {
@@ -78,6 +78,7 @@ def make_plan(config: Config, surveys: Mapping[str, "Survey"]) -> Plan:
         stages[ref] = _stage(ref, configs[ref], datasets, ancestor, seed)
         check_crop(stages[ref], datasets[configs[ref].dataset])
         check_layers(stages[ref])
+        check_gpus(stages[ref], config.cluster.gpus_per_member)
         if ancestor is not None:
             check_fit(stages[ref], ancestor, datasets)
     return Plan(

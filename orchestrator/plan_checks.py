@@ -1,4 +1,4 @@
-"""Whether a stage's crop fits its dataset's images, and its layers are there and fit its ancestor's weights. Pure."""
+"""Whether a stage's crop fits its images, its layers its ancestor's weights, and its halves the GPUs. Pure."""
 
 from collections.abc import Mapping
 
@@ -6,6 +6,7 @@ from orchestrator.overlay import choices
 from orchestrator.plan_values import PlannedDataset, Stage
 from workers.errors import ConfigError
 from workers.models.outline import outline
+from workers.settings import Layout
 
 
 def check_crop(stage: Stage, dataset: PlannedDataset) -> None:
@@ -36,6 +37,15 @@ def check_layers(stage: Stage) -> None:
     both = sorted(frozen & reset)
     if both:
         raise ConfigError(f"{where}.freeze: {', '.join(both)} would stay as drawn; take it out of freeze or of reset")
+
+
+def check_gpus(stage: Stage, gpus_per_member: float) -> None:
+    """Two halves on GPUs want one each; without GPUs both lie on the CPU."""
+    if stage.settings.model.layout is Layout.halves and 0 < gpus_per_member < 2:
+        raise ConfigError(
+            f"cluster.gpus_per_member={gpus_per_member:g}: the two halves of {stage.ref} (model.layout=halves) want "
+            "a GPU each; give cluster.gpus_per_member=2, or model.layout=grouped"
+        )
 
 
 def check_fit(stage: Stage, ancestor: Stage, datasets: Mapping[str, PlannedDataset]) -> None:
