@@ -42,7 +42,10 @@ class DiskEstimate:
 
 @dataclass(frozen=True)
 class PlanReport:
-    """A plan with its costs; `time` is None where no rate was measured. `placement` says why members get what."""
+    """A plan with its costs; `time` is None where no rate was measured. `placement` says why members get what.
+
+    Stages that may end early count as if they ran to their last epoch.
+    """
 
     plan: Plan
     stages: tuple[StageReport, ...]
@@ -80,7 +83,8 @@ class PlanReport:
         )
         if self.placement:
             lines.append(f"placement: {self.placement}")
-        lines.append(_time_line(self.time))
+        early = any(stage.settings.schedule.stop_when_stalled for stage in plan.stages)
+        lines.append(_time_line(self.time, early=early))
         disk = self.disk
         lines.append(
             f"disk: {_bytes(disk.total)} (checkpoints {_bytes(disk.checkpoints)}, predictions "
@@ -141,6 +145,7 @@ def _stage_json(report: StageReport) -> dict[str, Any]:
         "num_classes": stage.num_classes,
         "epochs": stage.settings.schedule.epochs,
         "num_updates": stage.num_updates,
+        "may_end_early": stage.settings.schedule.stop_when_stalled,
         "num_parameters": report.num_parameters,
         "num_macs": report.num_macs,
         "images_per_second": report.images_per_second,
@@ -201,10 +206,15 @@ def _dataset_lines(plan: Plan) -> list[str]:
     return lines
 
 
-def _time_line(time: Estimate | None) -> str:
+def _time_line(time: Estimate | None, *, early: bool) -> str:
     if time is None:
         return "training: no rate measured, so no time is given"
-    return f"training: about {_duration(time.makespan_s)}; no schedule beats {_duration(time.lower_bound_s)}"
+    makespan, bound = _duration(time.makespan_s), _duration(time.lower_bound_s)
+    if early:
+        return (
+            f"training: at most about {makespan} (no schedule beats {bound}), less where a stage stalls and ends early"
+        )
+    return f"training: about {makespan}; no schedule beats {bound}"
 
 
 def _plural(number: float, noun: str) -> str:

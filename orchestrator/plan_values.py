@@ -49,7 +49,8 @@ class Stage:
     """One stage of one member, resolved.
 
     `num_images` is of one epoch, `num_updates` of all; both are the most it can be, since preparation leaves out copies
-    of held-out images. `hash` covers all that shapes the weights, ancestors included.
+    of held-out images, and a stage may end early (`schedule.stop_when_stalled`). `hash` covers all that shapes the
+    weights, ancestors included.
     """
 
     ref: StageRef

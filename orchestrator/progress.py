@@ -10,7 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.status import RunStatus, StageStatus, State, duration, pace, run_line, stage_line
+from orchestrator.status import RunStatus, StageStatus, State, pace, run_line, stage_line
 
 _PLAIN_EVERY_S = 10.0
 _TREND_POINTS = 16
@@ -185,7 +185,7 @@ def _rate(stage: StageStatus) -> str:
 
 def _left(stage: StageStatus) -> RenderableType:
     if stage.state is State.running:
-        return "" if stage.remaining_s is None else duration(stage.remaining_s)
+        return "" if stage.remaining_s is None else stage.time_left
     return Text(str(stage.state), style="red" if stage.state is State.failed else "dim")
 
 

@@ -30,7 +30,10 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class StageStatus:
-    """One stage's line. Errors are shares in [0, 1]; what is not known yet is None."""
+    """One stage's line. Errors are shares in [0, 1]; what is not known yet is None.
+
+    `num_updates`, `num_epochs` and `remaining_s` are the most it can be where the stage `may_end_early`.
+    """
 
     member: str
     stage: str
@@ -45,6 +48,12 @@ class StageStatus:
     remaining_s: float | None
     error: str | None
     at_chance: bool
+    may_end_early: bool = False
+
+    @property
+    def time_left(self) -> str:
+        """`remaining_s` in words, for a stage that has one."""
+        return _time_left(self.remaining_s or 0.0, self.may_end_early)
 
 
 @dataclass(frozen=True)
@@ -73,7 +82,7 @@ class RunStatus:
 
     @property
     def remaining_s(self) -> float | None:
-        """Training time left if the rest runs at the present rate of all stages together."""
+        """Training time left, at most, if the rest runs at the present rate of all stages together."""
         left = sum(_images_left(stage) for stage in self.stages)
         if not left:
             return 0.0
@@ -144,6 +153,7 @@ def stage_status(stage: Stage, *, entry: Entry, course: Course, done: Mapping[st
         remaining_s=remaining_s,
         error=None if state is State.done else _last_error(entry),
         at_chance=bool(done.get("at_chance", entry.at_chance or course.at_chance)),
+        may_end_early=stage.settings.schedule.stop_when_stalled,
     )
 
 
@@ -210,7 +220,10 @@ def pace(status: RunStatus) -> tuple[str, ...]:
     if not status.images_per_second:
         return ()
     rate = f"{status.images_per_second:,.0f} images/s"
-    return (rate,) if status.remaining_s is None else (rate, f"{duration(status.remaining_s)} left")
+    if status.remaining_s is None:
+        return (rate,)
+    early = any(stage.may_end_early for stage in status.stages if stage.state is not State.done)
+    return (rate, f"{_time_left(status.remaining_s, early)} left")
 
 
 def stage_line(stage: StageStatus, width: int = 0) -> str:
@@ -223,7 +236,7 @@ def stage_line(stage: StageStatus, width: int = 0) -> str:
         if stage.images_per_second is not None:
             line += f"  {stage.images_per_second:,.0f} images/s"
         if stage.remaining_s is not None:
-            line += f"  {duration(stage.remaining_s)} left"
+            line += f"  {stage.time_left} left"
     if stage.at_chance:
         line += "  STILL AT CHANCE"
     if stage.error:
@@ -241,6 +254,10 @@ def duration(seconds: float) -> str:
     if whole < 48 * 3600:
         return f"{whole // 3600} h {whole % 3600 // 60:02} min"
     return f"{whole // 86400} d {whole % 86400 // 3600:02} h"
+
+
+def _time_left(seconds: float, may_be_less: bool) -> str:
+    return f"at most {duration(seconds)}" if may_be_less else duration(seconds)
 
 
 def _last_error(entry: Entry) -> str | None:

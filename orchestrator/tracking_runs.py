@@ -210,7 +210,7 @@ def stage_params(stage: "Stage") -> dict[str, str]:
     leaves: tuple[tuple[object, tuple[str, ...]], ...] = (
         (settings.model, ("input_size", "width", "num_convs", "fc_units", "dropout", "lrn")),
         (settings.optimizer, ("lr", "momentum", "weight_decay", "batch_size")),
-        (settings.schedule, ("epochs", "decay", "cuts", "patience")),
+        (settings.schedule, ("epochs", "decay", "cuts", "patience", "stop_when_stalled")),
         (settings.augmentation, ("random_crop", "reflect", "colour_std")),
     )
     values |= {name: getattr(group, name) for group, names in leaves for name in names}

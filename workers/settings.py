@@ -263,7 +263,10 @@ class ScheduleSettings:
     or at its share in `latest`.
 
     `fixed` cuts exactly at the shares in `latest`. Patience is not counted while dev error is still at chance.
-    `warmup_updates` raise the rate linearly from zero.
+    `warmup_updates` raise the rate linearly from zero. `stop_when_stalled` ends the stage early: after `patience`
+    epochs without a better dev error since the last cut.
+
+    Shares of epochs mean whole epochs: the first end of an epoch at which the share is reached.
     """
 
     decay: Decay = Decay.plateau
@@ -274,6 +277,7 @@ class ScheduleSettings:
     latest: tuple[float, ...] = (0.6, 0.8, 0.95)
     warmup_updates: int = 0
     at_chance_after: float = 0.2
+    stop_when_stalled: bool = False
 
     def __post_init__(self) -> None:
         _require(self.epochs > 0, f"epochs={self.epochs}: give a positive count")
@@ -286,6 +290,10 @@ class ScheduleSettings:
             f"latest={list(self.latest)}: give one share for each of the {self.cuts} cuts",
         )
         _require(all(0 < share <= 1 for share in self.latest), f"latest={list(self.latest)}: give shares in (0, 1]")
+        _require(
+            self.decay is Decay.plateau or not self.stop_when_stalled,
+            "stop_when_stalled=true: only decay=plateau watches dev error; set that, or leave this out",
+        )
 
 
 @dataclass(frozen=True)

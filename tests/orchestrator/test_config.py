@@ -186,6 +186,7 @@ def test_value_that_is_mistaken_is_named_in_one_line(composed, override, words):
         (["datasets.targt.root=/x"], "datasets.targt: no stage uses it; did you mean target?"),
         (["datasets.stor=/x"], "datasets.stor"),
         (["~datasets.target"], "datasets.target: missing"),
+        (["schedule=fixed", "schedule.stop_when_stalled=true"], "schedule.stop_when_stalled=true: only decay=plateau"),
         (["~ensemble.members.base9"], "ensemble.members.base9"),
         (["ensemble.members={}", "ensemble=five", "~ensemble.members"], "ensemble.members: no member"),
         (

@@ -62,6 +62,13 @@ def test_report_time_is_between_its_bound_and_the_sum(digits):
     assert report.to_json()["declared"] == []
 
 
+def test_report_time_of_stages_that_may_stall_is_an_upper_bound():
+    plan = plan_of("schedule.stop_when_stalled=true")
+    report = make_report(plan, compose([]).cluster, 2, {stage.ref: 100.0 for stage in plan.stages})
+    assert "training: at most about" in report.to_text()
+    assert all(stage["may_end_early"] for stage in report.to_json()["stages"])
+
+
 def test_report_disk_is_checkpoints_predictions_and_stores(digits):
     report = make_report(digits, compose([]).cluster, 2)
     weights = sum(stage.num_parameters for stage in report.stages)

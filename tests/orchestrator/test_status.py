@@ -2,15 +2,28 @@
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from orchestrator.ledger import AttemptEnd, Ledger, StageState
+from orchestrator.ledger import AttemptEnd, Entry, Ledger, StageState
 from orchestrator.plan_values import Plan, Stage, StageRef, to_json
 from orchestrator.run_dir import RunPaths, RunRecord, lock, write_record
-from orchestrator.status import RunStatus, State, course_of, duration, read_course, read_status, to_lines
+from orchestrator.status import (
+    Course,
+    RunStatus,
+    State,
+    course_of,
+    duration,
+    pace,
+    read_course,
+    read_status,
+    stage_line,
+    stage_status,
+    to_lines,
+)
 from orchestrator.status import to_json as status_json
 from workers import atomic
 from workers.errors import DataError
@@ -131,6 +144,19 @@ def test_status_of_a_finished_stage_comes_from_its_done_file(run: RunPaths) -> N
     assert (status.stages[0].state, status.stages[0].step, status.stages[0].val_error) == (State.done, 96, 0.25)
     assert status.num_done == 1
     assert status.share == 0.5
+
+
+def test_status_of_a_stage_that_may_end_early_says_the_most_that_is_left() -> None:
+    settings = TrainingSettings(schedule=ScheduleSettings(stop_when_stalled=True))
+    stage = replace(_stage(_FIRST), settings=settings)
+    course = Course(step=40, epoch=2.0, images_per_second=20.0, updates_per_second=2.0)
+    running = stage_status(stage, entry=Entry(state=StageState.running), course=course, done={}, locked=True)
+    assert running.may_end_early
+    assert stage_line(running).endswith("at most 30 s left")
+    assert pace(RunStatus("run", State.running, (running,)))[-1] == "at most 30 s left"
+    done = replace(running, state=State.done)
+    surely = replace(running, may_end_early=False)
+    assert pace(RunStatus("run", State.running, (done, surely)))[-1] == "30 s left"
 
 
 def test_status_of_a_failed_stage_tells_its_last_error(run: RunPaths) -> None:

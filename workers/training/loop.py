@@ -15,7 +15,7 @@ from workers.protocol import Numerics
 from workers.settings import OptimizerSettings, ScheduleSettings
 from workers.training.evaluate import Evaluation, mean_loss
 from workers.training.optimizer import set_learning_rate
-from workers.training.schedule import ScheduleState, after_epoch, learning_rate
+from workers.training.schedule import ScheduleState, after_epoch, has_stalled, learning_rate, whole_epochs
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,15 @@ class Stage:
 
 
 def train(stage: Stage, state: TrainState) -> TrainState:
-    """Trains from `state` to the last epoch; `after_update(state, epoch_ended)` may save, or raise to stop."""
+    """Trains from `state` to the stage's end; `after_update(state, epoch_ended)` may save, or raise to stop.
+
+    That is the last epoch, or an earlier one where the schedule stops a stage that has stalled.
+    """
     per_epoch = stage.batches.per_epoch
     total = per_epoch * stage.schedule.epochs
     clock = _Stopwatch()
     log_every = max(1, min(50, per_epoch // 2))
-    while state.step < total:
+    while state.step < total and not has_stalled(state.schedule, stage.schedule):
         epoch, index = divmod(state.step, per_epoch)
         state = _update(stage, state, epoch, index, clock)
         epoch_ended = state.step % per_epoch == 0
@@ -138,7 +141,7 @@ def _end_epoch(stage: Stage, state: TrainState, clock: "_Stopwatch") -> TrainSta
     clock.restart()
     schedule = after_epoch(state.schedule, errors.dev.top1_error, stage.schedule, stage.learnt_below_dev)
     improved = errors.dev.top1_error < state.schedule.best_error
-    flagged_from = stage.schedule.at_chance_after * stage.schedule.epochs
+    flagged_from = whole_epochs(stage.schedule.at_chance_after, stage.schedule.epochs)
     at_chance = schedule.epochs >= flagged_from and errors.val.top1_error >= stage.learnt_below_val
     rate = learning_rate(stage.optimizer_settings.lr, state.schedule, state.step - 1, stage.schedule)
     metrics = {

@@ -1,8 +1,12 @@
 """The learning rate: cut 10-fold when dev error stops improving (Krizhevsky et al. 2012, §5). Pure."""
 
 from dataclasses import dataclass, replace
+from math import ceil
 
 from workers.settings import Decay, ScheduleSettings
+
+# Of an epoch. In binary 25/91 of 91 are 25.000000000000004, which is not to mean 26; nor is 0.27472528 in a file.
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -13,6 +17,11 @@ class ScheduleState:
     cuts: int = 0
     best_error: float = 1.0
     epochs_since_best: int = 0
+
+
+def whole_epochs(share: float, epochs: int) -> int:
+    """How many of `epochs` must have been made for `share` of them to be reached."""
+    return ceil(share * epochs - _ROUNDING)
 
 
 def chance_threshold(num_classes: int, num_images: int) -> float:
@@ -37,9 +46,15 @@ def after_epoch(
     moved = replace(state, epochs=epochs, best_error=best, epochs_since_best=waited)
     if state.cuts >= settings.cuts:
         return moved
-    due = epochs >= settings.latest[state.cuts] * settings.epochs
+    due = epochs >= whole_epochs(settings.latest[state.cuts], settings.epochs)
     stalled = settings.decay is Decay.plateau and waited >= settings.patience
     return replace(moved, cuts=state.cuts + 1, epochs_since_best=0) if due or stalled else moved
+
+
+def has_stalled(state: ScheduleState, settings: ScheduleSettings) -> bool:
+    """Whether a stage that may end early does so now: no cut is left, and no better dev error came since the last."""
+    waited_out = state.cuts >= settings.cuts and state.epochs_since_best >= settings.patience
+    return settings.stop_when_stalled and waited_out
 
 
 def learning_rate(base: float, state: ScheduleState, step: int, settings: ScheduleSettings) -> float:

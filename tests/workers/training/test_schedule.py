@@ -2,11 +2,19 @@
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.settings import Decay, ScheduleSettings
-from workers.training.schedule import ScheduleState, after_epoch, chance_threshold, learning_rate
+from workers.training.schedule import (
+    ScheduleState,
+    after_epoch,
+    chance_threshold,
+    has_stalled,
+    learning_rate,
+    whole_epochs,
+)
 
 SETTINGS = ScheduleSettings(epochs=100, patience=3, latest=(0.6, 0.8, 0.95))
 LEARNT = chance_threshold(10, 225)
@@ -55,3 +63,59 @@ def test_rate_falls_tenfold_a_cut_and_warms_up_linearly() -> None:
     assert learning_rate(0.01, ScheduleState(cuts=3), 50, SETTINGS) == 0.01 * 0.1**3
     assert learning_rate(0.01, ScheduleState(), 4, warm) == 0.01 * 0.5
     assert learning_rate(0.01, ScheduleState(), 10, warm) == 0.01
+
+
+@pytest.mark.parametrize(("cuts", "epochs"), [((25, 51, 79), 91), ((9, 22, 42), 54)])
+@pytest.mark.parametrize("digits", [8, 17])
+def test_fixed_cuts_of_2012_come_after_exactly_these_epochs(cuts: tuple[int, ...], epochs: int, digits: int) -> None:
+    shares = tuple(round(cut / epochs, digits) for cut in cuts)
+    made = run([0.4] * epochs, ScheduleSettings(decay=Decay.fixed, epochs=epochs, latest=shares))
+    assert [made.index(number) + 1 for number in (1, 2, 3)] == list(cuts)
+
+
+@given(st.integers(1, 3000), st.data())
+def test_share_that_means_a_whole_epoch_is_reached_there(epochs: int, data: st.DataObject) -> None:
+    wanted = data.draw(st.integers(0, epochs))
+    assert whole_epochs(wanted / epochs, epochs) == wanted
+
+
+def test_share_between_two_epochs_is_reached_with_the_second() -> None:
+    assert [whole_epochs(share, 10) for share in (0.0, 0.04, 0.11, 0.95, 1.0)] == [0, 1, 2, 10, 10]
+
+
+STOPPING = replace(SETTINGS, patience=2, latest=(1.0, 1.0, 1.0), stop_when_stalled=True)
+
+
+def ended(errors: list[float], settings: ScheduleSettings = STOPPING) -> int | None:
+    """The epoch after which the stage ends early."""
+    state = ScheduleState()
+    for error in errors:
+        state = after_epoch(state, error, settings, LEARNT)
+        if has_stalled(state, settings):
+            return state.epochs
+    return None
+
+
+def test_stage_ends_patience_epochs_after_the_last_cut() -> None:
+    assert run([0.5] * 9, STOPPING) == [0, 0, 1, 1, 2, 2, 3, 3, 3]
+    assert ended([0.5] * 20) == 9
+
+
+def test_better_error_after_the_last_cut_puts_the_end_off() -> None:
+    assert ended([0.5] * 7 + [0.4] * 9) == 10
+    assert ended([0.5] * 8 + [0.4] * 9) == 11
+    assert ended([0.5] * 7 + [0.4 - 0.01 * epoch for epoch in range(20)]) is None
+
+
+def test_stage_never_stalls_unless_asked_to_or_while_at_chance() -> None:
+    assert ended([0.5] * 20, replace(STOPPING, stop_when_stalled=False)) is None
+    assert ended([0.9] * 20) is None
+
+
+def test_stage_without_cuts_ends_on_its_first_plateau() -> None:
+    assert ended([0.5, 0.4, 0.4, 0.4], replace(STOPPING, cuts=0, latest=())) == 4
+
+
+def test_stage_with_fixed_cuts_cannot_stall() -> None:
+    with pytest.raises(ValueError, match="stop_when_stalled=true: only decay=plateau"):
+        replace(STOPPING, decay=Decay.fixed)
