@@ -24,7 +24,7 @@ def overlay(base: T, values: object, key: str) -> T:
     """Returns `base`, a dataclass instance, with `values` laid over it.
 
     Args:
-        base: instance whose class is the schema; nested dataclasses are overlaid in turn.
+        base: instance whose class is the schema; nested dataclasses, also those of a mapping, are overlaid in turn.
         values: a mapping from field names to plain values (text, numbers, lists, mappings, None).
         key: dotted key of `base` in the configuration ("" at the root), for messages.
 
@@ -42,6 +42,12 @@ def overlay(base: T, values: object, key: str) -> T:
         current = getattr(base, name)
         if dataclasses.is_dataclass(hints[name]) and not isinstance(current, type):
             changes[name] = overlay(current, value, inner)
+        elif (entry := _entry_type(hints[name])) is not None:
+            overlaid = {
+                one: overlay(current.get(one, entry()), given, join(inner, one))
+                for one, given in mapping(value, inner).items()
+            }
+            changes[name] = {**current, **overlaid}
         else:
             changes[name] = _convert(hints[name], value, inner)
     try:
@@ -100,6 +106,14 @@ def _leaves(schema: type) -> Iterator[str]:
         yield name
         if dataclasses.is_dataclass(hint) and isinstance(hint, type):
             yield from (f"{name}.{inner}" for inner in _leaves(hint))
+
+
+def _entry_type(hint: Any) -> Any:
+    """The dataclass whose instances a mapping of that type holds by name; None for any other type."""
+    if get_origin(hint) is not Mapping:
+        return None
+    entry = get_args(hint)[1]
+    return entry if dataclasses.is_dataclass(entry) else None
 
 
 def _convert(hint: Any, value: object, key: str) -> Any:

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from orchestrator.overlay import choices
 from orchestrator.plan_values import PlannedDataset, Stage
 from workers.errors import ConfigError
-from workers.models.outline import outline
+from workers.models.outline import Outline, outline
 from workers.settings import Layout
+from workers.training.layer_rates import first_standstill, later_phases
 
 
 def check_crop(stage: Stage, dataset: PlannedDataset) -> None:
@@ -21,11 +22,13 @@ def check_crop(stage: Stage, dataset: PlannedDataset) -> None:
 
 
 def check_layers(stage: Stage) -> None:
-    """`reset`, `freeze` and `lr_scale` name layers that are there, and make sense together."""
+    """`reset`, `freeze`, `lr_scale` and `schedule.rate_changes` name layers that are there, and make sense together."""
     found = outline(stage.settings.model, stage.num_classes)
     where = _where(stage)
     scaled = tuple(layer for layer, _ in stage.lr_scale)
-    for key, names in (("reset", stage.reset), ("freeze", stage.freeze), ("lr_scale", scaled)):
+    changes = stage.settings.schedule.rate_changes
+    changed = [(f"schedule.rate_changes.{name}.layers", tuple(change.layers)) for name, change in changes.items()]
+    for key, names in (("reset", stage.reset), ("freeze", stage.freeze), ("lr_scale", scaled), *changed):
         for name in names:
             if not found.select(name):
                 raise ConfigError(f"{where}.{key}: no layer {name}; {choices(name, found.names())}")
@@ -37,6 +40,25 @@ def check_layers(stage: Stage) -> None:
     both = sorted(frozen & reset)
     if both:
         raise ConfigError(f"{where}.freeze: {', '.join(both)} would stay as drawn; take it out of freeze or of reset")
+    _check_rates(stage, found, where)
+
+
+def _check_rates(stage: Stage, found: Outline, where: str) -> None:
+    """No change of rates would move a layer that `freeze` has taken out, and at any time a layer is left to train."""
+    schedule, frozen = stage.settings.schedule, found.select_all(stage.freeze)
+    for name, change in schedule.rate_changes.items():
+        factors = found.factors(change.layers)
+        held = sorted(layer for layer in frozen if factors.get(layer, 0.0) > 0)
+        if held:
+            raise ConfigError(
+                f"{where}.schedule.rate_changes.{name}.layers: {', '.join(held)} cannot move, since freeze holds "
+                f"it from start to end; write {where}.lr_scale.{held[0]}=0 in place of that"
+            )
+    lr_scale = found.factors(dict(stage.lr_scale))
+    later = later_phases(found, lr_scale, schedule, stage.num_updates // schedule.epochs)
+    update = first_standstill(lr_scale, later, set(found.layers) - frozen, stage.num_updates)
+    if update is not None:
+        raise ConfigError(f"{where}: from update {update} on no layer is left to train; see lr_scale and rate_changes")
 
 
 def check_gpus(stage: Stage, gpus_per_member: float) -> None:

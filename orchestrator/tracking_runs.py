@@ -209,7 +209,7 @@ def stage_params(stage: "Stage") -> dict[str, str]:
     }
     leaves: tuple[tuple[object, tuple[str, ...]], ...] = (
         (settings.model, ("input_size", "width", "num_convs", "fc_units", "dropout", "lrn")),
-        (settings.optimizer, ("lr", "momentum", "weight_decay", "batch_size")),
+        (settings.optimizer, ("lr", "momentum", "weight_decay", "batch_size", "velocity")),
         (settings.schedule, ("epochs", "decay", "cuts", "patience", "stop_when_stalled")),
         (settings.augmentation, ("random_crop", "reflect", "colour_std")),
     )

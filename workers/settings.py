@@ -69,6 +69,13 @@ class Decay(StrEnum):
     fixed = "fixed"
 
 
+class Velocity(StrEnum):
+    """What momentum keeps: past gradients, scaled by the rate of the day, or past moves, scaled when they were made."""
+
+    unscaled = "unscaled"
+    scaled = "scaled"
+
+
 class KeptCheckpoint(StrEnum):
     """Which checkpoint of a finished stage predicts."""
 
@@ -241,7 +248,12 @@ class InitSettings:
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """Momentum SGD. `clip_norm` 0 leaves gradients as they are; biases are never decayed if `decay_biases` is false."""
+    """Momentum SGD. `clip_norm` 0 leaves gradients as they are; biases are never decayed if `decay_biases` is false.
+
+    Biases learn at `bias_lr_scale` times their layer's rate. `velocity` unscaled is torch's rule, v ← m·v + g + wd·w,
+    w ← w − lr·v; scaled is that of 2012 (Krizhevsky et al., §5), v ← m·v − lr·(g + wd·w), w ← w + v. The two differ
+    only for some updates after a change of the rate.
+    """
 
     lr: float = 0.01
     momentum: float = 0.9
@@ -249,12 +261,33 @@ class OptimizerSettings:
     decay_biases: bool = True
     batch_size: int = 128
     clip_norm: float = 0.0
+    bias_lr_scale: float = 1.0
+    velocity: Velocity = Velocity.unscaled
 
     def __post_init__(self) -> None:
         _require(self.lr > 0, f"lr={self.lr}: give a positive learning rate")
         _require(0 <= self.momentum < 1, f"momentum={self.momentum}: give a value in [0, 1)")
         _require(self.batch_size > 0, f"batch_size={self.batch_size}: give a positive count")
+        _require(self.bias_lr_scale > 0, f"bias_lr_scale={self.bias_lr_scale}: give a positive factor")
         _require_least(self, 0, "weight_decay", "clip_norm")
+
+
+@dataclass(frozen=True)
+class RateChange:
+    """From some update on, `layers` learn at these factors of the rate, in place of those they had; 0 freezes a layer.
+
+    It begins once `after_updates` updates and `after_share` of the stage's epochs have been made.
+    """
+
+    after_updates: int = 0
+    after_share: float = 0.0
+    layers: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _require_least(self, 0, "after_updates")
+        _require(0 <= self.after_share <= 1, f"after_share={self.after_share}: give a share in [0, 1]")
+        for layer, factor in self.layers.items():
+            _require(factor >= 0, f"layers.{layer}={factor}: give 0 or more")
 
 
 @dataclass(frozen=True)
@@ -263,8 +296,9 @@ class ScheduleSettings:
     or at its share in `latest`.
 
     `fixed` cuts exactly at the shares in `latest`. Patience is not counted while dev error is still at chance.
-    `warmup_updates` raise the rate linearly from zero. `stop_when_stalled` ends the stage early: after `patience`
-    epochs without a better dev error since the last cut.
+    `warmup_updates` raise the rate linearly from zero. `rate_changes` change single layers' rates later on; where two
+    name the same layer, the one that begins later counts (of those that begin together, the one last in the alphabet).
+    `stop_when_stalled` ends the stage early: after `patience` epochs without a better dev error since the last cut.
 
     Shares of epochs mean whole epochs: the first end of an epoch at which the share is reached.
     """
@@ -277,6 +311,7 @@ class ScheduleSettings:
     latest: tuple[float, ...] = (0.6, 0.8, 0.95)
     warmup_updates: int = 0
     at_chance_after: float = 0.2
+    rate_changes: Mapping[str, RateChange] = field(default_factory=dict)
     stop_when_stalled: bool = False
 
     def __post_init__(self) -> None:

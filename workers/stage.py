@@ -10,7 +10,7 @@ from torch import nn
 
 from workers import numerics
 from workers.checkpoint import Checkpoint, Weights, name_of, newest_checkpoint, read_weights, verify_checkpoint
-from workers.data.batches import TrainingBatches, centre_batches, pixel_statistics
+from workers.data.batches import TrainingBatches, centre_batches, num_batches, pixel_statistics
 from workers.data.store import Store, open_store
 from workers.errors import DataError, StorageError
 from workers.finished import read_finished
@@ -21,9 +21,10 @@ from workers.protocol import StageResult, StageSpec
 from workers.saver import Saver, Snapshot
 from workers.settings import KeptCheckpoint
 from workers.training.evaluate import Evaluation, evaluate
+from workers.training.layer_rates import Phase, later_phases
 from workers.training.loop import EpochErrors, Stage, TrainState, train
 from workers.training.metrics import MetricsLog, StepMark, cut_back
-from workers.training.optimizer import build_optimizer, check_layers, layer_of, load_momentum
+from workers.training.optimizer import build_optimizer, check_layers, check_trained, layer_of, load_momentum
 from workers.training.schedule import chance_threshold
 
 _log = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ def run_stage(spec: StageSpec, should_stop: Callable[[], bool]) -> StageResult:
         Diverged: loss or gradient is not finite.
         StorageError: no valid checkpoint is left, or storage fails.
         DataError: the store has nothing to train on.
+        ConfigError: a setting names a layer that the model lacks, or leaves none to train.
     """
     numerics.apply(spec.numerics)
     store = open_store(spec.store)
@@ -44,10 +46,16 @@ def run_stage(spec: StageSpec, should_stop: Callable[[], bool]) -> StageResult:
         raise DataError(f"{spec.store}: no training images; check the dataset's root and splits")
     model = build(spec.settings.model, store.num_classes).to(memory_format=torch.channels_last)
     found = outline(spec.settings.model, store.num_classes)
-    check_layers(found, {"reset": spec.reset, "freeze": spec.freeze, "lr_scale": [name for name, _ in spec.lr_scale]})
+    changes = spec.settings.schedule.rate_changes
+    named = {f"schedule.rate_changes.{name}": tuple(change.layers) for name, change in changes.items()}
+    scaled = tuple(name for name, _ in spec.lr_scale)
+    check_layers(found, {"reset": spec.reset, "freeze": spec.freeze, "lr_scale": scaled, **named})
     place(model, spec.numerics.device)
     frozen, lr_scale = found.select_all(spec.freeze), found.factors(dict(spec.lr_scale))
-    optimizer = build_optimizer(model, spec.settings.optimizer, frozen, lr_scale)
+    per_epoch = num_batches(store.counts["train"], spec.settings.optimizer.batch_size)
+    later = later_phases(found, lr_scale, spec.settings.schedule, per_epoch)
+    optimizer = build_optimizer(model, spec.settings.optimizer, frozen, lr_scale, later)
+    check_trained(set(found.layers) - frozen, lr_scale, later, per_epoch * spec.settings.schedule.epochs)
     begun = _begin(spec, found, model, optimizer)
     _log.info("%s/%s: from update %d", spec.member, spec.stage, begun.state.step)
     metrics_path = spec.stage_dir / "metrics.jsonl"
@@ -56,7 +64,7 @@ def run_stage(spec: StageSpec, should_stop: Callable[[], bool]) -> StageResult:
         mark.set(begun.state.step)
         snapshot = Snapshot(model, optimizer)
         with Saver(spec, store.digest, snapshot, metrics, mark, should_stop, begun.resumed) as saver:
-            final = train(_assemble(spec, store, model, optimizer, metrics, saver), begun.state)
+            final = train(_assemble(spec, store, model, optimizer, later, metrics, saver), begun.state)
             return _result(spec, final, saver.finish(final), resumed_from=begun.state.step)
 
 
@@ -111,6 +119,7 @@ def _assemble(
     store: Store,
     model: nn.Module,
     optimizer: torch.optim.SGD,
+    later: tuple[Phase, ...],
     metrics: MetricsLog,
     saver: Saver,
 ) -> Stage:
@@ -148,6 +157,7 @@ def _assemble(
         evaluate=errors,
         log=metrics.append,
         after_update=saver.after_update,
+        later=later,
     )
 
 

@@ -37,7 +37,7 @@ IMPURE_IMPORTS = {
 # Rooms of values: all that a pure module may import from the project besides other pure modules.
 VALUE_MODULES = {
     *("workers.settings", "workers.protocol", "workers.errors", "workers.models.outline"),
-    *("workers.data.sources", "workers.kernels.average"),
+    *("workers.data.sources", "workers.kernels.average", "workers.training.layer_rates"),
     *("orchestrator.config", "orchestrator.config_schema"),
 }
 # Where `except Exception` may stand: nothing but values leaves there.

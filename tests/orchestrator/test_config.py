@@ -8,7 +8,10 @@ import conf
 from orchestrator.config import compose, default_run_dir, reopen
 from orchestrator.config_schema import GROUPS, CombineMethod, SubmissionFormat
 from workers.errors import ConfigError
-from workers.settings import Decay, InitScheme, Source
+from workers.models.outline import outline
+from workers.settings import Decay, InitScheme, ModelSettings, RateChange, Source, Velocity
+from workers.training.layer_rates import later_phases
+from workers.training.schedule import ScheduleState, after_epoch
 
 OPTIONS = {
     group: sorted(path.stem for path in (Path(str(conf.__file__)).parent / group).glob("*.yaml")) for group in GROUPS
@@ -115,6 +118,24 @@ def composed() -> str:
         ("schedule.warmup_updates=-1", "schedule.warmup_updates=-1: give 0 or more"),
         ("schedule.at_chance_after=1.1", "schedule.at_chance_after=1.1: give a share in [0, 1]"),
         ("schedule.at_chance_after=-0.1", "schedule.at_chance_after=-0.1: give a share in [0, 1]"),
+        ("schedule.rate_change={}", "schedule.rate_change: no such key; did you mean schedule.rate_changes?"),
+        ("schedule.rate_changes=3", "schedule.rate_changes=3: give keys below"),
+        ("schedule.rate_changes.late=3", "schedule.rate_changes.late=3: give keys below"),
+        (
+            "schedule.rate_changes.late.after_shar=0.5",
+            "schedule.rate_changes.late.after_shar: no such key; did you mean schedule.rate_changes.late.after_share?",
+        ),
+        (
+            "ensemble.members.base1.stages.train.schedule.rate_changes.late.layer={conv1: 0}",
+            "did you mean ensemble.members.base1.stages.train.schedule.rate_changes.late.layers?",
+        ),
+        ("schedule.rate_changes.late.after_share=1.5", "rate_changes.late.after_share=1.5: give a share in [0, 1]"),
+        ("schedule.rate_changes.late.after_updates=-1", "rate_changes.late.after_updates=-1: give 0 or more"),
+        ("schedule.rate_changes.late.after_updates=0.5", "late.after_updates=0.5: give a whole number"),
+        ("schedule.rate_changes.late.layers.conv1=-1", "rate_changes.late.layers.conv1=-1.0: give 0 or more"),
+        ("schedule.rate_changes.late.layers.conv1=slow", "rate_changes.late.layers.conv1=slow: give a number"),
+        ("optimizer.bias_lr_scale=0", "optimizer.bias_lr_scale=0.0: give a positive factor"),
+        ("optimizer.velocity=scalled", "optimizer.velocity=scalled: did you mean scaled? (known: scaled, unscaled)"),
         ("optimizer.weight_decay=-0.1", "optimizer.weight_decay=-0.1: give 0 or more"),
         ("optimizer.clip_norm=-1", "optimizer.clip_norm=-1.0: give 0 or more"),
         ("init.std=-0.1", "init.std=-0.1: give 0 or more"),
@@ -176,11 +197,11 @@ def test_value_that_is_mistaken_is_named_in_one_line(composed, override, words):
         (["ensemble=sweep", "sweep.optimizer.lrr=[1]"], "did you mean sweep.optimizer.lr?"),
         (["ensemble=sweep", "sweep.epochs=[1]"], "did you mean sweep.schedule.epochs?"),
         (["optimizer=sgdd"], "optimizer=sgdd: did you mean sgd?"),
-        (["experiment=tiny_imagnet"], "did you mean tiny_imagenet? (known: digits"),
+        (["experiment=tiny_imagnet"], "did you mean tiny_imagenet? (known: "),
         (["dataset@datasets.target=foldr"], "dataset@datasets.target=foldr: did you mean folder?"),
         (["datset@datasets.target=folder"], "datset@datasets.target: no such group; did you mean dataset?"),
         (["dataset=folder"], "dataset@datasets.target=folder"),
-        (["optimizer=null"], "optimizer=null: (known: sgd)"),
+        (["optimizer=null"], "optimizer=null: (known: release, sgd)"),
         (["optimizer=sgd", "optimizer.lr.x=1"], "optimizer.lr"),
         (["hydra.run.dir=x"], "Hydra's own settings"),
         (["datasets.targt.root=/x"], "datasets.targt: no stage uses it; did you mean target?"),
@@ -268,6 +289,43 @@ def test_compose_command_line_group_wins_over_the_experiment_s():
     assert (settings.model.input_size, settings.model.width) == (224, 1.0)
     assert settings.init.scheme is InitScheme.gaussian
     assert settings.schedule.decay is Decay.fixed
+
+
+def test_rate_changes_are_laid_over_one_another_by_name():
+    late = "schedule.rate_changes.conv1_frozen"
+    config = compose(
+        [
+            "schedule=release",
+            f"ensemble.stages.pretrain.{late}.after_share=0.5",
+            "ensemble.stages.finetune.schedule.rate_changes.faster={after_updates: 300, layers: {fc8: 10}}",
+            f"ensemble.members.base1.{late}.layers={{}}",
+        ]
+    )
+
+    def changes(member: str, stage: str) -> dict[str, RateChange]:
+        return dict(config.members[member].stages[stage].settings.schedule.rate_changes)
+
+    frozen = RateChange(0, 0.79120879, {"conv1": 0.0})
+    assert changes("base2", "train") == {"conv1_frozen": frozen}
+    assert changes("base1", "train") == {"conv1_frozen": RateChange(0, 0.79120879, {})}
+    assert changes("pretrained1", "pretrain") == {"conv1_frozen": RateChange(0, 0.5, {"conv1": 0.0})}
+    assert changes("pretrained1", "finetune") == {"conv1_frozen": frozen, "faster": RateChange(300, 0.0, {"fc8": 10.0})}
+
+
+def test_release_cuts_after_epochs_25_51_and_79_and_freezes_conv1_after_72():
+    settings = compose(["schedule=release", "schedule.epochs=91"]).members["base1"].stages["train"].settings.schedule
+    state, cuts = ScheduleState(), []
+    for _ in range(settings.epochs):
+        state = after_epoch(state, 0.1, settings, learnt_below=0.9)
+        cuts.append(state.cuts)
+    assert [cuts.index(number) + 1 for number in (1, 2, 3)] == [25, 51, 79]
+    (phase,) = later_phases(outline(ModelSettings(), 10), {}, settings, updates_per_epoch=10)
+    assert (phase.begin, phase.factors) == (720, {"conv1": 0.0})
+
+
+def test_release_optimizer_leaves_biases_undecayed_at_twice_the_rate():
+    optimizer = compose(["optimizer=release"]).members["base1"].stages["train"].settings.optimizer
+    assert (optimizer.decay_biases, optimizer.bias_lr_scale, optimizer.velocity) == (False, 2.0, Velocity.scaled)
 
 
 def test_sweep_makes_the_product_with_safe_names():
@@ -372,7 +430,7 @@ def test_config_dir_adds_options_and_refuses_a_missing_folder(tmp_path):
     (folder / "optimizer" / "slow.yaml").write_text("lr: 0.0001\n")
     config = compose(["experiment=ilsvrc2012", "optimizer=slow"], config_dir=folder)
     assert config.members["base1"].stages["train"].settings.optimizer.lr == 0.0001
-    with pytest.raises(ConfigError, match=r"known: sgd, slow"):
+    with pytest.raises(ConfigError, match=r"known: release, sgd, slow"):
         compose(["optimizer=slw"], config_dir=folder)
     with pytest.raises(ConfigError, match="no such folder"):
         compose([], config_dir=tmp_path / "absent")

@@ -26,6 +26,7 @@ from workers.settings import (
     DatasetSettings,
     ModelSettings,
     OptimizerSettings,
+    RateChange,
     ScheduleSettings,
     TrainingSettings,
     dataset_options,
@@ -45,7 +46,7 @@ def stage(dataset: str = "target", init_from: str | None = None, **changes: obje
     settings = TrainingSettings(
         model=changes.pop("model", SMALL),
         optimizer=OptimizerSettings(lr=changes.pop("lr", 0.01), batch_size=128),
-        schedule=ScheduleSettings(epochs=changes.pop("epochs", 4)),
+        schedule=ScheduleSettings(epochs=changes.pop("epochs", 4), rate_changes=changes.pop("rate_changes", {})),
     )
     reset = ("fc8",) if init_from else ()
     return StageConfig(
@@ -189,6 +190,7 @@ def test_plan_hash_does_not_depend_on_counts_of_images():
         {"model": replace(SMALL, dropout=0.4)},
         {"freeze": ("conv1",)},
         {"lr_scale": (("conv1", 0.1),)},
+        {"rate_changes": {"late": RateChange(after_share=0.5, layers={"conv1": 0.0})}},
     ],
 )
 def test_plan_hash_depends_on_what_shapes_weights(changed):
@@ -262,6 +264,18 @@ def test_plan_six_conv_member_starts_from_a_base_net_where_differing_layers_are_
         ([base("a", freeze=("conv9",))], "train.freeze: no layer conv9; did you mean"),
         ([base("a", freeze=("conv6",))], "train.freeze: no layer conv6"),
         ([base("a", lr_scale=(("fc9", 1.0),))], "train.lr_scale: no layer fc9"),
+        (
+            [base("a", rate_changes={"late": RateChange(layers={"fc9": 1.0})})],
+            "train.schedule.rate_changes.late.layers: no layer fc9; did you mean fc8?",
+        ),
+        (
+            [base("a", freeze=("conv1",), rate_changes={"late": RateChange(layers={"conv1": 1.0})})],
+            "conv1 cannot move, since freeze holds it from start to end; write ensemble.members.a.stages.train.lr_sc",
+        ),
+        (
+            [base("a", rate_changes={"late": RateChange(after_share=0.5, layers=dict.fromkeys(ALL_LAYERS, 0.0))})],
+            "stages.train: from update 6 on no layer is left to train",
+        ),
         ([base("a", reset=("fc8",))], "train.reset: nothing to draw anew without init_from"),
         ([base("a", model=replace(SMALL, input_size=20))], "input_size=20"),
         (
@@ -304,6 +318,25 @@ def test_used_datasets_are_those_of_stages_and_the_target():
 def test_plan_json_reads_back_the_same():
     plan = planned(*SEVEN, base("x", lr_scale=(("conv1", 0.1), ("fc8", 10.0)), freeze=("conv2",)))
     assert from_json(json.loads(json.dumps(to_json(plan)))) == plan
+
+
+def test_plan_json_reads_back_changes_of_rates_and_hashes_them_in_any_order():
+    first, then = RateChange(300, 0.0, {"fc8": 10.0}), RateChange(0, 72 / 91, {"conv1": 0.0, "conv2": 0.5})
+    plan = planned(base("a", rate_changes={"first": first, "then": then}))
+    assert from_json(json.loads(json.dumps(to_json(plan), sort_keys=True))) == plan
+    turned = replace(then, layers={"conv2": 0.5, "conv1": 0.0})
+    assert planned(base("a", rate_changes={"then": turned, "first": first})).hash == plan.hash
+
+
+def test_plan_frozen_layer_may_be_named_by_a_change_that_freezes_it():
+    freeze = RateChange(after_share=0.5, layers={"conv1": 0.0})
+    assert planned(base("a", freeze=("conv1",), rate_changes={"late": freeze})).stages
+
+
+def test_compare_names_a_change_of_rates():
+    late = RateChange(after_share=0.5, layers={"conv1": 0.0})
+    change = compare(planned(base("a")), planned(base("a", rate_changes={"late": late})))
+    assert "schedule.rate_changes.late.layers.conv1: none → 0.0 (in a/train)" in change.lines
 
 
 def test_compare_with_itself_read_back_is_same():

@@ -36,6 +36,11 @@ def pixel_statistics(store: Store, normalisation: Normalisation) -> PixelStatist
     )
 
 
+def num_batches(num_images: int, batch_size: int) -> int:
+    """Batches an epoch; the last one may be short."""
+    return -(-num_images // batch_size)
+
+
 class TrainingBatches:
     """The training split in shuffled, augmented batches of `batch_size`; the last one of an epoch may be short."""
 
@@ -62,7 +67,7 @@ class TrainingBatches:
     @property
     def per_epoch(self) -> int:
         """Batches an epoch."""
-        return -(-self.num_images // self._batch_size)
+        return num_batches(self.num_images, self._batch_size)
 
     def draw(self, epoch: int, index: int) -> Batch:
         """Draws batch `index` of `epoch`."""

@@ -14,7 +14,8 @@ from workers.numerics import autocast
 from workers.protocol import Numerics
 from workers.settings import OptimizerSettings, ScheduleSettings
 from workers.training.evaluate import Evaluation, mean_loss
-from workers.training.optimizer import set_learning_rate
+from workers.training.layer_rates import Phase
+from workers.training.optimizer import LearningRates
 from workers.training.schedule import ScheduleState, after_epoch, has_stalled, learning_rate, whole_epochs
 
 
@@ -29,7 +30,7 @@ class EpochSums:
 
 @dataclass(frozen=True)
 class TrainState:
-    """Besides weights and momentum, all that the next update depends on."""
+    """Besides weights and momentum, all that the next update depends on; `rates` as `LearningRates.last` has them."""
 
     step: int = 0
     schedule: ScheduleState = field(default_factory=ScheduleState)
@@ -38,6 +39,7 @@ class TrainState:
     dev_error: float = 1.0
     val_error: float = 1.0
     at_chance: bool = False
+    rates: tuple[float, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -45,7 +47,7 @@ class TrainState:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "TrainState":
         nested = {"schedule": ScheduleState(**value["schedule"]), "sums": EpochSums(**value["sums"])}
-        return cls(**{**value, **nested})
+        return cls(**{**value, **nested, "rates": tuple(value.get("rates", ()))})
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,10 @@ class EpochErrors:
 
 @dataclass(frozen=True)
 class Stage:
-    """What the loop works on; under the error `learnt_below_*` a net is no longer guessing."""
+    """What the loop works on; under the error `learnt_below_*` a net is no longer guessing.
+
+    `later` are the phases of layers' rates that `optimizer` was built with.
+    """
 
     model: nn.Module
     optimizer: torch.optim.SGD
@@ -72,6 +77,7 @@ class Stage:
     evaluate: Callable[[], EpochErrors]
     log: Callable[[int, float, Mapping[str, float]], None]
     after_update: Callable[[TrainState, bool], None]
+    later: tuple[Phase, ...] = ()
 
 
 def train(stage: Stage, state: TrainState) -> TrainState:
@@ -83,9 +89,10 @@ def train(stage: Stage, state: TrainState) -> TrainState:
     total = per_epoch * stage.schedule.epochs
     clock = _Stopwatch()
     log_every = max(1, min(50, per_epoch // 2))
+    rates = LearningRates(stage.optimizer, stage.optimizer_settings.velocity, stage.later, state.rates)
     while state.step < total and not has_stalled(state.schedule, stage.schedule):
         epoch, index = divmod(state.step, per_epoch)
-        state = _update(stage, state, epoch, index, clock)
+        state = _update(stage, state, epoch, index, clock, rates)
         epoch_ended = state.step % per_epoch == 0
         if epoch_ended:
             state = _end_epoch(stage, state, clock)
@@ -95,15 +102,15 @@ def train(stage: Stage, state: TrainState) -> TrainState:
     return state
 
 
-def _update(stage: Stage, state: TrainState, epoch: int, index: int, clock: "_Stopwatch") -> TrainState:
+def _update(
+    stage: Stage, state: TrainState, epoch: int, index: int, clock: "_Stopwatch", rates: LearningRates
+) -> TrainState:
     """One update of momentum SGD."""
     with clock.waiting():
         batch = stage.batches.draw(epoch, index)
     device = stage.numerics.device
     images, labels = batch.images.to(device, non_blocking=True), batch.labels.to(device, non_blocking=True)
-    set_learning_rate(
-        stage.optimizer, learning_rate(stage.optimizer_settings.lr, state.schedule, state.step, stage.schedule)
-    )
+    rates.set(learning_rate(stage.optimizer_settings.lr, state.schedule, state.step, stage.schedule), state.step)
     stage.model.train()
     # Dropout's stream is a function of (seed, step), so that no generator state has to be saved.
     torch.manual_seed((stage.seed * 1_000_003 + state.step) % 2**63)
@@ -120,7 +127,7 @@ def _update(stage: Stage, state: TrainState, epoch: int, index: int, clock: "_St
         missed=state.sums.missed + int((logits.argmax(dim=1) != labels).sum()),
         images=state.sums.images + len(labels),
     )
-    return replace(state, step=state.step + 1, sums=sums)
+    return replace(state, step=state.step + 1, sums=sums, rates=rates.last)
 
 
 def _refuse_divergence(stage: Stage, step: int, loss: float) -> None:

@@ -1,6 +1,9 @@
-"""Momentum SGD with per-layer learning rates, and its state as named tensors."""
+"""Momentum SGD with per-layer learning rates that may change, and its state as named tensors."""
 
-from collections.abc import Collection, Iterable, Mapping
+import math
+from bisect import bisect_right
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +11,8 @@ from torch import Tensor, nn
 from workers.errors import ConfigError
 from workers.models.outline import Outline
 from workers.models.parts import beside, parts_of
-from workers.settings import OptimizerSettings
+from workers.settings import OptimizerSettings, Velocity
+from workers.training.layer_rates import Phase, first_standstill
 
 _MOMENTUM = "momentum_buffer"
 
@@ -27,31 +31,100 @@ def check_layers(found: Outline, named: Mapping[str, Iterable[str]]) -> None:
 
 
 def build_optimizer(
-    model: nn.Module, settings: OptimizerSettings, freeze: Collection[str], lr_scale: Mapping[str, float]
+    model: nn.Module,
+    settings: OptimizerSettings,
+    freeze: Collection[str],
+    lr_scale: Mapping[str, float],
+    later: Sequence[Phase] = (),
 ) -> torch.optim.SGD:
-    """One parameter group for each (learning-rate factor, decay) that occurs; frozen layers get no gradient at all."""
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    """One parameter group for each (learning-rate factors, decay) that occurs; frozen layers get no gradient at all.
+
+    Args:
+        model: whose parameters are trained.
+        settings: the optimizer's.
+        freeze: layers that stay as they are from start to end.
+        lr_scale: factors of the learning rate by layer, at first.
+        later: what follows on `lr_scale`. A group's `scales` are its factors in each phase, the first included.
+    """
+    groups: dict[tuple[tuple[float, ...], float], list[nn.Parameter]] = {}
     for name, parts in parts_of(model).items():
         layer = layer_of(name)
         for part in parts:
             part.requires_grad_(layer not in freeze)
         if layer in freeze:
             continue
-        decays = settings.decay_biases or not name.endswith(".bias")
-        key = (lr_scale.get(layer, 1.0), settings.weight_decay if decays else 0.0)
-        groups.setdefault(key, []).extend(parts)
+        is_bias = name.endswith(".bias")
+        own = settings.bias_lr_scale if is_bias else 1.0
+        scales = tuple(own * factors.get(layer, 1.0) for factors in (lr_scale, *(phase.factors for phase in later)))
+        decay = settings.weight_decay if settings.decay_biases or not is_bias else 0.0
+        groups.setdefault((scales, decay), []).extend(parts)
     return torch.optim.SGD(
-        [{"params": params, "scale": scale, "weight_decay": decay} for (scale, decay), params in groups.items()],
+        [{"params": params, "scales": scales, "weight_decay": decay} for (scales, decay), params in groups.items()],
         lr=settings.lr,
         momentum=settings.momentum,
         fused=True,
     )
 
 
-def set_learning_rate(optimizer: torch.optim.SGD, rate: float) -> None:
-    """Gives every group `rate` times its factor."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate * group["scale"]
+def check_trained(
+    trained: Collection[str], lr_scale: Mapping[str, float], later: Sequence[Phase], num_updates: int
+) -> None:
+    """Refuses factors by which, from some update on, none of the layers that are not frozen anyway would move."""
+    update = first_standstill(lr_scale, later, trained, num_updates)
+    if update is not None:
+        raise ConfigError(f"lr_scale, schedule.rate_changes: from update {update} on no layer is left to train")
+
+
+class LearningRates:
+    """Gives every parameter group its rate before an update; only where a rate changes is there anything to do.
+
+    A group whose factor is 0 gets no gradient, so that the optimizer passes it over: neither weights nor momentum move,
+    and nothing decays.
+
+    Torch keeps v without the rate in it and moves weights by −lr·v. The velocity of 2012 is that move itself,
+    V = −lr·v, so where the rate goes from a to b, V stays as it is if v is multiplied by a/b. After that both rules
+    are V ← m·V − b·(g + wd·w), w ← w + V.
+    """
+
+    def __init__(
+        self, optimizer: torch.optim.SGD, velocity: Velocity, later: Sequence[Phase], last: Sequence[float] = ()
+    ) -> None:
+        """`later` are the phases `optimizer` was built with; `last` is as this class said it when training stopped."""
+        self._optimizer = optimizer
+        self._keeps_moves = velocity is Velocity.scaled
+        self._begins = [phase.begin for phase in later]
+        self._last = tuple(last) or (0.0,) * len(optimizer.param_groups)
+        self._rate, self._until = math.nan, 0.0
+
+    @property
+    def last(self) -> tuple[float, ...]:
+        """The rate at which each group was last moved, 0 where it never was: what its momentum is to be read with."""
+        return self._last
+
+    def set(self, rate: float, step: int) -> None:
+        """Sets the rates of update `step` (from 0): `rate` times each group's factor."""
+        if rate == self._rate and step < self._until:
+            return
+        phase = bisect_right(self._begins, step)
+        self._rate, self._until = rate, (*self._begins, math.inf)[phase]
+        groups = self._optimizer.param_groups
+        self._last = tuple(
+            self._set_group(group, last, rate * group["scales"][phase])
+            for group, last in zip(groups, self._last, strict=True)
+        )
+
+    def _set_group(self, group: dict[str, Any], last: float, rate: float) -> float:
+        group["lr"] = rate
+        for parameter in group["params"]:
+            parameter.requires_grad_(rate > 0)
+        if rate == 0:
+            return last
+        if self._keeps_moves and last > 0 and rate != last:
+            states = (self._optimizer.state.get(parameter, {}) for parameter in group["params"])
+            momentum = [state[_MOMENTUM] for state in states if _MOMENTUM in state]
+            if momentum:
+                torch._foreach_mul_(momentum, last / rate)
+        return rate
 
 
 def momentum_parts(model: nn.Module, optimizer: torch.optim.SGD) -> dict[str, tuple[Tensor, ...]]:

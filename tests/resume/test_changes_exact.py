@@ -1,0 +1,183 @@
+"""A stage whose rates change on the way, or that ends early, ends with the same bits wherever it was interrupted."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from workers.checkpoint import Contents, read_checkpoint, write_checkpoint
+from workers.data.prepare import prepare
+from workers.errors import ConfigError, Stopped
+from workers.protocol import Numerics, StageResult, StageSpec
+from workers.settings import (
+    AugmentationSettings,
+    DatasetSettings,
+    Decay,
+    KeptCheckpoint,
+    ModelSettings,
+    OptimizerSettings,
+    RateChange,
+    ScheduleSettings,
+    Source,
+    TrainingSettings,
+    Velocity,
+)
+from workers.stage import run_stage
+
+# Four updates an epoch.
+BASE = TrainingSettings(
+    model=ModelSettings(input_size=16, width=0.05, conv1_kernel=3, conv1_stride=1, conv1_padding=1, fc_units=16),
+    optimizer=OptimizerSettings(lr=0.02, batch_size=300, decay_biases=False, bias_lr_scale=2.0),
+    schedule=ScheduleSettings(decay=Decay.fixed, epochs=3, latest=(0.34, 0.67, 1.0), warmup_updates=3),
+    augmentation=AugmentationSettings(reflect=False),
+)
+SCALED = replace(BASE.optimizer, velocity=Velocity.scaled)
+# conv1 is frozen after 3 updates, in the middle of an epoch, and thaws after two epochs; the last layer is sped up.
+CHANGES = {
+    "freeze": RateChange(after_updates=3, layers={"conv1": 0.0}),
+    "thaw": RateChange(after_share=2 / 3, layers={"conv1": 0.5}),
+    "faster": RateChange(after_updates=7, layers={"fc8": 10.0}),
+}
+CHANGING = replace(BASE, optimizer=SCALED, schedule=replace(BASE.schedule, rate_changes=CHANGES))
+# It learns at first; after the cut it all but stands still. Six updates an epoch.
+STALLING = replace(
+    BASE,
+    model=replace(BASE.model, width=0.1, fc_units=32, dropout=0.0),
+    optimizer=OptimizerSettings(lr=0.1, batch_size=200, velocity=Velocity.scaled),
+    schedule=ScheduleSettings(epochs=14, patience=2, factor=1e-9, cuts=1, latest=(0.6,), stop_when_stalled=True),
+    augmentation=AugmentationSettings(random_crop=False, reflect=False, colour_std=0.0),
+)
+CASES = {
+    "scaled": replace(BASE, optimizer=SCALED),
+    "unscaled": replace(CHANGING, optimizer=BASE.optimizer),
+    "changing": CHANGING,
+    "clipped": replace(CHANGING, optimizer=replace(SCALED, clip_norm=0.05)),
+    "stalling": STALLING,
+}
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    spec: StageSpec
+    result: StageResult
+
+    @property
+    def last(self) -> Contents:
+        return read_checkpoint(self.spec.stage_dir / "checkpoints" / self.result.checkpoint)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return prepare(DatasetSettings(source=Source.digits, size=18), tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="module")
+def trained(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Undisturbed]:
+    """Each case, trained once without interruption."""
+    done: dict[str, Undisturbed] = {}
+
+    def train(case: str) -> Undisturbed:
+        if case not in done:
+            folder = tmp_path_factory.mktemp(case)
+            spec = StageSpec(
+                member="base1",
+                stage="train",
+                seed=11,
+                settings=CASES[case],
+                store=store,
+                stage_dir=folder,
+                init_dir=None,
+                reset=(),
+                freeze=(),
+                lr_scale=(("fc8", 2.0),),
+                numerics=Numerics(),
+                checkpoint_updates=100,
+                keep=KeptCheckpoint.last,
+                stage_hash="h",
+            )
+            done[case] = Undisturbed(spec, run_stage(spec, lambda: False))
+        return done[case]
+
+    return train
+
+
+def after(updates: int) -> Callable[[], bool]:
+    """Asks to stop once `updates` updates were made in this attempt."""
+    made = iter(range(1, 10_000))
+    return lambda: next(made) >= updates
+
+
+def state_after(spec: StageSpec, updates: int) -> Contents:
+    with pytest.raises(Stopped):
+        run_stage(spec, after(updates))
+    return read_checkpoint(spec.stage_dir / "checkpoints" / f"step-{updates:08d}")
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("every", [1, 2, 3])
+def test_changing_stage_stopped_every_few_updates_ends_with_the_same_bits(
+    trained: Callable[[str], Undisturbed], tmp_path: Path, case: str, every: int
+) -> None:
+    whole, stops, result = trained(case), 0, None
+    while result is None:
+        try:
+            result = run_stage(replace(whole.spec, stage_dir=tmp_path), after(every))
+        except Stopped:
+            stops += 1
+    assert stops >= whole.result.num_updates // every
+    assert result.checkpoint_sha256 == whole.result.checkpoint_sha256
+    again = read_checkpoint(tmp_path / "checkpoints" / result.checkpoint)
+    assert all(np.array_equal(again.optimizer[name], value) for name, value in whole.last.optimizer.items())
+    assert again.state == whole.last.state
+
+
+@pytest.mark.parametrize("step", [2, 4, 8], ids=["under warm-up", "at a cut", "at a thaw"])
+def test_scaled_velocity_without_the_rates_it_was_made_at_ends_with_other_bits(
+    trained: Callable[[str], Undisturbed], tmp_path: Path, step: int
+) -> None:
+    whole = trained("changing")
+    saved = state_after(replace(whole.spec, stage_dir=tmp_path / "whole"), step)
+    forged = {**saved.state["train"], "rates": []}
+    folder = tmp_path / "forged"
+    write_checkpoint(folder / "checkpoints", step, saved.model, saved.optimizer, {"train": forged}, {})
+    result = run_stage(replace(whole.spec, stage_dir=folder), lambda: False)
+    assert result.checkpoint_sha256 != whole.result.checkpoint_sha256
+
+
+def test_frozen_layer_moves_neither_weight_nor_momentum_until_it_thaws(
+    trained: Callable[[str], Undisturbed], tmp_path: Path
+) -> None:
+    whole = trained("changing")
+    at = {step: state_after(replace(whole.spec, stage_dir=tmp_path / str(step)), step) for step in (2, 3, 7, 8, 9)}
+    for part in ("weight", "bias"):
+        name = f"conv1.{part}"
+        for step in (7, 8):
+            assert np.array_equal(at[step].model[name], at[3].model[name])
+            assert np.array_equal(at[step].optimizer[name], at[3].optimizer[name])
+        for step in (2, 9):
+            assert not np.array_equal(at[step].model[name], at[3].model[name])
+            assert not np.array_equal(at[step].optimizer[name], at[3].optimizer[name])
+    assert not np.array_equal(at[8].model["conv2.weight"], at[3].model["conv2.weight"])
+
+
+def test_stalled_stage_ends_before_its_epochs_and_says_how_many_updates_it_made(
+    trained: Callable[[str], Undisturbed],
+) -> None:
+    whole = trained("stalling")
+    schedule = whole.last.state["train"]["schedule"]
+    assert schedule["epochs"] < STALLING.schedule.epochs
+    assert (schedule["cuts"], schedule["epochs_since_best"]) == (1, 2)
+    assert whole.result.num_updates == 6 * schedule["epochs"]
+    assert whole.last.checkpoint.step == whole.result.num_updates
+    # Again from its last checkpoint, as after a kill before DONE.json: nothing is trained any more.
+    again = run_stage(whole.spec, lambda: False)
+    assert again == replace(whole.result, resumed_from=whole.result.num_updates)
+
+
+def test_change_of_an_unknown_layer_is_refused_by_name(trained: Callable[[str], Undisturbed], tmp_path: Path) -> None:
+    schedule = replace(BASE.schedule, rate_changes={"late": RateChange(layers={"conv9": 1.0})})
+    spec = replace(trained("scaled").spec, settings=replace(BASE, schedule=schedule), stage_dir=tmp_path)
+    with pytest.raises(ConfigError, match=r"schedule\.rate_changes\.late: no layer conv9"):
+        run_stage(spec, lambda: False)

@@ -1,0 +1,194 @@
+"""Momentum SGD against the paper's update rule as a slow loop in float64, one parameter and one number at a time."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from workers.errors import ConfigError
+from workers.settings import OptimizerSettings, Velocity
+from workers.training.layer_rates import Phase
+from workers.training.optimizer import (
+    LearningRates,
+    build_optimizer,
+    check_trained,
+    load_momentum,
+    momentum_parts,
+)
+
+SETTINGS = OptimizerSettings(momentum=0.9, weight_decay=0.1, decay_biases=False, bias_lr_scale=2.0)
+SCALED = replace(SETTINGS, velocity=Velocity.scaled)
+# Warm-up, a plain stretch, two cuts.
+RATES = [0.01 * (step + 1) for step in range(4)] + [0.05] * 4 + [0.005] * 4 + [0.0005] * 4
+LATER = (Phase(6, {"first": 0.0, "last": 10.0}), Phase(11, {"first": 0.5, "last": 10.0}))
+FACTORS = [{"last": 3.0}] * 6 + [LATER[0].factors] * 5 + [LATER[1].factors] * 5
+PULL = {"first": 3.0, "last": 0.7}
+
+
+class Bowl(nn.Module):
+    """Its loss pulls each parameter towards 1, each layer with a strength of its own: gradient PULL · (w − 1)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 2), nn.Linear(2, 2)
+        with torch.no_grad():
+            for index, parameter in enumerate(self.parameters()):
+                parameter.copy_(torch.linspace(-1, 2, parameter.numel()).view(parameter.shape) + index)
+        self.double()
+
+    def forward(self) -> Tensor:
+        terms = [
+            PULL[name.partition(".")[0]] * (parameter - 1).square().sum() / 2
+            for name, parameter in self.named_parameters()
+            if parameter.requires_grad
+        ]
+        return torch.stack(terms).sum()
+
+
+@dataclass
+class Number:
+    """One number of one parameter, and what the rule keeps of it."""
+
+    value: float
+    velocity: float = 0.0
+
+
+def slow(settings: OptimizerSettings, rates: Sequence[float], factors: Sequence[Mapping[str, float]]) -> list[float]:
+    """Every weight after the updates, parameter by parameter."""
+    values = []
+    for name, parameter in Bowl().named_parameters():
+        layer, is_bias = name.split(".")[0], name.endswith("bias")
+        decay = 0.0 if is_bias and not settings.decay_biases else settings.weight_decay
+        for start in parameter.detach().flatten().tolist():
+            number = Number(start)
+            for rate, by_layer in zip(rates, factors, strict=True):
+                epsilon = rate * by_layer.get(layer, 1.0) * (settings.bias_lr_scale if is_bias else 1.0)
+                if epsilon == 0:
+                    continue
+                gradient = PULL[layer] * (number.value - 1)
+                if settings.velocity is Velocity.scaled:
+                    number.velocity = (
+                        settings.momentum * number.velocity - decay * epsilon * number.value - epsilon * gradient
+                    )
+                    number.value += number.velocity
+                else:
+                    number.velocity = settings.momentum * number.velocity + gradient + decay * number.value
+                    number.value -= epsilon * number.velocity
+            values.append(number.value)
+    return values
+
+
+@dataclass(frozen=True)
+class Trained:
+    model: Bowl
+    optimizer: torch.optim.SGD
+    last: tuple[float, ...]
+
+    def values(self) -> list[float]:
+        return [value for parameter in self.model.parameters() for value in parameter.detach().flatten().tolist()]
+
+    def momentum(self) -> dict[str, np.ndarray]:
+        parts = momentum_parts(self.model, self.optimizer)
+        return {name: value.numpy().copy() for name, (value,) in parts.items()}
+
+
+def fast(
+    settings: OptimizerSettings, rates: Sequence[float], resume_at: Sequence[int] = (), lr_scale: float = 3.0
+) -> Iterator[Trained]:
+    """Yields the state after each update; before those of `resume_at` everything is built anew from what is saved."""
+    scales = {"last": lr_scale}
+    model = Bowl()
+    optimizer = build_optimizer(model, settings, (), scales, LATER)
+    setter = LearningRates(optimizer, settings.velocity, LATER)
+    for step, rate in enumerate(rates):
+        if step in resume_at:
+            saved = Trained(model, optimizer, setter.last)
+            model = Bowl()
+            model.load_state_dict(saved.model.state_dict())
+            optimizer = build_optimizer(model, settings, (), scales, LATER)
+            load_momentum(model, optimizer, {name: torch.from_numpy(each) for name, each in saved.momentum().items()})
+            setter = LearningRates(optimizer, settings.velocity, LATER, saved.last)
+        setter.set(rate, step)
+        optimizer.zero_grad()
+        model().backward()
+        optimizer.step()
+        yield Trained(model, optimizer, setter.last)
+
+
+def after(settings: OptimizerSettings, rates: Sequence[float], resume_at: Sequence[int] = ()) -> Trained:
+    *_, end = fast(settings, rates, resume_at)
+    return end
+
+
+@pytest.mark.parametrize("settings", [SETTINGS, SCALED, replace(SCALED, decay_biases=True, bias_lr_scale=1.0)])
+@pytest.mark.parametrize("num_updates", [1, 5, 9, 12, 16])
+def test_updates_follow_the_rule_through_warm_up_cuts_and_changes(
+    settings: OptimizerSettings, num_updates: int
+) -> None:
+    rates, factors = RATES[:num_updates], FACTORS[:num_updates]
+    np.testing.assert_allclose(after(settings, rates).values(), slow(settings, rates, factors), rtol=1e-12)
+
+
+def test_scaled_and_unscaled_part_at_a_change_of_the_rate_and_not_before() -> None:
+    constant = [0.05] * 5
+    np.testing.assert_allclose(after(SCALED, constant).values(), after(SETTINGS, constant).values(), rtol=1e-12)
+    for cut in (after(settings, [*constant, 0.005]).values() for settings in (SCALED, SETTINGS)):
+        assert not np.allclose(cut, after(SETTINGS, constant).values(), rtol=1e-3)
+    moved, other = after(SCALED, [*constant, 0.005]).values(), after(SETTINGS, [*constant, 0.005]).values()
+    assert not np.allclose(moved, other, rtol=1e-3)
+
+
+@pytest.mark.parametrize("settings", [SETTINGS, SCALED])
+def test_layer_of_factor_zero_keeps_weights_and_momentum_to_the_bit(settings: OptimizerSettings) -> None:
+    before, *frozen = [
+        (state.model.first.weight.detach().numpy().copy(), state.momentum()["first.weight"])
+        for step, state in enumerate(fast(settings, RATES))
+        if 5 <= step <= 10
+    ]
+    assert len(frozen) == 5
+    for weights, momentum in frozen:
+        assert np.array_equal(weights, before[0])
+        assert np.array_equal(momentum, before[1])
+
+
+@pytest.mark.parametrize("settings", [SETTINGS, SCALED])
+def test_updates_are_the_same_bits_when_resumed_before_every_one(settings: OptimizerSettings) -> None:
+    assert after(settings, RATES, range(1, len(RATES))).values() == after(settings, RATES).values()
+    for step in range(1, len(RATES)):
+        assert after(settings, RATES, [step]).values() == after(settings, RATES).values()
+
+
+def test_layer_that_stood_still_from_the_start_moves_once_its_change_begins() -> None:
+    states = [state.values() for state in fast(SCALED, RATES, lr_scale=0.0)]
+    start = [value for parameter in Bowl().parameters() for value in parameter.detach().flatten().tolist()]
+    last = slice(-6, None)
+    assert all(values[last] == start[last] for values in states[:6])
+    assert states[6][last] != start[last]
+
+
+def test_rates_that_stay_are_set_once() -> None:
+    model = Bowl()
+    optimizer = build_optimizer(model, SETTINGS, (), {}, LATER)
+    setter = LearningRates(optimizer, SETTINGS.velocity, LATER)
+    setter.set(0.1, 0)
+    optimizer.param_groups[0]["lr"] = None
+    setter.set(0.1, 1)
+    assert optimizer.param_groups[0]["lr"] is None
+    setter.set(0.1, 6)
+    assert optimizer.param_groups[0]["lr"] is not None
+
+
+def test_default_options_give_one_group() -> None:
+    assert len(build_optimizer(Bowl(), OptimizerSettings(), (), {}).param_groups) == 1
+
+
+def test_factors_that_leave_nothing_to_train_are_refused() -> None:
+    still = (Phase(6, {"first": 0.0, "last": 0.0}),)
+    with pytest.raises(ConfigError, match="from update 6 on no layer is left to train"):
+        check_trained({"first", "last"}, {}, still, 10)
+    check_trained({"first", "last"}, {}, still, 6)
+    with pytest.raises(ConfigError, match="from update 6"):
+        check_trained({"first"}, {}, LATER, 10)
