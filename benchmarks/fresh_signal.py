@@ -20,7 +20,7 @@ from workers.data.batches import centre_batches, pixel_statistics
 from workers.data.store import open_store
 from workers.models.alexnet import AlexNet
 from workers.models.registry import build, initialise
-from workers.settings import InitScheme, InitSettings, ModelSettings, Normalisation
+from workers.settings import AugmentationSettings, InitScheme, InitSettings, ModelSettings, Normalisation
 
 RELEASED = dict.fromkeys(("conv3", "conv4", "conv5"), 0.03)
 WAYS = {
@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
     store = open_store(arguments.store)
-    statistics_of = pixel_statistics(store, Normalisation.imagenet)
+    statistics_of = pixel_statistics(store, AugmentationSettings(normalisation=Normalisation.imagenet))
     # Rows are sorted by class: every k-th, so that all are there.
     split = "dev" if store.counts["dev"] else "val"
     batches = list(centre_batches(store, split, statistics_of, ModelSettings().input_size))

@@ -18,6 +18,7 @@ import pytest  # noqa: E402
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 IMAGES_ARCHIVE = "tiny-imagenet-40.tar"
+PHOTOGRAPHS_ARCHIVE = "imagenet-photos.tar"
 # What a developer's shell may hold and no test may follow: a tracking server, a cluster, a launch's own marks.
 _FOREIGN = ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "RAY_ADDRESS")
 
@@ -41,12 +42,20 @@ def checkout() -> Path:
 
 @pytest.fixture(scope="session")
 def real_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of 64×64 photographs of 40 classes: `train/<wnid>/`, `val/<wnid>/`, flat `test/`, `target-10.txt`.
+    """A folder of 64×64 photographs of 40 classes: `train/<wnid>/`, `val/<wnid>/`, flat `test/`, `target-10.txt`."""
+    return _extracted(IMAGES_ARCHIVE, tmp_path_factory)
 
-    It is extracted once a session from the archive in `$SEPTET_DATA`, or in `shared/data` beside the checkout.
-    """
+
+@pytest.fixture(scope="session")
+def real_photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A flat folder of 200 photographs of as many ImageNet classes, at their full resolution."""
+    return _extracted(PHOTOGRAPHS_ARCHIVE, tmp_path_factory)
+
+
+def _extracted(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Extracts an archive, once a session, from `$SEPTET_DATA`, or from `shared/data` beside the checkout."""
     folder = Path(os.environ.get("SEPTET_DATA", CHECKOUT.parent / "shared" / "data"))
-    archive = folder / IMAGES_ARCHIVE
+    archive = folder / name
     if not archive.is_file():
         pytest.skip(f"no real images: {archive} is absent; set SEPTET_DATA to the folder that holds it")
     target = tmp_path_factory.mktemp("images")

@@ -54,7 +54,7 @@ def load_member(stage_dir: Path, store_path: Path, settings: TrainingSettings, c
                 part.copy_(saved)
     place(model, chosen.device)
     model.eval()
-    statistics = pixel_statistics(store, settings.augmentation.normalisation)
+    statistics = pixel_statistics(store, settings.augmentation)
     return TrainedMember(model, statistics, settings, chosen, finished.checkpoint, finished.checkpoint_sha256)
 
 

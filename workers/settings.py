@@ -56,10 +56,25 @@ class DropoutScaling(StrEnum):
 
 
 class Normalisation(StrEnum):
-    """Which channel mean and standard deviation centre the pixels."""
+    """What centres the pixels: channel mean and deviation of the training set or of ImageNet, or its mean image alone.
+
+    `mean_image` is that of 2012: pixels stay on the scale 0…255, less the training set's mean at that place.
+    """
 
     dataset = "dataset"
     imagenet = "imagenet"
+    mean_image = "mean_image"
+
+
+class ColourScale(StrEnum):
+    """How far a colour shift goes along a principal direction: the root of its eigenvalue, or the eigenvalue itself.
+
+    The root is what the source released in 2012 multiplies by, the eigenvalue what the paper's words say. The
+    covariance is that of pixels on the scale [0, 1]: on 0…255 eigenvalues would be shifts of a thousand grey levels.
+    """
+
+    root = "root"
+    eigenvalue = "eigenvalue"
 
 
 class Decay(StrEnum):
@@ -333,15 +348,21 @@ class ScheduleSettings:
 
 @dataclass(frozen=True)
 class AugmentationSettings:
-    """Random crop, reflection, and a shift along the colour eigenvectors with `colour_std` (0 switches it off)."""
+    """Random crop, reflection, and a shift along the colour eigenvectors with `colour_std` (0 switches it off).
+
+    `colour_until` is the share of the stage's epochs after which colours are no longer shifted.
+    """
 
     random_crop: bool = True
     reflect: bool = True
     colour_std: float = 0.1
     normalisation: Normalisation = Normalisation.dataset
+    colour_scale: ColourScale = ColourScale.root
+    colour_until: float = 1.0
 
     def __post_init__(self) -> None:
         _require_least(self, 0, "colour_std")
+        _require(0 <= self.colour_until <= 1, f"colour_until={self.colour_until}: give a share in [0, 1]")
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from workers.training.layer_rates import Phase, later_phases
 from workers.training.loop import EpochErrors, Stage, TrainState, train
 from workers.training.metrics import MetricsLog, StepMark, cut_back
 from workers.training.optimizer import build_optimizer, check_layers, check_trained, layer_of, load_momentum
-from workers.training.schedule import chance_threshold
+from workers.training.schedule import chance_threshold, whole_epochs
 
 _log = logging.getLogger(__name__)
 
@@ -124,7 +124,7 @@ def _assemble(
     saver: Saver,
 ) -> Stage:
     settings = spec.settings
-    statistics = pixel_statistics(store, settings.augmentation.normalisation)
+    statistics = pixel_statistics(store, settings.augmentation)
     steering = "dev" if store.counts.get("dev") else "val"
     if not store.counts.get(steering):
         raise DataError(f"{spec.store}: neither dev nor val images to steer by; raise dev_fraction or val_fraction")
@@ -147,6 +147,7 @@ def _assemble(
             seed=spec.seed,
             batch_size=settings.optimizer.batch_size,
             input_size=settings.model.input_size,
+            colour_epochs=whole_epochs(settings.augmentation.colour_until, settings.schedule.epochs),
         ),
         optimizer_settings=settings.optimizer,
         schedule=settings.schedule,

@@ -56,7 +56,7 @@ IN_PLACE = {
     "orchestrator/submission.py:write_submission": "checked under a temporary name, then renamed and fsynced",
     "workers/checkpoint.py:_set_aside": "a corrupt checkpoint is renamed, never rewritten",
     "workers/data/pack.py:pack_split": "the folder it is given is an atomic_folder",
-    "workers/data/pack.py:_save": "writes for pack_split, into that folder",
+    "workers/data/pack.py:save_npy": "writes into that folder too",
     "workers/data/prepare.py:_locked": "a lock is held on an open file, whose content says nothing",
     "workers/data/prepare.py:_build": "renames what atomic_folder has committed",
     "workers/throughput_process.py:main": "a pipe, kept for answers",

@@ -1,5 +1,6 @@
 """Composing conf/: what comes out, and what is refused with which words."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,19 @@ from orchestrator.config import compose, default_run_dir, reopen
 from orchestrator.config_schema import GROUPS, CombineMethod, SubmissionFormat
 from workers.errors import ConfigError
 from workers.models.outline import outline
-from workers.settings import Decay, InitScheme, ModelSettings, RateChange, Source, Velocity
+from workers.settings import (
+    AugmentationSettings,
+    ColourScale,
+    Decay,
+    InitScheme,
+    ModelSettings,
+    Normalisation,
+    RateChange,
+    Source,
+    Velocity,
+)
 from workers.training.layer_rates import later_phases
-from workers.training.schedule import ScheduleState, after_epoch
+from workers.training.schedule import ScheduleState, after_epoch, whole_epochs
 
 OPTIONS = {
     group: sorted(path.stem for path in (Path(str(conf.__file__)).parent / group).glob("*.yaml")) for group in GROUPS
@@ -80,6 +91,19 @@ def test_reading_lies_over_the_experiment_and_under_the_command_line():
     assert typed.init.bias == 0.1
 
 
+def test_readings_of_paper_and_release_name_what_the_sources_tell_differently():
+    of = {name: compose([f"reading={name}"]).members["base1"].stages["train"].settings for name in ("paper", "release")}
+    paper, release = of["paper"], of["release"]
+    assert (paper.model.lrn_alpha_over_size, release.model.lrn_alpha_over_size) == (False, True)
+    assert not paper.model.lrn_across_halves and not release.model.lrn_across_halves
+    assert (release.model.conv1_padding, release.model.conv1_padding_end) == (0, 3)
+    assert (paper.model.lrn1_before_relu, release.model.lrn1_before_relu) == (False, True)
+    assert (paper.augmentation.colour_scale, release.augmentation.colour_scale) == ("eigenvalue", "root")
+    assert paper.augmentation.normalisation == release.augmentation.normalisation == "mean_image"
+    assert (release.optimizer.bias_lr_scale, release.optimizer.decay_biases) == (2.0, False)
+    assert release.init.layer_std["conv4"] == 0.03
+
+
 @pytest.fixture(scope="module")
 def composed() -> str:
     """The default configuration as text: reading it again is quick, composing takes a fifth of a second."""
@@ -140,6 +164,12 @@ def composed() -> str:
         ("optimizer.clip_norm=-1", "optimizer.clip_norm=-1.0: give 0 or more"),
         ("init.std=-0.1", "init.std=-0.1: give 0 or more"),
         ("augmentation.colour_std=-0.1", "augmentation.colour_std=-0.1: give 0 or more"),
+        ("augmentation.colour_until=1.1", "augmentation.colour_until=1.1: give a share in [0, 1]"),
+        (
+            "augmentation.colour_scale=rot",
+            "augmentation.colour_scale=rot: did you mean root? (known: eigenvalue, root)",
+        ),
+        ("augmentation.normalisation=mean_imag", "augmentation.normalisation=mean_imag: did you mean mean_image?"),
         ("model.input_size=0", "model.input_size=0: give 1 or more"),
         ("model.groups=0", "model.groups=0: give 1 or more"),
         ("model.conv1_kernel=0", "model.conv1_kernel=0: give 1 or more"),
@@ -321,6 +351,21 @@ def test_release_cuts_after_epochs_25_51_and_79_and_freezes_conv1_after_72():
     assert [cuts.index(number) + 1 for number in (1, 2, 3)] == [25, 51, 79]
     (phase,) = later_phases(outline(ModelSettings(), 10), {}, settings, updates_per_epoch=10)
     assert (phase.begin, phase.factors) == (720, {"conv1": 0.0})
+
+
+def test_release_shifts_colours_for_67_of_91_epochs():
+    composed = compose(["augmentation=release", "schedule.epochs=91"]).members["base1"].stages["train"].settings
+    assert whole_epochs(composed.augmentation.colour_until, composed.schedule.epochs) == 67
+
+
+def test_augmentation_readings_differ_where_their_sources_do():
+    def reading(name: str) -> AugmentationSettings:
+        return compose([f"augmentation={name}"]).members["base1"].stages["train"].settings.augmentation
+
+    article, paper, release = reading("article"), reading("paper"), reading("release")
+    assert article == AugmentationSettings(normalisation=Normalisation.imagenet)
+    assert paper == AugmentationSettings(normalisation=Normalisation.mean_image, colour_scale=ColourScale.eigenvalue)
+    assert replace(release, colour_until=1.0) == AugmentationSettings(normalisation=Normalisation.mean_image)
 
 
 def test_release_optimizer_leaves_biases_undecayed_at_twice_the_rate():

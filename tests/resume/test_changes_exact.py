@@ -17,6 +17,7 @@ from workers.settings import (
     Decay,
     KeptCheckpoint,
     ModelSettings,
+    Normalisation,
     OptimizerSettings,
     RateChange,
     ScheduleSettings,
@@ -55,6 +56,11 @@ CASES = {
     "changing": CHANGING,
     "clipped": replace(CHANGING, optimizer=replace(SCALED, clip_norm=0.05)),
     "stalling": STALLING,
+    "mean image": replace(
+        BASE,
+        optimizer=replace(SCALED, lr=1e-4),
+        augmentation=AugmentationSettings(normalisation=Normalisation.mean_image, colour_until=0.4),
+    ),
 }
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from workers import numerics, shared_windows, ten_crop
-from workers.data.augment import PixelStatistics, to_input
+from workers.data.augment import PixelStatistics, Windows, to_input
 from workers.models.alexnet import AlexNet, initialise
 from workers.models.geometry import geometry
 from workers.protocol import Numerics
@@ -57,7 +57,21 @@ def photographs(side: int, num_images: int = 2) -> np.ndarray:
     return np.random.default_rng(1).integers(0, 256, (num_images, side, side, 3), dtype=np.uint8)
 
 
-def one_by_one(model: nn.Module, images: np.ndarray, size: int, *, reflect: bool, chosen: Numerics) -> np.ndarray:
+def with_mean_image(side: int) -> PixelStatistics:
+    """A mean image in which no two places are alike; scaled, so that what the net says stays far from 0 and 1."""
+    mean = np.random.default_rng(2).uniform(60, 180, (side, side, 3)).astype(np.float32)
+    return replace(STATISTICS, mean_images=np.stack([mean, mean[:, ::-1]]))
+
+
+def one_by_one(
+    model: nn.Module,
+    images: np.ndarray,
+    size: int,
+    *,
+    reflect: bool,
+    chosen: Numerics,
+    statistics: PixelStatistics = STATISTICS,
+) -> np.ndarray:
     """The slow, obvious ten-crop: each window and reflection of each image, cut from its pixels, alone."""
     margin = images.shape[1] - size
     corners = {(0, 0), (0, margin), (margin // 2, margin // 2), (margin, 0), (margin, margin)}
@@ -67,8 +81,10 @@ def one_by_one(model: nn.Module, images: np.ndarray, size: int, *, reflect: bool
             seen = []
             for top, left in corners:
                 window = image[top : top + size, left : left + size]
-                for view in (window, window[:, ::-1]) if reflect else (window,):
-                    inputs = to_input(np.ascontiguousarray(view[None]), STATISTICS, None)
+                for flipped in (False, True) if reflect else (False,):
+                    view = np.ascontiguousarray(window[None, :, ::-1] if flipped else window[None])
+                    where = Windows(np.array([[top, left]]), np.array([flipped]))
+                    inputs = to_input(view, statistics, None, where)
                     seen.append(model(inputs).double().softmax(dim=1)[0].numpy())
             rows.append(np.mean(seen, axis=0))
     return np.array(rows)
@@ -101,6 +117,19 @@ def test_ten_crop_equals_each_crop_alone(name: str) -> None:
 def test_crops_without_reflections_equal_each_crop_alone(name: str) -> None:
     settings, side, _ = GEOMETRIES[name]
     assert difference(settings, side, reflect=False) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["224 of 256", "56 of 64", "margin off the stride"])
+def test_ten_crop_less_a_mean_image_equals_each_crop_alone(name: str) -> None:
+    settings, side, _ = GEOMETRIES[name]
+    model, images, statistics = net(settings), photographs(side), with_mean_image(side)
+    with torch.no_grad():
+        model.get_submodule("conv1").weight.mul_(0.02)  # type: ignore[union-attr, operator]
+    size, chosen = settings.input_size, Numerics()
+    fast = ten_crop.mean_probabilities(model, images, size, statistics, reflect=True, chosen=chosen)
+    slow = one_by_one(model, images, size, reflect=True, chosen=chosen, statistics=statistics)
+    other = one_by_one(model, images, size, reflect=True, chosen=chosen)
+    assert np.abs(fast - slow).max() < 1e-5 < 1e-3 < np.abs(fast - other).max()
 
 
 @pytest.mark.parametrize("name", ["224 of 256", "56 of 64", "margin off the stride"])

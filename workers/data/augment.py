@@ -74,20 +74,52 @@ class PixelStatistics:
     Attributes:
         mean: [3] float32.
         std: [3] float32.
-        components: [3, 3] float32, each column an eigenvector of the RGB covariance times the root of its eigenvalue.
+        components: [3, 3] float32, each column an eigenvector of the RGB covariance times the root of its eigenvalue
+            (or the eigenvalue).
+        mean_images: None; or, in place of mean and std, [2, S, S, 3] float32 on the scale 0…255: what is taken off a
+            whole image, and off its reflection. Nothing is divided.
     """
 
     mean: Tensor
     std: Tensor
     components: Tensor
+    mean_images: np.ndarray | None = None
 
 
-def to_input(pixels: np.ndarray, statistics: PixelStatistics, colour: np.ndarray | None) -> Tensor:
+@dataclass(frozen=True)
+class Windows:
+    """Where crops lie in their images.
+
+    Attributes:
+        offsets: [batch, 2] int64, top and left.
+        flips: [batch] bool, whether the crop was reflected.
+    """
+
+    offsets: np.ndarray
+    flips: np.ndarray
+
+    @classmethod
+    def all_at(cls, place: int, batch: int) -> "Windows":
+        """One place for every image of a batch, as top and as left, unreflected."""
+        return cls(np.full((batch, 2), place), np.zeros(batch, dtype=bool))
+
+
+def to_input(
+    pixels: np.ndarray, statistics: PixelStatistics, colour: np.ndarray | None, windows: Windows | None = None
+) -> Tensor:
     """Normalises uint8 [batch, side, side, 3] to float32 [batch, 3, side, side] in channels_last order.
 
     The colour shift (Krizhevsky et al. 2012, §4.1) is one constant an image and channel, so it is folded into the
     normalisation's offset.
+
+    Args:
+        pixels: whole images, or crops as they come from `crop`.
+        statistics: what centres the pixels.
+        colour: [batch, 3] float32, multiples of each component; None shifts nothing.
+        windows: where the crops lie; None says that these are whole images. Only a mean image depends on it.
     """
+    if statistics.mean_images is not None:
+        return _less_mean_image(pixels, statistics.mean_images, _shift(statistics, colour), windows)
     batch, height, width, _ = pixels.shape
     offset = (-statistics.mean / statistics.std).expand(batch, 3)
     if colour is not None:
@@ -97,3 +129,27 @@ def to_input(pixels: np.ndarray, statistics: PixelStatistics, colour: np.ndarray
     images = torch.from_numpy(pixels).view(batch, height, width * 3).to(torch.float32)
     images.mul_(scale).add_(offset.repeat(1, width)[:, None, :])
     return images.view(batch, height, width, 3).permute(0, 3, 1, 2)
+
+
+def _shift(statistics: PixelStatistics, colour: np.ndarray | None) -> Tensor | None:
+    """[batch, 3] float32: what a colour shift adds on the scale 0…255."""
+    return None if colour is None else torch.from_numpy(colour) @ statistics.components.T * 255.0
+
+
+def _less_mean_image(
+    pixels: np.ndarray, mean_images: np.ndarray, shift: Tensor | None, windows: Windows | None
+) -> Tensor:
+    """Each image less the window of the mean image that it was cut from, reflected where it was."""
+    batch, height, width, _ = pixels.shape
+    windows = windows or Windows.all_at(0, batch)
+    side = mean_images.shape[2]
+    images = torch.from_numpy(pixels).to(torch.float32)
+    for image, (top, left), flipped in zip(
+        images.numpy(), windows.offsets.tolist(), windows.flips.tolist(), strict=True
+    ):
+        # The reflection of a window begins as far from the left as the window ends from the right.
+        first = side - left - width if flipped else left
+        image -= mean_images[int(flipped), top : top + height, first : first + width]
+    if shift is not None:
+        images.view(batch, height, width * 3).add_(shift.repeat(1, width)[:, None, :])
+    return images.permute(0, 3, 1, 2)

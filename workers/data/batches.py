@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workers.data.augment import EpochDraws, PixelStatistics, crop, draw_epoch, to_input
+from workers.data.augment import EpochDraws, PixelStatistics, Windows, crop, draw_epoch, to_input
 from workers.data.store import Store
-from workers.settings import AugmentationSettings, Normalisation
+from workers.settings import AugmentationSettings, ColourScale, Normalisation
 
 # The channel statistics that the encyclopedia article and torchvision's models use, on the [0, 1] scale.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -24,12 +24,20 @@ class Batch:
     labels: Tensor
 
 
-def pixel_statistics(store: Store, normalisation: Normalisation) -> PixelStatistics:
+def pixel_statistics(store: Store, augmentation: AugmentationSettings) -> PixelStatistics:
     """What centres and colours the pixels of `store`."""
-    mean, std = (store.mean, store.std) if normalisation is Normalisation.dataset else (IMAGENET_MEAN, IMAGENET_STD)
-    roots = np.sqrt(np.maximum(np.asarray(store.eigenvalues, dtype=np.float64), 0.0))
-    components = (np.asarray(store.eigenvectors, dtype=np.float64) * roots).astype(np.float32)
+    imagenet = augmentation.normalisation is Normalisation.imagenet
+    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if imagenet else (store.mean, store.std)
+    lengths = np.maximum(np.asarray(store.eigenvalues, dtype=np.float64), 0.0)
+    if augmentation.colour_scale is ColourScale.root:
+        lengths = np.sqrt(lengths)
+    components = (np.asarray(store.eigenvectors, dtype=np.float64) * lengths).astype(np.float32)
+    mean_images = None
+    if augmentation.normalisation is Normalisation.mean_image:
+        mean_image = store.mean_image()
+        mean_images = np.stack([mean_image, mean_image[:, ::-1]])
     return PixelStatistics(
+        mean_images=mean_images,
         mean=torch.tensor(np.asarray(mean), dtype=torch.float32),
         std=torch.tensor(np.asarray(std), dtype=torch.float32).clamp_min(1e-6),
         components=torch.from_numpy(components),
@@ -53,11 +61,14 @@ class TrainingBatches:
         seed: int,
         batch_size: int,
         input_size: int,
+        colour_epochs: int | None = None,
     ) -> None:
+        """`colour_epochs` are those, from the first on, in which colours are shifted; None means all."""
         self._images, labels = store.images("train"), store.labels("train")
         assert labels is not None
         self._labels, self._statistics, self._augmentation = labels, statistics, augmentation
         self._seed, self._batch_size, self._input_size = seed, batch_size, input_size
+        self._colour_epochs = colour_epochs
         self._epoch, self._draws = -1, EpochDraws(*(np.empty(0),) * 4)
 
     @property
@@ -77,9 +88,15 @@ class TrainingBatches:
             self._epoch = epoch
         span = slice(index * self._batch_size, (index + 1) * self._batch_size)
         chosen = self._draws.order[span]
-        pixels = crop(self._images, chosen, self._draws.offsets[span], self._draws.flips[span], self._input_size)
-        colour = self._draws.colour[span] if self._augmentation.colour_std > 0 else None
-        return Batch(to_input(pixels, self._statistics, colour), torch.from_numpy(self._labels[chosen]))
+        windows = Windows(self._draws.offsets[span], self._draws.flips[span])
+        pixels = crop(self._images, chosen, windows.offsets, windows.flips, self._input_size)
+        # Drawn all the same: what else an epoch draws must not depend on it.
+        colour = self._draws.colour[span] if self._shifts_colour(epoch) else None
+        return Batch(to_input(pixels, self._statistics, colour, windows), torch.from_numpy(self._labels[chosen]))
+
+    def _shifts_colour(self, epoch: int) -> bool:
+        over = self._colour_epochs is not None and epoch >= self._colour_epochs
+        return self._augmentation.colour_std > 0 and not over
 
 
 def centre_batches(
@@ -92,4 +109,6 @@ def centre_batches(
     last = first + input_size
     for start in range(0, len(images), batch_size):
         pixels = np.ascontiguousarray(images[start : start + batch_size, first:last, first:last])
-        yield Batch(to_input(pixels, statistics, None), torch.from_numpy(labels[start : start + batch_size].copy()))
+        windows = Windows.all_at(first, len(pixels))
+        images_in = to_input(pixels, statistics, None, windows)
+        yield Batch(images_in, torch.from_numpy(labels[start : start + batch_size].copy()))

@@ -1,4 +1,4 @@
-"""Channel statistics of the training images, and the principal components of their colour."""
+"""Statistics of the training images: by channel, by place, and the principal components of their colour."""
 
 from dataclasses import dataclass
 
@@ -26,20 +26,38 @@ class ColourStatistics:
     eigenvectors: tuple[tuple[float, ...], ...]
 
 
-def colour_statistics(images: np.ndarray) -> ColourStatistics:
-    """Statistics of [N, S, S, 3] uint8, N ≥ 1; of more than MOST_IMAGES images, every k-th counts."""
+@dataclass(frozen=True, eq=False)
+class ImageStatistics:
+    """`mean_image` is [S, S, 3] float32, the mean of each place and channel on the scale 0…255."""
+
+    colour: ColourStatistics
+    mean_image: np.ndarray
+
+
+def image_statistics(images: np.ndarray) -> ImageStatistics:
+    """Statistics of [N, S, S, 3] uint8, N ≥ 1, in one pass; of more than MOST_IMAGES images, every k-th counts."""
     chosen = range(0, len(images), -(-len(images) // MOST_IMAGES))
     step = max(1, _CHUNK_PIXELS // (images.shape[1] * images.shape[2]))
     # Sums of integers below 2**53 are exact in float64 in any order: the same bits on any machine.
-    total = np.zeros(3)
+    total = np.zeros(images.shape[1:])
     products = np.zeros((3, 3))
     for start in range(0, len(chosen), step):
         part = chosen[start : start + step]
-        pixels = images[part.start : part.stop : part.step].reshape(-1, 3).astype(np.float64)
-        total += pixels.sum(axis=0)
+        block = images[part.start : part.stop : part.step].astype(np.float64)
+        pixels = block.reshape(-1, 3)
+        total += block.sum(axis=0)
         products += pixels.T @ pixels
     num_pixels = len(chosen) * images.shape[1] * images.shape[2]
-    mean = total / num_pixels
+    mean = total.sum(axis=(0, 1)) / num_pixels
+    return ImageStatistics(_colour(mean, products, num_pixels), (total / len(chosen)).astype(np.float32))
+
+
+def colour_statistics(images: np.ndarray) -> ColourStatistics:
+    """What `image_statistics` says of the colours."""
+    return image_statistics(images).colour
+
+
+def _colour(mean: np.ndarray, products: np.ndarray, num_pixels: int) -> ColourStatistics:
     covariance = (products / num_pixels - np.outer(mean, mean)) / 255**2
     values, vectors = np.linalg.eigh(covariance)
     values, vectors = values[::-1].clip(min=0), vectors[:, ::-1]

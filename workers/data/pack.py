@@ -66,10 +66,10 @@ def pack_split(
         file.write(_header(len(kept), size))
     labels = np.array([row.label for row in kept], dtype=np.int64)
     if labelled:
-        _save(folder / f"{split}.labels.npy", labels)
-    _save(folder / f"{split}.sizes.npy", np.array(sizes, dtype=np.int32).reshape(-1, 2))
+        save_npy(folder / f"{split}.labels.npy", labels)
+    save_npy(folder / f"{split}.sizes.npy", np.array(sizes, dtype=np.int32).reshape(-1, 2))
     contents = np.frombuffer(b"".join(row.content for row in kept), dtype=np.uint8).reshape(-1, 32)
-    _save(folder / f"{split}.contents.npy", contents)
+    save_npy(folder / f"{split}.contents.npy", contents)
     (folder / f"{split}.rows.txt").write_bytes("".join(f"{row.name}\n" for row in kept).encode())
     return PackedSplit(labels, tuple(unreadable))
 
@@ -90,7 +90,7 @@ def _load_all(listing: Listing, rows: tuple[Row, ...], size: int) -> Iterator[_L
     return map_in_order(load, rows)
 
 
-def _save(path: Path, array: np.ndarray) -> None:
+def save_npy(path: Path, array: np.ndarray) -> None:
     """What np.save writes, but through the file: np.save's own OSError on a full disk has no errno to tell it by."""
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))

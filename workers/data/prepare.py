@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 
 from workers.atomic import atomic_folder, fsync_folder, storage_errors, write_json
-from workers.data.colour import colour_statistics
+from workers.data.colour import image_statistics
 from workers.data.excluded import NOTHING, Excluded
 from workers.data.listing import LeftOut, Listing, Rows
-from workers.data.pack import Unreadable, pack_split
+from workers.data.pack import Unreadable, pack_split, save_npy
 from workers.data.sources import open_listing
-from workers.data.store import MANIFEST, SCHEMA, digest_of, open_store
+from workers.data.store import MANIFEST, MEAN_IMAGE, SCHEMA, digest_of, open_store
 from workers.digest import sha256_of
 from workers.errors import DataError, StorageError
 from workers.settings import SPLITS, DatasetSettings, OnBad, dataset_options
@@ -189,6 +189,8 @@ def _write_store(
         _require_readable(settings, [each for split in unreadable.values() for each in split])
     left_out += [LeftOut(split, each.path, each.reason) for split in unreadable for each in unreadable[split]]
     _require_every_class(settings, listing.classes, labels.get("train", np.empty(0, np.int64)), left_out)
+    statistics = image_statistics(np.load(folder / "train.images.npy", mmap_mode="r"))
+    save_npy(folder / MEAN_IMAGE, statistics.mean_image)
     sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
     hashes = {name: sha256_of(folder / name) for name in sizes}
     write_json(
@@ -200,7 +202,7 @@ def _write_store(
             "classes": list(listing.classes),
             "counts": {split: len(labels[split]) if split in labels else 0 for split in SPLITS},
             "digest": digest_of(listing.classes, hashes),
-            **asdict(colour_statistics(np.load(folder / "train.images.npy", mmap_mode="r"))),
+            **asdict(statistics.colour),
             "left_out": [asdict(each) for each in left_out],
             "unreadable": {"test": [asdict(each) for each in kept_unreadable]},
             "files": {name: {"size": sizes[name], "sha256": hashes[name]} for name in sizes},

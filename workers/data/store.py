@@ -6,6 +6,7 @@
 <split>.rows.txt      N lines: the row ids
 <split>.sizes.npy     [N, 2] int32: the original's width and height in pixels, 0 × 0 if it cannot be read
 <split>.contents.npy  [N, 32] uint8: sha256 of each image's content, which decided its split
+mean_image.npy        [S, S, 3] float32: the mean of train at each place, on the scale 0…255
 manifest.json         written last: options, classes, counts, digest, statistics, and each file's size and sha256
 ```
 A split without images has no files.
@@ -25,7 +26,10 @@ from workers.errors import StorageError
 from workers.settings import HELD_OUT, SPLITS
 
 MANIFEST = "manifest.json"
-SCHEMA = 1
+MEAN_IMAGE = "mean_image.npy"
+SCHEMA = 2
+# Preparation makes the newest; a finished run may have kept the path of an older store, which has no mean image.
+_READABLE = (1, SCHEMA)
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Store:
 
     Attributes:
         path: the store's folder.
-        digest: sha256 over classes and every file: pixels, labels, rows, sizes, contents.
+        digest: sha256 over classes and every file of a split: pixels, labels, rows, sizes, contents.
         classes: names; a label is an index into them.
         size: side of the square images, in pixels.
         mean, std: of each channel of train, on the [0, 1] scale.
@@ -87,6 +91,14 @@ class Store:
         """[N, 32] uint8, sha256 of each image's content: equal rows of two splits or stores are the same image."""
         return self._load(f"{split}.contents.npy") if self.counts[split] else np.empty((0, 32), np.uint8)
 
+    def mean_image(self) -> np.ndarray:
+        """[S, S, 3] float32: the mean of train at each place and channel, on the scale 0…255."""
+        if MEAN_IMAGE not in self.file_hashes:
+            raise StorageError(
+                f"{self.path}: prepared by an earlier version, without a mean image: launch the run again"
+            )
+        return self._load(MEAN_IMAGE)
+
     def unreadable(self, split: str) -> tuple[int, ...]:
         """Rows whose image could not be read; their pixels are grey."""
         return self.unreadable_rows.get(split, ())
@@ -132,7 +144,7 @@ def open_store(path: Path) -> Store:
 
 
 def _from_manifest(path: Path, manifest: dict[str, Any]) -> Store:
-    if manifest["schema"] != SCHEMA:
+    if manifest["schema"] not in _READABLE:
         raise _damaged(path, f"{MANIFEST} has schema {manifest['schema']}, not {SCHEMA}")
     return Store(
         path=path,
@@ -157,8 +169,11 @@ def _damaged(path: Path, what: str) -> StorageError:
 
 
 def digest_of(classes: tuple[str, ...], file_hashes: Mapping[str, str]) -> str:
-    """One sha256 for a whole dataset, from its classes and the sha256 of each of its files."""
-    lines = [*classes, "", *(f"{name} {file_hashes[name]}" for name in sorted(file_hashes))]
+    """One sha256 for a whole dataset, from its classes and the sha256 of each split's files.
+
+    Statistics follow from the pixels and are left out: a dataset is the same whatever is reckoned from it.
+    """
+    lines = [*classes, "", *(f"{name} {file_hashes[name]}" for name in sorted(file_hashes) if name != MEAN_IMAGE)]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from workers.data import prepare as preparation
 from workers.data.prepare import prepare
 from workers.data.store import export, open_store
+from workers.errors import StorageError
 from workers.settings import DatasetSettings
 
 
@@ -33,6 +35,41 @@ def test_split_that_is_not_there_is_empty(plain_tree: Path, tmp_path: Path) -> N
 def test_rows_hash_is_that_of_the_rows_file(plain_tree: Path, tmp_path: Path) -> None:
     store = open_store(prepare(DatasetSettings(root=str(plain_tree), size=8), tmp_path / "stores"))
     assert store.rows_sha256("test") == hashlib.sha256(b"t0.png\nt1.png\nt2.png\nt3.png\nt4.png\n").hexdigest()
+
+
+def test_mean_image_is_in_the_manifest_and_not_in_the_digest(plain_tree: Path, tmp_path: Path) -> None:
+    store = open_store(prepare(DatasetSettings(root=str(plain_tree), size=8), tmp_path / "stores"))
+    wanted = store.images("train").astype(np.float64).mean(axis=0)
+    np.testing.assert_allclose(store.mean_image(), wanted, rtol=1e-6)
+    content = (store.path / "mean_image.npy").read_bytes()
+    assert store.file_hashes["mean_image.npy"] == hashlib.sha256(content).hexdigest()
+    # As a store of the schema before had it: runs that go on compare this.
+    files = sorted(name for name in store.file_hashes if name.split(".")[0] in ("train", "dev", "val", "test"))
+    lines = [*store.classes, "", *(f"{name} {store.file_hashes[name]}" for name in files)]
+    assert store.digest == hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    (store.path / "mean_image.npy").write_bytes(content[:-1])
+    with pytest.raises(StorageError, match=r"mean_image\.npy has \d+ bytes"):
+        open_store(store.path)
+
+
+def test_store_of_an_earlier_schema_is_left_alone_and_built_anew(
+    plain_tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = DatasetSettings(root=str(plain_tree), size=8)
+    with monkeypatch.context() as earlier:
+        earlier.setattr(preparation, "SCHEMA", 1)
+        old = prepare(settings, tmp_path / "stores")
+    (old / "mean_image.npy").unlink()
+    manifest = json.loads((old / "manifest.json").read_text())
+    del manifest["files"]["mean_image.npy"]
+    (old / "manifest.json").write_text(json.dumps(manifest))
+    new = prepare(settings, tmp_path / "stores")
+    assert new != old
+    assert open_store(new).mean_image().shape == (8, 8, 3)
+    # A run that finished with the old one still predicts from there, unless it wants what the old one lacks.
+    assert open_store(old).digest == open_store(new).digest
+    with pytest.raises(StorageError, match="earlier version, without a mean image"):
+        open_store(old).mean_image()
 
 
 def test_export_holds_what_scoring_and_submitting_need(

@@ -1,0 +1,146 @@
+"""Crops, reflections, colour and normalisation of a batch against slow, obvious ones, pixel by pixel in float64."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from workers.data.augment import Windows, crop, draw_epoch, to_input
+from workers.data.batches import IMAGENET_MEAN, IMAGENET_STD, TrainingBatches, centre_batches, pixel_statistics
+from workers.data.prepare import prepare
+from workers.data.store import Store, open_store
+from workers.settings import AugmentationSettings, ColourScale, DatasetSettings, Normalisation
+
+# Krizhevsky et al. 2012, §4.1: the five offsets of 224 pixels in 256.
+OFFSETS = ((0, 0), (0, 32), (16, 16), (32, 0), (32, 32))
+SIZE = 8
+SETTINGS = [
+    AugmentationSettings(normalisation=normalisation, colour_scale=scale)
+    for normalisation in Normalisation
+    for scale in ColourScale
+]
+
+
+@pytest.fixture
+def store(plain_tree: Path, tmp_path: Path) -> Store:
+    return open_store(prepare(DatasetSettings(root=str(plain_tree), size=10), tmp_path / "stores"))
+
+
+def obvious(
+    image: np.ndarray,
+    place: tuple[int, int],
+    flipped: bool,
+    colour: np.ndarray,
+    store: Store,
+    settings: AugmentationSettings,
+    size: int,
+) -> np.ndarray:
+    """One crop as it is to reach the net: [3, size, size] float64."""
+    top, left = place
+    rows, columns = np.mgrid[:size, :size]
+    rows, columns = top + rows, left + (size - 1 - columns if flipped else columns)
+    seen = image[rows, columns].astype(np.float64)
+    shift = np.zeros(3)
+    for channel in range(3):
+        for component in range(3):
+            length = store.eigenvalues[component]
+            if settings.colour_scale is ColourScale.root:
+                length = length**0.5
+            shift[channel] += colour[component] * length * store.eigenvectors[channel][component]
+    if settings.normalisation is Normalisation.mean_image:
+        seen = seen - store.mean_image()[rows, columns] + 255 * shift
+    else:
+        dataset = settings.normalisation is Normalisation.dataset
+        mean, std = (store.mean, store.std) if dataset else (IMAGENET_MEAN, IMAGENET_STD)
+        seen = (seen / 255 + shift - np.array(mean)) / np.array(std)
+    return seen.transpose(2, 0, 1)
+
+
+def full_size(store: Store) -> Store:
+    """A store that says the same of 256-pixel images, with a mean image in which no two places are alike."""
+    mean_image = np.random.default_rng(2).uniform(60, 180, (256, 256, 3)).astype(np.float32)
+
+    class FullSize(Store):
+        def mean_image(self) -> np.ndarray:
+            return mean_image
+
+    return FullSize(**{name: getattr(store, name) for name in store.__dataclass_fields__})
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=lambda each: f"{each.normalisation}-{each.colour_scale}")
+def test_crops_at_the_five_offsets_reflected_and_shifted_are_the_obvious_ones(
+    settings: AugmentationSettings, store: Store
+) -> None:
+    full = full_size(store)
+    generator = np.random.default_rng(1)
+    images = generator.integers(0, 256, (3, 256, 256, 3), dtype=np.uint8)
+    windows = Windows(np.array(OFFSETS * 2), np.array([False] * 5 + [True] * 5))
+    chosen, colour = generator.integers(0, 3, 10), generator.standard_normal((10, 3)).astype(np.float32)
+    pixels = crop(images, chosen, windows.offsets, windows.flips, 224)
+    found = to_input(pixels, pixel_statistics(full, settings), colour, windows)
+    assert found.shape == (10, 3, 224, 224)
+    for index, (place, flipped) in enumerate(zip(OFFSETS * 2, windows.flips, strict=True)):
+        wanted = obvious(images[chosen[index]], place, flipped, colour[index], full, settings, 224)
+        np.testing.assert_allclose(found[index], wanted, rtol=1e-5, atol=1e-3 if wanted.max() > 20 else 1e-5)
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=lambda each: f"{each.normalisation}-{each.colour_scale}")
+def test_batches_of_a_prepared_store_are_the_obvious_crops_of_their_draws(
+    settings: AugmentationSettings, store: Store
+) -> None:
+    batches = TrainingBatches(store, pixel_statistics(store, settings), settings, seed=3, batch_size=7, input_size=SIZE)
+    images, labels = store.images("train"), store.labels("train")
+    draws = draw_epoch(3, 1, len(images), 10 - SIZE, settings)
+    batch = batches.draw(1, 2)
+    for index, position in enumerate(range(14, 21)):
+        image, (top, left) = draws.order[position], draws.offsets[position].tolist()
+        flipped, colour = bool(draws.flips[position]), draws.colour[position]
+        wanted = obvious(images[image], (top, left), flipped, colour, store, settings, SIZE)
+        np.testing.assert_allclose(batch.images[index], wanted, rtol=1e-5, atol=1e-4)
+        assert labels is not None and batch.labels[index] == labels[image]
+
+
+@pytest.mark.parametrize("normalisation", Normalisation)
+def test_centre_crops_are_the_obvious_ones(normalisation: Normalisation, store: Store) -> None:
+    settings = AugmentationSettings(normalisation=normalisation)
+    (batch,) = centre_batches(store, "val", pixel_statistics(store, settings), SIZE)
+    for index, image in enumerate(store.images("val")):
+        wanted = obvious(image, (1, 1), False, np.zeros(3), store, settings, SIZE)
+        np.testing.assert_allclose(batch.images[index], wanted, rtol=1e-5, atol=1e-4)
+
+
+def test_a_mean_image_elsewhere_than_the_crop_is_seen_to_differ(store: Store) -> None:
+    statistics = pixel_statistics(store, AugmentationSettings(normalisation=Normalisation.mean_image))
+    pixels = np.ascontiguousarray(store.images("train")[:4, 1:9, 1:9])
+    right = to_input(pixels, statistics, None, Windows.all_at(1, 4))
+    for wrong in (Windows.all_at(0, 4), Windows(np.full((4, 2), 1), np.ones(4, bool))):
+        assert (to_input(pixels, statistics, None, wrong) - right).abs().max() > 1
+
+
+def test_colour_that_is_off_after_an_epoch_leaves_all_else_as_it_was(store: Store) -> None:
+    def batches(colour_std: float, colour_epochs: int | None) -> Callable[[int, int], np.ndarray]:
+        settings = AugmentationSettings(colour_std=colour_std)
+        made = TrainingBatches(
+            store,
+            pixel_statistics(store, settings),
+            settings,
+            seed=3,
+            batch_size=20,
+            input_size=SIZE,
+            colour_epochs=colour_epochs,
+        )
+        return lambda epoch, index: made.draw(epoch, index).images.numpy()
+
+    always, until_two, never = batches(0.1, None), batches(0.1, 2), batches(0.0, None)
+    for epoch in range(4):
+        for index in range(3):
+            wanted = always if epoch < 2 else never
+            assert np.array_equal(until_two(epoch, index), wanted(epoch, index))
+            assert not np.array_equal(always(epoch, index), never(epoch, index))
+
+
+def test_eigenvalue_shifts_less_than_its_root_on_the_scale_to_one(store: Store) -> None:
+    root = pixel_statistics(store, AugmentationSettings()).components
+    value = pixel_statistics(store, AugmentationSettings(colour_scale=ColourScale.eigenvalue)).components
+    np.testing.assert_allclose(value.numpy(), root.numpy() * np.sqrt(store.eigenvalues), rtol=1e-5)
