@@ -13,8 +13,9 @@ from workers.data.store import open_store
 from workers.errors import Stopped
 from workers.finished import write_finished
 from workers.models.outline import outline
-from workers.predict import load_member, ten_crop
+from workers.predict import load_member, mean_over_crops
 from workers.protocol import StageResult, StageSpec
+from workers.settings import Crops
 from workers.stage import run_stage
 
 _IMAGES, _CLASSES, _SIDE = 64, 1000, 256
@@ -26,7 +27,7 @@ _TRIED_IMAGES = 16
 def _ours(spec: StageSpec, turns: Turns) -> None:
     member = load_member(spec.stage_dir, spec.store, spec.settings, spec.numerics)
     images = open_store(spec.store).images("train")[:_IMAGES]
-    turns.play(lambda: ten_crop(member, images))
+    turns.play(lambda: mean_over_crops(member, images, Crops.ten))
 
 
 def _finish(spec: StageSpec) -> None:

@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from workers.settings import DatasetSettings, KeptCheckpoint, TrainingSettings
+from workers.settings import Crops, DatasetSettings, KeptCheckpoint, TrainingSettings
 
 GROUPS = (
     "experiment",
@@ -133,6 +133,7 @@ class SubmissionConfig:
 @dataclass(frozen=True)
 class PredictConfig:
     checkpoint: KeptCheckpoint = KeptCheckpoint.last
+    crops: Crops = Crops.ten
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from workers.errors import CheckFailed, DataError, MemberFailed, SeptetError, St
 from workers.finished import FILE as DONE_FILE
 from workers.finished import read_finished, write_finished
 from workers.protocol import Numerics, PredictSpec, StageResult, StageSpec
-from workers.settings import KeptCheckpoint
+from workers.settings import Crops, KeptCheckpoint
 from workers.training.metrics import read_step
 
 _POLL_S = 0.5
@@ -53,6 +53,7 @@ class Work:
     keep: KeptCheckpoint
     checkpoint_updates: int
     budgets: Budgets
+    crops: Crops = Crops.ten
 
     def stage_spec(self, stage: Stage, attempt: int) -> StageSpec:
         """What the actor needs to train `stage`."""
@@ -85,6 +86,7 @@ class Work:
             splits=self.splits,
             settings=last.settings,
             numerics=self.numerics,
+            crops=self.crops,
         )
 
 

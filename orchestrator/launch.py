@@ -97,7 +97,8 @@ def _train(
 
 
 def _wanted(config: Config, plan: Plan) -> Wanted:
-    return Wanted(plan, config.yaml, config.predict.checkpoint, code_digest(), versions(), placing.lacking(config))
+    kept = config.predict
+    return Wanted(plan, config.yaml, kept.checkpoint, code_digest(), versions(), placing.lacking(config), kept.crops)
 
 
 def _placed(config: Config, plan: Plan, run: OpenedRun, display: Display) -> Config:
@@ -124,6 +125,7 @@ def _work(config: Config, plan: Plan, run: OpenedRun, prepared: Prepared) -> Wor
         keep=run.record.keep,
         checkpoint_updates=config.checkpoint_updates,
         budgets=Budgets(config.cluster.max_losses, config.cluster.max_failures),
+        crops=run.record.crops,
     )
 
 

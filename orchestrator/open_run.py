@@ -20,7 +20,7 @@ from orchestrator.run_dir import RunPaths, RunRecord, lock, read_record, write_r
 from workers import atomic
 from workers.errors import ConfigError, RunMismatch
 from workers.protocol import Numerics
-from workers.settings import KeptCheckpoint
+from workers.settings import Crops, KeptCheckpoint
 
 _SHOWN_LINES = 5
 
@@ -35,6 +35,7 @@ class Wanted:
     code_digest: str
     versions: Mapping[str, str]
     lacking: Callable[[Numerics], str]
+    crops: Crops = Crops.ten
 
 
 class OpenedRun:
@@ -190,6 +191,7 @@ def _first_record(wanted: Wanted) -> RunRecord:
         code_digest=wanted.code_digest,
         numerics=Numerics(),
         keep=wanted.keep,
+        crops=wanted.crops,
     )
 
 
@@ -201,10 +203,10 @@ def _compared(paths: RunPaths, record: RunRecord, wanted: Wanted) -> RunRecord:
             f"{paths.root}: its plan is of another version of septet ({error}); give another run_dir"
         ) from error
     change = compare(recorded, wanted.plan)
-    lines = list(change.lines)
-    if record.keep is not wanted.keep:
-        lines.append(f"predict.checkpoint: {record.keep} → {wanted.keep}")
-    if change.kind is ChangeKind.differs or record.keep is not wanted.keep:
+    settled = (("checkpoint", record.keep, wanted.keep), ("crops", record.crops, wanted.crops))
+    others = [f"predict.{name}: {before} → {after}" for name, before, after in settled if before != after]
+    lines = [*change.lines, *others]
+    if change.kind is ChangeKind.differs or others:
         shown = "; ".join(lines[:_SHOWN_LINES])
         more = f"; and {len(lines) - _SHOWN_LINES} more" if len(lines) > _SHOWN_LINES else ""
         raise RunMismatch(f"{paths.root}: run directory holds another plan: {shown}{more}; give another run_dir")

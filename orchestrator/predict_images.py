@@ -173,13 +173,16 @@ def _predict_block(ensemble: _Ensemble, images: Sequence[np.ndarray], progress: 
     # Here and not above: torch takes a second to load, and a mistyped path should be told at once.
     from workers.predict import predict_images as predict_by_member
 
-    numerics = usable(ensemble.record.numerics, capabilities())
+    record = ensemble.record
+    numerics = usable(record.numerics, capabilities())
     probabilities = []
     for member in ensemble.members:
         progress(f"{member}: predicting {len(images)} {'image' if len(images) == 1 else 'images'}")
         stage = ensemble.plan.last_stage(member)
         probabilities.append(
-            predict_by_member(ensemble.paths.stage(stage.ref), ensemble.store.path, stage.settings, images, numerics)
+            predict_by_member(
+                ensemble.paths.stage(stage.ref), ensemble.store.path, stage.settings, images, numerics, record.crops
+            )
         )
     combined: np.ndarray = Combined(probabilities, ensemble.combination)[:]
     return combined

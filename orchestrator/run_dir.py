@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from workers import atomic
 from workers.errors import DataError, RunInUse, StorageError
 from workers.protocol import Numerics
-from workers.settings import KeptCheckpoint
+from workers.settings import Crops, KeptCheckpoint
 
 if TYPE_CHECKING:
     from orchestrator.plan import StageRef
@@ -99,8 +99,9 @@ class RunRecord:
 
     `run_id` is the UUID that MLflow's tag `septet.run` carries. `plan` is `plan.to_json`'s value. `stores` and
     `data_digests` are by dataset name. `created` is in unix seconds. `keep` says which checkpoint of a stage speaks
-    for it. `placement` says why `numerics` were chosen, `lacked` what of them the first machine lacked itself
-    (`workers.numerics.missing`). `accepted` lists the changes that `--accept-changes` let pass, one line each.
+    for it, `crops` what of an image it predicts from. `placement` says why `numerics` were chosen, `lacked` what of
+    them the first machine lacked itself (`workers.numerics.missing`). `accepted` lists the changes that
+    `--accept-changes` let pass, one line each.
     """
 
     run_id: str
@@ -118,6 +119,7 @@ class RunRecord:
     accepted: tuple[str, ...] = ()
     placement: str = ""
     lacked: str = ""
+    crops: Crops = Crops.ten
 
 
 def read_record(paths: RunPaths) -> RunRecord:
@@ -126,6 +128,8 @@ def read_record(paths: RunPaths) -> RunRecord:
         value = json.loads(paths.run_json.read_text())
         value["numerics"] = Numerics(**value["numerics"])
         value["keep"] = KeptCheckpoint(value["keep"])
+        # A run that began before there was a choice took ten.
+        value["crops"] = Crops(value.get("crops", Crops.ten))
         value["accepted"] = tuple(value["accepted"])
         return RunRecord(**value)
     except (FileNotFoundError, NotADirectoryError) as error:

@@ -1,4 +1,4 @@
-"""Ten-crop prediction by a finished stage: its checkpoint loaded, its probabilities committed split by split."""
+"""Prediction by a finished stage: its checkpoint loaded, its probabilities over crops committed split by split."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -20,7 +20,7 @@ from workers.finished import read_finished
 from workers.models.parts import beside, parts_of
 from workers.models.registry import build, place
 from workers.protocol import Numerics, PredictSpec, SplitPredictions
-from workers.settings import TrainingSettings
+from workers.settings import Crops, TrainingSettings
 from workers.ten_crop import mean_probabilities
 
 # Of the full-size net in bf16, 64 at once are 1 % faster and take 0.5 GB more.
@@ -58,12 +58,13 @@ def load_member(stage_dir: Path, store_path: Path, settings: TrainingSettings, c
     return TrainedMember(model, statistics, settings, chosen, finished.checkpoint, finished.checkpoint_sha256)
 
 
-def ten_crop(member: TrainedMember, images: np.ndarray) -> np.ndarray:
+def mean_over_crops(member: TrainedMember, images: np.ndarray, crops: Crops) -> np.ndarray:
     """Mean softmax over the windows (workers.ten_crop).
 
     Args:
         member: who predicts.
         images: [batch, side, side, 3] uint8.
+        crops: which windows.
 
     Returns:
         [batch, classes] float32; each row sums to 1.
@@ -76,6 +77,7 @@ def ten_crop(member: TrainedMember, images: np.ndarray) -> np.ndarray:
         member.statistics,
         reflect=settings.augmentation.reflect,
         chosen=member.numerics,
+        crops=crops,
     )
 
 
@@ -96,7 +98,7 @@ def predict(spec: PredictSpec, should_stop: Callable[[], bool]) -> tuple[SplitPr
         for start in range(0, len(images), _IMAGES_AT_ONCE):
             if should_stop():
                 raise Stopped(f"{spec.member}: stopped while predicting {split}")
-            block = ten_crop(member, images[start : start + _IMAGES_AT_ONCE])
+            block = mean_over_crops(member, images[start : start + _IMAGES_AT_ONCE], spec.crops)
             probabilities[start : start + len(block)] = block
         if not np.isfinite(probabilities).all():
             raise CheckFailed(f"{spec.member}: predictions of {split} are not finite")
@@ -126,11 +128,12 @@ def predict_images(
     settings: TrainingSettings,
     images: Sequence[np.ndarray],
     chosen: Numerics,
+    crops: Crops,
 ) -> np.ndarray:
     """Predicts prepared images, each [side, side, 3] uint8; gives [images, classes] float32."""
     member = load_member(stage_dir, store_path, settings, chosen)
     blocks = [
-        ten_crop(member, np.stack(images[start : start + _IMAGES_AT_ONCE]))
+        mean_over_crops(member, np.stack(images[start : start + _IMAGES_AT_ONCE]), crops)
         for start in range(0, len(images), _IMAGES_AT_ONCE)
     ]
     return np.concatenate(blocks)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from workers.settings import KeptCheckpoint, TrainingSettings
+from workers.settings import Crops, KeptCheckpoint, TrainingSettings
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class StageResult:
 
 @dataclass(frozen=True)
 class PredictSpec:
-    """Ten-crop prediction of prepared splits by a finished stage; files go to `predictions_dir`."""
+    """Prediction of prepared splits by a finished stage, from `crops`; files go to `predictions_dir`."""
 
     member: str
     stage_dir: Path
@@ -70,6 +70,7 @@ class PredictSpec:
     splits: tuple[str, ...]
     settings: TrainingSettings
     numerics: Numerics
+    crops: Crops = Crops.ten
 
 
 @dataclass(frozen=True)

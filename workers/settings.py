@@ -98,6 +98,13 @@ class KeptCheckpoint(StrEnum):
     best = "best"
 
 
+class Crops(StrEnum):
+    """What of an image predicts: five crops and their reflections, or the centre crop alone."""
+
+    ten = "ten"
+    centre = "centre"
+
+
 def _require(holds: bool, message: str) -> None:
     if not holds:
         raise ValueError(message)

@@ -1,4 +1,4 @@
-"""Ten-crop (Krizhevsky et al. 2012, §4.1): five windows and their reflections, probabilities averaged.
+"""Ten-crop (Krizhevsky et al. 2012, §4.1): five windows and their reflections, probabilities averaged; or the centre.
 
 The whole image is normalised and reflected once, and its windows go through the net as one batch. A window of the
 reflected image is the reflection of a window, and the five offsets are their own mirror image, so that ten crops are
@@ -13,6 +13,7 @@ from workers import numerics
 from workers.data.augment import PixelStatistics, to_input
 from workers.models.alexnet import AlexNet
 from workers.protocol import Numerics
+from workers.settings import Crops
 from workers.shared_windows import Offset, logits_of_windows, shared_convs, stack
 
 
@@ -23,9 +24,16 @@ def crop_offsets(margin: int) -> list[Offset]:
 
 
 def mean_probabilities(
-    model: nn.Module, images: np.ndarray, size: int, statistics: PixelStatistics, *, reflect: bool, chosen: Numerics
+    model: nn.Module,
+    images: np.ndarray,
+    size: int,
+    statistics: PixelStatistics,
+    *,
+    reflect: bool,
+    chosen: Numerics,
+    crops: Crops = Crops.ten,
 ) -> np.ndarray:
-    """Mean softmax over the windows and, with `reflect`, their reflections.
+    """Mean softmax over the windows and, with `reflect`, their reflections; or what the centre crop alone says.
 
     Where `model` is an AlexNet and the windows align with its strides, they share its first convolutions
     (workers.shared_windows); else each is computed alone. Both equal one forward pass a crop to rounding.
@@ -37,11 +45,15 @@ def mean_probabilities(
         statistics: what centres the pixels.
         reflect: whether reflections count too.
         chosen: precision and device.
+        crops: which windows; the centre one is never reflected.
 
     Returns:
         [batch, classes] float32; each row sums to 1.
     """
-    offsets = crop_offsets(images.shape[1] - size)
+    margin = images.shape[1] - size
+    offsets = crop_offsets(margin)
+    if crops is Crops.centre:
+        offsets, reflect = [(margin // 2, margin // 2)], False
     with torch.inference_mode(), numerics.autocast(chosen):
         inputs = _both_sides(images, statistics, reflect=reflect, chosen=chosen)
         logits = _logits(model, inputs, offsets, size)

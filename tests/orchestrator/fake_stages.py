@@ -20,7 +20,7 @@ from workers import atomic
 from workers.errors import Stopped
 from workers.finished import read_finished
 from workers.protocol import PredictSpec, SplitPredictions, StageResult, StageSpec
-from workers.settings import ScheduleSettings, TrainingSettings
+from workers.settings import Crops, ScheduleSettings, TrainingSettings
 
 NUM_UPDATES = 10
 EVERY = 3
@@ -76,6 +76,7 @@ class FakeStages:
     waiting: frozenset[str] = frozenset()
     started: list[str] = field(default_factory=list)
     updates: list[tuple[str, int]] = field(default_factory=list)
+    crops: dict[str, Crops] = field(default_factory=dict)
 
     def duties(self) -> Duties:
         return Duties(self.run_stage, self.predict)
@@ -108,6 +109,7 @@ class FakeStages:
     def predict(self, spec: PredictSpec, should_stop: Callable[[], bool]) -> tuple[SplitPredictions, ...]:
         name = f"{spec.member}/predictions"
         self.started.append(name)
+        self.crops[spec.member] = spec.crops
         for _, trouble in self.script.get(name, [])[self.started.count(name) - 1 :][:1]:
             raise trouble
         while name in self.waiting:

@@ -183,6 +183,7 @@ def composed() -> str:
         ("model.lrn_beta=-1", "model.lrn_beta=-1.0: give 0 or more"),
         ("ensemble.members.base1.model.fc_units=0", "ensemble.members.base1.model.fc_units=0: give 1 or more"),
         ("datasets.target.declared_train=-1", "datasets.target.declared_train=-1: give 0 or more"),
+        ("predict.crops=center", "predict.crops=center: did you mean centre? (known: centre, ten)"),
         ("checkpoint_updates=0", "checkpoint_updates=0: give 1 or more"),
         ("cluster.max_failures=-1", "cluster.max_failures=-1: give 0 or more"),
         ("cluster.max_losses=-1", "cluster.max_losses=-1: give 0 or more"),

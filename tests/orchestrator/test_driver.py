@@ -20,7 +20,7 @@ from orchestrator.tracking import NoTracker
 from workers import atomic
 from workers.errors import CheckFailed, DataError, Diverged, MemberFailed, SeptetError, StorageError
 from workers.protocol import Numerics
-from workers.settings import KeptCheckpoint
+from workers.settings import Crops, KeptCheckpoint
 
 pytestmark = pytest.mark.timeout(60)
 SEVEN = {
@@ -88,6 +88,7 @@ class Run:
             KeptCheckpoint.last,
             EVERY,
             self.budgets,
+            Crops.centre,
         )
         return Driver(work, Ledger(self.paths.ledger), self.tracker)
 
@@ -110,6 +111,11 @@ def test_driver_undisturbed_trains_every_stage_once_after_its_ancestor_and_predi
     assert {entry.state for entry in seven.ledger.stages.values()} == {StageState.done}
     assert sorted(seven.tracker.ended) == sorted((str(ref), "FINISHED") for ref in seven.plan.by_ref)
     assert len(set(seven.tracker.points)) == len(seven.plan.stages) * NUM_UPDATES
+
+
+def test_driver_has_every_member_predict_from_the_run_s_crops(seven: Run) -> None:
+    assert seven.launch()
+    assert seven.fakes.crops == dict.fromkeys(seven.plan.members, Crops.centre)
 
 
 def test_driver_starts_the_longest_chain_first(seven: Run) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from orchestrator.config_schema import CombineConfig, CombineMethod, SubmissionC
 from orchestrator.plan_values import Plan, PlannedDataset, Stage, StageRef, to_json
 from orchestrator.predict_images import find_images, predict_images
 from orchestrator.results import write_results
-from orchestrator.run_dir import RunPaths, RunRecord, write_record
+from orchestrator.run_dir import RunPaths, RunRecord, read_record, write_record
 from workers.data.prepare import prepare
 from workers.data.store import export, open_store
 from workers.errors import DataError
@@ -22,6 +23,7 @@ from workers.finished import write_finished
 from workers.predict import predict
 from workers.protocol import Numerics, PredictSpec, StageSpec
 from workers.settings import (
+    Crops,
     DatasetSettings,
     KeptCheckpoint,
     ModelSettings,
@@ -141,6 +143,29 @@ def test_prediction_of_the_test_images_is_that_of_the_run_bit_for_bit(run: RunPa
     for each, row in zip(found, wanted, strict=True):
         assert {guess.name: guess.probability for guess in each.top} == {"bright": row[0], "dark": row[1]}
         assert each.top[0].probability >= each.top[1].probability
+
+
+def test_prediction_takes_the_crops_that_the_run_has_kept(run: RunPaths, images: Path, tmp_path: Path) -> None:
+    record = read_record(run)
+    ten = predict_images(run, [images / "test"], top=2, progress=lambda line: None)
+    store = Path(record.stores["target"])
+    stored = []
+    for member in sorted(_MEMBERS):
+        stage_dir = run.stage(StageRef(member, "train"))
+        spec = PredictSpec(
+            member, stage_dir, store, tmp_path / member, ("test",), _SETTINGS, Numerics(), crops=Crops.centre
+        )
+        predict(spec, lambda: False)
+        stored.append(np.load(tmp_path / member / "test.npy"))
+    wanted = Combined(stored, equal(CombineMethod.geometric, 2))[:]
+    write_record(run, replace(record, crops=Crops.centre))
+    try:
+        found = predict_images(run, [images / "test"], top=2, progress=lambda line: None)
+    finally:
+        write_record(run, record)
+    assert found != ten
+    for each, row in zip(found, wanted, strict=True):
+        assert {guess.name: guess.probability for guess in each.top} == {"bright": row[0], "dark": row[1]}
 
 
 def test_prediction_of_a_bad_image_exits_3_names_it_and_writes_nothing(

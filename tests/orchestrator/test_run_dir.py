@@ -20,7 +20,7 @@ from orchestrator.plan import Plan, PlannedDataset, Stage, StageRef
 from orchestrator.run_dir import RunPaths, is_locked, lock, read_record, write_record
 from workers.errors import ConfigError, DataError, RunInUse, RunMismatch, StorageError
 from workers.protocol import Numerics
-from workers.settings import KeptCheckpoint, OptimizerSettings, TrainingSettings
+from workers.settings import Crops, KeptCheckpoint, OptimizerSettings, TrainingSettings
 
 _HOLD = """
 import sys
@@ -258,9 +258,10 @@ def test_open_run_of_a_plan_that_adds_a_member_extends_the_run(tmp_path: Path) -
         (_wanted(_plan(lr=0.5)), r"another plan: optimizer\.lr: 0\.01 → 0\.5"),
         (_wanted(_plan(("a",))), "another plan: b/train"),
         (replace(_wanted(), keep=KeptCheckpoint.best), r"another plan: predict\.checkpoint: last → best"),
+        (replace(_wanted(), crops=Crops.centre), r"another plan: predict\.crops: ten → centre"),
         (replace(_wanted(), code_digest="code 2"), "--accept-changes"),
     ],
-    ids=["setting", "member gone", "checkpoint", "code"],
+    ids=["setting", "member gone", "checkpoint", "crops", "code"],
 )
 def test_open_run_that_differs_is_refused_and_nothing_changes(tmp_path: Path, wanted: Wanted, said: str) -> None:
     root = tmp_path / "run"
@@ -270,6 +271,25 @@ def test_open_run_that_differs_is_refused_and_nothing_changes(tmp_path: Path, wa
     with pytest.raises(RunMismatch, match=said), open_run(root, wanted):
         pass
     assert _everything(tmp_path) == before
+
+
+def test_open_run_keeps_the_crops_of_its_first_start(tmp_path: Path) -> None:
+    wanted = replace(_wanted(), crops=Crops.centre)
+    assert read_record(_begin(tmp_path / "run", wanted)).crops is Crops.centre
+    with open_run(tmp_path / "run", wanted) as run:
+        assert run.record.crops is Crops.centre
+    with pytest.raises(RunMismatch, match=r"predict\.crops: centre → ten"), open_run(tmp_path / "run", _wanted()):
+        pass
+
+
+def test_record_of_a_run_before_there_was_a_choice_of_crops_took_ten(tmp_path: Path) -> None:
+    paths = _begin(tmp_path / "run")
+    record = json.loads(paths.run_json.read_text())
+    del record["crops"]
+    paths.run_json.write_text(json.dumps(record))
+    assert read_record(paths).crops is Crops.ten
+    with open_run(tmp_path / "run", _wanted()):
+        pass
 
 
 def test_open_run_with_other_data_is_refused_and_nothing_changes(tmp_path: Path) -> None:

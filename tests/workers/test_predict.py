@@ -16,9 +16,9 @@ from workers.data.augment import PixelStatistics
 from workers.data.store import open_store
 from workers.errors import CheckFailed, Stopped, StorageError
 from workers.finished import write_finished
-from workers.predict import TrainedMember, predict, ten_crop
+from workers.predict import TrainedMember, mean_over_crops, predict, predict_images
 from workers.protocol import Numerics, PredictSpec, StageSpec
-from workers.settings import AugmentationSettings, ModelSettings, TrainingSettings
+from workers.settings import AugmentationSettings, Crops, ModelSettings, TrainingSettings
 from workers.stage import run_stage
 from workers.ten_crop import crop_offsets
 
@@ -68,8 +68,16 @@ def test_ten_crop_is_the_mean_probability_over_the_windows(reflect: bool) -> Non
     if reflect:
         seen += [float(image[0, top, left + 3, 0]) for top, left in corners]
     expected = np.mean([1 / (1 + np.exp(-value)) for value in seen])
-    probabilities = ten_crop(member(reflect), image)
+    probabilities = mean_over_crops(member(reflect), image, Crops.ten)
     assert probabilities.dtype == np.float32
+    np.testing.assert_allclose(probabilities[0], [expected, 1 - expected], rtol=1e-6)
+
+
+@pytest.mark.parametrize("reflect", [False, True])
+def test_centre_crop_is_the_one_window_unreflected(reflect: bool) -> None:
+    image = np.random.default_rng(0).integers(0, 4, (1, 6, 6, 3), dtype=np.uint8)
+    expected = 1 / (1 + np.exp(-float(image[0, 1, 1, 0])))
+    probabilities = mean_over_crops(member(reflect), image, Crops.centre)
     np.testing.assert_allclose(probabilities[0], [expected, 1 - expected], rtol=1e-6)
 
 
@@ -98,6 +106,19 @@ def test_predictions_are_probabilities_of_every_row_and_say_whose(trained: Predi
         assert written["rows_sha256"] == store.rows_sha256(split) == described[split].rows_sha256
         assert written["data_digest"] == store.digest
     assert described["test"].checkpoint == "step-00000003"
+
+
+def test_centre_crop_predictions_miss_as_many_as_the_stage_said_of_val(trained: PredictSpec) -> None:
+    predict(replace(trained, crops=Crops.centre), never)
+    store = open_store(trained.store)
+    labels, guesses = store.labels("val"), np.load(trained.predictions_dir / "val.npy").argmax(axis=1)
+    said = json.loads((trained.stage_dir / "DONE.json").read_text())["val_error"]
+    assert labels is not None and (guesses != labels).mean() == pytest.approx(said)
+    centre = np.load(trained.predictions_dir / "val.npy")
+    ten = predict_images(
+        trained.stage_dir, trained.store, trained.settings, list(store.images("val")), Numerics(), Crops.ten
+    )
+    assert not np.allclose(centre, ten, atol=1e-4)
 
 
 def test_predictions_twice_are_the_same_bits(trained: PredictSpec, tmp_path: Path) -> None:

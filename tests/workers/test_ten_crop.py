@@ -12,7 +12,7 @@ from workers.data.augment import PixelStatistics, Windows, to_input
 from workers.models.alexnet import AlexNet, initialise
 from workers.models.geometry import geometry
 from workers.protocol import Numerics
-from workers.settings import Activation, InitSettings, ModelSettings
+from workers.settings import Activation, Crops, InitSettings, ModelSettings
 from workers.shared_windows import shared_convs
 
 FULL = ModelSettings(width=0.1, fc_units=32)
@@ -117,6 +117,20 @@ def test_ten_crop_equals_each_crop_alone(name: str) -> None:
 def test_crops_without_reflections_equal_each_crop_alone(name: str) -> None:
     settings, side, _ = GEOMETRIES[name]
     assert difference(settings, side, reflect=False) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["224 of 256", "56 of 64", "margin off the stride", "no margin"])
+def test_centre_crop_equals_the_net_on_the_window_in_the_middle(name: str) -> None:
+    settings, side, _ = GEOMETRIES[name]
+    model, images, size = net(settings), photographs(side), settings.input_size
+    found = ten_crop.mean_probabilities(
+        model, images, size, STATISTICS, reflect=True, chosen=Numerics(), crops=Crops.centre
+    )
+    first = (side - size) // 2
+    window = np.ascontiguousarray(images[:, first : first + size, first : first + size])
+    with torch.inference_mode():
+        wanted = model(to_input(window, STATISTICS, None)).softmax(dim=1).numpy()
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["224 of 256", "56 of 64", "margin off the stride"])
