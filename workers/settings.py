@@ -185,6 +185,7 @@ class ModelSettings:
         activation: of all hidden layers.
         dropout_scaling: train as torch scales, test as the release does.
         lrn_across_halves: false stops the windows of `lrn` where the channels of another group begin, as on two GPUs.
+        bottleneck: outputs of a linear layer before the last one, the release's way to 22,000 classes; 0 for none.
         layout: where the groups lie; changes neither counts nor what a checkpoint holds.
     """
 
@@ -214,6 +215,7 @@ class ModelSettings:
     dropout_scaling: DropoutScaling = DropoutScaling.train
     lrn_across_halves: bool = True
     layout: Layout = Layout.grouped
+    bottleneck: int = 0
 
     def __post_init__(self) -> None:
         _require(self.num_convs in (5, 6), f"num_convs={self.num_convs}: give 5 or 6")
@@ -230,7 +232,7 @@ class ModelSettings:
         _require(self.width > 0, f"width={self.width}: give a positive factor")
         _require_least(self, 1, "input_size", "groups", "conv1_kernel", "conv1_stride", "fc_units")
         _require((self.conv1_padding_end or 0) >= 0, f"conv1_padding_end={self.conv1_padding_end}: give 0 or more")
-        _require_least(self, 0, "conv1_padding", "lrn_alpha", "lrn_beta")
+        _require_least(self, 0, "conv1_padding", "lrn_alpha", "lrn_beta", "bottleneck")
         # A window of n channels has its own in the middle.
         _require(self.lrn_size >= 1 and self.lrn_size % 2 == 1, f"lrn_size={self.lrn_size}: give an odd count, as in 5")
         _require(self.lrn_k > 0, f"lrn_k={self.lrn_k}: give a positive number, since activity may be 0")

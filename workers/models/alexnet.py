@@ -126,7 +126,8 @@ def initialise(model: nn.Module, init: InitSettings, generator: torch.Generator)
     for name, module in layers:
         std = init.std
         if init.scheme is InitScheme.he and name != layers[-1][0]:
-            std = (2.0 / module.weight[0].numel()) ** 0.5
+            gain = 1.0 if name == "bottleneck" else 2.0  # no ReLU halves its outputs' variance
+            std = (gain / module.weight[0].numel()) ** 0.5
         std = init.layer_std.get(name, std)
         assert module.bias is not None
         with torch.no_grad():

@@ -101,9 +101,11 @@ def geometry(model: ModelSettings, num_classes: int) -> Geometry:
                 f"model.input_size={model.input_size}: nothing is left of the image after {name}; "
                 "give a larger input_size or a smaller conv1_stride"
             )
-    linears = (
+    linears = [
         Linear("fc6", channels * size**2, model.fc_units),
         Linear("fc7", model.fc_units, model.fc_units),
-        Linear("fc8", model.fc_units, num_classes),
-    )
-    return Geometry(tuple(convs), linears)
+        Linear("fc8", model.bottleneck or model.fc_units, num_classes),
+    ]
+    if model.bottleneck:
+        linears.insert(2, Linear("bottleneck", model.fc_units, model.bottleneck))
+    return Geometry(tuple(convs), tuple(linears))
