@@ -239,6 +239,17 @@ def test_plan_six_conv_member_starts_from_a_base_net_where_differing_layers_are_
     assert len(planned(base("a"), member("b", train=six)).stages) == 2
 
 
+def test_plan_bottleneck_before_a_head_that_is_reset_comes_and_goes_along_a_chain():
+    narrow = replace(SIX, bottleneck=8)
+    pre = stage("superset", init_from="a.train", model=narrow, reset=("conv6", "fc6", "fc7", "bottleneck", "head"))
+    plan = planned(base("a"), member("b", pre=pre, train=stage(init_from="pre", model=SIX, reset=("head",))))
+    assert [str(one.ref) for one in plan.ancestors(plan.last_stage("b"))] == ["b/pre", "a/train"]
+    for kept in ("conv6", "bottleneck"):
+        forgotten = replace(pre, reset=tuple(layer for layer in pre.reset if layer != kept))
+        with pytest.raises(ConfigError, match=f"{kept} have another shape in a/train"):
+            planned(base("a"), member("b", pre=forgotten, train=stage(init_from="pre", model=SIX, reset=("head",))))
+
+
 @pytest.mark.parametrize(
     ("members", "words"),
     [
