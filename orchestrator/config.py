@@ -228,9 +228,23 @@ def _absolute_paths(composed: DictConfig) -> None:
         value = _written(composed, key)
         if isinstance(value, str):
             OmegaConf.update(composed, key, str(_absolute(value)))
+    _absolute_init_files(composed.get("ensemble"))
     uri = _written(composed, "tracking.uri")
     if isinstance(uri, str) or (uri is None and not os.environ.get("MLFLOW_TRACKING_URI")):
         OmegaConf.update(composed, "tracking.uri", _tracking_uri(uri), force_add=True)
+
+
+def _absolute_init_files(node: Any) -> None:
+    """Alike for the files that stages start from, wherever below `ensemble` they are written."""
+    if not isinstance(node, DictConfig):
+        return
+    for name in map(str, node):
+        if OmegaConf.is_interpolation(node, name) or OmegaConf.is_missing(node, name):
+            continue
+        value = node[name]
+        if name == "init_file" and isinstance(value, str):
+            node[name] = str(_absolute(value))
+        _absolute_init_files(value)
 
 
 def _written(composed: DictConfig, key: str) -> Any:

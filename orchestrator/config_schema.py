@@ -146,6 +146,7 @@ class StageLayer(TrainingSettings):
     reset: tuple[str, ...] = ()
     freeze: tuple[str, ...] = ()
     lr_scale: Mapping[str, float] = field(default_factory=dict)
+    init_file: str | None = None
 
 
 @dataclass(frozen=True)
@@ -204,6 +205,7 @@ class StageConfig:
     freeze: tuple[str, ...]
     lr_scale: tuple[tuple[str, float], ...]
     settings: TrainingSettings
+    init_file: str | None = None
 
 
 @dataclass(frozen=True)

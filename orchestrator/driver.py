@@ -73,6 +73,7 @@ class Work:
             keep=self.keep,
             stage_hash=stage.hash,
             attempt=attempt,
+            init_file=stage.init_file,
         )
 
     def predict_spec(self, member: str) -> PredictSpec:

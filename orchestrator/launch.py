@@ -10,6 +10,7 @@ from orchestrator import placing, ray_cluster, submission, tracking
 from orchestrator.config_schema import TARGET, Config, default_run_dir
 from orchestrator.datasets import Prepared, prepare_all, survey_all
 from orchestrator.driver import Driver, Work
+from orchestrator.init_files import check_init_files, hash_init_files
 from orchestrator.interrupts import Interrupts
 from orchestrator.ledger import Budgets, Ledger, end_noted
 from orchestrator.open_run import OpenedRun, Wanted, open_run
@@ -51,7 +52,8 @@ def launch(config: Config, stream: IO[str], *, accept_changes: bool = False) -> 
         SeptetError: with the exit code of interface.md; after 2, 3, 5 and 6 nothing on disk has changed.
     """
     with Interrupts() as interrupts, _display(stream) as display:
-        plan = make_plan(config, survey_all(config))
+        plan = make_plan(config, survey_all(config), hash_init_files(config))
+        check_init_files(plan)
         ray_cluster.check_resources(config.cluster)
         submission.check_config(config.submission)
         root = Path(config.run_dir) if config.run_dir else default_run_dir(config.experiment, plan.hash)

@@ -23,6 +23,7 @@ from orchestrator import placing, ray_cluster, tracking
 from orchestrator.config_schema import ClusterConfig, Config
 from orchestrator.datasets import survey_all
 from orchestrator.doctor import Answer, Facts, Place
+from orchestrator.init_files import hash_init_files
 from orchestrator.placing import Measuring, Placed
 from orchestrator.plan import make_plan
 from workers.data.decode import FORMATS, BadImage, decode
@@ -83,7 +84,8 @@ def gather(config: Config, note: Callable[[str], None]) -> Facts:
 def ask_placement(config: Config, note: Callable[[str], None]) -> Placed | Answer:
     """What a launch would choose, measured if need be even where the plan is short; else why that cannot be said."""
     try:
-        return placing.place(config, make_plan(config, survey_all(config, allow_absent=True)), note, Measuring.always)
+        plan = make_plan(config, survey_all(config, allow_absent=True), hash_init_files(config))
+        return placing.place(config, plan, note, Measuring.always)
     except SeptetError as error:
         return Answer(problem=str(error))
 

@@ -112,6 +112,8 @@ def _stage(layer: StageLayer, key: str, siblings: Sequence[str]) -> StageConfig:
     for layer_name, factor in layer.lr_scale.items():
         if factor < 0:
             raise ConfigError(f"{key}.lr_scale.{layer_name}={factor}: give 0 or more")
+    if layer.init_from is not None and layer.init_file is not None:
+        raise ConfigError(f"{key}: init_from and init_file exclude each other; set one of them to null")
     settings = TrainingSettings(**{name: getattr(layer, name) for name in field_types(TrainingSettings)})
     return StageConfig(
         layer.dataset,
@@ -120,6 +122,7 @@ def _stage(layer: StageLayer, key: str, siblings: Sequence[str]) -> StageConfig:
         tuple(sorted(set(layer.freeze))),
         tuple(sorted(layer.lr_scale.items())),
         settings,
+        layer.init_file,
     )
 
 

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from math import ceil
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.config_schema import TARGET, Config, StageConfig
@@ -17,6 +18,7 @@ from orchestrator.plan_change import Change, ChangeKind, compare
 from orchestrator.plan_checks import check_crop, check_fit, check_gpus, check_layers
 from orchestrator.plan_values import Plan, PlannedDataset, Stage, StageRef, from_json, plain, to_json
 from workers.errors import ConfigError
+from workers.protocol import InitFile
 from workers.settings import DatasetSettings, dataset_options
 
 if TYPE_CHECKING:
@@ -55,8 +57,12 @@ def used_datasets(config: Config) -> tuple[str, ...]:
     return tuple(name for name in config.datasets if name in used)
 
 
-def make_plan(config: Config, surveys: Mapping[str, "Survey"]) -> Plan:
+def make_plan(
+    config: Config, surveys: Mapping[str, "Survey"], init_files: Mapping[str, InitFile] = MappingProxyType({})
+) -> Plan:
     """The plan of `config`; `surveys` say what each of `used_datasets(config)` holds.
+
+    `init_files` are the files that stages start from, hashed, by the path as configured.
 
     Raises:
         ConfigError: an unknown dataset, stage or layer, a crop larger than its images, a cycle, a member without a last
@@ -75,7 +81,9 @@ def make_plan(config: Config, surveys: Mapping[str, "Survey"]) -> Plan:
         seed = config.seed if member_seed is None else member_seed
         parent = parents[ref]
         ancestor = None if parent is None else stages[parent]
-        stages[ref] = _stage(ref, configs[ref], datasets, ancestor, seed)
+        given = configs[ref].init_file
+        init_file = None if given is None else init_files[given]
+        stages[ref] = _stage(ref, configs[ref], datasets, ancestor, seed, init_file)
         check_crop(stages[ref], datasets[configs[ref].dataset])
         check_layers(stages[ref])
         check_gpus(stages[ref], config.cluster.gpus_per_member)
@@ -114,6 +122,7 @@ def _stage(
     datasets: Mapping[str, PlannedDataset],
     ancestor: Stage | None,
     member_seed: int,
+    init_file: InitFile | None,
 ) -> Stage:
     dataset = datasets[config.dataset]
     seed = stage_seed(member_seed, ref)
@@ -127,6 +136,8 @@ def _stage(
             "lr_scale": config.lr_scale,
             "dataset": {"options": plain(dataset.options), "classes": dataset.classes},
             "ancestor": None if ancestor is None else ancestor.hash,
+            # Where the file lies shapes nothing.
+            "init_file": None if init_file is None else init_file.sha256,
         }
     )
     return Stage(
@@ -143,6 +154,7 @@ def _stage(
         num_images=num_images,
         num_updates=config.settings.schedule.epochs * ceil(num_images / config.settings.optimizer.batch_size),
         num_classes=dataset.num_classes,
+        init_file=init_file,
     )
 
 

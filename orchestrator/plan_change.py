@@ -76,6 +76,7 @@ def _own(stage: Stage) -> dict[str, Any]:
         **plain(stage.settings),
         "dataset": stage.dataset,
         "init_from": None if stage.init_from is None else str(stage.init_from),
+        "init_file": None if stage.init_file is None else f"sha256 {stage.init_file.sha256[:12]}",
         "reset": list(stage.reset),
         "freeze": list(stage.freeze),
         "lr_scale": dict(stage.lr_scale),

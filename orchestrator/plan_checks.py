@@ -35,8 +35,8 @@ def check_layers(stage: Stage) -> None:
     frozen, reset = found.select_all(stage.freeze), found.select_all(stage.reset)
     if frozen == set(found.layers):
         raise ConfigError(f"{where}.freeze: every layer is frozen; leave at least one to train")
-    if stage.reset and stage.init_from is None:
-        raise ConfigError(f"{where}.reset: nothing to draw anew without init_from; leave it out")
+    if stage.reset and stage.init_from is None and stage.init_file is None:
+        raise ConfigError(f"{where}.reset: nothing to draw anew without init_from or init_file; leave it out")
     both = sorted(frozen & reset)
     if both:
         raise ConfigError(f"{where}.freeze: {', '.join(both)} would stay as drawn; take it out of freeze or of reset")

@@ -153,7 +153,9 @@ def _stage_json(report: StageReport) -> dict[str, Any]:
 
 
 def _init_from(stage: Stage) -> str | None:
-    """The ancestor as configuration writes it: `<stage>` of the same member, else `<member>.<stage>`."""
+    """What a stage starts from: `<stage>` of the same member, else `<member>.<stage>`, or a file's name."""
+    if stage.init_file is not None:
+        return stage.init_file.name
     if stage.init_from is None or stage.init_from.member == stage.ref.member:
         return None if stage.init_from is None else stage.init_from.stage
     return f"{stage.init_from.member}.{stage.init_from.stage}"
@@ -170,7 +172,7 @@ def _rows(reports: Sequence[StageReport]) -> list[list[str]]:
         stage = report.stage
         row = [
             str(stage.ref),
-            "–" if stage.init_from is None else str(stage.init_from),
+            str(stage.init_from or _init_from(stage) or "–"),
             stage.dataset,
             f"{stage.num_classes:,}",
             f"{stage.num_images:,}",

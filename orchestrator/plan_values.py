@@ -9,6 +9,7 @@ from typing import Any
 
 from orchestrator.config_schema import TARGET
 from orchestrator.overlay import overlay
+from workers.protocol import InitFile
 from workers.settings import TrainingSettings
 
 
@@ -66,6 +67,7 @@ class Stage:
     num_images: int
     num_updates: int
     num_classes: int
+    init_file: InitFile | None = None
 
 
 @dataclass(frozen=True)
@@ -111,8 +113,12 @@ class Plan:
         return tuple(chain)
 
     def is_pretrained(self, member: str) -> bool:
-        """Whether a stage on another dataset than the target led to `member`."""
-        return any(stage.dataset != TARGET for stage in self.ancestors(self.last_stage(member)))
+        """Whether a stage on another dataset than the target, or a file of weights, led to `member`."""
+        last = self.last_stage(member)
+        ancestors = self.ancestors(last)
+        return any(stage.dataset != TARGET for stage in ancestors) or any(
+            stage.init_file is not None for stage in (last, *ancestors)
+        )
 
     def base_members(self) -> tuple[str, ...]:
         return tuple(member for member in self.members if not self.is_pretrained(member))
@@ -182,5 +188,6 @@ def _stage(entry: Mapping[str, Any]) -> Stage:
             "reset": tuple(entry["reset"]),
             "freeze": tuple(entry["freeze"]),
             "lr_scale": tuple((layer, factor) for layer, factor in entry["lr_scale"].items()),
+            "init_file": InitFile(**file) if (file := entry.get("init_file")) else None,
         }
     )

@@ -197,7 +197,7 @@ def stage_params(stage: "Stage") -> dict[str, str]:
     settings = stage.settings
     values: dict[str, object] = {
         "dataset": stage.dataset,
-        "init_from": stage.init_from or "",
+        "init_from": stage.init_from or (stage.init_file.name if stage.init_file else ""),
         "reset": ",".join(stage.reset),
         "freeze": ",".join(stage.freeze),
         "seed": stage.seed,

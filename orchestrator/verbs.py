@@ -64,13 +64,15 @@ def plan(request: Request, streams: Streams) -> int:
     """What a launch would do, and how long it would take; nothing on disk changes."""
     from orchestrator.config import compose
     from orchestrator.datasets import survey_all
+    from orchestrator.init_files import check_init_files, hash_init_files
     from orchestrator.placing import Measuring, place
     from orchestrator.plan import make_plan
     from orchestrator.plan_report import make_report
     from orchestrator.rates import measure_rates
 
     config = compose(request.overrides, request.config_dir)
-    planned = make_plan(config, survey_all(config, allow_absent=True))
+    planned = make_plan(config, survey_all(config, allow_absent=True), hash_init_files(config))
+    check_init_files(planned)
     placed = place(config, planned, streams.progress, Measuring.never)
     here = _members_at_once(replace(placed.cluster, address=None), streams)
     slots = _members_at_once(placed.cluster, streams) if config.cluster.address else here

@@ -21,12 +21,25 @@ class Numerics:
 
 
 @dataclass(frozen=True)
+class InitFile:
+    """A user's file of weights to start from, by its absolute path, and its sha256 when the plan was made."""
+
+    path: str
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        return Path(self.path).name
+
+
+@dataclass(frozen=True)
 class StageSpec:
     """One stage of one member, self-contained.
 
     `store` is a prepared dataset folder, `stage_dir` is `members/<member>/<stage>` of the run directory,
-    `init_dir` the ancestor's stage_dir or None. `reset` names layers drawn anew, `freeze` layers left as they are,
-    `lr_scale` factors of the learning rate by layer (`conv1` … `conv6`, `fc6`, `fc7`, `fc8`).
+    `init_dir` the ancestor's stage_dir or None, `init_file` a file of weights instead. `reset` names layers drawn anew,
+    `freeze` layers left as they are, `lr_scale` factors of the learning rate by layer (`conv1` … `conv6`, `fc6`, `fc7`,
+    `fc8`).
     """
 
     member: str
@@ -44,6 +57,7 @@ class StageSpec:
     keep: KeptCheckpoint
     stage_hash: str
     attempt: int = 0
+    init_file: InitFile | None = None
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from workers.data.batches import TrainingBatches, centre_batches, num_batches, p
 from workers.data.store import Store, open_store
 from workers.errors import DataError, StorageError
 from workers.finished import read_finished
+from workers.init_file import load_init_file
 from workers.models.outline import Outline, outline
 from workers.models.parts import beside, parts_of, whole_shape
 from workers.models.registry import build, initialise, place
@@ -88,13 +89,15 @@ def _begin(spec: StageSpec, found: Outline, model: nn.Module, optimizer: torch.o
 
 
 def _start(model: nn.Module, found: Outline, spec: StageSpec) -> None:
-    """Fresh weights by seed, then the ancestor's for every layer that is not reset."""
+    """Fresh weights by seed, then the ancestor's or the given file's for every layer that is not reset."""
     initialise(model, spec.settings.init, spec.seed)
     if spec.init_dir is not None:
         finished = read_finished(spec.init_dir)
         ancestor = read_weights(spec.init_dir / "checkpoints" / finished.checkpoint)
         layers = set(found.layers) - found.select_all(spec.reset)
         _load_weights(model, ancestor, only=layers)
+    if spec.init_file is not None:
+        load_init_file(model, spec.init_file, found.select_all(spec.reset))
 
 
 def _load_weights(model: nn.Module, weights: Weights, only: set[str] | None) -> None:

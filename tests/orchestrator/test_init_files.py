@@ -1,0 +1,150 @@
+"""Members that start from a file of weights: in the configuration, the plan and its hash, and what is refused."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from orchestrator.config import Config, compose, reopen
+from orchestrator.datasets import survey_all
+from orchestrator.init_files import check_init_files, hash_init_files
+from orchestrator.plan import ChangeKind, Plan, StageRef, compare, from_json, make_plan, to_json
+from orchestrator.plan_report import make_report
+from orchestrator.tracking_runs import stage_params
+from workers.errors import ConfigError, DataError
+from workers.models.outline import MODEL_NAMES
+from workers.models.registry import build, initialise
+from workers.settings import InitSettings, ModelSettings
+
+TINY = ("model.width=0.1", "model.fc_units=16")
+MEMBER = "ensemble.members.own.stages.train"
+
+
+def composed(file: object, *overrides: str) -> Config:
+    keys = (f"{MEMBER}.dataset=target", f"{MEMBER}.init_file={file}", f"{MEMBER}.reset=[head]")
+    return compose(["ensemble=five", *TINY, *keys, *overrides])
+
+
+def planned(config: Config) -> Plan:
+    return make_plan(config, survey_all(config), hash_init_files(config))
+
+
+def write_weights(path: Path, num_classes: int = 7, seed: int = 1) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    model = build(ModelSettings(input_size=28, width=0.1, conv1_kernel=5, conv1_stride=1, fc_units=16), num_classes)
+    initialise(model, InitSettings(), seed)
+    save_file(model.state_dict(), path)
+    return path
+
+
+def own(plan: Plan) -> StageRef:
+    return plan.last_stage("own").ref
+
+
+def test_plan_hash_follows_the_file_s_bytes_and_never_its_place(tmp_path: Path) -> None:
+    here, moved = write_weights(tmp_path / "a.safetensors"), write_weights(tmp_path / "b" / "c.safetensors")
+    other = write_weights(tmp_path / "other.safetensors", seed=2)
+    first, second, third = (planned(composed(file)) for file in (here, moved, other))
+    assert first.hash == second.hash
+    assert first.hash != third.hash
+    assert {one.ref for one in first.stages if third.stage(one.ref).hash != one.hash} == {own(first)}
+    change = compare(first, third)
+    assert change.kind is ChangeKind.differs
+    assert len(change.lines) == 1
+    assert change.lines[0].startswith("init_file: sha256 ")
+
+
+def test_plan_with_a_file_is_read_back_as_it_was_and_older_ones_without_the_key_too(tmp_path: Path) -> None:
+    plan = planned(composed(write_weights(tmp_path / "a.safetensors")))
+    document = json.loads(json.dumps(to_json(plan)))
+    assert from_json(document) == plan
+    for entry in document["stages"]:
+        del entry["init_file"]
+    assert [one.init_file for one in from_json(document).stages] == [None] * 6
+
+
+def test_member_that_starts_from_a_file_counts_as_pretrained_and_the_plan_names_the_file(tmp_path: Path) -> None:
+    plan = planned(composed(write_weights(tmp_path / "a.safetensors")))
+    assert plan.pretrained_members() == ("own",)
+    report = make_report(plan, compose([]).cluster, 1)
+    assert [one["init_from"] for one in report.to_json()["stages"]] == [None] * 5 + ["a.safetensors"]
+    line = next(line for line in report.to_text().splitlines() if line.startswith("own/train"))
+    assert line.split()[:3] == ["own/train", "a.safetensors", "target"]
+    assert stage_params(plan.last_stage("own"))["init_from"] == "a.safetensors"
+
+
+def test_member_whose_ancestor_starts_from_a_file_counts_as_pretrained(tmp_path: Path) -> None:
+    more = "ensemble.members.own.stages.more"
+    file = write_weights(tmp_path / "a.safetensors")
+    plan = planned(composed(file, f"{more}.dataset=target", f"{more}.init_from=train"))
+    assert own(plan) == StageRef("own", "more")
+    assert plan.pretrained_members() == ("own",)
+
+
+def test_relative_path_is_kept_as_an_absolute_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_weights(tmp_path / "a.safetensors")
+    monkeypatch.chdir(tmp_path)
+    config = composed("a.safetensors")
+    assert config.members["own"].stages["train"].init_file == str(tmp_path / "a.safetensors")
+    monkeypatch.chdir(tmp_path.parent)
+    assert reopen(config.yaml).members == config.members
+
+
+def test_reference_in_the_path_stays_one_in_what_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OWN_WEIGHTS", str(write_weights(tmp_path / "a.safetensors")))
+    config = composed("'${oc.env:OWN_WEIGHTS}'")
+    assert "${oc.env:OWN_WEIGHTS}" in config.yaml
+    assert planned(config).last_stage("own").init_file is not None
+
+
+def test_both_beginnings_at_once_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="init_from and init_file exclude each other"):
+        composed(tmp_path / "a.pth", f"{MEMBER}.init_from=base1.train")
+
+
+def test_absent_file_is_refused_with_the_key_that_names_it(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"members\.own\.stages\.train\.init_file=.*absent.pth: cannot be read \(No such"
+    ):
+        planned(composed(tmp_path / "absent.pth"))
+
+
+def test_unknown_layer_in_reset_is_refused_before_the_file_is_read(tmp_path: Path) -> None:
+    file = write_weights(tmp_path / "a.safetensors")
+    with pytest.raises(ConfigError, match="no layer fc9"):
+        planned(composed(file, f"{MEMBER}.reset=[fc9]"))
+
+
+def test_file_of_another_model_is_refused_when_the_plan_is_checked(tmp_path: Path) -> None:
+    plan = planned(composed(write_weights(tmp_path / "a.safetensors"), f"{MEMBER}.reset=[fc7]"))
+    with pytest.raises(DataError) as caught:
+        check_init_files(plan)
+    assert str(caught.value).startswith(f"{MEMBER}.init_file={tmp_path / 'a.safetensors'}: fc8.weight is (7, 16)")
+    assert "\n" not in str(caught.value)
+    check_init_files(planned(composed(tmp_path / "a.safetensors")))
+
+
+def test_published_torchvision_file_starts_a_torchvision_member(tmp_path: Path) -> None:
+    if "torchvision/alexnet" not in MODEL_NAMES:
+        pytest.skip("model.name=torchvision/alexnet is not known here")
+    import torchvision
+
+    with torch.device("meta"):
+        shapes = {
+            name: value.shape for name, value in torchvision.models.alexnet(num_classes=1000).state_dict().items()
+        }
+    generator = torch.Generator().manual_seed(0)
+    # As published: torchvision's names, a thousand classes, torch's own format.
+    torch.save(
+        {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}, tmp_path / "alexnet.pth"
+    )
+    model = (f"{MEMBER}.model.name=torchvision/alexnet", f"{MEMBER}.model.input_size=224", "datasets.target.size=256")
+    plan = planned(composed(tmp_path / "alexnet.pth", *model, f"{MEMBER}.freeze=[body]"))
+    check_init_files(plan)
+    stage = plan.last_stage("own")
+    assert stage.settings.model.name == "torchvision/alexnet"
+    with pytest.raises(DataError, match=r"is \(1000, 4096\), the model wants \(10, 4096\)"):
+        check_init_files(dataclasses.replace(plan, stages=(dataclasses.replace(stage, reset=()),)))

@@ -1,0 +1,201 @@
+"""A stage that starts from a user's file of weights: what is taken, what is refused, and that nothing in it runs."""
+
+import collections
+import hashlib
+import pickle
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from workers.errors import DataError
+from workers.init_file import check_init_file, load_init_file, read_init_file
+from workers.models.registry import build, initialise
+from workers.protocol import InitFile, StageSpec
+from workers.settings import InitSettings, OptimizerSettings
+from workers.stage import run_stage
+
+Weights = dict[str, Tensor]
+UNMOVED = OptimizerSettings(lr=1e-30, batch_size=400)
+
+
+@pytest.fixture
+def published(tiny_spec: StageSpec) -> Weights:
+    """Weights of the tiny net over 40 classes."""
+    model = build(tiny_spec.settings.model, 40)
+    initialise(model, InitSettings(bias=1.0), seed=99)
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def given(path: Path) -> InitFile:
+    return InitFile(str(path), hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def saved_pth(weights: object, path: Path) -> InitFile:
+    torch.save(weights, path)
+    return given(path)
+
+
+def saved_safetensors(weights: Mapping[str, Tensor], path: Path) -> InitFile:
+    save_file(dict(weights), path)
+    return given(path)
+
+
+SAVERS = [(saved_pth, "w.pth"), (saved_safetensors, "w.safetensors")]
+
+
+@pytest.mark.parametrize(("save", "name"), SAVERS)
+def test_stage_takes_all_but_the_reset_layers_of_the_file_to_the_bit(
+    tiny_spec: StageSpec, published: Weights, tmp_path: Path, save: Callable[..., InitFile], name: str
+) -> None:
+    settings = replace(tiny_spec.settings, optimizer=UNMOVED)
+    spec = replace(tiny_spec, settings=settings, init_file=save(published, tmp_path / name), reset=("head",))
+    result = run_stage(spec, lambda: False)
+    after = load_file(spec.stage_dir / "checkpoints" / result.checkpoint / "model.safetensors")
+    assert after["fc8.weight"].shape == (10, 16)
+    body = [one for one in published if one.endswith("weight") and not one.startswith("fc8")]
+    assert len(body) == 7
+    for one in body:
+        assert after[one].numpy().tobytes() == published[one].numpy().tobytes()
+
+
+def test_stage_starts_from_the_checkpoint_that_another_run_left(tiny_spec: StageSpec, tmp_path: Path) -> None:
+    first = run_stage(tiny_spec, lambda: False)
+    file = tiny_spec.stage_dir / "checkpoints" / first.checkpoint / "model.safetensors"
+    model = build(tiny_spec.settings.model, 10)
+    load_init_file(model, given(file), reset=())
+    for name, value in load_file(file).items():
+        assert torch.equal(model.state_dict()[name], value)
+
+
+def test_old_style_state_dict_with_parameters_in_it_is_read(published: Weights, tmp_path: Path) -> None:
+    ordered = collections.OrderedDict((name, torch.nn.Parameter(value)) for name, value in published.items())
+    torch.save(ordered, tmp_path / "w.pth", _use_new_zipfile_serialization=False)
+    found = read_init_file(given(tmp_path / "w.pth"))
+    assert found.keys() == published.keys()
+    assert all(torch.equal(found[name], published[name]) for name in published)
+
+
+def test_persistent_buffers_are_copied_and_must_be_there(tmp_path: Path) -> None:
+    source, target = (torch.nn.Sequential(torch.nn.BatchNorm2d(3)) for _ in range(2))
+    source.get_submodule("0").running_mean.fill_(7.0)
+    load_init_file(target, saved_pth(source.state_dict(), tmp_path / "w.pth"), reset=())
+    assert target.get_submodule("0").running_mean.tolist() == [7.0, 7.0, 7.0]
+    without = {name: value for name, value in source.state_dict().items() if name != "0.running_mean"}
+    with pytest.raises(DataError, match=r"has no 0.running_mean"):
+        load_init_file(target, saved_pth(without, tmp_path / "w.pth"), reset=())
+
+
+def test_tensors_of_layers_that_the_model_lacks_are_left_out(
+    tiny_spec: StageSpec, published: Weights, tmp_path: Path
+) -> None:
+    model = build(tiny_spec.settings.model, 40)
+    load_init_file(model, saved_pth({**published, "aux.weight": torch.ones(2)}, tmp_path / "w.pth"), reset=())
+    assert torch.equal(model.state_dict()["fc7.weight"], published["fc7.weight"])
+
+
+def other_shape(weights: Weights) -> object:
+    return {**weights, "conv2.weight": weights["conv2.weight"][:, :, :3, :3].clone()}
+
+
+def without_a_layer(weights: Weights) -> object:
+    return {name: value for name, value in weights.items() if name != "fc7.bias"}
+
+
+def not_finite(weights: Weights) -> object:
+    return {**weights, "fc6.bias": torch.full_like(weights["fc6.bias"], float("nan"))}
+
+
+def nested(weights: Weights) -> object:
+    return {"state_dict": weights, "epoch": 90}
+
+
+def whole_model(weights: Weights) -> object:
+    return torch.nn.Linear(2, 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (dict, "fc8.weight is (40, 16), the model wants (10, 16); add fc8 to the stage's reset"),
+        (other_shape, "conv2.weight is"),
+        (without_a_layer, "has no fc7.bias (it has fc"),
+        (not_finite, "fc6.bias is not finite"),
+        (nested, "not a plain state dict ('state_dict' is a dict, not a dense tensor)"),
+        (whole_model, "not a plain state dict (UnpicklingError; nothing but tensors is loaded, and no code is run)"),
+        (list, "not a plain state dict (it holds a list)"),
+    ],
+)
+def test_file_that_does_not_fit_is_refused_in_one_line(
+    tiny_spec: StageSpec, published: Weights, tmp_path: Path, change: Callable[[Weights], object], words: str
+) -> None:
+    file = saved_pth(change(published), tmp_path / "w.pth")
+    reset = () if change is dict else ("head",)
+    with pytest.raises(DataError) as checked:
+        check_init_file(file, tiny_spec.settings.model, 10, reset)
+    with pytest.raises(DataError) as run:
+        run_stage(replace(tiny_spec, init_file=file, reset=reset), lambda: False)
+    assert str(checked.value) == str(run.value)
+    assert words in str(run.value)
+    assert "\n" not in str(run.value)
+    assert run.value.exit_code == 3
+
+
+@pytest.mark.parametrize("name", ["w.pth", "w.safetensors", "w.onnx"])
+def test_bytes_that_are_no_weights_are_refused_in_one_line(tmp_path: Path, name: str) -> None:
+    generator = torch.Generator().manual_seed(5)
+    for size in (0, 1, 64, 5000):
+        (tmp_path / name).write_bytes(bytes(torch.randint(0, 256, (size,), generator=generator).tolist()))
+        with pytest.raises(DataError, match=r"not a (plain|safetensors)|of no known kind") as caught:
+            read_init_file(given(tmp_path / name))
+        assert "\n" not in str(caught.value)
+
+
+def test_truncated_file_is_refused(published: Weights, tmp_path: Path) -> None:
+    for save, name in SAVERS:
+        whole = Path(save(published, tmp_path / name).path)
+        whole.write_bytes(whole.read_bytes()[:-40])
+        with pytest.raises(DataError, match="not a"):
+            read_init_file(given(whole))
+
+
+class Marker:
+    """Unpickling it writes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return Path.write_text, (self.path, "it ran")
+
+
+def test_malicious_pickle_is_refused_and_runs_nothing(tiny_spec: StageSpec, published: Weights, tmp_path: Path) -> None:
+    marker = tmp_path / "marker"
+    saved_pth({**published, "extra": Marker(marker)}, tmp_path / "zip.pth")
+    torch.save({"extra": Marker(marker)}, tmp_path / "legacy.pth", _use_new_zipfile_serialization=False)
+    (tmp_path / "bare.pth").write_bytes(pickle.dumps(Marker(marker)))
+    for name in ("zip.pth", "legacy.pth", "bare.pth"):
+        with pytest.raises(DataError, match="no code is run"):
+            run_stage(replace(tiny_spec, init_file=given(tmp_path / name)), lambda: False)
+    assert not marker.exists()
+    # The trap works: an unguarded reader springs it.
+    pickle.loads((tmp_path / "bare.pth").read_bytes())  # noqa: S301
+    assert marker.exists()
+
+
+def test_changed_file_is_refused_before_a_byte_is_parsed(
+    published: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = saved_pth(published, tmp_path / "w.pth")
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("parsed"))
+    path = Path(file.path)
+    path.write_bytes(path.read_bytes() + b"x")
+    with pytest.raises(DataError, match="changed since the run was planned"):
+        read_init_file(file)
+    path.unlink()
+    with pytest.raises(DataError, match="cannot be read"):
+        read_init_file(file)

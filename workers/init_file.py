@@ -1,0 +1,138 @@
+"""A file of published weights that a stage starts from: verified, read without running what is in it, matched by name.
+
+Two kinds: a state dict as torch saves it (`.pth`, `.pt`; what torchvision publishes), and `.safetensors` (what a
+checkpoint here is made of). A pickle can hold code: torch's loader for weights alone makes nothing but tensors.
+"""
+
+import difflib
+import hashlib
+import io
+import logging
+import pickle
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from workers.errors import DataError
+from workers.models.outline import outline
+from workers.models.registry import build
+from workers.protocol import InitFile
+from workers.settings import ModelSettings
+from workers.training.optimizer import layer_of
+
+_PICKLES = (".pth", ".pt")
+_SAFETENSORS = ".safetensors"
+# What a loader raises over bytes that are no such file: the pickle's machine trips where the damage happens to be.
+_UNREADABLE = (
+    pickle.UnpicklingError,
+    SafetensorError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    OverflowError,
+)
+_log = logging.getLogger(__name__)
+
+
+def load_init_file(model: nn.Module, given: InitFile, reset: Collection[str]) -> None:
+    """Copies the file's tensors into the parameters and persistent buffers of all layers but the `reset` ones.
+
+    Tensors of layers that the model lacks are left out, and the log says how many.
+
+    Raises:
+        DataError: the file is absent, is not the one that was planned with, holds other things than tensors, or lacks
+            what the model needs.
+    """
+    tensors = read_init_file(given)
+    own = model.state_dict()
+    wanted = {name: value for name, value in own.items() if layer_of(name) not in reset}
+    for name, value in wanted.items():
+        _require_fit(given, name, value, tensors)
+    unused = [name for name in tensors if name not in own]
+    if unused:
+        _log.info("%s: %d tensors of layers that the model lacks, as %s", given.path, len(unused), unused[0])
+    with torch.no_grad():
+        for name, value in wanted.items():
+            value.copy_(tensors[name])
+
+
+def check_init_file(given: InitFile, model: ModelSettings, num_classes: int, reset: Collection[str]) -> None:
+    """Whether `load_init_file` would find all that it needs; `reset` may name several layers at once, as `head`.
+
+    Raises:
+        DataError: as there.
+    """
+    with torch.device("meta"):
+        built = build(model, num_classes)
+    load_init_file(built, given, outline(model, num_classes).select_all(reset))
+
+
+def read_init_file(given: InitFile) -> dict[str, Tensor]:
+    """The file's tensors by name, on the CPU; its sha256 is compared before a byte of it is parsed.
+
+    Raises:
+        DataError: as `load_init_file`.
+    """
+    try:
+        data = Path(given.path).read_bytes()
+    except OSError as error:
+        raise DataError(f"init_file={given.path}: cannot be read ({error.strerror}); give a file of weights") from error
+    if hashlib.sha256(data).hexdigest() != given.sha256:
+        raise DataError(f"init_file={given.path}: changed since the run was planned; put back the file of that time")
+    return _parsed(given, data)
+
+
+def _parsed(given: InitFile, data: bytes) -> dict[str, Tensor]:
+    suffix = Path(given.path).suffix.lower()
+    if suffix not in (*_PICKLES, _SAFETENSORS):
+        raise DataError(f"init_file={given.path}: of no known kind; give a .pth, .pt or .safetensors file")
+    try:
+        if suffix == _SAFETENSORS:
+            return safetensors.torch.load(data)
+        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except _UNREADABLE as error:
+        kind = "safetensors file" if suffix == _SAFETENSORS else "plain state dict"
+        _log.debug("%s: %s", given.path, error)
+        raise DataError(
+            f"init_file={given.path}: not a {kind} ({type(error).__name__}; nothing but tensors is loaded, and no "
+            "code is run); save model.state_dict() alone"
+        ) from error
+    strange = _strange(content)
+    if strange:
+        raise DataError(f"init_file={given.path}: not a plain state dict ({strange}); save model.state_dict() alone")
+    tensors: dict[str, Tensor] = content
+    return tensors
+
+
+def _strange(content: object) -> str:
+    """What about `content` is not as in a mapping from names to dense tensors; empty if nothing."""
+    if not isinstance(content, Mapping):
+        return f"it holds a {type(content).__name__}"
+    for name, value in content.items():
+        if not isinstance(name, str):
+            return f"a name is a {type(name).__name__}"
+        if not isinstance(value, Tensor) or value.layout is not torch.strided or value.is_quantized:
+            return f"{name!r:.60} is a {type(value).__name__}, not a dense tensor"
+    return ""
+
+
+def _require_fit(given: InitFile, name: str, value: Tensor, tensors: Mapping[str, Tensor]) -> None:
+    found = tensors.get(name)
+    reset = f"add {layer_of(name) or name} to the stage's reset"
+    if found is None:
+        close = difflib.get_close_matches(name, tensors, n=1)
+        hint = f" (it has {close[0]})" if close else ""
+        raise DataError(f"init_file={given.path}: has no {name}{hint}; {reset}, or give weights of this model")
+    if found.shape != value.shape:
+        shapes = f"{tuple(found.shape)}, the model wants {tuple(value.shape)}"
+        raise DataError(f"init_file={given.path}: {name} is {shapes}; {reset}, or give weights of this model")
+    if not bool(torch.isfinite(found).all()):
+        raise DataError(f"init_file={given.path}: {name} is not finite; give another file")
