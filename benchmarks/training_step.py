@@ -69,6 +69,27 @@ def small(settings: Settings) -> tuple[Row, ...]:
     return _measure(_Case("small training step", "small", synthetic.SMALL, 40, 64, 64, 1, updates=5), settings)
 
 
+def cifar(settings: Settings) -> Row:
+    """cuda-convnet's net of 80 seconds at 32 pixels, batch 128, beside a plain loop whose batch is ready in memory."""
+    model, batch, updates = ModelSettings(name="cifar_80s", input_size=32), 128, 10
+    num_images = (_WARM_UP + (settings.repeats + 2) * updates) * batch
+    store = synthetic.store(settings.scratch, num_images, 10, 32)
+    spec = synthetic.stage(store, settings.scratch / "member", model, batch, fastest(settings.threads))
+    readings = take_turns(
+        {
+            "ours": partial(ours, spec, updates),
+            "plain": partial(peers.plain, "cifar_80s", 10, batch, settings.threads),
+        },
+        settings.repeats,
+    )
+    speed = {name: batch / Spread.of(seconds).median for name, seconds in readings.items()}
+    return Row(
+        "CIFAR-10 net of 80 seconds: training step beside plain PyTorch, fp32", "images/s", speed["ours"],
+        speed["plain"], None, Spread.of(ratios(readings, "plain", "ours")), Measure.times, Wanted(1.6),
+        settings.repeats, f"32 px, batch {batch}, {settings.threads} threads, {spec.numerics.precision}",
+    )  # fmt: skip
+
+
 def _measure(
     case: _Case, settings: Settings, at_least: float | None = None, of_limit: float | None = None
 ) -> tuple[Row, ...]:

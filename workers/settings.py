@@ -18,6 +18,7 @@ class Source(StrEnum):
 
     digits = "digits"
     folder = "folder"
+    torchvision = "torchvision"
 
 
 class Layout(StrEnum):
@@ -121,6 +122,7 @@ class DatasetSettings:
     """One entry of `datasets`.
 
     `declared_*` are the published counts of a dataset, used by `septet plan` where the images are absent.
+    `name` is that of one of torchvision's sets, which is downloaded to `root` where `download` allows it.
     `orientations` is 4 to make each (class, quarter turn) a class of its own (the digits' superset), else 1.
     """
 
@@ -136,6 +138,8 @@ class DatasetSettings:
     declared_train: int = 0
     declared_val: int = 0
     declared_test: int = 0
+    name: str | None = None
+    download: bool = True
 
     def __post_init__(self) -> None:
         _require(1 <= self.size <= 4096, f"size={self.size}: give pixels in 1…4096")
@@ -146,7 +150,9 @@ class DatasetSettings:
 
 
 # Where images lie and what is published of them. Of `classes` it is not the file's place that counts but the names.
-_NO_OPTIONS = frozenset({"root", "classes", "declared_classes", "declared_train", "declared_val", "declared_test"})
+_NO_OPTIONS = frozenset(
+    {"root", "download", "classes", "declared_classes", "declared_train", "declared_val", "declared_test"}
+)
 
 
 def dataset_options(settings: DatasetSettings) -> dict[str, str | int | float]:

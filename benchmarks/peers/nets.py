@@ -46,5 +46,24 @@ def small(num_classes: int, num_convs: int = 5) -> nn.Sequential:
     return _alexnet((32, 88, 128, 128, 88), 5, 2, 2, 1024, num_classes, num_convs)
 
 
-NETS = {"full_size": full_size, "small": small}
-CROPS = {"full_size": 224, "small": 56}
+def cifar_80s(num_classes: int) -> nn.Sequential:
+    """cuda-convnet's net of 80 seconds for CIFAR-10 (conf/model/cifar_80s.yaml)."""
+    return nn.Sequential(
+        nn.Conv2d(3, 32, 5, padding=2),
+        nn.MaxPool2d(3, 2, ceil_mode=True),
+        nn.ReLU(),
+        nn.Conv2d(32, 32, 5, padding=2),
+        nn.ReLU(),
+        nn.AvgPool2d(3, 2, ceil_mode=True),
+        nn.Conv2d(32, 64, 5, padding=2),
+        nn.ReLU(),
+        nn.AvgPool2d(3, 2, ceil_mode=True),
+        nn.Flatten(),
+        nn.Linear(64 * 4 * 4, 64),
+        nn.ReLU(),
+        nn.Linear(64, num_classes),
+    )
+
+
+NETS = {"full_size": full_size, "small": small, "cifar_80s": cifar_80s}
+CROPS = {"full_size": 224, "small": 56, "cifar_80s": 32}

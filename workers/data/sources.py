@@ -8,6 +8,7 @@ from workers.data.digits import list_digits
 from workers.data.folder import list_folder
 from workers.data.held_out import num_held_out
 from workers.data.listing import Listing
+from workers.data.torchvision_sets import list_torchvision
 from workers.settings import DatasetSettings, Source
 
 
@@ -30,6 +31,8 @@ def open_listing(settings: DatasetSettings) -> Listing:
     """Lists the dataset that `settings` describe; raises DataError where it does not hold what it must."""
     if settings.source is Source.digits:
         return list_digits(settings)
+    if settings.source is Source.torchvision:
+        return list_torchvision(settings)
     return list_folder(settings)
 
 

@@ -1,0 +1,51 @@
+"""A convolutional Highway network (Srivastava, Greff and Schmidhuber 2015)."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+BLOCKS, DEPTH = 3, 3
+_FILTERS = 64
+# Negative, so that a fresh layer mostly carries its input on; the paper's nets of ten layers begin at -1 to -3.
+_GATE_BIAS = -2.0
+
+
+class HighwayConv(nn.Module):
+    """y = H(x) · T(x) + x · (1 - T(x)): a convolution and a gate that says how much of it replaces the input."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.transform = nn.Conv2d(channels, channels, 3, padding=1)
+        self.gate = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Takes and gives [batch, channels, height, width]."""
+        share = torch.sigmoid(self.gate(hidden))
+        return hidden + share * (functional.relu(self.transform(hidden)) - hidden)
+
+
+class Highway(nn.Module):
+    """A convolution, three blocks of three highway layers, each ending in a max pooling, and the mean of each map."""
+
+    def __init__(self, num_classes: int, width: float) -> None:
+        super().__init__()
+        channels = max(4, round(_FILTERS * width))
+        self.conv1 = nn.Conv2d(3, channels, 3, padding=1)
+        self.blocks = nn.ModuleList(nn.ModuleList(HighwayConv(channels) for _ in range(DEPTH)) for _ in range(BLOCKS))
+        self.classes = nn.Linear(channels, num_classes)
+
+    def start_gates(self) -> None:
+        """Gives fresh gates the bias that lets the input through."""
+        for module in self.modules():
+            if isinstance(module, HighwayConv):
+                nn.init.constant_(module.gate.bias, _GATE_BIAS)  # type: ignore[arg-type]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Takes normalised [batch, 3, size, size], gives logits [batch, classes]."""
+        hidden = functional.relu(self.conv1(images))
+        for block in self.blocks:
+            for layer in block:  # type: ignore[attr-defined]
+                hidden = layer(hidden)
+            hidden = functional.max_pool2d(hidden, 2)
+        logits: Tensor = self.classes(hidden.mean(dim=(2, 3)))
+        return logits

@@ -1,0 +1,72 @@
+"""LeNet-5 (LeCun, Bottou, Bengio and Haffner 1998): AlexNet's algorithm, small."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+INPUT_SIZE = 32
+# The paper's table 1: which maps of S2 each map of C3 sees.
+_CONNECTIONS = (
+    *((0, 1, 2), (1, 2, 3), (2, 3, 4), (3, 4, 5), (0, 4, 5), (0, 1, 5)),
+    *((0, 1, 2, 3), (1, 2, 3, 4), (2, 3, 4, 5), (0, 3, 4, 5), (0, 1, 4, 5), (0, 1, 2, 5)),
+    *((0, 1, 3, 4), (1, 2, 4, 5), (0, 2, 3, 5)),
+    (0, 1, 2, 3, 4, 5),
+)
+
+
+class Subsampling(nn.Module):
+    """The mean of 2×2 pixels, times a coefficient and plus a bias of each map."""
+
+    def __init__(self, maps: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(maps)), nn.Parameter(torch.zeros(maps))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Takes [batch, maps, height, width], gives half the height and width."""
+        return functional.avg_pool2d(hidden, 2) * self.weight[:, None, None] + self.bias[:, None, None]
+
+
+class PartlyConnected(nn.Module):
+    """A 5×5 convolution each of whose maps sees some maps alone; the weights are those that are there, in a row."""
+
+    chosen: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        pairs = [(row, seen) for row, maps in enumerate(_CONNECTIONS) for seen in maps]
+        self.weight, self.bias = nn.Parameter(torch.zeros(len(pairs), 5, 5)), nn.Parameter(torch.zeros(16))
+        self.register_buffer("chosen", torch.tensor([row * 6 + seen for row, seen in pairs]), persistent=False)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Takes [batch, 6, height, width], gives [batch, 16, height - 4, width - 4]."""
+        whole = self.weight.new_zeros(16 * 6, 5, 5).index_copy(0, self.chosen, self.weight)
+        return functional.conv2d(hidden, whole.view(16, 6, 5, 5), self.bias)
+
+
+class LeNet5(nn.Module):
+    """C1 → S2 → C3 → S4 → C5 → F6 → classes, on grey images; a softmax over linear outputs stands for the paper's RBF.
+
+    Three channels are averaged to grey. Trainable parameters as published: 156, 12, 1,516, 32, 48,120, 10,164.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.c1, self.s2 = nn.Conv2d(1, 6, 5), Subsampling(6)
+        self.c3, self.s4 = PartlyConnected(), Subsampling(16)
+        self.c5 = nn.Conv2d(16, 120, 5)
+        self.f6 = nn.Linear(120, 84)
+        self.output = nn.Linear(84, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Takes normalised [batch, 3, 32, 32], gives logits [batch, classes]."""
+        hidden = images.mean(dim=1, keepdim=True)
+        hidden = _squashed(self.s2(_squashed(self.c1(hidden))))
+        hidden = _squashed(self.s4(_squashed(self.c3(hidden))))
+        hidden = _squashed(self.c5(hidden)).flatten(1)
+        logits: Tensor = self.output(_squashed(self.f6(hidden)))
+        return logits
+
+
+def _squashed(hidden: Tensor) -> Tensor:
+    """The paper's appendix A: ±1 maps to ±1, where the curve still bends."""
+    return 1.7159 * torch.tanh(hidden * (2 / 3))
