@@ -1,6 +1,7 @@
 """Writes RUN_DIR/report: scores.json, table.md, figures and the page, from scores and files on disk."""
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from orchestrator.scoreboard import SplitScores, to_json, to_markdown
 from workers import atomic
 from workers.checkpoint import MODEL_FILE
 
-FIRST_LAYER = "conv1.weight"
+COLOURS = 3
 _CURVES_CAPTION = "Top-1 error of every member by epoch; a dotted line marks where a member's next stage begins."
 _ERRORS_CAPTION = "Top-1 error of every member and, below, of averaged probabilities; ± one binomial standard error."
 _log = logging.getLogger(__name__)
@@ -108,15 +109,34 @@ def _stages(plan: Plan, member: str) -> str:
 
 
 def _kernels(paths: RunPaths, plan: Plan, member: str, evidence: Evidence) -> bytes | None:
-    """The picture of a member's first layer; None where its checkpoint is gone: a report needs no model."""
+    """The picture of a member's first layer; None where its checkpoint is gone: a report needs no model.
+
+    None too where no convolution looks at colours, as in a net for grey images.
+    """
     folder = paths.checkpoints(plan.last_stage(member).ref) / evidence.predictions[member].about.checkpoint
     try:
         with safe_open(folder / MODEL_FILE, framework="numpy") as file:
-            weights = file.get_tensor(FIRST_LAYER).astype("float32")
+            name = first_convolution({name: file.get_slice(name).get_shape() for name in file.keys()})  # noqa: SIM118
+            if name is None:
+                return None
+            weights = file.get_tensor(name).astype("float32")
     except (OSError, SafetensorError) as error:
         _log.warning("no picture of %s's first layer: %s", member, error)
         return None
     return plots.conv1_kernels(weights)
+
+
+def first_convolution(shapes: Mapping[str, Sequence[int]]) -> str | None:
+    """The weight that sees colours, of all `shapes` by name: `conv1.weight` or whatever it is called.
+
+    Where several have three inputs, the first by name, numbers read as numbers.
+    """
+
+    def in_order(name: str) -> list[tuple[int, str]]:
+        return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+    seen = [name for name, shape in shapes.items() if len(shape) == 4 and shape[1] == COLOURS]
+    return min(seen, key=in_order, default=None)
 
 
 def _facts(plan: Plan, record: RunRecord) -> dict[str, str]:

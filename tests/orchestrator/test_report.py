@@ -12,6 +12,7 @@ import pytest
 from orchestrator import scoreboard
 from orchestrator.combine import Combined, equal
 from orchestrator.config_schema import CombineConfig, CombineMethod, SubmissionConfig
+from orchestrator.report import first_convolution
 from orchestrator.report_page import MemberEntry, Page, Picture, render
 from orchestrator.results import write_results
 
@@ -141,3 +142,15 @@ def test_write_results_again_gives_the_same_bytes(tmp_path: Path, make_run: Call
     write_results(run.paths, run.plan, CombineConfig(), SubmissionConfig())
     assert {path: path.read_bytes() for folder in folders for path in folder.rglob("*") if path.is_file()} == before
     assert len(before) == 2 + 3 + 2 + len(run.plan.members)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "found"),
+    [
+        ({"conv1.weight": (96, 3, 11, 11), "conv2.weight": (256, 48, 5, 5), "fc8.weight": (10, 3)}, "conv1.weight"),
+        ({"features.10.0.weight": (8, 3, 3, 3), "features.2.0.weight": (16, 3, 3, 3)}, "features.2.0.weight"),
+        ({"c1.weight": (6, 1, 5, 5), "c5.weight": (120, 16, 5, 5)}, None),
+    ],
+)
+def test_first_convolution_is_the_one_that_sees_colours(shapes: dict[str, tuple[int, ...]], found: str | None) -> None:
+    assert first_convolution(shapes) == found
