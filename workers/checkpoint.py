@@ -79,7 +79,7 @@ def write_checkpoint(
     Args:
         folder: where the stage's checkpoints lie.
         step: the updates made.
-        model: the weights by name, float32; they must not change until this returns.
+        model: the weights and persistent buffers by name, float32 or int64; they must not change until this returns.
         optimizer: the momentum by name, likewise.
         state: what else the next update depends on, as JSON.
         identity: whose checkpoint it is.

@@ -17,7 +17,7 @@ from workers.data.store import open_store
 from workers.digest import sha256_of
 from workers.errors import CheckFailed, Stopped
 from workers.finished import read_finished
-from workers.models.parts import beside, parts_of
+from workers.models.parts import beside, saved_parts_of
 from workers.models.registry import build, place
 from workers.protocol import Numerics, PredictSpec, SplitPredictions
 from workers.settings import Crops, TrainingSettings
@@ -49,7 +49,7 @@ def load_member(stage_dir: Path, store_path: Path, settings: TrainingSettings, c
         raise CheckFailed(f"{contents.checkpoint.folder}: its weights are not those that DONE.json names")
     model = build(settings.model, store.num_classes).to(memory_format=torch.channels_last)
     with torch.no_grad():
-        for name, parts in parts_of(model).items():
+        for name, parts in saved_parts_of(model).items():
             for part, saved in beside(parts, torch.from_numpy(contents.model[name])):
                 part.copy_(saved)
     place(model, chosen.device)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from workers.checkpoint import Checkpoint, prune, write_checkpoint
 from workers.errors import Stopped
-from workers.models.parts import beside, parts_of, whole_shape
+from workers.models.parts import beside, parts_of, saved_parts_of, whole_shape
 from workers.protocol import StageSpec
 from workers.training.loop import TrainState
 from workers.training.metrics import MetricsLog, StepMark
@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Copied:
-    """Weights and momentum as they were at one update, by parameter name."""
+    """Weights (with persistent buffers) and momentum as they were at one update, by name."""
 
     model: dict[str, np.ndarray]
     optimizer: dict[str, np.ndarray]
@@ -42,9 +42,8 @@ class Snapshot:
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.SGD) -> None:
         self._model, self._optimizer = model, optimizer
-        weights = parts_of(model)
-        self._weights = {name: _buffer(parts) for name, parts in weights.items()}
-        trained = {name: parts for name, parts in weights.items() if parts[0].requires_grad}
+        self._weights = {name: _buffer(parts) for name, parts in saved_parts_of(model).items()}
+        trained = {name: parts for name, parts in parts_of(model).items() if parts[0].requires_grad}
         self._momentum = {name: _buffer(parts) for name, parts in trained.items()}
 
     def touch(self) -> None:
@@ -56,12 +55,12 @@ class Snapshot:
     def take(self) -> Copied:
         """Copies; what this gave before is overwritten."""
         momentum = momentum_parts(self._model, self._optimizer)
-        return Copied(_copied(parts_of(self._model), self._weights), _copied(momentum, self._momentum))
+        return Copied(_copied(saved_parts_of(self._model), self._weights), _copied(momentum, self._momentum))
 
 
 def _buffer(parts: Sequence[Tensor]) -> Tensor:
     # Contiguous, as the file is, whatever the parameter's own layout; pinned, where a GPU copies into it.
-    return torch.empty(whole_shape(parts), dtype=torch.float32, pin_memory=parts[0].is_cuda)
+    return torch.empty(whole_shape(parts), dtype=parts[0].dtype, pin_memory=parts[0].is_cuda)
 
 
 def _copied(tensors: Mapping[str, Sequence[Tensor]], buffers: Mapping[str, Tensor]) -> dict[str, np.ndarray]:

@@ -16,7 +16,7 @@ from workers.errors import DataError, StorageError
 from workers.finished import read_finished
 from workers.init_file import load_init_file
 from workers.models.outline import Outline, outline
-from workers.models.parts import beside, parts_of, whole_shape
+from workers.models.parts import beside, saved_parts_of, whole_shape
 from workers.models.registry import build, initialise, place
 from workers.protocol import StageResult, StageSpec
 from workers.saver import Saver, Snapshot
@@ -102,7 +102,7 @@ def _start(model: nn.Module, found: Outline, spec: StageSpec) -> None:
 
 def _load_weights(model: nn.Module, weights: Weights, only: set[str] | None) -> None:
     """Copies weights by name; the shapes must be equal. `only` names the layers to copy, None all."""
-    for name, parts in parts_of(model).items():
+    for name, parts in saved_parts_of(model).items():
         if only is not None and layer_of(name) not in only:
             continue
         value, shape = weights.model.get(name), whole_shape(parts)

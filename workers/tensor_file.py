@@ -16,6 +16,8 @@ import numpy as np
 
 # Fits a core's second-level cache, where the hash leaves it for the write.
 _PIECE_BYTES = 1 << 20
+# As the library names them: weights, momentum and most persistent buffers; buffers that count.
+_DTYPES = {"<f4": "F32", "<i8": "I64"}
 
 
 @dataclass(frozen=True)
@@ -33,14 +35,15 @@ def safetensors_pieces(tensors: Mapping[str, np.ndarray]) -> Iterator[memoryview
     header's order (huggingface/safetensors, README, "Format").
 
     Args:
-        tensors: float32 arrays by name, of any shape.
+        tensors: float32 or int64 arrays by name, of any shape.
     """
     header, end = {}, 0
-    for name in sorted(tensors):
+    # The library's order: wide types first, so that each array lies at a multiple of its width.
+    for name in sorted(tensors, key=lambda one: (-tensors[one].itemsize, one)):
         array = tensors[name]
-        assert array.dtype == "<f4", f"{name} is {array.dtype}"
+        assert array.dtype.str in _DTYPES, f"{name} is {array.dtype}"
         start, end = end, end + array.nbytes
-        header[name] = {"dtype": "F32", "shape": array.shape, "data_offsets": (start, end)}
+        header[name] = {"dtype": _DTYPES[array.dtype.str], "shape": array.shape, "data_offsets": (start, end)}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     yield struct.pack("<Q", len(text)) + text

@@ -29,6 +29,18 @@ def test_pieces_together_are_the_librarys_bytes(shapes: dict[str, tuple[int, ...
     assert (about.size, about.sha256) == (len(written.getvalue()), hashlib.sha256(written.getvalue()).hexdigest())
 
 
+@given(st.lists(st.sampled_from(["<f4", "<i8"]), max_size=6))
+def test_counts_among_weights_are_the_librarys_bytes(dtypes: list[str]) -> None:
+    given = {f"t{index}": np.arange(index + 1).astype(dtype) for index, dtype in enumerate(dtypes)}
+    assert b"".join(bytes(piece) for piece in safetensors_pieces(given)) == save(given)
+
+
+def test_count_without_dimensions_is_read_back_by_the_library() -> None:
+    found = load(b"".join(safetensors_pieces({"count": np.array(7, np.int64), "w": np.ones(3, np.float32)})))
+    assert found["count"].shape == ()
+    assert found["count"] == 7
+
+
 def test_tensor_of_many_pieces_is_read_back_by_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tensor_file, "_PIECE_BYTES", 24)
     given = tensors({"b": (7, 9), "a": (5,)})
@@ -45,6 +57,6 @@ def test_pieces_are_views_and_no_copies() -> None:
     assert len(header) % 8 == 0
 
 
-def test_other_types_than_float32_are_refused() -> None:
+def test_other_types_than_float32_and_int64_are_refused() -> None:
     with pytest.raises(AssertionError, match="float64"):
         list(safetensors_pieces({"a": np.zeros(2)}))

@@ -19,6 +19,18 @@ def parts_of(model: nn.Module) -> dict[str, tuple[nn.Parameter, ...]]:
     return {name: (parameter, second[name]) for name, parameter in model.first.named_parameters()}
 
 
+def saved_parts_of(model: nn.Module) -> dict[str, tuple[Tensor, ...]]:
+    """All that a checkpoint keeps of a net, by name: its weights, then persistent buffers.
+
+    Such are batch norm's running statistics: training moves them, and nothing computes them again.
+    """
+    saved: dict[str, tuple[Tensor, ...]] = dict(parts_of(model))
+    if not isinstance(model, HalvedAlexNet):
+        weights = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+        saved |= {name: (value,) for name, value in model.state_dict().items() if name not in weights}
+    return saved
+
+
 def whole_shape(parts: Sequence[Tensor]) -> tuple[int, ...]:
     """The shape of the weight that `parts` are along its first dimension."""
     if len(parts) == 1:
