@@ -23,7 +23,7 @@ from orchestrator.config_schema import (
 )
 from orchestrator.overlay import choices, field_types, join, mapping, nearest, overlay
 from workers.errors import ConfigError
-from workers.models.outline import MODEL_NAMES
+from workers.models.outline import check_name
 from workers.settings import TrainingSettings
 
 _SWEEP_USAGE = "ensemble=sweep 'sweep.seed=[0,1,2]' 'sweep.optimizer.lr=[0.01,0.02]'"
@@ -107,8 +107,7 @@ def _stage(layer: StageLayer, key: str, siblings: Sequence[str]) -> StageConfig:
         close = nearest(key.rsplit(".", 1)[-1], siblings)
         hint = f"did you mean the stage {close}?" if close else f"as in {key}.dataset=target"
         raise ConfigError(f"{key}.dataset: missing; {hint}")
-    if layer.model.name not in MODEL_NAMES:
-        raise ConfigError(f"model.name={layer.model.name}: {choices(layer.model.name, MODEL_NAMES)}")
+    check_name(layer.model.name)
     for layer_name, factor in layer.lr_scale.items():
         if factor < 0:
             raise ConfigError(f"{key}.lr_scale.{layer_name}={factor}: give 0 or more")

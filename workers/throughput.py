@@ -47,8 +47,8 @@ class TimedSteps:
 
     def _step(self) -> None:
         with numerics.autocast(self._chosen):
-            logits = self._model(self._images)
-        loss = mean_loss(logits, self._labels)
+            outputs = self._model(self._images)
+        loss = mean_loss(outputs, self._labels)
         self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()

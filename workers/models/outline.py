@@ -12,7 +12,10 @@ from workers.errors import ConfigError
 from workers.models.geometry import Geometry, geometry
 from workers.settings import ModelSettings
 
-MODEL_NAMES = ("alexnet",)
+ALEXNET = "alexnet"
+MODEL_NAMES = (ALEXNET,)
+# Before the name of a classification model of torchvision's, as in torchvision/resnet18.
+TORCHVISION = "torchvision/"
 HEAD, BODY = "head", "body"
 
 
@@ -26,6 +29,7 @@ class Outline:
         num_parameters: weights and biases.
         num_macs: multiply-adds of one image's forward pass, in convolutions and fully connected layers.
         num_neurons: outputs of those layers for one image.
+        auxiliary_heads: other layers that give logits, in training alone (GoogLeNet's); `head` stands for them too.
     """
 
     layers: Mapping[str, tuple[int, ...]]
@@ -33,15 +37,17 @@ class Outline:
     num_parameters: int
     num_macs: int
     num_neurons: int
+    auxiliary_heads: tuple[str, ...] = ()
 
     def select(self, name: str) -> tuple[str, ...]:
         """The layers that `name` stands for: one of that name, those below it (`features` for `features.0`), `head`
         or `body` (all but the head); none where there is no such layer.
         """
+        heads = (self.head, *self.auxiliary_heads)
         if name == HEAD:
-            return (self.head,)
+            return heads
         if name == BODY:
-            return tuple(layer for layer in self.layers if layer != self.head)
+            return tuple(layer for layer in self.layers if layer not in heads)
         return tuple(layer for layer in self.layers if layer == name or layer.startswith(f"{name}."))
 
     def select_all(self, names: Iterable[str]) -> frozenset[str]:
@@ -67,10 +73,36 @@ def outline(model: ModelSettings, num_classes: int) -> Outline:
     Raises:
         ConfigError: no such model, or one that is too deep for its input.
     """
-    if model.name not in MODEL_NAMES:
-        nearest = difflib.get_close_matches(model.name, MODEL_NAMES, n=1, cutoff=0.0)[0]
-        raise ConfigError(f"model.name={model.name}: no such model; did you mean {nearest}?")
-    return _of_geometry(geometry(model, num_classes))
+    check_name(model.name)
+    if model.name == ALEXNET:
+        return _of_geometry(geometry(model, num_classes))
+    # Here and not above: a plan of AlexNets loads no torch.
+    from workers.models.measured_outline import measured
+
+    return measured(model, num_classes)
+
+
+def check_name(name: str) -> None:
+    """Refuses a name that no model has, with the nearest ones; loads torchvision only for what this project lacks.
+
+    Raises:
+        ConfigError: no such model.
+    """
+    if name in MODEL_NAMES:
+        return
+    close = difflib.get_close_matches(name, MODEL_NAMES, n=1)
+    if not close:
+        from workers.models.torchvision_nets import names
+
+        theirs = [f"{TORCHVISION}{one}" for one in names()]
+        if name in theirs:
+            return
+        asked = name if name.startswith(TORCHVISION) else f"{TORCHVISION}{name}"
+        close = difflib.get_close_matches(asked, theirs, n=3, cutoff=0.0)
+    raise ConfigError(
+        f"model.name={name}: did you mean {' or '.join(close)}? (known: {', '.join(MODEL_NAMES)}, "
+        f"{TORCHVISION}<classification model of torchvision>)"
+    )
 
 
 def _of_geometry(layers: Geometry) -> Outline:

@@ -3,10 +3,11 @@
 import torch
 from torch import nn
 
+from workers.models import torchvision_nets
 from workers.models.alexnet import AlexNet
 from workers.models.alexnet import initialise as initialise_alexnet
 from workers.models.halves import HalvedAlexNet
-from workers.models.outline import outline
+from workers.models.outline import TORCHVISION, outline
 from workers.models.parts import beside, parts_of
 from workers.settings import InitSettings, Layout, ModelSettings
 
@@ -18,11 +19,24 @@ def build(model: ModelSettings, num_classes: int) -> nn.Module:
         ConfigError: no such model, or one that is too deep for its input.
     """
     outline(model, num_classes)
+    return construct(model, num_classes)
+
+
+def construct(model: ModelSettings, num_classes: int) -> nn.Module:
+    """Builds `model`, whose settings `outline` has checked (or is about to)."""
+    if model.name.startswith(TORCHVISION):
+        return torchvision_nets.construct(model.name.removeprefix(TORCHVISION), num_classes)
     return HalvedAlexNet(model, num_classes) if model.layout is Layout.halves else AlexNet(model, num_classes)
 
 
 def initialise(module: nn.Module, init: InitSettings, seed: int) -> None:
-    """Draws all weights of a built model from `seed`; halves get the grouped net's, which is there meanwhile."""
+    """Draws all weights of a built model from `seed`; halves get the grouped net's, which is there meanwhile.
+
+    torchvision's models are drawn as torchvision draws them, whatever `init` says.
+    """
+    if torchvision_nets.is_one(module):
+        torchvision_nets.initialise(module, seed)
+        return
     generator = torch.Generator().manual_seed(seed % 2**63)
     if not isinstance(module, HalvedAlexNet):
         assert isinstance(module, AlexNet)

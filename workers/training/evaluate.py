@@ -11,6 +11,10 @@ from workers.data.batches import Batch
 from workers.numerics import autocast
 from workers.protocol import Numerics
 
+AUXILIARY_WEIGHT = 0.3
+# A net's: logits, or logits and those of its auxiliary classifiers.
+Outputs = Tensor | tuple[Tensor, ...]
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -40,6 +44,21 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], numerics: Numerics) -> 
     return Evaluation(missed_top1 / num_images, missed_top5 / num_images)
 
 
-def mean_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy in fp32, whatever the precision of the logits."""
-    return functional.cross_entropy(logits.float(), labels)
+def main_logits(outputs: Outputs) -> Tensor:
+    """What a net says of the classes; what auxiliary classifiers say in training is left aside."""
+    return outputs if isinstance(outputs, Tensor) else outputs[0]
+
+
+def mean_loss(outputs: Outputs, labels: Tensor) -> Tensor:
+    """Cross-entropy in fp32, whatever the precision of the logits, and a share of the auxiliary classifiers'.
+
+    Args:
+        outputs: logits [batch, classes]; or, as GoogLeNet and Inception give in training, several such tensors, the
+            main one first. The others' losses count 0.3 (Szegedy et al. 2014, §5).
+        labels: [batch] int64.
+    """
+    loss = functional.cross_entropy(main_logits(outputs).float(), labels)
+    if not isinstance(outputs, Tensor):
+        for logits in outputs[1:]:
+            loss = loss + AUXILIARY_WEIGHT * functional.cross_entropy(logits.float(), labels)
+    return loss

@@ -1,19 +1,21 @@
 """The training loop of one stage: epochs of updates, errors after each, a state that any update can be resumed from."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from workers.data.batches import TrainingBatches
 from workers.errors import Diverged
 from workers.numerics import autocast
 from workers.protocol import Numerics
 from workers.settings import OptimizerSettings, ScheduleSettings
-from workers.training.evaluate import Evaluation, mean_loss
+from workers.training.batch_norm import batch_norms, set_modes
+from workers.training.evaluate import Evaluation, main_logits, mean_loss
 from workers.training.layer_rates import Phase
 from workers.training.optimizer import LearningRates
 from workers.training.schedule import ScheduleState, after_epoch, has_stalled, learning_rate, whole_epochs
@@ -90,9 +92,10 @@ def train(stage: Stage, state: TrainState) -> TrainState:
     clock = _Stopwatch()
     log_every = max(1, min(50, per_epoch // 2))
     rates = LearningRates(stage.optimizer, stage.optimizer_settings.velocity, stage.later, state.rates)
+    norms = batch_norms(stage.model)
     while state.step < total and not has_stalled(state.schedule, stage.schedule):
         epoch, index = divmod(state.step, per_epoch)
-        state = _update(stage, state, epoch, index, clock, rates)
+        state = _update(stage, state, epoch, index, clock, rates, norms)
         epoch_ended = state.step % per_epoch == 0
         if epoch_ended:
             state = _end_epoch(stage, state, clock)
@@ -103,7 +106,13 @@ def train(stage: Stage, state: TrainState) -> TrainState:
 
 
 def _update(
-    stage: Stage, state: TrainState, epoch: int, index: int, clock: "_Stopwatch", rates: LearningRates
+    stage: Stage,
+    state: TrainState,
+    epoch: int,
+    index: int,
+    clock: "_Stopwatch",
+    rates: LearningRates,
+    norms: Sequence[_BatchNorm],
 ) -> TrainState:
     """One update of momentum SGD."""
     with clock.waiting():
@@ -111,12 +120,14 @@ def _update(
     device = stage.numerics.device
     images, labels = batch.images.to(device, non_blocking=True), batch.labels.to(device, non_blocking=True)
     rates.set(learning_rate(stage.optimizer_settings.lr, state.schedule, state.step, stage.schedule), state.step)
-    stage.model.train()
+    if not stage.model.training:
+        stage.model.train()
+    set_modes(norms, len(labels))
     # Dropout's stream is a function of (seed, step), so that no generator state has to be saved.
     torch.manual_seed((stage.seed * 1_000_003 + state.step) % 2**63)
     with autocast(stage.numerics):
-        logits = stage.model(images)
-    loss = mean_loss(logits, labels)
+        outputs = stage.model(images)
+    loss = mean_loss(outputs, labels)
     stage.optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
     _refuse_divergence(stage, state.step, loss.item())
@@ -124,7 +135,7 @@ def _update(
     clock.images += len(labels)
     sums = EpochSums(
         loss=state.sums.loss + loss.item() * len(labels),
-        missed=state.sums.missed + int((logits.argmax(dim=1) != labels).sum()),
+        missed=state.sums.missed + int((main_logits(outputs).argmax(dim=1) != labels).sum()),
         images=state.sums.images + len(labels),
     )
     return replace(state, step=state.step + 1, sums=sums, rates=rates.last)

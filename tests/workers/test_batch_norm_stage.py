@@ -1,0 +1,101 @@
+"""Running statistics in the life of a stage: saved, resumed, handed on, frozen and predicted with."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from workers.checkpoint import MODEL_FILE, Contents, read_checkpoint
+from workers.data.store import open_store
+from workers.errors import Stopped
+from workers.finished import write_finished
+from workers.models.registry import build
+from workers.predict import load_member, predict_images
+from workers.protocol import StageSpec
+from workers.settings import ModelSettings
+from workers.stage import run_stage
+
+NET = ModelSettings(name="torchvision/shufflenet_v2_x0_5", input_size=16)
+FIRST_NORM = "conv1.1"
+
+
+@pytest.fixture
+def spec(tiny_spec: StageSpec) -> StageSpec:
+    return replace(tiny_spec, settings=replace(tiny_spec.settings, model=NET))
+
+
+def trained(spec: StageSpec, should_stop: Callable[[], bool] = lambda: False) -> Contents:
+    result = run_stage(spec, should_stop)
+    write_finished(spec.stage_dir, spec.stage_hash, result)
+    return read_checkpoint(spec.stage_dir / "checkpoints" / result.checkpoint)
+
+
+def stop_after(updates: int) -> Callable[[], bool]:
+    made = iter(range(1, updates + 1))
+    return lambda: next(made) == updates
+
+
+def test_checkpoint_of_a_net_with_batch_norm_holds_its_running_statistics(spec: StageSpec) -> None:
+    saved = trained(spec)
+    assert saved.model.keys() == build(NET, 10).state_dict().keys()
+    assert saved.model[f"{FIRST_NORM}.num_batches_tracked"] == saved.checkpoint.step > 0
+    assert saved.model[f"{FIRST_NORM}.num_batches_tracked"].dtype == np.int64
+    assert np.abs(saved.model[f"{FIRST_NORM}.running_mean"]).max() > 0
+    assert not any("running" in name for name in saved.optimizer)
+
+
+def test_checkpoint_of_alexnet_holds_its_weights_and_nothing_else(tiny_spec: StageSpec) -> None:
+    names = {name for name, _ in build(tiny_spec.settings.model, 10).named_parameters()}
+    assert trained(tiny_spec).model.keys() == names
+
+
+@pytest.mark.parametrize("updates", [1, 2, 3])
+def test_resumed_stage_ends_with_the_same_bits_running_statistics_included(
+    spec: StageSpec, tmp_path: Path, updates: int
+) -> None:
+    straight = trained(replace(spec, stage_dir=tmp_path / "straight"))
+    with pytest.raises(Stopped):
+        run_stage(spec, stop_after(updates))
+    resumed = trained(spec)
+    assert resumed.checkpoint.model_sha256 == straight.checkpoint.model_sha256
+
+
+def test_frozen_layers_batch_norm_keeps_the_ancestors_statistics(
+    spec: StageSpec, turned_store: Path, tmp_path: Path
+) -> None:
+    ancestor = replace(spec, store=turned_store, stage="pretrain", stage_dir=tmp_path / "a" / "pretrain")
+    before = trained(ancestor).model
+    after = trained(replace(spec, init_dir=ancestor.stage_dir, reset=("head",), freeze=("body",))).model
+    differ = {name.rpartition(".")[0] for name in after if not np.array_equal(after[name], before[name])}
+    assert differ == {"fc"}
+
+
+def test_layers_that_are_not_frozen_go_on_from_the_ancestors_statistics(
+    spec: StageSpec, turned_store: Path, tmp_path: Path
+) -> None:
+    ancestor = replace(spec, store=turned_store, stage="pretrain", stage_dir=tmp_path / "a" / "pretrain")
+    before = trained(ancestor).model
+    after = trained(replace(spec, init_dir=ancestor.stage_dir, reset=("head",))).model
+    name = f"{FIRST_NORM}.num_batches_tracked"
+    assert after[name] > before[name] > 0
+
+
+def test_member_predicts_with_the_statistics_of_its_checkpoint(spec: StageSpec) -> None:
+    saved = trained(spec)
+    member = load_member(spec.stage_dir, spec.store, spec.settings, spec.numerics)
+    loaded = member.model.state_dict()
+    assert all(np.array_equal(loaded[name].numpy(), saved.model[name]) for name in saved.model)
+    images = [np.array(image) for image in open_store(spec.store).images("val")[:3]]
+    assert predict_images(spec.stage_dir, spec.store, spec.settings, images, spec.numerics).shape == (3, 10)
+
+
+def test_last_batch_of_a_single_image_is_trained_on(spec: StageSpec) -> None:
+    num_images = open_store(spec.store).counts["train"]
+    settings = replace(spec.settings, optimizer=replace(spec.settings.optimizer, batch_size=num_images - 1))
+    saved = trained(replace(spec, settings=settings))
+    assert saved.checkpoint.step == 2
+    # By its running statistics, which it leaves alone.
+    assert saved.model[f"{FIRST_NORM}.num_batches_tracked"] == 1
+    assert (saved.checkpoint.folder / MODEL_FILE).stat().st_size > 0
