@@ -14,7 +14,7 @@ from workers.finished import write_finished
 from workers.models.registry import build
 from workers.predict import load_member, predict_images
 from workers.protocol import StageSpec
-from workers.settings import ModelSettings
+from workers.settings import Crops, ModelSettings
 from workers.stage import run_stage
 
 NET = ModelSettings(name="torchvision/shufflenet_v2_x0_5", input_size=16)
@@ -88,7 +88,7 @@ def test_member_predicts_with_the_statistics_of_its_checkpoint(spec: StageSpec) 
     loaded = member.model.state_dict()
     assert all(np.array_equal(loaded[name].numpy(), saved.model[name]) for name in saved.model)
     images = [np.array(image) for image in open_store(spec.store).images("val")[:3]]
-    assert predict_images(spec.stage_dir, spec.store, spec.settings, images, spec.numerics).shape == (3, 10)
+    assert predict_images(spec.stage_dir, spec.store, spec.settings, images, spec.numerics, Crops.ten).shape == (3, 10)
 
 
 def test_last_batch_of_a_single_image_is_trained_on(spec: StageSpec) -> None:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from workers import numerics, shared_windows, ten_crop
 from workers.data.augment import PixelStatistics, Windows, to_input
-from workers.models.alexnet import AlexNet, initialise
+from workers.models.alexnet import AlexNet
+from workers.models.fresh import draw
 from workers.models.geometry import geometry
 from workers.protocol import Numerics
 from workers.settings import Activation, Crops, InitSettings, ModelSettings
@@ -47,7 +48,7 @@ def net(settings: ModelSettings) -> AlexNet:
     numerics.apply(Numerics())
     model = AlexNet(settings, 7).to(memory_format=torch.channels_last).eval()
     generator = torch.Generator().manual_seed(0)
-    initialise(model, InitSettings(bias=0.1, std=0.3), generator)
+    draw(model, InitSettings(bias=0.1, std=0.3), generator)
     with torch.no_grad():
         model.get_submodule("conv1").bias.normal_(0, 0.5, generator=generator)  # type: ignore[union-attr, operator]
     return model

@@ -7,7 +7,7 @@ from torch.nn import functional
 from workers.models.geometry import POOL_STRIDE, Conv, Geometry, geometry
 from workers.models.lrn import LocalResponseNorm
 from workers.models.within_map_norm import WithinMapNorm
-from workers.settings import Activation, DropoutScaling, InitScheme, InitSettings, ModelSettings
+from workers.settings import Activation, DropoutScaling, ModelSettings
 
 _NORMALISED = ("conv1", "conv2")
 # Fully connected layers that an activation and dropout follow.
@@ -114,22 +114,3 @@ class AlexNet(Layers):
             hidden = self.connect(linear.name, hidden)
             hidden = self.drop(hidden) if linear.name in HIDDEN else hidden
         return hidden
-
-
-def initialise(model: nn.Module, init: InitSettings, generator: torch.Generator) -> None:
-    """Draws all weights: He et al. 2015 (fan-in, gain √2), or N(0, std²); `layer_std` names layers drawn otherwise.
-
-    The last layer is drawn from N(0, std²) under both: logits that start near zero learn the superset's 40 classes
-    sooner (loss 3.36 against 3.45 after three epochs, docs/experiments.md).
-    """
-    layers = [(name, module) for name, module in model.named_children() if isinstance(module, nn.Conv2d | nn.Linear)]
-    for name, module in layers:
-        std = init.std
-        if init.scheme is InitScheme.he and name != layers[-1][0]:
-            gain = 1.0 if name == "bottleneck" else 2.0  # no ReLU halves its outputs' variance
-            std = (gain / module.weight[0].numel()) ** 0.5
-        std = init.layer_std.get(name, std)
-        assert module.bias is not None
-        with torch.no_grad():
-            module.weight.normal_(0.0, std, generator=generator)
-            module.bias.fill_(init.bias if name in init.biased else 0.0)

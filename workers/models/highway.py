@@ -6,8 +6,6 @@ from torch.nn import functional
 
 BLOCKS, DEPTH = 3, 3
 _FILTERS = 64
-# Negative, so that a fresh layer mostly carries its input on; the paper's nets of ten layers begin at -1 to -3.
-_GATE_BIAS = -2.0
 
 
 class HighwayConv(nn.Module):
@@ -33,12 +31,6 @@ class Highway(nn.Module):
         self.conv1 = nn.Conv2d(3, channels, 3, padding=1)
         self.blocks = nn.ModuleList(nn.ModuleList(HighwayConv(channels) for _ in range(DEPTH)) for _ in range(BLOCKS))
         self.classes = nn.Linear(channels, num_classes)
-
-    def start_gates(self) -> None:
-        """Gives fresh gates the bias that lets the input through."""
-        for module in self.modules():
-            if isinstance(module, HighwayConv):
-                nn.init.constant_(module.gate.bias, _GATE_BIAS)  # type: ignore[arg-type]
 
     def forward(self, images: Tensor) -> Tensor:
         """Takes normalised [batch, 3, size, size], gives logits [batch, classes]."""

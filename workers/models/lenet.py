@@ -29,6 +29,8 @@ class Subsampling(nn.Module):
 class PartlyConnected(nn.Module):
     """A 5×5 convolution each of whose maps sees some maps alone; the weights are those that are there, in a row."""
 
+    # A map sees 60 of S2's maps over C3's 16, in the mean.
+    fan_in = 25 * 60 / 16
     chosen: Tensor
 
     def __init__(self) -> None:

@@ -13,7 +13,7 @@ from workers.models.geometry import Geometry, geometry
 from workers.settings import ModelSettings
 
 ALEXNET = "alexnet"
-MODEL_NAMES = (ALEXNET,)
+MODEL_NAMES = (ALEXNET, "lenet5", "cifar_80s", "cifar_18pct", "highway")
 # Before the name of a classification model of torchvision's, as in torchvision/resnet18.
 TORCHVISION = "torchvision/"
 HEAD, BODY = "head", "body"
@@ -90,7 +90,7 @@ def check_name(name: str) -> None:
     """
     if name in MODEL_NAMES:
         return
-    close = difflib.get_close_matches(name, MODEL_NAMES, n=1)
+    close = difflib.get_close_matches(name, MODEL_NAMES, n=1, cutoff=0.8)
     if not close:
         from workers.models.torchvision_nets import names
 

@@ -5,11 +5,16 @@ from torch import nn
 
 from workers.models import torchvision_nets
 from workers.models.alexnet import AlexNet
-from workers.models.alexnet import initialise as initialise_alexnet
+from workers.models.cifar_net import CifarNet
+from workers.models.fresh import draw
 from workers.models.halves import HalvedAlexNet
+from workers.models.highway import Highway
+from workers.models.lenet import LeNet5
 from workers.models.outline import TORCHVISION, outline
 from workers.models.parts import beside, parts_of
 from workers.settings import InitSettings, Layout, ModelSettings
+
+_CIFAR_HIDDEN_UNITS = {"cifar_80s": 64, "cifar_18pct": 0}
 
 
 def build(model: ModelSettings, num_classes: int) -> nn.Module:
@@ -26,6 +31,12 @@ def construct(model: ModelSettings, num_classes: int) -> nn.Module:
     """Builds `model`, whose settings `outline` has checked (or is about to)."""
     if model.name.startswith(TORCHVISION):
         return torchvision_nets.construct(model.name.removeprefix(TORCHVISION), num_classes)
+    if model.name == "lenet5":
+        return LeNet5(num_classes)
+    if model.name == "highway":
+        return Highway(num_classes, model.width)
+    if model.name in _CIFAR_HIDDEN_UNITS:
+        return CifarNet(model.input_size, num_classes, hidden_units=_CIFAR_HIDDEN_UNITS[model.name])
     return HalvedAlexNet(model, num_classes) if model.layout is Layout.halves else AlexNet(model, num_classes)
 
 
@@ -39,12 +50,11 @@ def initialise(module: nn.Module, init: InitSettings, seed: int) -> None:
         return
     generator = torch.Generator().manual_seed(seed % 2**63)
     if not isinstance(module, HalvedAlexNet):
-        assert isinstance(module, AlexNet)
-        initialise_alexnet(module, init, generator)
+        draw(module, init, generator)
         return
     # In the memory layout that nets are trained in: in its order weights are drawn.
     whole = module.as_grouped().to(memory_format=torch.channels_last)
-    initialise_alexnet(whole, init, generator)
+    draw(whole, init, generator)
     weights = dict(whole.named_parameters())
     with torch.no_grad():
         for name, parts in parts_of(module).items():

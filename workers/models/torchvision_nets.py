@@ -6,7 +6,6 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
-from torchvision import models
 
 # These draw slowly by a truncated normal, and warn, unless they are told whether to; they have auxiliary classifiers.
 _INCEPTIONS = ("googlenet", "inception_v3")
@@ -16,6 +15,9 @@ _recipes: WeakKeyDictionary[nn.Module, Callable[[], nn.Module]] = WeakKeyDiction
 
 def names() -> list[str]:
     """The names that `construct` knows."""
+    # Here and not above: other nets need no torchvision, and loading it takes a moment.
+    from torchvision import models
+
     found: list[str] = models.list_models(module=models)
     return found
 
@@ -49,6 +51,8 @@ def initialise(module: nn.Module, seed: int) -> None:
 
 
 def _construct(name: str, num_classes: int) -> nn.Module:
+    from torchvision import models
+
     options = {"aux_logits": True, "init_weights": True} if name in _INCEPTIONS else {}
     module: nn.Module = models.get_model(name, weights=None, num_classes=num_classes, **options)
     return module

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from workers.errors import ConfigError
-from workers.models.alexnet import initialise
+from workers.models.fresh import draw
 from workers.models.outline import outline
 from workers.models.registry import build
 from workers.settings import InitScheme, InitSettings, ModelSettings
@@ -57,9 +57,9 @@ def test_unknown_model_is_refused_with_the_nearest_name() -> None:
 def test_he_init_has_the_fan_in_variance_and_gaussian_the_given_one() -> None:
     model = build(SMALL, 10)
     fc7 = model.get_submodule("fc7")
-    initialise(model, InitSettings(scheme=InitScheme.he), torch.Generator().manual_seed(0))
+    draw(model, InitSettings(scheme=InitScheme.he), torch.Generator().manual_seed(0))
     assert fc7.weight.std().item() == pytest.approx((2 / 64) ** 0.5, rel=0.1)
-    initialise(model, InitSettings(scheme=InitScheme.gaussian, std=0.01, bias=1.0), torch.Generator().manual_seed(0))
+    draw(model, InitSettings(scheme=InitScheme.gaussian, std=0.01, bias=1.0), torch.Generator().manual_seed(0))
     assert fc7.weight.std().item() == pytest.approx(0.01, rel=0.1)
     ones = {name for name, value in model.named_parameters() if name.endswith("bias") and bool((value == 1).all())}
     assert ones == {"conv2.bias", "conv4.bias", "conv5.bias", "fc6.bias", "fc7.bias"}
@@ -79,7 +79,7 @@ def test_convolutions_one_by_one_are_the_whole_net_and_a_pooled_one_ends_with_it
 def test_normalisation_that_stops_between_the_groups_does_each_groups_channels_alone(groups: int, windows: int) -> None:
     settings = replace(SMALL, groups=groups, lrn_alpha=0.3, lrn_across_halves=False)
     model = build(settings, 10)
-    initialise(model, InitSettings(), torch.Generator().manual_seed(0))
+    draw(model, InitSettings(), torch.Generator().manual_seed(0))
     model.double()
     images = torch.randn(2, 3, 56, 56, generator=torch.Generator().manual_seed(0), dtype=torch.double)
     conv1 = model.get_submodule("conv1")
