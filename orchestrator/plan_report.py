@@ -18,10 +18,14 @@ _PIXEL_BYTES = 3
 
 @dataclass(frozen=True)
 class StageReport:
-    """One stage's size; `images_per_second` and `seconds` (training alone) are None where no rate was measured."""
+    """One stage's size; `images_per_second` and `seconds` (training alone) are None where no rate was measured.
+
+    `num_trained_parameters` are those of layers that are not frozen.
+    """
 
     stage: Stage
     num_parameters: int
+    num_trained_parameters: int
     num_macs: int
     images_per_second: float | None
     seconds: float | None
@@ -119,7 +123,8 @@ def _stage_report(stage: Stage, rates: Mapping[StageRef, float] | None) -> Stage
     counts = outline(stage.settings.model, stage.num_classes)
     rate = None if rates is None else rates[stage.ref]
     seconds = None if rate is None else stage.num_images * stage.settings.schedule.epochs / rate
-    return StageReport(stage, counts.num_parameters, counts.num_macs, rate, seconds)
+    trained = counts.num_trained(counts.select_all(stage.freeze))
+    return StageReport(stage, counts.num_parameters, trained, counts.num_macs, rate, seconds)
 
 
 def _disk(plan: Plan, stages: Sequence[StageReport]) -> DiskEstimate:
@@ -147,6 +152,7 @@ def _stage_json(report: StageReport) -> dict[str, Any]:
         "num_updates": stage.num_updates,
         "may_end_early": stage.settings.schedule.stop_when_stalled,
         "num_parameters": report.num_parameters,
+        "num_trained_parameters": report.num_trained_parameters,
         "num_macs": report.num_macs,
         "images_per_second": report.images_per_second,
     }
@@ -167,7 +173,8 @@ _NUM_TEXT_COLUMNS = 3
 
 def _rows(reports: Sequence[StageReport]) -> list[list[str]]:
     timed = any(report.seconds is not None for report in reports)
-    rows = [[*_HEADINGS, *(["images/s", "time"] if timed else [])]]
+    frozen = any(report.num_trained_parameters != report.num_parameters for report in reports)
+    rows = [[*_HEADINGS, *(["trained"] if frozen else []), *(["images/s", "time"] if timed else [])]]
     for report in reports:
         stage = report.stage
         row = [
@@ -181,6 +188,8 @@ def _rows(reports: Sequence[StageReport]) -> list[list[str]]:
             f"{report.num_parameters:,}",
             f"{report.num_macs:,}",
         ]
+        if frozen:
+            row.append(f"{report.num_trained_parameters:,}")
         if report.images_per_second is not None and report.seconds is not None:
             row += [f"{report.images_per_second:,.0f}", _duration(report.seconds)]
         rows.append(row)

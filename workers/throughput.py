@@ -1,6 +1,7 @@
 """Images a second of training steps on random pixels, measured for a moment: what placement and `septet plan` go by."""
 
 import time
+from collections.abc import Collection
 
 import torch
 
@@ -22,15 +23,22 @@ class TimedSteps:
     Reading, augmenting and evaluating are not in it.
     """
 
-    def __init__(self, settings: TrainingSettings, num_classes: int, chosen: Numerics, batch_size: int) -> None:
-        """Sets this process up for `chosen`, and makes a step or more to warm up."""
+    def __init__(
+        self,
+        settings: TrainingSettings,
+        num_classes: int,
+        chosen: Numerics,
+        batch_size: int,
+        freeze: Collection[str] = (),
+    ) -> None:
+        """Sets this process up for `chosen`, and makes a step or more to warm up; the layers `freeze` stay as drawn."""
         numerics.apply(chosen)
         generator = torch.Generator().manual_seed(0)
         self._chosen = chosen
         self._model = build(settings.model, num_classes).to(memory_format=torch.channels_last)
         initialise(self._model, settings.init, seed=0)
         place(self._model, chosen.device)
-        self._optimizer = build_optimizer(self._model, settings.optimizer, (), {})
+        self._optimizer = build_optimizer(self._model, settings.optimizer, freeze, {})
         side = settings.model.input_size
         images = torch.randn(batch_size, 3, side, side, generator=generator)
         self._images = images.contiguous(memory_format=torch.channels_last).to(chosen.device)
@@ -55,14 +63,16 @@ class TimedSteps:
         loss.item()
 
 
-def images_per_second(settings: TrainingSettings, num_classes: int, chosen: Numerics) -> float:
-    """The rate of one member alone, on a batch of at most 32 images.
+def images_per_second(
+    settings: TrainingSettings, num_classes: int, chosen: Numerics, freeze: Collection[str] = ()
+) -> float:
+    """The rate of one member alone, on a batch of at most 32 images, with the layers `freeze` as they are.
 
     The batch is smaller than in training, so that a full-size net is timed in seconds: an estimate, and a low one where
     other work shares the machine.
     """
     batch_size = min(settings.optimizer.batch_size, _MOST_IMAGES)
-    return TimedSteps(settings, num_classes, chosen, batch_size).images_per_second(_LEAST_SECONDS)
+    return TimedSteps(settings, num_classes, chosen, batch_size, freeze).images_per_second(_LEAST_SECONDS)
 
 
 def gpu_has_bf16() -> bool:

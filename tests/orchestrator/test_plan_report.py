@@ -89,3 +89,23 @@ def test_report_names_an_ancestor_of_another_member_in_full():
     stages = make_report(plan, compose([]).cluster, 1).to_json()["stages"]
     assert [stage["init_from"] for stage in stages if stage["member"] == "more"] == ["base1.train"]
     assert plan.stage(StageRef("more", "again")).init_from == StageRef("base1", "train")
+
+
+def test_report_of_transfer_shows_how_little_is_trained_beside_training_from_scratch():
+    plan = plan_of("ensemble=transfer")
+    rates = {stage.ref: 300.0 if stage.freeze else 100.0 for stage in plan.stages}
+    report = make_report(plan, compose([]).cluster, 1, rates)
+    stages = {f"{stage['member']}/{stage['stage']}": stage for stage in report.to_json()["stages"]}
+    scratch, transfer = stages["scratch/train"], stages["transferred/transfer"]
+    assert scratch["num_trained_parameters"] == scratch["num_parameters"] == transfer["num_parameters"]
+    assert transfer["num_trained_parameters"] == 256 * 10 + 10
+    lines = report.to_text().splitlines()
+    heading = next(line for line in lines if line.startswith("stage "))
+    assert heading.split()[-3:] == ["trained", "images/s", "time"]
+    row = next(line for line in lines if line.startswith("transferred/transfer"))
+    assert row.split()[9:11] == ["2,570", "300"]
+
+
+def test_report_without_frozen_layers_has_no_column_for_what_is_trained(published):
+    assert "trained" not in published.to_text().splitlines()[2].split()
+    assert all(stage["num_trained_parameters"] == stage["num_parameters"] for stage in published.to_json()["stages"])

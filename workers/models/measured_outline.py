@@ -39,8 +39,10 @@ def measured(model: ModelSettings, num_classes: int) -> Outline:
     layers = layer_shapes(module)
     wider = layer_shapes(_on_meta(model, num_classes + 1))
     auxiliary = tuple(layer for layer in layers if layers[layer] != wider[layer] and layer != counter.last)
-    parameters = sum(parameter.numel() for parameter in module.parameters())
-    return Outline(layers, counter.last, parameters, counter.num_macs, counter.num_neurons, auxiliary)
+    total = sum(parameter.numel() for parameter in module.parameters())
+    owned = {name: sum(one.numel() for one in part.parameters(recurse=False)) for name, part in module.named_modules()}
+    own = {name: owned[name] for name in layers}
+    return Outline(layers, counter.last, total, counter.num_macs, counter.num_neurons, own, auxiliary)
 
 
 def layer_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:

@@ -29,6 +29,7 @@ class Outline:
         num_parameters: weights and biases.
         num_macs: multiply-adds of one image's forward pass, in convolutions and fully connected layers.
         num_neurons: outputs of those layers for one image.
+        parameters: weights and biases of each layer.
         auxiliary_heads: other layers that give logits, in training alone (GoogLeNet's); `head` stands for them too.
     """
 
@@ -37,6 +38,7 @@ class Outline:
     num_parameters: int
     num_macs: int
     num_neurons: int
+    parameters: Mapping[str, int]
     auxiliary_heads: tuple[str, ...] = ()
 
     def select(self, name: str) -> tuple[str, ...]:
@@ -60,6 +62,10 @@ class Outline:
         for name in sorted(by_name, key=lambda one: -len(self.select(one))):
             found.update(dict.fromkeys(self.select(name), by_name[name]))
         return found
+
+    def num_trained(self, frozen: Iterable[str]) -> int:
+        """Weights and biases that are left to train where the layers `frozen` stay as they are."""
+        return self.num_parameters - sum(self.parameters[layer] for layer in frozen)
 
     def names(self) -> tuple[str, ...]:
         """All that `select` knows besides parts of dotted names."""
@@ -110,9 +116,9 @@ def _of_geometry(layers: Geometry) -> Outline:
         conv.name: (conv.out_channels, conv.in_channels, conv.kernel, conv.groups) for conv in layers.convs
     }
     shapes |= {linear.name: (linear.in_features, linear.out_features) for linear in layers.linears}
-    parameters = sum(conv.num_weights + conv.out_channels for conv in layers.convs)
-    parameters += sum(linear.num_weights + linear.out_features for linear in layers.linears)
+    parameters = {conv.name: conv.num_weights + conv.out_channels for conv in layers.convs}
+    parameters |= {linear.name: linear.num_weights + linear.out_features for linear in layers.linears}
     macs = sum(conv.num_macs for conv in layers.convs) + sum(linear.num_weights for linear in layers.linears)
     neurons = sum(conv.out_channels * conv.size**2 for conv in layers.convs)
     neurons += sum(linear.out_features for linear in layers.linears)
-    return Outline(shapes, layers.linears[-1].name, parameters, macs, neurons)
+    return Outline(shapes, layers.linears[-1].name, sum(parameters.values()), macs, neurons, parameters)
