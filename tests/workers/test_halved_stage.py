@@ -10,9 +10,9 @@ import pytest
 from workers.checkpoint import Contents, read_checkpoint
 from workers.errors import Stopped
 from workers.finished import write_finished
-from workers.predict import load_member, predict, predict_images, ten_crop
+from workers.predict import load_member, mean_over_crops, predict, predict_images
 from workers.protocol import PredictSpec, StageResult, StageSpec
-from workers.settings import Layout
+from workers.settings import Crops, Layout
 from workers.stage import run_stage
 
 
@@ -104,9 +104,9 @@ def test_halved_member_predicts_and_so_does_the_grouped_net_from_its_checkpoint(
     np.testing.assert_allclose(ours.sum(axis=1), 1, rtol=0, atol=1e-6)
     images = np.random.default_rng(0).integers(0, 256, (4, 18, 18, 3), dtype=np.uint8)
     both = [
-        ten_crop(load_member(halved.stage_dir, halved.store, one.settings, one.numerics), images)
+        mean_over_crops(load_member(halved.stage_dir, halved.store, one.settings, one.numerics), images, Crops.ten)
         for one in (halved, grouped)
     ]
     np.testing.assert_allclose(*both, rtol=0, atol=1e-6)
-    one_by_one = predict_images(halved.stage_dir, halved.store, halved.settings, list(images), halved.numerics)
-    np.testing.assert_array_equal(one_by_one, both[0])
+    new = predict_images(halved.stage_dir, halved.store, halved.settings, list(images), halved.numerics, Crops.ten)
+    np.testing.assert_array_equal(new, both[0])

@@ -142,8 +142,9 @@ def test_halves_equal_the_grouped_net_to_rounding_in_float32_dropout_and_all(num
         {"activation": Activation.tanh, "pool_size": 2, "lrn_alpha_over_size": False},
         {"without": ("conv3",), "num_convs": 6},
         {"without": ("conv4", "conv5")},
+        {"bottleneck": 15},
     ],
-    ids=["release", "tanh", "without-conv3", "without-conv4-conv5"],
+    ids=["release", "tanh", "without-conv3", "without-conv4-conv5", "bottleneck"],
 )
 def test_halves_equal_the_grouped_net_in_every_reading(reading: dict[str, object], training: bool) -> None:
     results = {}
