@@ -343,6 +343,32 @@ def test_rate_changes_are_laid_over_one_another_by_name():
     assert changes("pretrained1", "finetune") == {"conv1_frozen": frozen, "faster": RateChange(300, 0.0, {"fc8": 10.0})}
 
 
+def test_release_chain_has_the_published_rates_and_cuts():
+    config = compose(["experiment=ilsvrc2012_release"])
+    chain = config.members["pretrained1"].stages
+    assert dict(chain["fall2009"].lr_scale) == {f"conv{number}": 0.1 for number in range(1, 6)}
+    assert [stage.settings.optimizer.lr for stage in chain.values()] == [0.01, 0.01, 0.001]
+    assert [stage.settings.schedule.epochs for stage in chain.values()] == [7, 8, 54]
+    assert [stage.settings.model.bottleneck for stage in chain.values()] == [0, 2048, 0]
+    finetune = config.members["pretrained3"].stages["finetune"]
+    assert dict(finetune.lr_scale) == {"conv1": 0.1}
+    (phase,) = later_phases(
+        outline(finetune.settings.model, 1000), dict(finetune.lr_scale), finetune.settings.schedule, 1000
+    )
+    assert phase.begin == 300
+    assert phase.factors == {"conv1": 0.1, "fc8": 10.0}
+    for stage, cuts, colour in (
+        (config.members["base4"].stages["train"], [25, 51, 79], 67),
+        (finetune, [9, 22, 42], 38),
+    ):
+        schedule, state, made = stage.settings.schedule, ScheduleState(), []
+        for _ in range(schedule.epochs):
+            state = after_epoch(state, 0.1, schedule, learnt_below=0.9)
+            made.append(state.cuts)
+        assert [made.index(number) + 1 for number in (1, 2, 3)] == cuts
+        assert whole_epochs(stage.settings.augmentation.colour_until, schedule.epochs) == colour
+
+
 def test_release_cuts_after_epochs_25_51_and_79_and_freezes_conv1_after_72():
     settings = compose(["schedule=release", "schedule.epochs=91"]).members["base1"].stages["train"].settings.schedule
     state, cuts = ScheduleState(), []

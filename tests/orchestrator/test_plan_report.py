@@ -41,6 +41,28 @@ def test_report_of_ilsvrc2012_without_images_has_nine_stages_at_published_sizes(
     assert document["makespan_s"] is None
 
 
+def test_report_of_the_release_without_images_is_a_chain_with_shared_ancestors():
+    roots = (f"datasets.{name}.root=/absent/{name}" for name in ("target", "superset2009", "superset"))
+    plan = plan_of("experiment=ilsvrc2012_release", *roots)
+    document = make_report(plan, compose([]).cluster, 7).to_json()
+    stages = {f"{stage['member']}/{stage['stage']}": stage for stage in document["stages"]}
+    assert set(document["declared"]) == {"superset2009", "target", "superset"}
+    assert {name: stage["init_from"] for name, stage in stages.items() if stage["init_from"]} == {
+        "pretrained1/fall2009": "base1.train",
+        "pretrained1/fall2011": "fall2009",
+        "pretrained1/finetune": "fall2011",
+        "pretrained2/finetune": "pretrained1.fall2011",
+        "pretrained3/finetune": "pretrained1.fall2011",
+    }
+    assert len(stages) == 9
+    first, second = stages["pretrained1/fall2009"], stages["pretrained1/fall2011"]
+    assert (first["num_classes"], first["num_parameters"]) == (10_184, 57_458_304 + 4097 * 10_184)
+    assert (second["num_classes"], second["num_parameters"]) == (21_843, 110_605_267)
+    assert stages["pretrained2/finetune"]["num_parameters"] == 61_555_304
+    assert plan.base_members() == ("base1", "base2", "base3", "base4")
+    assert plan.pretrained_members() == ("pretrained1", "pretrained2", "pretrained3")
+
+
 def test_report_text_names_stages_dependencies_and_declared_counts(published):
     text = published.to_text()
     table = [line for line in text.splitlines() if "/" in line.split(" ")[0]]

@@ -1,0 +1,221 @@
+"""Both experiments of 2012, and transfer, in small: the real configurations on photographs, members in this process."""
+
+import io
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from orchestrator import launch as story
+from orchestrator.config import compose
+from orchestrator.config_schema import ClusterConfig
+from orchestrator.local_actors import LocalActors
+from orchestrator.plan_values import StageRef, from_json
+from orchestrator.run_dir import RunPaths, read_record
+from workers.finished import read_finished
+
+pytestmark = pytest.mark.timeout(240)
+# A target within a superset within a larger one, as in 2012.
+NUM_CLASSES = {"target": 4, "superset2009": 6, "superset": 8}
+TRAIN_IMAGES, HELD_OUT_IMAGES = 24, 6
+CONVS = ("conv1", "conv2", "conv3", "conv4", "conv5")
+SMALL = (
+    "model=alexnet_64",
+    "model.width=0.08",
+    "model.fc_units=24",
+    # So small a step that weights of float32 do not move: what a stage ends with is what it began with.
+    "optimizer.lr=1e-30",
+    "optimizer.batch_size=32",
+    "schedule.epochs=1",
+    "ensemble.stages.train.epochs=1",
+    "precision=fp32",
+    "cluster.cpus_per_member=1",
+    "tracking.required=false",
+)
+NARROW = "ensemble.members.pretrained1.stages.fall2011.model.bottleneck=12"
+RELEASE_EPOCHS = tuple(f"ensemble.stages.{stage}.epochs=1" for stage in ("fall2009", "fall2011", "finetune"))
+
+
+@pytest.fixture(scope="module")
+def photographs(real_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few real photographs of eight classes, with the files that name each dataset's classes and their ids."""
+    place = tmp_path_factory.mktemp("photographs")
+    classes = sorted(path.name for path in (real_images / "train").iterdir())[: NUM_CLASSES["superset"]]
+    for split, count in (("train", TRAIN_IMAGES), ("val", HELD_OUT_IMAGES)):
+        for name in classes:
+            (place / split / name).mkdir(parents=True)
+            files = sorted(path for path in (real_images / split / name).rglob("*") if path.is_file())
+            for path in files[:count]:
+                shutil.copy(path, place / split / name)
+    for dataset, count in NUM_CLASSES.items():
+        (place / f"{dataset}.txt").write_text("".join(f"{name}\n" for name in classes[:count]))
+    (place / "ids.txt").write_text("".join(f"{name} {number + 1}\n" for number, name in enumerate(classes[:4])))
+    return place
+
+
+@contextmanager
+def one_slot(settings: ClusterConfig) -> Iterator[LocalActors]:
+    yield LocalActors(num_slots=1)
+
+
+class Runs:
+    """Launches in this process."""
+
+    def __init__(self, place: Path, photographs: Path) -> None:
+        self.place, self.photographs = place, photographs
+
+    def launch(self, name: str, datasets: tuple[str, ...], *overrides: str) -> RunPaths:
+        given = [f"run_dir={self.place / name}", f"datasets.store={self.place / 'store'}"]
+        given.append(f"tracking.uri=sqlite:///{self.place / 'mlflow.db'}")
+        for dataset in datasets:
+            given.append(f"datasets.{dataset}.root={self.photographs}")
+            given.append(f"datasets.{dataset}.classes={self.photographs / dataset}.txt")
+            given.append(f"datasets.{dataset}.size=64")
+        stream = io.StringIO()
+        story.launch(compose([*given, *SMALL, *overrides]), stream)
+        return RunPaths(self.place / name)
+
+
+@pytest.fixture
+def runs(tmp_path: Path, photographs: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
+    monkeypatch.setattr(story.ray_cluster, "open_cluster", one_slot)
+    return Runs(tmp_path, photographs)
+
+
+def final_weights(paths: RunPaths, stage: str) -> dict[str, np.ndarray]:
+    ref = StageRef.parse(stage)
+    return load_file(paths.checkpoints(ref) / read_finished(paths.stage(ref)).checkpoint / "model.safetensors")
+
+
+def same_layers(paths: RunPaths, one: str, other: str) -> set[str]:
+    """Layers whose weights have equal bits at the end of both stages."""
+    first, second = final_weights(paths, one), final_weights(paths, other)
+    names = {name for name in first.keys() & second.keys() if name.endswith(".weight")}
+    return {name.removesuffix(".weight") for name in names if np.array_equal(first[name], second[name])}
+
+
+def rows(paths: RunPaths) -> dict[str, list[str]]:
+    scores = json.loads((paths.report / "scores.json").read_text())
+    return {row["name"]: row["members"] for row in scores["rows"]}
+
+
+def submitted(paths: RunPaths) -> list[str]:
+    return (paths.submission / "submission.txt").read_text().splitlines()
+
+
+def test_release_chain_trains_each_shared_ancestor_once_and_copies_to_the_bit(runs: Runs, photographs: Path) -> None:
+    paths = runs.launch(
+        "release",
+        ("target", "superset2009", "superset"),
+        "experiment=ilsvrc2012_release",
+        f"submission.class_ids={photographs / 'ids.txt'}",
+        NARROW,
+        *RELEASE_EPOCHS,
+        "ensemble.stages.finetune.optimizer.lr=1e-30",
+    )
+    done = {str(path.parent.relative_to(paths.members)) for path in paths.members.glob("*/*/DONE.json")}
+    assert done == {
+        *(f"base{number}/train" for number in (1, 2, 3, 4)),
+        "pretrained1/fall2009",
+        "pretrained1/fall2011",
+        *(f"pretrained{number}/finetune" for number in (1, 2, 3)),
+    }
+    assert same_layers(paths, "base1/train", "pretrained1/fall2009") == set(CONVS)
+    assert same_layers(paths, "pretrained1/fall2009", "pretrained1/fall2011") == {*CONVS, "conv6"}
+    for number in (1, 2, 3):
+        fine = f"pretrained{number}/finetune"
+        assert same_layers(paths, "pretrained1/fall2011", fine) == {*CONVS, "conv6", "fc6", "fc7"}
+        assert final_weights(paths, fine)["fc8.weight"].shape == (4, 24)
+    assert final_weights(paths, "pretrained1/fall2011")["fc8.weight"].shape == (8, 12)
+    # What the three do not share is drawn by seeds of their own.
+    assert "fc8" not in same_layers(paths, "pretrained1/finetune", "pretrained2/finetune")
+    assert not same_layers(paths, "base1/train", "base2/train")
+    assert {name: len(members) for name, members in rows(paths).items()} == {
+        "1 CNN": 4,
+        "4 CNNs": 4,
+        "1 CNN*": 3,
+        "7 CNNs*": 7,
+    }
+    assert len(submitted(paths)) == 4 * HELD_OUT_IMAGES
+    assert {label for line in submitted(paths) for label in line.split()} == {"1", "2", "3", "4"}
+
+
+def test_release_chain_at_its_own_rates_moves_every_layer_and_copied_ones_less(runs: Runs) -> None:
+    paths = runs.launch(
+        "moving",
+        ("target", "superset2009", "superset"),
+        "experiment=ilsvrc2012_release",
+        "submission=labels",
+        NARROW,
+        *RELEASE_EPOCHS,
+        "optimizer.lr=0.01",
+    )
+
+    def moved(one: str, other: str, layer: str) -> float:
+        """The mean step of a layer's weights between the ends of two stages."""
+        first, second = (final_weights(paths, stage)[f"{layer}.weight"] for stage in (one, other))
+        return float(np.abs(second - first).mean())
+
+    for one, other in (
+        ("base1/train", "pretrained1/fall2009"),
+        ("pretrained1/fall2009", "pretrained1/fall2011"),
+        ("pretrained1/fall2011", "pretrained3/finetune"),
+    ):
+        assert not same_layers(paths, one, other)
+    # A tenth of the rate on what is copied to Fall 2009's classes, and on conv1 where the target is fine-tuned.
+    assert moved("base1/train", "pretrained1/fall2009", "conv3") < 0.3 * moved(
+        "pretrained1/fall2009", "pretrained1/fall2011", "conv3"
+    )
+    assert (
+        moved("pretrained1/fall2011", "pretrained3/finetune", "conv1")
+        < moved("pretrained1/fall2009", "pretrained1/fall2011", "conv1") / 30
+    )
+
+
+def test_article_s_seven_train_five_and_two_with_each_superset_net_of_its_own(runs: Runs, photographs: Path) -> None:
+    paths = runs.launch(
+        "article",
+        ("target", "superset"),
+        "experiment=ilsvrc2012",
+        f"submission.class_ids={photographs / 'ids.txt'}",
+        *(f"ensemble.stages.{stage}.epochs=1" for stage in ("pretrain", "finetune")),
+        "ensemble.stages.finetune.optimizer.lr=1e-30",
+    )
+    plan = from_json(read_record(paths).plan)
+    assert len(plan.stages) == 9
+    for member in ("pretrained1", "pretrained2"):
+        assert same_layers(paths, f"{member}/pretrain", f"{member}/finetune") == {*CONVS, "conv6", "fc6", "fc7"}
+        assert final_weights(paths, f"{member}/pretrain")["fc8.weight"].shape == (8, 24)
+    assert not same_layers(paths, "pretrained1/pretrain", "pretrained2/pretrain")
+    assert {name: len(members) for name, members in rows(paths).items()} == {
+        "1 CNN": 5,
+        "5 CNNs": 5,
+        "1 CNN*": 2,
+        "7 CNNs*": 7,
+    }
+    assert len(submitted(paths)) == 4 * HELD_OUT_IMAGES
+
+
+def test_transfer_from_another_run_s_file_trains_the_last_layer_alone(runs: Runs) -> None:
+    stages = "ensemble.members.transferred.stages"
+    rates = ("experiment=tiny_imagenet", "ensemble=transfer", "optimizer.lr=0.01", "ensemble.stages.pretrain.epochs=1")
+    chain = runs.launch("chain", ("target", "superset"), *rates)
+    moved = {"fc8"}
+    own = set(final_weights(chain, "transferred/transfer"))
+    layers = {name.rpartition(".")[0] for name in own}
+    assert same_layers(chain, "transferred/pretrain", "transferred/transfer") == layers - moved
+    assert list(rows(chain)) == ["1 CNN", "1 CNN*", "2 CNNs*"]
+
+    ref = StageRef("transferred", "pretrain")
+    file = chain.checkpoints(ref) / read_finished(chain.stage(ref)).checkpoint / "model.safetensors"
+    given = (f"~{stages}.pretrain", f"{stages}.transfer.init_from=null", f"{stages}.transfer.init_file={file}")
+    alone = runs.launch("file", ("target",), *rates[:-1], *given)
+    assert list(rows(alone)) == ["1 CNN", "1 CNN*", "2 CNNs*"]
+    # The same ancestor's bits by either way, the same seed by the stage's name: the same net.
+    for name, value in final_weights(chain, "transferred/transfer").items():
+        assert np.array_equal(value, final_weights(alone, "transferred/transfer")[name])
