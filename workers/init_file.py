@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from workers.errors import DataError
 from workers.models.outline import outline
+from workers.models.parts import beside, saved_parts_of, whole_shape
 from workers.models.registry import build
 from workers.protocol import InitFile
 from workers.settings import ModelSettings
@@ -52,16 +53,17 @@ def load_init_file(model: nn.Module, given: InitFile, reset: Collection[str]) ->
             what the model needs.
     """
     tensors = read_init_file(given)
-    own = model.state_dict()
-    wanted = {name: value for name, value in own.items() if layer_of(name) not in reset}
-    for name, value in wanted.items():
-        _require_fit(given, name, value, tensors)
+    own = saved_parts_of(model)
+    wanted = {name: parts for name, parts in own.items() if layer_of(name) not in reset}
+    for name, parts in wanted.items():
+        _require_fit(given, name, whole_shape(parts), tensors)
     unused = [name for name in tensors if name not in own]
     if unused:
         _log.info("%s: %d tensors of layers that the model lacks, as %s", given.path, len(unused), unused[0])
     with torch.no_grad():
-        for name, value in wanted.items():
-            value.copy_(tensors[name])
+        for name, parts in wanted.items():
+            for part, value in beside(parts, tensors[name]):
+                part.copy_(value)
 
 
 def check_init_file(given: InitFile, model: ModelSettings, num_classes: int, reset: Collection[str]) -> None:
@@ -124,15 +126,15 @@ def _strange(content: object) -> str:
     return ""
 
 
-def _require_fit(given: InitFile, name: str, value: Tensor, tensors: Mapping[str, Tensor]) -> None:
+def _require_fit(given: InitFile, name: str, shape: tuple[int, ...], tensors: Mapping[str, Tensor]) -> None:
     found = tensors.get(name)
     reset = f"add {layer_of(name) or name} to the stage's reset"
     if found is None:
         close = difflib.get_close_matches(name, tensors, n=1)
         hint = f" (it has {close[0]})" if close else ""
         raise DataError(f"init_file={given.path}: has no {name}{hint}; {reset}, or give weights of this model")
-    if found.shape != value.shape:
-        shapes = f"{tuple(found.shape)}, the model wants {tuple(value.shape)}"
+    if tuple(found.shape) != shape:
+        shapes = f"{tuple(found.shape)}, the model wants {shape}"
         raise DataError(f"init_file={given.path}: {name} is {shapes}; {reset}, or give weights of this model")
     if not bool(torch.isfinite(found).all()):
         raise DataError(f"init_file={given.path}: {name} is not finite; give another file")

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from workers.errors import DataError
 from workers.init_file import check_init_file, load_init_file, read_init_file
+from workers.models.parts import saved_parts_of
 from workers.models.registry import build, initialise
 from workers.protocol import InitFile, StageSpec
-from workers.settings import InitSettings, OptimizerSettings
+from workers.settings import InitSettings, Layout, OptimizerSettings
 from workers.stage import run_stage
 
 Weights = dict[str, Tensor]
@@ -199,3 +200,11 @@ def test_changed_file_is_refused_before_a_byte_is_parsed(
     path.unlink()
     with pytest.raises(DataError, match="cannot be read"):
         read_init_file(file)
+
+
+def test_two_halves_take_a_grouped_net_s_file(tiny_spec: StageSpec, published: Weights, tmp_path: Path) -> None:
+    own = replace(tiny_spec.settings.model, layout=Layout.halves, lrn_across_halves=False)
+    halves = build(own, 40)
+    load_init_file(halves, saved_pth(published, tmp_path / "w.pth"), reset=())
+    for name, parts in saved_parts_of(halves).items():
+        assert torch.equal(torch.cat([part.detach() for part in parts]), published[name])

@@ -53,9 +53,9 @@ def test_frozen_body_ends_the_backward_pass_at_the_last_layer() -> None:
     assert {name for name, one in model.named_parameters() if one.grad is not None} == {"fc8.weight", "fc8.bias"}
 
 
-@pytest.mark.parametrize("name", MODEL_NAMES)
+@pytest.mark.parametrize("name", [*MODEL_NAMES, "torchvision/resnet18"])
 def test_parameters_left_to_train_are_those_of_the_built_layers_that_are_not_frozen(name: str) -> None:
-    settings = ModelSettings(name=name)
+    settings = ModelSettings(name=name, input_size={"alexnet": 224}.get(name, 32))
     found = outline(settings, 10)
     frozen = found.select_all(("body",))
     with torch.device("meta"):
