@@ -171,6 +171,7 @@ def test_plan_hash_and_store_key_take_the_same_options_and_no_others():
         "dev_fraction": 0.1,
         "on_bad": "stop",
         "orientations": 1,
+        "name": None,
     }
     assert list(dataset_options(DatasetSettings()).items()) == list(options.items())
     assert planned(base("a")).target.options == options
