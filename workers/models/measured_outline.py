@@ -1,11 +1,10 @@
 """The outline of any torch module, measured: built without memory (torch's meta device) and run once on no image."""
 
-from math import prod
-
 import torch
 from torch import Tensor, nn
 
 from workers.errors import ConfigError
+from workers.models.lenet import PartlyConnected
 from workers.models.outline import Outline
 from workers.models.registry import construct
 from workers.settings import ModelSettings
@@ -65,7 +64,7 @@ class _Counter:
         self.num_macs = self.num_neurons = 0
         self.last = ""
         self._names = {part: name for name, part in module.named_modules()}
-        counted = [part for part in module.modules() if isinstance(part, nn.Conv2d | nn.Linear)]
+        counted = [part for part in module.modules() if isinstance(part, nn.Conv2d | nn.Linear | PartlyConnected)]
         self._hooks = [part.register_forward_hook(self._count) for part in counted]
 
     def stop(self) -> None:
@@ -74,6 +73,8 @@ class _Counter:
 
     def _count(self, part: nn.Module, _inputs: tuple[Tensor, ...], outputs: Tensor) -> None:
         assert isinstance(part.weight, Tensor)
-        self.num_macs += outputs.numel() * prod(part.weight.shape[1:])
+        # A weight is used once for each pixel of its maps, or once for each row that a layer is given.
+        uses = outputs.numel() // outputs.shape[-1 if isinstance(part, nn.Linear) else 1]
+        self.num_macs += uses * part.weight.numel()
         self.num_neurons += outputs.numel()
         self.last = self._names[part]

@@ -30,6 +30,12 @@ def test_counts_at_the_true_size_equal_the_published_ones(name: str, parameters:
     assert round(found.num_macs / 1e9, 2) == macs
 
 
+def test_counts_of_lenet_hold_the_connections_that_are_there_and_no_other() -> None:
+    found = outline(ModelSettings(name="lenet5", input_size=32), 10)
+    assert found.num_macs == 25 * 6 * 28**2 + 25 * 60 * 10**2 + 25 * 16 * 120 + 120 * 84 + 84 * 10
+    assert found.num_neurons == 6 * 28**2 + 16 * 10**2 + 120 + 84 + 10
+
+
 def test_heads_of_a_net_with_auxiliary_classifiers_are_all_that_know_the_classes() -> None:
     found = outline(settings("googlenet"), 7)
     assert found.select("head") == ("fc", "aux1.fc2", "aux2.fc2")
