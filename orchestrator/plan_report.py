@@ -27,6 +27,7 @@ class StageReport:
     num_parameters: int
     num_trained_parameters: int
     num_macs: int
+    num_neurons: int
     images_per_second: float | None
     seconds: float | None
 
@@ -124,7 +125,7 @@ def _stage_report(stage: Stage, rates: Mapping[StageRef, float] | None) -> Stage
     rate = None if rates is None else rates[stage.ref]
     seconds = None if rate is None else stage.num_images * stage.settings.schedule.epochs / rate
     trained = counts.num_trained(counts.select_all(stage.freeze))
-    return StageReport(stage, counts.num_parameters, trained, counts.num_macs, rate, seconds)
+    return StageReport(stage, counts.num_parameters, trained, counts.num_macs, counts.num_neurons, rate, seconds)
 
 
 def _disk(plan: Plan, stages: Sequence[StageReport]) -> DiskEstimate:
@@ -154,6 +155,7 @@ def _stage_json(report: StageReport) -> dict[str, Any]:
         "num_parameters": report.num_parameters,
         "num_trained_parameters": report.num_trained_parameters,
         "num_macs": report.num_macs,
+        "num_neurons": report.num_neurons,
         "images_per_second": report.images_per_second,
     }
 
@@ -167,14 +169,14 @@ def _init_from(stage: Stage) -> str | None:
     return f"{stage.init_from.member}.{stage.init_from.stage}"
 
 
-_HEADINGS = ("stage", "starts from", "dataset", "classes", "images", "epochs", "updates", "parameters", "multiply-adds")
-_NUM_TEXT_COLUMNS = 3
+_TEXTS = ("stage", "starts from", "dataset")
+_NUMBERS = ("classes", "images", "epochs", "updates", "parameters", "multiply-adds", "neurons")
 
 
 def _rows(reports: Sequence[StageReport]) -> list[list[str]]:
     timed = any(report.seconds is not None for report in reports)
     frozen = any(report.num_trained_parameters != report.num_parameters for report in reports)
-    rows = [[*_HEADINGS, *(["trained"] if frozen else []), *(["images/s", "time"] if timed else [])]]
+    rows = [[*_TEXTS, *_NUMBERS, *(["trained"] if frozen else []), *(["images/s", "time"] if timed else [])]]
     for report in reports:
         stage = report.stage
         row = [
@@ -187,6 +189,7 @@ def _rows(reports: Sequence[StageReport]) -> list[list[str]]:
             f"{stage.num_updates:,}",
             f"{report.num_parameters:,}",
             f"{report.num_macs:,}",
+            f"{report.num_neurons:,}",
         ]
         if frozen:
             row.append(f"{report.num_trained_parameters:,}")
@@ -202,7 +205,7 @@ def _table(rows: Sequence[Sequence[str]]) -> list[str]:
     def line(row: Sequence[str]) -> str:
         cells = zip(row, widths, range(len(row)), strict=True)
         return "  ".join(
-            cell.ljust(width) if place < _NUM_TEXT_COLUMNS else cell.rjust(width) for cell, width, place in cells
+            cell.ljust(width) if place < len(_TEXTS) else cell.rjust(width) for cell, width, place in cells
         ).rstrip()
 
     return [line(row) for row in rows]

@@ -34,6 +34,8 @@ def test_report_of_ilsvrc2012_without_images_has_nine_stages_at_published_sizes(
     stages = {f"{stage['member']}/{stage['stage']}": stage for stage in document["stages"]}
     train, finetune = stages["base1/train"], stages["pretrained2/finetune"]
     assert (train["num_parameters"], train["num_macs"]) == (60_965_224, 724_406_816)
+    assert train["num_neurons"] == 659_272
+    assert "659,272" in published.to_text()
     assert finetune["num_parameters"] == 61_555_304
     assert (train["init_from"], finetune["init_from"]) == (None, "pretrain")
     assert stages["pretrained1/pretrain"]["num_classes"] == 21_843
