@@ -127,7 +127,7 @@ def test_report_of_transfer_shows_how_little_is_trained_beside_training_from_scr
     heading = next(line for line in lines if line.startswith("stage "))
     assert heading.split()[-3:] == ["trained", "images/s", "time"]
     row = next(line for line in lines if line.startswith("transferred/transfer"))
-    assert row.split()[9:11] == ["2,570", "300"]
+    assert row.split()[10:12] == ["2,570", "300"]
 
 
 def test_report_without_frozen_layers_has_no_column_for_what_is_trained(published):

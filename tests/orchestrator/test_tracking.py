@@ -43,6 +43,7 @@ def make_plan() -> Any:
             ref=ref,
             dataset=dataset,
             init_from=init_from,
+            init_file=None,
             settings=TrainingSettings(),
             reset=("fc8",),
             freeze=(),
