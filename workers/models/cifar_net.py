@@ -32,7 +32,7 @@ class CifarNet(nn.Module):
         if hidden_units:
             self.fc64 = nn.Linear(features, hidden_units)
         else:
-            self.norm1, self.norm2 = (WithinMapNorm(3, 5e-5 * 9, 0.75, 1.0) for _ in range(2))
+            self.norm1, self.norm2 = (WithinMapNorm(3, 5e-5, 0.75, 1.0) for _ in range(2))
         self.fc10 = nn.Linear(hidden_units or features, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -30,16 +30,37 @@ def test_lenet5_has_the_published_trainable_parameters_layer_by_layer() -> None:
     assert counts == {"c1": 156, "s2": 12, "c3": 1516, "s4": 32, "c5": 48_120, "f6": 10_164, "output": 850}
 
 
+# Table 1 of the paper: a row is a map of S2, a column a map of C3.
+C3_TABLE = """
+X . . . X X X . . X X X X . X X
+X X . . . X X X . . X X X X . X
+X X X . . . X X X . . X . X X X
+. X X X . . X X X X . . X . X X
+. . X X X . . X X X X . X X . X
+. . . X X X . . X X X X . X X X
+"""
+
+
 def test_map_of_c3_sees_the_maps_of_the_paper_s_table_and_no_other() -> None:
     layer = PartlyConnected()
     nn.init.normal_(layer.weight, generator=torch.Generator().manual_seed(0))
-    base = torch.zeros(1, 6, 5, 5)
-    for seen in range(6):
-        lit = base.clone()
-        lit[0, seen] = 1.0
-        moved = {row for row in range(16) if layer(lit)[0, row].abs().item() > 1e-6}
-        assert len(moved) == 10, "each map of S2 is seen by ten of C3"
-    assert 5 in {row for row in range(16) if layer(base.index_fill(1, torch.tensor([0, 1, 5]), 1.0))[0, row] != 0}
+    wanted = torch.tensor([[mark == "X" for mark in row.split()] for row in C3_TABLE.split("\n")[1:-1]])
+    one_lit = torch.eye(6)[:, :, None, None].expand(6, 6, 5, 5)
+    assert torch.equal(layer(one_lit)[:, :, 0, 0] != 0, wanted)
+
+
+def test_c3_equals_a_convolution_over_each_map_s_own_inputs() -> None:
+    layer = PartlyConnected()
+    nn.init.normal_(layer.weight, generator=torch.Generator().manual_seed(0))
+    hidden = torch.randn(2, 6, 14, 14, generator=torch.Generator().manual_seed(1))
+    columns = zip(*(row.split() for row in C3_TABLE.split("\n")[1:-1]), strict=True)
+    weights, maps, first = layer.weight.detach(), [], 0
+    for column in columns:
+        seen = [index for index, mark in enumerate(column) if mark == "X"]
+        maps.append(functional.conv2d(hidden[:, seen], weights[None, first : first + len(seen)]))
+        first += len(seen)
+    assert first == len(weights) == 60
+    torch.testing.assert_close(layer(hidden), torch.cat(maps, dim=1), rtol=1e-4, atol=1e-4)
 
 
 def test_subsampling_is_a_scaled_mean_of_four_pixels() -> None:
@@ -73,6 +94,27 @@ def test_net_of_18_percent_has_no_hidden_layer_and_norms_without_parameters() ->
     found = outline(ModelSettings(name="cifar_18pct", input_size=32), 10)
     assert list(found.layers) == ["conv1", "conv2", "conv3", "fc10"]
     assert found.num_parameters == 32 * 75 + 32 + 32 * 800 + 32 + 64 * 800 + 64 + 10 * 1024 + 10
+
+
+def test_net_of_18_percent_equals_its_layers_with_the_published_norm() -> None:
+    model, images = net("cifar_18pct").double(), 100 * pictures().double()
+    weights = dict(model.named_parameters())
+
+    def conv(hidden: Tensor, name: str) -> Tensor:
+        return functional.conv2d(hidden, weights[f"{name}.weight"], weights[f"{name}.bias"], padding=2)
+
+    def normed(hidden: Tensor) -> Tensor:
+        # cuda-convnet divides the published scale of 5e-5 by the window's 9 pixels.
+        padded = functional.pad(hidden.square(), (1, 1, 1, 1))
+        height, width = hidden.shape[2:]
+        windows = [padded[:, :, top : top + height, left : left + width] for top in range(3) for left in range(3)]
+        return hidden / (1 + 5e-5 / 9 * torch.stack(windows).sum(dim=0)) ** 0.75
+
+    hidden = normed(functional.relu(functional.max_pool2d(conv(images, "conv1"), 3, 2, ceil_mode=True)))
+    hidden = normed(functional.avg_pool2d(functional.relu(conv(hidden, "conv2")), 3, 2, ceil_mode=True))
+    hidden = functional.avg_pool2d(functional.relu(conv(hidden, "conv3")), 3, 2, ceil_mode=True)
+    wanted = functional.linear(hidden.flatten(1), weights["fc10.weight"], weights["fc10.bias"])
+    torch.testing.assert_close(model(images), wanted)
 
 
 def test_closed_gate_carries_the_input_on_and_an_open_one_replaces_it() -> None:
@@ -109,18 +151,19 @@ def test_same_seed_draws_the_same_weights_and_another_seed_others(name: str) -> 
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_small_net_fits_a_few_images_in_some_updates(name: str) -> None:
-    torch.manual_seed(0)
-    model, images, labels = net(name), pictures(num_images=8), torch.arange(8) % 4
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    losses = []
-    for _ in range(40):
+def test_small_net_learns_eight_images_by_heart(name: str) -> None:
+    model = build(ModelSettings(name=name, input_size=32, width=0.25), 10)
+    initialise(model, InitSettings(), seed=0)
+    images, labels = pictures(num_images=8), torch.arange(8)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
+    for _ in range(80):
         optimizer.zero_grad()
         loss = functional.cross_entropy(model(images), labels)
         loss.backward()  # type: ignore[no-untyped-call]
+        # White noise in place of images makes gradients of 10 and more: without clipping nets die at a loss of ln 8.
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        losses.append(loss.item())
-    assert losses[-1] < 0.7 * losses[0]
+    assert loss.item() < 1.0, "a net that only knows how frequent classes are has ln 8 = 2.08"
 
 
 def test_published_deviations_can_be_given_to_cuda_convnet_s_net() -> None:
