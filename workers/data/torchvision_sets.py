@@ -115,9 +115,13 @@ def _load(settings: DatasetSettings, is_train: bool) -> Any:
     assert settings.root is not None
     root = Path(settings.root).expanduser()
     try:
-        return getattr(datasets, str(settings.name))(root, train=is_train, download=settings.download)
-    # What torchvision says of absent or damaged files, and of a network that is not there.
-    except (RuntimeError, OSError) as error:
+        held = getattr(datasets, str(settings.name))(root, train=is_train, download=settings.download)
+        if len(held.data) != len(held.targets):
+            raise ValueError(f"{len(held.data)} images, {len(held.targets)} labels")
+        return held
+    # What torchvision says of absent files and of a network that is not there, and MNIST's reader of damaged files:
+    # of those that are unpacked it checks no sums.
+    except (RuntimeError, OSError, ValueError, TypeError, AssertionError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         what = "cannot be downloaded" if settings.download else "is not there, or damaged"
         raise DataError(

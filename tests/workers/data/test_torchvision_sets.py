@@ -2,6 +2,7 @@
 
 import hashlib
 import pickle
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,40 @@ def test_training_image_that_test_holds_too_is_left_out(cifar: Path, monkeypatch
 def test_absent_files_are_told_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="CIFAR10 is not there, or damaged") as caught:
         open_listing(settings(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def mnist(root: Path, num_train: int = 30, num_test: int = 10) -> Path:
+    """Writes MNIST's unpacked files; gives the file of training images."""
+    folder = root / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    for part, number in (("t10k", num_test), ("train", num_train)):
+        images = folder / f"{part}-images-idx3-ubyte"
+        pixels = generator.integers(0, 256, (number, 28, 28), dtype=np.uint8)
+        images.write_bytes(struct.pack(">4I", 0x803, number, 28, 28) + pixels.tobytes())
+        labels = struct.pack(">2I", 0x801, number) + bytes(index % 10 for index in range(number))
+        (folder / f"{part}-labels-idx1-ubyte").write_bytes(labels)
+    return images
+
+
+def test_grey_digits_become_three_equal_channels(tmp_path: Path) -> None:
+    mnist(tmp_path)
+    store = open_store(prepare(settings(tmp_path, name="MNIST", size=28), tmp_path / "stores"))
+    assert store.classes[:2] == ("0 - zero", "1 - one")
+    theirs = datasets.MNIST(tmp_path, train=False).data.numpy()
+    assert np.array_equal(store.images("test"), np.stack([theirs] * 3, axis=-1))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\x00\x00\x08\x03", struct.pack(">4I", 0x803, 1, 28, 28) + bytes(784), bytes(16)],
+    ids=["empty", "cut in its head", "fewer images than labels", "no head"],
+)
+def test_damaged_digits_are_told_in_one_line(tmp_path: Path, content: bytes) -> None:
+    mnist(tmp_path).write_bytes(content)
+    with pytest.raises(DataError, match="MNIST is not there, or damaged") as caught:
+        open_listing(settings(tmp_path, name="MNIST"))
     assert "\n" not in str(caught.value)
 
 
