@@ -4,19 +4,15 @@
 between a class (or `val`, `test`) and its files, and names val's classes in `val/val_annotations.txt`.
 """
 
-import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from workers.data.decode import BadImage, decode, read_content
-from workers.data.held_out import hold_out, num_held_out
-from workers.data.listing import UNLABELLED, LeftOut, Picture, Row, Rows, by_name
-from workers.data.pool import map_in_order
+from workers.data.decode import read_content
+from workers.data.files import FileListing, ImageFile
 from workers.errors import DataError
-from workers.settings import SPLITS, DatasetSettings
+from workers.settings import DatasetSettings
 
 IMAGES_FOLDER = "images"
 ANNOTATIONS = "val_annotations.txt"
@@ -25,105 +21,20 @@ _BESIDE = {".txt", ".csv", ".tsv", ".json", ".xml", ".yaml", ".md", ".html", ".m
 
 
 @dataclass(frozen=True)
-class ImageFile:
-    """A listed file: path below the root, class name ("" for unlabelled), size in bytes (-1: missing), time in ns."""
-
-    path: str
-    class_name: str
-    size_bytes: int
-    mtime_ns: int
-
-    @property
-    def row(self) -> str:
-        """The path below the split."""
-        return self.path.partition("/")[2]
-
-
-@dataclass(frozen=True)
-class FolderListing:
-    """All files of a root, not yet read.
-
-    `val` is None where the root has none. `other_held_out` are val and test images of classes that `classes` leaves
-    out: never a row, but their copies are never trained on either.
-    """
+class LocalFiles:
+    """Files below a folder of this machine, or of storage that it mounts."""
 
     root: Path
-    classes: tuple[str, ...]
-    train: tuple[ImageFile, ...]
-    val: tuple[ImageFile, ...] | None
-    test: tuple[ImageFile, ...]
-    other_held_out: tuple[ImageFile, ...]
-    labelled_test: bool
-    val_fraction: float
-    dev_fraction: float
 
-    @cached_property
-    def _label(self) -> dict[str, int]:
-        return {name: index for index, name in enumerate(self.classes)}
+    @property
+    def identity(self) -> str:
+        return str(self.root.resolve())
 
-    def counts(self) -> dict[str, int]:
-        sizes = dict.fromkeys(self.classes, 0)
-        for file in self.train:
-            sizes[file.class_name] += 1
-        val_fraction = self.val_fraction if self.val is None else 0.0
-        val = {name: num_held_out(val_fraction, size) for name, size in sizes.items()}
-        dev = sum(num_held_out(self.dev_fraction, size - val[name]) for name, size in sizes.items())
-        num_val = sum(val.values())
-        return {
-            "train": len(self.train) - num_val - dev,
-            "dev": dev,
-            "val": num_val if self.val is None else len(self.val),
-            "test": len(self.test),
-        }
-
-    def fingerprint(self) -> str:
-        # The root counts too: two unpacked archives may agree in all names, sizes and times and differ in pixels.
-        digest = hashlib.sha256(os.fsencode(self.root.resolve()) + b"\0")
-        for file in (*self.train, *(self.val or ()), *self.test, *self.other_held_out):
-            digest.update(f"{file.path}\0{file.class_name}\0{file.size_bytes}\0{file.mtime_ns}\0".encode())
-        return digest.hexdigest()
-
-    def rows(self, progress: Callable[[int, int], None]) -> Rows:
-        files = (*self.train, *(self.val or ()), *self.test, *self.other_held_out)
-        contents: dict[str, bytes] = {}
-        for file, content in zip(files, map_in_order(self._content, files), strict=True):
-            contents[file.path] = content
-            progress(len(contents), len(files))
-        by_class: dict[str, list[bytes]] = {name: [] for name in self.classes}
-        for file in self.train:
-            by_class[file.class_name].append(contents[file.path])
-        held_out = hold_out(by_class.values(), self.val_fraction if self.val is None else 0.0, self.dev_fraction)
-        published = {contents[file.path]: file.path for file in (*self.test, *(self.val or ()), *self.other_held_out)}
-        splits: dict[str, list[Row]] = {split: [] for split in SPLITS}
-        left_out = []
-        for file in self.train:
-            content = contents[file.path]
-            if content in published:
-                # A copy of an image that is scored or predicted must not be learned from.
-                left_out.append(LeftOut("train", file.path, f"same content as {published[content]}"))
-            elif content in held_out.val:
-                splits["val"].append(self._row(file, content))
-            else:
-                splits["dev" if content in held_out.dev else "train"].append(self._row(file, content))
-        splits["val"] += [self._row(file, contents[file.path]) for file in self.val or ()]
-        splits["test"] += [self._row(file, contents[file.path]) for file in self.test]
-        return Rows({split: by_name(rows) for split, rows in splits.items()}, tuple(left_out))
-
-    def _row(self, file: ImageFile, content: bytes) -> Row:
-        return Row(file.row, file.path, self._label.get(file.class_name, UNLABELLED), content)
-
-    def _content(self, file: ImageFile) -> bytes:
-        try:
-            return hashlib.sha256(read_content(self.root / file.path)).digest()
-        except BadImage:
-            # Nothing to compare: no two unreadable files are copies of each other.
-            return hashlib.sha256(b"unreadable\0" + file.path.encode()).digest()
-
-    def load(self, row: Row, size: int) -> Picture:
-        return decode(read_content(self.root / row.path), size)
+    def read(self, path: str) -> bytes:
+        return read_content(self.root / path)
 
 
-def list_folder(settings: DatasetSettings) -> FolderListing:
+def list_folder(settings: DatasetSettings) -> FileListing:
     """Lists a root; reads no image.
 
     Raises:
@@ -143,8 +54,8 @@ def list_folder(settings: DatasetSettings) -> FolderListing:
     wanted = set(train) if settings.classes is None else set(_wanted_classes(settings.classes, root, train))
     val = _val(root, train) if (root / "val").is_dir() else None
     test = _test(root, train) if (root / "test").is_dir() else {}
-    listing = FolderListing(
-        root=root,
+    listing = FileListing(
+        contents=LocalFiles(root),
         classes=tuple(sorted(wanted)),
         train=_keep(train, wanted),
         val=None if val is None else _keep(val, wanted),
@@ -205,9 +116,11 @@ def _files(below: str, class_name: str, entries: Iterable[os.DirEntry[str]]) -> 
         if _is_image(entry):
             try:
                 status = entry.stat()
-                files.append(ImageFile(f"{below}/{entry.name}", class_name, status.st_size, status.st_mtime_ns))
+                version = f"{status.st_size}\0{status.st_mtime_ns}"
             except OSError:
-                files.append(ImageFile(f"{below}/{entry.name}", class_name, -1, 0))
+                version = "missing"
+            path = f"{below}/{entry.name}"
+            files.append(ImageFile(path, path.partition("/")[2], class_name, version))
     return files
 
 
@@ -267,7 +180,7 @@ def _annotated(root: Path, annotations: Path) -> dict[str, list[ImageFile]]:
         name = Path(file.path).name
         if name not in class_of:
             raise DataError(f"{folder / name}: has no line in {annotations.name}: add one, or remove the image")
-        known = ImageFile(file.path, class_of.pop(name), file.size_bytes, file.mtime_ns)
+        known = replace(file, class_name=class_of.pop(name))
         classes.setdefault(known.class_name, []).append(known)
     if class_of:
         raise DataError(f"{annotations}: lists {min(class_of)}, which is not in {folder}: restore the image")

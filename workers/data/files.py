@@ -1,0 +1,133 @@
+"""A dataset whose images are files by name, wherever they lie: dealt out to the splits by their contents."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+from workers.data.decode import BadImage, decode
+from workers.data.held_out import hold_out, num_held_out
+from workers.data.listing import UNLABELLED, LeftOut, Picture, Row, Rows, by_name
+from workers.data.pool import map_in_order
+from workers.settings import SPLITS
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """A listed image, not yet read.
+
+    Attributes:
+        path: what its source reads it by; told to people too.
+        name: the row's id, the path below the split.
+        class_name: "" for unlabelled.
+        version: changes when the file does: its size and time, or what an object store says of it.
+    """
+
+    path: str
+    name: str
+    class_name: str
+    version: str
+
+
+class Contents(Protocol):
+    """Where the bytes of listed images come from; read by many threads at once."""
+
+    @property
+    def identity(self) -> str:
+        """Names the place: two places may agree in all names, sizes and times and differ in pixels."""
+
+    def read(self, path: str) -> bytes:
+        """The bytes of one image; raises BadImage where there are none."""
+
+
+@dataclass(frozen=True)
+class FileListing:
+    """All images of a dataset, not yet read.
+
+    Attributes:
+        contents: reads them.
+        classes: a label is an index into them.
+        train: images to deal out, in any order.
+        val: None where the source has none; then `val_fraction` of train.
+        test: unlabelled unless `labelled_test`.
+        other_held_out: val and test images of classes that are left out: never a row, but copies of them are never
+            trained on either.
+    """
+
+    contents: Contents
+    classes: tuple[str, ...]
+    train: tuple[ImageFile, ...]
+    val: tuple[ImageFile, ...] | None
+    test: tuple[ImageFile, ...]
+    other_held_out: tuple[ImageFile, ...]
+    labelled_test: bool
+    val_fraction: float
+    dev_fraction: float
+
+    @cached_property
+    def _label(self) -> dict[str, int]:
+        return {name: index for index, name in enumerate(self.classes)}
+
+    @cached_property
+    def _all(self) -> tuple[ImageFile, ...]:
+        return (*self.train, *(self.val or ()), *self.test, *self.other_held_out)
+
+    def counts(self) -> dict[str, int]:
+        sizes = dict.fromkeys(self.classes, 0)
+        for file in self.train:
+            sizes[file.class_name] += 1
+        val_fraction = self.val_fraction if self.val is None else 0.0
+        val = {name: num_held_out(val_fraction, size) for name, size in sizes.items()}
+        dev = sum(num_held_out(self.dev_fraction, size - val[name]) for name, size in sizes.items())
+        num_val = sum(val.values())
+        return {
+            "train": len(self.train) - num_val - dev,
+            "dev": dev,
+            "val": num_val if self.val is None else len(self.val),
+            "test": len(self.test),
+        }
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(self.contents.identity.encode(errors="surrogateescape") + b"\0")
+        for file in self._all:
+            digest.update(f"{file.path}\0{file.class_name}\0{file.version}\0".encode())
+        return digest.hexdigest()
+
+    def rows(self, progress: Callable[[int, int], None]) -> Rows:
+        contents: dict[str, bytes] = {}
+        for file, content in zip(self._all, map_in_order(self._content, self._all), strict=True):
+            contents[file.path] = content
+            progress(len(contents), len(self._all))
+        by_class: dict[str, list[bytes]] = {name: [] for name in self.classes}
+        for file in self.train:
+            by_class[file.class_name].append(contents[file.path])
+        held_out = hold_out(by_class.values(), self.val_fraction if self.val is None else 0.0, self.dev_fraction)
+        published = {contents[file.path]: file.path for file in (*self.test, *(self.val or ()), *self.other_held_out)}
+        splits: dict[str, list[Row]] = {split: [] for split in SPLITS}
+        left_out = []
+        for file in self.train:
+            content = contents[file.path]
+            if content in published:
+                # A copy of an image that is scored or predicted must not be learned from.
+                left_out.append(LeftOut("train", file.path, f"same content as {published[content]}"))
+            elif content in held_out.val:
+                splits["val"].append(self._row(file, content))
+            else:
+                splits["dev" if content in held_out.dev else "train"].append(self._row(file, content))
+        splits["val"] += [self._row(file, contents[file.path]) for file in self.val or ()]
+        splits["test"] += [self._row(file, contents[file.path]) for file in self.test]
+        return Rows({split: by_name(rows) for split, rows in splits.items()}, tuple(left_out))
+
+    def _row(self, file: ImageFile, content: bytes) -> Row:
+        return Row(file.name, file.path, self._label.get(file.class_name, UNLABELLED), content)
+
+    def _content(self, file: ImageFile) -> bytes:
+        try:
+            return hashlib.sha256(self.contents.read(file.path)).digest()
+        except BadImage:
+            # Nothing to compare: no two unreadable files are copies of each other.
+            return hashlib.sha256(b"unreadable\0" + file.path.encode()).digest()
+
+    def load(self, row: Row, size: int) -> Picture:
+        return decode(self.contents.read(row.path), size)
