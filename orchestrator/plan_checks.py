@@ -22,12 +22,13 @@ def check_crop(stage: Stage, dataset: PlannedDataset) -> None:
 
 
 def check_layers(stage: Stage) -> None:
-    """`reset`, `freeze`, `lr_scale` and `schedule.rate_changes` name layers that are there, and make sense together."""
+    """Settings that name layers name some that are there; rates, `reset` and `freeze` make sense together."""
     found = outline(stage.settings.model, stage.num_classes)
     where = _where(stage)
     scaled = tuple(layer for layer, _ in stage.lr_scale)
     changes = stage.settings.schedule.rate_changes
     changed = [(f"schedule.rate_changes.{name}.layers", tuple(change.layers)) for name, change in changes.items()]
+    changed.append(("optimizer.layer_decay", tuple(stage.settings.optimizer.layer_decay)))
     for key, names in (("reset", stage.reset), ("freeze", stage.freeze), ("lr_scale", scaled), *changed):
         for name in names:
             if not found.select(name):

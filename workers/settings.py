@@ -280,6 +280,7 @@ class InitSettings:
 class OptimizerSettings:
     """Momentum SGD. `clip_norm` 0 leaves gradients as they are; biases are never decayed if `decay_biases` is false.
 
+    Layers in `layer_decay` decay by that in place of `weight_decay`.
     Biases learn at `bias_lr_scale` times their layer's rate. `velocity` unscaled is torch's rule, v ← m·v + g + wd·w,
     w ← w − lr·v; scaled is that of 2012 (Krizhevsky et al., §5), v ← m·v − lr·(g + wd·w), w ← w + v. The two differ
     only for some updates after a change of the rate.
@@ -293,6 +294,7 @@ class OptimizerSettings:
     clip_norm: float = 0.0
     bias_lr_scale: float = 1.0
     velocity: Velocity = Velocity.unscaled
+    layer_decay: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _require(self.lr > 0, f"lr={self.lr}: give a positive learning rate")
@@ -300,6 +302,8 @@ class OptimizerSettings:
         _require(self.batch_size > 0, f"batch_size={self.batch_size}: give a positive count")
         _require(self.bias_lr_scale > 0, f"bias_lr_scale={self.bias_lr_scale}: give a positive factor")
         _require_least(self, 0, "weight_decay", "clip_norm")
+        for layer, decay in self.layer_decay.items():
+            _require(decay >= 0, f"layer_decay.{layer}={decay}: give 0 or more")
 
 
 @dataclass(frozen=True)

@@ -49,13 +49,14 @@ def run_stage(spec: StageSpec, should_stop: Callable[[], bool]) -> StageResult:
     found = outline(spec.settings.model, store.num_classes)
     changes = spec.settings.schedule.rate_changes
     named = {f"schedule.rate_changes.{name}": tuple(change.layers) for name, change in changes.items()}
-    scaled = tuple(name for name, _ in spec.lr_scale)
+    scaled, layer_decay = tuple(name for name, _ in spec.lr_scale), spec.settings.optimizer.layer_decay
+    named["optimizer.layer_decay"] = tuple(layer_decay)
     check_layers(found, {"reset": spec.reset, "freeze": spec.freeze, "lr_scale": scaled, **named})
     place(model, spec.numerics.device)
     frozen, lr_scale = found.select_all(spec.freeze), found.factors(dict(spec.lr_scale))
     per_epoch = num_batches(store.counts["train"], spec.settings.optimizer.batch_size)
     later = later_phases(found, lr_scale, spec.settings.schedule, per_epoch)
-    optimizer = build_optimizer(model, spec.settings.optimizer, frozen, lr_scale, later)
+    optimizer = build_optimizer(model, spec.settings.optimizer, frozen, lr_scale, later, found.factors(layer_decay))
     check_trained(set(found.layers) - frozen, lr_scale, later, per_epoch * spec.settings.schedule.epochs)
     begun = _begin(spec, found, model, optimizer)
     _log.info("%s/%s: from update %d", spec.member, spec.stage, begun.state.step)

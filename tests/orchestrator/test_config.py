@@ -104,6 +104,12 @@ def test_readings_of_paper_and_release_name_what_the_sources_tell_differently():
     assert release.init.layer_std["conv4"] == 0.03
 
 
+def test_each_cifar_net_has_its_published_decay_of_single_layers():
+    for net, decay in (("cifar_80s", {"fc64": 0.03, "fc10": 0.03}), ("cifar_18pct", {"fc10": 1.0})):
+        stage = compose(["experiment=cifar10", f"model={net}", f"optimizer={net}"]).members["base1"].stages["train"]
+        assert (stage.settings.optimizer.weight_decay, dict(stage.settings.optimizer.layer_decay)) == (0.004, decay)
+
+
 @pytest.fixture(scope="module")
 def composed() -> str:
     """The default configuration as text: reading it again is quick, composing takes a fifth of a second."""
@@ -161,6 +167,7 @@ def composed() -> str:
         ("optimizer.bias_lr_scale=0", "optimizer.bias_lr_scale=0.0: give a positive factor"),
         ("optimizer.velocity=scalled", "optimizer.velocity=scalled: did you mean scaled? (known: scaled, unscaled)"),
         ("optimizer.weight_decay=-0.1", "optimizer.weight_decay=-0.1: give 0 or more"),
+        ("optimizer.layer_decay.fc8=-1", "optimizer.layer_decay.fc8=-1.0: give 0 or more"),
         ("optimizer.clip_norm=-1", "optimizer.clip_norm=-1.0: give 0 or more"),
         ("init.std=-0.1", "init.std=-0.1: give 0 or more"),
         ("augmentation.colour_std=-0.1", "augmentation.colour_std=-0.1: give 0 or more"),
@@ -232,7 +239,7 @@ def test_value_that_is_mistaken_is_named_in_one_line(composed, override, words):
         (["dataset@datasets.target=foldr"], "dataset@datasets.target=foldr: did you mean folder?"),
         (["datset@datasets.target=folder"], "datset@datasets.target: no such group; did you mean dataset?"),
         (["dataset=folder"], "dataset@datasets.target=folder"),
-        (["optimizer=null"], "optimizer=null: (known: release, sgd)"),
+        (["optimizer=null"], "optimizer=null: (known: cifar_18pct, cifar_80s, release, sgd)"),
         (["optimizer=sgd", "optimizer.lr.x=1"], "optimizer.lr"),
         (["hydra.run.dir=x"], "Hydra's own settings"),
         (["datasets.targt.root=/x"], "datasets.targt: no stage uses it; did you mean target?"),
@@ -502,7 +509,7 @@ def test_config_dir_adds_options_and_refuses_a_missing_folder(tmp_path):
     (folder / "optimizer" / "slow.yaml").write_text("lr: 0.0001\n")
     config = compose(["experiment=ilsvrc2012", "optimizer=slow"], config_dir=folder)
     assert config.members["base1"].stages["train"].settings.optimizer.lr == 0.0001
-    with pytest.raises(ConfigError, match=r"known: release, sgd, slow"):
+    with pytest.raises(ConfigError, match=r"known: cifar_18pct, cifar_80s, release, sgd, slow"):
         compose(["optimizer=slw"], config_dir=folder)
     with pytest.raises(ConfigError, match="no such folder"):
         compose([], config_dir=tmp_path / "absent")

@@ -45,7 +45,9 @@ SURVEYS = {
 def stage(dataset: str = "target", init_from: str | None = None, **changes: object) -> StageConfig:
     settings = TrainingSettings(
         model=changes.pop("model", SMALL),
-        optimizer=OptimizerSettings(lr=changes.pop("lr", 0.01), batch_size=128),
+        optimizer=OptimizerSettings(
+            lr=changes.pop("lr", 0.01), batch_size=128, layer_decay=changes.pop("layer_decay", {})
+        ),
         schedule=ScheduleSettings(epochs=changes.pop("epochs", 4), rate_changes=changes.pop("rate_changes", {})),
     )
     reset = ("fc8",) if init_from else ()
@@ -275,6 +277,7 @@ def test_plan_bottleneck_before_a_head_that_is_reset_comes_and_goes_along_a_chai
         ),
         ([base("a", freeze=("conv9",))], "train.freeze: no layer conv9; did you mean"),
         ([base("a", freeze=("conv6",))], "train.freeze: no layer conv6"),
+        ([base("a", layer_decay={"fc9": 1.0})], "optimizer.layer_decay: no layer fc9"),
         ([base("a", lr_scale=(("fc9", 1.0),))], "train.lr_scale: no layer fc9"),
         (
             [base("a", rate_changes={"late": RateChange(layers={"fc9": 1.0})})],

@@ -36,6 +36,7 @@ def build_optimizer(
     freeze: Collection[str],
     lr_scale: Mapping[str, float],
     later: Sequence[Phase] = (),
+    layer_decay: Mapping[str, float] | None = None,
 ) -> torch.optim.SGD:
     """One parameter group for each (learning-rate factors, decay) that occurs; frozen layers get no gradient at all.
 
@@ -45,6 +46,7 @@ def build_optimizer(
         freeze: layers that stay as they are from start to end.
         lr_scale: factors of the learning rate by layer, at first.
         later: what follows on `lr_scale`. A group's `scales` are its factors in each phase, the first included.
+        layer_decay: weight decay by layer, where it is not the optimizer's for all.
     """
     groups: dict[tuple[tuple[float, ...], float], list[nn.Parameter]] = {}
     for name, parts in parts_of(model).items():
@@ -56,7 +58,8 @@ def build_optimizer(
         is_bias = name.endswith(".bias")
         own = settings.bias_lr_scale if is_bias else 1.0
         scales = tuple(own * factors.get(layer, 1.0) for factors in (lr_scale, *(phase.factors for phase in later)))
-        decay = settings.weight_decay if settings.decay_biases or not is_bias else 0.0
+        own_decay = (layer_decay or {}).get(layer, settings.weight_decay)
+        decay = own_decay if settings.decay_biases or not is_bias else 0.0
         groups.setdefault((scales, decay), []).extend(parts)
     return torch.optim.SGD(
         [{"params": params, "scales": scales, "weight_decay": decay} for (scales, decay), params in groups.items()],

@@ -21,6 +21,7 @@ from workers.training.optimizer import (
 
 SETTINGS = OptimizerSettings(momentum=0.9, weight_decay=0.1, decay_biases=False, bias_lr_scale=2.0)
 SCALED = replace(SETTINGS, velocity=Velocity.scaled)
+LAYERED = replace(SETTINGS, layer_decay={"last": 0.7})
 # Warm-up, a plain stretch, two cuts.
 RATES = [0.01 * (step + 1) for step in range(4)] + [0.05] * 4 + [0.005] * 4 + [0.0005] * 4
 LATER = (Phase(6, {"first": 0.0, "last": 10.0}), Phase(11, {"first": 0.5, "last": 10.0}))
@@ -61,7 +62,8 @@ def slow(settings: OptimizerSettings, rates: Sequence[float], factors: Sequence[
     values = []
     for name, parameter in Bowl().named_parameters():
         layer, is_bias = name.split(".")[0], name.endswith("bias")
-        decay = 0.0 if is_bias and not settings.decay_biases else settings.weight_decay
+        own_decay = settings.layer_decay.get(layer, settings.weight_decay)
+        decay = 0.0 if is_bias and not settings.decay_biases else own_decay
         for start in parameter.detach().flatten().tolist():
             number = Number(start)
             for rate, by_layer in zip(rates, factors, strict=True):
@@ -101,14 +103,14 @@ def fast(
     """Yields the state after each update; before those of `resume_at` everything is built anew from what is saved."""
     scales = {"last": lr_scale}
     model = Bowl()
-    optimizer = build_optimizer(model, settings, (), scales, LATER)
+    optimizer = build_optimizer(model, settings, (), scales, LATER, settings.layer_decay)
     setter = LearningRates(optimizer, settings.velocity, LATER)
     for step, rate in enumerate(rates):
         if step in resume_at:
             saved = Trained(model, optimizer, setter.last)
             model = Bowl()
             model.load_state_dict(saved.model.state_dict())
-            optimizer = build_optimizer(model, settings, (), scales, LATER)
+            optimizer = build_optimizer(model, settings, (), scales, LATER, settings.layer_decay)
             load_momentum(model, optimizer, {name: torch.from_numpy(each) for name, each in saved.momentum().items()})
             setter = LearningRates(optimizer, settings.velocity, LATER, saved.last)
         setter.set(rate, step)
@@ -123,7 +125,7 @@ def after(settings: OptimizerSettings, rates: Sequence[float], resume_at: Sequen
     return end
 
 
-@pytest.mark.parametrize("settings", [SETTINGS, SCALED, replace(SCALED, decay_biases=True, bias_lr_scale=1.0)])
+@pytest.mark.parametrize("settings", [SETTINGS, SCALED, replace(SCALED, decay_biases=True, bias_lr_scale=1.0), LAYERED])
 @pytest.mark.parametrize("num_updates", [1, 5, 9, 12, 16])
 def test_updates_follow_the_rule_through_warm_up_cuts_and_changes(
     settings: OptimizerSettings, num_updates: int
