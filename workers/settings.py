@@ -1,24 +1,20 @@
-"""The settings of one stage and one dataset, as plain frozen values.
+"""The settings of one stage, as plain frozen values; those of a dataset, from a module of their own, are here too.
 
 They are the schema of the configuration groups (`orchestrator.config` registers and checks them) and travel
 unchanged inside a `StageSpec` to the process that trains. No heavy import belongs here.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from enum import StrEnum
 
-SPLITS = ("train", "dev", "val", "test")
-# What nobody trains on, and what members predict.
-HELD_OUT = SPLITS[1:]
-
-
-class Source(StrEnum):
-    """Where a dataset's images come from."""
-
-    digits = "digits"
-    folder = "folder"
-    torchvision = "torchvision"
+from workers.dataset_settings import HELD_OUT as HELD_OUT
+from workers.dataset_settings import SPLITS as SPLITS
+from workers.dataset_settings import DatasetSettings as DatasetSettings
+from workers.dataset_settings import OnBad as OnBad
+from workers.dataset_settings import Source as Source
+from workers.dataset_settings import dataset_options as dataset_options
+from workers.setting_checks import require, require_least
 
 
 class Layout(StrEnum):
@@ -26,13 +22,6 @@ class Layout(StrEnum):
 
     grouped = "grouped"
     halves = "halves"
-
-
-class OnBad(StrEnum):
-    """What preparation does with a training image that cannot be read."""
-
-    stop = "stop"
-    skip = "skip"
 
 
 class InitScheme(StrEnum):
@@ -106,64 +95,6 @@ class Crops(StrEnum):
     centre = "centre"
 
 
-def _require(holds: bool, message: str) -> None:
-    if not holds:
-        raise ValueError(message)
-
-
-def _require_least(settings: object, least: int, *names: str) -> None:
-    for name in names:
-        value = getattr(settings, name)
-        _require(value >= least, f"{name}={value}: give {least} or more")
-
-
-@dataclass(frozen=True)
-class DatasetSettings:
-    """One entry of `datasets`.
-
-    `declared_*` are the published counts of a dataset, used by `septet plan` where the images are absent.
-    `name` is that of one of torchvision's sets, which is downloaded to `root` where `download` allows it.
-    `orientations` is 4 to make each (class, quarter turn) a class of its own (the digits' superset), else 1.
-    """
-
-    source: Source = Source.folder
-    root: str | None = None
-    classes: str | None = None
-    size: int = 256
-    val_fraction: float = 0.1
-    dev_fraction: float = 0.1
-    on_bad: OnBad = OnBad.stop
-    orientations: int = 1
-    declared_classes: int = 0
-    declared_train: int = 0
-    declared_val: int = 0
-    declared_test: int = 0
-    name: str | None = None
-    download: bool = True
-
-    def __post_init__(self) -> None:
-        _require(1 <= self.size <= 4096, f"size={self.size}: give pixels in 1…4096")
-        _require(0 < self.val_fraction < 1, f"val_fraction={self.val_fraction}: give a share in (0, 1)")
-        _require(0 <= self.dev_fraction < 1, f"dev_fraction={self.dev_fraction}: give a share in [0, 1)")
-        _require(self.orientations in (1, 4), f"orientations={self.orientations}: give 1 or 4")
-        _require_least(self, 0, "declared_classes", "declared_train", "declared_val", "declared_test")
-
-
-# Where images lie and what is published of them. Of `classes` it is not the file's place that counts but the names.
-_NO_OPTIONS = frozenset(
-    {"root", "download", "classes", "declared_classes", "declared_train", "declared_val", "declared_test"}
-)
-
-
-def dataset_options(settings: DatasetSettings) -> dict[str, str | int | float]:
-    """The settings that shape a dataset besides its files and classes, in the order of the fields.
-
-    They enter both the key of its store and the hash of a plan: whatever is added here changes both.
-    """
-    values = {field.name: getattr(settings, field.name) for field in fields(settings) if field.name not in _NO_OPTIONS}
-    return {name: value.value if isinstance(value, StrEnum) else value for name, value in values.items()}
-
-
 CONVS = ("conv1", "conv2", "conv3", "conv4", "conv5", "conv6")
 # Neither pooled nor normalised between one another.
 MIDDLE_CONVS = CONVS[2:5]
@@ -224,33 +155,33 @@ class ModelSettings:
     bottleneck: int = 0
 
     def __post_init__(self) -> None:
-        _require(self.num_convs in (5, 6), f"num_convs={self.num_convs}: give 5 or 6")
-        _require(
+        require(self.num_convs in (5, 6), f"num_convs={self.num_convs}: give 5 or 6")
+        require(
             len(self.filters) == len(CONVS) and min(self.filters) > 0,
             f"filters={list(self.filters)}: give a positive count for each of {', '.join(CONVS)}",
         )
-        _require(
+        require(
             set(self.without) < set(MIDDLE_CONVS),
             f"without={list(self.without)}: give some of {', '.join(MIDDLE_CONVS)}, but not all",
         )
-        _require(self.pool_size in (2, 3), f"pool_size={self.pool_size}: give 3 (windows overlap) or 2")
-        _require(0 <= self.dropout < 1, f"dropout={self.dropout}: give a share in [0, 1)")
-        _require(self.width > 0, f"width={self.width}: give a positive factor")
-        _require_least(self, 1, "input_size", "groups", "conv1_kernel", "conv1_stride", "fc_units")
-        _require((self.conv1_padding_end or 0) >= 0, f"conv1_padding_end={self.conv1_padding_end}: give 0 or more")
-        _require_least(self, 0, "conv1_padding", "lrn_alpha", "lrn_beta", "bottleneck")
+        require(self.pool_size in (2, 3), f"pool_size={self.pool_size}: give 3 (windows overlap) or 2")
+        require(0 <= self.dropout < 1, f"dropout={self.dropout}: give a share in [0, 1)")
+        require(self.width > 0, f"width={self.width}: give a positive factor")
+        require_least(self, 1, "input_size", "groups", "conv1_kernel", "conv1_stride", "fc_units")
+        require((self.conv1_padding_end or 0) >= 0, f"conv1_padding_end={self.conv1_padding_end}: give 0 or more")
+        require_least(self, 0, "conv1_padding", "lrn_alpha", "lrn_beta", "bottleneck")
         # A window of n channels has its own in the middle.
-        _require(self.lrn_size >= 1 and self.lrn_size % 2 == 1, f"lrn_size={self.lrn_size}: give an odd count, as in 5")
-        _require(self.lrn_k > 0, f"lrn_k={self.lrn_k}: give a positive number, since activity may be 0")
+        require(self.lrn_size >= 1 and self.lrn_size % 2 == 1, f"lrn_size={self.lrn_size}: give an odd count, as in 5")
+        require(self.lrn_k > 0, f"lrn_k={self.lrn_k}: give a positive number, since activity may be 0")
         if self.layout is Layout.halves:
             self._check_halves()
 
     def _check_halves(self) -> None:
         only = "layout=halves: only alexnet lies in halves"
-        _require(self.name == "alexnet", f"{only}, not {self.name}; give layout=grouped")
-        _require(self.groups == 2, f"groups={self.groups}: layout=halves has a half for each of two groups; give 2")
-        _require(self.fc_units % 2 == 0, f"fc_units={self.fc_units}: layout=halves halves them; give an even count")
-        _require(
+        require(self.name == "alexnet", f"{only}, not {self.name}; give layout=grouped")
+        require(self.groups == 2, f"groups={self.groups}: layout=halves has a half for each of two groups; give 2")
+        require(self.fc_units % 2 == 0, f"fc_units={self.fc_units}: layout=halves halves them; give an even count")
+        require(
             not (self.lrn and self.lrn_across_halves),
             "lrn_across_halves=true: with layout=halves each half normalises its own channels alone; "
             "give lrn_across_halves=false",
@@ -271,9 +202,9 @@ class InitSettings:
     biased: tuple[str, ...] = ("conv2", "conv4", "conv5", "conv6", "fc6", "fc7")
 
     def __post_init__(self) -> None:
-        _require_least(self, 0, "std")
+        require_least(self, 0, "std")
         for layer, std in self.layer_std.items():
-            _require(std >= 0, f"layer_std.{layer}={std}: give 0 or more")
+            require(std >= 0, f"layer_std.{layer}={std}: give 0 or more")
 
 
 @dataclass(frozen=True)
@@ -297,13 +228,13 @@ class OptimizerSettings:
     layer_decay: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _require(self.lr > 0, f"lr={self.lr}: give a positive learning rate")
-        _require(0 <= self.momentum < 1, f"momentum={self.momentum}: give a value in [0, 1)")
-        _require(self.batch_size > 0, f"batch_size={self.batch_size}: give a positive count")
-        _require(self.bias_lr_scale > 0, f"bias_lr_scale={self.bias_lr_scale}: give a positive factor")
-        _require_least(self, 0, "weight_decay", "clip_norm")
+        require(self.lr > 0, f"lr={self.lr}: give a positive learning rate")
+        require(0 <= self.momentum < 1, f"momentum={self.momentum}: give a value in [0, 1)")
+        require(self.batch_size > 0, f"batch_size={self.batch_size}: give a positive count")
+        require(self.bias_lr_scale > 0, f"bias_lr_scale={self.bias_lr_scale}: give a positive factor")
+        require_least(self, 0, "weight_decay", "clip_norm")
         for layer, decay in self.layer_decay.items():
-            _require(decay >= 0, f"layer_decay.{layer}={decay}: give 0 or more")
+            require(decay >= 0, f"layer_decay.{layer}={decay}: give 0 or more")
 
 
 @dataclass(frozen=True)
@@ -318,10 +249,10 @@ class RateChange:
     layers: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _require_least(self, 0, "after_updates")
-        _require(0 <= self.after_share <= 1, f"after_share={self.after_share}: give a share in [0, 1]")
+        require_least(self, 0, "after_updates")
+        require(0 <= self.after_share <= 1, f"after_share={self.after_share}: give a share in [0, 1]")
         for layer, factor in self.layers.items():
-            _require(factor >= 0, f"layers.{layer}={factor}: give 0 or more")
+            require(factor >= 0, f"layers.{layer}={factor}: give 0 or more")
 
 
 @dataclass(frozen=True)
@@ -349,17 +280,17 @@ class ScheduleSettings:
     stop_when_stalled: bool = False
 
     def __post_init__(self) -> None:
-        _require(self.epochs > 0, f"epochs={self.epochs}: give a positive count")
-        _require(0 < self.factor <= 1, f"factor={self.factor}: give a share in (0, 1]")
-        _require_least(self, 0, "cuts", "warmup_updates")
-        _require_least(self, 1, "patience")
-        _require(0 <= self.at_chance_after <= 1, f"at_chance_after={self.at_chance_after}: give a share in [0, 1]")
-        _require(
+        require(self.epochs > 0, f"epochs={self.epochs}: give a positive count")
+        require(0 < self.factor <= 1, f"factor={self.factor}: give a share in (0, 1]")
+        require_least(self, 0, "cuts", "warmup_updates")
+        require_least(self, 1, "patience")
+        require(0 <= self.at_chance_after <= 1, f"at_chance_after={self.at_chance_after}: give a share in [0, 1]")
+        require(
             len(self.latest) == self.cuts,
             f"latest={list(self.latest)}: give one share for each of the {self.cuts} cuts",
         )
-        _require(all(0 < share <= 1 for share in self.latest), f"latest={list(self.latest)}: give shares in (0, 1]")
-        _require(
+        require(all(0 < share <= 1 for share in self.latest), f"latest={list(self.latest)}: give shares in (0, 1]")
+        require(
             self.decay is Decay.plateau or not self.stop_when_stalled,
             "stop_when_stalled=true: only decay=plateau watches dev error; set that, or leave this out",
         )
@@ -380,8 +311,8 @@ class AugmentationSettings:
     colour_until: float = 1.0
 
     def __post_init__(self) -> None:
-        _require_least(self, 0, "colour_std")
-        _require(0 <= self.colour_until <= 1, f"colour_until={self.colour_until}: give a share in [0, 1]")
+        require_least(self, 0, "colour_std")
+        require(0 <= self.colour_until <= 1, f"colour_until={self.colour_until}: give a share in [0, 1]")
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ def test_command_line_imported_loads_nothing_heavy() -> None:
     assert _loaded("import orchestrator.cli") == set()
 
 
-@pytest.mark.parametrize("name", ["settings", "protocol", "errors", "atomic", "models.outline"])
+@pytest.mark.parametrize("name", ["settings", "dataset_settings", "protocol", "errors", "atomic", "models.outline"])
 def test_value_module_of_workers_imported_loads_nothing_heavy(name: str) -> None:
     assert _loaded(f"import workers.{name}") == set()
 

@@ -36,7 +36,7 @@ IMPURE_IMPORTS = {
 }
 # Rooms of values: all that a pure module may import from the project besides other pure modules.
 VALUE_MODULES = {
-    *("workers.settings", "workers.protocol", "workers.errors", "workers.models.outline"),
+    *("workers.settings", "workers.dataset_settings", "workers.protocol", "workers.errors", "workers.models.outline"),
     *("workers.data.sources", "workers.kernels.average", "workers.training.layer_rates"),
     *("orchestrator.config", "orchestrator.config_schema"),
 }
