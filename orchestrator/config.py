@@ -34,13 +34,14 @@ from orchestrator.config_schema import (
 )
 from orchestrator.members import resolve_members, stage_names
 from orchestrator.overlay import choices, mapping, overlay
+from workers.dataset_settings import is_url
 from workers.errors import ConfigError
 from workers.settings import DatasetSettings
 
 __all__ = ["Config", "compose", "default_run_dir", "reopen"]
 
 _PATH_KEYS = ("run_dir", "datasets.store", "submission.template", "submission.class_ids")
-_DATASET_PATH_KEYS = ("root", "classes")
+_DATASET_PATH_KEYS = ("root", "classes", "class_names")
 _DEFAULT_URI = "sqlite:///mlflow.db"
 
 
@@ -184,9 +185,8 @@ def _dataset(name: str, values: object) -> DatasetSettings:
             f"{key}: a dataset's name is 1 to 64 of letters, digits and _ . = , - and starts with no sign"
         )
     settings = overlay(DatasetSettings(), mapping(values, key), key)
-    root = None if settings.root is None else str(_absolute(settings.root))
-    classes = None if settings.classes is None else str(_absolute(settings.classes))
-    return replace(settings, root=root, classes=classes)
+    paths = {field: _absolute_root(path) for field in _DATASET_PATH_KEYS if (path := getattr(settings, field))}
+    return replace(settings, **paths)  # type: ignore[arg-type]
 
 
 def _refuse_strays(
@@ -220,6 +220,11 @@ def _absolute(path: str) -> Path:
     return Path(path).expanduser().absolute()
 
 
+def _absolute_root(root: str) -> str:
+    """An address in an object store does not depend on the working directory."""
+    return root if is_url(root) else str(_absolute(root))
+
+
 def _absolute_paths(composed: DictConfig) -> None:
     """Makes the text that is kept independent of the working directory; references are left as they are."""
     datasets = [name for name in OmegaConf.select(composed, "datasets", default={}) if name != "store"]
@@ -227,7 +232,7 @@ def _absolute_paths(composed: DictConfig) -> None:
     for key in (*_PATH_KEYS, *below):
         value = _written(composed, key)
         if isinstance(value, str):
-            OmegaConf.update(composed, key, str(_absolute(value)))
+            OmegaConf.update(composed, key, _absolute_root(value) if key in below else str(_absolute(value)))
     _absolute_init_files(composed.get("ensemble"))
     uri = _written(composed, "tracking.uri")
     if isinstance(uri, str) or (uri is None and not os.environ.get("MLFLOW_TRACKING_URI")):

@@ -1,5 +1,6 @@
 """The settings of one dataset, as plain frozen values; as light as `workers.settings`, and part of the same schema."""
 
+import re
 from dataclasses import dataclass, fields
 from enum import StrEnum
 
@@ -15,7 +16,14 @@ class Source(StrEnum):
 
     digits = "digits"
     folder = "folder"
+    csv = "csv"
+    webdataset = "webdataset"
+    parquet = "parquet"
     torchvision = "torchvision"
+
+
+# Sources whose images lie below a root, each as its files have them.
+FILE_SOURCES = frozenset({Source.folder, Source.csv, Source.webdataset, Source.parquet})
 
 
 class OnBad(StrEnum):
@@ -25,6 +33,24 @@ class OnBad(StrEnum):
     skip = "skip"
 
 
+_SPLIT_BY_FILES = frozenset({Source.csv, Source.webdataset, Source.parquet})
+# A setting that its source would not look at is a mistake, and told.
+_READ_BY = {
+    **dict.fromkeys(("train", "val", "test"), _SPLIT_BY_FILES),
+    "images": frozenset({Source.csv}),
+    **dict.fromkeys(("id_column", "label_column"), frozenset({Source.csv, Source.parquet})),
+    "image_column": frozenset({Source.parquet}),
+    "class_names": frozenset({Source.webdataset, Source.parquet}),
+}
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(::[A-Za-z][A-Za-z0-9+.-]*)*://")
+_CREDENTIALS = re.compile(_URL.pattern + r"[^/@]*:[^/@]*@")
+
+
+def is_url(root: str) -> bool:
+    """Whether a root lies in an object store (`s3://bucket/folder`), and not in a folder of this machine."""
+    return _URL.match(root) is not None
+
+
 @dataclass(frozen=True)
 class DatasetSettings:
     """One entry of `datasets`.
@@ -32,6 +58,11 @@ class DatasetSettings:
     `declared_*` are the published counts of a dataset, used by `septet plan` where the images are absent.
     `name` is that of one of torchvision's sets, which is downloaded to `root` where `download` allows it.
     `orientations` is 4 to make each (class, quarter turn) a class of its own (the digits' superset), else 1.
+
+    What follows is None for what the source finds by itself. `train`, `val` and `test` say which files below the root
+    hold a split: a csv file, or a pattern of shards with `*` and `{000..146}`. `images` is csv's folder of images, with
+    `{split}` where it has one for each. Columns are those of csv or parquet. `class_names` is a file with the name of
+    class 0, 1, … a line, for labels that are numbers.
     """
 
     source: Source = Source.folder
@@ -48,25 +79,49 @@ class DatasetSettings:
     declared_test: int = 0
     name: str | None = None
     download: bool = True
+    train: str | None = None
+    val: str | None = None
+    test: str | None = None
+    images: str | None = None
+    id_column: str | None = None
+    label_column: str | None = None
+    image_column: str | None = None
+    class_names: str | None = None
 
     def __post_init__(self) -> None:
         require(1 <= self.size <= 4096, f"size={self.size}: give pixels in 1…4096")
         require(0 < self.val_fraction < 1, f"val_fraction={self.val_fraction}: give a share in (0, 1)")
         require(0 <= self.dev_fraction < 1, f"dev_fraction={self.dev_fraction}: give a share in [0, 1)")
         require(self.orientations in (1, 4), f"orientations={self.orientations}: give 1 or 4")
+        require(
+            not _CREDENTIALS.match(self.root or ""),
+            "root: holds a password, which would be kept in config.yaml: give it in the environment",
+        )
+        for name, sources in _READ_BY.items():
+            value = getattr(self, name)
+            readers = " or ".join(sorted(sources))
+            require(
+                value is None or self.source in sources,
+                f"{name}={value}: only source={readers} reads it, not {self.source}",
+            )
         require_least(self, 0, "declared_classes", "declared_train", "declared_val", "declared_test")
 
 
 # Where images lie and what is published of them. Of `classes` it is not the file's place that counts but the names.
 _NO_OPTIONS = frozenset(
-    {"root", "download", "classes", "declared_classes", "declared_train", "declared_val", "declared_test"}
+    {
+        *("root", "download", "classes", "class_names"),
+        *("declared_classes", "declared_train", "declared_val", "declared_test"),
+    }
 )
 
 
 def dataset_options(settings: DatasetSettings) -> dict[str, str | int | float]:
     """The settings that shape a dataset besides its files and classes, in the order of the fields.
 
-    They enter both the key of its store and the hash of a plan: whatever is added here changes both.
+    They enter both the key of its store and the hash of a plan: whatever is added here changes both. What only some
+    sources read (`_READ_BY`) is there only where it is given, so that the others' hashes never change.
     """
     values = {field.name: getattr(settings, field.name) for field in fields(settings) if field.name not in _NO_OPTIONS}
+    values = {name: value for name, value in values.items() if name not in _READ_BY or value is not None}
     return {name: value.value if isinstance(value, StrEnum) else value for name, value in values.items()}

@@ -4,16 +4,21 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import PurePosixPath
 from typing import Protocol
 
 from workers.data.decode import BadImage, decode
 from workers.data.held_out import hold_out, num_held_out
 from workers.data.listing import UNLABELLED, LeftOut, Picture, Row, Rows, by_name
 from workers.data.pool import map_in_order
+from workers.data.tree import Entry, Tree
 from workers.settings import SPLITS
 
+# Files that lie beside images and are none: annotations, thumbnails, folder settings.
+_BESIDE = {".txt", ".csv", ".tsv", ".json", ".xml", ".yaml", ".md", ".html", ".mat", ".db", ".ini"}
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class ImageFile:
     """A listed image, not yet read.
 
@@ -37,8 +42,35 @@ class Contents(Protocol):
     def identity(self) -> str:
         """Names the place: two places may agree in all names, sizes and times and differ in pixels."""
 
+    @property
+    def num_readers(self) -> int | None:
+        """How many threads should read at once; None for one a core."""
+
     def read(self, path: str) -> bytes:
         """The bytes of one image; raises BadImage where there are none."""
+
+
+def may_be_image(entry: Entry) -> bool:
+    """Whether a file is to be taken for an image, be it a damaged one, by its name."""
+    return not entry.is_folder and PurePosixPath(entry.name).suffix.lower() not in _BESIDE
+
+
+@dataclass(frozen=True)
+class PlainFiles:
+    """Each image is a file of its own."""
+
+    tree: Tree
+
+    @property
+    def identity(self) -> str:
+        return self.tree.identity
+
+    @property
+    def num_readers(self) -> int | None:
+        return self.tree.num_readers
+
+    def read(self, path: str) -> bytes:
+        return self.tree.read(path)
 
 
 @dataclass(frozen=True)
@@ -53,6 +85,7 @@ class FileListing:
         test: unlabelled unless `labelled_test`.
         other_held_out: val and test images of classes that are left out: never a row, but copies of them are never
             trained on either.
+        left_out: images that the source knows of and that are in no split.
     """
 
     contents: Contents
@@ -64,6 +97,7 @@ class FileListing:
     labelled_test: bool
     val_fraction: float
     dev_fraction: float
+    left_out: tuple[LeftOut, ...] = ()
 
     @cached_property
     def _label(self) -> dict[str, int]:
@@ -96,7 +130,8 @@ class FileListing:
 
     def rows(self, progress: Callable[[int, int], None]) -> Rows:
         contents: dict[str, bytes] = {}
-        for file, content in zip(self._all, map_in_order(self._content, self._all), strict=True):
+        read = map_in_order(self._content, self._all, self.contents.num_readers)
+        for file, content in zip(self._all, read, strict=True):
             contents[file.path] = content
             progress(len(contents), len(self._all))
         by_class: dict[str, list[bytes]] = {name: [] for name in self.classes}
@@ -105,7 +140,7 @@ class FileListing:
         held_out = hold_out(by_class.values(), self.val_fraction if self.val is None else 0.0, self.dev_fraction)
         published = {contents[file.path]: file.path for file in (*self.test, *(self.val or ()), *self.other_held_out)}
         splits: dict[str, list[Row]] = {split: [] for split in SPLITS}
-        left_out = []
+        left_out = list(self.left_out)
         for file in self.train:
             content = contents[file.path]
             if content in published:

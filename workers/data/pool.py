@@ -12,9 +12,14 @@ Result = TypeVar("Result")
 _WINDOW_PER_THREAD = 8
 
 
-def map_in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """Yields function(item) in the order of `items`; at most a few results a thread wait in memory."""
-    num_threads = len(os.sched_getaffinity(0))
+def map_in_order(
+    function: Callable[[Item], Result], items: Iterable[Item], num_threads: int | None = None
+) -> Iterator[Result]:
+    """Yields function(item) in the order of `items`; at most a few results a thread wait in memory.
+
+    `num_threads` None is one for each core; more of them help where each waits for a network.
+    """
+    num_threads = num_threads or len(os.sched_getaffinity(0))
     waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(num_threads, thread_name_prefix="prepare") as pool:
         try:

@@ -2,13 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
+from workers.data.csv_table import list_csv
 from workers.data.digits import list_digits
 from workers.data.folder import list_folder
 from workers.data.held_out import num_held_out
 from workers.data.listing import Listing
+from workers.data.parquet import list_parquet
 from workers.data.torchvision_sets import list_torchvision
+from workers.data.tree import tree_at
+from workers.data.webdataset import list_webdataset
+from workers.dataset_settings import FILE_SOURCES
 from workers.settings import DatasetSettings, Source
 
 
@@ -29,11 +33,19 @@ class Survey:
 
 def open_listing(settings: DatasetSettings) -> Listing:
     """Lists the dataset that `settings` describe; raises DataError where it does not hold what it must."""
-    if settings.source is Source.digits:
-        return list_digits(settings)
-    if settings.source is Source.torchvision:
-        return list_torchvision(settings)
-    return list_folder(settings)
+    match settings.source:
+        case Source.digits:
+            return list_digits(settings)
+        case Source.torchvision:
+            return list_torchvision(settings)
+        case Source.csv:
+            return list_csv(settings)
+        case Source.webdataset:
+            return list_webdataset(settings)
+        case Source.parquet:
+            return list_parquet(settings)
+        case Source.folder:
+            return list_folder(settings)
 
 
 def survey(settings: DatasetSettings, *, allow_absent: bool = False) -> Survey:
@@ -46,14 +58,14 @@ def survey(settings: DatasetSettings, *, allow_absent: bool = False) -> Survey:
     Raises:
         DataError: a missing root, an empty class, a class that train lacks.
     """
-    if allow_absent and settings.source is Source.folder and settings.declared_classes and _absent(settings.root):
+    if allow_absent and settings.source in FILE_SOURCES and settings.declared_classes and _absent(settings.root):
         return _declared(settings)
     listing = open_listing(settings)
     return Survey(listing.classes, len(listing.classes), listing.counts(), declared=False)
 
 
 def _absent(root: str | None) -> bool:
-    return root is None or not Path(root).expanduser().exists()
+    return root is None or tree_at(root).find("") is None
 
 
 def _declared(settings: DatasetSettings) -> Survey:

@@ -1,0 +1,303 @@
+"""Where a dataset's files lie: a folder of this machine, or of an object store, which fsspec reads by URL."""
+
+import os
+import re
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from workers.data.decode import BadImage, read_content
+from workers.dataset_settings import DatasetSettings, is_url
+from workers.errors import DataError
+
+# An object store answers after tens of milliseconds, whatever it is asked: many questions at once.
+_REMOTE_READERS = 16
+# Of a file that is read in pieces from afar: little images of a shard come many at a time, large ones are leapt over.
+_BLOCK_BYTES = 1 << 20
+# What object stores call the mark that changes with an object's content; the first of these that is there.
+_MARKS = ("ETag", "etag", "md5Hash", "content_md5", "LastModified", "last_modified", "updated", "mtime", "created")
+# Errors that drivers let through and that are no OSError, by the module that owns them once a driver has loaded it.
+_DRIVER_ERRORS = {
+    "botocore.exceptions": "BotoCoreError",
+    "aiohttp": "ClientError",
+    "gcsfs.retry": "HttpError",
+    "google.auth.exceptions": "GoogleAuthError",
+    "azure.core.exceptions": "AzureError",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A file or folder: its name, its path below the root, and of a file size in bytes and a mark of its content."""
+
+    name: str
+    path: str
+    is_folder: bool
+    size: int = 0
+    version: str = ""
+
+
+class Tree(Protocol):
+    """Files below a root; paths are relative to it, with slashes, "" being the root itself."""
+
+    @property
+    def identity(self) -> str:
+        """Names the root: two roots may agree in all names, sizes and times and differ in pixels."""
+
+    @property
+    def num_readers(self) -> int | None:
+        """How many threads should read at once; None for one a core."""
+
+    def describe(self, path: str) -> str:
+        """The path as people know it."""
+
+    def find(self, path: str) -> Entry | None:
+        """What lies at `path`; None if nothing does. Raises DataError where that cannot be told."""
+
+    def entries(self, folder: str) -> tuple[Entry, ...]:
+        """What a folder holds, in code-point order, hidden entries left out.
+
+        Raises DataError if it cannot be listed, or holds a name that does not fit on a line of UTF-8.
+        """
+
+    def read(self, path: str) -> bytes:
+        """The bytes of a file; raises BadImage where there are none, DataError where a store does not answer."""
+
+    def read_range(self, path: str, start: int, size: int) -> bytes:
+        """At most `size` bytes from `start` on; errors as `read`."""
+
+    def reader(self, path: str) -> IO[bytes]:
+        """A regular file, to be read in pieces; raises DataError."""
+
+
+@dataclass(frozen=True)
+class LocalTree:
+    """A folder of this machine, or of storage that it mounts."""
+
+    root: Path
+
+    num_readers = None
+
+    @property
+    def identity(self) -> str:
+        return str(self.root.resolve())
+
+    def describe(self, path: str) -> str:
+        return str(self.root / path)
+
+    def find(self, path: str) -> Entry | None:
+        place = self.root / path
+        try:
+            status = place.stat()
+        except OSError:
+            return None
+        return Entry(place.name, path, stat.S_ISDIR(status.st_mode), status.st_size, _version(status))
+
+    def entries(self, folder: str) -> tuple[Entry, ...]:
+        place = self.root / folder
+        try:
+            with os.scandir(place) as found:
+                inside = sorted((each for each in found if not each.name.startswith(".")), key=lambda each: each.name)
+        except OSError as error:
+            raise DataError(f"{place}: cannot be listed: {error.strerror}") from error
+        for each in inside:
+            require_one_line(each.name, str(place))
+        return tuple(_entry(each, _below(folder, each.name)) for each in inside)
+
+    def read(self, path: str) -> bytes:
+        return read_content(self.root / path)
+
+    def read_range(self, path: str, start: int, size: int) -> bytes:
+        try:
+            with (self.root / path).open("rb") as file:
+                return os.pread(file.fileno(), size, start)
+        except OSError as error:
+            raise BadImage(error.strerror or "cannot be read") from error
+
+    def reader(self, path: str) -> IO[bytes]:
+        place = self.root / path
+        try:
+            # A pipe would be waited for.
+            if not stat.S_ISREG(place.stat().st_mode):
+                raise DataError(f"{place}: not a regular file")
+            return place.open("rb")
+        except OSError as error:
+            raise DataError(f"{place}: cannot be read: {error.strerror}") from error
+
+
+@dataclass(frozen=True)
+class RemoteTree:
+    """A folder of an object store: `url` as written, `system` fsspec's driver, `base` what that calls the folder."""
+
+    url: str
+    system: Any
+    base: str
+
+    num_readers = _REMOTE_READERS
+
+    @property
+    def identity(self) -> str:
+        return self.url
+
+    def describe(self, path: str) -> str:
+        return _below(self.url, path)
+
+    def find(self, path: str) -> Entry | None:
+        with self._answering(path):
+            try:
+                return self._entry(self.system.info(_below(self.base, path)), path)
+            except FileNotFoundError:
+                return None
+
+    def entries(self, folder: str) -> tuple[Entry, ...]:
+        place = _below(self.base, folder)
+        with self._answering(folder):
+            try:
+                listed = self.system.ls(place, detail=True)
+            except FileNotFoundError as error:
+                raise DataError(f"{self.describe(folder)}: cannot be listed: no such folder") from error
+        inside = []
+        for info in listed:
+            name = str(info["name"]).rstrip("/").rsplit("/", 1)[-1]
+            # Some tools put an object for the folder itself into it.
+            if str(info["name"]).strip("/") != place.strip("/") and not name.startswith("."):
+                require_one_line(name, self.describe(folder))
+                inside.append(self._entry(info, _below(folder, name)))
+        return tuple(sorted(inside, key=lambda each: each.name))
+
+    def read(self, path: str) -> bytes:
+        content = self._read(path)
+        if not content:
+            raise BadImage("empty file")
+        return content
+
+    def read_range(self, path: str, start: int, size: int) -> bytes:
+        return self._read(path, start=start, end=start + size)
+
+    def reader(self, path: str) -> IO[bytes]:
+        with self._answering(path):
+            opened: IO[bytes] = self.system.open(_below(self.base, path), mode="rb", block_size=_BLOCK_BYTES)
+            return opened
+
+    def _read(self, path: str, **bounds: int) -> bytes:
+        with self._answering(path):
+            try:
+                return bytes(self.system.cat_file(_below(self.base, path), **bounds))
+            except FileNotFoundError as error:
+                raise BadImage("no such file any more") from error
+
+    def _entry(self, info: dict[str, Any], path: str) -> Entry:
+        mark = next((str(info[key]) for key in _MARKS if info.get(key) is not None), "")
+        size = int(info.get("size") or 0)
+        return Entry(path.rsplit("/", 1)[-1], path, info["type"] == "directory", size, f"{size}\0{mark}")
+
+    @contextmanager
+    def _answering(self, path: str) -> Iterator[None]:
+        """An outage must never pass for a bad image, which might be skipped."""
+        try:
+            yield
+        except driver_errors() as error:
+            raise DataError(f"{self.describe(path)}: {said_by(error)}") from error
+
+
+def open_root(settings: DatasetSettings) -> Tree:
+    """The root that `settings` name.
+
+    Raises:
+        DataError: none is named, it is not there or does not answer, or the driver of its kind is not installed.
+    """
+    if settings.root is None:
+        raise DataError("no root: set datasets.<name>.root=FOLDER")
+    tree = tree_at(settings.root)
+    found = tree.find("")
+    if found is None or not found.is_folder:
+        raise DataError(f"{tree.describe('')}: no such folder: set datasets.<name>.root to the one that holds the data")
+    return tree
+
+
+def tree_at(root: str) -> Tree:
+    """The files below a path or URL, whether there are any or not; raises DataError without a driver for them."""
+    if root.startswith("file://"):
+        root = root.removeprefix("file://")
+    if not is_url(root):
+        return LocalTree(Path(root).expanduser())
+    from fsspec.core import url_to_fs
+
+    url = root.rstrip("/")
+    try:
+        # Another process may change what lies there while this one runs.
+        system, base = url_to_fs(url, use_listings_cache=False)
+    except ImportError as error:
+        scheme = url.partition("://")[0]
+        package = "septet[s3]" if scheme in ("s3", "s3a") else f"fsspec[{scheme}]"
+        raise DataError(f"{url}: no driver for {scheme}:// is installed: pip install '{package}'") from error
+    except ValueError as error:
+        raise DataError(f"{url}: {one_line(error)}: set datasets.<name>.root to a folder, or s3://BUCKET/…") from error
+    except driver_errors() as error:
+        raise DataError(f"{url}: {said_by(error)}") from error
+    return RemoteTree(url, system, base)
+
+
+def read_text(tree: Tree, path: str) -> str:
+    """A file as text in UTF-8, with or without a byte-order mark; raises DataError where it is none."""
+    try:
+        return tree.read(path).decode("utf-8-sig")
+    except (BadImage, UnicodeDecodeError) as error:
+        raise DataError(f"{tree.describe(path)}: cannot be read as text in UTF-8: {one_line(error)}") from error
+
+
+def walk(tree: Tree, folder: str) -> Iterator[Entry]:
+    """All files at any depth below a folder."""
+    for entry in tree.entries(folder):
+        if entry.is_folder:
+            yield from walk(tree, entry.path)
+        else:
+            yield entry
+
+
+def driver_errors() -> tuple[type[Exception], ...]:
+    """What reading from object stores raises; drivers wrap most errors of their networks as OSError, not all."""
+    owned = [getattr(sys.modules.get(module), name, None) for module, name in _DRIVER_ERRORS.items()]
+    return (OSError, *(error for error in owned if error is not None))
+
+
+def said_by(error: Exception) -> str:
+    """What went wrong, from an object store's driver, and what to do."""
+    return (
+        f"cannot be read ({one_line(error)}): check the address, the network and the credentials in the environment, "
+        "then run it again"
+    )
+
+
+def one_line(error: Exception) -> str:
+    """The message of an error that other code raised, on one line; a signed address loses its signature."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return re.sub(r"\?\S*", "?…", text) if "://" in text else text
+
+
+def require_one_line(name: str, where: str) -> None:
+    """Refuses a name that does not fit on a line of UTF-8, as rows and classes are written."""
+    if name.splitlines() != [name] or any("\ud800" <= letter <= "\udfff" for letter in name):
+        raise DataError(f"{where}: the name {name!a} does not fit on one line of UTF-8: rename it")
+
+
+def _below(folder: str, name: str) -> str:
+    return "/".join(part for part in (folder, name) if part)
+
+
+def _entry(found: os.DirEntry[str], path: str) -> Entry:
+    if found.is_dir():
+        return Entry(found.name, path, is_folder=True)
+    try:
+        status = found.stat()
+    except OSError:
+        return Entry(found.name, path, is_folder=False, version="missing")
+    return Entry(found.name, path, is_folder=False, size=status.st_size, version=_version(status))
+
+
+def _version(status: os.stat_result) -> str:
+    return f"{status.st_size}\0{status.st_mtime_ns}"
