@@ -35,11 +35,16 @@ class SplitData:
 
 @dataclass(frozen=True)
 class RunData:
-    """The target dataset's classes, digest and splits; a split without images is absent."""
+    """The target dataset's classes, digest and splits; a split without images is absent.
+
+    `class_ids` is what the dataset's challenge calls each class (the ILSVRC2012_IDs of a development kit), in the order
+    of `classes`; empty where the dataset knows of none.
+    """
 
     digest: str
     classes: tuple[str, ...]
     splits: Mapping[str, SplitData]
+    class_ids: tuple[str, ...] = ()
 
     @property
     def scored(self) -> tuple[str, ...]:
@@ -60,9 +65,8 @@ class RunData:
 
 def of_store(store: "Store") -> RunData:
     """What `read_run_data` will give once `store` is exported; writes nothing."""
-    return RunData(
-        store.digest, store.classes, {name: _split_of(store, name) for name in HELD_OUT if store.counts[name]}
-    )
+    splits = {name: _split_of(store, name) for name in HELD_OUT if store.counts[name]}
+    return RunData(store.digest, store.classes, splits, store.class_ids)
 
 
 def _split_of(store: "Store", name: str) -> SplitData:
@@ -88,11 +92,14 @@ def read_run_data(folder: Path) -> RunData:
         classes = _lines((folder / "classes.txt").read_bytes())
         # The counts say which splits there are, not the files: those of an earlier export may lie beside them.
         splits = {name: _read_split(folder, name, about) for name in HELD_OUT if about["counts"].get(name, 0)}
+        class_ids = tuple(str(class_id) for class_id in about.get("class_ids", ()))
+        if class_ids and len(class_ids) != len(classes):
+            raise ValueError(f"{len(class_ids)} class ids in dataset.json for {len(classes)} classes")
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DataError(f"{folder}: {error.filename or 'a file'} is missing; run `septet launch` first") from error
     except (ValueError, KeyError, TypeError) as error:
         raise StorageError(f"{folder}: damaged ({error}); remove it and run `septet launch` again") from error
-    return RunData(str(about["digest"]), classes, splits)
+    return RunData(str(about["digest"]), classes, splits, class_ids)
 
 
 def _read_split(folder: Path, name: str, about: Mapping[str, Any]) -> SplitData:

@@ -18,6 +18,7 @@ from orchestrator.run_data import RunData
 from orchestrator.submission_check import check_submission
 from orchestrator.submission_formats import (
     Question,
+    Template,
     file_lines,
     file_name,
     make_layout,
@@ -68,11 +69,15 @@ def ask(config: SubmissionConfig, data: RunData) -> Question:
         ConfigError: template or class ids are missing, malformed, or do not fit the data.
     """
     split = data.splits[data.submitted]
-    template = class_ids = None
+    template: Template | None = None
+    class_ids: Mapping[str, str] | None = None
     if config.template is not None:
         template = read_template(_text(Path(config.template), "submission.template"), config.template)
     if config.class_ids is not None:
         class_ids = read_class_ids(_text(Path(config.class_ids), "submission.class_ids"), config.class_ids)
+    elif data.class_ids and config.format is SubmissionFormat.ilsvrc:
+        # Other formats call a class by its name, which is its WNID, as they should.
+        class_ids = dict(zip(data.classes, data.class_ids, strict=True))
     question = Question(
         SubmissionFormat(config.format), split.rows, data.classes, split.sizes, template=template, class_ids=class_ids
     )
@@ -157,20 +162,22 @@ def _manifest(
             for one in members
         ],
         "unreadable": [row_id(question.format, split.rows[row]) for row in split.unreadable],
-        "class_ids": _class_ids_note(question),
+        "class_ids": _class_ids_note(config, question),
         "template": _named_file(config.template),
         "class_ids_file": _named_file(config.class_ids),
         "septet_version": version("septet"),
     }
 
 
-def _class_ids_note(question: Question) -> str:
-    if question.class_ids is not None:
+def _class_ids_note(config: SubmissionConfig, question: Question) -> str:
+    if config.class_ids is not None:
         return "ids from submission.class_ids"
+    if question.class_ids is not None:
+        return "ids of the dataset: those of its development kit"
     if question.format is SubmissionFormat.ilsvrc:
         return (
-            "an id is the class's position in data/classes.txt, from 1; ILSVRC2012_IDs are not in that order: give "
-            "submission.class_ids for the real challenge"
+            "an id is the class's position in data/classes.txt, from 1; ILSVRC2012_IDs are not in that order: take the "
+            "dataset from its development kit (dataset ilsvrc), or give submission.class_ids, for the real challenge"
         )
     return "class names as in data/classes.txt"
 

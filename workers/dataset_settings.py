@@ -20,10 +20,11 @@ class Source(StrEnum):
     webdataset = "webdataset"
     parquet = "parquet"
     torchvision = "torchvision"
+    ilsvrc = "ilsvrc"
 
 
 # Sources whose images lie below a root, each as its files have them.
-FILE_SOURCES = frozenset({Source.folder, Source.csv, Source.webdataset, Source.parquet})
+FILE_SOURCES = frozenset({Source.folder, Source.csv, Source.webdataset, Source.parquet, Source.ilsvrc})
 
 
 class OnBad(StrEnum):

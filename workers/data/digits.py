@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image
@@ -49,6 +50,7 @@ class DigitsListing:
     orientations: int
 
     labelled_test = True
+    class_ids: ClassVar[tuple[str, ...]] = ()
 
     @cached_property
     def classes(self) -> tuple[str, ...]:

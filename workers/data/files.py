@@ -86,6 +86,7 @@ class FileListing:
         other_held_out: val and test images of classes that are left out: never a row, but copies of them are never
             trained on either.
         left_out: images that the source knows of and that are in no split.
+        class_ids: what a challenge calls each class in its submissions; empty where there is no such thing.
     """
 
     contents: Contents
@@ -98,6 +99,7 @@ class FileListing:
     val_fraction: float
     dev_fraction: float
     left_out: tuple[LeftOut, ...] = ()
+    class_ids: tuple[str, ...] = ()
 
     @cached_property
     def _label(self) -> dict[str, int]:
@@ -126,6 +128,7 @@ class FileListing:
         digest = hashlib.sha256(self.contents.identity.encode(errors="surrogateescape") + b"\0")
         for file in self._all:
             digest.update(f"{file.path}\0{file.class_name}\0{file.version}\0".encode())
+        digest.update("".join(f"\0{class_id}" for class_id in self.class_ids).encode())
         return digest.hexdigest()
 
     def rows(self, progress: Callable[[int, int], None]) -> Rows:

@@ -60,6 +60,10 @@ class Listing(Protocol):
         """Class names; a label is an index into them."""
 
     @property
+    def class_ids(self) -> tuple[str, ...]:
+        """What a challenge calls each class in its submissions; empty where there is no such thing."""
+
+    @property
     def labelled_test(self) -> bool:
         """Whether test rows carry labels."""
 

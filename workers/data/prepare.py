@@ -200,6 +200,7 @@ def _write_store(
             "options": dataset_options(settings),
             "size": settings.size,
             "classes": list(listing.classes),
+            "class_ids": list(listing.class_ids),
             "counts": {split: len(labels[split]) if split in labels else 0 for split in SPLITS},
             "digest": digest_of(listing.classes, hashes),
             **asdict(statistics.colour),

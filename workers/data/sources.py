@@ -7,6 +7,7 @@ from workers.data.csv_table import list_csv
 from workers.data.digits import list_digits
 from workers.data.folder import list_folder
 from workers.data.held_out import num_held_out
+from workers.data.ilsvrc import list_ilsvrc
 from workers.data.listing import Listing
 from workers.data.parquet import list_parquet
 from workers.data.torchvision_sets import list_torchvision
@@ -44,6 +45,8 @@ def open_listing(settings: DatasetSettings) -> Listing:
             return list_webdataset(settings)
         case Source.parquet:
             return list_parquet(settings)
+        case Source.ilsvrc:
+            return list_ilsvrc(settings)
         case Source.folder:
             return list_folder(settings)
 

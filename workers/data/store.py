@@ -7,7 +7,8 @@
 <split>.sizes.npy     [N, 2] int32: the original's width and height in pixels, 0 × 0 if it cannot be read
 <split>.contents.npy  [N, 32] uint8: sha256 of each image's content, which decided its split
 mean_image.npy        [S, S, 3] float32: the mean of train at each place, on the scale 0…255
-manifest.json         written last: options, classes, counts, digest, statistics, and each file's size and sha256
+manifest.json         written last: options, classes (their ids in a challenge, where it has some), counts, digest,
+                      statistics, and each file's size and sha256
 ```
 A split without images has no files.
 """
@@ -46,6 +47,7 @@ class Store:
         eigenvectors: 3 × 3, one eigenvector a column.
         counts: images of each of train, dev, val, test; 0 for a split that is not there.
         left_out: images of the source that are in no split, as {"split", "path", "reason"}.
+        class_ids: what a challenge calls each class in its submissions; empty where there is no such thing.
     """
 
     path: Path
@@ -60,6 +62,7 @@ class Store:
     left_out: tuple[Mapping[str, str], ...]
     unreadable_rows: Mapping[str, tuple[int, ...]]
     file_hashes: Mapping[str, str]
+    class_ids: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -161,6 +164,7 @@ def _from_manifest(path: Path, manifest: dict[str, Any]) -> Store:
             split: tuple(entry["index"] for entry in entries) for split, entries in manifest["unreadable"].items()
         },
         file_hashes={name: entry["sha256"] for name, entry in manifest["files"].items()},
+        class_ids=tuple(manifest.get("class_ids", ())),
     )
 
 
@@ -197,6 +201,7 @@ def export(store: Store, directory: Path) -> None:
         directory / "dataset.json",
         {
             "digest": store.digest,
+            **({"class_ids": list(store.class_ids)} if store.class_ids else {}),
             "counts": {split: store.counts[split] for split in SPLITS},
             "unreadable": {split: list(store.unreadable(split)) for split in splits},
         },

@@ -7,9 +7,10 @@ import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+from workers.data.decode import BadImage
 from workers.errors import DataError
 
 _BLOCK = tarfile.BLOCKSIZE
@@ -50,7 +51,7 @@ def index_tar(file: BinaryIO, within: Span, where: str) -> Iterator[Member]:
     with _readable(where), tarfile.TarFile(fileobj=window, mode="r") as tar:  # type: ignore[arg-type]
         while (info := tar.next()) is not None:
             # All that was passed is let go: an archive may hold millions.
-            tar.members.clear()
+            tar.members.clear()  # type: ignore[attr-defined]
             if info.isdir():
                 continue
             _require_plain(info, where)
@@ -63,6 +64,21 @@ def index_tar(file: BinaryIO, within: Span, where: str) -> Iterator[Member]:
             raise DataError(
                 f"{where}: truncated or damaged: no tar header and no end mark at byte {tar.offset}; fetch it again"
             )
+
+
+def read_span(path: Path, span: Span) -> bytes:
+    """The bytes of a member; raises BadImage where there are none, or fewer than there should be."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            file.seek(span.offset)
+            content = file.read(span.size)
+    except OSError as error:
+        raise BadImage(error.strerror or "cannot be read") from error
+    if not content:
+        raise BadImage("empty file")
+    if len(content) < span.size:
+        raise BadImage(f"truncated: {len(content)} bytes of {span.size}")
+    return content
 
 
 @contextmanager

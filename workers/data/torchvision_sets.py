@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
@@ -39,6 +39,7 @@ class TorchvisionListing:
     dev_fraction: float
 
     labelled_test = True
+    class_ids: ClassVar[tuple[str, ...]] = ()
 
     def counts(self) -> dict[str, int]:
         return {split: len(rows) for split, rows in self._rows.splits.items()}
