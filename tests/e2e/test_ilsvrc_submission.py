@@ -1,0 +1,161 @@
+"""From ILSVRC-2012's archives and development kit to a submission that the kit's own rule accepts, and scores well."""
+
+import io
+import json
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from ilsvrc_files import Challenge, write_archives
+
+from orchestrator import ray_cluster
+from orchestrator.cli import main
+from orchestrator.config_schema import ClusterConfig
+from orchestrator.local_actors import LocalActors
+
+pytestmark = pytest.mark.timeout(240)
+# By ILSVRC2012_ID from 1, real WNIDs: no name keeps its place when they are sorted.
+WNIDS = ("n02119789", "n02100735", "n02110185", "n02096294", "n02102040", "n02066245", "n02509815")
+COLOURS = ((220, 30, 30), (30, 220, 30), (30, 30, 220), (220, 220, 30), (220, 30, 220), (30, 220, 220), (20, 20, 20))
+NUM_TRAIN, NUM_VAL, NUM_TEST = 12, 14, 21
+LARGEST_ID, MOST_GUESSES = 1000, 5
+
+
+def photograph(generator: np.random.Generator, place: int) -> bytes:
+    """A noisy image of the class's colour."""
+    pixels = np.clip(np.float64(COLOURS[place]) + generator.normal(0, 25, (36, 44, 3)), 0, 255).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def truth() -> list[int]:
+    """The ids of the test images, which the challenge keeps to itself."""
+    return np.random.default_rng(5).permutation([1 + index % len(WNIDS) for index in range(NUM_TEST)]).tolist()
+
+
+@pytest.fixture(scope="module")
+def challenge(truth: list[int]) -> Challenge:
+    generator = np.random.default_rng(0)
+    val_ids = [1 + index % len(WNIDS) for index in range(NUM_VAL)]
+    return Challenge(
+        WNIDS,
+        {wnid: [photograph(generator, place) for _ in range(NUM_TRAIN)] for place, wnid in enumerate(WNIDS)},
+        [photograph(generator, number - 1) for number in val_ids],
+        val_ids,
+        [photograph(generator, number - 1) for number in truth],
+    )
+
+
+def kit_rule(text: str, num_images: int) -> list[str]:
+    """What the development kit's evaluation would refuse: a line an image, one to five ids in 1…1000, none blank."""
+    problems = []
+    lines = text.splitlines()
+    if len(lines) != num_images:
+        problems.append(f"{len(lines)} lines for {num_images} images")
+    for number, line in enumerate(lines, start=1):
+        words = line.split(" ")
+        if not 1 <= len(words) <= MOST_GUESSES:
+            problems.append(f"line {number}: {len(words)} guesses")
+        if not all(word.isdecimal() and 1 <= int(word) <= LARGEST_ID for word in words):
+            problems.append(f"line {number}: {line!r}")
+    return problems
+
+
+def top1_error(text: str, ids: Sequence[int]) -> float:
+    """As the kit counts it: the share of lines whose first id is not the image's."""
+    first = [int(line.split()[0]) for line in text.splitlines()]
+    return float(np.mean([guess != number for guess, number in zip(first, ids, strict=True)]))
+
+
+@contextmanager
+def one_slot(settings: ClusterConfig) -> Iterator[LocalActors]:
+    yield LocalActors(num_slots=1)
+
+
+def launch(root: Path, *overrides: str) -> int:
+    return main(
+        [
+            *("launch", "experiment=ilsvrc2012", "run_dir=run", "datasets.store=store", f"datasets.target.root={root}"),
+            *("datasets.target.size=36", "ensemble=sweep", "sweep.seed=[0,1]", "model=alexnet_32", "model.width=0.1"),
+            *("model.fc_units=32", "model.dropout=0.0", "augmentation=none", "optimizer.lr=0.02", "precision=fp32"),
+            *("optimizer.batch_size=14", "optimizer.clip_norm=5.0", "ensemble.stages.train.epochs=12"),
+            *("cluster.cpus_per_member=1", "tracking.required=false", *overrides),
+        ]
+    )
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(ray_cluster, "open_cluster", one_slot)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def submitted(here: Path) -> str:
+    return (here / "run" / "submission" / "submission.txt").read_text()
+
+
+@pytest.mark.slow
+def test_archives_and_kit_become_a_submission_by_the_challenge_s_ids(
+    challenge: Challenge, truth: list[int], here: Path
+) -> None:
+    root = write_archives(here / "ilsvrc", challenge)
+    assert launch(root) == 0
+    text = submitted(here)
+    assert kit_rule(text, NUM_TEST) == []
+    assert top1_error(text, truth) < 0.2
+    # The control: the same guesses by places among sorted names are scored at chance or worse.
+    place = {number: 1 + sorted(WNIDS).index(wnid) for number, wnid in enumerate(WNIDS, start=1)}
+    by_name = "".join(f"{place[int(line.split()[0])]}\n" for line in text.splitlines())
+    assert top1_error(by_name, truth) > 0.8
+    assert (here / "run/data/classes.txt").read_text().split() == list(WNIDS)
+    manifest = json.loads((here / "run/submission/manifest.json").read_bytes())
+    assert "development kit" in manifest["class_ids"]
+
+    # The submission is made again without data set, store or kit.
+    shutil.rmtree(root)
+    shutil.rmtree(here / "store")
+    assert main(["submit", "run", "submission=labels"]) == 0
+    labels = (here / "run/submission/submission.csv").read_text().splitlines()
+    assert labels[1] == f"ILSVRC2012_test_00000001.JPEG,{WNIDS[truth[0] - 1]}"
+    assert main(["submit", "run", "submission=ilsvrc"]) == 0
+    assert submitted(here) == text
+
+
+@pytest.mark.slow
+def test_some_classes_of_the_kit_are_submitted_by_their_ids_in_it(
+    challenge: Challenge, truth: list[int], here: Path
+) -> None:
+    root = write_archives(here / "ilsvrc", challenge)
+    kept = [2, 4, 5, 7]
+    (here / "kept.txt").write_text("".join(f"{WNIDS[number - 1]}\n" for number in kept))
+    assert launch(root, f"datasets.target.classes={here / 'kept.txt'}") == 0
+    text = submitted(here)
+    assert kit_rule(text, NUM_TEST) == []
+    assert {int(word) for word in text.split()} == set(kept)
+    known = [row for row, number in enumerate(truth) if number in kept]
+    lines = text.splitlines()
+    assert top1_error("\n".join(lines[row] for row in known), [truth[row] for row in known]) < 0.2
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("1 2\n" * (NUM_TEST - 1), "20 lines"),
+        ("1 2 3 4 5 6\n" + "1\n" * (NUM_TEST - 1), "6 guesses"),
+        ("0\n" * NUM_TEST, "line 1"),
+        ("1001\n" * NUM_TEST, "line 1"),
+        ("\n" + "1\n" * (NUM_TEST - 1), "line 1"),
+    ],
+)
+def test_kit_s_rule_refuses_what_is_wrong(text: str, words: str) -> None:
+    assert any(words in problem for problem in kit_rule(text, NUM_TEST))
