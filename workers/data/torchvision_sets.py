@@ -1,11 +1,9 @@
-"""Small data sets that torchvision downloads by name, each with its own test split."""
+"""Data sets that torchvision knows by name and downloads, with the splits that they were published with."""
 
-import difflib
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,12 +11,12 @@ from PIL import Image
 
 from workers.data.decode import centre_square
 from workers.data.held_out import hold_out
-from workers.data.listing import LeftOut, Picture, Row, Rows, by_name
+from workers.data.listing import LeftOut, Listing, Picture, Row, Rows, by_name
+from workers.data.torchvision_catalogue import Kept, KnownSet, known_set
+from workers.data.torchvision_files import list_files
+from workers.data.torchvision_parts import read_part
 from workers.errors import DataError
 from workers.settings import DatasetSettings
-
-NAMES = ("CIFAR10", "CIFAR100", "FashionMNIST", "MNIST")
-_PARTS = ("train", "test")
 
 
 @dataclass(frozen=True)
@@ -27,11 +25,12 @@ class _Part:
 
     images: np.ndarray
     targets: np.ndarray
+    classes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class TorchvisionListing:
-    """A torchvision data set; a label is torchvision's own, and classes are in its order."""
+    """A set that torchvision holds in memory; classes are in its order."""
 
     parts: dict[str, _Part]
     classes: tuple[str, ...]
@@ -89,42 +88,31 @@ class TorchvisionListing:
         return Picture(pixels, image.shape[1], image.shape[0])
 
 
-def list_torchvision(settings: DatasetSettings) -> TorchvisionListing:
-    """Reads the data set `settings.name` from `settings.root`, and downloads it there first where it is absent.
+def list_torchvision(settings: DatasetSettings) -> Listing:
+    """Reads the set `settings.name` from `settings.root`, and downloads it there first where it is absent.
+
+    Images that lie in files of their own are listed only.
 
     Raises:
         DataError: no name or root, an unknown name, or files that are absent, damaged or cannot be had.
     """
-    if settings.name not in NAMES:
-        close = difflib.get_close_matches(str(settings.name), NAMES, n=1)
-        asked = f"did you mean {close[0]}? " if close else ""
-        raise DataError(f"datasets.<name>.name={settings.name}: {asked}(known: {', '.join(NAMES)})")
+    known = known_set(settings.name)
     if settings.root is None:
         raise DataError("datasets.<name>.root: missing; give the folder that holds the data set, or is to hold it")
-    loaded = {part: _load(settings, part == "train") for part in _PARTS}
-    classes = tuple(str(name) for name in loaded["train"].classes)
-    parts = {
-        part: _Part(np.asarray(held.data, dtype=np.uint8), np.asarray(held.targets, dtype=np.int64))
-        for part, held in loaded.items()
-    }
-    return TorchvisionListing(parts, classes, settings.val_fraction, settings.dev_fraction)
+    if known.kept is not Kept.memory:
+        return list_files(settings, known)
+    parts = {split: read_part(settings, known, split, _in_memory) for split in known.parts}
+    return TorchvisionListing(parts, parts["train"].classes, settings.val_fraction, settings.dev_fraction)
 
 
-def _load(settings: DatasetSettings, is_train: bool) -> Any:
-    from torchvision import datasets
-
-    assert settings.root is not None
-    root = Path(settings.root).expanduser()
-    try:
-        held = getattr(datasets, str(settings.name))(root, train=is_train, download=settings.download)
-        if len(held.data) != len(held.targets):
-            raise ValueError(f"{len(held.data)} images, {len(held.targets)} labels")
-        return held
-    # What torchvision says of absent files and of a network that is not there, and MNIST's reader of damaged files:
-    # of those that are unpacked it checks no sums.
-    except (RuntimeError, OSError, ValueError, TypeError, AssertionError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        what = "cannot be downloaded" if settings.download else "is not there, or damaged"
-        raise DataError(
-            f"{root}: {settings.name} {what} ({reason}); put its files there, or allow datasets.<name>.download"
-        ) from error
+def _in_memory(known: KnownSet, held: Any) -> _Part:
+    images = np.asarray(held.data, dtype=np.uint8)
+    if images.ndim == 4 and images.shape[1] == 3:
+        images = images.transpose(0, 2, 3, 1)
+    targets = np.asarray(getattr(held, known.labels), dtype=np.int64) - known.first_label
+    classes = known.classes or tuple(str(name) for name in held.classes[known.first_label :])
+    if len(images) != len(targets):
+        raise ValueError(f"{len(images)} images, {len(targets)} labels")
+    if len(targets) and not 0 <= targets.min() <= targets.max() < len(classes):
+        raise ValueError(f"labels {targets.min()}…{targets.max()} of {len(classes)} classes")
+    return _Part(images, targets, classes)
