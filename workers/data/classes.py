@@ -47,7 +47,7 @@ def file_listing(settings: DatasetSettings, contents: Contents, found: Found) ->
     for name in found.order:
         require_one_line(name, found.train_at)
     known = set(found.order)
-    wanted = known if settings.classes is None else set(_wanted(settings.classes, known, found.train_at))
+    wanted = kept_classes(settings, known, found.train_at)
     for name in found.order:
         if name in wanted and not found.train.get(name):
             raise DataError(
@@ -142,8 +142,11 @@ def _keep(files: ByClass, names: set[str]) -> tuple[ImageFile, ...]:
     return tuple(sorted(kept, key=lambda file: file.path))
 
 
-def _wanted(classes: str, known: Collection[str], train_at: str) -> list[str]:
-    path = Path(classes).expanduser()
+def kept_classes(settings: DatasetSettings, known: Collection[str], train_at: str) -> set[str]:
+    """The `known` classes that `settings` keep; raises DataError where these name none, or an unknown one."""
+    if settings.classes is None:
+        return set(known)
+    path = Path(settings.classes).expanduser()
     lines = [line.strip() for line in _text(path, "classes").splitlines() if line.strip()]
     # The first word is the class, what follows may describe it; but a class's own name may hold spaces.
     names = [line if line in known else line.split()[0] for line in lines]
@@ -152,7 +155,7 @@ def _wanted(classes: str, known: Collection[str], train_at: str) -> list[str]:
     for name in names:
         if name not in known:
             raise DataError(f"{path}: class {name} is not in {train_at}: correct the list or the root")
-    return names
+    return set(names)
 
 
 def _text(path: Path, key: str) -> str:

@@ -8,9 +8,11 @@ import struct
 import tarfile
 import zlib
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
+from workers.data.decode import BadImage
+from workers.data.tree import Tree, one_line
 from workers.errors import DataError
 
 KIT = "ILSVRC2012_devkit_t12"
@@ -51,46 +53,50 @@ class DevelopmentKit:
 
     wnids: tuple[str, ...]
     val_ids: tuple[int, ...]
-    where: Path
+    where: str
 
 
-def read_development_kit(root: Path) -> DevelopmentKit:
-    """Reads `ILSVRC2012_devkit_t12.tar.gz` or the folder `ILSVRC2012_devkit_t12` in `root`; extracts nothing.
+def read_development_kit(tree: Tree) -> DevelopmentKit:
+    """Reads `ILSVRC2012_devkit_t12.tar.gz`, or the folder `ILSVRC2012_devkit_t12`; extracts nothing.
 
     Raises:
         DataError: no kit, one of its files is missing or damaged, or its ids are not 1…n.
     """
-    folder, archive = root / KIT, root / f"{KIT}.tar.gz"
-    if archive.is_file():
-        where, files = archive, _unpack(archive)
-    elif folder.is_dir():
-        where, files = folder, {name: _read(folder / name) for name in (META, GROUND_TRUTH)}
+    inside = {entry.name: entry for entry in tree.entries("")}
+    archive = f"{KIT}.tar.gz"
+    if archive in inside:
+        where = tree.describe(archive)
+        files = _unpack(_read(tree, archive), where)
+    elif KIT in inside:
+        where = tree.describe(KIT)
+        files = {name: _read(tree, f"{KIT}/{name}") for name in (META, GROUND_TRUTH)}
     else:
         raise DataError(
-            f"{root}: no development kit: put {archive.name} or its folder there; class folders alone are read with "
-            "datasets.<name>.source=folder"
+            f"{tree.describe('')}: no development kit: put {archive} or its folder there; class folders alone are read "
+            "with datasets.<name>.source=folder"
         )
     wnids = _wnids(files[META], f"{where}: {META}")
     return DevelopmentKit(wnids, _val_ids(files[GROUND_TRUTH], len(wnids), f"{where}: {GROUND_TRUTH}"), where)
 
 
-def _read(path: Path) -> bytes:
+def _read(tree: Tree, path: str) -> bytes:
+    found = tree.find(path)
+    if found is not None and found.size > _LARGEST_FILE:
+        raise DataError(f"{tree.describe(path)}: larger than the kit is; fetch it again")
     try:
-        if path.stat().st_size > _LARGEST_FILE:
-            raise DataError(f"{path}: larger than the kit's file can be; fetch the kit again")
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}; fetch the development kit again") from error
+        return tree.read(path)
+    except BadImage as error:
+        raise DataError(f"{tree.describe(path)}: cannot be read: {error}; fetch the development kit again") from error
 
 
-def _unpack(archive: Path) -> dict[str, bytes]:
+def _unpack(archive: bytes, where: str) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     try:
-        with tarfile.open(archive, "r|gz") as tar:
+        with tarfile.open(fileobj=io.BytesIO(archive), mode="r|gz") as tar:
             for info in tar:
                 name = "/".join(PurePosixPath(info.name).parts[-2:])
                 if info.size > _LARGEST_FILE:
-                    raise DataError(f"{archive}: {info.name!a} is larger than the kit's files are; fetch it again")
+                    raise DataError(f"{where}: {info.name!a} is larger than the kit's files are; fetch it again")
                 if name in (META, GROUND_TRUTH) and info.isreg():
                     content = tar.extractfile(info)
                     assert content is not None, "a regular file has content"
@@ -98,11 +104,10 @@ def _unpack(archive: Path) -> dict[str, bytes]:
                 if len(found) == 2:
                     break
     except (tarfile.TarError, OSError, EOFError, ValueError, zlib.error) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{archive}: cannot be read as the development kit ({reason}); fetch it again") from error
+        raise DataError(f"{where}: cannot be read as the kit's archive ({one_line(error)}); fetch it again") from error
     for name in (META, GROUND_TRUTH):
         if name not in found:
-            raise DataError(f"{archive}: holds no {name}: it is not the development kit of 2012; fetch it again")
+            raise DataError(f"{where}: holds no {name}: it is not the development kit of 2012; fetch it again")
     return found
 
 
@@ -119,7 +124,7 @@ def _wnids(content: bytes, where: str) -> tuple[str, ...]:
                     raise ValueError(f"ILSVRC2012_ID {number} occurs twice")
                 wnid_of[number] = str(wnid)
     except _UNREADABLE as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = one_line(error)[:200]
         raise DataError(f"{where}: cannot be read as the kit's synsets ({reason}); fetch the kit again") from error
     missing = [number for number in range(1, len(wnid_of) + 1) if number not in wnid_of]
     if missing or not wnid_of:

@@ -11,17 +11,17 @@ ILSVRC2012_IDs, and so are labels; rows of val and test are in the order of thei
 submission has a line for each and names none of them. Archives are read in place.
 """
 
-import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
-from workers.data.decode import read_content
+from workers.data.classes import NO_CLASS, Found, file_listing, grouped, kept_classes
+from workers.data.decode import BadImage
 from workers.data.development_kit import DevelopmentKit, read_development_kit
-from workers.data.files import FileListing, ImageFile
-from workers.data.folder import is_image, list_entries, version_of, wanted_classes
-from workers.data.tar_index import Member, Span, index_tar, read_span
+from workers.data.files import FileListing, ImageFile, may_be_image
+from workers.data.tar_index import Member, Span, index_tar
+from workers.data.tree import Entry, Tree, open_root
 from workers.errors import DataError
 from workers.settings import DatasetSettings
 
@@ -32,22 +32,32 @@ _IN_ARCHIVE = re.compile(r"(?P<archive>.+?)@(?P<offset>\d+)\+(?P<size>\d+)/.+", 
 
 @dataclass(frozen=True)
 class ArchivesAndFiles:
-    """Images below a folder of this machine: files, or members of uncompressed tars, whose paths say where they lie.
+    """Images in files of their own, or in uncompressed tars, where their paths say at which place.
 
     So a path is all that a reader needs, in whatever process: no index of a million images has to travel with it.
     """
 
-    root: Path
+    tree: Tree
 
     @property
     def identity(self) -> str:
-        return str(self.root.resolve())
+        return self.tree.identity
+
+    @property
+    def num_readers(self) -> int | None:
+        return self.tree.num_readers
 
     def read(self, path: str) -> bytes:
         found = _IN_ARCHIVE.fullmatch(path)
         if found is None:
-            return read_content(self.root / path)
-        return read_span(self.root / found["archive"], Span(int(found["offset"]), int(found["size"])))
+            return self.tree.read(path)
+        size = int(found["size"])
+        content = self.tree.read_range(found["archive"], int(found["offset"]), size) if size else b""
+        if not content:
+            raise BadImage("empty file")
+        if len(content) < size:
+            raise BadImage(f"the archive ends within it: {len(content)} bytes of {size}")
+        return content
 
 
 def list_ilsvrc(settings: DatasetSettings) -> FileListing:
@@ -57,179 +67,156 @@ def list_ilsvrc(settings: DatasetSettings) -> FileListing:
         DataError: no root, no kit, no train or val; a class without images; an archive that is damaged; images and
             ground truth that do not match, or a number that is missing.
     """
-    if settings.root is None:
-        raise DataError("no root: set datasets.<name>.root=FOLDER, the folder with the files of ILSVRC-2012")
-    root = Path(settings.root).expanduser()
-    if not root.is_dir():
-        raise DataError(f"{root}: no such folder: set datasets.<name>.root to the folder with ILSVRC-2012's files")
-    kit = read_development_kit(root)
-    wanted = set(kit.wnids)
-    if settings.classes is not None:
-        wanted = set(wanted_classes(settings.classes, wanted, f"is no low-level synset of {kit.where}"))
-    val = _val(root, kit)
-    listing = FileListing(
-        contents=ArchivesAndFiles(root),
-        classes=tuple(wnid for wnid in kit.wnids if wnid in wanted),
-        # The ids stay the kit's, also where some classes are left out.
-        class_ids=tuple(str(number) for number, wnid in enumerate(kit.wnids, start=1) if wnid in wanted),
-        train=_train(root, kit, wanted),
-        val=tuple(file for file in val if file.class_name in wanted),
-        test=_test(root),
-        other_held_out=tuple(file for file in val if file.class_name not in wanted),
-        labelled_test=False,
-        val_fraction=settings.val_fraction,
-        dev_fraction=settings.dev_fraction,
+    tree = open_root(settings)
+    kit = read_development_kit(tree)
+    wanted = kept_classes(settings, kit.wnids, f"the low-level synsets of {kit.where}")
+    train = _train(tree, kit, wanted)
+    found = Found(
+        order=kit.wnids,
+        # The tars of classes that are left out are not looked into.
+        train={**dict.fromkeys(kit.wnids, ()), **train},
+        val=grouped((file.class_name, file) for file in _val(tree, kit)),
+        test={NO_CLASS: test} if (test := _test(tree)) else {},
+        train_at=kit.where,
+        val_at=f"{tree.describe('')}: val",
+        test_at=f"{tree.describe('')}: test",
     )
-    if listing.val == ():
-        raise DataError(f"{root}: none of val's images is of the {len(wanted)} classes: name others in the file")
-    return listing
+    # The ids stay the kit's, also where some classes are left out.
+    ids = tuple(str(number) for number, wnid in enumerate(kit.wnids, start=1) if wnid in wanted)
+    return replace(file_listing(settings, ArchivesAndFiles(tree), found), class_ids=ids)
 
 
-def _train(root: Path, kit: DevelopmentKit, wanted: set[str]) -> tuple[ImageFile, ...]:
-    archive = root / f"{_PREFIX}train.tar"
-    if archive.is_file():
-        spans = {PurePosixPath(each.name).name: each.span for each in _members(archive, None)}
-        _require_known((name.removesuffix(".tar") for name in spans), kit, archive)
+def _train(tree: Tree, kit: DevelopmentKit, wanted: set[str]) -> dict[str, list[ImageFile]]:
+    """The images of each wanted class, from the tar of tars or from a folder of class tars or class folders."""
+    archive = _archive(tree, "train")
+    if archive is not None:
+        spans = {PurePosixPath(each.name).name: each.span for each in _members(tree, archive)}
+        _require_known((name.removesuffix(".tar") for name in spans), kit, tree.describe(archive.path))
         classes = {
-            wnid: _inside(archive, archive.name, spans[f"{wnid}.tar"], wnid)
+            wnid: _of_class(tree, archive, spans[f"{wnid}.tar"], wnid)
             for wnid in kit.wnids
             if wnid in wanted and f"{wnid}.tar" in spans
         }
-        return _every_class(classes, kit, wanted, archive)
-    folder = _folder(root, "train")
+        return _every_class(classes, kit, wanted, tree.describe(archive.path))
+    folder = _folder(tree, "train")
     if folder is None:
-        raise DataError(
-            f"{root}: no {archive.name}, {archive.stem}/ or train/: put ILSVRC-2012's training images there"
-        )
-    found = {entry.name: entry for entry in list_entries(folder) if entry.is_dir() or entry.name.endswith(".tar")}
-    _require_known((name.removesuffix(".tar") for name in found), kit, folder)
+        raise DataError(f"{tree.describe('')}: no {_PREFIX}train.tar, {_PREFIX}train/ or train/: put one of them there")
+    found = {entry.name: entry for entry in tree.entries(folder) if entry.is_folder or entry.name.endswith(".tar")}
+    _require_known((name.removesuffix(".tar") for name in found), kit, tree.describe(folder))
     classes = {}
-    for wnid in kit.wnids:
-        if wnid in wanted and f"{wnid}.tar" in found:
-            classes[wnid] = _inside(folder / f"{wnid}.tar", f"{folder.name}/{wnid}.tar", None, wnid)
-        elif wnid in wanted and wnid in found:
+    for wnid in (each for each in kit.wnids if each in wanted):
+        if f"{wnid}.tar" in found:
+            archive = found[f"{wnid}.tar"]
+            classes[wnid] = _of_class(tree, archive, Span(0, archive.size), wnid)
+        elif wnid in found:
             classes[wnid] = [
-                ImageFile(f"{folder.name}/{wnid}/{entry.name}", f"{wnid}/{entry.name}", wnid, version_of(entry))
-                for entry in list_entries(folder / wnid)
-                if is_image(entry)
+                ImageFile(entry.path, f"{wnid}/{entry.name}", wnid, entry.version)
+                for entry in tree.entries(found[wnid].path)
+                if may_be_image(entry)
             ]
-    return _every_class(classes, kit, wanted, folder)
+    return _every_class(classes, kit, wanted, tree.describe(folder))
 
 
 def _every_class(
-    classes: dict[str, list[ImageFile]], kit: DevelopmentKit, wanted: set[str], where: Path
-) -> tuple[ImageFile, ...]:
+    classes: Mapping[str, list[ImageFile]], kit: DevelopmentKit, wanted: set[str], where: str
+) -> dict[str, list[ImageFile]]:
     for number, wnid in enumerate(kit.wnids, start=1):
         if wnid in wanted and not classes.get(wnid):
             lacks = "holds no image" if wnid in classes else f"has neither {wnid}.tar nor a folder there"
             raise DataError(f"{where}: class {wnid} (ILSVRC2012_ID {number}) {lacks}: add it, or fetch it again")
-    return tuple(file for files in classes.values() for file in files)
+    return dict(classes)
 
 
-def _require_known(names: Iterable[str], kit: DevelopmentKit, where: Path) -> None:
+def _require_known(names: Iterable[str], kit: DevelopmentKit, where: str) -> None:
     for name in sorted(set(names) - set(kit.wnids)):
         raise DataError(f"{where}: {name!a} is no low-level synset of {kit.where}: remove it, or fetch the right kit")
 
 
-def _members(archive: Path, within: Span | None, inner: str = "") -> list[Member]:
-    try:
-        with archive.open("rb") as file:
-            whole = within or Span(0, os.fstat(file.fileno()).st_size)
-            return list(index_tar(file, whole, f"{archive}: {inner}" if inner else str(archive)))
-    except OSError as error:
-        raise DataError(f"{archive}: cannot be read: {error.strerror}") from error
+def _archive(tree: Tree, split: str) -> Entry | None:
+    """The archive of a split, by the beginning of its name: that of test was handed out anew with a date in it."""
+    prefix = f"{_PREFIX}{split}"
+    found = [each for each in tree.entries("") if each.name.startswith(prefix) and each.name.endswith(".tar")]
+    found = [each for each in found if not each.is_folder]
+    if len(found) > 1:
+        raise DataError(f"{tree.describe('')}: both {found[0].name} and {found[1].name}: keep one of them there")
+    return found[0] if found else None
 
 
-def _inside(archive: Path, path: str, within: Span | None, wnid: str) -> list[ImageFile]:
-    """The images of a class's tar, which is `archive` or lies `within` it."""
-    version = version_of(archive)
-    files = {}
-    for member in _members(archive, within, "" if within is None else f"{wnid}.tar"):
-        name = PurePosixPath(member.name).name
-        if name in files:
-            raise DataError(f"{archive}: {wnid}.tar: {name} occurs twice; fetch it again")
-        files[name] = _in_archive(path, member, f"{wnid}/{name}", wnid, version)
-    return list(files.values())
-
-
-def _in_archive(path: str, member: Member, name: str, class_name: str, version: str) -> ImageFile:
-    return ImageFile(f"{path}@{member.span.offset}+{member.span.size}/{name}", name, class_name, version)
-
-
-def _folder(root: Path, split: str) -> Path | None:
+def _folder(tree: Tree, split: str) -> str | None:
     """The folder of a split: named as its archive would be unpacked to, or as the split."""
-    named = [
-        entry.name for entry in list_entries(root) if entry.is_dir() and entry.name.startswith(f"{_PREFIX}{split}")
-    ]
-    for name in [*named, split]:
-        if (root / name).is_dir():
-            return root / name
-    return None
+    folders = [entry.name for entry in tree.entries("") if entry.is_folder]
+    named = [name for name in folders if name.startswith(f"{_PREFIX}{split}") or name == split]
+    return named[0] if named else None
 
 
-def _val(root: Path, kit: DevelopmentKit) -> list[ImageFile]:
-    files = _numbered(root, "val")
+def _members(tree: Tree, archive: Entry, within: Span | None = None, inner: str = "") -> list[Member]:
+    where = f"{tree.describe(archive.path)}{inner}"
+    with tree.reader(archive.path) as file:
+        return list(index_tar(file, within or Span(0, archive.size), where))
+
+
+def _of_class(tree: Tree, archive: Entry, within: Span, wnid: str) -> list[ImageFile]:
+    """The images of a class's tar, which is `archive` itself or lies `within` it."""
+    inner = f": {wnid}.tar" if archive.name != f"{wnid}.tar" else ""
+    members = _members(tree, archive, within, inner)
+    return [_image(archive, each, f"{wnid}/{PurePosixPath(each.name).name}", wnid) for each in members]
+
+
+def _image(archive: Entry, member: Member, name: str, class_name: str) -> ImageFile:
+    path = f"{archive.path}@{member.span.offset}+{member.span.size}/{name}"
+    return ImageFile(path, name, class_name, archive.version)
+
+
+def _val(tree: Tree, kit: DevelopmentKit) -> list[ImageFile]:
+    where, files = tree.describe(""), _numbered(tree, "val")
     if not files:
-        raise DataError(f"{root}: no {_PREFIX}val.tar, {_PREFIX}val/ or val/ with images: put them there")
+        raise DataError(f"{where}: no {_PREFIX}val.tar, {_PREFIX}val/ or val/ with images: put one of them there")
     if len(files) != len(kit.val_ids):
         raise DataError(
-            f"{root}: {len(files)} images of val, but the ground truth in {kit.where} has {len(kit.val_ids)} lines; "
+            f"{where}: {len(files)} images of val, but the ground truth in {kit.where} has {len(kit.val_ids)} lines; "
             "fetch what is incomplete again"
         )
     known, labelled = set(kit.wnids), []
     for file, number in zip(files, kit.val_ids, strict=True):
         wnid = kit.wnids[number - 1]
+        # Scripts sort val into class folders; what they have wrong would be scored as wrong.
         if file.class_name in known and file.class_name != wnid:
-            raise DataError(f"{root}: {file.path} lies in another class than the ground truth's, {wnid}: move it")
+            raise DataError(f"{where}: {file.path} lies in another class than the ground truth's, {wnid}: move it")
         labelled.append(replace(file, class_name=wnid))
     return labelled
 
 
-def _test(root: Path) -> tuple[ImageFile, ...]:
-    return tuple(replace(file, class_name="") for file in _numbered(root, "test"))
+def _test(tree: Tree) -> list[ImageFile]:
+    return [replace(file, class_name=NO_CLASS) for file in _numbered(tree, "test")]
 
 
-def _numbered(root: Path, split: str) -> list[ImageFile]:
+def _numbered(tree: Tree, split: str) -> list[ImageFile]:
     """A split's images in the order of their numbers, from 1 on without a gap; `class_name` is the folder of each."""
-    found = _split_files(root, split)
-    numbers = {}
+    found, numbers = _split_files(tree, split), {}
     for file in found:
         number = re.fullmatch(rf"ILSVRC2012_{split}_(\d{{8}})\.JPEG", file.name)
         if number is None or int(number[1]) in numbers:
             problem = "occurs twice" if number else f"is not named as ILSVRC2012_{split}_00000001.JPEG is"
-            raise DataError(f"{root}: {file.path} {problem}: remove or rename it")
+            raise DataError(f"{tree.describe('')}: {file.path} {problem}: remove or rename it")
         numbers[int(number[1])] = file
     for expected in range(1, len(found) + 1):
         if expected not in numbers:
-            raise DataError(
-                f"{root}: ILSVRC2012_{split}_{expected:08d}.JPEG is missing, and {split} has later ones: fetch it again"
-            )
+            missing = f"ILSVRC2012_{split}_{expected:08d}.JPEG"
+            raise DataError(f"{tree.describe('')}: {missing} is missing, and {split} has later ones: fetch it again")
     return [numbers[number] for number in sorted(numbers)]
 
 
-def _split_files(root: Path, split: str) -> list[ImageFile]:
-    archives = [
-        root / entry.name
-        for entry in list_entries(root)
-        if entry.name.startswith(f"{_PREFIX}{split}") and entry.name.endswith(".tar") and not entry.is_dir()
-    ]
-    if len(archives) > 1:
-        raise DataError(f"{root}: both {archives[0].name} and {archives[1].name}: keep one of them there")
-    if archives:
-        version = version_of(archives[0])
-        members = [(PurePosixPath(member.name), member) for member in _members(archives[0], None)]
-        return [_in_archive(archives[0].name, each, path.name, path.parent.name, version) for path, each in members]
-    folder = _folder(root, split)
+def _split_files(tree: Tree, split: str) -> list[ImageFile]:
+    archive = _archive(tree, split)
+    if archive is not None:
+        members = [(PurePosixPath(member.name), member) for member in _members(tree, archive)]
+        return [_image(archive, each, path.name, path.parent.name) for path, each in members]
+    folder = _folder(tree, split)
     if folder is None:
         return []
     files = []
-    for entry in list_entries(folder):
-        if is_image(entry):
-            files.append(ImageFile(f"{folder.name}/{entry.name}", entry.name, "", version_of(entry)))
-        elif entry.is_dir():
-            files += [
-                ImageFile(f"{folder.name}/{entry.name}/{inner.name}", inner.name, entry.name, version_of(inner))
-                for inner in list_entries(folder / entry.name)
-                if is_image(inner)
-            ]
+    for entry in tree.entries(folder):
+        inside = tree.entries(entry.path) if entry.is_folder else (entry,)
+        class_name = entry.name if entry.is_folder else NO_CLASS
+        files += [ImageFile(each.path, each.name, class_name, each.version) for each in inside if may_be_image(each)]
     return files

@@ -7,10 +7,10 @@ import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from pathlib import PurePosixPath
+from typing import IO
 
-from workers.data.decode import BadImage
+from workers.data.tree import driver_errors, one_line, require_one_line, said_by
 from workers.errors import DataError
 
 _BLOCK = tarfile.BLOCKSIZE
@@ -35,7 +35,7 @@ class Member:
     span: Span
 
 
-def index_tar(file: BinaryIO, within: Span, where: str) -> Iterator[Member]:
+def index_tar(file: IO[bytes], within: Span, where: str) -> Iterator[Member]:
     """The regular files of the tar that lies `within` an open, seekable file, in the tar's own order.
 
     Args:
@@ -49,7 +49,11 @@ def index_tar(file: BinaryIO, within: Span, where: str) -> Iterator[Member]:
     """
     window = _Window(file, within)
     with _readable(where), tarfile.TarFile(fileobj=window, mode="r") as tar:  # type: ignore[arg-type]
+        reached = -1
         while (info := tar.next()) is not None:
+            if info.size < 0 or info.offset <= reached:
+                raise DataError(f"{where}: damaged at byte {info.offset}: its headers lead in a circle; fetch it again")
+            reached = info.offset
             # All that was passed is let go: an archive may hold millions.
             tar.members.clear()  # type: ignore[attr-defined]
             if info.isdir():
@@ -66,30 +70,14 @@ def index_tar(file: BinaryIO, within: Span, where: str) -> Iterator[Member]:
             )
 
 
-def read_span(path: Path, span: Span) -> bytes:
-    """The bytes of a member; raises BadImage where there are none, or fewer than there should be."""
-    try:
-        with path.open("rb", buffering=0) as file:
-            file.seek(span.offset)
-            content = file.read(span.size)
-    except OSError as error:
-        raise BadImage(error.strerror or "cannot be read") from error
-    if not content:
-        raise BadImage("empty file")
-    if len(content) < span.size:
-        raise BadImage(f"truncated: {len(content)} bytes of {span.size}")
-    return content
-
-
 @contextmanager
 def _readable(where: str) -> Iterator[None]:
     try:
         yield
     except _DAMAGED as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{where}: cannot be read as a tar ({reason}); fetch it again") from error
-    except OSError as error:
-        raise DataError(f"{where}: cannot be read: {error.strerror or error}") from error
+        raise DataError(f"{where}: cannot be read as a tar ({one_line(error)}); fetch it again") from error
+    except driver_errors() as error:
+        raise DataError(f"{where}: {said_by(error)}") from error
 
 
 def _require_plain(info: tarfile.TarInfo, where: str) -> None:
@@ -100,14 +88,13 @@ def _require_plain(info: tarfile.TarInfo, where: str) -> None:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts:
         raise DataError(f"{where}: {name!a} points outside the tar; make the tar without it")
-    if name.splitlines() != [name] or "\0" in name or any("\ud800" <= letter <= "\udfff" for letter in name):
-        raise DataError(f"{where}: the name {name!a} does not fit on one line of UTF-8: make the tar without it")
+    require_one_line(name, where)
 
 
 class _Window:
     """The part of a file that is a tar, as a file of its own; as much of one as tarfile uses to read headers."""
 
-    def __init__(self, file: BinaryIO, span: Span) -> None:
+    def __init__(self, file: IO[bytes], span: Span) -> None:
         self._file, self._span = file, span
         self._position = 0
 

@@ -5,17 +5,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workers.data.files import FileListing, ImageFile
-from workers.data.folder import LocalFiles, version_of, wanted_classes
+from workers.data.classes import NO_CLASS, Found, file_listing, grouped
+from workers.data.files import FileListing, ImageFile, PlainFiles
 from workers.data.torchvision_catalogue import Kept, KnownSet
 from workers.data.torchvision_parts import read_part
+from workers.data.tree import LocalTree
 from workers.errors import DataError
-from workers.settings import DatasetSettings
+from workers.settings import SPLITS, DatasetSettings
 
 
 @dataclass(frozen=True)
 class FilesOfPart:
-    """The images of a part: path and class of each, "" where it is not published; and all classes, in label order."""
+    """A part's images: path and class of each, `NO_CLASS` where it is not published; and all classes in label order."""
 
     classes: tuple[str, ...]
     paths: tuple[str, ...]
@@ -35,23 +36,19 @@ def list_files(settings: DatasetSettings, known: KnownSet) -> FileListing:
     for split, part in parts.items():
         if part.classes != classes:
             raise DataError(f"{root}: {settings.name}: {split} has other classes than train; fetch it again")
-    wanted = set(classes)
-    if settings.classes is not None:
-        wanted = set(wanted_classes(settings.classes, wanted, f"is none of {settings.name}'s"))
-    files = {split: _image_files(root, part) for split, part in parts.items()}
-    test = files.get("test", [])
-    held_out = [*files.get("val", []), *test]
-    return FileListing(
-        contents=LocalFiles(root),
-        classes=tuple(name for name in classes if name in wanted),
-        train=_of(files["train"], wanted),
-        val=_of(files["val"], wanted) if "val" in files else None,
-        test=_of(test, wanted | {""}),
-        other_held_out=_of(held_out, set(classes) - wanted),
-        labelled_test=bool(test) and all(file.class_name for file in test),
-        val_fraction=settings.val_fraction,
-        dev_fraction=settings.dev_fraction,
+    tree = LocalTree(root)
+    files = {split: _by_class(tree, part) for split, part in parts.items()}
+    at = {split: f"{root}: {split} of {settings.name}" for split in SPLITS}
+    found = Found(
+        order=classes,
+        train=files["train"],
+        val=files.get("val"),
+        test=files.get("test", {}),
+        train_at=at["train"],
+        val_at=at["val"],
+        test_at=at["test"],
     )
+    return file_listing(settings, PlainFiles(tree), found)
 
 
 def files_of(known: KnownSet, held: Any) -> FilesOfPart:
@@ -69,17 +66,14 @@ def files_of(known: KnownSet, held: Any) -> FilesOfPart:
     for label in labels:
         if label is not None and not 0 <= label < len(classes):
             raise ValueError(f"label {label} of {len(classes)} classes")
-    names = tuple("" if label is None else classes[label] for label in labels)
+    names = tuple(NO_CLASS if label is None else classes[label] for label in labels)
     return FilesOfPart(classes, tuple(str(path) for path, _ in pairs), names)
 
 
-def _image_files(root: Path, part: FilesOfPart) -> list[ImageFile]:
-    files = []
+def _by_class(tree: LocalTree, part: FilesOfPart) -> dict[str, list[ImageFile]]:
+    pairs = []
     for path, class_name in zip(part.paths, part.class_names, strict=True):
-        below = os.path.relpath(path, root)
-        files.append(ImageFile(below, below, class_name, version_of(Path(path))))
-    return files
-
-
-def _of(files: list[ImageFile], names: set[str]) -> tuple[ImageFile, ...]:
-    return tuple(file for file in files if file.class_name in names)
+        below = os.path.relpath(path, tree.root)
+        entry = tree.find(below)
+        pairs.append((class_name, ImageFile(below, below, class_name, entry.version if entry else "missing")))
+    return grouped(pairs)

@@ -53,7 +53,7 @@ def challenge() -> Challenge:
     )
 
 
-def settings(root: Path, **others: object) -> DatasetSettings:
+def settings(root: Path | str, **others: object) -> DatasetSettings:
     values: dict[str, object] = {"source": Source.ilsvrc, "root": str(root), "size": 8}
     return DatasetSettings(**{**values, **others})  # type: ignore[arg-type]
 
@@ -93,6 +93,23 @@ def test_every_form_of_the_files_gives_the_same_digest(challenge: Challenge, tmp
     assert len({store.digest for store in stores}) == 1
     swapped = replace(challenge, val_ids=[1, 3, *challenge.val_ids[2:]])
     assert store_of(write_archives(tmp_path / "swapped", swapped), tmp_path / "stores").digest != stores[0].digest
+
+
+def test_files_in_an_object_store_give_the_same_digest(challenge: Challenge, tmp_path: Path) -> None:
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    local = write_archives(tmp_path / "root", challenge)
+    system = MemoryFileSystem()
+    try:
+        for path in local.iterdir():
+            system.pipe_file(f"/ilsvrc/{path.name}", path.read_bytes())
+        remote = open_store(prepare(settings("memory://ilsvrc"), tmp_path / "stores"))
+        (tmp_path / "few.txt").write_text("n03\n")
+        few = open_listing(settings("memory://ilsvrc", classes=str(tmp_path / "few.txt")))
+    finally:
+        system.rm("/ilsvrc", recursive=True)
+    assert remote.digest == store_of(local, tmp_path / "stores").digest
+    assert few.class_ids == ("4",)
 
 
 def test_archives_are_read_in_place(challenge: Challenge, tmp_path: Path) -> None:
@@ -200,7 +217,7 @@ def with_kit(**changes: bytes) -> Change:
         (lambda root: (root / "ILSVRC2012_img_test.tar").write_bytes(tar_of({"a": b"1"})), "keep one of them"),
         (
             lambda root: (root / f"{KIT}.tar.gz").write_bytes(b"\x1f\x8bno gzip"),
-            "cannot be read as the development kit",
+            "cannot be read as the kit's archive",
         ),
         (lambda root: write_kit(root, {"a/b": b"1"}), "holds no data/meta.mat"),
     ],

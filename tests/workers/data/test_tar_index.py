@@ -123,3 +123,17 @@ def test_what_is_no_tar_is_told_in_one_line(content: bytes) -> None:
     with pytest.raises(DataError, match=r"^x\.tar: cannot be read as a tar") as caught:
         index(content)
     assert "\n" not in str(caught.value)
+
+
+def test_headers_that_lead_in_a_circle_end() -> None:
+    content = bytearray(tar_of({"a": b"1", "b": b"2"}))
+    header = tarfile.TarInfo("b")
+    header.size = 0
+    block = bytearray(header.tobuf(tarfile.GNU_FORMAT))
+    # A negative size, as GNU's base-256 numbers allow: the next header would be an earlier one.
+    block[124:136] = (-1024).to_bytes(12, "big", signed=True)
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    content[1024:1536] = block
+    with pytest.raises(DataError, match="lead in a circle"):
+        index(bytes(content))

@@ -303,7 +303,7 @@ def test_classes_file_keeps_the_named_ones_in_torchvision_s_order(writer: Writer
     assert listing.classes == ("pink primrose", "canterbury bells")
     assert listing.counts()["test"] == 2 * IN_A_CLASS
     (tmp_path / "few.txt").write_text("dandelion\n")
-    with pytest.raises(DataError, match="class dandelion is none of Flowers102's"):
+    with pytest.raises(DataError, match=r"class dandelion is not in .* train of Flowers102"):
         open_listing(settings(writer.root, "Flowers102", classes=str(tmp_path / "few.txt")))
 
 
