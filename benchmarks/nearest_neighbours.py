@@ -21,7 +21,7 @@ NEIGHBOURS = (1, 3, 5)
 
 def pixels(store: Store, split: str) -> np.ndarray:
     """[images, values] float32."""
-    images = store.images(split)
+    images = np.asarray(store.images(split))
     return images.reshape(len(images), -1).astype(np.float32)
 
 

@@ -52,12 +52,20 @@ def is_url(root: str) -> bool:
     return _URL.match(root) is not None
 
 
+class StoreFormat(StrEnum):
+    """How prepared pixels are kept: as they are (197 KB an image at 256 pixels), or as JPEG again, a fraction of it."""
+
+    raw = "raw"
+    jpeg = "jpeg"
+
+
 @dataclass(frozen=True)
 class DatasetSettings:
     """One entry of `datasets`.
 
     `declared_*` are the published counts of a dataset, used by `septet plan` where the images are absent.
     `name` is that of one of torchvision's sets, which is downloaded to `root` where `download` allows it.
+    `store_format` says how the prepared pixels are kept, `jpeg_quality` how well where that is as JPEG.
     `orientations` is 4 to make each (class, quarter turn) a class of its own (the digits' superset), else 1.
 
     What follows is None for what the source finds by itself. `train`, `val` and `test` say which files below the root
@@ -88,6 +96,8 @@ class DatasetSettings:
     label_column: str | None = None
     image_column: str | None = None
     class_names: str | None = None
+    store_format: StoreFormat = StoreFormat.raw
+    jpeg_quality: int = 90
 
     def __post_init__(self) -> None:
         require(1 <= self.size <= 4096, f"size={self.size}: give pixels in 1…4096")
@@ -105,6 +115,7 @@ class DatasetSettings:
                 value is None or self.source in sources,
                 f"{name}={value}: only source={readers} reads it, not {self.source}",
             )
+        require(1 <= self.jpeg_quality <= 100, f"jpeg_quality={self.jpeg_quality}: give 1…100")
         require_least(self, 0, "declared_classes", "declared_train", "declared_val", "declared_test")
 
 
@@ -115,6 +126,8 @@ _NO_OPTIONS = frozenset(
         *("declared_classes", "declared_train", "declared_val", "declared_test"),
     }
 )
+# They came later, and shape pixels only where these are JPEG: raw stores and their runs keep their keys and hashes.
+_JPEG_OPTIONS = frozenset({"store_format", "jpeg_quality"})
 
 
 def dataset_options(settings: DatasetSettings) -> dict[str, str | int | float]:
@@ -123,6 +136,7 @@ def dataset_options(settings: DatasetSettings) -> dict[str, str | int | float]:
     They enter both the key of its store and the hash of a plan: whatever is added here changes both. What only some
     sources read (`_READ_BY`) is there only where it is given, so that the others' hashes never change.
     """
-    values = {field.name: getattr(settings, field.name) for field in fields(settings) if field.name not in _NO_OPTIONS}
+    unused = _NO_OPTIONS if settings.store_format is StoreFormat.jpeg else _NO_OPTIONS | _JPEG_OPTIONS
+    values = {field.name: getattr(settings, field.name) for field in fields(settings) if field.name not in unused}
     values = {name: value for name, value in values.items() if name not in _READ_BY or value is not None}
     return {name: value.value if isinstance(value, StrEnum) else value for name, value in values.items()}

@@ -13,6 +13,7 @@ from workers.dataset_settings import SPLITS as SPLITS
 from workers.dataset_settings import DatasetSettings as DatasetSettings
 from workers.dataset_settings import OnBad as OnBad
 from workers.dataset_settings import Source as Source
+from workers.dataset_settings import StoreFormat as StoreFormat
 from workers.dataset_settings import dataset_options as dataset_options
 from workers.setting_checks import require, require_least
 

@@ -55,10 +55,9 @@ IN_PLACE = {
     "orchestrator/run_dir.py:lock": "a lock is held on an open file; what it says is for the message alone",
     "orchestrator/submission.py:write_submission": "checked under a temporary name, then renamed and fsynced",
     "workers/checkpoint.py:_set_aside": "a corrupt checkpoint is renamed, never rewritten",
-    "workers/data/pack.py:pack_split": "the folder it is given is an atomic_folder",
-    "workers/data/pack.py:save_npy": "writes into that folder too",
-    "workers/data/prepare.py:_locked": "a lock is held on an open file, whose content says nothing",
-    "workers/data/prepare.py:_build": "renames what atomic_folder has committed",
+    "workers/data/lock.py:locked": "a lock is held on an open file, whose content says nothing",
+    "workers/data/lock.py:is_locked": "asks whether that lock is held",
+    "workers/data/prepare.py:_commit": "renames a folder of files that are each committed",
     "workers/throughput_process.py:main": "a pipe, kept for answers",
     "workers/training/metrics.py:__init__": "metrics.jsonl grows line by line, step.txt is overwritten by one number",
 }

@@ -28,6 +28,7 @@ from workers.settings import (
     OptimizerSettings,
     RateChange,
     ScheduleSettings,
+    StoreFormat,
     TrainingSettings,
     dataset_options,
 )
@@ -177,6 +178,9 @@ def test_plan_hash_and_store_key_take_the_same_options_and_no_others():
     }
     assert list(dataset_options(DatasetSettings()).items()) == list(options.items())
     assert planned(base("a")).target.options == options
+    as_jpeg = DatasetSettings(store_format=StoreFormat.jpeg, jpeg_quality=80)
+    assert dataset_options(as_jpeg) == options | {"store_format": "jpeg", "jpeg_quality": 80}
+    assert dataset_options(DatasetSettings(jpeg_quality=80)) == options, "pixels that are raw have no quality"
 
 
 def test_plan_hash_does_not_depend_on_counts_of_images():

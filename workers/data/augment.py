@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from workers.data.pixels import Pixels
 from workers.settings import AugmentationSettings
 
 
@@ -46,7 +47,9 @@ def draw_epoch(seed: int, epoch: int, num_images: int, margin: int, augmentation
     return EpochDraws(order, offsets, flips, colour * np.float32(augmentation.colour_std))
 
 
-def crop(images: np.ndarray, chosen: np.ndarray, offsets: np.ndarray, flips: np.ndarray, size: int) -> np.ndarray:
+def crop(
+    images: np.ndarray | Pixels, chosen: np.ndarray, offsets: np.ndarray, flips: np.ndarray, size: int
+) -> np.ndarray:
     """Cuts a `size` × `size` window out of each chosen image and reflects it where `flips` says.
 
     Args:

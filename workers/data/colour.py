@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from workers.data.pixels import Pixels
+
 # More images than this change the fourth digit of a mean at most, and a pass over all of ImageNet takes minutes.
 MOST_IMAGES = 20_000
 _CHUNK_PIXELS = 1 << 20
@@ -34,7 +36,7 @@ class ImageStatistics:
     mean_image: np.ndarray
 
 
-def image_statistics(images: np.ndarray) -> ImageStatistics:
+def image_statistics(images: np.ndarray | Pixels) -> ImageStatistics:
     """Statistics of [N, S, S, 3] uint8, N ≥ 1, in one pass; of more than MOST_IMAGES images, every k-th counts."""
     chosen = range(0, len(images), -(-len(images) // MOST_IMAGES))
     step = max(1, _CHUNK_PIXELS // (images.shape[1] * images.shape[2]))
@@ -52,7 +54,7 @@ def image_statistics(images: np.ndarray) -> ImageStatistics:
     return ImageStatistics(_colour(mean, products, num_pixels), (total / len(chosen)).astype(np.float32))
 
 
-def colour_statistics(images: np.ndarray) -> ColourStatistics:
+def colour_statistics(images: np.ndarray | Pixels) -> ColourStatistics:
     """What `image_statistics` says of the colours."""
     return image_statistics(images).colour
 

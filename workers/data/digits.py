@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image
 
 from workers.data.held_out import hold_out, lowest
-from workers.data.listing import Picture, Row, Rows, by_name, unwatched
+from workers.data.kept_contents import UNKEPT, KeptContents
+from workers.data.listing import Loader, Picture, Row, Rows, by_name, unwatched
 from workers.settings import SPLITS, DatasetSettings
 
 TEST_FRACTION = 0.2
@@ -66,7 +67,8 @@ class DigitsListing:
         digits = bundled_digits()
         return hashlib.sha256(digits.images.tobytes() + digits.targets.tobytes()).hexdigest()
 
-    def rows(self, progress: Callable[[int, int], None]) -> Rows:
+    def rows(self, progress: Callable[[int, int], None], kept: KeptContents = UNKEPT) -> Rows:
+        del kept
         digits = bundled_digits()
         upright = [
             Row(f"digit-{index:04d}", str(index), int(digit), hashlib.sha256(digits.images[index].tobytes()).digest())
@@ -108,6 +110,9 @@ class DigitsListing:
             )
             for turns in range(self.orientations)
         ]
+
+    def loader(self) -> Loader:
+        return self
 
     def load(self, row: Row, size: int) -> Picture:
         index, _, turns = row.path.partition("@")

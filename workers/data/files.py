@@ -9,8 +9,8 @@ from typing import Protocol
 
 from workers.data.decode import BadImage, decode
 from workers.data.held_out import hold_out, num_held_out
-from workers.data.listing import UNLABELLED, LeftOut, Picture, Row, Rows, by_name
-from workers.data.pool import map_in_order
+from workers.data.kept_contents import UNKEPT, KeptContents
+from workers.data.listing import UNLABELLED, LeftOut, Loader, Picture, Row, Rows, by_name
 from workers.data.tree import Entry, Tree
 from workers.settings import SPLITS
 
@@ -36,7 +36,7 @@ class ImageFile:
 
 
 class Contents(Protocol):
-    """Where the bytes of listed images come from; read by many threads at once."""
+    """Where the bytes of listed images come from; picklable, and read by many threads at once."""
 
     @property
     def identity(self) -> str:
@@ -71,6 +71,16 @@ class PlainFiles:
 
     def read(self, path: str) -> bytes:
         return self.tree.read(path)
+
+
+@dataclass(frozen=True)
+class FileLoader:
+    """Decodes listed files."""
+
+    contents: Contents
+
+    def load(self, row: Row, size: int) -> Picture:
+        return decode(self.contents.read(row.path), size)
 
 
 @dataclass(frozen=True)
@@ -131,9 +141,9 @@ class FileListing:
         digest.update("".join(f"\0{class_id}" for class_id in self.class_ids).encode())
         return digest.hexdigest()
 
-    def rows(self, progress: Callable[[int, int], None]) -> Rows:
+    def rows(self, progress: Callable[[int, int], None], kept: KeptContents = UNKEPT) -> Rows:
         contents: dict[str, bytes] = {}
-        read = map_in_order(self._content, self._all, self.contents.num_readers)
+        read = kept.hashed(self._content, self._all, self.contents.num_readers)
         for file, content in zip(self._all, read, strict=True):
             contents[file.path] = content
             progress(len(contents), len(self._all))
@@ -167,5 +177,5 @@ class FileListing:
             # Nothing to compare: no two unreadable files are copies of each other.
             return hashlib.sha256(b"unreadable\0" + file.path.encode()).digest()
 
-    def load(self, row: Row, size: int) -> Picture:
-        return decode(self.contents.read(row.path), size)
+    def loader(self) -> Loader:
+        return FileLoader(self.contents)

@@ -6,6 +6,8 @@ from typing import Protocol
 
 import numpy as np
 
+from workers.data.kept_contents import UNKEPT, KeptContents
+
 UNLABELLED = -1
 
 
@@ -52,6 +54,13 @@ class Picture:
     height: int
 
 
+class Loader(Protocol):
+    """Reads single images; picklable, and light, since it is handed to every process that packs."""
+
+    def load(self, row: Row, size: int) -> Picture:
+        """Decodes one image; raises BadImage where it cannot. Called by many threads at once."""
+
+
 class Listing(Protocol):
     """A source that has been listed but not read."""
 
@@ -73,11 +82,14 @@ class Listing(Protocol):
     def fingerprint(self) -> str:
         """Changes with the files' names, sizes and times; hashes no content."""
 
-    def rows(self, progress: Callable[[int, int], None]) -> Rows:
-        """Hashes contents and deals the images out to the splits; `progress` gets (done, total)."""
+    def rows(self, progress: Callable[[int, int], None], kept: KeptContents = UNKEPT) -> Rows:
+        """Hashes contents and deals the images out to the splits; `progress` gets (done, total).
 
-    def load(self, row: Row, size: int) -> Picture:
-        """Decodes one image; raises BadImage where it cannot."""
+        What takes long to hash, `kept` keeps against a kill.
+        """
+
+    def loader(self) -> Loader:
+        """What reads the rows' images."""
 
 
 def unwatched(_done: int, _total: int) -> None:

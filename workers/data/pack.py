@@ -1,106 +1,134 @@
-"""Writes one split into a store folder: pixels, labels, rows, sizes and contents, each a plain npy or text file."""
+"""Packs all splits into a folder: shards first, then what is told of a split's rows, each a plain npy or text file."""
 
-import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from workers.data.decode import BadImage
-from workers.data.listing import Listing, Picture, Row
-from workers.data.pool import map_in_order
+from workers.atomic import replacing, write_text
+from workers.data.listing import Listing, Row
+from workers.data.shards import (
+    Encoding,
+    FileEntry,
+    PackedShard,
+    ShardJob,
+    ShardRunner,
+    Unreadable,
+    finished_shard,
+    rows_per_shard,
+    save_npy,
+)
+from workers.digest import sha256_of
+from workers.settings import SPLITS
 
-UNREADABLE_GREY = 128
 
-
-@dataclass(frozen=True)
-class Unreadable:
-    """An image that could not be read: its place in the split's listing, path and the reason."""
-
-    index: int
-    path: str
-    reason: str
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PackedSplit:
-    """What was written of a split: the labels of its rows ([N] int64), and the images that could not be read."""
+    """What was written of a split.
+
+    Attributes:
+        labels: [N] int64, of the rows it holds.
+        unreadable: the images that could not be read.
+        shards: images in each shard.
+    """
 
     labels: np.ndarray
     unreadable: tuple[Unreadable, ...]
-
-
-def pack_split(
-    listing: Listing,
-    rows: tuple[Row, ...],
-    size: int,
-    folder: Path,
-    split: str,
-    *,
-    keep_unreadable: bool,
-    labelled: bool,
-    progress: Callable[[], None],
-) -> PackedSplit:
-    """Decodes `rows` in order into `<split>.*` of `folder`, a few images in memory at a time.
-
-    `keep_unreadable` gives an unreadable image a grey row of size 0 × 0; otherwise it gets none.
-    """
-    kept: list[Row] = []
-    sizes: list[tuple[int, int]] = []
-    unreadable: list[Unreadable] = []
-    grey = Picture(np.full((size, size, 3), UNREADABLE_GREY, np.uint8), 0, 0)
-    # Written in sequence and not through a memory map: on a full disk that is an error, not a SIGBUS.
-    with (folder / f"{split}.images.npy").open("wb") as file:
-        file.write(_header(len(rows), size))
-        for index, (row, loaded) in enumerate(zip(rows, _load_all(listing, rows, size), strict=True)):
-            picture = loaded.picture or grey
-            if loaded.picture is None:
-                unreadable.append(Unreadable(index, row.path, loaded.reason))
-            if loaded.picture is not None or keep_unreadable:
-                file.write(np.ascontiguousarray(picture.pixels).data)
-                kept.append(row)
-                sizes.append((picture.width, picture.height))
-            progress()
-        file.seek(0)
-        file.write(_header(len(kept), size))
-    labels = np.array([row.label for row in kept], dtype=np.int64)
-    if labelled:
-        save_npy(folder / f"{split}.labels.npy", labels)
-    save_npy(folder / f"{split}.sizes.npy", np.array(sizes, dtype=np.int32).reshape(-1, 2))
-    contents = np.frombuffer(b"".join(row.content for row in kept), dtype=np.uint8).reshape(-1, 32)
-    save_npy(folder / f"{split}.contents.npy", contents)
-    (folder / f"{split}.rows.txt").write_bytes("".join(f"{row.name}\n" for row in kept).encode())
-    return PackedSplit(labels, tuple(unreadable))
+    shards: tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class _Loaded:
-    picture: Picture | None
-    reason: str = ""
+class Packed:
+    """The splits that are there, and every file of theirs by name."""
+
+    splits: Mapping[str, PackedSplit]
+    files: Mapping[str, FileEntry]
 
 
-def _load_all(listing: Listing, rows: tuple[Row, ...], size: int) -> Iterator[_Loaded]:
-    def load(row: Row) -> _Loaded:
-        try:
-            return _Loaded(listing.load(row, size))
-        except BadImage as error:
-            return _Loaded(None, str(error))
+def pack(
+    listing: Listing,
+    splits: Mapping[str, tuple[Row, ...]],
+    size: int,
+    encoding: Encoding,
+    folder: Path,
+    runner: ShardRunner,
+    packed: Callable[[int], None],
+) -> Packed:
+    """Decodes every row into `folder`; shards that are there already are taken as they are.
 
-    return map_in_order(load, rows)
+    Of test, an unreadable image keeps its row, grey and of size 0 × 0; of the others it gets none. `packed` hears how
+    many more images are done.
+
+    Raises:
+        StorageError: the disk is full, or storage fails otherwise.
+    """
+    found: list[PackedShard] = []
+
+    def missing() -> Iterator[ShardJob]:
+        for job in _jobs(splits, size, encoding, folder):
+            shard = finished_shard(job)
+            if shard is None:
+                yield job
+            else:
+                found.append(shard)
+                packed(len(job.rows))
+
+    found += runner.run(listing.loader(), missing(), packed)
+    files: dict[str, FileEntry] = {}
+    written: dict[str, PackedSplit] = {}
+    for split in SPLITS:
+        if splits[split]:
+            labelled = split != "test" or listing.labelled_test
+            shards = sorted((each for each in found if each.split == split), key=lambda each: each.number)
+            written[split] = _write_split(folder, split, splits[split], shards, labelled, files)
+    return Packed(written, files)
 
 
-def save_npy(path: Path, array: np.ndarray) -> None:
-    """What np.save writes, but through the file: np.save's own OSError on a full disk has no errno to tell it by."""
-    with path.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
-        file.write(np.ascontiguousarray(array).data)
+def _jobs(splits: Mapping[str, tuple[Row, ...]], size: int, encoding: Encoding, folder: Path) -> Iterator[ShardJob]:
+    for split in SPLITS:
+        rows = splits[split]
+        step = rows_per_shard(len(rows), size)
+        for number, first in enumerate(range(0, len(rows), step)):
+            yield ShardJob(
+                folder,
+                split,
+                number,
+                first,
+                rows[first : first + step],
+                size,
+                encoding,
+                keep_unreadable=split == "test",
+            )
 
 
-def _header(num_rows: int, size: int) -> bytes:
-    """npy header of [num_rows, size, size, 3] uint8; numpy pads it so that its length does not depend on num_rows."""
-    buffer = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        buffer, {"descr": "|u1", "fortran_order": False, "shape": (num_rows, size, size, 3)}
-    )
-    return buffer.getvalue()
+def _write_split(
+    folder: Path,
+    split: str,
+    rows: tuple[Row, ...],
+    shards: list[PackedShard],
+    labelled: bool,
+    files: dict[str, FileEntry],
+) -> PackedSplit:
+    """Writes what is told of a split's rows, and enters its files into `files`."""
+    unreadable = tuple(each for shard in shards for each in shard.unreadable)
+    gone = set() if split == "test" else {each.index for each in unreadable}
+    kept = [row for index, row in enumerate(rows) if index not in gone] if gone else rows
+    labels = np.array([row.label for row in kept], dtype=np.int64)
+    arrays = {
+        "sizes": np.concatenate([shard.sizes for shard in shards]),
+        "contents": np.frombuffer(b"".join(row.content for row in kept), dtype=np.uint8).reshape(-1, 32),
+    }
+    if labelled:
+        arrays["labels"] = labels
+    for name, array in arrays.items():
+        path = folder / f"{split}.{name}.npy"
+        with replacing(path) as file:
+            save_npy(file, array)
+        files[path.name] = FileEntry(path.stat().st_size, sha256_of(path))
+    path = folder / f"{split}.rows.txt"
+    write_text(path, "".join(f"{row.name}\n" for row in kept))
+    files[path.name] = FileEntry(path.stat().st_size, sha256_of(path))
+    for shard in shards:
+        files.update(shard.files)
+    return PackedSplit(labels, unreadable, tuple(len(shard.sizes) for shard in shards))

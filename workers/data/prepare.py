@@ -1,11 +1,9 @@
 """Decodes a dataset once into a packed store that all members map; the same dataset again returns at once."""
 
-import fcntl
 import hashlib
-import itertools
 import json
-import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -14,18 +12,27 @@ from pathlib import Path
 
 import numpy as np
 
-from workers.atomic import atomic_folder, fsync_folder, storage_errors, write_json
+from workers.atomic import fsync_folder, remove_leftovers, replacing, storage_errors, write_json
 from workers.data.colour import image_statistics
 from workers.data.excluded import NOTHING, Excluded
+from workers.data.kept_contents import KeptContents
 from workers.data.listing import LeftOut, Listing, Rows
-from workers.data.pack import Unreadable, pack_split, save_npy
+from workers.data.lock import is_locked, locked
+from workers.data.pack import pack
+from workers.data.packing_threads import PackingThreads
+from workers.data.pixels import Pixels
+from workers.data.shards import RECORD, Encoding, FileEntry, ShardRunner, Unreadable, save_npy
 from workers.data.sources import open_listing
-from workers.data.store import MANIFEST, MEAN_IMAGE, SCHEMA, digest_of, open_store
+from workers.data.space import jpeg_bytes, raw_bytes, readable_bytes, require_space
+from workers.data.store import MANIFEST, MEAN_IMAGE, SCHEMA, digest_of, open_store, split_shards
 from workers.digest import sha256_of
 from workers.errors import DataError, StorageError
-from workers.settings import SPLITS, DatasetSettings, OnBad, dataset_options
+from workers.settings import SPLITS, DatasetSettings, OnBad, StoreFormat, dataset_options
 
 _MOST_NAMED = 10
+_BUILDING = ".building-"
+_CONTENTS = "contents"
+_ABANDONED_S = 7 * 24 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -43,27 +50,38 @@ def prepare(
     store_root: Path,
     progress: Callable[[PrepareProgress], None] | None = None,
     excluded: Excluded = NOTHING,
+    runner: ShardRunner | None = None,
 ) -> Path:
     """Packs a dataset into `store_root/<key>`, unless it is there already, and returns that folder.
 
     The key covers options, classes and every file's path, size and time. Where train holds some of `excluded`, they are
     left out, and the key covers `excluded` too; where it holds none, store and key are those of the dataset alone. Of
-    processes that prepare the same dataset at once, one builds and the others wait for it. After an error nothing is
-    left on disk.
+    processes that prepare the same dataset at once, one builds and the others wait for it.
+
+    A preparation that was killed or interrupted leaves `.building-<key>` with the shards that were finished, which the
+    next one goes on from; after the errors below nothing is left on disk. Pixels in memory are one image a thread (and,
+    as JPEG, the encoded ones of a shard), however many there are; names, labels and sizes are held for all.
+
+    Args:
+        settings: the dataset.
+        store_root: where stores lie.
+        progress: hears of every image.
+        excluded: contents that train must not have.
+        runner: who packs the shards; None is threads of this process.
 
     Raises:
         DataError: the dataset does not hold what it must, or images cannot be read.
-        StorageError: the store is full, unwritable or damaged.
+        StorageError: the disk has too little room, or the store is full, unwritable or damaged.
     """
     listing = open_listing(settings)
     store_root = store_root.expanduser().absolute()
     place = _Place(store_root, store_key(settings, listing), excluded)
     found = _find(place)
     if found is None:
-        with _folder_made(store_root), _locked(store_root / f"{place.key}.lock"):
+        with _folder_made(store_root), locked(store_root / f"{place.key}.lock"):
             found = _find(place)
             if found is None:
-                found = _build(settings, listing, place, progress)
+                found = _build(settings, listing, place, progress, runner or PackingThreads())
     return open_store(found).path
 
 
@@ -80,6 +98,11 @@ class _Place:
     root: Path
     key: str
     excluded: Excluded
+
+    @property
+    def building(self) -> Path:
+        """What is not finished yet: contents of files, and a folder of shards a store."""
+        return self.root / f"{_BUILDING}{self.key}"
 
     def of(self, *, narrowed: bool) -> Path:
         return self.root / (self.excluded.narrowed(self.key) if narrowed else self.key)
@@ -111,102 +134,130 @@ def _folder_made(folder: Path) -> Iterator[None]:
         raise
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Holds an exclusive lock that leaves no file behind and dies with the process."""
-    while True:
-        with storage_errors(path):
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            # The holder before us removed its file: what we hold may not be what the next process will lock.
-            if _is_file_at(descriptor, path):
-                try:
-                    yield
-                finally:
-                    path.unlink(missing_ok=True)
-                return
-        finally:
-            os.close(descriptor)
-
-
-def _is_file_at(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
-
-
 def _build(
-    settings: DatasetSettings, listing: Listing, place: _Place, progress: Callable[[PrepareProgress], None] | None
+    settings: DatasetSettings,
+    listing: Listing,
+    place: _Place,
+    progress: Callable[[PrepareProgress], None] | None,
+    runner: ShardRunner,
 ) -> Path:
     def report(phase: str, done: int, total: int) -> None:
         if progress is not None:
             progress(PrepareProgress(str(settings.source), phase, done, total))
 
-    every = listing.rows(partial(report, "read"))
-    rows = place.excluded.leave_out(every)
-    target = place.of(narrowed=len(rows.left_out) > len(every.left_out))
-    # A fixed name under the key's lock: what a killed preparation left behind is found and removed by the next.
-    building = target.with_name(f".building-{target.name}")
-    shutil.rmtree(building, ignore_errors=True)
+    building = place.building
+    remove_abandoned(place.root, besides=building)
+    _require_room(settings, listing, place)
     try:
-        with atomic_folder(building / "store") as folder:
-            _write_store(settings, listing, rows, folder, report)
-            folder.chmod(0o755)
-        (building / "store").rename(target)
-        fsync_folder(target.parent)
-    finally:
+        every = listing.rows(partial(report, "read"), KeptContents(building / _CONTENTS))
+        rows = place.excluded.leave_out(every)
+        target = place.of(narrowed=len(rows.left_out) > len(every.left_out))
+        folder = building / target.name
+        with storage_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder)
+        _write_store(settings, listing, rows, folder, report, runner)
+        _commit(folder, target)
+    except (DataError, StorageError):
+        # What is wrong must be changed first: then the data are others, or the room is needed.
         shutil.rmtree(building, ignore_errors=True)
+        raise
+    shutil.rmtree(building, ignore_errors=True)
     return target
 
 
+def _commit(folder: Path, target: Path) -> None:
+    """Gives a finished store its place: its files are all on disk, each committed by rename."""
+    with storage_errors(target):
+        for record in folder.glob(f"*{RECORD}"):
+            record.unlink()
+        remove_leftovers(folder)
+        fsync_folder(folder)
+        folder.rename(target)
+        fsync_folder(target.parent)
+
+
+def remove_abandoned(store_root: Path, besides: Path) -> None:
+    """Removes what killed preparations left and nobody went on with: nothing else would, once their images changed."""
+    for building in store_root.glob(f"{_BUILDING}*"):
+        inside = [building, *building.iterdir()] if building.is_dir() else []
+        last_change = max((each.stat().st_mtime for each in inside), default=0.0)
+        key = building.name.removeprefix(_BUILDING)
+        if (
+            building != besides
+            and time.time() - last_change > _ABANDONED_S
+            and not is_locked(store_root / f"{key}.lock")
+        ):
+            shutil.rmtree(building, ignore_errors=True)
+
+
+def _require_room(settings: DatasetSettings, listing: Listing, place: _Place) -> None:
+    """Refuses, before anything is read, a store that the disk has no room for; finished shards need none again."""
+    num_images = sum(listing.counts().values())
+    as_jpeg = jpeg_bytes(num_images, settings.size, settings.jpeg_quality)
+    raw = settings.store_format is StoreFormat.raw
+    needed = raw_bytes(num_images, settings.size) if raw else as_jpeg
+    smaller = f", or keep JPEG by datasets.<name>.store_format=jpeg (about {readable_bytes(as_jpeg)})" if raw else ""
+    written = sum(path.stat().st_size for path in place.building.glob("*/*.npy"))
+    require_space(
+        place.root,
+        max(0, needed - written),
+        f"the prepared dataset of {num_images:,} images",
+        f"set datasets.store to a folder elsewhere{smaller}",
+    )
+
+
 def _write_store(
-    settings: DatasetSettings, listing: Listing, rows: Rows, folder: Path, report: Callable[[str, int, int], None]
+    settings: DatasetSettings,
+    listing: Listing,
+    rows: Rows,
+    folder: Path,
+    report: Callable[[str, int, int], None],
+    runner: ShardRunner,
 ) -> None:
     total = sum(len(rows.splits[split]) for split in SPLITS)
-    done = itertools.count(1)
+    done = 0
 
-    left_out = list(rows.left_out)
-    unreadable: dict[str, tuple[Unreadable, ...]] = {}
-    labels: dict[str, np.ndarray] = {}
-    for split in SPLITS:
-        if rows.splits[split]:
-            packed = pack_split(
-                listing,
-                rows.splits[split],
-                settings.size,
-                folder,
-                split,
-                keep_unreadable=split == "test",
-                labelled=split != "test" or listing.labelled_test,
-                progress=lambda: report("pack", next(done), total),
-            )
-            labels[split] = packed.labels
-            unreadable[split] = packed.unreadable
+    def packed_more(num_images: int) -> None:
+        nonlocal done
+        done += num_images
+        report("pack", done, total)
+
+    encoding = Encoding(settings.store_format, settings.jpeg_quality)
+    packed = pack(listing, rows.splits, settings.size, encoding, folder, runner, packed_more)
+    unreadable = {split: packed.splits[split].unreadable for split in packed.splits}
     kept_unreadable = unreadable.pop("test", ())
     if settings.on_bad is OnBad.stop:
         _require_readable(settings, [each for split in unreadable.values() for each in split])
-    left_out += [LeftOut(split, each.path, each.reason) for split in unreadable for each in unreadable[split]]
-    _require_every_class(settings, listing.classes, labels.get("train", np.empty(0, np.int64)), left_out)
-    statistics = image_statistics(np.load(folder / "train.images.npy", mmap_mode="r"))
-    save_npy(folder / MEAN_IMAGE, statistics.mean_image)
-    sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
-    hashes = {name: sha256_of(folder / name) for name in sizes}
+    left_out = [
+        *rows.left_out,
+        *(LeftOut(split, each.path, each.reason) for split in unreadable for each in unreadable[split]),
+    ]
+    train = packed.splits.get("train")
+    labels = np.empty(0, np.int64) if train is None else train.labels
+    _require_every_class(settings, listing.classes, labels, left_out)
+    assert train is not None
+    statistics = image_statistics(Pixels(split_shards(folder, "train", encoding.format, train.shards), settings.size))
+    with replacing(folder / MEAN_IMAGE) as file:
+        save_npy(file, statistics.mean_image)
+    mean_image = FileEntry((folder / MEAN_IMAGE).stat().st_size, sha256_of(folder / MEAN_IMAGE))
+    files = {**packed.files, MEAN_IMAGE: mean_image}
     write_json(
         folder / MANIFEST,
         {
             "schema": SCHEMA,
             "options": dataset_options(settings),
+            "format": encoding.format.value,
             "size": settings.size,
             "classes": list(listing.classes),
             "class_ids": list(listing.class_ids),
-            "counts": {split: len(labels[split]) if split in labels else 0 for split in SPLITS},
-            "digest": digest_of(listing.classes, hashes),
+            "counts": {split: sum(packed.splits[split].shards) if split in packed.splits else 0 for split in SPLITS},
+            "shards": {split: list(packed.splits[split].shards) for split in packed.splits},
+            "digest": digest_of(listing.classes, {name: entry.sha256 for name, entry in files.items()}),
             **asdict(statistics.colour),
             "left_out": [asdict(each) for each in left_out],
             "unreadable": {"test": [asdict(each) for each in kept_unreadable]},
-            "files": {name: {"size": sizes[name], "sha256": hashes[name]} for name in sizes},
+            "files": {name: asdict(files[name]) for name in sorted(files)},
         },
     )
 

@@ -1,21 +1,24 @@
 """The packed store: a folder of plain npy and text files that numpy alone can read, memory-mapped.
 
 ```
-<split>.images.npy    [N, S, S, 3] uint8, RGB
-<split>.labels.npy    [N] int64; not there for an unlabelled split
-<split>.rows.txt      N lines: the row ids
-<split>.sizes.npy     [N, 2] int32: the original's width and height in pixels, 0 × 0 if it cannot be read
-<split>.contents.npy  [N, 32] uint8: sha256 of each image's content, which decided its split
-mean_image.npy        [S, S, 3] float32: the mean of train at each place, on the scale 0…255
-manifest.json         written last: options, classes (their ids in a challenge, where it has some), counts, digest,
-                      statistics, and each file's size and sha256
+<split>-00000.images.npy   [n, S, S, 3] uint8, RGB; a file a shard, their images one after another are the split's
+<split>-00000.jpeg.npy     or, in a store of JPEGs: [bytes] uint8, one JPEG after another, and
+<split>-00000.offsets.npy  [n + 1] int64: where each begins in those bytes, and where the last one ends
+<split>.labels.npy         [N] int64; not there for an unlabelled split
+<split>.rows.txt           N lines: the row ids
+<split>.sizes.npy          [N, 2] int32: the original's width and height in pixels, 0 × 0 if it cannot be read
+<split>.contents.npy       [N, 32] uint8: sha256 of each image's content, which decided its split
+mean_image.npy             [S, S, 3] float32: the mean of train at each place, on the scale 0…255
+manifest.json              written last: options, classes, counts, images in each shard, digest, statistics, and each
+                           file's size and sha256
 ```
-A split without images has no files.
+A split without images has no files; a shard of which no image could be read holds none. Stores of schema 1 and 2 have
+all of a split in `<split>.images.npy`.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,14 +26,17 @@ from typing import Any
 import numpy as np
 
 from workers.atomic import storage_errors, write_bytes, write_json, write_text
+from workers.data.pixels import Pixels, ShardFiles
+from workers.data.shards import shard_files, shard_stem
 from workers.errors import StorageError
-from workers.settings import HELD_OUT, SPLITS
+from workers.settings import HELD_OUT, SPLITS, StoreFormat
 
 MANIFEST = "manifest.json"
 MEAN_IMAGE = "mean_image.npy"
-SCHEMA = 2
-# Preparation makes the newest; a finished run may have kept the path of an older store, which has no mean image.
-_READABLE = (1, SCHEMA)
+SCHEMA = 3
+# Preparation makes the newest; a finished run may have kept the path of an older store: 1 has no mean image, 1 and 2
+# have no shards.
+_READABLE = (1, 2, SCHEMA)
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,7 @@ class Store:
         eigenvalues: of the RGB covariance of train, largest first.
         eigenvectors: 3 × 3, one eigenvector a column.
         counts: images of each of train, dev, val, test; 0 for a split that is not there.
+        shards: where the pixels of each split that is there lie.
         left_out: images of the source that are in no split, as {"split", "path", "reason"}.
         class_ids: what a challenge calls each class in its submissions; empty where there is no such thing.
     """
@@ -59,6 +66,7 @@ class Store:
     eigenvalues: tuple[float, ...]
     eigenvectors: tuple[tuple[float, ...], ...]
     counts: Mapping[str, int]
+    shards: Mapping[str, tuple[ShardFiles, ...]]
     left_out: tuple[Mapping[str, str], ...]
     unreadable_rows: Mapping[str, tuple[int, ...]]
     file_hashes: Mapping[str, str]
@@ -68,11 +76,9 @@ class Store:
     def num_classes(self) -> int:
         return len(self.classes)
 
-    def images(self, split: str) -> np.ndarray:
+    def images(self, split: str) -> Pixels:
         """[N, S, S, 3] uint8, memory-mapped and read-only; N = 0 if the split is not there."""
-        if self.counts[split] == 0:
-            return np.empty((0, self.size, self.size, 3), np.uint8)
-        return self._load(f"{split}.images.npy", map_pages=True)
+        return Pixels(self.shards.get(split, ()), self.size)
 
     def labels(self, split: str) -> np.ndarray | None:
         """[N] int64, or None if the split has no labels or is not there."""
@@ -92,7 +98,9 @@ class Store:
 
     def contents(self, split: str) -> np.ndarray:
         """[N, 32] uint8, sha256 of each image's content: equal rows of two splits or stores are the same image."""
-        return self._load(f"{split}.contents.npy") if self.counts[split] else np.empty((0, 32), np.uint8)
+        return (
+            self._load(f"{split}.contents.npy", map_pages=True) if self.counts[split] else np.empty((0, 32), np.uint8)
+        )
 
     def mean_image(self) -> np.ndarray:
         """[S, S, 3] float32: the mean of train at each place and channel, on the scale 0…255."""
@@ -135,7 +143,7 @@ def open_store(path: Path) -> Store:
     try:
         store = _from_manifest(path, manifest)
         sizes = {name: entry["size"] for name, entry in manifest["files"].items()}
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise _damaged(path, f"{MANIFEST} lacks {error}") from error
     for name, size in sizes.items():
         file = path / name
@@ -159,6 +167,7 @@ def _from_manifest(path: Path, manifest: dict[str, Any]) -> Store:
         eigenvalues=tuple(manifest["eigenvalues"]),
         eigenvectors=tuple(tuple(row) for row in manifest["eigenvectors"]),
         counts=manifest["counts"],
+        shards=_shards(path, manifest),
         left_out=tuple(manifest["left_out"]),
         unreadable_rows={
             split: tuple(entry["index"] for entry in entries) for split, entries in manifest["unreadable"].items()
@@ -166,6 +175,21 @@ def _from_manifest(path: Path, manifest: dict[str, Any]) -> Store:
         file_hashes={name: entry["sha256"] for name, entry in manifest["files"].items()},
         class_ids=tuple(manifest.get("class_ids", ())),
     )
+
+
+def split_shards(folder: Path, split: str, store_format: StoreFormat, counts: Sequence[int]) -> tuple[ShardFiles, ...]:
+    """The shards of a split, `counts` images in each."""
+    return tuple(
+        shard_files(folder, shard_stem(split, number), store_format, count) for number, count in enumerate(counts)
+    )
+
+
+def _shards(path: Path, manifest: dict[str, Any]) -> dict[str, tuple[ShardFiles, ...]]:
+    if "shards" not in manifest:
+        counts: dict[str, int] = manifest["counts"]
+        return {split: (ShardFiles(count, path / f"{split}.images.npy"),) for split, count in counts.items() if count}
+    store_format = StoreFormat(manifest["format"])
+    return {split: split_shards(path, split, store_format, counts) for split, counts in manifest["shards"].items()}
 
 
 def _damaged(path: Path, what: str) -> StorageError:

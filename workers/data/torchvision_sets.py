@@ -11,7 +11,8 @@ from PIL import Image
 
 from workers.data.decode import centre_square
 from workers.data.held_out import hold_out
-from workers.data.listing import LeftOut, Listing, Picture, Row, Rows, by_name
+from workers.data.kept_contents import UNKEPT, KeptContents
+from workers.data.listing import LeftOut, Listing, Loader, Picture, Row, Rows, by_name
 from workers.data.torchvision_catalogue import Kept, KnownSet, known_set
 from workers.data.torchvision_files import list_files
 from workers.data.torchvision_parts import read_part
@@ -26,6 +27,17 @@ class _Part:
     images: np.ndarray
     targets: np.ndarray
     classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _PartsLoader:
+    parts: dict[str, _Part]
+
+    def load(self, row: Row, size: int) -> Picture:
+        part, _, index = row.path.partition("/")
+        image = self.parts[part].images[int(index)]
+        pixels = np.asarray(centre_square(Image.fromarray(image), size))
+        return Picture(pixels, image.shape[1], image.shape[0])
 
 
 @dataclass(frozen=True)
@@ -51,7 +63,8 @@ class TorchvisionListing:
             digest.update(part.targets.tobytes())
         return digest.hexdigest()
 
-    def rows(self, progress: Callable[[int, int], None]) -> Rows:
+    def rows(self, progress: Callable[[int, int], None], kept: KeptContents = UNKEPT) -> Rows:
+        del kept
         total = sum(len(part.targets) for part in self.parts.values())
         found = self._rows
         progress(total, total)
@@ -81,11 +94,8 @@ class TorchvisionListing:
             for index, (image, target) in enumerate(zip(held.images, held.targets, strict=True))
         ]
 
-    def load(self, row: Row, size: int) -> Picture:
-        part, _, index = row.path.partition("/")
-        image = self.parts[part].images[int(index)]
-        pixels = np.asarray(centre_square(Image.fromarray(image), size))
-        return Picture(pixels, image.shape[1], image.shape[0])
+    def loader(self) -> Loader:
+        return _PartsLoader(self.parts)
 
 
 def list_torchvision(settings: DatasetSettings) -> Listing:

@@ -1,0 +1,60 @@
+"""Packs shards in threads of this process: Pillow, hashlib and file writes release the interpreter lock.
+
+Processes were no faster, and would outlive a kill of the one that started them.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
+
+from workers.data.listing import Loader
+from workers.data.shards import PackedShard, ShardJob, pack_shard
+
+
+class _Abandoned(Exception):
+    """Nobody waits for this shard any more."""
+
+
+class PackingThreads:
+    """A `ShardRunner`: a thread a core, each at its own shard, so that none waits for another's images.
+
+    In memory are, for each thread, the image that it decodes and, as JPEG, the encoded images of one shard.
+    """
+
+    def __init__(self, num_threads: int | None = None) -> None:
+        self._num_threads = num_threads or len(os.sched_getaffinity(0))
+
+    def run(self, loader: Loader, jobs: Iterator[ShardJob], packed: Callable[[int], None]) -> Iterator[PackedShard]:
+        # None says that one more image is done; whoever watches is told in his own thread.
+        news: SimpleQueue[Future[PackedShard] | None] = SimpleQueue()
+        stop = threading.Event()
+
+        def image_done() -> None:
+            if stop.is_set():
+                raise _Abandoned
+            news.put(None)
+
+        with ThreadPoolExecutor(self._num_threads, thread_name_prefix="pack") as pool:
+            num_waiting = 0
+
+            def start_next() -> int:
+                job = next(jobs, None)
+                if job is None:
+                    return 0
+                pool.submit(pack_shard, loader, job, image_done).add_done_callback(news.put)
+                return 1
+
+            try:
+                num_waiting = sum(start_next() for _ in range(self._num_threads))
+                while num_waiting:
+                    done = news.get()
+                    if done is None:
+                        packed(1)
+                        continue
+                    shard = done.result()
+                    num_waiting += start_next() - 1
+                    yield shard
+            finally:
+                stop.set()

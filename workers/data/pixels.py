@@ -1,0 +1,230 @@
+"""The pixels of one split, over all its shards, as one array that is never read whole.
+
+Shards are mapped when they are first asked for. An open mapping holds a file descriptor, so that of very many shards
+only as many as the process may open stay mapped, the least lately used giving way.
+"""
+
+import mmap
+import resource
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from workers.data.jpeg import decode_window
+from workers.errors import StorageError
+
+# What else a process that trains has open: libraries, logs, sockets, other splits.
+_OTHER_FILES = 512
+_WHOLE = slice(None)
+
+
+@dataclass(frozen=True)
+class ShardFiles:
+    """Where one shard's `num_images` lie: `images` is [n, S, S, 3] uint8, or [bytes] uint8 with `offsets` [n + 1]."""
+
+    num_images: int
+    images: Path
+    offsets: Path | None = None
+
+
+class _Shard(Protocol):
+    """An open shard."""
+
+    def window(self, index: int, rows: slice, columns: slice) -> np.ndarray:
+        """[height, width, 3] uint8 of one image."""
+
+    def run(self, start: int, stop: int, rows: slice, columns: slice) -> np.ndarray:
+        """[stop - start, height, width, 3] uint8."""
+
+    def will_need(self, start: int, stop: int) -> None:
+        """Asks the kernel to read these images ahead of time."""
+
+
+class Pixels:
+    """[N, S, S, 3] uint8, read-only: indexed by an image or a slice of images, then by slices of rows and columns.
+
+    A slice of raw images that lie in one shard is a view of the mapped file; everything else is a copy of no more than
+    what was asked for.
+    """
+
+    dtype = np.dtype(np.uint8)
+    ndim = 4
+
+    def __init__(self, shards: Sequence[ShardFiles], size: int) -> None:
+        # An empty file cannot be mapped, and holds nothing to ask for.
+        self._files = [shard for shard in shards if shard.num_images]
+        self._starts = [0, *accumulate(shard.num_images for shard in self._files)]
+        self._size = size
+        self._open: OrderedDict[int, _Shard] = OrderedDict()
+        self._most_open = 0
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return (len(self), self._size, self._size, 3)
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        # The first case is one crop of training: it has to be cheap.
+        first, rows, columns = key if isinstance(key, tuple) and len(key) == 3 else _spelt_out(key)
+        if isinstance(first, slice):
+            return self._many(range(*first.indices(len(self))), rows, columns)
+        if isinstance(first, np.ndarray | list):
+            return self._many([int(index) for index in first], rows, columns)
+        index = int(first)
+        if index < 0:
+            index += len(self)
+        if not 0 <= index < len(self):
+            raise IndexError(f"image {first} of {len(self)}")
+        number = bisect_right(self._starts, index) - 1
+        return self._shard(number).window(index - self._starts[number], rows, columns)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        del copy
+        return self[:] if dtype is None else self[:].astype(dtype)
+
+    def will_need(self, start: int, stop: int) -> None:
+        """Asks the kernel to read images `start` … `stop` ahead of time; returns at once."""
+        for number, within in self._parts(start, stop):
+            self._shard(number).will_need(within.start, within.stop)
+
+    def _many(self, chosen: Sequence[int], rows: slice, columns: slice) -> np.ndarray:
+        if isinstance(chosen, range) and chosen.step == 1:
+            parts = [
+                self._shard(number).run(within.start, within.stop, rows, columns)
+                for number, within in self._parts(chosen.start, chosen.stop)
+            ]
+            if len(parts) == 1:
+                return parts[0]
+            if parts:
+                return np.concatenate(parts)
+        height, width = (len(range(*each.indices(self._size))) for each in (rows, columns))
+        gathered = np.empty((len(chosen), height, width, 3), np.uint8)
+        for place, index in enumerate(chosen):
+            gathered[place] = self[index, rows, columns]
+        return gathered
+
+    def _parts(self, start: int, stop: int) -> Iterator[tuple[int, range]]:
+        """Which shards hold `start` … `stop`, and which of each one's images."""
+        number = bisect_right(self._starts, start) - 1
+        while start < stop:
+            end = min(stop, self._starts[number + 1])
+            yield number, range(start - self._starts[number], end - self._starts[number])
+            start, number = end, number + 1
+
+    def _shard(self, number: int) -> _Shard:
+        shard = self._open.get(number)
+        if shard is None:
+            shard = _open_shard(self._files[number], self._size)
+            self._most_open = self._most_open or _room_for(len(self._files))
+            while len(self._open) >= self._most_open:
+                self._open.popitem(last=False)
+            self._open[number] = shard
+        elif len(self._files) > self._most_open:
+            self._open.move_to_end(number)
+        return shard
+
+
+def _spelt_out(key: Any) -> tuple[Any, slice, slice]:
+    given = key if isinstance(key, tuple) else (key,)
+    if len(given) > 3 or not all(isinstance(each, slice) for each in given[1:]):
+        raise IndexError("prepared pixels are indexed by images, then by slices of rows and columns")
+    return (*given, *(_WHOLE,) * (3 - len(given)))
+
+
+def _room_for(num_shards: int) -> int:
+    """How many shards may be mapped at once; raises this process's limit of open files where it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return num_shards
+    wanted = 2 * num_shards + _OTHER_FILES
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if allowed > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+        soft = allowed
+    return max(1, min(num_shards, (soft - _OTHER_FILES) // 2))
+
+
+def _open_shard(files: ShardFiles, size: int) -> _Shard:
+    try:
+        if files.offsets is None:
+            return _RawShard(files.images, (files.num_images, size, size, 3))
+        return _JpegShard(files.images, np.load(files.offsets, allow_pickle=False), size)
+    except (OSError, ValueError) as error:
+        raise StorageError(
+            f"{files.images}: cannot be read ({error}); the prepared dataset is damaged: delete its folder and run it "
+            "again"
+        ) from error
+
+
+class _Mapped:
+    """The uint8 array of an npy file, mapped and read-only; `shape` is what it must have.
+
+    Not numpy's memmap, which makes a new Python object of a subclass for each view: twice the time of a small crop.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
+        with path.open("rb") as file:
+            version = np.lib.format.read_magic(file)
+            if version != (1, 0):
+                raise ValueError(f"npy version {version}")
+            found, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+            if dtype != np.uint8 or fortran or found != shape:
+                raise ValueError(f"{dtype} {found} in place of uint8 {shape}")
+            self._start = file.tell()
+            self._pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self.array = np.ndarray(shape, np.uint8, self._pages, self._start)
+
+    def will_need(self, start: int, stop: int) -> None:
+        """Of the array's bytes `start` … `stop`."""
+        first, last = self._start + start, self._start + stop
+        aligned = first - first % mmap.PAGESIZE
+        self._pages.madvise(mmap.MADV_WILLNEED, aligned, last - aligned)
+
+
+class _RawShard:
+    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
+        self._mapped = _Mapped(path, shape)
+        self._images = self._mapped.array
+        self._bytes = int(np.prod(shape[1:]))
+
+    def window(self, index: int, rows: slice, columns: slice) -> np.ndarray:
+        return self._images[index, rows, columns]
+
+    def run(self, start: int, stop: int, rows: slice, columns: slice) -> np.ndarray:
+        return self._images[start:stop, rows, columns]
+
+    def will_need(self, start: int, stop: int) -> None:
+        self._mapped.will_need(start * self._bytes, stop * self._bytes)
+
+
+class _JpegShard:
+    def __init__(self, path: Path, offsets: np.ndarray, size: int) -> None:
+        self._mapped = _Mapped(path, (int(offsets[-1]),))
+        self._content = self._mapped.array.data
+        self._offsets: list[int] = offsets.tolist()
+        self._size = size
+
+    def window(self, index: int, rows: slice, columns: slice) -> np.ndarray:
+        content = self._content[self._offsets[index] : self._offsets[index + 1]]
+        top, bottom, down = rows.indices(self._size)
+        left, right, across = columns.indices(self._size)
+        if bottom - top == right - left and down == across == 1:
+            return decode_window(content, top, left, bottom - top)
+        return decode_window(content, 0, 0, self._size)[rows, columns]
+
+    def run(self, start: int, stop: int, rows: slice, columns: slice) -> np.ndarray:
+        return np.stack([self.window(index, rows, columns) for index in range(start, stop)])
+
+    def will_need(self, start: int, stop: int) -> None:
+        self._mapped.will_need(self._offsets[start], self._offsets[stop])
