@@ -1,0 +1,209 @@
+"""kill -9 of a preparation at seeded moments: the next one redoes no finished shard and ends in the same bytes."""
+
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from workers.data.prepare import PrepareProgress, prepare
+from workers.data.shards import RECORD, rows_per_shard
+from workers.data.store import Store, open_store
+from workers.errors import DataError
+from workers.settings import DatasetSettings
+
+Write = Callable[..., Path]
+SCRIPT = Path(__file__).with_name("prepare_counted.py")
+SIZE = 128
+NUM_IMAGES = 700
+NUM_CORES = 2
+GIVE_UP_S = 60.0
+
+
+@pytest.fixture
+def tree(tmp_path: Path, write_tree: Write) -> Path:
+    """Enough images for ten shards, each of its own pixels."""
+    names = [f"train/{'abc'[index % 3]}/{index:03}.png" for index in range(NUM_IMAGES - 40)]
+    names += [f"test/{index:02}.png" for index in range(40)]
+    return write_tree(tmp_path / "images", {name: seed for seed, name in enumerate(names)})
+
+
+def settings(root: Path, **changes: object) -> DatasetSettings:
+    return DatasetSettings(root=str(root), size=SIZE, **changes)
+
+
+def shard_of(store: Store) -> dict[str, str]:
+    """Which shard holds the image at each path."""
+    stems = {}
+    for split, below in {"train": "train", "dev": "train", "val": "train", "test": "test"}.items():
+        rows = store.rows(split)
+        step = rows_per_shard(len(rows), SIZE)
+        stems |= {f"{below}/{row}": f"{split}-{index // step:05d}" for index, row in enumerate(rows)}
+    return stems
+
+
+class Preparation:
+    """One store in the making, with all that its processes logged."""
+
+    def __init__(self, root: Path, place: Path) -> None:
+        place.mkdir()
+        self.stores, self.log = place / "stores", place / "log.txt"
+        self.log.touch()
+        self._command = [sys.executable, str(SCRIPT), str(root), str(self.stores), str(self.log), str(SIZE)]
+        self.done_before: dict[int, set[str]] = {}
+
+    def lines(self) -> list[str]:
+        return self.log.read_text().splitlines()
+
+    def run_until(self, num_lines: int | None) -> bool:
+        """Kills the process once the log has that many lines more; False if it came to its end first."""
+        before = self.log.read_bytes().count(b"\n")
+        self.done_before[before] = {path.name.removesuffix(RECORD) for path in self.stores.glob(f".*/*/*{RECORD}")}
+        process = subprocess.Popen(self._command)
+        give_up = time.monotonic() + GIVE_UP_S
+        while process.poll() is None and (num_lines is None or self.log.read_bytes().count(b"\n") < before + num_lines):
+            assert time.monotonic() < give_up
+            time.sleep(0.001)
+        process.kill()
+        code = process.wait()
+        assert code in (0, -9)
+        return code == -9
+
+    def store(self) -> Store:
+        (path,) = self.stores.iterdir()
+        return open_store(path)
+
+    def check_nothing_finished_was_redone(self) -> int:
+        """How many decodes were spared, all in all."""
+        lines, stem_of = self.lines(), shard_of(self.store())
+        starts = [*self.done_before, len(lines)]
+        spared = 0
+        for start, end, done in zip(starts, starts[1:], self.done_before.values(), strict=False):
+            decoded = {stem_of[line.split()[1]] for line in lines[start:end] if line.startswith("decode")}
+            assert not decoded & done
+            spared += sum(stem in done for stem in stem_of.values())
+        return spared
+
+
+def kill_and_compare(tree: Path, place: Path, num_kills: int) -> None:
+    reference = Preparation(tree, place / "reference")
+    assert not reference.run_until(None)
+    expected = {path.name: path.read_bytes() for path in reference.store().path.iterdir()}
+    counts = Counter(line.split()[0] for line in reference.lines())
+    assert counts == {"read": 2 * NUM_IMAGES, "decode": NUM_IMAGES}
+    moments = random.Random(2012)
+    killed = spared = rounds = 0
+    while killed < num_kills:
+        rounds += 1
+        preparation = Preparation(tree, place / f"round{rounds}")
+        kills = 0
+        while killed < num_kills and preparation.run_until(moments.randrange(1, 2 * NUM_IMAGES)):
+            kills += 1
+            killed += 1
+        preparation.run_until(None)
+        assert {path.name: path.read_bytes() for path in preparation.store().path.iterdir()} == expected
+        spared += preparation.check_nothing_finished_was_redone()
+        # A kill costs what is unfinished: a shard a core, and a block of contents with what its threads read ahead.
+        decoded = sum(line.startswith("decode") for line in preparation.lines())
+        assert decoded <= NUM_IMAGES + kills * NUM_CORES * rows_per_shard(NUM_IMAGES, SIZE)
+        read = sum(line.startswith("read") for line in preparation.lines())
+        assert read <= decoded + NUM_IMAGES + kills * (50 + NUM_CORES * 8 + 1)
+    assert spared > 0, "no kill met a finished shard"
+
+
+def test_preparation_killed_a_few_times_ends_in_the_same_bytes(tree: Path, tmp_path: Path) -> None:
+    kill_and_compare(tree, tmp_path, 4)
+
+
+@pytest.mark.soak
+def test_preparation_killed_twenty_times_ends_in_the_same_bytes(tree: Path, tmp_path: Path) -> None:
+    kill_and_compare(tree, tmp_path, 20)
+
+
+def interrupt_at(num_images: int) -> Callable[[PrepareProgress], None]:
+    def interrupt(state: PrepareProgress) -> None:
+        if state.phase == "pack" and state.done >= num_images:
+            raise KeyboardInterrupt
+
+    return interrupt
+
+
+def test_interrupted_preparation_leaves_no_store_and_the_next_goes_on(tree: Path, tmp_path: Path) -> None:
+    stores = tmp_path / "stores"
+    with pytest.raises(KeyboardInterrupt):
+        prepare(settings(tree), stores, interrupt_at(500))
+    (building,) = stores.iterdir()
+    assert building.name.startswith(".building-")
+    num_finished = len(list(building.glob(f"*/*{RECORD}")))
+    assert num_finished > 0
+    seen: list[PrepareProgress] = []
+    path = prepare(settings(tree), stores, seen.append)
+    packed = [state.done for state in seen if state.phase == "pack"]
+    # What was there already is told at once.
+    assert max(after - before for before, after in zip([0, *packed], packed, strict=False)) > 30
+    assert packed[-1] == NUM_IMAGES
+    assert list(stores.iterdir()) == [path]
+    assert open_store(path).digest == open_store(prepare(settings(tree), tmp_path / "others")).digest
+
+
+def test_shards_of_a_listing_that_changed_are_not_used(tree: Path, tmp_path: Path, write_tree: Write) -> None:
+    stores = tmp_path / "stores"
+    with pytest.raises(KeyboardInterrupt):
+        prepare(settings(tree), stores, interrupt_at(600))
+    write_tree(tree, {"train/a/000.png": 99_999})
+    store = open_store(prepare(settings(tree), stores))
+    assert store.digest == open_store(prepare(settings(tree), tmp_path / "others")).digest
+    # Nor where the key does not tell, as where a folder was put under another's name.
+    (left,) = stores.glob(".building-*")
+    (shards,) = (each for each in left.iterdir() if each.name != "contents")
+    store.path.rename(tmp_path / "kept")
+    left.rename(stores / f".building-{store.path.name}")
+    (stores / f".building-{store.path.name}" / shards.name).rename(
+        stores / f".building-{store.path.name}" / store.path.name
+    )
+    for block in (stores / f".building-{store.path.name}" / "contents").iterdir():
+        block.unlink()
+    assert open_store(prepare(settings(tree), stores)).digest == store.digest
+
+
+@pytest.mark.parametrize("damage", ["truncate", "remove", "record"])
+def test_damaged_shard_of_a_killed_preparation_is_packed_again(tree: Path, tmp_path: Path, damage: str) -> None:
+    stores = tmp_path / "stores"
+    with pytest.raises(KeyboardInterrupt):
+        prepare(settings(tree), stores, interrupt_at(600))
+    record = next(stores.glob(f".building-*/*/train-*{RECORD}"))
+    pixels = record.with_name(record.name.removesuffix(RECORD) + ".images.npy")
+    if damage == "truncate":
+        pixels.write_bytes(pixels.read_bytes()[:-1])
+    elif damage == "remove":
+        pixels.unlink()
+    else:
+        record.write_text("{")
+    digest = open_store(prepare(settings(tree), stores)).digest
+    assert digest == open_store(prepare(settings(tree), tmp_path / "others")).digest
+
+
+def test_error_after_an_interruption_leaves_nothing(tree: Path, tmp_path: Path, write_tree: Write) -> None:
+    write_tree(tree, {"train/a/bad.png": b"bad"})
+    with pytest.raises(KeyboardInterrupt):
+        prepare(settings(tree), tmp_path / "stores", interrupt_at(600))
+    with pytest.raises(DataError, match=r"bad\.png"):
+        prepare(settings(tree), tmp_path / "stores")
+    assert not list((tmp_path / "stores").iterdir())
+
+
+def test_abandoned_preparations_are_removed_after_a_week(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stores = tmp_path / "stores"
+    now = time.time()
+    with pytest.raises(KeyboardInterrupt):
+        prepare(settings(tree), stores, interrupt_at(600))
+    for later_s, left in ((0.0, 1), (8 * 24 * 3600.0, 0)):
+        monkeypatch.setattr(time, "time", lambda later_s=later_s: now + later_s)
+        prepare(settings(tree, dev_fraction=0.2 if left else 0.3), stores)
+        assert len(list(stores.glob(".building-*"))) == left
