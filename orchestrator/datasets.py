@@ -7,11 +7,12 @@ from pathlib import Path
 
 from orchestrator.config_schema import TARGET, Config
 from orchestrator.plan import used_datasets
+from orchestrator.ray_cluster import shard_runner
 from workers.data.excluded import NOTHING, Excluded, held_out_by
 from workers.data.prepare import PrepareProgress, prepare
 from workers.data.sources import Survey, survey
 from workers.data.store import Store, open_store
-from workers.errors import DataError
+from workers.errors import DataError, StorageError
 
 _PHASES = {"read": "reading", "pack": "packing"}
 
@@ -49,7 +50,8 @@ def prepare_all(config: Config, note: Callable[[str], None]) -> Prepared:
 
     Raises:
         DataError: images cannot be read, or a split lacks what it must have.
-        StorageError: the store is full, unwritable or damaged.
+        StorageError: the disk has too little room, or the store is full, unwritable or damaged.
+        ClusterLost: the cluster that packs went away; the finished shards are kept.
     """
     target = _prepare(config, TARGET, note, NOTHING)
     excluded = held_out_by(target)
@@ -60,7 +62,8 @@ def prepare_all(config: Config, note: Callable[[str], None]) -> Prepared:
 
 def _prepare(config: Config, name: str, note: Callable[[str], None], excluded: Excluded) -> Store:
     with _named(name):
-        store = open_store(prepare(config.datasets[name], config.store, _Tenths(name, note), excluded))
+        runner = shard_runner(config.cluster)
+        store = open_store(prepare(config.datasets[name], config.store, _Tenths(name, note), excluded, runner))
         _require_held_out(name, store.counts)
     return store
 
@@ -83,7 +86,7 @@ def _named(name: str) -> Iterator[None]:
     """Says which dataset an error is about; what reads datasets does not know their names."""
     try:
         yield
-    except DataError as error:
+    except (DataError, StorageError) as error:
         text = str(error).replace("datasets.<name>.", f"datasets.{name}.")
         raise type(error)(f"datasets.{name}: {text}") from error
 

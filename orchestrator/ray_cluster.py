@@ -6,9 +6,11 @@ the driver (`process_guard`). Ray is imported late: `--help` and `plan` do witho
 """
 
 import contextlib
+import itertools
 import math
 import os
 import secrets
+import socket
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator import process_guard
 from orchestrator.member_actor import Completed, Duties, Lost, MemberActor, Outcome, failure_of, worker_duties
-from workers.errors import ClusterLost, ConfigError
+from workers.data.listing import Loader
+from workers.data.packing_threads import PackingThreads
+from workers.data.shards import PackedShard, ShardJob, ShardRunner, pack_shard
+from workers.errors import ClusterLost, ConfigError, SeptetError, StorageError
 from workers.protocol import PredictSpec, StageSpec
 
 if TYPE_CHECKING:
@@ -198,6 +203,68 @@ def _local_gpus() -> int:
 
     manager = get_accelerator_manager_for_resource("GPU")
     return manager.get_current_node_num_accelerators() if manager else 0
+
+
+def shard_runner(settings: "ClusterConfig") -> ShardRunner:
+    """Who packs datasets: the CPUs of the cluster at `settings.address`, else threads of this process.
+
+    A local Ray would take seconds to start, and has the same CPUs.
+    """
+    return PackingThreads() if settings.address is None else RayShards(settings.address)
+
+
+class RayShards:
+    """A `ShardRunner` of Ray tasks, one a CPU of the cluster, which is joined when there is a shard to pack.
+
+    Unlike a stage's, a lost task is run again by Ray: a shard takes seconds, and is the same whoever packs it.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+
+    def run(self, loader: Loader, jobs: Iterator[ShardJob], packed: Callable[[int], None]) -> Iterator[PackedShard]:
+        first = next(jobs, None)
+        if first is None:
+            return
+        with _attached(self._address):
+            yield from self._packed(loader, itertools.chain((first,), jobs), packed)
+
+    def _packed(self, loader: Loader, jobs: Iterator[ShardJob], packed: Callable[[int], None]) -> Iterator[PackedShard]:
+        import ray
+        from ray.exceptions import RayError, RayTaskError
+
+        task: Any = ray.remote(_pack_shard).options(num_cpus=1)
+        # Two a CPU: what comes next is there when a task is done. Names go out and sizes come back, no pixels.
+        most = 2 * max(1, math.floor(sum(node.cpus for node in _nodes())))
+        try:
+            shared = ray.put(loader)
+            waiting = {task.remote(shared, job): len(job.rows) for job in itertools.islice(jobs, most)}
+            while waiting:
+                (done, *_), _ = ray.wait(list(waiting), num_returns=1)
+                num_images = waiting.pop(done)
+                shard: PackedShard = ray.get(done)
+                for job in itertools.islice(jobs, 1):
+                    waiting[task.remote(shared, job)] = len(job.rows)
+                packed(num_images)
+                yield shard
+        except RayTaskError as error:
+            # Without Ray's page of traceback.
+            if isinstance(error.cause, SeptetError):
+                raise error.cause from error
+            raise
+        except RayError as error:
+            raise ClusterLost(
+                f"the Ray cluster lost a shard ({_first_line(error)}); run the same command again"
+            ) from error
+
+
+def _pack_shard(loader: Loader, job: ShardJob) -> PackedShard:
+    """What a task does, on whatever node; a shard written to that node's own disk would be lost without a word."""
+    if not job.folder.is_dir():
+        raise StorageError(
+            f"{job.folder}: not there on node {socket.gethostname()}: set datasets.store to storage that all nodes share"
+        )
+    return pack_shard(loader, job, lambda: None)
 
 
 class RayCluster:

@@ -10,15 +10,30 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
+from PIL import Image
 
 from orchestrator.config_schema import ClusterConfig
 from orchestrator.member_actor import Completed, Duties, Halted, Lost, Trained
-from orchestrator.ray_cluster import Node, RayCluster, available_cpus, check_resources, count_slots, open_cluster
-from workers.errors import ConfigError, Stopped
+from orchestrator.ray_cluster import (
+    Node,
+    RayCluster,
+    available_cpus,
+    check_resources,
+    count_slots,
+    open_cluster,
+    shard_runner,
+)
+from workers.data.files import FileLoader
+from workers.data.folder import LocalFiles
+from workers.data.listing import Row
+from workers.data.prepare import PrepareProgress, prepare
+from workers.data.shards import Encoding, ShardJob
+from workers.errors import ConfigError, Stopped, StorageError
 from workers.protocol import Numerics, PredictSpec, SplitPredictions, StageResult, StageSpec
-from workers.settings import KeptCheckpoint, TrainingSettings
+from workers.settings import DatasetSettings, KeptCheckpoint, TrainingSettings
 
 GIVE_UP_S = 60.0
 
@@ -200,3 +215,69 @@ def _lives(process: psutil.Process) -> bool:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
         return False
+
+
+_CLUSTER = """
+import os, sys
+from orchestrator.config_schema import ClusterConfig
+from orchestrator.ray_cluster import open_cluster
+with open_cluster(ClusterConfig()):
+    import ray
+    print(ray.get_runtime_context().gcs_address, os.environ["RAY_AUTH_TOKEN"], flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster_elsewhere() -> Iterator[ClusterConfig]:
+    """A Ray cluster of another process, as a user's own would be."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", _CLUSTER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        address, token = process.stdout.readline().split()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("RAY_AUTH_TOKEN", token)
+            yield ClusterConfig(address=address)
+    finally:
+        process.communicate("")
+
+
+def _photos(root: Path) -> Path:
+    generator = np.random.default_rng(0)
+    for index in range(120):
+        path = root / "train" / "ab"[index % 2] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (10, 10, 3), dtype=np.uint8)).save(path)
+    return root
+
+
+def test_shards_packed_over_a_cluster_are_those_packed_here(cluster_elsewhere: ClusterConfig, tmp_path: Path) -> None:
+    # Large enough for several shards.
+    settings = DatasetSettings(root=str(_photos(tmp_path / "photos")), size=256)
+    here = prepare(settings, tmp_path / "here", runner=shard_runner(ClusterConfig()))
+    seen: list[PrepareProgress] = []
+    there = prepare(settings, tmp_path / "there", seen.append, runner=shard_runner(cluster_elsewhere))
+    assert len(list(there.glob("train-*.images.npy"))) > 3
+    assert {path.name: path.read_bytes() for path in there.iterdir()} == {
+        path.name: path.read_bytes() for path in here.iterdir()
+    }
+    assert [state.done for state in seen if state.phase == "pack"][-1] == 120
+
+
+def test_store_that_a_node_does_not_see_is_a_storage_error(cluster_elsewhere: ClusterConfig, tmp_path: Path) -> None:
+    row = Row("a", "a", 0, bytes(32))
+    job = ShardJob(tmp_path / "not here", "train", 0, 0, (row,), 8, Encoding(), keep_unreadable=True)
+    runner = shard_runner(cluster_elsewhere)
+    with pytest.raises(StorageError, match=r"not here: not there on node .* all nodes share$"):
+        list(runner.run(FileLoader(LocalFiles(tmp_path)), iter([job]), lambda num_images: None))
+
+
+def test_cluster_is_not_joined_where_nothing_is_to_be_packed(tmp_path: Path) -> None:
+    runner = shard_runner(ClusterConfig(address="127.0.0.1:1"))
+    assert not list(runner.run(FileLoader(LocalFiles(tmp_path)), iter(()), lambda num_images: None))
