@@ -26,7 +26,8 @@ from orchestrator.doctor import Answer, Facts, Place
 from orchestrator.init_files import hash_init_files
 from orchestrator.placing import Measuring, Placed
 from orchestrator.plan import make_plan
-from workers.data.decode import FORMATS, BadImage, decode
+from workers.data.decode import BadImage, decode
+from workers.data.formats import FORMATS
 from workers.data.sources import survey
 from workers.errors import SeptetError
 from workers.settings import DatasetSettings

@@ -17,7 +17,8 @@ from orchestrator.probabilities import top_classes
 from orchestrator.run_dir import RunPaths, RunRecord, read_record
 from orchestrator.submission import MANIFEST
 from workers.atomic import write_text
-from workers.data.decode import FORMATS, BadImage, decode, read_content
+from workers.data.decode import BadImage, decode, read_content
+from workers.data.formats import FORMATS
 from workers.data.store import Store, open_store
 from workers.errors import ConfigError, DataError, MemberFailed, StorageError
 from workers.numerics import capabilities, usable

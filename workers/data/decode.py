@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from workers.data.decision import Decision, decisions_of, has_transparency
+from workers.data.formats import FORMATS, format_of
+from workers.data.jpeg import DamagedJpeg, Decoded, UnusualJpeg, check_cmyk, decode_divided, divisor
 from workers.data.listing import Picture
+from workers.kernels import resize
 
-# Widely used and well fuzzed; the rest of Pillow's readers are a needless risk on files from elsewhere.
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
 # What Pillow's readers raise on damaged files.
 _DECODING_ERRORS = (
     OSError,
@@ -32,6 +34,8 @@ _DECODING_ERRORS = (
 )
 # A JPEG may be decoded at a fraction of its resolution as long as this many pixels are left for each wanted one.
 _DRAFT_FACTOR = 2
+# MPO is Pillow's name of a JPEG with previews behind it.
+_JPEGS = ("JPEG", "MPO")
 
 
 class BadImage(Exception):
@@ -51,13 +55,14 @@ def read_content(path: Path) -> bytes:
     return content
 
 
-def decode(content: bytes, size: int) -> Picture:
+def decode(content: bytes, size: int, name: str = "") -> Picture:
     """Decodes an image, scales its shorter side to `size` (antialiased bicubic) and keeps the centre square.
 
-    EXIF rotation is not applied. Of an animation the first frame counts.
+    `name` is what the file is called, whose ending may tell of another format. EXIF rotation is not applied. Of several
+    frames the first counts.
 
     Raises:
-        BadImage: truncated, too large to be meant, or no image of the allowed formats.
+        BadImage: truncated or damaged, too large to be meant, or no image of the allowed formats.
     """
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
@@ -65,29 +70,90 @@ def decode(content: bytes, size: int) -> Picture:
             # Pillow only warns of these, and a warning filter would be the whole process's.
             if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
                 raise BadImage(f"{width} × {height} pixels are more than the {Image.MAX_IMAGE_PIXELS} allowed")
-            scale = _DRAFT_FACTOR * size / min(width, height)
-            if scale < 1:
-                image.draft(None, (round(width * scale), round(height * scale)))
-            return Picture(np.asarray(centre_square(image, size)), width, height)
+            decisions = decisions_of(image, name)
+            if image.format in _JPEGS:
+                square = _jpeg_square(image, content, size)
+                decisions += (Decision.stray_bytes,) if square.stray_bytes else ()
+                pixels = square.pixels
+            else:
+                pixels = _centre_square(image)
+            if _has_frames(image):
+                decisions += (Decision.first_frame,)
+            return Picture(_scaled(pixels, size), width, height, decisions)
     except UnidentifiedImageError as error:
-        raise BadImage("not an image, or damaged at its start") from error
+        raise BadImage(_unidentified(content)) from error
     except _DECODING_ERRORS as error:
         raise BadImage(" ".join(str(error).split()) or type(error).__name__) from error
 
 
-def centre_square(image: Image.Image, size: int) -> Image.Image:
-    """The centre square in RGB, scaled to `size`; only the square is scaled, so a long strip costs no memory."""
+def _unidentified(content: bytes) -> str:
+    found = format_of(content)
+    if found is None:
+        return "not an image"
+    if found in FORMATS:
+        return f"{found}, damaged at its start"
+    return f"{found}, which is not read: only {', '.join(FORMATS)} are"
+
+
+def _jpeg_square(image: Image.Image, content: bytes, size: int) -> Decoded:
+    """The centre square of an opened JPEG, not yet scaled; raises BadImage where libjpeg finds it damaged."""
+    width, height = image.size
+    divided_by = divisor(width, height, _DRAFT_FACTOR * size)
+    try:
+        if image.mode in ("RGB", "L"):
+            decoded = decode_divided(content, width, height, divided_by)
+            return Decoded(_square_of(decoded.pixels), decoded.stray_bytes)
+        # Of CMYK there are several sorts, which Pillow knows; it is silent about damage.
+        stray_bytes = check_cmyk(content)
+    except DamagedJpeg as error:
+        # Where Pillow sees the damage too, its words say more of it.
+        _centre_square(image)
+        raise BadImage(str(error)) from error
+    except UnusualJpeg:
+        stray_bytes = False
+    if divided_by > 1:
+        image.draft(None, (width // divided_by, height // divided_by))
+    return Decoded(_centre_square(image), stray_bytes)
+
+
+def _has_frames(image: Image.Image) -> bool:
+    """Whether there is more than the frame that was read; a damaged second frame is one too many all the same."""
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except _DECODING_ERRORS:
+        return True
+
+
+def centre_square(image: Image.Image, size: int) -> np.ndarray:
+    """The centre square, [size, size, 3] uint8; only the square is scaled, so a long strip costs no memory."""
+    return _scaled(_centre_square(image), size)
+
+
+def _centre_square(image: Image.Image) -> np.ndarray:
+    """[side, side, 3] uint8, unscaled; a view of nothing but itself."""
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
-    square = to_rgb(image.crop((left, top, left + side, top + side)))
-    return square if side == size else square.resize((size, size), Image.Resampling.BICUBIC)
+    return np.asarray(to_rgb(image.crop((left, top, left + side, top + side))))
+
+
+def _square_of(pixels: np.ndarray) -> np.ndarray:
+    """The centre square of [height, width, 3]: a view, cut where `_centre_square` cuts."""
+    height, width, _ = pixels.shape
+    side = min(height, width)
+    left, top = (width - side) // 2, (height - side) // 2
+    return pixels[top : top + side, left : left + side]
+
+
+def _scaled(pixels: np.ndarray, size: int) -> np.ndarray:
+    # A copy: a view would keep the whole image in memory.
+    return np.ascontiguousarray(resize.square(pixels, size))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Any mode as RGB: the high byte of 16-bit grey, transparency on white, the rest as Pillow converts it."""
     if image.mode.startswith("I"):
         return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+    if has_transparency(image):
         layers = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layers.size, "white"), layers).convert("RGB")
     return image.convert("RGB")

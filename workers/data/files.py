@@ -80,7 +80,7 @@ class FileLoader:
     contents: Contents
 
     def load(self, row: Row, size: int) -> Picture:
-        return decode(self.contents.read(row.path), size)
+        return decode(self.contents.read(row.path), size, row.path)
 
 
 @dataclass(frozen=True)

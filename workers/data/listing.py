@@ -6,6 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
+from workers.data.decision import Decision
 from workers.data.kept_contents import UNKEPT, KeptContents
 
 UNLABELLED = -1
@@ -47,11 +48,18 @@ class Rows:
 
 @dataclass(frozen=True)
 class Picture:
-    """A decoded image: pixels [size, size, 3] uint8, and the original's width and height in pixels."""
+    """A decoded image.
+
+    Attributes:
+        pixels: [size, size, 3] uint8.
+        width, height: of the original, in pixels.
+        decisions: what the file is besides a plain RGB image of its name's format.
+    """
 
     pixels: np.ndarray
     width: int
     height: int
+    decisions: tuple[Decision, ...] = ()
 
 
 class Loader(Protocol):

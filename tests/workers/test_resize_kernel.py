@@ -1,0 +1,51 @@
+"""The compiled resize gives Pillow's bits."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workers.kernels import resize
+
+needs_kernel = pytest.mark.skipif(not resize.is_built(), reason="built where a C compiler is at hand")
+
+
+def _pixels(side: int, seed: int, *, extreme: bool) -> np.ndarray:
+    """A window into a wider image, as the centre square of a photograph is; `extreme` ones overshoot everywhere."""
+    generator = np.random.default_rng(seed)
+    wide = generator.integers(0, 256, (side, side + 5, 3), dtype=np.uint8)
+    return np.where(wide > 127, np.uint8(255), np.uint8(0))[:, 2:-3] if extreme else wide[:, 2:-3]
+
+
+@needs_kernel
+@given(side=st.integers(1, 90), size=st.integers(1, 70), seed=st.integers(0, 9), extreme=st.booleans())
+def test_square_any_sides_same_bits_as_pillow(side: int, size: int, seed: int, extreme: bool) -> None:
+    pixels = _pixels(side, seed, extreme=extreme)
+    np.testing.assert_array_equal(resize.square(pixels, size), resize.by_pillow(pixels, size))
+
+
+@needs_kernel
+@pytest.mark.parametrize(("side", "size"), [(388, 256), (255, 256), (1999, 256), (513, 224)])
+def test_square_sizes_of_photographs_same_bits_as_pillow(side: int, size: int) -> None:
+    pixels = _pixels(side, 0, extreme=False)
+    np.testing.assert_array_equal(resize.square(pixels, size), resize.by_pillow(pixels, size))
+
+
+@needs_kernel
+def test_square_ordinary_pixels_use_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(resize, "by_pillow")
+    assert (resize.square(np.full((40, 40, 3), 77, np.uint8), 16) == 77).all()
+
+
+def test_square_without_kernel_or_with_odd_strides_is_pillows(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = _pixels(30, 1, extreme=False)
+    odd = np.ascontiguousarray(pixels.transpose(2, 0, 1)).transpose(1, 2, 0)
+    expected = resize.by_pillow(pixels, 16)
+    np.testing.assert_array_equal(resize.square(odd, 16), expected)
+    monkeypatch.setattr(resize, "_resize", None)
+    np.testing.assert_array_equal(resize.square(pixels, 16), expected)
+
+
+def test_square_of_the_wanted_size_is_itself() -> None:
+    pixels = _pixels(16, 2, extreme=False)
+    np.testing.assert_array_equal(resize.square(pixels, 16), pixels)

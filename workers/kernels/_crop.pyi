@@ -1,0 +1,3 @@
+from numpy import ndarray
+
+def apply(window: ndarray, target: ndarray, reflected: bool, /) -> bool: ...

@@ -1,0 +1,95 @@
+"""A square of RGB pixels scaled to another: antialiased bicubic, in C where it was built and by Pillow where not.
+
+The bits are the same. Pillow's own loops take longer than decoding a photograph does (2.0 ms of a core to 256 pixels,
+against 1.2 ms): they see one pixel at a time.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from PIL import Image
+
+try:
+    from workers.kernels import _resize
+except ImportError:  # No C compiler at installation.
+    _resize = None  # type: ignore[assignment]
+
+# Pillow's: weights are integers of so many fraction bits; the cubic's a, and how far it reaches.
+_FRACTION_BITS = 22
+_A = -0.5
+_REACH = 2.0
+
+
+def is_built() -> bool:
+    """Whether the installation holds the kernel."""
+    return _resize is not None
+
+
+def square(pixels: np.ndarray, size: int) -> np.ndarray:
+    """[side, side, 3] uint8, rows at any distance in memory, as [size, size, 3] uint8."""
+    side = len(pixels)
+    assert pixels.shape == (side, side, 3) and pixels.dtype == np.uint8
+    if side == size:
+        return pixels
+    if _resize is None or pixels.strides[1:] != (3, 1):
+        return by_pillow(pixels, size)
+    table = _table(side, size)
+    scaled = np.empty((size, size, 3), np.uint8)
+    _resize.apply(
+        pixels.ctypes.data,
+        pixels.strides[0],
+        side,
+        table.first.ctypes.data,
+        table.count.ctypes.data,
+        table.weights.ctypes.data,
+        table.weights.shape[1],
+        scaled.ctypes.data,
+        size,
+    )
+    return scaled
+
+
+def by_pillow(pixels: np.ndarray, size: int) -> np.ndarray:
+    """The same without the kernel."""
+    scaled = Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC)
+    return np.asarray(scaled)
+
+
+@dataclass(frozen=True, eq=False)
+class _Table:
+    """What each of `size` output pixels is made of.
+
+    Attributes:
+        first, count: [size] int32, the first pixel and how many.
+        weights: [size, most] int32, of 22 fraction bits; 0 past `count`.
+    """
+
+    first: np.ndarray
+    count: np.ndarray
+    weights: np.ndarray
+
+
+# Photographs come in a few sizes mostly; a table is some 30 KB.
+@lru_cache(maxsize=256)
+def _table(side: int, size: int) -> _Table:
+    scale = side / size
+    stretch = max(scale, 1.0)
+    centre = (np.arange(size) + 0.5) * scale
+    # Truncated towards zero, as C does.
+    first = np.maximum((centre - _REACH * stretch + 0.5).astype(np.int32), 0)
+    count = np.minimum((centre + _REACH * stretch + 0.5).astype(np.int32), side) - first
+    place = np.arange(count.max(), dtype=np.int32)
+    distance = np.abs((place + first[:, None] - centre[:, None] + 0.5) * (1.0 / stretch))
+    values = np.where(place < count[:, None], _cubic(distance), 0.0)
+    # Added one after another, as C does; a sum by pairs may differ in its last bit.
+    values /= np.cumsum(values, axis=1)[:, -1:]
+    scaled = values * (1 << _FRACTION_BITS)
+    weights = np.where(values < 0, scaled - 0.5, scaled + 0.5).astype(np.int32)
+    return _Table(first.astype(np.int32), count.astype(np.int32), np.ascontiguousarray(weights))
+
+
+def _cubic(distance: np.ndarray) -> np.ndarray:
+    near = ((_A + 2.0) * distance - (_A + 3.0)) * distance * distance + 1
+    far = (((distance - 5) * distance + 8) * distance - 4) * _A
+    return np.where(distance < 1.0, near, np.where(distance < 2.0, far, 0.0))
