@@ -9,6 +9,7 @@ import numpy as np
 from workers.atomic import replacing, write_text
 from workers.data.listing import Listing, Row
 from workers.data.shards import (
+    Decided,
     Encoding,
     FileEntry,
     PackedShard,
@@ -30,11 +31,13 @@ class PackedSplit:
     Attributes:
         labels: [N] int64, of the rows it holds.
         unreadable: the images that could not be read.
+        decided: those of which something had to be decided.
         shards: images in each shard.
     """
 
     labels: np.ndarray
     unreadable: tuple[Unreadable, ...]
+    decided: tuple[Decided, ...]
     shards: tuple[int, ...]
 
 
@@ -131,4 +134,5 @@ def _write_split(
     files[path.name] = FileEntry(path.stat().st_size, sha256_of(path))
     for shard in shards:
         files.update(shard.files)
-    return PackedSplit(labels, unreadable, tuple(len(shard.sizes) for shard in shards))
+    decided = tuple(each for shard in shards for each in shard.decided)
+    return PackedSplit(labels, unreadable, decided, tuple(len(shard.sizes) for shard in shards))

@@ -21,7 +21,7 @@ from workers.data.lock import is_locked, locked
 from workers.data.pack import pack
 from workers.data.packing_threads import PackingThreads
 from workers.data.pixels import Pixels
-from workers.data.shards import RECORD, Encoding, FileEntry, ShardRunner, Unreadable, save_npy
+from workers.data.shards import RECORD, Decided, Encoding, FileEntry, ShardRunner, Unreadable, save_npy
 from workers.data.sources import open_listing
 from workers.data.space import jpeg_bytes, raw_bytes, readable_bytes, require_space
 from workers.data.store import MANIFEST, MEAN_IMAGE, SCHEMA, digest_of, open_store, split_shards
@@ -256,10 +256,20 @@ def _write_store(
             "digest": digest_of(listing.classes, {name: entry.sha256 for name, entry in files.items()}),
             **asdict(statistics.colour),
             "left_out": [asdict(each) for each in left_out],
+            "decisions": {split: _by_decision(packed.splits[split].decided) for split in packed.splits},
             "unreadable": {"test": [asdict(each) for each in kept_unreadable]},
             "files": {name: asdict(files[name]) for name in sorted(files)},
         },
     )
+
+
+def _by_decision(decided: tuple[Decided, ...]) -> dict[str, list[str]]:
+    """Paths by what was decided: of a set that is all grey, each path once and its reason once."""
+    paths: dict[str, list[str]] = {}
+    for each in decided:
+        for decision in each.decisions:
+            paths.setdefault(decision, []).append(each.path)
+    return dict(sorted(paths.items()))
 
 
 def _require_readable(settings: DatasetSettings, bad: list[Unreadable]) -> None:

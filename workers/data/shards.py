@@ -82,6 +82,14 @@ class Unreadable:
 
 
 @dataclass(frozen=True)
+class Decided:
+    """An image that could be read, and what was decided about it (texts of `Decision`)."""
+
+    path: str
+    decisions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class FileEntry:
     """A file's size in bytes and its sha256."""
 
@@ -97,6 +105,7 @@ class PackedShard:
         split, number: which shard.
         sizes: [n, 2] int32, width and height of the originals of the rows it holds.
         unreadable: images that could not be read.
+        decided: images of which something had to be decided.
         files: by name.
     """
 
@@ -104,6 +113,7 @@ class PackedShard:
     number: int
     sizes: np.ndarray
     unreadable: tuple[Unreadable, ...]
+    decided: tuple[Decided, ...]
     files: dict[str, FileEntry]
 
 
@@ -150,7 +160,8 @@ def finished_shard(job: ShardJob) -> PackedShard | None:
         if any((job.folder / name).stat().st_size != entry.size for name, entry in files.items()):
             return None
         unreadable = tuple(Unreadable(**entry) for entry in record["unreadable"])
-        return PackedShard(job.split, job.number, _sizes(record["sizes"]), unreadable, files)
+        decided = tuple(Decided(each["path"], tuple(each["decisions"])) for each in record["decided"])
+        return PackedShard(job.split, job.number, _sizes(record["sizes"]), unreadable, decided, files)
     # A record that is absent, or not one of ours: the shard is packed again.
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -166,6 +177,7 @@ def pack_shard(loader: Loader, job: ShardJob, image_done: Callable[[], None]) ->
     """
     sizes: list[tuple[int, int]] = []
     unreadable: list[Unreadable] = []
+    decided: list[Decided] = []
 
     def pictures() -> Iterator[np.ndarray]:
         for index, row in enumerate(job.rows, start=job.first_row):
@@ -174,6 +186,8 @@ def pack_shard(loader: Loader, job: ShardJob, image_done: Callable[[], None]) ->
             except BadImage as error:
                 unreadable.append(Unreadable(index, row.path, str(error)))
                 picture = Picture(np.full((job.size, job.size, 3), UNREADABLE_GREY, np.uint8), 0, 0)
+            if picture.decisions:
+                decided.append(Decided(row.path, tuple(each.value for each in picture.decisions)))
             if picture.width or job.keep_unreadable:
                 yield picture.pixels
                 sizes.append((picture.width, picture.height))
@@ -195,9 +209,10 @@ def pack_shard(loader: Loader, job: ShardJob, image_done: Callable[[], None]) ->
             "files": {name: asdict(entry) for name, entry in files.items()},
             "sizes": sizes,
             "unreadable": [asdict(each) for each in unreadable],
+            "decided": [asdict(each) for each in decided],
         },
     )
-    return PackedShard(job.split, job.number, _sizes(sizes), tuple(unreadable), files)
+    return PackedShard(job.split, job.number, _sizes(sizes), tuple(unreadable), tuple(decided), files)
 
 
 def _sizes(pairs: list[tuple[int, int]]) -> np.ndarray:

@@ -18,6 +18,7 @@ all of a split in `<split>.images.npy`.
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,7 @@ class Store:
         shards: where the pixels of each split that is there lie.
         left_out: images of the source that are in no split, as {"split", "path", "reason"}.
         class_ids: what a challenge calls each class in its submissions; empty where there is no such thing.
+        decided: how many images there are of each decision (`workers.data.decision`); the manifest lists their paths.
     """
 
     path: Path
@@ -68,6 +70,7 @@ class Store:
     counts: Mapping[str, int]
     shards: Mapping[str, tuple[ShardFiles, ...]]
     left_out: tuple[Mapping[str, str], ...]
+    decided: Mapping[str, int]
     unreadable_rows: Mapping[str, tuple[int, ...]]
     file_hashes: Mapping[str, str]
     class_ids: tuple[str, ...] = ()
@@ -169,12 +172,20 @@ def _from_manifest(path: Path, manifest: dict[str, Any]) -> Store:
         counts=manifest["counts"],
         shards=_shards(path, manifest),
         left_out=tuple(manifest["left_out"]),
+        decided=_num_decided(manifest.get("decisions", {})),
         unreadable_rows={
             split: tuple(entry["index"] for entry in entries) for split, entries in manifest["unreadable"].items()
         },
         file_hashes={name: entry["sha256"] for name, entry in manifest["files"].items()},
         class_ids=tuple(manifest.get("class_ids", ())),
     )
+
+
+def _num_decided(decisions: Mapping[str, Mapping[str, Sequence[str]]]) -> dict[str, int]:
+    counts: Counter[str] = Counter()
+    for by_decision in decisions.values():
+        counts.update({decision: len(paths) for decision, paths in by_decision.items()})
+    return dict(counts.most_common())
 
 
 def split_shards(folder: Path, split: str, store_format: StoreFormat, counts: Sequence[int]) -> tuple[ShardFiles, ...]:

@@ -36,7 +36,7 @@ class _PartsLoader:
     def load(self, row: Row, size: int) -> Picture:
         part, _, index = row.path.partition("/")
         image = self.parts[part].images[int(index)]
-        pixels = np.asarray(centre_square(Image.fromarray(image), size))
+        pixels = centre_square(Image.fromarray(image), size)
         return Picture(pixels, image.shape[1], image.shape[0])
 
 
@@ -94,16 +94,8 @@ class TorchvisionListing:
             for index, (image, target) in enumerate(zip(held.images, held.targets, strict=True))
         ]
 
-<<<<<<< HEAD
     def loader(self) -> Loader:
         return _PartsLoader(self.parts)
-=======
-    def load(self, row: Row, size: int) -> Picture:
-        part, _, index = row.path.partition("/")
-        image = self.parts[part].images[int(index)]
-        pixels = centre_square(Image.fromarray(image), size)
-        return Picture(pixels, image.shape[1], image.shape[0])
->>>>>>> 4fc18d9 (Photographs are decoded and scaled in half the time to the same pixels; what is decided about a file is told)
 
 
 def list_torchvision(settings: DatasetSettings) -> Listing:
