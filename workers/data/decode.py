@@ -1,6 +1,7 @@
 """One image file to `size` × `size` RGB pixels."""
 
 import io
+import re
 import stat
 import struct
 import zlib
@@ -69,7 +70,7 @@ def decode(content: bytes, size: int, name: str = "") -> Picture:
             width, height = image.size
             # Pillow only warns of these, and a warning filter would be the whole process's.
             if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
-                raise BadImage(f"{width} × {height} pixels are more than the {Image.MAX_IMAGE_PIXELS} allowed")
+                raise BadImage(_bomb(f"{width} × {height}"))
             decisions = decisions_of(image, name)
             if image.format in _JPEGS:
                 square = _jpeg_square(image, content, size)
@@ -82,8 +83,16 @@ def decode(content: bytes, size: int, name: str = "") -> Picture:
             return Picture(_scaled(pixels, size), width, height, decisions)
     except UnidentifiedImageError as error:
         raise BadImage(_unidentified(content)) from error
+    except Image.DecompressionBombError as error:
+        # Refused while opening, at twice the number that Pillow warns of.
+        size_of = re.search(r"\d+", str(error))
+        raise BadImage(_bomb(size_of[0] if size_of else "its")) from error
     except _DECODING_ERRORS as error:
         raise BadImage(" ".join(str(error).split()) or type(error).__name__) from error
+
+
+def _bomb(num_pixels: str) -> str:
+    return f"{num_pixels} pixels are more than the {Image.MAX_IMAGE_PIXELS} allowed"
 
 
 def _unidentified(content: bytes) -> str:

@@ -1,0 +1,171 @@
+"""A folder made of every kind of file: each is listed with the right reason, and none does harm."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parent))
+import bad_files
+
+from workers.data.decision import Decision
+from workers.data.decode import BadImage, decode
+from workers.data.prepare import prepare
+from workers.data.store import open_store
+from workers.errors import DataError
+from workers.settings import DatasetSettings, OnBad
+
+# Pillow looks for a resolution in EXIF, and warns of a damaged one.
+pytestmark = pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+CHECKOUT = Path(__file__).parents[3]
+# What decoding one image may add to a process; the bombs' pixels are 2.7 GB as RGB.
+MOST_MB = 120
+_BOMBS = """
+import resource, sys
+from pathlib import Path
+from workers.data.decode import BadImage, decode
+decode(Path(sys.argv[1]).read_bytes(), 64)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for name in sys.argv[2:]:
+    try:
+        decode(Path(name).read_bytes(), 64, name)
+        print(name, "was read")
+    except BadImage as error:
+        pass
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+def settings(root: Path, **changes: object) -> DatasetSettings:
+    return DatasetSettings(root=str(root), size=16, **{"on_bad": OnBad.skip, **changes})  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def every_kind(tmp_path: Path) -> Path:
+    """train/a and test/ hold a file of every kind; train/b and val/ are plain."""
+    root = tmp_path / "root"
+    kinds = bad_files.files(str(tmp_path / "marker"))
+    for below in ("train/a", "train/b", "val/a", "val/b", "test"):
+        (root / below).mkdir(parents=True)
+    for number, below in enumerate(("train/b", "train/b", "val/a", "val/b"), start=100):
+        bad_files.photograph(number).save(root / below / f"{number}.png")
+    for name, file in kinds.items():
+        (root / "train/a" / name).write_bytes(file.content)
+        # Trailing bytes make another content, so that train keeps its own; an empty file has to stay empty.
+        (root / "test" / name).write_bytes(file.content + b" " if file.content else b"")
+    os.mkfifo(root / "train/a/pipe.jpg")
+    (root / "train/a/dangling.jpg").symlink_to("nowhere")
+    return root
+
+
+def test_decode_file_of_every_kind_says_what_it_is() -> None:
+    for name, file in bad_files.files("marker").items():
+        if file.refused is None:
+            assert decode(file.content, 16, name).decisions == file.decisions, name
+        elif file.content:
+            with pytest.raises(BadImage) as raised:
+                decode(file.content, 16, name)
+            assert file.refused in str(raised.value), name
+            assert "\n" not in str(raised.value)
+
+
+def test_every_decision_is_met_by_a_file() -> None:
+    met = {decision for file in bad_files.files("marker").values() for decision in file.decisions}
+    # No file that an encoder here writes has another colour space.
+    assert met == set(Decision) - {Decision.other_mode}
+
+
+def test_prepare_every_kind_with_skip_lists_each_once_with_its_reason(every_kind: Path, tmp_path: Path) -> None:
+    before = sorted(path for path in tmp_path.rglob("*"))
+    store = open_store(prepare(settings(every_kind, dev_fraction=0), tmp_path / "stores"))
+    manifest = json.loads((store.path / "manifest.json").read_text())
+    kinds = bad_files.files("marker")
+    refused = {f"train/a/{name}": file.refused for name, file in kinds.items() if file.refused}
+    refused |= {"train/a/pipe.jpg": "not a regular file", "train/a/dangling.jpg": "No such file"}
+    left_out = {each["path"]: each["reason"] for each in manifest["left_out"]}
+    assert left_out.keys() == refused.keys()
+    for path, reason in refused.items():
+        assert reason in left_out[path], path
+    listed = {path: set() for path in (f"train/a/{name}" for name in kinds)}
+    for decision, paths in manifest["decisions"]["train"].items():
+        for path in paths:
+            listed[path].add(decision)
+    assert listed == {f"train/a/{name}": set(file.decisions) for name, file in kinds.items()}
+    assert store.counts["train"] == len(kinds) - len(refused) + 2 + 2
+    assert store.decided[Decision.grey] == 2 * sum(Decision.grey in file.decisions for file in kinds.values())
+    # Nothing was executed, and nothing written but the store.
+    assert sorted(path for path in tmp_path.rglob("*") if not path.is_relative_to(tmp_path / "stores")) == before
+
+
+def test_prepare_every_kind_in_test_keeps_every_row(every_kind: Path, tmp_path: Path) -> None:
+    store = open_store(prepare(settings(every_kind), tmp_path / "stores"))
+    assert store.rows("test") == sorted(bad_files.files("marker"))
+    kinds = bad_files.files("marker")
+    # With a byte more at its end, what lacked its end has one too much all the same.
+    unreadable = {store.rows("test")[index] for index in store.unreadable("test")}
+    assert unreadable == {name for name, file in kinds.items() if file.refused}
+    assert (store.sizes("test")[list(store.unreadable("test"))] == 0).all()
+
+
+def test_prepare_every_kind_by_default_stops_and_lists_them(every_kind: Path, tmp_path: Path) -> None:
+    num_bad = 2 + sum(file.refused is not None for file in bad_files.files("marker").values())
+    listed = rf"{num_bad} of its images cannot be read: train/a/bomb.bmp .* and {num_bad - 10} more"
+    with pytest.raises(DataError, match=listed) as raised:
+        prepare(settings(every_kind, on_bad=OnBad.stop), tmp_path / "stores")
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "stores").exists()
+
+
+def test_decompression_bombs_take_little_memory(tmp_path: Path) -> None:
+    plain = tmp_path / "plain.png"
+    bad_files.photograph(0).save(plain)
+    names = []
+    for side in (30_000, 65_000):
+        for name, content in bad_files.bombs(side).items():
+            assert len(content) < 500_000
+            names.append(tmp_path / f"{side}_{name}")
+            names[-1].write_bytes(content)
+    asked = subprocess.run(
+        [sys.executable, "-c", _BOMBS, plain, *names],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+    )
+    assert int(asked.stdout) < MOST_MB
+
+
+def test_grey_and_rgb_jpegs_have_pillows_pixels() -> None:
+    photograph = bad_files.photograph(1, 600)
+    for image in (photograph, photograph.convert("L")):
+        for options in ({"quality": 90}, {"quality": 60, "progressive": True}, {"quality": 95, "subsampling": 0}):
+            content = bad_files.encoded(image, "JPEG", **options)
+            for size in (512, 256, 150, 70, 32):
+                again = Image.open(io.BytesIO(content))
+                scale = 2 * size / 600
+                if scale < 1:
+                    again.draft(None, (round(600 * scale), round(603 * scale)))
+                side = again.width
+                top = (again.height - side) // 2
+                square = again.crop((0, top, side, top + side)).convert("RGB")
+                expected = np.asarray(square.resize((size, size), Image.Resampling.BICUBIC))
+                np.testing.assert_array_equal(decode(content, size).pixels, expected)
+
+
+def test_links_out_of_the_root_are_followed(tmp_path: Path) -> None:
+    """Sets are often made of links to where the images lie; whoever makes the links may read what they lead to."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for number in range(6):
+        bad_files.photograph(number).save(elsewhere / f"{number}.png")
+        folder = tmp_path / "root" / "train" / "ab"[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number}.png").symlink_to(elsewhere / f"{number}.png")
+    store = open_store(prepare(settings(tmp_path / "root"), tmp_path / "stores"))
+    assert sum(store.counts.values()) == 6
