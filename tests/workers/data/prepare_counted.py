@@ -7,14 +7,14 @@ import os
 import sys
 from pathlib import Path
 
-from workers.data import files, folder, kept_contents
+from workers.data import files, kept_contents, tree
 from workers.data.prepare import prepare
 from workers.settings import DatasetSettings
 
 
 def main(root: str, stores: str, log: str, size: str) -> None:
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    read, load = folder.LocalFiles.read, files.FileLoader.load
+    read, load = tree.LocalTree.read, files.FileLoader.load
 
     def note(what: str, path: str) -> None:
         os.write(descriptor, f"{what} {path}\n".encode())
@@ -27,7 +27,7 @@ def main(root: str, stores: str, log: str, size: str) -> None:
         note("decode", row.path)
         return load(self, row, size)
 
-    folder.LocalFiles.read, files.FileLoader.load = noted_read, noted_load
+    tree.LocalTree.read, files.FileLoader.load = noted_read, noted_load
     kept_contents._BLOCK = 50
     prepare(DatasetSettings(root=root, size=int(size)), Path(stores))
 
