@@ -177,6 +177,10 @@ class _Root:
         return _Folder(path, own=path in own and not shared)
 
     def _is_folder(self, path: str) -> bool:
+        top = path.partition("/")[0]
+        at_top = not path or any(entry.is_folder and entry.name == top for entry in self._top)
+        if not at_top or "/" not in path:
+            return at_top
         entry = self.tree.find(path)
         return entry is not None and entry.is_folder
 

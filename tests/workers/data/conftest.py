@@ -1,12 +1,20 @@
 """Small trees of generated images, in both layouts that the folder source reads."""
 
 import io
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from s3_server import s3_server, upload  # noqa: E402
+
+
+SECRET = "never-to-be-told"
 
 
 def png(seed: int, side: int = 10) -> bytes:
@@ -58,3 +66,30 @@ def published_tree(tmp_path: Path, write_tree: Callable[..., Path]) -> Path:
     return write_tree(
         tmp_path / "published", files | {f"test/images/test_{index}.JPEG": 3000 + index for index in range(4)}
     )
+
+
+@pytest.fixture
+def small_folder(tmp_path: Path, write_tree: Callable[..., Path]) -> Path:
+    """Three classes of eight training and two validation images, five unlabelled test images."""
+    files = {f"train/{name}/{index}.png": 50 * place + index for place, name in enumerate("abc") for index in range(8)}
+    files |= {f"val/{name}/v{index}.png": 500 + 50 * place + index for place, name in enumerate("abc") for index in (0, 1)}
+    return write_tree(tmp_path / "folder", files | {f"test/t{index}.png": 1000 + index for index in range(5)})
+
+
+@pytest.fixture(scope="session")
+def s3_address() -> Iterator[str]:
+    """The address of an S3 server on this machine."""
+    pytest.importorskip("moto")
+    pytest.importorskip("s3fs")
+    with s3_server() as address:
+        yield address
+
+
+@pytest.fixture
+def to_s3(s3_address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, str], str]:
+    """Uploads a folder under a name of the test's own and tells its URL; address and credentials are in the environment."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_address)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a-test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    return lambda folder, name: upload(folder, f"{tmp_path.name}/{name}")

@@ -1,0 +1,124 @@
+"""The same images as folder, csv, tar shards, parquet and through an S3 server: one digest, one trained net."""
+
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from workers.checkpoint import read_checkpoint
+from workers.data.prepare import prepare
+from workers.data.store import Store, open_store
+from workers.protocol import Numerics, StageSpec
+from workers.settings import (
+    AugmentationSettings,
+    DatasetSettings,
+    KeptCheckpoint,
+    ModelSettings,
+    OptimizerSettings,
+    ScheduleSettings,
+    Source,
+    TrainingSettings,
+)
+from workers.stage import run_stage
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from image_forms import as_csv, as_parquet, as_shards  # noqa: E402
+
+Upload = Callable[[Path, str], str]
+SIZE = 18
+
+
+@pytest.fixture
+def photographs(real_images: Path, tmp_path: Path) -> Path:
+    """Three classes of real photographs: 16 for training, 4 for validation of each, and six of test."""
+    root = tmp_path / "photographs"
+    for split, count in (("train", 16), ("val", 4)):
+        for folder in sorted((real_images / split).iterdir())[:3]:
+            (root / split / folder.name).mkdir(parents=True)
+            for path in sorted(folder.rglob("*.JPEG"))[:count]:
+                shutil.copy(path, root / split / folder.name)
+    (root / "test").mkdir()
+    for path in sorted((real_images / "test").rglob("*.JPEG"))[:6]:
+        shutil.copy(path, root / "test")
+    return root
+
+
+def forms_of(folder: Path, tmp_path: Path, to_s3: Upload) -> dict[str, DatasetSettings]:
+    """Settings that read the images of a folder from each of their forms."""
+    settings = DatasetSettings(root=str(folder), size=SIZE)
+    csv = replace(settings, source=Source.csv, root=str(as_csv(folder, tmp_path / "csv")))
+    shards = replace(settings, source=Source.webdataset, root=str(as_shards(folder, tmp_path / "shards")))
+    parquet = replace(
+        settings, source=Source.parquet, root=str(as_parquet(folder, tmp_path / "parquet")), id_column="image.path"
+    )
+    local = {"folder": settings, "csv": csv, "webdataset": shards, "parquet": parquet}
+    stored = {f"{name} on S3": replace(each, root=to_s3(Path(str(each.root)), name)) for name, each in local.items()}
+    return {**local, **stored}
+
+
+def stores_of(folder: Path, tmp_path: Path, to_s3: Upload) -> dict[str, Store]:
+    forms = forms_of(folder, tmp_path, to_s3)
+    return {name: open_store(prepare(form, tmp_path / "stores" / name)) for name, form in forms.items()}
+
+
+@pytest.mark.parametrize("images", ["small_folder", "photographs"])
+def test_every_form_gives_the_same_digest(
+    images: str, request: pytest.FixtureRequest, tmp_path: Path, to_s3: Upload
+) -> None:
+    stores = stores_of(request.getfixturevalue(images), tmp_path, to_s3)
+    assert len(stores) == 8
+    assert {name: store.digest for name, store in stores.items()} == dict.fromkeys(stores, stores["folder"].digest)
+    assert {store.left_out for store in stores.values()} == {()}
+
+
+def test_one_other_byte_in_one_image_gives_another_digest(
+    small_folder: Path, tmp_path: Path, make_png: Callable[[int], bytes]
+) -> None:
+    """The control: digests do not agree because they see nothing."""
+    shards = DatasetSettings(source=Source.webdataset, root=str(as_shards(small_folder, tmp_path / "a")), size=SIZE)
+    before = open_store(prepare(shards, tmp_path / "stores"))
+    (small_folder / "test" / "t0.png").write_bytes(make_png(77))
+    changed = replace(shards, root=str(as_shards(small_folder, tmp_path / "b")))
+    assert open_store(prepare(changed, tmp_path / "stores")).digest != before.digest
+
+
+@pytest.mark.slow
+def test_every_form_trains_the_same_bits(photographs: Path, tmp_path: Path, to_s3: Upload) -> None:
+    settings = TrainingSettings(
+        model=ModelSettings(input_size=16, width=0.05, conv1_kernel=3, conv1_stride=1, conv1_padding=1, fc_units=16),
+        optimizer=OptimizerSettings(lr=0.02, batch_size=16),
+        schedule=ScheduleSettings(epochs=2),
+        augmentation=AugmentationSettings(),
+    )
+
+    def trained(name: str, store: Store) -> dict[str, np.ndarray]:
+        spec = StageSpec(
+            member="base1",
+            stage="train",
+            seed=11,
+            settings=settings,
+            store=store.path,
+            stage_dir=tmp_path / "stages" / name,
+            init_dir=None,
+            reset=(),
+            freeze=(),
+            lr_scale=(),
+            numerics=Numerics(),
+            checkpoint_updates=100,
+            keep=KeptCheckpoint.last,
+            stage_hash="h",
+        )
+        checkpoint = run_stage(spec, lambda: False).checkpoint
+        return read_checkpoint(spec.stage_dir / "checkpoints" / checkpoint).model
+
+    weights = {name: trained(name, store) for name, store in stores_of(photographs, tmp_path, to_s3).items()}
+    first = weights.pop("folder")
+    assert len(weights) == 7
+    for name, others in weights.items():
+        assert others.keys() == first.keys()
+        assert all(np.array_equal(others[layer], first[layer]) for layer in first), name
