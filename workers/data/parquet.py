@@ -202,7 +202,8 @@ def _labels(column: Any, at: str, name: str) -> tuple[str, ...]:
     from pyarrow import types
 
     kind = column.type.value_type if types.is_dictionary(column.type) else column.type
-    if not (types.is_integer(kind) or types.is_string(kind) or types.is_large_string(kind)):
+    readable = (types.is_integer, types.is_string, types.is_large_string, types.is_null)
+    if not any(is_such(kind) for is_such in readable):
         raise DataError(
             f"{at}: column {name} holds {kind}, not a name or a number for each image: set datasets.<name>.label_column"
         )

@@ -58,7 +58,10 @@ def glob(tree: Tree, pattern: str, key: str) -> tuple[Entry, ...]:
         DataError: there are none, or one that is spelled out is missing.
     """
     found: dict[str, Entry] = {}
-    for path in expand(pattern, key):
+    paths = expand(pattern, key)
+    if not paths:
+        raise DataError(f"{key}={pattern}: its braces stand for no number: write the smaller one first")
+    for path in paths:
         entries = list(_matching(tree, "", PurePosixPath(below_root(path, key)).parts))
         if not entries:
             raise DataError(f"{tree.describe(path)}: no such file: correct {key}={pattern}")

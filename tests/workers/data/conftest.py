@@ -11,8 +11,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from s3_server import s3_server, upload  # noqa: E402
-
+from s3_server import s3_server, upload
 
 SECRET = "never-to-be-told"
 
@@ -72,7 +71,9 @@ def published_tree(tmp_path: Path, write_tree: Callable[..., Path]) -> Path:
 def small_folder(tmp_path: Path, write_tree: Callable[..., Path]) -> Path:
     """Three classes of eight training and two validation images, five unlabelled test images."""
     files = {f"train/{name}/{index}.png": 50 * place + index for place, name in enumerate("abc") for index in range(8)}
-    files |= {f"val/{name}/v{index}.png": 500 + 50 * place + index for place, name in enumerate("abc") for index in (0, 1)}
+    files |= {
+        f"val/{name}/v{index}.png": 500 + 50 * place + index for place, name in enumerate("abc") for index in (0, 1)
+    }
     return write_tree(tmp_path / "folder", files | {f"test/t{index}.png": 1000 + index for index in range(5)})
 
 
@@ -87,7 +88,7 @@ def s3_address() -> Iterator[str]:
 
 @pytest.fixture
 def to_s3(s3_address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, str], str]:
-    """Uploads a folder under a name of the test's own and tells its URL; address and credentials are in the environment."""
+    """Uploads a folder under a name of the test's own and tells its URL; the environment has what it takes to read."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_address)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a-test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)

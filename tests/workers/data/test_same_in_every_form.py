@@ -27,7 +27,7 @@ from workers.stage import run_stage
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from image_forms import as_csv, as_parquet, as_shards  # noqa: E402
+from image_forms import as_csv, as_parquet, as_shards
 
 Upload = Callable[[Path, str], str]
 SIZE = 18
