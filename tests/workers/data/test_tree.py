@@ -150,7 +150,7 @@ def test_place_that_is_not_there_is_named(to_s3: Upload, url: str, expected: str
 
 
 def test_missing_driver_names_the_extra_that_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["fsspec.registry"], "_registry", {})
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
     monkeypatch.setitem(sys.modules, "s3fs", None)
     with pytest.raises(DataError, match=r"pip install 'septet\[s3\]'"):
         open_root(DatasetSettings(root="s3://bucket/x"))
