@@ -2,17 +2,18 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
 
+from workers.data.classes import kept_classes
 from workers.data.decode import centre_square
 from workers.data.held_out import hold_out
 from workers.data.kept_contents import UNKEPT, KeptContents
-from workers.data.listing import LeftOut, Listing, Loader, Picture, Row, Rows, by_name
+from workers.data.listing import UNLABELLED, LeftOut, Listing, Loader, Picture, Row, Rows, by_name
 from workers.data.torchvision_catalogue import Kept, KnownSet, known_set
 from workers.data.torchvision_files import list_files
 from workers.data.torchvision_parts import read_part
@@ -22,7 +23,10 @@ from workers.settings import DatasetSettings
 
 @dataclass(frozen=True)
 class _Part:
-    """One part in memory: `images` [N, height, width] or [N, height, width, 3] uint8, `targets` [N] int64."""
+    """One part in memory: `images` [N, height, width] or [N, height, width, 3] uint8, `targets` [N] int64.
+
+    The target of a class that is left out is `UNLABELLED`.
+    """
 
     images: np.ndarray
     targets: np.ndarray
@@ -92,6 +96,7 @@ class TorchvisionListing:
         return [
             Row(f"{part}-{index:06d}", f"{part}/{index}", int(target), hashlib.sha256(image.tobytes()).digest())
             for index, (image, target) in enumerate(zip(held.images, held.targets, strict=True))
+            if target != UNLABELLED
         ]
 
     def loader(self) -> Loader:
@@ -112,7 +117,19 @@ def list_torchvision(settings: DatasetSettings) -> Listing:
     if known.kept is not Kept.memory:
         return list_files(settings, known)
     parts = {split: read_part(settings, known, split, _in_memory) for split in known.parts}
-    return TorchvisionListing(parts, parts["train"].classes, settings.val_fraction, settings.dev_fraction)
+    classes = parts["train"].classes
+    wanted = kept_classes(settings, classes, f"train of {settings.name}")
+    parts = {split: _only(part, wanted) for split, part in parts.items()}
+    kept = tuple(name for name in classes if name in wanted)
+    return TorchvisionListing(parts, kept, settings.val_fraction, settings.dev_fraction)
+
+
+def _only(part: _Part, wanted: set[str]) -> _Part:
+    """The part with labels counted among the wanted classes alone; images keep their places."""
+    kept = [label for label, name in enumerate(part.classes) if name in wanted]
+    label_of = np.full(len(part.classes), UNLABELLED, np.int64)
+    label_of[kept] = np.arange(len(kept))
+    return replace(part, targets=label_of[part.targets])
 
 
 def _in_memory(known: KnownSet, held: Any) -> _Part:

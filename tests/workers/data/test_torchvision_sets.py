@@ -1,12 +1,16 @@
 """torchvision's own data sets: files in their real layout, read, held out, packed; what is said where they lack."""
 
+import bz2
 import hashlib
 import pickle
 import struct
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.io import savemat
 from torchvision import datasets
 
 from workers.data.prepare import prepare
@@ -83,16 +87,16 @@ def test_absent_files_are_told_in_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def mnist(root: Path, num_train: int = 30, num_test: int = 10) -> Path:
-    """Writes MNIST's unpacked files; gives the file of training images."""
-    folder = root / "MNIST" / "raw"
+def mnist(root: Path, name: str = "MNIST", parts: tuple[str, str] = ("t10k", "train"), first: int = 0) -> Path:
+    """Writes MNIST's unpacked files, or those of a set in its format; gives the file of training images."""
+    folder = root / name / "raw"
     folder.mkdir(parents=True)
     generator = np.random.default_rng(0)
-    for part, number in (("t10k", num_test), ("train", num_train)):
+    for part, number in zip(parts, (10, 40), strict=True):
         images = folder / f"{part}-images-idx3-ubyte"
         pixels = generator.integers(0, 256, (number, 28, 28), dtype=np.uint8)
         images.write_bytes(struct.pack(">4I", 0x803, number, 28, 28) + pixels.tobytes())
-        labels = struct.pack(">2I", 0x801, number) + bytes(index % 10 for index in range(number))
+        labels = struct.pack(">2I", 0x801, number) + bytes(first + index % 10 for index in range(number))
         (folder / f"{part}-labels-idx1-ubyte").write_bytes(labels)
     return images
 
@@ -103,6 +107,127 @@ def test_grey_digits_become_three_equal_channels(tmp_path: Path) -> None:
     assert store.classes[:2] == ("0 - zero", "1 - one")
     theirs = datasets.MNIST(tmp_path, train=False).data.numpy()
     assert np.array_equal(store.images("test"), np.stack([theirs] * 3, axis=-1))
+
+
+@dataclass(frozen=True)
+class Small:
+    """A small set in its files: its classes, and test's images as RGB [N, S, S, 3] uint8 with labels [N]."""
+
+    classes: list[str]
+    images: np.ndarray
+    labels: list[int]
+
+
+def kuzushiji(root: Path, _patch: pytest.MonkeyPatch) -> Small:
+    mnist(root, "KMNIST")
+    theirs = datasets.KMNIST(root, train=False)
+    return Small(
+        ["o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"], grey(theirs.data), theirs.targets.tolist()
+    )
+
+
+def fashion(root: Path, _patch: pytest.MonkeyPatch) -> Small:
+    mnist(root, "FashionMNIST")
+    theirs = datasets.FashionMNIST(root, train=False)
+    return Small(list(theirs.classes), grey(theirs.data), theirs.targets.tolist())
+
+
+def emnist_digits(root: Path, _patch: pytest.MonkeyPatch) -> Small:
+    mnist(root, "EMNIST", ("emnist-digits-test", "emnist-digits-train"))
+    theirs = datasets.EMNIST(root, split="digits", train=False)
+    return Small(list("0123456789"), grey(theirs.data), theirs.targets.tolist())
+
+
+def emnist_letters(root: Path, patch: pytest.MonkeyPatch) -> Small:
+    mnist(root, "EMNIST", ("emnist-letters-test", "emnist-letters-train"), first=1)
+    patch.setitem(datasets.EMNIST.classes_split_dict, "letters", ["N/A", *"abcdefghij"])
+    theirs = datasets.EMNIST(root, split="letters", train=False)
+    # The files count letters from 1.
+    return Small(list("abcdefghij"), grey(theirs.data), [label - 1 for label in theirs.targets.tolist()])
+
+
+def post(root: Path, _patch: pytest.MonkeyPatch) -> Small:
+    generator = np.random.default_rng(0)
+    for name, number in (("usps.bz2", 40), ("usps.t.bz2", 10)):
+        values = generator.uniform(-1, 1, (number, 256))
+        lines = [
+            f"{1 + index % 10} " + " ".join(f"{place}:{value:.4f}" for place, value in enumerate(row, start=1))
+            for index, row in enumerate(values)
+        ]
+        (root / name).write_bytes(bz2.compress("\n".join(lines).encode()))
+    theirs = datasets.USPS(root, train=False)
+    return Small(list("0123456789"), grey(theirs.data), list(theirs.targets))
+
+
+def house_numbers(root: Path, patch: pytest.MonkeyPatch) -> Small:
+    generator = np.random.default_rng(0)
+    files = {"train": ("train_32x32.mat", 40), "test": ("test_32x32.mat", 10)}
+    for name, number in files.values():
+        pixels = generator.integers(0, 256, (32, 32, 3, number), dtype=np.uint8)
+        # A zero is class 10 in the files.
+        labels = np.array([[index % 10 or 10] for index in range(number)], np.uint8)
+        savemat(root / name, {"X": pixels, "y": labels})
+    patch.setattr(datasets.SVHN, "split_list", {split: ["", name, None] for split, (name, _) in files.items()})
+    return Small(list("0123456789"), pixels.transpose(3, 0, 1, 2), [index % 10 for index in range(10)])
+
+
+def stl(root: Path, patch: pytest.MonkeyPatch) -> Small:
+    folder = root / "stl10_binary"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    names = ["airplane", "bird", "car"]
+    (folder / "class_names.txt").write_text("".join(f"{name}\n" for name in names))
+    for split, number in (("train", 18), ("test", 6)):
+        pixels = generator.integers(0, 256, (number, 3, 96, 96), dtype=np.uint8)
+        (folder / f"{split}_X.bin").write_bytes(pixels.tobytes())
+        (folder / f"{split}_y.bin").write_bytes(bytes(1 + index % 3 for index in range(number)))
+    for split in ("train", "test"):
+        patch.setattr(datasets.STL10, f"{split}_list", [[f"{split}_X.bin", None], [f"{split}_y.bin", None]])
+    # Columns come first in the files.
+    return Small(names, pixels.transpose(0, 3, 2, 1), [index % 3 for index in range(6)])
+
+
+def grey(images: object) -> np.ndarray:
+    return np.stack([np.asarray(images)] * 3, axis=-1)
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("KMNIST", kuzushiji),
+        ("FashionMNIST", fashion),
+        ("EMNIST/digits", emnist_digits),
+        ("EMNIST/letters", emnist_letters),
+        ("USPS", post),
+        ("SVHN", house_numbers),
+        ("STL10", stl),
+    ],
+)
+def test_set_in_memory_has_its_files_pixels_and_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, write: Callable[[Path, pytest.MonkeyPatch], Small]
+) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    small = write(root, monkeypatch)
+    store = open_store(prepare(settings(root, name=name, size=small.images.shape[1]), tmp_path / "stores"))
+    assert list(store.classes) == small.classes
+    assert np.array_equal(store.images("test"), small.images)
+    labels = store.labels("test")
+    assert labels is not None
+    assert labels.tolist() == small.labels
+    assert min(store.counts.values()) > 0
+
+
+def test_classes_file_keeps_those_it_names_under_their_own_rows(tmp_path: Path) -> None:
+    mnist(tmp_path)
+    (tmp_path / "few.txt").write_text("7 - seven\n2 - two\n")
+    store = open_store(
+        prepare(settings(tmp_path, name="MNIST", classes=str(tmp_path / "few.txt")), tmp_path / "stores")
+    )
+    assert store.classes == ("2 - two", "7 - seven")
+    assert store.rows("test") == ["test-000002", "test-000007"]
+    assert store.labels("test").tolist() == [0, 1]  # type: ignore[union-attr]
+    assert sum(store.counts.values()) == 2 + 8
 
 
 @pytest.mark.parametrize(
