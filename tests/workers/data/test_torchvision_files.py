@@ -1,8 +1,12 @@
 """torchvision's sets of image files, in the layouts they unpack to: found by path, labelled as torchvision does."""
 
+import functools
 import hashlib
+import http.server
 import io
 import json
+import tarfile
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -359,3 +363,31 @@ def test_files_that_are_there_are_not_asked_for_again(writer: Writer, monkeypatc
     (writer.root / "stanford_cars/devkit/cars_meta.mat").unlink()
     with pytest.raises(DataError, match="StanfordCars cannot be downloaded"):
         open_listing(settings(writer.root, "StanfordCars", download=True))
+
+
+def test_absent_set_is_downloaded_unpacked_and_then_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    published = Writer(tmp_path / "published", monkeypatch)
+    expected = imagenette(published, "-160")
+    archive = published.root / "imagenette2-160.tgz"
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(published.root / "imagenette2-160", "imagenette2-160")
+    md5 = hashlib.md5(archive.read_bytes(), usedforsecurity=False).hexdigest()
+    handler = functools.partial(QuietHandler, directory=str(published.root))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/{archive.name}"
+        monkeypatch.setattr(datasets.Imagenette, "_ARCHIVES", {"160px": (url, md5)})
+        wanted = settings(tmp_path / "root", "Imagenette/160px", download=True)
+        store = open_store(prepare(wanted, tmp_path / "stores"))
+        server.shutdown()
+    assert list(store.classes) == expected.classes
+    assert store.counts["val"] == NUM_CLASSES * IN_A_CLASS
+    # The server is gone: nothing is asked for again.
+    assert prepare(wanted, tmp_path / "stores") == store.path
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder and says nothing."""
+
+    def log_message(self, format: str, *_: object) -> None:  # noqa: A002
+        pass
