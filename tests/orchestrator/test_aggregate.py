@@ -253,6 +253,17 @@ def test_read_run_data_exported_folder_gives_classes_rows_and_labels(tmp_path: P
     assert (data.scored, data.submitted, set(data.splits)) == (("val",), "test", {"val", "test"})
 
 
+def test_read_run_data_knows_what_the_challenge_calls_each_class(tmp_path: Path) -> None:
+    write_run_data(tmp_path / "data", {"val": 3})
+    assert read_run_data(tmp_path / "data").class_ids == ()
+    about = json.loads((tmp_path / "data" / "dataset.json").read_text())
+    (tmp_path / "data" / "dataset.json").write_text(json.dumps({**about, "class_ids": ["151", "246"]}))
+    assert read_run_data(tmp_path / "data").class_ids == ("151", "246")
+    (tmp_path / "data" / "dataset.json").write_text(json.dumps({**about, "class_ids": ["151"]}))
+    with pytest.raises(StorageError, match="1 class ids"):
+        read_run_data(tmp_path / "data")
+
+
 def test_read_run_data_no_test_split_submits_val(tmp_path: Path) -> None:
     write_run_data(tmp_path / "data", {"val": 3})
     assert read_run_data(tmp_path / "data").submitted == "val"

@@ -80,6 +80,19 @@ def test_ilsvrc2012_is_the_published_recipe():
     assert config.datasets["superset"].declared_classes == 21_843
 
 
+@pytest.mark.parametrize("experiment", ["ilsvrc2012", "ilsvrc2012_release"])
+def test_experiments_of_2012_read_the_challenge_s_own_files_unless_told_otherwise(experiment):
+    assert compose([f"experiment={experiment}"]).datasets["target"].source is Source.ilsvrc
+    folders = compose([f"experiment={experiment}", "dataset@datasets.target=folder"]).datasets["target"]
+    assert (folders.source, folders.declared_train, folders.declared_test) == (Source.folder, 1_281_167, 100_000)
+
+
+def test_ilsvrc_declares_what_was_published():
+    target = compose(["dataset@datasets.target=ilsvrc"]).datasets["target"]
+    counts = (target.declared_classes, target.declared_train, target.declared_val, target.declared_test)
+    assert counts == (1000, 1_281_167, 50_000, 100_000)
+
+
 def test_reading_lies_over_the_experiment_and_under_the_command_line():
     plain = compose(["experiment=tiny_imagenet"]).members["base1"].stages["train"].settings
     article = compose(["experiment=tiny_imagenet", "reading=article"]).members["base1"].stages["train"].settings

@@ -18,7 +18,7 @@ from orchestrator.aggregate import MemberPredictions
 from orchestrator.combine import mean
 from orchestrator.config_schema import SubmissionConfig, SubmissionFormat
 from orchestrator.run_data import RunData, SplitData
-from orchestrator.submission import Provenance, Submission, check_config, write_submission
+from orchestrator.submission import Provenance, Submission, ask, check_config, write_submission
 from orchestrator.submission_check import check_submission
 from orchestrator.submission_formats import (
     Layout,
@@ -452,6 +452,23 @@ def test_write_submission_ilsvrc_without_ids_says_so_in_the_manifest(tmp_path: P
     manifest = submit(tmp_path, SubmissionConfig(SubmissionFormat.ilsvrc, class_ids=str(ids))).manifest
     assert manifest["class_ids"] == "ids from submission.class_ids"
     assert manifest["class_ids_file"]["sha256"] == hashlib.sha256(ids.read_bytes()).hexdigest()
+
+
+def test_ids_of_the_dataset_are_written_in_ilsvrc_alone_and_class_ids_beat_them(tmp_path: Path) -> None:
+    data = replace(make_data(), class_ids=tuple(str(900 + index) for index in range(len(CLASSES))))
+    own = ask(SubmissionConfig(SubmissionFormat.ilsvrc), data)
+    assert names_of(own) == data.class_ids
+    for other in set(ALL_FORMATS) - {SubmissionFormat.ilsvrc}:
+        assert names_of(ask(SubmissionConfig(other), data)) == CLASSES
+    ids = tmp_path / "ids.txt"
+    ids.write_text("".join(f"{name} {index + 1}\n" for index, name in enumerate(CLASSES)))
+    given = ask(SubmissionConfig(SubmissionFormat.ilsvrc, class_ids=str(ids)), data)
+    assert names_of(given) == tuple(str(index + 1) for index in range(len(CLASSES)))
+    # Read again by the dataset's ids; by positions every line would be of other classes.
+    path = write(tmp_path / "file", own, make_layout(own), draw())
+    check_submission(path, own, draw())
+    with pytest.raises(CheckFailed):
+        check_submission(path, replace(own, class_ids=None), draw())
 
 
 def test_check_config_missing_files_are_config_errors(tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ def _of_class(tree: Tree, archive: Entry, within: Span, wnid: str) -> list[Image
     """The images of a class's tar, which is `archive` itself or lies `within` it."""
     inner = f": {wnid}.tar" if archive.name != f"{wnid}.tar" else ""
     members = _members(tree, archive, within, inner)
-    return [_image(archive, each, f"{wnid}/{PurePosixPath(each.name).name}", wnid) for each in members]
+    return [_image(archive, each, f"{wnid}/{each.name.rpartition('/')[2]}", wnid) for each in members]
 
 
 def _image(archive: Entry, member: Member, name: str, class_name: str) -> ImageFile:

@@ -7,7 +7,6 @@ import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import IO
 
 from workers.data.tree import driver_errors, one_line, require_one_line, said_by
@@ -48,7 +47,19 @@ def index_tar(file: IO[bytes], within: Span, where: str) -> Iterator[Member]:
             device, an absolute path, `..`), or whose name does not fit on one line of UTF-8.
     """
     window = _Window(file, within)
-    with _readable(where), tarfile.TarFile(fileobj=window, mode="r") as tar:  # type: ignore[arg-type]
+    position = 0
+    with _readable(where):
+        # Nearly all headers are of the plainest kind; tarfile takes over at the first that is not.
+        while (found := _plain_header(window.at(position))) is not None:
+            yield _member(found, position + _BLOCK, within, where)
+            position += _BLOCK + -(-found.size // _BLOCK) * _BLOCK
+        window.seek(position)
+        yield from _by_tarfile(window, within, where)
+
+
+def _by_tarfile(window: "_Window", within: Span, where: str) -> Iterator[Member]:
+    """The members from the window's position on; the end too is checked here."""
+    with tarfile.TarFile(fileobj=window, mode="r") as tar:  # type: ignore[arg-type]
         reached = -1
         while (info := tar.next()) is not None:
             if info.size < 0 or info.offset <= reached:
@@ -58,16 +69,48 @@ def index_tar(file: IO[bytes], within: Span, where: str) -> Iterator[Member]:
             tar.members.clear()  # type: ignore[attr-defined]
             if info.isdir():
                 continue
-            _require_plain(info, where)
-            if info.offset_data + info.size > within.size:
-                raise DataError(f"{where}: truncated: {info.name} ends beyond it; fetch it again")
-            yield Member(info.name, Span(within.offset + info.offset_data, info.size))
+            if not info.isreg() or info.issparse():
+                kind = "a link" if info.issym() or info.islnk() else "no plain file"
+                raise DataError(f"{where}: {info.name!a} is {kind}; only plain files are read: make the tar without it")
+            yield _member(_Header(info.name, info.size), info.offset_data, within, where)
         # tarfile takes a damaged header for the end. Only a block of zeros is one.
-        window.seek(tar.offset)
-        if window.read(_BLOCK) != bytes(_BLOCK):
+        if window.at(tar.offset) != bytes(_BLOCK):
             raise DataError(
                 f"{where}: truncated or damaged: no tar header and no end mark at byte {tar.offset}; fetch it again"
             )
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    name: str
+    size: int
+
+
+def _plain_header(block: bytes) -> _Header | None:
+    """A header that says all in itself: a regular file with a short name; None for whatever else, damaged ones too.
+
+    A third of the time that tarfile takes.
+    """
+    if len(block) < _BLOCK or block[156] not in (0, 0x30) or block[345] or block[257:262] != b"ustar":
+        return None
+    try:
+        if int(block[148:154], 8) != sum(block) - sum(block[148:156]) + 8 * 0x20:
+            return None
+        header = _Header(block[:100].partition(b"\0")[0].decode(), int(block[124:135], 8))
+    except ValueError:
+        return None
+    return None if header.name.endswith("/") or header.size < 0 else header
+
+
+def _member(header: _Header, offset: int, within: Span, where: str) -> Member:
+    name = header.name
+    if name.startswith("/") or ".." in name.split("/"):
+        raise DataError(f"{where}: {name!a} points outside the tar; make the tar without it")
+    if not (name.isascii() and name.isprintable()):
+        require_one_line(name, where)
+    if offset + header.size > within.size:
+        raise DataError(f"{where}: truncated: {name} ends beyond it; fetch it again")
+    return Member(name, Span(within.offset + offset, header.size))
 
 
 @contextmanager
@@ -78,17 +121,6 @@ def _readable(where: str) -> Iterator[None]:
         raise DataError(f"{where}: cannot be read as a tar ({one_line(error)}); fetch it again") from error
     except driver_errors() as error:
         raise DataError(f"{where}: {said_by(error)}") from error
-
-
-def _require_plain(info: tarfile.TarInfo, where: str) -> None:
-    name = info.name
-    if not info.isreg() or info.issparse():
-        kind = "a link" if info.issym() or info.islnk() else "no plain file"
-        raise DataError(f"{where}: {name!a} is {kind}; only plain files are read: make the tar without it")
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts:
-        raise DataError(f"{where}: {name!a} points outside the tar; make the tar without it")
-    require_one_line(name, where)
 
 
 class _Window:
@@ -104,6 +136,11 @@ class _Window:
     def seek(self, position: int) -> int:
         self._position = position
         return position
+
+    def at(self, position: int) -> bytes:
+        """The block at a position, or what is left of it."""
+        self._position = position
+        return self.read(_BLOCK)
 
     def read(self, size: int) -> bytes:
         size = min(size, self._span.size - self._position)

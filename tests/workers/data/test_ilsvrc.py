@@ -1,6 +1,7 @@
 """ILSVRC-2012's own files: the same images in every form they come in, labels and ids by the kit, and clear errors."""
 
 import io
+import json
 import shutil
 import sys
 from collections.abc import Callable
@@ -137,6 +138,7 @@ def test_fewer_classes_keep_the_kit_s_ids(challenge: Challenge, tmp_path: Path) 
     assert store.counts["test"] == NUM_TEST
     export(store, tmp_path / "data")
     assert (tmp_path / "data" / "classes.txt").read_text() == "n01\nn03\n"
+    assert json.loads((tmp_path / "data" / "dataset.json").read_bytes())["class_ids"] == ["2", "4"]
 
 
 def test_classes_left_out_need_no_tar(challenge: Challenge, tmp_path: Path) -> None:
