@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from orchestrator.config_overrides import check_override, one_line, parse, ready
 from orchestrator.config_schema import (
+    BESIDE_DATASETS,
     GROUPS,
     TARGET,
     Auto,
@@ -40,7 +41,7 @@ from workers.settings import DatasetSettings
 
 __all__ = ["Config", "compose", "default_run_dir", "reopen"]
 
-_PATH_KEYS = ("run_dir", "datasets.store", "submission.template", "submission.class_ids")
+_PATH_KEYS = ("run_dir", "datasets.store", "datasets.local_copy", "submission.template", "submission.class_ids")
 _DATASET_PATH_KEYS = ("root", "classes", "class_names")
 _DEFAULT_URI = "sqlite:///mlflow.db"
 
@@ -142,8 +143,11 @@ def _checked(composed: DictConfig, asked: _Asked | None) -> Config:
     _refuse_targets(raw, "")
     root = overlay(RootLayer(), raw, "")
     members = resolve_members(root)
-    datasets = {name: value for name, value in root.datasets.items() if name != "store"}
+    datasets = {name: value for name, value in root.datasets.items() if name not in BESIDE_DATASETS}
     settings = {name: _dataset(name, value) for name, value in datasets.items()}
+    local_copy = root.datasets.get("local_copy")
+    if not isinstance(local_copy, str | None):
+        raise ConfigError(f"datasets.local_copy={local_copy}: give a folder of each node, or null")
     if TARGET not in settings:
         raise ConfigError("datasets.target: missing; choose its source, as in dataset@datasets.target=folder")
     if asked is not None:
@@ -162,6 +166,7 @@ def _checked(composed: DictConfig, asked: _Asked | None) -> Config:
         predict=root.predict,
         checkpoint_updates=root.checkpoint_updates,
         precision=root.precision,
+        local_copy=None if local_copy is None else _absolute(local_copy),
         yaml=OmegaConf.to_yaml(composed, resolve=False),
     )
 
@@ -196,7 +201,7 @@ def _refuse_strays(
     used = {stage.dataset for member in members.values() for stage in member.stages.values()}
     for name in asked.names_below("datasets"):
         if name in datasets and name not in used and f"dataset@datasets.{name}" not in asked.chosen:
-            others = [other for other in (*datasets, "store") if other != name]
+            others = [other for other in (*datasets, *BESIDE_DATASETS) if other != name]
             raise ConfigError(f"datasets.{name}: no stage uses it; {choices(name, others)}")
     stages = stage_names(members)
     for name in asked.names_below("ensemble.stages"):
@@ -227,7 +232,7 @@ def _absolute_root(root: str) -> str:
 
 def _absolute_paths(composed: DictConfig) -> None:
     """Makes the text that is kept independent of the working directory; references are left as they are."""
-    datasets = [name for name in OmegaConf.select(composed, "datasets", default={}) if name != "store"]
+    datasets = [name for name in OmegaConf.select(composed, "datasets", default={}) if name not in BESIDE_DATASETS]
     below = [f"datasets.{name}.{field}" for name in datasets for field in _DATASET_PATH_KEYS]
     for key in (*_PATH_KEYS, *below):
         value = _written(composed, key)

@@ -28,6 +28,8 @@ GROUPS = (
     "reading",
 )
 TARGET = "target"
+# What stands among the datasets and is none.
+BESIDE_DATASETS = ("store", "local_copy")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.=,-]{0,63}")
 
 
@@ -234,6 +236,7 @@ class Config:
     predict: PredictConfig
     checkpoint_updates: int
     precision: Precision
+    local_copy: Path | None = None
     yaml: str = field(default="", repr=False, compare=False)
 
 

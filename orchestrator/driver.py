@@ -40,7 +40,8 @@ _log = logging.getLogger(__name__)
 class Work:
     """What is to be trained and where.
 
-    `stores` are prepared datasets by name, `target_digest` is that of `target`'s; `splits` are what members predict.
+    `stores` are prepared datasets by name, `target_digest` is that of `target`'s; `splits` are what members predict;
+    `local_copy` is where each node keeps copies of the stores, or None.
     """
 
     paths: RunPaths
@@ -54,6 +55,7 @@ class Work:
     checkpoint_updates: int
     budgets: Budgets
     crops: Crops = Crops.ten
+    local_copy: Path | None = None
 
     def stage_spec(self, stage: Stage, attempt: int) -> StageSpec:
         """What the actor needs to train `stage`."""
@@ -74,6 +76,7 @@ class Work:
             stage_hash=stage.hash,
             attempt=attempt,
             init_file=stage.init_file,
+            local_copy=self.local_copy,
         )
 
     def predict_spec(self, member: str) -> PredictSpec:
@@ -88,6 +91,7 @@ class Work:
             settings=last.settings,
             numerics=self.numerics,
             crops=self.crops,
+            local_copy=self.local_copy,
         )
 
 

@@ -128,6 +128,7 @@ def _work(config: Config, plan: Plan, run: OpenedRun, prepared: Prepared) -> Wor
         checkpoint_updates=config.checkpoint_updates,
         budgets=Budgets(config.cluster.max_losses, config.cluster.max_failures),
         crops=run.record.crops,
+        local_copy=config.local_copy,
     )
 
 

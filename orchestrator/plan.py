@@ -16,7 +16,7 @@ from orchestrator.config_schema import TARGET, Config, StageConfig
 from orchestrator.overlay import choices
 from orchestrator.plan_change import Change, ChangeKind, compare
 from orchestrator.plan_checks import check_crop, check_fit, check_gpus, check_layers
-from orchestrator.plan_values import Plan, PlannedDataset, Stage, StageRef, from_json, plain, to_json
+from orchestrator.plan_values import Plan, PlannedDataset, Stage, StageRef, from_json, hashed, plain, to_json
 from workers.errors import ConfigError
 from workers.protocol import InitFile
 from workers.settings import DatasetSettings, dataset_options
@@ -129,7 +129,7 @@ def _stage(
     num_images = dataset.counts["train"]
     digest = _digest(
         {
-            "settings": plain(config.settings),
+            "settings": hashed(config.settings),
             "seed": seed,
             "reset": config.reset,
             "freeze": config.freeze,

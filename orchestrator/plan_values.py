@@ -127,6 +127,17 @@ class Plan:
         return tuple(member for member in self.members if self.is_pretrained(member))
 
 
+# Settings that came after runs had hashes: at these values they are left out, so that those runs keep theirs.
+_LATER: dict[str, object] = {"shuffle_window": 0}
+
+
+def hashed(settings: TrainingSettings) -> Any:
+    """What of a stage's settings enters its hash."""
+    augmentation = plain(settings.augmentation)
+    kept = {name: value for name, value in augmentation.items() if _LATER.get(name, ...) != value}
+    return {**plain(settings), "augmentation": kept}
+
+
 def plain(value: object) -> Any:
     """Dataclasses, enums and tuples as JSON's types; keys in field order."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

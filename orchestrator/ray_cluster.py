@@ -262,7 +262,8 @@ def _pack_shard(loader: Loader, job: ShardJob) -> PackedShard:
     """What a task does, on whatever node; a shard written to that node's own disk would be lost without a word."""
     if not job.folder.is_dir():
         raise StorageError(
-            f"{job.folder}: not there on node {socket.gethostname()}: set datasets.store to storage all nodes share"
+            f"{job.folder}: not there on node {socket.gethostname()}: set datasets.store to storage that all nodes "
+            "share"
         )
     return pack_shard(loader, job, lambda: None)
 

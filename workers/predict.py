@@ -13,6 +13,7 @@ from workers.atomic import replacing, write_json
 from workers.checkpoint import read_weights
 from workers.data.augment import PixelStatistics
 from workers.data.batches import pixel_statistics
+from workers.data.local_copy import open_on_node
 from workers.data.store import open_store
 from workers.digest import sha256_of
 from workers.errors import CheckFailed, Stopped
@@ -89,8 +90,8 @@ def predict(spec: PredictSpec, should_stop: Callable[[], bool]) -> tuple[SplitPr
         CheckFailed: a probability is not finite.
         StorageError: the disk is full, or storage fails otherwise.
     """
-    store = open_store(spec.store)
-    member = load_member(spec.stage_dir, spec.store, spec.settings, spec.numerics)
+    store = open_on_node(spec.store, spec.local_copy)
+    member = load_member(spec.stage_dir, store.path, spec.settings, spec.numerics)
     results = []
     for split in spec.splits:
         images = store.images(split)

@@ -39,7 +39,7 @@ class StageSpec:
     `store` is a prepared dataset folder, `stage_dir` is `members/<member>/<stage>` of the run directory,
     `init_dir` the ancestor's stage_dir or None, `init_file` a file of weights instead. `reset` names layers drawn anew,
     `freeze` layers left as they are, `lr_scale` factors of the learning rate by layer (`conv1` … `conv6`, `fc6`, `fc7`,
-    `fc8`).
+    `fc8`). `local_copy` is a folder of the node's own that the store is copied to and read from, or None.
     """
 
     member: str
@@ -58,6 +58,7 @@ class StageSpec:
     stage_hash: str
     attempt: int = 0
     init_file: InitFile | None = None
+    local_copy: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,10 @@ class StageResult:
 
 @dataclass(frozen=True)
 class PredictSpec:
-    """Prediction of prepared splits by a finished stage, from `crops`; files go to `predictions_dir`."""
+    """Prediction of prepared splits by a finished stage, from `crops`; files go to `predictions_dir`.
+
+    `local_copy` is as in `StageSpec`.
+    """
 
     member: str
     stage_dir: Path
@@ -85,6 +89,7 @@ class PredictSpec:
     settings: TrainingSettings
     numerics: Numerics
     crops: Crops = Crops.ten
+    local_copy: Path | None = None
 
 
 @dataclass(frozen=True)

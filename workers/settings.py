@@ -302,6 +302,8 @@ class AugmentationSettings:
     """Random crop, reflection, and a shift along the colour eigenvectors with `colour_std` (0 switches it off).
 
     `colour_until` is the share of the stage's epochs after which colours are no longer shifted.
+    `shuffle_window` is for stores larger than memory: 0 mixes all images, n only so many at a time, in pieces of
+    neighbours that are read together.
     """
 
     random_crop: bool = True
@@ -310,9 +312,10 @@ class AugmentationSettings:
     normalisation: Normalisation = Normalisation.dataset
     colour_scale: ColourScale = ColourScale.root
     colour_until: float = 1.0
+    shuffle_window: int = 0
 
     def __post_init__(self) -> None:
-        require_least(self, 0, "colour_std")
+        require_least(self, 0, "colour_std", "shuffle_window")
         require(0 <= self.colour_until <= 1, f"colour_until={self.colour_until}: give a share in [0, 1]")
 
 

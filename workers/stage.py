@@ -11,7 +11,8 @@ from torch import nn
 from workers import numerics
 from workers.checkpoint import Checkpoint, Weights, name_of, newest_checkpoint, read_weights, verify_checkpoint
 from workers.data.batches import TrainingBatches, centre_batches, num_batches, pixel_statistics
-from workers.data.store import Store, open_store
+from workers.data.local_copy import open_on_node
+from workers.data.store import Store
 from workers.errors import DataError, StorageError
 from workers.finished import read_finished
 from workers.init_file import load_init_file
@@ -42,7 +43,7 @@ def run_stage(spec: StageSpec, should_stop: Callable[[], bool]) -> StageResult:
         ConfigError: a setting names a layer that the model lacks, or leaves none to train.
     """
     numerics.apply(spec.numerics)
-    store = open_store(spec.store)
+    store = open_on_node(spec.store, spec.local_copy)
     if not store.counts.get("train"):
         raise DataError(f"{spec.store}: no training images; check the dataset's root and splits")
     model = build(spec.settings.model, store.num_classes).to(memory_format=torch.channels_last)

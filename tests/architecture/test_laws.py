@@ -55,6 +55,7 @@ IN_PLACE = {
     "orchestrator/run_dir.py:lock": "a lock is held on an open file; what it says is for the message alone",
     "orchestrator/submission.py:write_submission": "checked under a temporary name, then renamed and fsynced",
     "workers/checkpoint.py:_set_aside": "a corrupt checkpoint is renamed, never rewritten",
+    "workers/data/local_copy.py:_copy_checked": "the folder it is given is an atomic_folder",
     "workers/data/lock.py:locked": "a lock is held on an open file, whose content says nothing",
     "workers/data/lock.py:is_locked": "asks whether that lock is held",
     "workers/data/prepare.py:_commit": "renames a folder of files that are each committed",

@@ -13,6 +13,9 @@ from workers.data.pixels import Pixels
 from workers.kernels.crop import copy
 from workers.settings import AugmentationSettings
 
+# Of neighbouring images, in a window of a shuffled order.
+PIECES = 128
+
 
 @dataclass(frozen=True)
 class EpochDraws:
@@ -37,7 +40,7 @@ def draw_epoch(seed: int, epoch: int, num_images: int, margin: int, augmentation
     `margin` is image side − crop side; an offset lies in 0…margin, both ends included (33 values for 256 − 224).
     """
     generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch])))
-    order = generator.permutation(num_images)
+    order = _order(generator, num_images, augmentation.shuffle_window)
     offsets = generator.integers(0, margin + 1, size=(num_images, 2))
     flips = generator.random(num_images) < 0.5
     colour = generator.standard_normal((num_images, 3), dtype=np.float32)
@@ -46,6 +49,27 @@ def draw_epoch(seed: int, epoch: int, num_images: int, margin: int, augmentation
     if not augmentation.reflect:
         flips = np.zeros_like(flips)
     return EpochDraws(order, offsets, flips, colour * np.float32(augmentation.colour_std))
+
+
+def window_images(shuffle_window: int) -> int:
+    """How many images are mixed at a time: a whole number of pieces."""
+    return max(1, shuffle_window // PIECES) * PIECES
+
+
+def _order(generator: np.random.Generator, num_images: int, window: int) -> np.ndarray:
+    """[images] int64: all images mixed; or, with a window, pieces of neighbours, the images of some of them mixed.
+
+    A window's pieces lie anywhere, so that each window sees all classes of a store sorted by class.
+    """
+    if window == 0 or window >= num_images:
+        return generator.permutation(num_images)
+    piece = window_images(window) // PIECES
+    starts = generator.permutation(-(-num_images // piece)) * piece
+    order = (starts[:, None] + np.arange(piece)).ravel()
+    order = order[order < num_images]
+    for start in range(0, num_images, piece * PIECES):
+        generator.shuffle(order[start : start + piece * PIECES])
+    return order
 
 
 def crop(

@@ -1,5 +1,6 @@
 """Batches of one split in (seed, epoch, index) order: any batch can be drawn without the ones before it."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -7,13 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workers.data.augment import EpochDraws, PixelStatistics, Windows, crop, draw_epoch, to_input
+from workers.data.augment import EpochDraws, PixelStatistics, Windows, crop, draw_epoch, to_input, window_images
+from workers.data.pixels import Pixels
 from workers.data.store import Store
 from workers.settings import AugmentationSettings, ColourScale, Normalisation
 
 # The channel statistics that the encyclopedia article and torchvision's models use, on the [0, 1] scale.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+# A few microseconds an image: not for what stays in memory anyway.
+_READ_AHEAD_FROM_BYTES = 2 << 30
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,35 @@ def num_batches(num_images: int, batch_size: int) -> int:
     return -(-num_images // batch_size)
 
 
+class ReadAhead:
+    """Has the kernel read the images that come next while those at hand are trained on.
+
+    A store that memory holds needs none of this after its first epoch; one that it does not hold would otherwise be
+    waited for, image by image.
+    """
+
+    def __init__(self, images: Pixels, ahead: int, least_bytes: int = _READ_AHEAD_FROM_BYTES) -> None:
+        """`ahead` images at a time, one such lot before they are due; nothing for less than `least_bytes` of pixels."""
+        self._images, self._ahead = images, ahead
+        self._useful = math.prod(images.shape) >= least_bytes
+        self._order, self._asked = np.empty(0, np.int64), 0
+
+    def to(self, order: np.ndarray, position: int) -> None:
+        """Says that `order` is now read from `position` on."""
+        if not self._useful:
+            return
+        if order is not self._order:
+            self._order, self._asked = order, position
+        due = (position // self._ahead + 2) * self._ahead
+        if self._asked < due:
+            # Neighbours are asked for in one piece: that is what a window's order is made of.
+            coming = np.sort(order[self._asked : due])
+            for piece in np.split(coming, np.flatnonzero(np.diff(coming) > 1) + 1):
+                if len(piece):
+                    self._images.will_need(int(piece[0]), int(piece[-1]) + 1)
+            self._asked = due
+
+
 class TrainingBatches:
     """The training split in shuffled, augmented batches of `batch_size`; the last one of an epoch may be short."""
 
@@ -70,6 +103,8 @@ class TrainingBatches:
         self._seed, self._batch_size, self._input_size = seed, batch_size, input_size
         self._colour_epochs = colour_epochs
         self._epoch, self._draws = -1, EpochDraws(*(np.empty(0),) * 4)
+        window = augmentation.shuffle_window
+        self._read_ahead = ReadAhead(self._images, window_images(window) if window else batch_size)
 
     @property
     def num_images(self) -> int:
@@ -87,6 +122,7 @@ class TrainingBatches:
             self._draws = draw_epoch(self._seed, epoch, self.num_images, margin, self._augmentation)
             self._epoch = epoch
         span = slice(index * self._batch_size, (index + 1) * self._batch_size)
+        self._read_ahead.to(self._draws.order, span.start)
         chosen = self._draws.order[span]
         windows = Windows(self._draws.offsets[span], self._draws.flips[span])
         pixels = crop(self._images, chosen, windows.offsets, windows.flips, self._input_size)

@@ -90,8 +90,8 @@ class Pixels:
         return self._shard(number).window(index - self._starts[number], rows, columns)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        del copy
-        return self[:] if dtype is None else self[:].astype(dtype)
+        pixels = self[:]
+        return pixels.astype(dtype or self.dtype, copy=bool(copy))
 
     def will_need(self, start: int, stop: int) -> None:
         """Asks the kernel to read images `start` … `stop` ahead of time; returns at once."""

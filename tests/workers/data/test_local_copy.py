@@ -1,0 +1,100 @@
+"""Copies of a store on a node's own disk: made once, whole, and refused with what to change."""
+
+import multiprocessing
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from workers.data import local_copy
+from workers.data.local_copy import open_on_node
+from workers.data.prepare import prepare
+from workers.data.store import open_store
+from workers.errors import StorageError
+from workers.settings import DatasetSettings
+
+
+@pytest.fixture
+def store(plain_tree: Path, tmp_path: Path) -> Path:
+    return prepare(DatasetSettings(root=str(plain_tree), size=8), tmp_path / "stores")
+
+
+def _open_and_report(store: Path, folder: Path, start: Any, outcome: Any) -> None:
+    copied = local_copy._copied
+
+    def counted(*arguments: Any) -> Any:
+        outcome.put("copied")
+        return copied(*arguments)
+
+    local_copy._copied = counted
+    start.wait(60)
+    outcome.put(str(open_on_node(store, folder).path))
+
+
+def test_processes_of_a_node_copy_a_store_once(store: Path, tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    start, outcome = context.Barrier(3), context.Queue()
+    node = tmp_path / "node"
+    processes = [
+        context.Process(target=_open_and_report, args=(store, node, start, outcome), daemon=True) for _ in range(3)
+    ]
+    for process in processes:
+        process.start()
+    said = [outcome.get(timeout=60) for _ in range(4)]
+    for process in processes:
+        process.join(60)
+    (copy,) = node.iterdir()
+    assert sorted(said) == sorted(["copied", *[str(copy)] * 3])
+    names = {path.name for path in store.iterdir()}
+    assert {path.name for path in copy.iterdir()} == names
+    assert all((copy / name).read_bytes() == (store / name).read_bytes() for name in names)
+
+
+def test_members_read_the_copy_and_not_the_store(store: Path, tmp_path: Path) -> None:
+    opened = open_on_node(store, tmp_path / "node")
+    assert opened.digest == open_store(store).digest
+    expected = np.array(open_store(store).images("train"))
+    for shard in store.glob("train-*.npy"):
+        shard.write_bytes(bytes(shard.stat().st_size))
+    assert np.array_equal(opened.images("train"), expected)
+    again = open_on_node(store, tmp_path / "node")
+    assert np.array_equal(again.images("train"), expected), "it was copied a second time"
+
+
+def test_no_folder_reads_the_store_itself(store: Path) -> None:
+    assert open_on_node(store, None).path == store
+
+
+def test_copy_that_lost_a_file_is_made_anew(store: Path, tmp_path: Path) -> None:
+    copy = open_on_node(store, tmp_path / "node").path
+    (copy / "val.labels.npy").unlink()
+    again = open_on_node(store, tmp_path / "node")
+    assert again.path == copy
+    assert np.array_equal(again.labels("val"), open_store(store).labels("val"))
+
+
+def test_store_whose_bytes_are_not_those_of_its_manifest_is_not_copied(store: Path, tmp_path: Path) -> None:
+    shard = store / "train-00000.images.npy"
+    shard.write_bytes(shard.read_bytes()[:-1] + b"\0\1"[shard.read_bytes()[-1] == 0 :][:1])
+    with pytest.raises(StorageError, match=rf"{shard}.*sha256"):
+        open_on_node(store, tmp_path / "node")
+    assert not list((tmp_path / "node").iterdir())
+
+
+def test_node_without_room_is_told_with_what_to_change(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.statvfs(tmp_path)
+    full = os.statvfs_result((*real[:3], 2, 1, *real[5:]))
+    monkeypatch.setattr(os, "statvfs", lambda path: full)
+    with pytest.raises(StorageError, match=rf"node: the copy of {store} needs .*datasets\.local_copy"):
+        open_on_node(store, tmp_path / "node")
+    assert not list((tmp_path / "node").iterdir())
+
+
+def test_file_in_the_way_of_the_copies_is_a_storage_error(store: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="a file is in the way"):
+        open_on_node(store, tmp_path / "file" / "below")

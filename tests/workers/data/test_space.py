@@ -1,0 +1,76 @@
+"""Room on the disk is asked for before anything is read."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from workers.data.prepare import PrepareProgress, prepare
+from workers.data.space import jpeg_bytes, raw_bytes, readable_bytes
+from workers.errors import StorageError
+from workers.settings import DatasetSettings, StoreFormat
+
+
+@pytest.fixture
+def leave_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Makes every disk say that it has so many bytes free."""
+    real = os.statvfs(tmp_path)
+
+    def leave(free: int) -> None:
+        said = os.statvfs_result((1, 1, *real[2:4], free, *real[5:]))
+        monkeypatch.setattr(os, "statvfs", lambda path: said)
+
+    return leave
+
+
+def test_store_larger_than_the_disk_is_refused_before_an_image_is_read(
+    plain_tree: Path, tmp_path: Path, leave_free: Callable[[int], None]
+) -> None:
+    leave_free(200_000)
+    seen: list[PrepareProgress] = []
+    with pytest.raises(StorageError) as caught:
+        prepare(DatasetSettings(root=str(plain_tree), size=64), tmp_path / "place" / "stores", seen.append)
+    message = str(caught.value)
+    assert f"{raw_bytes(65, 64):,} bytes" in message
+    assert "200,000 bytes" in message
+    assert "datasets.store" in message
+    assert "datasets.<name>.store_format=jpeg" in message
+    assert not seen
+    assert not (tmp_path / "place").exists()
+    # As JPEG there is room.
+    prepare(DatasetSettings(root=str(plain_tree), size=64, store_format=StoreFormat.jpeg), tmp_path / "stores")
+
+
+def test_finished_shards_need_no_room_again(
+    plain_tree: Path, tmp_path: Path, leave_free: Callable[[int], None]
+) -> None:
+    settings = DatasetSettings(root=str(plain_tree), size=64)
+
+    def interrupt(state: PrepareProgress) -> None:
+        if state.phase == "pack" and state.done == 65:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(settings, tmp_path / "stores", interrupt)
+    leave_free(raw_bytes(65, 64) * 3 // 4)
+    prepare(settings, tmp_path / "stores")
+
+
+def test_needed_bytes_bound_what_is_written(plain_tree: Path, tmp_path: Path) -> None:
+    for store_format in StoreFormat:
+        settings = DatasetSettings(root=str(plain_tree), size=100, store_format=store_format)
+        path = prepare(settings, tmp_path / "stores")
+        # A mean image, and headers and records of files, are there once, however many images there are.
+        fixed = (path / "mean_image.npy").stat().st_size + 20_000
+        written = sum(each.stat().st_size for each in path.iterdir()) - fixed
+        raw = store_format is StoreFormat.raw
+        needed = raw_bytes(65, 100) if raw else jpeg_bytes(65, 100, settings.jpeg_quality)
+        assert written <= needed
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(999, "999 bytes"), (950_000, "950 KB"), (252_600_000_000, "253 GB"), (3 * 10**12, "3 TB")]
+)
+def test_bytes_are_told_in_round_figures(count: int, text: str) -> None:
+    assert readable_bytes(count) == text

@@ -1,0 +1,81 @@
+"""A store copied once onto a node's own disk, where its members map it: shared storage is read once a node, not at
+every epoch.
+"""
+
+import hashlib
+import shutil
+from pathlib import Path
+
+from workers.atomic import atomic_folder, storage_errors
+from workers.data.lock import locked
+from workers.data.space import require_space
+from workers.data.store import MANIFEST, Store, open_store
+from workers.errors import StorageError
+
+_BLOCK_BYTES = 8 << 20
+
+
+def open_on_node(store: Path, local_copy: Path | None) -> Store:
+    """Opens the copy of `store` in the folder `local_copy` of this node, and makes it first where it is not there.
+
+    None opens `store` itself. Of processes that want the same copy at once, one makes it and the others wait. Each file
+    must have the sha256 that the store's manifest says; a copy that has lost something since is made anew.
+
+    Raises:
+        StorageError: no store there, a damaged one, or the node's disk is full or cannot be written.
+    """
+    source = open_store(store)
+    if local_copy is None:
+        return source
+    copy = local_copy / f"{store.name}-{source.digest[:16]}"
+    found = _opened(copy, source)
+    if found is None:
+        with storage_errors(local_copy):
+            try:
+                local_copy.mkdir(parents=True, exist_ok=True)
+            except (FileExistsError, NotADirectoryError) as error:
+                raise StorageError(
+                    f"{local_copy}: cannot be a folder, a file is in the way: set datasets.local_copy"
+                ) from error
+        with locked(local_copy / f"{copy.name}.lock"):
+            found = _opened(copy, source) or _copied(source, copy)
+    return found
+
+
+def _opened(copy: Path, source: Store) -> Store | None:
+    """The copy, if it is there and whole."""
+    try:
+        opened = open_store(copy)
+    except StorageError:
+        return None
+    return opened if opened.digest == source.digest else None
+
+
+def _copied(source: Store, copy: Path) -> Store:
+    shutil.rmtree(copy, ignore_errors=True)
+    needed = sum((source.path / name).stat().st_size for name in source.file_hashes)
+    require_space(
+        copy.parent,
+        needed,
+        f"the copy of {source.path}",
+        "set datasets.local_copy to a larger disk of the nodes, or to null to read the store where it is",
+    )
+    with atomic_folder(copy) as folder:
+        for name, sha256 in source.file_hashes.items():
+            _copy_checked(source.path / name, folder / name, sha256)
+        (folder / MANIFEST).write_bytes((source.path / MANIFEST).read_bytes())
+        folder.chmod(0o755)
+    return open_store(copy)
+
+
+def _copy_checked(source: Path, target: Path, sha256: str) -> None:
+    digest = hashlib.sha256()
+    with source.open("rb") as reading, target.open("wb") as writing:
+        while block := reading.read(_BLOCK_BYTES):
+            digest.update(block)
+            writing.write(block)
+    if digest.hexdigest() != sha256:
+        raise StorageError(
+            f"{source}: the prepared dataset is damaged: its sha256 is not that of {MANIFEST}; delete the folder and "
+            "run it again"
+        )
