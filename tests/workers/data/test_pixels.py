@@ -1,0 +1,204 @@
+"""One array over all shards: what numpy gives for the whole, whatever the shards; mapped late, and within limits."""
+
+import resource
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from workers.data import pixels as module
+from workers.data.augment import crop
+from workers.data.jpeg import decode_window, encode
+from workers.data.pixels import Pixels, ShardFiles
+from workers.data.prepare import prepare
+from workers.data.store import open_store
+from workers.errors import StorageError
+from workers.settings import DatasetSettings, StoreFormat
+
+SIZE = 16
+Write = Callable[..., Path]
+
+
+def raw(folder: Path, images: np.ndarray, counts: list[int]) -> Pixels:
+    """The images, so many to a shard."""
+    shards, start = [], 0
+    for number, count in enumerate(counts):
+        path = folder / f"{len(list(folder.iterdir()))}-{number}.npy"
+        np.save(path, images[start : start + count])
+        shards.append(ShardFiles(count, path))
+        start += count
+    return Pixels(shards, images.shape[1])
+
+
+def noise(num_images: int, size: int = SIZE) -> np.ndarray:
+    return np.random.default_rng(num_images).integers(0, 256, (num_images, size, size, 3), dtype=np.uint8)
+
+
+bounds = st.none() | st.integers(-20, 20)
+slices = st.builds(slice, bounds, bounds, st.sampled_from([None, 1, 2, 5, -1, -3]))
+sides = st.builds(slice, st.none() | st.integers(0, SIZE), st.none() | st.integers(0, SIZE))
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=4), st.data())
+def test_indexing_gives_what_the_whole_array_would(tmp_path: Path, counts: list[int], data: st.DataObject) -> None:
+    images = noise(sum(counts))
+    stored = raw(tmp_path, images, counts)
+    assert stored.shape == images.shape
+    assert len(stored) == len(images)
+    assert np.array_equal(stored, images)
+    assert np.array_equal(list(stored), list(images))
+    key = data.draw(slices)
+    assert np.array_equal(stored[key], images[key])
+    rows, columns = data.draw(sides), data.draw(sides)
+    assert np.array_equal(stored[key, rows], images[key, rows])
+    assert np.array_equal(stored[key, rows, columns], images[key, rows, columns])
+    if len(images):
+        index = data.draw(st.integers(-len(images), len(images) - 1))
+        assert np.array_equal(stored[index], images[index])
+        assert np.array_equal(stored[index, rows, columns], images[index, rows, columns])
+        chosen = np.array(data.draw(st.lists(st.integers(0, len(images) - 1), max_size=6)), np.int64)
+        assert np.array_equal(stored[chosen], images[chosen])
+
+
+def test_image_beyond_the_last_is_refused(tmp_path: Path) -> None:
+    stored = raw(tmp_path, noise(3), [2, 1])
+    for index in (3, -4):
+        with pytest.raises(IndexError):
+            stored[index]
+    with pytest.raises(IndexError, match="slices"):
+        stored[0, 1]
+
+
+def test_slice_within_a_shard_is_a_view_of_the_file_that_cannot_be_written(tmp_path: Path) -> None:
+    stored = raw(tmp_path, noise(6), [3, 3])
+    view = stored[3:6]
+    assert not view.flags.owndata
+    with pytest.raises(ValueError, match="read-only"):
+        view[:] = 0
+    copy = np.array(stored)
+    copy[:] = 0
+    assert stored[:].any()
+
+
+def test_shards_are_mapped_when_they_are_asked_for(tmp_path: Path) -> None:
+    stored = raw(tmp_path, noise(9), [3, 3, 3])
+
+    def mapped() -> int:
+        return Path("/proc/self/maps").read_text().count(str(tmp_path))
+
+    assert mapped() == 0
+    stored[4], stored[5]
+    assert mapped() == 1
+    stored[0]
+    assert mapped() == 2
+
+
+def test_shards_beyond_the_limit_of_open_files_give_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = noise(40)
+    stored = raw(tmp_path, images, [2] * 20)
+    limits = module._OTHER_FILES + 14, module._OTHER_FILES + 14
+    monkeypatch.setattr(resource, "getrlimit", lambda which: limits)
+    order = np.random.default_rng(0).permutation(200) % 40
+    for index in order.tolist():
+        assert np.array_equal(stored[index], images[index])
+        assert Path("/proc/self/maps").read_text().count(str(tmp_path)) <= 7
+
+
+def test_limit_of_open_files_is_raised_where_it_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raised = []
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (64, 100_000))
+    monkeypatch.setattr(resource, "setrlimit", lambda which, limits: raised.append(limits))
+    stored = raw(tmp_path, noise(8), [1] * 8)
+    assert np.array_equal(stored, noise(8))
+    assert raised == [(module._OTHER_FILES + 16, 100_000)]
+    assert Path("/proc/self/maps").read_text().count(str(tmp_path)) == 8
+
+
+@pytest.mark.parametrize("damage", ["shape", "dtype", "short", "absent"])
+def test_shard_that_is_not_what_the_manifest_says_is_a_storage_error(tmp_path: Path, damage: str) -> None:
+    stored = raw(tmp_path, noise(4), [4])
+    (path,) = tmp_path.iterdir()
+    if damage == "absent":
+        path.unlink()
+    elif damage == "short":
+        path.write_bytes(path.read_bytes()[:40])
+    else:
+        np.save(path, noise(5) if damage == "shape" else noise(4).astype(np.int8))
+    with pytest.raises(StorageError, match=f"{path}.*damaged"):
+        stored[0]
+
+
+def test_crops_across_shards_are_those_of_one_array(tmp_path: Path) -> None:
+    images = noise(30)
+    generator = np.random.default_rng(0)
+    chosen, offsets = generator.integers(0, 30, 50), generator.integers(0, 5, (50, 2))
+    flips = generator.random(50) < 0.5
+    expected = crop(images, chosen, offsets, flips, 12)
+    for counts in ([30], [7, 0, 20, 3]):
+        assert np.array_equal(crop(raw(tmp_path, images, counts), chosen, offsets, flips, 12), expected)
+
+
+def test_reading_ahead_changes_nothing(tmp_path: Path) -> None:
+    stored = raw(tmp_path, noise(9, 64), [4, 5])
+    stored.will_need(2, 8)
+    stored.will_need(8, 9)
+    assert np.array_equal(stored, noise(9, 64))
+
+
+def test_jpeg_store_holds_the_encoded_pixels_and_gives_their_windows(plain_tree: Path, tmp_path: Path) -> None:
+    wanted: Any = DatasetSettings(root=str(plain_tree), size=40)
+    raw_store = open_store(prepare(wanted, tmp_path / "stores"))
+    as_jpeg = DatasetSettings(root=str(plain_tree), size=40, store_format=StoreFormat.jpeg, jpeg_quality=70)
+    store = open_store(prepare(as_jpeg, tmp_path / "stores"))
+    assert store.digest != raw_store.digest
+    assert store.rows("train") == raw_store.rows("train")
+    for split, count in store.counts.items():
+        images, pixels = store.images(split), raw_store.images(split)
+        assert images.shape == (count, 40, 40, 3)
+        content = np.load(store.path / f"{split}-00000.jpeg.npy")
+        offsets = np.load(store.path / f"{split}-00000.offsets.npy")
+        assert offsets[0] == 0
+        assert offsets[-1] == len(content)
+        for index in range(count):
+            file = content[offsets[index] : offsets[index + 1]].tobytes()
+            assert file == encode(pixels[index], 70)
+            assert np.array_equal(images[index], decode_window(file, 0, 0, 40))
+            assert np.array_equal(images[index, 3:33, 5:35], decode_window(file, 3, 5, 30))
+        assert np.array_equal(images[:, 2:9, 1:30], np.asarray(images)[:, 2:9, 1:30])
+        images.will_need(0, count)
+    # Noise is what JPEG is worst at; the statistics are of what training will see.
+    assert store.mean != raw_store.mean
+    np.testing.assert_allclose(store.mean, np.asarray(store.images("train")).mean(axis=(0, 1, 2)) / 255, rtol=1e-5)
+
+
+def test_jpeg_store_drops_unreadable_images_and_keeps_test_rows(
+    plain_tree: Path, tmp_path: Path, write_tree: Write
+) -> None:
+    write_tree(plain_tree, {"train/a/bad.png": b"bad", "test/t2.png": b""})
+    options = {"root": str(plain_tree), "size": 24, "on_bad": "skip", "store_format": StoreFormat.jpeg}
+    store = open_store(prepare(DatasetSettings(**options), tmp_path / "stores"))
+    assert sum(len(store.images(split)) for split in store.counts) == 65
+    assert np.abs(store.images("test")[2].astype(int) - 128).max() <= 1
+    assert store.unreadable("test") == (2,)
+
+
+@pytest.mark.parametrize("schema", [1, 2])
+def test_store_of_one_file_a_split_is_still_read(plain_tree: Path, tmp_path: Path, schema: int) -> None:
+    import json
+
+    store = open_store(prepare(DatasetSettings(root=str(plain_tree), size=8), tmp_path / "stores"))
+    expected = {split: np.array(store.images(split)) for split in store.counts}
+    manifest = json.loads((store.path / "manifest.json").read_text())
+    for split in store.counts:
+        (store.path / f"{split}-00000.images.npy").rename(store.path / f"{split}.images.npy")
+        manifest["files"][f"{split}.images.npy"] = manifest["files"].pop(f"{split}-00000.images.npy")
+    del manifest["shards"], manifest["format"]
+    (store.path / "manifest.json").write_text(json.dumps(manifest | {"schema": schema}))
+    old = open_store(store.path)
+    for split, images in expected.items():
+        assert np.array_equal(old.images(split), images)
