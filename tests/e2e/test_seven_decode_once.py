@@ -1,0 +1,79 @@
+"""One launch of the seven members decodes each image once, counted from outside in every process of the run."""
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+# Every Python process loads this first, Ray's workers too.
+WRAPPED_DECODER = """
+import hashlib, os
+from workers.data import decode as module
+
+decode = module.decode
+
+def counted(content, *others, **options):
+    descriptor = os.open(os.environ["DECODE_LOG"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.write(descriptor, (hashlib.sha256(content).hexdigest() + "\\n").encode())
+    os.close(descriptor)
+    return decode(content, *others, **options)
+
+module.decode = counted
+"""
+SMALL = (
+    "experiment=tiny_imagenet",
+    "model.width=0.08",
+    "model.fc_units=24",
+    "optimizer.batch_size=32",
+    "schedule.epochs=1",
+    *(f"ensemble.stages.{stage}.epochs=1" for stage in ("pretrain", "finetune")),
+    "precision=fp32",
+    "cluster.cpus_per_member=1",
+    "tracking.required=false",
+)
+
+
+@pytest.mark.slow
+def test_launch_of_seven_members_decodes_each_image_once(tmp_path: Path, checkout: Path) -> None:
+    generator = np.random.default_rng(0)
+    files = [
+        f"{split}/{name}/{index}.png"
+        for split, count in (("train", 20), ("val", 4))
+        for name in "abc"
+        for index in range(count)
+    ]
+    files += [f"test/{index}.png" for index in range(6)]
+    for file in files:
+        path = tmp_path / "photos" / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(path)
+    (tmp_path / "hook").mkdir()
+    (tmp_path / "hook" / "sitecustomize.py").write_text(WRAPPED_DECODER)
+    (tmp_path / "two.txt").write_text("a\nb\n")
+    places = (
+        f"datasets.target.root={tmp_path / 'photos'}",
+        f"datasets.target.classes={tmp_path / 'two.txt'}",
+        f"datasets.superset.root={tmp_path / 'photos'}",
+        f"datasets.store={tmp_path / 'store'}",
+        f"datasets.local_copy={tmp_path / 'node'}",
+        f"run_dir={tmp_path / 'run'}",
+        f"tracking.uri=sqlite:///{tmp_path / 'mlflow.db'}",
+    )
+    log = tmp_path / "decoded.txt"
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path / 'hook'}:{checkout}", "DECODE_LOG": str(log)}
+    command = [sys.executable, "-m", "orchestrator.cli", "launch", *SMALL, *places]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "run" / "members").iterdir())) == 7
+    decoded = Counter(log.read_text().split())
+    # Once for the target, of two classes, and once for the superset: two stores, of which each is packed once.
+    in_target = sum(file.startswith("test/") or file.split("/")[1] in "ab" for file in files)
+    assert sum(decoded.values()) == in_target + len(files)
+    assert set(decoded.values()) <= {1, 2}
+    # The members read the node's copies, each made once.
+    assert len(list((tmp_path / "node").iterdir())) == 2

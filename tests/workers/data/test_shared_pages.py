@@ -1,0 +1,106 @@
+"""Seven members on one node: the images are in memory once, and each member sees them in its own order and crops."""
+
+import hashlib
+import multiprocessing
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from orchestrator.plan import StageRef, stage_seed
+from workers.data.batches import TrainingBatches, pixel_statistics
+from workers.data.prepare import prepare
+from workers.data.store import open_store
+from workers.settings import AugmentationSettings, DatasetSettings
+
+MEMBERS = [f"base{number}" for number in range(1, 8)]
+NUM_IMAGES, SIZE, INPUT = 140, 256, 224
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one member saw of an epoch, and how much of the store's files its own memory counts, in bytes.
+
+    `pss` divides each page by the number of processes that map it, `rss` does not.
+    """
+
+    order: str
+    crops: str
+    contents: str
+    pss: int
+    rss: int
+
+
+def _memory_of(path: Path) -> dict[str, int]:
+    """Pss and Rss of the mappings of files below `path`, as the kernel counts them for this process."""
+    counted = {"Pss": 0, "Rss": 0}
+    below = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
+            below = str(path) in line
+        elif below and (found := re.match(r"(Pss|Rss): +(\d+) kB", line)):
+            counted[found[1]] += 1024 * int(found[2])
+    return counted
+
+
+def _member(path: Path, name: str, all_mapped: Any, outcome: Any) -> None:
+    store = open_store(path)
+    augmentation = AugmentationSettings()
+    batches = TrainingBatches(
+        store,
+        pixel_statistics(store, augmentation),
+        augmentation,
+        seed=stage_seed(0, StageRef(name, "train")),
+        batch_size=32,
+        input_size=INPUT,
+    )
+    crops = hashlib.sha256()
+    for index in range(batches.per_epoch):
+        crops.update(batches.draw(0, index).images.numpy().tobytes())
+    order = batches._draws.order
+    all_mapped.wait(120)
+    memory = _memory_of(path)
+    seen = np.sort(order).tobytes()
+    outcome.put(
+        Seen(
+            hashlib.sha256(order.tobytes()).hexdigest(),
+            crops.hexdigest(),
+            hashlib.sha256(seen).hexdigest(),
+            memory["Pss"],
+            memory["Rss"],
+        )
+    )
+    # Nobody unmaps before everybody has looked.
+    all_mapped.wait(120)
+
+
+@pytest.mark.slow
+def test_seven_members_hold_the_images_once_and_each_has_its_own_order_and_crops(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    for index in range(NUM_IMAGES):
+        file = tmp_path / "photos" / "train" / "ab"[index % 2] / f"{index}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(file)
+    path = prepare(DatasetSettings(root=str(tmp_path / "photos"), size=SIZE), tmp_path / "stores")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["workers.data.batches"])
+    all_mapped, outcome = context.Barrier(len(MEMBERS)), context.Queue()
+    processes = [
+        context.Process(target=_member, args=(path, name, all_mapped, outcome), daemon=True) for name in MEMBERS
+    ]
+    for process in processes:
+        process.start()
+    seen = [outcome.get(timeout=240) for _ in processes]
+    for process in processes:
+        process.join(60)
+    bytes_on_disk = sum(shard.stat().st_size for shard in path.glob("train-*.images.npy"))
+    pss, rss = sum(each.pss for each in seen), sum(each.rss for each in seen)
+    assert pss <= 1.05 * bytes_on_disk
+    # They all did read nearly all of it: counted without regard to sharing it is there seven times.
+    assert rss >= 6 * bytes_on_disk
+    assert len({each.order for each in seen}) == len({each.crops for each in seen}) == len(MEMBERS)
+    assert len({each.contents for each in seen}) == 1
