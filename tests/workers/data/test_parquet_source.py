@@ -236,7 +236,7 @@ def test_preparing_reads_each_row_group_a_few_times_only(root: Path, tmp_path: P
     splits = listing.rows(unwatched).splits
     for split in splits.values():
         for row in split:
-            listing.load(row, 8)
+            listing.loader().load(row, 8)
     # Two files of 12 train rows, of 3 val rows and of 2 or 3 test rows, 7 rows a group: all of it fits in memory.
     assert listing.contents.groups.num_read == 2 * 2 + 2 + 2
 
