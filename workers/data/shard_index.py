@@ -4,8 +4,8 @@ Names that lead out of an archive, links and devices are never followed: they ar
 """
 
 import tarfile
+from collections.abc import Collection
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from typing import IO
 
 from workers.data.tree import Entry, Tree, driver_errors, one_line, require_one_line, said_by
@@ -81,9 +81,12 @@ def _take(
     if info.isdir() or not stem or not dot or lower not in image_extensions | label_extensions:
         return
     require_one_line(info.name, at)
-    parts = PurePosixPath(folder).parts
-    key = str(PurePosixPath(*parts, stem))
-    sample = samples.setdefault(key, Sample(key))
+    # `tar cf x.tar .` puts ./ before every name.
+    parts = [part for part in folder.split("/") if part not in ("", ".")]
+    key = "/".join((*parts, stem))
+    sample = samples.get(key)
+    if sample is None:
+        sample = samples[key] = Sample(key)
     problem = _problem(info, parts, shard)
     if lower in image_extensions:
         if lower in sample.images:
@@ -96,7 +99,7 @@ def _take(
         sample.labels[lower] = file.read(info.size)
 
 
-def _problem(info: tarfile.TarInfo, folders: tuple[str, ...], shard: Entry) -> str:
+def _problem(info: tarfile.TarInfo, folders: Collection[str], shard: Entry) -> str:
     if ".." in folders or info.name.startswith("/"):
         return "has a name that leads out of the archive"
     if not info.isreg() or info.issparse():

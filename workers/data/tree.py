@@ -44,6 +44,8 @@ class Entry:
 class Tree(Protocol):
     """Files below a root; paths are relative to it, with slashes, "" being the root itself."""
 
+    def __hash__(self) -> int: ...
+
     @property
     def identity(self) -> str:
         """Names the root: two roots may agree in all names, sizes and times and differ in pixels."""

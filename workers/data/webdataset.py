@@ -6,9 +6,10 @@ The key is a member's path up to the first dot of its last part; the rest says w
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
 from workers.data.classes import NO_CLASS, Found, Naming, file_listing, grouped, naming, read_class_names
 from workers.data.decode import BadImage
@@ -16,7 +17,7 @@ from workers.data.files import FileListing, ImageFile
 from workers.data.listing import LeftOut
 from workers.data.patterns import split_files
 from workers.data.pool import map_in_order
-from workers.data.shard_index import Member, Sample, index_shard
+from workers.data.shard_index import Sample, index_shard
 from workers.data.tree import Entry, Tree, open_root, require_one_line
 from workers.errors import DataError
 from workers.settings import DatasetSettings, OnBad
@@ -26,11 +27,33 @@ IMAGES = frozenset({"jpg", "jpeg", "png", "webp", "bmp", "gif"})
 LABELS = ("cls", "json", "txt")
 
 
+# Shards whose index is kept, so that surveying and then preparing a set reads its headers once.
+_KEPT_SHARDS = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """A sample: its image's name and place in the shard, and its label as written, "" for none.
+
+    Of one that is not whole, `name` is the key and `problem` says why; `is_note` where it may be no sample at all.
+    """
+
+    name: str
+    label: str = ""
+    offset: int = 0
+    size: int = 0
+    problem: str = ""
+    is_note: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class _Place:
-    shard: str
-    offset: int
-    size: int
+    shard: Entry
+    sample: _Sample
+
+    @property
+    def path(self) -> str:
+        return f"{self.shard.path}/{self.sample.name}"
 
 
 @dataclass(frozen=True)
@@ -50,26 +73,12 @@ class ShardMembers:
 
     def read(self, path: str) -> bytes:
         place = self.places[path]
-        content = self.tree.read_range(place.shard, place.offset, place.size)
-        if len(content) < place.size:
+        content = self.tree.read_range(place.shard.path, place.sample.offset, place.sample.size)
+        if len(content) < place.sample.size:
             raise BadImage("the shard ends within it")
         if not content:
             raise BadImage("empty file")
         return content
-
-
-@dataclass(frozen=True, slots=True)
-class _Labelled:
-    """A sample with its image and its label as written, "" for none."""
-
-    image: Member
-    shard: Entry
-    name: str
-    label: str
-
-    @property
-    def path(self) -> str:
-        return f"{self.shard.path}/{self.image.name}"
 
 
 def list_webdataset(settings: DatasetSettings) -> FileListing:
@@ -89,13 +98,9 @@ def list_webdataset(settings: DatasetSettings) -> FileListing:
         "val": _samples(tree, settings, "val", shards.val, left_out),
         "test": _samples(tree, settings, "test", shards.test, left_out),
     }
-    names = naming((each.label for each in samples["train"]), read_class_names(settings))
-    by_class = {split: _by_class(tree, split, each, names) for split, each in samples.items()}
-    places = {
-        each.path: _Place(each.shard.path, each.image.offset, each.image.size)
-        for split in samples.values()
-        for each in split
-    }
+    names = naming((each.sample.label for each in samples["train"]), read_class_names(settings))
+    places: dict[str, _Place] = {}
+    by_class = {split: _by_class(tree, split, each, names, places) for split, each in samples.items()}
     found = Found(
         order=names.order(by_class["train"]),
         train=by_class["train"],
@@ -110,30 +115,38 @@ def list_webdataset(settings: DatasetSettings) -> FileListing:
 
 
 def _samples(
-    tree: Tree, settings: DatasetSettings, split: str, shards: Iterable[Entry], left_out: list[LeftOut]
-) -> list[_Labelled]:
-    shards = tuple(shards)
-    index = partial(index_shard, tree, image_extensions=IMAGES, label_extensions=frozenset(LABELS))
-    found: list[_Labelled] = []
-    for shard, samples in zip(shards, map_in_order(index, shards, tree.num_readers), strict=True):
+    tree: Tree, settings: DatasetSettings, split: str, shards: Sequence[Entry], left_out: list[LeftOut]
+) -> list[_Place]:
+    found: list[_Place] = []
+    indices = map_in_order(partial(_index, tree), shards, tree.num_readers)
+    for shard, samples in zip(shards, indices, strict=True):
         for sample in samples:
-            if not sample.images and "cls" not in sample.labels:
-                # Notes on the set lie beside its samples; but they may as well be what is left of one.
-                left_out.append(LeftOut(split, f"{shard.path}/{sample.key}", "has no image"))
-                continue
-            problem = sample.problem or _problem_of(sample)
-            label = "" if problem else _label(sample)
-            if not problem and not label and split != "test":
-                problem = f"{sample.key} has no label (.{', .'.join(LABELS)})"
-            if problem and (split == "test" or settings.on_bad is OnBad.stop):
+            problem = sample.problem
+            if not problem and not sample.label and split != "test":
+                problem = f"{sample.name} has no label (.{', .'.join(LABELS)})"
+            place = _Place(shard, sample)
+            if not problem:
+                found.append(place)
+            elif sample.is_note or (split != "test" and settings.on_bad is OnBad.skip):
+                left_out.append(LeftOut(split, place.path, problem))
+            else:
                 raise DataError(f"{tree.describe(shard.path)}: {problem}: mend the shard{_or_skip(split)}")
-            if problem:
-                left_out.append(LeftOut(split, f"{shard.path}/{sample.key}", problem))
-                continue
-            (image,) = sample.images.values()
-            extension = image.name.rpartition("/")[2].partition(".")[2]
-            found.append(_Labelled(image, shard, f"{sample.key}.{extension}", label))
     return found
+
+
+@lru_cache(maxsize=_KEPT_SHARDS)
+def _index(tree: Tree, shard: Entry) -> tuple[_Sample, ...]:
+    return tuple(map(_compact, index_shard(tree, shard, IMAGES, frozenset(LABELS))))
+
+
+def _compact(sample: Sample) -> _Sample:
+    problem = sample.problem or _problem_of(sample)
+    if problem:
+        # Notes on a set may lie beside its samples; a class number is no note.
+        return _Sample(sample.key, problem=problem, is_note=not sample.images and "cls" not in sample.labels)
+    ((extension, image),) = sample.images.items()
+    written = image.name[-len(extension) :]
+    return _Sample(f"{sample.key}.{written}", sys.intern(_label(sample)), image.offset, image.size)
 
 
 def _or_skip(split: str) -> str:
@@ -171,18 +184,20 @@ def _json_label(text: str) -> str:
     return str(label).strip() if is_label else ""
 
 
-def _by_class(tree: Tree, split: str, samples: Iterable[_Labelled], names: Naming) -> dict[str, list[ImageFile]]:
-    """Images by class; a test in which some samples have a label and others none is refused."""
-    samples = tuple(samples)
-    unlabelled = next((each for each in samples if not each.label), None)
-    if unlabelled is not None and any(each.label for each in samples):
+def _by_class(
+    tree: Tree, split: str, samples: Sequence[_Place], names: Naming, places: dict[str, _Place]
+) -> dict[str, list[ImageFile]]:
+    """Images by class, each path put into `places`; a test in which some have a label and others none is refused."""
+    unlabelled = next((each for each in samples if not each.sample.label), None)
+    if unlabelled is not None and any(each.sample.label for each in samples):
         raise DataError(f"{tree.describe(unlabelled.path)}: no label, though others of {split} have one: add it")
     classes: dict[str, str] = {"": NO_CLASS}
+    pairs: list[tuple[str, ImageFile]] = []
     for each in samples:
-        if each.label not in classes:
-            require_one_line(each.label, tree.describe(each.path))
-            classes[each.label] = names.name_of(each.label, tree.describe(each.path))
-    return grouped(
-        (classes[each.label], ImageFile(each.path, each.name, classes[each.label], each.shard.version))
-        for each in samples
-    )
+        path, label = each.path, each.sample.label
+        if label not in classes:
+            require_one_line(label, tree.describe(path))
+            classes[label] = names.name_of(label, tree.describe(path))
+        places[path] = each
+        pairs.append((classes[label], ImageFile(path, each.sample.name, classes[label], each.shard.version)))
+    return grouped(pairs)
