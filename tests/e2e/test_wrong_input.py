@@ -127,6 +127,26 @@ def test_unreadable_training_image_exits_3_and_names_it(verb: str, images: Path,
     assert "train/dog/broken.png" in answer.line
 
 
+@pytest.mark.parametrize("verb", ["launch", "plan", "prepare"])
+@pytest.mark.parametrize("source", ["csv", "webdataset", "parquet"])
+def test_root_that_holds_another_kind_of_files_exits_3_and_says_what_is_looked_for(
+    source: str, verb: str, images: Path, ask: Callable[..., Answer]
+) -> None:
+    answer = ask(verb, "ensemble=five", f"dataset@datasets.target={source}", f"datasets.target.root={images}")
+    assert answer.code == 3
+    assert str(images) in answer.line and "datasets.target.train" in answer.line
+
+
+@pytest.mark.parametrize("verb", ["launch", "prepare"])
+def test_line_of_a_csv_without_its_image_exits_3_and_names_the_line(
+    verb: str, images: Path, ask: Callable[..., Answer]
+) -> None:
+    (images / "train.csv").write_text("id,label\ncat/0.png,cat\ncat/99.png,cat\n")
+    answer = ask(verb, "ensemble=five", "dataset@datasets.target=csv", f"datasets.target.root={images}")
+    assert answer.code == 3
+    assert "train.csv: line 3: no image cat/99.png" in answer.line
+
+
 @pytest.mark.parametrize("verb", ["launch", "plan", "prepare", "doctor"])
 def test_mistyped_key_exits_2_with_the_nearest_right_name(verb: str, ask: Callable[..., Answer]) -> None:
     answer = ask(verb, "optimizer.momentun=0.9")

@@ -203,6 +203,8 @@ def composed() -> str:
         ("model.lrn_beta=-1", "model.lrn_beta=-1.0: give 0 or more"),
         ("ensemble.members.base1.model.fc_units=0", "ensemble.members.base1.model.fc_units=0: give 1 or more"),
         ("datasets.target.declared_train=-1", "datasets.target.declared_train=-1: give 0 or more"),
+        ("datasets.target.images=x", "datasets.target.images=x: only source=csv reads it, not digits"),
+        ("datasets.target.id_column=x", "only source=csv or parquet reads it, not digits"),
         ("predict.crops=center", "predict.crops=center: did you mean centre? (known: centre, ten)"),
         ("checkpoint_updates=0", "checkpoint_updates=0: give 1 or more"),
         ("cluster.max_failures=-1", "cluster.max_failures=-1: give 0 or more"),
@@ -473,6 +475,30 @@ def test_paths_are_absolute_and_the_store_is_in_the_home_folder(monkeypatch, tmp
     assert config.store == tmp_path / "me/.cache/septet"
     assert config.datasets["target"].root == str(tmp_path / "a")
     assert config.datasets["target"].classes == str(tmp_path / "me/b")
+
+
+def test_addresses_in_object_stores_are_kept_as_they_are_and_read_back(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    chosen = ["dataset@datasets.target=webdataset", "datasets.target.root=s3://bucket/a", "ensemble=five"]
+    config = compose([*chosen, "datasets.target.class_names=names.txt"])
+    assert config.datasets["target"].source is Source.webdataset
+    assert config.datasets["target"].root == "s3://bucket/a"
+    assert config.datasets["target"].class_names == str(tmp_path / "names.txt")
+    monkeypatch.chdir("/")
+    assert reopen(config.yaml) == config
+
+
+def test_root_with_a_password_is_refused_and_the_password_not_repeated():
+    with pytest.raises(ConfigError) as caught:
+        compose(["dataset@datasets.target=folder", "datasets.target.root=ftp://me:hush@host/images"])
+    assert str(caught.value).startswith("datasets.target.root: holds a password")
+    assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize("source", ["csv", "webdataset", "parquet"])
+def test_files_of_other_sources_compose(source):
+    config = compose([f"dataset@datasets.target={source}", "datasets.target.root=/x", "ensemble=five"])
+    assert config.datasets["target"].source == source
 
 
 def test_yaml_keeps_references_and_reads_back_the_same(monkeypatch, tmp_path):

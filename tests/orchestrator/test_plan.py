@@ -28,6 +28,7 @@ from workers.settings import (
     OptimizerSettings,
     RateChange,
     ScheduleSettings,
+    Source,
     StoreFormat,
     TrainingSettings,
     dataset_options,
@@ -181,6 +182,15 @@ def test_plan_hash_and_store_key_take_the_same_options_and_no_others():
     as_jpeg = DatasetSettings(store_format=StoreFormat.jpeg, jpeg_quality=80)
     assert dataset_options(as_jpeg) == options | {"store_format": "jpeg", "jpeg_quality": 80}
     assert dataset_options(DatasetSettings(jpeg_quality=80)) == options, "pixels that are raw have no quality"
+
+
+def test_what_only_some_sources_read_joins_the_options_where_it_is_given_but_no_places_of_files():
+    plain = DatasetSettings(source=Source.csv)
+    chosen = replace(plain, label_column="kind", class_names=None, root="/elsewhere")
+    assert dataset_options(chosen) == {**dataset_options(plain), "label_column": "kind"}
+    assert dataset_options(replace(plain, source=Source.parquet, class_names="/a/file")) == dataset_options(
+        replace(plain, source=Source.parquet)
+    )
 
 
 def test_plan_hash_does_not_depend_on_counts_of_images():
