@@ -8,12 +8,11 @@ from orchestrator.config_schema import ClusterConfig
 from orchestrator.plan_values import Plan, Stage, StageRef
 from orchestrator.schedule import Estimate, estimate
 from workers.models.outline import outline
-from workers.settings import HELD_OUT
+from workers.settings import HELD_OUT, StoreFormat, stored_image_bytes
 
 KEPT_CHECKPOINTS = 3  # the best and the last two
 _STATE_BYTES = 2 * 4  # a weight and its momentum, float32
 _PREDICTION_BYTES = 4
-_PIXEL_BYTES = 3
 
 
 @dataclass(frozen=True)
@@ -134,10 +133,14 @@ def _disk(plan: Plan, stages: Sequence[StageReport]) -> DiskEstimate:
     return DiskEstimate(
         checkpoints=sum(report.num_parameters for report in stages) * _STATE_BYTES * KEPT_CHECKPOINTS,
         predictions=len(plan.members) * predicted * target.num_classes * _PREDICTION_BYTES,
-        stores=sum(
-            sum(dataset.counts.values()) * int(dataset.options["size"]) ** 2 * _PIXEL_BYTES for dataset in plan.datasets
-        ),
+        stores=sum(sum(dataset.counts.values()) * _image_bytes(dataset.options) for dataset in plan.datasets),
     )
+
+
+def _image_bytes(options: Mapping[str, str | int | float]) -> int:
+    """Of a prepared image; options tell of its format only where that is JPEG."""
+    store_format = StoreFormat(str(options.get("store_format", StoreFormat.raw)))
+    return stored_image_bytes(int(options["size"]), store_format, int(options.get("jpeg_quality", 0)))
 
 
 def _stage_json(report: StageReport) -> dict[str, Any]:

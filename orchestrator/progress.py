@@ -16,6 +16,8 @@ _PLAIN_EVERY_S = 10.0
 _TREND_POINTS = 16
 # From this many columns on there is room for the course of the errors.
 _WIDE = 100
+# A share of the time from which on faster storage, or pixels that are kept raw, would show.
+_LONG_WAIT = 0.2
 _TREND_MARKS = "▁▂▃▄▅▆▇█"
 _MARKS = {
     State.waiting: Text("·", style="dim"),
@@ -164,6 +166,11 @@ def _overall(status: RunStatus, width: int) -> RenderableType:
 def _notes(status: RunStatus) -> list[Text]:
     """What a person has to know of single stages, a line each."""
     notes = [Text(f"! {_key(stage)} is still at chance", style="yellow") for stage in status.stages if stage.at_chance]
+    notes += [
+        Text(f"! {_key(stage)} waits for data {stage.data_wait:.0%} of its time", style="yellow")
+        for stage in status.stages
+        if stage.state is State.running and (stage.data_wait or 0.0) > _LONG_WAIT
+    ]
     notes += [
         Text(f"✘ {_key(stage)}: {stage.error}", style="red")
         for stage in status.stages

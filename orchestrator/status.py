@@ -32,6 +32,8 @@ class State(StrEnum):
 class StageStatus:
     """One stage's line. Errors are shares in [0, 1]; what is not known yet is None.
 
+    `data_wait` is the share of its training time in which the stage waits for its next batch, in [0, 1].
+
     `num_updates`, `num_epochs` and `remaining_s` are the most it can be where the stage `may_end_early`.
     """
 
@@ -49,6 +51,7 @@ class StageStatus:
     error: str | None
     at_chance: bool
     may_end_early: bool = False
+    data_wait: float | None = None
 
     @property
     def time_left(self) -> str:
@@ -102,6 +105,7 @@ class Course:
     epoch: float = 0.0
     val_error: float | None = None
     images_per_second: float | None = None
+    data_wait: float | None = None
     updates_per_second: float | None = None
     at_chance: bool = False
 
@@ -154,6 +158,7 @@ def stage_status(stage: Stage, *, entry: Entry, course: Course, done: Mapping[st
         error=None if state is State.done else _last_error(entry),
         at_chance=bool(done.get("at_chance", entry.at_chance or course.at_chance)),
         may_end_early=stage.settings.schedule.stop_when_stalled,
+        data_wait=course.data_wait,
     )
 
 
@@ -188,6 +193,7 @@ def course_of(lines: Sequence[Mapping[str, Any]], since: float = 0.0) -> Course:
         epoch=float(end["epoch"]),
         val_error=latest.get("val/top1_error"),
         images_per_second=latest.get("images_per_second"),
+        data_wait=latest.get("data_wait"),
         updates_per_second=rate or None,
         at_chance=bool(latest.get("at_chance", 0.0)),
     )
@@ -235,6 +241,8 @@ def stage_line(stage: StageStatus, width: int = 0) -> str:
         line += f"  epoch {stage.epoch:.1f}/{stage.num_epochs}"
         if stage.images_per_second is not None:
             line += f"  {stage.images_per_second:,.0f} images/s"
+        if stage.data_wait is not None:
+            line += f"  {stage.data_wait:.0%} waiting for data"
         if stage.remaining_s is not None:
             line += f"  {stage.time_left} left"
     if stage.at_chance:

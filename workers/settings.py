@@ -15,6 +15,7 @@ from workers.dataset_settings import OnBad as OnBad
 from workers.dataset_settings import Source as Source
 from workers.dataset_settings import StoreFormat as StoreFormat
 from workers.dataset_settings import dataset_options as dataset_options
+from workers.dataset_settings import stored_image_bytes as stored_image_bytes
 from workers.setting_checks import require, require_least
 
 

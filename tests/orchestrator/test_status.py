@@ -119,12 +119,13 @@ def test_status_of_a_held_run_has_latest_values_and_the_rate_since_the_attempt_b
     points = [
         _point(10, 100.0, images_per_second=1.0),  # an earlier attempt, long ago
         _point(20, 1000.0, **{"val/top1_error": 0.5, "images_per_second": 40.0}),
-        _point(40, 1010.0, images_per_second=50.0),
+        _point(40, 1010.0, images_per_second=50.0, data_wait=0.25),
     ]
     _write_metrics(run.metrics(_FIRST), points)
     stage = _read_held(run).stages[0]
     assert (stage.state, stage.step, stage.epoch) == (State.running, 40, 2.0)
-    assert (stage.val_error, stage.images_per_second) == (0.5, 50.0)
+    assert (stage.val_error, stage.images_per_second, stage.data_wait) == (0.5, 50.0, 0.25)
+    assert "50 images/s  25% waiting for data" in stage_line(stage)
     assert stage.remaining_s == pytest.approx(60 / 2.0)
 
 
@@ -214,6 +215,7 @@ def test_status_json_has_the_keys_that_scripts_rely_on(run: RunPaths) -> None:
         "num_updates",
         "val_error",
         "images_per_second",
+        "data_wait",
         "remaining_s",
         "error",
     }

@@ -18,13 +18,13 @@ class _Abandoned(Exception):
 
 
 class PackingThreads:
-    """A `ShardRunner`: a thread a core, each at its own shard, so that none waits for another's images.
+    """A `ShardRunner`: a thread a core and one more, for while one has its shard committed; each at a shard of its own.
 
     In memory are, for each thread, the image that it decodes and, as JPEG, the encoded images of one shard.
     """
 
     def __init__(self, num_threads: int | None = None) -> None:
-        self._num_threads = num_threads or len(os.sched_getaffinity(0))
+        self._num_threads = num_threads or len(os.sched_getaffinity(0)) + 1
 
     def run(self, loader: Loader, jobs: Iterator[ShardJob], packed: Callable[[int], None]) -> Iterator[PackedShard]:
         # None says that one more image is done; whoever watches is told in his own thread.

@@ -23,7 +23,7 @@ from workers.data.packing_threads import PackingThreads
 from workers.data.pixels import Pixels
 from workers.data.shards import RECORD, Decided, Encoding, FileEntry, ShardRunner, Unreadable, save_npy
 from workers.data.sources import open_listing
-from workers.data.space import jpeg_bytes, raw_bytes, readable_bytes, require_space
+from workers.data.space import readable_bytes, require_space, store_bytes
 from workers.data.store import MANIFEST, MEAN_IMAGE, SCHEMA, digest_of, open_store, split_shards
 from workers.digest import sha256_of
 from workers.errors import DataError, StorageError
@@ -194,9 +194,11 @@ def remove_abandoned(store_root: Path, besides: Path) -> None:
 def _require_room(settings: DatasetSettings, listing: Listing, place: _Place) -> None:
     """Refuses, before anything is read, a store that the disk has no room for; finished shards need none again."""
     num_images = sum(listing.counts().values())
-    as_jpeg = jpeg_bytes(num_images, settings.size, settings.jpeg_quality)
+    needed, as_jpeg = (
+        store_bytes(num_images, settings.size, each, settings.jpeg_quality)
+        for each in (settings.store_format, StoreFormat.jpeg)
+    )
     raw = settings.store_format is StoreFormat.raw
-    needed = raw_bytes(num_images, settings.size) if raw else as_jpeg
     smaller = f", or keep JPEG by datasets.<name>.store_format=jpeg (about {readable_bytes(as_jpeg)})" if raw else ""
     written = sum(path.stat().st_size for path in place.building.glob("*/*.npy"))
     require_space(

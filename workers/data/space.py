@@ -3,25 +3,16 @@
 import os
 from pathlib import Path
 
+from workers.dataset_settings import StoreFormat, stored_image_bytes
 from workers.errors import StorageError
 
-# Labels, sizes, sha256 and name of a row, and its share of a record.
-_ROW_BYTES = 150
-# Photographs at quality 90 and 256 pixels took 0.46 bytes a pixel here; a better quality takes up to three times that.
-_JPEG_BYTES_A_PIXEL = 0.5
-_FINE_JPEG_BYTES_A_PIXEL = 1.5
-_FINE_QUALITY = 90
+# Labels, sizes, sha256 and name of a row, its share of a record, and what is the same for all JPEGs.
+_ROW_BYTES = {StoreFormat.raw: 150, StoreFormat.jpeg: 800}
 
 
-def raw_bytes(num_images: int, size: int) -> int:
-    """Bytes of a raw store of square images of `size` pixels."""
-    return num_images * (3 * size * size + _ROW_BYTES)
-
-
-def jpeg_bytes(num_images: int, size: int, quality: int) -> int:
-    """About the bytes of a JPEG store, rather too many; how small an image becomes depends on what it shows."""
-    a_pixel = _JPEG_BYTES_A_PIXEL if quality <= _FINE_QUALITY else _FINE_JPEG_BYTES_A_PIXEL
-    return num_images * round(a_pixel * size * size + _ROW_BYTES)
+def store_bytes(num_images: int, size: int, store_format: StoreFormat, jpeg_quality: int) -> int:
+    """Bytes of a store of so many images of `size` pixels; as JPEG about, since it depends on what they show."""
+    return num_images * (stored_image_bytes(size, store_format, jpeg_quality) + _ROW_BYTES[store_format])
 
 
 def require_space(folder: Path, needed: int, what: str, change: str) -> None:

@@ -1,5 +1,6 @@
 """kill -9 of a preparation at seeded moments: the next one redoes no finished shard and ends in the same bytes."""
 
+import os
 import random
 import subprocess
 import sys
@@ -20,7 +21,7 @@ Write = Callable[..., Path]
 SCRIPT = Path(__file__).with_name("prepare_counted.py")
 SIZE = 128
 NUM_IMAGES = 700
-NUM_CORES = 2
+NUM_CORES = len(os.sched_getaffinity(0))
 GIVE_UP_S = 60.0
 
 
@@ -107,9 +108,9 @@ def kill_and_compare(tree: Path, place: Path, num_kills: int) -> None:
         preparation.run_until(None)
         assert {path.name: path.read_bytes() for path in preparation.store().path.iterdir()} == expected
         spared += preparation.check_nothing_finished_was_redone()
-        # A kill costs what is unfinished: a shard a core, and a block of contents with what its threads read ahead.
+        # A kill costs what is unfinished: a shard a thread, and a block of contents with what its threads read ahead.
         decoded = sum(line.startswith("decode") for line in preparation.lines())
-        assert decoded <= NUM_IMAGES + kills * NUM_CORES * rows_per_shard(NUM_IMAGES, SIZE)
+        assert decoded <= NUM_IMAGES + kills * (NUM_CORES + 1) * rows_per_shard(NUM_IMAGES, SIZE)
         read = sum(line.startswith("read") for line in preparation.lines())
         assert read <= decoded + NUM_IMAGES + kills * (50 + NUM_CORES * 8 + 1)
     assert spared > 0, "no kill met a finished shard"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from workers.data.prepare import PrepareProgress, prepare
-from workers.data.space import jpeg_bytes, raw_bytes, readable_bytes
+from workers.data.space import readable_bytes, store_bytes
 from workers.errors import StorageError
 from workers.settings import DatasetSettings, StoreFormat
 
@@ -32,7 +32,7 @@ def test_store_larger_than_the_disk_is_refused_before_an_image_is_read(
     with pytest.raises(StorageError) as caught:
         prepare(DatasetSettings(root=str(plain_tree), size=64), tmp_path / "place" / "stores", seen.append)
     message = str(caught.value)
-    assert f"{raw_bytes(65, 64):,} bytes" in message
+    assert f"{store_bytes(65, 64, StoreFormat.raw, 90):,} bytes" in message
     assert "200,000 bytes" in message
     assert "datasets.store" in message
     assert "datasets.<name>.store_format=jpeg" in message
@@ -53,7 +53,7 @@ def test_finished_shards_need_no_room_again(
 
     with pytest.raises(KeyboardInterrupt):
         prepare(settings, tmp_path / "stores", interrupt)
-    leave_free(raw_bytes(65, 64) * 3 // 4)
+    leave_free(store_bytes(65, 64, StoreFormat.raw, 90) * 3 // 4)
     prepare(settings, tmp_path / "stores")
 
 
@@ -64,9 +64,7 @@ def test_needed_bytes_bound_what_is_written(plain_tree: Path, tmp_path: Path) ->
         # A mean image, and headers and records of files, are there once, however many images there are.
         fixed = (path / "mean_image.npy").stat().st_size + 20_000
         written = sum(each.stat().st_size for each in path.iterdir()) - fixed
-        raw = store_format is StoreFormat.raw
-        needed = raw_bytes(65, 100) if raw else jpeg_bytes(65, 100, settings.jpeg_quality)
-        assert written <= needed
+        assert written <= store_bytes(65, 100, store_format, settings.jpeg_quality)
 
 
 @pytest.mark.parametrize(
