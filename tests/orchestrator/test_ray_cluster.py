@@ -26,11 +26,11 @@ from orchestrator.ray_cluster import (
     open_cluster,
     shard_runner,
 )
-from workers.data.files import FileLoader
-from workers.data.folder import LocalFiles
+from workers.data.files import FileLoader, PlainFiles
 from workers.data.listing import Row
 from workers.data.prepare import PrepareProgress, prepare
 from workers.data.shards import Encoding, ShardJob
+from workers.data.tree import LocalTree
 from workers.errors import ConfigError, Stopped, StorageError
 from workers.protocol import Numerics, PredictSpec, SplitPredictions, StageResult, StageSpec
 from workers.settings import DatasetSettings, KeptCheckpoint, TrainingSettings
@@ -275,9 +275,9 @@ def test_store_that_a_node_does_not_see_is_a_storage_error(cluster_elsewhere: Cl
     job = ShardJob(tmp_path / "not here", "train", 0, 0, (row,), 8, Encoding(), keep_unreadable=True)
     runner = shard_runner(cluster_elsewhere)
     with pytest.raises(StorageError, match=r"not here: not there on node .* all nodes share$"):
-        list(runner.run(FileLoader(LocalFiles(tmp_path)), iter([job]), lambda num_images: None))
+        list(runner.run(FileLoader(PlainFiles(LocalTree(tmp_path))), iter([job]), lambda num_images: None))
 
 
 def test_cluster_is_not_joined_where_nothing_is_to_be_packed(tmp_path: Path) -> None:
     runner = shard_runner(ClusterConfig(address="127.0.0.1:1"))
-    assert not list(runner.run(FileLoader(LocalFiles(tmp_path)), iter(()), lambda num_images: None))
+    assert not list(runner.run(FileLoader(PlainFiles(LocalTree(tmp_path))), iter(()), lambda num_images: None))

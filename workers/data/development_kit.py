@@ -57,19 +57,20 @@ class DevelopmentKit:
 
 
 def read_development_kit(tree: Tree) -> DevelopmentKit:
-    """Reads `ILSVRC2012_devkit_t12.tar.gz`, or the folder `ILSVRC2012_devkit_t12`; extracts nothing.
+    """Reads `ILSVRC2012_devkit_t12.tar.gz`, or the folder `ILSVRC2012_devkit_t12`, or its data/; extracts nothing.
 
     Raises:
         DataError: no kit, one of its files is missing or damaged, or its ids are not 1…n.
     """
-    inside = {entry.name: entry for entry in tree.entries("")}
     archive = f"{KIT}.tar.gz"
-    if archive in inside:
+    if tree.find(archive) is not None:
         where = tree.describe(archive)
         files = _unpack(_read(tree, archive), where)
-    elif KIT in inside:
-        where = tree.describe(KIT)
-        files = {name: _read(tree, f"{KIT}/{name}") for name in (META, GROUND_TRUTH)}
+    elif tree.find(KIT) is not None or tree.find(META) is not None:
+        # Its folder, or what that holds.
+        folder = f"{KIT}/" if tree.find(KIT) is not None else ""
+        where = tree.describe(folder.rstrip("/"))
+        files = {name: _read(tree, f"{folder}{name}") for name in (META, GROUND_TRUTH)}
     else:
         raise DataError(
             f"{tree.describe('')}: no development kit: put {archive} or its folder there; class folders alone are read "

@@ -34,6 +34,8 @@ class KnownSet:
         first_label: what the first class is counted as.
         classes: their names, where torchvision has none.
         class_names: the attribute that names them.
+        listed: where the paths and labels of a set of `lists` are: two attributes, or one of pairs.
+        pixmaps: its files are PPM, which is none of the formats that are read otherwise.
     """
 
     factory: str
@@ -43,6 +45,8 @@ class KnownSet:
     first_label: int = 0
     classes: tuple[str, ...] = ()
     class_names: str = "classes"
+    listed: tuple[str, ...] = ()
+    pixmaps: bool = False
 
 
 _DIGITS = tuple("0123456789")
@@ -80,7 +84,20 @@ SETS: Mapping[str, KnownSet] = {
     "STL10": KnownSet("STL10", _TWO, Kept.memory, labels="labels"),
     **{name: KnownSet(name, _THREE, Kept.files) for name in ("DTD", "Flowers102", "FGVCAircraft", "RenderedSST2")},
     **{name: KnownSet(name, _TWO, Kept.files) for name in ("Food101", "StanfordCars")},
-    "OxfordIIITPet": KnownSet("OxfordIIITPet", {"train": {"split": "trainval"}, "test": {"split": "test"}}, Kept.lists),
+    "OxfordIIITPet": KnownSet(
+        "OxfordIIITPet",
+        {"train": {"split": "trainval"}, "test": {"split": "test"}},
+        Kept.lists,
+        listed=("_images", "_labels"),
+    ),
+    "GTSRB": KnownSet(
+        "GTSRB",
+        _TWO,
+        Kept.lists,
+        classes=tuple(f"{sign:05d}" for sign in range(43)),
+        listed=("_samples",),
+        pixmaps=True,
+    ),
     "Country211": KnownSet("Country211", {**_TWO, "val": {"split": "valid"}}, Kept.files),
     **{name: KnownSet(name, {"train": {}}, Kept.files) for name in ("EuroSAT", "SUN397")},
     "Imagenette": _imagenette("full"),

@@ -1,17 +1,38 @@
 """torchvision's sets of image files: listed by path, decoded one at a time when they are packed."""
 
+import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from workers.data.classes import NO_CLASS, Found, file_listing, grouped
+from workers.data.decode import BadImage
 from workers.data.files import FileListing, ImageFile, PlainFiles
 from workers.data.torchvision_catalogue import Kept, KnownSet
 from workers.data.torchvision_parts import read_part
-from workers.data.tree import LocalTree
+from workers.data.tree import LocalTree, one_line
 from workers.errors import DataError
 from workers.settings import SPLITS, DatasetSettings
+
+
+@dataclass(frozen=True)
+class Pixmaps(PlainFiles):
+    """PPM files, given as the BMP of the same pixels: so the formats that any source may bring stay few."""
+
+    def read(self, path: str) -> bytes:
+        content = super().read(path)
+        head = content[:2]
+        try:
+            with Image.open(io.BytesIO(content), formats=("PPM",)) as image:
+                buffer = io.BytesIO()
+                image.convert("RGB").save(buffer, "BMP")
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            reason = "no portable pixmap" if head != b"P6" else one_line(error)
+            raise BadImage(reason) from error
+        return buffer.getvalue()
 
 
 @dataclass(frozen=True)
@@ -48,16 +69,17 @@ def list_files(settings: DatasetSettings, known: KnownSet) -> FileListing:
         val_at=at["val"],
         test_at=at["test"],
     )
-    return file_listing(settings, PlainFiles(tree), found)
+    return file_listing(settings, Pixmaps(tree) if known.pixmaps else PlainFiles(tree), found)
 
 
 def files_of(known: KnownSet, held: Any) -> FilesOfPart:
     """Paths and labels of torchvision's object `held`; raises what `read_part` turns into an error."""
-    classes = tuple(str(name) for name in getattr(held, known.class_names))
+    classes = known.classes or tuple(str(name) for name in getattr(held, known.class_names))
     if known.kept is Kept.files:
         pairs = [held[index] for index in range(len(held))]
     else:
-        pairs = list(zip(held._images, held._labels, strict=True))
+        lists = [getattr(held, name) for name in known.listed]
+        pairs = list(zip(*lists, strict=True)) if len(lists) > 1 else list(lists[0])
     if not pairs:
         raise ValueError("no images")
     if not Path(pairs[0][0]).exists():

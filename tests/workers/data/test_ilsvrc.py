@@ -96,6 +96,13 @@ def test_every_form_of_the_files_gives_the_same_digest(challenge: Challenge, tmp
     assert store_of(write_archives(tmp_path / "swapped", swapped), tmp_path / "stores").digest != stores[0].digest
 
 
+def test_kit_may_lie_open_in_the_root(challenge: Challenge, tmp_path: Path) -> None:
+    root = write_folders(tmp_path / "root", challenge)
+    (root / KIT / "data").rename(root / "data")
+    shutil.rmtree(root / KIT)
+    assert open_listing(settings(root)).classes == WNIDS
+
+
 def test_files_in_an_object_store_give_the_same_digest(challenge: Challenge, tmp_path: Path) -> None:
     from fsspec.implementations.memory import MemoryFileSystem
 

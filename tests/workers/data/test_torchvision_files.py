@@ -42,7 +42,7 @@ class Writer:
 
     def image(self, path: str) -> None:
         self._seed += 1
-        self.file(path, picture(self._seed, "PNG" if path.endswith(".png") else "JPEG"))
+        self.file(path, picture(self._seed, {".png": "PNG", ".ppm": "PPM"}.get(Path(path).suffix, "JPEG")))
 
     def file(self, path: str, content: bytes | str) -> None:
         place = self.root / path
@@ -197,6 +197,23 @@ def scenes(writer: Writer) -> Expected:
     return Expected(names, {"train": writer.per_class("SUN397/{name[0]}/{name}/sun_a{number}.jpg", names, count=10)})
 
 
+def signs(writer: Writer) -> Expected:
+    names = [f"{sign:05d}" for sign in range(43)]
+    train = writer.per_class("gtsrb/GTSRB/Training/{name}/00000_{number:05d}.ppm", names, count=3)
+    for name in names:
+        writer.file(f"gtsrb/GTSRB/Training/{name}/GT-{name}.csv", "Filename;Width\n")
+    # Test's images lie together, and a list tells their classes.
+    test = [[f"gtsrb/GTSRB/Final_Test/Images/{sign:05d}.ppm"] for sign in range(43)]
+    for sign, (path,) in enumerate(test):
+        writer.image(path)
+        assert Path(path).stem == names[sign]
+    rows = [f"{sign:05d}.ppm;14;10;1;1;9;9;{sign}" for sign in range(43)]
+    writer.file(
+        "gtsrb/GT-final_test.csv", "\n".join(["Filename;Width;Height;Roi.X1;Roi.Y1;Roi.X2;Roi.Y2;ClassId", *rows])
+    )
+    return Expected(names, {"train": train, "test": test})
+
+
 def places(writer: Writer, *, small: bool = False) -> Expected:
     names = ["/a/airfield", "/a/airplane_cabin", "/z/zen_garden"]
     size = "256" if small else "large"
@@ -228,6 +245,7 @@ LAYOUTS: dict[str, Callable[[Writer], Expected]] = {
     "Country211": countries,
     "RenderedSST2": sentiments,
     "SUN397": scenes,
+    "GTSRB": signs,
     "Places365": places,
     "Places365/small": lambda writer: places(writer, small=True),
 }
@@ -275,7 +293,7 @@ def test_store_holds_each_split_s_images_under_torchvision_s_labels(name: str, w
     assert np.array_equal(store.images("train")[0], np.asarray(theirs))
 
 
-@pytest.mark.parametrize("name", ["Food101", "Flowers102", "OxfordIIITPet", "StanfordCars", "DTD", "FGVCAircraft"])
+@pytest.mark.parametrize("name", ["Food101", "Flowers102", "OxfordIIITPet", "StanfordCars", "DTD", "GTSRB"])
 def test_labels_are_those_that_torchvision_gives(name: str, writer: Writer, tmp_path: Path) -> None:
     LAYOUTS[name](writer)
     store = open_store(prepare(settings(writer.root, name), tmp_path / "stores"))
@@ -354,6 +372,14 @@ def test_damaged_lists_are_told_in_one_line(name: str, path: str, content: str, 
     with pytest.raises(DataError, match=f"{name} is not there, or damaged") as caught:
         open_listing(settings(writer.root, name))
     assert "\n" not in str(caught.value)
+
+
+def test_damaged_pixmap_is_a_bad_image(writer: Writer, tmp_path: Path) -> None:
+    expected = signs(writer)
+    for path, content in zip(expected.splits["train"][0], (b"P6\n9 9\n255\n123", b"P6\nx", b"\x89PNG"), strict=True):
+        writer.file(path, content)
+    with pytest.raises(DataError, match=r"3 of its images cannot be read.*00000_00002.ppm \(no portable pixmap\)"):
+        prepare(settings(writer.root, "GTSRB"), tmp_path / "stores")
 
 
 def test_files_that_are_there_are_not_asked_for_again(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
