@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-HEAVY = {"torch", "torchvision", "ray", "mlflow", "matplotlib", "sklearn"}
+HEAVY = {"torch", "torchvision", "ray", "mlflow", "matplotlib", "sklearn", "pyarrow", "fsspec", "s3fs", "botocore"}
 
 
 def _loaded(statement: str) -> set[str]:
@@ -26,7 +26,9 @@ def test_command_line_imported_loads_nothing_heavy() -> None:
     assert _loaded("import orchestrator.cli") == set()
 
 
-@pytest.mark.parametrize("name", ["settings", "dataset_settings", "protocol", "errors", "atomic", "models.outline"])
+@pytest.mark.parametrize(
+    "name", ["settings", "dataset_settings", "protocol", "errors", "atomic", "models.outline", "data.sources"]
+)
 def test_value_module_of_workers_imported_loads_nothing_heavy(name: str) -> None:
     assert _loaded(f"import workers.{name}") == set()
 

@@ -74,6 +74,22 @@ def test_every_kind_of_tree_refuses_alike(tree: Tree) -> None:
         tree.entries("nowhere")
 
 
+def test_bucket_itself_can_be_the_root_and_marks_of_folders_are_no_files(
+    to_s3: Upload, small_folder: Path, tmp_path: Path
+) -> None:
+    import s3fs
+
+    bucket, _, prefix = to_s3(small_folder, "m").removeprefix("s3://").partition("/")
+    system = s3fs.S3FileSystem()
+    for folder in ("train/", "train/a/", "val/b/"):
+        system.call_s3("put_object", Bucket=bucket, Key=f"{prefix}/{folder}", Body=b"")
+    inside = tree_at(f"s3://{bucket}")
+    assert tmp_path.name in [entry.name for entry in inside.entries("") if entry.is_folder]
+    assert open_root(DatasetSettings(root=f"s3://{bucket}/")).find(prefix) is not None
+    settings = DatasetSettings(root=f"s3://{bucket}/{prefix}", size=8)
+    assert survey(settings) == survey(replace(settings, root=str(small_folder)))
+
+
 def test_content_that_changes_changes_the_version(to_s3: Upload, tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "x.png").write_bytes(b"abc")
