@@ -21,7 +21,7 @@ from workers.data.lock import is_locked, locked
 from workers.data.pack import pack
 from workers.data.packing_threads import PackingThreads
 from workers.data.pixels import Pixels
-from workers.data.shards import RECORD, Decided, Encoding, FileEntry, ShardRunner, Unreadable, save_npy
+from workers.data.shards import Decided, Encoding, FileEntry, ShardRunner, Unreadable, save_npy
 from workers.data.sources import open_listing
 from workers.data.space import readable_bytes, require_space, store_bytes
 from workers.data.store import MANIFEST, MEAN_IMAGE, SCHEMA, digest_of, open_store, split_shards
@@ -146,7 +146,7 @@ def _build(
             progress(PrepareProgress(str(settings.source), phase, done, total))
 
     building = place.building
-    remove_abandoned(place.root, besides=building)
+    _remove_abandoned(place.root, besides=building)
     _require_room(settings, listing, place)
     try:
         every = listing.rows(partial(report, "read"), KeptContents(building / _CONTENTS))
@@ -169,26 +169,21 @@ def _build(
 def _commit(folder: Path, target: Path) -> None:
     """Gives a finished store its place: its files are all on disk, each committed by rename."""
     with storage_errors(target):
-        for record in folder.glob(f"*{RECORD}"):
-            record.unlink()
         remove_leftovers(folder)
         fsync_folder(folder)
         folder.rename(target)
         fsync_folder(target.parent)
 
 
-def remove_abandoned(store_root: Path, besides: Path) -> None:
+def _remove_abandoned(store_root: Path, besides: Path) -> None:
     """Removes what killed preparations left and nobody went on with: nothing else would, once their images changed."""
     for building in store_root.glob(f"{_BUILDING}*"):
-        inside = [building, *building.iterdir()] if building.is_dir() else []
-        last_change = max((each.stat().st_mtime for each in inside), default=0.0)
-        key = building.name.removeprefix(_BUILDING)
-        if (
-            building != besides
-            and time.time() - last_change > _ABANDONED_S
-            and not is_locked(store_root / f"{key}.lock")
-        ):
-            shutil.rmtree(building, ignore_errors=True)
+        # One that is at work right now may end, and take its folder along, at any moment.
+        with suppress(FileNotFoundError, NotADirectoryError):
+            last_change = max(each.stat().st_mtime for each in (building, *building.iterdir()))
+            lock = store_root / f"{building.name.removeprefix(_BUILDING)}.lock"
+            if building != besides and time.time() - last_change > _ABANDONED_S and not is_locked(lock):
+                shutil.rmtree(building, ignore_errors=True)
 
 
 def _require_room(settings: DatasetSettings, listing: Listing, place: _Place) -> None:

@@ -32,7 +32,7 @@ _LARGEST_BYTES = 128 << 20
 _SMALLEST_BYTES = 4 << 20
 # Shards are what is dealt out to CPUs and what a kill leaves unfinished, so a split of any length has some.
 _WANTED_SHARDS = 32
-RECORD = ".record.json"
+_RECORDS = ".records"
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,11 @@ class ShardJob:
     @property
     def stem(self) -> str:
         return shard_stem(self.split, self.number)
+
+    @property
+    def record(self) -> Path:
+        """Beside the store's folder and not in it: so that one rename is all that is left to do at the end."""
+        return self.folder.with_name(f"{self.folder.name}{_RECORDS}") / f"{self.stem}.json"
 
     def digest(self) -> str:
         """Of all that the shard is made of, but not of where it goes."""
@@ -151,9 +156,8 @@ def rows_per_shard(num_rows: int, size: int) -> int:
 
 def finished_shard(job: ShardJob) -> PackedShard | None:
     """The job's shard if an earlier preparation has finished it, told by its record and the sizes of its files."""
-    path = job.folder / f"{job.stem}{RECORD}"
     try:
-        record = json.loads(path.read_bytes())
+        record = json.loads(job.record.read_bytes())
         if record["made_of"] != job.digest():
             return None
         files = {name: FileEntry(**entry) for name, entry in record["files"].items()}
@@ -203,7 +207,7 @@ def pack_shard(loader: Loader, job: ShardJob, image_done: Callable[[], None]) ->
         files = {where.images.name: _write_npy(where.images, content)}
         files[where.offsets.name] = _write_npy(where.offsets, offsets)
     write_json(
-        job.folder / f"{job.stem}{RECORD}",
+        job.record,
         {
             "made_of": job.digest(),
             "files": {name: asdict(entry) for name, entry in files.items()},

@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 
 from workers.data.prepare import PrepareProgress, prepare
-from workers.data.shards import RECORD, rows_per_shard
+from workers.data.shards import rows_per_shard
 from workers.data.store import Store, open_store
 from workers.errors import DataError
 from workers.settings import DatasetSettings
 
 Write = Callable[..., Path]
 SCRIPT = Path(__file__).with_name("prepare_counted.py")
+RECORDS = ".building-*/*.records/*.json"
 SIZE = 128
 NUM_IMAGES = 700
 NUM_CORES = len(os.sched_getaffinity(0))
@@ -63,7 +64,7 @@ class Preparation:
     def run_until(self, num_lines: int | None) -> bool:
         """Kills the process once the log has that many lines more; False if it came to its end first."""
         before = self.log.read_bytes().count(b"\n")
-        self.done_before[before] = {path.name.removesuffix(RECORD) for path in self.stores.glob(f".*/*/*{RECORD}")}
+        self.done_before[before] = {path.stem for path in self.stores.glob(RECORDS)}
         process = subprocess.Popen(self._command)
         give_up = time.monotonic() + GIVE_UP_S
         while process.poll() is None and (num_lines is None or self.log.read_bytes().count(b"\n") < before + num_lines):
@@ -139,8 +140,7 @@ def test_interrupted_preparation_leaves_no_store_and_the_next_goes_on(tree: Path
         prepare(settings(tree), stores, interrupt_at(500))
     (building,) = stores.iterdir()
     assert building.name.startswith(".building-")
-    num_finished = len(list(building.glob(f"*/*{RECORD}")))
-    assert num_finished > 0
+    assert list(stores.glob(RECORDS))
     seen: list[PrepareProgress] = []
     path = prepare(settings(tree), stores, seen.append)
     packed = [state.done for state in seen if state.phase == "pack"]
@@ -160,13 +160,12 @@ def test_shards_of_a_listing_that_changed_are_not_used(tree: Path, tmp_path: Pat
     assert store.digest == open_store(prepare(settings(tree), tmp_path / "others")).digest
     # Nor where the key does not tell, as where a folder was put under another's name.
     (left,) = stores.glob(".building-*")
-    (shards,) = (each for each in left.iterdir() if each.name != "contents")
+    key = store.path.name
     store.path.rename(tmp_path / "kept")
-    left.rename(stores / f".building-{store.path.name}")
-    (stores / f".building-{store.path.name}" / shards.name).rename(
-        stores / f".building-{store.path.name}" / store.path.name
-    )
-    for block in (stores / f".building-{store.path.name}" / "contents").iterdir():
+    left = left.rename(stores / f".building-{key}")
+    for folder in [each for each in left.iterdir() if each.name != "contents"]:
+        folder.rename(left / f"{key}{folder.suffix}")
+    for block in (left / "contents").iterdir():
         block.unlink()
     assert open_store(prepare(settings(tree), stores)).digest == store.digest
 
@@ -176,8 +175,8 @@ def test_damaged_shard_of_a_killed_preparation_is_packed_again(tree: Path, tmp_p
     stores = tmp_path / "stores"
     with pytest.raises(KeyboardInterrupt):
         prepare(settings(tree), stores, interrupt_at(600))
-    record = next(stores.glob(f".building-*/*/train-*{RECORD}"))
-    pixels = record.with_name(record.name.removesuffix(RECORD) + ".images.npy")
+    record = next(path for path in stores.glob(RECORDS) if path.stem.startswith("train"))
+    pixels = record.parent.with_suffix("") / f"{record.stem}.images.npy"
     if damage == "truncate":
         pixels.write_bytes(pixels.read_bytes()[:-1])
     elif damage == "remove":
