@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from orchestrator.config_schema import TARGET, Config
@@ -14,7 +15,8 @@ from workers.data.sources import Survey, survey
 from workers.data.store import Store, open_store
 from workers.errors import DataError, StorageError
 
-_PHASES = {"read": "reading", "pack": "packing"}
+# Hears of every image of a dataset, by the dataset's name.
+Watcher = Callable[[str, PrepareProgress], None]
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,8 @@ def survey_all(config: Config, *, allow_absent: bool = False) -> dict[str, Surve
     return surveys
 
 
-def prepare_all(config: Config, note: Callable[[str], None]) -> Prepared:
-    """Packs every dataset that a stage reads, or finds it packed; `note` hears a line at each tenth of the way.
+def prepare_all(config: Config, watch: Watcher) -> Prepared:
+    """Packs every dataset that a stage reads, or finds it packed; `watch` hears of every image.
 
     The target comes first: what it holds out is left out of the others' train, whatever their own splits are.
 
@@ -53,17 +55,17 @@ def prepare_all(config: Config, note: Callable[[str], None]) -> Prepared:
         StorageError: the disk has too little room, or the store is full, unwritable or damaged.
         ClusterLost: the cluster that packs went away; the finished shards are kept.
     """
-    target = _prepare(config, TARGET, note, NOTHING)
+    target = _prepare(config, TARGET, watch, NOTHING)
     excluded = held_out_by(target)
     return Prepared(
-        {name: target if name == TARGET else _prepare(config, name, note, excluded) for name in used_datasets(config)}
+        {name: target if name == TARGET else _prepare(config, name, watch, excluded) for name in used_datasets(config)}
     )
 
 
-def _prepare(config: Config, name: str, note: Callable[[str], None], excluded: Excluded) -> Store:
+def _prepare(config: Config, name: str, watch: Watcher, excluded: Excluded) -> Store:
     with _named(name):
         runner = shard_runner(config.cluster)
-        store = open_store(prepare(config.datasets[name], config.store, _Tenths(name, note), excluded, runner))
+        store = open_store(prepare(config.datasets[name], config.store, partial(watch, name), excluded, runner))
         _require_held_out(name, store.counts)
     return store
 
@@ -89,18 +91,3 @@ def _named(name: str) -> Iterator[None]:
     except (DataError, StorageError) as error:
         text = str(error).replace("datasets.<name>.", f"datasets.{name}.")
         raise type(error)(f"datasets.{name}: {text}") from error
-
-
-class _Tenths:
-    """Turns progress of single images into at most ten lines a phase."""
-
-    def __init__(self, name: str, note: Callable[[str], None]) -> None:
-        self._name, self._note = name, note
-        self._last = ("", 0)
-
-    def __call__(self, progress: PrepareProgress) -> None:
-        reached = (progress.phase, 10 * progress.done // max(1, progress.total))
-        if reached != self._last and reached[1]:
-            doing = _PHASES.get(progress.phase, progress.phase)
-            self._note(f"datasets.{self._name}: {doing} images, {progress.done} of {progress.total}")
-        self._last = reached

@@ -16,6 +16,7 @@ from orchestrator.ledger import Budgets, Ledger, end_noted
 from orchestrator.open_run import OpenedRun, Wanted, open_run
 from orchestrator.placing import Measuring
 from orchestrator.plan import Plan, make_plan
+from orchestrator.preparing import watching
 from orchestrator.progress import Display
 from orchestrator.results import Results, write_results
 from orchestrator.run_data import of_store
@@ -60,7 +61,8 @@ def launch(config: Config, stream: IO[str], *, accept_changes: bool = False) -> 
         with open_run(root, _wanted(config, plan), accept_changes=accept_changes) as run:
             if run.new and config.tracking.required:
                 tracking.probe(config.tracking.uri)
-            prepared = prepare_all(config, display.note)
+            with watching(stream) as watch:
+                prepared = prepare_all(config, watch)
             # Asked before the first file changes: a template that does not fit must leave the run as it was.
             submission.ask(config.submission, of_store(prepared.stores[TARGET]))
             run.set_data(prepared.digests, prepared.paths)

@@ -13,7 +13,7 @@ from orchestrator.aggregate import MemberPredictions
 from orchestrator.config_schema import CombineMethod
 from orchestrator.curves import read_curves
 from orchestrator.plan import Plan
-from orchestrator.report_page import MemberEntry, Page, Picture, render
+from orchestrator.report_page import MemberEntry, Page, Picture, Sheet, render
 from orchestrator.run_dir import RunPaths, RunRecord
 from orchestrator.score import standard_error
 from orchestrator.scoreboard import SplitScores, to_json, to_markdown
@@ -41,6 +41,7 @@ def write_report(paths: RunPaths, plan: Plan, record: RunRecord, evidence: Evide
     curves = read_curves(paths, plan)
     bars = _bars(plan, evidence.scores[0])
     kernels = {member: png for member in plan.members if (png := _kernels(paths, plan, member, evidence)) is not None}
+    sheets = _sheets(paths, plan)
     page = Page(
         title=f"{plan.experiment}: an ensemble of {len(plan.members)}",
         scores=evidence.scores,
@@ -50,6 +51,7 @@ def write_report(paths: RunPaths, plan: Plan, record: RunRecord, evidence: Evide
         curves=Picture(
             plots.learning_curves(curves, plots.LIGHT), plots.learning_curves(curves, plots.DARK), _CURVES_CAPTION
         ),
+        sheets=sheets,
         command=f"septet launch experiment={plan.experiment}",
         facts=_facts(plan, record),
     )
@@ -57,6 +59,7 @@ def write_report(paths: RunPaths, plan: Plan, record: RunRecord, evidence: Evide
         "learning_curves.png": page.curves.light,
         "member_errors.png": page.errors.light,
         **{f"conv1_{member}.png": png for member, png in kernels.items()},
+        **{sheet.name: sheet.png for sheet in sheets},
     }
     files = []
     for name, content in figures.items():
@@ -69,6 +72,18 @@ def write_report(paths: RunPaths, plan: Plan, record: RunRecord, evidence: Evide
     files.append(paths.report / "index.html")
     atomic.write_text(files[-1], render(page))
     return tuple(files)
+
+
+def _sheets(paths: RunPaths, plan: Plan) -> tuple[Sheet, ...]:
+    """The contact sheets that the run has kept; a run of an earlier version has none."""
+    member = plan.members[0]
+    kept = {
+        paths.prepared_sheet: "Images of the target as they are prepared, by split.",
+        paths.augmented_sheet(plan.last_stage(member).ref): (
+            f"What {member}'s net sees of some training images: crop, reflection and colours are drawn anew each epoch."
+        ),
+    }
+    return tuple(Sheet(path.name, path.read_bytes(), caption) for path, caption in kept.items() if path.is_file())
 
 
 def _markdown(plan: Plan, evidence: Evidence) -> str:

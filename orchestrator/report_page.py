@@ -48,13 +48,14 @@ code{font:.85em ui-monospace,SFMono-Regular,Menlo,monospace;overflow-wrap:anywhe
 img{max-width:100%;height:auto;display:block;border-radius:6px}
 .kernels{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,16rem),1fr));gap:1.2rem}
 .kernels img{image-rendering:pixelated;width:100%}
+.sheets{display:grid;gap:1.5rem}
 figure{margin:0}figcaption{color:var(--soft);font-size:.85rem;margin-top:.35rem}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:.3rem 1rem;margin:0}
 dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}
 pre{background:var(--page);border-radius:8px;padding:.8rem;overflow-x:auto;margin:0 0 1rem}
 @media(max-width:40rem){dl{grid-template-columns:1fr;gap:0}dd{margin-bottom:.6rem}section{padding:1rem}
 th,td{padding:.4rem .35rem;font-size:.82rem}.scores th:nth-child(2),.scores td:nth-child(2){display:none}
-picture img{max-width:none;width:38rem}}
+picture img,.sheets img{max-width:none;width:38rem}}
 """
 
 
@@ -64,6 +65,15 @@ class Picture:
 
     light: bytes
     dark: bytes
+    caption: str
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A contact sheet, a PNG that is transparent between its pictures; `caption` also serves who cannot see it."""
+
+    name: str
+    png: bytes
     caption: str
 
 
@@ -90,6 +100,7 @@ class Page:
     members: tuple[MemberEntry, ...]
     errors: Picture
     curves: Picture
+    sheets: tuple[Sheet, ...]
     command: str
     facts: Mapping[str, str]
 
@@ -105,6 +116,7 @@ def render(page: Page) -> str:
         _section("Learning curves", _picture(page.curves)),
         _members(page.members, main),
         _kernels(page.members),
+        _sheets(page.sheets),
         _reproduction(page),
     ]
     count = f"{len(page.members)} member{'s' if len(page.members) > 1 else ''}"
@@ -182,6 +194,16 @@ def _kernels(members: Sequence[MemberEntry]) -> str:
         return ""
     note = '<p class="note">Sixteen kernels a row; all kernels of a member share one scale.</p>'
     return _section("First-layer kernels", f'<div class="kernels">{"".join(figures)}</div>{note}')
+
+
+def _sheets(sheets: Sequence[Sheet]) -> str:
+    """What was trained on; "" where the run has kept no sheet."""
+    figures = "".join(
+        f'<figure><div class="wide"><img src="{_data_uri(sheet.png)}" alt="{escape(sheet.caption)}"></div>'
+        f"<figcaption>{escape(sheet.caption)}</figcaption></figure>"
+        for sheet in sheets
+    )
+    return _section("The images", f'<div class="sheets">{figures}</div>') if figures else ""
 
 
 def _reproduction(page: Page) -> str:

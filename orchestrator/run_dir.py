@@ -57,6 +57,11 @@ class RunPaths:
         return self.root / "data"
 
     @property
+    def prepared_sheet(self) -> Path:
+        """Prepared images of every split of the target; what a net sees of them is `augmented_sheet`."""
+        return self.data / "prepared.png"
+
+    @property
     def members(self) -> Path:
         return self.root / "members"
 
@@ -85,6 +90,9 @@ class RunPaths:
 
     def log(self, ref: "StageRef") -> Path:
         return self.stage(ref) / "log.txt"
+
+    def augmented_sheet(self, ref: "StageRef") -> Path:
+        return self.stage(ref) / "augmented.png"
 
     def done(self, ref: "StageRef") -> Path:
         return self.stage(ref) / "DONE.json"

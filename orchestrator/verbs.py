@@ -18,13 +18,11 @@ if TYPE_CHECKING:
     from orchestrator.config_schema import ClusterConfig
     from orchestrator.results import Results
     from orchestrator.run_dir import RunPaths
-    from workers.data.store import Store
 
 _OK = 0
 _DOCTOR_FAILED = 2
 _REFRESH_S = 1.0
 _SUBMIT_GROUPS = ("combine", "submission")
-_MOST_LEFT_OUT = 10
 
 
 @dataclass(frozen=True)
@@ -101,22 +99,14 @@ def prepare(request: Request, streams: Streams) -> int:
     """Packs the datasets that stages read, and says what each holds."""
     from orchestrator.config import compose
     from orchestrator.datasets import prepare_all
+    from orchestrator.preparing import summary, watching
 
-    prepared = prepare_all(compose(request.overrides, request.config_dir), streams.progress)
+    config = compose(request.overrides, request.config_dir)
+    with watching(streams.err) as watch:
+        prepared = prepare_all(config, watch)
     for name, store in prepared.stores.items():
-        streams.results(_store_lines(name, store))
+        streams.results(summary(name, store))
     return _OK
-
-
-def _store_lines(name: str, store: "Store") -> Iterator[str]:
-    counts = ", ".join(f"{count:,} {split}" for split, count in store.counts.items())
-    yield f"{name}: {store.num_classes:,} classes at {store.size} px; {counts}"
-    yield f"  folder {store.path}"
-    yield f"  digest {store.digest}"
-    for left_out in store.left_out[:_MOST_LEFT_OUT]:
-        yield f"  left out of {left_out['split']}: {left_out['path']} ({left_out['reason']})"
-    if len(store.left_out) > _MOST_LEFT_OUT:
-        yield f"  and {len(store.left_out) - _MOST_LEFT_OUT} more left out, all in {store.path / 'manifest.json'}"
 
 
 def ui(request: Request, streams: Streams) -> int:

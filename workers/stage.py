@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 from workers import numerics
+from workers.atomic import write_bytes
 from workers.checkpoint import Checkpoint, Weights, name_of, newest_checkpoint, read_weights, verify_checkpoint
+from workers.data.augmented_sheet import augmented_sheet
 from workers.data.batches import TrainingBatches, centre_batches, num_batches, pixel_statistics
 from workers.data.local_copy import open_on_node
 from workers.data.store import Store
@@ -29,6 +31,7 @@ from workers.training.metrics import MetricsLog, StepMark, cut_back
 from workers.training.optimizer import build_optimizer, check_layers, check_trained, layer_of, load_momentum
 from workers.training.schedule import chance_threshold, whole_epochs
 
+AUGMENTED_SHEET = "augmented.png"
 _log = logging.getLogger(__name__)
 
 
@@ -61,6 +64,8 @@ def run_stage(spec: StageSpec, should_stop: Callable[[], bool]) -> StageResult:
     check_trained(set(found.layers) - frozen, lr_scale, later, per_epoch * spec.settings.schedule.epochs)
     begun = _begin(spec, found, model, optimizer)
     _log.info("%s/%s: from update %d", spec.member, spec.stage, begun.state.step)
+    if begun.resumed is None:
+        write_bytes(spec.stage_dir / AUGMENTED_SHEET, augmented_sheet(store, spec.settings, spec.seed))
     metrics_path = spec.stage_dir / "metrics.jsonl"
     cut_back(metrics_path, begun.state.step)
     with closing(MetricsLog(metrics_path)) as metrics, closing(StepMark(spec.stage_dir / "step.txt")) as mark:

@@ -39,7 +39,7 @@ def overrides(photos: Path, *more: str) -> list[str]:
 
 
 def test_target_and_superset_of_one_folder_share_what_they_hold_out(photos: Path) -> None:
-    prepared = prepare_all(compose(overrides(photos)), lambda line: None)
+    prepared = prepare_all(compose(overrides(photos)), lambda name, progress: None)
     assert set(prepared.stores) == {"target", "superset"}
 
 
@@ -62,7 +62,7 @@ def assert_never_trained_on(prepared: Prepared) -> int:
 def test_superset_of_the_same_folder_never_trains_on_what_the_target_holds_out(
     photos: Path, changes: tuple[str, ...]
 ) -> None:
-    assert_never_trained_on(prepare_all(compose(overrides(photos, *changes)), lambda line: None))
+    assert_never_trained_on(prepare_all(compose(overrides(photos, *changes)), lambda name, progress: None))
 
 
 def test_superset_whose_classes_hold_more_images_leaves_out_what_the_target_holds_out(photos: Path) -> None:
@@ -71,7 +71,7 @@ def test_superset_whose_classes_hold_more_images_leaves_out_what_the_target_hold
     for name, first in (("cat", 5000), ("dog", 6000)):
         for image in range(40):
             paint(more / "train" / name / f"more{image}", first + image)
-    prepared = prepare_all(compose(overrides(photos, f"datasets.superset.root={more}")), lambda line: None)
+    prepared = prepare_all(compose(overrides(photos, f"datasets.superset.root={more}")), lambda name, progress: None)
     assert assert_never_trained_on(prepared) > 0
 
 
@@ -85,7 +85,7 @@ def test_target_with_its_own_val_and_test_is_never_trained_on_by_a_superset_that
     paint(other / "val" / "cat" / "0", 3)
     paint(other / "val" / "dog" / "0", 104)
     paint(other / "test" / "0", 205)
-    prepared = prepare_all(compose(overrides(photos, f"datasets.target.root={other}")), lambda line: None)
+    prepared = prepare_all(compose(overrides(photos, f"datasets.target.root={other}")), lambda name, progress: None)
     assert_never_trained_on(prepared)
     held = {row for split in ("dev", "val") for row in prepared.stores["superset"].rows(split)}
     left_out = {each["path"] for each in prepared.stores["superset"].left_out}
@@ -94,7 +94,7 @@ def test_target_with_its_own_val_and_test_is_never_trained_on_by_a_superset_that
 
 def test_wrong_dataset_is_named_with_what_to_change(photos: Path) -> None:
     config = compose(overrides(photos, "datasets.superset.root=null"))
-    for read in (survey_all, lambda config: prepare_all(config, lambda line: None)):
+    for read in (survey_all, lambda config: prepare_all(config, lambda name, progress: None)):
         with pytest.raises(DataError) as caught:
             read(config)
         assert str(caught.value) == "datasets.superset: no root: set datasets.superset.root=FOLDER"
@@ -106,7 +106,7 @@ def test_dataset_of_one_image_a_class_is_refused_at_once(photos: Path, name: str
     for number, one in enumerate(("cat", "dog")):
         paint(single / "train" / one / "0", 7000 + number)
     config = compose(overrides(photos, f"datasets.{name}.root={single}"))
-    for read in (survey_all, lambda config: prepare_all(config, lambda line: None)):
+    for read in (survey_all, lambda config: prepare_all(config, lambda name, progress: None)):
         with pytest.raises(DataError, match=rf"^datasets\.{name}: no image is held out as .*; add"):
             read(config)
     # With a val of its own, one image a class is enough.

@@ -13,7 +13,7 @@ from orchestrator import scoreboard
 from orchestrator.combine import Combined, equal
 from orchestrator.config_schema import CombineConfig, CombineMethod, SubmissionConfig
 from orchestrator.report import first_convolution
-from orchestrator.report_page import MemberEntry, Page, Picture, render
+from orchestrator.report_page import MemberEntry, Page, Picture, Sheet, render
 from orchestrator.results import write_results
 
 PNG = b"\x89PNG"
@@ -35,7 +35,8 @@ def make_page(**changes: object) -> Page:
         for name in scores.members
     )
     picture = Picture(PNG, PNG, "a caption")
-    page = Page("digits", (scores,), False, entries, picture, picture, "septet launch", {"plan hash": "f00"})
+    sheets = (Sheet("prepared.png", PNG, "as they are prepared"),)
+    page = Page("digits", (scores,), False, entries, picture, picture, sheets, "septet launch", {"plan hash": "f00"})
     return replace(page, **changes)  # type: ignore[arg-type]
 
 
@@ -100,6 +101,22 @@ def test_render_names_with_markup_are_escaped() -> None:
 def test_render_without_kernels_leaves_their_section_out() -> None:
     entries = tuple(replace(entry, kernels=None) for entry in make_page().members)
     assert "First-layer kernels" not in render(make_page(members=entries))
+
+
+def test_render_sheets_are_shown_and_a_run_without_any_has_no_section() -> None:
+    assert "as they are prepared" in render(make_page())
+    assert "The images" not in render(make_page(sheets=()))
+
+
+def test_write_results_copies_the_sheets_that_the_run_has(tmp_path: Path, make_run: Callable[..., Any]) -> None:
+    run = make_run(tmp_path)
+    last = run.plan.last_stage(run.plan.members[0]).ref
+    for path in (run.paths.prepared_sheet, run.paths.augmented_sheet(last)):
+        path.write_bytes(PNG + path.name.encode())
+    files = write_results(run.paths, run.plan, CombineConfig(), SubmissionConfig()).files
+    for name in ("prepared.png", "augmented.png"):
+        assert run.paths.report / "figures" / name in files
+        assert (run.paths.report / "figures" / name).read_bytes() == PNG + name.encode()
 
 
 def test_to_text_columns_line_up_and_no_line_is_long() -> None:

@@ -27,12 +27,14 @@ from typing import Any
 import numpy as np
 
 from workers.atomic import storage_errors, write_bytes, write_json, write_text
+from workers.data.contact_sheet import prepared_sheet
 from workers.data.pixels import Pixels, ShardFiles
 from workers.data.shards import shard_files, shard_stem
 from workers.errors import StorageError
 from workers.settings import HELD_OUT, SPLITS, StoreFormat
 
 MANIFEST = "manifest.json"
+PREPARED_SHEET = "prepared.png"
 MEAN_IMAGE = "mean_image.npy"
 SCHEMA = 3
 # Preparation makes the newest; a finished run may have kept the path of an older store: 1 has no mean image, 1 and 2
@@ -217,10 +219,11 @@ def digest_of(classes: tuple[str, ...], file_hashes: Mapping[str, str]) -> str:
 
 
 def export(store: Store, directory: Path) -> None:
-    """Writes what a run keeps of its target dataset, so that scoring and submitting need no store.
+    """Writes what a run keeps of its target dataset, so that scoring, submitting and reporting need no store.
 
-    `classes.txt`, `dataset.json`, and `<split>.rows.txt`, `<split>.sizes.npy` and, where there are labels,
-    `<split>.labels.npy` of dev, val and test. Files of an earlier export that the store has no more are removed.
+    `classes.txt`, `dataset.json`, `prepared.png` (some images of every split), and of dev, val and test
+    `<split>.rows.txt`, `<split>.sizes.npy` and, where there are labels, `<split>.labels.npy`. Files of an
+    earlier export that the store has no more are removed.
     """
     splits = [split for split in HELD_OUT if store.counts[split]]
     write_text(directory / "classes.txt", "".join(f"{name}\n" for name in store.classes))
@@ -232,6 +235,7 @@ def export(store: Store, directory: Path) -> None:
                 # Labels that stayed would be taken for those of the images now there.
                 with storage_errors(directory / name):
                     (directory / name).unlink(missing_ok=True)
+    write_bytes(directory / PREPARED_SHEET, prepared_sheet(store))
     write_json(
         directory / "dataset.json",
         {

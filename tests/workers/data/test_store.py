@@ -89,6 +89,7 @@ def test_export_holds_what_scoring_and_submitting_need(
     assert kept == {
         "classes.txt",
         "dataset.json",
+        "prepared.png",
         *(f"{split}.rows.txt" for split in ("dev", "val", "test")),
         *(f"{split}.sizes.npy" for split in ("dev", "val", "test")),
         "dev.labels.npy",
@@ -113,4 +114,4 @@ def test_export_over_an_earlier_one_leaves_nothing_that_the_store_lacks(plain_tr
     export(store, data)
     kept = {each.name for each in data.iterdir()}
     of_splits = {"val.rows.txt", "val.sizes.npy", "val.labels.npy", "test.rows.txt", "test.sizes.npy"}
-    assert kept == {"classes.txt", "dataset.json"} | of_splits
+    assert kept == {"classes.txt", "dataset.json", "prepared.png"} | of_splits

@@ -1,0 +1,52 @@
+"""What the net sees: some training images as a stage draws them in its first epochs, back from its input to colours."""
+
+import numpy as np
+import torch
+
+from workers.data.augment import PixelStatistics, Windows, crop, draw_epoch, to_input
+from workers.data.batches import pixel_statistics
+from workers.data.contact_sheet import Band, Tile, draw, some_classes
+from workers.data.store import Store
+from workers.settings import TrainingSettings
+
+_MOST_IMAGES, _EPOCHS = 6, 7
+
+
+def augmented_sheet(store: Store, settings: TrainingSettings, seed: int) -> bytes:
+    """A row an image: itself, then its crop, reflection and colours in each of the first epochs. PNG bytes."""
+    images, labels = store.images("train"), store.labels("train")
+    assert labels is not None
+    statistics = pixel_statistics(store, settings.augmentation)
+    size, margin = settings.model.input_size, store.size - settings.model.input_size
+    shown = {label: int(np.argmax(labels == label)) for label in some_classes(store)[:_MOST_IMAGES]}
+    chosen = np.array(list(shown.values()))
+    seen = []
+    for epoch in range(min(_EPOCHS, settings.schedule.epochs)):
+        draws = draw_epoch(seed, epoch, len(labels), margin, settings.augmentation)
+        place = np.array([int(np.argmax(draws.order == index)) for index in chosen])
+        windows = Windows(draws.offsets[place], draws.flips[place])
+        pixels = crop(images, chosen, windows.offsets, windows.flips, size)
+        colour = draws.colour[place] if settings.augmentation.colour_std > 0 else None
+        seen.append(to_pixels(to_input(pixels, statistics, colour, windows), statistics, windows))
+    tiles = []
+    for row, (label, index) in enumerate(shown.items()):
+        tiles.append(Tile(images[index], store.classes[label]))
+        tiles += [Tile(pixels[row], f"epoch {epoch + 1}") for epoch, pixels in enumerate(seen)]
+    title = f"{store.size} px as prepared, then {size} px as the net sees them"
+    return draw([Band(title, tiles)], 1 + len(seen))
+
+
+def to_pixels(inputs: torch.Tensor, statistics: PixelStatistics, windows: Windows) -> np.ndarray:
+    """`to_input` backwards: [batch, 3, side, side] float32 as [batch, side, side, 3] uint8.
+
+    Colours that a shift has moved past black or white end there, as on any screen.
+    """
+    batch, _, side, _ = inputs.shape
+
+    def of_level(level: int) -> torch.Tensor:
+        return to_input(np.full((batch, side, side, 3), level, np.uint8), statistics, None, windows)
+
+    # Whatever is taken off and divided by, it is linear in the pixels.
+    black, white = of_level(0), of_level(255)
+    levels = ((inputs - black) / (white - black) * 255).round().clamp(0, 255)
+    return levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()

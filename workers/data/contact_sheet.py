@@ -1,0 +1,119 @@
+"""Contact sheets: small pictures in bands with captions, so that a person sees what is trained on. PNG bytes."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from workers.settings import SPLITS
+
+if TYPE_CHECKING:
+    from workers.data.store import Store
+
+_MOST_CLASSES = 10
+_TRAIN_ROWS = 3
+_TILE, _GAP, _CAPTION, _TITLE = 112, 8, 18, 30
+# Read on a light page and on a dark one: the sheet itself is transparent.
+_TITLE_COLOUR, _CAPTION_COLOUR = "#4f86c6", "#8a94a3"
+
+
+@dataclass(frozen=True, eq=False)
+class Tile:
+    """`pixels` [side, side, 3] uint8, and what stands below."""
+
+    pixels: np.ndarray
+    caption: str
+
+
+@dataclass(frozen=True, eq=False)
+class Band:
+    """Tiles under a title."""
+
+    title: str
+    tiles: Sequence[Tile]
+
+
+def draw(bands: Sequence[Band], columns: int) -> bytes:
+    """The bands one below another, `columns` tiles in a row."""
+    rows = [-(-len(band.tiles) // columns) for band in bands]
+    width = columns * (_TILE + _GAP) + _GAP
+    height = sum(_TITLE + count * (_TILE + _CAPTION + _GAP) for count in rows) + _GAP
+    sheet = Image.new("RGBA", (width, height))
+    pen = ImageDraw.Draw(sheet)
+    title_font, caption_font = ImageFont.load_default(size=15), ImageFont.load_default(size=11)
+    top = 0
+    for band, count in zip(bands, rows, strict=True):
+        pen.text((_GAP, top + 8), band.title, fill=_TITLE_COLOUR, font=title_font)
+        top += _TITLE
+        for place, tile in enumerate(band.tiles):
+            x = _GAP + place % columns * (_TILE + _GAP)
+            y = top + place // columns * (_TILE + _CAPTION + _GAP)
+            sheet.paste(_picture(tile.pixels), (x, y))
+            pen.text((x, y + _TILE + 2), _fitting(tile.caption, caption_font), fill=_CAPTION_COLOUR, font=caption_font)
+        top += count * (_TILE + _CAPTION + _GAP)
+    buffer = io.BytesIO()
+    sheet.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _picture(pixels: np.ndarray) -> Image.Image:
+    """At the size of a tile; small images in visible pixels."""
+    resample = Image.Resampling.NEAREST if 2 * len(pixels) <= _TILE else Image.Resampling.BICUBIC
+    return Image.fromarray(np.ascontiguousarray(pixels)).resize((_TILE, _TILE), resample)
+
+
+def _fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    """As much of the end as a tile has room for: paths differ there."""
+    line = " ".join(text.split())
+    if font.getlength(line) <= _TILE:
+        return line
+    while line and font.getlength("…" + line) > _TILE:
+        line = line[1:]
+    return "…" + line
+
+
+def prepared_sheet(store: "Store") -> bytes:
+    """Images of every split as they lie in `store`: a few of some classes of train, one of each of the others."""
+    bands = []
+    for split in SPLITS:
+        count = store.counts[split]
+        if count:
+            labels = store.labels(split)
+            if labels is None:
+                tiles, more = _of_rows(store, split), ", unlabelled"
+            else:
+                tiles, more = _of_classes(store, split, labels, _TRAIN_ROWS if split == "train" else 1), ""
+            bands.append(Band(f"{split}: {count:,} image{'s' * (count > 1)}{more}", tiles))
+    return draw(bands, min(_MOST_CLASSES, max(len(band.tiles) for band in bands)))
+
+
+def some_classes(store: "Store") -> list[int]:
+    """Labels of a few classes from all over the list."""
+    return _spread(store.num_classes)
+
+
+def _spread(count: int) -> list[int]:
+    shown = min(count, _MOST_CLASSES)
+    return [index * count // shown for index in range(shown)]
+
+
+def _of_classes(store: "Store", split: str, labels: np.ndarray, rows: int) -> list[Tile]:
+    images = store.images(split)
+    places = {label: np.flatnonzero(labels == label) for label in some_classes(store)}
+    return [
+        Tile(images[int(found[row * len(found) // rows])], store.classes[label])
+        for row in range(rows)
+        for label, found in places.items()
+        if len(found) > row
+    ]
+
+
+def _of_rows(store: "Store", split: str) -> list[Tile]:
+    images, names, unreadable = store.images(split), store.rows(split), set(store.unreadable(split))
+    return [
+        Tile(images[index], "unreadable" if index in unreadable else names[index])
+        for index in _spread(store.counts[split])
+    ]
