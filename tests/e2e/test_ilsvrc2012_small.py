@@ -37,8 +37,6 @@ SMALL = (
     "cluster.cpus_per_member=1",
     "tracking.required=false",
 )
-# Photographs in class folders, in place of the challenge's own archives and development kit.
-CLASS_FOLDERS = "dataset@datasets.target=folder"
 NARROW = "ensemble.members.pretrained1.stages.fall2011.model.bottleneck=12"
 RELEASE_EPOCHS = tuple(f"ensemble.stages.{stage}.epochs=1" for stage in ("fall2009", "fall2011", "finetune"))
 
@@ -115,7 +113,6 @@ def test_release_chain_trains_each_shared_ancestor_once_and_copies_to_the_bit(ru
         "release",
         ("target", "superset2009", "superset"),
         "experiment=ilsvrc2012_release",
-        CLASS_FOLDERS,
         f"submission.class_ids={photographs / 'ids.txt'}",
         NARROW,
         *RELEASE_EPOCHS,
@@ -153,7 +150,6 @@ def test_release_chain_at_its_own_rates_moves_every_layer_and_copied_ones_less(r
         "moving",
         ("target", "superset2009", "superset"),
         "experiment=ilsvrc2012_release",
-        CLASS_FOLDERS,
         "submission=labels",
         NARROW,
         *RELEASE_EPOCHS,
@@ -186,7 +182,6 @@ def test_article_s_seven_train_five_and_two_with_each_superset_net_of_its_own(ru
         "article",
         ("target", "superset"),
         "experiment=ilsvrc2012",
-        CLASS_FOLDERS,
         f"submission.class_ids={photographs / 'ids.txt'}",
         *(f"ensemble.stages.{stage}.epochs=1" for stage in ("pretrain", "finetune")),
         "ensemble.stages.finetune.optimizer.lr=1e-30",

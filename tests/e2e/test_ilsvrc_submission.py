@@ -84,7 +84,8 @@ def one_slot(settings: ClusterConfig) -> Iterator[LocalActors]:
 def launch(root: Path, *overrides: str) -> int:
     return main(
         [
-            *("launch", "experiment=ilsvrc2012", "run_dir=run", "datasets.store=store", f"datasets.target.root={root}"),
+            *("launch", "experiment=ilsvrc2012", "dataset@datasets.target=ilsvrc", f"datasets.target.root={root}"),
+            *("run_dir=run", "datasets.store=store"),
             *("datasets.target.size=36", "ensemble=sweep", "sweep.seed=[0,1]", "model=alexnet_32", "model.width=0.1"),
             *("model.fc_units=32", "model.dropout=0.0", "augmentation=none", "optimizer.lr=0.02", "precision=fp32"),
             *("optimizer.batch_size=14", "optimizer.clip_norm=5.0", "ensemble.stages.train.epochs=12"),

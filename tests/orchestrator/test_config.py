@@ -81,10 +81,10 @@ def test_ilsvrc2012_is_the_published_recipe():
 
 
 @pytest.mark.parametrize("experiment", ["ilsvrc2012", "ilsvrc2012_release"])
-def test_experiments_of_2012_read_the_challenge_s_own_files_unless_told_otherwise(experiment):
-    assert compose([f"experiment={experiment}"]).datasets["target"].source is Source.ilsvrc
-    folders = compose([f"experiment={experiment}", "dataset@datasets.target=folder"]).datasets["target"]
-    assert (folders.source, folders.declared_train, folders.declared_test) == (Source.folder, 1_281_167, 100_000)
+def test_experiments_of_2012_read_class_folders_or_the_challenge_s_own_files(experiment):
+    assert compose([f"experiment={experiment}"]).datasets["target"].source is Source.folder
+    own = compose([f"experiment={experiment}", "dataset@datasets.target=ilsvrc"]).datasets["target"]
+    assert (own.source, own.declared_train, own.declared_test) == (Source.ilsvrc, 1_281_167, 100_000)
 
 
 def test_ilsvrc_declares_what_was_published():
