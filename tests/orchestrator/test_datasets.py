@@ -1,5 +1,6 @@
 """Pre-training never sees what the target holds out."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from PIL import Image
 
 from orchestrator.config import compose
 from orchestrator.datasets import Prepared, prepare_all, survey_all
-from workers.errors import DataError
+from workers.errors import DataError, StorageError
 
 
 def paint(path: Path, seed: int) -> None:
@@ -98,6 +99,17 @@ def test_wrong_dataset_is_named_with_what_to_change(photos: Path) -> None:
         with pytest.raises(DataError) as caught:
             read(config)
         assert str(caught.value) == "datasets.superset: no root: set datasets.superset.root=FOLDER"
+
+
+def test_disk_without_room_is_a_storage_error_that_names_the_dataset(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.statvfs(photos)
+    monkeypatch.setattr(os, "statvfs", lambda path: os.statvfs_result((1, 1, *real[2:4], 5000, *real[5:])))
+    with pytest.raises(StorageError, match=r"^datasets\.target: .*\(5,000 bytes\).*datasets\.target\.store_format=jpeg"):
+        prepare_all(compose(overrides(photos)), lambda line: None)
+    assert StorageError.exit_code == 7
+    assert not (photos.parent / "store").exists()
 
 
 @pytest.mark.parametrize("name", ["target", "superset"])

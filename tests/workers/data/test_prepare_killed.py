@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from workers.data import prepare as preparation
+from workers.data.files import FileLoader
 from workers.data.prepare import PrepareProgress, prepare
 from workers.data.shards import rows_per_shard
 from workers.data.store import Store, open_store
@@ -149,6 +151,20 @@ def test_interrupted_preparation_leaves_no_store_and_the_next_goes_on(tree: Path
     assert packed[-1] == NUM_IMAGES
     assert list(stores.iterdir()) == [path]
     assert open_store(path).digest == open_store(prepare(settings(tree), tmp_path / "others")).digest
+
+
+@pytest.mark.parametrize("step", ["image_statistics", "_commit"])
+def test_interruption_after_the_last_shard_redoes_none(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as interrupted, pytest.raises(KeyboardInterrupt):
+        interrupted.setattr(preparation, step, interrupt)
+        prepare(settings(tree), tmp_path / "stores")
+    monkeypatch.setattr(FileLoader, "load", interrupt)
+    assert open_store(prepare(settings(tree), tmp_path / "stores")).counts["test"] == 40
 
 
 def test_shards_of_a_listing_that_changed_are_not_used(tree: Path, tmp_path: Path, write_tree: Write) -> None:
