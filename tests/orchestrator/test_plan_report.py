@@ -133,3 +133,13 @@ def test_report_of_transfer_shows_how_little_is_trained_beside_training_from_scr
 def test_report_without_frozen_layers_has_no_column_for_what_is_trained(published):
     assert "trained" not in published.to_text().splitlines()[2].split()
     assert all(stage["num_trained_parameters"] == stage["num_parameters"] for stage in published.to_json()["stages"])
+
+
+def test_report_disk_of_a_jpeg_store_is_about_a_tenth():
+    raw, jpeg = (
+        make_report(
+            plan_of(f"datasets.target.store_format={each}", "ensemble=five"), compose([]).cluster, 2
+        ).disk.stores
+        for each in ("raw", "jpeg")
+    )
+    assert 0.1 < jpeg / raw < 0.2

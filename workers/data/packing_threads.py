@@ -23,10 +23,8 @@ class PackingThreads:
     In memory are, for each thread, the image that it decodes and, as JPEG, the encoded images of one shard.
     """
 
-    def __init__(self, num_threads: int | None = None) -> None:
-        self._num_threads = num_threads or len(os.sched_getaffinity(0)) + 1
-
     def run(self, loader: Loader, jobs: Iterator[ShardJob], packed: Callable[[int], None]) -> Iterator[PackedShard]:
+        num_threads = len(os.sched_getaffinity(0)) + 1
         # None says that one more image is done; whoever watches is told in his own thread.
         news: SimpleQueue[Future[PackedShard] | None] = SimpleQueue()
         stop = threading.Event()
@@ -36,7 +34,7 @@ class PackingThreads:
                 raise _Abandoned
             news.put(None)
 
-        with ThreadPoolExecutor(self._num_threads, thread_name_prefix="pack") as pool:
+        with ThreadPoolExecutor(num_threads, thread_name_prefix="pack") as pool:
             num_waiting = 0
 
             def start_next() -> int:
@@ -47,7 +45,7 @@ class PackingThreads:
                 return 1
 
             try:
-                num_waiting = sum(start_next() for _ in range(self._num_threads))
+                num_waiting = sum(start_next() for _ in range(num_threads))
                 while num_waiting:
                     done = news.get()
                     if done is None:
