@@ -1,5 +1,6 @@
 """What a loader of photographs does without a prepared store: PIL decodes, torchvision or PIL transforms."""
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -42,5 +43,9 @@ def resize_and_crop(path: Path, side: int, resample: Image.Resampling) -> np.nda
 def resized_and_cropped(
     paths: Sequence[Path], side: int, resample: Image.Resampling, saved: Path, turns: Turns
 ) -> None:
-    """All photographs into one npy file."""
-    turns.play(lambda: np.save(saved, np.stack([resize_and_crop(path, side, resample) for path in paths])))
+    """All photographs into one npy file; in seconds of CPU."""
+
+    def all_of_them() -> None:
+        np.save(saved, np.stack([resize_and_crop(path, side, resample) for path in paths]))
+
+    turns.play(all_of_them, time.process_time)
