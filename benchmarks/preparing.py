@@ -1,6 +1,6 @@
 """Preparing a store from full-resolution photographs, on one core and on two, beside PIL's resize-and-crop on one.
 
-What a core does is told in seconds of CPU, which another's work on the same machine moves least; what two do, by the clock.
+What a core does is told in seconds of CPU, which others' work on the machine moves least; what two do, by the clock.
 """
 
 import os
