@@ -210,6 +210,7 @@ class _RawShard:
 
 class _JpegShard:
     def __init__(self, path: Path, offsets: np.ndarray, size: int) -> None:
+        self._path = path
         self._mapped = _Mapped(path, (int(offsets[-1]),))
         self._content = self._mapped.array.data
         self._offsets: list[int] = offsets.tolist()
@@ -219,9 +220,14 @@ class _JpegShard:
         content = self._content[self._offsets[index] : self._offsets[index + 1]]
         top, bottom, down = rows.indices(self._size)
         left, right, across = columns.indices(self._size)
-        if bottom - top == right - left and down == across == 1:
-            return decode_window(content, top, left, bottom - top)
-        return decode_window(content, 0, 0, self._size)[rows, columns]
+        try:
+            if bottom - top == right - left and down == across == 1:
+                return decode_window(content, top, left, bottom - top)
+            return decode_window(content, 0, 0, self._size)[rows, columns]
+        except ValueError as error:
+            raise StorageError(
+                f"{self._path}: image {index} is damaged ({error}): delete the dataset's folder and run it again"
+            ) from error
 
     def run(self, start: int, stop: int, rows: slice, columns: slice) -> np.ndarray:
         return np.stack([self.window(index, rows, columns) for index in range(start, stop)])

@@ -13,7 +13,9 @@ from workers.data.augmented_sheet import augmented_sheet, to_pixels
 from workers.data.batches import pixel_statistics
 from workers.data.contact_sheet import Band, Tile, draw, prepared_sheet
 from workers.data.store import Store, open_store
+from workers.protocol import StageSpec
 from workers.settings import AugmentationSettings, ModelSettings, Normalisation, TrainingSettings
+from workers.stage import run_stage
 
 SEEN = TrainingSettings(model=ModelSettings(input_size=16, conv1_kernel=3, conv1_stride=1))
 
@@ -98,3 +100,9 @@ def test_augmented_sheet_is_that_of_its_seed_and_settings(digits: Store) -> None
     first = augmented_sheet(digits, SEEN, seed=5)
     assert first == augmented_sheet(digits, SEEN, seed=5)
     assert first != augmented_sheet(digits, SEEN, seed=6)
+
+
+def test_run_stage_keeps_the_sheet_of_its_own_draws(tiny_spec: StageSpec) -> None:
+    run_stage(tiny_spec, lambda: False)
+    kept = (tiny_spec.stage_dir / "augmented.png").read_bytes()
+    assert kept == augmented_sheet(open_store(tiny_spec.store), tiny_spec.settings, tiny_spec.seed)

@@ -202,3 +202,15 @@ def test_store_of_one_file_a_split_is_still_read(plain_tree: Path, tmp_path: Pat
     old = open_store(store.path)
     for split, images in expected.items():
         assert np.array_equal(old.images(split), images)
+
+
+def test_damaged_image_of_a_jpeg_store_is_a_storage_error_that_names_it(tmp_path: Path) -> None:
+    encoded = [encode(image, 90) for image in noise(2)]
+    content = np.frombuffer(b"".join(encoded), np.uint8).copy()
+    content[len(encoded[0]) + len(encoded[1]) // 2 :] = 0
+    np.save(tmp_path / "images.npy", content)
+    np.save(tmp_path / "offsets.npy", np.cumsum([0, *map(len, encoded)]))
+    stored = Pixels([ShardFiles(2, tmp_path / "images.npy", tmp_path / "offsets.npy")], SIZE)
+    assert stored[0].shape == (SIZE, SIZE, 3)
+    with pytest.raises(StorageError, match=r"images.npy: image 1 is damaged"):
+        stored[1, 2:10, 2:10]
