@@ -13,51 +13,19 @@ submission has a line for each and names none of them. Archives are read in plac
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 from workers.data.classes import NO_CLASS, Found, file_listing, grouped, kept_classes
-from workers.data.decode import BadImage
 from workers.data.development_kit import DevelopmentKit, read_development_kit
 from workers.data.files import FileListing, ImageFile, may_be_image
+from workers.data.in_place import ArchivesAndFiles, path_in_archive
 from workers.data.tar_index import Member, Span, index_tar
 from workers.data.tree import Entry, Tree, open_root
 from workers.errors import DataError
 from workers.settings import DatasetSettings
 
 _PREFIX = "ILSVRC2012_img_"
-# How a path names an image in an archive: archive@offset+size/name.
-_IN_ARCHIVE = re.compile(r"(?P<archive>.+?)@(?P<offset>\d+)\+(?P<size>\d+)/.+", re.DOTALL)
-
-
-@dataclass(frozen=True)
-class ArchivesAndFiles:
-    """Images in files of their own, or in uncompressed tars, where their paths say at which place.
-
-    So a path is all that a reader needs, in whatever process: no index of a million images has to travel with it.
-    """
-
-    tree: Tree
-
-    @property
-    def identity(self) -> str:
-        return self.tree.identity
-
-    @property
-    def num_readers(self) -> int | None:
-        return self.tree.num_readers
-
-    def read(self, path: str) -> bytes:
-        found = _IN_ARCHIVE.fullmatch(path)
-        if found is None:
-            return self.tree.read(path)
-        size = int(found["size"])
-        content = self.tree.read_range(found["archive"], int(found["offset"]), size) if size else b""
-        if not content:
-            raise BadImage("empty file")
-        if len(content) < size:
-            raise BadImage(f"the archive ends within it: {len(content)} bytes of {size}")
-        return content
 
 
 def list_ilsvrc(settings: DatasetSettings) -> FileListing:
@@ -163,7 +131,7 @@ def _of_class(tree: Tree, archive: Entry, within: Span, wnid: str) -> list[Image
 
 
 def _image(archive: Entry, member: Member, name: str, class_name: str) -> ImageFile:
-    path = f"{archive.path}@{member.span.offset}+{member.span.size}/{name}"
+    path = path_in_archive(archive.path, member.span.offset, member.span.size, name)
     return ImageFile(path, name, class_name, archive.version)
 
 

@@ -7,13 +7,13 @@ The key is a member's path up to the first dot of its last part; the rest says w
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
 from workers.data.classes import NO_CLASS, Found, Naming, file_listing, grouped, naming, read_class_names
-from workers.data.decode import BadImage
 from workers.data.files import FileListing, ImageFile
+from workers.data.in_place import ArchivesAndFiles, path_in_archive
 from workers.data.listing import LeftOut
 from workers.data.patterns import split_files
 from workers.data.pool import map_in_order
@@ -52,33 +52,14 @@ class _Place:
     sample: _Sample
 
     @property
-    def path(self) -> str:
+    def shown(self) -> str:
+        """As people are told of it."""
         return f"{self.shard.path}/{self.sample.name}"
 
-
-@dataclass(frozen=True)
-class ShardMembers:
-    """Images that lie in tar shards; each is read at its place, into memory."""
-
-    tree: Tree
-    places: Mapping[str, _Place]
-
     @property
-    def identity(self) -> str:
-        return self.tree.identity
-
-    @property
-    def num_readers(self) -> int | None:
-        return self.tree.num_readers
-
-    def read(self, path: str) -> bytes:
-        place = self.places[path]
-        content = self.tree.read_range(place.shard.path, place.sample.offset, place.sample.size)
-        if len(content) < place.sample.size:
-            raise BadImage("the shard ends within it")
-        if not content:
-            raise BadImage("empty file")
-        return content
+    def path(self) -> str:
+        sample = self.sample
+        return path_in_archive(self.shard.path, sample.offset, sample.size, sample.name)
 
 
 def list_webdataset(settings: DatasetSettings) -> FileListing:
@@ -99,8 +80,7 @@ def list_webdataset(settings: DatasetSettings) -> FileListing:
         "test": _samples(tree, settings, "test", shards.test, left_out),
     }
     names = naming((each.sample.label for each in samples["train"]), read_class_names(settings))
-    places: dict[str, _Place] = {}
-    by_class = {split: _by_class(tree, split, each, names, places) for split, each in samples.items()}
+    by_class = {split: _by_class(tree, split, each, names) for split, each in samples.items()}
     found = Found(
         order=names.order(by_class["train"]),
         train=by_class["train"],
@@ -111,7 +91,7 @@ def list_webdataset(settings: DatasetSettings) -> FileListing:
         test_at=f"{tree.describe('')}: test",
         left_out=tuple(left_out),
     )
-    return file_listing(settings, ShardMembers(tree, places), found)
+    return file_listing(settings, ArchivesAndFiles(tree), found)
 
 
 def _samples(
@@ -128,7 +108,7 @@ def _samples(
             if not problem:
                 found.append(place)
             elif sample.is_note or (split != "test" and settings.on_bad is OnBad.skip):
-                left_out.append(LeftOut(split, place.path, problem))
+                left_out.append(LeftOut(split, place.shown, problem))
             else:
                 raise DataError(f"{tree.describe(shard.path)}: {problem}: mend the shard{_or_skip(split)}")
     return found
@@ -184,20 +164,17 @@ def _json_label(text: str) -> str:
     return str(label).strip() if is_label else ""
 
 
-def _by_class(
-    tree: Tree, split: str, samples: Sequence[_Place], names: Naming, places: dict[str, _Place]
-) -> dict[str, list[ImageFile]]:
-    """Images by class, each path put into `places`; a test in which some have a label and others none is refused."""
+def _by_class(tree: Tree, split: str, samples: Sequence[_Place], names: Naming) -> dict[str, list[ImageFile]]:
+    """Images by class; a test in which some have a label and others none is refused."""
     unlabelled = next((each for each in samples if not each.sample.label), None)
     if unlabelled is not None and any(each.sample.label for each in samples):
-        raise DataError(f"{tree.describe(unlabelled.path)}: no label, though others of {split} have one: add it")
+        raise DataError(f"{tree.describe(unlabelled.shown)}: no label, though others of {split} have one: add it")
     classes: dict[str, str] = {"": NO_CLASS}
     pairs: list[tuple[str, ImageFile]] = []
     for each in samples:
-        path, label = each.path, each.sample.label
+        label = each.sample.label
         if label not in classes:
-            require_one_line(label, tree.describe(path))
-            classes[label] = names.name_of(label, tree.describe(path))
-        places[path] = each
-        pairs.append((classes[label], ImageFile(path, each.sample.name, classes[label], each.shard.version)))
+            require_one_line(label, tree.describe(each.shown))
+            classes[label] = names.name_of(label, tree.describe(each.shown))
+        pairs.append((classes[label], ImageFile(each.path, each.sample.name, classes[label], each.shard.version)))
     return grouped(pairs)

@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import pickle
 import sys
 import tarfile
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from workers.data.decode import decode
 from workers.data.listing import Row, unwatched
 from workers.data.prepare import prepare
 from workers.data.shard_index import index_shard
@@ -236,6 +238,18 @@ def test_headers_are_read_once_as_long_as_the_shard_stays_the_same(
     write_shard(shard, samples(9, "cls", lambda index: str(index % 2)))
     assert len(every_row(shards(shard.parent))) == 9
     assert read == ["train-000.tar"] * 2
+
+
+def test_what_reads_images_is_light_whatever_the_number_of_samples(
+    shard: Path, samples: Samples, make_png: Png
+) -> None:
+    """It is handed to every process that packs."""
+    few = len(pickle.dumps(open_listing(shards(shard.parent)).loader()))
+    write_shard(shard, samples(300, "cls", lambda index: str(index % 2)))
+    loader = open_listing(shards(shard.parent)).loader()
+    assert len(pickle.dumps(loader)) == few
+    row = every_row(shards(shard.parent))["s250.png"]
+    assert loader.load(row, 8).pixels.tobytes() == decode(make_png(250), 8).pixels.tobytes()
 
 
 def test_images_are_read_at_their_places(shard: Path, make_png: Png) -> None:
