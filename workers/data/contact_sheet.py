@@ -1,6 +1,7 @@
 """Contact sheets: small pictures in bands with captions, so that a person sees what is trained on. PNG bytes."""
 
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -39,11 +40,12 @@ class Band:
 def draw(bands: Sequence[Band], columns: int) -> bytes:
     """The bands one below another, `columns` tiles in a row."""
     rows = [-(-len(band.tiles) // columns) for band in bands]
-    width = columns * (_TILE + _GAP) + _GAP
+    title_font, caption_font = ImageFont.load_default(size=15), ImageFont.load_default(size=11)
+    longest = math.ceil(max(title_font.getlength(band.title) for band in bands))
+    width = max(columns * (_TILE + _GAP) + _GAP, longest + 2 * _GAP)
     height = sum(_TITLE + count * (_TILE + _CAPTION + _GAP) for count in rows) + _GAP
     sheet = Image.new("RGBA", (width, height))
     pen = ImageDraw.Draw(sheet)
-    title_font, caption_font = ImageFont.load_default(size=15), ImageFont.load_default(size=11)
     top = 0
     for band, count in zip(bands, rows, strict=True):
         pen.text((_GAP, top + 8), band.title, fill=_TITLE_COLOUR, font=title_font)

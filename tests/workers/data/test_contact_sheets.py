@@ -51,6 +51,14 @@ def test_draw_tile_shows_its_pixels_on_a_transparent_sheet() -> None:
     assert (shown[..., 3] == 255).all()
 
 
+def test_draw_title_longer_than_its_tiles_is_not_cut() -> None:
+    tile = Tile(np.zeros((8, 8, 3), np.uint8), "")
+    title = "64 px as prepared, then 56 px as the net sees them"
+    narrow, wide = (np.asarray(opened(draw([Band(title, [tile])], columns)))[:30] for columns in (1, 6))
+    np.testing.assert_array_equal(narrow, wide[:, : narrow.shape[1]])
+    assert not wide[:, narrow.shape[1] :].any()
+
+
 def test_prepared_sheet_shows_every_split_and_class_under_its_name(
     digits: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
