@@ -8,12 +8,12 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import IO
 
+from workers.data.tar_index import Span, Window, require_end
 from workers.data.tree import Entry, Tree, driver_errors, one_line, require_one_line, said_by
 from workers.errors import DataError
 
 # Labels are short; a longer file beside an image is none.
 _LABEL_BYTES = 1 << 20
-_BLOCK = tarfile.BLOCKSIZE
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +28,16 @@ class Member:
 
 @dataclass(slots=True)
 class Sample:
-    """The members of one shard that have one key: images by their extension, small files by theirs, with content."""
+    """The members of one shard that have one key: images by their extension, small files by theirs, with content.
+
+    `beside` is an image whose extension has a dot, as in seg.png: it is none of the sample's own.
+    """
 
     key: str
     images: dict[str, Member] = field(default_factory=dict)
     labels: dict[str, bytes] = field(default_factory=dict)
     problem: str = ""
+    beside: str = ""
 
 
 def index_shard(
@@ -48,7 +52,9 @@ def index_shard(
     samples: dict[str, Sample] = {}
     with tree.reader(shard.path) as file:
         try:
-            with tarfile.open(fileobj=file, mode="r:") as tar:
+            # A window never reads as much as a hostile header asks for.
+            window = Window(file, Span(0, shard.size))
+            with tarfile.TarFile(fileobj=window, mode="r") as tar:  # type: ignore[arg-type]
                 reached = -1
                 while (info := tar.next()) is not None:
                     if info.offset <= reached:
@@ -57,7 +63,7 @@ def index_shard(
                     # What tarfile keeps of each member would outgrow what is wanted of them.
                     tar.members.clear()  # type: ignore[attr-defined]
                     _take(samples, info, file, shard, at, image_extensions, label_extensions)
-                _require_end(file, tar.offset, at)
+                require_end(window, tar.offset, at)
         except (tarfile.TarError, ValueError, OverflowError, EOFError) as error:
             raise DataError(f"{at}: not a plain tar file, or damaged ({one_line(error)}): {_advice(file)}") from error
         except driver_errors() as error:
@@ -78,7 +84,10 @@ def _take(
     stem, dot, extension = base.partition(".")
     lower = extension.lower()
     # Hidden files have no stem: what a Mac adds beside each file is none of the data.
-    if info.isdir() or not stem or not dot or lower not in image_extensions | label_extensions:
+    if info.isdir() or not stem or not dot:
+        return
+    is_beside = lower.rpartition(".")[2] in image_extensions and lower not in image_extensions
+    if not is_beside and lower not in image_extensions | label_extensions:
         return
     require_one_line(info.name, at)
     # `tar cf x.tar .` puts ./ before every name.
@@ -88,7 +97,9 @@ def _take(
     if sample is None:
         sample = samples[key] = Sample(key)
     problem = _problem(info, parts, shard)
-    if lower in image_extensions:
+    if is_beside:
+        sample.beside = info.name
+    elif lower in image_extensions:
         if lower in sample.images:
             problem = "is there twice"
         sample.images[lower] = Member(info.name, info.offset_data, info.size, problem)
@@ -108,15 +119,6 @@ def _problem(info: tarfile.TarInfo, folders: Collection[str], shard: Entry) -> s
     if info.size < 0 or info.offset_data + info.size > shard.size:
         return "reaches beyond the end of the shard"
     return ""
-
-
-def _require_end(file: IO[bytes], offset: int, at: str) -> None:
-    """tarfile stops in silence at a header that is none; only a block of zeros is a tar file's end."""
-    file.seek(offset)
-    block = file.read(_BLOCK)
-    if len(block) < _BLOCK or any(block):
-        what = "ends without an end mark" if len(block) < _BLOCK else "is damaged"
-        raise DataError(f"{at}: {what} at byte {offset}: the file is incomplete or damaged: fetch it again")
 
 
 def _advice(file: IO[bytes]) -> str:

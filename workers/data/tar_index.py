@@ -15,6 +15,8 @@ from workers.errors import DataError
 _BLOCK = tarfile.BLOCKSIZE
 # Headers and long names are small: a longer read is what a hostile header asks for.
 _LONGEST_READ = 1 << 20
+# Writers fill a tar up with zeros, to 10 KiB as a rule: what lies farther behind its end is not looked at.
+_LONGEST_TAIL = 1 << 16
 _DAMAGED = (tarfile.TarError, ValueError, OverflowError, EOFError)
 
 
@@ -46,7 +48,7 @@ def index_tar(file: IO[bytes], within: Span, where: str) -> Iterator[Member]:
         DataError: no tar, truncated or damaged; or a member that is no plain file below the tar's top (a link, a
             device, an absolute path, `..`), or whose name does not fit on one line of UTF-8.
     """
-    window = _Window(file, within)
+    window = Window(file, within)
     position = 0
     with _readable(where):
         # Nearly all headers are of the plainest kind; tarfile takes over at the first that is not.
@@ -57,7 +59,7 @@ def index_tar(file: IO[bytes], within: Span, where: str) -> Iterator[Member]:
         yield from _by_tarfile(window, within, where)
 
 
-def _by_tarfile(window: "_Window", within: Span, where: str) -> Iterator[Member]:
+def _by_tarfile(window: "Window", within: Span, where: str) -> Iterator[Member]:
     """The members from the window's position on; the end too is checked here."""
     with tarfile.TarFile(fileobj=window, mode="r") as tar:  # type: ignore[arg-type]
         reached = -1
@@ -73,11 +75,20 @@ def _by_tarfile(window: "_Window", within: Span, where: str) -> Iterator[Member]
                 kind = "a link" if info.issym() or info.islnk() else "no plain file"
                 raise DataError(f"{where}: {info.name!a} is {kind}; only plain files are read: make the tar without it")
             yield _member(_Header(info.name, info.size), info.offset_data, within, where)
-        # tarfile takes a damaged header for the end. Only a block of zeros is one.
-        if window.at(tar.offset) != bytes(_BLOCK):
-            raise DataError(
-                f"{where}: truncated or damaged: no tar header and no end mark at byte {tar.offset}; fetch it again"
-            )
+        require_end(window, tar.offset, where)
+
+
+def require_end(window: "Window", offset: int, where: str) -> None:
+    """Raises DataError unless a tar ends where tarfile has stopped, which takes a damaged header for the end too."""
+    if window.at(offset) != bytes(_BLOCK):
+        raise DataError(
+            f"{where}: truncated or damaged: no tar header and no end mark at byte {offset}; fetch it again"
+        )
+    if any(window.read(_LONGEST_TAIL)):
+        raise DataError(
+            f"{where}: holds more behind its end mark at byte {offset}, as tars that were joined by cat do; keep them "
+            "apart, or join them with tar --concatenate"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +134,7 @@ def _readable(where: str) -> Iterator[None]:
         raise DataError(f"{where}: {said_by(error)}") from error
 
 
-class _Window:
+class Window:
     """The part of a file that is a tar, as a file of its own; as much of one as tarfile uses to read headers."""
 
     def __init__(self, file: IO[bytes], span: Span) -> None:

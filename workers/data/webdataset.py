@@ -123,7 +123,9 @@ def _compact(sample: Sample) -> _Sample:
     problem = sample.problem or _problem_of(sample)
     if problem:
         # Notes on a set may lie beside its samples; a class number is no note.
-        return _Sample(sample.key, problem=problem, is_note=not sample.images and "cls" not in sample.labels)
+        return _Sample(
+            sample.key, problem=problem, is_note=not (sample.images or sample.beside or "cls" in sample.labels)
+        )
     ((extension, image),) = sample.images.items()
     written = image.name[-len(extension) :]
     return _Sample(f"{sample.key}.{written}", sys.intern(_label(sample)), image.offset, image.size)
@@ -136,7 +138,10 @@ def _or_skip(split: str) -> str:
 def _problem_of(sample: Sample) -> str:
     if len(sample.images) != 1:
         names = " and ".join(member.name for member in sample.images.values())
-        return f"{sample.key} has {len(sample.images)} images ({names})" if names else f"{sample.key} has no image"
+        if names:
+            return f"{sample.key} has {len(sample.images)} images ({names})"
+        why = f" ({sample.beside} is none of its own: a key ends at the first dot)" if sample.beside else ""
+        return f"{sample.key} has no image{why}"
     (image,) = sample.images.values()
     return f"{image.name} {image.problem}" if image.problem else ""
 

@@ -65,6 +65,11 @@ def test_damaged_header_in_the_middle_is_not_taken_for_the_end() -> None:
         index(bytes(content))
 
 
+def test_tars_joined_by_cat_are_not_read_to_the_first_end_alone() -> None:
+    with pytest.raises(DataError, match="more behind its end mark"):
+        index(tar_of({"a": b"1"}) + tar_of({"b": b"2"}))
+
+
 def test_inner_tar_without_an_end_does_not_run_into_the_outer_one() -> None:
     cut = tar_of({"a": b"1" * 600})[: 3 * tarfile.BLOCKSIZE]
     outer = tar_of({"inner.tar": cut, "next.tar": b"z"})

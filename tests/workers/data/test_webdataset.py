@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import os
 import pickle
 import sys
 import tarfile
@@ -151,6 +152,10 @@ WRONG: dict[str, tuple[list[Member], str]] = {
     "twice": ([("k.png", b"1"), ("k.png", b"2"), ("k.cls", b"0")], "k.png is there twice"),
     "no image": ([("k.cls", b"0")], "k has no image"),
     "unknown image": ([("k.tif", b"1"), ("k.cls", b"0")], "k has no image"),
+    "image with a dot in its key": (
+        [("k.v1.png", b"1"), ("k.v1.cls", b"0")],
+        "k has no image (k.v1.png is none of its",
+    ),
     "no label": ([("k.png", b"1")], "k.png has no label (.cls, .json, .txt)"),
     "json without a label": ([("k.png", b"1"), ("k.json", b'{"text": "x"}')], "k.png has no label"),
     "json that is none": ([("k.png", b"1"), ("k.json", b"[[[")], "k.png has no label"),
@@ -219,7 +224,29 @@ def test_shard_with_a_damaged_header_in_its_middle_is_refused(shard: Path) -> No
         offset = tar.getmembers()[6].offset
     content[offset : offset + 100] = b"\xaa" * 100
     shard.write_bytes(content)
-    assert f"is damaged at byte {offset}" in refusal(shards(shard.parent))
+    assert f"no end mark at byte {offset}" in refusal(shards(shard.parent))
+
+
+def test_shards_joined_by_cat_are_refused_rather_than_read_to_the_first_end(shard: Path, samples: Samples) -> None:
+    other = write_shard(shard.parent / "other.tar", samples(8, "cls", lambda index: str(index % 2), first=8))
+    shard.write_bytes(shard.read_bytes() + other.read_bytes())
+    other.unlink()
+    assert "more behind its end mark" in refusal(shards(shard.parent))
+
+
+def test_image_with_an_extension_of_two_parts_lies_beside_the_sample(tmp_path: Path, samples: Samples) -> None:
+    masks = [(f"s{index:03d}.seg.png", b"mask") for index in range(8)]
+    write_shard(tmp_path / "train-000.tar", masks + samples(8, "cls", lambda index: str(index % 2)))
+    assert set(every_row(shards(tmp_path))) == {f"s{index:03d}.png" for index in range(8)}
+
+
+def test_header_that_asks_for_more_memory_than_there_is_is_refused(shard: Path) -> None:
+    info = tarfile.TarInfo("././@LongLink")
+    info.type, info.size = tarfile.GNUTYPE_LONGNAME, 1 << 50
+    shard.write_bytes(info.tobuf(tarfile.GNU_FORMAT) + b"\0" * 4096)
+    # As large as it says, without a byte of it on the disk.
+    os.truncate(shard, 1 << 40)
+    assert "a header of " in refusal(shards(shard.parent))
 
 
 def test_headers_are_read_once_as_long_as_the_shard_stays_the_same(
