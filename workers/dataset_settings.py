@@ -44,7 +44,8 @@ _READ_BY = {
     "class_names": frozenset({Source.webdataset, Source.parquet}),
 }
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(::[A-Za-z][A-Za-z0-9+.-]*)*://")
-_CREDENTIALS = re.compile(_URL.pattern + r"[^/@]*:[^/@]*@")
+# A secret may hold slashes, and an address another one; a port is no secret.
+_CREDENTIALS = re.compile(r"://[^/@:]*:(?!\d+(?:/|$))[^@]*@")
 
 
 def is_url(root: str) -> bool:
@@ -105,7 +106,7 @@ class DatasetSettings:
         require(0 <= self.dev_fraction < 1, f"dev_fraction={self.dev_fraction}: give a share in [0, 1)")
         require(self.orientations in (1, 4), f"orientations={self.orientations}: give 1 or 4")
         require(
-            not _CREDENTIALS.match(self.root or ""),
+            not (is_url(self.root or "") and _CREDENTIALS.search(self.root or "")),
             "root: holds a password, which would be kept in config.yaml: give it in the environment",
         )
         for name, sources in _READ_BY.items():

@@ -488,11 +488,23 @@ def test_addresses_in_object_stores_are_kept_as_they_are_and_read_back(monkeypat
     assert reopen(config.yaml) == config
 
 
-def test_root_with_a_password_is_refused_and_the_password_not_repeated():
+@pytest.mark.parametrize(
+    "root",
+    ["ftp://me:hush@host/images", "s3://KEY:hu/hush+x@bucket/images", "zip://a::https://me:hush@host/images.zip"],
+)
+def test_root_with_a_password_is_refused_and_the_password_not_repeated(root):
     with pytest.raises(ConfigError) as caught:
-        compose(["dataset@datasets.target=folder", "datasets.target.root=ftp://me:hush@host/images"])
+        compose(["dataset@datasets.target=folder", f"datasets.target.root='{root}'"])
     assert str(caught.value).startswith("datasets.target.root: holds a password")
     assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "root", ["http://host:9000/images@2x", "s3://bucket/a:b", "/data/me:x@y", "abfs://box@account/x"]
+)
+def test_root_with_a_port_or_odd_names_holds_no_password(root):
+    config = compose(["dataset@datasets.target=folder", f"datasets.target.root='{root}'"])
+    assert config.datasets["target"].root == root
 
 
 @pytest.mark.parametrize("source", ["csv", "webdataset", "parquet"])

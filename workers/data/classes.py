@@ -162,7 +162,7 @@ def _text(path: Path, key: str) -> str:
     if not path.is_file():
         raise DataError(f"{path}: no such file of classes: set datasets.<name>.{key} to one with a class a line")
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read as text with one class a line: {error}") from error
 

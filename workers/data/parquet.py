@@ -64,7 +64,8 @@ def list_parquet(settings: DatasetSettings) -> FileListing:
         split: tuple(map_in_order(partial(_rows, tree, settings, split), listed, tree.num_readers))
         for split, listed in (("train", files.train), ("val", files.val), ("test", files.test))
     }
-    names = read_class_names(settings) or splits["train"][0].names
+    every = [rows for split in splits.values() for rows in split]
+    names = read_class_names(settings) or _one_naming(tree, every)
     known = naming((label for rows in splits["train"] for label in rows.labels), names)
     by_class = {split: _by_class(tree, split, rows, known) for split, rows in splits.items()}
     found = Found(
@@ -76,14 +77,29 @@ def list_parquet(settings: DatasetSettings) -> FileListing:
         val_at=f"{tree.describe('')}: val",
         test_at=f"{tree.describe('')}: test",
     )
-    tables = {rows.file.path: rows.table for split in splits.values() for rows in split}
+    tables = {rows.file.path: rows.table for rows in every}
     return file_listing(settings, RowImages(tree, tables, RowGroups(tree)), found)
+
+
+def _one_naming(tree: Tree, every: Sequence[_Rows]) -> tuple[str, ...] | None:
+    """What the files' schemas call class 0, 1, …; raises DataError where two have labels and do not agree."""
+    first, *others = every
+    for rows in others:
+        if any(rows.labels) and rows.names is not None and rows.names != first.names:
+            raise DataError(
+                f"{tree.describe(rows.file.path)}: its schema names other classes than that of {first.file.path}, or "
+                "in another order: set datasets.<name>.class_names if all their numbers mean the same"
+            )
+    return first.names
 
 
 def _rows(tree: Tree, settings: DatasetSettings, split: str, file: Entry) -> _Rows:
     at = tree.describe(file.path)
     metadata = read_footer(tree, file.path)
     schema = metadata.schema.to_arrow_schema()
+    twice = next((name for name in schema.names if schema.names.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(f"{at}: two columns are called {twice}: rename one")
     features = _features(schema)
     images = _image_column(settings, schema, features, at)
     label = _label_column(settings, schema, features, at)

@@ -2,8 +2,9 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
@@ -148,35 +149,42 @@ def read_columns(
     Raises:
         DataError: the file cannot be read, or is damaged.
     """
-    import pyarrow as pa
     from pyarrow import compute, parquet
 
-    try:
-        with tree.reader(path) as source, parquet.ParquetFile(source, metadata=metadata) as file:
-            chosen = range(file.num_row_groups) if groups is None else groups
-            read = file.read_row_groups(list(chosen), columns=list(columns))
-            whole = set(read.schema.names)
-            return [
-                read.column(name)
-                if name in whole
-                else compute.struct_field(read.column(name.partition(".")[0]), name.partition(".")[2].split("."))
-                for name in columns
-            ]
-    except driver_errors() as error:
-        raise DataError(f"{tree.describe(path)}: {said_by(error)}") from error
-    except (pa.ArrowException, ValueError) as error:
-        raise DataError(f"{tree.describe(path)}: no parquet file, or damaged: {one_line(error)}") from error
+    with _readable(tree, path), tree.reader(path) as source, parquet.ParquetFile(source, metadata=metadata) as file:
+        chosen = range(file.num_row_groups) if groups is None else groups
+        read = file.read_row_groups(list(chosen), columns=list(columns))
+        whole = set(read.schema.names)
+        return [
+            read.column(name)
+            if name in whole
+            else compute.struct_field(read.column(name.partition(".")[0]), name.partition(".")[2].split("."))
+            for name in columns
+        ]
 
 
 def read_footer(tree: Tree, path: str) -> "FileMetaData":
     """Schema and row groups of a file; raises DataError as `read_columns`."""
-    import pyarrow as pa
     from pyarrow import parquet
 
+    with _readable(tree, path), tree.reader(path) as source, parquet.ParquetFile(source) as file:
+        return file.metadata
+
+
+@contextmanager
+def _readable(tree: Tree, path: str) -> Iterator[None]:
+    import pyarrow as pa
+
     try:
-        with tree.reader(path) as source, parquet.ParquetFile(source) as file:
-            return file.metadata
-    except driver_errors() as error:
-        raise DataError(f"{tree.describe(path)}: {said_by(error)}") from error
+        yield
     except (pa.ArrowException, ValueError) as error:
-        raise DataError(f"{tree.describe(path)}: no parquet file, or damaged: {one_line(error)}") from error
+        raise _damaged(tree, path, error) from error
+    except driver_errors() as error:
+        # Of what it finds damaged pyarrow says some as a plain OSError, which no system has numbered.
+        if type(error) is OSError and error.errno is None:
+            raise _damaged(tree, path, error) from error
+        raise DataError(f"{tree.describe(path)}: {said_by(error)}") from error
+
+
+def _damaged(tree: Tree, path: str, error: Exception) -> DataError:
+    return DataError(f"{tree.describe(path)}: no parquet file, or damaged: {one_line(error)}")

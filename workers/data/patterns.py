@@ -4,6 +4,7 @@ import fnmatch
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import PurePosixPath
 
 from workers.data.tree import Entry, Tree
@@ -62,7 +63,8 @@ def glob(tree: Tree, pattern: str, key: str) -> tuple[Entry, ...]:
     if not paths:
         raise DataError(f"{key}={pattern}: its braces stand for no number: write the smaller one first")
     for path in paths:
-        entries = list(_matching(tree, "", PurePosixPath(below_root(path, key)).parts))
+        parts = PurePosixPath(below_root(path, key)).parts
+        entries = list(_matching(tree, "", parts)) if parts else []
         if not entries:
             raise DataError(f"{tree.describe(path)}: no such file: correct {key}={pattern}")
         found.update((entry.path, entry) for entry in entries)
@@ -73,7 +75,8 @@ def expand(pattern: str, key: str) -> tuple[str, ...]:
     """What braces stand for: `{000..146}` for numbers of as many digits, `{a,b}` for either."""
     paths = [pattern]
     while any(_BRACES.search(path) for path in paths):
-        paths = [expanded for path in paths for expanded in _first_brace(path)]
+        expanded = (each for path in paths for each in _first_brace(path))
+        paths = list(islice(expanded, _MOST_NAMES + 1))
         if len(paths) > _MOST_NAMES:
             raise DataError(f"{key}={pattern}: stands for more than {_MOST_NAMES} files")
     return tuple(paths)
@@ -97,7 +100,9 @@ def _first_brace(path: str) -> Iterator[str]:
         choices = brace[1].split(",")
     else:
         first, last = int(numbers[1]), int(numbers[2])
-        width = max(len(numbers[1]), len(numbers[2])) if "0" in (numbers[1][0], numbers[2][0]) else 0
+        # As shells do it: 0 is a number like any other, 00 wants two digits.
+        is_padded = any(len(number) > 1 and number.startswith("0") for number in numbers.groups())
+        width = max(map(len, numbers.groups())) if is_padded else 0
         choices = [f"{number:0{width}d}" for number in range(first, min(last, first + _MOST_NAMES) + 1)]
     for choice in choices:
         yield path[: brace.start()] + choice + path[brace.end() :]

@@ -18,6 +18,8 @@ from workers.errors import DataError
 _REMOTE_READERS = 16
 # Of a file that is read in pieces from afar: little images of a shard come many at a time, large ones are leapt over.
 _BLOCK_BYTES = 1 << 20
+# Folders lie in folders only so far, unless a link leads back to one above it.
+_DEEPEST = 32
 # What object stores call the mark that changes with an object's content; the first of these that is there.
 _MARKS = ("ETag", "etag", "md5Hash", "content_md5", "LastModified", "last_modified", "updated", "mtime", "created")
 # Errors that drivers let through and that are no OSError, by the module that owns them once a driver has loaded it.
@@ -253,7 +255,9 @@ def read_text(tree: Tree, path: str) -> str:
 
 
 def walk(tree: Tree, folder: str) -> Iterator[Entry]:
-    """All files at any depth below a folder."""
+    """All files at any depth below a folder; raises DataError where links lead in a circle."""
+    if folder.count("/") >= _DEEPEST:
+        raise DataError(f"{tree.describe(folder)}: lies too deep; a link may lead in a circle: remove it")
     for entry in tree.entries(folder):
         if entry.is_folder:
             yield from walk(tree, entry.path)
@@ -292,9 +296,10 @@ def _below(folder: str, name: str) -> str:
 
 
 def _entry(found: os.DirEntry[str], path: str) -> Entry:
-    if found.is_dir():
-        return Entry(found.name, path, is_folder=True)
     try:
+        # A link to itself raises here.
+        if found.is_dir():
+            return Entry(found.name, path, is_folder=True)
         status = found.stat()
     except OSError:
         return Entry(found.name, path, is_folder=False, version="missing")

@@ -1,5 +1,6 @@
 """What the parquet source finds, how often it reads a row group, and each wrong input with its one line."""
 
+import json
 import pickle
 import sys
 import threading
@@ -87,6 +88,31 @@ def test_order_of_the_schemas_names_is_kept(tmp_path: Path, pictures: list[bytes
     images = [Image(str(index), ("zebra", "ant")[index % 2], content) for index, content in enumerate(pictures)]
     write_parquet(tmp_path / "train.parquet", images, ["zebra", "ant"])
     assert open_listing(rows(tmp_path)).classes == ("zebra", "ant")
+
+
+def test_files_whose_schemas_do_not_agree_on_names_are_refused(tmp_path: Path, pictures: list[bytes]) -> None:
+    for name, order in (("train-0.parquet", ["cat", "dog"]), ("validation-0.parquet", ["dog", "cat"])):
+        features = {"label": {"_type": "ClassLabel", "names": order}}
+        table = pa.table({"image": pictures, "label": [0, 1] * 3})
+        told = {"huggingface": json.dumps({"info": {"features": features}})}
+        parquet.write_table(table.replace_schema_metadata(told), tmp_path / name)
+    assert "names other classes than that of train-0.parquet" in refusal(rows(tmp_path))
+    (tmp_path / "names.txt").write_text("cat\ndog\n")
+    assert survey(rows(tmp_path, class_names=str(tmp_path / "names.txt"))).classes == ("cat", "dog")
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path, pictures: list[bytes]) -> None:
+    columns = [pa.array(pictures), pa.array([0, 1] * 3), pa.array([1, 0] * 3)]
+    parquet.write_table(pa.table(columns, names=["image", "label", "label"]), tmp_path / "train-0.parquet")
+    assert "two columns are called label" in refusal(rows(tmp_path))
+
+
+def test_damaged_footer_is_not_blamed_on_the_network(root: Path) -> None:
+    path = root / "data" / "train-00000-of-00002.parquet"
+    content = bytearray(path.read_bytes())
+    content[-200:-8] = b"\xff" * 192
+    path.write_bytes(content)
+    assert f"{path}: no parquet file, or damaged" in refusal(rows(root))
 
 
 def test_plain_bytes_and_names_as_labels_are_read(tmp_path: Path, pictures: list[bytes]) -> None:

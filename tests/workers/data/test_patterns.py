@@ -22,13 +22,15 @@ KEY = "datasets.<name>.train"
         ("a{9..11}", ("a9", "a10", "a11")),
         ("{x,yz}-{0..1}", ("x-0", "x-1", "yz-0", "yz-1")),
         ("a{2..1}", ()),
+        ("a{0..1}{00..1}", ("a000", "a001", "a100", "a101")),
+        ("a{0..11}", tuple(f"a{number}" for number in range(12))),
     ],
 )
 def test_braces_stand_for_numbers_and_choices(pattern: str, expected: tuple[str, ...]) -> None:
     assert expand(pattern, KEY) == expected
 
 
-@pytest.mark.parametrize("pattern", ["{0..99999999}", "{0..999999}{0..9}"])
+@pytest.mark.parametrize("pattern", ["{0..99999999}", "{0..999999}{0..9}", "{0..999999}{0..999999}"])
 def test_braces_that_stand_for_too_many_are_refused(pattern: str) -> None:
     with pytest.raises(DataError, match="more than 1000000 files"):
         expand(pattern, KEY)
@@ -54,7 +56,7 @@ def test_wildcards_match_within_one_part_of_a_path(tree: LocalTree, pattern: str
     assert [entry.path for entry in glob(tree, pattern, KEY)] == expected
 
 
-@pytest.mark.parametrize("pattern", ["c/*.tar", "a/{1..3}.tar", "a", "a/1.tar/x", "{2..1}"])
+@pytest.mark.parametrize("pattern", ["c/*.tar", "a/{1..3}.tar", "a", "a/1.tar/x", "{2..1}", ".", "./"])
 def test_pattern_that_names_nothing_is_refused(tree: LocalTree, pattern: str) -> None:
     with pytest.raises(DataError, match=r"datasets\.<name>\.train"):
         glob(tree, pattern, KEY)

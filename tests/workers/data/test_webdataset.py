@@ -79,6 +79,9 @@ def test_class_names_keep_numbers_as_indices_whatever_their_order(tmp_path: Path
     settings = shards(tmp_path, class_names=str(tmp_path / "names.txt"))
     assert open_listing(settings).classes == ("zebra", "polar bear", "ant")
     assert every_row(settings)["s001.png"].label == 1
+    # As editors on Windows save it.
+    (tmp_path / "names.txt").write_text("zebra\npolar bear\nant\n", encoding="utf-8-sig")
+    assert open_listing(settings).classes == ("zebra", "polar bear", "ant")
     (tmp_path / "kept.txt").write_text("ant\nzebra\n")
     kept = replace(settings, classes=str(tmp_path / "kept.txt"))
     assert open_listing(kept).classes == ("zebra", "ant")
