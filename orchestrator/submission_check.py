@@ -67,11 +67,18 @@ def _expected_rows(question: Question) -> list[int]:
     """The row index that each line must be about."""
     if question.template is None:
         return list(range(len(question.rows)))
-    for spell in (str, lambda row: PurePosixPath(row).name, lambda row: PurePosixPath(row).stem):
-        index = {spell(row): number for number, row in enumerate(question.rows)}
+    every = [_every_spelling(row) for row in question.rows]
+    for spelled in zip(*every, strict=True):
+        index = {name: number for number, name in enumerate(spelled)}
         if all(image_id in index for image_id in question.template.ids):
             return [index[image_id] for image_id in question.template.ids]
     raise CheckFailed("submission: the template's ids are not those of the images")
+
+
+def _every_spelling(row: str) -> tuple[str, ...]:
+    """What a template may call an image, the longest first."""
+    path = PurePosixPath(row)
+    return (row, str(path.with_suffix("")), path.name, path.stem)
 
 
 def _parsed(lines: Iterable[str], question: Question) -> Iterator[Line]:
@@ -145,7 +152,7 @@ class _Checker:
     def _spellings(self, row: int) -> tuple[str, ...]:
         path = PurePosixPath(self._question.rows[row])
         if self._question.template is not None:
-            return (self._question.rows[row], path.name, path.stem)
+            return _every_spelling(self._question.rows[row])
         attribute = self._ids.get(self._question.format)
         return (self._question.rows[row] if attribute is None else getattr(path, attribute),)
 

@@ -182,8 +182,14 @@ def _lines_of(question: Question) -> tuple[tuple[str, ...], NDArray[np.int64]]:
 
 
 def _match_template(template: Template, rows: Sequence[str]) -> NDArray[np.int64]:
-    """The row index of each id; ids may be paths below the split, file names, or file names without extension."""
-    spellings = [list(rows), [PurePosixPath(row).name for row in rows], [PurePosixPath(row).stem for row in rows]]
+    """The row index of each id; ids may be paths below the split or file names, each with or without extension."""
+    paths = [PurePosixPath(row) for row in rows]
+    spellings = [
+        list(rows),
+        [str(path.with_suffix("")) for path in paths],
+        [path.name for path in paths],
+        [path.stem for path in paths],
+    ]
     wanted = set(template.ids)
     # The spelling that knows most of the ids is the one meant; its leftovers are what the message names.
     spelling = max(spellings, key=lambda names: len(wanted.intersection(names)))

@@ -280,6 +280,18 @@ def test_template_ids_order_and_columns_are_followed(
         check_submission(path, question, draw())
 
 
+def test_template_ids_may_be_paths_without_extension(tmp_path: Path) -> None:
+    rows = tuple(f"{'ab'[index % 2]}/{index // 2}.png" for index in range(NUM_ROWS))
+    question = make_question(SubmissionFormat.labels, rows=rows)
+    ids = shuffled_ids(question, lambda row: row.removesuffix(".png"))
+    asked = replace(question, template=Template(("id", "label"), ids))
+    path = write(tmp_path / "file", asked, make_layout(asked), draw())
+    check_submission(path, asked, draw())
+    best = {row.removesuffix(".png"): CLASSES[index] for row, index in zip(rows, draw().argmax(axis=1), strict=True)}
+    lines = list(csv.reader(io.StringIO(path.read_text())))[1:]
+    assert [tuple(line) for line in lines] == [(image_id, best[image_id]) for image_id in ids]
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -3,6 +3,7 @@
 Only `data/meta.mat` and `data/ILSVRC2012_validation_ground_truth.txt` are read, from the kit's folder or its archive.
 """
 
+import gzip
 import io
 import struct
 import tarfile
@@ -21,6 +22,7 @@ GROUND_TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"
 # Each is under 3 MB as published: what is far larger is not the kit, or is meant to fill the memory.
 _LARGEST_FILE = 1 << 25
 _LARGEST_META = 1 << 27
+_LARGEST_UNPACKED = 1 << 27
 _MOST_SYNSETS = 100_000
 # What scipy raises on files that are damaged, or no MATLAB files at all.
 _UNREADABLE = (
@@ -93,7 +95,12 @@ def _read(tree: Tree, path: str) -> bytes:
 def _unpack(archive: bytes, where: str) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     try:
-        with tarfile.open(fileobj=io.BytesIO(archive), mode="r|gz") as tar:
+        with gzip.GzipFile(fileobj=io.BytesIO(archive)) as file:
+            # Unpacked in memory first, where a header can ask for no more than there is.
+            plain = file.read(_LARGEST_UNPACKED + 1)
+        if len(plain) > _LARGEST_UNPACKED:
+            raise DataError(f"{where}: larger than the kit is when unpacked; fetch it again")
+        with tarfile.open(fileobj=io.BytesIO(plain), mode="r:") as tar:
             for info in tar:
                 name = "/".join(PurePosixPath(info.name).parts[-2:])
                 if info.size > _LARGEST_FILE:

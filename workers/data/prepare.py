@@ -30,6 +30,7 @@ from workers.errors import DataError, StorageError
 from workers.settings import SPLITS, DatasetSettings, OnBad, StoreFormat, dataset_options
 
 _MOST_NAMED = 10
+_WHOLE_VAL = "replace them, since without a test the submission is on val and has a line for each"
 _BUILDING = ".building-"
 _CONTENTS = "contents"
 _ABANDONED_S = 7 * 24 * 3600.0
@@ -225,7 +226,11 @@ def _write_store(
     unreadable = {split: packed.splits[split].unreadable for split in packed.splits}
     kept_unreadable = unreadable.pop("test", ())
     if settings.on_bad is OnBad.stop:
-        _require_readable(settings, [each for split in unreadable.values() for each in split])
+        every = [each for split in unreadable.values() for each in split]
+        _require_readable(settings, every, "replace or remove them, or set datasets.<name>.on_bad=skip")
+    elif listing.class_ids and not rows.splits["test"]:
+        # The challenge's submission is then on val, and names no image: all lines behind one left out would be wrong.
+        _require_readable(settings, list(unreadable.get("val", ())), _WHOLE_VAL)
     left_out = [
         *rows.left_out,
         *(LeftOut(split, each.path, each.reason) for split in unreadable for each in unreadable[split]),
@@ -269,14 +274,11 @@ def _by_decision(decided: tuple[Decided, ...]) -> dict[str, list[str]]:
     return dict(sorted(paths.items()))
 
 
-def _require_readable(settings: DatasetSettings, bad: list[Unreadable]) -> None:
+def _require_readable(settings: DatasetSettings, bad: list[Unreadable], advice: str) -> None:
     if bad:
         named = ", ".join(f"{each.path} ({each.reason})" for each in bad[:_MOST_NAMED])
         more = f" and {len(bad) - _MOST_NAMED} more" if len(bad) > _MOST_NAMED else ""
-        raise DataError(
-            f"{settings.root}: {len(bad)} of its images cannot be read: {named}{more}; "
-            "replace or remove them, or set datasets.<name>.on_bad=skip"
-        )
+        raise DataError(f"{settings.root}: {len(bad)} of its images cannot be read: {named}{more}; {advice}")
 
 
 def _require_every_class(

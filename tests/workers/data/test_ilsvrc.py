@@ -30,7 +30,7 @@ from workers.data.prepare import prepare
 from workers.data.sources import open_listing, survey
 from workers.data.store import Store, export, open_store
 from workers.errors import DataError
-from workers.settings import DatasetSettings, Source
+from workers.settings import DatasetSettings, OnBad, Source
 
 # By ILSVRC2012_ID: not in the order of their names.
 WNIDS = ("n05", "n01", "n09", "n03")
@@ -285,6 +285,35 @@ def test_meta_that_unpacks_to_a_flood_is_refused(challenge: Challenge, tmp_path:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 300 << 20
+
+
+def test_kit_that_unpacks_to_a_flood_is_refused(challenge: Challenge, tmp_path: Path) -> None:
+    import gzip
+    import tarfile
+    import tracemalloc
+
+    root = write_archives(tmp_path / "root", challenge)
+    info = tarfile.TarInfo("././@LongLink")
+    info.type, info.size = tarfile.GNUTYPE_LONGNAME, 600 << 20
+    with gzip.open(root / f"{KIT}.tar.gz", "wb", compresslevel=1) as file:
+        file.write(info.tobuf(tarfile.GNU_FORMAT))
+        for _ in range(600):
+            file.write(bytes(1 << 20))
+    tracemalloc.start()
+    with pytest.raises(DataError, match="larger than the kit is when unpacked"):
+        open_listing(settings(root))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 400 << 20
+
+
+def test_val_that_is_to_be_submitted_loses_no_line(challenge: Challenge, tmp_path: Path) -> None:
+    damaged = replace(challenge, val=[challenge.val[0], b"not an image", *challenge.val[2:]])
+    root = write_archives(tmp_path / "root", replace(damaged, test=()))
+    with pytest.raises(DataError, match=r"val_00000002.JPEG \(not an image\); replace them, since without a test"):
+        prepare(settings(root, on_bad=OnBad.skip), tmp_path / "stores")
+    store = store_of(write_archives(tmp_path / "tested", damaged), tmp_path / "stores", on_bad=OnBad.skip)
+    assert store.counts["val"] == NUM_VAL - 1
 
 
 def test_unreadable_image_inside_an_archive_is_listed(challenge: Challenge, tmp_path: Path) -> None:
