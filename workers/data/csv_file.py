@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -14,6 +15,7 @@ _IDS = ("id", "image_id", "imageid", "image", "image_name", "img", "filename", "
 _LABELS = ("label", "labels", "class", "target", "category", "species", "breed")
 # A sample submission may have a column of labels; they only show how to write them.
 _SAMPLE = "sample"
+_FILE_NAME = re.compile(r"\.[A-Za-z]\w{1,3}$")
 _FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True}
 _MOST_NAMED = 10
 
@@ -88,7 +90,11 @@ def _lines(table: Table, id_place: int, labels: Sequence[str] | None) -> Iterato
 
 def _id_place(settings: DatasetSettings, table: Table) -> int:
     if settings.id_column is None:
-        return _named(table, _IDS) or 0
+        lower = [name.lower() for name in table.header]
+        usual = [lower.index(name) for name in _IDS if name in lower]
+        # Beside the names of files an id is but a number, though some images may be called so.
+        files = (place for place in usual if _FILE_NAME.search(table.lines[0][1][place]))
+        return next(files, usual[0] if usual else 0)
     if settings.id_column not in table.header:
         raise _no_column(table, "id_column", settings.id_column)
     return table.header.index(settings.id_column)

@@ -136,6 +136,17 @@ def test_headers_and_separators_of_other_kinds_are_read(
     assert all_of_train(csv(root)) == EXPECTED
 
 
+def test_names_of_files_win_over_running_numbers_that_images_have_too(tmp_path: Path, write_tree: Write) -> None:
+    cells = [f"{number},{5 - number}.png,{'ab'[number % 2]}" for number in range(6)]
+    write_tree(
+        tmp_path,
+        {**images("train", [str(number) for number in range(6)]), "train.csv": lines("id,filename,label", *cells)},
+    )
+    assert all_of_train(csv(tmp_path)) == {f"{5 - number}.png": "ab"[number % 2] for number in range(6)}
+    by_number = {f"{number}.png": "ab"[number % 2] for number in range(6)}
+    assert all_of_train(csv(tmp_path, id_column="id")) == by_number
+
+
 def test_columns_and_files_can_be_named(tmp_path: Path, write_tree: Write) -> None:
     files: dict[str, int | bytes] = {
         **images("jpg/a", TEN),
