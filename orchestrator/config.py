@@ -222,7 +222,10 @@ def _refuse_targets(value: object, key: str) -> None:
 
 
 def _absolute(path: str) -> Path:
-    return Path(path).expanduser().absolute()
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError as error:
+        raise ConfigError(f"{path}: no user of this machine has such a home folder: write the path in full") from error
 
 
 def _absolute_root(root: str) -> str:

@@ -44,8 +44,8 @@ _READ_BY = {
     "class_names": frozenset({Source.webdataset, Source.parquet}),
 }
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(::[A-Za-z][A-Za-z0-9+.-]*)*://")
-# A secret may hold slashes, and an address another one; a port is no secret.
-_CREDENTIALS = re.compile(r"://[^/@:]*:(?!\d+(?:/|$))[^@]*@")
+# A secret may hold slashes, and an address another one; a port is no secret. A query signs.
+_CREDENTIALS = re.compile(r"://[^/@:]*:(?!\d+(?:/|$))[^@]*@|\?\S*=")
 
 
 def is_url(root: str) -> bool:
@@ -107,7 +107,7 @@ class DatasetSettings:
         require(self.orientations in (1, 4), f"orientations={self.orientations}: give 1 or 4")
         require(
             not (is_url(self.root or "") and _CREDENTIALS.search(self.root or "")),
-            "root: holds a password, which would be kept in config.yaml: give it in the environment",
+            "root: holds a password or a signature, which would be kept in config.yaml: give it in the environment",
         )
         for name, sources in _READ_BY.items():
             value = getattr(self, name)

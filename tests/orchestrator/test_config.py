@@ -490,13 +490,24 @@ def test_addresses_in_object_stores_are_kept_as_they_are_and_read_back(monkeypat
 
 @pytest.mark.parametrize(
     "root",
-    ["ftp://me:hush@host/images", "s3://KEY:hu/hush+x@bucket/images", "zip://a::https://me:hush@host/images.zip"],
+    [
+        "ftp://me:hush@host/images",
+        "s3://KEY:hu/hush+x@bucket/images",
+        "zip://a::https://me:hush@host/images.zip",
+        "https://host/images?sig=hush",
+    ],
 )
 def test_root_with_a_password_is_refused_and_the_password_not_repeated(root):
     with pytest.raises(ConfigError) as caught:
         compose(["dataset@datasets.target=folder", f"datasets.target.root='{root}'"])
     assert str(caught.value).startswith("datasets.target.root: holds a password")
     assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["run_dir", "datasets.target.root", "datasets.target.classes", "submission.template"])
+def test_home_of_nobody_is_told_in_one_line(key):
+    with pytest.raises(ConfigError, match="~nobody-here/x: no user of this machine"):
+        compose(["dataset@datasets.target=folder", f"{key}=~nobody-here/x"])
 
 
 @pytest.mark.parametrize(

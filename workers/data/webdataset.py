@@ -122,13 +122,17 @@ def _index(tree: Tree, shard: Entry) -> tuple[_Sample, ...]:
 def _compact(sample: Sample) -> _Sample:
     problem = sample.problem or _problem_of(sample)
     if problem:
-        # Notes on a set may lie beside its samples; a class number is no note.
-        return _Sample(
-            sample.key, problem=problem, is_note=not (sample.images or sample.beside or "cls" in sample.labels)
-        )
+        return _Sample(sample.key, problem=problem, is_note=_is_note(sample))
     ((extension, image),) = sample.images.items()
     written = image.name[-len(extension) :]
     return _Sample(f"{sample.key}.{written}", sys.intern(_label(sample)), image.offset, image.size)
+
+
+def _is_note(sample: Sample) -> bool:
+    """Whether a text may be a note on the set, as lie beside its samples: no image, and nothing that tells a class."""
+    if sample.images or sample.beside or "cls" in sample.labels:
+        return False
+    return not _json_label(sample.labels.get("json", b"").decode(errors="surrogateescape"))
 
 
 def _or_skip(split: str) -> str:
