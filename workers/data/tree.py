@@ -29,6 +29,9 @@ _DRIVER_ERRORS = {
     "gcsfs.retry": "HttpError",
     "google.auth.exceptions": "GoogleAuthError",
     "azure.core.exceptions": "AzureError",
+    # Of zip:// and tar:// roots.
+    "zipfile": "BadZipFile",
+    "tarfile": "TarError",
 }
 
 

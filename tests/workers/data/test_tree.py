@@ -180,6 +180,13 @@ def test_place_that_is_not_there_is_named(to_s3: Upload, url: str, expected: str
         open_root(DatasetSettings(root=url))
 
 
+@pytest.mark.parametrize("scheme", ["zip", "tar"])
+def test_archive_as_a_root_that_is_none_is_told_in_one_line(tmp_path: Path, scheme: str) -> None:
+    (tmp_path / "x").write_bytes(b"no archive" * 100)
+    with pytest.raises(DataError, match=f"^{scheme}://.*: cannot be read"):
+        open_root(DatasetSettings(root=f"{scheme}://inside::file://{tmp_path}/x"))
+
+
 def test_missing_driver_names_the_extra_that_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
     monkeypatch.setitem(sys.modules, "s3fs", None)
