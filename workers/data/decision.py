@@ -19,6 +19,7 @@ class Decision(StrEnum):
     first_frame = "several frames, the first kept"
     orientation = "EXIF orientation, not applied"
     stray_bytes = "stray bytes inside the JPEG, skipped"
+    odd_scan = "odd values in the JPEG's scan header, ignored"
     jpeg_renamed = "JPEG under another format's name"
     png_renamed = "PNG under another format's name"
     bmp_renamed = "BMP under another format's name"
@@ -52,7 +53,10 @@ def has_transparency(image: Image.Image) -> bool:
 
 
 def decisions_of(image: Image.Image, name: str) -> tuple[Decision, ...]:
-    """What its header says has to be decided about an opened image called `name`: all but frames, stray bytes."""
+    """What its header says has to be decided about an opened image called `name`.
+
+    All but frames and what libjpeg warns of.
+    """
     found = []
     if image.mode.startswith(("I", "F")):
         found += [Decision.grey, Decision.sixteen_bits]

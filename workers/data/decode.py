@@ -74,7 +74,7 @@ def decode(content: bytes, size: int, name: str = "") -> Picture:
             decisions = decisions_of(image, name)
             if image.format in _JPEGS:
                 square = _jpeg_square(image, content, size)
-                decisions += (Decision.stray_bytes,) if square.stray_bytes else ()
+                decisions += square.decisions
                 pixels = square.pixels
             else:
                 pixels = _centre_square(image)
@@ -111,18 +111,18 @@ def _jpeg_square(image: Image.Image, content: bytes, size: int) -> Decoded:
     try:
         if image.mode in ("RGB", "L"):
             decoded = decode_divided(content, width, height, divided_by)
-            return Decoded(_square_of(decoded.pixels), decoded.stray_bytes)
+            return Decoded(_square_of(decoded.pixels), decoded.decisions)
         # Of CMYK there are several sorts, which Pillow knows; it is silent about damage.
-        stray_bytes = check_cmyk(content)
+        decisions = check_cmyk(content)
     except DamagedJpeg as error:
         # Where Pillow sees the damage too, its words say more of it.
         _centre_square(image)
         raise BadImage(str(error)) from error
     except UnusualJpeg:
-        stray_bytes = False
+        decisions = ()
     if divided_by > 1:
         image.draft(None, (width // divided_by, height // divided_by))
-    return Decoded(_centre_square(image), stray_bytes)
+    return Decoded(_centre_square(image), decisions)
 
 
 def _has_frames(image: Image.Image) -> bool:

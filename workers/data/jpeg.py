@@ -14,9 +14,17 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
+from workers.data.decision import Decision
+
 # libjpeg halves a picture up to three times while it decodes, which saves most of the work.
 _DIVISORS = (8, 4, 2)
-_STRAY_BYTES = re.compile(r"Corrupt JPEG data: \d+ extraneous bytes before marker")
+# libjpeg tells its first warning only. Behind the end of the image none can follow; before any other marker stray bytes
+# may be all that is heard of a file that is cut off or damaged further on.
+_STRAY_BYTES = re.compile(r"Corrupt JPEG data: \d+ extraneous bytes before marker 0xd9$")
+# Some cameras' (Samsung's) header of a scan; nothing reads these values of a sequential JPEG.
+_ODD_SCAN = "Invalid SOS parameters for sequential JPEG"
+_START_OF_SCAN = 0xDA
+_SEQUENTIAL = bytes((0, 63, 0))
 # What the binding says of pictures that it cannot handle, and libjpeg may.
 _NOT_HANDLED = re.compile(r"tj\w+\(\)")
 
@@ -31,10 +39,10 @@ class UnusualJpeg(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Decoded:
-    """`pixels` are [height, width, 3] uint8; `stray_bytes`: libjpeg skipped some that belong to nothing."""
+    """`pixels` are [height, width, 3] uint8; `decisions` are about what libjpeg warned of and no pixel suffers from."""
 
     pixels: np.ndarray
-    stray_bytes: bool
+    decisions: tuple[Decision, ...] = ()
 
 
 def divisor(width: int, height: int, wanted: int) -> int:
@@ -50,28 +58,45 @@ def decode_divided(content: bytes, width: int, height: int, divided_by: int) -> 
     """Decodes a grey or RGB picture of `width` × `height` with both sides divided, and rounded up.
 
     Raises:
-        DamagedJpeg: libjpeg warns of damage. Stray bytes are none: some cameras and editors leave them.
+        DamagedJpeg: libjpeg warns of damage. Stray bytes at the end are none, nor are odd values in a scan's header:
+            some cameras and editors leave them.
         UnusualJpeg: the binding cannot handle it; nothing is known of its damage.
     """
     least = {} if divided_by == 1 else {"min_height": -(-height // divided_by), "min_width": -(-width // divided_by)}
     return _decode(content, {**least, "min_factor": divided_by})
 
 
-def check_cmyk(content: bytes) -> bool:
-    """Decodes a CMYK picture for its damage alone; whether there are stray bytes. Raises as `decode_divided`."""
-    return _decode(content, {"colorspace": "CMYK"}).stray_bytes
+def check_cmyk(content: bytes) -> tuple[Decision, ...]:
+    """Decodes a CMYK picture for its damage alone; what is decided about it. Raises as `decode_divided`."""
+    return _decode(content, {"colorspace": "CMYK"}).decisions
 
 
 def _decode(content: bytes, options: Mapping[str, Any]) -> Decoded:
     try:
-        return Decoded(simplejpeg.decode_jpeg(content, **options), stray_bytes=False)
+        return Decoded(simplejpeg.decode_jpeg(content, **options))
     except ValueError as error:
         message = str(error)
         if _NOT_HANDLED.match(message):
             raise UnusualJpeg(message) from error
+        plain = _with_plain_scan(content) if message == _ODD_SCAN else content
+        if plain != content:
+            # Again, and not past the warning: others may be behind it.
+            decoded = _decode(plain, options)
+            return Decoded(decoded.pixels, (Decision.odd_scan, *decoded.decisions))
         if not _STRAY_BYTES.match(message):
             raise DamagedJpeg(message) from error
-    return Decoded(simplejpeg.decode_jpeg(content, **options, strict=False), stray_bytes=True)
+    return Decoded(simplejpeg.decode_jpeg(content, **options, strict=False), (Decision.stray_bytes,))
+
+
+def _with_plain_scan(content: bytes) -> bytes:
+    """The same JPEG with the values in its first scan's header that a sequential one has."""
+    at = 2
+    while content[at : at + 1] == b"\xff" and at + 4 <= len(content):
+        end = at + 2 + int.from_bytes(content[at + 2 : at + 4], "big")
+        if content[at + 1] == _START_OF_SCAN:
+            return content[: end - len(_SEQUENTIAL)] + _SEQUENTIAL + content[end:]
+        at = end
+    return content
 
 
 def encode(pixels: np.ndarray, quality: int) -> bytes:

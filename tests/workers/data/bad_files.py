@@ -51,6 +51,13 @@ def deep_png() -> bytes:
     return png([(b"IHDR", header), (b"IDAT", zlib.compress(lines.tobytes())), (b"IEND", b"")])
 
 
+def odd_scan(jpeg: bytes) -> bytes:
+    """The JPEG with a progressive scan's values in its scan's header, as some cameras write it."""
+    start = jpeg.index(b"\xff\xda") + 2
+    end = start + int.from_bytes(jpeg[start : start + 2], "big")
+    return jpeg[: end - 2] + b"\0" + jpeg[end - 1 :]
+
+
 def bombs(side: int) -> Mapping[str, bytes]:
     """Small files of `side` × `side` pixels."""
     plain = encoded(Image.new("RGB", (16, 16)), "JPEG")
@@ -85,6 +92,9 @@ def files(marker: str) -> dict[str, File]:
     progressive = encoded(photograph(2, 90), "JPEG", quality=95, progressive=True)
     large = encoded(photograph(3, 90), "JPEG", quality=95)
     middle = len(large) // 2
+    in_rows = encoded(photograph(11, 90), "JPEG", quality=95, restart_marker_rows=1)
+    first_restart = in_rows.index(b"\xff\xd0")
+    stray = in_rows[:first_restart] + b"stray" * 20 + in_rows[first_restart:]
     postscript = f"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n({marker}) (w) file closefile\n".encode()
     palette = rgb.quantize(16)
     return {
@@ -128,6 +138,14 @@ def files(marker: str) -> dict[str, File]:
         "webp.jpg": File(encoded(other, "WEBP"), (Decision.webp_renamed,)),
         "jpeg.tif": File(encoded(photograph(10), "JPEG"), (Decision.jpeg_renamed,)),
         "stray.jpg": File(large[:-2] + b"stray" * 20 + large[-2:], (Decision.stray_bytes,)),
+        "odd_scan.jpg": File(odd_scan(large), (Decision.odd_scan,)),
+        "cut_odd_scan.jpg": File(odd_scan(large[:middle]), refused="truncated"),
+        "damaged_odd_scan.jpg": File(odd_scan(large[:middle] + b"\xff\xd9"), refused="premature end of data segment"),
+        "stray_odd_scan.jpg": File(
+            odd_scan(large[:-2] + b"stray" * 20 + large[-2:]), (Decision.odd_scan, Decision.stray_bytes)
+        ),
+        "stray_and_cut.jpg": File(stray[: len(stray) * 2 // 3], refused="truncated"),
+        "stray_and_damaged.jpg": File(stray[: len(stray) * 2 // 3] + b"\xff\xd9", refused="extraneous bytes"),
         "empty.jpg": File(b"", refused="empty file"),
         "text.jpg": File(b"not an image", refused="not an image"),
         "cut.jpg": File(large[:middle], refused="truncated"),
