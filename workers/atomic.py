@@ -79,7 +79,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     """
     with storage_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=target.parent))
+        temporary = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY_PREFIX}{target.name}-", dir=target.parent))
         try:
             yield temporary
             for folder, _, names in os.walk(temporary):
@@ -96,9 +96,12 @@ def atomic_folder(target: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Removes what a killed writer left in `folder`; only its one owner may call this."""
-    for leftover in folder.glob(f"{TEMPORARY_PREFIX}*"):
+def remove_leftovers(folder: Path, of: str = "") -> None:
+    """Removes what a killed writer left in `folder`; only its one owner may call this.
+
+    Who owns no more than one target there names it by `of`: only what `atomic_folder` left of that one is removed.
+    """
+    for leftover in folder.glob(f"{TEMPORARY_PREFIX}{of and f'{of}-'}*"):
         if leftover.is_dir() and not leftover.is_symlink():
             shutil.rmtree(leftover, ignore_errors=True)
         else:

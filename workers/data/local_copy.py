@@ -6,7 +6,7 @@ import hashlib
 import shutil
 from pathlib import Path
 
-from workers.atomic import atomic_folder, storage_errors
+from workers.atomic import atomic_folder, remove_leftovers, storage_errors
 from workers.data.lock import locked
 from workers.data.space import require_space
 from workers.data.store import MANIFEST, Store, open_store
@@ -53,6 +53,8 @@ def _opened(copy: Path, source: Store) -> Store | None:
 
 def _copied(source: Store, copy: Path) -> Store:
     shutil.rmtree(copy, ignore_errors=True)
+    # Of a copy that was killed on its way: it may be as large as the store, and nobody else would remove it.
+    remove_leftovers(copy.parent, copy.name)
     needed = sum((source.path / name).stat().st_size for name in source.file_hashes)
     require_space(
         copy.parent,

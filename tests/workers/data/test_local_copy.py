@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,32 @@ def test_node_without_room_is_told_with_what_to_change(
     with pytest.raises(StorageError, match=rf"node: the copy of {store} needs .*datasets\.local_copy"):
         open_on_node(store, tmp_path / "node")
     assert not list((tmp_path / "node").iterdir())
+
+
+def _open_and_die(store: Path, folder: Path) -> None:
+    copied, seen = local_copy._copy_checked, []
+
+    def dying(*arguments: Any) -> None:
+        copied(*arguments)
+        seen.append(arguments)
+        if len(seen) == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    local_copy._copy_checked = dying
+    open_on_node(store, folder)
+
+
+def test_copy_that_was_killed_on_its_way_leaves_nothing_for_the_next(store: Path, tmp_path: Path) -> None:
+    node = tmp_path / "node"
+    other = node / ".tmp-another-0123-x"
+    other.mkdir(parents=True)
+    process = multiprocessing.get_context("spawn").Process(target=_open_and_die, args=(store, node))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    assert len(list(node.glob(f".tmp-{store.name}-*"))) == 1
+    copy = open_on_node(store, node).path
+    assert set(node.iterdir()) == {copy, other}, "what another copy is made of is not touched"
 
 
 def test_file_in_the_way_of_the_copies_is_a_storage_error(store: Path, tmp_path: Path) -> None:
