@@ -28,6 +28,10 @@ class DataError(SeptetError):
     exit_code = 3
 
 
+class SourceLost(DataError):
+    """Files that were there do not answer any more; the same command goes on with what was prepared of them."""
+
+
 class MemberFailed(SeptetError):
     """A member failed for good, or its predictions are missing."""
 

@@ -1,6 +1,7 @@
 """A dataset whose images are files by name, wherever they lie: dealt out to the splits by their contents."""
 
 import hashlib
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +13,7 @@ from workers.data.held_out import hold_out, num_held_out
 from workers.data.kept_contents import UNKEPT, KeptContents
 from workers.data.listing import UNLABELLED, LeftOut, Loader, Picture, Row, Rows, by_name
 from workers.data.tree import Entry, Tree
+from workers.errors import SourceLost
 from workers.settings import SPLITS
 
 # Files that lie beside images and are none: annotations, thumbnails, folder settings.
@@ -75,12 +77,25 @@ class PlainFiles:
 
 @dataclass(frozen=True)
 class FileLoader:
-    """Decodes listed files."""
+    """Decodes listed files.
+
+    One that could be read when it was listed, and cannot now, is no bad image: it may have been moved, or lie where not
+    all nodes see it. `load` raises SourceLost then.
+    """
 
     contents: Contents
 
     def load(self, row: Row, size: int) -> Picture:
-        return decode(self.contents.read(row.path), size, row.path)
+        try:
+            content = self.contents.read(row.path)
+        except BadImage as error:
+            if row.content == _unreadable(row.path):
+                raise
+            raise SourceLost(
+                f"{row.path} below {self.contents.identity} could be read before, and cannot now on "
+                f"{socket.gethostname()} ({error}): bring it back, to storage that all nodes share, and run it again"
+            ) from error
+        return decode(content, size, row.path)
 
 
 @dataclass(frozen=True)
@@ -174,8 +189,12 @@ class FileListing:
         try:
             return hashlib.sha256(self.contents.read(file.path)).digest()
         except BadImage:
-            # Nothing to compare: no two unreadable files are copies of each other.
-            return hashlib.sha256(b"unreadable\0" + file.path.encode()).digest()
+            return _unreadable(file.path)
 
     def loader(self) -> Loader:
         return FileLoader(self.contents)
+
+
+def _unreadable(path: str) -> bytes:
+    """What stands for the content of an unreadable file: no two of them are copies of each other."""
+    return hashlib.sha256(b"unreadable\0" + path.encode()).digest()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from workers.data.decode import BadImage
 from workers.data.tree import Tree, driver_errors, one_line, said_by
-from workers.errors import DataError
+from workers.errors import DataError, SourceLost
 
 if TYPE_CHECKING:
     from pyarrow.parquet import FileMetaData
@@ -147,7 +147,8 @@ def read_columns(
     """Columns of a file, or of some of its row groups, each a chunked array; `struct.field` names a field.
 
     Raises:
-        DataError: the file cannot be read, or is damaged.
+        DataError: the file is damaged.
+        SourceLost: it cannot be read.
     """
     from pyarrow import compute, parquet
 
@@ -183,7 +184,7 @@ def _readable(tree: Tree, path: str) -> Iterator[None]:
         # Of what it finds damaged pyarrow says some as a plain OSError, which no system has numbered.
         if type(error) is OSError and error.errno is None:
             raise _damaged(tree, path, error) from error
-        raise DataError(f"{tree.describe(path)}: {said_by(error)}") from error
+        raise SourceLost(f"{tree.describe(path)}: {said_by(error)}") from error
 
 
 def _damaged(tree: Tree, path: str, error: Exception) -> DataError:

@@ -26,7 +26,7 @@ from workers.data.sources import open_listing
 from workers.data.space import readable_bytes, require_space, store_bytes
 from workers.data.store import MANIFEST, MEAN_IMAGE, SCHEMA, digest_of, open_store, split_shards
 from workers.digest import sha256_of
-from workers.errors import DataError, StorageError
+from workers.errors import DataError, SourceLost, StorageError
 from workers.settings import SPLITS, DatasetSettings, OnBad, StoreFormat, dataset_options
 
 _MOST_NAMED = 10
@@ -59,9 +59,10 @@ def prepare(
     left out, and the key covers `excluded` too; where it holds none, store and key are those of the dataset alone. Of
     processes that prepare the same dataset at once, one builds and the others wait for it.
 
-    A preparation that was killed or interrupted leaves `.building-<key>` with the shards that were finished, which the
-    next one goes on from; after the errors below nothing is left on disk. Pixels in memory are one image a thread (and,
-    as JPEG, the encoded ones of a shard), however many there are; names, labels and sizes are held for all.
+    A preparation that was killed, interrupted or cut off from its source leaves `.building-<key>` with the shards that
+    were finished, which the next one goes on from; after other errors below nothing is left on disk. Pixels in memory
+    are one image a thread (and, as JPEG, the encoded ones of a shard), however many there are; names, labels and sizes
+    are held for all.
 
     Args:
         settings: the dataset.
@@ -72,6 +73,7 @@ def prepare(
 
     Raises:
         DataError: the dataset does not hold what it must, or images cannot be read.
+        SourceLost: what was listed does not answer any more.
         StorageError: the disk has too little room, or the store is full, unwritable or damaged.
     """
     listing = open_listing(settings)
@@ -159,6 +161,9 @@ def _build(
         remove_leftovers(folder)
         _write_store(settings, listing, rows, folder, report, runner)
         _commit(folder, target)
+    except SourceLost:
+        # Hours of hashing and packing are not done again for a minute's outage.
+        raise
     except (DataError, StorageError):
         # What is wrong must be changed first: then the data are others, or the room is needed.
         shutil.rmtree(building, ignore_errors=True)

@@ -12,7 +12,7 @@ from typing import IO, Any, Protocol
 
 from workers.data.decode import BadImage, read_content
 from workers.dataset_settings import DatasetSettings, is_url
-from workers.errors import DataError
+from workers.errors import DataError, SourceLost
 
 # An object store answers after tens of milliseconds, whatever it is asked: many questions at once.
 _REMOTE_READERS = 16
@@ -72,7 +72,7 @@ class Tree(Protocol):
         """
 
     def read(self, path: str) -> bytes:
-        """The bytes of a file; raises BadImage where there are none, DataError where a store does not answer."""
+        """The bytes of a file; raises BadImage where there are none, SourceLost where a store does not answer."""
 
     def read_range(self, path: str, start: int, size: int) -> bytes:
         """At most `size` bytes from `start` on; errors as `read`."""
@@ -133,7 +133,7 @@ class LocalTree:
                 raise DataError(f"{place}: not a regular file")
             return place.open("rb")
         except OSError as error:
-            raise DataError(f"{place}: cannot be read: {error.strerror}") from error
+            raise SourceLost(f"{place}: cannot be read: {error.strerror}") from error
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ class RemoteTree:
         try:
             yield
         except driver_errors() as error:
-            raise DataError(f"{self.describe(path)}: {said_by(error)}") from error
+            raise SourceLost(f"{self.describe(path)}: {said_by(error)}") from error
 
 
 def open_root(settings: DatasetSettings) -> Tree:

@@ -16,8 +16,8 @@ from workers.data.files import FileLoader
 from workers.data.prepare import PrepareProgress, prepare
 from workers.data.shards import rows_per_shard
 from workers.data.store import Store, open_store
-from workers.errors import DataError
-from workers.settings import DatasetSettings
+from workers.errors import DataError, SourceLost
+from workers.settings import DatasetSettings, OnBad
 
 Write = Callable[..., Path]
 SCRIPT = Path(__file__).with_name("prepare_counted.py")
@@ -165,6 +165,30 @@ def test_interruption_after_the_last_shard_redoes_none(
         prepare(settings(tree), tmp_path / "stores")
     monkeypatch.setattr(FileLoader, "load", interrupt)
     assert open_store(prepare(settings(tree), tmp_path / "stores")).counts["test"] == 40
+
+
+@pytest.mark.parametrize("on_bad", list(OnBad))
+def test_files_that_are_gone_while_packing_are_no_bad_images_and_cost_no_finished_shard(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_bad: OnBad
+) -> None:
+    """As where one node of a cluster, or a mount that broke down, does not have them: none may become a grey row."""
+    chosen = settings(tree, on_bad=on_bad)
+    gone = tmp_path / "gone"
+
+    def unmount(state: PrepareProgress) -> None:
+        if state.phase == "pack" and state.done == 500:
+            tree.rename(gone)
+
+    with pytest.raises(SourceLost, match=rf"below {tree} could be read before, and cannot now on .*No such file"):
+        prepare(chosen, tmp_path / "stores", unmount)
+    assert list((tmp_path / "stores").glob(RECORDS))
+    gone.rename(tree)
+    seen: list[PrepareProgress] = []
+    store = open_store(prepare(chosen, tmp_path / "stores", seen.append))
+    first = next(state for state in seen if state.phase == "pack")
+    assert first.done > 1, "finished shards are told at once"
+    assert not store.left_out and not store.unreadable("test")
+    assert store.digest == open_store(prepare(chosen, tmp_path / "others")).digest
 
 
 def test_shards_of_a_listing_that_changed_are_not_used(tree: Path, tmp_path: Path, write_tree: Write) -> None:
