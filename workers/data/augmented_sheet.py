@@ -8,6 +8,7 @@ from workers.data.batches import pixel_statistics
 from workers.data.contact_sheet import Band, Tile, draw, some_classes
 from workers.data.store import Store
 from workers.settings import TrainingSettings
+from workers.training.schedule import whole_epochs
 
 _MOST_IMAGES, _EPOCHS = 6, 7
 
@@ -20,13 +21,15 @@ def augmented_sheet(store: Store, settings: TrainingSettings, seed: int) -> byte
     size, margin = settings.model.input_size, store.size - settings.model.input_size
     shown = {label: int(np.argmax(labels == label)) for label in some_classes(store)[:_MOST_IMAGES]}
     chosen = np.array(list(shown.values()))
+    colour_epochs = whole_epochs(settings.augmentation.colour_until, settings.schedule.epochs)
     seen = []
     for epoch in range(min(_EPOCHS, settings.schedule.epochs)):
         draws = draw_epoch(seed, epoch, len(labels), margin, settings.augmentation)
         place = np.array([int(np.argmax(draws.order == index)) for index in chosen])
         windows = Windows(draws.offsets[place], draws.flips[place])
         pixels = crop(images, chosen, windows.offsets, windows.flips, size)
-        colour = draws.colour[place] if settings.augmentation.colour_std > 0 else None
+        shifted = settings.augmentation.colour_std > 0 and epoch < colour_epochs
+        colour = draws.colour[place] if shifted else None
         seen.append(to_pixels(to_input(pixels, statistics, colour, windows), statistics, windows))
     tiles = []
     for row, (label, index) in enumerate(shown.items()):

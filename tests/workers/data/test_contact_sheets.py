@@ -14,7 +14,7 @@ from workers.data.batches import pixel_statistics
 from workers.data.contact_sheet import Band, Tile, draw, prepared_sheet
 from workers.data.store import Store, open_store
 from workers.protocol import StageSpec
-from workers.settings import AugmentationSettings, ModelSettings, Normalisation, TrainingSettings
+from workers.settings import AugmentationSettings, ModelSettings, Normalisation, ScheduleSettings, TrainingSettings
 from workers.stage import run_stage
 
 SEEN = TrainingSettings(model=ModelSettings(input_size=16, conv1_kernel=3, conv1_stride=1))
@@ -102,6 +102,21 @@ def test_augmented_sheet_shows_windows_of_the_images_beside_them(
         assert whole is not None
         windows = [whole[top : top + 16, left : left + 16] for top in range(3) for left in range(3)]
         assert any(np.array_equal(tile.pixels, window) for window in windows)
+
+
+def test_augmented_sheet_shifts_colours_in_the_epochs_that_training_does(
+    digits: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from workers.data import augmented_sheet as module
+
+    augmentation = AugmentationSettings(colour_std=2.0, colour_until=0.5, random_crop=False, reflect=False)
+    settings = TrainingSettings(model=SEEN.model, augmentation=augmentation, schedule=ScheduleSettings(epochs=4))
+    bands = tiles_of(monkeypatch, module)
+    augmented_sheet(digits, settings, seed=5)
+    (band,) = bands
+    _, *seen = band.tiles[:5]
+    plain = band.tiles[0].pixels[1:17, 1:17]
+    assert [np.array_equal(tile.pixels, plain) for tile in seen] == [False, False, True, True]
 
 
 def test_augmented_sheet_is_that_of_its_seed_and_settings(digits: Store) -> None:
