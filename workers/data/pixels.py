@@ -47,7 +47,7 @@ class _Shard(Protocol):
 
 
 class Pixels:
-    """[N, S, S, 3] uint8, read-only: indexed by an image or a slice of images, then by slices of rows and columns.
+    """[N, S, S, 3] uint8, read-only: indexed by images (one, a slice, places, a mask), then slices of rows and columns.
 
     A slice of raw images that lie in one shard is a view of the mapped file; everything else is a copy of no more than
     what was asked for.
@@ -80,7 +80,8 @@ class Pixels:
         if isinstance(first, slice):
             return self._many(range(*first.indices(len(self))), rows, columns)
         if isinstance(first, np.ndarray | list):
-            return self._many([int(index) for index in first], rows, columns)
+            chosen = np.asarray(first)
+            return self._many((np.flatnonzero(chosen) if chosen.dtype == bool else chosen).tolist(), rows, columns)
         index = int(first)
         if index < 0:
             index += len(self)
@@ -160,7 +161,8 @@ def _open_shard(files: ShardFiles, size: int) -> _Shard:
         if files.offsets is None:
             return _RawShard(files.images, (files.num_images, size, size, 3))
         return _JpegShard(files.images, np.load(files.offsets, allow_pickle=False), size)
-    except (OSError, ValueError) as error:
+    # A file that ends early is a TypeError of numpy's.
+    except (OSError, ValueError, TypeError) as error:
         raise StorageError(
             f"{files.images}: cannot be read ({error}); the prepared dataset is damaged: delete its folder and run it "
             "again"

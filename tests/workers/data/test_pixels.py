@@ -63,6 +63,8 @@ def test_indexing_gives_what_the_whole_array_would(tmp_path: Path, counts: list[
         assert np.array_equal(stored[index, rows, columns], images[index, rows, columns])
         chosen = np.array(data.draw(st.lists(st.integers(0, len(images) - 1), max_size=6)), np.int64)
         assert np.array_equal(stored[chosen], images[chosen])
+        mask = np.isin(np.arange(len(images)), chosen)
+        assert np.array_equal(stored[mask], images[mask])
 
 
 def test_image_beyond_the_last_is_refused(tmp_path: Path) -> None:
@@ -119,7 +121,7 @@ def test_limit_of_open_files_is_raised_where_it_may_be(tmp_path: Path, monkeypat
     assert Path("/proc/self/maps").read_text().count(str(tmp_path)) == 8
 
 
-@pytest.mark.parametrize("damage", ["shape", "dtype", "short", "absent"])
+@pytest.mark.parametrize("damage", ["shape", "dtype", "short", "cut", "absent"])
 def test_shard_that_is_not_what_the_manifest_says_is_a_storage_error(tmp_path: Path, damage: str) -> None:
     stored = raw(tmp_path, noise(4), [4])
     (path,) = tmp_path.iterdir()
@@ -127,6 +129,8 @@ def test_shard_that_is_not_what_the_manifest_says_is_a_storage_error(tmp_path: P
         path.unlink()
     elif damage == "short":
         path.write_bytes(path.read_bytes()[:40])
+    elif damage == "cut":
+        path.write_bytes(path.read_bytes()[:-1])
     else:
         np.save(path, noise(5) if damage == "shape" else noise(4).astype(np.int8))
     with pytest.raises(StorageError, match=f"{path}.*damaged"):
