@@ -66,7 +66,7 @@ def pack(
     Raises:
         StorageError: the disk is full, or storage fails otherwise.
     """
-    found: list[PackedShard] = []
+    finished: list[PackedShard] = []
 
     def missing() -> Iterator[ShardJob]:
         for job in _jobs(splits, size, encoding, folder):
@@ -74,10 +74,12 @@ def pack(
             if shard is None:
                 yield job
             else:
-                found.append(shard)
+                finished.append(shard)
                 packed(len(job.rows))
 
-    found += runner.run(listing.loader(), missing(), packed)
+    # Asking for what is missing fills `finished`: the two are joined when all has been asked for.
+    made = list(runner.run(listing.loader(), missing(), packed))
+    found = [*finished, *made]
     files: dict[str, FileEntry] = {}
     written: dict[str, PackedSplit] = {}
     for split in SPLITS:

@@ -13,6 +13,7 @@ import pytest
 
 from workers.data import prepare as preparation
 from workers.data.files import FileLoader
+from workers.data.lock import is_locked
 from workers.data.prepare import PrepareProgress, prepare
 from workers.data.shards import rows_per_shard
 from workers.data.store import Store, open_store
@@ -247,3 +248,16 @@ def test_abandoned_preparations_are_removed_after_a_week(
         monkeypatch.setattr(time, "time", lambda later_s=later_s: now + later_s)
         prepare(settings(tree, dev_fraction=0.2 if left else 0.3), stores)
         assert len(list(stores.glob(".building-*"))) == left
+
+
+def test_lock_of_another_user_counts_as_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What that user's killed preparation left is not removed, and nobody's launch ends over it."""
+    path = tmp_path / "x.lock"
+    path.touch()
+    assert not is_locked(path)
+
+    def refused(*_: object) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refused)
+    assert is_locked(path)
