@@ -151,8 +151,11 @@ class FileListing:
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256(self.contents.identity.encode(errors="surrogateescape") + b"\0")
-        for file in self._all:
-            digest.update(f"{file.path}\0{file.class_name}\0{file.version}\0".encode())
+        for files in (self.train, self.val, self.test, self.other_held_out):
+            # How many there are of each: a csv may move an image from the end of one to the beginning of the next.
+            digest.update(f"{'none' if files is None else len(files)}\0".encode())
+            for file in files or ():
+                digest.update(f"{file.path}\0{file.name}\0{file.class_name}\0{file.version}\0".encode())
         digest.update("".join(f"\0{class_id}" for class_id in self.class_ids).encode())
         return digest.hexdigest()
 

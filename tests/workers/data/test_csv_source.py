@@ -261,3 +261,16 @@ def test_id_that_may_be_either_of_two_images_is_refused(dogs: Path) -> None:
 def test_class_of_val_that_train_lacks_is_named(dogs: Path, write_tree: Write) -> None:
     write_tree(dogs, {"val/v.png": 60, "val.csv": lines("id,breed", "v,zebra")})
     assert "class zebra is not in" in refusal(csv(dogs))
+
+
+def test_image_that_moves_to_the_next_split_makes_another_dataset(tmp_path: Path, write_tree: Write) -> None:
+    """One class: the images of all splits, one after another, stay the same."""
+    root = write_tree(tmp_path / "root", images("train_images", TEN))
+    found = []
+    for num_train in (8, 6):
+        for name, ids in (("train.csv", TEN[:num_train]), ("val.csv", TEN[num_train:])):
+            (root / name).write_bytes(lines("id,label", *(f"{each},only" for each in ids)))
+        listing = open_listing(csv(root, val="val.csv"))
+        assert listing.counts()["val"] == 10 - num_train
+        found.append(listing.fingerprint())
+    assert len(set(found)) == 2
