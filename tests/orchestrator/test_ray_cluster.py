@@ -1,14 +1,18 @@
 """What fits on a cluster (pure), and real Ray: an actor's death, a stop, and nothing left of a killed driver."""
 
 import ipaddress
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -27,11 +31,9 @@ from orchestrator.ray_cluster import (
     shard_runner,
 )
 from workers.data.files import FileLoader, PlainFiles
-from workers.data.listing import Row
-from workers.data.prepare import PrepareProgress, prepare
-from workers.data.shards import Encoding, ShardJob
+from workers.data.prepare import prepare
 from workers.data.tree import LocalTree
-from workers.errors import ConfigError, Stopped, StorageError
+from workers.errors import ConfigError, Stopped
 from workers.protocol import Numerics, PredictSpec, SplitPredictions, StageResult, StageSpec
 from workers.settings import DatasetSettings, KeptCheckpoint, TrainingSettings
 
@@ -228,9 +230,30 @@ with open_cluster(ClusterConfig()):
 """
 
 
-@pytest.fixture(scope="module")
-def cluster_elsewhere() -> Iterator[ClusterConfig]:
+@dataclass(frozen=True)
+class Elsewhere:
     """A Ray cluster of another process, as a user's own would be."""
+
+    address: str
+    token: str
+
+    def run(self, *arguments: object) -> dict[str, Any]:
+        """What `pack_elsewhere.py` prints of these arguments."""
+        script = Path(__file__).with_name("pack_elsewhere.py")
+        done = subprocess.run(
+            [sys.executable, str(script), self.address, *map(str, arguments)],
+            env=os.environ | {"RAY_AUTH_TOKEN": self.token},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return answer
+
+
+@pytest.fixture(scope="module")
+def cluster_elsewhere() -> Iterator[Elsewhere]:
     process = subprocess.Popen(
         [sys.executable, "-c", _CLUSTER],
         stdin=subprocess.PIPE,
@@ -241,9 +264,7 @@ def cluster_elsewhere() -> Iterator[ClusterConfig]:
     try:
         assert process.stdout is not None
         address, token = process.stdout.readline().split()
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("RAY_AUTH_TOKEN", token)
-            yield ClusterConfig(address=address)
+        yield Elsewhere(address, token)
     finally:
         process.communicate("")
 
@@ -257,25 +278,22 @@ def _photos(root: Path) -> Path:
     return root
 
 
-def test_shards_packed_over_a_cluster_are_those_packed_here(cluster_elsewhere: ClusterConfig, tmp_path: Path) -> None:
+def test_shards_packed_over_a_cluster_are_those_packed_here(cluster_elsewhere: Elsewhere, tmp_path: Path) -> None:
+    photos = _photos(tmp_path / "photos")
     # Large enough for several shards.
-    settings = DatasetSettings(root=str(_photos(tmp_path / "photos")), size=256)
-    here = prepare(settings, tmp_path / "here", runner=shard_runner(ClusterConfig()))
-    seen: list[PrepareProgress] = []
-    there = prepare(settings, tmp_path / "there", seen.append, runner=shard_runner(cluster_elsewhere))
+    here = prepare(DatasetSettings(root=str(photos), size=256), tmp_path / "here", runner=shard_runner(ClusterConfig()))
+    answer = cluster_elsewhere.run(photos, tmp_path / "there")
+    there = Path(answer["store"])
     assert len(list(there.glob("train-*.images.npy"))) > 3
     assert {path.name: path.read_bytes() for path in there.iterdir()} == {
         path.name: path.read_bytes() for path in here.iterdir()
     }
-    assert [state.done for state in seen if state.phase == "pack"][-1] == 120
+    assert answer["packed"][-1] == 120
 
 
-def test_store_that_a_node_does_not_see_is_a_storage_error(cluster_elsewhere: ClusterConfig, tmp_path: Path) -> None:
-    row = Row("a", "a", 0, bytes(32))
-    job = ShardJob(tmp_path / "not here", "train", 0, 0, (row,), 8, Encoding(), keep_unreadable=True)
-    runner = shard_runner(cluster_elsewhere)
-    with pytest.raises(StorageError, match=r"not here: not there on node .* all nodes share$"):
-        list(runner.run(FileLoader(PlainFiles(LocalTree(tmp_path))), iter([job]), lambda num_images: None))
+def test_store_that_a_node_does_not_see_is_a_storage_error(cluster_elsewhere: Elsewhere, tmp_path: Path) -> None:
+    error = cluster_elsewhere.run(tmp_path / "not here")["error"]
+    assert re.search(r"not here: not there on node .* all nodes share$", error)
 
 
 def test_cluster_is_not_joined_where_nothing_is_to_be_packed(tmp_path: Path) -> None:
