@@ -26,6 +26,7 @@ from workers.errors import DataError
 from workers.settings import DatasetSettings
 
 _PREFIX = "ILSVRC2012_img_"
+_TASK_3 = "_t3"
 
 
 def list_ilsvrc(settings: DatasetSettings) -> FileListing:
@@ -102,9 +103,11 @@ def _require_known(names: Iterable[str], kit: DevelopmentKit, where: str) -> Non
 
 def _archive(tree: Tree, split: str) -> Entry | None:
     """The archive of a split, by the beginning of its name: that of test was handed out anew with a date in it."""
-    prefix = f"{_PREFIX}{split}"
-    found = [each for each in tree.entries("") if each.name.startswith(prefix) and each.name.endswith(".tar")]
-    found = [each for each in found if not each.is_folder]
+    found = [
+        each
+        for each in tree.entries("")
+        if each.name.endswith(".tar") and not each.is_folder and _is_of(split, each.name.removesuffix(".tar"))
+    ]
     if len(found) > 1:
         raise DataError(f"{tree.describe('')}: both {found[0].name} and {found[1].name}: keep one of them there")
     return found[0] if found else None
@@ -113,8 +116,13 @@ def _archive(tree: Tree, split: str) -> Entry | None:
 def _folder(tree: Tree, split: str) -> str | None:
     """The folder of a split: named as its archive would be unpacked to, or as the split."""
     folders = [entry.name for entry in tree.entries("") if entry.is_folder]
-    named = [name for name in folders if name.startswith(f"{_PREFIX}{split}") or name == split]
+    named = [name for name in folders if _is_of(split, name) or name == split]
     return named[0] if named else None
+
+
+def _is_of(split: str, name: str) -> bool:
+    """Whether a name is that of a split of classification; task 3, telling dogs apart, has images of its own."""
+    return name.startswith(f"{_PREFIX}{split}") and not name.endswith(_TASK_3)
 
 
 def _members(tree: Tree, archive: Entry, within: Span | None = None, inner: str = "") -> list[Member]:

@@ -103,6 +103,14 @@ def test_kit_may_lie_open_in_the_root(challenge: Challenge, tmp_path: Path) -> N
     assert open_listing(settings(root)).classes == WNIDS
 
 
+def test_archives_of_the_task_of_dogs_beside_them_are_not_looked_at(challenge: Challenge, tmp_path: Path) -> None:
+    root = write_archives(tmp_path / "root", challenge)
+    expected = open_listing(settings(root)).counts()
+    (root / "ILSVRC2012_img_train_t3.tar").write_bytes(b"no tar")
+    (root / "ILSVRC2012_img_test_t3").mkdir()
+    assert open_listing(settings(root)).counts() == expected
+
+
 def test_files_in_an_object_store_give_the_same_digest(challenge: Challenge, tmp_path: Path) -> None:
     from fsspec.implementations.memory import MemoryFileSystem
 
