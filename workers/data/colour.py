@@ -1,10 +1,13 @@
 """Statistics of the training images: by channel, by place, and the principal components of their colour."""
 
+import os
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from workers.data.pixels import Pixels
+from workers.data.pool import map_in_order
 
 # More images than this change the fourth digit of a mean at most, and a pass over all of ImageNet takes minutes.
 MOST_IMAGES = 20_000
@@ -40,8 +43,31 @@ class ImageStatistics:
 def image_statistics(images: np.ndarray | Pixels) -> ImageStatistics:
     """Statistics of [N, S, S, 3] uint8, N ≥ 1, in one pass; of more than MOST_IMAGES images, every k-th counts."""
     chosen = range(0, len(images), -(-len(images) // MOST_IMAGES))
+    num_threads = min(len(os.sched_getaffinity(0)), len(chosen))
+    shares = [
+        chosen[len(chosen) * at // num_threads : len(chosen) * (at + 1) // num_threads] for at in range(num_threads)
+    ]
+    # Sums of integers below 2**53 are exact in float64 in any order: the same bits on any machine, by any threads.
+    total = np.zeros(images.shape[1:], np.uint32)
+    products = np.zeros((3, 3))
+    for share in map_in_order(partial(_sums, images), shares):
+        total += share.total
+        products += share.products
+    num_pixels = len(chosen) * images.shape[1] * images.shape[2]
+    mean = total.sum(axis=(0, 1), dtype=np.uint64) / num_pixels
+    return ImageStatistics(_colour(mean, products, num_pixels), (total / len(chosen)).astype(np.float32))
+
+
+@dataclass(frozen=True, eq=False)
+class _Sums:
+    """Over some images: `total` of each place and channel, [S, S, 3] uint32; `products` as `_products` has them."""
+
+    total: np.ndarray
+    products: np.ndarray
+
+
+def _sums(images: np.ndarray | Pixels, chosen: range) -> _Sums:
     step = max(1, _CHUNK_PIXELS // (images.shape[1] * images.shape[2]))
-    # Sums of integers below 2**53 are exact in float64 in any order: the same bits on any machine.
     total = np.zeros(images.shape[1:], np.uint32)
     products = np.zeros((3, 3))
     for start in range(0, len(chosen), step):
@@ -49,9 +75,7 @@ def image_statistics(images: np.ndarray | Pixels) -> ImageStatistics:
         block = images[part.start : part.stop : part.step]
         total += block.sum(axis=0, dtype=np.uint32)
         products += _products(block)
-    num_pixels = len(chosen) * images.shape[1] * images.shape[2]
-    mean = total.sum(axis=(0, 1), dtype=np.uint64) / num_pixels
-    return ImageStatistics(_colour(mean, products, num_pixels), (total / len(chosen)).astype(np.float32))
+    return _Sums(total, products)
 
 
 def _products(block: np.ndarray) -> np.ndarray:

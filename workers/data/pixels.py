@@ -6,6 +6,7 @@ only as many as the process may open stay mapped, the least lately used giving w
 
 import mmap
 import resource
+import threading
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -63,6 +64,8 @@ class Pixels:
         self._size = size
         self._open: OrderedDict[int, _Shard] = OrderedDict()
         self._most_open = 0
+        # Several threads may read at once, each shard's first reader opening it for all.
+        self._opening = threading.Lock()
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -125,14 +128,18 @@ class Pixels:
 
     def _shard(self, number: int) -> _Shard:
         shard = self._open.get(number)
-        if shard is None:
-            shard = _open_shard(self._files[number], self._size)
-            self._most_open = self._most_open or _room_for(len(self._files))
-            while len(self._open) >= self._most_open:
-                self._open.popitem(last=False)
-            self._open[number] = shard
-        elif len(self._files) > self._most_open:
-            self._open.move_to_end(number)
+        if shard is not None and len(self._files) <= self._most_open:
+            return shard
+        with self._opening:
+            shard = self._open.get(number)
+            if shard is None:
+                shard = _open_shard(self._files[number], self._size)
+                self._most_open = self._most_open or _room_for(len(self._files))
+                while len(self._open) >= self._most_open:
+                    self._open.popitem(last=False)
+                self._open[number] = shard
+            else:
+                self._open.move_to_end(number)
         return shard
 
 

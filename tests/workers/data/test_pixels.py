@@ -1,7 +1,9 @@
 """One array over all shards: what numpy gives for the whole, whatever the shards; mapped late, and within limits."""
 
 import resource
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +111,34 @@ def test_shards_beyond_the_limit_of_open_files_give_way(tmp_path: Path, monkeypa
     for index in order.tolist():
         assert np.array_equal(stored[index], images[index])
         assert Path("/proc/self/maps").read_text().count(str(tmp_path)) <= 7
+
+
+def test_threads_that_read_at_once_open_one_shard_after_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = noise(40)
+    stored = raw(tmp_path, images, [2] * 20)
+    limits = module._OTHER_FILES + 4, module._OTHER_FILES + 4
+    monkeypatch.setattr(resource, "getrlimit", lambda which: limits)
+    opening, met = threading.Semaphore(1), threading.Event()
+    really_open = module._open_shard
+
+    def open_shard(files: ShardFiles, size: int) -> Any:
+        if not opening.acquire(blocking=False):
+            met.set()
+            return really_open(files, size)
+        # Without a lock, another thread would come by now.
+        met.wait(0.01)
+        shard = really_open(files, size)
+        opening.release()
+        return shard
+
+    monkeypatch.setattr(module, "_open_shard", open_shard)
+    order = np.random.default_rng(0).permutation(80) % 40
+    with ThreadPoolExecutor(4) as threads:
+        read = list(threads.map(lambda index: stored[index], order.tolist()))
+    assert np.array_equal(read, images[order])
+    assert not met.is_set()
 
 
 def test_limit_of_open_files_is_raised_where_it_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
