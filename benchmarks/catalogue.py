@@ -34,6 +34,7 @@ ENTRIES = (
     Entry("startup", "benchmarks.start_up:run", "10 s", "septet --help beside python -c pass"),
     Entry("input", "benchmarks.input_pipeline:run", "5 s", "training batches from the store beside PIL"),
     Entry("large_store", "benchmarks.large_store:run", "20 s, 0.2 GB of disk", "a store of 1.3 million images"),
+    Entry("cold_store", "benchmarks.cold_store:run", "2 min, 2.5 GB of disk", "batches from a store beyond memory"),
     Entry("crops", "benchmarks.stored_crops:run", "40 s", "uint8 crops from a raw and a JPEG store beside torchvision"),
     Entry("prepare", "benchmarks.preparing:run", "2 min", "preparing photographs on one core and on two beside PIL"),
     Entry("lrn", "benchmarks.normalisation:run", "15 s", "local response normalisation beside torch's"),

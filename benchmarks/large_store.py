@@ -5,6 +5,7 @@ Pixels are few and all zero, in sparse files: nothing measured here depends on t
 
 import hashlib
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -17,14 +18,21 @@ from workers.data.shards import npy_header, rows_per_shard
 from workers.data.store import MANIFEST, SCHEMA, Store, digest_of, open_store
 from workers.settings import SPLITS, AugmentationSettings
 
+PixelWriter = Callable[[Path, bytes, int], None]
 NUM_IMAGES, NUM_CLASSES = 1_300_000, 1000
 # As of photographs at 256 pixels: so many shards, whatever a small image would do with.
 _PHOTOGRAPH = 256
 MAX_MEMORY_MB = 300
 
 
-def write_store(folder: Path, num_images: int = NUM_IMAGES, size: int = 2) -> Path:
-    """Writes a store of `num_images` black images of `size` pixels, all in train, and one image in each other split."""
+def write_store(
+    folder: Path, num_images: int = NUM_IMAGES, size: int = 2, write_pixels: PixelWriter | None = None
+) -> Path:
+    """Writes a store of `num_images` images of `size` pixels, all in train, and one image in each other split.
+
+    They are black and take no room on the disk, unless `write_pixels(path, header, num_bytes)` writes them.
+    """
+    write_pixels = write_pixels or _sparse
     folder.mkdir(parents=True)
     files: dict[str, dict[str, str | int]] = {}
     shards = {}
@@ -33,7 +41,9 @@ def write_store(folder: Path, num_images: int = NUM_IMAGES, size: int = 2) -> Pa
         step = rows_per_shard(count, _PHOTOGRAPH)
         shards[split] = [min(step, count - start) for start in range(0, count, step)]
         for number, in_shard in enumerate(shards[split]):
-            _sparse(folder / f"{split}-{number:05d}.images.npy", npy_header(in_shard, size), in_shard * size * size * 3)
+            write_pixels(
+                folder / f"{split}-{number:05d}.images.npy", npy_header(in_shard, size), in_shard * size * size * 3
+            )
         np.save(folder / f"{split}.labels.npy", np.arange(count, dtype=np.int64) % NUM_CLASSES)
         np.save(folder / f"{split}.sizes.npy", np.full((count, 2), 500, np.int32))
         np.save(folder / f"{split}.contents.npy", np.zeros((count, 32), np.uint8))
