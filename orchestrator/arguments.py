@@ -30,6 +30,7 @@ class Request:
     top: int = 5
     out: Path | None = None
     config_dir: Path | None = None
+    image_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Verb:
     overrides: str = ""
     images: bool = False
     flags: tuple[str, ...] = ()
+    image_id: bool = False
 
 
 VERBS = {
@@ -89,6 +91,22 @@ VERBS = {
         run_dir="needed",
         images=True,
         flags=("json", "top", "out"),
+    ),
+    "explain": Verb(
+        "where one line of the submission comes from: each member's probabilities, weight, run and checkpoint",
+        (
+            "septet explain runs/digits-1a2b3c4d 0007.png",
+            "septet explain runs/digits-1a2b3c4d 0007.png --top 3 --json",
+        ),
+        run_dir="needed",
+        flags=("json", "top"),
+        image_id=True,
+    ),
+    "verify": Verb(
+        "recompute a run's hashes, make its submission again, say whether it is the same byte for byte",
+        ("septet verify runs/digits-1a2b3c4d", "septet verify runs/digits-1a2b3c4d --json"),
+        run_dir="needed",
+        flags=("json",),
     ),
     "report": Verb(
         "rebuild the report from the run's files", ("septet report runs/digits-1a2b3c4d",), run_dir="needed"
@@ -159,7 +177,8 @@ def _version() -> str:
 def _verb_parser(name: str) -> _Parser:
     verb = VERBS[name]
     run_dir = {"needed": "RUN_DIR", "optional": "[RUN_DIR]", "": ""}[verb.run_dir]
-    words = [_PROGRAM, name, run_dir, verb.overrides, "IMAGE…" if verb.images else "", "[--flags]"]
+    others = "IMAGE…" if verb.images else "IMAGE_ID" if verb.image_id else ""
+    words = [_PROGRAM, name, run_dir, verb.overrides, others, "[--flags]"]
     parser = _Parser(
         prog=f"{_PROGRAM} {name}",
         usage=" ".join(filter(None, words)),
@@ -202,6 +221,9 @@ def _parse_verb(name: str, argv: Sequence[str]) -> Request:
         run_dir = Path(words.pop(0)).expanduser()
     if verb.images and not words:
         parser.error(f"`{name}` needs at least one image file or folder")
+    image_id = words.pop(0) if verb.image_id and words else ""
+    if verb.image_id and not image_id:
+        parser.error(f"`{name}` needs the id of an image, as the submission spells it")
     if words and not verb.images and not verb.overrides:
         parser.error(f"`{name}` does not take {words[0]}")
     if verb.overrides:
@@ -213,6 +235,7 @@ def _parse_verb(name: str, argv: Sequence[str]) -> Request:
         run_dir=run_dir,
         overrides=tuple(words) if verb.overrides else (),
         images=tuple(Path(word).expanduser() for word in words) if verb.images else (),
+        image_id=image_id,
         **fields,
     )
 

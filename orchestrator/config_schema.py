@@ -125,11 +125,19 @@ class CombineConfig:
 
 @dataclass(frozen=True)
 class SubmissionConfig:
-    """`template` is a sample submission to follow; `class_ids` a file with one `<class> <id>` a line."""
+    """`template` is a sample submission to follow; `class_ids` a file with one `<class> <id>` a line.
+
+    `min_members` lets a submission be written without members that failed, if so many are there; None asks for all.
+    """
 
     format: SubmissionFormat = SubmissionFormat.labels
     template: str | None = None
     class_ids: str | None = None
+    min_members: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.min_members is not None and self.min_members < 1:
+            raise ValueError(f"min_members={self.min_members}: give 1 or more, or null")
 
 
 @dataclass(frozen=True)

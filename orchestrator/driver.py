@@ -15,6 +15,7 @@ from orchestrator.follow import Follower
 from orchestrator.ledger import PREDICTIONS, AttemptEnd, Budgets, Ledger, StageState
 from orchestrator.member_actor import Cluster, Completed, Failure, Halted, Lost, Predicted, Trained
 from orchestrator.plan import Plan, Stage, StageRef
+from orchestrator.provenance import Book, require_stage
 from orchestrator.run_dir import RunPaths
 from orchestrator.schedule import ready
 from orchestrator.tracking import Ending, Tracker
@@ -96,9 +97,20 @@ class Work:
 
 
 class Driver:
-    """Brings one run to its end: `take_stock`, then `run`. `clock` gives unix seconds, for the ledger."""
+    """Brings one run to its end: `take_stock`, then `run`. `clock` gives unix seconds, for the ledger.
 
-    def __init__(self, work: Work, ledger: Ledger, tracker: Tracker, clock: Callable[[], float] = time.time) -> None:
+    `book` gets the digests of what is committed.
+    """
+
+    def __init__(
+        self,
+        work: Work,
+        ledger: Ledger,
+        tracker: Tracker,
+        clock: Callable[[], float] = time.time,
+        book: Book | None = None,
+    ) -> None:
+        self._book = book or Book()
         self._work, self._ledger, self._tracker, self._clock = work, ledger, tracker, clock
         self._done: set[StageRef] = set()
         self._predicted: set[str] = set()
@@ -110,7 +122,11 @@ class Driver:
         self._cluster: Cluster
 
     def take_stock(self) -> bool:
-        """Learns from disk what is done, tells the tracker what it missed, and says whether all is complete."""
+        """Learns from disk what is done, tells the tracker what it missed, and says whether all is complete.
+
+        Raises:
+            CheckFailed: a finished stage is not the one that was committed.
+        """
         self._ledger.set_state(StageState.running)
         self._follow(self._followers)
         for stage in self._work.plan.stages:
@@ -118,18 +134,31 @@ class Driver:
             if is_done(self._work.paths, stage):
                 self._done.add(stage.ref)
                 self._ledger.declare(name, StageState.done)
-                at_chance = read_finished(self._work.paths.stage(stage.ref)).at_chance
+                finished = read_finished(self._work.paths.stage(stage.ref))
+                self._check_stage(stage.ref, finished.checkpoint_sha256)
+                at_chance = finished.at_chance
                 self._tracker.stage_finished(stage.ref, Ending.FINISHED, {_AT_CHANCE_TAG: str(at_chance).lower()})
             else:
                 self._ledger.declare(name, StageState.waiting)
         for member in self._work.plan.members:
-            predicted = self._work.plan.last_stages[member] in self._done and has_predictions(self._work, member)
-            if predicted:
+            found = (
+                stored_predictions(self._work, member) if self._work.plan.last_stages[member] in self._done else None
+            )
+            recorded = self._book.committed.predictions.get(member, {})
+            # Altered together with what describes them, they are made again like any others that are not whole.
+            predicted = found is not None and all(recorded.get(split, found[split]) == found[split] for split in found)
+            if predicted and found is not None:
                 self._predicted.add(member)
+                self._book.predictions(member, found)
             self._ledger.declare(
                 str(StageRef(member, PREDICTIONS)), StageState.done if predicted else StageState.waiting
             )
         return self._complete
+
+    def _check_stage(self, ref: StageRef, checkpoint_sha256: str) -> None:
+        """Holds a finished stage against what was committed; a run that kept no digests gets them now."""
+        require_stage(self._book.committed, ref, self._work.paths.stage(ref), checkpoint_sha256)
+        self._book.stage(ref, checkpoint_sha256)
 
     @property
     def _complete(self) -> bool:
@@ -229,7 +258,8 @@ class Driver:
         match completed.outcome:
             case Trained(result):
                 self._commit(ref, result)
-            case Predicted():
+            case Predicted(splits):
+                self._book.predictions(ref.member, {one.split: one.sha256 for one in splits})
                 self._predicted.add(ref.member)
                 self._ledger.end(str(ref), AttemptEnd.done, StageState.done)
             case Halted():
@@ -241,6 +271,7 @@ class Driver:
                 self._retry(ref, AttemptEnd.failed, failure)
 
     def _commit(self, ref: StageRef, result: StageResult) -> None:
+        self._book.stage(ref, result.checkpoint_sha256)
         write_finished(self._work.paths.stage(ref), self._work.plan.stage(ref).hash, result)
         self._done.add(ref)
         self._ledger.flag_at_chance(str(ref), result.at_chance)
@@ -304,17 +335,21 @@ def newest_step(checkpoints: Path) -> int:
     return max((int(name.removeprefix("step-")) for name in names), default=0)
 
 
-def has_predictions(work: Work, member: str) -> bool:
-    """Whether all of a finished member's predictions are there, whole, of its final checkpoint and of these pixels."""
+def stored_predictions(work: Work, member: str) -> dict[str, str] | None:
+    """sha256 by split of a finished member's predictions, where all are whole, of its checkpoint and these pixels."""
     folder = work.paths.predictions(member)
     finished = read_finished(work.paths.stage(work.plan.last_stages[member]))
+    digests = {}
     for split in work.splits:
         try:
             about = json.loads((folder / f"{split}.json").read_bytes())
             digest = sha256_of(folder / f"{split}.npy")
         except (FileNotFoundError, ValueError):
-            return False
+            return None
+        if not isinstance(about, dict):
+            return None
         wanted = {"checkpoint_sha256": finished.checkpoint_sha256, "data_digest": work.target_digest, "sha256": digest}
         if {name: about.get(name) for name in wanted} != wanted:
-            return False
-    return True
+            return None
+        digests[split] = digest
+    return digests

@@ -13,19 +13,20 @@ from orchestrator.driver import Driver, Work
 from orchestrator.init_files import check_init_files, hash_init_files
 from orchestrator.interrupts import Interrupts
 from orchestrator.ledger import Budgets, Ledger, end_noted
+from orchestrator.missing import check_min_members, find_missing
 from orchestrator.open_run import OpenedRun, Wanted, open_run
 from orchestrator.placing import Measuring
 from orchestrator.plan import Plan, make_plan
 from orchestrator.preparing import watching
 from orchestrator.progress import Display
 from orchestrator.results import Results, write_results
-from orchestrator.run_data import of_store
+from orchestrator.run_data import of_store, read_run_data
 from orchestrator.status import read_status
 from orchestrator.tracking import Ending, RunIdentity, Tracker, open_tracking
 from orchestrator.tracking_store import DatasetInput
 from orchestrator.versions import versions
 from workers.data.store import export
-from workers.errors import ClusterLost, Stopped
+from workers.errors import CheckFailed, ClusterLost, DataError, MemberFailed, SeptetError, Stopped
 from workers.numerics import code_digest
 from workers.settings import HELD_OUT
 
@@ -41,6 +42,14 @@ class LaunchResult:
     results: Results
 
 
+class Incomplete(MemberFailed):
+    """Members failed for good, and a submission of the others was written, as `submission.min_members` allows."""
+
+    def __init__(self, message: str, done: LaunchResult) -> None:
+        super().__init__(message)
+        self.done = done
+
+
 def launch(config: Config, stream: IO[str], *, accept_changes: bool = False) -> LaunchResult:
     """Trains every stage that is not done yet, predicts, combines, and writes submission and report.
 
@@ -50,6 +59,7 @@ def launch(config: Config, stream: IO[str], *, accept_changes: bool = False) -> 
         accept_changes: go on although data or code differ from the run's, and record it.
 
     Raises:
+        Incomplete: the submission is of some members only.
         SeptetError: with the exit code of interface.md; after 2, 3, 5 and 6 nothing on disk has changed.
     """
     with Interrupts() as interrupts, _display(stream) as display:
@@ -57,6 +67,7 @@ def launch(config: Config, stream: IO[str], *, accept_changes: bool = False) -> 
         check_init_files(plan)
         ray_cluster.check_resources(config.cluster)
         submission.check_config(config.submission)
+        check_min_members(config.submission, plan)
         root = Path(config.run_dir) if config.run_dir else default_run_dir(config.experiment, plan.hash)
         with open_run(root, _wanted(config, plan), accept_changes=accept_changes) as run:
             if run.new and config.tracking.required:
@@ -69,35 +80,76 @@ def launch(config: Config, stream: IO[str], *, accept_changes: bool = False) -> 
             config = _placed(config, plan, run, display)
             run.save()
             export(prepared.stores[TARGET], run.paths.data)
+            run.book.data(run.paths.data)
             with _tracked(config, plan, run, prepared) as tracker:
                 run.commit()
                 ledger = Ledger(run.paths.ledger)
                 with end_noted(ledger):
-                    driver = Driver(_work(config, plan, run, prepared), ledger, tracker)
-                    _train(config, run, driver, tracker, interrupts, display)
-                    results = write_results(run.paths, plan, config.combine, config.submission)
+                    driver = Driver(_work(config, plan, run, prepared), ledger, tracker, book=run.book)
+                    failure = _train(config, plan, run, driver, tracker, interrupts, display)
+                    results = write_results(run.paths, plan, config.combine, config.submission, run.book)
                     _publish(results, run.paths, tracker)
+                    if failure is not None:
+                        raise _incomplete(failure, plan, LaunchResult(run.paths.root, results))
                 display.show(read_status(run.paths))
             run.save_mlflow(tracker.ids)
     return LaunchResult(run.paths.root, results)
 
 
 def _train(
-    config: Config, run: OpenedRun, driver: Driver, tracker: Tracker, interrupts: Interrupts, display: Display
-) -> None:
-    """Brings all stages and predictions to their end; a cluster is opened only if something is left to do."""
+    config: Config,
+    plan: Plan,
+    run: OpenedRun,
+    driver: Driver,
+    tracker: Tracker,
+    interrupts: Interrupts,
+    display: Display,
+) -> SeptetError | None:
+    """Brings all stages and predictions to their end; a cluster is opened only if something is left to do.
+
+    Gives what members failed of where enough others are there to submit without them.
+    """
 
     def show() -> None:
         run.save_mlflow(tracker.ids)
         display.show(read_status(run.paths))
 
+    failure: SeptetError | None = None
     if driver.take_stock():
-        return
+        return failure
     with ray_cluster.open_cluster(config.cluster) as cluster, interrupts.deferred():
         cluster.warm_up(len(config.members), run.record.numerics.threads)
-        driver.run(cluster, lambda: interrupts.requested, show)
+        try:
+            driver.run(cluster, lambda: interrupts.requested, show)
+        except (MemberFailed, DataError, CheckFailed) as error:
+            _require_enough(error, config, plan, run)
+            failure = error
     if interrupts.requested:
         raise interrupts.error()
+    return failure
+
+
+def _require_enough(failure: SeptetError, config: Config, plan: Plan, run: OpenedRun) -> None:
+    """Raises the failure of a member unless `submission.min_members` lets the others submit."""
+    wanted = config.submission.min_members
+    if wanted is None:
+        raise failure
+    num_present = len(plan.members) - len(find_missing(run.paths, plan, read_run_data(run.paths.data)))
+    if num_present < wanted:
+        raise type(failure)(
+            f"{failure}; no submission: {num_present} of {len(plan.members)} members have predictions, "
+            f"submission.min_members={wanted}"
+        ) from failure
+
+
+def _incomplete(failure: SeptetError, plan: Plan, done: LaunchResult) -> Incomplete:
+    num_present = len(plan.members) - len(done.results.missing)
+    names = ", ".join(one.member for one in done.results.missing)
+    return Incomplete(
+        f"{failure}; a submission of {num_present} of {len(plan.members)} members was written, without {names}: "
+        "run it again to go on with what is missing",
+        done,
+    )
 
 
 def _wanted(config: Config, plan: Plan) -> Wanted:
@@ -160,6 +212,10 @@ def _publish(results: Results, paths: "RunPaths", tracker: Tracker) -> None:
     tracker.log_ensemble({f"ensemble/{name}": value for name, value in results.ensemble.items()})
     for member, scores in results.members.items():
         tracker.log_member(member, {f"final/{name}": value for name, value in scores.items()})
+    if results.digests is not None:
+        # Kept outside the run directory as well, where whoever alters a run's files does not reach.
+        sha256 = {"submission": results.digests.sha256, "manifest": results.digests.manifest_sha256}
+        tracker.tag_ensemble({f"septet.{name}_sha256": value for name, value in sha256.items()})
     tracker.log_artifact(paths.config_yaml)
     tracker.log_artifact(paths.submission, "submission")
     tracker.log_artifact(paths.report, "report")

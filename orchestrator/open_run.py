@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.plan import ChangeKind, Plan, compare, from_json, to_json
+from orchestrator.provenance import Book
 from orchestrator.run_dir import RunPaths, RunRecord, lock, read_record, write_record
 from workers import atomic
 from workers.errors import ConfigError, RunMismatch
@@ -96,6 +97,15 @@ class OpenedRun:
         if dict(ids) != self._record.mlflow:
             self._record = replace(self._record, mlflow=dict(ids))
             write_record(self.paths, self._record)
+
+    @property
+    def book(self) -> Book:
+        """Digests of what is committed; a note in it is in run.json before it returns."""
+        return Book(lambda: self._record.committed, self._save_committed)
+
+    def _save_committed(self, value: Mapping[str, Any]) -> None:
+        self._record = replace(self._record, committed=value)
+        write_record(self.paths, self._record)
 
     def check_code(self) -> None:
         """Raises RunMismatch where `workers` or torch are not what the run began with."""

@@ -145,13 +145,24 @@ def write_out(path: Path, predictions: Sequence[Prediction]) -> None:
 def _open(paths: RunPaths) -> _Ensemble:
     record = read_record(paths)
     plan = from_json(record.plan)
-    unfinished = [member for member in plan.members if not paths.done(plan.last_stage(member).ref).is_file()]
+    # A submission may do without members that failed, where `submission.min_members` allowed that: so does this.
+    wanted = _wanted(paths, plan)
+    unfinished = [member for member in wanted if not paths.done(plan.last_stage(member).ref).is_file()]
     if unfinished:
         raise MemberFailed(f"{paths.root}: not finished: {', '.join(unfinished)}; run `septet launch` again")
     store = open_store(Path(record.stores[TARGET]))
     # Sorted as for the submission, so that the sum is made in the same order.
-    members = tuple(sorted(plan.members))
+    members = tuple(sorted(wanted))
     return _Ensemble(paths, record, plan, store, members, _combination(paths, members))
+
+
+def _wanted(paths: RunPaths, plan: Plan) -> tuple[str, ...]:
+    try:
+        missing = {one["member"] for one in json.loads((paths.submission / MANIFEST).read_bytes()).get("missing", ())}
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+        # `_combination` says what is wrong with it.
+        missing = set()
+    return tuple(member for member in plan.members if member not in missing)
 
 
 def _combination(paths: RunPaths, members: Sequence[str]) -> Combination:

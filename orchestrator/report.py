@@ -3,8 +3,9 @@
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
@@ -16,7 +17,7 @@ from orchestrator.plan import Plan
 from orchestrator.report_page import MemberEntry, Page, Picture, Sheet, render
 from orchestrator.run_dir import RunPaths, RunRecord
 from orchestrator.score import standard_error
-from orchestrator.scoreboard import SplitScores, to_json, to_markdown
+from orchestrator.scoreboard import Missing, SplitScores, to_json, to_markdown
 from workers import atomic
 from workers.checkpoint import MODEL_FILE
 
@@ -28,12 +29,16 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a report is made of: scores (main split first), the members' predictions of any split, who is at chance."""
+    """What a report is made of: scores (main split first), the members' predictions of any split, who is at chance.
+
+    `missing` are members that it has to do without; the plan that goes with it has the others.
+    """
 
     scores: tuple[SplitScores, ...]
     predictions: Mapping[str, MemberPredictions]
     at_chance: tuple[str, ...]
     cuts_saw_val: bool
+    missing: tuple[Missing, ...] = ()
 
 
 def write_report(paths: RunPaths, plan: Plan, record: RunRecord, evidence: Evidence) -> tuple[Path, ...]:
@@ -54,6 +59,7 @@ def write_report(paths: RunPaths, plan: Plan, record: RunRecord, evidence: Evide
         sheets=sheets,
         command=f"septet launch experiment={plan.experiment}",
         facts=_facts(plan, record),
+        missing=evidence.missing,
     )
     figures = {
         "learning_curves.png": page.curves.light,
@@ -68,10 +74,15 @@ def write_report(paths: RunPaths, plan: Plan, record: RunRecord, evidence: Evide
     files.append(paths.report / "table.md")
     atomic.write_text(files[-1], _markdown(plan, evidence))
     files.append(paths.report / "scores.json")
-    atomic.write_json(files[-1], to_json(evidence.scores))
+    atomic.write_json(files[-1], scores_json(evidence.scores, evidence.missing))
     files.append(paths.report / "index.html")
     atomic.write_text(files[-1], render(page))
     return tuple(files)
+
+
+def scores_json(scores: Sequence[SplitScores], missing: Sequence[Missing]) -> dict[str, Any]:
+    """The content of scores.json; `missing` is there only where a member is."""
+    return to_json(scores) | ({"missing": [asdict(one) for one in missing]} if missing else {})
 
 
 def _sheets(paths: RunPaths, plan: Plan) -> tuple[Sheet, ...]:
@@ -87,7 +98,10 @@ def _sheets(paths: RunPaths, plan: Plan) -> tuple[Sheet, ...]:
 
 
 def _markdown(plan: Plan, evidence: Evidence) -> str:
-    tables = [to_markdown(scores, evidence.at_chance, cuts_saw_val=evidence.cuts_saw_val) for scores in evidence.scores]
+    tables = [
+        to_markdown(scores, evidence.at_chance, cuts_saw_val=evidence.cuts_saw_val, missing=evidence.missing)
+        for scores in evidence.scores
+    ]
     return f"# {plan.experiment}\n\n" + "\n".join(tables)
 
 

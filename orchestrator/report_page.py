@@ -11,6 +11,7 @@ from html import escape
 from orchestrator.scoreboard import (
     AT_CHANCE_MARK,
     HEADER,
+    Missing,
     SplitScores,
     TableLine,
     percent,
@@ -103,6 +104,7 @@ class Page:
     sheets: tuple[Sheet, ...]
     command: str
     facts: Mapping[str, str]
+    missing: tuple[Missing, ...] = ()
 
 
 def render(page: Page) -> str:
@@ -111,7 +113,7 @@ def render(page: Page) -> str:
     at_chance = [member.name for member in page.members if member.at_chance]
     sections = [
         _headline(main, len(page.members)),
-        *(_table(scores, at_chance, page.cuts_saw_val) for scores in page.scores),
+        *(_table(scores, at_chance, page.cuts_saw_val, page.missing) for scores in page.scores),
         _section("Each member beside the averages", _picture(page.errors)),
         _section("Learning curves", _picture(page.curves)),
         _members(page.members, main),
@@ -146,15 +148,14 @@ def _headline(main: SplitScores, num_members: int) -> str:
     return _section(f"The ensemble ({main.method})", f'<div class="facts">{cells}</div>')
 
 
-def _table(scores: SplitScores, at_chance: Sequence[str], cuts_saw_val: bool) -> str:
+def _table(scores: SplitScores, at_chance: Sequence[str], cuts_saw_val: bool, missing: Sequence[Missing]) -> str:
     lines = table_lines(scores, at_chance)
     values = [one.score.top1_error for one in scores.rows]
     if len(lines) > len(values):
         values.append(scores.ensemble.top1_error)
     body = "".join(_table_row(line, best=value == min(values)) for line, value in zip(lines, values, strict=True))
-    notes = "".join(
-        f'<p class="note">{escape(note)}</p>' for note in table_notes(scores, at_chance, cuts_saw_val=cuts_saw_val)
-    )
+    said = table_notes(scores, at_chance, cuts_saw_val=cuts_saw_val, missing=missing)
+    notes = "".join(f'<p class="note">{escape(note)}</p>' for note in said)
     head = "".join(f"<th>{escape(cell)}</th>" for cell in HEADER.cells)
     table = f'<table class="scores"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
     return _section(table_title(scores), f'<div class="wide">{table}</div>{notes}')

@@ -8,11 +8,21 @@ from pathlib import Path
 from orchestrator.aggregate import MemberPredictions, all_present, open_predictions
 from orchestrator.combine import Combination, Combined, equal
 from orchestrator.config_schema import CombineConfig, CombineMethod, SubmissionConfig
+from orchestrator.missing import allowed_missing, without
 from orchestrator.plan import Plan
+from orchestrator.provenance import (
+    Book,
+    Committed,
+    SubmissionDigests,
+    open_book,
+    require_data,
+    require_recorded,
+    require_stage,
+)
 from orchestrator.report import Evidence, write_report
 from orchestrator.run_data import RunData, read_run_data
 from orchestrator.run_dir import RunPaths, read_record
-from orchestrator.scoreboard import SplitScores, score_split, to_text
+from orchestrator.scoreboard import Missing, SplitScores, score_split, to_text
 from orchestrator.submission import MANIFEST, Provenance, ask, write_submission
 from orchestrator.weight_search import find_weights
 from workers.errors import CheckFailed, DataError, MemberFailed, StorageError
@@ -26,7 +36,7 @@ class Results:
     """What a run has come to: the table as text, the ensemble's scores by the names of scores.json, files.
 
     `members` are each member's own; `files` are those of the report; `submission` is None where only the report was
-    rebuilt.
+    rebuilt, and so are its `digests`. `missing` are members that it has to do without.
     """
 
     table_text: str
@@ -34,10 +44,12 @@ class Results:
     members: Mapping[str, Mapping[str, float]]
     submission: Path | None
     files: tuple[Path, ...]
+    missing: tuple[Missing, ...] = ()
+    digests: SubmissionDigests | None = None
 
 
 @dataclass(frozen=True)
-class _Opened:
+class Opened:
     """A run's checked predictions by split and member, members sorted by name, and how they are combined."""
 
     data: RunData
@@ -49,22 +61,38 @@ class _Opened:
         return Combined(self.members[split], self.combination)
 
 
-def write_results(paths: RunPaths, plan: Plan, combine: CombineConfig, submission: SubmissionConfig) -> Results:
+def write_results(
+    paths: RunPaths, plan: Plan, combine: CombineConfig, submission: SubmissionConfig, book: Book | None = None
+) -> Results:
     """Combines the stored predictions and writes submission and report. The caller holds the run directory's lock.
 
+    `book` has the digests of what was committed and gets those of the submission; by default the run's own.
+
     Raises:
-        ConfigError: the submission's template or class ids do not fit; nothing has been changed.
-        MemberFailed: a member's last stage is not finished, or its predictions are missing.
-        CheckFailed: predictions are damaged, of other data or another checkpoint, or no probabilities.
+        ConfigError: the submission's template, class ids or `min_members` do not fit; nothing has been changed.
+        MemberFailed: a member's last stage is not finished, or its predictions are missing; with `min_members`: of
+            more members than it allows.
+        CheckFailed: predictions are damaged, of other data or another checkpoint, not those that were committed, or
+            no probabilities.
     """
-    ask(submission, read_run_data(paths.data))
-    opened = _open(paths, plan, combine.method)
+    data = read_run_data(paths.data)
+    ask(submission, data)
+    missing = allowed_missing(paths, plan, data, submission)
+    plan, book = without(plan, missing), book or open_book(paths)
+    opened = open_results(paths, plan, combine.method, book.committed)
     provenance = {member: _provenance(plan, member) for member in plan.members}
     split = opened.data.submitted
     written = write_submission(
-        paths.submission, submission, opened.data, opened.combined(split), opened.members[split], provenance
+        paths.submission,
+        submission,
+        opened.data,
+        opened.combined(split),
+        opened.members[split],
+        provenance,
+        missing,
+        book,
     )
-    return replace(_report(paths, plan, opened), submission=written.path)
+    return replace(_report(paths, plan, opened, missing), submission=written.path, digests=written.digests)
 
 
 def rebuild_report(paths: RunPaths, plan: Plan, combine: CombineConfig) -> Results:
@@ -73,12 +101,22 @@ def rebuild_report(paths: RunPaths, plan: Plan, combine: CombineConfig) -> Resul
     Raises:
         MemberFailed, CheckFailed: as `write_results`.
     """
-    return _report(paths, plan, _open(paths, plan, _last_method(paths) or combine.method))
+    last = _last_submission(paths)
+    missing = last.missing if last else ()
+    plan = without(plan, missing)
+    opened = open_results(paths, plan, last.method if last else combine.method, open_book(paths).committed)
+    return _report(paths, plan, opened, missing)
 
 
-def _open(paths: RunPaths, plan: Plan, method: CombineMethod) -> _Opened:
+def open_results(paths: RunPaths, plan: Plan, method: CombineMethod, committed: Committed) -> Opened:
+    """Checks what the plan's members predicted, also against what was `committed`, and fixes how it is combined.
+
+    Raises:
+        MemberFailed, CheckFailed: as `write_results`.
+    """
+    require_data(committed, paths.data)
     data = read_run_data(paths.data)
-    finished = {member: _finished(paths, plan, member) for member in plan.members}
+    finished = {member: _finished(paths, plan, member, committed) for member in plan.members}
     # Sorted, so that the order in which a configuration lists its members moves no bit of the average.
     directories = {member: paths.predictions(member) for member in sorted(plan.members)}
     splits = [*dict.fromkeys((data.submitted, *data.scored))]
@@ -95,6 +133,9 @@ def _open(paths: RunPaths, plan: Plan, method: CombineMethod) -> _Opened:
     for predictions in members.values():
         for one in predictions:
             _require_same_checkpoint(one, finished[one.member])
+            mend = "run `septet launch` again, which predicts anew"
+            recorded = committed.of_predictions(one.member, one.about.split)
+            require_recorded(f"member {one.member}: {one.path}", one.about.sha256, recorded, mend)
     combination = equal(method, len(directories))
     if method is CombineMethod.weighted:
         searched_on = _SEARCH_SPLIT if _SEARCH_SPLIT in members else "val"
@@ -102,29 +143,34 @@ def _open(paths: RunPaths, plan: Plan, method: CombineMethod) -> _Opened:
             raise DataError(f"{paths.data}: {searched_on} has no labels to find weights with; choose combine=mean")
         weights = find_weights(members[searched_on], data.labels(searched_on))
         combination = Combination(method, weights, searched_on, note)
-    return _Opened(data, members, finished, combination)
+    return Opened(data, members, finished, combination)
 
 
-def _report(paths: RunPaths, plan: Plan, opened: _Opened) -> Results:
-    scores = tuple(_score(plan, opened, split) for split in opened.data.scored)
+def score_splits(plan: Plan, opened: Opened) -> tuple[SplitScores, ...]:
+    """The scores of every labelled split, the main one first."""
+    return tuple(_score(plan, opened, split) for split in opened.data.scored)
+
+
+def _report(paths: RunPaths, plan: Plan, opened: Opened, missing: tuple[Missing, ...]) -> Results:
+    scores = score_splits(plan, opened)
     if not scores:
         raise DataError(f"{paths.data}: neither test nor val has labels, so there is nothing to report")
     at_chance = tuple(member for member in plan.members if opened.finished[member].at_chance)
     # Not a setting of combining: the table must say it whatever is combined.
     cuts_saw_val = not opened.data.splits.keys() & {_SEARCH_SPLIT}
     predictions = {one.member: one for one in opened.members[opened.data.scored[0]]}
-    evidence = Evidence(scores, predictions, at_chance, cuts_saw_val)
+    evidence = Evidence(scores, predictions, at_chance, cuts_saw_val, missing)
     files = write_report(paths, plan, read_record(paths), evidence)
     main = scores[0]
-    text = to_text(main, at_chance, cuts_saw_val=cuts_saw_val)
+    text = to_text(main, at_chance, cuts_saw_val=cuts_saw_val, missing=missing)
     if opened.combination.note:
         text += opened.combination.note + "\n"
     ensemble = {**asdict(main.ensemble), "disagreement": main.disagreement}
     members = {name: asdict(score) for name, score in main.members.items()}
-    return Results(text, ensemble, members, None, files)
+    return Results(text, ensemble, members, None, files, missing)
 
 
-def _score(plan: Plan, opened: _Opened, split: str) -> SplitScores:
+def _score(plan: Plan, opened: Opened, split: str) -> SplitScores:
     by_name = {one.member: one for one in opened.members[split]}
     return score_split(
         split,
@@ -141,12 +187,14 @@ def _provenance(plan: Plan, member: str) -> Provenance:
     return Provenance(stage.ref.stage, stage.hash)
 
 
-def _finished(paths: RunPaths, plan: Plan, member: str) -> Finished:
+def _finished(paths: RunPaths, plan: Plan, member: str, committed: Committed) -> Finished:
     """DONE.json of the member's last stage: after an extension, predictions of the stage before may still be there."""
     ref = plan.last_stage(member).ref
     if not paths.done(ref).exists():
         raise MemberFailed(f"{member}: its last stage {ref.stage} is not finished; run `septet launch` again")
-    return read_finished(paths.stage(ref))
+    finished = read_finished(paths.stage(ref))
+    require_stage(committed, ref, paths.stage(ref), finished.checkpoint_sha256)
+    return finished
 
 
 def _require_same_checkpoint(predictions: MemberPredictions, finished: Finished) -> None:
@@ -157,10 +205,19 @@ def _require_same_checkpoint(predictions: MemberPredictions, finished: Finished)
         )
 
 
-def _last_method(paths: RunPaths) -> CombineMethod | None:
+@dataclass(frozen=True)
+class _Last:
+    """How the last submission was combined, and without whom."""
+
+    method: CombineMethod
+    missing: tuple[Missing, ...]
+
+
+def _last_submission(paths: RunPaths) -> _Last | None:
     path = paths.submission / MANIFEST
     try:
-        return CombineMethod(json.loads(path.read_text())["method"])
+        said = json.loads(path.read_text())
+        return _Last(CombineMethod(said["method"]), tuple(Missing(**one) for one in said.get("missing", ())))
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:

@@ -109,7 +109,7 @@ class RunRecord:
     `data_digests` are by dataset name. `created` is in unix seconds. `keep` says which checkpoint of a stage speaks
     for it, `crops` what of an image it predicts from. `placement` says why `numerics` were chosen, `lacked` what of
     them the first machine lacked itself (`workers.numerics.missing`). `accepted` lists the changes that
-    `--accept-changes` let pass, one line each.
+    `--accept-changes` let pass, one line each. `committed` are digests of what the driver committed (`provenance`).
     """
 
     run_id: str
@@ -128,6 +128,7 @@ class RunRecord:
     placement: str = ""
     lacked: str = ""
     crops: Crops = Crops.ten
+    committed: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_record(paths: RunPaths) -> RunRecord:

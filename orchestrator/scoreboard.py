@@ -35,6 +35,14 @@ class SplitScores:
 
 
 @dataclass(frozen=True)
+class Missing:
+    """A member of the plan that an ensemble had to do without, and why."""
+
+    member: str
+    why: str
+
+
+@dataclass(frozen=True)
 class TableLine:
     """One line of the table as text; errors in percent with one binomial standard error."""
 
@@ -138,9 +146,12 @@ def table_title(scores: SplitScores) -> str:
     return f"{scores.split}: {scores.num_images:,} images, {scores.num_classes:,} classes"
 
 
-def table_notes(scores: SplitScores, at_chance: Sequence[str], *, cuts_saw_val: bool) -> tuple[str, ...]:
+def table_notes(
+    scores: SplitScores, at_chance: Sequence[str], *, cuts_saw_val: bool, missing: Sequence[Missing] = ()
+) -> tuple[str, ...]:
     """What a reader of the table must know."""
-    notes = ["± is one binomial standard error; rows share their images, so differences are surer than it says."]
+    notes = [f"MISSING: {one.member} is not in any row and not in the submission ({one.why})." for one in missing]
+    notes += ["± is one binomial standard error; rows share their images, so differences are surer than it says."]
     if cuts_saw_val:
         notes.append("dev_fraction is 0: learning-rate cuts and best checkpoints looked at val, as the paper's did.")
     present = [member for member in scores.members if member in at_chance]
@@ -150,7 +161,9 @@ def table_notes(scores: SplitScores, at_chance: Sequence[str], *, cuts_saw_val: 
     return tuple(notes)
 
 
-def to_text(scores: SplitScores, at_chance: Sequence[str], *, cuts_saw_val: bool) -> str:
+def to_text(
+    scores: SplitScores, at_chance: Sequence[str], *, cuts_saw_val: bool, missing: Sequence[Missing] = ()
+) -> str:
     """The table for a terminal, ending in a newline."""
     lines = (HEADER, *table_lines(scores, at_chance))
     widths = [max(len(line.cells[column]) for line in lines) for column in range(len(HEADER.cells))]
@@ -161,11 +174,13 @@ def to_text(scores: SplitScores, at_chance: Sequence[str], *, cuts_saw_val: bool
         ).rstrip()
         for line in lines
     ]
-    notes = table_notes(scores, at_chance, cuts_saw_val=cuts_saw_val)
+    notes = table_notes(scores, at_chance, cuts_saw_val=cuts_saw_val, missing=missing)
     return "\n".join([table_title(scores), "", *body, "", *notes]) + "\n"
 
 
-def to_markdown(scores: SplitScores, at_chance: Sequence[str], *, cuts_saw_val: bool) -> str:
+def to_markdown(
+    scores: SplitScores, at_chance: Sequence[str], *, cuts_saw_val: bool, missing: Sequence[Missing] = ()
+) -> str:
     """The table in Markdown, ending in a newline."""
     lines = [
         f"## {table_title(scores)}",
@@ -174,7 +189,7 @@ def to_markdown(scores: SplitScores, at_chance: Sequence[str], *, cuts_saw_val: 
         "|:---|---:|---:|---:|---:|",
         *(_markdown_row(line) for line in table_lines(scores, at_chance)),
         "",
-        *(f"- {note}" for note in table_notes(scores, at_chance, cuts_saw_val=cuts_saw_val)),
+        *(f"- {note}" for note in table_notes(scores, at_chance, cuts_saw_val=cuts_saw_val, missing=missing)),
     ]
     return "\n".join(lines) + "\n"
 

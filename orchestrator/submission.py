@@ -4,8 +4,10 @@ The candidate is checked under a temporary name before it takes the place of the
 removed only after the new file and its manifest are committed.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,10 @@ from typing import Any
 from orchestrator.aggregate import MemberPredictions
 from orchestrator.combine import Combined
 from orchestrator.config_schema import SubmissionConfig, SubmissionFormat
+from orchestrator.provenance import Book, SubmissionDigests
 from orchestrator.read_ahead import read_ahead
 from orchestrator.run_data import RunData
+from orchestrator.scoreboard import Missing
 from orchestrator.submission_check import check_submission
 from orchestrator.submission_formats import (
     Question,
@@ -31,7 +35,7 @@ from workers.digest import sha256_of
 from workers.errors import ConfigError
 
 MANIFEST = "manifest.json"
-_FILES = ("submission.txt", "submission.csv")
+FILES = ("submission.txt", "submission.csv")
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class Submission:
 
     path: Path
     manifest: Mapping[str, Any]
+    digests: SubmissionDigests
 
 
 def check_config(config: SubmissionConfig) -> None:
@@ -68,18 +73,28 @@ def ask(config: SubmissionConfig, data: RunData) -> Question:
     Raises:
         ConfigError: template or class ids are missing, malformed, or do not fit the data.
     """
-    split = data.splits[data.submitted]
     template: Template | None = None
     class_ids: Mapping[str, str] | None = None
     if config.template is not None:
         template = read_template(_text(Path(config.template), "submission.template"), config.template)
     if config.class_ids is not None:
         class_ids = read_class_ids(_text(Path(config.class_ids), "submission.class_ids"), config.class_ids)
-    elif data.class_ids and config.format is SubmissionFormat.ilsvrc:
+    return question_of(SubmissionFormat(config.format), data, template, class_ids)
+
+
+def question_of(
+    submission_format: SubmissionFormat,
+    data: RunData,
+    template: Template | None,
+    class_ids: Mapping[str, str] | None,
+) -> Question:
+    """As `ask`, of a template and class ids that have been read."""
+    split = data.splits[data.submitted]
+    if class_ids is None and data.class_ids and submission_format is SubmissionFormat.ilsvrc:
         # Other formats call a class by its name, which is its WNID, as they should.
         class_ids = dict(zip(data.classes, data.class_ids, strict=True))
     question = Question(
-        SubmissionFormat(config.format), split.rows, data.classes, split.sizes, template=template, class_ids=class_ids
+        submission_format, split.rows, data.classes, split.sizes, template=template, class_ids=class_ids
     )
     make_layout(question)
     return question
@@ -92,10 +107,13 @@ def write_submission(
     combined: Combined,
     members: tuple[MemberPredictions, ...],
     provenance: Mapping[str, Provenance],
+    missing: Sequence[Missing] = (),
+    book: Book | None = None,
 ) -> Submission:
     """Writes, re-reads and commits the submission of `combined` (the rows of `data.submitted`), then its manifest.
 
-    `members` are those of `combined`, in the same order. The caller holds the run directory's lock.
+    `members` are those of `combined`, in the same order; `missing` are those it does without. `book` gets the
+    digests, before the file takes its place and after. The caller holds the run directory's lock.
 
     Raises:
         ConfigError: template or class ids do not fit; nothing has been changed.
@@ -114,17 +132,24 @@ def write_submission(
                     file.write(line.encode(errors="surrogateescape"))
             check_submission(candidate, question, rows)
         sha256 = sha256_of(candidate)
+        manifest = _manifest(config, data, question, combined, members, provenance)
+        manifest |= {"missing": [asdict(one) for one in missing], "sha256": sha256}
+        text = json.dumps(manifest, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+        digests = SubmissionDigests(path.name, sha256, hashlib.sha256(text.encode()).hexdigest())
+        if book is not None:
+            book.announce(digests)
         with atomic.storage_errors(path):
             candidate.replace(path)
             atomic.fsync_folder(folder)
     finally:
         candidate.unlink(missing_ok=True)
-    manifest = _manifest(config, data, question, combined, members, provenance) | {"sha256": sha256}
-    atomic.write_json(folder / MANIFEST, manifest)
-    for other in _FILES:
+    atomic.write_text(folder / MANIFEST, text)
+    for other in FILES:
         if other != path.name:
             (folder / other).unlink(missing_ok=True)
-    return Submission(path, manifest)
+    if book is not None:
+        book.submission(digests)
+    return Submission(path, manifest, digests)
 
 
 def _manifest(
@@ -163,6 +188,8 @@ def _manifest(
         ],
         "unreadable": [row_id(question.format, split.rows[row]) for row in split.unreadable],
         "class_ids": _class_ids_note(config, question),
+        # What a file outside the run said: without it nobody could rebuild the submission once that file is gone.
+        "class_names": dict(question.class_ids) if config.class_ids and question.class_ids else None,
         "template": _named_file(config.template),
         "class_ids_file": _named_file(config.class_ids),
         "septet_version": version("septet"),

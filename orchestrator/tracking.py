@@ -75,6 +75,9 @@ class Tracker(Protocol):
     def log_ensemble(self, scores: Mapping[str, float]) -> None:
         """Final scores of the ensemble (`ensemble/top1_error` …), on the parent run."""
 
+    def tag_ensemble(self, tags: Mapping[str, str]) -> None:
+        """Sets tags of the parent run, replacing what they said."""
+
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         """Copies a file or a folder's content to the parent run; it must stay until `flush` or `close`."""
 
@@ -112,6 +115,9 @@ class NoTracker:
         """Does nothing."""
 
     def log_ensemble(self, scores: Mapping[str, float]) -> None:
+        """Does nothing."""
+
+    def tag_ensemble(self, tags: Mapping[str, str]) -> None:
         """Does nothing."""
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:

@@ -113,6 +113,11 @@ class MlflowTracker:
         """Final scores of the ensemble, on the parent run."""
         self._log_scores(RunKey(), scores)
 
+    def tag_ensemble(self, tags: Mapping[str, str]) -> None:
+        """Sets tags of the parent run."""
+        told = dict(tags)
+        self._submit(lambda: self._store.tag(RunKey(), told), "tags of the ensemble")
+
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         """Copies a file or a folder's content to the parent run."""
         self._submit(

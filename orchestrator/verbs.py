@@ -49,10 +49,15 @@ class Streams:
 def launch(request: Request, streams: Streams) -> int:
     """Everything from images to submission and report; the table and where to look go to stdout."""
     from orchestrator.config import compose
+    from orchestrator.launch import Incomplete
     from orchestrator.launch import launch as run_launch
 
     config = compose(request.overrides, request.config_dir)
-    done = run_launch(config, streams.err, accept_changes=request.accept_changes)
+    try:
+        done = run_launch(config, streams.err, accept_changes=request.accept_changes)
+    except Incomplete as incomplete:
+        streams.results(_outcome_lines(incomplete.done.results))
+        raise
     streams.results(_outcome_lines(done.results))
     streams.results([f"run         {_near(done.run_dir)}", f"curves      septet ui {_near(done.run_dir)}"])
     return _OK
@@ -203,6 +208,8 @@ def _outcome_lines(results: "Results") -> Iterator[str]:
     yield ""
     if results.submission is not None:
         yield f"submission  {_near(results.submission)}"
+    if results.digests is not None:
+        yield f"digest      {results.digests.manifest_sha256} (sha256 of the submission's manifest.json)"
     for page in results.files:
         if page.suffix == ".html":
             yield f"report      {_near(page)}"
@@ -227,6 +234,36 @@ def predict(request: Request, streams: Streams) -> int:
     if request.json:
         streams.document(to_json(found))
     elif request.out is None:
+        streams.results(to_lines(found))
+    return _OK
+
+
+def verify(request: Request, streams: Streams) -> int:
+    """Whether all that the run has is as it was committed, and its submission the same when it is made again."""
+    from orchestrator.run_dir import RunPaths
+    from orchestrator.verification import require_ok, to_json, to_lines
+    from orchestrator.verify import verify as verify_run
+
+    paths = RunPaths(_given(request.run_dir))
+    found = verify_run(paths)
+    if request.json:
+        streams.document(to_json(found))
+    else:
+        streams.results(to_lines(str(_near(paths.root)), found))
+    require_ok(paths, found)
+    return _OK
+
+
+def explain(request: Request, streams: Streams) -> int:
+    """Where one line of the submission comes from."""
+    from orchestrator.explain import explain as explain_line
+    from orchestrator.explain import to_json, to_lines
+    from orchestrator.run_dir import RunPaths
+
+    found = explain_line(RunPaths(_given(request.run_dir)), request.image_id, request.top)
+    if request.json:
+        streams.document(to_json(found))
+    else:
         streams.results(to_lines(found))
     return _OK
 
@@ -259,5 +296,7 @@ VERBS: dict[str, Callable[[Request, Streams], int]] = {
     "ui": ui,
     "status": status,
     "predict": predict,
+    "explain": explain,
+    "verify": verify,
     "doctor": doctor,
 }

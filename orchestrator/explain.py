@@ -1,0 +1,276 @@
+"""`septet explain`: where one line of the submission comes from, member by member. Takes no lock, changes nothing."""
+
+import difflib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from orchestrator.aggregate import MemberPredictions, open_predictions
+from orchestrator.combine import Combination, Combined
+from orchestrator.config_schema import CombineMethod
+from orchestrator.probabilities import SMALLEST_PROBABILITY, top_classes
+from orchestrator.provenance import Committed, require_data, require_recorded
+from orchestrator.provenance import from_json as committed_from_json
+from orchestrator.rebuild import Manifest, asked_by, line_number, read_manifest
+from orchestrator.run_data import RunData, read_run_data
+from orchestrator.run_dir import RunPaths, read_record
+from orchestrator.submission_formats import Layout, Question, file_lines, make_layout
+from workers.errors import CheckFailed, DataError
+
+_SHOWN_IDS = 3
+
+
+@dataclass(frozen=True)
+class ClassProbability:
+    """A class by its name in classes.txt, and how probable it was found, in [0, 1]."""
+
+    name: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What one member adds to one class of the ensemble.
+
+    `value` is weight × probability, and all members' add up to the combined probability; of a geometric mean it is
+    weight × log probability, and they add up to the combined probability's logarithm plus `Explanation.log_sum`.
+    """
+
+    name: str
+    probability: float
+    value: float
+
+
+@dataclass(frozen=True)
+class MemberPart:
+    """One member's part: its best classes, and what it adds to the best classes of the ensemble."""
+
+    name: str
+    weight: float
+    top: tuple[ClassProbability, ...]
+    contributions: tuple[Contribution, ...]
+    run_id: str | None
+    checkpoint: str
+    checkpoint_sha256: str
+    predictions_sha256: str
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One line of the submission. `row` is the image's path below its split; `line` is as in the file.
+
+    `prediction` is the line's first guess, as the file calls classes. `unreadable`: the image could not be read,
+    whatever members say it counts as uniform. `log_sum` is only there for a geometric mean.
+    """
+
+    id: str
+    row: str
+    split: str
+    line_number: int
+    line: str
+    prediction: str
+    method: CombineMethod
+    combined: tuple[ClassProbability, ...]
+    unreadable: bool
+    members: tuple[MemberPart, ...]
+    log_sum: float | None = None
+
+
+def explain(paths: RunPaths, image_id: str, top: int = 5) -> Explanation:
+    """Explains the line of `image_id`: an id as the submission spells it, or the image's path below its split.
+
+    Raises:
+        DataError: no such run directory, or no such image (the nearest ids are named).
+        MemberFailed: there is no submission yet, or a member's predictions are gone.
+        CheckFailed: predictions are damaged or altered, or the file does not say what they say.
+    """
+    record = read_record(paths)
+    committed = committed_from_json(record.committed)
+    manifest = read_manifest(paths)
+    require_data(committed, paths.data)
+    data = read_run_data(paths.data)
+    submission = paths.submission / manifest.file
+    if not submission.is_file():
+        raise CheckFailed(f"{submission}: gone, though the manifest names it; `septet submit` writes it again")
+    question = asked_by(manifest, data, submission).question
+    index = _index_of(question, image_id, submission)
+    layout = make_layout(question)
+    row = int(layout.order[index])
+    members = _members(paths, manifest, data, committed)
+    combination = manifest.combination
+    combined = Combined(members, combination)[row : row + 1]
+    line, number = _line(question, combined, index), line_number(question, index)
+    _require_line(submission, line, number)
+    best = top_classes(combined, top)[0]
+    ids = record.mlflow.get("members", {}) if isinstance(record.mlflow, Mapping) else {}
+    stored = np.concatenate([member[row : row + 1] for member in members]).astype(np.float64)
+    parts = tuple(
+        MemberPart(
+            name=said.name,
+            weight=said.weight,
+            top=_best(own, data.classes, top),
+            contributions=tuple(
+                Contribution(
+                    data.classes[place], float(own[place]), _contribution(combination, said.weight, float(own[place]))
+                )
+                for place in best
+            ),
+            run_id=ids.get(said.name) or None,
+            checkpoint=said.checkpoint,
+            checkpoint_sha256=said.checkpoint_sha256,
+            predictions_sha256=said.predictions_sha256,
+        )
+        for said, own in zip(manifest.members, stored, strict=True)
+    )
+    return Explanation(
+        id=layout.ids[index],
+        row=question.rows[row],
+        split=manifest.split,
+        line_number=number,
+        line=line.rstrip("\n"),
+        prediction=layout.names[int(best[0])],
+        method=manifest.method,
+        combined=tuple(ClassProbability(data.classes[place], float(combined[0, place])) for place in best),
+        unreadable=row in data.splits[manifest.split].unreadable,
+        members=parts,
+        log_sum=_log_sum(stored, combination) if manifest.method is CombineMethod.geometric else None,
+    )
+
+
+def _index_of(question: Question, image_id: str, submission: Path) -> int:
+    """Where the image's line stands among the answers; an id of the file goes before a path of the same spelling."""
+    layout = make_layout(question)
+    paths = [question.rows[row] for row in layout.order.tolist()]
+    for names in (layout.ids, paths):
+        if image_id in names:
+            return names.index(image_id)
+    known = list(dict.fromkeys((*layout.ids, *paths)))
+    near = difflib.get_close_matches(image_id, known, n=_SHOWN_IDS, cutoff=0.3) or known[:_SHOWN_IDS]
+    raise DataError(f"{image_id}: no such image in {submission}; the nearest are {', '.join(near)}")
+
+
+def _members(paths: RunPaths, manifest: Manifest, data: RunData, committed: Committed) -> tuple[MemberPredictions, ...]:
+    """Those of the submission, in its order, held against what it was made from."""
+    folders = {member.name: paths.predictions(member.name) for member in manifest.members}
+    if manifest.split not in data.splits:
+        raise CheckFailed(f"{paths.submission}: it is of {manifest.split}, which data/ has not; `septet submit` anew")
+    opened = open_predictions(folders, data.splits[manifest.split], len(data.classes), data.digest)
+    for one, said in zip(opened, manifest.members, strict=True):
+        mend = "run `septet launch` again, which predicts anew"
+        recorded = committed.of_predictions(one.member, manifest.split)
+        require_recorded(f"member {one.member}: {one.path}", one.about.sha256, recorded, mend)
+        if one.about.sha256 != said.predictions_sha256:
+            raise CheckFailed(
+                f"member {one.member}: {one.path} is not what the submission was made from; `septet submit` "
+                "makes it anew"
+            )
+    return opened
+
+
+def _line(question: Question, combined: np.ndarray, index: int) -> str:
+    """The one line, as the whole file would have it."""
+    layout = make_layout(question)
+    row = int(layout.order[index])
+    lines = file_lines(question, _only(layout, index), _OneRow(row, combined, len(question.rows)))
+    return list(lines)[-1]
+
+
+def _only(layout: Layout, index: int) -> Layout:
+    return replace(layout, ids=(layout.ids[index],), order=layout.order[index : index + 1])
+
+
+@dataclass(frozen=True)
+class _OneRow:
+    """Rows of which one alone is at hand."""
+
+    row: int
+    block: np.ndarray
+    num_rows: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.num_rows, self.block.shape[1])
+
+    def __getitem__(self, rows: Any, /) -> Any:
+        assert rows == slice(self.row, self.row + 1), "only that row is wanted"
+        return self.block
+
+
+def _require_line(submission: Path, line: str, number: int) -> None:
+    with submission.open(encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+        found = "".join(islice(file, number - 1, number - 1 + line.count("\n")))
+    if found != line:
+        raise CheckFailed(
+            f"{submission} line {number}: {found.rstrip()!r}, where the predictions give {line.rstrip()!r}; "
+            "`septet verify` tells all that differs"
+        )
+
+
+def _best(probabilities: np.ndarray, classes: Sequence[str], top: int) -> tuple[ClassProbability, ...]:
+    places = top_classes(probabilities[None, :], top)[0]
+    return tuple(ClassProbability(classes[place], float(probabilities[place])) for place in places)
+
+
+def _contribution(combination: Combination, weight: float, probability: float) -> float:
+    if combination.method is CombineMethod.geometric:
+        return weight * math.log(max(probability, SMALLEST_PROBABILITY))
+    return weight * probability
+
+
+def _log_sum(stored: np.ndarray, combination: Combination) -> float:
+    """By what the weighted logarithms of all classes together miss a distribution; `stored` is (members, classes)."""
+    logs = np.log(np.maximum(stored, SMALLEST_PROBABILITY))
+    total = (np.array(combination.weights)[:, None] * logs).sum(axis=0)
+    return float(total.max() + np.log(np.exp(total - total.max()).sum()))
+
+
+def to_json(found: Explanation) -> dict[str, Any]:
+    """The document of `septet explain --json`; classes go by `class`, as in `predict`."""
+
+    def classes(values: Sequence[ClassProbability | Contribution]) -> list[dict[str, Any]]:
+        return [{"class" if name == "name" else name: told for name, told in asdict(one).items()} for one in values]
+
+    members = [
+        {**asdict(member), "top": classes(member.top), "contributions": classes(member.contributions)}
+        for member in found.members
+    ]
+    return {**asdict(found), "combined": classes(found.combined), "members": members}
+
+
+def to_lines(found: Explanation) -> Iterator[str]:
+    """What a person reads: the line, a table of contributions that add up to it, and each member's own view."""
+    geometric = found.method is CombineMethod.geometric
+    yield f"{found.id}: {found.prediction}"
+    yield f"image       {found.split}/{found.row}{' (could not be read: uniform)' if found.unreadable else ''}"
+    shown = found.line if len(found.line) <= 100 else found.line[:100] + "…"
+    yield f"line {found.line_number:<6} {shown}"
+    kind = "weight × log probability" if geometric else "weight × probability"
+    yield ""
+    yield f"{found.method} of {len(found.members)} members; {kind}, which add up to the last line"
+    width = max(len("log of their sum over classes"), *(len(member.name) for member in found.members))
+    columns = [max(9, len(one.name)) for one in found.combined]
+    yield f"{'':<{width}}  {'weight':>7}  " + _cells([one.name for one in found.combined], columns)
+    for member in found.members:
+        values = [f"{one.value:.6f}" for one in member.contributions]
+        yield f"{member.name:<{width}}  {member.weight:>7.4f}  {_cells(values, columns)}"
+    if found.log_sum is not None:
+        cells = _cells([f"{-found.log_sum:.6f}"] * len(columns), columns)
+        yield f"{'log of their sum over classes':<{width}}  {'':>7}  {cells}"
+        logs = [f"{math.log(max(one.probability, SMALLEST_PROBABILITY)):.6f}" for one in found.combined]
+        yield f"{'log of the ensemble':<{width}}  {'':>7}  {_cells(logs, columns)}"
+    probabilities = [f"{one.probability:.6f}" for one in found.combined]
+    yield f"{'the ensemble':<{width}}  {'':>7}  {_cells(probabilities, columns)}"
+    yield ""
+    for member in found.members:
+        best = ", ".join(f"{one.name} {one.probability:.4f}" for one in member.top)
+        yield f"{member.name}: {best}"
+        yield f"  MLflow run {member.run_id or 'unknown'}, {member.checkpoint} sha256 {member.checkpoint_sha256}"
+
+
+def _cells(values: Sequence[str], widths: Sequence[int]) -> str:
+    return "  ".join(value.rjust(width) for value, width in zip(values, widths, strict=True))

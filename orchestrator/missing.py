@@ -1,0 +1,102 @@
+"""Members that a submission has to do without: which they are, why, and whether `submission.min_members` allows it."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from orchestrator.config_schema import SubmissionConfig
+from orchestrator.ledger import PREDICTIONS, Contents, StageState, read_ledger
+from orchestrator.plan import Plan, StageRef
+from orchestrator.run_data import RunData
+from orchestrator.run_dir import RunPaths
+from orchestrator.scoreboard import Missing
+from workers.errors import ConfigError, MemberFailed
+from workers.finished import read_finished
+
+
+def check_min_members(config: SubmissionConfig, plan: Plan) -> None:
+    """Raises ConfigError where more members are asked for than the plan has."""
+    if config.min_members is not None and config.min_members > len(plan.members):
+        raise ConfigError(
+            f"submission.min_members={config.min_members}: the ensemble has {len(plan.members)} members; "
+            "give at most that, or null"
+        )
+
+
+def allowed_missing(paths: RunPaths, plan: Plan, data: RunData, config: SubmissionConfig) -> tuple[Missing, ...]:
+    """The members to do without; none where `min_members` is not set, as then all must be there.
+
+    Raises:
+        MemberFailed: fewer are there than `min_members`.
+        ConfigError: as `check_min_members`.
+    """
+    check_min_members(config, plan)
+    if config.min_members is None:
+        return ()
+    missing = find_missing(paths, plan, data)
+    num_present = len(plan.members) - len(missing)
+    if num_present < config.min_members:
+        raise MemberFailed(
+            f"{paths.root}: no submission: {num_present} of {len(plan.members)} members have predictions, "
+            f"submission.min_members={config.min_members}; missing {in_words(missing)}"
+        )
+    return missing
+
+
+def find_missing(paths: RunPaths, plan: Plan, data: RunData) -> tuple[Missing, ...]:
+    """Members whose last stage is not done, or whose predictions are not there or of another checkpoint or dataset.
+
+    Predictions that are there and damaged are no missing ones: they are refused when they are opened.
+    """
+    ledger = read_ledger(paths.ledger)
+    splits = tuple(dict.fromkeys((data.submitted, *data.scored)))
+    return tuple(
+        Missing(member, why)
+        for member in plan.members
+        if (why := _why(paths, plan, member, splits, data.digest, ledger)) is not None
+    )
+
+
+def without(plan: Plan, missing: Sequence[Missing]) -> Plan:
+    """The plan with the members that are there; stages stay, since others may start from them."""
+    gone = {one.member for one in missing}
+    return replace(plan, members=tuple(member for member in plan.members if member not in gone)) if gone else plan
+
+
+def in_words(missing: Sequence[Missing]) -> str:
+    """`base3 (base3/train: Diverged: …), base4 (…)`."""
+    return ", ".join(f"{one.member} ({one.why})" for one in missing)
+
+
+def _why(paths: RunPaths, plan: Plan, member: str, splits: Sequence[str], digest: str, ledger: Contents) -> str | None:
+    """Why `member` is missing; None where it is not."""
+    last = plan.last_stage(member)
+    if not paths.done(last.ref).exists():
+        chain = [*reversed(plan.ancestors(last)), last]
+        failures = _failures(ledger, [stage.ref for stage in chain])
+        return next(failures, f"its last stage {last.ref.stage} is not finished")
+    folder, checkpoint = paths.predictions(member), read_finished(paths.stage(last.ref)).checkpoint_sha256
+    for split in splits:
+        if not _is_of(folder / f"{split}.json", checkpoint, digest) or not (folder / f"{split}.npy").is_file():
+            failures = _failures(ledger, [StageRef(member, PREDICTIONS)])
+            return next(failures, f"no predictions of {split} by its last checkpoint")
+    return None
+
+
+def _failures(ledger: Contents, refs: Sequence[StageRef]) -> Iterator[str]:
+    for ref in refs:
+        entry = ledger.stages.get(str(ref))
+        if entry is not None and entry.state is StageState.failed:
+            yield f"{ref}: {entry.attempts[-1].error}"
+
+
+def _is_of(about: Path, checkpoint_sha256: str, digest: str) -> bool:
+    try:
+        said = json.loads(about.read_bytes())
+        return bool(said["checkpoint_sha256"] == checkpoint_sha256 and said["data_digest"] == digest)
+    except FileNotFoundError:
+        return False
+    except (ValueError, KeyError, TypeError):
+        # Damaged, not missing: opening it says so.
+        return True

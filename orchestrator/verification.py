@@ -1,0 +1,118 @@
+"""What `septet verify` finds, as values and as text."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from orchestrator.plan_values import Plan
+from orchestrator.provenance import Committed
+from orchestrator.rebuild import Manifest
+from orchestrator.run_dir import RunPaths, RunRecord
+from workers.errors import CheckFailed, MemberFailed
+
+
+class Kind(StrEnum):
+    """`differs` is a failed check; `missing` is what a run that is not at its end has not got yet."""
+
+    differs = "differs"
+    missing = "missing"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is not as it should be, in a line."""
+
+    kind: Kind
+    what: str
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was found. `checked` says of how many things; `manifest_sha256` is the digest to keep outside the run."""
+
+    problems: tuple[Problem, ...]
+    notes: tuple[str, ...]
+    checked: Mapping[str, int]
+    rebuilt: bool
+    manifest_sha256: str | None
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+
+@dataclass
+class Examined:
+    """The run that is looked at, and what has been found so far."""
+
+    paths: RunPaths
+    record: RunRecord
+    plan: Plan
+    committed: Committed
+    manifest: Manifest | None = None
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    checked: dict[str, int] = field(default_factory=dict)
+    unrecorded: list[str] = field(default_factory=list)
+    rebuilt: bool = False
+
+    def differs(self, what: object) -> None:
+        self.problems.append(Problem(Kind.differs, " ".join(str(what).split())))
+
+    def lacks(self, what: object) -> None:
+        self.problems.append(Problem(Kind.missing, " ".join(str(what).split())))
+
+    def count(self, what: str) -> None:
+        self.checked[what] = self.checked.get(what, 0) + 1
+
+    def compare(self, what: str, found: str, recorded: str | None) -> None:
+        """Holds a digest against run.json's."""
+        if recorded is None:
+            self.unrecorded.append(what)
+        elif found != recorded:
+            self.differs(
+                f"{what} was altered since it was committed: sha256 {found[:12]}, run.json recorded {recorded[:12]}"
+            )
+
+    @property
+    def gone(self) -> dict[str, str]:
+        """Members that the submission says it does without, and why."""
+        return {one.member: one.why for one in self.manifest.missing} if self.manifest else {}
+
+
+def to_json(found: Verification) -> dict[str, Any]:
+    """The document of `septet verify --json`."""
+    return {
+        "ok": found.ok,
+        "problems": [problem.what for problem in found.problems],
+        "kinds": [problem.kind.value for problem in found.problems],
+        "notes": list(found.notes),
+        "checked": dict(found.checked),
+        "rebuilt": found.rebuilt,
+        "manifest_sha256": found.manifest_sha256,
+    }
+
+
+def to_lines(name: str, found: Verification) -> Iterator[str]:
+    """What a person reads."""
+    counts = ", ".join(f"{count} {what}" for what, count in found.checked.items())
+    yield f"{name}: {'all as committed' if found.ok else f'{len(found.problems)} problems'} ({counts or 'nothing yet'})"
+    for problem in found.problems:
+        yield f"  {problem.kind:<8} {problem.what}"
+    if found.rebuilt:
+        yield "submission  made again from the predictions: the same byte for byte"
+    if found.manifest_sha256:
+        yield f"digest      {found.manifest_sha256} (sha256 of the submission's manifest.json)"
+    for note in found.notes:
+        yield f"note        {note}"
+
+
+def require_ok(paths: RunPaths, found: Verification) -> None:
+    """Raises CheckFailed where something differs, MemberFailed where something is only missing."""
+    if found.ok:
+        return
+    worst = next((one for one in found.problems if one.kind is Kind.differs), found.problems[0])
+    more = f" (and {len(found.problems) - 1} more problems)" if len(found.problems) > 1 else ""
+    error = CheckFailed if worst.kind is Kind.differs else MemberFailed
+    raise error(f"{paths.root}: {worst.what}{more}; what is derived, `septet launch` makes again")

@@ -1,0 +1,169 @@
+"""The end of `septet verify`: the submission held against its manifest and run.json and made again, the scores too."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from orchestrator.aggregate import MemberPredictions
+from orchestrator.combine import Combined, equal
+from orchestrator.config_schema import CombineMethod
+from orchestrator.missing import without
+from orchestrator.plan_values import StageRef
+from orchestrator.provenance import SubmissionDigests
+from orchestrator.rebuild import Manifest, asked_by, first_difference
+from orchestrator.report import scores_json
+from orchestrator.results import Opened, score_splits
+from orchestrator.run_data import RunData
+from orchestrator.submission import FILES, MANIFEST
+from orchestrator.verification import Examined
+from orchestrator.weight_search import find_weights
+from workers.digest import sha256_of
+from workers.errors import CheckFailed, ConfigError
+from workers.finished import Finished
+
+
+def check_submission(
+    run: Examined,
+    manifest: Manifest,
+    data: RunData | None,
+    predictions: Mapping[str, Mapping[str, MemberPredictions]],
+) -> None:
+    folder = run.paths.submission
+    path = folder / manifest.file
+    others = [name for name in FILES if name != manifest.file and (folder / name).exists()]
+    for name in others:
+        run.differs(f"{folder / name}: lies beside {manifest.file}, which the manifest names")
+    if manifest.file not in FILES or not path.is_file():
+        run.differs(f"{path}: gone, though the manifest names it")
+        return
+    run.count("submission")
+    digests = SubmissionDigests(manifest.file, sha256_of(path), sha256_of(folder / MANIFEST))
+    _check_recorded(run, digests)
+    if digests.sha256 != manifest.sha256:
+        run.differs(f"{path}: sha256 {digests.sha256[:12]}, its manifest says {manifest.sha256[:12]}")
+    if {one.name for one in manifest.members} != {name for name in run.plan.members if name not in run.gone}:
+        run.differs(f"{folder / MANIFEST}: its members are not those of the run: `septet launch` or `submit` anew")
+        return
+    if data is None:
+        return
+    if (manifest.split, manifest.data_digest) != (data.submitted, data.digest):
+        run.differs(f"{folder / MANIFEST}: it is of other images than data/")
+        return
+    _rebuild(run, manifest, data, predictions)
+
+
+def _check_recorded(run: Examined, digests: SubmissionDigests) -> None:
+    now, then = run.committed.submission, run.committed.announced
+    if now is None and then is None:
+        run.unrecorded.append("the submission")
+    elif digests not in (now, then):
+        half = {one.sha256 for one in (now, then) if one} if then else set()
+        if digests.sha256 in half:
+            run.differs("submission: whoever wrote it was stopped between file and manifest: run `septet submit` again")
+        else:
+            run.differs(f"submission: {digests.file} or its manifest was altered since it was committed")
+
+
+def _rebuild(
+    run: Examined, manifest: Manifest, data: RunData, predictions: Mapping[str, Mapping[str, MemberPredictions]]
+) -> None:
+    sound = predictions[manifest.split]
+    for member in manifest.members:
+        one = sound.get(member.name)
+        if one is not None and one.about.sha256 != member.predictions_sha256:
+            run.differs(f"member {member.name}: {one.path} is not what the submission was made from")
+        if one is not None and one.about.checkpoint_sha256 != member.checkpoint_sha256:
+            run.differs(f"member {member.name}: the submission was made from another checkpoint")
+    if any(member.name not in sound for member in manifest.members):
+        run.notes.append("the submission was not made again: not all predictions are whole")
+        return
+    _check_weights(run, manifest, data, predictions)
+    path = run.paths.submission / manifest.file
+    try:
+        asked = asked_by(manifest, data, path)
+        rows = Combined([sound[member.name] for member in manifest.members], manifest.combination)
+        difference = first_difference(path, asked.question, rows)
+    except (ConfigError, CheckFailed) as error:
+        run.differs(f"submission: {error}")
+        return
+    if asked.note:
+        run.notes.append(asked.note)
+    if difference:
+        run.differs(f"{path}: made again it is another: {difference}")
+    else:
+        run.rebuilt = True
+
+
+def _check_weights(
+    run: Examined, manifest: Manifest, data: RunData, predictions: Mapping[str, Mapping[str, MemberPredictions]]
+) -> None:
+    said = manifest.combination.weights
+    if manifest.method is not CombineMethod.weighted:
+        wanted = equal(manifest.method, len(said)).weights
+    elif (
+        manifest.searched_on is None
+        or manifest.searched_on not in data.splits
+        or data.splits[manifest.searched_on].labels is None
+    ):
+        run.differs(f"submission: no labels of {manifest.searched_on}, on which the manifest's weights were looked for")
+        return
+    else:
+        sound = predictions[manifest.searched_on]
+        if any(member.name not in sound for member in manifest.members):
+            return
+        wanted = find_weights([sound[one.name] for one in manifest.members], data.labels(manifest.searched_on))
+    if wanted != said:
+        run.differs(f"submission: the manifest's weights {_rounded(said)} are not the method's, {_rounded(wanted)}")
+
+
+def _rounded(weights: Sequence[float]) -> str:
+    return "(" + ", ".join(f"{weight:.3g}" for weight in weights) + ")"
+
+
+def check_report(
+    run: Examined,
+    manifest: Manifest,
+    data: RunData,
+    finished: Mapping[StageRef, Finished],
+    predictions: Mapping[str, Mapping[str, MemberPredictions]],
+) -> None:
+    """Scores anew what scores.json tells; pictures and pages are not compared: `septet report` makes them again."""
+    path = run.paths.report / "scores.json"
+    names = [member.name for member in manifest.members]
+    if not data.scored or any(name not in predictions[split] for split in data.scored for name in names):
+        return
+    if not path.is_file():
+        run.notes.append("no report/scores.json: `septet report` makes it")
+        return
+    plan = without(run.plan, manifest.missing)
+    members = {split: tuple(predictions[split][name] for name in names) for split in data.scored}
+    done = {ref.member: one for ref, one in finished.items()}
+    scores = score_splits(plan, Opened(data, members, done, manifest.combination))
+    run.count("scores")
+    try:
+        told = json.loads(path.read_bytes())
+    except (ValueError, OSError) as error:
+        run.differs(f"{path}: damaged ({error}): `septet report` makes it again")
+        return
+    different = list(_different(told, scores_json(scores, manifest.missing), ""))
+    if different:
+        run.differs(
+            f"{path}: {', '.join(different[:3])}{' and more' if len(different) > 3 else ''} not as scored anew: "
+            "`septet report` makes it again"
+        )
+
+
+def _different(told: Any, wanted: Any, key: str) -> Iterator[str]:
+    """Keys under which two JSON values differ; numbers may differ by what another CPU's logarithm rounds otherwise."""
+    if isinstance(told, dict) and isinstance(wanted, dict):
+        for name in dict.fromkeys((*told, *wanted)):
+            yield from _different(told.get(name), wanted.get(name), f"{key}.{name}" if key else str(name))
+    elif isinstance(told, list) and isinstance(wanted, list) and len(told) == len(wanted):
+        for index, (one, other) in enumerate(zip(told, wanted, strict=True)):
+            yield from _different(one, other, f"{key}[{index}]")
+    elif isinstance(told, float) and isinstance(wanted, float):
+        if not math.isclose(told, wanted, rel_tol=1e-9, abs_tol=1e-12):
+            yield key
+    elif told != wanted:
+        yield key
