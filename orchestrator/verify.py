@@ -114,6 +114,10 @@ def _check_data(run: Examined) -> RunData | None:
     except StorageError as error:
         run.differs(error)
         return None
+    for name, split in data.splits.items():
+        if split.labels is not None and not ((split.labels >= 0) & (split.labels < len(data.classes))).all():
+            run.differs(f"{folder / name}.labels.npy: labels that are none of the {len(data.classes)} classes")
+            return None
     recorded = run.record.data_digests.get(TARGET)
     if recorded != data.digest:
         run.differs(f"{folder / 'dataset.json'}: digest {data.digest[:12]}, run.json has {str(recorded)[:12]}")

@@ -101,18 +101,14 @@ def _check_weights(
     said = manifest.combination.weights
     if manifest.method is not CombineMethod.weighted:
         wanted = equal(manifest.method, len(said)).weights
-    elif (
-        manifest.searched_on is None
-        or manifest.searched_on not in data.splits
-        or data.splits[manifest.searched_on].labels is None
-    ):
+    elif (split := data.splits.get(manifest.searched_on or "")) is None or split.labels is None:
         run.differs(f"submission: no labels of {manifest.searched_on}, on which the manifest's weights were looked for")
         return
     else:
-        sound = predictions[manifest.searched_on]
+        sound = predictions[split.name]
         if any(member.name not in sound for member in manifest.members):
             return
-        wanted = find_weights([sound[one.name] for one in manifest.members], data.labels(manifest.searched_on))
+        wanted = find_weights([sound[one.name] for one in manifest.members], data.labels(split.name))
     if wanted != said:
         run.differs(f"submission: the manifest's weights {_rounded(said)} are not the method's, {_rounded(wanted)}")
 

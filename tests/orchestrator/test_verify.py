@@ -110,7 +110,8 @@ def test_verify_in_words_names_the_digest_to_keep(run: "Run", capsys: pytest.Cap
 
 def flip(path: Path) -> None:
     content = bytearray(path.read_bytes())
-    content[-9] ^= 1
+    # The lowest bit of a float32's mantissa, near the end: still a probability and a weight like any other.
+    content[-4] ^= 1
     path.write_bytes(bytes(content))
 
 
@@ -158,7 +159,8 @@ def alter_checkpoint(paths: RunPaths) -> None:
         (alter_checkpoint, ["base1/train: its checkpoint was altered"]),
         (lambda paths: flip(next(paths.root.rglob("optimizer.safetensors"))), ["optimizer.safetensors differs"]),
         (lambda paths: shutil.rmtree(paths.members / "deep1" / "pretrain" / "checkpoints"), ["deep1", "manifest"]),
-        (lambda paths: flip(paths.data / "val.labels.npy"), ["data/val.labels.npy was altered"]),
+        (lambda paths: flip(paths.data / "val.labels.npy"), ["labels that are none of the 12 classes"]),
+        (lambda paths: np.save(paths.data / "val.labels.npy", np.zeros(80, np.int64)), ["val.labels.npy was altered"]),
         (lambda paths: (paths.data / "val.labels.npy").unlink(), ["val.labels.npy: gone"]),
         (lambda paths: (paths.submission / "submission.csv").unlink(), ["submission.csv: gone"]),
         (lambda paths: (paths.submission / "submission.txt").write_text("1\n"), ["submission.txt: lies beside"]),

@@ -1,0 +1,198 @@
+"""A line of the submission taken apart: what members add is what the line says."""
+
+import json
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from whole_run import alter_predictions, commit
+
+from orchestrator import plots
+from orchestrator.cli import main
+from orchestrator.config import compose
+from orchestrator.config_schema import CombineConfig, CombineMethod, SubmissionConfig, SubmissionFormat
+from orchestrator.run_dir import RunPaths
+from workers import atomic
+
+if TYPE_CHECKING:
+    from conftest import Run
+
+MakeRun = Callable[..., "Run"]
+
+
+@pytest.fixture(autouse=True)
+def no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes a second a report; test_report draws."""
+    monkeypatch.setattr(plots, "learning_curves", lambda *_: b"png")
+    monkeypatch.setattr(plots, "member_errors", lambda *_: b"png")
+
+
+@pytest.fixture
+def committed(tmp_path: Path, make_run: MakeRun) -> Callable[..., RunPaths]:
+    """A run whose submission is as asked for; its third test image could not be read."""
+
+    def make(
+        method: CombineMethod = CombineMethod.mean, submission: SubmissionFormat = SubmissionFormat.labels
+    ) -> RunPaths:
+        run = make_run(tmp_path / "run", unreadable=(3,))
+        atomic.write_text(run.paths.config_yaml, compose([]).yaml)
+        ids = {"uri": "sqlite://", "run_id": "e", "members": {"base1": "f00d"}, "stages": {}}
+        atomic.write_json(run.paths.run_json, json.loads(run.paths.run_json.read_text()) | {"mlflow": ids})
+        commit(run, CombineConfig(method), SubmissionConfig(submission))
+        paths: RunPaths = run.paths
+        return paths
+
+    return make
+
+
+def told(paths: RunPaths, image_id: str, capsys: pytest.CaptureFixture[str], *flags: str) -> dict[str, Any]:
+    assert main(["explain", str(paths.root), image_id, "--json", *flags]) == 0
+    document: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return document
+
+
+@pytest.mark.parametrize("method", list(CombineMethod))
+def test_explain_contributions_of_every_class_add_up_to_the_line(
+    committed: Callable[..., RunPaths], method: CombineMethod, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = committed(method, SubmissionFormat.probabilities)
+    document = told(paths, "test_005.png", capsys, "--top", "12")
+    lines = (paths.submission / "submission.csv").read_text().splitlines()
+    assert document["line"] == lines[document["line_number"] - 1] == lines[6]
+    line = dict(zip(lines[0].split(",")[1:], map(float, lines[6].split(",")[1:]), strict=True))
+    assert {one["class"]: one["probability"] for one in document["combined"]} == pytest.approx(line, rel=1e-6)
+    for place, one in enumerate(document["combined"]):
+        parts = [member["contributions"][place] for member in document["members"]]
+        assert {part["class"] for part in parts} == {one["class"]}
+        total = sum(part["value"] for part in parts)
+        if method is CombineMethod.geometric:
+            total = math.exp(total - document["log_sum"])
+        assert total == pytest.approx(line[one["class"]], rel=1e-6)
+
+
+def test_explain_tells_each_members_own_view_weight_run_and_checkpoint(
+    committed: Callable[..., RunPaths], capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = committed(CombineMethod.weighted)
+    document = told(paths, "test_007.png", capsys)
+    manifest = json.loads((paths.submission / "manifest.json").read_text())
+    assert {"id", "prediction", "members"} <= set(document)
+    assert document["line"] == f"test_007.png,{document['prediction']}"
+    assert [member["name"] for member in document["members"]] == ["base1", "base2", "base3", "deep1"]
+    assert [member["run_id"] for member in document["members"]] == ["f00d", None, None, None]
+    for member, said in zip(document["members"], manifest["members"], strict=True):
+        assert member["weight"] == manifest["weights"][member["name"]]
+        assert member["checkpoint_sha256"] == said["checkpoint_sha256"]
+        row = np.load(paths.predictions(member["name"]) / "test.npy")[7]
+        best = np.argsort(-row)[:5]
+        assert [one["class"] for one in member["top"]] == [f"class{place:02d}" for place in best]
+        assert [one["probability"] for one in member["top"]] == pytest.approx(row[best].tolist())
+
+
+@pytest.mark.parametrize(
+    ("submission", "image_id", "row"),
+    [
+        (SubmissionFormat.kaggle_loc, "test_009", 9),
+        (SubmissionFormat.kaggle_loc, "test_009.png", 9),
+        (SubmissionFormat.tiny_imagenet, "test_009.png", 9),
+        (SubmissionFormat.ilsvrc, "test_000.png", 0),
+    ],
+)
+def test_explain_takes_ids_of_the_file_and_paths_of_rows(
+    committed: Callable[..., RunPaths],
+    submission: SubmissionFormat,
+    image_id: str,
+    row: int,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    paths = committed(submission=submission)
+    document = told(paths, image_id, capsys)
+    (file,) = [path for path in paths.submission.iterdir() if path.stem == "submission"]
+    assert document["row"] == f"test_{row:03d}.png"
+    assert document["line"] == file.read_text().splitlines()[document["line_number"] - 1]
+    assert document["prediction"] in document["line"]
+
+
+def test_explain_follows_the_order_and_ids_of_a_template(
+    committed: Callable[..., RunPaths], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = committed()
+    template = tmp_path / "sample.csv"
+    # A column with a line feed in its name: lines of the file are no longer those of the answers.
+    template.write_text('"na\nme",x\n' + "".join(f"test_{row:03d},y\n" for row in reversed(range(80))))
+    assert main(["submit", str(paths.root), f"submission.template={template}"]) == 0
+    capsys.readouterr()
+    document = told(paths, "test_078", capsys)
+    assert (document["id"], document["row"], document["line_number"]) == ("test_078", "test_078.png", 4)
+
+
+def test_explain_of_an_unreadable_image_says_that_it_counts_as_uniform(
+    committed: Callable[..., RunPaths], capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = committed()
+    document = told(paths, "test_003.png", capsys)
+    assert document["unreadable"]
+    assert all(one["probability"] == pytest.approx(1 / 12) for one in document["members"][0]["top"])
+    assert main(["explain", str(paths.root), "test_003.png"]) == 0
+    assert "could not be read: uniform" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("method", [CombineMethod.mean, CombineMethod.geometric])
+def test_explain_in_words_adds_up_as_printed(
+    committed: Callable[..., RunPaths], method: CombineMethod, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = committed(method)
+    assert main(["explain", str(paths.root), "test_005.png", "--top", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    table = {line.split("  ")[0]: [float(word) for word in line.split()[-2:]] for line in lines if "  0." in line}
+    values = np.array([table[name] for name in ("base1", "base2", "base3", "deep1")]).sum(axis=0)
+    if method is CombineMethod.geometric:
+        (missed,) = [line.split()[-2:] for line in lines if line.startswith("log of their sum")]
+        values = np.exp(values + np.array(missed, dtype=float))
+    np.testing.assert_allclose(values, table["the ensemble"], atol=5e-6)
+    assert any("MLflow run f00d" in line for line in lines)
+
+
+def test_explain_of_an_unknown_image_exits_3_naming_the_nearest(
+    committed: Callable[..., RunPaths], capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = committed()
+    assert main(["explain", str(paths.root), "tset_042.png"]) == 3
+    assert "test_042.png" in (said := capsys.readouterr().err) and said.count("\n") == 1
+
+
+def test_explain_of_altered_predictions_or_line_exits_8(
+    committed: Callable[..., RunPaths], capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = committed()
+    path = paths.submission / "submission.csv"
+    kept = path.read_text()
+    path.write_text(kept.replace("test_005.png,class", "test_005.png,glass"))
+    assert main(["explain", str(paths.root), "test_005.png"]) == 8
+    assert "where the predictions give" in capsys.readouterr().err
+    path.write_text(kept)
+    alter_predictions(paths, "base2", "test")
+    assert main(["explain", str(paths.root), "test_005.png"]) == 8
+    assert "base2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("words", "code"), [(["nowhere", "x"], 3), (["run"], 2), (["run", "x", "y"], 2)])
+def test_explain_of_nothing_says_what_it_needs(
+    words: list[str], code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["explain", *words]) == code
+
+
+def test_explain_before_there_is_a_submission_exits_4(
+    tmp_path: Path, make_run: MakeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path / "run")
+    assert main(["explain", str(run.paths.root), "test_005.png"]) == 4
+    assert "no submission yet" in capsys.readouterr().err
