@@ -1,0 +1,259 @@
+"""A member that always fails: its budget ends, the run says which and why; a submission only where that is allowed."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from orchestrator import launch as story
+from orchestrator import ray_cluster
+from orchestrator.cli import main
+from orchestrator.config_schema import ClusterConfig
+from orchestrator.ledger import AttemptEnd, Ledger, read_ledger
+from orchestrator.local_actors import LocalActors
+from orchestrator.member_actor import Duties, worker_duties
+from orchestrator.missing import find_missing
+from orchestrator.run_dir import RunPaths, is_locked
+from orchestrator.tracking import NoTracker
+from workers.atomic import TEMPORARY_PREFIX
+from workers.protocol import PredictSpec, SplitPredictions, StageResult, StageSpec
+
+GROUP = "members:\n" + "".join(f"  {name}: {{stages: {{train: {{dataset: target}}}}}}\n" for name in "abc")
+SMALL = (
+    "ensemble=three",
+    "submission=probabilities",
+    "cluster.cpus_per_member=1",
+    "cluster.max_failures=1",
+    "precision=fp32",
+    "optimizer.batch_size=400",
+    "model.width=0.05",
+    "model.fc_units=16",
+    "ensemble.stages.train.epochs=1",
+)
+BUDGET = 1
+
+
+class RecordingTracker(NoTracker):
+    """Keeps the tags of the ensemble's run."""
+
+    def __init__(self) -> None:
+        self.tags: dict[str, str] = {}
+
+    def tag_ensemble(self, tags: Mapping[str, str]) -> None:
+        self.tags.update(tags)
+
+
+@dataclass
+class Bench:
+    """Launches in this process, one member after another; `failing` names members whose training raises."""
+
+    root: Path
+    store: Path
+    groups: Path
+    failing: set[str] = field(default_factory=set)
+    fails_at: str = "train"
+    trained: list[str] = field(default_factory=list)
+    injected: int = 0
+    tracker: RecordingTracker = field(default_factory=RecordingTracker)
+
+    @property
+    def paths(self) -> RunPaths:
+        return RunPaths(self.root / "run")
+
+    def launch(self, *words: str) -> int:
+        self.trained.clear()
+        self.injected = 0
+        places = (f"run_dir={self.paths.root}", f"datasets.store={self.store}", f"--config-dir={self.groups}")
+        return main(["launch", *places, *SMALL, *words])
+
+    def duties(self) -> Duties:
+        real = worker_duties()
+
+        def run_stage(spec: StageSpec, should_stop: Callable[[], bool]) -> StageResult:
+            self.trained.append(spec.member)
+            if spec.member in self.failing and self.fails_at == "train":
+                self.injected += 1
+                raise RuntimeError("a bolt is loose")
+            return real.run_stage(spec, should_stop)
+
+        def predict(spec: PredictSpec, should_stop: Callable[[], bool]) -> tuple[SplitPredictions, ...]:
+            if spec.member in self.failing and self.fails_at == "predictions":
+                self.injected += 1
+                raise RuntimeError("a bolt is loose")
+            return real.predict(spec, should_stop)
+
+        return Duties(run_stage, predict)
+
+    @property
+    def submission(self) -> bytes | None:
+        path = self.paths.submission / "submission.csv"
+        return path.read_bytes() if path.exists() else None
+
+    def manifest(self) -> dict[str, Any]:
+        said: dict[str, Any] = json.loads((self.paths.submission / "manifest.json").read_text())
+        return said
+
+    def require_nothing_left_behind(self) -> None:
+        assert not is_locked(self.paths)
+        assert not list(self.paths.root.rglob(f"{TEMPORARY_PREFIX}*"))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture
+def bench(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    return made(tmp_path, store, monkeypatch)
+
+
+def made(root: Path, store: Path, patch: pytest.MonkeyPatch) -> Bench:
+    (root / "groups" / "ensemble").mkdir(parents=True)
+    (root / "groups" / "ensemble" / "three.yaml").write_text(GROUP)
+    bench = Bench(root, store, root / "groups")
+
+    @contextmanager
+    def one_slot(settings: ClusterConfig) -> Iterator[LocalActors]:
+        yield LocalActors(1, bench.duties)
+
+    patch.setattr(ray_cluster, "open_cluster", one_slot)
+    patch.setattr(story.tracking, "probe", lambda *_: "")
+    patch.setattr(story, "open_tracking", lambda *_: bench.tracker)
+    patch.chdir(root)
+    return bench
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, store: Path) -> bytes:
+    """The submission of a launch in which nothing fails."""
+    with pytest.MonkeyPatch.context() as patch:
+        bench = made(tmp_path_factory.mktemp("undisturbed"), store, patch)
+        assert bench.launch() == 0
+        assert bench.manifest()["missing"] == []
+        digests = {f"septet.{name}_sha256" for name in ("submission", "manifest")}
+        assert set(bench.tracker.tags) == digests
+        content = bench.submission
+        assert content is not None
+        return content
+
+
+def require_budget_spent(bench: Bench) -> None:
+    """The member was tried as often as its budget says, and not once more."""
+    assert bench.injected == BUDGET + 1
+    attempts = read_ledger(bench.paths.ledger).stages[f"b/{bench.fails_at}"].attempts
+    assert [attempt.outcome for attempt in attempts] == [AttemptEnd.failed] * (BUDGET + 1)
+
+
+def require_refused(bench: Bench, code: int, said: str) -> None:
+    assert code == 4
+    assert "b/train: a bolt is loose" in said.splitlines()[-1] and "log.txt" in said.splitlines()[-1]
+    assert bench.submission is None
+    assert not bench.paths.report.exists()
+
+
+def test_member_that_always_fails_spends_its_budget_and_there_is_no_submission(
+    bench: Bench, undisturbed: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench.failing = {"b"}
+    require_refused(bench, bench.launch(), capsys.readouterr().err)
+    require_budget_spent(bench)
+    bench.require_nothing_left_behind()
+    bench.failing = set()
+    assert bench.launch() == 0
+    assert bench.trained == ["b"], "the others are not trained again"
+    assert bench.submission == undisturbed
+
+
+def test_check_of_the_budget_is_red_without_one(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Ledger, "may_retry", lambda *_: bench.injected < BUDGET + 3)
+    bench.failing = {"a", "b", "c"}
+    assert bench.launch() == 4
+    with pytest.raises(AssertionError):
+        require_budget_spent(bench)
+
+
+def test_check_of_the_refusal_is_red_where_nobody_counts_members(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(story, "_require_enough", lambda *_: None)
+    monkeypatch.setattr(
+        "orchestrator.results.allowed_missing", lambda paths, plan, data, _: find_missing(paths, plan, data)
+    )
+    bench.failing = {"b"}
+    code = bench.launch()
+    with pytest.raises(AssertionError):
+        require_refused(bench, code, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("fails_at", ["train", "predictions"])
+def test_min_members_has_the_others_submit_and_everything_says_who_is_missing(
+    bench: Bench, undisturbed: bytes, fails_at: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench.failing, bench.fails_at = {"b"}, fails_at
+    assert bench.launch("submission.min_members=2") == 4
+    said = capsys.readouterr()
+    why = f"b/{fails_at}: RuntimeError: a bolt is loose"
+    last = said.err.splitlines()[-1]
+    assert f"b/{fails_at}: a bolt is loose" in last and "a submission of 2 of 3 members was written, without b" in last
+    require_budget_spent(bench)
+    manifest = bench.manifest()
+    assert manifest["missing"] == [{"member": "b", "why": why}]
+    assert [member["name"] for member in manifest["members"]] == ["a", "c"]
+    for text in (said.out, (bench.paths.report / "table.md").read_text()):
+        assert f"MISSING: b is not in any row and not in the submission ({why})" in text
+    assert "MISSING: b" in (bench.paths.report / "index.html").read_text()
+    scores = json.loads((bench.paths.report / "scores.json").read_text())
+    assert scores["missing"] == manifest["missing"] and set(scores["members"]) == {"a", "c"}
+    assert "2 CNNs" in said.out and "3 CNNs" not in said.out
+    wanted = np.mean([np.load(bench.paths.predictions(name) / "test.npy")[0] for name in "ac"], axis=0)
+    assert bench.submission is not None
+    np.testing.assert_allclose(
+        np.array(bench.submission.decode().splitlines()[1].split(",")[1:], dtype=float), wanted, rtol=1e-6
+    )
+    bench.require_nothing_left_behind()
+
+    assert main(["verify", str(bench.paths.root), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["rebuilt"] and f"without b ({why})" in document["notes"][0]
+    row = bench.submission.decode().splitlines()[1].split(",")[0]
+    assert main(["explain", str(bench.paths.root), row, "--json"]) == 0
+    assert [member["name"] for member in json.loads(capsys.readouterr().out)["members"]] == ["a", "c"]
+
+    bench.failing = set()
+    assert bench.launch("submission.min_members=2") == 0
+    assert bench.trained == (["b"] if fails_at == "train" else [])
+    assert bench.submission == undisturbed
+    assert bench.manifest()["missing"] == []
+    assert "missing" not in json.loads((bench.paths.report / "scores.json").read_text())
+
+
+def test_min_members_that_are_not_there_is_no_submission_until_submit_asks_for_fewer(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench.failing = {"b"}
+    assert bench.launch("submission.min_members=3") == 4
+    assert "no submission: 2 of 3 members have predictions" in capsys.readouterr().err
+    assert bench.submission is None
+    assert main(["submit", str(bench.paths.root)]) == 4
+    assert "b (b/train: RuntimeError: a bolt is loose)" in capsys.readouterr().err
+    assert bench.submission is None
+    assert main(["submit", str(bench.paths.root), "submission.min_members=2"]) == 0
+    assert "MISSING: b" in capsys.readouterr().out
+    assert [member["name"] for member in bench.manifest()["members"]] == ["a", "c"]
+    assert main(["report", str(bench.paths.root)]) == 0
+    assert "MISSING: b" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("number", "words"), [("4", "the ensemble has 3 members"), ("0", "give 1 or more, or null")])
+def test_min_members_that_cannot_be_exits_2_and_leaves_nothing(
+    bench: Bench, number: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert bench.launch(f"submission.min_members={number}") == 2
+    assert words in capsys.readouterr().err
+    assert not bench.paths.root.exists()
