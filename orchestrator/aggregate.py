@@ -147,7 +147,8 @@ def _open(member: str, folder: Path, split: SplitData, num_classes: int, data_di
     wanted = (len(split.rows), num_classes)
     if header.shape != wanted or header.dtype != np.dtype("<f4") or not header.flags.c_contiguous:
         raise CheckFailed(
-            f"member {member}: {path} holds {header.dtype} {header.shape}, not float32 {wanted}; predict again"
+            f"member {member}: {path} holds {header.dtype} {header.shape}, not float32 {wanted}"
+            f"{_rows_that_lack(header.shape, split)}; predict again"
         )
     if (about.num_rows, about.num_classes) != wanted:
         raise CheckFailed(
@@ -158,6 +159,15 @@ def _open(member: str, folder: Path, split: SplitData, num_classes: int, data_di
     del header
     _check_content(opened, split)
     return opened
+
+
+def _rows_that_lack(shape: tuple[int, ...], split: SplitData) -> str:
+    """Names the images that a file of too few rows says nothing of, if each row is of the image at its place."""
+    num_rows = shape[0] if shape else 0
+    if num_rows >= len(split.rows):
+        return ""
+    shown = ", ".join(f"{row} ({split.rows[row]})" for row in range(num_rows, len(split.rows))[:_SHOWN_ROWS])
+    return f": of {len(split.rows) - num_rows} images it says nothing, the first {shown}"
 
 
 def _read_about(member: str, path: Path) -> SplitPredictions:

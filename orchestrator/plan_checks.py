@@ -80,8 +80,11 @@ def check_fit(stage: Stage, ancestor: Stage, datasets: Mapping[str, PlannedDatas
     where = _where(stage)
     same_classes = datasets[stage.dataset].classes == datasets[ancestor.dataset].classes
     if mine.head in copied and (stage.num_classes != ancestor.num_classes or not same_classes):
+        theirs_alone = _some_of(datasets[ancestor.dataset], datasets[stage.dataset])
+        mine_alone = _some_of(datasets[stage.dataset], datasets[ancestor.dataset])
         raise ConfigError(
-            f"{where}: {ancestor.ref} has other classes ({ancestor.num_classes}, here {stage.num_classes}); "
+            f"{where}: {ancestor.ref} has other classes ({ancestor.num_classes}, here {stage.num_classes}"
+            f"{theirs_alone and f'; {theirs_alone} there alone'}{mine_alone and f'; {mine_alone} here alone'}); "
             f"add {mine.head} to {where}.reset"
         )
     unlike = [layer for layer in copied if mine.layers[layer] != theirs.get(layer)]
@@ -90,6 +93,14 @@ def check_fit(stage: Stage, ancestor: Stage, datasets: Mapping[str, PlannedDatas
             f"{where}: {', '.join(unlike)} have another shape in {ancestor.ref}; add them to {where}.reset, "
             "or give both stages the same model"
         )
+
+
+def _some_of(dataset: PlannedDataset, other: PlannedDataset) -> str:
+    """A few classes of the one that the other has not; empty where either's are not known by name."""
+    if not dataset.classes or not other.classes:
+        return ""
+    alone = [name for name in dataset.classes if name not in set(other.classes)]
+    return ", ".join(alone[:3]) + ("…" if len(alone) > 3 else "")
 
 
 def _where(stage: Stage) -> str:

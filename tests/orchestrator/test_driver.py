@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -15,9 +16,11 @@ from orchestrator.driver import Driver, Work
 from orchestrator.ledger import AttemptEnd, Budgets, Contents, Ledger, StageState, read_ledger
 from orchestrator.local_actors import LocalActors
 from orchestrator.plan import Plan, StageRef
+from orchestrator.provenance import Book
 from orchestrator.run_dir import RunPaths
 from orchestrator.tracking import NoTracker
 from workers import atomic
+from workers.digest import sha256_of
 from workers.errors import CheckFailed, DataError, Diverged, MemberFailed, SeptetError, StorageError
 from workers.protocol import Numerics
 from workers.settings import Crops, KeptCheckpoint
@@ -54,6 +57,7 @@ class Run:
     num_slots: int = 2
     digest: str = "d1"
     tracker: RecordingTracker = field(default_factory=RecordingTracker)
+    book: Book = field(default_factory=Book)
 
     @property
     def paths(self) -> RunPaths:
@@ -90,7 +94,7 @@ class Run:
             self.budgets,
             Crops.centre,
         )
-        return Driver(work, Ledger(self.paths.ledger), self.tracker)
+        return Driver(work, Ledger(self.paths.ledger), self.tracker, book=self.book)
 
     def outcomes(self, ref: str) -> list[AttemptEnd | None]:
         return [attempt.outcome for attempt in self.ledger.stages[ref].attempts]
@@ -291,6 +295,61 @@ def test_driver_with_other_pixels_predicts_again_and_trains_nothing(seven: Run) 
     assert sorted(seven.fakes.started) == sorted(f"{member}/predictions" for member in seven.plan.members)
     assert seven.launch()
     assert seven.fakes.started == []
+
+
+def alter_predictions(run: Run) -> None:
+    """Other numbers, and a description that fits them."""
+    array, about = (run.paths.predictions("base1") / f"test.{end}" for end in ("npy", "json"))
+    np.save(array, np.load(array)[:, ::-1] * np.float32([0.5, 1.5]))
+    about.write_text(json.dumps({**json.loads(about.read_text()), "sha256": sha256_of(array)}))
+
+
+def test_driver_notes_the_digests_of_what_it_commits(seven: Run) -> None:
+    assert seven.launch()
+    committed = seven.book.committed
+    assert committed.stages == {str(ref): f"sha of {ref}" for ref in seven.plan.by_ref}
+    files = {path: sha256_of(path) for path in seven.root.rglob("*.npy")}
+    noted = {
+        seven.paths.predictions(member) / f"{split}.npy": digest
+        for member, own in committed.predictions.items()
+        for split, digest in own.items()
+    }
+    assert noted == files and len(files) == 14
+
+
+def test_driver_predicts_again_what_was_altered_together_with_its_description(seven: Run) -> None:
+    assert seven.launch()
+    alter_predictions(seven)
+    assert seven.launch()
+    assert seven.fakes.started == ["base1/predictions"]
+    # Without the record nothing tells: so a run of before there were digests goes on, and is recorded from then on.
+    alter_predictions(seven)
+    seven.book = Book()
+    assert seven.launch()
+    assert seven.fakes.started == []
+    altered = sha256_of(seven.paths.predictions("base1") / "test.npy")
+    assert seven.book.committed.predictions["base1"]["test"] == altered
+
+
+def test_driver_refuses_a_finished_stage_that_is_not_the_one_it_committed(seven: Run) -> None:
+    assert seven.launch()
+    done = seven.paths.done(StageRef("base1", "train"))
+    done.write_text(done.read_text().replace("sha of base1/train", "another"))
+    with pytest.raises(CheckFailed, match=r"base1/train: the checkpoint .* was altered since it was committed"):
+        seven.launch()
+
+
+def test_driver_killed_between_the_note_and_done_json_goes_on(seven: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("orchestrator.driver.write_finished", killed)
+        with pytest.raises(KeyboardInterrupt):
+            seven.launch()
+    assert len(seven.book.committed.stages) == 1
+    assert seven.launch()
+    assert len(seven.book.committed.stages) == len(seven.plan.stages)
 
 
 def test_driver_never_holds_more_actors_than_slots(seven: Run) -> None:

@@ -282,7 +282,7 @@ def test_plan_bottleneck_before_a_head_that_is_reset_comes_and_goes_along_a_chai
         ([member("a", x=stage(), y=stage())], "ensemble.members.a.stages: which stage is the last one? (x, y)"),
         (
             [member("a", pre=stage("superset"), train=stage(init_from="pre", reset=()))],
-            "a/pre has other classes (3, here 2); add fc8 to ensemble.members.a.stages.train.reset",
+            "a/pre has other classes (3, here 2; eel there alone); add fc8 to ensemble.members.a.stages.train.reset",
         ),
         ([base("a"), member("b", train=stage(init_from="a.train", model=SIX))], "conv6 have another shape in a/train"),
         (
@@ -334,7 +334,7 @@ def test_plan_that_cannot_be_is_refused_in_one_line(members, words):
 def test_plan_same_count_of_other_classes_needs_a_fresh_last_layer():
     other = {"superset": replace(SURVEYS["superset"], classes=("eel", "fly"), num_classes=2)}
     pair = member("a", pre=stage("superset"), train=stage(init_from="pre", reset=()))
-    with pytest.raises(ConfigError, match="other classes"):
+    with pytest.raises(ConfigError, match=r"other classes \(2, here 2; eel, fly there alone; cat, dog here alone\)"):
         planned(pair, surveys=SURVEYS | other)
 
 
