@@ -1,0 +1,46 @@
+"""What fault tests share: one undisturbed run a session, and an eye on every process that a test starts."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from oracle import Family, Place, digests, placed
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The prepared digits, shared by all runs of the session."""
+    return tmp_path_factory.mktemp("fault-store") / "store"
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Iterator[Place]:
+    """The reference: the small run that nothing befell. On threads: Ray gives the same bits, as a test here shows."""
+    with placed(tmp_path_factory.mktemp("undisturbed"), store, in_process=True) as place:
+        ended = place.launch()
+        assert ended.code == 0, ended.err
+        # Two files of the submission, three splits of two members, three stages.
+        assert len(digests(place.paths)) == 2 + 2 * 3 + 3
+        yield place
+
+
+@pytest.fixture
+def family() -> Iterator[Family]:
+    """Every process that the test starts; what lives at its end is killed."""
+    with Family() as found:
+        yield found
+
+
+@pytest.fixture
+def new_place(tmp_path: Path, store: Path, undisturbed: Place) -> Iterator[Callable[..., Place]]:
+    """Makes places of the test's own: `new_place("name", in_process=True)`."""
+    with ExitStack() as stack:
+
+        def make(name: str, *, in_process: bool = False) -> Place:
+            return stack.enter_context(placed(tmp_path / name, store, in_process=in_process))
+
+        yield make

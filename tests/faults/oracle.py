@@ -1,0 +1,279 @@
+"""The oracle of the fault suite: a launch as a user runs it, and what must hold after any fault.
+
+After a fault: the exit code and the one line on stderr are right (`expect_line`); the submission is absent, old or new,
+each of them whole (`submission_state`); nothing of the launch lives (`Family`) and nobody holds the run directory.
+After the next good launch (`expect_recovered`): submission, predictions and final weights have the undisturbed run's
+sha256, and nothing temporary is left. That the injection happened is for each test to count.
+"""
+
+import contextlib
+import ctypes
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+import psutil
+
+from orchestrator.run_dir import RunPaths, is_locked
+
+FOLDER = Path(__file__).parent
+CHECKOUT = FOLDER.parents[1]
+GIVE_UP_S = 300.0
+# A killed driver's guard and Ray's own watchdogs take a moment; what lives longer is an orphan.
+GONE_S = 60.0
+PAUSE_S = 0.02
+# A small run of two members, one of them pre-trained: three stages and every kind of artefact.
+SMALL = (
+    "ensemble=two",
+    "checkpoint_updates=4",
+    "cluster.cpus_per_member=1",
+    "precision=fp32",
+    "optimizer.batch_size=400",
+    "model.width=0.1",
+    "model.fc_units=32",
+    "ensemble.stages.pretrain.epochs=1",
+    "ensemble.stages.finetune.epochs=4",
+    "ensemble.stages.train.epochs=5",
+)
+GROUP = """
+members:
+  plain: {stages: {train: {dataset: target}}}
+  chained:
+    model: {num_convs: 6}
+    stages:
+      pretrain: {dataset: superset}
+      finetune: {dataset: target, init_from: pretrain, reset: [fc8]}
+"""
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a launch came to its end; a negative code is the signal that killed it."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def line(self) -> str:
+        """The last line on stderr, where the command line says why."""
+        lines = self.err.strip().splitlines()
+        return lines[-1] if lines else ""
+
+
+@dataclass
+class Place:
+    """One run's own folder: run directory, tracking database and TMPDIR; the store may be shared.
+
+    `in_process` puts threads in Ray's place. `environment` is added to the launch's.
+    """
+
+    root: Path
+    store: Path
+    overrides: tuple[str, ...] = SMALL
+    in_process: bool = False
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        (self.root / "groups" / "ensemble").mkdir(parents=True, exist_ok=True)
+        (self.root / "groups" / "ensemble" / "two.yaml").write_text(GROUP)
+        # Of its own, so that whatever is left in it is this run's; short, since Ray's sockets lie below it.
+        self.temporary = Path(tempfile.mkdtemp(prefix="sf-", dir="/tmp"))
+
+    @property
+    def paths(self) -> RunPaths:
+        return RunPaths(self.root / "run")
+
+    def command(self, *words: str, verb: str = "launch") -> list[str]:
+        program = [str(FOLDER / "launch_here.py")] if self.in_process else ["-m", "orchestrator.cli"]
+        here = (f"run_dir={self.paths.root}", f"datasets.store={self.store}")
+        tracking = f"tracking.uri=sqlite:///{self.root / 'mlflow.db'}"
+        # Before what a test adds: the last word about a key counts.
+        own = (f"--config-dir={self.root / 'groups'}", *self.overrides, *here, tracking)
+        return [sys.executable, *program, verb, *own, *words]
+
+    def start(self, *words: str, **popen: object) -> "subprocess.Popen[str]":
+        """Starts the launch, its output in files beside the run: nothing blocks on a pipe that nobody reads."""
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(CHECKOUT), os.environ.get("PYTHONPATH")))),
+            "TMPDIR": str(self.temporary),
+            **self.environment,
+        }
+        with (self.root / "out.txt").open("w") as out, (self.root / "err.txt").open("w") as err:
+            return subprocess.Popen(  # type: ignore[call-overload, no-any-return]
+                self.command(*words), cwd=self.root, stdout=out, stderr=err, text=True, env=environment, **popen
+            )
+
+    def ended(self, process: "subprocess.Popen[str]", give_up_s: float = GIVE_UP_S) -> Ended:
+        """Waits for the end of what `start` began."""
+        code = process.wait(give_up_s)
+        return Ended(code, (self.root / "out.txt").read_text(), (self.root / "err.txt").read_text())
+
+    def launch(self, *words: str, give_up_s: float = GIVE_UP_S) -> Ended:
+        """Launches and waits."""
+        return self.ended(self.start(*words), give_up_s)
+
+    def launch_until(self, due: Callable[[], bool], act: Callable[["subprocess.Popen[str]"], object]) -> Ended:
+        """Launches, acts once `due`, and waits; fails if the launch is over first."""
+        process = self.start()
+        wait_for(lambda: due() or process.poll() is not None)
+        assert process.poll() is None, f"over before the fault was due: {(self.root / 'err.txt').read_text()}"
+        act(process)
+        return self.ended(process)
+
+    def leftovers(self) -> list[Path]:
+        """What a finished run must not leave: temporary names in run and store, anything in TMPDIR."""
+        kinds = (".tmp-*", ".building-*")
+        found = [path for top in (self.paths.root, self.store) for kind in kinds for path in top.rglob(kind)]
+        return [*found, *self.temporary.iterdir()]
+
+    def close(self) -> None:
+        shutil.rmtree(self.temporary, ignore_errors=True)
+
+
+class Family:
+    """All processes that this one started, orphans too: while entered they become its children (a subreaper's)."""
+
+    def __enter__(self) -> "Family":
+        self._before = set(psutil.Process().children(recursive=True))
+        _adopt_orphans(True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self.living():
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        self.living()
+        _adopt_orphans(False)
+
+    def living(self) -> list[psutil.Process]:
+        """Those that live now; the dead among the adopted are reaped."""
+        found = []
+        for process in psutil.Process().children(recursive=True):
+            if process in self._before:
+                continue
+            with contextlib.suppress(psutil.Error):
+                if process.status() == psutil.STATUS_ZOMBIE:
+                    with contextlib.suppress(ChildProcessError):
+                        os.waitpid(process.pid, os.WNOHANG)
+                elif "resource_tracker" not in " ".join(process.cmdline()):
+                    found.append(process)
+        return found
+
+    def expect_none(self) -> None:
+        """Nothing lives, within a minute."""
+        give_up = time.monotonic() + GONE_S
+        while living := self.living():
+            shown = [f"{process.pid} {' '.join(process.cmdline())[:100]}" for process in living if process.is_running()]
+            assert time.monotonic() < give_up, f"orphans: {shown}"
+            time.sleep(PAUSE_S)
+
+
+def _adopt_orphans(adopt: bool) -> None:
+    done = ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, int(adopt), 0, 0, 0)
+    assert done == 0, os.strerror(ctypes.get_errno())
+
+
+class SubmissionState(StrEnum):
+    """What a reader finds in RUN_DIR/submission."""
+
+    absent = "absent"
+    old = "old"
+    new = "new"
+
+
+Files = Mapping[str, bytes]
+
+
+def submission_files(paths: RunPaths) -> dict[str, bytes]:
+    """What lies in RUN_DIR/submission by name; a killed writer's temporary files are nobody's."""
+    if not paths.submission.is_dir():
+        return {}
+    return {
+        entry.name: entry.read_bytes() for entry in paths.submission.iterdir() if not entry.name.startswith(".tmp-")
+    }
+
+
+def submission_state(found: Files, old: Files, new: Files) -> SubmissionState:
+    """Fails on anything but nothing at all, the whole old one or the whole new one."""
+    if not found:
+        return SubmissionState.absent
+    if found == old:
+        return SubmissionState.old
+    same = {
+        name: next((kind for kind, by in (("old", old), ("new", new)) if by.get(name) == data), "neither")
+        for name, data in found.items()
+    }
+    assert found == new, f"a mix: {same}, of old {sorted(old)} and new {sorted(new)}"
+    return SubmissionState.new
+
+
+def digests(paths: RunPaths) -> dict[str, str]:
+    """sha256 of what a run is for: submission and manifest, predictions, final weights (recomputed)."""
+    files = [*paths.submission.glob("*"), *paths.members.glob("*/predictions/*.npy")]
+    for done in paths.members.glob("*/*/DONE.json"):
+        said = json.loads(done.read_text())
+        weights = done.parent / "checkpoints" / said["checkpoint"] / "model.safetensors"
+        assert hashlib.sha256(weights.read_bytes()).hexdigest() == said["checkpoint_sha256"], weights
+        files.append(weights)
+    return {str(path.relative_to(paths.root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def expect_line(ended: Ended, code: int, *words: str) -> None:
+    """The exit code, and one line on stderr that holds `words` and no traceback."""
+    assert ended.code == code, (ended.code, ended.err)
+    told = [line for line in ended.err.splitlines() if line.startswith("septet: ")]
+    assert len(told) == 1 and told[0] == ended.line, ended.err
+    assert "Traceback" not in ended.err, ended.err
+    for word in words:
+        assert word in ended.line, (word, ended.line)
+
+
+def expect_clean_end(place: Place, family: Family) -> None:
+    """After any end of a launch: no process of it lives, nobody holds the run, no folder of Ray's is left."""
+    family.expect_none()
+    assert not is_locked(place.paths)
+    wait_for(lambda: not list(place.temporary.iterdir()), lambda: f"left in TMPDIR: {list(place.temporary.iterdir())}")
+
+
+def expect_recovered(place: Place, undisturbed: Place, family: Family) -> None:
+    """The same command again: exit 0, the undisturbed run's bytes, and nothing left over."""
+    place.environment.pop("SEPTET_TEST_FAULT", None)
+    ended = place.launch()
+    assert ended.code == 0, ended.err
+    expect_clean_end(place, family)
+    assert digests(place.paths) == digests(undisturbed.paths)
+    assert place.leftovers() == []
+
+
+def wait_for(
+    holds: Callable[[], bool], says: Callable[[], str] = lambda: "waited in vain", give_up_s: float = GIVE_UP_S
+) -> None:
+    """Polls until `holds`, with a deadline."""
+    give_up = time.monotonic() + give_up_s
+    while not holds():
+        assert time.monotonic() < give_up, says()
+        time.sleep(PAUSE_S)
+
+
+@contextlib.contextmanager
+def placed(root: Path, store: Path, *, in_process: bool = False) -> Iterator[Place]:
+    """A `Place` whose TMPDIR goes with the block."""
+    root.mkdir(parents=True, exist_ok=True)
+    place = Place(root, store, in_process=in_process)
+    try:
+        yield place
+    finally:
+        place.close()
