@@ -1,7 +1,7 @@
 """Writes RUN_DIR/submission: one submission file that has been read again and checked, and the manifest that proves it.
 
-The candidate is checked under a temporary name before it takes the place of the last one; a file of another format is
-removed only after the new file and its manifest are committed.
+The candidate is checked in a temporary folder, which then takes the place of the last one with its manifest: nobody
+finds the file of one and the manifest of another.
 """
 
 import hashlib
@@ -120,14 +120,11 @@ def write_submission(
         CheckFailed: the file does not say what the probabilities say; nothing has been changed.
     """
     question = ask(config, data)
-    folder.mkdir(parents=True, exist_ok=True)
-    atomic.remove_leftovers(folder)
-    path = folder / file_name(question.format)
-    # The prefix makes remove_leftovers take it away if this process dies before the check is over.
-    candidate = folder / f"{atomic.TEMPORARY_PREFIX}{path.name}"
-    try:
+    atomic.remove_leftovers(folder.parent, of=folder.name)
+    with atomic.replacing_folder(folder) as staged:
+        candidate = staged / file_name(question.format)
         with read_ahead(combined) as rows:
-            with atomic.replacing(candidate) as file:
+            with candidate.open("wb") as file:
                 for line in file_lines(question, make_layout(question), rows):
                     file.write(line.encode(errors="surrogateescape"))
             check_submission(candidate, question, rows)
@@ -135,21 +132,13 @@ def write_submission(
         manifest = _manifest(config, data, question, combined, members, provenance)
         manifest |= {"missing": [asdict(one) for one in missing], "sha256": sha256}
         text = json.dumps(manifest, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-        digests = SubmissionDigests(path.name, sha256, hashlib.sha256(text.encode()).hexdigest())
+        atomic.write_text(staged / MANIFEST, text)
+        digests = SubmissionDigests(candidate.name, sha256, hashlib.sha256(text.encode()).hexdigest())
         if book is not None:
             book.announce(digests)
-        with atomic.storage_errors(path):
-            candidate.replace(path)
-            atomic.fsync_folder(folder)
-    finally:
-        candidate.unlink(missing_ok=True)
-    atomic.write_text(folder / MANIFEST, text)
-    for other in FILES:
-        if other != path.name:
-            (folder / other).unlink(missing_ok=True)
     if book is not None:
         book.submission(digests)
-    return Submission(path, manifest, digests)
+    return Submission(folder / candidate.name, manifest, digests)
 
 
 def _manifest(

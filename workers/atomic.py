@@ -1,5 +1,6 @@
 """Every artefact is written temp → fsync → rename → fsync of the parent: a reader sees the old or the new one."""
 
+import ctypes
 import errno
 import json
 import os
@@ -14,6 +15,9 @@ from workers.errors import StorageError
 
 _STORAGE_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 TEMPORARY_PREFIX = ".tmp-"
+# renameat2(2): the folder that relative paths start from, and the flag that exchanges two names in one step.
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+_CANNOT_EXCHANGE = {errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP}
 
 
 @contextmanager
@@ -101,8 +105,62 @@ def remove_leftovers(folder: Path, of: str = "") -> None:
 
     Who owns no more than one target there names it by `of`: only what `atomic_folder` left of that one is removed.
     """
-    for leftover in folder.glob(f"{TEMPORARY_PREFIX}{of and f'{of}-'}*"):
-        if leftover.is_dir() and not leftover.is_symlink():
-            shutil.rmtree(leftover, ignore_errors=True)
-        else:
-            leftover.unlink(missing_ok=True)
+    with storage_errors(folder):
+        for leftover in folder.glob(f"{TEMPORARY_PREFIX}{of and f'{of}-'}*"):
+            if leftover.is_dir() and not leftover.is_symlink():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(target: Path) -> Iterator[Path]:
+    """Yields an empty folder that takes the place of the folder `target`, with all in it, when the block ends well.
+
+    Files that prove each other change together. Every file inside is fsynced before. Where names cannot be exchanged
+    (NFS, macOS) a reader finds neither for an instant; a mix of old and new nowhere.
+    """
+    with storage_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY_PREFIX}{target.name}-", dir=target.parent))
+        try:
+            yield temporary
+            temporary.chmod(0o755)
+            for path in (*temporary.iterdir(), temporary):
+                descriptor = os.open(path, os.O_RDONLY)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+            _take_place(temporary, target)
+            fsync_folder(target.parent)
+        finally:
+            # Where the names were exchanged, this is what was there before.
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _take_place(folder: Path, target: Path) -> None:
+    if not target.exists():
+        folder.rename(target)
+    elif not _exchange(folder, target):
+        aside = folder.with_name(f"{folder.name}-before")
+        target.rename(aside)
+        try:
+            folder.rename(target)
+        except OSError:
+            aside.rename(target)
+            raise
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchanges two names in one step; False where the system or the file system cannot."""
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None:
+        return False
+    if renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in _CANNOT_EXCHANGE:
+        return False
+    raise OSError(number, os.strerror(number), str(other))

@@ -47,13 +47,12 @@ CATCH_ALL = {
     "orchestrator/cli.py": "exit code 1 and its one line are made here",
 }
 ATOMIC = "workers/atomic.py"
-ATOMIC_BLOCKS = {"replacing", "atomic_folder"}
+ATOMIC_BLOCKS = {"replacing", "atomic_folder", "replacing_folder"}
 # Functions that write without workers.atomic, each for a reason.
 IN_PLACE = {
     "orchestrator/member_actor.py:_sole_writer": "a lock is held on an open file, whose content says nothing",
     "orchestrator/plots.py:_png": "draws into memory",
     "orchestrator/run_dir.py:lock": "a lock is held on an open file; what it says is for the message alone",
-    "orchestrator/submission.py:write_submission": "checked under a temporary name, then renamed and fsynced",
     "workers/checkpoint.py:_set_aside": "a corrupt checkpoint is renamed, never rewritten",
     "workers/data/local_copy.py:_copy_checked": "the folder it is given is an atomic_folder",
     "workers/data/lock.py:locked": "a lock is held on an open file, whose content says nothing",
