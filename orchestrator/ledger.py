@@ -203,7 +203,8 @@ def _note_end(ledger: Ledger, state: StageState) -> None:
 def read_ledger(path: Path) -> Contents:
     """Reads ledger.json; empty contents where there is none yet. Raises StorageError where it is damaged."""
     try:
-        value = json.loads(path.read_bytes())
+        with atomic.storage_errors(path):
+            value = json.loads(path.read_bytes())
         stages = {name: _entry(entry) for name, entry in value["stages"].items()}
         return Contents(StageState(value["state"]), value["launch"], stages)
     except FileNotFoundError:

@@ -134,7 +134,8 @@ class RunRecord:
 def read_record(paths: RunPaths) -> RunRecord:
     """Reads run.json; raises DataError where there is none, StorageError where it is damaged."""
     try:
-        value = json.loads(paths.run_json.read_text())
+        with atomic.storage_errors(paths.run_json):
+            value = json.loads(paths.run_json.read_text())
         value["numerics"] = Numerics(**value["numerics"])
         value["keep"] = KeptCheckpoint(value["keep"])
         # A run that began before there was a choice took ten.

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load
 
-from workers.atomic import atomic_folder, remove_leftovers
+from workers.atomic import atomic_folder, remove_leftovers, storage_errors
 from workers.digest import sha256_of
 from workers.errors import StorageError
 from workers.tensor_file import safetensors_pieces, write_hashed
@@ -166,13 +166,15 @@ def prune(folder: Path, best_step: int | None, keep_last: int = 2) -> None:
 
 
 def _steps(folder: Path) -> list[int]:
-    return [int(match[1]) for entry in folder.iterdir() if (match := _NAME.fullmatch(entry.name))]
+    with storage_errors(folder):
+        return [int(match[1]) for entry in folder.iterdir() if (match := _NAME.fullmatch(entry.name))]
 
 
 def _set_aside(folder: Path, reason: Exception) -> None:
     number = sum(1 for _ in folder.parent.glob(f"{_SET_ASIDE}*"))
     _log.warning("%s: %s; set aside", folder, reason)
-    folder.rename(folder.with_name(f"{_SET_ASIDE}{number:03d}-{folder.name}"))
+    with storage_errors(folder):
+        folder.rename(folder.with_name(f"{_SET_ASIDE}{number:03d}-{folder.name}"))
 
 
 def _manifest(folder: Path) -> dict[str, Any]:

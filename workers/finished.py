@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from workers.atomic import write_json
+from workers.atomic import storage_errors, write_json
 from workers.errors import StorageError
 from workers.protocol import StageResult
 
@@ -38,7 +38,8 @@ def read_finished(stage_dir: Path) -> Finished:
     """
     path = stage_dir / FILE
     try:
-        return Finished(**json.loads(path.read_bytes()))
+        with storage_errors(path):
+            return Finished(**json.loads(path.read_bytes()))
     except FileNotFoundError:
         raise StorageError(f"{stage_dir}: the stage is not done; run `septet launch` again to finish it") from None
     except (ValueError, TypeError) as error:
