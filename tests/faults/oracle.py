@@ -56,6 +56,12 @@ members:
 _PR_SET_CHILD_SUBREAPER = 36
 
 
+def child_environment() -> dict[str, str]:
+    """What a test's own processes get: this checkout's packages, not an installation's, and one thread."""
+    path = os.pathsep.join(filter(None, (str(CHECKOUT), os.environ.get("PYTHONPATH"))))
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+
+
 @dataclass(frozen=True)
 class Ended:
     """How a launch came to its end; a negative code is the signal that killed it."""
@@ -95,7 +101,7 @@ class Place:
         return RunPaths(self.root / "run")
 
     def command(self, *words: str, verb: str = "launch") -> list[str]:
-        program = [str(FOLDER / "launch_here.py")] if self.in_process else ["-m", "orchestrator.cli"]
+        program = [str(FOLDER / "launch_in_threads.py")] if self.in_process else ["-m", "orchestrator.cli"]
         here = (f"run_dir={self.paths.root}", f"datasets.store={self.store}")
         tracking = f"tracking.uri=sqlite:///{self.root / 'mlflow.db'}"
         # Before what a test adds: the last word about a key counts.
@@ -104,13 +110,7 @@ class Place:
 
     def start(self, *words: str, **popen: object) -> "subprocess.Popen[str]":
         """Starts the launch, its output in files beside the run: nothing blocks on a pipe that nobody reads."""
-        environment = {
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": os.pathsep.join(filter(None, (str(CHECKOUT), os.environ.get("PYTHONPATH")))),
-            "TMPDIR": str(self.temporary),
-            **self.environment,
-        }
+        environment = {**child_environment(), "TMPDIR": str(self.temporary), **self.environment}
         with (self.root / "out.txt").open("w") as out, (self.root / "err.txt").open("w") as err:
             return subprocess.Popen(  # type: ignore[call-overload, no-any-return]
                 self.command(*words), cwd=self.root, stdout=out, stderr=err, text=True, env=environment, **popen
@@ -137,7 +137,11 @@ class Place:
         """What a finished run must not leave: temporary names in run and store, anything in TMPDIR."""
         kinds = (".tmp-*", ".building-*")
         found = [path for top in (self.paths.root, self.store) for kind in kinds for path in top.rglob(kind)]
-        return [*found, *self.temporary.iterdir()]
+        return [*found, *self.left_in_temporary()]
+
+    def left_in_temporary(self) -> list[Path]:
+        """What lies in TMPDIR but for the cache that torch keeps there for all its processes."""
+        return [path for path in self.temporary.iterdir() if not path.name.startswith("torchinductor_")]
 
     def close(self) -> None:
         shutil.rmtree(self.temporary, ignore_errors=True)
@@ -245,7 +249,7 @@ def expect_clean_end(place: Place, family: Family) -> None:
     """After any end of a launch: no process of it lives, nobody holds the run, no folder of Ray's is left."""
     family.expect_none()
     assert not is_locked(place.paths)
-    wait_for(lambda: not list(place.temporary.iterdir()), lambda: f"left in TMPDIR: {list(place.temporary.iterdir())}")
+    wait_for(lambda: not place.left_in_temporary(), lambda: f"left in TMPDIR: {place.left_in_temporary()}", GONE_S)
 
 
 def expect_recovered(place: Place, undisturbed: Place, family: Family) -> None:

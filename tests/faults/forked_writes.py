@@ -1,0 +1,195 @@
+"""Writes artefacts in children forked from a process that has imported all it needs, for a tracer to kill one by one.
+
+`python forked_writes.py` answers on stdout to lines on stdin. `JOB <tab> PROTECTION TAKEN OUT <tab> FOLDER` forks a
+child, which waits, and gives its pid; `go` lets it write, and gives its exit code, negative for a signal. A child ends
+as `septet` does: an error of ours is one line on stderr and its exit code.
+"""
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from orchestrator import submission
+from orchestrator.aggregate import MemberPredictions
+from orchestrator.combine import mean
+from orchestrator.config_schema import SubmissionConfig, SubmissionFormat
+from orchestrator.ledger import Ledger, StageState
+from orchestrator.run_data import RunData, SplitData
+from orchestrator.run_dir import RunPaths, RunRecord, write_record
+from workers import atomic, checkpoint
+from workers.errors import SeptetError
+from workers.finished import write_finished
+from workers.protocol import Numerics, SplitPredictions, StageResult
+
+OLD_STEP, NEW_STEP = 8, 12
+CLASSES = ("ant", "bee", "cat")
+NUM_ROWS = 6
+
+
+def tensors(step: int) -> dict[str, np.ndarray]:
+    """Weights that tell of which step they are, in more than one write."""
+    return {f"{name}.weight": np.full((64, 32), step, np.float32) for name in ("conv1", "fc8")}
+
+
+def save_checkpoint(folder: Path, step: int) -> None:
+    """What a stage does that goes on from its newest checkpoint, comes to `step`, and saves."""
+    checkpoint.newest_checkpoint(folder)
+    checkpoint.write_checkpoint(folder, step, tensors(step), tensors(-step), {"step": step}, {"attempt": 0})
+    checkpoint.prune(folder, None)
+
+
+def old_checkpoints(folder: Path) -> None:
+    for step in (OLD_STEP - 4, OLD_STEP):
+        save_checkpoint(folder, step)
+    # A writer killed before: the next one's cleaning is swept too.
+    leftover = folder / ".tmp-step-00000012-before"
+    leftover.mkdir()
+    (leftover / "model.safetensors").write_bytes(b"half")
+
+
+def new_checkpoint(folder: Path) -> None:
+    save_checkpoint(folder, NEW_STEP)
+
+
+def write_submission(folder: Path, number: int, kind: SubmissionFormat) -> None:
+    rows = tuple(f"{row}.png" for row in range(NUM_ROWS))
+    split = SplitData("test", rows, "r", None, np.ones((NUM_ROWS, 2), np.int32), ())
+    # Outside what is swept: members are read, never written here.
+    with tempfile.TemporaryDirectory() as outside:
+        path = Path(outside, "a.npy")
+        generator = np.random.default_rng(number)
+        np.save(path, generator.dirichlet(np.ones(len(CLASSES)), NUM_ROWS).astype(np.float32))
+        offset = int(np.load(path, mmap_mode="r").offset)
+        about = SplitPredictions("test", NUM_ROWS, len(CLASSES), "r", "d", "s", "c", "w")
+        members = (MemberPredictions("a", path, about, offset),)
+        provenance = {"a": submission.Provenance("train", f"hash-{number}")}
+        data = RunData("d", CLASSES, {"test": split})
+        submission.write_submission(
+            folder / "submission", SubmissionConfig(kind), data, mean(members), members, provenance
+        )
+
+
+def old_submission(folder: Path) -> None:
+    write_submission(folder, 1, SubmissionFormat.labels)
+    (folder / "submission" / ".tmp-submission.csv").write_bytes(b"half")
+
+
+def new_submission(folder: Path) -> None:
+    write_submission(folder, 2, SubmissionFormat.labels)
+
+
+def submission_of_another_format(folder: Path) -> None:
+    write_submission(folder, 2, SubmissionFormat.ilsvrc)
+
+
+def write_records(folder: Path, number: int) -> None:
+    """run.json, the ledger and DONE.json, as a launch writes them, after a launch's cleaning."""
+    paths = RunPaths(folder)
+    for inside, _, _ in os.walk(folder):
+        atomic.remove_leftovers(Path(inside))
+    write_record(paths, RunRecord("id", "digits", {}, "plan", 0.0, {}, f"code-{number}", Numerics()))
+    write_finished(paths.members / "a" / "train", f"hash-{number}", StageResult(9, 0, "step-9", "s", 0.1, 0.1, False))
+    Ledger(paths.ledger).set_state(StageState.running if number == 1 else StageState.done)
+
+
+def old_records(folder: Path) -> None:
+    write_records(folder, 1)
+
+
+def new_records(folder: Path) -> None:
+    write_records(folder, 2)
+
+
+@contextmanager
+def _folder_in_place(target: Path) -> Iterator[Path]:
+    target.mkdir(parents=True, exist_ok=True)
+    yield target
+
+
+@contextmanager
+def _file_in_place(path: Path) -> Iterator[IO[bytes]]:
+    with path.open("wb") as file:
+        yield file
+
+
+def _take_out_renames() -> None:
+    """The negative control: everything is written where it is to lie."""
+    checkpoint.atomic_folder = atomic.atomic_folder = _folder_in_place  # type: ignore[assignment]
+    atomic.replacing = _file_in_place  # type: ignore[assignment]
+    for owner in (checkpoint, submission, atomic):
+        for name in ("atomic_folder", "replacing", "replacing_folder"):
+            if hasattr(owner, name):
+                setattr(owner, name, _file_in_place if name == "replacing" else _folder_in_place)
+
+
+def _take_out_fsync() -> None:
+    os.fsync = lambda descriptor: None  # type: ignore[assignment]
+
+
+Job = Callable[[Path], None]
+BEFORE: dict[str, Job] = {"checkpoint": old_checkpoints, "submission": old_submission, "records": old_records}
+JOBS: dict[str, Job] = {
+    "checkpoint": new_checkpoint,
+    "submission": new_submission,
+    "submission/format": submission_of_another_format,
+    "records": new_records,
+}
+WITHOUT: dict[str, Callable[[], None]] = {"renames": _take_out_renames, "fsync": _take_out_fsync}
+
+
+def _child(job: str, without: str, folder: Path, ready: int, gate: int) -> int:
+    try:
+        if without:
+            WITHOUT[without]()
+        with (folder.parent / "err.txt").open("wb") as err:
+            os.dup2(err.fileno(), 2)
+        # What comes before is not traced, however late the tracer attaches: calls are counted from here.
+        os.write(ready, b".")
+        os.read(gate, 1)
+        JOBS[job](folder)
+    except SeptetError as error:
+        os.write(2, f"{error}\n".encode())
+        return error.exit_code
+    except BaseException as error:  # noqa: BLE001 – the child's end, as the command line's
+        os.write(2, f"internal error: {type(error).__name__}: {error}\n".encode())
+        return 1
+    return 0
+
+
+def _serve() -> None:
+    for line in sys.stdin:
+        job, without, folder = line.rstrip("\n").split("\t")
+        (is_ready, ready), (gate, open_gate) = os.pipe(), os.pipe()
+        child = os.fork()
+        if child == 0:
+            os._exit(_child(job, without, Path(folder), ready, gate))
+        os.read(is_ready, 1)
+        _answer(child)
+        assert sys.stdin.readline() == "go\n"
+        os.write(open_gate, b".")
+        _, status = os.waitpid(child, 0)
+        for descriptor in (is_ready, ready, gate, open_gate):
+            os.close(descriptor)
+        _answer(os.waitstatus_to_exitcode(status))
+
+
+def _answer(number: int) -> None:
+    sys.stdout.write(f"{number}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    # Once here, so that no child imports anything: the calls of all children are the same.
+    for _name, _job in JOBS.items():
+        _scratch = Path(tempfile.mkdtemp())
+        BEFORE[_name.partition("/")[0]](_scratch)
+        _job(_scratch)
+        shutil.rmtree(_scratch)
+    _serve()
