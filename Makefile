@@ -21,7 +21,7 @@ check: $(VENV)/.installed-dev ## format, lint, types, architecture laws
 	$(BIN)/python -m pytest --quiet tests/architecture
 
 .PHONY: soak
-soak: $(VENV)/.installed-test ## kill a run on photographs a dozen times and compare its bytes; many minutes
+soak: $(VENV)/.installed-test ## kill runs on photographs at dozens of seeded moments and compare their bytes; an hour
 	$(BIN)/python -m pytest -m soak --capture=no
 
 .PHONY: bench

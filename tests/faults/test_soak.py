@@ -1,0 +1,271 @@
+"""`make soak`: driver, members and nodes of one seven-member run on photographs, killed at seeded random moments.
+
+`SEPTET_SOAK_SEED` names another seed, `SEPTET_SOAK_KILLS` another number of kills. Seed and schedule are printed
+before the first kill, so that a failure can be run again. Most moments are shares of the run's own work, so that a fast
+machine is not done before the last of them; the others come while whatever was killed before is still starting.
+"""
+
+import os
+import random
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import psutil
+import pytest
+from oracle import FOLDER, PAUSE_S, Ended, Family, Place, child_environment, digests, placed, wait_for
+
+from orchestrator.ledger import AttemptEnd, read_ledger
+from orchestrator.run_dir import RunPaths, is_locked
+from workers.numerics import capabilities
+from workers.training.metrics import read_step
+
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(3 * 3600)]
+SEED = int(os.environ.get("SEPTET_SOAK_SEED", "2012"))
+NUM_KILLS = int(os.environ.get("SEPTET_SOAK_KILLS", "32"))
+NUM_NODES = 2
+UPDATES_A_PREDICTION = 20
+CHECKPOINT_UPDATES = 20
+DEADLINE_S = 2.5 * 3600
+LONGEST_LAUNCH_S = 3600.0
+SMALL = (
+    "experiment=tiny_imagenet",
+    f"checkpoint_updates={CHECKPOINT_UPDATES}",
+    "cluster.cpus_per_member=1",
+    # Losses are what this is about: no budget of theirs may end the run.
+    "cluster.max_losses=1000",
+    "model.width=0.25",
+    "model.fc_units=64",
+    "ensemble.stages.train.epochs=5",
+    "ensemble.stages.pretrain.epochs=2",
+    "ensemble.stages.finetune.epochs=4",
+)
+
+
+class Victim(StrEnum):
+    """What is killed."""
+
+    driver = "driver"
+    member = "member"
+    node = "node"
+
+
+@dataclass(frozen=True)
+class Kill:
+    """Of whom, and when: at a share of the run's work, or, where that is None, seconds after the kill before."""
+
+    victim: Victim
+    at_share: float | None
+    after_s: float
+
+    def __str__(self) -> str:
+        return f"{self.victim} {f'+{self.after_s} s' if self.at_share is None else f'{self.at_share:.1%}'}"
+
+
+def schedule(seed: int) -> list[Kill]:
+    """The same kills for the same seed; a member is killed at its work, since it is gone between."""
+    draw = random.Random(seed)
+    victims = draw.choices(list(Victim), weights=(11, 13, 6), k=NUM_KILLS)
+    shares = sorted(draw.random() for _ in victims)
+    return [
+        Kill(
+            victim,
+            share if victim is Victim.member or draw.random() < 0.7 else None,
+            round(draw.uniform(0.0, 5.0), 1),
+        )
+        for victim, share in zip(victims, shares, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class Amount:
+    """The work of a run: updates, and predictions of members' splits, each of which counts as some updates."""
+
+    num_updates: int
+    num_predictions: int
+
+    @property
+    def total(self) -> int:
+        return self.num_updates + UPDATES_A_PREDICTION * self.num_predictions
+
+
+def done_so_far(paths: RunPaths) -> Amount:
+    """By the files: a member that is set back to its checkpoint sets this back."""
+    return Amount(
+        sum(read_step(path) for path in paths.members.glob("*/*/step.txt")),
+        sum(1 for _ in paths.members.glob("*/predictions/*.json")),
+    )
+
+
+@dataclass
+class Elsewhere:
+    """The cluster of `nodes_elsewhere.py`."""
+
+    process: "subprocess.Popen[str]"
+    address: str
+
+    def lose_node(self, number: int) -> None:
+        """Returns when the node is gone and another one has joined."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(f"{number}\n")
+        self.process.stdin.flush()
+        assert self.process.stdout.readline() == "another node has joined\n"
+
+
+@contextmanager
+def nodes_elsewhere(folder: Path, environment: dict[str, str]) -> Iterator[Elsewhere]:
+    with (folder / "cluster.txt").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, str(FOLDER / "nodes_elsewhere.py"), str(folder / "ray"), str(NUM_NODES)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env={**child_environment(), **environment},
+        )
+    try:
+        assert process.stdout is not None
+        yield Elsewhere(process, process.stdout.readline().strip())
+    finally:
+        process.communicate("", timeout=120)
+
+
+class Soak:
+    """One run and what befalls it."""
+
+    def __init__(self, place: Place, elsewhere: Elsewhere, family: Family, draw: random.Random, whole: Amount) -> None:
+        self.place, self.elsewhere, self.family, self.draw = place, elsewhere, family, draw
+        self.whole = whole
+        self.done: Counter[Victim] = Counter()
+        self.cluster_lost = 0
+        self.give_up = time.monotonic() + DEADLINE_S
+        self.launch = self._start()
+
+    def suffer(self, kill: Kill) -> None:
+        """Waits for the kill's moment, and kills."""
+        if kill.at_share is None:
+            moment = time.monotonic() + kill.after_s
+            self._wait(lambda: time.monotonic() >= moment)
+        else:
+            due = kill.at_share * self.whole.total
+            self._wait(lambda: done_so_far(self.place.paths).total >= due)
+        match kill.victim:
+            case Victim.driver:
+                self._kill_driver()
+            case Victim.member:
+                self._kill_member()
+            case Victim.node:
+                self.elsewhere.lose_node(self.draw.randrange(NUM_NODES))
+        self.done[kill.victim] += 1
+
+    def end(self) -> Ended:
+        """Launches until a launch ends well; the cluster may count as lost once more for the last node."""
+        while True:
+            ended = self.place.ended(self.launch, LONGEST_LAUNCH_S)
+            if not self._lost_its_cluster(ended):
+                return ended
+            self.launch = self._start()
+
+    def _start(self) -> "subprocess.Popen[str]":
+        return self.place.start(f"cluster.address={self.elsewhere.address}")
+
+    def _wait(self, holds: object) -> None:
+        assert callable(holds)
+        while not holds():
+            assert time.monotonic() < self.give_up, "the deadline of the soak"
+            if self.launch.poll() is not None:
+                ended = self.place.ended(self.launch)
+                assert self._lost_its_cluster(ended), f"over before the last kill ({self.done}): {ended}"
+                self.launch = self._start()
+            time.sleep(PAUSE_S)
+
+    def _lost_its_cluster(self, ended: Ended) -> bool:
+        """Whether the launch ended by the loss of the node that it was attached to: bounded, and said in a line."""
+        lost = ended.code == 1 and "run the same command again" in ended.line
+        self.cluster_lost += lost
+        return lost
+
+    def _kill_driver(self) -> None:
+        self.launch.kill()
+        # Over by itself just before: nothing was killed, and the schedule says so.
+        assert self.launch.wait() == -signal.SIGKILL, "the driver was over before its kill"
+        assert not is_locked(self.place.paths), "the lock outlived its holder"
+        self.launch = self._start()
+
+    def _kill_member(self) -> None:
+        self._wait(lambda: bool(self._members()))
+        victim = self.draw.choice(self._members())
+        with suppress(psutil.NoSuchProcess):
+            victim.kill()
+        wait_for(lambda: not victim.is_running() or victim.status() == psutil.STATUS_ZOMBIE)
+
+    def _members(self) -> list[psutil.Process]:
+        """The processes that train or predict, as Ray titles them."""
+        found = []
+        for process in self.family.living():
+            with suppress(psutil.Error):
+                if any(f"MemberActor.{work}" in " ".join(process.cmdline()) for work in ("run_stage", "predict")):
+                    found.append(process)
+        return sorted(found, key=lambda process: process.pid)
+
+
+def test_driver_members_and_nodes_killed_at_random_moments_end_in_the_same_bytes(
+    real_images: Path, tmp_path: Path, family: Family
+) -> None:
+    overrides = (
+        *SMALL,
+        f"datasets.target.root={real_images}",
+        f"datasets.superset.root={real_images}",
+        f"datasets.target.classes={real_images / 'target-10.txt'}",
+        f"precision={'bf16' if capabilities().bf16 else 'fp32'}",
+    )
+    kills = schedule(SEED)
+    say(f"seed {SEED}, {NUM_KILLS} kills: {', '.join(map(str, kills))}")
+    with (
+        placed(tmp_path / "undisturbed", tmp_path / "store") as reference,
+        placed(tmp_path / "killed", tmp_path / "store") as place,
+    ):
+        reference.overrides = place.overrides = overrides
+        began = time.monotonic()
+        ended = reference.launch(give_up_s=LONGEST_LAUNCH_S)
+        assert ended.code == 0, ended.err
+        say(f"undisturbed: {time.monotonic() - began:.0f} s")
+        family.expect_none()
+        began = time.monotonic()
+        place.environment = {"RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_AUTH_MODE": "token"}
+        place.environment |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "TMPDIR": str(place.temporary)}
+        with nodes_elsewhere(place.temporary, place.environment) as elsewhere:
+            soak = Soak(place, elsewhere, family, random.Random(SEED), done_so_far(reference.paths))
+            for number, kill in enumerate(kills):
+                soak.suffer(kill)
+                say(f"{time.monotonic() - began:.0f} s: {number + 1}. {kill}, met {done_so_far(place.paths)}")
+            ended = soak.end()
+        assert ended.code == 0, ended.err
+        entries = read_ledger(place.paths.ledger).stages
+        ends = Counter(attempt.outcome for entry in entries.values() for attempt in entry.attempts)
+        redone = sum(entry.redone_updates for entry in entries.values())
+        say(
+            f"seed {SEED}: {time.monotonic() - began:.0f} s, killed {dict(soak.done)}, launches that lost their "
+            f"cluster {soak.cluster_lost}, attempts {dict(ends)}, updates redone {redone}"
+        )
+        assert sum(soak.done.values()) == NUM_KILLS
+        assert ends[AttemptEnd.lost] >= soak.done[Victim.member] // 2, "the kills hardly met a member"
+        assert ends[AttemptEnd.failed] == 0, entries
+        assert redone > 0, "no kill met a stage between its checkpoints"
+        assert digests(place.paths) == digests(reference.paths)
+        family.expect_none()
+        assert not is_locked(place.paths)
+        assert [path for path in place.leftovers() if place.temporary not in path.parents] == []
+
+
+def say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
