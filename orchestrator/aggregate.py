@@ -9,7 +9,6 @@ core, where reading again takes 28 GB/s), so one pass for both would save little
 """
 
 import hashlib
-import json
 import os
 import sys
 import weakref
@@ -27,6 +26,7 @@ from orchestrator.probabilities import Block, blocks
 from orchestrator.read_ahead import num_threads
 from orchestrator.run_data import SplitData
 from workers.errors import CheckFailed, MemberFailed
+from workers.json_text import parse_json
 from workers.protocol import SplitPredictions
 
 SUM_TOLERANCE = 1e-3
@@ -172,7 +172,7 @@ def _rows_that_lack(shape: tuple[int, ...], split: SplitData) -> str:
 
 def _read_about(member: str, path: Path) -> SplitPredictions:
     try:
-        return SplitPredictions(**json.loads(path.read_text()))
+        return SplitPredictions(**parse_json(path.read_text()))
     except (ValueError, TypeError) as error:
         raise CheckFailed(f"member {member}: {path} is damaged ({error}); predict again") from error
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 
 from orchestrator.arguments import parse
+from orchestrator.printable import complaint
 from workers.errors import SeptetError
 
 _INTERNAL_ERROR = 1
@@ -57,7 +58,7 @@ def _run(words: list[str]) -> int:
         return verbs.VERBS[request.verb](request, verbs.Streams(sys.stdout, sys.stderr))
     except SeptetError as error:
         if "--debug" in words:
-            traceback.print_exc()
+            sys.stderr.write(complaint(traceback.format_exc()))
         _complain(str(error))
         return error.exit_code
     except SystemExit as exit_:
@@ -66,7 +67,7 @@ def _run(words: list[str]) -> int:
         raise
     except Exception as error:  # noqa: BLE001 - exit code 1 is made here
         if "--debug" in words:
-            traceback.print_exc()
+            sys.stderr.write(complaint(traceback.format_exc()))
         said = " ".join(str(error).split())
         hint = "" if "--debug" in words else "; --debug shows where"
         _complain(f"internal error: {type(error).__name__}: {said}{hint}")
@@ -74,7 +75,7 @@ def _run(words: list[str]) -> int:
 
 
 def _complain(message: str) -> None:
-    sys.stderr.write(f"septet: {' '.join(message.split())}\n")
+    sys.stderr.write(complaint(f"septet: {' '.join(message.split())}") + "\n")
 
 
 @contextlib.contextmanager

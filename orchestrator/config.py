@@ -4,6 +4,7 @@ Hydra puts the groups of `conf/` together; what a key may be called and hold is 
 a mistake anywhere gets one line with the nearest right name. Nothing is instantiated from a configuration.
 """
 
+import copy
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from orchestrator.config_overrides import check_override, one_line, parse, ready
+from orchestrator.config_safety import check_folder, check_path, check_text, check_values
 from orchestrator.config_schema import (
     BESIDE_DATASETS,
     GROUPS,
@@ -35,6 +37,7 @@ from orchestrator.config_schema import (
 )
 from orchestrator.members import resolve_members, stage_names
 from orchestrator.overlay import choices, mapping, overlay
+from orchestrator.tracking_address import redact
 from workers.dataset_settings import is_url
 from workers.errors import ConfigError
 from workers.settings import DatasetSettings
@@ -80,6 +83,7 @@ def reopen(text: str, overrides: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: as `compose`.
     """
+    check_text(text, "config.yaml")
     config = one_line(lambda: OmegaConf.create(text))
     with _hydra(None) as loader:
         parsed = [parse(override, loader) for override in overrides]
@@ -117,6 +121,8 @@ class _Asked:
 def _hydra(config_dir: Path | None) -> Iterator[ConfigLoader]:
     if config_dir is not None and not config_dir.is_dir():
         raise ConfigError(f"--config-dir {config_dir}: no such folder")
+    if config_dir is not None:
+        check_folder(config_dir)
     with hydra.initialize_config_module("conf", version_base="1.3", job_name="septet"):
         yield GlobalHydra.instance().config_loader()
 
@@ -138,10 +144,17 @@ def _selected_packages(parsed: Sequence[Override], prefix: list[str]) -> frozens
 
 
 def _checked(composed: DictConfig, asked: _Asked | None) -> Config:
+    check_values(one_line(lambda: OmegaConf.to_container(composed, resolve=False)))
     _absolute_paths(composed)
     raw = one_line(lambda: OmegaConf.to_container(composed, resolve=True, throw_on_missing=True))
-    _refuse_targets(raw, "")
+    # Once more: a reference may bring in what was not written where it stands.
+    check_values(raw)
     root = overlay(RootLayer(), raw, "")
+    if root.experiment and not is_safe_name(root.experiment):
+        raise ConfigError(
+            f"experiment={root.experiment}: its name is part of the run's: 1 to 64 of letters, digits and _ . = , -, "
+            "starting with no sign; rename its file"
+        )
     members = resolve_members(root)
     datasets = {name: value for name, value in root.datasets.items() if name not in BESIDE_DATASETS}
     settings = {name: _dataset(name, value) for name, value in datasets.items()}
@@ -167,7 +180,7 @@ def _checked(composed: DictConfig, asked: _Asked | None) -> Config:
         checkpoint_updates=root.checkpoint_updates,
         precision=root.precision,
         local_copy=None if local_copy is None else _absolute(local_copy),
-        yaml=OmegaConf.to_yaml(composed, resolve=False),
+        yaml=_kept_text(composed),
     )
 
 
@@ -209,19 +222,17 @@ def _refuse_strays(
             raise ConfigError(f"ensemble.stages.{name}: no member has such a stage; {choices(name, stages)}")
 
 
-def _refuse_targets(value: object, key: str) -> None:
-    if isinstance(value, list):
-        for index, item in enumerate(value):
-            _refuse_targets(item, f"{key}[{index}]")
-    if isinstance(value, dict):
-        for name, item in value.items():
-            inner = f"{key}.{name}" if key else str(name)
-            if name == "_target_":
-                raise ConfigError(f"{inner}: classes cannot be named in a configuration; remove it")
-            _refuse_targets(item, inner)
+def _kept_text(composed: DictConfig) -> str:
+    """What config.yaml says: references as they were written, and no password of an address that was written out."""
+    uri = _written(composed, "tracking.uri")
+    if isinstance(uri, str) and redact(uri) != uri:
+        composed = copy.deepcopy(composed)
+        OmegaConf.update(composed, "tracking.uri", redact(uri))
+    return OmegaConf.to_yaml(composed, resolve=False)
 
 
 def _absolute(path: str) -> Path:
+    check_path(path, "path")
     try:
         return Path(path).expanduser().absolute()
     except RuntimeError as error:

@@ -4,7 +4,6 @@ The driver alone writes DONE.json and the ledger. Everything it knows it can rea
 any kind of death goes on from there: a stage with a DONE.json is done, any other resumes from its newest checkpoint.
 """
 
-import json
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -25,6 +24,7 @@ from workers.digest import sha256_of
 from workers.errors import CheckFailed, DataError, MemberFailed, SeptetError, StorageError
 from workers.finished import FILE as DONE_FILE
 from workers.finished import read_finished, write_finished
+from workers.json_text import parse_json
 from workers.protocol import Numerics, PredictSpec, StageResult, StageSpec
 from workers.settings import Crops, KeptCheckpoint
 from workers.training.metrics import read_step
@@ -342,7 +342,7 @@ def stored_predictions(work: Work, member: str) -> dict[str, str] | None:
     digests = {}
     for split in work.splits:
         try:
-            about = json.loads((folder / f"{split}.json").read_bytes())
+            about = parse_json((folder / f"{split}.json").read_bytes())
             digest = sha256_of(folder / f"{split}.npy")
         except (FileNotFoundError, ValueError):
             return None

@@ -1,11 +1,12 @@
 """Follows metrics.jsonl files while workers write them: the driver's eye on a stage, for MLflow."""
 
-import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from workers.json_text import parse_json
 
 _log = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ class Follower:
 
     def _parse(self, line: bytes) -> Point | None:
         try:
-            value = json.loads(line)
+            value = parse_json(line)
             return Point(value["step"], value["epoch"], value["time"], value["metrics"])
         except (ValueError, KeyError, TypeError):
             # A torn line of a worker that was killed; the stage cuts it off when it resumes.

@@ -4,7 +4,6 @@ Two budgets a stage: `lost` counts actors that died under it, `failed` its own e
 launch: a person has looked at the run in between. An attempt whose driver died counts for neither.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -14,6 +13,7 @@ from typing import Any
 
 from workers import atomic
 from workers.errors import Stopped, StorageError
+from workers.json_text import parse_json
 
 PREDICTIONS = "predictions"  # a member's predictions have an entry as if they were its stage of this name
 
@@ -204,7 +204,7 @@ def read_ledger(path: Path) -> Contents:
     """Reads ledger.json; empty contents where there is none yet. Raises StorageError where it is damaged."""
     try:
         with atomic.storage_errors(path):
-            value = json.loads(path.read_bytes())
+            value = parse_json(path.read_bytes())
         stages = {name: _entry(entry) for name, entry in value["stages"].items()}
         return Contents(StageState(value["state"]), value["launch"], stages)
     except FileNotFoundError:

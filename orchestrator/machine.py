@@ -95,7 +95,11 @@ def ask_torch() -> Answer:
     """How many GPUs torch sees, as a number; asked in another process."""
     try:
         asked = subprocess.run(
-            [sys.executable, "-c", _ASK_TORCH], capture_output=True, text=True, timeout=_TORCH_TIMEOUT_S, check=False
+            [sys.executable, "-P", "-c", _ASK_TORCH],
+            capture_output=True,
+            text=True,
+            timeout=_TORCH_TIMEOUT_S,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         return Answer(problem=f"no answer within {_TORCH_TIMEOUT_S} s")

@@ -15,6 +15,7 @@ from pathlib import Path
 from orchestrator.placement import Candidate, Figure, Kind
 from workers import atomic
 from workers.errors import StorageError
+from workers.json_text import parse_json
 
 _FOLDER = "placement"
 _CPU_INFO = Path("/proc/cpuinfo")
@@ -56,7 +57,7 @@ def read_figures(store: Path, key: Key) -> tuple[Figure, ...]:
     try:
         return tuple(
             Figure(Candidate(**entry["candidate"]), _rate(entry["images_per_second"]))
-            for entry in json.loads(path.read_text())["figures"]
+            for entry in parse_json(path.read_text())["figures"]
         )
     except FileNotFoundError:
         return ()

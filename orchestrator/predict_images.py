@@ -21,6 +21,7 @@ from workers.data.decode import BadImage, decode, read_content
 from workers.data.formats import FORMATS
 from workers.data.store import Store, open_store
 from workers.errors import ConfigError, DataError, MemberFailed, StorageError
+from workers.json_text import parse_json
 from workers.numerics import capabilities, usable
 
 TARGET = "target"
@@ -169,7 +170,7 @@ def _combination(paths: RunPaths, members: Sequence[str]) -> Combination:
     """How the run's submission was combined: method and weights as its manifest has them."""
     manifest = paths.submission / MANIFEST
     try:
-        said = json.loads(manifest.read_bytes())
+        said = parse_json(manifest.read_bytes())
         weights = said["weights"]
         absent = [member for member in members if member not in weights]
         if absent:

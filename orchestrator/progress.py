@@ -10,6 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.printable import printable
 from orchestrator.status import RunStatus, StageStatus, State, pace, run_line, stage_line
 
 _PLAIN_EVERY_S = 10.0
@@ -57,7 +58,7 @@ class Display:
     def note(self, text: str) -> None:
         """One line that stays, above the live display."""
         if self._console.is_terminal:
-            self._console.print(text, markup=False, highlight=False)
+            self._console.print(printable(text), markup=False, highlight=False)
         else:
             self._write(text)
 
@@ -123,7 +124,7 @@ class Display:
                     self._write("  " + stage_line(stage))
 
     def _write(self, line: str) -> None:
-        self._stream.write(line + "\n")
+        self._stream.write(printable(line) + "\n")
         self._stream.flush()
 
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator import process_guard
 from orchestrator.member_actor import Completed, Duties, Lost, MemberActor, Outcome, failure_of, worker_duties
+from orchestrator.member_path import keep_own_path
 from workers.data.listing import Loader
 from workers.data.packing_threads import PackingThreads
 from workers.data.shards import PackedShard, ShardJob, ShardRunner, pack_shard
@@ -140,6 +141,7 @@ def _local() -> Iterator[None]:
     }
     with process_guard.guarding(mark, folder), _environment(environment):
         import ray
+        from ray.job_config import JobConfig
 
         # "local": otherwise Ray attaches to whatever cluster it finds.
         ray.init(
@@ -150,6 +152,7 @@ def _local() -> Iterator[None]:
             log_to_driver=False,
             configure_logging=False,
             _temp_dir=str(folder),
+            job_config=keep_own_path(JobConfig()),
         )
         try:
             yield
@@ -162,9 +165,10 @@ def _attached(address: str) -> Iterator[None]:
     with _environment(_QUIET):
         import ray
         from ray.exceptions import RayError
+        from ray.job_config import JobConfig
 
     try:
-        ray.init(address=address, log_to_driver=False, configure_logging=False)
+        ray.init(address=address, log_to_driver=False, configure_logging=False, job_config=keep_own_path(JobConfig()))
     except (ConnectionError, RayError, RuntimeError, ValueError) as error:
         raise ConfigError(f"cluster.address={address}: no Ray cluster answers there ({_first_line(error)})") from error
     try:

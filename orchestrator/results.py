@@ -1,6 +1,5 @@
 """From stored predictions to table, submission and report; needs no model, no dataset and no cluster."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from orchestrator.submission import MANIFEST, Provenance, ask, write_submission
 from orchestrator.weight_search import find_weights
 from workers.errors import CheckFailed, DataError, MemberFailed, StorageError
 from workers.finished import Finished, read_finished
+from workers.json_text import parse_json
 
 _SEARCH_SPLIT = "dev"
 
@@ -216,7 +216,7 @@ class _Last:
 def _last_submission(paths: RunPaths) -> _Last | None:
     path = paths.submission / MANIFEST
     try:
-        said = json.loads(path.read_text())
+        said = parse_json(path.read_text())
         return _Last(CombineMethod(said["method"]), tuple(Missing(**one) for one in said.get("missing", ())))
     except FileNotFoundError:
         return None

@@ -1,7 +1,6 @@
 """What a run keeps of its target dataset in RUN_DIR/data: enough to score and to submit without the dataset."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.errors import DataError, StorageError
+from workers.json_text import parse_json
 from workers.settings import HELD_OUT
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def read_run_data(folder: Path) -> RunData:
         StorageError: its files are damaged or do not agree.
     """
     try:
-        about = json.loads((folder / "dataset.json").read_text())
+        about = parse_json((folder / "dataset.json").read_text())
         classes = _lines((folder / "classes.txt").read_bytes())
         # The counts say which splits there are, not the files: those of an earlier export may lie beside them.
         splits = {name: _read_split(folder, name, about) for name in HELD_OUT if about["counts"].get(name, 0)}

@@ -6,6 +6,7 @@ holder's pid and host inside are only for the message.
 """
 
 import dataclasses
+import errno
 import fcntl
 import json
 import os
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from workers import atomic
 from workers.errors import DataError, RunInUse, StorageError
+from workers.json_text import parse_json
 from workers.protocol import Numerics
 from workers.settings import Crops, KeptCheckpoint
 
@@ -135,7 +137,7 @@ def read_record(paths: RunPaths) -> RunRecord:
     """Reads run.json; raises DataError where there is none, StorageError where it is damaged."""
     try:
         with atomic.storage_errors(paths.run_json):
-            value = json.loads(paths.run_json.read_text())
+            value = parse_json(paths.run_json.read_text())
         value["numerics"] = Numerics(**value["numerics"])
         value["keep"] = KeptCheckpoint(value["keep"])
         # A run that began before there was a choice took ten.
@@ -161,11 +163,16 @@ def lock(paths: RunPaths) -> Iterator[None]:
     """
     try:
         with atomic.storage_errors(paths.lock):
-            descriptor = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            descriptor = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     except FileNotFoundError as error:
         raise RunInUse(_TAKEN_BACK.format(root=paths.root)) from error
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise StorageError(f"{paths.lock}: is a link; remove it") from error
     try:
         _acquire(paths, descriptor)
+        refuse_links(paths)
         holder = json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode()
         with atomic.storage_errors(paths.lock):
             os.ftruncate(descriptor, 0)
@@ -173,6 +180,20 @@ def lock(paths: RunPaths) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def refuse_links(paths: RunPaths) -> None:
+    """Raises StorageError where something inside the run directory is a link; the directory itself may be one.
+
+    What is written or cleared away inside would otherwise be written or cleared away wherever a link leads.
+    """
+    for folder, folders, files in os.walk(paths.root):
+        for name in (*folders, *files):
+            if Path(folder, name).is_symlink():
+                raise StorageError(
+                    f"{Path(folder, name)}: is a link: a run's files lie in its own directory; put the files in its "
+                    "place, or make the run directory itself the link"
+                )
 
 
 def _acquire(paths: RunPaths, descriptor: int) -> None:
@@ -186,7 +207,7 @@ def _acquire(paths: RunPaths, descriptor: int) -> None:
         except BlockingIOError:
             time.sleep(_LOCK_PAUSE_S)
     try:
-        holder = json.loads(os.pread(descriptor, 4096, 0))
+        holder = parse_json(os.pread(descriptor, 4096, 0))
         who = f"process {holder['pid']} on {holder['host']}"
     except (ValueError, KeyError, TypeError):
         who = "another process"

@@ -1,7 +1,7 @@
 """How a run stands, read from its files alone: no lock is taken, nothing is asked of the driver."""
 
-import json
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -10,6 +10,8 @@ from typing import Any
 from orchestrator.ledger import PREDICTIONS, Entry, StageState, read_ledger
 from orchestrator.plan_values import Stage, StageRef, from_json
 from orchestrator.run_dir import RunPaths, is_locked, read_record
+from workers.errors import StorageError
+from workers.json_text import parse_json
 
 _BLOCK_BYTES = 32 * 1024
 _MOST_TAIL_BYTES = 4 * 1024 * 1024
@@ -284,9 +286,11 @@ def _state(recorded: str, locked: bool) -> State:
 def _read_json(path: Path) -> dict[str, Any]:
     """An absent file is an empty one: most files come into being while the run goes on."""
     try:
-        document: dict[str, Any] = json.loads(path.read_bytes())
+        document: dict[str, Any] = parse_json(path.read_bytes())
     except FileNotFoundError:
         return {}
+    except ValueError as error:
+        raise StorageError(f"{path}: damaged ({error}); remove it and run `septet launch` again") from error
     return document
 
 
@@ -309,4 +313,11 @@ def _tail(path: Path, num_bytes: int) -> _Tail:
     complete = text[: text.rfind(b"\n") + 1].splitlines()
     if start:
         complete = complete[1:]
-    return _Tail(tuple(json.loads(line) for line in complete), start == 0)
+    return _Tail(tuple(_points(complete)), start == 0)
+
+
+def _points(lines: Iterable[bytes]) -> Iterator[Mapping[str, Any]]:
+    """What the lines say; a torn one, of a worker that was killed, is cut off when the stage goes on."""
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            yield parse_json(line)

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -118,8 +118,8 @@ def serving(uri: str, host: str = "127.0.0.1", port: int = 0, timeout_s: float =
     shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"],
-            env=_environment(uri),
+            [sys.executable, "-P", "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"],
+            env=_environment(uri, _names_of(shown, port)),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -133,13 +133,23 @@ def serving(uri: str, host: str = "127.0.0.1", port: int = 0, timeout_s: float =
             _end(process)
 
 
-def _environment(uri: str) -> dict[str, str]:
+def _environment(uri: str, allowed_hosts: Sequence[str]) -> dict[str, str]:
     """The store goes by environment, since anybody can read a command line and the URI may hold a password."""
     root = artifact_root(uri)
     settings = {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     if root is not None:
         settings["MLFLOW_ARTIFACTS_DESTINATION"] = str(root)
-    return {"MLFLOW_DISABLE_TELEMETRY": "true"} | os.environ | settings
+    # Asked through any other name, a page of another site would be asking (DNS rebinding); MLflow itself lets private
+    # addresses in. Who serves others behind a name of their own says so in this variable, as in MLflow.
+    defaults = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(allowed_hosts)}
+    # -P reaches no grandchildren: MLflow starts uvicorn, which would look for modules in the working directory first.
+    settings |= {"MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE": "false", "PYTHONSAFEPATH": "1"}
+    return defaults | os.environ | settings
+
+
+def _names_of(shown: str, port: int) -> tuple[str, ...]:
+    """What a browser may call the server."""
+    return tuple(f"{name}:{port}" for name in ("localhost", f"[{shown}]" if ":" in shown else shown))
 
 
 def _free_port(host: str, wanted: int) -> int:

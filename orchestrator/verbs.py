@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from orchestrator.arguments import Request
+from orchestrator.printable import printable
 from workers.errors import ConfigError, StorageError
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 _OK = 0
 _DOCTOR_FAILED = 2
 _REFRESH_S = 1.0
+_OBEYED = re.compile("[\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _SUBMIT_GROUPS = ("combine", "submission")
 
 
@@ -34,15 +36,17 @@ class Streams:
 
     def results(self, lines: Iterable[str]) -> None:
         """Each line to stdout."""
-        self.out.write("".join(f"{line}\n" for line in lines))
+        self.out.write("".join(f"{printable(str(line))}\n" for line in lines))
 
     def document(self, value: Any) -> None:
         """One JSON document to stdout."""
-        self.out.write(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+        text = json.dumps(value, indent=1, ensure_ascii=False)
+        # JSON's own escapes for the few letters that json lets through and a terminal obeys.
+        self.out.write(_OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
 
     def progress(self, line: str) -> None:
         """A line to stderr."""
-        self.err.write(f"{line}\n")
+        self.err.write(f"{printable(line)}\n")
         self.err.flush()
 
 
@@ -85,7 +89,7 @@ def plan(request: Request, streams: Streams) -> int:
     if request.json:
         streams.document(report.to_json())
     else:
-        streams.out.write(report.to_text())
+        streams.out.write(printable(report.to_text()))
     return _OK
 
 

@@ -18,6 +18,9 @@ TEMPORARY_PREFIX = ".tmp-"
 # renameat2(2): the folder that relative paths start from, and the flag that exchanges two names in one step.
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 _CANNOT_EXCHANGE = {errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP}
+# Asked once, at import: it can only be told by changing it, and it is the whole process's.
+_UMASK = os.umask(0o077)
+os.umask(_UMASK)
 
 
 @contextmanager
@@ -52,7 +55,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.chmod(0o644)
+            temporary.chmod(0o666 & ~_UMASK)
             temporary.replace(path)
             fsync_folder(path.parent)
         finally:
@@ -125,7 +128,7 @@ def replacing_folder(target: Path) -> Iterator[Path]:
         temporary = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY_PREFIX}{target.name}-", dir=target.parent))
         try:
             yield temporary
-            temporary.chmod(0o755)
+            temporary.chmod(0o777 & ~_UMASK)
             for path in (*temporary.iterdir(), temporary):
                 descriptor = os.open(path, os.O_RDONLY)
                 try:

@@ -7,6 +7,7 @@ carries the size and sha256 of the others. Neither safetensors nor JSON notices 
 import hashlib
 import json
 import logging
+import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -16,11 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from workers.atomic import atomic_folder, remove_leftovers, storage_errors
 from workers.digest import sha256_of
 from workers.errors import StorageError
+from workers.json_text import parse_json
 from workers.tensor_file import safetensors_pieces, write_hashed
 
 Tensors = Mapping[str, np.ndarray]
@@ -178,8 +181,10 @@ def _set_aside(folder: Path, reason: Exception) -> None:
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
+    if folder.is_symlink():
+        raise _Invalid("it is a link, which no checkpoint of ours is")
     try:
-        manifest: dict[str, Any] = json.loads((folder / MANIFEST_FILE).read_bytes())
+        manifest: dict[str, Any] = parse_json(_read_own(folder / MANIFEST_FILE))
         whole = manifest["schema"] == _SCHEMA and set(manifest["files"]) == {MODEL_FILE, OPTIMIZER_FILE, STATE_FILE}
         if not whole or name_of(manifest["step"]) != folder.name:
             raise _Invalid("its manifest is of another checkpoint or schema")
@@ -193,7 +198,7 @@ def _verified(folder: Path) -> Checkpoint:
     for name, described in manifest["files"].items():
         path = folder / name
         with _unreadable_is_invalid(path):
-            same = path.stat().st_size == described["size"] and sha256_of(path) == described["sha256"]
+            same = path.lstat().st_size == described["size"] and sha256_of(path) == described["sha256"]
         if not same:
             raise _Invalid(f"{name} differs from its sha256")
     return _checkpoint(folder, manifest)
@@ -202,25 +207,44 @@ def _verified(folder: Path) -> Checkpoint:
 def _read(folder: Path) -> Contents:
     manifest = _manifest(folder)
     weights = _read_weights(folder, manifest)
-    optimizer = load(_verified_bytes(folder, OPTIMIZER_FILE, manifest))
-    state = json.loads(_verified_bytes(folder, STATE_FILE, manifest))
+    optimizer = _tensors(folder, OPTIMIZER_FILE, manifest)
+    try:
+        state = parse_json(_verified_bytes(folder, STATE_FILE, manifest))
+    except ValueError as error:
+        raise _Invalid(f"{STATE_FILE} is no JSON ({error})") from error
+    if not isinstance(state, dict):
+        raise _Invalid(f"{STATE_FILE} is no mapping")
     return Contents(weights.checkpoint, weights.model, optimizer, state)
 
 
 def _read_weights(folder: Path, manifest: Mapping[str, Any]) -> Weights:
-    model = load(_verified_bytes(folder, MODEL_FILE, manifest))
+    model = _tensors(folder, MODEL_FILE, manifest)
     if not all(np.isfinite(tensor).all() for tensor in model.values()):
         raise _Invalid("its weights are not finite")
     return Weights(_checkpoint(folder, manifest), model)
 
 
+def _tensors(folder: Path, name: str, manifest: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    try:
+        return load(_verified_bytes(folder, name, manifest))
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        # Whoever can replace a file can replace its sha256: a pickle is no more read than any other bytes.
+        raise _Invalid(f"{name} is no safetensors file ({error})") from error
+
+
 def _verified_bytes(folder: Path, name: str, manifest: Mapping[str, Any]) -> bytes:
     described = manifest["files"][name]
     with _unreadable_is_invalid(folder / name):
-        data = (folder / name).read_bytes()
+        data = _read_own(folder / name)
     if len(data) != described["size"] or hashlib.sha256(data).hexdigest() != described["sha256"]:
         raise _Invalid(f"{name} differs from its sha256")
     return data
+
+
+def _read_own(path: Path) -> bytes:
+    """The bytes of a file that lies here: what a link leads to may change behind the manifest's back."""
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), mode="rb") as file:
+        return file.read()
 
 
 def _checkpoint(folder: Path, manifest: Mapping[str, Any]) -> Checkpoint:

@@ -1,11 +1,11 @@
 """DONE.json: a finished stage's word on which checkpoint speaks for it. The driver writes it, workers read it."""
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from workers.atomic import storage_errors, write_json
 from workers.errors import StorageError
+from workers.json_text import parse_json
 from workers.protocol import StageResult
 
 FILE = "DONE.json"
@@ -39,7 +39,7 @@ def read_finished(stage_dir: Path) -> Finished:
     path = stage_dir / FILE
     try:
         with storage_errors(path):
-            return Finished(**json.loads(path.read_bytes()))
+            return Finished(**parse_json(path.read_bytes()))
     except FileNotFoundError:
         raise StorageError(f"{stage_dir}: the stage is not done; run `septet launch` again to finish it") from None
     except (ValueError, TypeError) as error:

@@ -9,6 +9,7 @@ import hashlib
 import io
 import logging
 import pickle
+import zipfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -39,6 +40,7 @@ _UNREADABLE = (
     AttributeError,
     AssertionError,
     OverflowError,
+    zipfile.BadZipFile,
 )
 _log = logging.getLogger(__name__)
 
@@ -99,6 +101,7 @@ def _parsed(given: InitFile, data: bytes) -> dict[str, Tensor]:
     try:
         if suffix == _SAFETENSORS:
             return safetensors.torch.load(data)
+        _refuse_packed(data)
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
         kind = "safetensors file" if suffix == _SAFETENSORS else "plain state dict"
@@ -112,6 +115,14 @@ def _parsed(given: InitFile, data: bytes) -> dict[str, Tensor]:
         raise DataError(f"init_file={given.path}: not a plain state dict ({strange}); save model.state_dict() alone")
     tensors: dict[str, Tensor] = content
     return tensors
+
+
+def _refuse_packed(data: bytes) -> None:
+    """torch stores its archives unpacked; one that is compressed may be meant to fill the memory."""
+    if zipfile.is_zipfile(io.BytesIO(data)):
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > len(data):
+                raise ValueError("a compressed archive")
 
 
 def _strange(content: object) -> str:

@@ -5,7 +5,6 @@ has an image, `struct{bytes, path}` or plain bytes, and a label: a name, or a nu
 tells.
 """
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +26,7 @@ from workers.data.patterns import split_files
 from workers.data.pool import map_in_order
 from workers.data.tree import Entry, Tree, open_root, require_one_line
 from workers.errors import DataError
+from workers.json_text import parse_json
 from workers.settings import DatasetSettings
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def _by_class(tree: Tree, split: str, files: Iterable[_Rows], names: Naming) -> 
 def _features(schema: "Schema") -> dict[str, Any]:
     """What the Hugging Face library writes of each column into a file's metadata; {} where it has not."""
     try:
-        told = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        told = parse_json((schema.metadata or {}).get(b"huggingface", b"{}"))
         features = told["info"]["features"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return {}

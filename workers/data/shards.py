@@ -23,6 +23,7 @@ from workers.data.jpeg import encode
 from workers.data.listing import Loader, Picture, Row
 from workers.data.pixels import ShardFiles
 from workers.digest import sha256_of
+from workers.json_text import parse_json
 from workers.settings import StoreFormat
 
 UNREADABLE_GREY = 128
@@ -157,7 +158,7 @@ def rows_per_shard(num_rows: int, size: int) -> int:
 def finished_shard(job: ShardJob) -> PackedShard | None:
     """The job's shard if an earlier preparation has finished it, told by its record and the sizes of its files."""
     try:
-        record = json.loads(job.record.read_bytes())
+        record = parse_json(job.record.read_bytes())
         if record["made_of"] != job.digest():
             return None
         files = {name: FileEntry(**entry) for name, entry in record["files"].items()}

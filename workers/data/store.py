@@ -17,7 +17,6 @@ all of a split in `<split>.images.npy`.
 """
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from workers.data.contact_sheet import prepared_sheet
 from workers.data.pixels import Pixels, ShardFiles
 from workers.data.shards import shard_files, shard_stem
 from workers.errors import StorageError
+from workers.json_text import parse_json
 from workers.settings import HELD_OUT, SPLITS, StoreFormat
 
 MANIFEST = "manifest.json"
@@ -138,7 +138,7 @@ def open_store(path: Path) -> Store:
         StorageError: no store there, or one that is damaged.
     """
     try:
-        manifest: dict[str, Any] = json.loads((path / MANIFEST).read_bytes())
+        manifest: dict[str, Any] = parse_json((path / MANIFEST).read_bytes())
     except FileNotFoundError as error:
         raise StorageError(
             f"{path}: no prepared dataset there: prepare it again, on storage all nodes share"

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from workers.atomic import storage_errors, write_bytes
+from workers.json_text import parse_json
 
 
 class MetricsLog:
@@ -67,7 +68,7 @@ def cut_back(path: Path, step: int) -> None:
     kept = []
     for line in path.read_bytes().splitlines(keepends=True):
         try:
-            point = json.loads(line)
+            point = parse_json(line)
         except ValueError:
             continue
         if line.endswith(b"\n") and point["step"] <= step:

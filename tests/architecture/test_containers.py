@@ -1,0 +1,83 @@
+"""What is in docker/, read as text, since images cannot be built everywhere: what a container may do, and as whom."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+DOCKERFILE = (CHECKOUT / "docker" / "Dockerfile").read_text()
+RUN_FLAGS = ("--read-only", "--tmpfs /tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--init")
+
+
+def faults(text: str) -> list[str]:
+    """What of a Dockerfile is not as docs/security.md says."""
+    joined = re.sub(r"\\\n", " ", text)
+    steps = [line.strip() for line in joined.splitlines() if line.strip() and not line.strip().startswith("#")]
+    last_stage = steps[max((number for number, step in enumerate(steps) if step.startswith("FROM ")), default=0) :]
+    users = [step.split()[1] for step in last_stage if step.startswith("USER ")]
+    found = []
+    if not users or users[-1] in ("root", "0"):
+        found.append("runs as root")
+    if any(re.match(r"(EXPOSE|VOLUME|ADD)\b", step) for step in steps):
+        found.append("publishes a port, makes a volume of its own, or fetches what nobody has looked at")
+    if re.search(r"0\.0\.0\.0|--host|\bsudo\b|--privileged|--network[= ]host|\bcurl\b|\bwget\b", joined):
+        found.append("listens beyond loopback, has more rights than it needs, or fetches past the constraints")
+    if re.search(r"(?i)\b(ENV|ARG)\b[^\n]*(password|secret|token)", joined):
+        found.append("holds a secret")
+    if re.search(r":latest\b|(?m:^FROM\s+[\w/]+\s)", joined):
+        found.append("builds on whatever is newest")
+    if not all(flag in text for flag in RUN_FLAGS):
+        found.append("is not run read-only and without rights")
+    installs = re.findall(r"pip install[^&\n]*", joined)
+    if not all("--constraint constraints.txt" in install for install in installs):
+        found.append("installs without constraints")
+    return found
+
+
+def test_container_has_no_rights_that_it_does_not_need() -> None:
+    assert faults(DOCKERFILE) == []
+
+
+@pytest.mark.parametrize(
+    ("good", "bad"),
+    [
+        ("USER septet", "USER root"),
+        ("USER septet\n", ""),
+        ('CMD ["--help"]', 'CMD ["--help"]\nEXPOSE 5000'),
+        ('CMD ["--help"]', 'CMD ["ui", "--host", "0.0.0.0"]'),
+        ("ENV PATH", "ENV MLFLOW_TRACKING_PASSWORD=password1234 PATH"),
+        ("python:3.12-slim\n", "python:latest\n"),
+        ("--read-only ", ""),
+        ("--constraint constraints.txt ", ""),
+    ],
+)
+def test_container_with_a_fault_is_told(good: str, bad: str) -> None:
+    assert good in DOCKERFILE
+    assert faults(DOCKERFILE.replace(good, bad))
+
+
+def test_build_takes_in_only_what_is_listed() -> None:
+    ignored = (CHECKOUT / "docker" / "Dockerfile.dockerignore").read_text().split()
+    assert ignored[0] == "*"
+
+
+def test_every_version_is_pinned() -> None:
+    lines = [line.split("#")[0].strip() for line in (CHECKOUT / "constraints.txt").read_text().splitlines()]
+    lines = [line for line in lines if line]
+    assert len(lines) > 100
+    assert [line for line in lines if not re.match(r"[\w.\-\[\]]+==[\w.!+]+( *;.*)?$", line)] == []
+
+
+LEAST = {"ray": (2, 60), "mlflow": (3, 17, 2), "pillow": (13, 0, 0)}
+
+
+@pytest.mark.parametrize("name", LEAST)
+def test_versions_with_known_holes_are_not_installed(name: str) -> None:
+    pinned = re.search(rf"(?im)^{name}==([\d.]+)", (CHECKOUT / "constraints.txt").read_text())
+    assert pinned is not None
+    assert tuple(map(int, pinned[1].split("."))) >= LEAST[name]
+    floor = re.search(rf'"{name}(?:\[\w+\])?>=([\d.]+)"', (CHECKOUT / "pyproject.toml").read_text())
+    assert floor is not None
+    version = tuple(map(int, floor[1].split(".")))
+    assert version + (0,) * (3 - len(version)) >= LEAST[name][: len(version)]

@@ -1,0 +1,251 @@
+"""Data from elsewhere that was made to do harm, through the command line: exit 3 in one line, and no marker.
+
+tests/workers/data has the same attacks one by one, at the readers that refuse them.
+"""
+
+import hashlib
+import io
+import os
+import pickle
+import tarfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from orchestrator.cli import main
+from orchestrator.report_page import MemberEntry, Page, Picture, render
+from workers import init_file
+from workers.protocol import InitFile
+
+
+class Make:
+    """Unpickled, it makes a folder."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.marker),)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A command's exit code, and all that it said."""
+
+    code: int
+    said: str
+
+
+@pytest.fixture
+def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+    def run(*words: str) -> Answer:
+        code = main(["prepare", *words])
+        captured = capsys.readouterr()
+        complaints = [line for line in captured.err.splitlines() if line.startswith("septet: ")]
+        assert len(complaints) == (code != 0), captured.err
+        return Answer(code, captured.out + captured.err)
+
+    return run
+
+
+def _png(seed: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _target(source: str, root: Path, *more: str) -> list[str]:
+    return ["ensemble=five", f"dataset@datasets.target={source}", f"datasets.target.root={root}", *more]
+
+
+def _member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, link
+    return info
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        _member("../../escaped.png"),
+        _member("/escaped.png"),
+        _member("a/../../escaped.png"),
+        _member("escaped.png", tarfile.SYMTYPE, "/etc/passwd"),
+        _member("escaped.png", tarfile.LNKTYPE, "../../etc/passwd"),
+        _member("escaped.png", tarfile.CHRTYPE),
+        _member("escaped.png", tarfile.FIFOTYPE),
+        _member("esc\x1b]0;owned\x07aped.png", tarfile.SYMTYPE, "x"),
+    ],
+    ids=lambda info: f"{info.name!a} {info.type!a}",
+)
+def test_tar_entry_that_leads_elsewhere_is_refused_and_makes_no_file(
+    hostile: tarfile.TarInfo, tmp_path: Path, ask: Callable[..., Answer]
+) -> None:
+    root = tmp_path / "shards"
+    root.mkdir()
+    with tarfile.open(root / "train-000.tar", "w") as tar:
+        for number in range(20):
+            for name, data in ((f"{number:02d}.png", _png(number)), (f"{number:02d}.cls", b"%d" % (number % 2))):
+                info = _member(name)
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+        if hostile.isreg():
+            hostile.size = len(_png(1))
+        tar.addfile(hostile, io.BytesIO(_png(1)) if hostile.isreg() else None)
+        label = _member(hostile.name.removesuffix("png") + "cls")
+        label.size = 1
+        tar.addfile(label, io.BytesIO(b"0"))
+    answer = ask(*_target("webdataset", root))
+    assert answer.code == 3
+    assert "train-000.tar" in answer.said
+    assert "\x1b" not in answer.said and "\x07" not in answer.said
+    escaped = [*tmp_path.rglob("*escaped*"), *tmp_path.parent.glob("*escaped*")]
+    assert escaped == [] and not Path("/escaped.png").exists()
+
+
+@pytest.mark.parametrize("key", ["train", "root"])
+def test_pipe_address_of_webdataset_starts_no_command(key: str, tmp_path: Path, ask: Callable[..., Answer]) -> None:
+    marker = tmp_path / "marker"
+    (tmp_path / "shards").mkdir()
+    words = _target("webdataset", tmp_path / "shards", f"datasets.target.{key}='pipe:mkdir {marker}'")
+    assert ask(*words).code == 3
+    assert not marker.exists()
+    os.system(f"mkdir {marker}")  # what webdataset itself would do with it
+    assert marker.exists()
+
+
+def test_csv_that_names_files_outside_its_root_is_refused(tmp_path: Path, ask: Callable[..., Answer]) -> None:
+    root = tmp_path / "root"
+    (root / "images").mkdir(parents=True)
+    (tmp_path / "secret.png").write_bytes(_png(1))
+    (root / "images" / "a.png").write_bytes(_png(2))
+    (root / "train.csv").write_text("id,label\na.png,x\n../../secret.png,y\n")
+    answer = ask(*_target("csv", root))
+    assert answer.code == 3
+    assert "../../secret.png" in answer.said
+
+
+@pytest.mark.parametrize(
+    "cell", ["x" * (1 << 18), '"' + "x\n" * 5000, "x\x1b]0;owned\x07"], ids=["huge", "never closed", "escape"]
+)
+def test_csv_cell_beyond_measure_is_told_in_one_printable_line(
+    cell: str, tmp_path: Path, ask: Callable[..., Answer]
+) -> None:
+    root = tmp_path / "root"
+    (root / "images").mkdir(parents=True)
+    (root / "images" / "a.png").write_bytes(_png(2))
+    (root / "train.csv").write_text(f"id,label\na.png,x\n{cell},y\n")
+    answer = ask(*_target("csv", root))
+    assert answer.code == 3
+    assert "\x1b" not in answer.said and len(answer.said) < 1 << 19
+
+
+def test_pickle_in_the_place_of_cifar_is_refused_by_its_checksum(tmp_path: Path, ask: Callable[..., Answer]) -> None:
+    marker, folder = tmp_path / "marker", tmp_path / "root" / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    payload = pickle.dumps(Make(marker))
+    for name in (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta"):
+        (folder / name).write_bytes(payload)
+    words = _target("torchvision", tmp_path / "root", "datasets.target.name=CIFAR10", "datasets.target.download=false")
+    assert ask(*words).code == 3
+    assert not marker.exists()
+    pickle.loads(payload)  # noqa: S301 - to show that it is live
+    assert marker.exists(), "the payload is no live one"
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".safetensors"])
+def test_pickle_in_the_place_of_published_weights_is_refused_and_not_run(
+    suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marker, path = tmp_path / "marker", tmp_path / f"weights{suffix}"
+    torch.save({"fc8.weight": Make(marker)}, path)
+    assert not marker.exists()
+    monkeypatch.chdir(tmp_path)
+    groups = tmp_path / "groups" / "ensemble"
+    groups.mkdir(parents=True)
+    (groups / "own.yaml").write_text(
+        f"members: {{solo: {{stages: {{train: {{dataset: target, init_file: '{path}'}}}}}}}}\n"
+    )
+    assert main(["plan", "--config-dir", str(groups.parent), "ensemble=own"]) == 3
+    assert str(path) in capsys.readouterr().err
+    assert not marker.exists()
+    torch.load(path, weights_only=False)
+    assert marker.exists(), "the payload is no live one"
+
+
+def test_compressed_archive_of_weights_is_not_unpacked(tmp_path: Path) -> None:
+    plain, packed = tmp_path / "plain.pt", tmp_path / "packed.pt"
+    torch.save({"w": torch.zeros(1 << 20)}, plain)
+    with zipfile.ZipFile(plain) as source, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as target:
+        for entry in source.infolist():
+            target.writestr(entry.filename, source.read(entry))
+    assert packed.stat().st_size < plain.stat().st_size / 100
+
+    def given(path: Path) -> InitFile:
+        return InitFile(str(path), hashlib.sha256(path.read_bytes()).hexdigest())
+
+    assert init_file.read_init_file(given(plain))["w"].numel() == 1 << 20
+    with pytest.raises(init_file.DataError, match="not a plain state dict"):
+        init_file.read_init_file(given(packed))
+
+
+SCRIPT = "<script>alert(1)</script>"
+IMAGE = '"><img src=x onerror=alert(1)>'
+
+
+def test_class_and_file_names_reach_terminal_and_report_as_text(tmp_path: Path, ask: Callable[..., Answer]) -> None:
+    root = tmp_path / "root"
+    names = ("\x1b]0;owned\x07", "=cmd|' calc'!A0", "<script>alert(1)<", "\x9b31m")
+    for label, name in enumerate(names):
+        folder = root / "train" / name
+        folder.mkdir(parents=True)
+        for number in range(12):
+            (folder / f"{number}.png").write_bytes(_png(100 * label + number))
+    (root / "train" / names[0] / "\x1b[2Jbad.png").write_bytes(b"no image")
+    answer = ask(*_target("folder", root, "datasets.target.size=16"))
+    assert answer.code == 3
+    assert "\\x1b[2Jbad.png" in answer.said
+    skipped = ask(*_target("folder", root, "datasets.target.size=16", "datasets.target.on_bad=skip"))
+    assert skipped.code == 0
+    assert not set("\x1b\x07\x9b") & set(answer.said + skipped.said)
+
+
+def test_report_shows_hostile_names_as_text() -> None:
+    from orchestrator.combine import CombineMethod
+    from orchestrator.scoreboard import SplitScores
+
+    picture = Picture(b"", b"", IMAGE)
+    member = MemberEntry(SCRIPT, False, SCRIPT, IMAGE, IMAGE, True, b"png")
+    scores = _scores(SplitScores, CombineMethod.mean)
+    page = render(Page(SCRIPT, (scores,), False, (member,), picture, picture, (), SCRIPT, {IMAGE: SCRIPT}))
+    assert "&lt;script&gt;" in page
+    assert "<script" not in page and "<img src=x" not in page and 'onerror=alert(1)>"' not in page
+    raw = page.replace("&lt;", "<").replace("&gt;", ">")
+    assert "<script" in raw, "the names never reached the page"
+
+
+def _scores(kind: Any, method: Any) -> Any:
+    from orchestrator.score import Score, TableRow
+    from orchestrator.scoreboard import ScoredRow
+
+    score = Score(0.1, 0.05, 0.3, 0.0)
+    return kind(
+        split=SCRIPT,
+        num_images=10,
+        num_classes=2,
+        members={SCRIPT: score},
+        rows=(ScoredRow(TableRow(IMAGE, (SCRIPT,), True), score),),
+        ensemble=score,
+        disagreement=0.0,
+        method=method,
+    )

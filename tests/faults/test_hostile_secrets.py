@@ -1,0 +1,324 @@
+"""A canary in the environment and in addresses: after a launch it is in no file, no line and no argument.
+
+The launch is a real one, on real Ray, so that its processes' arguments and sockets are looked at as well.
+"""
+
+import ipaddress
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import pytest
+
+from orchestrator import printable, ray_cluster, tracking_store
+from orchestrator.cli import main
+from orchestrator.config_schema import ClusterConfig
+from orchestrator.printable import without_secrets
+from orchestrator.tracking_address import redact
+
+CANARY = "canary0f5e7"
+GIVE_UP_S = 240.0
+SMALL = (
+    "ensemble=solo",
+    "cluster.cpus_per_member=1",
+    "precision=fp32",
+    "optimizer.batch_size=400",
+    "model.width=0.1",
+    "model.fc_units=32",
+    "ensemble.stages.train.epochs=1",
+)
+ENVIRONMENT = {
+    "MLFLOW_TRACKING_USERNAME": "me",
+    "MLFLOW_TRACKING_PASSWORD": f"{CANARY}-password",
+    "MLFLOW_TRACKING_TOKEN": f"{CANARY}-token",
+    "AWS_SECRET_ACCESS_KEY": f"{CANARY}-aws",
+    "HTTPS_PROXY": f"http://me:{CANARY}-proxy@127.0.0.1:9",
+    "NO_PROXY": "127.0.0.1,localhost",
+}
+
+
+def _groups(folder: Path) -> Path:
+    (folder / "ensemble").mkdir(parents=True)
+    (folder / "ensemble" / "solo.yaml").write_text("members: {solo: {stages: {train: {dataset: target}}}}\n")
+    return folder
+
+
+def _holding(folder: Path) -> list[str]:
+    """Files below a folder in which the canary is; names count too."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert files
+    return [str(path) for path in files if CANARY.encode() in path.read_bytes() or CANARY in str(path)]
+
+
+@dataclass
+class Watched:
+    """What a launch's processes were seen doing."""
+
+    code: int = -1
+    said: str = ""
+    arguments: set[str] = field(default_factory=set)
+    listening: set[str] = field(default_factory=set)
+    folder_modes: set[int] = field(default_factory=set)
+    tokens: set[str] = field(default_factory=set)
+
+
+def _look(process: psutil.Process, seen: Watched) -> None:
+    for child in process.children(recursive=True):
+        with suppress(psutil.Error, OSError):
+            words = child.cmdline()
+            seen.arguments.add(" ".join(words))
+            seen.tokens.add(child.environ().get("RAY_AUTH_TOKEN", ""))
+            seen.listening |= {
+                one.laddr.ip.removeprefix("::ffff:")
+                for one in child.net_connections("tcp")
+                if one.status == psutil.CONN_LISTEN
+            }
+    for folder in Path(tempfile.gettempdir()).glob("septet-ray-*"):
+        with suppress(OSError):
+            seen.folder_modes.add(folder.stat().st_mode & 0o777)
+
+
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Watched]]:
+    """A launch from a folder with modules that would leave a mark, were they imported."""
+    folder = tmp_path_factory.mktemp("canary")
+    groups = _groups(folder / "groups")
+    here = folder / "here"
+    (here / "workers").mkdir(parents=True)
+    marker = folder / "marker"
+    for name in ("torch.py", "numpy.py", "mlflow.py", "workers/__init__.py"):
+        (here / name).write_text(f"import os\nos.makedirs({str(marker)!r}, exist_ok=True)\n")
+    words = ["launch", "--debug", "--config-dir", str(groups), "run_dir=run", "datasets.store=store", *SMALL]
+    words += ["tracking.required=false", "tracking.uri=${oc.env:SEPTET_STORE}"]
+    environment = {
+        **os.environ,
+        **ENVIRONMENT,
+        "SEPTET_STORE": f"http://me:{CANARY}-uri@127.0.0.1:9",
+        "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
+        "OMP_NUM_THREADS": "1",
+    }
+    seen = Watched()
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "orchestrator.cli", *words],
+            cwd=here,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        give_up = time.monotonic() + GIVE_UP_S
+        try:
+            while process.poll() is None and time.monotonic() < give_up:
+                with suppress(psutil.Error):
+                    _look(psutil.Process(process.pid), seen)
+                time.sleep(0.3)
+        finally:
+            process.terminate()
+            seen.code = process.wait()
+        output.seek(0)
+        seen.said = output.read()
+    yield folder, seen
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_canary_is_in_no_file_no_line_and_no_argument(launched: tuple[Path, Watched]) -> None:
+    folder, seen = launched
+    assert seen.code == 0, seen.said
+    assert (folder / "here" / "run" / "submission").is_dir()
+    assert _holding(folder) == []
+    assert CANARY not in seen.said
+    assert "127.0.0.1:9" in seen.said, "the store with the canary in its address was never spoken of"
+    assert seen.arguments and not any(CANARY in words for words in seen.arguments)
+    assert "${oc.env:SEPTET_STORE}" in (folder / "here" / "run" / "config.yaml").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_local_ray_listens_on_loopback_alone_behind_a_token_that_no_argument_shows(
+    launched: tuple[Path, Watched],
+) -> None:
+    _, seen = launched
+    tokens = seen.tokens - {""}
+    assert seen.listening, "nothing was seen listening: the look itself is broken"
+    assert all(ipaddress.ip_address(address).is_loopback for address in seen.listening), seen.listening
+    assert len(tokens) == 1 and len(tokens.copy().pop()) == 64
+    assert not any(token in words for token in tokens for words in seen.arguments)
+    assert seen.folder_modes == {0o700}
+    assert any("raylet" in words for words in seen.arguments)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_modules_in_the_working_directory_are_imported_by_no_process(launched: tuple[Path, Watched]) -> None:
+    folder, _ = launched
+    assert not (folder / "marker").exists()
+
+
+_WHERE = """
+import sys
+from orchestrator import ray_cluster
+from orchestrator.config_schema import ClusterConfig
+if sys.argv[1] == "unprotected":
+    ray_cluster.keep_own_path = lambda config: config
+with ray_cluster.open_cluster(ClusterConfig()):
+    import ray
+    print(ray.get(ray.remote(lambda: __import__("sys").path).remote()))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_modules_in_the_working_directory_would_come_first_without_protection(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    words = [sys.executable, "-P", "-c", _WHERE, "unprotected"]
+    said = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
+    assert str(tmp_path) in said
+
+
+@pytest.fixture
+def secretive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory, with the canary in the environment."""
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "optimizer.lr=${oc.env:AWS_SECRET_ACCESS_KEY}",
+        "optimizer.lr=${oc.decode:${oc.env:AWS_SECRET_ACCESS_KEY}}",
+        "run_dir=${oc.env:MLFLOW_TRACKING_PASSWORD}",
+        "datasets.target.classes=${oc.env:'MLFLOW_TRACKING_TOKEN'}",
+        "datasets.target.root=s3://bucket/${oc.env:AWS_SECRET_ACCESS_KEY}",
+        "datasets.target.root=${oc.env:${oc.env:NAME}}",
+    ],
+)
+def test_reference_that_would_write_a_secret_down_is_refused(
+    override: str, secretive: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NAME", "AWS_SECRET_ACCESS_KEY")
+    words = ["launch", "--debug", "dataset@datasets.target=folder", "ensemble=five", override]
+    assert main(words) == 2
+    said = capsys.readouterr()
+    assert "secret" in said.err
+    assert CANARY not in said.out + said.err
+    assert not list(secretive.iterdir())
+
+
+@pytest.mark.parametrize("verb", ["launch", "plan", "doctor"])
+@pytest.mark.parametrize(
+    "uri",
+    [
+        f"http://me:{CANARY}@127.0.0.1:9",
+        f"http://me:p@{CANARY}@127.0.0.1:9",
+        f"http://me:p/{CANARY}@127.0.0.1:9",
+        f"postgresql://me:{CANARY}@127.0.0.1:9/db",
+        f"nonsense://me:{CANARY}@127.0.0.1:9",
+    ],
+)
+def test_password_of_a_tracking_address_is_repeated_by_no_verb(
+    uri: str, verb: str, secretive: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @ray_cluster.contextmanager
+    def none(settings: ClusterConfig) -> Iterator[None]:
+        raise ray_cluster.ConfigError("not now")
+        yield
+
+    monkeypatch.setattr(ray_cluster, "open_cluster", none)
+    monkeypatch.setattr("orchestrator.placing.Measuring.always", "where it pays", raising=False)
+    flags = [] if verb == "launch" else ["--json"]
+    small = ("model.width=0.05", "model.fc_units=16", "cluster.cpus_per_member=1", "precision=fp32")
+    main([verb, "--debug", *flags, f"tracking.uri={uri}", "ensemble=five", *small])
+    said = capsys.readouterr()
+    assert said.out + said.err
+    assert CANARY not in said.out + said.err
+    assert not any(CANARY.encode() in path.read_bytes() for path in secretive.rglob("*") if path.is_file())
+
+
+def test_password_of_a_tracking_address_is_not_kept_in_config_yaml(secretive: Path) -> None:
+    from orchestrator.config import compose
+
+    written = compose([f"tracking.uri=http://me:{CANARY}@127.0.0.1:9"])
+    assert written.tracking.uri == f"http://me:{CANARY}@127.0.0.1:9"
+    assert CANARY not in written.yaml and "http://***@127.0.0.1:9" in written.yaml
+
+
+def test_mlflow_database_and_artifacts_hold_no_canary(secretive: Path, tmp_path: Path) -> None:
+    store = tracking_store.Store(f"sqlite:///{secretive}/mlflow.db", "digits", "run-uuid")
+    store.open()
+    about = tracking_store.About("first", {"tracking": store.ids["uri"]}, {})
+    store.ensure(tracking_store.RunKey(), about, 1000)
+    (tmp_path / "page.html").write_text("nothing")
+    store.add_artifact(tracking_store.RunKey(), tmp_path / "page.html", "report")
+    with closing(sqlite3.connect(secretive / "mlflow.db")) as connection:
+        assert connection.execute("select count(*) from runs").fetchone() == (1,)
+        dump = "\n".join(connection.iterdump())
+    assert CANARY not in dump
+    assert _holding(secretive) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"cannot reach http://me:{CANARY}@host:5000/api",
+        f"http://me:{CANARY}/with/slashes@host:5000",
+        f"http://me:a@{CANARY}@host",
+        f"(psycopg2) postgresql+psycopg2://me:{CANARY}@host/db?connect_timeout=3",
+        f"s3://bucket?token={CANARY}",
+        f"https://host/x?X-Amz-Signature={CANARY}&a=1",
+        f"Authorization: Bearer {CANARY}",
+        f"header Authorization: Basic {CANARY}",
+    ],
+)
+def test_canary_in_other_peoples_messages_is_hidden(text: str) -> None:
+    assert CANARY not in redact(text)
+
+
+@pytest.mark.parametrize("text", ["http://127.0.0.1:5000/#/experiments/1", "sqlite:////a/b@c.db", "s3://bucket/a@b/c"])
+def test_address_without_a_secret_is_left_as_it_is(text: str) -> None:
+    assert redact(text) == text
+
+
+def test_value_of_a_secret_variable_is_hidden_wherever_it_stands() -> None:
+    environment = {"DB_PASSWORD": "hunter2hunter2", "HOME": "/home/somebody", "API_KEY": "abc"}
+    assert without_secrets("x=hunter2hunter2 in /home/somebody abc", environment) == "x=*** in /home/somebody abc"
+
+
+def test_traceback_of_a_debugged_error_shows_no_canary(
+    secretive: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> Callable[..., None]:
+        raise RuntimeError(f"no answer from http://me:{CANARY}@host with {ENVIRONMENT['AWS_SECRET_ACCESS_KEY']}")
+
+    monkeypatch.setattr("orchestrator.config.compose", fails)
+    assert main(["plan", "--debug"]) == 1
+    said = capsys.readouterr().err
+    assert "Traceback" in said and CANARY not in said
+    # Without redaction it is there: the look would find it.
+    monkeypatch.setattr("orchestrator.cli.complaint", printable.printable)
+    assert main(["plan", "--debug"]) == 1
+    assert CANARY in capsys.readouterr().err
+
+
+def test_json_documents_are_json_whatever_names_hold(capsys: pytest.CaptureFixture[str]) -> None:
+    from orchestrator.verbs import Streams
+
+    name = "\x1b]0;owned\x07\x9b\x7f\u202e"
+    Streams(sys.stdout, sys.stderr).document({"class": name})
+    said = capsys.readouterr().out
+    assert json.loads(said) == {"class": name}
+    assert not set(name) & {"\x1b", "\x07", "\x9b", "\x7f", "\u202e"} & set(said)
