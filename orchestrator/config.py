@@ -224,11 +224,12 @@ def _refuse_strays(
 
 def _kept_text(composed: DictConfig) -> str:
     """What config.yaml says: references as they were written, and no password of an address that was written out."""
-    uri = _written(composed, "tracking.uri")
-    if isinstance(uri, str) and redact(uri) != uri:
-        composed = copy.deepcopy(composed)
-        OmegaConf.update(composed, "tracking.uri", redact(uri))
-    return OmegaConf.to_yaml(composed, resolve=False)
+    kept = copy.deepcopy(composed)
+    for key in ("tracking.uri", "cluster.address"):
+        address = _written(composed, key)
+        if isinstance(address, str) and redact(address) != address:
+            OmegaConf.update(kept, key, redact(address))
+    return OmegaConf.to_yaml(kept, resolve=False)
 
 
 def _absolute(path: str) -> Path:

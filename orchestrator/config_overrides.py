@@ -3,6 +3,7 @@
 import re
 from typing import Any
 
+import yaml
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
@@ -13,6 +14,8 @@ from orchestrator.config_schema import GROUPS
 from orchestrator.overlay import choices
 from workers.errors import ConfigError
 
+# What anybody types is far shorter; the parser works on brackets one within the other.
+_LONGEST, _SHOWN = 1 << 16, 80
 _PLAIN = re.compile(r"(?P<key>[\w.@+-]+)=(?P<value>[^\s\[{'\"$,][^\[\]{}'\",]*)")
 
 
@@ -25,13 +28,22 @@ def one_line(action: Any) -> Any:
         key = getattr(error, "full_key", None)
         where = f"{key}: " if key else ""
         raise ConfigError(where + (lines[0] if lines else type(error).__name__)) from error
+    except (yaml.YAMLError, RecursionError) as error:
+        # Hydra lets both through.
+        raise ConfigError(" ".join(str(error).split())) from error
 
 
 def parse(text: str, loader: ConfigLoader) -> Override:
     """Reads one override; ConfigError if it is none, or if it is a Hydra sweep."""
     parser = OverridesParser.create(loader)
+    if len(text) > _LONGEST:
+        raise ConfigError(
+            f"{text[:_SHOWN]}…: {len(text)} signs are too many; put long lists into a file (--config-dir)"
+        )
     try:
         override = parser.parse_overrides([text])[0]
+    except (RecursionError, ValueError) as error:
+        raise ConfigError(f"{text[:_SHOWN]}…: cannot be read ({type(error).__name__})") from error
     except HydraException as error:
         plain = _PLAIN.fullmatch(text)
         if plain is None:

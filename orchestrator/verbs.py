@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from orchestrator.arguments import Request
-from orchestrator.printable import printable
+from orchestrator.printable import complaint, printable
 from workers.errors import ConfigError, StorageError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Streams:
 
     def progress(self, line: str) -> None:
         """A line to stderr."""
-        self.err.write(f"{printable(line)}\n")
+        self.err.write(f"{complaint(line)}\n")
         self.err.flush()
 
 
