@@ -93,8 +93,11 @@ class OpenedRun:
             atomic.remove_leftovers(Path(folder))
 
     def save_mlflow(self, ids: Mapping[str, Any]) -> None:
-        """Notes MLflow's ids in run.json where they have changed."""
-        if dict(ids) != self._record.mlflow:
+        """Notes MLflow's ids in run.json where they have changed; a store that is away takes none back."""
+        known = self._record.mlflow
+        if ids and not ids["run_id"] and known.get("uri") == ids["uri"]:
+            return
+        if dict(ids) != known:
             self._record = replace(self._record, mlflow=dict(ids))
             write_record(self.paths, self._record)
 

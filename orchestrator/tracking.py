@@ -176,7 +176,7 @@ def probe(uri: str, timeout_s: float = ANSWER_S) -> str:
     if path is not None:
         try:
             check_database_place(path)
-            return _look_into(path)
+            return _look_into(path, timeout_s)
         except (ConfigError, sqlite3.Error) as error:
             raise _unreachable(uri, str(error)) from error
     store = Store(uri, "", "")
@@ -195,10 +195,10 @@ def probe(uri: str, timeout_s: float = ANSWER_S) -> str:
     return f"{redact(uri)} answers"
 
 
-def _look_into(path: Path) -> str:
+def _look_into(path: Path, timeout_s: float) -> str:
     if not path.exists():
         return f"{path} will be made"
-    with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+    with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", timeout_s, uri=True)) as database:
         database.execute("SELECT count(*) FROM sqlite_master")
     return f"{path} opens"
 

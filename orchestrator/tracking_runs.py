@@ -43,6 +43,7 @@ class MlflowTracker:
         self._tags = {**tags, "septet.plan": run.plan_hash}
         self._datasets: dict[str, DatasetInput] = {}
         self._known: set[StageRef] = set()
+        self._began_ms = _now_ms()
         self._opened = threading.Event()
         self._store = Store(uri, run.experiment, run.run_id)
         self._read_load: Callable[[], dict[str, float]] | None = None
@@ -56,7 +57,9 @@ class MlflowTracker:
 
     def wait_until_open(self) -> str:
         """Waits for the store, within 10 s unless it is a file; returns the problem, empty if it answered."""
-        return self._sender.wait_for(self._opened, _CREATE_S if is_local(self._uri) else _ANSWER_S, REFUSED_S)
+        if is_local(self._uri):  # another process may hold the database for some seconds
+            return self._sender.wait_for(self._opened, _CREATE_S, _ANSWER_S)
+        return self._sender.wait_for(self._opened, _ANSWER_S, REFUSED_S)
 
     def abandon(self) -> None:
         """Stops sending; nothing more reaches the store."""
@@ -133,29 +136,32 @@ class MlflowTracker:
         now_ms = _now_ms()
 
         def finish() -> None:
+            self._store.drop_doubles()
             for key in sorted(self._store.keys(), key=lambda key: (not key.stage, not key.member)):
                 if key == RunKey() or self._store.status(key) == "RUNNING":
                     self._store.end(key, status, now_ms)
 
         self._submit(finish, "the end of the run")
-        num_left_out = self._sender.flush(CLOSE_S)
-        until = time.monotonic() + _UPLOAD_S
-        while self._sender.num_waiting and self._sender.failure is None and time.monotonic() < until:
-            num_left_out = self._sender.flush(1.0)
-        num_waiting = self._sender.num_waiting
-        self._sender.stop()
-        if num_left_out or num_waiting:
-            _log.warning(
-                "MLflow at %s lacks the end of this run and %d metric values; metrics.jsonl has them, and the same "
-                "launch sends them once it answers",
-                redact(self._uri),
-                num_left_out,
-            )
+        try:
+            self._sender.flush(CLOSE_S)
+            until = time.monotonic() + _UPLOAD_S
+            while self._sender.gets_on(CLOSE_S) and time.monotonic() < until:
+                self._sender.flush(1.0)
+        finally:  # Ctrl-C ends the wait, and what is lacking is said all the same
+            num_left_out, num_waiting = self._sender.flush(0.0), self._sender.num_waiting
+            self._sender.stop()
+            if num_left_out or num_waiting:
+                _log.warning(
+                    "MLflow at %s lacks the end of this run and %d metric values; metrics.jsonl has them, and the same "
+                    "launch sends them once it answers",
+                    redact(self._uri),
+                    num_left_out,
+                )
 
     def _open(self) -> None:
         self._store.open()
         about = About(self._run.name, self._params, self._tags)
-        self._store.ensure(RunKey(), about, _now_ms())
+        self._store.ensure(RunKey(), about, self._began_ms)
         self._store.resume(RunKey())
         self._read_load = make_sampler()
         self._opened.set()

@@ -14,7 +14,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from orchestrator.tracking_store import Point, explain, is_lasting
+from orchestrator.tracking_errors import explain, is_lasting
+from orchestrator.tracking_store import Point
 
 _log = logging.getLogger(__name__)
 
@@ -86,6 +87,7 @@ class Sender:
         self._num_failed = 0
         self._failing_since = 0.0
         self._last_try = 0.0
+        self._last_answer = time.monotonic()
         self._singly = 0  # points to be tried one by one, since one among them was refused
         self._told: set[str] = set()
         self._num_left_out = 0
@@ -106,6 +108,15 @@ class Sender:
         """How many tasks and points are not done."""
         with self._changed:
             return len(self._queue)
+
+    def gets_on(self, within_s: float) -> bool:
+        """Whether there is work that the store still takes: of the last `within_s`, or a long one (an artifact's)."""
+        with self._changed:
+            if not self._queue or self._error is not None:
+                return False
+            head = self._queue[0].item
+            is_long = isinstance(head, Task) and head.attempts > 0
+            return is_long or time.monotonic() - self._last_answer < within_s
 
     def submit(self, task: Task) -> None:
         """Appends a task; returns at once."""
@@ -245,6 +256,7 @@ class Sender:
         self._done(batch)
 
     def _done(self, batch: list[Task | Point]) -> None:
+        self._last_answer = time.monotonic()
         self._error = None
         self._num_failed = 0
         self._singly = max(0, self._singly - 1)

@@ -10,6 +10,7 @@ import contextlib
 import getpass
 import json
 import logging
+import math
 import os
 import socket
 from collections.abc import Callable, Iterable, Mapping
@@ -32,25 +33,7 @@ _MAX_METRICS = 1000  # MLflow's own limits of one log_batch
 _MAX_PARAMS_OR_TAGS = 100
 _MAX_DIGEST = 36
 _PAGE = 1000
-
-# Codes with which a store that answers says no: asking again changes nothing.
-_LASTING_CODES = frozenset(
-    {
-        "BAD_REQUEST",
-        "CUSTOMER_UNAUTHORIZED",
-        "ENDPOINT_NOT_FOUND",
-        "FEATURE_DISABLED",
-        "INVALID_PARAMETER_VALUE",
-        "INVALID_STATE",
-        "MALFORMED_REQUEST",
-        "NOT_IMPLEMENTED",
-        "PERMISSION_DENIED",
-        "RESOURCE_ALREADY_EXISTS",
-        "RESOURCE_DOES_NOT_EXIST",
-        "UNAUTHENTICATED",
-    }
-)
-_LASTING_TYPES = (ArithmeticError, AttributeError, ConfigError, FileNotFoundError, ImportError, LookupError, TypeError)
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -108,24 +91,6 @@ class _Entry:
     seen: dict[str, set[int]] | None  # steps in the store by metric; None: not read yet
 
 
-def is_lasting(error: Exception) -> bool:
-    """Whether the same call would fail again although the store answers."""
-    code = getattr(error, "error_code", None)
-    if type(error).__name__ == "InvalidUrlException" or (isinstance(code, str) and code in _LASTING_CODES):
-        return True
-    return isinstance(error, _LASTING_TYPES)
-
-
-def explain(error: Exception) -> str:
-    """One short line, without secrets, of what a store's error says."""
-    text = redact(" ".join(str(error).split()) or type(error).__name__)
-    if "Connection refused" in text or "NewConnectionError" in text:
-        return "nobody listens there"
-    if "NameResolutionError" in text:
-        return "no such host"
-    return text if len(text) <= 160 else text[:157] + "..."
-
-
 class Store:
     """The runs of one ensemble in one MLflow store; see the module's docstring for what callers may rely on.
 
@@ -141,8 +106,8 @@ class Store:
         self._run = run
         self._experiment_id = ""
         self._entries: dict[RunKey, _Entry] = {}
-        self._scored_ms = 0
         self._client: MlflowClient | None = None
+        self._in_doubt = False
 
     @property
     def ids(self) -> dict[str, Any]:
@@ -204,10 +169,20 @@ class Store:
             if key.role != "ensemble":
                 own["mlflow.parentRunId"] = self._entries[key.parent].id
             own = {name: value for name, value in own.items() if value}
+            in_doubt, self._in_doubt = self._in_doubt, True
             run = client.create_run(self._experiment_id, start_time=started_ms, tags=own, run_name=about.name)
+            self._in_doubt = in_doubt
             self._entries[key] = _Entry(run.info.run_id, "RUNNING", started_ms, frozenset(), {})
         self._add_params(self._entries[key], about.params)
         self.tag(key, about.tags)
+
+    def drop_doubles(self) -> None:
+        """Takes back runs that were made twice, as far as they have come to light.
+
+        A creation that was given up may sit in a slow proxy and reach the store after the one that was made instead.
+        """
+        if self._in_doubt:
+            self._find_all()
 
     def resume(self, key: RunKey) -> None:
         """Sets a run RUNNING."""
@@ -249,14 +224,16 @@ class Store:
             self._add_points(self._entries[key], own)
 
     def set_scores(self, key: RunKey, scores: Mapping[str, float], time_ms: int) -> None:
-        """Logs final values at step 0; a value that is there already is left alone, another one supersedes it."""
+        """Logs final values at step 0; one that is there already is left alone, another one takes the next step."""
         from mlflow.entities import Metric
 
         entry = self._entries[key]
         held = self._connected.get_run(entry.id).data.metrics
-        # MLflow calls the value of the latest millisecond the last one, and of a tie the largest.
-        time_ms = self._scored_ms = max(time_ms, self._scored_ms + 1)
-        new = [Metric(name, value, time_ms, 0) for name, value in scores.items() if held.get(name) != value]
+        new = [
+            Metric(name, value, time_ms, self._next_step(entry, name) if name in held else 0)
+            for name, value in scores.items()
+            if not (name in held and _same(held[name], value))
+        ]
         for part in _parts(new, _MAX_METRICS):
             self._connected.log_batch(entry.id, metrics=part)
 
@@ -301,13 +278,25 @@ class Store:
             token = page.token
             if not token:
                 break
-        for run in found:
+        # Of two runs with one key the one that has something: the other was made by a creation whose answer was lost.
+        for run in sorted(found, key=lambda run: (-len(run.data.metrics), -len(run.data.params), run.info.start_time)):
             key = RunKey(run.data.tags.get("septet.member", ""), run.data.tags.get("septet.stage", ""))
-            if key not in self._entries:
+            if key in self._entries:
+                self._drop_if_double(self._entries[key], run)
+            else:
                 # Of the parent's points, the machine's load, none is ever replayed: no need to read what is there.
                 seen: dict[str, set[int]] | None = None if key.stage else {}
                 info = run.info
                 self._entries[key] = _Entry(info.run_id, info.status, info.start_time, frozenset(run.data.params), seen)
+
+    def _drop_if_double(self, entry: _Entry, run: "Run") -> None:
+        if run.info.run_id == entry.id or run.data.metrics:
+            return
+        self._connected.delete_run(run.info.run_id)
+        _log.info("MLflow run %s was a second one of %s: deleted", run.info.run_id, entry.id)
+
+    def _next_step(self, entry: _Entry, name: str) -> int:
+        return 1 + max(metric.step for metric in self._connected.get_metric_history(entry.id, name))
 
     def _set_status(self, entry: _Entry, status: str) -> None:
         self._connected.update_run(entry.id, status=status)
@@ -335,10 +324,14 @@ class Store:
             for name, value in point.metrics.items():
                 if point.step not in entry.seen.get(name, ()):
                     new.setdefault((name, point.step), Metric(name, value, point.time_ms, point.step))
+        seen = entry.seen
         for part in _parts(list(new.values()), _MAX_METRICS):
+            # Until the answer is here nobody knows: if it is lost, what is there is read again before any is resent.
+            entry.seen = None
             self._connected.log_batch(entry.id, metrics=part)
             for metric in part:
-                entry.seen.setdefault(metric.key, set()).add(metric.step)
+                seen.setdefault(metric.key, set()).add(metric.step)
+            entry.seen = seen
 
 
 def make_sampler() -> Callable[[], dict[str, float]]:
@@ -374,7 +367,8 @@ def _make_client(uri: str) -> "MlflowClient":
         check_database_place(path)
     # The sender has its own patience; MLflow's default is 7 retries of 120 s, silent for minutes.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "8")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    # Also where the environment says otherwise: MLflow repeats creations as well, without looking whether one was made.
+    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     from mlflow import MlflowClient
 
@@ -389,6 +383,10 @@ def _user() -> str:
         return getpass.getuser()
     except (OSError, KeyError):  # a container's user without a passwd line
         return socket.gethostname()
+
+
+def _same(one: float, other: float) -> bool:
+    return one == other or (math.isnan(one) and math.isnan(other))
 
 
 def _parts(items: list[T], size: int) -> Iterable[list[T]]:
