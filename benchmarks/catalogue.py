@@ -30,6 +30,7 @@ ENTRIES = (
     Entry("cifar", "benchmarks.training_step:cifar", "1 min", "training step of cuda-convnet's small CIFAR-10 net"),
     Entry("ten_crop", "benchmarks.ten_crop:run", "4 min", "ten-crop prediction, full size"),
     Entry("stall", "benchmarks.checkpoint_stall:run", "1 min", "what a checkpoint costs training, in steps"),
+    Entry("tracking", "benchmarks.tracking:run", "3 min", "step time by how MLflow behaves"),
     Entry("combine", "benchmarks.combining:run", "2 min, 2.8 GB of disk", "averaging 7 × 100,000 × 1,000"),
     Entry("startup", "benchmarks.start_up:run", "10 s", "septet --help beside python -c pass"),
     Entry("input", "benchmarks.input_pipeline:run", "5 s", "training batches from the store beside PIL"),

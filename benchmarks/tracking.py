@@ -1,0 +1,152 @@
+"""What tracking costs a training step: MLflow there, away, failing, slow, hanging, losing answers, beside none at all.
+
+Each contestant trains the small net in a process of its own. Beside it runs what a driver does for it, in another
+process: metrics.jsonl followed twice a second, points handed to the real tracker, whose sender asks a real MLflow
+server through a proxy that misbehaves for as long as the row lasts.
+"""
+
+import multiprocessing
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from urllib.parse import urlsplit
+
+from benchmarks import synthetic
+from benchmarks.misbehaving_proxy import Fault, Proxy, serving_badly
+from benchmarks.numerics import fastest
+from benchmarks.row import Measure, Row, Settings, Spread, Wanted
+from benchmarks.training_step import ours
+from benchmarks.turns import ratios, take_turns
+from orchestrator.config_schema import TrackingConfig
+from orchestrator.follow import Follower
+from orchestrator.plan_values import Plan, PlannedDataset, Stage, StageRef
+from orchestrator.tracking import RunIdentity, open_tracking
+from orchestrator.ui import serving
+from workers.protocol import StageSpec
+
+_BATCH, _CLASSES, _SIDE, _UPDATES = 64, 40, 64, 20
+_POLL_S = 0.5  # the driver's
+_SLOW_S = 30.0
+_NONE = "none"
+
+
+@dataclass(frozen=True)
+class _Behaviour:
+    """How one server behaves, `fault` None being refused connections, and how the row says so."""
+
+    title: str
+    fault: Fault | None
+
+
+_BEHAVIOURS = {
+    "there": _Behaviour("there", Fault.none),
+    "away": _Behaviour("away", None),
+    "500": _Behaviour("answering 500", Fault.error),
+    "slow": _Behaviour(f"{_SLOW_S:.0f} s slow", Fault.slow),
+    "hanging": _Behaviour("hanging", Fault.hang),
+    "dropping": _Behaviour("losing every answer", Fault.drop_reply),
+}
+
+
+def _plan(spec: StageSpec) -> Plan:
+    stage = Stage(
+        ref=StageRef(spec.member, spec.stage),
+        dataset="target",
+        init_from=None,
+        settings=spec.settings,
+        reset=(),
+        freeze=(),
+        lr_scale=(),
+        member_seed=0,
+        seed=0,
+        hash="benchmark",
+        num_images=_UPDATES * _BATCH,
+        num_updates=_UPDATES,
+        num_classes=_CLASSES,
+    )
+    dataset = PlannedDataset("target", {}, (), _CLASSES, {"train": stage.num_images}, True)
+    return Plan("benchmark", "benchmark", (spec.member,), (stage,), (dataset,), {spec.member: stage.ref})
+
+
+def _drive(spec: StageSpec, address: str) -> None:
+    """A driver's part for one stage, until it is killed."""
+    identity = RunIdentity(str(uuid.uuid4()), "benchmark", "benchmark", spec.member)
+    tracker = open_tracking(TrackingConfig(address, False), identity, _plan(spec), {}, {})
+    ref = StageRef(spec.member, spec.stage)
+    tracker.stage_started(ref)
+    follower = Follower(spec.stage_dir / "metrics.jsonl")
+    while True:
+        for point in follower.read():
+            tracker.log(ref, point.step, point.time, point.metrics)
+        time.sleep(_POLL_S)
+
+
+@contextmanager
+def _driving(specs: Mapping[str, StageSpec], proxies: Mapping[str, Proxy]) -> Iterator[None]:
+    context = multiprocessing.get_context("spawn")
+    processes = [
+        context.Process(target=_drive, args=(specs[name], proxy.address), daemon=True)
+        for name, proxy in proxies.items()
+    ]
+    try:
+        for process in processes:
+            process.start()
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+def _evidence(name: str, proxy: Proxy) -> str:
+    """How many requests met the server; refused connections never reach the proxy."""
+    behaviour = _BEHAVIOURS[name]
+    if behaviour.fault is None:
+        return "connections refused"
+    if behaviour.fault is Fault.none:
+        return f"{len(proxy.paths)} requests answered"
+    if not proxy.injected[behaviour.fault]:
+        raise RuntimeError(f"MLflow {behaviour.title}: no request met it, so the row would tell nothing")
+    return f"{proxy.injected[behaviour.fault]} requests met it"
+
+
+def run(settings: Settings) -> tuple[Row, ...]:
+    """One row a behaviour: its step time over that without any server, in turns within one run."""
+    store = synthetic.store(settings.scratch, _UPDATES * _BATCH, _CLASSES, _SIDE)
+    folder = settings.scratch / "members"
+    specs = {
+        name: synthetic.stage(store, folder / f"m-{name}", synthetic.SMALL, _BATCH, fastest(1))
+        for name in (_NONE, *_BEHAVIOURS)
+    }
+    specs = {name: replace(spec, stage_dir=spec.stage_dir / "train") for name, spec in specs.items()}
+    with ExitStack() as stack:
+        server = stack.enter_context(serving(f"sqlite:///{settings.scratch}/mlflow.db"))
+        port = urlsplit(server.address).port
+        assert port is not None
+        proxies = {name: stack.enter_context(serving_badly(port)) for name in _BEHAVIOURS}
+        for name, behaviour in _BEHAVIOURS.items():
+            if behaviour.fault is None:
+                proxies[name].refuse()
+            else:
+                proxies[name].break_it(behaviour.fault, delay_s=_SLOW_S)
+        stack.enter_context(_driving(specs, proxies))
+        readings = take_turns({name: partial(ours, spec, _UPDATES) for name, spec in specs.items()}, settings.repeats)
+        notes = {name: _evidence(name, proxy) for name, proxy in proxies.items()}
+    return tuple(
+        Row(
+            name=f"small training step, MLflow {behaviour.title}",
+            unit="ms",
+            ours=1000 * Spread.of(readings[name]).median,
+            peer=1000 * Spread.of(readings[_NONE]).median,
+            limit=None,
+            ratio=Spread.of(ratios(readings, name, _NONE)),
+            measure=Measure.times,
+            wanted=Wanted(1.05, at_least=False),
+            repeats=settings.repeats,
+            note=f"{notes[name]}; beside: no tracking at all",
+        )
+        for name, behaviour in _BEHAVIOURS.items()
+    )

@@ -1,0 +1,400 @@
+"""The tracking store away, slow, wrong or locked: a launch ends as ever, and the store is whole once it is back.
+
+Every fault here was really met: the proxy counts what it did, a lock is asked for by a second connection.
+"""
+
+import logging
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from tracked_run import FakeRun, MlflowServer, check_complete, found_runs, held, key_of, mlflow_server
+
+from benchmarks.misbehaving_proxy import Fault, Proxy, serving_badly
+from orchestrator.plan import StageRef
+from orchestrator.tracking_sender import Sender
+from orchestrator.tracking_store import Point, Store
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "orchestrator"))
+from fake_stages import FakeStages, died
+
+pytestmark = pytest.mark.timeout(300)
+GIVE_UP_S = 120.0
+REQUEST_S = 1  # of the client's patience, in place of eight
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    with mlflow_server(tmp_path_factory.mktemp("server")) as running:
+        yield running
+
+
+@pytest.fixture
+def proxy(server: MlflowServer) -> Iterator[Proxy]:
+    with serving_badly(server.port) as started:
+        yield started
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gives up a request after a second, and the wait at a launch's end after half of one."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", str(REQUEST_S))
+    monkeypatch.setattr("orchestrator.tracking_runs.CLOSE_S", 0.5)
+    monkeypatch.setattr("orchestrator.tracking_runs._ANSWER_S", 1.5)
+    monkeypatch.setattr("orchestrator.tracking_runs.REFUSED_S", 0.3)
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + GIVE_UP_S
+    while not holds():
+        assert time.monotonic() < deadline, "did not come true in time"
+        time.sleep(0.02)
+
+
+def finish_when_sent(run: FakeRun, tracker: Any) -> None:
+    assert tracker.flush(GIVE_UP_S) == 0
+    run.finish(tracker)
+
+
+# Six requests meet the fault: the first runs, their parameters and tags, the first points, a status.
+FAULTS = [
+    (Fault.error, "", 6),
+    (Fault.absent, "", 6),
+    (Fault.reset, "", 6),
+    (Fault.cut, "", 6),
+    (Fault.drop_reply, "", 12),
+    (Fault.drop_reply, "runs/create", 3),
+    (Fault.drop_reply, "log-batch", 4),
+    (Fault.hang, "", 2),
+]
+
+
+@pytest.mark.parametrize(("fault", "only", "times"), FAULTS)
+def test_fault_that_passes_while_a_launch_runs_leaves_no_gap_and_no_duplicate(
+    server: MlflowServer, proxy: Proxy, tmp_path: Path, impatient: None, fault: Fault, only: str, times: int
+) -> None:
+    run = FakeRun(tmp_path, proxy.address)
+    tracker = run.open()
+    proxy.break_it(fault, only, left=times)
+    run.train(tracker)
+    finish_when_sent(run, tracker)
+    assert proxy.injected[fault] == times
+    check_complete(server.client, run)
+
+
+def test_slow_requests_that_get_through_after_they_were_given_up_leave_no_duplicate(
+    server: MlflowServer, proxy: Proxy, tmp_path: Path, impatient: None
+) -> None:
+    run = FakeRun(tmp_path, proxy.address)
+    tracker = run.open()
+    proxy.break_it(Fault.slow, "log-batch", left=3, delay_s=REQUEST_S + 0.5)
+    run.train(tracker)
+    finish_when_sent(run, tracker)
+    assert proxy.injected[Fault.slow] == 3
+    check_complete(server.client, run)
+
+
+def given_up_creation_arrives_late(server: MlflowServer, proxy: Proxy, run: FakeRun) -> None:
+    """The creation of a member's run sits in the proxy until another has been made in its place."""
+    tracker = run.open()
+    proxy.break_it(Fault.slow, "runs/create", left=1, delay_s=3.0 * REQUEST_S)
+    run.train(tracker)
+    assert tracker.flush(GIVE_UP_S) == 0
+    wait_until(lambda: len(found_runs(server.client, run.run_id)) == 7)  # six are the plan's
+    assert proxy.injected[Fault.slow] == 1
+    run.finish(tracker)
+
+
+def test_creation_that_arrives_after_it_was_given_up_is_taken_back(
+    server: MlflowServer, proxy: Proxy, tmp_path: Path, impatient: None
+) -> None:
+    run = FakeRun(tmp_path, proxy.address)
+    given_up_creation_arrives_late(server, proxy, run)
+    check_complete(server.client, run)
+
+
+def test_control_without_taking_back_there_are_two_runs(
+    server: MlflowServer, proxy: Proxy, tmp_path: Path, impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Store, "_drop_if_double", lambda *_: None)
+    run = FakeRun(tmp_path, proxy.address)
+    given_up_creation_arrives_late(server, proxy, run)
+    with pytest.raises(AssertionError, match="runs made twice"):
+        check_complete(server.client, run)
+
+
+def test_control_without_the_search_before_a_creation_there_are_two_runs(
+    server: MlflowServer, proxy: Proxy, tmp_path: Path, impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = FakeRun(tmp_path, proxy.address)
+    tracker = run.open()
+    monkeypatch.setattr(Store, "_find_all", lambda self: None)
+    proxy.break_it(Fault.drop_reply, "runs/create", left=1)
+    run.train(tracker)
+    finish_when_sent(run, tracker)
+    with pytest.raises(AssertionError, match="runs made twice"):
+        check_complete(server.client, run)
+
+
+def add_points_carelessly(self: Store, entry: Any, points: list[Point]) -> None:
+    """As a sender would that neither asks what is there nor keeps the time of a measurement."""
+    from mlflow.entities import Metric
+
+    now_ms = int(time.time() * 1000)
+    own = [Metric(name, value, now_ms, point.step) for point in points for name, value in point.metrics.items()]
+    self._connected.log_batch(entry.id, metrics=own)
+
+
+def test_control_without_asking_what_is_there_a_lost_answer_doubles_points(
+    server: MlflowServer, proxy: Proxy, tmp_path: Path, impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Store, "_add_points", add_points_carelessly)
+    run = FakeRun(tmp_path, proxy.address)
+    tracker = run.open()
+    proxy.break_it(Fault.drop_reply, "log-batch", left=12)
+    run.train(tracker)
+    finish_when_sent(run, tracker)
+    assert proxy.injected[Fault.drop_reply] == 12
+    with pytest.raises(AssertionError, match="points lacking or there twice"):
+        check_complete(server.client, run)
+
+
+def lost_member() -> FakeStages:
+    """A member that dies after update 5 and goes on from the checkpoint of update 3: 4 and 5 are logged twice."""
+    return FakeStages({"base/train": [(5, died())]})
+
+
+def test_updates_redone_after_a_loss_are_in_the_store_once(server: MlflowServer, proxy: Proxy, tmp_path: Path) -> None:
+    run = FakeRun(tmp_path, proxy.address, lost_member())
+    run.launch()
+    assert run.fakes.started.count("base/train") == 2
+    assert run.fakes.updates.count(("base/train", 5)) == 2
+    check_complete(server.client, run)
+
+
+def test_control_careless_sender_doubles_redone_updates(
+    server: MlflowServer, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Store, "_add_points", add_points_carelessly)
+    run = FakeRun(tmp_path, proxy.address, lost_member())
+    run.launch()
+    with pytest.raises(AssertionError, match="points lacking or there twice"):
+        check_complete(server.client, run)
+
+
+def test_store_away_from_the_start_is_filled_by_the_same_launch_later(
+    server: MlflowServer, proxy: Proxy, tmp_path: Path, impatient: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    proxy.refuse()
+    run = FakeRun(tmp_path, proxy.address)
+    with caplog.at_level(logging.WARNING):
+        run.launch()
+    assert "nobody listens there" in caplog.text
+    assert "lacks the end of this run and 33 metric values" not in caplog.text
+    assert "lacks the end of this run and 30 metric values" in caplog.text
+    assert found_runs(server.client, run.run_id) == []
+    assert run.fakes.started, "it trained all the same"
+
+    proxy.listen()
+    run.fakes.started.clear()
+    run.launch()
+    assert run.fakes.started == [], "nothing was trained again"
+    check_complete(server.client, run)
+    run.launch()
+    check_complete(server.client, run)
+
+
+@pytest.mark.parametrize("fault", [Fault.hang, Fault.error, Fault.slow, Fault.drop_reply])
+def test_store_lost_midway_and_for_good_is_filled_by_the_next_launch(
+    server: MlflowServer, proxy: Proxy, tmp_path: Path, impatient: None, fault: Fault, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = FakeRun(tmp_path, proxy.address, FakeStages(waiting=frozenset()))
+    tracker = run.open()
+    first = StageRef("base", "train")
+    tracker.stage_started(first)
+    assert tracker.flush(GIVE_UP_S) == 0
+    assert {found.info.status for found in found_runs(server.client, run.run_id)} == {"RUNNING"}
+    proxy.break_it(fault, delay_s=2.0 * REQUEST_S)
+    with caplog.at_level(logging.WARNING):
+        run.train(tracker)
+        run.finish(tracker)
+    assert proxy.injected[fault] > 0
+    assert "the same launch sends them once it answers" in caplog.text
+    stop_and_join(tracker)
+    time_out = time.monotonic() + 3.0 * REQUEST_S
+    wait_until(lambda: time.monotonic() > time_out)  # what the proxy still holds back has arrived
+    proxy.mend()
+    run.launch()
+    check_complete(server.client, run)
+
+
+def stop_and_join(tracker: Any) -> None:
+    """A launch's process is gone when the next one starts; here its thread has to be."""
+    tracker._sender.stop()
+    tracker._sender._thread.join(GIVE_UP_S)
+    assert not tracker._sender._thread.is_alive()
+
+
+def test_runs_left_running_by_a_killed_driver_are_closed_and_taken_up_by_the_next(
+    server: MlflowServer, proxy: Proxy, tmp_path: Path
+) -> None:
+    run = FakeRun(tmp_path, proxy.address)
+    tracker = run.open()
+    tracker.stage_started(StageRef("base", "train"))
+    tracker.stage_started(StageRef("wide", "pre"))
+    assert tracker.flush(GIVE_UP_S) == 0
+    stop_and_join(tracker)
+    before = {key_of(found): found.info.run_id for found in found_runs(server.client, run.run_id)}
+    second = run.open()
+    assert second.flush(GIVE_UP_S) == 0
+    left = {key_of(found): found.info.status for found in found_runs(server.client, run.run_id)}
+    assert left == {"/": "RUNNING", "base/": "KILLED", "base/train": "KILLED", "wide/": "KILLED", "wide/pre": "KILLED"}
+    run.train(second)
+    run.finish(second)
+    check_complete(server.client, run)
+    after = {key_of(found): found.info.run_id for found in found_runs(server.client, run.run_id)}
+    assert {key: after[key] for key in before} == before
+
+
+def test_another_store_between_launches_gets_the_whole_history(
+    server: MlflowServer, proxy: Proxy, tmp_path: Path
+) -> None:
+    from mlflow import MlflowClient
+
+    run = FakeRun(tmp_path / "run", proxy.address)
+    run.launch()
+    run.uri = server.another_store(tmp_path / "other")
+    run.launch()
+    check_complete(server.client, run)
+    check_complete(MlflowClient(run.uri), run)
+
+
+def test_scores_of_another_launch_follow_and_do_not_double(server: MlflowServer, proxy: Proxy, tmp_path: Path) -> None:
+    run = FakeRun(tmp_path, proxy.address)
+    run.launch()
+    tracker = run.open()
+    tracker.log_ensemble({"ensemble/top1_error": 0.2, "ensemble/nll": float("nan")})
+    tracker.close("FINISHED")
+    (parent,) = [found for found in found_runs(server.client, run.run_id) if key_of(found) == "/"]
+    assert parent.data.metrics["ensemble/top1_error"] == 0.2
+    points = [(name, step) for name, step, _ in held(server.client, parent)]
+    assert points == [("ensemble/nll", 0), ("ensemble/top1_error", 0), ("ensemble/top1_error", 1)]
+
+
+def test_interrupt_in_the_wait_at_the_end_ends_it_and_says_what_is_lacking(
+    proxy: Proxy, tmp_path: Path, impatient: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = FakeRun(tmp_path, proxy.address)
+    tracker = run.open()
+    proxy.break_it(Fault.hang)
+    run.train(tracker)
+    flush = Sender.flush
+
+    def interrupted(self: Sender, timeout_s: float) -> int:
+        if timeout_s:
+            raise KeyboardInterrupt
+        return flush(self, timeout_s)
+
+    monkeypatch.setattr(Sender, "flush", interrupted)
+    with caplog.at_level(logging.WARNING), pytest.raises(KeyboardInterrupt):
+        run.finish(tracker)
+    assert "lacks the end of this run and 30 metric values" in caplog.text
+    stop_and_join(tracker)
+
+
+@contextmanager
+def locked(database: Path) -> Iterator[None]:
+    """Another process holds the database exclusively; it is seen to."""
+    script = (
+        "import sqlite3, sys; held = sqlite3.connect(sys.argv[1], isolation_level=None); "
+        "held.execute('BEGIN EXCLUSIVE'); print('held', flush=True); sys.stdin.read()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", script, str(database)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with closing(sqlite3.connect(database, timeout=0)) as asking, pytest.raises(sqlite3.OperationalError):
+            asking.execute("SELECT count(*) FROM runs")
+        yield
+    finally:
+        holder.communicate()
+
+
+def test_database_locked_for_a_while_costs_no_point(server: MlflowServer, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    run = FakeRun(tmp_path / "run", server.another_store(tmp_path / "own"))
+    tracker = run.open()
+    with locked(tmp_path / "own" / "mlflow.db"):
+        run.train(tracker)
+        assert tracker.flush(0.0) == 30
+    run.finish(tracker)
+    check_complete(MlflowClient(run.uri), run)
+
+
+def test_database_locked_beyond_the_end_is_filled_by_the_next_launch(
+    server: MlflowServer, tmp_path: Path, impatient: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    from mlflow import MlflowClient
+
+    run = FakeRun(tmp_path / "run", server.another_store(tmp_path / "own"))
+    tracker = run.open()
+    with locked(tmp_path / "own" / "mlflow.db"), caplog.at_level(logging.WARNING):
+        run.train(tracker)
+        run.finish(tracker)
+    assert "lacks the end of this run and 30 metric values" in caplog.text
+    stop_and_join(tracker)
+    run.launch()
+    check_complete(MlflowClient(run.uri), run)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, of four megabytes."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("mounting a small file system is not allowed here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(folder: Path) -> Path:
+    """Leaves not a block free, and proves it."""
+    ballast = folder / "ballast"
+    with ballast.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+        while True:
+            file.write(bytes(4096))
+    return ballast
+
+
+def test_full_disk_of_the_database_costs_no_point(
+    server: MlflowServer, tmp_path: Path, small_disk: Path, impatient: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    from mlflow import MlflowClient
+
+    run = FakeRun(tmp_path / "run", server.another_store(small_disk))
+    tracker = run.open()
+    ballast = fill(small_disk)
+    with caplog.at_level(logging.WARNING):
+        run.train(tracker)
+        wait_until(lambda: "training goes on" in caplog.text)
+    assert "full" in caplog.text
+    ballast.unlink()
+    finish_when_sent(run, tracker)
+    check_complete(MlflowClient(run.uri), run)
