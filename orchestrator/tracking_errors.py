@@ -41,6 +41,8 @@ def explain(error: Exception) -> str:
         return "no such host"
     if "timed out" in text:
         return "no answer in time"
+    if "Connection aborted" in text or "Max retries exceeded" in text or "Connection broken" in text:
+        return "the connection broke off"
     if "database is locked" in text:
         return "another process holds the database"
     return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 3] + "..."

@@ -370,6 +370,8 @@ def _make_client(uri: str) -> "MlflowClient":
     # Also where the environment says otherwise: MLflow repeats creations as well, without looking whether one was made.
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    # Of a server's runs it would print the addresses as they end, to stdout, which is for results.
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
     from mlflow import MlflowClient
 
     # MLflow logs what it raises as well, with tracebacks: what matters comes back as an exception.
