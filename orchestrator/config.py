@@ -193,6 +193,7 @@ def _cluster(layer: ClusterLayer) -> ClusterConfig:
         max_failures=layer.max_failures,
         max_losses=layer.max_losses,
         choose_cpus=isinstance(written, Auto),
+        progress_timeout_s=layer.progress_timeout_s,
     )
 
 

@@ -70,7 +70,7 @@ class ClusterLayer:
     """As written: where members run and what each may use; `address` None is a local Ray of the run's own.
 
     `max_failures` bounds the attempts of a stage that end in its own error, `max_losses` those whose process or node
-    was lost.
+    was lost. `progress_timeout_s`: how long a member may be alive and make no progress.
     """
 
     address: str | None = None
@@ -78,6 +78,7 @@ class ClusterLayer:
     gpus_per_member: float = 0.0
     max_failures: int = 3
     max_losses: int = 20
+    progress_timeout_s: float = 900.0
 
     def __post_init__(self) -> None:
         if isinstance(self.cpus_per_member, int) and self.cpus_per_member < 1:
@@ -88,6 +89,8 @@ class ClusterLayer:
         for name in ("max_failures", "max_losses"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)}: give 0 or more")
+        if not self.progress_timeout_s > 0:
+            raise ValueError(f"progress_timeout_s={self.progress_timeout_s}: give seconds, more than 0")
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,7 @@ class ClusterConfig:
     max_failures: int = 3
     max_losses: int = 20
     choose_cpus: bool = False
+    progress_timeout_s: float = 900.0
 
 
 @dataclass(frozen=True)

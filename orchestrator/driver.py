@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from orchestrator.deadlines import Deadlines, mark_of
 from orchestrator.follow import Follower
 from orchestrator.ledger import PREDICTIONS, AttemptEnd, Budgets, Ledger, StageState
 from orchestrator.member_actor import Cluster, Completed, Failure, Halted, Lost, Predicted, Trained
@@ -34,6 +35,7 @@ _POLL_S = 0.5
 _KEPT_KINDS: dict[str, type[SeptetError]] = {kind.__name__: kind for kind in (CheckFailed, DataError, StorageError)}
 _AT_CHANCE = "at_chance"
 _AT_CHANCE_TAG = "septet.at_chance"
+_PASSED_NAN_TAG = "septet.passed_nan"
 _log = logging.getLogger(__name__)
 
 
@@ -42,7 +44,7 @@ class Work:
     """What is to be trained and where.
 
     `stores` are prepared datasets by name, `target_digest` is that of `target`'s; `splits` are what members predict;
-    `local_copy` is where each node keeps copies of the stores, or None.
+    `local_copy` is where each node keeps copies of the stores, or None. `progress_timeout_s`: see `Deadlines`.
     """
 
     paths: RunPaths
@@ -57,6 +59,7 @@ class Work:
     budgets: Budgets
     crops: Crops = Crops.ten
     local_copy: Path | None = None
+    progress_timeout_s: float = 900.0
 
     def stage_spec(self, stage: Stage, attempt: int) -> StageSpec:
         """What the actor needs to train `stage`."""
@@ -97,9 +100,10 @@ class Work:
 
 
 class Driver:
-    """Brings one run to its end: `take_stock`, then `run`. `clock` gives unix seconds, for the ledger.
+    """Brings one run to its end: `take_stock`, then `run`.
 
-    `book` gets the digests of what is committed.
+    `clock` gives unix seconds, for the ledger, `monotonic` those by which a member that hangs is known; `book` gets
+    the digests of what is committed.
     """
 
     def __init__(
@@ -108,6 +112,7 @@ class Driver:
         ledger: Ledger,
         tracker: Tracker,
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
         book: Book | None = None,
     ) -> None:
         self._book = book or Book()
@@ -119,6 +124,7 @@ class Driver:
         self._failed: dict[StageRef, Failure] = {}
         self._followers = {stage.ref: Follower(work.paths.metrics(stage.ref)) for stage in work.plan.stages}
         self._stopping = False
+        self._deadlines = Deadlines(work.progress_timeout_s, monotonic)
         self._cluster: Cluster
 
     def take_stock(self) -> bool:
@@ -192,6 +198,7 @@ class Driver:
             self._follow()
             for one in completed:
                 self._settle(one)
+            self._end_hung()
             show()
         for member in sorted(self._actors):
             self._discard(member)
@@ -244,11 +251,13 @@ class Driver:
         self._busy[member] = ref
         if ref.stage == PREDICTIONS:
             self._ledger.begin(str(ref), started=self._clock(), resumed_from=0)
+            self._deadlines.begin(member, mark_of(self._step_file(ref)))
             self._cluster.predict(self._work.predict_spec(member))
             return
         resumed_from = newest_step(self._work.paths.checkpoints(ref))
         attempt = self._ledger.begin(str(ref), started=self._clock(), resumed_from=resumed_from)
         atomic.write_text(self._work.paths.step(ref), str(resumed_from))
+        self._deadlines.begin(member, mark_of(self._step_file(ref)))
         self._tracker.stage_started(ref)
         self._cluster.run_stage(self._work.stage_spec(self._work.plan.stage(ref), attempt))
 
@@ -270,10 +279,22 @@ class Driver:
             case Failure() as failure:
                 self._retry(ref, AttemptEnd.failed, failure)
 
+    def _step_file(self, ref: StageRef) -> Path:
+        return self._work.paths.step(self._work.plan.last_stages[ref.member] if ref.stage == PREDICTIONS else ref)
+
+    def _end_hung(self) -> None:
+        """A member that is alive and makes no progress is ended and tried again, as if its process were lost."""
+        for member, ref in list(self._busy.items()):
+            reason = self._deadlines.look(member, mark_of(self._step_file(ref)))
+            if reason:
+                del self._busy[member]
+                self._retry(ref, AttemptEnd.lost, Failure("Hung", reason, "", retryable=True))
+
     def _commit(self, ref: StageRef, result: StageResult) -> None:
         self._book.stage(ref, result.checkpoint_sha256)
         write_finished(self._work.paths.stage(ref), self._work.plan.stage(ref).hash, result)
         self._done.add(ref)
+        self._note_passed(ref, result.num_updates + 1)
         self._ledger.flag_at_chance(str(ref), result.at_chance)
         self._ledger.end(str(ref), AttemptEnd.done, StageState.done, resumed_from=result.resumed_from)
         self._tracker.stage_finished(ref, Ending.FINISHED, {_AT_CHANCE_TAG: str(result.at_chance).lower()})
@@ -284,12 +305,19 @@ class Driver:
         _log.debug("%s", failure.traceback)
         self._discard(ref.member)
         name, message = str(ref), f"{failure.kind}: {failure.message}"
+        if failure.diverged_at is not None:
+            end = AttemptEnd.diverged
         if self._stopping:
-            self._ledger.end(name, end, StageState.stopped, error=message)
+            self._ledger.end(name, end, StageState.stopped, error=message, diverged_at=failure.diverged_at)
             self._tell_end(ref, Ending.KILLED)
             return
-        self._ledger.end(name, end, StageState.waiting, error=message)
-        if failure.retryable and self._ledger.may_retry(name, end, self._work.budgets):
+        self._ledger.end(name, end, StageState.waiting, error=message, diverged_at=failure.diverged_at)
+        if end is AttemptEnd.diverged:
+            if self._ledger.may_replay(name):
+                _log.warning("%s: replayed from its newest checkpoint: a passing fault does not come again", ref)
+                return
+            failure = replace(failure, message=f"{failure.message} (again after a replay: no passing fault)")
+        elif failure.retryable and self._ledger.may_retry(name, end, self._work.budgets):
             return
         self._ledger.declare(name, StageState.failed)
         self._failed[ref] = failure
@@ -310,10 +338,20 @@ class Driver:
             for point in points:
                 self._tracker.log(ref, point.step, point.time, point.metrics)
             self._ledger.reach(str(ref), read_step(self._work.paths.step(ref)))
+            if self._ledger.entry(str(ref)).open_nans:
+                self._note_passed(ref, newest_step(self._work.paths.checkpoints(ref)))
             flags = [point.metrics[_AT_CHANCE] for point in points if _AT_CHANCE in point.metrics]
             if flags and bool(flags[-1]) != self._ledger.entry(str(ref)).at_chance:
                 self._ledger.flag_at_chance(str(ref), bool(flags[-1]))
                 self._tracker.tag(ref, _AT_CHANCE_TAG, str(bool(flags[-1])).lower())
+
+    def _note_passed(self, ref: StageRef, beyond: int) -> None:
+        """A checkpoint past the update where a NaN was met says that it did not come again."""
+        passed = self._ledger.pass_nans(str(ref), beyond)
+        if passed:
+            steps = ", ".join(map(str, passed))
+            _log.warning("%s: the NaN at update %s did not come again in a replay: check the hardware", ref, steps)
+            self._tracker.tag(ref, _PASSED_NAN_TAG, steps)
 
     def _failure(self) -> SeptetError:
         ref, failure = next(iter(self._failed.items()))

@@ -183,6 +183,7 @@ def _work(config: Config, plan: Plan, run: OpenedRun, prepared: Prepared) -> Wor
         budgets=Budgets(config.cluster.max_losses, config.cluster.max_failures),
         crops=run.record.crops,
         local_copy=config.local_copy,
+        progress_timeout_s=config.cluster.progress_timeout_s,
     )
 
 

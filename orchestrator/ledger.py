@@ -1,7 +1,8 @@
 """ledger.json: every attempt at every stage, and the budgets that bound them. The driver is its one writer.
 
-Two budgets a stage: `lost` counts actors that died under it, `failed` its own errors. Both begin anew with each
-launch: a person has looked at the run in between. An attempt whose driver died counts for neither.
+Two budgets a stage: `lost` counts actors that died or hung under it, `failed` its own errors. Both begin anew with each
+launch: a person has looked at the run in between. An attempt whose driver died counts for neither; nor does one that
+met a NaN, which is replayed to tell a passing fault from divergence.
 """
 
 from collections.abc import Iterator, Mapping
@@ -36,6 +37,11 @@ class AttemptEnd(StrEnum):
     failed = "failed"
     stopped = "stopped"
     interrupted = "interrupted"
+    diverged = "diverged"
+
+
+# A NaN at ever later updates is no single passing fault: after so many replays within a launch it counts as divergence.
+_MAX_REPLAYS = 3
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,7 @@ class Attempt:
 
     `resumed_from` is the update whose checkpoint it went on from, `last_step` the last update it made, by its
     step.txt: what the next attempt redoes is this `last_step` less the next `resumed_from`. `outcome` is None while it
-    runs.
+    runs. `diverged_at`: how many updates were made when something was not finite.
     """
 
     attempt: int
@@ -54,15 +60,23 @@ class Attempt:
     last_step: int
     outcome: AttemptEnd | None = None
     error: str = ""
+    diverged_at: int | None = None
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One stage (or a member's predictions)."""
+    """One stage (or a member's predictions). `passed_nans`: updates at which a NaN was met that did not come again."""
 
     state: StageState = StageState.waiting
     attempts: tuple[Attempt, ...] = ()
     at_chance: bool = False
+    passed_nans: tuple[int, ...] = ()
+
+    @property
+    def open_nans(self) -> tuple[int, ...]:
+        """The updates at which a NaN was met of which it is not known yet whether it comes again."""
+        met = {attempt.diverged_at for attempt in self.attempts if attempt.diverged_at is not None}
+        return tuple(sorted(met.difference(self.passed_nans)))
 
     @property
     def running(self) -> bool:
@@ -145,12 +159,20 @@ class Ledger:
             self._hold(name, replace(entry, attempts=(*entry.attempts[:-1], attempt)))
 
     def end(
-        self, name: str, outcome: AttemptEnd, state: StageState, *, error: str = "", resumed_from: int | None = None
+        self,
+        name: str,
+        outcome: AttemptEnd,
+        state: StageState,
+        *,
+        error: str = "",
+        resumed_from: int | None = None,
+        diverged_at: int | None = None,
     ) -> None:
         """Closes the running attempt. `resumed_from` corrects what was expected at its beginning."""
         last = self.entry(name).attempts[-1]
         corrected = last.resumed_from if resumed_from is None else resumed_from
-        self._put_last(name, replace(last, outcome=outcome, error=error, resumed_from=corrected), state)
+        ended = replace(last, outcome=outcome, error=error, resumed_from=corrected, diverged_at=diverged_at)
+        self._put_last(name, ended, state)
 
     def flag_at_chance(self, name: str, at_chance: bool) -> None:
         """Notes whether the stage's validation error is still that of guessing."""
@@ -164,6 +186,23 @@ class Ledger:
         attempts = self.entry(name).attempts
         spent = sum(a.launch == self._contents.launch and a.outcome is outcome for a in attempts)
         return spent <= limit
+
+    def may_replay(self, name: str) -> bool:
+        """Whether the NaN that the last attempt met may be a passing fault.
+
+        It is none where an attempt of this launch has met one at the same update or a later one before.
+        """
+        attempts = [attempt for attempt in self.entry(name).attempts if attempt.launch == self._contents.launch]
+        *before, last = [attempt.diverged_at for attempt in attempts if attempt.diverged_at is not None]
+        return len(before) < _MAX_REPLAYS and all(last > earlier for earlier in before)
+
+    def pass_nans(self, name: str, beyond: int) -> tuple[int, ...]:
+        """Notes and gives those of the entry's open NaNs that lie before update `beyond`, which is vouched for."""
+        entry = self.entry(name)
+        passed = tuple(step for step in entry.open_nans if step < beyond)
+        if passed:
+            self._put(name, replace(entry, passed_nans=tuple(sorted({*entry.passed_nans, *passed}))))
+        return passed
 
     def _put_last(self, name: str, attempt: Attempt, state: StageState) -> None:
         entry = self.entry(name)
@@ -218,7 +257,7 @@ def _entry(value: Mapping[str, Any]) -> Entry:
         Attempt(**{**attempt, "outcome": attempt["outcome"] and AttemptEnd(attempt["outcome"])})
         for attempt in value["attempts"]
     )
-    return Entry(StageState(value["state"]), attempts, value["at_chance"])
+    return Entry(StageState(value["state"]), attempts, value["at_chance"], tuple(value.get("passed_nans", ())))
 
 
 def _close_interrupted(entry: Entry) -> Entry:

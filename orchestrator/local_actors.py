@@ -82,11 +82,15 @@ class LocalActors:
         return MemberActor(self._duties)
 
     def _start(self, member: str, work: Callable[[], Outcome]) -> None:
+        actor = self._actors[member]
+
         def run() -> None:
             try:
                 outcome = work()
             except ActorDied as death:
                 outcome = Lost(str(death))
-            self._completed.put(Completed(member, outcome))
+            # A thread cannot be killed: what comes of one that was discarded is let go.
+            if self._actors.get(member) is actor:
+                self._completed.put(Completed(member, outcome))
 
         threading.Thread(target=run, name=f"member-{member}", daemon=True).start()

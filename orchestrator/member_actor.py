@@ -16,15 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from orchestrator.out_of_memory import advice
 from workers import atomic
 from workers.errors import CheckFailed, ConfigError, DataError, Diverged, Stopped, StorageError
+from workers.heartbeat import beat
 from workers.protocol import PredictSpec, SplitPredictions, StageResult, StageSpec
 
 # A worker of a driver that was killed lives on until the guard or Ray has ended it: about a second.
 _PREDECESSOR_GONE_S = 30.0
 _HOLD_PAUSE_S = 0.05
 _NEVER_RETRIED = (Diverged, ConfigError, DataError, StorageError, CheckFailed)
-_OUT_OF_MEMORY = ("OutOfMemoryError", "MemoryError")
 # Not this module's name: what log.txt gets are the records below `workers`.
 _log = logging.getLogger("workers")
 
@@ -52,12 +53,17 @@ class Halted:
 
 @dataclass(frozen=True)
 class Failure:
-    """The work raised an error of its own. `kind` is the exception's class name."""
+    """The work raised an error of its own. `kind` is the exception's class name.
+
+    `diverged_at`: something was not finite after that many updates. Whether it is so again tells divergence from a
+    passing fault, so that is replayed once, whatever `retryable` says.
+    """
 
     kind: str
     message: str
     traceback: str
     retryable: bool
+    diverged_at: int | None = None
 
 
 @dataclass(frozen=True)
@@ -172,6 +178,7 @@ class MemberActor:
         try:
             with self._one_at_a_time, _logging_to(spec.stage_dir / "log.txt"):
                 _set_openmp_threads(spec.numerics.threads)
+                beat(spec.stage_dir)
                 return _logged(spec.stage_dir.parent, work)
         except Stopped as stopped:
             return Halted(str(stopped))
@@ -199,11 +206,13 @@ def _logged(member_dir: Path, work: Callable[[], Outcome]) -> Outcome:
 def failure_of(error: Exception) -> Failure:
     """Encodes an exception; running out of memory again on the same input is certain, so it is not retried."""
     kind = type(error).__name__
+    message, remedy = " ".join(str(error).split()) or kind, advice(error)
     return Failure(
         kind=kind,
-        message=" ".join(str(error).split()) or kind,
+        message=f"{remedy} ({message})" if remedy else message,
         traceback="".join(traceback.format_exception(error)),
-        retryable=not isinstance(error, _NEVER_RETRIED) and kind not in _OUT_OF_MEMORY,
+        retryable=not isinstance(error, _NEVER_RETRIED) and not remedy,
+        diverged_at=error.step if isinstance(error, Diverged) else None,
     )
 
 

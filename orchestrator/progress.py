@@ -166,7 +166,7 @@ def _overall(status: RunStatus, width: int) -> RenderableType:
 
 def _notes(status: RunStatus) -> list[Text]:
     """What a person has to know of single stages, a line each."""
-    notes = [Text(f"! {_key(stage)} is still at chance", style="yellow") for stage in status.stages if stage.at_chance]
+    notes = [Text(f"! {_key(stage)} {remark}", style="yellow") for stage in status.stages for remark in stage.remarks]
     notes += [
         Text(f"! {_key(stage)} waits for data {stage.data_wait:.0%} of its time", style="yellow")
         for stage in status.stages
@@ -205,6 +205,8 @@ def _state_line(stage: StageStatus) -> str:
         line += f" ({stage.error})"
     if stage.at_chance:
         line += ", still at chance"
+    if stage.passed_nans:
+        line += f", NaN at update {', '.join(map(str, stage.passed_nans))} passed"
     return line
 
 

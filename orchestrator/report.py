@@ -13,6 +13,7 @@ from orchestrator import plots
 from orchestrator.aggregate import MemberPredictions
 from orchestrator.config_schema import CombineMethod
 from orchestrator.curves import read_curves
+from orchestrator.ledger import read_ledger
 from orchestrator.plan import Plan
 from orchestrator.report_page import MemberEntry, Page, Picture, Sheet, render
 from orchestrator.run_dir import RunPaths, RunRecord
@@ -58,7 +59,7 @@ def write_report(paths: RunPaths, plan: Plan, record: RunRecord, evidence: Evide
         ),
         sheets=sheets,
         command=f"septet launch experiment={plan.experiment}",
-        facts=_facts(plan, record),
+        facts={**_facts(plan, record), **_passed_nans(paths)},
         missing=evidence.missing,
     )
     figures = {
@@ -166,6 +167,13 @@ def first_convolution(shapes: Mapping[str, Sequence[int]]) -> str | None:
 
     seen = [name for name, shape in shapes.items() if len(shape) == 4 and shape[1] == COLOURS]
     return min(seen, key=in_order, default=None)
+
+
+def _passed_nans(paths: RunPaths) -> dict[str, str]:
+    """Where the hardware, or whatever else comes and goes, gave a NaN that a replay did not meet again."""
+    entries = read_ledger(paths.ledger).stages.items()
+    met = [f"{name} at update {', '.join(map(str, entry.passed_nans))}" for name, entry in entries if entry.passed_nans]
+    return {"NaN that a replay did not meet again": "; ".join(met)} if met else {}
 
 
 def _facts(plan: Plan, record: RunRecord) -> dict[str, str]:

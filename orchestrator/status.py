@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from orchestrator.ledger import PREDICTIONS, Entry, StageState, read_ledger
@@ -17,6 +18,9 @@ _BLOCK_BYTES = 32 * 1024
 _MOST_TAIL_BYTES = 4 * 1024 * 1024
 # A rate over the last ten minutes follows a slowed-down machine, and still spans an evaluation or two.
 _RATE_WINDOW_S = 600.0
+# Of a stage's own usual rate: below it a straggler is shown. Of fewer rates than these nothing is usual yet.
+_STRAGGLING = 0.5
+_FEWEST_RATES = 5
 
 
 class State(StrEnum):
@@ -36,7 +40,9 @@ class StageStatus:
 
     `data_wait` is the share of its training time in which the stage waits for its next batch, in [0, 1].
 
-    `num_updates`, `num_epochs` and `remaining_s` are the most it can be where the stage `may_end_early`.
+    `num_updates`, `num_epochs` and `remaining_s` are the most it can be where the stage `may_end_early`. `passed_nans`
+    are updates at which a NaN was met that did not come again; `share_of_usual_rate` is the latest rate over the median
+    of this attempt's.
     """
 
     member: str
@@ -54,6 +60,20 @@ class StageStatus:
     at_chance: bool
     may_end_early: bool = False
     data_wait: float | None = None
+    passed_nans: tuple[int, ...] = ()
+    share_of_usual_rate: float | None = None
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a person has to know of it besides its figures."""
+        remarks = ["is still at chance"] if self.at_chance else []
+        if self.passed_nans:
+            steps = ", ".join(map(str, self.passed_nans))
+            remarks.append(f"met NaN at update {steps}, which did not come again in a replay: check the hardware")
+        share = self.share_of_usual_rate
+        if self.state is State.running and share is not None and share < _STRAGGLING:
+            remarks.append(f"is down to {share:.0%} of its usual rate")
+        return tuple(remarks)
 
     @property
     def time_left(self) -> str:
@@ -110,6 +130,7 @@ class Course:
     data_wait: float | None = None
     updates_per_second: float | None = None
     at_chance: bool = False
+    share_of_usual_rate: float | None = None
 
 
 def read_status(paths: RunPaths) -> RunStatus:
@@ -161,6 +182,8 @@ def stage_status(stage: Stage, *, entry: Entry, course: Course, done: Mapping[st
         at_chance=bool(done.get("at_chance", entry.at_chance or course.at_chance)),
         may_end_early=stage.settings.schedule.stop_when_stalled,
         data_wait=course.data_wait,
+        passed_nans=entry.passed_nans,
+        share_of_usual_rate=course.share_of_usual_rate,
     )
 
 
@@ -198,7 +221,15 @@ def course_of(lines: Sequence[Mapping[str, Any]], since: float = 0.0) -> Course:
         data_wait=latest.get("data_wait"),
         updates_per_second=rate or None,
         at_chance=bool(latest.get("at_chance", 0.0)),
+        share_of_usual_rate=_share_of_usual_rate(lines, since),
     )
+
+
+def _share_of_usual_rate(lines: Sequence[Mapping[str, Any]], since: float) -> float | None:
+    """By the stage's own measure: members differ, and so does what is usual of them."""
+    rates = [line["metrics"].get("images_per_second") for line in lines if line["time"] >= since]
+    known = [rate for rate in rates if rate]
+    return known[-1] / median(known) if len(known) >= _FEWEST_RATES else None
 
 
 def to_json(status: RunStatus) -> dict[str, Any]:
@@ -249,6 +280,8 @@ def stage_line(stage: StageStatus, width: int = 0) -> str:
             line += f"  {stage.time_left} left"
     if stage.at_chance:
         line += "  STILL AT CHANCE"
+    for remark in stage.remarks[stage.at_chance :]:
+        line += f"  {remark}"
     if stage.error:
         line += f"  {stage.error}"
     return line

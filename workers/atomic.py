@@ -82,7 +82,10 @@ def write_json(path: Path, value: Any) -> None:
 def atomic_folder(target: Path) -> Iterator[Path]:
     """Yields an empty folder beside `target` that becomes `target` when the block ends well.
 
-    `target` must not exist, or be empty. Every file inside is fsynced before the rename.
+    Every file inside is fsynced before the rename.
+
+    Raises:
+        StorageError: `target` exists by then, or storage fails.
     """
     with storage_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -97,6 +100,9 @@ def atomic_folder(target: Path) -> Iterator[Path]:
                     finally:
                         os.close(descriptor)
                 fsync_folder(Path(folder))
+            if target.exists():
+                # The rename itself would take the place of an empty folder.
+                raise StorageError(f"{target}: already there: another process writes in {target.parent}")
             temporary.rename(target)
             fsync_folder(target.parent)
         finally:

@@ -1,16 +1,18 @@
 """Checkpoints: safetensors and JSON in a folder that appears whole, verified by sha256 before a byte of it is used.
 
-`step-%08d/{model.safetensors, optimizer.safetensors, state.json, MANIFEST.json}`; MANIFEST.json is written last and
-carries the size and sha256 of the others. Neither safetensors nor JSON notices a flipped bit, hence the hashes.
+`step-%08d/{model.safetensors, optimizer.safetensors, state.json, MANIFEST.json}`. Each file is on the disk before the
+next is begun. MANIFEST.json is the last: it carries size and sha256 of the others, whose checkpoint it is, and a sha256
+of itself. Neither safetensors nor JSON notices a flipped bit, hence the hashes. What is not finite is never written.
 """
 
+import errno
 import hashlib
 import json
 import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,9 +24,10 @@ from safetensors.numpy import load
 
 from workers.atomic import atomic_folder, remove_leftovers, storage_errors
 from workers.digest import sha256_of
-from workers.errors import StorageError
+from workers.errors import Diverged, StorageError
+from workers.heartbeat import beating, silent
 from workers.json_text import parse_json
-from workers.tensor_file import safetensors_pieces, write_hashed
+from workers.tensor_file import Written, first_not_finite, safetensors_pieces, write_hashed
 
 Tensors = Mapping[str, np.ndarray]
 
@@ -32,19 +35,26 @@ MODEL_FILE = "model.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
 STATE_FILE = "state.json"
 MANIFEST_FILE = "MANIFEST.json"
-_SCHEMA = 1
+# Of schema 2 the manifest vouches for itself as well.
+_SCHEMA = 2
+_UNSEALED_SCHEMA = 1
+_SEAL = "manifest_sha256"
 _NAME = re.compile(r"step-(\d{8})")
 _SET_ASIDE = "corrupt-"
+# A checkpoint that answers a read with one of these is damaged. Others (no permission, no memory, a server that is
+# away) say nothing of it, and must not have good checkpoints set aside.
+_DAMAGE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO, errno.ELOOP, errno.EBADMSG, errno.EUCLEAN}
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A verified checkpoint; `model_sha256` is the sha256 of its model.safetensors."""
+    """A verified checkpoint; `model_sha256` is of its model.safetensors, `stage_hash` empty where it tells none."""
 
     folder: Path
     step: int
     model_sha256: str
+    stage_hash: str = ""
 
 
 @dataclass(frozen=True)
@@ -73,9 +83,15 @@ def name_of(step: int) -> str:
 
 
 def write_checkpoint(
-    folder: Path, step: int, model: Tensors, optimizer: Tensors, state: Mapping[str, Any], identity: Mapping[str, Any]
+    folder: Path,
+    step: int,
+    model: Tensors,
+    optimizer: Tensors,
+    state: Mapping[str, Any],
+    identity: Mapping[str, Any],
+    beat: Callable[[], None] = silent,
 ) -> Checkpoint:
-    """Commits `folder/step-…`; `identity` (stage hash, data digest, attempt) goes into the manifest.
+    """Commits `folder/step-…`, and reads it again before it says so.
 
     A checkpoint of the same step that is already there and valid holds the same bits and is kept.
 
@@ -85,11 +101,18 @@ def write_checkpoint(
         model: the weights and persistent buffers by name, float32 or int64; they must not change until this returns.
         optimizer: the momentum by name, likewise.
         state: what else the next update depends on, as JSON.
-        identity: whose checkpoint it is.
+        identity: whose checkpoint it is (stage hash, data digest, class list's digest, attempt), for the manifest.
+        beat: called again and again as bytes are written.
 
     Raises:
-        StorageError: the disk is full, or storage fails otherwise; nothing is left of the attempt.
+        Diverged: a weight, a buffer or a momentum is not finite; nothing is written.
+        StorageError: the disk is full, storage fails otherwise, or does not give back what was written; nothing is left
+            of the attempt but what was set aside.
     """
+    for what, tensors in (("the weights", model), ("the momentum", optimizer)):
+        name = first_not_finite(tensors)
+        if name is not None:
+            raise Diverged(f"after update {step}: {what} of {name} are not finite: not saved", step=step)
     target = folder / name_of(step)
     if target.exists():
         try:
@@ -101,14 +124,35 @@ def write_checkpoint(
         OPTIMIZER_FILE: safetensors_pieces(optimizer),
         STATE_FILE: [json.dumps(state, indent=1, allow_nan=False).encode()],
     }
-    described = {}
     with atomic_folder(target) as temporary:
-        for name, pieces in files.items():
-            with (temporary / name).open("wb") as file:
-                described[name] = asdict(write_hashed(file, pieces))
+        described = {
+            name: asdict(_write_durably(temporary / name, beating(pieces, beat))) for name, pieces in files.items()
+        }
         manifest = {"schema": _SCHEMA, "step": step, **identity, "files": described}
-        (temporary / MANIFEST_FILE).write_text(json.dumps(manifest, indent=1))
-    return Checkpoint(target, step, described[MODEL_FILE]["sha256"])
+        _write_durably(temporary / MANIFEST_FILE, [_sealed(manifest)])
+    try:
+        return _verified(target)
+    except _Invalid as invalid:
+        _set_aside(target, invalid)
+        raise StorageError(f"{target}: read again, {invalid}: the storage does not keep what it is given") from None
+
+
+def _write_durably(path: Path, pieces: Iterable[memoryview | bytes]) -> Written:
+    """Writes a file that is on the disk when this returns, and, where the system can, in no cache: what is read of it
+    next is what the disk has."""
+    with path.open("wb") as file:
+        written = write_hashed(file, pieces)
+        file.flush()
+        os.fsync(file.fileno())
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    return written
+
+
+def _sealed(manifest: Mapping[str, Any]) -> bytes:
+    """The manifest's one form as bytes, its own sha256 in it: no byte of it can differ unnoticed."""
+    seal = hashlib.sha256(json.dumps(manifest, indent=1, allow_nan=False).encode()).hexdigest()
+    return json.dumps({**manifest, _SEAL: seal}, indent=1, allow_nan=False).encode()
 
 
 def read_checkpoint(folder: Path) -> Contents:
@@ -141,11 +185,20 @@ def verify_checkpoint(folder: Path) -> Checkpoint:
         return _verified(folder)
 
 
-def newest_checkpoint(folder: Path) -> Contents | None:
-    """The newest valid checkpoint in `folder`; corrupt ones are set aside. None where there never was one.
+def _fits(_contents: Contents) -> str:
+    return ""
+
+
+def newest_checkpoint(folder: Path, misfit: Callable[[Contents], str] = _fits) -> Contents | None:
+    """The newest valid checkpoint in `folder`; invalid ones are set aside. None where there never was one.
+
+    Args:
+        folder: where the stage's checkpoints lie.
+        misfit: says why whole contents cannot be gone on from (shapes, state), or "".
 
     Raises:
-        StorageError: there are checkpoints, and none is valid: a silent fresh start would hide the loss.
+        StorageError: there are checkpoints, and none is valid: a silent fresh start would hide the loss. Or storage
+            does not answer, which says nothing of the checkpoints.
     """
     if not folder.is_dir():
         return None
@@ -153,19 +206,42 @@ def newest_checkpoint(folder: Path) -> Contents | None:
     candidates = _steps(folder)
     for step in sorted(candidates, reverse=True):
         try:
-            return _read(folder / name_of(step))
+            contents = _read(folder / name_of(step))
+            reason = misfit(contents)
+            if reason:
+                raise _Invalid(reason)
         except _Invalid as invalid:
             _set_aside(folder / name_of(step), invalid)
+        else:
+            return contents
     if candidates or any(folder.glob(f"{_SET_ASIDE}*")):
         raise StorageError(f"{folder}: no valid checkpoint left; remove the folder to train this stage from its start")
     return None
 
 
-def prune(folder: Path, best_step: int | None, keep_last: int = 2) -> None:
-    """Deletes all but the `keep_last` newest checkpoints and the best one."""
-    for step in sorted(_steps(folder))[:-keep_last]:
-        if step != best_step:
-            shutil.rmtree(folder / name_of(step), ignore_errors=True)
+def prune(folder: Path, best_step: int | None, verified: Collection[int] = (), keep_last: int = 2) -> set[int]:
+    """Deletes all but the best checkpoint and the `keep_last` newest verified ones, whose steps it gives.
+
+    Those in `verified` are known to be valid; others are read before they count, and set aside where they are not.
+    Until there are `keep_last` valid ones nothing is deleted.
+    """
+    kept: set[int] = set()
+    for step in sorted(_steps(folder), reverse=True):
+        if len(kept) == keep_last:
+            if step != best_step:
+                shutil.rmtree(folder / name_of(step), ignore_errors=True)
+        elif step in verified or _is_valid(folder / name_of(step)):
+            kept.add(step)
+    return kept
+
+
+def _is_valid(folder: Path) -> bool:
+    try:
+        _verified(folder)
+    except _Invalid as invalid:
+        _set_aside(folder, invalid)
+        return False
+    return True
 
 
 def _steps(folder: Path) -> list[int]:
@@ -174,21 +250,33 @@ def _steps(folder: Path) -> list[int]:
 
 
 def _set_aside(folder: Path, reason: Exception) -> None:
-    number = sum(1 for _ in folder.parent.glob(f"{_SET_ASIDE}*"))
-    _log.warning("%s: %s; set aside", folder, reason)
+    taken = {path.name.removeprefix(_SET_ASIDE)[:3] for path in folder.parent.glob(f"{_SET_ASIDE}*")}
+    number = next(number for number in range(len(taken) + 1) if f"{number:03d}" not in taken)
+    target = folder.with_name(f"{_SET_ASIDE}{number:03d}-{folder.name}")
+    _log.warning("%s: %s; set aside as %s", folder, reason, target.name)
     with storage_errors(folder):
-        folder.rename(folder.with_name(f"{_SET_ASIDE}{number:03d}-{folder.name}"))
+        folder.rename(target)
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
     if folder.is_symlink():
         raise _Invalid("it is a link, which no checkpoint of ours is")
+    with _unreadable_is_invalid(folder / MANIFEST_FILE):
+        data = _read_own(folder / MANIFEST_FILE)
     try:
-        manifest: dict[str, Any] = parse_json(_read_own(folder / MANIFEST_FILE))
-        whole = manifest["schema"] == _SCHEMA and set(manifest["files"]) == {MODEL_FILE, OPTIMIZER_FILE, STATE_FILE}
+        manifest: dict[str, Any] = parse_json(data)
+        schema = manifest["schema"]
+        whole = schema in (_SCHEMA, _UNSEALED_SCHEMA) and set(manifest["files"]) == {
+            MODEL_FILE,
+            OPTIMIZER_FILE,
+            STATE_FILE,
+        }
         if not whole or name_of(manifest["step"]) != folder.name:
             raise _Invalid("its manifest is of another checkpoint or schema")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if schema == _SCHEMA and data != _sealed({key: value for key, value in manifest.items() if key != _SEAL}):
+            raise _Invalid("its manifest differs from its own sha256")
+        manifest["files"] = {name: Written(**described) for name, described in manifest["files"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _Invalid(f"its manifest cannot be read ({error})") from error
     return manifest
 
@@ -198,7 +286,7 @@ def _verified(folder: Path) -> Checkpoint:
     for name, described in manifest["files"].items():
         path = folder / name
         with _unreadable_is_invalid(path):
-            same = path.lstat().st_size == described["size"] and sha256_of(path) == described["sha256"]
+            same = path.lstat().st_size == described.size and sha256_of(path) == described.sha256
         if not same:
             raise _Invalid(f"{name} differs from its sha256")
     return _checkpoint(folder, manifest)
@@ -218,25 +306,27 @@ def _read(folder: Path) -> Contents:
 
 
 def _read_weights(folder: Path, manifest: Mapping[str, Any]) -> Weights:
-    model = _tensors(folder, MODEL_FILE, manifest)
-    if not all(np.isfinite(tensor).all() for tensor in model.values()):
-        raise _Invalid("its weights are not finite")
-    return Weights(_checkpoint(folder, manifest), model)
+    return Weights(_checkpoint(folder, manifest), _tensors(folder, MODEL_FILE, manifest))
 
 
 def _tensors(folder: Path, name: str, manifest: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    data = _verified_bytes(folder, name, manifest)
     try:
-        return load(_verified_bytes(folder, name, manifest))
+        tensors: dict[str, np.ndarray] = load(data)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         # Whoever can replace a file can replace its sha256: a pickle is no more read than any other bytes.
         raise _Invalid(f"{name} is no safetensors file ({error})") from error
+    poisoned = first_not_finite(tensors)
+    if poisoned is not None:
+        raise _Invalid(f"{poisoned} in {name} is not finite")
+    return tensors
 
 
 def _verified_bytes(folder: Path, name: str, manifest: Mapping[str, Any]) -> bytes:
     described = manifest["files"][name]
     with _unreadable_is_invalid(folder / name):
         data = _read_own(folder / name)
-    if len(data) != described["size"] or hashlib.sha256(data).hexdigest() != described["sha256"]:
+    if len(data) != described.size or hashlib.sha256(data).hexdigest() != described.sha256:
         raise _Invalid(f"{name} differs from its sha256")
     return data
 
@@ -248,7 +338,8 @@ def _read_own(path: Path) -> bytes:
 
 
 def _checkpoint(folder: Path, manifest: Mapping[str, Any]) -> Checkpoint:
-    return Checkpoint(folder, manifest["step"], manifest["files"][MODEL_FILE]["sha256"])
+    sha256, stage_hash = manifest["files"][MODEL_FILE].sha256, str(manifest.get("stage_hash", ""))
+    return Checkpoint(folder, manifest["step"], sha256, stage_hash)
 
 
 @contextmanager
@@ -256,7 +347,11 @@ def _unreadable_is_invalid(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _Invalid(f"{path.name} cannot be read ({error.strerror})") from error
+        if error.errno in _DAMAGE:
+            raise _Invalid(f"{path.name} cannot be read ({error.strerror})") from error
+        raise StorageError(
+            f"{path}: {error.strerror}; mend what keeps it from being read, then run it again"
+        ) from error
 
 
 @contextmanager

@@ -39,7 +39,12 @@ class MemberFailed(SeptetError):
 
 
 class Diverged(MemberFailed):
-    """Loss or gradient became NaN or infinite; never retried unchanged."""
+    """Loss, gradient, weights or outputs became NaN or infinite; `step`: after how many updates, where it is known."""
+
+    def __init__(self, message: str, *, step: int | None = None) -> None:
+        # Not an argument of the base: pickle gives those back by position, and `step` by the instance's dictionary.
+        super().__init__(message)
+        self.step = step
 
 
 class RunInUse(SeptetError):

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from workers import numerics
-from workers.atomic import replacing, write_json
+from workers.atomic import remove_leftovers, replacing, write_json
 from workers.checkpoint import read_weights
 from workers.data.augment import PixelStatistics
 from workers.data.batches import pixel_statistics
@@ -18,6 +18,7 @@ from workers.data.store import open_store
 from workers.digest import sha256_of
 from workers.errors import CheckFailed, Stopped
 from workers.finished import read_finished
+from workers.heartbeat import beat
 from workers.models.parts import beside, saved_parts_of
 from workers.models.registry import build, place
 from workers.protocol import Numerics, PredictSpec, SplitPredictions
@@ -90,6 +91,7 @@ def predict(spec: PredictSpec, should_stop: Callable[[], bool]) -> tuple[SplitPr
         CheckFailed: a probability is not finite.
         StorageError: the disk is full, or storage fails otherwise.
     """
+    remove_leftovers(spec.predictions_dir)
     store = open_on_node(spec.store, spec.local_copy)
     member = load_member(spec.stage_dir, store.path, spec.settings, spec.numerics)
     results = []
@@ -99,6 +101,7 @@ def predict(spec: PredictSpec, should_stop: Callable[[], bool]) -> tuple[SplitPr
         for start in range(0, len(images), _IMAGES_AT_ONCE):
             if should_stop():
                 raise Stopped(f"{spec.member}: stopped while predicting {split}")
+            beat(spec.stage_dir)
             block = mean_over_crops(member, images[start : start + _IMAGES_AT_ONCE], spec.crops)
             probabilities[start : start + len(block)] = block
         if not np.isfinite(probabilities).all():

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from workers.checkpoint import Checkpoint, prune, write_checkpoint
-from workers.errors import Stopped
+from workers.errors import Diverged, Stopped
 from workers.models.parts import beside, parts_of, saved_parts_of, whole_shape
 from workers.protocol import StageSpec
 from workers.training.loop import TrainState
@@ -74,8 +74,9 @@ class Saver:
     """Decides after each update whether a checkpoint is due, and keeps the best and the last two.
 
     A context manager: however the block ends, the checkpoint in flight is finished first and the thread is gone. Errors
-    of the writing thread (StorageError and whatever else) are raised as they are by the next call after them; the one
-    that is left when the block ends by another error is logged.
+    of the writing thread (StorageError, Diverged, whatever else) are raised as they are by the next call after them;
+    the one that is left when the block ends by another error is logged, unless both say that the net diverged: the
+    writer's then goes out, which saw it first. So the step that is named does not depend on which thread was faster.
     """
 
     def __init__(
@@ -87,13 +88,20 @@ class Saver:
         mark: StepMark,
         should_stop: Callable[[], bool],
         resumed: Checkpoint | None,
+        classes_sha256: str = "",
     ) -> None:
         """Starts the thread; `resumed` is the checkpoint that training goes on from."""
         self._spec, self._snapshot = spec, snapshot
         self._metrics, self._mark, self._should_stop = metrics, mark, should_stop
         self._folder = spec.stage_dir / "checkpoints"
-        self._identity = {"attempt": spec.attempt, "stage_hash": spec.stage_hash, "data_digest": data_digest}
+        self._identity = {
+            "attempt": spec.attempt,
+            "stage_hash": spec.stage_hash,
+            "data_digest": data_digest,
+            "classes_sha256": classes_sha256,
+        }
         self._committed = resumed
+        self._verified = set() if resumed is None else {resumed.step}
         self._saved_step = None if resumed is None else resumed.step
         self._in_flight: Future[Checkpoint] | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
@@ -107,6 +115,8 @@ class Saver:
     ) -> None:
         self._thread.shutdown()
         unseen = self._in_flight.exception() if self._in_flight is not None else None
+        if isinstance(unseen, Diverged) and isinstance(error, Diverged):
+            raise unseen from error
         if unseen is not None:
             _log.warning("%s/%s: the last checkpoint was not written: %s", self._spec.member, self._spec.stage, unseen)
 
@@ -115,6 +125,7 @@ class Saver:
 
         Raises:
             Stopped: `should_stop` said so; `state` is committed.
+            Diverged: what was to be saved is not finite.
             StorageError: a checkpoint could not be written.
         """
         self._mark.set(state.step)
@@ -131,6 +142,7 @@ class Saver:
         """Returns the checkpoint of `state` once it is committed.
 
         Raises:
+            Diverged: it, or the one in flight before it, is not finite.
             StorageError: it, or the one in flight before it, could not be written.
         """
         if self._saved_step != state.step:
@@ -138,7 +150,7 @@ class Saver:
         committed = self._wait()
         assert committed is not None
         # Once more: a kill may have come between the commit of a checkpoint and the pruning after it.
-        prune(self._folder, state.best_step)
+        self._verified = prune(self._folder, state.best_step, self._verified)
         return committed
 
     def _save(self, state: TrainState) -> None:
@@ -159,8 +171,9 @@ class Saver:
             copied.optimizer,
             {"train": state.to_json()},
             self._identity,
+            self._mark.beat,
         )
-        prune(self._folder, state.best_step)
+        self._verified = prune(self._folder, state.best_step, {*self._verified, checkpoint.step})
         return checkpoint
 
     def _wait(self) -> Checkpoint | None:

@@ -1,5 +1,6 @@
 """What an actor runs: one stage of one member, from its newest checkpoint (or its ancestor, or fresh) to its end."""
 
+import hashlib
 import logging
 from collections.abc import Callable
 from contextlib import closing
@@ -9,17 +10,26 @@ import torch
 from torch import nn
 
 from workers import numerics
-from workers.atomic import write_bytes
-from workers.checkpoint import Checkpoint, Weights, name_of, newest_checkpoint, read_weights, verify_checkpoint
+from workers.atomic import remove_leftovers, write_bytes
+from workers.checkpoint import (
+    Checkpoint,
+    Contents,
+    Weights,
+    name_of,
+    newest_checkpoint,
+    read_weights,
+    verify_checkpoint,
+)
 from workers.data.augmented_sheet import augmented_sheet
 from workers.data.batches import TrainingBatches, centre_batches, num_batches, pixel_statistics
 from workers.data.local_copy import open_on_node
 from workers.data.store import Store
 from workers.errors import DataError, StorageError
 from workers.finished import read_finished
+from workers.heartbeat import STEP_FILE, beating
 from workers.init_file import load_init_file
 from workers.models.outline import Outline, outline
-from workers.models.parts import beside, saved_parts_of, whole_shape
+from workers.models.parts import beside, parts_of, saved_parts_of, whole_shape
 from workers.models.registry import build, initialise, place
 from workers.protocol import StageResult, StageSpec
 from workers.saver import Saver, Snapshot
@@ -40,12 +50,13 @@ def run_stage(spec: StageSpec, should_stop: Callable[[], bool]) -> StageResult:
 
     Raises:
         Stopped: `should_stop` said so; the state is in a checkpoint.
-        Diverged: loss or gradient is not finite.
+        Diverged: loss, gradient, weights or outputs are not finite.
         StorageError: no valid checkpoint is left, or storage fails.
         DataError: the store has nothing to train on.
         ConfigError: a setting names a layer that the model lacks, or leaves none to train.
     """
     numerics.apply(spec.numerics)
+    remove_leftovers(spec.stage_dir)
     store = open_on_node(spec.store, spec.local_copy)
     if not store.counts.get("train"):
         raise DataError(f"{spec.store}: no training images; check the dataset's root and splits")
@@ -68,11 +79,12 @@ def run_stage(spec: StageSpec, should_stop: Callable[[], bool]) -> StageResult:
         write_bytes(spec.stage_dir / AUGMENTED_SHEET, augmented_sheet(store, spec.settings, spec.seed))
     metrics_path = spec.stage_dir / "metrics.jsonl"
     cut_back(metrics_path, begun.state.step)
-    with closing(MetricsLog(metrics_path)) as metrics, closing(StepMark(spec.stage_dir / "step.txt")) as mark:
+    with closing(MetricsLog(metrics_path)) as metrics, closing(StepMark(spec.stage_dir / STEP_FILE)) as mark:
         mark.set(begun.state.step)
         snapshot = Snapshot(model, optimizer)
-        with Saver(spec, store.digest, snapshot, metrics, mark, should_stop, begun.resumed) as saver:
-            final = train(_assemble(spec, store, model, optimizer, later, metrics, saver), begun.state)
+        classes = hashlib.sha256("\n".join(store.classes).encode()).hexdigest()
+        with Saver(spec, store.digest, snapshot, metrics, mark, should_stop, begun.resumed, classes) as saver:
+            final = train(_assemble(spec, store, model, optimizer, later, metrics, saver, mark), begun.state)
             return _result(spec, final, saver.finish(final), resumed_from=begun.state.step)
 
 
@@ -86,13 +98,35 @@ class _Begun:
 
 def _begin(spec: StageSpec, found: Outline, model: nn.Module, optimizer: torch.optim.SGD) -> _Begun:
     """Fills model and optimizer; what it read from disk is freed before training starts."""
-    saved = newest_checkpoint(spec.stage_dir / "checkpoints")
+    saved = newest_checkpoint(spec.stage_dir / "checkpoints", lambda found: _misfit(found, spec, model, optimizer))
     if saved is None:
         _start(model, found, spec)
         return _Begun(TrainState(), None)
     _load_weights(model, saved, only=None)
     load_momentum(model, optimizer, {name: torch.from_numpy(value) for name, value in saved.optimizer.items()})
     return _Begun(TrainState.from_json(saved.state["train"]), saved.checkpoint)
+
+
+def _misfit(saved: Contents, spec: StageSpec, model: nn.Module, optimizer: torch.optim.SGD) -> str:
+    """Why this stage cannot go on from a checkpoint whose hashes are right; empty where it can."""
+    if saved.checkpoint.stage_hash not in ("", spec.stage_hash):
+        return "it is of another stage"
+    weights = {name: whole_shape(parts) for name, parts in saved_parts_of(model).items()}
+    momentum = {name: weights[name] for name in parts_of(model)}
+    for name, shape in weights.items():
+        found = saved.model.get(name)
+        if found is None or found.shape != shape:
+            return f"{name} is {'missing' if found is None else found.shape}, the model wants {shape}"
+    for name, value in saved.optimizer.items():
+        if momentum.get(name) != value.shape:
+            return f"the momentum of {name} is {value.shape}, the model wants {momentum.get(name, 'none')}"
+    try:
+        state = TrainState.from_json(saved.state["train"])
+    except (KeyError, TypeError, ValueError) as error:
+        return f"its state.json is not of this program ({error})"
+    if state.step != saved.checkpoint.step or len(state.rates) not in (0, len(optimizer.param_groups)):
+        return "its state.json is of another step or optimizer"
+    return ""
 
 
 def _start(model: nn.Module, found: Outline, spec: StageSpec) -> None:
@@ -132,6 +166,7 @@ def _assemble(
     later: tuple[Phase, ...],
     metrics: MetricsLog,
     saver: Saver,
+    mark: StepMark,
 ) -> Stage:
     settings = spec.settings
     statistics = pixel_statistics(store, settings.augmentation)
@@ -142,7 +177,8 @@ def _assemble(
 
     def errors() -> EpochErrors:
         def on(split: str) -> Evaluation:
-            return evaluate(model, centre_batches(store, split, statistics, settings.model.input_size), spec.numerics)
+            batches = centre_batches(store, split, statistics, settings.model.input_size)
+            return evaluate(model, beating(batches, mark.beat), spec.numerics)
 
         dev = on(steering)
         return EpochErrors(dev, dev if scored == steering else on(scored))

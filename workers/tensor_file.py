@@ -60,3 +60,14 @@ def write_hashed(file: IO[bytes], pieces: Iterable[memoryview | bytes]) -> Writt
         digest.update(piece)
         size += file.write(piece)
     return Written(size, digest.hexdigest())
+
+
+def first_not_finite(tensors: Mapping[str, np.ndarray]) -> str | None:
+    """The name of the first array that holds a NaN or an infinity, or None."""
+    num = _PIECE_BYTES // 4
+    for name, array in tensors.items():
+        if array.dtype.kind == "f":
+            flat = array.reshape(-1)
+            if not all(np.isfinite(flat[start : start + num]).all() for start in range(0, flat.size, num)):
+                return name
+    return None

@@ -131,7 +131,7 @@ def test_resume_without_a_part_of_the_state_ends_with_other_bits(
     else:
         state["step"] -= 1
     forged = tmp_path / "forged"
-    write_checkpoint(forged / "checkpoints", 8, saved.model, optimizer, {"train": state}, {})
+    write_checkpoint(forged / "checkpoints", state["step"], saved.model, optimizer, {"train": state}, {})
     result = run_stage(replace(spec, stage_dir=forged), never)
     assert result.checkpoint_sha256 != undisturbed.checkpoint_sha256
 

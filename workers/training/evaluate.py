@@ -18,10 +18,11 @@ Outputs = Tensor | tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Errors in [0, 1]."""
+    """Errors in [0, 1]; `finite` is false where a logit is not, and the errors then say nothing."""
 
     top1_error: float
     top5_error: float
+    finite: bool = True
 
 
 def _missed(logits: Tensor, labels: Tensor, k: int) -> int:
@@ -33,15 +34,18 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], numerics: Numerics) -> 
     """Top-1 and top-5 error of `model` over `batches`; leaves the model in evaluation mode."""
     model.eval()
     num_images = missed_top1 = missed_top5 = 0
+    finite = True
     with torch.inference_mode():
         for batch in batches:
             with autocast(numerics):
                 logits = model(batch.images.to(numerics.device)).float()
             labels = batch.labels.to(numerics.device)
             num_images += len(labels)
+            # topk takes NaN for the largest: a poisoned net would pass for one at chance.
+            finite = finite and bool(torch.isfinite(logits).all())
             missed_top1 += _missed(logits, labels, 1)
             missed_top5 += _missed(logits, labels, 5)
-    return Evaluation(missed_top1 / num_images, missed_top5 / num_images)
+    return Evaluation(missed_top1 / num_images, missed_top5 / num_images, finite)
 
 
 def main_logits(outputs: Outputs) -> Tensor:

@@ -146,7 +146,8 @@ def _refuse_divergence(stage: Stage, step: int, loss: float) -> None:
     gradients = [p.grad for p in stage.model.parameters() if p.grad is not None]
     norm = torch.nn.utils.get_total_norm(gradients)
     if not (torch.isfinite(norm) and torch.isfinite(torch.tensor(loss))):
-        raise Diverged(f"update {step}: loss {loss}, gradient norm {norm.item()}; lower optimizer.lr or set clip_norm")
+        message = f"update {step}: loss {loss}, gradient norm {norm.item()}; lower optimizer.lr or set clip_norm"
+        raise Diverged(message, step=step)
     limit = stage.optimizer_settings.clip_norm
     if limit > 0:
         torch.nn.utils.clip_grads_with_norm_(stage.model.parameters(), limit, norm)
@@ -157,6 +158,9 @@ def _end_epoch(stage: Stage, state: TrainState, clock: "_Stopwatch") -> TrainSta
     timing = clock.lap()
     errors = stage.evaluate()
     clock.restart()
+    if not (errors.dev.finite and errors.val.finite):
+        message = f"after update {state.step}: outputs on held-out images are not finite; lower optimizer.lr"
+        raise Diverged(message, step=state.step)
     schedule = after_epoch(state.schedule, errors.dev.top1_error, stage.schedule, stage.learnt_below_dev)
     improved = errors.dev.top1_error < state.schedule.best_error
     flagged_from = whole_epochs(stage.schedule.at_chance_after, stage.schedule.epochs)

@@ -49,6 +49,11 @@ class StepMark:
         with storage_errors(self._path):
             os.pwrite(self._descriptor, f"{step:012d}\n".encode(), 0)
 
+    def beat(self) -> None:
+        """Moves the file's time alone (`workers.heartbeat`)."""
+        with storage_errors(self._path):
+            os.utime(self._descriptor)
+
     def close(self) -> None:
         os.close(self._descriptor)
 
