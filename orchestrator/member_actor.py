@@ -25,6 +25,8 @@ from workers.protocol import PredictSpec, SplitPredictions, StageResult, StageSp
 # A worker of a driver that was killed lives on until the guard or Ray has ended it: about a second.
 _PREDECESSOR_GONE_S = 30.0
 _HOLD_PAUSE_S = 0.05
+# Of what torch says of memory, which runs to half a page; log.txt has it all.
+_LONGEST_SAID = 160
 _NEVER_RETRIED = (Diverged, ConfigError, DataError, StorageError, CheckFailed)
 # Not this module's name: what log.txt gets are the records below `workers`.
 _log = logging.getLogger("workers")
@@ -209,7 +211,7 @@ def failure_of(error: Exception) -> Failure:
     message, remedy = " ".join(str(error).split()) or kind, advice(error)
     return Failure(
         kind=kind,
-        message=f"{remedy} ({message})" if remedy else message,
+        message=f"{message[:_LONGEST_SAID]}: {remedy}" if remedy else message,
         traceback="".join(traceback.format_exception(error)),
         retryable=not isinstance(error, _NEVER_RETRIED) and not remedy,
         diverged_at=error.step if isinstance(error, Diverged) else None,

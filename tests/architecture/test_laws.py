@@ -54,6 +54,7 @@ IN_PLACE = {
     "orchestrator/plots.py:_png": "draws into memory",
     "orchestrator/run_dir.py:lock": "a lock is held on an open file; what it says is for the message alone",
     "workers/checkpoint.py:_set_aside": "a corrupt checkpoint is renamed, never rewritten",
+    "workers/checkpoint.py:_write_durably": "the folder it is given is an atomic_folder",
     "workers/data/local_copy.py:_copy_checked": "the folder it is given is an atomic_folder",
     "workers/data/lock.py:locked": "a lock is held on an open file, whose content says nothing",
     "workers/data/lock.py:is_locked": "asks whether that lock is held",

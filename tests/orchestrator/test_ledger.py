@@ -66,6 +66,7 @@ def test_every_change_is_on_disk_before_the_method_returns(tmp_path: Path) -> No
         "last_step": 3,
         "outcome": "done",
         "error": "",
+        "diverged_at": None,
     }
 
 
@@ -121,3 +122,48 @@ def test_ledger_of_a_launch_that_came_through_is_done(tmp_path: Path) -> None:
     with end_noted(Ledger(tmp_path / "ledger.json")):
         pass
     assert read_ledger(tmp_path / "ledger.json").state is StageState.done
+
+
+def _met_nan(ledger: Ledger, diverged_at: int) -> bool:
+    ledger.begin(STAGE, started=1.0, resumed_from=0)
+    ledger.end(STAGE, AttemptEnd.diverged, StageState.waiting, diverged_at=diverged_at)
+    return ledger.may_replay(STAGE)
+
+
+@pytest.mark.parametrize(
+    ("updates", "allowed"),
+    [
+        ([5], [True]),
+        ([5, 5], [True, False]),
+        ([5, 4], [True, False]),
+        ([5, 9, 9], [True, True, False]),
+        ([5, 9, 5], [True, True, False]),
+        ([1, 2, 3, 4], [True, True, True, False]),
+    ],
+)
+def test_nan_is_replayed_once_an_update_and_not_for_ever(
+    tmp_path: Path, updates: list[int], allowed: list[bool]
+) -> None:
+    ledger = Ledger(tmp_path / "ledger.json")
+    assert [_met_nan(ledger, update) for update in updates] == allowed
+    budgets = Budgets(max_losses=0, max_failures=0)
+    for outcome in (AttemptEnd.lost, AttemptEnd.failed):
+        assert ledger.may_retry(STAGE, outcome, budgets), "a replay cost a budget"
+
+
+def test_nan_of_an_earlier_launch_leaves_the_replay_of_this_one(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.json"
+    first = Ledger(path)
+    assert [_met_nan(first, 5), _met_nan(first, 5)] == [True, False]
+    assert _met_nan(Ledger(path), 5)
+
+
+def test_nan_is_passed_once_something_beyond_it_is_vouched_for(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.json"
+    ledger = Ledger(path)
+    _met_nan(ledger, 5)
+    _met_nan(ledger, 9)
+    assert ledger.entry(STAGE).open_nans == (5, 9)
+    assert [ledger.pass_nans(STAGE, beyond) for beyond in (5, 8, 8, 10)] == [(), (5,), (), (9,)]
+    assert read_ledger(path).stages[STAGE].passed_nans == (5, 9)
+    assert ledger.entry(STAGE).open_nans == ()

@@ -1,0 +1,100 @@
+"""A whole launch inside the test's own process, by the command line: one member of four epochs, in a thread.
+
+So a fault can be put anywhere by monkeypatch, and still the exit code, the line on stderr, the submission and the files
+are those of `septet launch`.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from orchestrator import ray_cluster
+from orchestrator.cli import main
+from orchestrator.config_schema import ClusterConfig
+from orchestrator.ledger import AttemptEnd, Entry, read_ledger
+from orchestrator.local_actors import LocalActors
+from orchestrator.run_dir import RunPaths, is_locked
+
+INTERVAL = 4
+NUM_UPDATES = 12
+SETTINGS = (
+    "ensemble=sweep",
+    "sweep.seed=[3]",
+    "cluster.cpus_per_member=1",
+    "precision=fp32",
+    f"checkpoint_updates={INTERVAL}",
+    # Three updates an epoch: metrics.jsonl then has a point at every update.
+    "optimizer.batch_size=400",
+    "model.width=0.05",
+    "model.fc_units=16",
+    "ensemble.stages.train.epochs=4",
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A run directory; store and tracking database are shared by all of them."""
+
+    root: Path
+    shared: Path
+
+    @property
+    def paths(self) -> RunPaths:
+        return RunPaths(self.root)
+
+    @property
+    def member(self) -> str:
+        (member,) = [path.name for path in self.paths.members.iterdir()]
+        return member
+
+    @property
+    def stage_dir(self) -> Path:
+        return self.paths.members / self.member / "train"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.stage_dir / "checkpoints"
+
+    @property
+    def entry(self) -> Entry:
+        return read_ledger(self.paths.ledger).stages[f"{self.member}/train"]
+
+    @property
+    def outcomes(self) -> list[AttemptEnd | None]:
+        return [attempt.outcome for attempt in self.entry.attempts]
+
+    def launch(self, *more: str) -> int:
+        """The exit code of `septet launch`, with the members in threads of this process."""
+        words = [
+            *("launch", f"run_dir={self.root}", f"datasets.store={self.shared / 'store'}"),
+            f"tracking.uri=sqlite:///{self.shared / 'mlflow.db'}",
+        ]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ray_cluster, "open_cluster", _one_slot)
+            return main([*words, *SETTINGS, *more])
+
+    def artefacts(self) -> dict[str, str]:
+        """sha256 of what a run is for: submission, predictions, final weights."""
+        found = [*self.paths.submission.glob("submission.*"), *self.paths.members.glob("*/predictions/*.npy")]
+        digests = {str(path.relative_to(self.root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
+        for done in self.paths.members.glob("*/*/DONE.json"):
+            digests[str(done.relative_to(self.root))] = json.loads(done.read_text())["checkpoint_sha256"]
+        return digests
+
+    def has_submission(self) -> bool:
+        return any(self.paths.submission.glob("submission.*")) if self.paths.submission.is_dir() else False
+
+    def leftovers(self) -> list[Path]:
+        """Temporary files and locks that somebody still holds."""
+        left = list(self.root.rglob(".tmp-*"))
+        return [*left, self.paths.lock] if is_locked(self.paths) else left
+
+
+@contextmanager
+def _one_slot(settings: ClusterConfig) -> Iterator[LocalActors]:
+    yield LocalActors(num_slots=1)

@@ -1,0 +1,299 @@
+"""A checkpoint that is damaged, whatever the damage: found before it is used, set aside, and the one before it used."""
+
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from tiny_stage import course, interrupted, make_spec, make_store, never
+
+from workers import checkpoint as protocol
+from workers import stage as stage_module
+from workers.checkpoint import MANIFEST_FILE, MODEL_FILE, OPTIMIZER_FILE, STATE_FILE, newest_checkpoint, read_checkpoint
+from workers.data.batches import TrainingBatches
+from workers.errors import Diverged, StorageError
+from workers.protocol import StageResult, StageSpec
+from workers.stage import run_stage
+
+pytestmark = pytest.mark.timeout(300)
+NEWEST, BEFORE = 7, 6
+FILES = (MODEL_FILE, OPTIMIZER_FILE, STATE_FILE, MANIFEST_FILE)
+
+
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory: pytest.TempPathFactory) -> StageSpec:
+    return make_spec(make_store(tmp_path_factory.mktemp("store")), tmp_path_factory.mktemp("undisturbed"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(spec: StageSpec) -> StageResult:
+    return run_stage(spec, never)
+
+
+@pytest.fixture(scope="module")
+def halfway(spec: StageSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A stage folder as it lies when its process has ended after update 7."""
+    stage_dir = interrupted(spec, tmp_path_factory.mktemp("halfway"), NEWEST).stage_dir
+    assert {f"step-{step:08d}" for step in (NEWEST, BEFORE)} <= {
+        path.name for path in (stage_dir / "checkpoints").iterdir()
+    }
+    return stage_dir
+
+
+@pytest.fixture
+def own(spec: StageSpec, halfway: Path, tmp_path: Path) -> StageSpec:
+    shutil.copytree(halfway, tmp_path / "train")
+    return replace(spec, stage_dir=tmp_path / "train")
+
+
+def newest(spec: StageSpec) -> Path:
+    return spec.stage_dir / "checkpoints" / f"step-{NEWEST:08d}"
+
+
+def set_aside(spec: StageSpec) -> list[str]:
+    return sorted(path.name for path in (spec.stage_dir / "checkpoints").glob("corrupt-*"))
+
+
+Damage = Callable[[Path], None]
+
+
+def flip(name: str) -> Damage:
+    def damage(folder: Path) -> None:
+        data = bytearray((folder / name).read_bytes())
+        data[len(data) // 2] ^= 4
+        (folder / name).write_bytes(data)
+
+    return damage
+
+
+def truncate(name: str) -> Damage:
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:-5]) and None
+
+
+def empty(name: str) -> Damage:
+    return lambda folder: (folder / name).write_bytes(b"") and None
+
+
+def remove(name: str) -> Damage:
+    return lambda folder: (folder / name).unlink()
+
+
+def manifest_of_another_step(folder: Path) -> None:
+    shutil.copy(folder.with_name(f"step-{BEFORE:08d}") / MANIFEST_FILE, folder / MANIFEST_FILE)
+
+
+def all_files_of_another_step(folder: Path) -> None:
+    shutil.rmtree(folder)
+    shutil.copytree(folder.with_name(f"step-{BEFORE:08d}"), folder)
+
+
+def nothing_inside(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+def unreadable(folder: Path) -> None:
+    (folder / MODEL_FILE).unlink()
+    (folder / MODEL_FILE).mkdir()
+
+
+def rewritten(change: Callable[[dict[str, Any]], None]) -> Damage:
+    """Contents that no fault of storage makes: changed, and then hashed and sealed anew."""
+
+    def damage(folder: Path) -> None:
+        saved = read_checkpoint(folder)
+        parts = {"model": dict(saved.model), "optimizer": dict(saved.optimizer), "state": saved.state, "hash": "h"}
+        change(parts)
+        shutil.rmtree(folder)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(protocol, "first_not_finite", lambda _: None)
+            protocol.write_checkpoint(
+                folder.parent, NEWEST, parts["model"], parts["optimizer"], parts["state"], {"stage_hash": parts["hash"]}
+            )
+
+    return damage
+
+
+def resealed(name: str, data: bytes) -> Damage:
+    """A file that does not parse, with its right hash in a right manifest."""
+
+    def damage(folder: Path) -> None:
+        (folder / name).write_bytes(data)
+        manifest = json.loads((folder / MANIFEST_FILE).read_bytes())
+        del manifest["manifest_sha256"]
+        manifest["files"][name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        (folder / MANIFEST_FILE).write_bytes(protocol._sealed(manifest))
+
+    return damage
+
+
+def _first(tensors: dict[str, np.ndarray]) -> str:
+    return min(tensors)
+
+
+def _poison(tensors: dict[str, np.ndarray], value: float) -> None:
+    name = _first(tensors)
+    tensors[name] = tensors[name].copy()
+    tensors[name].reshape(-1)[-1] = value
+
+
+def _reshape(tensors: dict[str, np.ndarray]) -> None:
+    name = next(name for name in tensors if tensors[name].ndim > 1)
+    tensors[name] = tensors[name].reshape(-1)
+
+
+TRAINED: dict[str, Damage] = {
+    "bit of the weights": flip(MODEL_FILE),
+    "bit of the momentum": flip(OPTIMIZER_FILE),
+    "bit of the state": flip(STATE_FILE),
+    "bit of the manifest": flip(MANIFEST_FILE),
+    "weights cut short": truncate(MODEL_FILE),
+    "empty momentum": empty(OPTIMIZER_FILE),
+    "no state": remove(STATE_FILE),
+    "manifest of another step": manifest_of_another_step,
+    "poisoned weights": rewritten(lambda parts: _poison(parts["model"], np.nan)),
+    "weights of another shape": rewritten(lambda parts: _reshape(parts["model"])),
+}
+ONLY_READ: dict[str, Damage] = {
+    **{f"{name} cut short": truncate(name) for name in FILES},
+    **{f"empty {name}": empty(name) for name in FILES},
+    **{f"no {name}": remove(name) for name in FILES},
+    "files of another step": all_files_of_another_step,
+    "nothing inside": nothing_inside,
+    "a folder for a file": unreadable,
+    "poisoned momentum": rewritten(lambda parts: _poison(parts["optimizer"], np.inf)),
+    "no weights": rewritten(lambda parts: parts["model"].clear()),
+    "momentum of another shape": rewritten(lambda parts: _reshape(parts["optimizer"])),
+    "momentum of another net": rewritten(lambda parts: parts["optimizer"].update(other=np.zeros(3, np.float32))),
+    "of another stage": rewritten(lambda parts: parts.update(hash="another")),
+    "state of another step": rewritten(lambda parts: parts["state"]["train"].update(step=BEFORE)),
+    "state without a schedule": rewritten(lambda parts: parts["state"]["train"].pop("schedule")),
+    "state that is a list": rewritten(lambda parts: parts.update(state=[])),
+    "state of another program": rewritten(lambda parts: parts["state"]["train"].update(momentum=0.9)),
+    "rates of another optimizer": rewritten(lambda parts: parts["state"]["train"].update(rates=[0.1])),
+    "weights that are no safetensors": resealed(MODEL_FILE, b"not a checkpoint"),
+    "state that is no JSON": resealed(STATE_FILE, b"\xff\xfe"),
+    "manifest that is a list": lambda folder: (folder / MANIFEST_FILE).write_text("[]") and None,
+}
+
+
+@pytest.mark.parametrize("damage", TRAINED.values(), ids=TRAINED)
+def test_stage_with_a_damaged_newest_checkpoint_goes_on_from_the_one_before_to_the_same_bits(
+    own: StageSpec, undisturbed: StageResult, spec: StageSpec, damage: Damage
+) -> None:
+    damage(newest(own))
+    result = run_stage(own, never)
+    assert result.resumed_from == BEFORE
+    assert set_aside(own) == [f"corrupt-000-step-{NEWEST:08d}"]
+    assert result.checkpoint_sha256 == undisturbed.checkpoint_sha256
+    assert course(own.stage_dir) == course(spec.stage_dir)
+
+
+@pytest.mark.parametrize("damage", ONLY_READ.values(), ids=ONLY_READ)
+def test_damaged_newest_checkpoint_is_set_aside_before_anything_of_it_is_used(
+    own: StageSpec, monkeypatch: pytest.MonkeyPatch, damage: Damage
+) -> None:
+    damage(newest(own))
+
+    class Begun(Exception):
+        """Where training would begin."""
+
+    def begin(stage: object, state: Any) -> None:
+        assert state.step == BEFORE
+        raise Begun
+
+    monkeypatch.setattr(stage_module, "train", begin)
+    with pytest.raises(Begun):
+        run_stage(own, never)
+    assert set_aside(own) == [f"corrupt-000-step-{NEWEST:08d}"]
+
+
+def test_stage_whose_checkpoints_are_all_damaged_stops_and_never_starts_afresh(own: StageSpec) -> None:
+    for folder in list((own.stage_dir / "checkpoints").iterdir()):
+        flip(MODEL_FILE)(folder)
+    for _ in range(2):
+        with pytest.raises(StorageError, match="no valid checkpoint left; remove the folder") as caught:
+            run_stage(own, never)
+        assert caught.value.exit_code == 7
+    assert len(set_aside(own)) >= 2
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_no_byte_of_a_checkpoint_can_change_unnoticed(tmp_path: Path, name: str) -> None:
+    tensors = {"w": np.arange(6, dtype=np.float32)}
+    folder = protocol.write_checkpoint(tmp_path, 1, tensors, tensors, {"n": 1}, {"attempt": 0}).folder
+    data = (folder / name).read_bytes()
+    for position in range(len(data)):
+        damaged = bytearray(data)
+        damaged[position] ^= 1 << (position % 8)
+        (folder / name).write_bytes(damaged)
+        with pytest.raises(StorageError):
+            read_checkpoint(folder)
+    (folder / name).write_bytes(data)
+    assert read_checkpoint(folder).checkpoint.step == 1
+
+
+def _unchecked(folder: Path, name: str, manifest: Any) -> bytes:
+    return (folder / name).read_bytes()
+
+
+def test_without_the_hashes_a_flipped_bit_would_end_in_other_weights(
+    own: StageSpec, undisturbed: StageResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = bytearray((newest(own) / MODEL_FILE).read_bytes())
+    data[-3] ^= 0x40  # in the mantissa of the last weight
+    (newest(own) / MODEL_FILE).write_bytes(data)
+    monkeypatch.setattr(protocol, "_verified_bytes", _unchecked)
+    result = run_stage(own, never)
+    assert (result.resumed_from, set_aside(own)) == (NEWEST, [])
+    assert result.checkpoint_sha256 != undisturbed.checkpoint_sha256
+
+
+def test_without_the_look_for_what_is_not_finite_a_poisoned_checkpoint_would_be_gone_on_from(
+    own: StageSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    TRAINED["poisoned weights"](newest(own))
+    monkeypatch.setattr(protocol, "first_not_finite", lambda _: None)
+    with pytest.raises(Diverged):
+        run_stage(own, never)
+
+
+def test_without_the_look_at_shapes_the_stage_would_end_in_an_error_of_another_room(
+    own: StageSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    TRAINED["weights of another shape"](newest(own))
+    monkeypatch.setattr(stage_module, "_misfit", lambda *_: "")
+    with pytest.raises(StorageError, match=r"add .* to the stage's reset"):
+        run_stage(own, never)
+
+
+@pytest.mark.parametrize("lost", ["momentum", "dropout's stream", "data cursor"])
+def test_without_a_part_of_the_state_a_resumed_stage_would_end_in_other_bits(
+    own: StageSpec, undisturbed: StageResult, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    if lost == "momentum":
+        monkeypatch.setattr(stage_module, "load_momentum", lambda *_: None)
+    elif lost == "dropout's stream":
+        monkeypatch.setattr(torch, "manual_seed", lambda _: None)
+    else:
+        draw = TrainingBatches.draw
+        monkeypatch.setattr(TrainingBatches, "draw", lambda self, epoch, index: draw(self, 0, index))
+    result = run_stage(own, never)
+    assert result.resumed_from == NEWEST
+    assert result.checkpoint_sha256 != undisturbed.checkpoint_sha256
+
+
+def test_newest_of_good_checkpoints_is_the_one_gone_on_from(own: StageSpec) -> None:
+    contents = newest_checkpoint(own.stage_dir / "checkpoints")
+    assert contents is not None
+    assert contents.checkpoint.step == NEWEST
+    assert set_aside(own) == []

@@ -1,0 +1,245 @@
+"""A member that lives and makes no progress: a process that is stopped, and one that holds the interpreter, on Ray."""
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "orchestrator"))
+from fake_stages import FakeStages, plan_of
+from tiny_stage import INTERVAL, SETTINGS, make_spec, make_store, never
+
+from orchestrator.config_schema import ClusterConfig
+from orchestrator.deadlines import Deadlines
+from orchestrator.driver import Driver, Work
+from orchestrator.ledger import AttemptEnd, Budgets, Ledger, read_ledger
+from orchestrator.local_actors import LocalActors
+from orchestrator.member_actor import Duties, worker_duties
+from orchestrator.plan import Plan, StageRef
+from orchestrator.ray_cluster import RayCluster, open_cluster
+from orchestrator.run_dir import RunPaths
+from orchestrator.tracking import NoTracker
+from workers import atomic
+from workers import predict as predict_module
+from workers.data.store import open_store
+from workers.finished import read_finished
+from workers.protocol import Numerics, PredictSpec, StageResult, StageSpec
+from workers.settings import Crops, KeptCheckpoint
+from workers.stage import run_stage
+from workers.training.metrics import StepMark
+
+pytestmark = pytest.mark.timeout(300)
+GIVE_UP_S = 60.0
+HANGS_AT = 5
+HOW = ("stopped", "holding")
+
+
+class SkippingClock:
+    """Stands still until `is_hung`, then leaps at every look: no test waits for a deadline, or meets it by chance."""
+
+    def __init__(self, is_hung: Callable[[], bool]) -> None:
+        self._is_hung, self._now_s = is_hung, 0.0
+
+    def __call__(self) -> float:
+        if self._is_hung():
+            self._now_s += 25.0
+        return self._now_s
+
+
+def work_of(root: Path, plan: Plan, store: Path, digest: str, splits: tuple[str, ...]) -> Work:
+    # No failure may be spent, and one loss.
+    return Work(
+        paths=RunPaths(root),
+        plan=plan,
+        stores={"target": store},
+        target="target",
+        target_digest=digest,
+        splits=splits,
+        numerics=Numerics(),
+        keep=KeptCheckpoint.last,
+        checkpoint_updates=INTERVAL,
+        budgets=Budgets(max_losses=1, max_failures=0),
+        crops=Crops.centre,
+        progress_timeout_s=60.0,
+    )
+
+
+def hanging_duties(pids: Path) -> Callable[[], Duties]:
+    """Nested, so that Ray sends it by value; each member hangs once, at the same update, and says who it is."""
+
+    def make() -> Duties:
+        real = worker_duties()
+
+        def run_stage(spec: StageSpec, should_stop: Callable[[], bool]) -> StageResult:
+            calls = iter(range(1, 10_000))
+
+            def hanging() -> bool:
+                mine = pids / spec.member
+                if next(calls) == HANGS_AT and not mine.exists():
+                    mine.with_suffix(".part").write_text(str(os.getpid()))
+                    mine.with_suffix(".part").rename(mine)
+                    if spec.member == "stopped":
+                        os.kill(os.getpid(), signal.SIGSTOP)
+                    else:
+                        ctypes.PyDLL(None).sleep(3600)
+                return should_stop()
+
+            return real.run_stage(spec, hanging)
+
+        return Duties(run_stage, real.predict, real.warm_up)
+
+    return make
+
+
+@dataclass(frozen=True)
+class Reference:
+    spec: StageSpec
+    result: StageResult
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    spec = make_spec(make_store(tmp_path_factory.mktemp("store")), tmp_path_factory.mktemp("undisturbed"))
+    return Reference(spec, run_stage(spec, never))
+
+
+def plan_like(spec: StageSpec, members: tuple[str, ...], num_updates: int) -> Plan:
+    plan = plan_of({member: {"train": None} for member in members})
+    stages = [replace(stage, settings=SETTINGS, seed=spec.seed, num_updates=num_updates) for stage in plan.stages]
+    return replace(plan, stages=tuple(stages))
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.mark.slow
+def test_members_that_hang_in_real_processes_are_killed_and_end_in_the_same_bits(
+    undisturbed: Reference, tmp_path: Path
+) -> None:
+    pids = tmp_path / "pids"
+    pids.mkdir()
+    store = undisturbed.spec.store
+    plan = plan_like(undisturbed.spec, HOW, undisturbed.result.num_updates)
+    work = work_of(tmp_path / "run", plan, store, open_store(store).digest, ("val",))
+    ledger = Ledger(work.paths.ledger)
+
+    def is_hung() -> bool:
+        """A member that hangs now: its attempt has not been given up yet."""
+        return any((pids / how).exists() and len(ledger.entry(f"{how}/train").attempts) == 1 for how in HOW)
+
+    with open_cluster(ClusterConfig()) as opened:
+        cluster = RayCluster(opened.num_slots, 1, 0, hanging_duties(pids))
+        driver = Driver(work, ledger, NoTracker(), monotonic=SkippingClock(is_hung))
+        assert not driver.take_stock()
+        assert driver.run(cluster, never, lambda: None)
+        hung = {how: int((pids / how).read_text()) for how in HOW}
+        give_up = time.monotonic() + GIVE_UP_S
+        while any(map(is_alive, hung.values())):
+            assert time.monotonic() < give_up, f"still there: {[how for how, pid in hung.items() if is_alive(pid)]}"
+            time.sleep(0.1)
+        cluster.close()
+    for how in HOW:
+        ref = StageRef(how, "train")
+        attempts = read_ledger(work.paths.ledger).stages[str(ref)].attempts
+        assert [attempt.outcome for attempt in attempts] == [AttemptEnd.lost, AttemptEnd.done]
+        assert "Hung: no progress for" in attempts[0].error
+        assert "cluster.progress_timeout_s" in attempts[0].error
+        # What it was hung at is redone from its checkpoint, and no more.
+        assert 0 < attempts[1].resumed_from <= attempts[0].last_step == HANGS_AT
+        finished = read_finished(work.paths.stage(ref))
+        assert finished.checkpoint_sha256 == undisturbed.result.checkpoint_sha256
+    assert not list(work.paths.root.rglob(".tmp-*"))
+
+
+@dataclass
+class Quick:
+    """A run of stages that train nothing; `base0`'s predictions hang in the first attempt."""
+
+    root: Path
+
+    def __post_init__(self) -> None:
+        self.fakes = FakeStages(waiting=frozenset({"base0/predictions"}))
+        atomic.write_text(self.root / "store" / "digest", "d")
+        plan = plan_of({"base0": {"train": None}})
+        self.work = work_of(self.root / "run", plan, self.root / "store", "d", ("val", "test"))
+        self.ledger = Ledger(self.work.paths.ledger)
+        self.num_looks = 0
+
+    @property
+    def outcomes(self) -> list[AttemptEnd | None]:
+        return [attempt.outcome for attempt in self.ledger.entry("base0/predictions").attempts]
+
+    def launch(self, looks: int) -> None:
+        def show() -> None:
+            if self.outcomes and self.outcomes[0] is not None:
+                self.fakes.waiting = frozenset()
+            self.num_looks += "base0/predictions" in self.fakes.started
+            if self.num_looks > looks:
+                raise TimeoutError
+
+        clock = SkippingClock(lambda: self.outcomes == [None])
+        driver = Driver(self.work, self.ledger, NoTracker(), monotonic=clock)
+        driver.take_stock()
+        driver.run(LocalActors(1, self.fakes.duties), never, show)
+
+
+def test_predictions_that_hang_are_given_up_and_made_anew(tmp_path: Path) -> None:
+    run = Quick(tmp_path)
+    run.launch(looks=60)
+    assert run.outcomes == [AttemptEnd.lost, AttemptEnd.done]
+
+
+def test_without_the_deadline_the_driver_would_wait_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Deadlines, "look", lambda *_: "")
+    run = Quick(tmp_path)
+    with pytest.raises(TimeoutError):
+        run.launch(looks=60)
+    assert run.outcomes == [None]
+    run.fakes.waiting = frozenset()
+
+
+def test_work_without_updates_beats_in_evaluation_saving_and_prediction(
+    undisturbed: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beats: list[int] = []
+    real = StepMark.beat
+
+    def beat(mark: StepMark) -> None:
+        beats.append(1)
+        real(mark)
+
+    monkeypatch.setattr(StepMark, "beat", beat)
+    one_epoch = replace(SETTINGS, schedule=replace(SETTINGS.schedule, epochs=1))
+    spec = replace(undisturbed.spec, stage_dir=tmp_path / "a" / "train", settings=one_epoch)
+    run_stage(spec, never)
+    # Dev and val are a batch or more each, and a checkpoint of three files has a piece or more of each.
+    assert len(beats) >= 2 + 2 * 3
+    blocks: list[Path] = []
+    monkeypatch.setattr(predict_module, "beat", blocks.append)
+    monkeypatch.setattr(predict_module, "load_member", _no_member)
+    monkeypatch.setattr(predict_module, "mean_over_crops", _stop_there)
+    with pytest.raises(InterruptedError):
+        predict_module.predict(
+            PredictSpec("a", spec.stage_dir, spec.store, tmp_path / "p", ("val",), one_epoch, Numerics()), never
+        )
+    assert blocks == [spec.stage_dir]
+
+
+def _no_member(*_: object) -> None:
+    return None
+
+
+def _stop_there(*_: object) -> None:
+    raise InterruptedError

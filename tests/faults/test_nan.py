@@ -1,0 +1,291 @@
+"""A NaN at a chosen update: nothing poisoned is saved, one replay tells a passing fault from divergence."""
+
+import json
+import logging
+import sqlite3
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parent))
+from in_process_launch import Place
+from tiny_stage import course, make_spec, make_store, never
+
+from orchestrator.ledger import AttemptEnd, Ledger, StageState
+from orchestrator.status import read_status, to_lines
+from workers import checkpoint as protocol
+from workers import stage as stage_module
+from workers.checkpoint import read_checkpoint
+from workers.errors import Diverged
+from workers.protocol import StageResult, StageSpec
+from workers.stage import run_stage
+from workers.training import loop
+from workers.training.evaluate import Evaluation
+
+pytestmark = pytest.mark.timeout(300)
+AT = 6  # after two epochs of three updates, where a checkpoint is due; a middle one as well
+
+
+@dataclass
+class Poison:
+    """Is due at update `at`, at most `times` times, and counts."""
+
+    times: int
+    at: int = AT
+    fired: int = 0
+
+    def due(self, step: int) -> bool:
+        if step != self.at or self.fired >= self.times:
+            return False
+        self.fired += 1
+        return True
+
+
+def in_the_loss(poison: Poison, patch: pytest.MonkeyPatch) -> None:
+    real, mean_loss = loop._update, loop.mean_loss
+
+    def update(stage: loop.Stage, state: loop.TrainState, *rest: Any) -> loop.TrainState:
+        with pytest.MonkeyPatch.context() as inner:
+            if poison.due(state.step):
+                inner.setattr(loop, "mean_loss", lambda *given: mean_loss(*given) * float("nan"))
+            return real(stage, state, *rest)
+
+    patch.setattr(loop, "_update", update)
+
+
+def in_the_gradient(poison: Poison, patch: pytest.MonkeyPatch) -> None:
+    real = loop._refuse_divergence
+
+    def check(stage: loop.Stage, step: int, loss: float) -> None:
+        if poison.due(step):
+            gradient = next(p.grad for p in stage.model.parameters() if p.grad is not None)
+            gradient.view(-1)[0] = float("inf")
+        real(stage, step, loss)
+
+    patch.setattr(loop, "_refuse_divergence", check)
+
+
+def _after_the_update(poison: Poison, patch: pytest.MonkeyPatch, spoil: Callable[[loop.Stage], None]) -> None:
+    real = loop._update
+
+    def update(stage: loop.Stage, state: loop.TrainState, *rest: Any) -> loop.TrainState:
+        after = real(stage, state, *rest)
+        if poison.due(after.step):
+            spoil(stage)
+        return after
+
+    patch.setattr(loop, "_update", update)
+
+
+def in_a_weight(poison: Poison, patch: pytest.MonkeyPatch) -> None:
+    def spoil(stage: loop.Stage) -> None:
+        with torch.no_grad():
+            # Of the last layer's biases: a NaN further down is lost in the comparison of max pooling or ReLU.
+            list(stage.model.parameters())[-1].view(-1)[0] = float("nan")
+
+    _after_the_update(poison, patch, spoil)
+
+
+def in_the_momentum(poison: Poison, patch: pytest.MonkeyPatch) -> None:
+    def spoil(stage: loop.Stage) -> None:
+        first = next(p for p in stage.model.parameters() if p in stage.optimizer.state)
+        stage.optimizer.state[first]["momentum_buffer"].view(-1)[0] = float("inf")
+
+    _after_the_update(poison, patch, spoil)
+
+
+class _Spoilt(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        outputs: torch.Tensor = self.model(images)
+        return outputs * float("nan")
+
+
+def in_the_evaluation(poison: Poison, patch: pytest.MonkeyPatch) -> None:
+    real, real_end, step = stage_module.evaluate, loop._end_epoch, 0
+
+    def end_epoch(stage: loop.Stage, state: loop.TrainState, *rest: Any) -> loop.TrainState:
+        nonlocal step
+        step = state.step
+        return real_end(stage, state, *rest)
+
+    def evaluate(model: nn.Module, *rest: Any) -> Evaluation:
+        return real(_Spoilt(model).eval() if poison.due(step) else model, *rest)
+
+    patch.setattr(loop, "_end_epoch", end_epoch)
+    patch.setattr(stage_module, "evaluate", evaluate)
+
+
+EVERYWHERE = (in_the_loss, in_the_gradient, in_a_weight, in_the_momentum, in_the_evaluation)
+
+
+def poisoned(checkpoints: Path) -> list[str]:
+    """Checkpoints that hold something that is not finite, read without the protocol's own check."""
+    folders = [folder for folder in checkpoints.iterdir() if folder.name.startswith("step-")]
+    assert folders
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(protocol, "first_not_finite", lambda _: None)
+        contents = [read_checkpoint(folder) for folder in folders]
+    return [
+        one.checkpoint.folder.name
+        for one in contents
+        if not all(np.isfinite(value).all() for value in (*one.model.values(), *one.optimizer.values()))
+    ]
+
+
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory: pytest.TempPathFactory) -> StageSpec:
+    return make_spec(make_store(tmp_path_factory.mktemp("store")), tmp_path_factory.mktemp("undisturbed"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed_stage(spec: StageSpec) -> StageResult:
+    return run_stage(spec, never)
+
+
+@pytest.mark.parametrize("inject", EVERYWHERE)
+def test_stage_that_meets_a_nan_saves_nothing_of_it_and_its_replay_ends_in_the_same_bits(
+    spec: StageSpec,
+    undisturbed_stage: StageResult,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    inject: Callable[[Poison, pytest.MonkeyPatch], None],
+) -> None:
+    poison, own = Poison(times=1), replace(spec, stage_dir=tmp_path)
+    inject(poison, monkeypatch)
+    with pytest.raises(Diverged) as caught:
+        run_stage(own, never)
+    assert (poison.fired, caught.value.step) == (1, AT)
+    assert str(AT) in str(caught.value)
+    assert poisoned(tmp_path / "checkpoints") == []
+    result = run_stage(own, never)
+    assert 0 < result.resumed_from <= AT
+    assert result.checkpoint_sha256 == undisturbed_stage.checkpoint_sha256
+    assert course(tmp_path) == course(spec.stage_dir)
+
+
+@pytest.mark.parametrize("inject", [in_a_weight, in_the_momentum])
+def test_without_the_look_before_a_save_poison_would_be_committed(
+    spec: StageSpec,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    inject: Callable[[Poison, pytest.MonkeyPatch], None],
+) -> None:
+    inject(Poison(times=1), monkeypatch)
+    monkeypatch.setattr(protocol, "first_not_finite", lambda _: None)
+    with pytest.raises(Diverged):
+        run_stage(replace(spec, stage_dir=tmp_path), never)
+    assert poisoned(tmp_path / "checkpoints")
+
+
+def test_without_the_look_at_outputs_an_evaluation_that_says_nothing_would_steer_the_schedule(
+    spec: StageSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_the_evaluation(Poison(times=1), monkeypatch)
+    monkeypatch.setattr(torch, "isfinite", lambda given: torch.ones_like(given, dtype=torch.bool))
+    run_stage(replace(spec, stage_dir=tmp_path), never)
+    assert course(tmp_path) != course(spec.stage_dir)
+
+
+def test_poison_in_batch_norm_s_statistics_is_found_before_it_is_saved(
+    spec: StageSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoil(stage: loop.Stage) -> None:
+        dict(stage.model.named_buffers())["bn1.running_var"][0] = float("inf")
+
+    poison = Poison(times=1, at=2)
+    _after_the_update(poison, monkeypatch, spoil)
+    model = replace(spec.settings.model, name="torchvision/resnet18", input_size=18)
+    settings = replace(spec.settings, model=model, schedule=replace(spec.settings.schedule, epochs=1))
+    with pytest.raises(Diverged, match=r"after update 2: .*bn1\.running_var"):
+        run_stage(replace(spec, settings=settings, stage_dir=tmp_path), never)
+    assert poison.fired == 1
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("shared")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(shared: Path) -> Place:
+    place = Place(shared / "undisturbed", shared)
+    assert place.launch() == 0
+    assert len(place.artefacts()) == 1 + 3 + 1
+    return place
+
+
+@pytest.fixture
+def place(shared: Path, tmp_path: Path) -> Place:
+    return Place(tmp_path / "run", shared)
+
+
+def tags(place: Place, key: str) -> list[str]:
+    """What the tracking store has under `key` in this run's runs."""
+    known = json.dumps(json.loads(place.paths.run_json.read_text())["mlflow"])
+    with sqlite3.connect(place.shared / "mlflow.db") as database:
+        found = database.execute("select run_uuid, value from tags where key = ?", (key,)).fetchall()
+    return [value for run, value in found if run in known]
+
+
+def test_launch_that_meets_a_nan_once_replays_reports_it_and_ends_in_the_same_bytes(
+    place: Place, undisturbed: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    poison = Poison(times=1)
+    in_the_loss(poison, monkeypatch)
+    with caplog.at_level(logging.WARNING):
+        # Neither budget has anything in it: a replay costs none.
+        assert place.launch("cluster.max_failures=0", "cluster.max_losses=0") == 0
+    assert poison.fired == 1
+    assert place.artefacts() == undisturbed.artefacts()
+    assert place.outcomes == [AttemptEnd.diverged, AttemptEnd.done]
+    assert (place.entry.attempts[0].diverged_at, place.entry.passed_nans) == (AT, (AT,))
+    assert f"the NaN at update {AT} did not come again" in caplog.text
+    assert any(f"met NaN at update {AT}" in line for line in to_lines(read_status(place.paths)))
+    assert f"train at update {AT}" in (place.paths.report / "index.html").read_text()
+    assert tags(place, "septet.passed_nan") == [str(AT)]
+    assert f"update {AT}" in (place.stage_dir / "log.txt").read_text()
+    assert poisoned(place.checkpoints) == []
+    assert not place.leftovers()
+
+
+def test_launch_that_meets_a_nan_at_the_same_update_again_fails_the_member_at_once(
+    place: Place, undisturbed: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    poison = Poison(times=99)
+    with monkeypatch.context() as patch:
+        in_the_loss(poison, patch)
+        assert place.launch() == 4
+    assert poison.fired == 2, "one replay and no more"
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert f"train: update {AT}: loss nan" in said
+    assert "again after a replay" in said
+    assert place.outcomes == [AttemptEnd.diverged] * 2, "a budget was touched"
+    assert place.entry.state is StageState.failed
+    assert not place.has_submission()
+    assert poisoned(place.checkpoints) == []
+    assert not place.leftovers()
+    # With what was wrong mended, the same command goes on to the undisturbed bytes.
+    assert place.launch() == 0
+    assert place.artefacts() == undisturbed.artefacts()
+
+
+def test_without_the_replay_a_passing_fault_would_fail_the_member(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison = Poison(times=1)
+    in_the_loss(poison, monkeypatch)
+    monkeypatch.setattr(Ledger, "may_replay", lambda *_: False)
+    assert place.launch() == 4
+    assert poison.fired == 1

@@ -1,0 +1,80 @@
+"""One small real stage on scikit-learn's digits: twelve updates in four epochs, a checkpoint at every second."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from workers.data.prepare import prepare
+from workers.errors import Stopped
+from workers.protocol import Numerics, StageSpec
+from workers.settings import (
+    AugmentationSettings,
+    DatasetSettings,
+    KeptCheckpoint,
+    ModelSettings,
+    OptimizerSettings,
+    ScheduleSettings,
+    Source,
+    TrainingSettings,
+)
+from workers.stage import run_stage
+
+INTERVAL = 2
+SETTINGS = TrainingSettings(
+    model=ModelSettings(input_size=16, width=0.05, conv1_kernel=3, conv1_stride=1, conv1_padding=1, fc_units=16),
+    optimizer=OptimizerSettings(lr=0.02, batch_size=400),
+    # Whether and when the rate is cut hangs on the state that a checkpoint keeps.
+    schedule=ScheduleSettings(epochs=4, patience=1, warmup_updates=4),
+    augmentation=AugmentationSettings(reflect=False),
+)
+
+
+def make_store(folder: Path) -> Path:
+    return prepare(DatasetSettings(source=Source.digits, size=18), folder)
+
+
+def make_spec(store: Path, stage_dir: Path) -> StageSpec:
+    return StageSpec(
+        member="base1",
+        stage="train",
+        seed=11,
+        settings=SETTINGS,
+        store=store,
+        stage_dir=stage_dir,
+        init_dir=None,
+        reset=(),
+        freeze=(),
+        lr_scale=(),
+        numerics=Numerics(),
+        checkpoint_updates=INTERVAL,
+        keep=KeptCheckpoint.last,
+        stage_hash="h",
+    )
+
+
+def never() -> bool:
+    return False
+
+
+def stop_after(updates: int) -> Callable[[], bool]:
+    made = iter(range(1, 10_000))
+    return lambda: next(made) >= updates
+
+
+def interrupted(spec: StageSpec, stage_dir: Path, updates: int) -> StageSpec:
+    """A stage of its own in `stage_dir`, stopped after `updates` updates."""
+    own = replace(spec, stage_dir=stage_dir)
+    try:
+        run_stage(own, stop_after(updates))
+    except Stopped:
+        return own
+    raise AssertionError("it was over before it was stopped")
+
+
+def course(stage_dir: Path) -> list[tuple[int, dict[str, Any]]]:
+    """metrics.jsonl less what depends on the machine's speed."""
+    points = [json.loads(line) for line in (stage_dir / "metrics.jsonl").read_text().splitlines()]
+    timing = {"images_per_second", "data_wait"}
+    return [(p["step"], {k: v for k, v in p["metrics"].items() if k not in timing}) for p in points]
