@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from orchestrator.damaged import reopen_damaged
 from orchestrator.deadlines import Deadlines, mark_of
 from orchestrator.follow import Follower
 from orchestrator.ledger import PREDICTIONS, AttemptEnd, Budgets, Ledger, StageState
@@ -135,6 +136,10 @@ class Driver:
         """
         self._ledger.set_state(StageState.running)
         self._follow(self._followers)
+        paths = self._work.paths
+        reopen_damaged(
+            paths, self._work.plan, lambda stage: is_done(paths, stage), lambda name: has_predictions(self._work, name)
+        )
         for stage in self._work.plan.stages:
             name = str(stage.ref)
             if is_done(self._work.paths, stage):
@@ -351,7 +356,8 @@ class Driver:
         if passed:
             steps = ", ".join(map(str, passed))
             _log.warning("%s: the NaN at update %s did not come again in a replay: check the hardware", ref, steps)
-            self._tracker.tag(ref, _PASSED_NAN_TAG, steps)
+            all_passed = self._ledger.entry(str(ref)).passed_nans
+            self._tracker.tag(ref, _PASSED_NAN_TAG, ", ".join(map(str, all_passed)))
 
     def _failure(self) -> SeptetError:
         ref, failure = next(iter(self._failed.items()))

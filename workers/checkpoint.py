@@ -40,6 +40,7 @@ _SCHEMA = 2
 _UNSEALED_SCHEMA = 1
 _SEAL = "manifest_sha256"
 _NAME = re.compile(r"step-(\d{8})")
+STEP_GLOB = "step-*"
 _SET_ASIDE = "corrupt-"
 # A checkpoint that answers a read with one of these is damaged. Others (no permission, no memory, a server that is
 # away) say nothing of it, and must not have good checkpoints set aside.

@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "orchestrator"))
 from fake_stages import FakeStages, plan_of
 from tiny_stage import INTERVAL, SETTINGS, make_spec, make_store, never
 
+from orchestrator import driver as driver_module
 from orchestrator.config_schema import ClusterConfig
 from orchestrator.deadlines import Deadlines
 from orchestrator.driver import Driver, Work
@@ -136,8 +137,10 @@ def test_members_that_hang_in_real_processes_are_killed_and_end_in_the_same_bits
     ledger = Ledger(work.paths.ledger)
 
     def is_hung() -> bool:
-        """A member that hangs now: its attempt has not been given up yet."""
-        return any((pids / how).exists() and len(ledger.entry(f"{how}/train").attempts) == 1 for how in HOW)
+        """Whether all that is at work hangs: no time passes for a member that may be starting."""
+        at_work = {name: entry for name, entry in ledger.contents.stages.items() if entry.running}
+        hang = [len(entry.attempts) == 1 and (pids / name.split("/")[0]).exists() for name, entry in at_work.items()]
+        return bool(hang) and all(hang)
 
     with open_cluster(ClusterConfig()) as opened:
         cluster = RayCluster(opened.num_slots, 1, 0, hanging_duties(pids))
@@ -195,17 +198,19 @@ class Quick:
         driver.run(LocalActors(1, self.fakes.duties), never, show)
 
 
-def test_predictions_that_hang_are_given_up_and_made_anew(tmp_path: Path) -> None:
+def test_predictions_that_hang_are_given_up_and_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver_module, "_POLL_S", 0.01)
     run = Quick(tmp_path)
-    run.launch(looks=60)
+    run.launch(looks=1000)
     assert run.outcomes == [AttemptEnd.lost, AttemptEnd.done]
 
 
 def test_without_the_deadline_the_driver_would_wait_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver_module, "_POLL_S", 0.01)
     monkeypatch.setattr(Deadlines, "look", lambda *_: "")
     run = Quick(tmp_path)
     with pytest.raises(TimeoutError):
-        run.launch(looks=60)
+        run.launch(looks=200)
     assert run.outcomes == [None]
     run.fakes.waiting = frozenset()
 

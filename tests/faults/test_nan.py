@@ -25,12 +25,14 @@ from workers import stage as stage_module
 from workers.checkpoint import read_checkpoint
 from workers.errors import Diverged
 from workers.protocol import StageResult, StageSpec
+from workers.settings import ModelSettings
 from workers.stage import run_stage
 from workers.training import loop
 from workers.training.evaluate import Evaluation
 
 pytestmark = pytest.mark.timeout(300)
-AT = 6  # after two epochs of three updates, where a checkpoint is due; a middle one as well
+AT = 5  # in the middle of an epoch of three updates
+AT_AN_EPOCH_S_END = 6
 
 
 @dataclass
@@ -66,7 +68,7 @@ def in_the_gradient(poison: Poison, patch: pytest.MonkeyPatch) -> None:
     def check(stage: loop.Stage, step: int, loss: float) -> None:
         if poison.due(step):
             gradient = next(p.grad for p in stage.model.parameters() if p.grad is not None)
-            gradient.view(-1)[0] = float("inf")
+            gradient[(0,) * gradient.ndim] = float("inf")
         real(stage, step, loss)
 
     patch.setattr(loop, "_refuse_divergence", check)
@@ -96,7 +98,7 @@ def in_a_weight(poison: Poison, patch: pytest.MonkeyPatch) -> None:
 def in_the_momentum(poison: Poison, patch: pytest.MonkeyPatch) -> None:
     def spoil(stage: loop.Stage) -> None:
         first = next(p for p in stage.model.parameters() if p in stage.optimizer.state)
-        stage.optimizer.state[first]["momentum_buffer"].view(-1)[0] = float("inf")
+        stage.optimizer.state[first]["momentum_buffer"][(0,) * first.ndim] = float("inf")
 
     _after_the_update(poison, patch, spoil)
 
@@ -126,7 +128,14 @@ def in_the_evaluation(poison: Poison, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(stage_module, "evaluate", evaluate)
 
 
-EVERYWHERE = (in_the_loss, in_the_gradient, in_a_weight, in_the_momentum, in_the_evaluation)
+EVERYWHERE = (
+    (in_the_loss, AT),
+    (in_the_gradient, AT),
+    (in_a_weight, AT),
+    (in_the_momentum, AT),
+    (in_a_weight, AT_AN_EPOCH_S_END),
+    (in_the_evaluation, AT_AN_EPOCH_S_END),
+)
 
 
 def poisoned(checkpoints: Path) -> list[str]:
@@ -153,23 +162,24 @@ def undisturbed_stage(spec: StageSpec) -> StageResult:
     return run_stage(spec, never)
 
 
-@pytest.mark.parametrize("inject", EVERYWHERE)
+@pytest.mark.parametrize(("inject", "at"), EVERYWHERE)
 def test_stage_that_meets_a_nan_saves_nothing_of_it_and_its_replay_ends_in_the_same_bits(
     spec: StageSpec,
     undisturbed_stage: StageResult,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     inject: Callable[[Poison, pytest.MonkeyPatch], None],
+    at: int,
 ) -> None:
-    poison, own = Poison(times=1), replace(spec, stage_dir=tmp_path)
+    poison, own = Poison(times=1, at=at), replace(spec, stage_dir=tmp_path)
     inject(poison, monkeypatch)
     with pytest.raises(Diverged) as caught:
         run_stage(own, never)
-    assert (poison.fired, caught.value.step) == (1, AT)
-    assert str(AT) in str(caught.value)
+    assert (poison.fired, caught.value.step) == (1, at)
+    assert f"update {at}" in str(caught.value)
     assert poisoned(tmp_path / "checkpoints") == []
     result = run_stage(own, never)
-    assert 0 < result.resumed_from <= AT
+    assert 0 < result.resumed_from <= at
     assert result.checkpoint_sha256 == undisturbed_stage.checkpoint_sha256
     assert course(tmp_path) == course(spec.stage_dir)
 
@@ -191,7 +201,7 @@ def test_without_the_look_before_a_save_poison_would_be_committed(
 def test_without_the_look_at_outputs_an_evaluation_that_says_nothing_would_steer_the_schedule(
     spec: StageSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    in_the_evaluation(Poison(times=1), monkeypatch)
+    in_the_evaluation(Poison(times=1, at=AT_AN_EPOCH_S_END), monkeypatch)
     monkeypatch.setattr(torch, "isfinite", lambda given: torch.ones_like(given, dtype=torch.bool))
     run_stage(replace(spec, stage_dir=tmp_path), never)
     assert course(tmp_path) != course(spec.stage_dir)
@@ -201,16 +211,16 @@ def test_poison_in_batch_norm_s_statistics_is_found_before_it_is_saved(
     spec: StageSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def spoil(stage: loop.Stage) -> None:
-        dict(stage.model.named_buffers())["bn1.running_var"][0] = float("inf")
+        next(value for name, value in stage.model.named_buffers() if name.endswith("running_var"))[0] = float("inf")
 
     poison = Poison(times=1, at=2)
     _after_the_update(poison, monkeypatch, spoil)
-    model = replace(spec.settings.model, name="torchvision/resnet18", input_size=18)
+    model = ModelSettings(name="torchvision/shufflenet_v2_x0_5", input_size=16)
     settings = replace(spec.settings, model=model, schedule=replace(spec.settings.schedule, epochs=1))
-    with pytest.raises(Diverged, match=r"after update 2: .*bn1\.running_var"):
+    with pytest.raises(Diverged, match=r"after update 2: .*\.running_var are not finite"):
         run_stage(replace(spec, settings=settings, stage_dir=tmp_path), never)
     assert poison.fired == 1
-    assert list((tmp_path / "checkpoints").iterdir()) == []
+    assert {folder.name for folder in (tmp_path / "checkpoints").iterdir()} == {"step-00000001"}
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""One small real stage on scikit-learn's digits: twelve updates in four epochs, a checkpoint at every second."""
+"""One small real stage on scikit-learn's digits: twelve updates in four epochs, a checkpoint after each."""
 
 import json
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from workers.settings import (
 )
 from workers.stage import run_stage
 
-INTERVAL = 2
+INTERVAL = 1
 SETTINGS = TrainingSettings(
     model=ModelSettings(input_size=16, width=0.05, conv1_kernel=3, conv1_stride=1, conv1_padding=1, fc_units=16),
     optimizer=OptimizerSettings(lr=0.02, batch_size=400),

@@ -17,6 +17,7 @@ from orchestrator.local_actors import ActorDied
 from orchestrator.member_actor import Duties
 from orchestrator.plan import Plan, PlannedDataset, Stage, StageRef
 from workers import atomic
+from workers.checkpoint import MANIFEST_FILE, MODEL_FILE, OPTIMIZER_FILE, STATE_FILE, name_of
 from workers.errors import Stopped
 from workers.finished import read_finished
 from workers.protocol import PredictSpec, SplitPredictions, StageResult, StageSpec
@@ -134,7 +135,14 @@ def _cut_back(path: Path, step: int) -> None:
 
 
 def _save(stage_dir: Path, step: int) -> None:
-    atomic.write_json(stage_dir / "checkpoints" / f"step-{step:08d}" / "MANIFEST.json", {"step": step})
+    """A checkpoint that verifies, of nothing, and without the fsyncs of a real one."""
+    folder = stage_dir / "checkpoints" / name_of(step)
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {}
+    for name in (MODEL_FILE, OPTIMIZER_FILE, STATE_FILE):
+        (folder / name).write_bytes(b"{}")
+        files[name] = {"size": 2, "sha256": hashlib.sha256(b"{}").hexdigest()}
+    (folder / MANIFEST_FILE).write_text(json.dumps({"schema": 1, "step": step, "files": files}))
 
 
 def _write_predictions(spec: PredictSpec, split: str, checkpoint_sha256: str) -> SplitPredictions:

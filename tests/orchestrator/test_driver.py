@@ -1,8 +1,9 @@
 """The driver on threads with stages that train nothing: order, budgets, stops, resumes, extensions."""
 
 import json
+import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from orchestrator.tracking import NoTracker
 from workers import atomic
 from workers.digest import sha256_of
 from workers.errors import CheckFailed, DataError, Diverged, MemberFailed, SeptetError, StorageError
-from workers.protocol import Numerics
+from workers.protocol import Numerics, StageResult, StageSpec
 from workers.settings import Crops, KeptCheckpoint
 
 pytestmark = pytest.mark.timeout(60)
@@ -38,6 +39,10 @@ class RecordingTracker(NoTracker):
     def __init__(self) -> None:
         self.points: list[tuple[str, int]] = []
         self.ended: list[tuple[str, str]] = []
+        self.tags: list[tuple[str, str, str]] = []
+
+    def tag(self, ref: StageRef, key: str, value: str) -> None:
+        self.tags.append((str(ref), key, value))
 
     def log(self, ref: StageRef, step: int, time_s: float, metrics: Mapping[str, float]) -> None:
         self.points.append((str(ref), step))
@@ -371,3 +376,70 @@ def test_driver_never_uses_an_actor_again_that_met_trouble(seven: Run) -> None:
     assert seven.launch()
     assert seven.cluster.num_started == 1 + 2
     assert {"wide1", "base0"} <= set(seven.cluster.discarded)
+
+
+def _final_weights(run: Run, ref: str) -> Path:
+    return run.paths.checkpoints(StageRef.parse(ref)) / f"step-{NUM_UPDATES:08d}" / "model.safetensors"
+
+
+def test_driver_goes_back_a_checkpoint_where_a_finished_one_that_is_still_needed_is_damaged(seven: Run) -> None:
+    seven.budgets = Budgets(max_losses=0, max_failures=0)
+    seven.fakes.script = {"base1/predictions": [(0, OSError("once"))], "wide0/fine": [(1, OSError("once"))]}
+    with pytest.raises(MemberFailed):
+        seven.launch()
+    seven.fakes.script = {}
+    for ref in ("base0/train", "base1/train", "wide0/pre", "wide1/pre"):
+        _final_weights(seven, ref).write_bytes(b"[]")
+    _discard_damaged(seven, "base1/train")
+    _discard_damaged(seven, "wide0/pre")
+    assert seven.launch()
+    # Of base0 and wide1 all is there that is made of their weights.
+    assert sorted(set(seven.fakes.started)) == [
+        *("base1/predictions", "base1/train", "wide0/fine", "wide0/predictions", "wide0/pre")
+    ]
+
+
+def _discard_damaged(run: Run, ref: str) -> None:
+    """What a real stage does when it resumes, and a fake one does not."""
+    assert (run.paths.done(StageRef.parse(ref))).exists()
+    real = run.fakes.run_stage
+
+    def run_stage(spec: StageSpec, should_stop: Callable[[], bool]) -> StageResult:
+        weights = spec.stage_dir / "checkpoints" / f"step-{NUM_UPDATES:08d}" / "model.safetensors"
+        if weights.exists() and weights.read_bytes() != b"{}":
+            shutil.rmtree(weights.parent)
+        return real(spec, should_stop)
+
+    run.fakes.run_stage = run_stage  # type: ignore[method-assign]
+
+
+def test_driver_leaves_a_finished_stage_alone_whose_only_checkpoint_is_damaged(seven: Run) -> None:
+    seven.budgets = Budgets(max_losses=0, max_failures=0)
+    seven.fakes.script = {"base1/predictions": [(0, OSError("once"))]}
+    with pytest.raises(MemberFailed):
+        seven.launch()
+    _final_weights(seven, "base1/train").write_bytes(b"[]")
+    for folder in seven.paths.checkpoints(StageRef("base1", "train")).iterdir():
+        if folder.name != f"step-{NUM_UPDATES:08d}":
+            shutil.rmtree(folder)
+    seven.driver().take_stock()
+    assert seven.paths.done(StageRef("base1", "train")).exists(), "a fresh start would hide the loss"
+
+
+def test_driver_replays_a_nan_once_an_update_and_reports_what_was_passed(seven: Run) -> None:
+    seven.budgets = Budgets(max_losses=0, max_failures=0)
+    seven.fakes.script = {"base0/train": [(5, Diverged("update 5: nan", step=5)), (8, Diverged("nan", step=8))]}
+    assert seven.launch()
+    assert seven.outcomes("base0/train") == [AttemptEnd.diverged, AttemptEnd.diverged, AttemptEnd.done]
+    assert seven.ledger.stages["base0/train"].passed_nans == (5, 8)
+    assert ("base0/train", "septet.passed_nan", "5") in seven.tracker.tags
+    assert ("base0/train", "septet.passed_nan", "5, 8") in seven.tracker.tags
+    assert "base0" in seven.cluster.discarded, "a process that met a NaN was used again"
+
+
+def test_driver_that_meets_a_nan_at_the_same_update_again_gives_up_with_the_budget_unspent(seven: Run) -> None:
+    seven.fakes.script = {"base0/train": [(5, Diverged("update 5: loss nan", step=5))] * 9}
+    with pytest.raises(MemberFailed, match=r"base0/train: update 5: loss nan \(again after a replay"):
+        seven.launch()
+    assert seven.outcomes("base0/train") == [AttemptEnd.diverged] * 2
+    assert seven.ledger.stages["base0/train"].open_nans == (5,)

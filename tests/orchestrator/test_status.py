@@ -14,6 +14,7 @@ from orchestrator.run_dir import RunPaths, RunRecord, lock, write_record
 from orchestrator.status import (
     Course,
     RunStatus,
+    StageStatus,
     State,
     course_of,
     duration,
@@ -253,3 +254,40 @@ def test_course_of_an_absent_file_is_empty(tmp_path: Path) -> None:
 )
 def test_duration_is_said_as_a_person_would(seconds: float, said: str) -> None:
     assert duration(seconds) == said
+
+
+def _rates(*rates: float) -> list[Mapping[str, Any]]:
+    return [
+        {"step": step, "epoch": step / 10, "time": 100.0 + step, "metrics": {"images_per_second": rate}}
+        for step, rate in enumerate(rates, start=1)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rates", "said"),
+    [
+        ((100, 100, 100, 100, 30), "is down to 30% of its usual rate"),
+        ((100, 100, 100, 100, 60), ""),
+        ((100, 100, 100, 30), ""),
+        ((30, 30, 30, 30, 30), ""),
+    ],
+)
+def test_straggler_is_told_by_its_own_usual_rate(rates: tuple[float, ...], said: str) -> None:
+    status = _running(course_of(_rates(*rates)))
+    assert "; ".join(status.remarks) == said
+    assert said in stage_line(status)
+
+
+def test_rates_of_an_earlier_attempt_are_not_what_is_usual() -> None:
+    assert course_of(_rates(100, 100, 100, 100, 100, 30), since=105.5).share_of_usual_rate is None
+
+
+def test_nan_that_was_passed_is_in_the_line_and_in_the_document() -> None:
+    status = replace(_running(Course(step=3)), passed_nans=(7, 9))
+    assert "met NaN at update 7, 9, which did not come again" in stage_line(status)
+    document = status_json(RunStatus("r", State.running, (status,)))
+    assert document["stages"][0]["passed_nans"] == (7, 9)
+
+
+def _running(course: Course) -> StageStatus:
+    return stage_status(_stage(_FIRST), entry=Entry(state=StageState.running), course=course, done={}, locked=True)

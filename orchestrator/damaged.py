@@ -1,0 +1,46 @@
+"""Finished stages whose checkpoint, which somebody still needs, is damaged: opened again, to go on from the one before.
+
+Found here, before anything is started, it costs one interval of updates; the bits come out the same, and with them what
+was made of them already. Where no other checkpoint is left it is not opened: whoever reads it says so.
+"""
+
+import logging
+from collections.abc import Callable
+
+from orchestrator.plan import Plan, Stage
+from orchestrator.run_dir import RunPaths
+from workers.checkpoint import STEP_GLOB, verify_checkpoint
+from workers.errors import StorageError
+from workers.finished import FILE as DONE_FILE
+from workers.finished import read_finished
+
+_log = logging.getLogger(__name__)
+
+
+def reopen_damaged(
+    paths: RunPaths, plan: Plan, is_done: Callable[[Stage], bool], has_predictions: Callable[[str], bool]
+) -> None:
+    """Takes DONE.json from finished stages of which a next stage or predictions are wanted, and which do not verify."""
+    done = {stage.ref for stage in plan.stages if is_done(stage)}
+    for stage in plan.stages:
+        if stage.ref not in done:
+            continue
+        wanted = any(later.init_from == stage.ref and later.ref not in done for later in plan.stages)
+        if not wanted and plan.last_stages[stage.ref.member] == stage.ref:
+            wanted = not has_predictions(stage.ref.member)
+        if wanted and _is_damaged(paths, stage):
+            _log.warning("%s: its last checkpoint is damaged: it goes on from the one before", stage.ref)
+            (paths.stage(stage.ref) / DONE_FILE).unlink()
+
+
+def _is_damaged(paths: RunPaths, stage: Stage) -> bool:
+    """Whether the checkpoint that speaks for a finished stage is, and there is another to go on from."""
+    name = read_finished(paths.stage(stage.ref)).checkpoint
+    folder = paths.checkpoints(stage.ref)
+    if not any(other.name != name for other in folder.glob(STEP_GLOB)):
+        return False
+    try:
+        verify_checkpoint(folder / name)
+    except StorageError:
+        return True
+    return False
