@@ -395,7 +395,7 @@ def test_driver_goes_back_a_checkpoint_where_a_finished_one_that_is_still_needed
     assert seven.launch()
     # Of base0 and wide1 all is there that is made of their weights.
     assert sorted(set(seven.fakes.started)) == [
-        *("base1/predictions", "base1/train", "wide0/fine", "wide0/predictions", "wide0/pre")
+        *("base1/predictions", "base1/train", "wide0/fine", "wide0/pre", "wide0/predictions")
     ]
 
 
