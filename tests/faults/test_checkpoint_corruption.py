@@ -179,7 +179,7 @@ ONLY_READ: dict[str, Damage] = {
     "state without a schedule": rewritten(lambda parts: parts["state"]["train"].pop("schedule")),
     "state that is a list": rewritten(lambda parts: parts.update(state=[])),
     "state of another program": rewritten(lambda parts: parts["state"]["train"].update(momentum=0.9)),
-    "rates of another optimizer": rewritten(lambda parts: parts["state"]["train"].update(rates=[0.1])),
+    "rates of another optimizer": rewritten(lambda parts: parts["state"]["train"].update(rates=[0.1, 0.1, 0.1])),
     "weights that are no safetensors": resealed(MODEL_FILE, b"not a checkpoint"),
     "state that is no JSON": resealed(STATE_FILE, b"\xff\xfe"),
     "manifest that is a list": lambda folder: (folder / MANIFEST_FILE).write_text("[]") and None,
