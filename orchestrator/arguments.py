@@ -31,6 +31,7 @@ class Request:
     out: Path | None = None
     config_dir: Path | None = None
     image_id: str = ""
+    timeout: float = 600.0
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,12 @@ VERBS = {
     ),
     "report": Verb(
         "rebuild the report from the run's files", ("septet report runs/digits-1a2b3c4d",), run_dir="needed"
+    ),
+    "stop": Verb(
+        "ask a running launch, here or on another host, to checkpoint and stop; waits until it has",
+        ("septet stop runs/digits-1a2b3c4d", "septet stop runs/digits-1a2b3c4d --timeout 0"),
+        run_dir="needed",
+        flags=("timeout",),
     ),
     "ui": Verb(
         "open the MLflow UI on a run's store, and print its address",
@@ -199,6 +206,9 @@ def _verb_parser(name: str) -> _Parser:
         parser.add_argument("--top", type=int, default=5, metavar="K", help="classes to show an image (default: 5)")
     if "out" in verb.flags:
         parser.add_argument("--out", type=Path, metavar="FILE", help="write them to FILE (.csv or .json) instead")
+    if "timeout" in verb.flags:
+        said = "how long to wait for its end (default: 600; 0: not at all)"
+        parser.add_argument("--timeout", type=float, default=600.0, metavar="SECONDS", help=said)
     if "config_dir" in verb.flags:
         parser.add_argument("--config-dir", type=Path, metavar="DIR", help="a folder of configuration groups of yours")
     return parser
@@ -230,6 +240,8 @@ def _parse_verb(name: str, argv: Sequence[str]) -> Request:
         _check_overrides(parser, words)
     if fields.get("top", 1) < 1:
         parser.error(f"--top {fields['top']}: give 1 or more")
+    if not fields.get("timeout", 0.0) >= 0:
+        parser.error(f"--timeout {fields['timeout']}: give 0 or more")
     return Request(
         verb=name,
         run_dir=run_dir,

@@ -17,7 +17,6 @@ from workers.errors import SeptetError
 
 _INTERNAL_ERROR = 1
 _INTERRUPTED = 128 + signal.SIGINT
-_TERMINATED = 128 + signal.SIGTERM
 _PIPE_CLOSED = 128 + signal.SIGPIPE
 
 
@@ -26,7 +25,11 @@ atexit.register(gc.freeze)
 
 
 class _Terminated(BaseException):
-    """SIGTERM arrived; a BaseException, so that nothing between here and there takes it for an error."""
+    """SIGTERM or SIGHUP arrived; a BaseException, so that nothing between here and there takes it for an error."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,9 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _complain("interrupted; the same command goes on from where it stopped")
         return _INTERRUPTED
-    except _Terminated:
+    except _Terminated as terminated:
         _complain("terminated; the same command goes on from where it stopped")
-        return _TERMINATED
+        return 128 + terminated.number
     except BrokenPipeError:
         # Whoever read stdout has left (`| head`); Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -75,24 +78,32 @@ def _run(words: list[str]) -> int:
 
 
 def _complain(message: str) -> None:
-    sys.stderr.write(complaint(f"septet: {' '.join(message.split())}") + "\n")
+    # A closed terminal takes no line any more; the exit code is told all the same.
+    with contextlib.suppress(OSError):
+        sys.stderr.write(complaint(f"septet: {' '.join(message.split())}") + "\n")
+        sys.stderr.flush()
 
 
 @contextlib.contextmanager
 def _sigterm_raises() -> Iterator[None]:
-    """Turns SIGTERM into `_Terminated`, so that locks and children are let go of on the way out."""
+    """Turns SIGTERM and SIGHUP into `_Terminated`, so that locks and children are let go of on the way out.
+
+    SIGHUP that is ignored (`nohup`) stays so.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def stop(_signal: int, _frame: FrameType | None) -> None:
-        raise _Terminated
+    def stop(number: int, _frame: FrameType | None) -> None:
+        raise _Terminated(number)
 
-    before = signal.signal(signal.SIGTERM, stop)
+    numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 if __name__ == "__main__":

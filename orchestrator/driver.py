@@ -5,6 +5,7 @@ any kind of death goes on from there: a stage with a DONE.json is done, any othe
 """
 
 import logging
+import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ from workers import atomic
 from workers.checkpoint import MANIFEST_FILE
 from workers.digest import sha256_of
 from workers.errors import CheckFailed, DataError, MemberFailed, SeptetError, StorageError
+from workers.fence import raise_fence
 from workers.finished import FILE as DONE_FILE
 from workers.finished import read_finished, write_finished
 from workers.json_text import parse_json
@@ -62,7 +64,7 @@ class Work:
     local_copy: Path | None = None
     progress_timeout_s: float = 900.0
 
-    def stage_spec(self, stage: Stage, attempt: int) -> StageSpec:
+    def stage_spec(self, stage: Stage, attempt: int, fence: str = "") -> StageSpec:
         """What the actor needs to train `stage`."""
         return StageSpec(
             member=stage.ref.member,
@@ -82,9 +84,10 @@ class Work:
             attempt=attempt,
             init_file=stage.init_file,
             local_copy=self.local_copy,
+            fence=fence,
         )
 
-    def predict_spec(self, member: str) -> PredictSpec:
+    def predict_spec(self, member: str, fence: str = "") -> PredictSpec:
         """What the actor needs to predict as `member`."""
         last = self.plan.last_stage(member)
         return PredictSpec(
@@ -97,6 +100,7 @@ class Work:
             numerics=self.numerics,
             crops=self.crops,
             local_copy=self.local_copy,
+            fence=fence,
         )
 
 
@@ -138,7 +142,10 @@ class Driver:
         self._follow(self._followers)
         paths = self._work.paths
         reopen_damaged(
-            paths, self._work.plan, lambda stage: is_done(paths, stage), lambda name: has_predictions(self._work, name)
+            paths,
+            self._work.plan,
+            lambda stage: is_done(paths, stage),
+            lambda name: stored_predictions(self._work, name) is not None,
         )
         for stage in self._work.plan.stages:
             name = str(stage.ref)
@@ -255,16 +262,26 @@ class Driver:
             self._actors.add(member)
         self._busy[member] = ref
         if ref.stage == PREDICTIONS:
-            self._ledger.begin(str(ref), started=self._clock(), resumed_from=0)
+            attempt = self._ledger.begin(str(ref), started=self._clock(), resumed_from=0)
+            fence = self._raise_fence(ref, attempt)
             self._deadlines.begin(member, mark_of(self._step_file(ref)))
-            self._cluster.predict(self._work.predict_spec(member))
+            self._cluster.predict(self._work.predict_spec(member, fence))
             return
         resumed_from = newest_step(self._work.paths.checkpoints(ref))
         attempt = self._ledger.begin(str(ref), started=self._clock(), resumed_from=resumed_from)
+        fence = self._raise_fence(ref, attempt)
+        # Another file under the name, which a worker of an earlier attempt may have open: after the fence.
         atomic.write_text(self._work.paths.step(ref), str(resumed_from))
         self._deadlines.begin(member, mark_of(self._step_file(ref)))
         self._tracker.stage_started(ref)
-        self._cluster.run_stage(self._work.stage_spec(self._work.plan.stage(ref), attempt))
+        self._cluster.run_stage(self._work.stage_spec(self._work.plan.stage(ref), attempt, fence))
+
+    def _raise_fence(self, ref: StageRef, attempt: int) -> str:
+        # The random part: the ledger counts from 0 again where somebody has removed it.
+        launch = self._ledger.contents.launch
+        mark = f"{ref.stage}, attempt {attempt}, launch {launch}, {secrets.token_hex(4)}"
+        raise_fence(self._work.paths.member(ref.member), mark)
+        return mark
 
     def _settle(self, completed: Completed) -> None:
         """Commits what a call came to, or decides whether it is tried again."""

@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM: the first asks for an orderly end, the second ends the process at once."""
+"""Ctrl-C, SIGTERM, a closed terminal: the first asks for an orderly end, the second ends the process at once.
+
+What the process was started to ignore (SIGHUP under `nohup`, SIGINT in a script's background) stays ignored.
+"""
 
 import os
 import signal
@@ -11,7 +14,7 @@ from typing import Any, Self
 
 from workers.errors import Stopped
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SHOW_CURSOR = "\x1b[?25h"
 
 
@@ -21,8 +24,17 @@ class Terminated(Stopped):
     exit_code = 143
 
 
+class HungUp(Stopped):
+    """Stopped by SIGHUP: the terminal was closed."""
+
+    exit_code = 129
+
+
+_KINDS = {signal.SIGINT: Stopped, signal.SIGTERM: Terminated, signal.SIGHUP: HungUp}
+
+
 class Interrupts:
-    """While entered, turns the two signals into `Stopped` (130) or `Terminated` (143).
+    """While entered, turns the signals into `Stopped` (130), `Terminated` (143) or `HungUp` (129).
 
     Outside `deferred` the first signal unwinds the stack like KeyboardInterrupt; inside, it only sets `requested`, so
     that the loop in there can have the actors checkpoint first. Outside the main thread, where Python lets nobody set
@@ -33,6 +45,9 @@ class Interrupts:
         self._received: signal.Signals | None = None
         self._deferring = False
         self._before: dict[signal.Signals, Any] = {}
+        self._ignored: frozenset[signal.Signals] = frozenset()
+        self._asked = False
+        self._terminals: tuple[int, ...] = ()
 
     @property
     def requested(self) -> bool:
@@ -41,10 +56,22 @@ class Interrupts:
 
     def error(self) -> Stopped:
         """What to raise once everything has stopped."""
-        kind = Terminated if self._received is signal.SIGTERM else Stopped
-        return kind("stopped as asked; the same command goes on from the last checkpoints")
+        kind = _KINDS[self._received or signal.SIGINT]
+        who = "stopped, for `septet stop` asked for it" if self._asked else "stopped as asked"
+        return kind(f"{who}; the same command goes on from the last checkpoints")
+
+    def ask(self) -> None:
+        """Does what a first SIGTERM does, from another thread; nothing where a signal has come already."""
+        if self._before and not self.requested:
+            self._asked = True
+            identity = threading.main_thread().ident
+            assert identity is not None, "the main thread has started"
+            # Not to the process: where another thread took it, whatever the main thread waits for would go on.
+            signal.pthread_kill(identity, signal.SIGTERM)
 
     def __enter__(self) -> Self:
+        self._ignored = frozenset(number for number in _SIGNALS if signal.getsignal(number) is signal.SIG_IGN)
+        self._terminals = tuple(number for number in (1, 2) if os.isatty(number))
         self._install()
         return self
 
@@ -70,6 +97,8 @@ class Interrupts:
         if threading.current_thread() is not threading.main_thread():
             return
         for number in _SIGNALS:
+            if number in self._ignored:
+                continue
             handler = signal.signal(number, self._receive)
             self._before.setdefault(number, handler)
 
@@ -81,5 +110,12 @@ class Interrupts:
                 sys.stderr.flush()
             os._exit(128 + number)
         self._received = signal.Signals(number)
+        self._let_go_of_closed_terminals()
         if not self._deferring:
             raise KeyboardInterrupt
+
+    def _let_go_of_closed_terminals(self) -> None:
+        """Every write to a terminal that is gone is an error; none must keep the members from their checkpoints."""
+        for number in self._terminals:
+            if not os.isatty(number):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), number)

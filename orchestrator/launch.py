@@ -1,7 +1,7 @@
 """The story of a launch, and nothing else."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -22,6 +22,7 @@ from orchestrator.progress import Display
 from orchestrator.results import Results, write_results
 from orchestrator.run_data import of_store, read_run_data
 from orchestrator.status import read_status
+from orchestrator.stop import obeying
 from orchestrator.tracking import Ending, RunIdentity, Tracker, open_tracking
 from orchestrator.tracking_store import DatasetInput
 from orchestrator.versions import versions
@@ -69,7 +70,7 @@ def launch(config: Config, stream: IO[str], *, accept_changes: bool = False) -> 
         submission.check_config(config.submission)
         check_min_members(config.submission, plan)
         root = Path(config.run_dir) if config.run_dir else default_run_dir(config.experiment, plan.hash)
-        with open_run(root, _wanted(config, plan), accept_changes=accept_changes) as run:
+        with open_run(root, _wanted(config, plan), accept_changes=accept_changes) as run, _stoppable(run, interrupts):
             if run.new and config.tracking.required:
                 tracking.probe(config.tracking.uri)
             with watching(stream) as watch:
@@ -193,7 +194,12 @@ def _tracked(config: Config, plan: Plan, run: OpenedRun, prepared: Prepared) -> 
     identity = RunIdentity(run.record.run_id, plan.experiment, plan.hash, run.paths.root.name, run.new)
     # Tags, not parameters: an extension changes the one, a launch with another combine the other.
     tags = {"septet.members": str(len(plan.members)), "septet.combine": config.combine.method.value}
-    tracker = open_tracking(config.tracking, identity, plan, {"seed": config.seed}, tags)
+    try:
+        tracker = open_tracking(config.tracking, identity, plan, {"seed": config.seed}, tags)
+    except KeyboardInterrupt:
+        # MLflow may know the run by now: the next launch must find it again.
+        run.commit()
+        raise
     sources = {name: config.datasets[name].root or config.datasets[name].source.value for name in prepared.stores}
     tracker.set_datasets(
         {name: DatasetInput(name, store.digest, sources[name]) for name, store in prepared.stores.items()}
@@ -220,6 +226,11 @@ def _publish(results: Results, paths: "RunPaths", tracker: Tracker) -> None:
     tracker.log_artifact(paths.config_yaml)
     tracker.log_artifact(paths.submission, "submission")
     tracker.log_artifact(paths.report, "report")
+
+
+def _stoppable(run: OpenedRun, interrupts: Interrupts) -> AbstractContextManager[None]:
+    assert run.holder is not None, "it is open"
+    return obeying(run.paths, run.holder, interrupts)
 
 
 @contextmanager

@@ -18,12 +18,13 @@ from typing import Protocol
 
 from orchestrator.out_of_memory import advice
 from workers import atomic
-from workers.errors import CheckFailed, ConfigError, DataError, Diverged, Stopped, StorageError
+from workers.errors import CheckFailed, ConfigError, DataError, Diverged, Stopped, StorageError, Superseded
 from workers.heartbeat import beat
 from workers.protocol import PredictSpec, SplitPredictions, StageResult, StageSpec
 
-# A worker of a driver that was killed lives on until the guard or Ray has ended it: about a second.
-_PREDECESSOR_GONE_S = 30.0
+# A worker of a driver that was killed lives on until the guard or Ray has ended it: about a second. One that is
+# stopped, or beyond the driver's reach, may live for ever: the fence keeps its hands off, and nobody waits for it.
+_PREDECESSOR_GONE_S = 10.0
 _HOLD_PAUSE_S = 0.05
 # Of what torch says of memory, which runs to half a page; log.txt has it all.
 _LONGEST_SAID = 160
@@ -196,9 +197,12 @@ def _set_openmp_threads(num_threads: int) -> None:
 def _logged(member_dir: Path, work: Callable[[], Outcome]) -> Outcome:
     """Whoever looks into log.txt must find there why the work ended: messages to the user send them to it."""
     try:
-        with _sole_writer(member_dir):
+        with _after_predecessor(member_dir):
             return work()
     except Stopped:
+        raise
+    except Superseded as superseded:
+        _log.warning("%s", superseded)
         raise
     except Exception as error:
         _log.exception("%s", " ".join(str(error).split()) or type(error).__name__)
@@ -219,10 +223,11 @@ def failure_of(error: Exception) -> Failure:
 
 
 @contextmanager
-def _sole_writer(member_dir: Path) -> Iterator[None]:
-    """Holds the member's folder against a worker that outlives its driver: two writers would mix their files.
+def _after_predecessor(member_dir: Path) -> Iterator[None]:
+    """Waits a while for the worker before this one to be gone: two at once may need more memory than there is.
 
-    The kernel frees the lock when its holder dies, so waiting for it is waiting for the other's death.
+    The kernel frees the lock when its holder dies, so waiting for it is waiting for the other's death. It is no more
+    than a courtesy: what keeps the other from writing is the fence (workers.fence), which also holds across hosts.
     """
     path = member_dir / ".lock"
     with atomic.storage_errors(path):
@@ -236,7 +241,8 @@ def _sole_writer(member_dir: Path) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > give_up:
-                    raise TimeoutError(f"{member_dir}: another worker still writes there") from None
+                    _log.warning("%s: the worker before this one is not gone; going on without it", member_dir)
+                    break
                 time.sleep(_HOLD_PAUSE_S)
         yield
     finally:

@@ -17,7 +17,7 @@ from typing import Any
 
 from orchestrator.plan import ChangeKind, Plan, compare, from_json, to_json
 from orchestrator.provenance import Book
-from orchestrator.run_dir import RunPaths, RunRecord, lock, read_record, write_record
+from orchestrator.run_dir import Holder, RunPaths, RunRecord, lock, read_record, write_record
 from workers import atomic
 from workers.errors import ConfigError, RunMismatch
 from workers.protocol import Numerics
@@ -46,6 +46,7 @@ class OpenedRun:
         self.paths = paths
         self.new = new
         self.committed = False
+        self.holder: Holder | None = None
         self._record = record
         self._wanted = wanted
         self._accept_changes = accept_changes
@@ -155,11 +156,12 @@ def open_run(root: Path, wanted: Wanted, *, accept_changes: bool = False) -> Ite
     paths = RunPaths(root.absolute())
     _opened(paths, wanted, accept_changes)
     made = _make_folders(paths.root)
-    with lock(paths):
+    with lock(paths, obeys=True) as holder:
         new = not paths.run_json.exists()
         run = None
         try:
             run = _opened(paths, wanted, accept_changes)
+            run.holder = holder
             yield run
         finally:
             if new and not (run and run.committed):

@@ -1,5 +1,7 @@
 """What a person watches while a run goes on: a live display on a terminal, a plain line now and then elsewhere."""
 
+import contextlib
+import logging
 import time
 from collections.abc import Callable
 from typing import IO
@@ -13,6 +15,7 @@ from rich.text import Text
 from orchestrator.printable import printable
 from orchestrator.status import RunStatus, StageStatus, State, pace, run_line, stage_line
 
+_log = logging.getLogger(__name__)
 _PLAIN_EVERY_S = 10.0
 _TREND_POINTS = 16
 # From this many columns on there is room for the course of the errors.
@@ -41,11 +44,25 @@ class Display:
         self._console = console or Console(file=stream)
         self._live: Live | None = None
         self._shown_s: float | None = None
+        self._gone = False
         self._states: dict[str, str] = {}
         self._trends: dict[str, list[float]] = {}
 
     def show(self, status: RunStatus) -> None:
-        """Takes the place of what was shown before (terminal), or adds what is new since (elsewhere)."""
+        """Takes the place of what was shown before (terminal), or adds what is new since (elsewhere).
+
+        Where nobody takes it any more (a closed terminal, a pipe whose reader has left) nothing is shown from then on:
+        training goes on without.
+        """
+        if self._gone:
+            return
+        try:
+            self._show(status)
+        except OSError as error:
+            self._gone, self._live = True, None
+            _log.debug("progress is not shown any more: %s", error)
+
+    def _show(self, status: RunStatus) -> None:
         if not self._console.is_terminal:
             self._show_plain(status)
             return
@@ -65,7 +82,8 @@ class Display:
     def close(self) -> None:
         """Leaves the last view standing and gives the terminal back; may be called twice."""
         if self._live is not None:
-            self._live.stop()
+            with contextlib.suppress(OSError):
+                self._live.stop()
             self._live = None
 
     def render(self, status: RunStatus) -> RenderableType:

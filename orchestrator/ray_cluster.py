@@ -10,8 +10,10 @@ import itertools
 import math
 import os
 import secrets
+import signal
 import socket
 import tempfile
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -144,7 +146,7 @@ def _local() -> Iterator[None]:
         from ray.job_config import JobConfig
 
         # "local": otherwise Ray attaches to whatever cluster it finds.
-        ray.init(
+        _init(
             address="local",
             num_cpus=available_cpus(),
             object_store_memory=_OBJECT_STORE_BYTES,
@@ -168,13 +170,30 @@ def _attached(address: str) -> Iterator[None]:
         from ray.job_config import JobConfig
 
     try:
-        ray.init(address=address, log_to_driver=False, configure_logging=False, job_config=keep_own_path(JobConfig()))
+        _init(address=address, log_to_driver=False, configure_logging=False, job_config=keep_own_path(JobConfig()))
     except (ConnectionError, RayError, RuntimeError, ValueError) as error:
         raise ConfigError(f"cluster.address={address}: no Ray cluster answers there ({_first_line(error)})") from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _init(**options: Any) -> None:
+    """`ray.init`, but SIGTERM means what it meant before: Ray's own handler ends the process with exit code 15."""
+    import ray
+
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(**options)
+    except SystemExit as left:
+        if left.code != signal.SIGTERM or not callable(before):
+            raise
+        before(signal.SIGTERM, None)
+        raise
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import json
 import os
 import socket
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -41,6 +42,10 @@ class RunPaths:
     @property
     def lock(self) -> Path:
         return self.root / ".lock"
+
+    @property
+    def stop_request(self) -> Path:
+        return self.root / ".stop"
 
     @property
     def run_json(self) -> Path:
@@ -133,6 +138,19 @@ class RunRecord:
     committed: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Holder:
+    """Who holds the run directory: `token` is drawn anew by each; a launch `obeys` requests to stop."""
+
+    pid: int
+    host: str
+    token: str = ""
+    obeys: bool = False
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}"
+
+
 def read_record(paths: RunPaths) -> RunRecord:
     """Reads run.json; raises DataError where there is none, StorageError where it is damaged."""
     try:
@@ -156,7 +174,7 @@ def write_record(paths: RunPaths, record: RunRecord) -> None:
 
 
 @contextmanager
-def lock(paths: RunPaths) -> Iterator[None]:
+def lock(paths: RunPaths, *, obeys: bool = False) -> Iterator[Holder]:
     """Holds the run directory, which must exist; raises RunInUse naming the holder.
 
     The descriptor is close-on-exec, so no child process keeps the lock when this process dies.
@@ -173,11 +191,11 @@ def lock(paths: RunPaths) -> Iterator[None]:
     try:
         _acquire(paths, descriptor)
         refuse_links(paths)
-        holder = json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode()
+        holder = Holder(os.getpid(), socket.gethostname(), uuid.uuid4().hex, obeys)
         with atomic.storage_errors(paths.lock):
             os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, holder, 0)
-        yield
+            os.pwrite(descriptor, json.dumps(dataclasses.asdict(holder)).encode(), 0)
+        yield holder
     finally:
         os.close(descriptor)
 
@@ -206,12 +224,23 @@ def _acquire(paths: RunPaths, descriptor: int) -> None:
             return
         except BlockingIOError:
             time.sleep(_LOCK_PAUSE_S)
-    try:
-        holder = parse_json(os.pread(descriptor, 4096, 0))
-        who = f"process {holder['pid']} on {holder['host']}"
-    except (ValueError, KeyError, TypeError):
-        who = "another process"
+    who = _holder(os.pread(descriptor, 4096, 0)) or "another process"
     raise RunInUse(f"{paths.root}: in use by {who}; wait until it ends, stop it, or give another run_dir")
+
+
+def read_holder(paths: RunPaths) -> Holder | None:
+    """Who holds the run directory, or last held it; None where that cannot be told."""
+    try:
+        return _holder(paths.lock.read_bytes())
+    except OSError:
+        return None
+
+
+def _holder(content: bytes) -> Holder | None:
+    try:
+        return Holder(**parse_json(content))
+    except (ValueError, TypeError):
+        return None
 
 
 def is_locked(paths: RunPaths) -> bool:

@@ -155,7 +155,11 @@ def open_tracking(
     from orchestrator.tracking_runs import MlflowTracker
 
     tracker = MlflowTracker(config.uri, run, plan, params, tags, pace)
-    problem = tracker.wait_until_open()
+    try:
+        problem = tracker.wait_until_open()
+    except KeyboardInterrupt:
+        tracker.close(Ending.KILLED)
+        raise
     if problem and run.new and config.required:
         tracker.abandon()
         raise _unreachable(config.uri, problem)

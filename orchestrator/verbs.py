@@ -272,6 +272,15 @@ def explain(request: Request, streams: Streams) -> int:
     return _OK
 
 
+def stop(request: Request, streams: Streams) -> int:
+    """Asks the launch to stop, and says what came of it."""
+    from orchestrator.run_dir import RunPaths
+    from orchestrator.stop import ask_to_stop
+
+    streams.results([ask_to_stop(RunPaths(_given(request.run_dir)), request.timeout).line])
+    return _OK
+
+
 def doctor(request: Request, streams: Streams) -> int:
     """Every check, a line each; 2 if one failed."""
     from orchestrator.config import compose
@@ -302,5 +311,6 @@ VERBS: dict[str, Callable[[Request, Streams], int]] = {
     "predict": predict,
     "explain": explain,
     "verify": verify,
+    "stop": stop,
     "doctor": doctor,
 }

@@ -1,12 +1,13 @@
 """Every artefact is written temp → fsync → rename → fsync of the parent: a reader sees the old or the new one."""
 
+import contextlib
 import ctypes
 import errno
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -43,9 +44,16 @@ def fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def _always() -> None:
+    pass
+
+
 @contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Yields a binary file that takes the place of `path` when the block ends well, and vanishes when it does not."""
+def replacing(path: Path, check: Callable[[], None] = _always) -> Iterator[IO[bytes]]:
+    """Yields a binary file that takes the place of `path` when the block ends well, and vanishes when it does not.
+
+    `check` is called right before it does, and may raise.
+    """
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=path.parent)
@@ -56,15 +64,16 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
                 file.flush()
                 os.fsync(file.fileno())
             temporary.chmod(0o666 & ~_UMASK)
+            check()
             temporary.replace(path)
             fsync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Replaces `path` by `data`."""
-    with replacing(path) as file:
+def write_bytes(path: Path, data: bytes, check: Callable[[], None] = _always) -> None:
+    """Replaces `path` by `data`; `check` as in `replacing`."""
+    with replacing(path, check) as file:
         file.write(data)
 
 
@@ -79,10 +88,10 @@ def write_json(path: Path, value: Any) -> None:
 
 
 @contextmanager
-def atomic_folder(target: Path) -> Iterator[Path]:
+def atomic_folder(target: Path, check: Callable[[], None] = _always) -> Iterator[Path]:
     """Yields an empty folder beside `target` that becomes `target` when the block ends well.
 
-    Every file inside is fsynced before the rename.
+    Every file inside is fsynced before the rename; `check` is as in `replacing`.
 
     Raises:
         StorageError: `target` exists by then, or storage fails.
@@ -103,21 +112,30 @@ def atomic_folder(target: Path) -> Iterator[Path]:
             if target.exists():
                 # The rename itself would take the place of an empty folder.
                 raise StorageError(f"{target}: already there: another process writes in {target.parent}")
+            check()
             temporary.rename(target)
             fsync_folder(target.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def remove_leftovers(folder: Path, of: str = "") -> None:
+def remove_leftovers(folder: Path, of: str = "", check: Callable[[], None] = _always) -> None:
     """Removes what a killed writer left in `folder`; only its one owner may call this.
 
     Who owns no more than one target there names it by `of`: only what `atomic_folder` left of that one is removed.
+    `check` is called once it is known what there is to remove, and may raise.
     """
     with storage_errors(folder):
-        for leftover in folder.glob(f"{TEMPORARY_PREFIX}{of and f'{of}-'}*"):
+        found = list(folder.glob(f"{TEMPORARY_PREFIX}{of and f'{of}-'}*"))
+        check()
+        for leftover in found:
             if leftover.is_dir() and not leftover.is_symlink():
-                shutil.rmtree(leftover, ignore_errors=True)
+                # At once, before its files: a writer that is not dead but was stopped may rename it meanwhile, and must
+                # find all of it or nothing.
+                gone = leftover.with_name(f"{leftover.name}-gone")
+                with contextlib.suppress(FileNotFoundError):
+                    leftover.rename(gone)
+                shutil.rmtree(gone, ignore_errors=True)
             else:
                 leftover.unlink(missing_ok=True)
 

@@ -25,6 +25,7 @@ from safetensors.numpy import load
 from workers.atomic import atomic_folder, remove_leftovers, storage_errors
 from workers.digest import sha256_of
 from workers.errors import Diverged, StorageError
+from workers.fence import Check, unfenced
 from workers.heartbeat import beating, silent
 from workers.json_text import parse_json
 from workers.tensor_file import Written, first_not_finite, safetensors_pieces, write_hashed
@@ -91,6 +92,7 @@ def write_checkpoint(
     state: Mapping[str, Any],
     identity: Mapping[str, Any],
     beat: Callable[[], None] = silent,
+    check: Check = unfenced,
 ) -> Checkpoint:
     """Commits `folder/step-…`, and reads it again before it says so.
 
@@ -104,6 +106,7 @@ def write_checkpoint(
         state: what else the next update depends on, as JSON.
         identity: whose checkpoint it is (stage hash, data digest, class list's digest, attempt), for the manifest.
         beat: called again and again as bytes are written.
+        check: called before anything gets or loses its name; may raise.
 
     Raises:
         Diverged: a weight, a buffer or a momentum is not finite; nothing is written.
@@ -119,13 +122,14 @@ def write_checkpoint(
         try:
             return _verified(target)
         except _Invalid as invalid:
+            check()
             _set_aside(target, invalid)
     files = {
         MODEL_FILE: safetensors_pieces(model),
         OPTIMIZER_FILE: safetensors_pieces(optimizer),
         STATE_FILE: [json.dumps(state, indent=1, allow_nan=False).encode()],
     }
-    with atomic_folder(target) as temporary:
+    with atomic_folder(target, check) as temporary:
         described = {
             name: asdict(_write_durably(temporary / name, beating(pieces, beat))) for name, pieces in files.items()
         }
@@ -190,12 +194,15 @@ def _fits(_contents: Contents) -> str:
     return ""
 
 
-def newest_checkpoint(folder: Path, misfit: Callable[[Contents], str] = _fits) -> Contents | None:
+def newest_checkpoint(
+    folder: Path, misfit: Callable[[Contents], str] = _fits, check: Check = unfenced
+) -> Contents | None:
     """The newest valid checkpoint in `folder`; invalid ones are set aside. None where there never was one.
 
     Args:
         folder: where the stage's checkpoints lie.
         misfit: says why whole contents cannot be gone on from (shapes, state), or "".
+        check: called before anything loses its name; may raise.
 
     Raises:
         StorageError: there are checkpoints, and none is valid: a silent fresh start would hide the loss. Or storage
@@ -203,7 +210,7 @@ def newest_checkpoint(folder: Path, misfit: Callable[[Contents], str] = _fits) -
     """
     if not folder.is_dir():
         return None
-    remove_leftovers(folder)
+    remove_leftovers(folder, check=check)
     candidates = _steps(folder)
     for step in sorted(candidates, reverse=True):
         try:
@@ -212,6 +219,7 @@ def newest_checkpoint(folder: Path, misfit: Callable[[Contents], str] = _fits) -
             if reason:
                 raise _Invalid(reason)
         except _Invalid as invalid:
+            check()
             _set_aside(folder / name_of(step), invalid)
         else:
             return contents
@@ -220,26 +228,35 @@ def newest_checkpoint(folder: Path, misfit: Callable[[Contents], str] = _fits) -
     return None
 
 
-def prune(folder: Path, best_step: int | None, verified: Collection[int] = (), keep_last: int = 2) -> set[int]:
+def prune(
+    folder: Path,
+    best_step: int | None,
+    verified: Collection[int] = (),
+    keep_last: int = 2,
+    check: Check = unfenced,
+) -> set[int]:
     """Deletes all but the best checkpoint and the `keep_last` newest verified ones, whose steps it gives.
 
     Those in `verified` are known to be valid; others are read before they count, and set aside where they are not.
-    Until there are `keep_last` valid ones nothing is deleted.
+    Until there are `keep_last` valid ones nothing is deleted. `check` is called before anything loses its name, and may
+    raise.
     """
     kept: set[int] = set()
     for step in sorted(_steps(folder), reverse=True):
         if len(kept) == keep_last:
             if step != best_step:
+                check()
                 shutil.rmtree(folder / name_of(step), ignore_errors=True)
-        elif step in verified or _is_valid(folder / name_of(step)):
+        elif step in verified or _is_valid(folder / name_of(step), check):
             kept.add(step)
     return kept
 
 
-def _is_valid(folder: Path) -> bool:
+def _is_valid(folder: Path, check: Check) -> bool:
     try:
         _verified(folder)
     except _Invalid as invalid:
+        check()
         _set_aside(folder, invalid)
         return False
     return True

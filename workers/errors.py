@@ -71,6 +71,10 @@ class CheckFailed(SeptetError):
     exit_code = 8
 
 
+class Superseded(SeptetError):
+    """A newer attempt has taken this one's place: nothing more may be written, and nobody waits for the answer."""
+
+
 class Stopped(SeptetError):
     """The stage stopped at a step boundary because it was asked to; its checkpoint is on disk."""
 

@@ -17,6 +17,7 @@ from workers.data.local_copy import open_on_node
 from workers.data.store import open_store
 from workers.digest import sha256_of
 from workers.errors import CheckFailed, Stopped
+from workers.fence import fence_of
 from workers.finished import read_finished
 from workers.heartbeat import beat
 from workers.models.parts import beside, saved_parts_of
@@ -90,9 +91,13 @@ def predict(spec: PredictSpec, should_stop: Callable[[], bool]) -> tuple[SplitPr
         Stopped: `should_stop` said so; splits that are committed stay.
         CheckFailed: a probability is not finite.
         StorageError: the disk is full, or storage fails otherwise.
+        Superseded: a newer attempt has taken over.
     """
-    remove_leftovers(spec.predictions_dir)
+    check = fence_of(spec.stage_dir, spec.fence).check
+    check()
     store = open_on_node(spec.store, spec.local_copy)
+    if spec.predictions_dir.is_dir():
+        remove_leftovers(spec.predictions_dir, check=check)
     member = load_member(spec.stage_dir, store.path, spec.settings, spec.numerics)
     results = []
     for split in spec.splits:
@@ -108,7 +113,7 @@ def predict(spec: PredictSpec, should_stop: Callable[[], bool]) -> tuple[SplitPr
             raise CheckFailed(f"{spec.member}: predictions of {split} are not finite")
         path = spec.predictions_dir / f"{split}.npy"
         # Not np.save, which writes behind Python's back: on a full disk its error lacks the number that says so.
-        with replacing(path) as file:
+        with replacing(path, check) as file:
             np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(probabilities))
             file.write(probabilities.data)
         described = SplitPredictions(
@@ -121,6 +126,7 @@ def predict(spec: PredictSpec, should_stop: Callable[[], bool]) -> tuple[SplitPr
             checkpoint=member.checkpoint,
             checkpoint_sha256=member.checkpoint_sha256,
         )
+        check()
         write_json(spec.predictions_dir / f"{split}.json", asdict(described))
         results.append(described)
     return tuple(results)

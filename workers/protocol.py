@@ -39,7 +39,8 @@ class StageSpec:
     `store` is a prepared dataset folder, `stage_dir` is `members/<member>/<stage>` of the run directory,
     `init_dir` the ancestor's stage_dir or None, `init_file` a file of weights instead. `reset` names layers drawn anew,
     `freeze` layers left as they are, `lr_scale` factors of the learning rate by layer (`conv1` … `conv6`, `fc6`, `fc7`,
-    `fc8`). `local_copy` is a folder of the node's own that the store is copied to and read from, or None.
+    `fc8`). `local_copy` is a folder of the node's own that the store is copied to and read from, or None. `fence` is
+    the attempt's mark (`workers.fence`).
     """
 
     member: str
@@ -59,6 +60,7 @@ class StageSpec:
     attempt: int = 0
     init_file: InitFile | None = None
     local_copy: Path | None = None
+    fence: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class StageResult:
 class PredictSpec:
     """Prediction of prepared splits by a finished stage, from `crops`; files go to `predictions_dir`.
 
-    `local_copy` is as in `StageSpec`.
+    `local_copy` and `fence` are as in `StageSpec`.
     """
 
     member: str
@@ -90,6 +92,7 @@ class PredictSpec:
     numerics: Numerics
     crops: Crops = Crops.ten
     local_copy: Path | None = None
+    fence: str = ""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ one before it: never more than two intervals.
 """
 
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,12 +21,14 @@ from torch import Tensor, nn
 
 from workers.checkpoint import Checkpoint, prune, write_checkpoint
 from workers.errors import Diverged, Stopped
+from workers.fence import fence_of
 from workers.models.parts import beside, parts_of, saved_parts_of, whole_shape
 from workers.protocol import StageSpec
 from workers.training.loop import TrainState
 from workers.training.metrics import MetricsLog, StepMark
 from workers.training.optimizer import momentum_parts
 
+_LOOK_EVERY_S = 1.0
 _log = logging.getLogger(__name__)
 
 
@@ -94,6 +97,7 @@ class Saver:
         self._spec, self._snapshot = spec, snapshot
         self._metrics, self._mark, self._should_stop = metrics, mark, should_stop
         self._folder = spec.stage_dir / "checkpoints"
+        self._fence, self._looked_s = fence_of(spec.stage_dir, spec.fence), time.monotonic()
         self._identity = {
             "attempt": spec.attempt,
             "stage_hash": spec.stage_hash,
@@ -127,8 +131,10 @@ class Saver:
             Stopped: `should_stop` said so; `state` is committed.
             Diverged: what was to be saved is not finite.
             StorageError: a checkpoint could not be written.
+            Superseded: a newer attempt has taken over.
         """
         self._mark.set(state.step)
+        self._look()
         if self._in_flight is not None and self._in_flight.done():
             self._wait()
         best_now = epoch_ended and state.best_step == state.step
@@ -150,7 +156,7 @@ class Saver:
         committed = self._wait()
         assert committed is not None
         # Once more: a kill may have come between the commit of a checkpoint and the pruning after it.
-        self._verified = prune(self._folder, state.best_step, self._verified)
+        self._verified = prune(self._folder, state.best_step, self._verified, check=self._fence.check)
         return committed
 
     def _save(self, state: TrainState) -> None:
@@ -172,9 +178,17 @@ class Saver:
             {"train": state.to_json()},
             self._identity,
             self._mark.beat,
+            self._fence.check,
         )
-        self._verified = prune(self._folder, state.best_step, {*self._verified, checkpoint.step})
+        known = {*self._verified, checkpoint.step}
+        self._verified = prune(self._folder, state.best_step, known, check=self._fence.check)
         return checkpoint
+
+    def _look(self) -> None:
+        """Every second: an attempt that is given up must not go on until its next checkpoint is due."""
+        if time.monotonic() - self._looked_s >= _LOOK_EVERY_S:
+            self._looked_s = time.monotonic()
+            self._fence.check()
 
     def _wait(self) -> Checkpoint | None:
         """Waits for the checkpoint in flight and gives the newest committed one."""

@@ -25,6 +25,7 @@ from workers.data.batches import TrainingBatches, centre_batches, num_batches, p
 from workers.data.local_copy import open_on_node
 from workers.data.store import Store
 from workers.errors import DataError, StorageError
+from workers.fence import fence_of
 from workers.finished import read_finished
 from workers.heartbeat import STEP_FILE, beating
 from workers.init_file import load_init_file
@@ -54,9 +55,11 @@ def run_stage(spec: StageSpec, should_stop: Callable[[], bool]) -> StageResult:
         StorageError: no valid checkpoint is left, or storage fails.
         DataError: the store has nothing to train on.
         ConfigError: a setting names a layer that the model lacks, or leaves none to train.
+        Superseded: a newer attempt has taken over.
     """
+    check = fence_of(spec.stage_dir, spec.fence).check
+    check()
     numerics.apply(spec.numerics)
-    remove_leftovers(spec.stage_dir)
     store = open_on_node(spec.store, spec.local_copy)
     if not store.counts.get("train"):
         raise DataError(f"{spec.store}: no training images; check the dataset's root and splits")
@@ -73,13 +76,17 @@ def run_stage(spec: StageSpec, should_stop: Callable[[], bool]) -> StageResult:
     later = later_phases(found, lr_scale, spec.settings.schedule, per_epoch)
     optimizer = build_optimizer(model, spec.settings.optimizer, frozen, lr_scale, later, found.factors(layer_decay))
     check_trained(set(found.layers) - frozen, lr_scale, later, per_epoch * spec.settings.schedule.epochs)
+    if spec.stage_dir.is_dir():
+        remove_leftovers(spec.stage_dir, check=check)
     begun = _begin(spec, found, model, optimizer)
     _log.info("%s/%s: from update %d", spec.member, spec.stage, begun.state.step)
     if begun.resumed is None:
-        write_bytes(spec.stage_dir / AUGMENTED_SHEET, augmented_sheet(store, spec.settings, spec.seed))
+        write_bytes(spec.stage_dir / AUGMENTED_SHEET, augmented_sheet(store, spec.settings, spec.seed), check)
     metrics_path = spec.stage_dir / "metrics.jsonl"
-    cut_back(metrics_path, begun.state.step)
+    cut_back(metrics_path, begun.state.step, check)
     with closing(MetricsLog(metrics_path)) as metrics, closing(StepMark(spec.stage_dir / STEP_FILE)) as mark:
+        # They are open, and a newer attempt gives both names to other files: from here on no write can reach its own.
+        check()
         mark.set(begun.state.step)
         snapshot = Snapshot(model, optimizer)
         classes = hashlib.sha256("\n".join(store.classes).encode()).hexdigest()
@@ -98,7 +105,11 @@ class _Begun:
 
 def _begin(spec: StageSpec, found: Outline, model: nn.Module, optimizer: torch.optim.SGD) -> _Begun:
     """Fills model and optimizer; what it read from disk is freed before training starts."""
-    saved = newest_checkpoint(spec.stage_dir / "checkpoints", lambda found: _misfit(found, spec, model, optimizer))
+    saved = newest_checkpoint(
+        spec.stage_dir / "checkpoints",
+        lambda found: _misfit(found, spec, model, optimizer),
+        fence_of(spec.stage_dir, spec.fence).check,
+    )
     if saved is None:
         _start(model, found, spec)
         return _Begun(TrainState(), None)

@@ -104,7 +104,7 @@ def test_stop_reaches_a_running_stage_from_another_thread(tmp_path: Path) -> Non
     assert found == [Halted("a/train: stopped after update 7")]
 
 
-def test_worker_that_outlives_its_driver_keeps_the_next_one_out(tmp_path: Path) -> None:
+def test_worker_that_outlives_its_driver_is_waited_for(tmp_path: Path) -> None:
     held = []
 
     def work(should_stop: Callable[[], bool]) -> StageResult:

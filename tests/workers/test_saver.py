@@ -330,7 +330,7 @@ def test_metrics_are_durable_before_the_checkpoint_that_vouches_for_them(
 ) -> None:
     course: list[str] = []
     monkeypatch.setattr(MetricsLog, "sync", lambda _: course.append("metrics"))
-    monkeypatch.setattr(saver_module, "prune", lambda *_: course.append("prune"))
+    monkeypatch.setattr(saver_module, "prune", lambda *_, **__: course.append("prune"))
     plain = disk.write
 
     def write(*arguments: Any) -> Checkpoint:

@@ -3,10 +3,11 @@
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from workers.atomic import storage_errors, write_bytes
+from workers.fence import unfenced
 from workers.json_text import parse_json
 
 
@@ -66,8 +67,12 @@ def read_step(path: Path) -> int:
         return 0
 
 
-def cut_back(path: Path, step: int) -> None:
-    """Drops the points after `step`, and a torn last line: a resumed stage writes them anew."""
+def cut_back(path: Path, step: int, check: Callable[[], None] = unfenced) -> None:
+    """Drops the points after `step`, and a torn last line: a resumed stage writes them anew.
+
+    What comes of it is another file under the old name, also where nothing is dropped: an attempt that still has the
+    old one open writes into a file without a name. `check` as in `atomic.replacing`.
+    """
     if not path.exists():
         return
     kept = []
@@ -78,4 +83,4 @@ def cut_back(path: Path, step: int) -> None:
             continue
         if line.endswith(b"\n") and point["step"] <= step:
             kept.append(line)
-    write_bytes(path, b"".join(kept))
+    write_bytes(path, b"".join(kept), check)
