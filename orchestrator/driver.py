@@ -130,6 +130,7 @@ class Driver:
         self._followers = {stage.ref: Follower(work.paths.metrics(stage.ref)) for stage in work.plan.stages}
         self._stopping = False
         self._deadlines = Deadlines(work.progress_timeout_s, monotonic)
+        self._moving: set[str] = set()
         self._cluster: Cluster
 
     def take_stock(self) -> bool:
@@ -206,6 +207,7 @@ class Driver:
                 self._start_what_fits()
             if not self._busy:
                 break
+            self._move_off_leaving_machines()
             completed = self._cluster.poll(_POLL_S)
             self._follow()
             for one in completed:
@@ -225,6 +227,13 @@ class Driver:
     def _stop(self) -> None:
         self._stopping = True
         for member in self._busy:
+            self._cluster.stop(member)
+
+    def _move_off_leaving_machines(self) -> None:
+        """Has members checkpoint whose machine is about to be taken away; they go on elsewhere."""
+        for member in self._cluster.leaving() & self._busy.keys() - self._moving:
+            _log.warning("%s: its machine is to be taken away; it checkpoints and goes on elsewhere", member)
+            self._moving.add(member)
             self._cluster.stop(member)
 
     def _start_what_fits(self) -> None:
@@ -286,6 +295,8 @@ class Driver:
     def _settle(self, completed: Completed) -> None:
         """Commits what a call came to, or decides whether it is tried again."""
         ref = self._busy.pop(completed.member)
+        moving = completed.member in self._moving
+        self._moving.discard(completed.member)
         match completed.outcome:
             case Trained(result):
                 self._commit(ref, result)
@@ -293,13 +304,19 @@ class Driver:
                 self._book.predictions(ref.member, {one.split: one.sha256 for one in splits})
                 self._predicted.add(ref.member)
                 self._ledger.end(str(ref), AttemptEnd.done, StageState.done)
+            case Halted() if moving and not self._stopping:
+                self._ledger.end(str(ref), AttemptEnd.preempted, StageState.waiting)
             case Halted():
                 self._ledger.end(str(ref), AttemptEnd.stopped, StageState.stopped)
                 self._tell_end(ref, Ending.KILLED)
-            case Lost(reason):
-                self._retry(ref, AttemptEnd.lost, Failure("Lost", f"its actor died: {reason}", "", retryable=True))
+            case Lost(reason, announced):
+                end = AttemptEnd.preempted if moving or announced else AttemptEnd.lost
+                self._retry(ref, end, Failure("Lost", f"its actor died: {reason}", "", retryable=True))
             case Failure() as failure:
                 self._retry(ref, AttemptEnd.failed, failure)
+        if moving:
+            # Whatever it came to: it was told to stop, and its machine goes.
+            self._discard(ref.member)
 
     def _step_file(self, ref: StageRef) -> Path:
         return self._work.paths.step(self._work.plan.last_stages[ref.member] if ref.stage == PREDICTIONS else ref)
@@ -310,6 +327,7 @@ class Driver:
             reason = self._deadlines.look(member, mark_of(self._step_file(ref)))
             if reason:
                 del self._busy[member]
+                self._moving.discard(member)
                 self._retry(ref, AttemptEnd.lost, Failure("Hung", reason, "", retryable=True))
 
     def _commit(self, ref: StageRef, result: StageResult) -> None:

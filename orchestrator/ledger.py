@@ -1,8 +1,8 @@
 """ledger.json: every attempt at every stage, and the budgets that bound them. The driver is its one writer.
 
 Two budgets a stage: `lost` counts actors that died or hung under it, `failed` its own errors. Both begin anew with each
-launch: a person has looked at the run in between. An attempt whose driver died counts for neither; nor does one that
-met a NaN, which is replayed to tell a passing fault from divergence.
+launch: a person has looked at the run in between. Neither counts an attempt whose driver died, whose machine was taken
+away after notice, or that met a NaN, which is replayed to tell a passing fault from divergence.
 """
 
 from collections.abc import Iterator, Mapping
@@ -30,7 +30,7 @@ class StageState(StrEnum):
 
 
 class AttemptEnd(StrEnum):
-    """How an attempt ended; `interrupted` says that its driver died."""
+    """How an attempt ended; `interrupted`: its driver died, `preempted`: its machine was to be taken away."""
 
     done = "done"
     lost = "lost"
@@ -38,6 +38,7 @@ class AttemptEnd(StrEnum):
     stopped = "stopped"
     interrupted = "interrupted"
     diverged = "diverged"
+    preempted = "preempted"
 
 
 # A NaN at ever later updates is no single passing fault: after so many replays within a launch it counts as divergence.
@@ -182,6 +183,8 @@ class Ledger:
 
     def may_retry(self, name: str, outcome: AttemptEnd, budgets: Budgets) -> bool:
         """Whether the budget of `outcome` lets the stage be tried again in this launch."""
+        if outcome is AttemptEnd.preempted:
+            return True
         limit = {AttemptEnd.lost: budgets.max_losses, AttemptEnd.failed: budgets.max_failures}[outcome]
         attempts = self.entry(name).attempts
         spent = sum(a.launch == self._contents.launch and a.outcome is outcome for a in attempts)

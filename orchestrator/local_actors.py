@@ -16,7 +16,10 @@ class ActorDied(BaseException):
 
 
 class LocalActors:
-    """A `Cluster` of `num_slots` threads. `acquired`, `released` and `discarded` list what was asked, in order."""
+    """A `Cluster` of `num_slots` threads. `acquired`, `released` and `discarded` list what was asked, in order.
+
+    `told_to_leave` are members whose machine, in a test's play, is about to be taken away.
+    """
 
     def __init__(self, num_slots: int, duties: Callable[[], Duties] = worker_duties) -> None:
         self._num_slots = num_slots
@@ -28,6 +31,7 @@ class LocalActors:
         self.released: list[str] = []
         self.discarded: list[str] = []
         self.num_started = 0
+        self.told_to_leave: set[str] = set()
 
     @property
     def num_slots(self) -> int:
@@ -42,6 +46,9 @@ class LocalActors:
         self._actors[member] = self._idle.pop() if self._idle else self._new()
         self.acquired.append(member)
 
+    def leaving(self) -> frozenset[str]:
+        return frozenset(self.told_to_leave & set(self._actors))
+
     def release(self, member: str) -> None:
         self._idle.append(self._actors.pop(member))
         self.released.append(member)
@@ -49,6 +56,7 @@ class LocalActors:
     def discard(self, member: str) -> None:
         actor = self._actors.pop(member, None)
         if actor is not None:
+            self.told_to_leave.discard(member)
             actor.stop()
             self.discarded.append(member)
 

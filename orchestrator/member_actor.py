@@ -71,9 +71,10 @@ class Failure:
 
 @dataclass(frozen=True)
 class Lost:
-    """The actor is gone: its process, its node, or the way there."""
+    """The actor is gone: its process, its node, or the way there. `announced`: its node had been told that it goes."""
 
     reason: str
+    announced: bool = False
 
 
 Outcome = Trained | Predicted | Halted | Failure | Lost
@@ -117,6 +118,9 @@ class Cluster(Protocol):
 
     def stop(self, member: str) -> None:
         """Asks the member's running stage or prediction to stop at its next step; returns at once."""
+
+    def leaving(self) -> frozenset[str]:
+        """Members whose machine was told that it will be taken away, and who should stop; may be asked often."""
 
     def poll(self, timeout_s: float) -> Sequence[Completed]:
         """Waits until a call is over, at most `timeout_s`; raises ClusterLost when the cluster is gone."""

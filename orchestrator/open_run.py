@@ -114,10 +114,16 @@ class OpenedRun:
     def check_code(self) -> None:
         """Raises RunMismatch where `workers` or torch are not what the run began with."""
         if self._record.code_digest != self._wanted.code_digest:
-            self._accept((f"the code of workers/, or torch (now {self._wanted.versions.get('torch', 'absent')})",))
+            self._accept((self._code_change(),))
             self._record = replace(
                 self._record, code_digest=self._wanted.code_digest, versions=dict(self._wanted.versions)
             )
+
+    def _code_change(self) -> str:
+        before, now = (versions.get("torch", "absent") for versions in (self._record.versions, self._wanted.versions))
+        if before != now:
+            return f"torch ({before} → {now})"
+        return f"the code of workers/ (digest {self._record.code_digest[:12]} → {self._wanted.code_digest[:12]})"
 
     def check_machine(self) -> None:
         """Raises RunMismatch where a run that goes on would compute with other hardware or kernels than it began with.

@@ -14,16 +14,17 @@ import signal
 import socket
 import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator import process_guard
 from orchestrator.member_actor import Completed, Duties, Lost, MemberActor, Outcome, failure_of, worker_duties
 from orchestrator.member_path import keep_own_path
+from orchestrator.ray_nodes import Node, count_remaining_slots, count_slots, leaving_nodes, living_nodes, node_of
 from workers.data.listing import Loader
 from workers.data.packing_threads import PackingThreads
 from workers.data.shards import PackedShard, ShardJob, ShardRunner, pack_shard
@@ -38,6 +39,8 @@ _LONGEST_TEMPORARY_ROOT = 40
 # Nothing but specs and outcomes, a few KB each, goes through the object store.
 _OBJECT_STORE_BYTES = 80 * 1024 * 1024
 _NUM_THREADS = 2
+# A spot machine goes two minutes (AWS) to 30 s (Azure, GCP) after its notice. A look takes 10 ms.
+_NODES_EVERY_S = 1.0
 _NICENESS = "RAY_worker_niceness"
 _LOCAL_ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
@@ -53,44 +56,9 @@ _LOCAL_ENVIRONMENT = {
 _QUIET = {"RAY_DEDUP_LOGS": "1", "RAY_DEDUP_LOGS_SKIP_REGEX": "."}
 
 
-@dataclass(frozen=True)
-class Node:
-    """What one machine of the cluster offers."""
-
-    cpus: float
-    gpus: float
-
-
 def available_cpus() -> int:
     """The cores this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def count_slots(nodes: Sequence[Node], cpus_per_member: int, gpus_per_member: float) -> int:
-    """How many members run at once.
-
-    Raises:
-        ConfigError: not one node has room for a member; Ray would wait for ever without a word.
-    """
-    slots = sum(_slots_of(node, cpus_per_member, gpus_per_member) for node in nodes)
-    if slots:
-        return slots
-    most_cpus = max((node.cpus for node in nodes), default=0)
-    most_gpus = max((node.gpus for node in nodes), default=0)
-    raise ConfigError(
-        f"a member asks for {cpus_per_member} CPUs and {gpus_per_member:g} GPUs, but no node has more than "
-        f"{most_cpus:g} CPUs and {most_gpus:g} GPUs: lower cluster.cpus_per_member or cluster.gpus_per_member"
-    )
-
-
-def _slots_of(node: Node, cpus_per_member: int, gpus_per_member: float) -> int:
-    by_cpu = math.floor(node.cpus / cpus_per_member)
-    if not gpus_per_member:
-        return by_cpu
-    if gpus_per_member >= 1:
-        return min(by_cpu, math.floor(node.gpus / gpus_per_member))
-    # Ray gives a share of one GPU, never of two.
-    return min(by_cpu, math.floor(node.gpus) * math.floor(1 / gpus_per_member + 1e-9))
 
 
 def check_resources(settings: "ClusterConfig") -> int:
@@ -105,7 +73,7 @@ def check_resources(settings: "ClusterConfig") -> int:
             nodes = [Node(available_cpus(), _local_gpus() if settings.gpus_per_member else 0)]
     else:
         with _attached(settings.address):
-            nodes = _nodes()
+            nodes = living_nodes()
     return count_slots(nodes, settings.cpus_per_member, settings.gpus_per_member)
 
 
@@ -117,8 +85,10 @@ def open_cluster(settings: "ClusterConfig") -> Iterator["RayCluster"]:
         ConfigError: no node has room for a member, or the cluster does not answer.
     """
     with _local() if settings.address is None else _attached(settings.address):
-        slots = count_slots(_nodes(), settings.cpus_per_member, settings.gpus_per_member)
-        cluster = RayCluster(slots, settings.cpus_per_member, settings.gpus_per_member)
+        slots = count_slots(living_nodes(), settings.cpus_per_member, settings.gpus_per_member)
+        cluster = RayCluster(
+            slots, settings.cpus_per_member, settings.gpus_per_member, nodes_change=settings.address is not None
+        )
         try:
             yield cluster
         finally:
@@ -211,15 +181,6 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _nodes() -> list[Node]:
-    import ray
-
-    described: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    return [
-        Node(node["Resources"].get("CPU", 0), node["Resources"].get("GPU", 0)) for node in described if node["Alive"]
-    ]
-
-
 def _local_gpus() -> int:
     """What Ray itself would find, without starting it."""
     from ray._private.accelerators import get_accelerator_manager_for_resource
@@ -258,7 +219,7 @@ class RayShards:
 
         task: Any = ray.remote(_pack_shard).options(num_cpus=1)
         # Two a CPU: what comes next is there when a task is done. Names go out and sizes come back, no pixels.
-        most = 2 * max(1, math.floor(sum(node.cpus for node in _nodes())))
+        most = 2 * max(1, math.floor(sum(node.cpus for node in living_nodes())))
         try:
             shared = ray.put(loader)
             waiting = {task.remote(shared, job): len(job.rows) for job in itertools.islice(jobs, most)}
@@ -300,8 +261,12 @@ class RayCluster:
         cpus_per_member: int,
         gpus_per_member: float,
         duties: Callable[[], Duties] = worker_duties,
+        *,
+        nodes_change: bool = False,
     ) -> None:
+        """`nodes_change`: nodes may come, go, and be told that they will go."""
         self._num_slots = num_slots
+        self._nodes_change, self._looked_s = nodes_change, 0.0
         self._resources = {"num_cpus": cpus_per_member, "num_gpus": gpus_per_member}
         self._duties = duties
         self._actors: dict[str, Any] = {}
@@ -319,6 +284,21 @@ class RayCluster:
 
     def acquire(self, member: str) -> None:
         self._actors[member] = self._idle.pop() if self._idle else self._new()
+
+    def leaving(self) -> frozenset[str]:
+        if not self._nodes_change or time.monotonic() - self._looked_s < _NODES_EVERY_S:
+            return frozenset()
+        self._looked_s = time.monotonic()
+        with _cluster_lost():
+            gone_soon = leaving_nodes()
+            asked = self._resources["num_cpus"], self._resources["num_gpus"]
+            self._num_slots = count_remaining_slots(living_nodes(), gone_soon, int(asked[0]), asked[1])
+            if not gone_soon:
+                return frozenset()
+            for actor in [actor for actor in self._idle if node_of(actor) in gone_soon]:
+                self._idle.remove(actor)
+                _kill(actor)
+            return frozenset(member for member, actor in self._actors.items() if node_of(actor) in gone_soon)
 
     def release(self, member: str) -> None:
         self._idle.append(self._actors.pop(member))
@@ -351,14 +331,10 @@ class RayCluster:
 
         if not self._calls:
             return ()
-        try:
+        with _cluster_lost():
             ray.wait(list(self._calls), timeout=timeout_s)
             ready, _ = ray.wait(list(self._calls), num_returns=len(self._calls), timeout=0)
             return [Completed(self._calls.pop(call), self._outcome(call)) for call in ready]
-        except _cluster_errors() as error:
-            raise ClusterLost(
-                f"the Ray cluster is gone ({type(error).__name__}); run the same command again"
-            ) from error
 
     def close(self) -> None:
         """Ends every actor; the cluster may be gone already."""
@@ -383,7 +359,7 @@ class RayCluster:
         try:
             outcome: Outcome = ray.get(call)
         except (RayActorError, WorkerCrashedError, NodeDiedError, OutOfMemoryError) as error:
-            return Lost(_first_line(error))
+            return Lost(_first_line(error), announced=isinstance(error, RayActorError) and error.preempted)
         except RayTaskError as error:
             return failure_of(error)
         return outcome
@@ -393,6 +369,20 @@ def _first_line(error: Exception) -> str:
     """Ray's messages run to half a page; the first line says what happened."""
     lines = str(error).strip().splitlines()
     return lines[0].strip() if lines else type(error).__name__
+
+
+def _kill(actor: Any) -> None:
+    import ray
+
+    ray.kill(actor)
+
+
+@contextmanager
+def _cluster_lost() -> Iterator[None]:
+    try:
+        yield
+    except _cluster_errors() as error:
+        raise ClusterLost(f"the Ray cluster is gone ({type(error).__name__}); run the same command again") from error
 
 
 def _cluster_errors() -> tuple[type[Exception], ...]:

@@ -12,7 +12,7 @@ PACKAGES = ("orchestrator", "workers")
 MAX_LINES = 400
 
 OWNERS = {
-    "ray": ("orchestrator/ray_cluster",),
+    "ray": ("orchestrator/ray_cluster", "orchestrator/ray_nodes"),
     "mlflow": ("orchestrator/tracking_store",),
     "hydra": ("orchestrator/config", "orchestrator/config_overrides"),
     "omegaconf": ("orchestrator/config", "orchestrator/config_overrides"),
@@ -50,7 +50,7 @@ ATOMIC = "workers/atomic.py"
 ATOMIC_BLOCKS = {"replacing", "atomic_folder", "replacing_folder"}
 # Functions that write without workers.atomic, each for a reason.
 IN_PLACE = {
-    "orchestrator/member_actor.py:_sole_writer": "a lock is held on an open file, whose content says nothing",
+    "orchestrator/member_actor.py:_after_predecessor": "a lock is held on an open file, whose content says nothing",
     "orchestrator/plots.py:_png": "draws into memory",
     "orchestrator/run_dir.py:lock": "a lock is held on an open file; what it says is for the message alone",
     "workers/checkpoint.py:_set_aside": "a corrupt checkpoint is renamed, never rewritten",

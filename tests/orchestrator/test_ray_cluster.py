@@ -21,15 +21,8 @@ from PIL import Image
 
 from orchestrator.config_schema import ClusterConfig
 from orchestrator.member_actor import Completed, Duties, Halted, Lost, Trained
-from orchestrator.ray_cluster import (
-    Node,
-    RayCluster,
-    available_cpus,
-    check_resources,
-    count_slots,
-    open_cluster,
-    shard_runner,
-)
+from orchestrator.ray_cluster import RayCluster, available_cpus, check_resources, open_cluster, shard_runner
+from orchestrator.ray_nodes import Node, count_slots
 from workers.data.files import FileLoader, PlainFiles
 from workers.data.prepare import prepare
 from workers.data.tree import LocalTree

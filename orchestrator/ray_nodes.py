@@ -1,0 +1,83 @@
+"""What the machines of a Ray cluster offer, and which of them have been told that they will be taken away."""
+
+import contextlib
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from workers.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Node:
+    """What one machine of the cluster offers; `name` is Ray's id of it."""
+
+    cpus: float
+    gpus: float
+    name: str = ""
+
+
+def count_slots(nodes: Sequence[Node], cpus_per_member: int, gpus_per_member: float) -> int:
+    """How many members run at once.
+
+    Raises:
+        ConfigError: not one node has room for a member; Ray would wait for ever without a word.
+    """
+    slots = sum(_slots_of(node, cpus_per_member, gpus_per_member) for node in nodes)
+    if slots:
+        return slots
+    most_cpus = max((node.cpus for node in nodes), default=0)
+    most_gpus = max((node.gpus for node in nodes), default=0)
+    raise ConfigError(
+        f"a member asks for {cpus_per_member} CPUs and {gpus_per_member:g} GPUs, but no node has more than "
+        f"{most_cpus:g} CPUs and {most_gpus:g} GPUs: lower cluster.cpus_per_member or cluster.gpus_per_member"
+    )
+
+
+def _slots_of(node: Node, cpus_per_member: int, gpus_per_member: float) -> int:
+    by_cpu = math.floor(node.cpus / cpus_per_member)
+    if not gpus_per_member:
+        return by_cpu
+    if gpus_per_member >= 1:
+        return min(by_cpu, math.floor(node.gpus / gpus_per_member))
+    # Ray gives a share of one GPU, never of two.
+    return min(by_cpu, math.floor(node.gpus) * math.floor(1 / gpus_per_member + 1e-9))
+
+
+def living_nodes() -> list[Node]:
+    """The machines of the cluster that this process has joined."""
+    import ray
+
+    described: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return [
+        Node(node["Resources"].get("CPU", 0), node["Resources"].get("GPU", 0), node["NodeID"])
+        for node in described
+        if node["Alive"]
+    ]
+
+
+def leaving_nodes() -> frozenset[str]:
+    """Names of the nodes that drain: a spot notice, `ray drain-node`, SIGTERM to `ray start --block`.
+
+    Ray starts nothing new there, and ends a node as soon as it has nothing left to do, or at the notice's deadline.
+    """
+    from ray._private.state import state
+
+    return frozenset(state.get_draining_nodes())
+
+
+def node_of(actor: Any) -> str:
+    """The name of the node that an actor lives on; empty while it has none."""
+    from ray._private.state import actors
+
+    return str(actors(actor._actor_id.hex()).get("Address", {}).get("NodeID", ""))
+
+
+def count_remaining_slots(
+    nodes: Iterable[Node], leaving: frozenset[str], cpus_per_member: int, gpus_per_member: float
+) -> int:
+    """How many members run at once on the nodes that stay; at least one, which waits for a node to come."""
+    with contextlib.suppress(ConfigError):
+        return count_slots([node for node in nodes if node.name not in leaving], cpus_per_member, gpus_per_member)
+    return 1

@@ -1,0 +1,136 @@
+"""Configuration, data or code changed since the run began: refused by name, or accepted and written down."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from orchestrator import launch, ray_cluster
+from orchestrator.cli import main
+from orchestrator.config_schema import ClusterConfig
+from orchestrator.local_actors import LocalActors
+from orchestrator.open_run import OpenedRun
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+GROUP = "members:\n  one: {stages: {train: {dataset: target, epochs: 1}}}\n"
+SMALL = (
+    *("ensemble=one", "cluster.cpus_per_member=1", "precision=fp32", "optimizer.batch_size=20"),
+    *("model.width=0.05", "model.fc_units=8", "run_dir=run", "datasets.store=store", "--config-dir", "groups"),
+    *("dataset@datasets.target=folder", "datasets.target.root=images", "datasets.target.size=32"),
+)
+
+
+def _draw(folder: Path, seed: int, number: int) -> None:
+    generator = np.random.default_rng(seed)
+    for index in range(number):
+        for name, level in (("cat", 60), ("dog", 180)):
+            path = folder / name / f"{seed}-{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pixels = np.clip(generator.normal(level, 30, (32, 32, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working directory with a finished run."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "groups" / "ensemble").mkdir(parents=True)
+    (folder / "groups" / "ensemble" / "one.yaml").write_text(GROUP)
+    for split, seed in (("train", 1), ("val", 2)):
+        _draw(folder / "images" / split, seed, 40)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ray_cluster, "open_cluster", _one_slot)
+        patch.chdir(folder)
+        assert main(["launch", *SMALL]) == 0
+    return folder
+
+
+@contextmanager
+def _one_slot(settings: ClusterConfig) -> Iterator[LocalActors]:
+    yield LocalActors(num_slots=1)
+
+
+@pytest.fixture
+def folder(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it, to work in."""
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    monkeypatch.setattr(ray_cluster, "open_cluster", _one_slot)
+    monkeypatch.chdir(copy)
+    return copy
+
+
+def _state(run: Path) -> dict[str, bytes]:
+    """All files of the run; the lock says who held it last."""
+    files = [path for path in run.rglob("*") if path.is_file() and path.name != ".lock"]
+    return {str(path.relative_to(run)): path.read_bytes() for path in files}
+
+
+def _change(folder: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> tuple[str, ...]:
+    """Makes the change; the words that it adds to the command line."""
+    if what == "data":
+        _draw(folder / "images" / "train", 3, 1)
+    elif what == "code":
+        monkeypatch.setattr(launch, "code_digest", lambda: "0123456789abcdef")
+    elif what == "torch":
+        monkeypatch.setattr(launch, "code_digest", lambda: "0123456789abcdef")
+        monkeypatch.setattr(launch, "versions", lambda: {"torch": "99.0"})
+    elif what == "class":
+        (folder / "images" / "train" / "dog").rename(folder / "images" / "train" / "fox")
+        (folder / "images" / "val" / "dog").rename(folder / "images" / "val" / "fox")
+    else:
+        return (what,)
+    return ()
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("optimizer.lr=0.5", ("optimizer.lr: ", " → 0.5", "one/train")),
+        ("seed=7", ("seed: 0 → 7", "one/train")),
+        ("model.dropout=0.1", ("model.dropout: 0.5 → 0.1",)),
+        ("class", ("datasets.target: 2 classes → 2; 1 gone (dog…), 1 new (fox…)",)),
+        ("data", ("the content of datasets.target", "digest ", " → ")),
+        ("code", ("the code of workers/", " → 0123456789ab")),
+        ("torch", ("torch (", " → 99.0)")),
+    ],
+)
+def test_change_since_the_run_began_is_refused_by_name_and_nothing_on_disk_changes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], what: str, said: tuple[str, ...]
+) -> None:
+    words = _change(folder, monkeypatch, what)
+    before = _state(folder / "run")
+    assert main(["launch", *SMALL, *words]) == 6
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert all(part in line for part in said), line
+    assert _state(folder / "run") == before
+
+
+@pytest.mark.parametrize("what", ["data", "code", "torch"])
+def test_change_that_is_accepted_is_written_down_and_asked_about_no_more(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    words = _change(folder, monkeypatch, what)
+    assert main(["launch", *SMALL, *words, "--accept-changes"]) == 0
+    (accepted,) = json.loads((folder / "run" / "run.json").read_text())["accepted"]
+    assert {"data": "datasets.target", "code": "workers/", "torch": "→ 99.0"}[what] in accepted
+    assert main(["launch", *SMALL, *words]) == 0
+
+
+def test_other_plan_is_refused_also_where_changes_are_accepted(folder: Path) -> None:
+    before = _state(folder / "run")
+    assert main(["launch", *SMALL, "optimizer.lr=0.5", "--accept-changes"]) == 6
+    assert _state(folder / "run") == before
+
+
+def test_changed_code_without_the_comparison_would_go_on_unnoticed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = _change(folder, monkeypatch, "code")
+    monkeypatch.setattr(OpenedRun, "check_code", lambda self: None)
+    assert main(["launch", *SMALL, *words]) == 0

@@ -1,0 +1,145 @@
+"""`septet stop`: it stops the launch it was meant for, says what came of it, and holds no lock."""
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from orchestrator import stop
+from orchestrator.cli import main
+from orchestrator.interrupts import Interrupts
+from orchestrator.ledger import Ledger, StageState
+from orchestrator.run_dir import Holder, RunPaths, is_locked, lock
+from orchestrator.stop import obeying
+
+# What a launch holds its run directory with.
+_LAUNCH = """
+import sys, time
+from pathlib import Path
+from orchestrator.interrupts import Interrupts
+from orchestrator.run_dir import RunPaths, lock
+from orchestrator.stop import obeying
+from workers.errors import SeptetError
+paths = RunPaths(Path(sys.argv[1]))
+try:
+    with Interrupts() as interrupts, lock(paths, obeys=sys.argv[2] == "launch") as holder:
+        with obeying(paths, holder, interrupts):
+            with interrupts.deferred():
+                sys.stdout.write("ready\\n")
+                sys.stdout.flush()
+                while not interrupts.requested:
+                    time.sleep(0.01)
+            if sys.argv[2] == "launch":
+                raise interrupts.error()
+except SeptetError as error:
+    sys.stdout.write(f"{error}\\n")
+    sys.exit(error.exit_code)
+"""
+LOOK_S = 0.01
+
+
+@pytest.fixture(autouse=True)
+def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stop, "_LOOK_EVERY_S", LOOK_S)
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> RunPaths:
+    """A run directory of which a launch has said that it was stopped."""
+    paths = RunPaths(tmp_path / "run")
+    paths.root.mkdir()
+    paths.run_json.write_text("{}")
+    Ledger(paths.ledger).set_state(StageState.stopped)
+    return paths
+
+
+def _started(paths: RunPaths, kind: str = "launch") -> "subprocess.Popen[str]":
+    process = subprocess.Popen(
+        [sys.executable, "-c", _LAUNCH, str(paths.root), kind], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_stop_ends_the_launch_as_sigterm_does_and_both_say_so(
+    paths: RunPaths, capsys: pytest.CaptureFixture[str]
+) -> None:
+    process = _started(paths)
+    assert main(["stop", str(paths.root), "--timeout", "60"]) == 0
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "`septet stop` asked for it" in out
+    assert f"process {process.pid} on" in (said := capsys.readouterr().out) and "has stopped" in said
+    assert not paths.stop_request.exists()
+    assert not is_locked(paths)
+
+
+def test_stop_of_a_run_that_nobody_holds_has_nothing_to_do(paths: RunPaths, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(paths.root.rglob("*"))
+    assert main(["stop", str(paths.root)]) == 0
+    assert "nothing to stop" in capsys.readouterr().out
+    assert sorted(paths.root.rglob("*")) == before
+
+
+def test_stop_of_no_run_directory_is_a_data_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["stop", str(tmp_path / "nowhere")]) == 3
+    assert "no run directory" in capsys.readouterr().err
+
+
+def test_stop_of_what_is_no_launch_names_its_holder_and_asks_nothing(
+    paths: RunPaths, capsys: pytest.CaptureFixture[str]
+) -> None:
+    process = _started(paths, "submit")
+    assert main(["stop", str(paths.root)]) == 5
+    assert f"process {process.pid}" in capsys.readouterr().err
+    assert not paths.stop_request.exists()
+    process.terminate()
+    process.communicate(timeout=60)
+
+
+def test_stop_that_waited_long_enough_says_that_the_launch_stays_asked(
+    paths: RunPaths, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Held by this very process, which does not look.
+    with lock(paths, obeys=True) as holder:
+        assert main(["stop", str(paths.root), "--timeout", "0.05"]) == 5
+        assert "has not stopped within 0.05 s" in capsys.readouterr().err
+        assert paths.stop_request.read_text() == holder.token
+        assert main(["stop", str(paths.root), "--timeout", "0"]) == 0
+        assert "was asked" in capsys.readouterr().out
+
+
+class Asked(Interrupts):
+    """Notes that it was asked, in place of a signal to the process of the tests."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard = threading.Event()
+
+    def ask(self) -> None:
+        self.heard.set()
+
+
+@pytest.mark.parametrize("token", ["that of an earlier launch", "own"])
+def test_request_for_an_earlier_launch_does_not_stop_a_later_one(
+    paths: RunPaths, monkeypatch: pytest.MonkeyPatch, token: str
+) -> None:
+    looks, interrupts = threading.Semaphore(0), Asked()
+    plain = stop._requested
+
+    def requested(of: RunPaths) -> str | None:
+        looks.release()
+        return plain(of)
+
+    monkeypatch.setattr(stop, "_requested", requested)
+    paths.stop_request.write_text(token)
+    with obeying(paths, Holder(1, "host", "own", obeys=True), interrupts):
+        for _ in range(1 if token == "own" else 5):
+            assert looks.acquire(timeout=60)
+        if token == "own":
+            assert interrupts.heard.wait(60)
+    assert interrupts.heard.is_set() is (token == "own")
+    assert not paths.stop_request.exists(), "the next launch would find it"
