@@ -97,7 +97,8 @@ def _sigterm_raises() -> Iterator[None]:
     def stop(number: int, _frame: FrameType | None) -> None:
         raise _Terminated(number)
 
-    numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is not signal.SIG_IGN]
+    hangs_on = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    numbers = (signal.SIGTERM,) if hangs_on else (signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield

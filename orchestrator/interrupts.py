@@ -1,6 +1,6 @@
 """Ctrl-C, SIGTERM, a closed terminal: the first asks for an orderly end, the second ends the process at once.
 
-What the process was started to ignore (SIGHUP under `nohup`, SIGINT in a script's background) stays ignored.
+SIGHUP stays ignored where the process was started to ignore it: that is what `nohup` is for.
 """
 
 import os
@@ -45,7 +45,7 @@ class Interrupts:
         self._received: signal.Signals | None = None
         self._deferring = False
         self._before: dict[signal.Signals, Any] = {}
-        self._ignored: frozenset[signal.Signals] = frozenset()
+        self._hangs_on = False
         self._asked = False
         self._terminals: tuple[int, ...] = ()
 
@@ -70,7 +70,7 @@ class Interrupts:
             signal.pthread_kill(identity, signal.SIGTERM)
 
     def __enter__(self) -> Self:
-        self._ignored = frozenset(number for number in _SIGNALS if signal.getsignal(number) is signal.SIG_IGN)
+        self._hangs_on = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
         self._terminals = tuple(number for number in (1, 2) if os.isatty(number))
         self._install()
         return self
@@ -97,7 +97,7 @@ class Interrupts:
         if threading.current_thread() is not threading.main_thread():
             return
         for number in _SIGNALS:
-            if number in self._ignored:
+            if number is signal.SIGHUP and self._hangs_on:
                 continue
             handler = signal.signal(number, self._receive)
             self._before.setdefault(number, handler)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -72,6 +73,7 @@ class Launches:
             stderr=subprocess.PIPE,
             text=True,
             cwd=self.root,
+            preexec_fn=hear_all_signals,
         )
         wait_for(self.marker.exists, process)
         return process
@@ -130,6 +132,12 @@ class Launches:
                 return [run for (run,) in connection.execute(sql)]
             except sqlite3.OperationalError:
                 return []
+
+
+def hear_all_signals() -> None:
+    """In a child, before it becomes another program: whoever started the tests may ignore some, and so would it."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def wait_for(holds: Callable[[], bool], process: "subprocess.Popen[str]") -> None:

@@ -13,7 +13,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 from launch_held import MOMENTS, UNPROTECTED
-from small_launch import GIVE_UP_S, Launches, wait_for
+from small_launch import GIVE_UP_S, Launches, hear_all_signals, wait_for
 
 from orchestrator.ledger import StageState, read_ledger
 
@@ -131,6 +131,7 @@ def test_terminal_that_is_closed_does_not_keep_members_from_their_checkpoints(
 
 
 def _take_terminal() -> None:
+    hear_all_signals()
     import fcntl
     import termios
 

@@ -1,0 +1,134 @@
+"""Nodes of a real Ray cluster that go, with and without a notice, and a head that goes: what a run makes of it."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from small_launch import GIVE_UP_S, SMALL, Launches, hear_all_signals, wait_for
+
+from orchestrator.ledger import AttemptEnd, Entry, read_ledger
+from workers.training.metrics import read_step
+
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(1800)]
+SCRIPT = Path(__file__).with_name("ray_of_nodes.py")
+# Long enough to be met in the midst of.
+LONG = (*(word for word in SMALL if "epochs" not in word), "ensemble.stages.train.epochs=60", "cluster.max_losses=1")
+
+
+@dataclass
+class Nodes:
+    """The cluster's process."""
+
+    process: "subprocess.Popen[str]"
+    address: str
+
+    def order(self, line: str) -> None:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(f"{line}\n")
+        self.process.stdin.flush()
+        assert self.process.stdout.readline() == "done\n"
+
+    def node_of_busy_actor(self) -> str:
+        """The name of a node on which a member trains, asked of the cluster by a process of its own."""
+        code = (
+            "import sys, ray; from ray._private.state import actors; ray.init(address=sys.argv[1], log_to_driver=False);"
+            "sys.stdout.write('NODE ' + [a['Address']['NodeID'] for a in actors().values() if a['State'] == 'ALIVE'"
+            " and a['ActorClassName'] == 'MemberActor'][0])"
+        )
+        found = subprocess.run(
+            [sys.executable, "-c", code, self.address], capture_output=True, text=True, timeout=GIVE_UP_S, check=True
+        )
+        return found.stdout.rpartition("NODE ")[2].strip()
+
+
+@pytest.fixture
+def nodes() -> Iterator[Nodes]:
+    process = subprocess.Popen(
+        [sys.executable, str(SCRIPT), "3"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "RAY_AUTH_MODE": "disabled"},
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    address = next(line.strip() for line in process.stdout if ":" in line and " " not in line.strip())
+    yield Nodes(process, address)
+    with suppress(BrokenPipeError):
+        process.communicate("end\n", timeout=GIVE_UP_S)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Launches:
+    root = tmp_path_factory.mktemp("undisturbed")
+    launches = Launches(root / "a", root / "store", LONG)
+    launches.finish()
+    return launches
+
+
+def _launch(launches: Launches, nodes: Nodes) -> "subprocess.Popen[str]":
+    """A launch on the cluster, its first member well under way."""
+    process = subprocess.Popen(
+        launches.command("never on Ray", f"cluster.address={nodes.address}"),
+        env={**launches.environment, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=launches.root,
+        preexec_fn=hear_all_signals,
+    )
+    wait_for(lambda: all(_step(launches, member) > 10 for member in ("one", "two")), process)
+    return process
+
+
+def _step(launches: Launches, member: str) -> int:
+    return read_step(launches.paths.members / member / "train" / "step.txt")
+
+
+def _entries(launches: Launches) -> list[Entry]:
+    return [entry for name, entry in read_ledger(launches.paths.ledger).stages.items() if name.endswith("/train")]
+
+
+def _ends(launches: Launches) -> list[AttemptEnd | None]:
+    return [attempt.outcome for entry in _entries(launches) for attempt in entry.attempts]
+
+
+@pytest.mark.parametrize("notice", [True, False], ids=["drained", "lost"])
+def test_member_of_a_node_that_goes_is_trained_on_elsewhere_to_the_same_bytes(
+    undisturbed: Launches, nodes: Nodes, tmp_path: Path, notice: bool
+) -> None:
+    launches = Launches(tmp_path / "b", undisturbed.store, LONG)
+    process = _launch(launches, nodes)
+    name = nodes.node_of_busy_actor()
+    nodes.order(f"{'drain' if notice else 'remove'} {name}")
+    _, err = process.communicate(timeout=2 * GIVE_UP_S)
+    assert process.returncode == 0, err
+    ends = _ends(launches)
+    assert ends.count(AttemptEnd.preempted if notice else AttemptEnd.lost) == 1, ends
+    assert ends.count(AttemptEnd.done) == 2
+    if notice:
+        assert sum(entry.redone_updates for entry in _entries(launches)) == 0, "it checkpointed too late"
+    assert launches.artefacts() == undisturbed.artefacts()
+    assert launches.left_behind() == []
+
+
+def test_head_that_is_lost_ends_the_launch_and_the_same_command_goes_on(
+    undisturbed: Launches, nodes: Nodes, tmp_path: Path
+) -> None:
+    launches = Launches(tmp_path / "b", undisturbed.store, LONG)
+    process = _launch(launches, nodes)
+    os.killpg(nodes.process.pid, 9)
+    _, err = process.communicate(timeout=2 * GIVE_UP_S)
+    assert process.returncode == 1, err
+    assert "run the same command again" in err.splitlines()[-1]
+    launches.finish()
+    assert launches.artefacts() == undisturbed.artefacts()
+    assert all(attempt.resumed_from > 0 for entry in _entries(launches) for attempt in entry.attempts[1:])
