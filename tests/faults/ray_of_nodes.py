@@ -1,7 +1,7 @@
 """A Ray cluster of several nodes on this machine, as a process of its own that takes orders.
 
-Prints the address; then, for each line on stdin, `drain NODE` (a spot notice), `remove NODE` (a machine that is gone) or
-`end`, prints `done`. The head has no CPUs, each of the nodes one.
+Prints the address; then, for each line on stdin, `drain NODE` (a spot notice), `remove NODE` (a machine that is gone)
+or `end`, prints `done`. The head has no CPUs, each of the nodes one.
 """
 
 import sys

@@ -5,9 +5,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -28,6 +29,15 @@ class Nodes:
 
     process: "subprocess.Popen[str]"
     address: str
+    family: list[psutil.Process] = field(default_factory=list)
+
+    def kill(self) -> None:
+        """The head and all nodes, at once."""
+        for process in self.family:
+            with suppress(psutil.Error):
+                process.kill()
+        self.process.kill()
+        self.process.wait()
 
     def order(self, line: str) -> None:
         assert self.process.stdin is not None and self.process.stdout is not None
@@ -38,7 +48,7 @@ class Nodes:
     def node_of_busy_actor(self) -> str:
         """The name of a node on which a member trains, asked of the cluster by a process of its own."""
         code = (
-            "import sys, ray; from ray._private.state import actors; ray.init(address=sys.argv[1], log_to_driver=False);"
+            "import sys, ray; from ray._private.state import actors; ray.init(sys.argv[1], log_to_driver=False);"
             "sys.stdout.write('NODE ' + [a['Address']['NodeID'] for a in actors().values() if a['State'] == 'ALIVE'"
             " and a['ActorClassName'] == 'MemberActor'][0])"
         )
@@ -61,9 +71,12 @@ def nodes() -> Iterator[Nodes]:
     )
     assert process.stdout is not None
     address = next(line.strip() for line in process.stdout if ":" in line and " " not in line.strip())
-    yield Nodes(process, address)
+    one = Nodes(process, address)
+    one.family = psutil.Process(process.pid).children(recursive=True)
+    yield one
     with suppress(BrokenPipeError):
         process.communicate("end\n", timeout=GIVE_UP_S)
+    one.kill()
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +138,7 @@ def test_head_that_is_lost_ends_the_launch_and_the_same_command_goes_on(
 ) -> None:
     launches = Launches(tmp_path / "b", undisturbed.store, LONG)
     process = _launch(launches, nodes)
-    os.killpg(nodes.process.pid, 9)
+    nodes.kill()
     _, err = process.communicate(timeout=2 * GIVE_UP_S)
     assert process.returncode == 1, err
     assert "run the same command again" in err.splitlines()[-1]
