@@ -24,7 +24,19 @@ from typing import TYPE_CHECKING, Any
 from orchestrator import process_guard
 from orchestrator.member_actor import Completed, Duties, Lost, MemberActor, Outcome, failure_of, worker_duties
 from orchestrator.member_path import keep_own_path
-from orchestrator.ray_nodes import Node, count_remaining_slots, count_slots, leaving_nodes, living_nodes, node_of
+from orchestrator.ray_nodes import (
+    LOOK_EVERY_S,
+    Head,
+    Node,
+    cluster_errors,
+    count_remaining_slots,
+    count_slots,
+    leaving_nodes,
+    living_nodes,
+    local_gpus,
+    lost_as_such,
+    node_of,
+)
 from workers.data.listing import Loader
 from workers.data.packing_threads import PackingThreads
 from workers.data.shards import PackedShard, ShardJob, ShardRunner, pack_shard
@@ -39,8 +51,6 @@ _LONGEST_TEMPORARY_ROOT = 40
 # Nothing but specs and outcomes, a few KB each, goes through the object store.
 _OBJECT_STORE_BYTES = 80 * 1024 * 1024
 _NUM_THREADS = 2
-# A spot machine goes two minutes (AWS) to 30 s (Azure, GCP) after its notice. A look takes 10 ms.
-_NODES_EVERY_S = 1.0
 _NICENESS = "RAY_worker_niceness"
 _LOCAL_ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
@@ -70,7 +80,7 @@ def check_resources(settings: "ClusterConfig") -> int:
     if settings.address is None:
         # Ray reads its settings when it is first imported: that must not happen before they are made.
         with _environment(_LOCAL_ENVIRONMENT):
-            nodes = [Node(available_cpus(), _local_gpus() if settings.gpus_per_member else 0)]
+            nodes = [Node(available_cpus(), local_gpus() if settings.gpus_per_member else 0)]
     else:
         with _attached(settings.address):
             nodes = living_nodes()
@@ -89,10 +99,8 @@ def open_cluster(settings: "ClusterConfig") -> Iterator["RayCluster"]:
         cluster = RayCluster(
             slots, settings.cpus_per_member, settings.gpus_per_member, nodes_change=settings.address is not None
         )
-        try:
+        with _unless_lost(cluster.close):
             yield cluster
-        finally:
-            cluster.close()
 
 
 @contextmanager
@@ -126,10 +134,8 @@ def _local() -> Iterator[None]:
             _temp_dir=str(folder),
             job_config=keep_own_path(JobConfig()),
         )
-        try:
+        with _unless_lost(ray.shutdown):
             yield
-        finally:
-            ray.shutdown()
 
 
 @contextmanager
@@ -143,10 +149,21 @@ def _attached(address: str) -> Iterator[None]:
         _init(address=address, log_to_driver=False, configure_logging=False, job_config=keep_own_path(JobConfig()))
     except (ConnectionError, RayError, RuntimeError, ValueError) as error:
         raise ConfigError(f"cluster.address={address}: no Ray cluster answers there ({_first_line(error)})") from error
+    with _unless_lost(ray.shutdown):
+        yield
+
+
+@contextmanager
+def _unless_lost(close: Callable[[], None]) -> Iterator[None]:
+    """Closes at the end of the block, unless by loss: what asks a dead head waits until Ray ends the process for it."""
     try:
         yield
-    finally:
-        ray.shutdown()
+    except ClusterLost:
+        raise
+    except BaseException:
+        close()
+        raise
+    close()
 
 
 def _init(**options: Any) -> None:
@@ -179,14 +196,6 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-
-
-def _local_gpus() -> int:
-    """What Ray itself would find, without starting it."""
-    from ray._private.accelerators import get_accelerator_manager_for_resource
-
-    manager = get_accelerator_manager_for_resource("GPU")
-    return manager.get_current_node_num_accelerators() if manager else 0
 
 
 def shard_runner(settings: "ClusterConfig") -> ShardRunner:
@@ -267,6 +276,7 @@ class RayCluster:
         """`nodes_change`: nodes may come, go, and be told that they will go."""
         self._num_slots = num_slots
         self._nodes_change, self._looked_s = nodes_change, 0.0
+        self._head: Head | None = None
         self._resources = {"num_cpus": cpus_per_member, "num_gpus": gpus_per_member}
         self._duties = duties
         self._actors: dict[str, Any] = {}
@@ -286,10 +296,10 @@ class RayCluster:
         self._actors[member] = self._idle.pop() if self._idle else self._new()
 
     def leaving(self) -> frozenset[str]:
-        if not self._nodes_change or time.monotonic() - self._looked_s < _NODES_EVERY_S:
+        if not self._nodes_change or time.monotonic() - self._looked_s < LOOK_EVERY_S or not self._look_at_head():
             return frozenset()
         self._looked_s = time.monotonic()
-        with _cluster_lost():
+        with lost_as_such():
             gone_soon = leaving_nodes()
             asked = self._resources["num_cpus"], self._resources["num_gpus"]
             self._num_slots = count_remaining_slots(living_nodes(), gone_soon, int(asked[0]), asked[1])
@@ -331,18 +341,26 @@ class RayCluster:
 
         if not self._calls:
             return ()
-        with _cluster_lost():
+        self._look_at_head()
+        with lost_as_such():
             ray.wait(list(self._calls), timeout=timeout_s)
             ready, _ = ray.wait(list(self._calls), num_returns=len(self._calls), timeout=0)
             return [Completed(self._calls.pop(call), self._outcome(call)) for call in ready]
 
     def close(self) -> None:
         """Ends every actor; the cluster may be gone already."""
-        with contextlib.suppress(*_cluster_errors()):
+        with contextlib.suppress(*cluster_errors()):
             self.end_idle()
         for member in list(self._actors):
-            with contextlib.suppress(*_cluster_errors()):
+            with contextlib.suppress(*cluster_errors()):
                 self.discard(member)
+
+    def _look_at_head(self) -> bool:
+        import ray
+
+        if self._head is None:
+            self._head = Head(ray.get_runtime_context().gcs_address)
+        return self._head.look()
 
     def _new(self) -> Any:
         import ray
@@ -375,17 +393,3 @@ def _kill(actor: Any) -> None:
     import ray
 
     ray.kill(actor)
-
-
-@contextmanager
-def _cluster_lost() -> Iterator[None]:
-    try:
-        yield
-    except _cluster_errors() as error:
-        raise ClusterLost(f"the Ray cluster is gone ({type(error).__name__}); run the same command again") from error
-
-
-def _cluster_errors() -> tuple[type[Exception], ...]:
-    from ray.exceptions import LocalRayletDiedError, RaySystemError, RpcError
-
-    return (LocalRayletDiedError, RaySystemError, RpcError, ConnectionError)

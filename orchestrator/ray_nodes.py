@@ -2,11 +2,19 @@
 
 import contextlib
 import math
-from collections.abc import Iterable, Sequence
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from workers.errors import ConfigError
+from workers.errors import ClusterLost, ConfigError
+
+# A spot machine goes two minutes (AWS) to 30 s (Azure, GCP) after its notice. A look takes 10 ms.
+LOOK_EVERY_S = 1.0
+_CONNECT_S = 2.0
+_PATIENCE_S = 25.0
 
 
 @dataclass(frozen=True)
@@ -74,6 +82,44 @@ def node_of(actor: Any) -> str:
     return str(actors(actor._actor_id.hex()).get("Address", {}).get("NodeID", ""))
 
 
+def _connects(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
+    except OSError:
+        return False
+    return True
+
+
+class Head:
+    """Whether the cluster's head answers. Ray would wait a minute and then end this process without a word."""
+
+    def __init__(
+        self,
+        address: str,
+        connects: Callable[[str], bool] = _connects,
+        clock: Callable[[], float] = time.monotonic,
+        patience_s: float = _PATIENCE_S,
+    ) -> None:
+        self._address, self._connects, self._clock, self._patience_s = address, connects, clock, patience_s
+        self._looked_s, self._heard_s = -math.inf, clock()
+
+    def look(self) -> bool:
+        """Looks, at most once a second, and says whether it answered when last asked.
+
+        Raises:
+            ClusterLost: it has not answered for longer than a head takes to be started again.
+        """
+        now = self._clock()
+        if now - self._looked_s >= LOOK_EVERY_S:
+            self._looked_s = now
+            if self._connects(self._address):
+                self._heard_s = now
+            elif now - self._heard_s > self._patience_s:
+                raise ClusterLost(f"the head of the Ray cluster at {self._address} is gone; run the same command again")
+        return self._heard_s == self._looked_s
+
+
 def count_remaining_slots(
     nodes: Iterable[Node], leaving: frozenset[str], cpus_per_member: int, gpus_per_member: float
 ) -> int:
@@ -81,3 +127,27 @@ def count_remaining_slots(
     with contextlib.suppress(ConfigError):
         return count_slots([node for node in nodes if node.name not in leaving], cpus_per_member, gpus_per_member)
     return 1
+
+
+def local_gpus() -> int:
+    """What Ray itself would find, without starting it."""
+    from ray._private.accelerators import get_accelerator_manager_for_resource
+
+    manager = get_accelerator_manager_for_resource("GPU")
+    return manager.get_current_node_num_accelerators() if manager else 0
+
+
+@contextmanager
+def lost_as_such() -> Iterator[None]:
+    """What Ray raises where a cluster is gone, inside the block, is raised as ClusterLost."""
+    try:
+        yield
+    except cluster_errors() as error:
+        raise ClusterLost(f"the Ray cluster is gone ({type(error).__name__}); run the same command again") from error
+
+
+def cluster_errors() -> tuple[type[Exception], ...]:
+    """What Ray raises where a cluster is gone."""
+    from ray.exceptions import LocalRayletDiedError, RaySystemError, RpcError
+
+    return (LocalRayletDiedError, RaySystemError, RpcError, ConnectionError)

@@ -10,14 +10,19 @@ later finds nothing to rename. A file that stays open is likewise opened first, 
 by the new attempt: what is written later goes into a file without a name. (docs/architecture.md, Attempts)
 """
 
+import socket
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from workers import atomic
-from workers.errors import Superseded
+from workers.errors import StorageError, Superseded
 
 FILE = ".attempt"
+# A node's cache of a shared folder may be half a minute behind the driver (NFS: acdirmin).
+_SEEN_WITHIN_S = 60.0
+_PAUSE_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -27,16 +32,32 @@ class Fence:
     path: Path
     mark: str
 
+    def enter(self, wait_s: float = _SEEN_WITHIN_S) -> None:
+        """At the attempt's beginning: waits until its mark is seen here; from then on no older one can be.
+
+        Raises:
+            Superseded: another attempt has begun.
+            StorageError: there is no mark at all: the driver writes to other storage.
+        """
+        give_up = time.monotonic() + wait_s
+        while self.mark and self._found() != self.mark and time.monotonic() < give_up:
+            time.sleep(_PAUSE_S)
+        if self.mark and not self._found():
+            raise StorageError(
+                f"{self.path}: not there on node {socket.gethostname()}: set run_dir to storage that all nodes share"
+            )
+        self.check()
+
     def check(self) -> None:
         """Raises Superseded where another attempt has begun, or the member's folder was taken away."""
-        if not self.mark:
-            return
+        if self.mark and (found := self._found()) != self.mark:
+            raise Superseded(f"{self.path.parent}: {found or 'no attempt'} has taken over from {self.mark}")
+
+    def _found(self) -> str:
         try:
-            found = self.path.read_text(encoding="utf-8")
+            return self.path.read_text(encoding="utf-8")
         except FileNotFoundError:
-            found = "no attempt"
-        if found != self.mark:
-            raise Superseded(f"{self.path.parent}: {found} has taken over from {self.mark}")
+            return ""
 
 
 def fence_of(stage_dir: Path, mark: str) -> Fence:

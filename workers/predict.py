@@ -93,8 +93,9 @@ def predict(spec: PredictSpec, should_stop: Callable[[], bool]) -> tuple[SplitPr
         StorageError: the disk is full, or storage fails otherwise.
         Superseded: a newer attempt has taken over.
     """
-    check = fence_of(spec.stage_dir, spec.fence).check
-    check()
+    fence = fence_of(spec.stage_dir, spec.fence)
+    fence.enter()
+    check = fence.check
     store = open_on_node(spec.store, spec.local_copy)
     if spec.predictions_dir.is_dir():
         remove_leftovers(spec.predictions_dir, check=check)

@@ -57,8 +57,9 @@ def run_stage(spec: StageSpec, should_stop: Callable[[], bool]) -> StageResult:
         ConfigError: a setting names a layer that the model lacks, or leaves none to train.
         Superseded: a newer attempt has taken over.
     """
-    check = fence_of(spec.stage_dir, spec.fence).check
-    check()
+    fence = fence_of(spec.stage_dir, spec.fence)
+    fence.enter()
+    check = fence.check
     numerics.apply(spec.numerics)
     store = open_on_node(spec.store, spec.local_copy)
     if not store.counts.get("train"):

@@ -15,7 +15,7 @@ import pytest
 from workers import atomic, checkpoint
 from workers.checkpoint import MANIFEST_FILE
 from workers.data.prepare import prepare
-from workers.errors import Superseded
+from workers.errors import StorageError, Superseded
 from workers.fence import FILE, fence_of, raise_fence
 from workers.protocol import Numerics, StageResult, StageSpec
 from workers.settings import (
@@ -175,6 +175,27 @@ def test_rename_after_the_look_at_the_fence_is_harmless_only_since_temporary_nam
     monkeypatch.setattr(checkpoint, "remove_leftovers", lambda folder, check: None)
     second, result, _ = _both(spec, "before naming step-00000008", "fenced", tmp_path)
     assert "a checkpoint of the first attempt" in _differences(second, result, spec, undisturbed)
+
+
+def test_attempt_whose_mark_is_not_there_says_that_storage_is_not_shared(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="storage that all nodes share"):
+        fence_of(tmp_path / "base1" / "train", "train, attempt 0").enter(wait_s=0)
+
+
+def test_attempt_begins_once_a_late_cache_shows_its_mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raise_fence(tmp_path / "base1", "train, attempt 0")
+    looks = []
+
+    def arrive_at_the_third_look(pause_s: float) -> None:
+        looks.append(pause_s)
+        if len(looks) == 3:
+            raise_fence(tmp_path / "base1", "train, attempt 1")
+
+    monkeypatch.setattr("workers.fence.time.sleep", arrive_at_the_third_look)
+    fence_of(tmp_path / "base1" / "train", "train, attempt 1").enter()
+    assert len(looks) == 3
+    with pytest.raises(Superseded):
+        fence_of(tmp_path / "base1" / "train", "train, attempt 0").enter(wait_s=0)
 
 
 @pytest.mark.parametrize(

@@ -22,11 +22,11 @@ from PIL import Image
 from orchestrator.config_schema import ClusterConfig
 from orchestrator.member_actor import Completed, Duties, Halted, Lost, Trained
 from orchestrator.ray_cluster import RayCluster, available_cpus, check_resources, open_cluster, shard_runner
-from orchestrator.ray_nodes import Node, count_slots
+from orchestrator.ray_nodes import Head, Node, count_slots
 from workers.data.files import FileLoader, PlainFiles
 from workers.data.prepare import prepare
 from workers.data.tree import LocalTree
-from workers.errors import ConfigError, Stopped
+from workers.errors import ClusterLost, ConfigError, Stopped
 from workers.protocol import Numerics, PredictSpec, SplitPredictions, StageResult, StageSpec
 from workers.settings import DatasetSettings, KeptCheckpoint, TrainingSettings
 
@@ -292,3 +292,24 @@ def test_store_that_a_node_does_not_see_is_a_storage_error(cluster_elsewhere: El
 def test_cluster_is_not_joined_where_nothing_is_to_be_packed(tmp_path: Path) -> None:
     runner = shard_runner(ClusterConfig(address="127.0.0.1:1"))
     assert not list(runner.run(FileLoader(PlainFiles(LocalTree(tmp_path))), iter(()), lambda num_images: None))
+
+
+def test_head_that_answers_again_in_time_is_not_lost_and_one_that_stays_away_is() -> None:
+    now, there = [0.0], [True]
+    head = Head("127.0.0.1:1", lambda address: there[0], lambda: now[0], patience_s=25.0)
+    assert head.look()
+    there[0] = False
+    for now[0] in (1.0, 10.0, 24.0):
+        assert not head.look()
+    there[0], now[0] = True, 25.0
+    assert head.look()
+    there[0], now[0] = False, 49.0
+    assert not head.look()
+    now[0] = 51.0
+    with pytest.raises(ClusterLost, match=r"127\.0\.0\.1:1 is gone; run the same command again"):
+        head.look()
+
+
+def test_head_that_nothing_listens_for_does_not_answer() -> None:
+    head = Head("127.0.0.1:1")
+    assert not head.look()
