@@ -1,7 +1,7 @@
 """A Ray cluster of several nodes on this machine, as a process of its own that takes orders.
 
-Prints the address; then, for each line on stdin, `drain NODE` (a spot notice), `remove NODE` (a machine that is gone)
-or `end`, prints `done`. The head has no CPUs, each of the nodes one.
+Prints the address; then, for each line on stdin, prints `done`: `drain` (a spot notice) and `remove` (a machine that is
+gone) are for a node on which a member trains, `end` for all. The head has no CPUs, each of the nodes one.
 """
 
 import sys
@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 import ray
+from ray._private.state import actors
 from ray.cluster_utils import Cluster
 from ray.core.generated import autoscaler_pb2
 
@@ -23,6 +24,11 @@ def _drain(address: str, name: str) -> None:
     assert accepted, why
 
 
+def _busy_node() -> str:
+    members = [one for one in actors().values() if (one["ActorClassName"], one["State"]) == ("MemberActor", "ALIVE")]
+    return str(members[0]["Address"]["NodeID"])
+
+
 def main(num_nodes: int) -> None:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **_SMALL})
     nodes: dict[str, Any] = {}
@@ -30,15 +36,17 @@ def main(num_nodes: int) -> None:
         node = cluster.add_node(num_cpus=1, **_SMALL)
         nodes[node.node_id] = node
     _say(cluster.address)
+    cluster.connect()
     for line in sys.stdin:
-        order, _, name = line.strip().partition(" ")
+        order = line.strip()
         if order == "drain":
-            _drain(cluster.address, name)
+            _drain(cluster.address, _busy_node())
         elif order == "remove":
-            cluster.remove_node(nodes.pop(name), allow_graceful=False)
+            cluster.remove_node(nodes.pop(_busy_node()), allow_graceful=False)
         elif order == "end":
             break
         _say("done")
+    ray.shutdown()
     cluster.shutdown()
 
 

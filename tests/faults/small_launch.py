@@ -89,7 +89,7 @@ class Launches:
             check=False,
             cwd=self.root,
         )
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == 0, f"exit {done.returncode}: {done.stdout}{done.stderr}"
 
     def artefacts(self) -> dict[str, str]:
         """sha256 of submission, predictions and final weights."""

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -40,10 +41,10 @@ SETTINGS = TrainingSettings(
     augmentation=AugmentationSettings(reflect=False),
 )
 CASES = {
-    # Where the first attempt stops, and at which update of the second it wakes.
+    # Where the first attempt stops, and at which update of the second it wakes: that is at step 6.
     "before resuming": 6,
-    "update 7": 9,
-    "before naming step-00000008": 6,
+    "update 7": 2,
+    "before naming step-00000008": 2,
 }
 
 
@@ -95,7 +96,7 @@ def _begin_attempt(spec: StageSpec, number: int) -> StageSpec:
 def _stopped(spec: StageSpec, where: str, fenced: str, folder: Path) -> Zombie:
     (folder / "spec").write_bytes(pickle.dumps(spec))
     process = subprocess.Popen(
-        [sys.executable, str(SCRIPT), str(folder / "spec"), where, "3", fenced], stdout=subprocess.PIPE, text=True
+        [sys.executable, str(SCRIPT), str(folder / "spec"), where, "6", fenced], stdout=subprocess.PIPE, text=True
     )
     give_up = time.monotonic() + GIVE_UP_S
     while psutil.Process(process.pid).status() != psutil.STATUS_STOPPED:
@@ -111,9 +112,9 @@ def _course(stage_dir: Path) -> list[tuple[int, dict[str, float]]]:
     return [(p["step"], {k: v for k, v in p["metrics"].items() if k not in timing}) for p in points]
 
 
-def _differences(spec: StageSpec, result: StageResult, whole: StageSpec, undisturbed: StageResult) -> list[str]:
+def _differences(both: "Both", whole: StageSpec, undisturbed: StageResult) -> list[str]:
     """What of the second attempt's stage is not as if there had been no other."""
-    folder = spec.stage_dir
+    result, folder = both.result, both.spec.stage_dir
     found = []
     if result.checkpoint_sha256 != undisturbed.checkpoint_sha256:
         found.append("weights")
@@ -121,24 +122,44 @@ def _differences(spec: StageSpec, result: StageResult, whole: StageSpec, undistu
         found.append("metrics")
     if (folder / "step.txt").read_text().strip() != f"{undisturbed.num_updates:012d}":
         found.append("step.txt")
-    manifests = [json.loads(path.read_text()) for path in folder.glob(f"checkpoints/step-*/{MANIFEST_FILE}")]
-    if any(one["attempt"] != spec.attempt for one in manifests if one["step"] > result.resumed_from):
+    if any(attempt != both.spec.attempt for step, attempt in both.seen if step > result.resumed_from):
         found.append("a checkpoint of the first attempt")
     if list(folder.parent.rglob(f"{atomic.TEMPORARY_PREFIX}*")):
         found.append("temporary names")
     return found
 
 
-def _both(spec: StageSpec, where: str, fenced: str, folder: Path) -> tuple[StageSpec, StageResult, str]:
-    """Runs both attempts; the second, the result of it, and how the first ended."""
+@dataclass(frozen=True)
+class Both:
+    """The second attempt and its result, how the first ended, and whose checkpoints were `seen`: (step, attempt)."""
+
+    spec: StageSpec
+    result: StageResult
+    end: str
+    seen: set[tuple[int, int]]
+
+
+def _checkpoints(stage_dir: Path) -> set[tuple[int, int]]:
+    found = set()
+    for path in stage_dir.glob(f"checkpoints/step-*/{MANIFEST_FILE}"):
+        # The second attempt's own thread may prune it meanwhile.
+        with suppress(FileNotFoundError):
+            manifest = json.loads(path.read_text())
+            found.add((manifest["step"], manifest["attempt"]))
+    return found
+
+
+def _both(spec: StageSpec, where: str, fenced: str, folder: Path) -> Both:
     first = _begin_attempt(replace(spec, stage_dir=folder / "base1" / "train"), 0)
     zombie = _stopped(first, where, fenced, folder)
     second, ends, made = _begin_attempt(first, 1), [], [0]
+    seen: set[tuple[int, int]] = set()
 
     def should_stop() -> bool:
         made[0] += 1
         if made[0] == CASES[where]:
             ends.append(zombie.wake())
+        seen.update(_checkpoints(second.stage_dir))
         return False
 
     try:
@@ -147,34 +168,34 @@ def _both(spec: StageSpec, where: str, fenced: str, folder: Path) -> tuple[Stage
         zombie.process.kill()
         zombie.process.wait()
     assert len(ends) == 1, "the first attempt was never woken"
-    return second, result, ends[0]
+    return Both(second, result, ends[0], seen | _checkpoints(second.stage_dir))
 
 
 @pytest.mark.parametrize("where", CASES)
 def test_given_up_worker_that_wakes_changes_nothing_and_ends(
     spec: StageSpec, undisturbed: StageResult, tmp_path: Path, where: str
 ) -> None:
-    second, result, end = _both(spec, where, "fenced", tmp_path)
-    # The one that had made sure of the fence finds nothing left under the name that it was to rename.
-    assert end == ("FileNotFoundError" if "naming" in where else Superseded.__name__)
-    assert _differences(second, result, spec, undisturbed) == []
+    both = _both(spec, where, "fenced", tmp_path)
+    # The one that had looked at the fence finds nothing left under the name that it was to rename.
+    assert both.end in (Superseded.__name__, *(["FileNotFoundError"] if "naming" in where else []))
+    assert _differences(both, spec, undisturbed) == []
 
 
 @pytest.mark.parametrize("where", ["before resuming", "update 7"])
 def test_given_up_worker_without_the_fence_leaves_its_traces(
     spec: StageSpec, undisturbed: StageResult, tmp_path: Path, where: str
 ) -> None:
-    second, result, end = _both(spec, where, "unfenced", tmp_path)
-    assert end != Superseded.__name__
-    assert _differences(second, result, spec, undisturbed) != []
+    both = _both(spec, where, "unfenced", tmp_path)
+    assert both.end != Superseded.__name__
+    assert _differences(both, spec, undisturbed) != []
 
 
 def test_rename_after_the_look_at_the_fence_is_harmless_only_since_temporary_names_are_removed(
     spec: StageSpec, undisturbed: StageResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint, "remove_leftovers", lambda folder, check: None)
-    second, result, _ = _both(spec, "before naming step-00000008", "fenced", tmp_path)
-    assert "a checkpoint of the first attempt" in _differences(second, result, spec, undisturbed)
+    both = _both(spec, "before naming step-00000008", "fenced", tmp_path)
+    assert "a checkpoint of the first attempt" in _differences(both, spec, undisturbed)
 
 
 def test_attempt_whose_mark_is_not_there_says_that_storage_is_not_shared(tmp_path: Path) -> None:
