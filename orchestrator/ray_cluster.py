@@ -46,8 +46,9 @@ from workers.protocol import PredictSpec, StageSpec
 if TYPE_CHECKING:
     from orchestrator.config_schema import ClusterConfig
 
-# Ray's plasma socket lies ~60 characters below its folder, and a Unix socket's path has at most 107.
-_LONGEST_TEMPORARY_ROOT = 40
+# A Unix socket's path has at most 107 characters; Ray's plasma socket lies up to 64 below its folder, and that 22 below
+# the root (/septet-ray-12345678/r).
+_LONGEST_TEMPORARY_ROOT = 21
 # Nothing but specs and outcomes, a few KB each, goes through the object store.
 _OBJECT_STORE_BYTES = 80 * 1024 * 1024
 _NUM_THREADS = 2
@@ -131,7 +132,8 @@ def _local() -> Iterator[None]:
             include_dashboard=False,
             log_to_driver=False,
             configure_logging=False,
-            _temp_dir=str(folder),
+            # Ray opens its folder to everybody (0777, sockets and logs included): so it lies in one that is not.
+            _temp_dir=str(folder / "r"),
             job_config=keep_own_path(JobConfig()),
         )
         with _unless_lost(ray.shutdown):

@@ -5,6 +5,7 @@ Takes no lock: it reads the store beside a launch that writes it.
 
 import contextlib
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -117,8 +118,11 @@ def serving(uri: str, host: str = "127.0.0.1", port: int = 0, timeout_s: float =
     port = _free_port(host, port)
     shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
     with tempfile.TemporaryFile() as log:
+        # uvicorn puts the working directory before all other places of modules, unless told of another one.
+        apart = f"--app-dir {shlex.quote(sys.prefix)}"
+        words = ["--host", host, "--port", str(port), "--workers", "1", "--uvicorn-opts", apart]
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"],
+            [sys.executable, "-P", "-m", "mlflow", "server", *words],
             env=_environment(uri, _names_of(shown, port)),
             stdin=subprocess.DEVNULL,
             stdout=log,

@@ -6,6 +6,7 @@ The launch is a real one, on real Ray, so that its processes' arguments and sock
 import ipaddress
 import json
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -85,9 +86,9 @@ def _look(process: psutil.Process, seen: Watched) -> None:
                 for one in child.net_connections("tcp")
                 if one.status == psutil.CONN_LISTEN
             }
-    for folder in Path(tempfile.gettempdir()).glob("septet-ray-*"):
+    for folder in set(re.findall(r"/[^\s=]*/septet-ray-[^/\s]+", " ".join(seen.arguments))):
         with suppress(OSError):
-            seen.folder_modes.add(folder.stat().st_mode & 0o777)
+            seen.folder_modes.add(Path(folder).stat().st_mode & 0o777)
 
 
 @pytest.fixture(scope="module")
