@@ -8,29 +8,24 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.damaged import reopen_damaged
 from orchestrator.deadlines import Deadlines, mark_of
 from orchestrator.follow import Follower
-from orchestrator.ledger import PREDICTIONS, AttemptEnd, Budgets, Ledger, StageState
+from orchestrator.ledger import PREDICTIONS, AttemptEnd, Ledger, StageState
 from orchestrator.member_actor import Cluster, Completed, Failure, Halted, Lost, Predicted, Trained
-from orchestrator.plan import Plan, Stage, StageRef
+from orchestrator.plan import Plan, StageRef
 from orchestrator.provenance import Book, require_stage
-from orchestrator.run_dir import RunPaths
 from orchestrator.schedule import ready
 from orchestrator.tracking import Ending, Tracker
+from orchestrator.work import Work, is_done, newest_step, stored_predictions
 from workers import atomic
-from workers.checkpoint import MANIFEST_FILE
-from workers.digest import sha256_of
 from workers.errors import CheckFailed, DataError, MemberFailed, SeptetError, StorageError
 from workers.fence import raise_fence
-from workers.finished import FILE as DONE_FILE
 from workers.finished import read_finished, write_finished
-from workers.json_text import parse_json
-from workers.protocol import Numerics, PredictSpec, StageResult, StageSpec
-from workers.settings import Crops, KeptCheckpoint
+from workers.protocol import StageResult
 from workers.training.metrics import read_step
 
 _POLL_S = 0.5
@@ -40,68 +35,6 @@ _AT_CHANCE = "at_chance"
 _AT_CHANCE_TAG = "septet.at_chance"
 _PASSED_NAN_TAG = "septet.passed_nan"
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Work:
-    """What is to be trained and where.
-
-    `stores` are prepared datasets by name, `target_digest` is that of `target`'s; `splits` are what members predict;
-    `local_copy` is where each node keeps copies of the stores, or None. `progress_timeout_s`: see `Deadlines`.
-    """
-
-    paths: RunPaths
-    plan: Plan
-    stores: Mapping[str, Path]
-    target: str
-    target_digest: str
-    splits: tuple[str, ...]
-    numerics: Numerics
-    keep: KeptCheckpoint
-    checkpoint_updates: int
-    budgets: Budgets
-    crops: Crops = Crops.ten
-    local_copy: Path | None = None
-    progress_timeout_s: float = 900.0
-
-    def stage_spec(self, stage: Stage, attempt: int, fence: str = "") -> StageSpec:
-        """What the actor needs to train `stage`."""
-        return StageSpec(
-            member=stage.ref.member,
-            stage=stage.ref.stage,
-            seed=stage.seed,
-            settings=stage.settings,
-            store=self.stores[stage.dataset],
-            stage_dir=self.paths.stage(stage.ref),
-            init_dir=None if stage.init_from is None else self.paths.stage(stage.init_from),
-            reset=stage.reset,
-            freeze=stage.freeze,
-            lr_scale=stage.lr_scale,
-            numerics=self.numerics,
-            checkpoint_updates=self.checkpoint_updates,
-            keep=self.keep,
-            stage_hash=stage.hash,
-            attempt=attempt,
-            init_file=stage.init_file,
-            local_copy=self.local_copy,
-            fence=fence,
-        )
-
-    def predict_spec(self, member: str, fence: str = "") -> PredictSpec:
-        """What the actor needs to predict as `member`."""
-        last = self.plan.last_stage(member)
-        return PredictSpec(
-            member=member,
-            stage_dir=self.paths.stage(last.ref),
-            store=self.stores[self.target],
-            predictions_dir=self.paths.predictions(member),
-            splits=self.splits,
-            settings=last.settings,
-            numerics=self.numerics,
-            crops=self.crops,
-            local_copy=self.local_copy,
-            fence=fence,
-        )
 
 
 class Driver:
@@ -400,35 +333,3 @@ class Driver:
         log = self._work.paths.log(self._work.plan.last_stages[ref.member] if ref.stage == PREDICTIONS else ref)
         message = f"{ref}: {failure.message}{others if len(self._failed) > 1 else ''}; see {log}"
         return _KEPT_KINDS.get(failure.kind, MemberFailed)(message)
-
-
-def is_done(paths: RunPaths, stage: Stage) -> bool:
-    """Whether a DONE.json says so of exactly this stage."""
-    folder = paths.stage(stage.ref)
-    return (folder / DONE_FILE).exists() and read_finished(folder).stage_hash == stage.hash
-
-
-def newest_step(checkpoints: Path) -> int:
-    """The update that a stage will go on from, 0 for a fresh start, unless its newest checkpoint proves corrupt."""
-    names = [manifest.parent.name for manifest in checkpoints.glob(f"step-*/{MANIFEST_FILE}")]
-    return max((int(name.removeprefix("step-")) for name in names), default=0)
-
-
-def stored_predictions(work: Work, member: str) -> dict[str, str] | None:
-    """sha256 by split of a finished member's predictions, where all are whole, of its checkpoint and these pixels."""
-    folder = work.paths.predictions(member)
-    finished = read_finished(work.paths.stage(work.plan.last_stages[member]))
-    digests = {}
-    for split in work.splits:
-        try:
-            about = parse_json((folder / f"{split}.json").read_bytes())
-            digest = sha256_of(folder / f"{split}.npy")
-        except (FileNotFoundError, ValueError):
-            return None
-        if not isinstance(about, dict):
-            return None
-        wanted = {"checkpoint_sha256": finished.checkpoint_sha256, "data_digest": work.target_digest, "sha256": digest}
-        if {name: about.get(name) for name in wanted} != wanted:
-            return None
-        digests[split] = digest
-    return digests

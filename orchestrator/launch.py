@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING
 from orchestrator import placing, ray_cluster, submission, tracking
 from orchestrator.config_schema import TARGET, Config, default_run_dir
 from orchestrator.datasets import Prepared, prepare_all, survey_all
-from orchestrator.driver import Driver, Work
+from orchestrator.driver import Driver
 from orchestrator.init_files import check_init_files, hash_init_files
 from orchestrator.interrupts import Interrupts
 from orchestrator.ledger import Budgets, Ledger, end_noted
@@ -26,6 +26,7 @@ from orchestrator.stop import obeying
 from orchestrator.tracking import Ending, RunIdentity, Tracker, open_tracking
 from orchestrator.tracking_store import DatasetInput
 from orchestrator.versions import versions
+from orchestrator.work import Work
 from workers.data.store import export
 from workers.errors import CheckFailed, ClusterLost, DataError, MemberFailed, SeptetError, Stopped
 from workers.numerics import code_digest

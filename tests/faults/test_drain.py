@@ -9,12 +9,13 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "orchestrator"))
 from fake_stages import EVERY, NUM_UPDATES, FakeStages, plan_of
 
-from orchestrator.driver import Driver, Work
+from orchestrator.driver import Driver
 from orchestrator.ledger import AttemptEnd, Budgets, Ledger, StageState, read_ledger
 from orchestrator.local_actors import LocalActors
 from orchestrator.ray_nodes import Node, count_remaining_slots
 from orchestrator.run_dir import RunPaths
 from orchestrator.tracking import NoTracker
+from orchestrator.work import Work
 from workers import atomic
 from workers.errors import MemberFailed
 from workers.protocol import Numerics

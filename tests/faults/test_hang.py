@@ -20,7 +20,7 @@ from tiny_stage import INTERVAL, SETTINGS, make_spec, make_store, never
 from orchestrator import driver as driver_module
 from orchestrator.config_schema import ClusterConfig
 from orchestrator.deadlines import Deadlines
-from orchestrator.driver import Driver, Work
+from orchestrator.driver import Driver
 from orchestrator.ledger import AttemptEnd, Budgets, Ledger, read_ledger
 from orchestrator.local_actors import LocalActors
 from orchestrator.member_actor import Duties, worker_duties
@@ -28,6 +28,7 @@ from orchestrator.plan import Plan, StageRef
 from orchestrator.ray_cluster import RayCluster, open_cluster
 from orchestrator.run_dir import RunPaths
 from orchestrator.tracking import NoTracker
+from orchestrator.work import Work
 from workers import atomic
 from workers import predict as predict_module
 from workers.data.store import open_store

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "orchestrator"))
 from fake_stages import EVERY, FakeStages, plan_of
 
 from orchestrator.config_schema import TrackingConfig
-from orchestrator.driver import Driver, Work
+from orchestrator.driver import Driver
 from orchestrator.ledger import Budgets, Ledger
 from orchestrator.local_actors import LocalActors
 from orchestrator.plan import Plan
@@ -27,6 +27,7 @@ from orchestrator.run_dir import RunPaths
 from orchestrator.tracking import Ending, RunIdentity, Tracker, open_tracking
 from orchestrator.tracking_sender import Pace
 from orchestrator.ui import serving
+from orchestrator.work import Work
 from workers import atomic
 from workers.protocol import Numerics
 from workers.settings import Crops, KeptCheckpoint

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from orchestrator.driver import newest_step
 from orchestrator.local_actors import ActorDied
 from orchestrator.member_actor import Duties
 from orchestrator.plan import Plan, PlannedDataset, Stage, StageRef
+from orchestrator.work import newest_step
 from workers import atomic
 from workers.checkpoint import MANIFEST_FILE, MODEL_FILE, OPTIMIZER_FILE, STATE_FILE, name_of
 from workers.errors import Stopped

@@ -13,13 +13,14 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from fake_stages import EVERY, NUM_UPDATES, FakeStages, died, plan_of
 
-from orchestrator.driver import Driver, Work
+from orchestrator.driver import Driver
 from orchestrator.ledger import AttemptEnd, Budgets, Contents, Ledger, StageState, read_ledger
 from orchestrator.local_actors import LocalActors
 from orchestrator.plan import Plan, StageRef
 from orchestrator.provenance import Book
 from orchestrator.run_dir import RunPaths
 from orchestrator.tracking import NoTracker
+from orchestrator.work import Work
 from workers import atomic
 from workers.digest import sha256_of
 from workers.errors import CheckFailed, DataError, Diverged, MemberFailed, SeptetError, StorageError
