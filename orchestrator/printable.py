@@ -3,7 +3,6 @@
 import os
 import re
 from collections.abc import Mapping
-from typing import IO
 
 from orchestrator.tracking_address import redact
 
@@ -36,16 +35,3 @@ def without_secrets(text: str, environment: Mapping[str, str] = os.environ) -> s
 def complaint(text: str) -> str:
     """An error's text, or a traceback, as it may be shown."""
     return printable(without_secrets(text))
-
-
-class PrintableStream:
-    """A text stream that writes everything `printable`; for what is never meant to steer the terminal."""
-
-    def __init__(self, stream: IO[str]) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        return self._stream.write(printable(text))
-
-    def flush(self) -> None:
-        self._stream.flush()

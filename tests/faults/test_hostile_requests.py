@@ -52,6 +52,7 @@ def test_page_of_another_site_is_answered_nothing(uri: str, tmp_path: Path, monk
     assert not marker.exists(), "a module of the working directory was imported"
 
 
+@pytest.mark.soak
 def test_page_of_another_site_would_be_answered_were_the_environment_taken_as_it_is(
     uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
