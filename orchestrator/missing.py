@@ -1,6 +1,5 @@
 """Members that a submission has to do without: which they are, why, and whether `submission.min_members` allows it."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from orchestrator.run_dir import RunPaths
 from orchestrator.scoreboard import Missing
 from workers.errors import ConfigError, MemberFailed
 from workers.finished import read_finished
+from workers.json_text import parse_json
 
 
 def check_min_members(config: SubmissionConfig, plan: Plan) -> None:
@@ -93,7 +93,7 @@ def _failures(ledger: Contents, refs: Sequence[StageRef]) -> Iterator[str]:
 
 def _is_of(about: Path, checkpoint_sha256: str, digest: str) -> bool:
     try:
-        said = json.loads(about.read_bytes())
+        said = parse_json(about.read_bytes())
         return bool(said["checkpoint_sha256"] == checkpoint_sha256 and said["data_digest"] == digest)
     except FileNotFoundError:
         return False

@@ -4,7 +4,6 @@ Nothing is written: lines are made a block at a time and held against the file's
 """
 
 import csv
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from orchestrator.submission_formats import (
 )
 from workers.digest import sha256_of
 from workers.errors import CheckFailed, MemberFailed, StorageError
+from workers.json_text import parse_json
 
 _SHOWN_BYTES = 60
 
@@ -94,7 +94,7 @@ def read_manifest(paths: RunPaths) -> Manifest:
     """
     path = paths.submission / MANIFEST
     try:
-        return _manifest(json.loads(path.read_bytes()))
+        return _manifest(parse_json(path.read_bytes()))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise MemberFailed(f"{paths.root}: no submission yet; run `septet launch` again") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -1,6 +1,5 @@
 """The end of `septet verify`: the submission held against its manifest and run.json and made again, the scores too."""
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -21,6 +20,7 @@ from orchestrator.weight_search import find_weights
 from workers.digest import sha256_of
 from workers.errors import CheckFailed, ConfigError
 from workers.finished import Finished
+from workers.json_text import parse_json
 
 
 def check_submission(
@@ -138,7 +138,7 @@ def check_report(
     scores = score_splits(plan, Opened(data, members, done, manifest.combination))
     run.count("scores")
     try:
-        told = json.loads(path.read_bytes())
+        told = parse_json(path.read_bytes())
     except (ValueError, OSError) as error:
         run.differs(f"{path}: damaged ({error}): `septet report` makes it again")
         return

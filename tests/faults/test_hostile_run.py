@@ -137,7 +137,7 @@ def _sha256(data: bytes) -> str:
 
 
 def _replace_model(folder: Path, data: bytes) -> None:
-    """Puts other bytes in the place of the weights, and their size and sha256 into the manifest."""
+    """Puts other bytes in the place of the weights, their sha256 into the manifest, and seals that anew."""
     (folder / "model.safetensors").write_bytes(data)
     manifest = json.loads((folder / "MANIFEST.json").read_text())
     manifest["files"]["model.safetensors"] = {
@@ -145,7 +145,8 @@ def _replace_model(folder: Path, data: bytes) -> None:
         "size": len(data),
         "sha256": _sha256(data),
     }
-    (folder / "MANIFEST.json").write_text(json.dumps(manifest))
+    manifest.pop(checkpoint._SEAL)
+    (folder / "MANIFEST.json").write_bytes(checkpoint._sealed(manifest))
 
 
 def test_pickle_in_the_place_of_weights_is_set_aside_unread_and_the_one_before_gives_the_same_bytes(
@@ -215,6 +216,7 @@ DEEP = "[" * 100_000 + "]" * 100_000
         ("data/dataset.json", "submit", 7),
         ("members/solo/predictions/test.json", "submit", 8),
         ("submission/manifest.json", "report", 7),
+        ("submission/manifest.json", "verify", 8),
     ],
 )
 def test_json_nested_beyond_all_measure_is_called_damaged(
