@@ -84,8 +84,10 @@ class Proxy:
         if self._server is not None:
             self._server.close()
             self._server = None
-        for task in asyncio.all_tasks(self._loop) - {asyncio.current_task(self._loop)}:
+        others = asyncio.all_tasks(self._loop) - {asyncio.current_task(self._loop)}
+        for task in others:
             task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):

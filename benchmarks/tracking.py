@@ -2,7 +2,7 @@
 
 Each contestant trains the small net in a process of its own. Beside it runs what a driver does for it, in another
 process: metrics.jsonl followed twice a second, points handed to the real tracker, whose sender asks a real MLflow
-server through a proxy that misbehaves for as long as the row lasts.
+server through a proxy that misbehaves from the moment on when the stage's run is there.
 """
 
 import multiprocessing
@@ -30,12 +30,14 @@ from workers.protocol import StageSpec
 _BATCH, _CLASSES, _SIDE, _UPDATES = 64, 40, 64, 20
 _POLL_S = 0.5  # the driver's
 _SLOW_S = 30.0
+_START_S = 120.0
+_NUM_RUNS = 3  # the ensemble's, the member's, the stage's
 _NONE = "none"
 
 
 @dataclass(frozen=True)
 class _Behaviour:
-    """How one server behaves, `fault` None being refused connections, and how the row says so."""
+    """How one server behaves, `fault` None being that it was killed, and how the row says so."""
 
     title: str
     fault: Fault | None
@@ -43,7 +45,7 @@ class _Behaviour:
 
 _BEHAVIOURS = {
     "there": _Behaviour("there", Fault.none),
-    "away": _Behaviour("away", None),
+    "away": _Behaviour("killed", None),
     "500": _Behaviour("answering 500", Fault.error),
     "slow": _Behaviour(f"{_SLOW_S:.0f} s slow", Fault.slow),
     "hanging": _Behaviour("hanging", Fault.hang),
@@ -101,6 +103,19 @@ def _driving(specs: Mapping[str, StageSpec], proxies: Mapping[str, Proxy]) -> It
             process.join()
 
 
+def _misbehave(behaviour: _Behaviour, proxy: Proxy) -> None:
+    """Once the runs have been made: points are what meets the fault."""
+    until = time.monotonic() + _START_S
+    while sum("runs/create" in path for _, path in proxy.paths) < _NUM_RUNS:
+        if time.monotonic() > until:
+            raise RuntimeError(f"MLflow {behaviour.title}: no run was made within {_START_S:.0f} s")
+        time.sleep(_POLL_S)
+    if behaviour.fault is None:
+        proxy.refuse()
+    else:
+        proxy.break_it(behaviour.fault, delay_s=_SLOW_S)
+
+
 def _evidence(name: str, proxy: Proxy) -> str:
     """How many requests met the server; refused connections never reach the proxy."""
     behaviour = _BEHAVIOURS[name]
@@ -127,12 +142,9 @@ def run(settings: Settings) -> tuple[Row, ...]:
         port = urlsplit(server.address).port
         assert port is not None
         proxies = {name: stack.enter_context(serving_badly(port)) for name in _BEHAVIOURS}
-        for name, behaviour in _BEHAVIOURS.items():
-            if behaviour.fault is None:
-                proxies[name].refuse()
-            else:
-                proxies[name].break_it(behaviour.fault, delay_s=_SLOW_S)
         stack.enter_context(_driving(specs, proxies))
+        for name, proxy in proxies.items():
+            _misbehave(_BEHAVIOURS[name], proxy)
         readings = take_turns({name: partial(ours, spec, _UPDATES) for name, spec in specs.items()}, settings.repeats)
         notes = {name: _evidence(name, proxy) for name, proxy in proxies.items()}
     return tuple(

@@ -113,8 +113,8 @@ def test_fault_that_passes_while_a_launch_runs_leaves_no_gap_and_no_duplicate(
     check_complete(server.client, run)
 
 
-@pytest.mark.parametrize("fault", [Fault.drop_reply, Fault.slow, Fault.cut])
-def test_points_that_got_through_without_an_answer_are_there_once(
+@pytest.mark.parametrize("fault", [Fault.drop_reply, Fault.slow, Fault.cut, Fault.absent])
+def test_points_whose_batches_meet_a_fault_are_there_once(
     server: MlflowServer, proxy: Proxy, tmp_path: Path, impatient: None, fault: Fault
 ) -> None:
     run = FakeRun(tmp_path, proxy.address)
@@ -125,6 +125,24 @@ def test_points_that_got_through_without_an_answer_are_there_once(
     finish_when_sent(run, tracker)
     assert proxy.injected[fault] == 3
     check_complete(server.client, run)
+
+
+def test_control_page_of_something_before_the_server_taken_for_its_word_loses_points(
+    server: MlflowServer, proxy: Proxy, tmp_path: Path, impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "orchestrator.tracking_sender.is_lasting",
+        lambda error: getattr(error, "error_code", "") == "ENDPOINT_NOT_FOUND",
+    )
+    run = FakeRun(tmp_path, proxy.address)
+    tracker = run.open()
+    make_stages_known(run, tracker)
+    proxy.break_it(Fault.absent, "log-batch", left=3)
+    run.train(tracker)
+    assert tracker.flush(GIVE_UP_S) > 0
+    run.finish(tracker)
+    with pytest.raises(AssertionError, match="points lacking or there twice"):
+        check_complete(server.client, run)
 
 
 def given_up_creation_arrives_late(server: MlflowServer, proxy: Proxy, run: FakeRun) -> None:
