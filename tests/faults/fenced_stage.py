@@ -8,6 +8,7 @@ import os
 import pickle
 import signal
 import sys
+import threading
 from pathlib import Path
 
 from workers import stage
@@ -24,7 +25,8 @@ class Worker:
     def halt_at(self, place: str) -> None:
         if place == self.where:
             self.was_stopped = True
-            os.kill(os.getpid(), signal.SIGSTOP)
+            # To this thread, which so stops before it does anything else; all others stop with it.
+            signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
 
     def should_stop(self) -> bool:
         self.num_updates += 1

@@ -168,6 +168,7 @@ def _both(spec: StageSpec, where: str, fenced: str, folder: Path) -> Both:
         zombie.process.kill()
         zombie.process.wait()
     assert len(ends) == 1, "the first attempt was never woken"
+    assert result.resumed_from < 8, "the first attempt went on before it stopped"
     return Both(second, result, ends[0], seen | _checkpoints(second.stage_dir))
 
 
