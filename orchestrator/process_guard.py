@@ -2,7 +2,9 @@
 
 Ray 2.60 ends its raylet, GCS and workers with a killed driver at once, but leaves two agents for a minute or more
 (measured), and its files for good. The agents' parent is gone by then and their environment overwritten, so the guard
-notes Ray's processes while they live. It waits on a pipe that closes with the driver, however that ends.
+notes Ray's processes while they live. It waits on a pipe that closes with the driver, however that ends. A driver that
+is killed while Ray is still starting leaves processes that were never noted: these are known by the mark, or by the
+folder that they were told of or hold files in.
 
 Run as a script: the driver's pid, the mark in the environment of all that the driver started for Ray, and the folder
 to remove.
@@ -26,6 +28,8 @@ MARK = "SEPTET_CLUSTER"
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 16.0
 _GIVE_UP_S = 10.0
 _PAUSE_S = 0.1
+# What starts when the driver dies starts no more after as many looks without a trace of it.
+_QUIET_LOOKS = 5
 
 
 @contextmanager
@@ -90,6 +94,40 @@ def _watch(driver: int, mark: str) -> set[psutil.Process]:
     return seen | marked_descendants(driver, mark)
 
 
+def _strays(driver: int, mark: str, folder: str) -> set[psutil.Process]:
+    """Whatever on this machine bears the mark, or works in the folder, and its children."""
+    found: set[psutil.Process] = set()
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.pid not in (os.getpid(), driver) and _lives(process) and _belongs(process, mark, folder):
+                found |= {process, *process.children(recursive=True)}
+    return found
+
+
+def _belongs(process: psutil.Process, mark: str, folder: str) -> bool:
+    if process.environ().get(MARK) == mark or any(folder in word for word in process.cmdline()):
+        return True
+    descriptors = Path(f"/proc/{process.pid}/fd")
+    return descriptors.is_dir() and any(str(each.readlink()).startswith(folder) for each in descriptors.iterdir())
+
+
+def _end_strays(driver: int, mark: str, folder: str) -> None:
+    """Looks and ends, until nothing more comes."""
+    give_up, quiet = time.monotonic() + _GIVE_UP_S, 0
+    while quiet < _QUIET_LOOKS and time.monotonic() < give_up:
+        strays = _strays(driver, mark, folder)
+        end(strays)
+        quiet = 0 if strays else quiet + 1
+        time.sleep(_PAUSE_S)
+
+
+def _guard(driver: int, mark: str, folder: str) -> None:
+    end(_watch(driver, mark))
+    # A driver that ended Ray itself waits for this: nothing of it can still be starting.
+    if not psutil.pid_exists(driver) or not _lives(psutil.Process(driver)):
+        _end_strays(driver, mark, folder)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 if __name__ == "__main__":
-    end(_watch(int(sys.argv[1]), sys.argv[2]))
-    shutil.rmtree(sys.argv[3], ignore_errors=True)
+    _guard(int(sys.argv[1]), sys.argv[2], sys.argv[3])

@@ -1,0 +1,75 @@
+"""A driver that is killed while its Ray is still starting: no process of it and no folder stays behind."""
+
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from oracle import Family, Place, expect_clean_end, wait_for
+
+# How many processes the launch has when it is killed: the guard and Ray's first, and with Ray's agents, which stay.
+FEW, WITH_AGENTS = 3, 7
+# The guard as it is when it has had no look yet; left to chance otherwise.
+BEFORE_THE_FIRST_LOOK = (
+    "_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 16.0",
+    "_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 600.0, 600.0",
+)
+WITHOUT_STRAYS = ("        _end_strays(driver, mark, folder)", "        pass")
+
+
+def kill_at_start(place: Place, family: Family, num_processes: int) -> None:
+    process = place.start()
+    wait_for(
+        lambda: (
+            process.poll() is not None or (bool(place.left_in_temporary()) and len(family.living()) >= num_processes)
+        )
+    )
+    assert process.poll() is None, "over before it was killed"
+    assert not any(place.paths.members.glob("*/*/step.txt")), "it trains already: this is not its start"
+    process.send_signal(signal.SIGKILL)
+    assert place.ended(process).code == -signal.SIGKILL
+
+
+def patched(checkout: Path, target: Path, *changes: tuple[str, str]) -> str:
+    """A copy of the packages with changes to the guard's text; its path."""
+    for package in ("orchestrator", "workers", "conf"):
+        shutil.copytree(checkout / package, target / package, ignore=shutil.ignore_patterns("__pycache__"))
+    guard = target / "orchestrator" / "process_guard.py"
+    text = guard.read_text()
+    for before, after in changes:
+        assert text.count(before) == 1, before
+        text = text.replace(before, after)
+    guard.write_text(text)
+    return str(target)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_processes", [FEW, WITH_AGENTS])
+def test_driver_killed_while_ray_starts_leaves_no_process_and_no_folder(
+    num_processes: int, new_place: Callable[..., Place], family: Family, checkout: Path, tmp_path: Path
+) -> None:
+    place = new_place("killed")
+    place.environment["PYTHONPATH"] = patched(checkout, tmp_path / "packages", BEFORE_THE_FIRST_LOOK)
+    kill_at_start(place, family, num_processes)
+    expect_clean_end(place, family)
+
+
+@pytest.mark.slow
+def test_driver_killed_while_ray_starts_leaves_some_where_nobody_looks_for_strays(
+    new_place: Callable[..., Place], family: Family, checkout: Path, tmp_path: Path
+) -> None:
+    place = new_place("killed")
+    changes = (BEFORE_THE_FIRST_LOOK, WITHOUT_STRAYS)
+    place.environment["PYTHONPATH"] = patched(checkout, tmp_path / "packages", *changes)
+    kill_at_start(place, family, WITH_AGENTS)
+    wait_for(lambda: not any("process_guard" in " ".join(command_of(process)) for process in family.living()))
+    assert family.living() or place.left_in_temporary()
+
+
+def command_of(process: psutil.Process) -> list[str]:
+    try:
+        return list(process.cmdline())
+    except psutil.Error:
+        return []
