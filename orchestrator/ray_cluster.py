@@ -5,6 +5,7 @@ local Ray listens on loopback alone, under a token of its own that lives in this
 the driver (`process_guard`). Ray is imported late: `--help` and `plan` do without it.
 """
 
+import atexit
 import contextlib
 import itertools
 import math
@@ -161,6 +162,10 @@ def _unless_lost(close: Callable[[], None]) -> Iterator[None]:
     try:
         yield
     except ClusterLost:
+        import ray
+
+        # Nor as the interpreter exits: the line that says why is not the last then, and a minute late.
+        atexit.unregister(ray.shutdown)
         raise
     except BaseException:
         close()
@@ -379,6 +384,9 @@ class RayCluster:
         try:
             outcome: Outcome = ray.get(call)
         except (RayActorError, WorkerCrashedError, NodeDiedError, OutOfMemoryError) as error:
+            # Gone with the head? Whatever the driver asks of Ray next would then wait until Ray ends this process.
+            while not self._look_at_head():
+                time.sleep(LOOK_EVERY_S)
             return Lost(_first_line(error), announced=isinstance(error, RayActorError) and error.preempted)
         except RayTaskError as error:
             return failure_of(error)

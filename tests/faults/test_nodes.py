@@ -128,7 +128,10 @@ def test_head_that_is_lost_ends_the_launch_and_the_same_command_goes_on(
     nodes.kill()
     _, err = process.communicate(timeout=2 * GIVE_UP_S)
     assert process.returncode == 1, err
-    assert "run the same command again" in err.splitlines()[-1]
+    # Ray's own threads may complain after it.
+    said = [line for line in err.splitlines() if line.startswith("septet:")]
+    assert len(said) == 1 and "run the same command again" in said[0], err
+    assert launches.left_behind() == []
     launches.finish()
     assert launches.artefacts() == undisturbed.artefacts()
     assert all(attempt.resumed_from > 0 for entry in _entries(launches) for attempt in entry.attempts[1:])
