@@ -5,7 +5,6 @@ local Ray listens on loopback alone, under a token of its own that lives in this
 the driver (`process_guard`). Ray is imported late: `--help` and `plan` do without it.
 """
 
-import atexit
 import contextlib
 import itertools
 import math
@@ -162,10 +161,7 @@ def _unless_lost(close: Callable[[], None]) -> Iterator[None]:
     try:
         yield
     except ClusterLost:
-        import ray
-
-        # Nor as the interpreter exits: the line that says why is not the last then, and a minute late.
-        atexit.unregister(ray.shutdown)
+        # Ray's own handler at exit does wait, and then ends the process with 1; without it, it crashes (measured).
         raise
     except BaseException:
         close()
