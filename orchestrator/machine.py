@@ -26,6 +26,7 @@ from orchestrator.doctor import Answer, Facts, Place
 from orchestrator.init_files import hash_init_files
 from orchestrator.placing import Measuring, Placed
 from orchestrator.plan import make_plan
+from orchestrator.ray_session import available_cpus
 from workers.data.decode import BadImage, decode
 from workers.data.formats import FORMATS
 from workers.data.sources import survey
@@ -54,7 +55,7 @@ def gather(config: Config, note: Callable[[str], None]) -> Facts:
         installed={name: found for name in map(_name, requirements) if (found := _installed(name))},
         torch=torch,
         num_gpus=len(list(Path("/proc/driver/nvidia/gpus").glob("*"))),
-        num_cpus=ray_cluster.available_cpus(),
+        num_cpus=available_cpus(),
         cpu_quota=cpu_quota(),
         cpus_per_member=placed.cluster.cpus_per_member
         if isinstance(placed, Placed)

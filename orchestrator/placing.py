@@ -15,6 +15,7 @@ from orchestrator.config_schema import ClusterConfig, Config, Precision
 from orchestrator.placement import Candidate, Figure, Option
 from orchestrator.placement_cache import Key, cpu_model, read_figures, write_figures
 from orchestrator.plan_values import Plan
+from orchestrator.ray_session import available_cpus
 from orchestrator.side_by_side import measure
 from workers.errors import ConfigError
 from workers.numerics import Capabilities, capabilities, code_digest, missing
@@ -82,7 +83,7 @@ def place(config: Config, plan: Plan, note: Callable[[str], None], measuring: Me
         default = Candidate(threads or 1, 1, precisions[0])
         return _placed(config, plan, default, found, f"{default.terms} ({why})")
     members = placement.most_members(plan, _memory_bytes())
-    given = placement.candidates(ray_cluster.available_cpus(), members, precisions, threads)
+    given = placement.candidates(available_cpus(), members, precisions, threads)
     default = given[0]
     if len(given) == 1:
         return _placed(config, plan, default, found, f"{default} (as configured)")
@@ -104,7 +105,7 @@ def kept(config: Config, plan: Plan, numerics: Numerics) -> ClusterConfig:
         return cluster
     if cluster.address or cluster.gpus_per_member:
         return replace(cluster, cpus_per_member=numerics.threads, choose_cpus=False)
-    num_cpus = ray_cluster.available_cpus()
+    num_cpus = available_cpus()
     members = placement.most_members(plan, _memory_bytes())
     cpus = min(numerics.threads, num_cpus)
     if members < len(plan.members):
@@ -133,7 +134,7 @@ def _figures(
     """Those of `given` that are known, measured now if need be, in the order of `given`."""
     stage = placement.costliest(plan)
     kind = placement.kind_of(stage)
-    key = Key(cpu_model(), ray_cluster.available_cpus(), code_digest(), _kernels(found), kind, tuple(map(str, given)))
+    key = Key(cpu_model(), available_cpus(), code_digest(), _kernels(found), kind, tuple(map(str, given)))
     kept_figures = read_figures(config.store, key)
     # Which of them were measured and which were hopeless is one measurement's verdict: all anew, or none.
     if kept_figures or measuring is Measuring.never:
@@ -166,7 +167,7 @@ def _on_gpus(config: Config, plan: Plan) -> Placed:
         # What does not fit here has been refused, but by `septet plan`, which tells of it and goes on.
         with contextlib.suppress(ConfigError):
             members = min(len(plan.members), ray_cluster.check_resources(cluster))
-            threads = max(1, ray_cluster.available_cpus() // members)
+            threads = max(1, available_cpus() // members)
     numerics = Numerics(threads, precision, "cuda")
     line = f"{Candidate(threads, 1, precision).terms}, {cluster.gpus_per_member:g} GPUs (not measured on GPUs)"
     return Placed(numerics, kept(config, plan, numerics), line)

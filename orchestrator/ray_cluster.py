@@ -1,29 +1,19 @@
-"""Members as Ray actors. The only module that knows Ray.
+"""Members as Ray actors.
 
-Ray's own retries are off: an actor restart only runs `__init__` again, and the driver's ledger holds the budgets. A
-local Ray listens on loopback alone, under a token of its own that lives in this process's environment, and dies with
-the driver (`process_guard`). Ray is imported late: `--help` and `plan` do without it.
+Ray's own retries are off: an actor restart only runs `__init__` again, and the driver's ledger holds the budgets. Ray
+is imported late: `--help` and `plan` do without it.
 """
 
 import contextlib
 import itertools
 import math
-import os
-import secrets
-import signal
 import socket
-import tempfile
-import threading
 import time
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator import process_guard
 from orchestrator.member_actor import Completed, Duties, Lost, MemberActor, Outcome, failure_of, worker_duties
-from orchestrator.member_path import keep_own_path
 from orchestrator.ray_nodes import (
     LOOK_EVERY_S,
     Head,
@@ -37,39 +27,25 @@ from orchestrator.ray_nodes import (
     lost_as_such,
     node_of,
 )
+from orchestrator.ray_session import (
+    LOCAL_ENVIRONMENT,
+    attached,
+    available_cpus,
+    environment,
+    first_line,
+    local,
+    unless_lost,
+)
 from workers.data.listing import Loader
 from workers.data.packing_threads import PackingThreads
 from workers.data.shards import PackedShard, ShardJob, ShardRunner, pack_shard
-from workers.errors import ClusterLost, ConfigError, SeptetError, StorageError
+from workers.errors import ClusterLost, SeptetError, StorageError
 from workers.protocol import PredictSpec, StageSpec
 
 if TYPE_CHECKING:
     from orchestrator.config_schema import ClusterConfig
 
-# A Unix socket's path has at most 107 characters; Ray's plasma socket lies up to 64 below its folder, and that 22 below
-# the root (/septet-ray-12345678/r).
-_LONGEST_TEMPORARY_ROOT = 21
-# Nothing but specs and outcomes, a few KB each, goes through the object store.
-_OBJECT_STORE_BYTES = 80 * 1024 * 1024
 _NUM_THREADS = 2
-_NICENESS = "RAY_worker_niceness"
-_LOCAL_ENVIRONMENT = {
-    "RAY_AUTH_MODE": "token",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    # Named for Windows and macOS, it makes any local Ray use 127.0.0.1 as its address; without it the raylet and its
-    # agents listen on every interface (measured on 2.60).
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    # Ray would otherwise hide all GPUs from actors that ask for none, or none of them, depending on its version.
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
-}
-# Ray prints a raylet's complaints about a dead worker to the driver's stdout, which is for results; the driver's own
-# warning says it better. "." skips every line.
-_QUIET = {"RAY_DEDUP_LOGS": "1", "RAY_DEDUP_LOGS_SKIP_REGEX": "."}
-
-
-def available_cpus() -> int:
-    """The cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_resources(settings: "ClusterConfig") -> int:
@@ -80,10 +56,10 @@ def check_resources(settings: "ClusterConfig") -> int:
     """
     if settings.address is None:
         # Ray reads its settings when it is first imported: that must not happen before they are made.
-        with _environment(_LOCAL_ENVIRONMENT):
+        with environment(LOCAL_ENVIRONMENT):
             nodes = [Node(available_cpus(), local_gpus() if settings.gpus_per_member else 0)]
     else:
-        with _attached(settings.address):
+        with attached(settings.address):
             nodes = living_nodes()
     return count_slots(nodes, settings.cpus_per_member, settings.gpus_per_member)
 
@@ -95,110 +71,13 @@ def open_cluster(settings: "ClusterConfig") -> Iterator["RayCluster"]:
     Raises:
         ConfigError: no node has room for a member, or the cluster does not answer.
     """
-    with _local() if settings.address is None else _attached(settings.address):
+    with local() if settings.address is None else attached(settings.address):
         slots = count_slots(living_nodes(), settings.cpus_per_member, settings.gpus_per_member)
         cluster = RayCluster(
             slots, settings.cpus_per_member, settings.gpus_per_member, nodes_change=settings.address is not None
         )
-        with _unless_lost(cluster.close):
+        with unless_lost(cluster.close):
             yield cluster
-
-
-@contextmanager
-def _local() -> Iterator[None]:
-    mark = uuid.uuid4().hex
-    root = tempfile.gettempdir()
-    if len(root) > _LONGEST_TEMPORARY_ROOT:
-        root = "/tmp"
-    folder = Path(tempfile.mkdtemp(prefix="septet-ray-", dir=root))
-    environment = {
-        **_LOCAL_ENVIRONMENT,
-        **_QUIET,
-        # Ray gives its workers nice 15, so that a member gets next to nothing beside any other job (measured: a
-        # thirtieth). Who wants to stand back starts septet under `nice`, which they inherit.
-        _NICENESS: os.environ.get(_NICENESS, "0"),
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        process_guard.MARK: mark,
-    }
-    with process_guard.guarding(mark, folder), _environment(environment):
-        import ray
-        from ray.job_config import JobConfig
-
-        # "local": otherwise Ray attaches to whatever cluster it finds.
-        _init(
-            address="local",
-            num_cpus=available_cpus(),
-            object_store_memory=_OBJECT_STORE_BYTES,
-            include_dashboard=False,
-            log_to_driver=False,
-            configure_logging=False,
-            # Ray opens its folder to everybody (0777, sockets and logs included): so it lies in one that is not.
-            _temp_dir=str(folder / "r"),
-            job_config=keep_own_path(JobConfig()),
-        )
-        with _unless_lost(ray.shutdown):
-            yield
-
-
-@contextmanager
-def _attached(address: str) -> Iterator[None]:
-    with _environment(_QUIET):
-        import ray
-        from ray.exceptions import RayError
-        from ray.job_config import JobConfig
-
-    try:
-        _init(address=address, log_to_driver=False, configure_logging=False, job_config=keep_own_path(JobConfig()))
-    except (ConnectionError, RayError, RuntimeError, ValueError) as error:
-        raise ConfigError(f"cluster.address={address}: no Ray cluster answers there ({_first_line(error)})") from error
-    with _unless_lost(ray.shutdown):
-        yield
-
-
-@contextmanager
-def _unless_lost(close: Callable[[], None]) -> Iterator[None]:
-    """Closes at the end of the block, unless by loss: what asks a dead head waits until Ray ends the process for it."""
-    try:
-        yield
-    except ClusterLost:
-        # Ray's own handler at exit does wait, and then ends the process with 1; without it, it crashes (measured).
-        raise
-    except BaseException:
-        close()
-        raise
-    close()
-
-
-def _init(**options: Any) -> None:
-    """`ray.init`, but SIGTERM means what it meant before: Ray's own handler ends the process with exit code 15."""
-    import ray
-
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        ray.init(**options)
-    except SystemExit as left:
-        if left.code != signal.SIGTERM or not callable(before):
-            raise
-        before(signal.SIGTERM, None)
-        raise
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Sets variables for this process and what it starts, and puts back what was there."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def shard_runner(settings: "ClusterConfig") -> ShardRunner:
@@ -222,7 +101,7 @@ class RayShards:
         first = next(jobs, None)
         if first is None:
             return
-        with _attached(self._address):
+        with attached(self._address):
             yield from self._packed(loader, itertools.chain((first,), jobs), packed)
 
     def _packed(self, loader: Loader, jobs: Iterator[ShardJob], packed: Callable[[int], None]) -> Iterator[PackedShard]:
@@ -250,7 +129,7 @@ class RayShards:
             raise
         except RayError as error:
             raise ClusterLost(
-                f"the Ray cluster lost a shard ({_first_line(error)}); run the same command again"
+                f"the Ray cluster lost a shard ({first_line(error)}); run the same command again"
             ) from error
 
 
@@ -383,16 +262,10 @@ class RayCluster:
             # Gone with the head? Whatever the driver asks of Ray next would then wait until Ray ends this process.
             while not self._look_at_head():
                 time.sleep(LOOK_EVERY_S)
-            return Lost(_first_line(error), announced=isinstance(error, RayActorError) and error.preempted)
+            return Lost(first_line(error), announced=isinstance(error, RayActorError) and error.preempted)
         except RayTaskError as error:
             return failure_of(error)
         return outcome
-
-
-def _first_line(error: Exception) -> str:
-    """Ray's messages run to half a page; the first line says what happened."""
-    lines = str(error).strip().splitlines()
-    return lines[0].strip() if lines else type(error).__name__
 
 
 def _kill(actor: Any) -> None:

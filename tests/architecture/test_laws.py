@@ -12,7 +12,7 @@ PACKAGES = ("orchestrator", "workers")
 MAX_LINES = 400
 
 OWNERS = {
-    "ray": ("orchestrator/ray_cluster", "orchestrator/ray_nodes"),
+    "ray": ("orchestrator/ray_cluster", "orchestrator/ray_nodes", "orchestrator/ray_session"),
     "mlflow": ("orchestrator/tracking_store",),
     "hydra": ("orchestrator/config", "orchestrator/config_overrides"),
     "omegaconf": ("orchestrator/config", "orchestrator/config_overrides"),

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from orchestrator.ledger import read_ledger
-from orchestrator.ray_cluster import available_cpus
+from orchestrator.ray_session import available_cpus
 from orchestrator.run_dir import RunPaths, is_locked, read_record
 from orchestrator.status import State, read_status
 

@@ -105,7 +105,7 @@ def test_cpu_model_is_the_kernel_s_name(tmp_path: Path) -> None:
 
 @pytest.fixture
 def two_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(placing.ray_cluster, "available_cpus", lambda: 2)
+    monkeypatch.setattr(placing, "available_cpus", lambda: 2)
     monkeypatch.setattr(placing, "capabilities", lambda: Capabilities(bf16=True, compiled_kernels=False))
 
 

@@ -21,8 +21,9 @@ from PIL import Image
 
 from orchestrator.config_schema import ClusterConfig
 from orchestrator.member_actor import Completed, Duties, Halted, Lost, Trained
-from orchestrator.ray_cluster import RayCluster, available_cpus, check_resources, open_cluster, shard_runner
+from orchestrator.ray_cluster import RayCluster, check_resources, open_cluster, shard_runner
 from orchestrator.ray_nodes import Head, Node, count_slots
+from orchestrator.ray_session import available_cpus
 from workers.data.files import FileLoader, PlainFiles
 from workers.data.prepare import prepare
 from workers.data.tree import LocalTree

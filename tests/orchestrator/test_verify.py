@@ -22,7 +22,7 @@ from orchestrator.provenance import Committed, SubmissionDigests, open_book
 from orchestrator.results import write_results
 from orchestrator.run_dir import RunPaths, lock, read_record, write_record
 from orchestrator.verify import verify
-from workers import atomic
+from workers import atomic, checkpoint
 from workers.digest import sha256_of
 from workers.errors import CheckFailed
 
@@ -139,12 +139,13 @@ def alter_weights(paths: RunPaths) -> None:
 
 
 def alter_checkpoint(paths: RunPaths) -> None:
-    """Other weights, with a manifest and a DONE.json that fit them."""
+    """Other weights, with a manifest, sealed anew, and a DONE.json that fit them."""
     folder = paths.members / "base1" / "train" / "checkpoints" / "step-00000010"
     flip(folder / "model.safetensors")
     manifest = json.loads((folder / "MANIFEST.json").read_text())
+    del manifest["manifest_sha256"]
     manifest["files"]["model.safetensors"]["sha256"] = sha256_of(folder / "model.safetensors")
-    atomic.write_json(folder / "MANIFEST.json", manifest)
+    (folder / "MANIFEST.json").write_bytes(checkpoint._sealed(manifest))
     amend(paths.members / "base1" / "train" / "DONE.json", checkpoint_sha256=sha256_of(folder / "model.safetensors"))
 
 
@@ -158,7 +159,7 @@ def alter_checkpoint(paths: RunPaths) -> None:
         (alter_weights, ["weights"]),
         (alter_checkpoint, ["base1/train: its checkpoint was altered"]),
         (lambda paths: flip(next(paths.root.rglob("optimizer.safetensors"))), ["optimizer.safetensors differs"]),
-        (lambda paths: shutil.rmtree(paths.members / "deep1" / "pretrain" / "checkpoints"), ["deep1", "manifest"]),
+        (lambda paths: shutil.rmtree(paths.members / "deep1" / "pretrain" / "checkpoints"), ["deep1", "MANIFEST.json"]),
         (lambda paths: flip(paths.data / "val.labels.npy"), ["labels that are none of the 12 classes"]),
         (lambda paths: np.save(paths.data / "val.labels.npy", np.zeros(80, np.int64)), ["val.labels.npy was altered"]),
         (lambda paths: (paths.data / "val.labels.npy").unlink(), ["val.labels.npy: gone"]),
@@ -211,11 +212,11 @@ def test_verify_where_no_run_is_exits_3(tmp_path: Path, capsys: pytest.CaptureFi
     assert "no run directory there" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("stop_at", ["announce", "file", "manifest"])
+@pytest.mark.parametrize("stop_at", ["manifest", "announce", "place"])
 def test_writer_of_a_submission_killed_at_any_point_is_no_forger(
     run: "Run", stop_at: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Another submission, cut off after its announcement, after its file, and after its manifest."""
+    """Another submission, cut off before its manifest, after its announcement, and after both have their place."""
 
     class Killed(BaseException):
         pass
@@ -227,7 +228,7 @@ def test_writer_of_a_submission_killed_at_any_point_is_no_forger(
     if stop_at == "announce":
         announce = book.announce
         monkeypatch.setattr(book, "announce", lambda digests: (announce(digests), kill()))
-    elif stop_at == "file":
+    elif stop_at == "manifest":
         write = atomic.write_text
 
         def write_all_but_the_manifest(path: Path, text: str) -> None:
@@ -242,11 +243,8 @@ def test_writer_of_a_submission_killed_at_any_point_is_no_forger(
     monkeypatch.setattr(plots, "learning_curves", lambda *_: b"png")
     monkeypatch.setattr(plots, "member_errors", lambda *_: b"png")
     problems = [problem.what for problem in verify(run.paths).problems]
-    if stop_at == "file":
-        assert any("stopped between file and manifest" in problem for problem in problems)
-    else:
-        # Old or new, whole; the scores are still those of the old one.
-        assert all("scores.json" in problem for problem in problems)
+    # Old or new, whole; the scores are still those of the old one.
+    assert all("scores.json" in problem for problem in problems)
     write_results(run.paths, run.plan, CombineConfig(CombineMethod.geometric), LABELS)
     assert told(run.paths, capsys, 0)["rebuilt"]
     assert open_book(run.paths).committed.announced is None
