@@ -34,10 +34,14 @@ def reopen_damaged(
 
 
 def _is_damaged(paths: RunPaths, stage: Stage) -> bool:
-    """Whether the checkpoint that speaks for a finished stage is, and there is another to go on from."""
+    """Whether the checkpoint that speaks for a finished stage is, and there is an earlier one to go on from.
+
+    One that is not the newest (the best of `predict.checkpoint=best`) is made by no update that is still to come.
+    """
     name = read_finished(paths.stage(stage.ref)).checkpoint
     folder = paths.checkpoints(stage.ref)
-    if not any(other.name != name for other in folder.glob(STEP_GLOB)):
+    names = sorted(each.name for each in folder.glob(STEP_GLOB))
+    if len(names) < 2 or names[-1] != name:
         return False
     try:
         verify_checkpoint(folder / name)

@@ -9,6 +9,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 
 from orchestrator.damaged import reopen_damaged
@@ -75,11 +76,10 @@ class Driver:
         self._ledger.set_state(StageState.running)
         self._follow(self._followers)
         paths = self._work.paths
+        # Each is read whole for it.
+        stored = cache(partial(stored_predictions, self._work))
         reopen_damaged(
-            paths,
-            self._work.plan,
-            lambda stage: is_done(paths, stage),
-            lambda name: stored_predictions(self._work, name) is not None,
+            paths, self._work.plan, lambda stage: is_done(paths, stage), lambda name: stored(name) is not None
         )
         for stage in self._work.plan.stages:
             name = str(stage.ref)
@@ -93,9 +93,7 @@ class Driver:
             else:
                 self._ledger.declare(name, StageState.waiting)
         for member in self._work.plan.members:
-            found = (
-                stored_predictions(self._work, member) if self._work.plan.last_stages[member] in self._done else None
-            )
+            found = stored(member) if self._work.plan.last_stages[member] in self._done else None
             recorded = self._book.committed.predictions.get(member, {})
             # Altered together with what describes them, they are made again like any others that are not whole.
             predicted = found is not None and all(recorded.get(split, found[split]) == found[split] for split in found)

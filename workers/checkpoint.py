@@ -138,6 +138,7 @@ def write_checkpoint(
     try:
         return _verified(target)
     except _Invalid as invalid:
+        check()
         _set_aside(target, invalid)
         raise StorageError(f"{target}: read again, {invalid}: the storage does not keep what it is given") from None
 

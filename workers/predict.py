@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -96,7 +97,7 @@ def predict(spec: PredictSpec, should_stop: Callable[[], bool]) -> tuple[SplitPr
     fence = fence_of(spec.stage_dir, spec.fence)
     fence.enter()
     check = fence.check
-    store = open_on_node(spec.store, spec.local_copy)
+    store = open_on_node(spec.store, spec.local_copy, partial(beat, spec.stage_dir))
     if spec.predictions_dir.is_dir():
         remove_leftovers(spec.predictions_dir, check=check)
     member = load_member(spec.stage_dir, store.path, spec.settings, spec.numerics)
@@ -107,6 +108,8 @@ def predict(spec: PredictSpec, should_stop: Callable[[], bool]) -> tuple[SplitPr
         for start in range(0, len(images), _IMAGES_AT_ONCE):
             if should_stop():
                 raise Stopped(f"{spec.member}: stopped while predicting {split}")
+            # One that is fenced off must not give signs of life on its successor's behalf.
+            check()
             beat(spec.stage_dir)
             block = mean_over_crops(member, images[start : start + _IMAGES_AT_ONCE], spec.crops)
             probabilities[start : start + len(block)] = block

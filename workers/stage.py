@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -27,7 +28,7 @@ from workers.data.store import Store
 from workers.errors import DataError, StorageError
 from workers.fence import fence_of
 from workers.finished import read_finished
-from workers.heartbeat import STEP_FILE, beating
+from workers.heartbeat import STEP_FILE, beat, beating
 from workers.init_file import load_init_file
 from workers.models.outline import Outline, outline
 from workers.models.parts import beside, parts_of, saved_parts_of, whole_shape
@@ -61,7 +62,7 @@ def run_stage(spec: StageSpec, should_stop: Callable[[], bool]) -> StageResult:
     fence.enter()
     check = fence.check
     numerics.apply(spec.numerics)
-    store = open_on_node(spec.store, spec.local_copy)
+    store = open_on_node(spec.store, spec.local_copy, partial(beat, spec.stage_dir))
     if not store.counts.get("train"):
         raise DataError(f"{spec.store}: no training images; check the dataset's root and splits")
     model = build(spec.settings.model, store.num_classes).to(memory_format=torch.channels_last)

@@ -108,13 +108,13 @@ def new_records(folder: Path) -> None:
 
 
 @contextmanager
-def _folder_in_place(target: Path) -> Iterator[Path]:
+def _folder_in_place(target: Path, *_: object) -> Iterator[Path]:
     target.mkdir(parents=True, exist_ok=True)
     yield target
 
 
 @contextmanager
-def _file_in_place(path: Path) -> Iterator[IO[bytes]]:
+def _file_in_place(path: Path, *_: object) -> Iterator[IO[bytes]]:
     with path.open("wb") as file:
         yield file
 

@@ -179,7 +179,7 @@ def test_without_the_folder_beside_it_half_a_checkpoint_would_lie_under_the_fina
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @contextmanager
-    def in_place(target: Path) -> Iterator[Path]:
+    def in_place(target: Path, *check: object) -> Iterator[Path]:
         target.mkdir(parents=True)
         with protocol.storage_errors(target):
             yield target

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -55,21 +57,26 @@ def paths(tmp_path: Path) -> RunPaths:
     return paths
 
 
-def _started(paths: RunPaths, kind: str = "launch") -> "subprocess.Popen[str]":
+@contextmanager
+def _started(paths: RunPaths, kind: str = "launch") -> Iterator["subprocess.Popen[str]"]:
     process = subprocess.Popen(
         [sys.executable, "-c", _LAUNCH, str(paths.root), kind], stdout=subprocess.PIPE, text=True
     )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    return process
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_stop_ends_the_launch_as_sigterm_does_and_both_say_so(
     paths: RunPaths, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    process = _started(paths)
-    assert main(["stop", str(paths.root), "--timeout", "60"]) == 0
-    out, _ = process.communicate(timeout=60)
+    with _started(paths) as process:
+        assert main(["stop", str(paths.root), "--timeout", "60"]) == 0
+        out, _ = process.communicate(timeout=60)
     assert process.returncode == 143
     assert "`septet stop` asked for it" in out
     assert f"process {process.pid} on" in (said := capsys.readouterr().out) and "has stopped" in said
@@ -92,12 +99,10 @@ def test_stop_of_no_run_directory_is_a_data_error(tmp_path: Path, capsys: pytest
 def test_stop_of_what_is_no_launch_names_its_holder_and_asks_nothing(
     paths: RunPaths, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    process = _started(paths, "submit")
-    assert main(["stop", str(paths.root)]) == 5
-    assert f"process {process.pid}" in capsys.readouterr().err
-    assert not paths.stop_request.exists()
-    process.terminate()
-    process.communicate(timeout=60)
+    with _started(paths, "submit") as process:
+        assert main(["stop", str(paths.root)]) == 5
+        assert f"process {process.pid}" in capsys.readouterr().err
+        assert not paths.stop_request.exists()
 
 
 def test_stop_that_waited_long_enough_says_that_the_launch_stays_asked(

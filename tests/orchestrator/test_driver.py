@@ -427,6 +427,21 @@ def test_driver_leaves_a_finished_stage_alone_whose_only_checkpoint_is_damaged(s
     assert seven.paths.done(StageRef("base1", "train")).exists(), "a fresh start would hide the loss"
 
 
+def test_driver_leaves_a_finished_stage_alone_that_no_further_update_would_mend(seven: Run) -> None:
+    """Its best checkpoint speaks for it and is damaged; the newest is whole, and nothing is left to train after it."""
+    seven.budgets = Budgets(max_losses=0, max_failures=0)
+    seven.fakes.script = {"base1/predictions": [(0, OSError("once"))]}
+    with pytest.raises(MemberFailed):
+        seven.launch()
+    ref = StageRef("base1", "train")
+    weights = _final_weights(seven, "base1/train")
+    newer = weights.parent.with_name(f"step-{NUM_UPDATES + 1:08d}")
+    shutil.copytree(weights.parent, newer)
+    weights.write_bytes(b"[]")
+    seven.driver().take_stock()
+    assert seven.paths.done(ref).exists()
+
+
 def test_driver_replays_a_nan_once_an_update_and_reports_what_was_passed(seven: Run) -> None:
     seven.budgets = Budgets(max_losses=0, max_failures=0)
     seven.fakes.script = {"base0/train": [(5, Diverged("update 5: nan", step=5)), (8, Diverged("nan", step=8))]}

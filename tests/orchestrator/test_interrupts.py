@@ -3,6 +3,8 @@
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -21,7 +23,10 @@ _UNWINDS = "print('ready', flush=True); time.sleep(60)"
 _DEFERS = """
         with interrupts.deferred():
             print("ready", flush=True)
-            while not interrupts.requested:
+            # Bounded: nobody may be left to end it.
+            for _ in range(6000):
+                if interrupts.requested:
+                    break
                 time.sleep(0.01)
             print("noted", flush=True)
             if {obstinate}:
@@ -30,7 +35,8 @@ _DEFERS = """
 """
 
 
-def _started(setting: str) -> "subprocess.Popen[str]":
+@contextmanager
+def _started(setting: str) -> Iterator["subprocess.Popen[str]"]:
     process = subprocess.Popen(
         [sys.executable, "-c", _AT_WORK.format(setting=setting)],
         stdout=subprocess.PIPE,
@@ -39,27 +45,31 @@ def _started(setting: str) -> "subprocess.Popen[str]":
         # Whoever started the tests may ignore it.
         preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL) and None,
     )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    return process
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 @pytest.mark.parametrize("setting", [_UNWINDS, _DEFERS.format(obstinate=False)], ids=["anywhere", "while training"])
 def test_signal_ends_in_order_with_its_exit_code(number: signal.Signals, code: int, setting: str) -> None:
-    process = _started(setting)
-    process.send_signal(number)
-    out, err = process.communicate(timeout=20)
+    with _started(setting) as process:
+        process.send_signal(number)
+        out, err = process.communicate(timeout=20)
     assert (process.returncode, err) == (code, "")
     assert out.endswith("cleaned up\n")
 
 
 def test_second_signal_ends_at_once() -> None:
-    process = _started(_DEFERS.format(obstinate=True))
-    process.send_signal(signal.SIGINT)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "noted\n"
-    process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=20)
+    with _started(_DEFERS.format(obstinate=True)) as process:
+        process.send_signal(signal.SIGINT)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "noted\n"
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=20)
     assert process.returncode == 130
     assert "cleaned up" not in out

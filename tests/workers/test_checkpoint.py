@@ -8,6 +8,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -133,8 +134,8 @@ def test_what_is_read_back_otherwise_than_written_is_told_and_the_one_before_sta
     real = protocol.atomic_folder
 
     @contextmanager
-    def forgetful(target: Path) -> Iterator[Path]:
-        with real(target) as temporary:
+    def forgetful(target: Path, *check: Any) -> Iterator[Path]:
+        with real(target, *check) as temporary:
             yield temporary
             (temporary / "optimizer.safetensors").write_bytes(b"what the disk made of it")
 
@@ -163,10 +164,10 @@ def test_storage_that_does_not_answer_sets_no_good_checkpoint_aside(
     save(tmp_path, 1)
     with monkeypatch.context() as patch:
 
-        def refused(self: Path) -> bytes:
+        def refused(path: Path) -> bytes:
             raise OSError(error, os.strerror(error))
 
-        patch.setattr(Path, "read_bytes", refused)
+        patch.setattr(protocol, "_read_own", refused)
         with pytest.raises(StorageError, match=os.strerror(error)):
             newest_checkpoint(tmp_path)
     assert steps(tmp_path) == ["step-00000001"]
@@ -174,12 +175,17 @@ def test_storage_that_does_not_answer_sets_no_good_checkpoint_aside(
 
 
 def test_setting_aside_takes_a_free_name(tmp_path: Path) -> None:
-    for _ in range(3):
+    for removed in (None, None, "corrupt-000-step-00000001"):
+        if removed:
+            # Somebody took one away: its number is free, the next one's is not.
+            shutil.rmtree(tmp_path / removed)
         (save(tmp_path, 1) / "state.json").write_bytes(b"")
         with pytest.raises(StorageError):
             newest_checkpoint(tmp_path)
-        shutil.rmtree(tmp_path / "corrupt-000-step-00000001", ignore_errors=True)
-    assert [entry.name for entry in tmp_path.iterdir() if entry.name.startswith("corrupt")] == []
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [
+        "corrupt-000-step-00000001",
+        "corrupt-001-step-00000001",
+    ]
     save(tmp_path, 1)
     assert newest_checkpoint(tmp_path) is not None
 

@@ -4,6 +4,7 @@ every epoch.
 
 import hashlib
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from workers.atomic import atomic_folder, remove_leftovers, storage_errors
@@ -11,15 +12,17 @@ from workers.data.lock import locked
 from workers.data.space import require_space
 from workers.data.store import MANIFEST, Store, open_store
 from workers.errors import StorageError
+from workers.heartbeat import silent
 
 _BLOCK_BYTES = 8 << 20
 
 
-def open_on_node(store: Path, local_copy: Path | None) -> Store:
+def open_on_node(store: Path, local_copy: Path | None, beat: Callable[[], None] = silent) -> Store:
     """Opens the copy of `store` in the folder `local_copy` of this node, and makes it first where it is not there.
 
     None opens `store` itself. Of processes that want the same copy at once, one makes it and the others wait. Each file
-    must have the sha256 that the store's manifest says; a copy that has lost something since is made anew.
+    must have the sha256 that the store's manifest says; a copy that has lost something since is made anew. `beat` is
+    called again and again while it is made, or waited for.
 
     Raises:
         StorageError: no store there, a damaged one, or the node's disk is full or cannot be written.
@@ -37,8 +40,8 @@ def open_on_node(store: Path, local_copy: Path | None) -> Store:
                 raise StorageError(
                     f"{local_copy}: cannot be a folder, a file is in the way: set datasets.local_copy"
                 ) from error
-        with locked(local_copy / f"{copy.name}.lock"):
-            found = _opened(copy, source) or _copied(source, copy)
+        with locked(local_copy / f"{copy.name}.lock", beat):
+            found = _opened(copy, source) or _copied(source, copy, beat)
     return found
 
 
@@ -51,7 +54,7 @@ def _opened(copy: Path, source: Store) -> Store | None:
     return opened if opened.digest == source.digest else None
 
 
-def _copied(source: Store, copy: Path) -> Store:
+def _copied(source: Store, copy: Path, beat: Callable[[], None]) -> Store:
     shutil.rmtree(copy, ignore_errors=True)
     # Of a copy that was killed on its way: it may be as large as the store, and nobody else would remove it.
     remove_leftovers(copy.parent, copy.name)
@@ -64,16 +67,17 @@ def _copied(source: Store, copy: Path) -> Store:
     )
     with atomic_folder(copy) as folder:
         for name, sha256 in source.file_hashes.items():
-            _copy_checked(source.path / name, folder / name, sha256)
+            _copy_checked(source.path / name, folder / name, sha256, beat)
         (folder / MANIFEST).write_bytes((source.path / MANIFEST).read_bytes())
         folder.chmod(0o755)
     return open_store(copy)
 
 
-def _copy_checked(source: Path, target: Path, sha256: str) -> None:
+def _copy_checked(source: Path, target: Path, sha256: str, beat: Callable[[], None]) -> None:
     digest = hashlib.sha256()
     with source.open("rb") as reading, target.open("wb") as writing:
         while block := reading.read(_BLOCK_BYTES):
+            beat()
             digest.update(block)
             writing.write(block)
     if digest.hexdigest() != sha256:

@@ -76,11 +76,14 @@ def cut_back(path: Path, step: int, check: Callable[[], None] = unfenced) -> Non
     if not path.exists():
         return
     kept = []
-    for line in path.read_bytes().splitlines(keepends=True):
+    with storage_errors(path):
+        lines = path.read_bytes().splitlines(keepends=True)
+    for line in lines:
         try:
-            point = parse_json(line)
-        except ValueError:
+            belongs = line.endswith(b"\n") and parse_json(line)["step"] <= step
+        except (ValueError, KeyError, TypeError):
+            # Torn, or no line of ours.
             continue
-        if line.endswith(b"\n") and point["step"] <= step:
+        if belongs:
             kept.append(line)
     write_bytes(path, b"".join(kept), check)

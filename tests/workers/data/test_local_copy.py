@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 
 from workers.data import local_copy
 from workers.data.local_copy import open_on_node
+from workers.data.lock import locked
 from workers.data.prepare import prepare
 from workers.data.store import open_store
 from workers.errors import StorageError
@@ -51,6 +54,27 @@ def test_processes_of_a_node_copy_a_store_once(store: Path, tmp_path: Path) -> N
     names = {path.name for path in store.iterdir()}
     assert {path.name for path in copy.iterdir()} == names
     assert all((copy / name).read_bytes() == (store / name).read_bytes() for name in names)
+
+
+def test_copying_a_store_and_waiting_for_who_copies_it_are_signs_of_life(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beats: list[str] = []
+    monkeypatch.setattr(local_copy, "_BLOCK_BYTES", 1 << 10)
+    open_on_node(store, tmp_path / "node", lambda: beats.append("copying"))
+    num_bytes = sum(path.stat().st_size for path in store.iterdir())
+    assert len(beats) >= num_bytes // (1 << 10)
+    lock, waited = tmp_path / "a.lock", threading.Event()
+    with locked(lock), ThreadPoolExecutor(1) as threads:
+
+        def wait() -> bool:
+            with locked(lock, waited.set):
+                return waited.is_set()
+
+        waiting = threads.submit(wait)
+        assert waited.wait(20)
+        assert not waiting.done()
+    assert waiting.result(20)
 
 
 def test_members_read_the_copy_and_not_the_store(store: Path, tmp_path: Path) -> None:
