@@ -123,7 +123,7 @@ def serving(uri: str, host: str = "127.0.0.1", port: int = 0, timeout_s: float =
         words = ["--host", host, "--port", str(port), "--workers", "1", "--uvicorn-opts", apart]
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "mlflow", "server", *words],
-            env=_environment(uri, _names_of(shown, port)),
+            env=_environment(uri, _names_of(shown)),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -151,9 +151,11 @@ def _environment(uri: str, allowed_hosts: Sequence[str]) -> dict[str, str]:
     return defaults | os.environ | settings
 
 
-def _names_of(shown: str, port: int) -> tuple[str, ...]:
-    """What a browser may call the server."""
-    return tuple(f"{name}:{port}" for name in ("localhost", f"[{shown}]" if ":" in shown else shown))
+def _names_of(shown: str) -> tuple[str, ...]:
+    """What a browser may call the server; by any port, since one that is forwarded has a number of its own."""
+    names = ("localhost", f"[{shown}]" if ":" in shown else shown)
+    # With a star it is a pattern, in which a bracket begins a set of characters.
+    return tuple(each for name in names for each in (name, f"{name.replace('[', '[[]', 1)}:*"))
 
 
 def _free_port(host: str, wanted: int) -> int:

@@ -44,7 +44,9 @@ def test_page_of_another_site_is_answered_nothing(uri: str, tmp_path: Path, monk
         port = urllib.parse.urlsplit(server.address).port
         assert server.address.startswith("http://127.0.0.1:")
         assert _status(server.address, "GET", {}) == 200
-        assert _status(server.address, "GET", {"Host": f"localhost:{port}"}) == 200
+        for own in (f"localhost:{port}", "localhost:8080", "localhost"):
+            # 8080: through a forwarded port.
+            assert _status(server.address, "GET", {"Host": own}) == 200, own
         for rebound in ("evil.example", f"evil.example:{port}", "10.0.0.1:5000", f"192.168.1.1:{port}"):
             assert _status(server.address, "GET", {"Host": rebound}) == 403, rebound
         assert _status(server.address, "POST", {"Origin": "https://evil.example"}) == 403
