@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from orchestrator.probabilities import Block, blocks
 from orchestrator.read_ahead import num_threads
 from orchestrator.run_data import SplitData
+from workers.atomic import storage_errors
 from workers.errors import CheckFailed, MemberFailed
 from workers.json_text import parse_json
 from workers.protocol import SplitPredictions
@@ -83,7 +84,8 @@ class MemberPredictions:
     def _read_bytes(self, target: memoryview, offset_bytes: int) -> None:
         while target:
             # One call may give less than was asked for: Linux stops at 2 GiB.
-            count = os.preadv(self._descriptor, [target], offset_bytes)
+            with storage_errors(self.path):
+                count = os.preadv(self._descriptor, [target], offset_bytes)
             if count == 0:
                 raise CheckFailed(f"{self.path}: became shorter while it was read; run `septet launch` again")
             target, offset_bytes = target[count:], offset_bytes + count
@@ -131,6 +133,11 @@ def all_present(directories: Mapping[str, Path], split: str) -> bool:
 
 
 def _open(member: str, folder: Path, split: SplitData, num_classes: int, data_digest: str) -> MemberPredictions:
+    with storage_errors(folder):
+        return _checked(member, folder, split, num_classes, data_digest)
+
+
+def _checked(member: str, folder: Path, split: SplitData, num_classes: int, data_digest: str) -> MemberPredictions:
     path = folder / f"{split.name}.npy"
     about = _read_about(member, folder / f"{split.name}.json")
     if about.rows_sha256 != split.rows_sha256:

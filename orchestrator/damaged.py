@@ -10,7 +10,7 @@ from collections.abc import Callable
 from orchestrator.plan import Plan, Stage
 from orchestrator.run_dir import RunPaths
 from workers.checkpoint import STEP_GLOB, verify_checkpoint
-from workers.errors import StorageError
+from workers.errors import StorageError, StorageSilent
 from workers.finished import FILE as DONE_FILE
 from workers.finished import read_finished
 
@@ -45,6 +45,9 @@ def _is_damaged(paths: RunPaths, stage: Stage) -> bool:
         return False
     try:
         verify_checkpoint(folder / name)
+    except StorageSilent:
+        # Whoever reads it next says so.
+        return False
     except StorageError:
         return True
     return False

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
@@ -15,6 +16,9 @@ from typing import Any, Self
 from workers.errors import Stopped
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# One event may come as two signals: a shell and the kernel both tell of a closed terminal, `timeout` and service
+# managers tell the process and its group. A person's second Ctrl-C is never taken for an echo.
+_ECHO_S = 1.0
 _SHOW_CURSOR = "\x1b[?25h"
 
 
@@ -43,6 +47,7 @@ class Interrupts:
 
     def __init__(self) -> None:
         self._received: signal.Signals | None = None
+        self._since_s = 0.0
         self._deferring = False
         self._before: dict[signal.Signals, Any] = {}
         self._hangs_on = False
@@ -104,12 +109,14 @@ class Interrupts:
 
     def _receive(self, number: int, _: FrameType | None) -> None:
         if self._received is not None:
+            if number == signal.SIGHUP or (number == signal.SIGTERM and time.monotonic() - self._since_s < _ECHO_S):
+                return
             # No clean-up: the kernel frees the locks, the process guard ends Ray's processes.
             if sys.stderr.isatty():
                 sys.stderr.write(_SHOW_CURSOR)
                 sys.stderr.flush()
             os._exit(128 + number)
-        self._received = signal.Signals(number)
+        self._received, self._since_s = signal.Signals(number), time.monotonic()
         self._let_go_of_closed_terminals()
         if not self._deferring:
             raise KeyboardInterrupt

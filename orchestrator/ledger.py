@@ -251,7 +251,7 @@ def read_ledger(path: Path) -> Contents:
         return Contents(StageState(value["state"]), value["launch"], stages)
     except FileNotFoundError:
         return Contents()
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StorageError(f"{path}: damaged ({error}); remove it: only the count of attempts is lost") from error
 
 

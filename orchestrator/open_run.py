@@ -195,7 +195,7 @@ def _check_vacant(paths: RunPaths) -> None:
     others = [
         entry.name
         for entry in paths.root.iterdir()
-        if entry != paths.lock and not entry.name.startswith(atomic.TEMPORARY_PREFIX)
+        if entry not in (paths.lock, paths.stop_request) and not entry.name.startswith(atomic.TEMPORARY_PREFIX)
     ]
     if others:
         raise ConfigError(f"run_dir={paths.root}: holds {min(others)} but no run.json; give a new or empty folder")

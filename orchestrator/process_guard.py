@@ -121,10 +121,17 @@ def _end_strays(driver: int, mark: str, folder: str) -> None:
         time.sleep(_PAUSE_S)
 
 
+def _is_alive(pid: int) -> bool:
+    try:
+        return _lives(psutil.Process(pid))
+    except psutil.Error:
+        return False
+
+
 def _guard(driver: int, mark: str, folder: str) -> None:
     end(_watch(driver, mark))
     # A driver that ended Ray itself waits for this: nothing of it can still be starting.
-    if not psutil.pid_exists(driver) or not _lives(psutil.Process(driver)):
+    if not _is_alive(driver):
         _end_strays(driver, mark, folder)
     shutil.rmtree(folder, ignore_errors=True)
 

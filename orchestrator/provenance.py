@@ -16,6 +16,7 @@ from typing import Any
 
 from orchestrator.plan_values import StageRef
 from orchestrator.run_dir import RunPaths, read_record, write_record
+from workers.atomic import storage_errors
 from workers.digest import sha256_of
 from workers.errors import CheckFailed, StorageError
 
@@ -127,8 +128,9 @@ def open_book(paths: RunPaths) -> Book:
 
 def data_digests(folder: Path) -> dict[str, str]:
     """sha256 by name of the files of RUN_DIR/data that scores and submissions are made from."""
-    files = sorted(path for pattern in _DATA_FILES for path in folder.glob(pattern))
-    return {path.name: sha256_of(path) for path in files}
+    with storage_errors(folder):
+        files = sorted(path for pattern in _DATA_FILES for path in folder.glob(pattern))
+        return {path.name: sha256_of(path) for path in files}
 
 
 def require_recorded(what: str, found: str, recorded: str | None, mend: str) -> None:

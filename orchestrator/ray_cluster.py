@@ -216,7 +216,12 @@ class RayCluster:
         self._calls[self._actors[spec.member].predict.remote(spec)] = spec.member
 
     def stop(self, member: str) -> None:
-        self._actors[member].stop.remote()
+        actor = self._actors[member]
+        if node_of(actor):
+            actor.stop.remote()
+        else:
+            # It waits for a machine, perhaps for ever, and has nothing to save.
+            _kill(actor)
 
     def poll(self, timeout_s: float) -> Sequence[Completed]:
         import ray

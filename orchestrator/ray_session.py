@@ -12,6 +12,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,12 @@ def available_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+@cache
+def _token() -> str:
+    """One a process: Ray keeps the first that it is given, and a second cluster would refuse it."""
+    return secrets.token_hex(32)
+
+
 @contextmanager
 def local() -> Iterator[None]:
     """A Ray of this process's own, for the length of the block."""
@@ -58,7 +65,7 @@ def local() -> Iterator[None]:
         # Ray gives its workers nice 15, so that a member gets next to nothing beside any other job (measured: a
         # thirtieth). Who wants to stand back starts septet under `nice`, which they inherit.
         _NICENESS: os.environ.get(_NICENESS, "0"),
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_AUTH_TOKEN": _token(),
         process_guard.MARK: mark,
     }
     with process_guard.guarding(mark, folder), environment(values):

@@ -112,7 +112,10 @@ def _manifest(said: Mapping[str, Any]) -> Manifest:
         data_digest=str(said["data_digest"]),
         method=CombineMethod(said["method"]),
         searched_on=said["weights_searched_on"],
-        members=tuple(ManifestMember(**{name: one[name] for name in kept}) for one in said["members"]),
+        members=tuple(
+            ManifestMember(**{**{name: one[name] for name in kept}, "weight": float(one["weight"])})
+            for one in said["members"]
+        ),
         # Manifests of earlier versions have no such entries.
         missing=tuple(Missing(**one) for one in said.get("missing", ())),
         template=_named(said["template"]),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from workers.atomic import storage_errors
 from workers.errors import DataError, StorageError
 from workers.json_text import parse_json
 from workers.settings import HELD_OUT
@@ -88,17 +89,22 @@ def read_run_data(folder: Path) -> RunData:
         StorageError: its files are damaged or do not agree.
     """
     try:
-        about = parse_json((folder / "dataset.json").read_text())
-        classes = _lines((folder / "classes.txt").read_bytes())
-        # The counts say which splits there are, not the files: those of an earlier export may lie beside them.
-        splits = {name: _read_split(folder, name, about) for name in HELD_OUT if about["counts"].get(name, 0)}
-        class_ids = tuple(str(class_id) for class_id in about.get("class_ids", ()))
-        if class_ids and len(class_ids) != len(classes):
-            raise ValueError(f"{len(class_ids)} class ids in dataset.json for {len(classes)} classes")
+        with storage_errors(folder):
+            return _read(folder)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DataError(f"{folder}: {error.filename or 'a file'} is missing; run `septet launch` first") from error
     except (ValueError, KeyError, TypeError) as error:
         raise StorageError(f"{folder}: damaged ({error}); remove it and run `septet launch` again") from error
+
+
+def _read(folder: Path) -> RunData:
+    about = parse_json((folder / "dataset.json").read_text())
+    classes = _lines((folder / "classes.txt").read_bytes())
+    # The counts say which splits there are, not the files: those of an earlier export may lie beside them.
+    splits = {name: _read_split(folder, name, about) for name in HELD_OUT if about["counts"].get(name, 0)}
+    class_ids = tuple(str(class_id) for class_id in about.get("class_ids", ()))
+    if class_ids and len(class_ids) != len(classes):
+        raise ValueError(f"{len(class_ids)} class ids in dataset.json for {len(classes)} classes")
     return RunData(str(about["digest"]), classes, splits, class_ids)
 
 

@@ -190,11 +190,12 @@ def lock(paths: RunPaths, *, obeys: bool = False) -> Iterator[Holder]:
         raise StorageError(f"{paths.lock}: is a link; remove it") from error
     try:
         _acquire(paths, descriptor)
-        refuse_links(paths)
         holder = Holder(os.getpid(), socket.gethostname(), uuid.uuid4().hex, obeys)
         with atomic.storage_errors(paths.lock):
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, json.dumps(dataclasses.asdict(holder)).encode(), 0)
+        # After the name is there: this walks over the whole run.
+        refuse_links(paths)
         yield holder
     finally:
         os.close(descriptor)

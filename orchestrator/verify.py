@@ -23,7 +23,7 @@ from orchestrator.verification import Examined, Verification
 from orchestrator.verify_submission import check_report, check_submission
 from workers.checkpoint import verify_checkpoint
 from workers.digest import sha256_of
-from workers.errors import DataError, MemberFailed, SeptetError, StorageError
+from workers.errors import DataError, MemberFailed, SeptetError, StorageError, StorageSilent
 from workers.finished import Finished, read_finished
 
 
@@ -84,6 +84,8 @@ def _check_stages(run: Examined) -> dict[StageRef, Finished]:
         try:
             done = read_finished(folder)
             checkpoint = verify_checkpoint(folder / "checkpoints" / done.checkpoint)
+        except StorageSilent:
+            raise
         except StorageError as error:
             run.differs(error)
             continue

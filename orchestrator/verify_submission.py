@@ -17,6 +17,7 @@ from orchestrator.run_data import RunData
 from orchestrator.submission import FILES, MANIFEST
 from orchestrator.verification import Examined
 from orchestrator.weight_search import find_weights
+from workers.atomic import storage_errors
 from workers.digest import sha256_of
 from workers.errors import CheckFailed, ConfigError
 from workers.finished import Finished
@@ -38,7 +39,8 @@ def check_submission(
         run.differs(f"{path}: gone, though the manifest names it")
         return
     run.count("submission")
-    digests = SubmissionDigests(manifest.file, sha256_of(path), sha256_of(folder / MANIFEST))
+    with storage_errors(path):
+        digests = SubmissionDigests(manifest.file, sha256_of(path), sha256_of(folder / MANIFEST))
     _check_recorded(run, digests)
     if digests.sha256 != manifest.sha256:
         run.differs(f"{path}: sha256 {digests.sha256[:12]}, its manifest says {manifest.sha256[:12]}")

@@ -7,6 +7,7 @@ from pathlib import Path
 from orchestrator.ledger import Budgets
 from orchestrator.plan import Plan, Stage
 from orchestrator.run_dir import RunPaths
+from workers.atomic import storage_errors
 from workers.checkpoint import MANIFEST_FILE
 from workers.digest import sha256_of
 from workers.finished import FILE as DONE_FILE
@@ -97,8 +98,9 @@ def stored_predictions(work: Work, member: str) -> dict[str, str] | None:
     digests = {}
     for split in work.splits:
         try:
-            about = parse_json((folder / f"{split}.json").read_bytes())
-            digest = sha256_of(folder / f"{split}.npy")
+            with storage_errors(folder):
+                about = parse_json((folder / f"{split}.json").read_bytes())
+                digest = sha256_of(folder / f"{split}.npy")
         except (FileNotFoundError, ValueError):
             return None
         if not isinstance(about, dict):

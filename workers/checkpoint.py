@@ -24,7 +24,7 @@ from safetensors.numpy import load
 
 from workers.atomic import atomic_folder, remove_leftovers, storage_errors
 from workers.digest import sha256_of
-from workers.errors import Diverged, StorageError
+from workers.errors import Diverged, StorageError, StorageSilent
 from workers.fence import Check, unfenced
 from workers.heartbeat import beating, silent
 from workers.json_text import parse_json
@@ -368,7 +368,7 @@ def _unreadable_is_invalid(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in _DAMAGE:
             raise _Invalid(f"{path.name} cannot be read ({error.strerror})") from error
-        raise StorageError(
+        raise StorageSilent(
             f"{path}: {error.strerror}; mend what keeps it from being read, then run it again"
         ) from error
 

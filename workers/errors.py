@@ -65,6 +65,10 @@ class StorageError(SeptetError):
     exit_code = 7
 
 
+class StorageSilent(StorageError):
+    """Storage refuses or does not answer, which says nothing of what it holds."""
+
+
 class CheckFailed(SeptetError):
     """A check failed: hashes differ, or predictions are not probabilities."""
 

@@ -170,10 +170,10 @@ def test_modules_in_the_working_directory_are_imported_by_no_process(launched: t
 
 _WHERE = """
 import sys
-from orchestrator import ray_cluster
+from orchestrator import ray_cluster, ray_session
 from orchestrator.config_schema import ClusterConfig
 if sys.argv[1] == "unprotected":
-    ray_cluster.keep_own_path = lambda config: config
+    ray_session.keep_own_path = lambda config: config
 with ray_cluster.open_cluster(ClusterConfig()):
     import ray
     print(ray.get(ray.remote(lambda: __import__("sys").path).remote()))

@@ -73,3 +73,16 @@ def test_second_signal_ends_at_once() -> None:
         out, _ = process.communicate(timeout=20)
     assert process.returncode == 130
     assert "cleaned up" not in out
+
+
+@pytest.mark.parametrize("numbers", [(signal.SIGHUP, signal.SIGHUP), (signal.SIGTERM, signal.SIGTERM, signal.SIGHUP)])
+def test_echo_of_a_signal_does_not_end_at_once(numbers: tuple[signal.Signals, ...]) -> None:
+    with _started(_DEFERS.format(obstinate=True).replace("time.sleep(60)", "time.sleep(0.5)")) as process:
+        process.send_signal(numbers[0])
+        assert process.stdout is not None
+        assert process.stdout.readline() == "noted\n"
+        for number in numbers[1:]:
+            process.send_signal(number)
+        out, err = process.communicate(timeout=20)
+        assert (process.returncode, err) == (128 + numbers[0], "")
+        assert out == "cleaned up\n"

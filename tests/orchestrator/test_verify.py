@@ -1,5 +1,6 @@
 """A run is held against its digests and its submission made again; whatever was altered is told, all of it."""
 
+import errno
 import json
 import shutil
 import sys
@@ -306,3 +307,30 @@ def test_shuffled_rows_of_one_member_are_found_by_the_rebuilt_submission_alone(
     document = told(run.paths, capsys, 8)
     assert any("made again it is another: line" in problem for problem in document["problems"])
     assert not document["rebuilt"]
+
+
+@pytest.mark.parametrize(
+    ("verb", "reader"),
+    [
+        ("verify", "orchestrator.provenance.sha256_of"),
+        ("verify", "orchestrator.verify_submission.sha256_of"),
+        ("verify", "workers.checkpoint._read_own"),
+        ("submit", "orchestrator.run_data.np.load"),
+        ("submit", "orchestrator.aggregate.np.load"),
+        ("explain", "orchestrator.aggregate.os.preadv"),
+    ],
+)
+def test_storage_that_does_not_answer_is_told_as_storage_and_nothing_is_said_of_the_files(
+    run: "Run", verb: str, reader: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = []
+
+    def refuse(*_: object, **__: object) -> None:
+        asked.append(reader)
+        raise OSError(errno.EACCES, "Permission denied")
+
+    rows = (run.paths.data / "test.rows.txt").read_text().split()
+    monkeypatch.setattr(reader, refuse)
+    assert main([verb, str(run.paths.root), *([rows[0]] if verb == "explain" else [])]) == 7
+    assert asked
+    assert "Permission denied" in capsys.readouterr().err

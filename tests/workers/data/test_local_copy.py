@@ -65,16 +65,18 @@ def test_copying_a_store_and_waiting_for_who_copies_it_are_signs_of_life(
     num_bytes = sum(path.stat().st_size for path in store.iterdir())
     assert len(beats) >= num_bytes // (1 << 10)
     lock, waited = tmp_path / "a.lock", threading.Event()
-    with locked(lock), ThreadPoolExecutor(1) as threads:
 
-        def wait() -> bool:
-            with locked(lock, waited.set):
-                return waited.is_set()
+    def wait() -> bool:
+        with locked(lock, waited.set):
+            return waited.is_set()
 
-        waiting = threads.submit(wait)
-        assert waited.wait(20)
-        assert not waiting.done()
-    assert waiting.result(20)
+    # Its end waits for the one that waits: so the lock must go first.
+    with ThreadPoolExecutor(1) as threads:
+        with locked(lock):
+            waiting = threads.submit(wait)
+            assert waited.wait(20)
+            assert not waiting.done()
+        assert waiting.result(20)
 
 
 def test_members_read_the_copy_and_not_the_store(store: Path, tmp_path: Path) -> None:
