@@ -3,8 +3,6 @@
 import io
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +11,7 @@ from safetensors.numpy import load_file
 
 from orchestrator import launch as story
 from orchestrator.config import compose
-from orchestrator.config_schema import ClusterConfig
-from orchestrator.local_actors import LocalActors
+from orchestrator.local_actors import one_slot
 from orchestrator.plan_values import StageRef, from_json
 from orchestrator.run_dir import RunPaths, read_record
 from workers.finished import read_finished
@@ -56,11 +53,6 @@ def photographs(real_images: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         (place / f"{dataset}.txt").write_text("".join(f"{name}\n" for name in classes[:count]))
     (place / "ids.txt").write_text("".join(f"{name} {number + 1}\n" for number, name in enumerate(classes[:4])))
     return place
-
-
-@contextmanager
-def one_slot(settings: ClusterConfig) -> Iterator[LocalActors]:
-    yield LocalActors(num_slots=1)
 
 
 class Runs:

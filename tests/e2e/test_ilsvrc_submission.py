@@ -4,8 +4,7 @@ import io
 import json
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +16,7 @@ from ilsvrc_files import Challenge, write_archives
 
 from orchestrator import ray_cluster
 from orchestrator.cli import main
-from orchestrator.config_schema import ClusterConfig
-from orchestrator.local_actors import LocalActors
+from orchestrator.local_actors import one_slot
 
 pytestmark = pytest.mark.timeout(240)
 # By ILSVRC2012_ID from 1, real WNIDs: no name keeps its place when they are sorted.
@@ -74,11 +72,6 @@ def top1_error(text: str, ids: Sequence[int]) -> float:
     """As the kit counts it: the share of lines whose first id is not the image's."""
     first = [int(line.split()[0]) for line in text.splitlines()]
     return float(np.mean([guess != number for guess, number in zip(first, ids, strict=True)]))
-
-
-@contextmanager
-def one_slot(settings: ClusterConfig) -> Iterator[LocalActors]:
-    yield LocalActors(num_slots=1)
 
 
 def launch(root: Path, *overrides: str) -> int:

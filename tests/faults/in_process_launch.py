@@ -6,8 +6,6 @@ are those of `septet launch`.
 
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +13,8 @@ import pytest
 
 from orchestrator import ray_cluster
 from orchestrator.cli import main
-from orchestrator.config_schema import ClusterConfig
 from orchestrator.ledger import AttemptEnd, Entry, read_ledger
-from orchestrator.local_actors import LocalActors
+from orchestrator.local_actors import one_slot
 from orchestrator.run_dir import RunPaths, is_locked
 
 INTERVAL = 4
@@ -75,7 +72,7 @@ class Place:
             f"tracking.uri=sqlite:///{self.shared / 'mlflow.db'}",
         ]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(ray_cluster, "open_cluster", _one_slot)
+            patch.setattr(ray_cluster, "open_cluster", one_slot)
             return main([*words, *SETTINGS, *more])
 
     def artefacts(self) -> dict[str, str]:
@@ -93,8 +90,3 @@ class Place:
         """Temporary files and locks that somebody still holds."""
         left = list(self.root.rglob(".tmp-*"))
         return [*left, self.paths.lock] if is_locked(self.paths) else left
-
-
-@contextmanager
-def _one_slot(settings: ClusterConfig) -> Iterator[LocalActors]:
-    yield LocalActors(num_slots=1)

@@ -8,14 +8,13 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from orchestrator import cli, interrupts, launch, placement, ray_cluster, side_by_side, submission, tracking_runs
-from orchestrator.config_schema import ClusterConfig
-from orchestrator.local_actors import LocalActors
+from orchestrator.local_actors import one_slot
 from workers import predict
 from workers.training import loop
 
@@ -45,11 +44,6 @@ def _held(plain: Callable[..., Any], marker: Path, pause_s: float) -> Callable[.
     return wait
 
 
-@contextmanager
-def _one_slot(settings: ClusterConfig) -> Iterator[LocalActors]:
-    yield LocalActors(num_slots=1)
-
-
 def run(moment: str, marker: Path, words: list[str]) -> int:
     if moment == "ray":
         import ray
@@ -57,7 +51,7 @@ def run(moment: str, marker: Path, words: list[str]) -> int:
         # Not held: what is started at the time is Ray's own, process by process.
         ray.init = _held(ray.init, marker, 0.0)
     elif moment != "never on Ray":
-        ray_cluster.open_cluster = _one_slot  # type: ignore[assignment]
+        ray_cluster.open_cluster = one_slot  # type: ignore[assignment]
     if moment.endswith(UNPROTECTED):
         moment = moment.removesuffix(UNPROTECTED)
         interrupts._SIGNALS = (signal.SIGINT, signal.SIGTERM)

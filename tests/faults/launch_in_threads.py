@@ -7,19 +7,10 @@ out. All else is as a user has it: the command line, its exit codes, its one lin
 import importlib.util
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from orchestrator import launch as story
 from orchestrator.cli import main
-from orchestrator.config_schema import ClusterConfig
-from orchestrator.local_actors import LocalActors
-
-
-@contextmanager
-def _one_slot(settings: ClusterConfig) -> Iterator[LocalActors]:
-    # One: torch's generator belongs to the process.
-    yield LocalActors(num_slots=1)
+from orchestrator.local_actors import one_slot
 
 
 def _put_fault_in_place(where: str) -> None:
@@ -32,7 +23,7 @@ def _put_fault_in_place(where: str) -> None:
 
 
 if __name__ == "__main__":
-    story.ray_cluster.open_cluster = _one_slot  # type: ignore[assignment]
+    story.ray_cluster.open_cluster = one_slot  # type: ignore[assignment]
     if "SEPTET_TEST_FAULT" in os.environ:
         _put_fault_in_place(os.environ["SEPTET_TEST_FAULT"])
     sys.exit(main())

@@ -5,8 +5,7 @@ import io
 import json
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +14,7 @@ from PIL import Image
 
 from orchestrator import ray_cluster
 from orchestrator.cli import main
-from orchestrator.config_schema import ClusterConfig
-from orchestrator.local_actors import LocalActors
+from orchestrator.local_actors import one_slot
 from workers.data import decode
 
 SIDE = 32
@@ -89,15 +87,10 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
-@contextmanager
-def _one_slot(settings: ClusterConfig) -> Iterator[LocalActors]:
-    yield LocalActors(num_slots=1)
-
-
 @pytest.fixture
 def words(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A launch of one small member on them."""
-    monkeypatch.setattr(ray_cluster, "open_cluster", _one_slot)
+    monkeypatch.setattr(ray_cluster, "open_cluster", one_slot)
     monkeypatch.chdir(tmp_path)
     groups = tmp_path / "groups" / "ensemble"
     groups.mkdir(parents=True)

@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,7 @@ import pytest
 
 from orchestrator import ray_cluster, run_dir
 from orchestrator.cli import main
-from orchestrator.config_schema import ClusterConfig
-from orchestrator.local_actors import LocalActors
+from orchestrator.local_actors import one_slot
 from workers import checkpoint, json_text
 
 SMALL = (
@@ -92,11 +90,6 @@ class Place:
         shutil.rmtree(self.run / "submission")
 
 
-@contextmanager
-def _one_slot(settings: ClusterConfig) -> Iterator[LocalActors]:
-    yield LocalActors(num_slots=1)
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """Trained once; tests work on copies."""
@@ -106,7 +99,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     place = Place(top / "finished")
     place.folder.mkdir()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ray_cluster, "open_cluster", _one_slot)
+        patch.setattr(ray_cluster, "open_cluster", one_slot)
         assert place.launch().code == 0
         yield place
 

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +10,7 @@ from PIL import Image
 
 from orchestrator import launch, ray_cluster
 from orchestrator.cli import main
-from orchestrator.config_schema import ClusterConfig
-from orchestrator.local_actors import LocalActors
+from orchestrator.local_actors import one_slot
 from orchestrator.open_run import OpenedRun
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -44,15 +41,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for split, seed in (("train", 1), ("val", 2)):
         _draw(folder / "images" / split, seed, 40)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ray_cluster, "open_cluster", _one_slot)
+        patch.setattr(ray_cluster, "open_cluster", one_slot)
         patch.chdir(folder)
         assert main(["launch", *SMALL]) == 0
     return folder
-
-
-@contextmanager
-def _one_slot(settings: ClusterConfig) -> Iterator[LocalActors]:
-    yield LocalActors(num_slots=1)
 
 
 @pytest.fixture
@@ -60,7 +52,7 @@ def folder(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     """A copy of it, to work in."""
     copy = tmp_path / "copy"
     shutil.copytree(finished, copy)
-    monkeypatch.setattr(ray_cluster, "open_cluster", _one_slot)
+    monkeypatch.setattr(ray_cluster, "open_cluster", one_slot)
     monkeypatch.chdir(copy)
     return copy
 

@@ -5,7 +5,6 @@ import json
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,7 @@ from tracked_run import MlflowServer, check_runs, found_runs, mlflow_server
 from benchmarks.misbehaving_proxy import Proxy, serving_badly
 from orchestrator import ray_cluster
 from orchestrator.cli import main
-from orchestrator.config_schema import ClusterConfig
-from orchestrator.local_actors import LocalActors
+from orchestrator.local_actors import one_slot
 from orchestrator.plan import from_json
 from orchestrator.run_dir import RunPaths, is_locked, read_record
 from workers.training.metrics import MetricsLog
@@ -39,11 +37,6 @@ SETTINGS = (
 )
 
 
-@contextmanager
-def _one_slot(settings: ClusterConfig) -> Iterator[LocalActors]:
-    yield LocalActors(num_slots=1)
-
-
 @dataclass(frozen=True)
 class Place:
     """A run directory, and launches into it with members in threads of this process."""
@@ -58,7 +51,7 @@ class Place:
     def launch(self, uri: str) -> int:
         words = ["launch", f"run_dir={self.root}", f"datasets.store={self.store}", f"tracking.uri={uri}", *SETTINGS]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(ray_cluster, "open_cluster", _one_slot)
+            patch.setattr(ray_cluster, "open_cluster", one_slot)
             return main(words)
 
     def artefacts(self) -> dict[str, str]:

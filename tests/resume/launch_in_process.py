@@ -4,23 +4,15 @@ Arguments: the run directory, the store, the tracking database, the folder of th
 """
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from orchestrator import launch as story
 from orchestrator.config import compose
-from orchestrator.config_schema import ClusterConfig
-from orchestrator.local_actors import LocalActors
-
-
-@contextmanager
-def _one_slot(settings: ClusterConfig) -> Iterator[LocalActors]:
-    yield LocalActors(num_slots=1)
+from orchestrator.local_actors import one_slot
 
 
 def main(run_dir: str, store: str, database: str, groups: str) -> None:
-    story.ray_cluster.open_cluster = _one_slot  # type: ignore[assignment]
+    story.ray_cluster.open_cluster = one_slot  # type: ignore[assignment]
     overrides = [f"run_dir={run_dir}", f"datasets.store={store}", f"tracking.uri=sqlite:///{database}", *OVERRIDES]
     story.launch(compose(overrides, Path(groups)), sys.stderr)
 
