@@ -86,7 +86,8 @@ def _products(block: np.ndarray) -> np.ndarray:
     """
     together = 4 if block.size % 12 == 0 else 1
     pixels = block.reshape(-1, 3 * together).astype(np.float64)
-    products = pixels.T @ pixels
+    # np.dot lets other threads run meanwhile; the operator @ does not.
+    products = np.dot(pixels.T, pixels)
     return np.asarray(sum(products[place : place + 3, place : place + 3] for place in range(0, 3 * together, 3)))
 
 

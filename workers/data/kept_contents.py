@@ -6,7 +6,7 @@ listing's fingerprint, which no change of a file leaves as it was.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,6 +15,7 @@ from workers.data.pool import map_in_order
 
 Item = TypeVar("Item")
 _BLOCK = 2048
+_HANDFUL = 8
 _SHA256_BYTES = 32
 
 
@@ -42,7 +43,11 @@ class KeptContents:
             if block is None
             for item in items[start : start + _BLOCK]
         ]
-        contents = map_in_order(content_of, missing, num_readers)
+        # Several at a time: handing one over to a thread takes as long as hashing a small image.
+        handfuls = (missing[start : start + _HANDFUL] for start in range(0, len(missing), _HANDFUL))
+        contents = chain.from_iterable(
+            map_in_order(lambda handful: [content_of(each) for each in handful], handfuls, num_readers)
+        )
         for start, block in zip(blocks, found, strict=True):
             if block is not None:
                 yield from (block[at : at + _SHA256_BYTES] for at in range(0, len(block), _SHA256_BYTES))

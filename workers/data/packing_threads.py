@@ -7,10 +7,13 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 from workers.data.listing import Loader
 from workers.data.shards import PackedShard, ShardJob, pack_shard
+
+# Waking the thread that watches for each image would take the interpreter lock from those that decode.
+_TELL_EVERY_S = 0.1
 
 
 class _Abandoned(Exception):
@@ -25,14 +28,25 @@ class PackingThreads:
 
     def run(self, loader: Loader, jobs: Iterator[ShardJob], packed: Callable[[int], None]) -> Iterator[PackedShard]:
         num_threads = len(os.sched_getaffinity(0)) + 1
-        # None says that one more image is done; whoever watches is told in his own thread.
-        news: SimpleQueue[Future[PackedShard] | None] = SimpleQueue()
+        finished: SimpleQueue[Future[PackedShard]] = SimpleQueue()
+        counting = threading.Lock()
+        untold = 0
         stop = threading.Event()
 
         def image_done() -> None:
+            nonlocal untold
             if stop.is_set():
                 raise _Abandoned
-            news.put(None)
+            with counting:
+                untold += 1
+
+        def tell() -> None:
+            """Tells whoever watches, in his own thread."""
+            nonlocal untold
+            with counting:
+                num_images, untold = untold, 0
+            if num_images:
+                packed(num_images)
 
         with ThreadPoolExecutor(num_threads, thread_name_prefix="pack") as pool:
             num_waiting = 0
@@ -41,17 +55,19 @@ class PackingThreads:
                 job = next(jobs, None)
                 if job is None:
                     return 0
-                pool.submit(pack_shard, loader, job, image_done).add_done_callback(news.put)
+                pool.submit(pack_shard, loader, job, image_done).add_done_callback(finished.put)
                 return 1
 
             try:
                 num_waiting = sum(start_next() for _ in range(num_threads))
                 while num_waiting:
-                    done = news.get()
-                    if done is None:
-                        packed(1)
+                    try:
+                        done = finished.get(timeout=_TELL_EVERY_S)
+                    except Empty:
+                        tell()
                         continue
                     shard = done.result()
+                    tell()
                     num_waiting += start_next() - 1
                     yield shard
             finally:

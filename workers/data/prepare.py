@@ -67,7 +67,7 @@ def prepare(
     Args:
         settings: the dataset.
         store_root: where stores lie.
-        progress: hears of every image.
+        progress: hears how far it is, several times a second.
         excluded: contents that train must not have.
         runner: who packs the shards; None is threads of this process.
 
