@@ -24,12 +24,11 @@ _SIDE, _COPIES = 256, 4
 
 def _ours(root: Path, stores: Path, clock: Callable[[], float], turns: Turns) -> None:
     """The whole preparation, from listing the folder to the committed store; its threads are as many as its cores."""
-
-    def anew() -> None:
-        shutil.rmtree(stores, ignore_errors=True)
-        prepare(DatasetSettings(root=str(root), size=_SIDE), stores)
-
-    turns.play(anew, clock)
+    turns.play(
+        lambda: prepare(DatasetSettings(root=str(root), size=_SIDE), stores),
+        clock,
+        undo=lambda: shutil.rmtree(stores, ignore_errors=True),
+    )
 
 
 def _on_cores(num_cores: int, contestant: Contestant, turns: Turns) -> None:

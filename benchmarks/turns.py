@@ -23,12 +23,19 @@ class Turns:
         if not self._connection.recv():
             sys.exit()
 
-    def play(self, work: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> None:
-        """Gives the seconds of `work` by `clock`, turn by turn, after once to warm up."""
+    def play(
+        self,
+        work: Callable[[], object],
+        clock: Callable[[], float] = time.perf_counter,
+        undo: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Gives the seconds of `work` by `clock`, turn by turn, after once to warm up; `undo`, before each, is free."""
+        undo()
         work()
         seconds = 0.0
         while True:
             self.next(seconds)
+            undo()
             since = clock()
             work()
             seconds = clock() - since
