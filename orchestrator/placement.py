@@ -17,8 +17,17 @@ from workers.settings import ModelSettings
 MARGIN = 0.05
 # What lies further apart than this is not going to change places with more threads, or measured again.
 HOPELESS = 1.25
-# Forward multiply-adds: two minutes or so of two cores. Over less, seconds of measuring are not earned back.
-LEAST_WORK = 3e12
+# The share of a plan's training that measuring may take. Where the default keeps all cores at work, what else there is
+# was within a tenth of it on every machine seen: that is soon spent. Where it leaves some idle, much may be won.
+SHARE_OF_BUSY = 0.01
+SHARE_OF_IDLE = 0.1
+# Forward multiply-adds of one step that is measured: two seconds or so of a core, 128 full-size images. With smaller
+# batches the traffic of weights counts for too much, and members side by side look slower than they are.
+MOST_STEP_WORK = 1e11
+# Measuring took 7 s for nets of small steps on two cores, and 42 s for the full-size one: forward multiply-adds of what
+# these cores train meanwhile.
+_MEASURING_WORK = 3e11
+_MEASURED_STEPS = 25
 _FULL_MEMORY_SHARE = 0.8
 _PROCESS_BYTES = 600e6
 # Weight, gradient, momentum, the weight in another precision; a checkpoint's copies of weight and momentum.
@@ -90,9 +99,13 @@ def costliest(plan: Plan) -> Stage:
     return max(plan.stages, key=lambda stage: sums[kind_of(stage)])
 
 
-def is_worth_measuring(plan: Plan) -> bool:
-    """Whether the plan's training is long enough to earn back what measuring takes."""
-    return sum(multiply_adds(plan).values()) >= LEAST_WORK
+def is_worth_measuring(plan: Plan, default: Candidate, num_cpus: int) -> bool:
+    """Whether measuring takes little enough of the plan's training, for what it may win over `default`."""
+    stage = costliest(plan)
+    num_macs = outline(stage.settings.model, stage.num_classes).num_macs
+    measuring = _MEASURING_WORK + _MEASURED_STEPS * min(stage.settings.optimizer.batch_size * num_macs, MOST_STEP_WORK)
+    share = SHARE_OF_BUSY if default.threads * default.members >= num_cpus else SHARE_OF_IDLE
+    return measuring <= share * sum(multiply_adds(plan).values())
 
 
 def member_bytes(stage: Stage) -> float:

@@ -87,8 +87,11 @@ def place(config: Config, plan: Plan, note: Callable[[str], None], measuring: Me
     default = given[0]
     if len(given) == 1:
         return _placed(config, plan, default, found, f"{default} (as configured)")
+    worth_it = placement.is_worth_measuring(plan, default, available_cpus())
+    if measuring is Measuring.where_it_pays and not worth_it:
+        measuring = Measuring.never
     options = placement.options(plan, _figures(config, plan, given, found, note, measuring))
-    if not placement.is_worth_measuring(plan):
+    if not worth_it:
         placed = _placed(config, plan, default, found, f"{default} (too short a plan for measuring to pay)")
     elif default not in {option.candidate for option in options}:
         placed = _placed(config, plan, default, found, f"{default} (not measured)")
@@ -139,8 +142,6 @@ def _figures(
     # Which of them were measured and which were hopeless is one measurement's verdict: all anew, or none.
     if kept_figures or measuring is Measuring.never:
         return kept_figures
-    if measuring is Measuring.where_it_pays and not placement.is_worth_measuring(plan):
-        return ()
     numerics = Numerics(device="cpu", kernels=_kernels(found))
     figures = measure(stage, given, numerics, note)
     write_figures(config.store, key, figures)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from orchestrator.placement import HOPELESS, Candidate, Figure, is_hopeless
+from orchestrator.placement import HOPELESS, MOST_STEP_WORK, Candidate, Figure, is_hopeless
 from orchestrator.plan_values import Stage
 from workers.models.outline import outline
 from workers.protocol import Numerics
@@ -16,9 +16,6 @@ from workers.throughput_process import Request
 
 _SECONDS = 0.6
 _TURNS = 2
-# A step of that many forward multiply-adds takes two seconds or so of one core: 128 full-size images. With smaller
-# batches the traffic of weights counts for too much, and members side by side look slower than they are.
-_MOST_MACS = 1e11
 
 
 def measure(
@@ -68,7 +65,7 @@ def _may_win(candidate: Candidate, best: Mapping[Candidate, Figure]) -> bool:
 def batch_size(stage: Stage) -> int:
     """The stage's own, or as much of it as is timed in a second or two."""
     macs = outline(stage.settings.model, stage.num_classes).num_macs
-    return max(1, min(stage.settings.optimizer.batch_size, int(_MOST_MACS / macs)))
+    return max(1, min(stage.settings.optimizer.batch_size, int(MOST_STEP_WORK / macs)))
 
 
 def _request(stage: Stage, candidate: Candidate, numerics: Numerics) -> Request:

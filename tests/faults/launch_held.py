@@ -4,6 +4,7 @@ Arguments: the moment, the marker file that says it has come, the words of the c
 Ray` the members train one after another in this very process.
 """
 
+import math
 import os
 import signal
 import sys
@@ -57,7 +58,7 @@ def run(moment: str, marker: Path, words: list[str]) -> int:
         interrupts._SIGNALS = (signal.SIGINT, signal.SIGTERM)
         cli._sigterm_raises = nullcontext  # type: ignore[assignment]
     if moment == "measuring":
-        placement.LEAST_WORK = 0
+        placement.SHARE_OF_BUSY = math.inf
     if moment in MOMENTS:
         owner, name, pause_s = MOMENTS[moment]
         setattr(owner, name, _held(getattr(owner, name), marker, pause_s))

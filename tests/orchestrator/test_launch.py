@@ -1,5 +1,6 @@
 """How a launch ends, told by what it leaves; tests/e2e has launches that train."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,7 +40,7 @@ def test_launch_measures_its_placement_once_and_keeps_it(
         yield LocalActors(num_slots=1)
 
     monkeypatch.setattr(ray_cluster, "open_cluster", one_slot)
-    monkeypatch.setattr(placement, "LEAST_WORK", 0)
+    monkeypatch.setattr(placement, "SHARE_OF_BUSY", math.inf)
     monkeypatch.chdir(tmp_path)
     small = ("model.width=0.05", "model.fc_units=16", "ensemble.stages.train.epochs=1")
     words = ["launch", "run_dir=run", "datasets.store=store", "ensemble=five", *small]

@@ -89,6 +89,18 @@ def test_figures_are_read_back_for_the_same_key_only(digits: Plan, tmp_path: Pat
         assert read_figures(tmp_path, _key(digits, **changes)) == ()
 
 
+@pytest.mark.parametrize(
+    ("epochs", "num_cpus", "worth"),
+    [(20, 2, False), (500, 2, False), (20_000, 2, True), (20, 64, False), (500, 64, True)],
+)
+def test_measuring_pays_over_a_long_plan_and_sooner_where_the_default_leaves_cores_idle(
+    epochs: int, num_cpus: int, worth: bool
+) -> None:
+    _, plan = planned("ensemble=five", f"ensemble.stages.train.epochs={epochs}")
+    default = placement.candidates(num_cpus, 5, ("bf16",))[0]
+    assert placement.is_worth_measuring(plan, default, num_cpus) is worth
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"figures": [1]}', '{"figures": [{"candidate": {"a": 1}}]}'])
 def test_damaged_figures_count_as_none(digits: Plan, tmp_path: Path, text: str) -> None:
     write_figures(tmp_path, _key(digits), [Figure(MANY, 1.0)])
@@ -140,7 +152,7 @@ def test_place_of_a_long_plan_measures_once_and_chooses_alike_after(
         return tuple(Figure(one, 500.0 if one == ONE else 100.0) for one in given)
 
     monkeypatch.setattr(placing, "measure", measured)
-    config, plan = planned(f"datasets.store={tmp_path}", "ensemble.stages.train.epochs=200")
+    config, plan = planned(f"datasets.store={tmp_path}", "ensemble.stages.train.epochs=20000")
     first = place(config, plan, _note, Measuring.where_it_pays)
     again = place(config, plan, _note, Measuring.never)
     assert len(calls) == 1
