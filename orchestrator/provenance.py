@@ -105,6 +105,13 @@ class Book:
         """Notes the files of RUN_DIR/data as they have just been exported."""
         self._put(replace(self.committed, data=data_digests(folder)))
 
+    def settle(self, manifest: Path) -> None:
+        """Of a writer that was killed: notes its submission as the one in place where it had come that far."""
+        then = self.committed.announced
+        with storage_errors(manifest):
+            if then is not None and manifest.is_file() and sha256_of(manifest) == then.manifest_sha256:
+                self.submission(then)
+
     def announce(self, digests: SubmissionDigests) -> None:
         """Notes the submission that is about to take its place: one that a kill cut off is still known."""
         self._put(replace(self.committed, announced=digests))

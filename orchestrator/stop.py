@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 from orchestrator.interrupts import Interrupts
 from orchestrator.ledger import StageState, read_ledger
@@ -73,7 +74,7 @@ def ask_to_stop(paths: RunPaths, timeout_s: float, sleep: Callable[[float], None
         raise DataError(f"{paths.root}: no run directory there (it has no run.json); check the path")
     if not is_locked(paths):
         return Stopping(StopEnd.nothing_ran, f"no launch runs on {paths.root}: nothing to stop")
-    holder = read_holder(paths)
+    since, holder = _changed(paths.lock), read_holder(paths)
     if holder is None or not holder.obeys:
         who = holder or "another process"
         raise RunInUse(f"{paths.root}: {who} holds it, which is no launch: wait until it ends, or end it by its pid")
@@ -89,7 +90,15 @@ def ask_to_stop(paths: RunPaths, timeout_s: float, sleep: Callable[[float], None
             )
         sleep(_LOOK_EVERY_S)
     _withdraw(paths, holder)
-    return _ended(paths, holder)
+    return _ended(paths, holder, since)
+
+
+def _changed(path: Path) -> float:
+    """When a file changed last, by the clock of the storage that holds it; long ago where there is none."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _holds(paths: RunPaths, holder: Holder) -> bool:
@@ -118,13 +127,16 @@ def _requested(paths: RunPaths) -> str | None:
         return None
 
 
-def _ended(paths: RunPaths, holder: Holder) -> Stopping:
+def _ended(paths: RunPaths, holder: Holder, since: float) -> Stopping:
+    """What the launch that took the lock at `since` came to; an older ledger tells of the launch before it."""
+    if not paths.run_json.exists():
+        return Stopping(StopEnd.stopped, f"{holder} has stopped before its run had begun")
+    if _changed(paths.ledger) < since:
+        return Stopping(StopEnd.stopped, f"{holder} has stopped before it went on with the run, which is as it was")
     try:
         state = read_ledger(paths.ledger).state
     except StorageError:
         state = StageState.failed
-    if not paths.run_json.exists():
-        return Stopping(StopEnd.stopped, f"{holder} has stopped before its run had begun")
     if state is StageState.done:
         return Stopping(StopEnd.ended, f"{holder} came to its end before it could stop: the run is done")
     if state is StageState.failed:

@@ -135,6 +135,7 @@ def write_submission(
         atomic.write_text(staged / MANIFEST, text)
         digests = SubmissionDigests(candidate.name, sha256, hashlib.sha256(text.encode()).hexdigest())
         if book is not None:
+            book.settle(folder / MANIFEST)
             book.announce(digests)
     if book is not None:
         book.submission(digests)

@@ -84,6 +84,22 @@ def test_stop_ends_the_launch_as_sigterm_does_and_both_say_so(
     assert not is_locked(paths)
 
 
+@pytest.mark.parametrize("prepares", [True, False])
+def test_stop_tells_what_this_launch_came_to_and_not_the_one_before(
+    paths: RunPaths, capsys: pytest.CaptureFixture[str], prepares: bool
+) -> None:
+    """The ledger says that an earlier launch failed; this one had opened it, or still prepared its data."""
+    Ledger(paths.ledger).set_state(StageState.failed)
+    with _started(paths):
+        if not prepares:
+            Ledger(paths.ledger).set_state(StageState.stopped)
+        assert main(["stop", str(paths.root), "--timeout", "60"]) == 0
+    said = capsys.readouterr().out
+    assert ("before it went on" in said) is prepares
+    assert ("at their checkpoints" in said) is not prepares
+    assert "failed" not in said
+
+
 def test_stop_of_a_run_that_nobody_holds_has_nothing_to_do(paths: RunPaths, capsys: pytest.CaptureFixture[str]) -> None:
     before = sorted(paths.root.rglob("*"))
     assert main(["stop", str(paths.root)]) == 0

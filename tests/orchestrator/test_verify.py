@@ -251,6 +251,25 @@ def test_writer_of_a_submission_killed_at_any_point_is_no_forger(
     assert open_book(run.paths).committed.announced is None
 
 
+def test_two_writers_killed_in_a_row_are_no_forgers(run: "Run", monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one's submission had its place and was not noted yet; the second had only announced its own."""
+
+    class Killed(BaseException):
+        pass
+
+    def kill(*_: object) -> None:
+        raise Killed
+
+    first, second = open_book(run.paths), open_book(run.paths)
+    monkeypatch.setattr(first, "submission", kill)
+    announce = second.announce
+    monkeypatch.setattr(second, "announce", lambda digests: (announce(digests), kill()))
+    for book, method in ((first, CombineMethod.geometric), (second, CombineMethod.weighted)):
+        with pytest.raises(Killed):
+            write_results(run.paths, run.plan, CombineConfig(method), LABELS, book)
+        assert not [problem.what for problem in verify(run.paths).problems if "submission" in problem.what]
+
+
 def test_submit_over_altered_predictions_exits_8_and_leaves_the_last_submission(
     run: "Run", capsys: pytest.CaptureFixture[str]
 ) -> None:
