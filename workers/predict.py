@@ -1,5 +1,6 @@
 """Prediction by a finished stage: its checkpoint loaded, its probabilities over crops committed split by split."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -15,7 +16,7 @@ from workers.checkpoint import read_weights
 from workers.data.augment import PixelStatistics
 from workers.data.batches import pixel_statistics
 from workers.data.local_copy import open_on_node
-from workers.data.store import open_store
+from workers.data.store import Store, open_store
 from workers.digest import sha256_of
 from workers.errors import CheckFailed, Stopped
 from workers.fence import fence_of
@@ -29,6 +30,7 @@ from workers.ten_crop import mean_probabilities
 
 # Of the full-size net in bf16, 64 at once are 1 % faster and take 0.5 GB more.
 _IMAGES_AT_ONCE = 32
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def predict(spec: PredictSpec, should_stop: Callable[[], bool]) -> tuple[SplitPr
 
     Raises:
         Stopped: `should_stop` said so; splits that are committed stay.
-        CheckFailed: a probability is not finite.
+        CheckFailed: a probability is not finite, and is not when computed again either.
         StorageError: the disk is full, or storage fails otherwise.
         Superseded: a newer attempt has taken over.
     """
@@ -111,10 +113,12 @@ def predict(spec: PredictSpec, should_stop: Callable[[], bool]) -> tuple[SplitPr
             # One that is fenced off must not give signs of life on its successor's behalf.
             check()
             beat(spec.stage_dir)
-            block = mean_over_crops(member, images[start : start + _IMAGES_AT_ONCE], spec.crops)
+            block = _finite(
+                partial(mean_over_crops, member, images[start : start + _IMAGES_AT_ONCE], spec.crops),
+                f"{spec.member}: {split}",
+                partial(_row, store, split, start),
+            )
             probabilities[start : start + len(block)] = block
-        if not np.isfinite(probabilities).all():
-            raise CheckFailed(f"{spec.member}: predictions of {split} are not finite")
         path = spec.predictions_dir / f"{split}.npy"
         # Not np.save, which writes behind Python's back: on a full disk its error lacks the number that says so.
         with replacing(path, check) as file:
@@ -134,6 +138,30 @@ def predict(spec: PredictSpec, should_stop: Callable[[], bool]) -> tuple[SplitPr
         write_json(spec.predictions_dir / f"{split}.json", asdict(described))
         results.append(described)
     return tuple(results)
+
+
+def _row(store: Store, split: str, start: int, index: int) -> str:
+    return store.rows(split)[start + index]
+
+
+def _finite(compute: Callable[[], np.ndarray], where: str, name_of: Callable[[int], str]) -> np.ndarray:
+    """[images, classes] of probabilities, computed once more where they are not finite: a passing fault does not come
+    again. `name_of` gives an image's name; raises CheckFailed."""
+    block = compute()
+    bad = _first_not_finite(block)
+    if bad is None:
+        return block
+    block = compute()
+    again = _first_not_finite(block)
+    if again is not None:
+        raise CheckFailed(f"{where}, image {name_of(again)}: not finite, nor when computed again")
+    _log.warning("%s, image %s: was not finite, is when computed again: check the hardware", where, name_of(bad))
+    return block
+
+
+def _first_not_finite(block: np.ndarray) -> int | None:
+    rows = np.flatnonzero(~np.isfinite(block).all(axis=1))
+    return int(rows[0]) if len(rows) else None
 
 
 def predict_images(

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from workers import predict as prediction
 from workers.data.augment import PixelStatistics
 from workers.data.store import open_store
 from workers.errors import CheckFailed, Stopped, StorageError
@@ -155,6 +156,33 @@ def test_weights_other_than_done_json_names_are_refused(trained: PredictSpec) ->
     path.write_text(json.dumps({**done, "checkpoint_sha256": "0" * 64}))
     with pytest.raises(CheckFailed, match=r"DONE\.json"):
         predict(trained, never)
+
+
+@pytest.mark.parametrize("passing", [True, False])
+def test_nan_is_computed_again_once_and_never_written(
+    trained: PredictSpec, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, passing: bool
+) -> None:
+    undisturbed = [one.sha256 for one in predict(replace(trained, predictions_dir=trained.stage_dir / "first"), never)]
+    plain, calls = prediction.mean_over_crops, 0
+
+    def poisoned(*arguments: object) -> np.ndarray:
+        nonlocal calls
+        calls += 1
+        block = plain(*arguments)  # type: ignore[arg-type]
+        if calls == 2 or (calls > 2 and not passing):
+            block[1, 0] = np.nan
+        return block
+
+    monkeypatch.setattr(prediction, "mean_over_crops", poisoned)
+    name = open_store(trained.store).rows("val")[32 + 1]
+    if passing:
+        assert [one.sha256 for one in predict(trained, never)] == undisturbed
+        assert f"val, image {name}" in caplog.text
+    else:
+        with pytest.raises(CheckFailed, match=f"val, image {name}: not finite"):
+            predict(trained, never)
+        assert calls == 3
+        assert not list(trained.predictions_dir.glob("*"))
 
 
 def test_prediction_does_not_read_the_momentum(trained: PredictSpec) -> None:
