@@ -156,7 +156,7 @@ def open_tracking(
 
     tracker = MlflowTracker(config.uri, run, plan, params, tags, pace)
     try:
-        problem = tracker.wait_until_open()
+        problem = tracker.wait_until_open(needed=run.new and config.required)
     except KeyboardInterrupt:
         tracker.close(Ending.KILLED)
         raise

@@ -15,7 +15,7 @@ import pytest
 
 from orchestrator.config_schema import TrackingConfig
 from orchestrator.tracking import Ending, NoTracker, RunIdentity, open_tracking, probe, redact
-from orchestrator.tracking_sender import Pace
+from orchestrator.tracking_sender import Pace, Sender
 from orchestrator.tracking_store import DatasetInput
 from orchestrator.ui import serving
 from workers.errors import ConfigError
@@ -362,3 +362,22 @@ def test_no_tracker_takes_every_verb(tmp_path: Path) -> None:
     tracker.close("FINISHED")
     assert tracker.flush() == 0
     assert tracker.ids == {}
+
+
+def test_run_that_needs_no_tracking_waits_for_a_locked_file_no_longer_than_for_a_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits: list[float] = []
+    monkeypatch.setattr(
+        Sender, "wait_for", lambda _self, _done, limit_s, _refused_s: limits.append(limit_s) or "locked"
+    )
+
+    def opened(*, required: bool) -> Any:
+        run = RunIdentity("a", "digits", "plan-hash", "run a")
+        return open_tracking(TrackingConfig(f"sqlite:///{tmp_path}/a.db", required), run, make_plan(), {}, {}, QUICK)
+
+    with pytest.raises(ConfigError, match="locked"):
+        opened(required=True)
+    opened(required=False).abandon()
+    of_needed, of_optional = limits
+    assert of_optional < 10 < of_needed
