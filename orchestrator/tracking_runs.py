@@ -56,7 +56,7 @@ class MlflowTracker:
         return self._store.ids
 
     def wait_until_open(self, *, needed: bool) -> str:
-        """Waits for the store, within 10 s unless it is a file that is `needed`; returns the problem, empty for none."""
+        """Waits for the store, within 10 s unless it is a file that is `needed`; returns the problem or ""."""
         if is_local(self._uri):  # another process may hold the database for some seconds
             return self._sender.wait_for(self._opened, _CREATE_S if needed else _ANSWER_S, _ANSWER_S)
         return self._sender.wait_for(self._opened, _ANSWER_S, REFUSED_S)
