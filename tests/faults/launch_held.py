@@ -14,13 +14,25 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from orchestrator import cli, interrupts, launch, placement, ray_cluster, side_by_side, submission, tracking_runs
+from orchestrator import (
+    cli,
+    interrupts,
+    launch,
+    placement,
+    ray_cluster,
+    ray_nodes,
+    side_by_side,
+    submission,
+    tracking_runs,
+)
 from orchestrator.local_actors import one_slot
 from workers import predict
 from workers.training import loop
 
 # Added to a moment, it takes out what answers a closed terminal.
 UNPROTECTED = ", SIGHUP unanswered"
+# A whole cluster is somewhere; the second takes out what looks whether its head is there.
+ON_A_CLUSTER, UNWATCHED = "never on Ray", "never on Ray, its head unwatched"
 # Whose attribute is held, and whether for as long as nothing interrupts it: a step or a block of predictions is held
 # for a moment each, since the loop around it is asked to stop in between.
 MOMENTS: dict[str, tuple[Any, str, float]] = {
@@ -51,7 +63,9 @@ def run(moment: str, marker: Path, words: list[str]) -> int:
 
         # Not held: what is started at the time is Ray's own, process by process.
         ray.init = _held(ray.init, marker, 0.0)
-    elif moment != "never on Ray":
+    elif moment == UNWATCHED:
+        ray_nodes.Head.look = lambda _: True  # type: ignore[method-assign]
+    elif moment != ON_A_CLUSTER:
         ray_cluster.open_cluster = one_slot  # type: ignore[assignment]
     if moment.endswith(UNPROTECTED):
         moment = moment.removesuffix(UNPROTECTED)

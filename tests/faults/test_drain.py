@@ -73,7 +73,7 @@ class Slow(FakeStages):
         return super().run_stage(spec, should_stop)
 
 
-def test_members_of_a_leaving_machine_move_and_no_budget_is_touched(tmp_path: Path) -> None:
+def _check_that_members_move_at_no_cost(tmp_path: Path) -> None:
     fakes = Slow()
     actors = _launch(tmp_path, lambda fakes: Preempting(fakes.duties, fakes), fakes)
     assert isinstance(actors, Preempting)
@@ -86,6 +86,26 @@ def test_members_of_a_leaving_machine_move_and_no_budget_is_touched(tmp_path: Pa
     assert entry.state is StageState.done
     assert entry.attempts[-1].last_step == NUM_UPDATES
     assert actors.discarded.count("a") >= 3, "an actor that was told to stop was used again"
+
+
+def test_members_of_a_leaving_machine_move_and_no_budget_is_touched(tmp_path: Path) -> None:
+    _check_that_members_move_at_no_cost(tmp_path)
+
+
+def _stop_alone(driver: Driver) -> None:
+    for member in driver._cluster.leaving() & driver._busy.keys():
+        driver._cluster.stop(member)
+
+
+@pytest.mark.parametrize(
+    ("protection", "instead"), [("_move_off_leaving_machines", _stop_alone), ("_discard", lambda *_: None)]
+)
+def test_control_a_notice_that_is_taken_for_a_stop_or_an_actor_used_again_ends_the_launch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protection: str, instead: Callable[..., None]
+) -> None:
+    monkeypatch.setattr(Driver, protection, instead)
+    with pytest.raises(AssertionError):
+        _check_that_members_move_at_no_cost(tmp_path)
 
 
 def test_machine_that_goes_without_a_notice_costs_the_budget_of_losses(tmp_path: Path) -> None:

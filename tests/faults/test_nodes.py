@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+from launch_held import ON_A_CLUSTER, UNWATCHED
 from small_launch import GIVE_UP_S, SMALL, Launches, hear_all_signals, wait_for
 
 from orchestrator.ledger import AttemptEnd, Entry, read_ledger
@@ -75,10 +76,10 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Launches:
     return launches
 
 
-def _launch(launches: Launches, nodes: Nodes) -> "subprocess.Popen[str]":
+def _launch(launches: Launches, nodes: Nodes, moment: str = ON_A_CLUSTER) -> "subprocess.Popen[str]":
     """A launch on the cluster, its first member well under way."""
     process = subprocess.Popen(
-        launches.command("never on Ray", f"cluster.address={nodes.address}"),
+        launches.command(moment, f"cluster.address={nodes.address}"),
         env={**launches.environment, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": os.pathsep.join(sys.path)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -135,3 +136,16 @@ def test_head_that_is_lost_ends_the_launch_and_the_same_command_goes_on(
     launches.finish()
     assert launches.artefacts() == undisturbed.artefacts()
     assert all(attempt.resumed_from > 0 for entry in _entries(launches) for attempt in entry.attempts[1:])
+
+
+def test_unwatched_head_that_is_lost_takes_the_launch_down_without_a_word(nodes: Nodes, tmp_path: Path) -> None:
+    """The control: without the look at the head Ray ends the process, and nobody says what to do."""
+    launches = Launches(tmp_path / "b", tmp_path / "store", LONG)
+    process = _launch(launches, nodes, UNWATCHED)
+    nodes.kill()
+    try:
+        _, err = process.communicate(timeout=2 * GIVE_UP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        _, err = process.communicate()
+    assert process.returncode != 1 or "run the same command again" not in err
