@@ -1,28 +1,19 @@
 """Composing conf/: what comes out, and what is refused with which words."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import conf
-from orchestrator.config import compose, default_run_dir, reopen
-from orchestrator.config_schema import GROUPS, CombineMethod, SubmissionFormat
+from orchestrator.config import compose, reopen
+from orchestrator.config_schema import GROUPS
 from workers.errors import ConfigError
-from workers.models.outline import outline
 from workers.settings import (
-    AugmentationSettings,
-    ColourScale,
     Decay,
     InitScheme,
-    ModelSettings,
-    Normalisation,
     RateChange,
     Source,
-    Velocity,
 )
-from workers.training.layer_rates import later_phases
-from workers.training.schedule import ScheduleState, after_epoch, whole_epochs
 
 OPTIONS = {
     group: sorted(path.stem for path in (Path(str(conf.__file__)).parent / group).glob("*.yaml")) for group in GROUPS
@@ -68,59 +59,6 @@ def test_experiments_open_with_a_comment_on_cost():
         lines = path.read_text().splitlines()
         assert lines[0] == "# @package _global_"
         assert any(line.startswith("# Cost and score:") for line in lines), path
-
-
-def test_ilsvrc2012_is_the_published_recipe():
-    config = compose(["experiment=ilsvrc2012", "datasets.target.root=/x", "datasets.superset.root=/y"])
-    settings = config.members["base1"].stages["train"].settings
-    assert (settings.model.input_size, settings.model.width, settings.model.fc_units) == (224, 1.0, 4096)
-    assert (settings.optimizer.lr, settings.optimizer.batch_size) == (0.01, 128)
-    assert (settings.schedule.epochs, settings.schedule.cuts) == (90, 3)
-    assert config.datasets["target"].declared_train == 1_281_167
-    assert config.datasets["superset"].declared_classes == 21_843
-
-
-@pytest.mark.parametrize("experiment", ["ilsvrc2012", "ilsvrc2012_release"])
-def test_experiments_of_2012_read_class_folders_or_the_challenge_s_own_files(experiment):
-    assert compose([f"experiment={experiment}"]).datasets["target"].source is Source.folder
-    own = compose([f"experiment={experiment}", "dataset@datasets.target=ilsvrc"]).datasets["target"]
-    assert (own.source, own.declared_train, own.declared_test) == (Source.ilsvrc, 1_281_167, 100_000)
-
-
-def test_ilsvrc_declares_what_was_published():
-    target = compose(["dataset@datasets.target=ilsvrc"]).datasets["target"]
-    counts = (target.declared_classes, target.declared_train, target.declared_val, target.declared_test)
-    assert counts == (1000, 1_281_167, 50_000, 100_000)
-
-
-def test_reading_lies_over_the_experiment_and_under_the_command_line():
-    plain = compose(["experiment=tiny_imagenet"]).members["base1"].stages["train"].settings
-    article = compose(["experiment=tiny_imagenet", "reading=article"]).members["base1"].stages["train"].settings
-    assert (plain.init.scheme, article.init.scheme) == ("he", "gaussian")
-    assert (article.init.std, article.init.bias) == (0.01, 1.0)
-    assert article.model == plain.model
-    assert article.augmentation.normalisation == "imagenet"
-    typed = compose(["reading=article", "init.bias=0.1"]).members["base1"].stages["train"].settings
-    assert typed.init.bias == 0.1
-
-
-def test_readings_of_paper_and_release_name_what_the_sources_tell_differently():
-    of = {name: compose([f"reading={name}"]).members["base1"].stages["train"].settings for name in ("paper", "release")}
-    paper, release = of["paper"], of["release"]
-    assert (paper.model.lrn_alpha_over_size, release.model.lrn_alpha_over_size) == (False, True)
-    assert not paper.model.lrn_across_halves and not release.model.lrn_across_halves
-    assert (release.model.conv1_padding, release.model.conv1_padding_end) == (0, 3)
-    assert (paper.model.lrn1_before_relu, release.model.lrn1_before_relu) == (False, True)
-    assert (paper.augmentation.colour_scale, release.augmentation.colour_scale) == ("eigenvalue", "root")
-    assert paper.augmentation.normalisation == release.augmentation.normalisation == "mean_image"
-    assert (release.optimizer.bias_lr_scale, release.optimizer.decay_biases) == (2.0, False)
-    assert release.init.layer_std["conv4"] == 0.03
-
-
-def test_each_cifar_net_has_its_published_decay_of_single_layers():
-    for net, decay in (("cifar_80s", {"fc64": 0.03, "fc10": 0.03}), ("cifar_18pct", {"fc10": 1.0})):
-        stage = compose(["experiment=cifar10", f"model={net}", f"optimizer={net}"]).members["base1"].stages["train"]
-        assert (stage.settings.optimizer.weight_decay, dict(stage.settings.optimizer.layer_decay)) == (0.004, decay)
 
 
 @pytest.fixture(scope="module")
@@ -365,63 +303,6 @@ def test_rate_changes_are_laid_over_one_another_by_name():
     assert changes("pretrained1", "finetune") == {"conv1_frozen": frozen, "faster": RateChange(300, 0.0, {"fc8": 10.0})}
 
 
-def test_release_chain_has_the_published_rates_and_cuts():
-    config = compose(["experiment=ilsvrc2012_release"])
-    chain = config.members["pretrained1"].stages
-    assert dict(chain["fall2009"].lr_scale) == {f"conv{number}": 0.1 for number in range(1, 6)}
-    assert [stage.settings.optimizer.lr for stage in chain.values()] == [0.01, 0.01, 0.001]
-    assert [stage.settings.schedule.epochs for stage in chain.values()] == [7, 8, 54]
-    assert [stage.settings.model.bottleneck for stage in chain.values()] == [0, 2048, 0]
-    finetune = config.members["pretrained3"].stages["finetune"]
-    assert dict(finetune.lr_scale) == {"conv1": 0.1}
-    (phase,) = later_phases(
-        outline(finetune.settings.model, 1000), dict(finetune.lr_scale), finetune.settings.schedule, 1000
-    )
-    assert phase.begin == 300
-    assert phase.factors == {"conv1": 0.1, "fc8": 10.0}
-    for stage, cuts, colour in (
-        (config.members["base4"].stages["train"], [25, 51, 79], 67),
-        (finetune, [9, 22, 42], 38),
-    ):
-        schedule, state, made = stage.settings.schedule, ScheduleState(), []
-        for _ in range(schedule.epochs):
-            state = after_epoch(state, 0.1, schedule, learnt_below=0.9)
-            made.append(state.cuts)
-        assert [made.index(number) + 1 for number in (1, 2, 3)] == cuts
-        assert whole_epochs(stage.settings.augmentation.colour_until, schedule.epochs) == colour
-
-
-def test_release_cuts_after_epochs_25_51_and_79_and_freezes_conv1_after_72():
-    settings = compose(["schedule=release", "schedule.epochs=91"]).members["base1"].stages["train"].settings.schedule
-    state, cuts = ScheduleState(), []
-    for _ in range(settings.epochs):
-        state = after_epoch(state, 0.1, settings, learnt_below=0.9)
-        cuts.append(state.cuts)
-    assert [cuts.index(number) + 1 for number in (1, 2, 3)] == [25, 51, 79]
-    (phase,) = later_phases(outline(ModelSettings(), 10), {}, settings, updates_per_epoch=10)
-    assert (phase.begin, phase.factors) == (720, {"conv1": 0.0})
-
-
-def test_release_shifts_colours_for_67_of_91_epochs():
-    composed = compose(["augmentation=release", "schedule.epochs=91"]).members["base1"].stages["train"].settings
-    assert whole_epochs(composed.augmentation.colour_until, composed.schedule.epochs) == 67
-
-
-def test_augmentation_readings_differ_where_their_sources_do():
-    def reading(name: str) -> AugmentationSettings:
-        return compose([f"augmentation={name}"]).members["base1"].stages["train"].settings.augmentation
-
-    article, paper, release = reading("article"), reading("paper"), reading("release")
-    assert article == AugmentationSettings(normalisation=Normalisation.imagenet)
-    assert paper == AugmentationSettings(normalisation=Normalisation.mean_image, colour_scale=ColourScale.eigenvalue)
-    assert replace(release, colour_until=1.0) == AugmentationSettings(normalisation=Normalisation.mean_image)
-
-
-def test_release_optimizer_leaves_biases_undecayed_at_twice_the_rate():
-    optimizer = compose(["optimizer=release"]).members["base1"].stages["train"].settings.optimizer
-    assert (optimizer.decay_biases, optimizer.bias_lr_scale, optimizer.velocity) == (False, 2.0, Velocity.scaled)
-
-
 def test_sweep_makes_the_product_with_safe_names():
     config = compose(["ensemble=sweep", "sweep.seed=[0,1,2]", "sweep.optimizer.lr=[0.01,0.02]"])
     assert len(config.members) == 6
@@ -455,127 +336,3 @@ def test_sweep_over_lists_and_many_axes_keeps_names_short_and_apart():
     )
     assert len(config.members) == 16
     assert all(len(name) <= 64 for name in config.members)
-
-
-def test_tracking_uri_explicit_then_environment_then_default(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    assert compose([]).tracking.uri == f"sqlite:///{tmp_path}/mlflow.db"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://localhost:5000")
-    assert compose([]).tracking.uri == "http://localhost:5000"
-    assert compose(["tracking.uri=sqlite:///my.db"]).tracking.uri == f"sqlite:///{tmp_path}/my.db"
-    assert compose(["tracking.uri=sqlite:////var/my.db"]).tracking.uri == "sqlite:////var/my.db"
-    assert compose(["tracking.uri=runs/ml"]).tracking.uri == f"{tmp_path}/runs/ml"
-    assert compose(["tracking.uri='file:ml'"]).tracking.uri == f"file://{tmp_path}/ml"
-
-
-def test_paths_are_absolute_and_the_store_is_in_the_home_folder(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", str(tmp_path / "me"))
-    config = compose(["dataset@datasets.target=folder", "datasets.target.root=a", "datasets.target.classes=~/b"])
-    assert config.store == tmp_path / "me/.cache/septet"
-    assert config.datasets["target"].root == str(tmp_path / "a")
-    assert config.datasets["target"].classes == str(tmp_path / "me/b")
-
-
-def test_addresses_in_object_stores_are_kept_as_they_are_and_read_back(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    chosen = ["dataset@datasets.target=webdataset", "datasets.target.root=s3://bucket/a", "ensemble=five"]
-    config = compose([*chosen, "datasets.target.class_names=names.txt"])
-    assert config.datasets["target"].source is Source.webdataset
-    assert config.datasets["target"].root == "s3://bucket/a"
-    assert config.datasets["target"].class_names == str(tmp_path / "names.txt")
-    monkeypatch.chdir("/")
-    assert reopen(config.yaml) == config
-
-
-@pytest.mark.parametrize(
-    "root",
-    [
-        "ftp://me:hush@host/images",
-        "s3://KEY:hu/hush+x@bucket/images",
-        "zip://a::https://me:hush@host/images.zip",
-        "https://host/images?sig=hush",
-    ],
-)
-def test_root_with_a_password_is_refused_and_the_password_not_repeated(root):
-    with pytest.raises(ConfigError) as caught:
-        compose(["dataset@datasets.target=folder", f"datasets.target.root='{root}'"])
-    assert str(caught.value).startswith("datasets.target.root: holds a password")
-    assert "hush" not in str(caught.value)
-
-
-@pytest.mark.parametrize("key", ["run_dir", "datasets.target.root", "datasets.target.classes", "submission.template"])
-def test_home_of_nobody_is_told_in_one_line(key):
-    with pytest.raises(ConfigError, match="~nobody-here/x: no user of this machine"):
-        compose(["dataset@datasets.target=folder", f"{key}=~nobody-here/x"])
-
-
-@pytest.mark.parametrize(
-    "root", ["http://host:9000/images@2x", "s3://bucket/a:b", "/data/me:x@y", "abfs://box@account/x"]
-)
-def test_root_with_a_port_or_odd_names_holds_no_password(root):
-    config = compose(["dataset@datasets.target=folder", f"datasets.target.root='{root}'"])
-    assert config.datasets["target"].root == root
-
-
-@pytest.mark.parametrize("source", ["csv", "webdataset", "parquet"])
-def test_files_of_other_sources_compose(source):
-    config = compose([f"dataset@datasets.target={source}", "datasets.target.root=/x", "ensemble=five"])
-    assert config.datasets["target"].source == source
-
-
-def test_yaml_keeps_references_and_reads_back_the_same(monkeypatch, tmp_path):
-    monkeypatch.setenv("SEPTET_TEST_SECRET", "http://me:hush@localhost")
-    config = compose(["tracking.uri=${oc.env:SEPTET_TEST_SECRET}", "datasets.target.val_fraction=0.2"])
-    assert config.tracking.uri == "http://me:hush@localhost"
-    text = config.yaml
-    assert "hush" not in text
-    assert "${oc.env:SEPTET_TEST_SECRET}" in text
-    monkeypatch.chdir(tmp_path)
-    assert reopen(text) == config
-
-
-def test_yaml_leaves_the_environment_s_tracking_uri_out(monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hush@localhost")
-    assert "hush" not in compose([]).yaml
-
-
-def test_reopen_changes_combination_and_submission():
-    text = compose(["ensemble=sweep", "sweep.seed=[0,1]", "submission.template=a.csv"]).yaml
-    config = reopen(text, ["combine=weighted", "submission=kaggle_loc", "submission.class_ids=/ids"])
-    assert config.combine.method is CombineMethod.weighted
-    assert config.submission.format is SubmissionFormat.kaggle_loc
-    assert (config.submission.template, config.submission.class_ids) == (None, "/ids")
-    assert list(config.members) == ["seed-0", "seed-1"]
-
-
-@pytest.mark.parametrize("order", [1, -1])
-def test_reopen_keeps_a_value_wherever_its_group_is_chosen(order):
-    text = compose([]).yaml
-    config = reopen(text, ["submission.template=/sample.csv", "submission=kaggle_loc"][::order])
-    assert config.submission.format is SubmissionFormat.kaggle_loc
-    assert config.submission.template == "/sample.csv"
-
-
-@pytest.mark.parametrize(
-    "override", ["combine=weigthed", "experiment=digits", "combine.methd=mean", "~ensemble.members.base1"]
-)
-def test_reopen_refuses_a_mistake_and_what_a_run_has_settled(override):
-    with pytest.raises(ConfigError):
-        reopen(compose([]).yaml, [override])
-
-
-def test_config_dir_adds_options_and_refuses_a_missing_folder(tmp_path):
-    folder = tmp_path / "my conf'"
-    (folder / "optimizer").mkdir(parents=True)
-    (folder / "optimizer" / "slow.yaml").write_text("lr: 0.0001\n")
-    config = compose(["experiment=ilsvrc2012", "optimizer=slow"], config_dir=folder)
-    assert config.members["base1"].stages["train"].settings.optimizer.lr == 0.0001
-    with pytest.raises(ConfigError, match=r"known: cifar_18pct, cifar_80s, release, sgd, slow"):
-        compose(["optimizer=slw"], config_dir=folder)
-    with pytest.raises(ConfigError, match="no such folder"):
-        compose([], config_dir=tmp_path / "absent")
-
-
-def test_default_run_dir_names_experiment_and_plan():
-    assert default_run_dir("digits", "0123456789abcdef") == Path("runs/digits-01234567")

@@ -1,9 +1,8 @@
 """Every submission format, written, read again, and caught when it says something else."""
 
 import csv
-import hashlib
 import io
-import json
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,14 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.aggregate import MemberPredictions
-from orchestrator.combine import mean
-from orchestrator.config_schema import SubmissionConfig, SubmissionFormat
-from orchestrator.run_data import RunData, SplitData
-from orchestrator.submission import Provenance, Submission, ask, check_config, write_submission
+sys.path.insert(0, str(Path(__file__).parent))
+from asked_rows import ALL_FORMATS, CLASSES, NUM_ROWS, draw, make_question, names_of, write
+
+from orchestrator.config_schema import SubmissionFormat
 from orchestrator.submission_check import check_submission
 from orchestrator.submission_formats import (
-    Layout,
     Question,
     Template,
     file_lines,
@@ -30,30 +27,6 @@ from orchestrator.submission_formats import (
     read_template,
 )
 from workers.errors import CheckFailed, ConfigError
-from workers.protocol import SplitPredictions
-
-CLASSES = tuple(f"n{number:02d}" for number in (3, 1, 4, 15, 9, 2, 6))
-NUM_ROWS = 30
-ALL_FORMATS = list(SubmissionFormat)
-
-
-def make_question(submission_format: SubmissionFormat, **changes: object) -> Question:
-    rows = tuple(f"test_{index:02d}.JPEG" for index in range(NUM_ROWS))
-    sizes = np.array([(100 + index, 50 + index) for index in range(NUM_ROWS)], np.int32)
-    return replace(Question(submission_format, rows, CLASSES, sizes), **changes)  # type: ignore[arg-type]
-
-
-def draw(seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).dirichlet(np.ones(len(CLASSES)), size=NUM_ROWS).astype(np.float32)
-
-
-def write(path: Path, question: Question, layout: Layout, probabilities: np.ndarray) -> Path:
-    path.write_text("".join(file_lines(question, layout, probabilities)))
-    return path
-
-
-def names_of(question: Question) -> tuple[str, ...]:
-    return make_layout(question).names
 
 
 @pytest.mark.parametrize("submission_format", ALL_FORMATS)
@@ -346,148 +319,3 @@ def test_class_name_with_space_is_refused_where_spaces_separate(submission_forma
     classes = (*CLASSES[:-1], "great dane")
     with pytest.raises(ConfigError, match="great dane"):
         make_layout(make_question(submission_format, classes=classes))
-
-
-def make_data(unreadable: tuple[int, ...] = (), splits: tuple[str, ...] = ("val", "test")) -> RunData:
-    question = make_question(SubmissionFormat.labels)
-    digest = hashlib.sha256("".join(f"{row}\n" for row in question.rows).encode()).hexdigest()
-    return RunData(
-        "data-digest",
-        CLASSES,
-        {name: SplitData(name, question.rows, digest, None, question.sizes, unreadable) for name in splits},
-    )
-
-
-def store_member(folder: Path, name: str, seed: int, unreadable: tuple[int, ...]) -> MemberPredictions:
-    path = folder / f"{name}.npy"
-    np.save(path, draw(seed))
-    offset = int(np.load(path, mmap_mode="r").offset)
-    about = SplitPredictions("test", NUM_ROWS, len(CLASSES), "r", "d", f"sha-{name}", "step-7", f"checkpoint-{name}")
-    return MemberPredictions(name, path, about, offset, unreadable)
-
-
-def submit(tmp_path: Path, config: SubmissionConfig, unreadable: tuple[int, ...] = ()) -> Submission:
-    members = tuple(store_member(tmp_path, name, seed, unreadable) for seed, name in enumerate(("a", "b")))
-    provenance = {one.member: Provenance("main", f"hash-{one.member}") for one in members}
-    data = make_data(unreadable)
-    return write_submission(tmp_path / "submission", config, data, mean(members), members, provenance)
-
-
-@pytest.mark.parametrize("submission_format", ALL_FORMATS)
-def test_write_submission_leaves_one_file_and_a_manifest_of_it(
-    tmp_path: Path, submission_format: SubmissionFormat
-) -> None:
-    submission = submit(tmp_path, SubmissionConfig(submission_format))
-    folder = tmp_path / "submission"
-    assert {path.name for path in folder.iterdir()} == {submission.path.name, "manifest.json"}
-    manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest == submission.manifest
-    assert manifest["sha256"] == hashlib.sha256(submission.path.read_bytes()).hexdigest()
-    assert manifest["format"] == submission_format.value
-    assert (manifest["split"], manifest["num_rows"], manifest["method"]) == ("test", NUM_ROWS, "mean")
-    assert [(one["name"], one["weight"], one["stage_hash"]) for one in manifest["members"]] == [
-        ("a", 0.5, "hash-a"),
-        ("b", 0.5, "hash-b"),
-    ]
-    assert manifest["members"][1]["predictions_sha256"] == "sha-b"
-    assert manifest["members"][1]["checkpoint_sha256"] == "checkpoint-b"
-
-
-def test_write_submission_twice_gives_the_same_bytes(tmp_path: Path) -> None:
-    config = SubmissionConfig(SubmissionFormat.probabilities)
-    first = submit(tmp_path, config)
-    content = first.path.read_bytes(), (tmp_path / "submission" / "manifest.json").read_bytes()
-    second = submit(tmp_path, config)
-    assert (second.path.read_bytes(), (tmp_path / "submission" / "manifest.json").read_bytes()) == content
-
-
-def test_write_submission_other_format_replaces_the_file(tmp_path: Path) -> None:
-    submit(tmp_path, SubmissionConfig(SubmissionFormat.ilsvrc))
-    submit(tmp_path, SubmissionConfig(SubmissionFormat.labels))
-    assert sorted(path.name for path in (tmp_path / "submission").iterdir()) == ["manifest.json", "submission.csv"]
-
-
-def test_write_submission_bad_template_changes_nothing(tmp_path: Path) -> None:
-    submit(tmp_path, SubmissionConfig(SubmissionFormat.ilsvrc))
-    before = {path.name: path.read_bytes() for path in (tmp_path / "submission").iterdir()}
-    template = tmp_path / "sample.csv"
-    template.write_text("id,label\nelsewhere.png,0\n")
-    with pytest.raises(ConfigError, match="elsewhere"):
-        submit(tmp_path, SubmissionConfig(SubmissionFormat.labels, template=str(template)))
-    assert {path.name: path.read_bytes() for path in (tmp_path / "submission").iterdir()} == before
-
-
-def test_write_submission_failed_check_keeps_the_last_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    submit(tmp_path, SubmissionConfig(SubmissionFormat.labels))
-    before = {path.name: path.read_bytes() for path in (tmp_path / "submission").iterdir()}
-
-    def last_line_lost(*arguments: object) -> list[str]:
-        return list(file_lines(*arguments))[:-1]  # type: ignore[arg-type]
-
-    monkeypatch.setattr("orchestrator.submission.file_lines", last_line_lost)
-    with pytest.raises(CheckFailed, match="fewer lines"):
-        submit(tmp_path, SubmissionConfig(SubmissionFormat.labels))
-    assert {path.name: path.read_bytes() for path in (tmp_path / "submission").iterdir()} == before
-
-
-@pytest.mark.parametrize("submission_format", ALL_FORMATS)
-def test_write_submission_predictions_cut_after_their_check_keeps_the_last_one(
-    tmp_path: Path, submission_format: SubmissionFormat
-) -> None:
-    config = SubmissionConfig(submission_format)
-    submit(tmp_path, config)
-    before = {path.name: path.read_bytes() for path in (tmp_path / "submission").iterdir()}
-    members = tuple(store_member(tmp_path, name, seed, ()) for seed, name in enumerate(("a", "b")))
-    content = members[1].path.read_bytes()
-    members[1].path.write_bytes(content[:-4])
-    provenance = {one.member: Provenance("main", f"hash-{one.member}") for one in members}
-    with pytest.raises(CheckFailed, match="became shorter"):
-        write_submission(tmp_path / "submission", config, make_data(), mean(members), members, provenance)
-    assert {path.name: path.read_bytes() for path in (tmp_path / "submission").iterdir()} == before
-
-
-def test_write_submission_unreadable_images_keep_their_rows_uniform(tmp_path: Path) -> None:
-    submission = submit(tmp_path, SubmissionConfig(SubmissionFormat.probabilities), unreadable=(4, 29))
-    lines = list(csv.reader(io.StringIO(submission.path.read_text())))[1:]
-    assert len(lines) == NUM_ROWS
-    for row in (4, 29):
-        np.testing.assert_allclose(np.float64(lines[row][1:]), 1 / 7, rtol=1e-6)
-    assert not np.allclose(np.float64(lines[5][1:]), 1 / 7)
-    assert submission.manifest["unreadable"] == ["test_04.JPEG", "test_29.JPEG"]
-
-
-def test_write_submission_ilsvrc_without_ids_says_so_in_the_manifest(tmp_path: Path) -> None:
-    assert (
-        "position in data/classes.txt"
-        in submit(tmp_path, SubmissionConfig(SubmissionFormat.ilsvrc)).manifest["class_ids"]
-    )
-    ids = tmp_path / "ids.txt"
-    ids.write_text("".join(f"{name} {index + 1}\n" for index, name in enumerate(CLASSES)))
-    manifest = submit(tmp_path, SubmissionConfig(SubmissionFormat.ilsvrc, class_ids=str(ids))).manifest
-    assert manifest["class_ids"] == "ids from submission.class_ids"
-    assert manifest["class_ids_file"]["sha256"] == hashlib.sha256(ids.read_bytes()).hexdigest()
-
-
-def test_ids_of_the_dataset_are_written_in_ilsvrc_alone_and_class_ids_beat_them(tmp_path: Path) -> None:
-    data = replace(make_data(), class_ids=tuple(str(900 + index) for index in range(len(CLASSES))))
-    own = ask(SubmissionConfig(SubmissionFormat.ilsvrc), data)
-    assert names_of(own) == data.class_ids
-    for other in set(ALL_FORMATS) - {SubmissionFormat.ilsvrc}:
-        assert names_of(ask(SubmissionConfig(other), data)) == CLASSES
-    ids = tmp_path / "ids.txt"
-    ids.write_text("".join(f"{name} {index + 1}\n" for index, name in enumerate(CLASSES)))
-    given = ask(SubmissionConfig(SubmissionFormat.ilsvrc, class_ids=str(ids)), data)
-    assert names_of(given) == tuple(str(index + 1) for index in range(len(CLASSES)))
-    # Read again by the dataset's ids; by positions every line would be of other classes.
-    path = write(tmp_path / "file", own, make_layout(own), draw())
-    check_submission(path, own, draw())
-    with pytest.raises(CheckFailed):
-        check_submission(path, replace(own, class_ids=None), draw())
-
-
-def test_check_config_missing_files_are_config_errors(tmp_path: Path) -> None:
-    check_config(SubmissionConfig())
-    with pytest.raises(ConfigError, match=r"submission.template=.*nowhere.csv: No such file"):
-        check_config(SubmissionConfig(template=str(tmp_path / "nowhere.csv")))
-    with pytest.raises(ConfigError, match=r"submission.class_ids=.*nowhere.txt: No such file"):
-        check_config(SubmissionConfig(class_ids=str(tmp_path / "nowhere.txt")))

@@ -1,0 +1,142 @@
+"""What a composed configuration keeps and how it is opened again: paths, addresses, passwords, the text."""
+
+from pathlib import Path
+
+import pytest
+
+import conf
+from orchestrator.config import compose, default_run_dir, reopen
+from orchestrator.config_schema import GROUPS, CombineMethod, SubmissionFormat
+from workers.errors import ConfigError
+from workers.settings import (
+    Source,
+)
+
+OPTIONS = {
+    group: sorted(path.stem for path in (Path(str(conf.__file__)).parent / group).glob("*.yaml")) for group in GROUPS
+}
+SEVEN = ["base1", "base2", "base3", "base4", "base5", "pretrained1", "pretrained2"]
+
+
+def test_tracking_uri_explicit_then_environment_then_default(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert compose([]).tracking.uri == f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://localhost:5000")
+    assert compose([]).tracking.uri == "http://localhost:5000"
+    assert compose(["tracking.uri=sqlite:///my.db"]).tracking.uri == f"sqlite:///{tmp_path}/my.db"
+    assert compose(["tracking.uri=sqlite:////var/my.db"]).tracking.uri == "sqlite:////var/my.db"
+    assert compose(["tracking.uri=runs/ml"]).tracking.uri == f"{tmp_path}/runs/ml"
+    assert compose(["tracking.uri='file:ml'"]).tracking.uri == f"file://{tmp_path}/ml"
+
+
+def test_paths_are_absolute_and_the_store_is_in_the_home_folder(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    config = compose(["dataset@datasets.target=folder", "datasets.target.root=a", "datasets.target.classes=~/b"])
+    assert config.store == tmp_path / "me/.cache/septet"
+    assert config.datasets["target"].root == str(tmp_path / "a")
+    assert config.datasets["target"].classes == str(tmp_path / "me/b")
+
+
+def test_addresses_in_object_stores_are_kept_as_they_are_and_read_back(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    chosen = ["dataset@datasets.target=webdataset", "datasets.target.root=s3://bucket/a", "ensemble=five"]
+    config = compose([*chosen, "datasets.target.class_names=names.txt"])
+    assert config.datasets["target"].source is Source.webdataset
+    assert config.datasets["target"].root == "s3://bucket/a"
+    assert config.datasets["target"].class_names == str(tmp_path / "names.txt")
+    monkeypatch.chdir("/")
+    assert reopen(config.yaml) == config
+
+
+@pytest.mark.parametrize(
+    "root",
+    [
+        "ftp://me:hush@host/images",
+        "s3://KEY:hu/hush+x@bucket/images",
+        "zip://a::https://me:hush@host/images.zip",
+        "https://host/images?sig=hush",
+    ],
+)
+def test_root_with_a_password_is_refused_and_the_password_not_repeated(root):
+    with pytest.raises(ConfigError) as caught:
+        compose(["dataset@datasets.target=folder", f"datasets.target.root='{root}'"])
+    assert str(caught.value).startswith("datasets.target.root: holds a password")
+    assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["run_dir", "datasets.target.root", "datasets.target.classes", "submission.template"])
+def test_home_of_nobody_is_told_in_one_line(key):
+    with pytest.raises(ConfigError, match="~nobody-here/x: no user of this machine"):
+        compose(["dataset@datasets.target=folder", f"{key}=~nobody-here/x"])
+
+
+@pytest.mark.parametrize(
+    "root", ["http://host:9000/images@2x", "s3://bucket/a:b", "/data/me:x@y", "abfs://box@account/x"]
+)
+def test_root_with_a_port_or_odd_names_holds_no_password(root):
+    config = compose(["dataset@datasets.target=folder", f"datasets.target.root='{root}'"])
+    assert config.datasets["target"].root == root
+
+
+@pytest.mark.parametrize("source", ["csv", "webdataset", "parquet"])
+def test_files_of_other_sources_compose(source):
+    config = compose([f"dataset@datasets.target={source}", "datasets.target.root=/x", "ensemble=five"])
+    assert config.datasets["target"].source == source
+
+
+def test_yaml_keeps_references_and_reads_back_the_same(monkeypatch, tmp_path):
+    monkeypatch.setenv("SEPTET_TEST_SECRET", "http://me:hush@localhost")
+    config = compose(["tracking.uri=${oc.env:SEPTET_TEST_SECRET}", "datasets.target.val_fraction=0.2"])
+    assert config.tracking.uri == "http://me:hush@localhost"
+    text = config.yaml
+    assert "hush" not in text
+    assert "${oc.env:SEPTET_TEST_SECRET}" in text
+    monkeypatch.chdir(tmp_path)
+    assert reopen(text) == config
+
+
+def test_yaml_leaves_the_environment_s_tracking_uri_out(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hush@localhost")
+    assert "hush" not in compose([]).yaml
+
+
+def test_reopen_changes_combination_and_submission():
+    text = compose(["ensemble=sweep", "sweep.seed=[0,1]", "submission.template=a.csv"]).yaml
+    config = reopen(text, ["combine=weighted", "submission=kaggle_loc", "submission.class_ids=/ids"])
+    assert config.combine.method is CombineMethod.weighted
+    assert config.submission.format is SubmissionFormat.kaggle_loc
+    assert (config.submission.template, config.submission.class_ids) == (None, "/ids")
+    assert list(config.members) == ["seed-0", "seed-1"]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_reopen_keeps_a_value_wherever_its_group_is_chosen(order):
+    text = compose([]).yaml
+    config = reopen(text, ["submission.template=/sample.csv", "submission=kaggle_loc"][::order])
+    assert config.submission.format is SubmissionFormat.kaggle_loc
+    assert config.submission.template == "/sample.csv"
+
+
+@pytest.mark.parametrize(
+    "override", ["combine=weigthed", "experiment=digits", "combine.methd=mean", "~ensemble.members.base1"]
+)
+def test_reopen_refuses_a_mistake_and_what_a_run_has_settled(override):
+    with pytest.raises(ConfigError):
+        reopen(compose([]).yaml, [override])
+
+
+def test_config_dir_adds_options_and_refuses_a_missing_folder(tmp_path):
+    folder = tmp_path / "my conf'"
+    (folder / "optimizer").mkdir(parents=True)
+    (folder / "optimizer" / "slow.yaml").write_text("lr: 0.0001\n")
+    config = compose(["experiment=ilsvrc2012", "optimizer=slow"], config_dir=folder)
+    assert config.members["base1"].stages["train"].settings.optimizer.lr == 0.0001
+    with pytest.raises(ConfigError, match=r"known: cifar_18pct, cifar_80s, release, sgd, slow"):
+        compose(["optimizer=slw"], config_dir=folder)
+    with pytest.raises(ConfigError, match="no such folder"):
+        compose([], config_dir=tmp_path / "absent")
+
+
+def test_default_run_dir_names_experiment_and_plan():
+    assert default_run_dir("digits", "0123456789abcdef") == Path("runs/digits-01234567")
