@@ -1,0 +1,98 @@
+"""A run directory whose launches train nothing, on threads, and what tests of the driver look at."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+from fake_stages import EVERY, FakeStages
+
+from orchestrator.driver import Driver
+from orchestrator.ledger import AttemptEnd, Budgets, Contents, Ledger, read_ledger
+from orchestrator.local_actors import LocalActors
+from orchestrator.plan import Plan, StageRef
+from orchestrator.provenance import Book
+from orchestrator.run_dir import RunPaths
+from orchestrator.tracking import NoTracker
+from orchestrator.work import Work
+from workers import atomic
+from workers.protocol import Numerics
+from workers.settings import Crops, KeptCheckpoint
+
+SEVEN = {
+    **{f"base{number}": {"train": None} for number in range(5)},
+    **{f"wide{number}": {"pre": None, "fine": f"wide{number}/pre"} for number in range(2)},
+}
+
+
+class RecordingTracker(NoTracker):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.points: list[tuple[str, int]] = []
+        self.ended: list[tuple[str, str]] = []
+        self.tags: list[tuple[str, str, str]] = []
+
+    def tag(self, ref: StageRef, key: str, value: str) -> None:
+        self.tags.append((str(ref), key, value))
+
+    def log(self, ref: StageRef, step: int, time_s: float, metrics: Mapping[str, float]) -> None:
+        self.points.append((str(ref), step))
+
+    def stage_finished(self, ref: StageRef, status: str, tags: Mapping[str, str] | None = None) -> None:
+        self.ended.append((str(ref), str(status)))
+
+
+@dataclass
+class Run:
+    """A run directory, and launches into it."""
+
+    root: Path
+    plan: Plan
+    fakes: FakeStages = field(default_factory=FakeStages)
+    budgets: Budgets = field(default_factory=lambda: Budgets(max_losses=20, max_failures=3))
+    num_slots: int = 2
+    digest: str = "d1"
+    tracker: RecordingTracker = field(default_factory=RecordingTracker)
+    book: Book = field(default_factory=Book)
+
+    @property
+    def paths(self) -> RunPaths:
+        return RunPaths(self.root)
+
+    @property
+    def ledger(self) -> Contents:
+        return read_ledger(self.paths.ledger)
+
+    def launch(self, stop_when: str = "") -> bool:
+        """Runs to the end; `stop_when` names a stage whose start brings the request to stop."""
+        self.fakes.started.clear()
+        self.fakes.updates.clear()
+        driver = self.driver()
+        self.cluster = LocalActors(self.num_slots, self.fakes.duties)
+        if driver.take_stock():
+            return True
+        return driver.run(self.cluster, lambda: stop_when in self.fakes.started, lambda: None)
+
+    def driver(self) -> Driver:
+        """That of the next launch."""
+        store = self.root / "store"
+        atomic.write_text(store / "digest", self.digest)
+        work = Work(
+            self.paths,
+            self.plan,
+            {"target": store},
+            "target",
+            self.digest,
+            ("val", "test"),
+            Numerics(),
+            KeptCheckpoint.last,
+            EVERY,
+            self.budgets,
+            Crops.centre,
+        )
+        return Driver(work, Ledger(self.paths.ledger), self.tracker, book=self.book)
+
+    def outcomes(self, ref: str) -> list[AttemptEnd | None]:
+        return [attempt.outcome for attempt in self.ledger.stages[ref].attempts]

@@ -1,0 +1,165 @@
+"""What the driver makes of files that were altered or damaged, and of members that meet a NaN."""
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from driver_run import SEVEN, Run
+from fake_stages import NUM_UPDATES, plan_of
+
+from orchestrator.ledger import AttemptEnd, Budgets
+from orchestrator.plan import StageRef
+from orchestrator.provenance import Book
+from workers.digest import sha256_of
+from workers.errors import CheckFailed, Diverged, MemberFailed
+from workers.protocol import StageResult, StageSpec
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.fixture
+def seven(tmp_path: Path) -> Run:
+    return Run(tmp_path, plan_of(SEVEN))
+
+
+def alter_predictions(run: Run) -> None:
+    """Other numbers, and a description that fits them."""
+    array, about = (run.paths.predictions("base1") / f"test.{end}" for end in ("npy", "json"))
+    np.save(array, np.load(array)[:, ::-1] * np.float32([0.5, 1.5]))
+    about.write_text(json.dumps({**json.loads(about.read_text()), "sha256": sha256_of(array)}))
+
+
+def test_driver_notes_the_digests_of_what_it_commits(seven: Run) -> None:
+    assert seven.launch()
+    committed = seven.book.committed
+    assert committed.stages == {str(ref): f"sha of {ref}" for ref in seven.plan.by_ref}
+    files = {path: sha256_of(path) for path in seven.root.rglob("*.npy")}
+    noted = {
+        seven.paths.predictions(member) / f"{split}.npy": digest
+        for member, own in committed.predictions.items()
+        for split, digest in own.items()
+    }
+    assert noted == files and len(files) == 14
+
+
+def test_driver_predicts_again_what_was_altered_together_with_its_description(seven: Run) -> None:
+    assert seven.launch()
+    alter_predictions(seven)
+    assert seven.launch()
+    assert seven.fakes.started == ["base1/predictions"]
+    # Without the record nothing tells: so a run of before there were digests goes on, and is recorded from then on.
+    alter_predictions(seven)
+    seven.book = Book()
+    assert seven.launch()
+    assert seven.fakes.started == []
+    altered = sha256_of(seven.paths.predictions("base1") / "test.npy")
+    assert seven.book.committed.predictions["base1"]["test"] == altered
+
+
+def test_driver_refuses_a_finished_stage_that_is_not_the_one_it_committed(seven: Run) -> None:
+    assert seven.launch()
+    done = seven.paths.done(StageRef("base1", "train"))
+    done.write_text(done.read_text().replace("sha of base1/train", "another"))
+    with pytest.raises(CheckFailed, match=r"base1/train: the checkpoint .* was altered since it was committed"):
+        seven.launch()
+
+
+def test_driver_killed_between_the_note_and_done_json_goes_on(seven: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("orchestrator.driver.write_finished", killed)
+        with pytest.raises(KeyboardInterrupt):
+            seven.launch()
+    assert len(seven.book.committed.stages) == 1
+    assert seven.launch()
+    assert len(seven.book.committed.stages) == len(seven.plan.stages)
+
+
+def _final_weights(run: Run, ref: str) -> Path:
+    return run.paths.checkpoints(StageRef.parse(ref)) / f"step-{NUM_UPDATES:08d}" / "model.safetensors"
+
+
+def test_driver_goes_back_a_checkpoint_where_a_finished_one_that_is_still_needed_is_damaged(seven: Run) -> None:
+    seven.budgets = Budgets(max_losses=0, max_failures=0)
+    seven.fakes.script = {"base1/predictions": [(0, OSError("once"))], "wide0/fine": [(1, OSError("once"))]}
+    with pytest.raises(MemberFailed):
+        seven.launch()
+    seven.fakes.script = {}
+    for ref in ("base0/train", "base1/train", "wide0/pre", "wide1/pre"):
+        _final_weights(seven, ref).write_bytes(b"[]")
+    _discard_damaged(seven, "base1/train")
+    _discard_damaged(seven, "wide0/pre")
+    assert seven.launch()
+    # Of base0 and wide1 all is there that is made of their weights.
+    assert sorted(set(seven.fakes.started)) == [
+        *("base1/predictions", "base1/train", "wide0/fine", "wide0/pre", "wide0/predictions")
+    ]
+
+
+def _discard_damaged(run: Run, ref: str) -> None:
+    """What a real stage does when it resumes, and a fake one does not."""
+    assert (run.paths.done(StageRef.parse(ref))).exists()
+    real = run.fakes.run_stage
+
+    def run_stage(spec: StageSpec, should_stop: Callable[[], bool]) -> StageResult:
+        weights = spec.stage_dir / "checkpoints" / f"step-{NUM_UPDATES:08d}" / "model.safetensors"
+        if weights.exists() and weights.read_bytes() != b"{}":
+            shutil.rmtree(weights.parent)
+        return real(spec, should_stop)
+
+    run.fakes.run_stage = run_stage  # type: ignore[method-assign]
+
+
+def test_driver_leaves_a_finished_stage_alone_whose_only_checkpoint_is_damaged(seven: Run) -> None:
+    seven.budgets = Budgets(max_losses=0, max_failures=0)
+    seven.fakes.script = {"base1/predictions": [(0, OSError("once"))]}
+    with pytest.raises(MemberFailed):
+        seven.launch()
+    _final_weights(seven, "base1/train").write_bytes(b"[]")
+    for folder in seven.paths.checkpoints(StageRef("base1", "train")).iterdir():
+        if folder.name != f"step-{NUM_UPDATES:08d}":
+            shutil.rmtree(folder)
+    seven.driver().take_stock()
+    assert seven.paths.done(StageRef("base1", "train")).exists(), "a fresh start would hide the loss"
+
+
+def test_driver_leaves_a_finished_stage_alone_that_no_further_update_would_mend(seven: Run) -> None:
+    """Its best checkpoint speaks for it and is damaged; the newest is whole, and nothing is left to train after it."""
+    seven.budgets = Budgets(max_losses=0, max_failures=0)
+    seven.fakes.script = {"base1/predictions": [(0, OSError("once"))]}
+    with pytest.raises(MemberFailed):
+        seven.launch()
+    ref = StageRef("base1", "train")
+    weights = _final_weights(seven, "base1/train")
+    newer = weights.parent.with_name(f"step-{NUM_UPDATES + 1:08d}")
+    shutil.copytree(weights.parent, newer)
+    weights.write_bytes(b"[]")
+    seven.driver().take_stock()
+    assert seven.paths.done(ref).exists()
+
+
+def test_driver_replays_a_nan_once_an_update_and_reports_what_was_passed(seven: Run) -> None:
+    seven.budgets = Budgets(max_losses=0, max_failures=0)
+    seven.fakes.script = {"base0/train": [(5, Diverged("update 5: nan", step=5)), (8, Diverged("nan", step=8))]}
+    assert seven.launch()
+    assert seven.outcomes("base0/train") == [AttemptEnd.diverged, AttemptEnd.diverged, AttemptEnd.done]
+    assert seven.ledger.stages["base0/train"].passed_nans == (5, 8)
+    assert ("base0/train", "septet.passed_nan", "5") in seven.tracker.tags
+    assert ("base0/train", "septet.passed_nan", "5, 8") in seven.tracker.tags
+    assert "base0" in seven.cluster.discarded, "a process that met a NaN was used again"
+
+
+def test_driver_that_meets_a_nan_at_the_same_update_again_gives_up_with_the_budget_unspent(seven: Run) -> None:
+    seven.fakes.script = {"base0/train": [(5, Diverged("update 5: loss nan", step=5))] * 9}
+    with pytest.raises(MemberFailed, match=r"base0/train: update 5: loss nan \(again after a replay"):
+        seven.launch()
+    assert seven.outcomes("base0/train") == [AttemptEnd.diverged] * 2
+    assert seven.ledger.stages["base0/train"].open_nans == (5,)
