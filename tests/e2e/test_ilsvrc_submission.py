@@ -3,16 +3,13 @@
 import io
 import json
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from ilsvrc_files import Challenge, write_archives
+from PIL import Image
 
 from orchestrator import ray_cluster
 from orchestrator.cli import main

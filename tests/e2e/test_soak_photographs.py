@@ -1,7 +1,5 @@
 """`make soak`: kill -9 of the driver at seeded moments of a seven-member run on photographs, on real Ray."""
 
-import hashlib
-import json
 import os
 import random
 import subprocess
@@ -10,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from run_artefacts import artefacts
 
 from orchestrator.ledger import read_ledger
 from orchestrator.run_dir import RunPaths, is_locked
@@ -55,15 +54,6 @@ def launch_and_kill(place: Path, images: Path, life_s: float) -> bool:
     return process.wait() == -9
 
 
-def digests(paths: RunPaths) -> dict[str, str]:
-    """sha256 of submission, predictions and final weights."""
-    files = [*paths.submission.glob("submission.*"), *paths.members.glob("*/predictions/*.npy")]
-    found = {str(path.relative_to(paths.root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-    for done in paths.members.glob("*/*/DONE.json"):
-        found[str(done.parent.relative_to(paths.root))] = json.loads(done.read_text())["checkpoint_sha256"]
-    return found
-
-
 def test_driver_killed_a_dozen_times_on_photographs_ends_in_the_same_bytes(real_images: Path, tmp_path: Path) -> None:
     launch(tmp_path / "undisturbed", real_images)
     place, moments = tmp_path / "killed", random.Random(SEED)
@@ -84,4 +74,4 @@ def test_driver_killed_a_dozen_times_on_photographs_ends_in_the_same_bytes(real_
             # A save waits for the commit of the one before it: two intervals are lost where that took a whole one.
             assert before.last_step - after.resumed_from <= 2 * CHECKPOINT_UPDATES
     assert sum(redone.values()) > 0, "no kill met a stage between its checkpoints"
-    assert digests(paths) == digests(RunPaths(tmp_path / "undisturbed" / "run"))
+    assert artefacts(paths) == artefacts(RunPaths(tmp_path / "undisturbed" / "run"))

@@ -1,14 +1,12 @@
 """What fault tests share: one undisturbed run a session, and an eye on every process that a test starts."""
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-from oracle import Family, Place, digests, placed
+from oracle import Family, Place, placed
+from run_artefacts import artefacts
 
 
 @pytest.fixture(scope="session")
@@ -24,7 +22,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Iterat
         ended = place.launch()
         assert ended.code == 0, ended.err
         # Two files of the submission, three splits of two members, three stages.
-        assert len(digests(place.paths)) == 2 + 2 * 3 + 3
+        assert len(artefacts(place.paths)) == 2 + 2 * 3 + 3
         yield place
 
 

@@ -4,8 +4,6 @@ So a fault can be put anywhere by monkeypatch, and still the exit code, the line
 are those of `septet launch`.
 """
 
-import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,23 +63,15 @@ class Place:
     def outcomes(self) -> list[AttemptEnd | None]:
         return [attempt.outcome for attempt in self.entry.attempts]
 
-    def launch(self, *more: str) -> int:
-        """The exit code of `septet launch`, with the members in threads of this process."""
+    def launch(self, *more: str, uri: str = "") -> int:
+        """The exit code of `septet launch`, with the members in threads of this process; `uri` is the tracking's."""
         words = [
             *("launch", f"run_dir={self.root}", f"datasets.store={self.shared / 'store'}"),
-            f"tracking.uri=sqlite:///{self.shared / 'mlflow.db'}",
+            f"tracking.uri={uri or f'sqlite:///{self.shared}/mlflow.db'}",
         ]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(ray_cluster, "open_cluster", one_slot)
             return main([*words, *SETTINGS, *more])
-
-    def artefacts(self) -> dict[str, str]:
-        """sha256 of what a run is for: submission, predictions, final weights."""
-        found = [*self.paths.submission.glob("submission.*"), *self.paths.members.glob("*/predictions/*.npy")]
-        digests = {str(path.relative_to(self.root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
-        for done in self.paths.members.glob("*/*/DONE.json"):
-            digests[str(done.relative_to(self.root))] = json.loads(done.read_text())["checkpoint_sha256"]
-        return digests
 
     def has_submission(self) -> bool:
         return any(self.paths.submission.glob("submission.*")) if self.paths.submission.is_dir() else False

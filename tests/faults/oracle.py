@@ -8,8 +8,6 @@ sha256, and nothing temporary is left. That the injection happened is for each t
 
 import contextlib
 import ctypes
-import hashlib
-import json
 import os
 import shutil
 import subprocess
@@ -22,6 +20,7 @@ from enum import StrEnum
 from pathlib import Path
 
 import psutil
+from run_artefacts import artefacts
 
 from orchestrator.run_dir import RunPaths, is_locked
 
@@ -224,17 +223,6 @@ def submission_state(found: Files, old: Files, new: Files) -> SubmissionState:
     return SubmissionState.new
 
 
-def digests(paths: RunPaths) -> dict[str, str]:
-    """sha256 of what a run is for: submission and manifest, predictions, final weights (recomputed)."""
-    files = [*paths.submission.glob("*"), *paths.members.glob("*/predictions/*.npy")]
-    for done in paths.members.glob("*/*/DONE.json"):
-        said = json.loads(done.read_text())
-        weights = done.parent / "checkpoints" / said["checkpoint"] / "model.safetensors"
-        assert hashlib.sha256(weights.read_bytes()).hexdigest() == said["checkpoint_sha256"], weights
-        files.append(weights)
-    return {str(path.relative_to(paths.root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-
 def expect_line(ended: Ended, code: int, *words: str) -> None:
     """The exit code, and one line on stderr that holds `words` and no traceback."""
     assert ended.code == code, (ended.code, ended.err)
@@ -258,7 +246,7 @@ def expect_recovered(place: Place, undisturbed: Place, family: Family) -> None:
     ended = place.launch()
     assert ended.code == 0, ended.err
     expect_clean_end(place, family)
-    assert digests(place.paths) == digests(undisturbed.paths)
+    assert artefacts(place.paths) == artefacts(undisturbed.paths)
     assert place.leftovers() == []
 
 

@@ -1,7 +1,5 @@
 """A small launch on the embedded digits, and all that a launch which was interrupted may not leave behind."""
 
-import hashlib
-import json
 import os
 import signal
 import sqlite3
@@ -90,16 +88,6 @@ class Launches:
             cwd=self.root,
         )
         assert done.returncode == 0, f"exit {done.returncode}: {done.stdout}{done.stderr}"
-
-    def artefacts(self) -> dict[str, str]:
-        """sha256 of submission, predictions and final weights."""
-        found = [*self.paths.submission.glob("submission.*"), *self.paths.members.glob("*/predictions/*.npy")]
-        digests = {
-            str(path.relative_to(self.paths.root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in found
-        }
-        for done in self.paths.members.glob("*/*/DONE.json"):
-            digests[str(done.relative_to(self.paths.root))] = json.loads(done.read_text())["checkpoint_sha256"]
-        return digests
 
     def left_behind(self) -> list[str]:
         """What no launch that has ended may leave: processes, a lock, temporary names, runs that seem to go on."""

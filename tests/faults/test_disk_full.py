@@ -3,7 +3,6 @@
 import errno
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 from in_process_launch import Place
+from run_artefacts import artefacts
 
 from workers import checkpoint as protocol
 from workers import saver as saver_module
@@ -119,7 +117,7 @@ def test_launch_on_a_disk_that_fails_leaves_the_checkpoint_before_and_goes_on_on
     assert not place.leftovers()
     assert place.launch() == 0
     assert place.entry.attempts[-1].resumed_from == before
-    assert place.artefacts() == undisturbed.artefacts()
+    assert artefacts(place.paths) == artefacts(undisturbed.paths)
     assert not place.leftovers()
 
 
@@ -171,7 +169,7 @@ def test_launch_on_a_disk_that_is_really_full_stops_and_goes_on_once_there_is_ro
         assert not place.leftovers()
         ballast.unlink()
         assert place.launch() == 0
-        assert place.artefacts() == undisturbed.artefacts()
+        assert artefacts(place.paths) == artefacts(undisturbed.paths)
         assert not place.leftovers()
 
 

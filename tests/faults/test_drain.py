@@ -1,12 +1,9 @@
 """A machine that is about to be taken away: its members checkpoint just in time, go on elsewhere, and pay nothing."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "orchestrator"))
 from fake_stages import EVERY, NUM_UPDATES, FakeStages, plan_of
 
 from orchestrator.driver import Driver

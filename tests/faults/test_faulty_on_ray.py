@@ -7,8 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 from launch_faulty import AT, INJECTED
 from small_launch import GIVE_UP_S
 

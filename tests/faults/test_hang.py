@@ -3,7 +3,6 @@
 import ctypes
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,9 +10,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parents[1] / "orchestrator"))
 from fake_stages import FakeStages, plan_of
 from tiny_stage import INTERVAL, SETTINGS, make_spec, make_store, never
 

@@ -3,7 +3,6 @@
 import json
 import logging
 import sqlite3
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,11 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
-
-sys.path.insert(0, str(Path(__file__).parent))
 from in_process_launch import Place
+from run_artefacts import artefacts
 from tiny_stage import course, make_spec, make_store, never
+from torch import nn
 
 from orchestrator.ledger import AttemptEnd, Ledger, StageState
 from orchestrator.status import read_status, to_lines
@@ -232,7 +230,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def undisturbed(shared: Path) -> Place:
     place = Place(shared / "undisturbed", shared)
     assert place.launch() == 0
-    assert len(place.artefacts()) == 1 + 3 + 1
+    assert len(artefacts(place.paths)) == 2 + 3 + 1
     return place
 
 
@@ -258,7 +256,7 @@ def test_launch_that_meets_a_nan_once_replays_reports_it_and_ends_in_the_same_by
         # Neither budget has anything in it: a replay costs none.
         assert place.launch("cluster.max_failures=0", "cluster.max_losses=0") == 0
     assert poison.fired == 1
-    assert place.artefacts() == undisturbed.artefacts()
+    assert artefacts(place.paths) == artefacts(undisturbed.paths)
     assert place.outcomes == [AttemptEnd.diverged, AttemptEnd.done]
     assert (place.entry.attempts[0].diverged_at, place.entry.passed_nans) == (AT, (AT,))
     assert f"the NaN at update {AT} did not come again" in caplog.text
@@ -288,7 +286,7 @@ def test_launch_that_meets_a_nan_at_the_same_update_again_fails_the_member_at_on
     assert not place.leftovers()
     # With what was wrong mended, the same command goes on to the undisturbed bytes.
     assert place.launch() == 0
-    assert place.artefacts() == undisturbed.artefacts()
+    assert artefacts(place.paths) == artefacts(undisturbed.paths)
 
 
 def test_without_the_replay_a_passing_fault_would_fail_the_member(

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 from launch_held import ON_A_CLUSTER, UNWATCHED
+from run_artefacts import artefacts
 from small_launch import GIVE_UP_S, SMALL, Launches, hear_all_signals, wait_for
 
 from orchestrator.ledger import AttemptEnd, Entry, read_ledger
@@ -117,7 +116,7 @@ def test_member_of_a_node_that_goes_is_trained_on_elsewhere_to_the_same_bytes(
     assert ends.count(AttemptEnd.done) == 2
     if notice:
         assert sum(entry.redone_updates for entry in _entries(launches)) == 0, "it checkpointed too late"
-    assert launches.artefacts() == undisturbed.artefacts()
+    assert artefacts(launches.paths) == artefacts(undisturbed.paths)
     assert launches.left_behind() == []
 
 
@@ -134,7 +133,7 @@ def test_head_that_is_lost_ends_the_launch_and_the_same_command_goes_on(
     assert len(said) == 1 and "run the same command again" in said[0], err
     assert launches.left_behind() == []
     launches.finish()
-    assert launches.artefacts() == undisturbed.artefacts()
+    assert artefacts(launches.paths) == artefacts(undisturbed.paths)
     assert all(attempt.resumed_from > 0 for entry in _entries(launches) for attempt in entry.attempts[1:])
 
 

@@ -11,13 +11,13 @@ from oracle import (
     Family,
     Place,
     SubmissionState,
-    digests,
     expect_clean_end,
     expect_line,
     expect_recovered,
     submission_state,
     wait_for,
 )
+from run_artefacts import artefacts
 
 
 @pytest.mark.slow
@@ -86,6 +86,6 @@ def test_weights_that_changed_under_their_done_json_are_caught(undisturbed: Plac
     try:
         newest.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
         with pytest.raises(AssertionError, match=r"model\.safetensors"):
-            digests(undisturbed.paths)
+            artefacts(undisturbed.paths)
     finally:
         newest.write_bytes(whole)

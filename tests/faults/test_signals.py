@@ -10,9 +10,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 from launch_held import MOMENTS, UNPROTECTED
+from run_artefacts import artefacts
 from small_launch import GIVE_UP_S, Launches, hear_all_signals, wait_for
 
 from orchestrator.ledger import StageState, read_ledger
@@ -33,7 +32,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Launches:
     root = tmp_path_factory.mktemp("undisturbed")
     launches = Launches(root / "a", root / "store")
     launches.finish()
-    assert len(launches.artefacts()) == 1 + 2 * 3 + 2
+    assert len(artefacts(launches.paths)) == 2 + 2 * 3 + 2
     assert launches.left_behind() == []
     return launches
 
@@ -59,7 +58,7 @@ def test_signal_at_any_moment_stops_in_order_and_the_next_launch_comes_to_the_sa
     assert launches.left_behind() == []
     assert not list(launches.paths.submission.glob("submission.*"))
     launches.finish()
-    assert launches.artefacts() == undisturbed.artefacts()
+    assert artefacts(launches.paths) == artefacts(undisturbed.paths)
     if moment == "training":
         # Each attempt went on from where the signal had found it.
         assert sum(entry.redone_updates for entry in read_ledger(launches.paths.ledger).stages.values()) == 0
@@ -80,7 +79,7 @@ def test_second_ctrl_c_ends_at_once_and_leaves_no_process_and_no_lock(
     assert process.returncode in (130, 143)
     assert [left for left in launches.left_behind() if "MLflow" not in left and ".tmp-" not in left] == []
     launches.finish()
-    assert launches.artefacts() == undisturbed.artefacts()
+    assert artefacts(launches.paths) == artefacts(undisturbed.paths)
     assert launches.left_behind() == []
 
 
@@ -99,7 +98,7 @@ def test_stop_verb_ends_a_real_launch_with_its_members_at_their_checkpoints(
     assert read_ledger(launches.paths.ledger).state is StageState.stopped
     assert launches.left_behind() == []
     launches.finish()
-    assert launches.artefacts() == undisturbed.artefacts()
+    assert artefacts(launches.paths) == artefacts(undisturbed.paths)
 
 
 def test_terminal_that_is_closed_does_not_keep_members_from_their_checkpoints(
@@ -126,7 +125,7 @@ def test_terminal_that_is_closed_does_not_keep_members_from_their_checkpoints(
     assert launches.left_behind() == []
     assert read_ledger(launches.paths.ledger).state is StageState.stopped
     launches.finish()
-    assert launches.artefacts() == undisturbed.artefacts()
+    assert artefacts(launches.paths) == artefacts(undisturbed.paths)
     assert sum(entry.redone_updates for entry in read_ledger(launches.paths.ledger).stages.values()) == 0
 
 
@@ -163,4 +162,4 @@ def test_launch_under_nohup_does_not_hear_the_terminal_close(undisturbed: Launch
     psutil.Process(process.pid).send_signal(signal.SIGHUP)
     _, err = process.communicate(timeout=GIVE_UP_S)
     assert process.returncode == 0, err
-    assert launches.artefacts() == undisturbed.artefacts()
+    assert artefacts(launches.paths) == artefacts(undisturbed.paths)

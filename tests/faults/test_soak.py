@@ -21,7 +21,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from oracle import FOLDER, PAUSE_S, Ended, Family, Place, child_environment, digests, placed, wait_for
+from oracle import FOLDER, PAUSE_S, Ended, Family, Place, child_environment, placed, wait_for
+from run_artefacts import artefacts
 
 from orchestrator.ledger import AttemptEnd, read_ledger
 from orchestrator.run_dir import RunPaths, is_locked
@@ -260,7 +261,7 @@ def test_driver_members_and_nodes_killed_at_random_moments_end_in_the_same_bytes
         assert ends[AttemptEnd.lost] >= soak.done[Victim.member] // 2, "the kills hardly met a member"
         assert ends[AttemptEnd.failed] == 0, entries
         assert redone > 0, "no kill met a stage between its checkpoints"
-        assert digests(place.paths) == digests(reference.paths)
+        assert artefacts(place.paths) == artefacts(reference.paths)
         family.expect_none()
         assert not is_locked(place.paths)
         assert [path for path in place.leftovers() if place.temporary not in path.parents] == []

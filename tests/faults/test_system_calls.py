@@ -7,16 +7,13 @@ show a missing fsync, since the page cache outlives the process: that is what th
 
 import json
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import forked_writes
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-import forked_writes
 from forked_writes import BEFORE, JOBS, NEW_STEP, OLD_STEP, tensors
 from oracle import submission_state
 from system_calls import Call, ForkedWrites, strace_refuses

@@ -14,17 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
+from fake_stages import FakeStages, died
 from tracked_run import FakeRun, MlflowServer, check_complete, found_runs, held, key_of, mlflow_server
 
 from benchmarks.misbehaving_proxy import Fault, Proxy, serving_badly
 from orchestrator.plan import StageRef
 from orchestrator.tracking_sender import Sender
 from orchestrator.tracking_store import Point, Store
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "orchestrator"))
-from fake_stages import FakeStages, died
 
 pytestmark = pytest.mark.timeout(300)
 GIVE_UP_S = 120.0

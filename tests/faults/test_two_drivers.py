@@ -3,13 +3,11 @@
 import os
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
+from run_artefacts import artefacts
 from small_launch import GIVE_UP_S, Launches
 
 from orchestrator import open_run, run_dir
@@ -49,7 +47,7 @@ def test_second_launch_names_the_first_and_changes_nothing_and_a_killed_one_is_n
     first.communicate(timeout=GIVE_UP_S)
     launches.finish()
     assert launches.left_behind() == []
-    assert len(launches.artefacts()) == 1 + 2 * 3 + 2
+    assert len(artefacts(launches.paths)) == 2 + 2 * 3 + 2
 
 
 def test_second_holder_without_the_lock_would_be_let_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,6 @@ tests/orchestrator/fake_stages.py's, so that a fault costs a second and not a tr
 
 import json
 import sqlite3
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -15,7 +14,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "orchestrator"))
 from fake_stages import EVERY, FakeStages, plan_of
 
 from orchestrator.config_schema import TrackingConfig

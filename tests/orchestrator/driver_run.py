@@ -1,11 +1,9 @@
 """A run directory whose launches train nothing, on threads, and what tests of the driver look at."""
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
 from fake_stages import EVERY, FakeStages
 
 from orchestrator.driver import Driver

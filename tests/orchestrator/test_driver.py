@@ -1,12 +1,9 @@
 """The driver on threads with stages that train nothing: order, budgets, stops, resumes, extensions."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 from driver_run import SEVEN, Run
 from fake_stages import NUM_UPDATES, died, plan_of
 

@@ -2,14 +2,11 @@
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 from driver_run import SEVEN, Run
 from fake_stages import NUM_UPDATES, plan_of
 

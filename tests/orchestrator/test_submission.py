@@ -2,7 +2,6 @@
 
 import csv
 import io
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,11 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from asked_rows import ALL_FORMATS, CLASSES, NUM_ROWS, draw, make_question, names_of, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-sys.path.insert(0, str(Path(__file__).parent))
-from asked_rows import ALL_FORMATS, CLASSES, NUM_ROWS, draw, make_question, names_of, write
 
 from orchestrator.config_schema import SubmissionFormat
 from orchestrator.submission_check import check_submission

@@ -4,14 +4,11 @@ import csv
 import hashlib
 import io
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 from asked_rows import ALL_FORMATS, CLASSES, NUM_ROWS, draw, make_question, names_of, write
 
 from orchestrator.aggregate import MemberPredictions

@@ -1,7 +1,5 @@
 """kill -9 of the driver at seeded moments: the same command again comes to the same bytes, and little is redone."""
 
-import hashlib
-import json
 import random
 import re
 import subprocess
@@ -12,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from run_artefacts import artefacts
 
 from orchestrator.ledger import AttemptEnd, read_ledger
 from orchestrator.run_dir import RunPaths, is_locked, read_record
@@ -59,16 +58,6 @@ class Place:
     def num_points(self) -> int:
         return sum(path.read_bytes().count(b"\n") for path in self.paths.members.glob("*/*/metrics.jsonl"))
 
-    def artefacts(self) -> dict[str, str]:
-        """sha256 of what a run is for: submission, predictions, final weights."""
-        found = [*self.paths.submission.glob("submission.*"), *self.paths.members.glob("*/predictions/*.npy")]
-        digests = {
-            str(path.relative_to(self.paths.root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in found
-        }
-        for done in self.paths.members.glob("*/*/DONE.json"):
-            digests[str(done.relative_to(self.paths.root))] = json.loads(done.read_text())["checkpoint_sha256"]
-        return digests
-
 
 @pytest.fixture(scope="module")
 def groups(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -86,7 +75,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, groups: Path) -> Place
     folder = tmp_path_factory.mktemp("undisturbed")
     place = Place(folder / "a", folder / "store", groups)
     place.launch()
-    assert len(place.artefacts()) == 1 + 2 * 3 + 3
+    assert len(artefacts(place.paths)) == 2 + 2 * 3 + 3
     return place
 
 
@@ -109,7 +98,7 @@ def test_driver_killed_at_seeded_moments_ends_in_the_same_bytes(undisturbed: Pla
     place.launch()
     assert num_killed >= 10, "the run was over before the tenth kill: let it train longer"
     assert num_in_training >= 8
-    assert place.artefacts() == undisturbed.artefacts()
+    assert artefacts(place.paths) == artefacts(undisturbed.paths)
     _check_ledger(place.paths)
     leftovers = [path for path in place.paths.root.rglob(".tmp-*") if path.parent.name != "checkpoints"]
     assert not leftovers
@@ -137,14 +126,14 @@ def test_driver_killed_as_artefacts_appear_ends_in_the_same_bytes(undisturbed: P
         killed = place.launch_and_kill(lambda artefact=root / name: artefact.exists())
         assert killed, f"the launch was over before {name} was seen"
     place.launch()
-    assert place.artefacts() == undisturbed.artefacts()
+    assert artefacts(place.paths) == artefacts(undisturbed.paths)
 
 
 @pytest.mark.slow
 def test_launch_of_a_finished_run_trains_nothing_and_changes_no_artefact(undisturbed: Place) -> None:
-    before, attempts = undisturbed.artefacts(), read_ledger(undisturbed.paths.ledger).stages
+    before, attempts = artefacts(undisturbed.paths), read_ledger(undisturbed.paths.ledger).stages
     undisturbed.launch()
-    assert undisturbed.artefacts() == before
+    assert artefacts(undisturbed.paths) == before
     assert {name: entry.attempts for name, entry in read_ledger(undisturbed.paths.ledger).stages.items()} == {
         name: entry.attempts for name, entry in attempts.items()
     }

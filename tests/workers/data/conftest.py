@@ -1,16 +1,12 @@
 """Small trees of generated images, in both layouts that the folder source reads."""
 
 import io
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from s3_server import s3_server, upload
 
 SECRET = "never-to-be-told"

@@ -7,12 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import bad_files
 import numpy as np
 import pytest
 from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).parent))
-import bad_files
 
 from workers.data.decision import Decision
 from workers.data.decode import BadImage, decode

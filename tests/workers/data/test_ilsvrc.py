@@ -3,16 +3,12 @@
 import io
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 from ilsvrc_files import (
     KIT,
     Challenge,
@@ -25,6 +21,7 @@ from ilsvrc_files import (
     write_kit,
     write_tree,
 )
+from PIL import Image
 
 from workers.data.prepare import prepare
 from workers.data.sources import open_listing, survey

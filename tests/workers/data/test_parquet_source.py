@@ -2,7 +2,6 @@
 
 import json
 import pickle
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from image_forms import IMAGE, Image, as_parquet, write_parquet
 from pyarrow import parquet
 
 from workers.data.decode import BadImage
@@ -23,10 +23,6 @@ from workers.data.store import open_store
 from workers.data.tree import LocalTree
 from workers.errors import DataError
 from workers.settings import DatasetSettings, Source
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from image_forms import IMAGE, Image, as_parquet, write_parquet
 
 Png = Callable[[int], bytes]
 

@@ -1,13 +1,13 @@
 """The same images as folder, csv, tar shards, parquet and through an S3 server: one digest, one trained net."""
 
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from image_forms import as_csv, as_parquet, as_shards
 
 from workers.checkpoint import read_checkpoint
 from workers.data.prepare import prepare
@@ -24,10 +24,6 @@ from workers.settings import (
     TrainingSettings,
 )
 from workers.stage import run_stage
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from image_forms import as_csv, as_parquet, as_shards
 
 Upload = Callable[[Path, str], str]
 SIZE = 18

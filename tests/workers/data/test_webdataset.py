@@ -5,13 +5,13 @@ import io
 import json
 import os
 import pickle
-import sys
 import tarfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from image_forms import as_shards, write_shard
 
 from workers.data.decode import decode
 from workers.data.listing import Row, unwatched
@@ -23,10 +23,6 @@ from workers.data.tree import Entry
 from workers.dataset_settings import OnBad
 from workers.errors import DataError
 from workers.settings import DatasetSettings, Source
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from image_forms import as_shards, write_shard
 
 Png = Callable[[int], bytes]
 Member = tuple[str, bytes]
