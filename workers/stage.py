@@ -133,6 +133,9 @@ def _misfit(saved: Contents, spec: StageSpec, model: nn.Module, optimizer: torch
     for name, value in saved.optimizer.items():
         if momentum.get(name) != value.shape:
             return f"the momentum of {name} is {value.shape}, the model wants {momentum.get(name, 'none')}"
+    # Of single layers it may be absent: those that have not moved yet have none.
+    if spec.settings.optimizer.momentum and not saved.optimizer:
+        return "it holds no momentum"
     try:
         state = TrainState.from_json(saved.state["train"])
     except (KeyError, TypeError, ValueError) as error:

@@ -170,6 +170,7 @@ ONLY_READ: dict[str, Damage] = {
     "poisoned momentum": rewritten(lambda parts: _poison(parts["optimizer"], np.inf)),
     "no weights": rewritten(lambda parts: parts["model"].clear()),
     "momentum of another shape": rewritten(lambda parts: _reshape(parts["optimizer"])),
+    "no momentum": rewritten(lambda parts: parts["optimizer"].clear()),
     "momentum of another net": rewritten(lambda parts: parts["optimizer"].update(other=np.zeros(3, np.float32))),
     "of another stage": rewritten(lambda parts: parts.update(hash="another")),
     "state of another step": rewritten(lambda parts: parts["state"]["train"].update(step=BEFORE)),
