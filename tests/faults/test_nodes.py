@@ -20,7 +20,7 @@ from workers.training.metrics import read_step
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(1800)]
 SCRIPT = Path(__file__).with_name("ray_of_nodes.py")
 # Long enough to be met in the midst of.
-LONG = (*(word for word in SMALL if "epochs" not in word), "ensemble.stages.train.epochs=60", "cluster.max_losses=1")
+LONG = (*(word for word in SMALL if "epochs" not in word), "ensemble.stages.train.epochs=240", "cluster.max_losses=1")
 
 
 @dataclass
