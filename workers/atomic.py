@@ -174,7 +174,7 @@ def _take_place(folder: Path, target: Path) -> None:
         target.rename(aside)
         try:
             folder.rename(target)
-        except OSError:
+        except BaseException:
             aside.rename(target)
             raise
         shutil.rmtree(aside, ignore_errors=True)

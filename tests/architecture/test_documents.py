@@ -74,3 +74,9 @@ def test_modules_of_orchestrator_are_all_named_in_architecture() -> None:
     text = (CHECKOUT / "docs" / "architecture.md").read_text()
     unnamed = {path.stem for path in (CHECKOUT / "orchestrator").glob("*.py")} - set(re.findall(r"\w+", text))
     assert unnamed <= {"__init__"}
+
+
+def test_tests_named_in_documents_exist() -> None:
+    named = {name for path in DOCUMENTS for name in re.findall(r"`(tests/[\w/*]+\.py)`", (CHECKOUT / path).read_text())}
+    assert "tests/faults/test_fence.py" in named
+    assert [name for name in sorted(named) if not list(CHECKOUT.glob(name))] == []

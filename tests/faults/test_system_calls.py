@@ -195,6 +195,19 @@ def test_error_at_every_call_is_a_storage_error_and_leaves_the_old_or_the_new(
     assert num_refused >= 3
 
 
+@pytest.mark.parametrize("answer", ["EINVAL", "ENOSYS"])
+def test_file_system_that_cannot_exchange_two_names_gets_the_new_submission_all_the_same(
+    writes: ForkedWrites, tmp_path: Path, answer: str
+) -> None:
+    """As NFS and older kernels answer; a rename that fails after that leaves the old one."""
+    sweep = make_sweep("submission", writes, tmp_path / "sweep")
+    assert sum(call.name == "renameat2" for call in sweep.calls) == 1, "nothing is exchanged"
+    place = tmp_path / "run"
+    assert sweep.run(place, f"renameat2:error={answer}") == 0, (tmp_path / "err.txt").read_text()
+    assert sweep.expect_whole(place)
+    _expect_end_state(sweep, place)
+
+
 def committed_in_order(calls: list[Call]) -> list[str]:
     """What breaks the order that survives a loss of power, empty for nothing.
 
