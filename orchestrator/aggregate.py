@@ -69,11 +69,14 @@ class MemberPredictions:
 
     def read_stored(self, start: int, block: Block) -> None:
         """As `read_into`, but as the file has them."""
-        self._read_bytes(
-            block.reshape(-1).view(np.uint8).data, self.offset_bytes + start * self.about.num_classes * _ITEM_BYTES
-        )
+        _, offset_bytes = self.stored_at(start)
+        self._read_bytes(block.reshape(-1).view(np.uint8).data, offset_bytes)
         if sys.byteorder == "big":
             block.byteswap(inplace=True)
+
+    def stored_at(self, row: int) -> tuple[int, int]:
+        """The file's descriptor, open as long as this object lives, and the byte at which `row` begins."""
+        return self._descriptor, self.offset_bytes + row * self.about.num_classes * _ITEM_BYTES
 
     def header(self) -> bytes:
         """The file's bytes before the first row."""
@@ -92,7 +95,8 @@ class MemberPredictions:
 
     @cached_property
     def _descriptor(self) -> int:
-        descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        with storage_errors(self.path):
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         weakref.finalize(self, os.close, descriptor)
         return descriptor
 

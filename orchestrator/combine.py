@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from orchestrator.config_schema import CombineMethod
-from orchestrator.probabilities import SMALLEST_PROBABILITY, Block, Rows, StoredRows, blocks
-from workers.kernels.average import weighted_sum
+from orchestrator.probabilities import SMALLEST_PROBABILITY, Block, FileRows, Rows, StoredRows, blocks
+from workers.kernels.average import weighted_sum, weighted_sum_of_files
 
 
 @dataclass(frozen=True)
@@ -55,20 +55,22 @@ class Combined:
         """Rows `start:stop` (step 1) as a fresh float32 array."""
         start, stop, step = rows.indices(self.shape[0])
         assert step == 1, "a contiguous slice"
-        combine = _geometric if self.combination.method is CombineMethod.geometric else weighted_sum
         # A member of weight 0 is still a member, but need not be read.
         counted = [
             (member, weight) for member, weight in zip(self.members, self.combination.weights, strict=True) if weight
         ]
+        members = [member for member, _ in counted]
         weights = [weight for _, weight in counted]
         output = np.empty((max(0, stop - start), self.shape[1]), np.float32)
         # So few rows at a time that all members' stay in the cache between being read and being summed.
         parts = tuple(blocks(len(output), self.shape[1] * len(counted)))
-        room = self._take_room(len(counted), parts[0].stop if parts else 0)
-        reads = [_reader(member, own) for (member, _), own in zip(counted, room, strict=True)] if parts else []
-        for part in parts:
-            rows = slice(start + part.start, start + part.stop)
-            combine([read(rows) for read in reads], weights, output[part])
+        if not parts:
+            return output
+        room = self._take_room(len(counted), parts[0].stop)
+        if self.combination.method is CombineMethod.geometric:
+            _combine_parts(_geometric, members, weights, start, parts, room, output)
+        elif not _sum_files(members, weights, start, room, output):
+            _combine_parts(weighted_sum, members, weights, start, parts, room, output)
         self._spare.append(room)
         return output
 
@@ -79,6 +81,37 @@ class Combined:
         except IndexError:
             room = np.empty((0, 0, 0), np.float32)
         return room if room.shape[1] >= num_rows else np.empty((num_members, num_rows, self.shape[1]), np.float32)
+
+
+def _sum_files(members: Sequence[Rows], weights: Sequence[float], start: int, room: Block, output: Block) -> bool:
+    """Writes the weighted sum of the rows from `start` on, if all members lie in files that can be read; says whether.
+
+    The bits are those of reading and summing in turn, which is left to name a file that can't be read.
+    """
+    stored = [member for member in members if isinstance(member, FileRows)]
+    if len(stored) < len(members):
+        return False
+    if not weighted_sum_of_files([member.stored_at(start) for member in stored], weights, room, output):
+        return False
+    stop = start + len(output)
+    for row in {row for member in stored for row in member.uniform if start <= row < stop}:
+        weighted_sum([member[row : row + 1] for member in stored], weights, output[row - start : row - start + 1])
+    return True
+
+
+def _combine_parts(
+    combine: Callable[[Sequence[Block], Sequence[float], Block], None],
+    members: Sequence[Rows],
+    weights: Sequence[float],
+    start: int,
+    parts: Sequence[slice],
+    room: Block,
+    output: Block,
+) -> None:
+    reads = [_reader(member, own) for member, own in zip(members, room, strict=True)]
+    for part in parts:
+        rows = slice(start + part.start, start + part.stop)
+        combine([read(rows) for read in reads], weights, output[part])
 
 
 def _reader(member: Rows, room: Block) -> Callable[[slice], Block]:

@@ -3,7 +3,7 @@
 Ties are broken the same way everywhere: of two equally probable classes the one with the lower index comes first.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -33,6 +33,18 @@ class StoredRows(Rows, Protocol):
 
     def read_into(self, start: int, block: Block) -> None:
         """Fills `block` (C-contiguous) with the rows from `start` on."""
+
+
+@runtime_checkable
+class FileRows(StoredRows, Protocol):
+    """Stored rows that lie one after another in a file, as little-endian float32."""
+
+    @property
+    def uniform(self) -> Sequence[int]:
+        """The rows that are uniform, whatever the file has there."""
+
+    def stored_at(self, row: int) -> tuple[int, int]:
+        """The open file's descriptor, and the byte at which `row` begins."""
 
 
 def blocks(num_rows: int, num_classes: int) -> Iterator[slice]:

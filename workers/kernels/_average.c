@@ -1,4 +1,4 @@
-/* Weighted sums of several float32 arrays, one pass over memory.
+/* Weighted sums of several float32 arrays, one pass over memory; of arrays in files, without Python in between.
  *
  * Each product and each sum is rounded to float64 by itself, in the order given, and the total to float32 once:
  * contraction is off (see pyproject.toml), so the bits are those of the same arithmetic in NumPy, whatever the vector
@@ -8,6 +8,7 @@
 #include <Python.h>
 #include <stdint.h>
 #include <string.h>
+#include <unistd.h>
 
 #define MOST_MEMBERS 1024
 #define WIDTH 8 /* float64 lanes of the widest vectors; narrower ones take several steps */
@@ -60,6 +61,45 @@ FOR_EACH_CPU static void average(const float *const *members, const double *weig
     }
 }
 
+/* Fills `to` from a file; 0 where the file ends before, or does not let itself be read. */
+static int read_whole(int descriptor, char *to, size_t num_bytes, off_t offset) {
+    while (num_bytes > 0) {
+        const ssize_t count = pread(descriptor, to, num_bytes, offset);
+        if (count <= 0) return 0;
+        to += count;
+        num_bytes -= (size_t)count;
+        offset += count;
+    }
+    return 1;
+}
+
+/* As `average`, of the same stretch of each file: a part at a time, still in the cache when it is summed. */
+static int average_files(const int *descriptors, const off_t *offsets, const double *weights, Py_ssize_t num_members,
+                         float *room, Py_ssize_t part_items, float *output, Py_ssize_t num_items) {
+    const float *members[MOST_MEMBERS];
+    for (Py_ssize_t m = 0; m < num_members; m++) members[m] = room + m * part_items;
+    for (Py_ssize_t start = 0; start < num_items; start += part_items) {
+        const Py_ssize_t rest = num_items - start, count = rest < part_items ? rest : part_items;
+        for (Py_ssize_t m = 0; m < num_members; m++) {
+            char *to = (char *)(room + m * part_items);
+            const off_t offset = offsets[m] + (off_t)(start * (Py_ssize_t)sizeof(float));
+            if (!read_whole(descriptors[m], to, (size_t)count * sizeof(float), offset)) return 0;
+        }
+        average(members, weights, num_members, output + start, count);
+    }
+    return 1;
+}
+
+/* Writes the numbers of a tuple to `weights`; 0, with an exception set, where they are not one for each member. */
+static int read_weights(PyObject *shares, Py_ssize_t num_members, double *weights) {
+    if (num_members > MOST_MEMBERS || PyTuple_GET_SIZE(shares) != num_members) {
+        PyErr_SetString(PyExc_ValueError, "too many members, or not one weight a member");
+        return 0;
+    }
+    for (Py_ssize_t m = 0; m < num_members; m++) weights[m] = PyFloat_AsDouble(PyTuple_GET_ITEM(shares, m));
+    return !PyErr_Occurred();
+}
+
 static PyObject *apply(PyObject *module, PyObject *arguments) {
     (void)module;
     PyObject *addresses, *shares;
@@ -68,16 +108,11 @@ static PyObject *apply(PyObject *module, PyObject *arguments) {
     if (!PyArg_ParseTuple(arguments, "O!O!Kn", &PyTuple_Type, &addresses, &PyTuple_Type, &shares, &output, &num_items))
         return NULL;
     const Py_ssize_t num_members = PyTuple_GET_SIZE(addresses);
-    if (num_members > MOST_MEMBERS || PyTuple_GET_SIZE(shares) != num_members) {
-        PyErr_SetString(PyExc_ValueError, "too many members, or not one weight a member");
-        return NULL;
-    }
     const float *members[MOST_MEMBERS];
     double weights[MOST_MEMBERS];
-    for (Py_ssize_t m = 0; m < num_members; m++) {
+    if (!read_weights(shares, num_members, weights)) return NULL;
+    for (Py_ssize_t m = 0; m < num_members; m++)
         members[m] = (const float *)PyLong_AsVoidPtr(PyTuple_GET_ITEM(addresses, m));
-        weights[m] = PyFloat_AsDouble(PyTuple_GET_ITEM(shares, m));
-    }
     if (PyErr_Occurred()) return NULL;
     Py_BEGIN_ALLOW_THREADS
     average(members, weights, num_members, (float *)(uintptr_t)output, num_items);
@@ -85,8 +120,38 @@ static PyObject *apply(PyObject *module, PyObject *arguments) {
     Py_RETURN_NONE;
 }
 
+static PyObject *apply_to_files(PyObject *module, PyObject *arguments) {
+    (void)module;
+    PyObject *files, *starts, *shares;
+    unsigned long long room, output;
+    Py_ssize_t room_items, num_items;
+    if (!PyArg_ParseTuple(arguments, "O!O!O!KnKn", &PyTuple_Type, &files, &PyTuple_Type, &starts, &PyTuple_Type,
+                          &shares, &room, &room_items, &output, &num_items))
+        return NULL;
+    const Py_ssize_t num_members = PyTuple_GET_SIZE(files);
+    int descriptors[MOST_MEMBERS], whole;
+    off_t offsets[MOST_MEMBERS];
+    double weights[MOST_MEMBERS];
+    if (!read_weights(shares, num_members, weights)) return NULL;
+    if (PyTuple_GET_SIZE(starts) != num_members || num_members == 0 || room_items < num_members) {
+        PyErr_SetString(PyExc_ValueError, "no members, not one offset a member, or no room for them");
+        return NULL;
+    }
+    for (Py_ssize_t m = 0; m < num_members; m++) {
+        descriptors[m] = (int)PyLong_AsLong(PyTuple_GET_ITEM(files, m));
+        offsets[m] = (off_t)PyLong_AsLongLong(PyTuple_GET_ITEM(starts, m));
+    }
+    if (PyErr_Occurred()) return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    whole = average_files(descriptors, offsets, weights, num_members, (float *)(uintptr_t)room,
+                          room_items / num_members, (float *)(uintptr_t)output, num_items);
+    Py_END_ALLOW_THREADS
+    return PyBool_FromLong(whole);
+}
+
 static PyMethodDef methods[] = {
     {"apply", apply, METH_VARARGS, "Writes the weighted sum of arrays in memory."},
+    {"apply_to_files", apply_to_files, METH_VARARGS, "Writes the weighted sum of arrays in files, if all can be read."},
     {NULL, NULL, 0, NULL},
 };
 
