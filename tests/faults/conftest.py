@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 from oracle import Family, Place, placed
 from run_artefacts import artefacts
+from tracked_run import REQUEST_S, MlflowServer, mlflow_server
+
+from benchmarks.misbehaving_proxy import Proxy, serving_badly
 
 
 @pytest.fixture(scope="session")
@@ -42,3 +45,24 @@ def new_place(tmp_path: Path, store: Path, undisturbed: Place) -> Iterator[Calla
             return stack.enter_context(placed(tmp_path / name, store, in_process=in_process))
 
         yield make
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    with mlflow_server(tmp_path_factory.mktemp("server")) as running:
+        yield running
+
+
+@pytest.fixture
+def proxy(server: MlflowServer) -> Iterator[Proxy]:
+    with serving_badly(server.port) as started:
+        yield started
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gives up a request after a second, and the wait at a launch's end after half of one."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", str(REQUEST_S))
+    monkeypatch.setattr("orchestrator.tracking_runs.CLOSE_S", 0.5)
+    monkeypatch.setattr("orchestrator.tracking_runs._ANSWER_S", 1.5)
+    monkeypatch.setattr("orchestrator.tracking_runs.REFUSED_S", 0.3)

@@ -1,79 +1,36 @@
-"""The tracking store away, slow, wrong or locked: a launch ends as ever, and the store is whole once it is back.
+"""The tracking server away, slow or wrong: a launch ends as ever, and the store is whole once it is back.
 
-Every fault here was really met: the proxy counts what it did, a lock is asked for by a second connection.
+Every fault here was really met: the proxy counts what it did.
 """
 
 import logging
-import sqlite3
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fake_stages import FakeStages, died
-from tracked_run import FakeRun, MlflowServer, check_complete, found_runs, held, key_of, mlflow_server
+from tracked_run import (
+    GIVE_UP_S,
+    REQUEST_S,
+    FakeRun,
+    MlflowServer,
+    check_complete,
+    finish_when_sent,
+    found_runs,
+    held,
+    key_of,
+    launch_again,
+    stop_and_join,
+    wait_until,
+)
 
-from benchmarks.misbehaving_proxy import Fault, Proxy, serving_badly
+from benchmarks.misbehaving_proxy import Fault, Proxy
 from orchestrator.plan import StageRef
 from orchestrator.tracking_sender import Sender
 from orchestrator.tracking_store import Point, Store
 
 pytestmark = pytest.mark.timeout(300)
-GIVE_UP_S = 120.0
-REQUEST_S = 1  # of the client's patience, in place of eight
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
-    with mlflow_server(tmp_path_factory.mktemp("server")) as running:
-        yield running
-
-
-@pytest.fixture
-def proxy(server: MlflowServer) -> Iterator[Proxy]:
-    with serving_badly(server.port) as started:
-        yield started
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Gives up a request after a second, and the wait at a launch's end after half of one."""
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", str(REQUEST_S))
-    monkeypatch.setattr("orchestrator.tracking_runs.CLOSE_S", 0.5)
-    monkeypatch.setattr("orchestrator.tracking_runs._ANSWER_S", 1.5)
-    monkeypatch.setattr("orchestrator.tracking_runs.REFUSED_S", 0.3)
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + GIVE_UP_S
-    while not holds():
-        assert time.monotonic() < deadline, "did not come true in time"
-        time.sleep(0.02)
-
-
-@contextmanager
-def patience() -> Iterator[None]:
-    """A busy machine has time again: what follows meets no fault."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("orchestrator.tracking_runs.CLOSE_S", GIVE_UP_S)
-        patch.setattr("orchestrator.tracking_runs._ANSWER_S", GIVE_UP_S)
-        patch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", str(int(GIVE_UP_S)))
-        yield
-
-
-def launch_again(run: FakeRun) -> None:
-    with patience():
-        run.launch()
-
-
-def finish_when_sent(run: FakeRun, tracker: Any) -> None:
-    assert tracker.flush(GIVE_UP_S) == 0
-    with patience():
-        run.finish(tracker)
 
 
 def make_stages_known(run: FakeRun, tracker: Any) -> None:
@@ -275,13 +232,6 @@ def test_store_lost_midway_and_for_good_is_filled_by_the_next_launch(
     check_complete(server.client, run)
 
 
-def stop_and_join(tracker: Any) -> None:
-    """A launch's process is gone when the next one starts; here its thread has to be."""
-    tracker._sender.stop()
-    tracker._sender._thread.join(GIVE_UP_S)
-    assert not tracker._sender._thread.is_alive()
-
-
 def test_runs_left_running_by_a_killed_driver_are_closed_and_taken_up_by_the_next(
     server: MlflowServer, proxy: Proxy, tmp_path: Path
 ) -> None:
@@ -347,96 +297,6 @@ def test_interrupt_in_the_wait_at_the_end_ends_it_and_says_what_is_lacking(
         run.finish(tracker)
     assert "lacks the end of this run and 30 metric values" in caplog.text
     stop_and_join(tracker)
-
-
-@contextmanager
-def locked(database: Path) -> Iterator[None]:
-    """Another process holds the database exclusively; it is seen to."""
-    script = (
-        "import sqlite3, sys; held = sqlite3.connect(sys.argv[1], isolation_level=None); "
-        "held.execute('BEGIN EXCLUSIVE'); print('held', flush=True); sys.stdin.read()"
-    )
-    holder = subprocess.Popen(
-        [sys.executable, "-c", script, str(database)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
-        with closing(sqlite3.connect(database, timeout=0)) as asking, pytest.raises(sqlite3.OperationalError):
-            asking.execute("SELECT count(*) FROM runs")
-        yield
-    finally:
-        holder.communicate()
-
-
-def test_database_locked_for_a_while_costs_no_point(server: MlflowServer, tmp_path: Path) -> None:
-    from mlflow import MlflowClient
-
-    run = FakeRun(tmp_path / "run", server.another_store(tmp_path / "own"))
-    tracker = run.open()
-    with locked(tmp_path / "own" / "mlflow.db"):
-        run.train(tracker)
-        assert tracker.flush(0.0) == 30
-    run.finish(tracker)
-    check_complete(MlflowClient(run.uri), run)
-
-
-def test_database_locked_beyond_the_end_is_filled_by_the_next_launch(
-    server: MlflowServer, tmp_path: Path, impatient: None, caplog: pytest.LogCaptureFixture
-) -> None:
-    from mlflow import MlflowClient
-
-    run = FakeRun(tmp_path / "run", server.another_store(tmp_path / "own"))
-    tracker = run.open()
-    with locked(tmp_path / "own" / "mlflow.db"), caplog.at_level(logging.WARNING):
-        run.train(tracker)
-        run.finish(tracker)
-    assert "lacks the end of this run and 30 metric values" in caplog.text
-    stop_and_join(tracker)
-    launch_again(run)
-    check_complete(MlflowClient(run.uri), run)
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own, of four megabytes."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("mounting a small file system is not allowed here")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-def fill(folder: Path) -> Path:
-    """Leaves not a block free, and proves it."""
-    ballast = folder / "ballast"
-    with ballast.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
-        while True:
-            file.write(bytes(4096))
-    return ballast
-
-
-def test_full_disk_of_the_database_costs_no_point(
-    server: MlflowServer, tmp_path: Path, small_disk: Path, impatient: None, caplog: pytest.LogCaptureFixture
-) -> None:
-    from mlflow import MlflowClient
-
-    run = FakeRun(tmp_path / "run", server.another_store(small_disk))
-    tracker = run.open()
-    ballast = fill(small_disk)
-    with caplog.at_level(logging.WARNING):
-        run.train(tracker)
-        wait_until(lambda: "training goes on" in caplog.text)
-    assert "full" in caplog.text
-    ballast.unlink()
-    finish_when_sent(run, tracker)
-    check_complete(MlflowClient(run.uri), run)
 
 
 @pytest.mark.soak

@@ -1,16 +1,15 @@
 """Whole launches that train, by the command line: whatever MLflow does, exit 0 and the same bytes."""
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from in_process_launch import NUM_UPDATES, Place
 from run_artefacts import artefacts
-from tracked_run import MlflowServer, check_runs, found_runs, mlflow_server
+from tracked_run import MlflowServer, check_runs, found_runs
 
-from benchmarks.misbehaving_proxy import Proxy, serving_badly
+from benchmarks.misbehaving_proxy import Proxy
 from orchestrator.plan import from_json
 from orchestrator.run_dir import is_locked, read_record
 from workers.training.metrics import MetricsLog
@@ -33,18 +32,6 @@ class Tracked(Place):
         assert "ensemble/top1_error" in by_key["/"].data.metrics
         assert not list(self.root.rglob(".tmp-*"))
         assert not is_locked(self.paths)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
-    with mlflow_server(tmp_path_factory.mktemp("server")) as running:
-        yield running
-
-
-@pytest.fixture
-def proxy(server: MlflowServer) -> Iterator[Proxy]:
-    with serving_badly(server.port) as started:
-        yield started
 
 
 @pytest.fixture(scope="module")

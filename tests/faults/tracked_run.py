@@ -6,14 +6,16 @@ tests/orchestrator/fake_stages.py's, so that a fault costs a second and not a tr
 
 import json
 import sqlite3
+import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import pytest
 from fake_stages import EVERY, FakeStages, plan_of
 
 from orchestrator.config_schema import TrackingConfig
@@ -30,6 +32,8 @@ from workers import atomic
 from workers.protocol import Numerics
 from workers.settings import Crops, KeptCheckpoint
 
+GIVE_UP_S = 120.0
+REQUEST_S = 1  # of an impatient client, in place of eight
 QUICK = Pace(linger_s=0.02, first_pause_s=0.05, longest_pause_s=0.1, sample_s=600)
 CHAINS: Mapping[str, Mapping[str, str | None]] = {
     "base": {"train": None},
@@ -180,3 +184,38 @@ def check_complete(client: Any, run: FakeRun) -> None:
     scores = held(client, by_key["/"])
     assert [(name, step) for name, step, _ in scores] == [(name, 0) for name in sorted(SCORES)], "scores there twice"
     assert held(client, by_key["base/"]) == [("final/nll", 0, 0.5)]
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + GIVE_UP_S
+    while not holds():
+        assert time.monotonic() < deadline, "did not come true in time"
+        time.sleep(0.02)
+
+
+@contextmanager
+def patience() -> Iterator[None]:
+    """A busy machine has time again: what follows meets no fault."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("orchestrator.tracking_runs.CLOSE_S", GIVE_UP_S)
+        patch.setattr("orchestrator.tracking_runs._ANSWER_S", GIVE_UP_S)
+        patch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", str(int(GIVE_UP_S)))
+        yield
+
+
+def launch_again(run: FakeRun) -> None:
+    with patience():
+        run.launch()
+
+
+def finish_when_sent(run: FakeRun, tracker: Any) -> None:
+    assert tracker.flush(GIVE_UP_S) == 0
+    with patience():
+        run.finish(tracker)
+
+
+def stop_and_join(tracker: Any) -> None:
+    """A launch's process is gone when the next one starts; here its thread has to be."""
+    tracker._sender.stop()
+    tracker._sender._thread.join(GIVE_UP_S)
+    assert not tracker._sender._thread.is_alive()

@@ -1,0 +1,107 @@
+"""The tracking database locked, or its disk full: a launch ends as ever, and the store is whole once it is free.
+
+Every fault here was really met: a lock is asked for by a second connection, a full disk takes no further block.
+"""
+
+import logging
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+from tracked_run import FakeRun, MlflowServer, check_complete, finish_when_sent, launch_again, stop_and_join, wait_until
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@contextmanager
+def locked(database: Path) -> Iterator[None]:
+    """Another process holds the database exclusively; it is seen to."""
+    script = (
+        "import sqlite3, sys; held = sqlite3.connect(sys.argv[1], isolation_level=None); "
+        "held.execute('BEGIN EXCLUSIVE'); print('held', flush=True); sys.stdin.read()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", script, str(database)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with closing(sqlite3.connect(database, timeout=0)) as asking, pytest.raises(sqlite3.OperationalError):
+            asking.execute("SELECT count(*) FROM runs")
+        yield
+    finally:
+        holder.communicate()
+
+
+def test_database_locked_for_a_while_costs_no_point(server: MlflowServer, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    run = FakeRun(tmp_path / "run", server.another_store(tmp_path / "own"))
+    tracker = run.open()
+    with locked(tmp_path / "own" / "mlflow.db"):
+        run.train(tracker)
+        assert tracker.flush(0.0) == 30
+    run.finish(tracker)
+    check_complete(MlflowClient(run.uri), run)
+
+
+def test_database_locked_beyond_the_end_is_filled_by_the_next_launch(
+    server: MlflowServer, tmp_path: Path, impatient: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    from mlflow import MlflowClient
+
+    run = FakeRun(tmp_path / "run", server.another_store(tmp_path / "own"))
+    tracker = run.open()
+    with locked(tmp_path / "own" / "mlflow.db"), caplog.at_level(logging.WARNING):
+        run.train(tracker)
+        run.finish(tracker)
+    assert "lacks the end of this run and 30 metric values" in caplog.text
+    stop_and_join(tracker)
+    launch_again(run)
+    check_complete(MlflowClient(run.uri), run)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, of four megabytes."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("mounting a small file system is not allowed here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(folder: Path) -> Path:
+    """Leaves not a block free, and proves it."""
+    ballast = folder / "ballast"
+    with ballast.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+        while True:
+            file.write(bytes(4096))
+    return ballast
+
+
+def test_full_disk_of_the_database_costs_no_point(
+    server: MlflowServer, tmp_path: Path, small_disk: Path, impatient: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    from mlflow import MlflowClient
+
+    run = FakeRun(tmp_path / "run", server.another_store(small_disk))
+    tracker = run.open()
+    ballast = fill(small_disk)
+    with caplog.at_level(logging.WARNING):
+        run.train(tracker)
+        wait_until(lambda: "training goes on" in caplog.text)
+    assert "full" in caplog.text
+    ballast.unlink()
+    finish_when_sent(run, tracker)
+    check_complete(MlflowClient(run.uri), run)
