@@ -67,10 +67,13 @@ class Combined:
         if not parts:
             return output
         room = self._take_room(len(counted), parts[0].stop)
-        if self.combination.method is CombineMethod.geometric:
-            _combine_parts(_geometric, members, weights, start, parts, room, output)
-        elif not _sum_files(members, weights, start, room, output):
-            _combine_parts(weighted_sum, members, weights, start, parts, room, output)
+        geometric = self.combination.method is CombineMethod.geometric
+        if geometric or not _sum_files(members, weights, start, room, output):
+            combine = _geometric if geometric else weighted_sum
+            reads = [_reader(member, own) for member, own in zip(members, room, strict=True)]
+            for part in parts:
+                rows = slice(start + part.start, start + part.stop)
+                combine([read(rows) for read in reads], weights, output[part])
         self._spare.append(room)
         return output
 
@@ -97,21 +100,6 @@ def _sum_files(members: Sequence[Rows], weights: Sequence[float], start: int, ro
     for row in {row for member in stored for row in member.uniform if start <= row < stop}:
         weighted_sum([member[row : row + 1] for member in stored], weights, output[row - start : row - start + 1])
     return True
-
-
-def _combine_parts(
-    combine: Callable[[Sequence[Block], Sequence[float], Block], None],
-    members: Sequence[Rows],
-    weights: Sequence[float],
-    start: int,
-    parts: Sequence[slice],
-    room: Block,
-    output: Block,
-) -> None:
-    reads = [_reader(member, own) for member, own in zip(members, room, strict=True)]
-    for part in parts:
-        rows = slice(start + part.start, start + part.stop)
-        combine([read(rows) for read in reads], weights, output[part])
 
 
 def _reader(member: Rows, room: Block) -> Callable[[slice], Block]:

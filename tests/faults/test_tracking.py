@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from fake_stages import FakeStages, died
+from oracle import wait_for
 from tracked_run import (
     GIVE_UP_S,
     REQUEST_S,
@@ -22,7 +23,6 @@ from tracked_run import (
     key_of,
     launch_again,
     stop_and_join,
-    wait_until,
 )
 
 from benchmarks.misbehaving_proxy import Fault, Proxy
@@ -104,7 +104,7 @@ def given_up_creation_arrives_late(server: MlflowServer, proxy: Proxy, run: Fake
     proxy.break_it(Fault.slow, "runs/create", left=1, delay_s=3.0 * REQUEST_S)
     run.train(tracker)
     assert tracker.flush(GIVE_UP_S) == 0
-    wait_until(lambda: len(found_runs(server.client, run.run_id)) == 7)  # six are the plan's
+    wait_for(lambda: len(found_runs(server.client, run.run_id)) == 7)  # six are the plan's
     assert proxy.injected[Fault.slow] == 1
     finish_when_sent(run, tracker)
 
@@ -226,7 +226,7 @@ def test_store_lost_midway_and_for_good_is_filled_by_the_next_launch(
     assert "the same launch sends them once it answers" in caplog.text
     stop_and_join(tracker)
     time_out = time.monotonic() + 3.0 * REQUEST_S
-    wait_until(lambda: time.monotonic() > time_out)  # what the proxy still holds back has arrived
+    wait_for(lambda: time.monotonic() > time_out)  # what the proxy still holds back has arrived
     proxy.mend()
     launch_again(run)
     check_complete(server.client, run)
@@ -315,7 +315,7 @@ def test_server_that_takes_half_a_minute_holds_up_nothing_and_is_filled_by_the_n
     assert "lacks the end of this run and 30 metric values" in caplog.text
     stop_and_join(tracker)
     time_out = time.monotonic() + 31.0
-    wait_until(lambda: time.monotonic() > time_out)
+    wait_for(lambda: time.monotonic() > time_out)
     proxy.mend()
     launch_again(run)
     check_complete(server.client, run)

@@ -12,7 +12,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from tracked_run import FakeRun, MlflowServer, check_complete, finish_when_sent, launch_again, stop_and_join, wait_until
+from oracle import wait_for
+from tracked_run import FakeRun, MlflowServer, check_complete, finish_when_sent, launch_again, stop_and_join
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -100,7 +101,7 @@ def test_full_disk_of_the_database_costs_no_point(
     ballast = fill(small_disk)
     with caplog.at_level(logging.WARNING):
         run.train(tracker)
-        wait_until(lambda: "training goes on" in caplog.text)
+        wait_for(lambda: "training goes on" in caplog.text)
     assert "full" in caplog.text
     ballast.unlink()
     finish_when_sent(run, tracker)

@@ -6,9 +6,8 @@ tests/orchestrator/fake_stages.py's, so that a fault costs a second and not a tr
 
 import json
 import sqlite3
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -184,13 +183,6 @@ def check_complete(client: Any, run: FakeRun) -> None:
     scores = held(client, by_key["/"])
     assert [(name, step) for name, step, _ in scores] == [(name, 0) for name in sorted(SCORES)], "scores there twice"
     assert held(client, by_key["base/"]) == [("final/nll", 0, 0.5)]
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + GIVE_UP_S
-    while not holds():
-        assert time.monotonic() < deadline, "did not come true in time"
-        time.sleep(0.02)
 
 
 @contextmanager

@@ -1,13 +1,12 @@
 """kill -9 of the driver at seeded moments: the same command again comes to the same bytes, and little is redone."""
 
 import random
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from oracle import GIVE_UP_S, SMALL, Place, placed
+from oracle import SMALL, Place, placed, wait_for
 from run_artefacts import artefacts
 
 from orchestrator.ledger import AttemptEnd, read_ledger
@@ -35,10 +34,7 @@ def launch(place: Place) -> None:
 def launch_and_kill(place: Place, due: Callable[[], bool]) -> bool:
     """Kills the driver once `due`; False if it came to its end first."""
     process = place.start()
-    give_up = time.monotonic() + GIVE_UP_S
-    while process.poll() is None and not due():
-        assert time.monotonic() < give_up
-        time.sleep(0.002)
+    wait_for(lambda: due() or process.poll() is not None)
     process.kill()
     return process.wait() == -9
 

@@ -59,8 +59,8 @@ def weighted_sum_of_files(
         room: contiguous float32 that is overwritten; best smaller than the cache.
 
     Returns:
-        False where nothing was summed: no kernel, room for less than an item of each, or a file that ended too soon or
-        could not be read. What is wrong with it, the caller finds out by reading it.
+        False where `output` is not the sum: no kernel, room for less than an item of each, or a file that ended too
+        soon or could not be read. What is wrong with it, the caller finds out by reading it.
     """
     assert len(files) == len(weights), "one weight an array"
     assert _is_plain(room), "contiguous room"
