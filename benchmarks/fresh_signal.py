@@ -20,7 +20,7 @@ from workers.data.batches import centre_batches, pixel_statistics
 from workers.data.store import open_store
 from workers.models.alexnet import AlexNet
 from workers.models.registry import build, initialise
-from workers.settings import AugmentationSettings, InitScheme, InitSettings, ModelSettings, Normalisation
+from workers.settings.training import AugmentationSettings, InitScheme, InitSettings, ModelSettings, Normalisation
 
 RELEASED = dict.fromkeys(("conv3", "conv4", "conv5"), 0.03)
 WAYS = {

@@ -16,7 +16,7 @@ from benchmarks.turns import Turns, take_turns
 from workers.data.augment import draw_epoch
 from workers.data.shards import npy_header, rows_per_shard
 from workers.data.store import MANIFEST, SCHEMA, Store, digest_of, open_store
-from workers.settings import SPLITS, AugmentationSettings
+from workers.settings.training import SPLITS, AugmentationSettings
 
 PixelWriter = Callable[[Path, bytes, int], None]
 NUM_IMAGES, NUM_CLASSES = 1_300_000, 1000

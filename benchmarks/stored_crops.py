@@ -10,7 +10,7 @@ from benchmarks.whole_job import photographs
 from workers.data.augment import crop, draw_epoch
 from workers.data.prepare import prepare
 from workers.data.store import open_store
-from workers.settings import AugmentationSettings, DatasetSettings, StoreFormat
+from workers.settings.training import AugmentationSettings, DatasetSettings, StoreFormat
 
 _STORED, _INPUT, _BATCH = 256, 224, 128
 # Ours is soon done with a pass: that many are one turn.

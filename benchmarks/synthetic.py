@@ -11,7 +11,7 @@ from PIL import Image
 
 from workers.data.prepare import prepare
 from workers.protocol import Numerics, StageSpec
-from workers.settings import (
+from workers.settings.training import (
     DatasetSettings,
     KeptCheckpoint,
     ModelSettings,

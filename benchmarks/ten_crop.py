@@ -15,7 +15,7 @@ from workers.finished import write_finished
 from workers.models.outline import outline
 from workers.predict import load_member, mean_over_crops
 from workers.protocol import StageResult, StageSpec
-from workers.settings import Crops
+from workers.settings.training import Crops
 from workers.stage import run_stage
 
 _IMAGES, _CLASSES, _SIDE = 64, 1000, 256

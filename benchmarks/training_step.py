@@ -14,7 +14,7 @@ from benchmarks.row import Measure, Row, Settings, Spread, Wanted
 from benchmarks.turns import Contestant, Turns, ratios, take_turns
 from workers.models.geometry import geometry
 from workers.protocol import StageSpec
-from workers.settings import ModelSettings
+from workers.settings.training import ModelSettings
 from workers.stage import run_stage
 
 _WARM_UP = 2

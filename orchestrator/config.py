@@ -38,9 +38,9 @@ from orchestrator.config_schema import (
 from orchestrator.members import resolve_members, stage_names
 from orchestrator.overlay import choices, mapping, overlay
 from orchestrator.tracking_address import redact
-from workers.dataset_settings import is_url
 from workers.errors import ConfigError
-from workers.settings import DatasetSettings
+from workers.settings.dataset import is_url
+from workers.settings.training import DatasetSettings
 
 __all__ = ["Config", "compose", "default_run_dir", "reopen"]
 

@@ -30,7 +30,7 @@ from orchestrator.work import Work
 from workers.data.store import export
 from workers.errors import CheckFailed, ClusterLost, DataError, MemberFailed, SeptetError, Stopped
 from workers.numerics import code_digest
-from workers.settings import HELD_OUT
+from workers.settings.training import HELD_OUT
 
 if TYPE_CHECKING:
     from orchestrator.run_dir import RunPaths

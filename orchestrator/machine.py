@@ -31,7 +31,7 @@ from workers.data.decode import BadImage, decode
 from workers.data.formats import FORMATS
 from workers.data.sources import survey
 from workers.errors import SeptetError
-from workers.settings import DatasetSettings
+from workers.settings.training import DatasetSettings
 
 _TORCH_TIMEOUT_S = 120
 # In a process of its own: a torch that crashes while loading then fails a check instead of the doctor.

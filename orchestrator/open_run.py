@@ -21,7 +21,7 @@ from orchestrator.run_dir import Holder, RunPaths, RunRecord, lock, read_record,
 from workers import atomic
 from workers.errors import ConfigError, RunMismatch
 from workers.protocol import Numerics
-from workers.settings import Crops, KeptCheckpoint
+from workers.settings.training import Crops, KeptCheckpoint
 
 _SHOWN_LINES = 5
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from orchestrator.plan_values import Plan, Stage
 from orchestrator.schedule import estimate, multiply_adds
 from workers.models.outline import outline
-from workers.settings import ModelSettings
+from workers.settings.training import ModelSettings
 
 # One thread a member is what any other machine would take too: what is to replace it must be faster by this share,
 # which noise is not.

@@ -19,7 +19,7 @@ from orchestrator.plan_checks import check_crop, check_fit, check_gpus, check_la
 from orchestrator.plan_values import Plan, PlannedDataset, Stage, StageRef, from_json, hashed, plain, to_json
 from workers.errors import ConfigError
 from workers.protocol import InitFile
-from workers.settings import DatasetSettings, dataset_options
+from workers.settings.training import DatasetSettings, dataset_options
 
 if TYPE_CHECKING:
     from workers.data.sources import Survey

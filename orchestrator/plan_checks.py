@@ -6,7 +6,7 @@ from orchestrator.overlay import choices
 from orchestrator.plan_values import PlannedDataset, Stage
 from workers.errors import ConfigError
 from workers.models.outline import Outline, outline
-from workers.settings import Layout
+from workers.settings.training import Layout
 from workers.training.layer_rates import first_standstill, later_phases
 
 

@@ -8,7 +8,7 @@ from orchestrator.config_schema import ClusterConfig
 from orchestrator.plan_values import Plan, Stage, StageRef
 from orchestrator.schedule import Estimate, estimate
 from workers.models.outline import outline
-from workers.settings import HELD_OUT, StoreFormat, stored_image_bytes
+from workers.settings.training import HELD_OUT, StoreFormat, stored_image_bytes
 
 KEPT_CHECKPOINTS = 3  # the best and the last two
 _STATE_BYTES = 2 * 4  # a weight and its momentum, float32

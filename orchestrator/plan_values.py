@@ -10,7 +10,7 @@ from typing import Any
 from orchestrator.config_schema import TARGET
 from orchestrator.overlay import overlay
 from workers.protocol import InitFile
-from workers.settings import TrainingSettings
+from workers.settings.training import TrainingSettings
 
 
 @dataclass(frozen=True, order=True)

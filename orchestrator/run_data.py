@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from workers.atomic import storage_errors
 from workers.errors import DataError, StorageError
 from workers.json_text import parse_json
-from workers.settings import HELD_OUT
+from workers.settings.training import HELD_OUT
 
 if TYPE_CHECKING:
     from workers.data.store import Store

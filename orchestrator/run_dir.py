@@ -23,7 +23,7 @@ from workers import atomic
 from workers.errors import DataError, RunInUse, StorageError
 from workers.json_text import parse_json
 from workers.protocol import Numerics
-from workers.settings import Crops, KeptCheckpoint
+from workers.settings.training import Crops, KeptCheckpoint
 
 if TYPE_CHECKING:
     from orchestrator.plan import StageRef

@@ -14,7 +14,7 @@ from workers.finished import FILE as DONE_FILE
 from workers.finished import read_finished
 from workers.json_text import parse_json
 from workers.protocol import Numerics, PredictSpec, StageSpec
-from workers.settings import Crops, KeptCheckpoint
+from workers.settings.training import Crops, KeptCheckpoint
 
 
 @dataclass(frozen=True)

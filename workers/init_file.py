@@ -23,7 +23,7 @@ from workers.models.outline import outline
 from workers.models.parts import beside, saved_parts_of, whole_shape
 from workers.models.registry import build
 from workers.protocol import InitFile
-from workers.settings import ModelSettings
+from workers.settings.training import ModelSettings
 from workers.training.optimizer import layer_of
 
 _PICKLES = (".pth", ".pt")

@@ -35,7 +35,7 @@ from workers.models.parts import beside, parts_of, saved_parts_of, whole_shape
 from workers.models.registry import build, initialise, place
 from workers.protocol import StageResult, StageSpec
 from workers.saver import Saver, Snapshot
-from workers.settings import KeptCheckpoint
+from workers.settings.training import KeptCheckpoint
 from workers.training.evaluate import Evaluation, evaluate
 from workers.training.layer_rates import Phase, later_phases
 from workers.training.loop import EpochErrors, Stage, TrainState, train

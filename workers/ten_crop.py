@@ -13,7 +13,7 @@ from workers import numerics
 from workers.data.augment import PixelStatistics, to_input
 from workers.models.alexnet import AlexNet
 from workers.protocol import Numerics
-from workers.settings import Crops
+from workers.settings.training import Crops
 from workers.shared_windows import Offset, logits_of_windows, shared_convs, stack
 
 

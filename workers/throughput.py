@@ -8,7 +8,7 @@ import torch
 from workers import numerics
 from workers.models.registry import build, initialise, place
 from workers.protocol import Numerics
-from workers.settings import TrainingSettings
+from workers.settings.training import TrainingSettings
 from workers.training.evaluate import mean_loss
 from workers.training.optimizer import build_optimizer
 

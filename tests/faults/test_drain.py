@@ -16,7 +16,7 @@ from orchestrator.work import Work
 from workers import atomic
 from workers.errors import MemberFailed
 from workers.protocol import Numerics
-from workers.settings import Crops, KeptCheckpoint
+from workers.settings.training import Crops, KeptCheckpoint
 
 pytestmark = pytest.mark.timeout(60)
 NONE_TO_SPARE = Budgets(max_losses=0, max_failures=0)

@@ -19,7 +19,7 @@ from workers.data.prepare import prepare
 from workers.errors import StorageError, Superseded
 from workers.fence import FILE, fence_of, raise_fence
 from workers.protocol import Numerics, StageResult, StageSpec
-from workers.settings import (
+from workers.settings.training import (
     AugmentationSettings,
     DatasetSettings,
     KeptCheckpoint,

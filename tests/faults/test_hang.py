@@ -30,7 +30,7 @@ from workers import predict as predict_module
 from workers.data.store import open_store
 from workers.finished import read_finished
 from workers.protocol import Numerics, PredictSpec, StageResult, StageSpec
-from workers.settings import Crops, KeptCheckpoint
+from workers.settings.training import Crops, KeptCheckpoint
 from workers.stage import run_stage
 from workers.training.metrics import StepMark
 

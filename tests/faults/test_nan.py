@@ -23,7 +23,7 @@ from workers import stage as stage_module
 from workers.checkpoint import read_checkpoint
 from workers.errors import Diverged
 from workers.protocol import StageResult, StageSpec
-from workers.settings import ModelSettings
+from workers.settings.training import ModelSettings
 from workers.stage import run_stage
 from workers.training import loop
 from workers.training.evaluate import Evaluation

@@ -9,7 +9,7 @@ from typing import Any
 from workers.data.prepare import prepare
 from workers.errors import Stopped
 from workers.protocol import Numerics, StageSpec
-from workers.settings import (
+from workers.settings.training import (
     AugmentationSettings,
     DatasetSettings,
     KeptCheckpoint,

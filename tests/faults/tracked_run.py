@@ -29,7 +29,7 @@ from orchestrator.ui import serving
 from orchestrator.work import Work
 from workers import atomic
 from workers.protocol import Numerics
-from workers.settings import Crops, KeptCheckpoint
+from workers.settings.training import Crops, KeptCheckpoint
 
 GIVE_UP_S = 120.0
 REQUEST_S = 1  # of an impatient client, in place of eight

@@ -14,7 +14,7 @@ from orchestrator.plan_values import Plan, PlannedDataset, Stage, StageRef, to_j
 from orchestrator.run_dir import RunPaths, RunRecord, write_record
 from workers.finished import write_finished
 from workers.protocol import Numerics, SplitPredictions, StageResult
-from workers.settings import TrainingSettings
+from workers.settings.training import TrainingSettings
 
 CLASSES = tuple(f"class{number:02d}" for number in range(12))
 NUM_ROWS = 80

@@ -16,7 +16,7 @@ from orchestrator.tracking import NoTracker
 from orchestrator.work import Work
 from workers import atomic
 from workers.protocol import Numerics
-from workers.settings import Crops, KeptCheckpoint
+from workers.settings.training import Crops, KeptCheckpoint
 
 SEVEN = {
     **{f"base{number}": {"train": None} for number in range(5)},

@@ -21,7 +21,7 @@ from workers.checkpoint import MANIFEST_FILE, MODEL_FILE, OPTIMIZER_FILE, STATE_
 from workers.errors import Stopped
 from workers.finished import read_finished
 from workers.protocol import PredictSpec, SplitPredictions, StageResult, StageSpec
-from workers.settings import Crops, ScheduleSettings, TrainingSettings
+from workers.settings.training import Crops, ScheduleSettings, TrainingSettings
 
 NUM_UPDATES = 10
 EVERY = 3

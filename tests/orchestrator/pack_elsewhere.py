@@ -17,7 +17,7 @@ from workers.data.prepare import PrepareProgress, prepare
 from workers.data.shards import Encoding, ShardJob
 from workers.data.tree import LocalTree
 from workers.errors import StorageError
-from workers.settings import DatasetSettings
+from workers.settings.training import DatasetSettings
 
 
 def prepared(address: str, root: str, stores: str) -> dict[str, object]:

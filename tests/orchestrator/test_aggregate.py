@@ -22,7 +22,7 @@ from workers.data.store import export, open_store
 from workers.errors import CheckFailed, DataError, MemberFailed, StorageError
 from workers.kernels.average import is_built
 from workers.protocol import SplitPredictions
-from workers.settings import DatasetSettings, Source
+from workers.settings.training import DatasetSettings, Source
 
 NUM_CLASSES = 6
 DIGEST = "d" * 64

@@ -8,7 +8,7 @@ import conf
 from orchestrator.config import compose, reopen
 from orchestrator.config_schema import GROUPS
 from workers.errors import ConfigError
-from workers.settings import (
+from workers.settings.training import (
     Decay,
     InitScheme,
     RateChange,

@@ -9,7 +9,7 @@ import conf
 from orchestrator.config import compose
 from orchestrator.config_schema import GROUPS
 from workers.models.outline import outline
-from workers.settings import (
+from workers.settings.training import (
     AugmentationSettings,
     ColourScale,
     ModelSettings,

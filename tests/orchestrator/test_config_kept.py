@@ -8,7 +8,7 @@ import conf
 from orchestrator.config import compose, default_run_dir, reopen
 from orchestrator.config_schema import GROUPS, CombineMethod, SubmissionFormat
 from workers.errors import ConfigError
-from workers.settings import (
+from workers.settings.training import (
     Source,
 )
 

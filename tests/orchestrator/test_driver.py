@@ -9,7 +9,7 @@ from fake_stages import NUM_UPDATES, died, plan_of
 
 from orchestrator.ledger import AttemptEnd, Budgets, Ledger, StageState
 from workers.errors import CheckFailed, DataError, Diverged, MemberFailed, SeptetError, StorageError
-from workers.settings import Crops
+from workers.settings.training import Crops
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -16,7 +16,7 @@ from orchestrator.plan_report import make_report
 from orchestrator.tracking_runs import stage_params
 from workers.errors import ConfigError, DataError
 from workers.models.registry import build, initialise
-from workers.settings import InitSettings, ModelSettings
+from workers.settings.training import InitSettings, ModelSettings
 
 TINY = ("model.width=0.1", "model.fc_units=16")
 MEMBER = "ensemble.members.own.stages.train"

@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator.machine import ask_dataset, ask_decoder, cpu_quota, place
 from workers.data.decode import FORMATS
-from workers.settings import DatasetSettings, Source
+from workers.settings.training import DatasetSettings, Source
 
 
 def test_place_that_does_not_exist_yet_is_judged_by_its_nearest_parent_and_not_made(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from orchestrator.member_actor import Duties, Failure, Halted, MemberActor, Outcome, Trained
 from workers.errors import CheckFailed, DataError, Diverged, Stopped, StorageError
 from workers.protocol import Numerics, PredictSpec, SplitPredictions, StageResult, StageSpec
-from workers.settings import KeptCheckpoint, TrainingSettings
+from workers.settings.training import KeptCheckpoint, TrainingSettings
 
 RESULT = StageResult(1, 0, "step-00000001", "sha", 0.1, 0.2, False)
 

@@ -22,7 +22,7 @@ from orchestrator.config_schema import (
 from orchestrator.plan import ChangeKind, Plan, StageRef, compare, from_json, make_plan, to_json, used_datasets
 from workers.data.sources import Survey
 from workers.errors import ConfigError
-from workers.settings import (
+from workers.settings.training import (
     DatasetSettings,
     ModelSettings,
     OptimizerSettings,

@@ -22,7 +22,7 @@ from workers.errors import DataError
 from workers.finished import write_finished
 from workers.predict import predict
 from workers.protocol import Numerics, PredictSpec, StageSpec
-from workers.settings import (
+from workers.settings.training import (
     Crops,
     DatasetSettings,
     KeptCheckpoint,

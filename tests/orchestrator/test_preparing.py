@@ -12,7 +12,7 @@ from rich.console import Console
 from orchestrator.preparing import Pace, Watch, summary
 from workers.data.prepare import PrepareProgress, prepare
 from workers.data.store import open_store
-from workers.settings import DatasetSettings, OnBad
+from workers.settings.training import DatasetSettings, OnBad
 
 
 class Clock:

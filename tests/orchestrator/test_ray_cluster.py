@@ -29,7 +29,7 @@ from workers.data.prepare import prepare
 from workers.data.tree import LocalTree
 from workers.errors import ClusterLost, ConfigError, Stopped
 from workers.protocol import Numerics, PredictSpec, SplitPredictions, StageResult, StageSpec
-from workers.settings import DatasetSettings, KeptCheckpoint, TrainingSettings
+from workers.settings.training import DatasetSettings, KeptCheckpoint, TrainingSettings
 
 GIVE_UP_S = 60.0
 

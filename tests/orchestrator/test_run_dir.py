@@ -20,7 +20,7 @@ from orchestrator.plan import Plan, PlannedDataset, Stage, StageRef
 from orchestrator.run_dir import RunPaths, is_locked, lock, read_record, write_record
 from workers.errors import ConfigError, DataError, RunInUse, RunMismatch, StorageError
 from workers.protocol import Numerics
-from workers.settings import Crops, KeptCheckpoint, OptimizerSettings, TrainingSettings
+from workers.settings.training import Crops, KeptCheckpoint, OptimizerSettings, TrainingSettings
 
 _HOLD = """
 import sys

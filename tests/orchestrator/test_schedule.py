@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from orchestrator.plan import Plan, Stage, StageRef
 from orchestrator.schedule import estimate, lower_bound, multiply_adds, ready, remaining_path
 from workers.models.outline import outline
-from workers.settings import TrainingSettings
+from workers.settings.training import TrainingSettings
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from workers import atomic
 from workers.errors import DataError
 from workers.finished import write_finished
 from workers.protocol import Numerics, StageResult
-from workers.settings import OptimizerSettings, ScheduleSettings, TrainingSettings
+from workers.settings.training import OptimizerSettings, ScheduleSettings, TrainingSettings
 
 _FIRST, _SECOND = StageRef("base-1", "target"), StageRef("base-2", "target")
 

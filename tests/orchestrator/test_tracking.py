@@ -19,7 +19,7 @@ from orchestrator.tracking_sender import Pace, Sender
 from orchestrator.tracking_store import DatasetInput
 from orchestrator.ui import serving
 from workers.errors import ConfigError
-from workers.settings import TrainingSettings
+from workers.settings.training import TrainingSettings
 
 QUICK = Pace(linger_s=0.05, first_pause_s=0.1, longest_pause_s=0.2, sample_s=0.1)
 

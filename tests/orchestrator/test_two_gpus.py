@@ -7,7 +7,7 @@ from orchestrator.datasets import survey_all
 from orchestrator.plan import Plan, make_plan
 from workers.errors import ConfigError
 from workers.models.outline import outline
-from workers.settings import Layout, ModelSettings
+from workers.settings.training import Layout, ModelSettings
 
 HALVES = ("model.layout=halves", "model.lrn_across_halves=false")
 

@@ -11,7 +11,7 @@ from workers.checkpoint import Contents, read_checkpoint, write_checkpoint
 from workers.data.prepare import prepare
 from workers.errors import ConfigError, Stopped
 from workers.protocol import Numerics, StageResult, StageSpec
-from workers.settings import (
+from workers.settings.training import (
     AugmentationSettings,
     DatasetSettings,
     Decay,

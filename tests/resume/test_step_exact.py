@@ -12,7 +12,7 @@ from workers.checkpoint import read_checkpoint, write_checkpoint
 from workers.data.prepare import prepare
 from workers.errors import Diverged, Stopped
 from workers.protocol import Numerics, StageResult, StageSpec
-from workers.settings import (
+from workers.settings.training import (
     AugmentationSettings,
     DatasetSettings,
     KeptCheckpoint,

@@ -6,7 +6,7 @@ import pytest
 
 from workers.data.prepare import prepare
 from workers.protocol import Numerics, StageSpec
-from workers.settings import (
+from workers.settings.training import (
     AugmentationSettings,
     DatasetSettings,
     KeptCheckpoint,

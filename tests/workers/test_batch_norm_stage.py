@@ -14,7 +14,7 @@ from workers.finished import write_finished
 from workers.models.registry import build
 from workers.predict import load_member, predict_images
 from workers.protocol import StageSpec
-from workers.settings import Crops, ModelSettings
+from workers.settings.training import Crops, ModelSettings
 from workers.stage import run_stage
 
 NET = ModelSettings(name="torchvision/shufflenet_v2_x0_5", input_size=16)

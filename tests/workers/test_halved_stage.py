@@ -12,7 +12,7 @@ from workers.errors import Stopped
 from workers.finished import write_finished
 from workers.predict import load_member, mean_over_crops, predict, predict_images
 from workers.protocol import PredictSpec, StageResult, StageSpec
-from workers.settings import Crops, Layout
+from workers.settings.training import Crops, Layout
 from workers.stage import run_stage
 
 

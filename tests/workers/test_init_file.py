@@ -17,7 +17,7 @@ from workers.init_file import check_init_file, load_init_file, read_init_file
 from workers.models.parts import saved_parts_of
 from workers.models.registry import build, initialise
 from workers.protocol import InitFile, StageSpec
-from workers.settings import InitSettings, Layout, OptimizerSettings
+from workers.settings.training import InitSettings, Layout, OptimizerSettings
 from workers.stage import run_stage
 
 Weights = dict[str, Tensor]

@@ -9,7 +9,7 @@ import pytest
 from workers.checkpoint import read_checkpoint
 from workers.finished import read_finished, write_finished
 from workers.protocol import StageSpec
-from workers.settings import OptimizerSettings
+from workers.settings.training import OptimizerSettings
 from workers.stage import run_stage
 
 FIVE = ("conv1", "conv2", "conv3", "conv4", "conv5")

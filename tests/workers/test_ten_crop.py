@@ -13,7 +13,7 @@ from workers.models.alexnet import AlexNet
 from workers.models.fresh import draw
 from workers.models.geometry import geometry
 from workers.protocol import Numerics
-from workers.settings import Activation, Crops, InitSettings, ModelSettings
+from workers.settings.training import Activation, Crops, InitSettings, ModelSettings
 from workers.shared_windows import shared_convs
 
 FULL = ModelSettings(width=0.1, fc_units=32)

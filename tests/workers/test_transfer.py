@@ -11,7 +11,7 @@ from workers.finished import write_finished
 from workers.models.outline import MODEL_NAMES, outline
 from workers.models.registry import build, initialise
 from workers.protocol import StageSpec
-from workers.settings import InitSettings, ModelSettings, OptimizerSettings
+from workers.settings.training import InitSettings, ModelSettings, OptimizerSettings
 from workers.stage import run_stage
 from workers.training.evaluate import mean_loss
 from workers.training.optimizer import build_optimizer

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from workers.data.pixels import Pixels
 from workers.kernels.crop import copy
-from workers.settings import AugmentationSettings
+from workers.settings.training import AugmentationSettings
 
 # Of neighbouring images, in a window of a shuffled order.
 PIECES = 128

@@ -7,7 +7,7 @@ from workers.data.augment import PixelStatistics, Windows, crop, draw_epoch, to_
 from workers.data.batches import pixel_statistics
 from workers.data.contact_sheet import Band, Tile, draw, some_classes
 from workers.data.store import Store
-from workers.settings import TrainingSettings
+from workers.settings.training import TrainingSettings
 from workers.training.schedule import whole_epochs
 
 _MOST_IMAGES, _EPOCHS = 6, 7

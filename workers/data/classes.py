@@ -9,7 +9,7 @@ from workers.data.files import Contents, FileListing, ImageFile
 from workers.data.listing import LeftOut
 from workers.data.tree import require_one_line
 from workers.errors import DataError
-from workers.settings import DatasetSettings
+from workers.settings.training import DatasetSettings
 
 # The class of images that are to be predicted and tell none.
 NO_CLASS = ""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from workers.settings import SPLITS
+from workers.settings.training import SPLITS
 
 if TYPE_CHECKING:
     from workers.data.store import Store

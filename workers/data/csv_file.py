@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 
 from workers.data.tree import Tree, read_text
 from workers.errors import DataError
-from workers.settings import DatasetSettings
+from workers.settings.training import DatasetSettings
 
 _IDS = ("id", "image_id", "imageid", "image", "image_name", "img", "filename", "file_name", "file", "path", "name")
 _LABELS = ("label", "labels", "class", "target", "category", "species", "breed")

@@ -19,7 +19,7 @@ from workers.data.listing import LeftOut
 from workers.data.patterns import WORDS, below_root
 from workers.data.tree import Entry, Tree, open_root, walk
 from workers.errors import DataError
-from workers.settings import DatasetSettings, OnBad
+from workers.settings.training import DatasetSettings, OnBad
 
 _FILES = {
     "train": ("train.csv", "labels.csv", "train_labels.csv", "train.tsv"),

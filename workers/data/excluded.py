@@ -7,7 +7,7 @@ import numpy as np
 
 from workers.data.listing import LeftOut, Row, Rows
 from workers.data.store import Store
-from workers.settings import HELD_OUT
+from workers.settings.training import HELD_OUT
 
 _SHA256 = np.dtype("S32")
 _REASON = "held out by the target"

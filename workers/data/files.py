@@ -14,7 +14,7 @@ from workers.data.kept_contents import UNKEPT, KeptContents
 from workers.data.listing import UNLABELLED, LeftOut, Loader, Picture, Row, Rows, by_name
 from workers.data.tree import Entry, Tree
 from workers.errors import SourceLost
-from workers.settings import SPLITS
+from workers.settings.training import SPLITS
 
 # Files that lie beside images and are none: annotations, thumbnails, folder settings.
 _BESIDE = {".txt", ".csv", ".tsv", ".json", ".xml", ".yaml", ".md", ".html", ".mat", ".db", ".ini"}

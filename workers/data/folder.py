@@ -13,7 +13,7 @@ from workers.data.files import FileListing, ImageFile, PlainFiles, may_be_image
 from workers.data.pool import map_in_order
 from workers.data.tree import Entry, Tree, open_root, read_text
 from workers.errors import DataError
-from workers.settings import DatasetSettings
+from workers.settings.training import DatasetSettings
 
 IMAGES_FOLDER = "images"
 ANNOTATIONS = "val_annotations.txt"

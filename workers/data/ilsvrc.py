@@ -23,7 +23,7 @@ from workers.data.in_place import ArchivesAndFiles, path_in_archive
 from workers.data.tar_index import Member, Span, index_tar
 from workers.data.tree import Entry, Tree, open_root
 from workers.errors import DataError
-from workers.settings import DatasetSettings
+from workers.settings.training import DatasetSettings
 
 _PREFIX = "ILSVRC2012_img_"
 _TASK_3 = "_t3"

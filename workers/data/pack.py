@@ -21,7 +21,7 @@ from workers.data.shards import (
     save_npy,
 )
 from workers.digest import sha256_of
-from workers.settings import SPLITS
+from workers.settings.training import SPLITS
 
 
 @dataclass(frozen=True, eq=False)

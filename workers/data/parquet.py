@@ -27,7 +27,7 @@ from workers.data.pool import map_in_order
 from workers.data.tree import Entry, Tree, open_root, require_one_line
 from workers.errors import DataError
 from workers.json_text import parse_json
-from workers.settings import DatasetSettings
+from workers.settings.training import DatasetSettings
 
 if TYPE_CHECKING:
     from pyarrow import DataType, Schema

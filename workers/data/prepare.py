@@ -27,7 +27,7 @@ from workers.data.space import readable_bytes, require_space, store_bytes
 from workers.data.store import MANIFEST, MEAN_IMAGE, SCHEMA, digest_of, open_store, split_shards
 from workers.digest import sha256_of
 from workers.errors import DataError, SourceLost, StorageError
-from workers.settings import SPLITS, DatasetSettings, OnBad, StoreFormat, dataset_options
+from workers.settings.training import SPLITS, DatasetSettings, OnBad, StoreFormat, dataset_options
 
 _MOST_NAMED = 10
 _WHOLE_VAL = "replace them, since without a test the submission is on val and has a line for each"

@@ -24,7 +24,7 @@ from workers.data.listing import Loader, Picture, Row
 from workers.data.pixels import ShardFiles
 from workers.digest import sha256_of
 from workers.json_text import parse_json
-from workers.settings import StoreFormat
+from workers.settings.training import StoreFormat
 
 UNREADABLE_GREY = 128
 # Of raw pixels. The largest keeps a store of 1.3 million images at 256 pixels below 2,000 files; the smallest spares

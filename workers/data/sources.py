@@ -13,8 +13,8 @@ from workers.data.parquet import list_parquet
 from workers.data.torchvision_sets import list_torchvision
 from workers.data.tree import tree_at
 from workers.data.webdataset import list_webdataset
-from workers.dataset_settings import FILE_SOURCES
-from workers.settings import DatasetSettings, Source
+from workers.settings.dataset import FILE_SOURCES
+from workers.settings.training import DatasetSettings, Source
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from workers.data.pixels import Pixels, ShardFiles
 from workers.data.shards import shard_files, shard_stem
 from workers.errors import StorageError
 from workers.json_text import parse_json
-from workers.settings import HELD_OUT, SPLITS, StoreFormat
+from workers.settings.training import HELD_OUT, SPLITS, StoreFormat
 
 MANIFEST = "manifest.json"
 PREPARED_SHEET = "prepared.png"

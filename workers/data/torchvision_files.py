@@ -15,7 +15,7 @@ from workers.data.torchvision_catalogue import Kept, KnownSet
 from workers.data.torchvision_parts import read_part
 from workers.data.tree import LocalTree, one_line
 from workers.errors import DataError
-from workers.settings import SPLITS, DatasetSettings
+from workers.settings.training import SPLITS, DatasetSettings
 
 
 @dataclass(frozen=True)

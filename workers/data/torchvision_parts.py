@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from workers.data.torchvision_catalogue import Kept, KnownSet
 from workers.errors import DataError
-from workers.settings import DatasetSettings
+from workers.settings.training import DatasetSettings
 
 Part = TypeVar("Part")
 

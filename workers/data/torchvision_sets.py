@@ -18,7 +18,7 @@ from workers.data.torchvision_catalogue import Kept, KnownSet, known_set
 from workers.data.torchvision_files import list_files
 from workers.data.torchvision_parts import read_part
 from workers.errors import DataError
-from workers.settings import DatasetSettings
+from workers.settings.training import DatasetSettings
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from workers.data.decode import BadImage, read_content
-from workers.dataset_settings import DatasetSettings, is_url
 from workers.errors import DataError, SourceLost
+from workers.settings.dataset import DatasetSettings, is_url
 
 # An object store answers after tens of milliseconds, whatever it is asked: many questions at once.
 _REMOTE_READERS = 16

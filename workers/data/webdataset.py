@@ -20,7 +20,7 @@ from workers.data.pool import map_in_order
 from workers.data.shard_index import Sample, index_shard
 from workers.data.tree import Entry, Tree, open_root, require_one_line
 from workers.errors import DataError
-from workers.settings import DatasetSettings, OnBad
+from workers.settings.training import DatasetSettings, OnBad
 
 IMAGES = frozenset({"jpg", "jpeg", "png", "webp", "bmp", "gif"})
 # In this order: a text beside a number may be a caption.

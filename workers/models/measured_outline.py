@@ -7,7 +7,7 @@ from workers.errors import ConfigError
 from workers.models.lenet import PartlyConnected
 from workers.models.outline import Outline
 from workers.models.registry import construct
-from workers.settings import ModelSettings
+from workers.settings.training import ModelSettings
 
 
 def measured(model: ModelSettings, num_classes: int) -> Outline:

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from workers.errors import ConfigError
 from workers.models.geometry import Geometry, geometry
-from workers.settings import ModelSettings
+from workers.settings.training import ModelSettings
 
 ALEXNET = "alexnet"
 MODEL_NAMES = (ALEXNET, "lenet5", "cifar_80s", "cifar_18pct", "highway")

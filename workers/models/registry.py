@@ -12,7 +12,7 @@ from workers.models.highway import Highway
 from workers.models.lenet import LeNet5
 from workers.models.outline import TORCHVISION, outline
 from workers.models.parts import beside, parts_of
-from workers.settings import InitSettings, Layout, ModelSettings
+from workers.settings.training import InitSettings, Layout, ModelSettings
 
 _CIFAR_HIDDEN_UNITS = {"cifar_80s": 64, "cifar_18pct": 0}
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from workers.models.outline import Outline
-from workers.settings import RateChange, ScheduleSettings
+from workers.settings.training import RateChange, ScheduleSettings
 from workers.training.schedule import whole_epochs
 
 

@@ -13,7 +13,7 @@ from workers.data.batches import TrainingBatches
 from workers.errors import Diverged
 from workers.numerics import autocast
 from workers.protocol import Numerics
-from workers.settings import OptimizerSettings, ScheduleSettings
+from workers.settings.training import OptimizerSettings, ScheduleSettings
 from workers.training.batch_norm import batch_norms, set_modes
 from workers.training.evaluate import Evaluation, main_logits, mean_loss
 from workers.training.layer_rates import Phase

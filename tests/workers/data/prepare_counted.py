@@ -9,7 +9,7 @@ from pathlib import Path
 
 from workers.data import files, kept_contents, tree
 from workers.data.prepare import prepare
-from workers.settings import DatasetSettings
+from workers.settings.training import DatasetSettings
 
 
 def main(root: str, stores: str, log: str, size: str) -> None:

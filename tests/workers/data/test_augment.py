@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from workers.data.augment import PixelStatistics, crop, draw_epoch, to_input
-from workers.settings import AugmentationSettings
+from workers.settings.training import AugmentationSettings
 
 DEFAULT = AugmentationSettings()
 PLAIN = PixelStatistics(mean=torch.zeros(3), std=torch.ones(3), components=torch.eye(3))

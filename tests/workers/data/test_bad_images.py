@@ -17,7 +17,7 @@ from workers.data.decode import BadImage, decode
 from workers.data.prepare import prepare
 from workers.data.store import open_store
 from workers.errors import DataError
-from workers.settings import DatasetSettings, OnBad
+from workers.settings.training import DatasetSettings, OnBad
 
 # Pillow looks for a resolution in EXIF, and warns of a damaged one.
 pytestmark = pytest.mark.filterwarnings("ignore:Corrupt EXIF")

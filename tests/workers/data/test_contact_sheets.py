@@ -14,7 +14,13 @@ from workers.data.batches import pixel_statistics
 from workers.data.contact_sheet import Band, Tile, draw, prepared_sheet
 from workers.data.store import Store, open_store
 from workers.protocol import StageSpec
-from workers.settings import AugmentationSettings, ModelSettings, Normalisation, ScheduleSettings, TrainingSettings
+from workers.settings.training import (
+    AugmentationSettings,
+    ModelSettings,
+    Normalisation,
+    ScheduleSettings,
+    TrainingSettings,
+)
 from workers.stage import run_stage
 
 SEEN = TrainingSettings(model=ModelSettings(input_size=16, conv1_kernel=3, conv1_stride=1))

@@ -9,9 +9,9 @@ import pytest
 
 from workers.data.listing import Row, Rows, unwatched
 from workers.data.sources import open_listing, survey
-from workers.dataset_settings import OnBad
 from workers.errors import DataError
-from workers.settings import DatasetSettings, Source
+from workers.settings.dataset import OnBad
+from workers.settings.training import DatasetSettings, Source
 
 Write = Callable[..., Path]
 Ids = tuple[str, ...]

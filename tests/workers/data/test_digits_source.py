@@ -7,7 +7,7 @@ import numpy as np
 from workers.data.prepare import prepare
 from workers.data.sources import survey
 from workers.data.store import Store, open_store
-from workers.settings import DatasetSettings, Source
+from workers.settings.training import DatasetSettings, Source
 
 SPLITS = ("train", "dev", "val", "test")
 

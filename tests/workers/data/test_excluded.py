@@ -14,7 +14,7 @@ from workers.data.excluded import Excluded, held_out_by
 from workers.data.prepare import PrepareProgress, prepare
 from workers.data.store import Store, open_store
 from workers.errors import DataError
-from workers.settings import DatasetSettings, Source
+from workers.settings.training import DatasetSettings, Source
 
 Write = Callable[..., Path]
 HELD_OUT = ("dev", "val", "test")

@@ -9,7 +9,7 @@ import pytest
 
 from workers.data.sources import open_listing, survey
 from workers.errors import DataError
-from workers.settings import DatasetSettings, Source
+from workers.settings.training import DatasetSettings, Source
 
 Write = Callable[..., Path]
 

@@ -27,7 +27,7 @@ from workers.data.prepare import prepare
 from workers.data.sources import open_listing, survey
 from workers.data.store import Store, export, open_store
 from workers.errors import DataError
-from workers.settings import DatasetSettings, OnBad, Source
+from workers.settings.training import DatasetSettings, OnBad, Source
 
 # By ILSVRC2012_ID: not in the order of their names.
 WNIDS = ("n05", "n01", "n09", "n03")

@@ -11,7 +11,7 @@ from PIL import Image
 from workers.data.batches import TrainingBatches, centre_batches, pixel_statistics
 from workers.data.prepare import prepare
 from workers.data.store import Store, open_store
-from workers.settings import AugmentationSettings, DatasetSettings, StoreFormat
+from workers.settings.training import AugmentationSettings, DatasetSettings, StoreFormat
 
 SIZE, INPUT = 48, 40
 

@@ -17,7 +17,7 @@ from workers.data.lock import locked
 from workers.data.prepare import prepare
 from workers.data.store import open_store
 from workers.errors import StorageError
-from workers.settings import DatasetSettings
+from workers.settings.training import DatasetSettings
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from workers.data.sources import open_listing, survey
 from workers.data.store import open_store
 from workers.data.tree import LocalTree
 from workers.errors import DataError
-from workers.settings import DatasetSettings, Source
+from workers.settings.training import DatasetSettings, Source
 
 Png = Callable[[int], bytes]
 

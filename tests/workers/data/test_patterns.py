@@ -8,7 +8,7 @@ import pytest
 from workers.data.patterns import expand, glob, split_files
 from workers.data.tree import LocalTree
 from workers.errors import DataError
-from workers.settings import DatasetSettings, Source
+from workers.settings.training import DatasetSettings, Source
 
 KEY = "datasets.<name>.train"
 

@@ -19,7 +19,7 @@ from workers.data.pixels import Pixels, ShardFiles
 from workers.data.prepare import prepare
 from workers.data.store import open_store
 from workers.errors import StorageError
-from workers.settings import DatasetSettings, StoreFormat
+from workers.settings.training import DatasetSettings, StoreFormat
 
 SIZE = 16
 Write = Callable[..., Path]

@@ -18,7 +18,7 @@ from PIL import Image
 from workers.data.prepare import PrepareProgress, prepare
 from workers.data.store import open_store
 from workers.errors import DataError, StorageError
-from workers.settings import DatasetSettings, OnBad, Source
+from workers.settings.training import DatasetSettings, OnBad, Source
 
 Write = Callable[..., Path]
 

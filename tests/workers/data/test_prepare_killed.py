@@ -18,7 +18,7 @@ from workers.data.prepare import PrepareProgress, prepare
 from workers.data.shards import rows_per_shard
 from workers.data.store import Store, open_store
 from workers.errors import DataError, SourceLost
-from workers.settings import DatasetSettings, OnBad
+from workers.settings.training import DatasetSettings, OnBad
 
 Write = Callable[..., Path]
 SCRIPT = Path(__file__).with_name("prepare_counted.py")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from workers.data.prepare import PrepareProgress, prepare
-from workers.settings import DatasetSettings, StoreFormat
+from workers.settings.training import DatasetSettings, StoreFormat
 
 SIZE = 256
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from workers.data.augment import PIECES, draw_epoch
 from workers.data.batches import ReadAhead
 from workers.data.pixels import Pixels
-from workers.settings import AugmentationSettings
+from workers.settings.training import AugmentationSettings
 
 
 def order(num_images: int, window: int, seed: int = 1, epoch: int = 0) -> np.ndarray:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from workers.data.prepare import prepare
 from workers.data.store import open_store
-from workers.settings import DatasetSettings
+from workers.settings.training import DatasetSettings
 
 
 def test_real_images_keep_counts_pixels_and_colour(real_images: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from workers.checkpoint import read_checkpoint
 from workers.data.prepare import prepare
 from workers.data.store import Store, open_store
 from workers.protocol import Numerics, StageSpec
-from workers.settings import (
+from workers.settings.training import (
     AugmentationSettings,
     DatasetSettings,
     KeptCheckpoint,

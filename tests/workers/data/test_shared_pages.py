@@ -15,7 +15,7 @@ from orchestrator.plan import StageRef, stage_seed
 from workers.data.batches import TrainingBatches, pixel_statistics
 from workers.data.prepare import prepare
 from workers.data.store import open_store
-from workers.settings import AugmentationSettings, DatasetSettings
+from workers.settings.training import AugmentationSettings, DatasetSettings
 
 MEMBERS = [f"base{number}" for number in range(1, 8)]
 NUM_IMAGES, SIZE, INPUT = 140, 256, 224

@@ -9,7 +9,7 @@ import pytest
 from workers.data.prepare import PrepareProgress, prepare
 from workers.data.space import readable_bytes, store_bytes
 from workers.errors import StorageError
-from workers.settings import DatasetSettings, StoreFormat
+from workers.settings.training import DatasetSettings, StoreFormat
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 
 from workers.data.prepare import prepare
 from workers.data.store import Store, open_store
-from workers.settings import DatasetSettings, Source
+from workers.settings.training import DatasetSettings, Source
 
 Write = Callable[..., Path]
 SPLITS = ("train", "dev", "val", "test")

@@ -12,7 +12,7 @@ from workers.data import prepare as preparation
 from workers.data.prepare import prepare
 from workers.data.store import export, open_store
 from workers.errors import StorageError
-from workers.settings import DatasetSettings
+from workers.settings.training import DatasetSettings
 
 
 def test_pixels_are_mapped_and_cannot_be_written(plain_tree: Path, tmp_path: Path) -> None:

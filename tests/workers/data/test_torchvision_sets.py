@@ -17,7 +17,7 @@ from workers.data.prepare import prepare
 from workers.data.sources import open_listing, survey
 from workers.data.store import open_store
 from workers.errors import DataError
-from workers.settings import DatasetSettings, Source
+from workers.settings.training import DatasetSettings, Source
 
 NAMES = ("airplane", "automobile", "bird")
 IN_A_BATCH = 12

@@ -16,7 +16,7 @@ from workers.data.prepare import store_key
 from workers.data.sources import open_listing, survey
 from workers.data.tree import RemoteTree, Tree, open_root, tree_at, walk
 from workers.errors import DataError
-from workers.settings import DatasetSettings, OnBad
+from workers.settings.training import DatasetSettings, OnBad
 
 Upload = Callable[[Path, str], str]
 

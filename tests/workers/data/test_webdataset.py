@@ -20,9 +20,9 @@ from workers.data.shard_index import index_shard
 from workers.data.sources import open_listing, survey
 from workers.data.store import open_store
 from workers.data.tree import Entry
-from workers.dataset_settings import OnBad
 from workers.errors import DataError
-from workers.settings import DatasetSettings, Source
+from workers.settings.dataset import OnBad
+from workers.settings.training import DatasetSettings, Source
 
 Png = Callable[[int], bytes]
 Member = tuple[str, bytes]

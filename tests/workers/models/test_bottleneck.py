@@ -9,7 +9,7 @@ from torch.nn.functional import linear, relu
 from workers.errors import ConfigError
 from workers.models.outline import outline
 from workers.models.registry import build, initialise
-from workers.settings import InitSettings, ModelSettings
+from workers.settings.training import InitSettings, ModelSettings
 
 SMALL = ModelSettings(input_size=56, width=0.1, conv1_kernel=5, conv1_stride=2, fc_units=48, bottleneck=12)
 RELEASE = ModelSettings(num_convs=6, bottleneck=2048)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from workers.models.halves import HalvedAlexNet
 from workers.models.parts import parts_of
 from workers.models.registry import build, initialise
-from workers.settings import InitSettings, Layout, ModelSettings, OptimizerSettings
+from workers.settings.training import InitSettings, Layout, ModelSettings, OptimizerSettings
 from workers.training.evaluate import mean_loss
 from workers.training.optimizer import build_optimizer
 

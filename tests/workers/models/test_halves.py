@@ -15,7 +15,7 @@ from workers.models.halves import Half, HalvedAlexNet
 from workers.models.outline import outline
 from workers.models.parts import beside, parts_of, whole_shape
 from workers.models.registry import build, initialise, place
-from workers.settings import Activation, DropoutScaling, InitSettings, Layout, ModelSettings
+from workers.settings.training import Activation, DropoutScaling, InitSettings, Layout, ModelSettings
 
 # A large alpha, so that a window that stops at the wrong channel shows.
 HALVED = ModelSettings(

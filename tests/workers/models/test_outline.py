@@ -1,7 +1,7 @@
 """A model as numbers: names of layers, and what stands for several of them."""
 
 from workers.models.outline import outline
-from workers.settings import ModelSettings
+from workers.settings.training import ModelSettings
 
 FULL = outline(ModelSettings(), 1000)
 

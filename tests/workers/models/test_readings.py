@@ -12,7 +12,7 @@ from workers.models.alexnet import AlexNet
 from workers.models.outline import outline
 from workers.models.registry import build, initialise
 from workers.models.within_map_norm import WithinMapNorm
-from workers.settings import Activation, DropoutScaling, InitScheme, InitSettings, ModelSettings
+from workers.settings.training import Activation, DropoutScaling, InitScheme, InitSettings, ModelSettings
 
 TINY = ModelSettings(input_size=56, width=0.1, conv1_kernel=5, conv1_stride=2, fc_units=32)
 RELEASE = replace(

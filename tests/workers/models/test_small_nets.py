@@ -9,7 +9,7 @@ from workers.models.highway import HighwayConv
 from workers.models.lenet import LeNet5, PartlyConnected, Subsampling
 from workers.models.outline import outline
 from workers.models.registry import build, initialise
-from workers.settings import InitScheme, InitSettings, ModelSettings
+from workers.settings.training import InitScheme, InitSettings, ModelSettings
 
 NAMES = ("lenet5", "cifar_80s", "cifar_18pct", "highway")
 

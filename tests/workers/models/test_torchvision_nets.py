@@ -11,7 +11,7 @@ from workers.errors import ConfigError
 from workers.models.outline import outline
 from workers.models.registry import build, initialise
 from workers.protocol import Numerics
-from workers.settings import InitSettings, ModelSettings, OptimizerSettings
+from workers.settings.training import InitSettings, ModelSettings, OptimizerSettings
 from workers.training.batch_norm import batch_norms, set_modes
 from workers.training.evaluate import main_logits, mean_loss
 from workers.training.optimizer import build_optimizer

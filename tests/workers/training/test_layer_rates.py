@@ -1,7 +1,7 @@
 """When later factors of layers' rates begin, and which of several counts."""
 
 from workers.models.outline import outline
-from workers.settings import ModelSettings, RateChange, ScheduleSettings
+from workers.settings.training import ModelSettings, RateChange, ScheduleSettings
 from workers.training.layer_rates import Phase, first_standstill, later_phases
 
 PER_EPOCH = 7

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from workers.errors import ConfigError
-from workers.settings import OptimizerSettings, Velocity
+from workers.settings.training import OptimizerSettings, Velocity
 from workers.training.layer_rates import Phase
 from workers.training.optimizer import (
     LearningRates,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.settings import Decay, ScheduleSettings
+from workers.settings.training import Decay, ScheduleSettings
 from workers.training.schedule import (
     ScheduleState,
     after_epoch,

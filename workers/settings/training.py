@@ -8,15 +8,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from workers.dataset_settings import HELD_OUT as HELD_OUT
-from workers.dataset_settings import SPLITS as SPLITS
-from workers.dataset_settings import DatasetSettings as DatasetSettings
-from workers.dataset_settings import OnBad as OnBad
-from workers.dataset_settings import Source as Source
-from workers.dataset_settings import StoreFormat as StoreFormat
-from workers.dataset_settings import dataset_options as dataset_options
-from workers.dataset_settings import stored_image_bytes as stored_image_bytes
-from workers.setting_checks import require, require_least
+from workers.settings.checks import require, require_least
+from workers.settings.dataset import HELD_OUT as HELD_OUT
+from workers.settings.dataset import SPLITS as SPLITS
+from workers.settings.dataset import DatasetSettings as DatasetSettings
+from workers.settings.dataset import OnBad as OnBad
+from workers.settings.dataset import Source as Source
+from workers.settings.dataset import StoreFormat as StoreFormat
+from workers.settings.dataset import dataset_options as dataset_options
+from workers.settings.dataset import stored_image_bytes as stored_image_bytes
 
 
 class Layout(StrEnum):

@@ -1,10 +1,10 @@
-"""The settings of one dataset, as plain frozen values; as light as `workers.settings`, and part of the same schema."""
+"""The settings of one dataset, as plain frozen values; as light as `workers.settings.training`, and part of the same schema."""
 
 import re
 from dataclasses import dataclass, fields
 from enum import StrEnum
 
-from workers.setting_checks import require, require_least
+from workers.settings.checks import require, require_least
 
 SPLITS = ("train", "dev", "val", "test")
 # What nobody trains on, and what members predict.

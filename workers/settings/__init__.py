@@ -1,0 +1,1 @@
+"""workers.settings.training: see the modules."""
