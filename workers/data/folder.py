@@ -10,10 +10,10 @@ from functools import partial
 
 from workers.data.classes import NO_CLASS, Found, file_listing, grouped
 from workers.data.files import FileListing, ImageFile, PlainFiles, may_be_image
-from workers.data.pool import map_in_order
 from workers.data.tree import Entry, Tree, open_root, read_text
 from workers.errors import DataError
 from workers.settings.training import DatasetSettings
+from workers.threads import map_in_order
 
 IMAGES_FOLDER = "images"
 ANNOTATIONS = "val_annotations.txt"

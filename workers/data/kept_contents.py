@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from workers.atomic import write_bytes
-from workers.data.pool import map_in_order
+from workers.threads import map_in_order
 
 Item = TypeVar("Item")
 _BLOCK = 2048

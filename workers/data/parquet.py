@@ -23,11 +23,11 @@ from workers.data.classes import (
 from workers.data.files import FileListing, ImageFile
 from workers.data.parquet_rows import ImageColumn, RowGroups, RowImages, Table, read_columns, read_footer
 from workers.data.patterns import split_files
-from workers.data.pool import map_in_order
 from workers.data.tree import Entry, Tree, open_root, require_one_line
 from workers.errors import DataError
 from workers.json_text import parse_json
 from workers.settings.training import DatasetSettings
+from workers.threads import map_in_order
 
 if TYPE_CHECKING:
     from pyarrow import DataType, Schema

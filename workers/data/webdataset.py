@@ -16,11 +16,11 @@ from workers.data.files import FileListing, ImageFile
 from workers.data.in_place import ArchivesAndFiles, path_in_archive
 from workers.data.listing import LeftOut
 from workers.data.patterns import split_files
-from workers.data.pool import map_in_order
 from workers.data.shard_index import Sample, index_shard
 from workers.data.tree import Entry, Tree, open_root, require_one_line
 from workers.errors import DataError
 from workers.settings.training import DatasetSettings, OnBad
+from workers.threads import map_in_order
 
 IMAGES = frozenset({"jpg", "jpeg", "png", "webp", "bmp", "gif"})
 # In this order: a text beside a number may be a caption.
