@@ -19,8 +19,8 @@ from orchestrator.combine import mean
 from orchestrator.probabilities import blocks
 from orchestrator.read_ahead import read_ahead
 from orchestrator.run_data import SplitData
-from workers.digest import sha256_of
 from workers.protocol import SplitPredictions
+from workers.storage.atomic import sha256_of
 
 _MEMBERS, _ROWS, _CLASSES = 7, 100_000, 1000
 _BLOCK_ITEMS = (2**16, 2**18, 2**20, 2**22)

@@ -8,15 +8,15 @@ from benchmarks.numerics import fastest
 from benchmarks.peers import ten_crop as peers
 from benchmarks.row import Measure, Row, Settings, Spread, Wanted
 from benchmarks.turns import Contestant, Turns, ratios, take_turns
-from workers.checkpoint import newest_checkpoint
 from workers.data.store import open_store
 from workers.errors import Stopped
-from workers.finished import write_finished
 from workers.models.outline import outline
 from workers.predict import load_member, mean_over_crops
 from workers.protocol import StageResult, StageSpec
 from workers.settings.training import Crops
 from workers.stage import run_stage
+from workers.storage.checkpoint import newest_checkpoint
+from workers.storage.finished import write_finished
 
 _IMAGES, _CLASSES, _SIDE = 64, 1000, 256
 _BATCHES = (1, 2, 4, 8, 16)

@@ -25,10 +25,9 @@ from numpy.typing import NDArray
 from orchestrator.probabilities import Block, blocks
 from orchestrator.read_ahead import num_threads
 from orchestrator.run_data import SplitData
-from workers.atomic import storage_errors
 from workers.errors import CheckFailed, MemberFailed
-from workers.json_text import parse_json
 from workers.protocol import SplitPredictions
+from workers.storage.atomic import parse_json, storage_errors
 
 SUM_TOLERANCE = 1e-3
 _ITEM_BYTES = 4

@@ -9,10 +9,10 @@ from collections.abc import Callable
 
 from orchestrator.plan import Plan, Stage
 from orchestrator.run_dir import RunPaths
-from workers.checkpoint import STEP_GLOB, verify_checkpoint
 from workers.errors import StorageError, StorageSilent
-from workers.finished import FILE as DONE_FILE
-from workers.finished import read_finished
+from workers.storage.checkpoint import STEP_GLOB, verify_checkpoint
+from workers.storage.finished import FILE as DONE_FILE
+from workers.storage.finished import read_finished
 
 _log = logging.getLogger(__name__)
 

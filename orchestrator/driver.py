@@ -22,11 +22,11 @@ from orchestrator.provenance import Book, require_stage
 from orchestrator.schedule import ready
 from orchestrator.tracking import Ending, Tracker
 from orchestrator.work import Work, is_done, newest_step, stored_predictions
-from workers import atomic
 from workers.errors import CheckFailed, DataError, MemberFailed, SeptetError, StorageError
-from workers.fence import raise_fence
-from workers.finished import read_finished, write_finished
 from workers.protocol import StageResult
+from workers.storage import atomic
+from workers.storage.fence import raise_fence
+from workers.storage.finished import read_finished, write_finished
 from workers.training.metrics import read_step
 
 _POLL_S = 0.5

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from orchestrator.config_schema import Config
 from orchestrator.plan_values import Plan
-from workers.digest import sha256_of
 from workers.errors import DataError
 from workers.protocol import InitFile
+from workers.storage.atomic import sha256_of
 
 
 def hash_init_files(config: Config) -> Mapping[str, InitFile]:

@@ -12,9 +12,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from workers import atomic
 from workers.errors import Stopped, StorageError
-from workers.json_text import parse_json
+from workers.storage import atomic
+from workers.storage.atomic import parse_json
 
 PREDICTIONS = "predictions"  # a member's predictions have an entry as if they were its stage of this name
 

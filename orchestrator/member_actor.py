@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Protocol
 
 from orchestrator.out_of_memory import advice
-from workers import atomic
 from workers.errors import CheckFailed, ConfigError, DataError, Diverged, Stopped, StorageError, Superseded
-from workers.heartbeat import beat
 from workers.protocol import PredictSpec, SplitPredictions, StageResult, StageSpec
+from workers.storage import atomic
+from workers.storage.heartbeat import beat
 
 # A worker of a driver that was killed lives on until the guard or Ray has ended it: about a second. One that is
 # stopped, or beyond the driver's reach, may live for ever: the fence keeps its hands off, and nobody waits for it.
@@ -231,7 +231,7 @@ def _after_predecessor(member_dir: Path) -> Iterator[None]:
     """Waits a while for the worker before this one to be gone: two at once may need more memory than there is.
 
     The kernel frees the lock when its holder dies, so waiting for it is waiting for the other's death. It is no more
-    than a courtesy: what keeps the other from writing is the fence (workers.fence), which also holds across hosts.
+    than a courtesy: what keeps the other from writing is the fence (workers.storage.fence), which also holds across hosts.
     """
     path = member_dir / ".lock"
     with atomic.storage_errors(path):

@@ -11,8 +11,8 @@ from orchestrator.run_data import RunData
 from orchestrator.run_dir import RunPaths
 from orchestrator.scoreboard import Missing
 from workers.errors import ConfigError, MemberFailed
-from workers.finished import read_finished
-from workers.json_text import parse_json
+from workers.storage.atomic import parse_json
+from workers.storage.finished import read_finished
 
 
 def check_min_members(config: SubmissionConfig, plan: Plan) -> None:

@@ -18,10 +18,10 @@ from typing import Any
 from orchestrator.plan import ChangeKind, Plan, compare, from_json, to_json
 from orchestrator.provenance import Book
 from orchestrator.run_dir import Holder, RunPaths, RunRecord, lock, read_record, write_record
-from workers import atomic
 from workers.errors import ConfigError, RunMismatch
 from workers.protocol import Numerics
 from workers.settings.training import Crops, KeptCheckpoint
+from workers.storage import atomic
 
 _SHOWN_LINES = 5
 

@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from orchestrator.placement import Candidate, Figure, Kind
-from workers import atomic
 from workers.errors import StorageError
-from workers.json_text import parse_json
+from workers.storage import atomic
+from workers.storage.atomic import parse_json
 
 _FOLDER = "placement"
 _CPU_INFO = Path("/proc/cpuinfo")

@@ -16,13 +16,12 @@ from orchestrator.plan_values import Plan, from_json
 from orchestrator.probabilities import top_classes
 from orchestrator.run_dir import RunPaths, RunRecord, read_record
 from orchestrator.submission import MANIFEST
-from workers.atomic import write_text
 from workers.data.decode import BadImage, decode, read_content
 from workers.data.formats import FORMATS
 from workers.data.store import Store, open_store
 from workers.errors import ConfigError, DataError, MemberFailed, StorageError
-from workers.json_text import parse_json
 from workers.numerics import capabilities, usable
+from workers.storage.atomic import parse_json, write_text
 
 TARGET = "target"
 # 256-pixel images of one block: 400 MB at most, while members are loaded anew for each block only.

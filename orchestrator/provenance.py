@@ -16,9 +16,8 @@ from typing import Any
 
 from orchestrator.plan_values import StageRef
 from orchestrator.run_dir import RunPaths, read_record, write_record
-from workers.atomic import storage_errors
-from workers.digest import sha256_of
 from workers.errors import CheckFailed, StorageError
+from workers.storage.atomic import sha256_of, storage_errors
 
 _DATA_FILES = ("classes.txt", "dataset.json", "*.rows.txt", "*.labels.npy", "*.sizes.npy")
 

@@ -26,9 +26,8 @@ from orchestrator.submission_formats import (
     read_class_ids,
     read_template,
 )
-from workers.digest import sha256_of
 from workers.errors import CheckFailed, MemberFailed, StorageError
-from workers.json_text import parse_json
+from workers.storage.atomic import parse_json, sha256_of
 
 _SHOWN_BYTES = 60
 

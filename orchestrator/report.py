@@ -19,8 +19,8 @@ from orchestrator.report_page import MemberEntry, Page, Picture, Sheet, render
 from orchestrator.run_dir import RunPaths, RunRecord
 from orchestrator.score import standard_error
 from orchestrator.scoreboard import Missing, SplitScores, to_json, to_markdown
-from workers import atomic
-from workers.checkpoint import MODEL_FILE
+from workers.storage import atomic
+from workers.storage.checkpoint import MODEL_FILE
 
 COLOURS = 3
 _CURVES_CAPTION = "Top-1 error of every member by epoch; a dotted line marks where a member's next stage begins."

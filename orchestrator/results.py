@@ -25,8 +25,8 @@ from orchestrator.scoreboard import Missing, SplitScores, score_split, to_text
 from orchestrator.submission import MANIFEST, Provenance, ask, write_submission
 from orchestrator.weight_search import find_weights
 from workers.errors import CheckFailed, DataError, MemberFailed, StorageError
-from workers.finished import Finished, read_finished
-from workers.json_text import parse_json
+from workers.storage.atomic import parse_json
+from workers.storage.finished import Finished, read_finished
 
 _SEARCH_SPLIT = "dev"
 

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.atomic import storage_errors
 from workers.errors import DataError, StorageError
-from workers.json_text import parse_json
 from workers.settings.training import HELD_OUT
+from workers.storage.atomic import parse_json, storage_errors
 
 if TYPE_CHECKING:
     from workers.data.store import Store

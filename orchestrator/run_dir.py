@@ -19,11 +19,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workers import atomic
 from workers.errors import DataError, RunInUse, StorageError
-from workers.json_text import parse_json
 from workers.protocol import Numerics
 from workers.settings.training import Crops, KeptCheckpoint
+from workers.storage import atomic
+from workers.storage.atomic import parse_json
 
 if TYPE_CHECKING:
     from orchestrator.plan import StageRef

@@ -12,7 +12,7 @@ from orchestrator.ledger import PREDICTIONS, Entry, StageState, read_ledger
 from orchestrator.plan_values import Stage, StageRef, from_json
 from orchestrator.run_dir import RunPaths, is_locked, read_record
 from workers.errors import StorageError
-from workers.json_text import parse_json
+from workers.storage.atomic import parse_json
 
 _BLOCK_BYTES = 32 * 1024
 _MOST_TAIL_BYTES = 4 * 1024 * 1024

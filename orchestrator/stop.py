@@ -16,8 +16,8 @@ from pathlib import Path
 from orchestrator.interrupts import Interrupts
 from orchestrator.ledger import StageState, read_ledger
 from orchestrator.run_dir import Holder, RunPaths, is_locked, read_holder
-from workers import atomic
 from workers.errors import DataError, RunInUse, StorageError
+from workers.storage import atomic
 
 _LOOK_EVERY_S = 0.5
 _AGAIN = "; the same command goes on from there"

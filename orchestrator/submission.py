@@ -30,9 +30,9 @@ from orchestrator.submission_formats import (
     read_template,
     row_id,
 )
-from workers import atomic
-from workers.digest import sha256_of
 from workers.errors import ConfigError
+from workers.storage import atomic
+from workers.storage.atomic import sha256_of
 
 MANIFEST = "manifest.json"
 FILES = ("submission.txt", "submission.csv")

@@ -21,10 +21,10 @@ from orchestrator.run_dir import RunPaths, is_locked, read_record
 from orchestrator.submission import MANIFEST
 from orchestrator.verification import Examined, Verification
 from orchestrator.verify_submission import check_report, check_submission
-from workers.checkpoint import verify_checkpoint
-from workers.digest import sha256_of
 from workers.errors import DataError, MemberFailed, SeptetError, StorageError, StorageSilent
-from workers.finished import Finished, read_finished
+from workers.storage.atomic import sha256_of
+from workers.storage.checkpoint import verify_checkpoint
+from workers.storage.finished import Finished, read_finished
 
 
 def verify(paths: RunPaths) -> Verification:

@@ -17,11 +17,9 @@ from orchestrator.run_data import RunData
 from orchestrator.submission import FILES, MANIFEST
 from orchestrator.verification import Examined
 from orchestrator.weight_search import find_weights
-from workers.atomic import storage_errors
-from workers.digest import sha256_of
 from workers.errors import CheckFailed, ConfigError
-from workers.finished import Finished
-from workers.json_text import parse_json
+from workers.storage.atomic import parse_json, sha256_of, storage_errors
+from workers.storage.finished import Finished
 
 
 def check_submission(

@@ -7,14 +7,12 @@ from pathlib import Path
 from orchestrator.ledger import Budgets
 from orchestrator.plan import Plan, Stage
 from orchestrator.run_dir import RunPaths
-from workers.atomic import storage_errors
-from workers.checkpoint import MANIFEST_FILE
-from workers.digest import sha256_of
-from workers.finished import FILE as DONE_FILE
-from workers.finished import read_finished
-from workers.json_text import parse_json
 from workers.protocol import Numerics, PredictSpec, StageSpec
 from workers.settings.training import Crops, KeptCheckpoint
+from workers.storage.atomic import parse_json, sha256_of, storage_errors
+from workers.storage.checkpoint import MANIFEST_FILE
+from workers.storage.finished import FILE as DONE_FILE
+from workers.storage.finished import read_finished
 
 
 @dataclass(frozen=True)

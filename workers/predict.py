@@ -11,21 +11,20 @@ import torch
 from torch import nn
 
 from workers import numerics
-from workers.atomic import remove_leftovers, replacing, write_json
-from workers.checkpoint import read_weights
 from workers.data.augment import PixelStatistics
 from workers.data.batches import pixel_statistics
 from workers.data.local_copy import open_on_node
 from workers.data.store import Store, open_store
-from workers.digest import sha256_of
 from workers.errors import CheckFailed, Stopped
-from workers.fence import fence_of
-from workers.finished import read_finished
-from workers.heartbeat import beat
 from workers.models.parts import beside, saved_parts_of
 from workers.models.registry import build, place
 from workers.protocol import Numerics, PredictSpec, SplitPredictions
 from workers.settings.training import Crops, TrainingSettings
+from workers.storage.atomic import remove_leftovers, replacing, sha256_of, write_json
+from workers.storage.checkpoint import read_weights
+from workers.storage.fence import fence_of
+from workers.storage.finished import read_finished
+from workers.storage.heartbeat import beat
 from workers.ten_crop import mean_probabilities
 
 # Of the full-size net in bf16, 64 at once are 1 % faster and take 0.5 GB more.

@@ -40,7 +40,7 @@ class StageSpec:
     `init_dir` the ancestor's stage_dir or None, `init_file` a file of weights instead. `reset` names layers drawn anew,
     `freeze` layers left as they are, `lr_scale` factors of the learning rate by layer (`conv1` … `conv6`, `fc6`, `fc7`,
     `fc8`). `local_copy` is a folder of the node's own that the store is copied to and read from, or None. `fence` is
-    the attempt's mark (`workers.fence`).
+    the attempt's mark (`workers.storage.fence`).
     """
 
     member: str

@@ -11,8 +11,20 @@ import torch
 from torch import nn
 
 from workers import numerics
-from workers.atomic import remove_leftovers, write_bytes
-from workers.checkpoint import (
+from workers.data.augmented_sheet import augmented_sheet
+from workers.data.batches import TrainingBatches, centre_batches, num_batches, pixel_statistics
+from workers.data.local_copy import open_on_node
+from workers.data.store import Store
+from workers.errors import DataError, StorageError
+from workers.init_file import load_init_file
+from workers.models.outline import Outline, outline
+from workers.models.parts import beside, parts_of, saved_parts_of, whole_shape
+from workers.models.registry import build, initialise, place
+from workers.protocol import StageResult, StageSpec
+from workers.saver import Saver, Snapshot
+from workers.settings.training import KeptCheckpoint
+from workers.storage.atomic import remove_leftovers, write_bytes
+from workers.storage.checkpoint import (
     Checkpoint,
     Contents,
     Weights,
@@ -21,21 +33,9 @@ from workers.checkpoint import (
     read_weights,
     verify_checkpoint,
 )
-from workers.data.augmented_sheet import augmented_sheet
-from workers.data.batches import TrainingBatches, centre_batches, num_batches, pixel_statistics
-from workers.data.local_copy import open_on_node
-from workers.data.store import Store
-from workers.errors import DataError, StorageError
-from workers.fence import fence_of
-from workers.finished import read_finished
-from workers.heartbeat import STEP_FILE, beat, beating
-from workers.init_file import load_init_file
-from workers.models.outline import Outline, outline
-from workers.models.parts import beside, parts_of, saved_parts_of, whole_shape
-from workers.models.registry import build, initialise, place
-from workers.protocol import StageResult, StageSpec
-from workers.saver import Saver, Snapshot
-from workers.settings.training import KeptCheckpoint
+from workers.storage.fence import fence_of
+from workers.storage.finished import read_finished
+from workers.storage.heartbeat import STEP_FILE, beat, beating
 from workers.training.evaluate import Evaluation, evaluate
 from workers.training.layer_rates import Phase, later_phases
 from workers.training.loop import EpochErrors, Stage, TrainState, train

@@ -63,18 +63,18 @@ CATCH_ALL = {
     "orchestrator/tracking_sender.py": "the sender thread's boundary: no outage of a tracking store stops a run",
     "orchestrator/cli.py": "exit code 1 and its one line are made here",
 }
-ATOMIC = "workers/atomic.py"
+ATOMIC = "workers/storage/atomic.py"
 ATOMIC_BLOCKS = {"replacing", "atomic_folder", "replacing_folder"}
-# Functions that write without workers.atomic, each for a reason.
+# Functions that write without workers.storage.atomic, each for a reason.
 IN_PLACE = {
     "orchestrator/member_actor.py:_after_predecessor": "a lock is held on an open file, whose content says nothing",
     "orchestrator/plots.py:_png": "draws into memory",
     "orchestrator/run_dir.py:lock": "a lock is held on an open file; what it says is for the message alone",
-    "workers/checkpoint.py:_set_aside": "a corrupt checkpoint is renamed, never rewritten",
-    "workers/checkpoint.py:_write_durably": "the folder it is given is an atomic_folder",
+    "workers/storage/checkpoint.py:_set_aside": "a corrupt checkpoint is renamed, never rewritten",
+    "workers/storage/checkpoint.py:_write_durably": "the folder it is given is an atomic_folder",
     "workers/data/local_copy.py:_copy_checked": "the folder it is given is an atomic_folder",
-    "workers/data/lock.py:locked": "a lock is held on an open file, whose content says nothing",
-    "workers/data/lock.py:is_locked": "asks whether that lock is held",
+    "workers/storage/lock.py:locked": "a lock is held on an open file, whose content says nothing",
+    "workers/storage/lock.py:is_locked": "asks whether that lock is held",
     "workers/data/prepare.py:_commit": "renames a folder of files that are each committed",
     "workers/throughput_process.py:main": "a pipe, kept for answers",
     "workers/training/metrics.py:__init__": "metrics.jsonl grows line by line, step.txt is overwritten by one number",
@@ -204,7 +204,9 @@ def violations(path: str, source: str) -> list[str]:
         found.append(f"{path}: named for nothing: put each function where its subject lives")
     if path != ATOMIC:
         writes = [(line, f"{path}:{function}") for line, function in _unprotected_writes(tree)]
-        found += [f"{place}:{line}: writes without workers.atomic" for line, place in writes if place not in IN_PLACE]
+        found += [
+            f"{place}:{line}: writes without workers.storage.atomic" for line, place in writes if place not in IN_PLACE
+        ]
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":
             found.append(f"{path}:{node.lineno}: prints")

@@ -14,7 +14,7 @@ from orchestrator.config import compose
 from orchestrator.local_actors import one_slot
 from orchestrator.plan_values import StageRef, from_json
 from orchestrator.run_dir import RunPaths, read_record
-from workers.finished import read_finished
+from workers.storage.finished import read_finished
 
 pytestmark = pytest.mark.timeout(240)
 # A target within a superset within a larger one, as in 2012.

@@ -12,7 +12,7 @@ import threading
 from pathlib import Path
 
 from workers import stage
-from workers.fence import Fence
+from workers.storage.fence import Fence
 
 
 class Worker:

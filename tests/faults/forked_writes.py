@@ -23,10 +23,10 @@ from orchestrator.config_schema import SubmissionConfig, SubmissionFormat
 from orchestrator.ledger import Ledger, StageState
 from orchestrator.run_data import RunData, SplitData
 from orchestrator.run_dir import RunPaths, RunRecord, write_record
-from workers import atomic, checkpoint
 from workers.errors import SeptetError
-from workers.finished import write_finished
 from workers.protocol import Numerics, SplitPredictions, StageResult
+from workers.storage import atomic, checkpoint
+from workers.storage.finished import write_finished
 
 OLD_STEP, NEW_STEP = 8, 12
 CLASSES = ("ant", "bee", "cat")

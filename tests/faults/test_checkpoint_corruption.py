@@ -13,13 +13,20 @@ import pytest
 import torch
 from tiny_stage import course, interrupted, make_spec, make_store, never
 
-from workers import checkpoint as protocol
 from workers import stage as stage_module
-from workers.checkpoint import MANIFEST_FILE, MODEL_FILE, OPTIMIZER_FILE, STATE_FILE, newest_checkpoint, read_checkpoint
 from workers.data.batches import TrainingBatches
 from workers.errors import Diverged, StorageError
 from workers.protocol import StageResult, StageSpec
 from workers.stage import run_stage
+from workers.storage import checkpoint as protocol
+from workers.storage.checkpoint import (
+    MANIFEST_FILE,
+    MODEL_FILE,
+    OPTIMIZER_FILE,
+    STATE_FILE,
+    newest_checkpoint,
+    read_checkpoint,
+)
 
 pytestmark = pytest.mark.timeout(300)
 NEWEST, BEFORE = 7, 6

@@ -13,10 +13,10 @@ from orchestrator.ray_nodes import Node, count_remaining_slots
 from orchestrator.run_dir import RunPaths
 from orchestrator.tracking import NoTracker
 from orchestrator.work import Work
-from workers import atomic
 from workers.errors import MemberFailed
 from workers.protocol import Numerics
 from workers.settings.training import Crops, KeptCheckpoint
+from workers.storage import atomic
 
 pytestmark = pytest.mark.timeout(60)
 NONE_TO_SPARE = Budgets(max_losses=0, max_failures=0)

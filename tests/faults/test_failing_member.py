@@ -20,8 +20,8 @@ from orchestrator.member_actor import Duties, worker_duties
 from orchestrator.missing import find_missing
 from orchestrator.run_dir import RunPaths, is_locked
 from orchestrator.tracking import NoTracker
-from workers.atomic import TEMPORARY_PREFIX
 from workers.protocol import PredictSpec, SplitPredictions, StageResult, StageSpec
+from workers.storage.atomic import TEMPORARY_PREFIX
 
 GROUP = "members:\n" + "".join(f"  {name}: {{stages: {{train: {{dataset: target}}}}}}\n" for name in "abc")
 SMALL = (

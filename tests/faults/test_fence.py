@@ -13,11 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from workers import atomic, checkpoint
-from workers.checkpoint import MANIFEST_FILE
 from workers.data.prepare import prepare
 from workers.errors import StorageError, Superseded
-from workers.fence import FILE, fence_of, raise_fence
 from workers.protocol import Numerics, StageResult, StageSpec
 from workers.settings.training import (
     AugmentationSettings,
@@ -30,6 +27,9 @@ from workers.settings.training import (
     TrainingSettings,
 )
 from workers.stage import run_stage
+from workers.storage import atomic, checkpoint
+from workers.storage.checkpoint import MANIFEST_FILE
+from workers.storage.fence import FILE, fence_of, raise_fence
 
 SCRIPT = Path(__file__).with_name("fenced_stage.py")
 GIVE_UP_S = 120.0
@@ -213,7 +213,7 @@ def test_attempt_begins_once_a_late_cache_shows_its_mark(tmp_path: Path, monkeyp
         if len(looks) == 3:
             raise_fence(tmp_path / "base1", "train, attempt 1")
 
-    monkeypatch.setattr("workers.fence.time.sleep", arrive_at_the_third_look)
+    monkeypatch.setattr("workers.storage.fence.time.sleep", arrive_at_the_third_look)
     fence_of(tmp_path / "base1" / "train", "train, attempt 1").enter()
     assert len(looks) == 3
     with pytest.raises(Superseded):

@@ -25,13 +25,13 @@ from orchestrator.ray_cluster import RayCluster, open_cluster
 from orchestrator.run_dir import RunPaths
 from orchestrator.tracking import NoTracker
 from orchestrator.work import Work
-from workers import atomic
 from workers import predict as predict_module
 from workers.data.store import open_store
-from workers.finished import read_finished
 from workers.protocol import Numerics, PredictSpec, StageResult, StageSpec
 from workers.settings.training import Crops, KeptCheckpoint
 from workers.stage import run_stage
+from workers.storage import atomic
+from workers.storage.finished import read_finished
 from workers.training.metrics import StepMark
 
 pytestmark = pytest.mark.timeout(300)

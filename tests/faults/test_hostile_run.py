@@ -22,7 +22,8 @@ import pytest
 from orchestrator import ray_cluster, run_dir
 from orchestrator.cli import main
 from orchestrator.local_actors import one_slot
-from workers import checkpoint, json_text
+from workers.storage import atomic as json_text
+from workers.storage import checkpoint
 
 SMALL = (
     "ensemble=solo",
@@ -334,7 +335,7 @@ def test_checkpoint_that_is_a_link_or_holds_one_is_set_aside(name: str, place: P
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
 def test_files_are_as_open_as_the_users_umask_says(umask: int, mode: int, tmp_path: Path) -> None:
-    program = "import os, sys; os.umask(int(sys.argv[1])); from workers.atomic import write_text; "
+    program = "import os, sys; os.umask(int(sys.argv[1])); from workers.storage.atomic import write_text; "
     program += "from pathlib import Path; write_text(Path(sys.argv[2]), 'x')"
     subprocess.run([sys.executable, "-c", program, str(umask), str(tmp_path / "file")], check=True)
     assert (tmp_path / "file").stat().st_mode & 0o777 == mode

@@ -18,13 +18,13 @@ from torch import nn
 
 from orchestrator.ledger import AttemptEnd, Ledger, StageState
 from orchestrator.status import read_status, to_lines
-from workers import checkpoint as protocol
 from workers import stage as stage_module
-from workers.checkpoint import read_checkpoint
 from workers.errors import Diverged
 from workers.protocol import StageResult, StageSpec
 from workers.settings.training import ModelSettings
 from workers.stage import run_stage
+from workers.storage import checkpoint as protocol
+from workers.storage.checkpoint import read_checkpoint
 from workers.training import loop
 from workers.training.evaluate import Evaluation
 

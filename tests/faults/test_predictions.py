@@ -20,8 +20,8 @@ from orchestrator.config_schema import CombineConfig, SubmissionConfig
 from orchestrator.provenance import open_book
 from orchestrator.results import write_results
 from orchestrator.run_dir import RunPaths, is_locked
-from workers import atomic
-from workers.digest import sha256_of
+from workers.storage import atomic
+from workers.storage.atomic import sha256_of
 
 _spec = importlib.util.spec_from_file_location(
     "finished_run", Path(__file__).parents[1] / "orchestrator" / "conftest.py"

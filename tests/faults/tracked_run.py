@@ -27,9 +27,9 @@ from orchestrator.tracking import Ending, RunIdentity, Tracker, open_tracking
 from orchestrator.tracking_sender import Pace
 from orchestrator.ui import serving
 from orchestrator.work import Work
-from workers import atomic
 from workers.protocol import Numerics
 from workers.settings.training import Crops, KeptCheckpoint
+from workers.storage import atomic
 
 GIVE_UP_S = 120.0
 REQUEST_S = 1  # of an impatient client, in place of eight

@@ -12,9 +12,9 @@ from safetensors.numpy import save_file
 
 from orchestrator.plan_values import Plan, PlannedDataset, Stage, StageRef, to_json
 from orchestrator.run_dir import RunPaths, RunRecord, write_record
-from workers.finished import write_finished
 from workers.protocol import Numerics, SplitPredictions, StageResult
 from workers.settings.training import TrainingSettings
+from workers.storage.finished import write_finished
 
 CLASSES = tuple(f"class{number:02d}" for number in range(12))
 NUM_ROWS = 80

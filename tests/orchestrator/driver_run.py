@@ -14,9 +14,9 @@ from orchestrator.provenance import Book
 from orchestrator.run_dir import RunPaths
 from orchestrator.tracking import NoTracker
 from orchestrator.work import Work
-from workers import atomic
 from workers.protocol import Numerics
 from workers.settings.training import Crops, KeptCheckpoint
+from workers.storage import atomic
 
 SEVEN = {
     **{f"base{number}": {"train": None} for number in range(5)},

@@ -16,12 +16,12 @@ from orchestrator.local_actors import ActorDied
 from orchestrator.member_actor import Duties
 from orchestrator.plan import Plan, PlannedDataset, Stage, StageRef
 from orchestrator.work import newest_step
-from workers import atomic
-from workers.checkpoint import MANIFEST_FILE, MODEL_FILE, OPTIMIZER_FILE, STATE_FILE, name_of
 from workers.errors import Stopped
-from workers.finished import read_finished
 from workers.protocol import PredictSpec, SplitPredictions, StageResult, StageSpec
 from workers.settings.training import Crops, ScheduleSettings, TrainingSettings
+from workers.storage import atomic
+from workers.storage.checkpoint import MANIFEST_FILE, MODEL_FILE, OPTIMIZER_FILE, STATE_FILE, name_of
+from workers.storage.finished import read_finished
 
 NUM_UPDATES = 10
 EVERY = 3

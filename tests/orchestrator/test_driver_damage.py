@@ -13,9 +13,9 @@ from fake_stages import NUM_UPDATES, plan_of
 from orchestrator.ledger import AttemptEnd, Budgets
 from orchestrator.plan import StageRef
 from orchestrator.provenance import Book
-from workers.digest import sha256_of
 from workers.errors import CheckFailed, Diverged, MemberFailed
 from workers.protocol import StageResult, StageSpec
+from workers.storage.atomic import sha256_of
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -15,7 +15,7 @@ from orchestrator.cli import main
 from orchestrator.config import compose
 from orchestrator.config_schema import CombineConfig, CombineMethod, SubmissionConfig, SubmissionFormat
 from orchestrator.run_dir import RunPaths
-from workers import atomic
+from workers.storage import atomic
 
 if TYPE_CHECKING:
     from conftest import Run

@@ -19,7 +19,6 @@ from orchestrator.run_dir import RunPaths, RunRecord, read_record, write_record
 from workers.data.prepare import prepare
 from workers.data.store import export, open_store
 from workers.errors import DataError
-from workers.finished import write_finished
 from workers.predict import predict
 from workers.protocol import Numerics, PredictSpec, StageSpec
 from workers.settings.training import (
@@ -33,6 +32,7 @@ from workers.settings.training import (
     TrainingSettings,
 )
 from workers.stage import run_stage
+from workers.storage.finished import write_finished
 
 _MEMBERS = ("b", "a")
 _SETTINGS = TrainingSettings(

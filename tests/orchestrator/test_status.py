@@ -26,11 +26,11 @@ from orchestrator.status import (
     to_lines,
 )
 from orchestrator.status import to_json as status_json
-from workers import atomic
 from workers.errors import DataError
-from workers.finished import write_finished
 from workers.protocol import Numerics, StageResult
 from workers.settings.training import OptimizerSettings, ScheduleSettings, TrainingSettings
+from workers.storage import atomic
+from workers.storage.finished import write_finished
 
 _FIRST, _SECOND = StageRef("base-1", "target"), StageRef("base-2", "target")
 

@@ -15,7 +15,7 @@ from orchestrator.config import compose
 from orchestrator.ledger import Ledger, StageState
 from orchestrator.run_dir import RunPaths, lock
 from orchestrator.verbs import Streams, watch
-from workers import atomic
+from workers.storage import atomic
 
 
 @pytest.fixture

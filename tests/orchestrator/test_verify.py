@@ -20,9 +20,9 @@ from orchestrator.provenance import Committed, SubmissionDigests, open_book
 from orchestrator.results import write_results
 from orchestrator.run_dir import RunPaths, lock, read_record, write_record
 from orchestrator.verify import verify
-from workers import atomic, checkpoint
-from workers.digest import sha256_of
 from workers.errors import CheckFailed
+from workers.storage import atomic, checkpoint
+from workers.storage.atomic import sha256_of
 
 if TYPE_CHECKING:
     from conftest import Run
@@ -330,7 +330,7 @@ def test_shuffled_rows_of_one_member_are_found_by_the_rebuilt_submission_alone(
     [
         ("verify", "orchestrator.provenance.sha256_of"),
         ("verify", "orchestrator.verify_submission.sha256_of"),
-        ("verify", "workers.checkpoint._read_own"),
+        ("verify", "workers.storage.checkpoint._read_own"),
         ("submit", "orchestrator.run_data.np.load"),
         ("submit", "orchestrator.aggregate.np.load"),
         ("explain", "orchestrator.aggregate.os.preadv"),

@@ -9,11 +9,11 @@ from orchestrator.config_schema import CombineConfig, SubmissionConfig
 from orchestrator.provenance import open_book
 from orchestrator.results import Results, write_results
 from orchestrator.run_dir import RunPaths
-from workers import atomic
-from workers.checkpoint import write_checkpoint
-from workers.digest import sha256_of
-from workers.finished import write_finished
 from workers.protocol import StageResult
+from workers.storage import atomic
+from workers.storage.atomic import sha256_of
+from workers.storage.checkpoint import write_checkpoint
+from workers.storage.finished import write_finished
 
 if TYPE_CHECKING:
     from conftest import Run

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from workers.checkpoint import Contents, read_checkpoint, write_checkpoint
 from workers.data.prepare import prepare
 from workers.errors import ConfigError, Stopped
 from workers.protocol import Numerics, StageResult, StageSpec
@@ -26,6 +25,7 @@ from workers.settings.training import (
     Velocity,
 )
 from workers.stage import run_stage
+from workers.storage.checkpoint import Contents, read_checkpoint, write_checkpoint
 
 # Four updates an epoch.
 BASE = TrainingSettings(

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from workers.checkpoint import read_checkpoint, write_checkpoint
 from workers.data.prepare import prepare
 from workers.errors import Diverged, Stopped
 from workers.protocol import Numerics, StageResult, StageSpec
@@ -23,6 +22,7 @@ from workers.settings.training import (
     TrainingSettings,
 )
 from workers.stage import run_stage
+from workers.storage.checkpoint import read_checkpoint, write_checkpoint
 
 SETTINGS = TrainingSettings(
     model=ModelSettings(input_size=16, width=0.05, conv1_kernel=3, conv1_stride=1, conv1_padding=1, fc_units=16),

@@ -16,11 +16,11 @@ from workers import predict as prediction
 from workers.data.augment import PixelStatistics
 from workers.data.store import open_store
 from workers.errors import CheckFailed, Stopped, StorageError
-from workers.finished import write_finished
 from workers.predict import TrainedMember, mean_over_crops, predict, predict_images
 from workers.protocol import Numerics, PredictSpec, StageSpec
 from workers.settings.training import AugmentationSettings, Crops, ModelSettings, TrainingSettings
 from workers.stage import run_stage
+from workers.storage.finished import write_finished
 from workers.ten_crop import crop_offsets
 
 

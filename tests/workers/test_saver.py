@@ -18,13 +18,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from workers import checkpoint as protocol
 from workers import saver as saver_module
-from workers.checkpoint import Checkpoint, newest_checkpoint, read_checkpoint
 from workers.errors import Diverged, Stopped, StorageError
 from workers.protocol import StageSpec
 from workers.saver import Saver, Snapshot
 from workers.stage import run_stage
+from workers.storage import checkpoint as protocol
+from workers.storage.checkpoint import Checkpoint, newest_checkpoint, read_checkpoint
 from workers.training.loop import TrainState
 from workers.training.metrics import MetricsLog, StepMark
 

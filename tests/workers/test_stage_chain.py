@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from workers.checkpoint import read_checkpoint
 from workers.errors import ConfigError, StorageError
-from workers.finished import write_finished
 from workers.protocol import StageSpec
 from workers.stage import run_stage
+from workers.storage.checkpoint import read_checkpoint
+from workers.storage.finished import write_finished
 
 
 def weights(stage_dir: Path, checkpoint: str) -> dict[str, np.ndarray]:

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from workers.checkpoint import read_checkpoint
-from workers.finished import write_finished
 from workers.models.outline import MODEL_NAMES, outline
 from workers.models.registry import build, initialise
 from workers.protocol import StageSpec
 from workers.settings.training import InitSettings, ModelSettings, OptimizerSettings
 from workers.stage import run_stage
+from workers.storage.checkpoint import read_checkpoint
+from workers.storage.finished import write_finished
 from workers.training.evaluate import mean_loss
 from workers.training.optimizer import build_optimizer
 

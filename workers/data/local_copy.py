@@ -7,12 +7,12 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from workers.atomic import atomic_folder, remove_leftovers, storage_errors
-from workers.data.lock import locked
 from workers.data.space import require_space
 from workers.data.store import MANIFEST, Store, open_store
 from workers.errors import StorageError
-from workers.heartbeat import silent
+from workers.storage.atomic import atomic_folder, remove_leftovers, storage_errors
+from workers.storage.heartbeat import silent
+from workers.storage.lock import locked
 
 _BLOCK_BYTES = 8 << 20
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from workers.atomic import replacing, write_text
 from workers.data.listing import Listing, Row
 from workers.data.shards import (
     Decided,
@@ -20,8 +19,8 @@ from workers.data.shards import (
     rows_per_shard,
     save_npy,
 )
-from workers.digest import sha256_of
 from workers.settings.training import SPLITS
+from workers.storage.atomic import replacing, sha256_of, write_text
 
 
 @dataclass(frozen=True, eq=False)

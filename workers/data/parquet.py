@@ -25,8 +25,8 @@ from workers.data.parquet_rows import ImageColumn, RowGroups, RowImages, Table, 
 from workers.data.patterns import split_files
 from workers.data.tree import Entry, Tree, open_root, require_one_line
 from workers.errors import DataError
-from workers.json_text import parse_json
 from workers.settings.training import DatasetSettings
+from workers.storage.atomic import parse_json
 from workers.threads import map_in_order
 
 if TYPE_CHECKING:

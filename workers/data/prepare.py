@@ -12,12 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from workers.atomic import fsync_folder, remove_leftovers, replacing, storage_errors, write_json
 from workers.data.colour import image_statistics
 from workers.data.excluded import NOTHING, Excluded
 from workers.data.kept_contents import KeptContents
 from workers.data.listing import LeftOut, Listing, Rows
-from workers.data.lock import is_locked, locked
 from workers.data.pack import pack
 from workers.data.packing_threads import PackingThreads
 from workers.data.pixels import Pixels
@@ -25,9 +23,10 @@ from workers.data.shards import Decided, Encoding, FileEntry, ShardRunner, Unrea
 from workers.data.sources import open_listing
 from workers.data.space import readable_bytes, require_space, store_bytes
 from workers.data.store import MANIFEST, MEAN_IMAGE, SCHEMA, digest_of, open_store, split_shards
-from workers.digest import sha256_of
 from workers.errors import DataError, SourceLost, StorageError
 from workers.settings.training import SPLITS, DatasetSettings, OnBad, StoreFormat, dataset_options
+from workers.storage.atomic import fsync_folder, remove_leftovers, replacing, sha256_of, storage_errors, write_json
+from workers.storage.lock import is_locked, locked
 
 _MOST_NAMED = 10
 _WHOLE_VAL = "replace them, since without a test the submission is on val and has a line for each"

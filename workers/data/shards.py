@@ -17,14 +17,12 @@ from typing import IO, Protocol
 
 import numpy as np
 
-from workers.atomic import replacing, write_json
 from workers.data.decode import BadImage
 from workers.data.jpeg import encode
 from workers.data.listing import Loader, Picture, Row
 from workers.data.pixels import ShardFiles
-from workers.digest import sha256_of
-from workers.json_text import parse_json
 from workers.settings.training import StoreFormat
+from workers.storage.atomic import parse_json, replacing, sha256_of, write_json
 
 UNREADABLE_GREY = 128
 # Of raw pixels. The largest keeps a store of 1.3 million images at 256 pixels below 2,000 files; the smallest spares

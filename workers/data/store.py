@@ -25,13 +25,12 @@ from typing import Any
 
 import numpy as np
 
-from workers.atomic import storage_errors, write_bytes, write_json, write_text
 from workers.data.contact_sheet import prepared_sheet
 from workers.data.pixels import Pixels, ShardFiles
 from workers.data.shards import shard_files, shard_stem
 from workers.errors import StorageError
-from workers.json_text import parse_json
 from workers.settings.training import HELD_OUT, SPLITS, StoreFormat
+from workers.storage.atomic import parse_json, storage_errors, write_bytes, write_json, write_text
 
 MANIFEST = "manifest.json"
 PREPARED_SHEET = "prepared.png"

@@ -6,9 +6,8 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from workers.atomic import storage_errors, write_bytes
-from workers.fence import unfenced
-from workers.json_text import parse_json
+from workers.storage.atomic import parse_json, storage_errors, write_bytes
+from workers.storage.fence import unfenced
 
 
 class MetricsLog:
@@ -51,7 +50,7 @@ class StepMark:
             os.pwrite(self._descriptor, f"{step:012d}\n".encode(), 0)
 
     def beat(self) -> None:
-        """Moves the file's time alone (`workers.heartbeat`)."""
+        """Moves the file's time alone (`workers.storage.heartbeat`)."""
         with storage_errors(self._path):
             os.utime(self._descriptor)
 

@@ -13,11 +13,11 @@ import pytest
 
 from workers.data import local_copy
 from workers.data.local_copy import open_on_node
-from workers.data.lock import locked
 from workers.data.prepare import prepare
 from workers.data.store import open_store
 from workers.errors import StorageError
 from workers.settings.training import DatasetSettings
+from workers.storage.lock import locked
 
 
 @pytest.fixture

@@ -13,12 +13,12 @@ import pytest
 
 from workers.data import prepare as preparation
 from workers.data.files import FileLoader
-from workers.data.lock import is_locked
 from workers.data.prepare import PrepareProgress, prepare
 from workers.data.shards import rows_per_shard
 from workers.data.store import Store, open_store
 from workers.errors import DataError, SourceLost
 from workers.settings.training import DatasetSettings, OnBad
+from workers.storage.lock import is_locked
 
 Write = Callable[..., Path]
 SCRIPT = Path(__file__).with_name("prepare_counted.py")

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from image_forms import as_csv, as_parquet, as_shards
 
-from workers.checkpoint import read_checkpoint
 from workers.data.prepare import prepare
 from workers.data.store import Store, open_store
 from workers.protocol import Numerics, StageSpec
@@ -24,6 +23,7 @@ from workers.settings.training import (
     TrainingSettings,
 )
 from workers.stage import run_stage
+from workers.storage.checkpoint import read_checkpoint
 
 Upload = Callable[[Path, str], str]
 SIZE = 18

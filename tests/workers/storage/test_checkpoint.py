@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from workers import checkpoint as protocol
-from workers.checkpoint import (
+from workers.errors import Diverged, StorageError
+from workers.storage import checkpoint as protocol
+from workers.storage.checkpoint import (
     newest_checkpoint,
     prune,
     read_checkpoint,
@@ -22,7 +23,6 @@ from workers.checkpoint import (
     verify_checkpoint,
     write_checkpoint,
 )
-from workers.errors import Diverged, StorageError
 
 WEIGHTS = {"conv1.weight": np.arange(12, dtype=np.float32).reshape(3, 4)}
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from workers.atomic import storage_errors
+from workers.storage.atomic import storage_errors
 
 _PAUSE_S = 0.2
 

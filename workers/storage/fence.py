@@ -16,8 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from workers import atomic
 from workers.errors import StorageError, Superseded
+from workers.storage import atomic
 
 FILE = ".attempt"
 # A node's cache of a shared folder may be half a minute behind the driver (NFS: acdirmin).

@@ -22,13 +22,11 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from workers.atomic import atomic_folder, remove_leftovers, storage_errors
-from workers.digest import sha256_of
 from workers.errors import Diverged, StorageError, StorageSilent
-from workers.fence import Check, unfenced
-from workers.heartbeat import beating, silent
-from workers.json_text import parse_json
-from workers.tensor_file import Written, first_not_finite, safetensors_pieces, write_hashed
+from workers.storage.atomic import atomic_folder, parse_json, remove_leftovers, sha256_of, storage_errors
+from workers.storage.fence import Check, unfenced
+from workers.storage.heartbeat import beating, silent
+from workers.storage.tensor_file import Written, first_not_finite, safetensors_pieces, write_hashed
 
 Tensors = Mapping[str, np.ndarray]
 

@@ -3,10 +3,9 @@
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from workers.atomic import storage_errors, write_json
 from workers.errors import StorageError
-from workers.json_text import parse_json
 from workers.protocol import StageResult
+from workers.storage.atomic import parse_json, storage_errors, write_json
 
 FILE = "DONE.json"
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from workers.atomic import storage_errors
+from workers.storage.atomic import storage_errors
 
 STEP_FILE = "step.txt"
 _T = TypeVar("_T")

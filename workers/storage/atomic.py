@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -191,3 +192,22 @@ def _exchange(one: Path, other: Path) -> bool:
     if number in _CANNOT_EXCHANGE:
         return False
     raise OSError(number, os.strerror(number), str(other))
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value that `text` stands for.
+
+    Raises:
+        ValueError: it is no JSON, or is nested so deeply that Python's parser gives up.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        # A thousand brackets make one; it is no ValueError by itself, and would end as an internal error.
+        raise ValueError("nested too deeply") from None

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
-from workers import tensor_file
-from workers.tensor_file import safetensors_pieces, write_hashed
+from workers.storage import tensor_file
+from workers.storage.tensor_file import safetensors_pieces, write_hashed
 
 SHAPES = st.lists(st.integers(0, 5), min_size=1, max_size=4).map(tuple)
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)

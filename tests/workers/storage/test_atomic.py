@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from workers import atomic
 from workers.errors import StorageError
+from workers.storage import atomic
 
 
 @pytest.fixture

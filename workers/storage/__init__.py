@@ -1,0 +1,1 @@
+"""workers.storage: see the modules."""
