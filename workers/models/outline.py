@@ -83,7 +83,7 @@ def outline(model: ModelSettings, num_classes: int) -> Outline:
     if model.name == ALEXNET:
         return _of_geometry(geometry(model, num_classes))
     # Here and not above: a plan of AlexNets loads no torch.
-    from workers.models.measured_outline import measured
+    from workers.models.measured import measured
 
     return measured(model, num_classes)
 
