@@ -27,8 +27,8 @@ from orchestrator.init_files import hash_init_files
 from orchestrator.placing import Measuring, Placed
 from orchestrator.plan import make_plan
 from orchestrator.ray_session import available_cpus
-from workers.data.decode import BadImage, decode
-from workers.data.formats import FORMATS
+from workers.data.decoding.decoder import BadImage, decode
+from workers.data.decoding.formats import FORMATS
 from workers.data.sources import survey
 from workers.errors import SeptetError
 from workers.settings.training import DatasetSettings

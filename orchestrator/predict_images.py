@@ -16,8 +16,8 @@ from orchestrator.plan_values import Plan, from_json
 from orchestrator.probabilities import top_classes
 from orchestrator.run_dir import RunPaths, RunRecord, read_record
 from orchestrator.submission import MANIFEST
-from workers.data.decode import BadImage, decode, read_content
-from workers.data.formats import FORMATS
+from workers.data.decoding.decoder import BadImage, decode, read_content
+from workers.data.decoding.formats import FORMATS
 from workers.data.store import Store, open_store
 from workers.errors import ConfigError, DataError, MemberFailed, StorageError
 from workers.numerics import capabilities, usable

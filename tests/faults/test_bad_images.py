@@ -15,7 +15,7 @@ from PIL import Image
 from orchestrator import ray_cluster
 from orchestrator.cli import main
 from orchestrator.local_actors import one_slot
-from workers.data import decode
+from workers.data.decoding import decoder as decode
 
 SIDE = 32
 NUM_CLASSES = 2

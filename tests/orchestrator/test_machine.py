@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.machine import ask_dataset, ask_decoder, cpu_quota, place
-from workers.data.decode import FORMATS
+from workers.data.decoding.decoder import FORMATS
 from workers.settings.training import DatasetSettings, Source
 
 

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Protocol
 
-from workers.data.decode import BadImage, decode
+from workers.data.decoding.decoder import BadImage, decode
 from workers.data.held_out import hold_out, num_held_out
 from workers.data.kept_contents import UNKEPT, KeptContents
 from workers.data.listing import UNLABELLED, LeftOut, Loader, Picture, Row, Rows, by_name

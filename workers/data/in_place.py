@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from workers.data.decode import BadImage
+from workers.data.decoding.decoder import BadImage
 from workers.data.tree import Tree
 
 # How a path names an image in an archive: archive@offset+size/name.

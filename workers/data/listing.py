@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from workers.data.decision import Decision
+from workers.data.decoding.decisions import Decision
 from workers.data.kept_contents import UNKEPT, KeptContents
 
 UNLABELLED = -1

@@ -17,8 +17,8 @@ from typing import IO, Protocol
 
 import numpy as np
 
-from workers.data.decode import BadImage
-from workers.data.jpeg import encode
+from workers.data.decoding.decoder import BadImage
+from workers.data.decoding.jpeg import encode
 from workers.data.listing import Loader, Picture, Row
 from workers.data.pixels import ShardFiles
 from workers.settings.training import StoreFormat

@@ -57,7 +57,7 @@ class Store:
         shards: where the pixels of each split that is there lie.
         left_out: images of the source that are in no split, as {"split", "path", "reason"}.
         class_ids: what a challenge calls each class in its submissions; empty where there is no such thing.
-        decided: how many images there are of each decision (`workers.data.decision`); the manifest lists their paths.
+        decided: how many images there are of each decision (`workers.data.decoding.decisions`); the manifest lists their paths.
     """
 
     path: Path

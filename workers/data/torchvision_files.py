@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from workers.data.classes import NO_CLASS, Found, file_listing, grouped
-from workers.data.decode import BadImage
+from workers.data.decoding.decoder import BadImage
 from workers.data.files import FileListing, ImageFile, PlainFiles
 from workers.data.torchvision_catalogue import Kept, KnownSet
 from workers.data.torchvision_parts import read_part

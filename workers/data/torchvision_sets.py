@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from workers.data.classes import kept_classes
-from workers.data.decode import centre_square
+from workers.data.decoding.decoder import centre_square
 from workers.data.held_out import hold_out
 from workers.data.kept_contents import UNKEPT, KeptContents
 from workers.data.listing import UNLABELLED, LeftOut, Listing, Loader, Picture, Row, Rows, by_name

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from workers.data.decode import BadImage, read_content
+from workers.data.decoding.decoder import BadImage, read_content
 from workers.errors import DataError, SourceLost
 from workers.settings.dataset import DatasetSettings, is_url
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from workers.data.decision import Decision
+from workers.data.decoding.decisions import Decision
 
 SIDE = 24
 

@@ -7,7 +7,7 @@ import pytest
 
 from workers.data import colour
 from workers.data.colour import colour_statistics, image_statistics
-from workers.data.decode import decode
+from workers.data.decoding.decoder import decode
 
 # Of ImageNet's training images, as the source released in 2012 has them: directions (red, green, blue), and standard
 # deviations along them on the scale 0…255.

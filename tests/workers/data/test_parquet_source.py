@@ -13,7 +13,7 @@ import pytest
 from image_forms import IMAGE, Image, as_parquet, write_parquet
 from pyarrow import parquet
 
-from workers.data.decode import BadImage
+from workers.data.decoding.decoder import BadImage
 from workers.data.files import FileListing
 from workers.data.listing import unwatched
 from workers.data.parquet_rows import ImageColumn, RowGroups, RowImages, Table, read_footer

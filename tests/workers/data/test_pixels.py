@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from workers.data import pixels as module
 from workers.data.augment import crop
-from workers.data.jpeg import decode_window, encode
+from workers.data.decoding.jpeg import decode_window, encode
 from workers.data.pixels import Pixels, ShardFiles
 from workers.data.prepare import prepare
 from workers.data.store import open_store

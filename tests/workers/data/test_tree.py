@@ -9,7 +9,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from workers.data.decode import BadImage
+from workers.data.decoding.decoder import BadImage
 from workers.data.files import FileListing, PlainFiles
 from workers.data.listing import unwatched
 from workers.data.prepare import store_key

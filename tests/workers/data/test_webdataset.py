@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from image_forms import as_shards, write_shard
 
-from workers.data.decode import decode
+from workers.data.decoding.decoder import decode
 from workers.data.listing import Row, unwatched
 from workers.data.prepare import prepare
 from workers.data.shard_index import index_shard

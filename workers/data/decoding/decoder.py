@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from workers.data.decision import Decision, decisions_of, has_transparency
-from workers.data.formats import FORMATS, format_of
-from workers.data.jpeg import DamagedJpeg, Decoded, UnusualJpeg, check_cmyk, decode_divided, divisor
+from workers.data.decoding.decisions import Decision, decisions_of, has_transparency
+from workers.data.decoding.formats import FORMATS, format_of
+from workers.data.decoding.jpeg import DamagedJpeg, Decoded, UnusualJpeg, check_cmyk, decode_divided, divisor
 from workers.data.listing import Picture
 from workers.kernels import resize
 

@@ -14,7 +14,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from workers.data.decision import Decision
+from workers.data.decoding.decisions import Decision
 
 # libjpeg halves a picture up to three times while it decodes, which saves most of the work.
 _DIVISORS = (8, 4, 2)

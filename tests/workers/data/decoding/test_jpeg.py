@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from workers.data.jpeg import DamagedJpeg, decode_divided, decode_window, divisor, encode
+from workers.data.decoding.jpeg import DamagedJpeg, decode_divided, decode_window, divisor, encode
 
 
 def smooth(side: int) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from workers.data.decode import BadImage, decode, read_content
+from workers.data.decoding.decoder import BadImage, decode, read_content
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from workers.data.decision import Decision
-from workers.data.decode import BadImage, decode
+from workers.data.decoding.decisions import Decision
+from workers.data.decoding.decoder import BadImage, decode
 from workers.data.prepare import prepare
 from workers.data.store import open_store
 from workers.errors import DataError
@@ -21,13 +21,13 @@ from workers.settings.training import DatasetSettings, OnBad
 
 # Pillow looks for a resolution in EXIF, and warns of a damaged one.
 pytestmark = pytest.mark.filterwarnings("ignore:Corrupt EXIF")
-CHECKOUT = Path(__file__).parents[3]
+CHECKOUT = Path(__file__).parents[4]
 # What decoding one image may add to a process; the bombs' pixels are 2.7 GB as RGB.
 MOST_MB = 120
 _BOMBS = """
 import resource, sys
 from pathlib import Path
-from workers.data.decode import BadImage, decode
+from workers.data.decoding.decoder import BadImage, decode
 decode(Path(sys.argv[1]).read_bytes(), 64)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for name in sys.argv[2:]:

@@ -1,0 +1,1 @@
+"""workers.data.decoding: see the modules."""
