@@ -11,7 +11,7 @@ from orchestrator.plan import used_datasets
 from orchestrator.ray_cluster import shard_runner
 from workers.data.excluded import NOTHING, Excluded, held_out_by
 from workers.data.prepare import PrepareProgress, prepare
-from workers.data.sources import Survey, survey
+from workers.data.sources.registry import Survey, survey
 from workers.data.store import Store, open_store
 from workers.errors import DataError, StorageError
 

@@ -29,7 +29,7 @@ from orchestrator.plan import make_plan
 from orchestrator.ray_session import available_cpus
 from workers.data.decoding.decoder import BadImage, decode
 from workers.data.decoding.formats import FORMATS
-from workers.data.sources import survey
+from workers.data.sources.registry import survey
 from workers.errors import SeptetError
 from workers.settings.training import DatasetSettings
 

@@ -22,7 +22,7 @@ from workers.protocol import InitFile
 from workers.settings.training import DatasetSettings, dataset_options
 
 if TYPE_CHECKING:
-    from workers.data.sources import Survey
+    from workers.data.sources.registry import Survey
 
 __all__ = [
     "Change",

@@ -54,7 +54,7 @@ VALUE_MODULES = {
         "workers.errors",
         "workers.models.outline",
     ),
-    *("workers.data.sources", "workers.kernels.average", "workers.training.layer_rates"),
+    *("workers.data.sources.registry", "workers.kernels.average", "workers.training.layer_rates"),
     *("orchestrator.config", "orchestrator.config_schema"),
 }
 # Where `except Exception` may stand: nothing but values leaves there.

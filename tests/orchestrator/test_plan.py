@@ -20,7 +20,7 @@ from orchestrator.config_schema import (
     TrackingConfig,
 )
 from orchestrator.plan import ChangeKind, Plan, StageRef, compare, from_json, make_plan, to_json, used_datasets
-from workers.data.sources import Survey
+from workers.data.sources.registry import Survey
 from workers.errors import ConfigError
 from workers.settings.training import (
     DatasetSettings,

@@ -7,7 +7,7 @@ import pytest
 from orchestrator.config import compose
 from orchestrator.plan import Plan, StageRef, make_plan, used_datasets
 from orchestrator.plan_report import PlanReport, make_report
-from workers.data.sources import survey
+from workers.data.sources.registry import survey
 
 
 def plan_of(*overrides: str) -> Plan:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from workers.data.listing import LeftOut, Row, Rows
+from workers.data.sources.listing import LeftOut, Row, Rows
 from workers.data.store import Store
 from workers.settings.training import HELD_OUT
 

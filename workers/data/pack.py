@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from workers.data.listing import Listing, Row
 from workers.data.shards import (
     Decided,
     Encoding,
@@ -19,6 +18,7 @@ from workers.data.shards import (
     rows_per_shard,
     save_npy,
 )
+from workers.data.sources.listing import Listing, Row
 from workers.settings.training import SPLITS
 from workers.storage.atomic import replacing, sha256_of, write_text
 

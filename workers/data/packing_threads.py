@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import Empty, SimpleQueue
 
-from workers.data.listing import Loader
 from workers.data.shards import PackedShard, ShardJob, pack_shard
+from workers.data.sources.listing import Loader
 
 # Waking the thread that watches for each image would take the interpreter lock from those that decode.
 _TELL_EVERY_S = 0.1

@@ -14,13 +14,13 @@ import numpy as np
 
 from workers.data.colour import image_statistics
 from workers.data.excluded import NOTHING, Excluded
-from workers.data.kept_contents import KeptContents
-from workers.data.listing import LeftOut, Listing, Rows
 from workers.data.pack import pack
 from workers.data.packing_threads import PackingThreads
 from workers.data.pixels import Pixels
 from workers.data.shards import Decided, Encoding, FileEntry, ShardRunner, Unreadable, save_npy
-from workers.data.sources import open_listing
+from workers.data.sources.hashes import KeptContents
+from workers.data.sources.listing import LeftOut, Listing, Rows
+from workers.data.sources.registry import open_listing
 from workers.data.space import readable_bytes, require_space, store_bytes
 from workers.data.store import MANIFEST, MEAN_IMAGE, SCHEMA, digest_of, open_store, split_shards
 from workers.errors import DataError, SourceLost, StorageError

@@ -7,8 +7,9 @@ import os
 import sys
 from pathlib import Path
 
-from workers.data import files, kept_contents, tree
 from workers.data.prepare import prepare
+from workers.data.sources import files, tree
+from workers.data.sources import hashes as kept_contents
 from workers.settings.training import DatasetSettings
 
 

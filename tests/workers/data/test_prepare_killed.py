@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from workers.data import prepare as preparation
-from workers.data.files import FileLoader
 from workers.data.prepare import PrepareProgress, prepare
 from workers.data.shards import rows_per_shard
+from workers.data.sources.files import FileLoader
 from workers.data.store import Store, open_store
 from workers.errors import DataError, SourceLost
 from workers.settings.training import DatasetSettings, OnBad

@@ -1,0 +1,272 @@
+"""What the parquet source finds, how often it reads a row group, and each wrong input with its one line."""
+
+import json
+import pickle
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from image_forms import IMAGE, Image, as_parquet, write_parquet
+from pyarrow import parquet
+
+from workers.data.decoding.decoder import BadImage
+from workers.data.prepare import prepare
+from workers.data.sources.files import FileListing
+from workers.data.sources.listing import unwatched
+from workers.data.sources.parquet_rows import ImageColumn, RowGroups, RowImages, Table, read_footer
+from workers.data.sources.registry import open_listing, survey
+from workers.data.sources.tree import LocalTree
+from workers.data.store import open_store
+from workers.errors import DataError
+from workers.settings.training import DatasetSettings, Source
+
+Png = Callable[[int], bytes]
+
+
+def rows(root: Path, **changes: object) -> DatasetSettings:
+    return replace(DatasetSettings(source=Source.parquet, root=str(root), size=8), **changes)
+
+
+def refusal(settings: DatasetSettings) -> str:
+    with pytest.raises(DataError) as caught:
+        survey(settings)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def labels_of(settings: DatasetSettings) -> dict[str, str]:
+    """The class of each row that is labelled, by id."""
+    listing = open_listing(settings)
+    splits = listing.rows(unwatched).splits
+    every = (row for split in ("train", "dev", "val") for row in splits[split])
+    return {row.name: listing.classes[row.label] for row in every}
+
+
+@pytest.fixture
+def root(small_folder: Path, tmp_path: Path) -> Path:
+    return as_parquet(small_folder, tmp_path / "root")
+
+
+@pytest.fixture
+def pictures(make_png: Png) -> list[bytes]:
+    return [make_png(index) for index in range(6)]
+
+
+def write(root: Path, columns: dict[str, object], name: str = "train-0.parquet") -> Path:
+    parquet.write_table(pa.table(columns), root / name)
+    return root
+
+
+def test_hugging_face_layout_is_read_with_the_names_of_its_schema(root: Path) -> None:
+    listing = open_listing(rows(root))
+    assert listing.classes == ("a", "b", "c")
+    assert listing.counts() == {"train": 21, "dev": 3, "val": 6, "test": 5}
+    assert not listing.labelled_test
+
+
+def test_ids_are_file_and_row_so_that_order_is_that_of_the_file(root: Path) -> None:
+    splits = open_listing(rows(root)).rows(unwatched).splits
+    names = [row.name for row in splits["test"]]
+    assert names[0] == "test-00000-of-00002/0000000"
+    assert [row.path for row in splits["test"]] == sorted(row.path for row in splits["test"])
+
+
+def test_id_column_may_be_the_images_path(root: Path) -> None:
+    assert labels_of(rows(root, id_column="image.path"))["a/3.png"] == "a"
+
+
+def test_order_of_the_schemas_names_is_kept(tmp_path: Path, pictures: list[bytes]) -> None:
+    images = [Image(str(index), ("zebra", "ant")[index % 2], content) for index, content in enumerate(pictures)]
+    write_parquet(tmp_path / "train.parquet", images, ["zebra", "ant"])
+    assert open_listing(rows(tmp_path)).classes == ("zebra", "ant")
+
+
+def test_files_whose_schemas_do_not_agree_on_names_are_refused(tmp_path: Path, pictures: list[bytes]) -> None:
+    for name, order in (("train-0.parquet", ["cat", "dog"]), ("validation-0.parquet", ["dog", "cat"])):
+        features = {"label": {"_type": "ClassLabel", "names": order}}
+        table = pa.table({"image": pictures, "label": [0, 1] * 3})
+        told = {"huggingface": json.dumps({"info": {"features": features}})}
+        parquet.write_table(table.replace_schema_metadata(told), tmp_path / name)
+    assert "names other classes than that of train-0.parquet" in refusal(rows(tmp_path))
+    (tmp_path / "names.txt").write_text("cat\ndog\n")
+    assert survey(rows(tmp_path, class_names=str(tmp_path / "names.txt"))).classes == ("cat", "dog")
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path, pictures: list[bytes]) -> None:
+    columns = [pa.array(pictures), pa.array([0, 1] * 3), pa.array([1, 0] * 3)]
+    parquet.write_table(pa.table(columns, names=["image", "label", "label"]), tmp_path / "train-0.parquet")
+    assert "two columns are called label" in refusal(rows(tmp_path))
+
+
+def test_damaged_footer_is_not_blamed_on_the_network(root: Path) -> None:
+    path = root / "data" / "train-00000-of-00002.parquet"
+    content = bytearray(path.read_bytes())
+    content[-200:-8] = b"\xff" * 192
+    path.write_bytes(content)
+    assert f"{path}: no parquet file, or damaged" in refusal(rows(root))
+
+
+def test_plain_bytes_and_names_as_labels_are_read(tmp_path: Path, pictures: list[bytes]) -> None:
+    write(tmp_path, {"img": pictures, "label": ["cat", "dog"] * 3, "key": list(range(6))})
+    assert labels_of(rows(tmp_path, id_column="key")) == {str(index): ("cat", "dog")[index % 2] for index in range(6)}
+
+
+def test_dictionaries_and_numbers_without_names_are_read(tmp_path: Path, pictures: list[bytes]) -> None:
+    write(tmp_path, {"image": pictures, "label": pa.array(["x", "y"] * 3).dictionary_encode()})
+    assert open_listing(rows(tmp_path)).classes == ("x", "y")
+    write(tmp_path, {"image": pictures, "label": [10, 9, 10, 9, 10, 9]})
+    assert open_listing(rows(tmp_path)).classes == ("9", "10")
+    (tmp_path / "names.txt").write_text("".join(f"name {index}\n" for index in range(11)))
+    settings = rows(tmp_path, class_names=str(tmp_path / "names.txt"))
+    assert "no image of class name 0" in refusal(settings)
+    (tmp_path / "kept.txt").write_text("name 10\nname 9\n")
+    assert open_listing(replace(settings, classes=str(tmp_path / "kept.txt"))).classes == ("name 9", "name 10")
+
+
+def test_columns_can_be_named(tmp_path: Path, pictures: list[bytes]) -> None:
+    columns = {"thumbnail": [b"x"] * 6, "photo": pictures, "kind": ["a", "b"] * 3, "label": ["no"] * 6}
+    write(tmp_path, columns, "all.parquet")
+    settings = rows(tmp_path, train="all.parquet", image_column="photo", label_column="kind")
+    assert open_listing(settings).classes == ("a", "b")
+    assert open_store(prepare(settings, tmp_path / "stores")).counts["train"] == 2
+
+
+def test_image_whose_row_has_no_bytes_is_a_bad_image(tmp_path: Path, pictures: list[bytes]) -> None:
+    content = [{"bytes": each, "path": None} for each in pictures]
+    content[2] = {"bytes": None, "path": "elsewhere.png"}
+    content[3] = {"bytes": b"", "path": "empty.png"}
+    write(tmp_path, {"image": pa.array(content, IMAGE), "label": ["a"] * 6})
+    with pytest.raises(DataError, match=r"2 of its images cannot be read: .*no bytes in its row.*empty file"):
+        prepare(rows(tmp_path), tmp_path / "stores")
+
+
+def test_label_of_minus_one_is_none(tmp_path: Path, pictures: list[bytes]) -> None:
+    write(tmp_path, {"image": pictures, "label": [0, 1, 0, 1, 0, -1]})
+    assert "row 5 has no label" in refusal(rows(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ({"label": ["a"] * 6}, "no column of images (columns: label)"),
+        ({"image": ["path.png"] * 6, "label": ["a"] * 6}, "column image holds string, not the bytes of images"),
+        ({"image": [b"x"] * 6}, "which column holds labels cannot be told (columns: image)"),
+        ({"image": [b"x"] * 6, "label": [1.5] * 6}, "column label holds double"),
+        ({"image": [b"x"] * 6, "label": [["a", "b"]] * 6}, "column label holds list"),
+        ({"image": [b"x"] * 6, "label": ["two\nlines"] * 6}, "does not fit on one line"),
+        ({"image": [b"x"] * 6, "label": [None] * 6}, "row 0 has no label"),
+    ],
+)
+def test_wrong_columns_are_refused(tmp_path: Path, columns: dict[str, object], expected: str) -> None:
+    write(tmp_path, columns)
+    assert expected in refusal(rows(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"label_column": "kind"}, "no column kind (columns: image, label)"),
+        ({"id_column": "image.name"}, "no column image.name"),
+        ({"image_column": "photo"}, "no column photo"),
+        ({"id_column": "label"}, "two images have the name"),
+        ({"train": "other/*.parquet"}, "correct datasets.<name>.train"),
+    ],
+)
+def test_wrong_setting_is_refused(root: Path, changes: dict[str, object], expected: str) -> None:
+    (root / "other").mkdir()
+    assert expected in refusal(rows(root, **changes))
+
+
+@pytest.mark.parametrize("cut", [0, 4, 100, -1, -200])
+def test_damaged_file_is_refused(root: Path, cut: int) -> None:
+    path = root / "data" / "train-00000-of-00002.parquet"
+    path.write_bytes(path.read_bytes()[:cut])
+    assert str(path) in refusal(rows(root))
+
+
+def test_damage_among_the_images_is_told_when_they_are_read(root: Path, tmp_path: Path) -> None:
+    path = root / "data" / "train-00000-of-00002.parquet"
+    content = bytearray(path.read_bytes())
+    content[10:4000] = b"\xff" * 3990
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="train-00000-of-00002"):
+        prepare(rows(root), tmp_path / "stores")
+
+
+@pytest.fixture
+def groups(tmp_path: Path) -> RowImages:
+    """Twelve row groups of four rows, each image of 1000 bytes."""
+    images = [Image(f"{index}", "a", bytes([index]) * 1000) for index in range(48)]
+    path = write_parquet(tmp_path / "x.parquet", images, ["a"], rows_a_group=4)
+    tree = LocalTree(tmp_path)
+    table = Table(path.name, read_footer(tree, path.name), ImageColumn("image", "bytes"))
+    return RowImages(tree, {path.name: table}, RowGroups(tree))
+
+
+def test_each_row_group_is_read_once_for_all_its_rows(groups: RowImages) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        contents = list(pool.map(groups.read, [f"x.parquet/{row:07d}" for row in range(48)]))
+    assert contents == [bytes([index]) * 1000 for index in range(48)]
+    assert groups.groups.num_read == 12
+
+
+def test_row_groups_that_are_not_asked_for_any_more_are_forgotten(groups: RowImages) -> None:
+    small = RowImages(groups.tree, groups.tables, RowGroups(groups.tree, kept_bytes=9000))
+    for row in (0, 4, 1, 8, 2):
+        small.read(f"x.parquet/{row:07d}")
+    # Two fit; the first was asked for between the others, and stayed.
+    assert small.groups.num_read == 3
+    small.read("x.parquet/0000004")
+    assert small.groups.num_read == 4
+
+
+def test_error_of_a_row_group_reaches_all_who_wait_and_is_not_kept(groups: RowImages, tmp_path: Path) -> None:
+    content = (tmp_path / "x.parquet").read_bytes()
+    (tmp_path / "x.parquet").unlink()
+    start = threading.Barrier(3)
+
+    def read() -> str:
+        start.wait()
+        with pytest.raises(DataError) as caught:
+            groups.read("x.parquet/0000000")
+        return str(caught.value)
+
+    with ThreadPoolExecutor(3) as pool:
+        said = [future.result() for future in [pool.submit(read) for _ in range(3)]]
+    assert all("x.parquet" in each for each in said)
+    (tmp_path / "x.parquet").write_bytes(content)
+    assert groups.read("x.parquet/0000000") == bytes(1000)
+
+
+def test_listing_can_be_sent_to_another_process(root: Path) -> None:
+    listing = open_listing(rows(root))
+    assert isinstance(listing, FileListing)
+    first = listing.rows(unwatched).splits["test"][0]
+    copied = pickle.loads(pickle.dumps(listing))  # noqa: S301
+    assert copied.contents.read(first.path) == listing.contents.read(first.path)
+    assert copied.fingerprint() == listing.fingerprint()
+
+
+def test_preparing_reads_each_row_group_a_few_times_only(root: Path, tmp_path: Path) -> None:
+    listing = open_listing(rows(root))
+    assert isinstance(listing, FileListing) and isinstance(listing.contents, RowImages)
+    splits = listing.rows(unwatched).splits
+    for split in splits.values():
+        for row in split:
+            listing.loader().load(row, 8)
+    # Two files of 12 train rows, of 3 val rows and of 2 or 3 test rows, 7 rows a group: all of it fits in memory.
+    assert listing.contents.groups.num_read == 2 * 2 + 2 + 2
+
+
+def test_missing_bytes_are_no_bytes(tmp_path: Path) -> None:
+    write(tmp_path, {"image": pa.array([None], pa.binary()), "label": ["a"]})
+    tree = LocalTree(tmp_path)
+    name = "train-0.parquet"
+    images = RowImages(tree, {name: Table(name, read_footer(tree, name), ImageColumn("image", None))}, RowGroups(tree))
+    with pytest.raises(BadImage):
+        images.read(f"{name}/0000000")

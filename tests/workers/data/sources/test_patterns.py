@@ -1,0 +1,82 @@
+"""Which files hold which split: by name, or by patterns of names."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from workers.data.sources.patterns import expand, glob, split_files
+from workers.data.sources.tree import LocalTree
+from workers.errors import DataError
+from workers.settings.training import DatasetSettings, Source
+
+KEY = "datasets.<name>.train"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("a.tar", ("a.tar",)),
+        ("a{1..3}.tar", ("a1.tar", "a2.tar", "a3.tar")),
+        ("a{08..11}", ("a08", "a09", "a10", "a11")),
+        ("a{9..11}", ("a9", "a10", "a11")),
+        ("{x,yz}-{0..1}", ("x-0", "x-1", "yz-0", "yz-1")),
+        ("a{2..1}", ()),
+        ("a{0..1}{00..1}", ("a000", "a001", "a100", "a101")),
+        ("a{0..11}", tuple(f"a{number}" for number in range(12))),
+    ],
+)
+def test_braces_stand_for_numbers_and_choices(pattern: str, expected: tuple[str, ...]) -> None:
+    assert expand(pattern, KEY) == expected
+
+
+@pytest.mark.parametrize("pattern", ["{0..99999999}", "{0..999999}{0..9}", "{0..999999}{0..999999}"])
+def test_braces_that_stand_for_too_many_are_refused(pattern: str) -> None:
+    with pytest.raises(DataError, match="more than 1000000 files"):
+        expand(pattern, KEY)
+
+
+@pytest.fixture
+def tree(tmp_path: Path, write_tree: Callable[..., Path]) -> LocalTree:
+    names = ("a/1.tar", "a/2.tar", "b/1.tar", "b/x.txt", "top.tar", "[odd].tar")
+    return LocalTree(write_tree(tmp_path, dict.fromkeys(names, b"x")))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("*/1.tar", ["a/1.tar", "b/1.tar"]),
+        ("a/*", ["a/1.tar", "a/2.tar"]),
+        ("./a/{2,1}.tar", ["a/1.tar", "a/2.tar"]),
+        ("?/[12].tar", ["a/1.tar", "a/2.tar", "b/1.tar"]),
+        ("*.tar", ["[odd].tar", "top.tar"]),
+    ],
+)
+def test_wildcards_match_within_one_part_of_a_path(tree: LocalTree, pattern: str, expected: list[str]) -> None:
+    assert [entry.path for entry in glob(tree, pattern, KEY)] == expected
+
+
+@pytest.mark.parametrize("pattern", ["c/*.tar", "a/{1..3}.tar", "a", "a/1.tar/x", "{2..1}", ".", "./"])
+def test_pattern_that_names_nothing_is_refused(tree: LocalTree, pattern: str) -> None:
+    with pytest.raises(DataError, match=r"datasets\.<name>\.train"):
+        glob(tree, pattern, KEY)
+
+
+@pytest.mark.parametrize("pattern", ["../a.tar", "a/../../b", "/etc/*", "~/x", "pipe:cat a", "s3://bucket/x"])
+def test_pattern_out_of_the_root_is_refused(tree: LocalTree, pattern: str) -> None:
+    with pytest.raises(DataError, match="only files below the root"):
+        glob(tree, pattern, KEY)
+
+
+def test_splits_are_told_by_the_first_word_that_names_one(tmp_path: Path, write_tree: Callable[..., Path]) -> None:
+    files = {
+        "train": ["data/train-00000-of-00002.tar", "imagenet1k-train-0000.tar", "train/0001.tar"],
+        "val": ["data/validation-0.tar", "val_000.tar", "valid/x.tar"],
+        "test": ["test.tar"],
+    }
+    others = ["trainer-0.tar", "data/extra.tar", "train-0.txt", "other/train-1.tar"]
+    names = [name for of_split in files.values() for name in of_split]
+    root = write_tree(tmp_path, dict.fromkeys([*names, *others], b"x"))
+    found = split_files(LocalTree(root), DatasetSettings(source=Source.webdataset), ".tar")
+    for split, expected in files.items():
+        assert [entry.path for entry in getattr(found, split)] == sorted(expected)

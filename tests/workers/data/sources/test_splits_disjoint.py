@@ -1,0 +1,118 @@
+"""Train, dev, val and test never mix: inside a dataset, nor between a target and its superset."""
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from workers.data.prepare import prepare
+from workers.data.store import Store, open_store
+from workers.settings.training import DatasetSettings, Source
+
+Write = Callable[..., Path]
+SPLITS = ("train", "dev", "val", "test")
+
+
+def contents(store: Store, split: str) -> set[bytes]:
+    return {bytes(row) for row in store.contents(split)}
+
+
+def assert_disjoint(store: Store) -> None:
+    for one, other in itertools.combinations(SPLITS, 2):
+        assert not contents(store, one) & contents(store, other), (one, other)
+
+
+def assert_never_trained_on(superset: Store, target: Store) -> None:
+    held_out = set().union(*(contents(target, split) for split in SPLITS[1:]))
+    assert not contents(superset, "train") & held_out
+    assert contents(target, "dev") <= contents(superset, "dev") | contents(superset, "val")
+
+
+def store_of(settings: DatasetSettings, root: Path) -> Store:
+    return open_store(prepare(settings, root))
+
+
+@pytest.fixture
+def trees(plain_tree: Path, published_tree: Path, write_tree: Write) -> dict[str, Path]:
+    """Both layouts, with copies planted inside a class, between classes, and of val and test images in train."""
+    write_tree(plain_tree, {f"train/a/copy{index}.png": index for index in range(20)})
+    write_tree(plain_tree, {f"train/b/twin{index}.png": index for index in range(20)})
+    write_tree(plain_tree, {"train/c/leak.png": 1002, "train/a/leak.png": 1003})
+    write_tree(published_tree, {f"train/n1/images/twin{index}.JPEG": index for index in range(10)})
+    write_tree(published_tree, {"train/n2/images/leak.JPEG": 2001, "train/n0/images/leak.JPEG": 3002})
+    for root, names in ((plain_tree, "a\nc\n"), (published_tree, "n0\nn2\n")):
+        (root / "target.txt").write_text(names)
+    return {"plain": plain_tree, "published": published_tree}
+
+
+@pytest.mark.parametrize("layout", ["plain", "published"])
+@pytest.mark.parametrize("dev_fraction", [0, 0.1, 0.4])
+def test_splits_share_no_image_even_with_copies(
+    trees: dict[str, Path], tmp_path: Path, layout: str, dev_fraction: float
+) -> None:
+    settings = DatasetSettings(root=str(trees[layout]), size=8, dev_fraction=dev_fraction)
+    store = store_of(settings, tmp_path / "stores")
+    assert_disjoint(store)
+    assert {each["path"].rsplit("/", 1)[1].split(".")[0] for each in store.left_out} == {"leak"}
+    assert len(store.left_out) == 2
+    assert "same content as" in store.left_out[0]["reason"]
+
+
+@pytest.mark.parametrize("layout", ["plain", "published"])
+@pytest.mark.parametrize("fraction", [0.1, 0.3])
+def test_superset_never_trains_on_what_the_target_holds_out(
+    trees: dict[str, Path], tmp_path: Path, layout: str, fraction: float
+) -> None:
+    superset = DatasetSettings(root=str(trees[layout]), size=8, val_fraction=fraction, dev_fraction=fraction)
+    target = DatasetSettings(**{**superset.__dict__, "classes": str(trees[layout] / "target.txt")})
+    stores = store_of(superset, tmp_path / "stores"), store_of(target, tmp_path / "stores")
+    assert_disjoint(stores[1])
+    assert_never_trained_on(*stores)
+
+
+def test_class_in_two_roots_holds_out_the_same_images(tmp_path: Path, write_tree: Write) -> None:
+    shared = {f"train/shared/{index}.png": index for index in range(40)}
+    write_tree(tmp_path / "target", shared | {f"train/own/{index}.png": 100 + index for index in range(40)})
+    renamed = {f"train/shared/renamed{index}.png": index for index in range(40)}
+    write_tree(tmp_path / "superset", renamed | {f"train/other/{index}.png": 200 + index for index in range(90)})
+    stores = [
+        store_of(DatasetSettings(root=str(tmp_path / name), size=8), tmp_path / "s") for name in ("target", "superset")
+    ]
+    for split in ("dev", "val"):
+        held = []
+        for store in stores:
+            labels = store.labels(split)
+            assert labels is not None
+            place = store.classes.index("shared")
+            held.append({bytes(row) for row in store.contents(split)[np.flatnonzero(labels == place)]})
+        assert held[0] == held[1]
+        assert len(held[0]) == 4
+
+
+def test_held_out_share_is_the_same_in_every_class(plain_tree: Path, tmp_path: Path) -> None:
+    settings = DatasetSettings(root=str(plain_tree), size=8, val_fraction=0.2, dev_fraction=0.25)
+    store = store_of(settings, tmp_path / "stores")
+    for split, number in (("val", 4), ("dev", 4), ("train", 12)):
+        assert np.bincount(store.labels(split)).tolist() == [number] * 3
+
+
+def test_counts_agree_with_the_survey_where_there_are_no_copies(
+    plain_tree: Path, published_tree: Path, tmp_path: Path
+) -> None:
+    from workers.data.sources.registry import survey
+
+    for root, dev in itertools.product((plain_tree, published_tree), (0, 0.1, 0.3)):
+        settings = DatasetSettings(root=str(root), size=8, dev_fraction=dev)
+        assert store_of(settings, tmp_path / "stores").counts == survey(settings).counts
+
+
+def test_digits_and_their_orientations_never_mix(tmp_path: Path) -> None:
+    target = store_of(DatasetSettings(source=Source.digits, size=8), tmp_path)
+    superset = store_of(DatasetSettings(source=Source.digits, size=8, orientations=4), tmp_path)
+    assert_disjoint(target)
+    assert_disjoint(superset)
+    assert_never_trained_on(superset, target)
+    for split in SPLITS:
+        assert contents(superset, split) == contents(target, split)

@@ -1,0 +1,419 @@
+"""torchvision's sets of image files, in the layouts they unpack to: found by path, labelled as torchvision does."""
+
+import functools
+import hashlib
+import http.server
+import io
+import json
+import tarfile
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.io import savemat
+from torchvision import datasets
+
+from workers.data.prepare import prepare
+from workers.data.sources.registry import open_listing, survey
+from workers.data.sources.torchvision_catalogue import SETS, Kept
+from workers.data.store import open_store
+from workers.errors import DataError
+from workers.settings.training import DatasetSettings, Source
+
+NUM_CLASSES, IN_A_CLASS = 3, 6
+
+
+def picture(seed: int, kind: str) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (10, 14, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind)
+    return buffer.getvalue()
+
+
+class Writer:
+    """Writes images, each unlike all others."""
+
+    def __init__(self, root: Path, patch: pytest.MonkeyPatch) -> None:
+        self.root, self.patch, self._seed = root, patch, 0
+
+    def image(self, path: str) -> None:
+        self._seed += 1
+        self.file(path, picture(self._seed, {".png": "PNG", ".ppm": "PPM"}.get(Path(path).suffix, "JPEG")))
+
+    def file(self, path: str, content: bytes | str) -> None:
+        place = self.root / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+    def mat(self, path: str, values: dict[str, object]) -> None:
+        (self.root / path).parent.mkdir(parents=True, exist_ok=True)
+        savemat(self.root / path, values)
+
+    def per_class(
+        self, template: str, names: Sequence[object] = range(NUM_CLASSES), first: int = 0, count: int = IN_A_CLASS
+    ) -> list[list[str]]:
+        """Images of each class where `template` puts its {name} and the {number} of an image."""
+        numbers = range(first, first + count)
+        paths = [[template.format(name=name, number=number) for number in numbers] for name in names]
+        for one in (each for group in paths for each in group):
+            self.image(one)
+        return paths
+
+
+def lines_of(template: str, names: Sequence[object], groups: Sequence[Sequence[str]]) -> str:
+    """A line for each image, with the {name} of its class and the {file} and {stem} of its path."""
+    pairs = [(name, Path(path)) for name, paths in zip(names, groups, strict=True) for path in paths]
+    return "".join(template.format(name=name, file=path.name, stem=path.stem) + "\n" for name, path in pairs)
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Classes, and of each split the images' paths below the root, by class."""
+
+    classes: list[str]
+    splits: dict[str, list[list[str]]]
+
+
+def food(writer: Writer) -> Expected:
+    names = ["apple_pie", "baklava", "ceviche"]
+    splits = {}
+    for split, first in (("train", 100), ("test", 200)):
+        splits[split] = writer.per_class("food-101/images/{name}/{number}.jpg", names, first)
+        # In another order than the names'.
+        listed = {
+            name: [f"{name}/{Path(path).stem}" for path in paths]
+            for name, paths in reversed(list(zip(names, splits[split], strict=True)))
+        }
+        writer.file(f"food-101/meta/{split}.json", json.dumps(listed))
+    return Expected(names, splits)
+
+
+def flowers(writer: Writer) -> Expected:
+    number_of = {"train": 1, "val": 1 + 3 * IN_A_CLASS, "test": 1 + 6 * IN_A_CLASS}
+    splits, labels, ids = {}, np.zeros(9 * IN_A_CLASS, np.uint8), {}
+    for split, first in number_of.items():
+        paths: list[list[str]] = [[] for _ in range(NUM_CLASSES)]
+        ids[split] = np.arange(first, first + 3 * IN_A_CLASS)[::-1]
+        for number in range(first, first + 3 * IN_A_CLASS):
+            labels[number - 1] = number % NUM_CLASSES + 1
+            paths[number % NUM_CLASSES].append(f"flowers-102/jpg/image_{number:05d}.jpg")
+            writer.image(paths[number % NUM_CLASSES][-1])
+        splits[split] = paths
+    writer.mat("flowers-102/imagelabels.mat", {"labels": labels})
+    writer.mat("flowers-102/setid.mat", {"trnid": ids["train"], "valid": ids["val"], "tstid": ids["test"]})
+    sums = {
+        key: (name, hashlib.md5((writer.root / "flowers-102" / name).read_bytes(), usedforsecurity=False).hexdigest())
+        for key, name in (("label", "imagelabels.mat"), ("setid", "setid.mat"))
+    }
+    writer.patch.setattr(datasets.Flowers102, "_file_dict", sums)
+    writer.patch.setattr(datasets.Flowers102, "classes", datasets.Flowers102.classes[:NUM_CLASSES])
+    return Expected(["pink primrose", "hard-leaved pocket orchid", "canterbury bells"], splits)
+
+
+def imagenette(writer: Writer, size: str = "") -> Expected:
+    names = ["n01440764", "n02102040", "n03000684"]
+    template = f"imagenette2{size}/SPLIT/{{name}}/{{number}}.JPEG"
+    return Expected(
+        names, {split: writer.per_class(template.replace("SPLIT", split), names) for split in ("train", "val")}
+    )
+
+
+def pets(writer: Writer) -> Expected:
+    # torchvision's names: of the files, in the order of the labels.
+    stems = ["Abyssinian", "american_bulldog", "Bengal"]
+    splits = {}
+    for split, listed, first in (("train", "trainval", 0), ("test", "test", 50)):
+        splits[split] = writer.per_class("oxford-iiit-pet/images/{name}_{number}.jpg", stems, first)
+        writer.file(
+            f"oxford-iiit-pet/annotations/{listed}.txt", lines_of("{stem} {name} 1 1", (1, 2, 3), splits[split])
+        )
+    return Expected(["Abyssinian", "American Bulldog", "Bengal"], splits)
+
+
+def cars(writer: Writer) -> Expected:
+    names = ["AM General Hummer SUV 2000", "Acura RL Sedan 2012", "Acura TL Sedan 2012"]
+    fields = [(name, object) for name in ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2", "class", "fname")]
+    splits = {}
+    for split, annotations in (("train", "devkit/cars_train_annos.mat"), ("test", "cars_test_annos_withlabels.mat")):
+        splits[split] = writer.per_class(f"stanford_cars/cars_{split}/{{name}}{{number:04d}}.jpg")
+        rows = [(1, 1, 9, 9, label + 1, Path(path).name) for label, group in enumerate(splits[split]) for path in group]
+        writer.mat(f"stanford_cars/{annotations}", {"annotations": np.array(rows, dtype=fields).reshape(1, -1)})
+    writer.mat("stanford_cars/devkit/cars_meta.mat", {"class_names": np.array(names, dtype=object).reshape(1, -1)})
+    return Expected(names, splits)
+
+
+def textures(writer: Writer) -> Expected:
+    names = ["banded", "blotchy", "braided"]
+    splits = {}
+    for place, split in enumerate(("train", "val", "test")):
+        splits[split] = writer.per_class("dtd/dtd/images/{name}/{name}_{number:04d}.jpg", names, 100 * place)
+        writer.file(f"dtd/dtd/labels/{split}1.txt", lines_of("{name}/{file}", names, splits[split]))
+    return Expected(names, splits)
+
+
+def satellite(writer: Writer) -> Expected:
+    names = ["AnnualCrop", "Forest", "SeaLake"]
+    return Expected(names, {"train": writer.per_class("eurosat/2750/{name}/{name}_{number}.jpg", names, count=10)})
+
+
+def aircraft(writer: Writer) -> Expected:
+    names = ["707-320", "Boeing 717", "A300B4"]
+    data = "fgvc-aircraft-2013b/data"
+    writer.file(f"{data}/variants.txt", "".join(f"{name}\n" for name in names))
+    splits = {}
+    for place, split in enumerate(("train", "val", "test")):
+        splits[split] = writer.per_class(f"{data}/images/{place}{{name}}{{number:05d}}.jpg")
+        writer.file(f"{data}/images_variant_{split}.txt", lines_of("{stem} {name}", names, splits[split]))
+    return Expected(names, splits)
+
+
+def countries(writer: Writer) -> Expected:
+    names = ["AD", "AE", "AF"]
+    folders = {"train": "train", "val": "valid", "test": "test"}
+    splits = {
+        split: writer.per_class(f"country211/{folder}/{{name}}/{{number}}.jpg", names)
+        for split, folder in folders.items()
+    }
+    return Expected(names, splits)
+
+
+def sentiments(writer: Writer) -> Expected:
+    names = ["negative", "positive"]
+    folders = {"train": "train", "val": "valid", "test": "test"}
+    splits = {
+        split: writer.per_class(f"rendered-sst2/{folder}/{{name}}/{{number}}.png", names)
+        for split, folder in folders.items()
+    }
+    return Expected(names, splits)
+
+
+def scenes(writer: Writer) -> Expected:
+    names = ["abbey", "apartment_building/outdoor", "zoo"]
+    writer.file("SUN397/ClassName.txt", "".join(f"/{name[0]}/{name}\n" for name in names))
+    return Expected(names, {"train": writer.per_class("SUN397/{name[0]}/{name}/sun_a{number}.jpg", names, count=10)})
+
+
+def signs(writer: Writer) -> Expected:
+    names = [f"{sign:05d}" for sign in range(43)]
+    train = writer.per_class("gtsrb/GTSRB/Training/{name}/00000_{number:05d}.ppm", names, count=3)
+    for name in names:
+        writer.file(f"gtsrb/GTSRB/Training/{name}/GT-{name}.csv", "Filename;Width\n")
+    # Test's images lie together, and a list tells their classes.
+    test = [[f"gtsrb/GTSRB/Final_Test/Images/{sign:05d}.ppm"] for sign in range(43)]
+    for sign, (path,) in enumerate(test):
+        writer.image(path)
+        assert Path(path).stem == names[sign]
+    rows = [f"{sign:05d}.ppm;14;10;1;1;9;9;{sign}" for sign in range(43)]
+    writer.file(
+        "gtsrb/GT-final_test.csv", "\n".join(["Filename;Width;Height;Roi.X1;Roi.Y1;Roi.X2;Roi.Y2;ClassId", *rows])
+    )
+    return Expected(names, {"train": train, "test": test})
+
+
+def places(writer: Writer, *, small: bool = False) -> Expected:
+    names = ["/a/airfield", "/a/airplane_cabin", "/z/zen_garden"]
+    size = "256" if small else "large"
+    writer.file("categories_places365.txt", "".join(f"{name} {label}\n" for label, name in enumerate(names)))
+    train = writer.per_class(f"data_{size}_standard{{name}}/{{number:08d}}.jpg", names)
+    val = writer.per_class(f"val_{size}/Places365_val_{{name}}{{number:07d}}.jpg")
+    test = writer.per_class(f"test_{size}/Places365_test_{{name}}{{number:07d}}.jpg")
+    listed = [f"{name}/{Path(path).name} {label}\n" for label, name in enumerate(names) for path in train[label]]
+    writer.file("places365_train_standard.txt", "".join(listed))
+    writer.file("places365_val.txt", lines_of("{file} {name}", range(NUM_CLASSES), val))
+    writer.file("places365_test.txt", lines_of("{file}", names, test))
+    writer.patch.setattr(datasets.Places365, "_CATEGORIES_META", ("categories_places365.txt", None))
+    metas = {"train-standard": "places365_train_standard.txt", "val": "places365_val.txt", "test": "places365_test.txt"}
+    writer.patch.setattr(datasets.Places365, "_FILE_LIST_META", {split: (name, None) for split, name in metas.items()})
+    return Expected(names, {"train": train, "val": val, "test": test})
+
+
+LAYOUTS: dict[str, Callable[[Writer], Expected]] = {
+    "Food101": food,
+    "Flowers102": flowers,
+    "Imagenette": imagenette,
+    "Imagenette/160px": lambda writer: imagenette(writer, "-160"),
+    "Imagenette/320px": lambda writer: imagenette(writer, "-320"),
+    "OxfordIIITPet": pets,
+    "StanfordCars": cars,
+    "DTD": textures,
+    "EuroSAT": satellite,
+    "FGVCAircraft": aircraft,
+    "Country211": countries,
+    "RenderedSST2": sentiments,
+    "SUN397": scenes,
+    "GTSRB": signs,
+    "Places365": places,
+    "Places365/small": lambda writer: places(writer, small=True),
+}
+
+
+def settings(root: Path, name: str, **others: object) -> DatasetSettings:
+    values: dict[str, object] = {"source": Source.torchvision, "name": name, "root": str(root), "size": 10}
+    return DatasetSettings(**{**values, "download": False, **others})  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Writer:
+    return Writer(tmp_path / "root", monkeypatch)
+
+
+def test_every_set_of_files_is_tried() -> None:
+    assert set(LAYOUTS) == {name for name, known in SETS.items() if known.kept is not Kept.memory}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_store_holds_each_split_s_images_under_torchvision_s_labels(name: str, writer: Writer, tmp_path: Path) -> None:
+    expected = LAYOUTS[name](writer)
+    store = open_store(prepare(settings(writer.root, name), tmp_path / "stores"))
+    assert list(store.classes) == expected.classes
+    wanted = {
+        split: {path: label for label, paths in enumerate(groups) for path in paths}
+        for split, groups in expected.splits.items()
+    }
+    found: dict[str, dict[str, int]] = {}
+    for split in ("train", "dev", "val", "test"):
+        labels = store.labels(split)
+        rows = store.rows(split)
+        if labels is None and rows:
+            # Only Places365 does not publish the labels of its test.
+            assert (name.partition("/")[0], split) == ("Places365", "test")
+            labels = np.array([wanted[split][row] for row in rows])
+        found[split] = dict(zip(rows, [] if labels is None else labels.tolist(), strict=True))
+    if "val" not in wanted:
+        assert found["val"]
+        found["train"] |= found.pop("val")
+    found["train"] |= found.pop("dev")
+    assert {split: rows for split, rows in found.items() if rows} == wanted
+    row = store.rows("train")[0]
+    theirs = Image.open(writer.root / row).convert("RGB").crop((2, 0, 12, 10))
+    assert np.array_equal(store.images("train")[0], np.asarray(theirs))
+
+
+@pytest.mark.parametrize("name", ["Food101", "Flowers102", "OxfordIIITPet", "StanfordCars", "DTD", "GTSRB"])
+def test_labels_are_those_that_torchvision_gives(name: str, writer: Writer, tmp_path: Path) -> None:
+    LAYOUTS[name](writer)
+    store = open_store(prepare(settings(writer.root, name), tmp_path / "stores"))
+    theirs = getattr(datasets, name)(writer.root, split="test")
+    by_pixels = {np.asarray(image.crop((2, 0, 12, 10))).tobytes(): int(label) for image, label in theirs}
+    labels = store.labels("test")
+    assert labels is not None
+    assert len(by_pixels) == len(labels)
+    for pixels, label in zip(store.images("test"), labels, strict=True):
+        assert by_pixels[pixels.tobytes()] == label
+
+
+def test_set_of_files_is_listed_without_decoding_or_holding_an_image(
+    writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    food(writer)
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("an image was opened")
+
+    monkeypatch.setattr(Image, "open", never)
+    assert survey(settings(writer.root, "Food101")).counts == {"train": 12, "dev": 3, "val": 3, "test": 18}
+
+
+def test_classes_file_keeps_the_named_ones_in_torchvision_s_order(writer: Writer, tmp_path: Path) -> None:
+    flowers(writer)
+    (tmp_path / "few.txt").write_text("canterbury bells\npink primrose\n")
+    listing = open_listing(settings(writer.root, "Flowers102", classes=str(tmp_path / "few.txt")))
+    assert listing.classes == ("pink primrose", "canterbury bells")
+    assert listing.counts()["test"] == 2 * IN_A_CLASS
+    (tmp_path / "few.txt").write_text("dandelion\n")
+    with pytest.raises(DataError, match=r"class dandelion is not in .* train of Flowers102"):
+        open_listing(settings(writer.root, "Flowers102", classes=str(tmp_path / "few.txt")))
+
+
+def test_images_that_are_not_there_are_told(writer: Writer, tmp_path: Path) -> None:
+    expected = food(writer)
+    missing = expected.splits["train"][0][3]
+    (writer.root / missing).unlink()
+    with pytest.raises(DataError, match=missing):
+        prepare(settings(writer.root, "Food101"), tmp_path / "stores")
+    for path in (writer.root / "food-101" / "images").rglob("*.jpg"):
+        path.unlink()
+    with pytest.raises(DataError, match=r"Food101 is not there, or damaged \(.* is not there\)") as caught:
+        open_listing(settings(writer.root, "Food101"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_absent_set_is_told_in_one_line_and_leaves_nothing(name: str, tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    with pytest.raises(DataError, match=f"{name} is not there, or damaged") as caught:
+        open_listing(settings(tmp_path / "root", name))
+    assert "\n" not in str(caught.value)
+    assert list((tmp_path / "root").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "content"),
+    [
+        ("Food101", "food-101/meta/train.json", "{"),
+        ("Food101", "food-101/meta/train.json", "[]"),
+        ("OxfordIIITPet", "oxford-iiit-pet/annotations/trainval.txt", "one two\n"),
+        ("OxfordIIITPet", "oxford-iiit-pet/annotations/trainval.txt", "Abyssinian_0 9 1 1\n"),
+        ("StanfordCars", "stanford_cars/devkit/cars_meta.mat", "no matlab file"),
+        ("StanfordCars", "stanford_cars/devkit/cars_train_annos.mat", ""),
+        ("DTD", "dtd/dtd/labels/train1.txt", "no class\n"),
+        ("FGVCAircraft", "fgvc-aircraft-2013b/data/images_variant_train.txt", "0000 nothing known\n"),
+        ("Places365", "categories_places365.txt", "x\n"),
+        ("SUN397", "SUN397/ClassName.txt", "/a/abbey\n"),
+    ],
+)
+def test_damaged_lists_are_told_in_one_line(name: str, path: str, content: str, writer: Writer) -> None:
+    LAYOUTS[name](writer)
+    writer.file(path, content)
+    with pytest.raises(DataError, match=f"{name} is not there, or damaged") as caught:
+        open_listing(settings(writer.root, name))
+    assert "\n" not in str(caught.value)
+
+
+def test_damaged_pixmap_is_a_bad_image(writer: Writer, tmp_path: Path) -> None:
+    expected = signs(writer)
+    for path, content in zip(expected.splits["train"][0], (b"P6\n9 9\n255\n123", b"P6\nx", b"\x89PNG"), strict=True):
+        writer.file(path, content)
+    with pytest.raises(DataError, match=r"3 of its images cannot be read.*00000_00002.ppm \(no portable pixmap\)"):
+        prepare(settings(writer.root, "GTSRB"), tmp_path / "stores")
+
+
+def test_files_that_are_there_are_not_asked_for_again(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    cars(writer)
+    # torchvision refuses to download this one, whatever is there.
+    assert open_listing(settings(writer.root, "StanfordCars", download=True)).classes
+    (writer.root / "stanford_cars/devkit/cars_meta.mat").unlink()
+    with pytest.raises(DataError, match="StanfordCars cannot be downloaded"):
+        open_listing(settings(writer.root, "StanfordCars", download=True))
+
+
+def test_absent_set_is_downloaded_unpacked_and_then_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    published = Writer(tmp_path / "published", monkeypatch)
+    expected = imagenette(published, "-160")
+    archive = published.root / "imagenette2-160.tgz"
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(published.root / "imagenette2-160", "imagenette2-160")
+    md5 = hashlib.md5(archive.read_bytes(), usedforsecurity=False).hexdigest()
+    handler = functools.partial(QuietHandler, directory=str(published.root))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/{archive.name}"
+        monkeypatch.setattr(datasets.Imagenette, "_ARCHIVES", {"160px": (url, md5)})
+        wanted = settings(tmp_path / "root", "Imagenette/160px", download=True)
+        store = open_store(prepare(wanted, tmp_path / "stores"))
+        server.shutdown()
+    assert list(store.classes) == expected.classes
+    assert store.counts["val"] == NUM_CLASSES * IN_A_CLASS
+    # The server is gone: nothing is asked for again.
+    assert prepare(wanted, tmp_path / "stores") == store.path
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder and says nothing."""
+
+    def log_message(self, format: str, *_: object) -> None:  # noqa: A002
+        pass

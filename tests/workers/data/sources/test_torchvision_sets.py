@@ -1,0 +1,262 @@
+"""torchvision's own data sets: files in their real layout, read, held out, packed; what is said where they lack."""
+
+import bz2
+import hashlib
+import pickle
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.io import savemat
+from torchvision import datasets
+
+from workers.data.prepare import prepare
+from workers.data.sources.registry import open_listing, survey
+from workers.data.store import open_store
+from workers.errors import DataError
+from workers.settings.training import DatasetSettings, Source
+
+NAMES = ("airplane", "automobile", "bird")
+IN_A_BATCH = 12
+
+
+@pytest.fixture
+def cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """CIFAR-10's files with few images; torchvision's checksums are those of these files."""
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+
+    def write(name: str, content: object) -> tuple[str, str]:
+        data = pickle.dumps(content)
+        (folder / name).write_bytes(data)
+        return name, hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+    def batch(name: str) -> tuple[str, str]:
+        pixels = generator.integers(0, 256, (IN_A_BATCH, 3072), dtype=np.uint8)
+        return write(name, {"data": pixels, "labels": [index % 3 for index in range(IN_A_BATCH)]})
+
+    train = [batch(f"data_batch_{number}") for number in range(1, 6)]
+    test = [batch("test_batch")]
+    meta = write("batches.meta", {"label_names": list(NAMES)})
+    monkeypatch.setattr(datasets.CIFAR10, "train_list", [list(one) for one in train])
+    monkeypatch.setattr(datasets.CIFAR10, "test_list", [list(one) for one in test])
+    monkeypatch.setattr(datasets.CIFAR10, "meta", {"filename": meta[0], "key": "label_names", "md5": meta[1]})
+    return tmp_path
+
+
+def settings(root: Path, **others: object) -> DatasetSettings:
+    values: dict[str, object] = {"source": Source.torchvision, "name": "CIFAR10", "root": str(root), "size": 32}
+    return DatasetSettings(**{**values, "download": False, **others})  # type: ignore[arg-type]
+
+
+def test_store_holds_the_files_pixels_in_torchvision_s_classes(cifar: Path, tmp_path: Path) -> None:
+    store = open_store(prepare(settings(cifar), tmp_path / "stores"))
+    assert store.classes == NAMES
+    assert sum(store.counts.values()) == 6 * IN_A_BATCH
+    assert store.counts["test"] == IN_A_BATCH
+    theirs = datasets.CIFAR10(cifar, train=False)
+    assert np.array_equal(store.images("test"), theirs.data)
+    assert store.labels("test").tolist() == theirs.targets  # type: ignore[union-attr]
+    assert store.rows("test")[:2] == ["test-000000", "test-000001"]
+
+
+def test_splits_share_no_image_and_survey_tells_their_counts(cifar: Path, tmp_path: Path) -> None:
+    store = open_store(prepare(settings(cifar), tmp_path / "stores"))
+    contents = [bytes(one) for split in ("train", "dev", "val", "test") for one in store.contents(split)]
+    assert len(set(contents)) == len(contents)
+    assert min(store.counts.values()) > 0
+    assert survey(settings(cifar)).counts == store.counts
+
+
+def test_training_image_that_test_holds_too_is_left_out(cifar: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listing = open_listing(settings(cifar))
+    parts = listing.parts  # type: ignore[attr-defined]
+    parts["train"].images[7] = parts["test"].images[0]
+    rows = listing.rows(lambda _done, _total: None)
+    assert [one.path for one in rows.left_out] == ["train/7"]
+    assert sum(len(rows.splits[split]) for split in ("train", "dev", "val")) == 5 * IN_A_BATCH - 1
+
+
+def test_absent_files_are_told_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="CIFAR10 is not there, or damaged") as caught:
+        open_listing(settings(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def mnist(root: Path, name: str = "MNIST", parts: tuple[str, str] = ("t10k", "train"), first: int = 0) -> Path:
+    """Writes MNIST's unpacked files, or those of a set in its format; gives the file of training images."""
+    folder = root / name / "raw"
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    for part, number in zip(parts, (10, 40), strict=True):
+        images = folder / f"{part}-images-idx3-ubyte"
+        pixels = generator.integers(0, 256, (number, 28, 28), dtype=np.uint8)
+        images.write_bytes(struct.pack(">4I", 0x803, number, 28, 28) + pixels.tobytes())
+        labels = struct.pack(">2I", 0x801, number) + bytes(first + index % 10 for index in range(number))
+        (folder / f"{part}-labels-idx1-ubyte").write_bytes(labels)
+    return images
+
+
+def test_grey_digits_become_three_equal_channels(tmp_path: Path) -> None:
+    mnist(tmp_path)
+    store = open_store(prepare(settings(tmp_path, name="MNIST", size=28), tmp_path / "stores"))
+    assert store.classes[:2] == ("0 - zero", "1 - one")
+    theirs = datasets.MNIST(tmp_path, train=False).data.numpy()
+    assert np.array_equal(store.images("test"), np.stack([theirs] * 3, axis=-1))
+
+
+@dataclass(frozen=True)
+class Small:
+    """A small set in its files: its classes, and test's images as RGB [N, S, S, 3] uint8 with labels [N]."""
+
+    classes: list[str]
+    images: np.ndarray
+    labels: list[int]
+
+
+def kuzushiji(root: Path, _patch: pytest.MonkeyPatch) -> Small:
+    mnist(root, "KMNIST")
+    theirs = datasets.KMNIST(root, train=False)
+    return Small(
+        ["o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"], grey(theirs.data), theirs.targets.tolist()
+    )
+
+
+def fashion(root: Path, _patch: pytest.MonkeyPatch) -> Small:
+    mnist(root, "FashionMNIST")
+    theirs = datasets.FashionMNIST(root, train=False)
+    return Small(list(theirs.classes), grey(theirs.data), theirs.targets.tolist())
+
+
+def emnist_digits(root: Path, _patch: pytest.MonkeyPatch) -> Small:
+    mnist(root, "EMNIST", ("emnist-digits-test", "emnist-digits-train"))
+    theirs = datasets.EMNIST(root, split="digits", train=False)
+    return Small(list("0123456789"), grey(theirs.data), theirs.targets.tolist())
+
+
+def emnist_letters(root: Path, patch: pytest.MonkeyPatch) -> Small:
+    mnist(root, "EMNIST", ("emnist-letters-test", "emnist-letters-train"), first=1)
+    patch.setitem(datasets.EMNIST.classes_split_dict, "letters", ["N/A", *"abcdefghij"])
+    theirs = datasets.EMNIST(root, split="letters", train=False)
+    # The files count letters from 1.
+    return Small(list("abcdefghij"), grey(theirs.data), [label - 1 for label in theirs.targets.tolist()])
+
+
+def post(root: Path, _patch: pytest.MonkeyPatch) -> Small:
+    generator = np.random.default_rng(0)
+    for name, number in (("usps.bz2", 40), ("usps.t.bz2", 10)):
+        values = generator.uniform(-1, 1, (number, 256))
+        lines = [
+            f"{1 + index % 10} " + " ".join(f"{place}:{value:.4f}" for place, value in enumerate(row, start=1))
+            for index, row in enumerate(values)
+        ]
+        (root / name).write_bytes(bz2.compress("\n".join(lines).encode()))
+    theirs = datasets.USPS(root, train=False)
+    return Small(list("0123456789"), grey(theirs.data), list(theirs.targets))
+
+
+def house_numbers(root: Path, patch: pytest.MonkeyPatch) -> Small:
+    generator = np.random.default_rng(0)
+    files = {"train": ("train_32x32.mat", 40), "test": ("test_32x32.mat", 10)}
+    for name, number in files.values():
+        pixels = generator.integers(0, 256, (32, 32, 3, number), dtype=np.uint8)
+        # A zero is class 10 in the files.
+        labels = np.array([[index % 10 or 10] for index in range(number)], np.uint8)
+        savemat(root / name, {"X": pixels, "y": labels})
+    patch.setattr(datasets.SVHN, "split_list", {split: ["", name, None] for split, (name, _) in files.items()})
+    return Small(list("0123456789"), pixels.transpose(3, 0, 1, 2), [index % 10 for index in range(10)])
+
+
+def stl(root: Path, patch: pytest.MonkeyPatch) -> Small:
+    folder = root / "stl10_binary"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    names = ["airplane", "bird", "car"]
+    (folder / "class_names.txt").write_text("".join(f"{name}\n" for name in names))
+    for split, number in (("train", 18), ("test", 6)):
+        pixels = generator.integers(0, 256, (number, 3, 96, 96), dtype=np.uint8)
+        (folder / f"{split}_X.bin").write_bytes(pixels.tobytes())
+        (folder / f"{split}_y.bin").write_bytes(bytes(1 + index % 3 for index in range(number)))
+    for split in ("train", "test"):
+        patch.setattr(datasets.STL10, f"{split}_list", [[f"{split}_X.bin", None], [f"{split}_y.bin", None]])
+    # Columns come first in the files.
+    return Small(names, pixels.transpose(0, 3, 2, 1), [index % 3 for index in range(6)])
+
+
+def grey(images: object) -> np.ndarray:
+    return np.stack([np.asarray(images)] * 3, axis=-1)
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("KMNIST", kuzushiji),
+        ("FashionMNIST", fashion),
+        ("EMNIST/digits", emnist_digits),
+        ("EMNIST/letters", emnist_letters),
+        ("USPS", post),
+        ("SVHN", house_numbers),
+        ("STL10", stl),
+    ],
+)
+def test_set_in_memory_has_its_files_pixels_and_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, write: Callable[[Path, pytest.MonkeyPatch], Small]
+) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    small = write(root, monkeypatch)
+    store = open_store(prepare(settings(root, name=name, size=small.images.shape[1]), tmp_path / "stores"))
+    assert list(store.classes) == small.classes
+    assert np.array_equal(store.images("test"), small.images)
+    labels = store.labels("test")
+    assert labels is not None
+    assert labels.tolist() == small.labels
+    assert min(store.counts.values()) > 0
+
+
+def test_classes_file_keeps_those_it_names_under_their_own_rows(tmp_path: Path) -> None:
+    mnist(tmp_path)
+    (tmp_path / "few.txt").write_text("7 - seven\n2 - two\n")
+    store = open_store(
+        prepare(settings(tmp_path, name="MNIST", classes=str(tmp_path / "few.txt")), tmp_path / "stores")
+    )
+    assert store.classes == ("2 - two", "7 - seven")
+    assert store.rows("test") == ["test-000002", "test-000007"]
+    assert store.labels("test").tolist() == [0, 1]  # type: ignore[union-attr]
+    assert sum(store.counts.values()) == 2 + 8
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\x00\x00\x08\x03", struct.pack(">4I", 0x803, 1, 28, 28) + bytes(784), bytes(16)],
+    ids=["empty", "cut in its head", "fewer images than labels", "no head"],
+)
+def test_damaged_digits_are_told_in_one_line(tmp_path: Path, content: bytes) -> None:
+    mnist(tmp_path).write_bytes(content)
+    with pytest.raises(DataError, match="MNIST is not there, or damaged") as caught:
+        open_listing(settings(tmp_path, name="MNIST"))
+    assert "\n" not in str(caught.value)
+
+
+def test_download_that_fails_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise OSError("connection refused")
+
+    monkeypatch.setattr(datasets.CIFAR10, "download", refused)
+    with pytest.raises(DataError, match=r"CIFAR10 cannot be downloaded \(connection refused"):
+        open_listing(settings(tmp_path, download=True))
+
+
+@pytest.mark.parametrize(("name", "words"), [("CIFAR1O", "did you mean CIFAR10"), (None, "known: CIFAR10")])
+def test_unknown_name_is_refused_with_the_nearest(tmp_path: Path, name: str | None, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        open_listing(settings(tmp_path, name=name))
+
+
+def test_missing_root_is_refused() -> None:
+    with pytest.raises(DataError, match="root: missing"):
+        open_listing(DatasetSettings(source=Source.torchvision, name="CIFAR10"))

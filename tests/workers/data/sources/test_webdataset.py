@@ -1,0 +1,355 @@
+"""What the webdataset source finds in tar shards, each wrong input with its one line, and that nothing is unpacked."""
+
+import gzip
+import io
+import json
+import os
+import pickle
+import tarfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from image_forms import as_shards, write_shard
+
+from workers.data.decoding.decoder import decode
+from workers.data.prepare import prepare
+from workers.data.sources.listing import Row, unwatched
+from workers.data.sources.registry import open_listing, survey
+from workers.data.sources.tree import Entry
+from workers.data.sources.webdataset import index_shard
+from workers.data.store import open_store
+from workers.errors import DataError
+from workers.settings.dataset import OnBad
+from workers.settings.training import DatasetSettings, Source
+
+Png = Callable[[int], bytes]
+Member = tuple[str, bytes]
+
+
+def shards(root: Path, **changes: object) -> DatasetSettings:
+    return replace(DatasetSettings(source=Source.webdataset, root=str(root), size=8), **changes)
+
+
+def refusal(settings: DatasetSettings) -> str:
+    with pytest.raises(DataError) as caught:
+        survey(settings)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def every_row(settings: DatasetSettings) -> dict[str, Row]:
+    splits = open_listing(settings).rows(unwatched).splits
+    return {row.name: row for rows in splits.values() for row in rows}
+
+
+@pytest.fixture
+def samples(make_png: Png) -> Callable[..., list[Member]]:
+    """Members of `count` samples, with labels in the given extension made from the sample's number."""
+
+    def make(count: int, extension: str, label: Callable[[int], str], first: int = 0) -> list[Member]:
+        members = []
+        for index in range(first, first + count):
+            members += [(f"s{index:03d}.png", make_png(index)), (f"s{index:03d}.{extension}", label(index).encode())]
+        return members
+
+    return make
+
+
+Samples = Callable[..., list[Member]]
+
+
+def test_labels_are_numbers_in_numeric_order(tmp_path: Path, samples: Samples) -> None:
+    write_shard(tmp_path / "train-000.tar", samples(36, "cls", lambda index: f"{index % 12}\n"))
+    listing = open_listing(shards(tmp_path))
+    assert listing.classes == tuple(str(number) for number in range(12))
+    rows = every_row(shards(tmp_path))
+    assert {name: row.label for name, row in rows.items()} == {f"s{index:03d}.png": index % 12 for index in range(36)}
+
+
+def test_class_names_keep_numbers_as_indices_whatever_their_order(tmp_path: Path, samples: Samples) -> None:
+    write_shard(tmp_path / "train-000.tar", samples(9, "cls", lambda index: str(index % 3)))
+    (tmp_path / "names.txt").write_text("zebra\npolar bear\nant\n")
+    settings = shards(tmp_path, class_names=str(tmp_path / "names.txt"))
+    assert open_listing(settings).classes == ("zebra", "polar bear", "ant")
+    assert every_row(settings)["s001.png"].label == 1
+    # As editors on Windows save it.
+    (tmp_path / "names.txt").write_text("zebra\npolar bear\nant\n", encoding="utf-8-sig")
+    assert open_listing(settings).classes == ("zebra", "polar bear", "ant")
+    (tmp_path / "kept.txt").write_text("ant\nzebra\n")
+    kept = replace(settings, classes=str(tmp_path / "kept.txt"))
+    assert open_listing(kept).classes == ("zebra", "ant")
+    assert every_row(kept)["s002.png"].label == 1
+
+
+@pytest.mark.parametrize(
+    ("extension", "label"),
+    [
+        ("json", lambda index: json.dumps({"label": "ab"[index % 2], "caption": "a thing"})),
+        ("txt", lambda index: "ab"[index % 2]),
+        ("CLS", lambda index: f" {'ab'[index % 2]} \n"),
+    ],
+)
+def test_labels_are_read_from_each_kind_of_file(
+    tmp_path: Path, samples: Samples, extension: str, label: Callable[[int], str]
+) -> None:
+    write_shard(tmp_path / "train-000.tar", samples(6, extension, label))
+    assert open_listing(shards(tmp_path)).classes == ("a", "b")
+
+
+def test_number_wins_over_a_text_beside_it(tmp_path: Path, samples: Samples) -> None:
+    captions = [(f"s{index:03d}.txt", b"a caption") for index in range(6)]
+    write_shard(tmp_path / "train-000.tar", samples(6, "cls", lambda index: str(index % 2)) + captions)
+    assert open_listing(shards(tmp_path)).classes == ("0", "1")
+
+
+def test_row_is_key_and_extension_with_folders_kept(tmp_path: Path, make_png: Png) -> None:
+    members = []
+    for index in range(4):
+        members += [(f"./a.b/x{index}.JPEG", make_png(index)), (f"./a.b/x{index}.cls", b"0")]
+    # Hidden files, folders and files of other kinds are nobody's sample.
+    members += [("./a.b/._x1.jpg", b"x"), (".DS_Store", b"x"), ("./a.b/x1.seg.png", b"x"), ("readme", b"x")]
+    write_shard(tmp_path / "train-000.tar", members)
+    assert set(every_row(shards(tmp_path))) == {f"a.b/x{index}.JPEG" for index in range(4)}
+
+
+def test_shards_are_found_by_pattern(tmp_path: Path, samples: Samples) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(4):
+        members = samples(4, "cls", lambda index: str(index % 2), first=4 * number)
+        write_shard(tmp_path / "in" / f"part{number:02d}.tar", members)
+    settings = shards(tmp_path, train="in/part{00..02}.tar", val="in/*3.tar")
+    assert survey(settings).counts["val"] == 4
+    assert len(every_row(settings)) == 16
+    assert "in/part04.tar: no such file" in refusal(replace(settings, train="in/part{03..04}.tar"))
+    assert "only files below the root" in refusal(replace(settings, train="pipe:curl -s x/{00..02}.tar"))
+    assert "set datasets.<name>.train to a pattern" in refusal(shards(tmp_path))
+
+
+def test_samples_in_test_without_labels_are_predicted(small_folder: Path, tmp_path: Path) -> None:
+    root = as_shards(small_folder, tmp_path / "shards")
+    found = survey(shards(root))
+    assert found.counts == {"train": 21, "dev": 3, "val": 6, "test": 5}
+    assert not open_listing(shards(root)).labelled_test
+
+
+def test_classes_file_is_kept_to_and_refusals_are_those_of_folders(small_folder: Path, tmp_path: Path) -> None:
+    root = as_shards(small_folder, tmp_path / "shards")
+    listed = tmp_path / "some.txt"
+    listed.write_text("b\n")
+    assert survey(shards(root, classes=str(listed))).counts == {"train": 7, "dev": 1, "val": 2, "test": 5}
+    listed.write_text("unicorn\n")
+    assert "class unicorn is not in" in refusal(shards(root, classes=str(listed)))
+    write_shard(root / "val-0009.tar", [("z.png", b"x"), ("z.cls", b"zebra")])
+    assert "class zebra is not in" in refusal(shards(root))
+
+
+WRONG: dict[str, tuple[list[Member], str]] = {
+    "two images": ([("k.png", b"1"), ("k.jpg", b"2"), ("k.cls", b"0")], "k has 2 images (k.png and k.jpg)"),
+    "twice": ([("k.png", b"1"), ("k.png", b"2"), ("k.cls", b"0")], "k.png is there twice"),
+    "no image": ([("k.cls", b"0")], "k has no image"),
+    "no image, label in json": ([("k.json", b'{"label": 0}')], "k has no image"),
+    "unknown image": ([("k.tif", b"1"), ("k.cls", b"0")], "k has no image"),
+    "image with a dot in its key": (
+        [("k.v1.png", b"1"), ("k.v1.cls", b"0")],
+        "k has no image (k.v1.png is none of its",
+    ),
+    "no label": ([("k.png", b"1")], "k.png has no label (.cls, .json, .txt)"),
+    "json without a label": ([("k.png", b"1"), ("k.json", b'{"text": "x"}')], "k.png has no label"),
+    "json that is none": ([("k.png", b"1"), ("k.json", b"[[[")], "k.png has no label"),
+    "long label": ([("k.png", b"1"), ("k.cls", b"x" * (2 << 20))], "too many for a label"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_sample_that_is_not_whole_is_refused_or_left_out(tmp_path: Path, samples: Samples, wrong: str) -> None:
+    members, expected = WRONG[wrong]
+    write_shard(tmp_path / "train-000.tar", samples(8, "cls", lambda index: str(index % 2)) + members)
+    message = refusal(shards(tmp_path))
+    assert expected in message and "train-000.tar" in message
+    rows = open_listing(shards(tmp_path, on_bad=OnBad.skip)).rows(unwatched)
+    (left_out,) = rows.left_out
+    assert left_out.path in ("train-000.tar/k", "train-000.tar/k.png") and expected in left_out.reason
+    assert sum(len(split) for split in rows.splits.values()) == 8
+
+
+def test_same_key_in_two_shards_is_refused(tmp_path: Path, samples: Samples) -> None:
+    for number in range(2):
+        write_shard(tmp_path / f"train-{number}.tar", samples(4, "cls", lambda index: str(index % 2)))
+    assert "two images have the name s000.png" in refusal(shards(tmp_path))
+
+
+def test_number_without_a_name_is_refused(tmp_path: Path, samples: Samples) -> None:
+    write_shard(tmp_path / "train-000.tar", samples(6, "cls", lambda index: str(index % 3)))
+    (tmp_path / "names.txt").write_text("a\nb\n")
+    message = refusal(shards(tmp_path, class_names=str(tmp_path / "names.txt")))
+    assert "label 2 is none of the 2 classes (0…1)" in message
+    (tmp_path / "names.txt").write_text("a\nb\nb\n")
+    assert "2 classes are named b" in refusal(shards(tmp_path, class_names=str(tmp_path / "names.txt")))
+    (tmp_path / "names.txt").write_text("a\nb\nc\nd\n")
+    assert "no image of class d" in refusal(shards(tmp_path, class_names=str(tmp_path / "names.txt")))
+
+
+@pytest.fixture
+def shard(tmp_path: Path, samples: Samples) -> Path:
+    (tmp_path / "root").mkdir()
+    return write_shard(tmp_path / "root" / "train-000.tar", samples(8, "cls", lambda index: str(index % 2)))
+
+
+def test_compressed_shard_is_refused_with_what_to_do(shard: Path) -> None:
+    shard.write_bytes(gzip.compress(shard.read_bytes()))
+    assert "gunzip" in refusal(shards(shard.parent))
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\0" * 300, b"x" * 4096])
+def test_file_that_is_no_shard_is_refused(shard: Path, content: bytes) -> None:
+    shard.write_bytes(content)
+    assert "train-000.tar" in refusal(shards(shard.parent))
+
+
+def test_shard_cut_off_anywhere_is_refused(shard: Path) -> None:
+    whole = shard.read_bytes()
+    # tarfile pads to 10 KiB beyond the two blocks of zeros that end an archive.
+    end = len(whole.rstrip(b"\0"))
+    for length in range(0, end, 256):
+        shard.write_bytes(whole[:length])
+        assert "train-000.tar" in refusal(shards(shard.parent))
+
+
+def test_shard_with_a_damaged_header_in_its_middle_is_refused(shard: Path) -> None:
+    content = bytearray(shard.read_bytes())
+    with tarfile.open(shard) as tar:
+        offset = tar.getmembers()[6].offset
+    content[offset : offset + 100] = b"\xaa" * 100
+    shard.write_bytes(content)
+    assert f"no end mark at byte {offset}" in refusal(shards(shard.parent))
+
+
+def test_shards_joined_by_cat_are_refused_rather_than_read_to_the_first_end(shard: Path, samples: Samples) -> None:
+    other = write_shard(shard.parent / "other.tar", samples(8, "cls", lambda index: str(index % 2), first=8))
+    shard.write_bytes(shard.read_bytes() + other.read_bytes())
+    other.unlink()
+    assert "more behind its end mark" in refusal(shards(shard.parent))
+
+
+def test_image_with_an_extension_of_two_parts_lies_beside_the_sample(tmp_path: Path, samples: Samples) -> None:
+    masks = [(f"s{index:03d}.seg.png", b"mask") for index in range(8)]
+    write_shard(tmp_path / "train-000.tar", masks + samples(8, "cls", lambda index: str(index % 2)))
+    assert set(every_row(shards(tmp_path))) == {f"s{index:03d}.png" for index in range(8)}
+
+
+def test_header_that_asks_for_more_memory_than_there_is_is_refused(shard: Path) -> None:
+    info = tarfile.TarInfo("././@LongLink")
+    info.type, info.size = tarfile.GNUTYPE_LONGNAME, 1 << 50
+    shard.write_bytes(info.tobuf(tarfile.GNU_FORMAT) + b"\0" * 4096)
+    # As large as it says, without a byte of it on the disk.
+    os.truncate(shard, 1 << 40)
+    assert "a header of " in refusal(shards(shard.parent))
+
+
+def test_headers_are_read_once_as_long_as_the_shard_stays_the_same(
+    shard: Path, samples: Samples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def counted(tree: object, entry: Entry, *others: object) -> object:
+        read.append(entry.path)
+        return index_shard(tree, entry, *others)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("workers.data.sources.webdataset.index_shard", counted)
+    for _ in range(3):
+        assert len(every_row(shards(shard.parent))) == 8
+    assert read == ["train-000.tar"]
+    write_shard(shard, samples(9, "cls", lambda index: str(index % 2)))
+    assert len(every_row(shards(shard.parent))) == 9
+    assert read == ["train-000.tar"] * 2
+
+
+def test_what_reads_images_is_light_whatever_the_number_of_samples(
+    shard: Path, samples: Samples, make_png: Png
+) -> None:
+    """It is handed to every process that packs."""
+    few = len(pickle.dumps(open_listing(shards(shard.parent)).loader()))
+    write_shard(shard, samples(300, "cls", lambda index: str(index % 2)))
+    loader = open_listing(shards(shard.parent)).loader()
+    assert len(pickle.dumps(loader)) == few
+    row = every_row(shards(shard.parent))["s250.png"]
+    assert loader.load(row, 8).pixels.tobytes() == decode(make_png(250), 8).pixels.tobytes()
+
+
+def test_images_are_read_at_their_places(shard: Path, make_png: Png) -> None:
+    listing = open_listing(shards(shard.parent))
+    rows = every_row(shards(shard.parent))
+    for index in (7, 0, 3):
+        assert listing.contents.read(rows[f"s{index:03d}.png"].path) == make_png(index)  # type: ignore[attr-defined]
+
+
+def _hostile(kind: bytes, name: str, target: str = "") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, target
+    return info
+
+
+def test_hostile_members_are_refused_or_left_out_and_touch_nothing(
+    tmp_path: Path, samples: Samples, make_png: Png
+) -> None:
+    root, marker = tmp_path / "root", tmp_path / "marker.png"
+    root.mkdir()
+    marker.write_bytes(b"as it was")
+    image = make_png(99)
+    named = [("../marker.png", image), (str(marker), image), ("a/../../marker.png", image), ("../marker.cls", b"0")]
+    hostile = [
+        _hostile(tarfile.SYMTYPE, "link.png", str(marker)),
+        _hostile(tarfile.SYMTYPE, "s001.cls", str(marker)),
+        _hostile(tarfile.LNKTYPE, "hard.png", "../marker.png"),
+        _hostile(tarfile.CHRTYPE, "device.png"),
+        _hostile(tarfile.FIFOTYPE, "fifo.png"),
+        _hostile(tarfile.SYMTYPE, "sub", str(tmp_path)),
+        _hostile(tarfile.DIRTYPE, "../made"),
+    ]
+    write_shard(root / "train-000.tar", samples(8, "cls", lambda index: str(index % 2)) + named, hostile)
+    before = _everything_below(tmp_path)
+    assert "s001.cls is a link" in refusal(shards(root))
+    settings = shards(root, on_bad=OnBad.skip)
+    store = open_store(prepare(settings, tmp_path / "stores"))
+    for path in (store.path, store.path.parent):
+        before |= {path, *path.rglob("*")}
+    assert _everything_below(tmp_path) == before
+    assert marker.read_bytes() == b"as it was"
+    reasons = {each["path"]: each["reason"] for each in store.left_out}
+    assert len(reasons) == 8
+    assert "is a link" in reasons["train-000.tar/link"]
+    assert "no plain file" in reasons["train-000.tar/device"]
+    assert "leads out of the archive" in reasons["train-000.tar/a/../../marker"]
+    assert "s001.cls is a link" in reasons["train-000.tar/s001"]
+    rows = {row for split in ("train", "dev", "val") for row in store.rows(split)}
+    assert rows == {f"s{index:03d}.png" for index in range(8) if index != 1}
+
+
+def _everything_below(folder: Path) -> set[Path]:
+    return set(folder.rglob("*"))
+
+
+def test_member_whose_size_is_a_lie_is_refused(shard: Path, make_png: Png) -> None:
+    info = tarfile.TarInfo("huge.png")
+    info.size = 1 << 50
+    end = len(shard.read_bytes().rstrip(b"\0"))
+    end += -end % tarfile.BLOCKSIZE
+    shard.write_bytes(shard.read_bytes()[:end] + info.tobuf(tarfile.GNU_FORMAT) + b"x" * 1024)
+    assert "train-000.tar" in refusal(shards(shard.parent))
+
+
+def test_member_of_negative_size_does_not_hang(shard: Path) -> None:
+    info = tarfile.TarInfo("back.png")
+    header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    # Base 256, minus 2048: the next header would be one that has been read.
+    header[124:136] = b"\xff" * 10 + b"\xf8\x00"
+    header[148:156] = b" " * 8
+    header[148:155] = f"{sum(header) & 0o777777:06o}".encode() + b"\0"
+    content = io.BytesIO(shard.read_bytes())
+    end = len(content.getvalue().rstrip(b"\0"))
+    end += -end % tarfile.BLOCKSIZE
+    shard.write_bytes(content.getvalue()[:end] + bytes(header) + b"\0" * 1024)
+    assert "train-000.tar" in refusal(shards(shard.parent))

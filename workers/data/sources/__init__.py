@@ -1,0 +1,1 @@
+"""workers.data.sources.registry: see the modules."""

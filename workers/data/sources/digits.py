@@ -1,0 +1,126 @@
+"""scikit-learn's bundled handwritten digits: 1797 real 8 × 8 images, no download.
+
+The splits are made from the upright digits first; the superset of 40 classes then turns each digit inside its split.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from typing import ClassVar
+
+import numpy as np
+from PIL import Image
+
+from workers.data.sources.hashes import UNKEPT, KeptContents
+from workers.data.sources.held_out import hold_out, lowest
+from workers.data.sources.listing import Loader, Picture, Row, Rows, by_name, unwatched
+from workers.settings.training import SPLITS, DatasetSettings
+
+TEST_FRACTION = 0.2
+# load_digits counts ink from 0 to 16.
+_BRIGHTEST = 16
+
+
+@dataclass(frozen=True)
+class Digits:
+    """The bundled images, [1797, 8, 8] uint8 of 0…255, and the digit that each shows, [1797] int64."""
+
+    images: np.ndarray
+    targets: np.ndarray
+
+
+@cache
+def bundled_digits() -> Digits:
+    """Reads what scikit-learn brings along."""
+    from sklearn.datasets import load_digits
+
+    loaded = load_digits()
+    return Digits(np.round(loaded.images * (255 / _BRIGHTEST)).astype(np.uint8), loaded.target.astype(np.int64))
+
+
+@dataclass(frozen=True)
+class DigitsListing:
+    """The digits, each in `orientations` quarter turns; class index = digit · orientations + turns.
+
+    Every split, test too, holds every orientation of its own digits.
+    """
+
+    val_fraction: float
+    dev_fraction: float
+    orientations: int
+
+    labelled_test = True
+    class_ids: ClassVar[tuple[str, ...]] = ()
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        if self.orientations == 1:
+            return tuple(str(digit) for digit in range(10))
+        return tuple(f"{digit}@{90 * turns}" for digit in range(10) for turns in range(self.orientations))
+
+    def counts(self) -> dict[str, int]:
+        splits = self.rows(unwatched).splits
+        return {split: len(splits[split]) for split in SPLITS}
+
+    def fingerprint(self) -> str:
+        digits = bundled_digits()
+        return hashlib.sha256(digits.images.tobytes() + digits.targets.tobytes()).hexdigest()
+
+    def rows(self, progress: Callable[[int, int], None], kept: KeptContents = UNKEPT) -> Rows:
+        del kept
+        digits = bundled_digits()
+        upright = [
+            Row(f"digit-{index:04d}", str(index), int(digit), hashlib.sha256(digits.images[index].tobytes()).digest())
+            for index, digit in enumerate(digits.targets)
+        ]
+        progress(len(upright), len(upright))
+        classes = [[row.content for row in upright if row.label == digit] for digit in range(10)]
+        test = frozenset[bytes]().union(*(lowest(contents, TEST_FRACTION, b"test") for contents in classes))
+        held_out = hold_out(
+            [[content for content in contents if content not in test] for contents in classes],
+            self.val_fraction,
+            self.dev_fraction,
+        )
+
+        def split_of(row: Row) -> str:
+            if row.content in test:
+                return "test"
+            if row.content in held_out.val:
+                return "val"
+            return "dev" if row.content in held_out.dev else "train"
+
+        return Rows(
+            {
+                split: by_name([turned for row in upright if split_of(row) == split for turned in self._turns(row)])
+                for split in SPLITS
+            },
+            (),
+        )
+
+    def _turns(self, row: Row) -> list[Row]:
+        if self.orientations == 1:
+            return [row]
+        return [
+            replace(
+                row,
+                name=f"{row.name}@{90 * turns}",
+                path=f"{row.path}@{turns}",
+                label=row.label * self.orientations + turns,
+            )
+            for turns in range(self.orientations)
+        ]
+
+    def loader(self) -> Loader:
+        return self
+
+    def load(self, row: Row, size: int) -> Picture:
+        index, _, turns = row.path.partition("@")
+        digit = np.ascontiguousarray(np.rot90(bundled_digits().images[int(index)], int(turns or 0)))
+        pixels = np.asarray(Image.fromarray(digit).resize((size, size), Image.Resampling.BICUBIC).convert("RGB"))
+        return Picture(pixels, digit.shape[1], digit.shape[0])
+
+
+def list_digits(settings: DatasetSettings) -> DigitsListing:
+    """The digits as `settings` ask for them."""
+    return DigitsListing(settings.val_fraction, settings.dev_fraction, settings.orientations)

@@ -1,0 +1,203 @@
+"""A dataset whose images are files by name, wherever they lie: dealt out to the splits by their contents."""
+
+import hashlib
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import PurePosixPath
+from typing import Protocol
+
+from workers.data.decoding.decoder import BadImage, decode
+from workers.data.sources.hashes import UNKEPT, KeptContents
+from workers.data.sources.held_out import hold_out, num_held_out
+from workers.data.sources.listing import UNLABELLED, LeftOut, Loader, Picture, Row, Rows, by_name
+from workers.data.sources.tree import Entry, Tree
+from workers.errors import SourceLost
+from workers.settings.training import SPLITS
+
+# Files that lie beside images and are none: annotations, thumbnails, folder settings.
+_BESIDE = {".txt", ".csv", ".tsv", ".json", ".xml", ".yaml", ".md", ".html", ".mat", ".db", ".ini"}
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFile:
+    """A listed image, not yet read.
+
+    Attributes:
+        path: what its source reads it by; told to people too.
+        name: the row's id, the path below the split.
+        class_name: "" for unlabelled.
+        version: changes when the file does: its size and time, or what an object store says of it.
+    """
+
+    path: str
+    name: str
+    class_name: str
+    version: str
+
+
+class Contents(Protocol):
+    """Where the bytes of listed images come from; picklable, and read by many threads at once."""
+
+    @property
+    def identity(self) -> str:
+        """Names the place: two places may agree in all names, sizes and times and differ in pixels."""
+
+    @property
+    def num_readers(self) -> int | None:
+        """How many threads should read at once; None for one a core."""
+
+    def read(self, path: str) -> bytes:
+        """The bytes of one image; raises BadImage where there are none."""
+
+
+def may_be_image(entry: Entry) -> bool:
+    """Whether a file is to be taken for an image, be it a damaged one, by its name."""
+    return not entry.is_folder and PurePosixPath(entry.name).suffix.lower() not in _BESIDE
+
+
+@dataclass(frozen=True)
+class PlainFiles:
+    """Each image is a file of its own."""
+
+    tree: Tree
+
+    @property
+    def identity(self) -> str:
+        return self.tree.identity
+
+    @property
+    def num_readers(self) -> int | None:
+        return self.tree.num_readers
+
+    def read(self, path: str) -> bytes:
+        return self.tree.read(path)
+
+
+@dataclass(frozen=True)
+class FileLoader:
+    """Decodes listed files.
+
+    One that could be read when it was listed, and cannot now, is no bad image: it may have been moved, or lie where not
+    all nodes see it. `load` raises SourceLost then.
+    """
+
+    contents: Contents
+
+    def load(self, row: Row, size: int) -> Picture:
+        try:
+            content = self.contents.read(row.path)
+        except BadImage as error:
+            if row.content == _unreadable(row.path):
+                raise
+            raise SourceLost(
+                f"{row.path} below {self.contents.identity} could be read before, and cannot now on "
+                f"{socket.gethostname()} ({error}): bring it back, to storage that all nodes share, and run it again"
+            ) from error
+        return decode(content, size, row.path)
+
+
+@dataclass(frozen=True)
+class FileListing:
+    """All images of a dataset, not yet read.
+
+    Attributes:
+        contents: reads them.
+        classes: a label is an index into them.
+        train: images to deal out, in any order.
+        val: None where the source has none; then `val_fraction` of train.
+        test: unlabelled unless `labelled_test`.
+        other_held_out: val and test images of classes that are left out: never a row, but copies of them are never
+            trained on either.
+        left_out: images that the source knows of and that are in no split.
+        class_ids: what a challenge calls each class in its submissions; empty where there is no such thing.
+    """
+
+    contents: Contents
+    classes: tuple[str, ...]
+    train: tuple[ImageFile, ...]
+    val: tuple[ImageFile, ...] | None
+    test: tuple[ImageFile, ...]
+    other_held_out: tuple[ImageFile, ...]
+    labelled_test: bool
+    val_fraction: float
+    dev_fraction: float
+    left_out: tuple[LeftOut, ...] = ()
+    class_ids: tuple[str, ...] = ()
+
+    @cached_property
+    def _label(self) -> dict[str, int]:
+        return {name: index for index, name in enumerate(self.classes)}
+
+    @cached_property
+    def _all(self) -> tuple[ImageFile, ...]:
+        return (*self.train, *(self.val or ()), *self.test, *self.other_held_out)
+
+    def counts(self) -> dict[str, int]:
+        sizes = dict.fromkeys(self.classes, 0)
+        for file in self.train:
+            sizes[file.class_name] += 1
+        val_fraction = self.val_fraction if self.val is None else 0.0
+        val = {name: num_held_out(val_fraction, size) for name, size in sizes.items()}
+        dev = sum(num_held_out(self.dev_fraction, size - val[name]) for name, size in sizes.items())
+        num_val = sum(val.values())
+        return {
+            "train": len(self.train) - num_val - dev,
+            "dev": dev,
+            "val": num_val if self.val is None else len(self.val),
+            "test": len(self.test),
+        }
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(self.contents.identity.encode(errors="surrogateescape") + b"\0")
+        for files in (self.train, self.val, self.test, self.other_held_out):
+            # How many there are of each: a csv may move an image from the end of one to the beginning of the next.
+            digest.update(f"{'none' if files is None else len(files)}\0".encode())
+            for file in files or ():
+                digest.update(f"{file.path}\0{file.name}\0{file.class_name}\0{file.version}\0".encode())
+        digest.update("".join(f"\0{class_id}" for class_id in self.class_ids).encode())
+        return digest.hexdigest()
+
+    def rows(self, progress: Callable[[int, int], None], kept: KeptContents = UNKEPT) -> Rows:
+        contents: dict[str, bytes] = {}
+        read = kept.hashed(self._content, self._all, self.contents.num_readers)
+        for file, content in zip(self._all, read, strict=True):
+            contents[file.path] = content
+            progress(len(contents), len(self._all))
+        by_class: dict[str, list[bytes]] = {name: [] for name in self.classes}
+        for file in self.train:
+            by_class[file.class_name].append(contents[file.path])
+        held_out = hold_out(by_class.values(), self.val_fraction if self.val is None else 0.0, self.dev_fraction)
+        published = {contents[file.path]: file.path for file in (*self.test, *(self.val or ()), *self.other_held_out)}
+        splits: dict[str, list[Row]] = {split: [] for split in SPLITS}
+        left_out = list(self.left_out)
+        for file in self.train:
+            content = contents[file.path]
+            if content in published:
+                # A copy of an image that is scored or predicted must not be learned from.
+                left_out.append(LeftOut("train", file.path, f"same content as {published[content]}"))
+            elif content in held_out.val:
+                splits["val"].append(self._row(file, content))
+            else:
+                splits["dev" if content in held_out.dev else "train"].append(self._row(file, content))
+        splits["val"] += [self._row(file, contents[file.path]) for file in self.val or ()]
+        splits["test"] += [self._row(file, contents[file.path]) for file in self.test]
+        return Rows({split: by_name(rows) for split, rows in splits.items()}, tuple(left_out))
+
+    def _row(self, file: ImageFile, content: bytes) -> Row:
+        return Row(file.name, file.path, self._label.get(file.class_name, UNLABELLED), content)
+
+    def _content(self, file: ImageFile) -> bytes:
+        try:
+            return hashlib.sha256(self.contents.read(file.path)).digest()
+        except BadImage:
+            return _unreadable(file.path)
+
+    def loader(self) -> Loader:
+        return FileLoader(self.contents)
+
+
+def _unreadable(path: str) -> bytes:
+    """What stands for the content of an unreadable file: no two of them are copies of each other."""
+    return hashlib.sha256(b"unreadable\0" + path.encode()).digest()

@@ -1,0 +1,197 @@
+"""ILSVRC-2012 as it was handed out: archives or folders, and the development kit that says what is what.
+
+```
+ILSVRC2012_devkit_t12.tar.gz   or its folder
+ILSVRC2012_img_train.tar       a tar of n01440764.tar …; or a folder of those, or of class folders; or train/
+ILSVRC2012_img_val.tar         or a folder of ILSVRC2012_val_00000001.JPEG …; or val/
+ILSVRC2012_img_test*.tar       or a folder of ILSVRC2012_test_00000001.JPEG …; or test/; may be absent
+```
+Where an archive and a folder are both there, the archive counts. Classes are WNIDs in the order of their
+ILSVRC2012_IDs, and so are labels; rows of val and test are in the order of their numbers, none missing, since a
+submission has a line for each and names none of them. Archives are read in place.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import PurePosixPath
+
+from workers.data.sources.classes import NO_CLASS, Found, file_listing, grouped, kept_classes
+from workers.data.sources.files import FileListing, ImageFile, may_be_image
+from workers.data.sources.ilsvrc_devkit import DevelopmentKit, read_development_kit
+from workers.data.sources.tar import ArchivesAndFiles, Member, Span, index_tar, path_in_archive
+from workers.data.sources.tree import Entry, Tree, open_root
+from workers.errors import DataError
+from workers.settings.training import DatasetSettings
+
+_PREFIX = "ILSVRC2012_img_"
+_TASK_3 = "_t3"
+
+
+def list_ilsvrc(settings: DatasetSettings) -> FileListing:
+    """Lists the files of the challenge; reads the kit, and of archives the headers only.
+
+    Raises:
+        DataError: no root, no kit, no train or val; a class without images; an archive that is damaged; images and
+            ground truth that do not match, or a number that is missing.
+    """
+    tree = open_root(settings)
+    kit = read_development_kit(tree)
+    wanted = kept_classes(settings, kit.wnids, f"the low-level synsets of {kit.where}")
+    train = _train(tree, kit, wanted)
+    found = Found(
+        order=kit.wnids,
+        # The tars of classes that are left out are not looked into.
+        train={**dict.fromkeys(kit.wnids, ()), **train},
+        val=grouped((file.class_name, file) for file in _val(tree, kit)),
+        test={NO_CLASS: test} if (test := _test(tree)) else {},
+        train_at=kit.where,
+        val_at=f"{tree.describe('')}: val",
+        test_at=f"{tree.describe('')}: test",
+    )
+    # The ids stay the kit's, also where some classes are left out.
+    ids = tuple(str(number) for number, wnid in enumerate(kit.wnids, start=1) if wnid in wanted)
+    return replace(file_listing(settings, ArchivesAndFiles(tree), found), class_ids=ids)
+
+
+def _train(tree: Tree, kit: DevelopmentKit, wanted: set[str]) -> dict[str, list[ImageFile]]:
+    """The images of each wanted class, from the tar of tars or from a folder of class tars or class folders."""
+    archive = _archive(tree, "train")
+    if archive is not None:
+        spans = {PurePosixPath(each.name).name: each.span for each in _members(tree, archive)}
+        _require_known((name.removesuffix(".tar") for name in spans), kit, tree.describe(archive.path))
+        classes = {
+            wnid: _of_class(tree, archive, spans[f"{wnid}.tar"], wnid)
+            for wnid in kit.wnids
+            if wnid in wanted and f"{wnid}.tar" in spans
+        }
+        return _every_class(classes, kit, wanted, tree.describe(archive.path))
+    folder = _folder(tree, "train")
+    if folder is None:
+        raise DataError(f"{tree.describe('')}: no {_PREFIX}train.tar, {_PREFIX}train/ or train/: put one of them there")
+    found = {entry.name: entry for entry in tree.entries(folder) if entry.is_folder or entry.name.endswith(".tar")}
+    _require_known((name.removesuffix(".tar") for name in found), kit, tree.describe(folder))
+    classes = {}
+    for wnid in (each for each in kit.wnids if each in wanted):
+        if f"{wnid}.tar" in found:
+            archive = found[f"{wnid}.tar"]
+            classes[wnid] = _of_class(tree, archive, Span(0, archive.size), wnid)
+        elif wnid in found:
+            classes[wnid] = [
+                ImageFile(entry.path, f"{wnid}/{entry.name}", wnid, entry.version)
+                for entry in tree.entries(found[wnid].path)
+                if may_be_image(entry)
+            ]
+    return _every_class(classes, kit, wanted, tree.describe(folder))
+
+
+def _every_class(
+    classes: Mapping[str, list[ImageFile]], kit: DevelopmentKit, wanted: set[str], where: str
+) -> dict[str, list[ImageFile]]:
+    for number, wnid in enumerate(kit.wnids, start=1):
+        if wnid in wanted and not classes.get(wnid):
+            lacks = "holds no image" if wnid in classes else f"has neither {wnid}.tar nor a folder there"
+            raise DataError(f"{where}: class {wnid} (ILSVRC2012_ID {number}) {lacks}: add it, or fetch it again")
+    return dict(classes)
+
+
+def _require_known(names: Iterable[str], kit: DevelopmentKit, where: str) -> None:
+    for name in sorted(set(names) - set(kit.wnids)):
+        raise DataError(f"{where}: {name!a} is no low-level synset of {kit.where}: remove it, or fetch the right kit")
+
+
+def _archive(tree: Tree, split: str) -> Entry | None:
+    """The archive of a split, by the beginning of its name: that of test was handed out anew with a date in it."""
+    found = [
+        each
+        for each in tree.entries("")
+        if each.name.endswith(".tar") and not each.is_folder and _is_of(split, each.name.removesuffix(".tar"))
+    ]
+    if len(found) > 1:
+        raise DataError(f"{tree.describe('')}: both {found[0].name} and {found[1].name}: keep one of them there")
+    return found[0] if found else None
+
+
+def _folder(tree: Tree, split: str) -> str | None:
+    """The folder of a split: named as its archive would be unpacked to, or as the split."""
+    folders = [entry.name for entry in tree.entries("") if entry.is_folder]
+    named = [name for name in folders if _is_of(split, name) or name == split]
+    return named[0] if named else None
+
+
+def _is_of(split: str, name: str) -> bool:
+    """Whether a name is that of a split of classification; task 3, telling dogs apart, has images of its own."""
+    return name.startswith(f"{_PREFIX}{split}") and not name.endswith(_TASK_3)
+
+
+def _members(tree: Tree, archive: Entry, within: Span | None = None, inner: str = "") -> list[Member]:
+    where = f"{tree.describe(archive.path)}{inner}"
+    with tree.reader(archive.path) as file:
+        return list(index_tar(file, within or Span(0, archive.size), where))
+
+
+def _of_class(tree: Tree, archive: Entry, within: Span, wnid: str) -> list[ImageFile]:
+    """The images of a class's tar, which is `archive` itself or lies `within` it."""
+    inner = f": {wnid}.tar" if archive.name != f"{wnid}.tar" else ""
+    members = _members(tree, archive, within, inner)
+    return [_image(archive, each, f"{wnid}/{each.name.rpartition('/')[2]}", wnid) for each in members]
+
+
+def _image(archive: Entry, member: Member, name: str, class_name: str) -> ImageFile:
+    path = path_in_archive(archive.path, member.span.offset, member.span.size, name)
+    return ImageFile(path, name, class_name, archive.version)
+
+
+def _val(tree: Tree, kit: DevelopmentKit) -> list[ImageFile]:
+    where, files = tree.describe(""), _numbered(tree, "val")
+    if not files:
+        raise DataError(f"{where}: no {_PREFIX}val.tar, {_PREFIX}val/ or val/ with images: put one of them there")
+    if len(files) != len(kit.val_ids):
+        raise DataError(
+            f"{where}: {len(files)} images of val, but the ground truth in {kit.where} has {len(kit.val_ids)} lines; "
+            "fetch what is incomplete again"
+        )
+    known, labelled = set(kit.wnids), []
+    for file, number in zip(files, kit.val_ids, strict=True):
+        wnid = kit.wnids[number - 1]
+        # Scripts sort val into class folders; what they have wrong would be scored as wrong.
+        if file.class_name in known and file.class_name != wnid:
+            raise DataError(f"{where}: {file.path} lies in another class than the ground truth's, {wnid}: move it")
+        labelled.append(replace(file, class_name=wnid))
+    return labelled
+
+
+def _test(tree: Tree) -> list[ImageFile]:
+    return [replace(file, class_name=NO_CLASS) for file in _numbered(tree, "test")]
+
+
+def _numbered(tree: Tree, split: str) -> list[ImageFile]:
+    """A split's images in the order of their numbers, from 1 on without a gap; `class_name` is the folder of each."""
+    found, numbers = _split_files(tree, split), {}
+    for file in found:
+        number = re.fullmatch(rf"ILSVRC2012_{split}_(\d{{8}})\.JPEG", file.name)
+        if number is None or int(number[1]) in numbers:
+            problem = "occurs twice" if number else f"is not named as ILSVRC2012_{split}_00000001.JPEG is"
+            raise DataError(f"{tree.describe('')}: {file.path} {problem}: remove or rename it")
+        numbers[int(number[1])] = file
+    for expected in range(1, len(found) + 1):
+        if expected not in numbers:
+            missing = f"ILSVRC2012_{split}_{expected:08d}.JPEG"
+            raise DataError(f"{tree.describe('')}: {missing} is missing, and {split} has later ones: fetch it again")
+    return [numbers[number] for number in sorted(numbers)]
+
+
+def _split_files(tree: Tree, split: str) -> list[ImageFile]:
+    archive = _archive(tree, split)
+    if archive is not None:
+        members = [(PurePosixPath(member.name), member) for member in _members(tree, archive)]
+        return [_image(archive, each, path.name, path.parent.name) for path, each in members]
+    folder = _folder(tree, split)
+    if folder is None:
+        return []
+    files = []
+    for entry in tree.entries(folder):
+        inside = tree.entries(entry.path) if entry.is_folder else (entry,)
+        class_name = entry.name if entry.is_folder else NO_CLASS
+        files += [ImageFile(each.path, each.name, class_name, each.version) for each in inside if may_be_image(each)]
+    return files

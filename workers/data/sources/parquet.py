@@ -1,0 +1,240 @@
+"""Parquet files with a row for each image, in the Hugging Face layout.
+
+`train-*.parquet`, `validation-*.parquet` and `test-*.parquet`, in the root or in `data/`, or what patterns name. A row
+has an image, `struct{bytes, path}` or plain bytes, and a label: a name, or a number whose name the schema's metadata
+tells.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from workers.data.sources.classes import (
+    NO_CLASS,
+    Found,
+    Naming,
+    file_listing,
+    grouped,
+    naming,
+    read_class_names,
+    require_names,
+)
+from workers.data.sources.files import FileListing, ImageFile
+from workers.data.sources.parquet_rows import ImageColumn, RowGroups, RowImages, Table, read_columns, read_footer
+from workers.data.sources.patterns import split_files
+from workers.data.sources.tree import Entry, Tree, open_root, require_one_line
+from workers.errors import DataError
+from workers.settings.training import DatasetSettings
+from workers.storage.atomic import parse_json
+from workers.threads import map_in_order
+
+if TYPE_CHECKING:
+    from pyarrow import DataType, Schema
+
+_IMAGES = ("image", "img", "pixels", "picture")
+_LABELS = ("label", "labels", "class", "target", "fine_label", "category")
+_LEAF = "bytes"
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The rows of a file: their ids and labels as written ("" for none), and class names that the file itself tells."""
+
+    file: Entry
+    table: Table
+    ids: tuple[str, ...]
+    labels: tuple[str, ...]
+    names: tuple[str, ...] | None
+
+
+def list_parquet(settings: DatasetSettings) -> FileListing:
+    """Lists parquet files by their footers, and reads ids and labels; reads no image.
+
+    A row's id is its file's stem and its number, so that rows in code-point order lie together, unless `id_column`
+    names a column, or a struct's field (`image.path`).
+
+    Raises:
+        DataError: no files, a damaged one, a column that is not there, a label that is no class, or what
+            `file_listing` refuses.
+    """
+    tree = open_root(settings)
+    files = split_files(tree, settings, ".parquet")
+    splits = {
+        split: tuple(map_in_order(partial(_rows, tree, settings, split), listed, tree.num_readers))
+        for split, listed in (("train", files.train), ("val", files.val), ("test", files.test))
+    }
+    every = [rows for split in splits.values() for rows in split]
+    names = read_class_names(settings) or _one_naming(tree, every)
+    known = naming((label for rows in splits["train"] for label in rows.labels), names)
+    by_class = {split: _by_class(tree, split, rows, known) for split, rows in splits.items()}
+    found = Found(
+        order=known.order(by_class["train"]),
+        train=by_class["train"],
+        val=by_class["val"] if files.val else None,
+        test=by_class["test"],
+        train_at=f"{tree.describe('')}: train",
+        val_at=f"{tree.describe('')}: val",
+        test_at=f"{tree.describe('')}: test",
+    )
+    tables = {rows.file.path: rows.table for rows in every}
+    return file_listing(settings, RowImages(tree, tables, RowGroups(tree)), found)
+
+
+def _one_naming(tree: Tree, every: Sequence[_Rows]) -> tuple[str, ...] | None:
+    """What the files' schemas call class 0, 1, …; raises DataError where two have labels and do not agree."""
+    first, *others = every
+    for rows in others:
+        if any(rows.labels) and rows.names is not None and rows.names != first.names:
+            raise DataError(
+                f"{tree.describe(rows.file.path)}: its schema names other classes than that of {first.file.path}, or "
+                "in another order: set datasets.<name>.class_names if all their numbers mean the same"
+            )
+    return first.names
+
+
+def _rows(tree: Tree, settings: DatasetSettings, split: str, file: Entry) -> _Rows:
+    at = tree.describe(file.path)
+    metadata = read_footer(tree, file.path)
+    schema = metadata.schema.to_arrow_schema()
+    twice = next((name for name in schema.names if schema.names.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(f"{at}: two columns are called {twice}: rename one")
+    features = _features(schema)
+    images = _image_column(settings, schema, features, at)
+    label = _label_column(settings, schema, features, at)
+    if label is None and split != "test":
+        raise DataError(
+            f"{at}: which column holds labels cannot be told (columns: {_listed(schema.names)}): set "
+            "datasets.<name>.label_column"
+        )
+    wanted = [name for name in (label, settings.id_column) if name is not None]
+    for name in wanted:
+        if not _has(schema, name):
+            raise DataError(f"{at}: no column {name} (columns: {_listed(schema.names)})")
+    columns = dict(zip(wanted, read_columns(tree, file.path, wanted, metadata), strict=True)) if wanted else {}
+    labels = ("",) * metadata.num_rows if label is None else _labels(columns[label], at, label)
+    if settings.id_column is None:
+        stem = file.name.removesuffix(".parquet")
+        ids = tuple(f"{stem}/{row:07d}" for row in range(metadata.num_rows))
+    else:
+        ids = _ids(columns[settings.id_column], at, settings.id_column)
+    return _Rows(file, Table(file.path, metadata, images), ids, labels, _class_names(features, label, at))
+
+
+def _by_class(tree: Tree, split: str, files: Iterable[_Rows], names: Naming) -> dict[str, list[ImageFile]]:
+    """Images by class; a test in which some rows have a label and others none is refused."""
+    files = tuple(files)
+    labelled = any(any(rows.labels) for rows in files)
+    pairs: list[tuple[str, ImageFile]] = []
+    classes: dict[str, str] = {}
+    for rows in files:
+        at = tree.describe(rows.file.path)
+        for row, (row_id, label) in enumerate(zip(rows.ids, rows.labels, strict=True)):
+            if not label and (labelled or split != "test"):
+                raise DataError(f"{at}: row {row} has no label, though {split} has labels: add it, or remove the row")
+            if label and label not in classes:
+                require_one_line(label, at)
+                classes[label] = names.name_of(label, f"{at}: row {row}")
+            name = classes[label] if label else NO_CLASS
+            pairs.append((name, ImageFile(f"{rows.file.path}/{row:07d}", row_id, name, rows.file.version)))
+    return grouped(pairs)
+
+
+def _features(schema: "Schema") -> dict[str, Any]:
+    """What the Hugging Face library writes of each column into a file's metadata; {} where it has not."""
+    try:
+        told = parse_json((schema.metadata or {}).get(b"huggingface", b"{}"))
+        features = told["info"]["features"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return {}
+    return (
+        {name: each for name, each in features.items() if isinstance(each, dict)} if isinstance(features, dict) else {}
+    )
+
+
+def _class_names(features: dict[str, Any], label: str | None, at: str) -> tuple[str, ...] | None:
+    names = features.get(label or "", {}).get("names")
+    if not isinstance(names, list) or not names:
+        return None
+    told = tuple(str(name) for name in names)
+    require_names(told, at)
+    return told
+
+
+def _image_column(settings: DatasetSettings, schema: "Schema", features: dict[str, Any], at: str) -> ImageColumn:
+    name = settings.image_column
+    if name is None:
+        told = [each for each, feature in features.items() if feature.get("_type") == "Image" and each in schema.names]
+        usual = [each for each in _IMAGES if each in schema.names]
+        held = [each for each in schema.names if _leaf(schema.field(each).type) is not None]
+        name = next((each[0] for each in (told, usual, held) if each), None)
+    if name is None or name not in schema.names:
+        missing = "no column of images" if name is None else f"no column {name}"
+        raise DataError(f"{at}: {missing} (columns: {_listed(schema.names)}): set datasets.<name>.image_column")
+    leaf = _leaf(schema.field(name).type)
+    if leaf is None:
+        raise DataError(
+            f"{at}: column {name} holds {schema.field(name).type}, not the bytes of images: set "
+            "datasets.<name>.image_column"
+        )
+    return ImageColumn(name, leaf or None)
+
+
+def _leaf(kind: "DataType") -> str | None:
+    """The field of a struct that holds an image's bytes; "" where the column itself does, None where nothing does."""
+    from pyarrow import types
+
+    if types.is_binary(kind) or types.is_large_binary(kind):
+        return ""
+    if types.is_struct(kind) and kind.get_field_index(_LEAF) >= 0:
+        return _LEAF if _leaf(kind.field(_LEAF).type) == "" else None
+    return None
+
+
+def _label_column(settings: DatasetSettings, schema: "Schema", features: dict[str, Any], at: str) -> str | None:
+    if settings.label_column is not None:
+        return settings.label_column
+    told = [name for name, each in features.items() if each.get("_type") == "ClassLabel" and name in schema.names]
+    usual = [name for name in _LABELS if name in schema.names]
+    if len(told) > 1 and not usual:
+        raise DataError(f"{at}: labels may be {' or '.join(told)}: set datasets.<name>.label_column")
+    return next((each[0] for each in (told if len(told) == 1 else [], usual) if each), None)
+
+
+def _has(schema: "Schema", name: str) -> bool:
+    from pyarrow import types
+
+    if name in schema.names:
+        return True
+    top, _, inner = name.partition(".")
+    if top not in schema.names or not types.is_struct(schema.field(top).type):
+        return False
+    return bool(schema.field(top).type.get_field_index(inner) >= 0)
+
+
+def _labels(column: Any, at: str, name: str) -> tuple[str, ...]:
+    """Labels as text; "" for none, for which -1 stands too."""
+    from pyarrow import types
+
+    kind = column.type.value_type if types.is_dictionary(column.type) else column.type
+    readable = (types.is_integer, types.is_string, types.is_large_string, types.is_null)
+    if not any(is_such(kind) for is_such in readable):
+        raise DataError(
+            f"{at}: column {name} holds {kind}, not a name or a number for each image: set datasets.<name>.label_column"
+        )
+    return tuple("" if value is None or value == -1 else str(value).strip() for value in column.to_pylist())
+
+
+def _ids(column: Any, at: str, name: str) -> tuple[str, ...]:
+    ids = []
+    for row, value in enumerate(column.to_pylist()):
+        if not isinstance(value, str | int) or value == "":
+            raise DataError(f"{at}: row {row} has no id in column {name}: set datasets.<name>.id_column to another")
+        require_one_line(str(value), at)
+        ids.append(str(value))
+    return tuple(ids)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:10]) + (", …" if len(names) > 10 else "")

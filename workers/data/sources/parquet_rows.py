@@ -1,0 +1,191 @@
+"""Images inside parquet files, row by row; a row group is read once for all of its rows that are asked for together."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+from workers.data.decoding.decoder import BadImage
+from workers.data.sources.tree import Tree, driver_errors, one_line, said_by
+from workers.errors import DataError, SourceLost
+
+if TYPE_CHECKING:
+    from pyarrow.parquet import FileMetaData
+
+# What row groups may take up in memory at once, besides the one that is being read.
+_KEPT_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class ImageColumn:
+    """A column of images: `name` at the top, and `leaf`, where it is a struct's, of its bytes."""
+
+    name: str
+    leaf: str | None
+
+    @property
+    def path(self) -> str:
+        return self.name if self.leaf is None else f"{self.name}.{self.leaf}"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A parquet file below the root: its footer, and which column holds images."""
+
+    path: str
+    metadata: "FileMetaData"
+    images: ImageColumn
+
+    @cached_property
+    def ends(self) -> tuple[int, ...]:
+        """Row numbers at which row groups end."""
+        groups = range(self.metadata.num_row_groups)
+        return tuple(accumulate(self.metadata.row_group(group).num_rows for group in groups))
+
+
+class RowGroups:
+    """Images by row group, the latest kept up to a number of bytes; read by many threads at once."""
+
+    def __init__(self, tree: Tree, kept_bytes: int = _KEPT_BYTES) -> None:
+        self._tree = tree
+        self._kept_bytes = kept_bytes
+        self._lock = threading.Lock()
+        self._groups: OrderedDict[tuple[str, int], Future[Any]] = OrderedDict()
+        self.num_read = 0
+
+    def __getstate__(self) -> dict[str, object]:
+        """Another process starts with nothing read."""
+        return {"_tree": self._tree, "_kept_bytes": self._kept_bytes}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        self.__init__(state["_tree"], state["_kept_bytes"])  # type: ignore[misc]
+
+    def group(self, table: Table, group: int) -> Any:
+        """The images of a row group, an array of bytes; whoever asks for one that is being read waits for it."""
+        key = (table.path, group)
+        with self._lock:
+            future = self._groups.get(key)
+            if future is not None:
+                self._groups.move_to_end(key)
+            mine: Future[Any] | None = None
+            if future is None:
+                future = mine = self._groups[key] = Future()
+                self.num_read += 1
+        if mine is not None:
+            try:
+                mine.set_result(self._read(table, group))
+            except BaseException as error:
+                with self._lock:
+                    self._groups.pop(key, None)
+                mine.set_exception(error)
+                raise
+            self._forget()
+        return future.result()
+
+    def _forget(self) -> None:
+        """Drops the groups that were asked for longest ago."""
+        with self._lock:
+            done = {key: future.result().nbytes for key, future in self._groups.items() if _is_read(future)}
+            excess = sum(done.values()) - self._kept_bytes
+            for key in list(done)[:-1]:
+                if excess <= 0:
+                    break
+                excess -= done[key]
+                del self._groups[key]
+
+    def _read(self, table: Table, group: int) -> Any:
+        return read_columns(self._tree, table.path, [table.images.path], table.metadata, [group])[0]
+
+
+def _is_read(future: "Future[Any]") -> bool:
+    return future.done() and future.exception() is None
+
+
+@dataclass(frozen=True)
+class RowImages:
+    """Images of parquet files; a path is `<file>/<row>`."""
+
+    tree: Tree
+    tables: Mapping[str, Table]
+    groups: RowGroups = field(compare=False)
+
+    @property
+    def identity(self) -> str:
+        return self.tree.identity
+
+    @property
+    def num_readers(self) -> int | None:
+        return self.tree.num_readers
+
+    def read(self, path: str) -> bytes:
+        from bisect import bisect_right
+
+        file, _, number = path.rpartition("/")
+        table, row = self.tables[file], int(number)
+        group = bisect_right(table.ends, row)
+        start = table.ends[group - 1] if group else 0
+        content: bytes | None = self.groups.group(table, group)[row - start].as_py()
+        if content is None:
+            raise BadImage("no bytes in its row: images that only a path names are not read")
+        if not content:
+            raise BadImage("empty file")
+        return content
+
+
+def read_columns(
+    tree: Tree,
+    path: str,
+    columns: Sequence[str],
+    metadata: "FileMetaData | None" = None,
+    groups: Sequence[int] | None = None,
+) -> list[Any]:
+    """Columns of a file, or of some of its row groups, each a chunked array; `struct.field` names a field.
+
+    Raises:
+        DataError: the file is damaged.
+        SourceLost: it cannot be read.
+    """
+    from pyarrow import compute, parquet
+
+    with _readable(tree, path), tree.reader(path) as source, parquet.ParquetFile(source, metadata=metadata) as file:
+        chosen = range(file.num_row_groups) if groups is None else groups
+        read = file.read_row_groups(list(chosen), columns=list(columns))
+        whole = set(read.schema.names)
+        return [
+            read.column(name)
+            if name in whole
+            else compute.struct_field(read.column(name.partition(".")[0]), name.partition(".")[2].split("."))
+            for name in columns
+        ]
+
+
+def read_footer(tree: Tree, path: str) -> "FileMetaData":
+    """Schema and row groups of a file; raises DataError as `read_columns`."""
+    from pyarrow import parquet
+
+    with _readable(tree, path), tree.reader(path) as source, parquet.ParquetFile(source) as file:
+        return file.metadata
+
+
+@contextmanager
+def _readable(tree: Tree, path: str) -> Iterator[None]:
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, ValueError) as error:
+        raise _damaged(tree, path, error) from error
+    except driver_errors() as error:
+        # Of what it finds damaged pyarrow says some as a plain OSError, which no system has numbered.
+        if type(error) is OSError and error.errno is None:
+            raise _damaged(tree, path, error) from error
+        raise SourceLost(f"{tree.describe(path)}: {said_by(error)}") from error
+
+
+def _damaged(tree: Tree, path: str, error: Exception) -> DataError:
+    return DataError(f"{tree.describe(path)}: no parquet file, or damaged: {one_line(error)}")

@@ -1,0 +1,295 @@
+"""Data sets that torchvision knows by name and downloads, with the splits that they were published with."""
+
+import hashlib
+import http.client
+import io
+import os
+import pickle
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+from PIL import Image
+
+from workers.data.decoding.decoder import BadImage, centre_square
+from workers.data.sources.classes import NO_CLASS, Found, file_listing, grouped, kept_classes
+from workers.data.sources.files import FileListing, ImageFile, PlainFiles
+from workers.data.sources.hashes import UNKEPT, KeptContents
+from workers.data.sources.held_out import hold_out
+from workers.data.sources.listing import UNLABELLED, LeftOut, Listing, Loader, Picture, Row, Rows, by_name
+from workers.data.sources.torchvision_catalogue import Kept, KnownSet, known_set
+from workers.data.sources.tree import LocalTree, one_line
+from workers.errors import DataError
+from workers.settings.training import SPLITS, DatasetSettings
+
+Part = TypeVar("Part")
+
+# What torchvision says of absent files and of a network that is not there, and what readers say of damaged files: of
+# most sets that are unpacked it checks no sums.
+_ABSENT_OR_DAMAGED = (
+    RuntimeError,
+    OSError,
+    ValueError,
+    TypeError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    EOFError,
+    http.client.HTTPException,
+    pickle.UnpicklingError,
+    struct.error,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+def read_part(settings: DatasetSettings, known: KnownSet, split: str, take: Callable[[KnownSet, Any], Part]) -> Part:
+    """What `take` makes of torchvision's object for a split; downloaded first where it is absent and that is allowed.
+
+    Raises:
+        DataError: its files are absent, damaged or cannot be had.
+    """
+    from scipy.io.matlab import MatReadError
+    from torchvision import datasets
+
+    assert settings.root is not None
+    root = Path(settings.root).expanduser()
+    arguments: dict[str, Any] = dict(known.parts[split])
+    if known.kept is Kept.files:
+        # Asked for an image, the set then gives its path: nothing is decoded.
+        arguments["loader"] = str
+
+    absent_or_damaged = (*_ABSENT_OR_DAMAGED, MatReadError)
+
+    def read(*, download: bool) -> Part:
+        return take(known, getattr(datasets, known.factory)(root, download=download, **arguments))
+
+    try:
+        try:
+            return read(download=False)
+        except absent_or_damaged:
+            # Asked for a download, some sets refuse or fetch anew what is there: so only what is not.
+            if not settings.download:
+                raise
+        return read(download=True)
+    except absent_or_damaged as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        what = "cannot be downloaded" if settings.download else "is not there, or damaged"
+        raise DataError(
+            f"{root}: {settings.name} {what} ({reason}); put its files there, or allow datasets.<name>.download"
+        ) from error
+
+
+@dataclass(frozen=True)
+class Pixmaps(PlainFiles):
+    """PPM files, given as the BMP of the same pixels: so the formats that any source may bring stay few."""
+
+    def read(self, path: str) -> bytes:
+        content = super().read(path)
+        head = content[:2]
+        try:
+            with Image.open(io.BytesIO(content), formats=("PPM",)) as image:
+                buffer = io.BytesIO()
+                image.convert("RGB").save(buffer, "BMP")
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            reason = "no portable pixmap" if head != b"P6" else one_line(error)
+            raise BadImage(reason) from error
+        return buffer.getvalue()
+
+
+@dataclass(frozen=True)
+class FilesOfPart:
+    """A part's images: path and class of each, `NO_CLASS` where it is not published; and all classes in label order."""
+
+    classes: tuple[str, ...]
+    paths: tuple[str, ...]
+    class_names: tuple[str, ...]
+
+
+def list_files(settings: DatasetSettings, known: KnownSet) -> FileListing:
+    """Lists the set that `settings` name.
+
+    Raises:
+        DataError: files that are absent, damaged or cannot be had; parts that name different classes.
+    """
+    assert settings.root is not None
+    root = Path(settings.root).expanduser()
+    parts = {split: read_part(settings, known, split, files_of) for split in known.parts}
+    classes = parts["train"].classes
+    for split, part in parts.items():
+        if part.classes != classes:
+            raise DataError(f"{root}: {settings.name}: {split} has other classes than train; fetch it again")
+    tree = LocalTree(root)
+    files = {split: _by_class(tree, part) for split, part in parts.items()}
+    at = {split: f"{root}: {split} of {settings.name}" for split in SPLITS}
+    found = Found(
+        order=classes,
+        train=files["train"],
+        val=files.get("val"),
+        test=files.get("test", {}),
+        train_at=at["train"],
+        val_at=at["val"],
+        test_at=at["test"],
+    )
+    return file_listing(settings, Pixmaps(tree) if known.pixmaps else PlainFiles(tree), found)
+
+
+def files_of(known: KnownSet, held: Any) -> FilesOfPart:
+    """Paths and labels of torchvision's object `held`; raises what `read_part` turns into an error."""
+    classes = known.classes or tuple(str(name) for name in getattr(held, known.class_names))
+    if known.kept is Kept.files:
+        pairs = [held[index] for index in range(len(held))]
+    else:
+        lists = [getattr(held, name) for name in known.listed]
+        pairs = list(zip(*lists, strict=True)) if len(lists) > 1 else list(lists[0])
+    if not pairs:
+        raise ValueError("no images")
+    if not Path(pairs[0][0]).exists():
+        raise FileNotFoundError(f"{pairs[0][0]} is not there")
+    labels = [None if label is None else int(label) for _, label in pairs]
+    for label in labels:
+        if label is not None and not 0 <= label < len(classes):
+            raise ValueError(f"label {label} of {len(classes)} classes")
+    names = tuple(NO_CLASS if label is None else classes[label] for label in labels)
+    return FilesOfPart(classes, tuple(str(path) for path, _ in pairs), names)
+
+
+def _by_class(tree: LocalTree, part: FilesOfPart) -> dict[str, list[ImageFile]]:
+    pairs = []
+    for path, class_name in zip(part.paths, part.class_names, strict=True):
+        below = os.path.relpath(path, tree.root)
+        entry = tree.find(below)
+        pairs.append((class_name, ImageFile(below, below, class_name, entry.version if entry else "missing")))
+    return grouped(pairs)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One part in memory: `images` [N, height, width] or [N, height, width, 3] uint8, `targets` [N] int64.
+
+    The target of a class that is left out is `UNLABELLED`.
+    """
+
+    images: np.ndarray
+    targets: np.ndarray
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _PartsLoader:
+    parts: dict[str, _Part]
+
+    def load(self, row: Row, size: int) -> Picture:
+        part, _, index = row.path.partition("/")
+        image = self.parts[part].images[int(index)]
+        pixels = centre_square(Image.fromarray(image), size)
+        return Picture(pixels, image.shape[1], image.shape[0])
+
+
+@dataclass(frozen=True)
+class TorchvisionListing:
+    """A set that torchvision holds in memory; classes are in its order."""
+
+    parts: dict[str, _Part]
+    classes: tuple[str, ...]
+    val_fraction: float
+    dev_fraction: float
+
+    labelled_test = True
+    class_ids: ClassVar[tuple[str, ...]] = ()
+
+    def counts(self) -> dict[str, int]:
+        return {split: len(rows) for split, rows in self._rows.splits.items()}
+
+    def fingerprint(self) -> str:
+        """Of the images themselves, which are in memory."""
+        digest = hashlib.sha256("\n".join(self.classes).encode())
+        for part in self.parts.values():
+            digest.update(part.images.tobytes())
+            digest.update(part.targets.tobytes())
+        return digest.hexdigest()
+
+    def rows(self, progress: Callable[[int, int], None], kept: KeptContents = UNKEPT) -> Rows:
+        del kept
+        total = sum(len(part.targets) for part in self.parts.values())
+        found = self._rows
+        progress(total, total)
+        return found
+
+    @cached_property
+    def _rows(self) -> Rows:
+        test, train = self._all("test"), self._all("train")
+        tested = {row.content for row in test}
+        copies = [row for row in train if row.content in tested]
+        train = [row for row in train if row.content not in tested]
+        of_class: list[list[bytes]] = [[] for _ in self.classes]
+        for row in train:
+            of_class[row.label].append(row.content)
+        held_out = hold_out(of_class, self.val_fraction, self.dev_fraction)
+        splits: dict[str, list[Row]] = {"train": [], "dev": [], "val": []}
+        for row in train:
+            split = "val" if row.content in held_out.val else "dev" if row.content in held_out.dev else "train"
+            splits[split].append(row)
+        left_out = tuple(LeftOut("train", row.path, "the same image as one of test") for row in copies)
+        return Rows({split: by_name(rows) for split, rows in {**splits, "test": test}.items()}, left_out)
+
+    def _all(self, part: str) -> list[Row]:
+        held = self.parts[part]
+        return [
+            Row(f"{part}-{index:06d}", f"{part}/{index}", int(target), hashlib.sha256(image.tobytes()).digest())
+            for index, (image, target) in enumerate(zip(held.images, held.targets, strict=True))
+            if target != UNLABELLED
+        ]
+
+    def loader(self) -> Loader:
+        return _PartsLoader(self.parts)
+
+
+def list_torchvision(settings: DatasetSettings) -> Listing:
+    """Reads the set `settings.name` from `settings.root`, and downloads it there first where it is absent.
+
+    Images that lie in files of their own are listed only.
+
+    Raises:
+        DataError: no name or root, an unknown name, or files that are absent, damaged or cannot be had.
+    """
+    known = known_set(settings.name)
+    if settings.root is None:
+        raise DataError("datasets.<name>.root: missing; give the folder that holds the data set, or is to hold it")
+    if known.kept is not Kept.memory:
+        return list_files(settings, known)
+    parts = {split: read_part(settings, known, split, _in_memory) for split in known.parts}
+    classes = parts["train"].classes
+    wanted = kept_classes(settings, classes, f"train of {settings.name}")
+    parts = {split: _only(part, wanted) for split, part in parts.items()}
+    kept = tuple(name for name in classes if name in wanted)
+    return TorchvisionListing(parts, kept, settings.val_fraction, settings.dev_fraction)
+
+
+def _only(part: _Part, wanted: set[str]) -> _Part:
+    """The part with labels counted among the wanted classes alone; images keep their places."""
+    kept = [label for label, name in enumerate(part.classes) if name in wanted]
+    label_of = np.full(len(part.classes), UNLABELLED, np.int64)
+    label_of[kept] = np.arange(len(kept))
+    return replace(part, targets=label_of[part.targets])
+
+
+def _in_memory(known: KnownSet, held: Any) -> _Part:
+    images = np.asarray(held.data, dtype=np.uint8)
+    if images.ndim == 4 and images.shape[1] == 3:
+        images = images.transpose(0, 2, 3, 1)
+    targets = np.asarray(getattr(held, known.labels), dtype=np.int64) - known.first_label
+    classes = known.classes or tuple(str(name) for name in held.classes[known.first_label :])
+    if len(images) != len(targets):
+        raise ValueError(f"{len(images)} images, {len(targets)} labels")
+    if len(targets) and not 0 <= targets.min() <= targets.max() < len(classes):
+        raise ValueError(f"labels {targets.min()}…{targets.max()} of {len(classes)} classes")
+    return _Part(images, targets, classes)
