@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from workers.data.batches import centre_batches, pixel_statistics
-from workers.data.store import open_store
+from workers.data.store.store import open_store
 from workers.models.alexnet import AlexNet
 from workers.models.registry import build, initialise
 from workers.settings.training import AugmentationSettings, InitScheme, InitSettings, ModelSettings, Normalisation

@@ -14,7 +14,7 @@ import numpy as np
 from sklearn.neighbors import KNeighborsClassifier
 
 from orchestrator.run_dir import RunPaths, read_record
-from workers.data.store import Store, open_store
+from workers.data.store.store import Store, open_store
 
 NEIGHBOURS = (1, 3, 5)
 

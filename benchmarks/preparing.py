@@ -16,7 +16,7 @@ from benchmarks.peers.transforms import resized_and_cropped
 from benchmarks.row import Measure, Row, Settings, Skipped, Spread, Wanted
 from benchmarks.turns import Contestant, Turns, ratios, take_turns
 from benchmarks.whole_job import photographs
-from workers.data.prepare import prepare
+from workers.data.store.preparation import prepare
 from workers.settings.training import DatasetSettings
 
 _SIDE, _COPIES = 256, 4

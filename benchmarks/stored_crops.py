@@ -8,8 +8,8 @@ from benchmarks.row import Measure, Row, Settings, Skipped, Spread, Wanted
 from benchmarks.turns import Turns, ratios, take_turns
 from benchmarks.whole_job import photographs
 from workers.data.augment import crop, draw_epoch
-from workers.data.prepare import prepare
-from workers.data.store import open_store
+from workers.data.store.preparation import prepare
+from workers.data.store.store import open_store
 from workers.settings.training import AugmentationSettings, DatasetSettings, StoreFormat
 
 _STORED, _INPUT, _BATCH = 256, 224, 128

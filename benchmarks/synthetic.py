@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from workers.data.prepare import prepare
+from workers.data.store.preparation import prepare
 from workers.protocol import Numerics, StageSpec
 from workers.settings.training import (
     DatasetSettings,

@@ -8,7 +8,7 @@ from benchmarks.numerics import fastest
 from benchmarks.peers import ten_crop as peers
 from benchmarks.row import Measure, Row, Settings, Spread, Wanted
 from benchmarks.turns import Contestant, Turns, ratios, take_turns
-from workers.data.store import open_store
+from workers.data.store.store import open_store
 from workers.errors import Stopped
 from workers.models.outline import outline
 from workers.predict import load_member, mean_over_crops

@@ -9,10 +9,10 @@ from pathlib import Path
 from orchestrator.config_schema import TARGET, Config
 from orchestrator.plan import used_datasets
 from orchestrator.ray_cluster import shard_runner
-from workers.data.excluded import NOTHING, Excluded, held_out_by
-from workers.data.prepare import PrepareProgress, prepare
 from workers.data.sources.registry import Survey, survey
-from workers.data.store import Store, open_store
+from workers.data.store.excluded import NOTHING, Excluded, held_out_by
+from workers.data.store.preparation import PrepareProgress, prepare
+from workers.data.store.store import Store, open_store
 from workers.errors import DataError, StorageError
 
 # Hears of every image of a dataset, by the dataset's name.

@@ -27,7 +27,7 @@ from orchestrator.tracking import Ending, RunIdentity, Tracker, open_tracking
 from orchestrator.tracking_store import DatasetInput
 from orchestrator.versions import versions
 from orchestrator.work import Work
-from workers.data.store import export
+from workers.data.store.store import export
 from workers.errors import CheckFailed, ClusterLost, DataError, MemberFailed, SeptetError, Stopped
 from workers.numerics import code_digest
 from workers.settings.training import HELD_OUT

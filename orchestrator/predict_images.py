@@ -18,7 +18,7 @@ from orchestrator.run_dir import RunPaths, RunRecord, read_record
 from orchestrator.submission import MANIFEST
 from workers.data.decoding.decoder import BadImage, decode, read_content
 from workers.data.decoding.formats import FORMATS
-from workers.data.store import Store, open_store
+from workers.data.store.store import Store, open_store
 from workers.errors import ConfigError, DataError, MemberFailed, StorageError
 from workers.numerics import capabilities, usable
 from workers.storage.atomic import parse_json, write_text

@@ -36,9 +36,9 @@ from orchestrator.ray_session import (
     local,
     unless_lost,
 )
-from workers.data.packing_threads import PackingThreads
-from workers.data.shards import PackedShard, ShardJob, ShardRunner, pack_shard
 from workers.data.sources.listing import Loader
+from workers.data.store.packing import PackingThreads
+from workers.data.store.shards import PackedShard, ShardJob, ShardRunner, pack_shard
 from workers.errors import ClusterLost, SeptetError, StorageError
 from workers.protocol import PredictSpec, StageSpec
 

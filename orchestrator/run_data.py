@@ -14,7 +14,7 @@ from workers.settings.training import HELD_OUT
 from workers.storage.atomic import parse_json, storage_errors
 
 if TYPE_CHECKING:
-    from workers.data.store import Store
+    from workers.data.store.store import Store
 
 
 @dataclass(frozen=True)

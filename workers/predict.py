@@ -13,8 +13,8 @@ from torch import nn
 from workers import numerics
 from workers.data.augment import PixelStatistics
 from workers.data.batches import pixel_statistics
-from workers.data.local_copy import open_on_node
-from workers.data.store import Store, open_store
+from workers.data.store.local_copy import open_on_node
+from workers.data.store.store import Store, open_store
 from workers.errors import CheckFailed, Stopped
 from workers.models.parts import beside, saved_parts_of
 from workers.models.registry import build, place

@@ -72,10 +72,10 @@ IN_PLACE = {
     "orchestrator/run_dir.py:lock": "a lock is held on an open file; what it says is for the message alone",
     "workers/storage/checkpoint.py:_set_aside": "a corrupt checkpoint is renamed, never rewritten",
     "workers/storage/checkpoint.py:_write_durably": "the folder it is given is an atomic_folder",
-    "workers/data/local_copy.py:_copy_checked": "the folder it is given is an atomic_folder",
+    "workers/data/store/local_copy.py:_copy_checked": "the folder it is given is an atomic_folder",
     "workers/storage/lock.py:locked": "a lock is held on an open file, whose content says nothing",
     "workers/storage/lock.py:is_locked": "asks whether that lock is held",
-    "workers/data/prepare.py:_commit": "renames a folder of files that are each committed",
+    "workers/data/store/preparation.py:_commit": "renames a folder of files that are each committed",
     "workers/throughput_process.py:main": "a pipe, kept for answers",
     "workers/training/metrics.py:__init__": "metrics.jsonl grows line by line, step.txt is overwritten by one number",
 }

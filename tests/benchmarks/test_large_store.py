@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.large_store import MAX_MEMORY_MB, NUM_IMAGES, memory_used, write_store
-from workers.data import store as module
-from workers.data.store import open_store
+from workers.data.store import store as module
+from workers.data.store.store import open_store
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from workers.data.prepare import prepare
+from workers.data.store.preparation import prepare
 from workers.errors import StorageError, Superseded
 from workers.protocol import Numerics, StageResult, StageSpec
 from workers.settings.training import (

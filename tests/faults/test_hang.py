@@ -26,7 +26,7 @@ from orchestrator.run_dir import RunPaths
 from orchestrator.tracking import NoTracker
 from orchestrator.work import Work
 from workers import predict as predict_module
-from workers.data.store import open_store
+from workers.data.store.store import open_store
 from workers.protocol import Numerics, PredictSpec, StageResult, StageSpec
 from workers.settings.training import Crops, KeptCheckpoint
 from workers.stage import run_stage

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from workers.data.prepare import prepare
+from workers.data.store.preparation import prepare
 from workers.errors import Stopped
 from workers.protocol import Numerics, StageSpec
 from workers.settings.training import (

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from orchestrator.config_schema import ClusterConfig
 from orchestrator.ray_cluster import shard_runner
-from workers.data.prepare import PrepareProgress, prepare
-from workers.data.shards import Encoding, ShardJob
 from workers.data.sources.files import FileLoader, PlainFiles
 from workers.data.sources.listing import Row
 from workers.data.sources.tree import LocalTree
+from workers.data.store.preparation import PrepareProgress, prepare
+from workers.data.store.shards import Encoding, ShardJob
 from workers.errors import StorageError
 from workers.settings.training import DatasetSettings
 

@@ -17,8 +17,8 @@ from orchestrator.aggregate import open_predictions
 from orchestrator.combine import Combination, Combined, mean
 from orchestrator.config_schema import CombineMethod
 from orchestrator.run_data import SplitData, of_store, read_run_data
-from workers.data.prepare import prepare
-from workers.data.store import export, open_store
+from workers.data.store.preparation import prepare
+from workers.data.store.store import export, open_store
 from workers.errors import CheckFailed, DataError, MemberFailed, StorageError
 from workers.kernels.average import is_built
 from workers.protocol import SplitPredictions

@@ -16,8 +16,8 @@ from orchestrator.plan_values import Plan, PlannedDataset, Stage, StageRef, to_j
 from orchestrator.predict_images import find_images, predict_images
 from orchestrator.results import write_results
 from orchestrator.run_dir import RunPaths, RunRecord, read_record, write_record
-from workers.data.prepare import prepare
-from workers.data.store import export, open_store
+from workers.data.store.preparation import prepare
+from workers.data.store.store import export, open_store
 from workers.errors import DataError
 from workers.predict import predict
 from workers.protocol import Numerics, PredictSpec, StageSpec

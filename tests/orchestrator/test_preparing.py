@@ -10,8 +10,8 @@ from PIL import Image
 from rich.console import Console
 
 from orchestrator.preparing import Pace, Watch, summary
-from workers.data.prepare import PrepareProgress, prepare
-from workers.data.store import open_store
+from workers.data.store.preparation import PrepareProgress, prepare
+from workers.data.store.store import open_store
 from workers.settings.training import DatasetSettings, OnBad
 
 

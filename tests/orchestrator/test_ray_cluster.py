@@ -24,9 +24,9 @@ from orchestrator.member_actor import Completed, Duties, Halted, Lost, Trained
 from orchestrator.ray_cluster import RayCluster, check_resources, open_cluster, shard_runner
 from orchestrator.ray_nodes import Head, Node, count_slots
 from orchestrator.ray_session import available_cpus
-from workers.data.prepare import prepare
 from workers.data.sources.files import FileLoader, PlainFiles
 from workers.data.sources.tree import LocalTree
+from workers.data.store.preparation import prepare
 from workers.errors import ClusterLost, ConfigError, Stopped
 from workers.protocol import Numerics, PredictSpec, SplitPredictions, StageResult, StageSpec
 from workers.settings.training import DatasetSettings, KeptCheckpoint, TrainingSettings

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from workers.data.prepare import prepare
+from workers.data.store.preparation import prepare
 from workers.errors import ConfigError, Stopped
 from workers.protocol import Numerics, StageResult, StageSpec
 from workers.settings.training import (

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from workers.data.prepare import prepare
+from workers.data.store.preparation import prepare
 from workers.protocol import Numerics, StageSpec
 from workers.settings.training import (
     AugmentationSettings,

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from workers.data.store import open_store
+from workers.data.store.store import open_store
 from workers.errors import Stopped
 from workers.models.registry import build
 from workers.predict import load_member, predict_images

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from workers import predict as prediction
 from workers.data.augment import PixelStatistics
-from workers.data.store import open_store
+from workers.data.store.store import open_store
 from workers.errors import CheckFailed, Stopped, StorageError
 from workers.predict import TrainedMember, mean_over_crops, predict, predict_images
 from workers.protocol import Numerics, PredictSpec, StageSpec

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workers.data.pixels import Pixels
+from workers.data.store.pixels import Pixels
 from workers.kernels.crop import copy
 from workers.settings.training import AugmentationSettings
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from workers.data.augment import EpochDraws, PixelStatistics, Windows, crop, draw_epoch, to_input, window_images
-from workers.data.pixels import Pixels
-from workers.data.store import Store
+from workers.data.store.pixels import Pixels
+from workers.data.store.store import Store
 from workers.settings.training import AugmentationSettings, ColourScale, Normalisation
 
 # The channel statistics that the encyclopedia article and torchvision's models use, on the [0, 1] scale.

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from workers.settings.training import SPLITS
 
 if TYPE_CHECKING:
-    from workers.data.store import Store
+    from workers.data.store.store import Store
 
 _MOST_CLASSES = 10
 _TRAIN_ROWS = 3

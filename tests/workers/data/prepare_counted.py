@@ -7,9 +7,9 @@ import os
 import sys
 from pathlib import Path
 
-from workers.data.prepare import prepare
 from workers.data.sources import files, tree
 from workers.data.sources import hashes as kept_contents
+from workers.data.store.preparation import prepare
 from workers.settings.training import DatasetSettings
 
 

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from workers.data.batches import TrainingBatches, centre_batches, pixel_statistics
-from workers.data.prepare import prepare
-from workers.data.store import Store, open_store
+from workers.data.store.preparation import prepare
+from workers.data.store.store import Store, open_store
 from workers.settings.training import AugmentationSettings, DatasetSettings, StoreFormat
 
 SIZE, INPUT = 48, 40

@@ -8,8 +8,8 @@ import pytest
 
 from workers.data.augment import Windows, crop, draw_epoch, to_input
 from workers.data.batches import IMAGENET_MEAN, IMAGENET_STD, TrainingBatches, centre_batches, pixel_statistics
-from workers.data.prepare import prepare
-from workers.data.store import Store, open_store
+from workers.data.store.preparation import prepare
+from workers.data.store.store import Store, open_store
 from workers.settings.training import AugmentationSettings, ColourScale, DatasetSettings, Normalisation
 
 # Krizhevsky et al. 2012, §4.1: the five offsets of 224 pixels in 256.

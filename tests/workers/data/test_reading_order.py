@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from workers.data.augment import PIECES, draw_epoch
 from workers.data.batches import ReadAhead
-from workers.data.pixels import Pixels
+from workers.data.store.pixels import Pixels
 from workers.settings.training import AugmentationSettings
 
 

@@ -14,8 +14,8 @@ from PIL import Image
 
 from workers.data.decoding.decisions import Decision
 from workers.data.decoding.decoder import BadImage, decode
-from workers.data.prepare import prepare
-from workers.data.store import open_store
+from workers.data.store.preparation import prepare
+from workers.data.store.store import open_store
 from workers.errors import DataError
 from workers.settings.training import DatasetSettings, OnBad
 

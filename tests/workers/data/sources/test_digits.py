@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from workers.data.prepare import prepare
 from workers.data.sources.registry import survey
-from workers.data.store import Store, open_store
+from workers.data.store.preparation import prepare
+from workers.data.store.store import Store, open_store
 from workers.settings.training import DatasetSettings, Source
 
 SPLITS = ("train", "dev", "val", "test")

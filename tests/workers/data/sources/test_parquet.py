@@ -14,13 +14,13 @@ from image_forms import IMAGE, Image, as_parquet, write_parquet
 from pyarrow import parquet
 
 from workers.data.decoding.decoder import BadImage
-from workers.data.prepare import prepare
 from workers.data.sources.files import FileListing
 from workers.data.sources.listing import unwatched
 from workers.data.sources.parquet_rows import ImageColumn, RowGroups, RowImages, Table, read_footer
 from workers.data.sources.registry import open_listing, survey
 from workers.data.sources.tree import LocalTree
-from workers.data.store import open_store
+from workers.data.store.preparation import prepare
+from workers.data.store.store import open_store
 from workers.errors import DataError
 from workers.settings.training import DatasetSettings, Source
 

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from workers.data.prepare import prepare
-from workers.data.store import open_store
+from workers.data.store.preparation import prepare
+from workers.data.store.store import open_store
 from workers.settings.training import DatasetSettings
 
 

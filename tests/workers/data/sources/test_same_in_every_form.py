@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from image_forms import as_csv, as_parquet, as_shards
 
-from workers.data.prepare import prepare
-from workers.data.store import Store, open_store
+from workers.data.store.preparation import prepare
+from workers.data.store.store import Store, open_store
 from workers.protocol import Numerics, StageSpec
 from workers.settings.training import (
     AugmentationSettings,

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from workers.data.prepare import prepare
-from workers.data.store import Store, open_store
+from workers.data.store.preparation import prepare
+from workers.data.store.store import Store, open_store
 from workers.settings.training import DatasetSettings, Source
 
 Write = Callable[..., Path]

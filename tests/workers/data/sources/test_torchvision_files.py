@@ -17,10 +17,10 @@ from PIL import Image
 from scipy.io import savemat
 from torchvision import datasets
 
-from workers.data.prepare import prepare
 from workers.data.sources.registry import open_listing, survey
 from workers.data.sources.torchvision_catalogue import SETS, Kept
-from workers.data.store import open_store
+from workers.data.store.preparation import prepare
+from workers.data.store.store import open_store
 from workers.errors import DataError
 from workers.settings.training import DatasetSettings, Source
 

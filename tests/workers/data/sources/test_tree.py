@@ -10,11 +10,11 @@ import fsspec
 import pytest
 
 from workers.data.decoding.decoder import BadImage
-from workers.data.prepare import store_key
 from workers.data.sources.files import FileListing, PlainFiles
 from workers.data.sources.listing import unwatched
 from workers.data.sources.registry import open_listing, survey
 from workers.data.sources.tree import RemoteTree, Tree, open_root, tree_at, walk
+from workers.data.store.preparation import store_key
 from workers.errors import DataError
 from workers.settings.training import DatasetSettings, OnBad
 

@@ -14,12 +14,12 @@ import pytest
 from image_forms import as_shards, write_shard
 
 from workers.data.decoding.decoder import decode
-from workers.data.prepare import prepare
 from workers.data.sources.listing import Row, unwatched
 from workers.data.sources.registry import open_listing, survey
 from workers.data.sources.tree import Entry
 from workers.data.sources.webdataset import index_shard
-from workers.data.store import open_store
+from workers.data.store.preparation import prepare
+from workers.data.store.store import open_store
 from workers.errors import DataError
 from workers.settings.dataset import OnBad
 from workers.settings.training import DatasetSettings, Source

@@ -19,8 +19,8 @@ import numpy as np
 
 from workers.data.decoding.decoder import BadImage
 from workers.data.decoding.jpeg import encode
-from workers.data.pixels import ShardFiles
 from workers.data.sources.listing import Loader, Picture, Row
+from workers.data.store.pixels import ShardFiles
 from workers.settings.training import StoreFormat
 from workers.storage.atomic import parse_json, replacing, sha256_of, write_json
 

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from workers.data import pixels as module
 from workers.data.augment import crop
 from workers.data.decoding.jpeg import decode_window, encode
-from workers.data.pixels import Pixels, ShardFiles
-from workers.data.prepare import prepare
-from workers.data.store import open_store
+from workers.data.store import pixels as module
+from workers.data.store.pixels import Pixels, ShardFiles
+from workers.data.store.preparation import prepare
+from workers.data.store.store import open_store
 from workers.errors import StorageError
 from workers.settings.training import DatasetSettings, StoreFormat
 

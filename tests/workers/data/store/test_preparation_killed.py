@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from workers.data import prepare as preparation
-from workers.data.prepare import PrepareProgress, prepare
-from workers.data.shards import rows_per_shard
 from workers.data.sources.files import FileLoader
-from workers.data.store import Store, open_store
+from workers.data.store import preparation
+from workers.data.store.preparation import PrepareProgress, prepare
+from workers.data.store.shards import rows_per_shard
+from workers.data.store.store import Store, open_store
 from workers.errors import DataError, SourceLost
 from workers.settings.training import DatasetSettings, OnBad
 from workers.storage.lock import is_locked

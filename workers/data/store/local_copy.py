@@ -7,8 +7,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from workers.data.space import require_space
-from workers.data.store import MANIFEST, Store, open_store
+from workers.data.store.disk_space import require_space
+from workers.data.store.store import MANIFEST, Store, open_store
 from workers.errors import StorageError
 from workers.storage.atomic import atomic_folder, remove_leftovers, storage_errors
 from workers.storage.heartbeat import silent

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from workers.data.sources.listing import LeftOut, Row, Rows
-from workers.data.store import Store
+from workers.data.store.store import Store
 from workers.settings.training import HELD_OUT
 
 _SHA256 = np.dtype("S32")

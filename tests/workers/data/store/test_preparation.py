@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from workers.data.prepare import PrepareProgress, prepare
-from workers.data.store import open_store
+from workers.data.store.preparation import PrepareProgress, prepare
+from workers.data.store.store import open_store
 from workers.errors import DataError, StorageError
 from workers.settings.training import DatasetSettings, OnBad, Source
 

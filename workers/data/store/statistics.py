@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from workers.data.pixels import Pixels
+from workers.data.store.pixels import Pixels
 from workers.threads import map_in_order
 
 # More images than this change the fourth digit of a mean at most, and a pass over all of ImageNet takes minutes.

@@ -13,8 +13,8 @@ from PIL import Image
 
 from orchestrator.plan import StageRef, stage_seed
 from workers.data.batches import TrainingBatches, pixel_statistics
-from workers.data.prepare import prepare
-from workers.data.store import open_store
+from workers.data.store.preparation import prepare
+from workers.data.store.store import open_store
 from workers.settings.training import AugmentationSettings, DatasetSettings
 
 MEMBERS = [f"base{number}" for number in range(1, 8)]

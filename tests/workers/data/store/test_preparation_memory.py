@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from workers.data.prepare import PrepareProgress, prepare
+from workers.data.store.preparation import PrepareProgress, prepare
 from workers.settings.training import DatasetSettings, StoreFormat
 
 SIZE = 256

@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 
 from workers.data.contact_sheet import prepared_sheet
-from workers.data.pixels import Pixels, ShardFiles
-from workers.data.shards import shard_files, shard_stem
+from workers.data.store.pixels import Pixels, ShardFiles
+from workers.data.store.shards import shard_files, shard_stem
 from workers.errors import StorageError
 from workers.settings.training import HELD_OUT, SPLITS, StoreFormat
 from workers.storage.atomic import parse_json, storage_errors, write_bytes, write_json, write_text

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from workers.data import local_copy
-from workers.data.local_copy import open_on_node
-from workers.data.prepare import prepare
-from workers.data.store import open_store
+from workers.data.store import local_copy
+from workers.data.store.local_copy import open_on_node
+from workers.data.store.preparation import prepare
+from workers.data.store.store import open_store
 from workers.errors import StorageError
 from workers.settings.training import DatasetSettings
 from workers.storage.lock import locked

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from workers.data.excluded import Excluded, held_out_by
-from workers.data.prepare import PrepareProgress, prepare
-from workers.data.store import Store, open_store
+from workers.data.store.excluded import Excluded, held_out_by
+from workers.data.store.preparation import PrepareProgress, prepare
+from workers.data.store.store import Store, open_store
 from workers.errors import DataError
 from workers.settings.training import DatasetSettings, Source
 

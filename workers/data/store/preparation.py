@@ -12,17 +12,16 @@ from pathlib import Path
 
 import numpy as np
 
-from workers.data.colour import image_statistics
-from workers.data.excluded import NOTHING, Excluded
-from workers.data.pack import pack
-from workers.data.packing_threads import PackingThreads
-from workers.data.pixels import Pixels
-from workers.data.shards import Decided, Encoding, FileEntry, ShardRunner, Unreadable, save_npy
 from workers.data.sources.hashes import KeptContents
 from workers.data.sources.listing import LeftOut, Listing, Rows
 from workers.data.sources.registry import open_listing
-from workers.data.space import readable_bytes, require_space, store_bytes
-from workers.data.store import MANIFEST, MEAN_IMAGE, SCHEMA, digest_of, open_store, split_shards
+from workers.data.store.disk_space import readable_bytes, require_space, store_bytes
+from workers.data.store.excluded import NOTHING, Excluded
+from workers.data.store.packing import PackingThreads, pack
+from workers.data.store.pixels import Pixels
+from workers.data.store.shards import Decided, Encoding, FileEntry, ShardRunner, Unreadable, save_npy
+from workers.data.store.statistics import image_statistics
+from workers.data.store.store import MANIFEST, MEAN_IMAGE, SCHEMA, digest_of, open_store, split_shards
 from workers.errors import DataError, SourceLost, StorageError
 from workers.settings.training import SPLITS, DatasetSettings, OnBad, StoreFormat, dataset_options
 from workers.storage.atomic import fsync_folder, remove_leftovers, replacing, sha256_of, storage_errors, write_json

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from workers.data import colour
-from workers.data.colour import colour_statistics, image_statistics
 from workers.data.decoding.decoder import decode
+from workers.data.store import statistics as colour
+from workers.data.store.statistics import colour_statistics, image_statistics
 
 # Of ImageNet's training images, as the source released in 2012 has them: directions (red, green, blue), and standard
 # deviations along them on the scale 0…255.

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from workers.data.prepare import PrepareProgress, prepare
-from workers.data.space import readable_bytes, store_bytes
+from workers.data.store.disk_space import readable_bytes, store_bytes
+from workers.data.store.preparation import PrepareProgress, prepare
 from workers.errors import StorageError
 from workers.settings.training import DatasetSettings, StoreFormat
 

@@ -1,0 +1,1 @@
+"""workers.data.store.store: see the modules."""
