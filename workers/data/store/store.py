@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from workers.data.contact_sheet import prepared_sheet
+from workers.data.export import prepared_sheet
 from workers.data.store.pixels import Pixels, ShardFiles
 from workers.data.store.shards import shard_files, shard_stem
 from workers.errors import StorageError
