@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.large_store import write_store
 from benchmarks.row import Measure, Row, Settings, Spread
 from benchmarks.turns import Turns, ratios, take_turns
-from workers.data.batches import TrainingBatches, pixel_statistics
+from workers.data.loading.batches import TrainingBatches, pixel_statistics
 from workers.data.store.store import open_store
 from workers.settings.training import AugmentationSettings
 

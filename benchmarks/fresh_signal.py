@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from workers.data.batches import centre_batches, pixel_statistics
+from workers.data.loading.batches import centre_batches, pixel_statistics
 from workers.data.store.store import open_store
 from workers.models.alexnet import AlexNet
 from workers.models.registry import build, initialise

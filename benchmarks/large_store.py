@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.row import Measure, Row, Settings, Spread, Wanted
 from benchmarks.turns import Turns, take_turns
-from workers.data.augment import draw_epoch
+from workers.data.loading.augment import draw_epoch
 from workers.data.store.shards import npy_header, rows_per_shard
 from workers.data.store.store import MANIFEST, SCHEMA, Store, digest_of, open_store
 from workers.settings.training import SPLITS, AugmentationSettings

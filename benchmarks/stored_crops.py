@@ -7,7 +7,7 @@ from benchmarks.peers.transforms import training_crops
 from benchmarks.row import Measure, Row, Settings, Skipped, Spread, Wanted
 from benchmarks.turns import Turns, ratios, take_turns
 from benchmarks.whole_job import photographs
-from workers.data.augment import crop, draw_epoch
+from workers.data.loading.augment import crop, draw_epoch
 from workers.data.store.preparation import prepare
 from workers.data.store.store import open_store
 from workers.settings.training import AugmentationSettings, DatasetSettings, StoreFormat

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from workers import numerics
-from workers.data.augment import PixelStatistics
-from workers.data.batches import pixel_statistics
+from workers.data.loading.augment import PixelStatistics
+from workers.data.loading.batches import pixel_statistics
 from workers.data.store.local_copy import open_on_node
 from workers.data.store.store import Store, open_store
 from workers.errors import CheckFailed, Stopped

@@ -12,7 +12,7 @@ from torch import nn
 
 from workers import numerics
 from workers.data.augmented_sheet import augmented_sheet
-from workers.data.batches import TrainingBatches, centre_batches, num_batches, pixel_statistics
+from workers.data.loading.batches import TrainingBatches, centre_batches, num_batches, pixel_statistics
 from workers.data.store.local_copy import open_on_node
 from workers.data.store.store import Store
 from workers.errors import DataError, StorageError

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from workers import numerics
-from workers.data.augment import PixelStatistics, to_input
+from workers.data.loading.augment import PixelStatistics, to_input
 from workers.models.alexnet import AlexNet
 from workers.protocol import Numerics
 from workers.settings.training import Crops

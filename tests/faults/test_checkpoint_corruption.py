@@ -14,7 +14,7 @@ import torch
 from tiny_stage import course, interrupted, make_spec, make_store, never
 
 from workers import stage as stage_module
-from workers.data.batches import TrainingBatches
+from workers.data.loading.batches import TrainingBatches
 from workers.errors import Diverged, StorageError
 from workers.protocol import StageResult, StageSpec
 from workers.stage import run_stage

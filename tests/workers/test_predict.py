@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from workers import predict as prediction
-from workers.data.augment import PixelStatistics
+from workers.data.loading.augment import PixelStatistics
 from workers.data.store.store import open_store
 from workers.errors import CheckFailed, Stopped, StorageError
 from workers.predict import TrainedMember, mean_over_crops, predict, predict_images

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from workers import numerics, shared_windows, ten_crop
-from workers.data.augment import PixelStatistics, Windows, to_input
+from workers.data.loading.augment import PixelStatistics, Windows, to_input
 from workers.models.alexnet import AlexNet
 from workers.models.fresh import draw
 from workers.models.geometry import geometry

@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
-from workers.data.augment import PixelStatistics, Windows, crop, draw_epoch, to_input
-from workers.data.batches import pixel_statistics
 from workers.data.export import Band, Tile, draw, some_classes
+from workers.data.loading.augment import PixelStatistics, Windows, crop, draw_epoch, to_input
+from workers.data.loading.batches import pixel_statistics
 from workers.data.store.store import Store
 from workers.settings.training import TrainingSettings
 from workers.training.schedule import whole_epochs

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from workers.data.batches import TrainingBatches
+from workers.data.loading.batches import TrainingBatches
 from workers.errors import Diverged
 from workers.numerics import autocast
 from workers.protocol import Numerics

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from workers.data import export as contact_sheet
-from workers.data.augment import Windows, crop, to_input
 from workers.data.augmented_sheet import augmented_sheet, to_pixels
-from workers.data.batches import pixel_statistics
 from workers.data.export import Band, Tile, draw, prepared_sheet
+from workers.data.loading.augment import Windows, crop, to_input
+from workers.data.loading.batches import pixel_statistics
 from workers.data.store.store import Store, open_store
 from workers.protocol import StageSpec
 from workers.settings.training import (

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from workers.data.augment import crop
 from workers.data.decoding.jpeg import decode_window, encode
+from workers.data.loading.augment import crop
 from workers.data.store import pixels as module
 from workers.data.store.pixels import Pixels, ShardFiles
 from workers.data.store.preparation import prepare

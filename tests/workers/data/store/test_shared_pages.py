@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from orchestrator.plan import StageRef, stage_seed
-from workers.data.batches import TrainingBatches, pixel_statistics
+from workers.data.loading.batches import TrainingBatches, pixel_statistics
 from workers.data.store.preparation import prepare
 from workers.data.store.store import open_store
 from workers.settings.training import AugmentationSettings, DatasetSettings
@@ -87,7 +87,7 @@ def test_seven_members_hold_the_images_once_and_each_has_its_own_order_and_crops
         Image.fromarray(generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(file)
     path = prepare(DatasetSettings(root=str(tmp_path / "photos"), size=SIZE), tmp_path / "stores")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["workers.data.batches"])
+    context.set_forkserver_preload(["workers.data.loading.batches"])
     all_mapped, outcome = context.Barrier(len(MEMBERS)), context.Queue()
     processes = [
         context.Process(target=_member, args=(path, name, all_mapped, outcome), daemon=True) for name in MEMBERS

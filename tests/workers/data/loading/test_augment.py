@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from workers.data.augment import PixelStatistics, crop, draw_epoch, to_input
+from workers.data.loading.augment import PixelStatistics, crop, draw_epoch, to_input
 from workers.settings.training import AugmentationSettings
 
 DEFAULT = AugmentationSettings()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from workers.data.batches import TrainingBatches, centre_batches, pixel_statistics
+from workers.data.loading.batches import TrainingBatches, centre_batches, pixel_statistics
 from workers.data.store.preparation import prepare
 from workers.data.store.store import Store, open_store
 from workers.settings.training import AugmentationSettings, DatasetSettings, StoreFormat

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.data.augment import PIECES, draw_epoch
-from workers.data.batches import ReadAhead
+from workers.data.loading.augment import PIECES, draw_epoch
+from workers.data.loading.batches import ReadAhead
 from workers.data.store.pixels import Pixels
 from workers.settings.training import AugmentationSettings
 

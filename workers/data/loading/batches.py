@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workers.data.augment import EpochDraws, PixelStatistics, Windows, crop, draw_epoch, to_input, window_images
+from workers.data.loading.augment import EpochDraws, PixelStatistics, Windows, crop, draw_epoch, to_input, window_images
 from workers.data.store.pixels import Pixels
 from workers.data.store.store import Store
 from workers.settings.training import AugmentationSettings, ColourScale, Normalisation

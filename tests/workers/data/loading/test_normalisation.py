@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from workers.data.augment import Windows, crop, draw_epoch, to_input
-from workers.data.batches import IMAGENET_MEAN, IMAGENET_STD, TrainingBatches, centre_batches, pixel_statistics
+from workers.data.loading.augment import Windows, crop, draw_epoch, to_input
+from workers.data.loading.batches import IMAGENET_MEAN, IMAGENET_STD, TrainingBatches, centre_batches, pixel_statistics
 from workers.data.store.preparation import prepare
 from workers.data.store.store import Store, open_store
 from workers.settings.training import AugmentationSettings, ColourScale, DatasetSettings, Normalisation

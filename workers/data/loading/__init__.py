@@ -1,0 +1,1 @@
+"""workers.data.loading: see the modules."""
