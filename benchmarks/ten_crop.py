@@ -14,9 +14,9 @@ from workers.models.outline import outline
 from workers.predict import load_member, mean_over_crops
 from workers.protocol import StageResult, StageSpec
 from workers.settings.training import Crops
-from workers.stage import run_stage
 from workers.storage.checkpoint import newest_checkpoint
 from workers.storage.finished import write_finished
+from workers.training.stage import run_stage
 
 _IMAGES, _CLASSES, _SIDE = 64, 1000, 256
 _BATCHES = (1, 2, 4, 8, 16)

@@ -1,6 +1,6 @@
 """Training steps as a stage makes them, with data, metrics and step mark, beside plain PyTorch on a ready batch.
 
-Ours is `workers.stage.run_stage` itself: it asks after every update whether to stop, and there the turns are taken.
+Ours is `workers.training.stage.run_stage` itself: it asks after every update whether to stop, and there the turns are taken.
 """
 
 import time
@@ -15,7 +15,7 @@ from benchmarks.turns import Contestant, Turns, ratios, take_turns
 from workers.models.geometry import geometry
 from workers.protocol import StageSpec
 from workers.settings.training import ModelSettings
-from workers.stage import run_stage
+from workers.training.stage import run_stage
 
 _WARM_UP = 2
 

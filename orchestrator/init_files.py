@@ -39,7 +39,7 @@ def check_init_files(plan: Plan) -> None:
     for stage in plan.stages:
         if stage.init_file is not None:
             # Here and not above: torch is loaded.
-            from workers.init_file import check_init_file
+            from workers.training.init_file import check_init_file
 
             try:
                 check_init_file(stage.init_file, stage.settings.model, stage.num_classes, stage.reset)

@@ -145,8 +145,7 @@ class Duties:
 def worker_duties() -> Duties:
     """The real ones; imports torch, so only a process that trains may call it."""
     from workers.predict import predict
-    from workers.stage import run_stage
-    from workers.warm_up import warm_up
+    from workers.training.stage import run_stage, warm_up
 
     return Duties(run_stage, predict, warm_up)
 

@@ -9,7 +9,7 @@ from workers import numerics
 from workers.models.registry import build, initialise, place
 from workers.protocol import Numerics
 from workers.settings.training import TrainingSettings
-from workers.training.evaluate import mean_loss
+from workers.training.evaluation import mean_loss
 from workers.training.optimizer import build_optimizer
 
 _MOST_IMAGES = 32

@@ -149,7 +149,7 @@ def test_no_module_makes_code_out_of_data() -> None:
     ],
 )
 def test_unsafe_call_is_reported(source: str) -> None:
-    assert unsafe("workers/stage.py", source)
+    assert unsafe("workers/training/stage.py", source)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_unsafe_call_is_reported(source: str) -> None:
     ],
 )
 def test_safe_call_is_left_alone(source: str) -> None:
-    assert unsafe("workers/stage.py", source) == []
+    assert unsafe("workers/training/stage.py", source) == []
 
 
 def test_exemptions_are_all_still_needed() -> None:

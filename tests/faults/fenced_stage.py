@@ -11,8 +11,8 @@ import sys
 import threading
 from pathlib import Path
 
-from workers import stage
 from workers.storage.fence import Fence
+from workers.training import stage
 
 
 class Worker:

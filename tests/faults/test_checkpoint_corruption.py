@@ -13,11 +13,9 @@ import pytest
 import torch
 from tiny_stage import course, interrupted, make_spec, make_store, never
 
-from workers import stage as stage_module
 from workers.data.loading.batches import TrainingBatches
 from workers.errors import Diverged, StorageError
 from workers.protocol import StageResult, StageSpec
-from workers.stage import run_stage
 from workers.storage import checkpoint as protocol
 from workers.storage.checkpoint import (
     MANIFEST_FILE,
@@ -27,6 +25,8 @@ from workers.storage.checkpoint import (
     newest_checkpoint,
     read_checkpoint,
 )
+from workers.training import stage as stage_module
+from workers.training.stage import run_stage
 
 pytestmark = pytest.mark.timeout(300)
 NEWEST, BEFORE = 7, 6

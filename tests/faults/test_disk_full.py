@@ -13,10 +13,10 @@ import pytest
 from in_process_launch import Place
 from run_artefacts import artefacts
 
-from workers import saver as saver_module
 from workers.errors import StorageError
 from workers.storage import checkpoint as protocol
 from workers.storage.checkpoint import verify_checkpoint
+from workers.training import saver as saver_module
 
 pytestmark = pytest.mark.timeout(300)
 AT = 8

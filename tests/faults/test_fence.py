@@ -26,10 +26,10 @@ from workers.settings.training import (
     Source,
     TrainingSettings,
 )
-from workers.stage import run_stage
 from workers.storage import atomic, checkpoint
 from workers.storage.checkpoint import MANIFEST_FILE
 from workers.storage.fence import FILE, fence_of, raise_fence
+from workers.training.stage import run_stage
 
 SCRIPT = Path(__file__).with_name("fenced_stage.py")
 GIVE_UP_S = 120.0

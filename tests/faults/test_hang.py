@@ -29,10 +29,10 @@ from workers import predict as predict_module
 from workers.data.store.store import open_store
 from workers.protocol import Numerics, PredictSpec, StageResult, StageSpec
 from workers.settings.training import Crops, KeptCheckpoint
-from workers.stage import run_stage
 from workers.storage import atomic
 from workers.storage.finished import read_finished
 from workers.training.metrics import StepMark
+from workers.training.stage import run_stage
 
 pytestmark = pytest.mark.timeout(300)
 GIVE_UP_S = 60.0

@@ -21,8 +21,8 @@ from PIL import Image
 
 from orchestrator.cli import main
 from orchestrator.report_page import MemberEntry, Page, Picture, render
-from workers import init_file
 from workers.protocol import InitFile
+from workers.training import init_file
 
 
 class Make:

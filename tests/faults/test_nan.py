@@ -18,15 +18,15 @@ from torch import nn
 
 from orchestrator.ledger import AttemptEnd, Ledger, StageState
 from orchestrator.status import read_status, to_lines
-from workers import stage as stage_module
 from workers.errors import Diverged
 from workers.protocol import StageResult, StageSpec
 from workers.settings.training import ModelSettings
-from workers.stage import run_stage
 from workers.storage import checkpoint as protocol
 from workers.storage.checkpoint import read_checkpoint
 from workers.training import loop
-from workers.training.evaluate import Evaluation
+from workers.training import stage as stage_module
+from workers.training.evaluation import Evaluation
+from workers.training.stage import run_stage
 
 pytestmark = pytest.mark.timeout(300)
 AT = 5  # in the middle of an epoch of three updates

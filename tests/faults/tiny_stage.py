@@ -19,7 +19,7 @@ from workers.settings.training import (
     Source,
     TrainingSettings,
 )
-from workers.stage import run_stage
+from workers.training.stage import run_stage
 
 INTERVAL = 1
 SETTINGS = TrainingSettings(

@@ -136,7 +136,7 @@ def test_stop_is_no_error_in_the_log_file(tmp_path: Path) -> None:
 
 def test_what_a_stage_logs_is_in_its_log_file(tmp_path: Path) -> None:
     def work(should_stop: Callable[[], bool]) -> StageResult:
-        logging.getLogger("workers.stage").info("from update %d", 7)
+        logging.getLogger("workers.training.stage").info("from update %d", 7)
         return RESULT
 
     _actor(tmp_path, work).run_stage(_spec(tmp_path))

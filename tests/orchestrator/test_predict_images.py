@@ -31,8 +31,8 @@ from workers.settings.training import (
     Source,
     TrainingSettings,
 )
-from workers.stage import run_stage
 from workers.storage.finished import write_finished
+from workers.training.stage import run_stage
 
 _MEMBERS = ("b", "a")
 _SETTINGS = TrainingSettings(

@@ -24,8 +24,8 @@ from workers.settings.training import (
     TrainingSettings,
     Velocity,
 )
-from workers.stage import run_stage
 from workers.storage.checkpoint import Contents, read_checkpoint, write_checkpoint
+from workers.training.stage import run_stage
 
 # Four updates an epoch.
 BASE = TrainingSettings(

@@ -21,8 +21,8 @@ from workers.settings.training import (
     Source,
     TrainingSettings,
 )
-from workers.stage import run_stage
 from workers.storage.checkpoint import read_checkpoint, write_checkpoint
+from workers.training.stage import run_stage
 
 SETTINGS = TrainingSettings(
     model=ModelSettings(input_size=16, width=0.05, conv1_kernel=3, conv1_stride=1, conv1_padding=1, fc_units=16),

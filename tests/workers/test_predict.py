@@ -19,9 +19,9 @@ from workers.errors import CheckFailed, Stopped, StorageError
 from workers.predict import TrainedMember, mean_over_crops, predict, predict_images
 from workers.protocol import Numerics, PredictSpec, StageSpec
 from workers.settings.training import AugmentationSettings, Crops, ModelSettings, TrainingSettings
-from workers.stage import run_stage
 from workers.storage.finished import write_finished
 from workers.ten_crop import crop_offsets
+from workers.training.stage import run_stage
 
 
 class FirstPixel(nn.Module):

@@ -15,7 +15,7 @@ from workers.numerics import autocast
 from workers.protocol import Numerics
 from workers.settings.training import OptimizerSettings, ScheduleSettings
 from workers.training.batch_norm import batch_norms, set_modes
-from workers.training.evaluate import Evaluation, main_logits, mean_loss
+from workers.training.evaluation import Evaluation, main_logits, mean_loss
 from workers.training.layer_rates import Phase
 from workers.training.optimizer import LearningRates
 from workers.training.schedule import ScheduleState, after_epoch, has_stalled, learning_rate, whole_epochs

@@ -8,7 +8,6 @@ import pytest
 from PIL import Image
 
 from workers.data import export as contact_sheet
-from workers.data.augmented_sheet import augmented_sheet, to_pixels
 from workers.data.export import Band, Tile, draw, prepared_sheet
 from workers.data.loading.augment import Windows, crop, to_input
 from workers.data.loading.batches import pixel_statistics
@@ -21,7 +20,8 @@ from workers.settings.training import (
     ScheduleSettings,
     TrainingSettings,
 )
-from workers.stage import run_stage
+from workers.training.augmented import augmented_sheet, to_pixels
+from workers.training.stage import run_stage
 
 SEEN = TrainingSettings(model=ModelSettings(input_size=16, conv1_kernel=3, conv1_stride=1))
 
@@ -94,7 +94,7 @@ def test_to_pixels_undoes_normalisation_exactly(digits: Store, normalisation: No
 def test_augmented_sheet_shows_windows_of_the_images_beside_them(
     digits: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from workers.data import augmented_sheet as module
+    from workers.training import augmented as module
 
     bands = tiles_of(monkeypatch, module)
     settings = TrainingSettings(model=SEEN.model, augmentation=AugmentationSettings(colour_std=0, reflect=False))
@@ -113,7 +113,7 @@ def test_augmented_sheet_shows_windows_of_the_images_beside_them(
 def test_augmented_sheet_shifts_colours_in_the_epochs_that_training_does(
     digits: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from workers.data import augmented_sheet as module
+    from workers.training import augmented as module
 
     augmentation = AugmentationSettings(colour_std=2.0, colour_until=0.5, random_crop=False, reflect=False)
     settings = TrainingSettings(model=SEEN.model, augmentation=augmentation, schedule=ScheduleSettings(epochs=4))

@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from workers.models.half_process import logits_of
 from workers.models.halves import Half
-from workers.training.evaluate import mean_loss
+from workers.training.evaluation import mean_loss
 from workers.training.optimizer import build_optimizer
 
 

@@ -15,7 +15,7 @@ from workers.models.halves import HalvedAlexNet
 from workers.models.parts import parts_of
 from workers.models.registry import build, initialise
 from workers.settings.training import InitSettings, Layout, ModelSettings, OptimizerSettings
-from workers.training.evaluate import mean_loss
+from workers.training.evaluation import mean_loss
 from workers.training.optimizer import build_optimizer
 
 WORKER = Path(__file__).with_name("half_worker.py")

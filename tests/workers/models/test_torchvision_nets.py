@@ -13,7 +13,7 @@ from workers.models.registry import build, initialise
 from workers.protocol import Numerics
 from workers.settings.training import InitSettings, ModelSettings, OptimizerSettings
 from workers.training.batch_norm import batch_norms, set_modes
-from workers.training.evaluate import main_logits, mean_loss
+from workers.training.evaluation import main_logits, mean_loss
 from workers.training.optimizer import build_optimizer
 
 NETS = ("resnet18", "googlenet", "squeezenet1_1", "mobilenet_v3_small", "efficientnet_b0", "vgg11")

@@ -22,8 +22,8 @@ from workers.settings.training import (
     Source,
     TrainingSettings,
 )
-from workers.stage import run_stage
 from workers.storage.checkpoint import read_checkpoint
+from workers.training.stage import run_stage
 
 Upload = Callable[[Path, str], str]
 SIZE = 18

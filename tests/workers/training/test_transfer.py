@@ -10,11 +10,11 @@ from workers.models.outline import MODEL_NAMES, outline
 from workers.models.registry import build, initialise
 from workers.protocol import StageSpec
 from workers.settings.training import InitSettings, ModelSettings, OptimizerSettings
-from workers.stage import run_stage
 from workers.storage.checkpoint import read_checkpoint
 from workers.storage.finished import write_finished
-from workers.training.evaluate import mean_loss
+from workers.training.evaluation import mean_loss
 from workers.training.optimizer import build_optimizer
+from workers.training.stage import run_stage
 
 SMALL = ModelSettings(input_size=56, width=0.1, conv1_kernel=5, conv1_stride=2, fc_units=48)
 

@@ -13,12 +13,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from workers.errors import DataError
-from workers.init_file import check_init_file, load_init_file, read_init_file
 from workers.models.parts import saved_parts_of
 from workers.models.registry import build, initialise
 from workers.protocol import InitFile, StageSpec
 from workers.settings.training import InitSettings, Layout, OptimizerSettings
-from workers.stage import run_stage
+from workers.training.init_file import check_init_file, load_init_file, read_init_file
+from workers.training.stage import run_stage
 
 Weights = dict[str, Tensor]
 UNMOVED = OptimizerSettings(lr=1e-30, batch_size=400)

@@ -8,9 +8,9 @@ import pytest
 
 from workers.errors import ConfigError, StorageError
 from workers.protocol import StageSpec
-from workers.stage import run_stage
 from workers.storage.checkpoint import read_checkpoint
 from workers.storage.finished import write_finished
+from workers.training.stage import run_stage
 
 
 def weights(stage_dir: Path, checkpoint: str) -> dict[str, np.ndarray]:

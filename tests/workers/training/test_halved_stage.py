@@ -11,9 +11,9 @@ from workers.errors import Stopped
 from workers.predict import load_member, mean_over_crops, predict, predict_images
 from workers.protocol import PredictSpec, StageResult, StageSpec
 from workers.settings.training import Crops, Layout
-from workers.stage import run_stage
 from workers.storage.checkpoint import Contents, read_checkpoint
 from workers.storage.finished import write_finished
+from workers.training.stage import run_stage
 
 
 def laid(spec: StageSpec, layout: Layout, folder: Path) -> StageSpec:

@@ -8,9 +8,9 @@ import pytest
 
 from workers.protocol import StageSpec
 from workers.settings.training import OptimizerSettings
-from workers.stage import run_stage
 from workers.storage.checkpoint import read_checkpoint
 from workers.storage.finished import read_finished, write_finished
+from workers.training.stage import run_stage
 
 FIVE = ("conv1", "conv2", "conv3", "conv4", "conv5")
 # So small a step that a weight of float32 does not move: what a stage ends with is what it began with.

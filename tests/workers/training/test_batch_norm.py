@@ -13,9 +13,9 @@ from workers.models.registry import build
 from workers.predict import load_member, predict_images
 from workers.protocol import StageSpec
 from workers.settings.training import Crops, ModelSettings
-from workers.stage import run_stage
 from workers.storage.checkpoint import MODEL_FILE, Contents, read_checkpoint
 from workers.storage.finished import write_finished
+from workers.training.stage import run_stage
 
 NET = ModelSettings(name="torchvision/shufflenet_v2_x0_5", input_size=16)
 FIRST_NORM = "conv1.1"

@@ -11,17 +11,14 @@ import torch
 from torch import nn
 
 from workers import numerics
-from workers.data.augmented_sheet import augmented_sheet
 from workers.data.loading.batches import TrainingBatches, centre_batches, num_batches, pixel_statistics
 from workers.data.store.local_copy import open_on_node
 from workers.data.store.store import Store
 from workers.errors import DataError, StorageError
-from workers.init_file import load_init_file
 from workers.models.outline import Outline, outline
 from workers.models.parts import beside, parts_of, saved_parts_of, whole_shape
 from workers.models.registry import build, initialise, place
 from workers.protocol import StageResult, StageSpec
-from workers.saver import Saver, Snapshot
 from workers.settings.training import KeptCheckpoint
 from workers.storage.atomic import remove_leftovers, write_bytes
 from workers.storage.checkpoint import (
@@ -36,12 +33,21 @@ from workers.storage.checkpoint import (
 from workers.storage.fence import fence_of
 from workers.storage.finished import read_finished
 from workers.storage.heartbeat import STEP_FILE, beat, beating
-from workers.training.evaluate import Evaluation, evaluate
+from workers.training.augmented import augmented_sheet
+from workers.training.evaluation import Evaluation, evaluate
+from workers.training.init_file import load_init_file
 from workers.training.layer_rates import Phase, later_phases
 from workers.training.loop import EpochErrors, Stage, TrainState, train
 from workers.training.metrics import MetricsLog, StepMark, cut_back
 from workers.training.optimizer import build_optimizer, check_layers, check_trained, layer_of, load_momentum
+from workers.training.saver import Saver, Snapshot
 from workers.training.schedule import chance_threshold, whole_epochs
+
+
+def warm_up() -> None:
+    """Makes an optimizer and drops it: the first one in a process loads torch's compiler, 1 s."""
+    torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+
 
 AUGMENTED_SHEET = "augmented.png"
 _log = logging.getLogger(__name__)

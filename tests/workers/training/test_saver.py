@@ -18,15 +18,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from workers import saver as saver_module
 from workers.errors import Diverged, Stopped, StorageError
 from workers.protocol import StageSpec
-from workers.saver import Saver, Snapshot
-from workers.stage import run_stage
 from workers.storage import checkpoint as protocol
 from workers.storage.checkpoint import Checkpoint, newest_checkpoint, read_checkpoint
+from workers.training import saver as saver_module
 from workers.training.loop import TrainState
 from workers.training.metrics import MetricsLog, StepMark
+from workers.training.saver import Saver, Snapshot
+from workers.training.stage import run_stage
 
 INTERVAL = 4
 GIVE_UP_S = 60.0
