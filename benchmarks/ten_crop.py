@@ -10,8 +10,8 @@ from benchmarks.row import Measure, Row, Settings, Spread, Wanted
 from benchmarks.turns import Contestant, Turns, ratios, take_turns
 from workers.data.store.store import open_store
 from workers.errors import Stopped
+from workers.inference.prediction import load_member, mean_over_crops
 from workers.models.outline import outline
-from workers.predict import load_member, mean_over_crops
 from workers.protocol import StageResult, StageSpec
 from workers.settings.training import Crops
 from workers.storage.checkpoint import newest_checkpoint

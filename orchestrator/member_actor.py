@@ -144,7 +144,7 @@ class Duties:
 
 def worker_duties() -> Duties:
     """The real ones; imports torch, so only a process that trains may call it."""
-    from workers.predict import predict
+    from workers.inference.prediction import predict
     from workers.training.stage import run_stage, warm_up
 
     return Duties(run_stage, predict, warm_up)

@@ -26,7 +26,7 @@ from orchestrator import (
     tracking_runs,
 )
 from orchestrator.local_actors import one_slot
-from workers import predict
+from workers.inference import prediction as predict
 from workers.training import loop
 
 # Added to a moment, it takes out what answers a closed terminal.

@@ -25,8 +25,8 @@ from orchestrator.ray_cluster import RayCluster, open_cluster
 from orchestrator.run_dir import RunPaths
 from orchestrator.tracking import NoTracker
 from orchestrator.work import Work
-from workers import predict as predict_module
 from workers.data.store.store import open_store
+from workers.inference import prediction as predict_module
 from workers.protocol import Numerics, PredictSpec, StageResult, StageSpec
 from workers.settings.training import Crops, KeptCheckpoint
 from workers.storage import atomic

@@ -19,7 +19,7 @@ from orchestrator.run_dir import RunPaths, RunRecord, read_record, write_record
 from workers.data.store.preparation import prepare
 from workers.data.store.store import export, open_store
 from workers.errors import DataError
-from workers.predict import predict
+from workers.inference.prediction import predict
 from workers.protocol import Numerics, PredictSpec, StageSpec
 from workers.settings.training import (
     Crops,

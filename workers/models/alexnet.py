@@ -50,7 +50,7 @@ class Layers(nn.Module):
     def convolve(self, index: int, hidden: Tensor, *, padded: bool = True) -> Tensor:
         """Convolution `index` with all that follows it up to the next; without zeros around `hidden` if not `padded`.
 
-        Windows of one image can share its outputs (see workers.shared_windows).
+        Windows of one image can share its outputs (see workers.inference.shared_windows).
         """
         conv = self.layers.convs[index]
         module = self.get_submodule(conv.name)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from workers.errors import Stopped
-from workers.predict import load_member, mean_over_crops, predict, predict_images
+from workers.inference.prediction import load_member, mean_over_crops, predict, predict_images
 from workers.protocol import PredictSpec, StageResult, StageSpec
 from workers.settings.training import Crops, Layout
 from workers.storage.checkpoint import Contents, read_checkpoint

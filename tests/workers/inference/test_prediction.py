@@ -12,15 +12,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from workers import predict as prediction
 from workers.data.loading.augment import PixelStatistics
 from workers.data.store.store import open_store
 from workers.errors import CheckFailed, Stopped, StorageError
-from workers.predict import TrainedMember, mean_over_crops, predict, predict_images
+from workers.inference import prediction
+from workers.inference.prediction import TrainedMember, mean_over_crops, predict, predict_images
+from workers.inference.ten_crop import crop_offsets
 from workers.protocol import Numerics, PredictSpec, StageSpec
 from workers.settings.training import AugmentationSettings, Crops, ModelSettings, TrainingSettings
 from workers.storage.finished import write_finished
-from workers.ten_crop import crop_offsets
 from workers.training.stage import run_stage
 
 

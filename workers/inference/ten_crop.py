@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from workers import numerics
 from workers.data.loading.augment import PixelStatistics, to_input
+from workers.inference.shared_windows import Offset, logits_of_windows, shared_convs, stack
 from workers.models.alexnet import AlexNet
 from workers.protocol import Numerics
 from workers.settings.training import Crops
-from workers.shared_windows import Offset, logits_of_windows, shared_convs, stack
 
 
 def crop_offsets(margin: int) -> list[Offset]:
@@ -36,7 +36,7 @@ def mean_probabilities(
     """Mean softmax over the windows and, with `reflect`, their reflections; or what the centre crop alone says.
 
     Where `model` is an AlexNet and the windows align with its strides, they share its first convolutions
-    (workers.shared_windows); else each is computed alone. Both equal one forward pass a crop to rounding.
+    (workers.inference.shared_windows); else each is computed alone. Both equal one forward pass a crop to rounding.
 
     Args:
         model: in evaluation mode, on the device of `chosen`.

@@ -7,14 +7,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from workers import numerics, shared_windows, ten_crop
+from workers import numerics
 from workers.data.loading.augment import PixelStatistics, Windows, to_input
+from workers.inference import shared_windows, ten_crop
+from workers.inference.shared_windows import shared_convs
 from workers.models.alexnet import AlexNet
 from workers.models.fresh import draw
 from workers.models.geometry import geometry
 from workers.protocol import Numerics
 from workers.settings.training import Activation, Crops, InitSettings, ModelSettings
-from workers.shared_windows import shared_convs
 
 FULL = ModelSettings(width=0.1, fc_units=32)
 SMALL = ModelSettings(input_size=56, width=0.1, conv1_kernel=5, conv1_stride=2, fc_units=32)

@@ -16,6 +16,7 @@ from workers.data.loading.batches import pixel_statistics
 from workers.data.store.local_copy import open_on_node
 from workers.data.store.store import Store, open_store
 from workers.errors import CheckFailed, Stopped
+from workers.inference.ten_crop import mean_probabilities
 from workers.models.parts import beside, saved_parts_of
 from workers.models.registry import build, place
 from workers.protocol import Numerics, PredictSpec, SplitPredictions
@@ -25,7 +26,6 @@ from workers.storage.checkpoint import read_weights
 from workers.storage.fence import fence_of
 from workers.storage.finished import read_finished
 from workers.storage.heartbeat import beat
-from workers.ten_crop import mean_probabilities
 
 # Of the full-size net in bf16, 64 at once are 1 % faster and take 0.5 GB more.
 _IMAGES_AT_ONCE = 32
@@ -64,7 +64,7 @@ def load_member(stage_dir: Path, store_path: Path, settings: TrainingSettings, c
 
 
 def mean_over_crops(member: TrainedMember, images: np.ndarray, crops: Crops) -> np.ndarray:
-    """Mean softmax over the windows (workers.ten_crop).
+    """Mean softmax over the windows (workers.inference.ten_crop).
 
     Args:
         member: who predicts.
