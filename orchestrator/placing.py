@@ -21,7 +21,7 @@ from workers.errors import ConfigError
 from workers.numerics import Capabilities, capabilities, code_digest, missing
 from workers.protocol import Numerics
 
-_ASK_GPU = "from workers.throughput import gpu_has_bf16; print(gpu_has_bf16())"
+_ASK_GPU = "from workers.throughput.measure import gpu_has_bf16; print(gpu_has_bf16())"
 _GPU_TIMEOUT_S = 120
 _MEMORY_MAX = Path("/sys/fs/cgroup/memory.max")
 

@@ -15,7 +15,7 @@ def measure_rates(plan: Plan, placed: Placed, progress: Callable[[str], None]) -
     other kinds it is not reckoned with that members side by side slow one another a little.
     """
     # Here and not above: torch is loaded.
-    from workers.throughput import images_per_second
+    from workers.throughput.measure import images_per_second
 
     measured: dict[tuple[Kind, frozenset[str]], float] = {}
     if placed.rate is not None:

@@ -12,7 +12,7 @@ from orchestrator.placement import HOPELESS, MOST_STEP_WORK, Candidate, Figure, 
 from orchestrator.plan_values import Stage
 from workers.models.outline import outline
 from workers.protocol import Numerics
-from workers.throughput_process import Request
+from workers.throughput.process import Request
 
 _SECONDS = 0.6
 _TURNS = 2
@@ -95,7 +95,7 @@ def _started() -> Iterator[_Process]:
     # No thread count is taken over from this process: each request sets its own.
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     popen = subprocess.Popen(
-        [sys.executable, "-P", "-m", "workers.throughput_process"],
+        [sys.executable, "-P", "-m", "workers.throughput.process"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

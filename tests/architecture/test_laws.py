@@ -76,7 +76,7 @@ IN_PLACE = {
     "workers/storage/lock.py:locked": "a lock is held on an open file, whose content says nothing",
     "workers/storage/lock.py:is_locked": "asks whether that lock is held",
     "workers/data/store/preparation.py:_commit": "renames a folder of files that are each committed",
-    "workers/throughput_process.py:main": "a pipe, kept for answers",
+    "workers/throughput/process.py:main": "a pipe, kept for answers",
     "workers/training/metrics.py:__init__": "metrics.jsonl grows line by line, step.txt is overwritten by one number",
 }
 _WRITING_CALLS = {

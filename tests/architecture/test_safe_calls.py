@@ -40,7 +40,7 @@ BOUND = {
     ("PIL.Image", "open"): ("formats", ...),
 }
 EXEMPT = {
-    "workers/throughput_process.py:pickle.load": "a pipe whose other end is the process that started it",
+    "workers/throughput/process.py:pickle.load": "a pipe whose other end is the process that started it",
 }
 
 

@@ -1,6 +1,6 @@
 """A process that times training steps on request: several of them at once show how members slow one another.
 
-`python -m workers.throughput_process` takes pickled `Request`s on its standard input and answers each with two lines on
+`python -m workers.throughput.process` takes pickled `Request`s on its standard input and answers each with two lines on
 its standard output: `ready`, and, after a line in return, images a second. It ends with its input.
 """
 
@@ -28,7 +28,7 @@ class Request:
 def serve(requests: IO[bytes], answers: IO[str]) -> None:
     """Answers requests until there are no more."""
     # Here and not above: whoever sends requests need not load torch.
-    from workers.throughput import TimedSteps
+    from workers.throughput.measure import TimedSteps
 
     while True:
         try:

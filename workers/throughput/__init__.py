@@ -1,0 +1,1 @@
+"""workers.throughput.measure: see the modules."""
