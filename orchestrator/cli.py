@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 
 from orchestrator.arguments import parse
-from orchestrator.printable import complaint
+from orchestrator.text import complaint
 from workers.errors import SeptetError
 
 _INTERNAL_ERROR = 1

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from orchestrator.printable import is_secret_name
+from orchestrator.text import is_secret_name
 from workers.errors import ConfigError
 
 # Ours have a few hundred bytes; a generated sweep some thousand.

@@ -12,8 +12,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.printable import printable
 from orchestrator.status import RunStatus, StageStatus, State, pace, run_line, stage_line
+from orchestrator.text import printable
 
 _log = logging.getLogger(__name__)
 _PLAIN_EVERY_S = 10.0

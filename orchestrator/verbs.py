@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from orchestrator.arguments import Request
-from orchestrator.printable import complaint, printable
+from orchestrator.text import complaint, printable
 from workers.errors import ConfigError, StorageError
 
 if TYPE_CHECKING:

@@ -21,11 +21,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from orchestrator import printable, tracking, tracking_store
+from orchestrator import text as printable
+from orchestrator import tracking, tracking_store
 from orchestrator.cli import main
 from orchestrator.doctor import check_tracking
 from orchestrator.machine import _ask
-from orchestrator.printable import complaint, without_secrets
+from orchestrator.text import complaint, without_secrets
 from orchestrator.tracking_address import redact
 from workers.errors import ConfigError
 
