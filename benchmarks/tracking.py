@@ -20,7 +20,7 @@ from benchmarks.numerics import fastest
 from benchmarks.row import Measure, Row, Settings, Spread, Wanted
 from benchmarks.training_step import ours
 from benchmarks.turns import ratios, take_turns
-from orchestrator.config_schema import TrackingConfig
+from orchestrator.config.schema import TrackingConfig
 from orchestrator.follow import Follower
 from orchestrator.plan_values import Plan, PlannedDataset, Stage, StageRef
 from orchestrator.tracking import RunIdentity, open_tracking

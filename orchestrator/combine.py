@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from orchestrator.config_schema import CombineMethod
+from orchestrator.config.schema import CombineMethod
 from orchestrator.probabilities import SMALLEST_PROBABILITY, Block, FileRows, Rows, StoredRows, blocks
 from workers.kernels.average import weighted_sum, weighted_sum_of_files
 

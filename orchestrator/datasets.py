@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from orchestrator.config_schema import TARGET, Config
+from orchestrator.config.schema import TARGET, Config
 from orchestrator.plan import used_datasets
 from orchestrator.ray_cluster import shard_runner
 from workers.data.sources.registry import Survey, survey

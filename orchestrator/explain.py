@@ -12,7 +12,7 @@ import numpy as np
 
 from orchestrator.aggregate import MemberPredictions, open_predictions
 from orchestrator.combine import Combination, Combined
-from orchestrator.config_schema import CombineMethod
+from orchestrator.config.schema import CombineMethod
 from orchestrator.probabilities import SMALLEST_PROBABILITY, top_classes
 from orchestrator.provenance import Committed, require_data, require_recorded
 from orchestrator.provenance import from_json as committed_from_json

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from orchestrator.config_schema import Config
+from orchestrator.config.schema import Config
 from orchestrator.plan_values import Plan
 from workers.errors import DataError
 from workers.protocol import InitFile

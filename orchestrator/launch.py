@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from orchestrator import placing, ray_cluster, submission, tracking
-from orchestrator.config_schema import TARGET, Config, default_run_dir
+from orchestrator.config.schema import TARGET, Config, default_run_dir
 from orchestrator.datasets import Prepared, prepare_all, survey_all
 from orchestrator.driver import Driver
 from orchestrator.init_files import check_init_files, hash_init_files

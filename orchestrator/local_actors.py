@@ -13,7 +13,7 @@ from orchestrator.member_actor import Completed, Duties, Lost, MemberActor, Outc
 from workers.protocol import PredictSpec, StageSpec
 
 if TYPE_CHECKING:
-    from orchestrator.config_schema import ClusterConfig
+    from orchestrator.config.schema import ClusterConfig
 
 
 class ActorDied(BaseException):

@@ -20,7 +20,7 @@ from packaging.utils import canonicalize_name
 from PIL import Image
 
 from orchestrator import placing, ray_cluster, tracking
-from orchestrator.config_schema import ClusterConfig, Config
+from orchestrator.config.schema import ClusterConfig, Config
 from orchestrator.datasets import survey_all
 from orchestrator.doctor import Answer, Facts, Place
 from orchestrator.init_files import hash_init_files

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from orchestrator.config_schema import SubmissionConfig
+from orchestrator.config.schema import SubmissionConfig
 from orchestrator.ledger import PREDICTIONS, Contents, StageState, read_ledger
 from orchestrator.plan import Plan, StageRef
 from orchestrator.run_data import RunData

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from orchestrator import placement, ray_cluster
-from orchestrator.config_schema import ClusterConfig, Config, Precision
+from orchestrator.config.schema import ClusterConfig, Config, Precision
 from orchestrator.placement import Candidate, Figure, Option
 from orchestrator.placement_cache import Key, cpu_model, read_figures, write_figures
 from orchestrator.plan_values import Plan

@@ -12,8 +12,8 @@ from math import ceil
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.config_schema import TARGET, Config, StageConfig
-from orchestrator.overlay import choices
+from orchestrator.config.schema import TARGET, Config, StageConfig
+from orchestrator.config.structure import choices
 from orchestrator.plan_change import Change, ChangeKind, compare
 from orchestrator.plan_checks import check_crop, check_fit, check_gpus, check_layers
 from orchestrator.plan_values import Plan, PlannedDataset, Stage, StageRef, from_json, hashed, plain, to_json

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from orchestrator.overlay import choices
+from orchestrator.config.structure import choices
 from orchestrator.plan_values import PlannedDataset, Stage
 from workers.errors import ConfigError
 from workers.models.outline import Outline, outline

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.config_schema import ClusterConfig
+from orchestrator.config.schema import ClusterConfig
 from orchestrator.plan_values import Plan, Stage, StageRef
 from orchestrator.schedule import Estimate, estimate
 from workers.models.outline import outline

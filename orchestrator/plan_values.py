@@ -7,8 +7,8 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
-from orchestrator.config_schema import TARGET
-from orchestrator.overlay import overlay
+from orchestrator.config.schema import TARGET
+from orchestrator.config.structure import overlay
 from workers.protocol import InitFile
 from workers.settings.training import TrainingSettings
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from orchestrator.combine import Combination, Combined
-from orchestrator.config_schema import CombineMethod
+from orchestrator.config.schema import CombineMethod
 from orchestrator.plan_values import Plan, from_json
 from orchestrator.probabilities import top_classes
 from orchestrator.run_dir import RunPaths, RunRecord, read_record

@@ -43,7 +43,7 @@ from workers.errors import ClusterLost, SeptetError, StorageError
 from workers.protocol import PredictSpec, StageSpec
 
 if TYPE_CHECKING:
-    from orchestrator.config_schema import ClusterConfig
+    from orchestrator.config.schema import ClusterConfig
 
 _NUM_THREADS = 2
 

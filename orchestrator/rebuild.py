@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.combine import Combination
-from orchestrator.config_schema import CombineMethod, SubmissionFormat
+from orchestrator.config.schema import CombineMethod, SubmissionFormat
 from orchestrator.probabilities import Rows
 from orchestrator.read_ahead import read_ahead
 from orchestrator.run_data import RunData

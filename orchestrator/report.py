@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from orchestrator import plots
 from orchestrator.aggregate import MemberPredictions
-from orchestrator.config_schema import CombineMethod
+from orchestrator.config.schema import CombineMethod
 from orchestrator.curves import read_curves
 from orchestrator.ledger import read_ledger
 from orchestrator.plan import Plan

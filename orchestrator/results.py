@@ -6,7 +6,7 @@ from pathlib import Path
 
 from orchestrator.aggregate import MemberPredictions, all_present, open_predictions
 from orchestrator.combine import Combination, Combined, equal
-from orchestrator.config_schema import CombineConfig, CombineMethod, SubmissionConfig
+from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionConfig
 from orchestrator.missing import allowed_missing, without
 from orchestrator.plan import Plan
 from orchestrator.provenance import (

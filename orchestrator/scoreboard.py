@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.combine import Combined, mean
-from orchestrator.config_schema import CombineMethod
+from orchestrator.config.schema import CombineMethod
 from orchestrator.probabilities import Labels, Rows
 from orchestrator.score import Score, TableRow, disagreement, mean_score, score, standard_error, table_rows
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from orchestrator.aggregate import MemberPredictions
 from orchestrator.combine import Combined
-from orchestrator.config_schema import SubmissionConfig, SubmissionFormat
+from orchestrator.config.schema import SubmissionConfig, SubmissionFormat
 from orchestrator.provenance import Book, SubmissionDigests
 from orchestrator.read_ahead import read_ahead
 from orchestrator.run_data import RunData

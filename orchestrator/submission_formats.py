@@ -19,7 +19,7 @@ from pathlib import PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.config_schema import SubmissionFormat
+from orchestrator.config.schema import SubmissionFormat
 from orchestrator.probabilities import Rows, blocks, gather, top_classes
 from workers.errors import ConfigError
 

@@ -20,7 +20,7 @@ from orchestrator.tracking_store import DatasetInput, Store
 from workers.errors import ConfigError
 
 if TYPE_CHECKING:
-    from orchestrator.config_schema import TrackingConfig
+    from orchestrator.config.schema import TrackingConfig
     from orchestrator.plan import Plan, StageRef
 
 _log = logging.getLogger(__name__)

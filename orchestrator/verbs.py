@@ -16,7 +16,7 @@ from orchestrator.text import complaint, printable
 from workers.errors import ConfigError, StorageError
 
 if TYPE_CHECKING:
-    from orchestrator.config_schema import ClusterConfig
+    from orchestrator.config.schema import ClusterConfig
     from orchestrator.results import Results
     from orchestrator.run_dir import RunPaths
 
@@ -52,7 +52,7 @@ class Streams:
 
 def launch(request: Request, streams: Streams) -> int:
     """Everything from images to submission and report; the table and where to look go to stdout."""
-    from orchestrator.config import compose
+    from orchestrator.config.composition import compose
     from orchestrator.launch import Incomplete
     from orchestrator.launch import launch as run_launch
 
@@ -69,7 +69,7 @@ def launch(request: Request, streams: Streams) -> int:
 
 def plan(request: Request, streams: Streams) -> int:
     """What a launch would do, and how long it would take; nothing on disk changes."""
-    from orchestrator.config import compose
+    from orchestrator.config.composition import compose
     from orchestrator.datasets import survey_all
     from orchestrator.init_files import check_init_files, hash_init_files
     from orchestrator.placing import Measuring, place
@@ -106,7 +106,7 @@ def _members_at_once(cluster: "ClusterConfig", streams: Streams) -> int:
 
 def prepare(request: Request, streams: Streams) -> int:
     """Packs the datasets that stages read, and says what each holds."""
-    from orchestrator.config import compose
+    from orchestrator.config.composition import compose
     from orchestrator.datasets import prepare_all
     from orchestrator.preparing import summary, watching
 
@@ -120,7 +120,7 @@ def prepare(request: Request, streams: Streams) -> int:
 
 def ui(request: Request, streams: Streams) -> int:
     """The MLflow UI, until Ctrl-C."""
-    from orchestrator.config import compose
+    from orchestrator.config.composition import compose
     from orchestrator.ui import find_target, open_ui
 
     open_ui(find_target(request.run_dir, compose([]).tracking.uri), streams.out)
@@ -163,7 +163,7 @@ def watch(run_dir: Path, streams: Streams, pause: Callable[[float], None] = time
 
 def submit(request: Request, streams: Streams) -> int:
     """Stored predictions, combined anew."""
-    from orchestrator.config import reopen
+    from orchestrator.config.composition import reopen
     from orchestrator.plan_values import from_json
     from orchestrator.results import write_results
     from orchestrator.run_dir import RunPaths, lock, read_record
@@ -183,7 +183,7 @@ def submit(request: Request, streams: Streams) -> int:
 
 def report(request: Request, streams: Streams) -> int:
     """The report, from what the run has on disk."""
-    from orchestrator.config import reopen
+    from orchestrator.config.composition import reopen
     from orchestrator.plan_values import from_json
     from orchestrator.results import rebuild_report
     from orchestrator.run_dir import RunPaths, lock, read_record
@@ -283,7 +283,7 @@ def stop(request: Request, streams: Streams) -> int:
 
 def doctor(request: Request, streams: Streams) -> int:
     """Every check, a line each; 2 if one failed."""
-    from orchestrator.config import compose
+    from orchestrator.config.composition import compose
     from orchestrator.doctor import examine, has_failed, to_lines
     from orchestrator.machine import gather
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from orchestrator.aggregate import MemberPredictions, open_predictions
-from orchestrator.config_schema import TARGET
+from orchestrator.config.schema import TARGET
 from orchestrator.missing import in_words
 from orchestrator.plan_values import StageRef
 from orchestrator.plan_values import from_json as plan_from_json

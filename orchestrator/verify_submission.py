@@ -6,7 +6,7 @@ from typing import Any
 
 from orchestrator.aggregate import MemberPredictions
 from orchestrator.combine import Combined, equal
-from orchestrator.config_schema import CombineMethod
+from orchestrator.config.schema import CombineMethod
 from orchestrator.missing import without
 from orchestrator.plan_values import StageRef
 from orchestrator.provenance import SubmissionDigests

@@ -14,8 +14,8 @@ MAX_LINES = 400
 OWNERS = {
     "ray": ("orchestrator/ray_cluster", "orchestrator/ray_nodes", "orchestrator/ray_session"),
     "mlflow": ("orchestrator/tracking_store",),
-    "hydra": ("orchestrator/config", "orchestrator/config_overrides"),
-    "omegaconf": ("orchestrator/config", "orchestrator/config_overrides"),
+    "hydra": ("orchestrator/config/composition", "orchestrator/config/overrides"),
+    "omegaconf": ("orchestrator/config/composition", "orchestrator/config/overrides"),
     "matplotlib": ("orchestrator/plots",),
 }
 FORBIDDEN = {
@@ -34,8 +34,8 @@ PURE = {
     "orchestrator/score.py",
     "orchestrator/probabilities.py",
     "orchestrator/weight_search.py",
-    "orchestrator/members.py",
-    "orchestrator/overlay.py",
+    "orchestrator/config/members.py",
+    "orchestrator/config/structure.py",
     "orchestrator/scoreboard.py",
     "orchestrator/report_page.py",
 }
@@ -55,7 +55,7 @@ VALUE_MODULES = {
         "workers.models.outline",
     ),
     *("workers.data.sources.registry", "workers.kernels.average", "workers.training.layer_rates"),
-    *("orchestrator.config", "orchestrator.config_schema"),
+    *("orchestrator.config.composition", "orchestrator.config.schema"),
 }
 # Where `except Exception` may stand: nothing but values leaves there.
 CATCH_ALL = {

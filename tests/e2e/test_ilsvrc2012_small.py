@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from orchestrator import launch as story
-from orchestrator.config import compose
+from orchestrator.config.composition import compose
 from orchestrator.local_actors import one_slot
 from orchestrator.plan_values import StageRef, from_json
 from orchestrator.run_dir import RunPaths, read_record

@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator import ray_cluster
 from orchestrator.cli import main
-from orchestrator.config_schema import ClusterConfig
+from orchestrator.config.schema import ClusterConfig
 from orchestrator.local_actors import LocalActors
 
 NUM_CLASSES, NUM_TRAIN, NUM_VAL = 3, 12, 4

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from orchestrator.cli import main
-from orchestrator.config import compose
+from orchestrator.config.composition import compose
 from orchestrator.datasets import survey_all
 from orchestrator.plan import make_plan, to_json
 from orchestrator.run_dir import RunPaths, RunRecord, lock, write_record

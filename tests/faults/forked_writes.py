@@ -19,7 +19,7 @@ import numpy as np
 from orchestrator import submission
 from orchestrator.aggregate import MemberPredictions
 from orchestrator.combine import mean
-from orchestrator.config_schema import SubmissionConfig, SubmissionFormat
+from orchestrator.config.schema import SubmissionConfig, SubmissionFormat
 from orchestrator.ledger import Ledger, StageState
 from orchestrator.run_data import RunData, SplitData
 from orchestrator.run_dir import RunPaths, RunRecord, write_record

@@ -13,7 +13,7 @@ import pytest
 from orchestrator import launch as story
 from orchestrator import ray_cluster
 from orchestrator.cli import main
-from orchestrator.config_schema import ClusterConfig
+from orchestrator.config.schema import ClusterConfig
 from orchestrator.ledger import AttemptEnd, Ledger, read_ledger
 from orchestrator.local_actors import LocalActors
 from orchestrator.member_actor import Duties, worker_duties

@@ -14,7 +14,7 @@ from fake_stages import FakeStages, plan_of
 from tiny_stage import INTERVAL, SETTINGS, make_spec, make_store, never
 
 from orchestrator import driver as driver_module
-from orchestrator.config_schema import ClusterConfig
+from orchestrator.config.schema import ClusterConfig
 from orchestrator.deadlines import Deadlines
 from orchestrator.driver import Driver
 from orchestrator.ledger import AttemptEnd, Budgets, Ledger, read_ledger

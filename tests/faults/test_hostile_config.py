@@ -8,8 +8,9 @@ import hydra.utils
 import pytest
 import yaml
 
-from orchestrator import config, config_safety
 from orchestrator.cli import main
+from orchestrator.config import composition as config
+from orchestrator.config import safety as config_safety
 
 MEMBERS = "members: {solo: {stages: {train: {dataset: target}}}}\n"
 # Nine to the ninth: 387 million values from nine lines.

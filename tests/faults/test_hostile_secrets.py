@@ -172,7 +172,7 @@ def test_modules_in_the_working_directory_are_imported_by_no_process(launched: t
 _WHERE = """
 import sys
 from orchestrator import ray_cluster, ray_session
-from orchestrator.config_schema import ClusterConfig
+from orchestrator.config.schema import ClusterConfig
 if sys.argv[1] == "unprotected":
     ray_session.keep_own_path = lambda config: config
 with ray_cluster.open_cluster(ClusterConfig()):
@@ -261,7 +261,7 @@ def test_doctor_says_what_store_does_not_answer_without_its_password(secretive: 
 
 
 def test_password_of_a_tracking_address_is_not_kept_in_config_yaml(secretive: Path) -> None:
-    from orchestrator.config import compose
+    from orchestrator.config.composition import compose
 
     written = compose([f"tracking.uri=http://me:{CANARY}@127.0.0.1:9"])
     assert written.tracking.uri == f"http://me:{CANARY}@127.0.0.1:9"
@@ -315,7 +315,7 @@ def test_traceback_of_a_debugged_error_shows_no_canary(
     def fails(*_: object) -> Callable[..., None]:
         raise RuntimeError(f"no answer from http://me:{CANARY}@host with {ENVIRONMENT['AWS_SECRET_ACCESS_KEY']}")
 
-    monkeypatch.setattr("orchestrator.config.compose", fails)
+    monkeypatch.setattr("orchestrator.config.composition.compose", fails)
     assert main(["plan", "--debug"]) == 1
     said = capsys.readouterr().err
     assert "Traceback" in said and CANARY not in said

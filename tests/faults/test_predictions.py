@@ -15,8 +15,8 @@ import pytest
 
 from orchestrator import aggregate, plots, provenance, results
 from orchestrator.cli import main
-from orchestrator.config import compose
-from orchestrator.config_schema import CombineConfig, SubmissionConfig
+from orchestrator.config.composition import compose
+from orchestrator.config.schema import CombineConfig, SubmissionConfig
 from orchestrator.provenance import open_book
 from orchestrator.results import write_results
 from orchestrator.run_dir import RunPaths, is_locked

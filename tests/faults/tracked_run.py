@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import pytest
 from fake_stages import EVERY, FakeStages, plan_of
 
-from orchestrator.config_schema import TrackingConfig
+from orchestrator.config.schema import TrackingConfig
 from orchestrator.driver import Driver
 from orchestrator.ledger import Budgets, Ledger
 from orchestrator.local_actors import LocalActors

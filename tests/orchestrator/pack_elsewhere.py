@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-from orchestrator.config_schema import ClusterConfig
+from orchestrator.config.schema import ClusterConfig
 from orchestrator.ray_cluster import shard_runner
 from workers.data.sources.files import FileLoader, PlainFiles
 from workers.data.sources.listing import Row

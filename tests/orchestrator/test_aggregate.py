@@ -15,7 +15,7 @@ import pytest
 
 from orchestrator.aggregate import open_predictions
 from orchestrator.combine import Combination, Combined, mean
-from orchestrator.config_schema import CombineMethod
+from orchestrator.config.schema import CombineMethod
 from orchestrator.run_data import SplitData, of_store, read_run_data
 from workers.data.store.preparation import prepare
 from workers.data.store.store import export, open_store
@@ -238,7 +238,7 @@ from pathlib import Path
 import numpy as np
 from orchestrator.aggregate import open_predictions
 from orchestrator.combine import Combination, Combined, mean
-from orchestrator.config_schema import CombineMethod
+from orchestrator.config.schema import CombineMethod
 from orchestrator.run_data import SplitData
 from orchestrator.score import score
 import hashlib

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from orchestrator import probabilities, weight_search
 from orchestrator.combine import Combination, Combined, equal, mean
-from orchestrator.config_schema import CombineMethod
+from orchestrator.config.schema import CombineMethod
 from orchestrator.score import score
 
 

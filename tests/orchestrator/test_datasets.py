@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from orchestrator.config import compose
+from orchestrator.config.composition import compose
 from orchestrator.datasets import Prepared, prepare_all, survey_all
 from workers.errors import DataError, StorageError
 

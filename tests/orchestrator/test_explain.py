@@ -12,8 +12,8 @@ from whole_run import alter_predictions, commit
 
 from orchestrator import plots
 from orchestrator.cli import main
-from orchestrator.config import compose
-from orchestrator.config_schema import CombineConfig, CombineMethod, SubmissionConfig, SubmissionFormat
+from orchestrator.config.composition import compose
+from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionConfig, SubmissionFormat
 from orchestrator.run_dir import RunPaths
 from workers.storage import atomic
 

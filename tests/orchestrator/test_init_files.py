@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from orchestrator.config import Config, compose, reopen
+from orchestrator.config.composition import Config, compose, reopen
 from orchestrator.datasets import survey_all
 from orchestrator.init_files import check_init_files, hash_init_files
 from orchestrator.plan import ChangeKind, Plan, StageRef, compare, from_json, make_plan, to_json

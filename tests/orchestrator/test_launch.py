@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator import placement, ray_cluster
 from orchestrator.cli import main
-from orchestrator.config_schema import ClusterConfig
+from orchestrator.config.schema import ClusterConfig
 from orchestrator.local_actors import LocalActors
 from orchestrator.run_dir import RunPaths, read_record
 from orchestrator.status import State, read_status

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator import placement, placing
-from orchestrator.config import compose
-from orchestrator.config_schema import Config, Precision
+from orchestrator.config.composition import compose
+from orchestrator.config.schema import Config, Precision
 from orchestrator.datasets import survey_all
 from orchestrator.placement import MARGIN, Candidate, Figure
 from orchestrator.placement_cache import Key, cpu_model, read_figures, write_figures

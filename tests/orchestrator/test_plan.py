@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 import pytest
 
-from orchestrator.config_schema import (
+from orchestrator.config.schema import (
     ClusterConfig,
     CombineConfig,
     Config,

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from orchestrator.config import compose
+from orchestrator.config.composition import compose
 from orchestrator.plan import Plan, StageRef, make_plan, used_datasets
 from orchestrator.plan_report import PlanReport, make_report
 from workers.data.sources.registry import survey

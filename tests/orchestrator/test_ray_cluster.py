@@ -19,7 +19,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from orchestrator.config_schema import ClusterConfig
+from orchestrator.config.schema import ClusterConfig
 from orchestrator.member_actor import Completed, Duties, Halted, Lost, Trained
 from orchestrator.ray_cluster import RayCluster, check_resources, open_cluster, shard_runner
 from orchestrator.ray_nodes import Head, Node, count_slots
@@ -164,7 +164,7 @@ def _addresses_of(others: set[int]) -> set[str]:
 
 _DRIVER = """
 import sys
-from orchestrator.config_schema import ClusterConfig
+from orchestrator.config.schema import ClusterConfig
 from orchestrator.ray_cluster import open_cluster
 with open_cluster(ClusterConfig()) as cluster:
     print("open", flush=True)
@@ -215,7 +215,7 @@ def _lives(process: psutil.Process) -> bool:
 
 _CLUSTER = """
 import os, sys
-from orchestrator.config_schema import ClusterConfig
+from orchestrator.config.schema import ClusterConfig
 from orchestrator.ray_cluster import open_cluster
 with open_cluster(ClusterConfig()):
     import ray

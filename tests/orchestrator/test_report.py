@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator import scoreboard
 from orchestrator.combine import Combined, equal
-from orchestrator.config_schema import CombineConfig, CombineMethod, SubmissionConfig
+from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionConfig
 from orchestrator.report import first_convolution
 from orchestrator.report_page import MemberEntry, Page, Picture, Sheet, render
 from orchestrator.results import write_results

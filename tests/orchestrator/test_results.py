@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from orchestrator import plots
-from orchestrator.config_schema import CombineConfig, CombineMethod, SubmissionConfig, SubmissionFormat
+from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionConfig, SubmissionFormat
 from orchestrator.curves import read_curves
 from orchestrator.results import Results, rebuild_report, write_results
 from orchestrator.run_dir import RunPaths

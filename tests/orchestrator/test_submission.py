@@ -13,7 +13,7 @@ from asked_rows import ALL_FORMATS, CLASSES, NUM_ROWS, draw, make_question, name
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.config_schema import SubmissionFormat
+from orchestrator.config.schema import SubmissionFormat
 from orchestrator.submission_check import check_submission
 from orchestrator.submission_formats import (
     Question,

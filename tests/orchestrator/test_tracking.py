@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from orchestrator.config_schema import TrackingConfig
+from orchestrator.config.schema import TrackingConfig
 from orchestrator.tracking import Ending, NoTracker, RunIdentity, open_tracking, probe, redact
 from orchestrator.tracking_sender import Pace, Sender
 from orchestrator.tracking_store import DatasetInput

@@ -2,7 +2,7 @@
 
 import pytest
 
-from orchestrator.config import compose
+from orchestrator.config.composition import compose
 from orchestrator.datasets import survey_all
 from orchestrator.plan import Plan, make_plan
 from workers.errors import ConfigError

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from orchestrator.cli import main
-from orchestrator.config import compose
+from orchestrator.config.composition import compose
 from orchestrator.ledger import Ledger, StageState
 from orchestrator.run_dir import RunPaths, lock
 from orchestrator.verbs import Streams, watch

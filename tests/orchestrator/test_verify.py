@@ -14,8 +14,8 @@ from whole_run import alter_predictions, commit
 
 from orchestrator import plots, provenance
 from orchestrator.cli import main
-from orchestrator.config import compose
-from orchestrator.config_schema import CombineConfig, CombineMethod, SubmissionConfig, SubmissionFormat
+from orchestrator.config.composition import compose
+from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionConfig, SubmissionFormat
 from orchestrator.provenance import Committed, SubmissionDigests, open_book
 from orchestrator.results import write_results
 from orchestrator.run_dir import RunPaths, lock, read_record, write_record

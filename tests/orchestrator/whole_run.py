@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from orchestrator.config_schema import CombineConfig, SubmissionConfig
+from orchestrator.config.schema import CombineConfig, SubmissionConfig
 from orchestrator.provenance import open_book
 from orchestrator.results import Results, write_results
 from orchestrator.run_dir import RunPaths

@@ -1,4 +1,4 @@
-"""What settings are refused for: a ValueError that `orchestrator.overlay` puts the full key before."""
+"""What settings are refused for: a ValueError that `orchestrator.config.structure` puts the full key before."""
 
 
 def require(holds: bool, message: str) -> None:

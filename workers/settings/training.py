@@ -1,6 +1,6 @@
 """The settings of one stage, as plain frozen values; those of a dataset, from a module of their own, are here too.
 
-They are the schema of the configuration groups (`orchestrator.config` registers and checks them) and travel
+They are the schema of the configuration groups (`orchestrator.config.composition` registers and checks them) and travel
 unchanged inside a `StageSpec` to the process that trains. No heavy import belongs here.
 """
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.config_schema import (
+from orchestrator.config.schema import (
     MemberConfig,
     MemberLayer,
     RootLayer,
@@ -21,7 +21,7 @@ from orchestrator.config_schema import (
     StageLayer,
     is_safe_name,
 )
-from orchestrator.overlay import choices, field_types, join, mapping, nearest, overlay
+from orchestrator.config.structure import choices, field_types, join, mapping, nearest, overlay
 from workers.errors import ConfigError
 from workers.models.outline import check_name
 from workers.settings.training import TrainingSettings

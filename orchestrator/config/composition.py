@@ -19,9 +19,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
-from orchestrator.config_overrides import check_override, one_line, parse, ready
-from orchestrator.config_safety import check_folder, check_path, check_text, check_values
-from orchestrator.config_schema import (
+from orchestrator.config.members import resolve_members, stage_names
+from orchestrator.config.overrides import check_override, one_line, parse, ready
+from orchestrator.config.safety import check_folder, check_path, check_text, check_values
+from orchestrator.config.schema import (
     BESIDE_DATASETS,
     GROUPS,
     TARGET,
@@ -35,8 +36,7 @@ from orchestrator.config_schema import (
     default_run_dir,
     is_safe_name,
 )
-from orchestrator.members import resolve_members, stage_names
-from orchestrator.overlay import choices, mapping, overlay
+from orchestrator.config.structure import choices, mapping, overlay
 from orchestrator.tracking_address import redact
 from workers.errors import ConfigError
 from workers.settings.dataset import is_url

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 import conf
-from orchestrator.config import compose, default_run_dir, reopen
-from orchestrator.config_schema import GROUPS, CombineMethod, SubmissionFormat
+from orchestrator.config.composition import compose, default_run_dir, reopen
+from orchestrator.config.schema import GROUPS, CombineMethod, SubmissionFormat
 from workers.errors import ConfigError
 from workers.settings.training import (
     Source,

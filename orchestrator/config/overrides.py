@@ -10,8 +10,8 @@ from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from orchestrator.config_schema import GROUPS
-from orchestrator.overlay import choices
+from orchestrator.config.schema import GROUPS
+from orchestrator.config.structure import choices
 from workers.errors import ConfigError
 
 # What anybody types is far shorter; the parser works on brackets one within the other.

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 import conf
-from orchestrator.config import compose
-from orchestrator.config_schema import GROUPS
+from orchestrator.config.composition import compose
+from orchestrator.config.schema import GROUPS
 from workers.models.outline import outline
 from workers.settings.training import (
     AugmentationSettings,

@@ -1,4 +1,4 @@
-"""The configuration as typed, frozen values: what `orchestrator.config` checks against and hands out.
+"""The configuration as typed, frozen values: what `orchestrator.config.composition` checks against and hands out.
 
 `*Layer` classes are the schema of what a person writes; `Config` is what the rest of the program reads. No Hydra here.
 """

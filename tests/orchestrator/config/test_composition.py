@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 import conf
-from orchestrator.config import compose, reopen
-from orchestrator.config_schema import GROUPS
+from orchestrator.config.composition import compose, reopen
+from orchestrator.config.schema import GROUPS
 from workers.errors import ConfigError
 from workers.settings.training import (
     Decay,

@@ -1,0 +1,1 @@
+"""orchestrator.config.composition: see the modules."""
