@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.follow import Follower
-from orchestrator.plan import from_json
+from orchestrator.plan.build import from_json
 from orchestrator.run_dir import RunPaths, read_record
 
 

@@ -22,7 +22,7 @@ from benchmarks.training_step import ours
 from benchmarks.turns import ratios, take_turns
 from orchestrator.config.schema import TrackingConfig
 from orchestrator.follow import Follower
-from orchestrator.plan_values import Plan, PlannedDataset, Stage, StageRef
+from orchestrator.plan.model import Plan, PlannedDataset, Stage, StageRef
 from orchestrator.tracking import RunIdentity, open_tracking
 from orchestrator.ui import serving
 from workers.protocol import StageSpec

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from orchestrator.follow import Follower
-from orchestrator.plan import Plan
+from orchestrator.plan.build import Plan
 from orchestrator.run_dir import RunPaths
 
 

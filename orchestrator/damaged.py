@@ -7,7 +7,7 @@ was made of them already. Where no other checkpoint is left it is not opened: wh
 import logging
 from collections.abc import Callable
 
-from orchestrator.plan import Plan, Stage
+from orchestrator.plan.build import Plan, Stage
 from orchestrator.run_dir import RunPaths
 from workers.errors import StorageError, StorageSilent
 from workers.storage.checkpoint import STEP_GLOB, verify_checkpoint

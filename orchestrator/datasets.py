@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from orchestrator.config.schema import TARGET, Config
-from orchestrator.plan import used_datasets
+from orchestrator.plan.build import used_datasets
 from orchestrator.ray_cluster import shard_runner
 from workers.data.sources.registry import Survey, survey
 from workers.data.store.excluded import NOTHING, Excluded, held_out_by

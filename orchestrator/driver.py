@@ -17,9 +17,9 @@ from orchestrator.deadlines import Deadlines, mark_of
 from orchestrator.follow import Follower
 from orchestrator.ledger import PREDICTIONS, AttemptEnd, Ledger, StageState
 from orchestrator.member_actor import Cluster, Completed, Failure, Halted, Lost, Predicted, Trained
-from orchestrator.plan import Plan, StageRef
+from orchestrator.plan.build import Plan, StageRef
+from orchestrator.plan.schedule import ready
 from orchestrator.provenance import Book, require_stage
-from orchestrator.schedule import ready
 from orchestrator.tracking import Ending, Tracker
 from orchestrator.work import Work, is_done, newest_step, stored_predictions
 from workers.errors import CheckFailed, DataError, MemberFailed, SeptetError, StorageError

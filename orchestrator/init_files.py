@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from orchestrator.config.schema import Config
-from orchestrator.plan_values import Plan
+from orchestrator.plan.model import Plan
 from workers.errors import DataError
 from workers.protocol import InitFile
 from workers.storage.atomic import sha256_of

@@ -16,7 +16,7 @@ from orchestrator.ledger import Budgets, Ledger, end_noted
 from orchestrator.missing import check_min_members, find_missing
 from orchestrator.open_run import OpenedRun, Wanted, open_run
 from orchestrator.placing import Measuring
-from orchestrator.plan import Plan, make_plan
+from orchestrator.plan.build import Plan, make_plan
 from orchestrator.preparing import watching
 from orchestrator.progress import Display
 from orchestrator.results import Results, write_results

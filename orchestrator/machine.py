@@ -25,7 +25,7 @@ from orchestrator.datasets import survey_all
 from orchestrator.doctor import Answer, Facts, Place
 from orchestrator.init_files import hash_init_files
 from orchestrator.placing import Measuring, Placed
-from orchestrator.plan import make_plan
+from orchestrator.plan.build import make_plan
 from orchestrator.ray_session import available_cpus
 from workers.data.decoding.decoder import BadImage, decode
 from workers.data.decoding.formats import FORMATS

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from orchestrator.config.schema import SubmissionConfig
 from orchestrator.ledger import PREDICTIONS, Contents, StageState, read_ledger
-from orchestrator.plan import Plan, StageRef
+from orchestrator.plan.build import Plan, StageRef
 from orchestrator.run_data import RunData
 from orchestrator.run_dir import RunPaths
 from orchestrator.scoreboard import Missing

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator.plan import ChangeKind, Plan, compare, from_json, to_json
+from orchestrator.plan.build import ChangeKind, Plan, compare, from_json, to_json
 from orchestrator.provenance import Book
 from orchestrator.run_dir import Holder, RunPaths, RunRecord, lock, read_record, write_record
 from workers.errors import ConfigError, RunMismatch

@@ -7,8 +7,8 @@ members, two at once end in an odd one out, and rates side by side say nothing o
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from orchestrator.plan_values import Plan, Stage
-from orchestrator.schedule import estimate, multiply_adds
+from orchestrator.plan.model import Plan, Stage
+from orchestrator.plan.schedule import estimate, multiply_adds
 from workers.models.outline import outline
 from workers.settings.training import ModelSettings
 

@@ -14,7 +14,7 @@ from orchestrator import placement, ray_cluster
 from orchestrator.config.schema import ClusterConfig, Config, Precision
 from orchestrator.placement import Candidate, Figure, Option
 from orchestrator.placement_cache import Key, cpu_model, read_figures, write_figures
-from orchestrator.plan_values import Plan
+from orchestrator.plan.model import Plan
 from orchestrator.ray_session import available_cpus
 from orchestrator.side_by_side import measure
 from workers.errors import ConfigError

@@ -12,7 +12,7 @@ import numpy as np
 
 from orchestrator.combine import Combination, Combined
 from orchestrator.config.schema import CombineMethod
-from orchestrator.plan_values import Plan, from_json
+from orchestrator.plan.model import Plan, from_json
 from orchestrator.probabilities import top_classes
 from orchestrator.run_dir import RunPaths, RunRecord, read_record
 from orchestrator.submission import MANIFEST

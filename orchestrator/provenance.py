@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator.plan_values import StageRef
+from orchestrator.plan.model import StageRef
 from orchestrator.run_dir import RunPaths, read_record, write_record
 from workers.errors import CheckFailed, StorageError
 from workers.storage.atomic import sha256_of, storage_errors

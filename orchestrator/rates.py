@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from orchestrator.placement import Kind, costliest, kind_of
 from orchestrator.placing import Placed
-from orchestrator.plan_values import Plan, StageRef
+from orchestrator.plan.model import Plan, StageRef
 from workers.models.outline import outline
 
 

@@ -14,7 +14,7 @@ from orchestrator.aggregate import MemberPredictions
 from orchestrator.config.schema import CombineMethod
 from orchestrator.curves import read_curves
 from orchestrator.ledger import read_ledger
-from orchestrator.plan import Plan
+from orchestrator.plan.build import Plan
 from orchestrator.report_page import MemberEntry, Page, Picture, Sheet, render
 from orchestrator.run_dir import RunPaths, RunRecord
 from orchestrator.score import standard_error

@@ -8,7 +8,7 @@ from orchestrator.aggregate import MemberPredictions, all_present, open_predicti
 from orchestrator.combine import Combination, Combined, equal
 from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionConfig
 from orchestrator.missing import allowed_missing, without
-from orchestrator.plan import Plan
+from orchestrator.plan.build import Plan
 from orchestrator.provenance import (
     Book,
     Committed,

@@ -26,7 +26,7 @@ from workers.storage import atomic
 from workers.storage.atomic import parse_json
 
 if TYPE_CHECKING:
-    from orchestrator.plan import StageRef
+    from orchestrator.plan.build import StageRef
 
 _LOCK_TRIES = 5
 _LOCK_PAUSE_S = 0.05

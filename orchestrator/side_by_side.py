@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from orchestrator.placement import HOPELESS, MOST_STEP_WORK, Candidate, Figure, is_hopeless
-from orchestrator.plan_values import Stage
+from orchestrator.plan.model import Stage
 from workers.models.outline import outline
 from workers.protocol import Numerics
 from workers.throughput.process import Request

@@ -21,7 +21,7 @@ from workers.errors import ConfigError
 
 if TYPE_CHECKING:
     from orchestrator.config.schema import TrackingConfig
-    from orchestrator.plan import Plan, StageRef
+    from orchestrator.plan.build import Plan, StageRef
 
 _log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from orchestrator.tracking_sender import REFUSED_S, Pace, Sender, Task
 from orchestrator.tracking_store import About, DatasetInput, Point, RunKey, Store, make_sampler
 
 if TYPE_CHECKING:
-    from orchestrator.plan import Plan, Stage, StageRef
+    from orchestrator.plan.build import Plan, Stage, StageRef
     from orchestrator.tracking import RunIdentity
 
 _log = logging.getLogger(__name__)

@@ -73,8 +73,8 @@ def plan(request: Request, streams: Streams) -> int:
     from orchestrator.datasets import survey_all
     from orchestrator.init_files import check_init_files, hash_init_files
     from orchestrator.placing import Measuring, place
-    from orchestrator.plan import make_plan
-    from orchestrator.plan_report import make_report
+    from orchestrator.plan.build import make_plan
+    from orchestrator.plan.report import make_report
     from orchestrator.rates import measure_rates
 
     config = compose(request.overrides, request.config_dir)
@@ -164,7 +164,7 @@ def watch(run_dir: Path, streams: Streams, pause: Callable[[float], None] = time
 def submit(request: Request, streams: Streams) -> int:
     """Stored predictions, combined anew."""
     from orchestrator.config.composition import reopen
-    from orchestrator.plan_values import from_json
+    from orchestrator.plan.model import from_json
     from orchestrator.results import write_results
     from orchestrator.run_dir import RunPaths, lock, read_record
 
@@ -184,7 +184,7 @@ def submit(request: Request, streams: Streams) -> int:
 def report(request: Request, streams: Streams) -> int:
     """The report, from what the run has on disk."""
     from orchestrator.config.composition import reopen
-    from orchestrator.plan_values import from_json
+    from orchestrator.plan.model import from_json
     from orchestrator.results import rebuild_report
     from orchestrator.run_dir import RunPaths, lock, read_record
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from orchestrator.plan_values import Plan
+from orchestrator.plan.model import Plan
 from orchestrator.provenance import Committed
 from orchestrator.rebuild import Manifest
 from orchestrator.run_dir import RunPaths, RunRecord

@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from orchestrator.aggregate import MemberPredictions, open_predictions
 from orchestrator.config.schema import TARGET
 from orchestrator.missing import in_words
-from orchestrator.plan_values import StageRef
-from orchestrator.plan_values import from_json as plan_from_json
+from orchestrator.plan.model import StageRef
+from orchestrator.plan.model import from_json as plan_from_json
 from orchestrator.provenance import data_digests
 from orchestrator.provenance import from_json as committed_from_json
 from orchestrator.read_ahead import num_threads

@@ -8,7 +8,7 @@ from orchestrator.aggregate import MemberPredictions
 from orchestrator.combine import Combined, equal
 from orchestrator.config.schema import CombineMethod
 from orchestrator.missing import without
-from orchestrator.plan_values import StageRef
+from orchestrator.plan.model import StageRef
 from orchestrator.provenance import SubmissionDigests
 from orchestrator.rebuild import Manifest, asked_by, first_difference
 from orchestrator.report import scores_json

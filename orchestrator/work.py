@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.ledger import Budgets
-from orchestrator.plan import Plan, Stage
+from orchestrator.plan.build import Plan, Stage
 from orchestrator.run_dir import RunPaths
 from workers.protocol import Numerics, PredictSpec, StageSpec
 from workers.settings.training import Crops, KeptCheckpoint

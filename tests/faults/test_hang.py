@@ -20,7 +20,7 @@ from orchestrator.driver import Driver
 from orchestrator.ledger import AttemptEnd, Budgets, Ledger, read_ledger
 from orchestrator.local_actors import LocalActors
 from orchestrator.member_actor import Duties, worker_duties
-from orchestrator.plan import Plan, StageRef
+from orchestrator.plan.build import Plan, StageRef
 from orchestrator.ray_cluster import RayCluster, open_cluster
 from orchestrator.run_dir import RunPaths
 from orchestrator.tracking import NoTracker

@@ -26,7 +26,7 @@ from tracked_run import (
 )
 
 from benchmarks.misbehaving_proxy import Fault, Proxy
-from orchestrator.plan import StageRef
+from orchestrator.plan.build import StageRef
 from orchestrator.tracking_sender import Sender
 from orchestrator.tracking_store import Point, Store
 

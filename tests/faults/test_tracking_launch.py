@@ -10,7 +10,7 @@ from run_artefacts import artefacts
 from tracked_run import MlflowServer, check_runs, found_runs
 
 from benchmarks.misbehaving_proxy import Proxy
-from orchestrator.plan import from_json
+from orchestrator.plan.build import from_json
 from orchestrator.run_dir import is_locked, read_record
 from workers.training.metrics import MetricsLog
 

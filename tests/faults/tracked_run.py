@@ -21,7 +21,7 @@ from orchestrator.config.schema import TrackingConfig
 from orchestrator.driver import Driver
 from orchestrator.ledger import Budgets, Ledger
 from orchestrator.local_actors import LocalActors
-from orchestrator.plan import Plan
+from orchestrator.plan.build import Plan
 from orchestrator.run_dir import RunPaths
 from orchestrator.tracking import Ending, RunIdentity, Tracker, open_tracking
 from orchestrator.tracking_sender import Pace

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from orchestrator.plan_values import Plan, PlannedDataset, Stage, StageRef, to_json
+from orchestrator.plan.model import Plan, PlannedDataset, Stage, StageRef, to_json
 from orchestrator.run_dir import RunPaths, RunRecord, write_record
 from workers.protocol import Numerics, SplitPredictions, StageResult
 from workers.settings.training import TrainingSettings

@@ -9,7 +9,7 @@ from fake_stages import EVERY, FakeStages
 from orchestrator.driver import Driver
 from orchestrator.ledger import AttemptEnd, Budgets, Contents, Ledger, read_ledger
 from orchestrator.local_actors import LocalActors
-from orchestrator.plan import Plan, StageRef
+from orchestrator.plan.build import Plan, StageRef
 from orchestrator.provenance import Book
 from orchestrator.run_dir import RunPaths
 from orchestrator.tracking import NoTracker

@@ -14,7 +14,7 @@ import numpy as np
 
 from orchestrator.local_actors import ActorDied
 from orchestrator.member_actor import Duties
-from orchestrator.plan import Plan, PlannedDataset, Stage, StageRef
+from orchestrator.plan.build import Plan, PlannedDataset, Stage, StageRef
 from orchestrator.work import newest_step
 from workers.errors import Stopped
 from workers.protocol import PredictSpec, SplitPredictions, StageResult, StageSpec

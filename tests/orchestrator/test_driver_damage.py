@@ -11,7 +11,7 @@ from driver_run import SEVEN, Run
 from fake_stages import NUM_UPDATES, plan_of
 
 from orchestrator.ledger import AttemptEnd, Budgets
-from orchestrator.plan import StageRef
+from orchestrator.plan.build import StageRef
 from orchestrator.provenance import Book
 from workers.errors import CheckFailed, Diverged, MemberFailed
 from workers.protocol import StageResult, StageSpec

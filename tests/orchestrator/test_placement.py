@@ -12,7 +12,7 @@ from orchestrator.datasets import survey_all
 from orchestrator.placement import MARGIN, Candidate, Figure
 from orchestrator.placement_cache import Key, cpu_model, read_figures, write_figures
 from orchestrator.placing import Measuring, place
-from orchestrator.plan import Plan, make_plan
+from orchestrator.plan.build import Plan, make_plan
 from orchestrator.side_by_side import measure
 from workers.numerics import Capabilities
 from workers.protocol import Numerics

@@ -12,7 +12,7 @@ from PIL import Image
 from orchestrator.cli import main
 from orchestrator.combine import Combined, equal
 from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionConfig
-from orchestrator.plan_values import Plan, PlannedDataset, Stage, StageRef, to_json
+from orchestrator.plan.model import Plan, PlannedDataset, Stage, StageRef, to_json
 from orchestrator.predict_images import find_images, predict_images
 from orchestrator.results import write_results
 from orchestrator.run_dir import RunPaths, RunRecord, read_record, write_record

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.open_run import Wanted, open_run
-from orchestrator.plan import Plan, PlannedDataset, Stage, StageRef
+from orchestrator.plan.build import Plan, PlannedDataset, Stage, StageRef
 from orchestrator.run_dir import RunPaths, is_locked, lock, read_record, write_record
 from workers.errors import ConfigError, DataError, RunInUse, RunMismatch, StorageError
 from workers.protocol import Numerics

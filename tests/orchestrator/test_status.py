@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from orchestrator.ledger import AttemptEnd, Entry, Ledger, StageState
-from orchestrator.plan_values import Plan, Stage, StageRef, to_json
+from orchestrator.plan.model import Plan, Stage, StageRef, to_json
 from orchestrator.run_dir import RunPaths, RunRecord, lock, write_record
 from orchestrator.status import (
     Course,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from orchestrator.plan import StageRef, stage_seed
+from orchestrator.plan.build import StageRef, stage_seed
 from workers.data.loading.batches import TrainingBatches, pixel_statistics
 from workers.data.store.preparation import prepare
 from workers.data.store.store import open_store

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.plan import Plan, Stage, StageRef
-from orchestrator.schedule import estimate, lower_bound, multiply_adds, ready, remaining_path
+from orchestrator.plan.build import Plan, Stage, StageRef
+from orchestrator.plan.schedule import estimate, lower_bound, multiply_adds, ready, remaining_path
 from workers.models.outline import outline
 from workers.settings.training import TrainingSettings
 

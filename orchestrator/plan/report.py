@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.config.schema import ClusterConfig
-from orchestrator.plan_values import Plan, Stage, StageRef
-from orchestrator.schedule import Estimate, estimate
+from orchestrator.plan.model import Plan, Stage, StageRef
+from orchestrator.plan.schedule import Estimate, estimate
 from workers.models.outline import outline
 from workers.settings.training import HELD_OUT, StoreFormat, stored_image_bytes
 

@@ -19,7 +19,7 @@ from orchestrator.config.schema import (
     SubmissionConfig,
     TrackingConfig,
 )
-from orchestrator.plan import ChangeKind, Plan, StageRef, compare, from_json, make_plan, to_json, used_datasets
+from orchestrator.plan.build import ChangeKind, Plan, StageRef, compare, from_json, make_plan, to_json, used_datasets
 from workers.data.sources.registry import Survey
 from workers.errors import ConfigError
 from workers.settings.training import (

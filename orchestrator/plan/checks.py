@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from orchestrator.config.structure import choices
-from orchestrator.plan_values import PlannedDataset, Stage
+from orchestrator.plan.model import PlannedDataset, Stage
 from workers.errors import ConfigError
 from workers.models.outline import Outline, outline
 from workers.settings.training import Layout

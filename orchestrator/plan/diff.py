@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from orchestrator.plan_values import Plan, PlannedDataset, Stage, plain
+from orchestrator.plan.model import Plan, PlannedDataset, Stage, plain
 
 _SHOWN_STAGES = 3
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.config.schema import TARGET, Config, StageConfig
 from orchestrator.config.structure import choices
-from orchestrator.plan_change import Change, ChangeKind, compare
-from orchestrator.plan_checks import check_crop, check_fit, check_gpus, check_layers
-from orchestrator.plan_values import Plan, PlannedDataset, Stage, StageRef, from_json, hashed, plain, to_json
+from orchestrator.plan.checks import check_crop, check_fit, check_gpus, check_layers
+from orchestrator.plan.diff import Change, ChangeKind, compare
+from orchestrator.plan.model import Plan, PlannedDataset, Stage, StageRef, from_json, hashed, plain, to_json
 from workers.errors import ConfigError
 from workers.protocol import InitFile
 from workers.settings.training import DatasetSettings, dataset_options

@@ -6,7 +6,7 @@ A member is one process, so its stages run one at a time.
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from orchestrator.plan_values import Plan, Stage, StageRef
+from orchestrator.plan.model import Plan, Stage, StageRef
 from workers.models.outline import outline
 
 

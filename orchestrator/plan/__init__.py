@@ -1,0 +1,1 @@
+"""orchestrator.plan.build: see the modules."""
