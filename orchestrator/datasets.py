@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from orchestrator.cluster.ray_backend import shard_runner
 from orchestrator.config.schema import TARGET, Config
 from orchestrator.plan.build import used_datasets
-from orchestrator.ray_cluster import shard_runner
 from workers.data.sources.registry import Survey, survey
 from workers.data.store.excluded import NOTHING, Excluded, held_out_by
 from workers.data.store.preparation import PrepareProgress, prepare

@@ -12,11 +12,11 @@ from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 
+from orchestrator.cluster.actor import Cluster, Completed, Failure, Halted, Lost, Predicted, Trained
 from orchestrator.damaged import reopen_damaged
 from orchestrator.deadlines import Deadlines, mark_of
 from orchestrator.follow import Follower
 from orchestrator.ledger import PREDICTIONS, AttemptEnd, Ledger, StageState
-from orchestrator.member_actor import Cluster, Completed, Failure, Halted, Lost, Predicted, Trained
 from orchestrator.plan.build import Plan, StageRef
 from orchestrator.plan.schedule import ready
 from orchestrator.provenance import Book, require_stage

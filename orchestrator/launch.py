@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from orchestrator import placing, ray_cluster, submission, tracking
+from orchestrator import placing, submission, tracking
+from orchestrator.cluster import ray_backend as ray_cluster
 from orchestrator.config.schema import TARGET, Config, default_run_dir
 from orchestrator.datasets import Prepared, prepare_all, survey_all
 from orchestrator.driver import Driver

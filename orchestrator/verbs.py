@@ -95,7 +95,7 @@ def plan(request: Request, streams: Streams) -> int:
 
 def _members_at_once(cluster: "ClusterConfig", streams: Streams) -> int:
     """How many fit; a plan may be for machines that are elsewhere, so 0 is told and not refused."""
-    from orchestrator.ray_cluster import check_resources
+    from orchestrator.cluster.ray_backend import check_resources
 
     try:
         return check_resources(cluster)

@@ -12,7 +12,7 @@ PACKAGES = ("orchestrator", "workers")
 MAX_LINES = 400
 
 OWNERS = {
-    "ray": ("orchestrator/ray_cluster", "orchestrator/ray_nodes", "orchestrator/ray_session"),
+    "ray": ("orchestrator/cluster/ray_backend", "orchestrator/cluster/ray_nodes", "orchestrator/cluster/ray_session"),
     "mlflow": ("orchestrator/tracking_store",),
     "hydra": ("orchestrator/config/composition", "orchestrator/config/overrides"),
     "omegaconf": ("orchestrator/config/composition", "orchestrator/config/overrides"),
@@ -59,7 +59,7 @@ VALUE_MODULES = {
 }
 # Where `except Exception` may stand: nothing but values leaves there.
 CATCH_ALL = {
-    "orchestrator/member_actor.py": "the actor boundary encodes the error and returns it",
+    "orchestrator/cluster/actor.py": "the actor boundary encodes the error and returns it",
     "orchestrator/tracking_sender.py": "the sender thread's boundary: no outage of a tracking store stops a run",
     "orchestrator/cli.py": "exit code 1 and its one line are made here",
 }
@@ -67,7 +67,7 @@ ATOMIC = "workers/storage/atomic.py"
 ATOMIC_BLOCKS = {"replacing", "atomic_folder", "replacing_folder"}
 # Functions that write without workers.storage.atomic, each for a reason.
 IN_PLACE = {
-    "orchestrator/member_actor.py:_after_predecessor": "a lock is held on an open file, whose content says nothing",
+    "orchestrator/cluster/actor.py:_after_predecessor": "a lock is held on an open file, whose content says nothing",
     "orchestrator/plots.py:_png": "draws into memory",
     "orchestrator/run_dir.py:lock": "a lock is held on an open file; what it says is for the message alone",
     "workers/storage/checkpoint.py:_set_aside": "a corrupt checkpoint is renamed, never rewritten",
@@ -327,9 +327,9 @@ BREACHES = {
 
 
 LAWFUL = {
-    "owner": ("orchestrator/ray_cluster.py", "import ray\nfrom ray.actor import ActorHandle\n"),
+    "owner": ("orchestrator/cluster/ray_backend.py", "import ray\nfrom ray.actor import ActorHandle\n"),
     "owner grown into a package": ("orchestrator/tracking_store/client.py", "import mlflow\n"),
-    "actor boundary": ("orchestrator/member_actor.py", "try:\n    f()\nexcept Exception as e:\n    g(e)\n"),
+    "actor boundary": ("orchestrator/cluster/actor.py", "try:\n    f()\nexcept Exception as e:\n    g(e)\n"),
     "clean up and raise on": (
         "workers/training/stage.py",
         "try:\n    f()\nexcept BaseException:\n    g()\n    raise\n",

@@ -10,8 +10,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from orchestrator import launch as story
+from orchestrator.cluster.local_backend import one_slot
 from orchestrator.config.composition import compose
-from orchestrator.local_actors import one_slot
 from orchestrator.plan.model import StageRef, from_json
 from orchestrator.run_dir import RunPaths, read_record
 from workers.storage.finished import read_finished

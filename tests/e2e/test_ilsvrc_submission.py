@@ -11,9 +11,9 @@ import pytest
 from ilsvrc_files import Challenge, write_archives
 from PIL import Image
 
-from orchestrator import ray_cluster
 from orchestrator.cli import main
-from orchestrator.local_actors import one_slot
+from orchestrator.cluster import ray_backend as ray_cluster
+from orchestrator.cluster.local_backend import one_slot
 
 pytestmark = pytest.mark.timeout(240)
 # By ILSVRC2012_ID from 1, real WNIDs: no name keeps its place when they are sorted.

@@ -17,8 +17,8 @@ import numpy as np
 import psutil
 import pytest
 
+from orchestrator.cluster.ray_session import available_cpus
 from orchestrator.ledger import read_ledger
-from orchestrator.ray_session import available_cpus
 from orchestrator.run_dir import RunPaths, is_locked, read_record
 from orchestrator.status import State, read_status
 

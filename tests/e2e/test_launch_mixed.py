@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orchestrator import ray_cluster
 from orchestrator.cli import main
+from orchestrator.cluster import ray_backend as ray_cluster
+from orchestrator.cluster.local_backend import LocalActors
 from orchestrator.config.schema import ClusterConfig
-from orchestrator.local_actors import LocalActors
 
 NUM_CLASSES, NUM_TRAIN, NUM_VAL = 3, 12, 4
 MEMBERS = {"alexnet", "lenet5", "highway", "resnet18", "googlenet", "squeezenet"}

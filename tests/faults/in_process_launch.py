@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import ray_cluster
 from orchestrator.cli import main
+from orchestrator.cluster import ray_backend as ray_cluster
+from orchestrator.cluster.local_backend import one_slot
 from orchestrator.ledger import AttemptEnd, Entry, read_ledger
-from orchestrator.local_actors import one_slot
 from orchestrator.run_dir import RunPaths, is_locked
 
 INTERVAL = 4

@@ -12,9 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from orchestrator import ray_cluster
 from orchestrator.cli import main
-from orchestrator.member_actor import Duties, worker_duties
+from orchestrator.cluster import ray_backend as ray_cluster
+from orchestrator.cluster.actor import Duties, worker_duties
 from workers.protocol import StageResult, StageSpec
 
 INJECTED = "SEPTET_TEST_INJECTED"

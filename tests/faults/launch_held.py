@@ -14,18 +14,10 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from orchestrator import (
-    cli,
-    interrupts,
-    launch,
-    placement,
-    ray_cluster,
-    ray_nodes,
-    side_by_side,
-    submission,
-    tracking_runs,
-)
-from orchestrator.local_actors import one_slot
+from orchestrator import cli, interrupts, launch, placement, side_by_side, submission, tracking_runs
+from orchestrator.cluster import ray_backend as ray_cluster
+from orchestrator.cluster import ray_nodes
+from orchestrator.cluster.local_backend import one_slot
 from workers.inference import prediction as predict
 from workers.training import loop
 

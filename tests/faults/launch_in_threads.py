@@ -10,7 +10,7 @@ import sys
 
 from orchestrator import launch as story
 from orchestrator.cli import main
-from orchestrator.local_actors import one_slot
+from orchestrator.cluster.local_backend import one_slot
 
 
 def _put_fault_in_place(where: str) -> None:

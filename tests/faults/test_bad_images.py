@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from orchestrator import ray_cluster
 from orchestrator.cli import main
-from orchestrator.local_actors import one_slot
+from orchestrator.cluster import ray_backend as ray_cluster
+from orchestrator.cluster.local_backend import one_slot
 from workers.data.decoding import decoder as decode
 
 SIDE = 32

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from fake_stages import EVERY, NUM_UPDATES, FakeStages, plan_of
 
+from orchestrator.cluster.local_backend import LocalActors
+from orchestrator.cluster.ray_nodes import Node, count_remaining_slots
 from orchestrator.driver import Driver
 from orchestrator.ledger import AttemptEnd, Budgets, Ledger, StageState, read_ledger
-from orchestrator.local_actors import LocalActors
-from orchestrator.ray_nodes import Node, count_remaining_slots
 from orchestrator.run_dir import RunPaths
 from orchestrator.tracking import NoTracker
 from orchestrator.work import Work

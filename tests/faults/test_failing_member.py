@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from orchestrator import launch as story
-from orchestrator import ray_cluster
 from orchestrator.cli import main
+from orchestrator.cluster import ray_backend as ray_cluster
+from orchestrator.cluster.actor import Duties, worker_duties
+from orchestrator.cluster.local_backend import LocalActors
 from orchestrator.config.schema import ClusterConfig
 from orchestrator.ledger import AttemptEnd, Ledger, read_ledger
-from orchestrator.local_actors import LocalActors
-from orchestrator.member_actor import Duties, worker_duties
 from orchestrator.missing import find_missing
 from orchestrator.run_dir import RunPaths, is_locked
 from orchestrator.tracking import NoTracker

@@ -14,14 +14,14 @@ from fake_stages import FakeStages, plan_of
 from tiny_stage import INTERVAL, SETTINGS, make_spec, make_store, never
 
 from orchestrator import driver as driver_module
+from orchestrator.cluster.actor import Duties, worker_duties
+from orchestrator.cluster.local_backend import LocalActors
+from orchestrator.cluster.ray_backend import RayCluster, open_cluster
 from orchestrator.config.schema import ClusterConfig
 from orchestrator.deadlines import Deadlines
 from orchestrator.driver import Driver
 from orchestrator.ledger import AttemptEnd, Budgets, Ledger, read_ledger
-from orchestrator.local_actors import LocalActors
-from orchestrator.member_actor import Duties, worker_duties
 from orchestrator.plan.build import Plan, StageRef
-from orchestrator.ray_cluster import RayCluster, open_cluster
 from orchestrator.run_dir import RunPaths
 from orchestrator.tracking import NoTracker
 from orchestrator.work import Work

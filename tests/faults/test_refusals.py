@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from orchestrator import launch, ray_cluster
+from orchestrator import launch
 from orchestrator.cli import main
-from orchestrator.local_actors import one_slot
+from orchestrator.cluster import ray_backend as ray_cluster
+from orchestrator.cluster.local_backend import one_slot
 from orchestrator.open_run import OpenedRun
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

@@ -17,10 +17,10 @@ from urllib.parse import urlsplit
 import pytest
 from fake_stages import EVERY, FakeStages, plan_of
 
+from orchestrator.cluster.local_backend import LocalActors
 from orchestrator.config.schema import TrackingConfig
 from orchestrator.driver import Driver
 from orchestrator.ledger import Budgets, Ledger
-from orchestrator.local_actors import LocalActors
 from orchestrator.plan.build import Plan
 from orchestrator.run_dir import RunPaths
 from orchestrator.tracking import Ending, RunIdentity, Tracker, open_tracking

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from fake_stages import EVERY, FakeStages
 
+from orchestrator.cluster.local_backend import LocalActors
 from orchestrator.driver import Driver
 from orchestrator.ledger import AttemptEnd, Budgets, Contents, Ledger, read_ledger
-from orchestrator.local_actors import LocalActors
 from orchestrator.plan.build import Plan, StageRef
 from orchestrator.provenance import Book
 from orchestrator.run_dir import RunPaths

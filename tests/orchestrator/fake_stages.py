@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from orchestrator.local_actors import ActorDied
-from orchestrator.member_actor import Duties
+from orchestrator.cluster.actor import Duties
+from orchestrator.cluster.local_backend import ActorDied
 from orchestrator.plan.build import Plan, PlannedDataset, Stage, StageRef
 from orchestrator.work import newest_step
 from workers.errors import Stopped

@@ -9,8 +9,8 @@ import json
 import sys
 from pathlib import Path
 
+from orchestrator.cluster.ray_backend import shard_runner
 from orchestrator.config.schema import ClusterConfig
-from orchestrator.ray_cluster import shard_runner
 from workers.data.sources.files import FileLoader, PlainFiles
 from workers.data.sources.listing import Row
 from workers.data.sources.tree import LocalTree

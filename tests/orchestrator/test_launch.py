@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import placement, ray_cluster
+from orchestrator import placement
 from orchestrator.cli import main
+from orchestrator.cluster import ray_backend as ray_cluster
+from orchestrator.cluster.local_backend import LocalActors
 from orchestrator.config.schema import ClusterConfig
-from orchestrator.local_actors import LocalActors
 from orchestrator.run_dir import RunPaths, read_record
 from orchestrator.status import State, read_status
 from workers.errors import ClusterLost

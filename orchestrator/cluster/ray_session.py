@@ -7,6 +7,7 @@ the driver (`process_guard`).
 import os
 import secrets
 import signal
+import sys
 import tempfile
 import threading
 import uuid
@@ -16,9 +17,26 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from orchestrator import process_guard
-from orchestrator.member_path import keep_own_path
+from orchestrator.cluster import process_guard
 from workers.errors import ClusterLost, ConfigError
+
+
+class _NoMorePaths(list[str]):
+    """Takes nothing in: Ray would put the working directory before all else that workers import."""
+
+    def extend(self, _: Any) -> None:
+        pass
+
+
+def keep_own_path(job_config: Any) -> Any:
+    """Makes of Ray's JobConfig one under which a `numpy.py` that lies in the working directory runs in no member.
+
+    Where the driver itself imports from there (a checkout that is not installed), so do they.
+    """
+    if not {"", str(Path.cwd())} & set(sys.path):
+        job_config._py_driver_sys_path = _NoMorePaths()
+    return job_config
+
 
 # A Unix socket's path has at most 107 characters; Ray's plasma socket lies up to 64 below its folder, and that 22 below
 # the root (/septet-ray-12345678/r).

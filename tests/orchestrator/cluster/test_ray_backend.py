@@ -19,11 +19,11 @@ import psutil
 import pytest
 from PIL import Image
 
+from orchestrator.cluster.actor import Completed, Duties, Halted, Lost, Trained
+from orchestrator.cluster.ray_backend import RayCluster, check_resources, open_cluster, shard_runner
+from orchestrator.cluster.ray_nodes import Head, Node, count_slots
+from orchestrator.cluster.ray_session import available_cpus
 from orchestrator.config.schema import ClusterConfig
-from orchestrator.member_actor import Completed, Duties, Halted, Lost, Trained
-from orchestrator.ray_cluster import RayCluster, check_resources, open_cluster, shard_runner
-from orchestrator.ray_nodes import Head, Node, count_slots
-from orchestrator.ray_session import available_cpus
 from workers.data.sources.files import FileLoader, PlainFiles
 from workers.data.sources.tree import LocalTree
 from workers.data.store.preparation import prepare
@@ -165,7 +165,7 @@ def _addresses_of(others: set[int]) -> set[str]:
 _DRIVER = """
 import sys
 from orchestrator.config.schema import ClusterConfig
-from orchestrator.ray_cluster import open_cluster
+from orchestrator.cluster.ray_backend import open_cluster
 with open_cluster(ClusterConfig()) as cluster:
     print("open", flush=True)
     sys.stdin.read()
@@ -216,7 +216,7 @@ def _lives(process: psutil.Process) -> bool:
 _CLUSTER = """
 import os, sys
 from orchestrator.config.schema import ClusterConfig
-from orchestrator.ray_cluster import open_cluster
+from orchestrator.cluster.ray_backend import open_cluster
 with open_cluster(ClusterConfig()):
     import ray
     print(ray.get_runtime_context().gcs_address, os.environ["RAY_AUTH_TOKEN"], flush=True)

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from orchestrator.member_actor import failure_of
-from orchestrator.out_of_memory import advice
+from orchestrator.cluster.actor import advice, failure_of
 
 ON_DEVICE = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 1.00 GiB"),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from orchestrator.member_actor import Completed, Duties, Lost, MemberActor, Outcome, worker_duties
+from orchestrator.cluster.actor import Completed, Duties, Lost, MemberActor, Outcome, worker_duties
 from workers.protocol import PredictSpec, StageSpec
 
 if TYPE_CHECKING:

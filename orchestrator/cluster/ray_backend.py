@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.member_actor import Completed, Duties, Lost, MemberActor, Outcome, failure_of, worker_duties
-from orchestrator.ray_nodes import (
+from orchestrator.cluster.actor import Completed, Duties, Lost, MemberActor, Outcome, failure_of, worker_duties
+from orchestrator.cluster.ray_nodes import (
     LOOK_EVERY_S,
     Head,
     Node,
@@ -27,7 +27,7 @@ from orchestrator.ray_nodes import (
     lost_as_such,
     node_of,
 )
-from orchestrator.ray_session import (
+from orchestrator.cluster.ray_session import (
     LOCAL_ENVIRONMENT,
     attached,
     available_cpus,

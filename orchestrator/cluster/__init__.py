@@ -1,0 +1,1 @@
+"""orchestrator.cluster: see the modules."""
