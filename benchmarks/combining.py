@@ -18,7 +18,7 @@ from orchestrator.aggregate import MemberPredictions, open_predictions
 from orchestrator.combine import mean
 from orchestrator.probabilities import blocks
 from orchestrator.read_ahead import read_ahead
-from orchestrator.run_data import SplitData
+from orchestrator.run.data import SplitData
 from workers.protocol import SplitPredictions
 from workers.storage.atomic import sha256_of
 

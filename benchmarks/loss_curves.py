@@ -11,9 +11,9 @@ import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.follow import Follower
 from orchestrator.plan.build import from_json
-from orchestrator.run_dir import RunPaths, read_record
+from orchestrator.run.metrics import Follower
+from orchestrator.run.paths import RunPaths, read_record
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from benchmarks.row import Measure, Row, Settings, Spread, Wanted
 from benchmarks.training_step import ours
 from benchmarks.turns import ratios, take_turns
 from orchestrator.config.schema import TrackingConfig
-from orchestrator.follow import Follower
 from orchestrator.plan.model import Plan, PlannedDataset, Stage, StageRef
+from orchestrator.run.metrics import Follower
 from orchestrator.tracking import RunIdentity, open_tracking
 from orchestrator.ui import serving
 from workers.protocol import StageSpec

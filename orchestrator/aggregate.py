@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from orchestrator.probabilities import Block, blocks
 from orchestrator.read_ahead import num_threads
-from orchestrator.run_data import SplitData
+from orchestrator.run.data import SplitData
 from workers.errors import CheckFailed, MemberFailed
 from workers.protocol import SplitPredictions
 from workers.storage.atomic import parse_json, storage_errors

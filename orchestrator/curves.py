@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from orchestrator.follow import Follower
 from orchestrator.plan.build import Plan
-from orchestrator.run_dir import RunPaths
+from orchestrator.run.metrics import Follower
+from orchestrator.run.paths import RunPaths
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable
 
 from orchestrator.plan.build import Plan, Stage
-from orchestrator.run_dir import RunPaths
+from orchestrator.run.paths import RunPaths
 from workers.errors import StorageError, StorageSilent
 from workers.storage.checkpoint import STEP_GLOB, verify_checkpoint
 from workers.storage.finished import FILE as DONE_FILE

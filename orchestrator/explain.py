@@ -14,11 +14,11 @@ from orchestrator.aggregate import MemberPredictions, open_predictions
 from orchestrator.combine import Combination, Combined
 from orchestrator.config.schema import CombineMethod
 from orchestrator.probabilities import SMALLEST_PROBABILITY, top_classes
-from orchestrator.provenance import Committed, require_data, require_recorded
-from orchestrator.provenance import from_json as committed_from_json
 from orchestrator.rebuild import Manifest, asked_by, line_number, read_manifest
-from orchestrator.run_data import RunData, read_run_data
-from orchestrator.run_dir import RunPaths, read_record
+from orchestrator.run.data import RunData, read_run_data
+from orchestrator.run.digests import Committed, require_data, require_recorded
+from orchestrator.run.digests import from_json as committed_from_json
+from orchestrator.run.paths import RunPaths, read_record
 from orchestrator.submission_formats import Layout, Question, file_lines, make_layout
 from workers.errors import CheckFailed, DataError
 

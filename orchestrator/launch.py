@@ -13,20 +13,20 @@ from orchestrator.datasets import Prepared, prepare_all, survey_all
 from orchestrator.driver import Driver
 from orchestrator.init_files import check_init_files, hash_init_files
 from orchestrator.interrupts import Interrupts
-from orchestrator.ledger import Budgets, Ledger, end_noted
 from orchestrator.missing import check_min_members, find_missing
-from orchestrator.open_run import OpenedRun, Wanted, open_run
 from orchestrator.placing import Measuring
 from orchestrator.plan.build import Plan, make_plan
 from orchestrator.preparing import watching
 from orchestrator.progress import Display
 from orchestrator.results import Results, write_results
-from orchestrator.run_data import of_store, read_run_data
-from orchestrator.status import read_status
+from orchestrator.run.data import of_store, read_run_data
+from orchestrator.run.ledger import Budgets, Ledger, end_noted
+from orchestrator.run.open import OpenedRun, Wanted, open_run
+from orchestrator.run.paths import versions
+from orchestrator.run.status import read_status
 from orchestrator.stop import obeying
 from orchestrator.tracking import Ending, RunIdentity, Tracker, open_tracking
 from orchestrator.tracking_store import DatasetInput
-from orchestrator.versions import versions
 from orchestrator.work import Work
 from workers.data.store.store import export
 from workers.errors import CheckFailed, ClusterLost, DataError, MemberFailed, SeptetError, Stopped
@@ -34,7 +34,7 @@ from workers.numerics import code_digest
 from workers.settings.training import HELD_OUT
 
 if TYPE_CHECKING:
-    from orchestrator.run_dir import RunPaths
+    from orchestrator.run.paths import RunPaths
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.config.schema import SubmissionConfig
-from orchestrator.ledger import PREDICTIONS, Contents, StageState, read_ledger
 from orchestrator.plan.build import Plan, StageRef
-from orchestrator.run_data import RunData
-from orchestrator.run_dir import RunPaths
+from orchestrator.run.data import RunData
+from orchestrator.run.ledger import PREDICTIONS, Contents, StageState, read_ledger
+from orchestrator.run.paths import RunPaths
 from orchestrator.scoreboard import Missing
 from workers.errors import ConfigError, MemberFailed
 from workers.storage.atomic import parse_json

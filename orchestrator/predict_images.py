@@ -14,7 +14,7 @@ from orchestrator.combine import Combination, Combined
 from orchestrator.config.schema import CombineMethod
 from orchestrator.plan.model import Plan, from_json
 from orchestrator.probabilities import top_classes
-from orchestrator.run_dir import RunPaths, RunRecord, read_record
+from orchestrator.run.paths import RunPaths, RunRecord, read_record
 from orchestrator.submission import MANIFEST
 from workers.data.decoding.decoder import BadImage, decode, read_content
 from workers.data.decoding.formats import FORMATS

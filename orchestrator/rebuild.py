@@ -13,8 +13,8 @@ from orchestrator.combine import Combination
 from orchestrator.config.schema import CombineMethod, SubmissionFormat
 from orchestrator.probabilities import Rows
 from orchestrator.read_ahead import read_ahead
-from orchestrator.run_data import RunData
-from orchestrator.run_dir import RunPaths
+from orchestrator.run.data import RunData
+from orchestrator.run.paths import RunPaths
 from orchestrator.scoreboard import Missing
 from orchestrator.submission import MANIFEST, question_of
 from orchestrator.submission_formats import (

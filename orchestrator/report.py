@@ -13,10 +13,10 @@ from orchestrator import plots
 from orchestrator.aggregate import MemberPredictions
 from orchestrator.config.schema import CombineMethod
 from orchestrator.curves import read_curves
-from orchestrator.ledger import read_ledger
 from orchestrator.plan.build import Plan
 from orchestrator.report_page import MemberEntry, Page, Picture, Sheet, render
-from orchestrator.run_dir import RunPaths, RunRecord
+from orchestrator.run.ledger import read_ledger
+from orchestrator.run.paths import RunPaths, RunRecord
 from orchestrator.score import standard_error
 from orchestrator.scoreboard import Missing, SplitScores, to_json, to_markdown
 from workers.storage import atomic

@@ -9,7 +9,9 @@ from orchestrator.combine import Combination, Combined, equal
 from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionConfig
 from orchestrator.missing import allowed_missing, without
 from orchestrator.plan.build import Plan
-from orchestrator.provenance import (
+from orchestrator.report import Evidence, write_report
+from orchestrator.run.data import RunData, read_run_data
+from orchestrator.run.digests import (
     Book,
     Committed,
     SubmissionDigests,
@@ -18,9 +20,7 @@ from orchestrator.provenance import (
     require_recorded,
     require_stage,
 )
-from orchestrator.report import Evidence, write_report
-from orchestrator.run_data import RunData, read_run_data
-from orchestrator.run_dir import RunPaths, read_record
+from orchestrator.run.paths import RunPaths, read_record
 from orchestrator.scoreboard import Missing, SplitScores, score_split, to_text
 from orchestrator.submission import MANIFEST, Provenance, ask, write_submission
 from orchestrator.weight_search import find_weights

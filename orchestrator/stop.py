@@ -14,8 +14,8 @@ from enum import StrEnum
 from pathlib import Path
 
 from orchestrator.interrupts import Interrupts
-from orchestrator.ledger import StageState, read_ledger
-from orchestrator.run_dir import Holder, RunPaths, is_locked, read_holder
+from orchestrator.run.ledger import StageState, read_ledger
+from orchestrator.run.paths import Holder, RunPaths, is_locked, read_holder
 from workers.errors import DataError, RunInUse, StorageError
 from workers.storage import atomic
 

@@ -15,9 +15,9 @@ from typing import Any
 from orchestrator.aggregate import MemberPredictions
 from orchestrator.combine import Combined
 from orchestrator.config.schema import SubmissionConfig, SubmissionFormat
-from orchestrator.provenance import Book, SubmissionDigests
 from orchestrator.read_ahead import read_ahead
-from orchestrator.run_data import RunData
+from orchestrator.run.data import RunData
+from orchestrator.run.digests import Book, SubmissionDigests
 from orchestrator.scoreboard import Missing
 from orchestrator.submission_check import check_submission
 from orchestrator.submission_formats import (

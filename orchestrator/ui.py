@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from orchestrator.run_dir import RunPaths, read_record
+from orchestrator.run.paths import RunPaths, read_record
 from orchestrator.tracking_address import artifact_root, redact, sqlite_path
 from workers.errors import ConfigError
 

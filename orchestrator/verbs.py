@@ -18,7 +18,7 @@ from workers.errors import ConfigError, StorageError
 if TYPE_CHECKING:
     from orchestrator.config.schema import ClusterConfig
     from orchestrator.results import Results
-    from orchestrator.run_dir import RunPaths
+    from orchestrator.run.paths import RunPaths
 
 _OK = 0
 _DOCTOR_FAILED = 2
@@ -129,8 +129,8 @@ def ui(request: Request, streams: Streams) -> int:
 
 def status(request: Request, streams: Streams) -> int:
     """One line a stage; with `--watch` until the run ends."""
-    from orchestrator.run_dir import RunPaths
-    from orchestrator.status import read_status, to_json, to_lines
+    from orchestrator.run.paths import RunPaths
+    from orchestrator.run.status import read_status, to_json, to_lines
 
     paths = RunPaths(_given(request.run_dir))
     if request.watch and request.json:
@@ -148,8 +148,8 @@ def status(request: Request, streams: Streams) -> int:
 def watch(run_dir: Path, streams: Streams, pause: Callable[[float], None] = time.sleep) -> None:
     """Shows how the run gets on, until no process holds it: a launch that prepares its data is not yet running."""
     from orchestrator.progress import Display
-    from orchestrator.run_dir import RunPaths, is_locked
-    from orchestrator.status import read_status
+    from orchestrator.run.paths import RunPaths, is_locked
+    from orchestrator.run.status import read_status
 
     paths = RunPaths(run_dir)
     display = Display(streams.out)
@@ -166,7 +166,7 @@ def submit(request: Request, streams: Streams) -> int:
     from orchestrator.config.composition import reopen
     from orchestrator.plan.model import from_json
     from orchestrator.results import write_results
-    from orchestrator.run_dir import RunPaths, lock, read_record
+    from orchestrator.run.paths import RunPaths, lock, read_record
 
     for override in request.overrides:
         if re.split(r"[.=]", override)[0] not in _SUBMIT_GROUPS:
@@ -186,7 +186,7 @@ def report(request: Request, streams: Streams) -> int:
     from orchestrator.config.composition import reopen
     from orchestrator.plan.model import from_json
     from orchestrator.results import rebuild_report
-    from orchestrator.run_dir import RunPaths, lock, read_record
+    from orchestrator.run.paths import RunPaths, lock, read_record
 
     paths = RunPaths(_given(request.run_dir))
     record = read_record(paths)
@@ -227,7 +227,7 @@ def _near(path: Path) -> Path:
 def predict(request: Request, streams: Streams) -> int:
     """The ensemble's best classes for each image."""
     from orchestrator.predict_images import check_out, predict_images, to_json, to_lines, write_out
-    from orchestrator.run_dir import RunPaths
+    from orchestrator.run.paths import RunPaths
 
     if request.out is not None:
         check_out(request.out)
@@ -244,7 +244,7 @@ def predict(request: Request, streams: Streams) -> int:
 
 def verify(request: Request, streams: Streams) -> int:
     """Whether all that the run has is as it was committed, and its submission the same when it is made again."""
-    from orchestrator.run_dir import RunPaths
+    from orchestrator.run.paths import RunPaths
     from orchestrator.verification import require_ok, to_json, to_lines
     from orchestrator.verify import verify as verify_run
 
@@ -262,7 +262,7 @@ def explain(request: Request, streams: Streams) -> int:
     """Where one line of the submission comes from."""
     from orchestrator.explain import explain as explain_line
     from orchestrator.explain import to_json, to_lines
-    from orchestrator.run_dir import RunPaths
+    from orchestrator.run.paths import RunPaths
 
     found = explain_line(RunPaths(_given(request.run_dir)), request.image_id, request.top)
     if request.json:
@@ -274,7 +274,7 @@ def explain(request: Request, streams: Streams) -> int:
 
 def stop(request: Request, streams: Streams) -> int:
     """Asks the launch to stop, and says what came of it."""
-    from orchestrator.run_dir import RunPaths
+    from orchestrator.run.paths import RunPaths
     from orchestrator.stop import ask_to_stop
 
     streams.results([ask_to_stop(RunPaths(_given(request.run_dir)), request.timeout).line])

@@ -6,9 +6,9 @@ from enum import StrEnum
 from typing import Any
 
 from orchestrator.plan.model import Plan
-from orchestrator.provenance import Committed
 from orchestrator.rebuild import Manifest
-from orchestrator.run_dir import RunPaths, RunRecord
+from orchestrator.run.digests import Committed
+from orchestrator.run.paths import RunPaths, RunRecord
 from workers.errors import CheckFailed, MemberFailed
 
 

@@ -12,12 +12,12 @@ from orchestrator.config.schema import TARGET
 from orchestrator.missing import in_words
 from orchestrator.plan.model import StageRef
 from orchestrator.plan.model import from_json as plan_from_json
-from orchestrator.provenance import data_digests
-from orchestrator.provenance import from_json as committed_from_json
 from orchestrator.read_ahead import num_threads
 from orchestrator.rebuild import Manifest, read_manifest
-from orchestrator.run_data import RunData, read_run_data
-from orchestrator.run_dir import RunPaths, is_locked, read_record
+from orchestrator.run.data import RunData, read_run_data
+from orchestrator.run.digests import data_digests
+from orchestrator.run.digests import from_json as committed_from_json
+from orchestrator.run.paths import RunPaths, is_locked, read_record
 from orchestrator.submission import MANIFEST
 from orchestrator.verification import Examined, Verification
 from orchestrator.verify_submission import check_report, check_submission

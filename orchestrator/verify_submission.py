@@ -9,11 +9,11 @@ from orchestrator.combine import Combined, equal
 from orchestrator.config.schema import CombineMethod
 from orchestrator.missing import without
 from orchestrator.plan.model import StageRef
-from orchestrator.provenance import SubmissionDigests
 from orchestrator.rebuild import Manifest, asked_by, first_difference
 from orchestrator.report import scores_json
 from orchestrator.results import Opened, score_splits
-from orchestrator.run_data import RunData
+from orchestrator.run.data import RunData
+from orchestrator.run.digests import SubmissionDigests
 from orchestrator.submission import FILES, MANIFEST
 from orchestrator.verification import Examined
 from orchestrator.weight_search import find_weights

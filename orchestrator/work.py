@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.ledger import Budgets
 from orchestrator.plan.build import Plan, Stage
-from orchestrator.run_dir import RunPaths
+from orchestrator.run.ledger import Budgets
+from orchestrator.run.paths import RunPaths
 from workers.protocol import Numerics, PredictSpec, StageSpec
 from workers.settings.training import Crops, KeptCheckpoint
 from workers.storage.atomic import parse_json, sha256_of, storage_errors

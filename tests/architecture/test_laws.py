@@ -69,7 +69,7 @@ ATOMIC_BLOCKS = {"replacing", "atomic_folder", "replacing_folder"}
 IN_PLACE = {
     "orchestrator/cluster/actor.py:_after_predecessor": "a lock is held on an open file, whose content says nothing",
     "orchestrator/plots.py:_png": "draws into memory",
-    "orchestrator/run_dir.py:lock": "a lock is held on an open file; what it says is for the message alone",
+    "orchestrator/run/paths.py:lock": "a lock is held on an open file; what it says is for the message alone",
     "workers/storage/checkpoint.py:_set_aside": "a corrupt checkpoint is renamed, never rewritten",
     "workers/storage/checkpoint.py:_write_durably": "the folder it is given is an atomic_folder",
     "workers/data/store/local_copy.py:_copy_checked": "the folder it is given is an atomic_folder",
@@ -282,9 +282,9 @@ BREACHES = {
     ),
     "file in a pure module": ("pure module calls open", "orchestrator/combine.py", "def f(p):\n    return open(p)\n"),
     "pure module imports an impure one": (
-        "pure module imports orchestrator.run_dir",
+        "pure module imports orchestrator.run.paths",
         "orchestrator/score.py",
-        "from orchestrator.run_dir import RunPaths\n",
+        "from orchestrator.run.paths import RunPaths\n",
     ),
     "vague name": ("named for nothing", "workers/data/image_utils.py", "X = 1\n"),
     "vague folder": ("named for nothing", "orchestrator/helpers/sort.py", "X = 1\n"),
@@ -315,9 +315,9 @@ BREACHES = {
         "np.lib.format.open_memmap('x.npy', mode='w+')\n",
     ),
     "figure.savefig": ("writes without", "orchestrator/plots.py", "figure.savefig(path)\n"),
-    "os.open for writing": ("writes without", "orchestrator/ledger.py", "os.open(p, os.O_WRONLY | os.O_CREAT)\n"),
-    "os.replace": ("writes without", "orchestrator/ledger.py", "import os\nos.replace(a, b)\n"),
-    "Path.replace": ("writes without", "orchestrator/ledger.py", "a.replace(b)\n"),
+    "os.open for writing": ("writes without", "orchestrator/run/ledger.py", "os.open(p, os.O_WRONLY | os.O_CREAT)\n"),
+    "os.replace": ("writes without", "orchestrator/run/ledger.py", "import os\nos.replace(a, b)\n"),
+    "Path.replace": ("writes without", "orchestrator/run/ledger.py", "a.replace(b)\n"),
     "write after the block": (
         "writes without",
         "workers/inference/prediction.py",

@@ -13,7 +13,7 @@ from orchestrator import launch as story
 from orchestrator.cluster.local_backend import one_slot
 from orchestrator.config.composition import compose
 from orchestrator.plan.model import StageRef, from_json
-from orchestrator.run_dir import RunPaths, read_record
+from orchestrator.run.paths import RunPaths, read_record
 from workers.storage.finished import read_finished
 
 pytestmark = pytest.mark.timeout(240)

@@ -18,9 +18,9 @@ import psutil
 import pytest
 
 from orchestrator.cluster.ray_session import available_cpus
-from orchestrator.ledger import read_ledger
-from orchestrator.run_dir import RunPaths, is_locked, read_record
-from orchestrator.status import State, read_status
+from orchestrator.run.ledger import read_ledger
+from orchestrator.run.paths import RunPaths, is_locked, read_record
+from orchestrator.run.status import State, read_status
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 GIVE_UP_S = 600.0

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from run_artefacts import artefacts
 
-from orchestrator.ledger import read_ledger
-from orchestrator.run_dir import RunPaths, is_locked
+from orchestrator.run.ledger import read_ledger
+from orchestrator.run.paths import RunPaths, is_locked
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(3600)]
 SEED = 2012

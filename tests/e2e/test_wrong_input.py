@@ -14,7 +14,7 @@ from orchestrator.cli import main
 from orchestrator.config.composition import compose
 from orchestrator.datasets import survey_all
 from orchestrator.plan.build import make_plan, to_json
-from orchestrator.run_dir import RunPaths, RunRecord, lock, write_record
+from orchestrator.run.paths import RunPaths, RunRecord, lock, write_record
 from workers.numerics import code_digest
 from workers.protocol import Numerics
 

@@ -20,9 +20,9 @@ from orchestrator import submission
 from orchestrator.aggregate import MemberPredictions
 from orchestrator.combine import mean
 from orchestrator.config.schema import SubmissionConfig, SubmissionFormat
-from orchestrator.ledger import Ledger, StageState
-from orchestrator.run_data import RunData, SplitData
-from orchestrator.run_dir import RunPaths, RunRecord, write_record
+from orchestrator.run.data import RunData, SplitData
+from orchestrator.run.ledger import Ledger, StageState
+from orchestrator.run.paths import RunPaths, RunRecord, write_record
 from workers.errors import SeptetError
 from workers.protocol import Numerics, SplitPredictions, StageResult
 from workers.storage import atomic, checkpoint

@@ -12,8 +12,8 @@ import pytest
 from orchestrator.cli import main
 from orchestrator.cluster import ray_backend as ray_cluster
 from orchestrator.cluster.local_backend import one_slot
-from orchestrator.ledger import AttemptEnd, Entry, read_ledger
-from orchestrator.run_dir import RunPaths, is_locked
+from orchestrator.run.ledger import AttemptEnd, Entry, read_ledger
+from orchestrator.run.paths import RunPaths, is_locked
 
 INTERVAL = 4
 NUM_UPDATES = 12

@@ -22,7 +22,7 @@ from pathlib import Path
 import psutil
 from run_artefacts import artefacts
 
-from orchestrator.run_dir import RunPaths, is_locked
+from orchestrator.run.paths import RunPaths, is_locked
 
 FOLDER = Path(__file__).parent
 CHECKOUT = FOLDER.parents[1]

@@ -9,8 +9,8 @@ from fake_stages import EVERY, NUM_UPDATES, FakeStages, plan_of
 from orchestrator.cluster.local_backend import LocalActors
 from orchestrator.cluster.ray_nodes import Node, count_remaining_slots
 from orchestrator.driver import Driver
-from orchestrator.ledger import AttemptEnd, Budgets, Ledger, StageState, read_ledger
-from orchestrator.run_dir import RunPaths
+from orchestrator.run.ledger import AttemptEnd, Budgets, Ledger, StageState, read_ledger
+from orchestrator.run.paths import RunPaths
 from orchestrator.tracking import NoTracker
 from orchestrator.work import Work
 from workers.errors import MemberFailed

@@ -16,9 +16,9 @@ from orchestrator.cluster import ray_backend as ray_cluster
 from orchestrator.cluster.actor import Duties, worker_duties
 from orchestrator.cluster.local_backend import LocalActors
 from orchestrator.config.schema import ClusterConfig
-from orchestrator.ledger import AttemptEnd, Ledger, read_ledger
 from orchestrator.missing import find_missing
-from orchestrator.run_dir import RunPaths, is_locked
+from orchestrator.run.ledger import AttemptEnd, Ledger, read_ledger
+from orchestrator.run.paths import RunPaths, is_locked
 from orchestrator.tracking import NoTracker
 from workers.protocol import PredictSpec, SplitPredictions, StageResult, StageSpec
 from workers.storage.atomic import TEMPORARY_PREFIX

@@ -20,9 +20,9 @@ from orchestrator.cluster.ray_backend import RayCluster, open_cluster
 from orchestrator.config.schema import ClusterConfig
 from orchestrator.deadlines import Deadlines
 from orchestrator.driver import Driver
-from orchestrator.ledger import AttemptEnd, Budgets, Ledger, read_ledger
 from orchestrator.plan.build import Plan, StageRef
-from orchestrator.run_dir import RunPaths
+from orchestrator.run.ledger import AttemptEnd, Budgets, Ledger, read_ledger
+from orchestrator.run.paths import RunPaths
 from orchestrator.tracking import NoTracker
 from orchestrator.work import Work
 from workers.data.store.store import open_store

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator import run_dir
 from orchestrator.cli import main
 from orchestrator.cluster import ray_backend as ray_cluster
 from orchestrator.cluster.local_backend import one_slot
+from orchestrator.run import paths as run_dir
 from workers.storage import atomic as json_text
 from workers.storage import checkpoint
 

@@ -16,8 +16,8 @@ from run_artefacts import artefacts
 from tiny_stage import course, make_spec, make_store, never
 from torch import nn
 
-from orchestrator.ledger import AttemptEnd, Ledger, StageState
-from orchestrator.status import read_status, to_lines
+from orchestrator.run.ledger import AttemptEnd, Ledger, StageState
+from orchestrator.run.status import read_status, to_lines
 from workers.errors import Diverged
 from workers.protocol import StageResult, StageSpec
 from workers.settings.training import ModelSettings

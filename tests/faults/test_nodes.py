@@ -14,7 +14,7 @@ from launch_held import ON_A_CLUSTER, UNWATCHED
 from run_artefacts import artefacts
 from small_launch import GIVE_UP_S, SMALL, Launches, hear_all_signals, wait_for
 
-from orchestrator.ledger import AttemptEnd, Entry, read_ledger
+from orchestrator.run.ledger import AttemptEnd, Entry, read_ledger
 from workers.training.metrics import read_step
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(1800)]

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator import aggregate, plots, provenance, results
+from orchestrator import aggregate, plots, results
 from orchestrator.cli import main
 from orchestrator.config.composition import compose
 from orchestrator.config.schema import CombineConfig, SubmissionConfig
-from orchestrator.provenance import open_book
 from orchestrator.results import write_results
-from orchestrator.run_dir import RunPaths, is_locked
+from orchestrator.run import digests as provenance
+from orchestrator.run.digests import open_book
+from orchestrator.run.paths import RunPaths, is_locked
 from workers.storage import atomic
 from workers.storage.atomic import sha256_of
 

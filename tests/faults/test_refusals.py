@@ -12,7 +12,7 @@ from orchestrator import launch
 from orchestrator.cli import main
 from orchestrator.cluster import ray_backend as ray_cluster
 from orchestrator.cluster.local_backend import one_slot
-from orchestrator.open_run import OpenedRun
+from orchestrator.run.open import OpenedRun
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 GROUP = "members:\n  one: {stages: {train: {dataset: target, epochs: 1}}}\n"

@@ -14,7 +14,7 @@ from launch_held import MOMENTS, UNPROTECTED
 from run_artefacts import artefacts
 from small_launch import GIVE_UP_S, Launches, hear_all_signals, wait_for
 
-from orchestrator.ledger import StageState, read_ledger
+from orchestrator.run.ledger import StageState, read_ledger
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}

@@ -12,8 +12,8 @@ import pytest
 from orchestrator import stop
 from orchestrator.cli import main
 from orchestrator.interrupts import Interrupts
-from orchestrator.ledger import Ledger, StageState
-from orchestrator.run_dir import Holder, RunPaths, is_locked, lock
+from orchestrator.run.ledger import Ledger, StageState
+from orchestrator.run.paths import Holder, RunPaths, is_locked, lock
 from orchestrator.stop import obeying
 
 # What a launch holds its run directory with.
@@ -21,7 +21,7 @@ _LAUNCH = """
 import sys, time
 from pathlib import Path
 from orchestrator.interrupts import Interrupts
-from orchestrator.run_dir import RunPaths, lock
+from orchestrator.run.paths import RunPaths, lock
 from orchestrator.stop import obeying
 from workers.errors import SeptetError
 paths = RunPaths(Path(sys.argv[1]))

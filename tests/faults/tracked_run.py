@@ -20,9 +20,9 @@ from fake_stages import EVERY, FakeStages, plan_of
 from orchestrator.cluster.local_backend import LocalActors
 from orchestrator.config.schema import TrackingConfig
 from orchestrator.driver import Driver
-from orchestrator.ledger import Budgets, Ledger
 from orchestrator.plan.build import Plan
-from orchestrator.run_dir import RunPaths
+from orchestrator.run.ledger import Budgets, Ledger
+from orchestrator.run.paths import RunPaths
 from orchestrator.tracking import Ending, RunIdentity, Tracker, open_tracking
 from orchestrator.tracking_sender import Pace
 from orchestrator.ui import serving

@@ -8,10 +8,10 @@ from fake_stages import EVERY, FakeStages
 
 from orchestrator.cluster.local_backend import LocalActors
 from orchestrator.driver import Driver
-from orchestrator.ledger import AttemptEnd, Budgets, Contents, Ledger, read_ledger
 from orchestrator.plan.build import Plan, StageRef
-from orchestrator.provenance import Book
-from orchestrator.run_dir import RunPaths
+from orchestrator.run.digests import Book
+from orchestrator.run.ledger import AttemptEnd, Budgets, Contents, Ledger, read_ledger
+from orchestrator.run.paths import RunPaths
 from orchestrator.tracking import NoTracker
 from orchestrator.work import Work
 from workers.protocol import Numerics

@@ -16,7 +16,7 @@ import pytest
 from orchestrator.aggregate import open_predictions
 from orchestrator.combine import Combination, Combined, mean
 from orchestrator.config.schema import CombineMethod
-from orchestrator.run_data import SplitData, of_store, read_run_data
+from orchestrator.run.data import SplitData, of_store, read_run_data
 from workers.data.store.preparation import prepare
 from workers.data.store.store import export, open_store
 from workers.errors import CheckFailed, DataError, MemberFailed, StorageError
@@ -239,7 +239,7 @@ import numpy as np
 from orchestrator.aggregate import open_predictions
 from orchestrator.combine import Combination, Combined, mean
 from orchestrator.config.schema import CombineMethod
-from orchestrator.run_data import SplitData
+from orchestrator.run.data import SplitData
 from orchestrator.score import score
 import hashlib
 folder, num_rows = Path(sys.argv[1]), int(sys.argv[2])

@@ -7,7 +7,7 @@ import pytest
 from driver_run import SEVEN, Run
 from fake_stages import NUM_UPDATES, died, plan_of
 
-from orchestrator.ledger import AttemptEnd, Budgets, Ledger, StageState
+from orchestrator.run.ledger import AttemptEnd, Budgets, Ledger, StageState
 from workers.errors import CheckFailed, DataError, Diverged, MemberFailed, SeptetError, StorageError
 from workers.settings.training import Crops
 

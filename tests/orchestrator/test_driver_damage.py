@@ -10,9 +10,9 @@ import pytest
 from driver_run import SEVEN, Run
 from fake_stages import NUM_UPDATES, plan_of
 
-from orchestrator.ledger import AttemptEnd, Budgets
 from orchestrator.plan.build import StageRef
-from orchestrator.provenance import Book
+from orchestrator.run.digests import Book
+from orchestrator.run.ledger import AttemptEnd, Budgets
 from workers.errors import CheckFailed, Diverged, MemberFailed
 from workers.protocol import StageResult, StageSpec
 from workers.storage.atomic import sha256_of

@@ -14,7 +14,7 @@ from orchestrator import plots
 from orchestrator.cli import main
 from orchestrator.config.composition import compose
 from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionConfig, SubmissionFormat
-from orchestrator.run_dir import RunPaths
+from orchestrator.run.paths import RunPaths
 from workers.storage import atomic
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from orchestrator.cli import main
 from orchestrator.cluster import ray_backend as ray_cluster
 from orchestrator.cluster.local_backend import LocalActors
 from orchestrator.config.schema import ClusterConfig
-from orchestrator.run_dir import RunPaths, read_record
-from orchestrator.status import State, read_status
+from orchestrator.run.paths import RunPaths, read_record
+from orchestrator.run.status import State, read_status
 from workers.errors import ClusterLost
 
 

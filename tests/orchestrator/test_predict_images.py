@@ -15,7 +15,7 @@ from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionC
 from orchestrator.plan.model import Plan, PlannedDataset, Stage, StageRef, to_json
 from orchestrator.predict_images import find_images, predict_images
 from orchestrator.results import write_results
-from orchestrator.run_dir import RunPaths, RunRecord, read_record, write_record
+from orchestrator.run.paths import RunPaths, RunRecord, read_record, write_record
 from workers.data.store.preparation import prepare
 from workers.data.store.store import export, open_store
 from workers.errors import DataError

@@ -6,7 +6,7 @@ from dataclasses import replace
 from rich.console import Console
 
 from orchestrator.progress import Display, current_stages, trend
-from orchestrator.status import RunStatus, StageStatus, State
+from orchestrator.run.status import RunStatus, StageStatus, State
 
 
 def _stage(member: str, stage: str = "target", **changes: object) -> StageStatus:

@@ -14,7 +14,7 @@ from orchestrator import plots
 from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionConfig, SubmissionFormat
 from orchestrator.curves import read_curves
 from orchestrator.results import Results, rebuild_report, write_results
-from orchestrator.run_dir import RunPaths
+from orchestrator.run.paths import RunPaths
 from workers.errors import CheckFailed, ConfigError, DataError, MemberFailed
 
 if TYPE_CHECKING:

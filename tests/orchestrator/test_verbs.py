@@ -12,8 +12,8 @@ import pytest
 
 from orchestrator.cli import main
 from orchestrator.config.composition import compose
-from orchestrator.ledger import Ledger, StageState
-from orchestrator.run_dir import RunPaths, lock
+from orchestrator.run.ledger import Ledger, StageState
+from orchestrator.run.paths import RunPaths, lock
 from orchestrator.verbs import Streams, watch
 from workers.storage import atomic
 

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from whole_run import alter_predictions, commit
 
-from orchestrator import plots, provenance
+from orchestrator import plots
 from orchestrator.cli import main
 from orchestrator.config.composition import compose
 from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionConfig, SubmissionFormat
-from orchestrator.provenance import Committed, SubmissionDigests, open_book
 from orchestrator.results import write_results
-from orchestrator.run_dir import RunPaths, lock, read_record, write_record
+from orchestrator.run import digests as provenance
+from orchestrator.run.digests import Committed, SubmissionDigests, open_book
+from orchestrator.run.paths import RunPaths, lock, read_record, write_record
 from orchestrator.verify import verify
 from workers.errors import CheckFailed
 from workers.storage import atomic, checkpoint
@@ -328,10 +329,10 @@ def test_shuffled_rows_of_one_member_are_found_by_the_rebuilt_submission_alone(
 @pytest.mark.parametrize(
     ("verb", "reader"),
     [
-        ("verify", "orchestrator.provenance.sha256_of"),
+        ("verify", "orchestrator.run.digests.sha256_of"),
         ("verify", "orchestrator.verify_submission.sha256_of"),
         ("verify", "workers.storage.checkpoint._read_own"),
-        ("submit", "orchestrator.run_data.np.load"),
+        ("submit", "orchestrator.run.data.np.load"),
         ("submit", "orchestrator.aggregate.np.load"),
         ("explain", "orchestrator.aggregate.os.preadv"),
     ],

@@ -14,7 +14,7 @@ from asked_rows import ALL_FORMATS, CLASSES, NUM_ROWS, draw, make_question, name
 from orchestrator.aggregate import MemberPredictions
 from orchestrator.combine import mean
 from orchestrator.config.schema import SubmissionConfig, SubmissionFormat
-from orchestrator.run_data import RunData, SplitData
+from orchestrator.run.data import RunData, SplitData
 from orchestrator.submission import Provenance, Submission, ask, check_config, write_submission
 from orchestrator.submission_check import check_submission
 from orchestrator.submission_formats import (

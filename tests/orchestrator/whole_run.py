@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from orchestrator.config.schema import CombineConfig, SubmissionConfig
-from orchestrator.provenance import open_book
 from orchestrator.results import Results, write_results
-from orchestrator.run_dir import RunPaths
+from orchestrator.run.digests import open_book
+from orchestrator.run.paths import RunPaths
 from workers.protocol import StageResult
 from workers.storage import atomic
 from workers.storage.atomic import sha256_of

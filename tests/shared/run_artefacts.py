@@ -3,7 +3,7 @@
 import hashlib
 import json
 
-from orchestrator.run_dir import RunPaths
+from orchestrator.run.paths import RunPaths
 
 
 def artefacts(paths: RunPaths) -> dict[str, str]:

@@ -10,12 +10,14 @@ import errno
 import fcntl
 import json
 import os
+import platform
 import socket
 import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +29,22 @@ from workers.storage.atomic import parse_json
 
 if TYPE_CHECKING:
     from orchestrator.plan.build import StageRef
+
+
+_RECORDED = ("septet", "torch", "numpy", "pillow", "ray", "mlflow", "safetensors")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, of the distributions that matter, and the processor, by name."""
+    found = {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}
+    for name in _RECORDED:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            # A checkout on PYTHONPATH has no distribution of its own.
+            found[name] = "not installed"
+    return found
+
 
 _LOCK_TRIES = 5
 _LOCK_PAUSE_S = 0.05

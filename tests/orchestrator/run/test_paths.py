@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.open_run import Wanted, open_run
 from orchestrator.plan.build import Plan, PlannedDataset, Stage, StageRef
-from orchestrator.run_dir import RunPaths, is_locked, lock, read_record, write_record
+from orchestrator.run.open import Wanted, open_run
+from orchestrator.run.paths import RunPaths, is_locked, lock, read_record, write_record
 from workers.errors import ConfigError, DataError, RunInUse, RunMismatch, StorageError
 from workers.protocol import Numerics
 from workers.settings.training import Crops, KeptCheckpoint, OptimizerSettings, TrainingSettings
@@ -25,7 +25,7 @@ from workers.settings.training import Crops, KeptCheckpoint, OptimizerSettings, 
 _HOLD = """
 import sys
 from pathlib import Path
-from orchestrator.run_dir import RunPaths, lock
+from orchestrator.run.paths import RunPaths, lock
 with lock(RunPaths(Path(sys.argv[1]))):
     print("held", flush=True)
     sys.stdin.read()

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.plan.build import ChangeKind, Plan, compare, from_json, to_json
-from orchestrator.provenance import Book
-from orchestrator.run_dir import Holder, RunPaths, RunRecord, lock, read_record, write_record
+from orchestrator.run.digests import Book
+from orchestrator.run.paths import Holder, RunPaths, RunRecord, lock, read_record, write_record
 from workers.errors import ConfigError, RunMismatch
 from workers.protocol import Numerics
 from workers.settings.training import Crops, KeptCheckpoint

@@ -8,9 +8,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from orchestrator.ledger import PREDICTIONS, Entry, StageState, read_ledger
 from orchestrator.plan.model import Stage, StageRef, from_json
-from orchestrator.run_dir import RunPaths, is_locked, read_record
+from orchestrator.run.ledger import PREDICTIONS, Entry, StageState, read_ledger
+from orchestrator.run.paths import RunPaths, is_locked, read_record
 from workers.errors import StorageError
 from workers.storage.atomic import parse_json
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.plan.model import StageRef
-from orchestrator.run_dir import RunPaths, read_record, write_record
+from orchestrator.run.paths import RunPaths, read_record, write_record
 from workers.errors import CheckFailed, StorageError
 from workers.storage.atomic import sha256_of, storage_errors
 

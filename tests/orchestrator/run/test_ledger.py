@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.ledger import AttemptEnd, Budgets, Ledger, StageState, end_noted, read_ledger
+from orchestrator.run.ledger import AttemptEnd, Budgets, Ledger, StageState, end_noted, read_ledger
 from workers.errors import CheckFailed, ClusterLost, Stopped, StorageError
 
 STAGE = "a/train"

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from orchestrator.ledger import AttemptEnd, Entry, Ledger, StageState
 from orchestrator.plan.model import Plan, Stage, StageRef, to_json
-from orchestrator.run_dir import RunPaths, RunRecord, lock, write_record
-from orchestrator.status import (
+from orchestrator.run.ledger import AttemptEnd, Entry, Ledger, StageState
+from orchestrator.run.paths import RunPaths, RunRecord, lock, write_record
+from orchestrator.run.status import (
     Course,
     RunStatus,
     StageStatus,
@@ -25,7 +25,7 @@ from orchestrator.status import (
     stage_status,
     to_lines,
 )
-from orchestrator.status import to_json as status_json
+from orchestrator.run.status import to_json as status_json
 from workers.errors import DataError
 from workers.protocol import Numerics, StageResult
 from workers.settings.training import OptimizerSettings, ScheduleSettings, TrainingSettings

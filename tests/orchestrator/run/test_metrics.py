@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.follow import Follower
+from orchestrator.run.metrics import Follower
 from workers.training.metrics import MetricsLog, cut_back
 
 

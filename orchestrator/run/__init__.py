@@ -1,0 +1,1 @@
+"""orchestrator.run: see the modules."""
