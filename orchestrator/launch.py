@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from orchestrator import placing, submission, tracking
+from orchestrator import submission, tracking
 from orchestrator.cluster import ray_backend as ray_cluster
 from orchestrator.config.schema import TARGET, Config, default_run_dir
 from orchestrator.datasets import Prepared, prepare_all, survey_all
@@ -14,7 +14,8 @@ from orchestrator.driver import Driver
 from orchestrator.init_files import check_init_files, hash_init_files
 from orchestrator.interrupts import Interrupts
 from orchestrator.missing import check_min_members, find_missing
-from orchestrator.placing import Measuring
+from orchestrator.placement import placing
+from orchestrator.placement.placing import Measuring
 from orchestrator.plan.build import Plan, make_plan
 from orchestrator.preparing import watching
 from orchestrator.progress import Display

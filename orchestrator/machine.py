@@ -19,14 +19,15 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from PIL import Image
 
-from orchestrator import placing, tracking
+from orchestrator import tracking
 from orchestrator.cluster import ray_backend as ray_cluster
 from orchestrator.cluster.ray_session import available_cpus
 from orchestrator.config.schema import ClusterConfig, Config
 from orchestrator.datasets import survey_all
 from orchestrator.doctor import Answer, Facts, Place
 from orchestrator.init_files import hash_init_files
-from orchestrator.placing import Measuring, Placed
+from orchestrator.placement import placing
+from orchestrator.placement.placing import Measuring, Placed
 from orchestrator.plan.build import make_plan
 from workers.data.decoding.decoder import BadImage, decode
 from workers.data.decoding.formats import FORMATS

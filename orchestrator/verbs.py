@@ -72,10 +72,10 @@ def plan(request: Request, streams: Streams) -> int:
     from orchestrator.config.composition import compose
     from orchestrator.datasets import survey_all
     from orchestrator.init_files import check_init_files, hash_init_files
-    from orchestrator.placing import Measuring, place
+    from orchestrator.placement.placing import Measuring, place
+    from orchestrator.placement.rates import measure_rates
     from orchestrator.plan.build import make_plan
     from orchestrator.plan.report import make_report
-    from orchestrator.rates import measure_rates
 
     config = compose(request.overrides, request.config_dir)
     planned = make_plan(config, survey_all(config, allow_absent=True), hash_init_files(config))

@@ -29,7 +29,7 @@ PURE = {
     "orchestrator/plan/checks.py",
     "orchestrator/plan/report.py",
     "orchestrator/plan/schedule.py",
-    "orchestrator/placement.py",
+    "orchestrator/placement/choice.py",
     "orchestrator/combine.py",
     "orchestrator/score.py",
     "orchestrator/probabilities.py",

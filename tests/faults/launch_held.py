@@ -14,10 +14,12 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from orchestrator import cli, interrupts, launch, placement, side_by_side, submission, tracking_runs
+from orchestrator import cli, interrupts, launch, submission, tracking_runs
 from orchestrator.cluster import ray_backend as ray_cluster
 from orchestrator.cluster import ray_nodes
 from orchestrator.cluster.local_backend import one_slot
+from orchestrator.placement import choice as placement
+from orchestrator.placement import measuring as side_by_side
 from workers.inference import prediction as predict
 from workers.training import loop
 

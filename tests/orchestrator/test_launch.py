@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import placement
 from orchestrator.cli import main
 from orchestrator.cluster import ray_backend as ray_cluster
 from orchestrator.cluster.local_backend import LocalActors
 from orchestrator.config.schema import ClusterConfig
+from orchestrator.placement import choice as placement
 from orchestrator.run.paths import RunPaths, read_record
 from orchestrator.run.status import State, read_status
 from workers.errors import ClusterLost

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from orchestrator.placement import Candidate, Figure, Kind
+from orchestrator.placement.choice import Candidate, Figure, Kind
 from workers.errors import StorageError
 from workers.storage import atomic
 from workers.storage.atomic import parse_json

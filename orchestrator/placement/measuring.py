@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from orchestrator.placement import HOPELESS, MOST_STEP_WORK, Candidate, Figure, is_hopeless
+from orchestrator.placement.choice import HOPELESS, MOST_STEP_WORK, Candidate, Figure, is_hopeless
 from orchestrator.plan.model import Stage
 from workers.models.outline import outline
 from workers.protocol import Numerics

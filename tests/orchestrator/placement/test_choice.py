@@ -5,15 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import placement, placing
 from orchestrator.config.composition import compose
 from orchestrator.config.schema import Config, Precision
 from orchestrator.datasets import survey_all
-from orchestrator.placement import MARGIN, Candidate, Figure
-from orchestrator.placement_cache import Key, cpu_model, read_figures, write_figures
-from orchestrator.placing import Measuring, place
+from orchestrator.placement import choice as placement
+from orchestrator.placement import placing
+from orchestrator.placement.cache import Key, cpu_model, read_figures, write_figures
+from orchestrator.placement.choice import MARGIN, Candidate, Figure
+from orchestrator.placement.measuring import measure
+from orchestrator.placement.placing import Measuring, place
 from orchestrator.plan.build import Plan, make_plan
-from orchestrator.side_by_side import measure
 from workers.numerics import Capabilities
 from workers.protocol import Numerics
 

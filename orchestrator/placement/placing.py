@@ -10,14 +10,14 @@ from pathlib import Path
 
 import psutil
 
-from orchestrator import placement
 from orchestrator.cluster import ray_backend as ray_cluster
 from orchestrator.cluster.ray_session import available_cpus
 from orchestrator.config.schema import ClusterConfig, Config, Precision
-from orchestrator.placement import Candidate, Figure, Option
-from orchestrator.placement_cache import Key, cpu_model, read_figures, write_figures
+from orchestrator.placement import choice as placement
+from orchestrator.placement.cache import Key, cpu_model, read_figures, write_figures
+from orchestrator.placement.choice import Candidate, Figure, Option
+from orchestrator.placement.measuring import measure
 from orchestrator.plan.model import Plan
-from orchestrator.side_by_side import measure
 from workers.errors import ConfigError
 from workers.numerics import Capabilities, capabilities, code_digest, missing
 from workers.protocol import Numerics

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Mapping
 
-from orchestrator.placement import Kind, costliest, kind_of
-from orchestrator.placing import Placed
+from orchestrator.placement.choice import Kind, costliest, kind_of
+from orchestrator.placement.placing import Placed
 from orchestrator.plan.model import Plan, StageRef
 from workers.models.outline import outline
 

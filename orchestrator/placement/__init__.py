@@ -1,0 +1,1 @@
+"""orchestrator.placement.choice: see the modules."""
