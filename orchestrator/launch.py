@@ -10,6 +10,8 @@ from orchestrator import submission, tracking
 from orchestrator.cluster import ray_backend as ray_cluster
 from orchestrator.config.schema import TARGET, Config, default_run_dir
 from orchestrator.datasets import Prepared, prepare_all, survey_all
+from orchestrator.display.preparation import watching
+from orchestrator.display.run import Display
 from orchestrator.driver import Driver
 from orchestrator.init_files import check_init_files, hash_init_files
 from orchestrator.interrupts import Interrupts
@@ -17,8 +19,6 @@ from orchestrator.missing import check_min_members, find_missing
 from orchestrator.placement import placing
 from orchestrator.placement.placing import Measuring
 from orchestrator.plan.build import Plan, make_plan
-from orchestrator.preparing import watching
-from orchestrator.progress import Display
 from orchestrator.results import Results, write_results
 from orchestrator.run.data import of_store, read_run_data
 from orchestrator.run.ledger import Budgets, Ledger, end_noted

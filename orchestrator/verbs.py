@@ -108,7 +108,7 @@ def prepare(request: Request, streams: Streams) -> int:
     """Packs the datasets that stages read, and says what each holds."""
     from orchestrator.config.composition import compose
     from orchestrator.datasets import prepare_all
-    from orchestrator.preparing import summary, watching
+    from orchestrator.display.preparation import summary, watching
 
     config = compose(request.overrides, request.config_dir)
     with watching(streams.err) as watch:
@@ -147,7 +147,7 @@ def status(request: Request, streams: Streams) -> int:
 
 def watch(run_dir: Path, streams: Streams, pause: Callable[[float], None] = time.sleep) -> None:
     """Shows how the run gets on, until no process holds it: a launch that prepares its data is not yet running."""
-    from orchestrator.progress import Display
+    from orchestrator.display.run import Display
     from orchestrator.run.paths import RunPaths, is_locked
     from orchestrator.run.status import read_status
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from orchestrator.preparing import Pace, Watch, summary
+from orchestrator.display.preparation import Pace, Watch, summary
 from workers.data.store.preparation import PrepareProgress, prepare
 from workers.data.store.store import open_store
 from workers.settings.training import DatasetSettings, OnBad

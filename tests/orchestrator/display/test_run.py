@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from orchestrator.progress import Display, current_stages, trend
+from orchestrator.display.run import Display, current_stages, trend
 from orchestrator.run.status import RunStatus, StageStatus, State
 
 

@@ -1,0 +1,1 @@
+"""orchestrator.display: see the modules."""
