@@ -23,8 +23,8 @@ from benchmarks.turns import ratios, take_turns
 from orchestrator.config.schema import TrackingConfig
 from orchestrator.plan.model import Plan, PlannedDataset, Stage, StageRef
 from orchestrator.run.metrics import Follower
-from orchestrator.tracking import RunIdentity, open_tracking
-from orchestrator.ui import serving
+from orchestrator.tracking.tracker import RunIdentity, open_tracking
+from orchestrator.tracking.ui import serving
 from workers.protocol import StageSpec
 
 _BATCH, _CLASSES, _SIDE, _UPDATES = 64, 40, 64, 20

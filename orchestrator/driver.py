@@ -20,7 +20,7 @@ from orchestrator.plan.schedule import ready
 from orchestrator.run.digests import Book, require_stage
 from orchestrator.run.ledger import PREDICTIONS, AttemptEnd, Ledger, StageState
 from orchestrator.run.metrics import Follower
-from orchestrator.tracking import Ending, Tracker
+from orchestrator.tracking.tracker import Ending, Tracker
 from orchestrator.work import Work, is_done, newest_step, stored_predictions
 from workers.errors import CheckFailed, DataError, MemberFailed, SeptetError, StorageError
 from workers.protocol import StageResult

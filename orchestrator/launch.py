@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from orchestrator import submission, tracking
+from orchestrator import submission
 from orchestrator.cluster import ray_backend as ray_cluster
 from orchestrator.config.schema import TARGET, Config, default_run_dir
 from orchestrator.datasets import Prepared, prepare_all, survey_all
@@ -26,8 +26,9 @@ from orchestrator.run.open import OpenedRun, Wanted, open_run
 from orchestrator.run.paths import versions
 from orchestrator.run.status import read_status
 from orchestrator.stop import obeying
-from orchestrator.tracking import Ending, RunIdentity, Tracker, open_tracking
-from orchestrator.tracking_store import DatasetInput
+from orchestrator.tracking import tracker as tracking
+from orchestrator.tracking.mlflow_store import DatasetInput
+from orchestrator.tracking.tracker import Ending, RunIdentity, Tracker, open_tracking
 from orchestrator.work import Work
 from workers.data.store.store import export
 from workers.errors import CheckFailed, ClusterLost, DataError, MemberFailed, SeptetError, Stopped

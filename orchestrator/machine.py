@@ -19,7 +19,6 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from PIL import Image
 
-from orchestrator import tracking
 from orchestrator.cluster import ray_backend as ray_cluster
 from orchestrator.cluster.ray_session import available_cpus
 from orchestrator.config.schema import ClusterConfig, Config
@@ -29,6 +28,7 @@ from orchestrator.init_files import hash_init_files
 from orchestrator.placement import placing
 from orchestrator.placement.placing import Measuring, Placed
 from orchestrator.plan.build import make_plan
+from orchestrator.tracking import tracker as tracking
 from workers.data.decoding.decoder import BadImage, decode
 from workers.data.decoding.formats import FORMATS
 from workers.data.sources.registry import survey

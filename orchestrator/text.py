@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Mapping
 
-from orchestrator.tracking_address import redact
+from orchestrator.tracking.uri import redact
 
 # Terminals obey these: cursor, title, clipboard, colours (C0, DEL, C1), and the order in which letters are shown.
 _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")

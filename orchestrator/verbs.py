@@ -121,7 +121,7 @@ def prepare(request: Request, streams: Streams) -> int:
 def ui(request: Request, streams: Streams) -> int:
     """The MLflow UI, until Ctrl-C."""
     from orchestrator.config.composition import compose
-    from orchestrator.ui import find_target, open_ui
+    from orchestrator.tracking.ui import find_target, open_ui
 
     open_ui(find_target(request.run_dir, compose([]).tracking.uri), streams.out)
     return _OK

@@ -13,7 +13,7 @@ MAX_LINES = 400
 
 OWNERS = {
     "ray": ("orchestrator/cluster/ray_backend", "orchestrator/cluster/ray_nodes", "orchestrator/cluster/ray_session"),
-    "mlflow": ("orchestrator/tracking_store",),
+    "mlflow": ("orchestrator/tracking/mlflow_store",),
     "hydra": ("orchestrator/config/composition", "orchestrator/config/overrides"),
     "omegaconf": ("orchestrator/config/composition", "orchestrator/config/overrides"),
     "matplotlib": ("orchestrator/plots",),
@@ -60,7 +60,7 @@ VALUE_MODULES = {
 # Where `except Exception` may stand: nothing but values leaves there.
 CATCH_ALL = {
     "orchestrator/cluster/actor.py": "the actor boundary encodes the error and returns it",
-    "orchestrator/tracking_sender.py": "the sender thread's boundary: no outage of a tracking store stops a run",
+    "orchestrator/tracking/sender.py": "the sender thread's boundary: no outage of a tracking store stops a run",
     "orchestrator/cli.py": "exit code 1 and its one line are made here",
 }
 ATOMIC = "workers/storage/atomic.py"

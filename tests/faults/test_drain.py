@@ -11,7 +11,7 @@ from orchestrator.cluster.ray_nodes import Node, count_remaining_slots
 from orchestrator.driver import Driver
 from orchestrator.run.ledger import AttemptEnd, Budgets, Ledger, StageState, read_ledger
 from orchestrator.run.paths import RunPaths
-from orchestrator.tracking import NoTracker
+from orchestrator.tracking.tracker import NoTracker
 from orchestrator.work import Work
 from workers.errors import MemberFailed
 from workers.protocol import Numerics

@@ -19,7 +19,7 @@ from orchestrator.config.schema import ClusterConfig
 from orchestrator.missing import find_missing
 from orchestrator.run.ledger import AttemptEnd, Ledger, read_ledger
 from orchestrator.run.paths import RunPaths, is_locked
-from orchestrator.tracking import NoTracker
+from orchestrator.tracking.tracker import NoTracker
 from workers.protocol import PredictSpec, SplitPredictions, StageResult, StageSpec
 from workers.storage.atomic import TEMPORARY_PREFIX
 

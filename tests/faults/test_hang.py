@@ -23,7 +23,7 @@ from orchestrator.driver import Driver
 from orchestrator.plan.build import Plan, StageRef
 from orchestrator.run.ledger import AttemptEnd, Budgets, Ledger, read_ledger
 from orchestrator.run.paths import RunPaths
-from orchestrator.tracking import NoTracker
+from orchestrator.tracking.tracker import NoTracker
 from orchestrator.work import Work
 from workers.data.store.store import open_store
 from workers.inference import prediction as predict_module

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import ui
-from orchestrator.ui import serving
+from orchestrator.tracking import ui
+from orchestrator.tracking.ui import serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    from orchestrator.tracking_store import Store
+    from orchestrator.tracking.mlflow_store import Store
 
     folder = tmp_path_factory.mktemp("ui")
     store = Store(f"sqlite:///{folder}/mlflow.db", "digits", "run-uuid")

@@ -22,12 +22,13 @@ import psutil
 import pytest
 
 from orchestrator import text as printable
-from orchestrator import tracking, tracking_store
 from orchestrator.cli import main
 from orchestrator.doctor import check_tracking
 from orchestrator.machine import _ask
 from orchestrator.text import complaint, without_secrets
-from orchestrator.tracking_address import redact
+from orchestrator.tracking import mlflow_store as tracking_store
+from orchestrator.tracking import tracker as tracking
+from orchestrator.tracking.uri import redact
 from workers.errors import ConfigError
 
 CANARY = "canary0f5e7"

@@ -27,8 +27,8 @@ from tracked_run import (
 
 from benchmarks.misbehaving_proxy import Fault, Proxy
 from orchestrator.plan.build import StageRef
-from orchestrator.tracking_sender import Sender
-from orchestrator.tracking_store import Point, Store
+from orchestrator.tracking.mlflow_store import Point, Store
+from orchestrator.tracking.sender import Sender
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -84,7 +84,7 @@ def test_control_page_of_something_before_the_server_taken_for_its_word_loses_po
     server: MlflowServer, proxy: Proxy, tmp_path: Path, impatient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "orchestrator.tracking_sender.is_lasting",
+        "orchestrator.tracking.sender.is_lasting",
         lambda error: getattr(error, "error_code", "") == "ENDPOINT_NOT_FOUND",
     )
     run = FakeRun(tmp_path, proxy.address)

@@ -23,9 +23,9 @@ from orchestrator.driver import Driver
 from orchestrator.plan.build import Plan
 from orchestrator.run.ledger import Budgets, Ledger
 from orchestrator.run.paths import RunPaths
-from orchestrator.tracking import Ending, RunIdentity, Tracker, open_tracking
-from orchestrator.tracking_sender import Pace
-from orchestrator.ui import serving
+from orchestrator.tracking.sender import Pace
+from orchestrator.tracking.tracker import Ending, RunIdentity, Tracker, open_tracking
+from orchestrator.tracking.ui import serving
 from orchestrator.work import Work
 from workers.protocol import Numerics
 from workers.settings.training import Crops, KeptCheckpoint
@@ -189,8 +189,8 @@ def check_complete(client: Any, run: FakeRun) -> None:
 def patience() -> Iterator[None]:
     """A busy machine has time again: what follows meets no fault."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("orchestrator.tracking_runs.CLOSE_S", GIVE_UP_S)
-        patch.setattr("orchestrator.tracking_runs._ANSWER_S", GIVE_UP_S)
+        patch.setattr("orchestrator.tracking.mlflow_tracker.CLOSE_S", GIVE_UP_S)
+        patch.setattr("orchestrator.tracking.mlflow_tracker._ANSWER_S", GIVE_UP_S)
         patch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", str(int(GIVE_UP_S)))
         yield
 

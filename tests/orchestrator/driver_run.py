@@ -12,7 +12,7 @@ from orchestrator.plan.build import Plan, StageRef
 from orchestrator.run.digests import Book
 from orchestrator.run.ledger import AttemptEnd, Budgets, Contents, Ledger, read_ledger
 from orchestrator.run.paths import RunPaths
-from orchestrator.tracking import NoTracker
+from orchestrator.tracking.tracker import NoTracker
 from orchestrator.work import Work
 from workers.protocol import Numerics
 from workers.settings.training import Crops, KeptCheckpoint

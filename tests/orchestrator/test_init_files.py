@@ -13,7 +13,7 @@ from orchestrator.datasets import survey_all
 from orchestrator.init_files import check_init_files, hash_init_files
 from orchestrator.plan.build import ChangeKind, Plan, StageRef, compare, from_json, make_plan, to_json
 from orchestrator.plan.report import make_report
-from orchestrator.tracking_runs import stage_params
+from orchestrator.tracking.mlflow_tracker import stage_params
 from workers.errors import ConfigError, DataError
 from workers.models.registry import build, initialise
 from workers.settings.training import InitSettings, ModelSettings

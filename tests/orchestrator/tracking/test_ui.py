@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from orchestrator.ui import Target, find_target, open_ui, page, serving
+from orchestrator.tracking.ui import Target, find_target, open_ui, page, serving
 from workers.errors import ConfigError, DataError
 
 pytestmark = pytest.mark.slow
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Target:
     """A store with one run that has an artifact, as the tracker makes it."""
-    from orchestrator.tracking_store import About, RunKey, Store
+    from orchestrator.tracking.mlflow_store import About, RunKey, Store
 
     folder = tmp_path_factory.mktemp("ui")
     uri = f"sqlite:///{folder}/mlflow.db"
@@ -66,7 +66,7 @@ def test_interrupt_ends_the_server_cleanly_though_its_port_was_taken(target: Tar
     # A shell that puts tests into the background has them, and their children, ignore SIGINT.
     program = (
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-        "from orchestrator.ui import Target, open_ui; "
+        "from orchestrator.tracking.ui import Target, open_ui; "
         "open_ui(Target(*sys.argv[1:4]), sys.stdout, port=int(sys.argv[4]))"
     )
     with socket.socket() as taken:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from orchestrator.run.paths import RunPaths, read_record
-from orchestrator.tracking_address import artifact_root, redact, sqlite_path
+from orchestrator.tracking.uri import artifact_root, redact, sqlite_path
 from workers.errors import ConfigError
 
 _START_S = 60.0  # MLflow's server takes 3–8 s, more on a busy machine

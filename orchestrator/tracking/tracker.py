@@ -14,9 +14,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from orchestrator.tracking_address import CLOSE_S, check_database_place, redact, sqlite_path
-from orchestrator.tracking_sender import REFUSED_S, Pace, Sender, Task
-from orchestrator.tracking_store import DatasetInput, Store
+from orchestrator.tracking.mlflow_store import DatasetInput, Store
+from orchestrator.tracking.sender import REFUSED_S, Pace, Sender, Task
+from orchestrator.tracking.uri import CLOSE_S, check_database_place, redact, sqlite_path
 from workers.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def open_tracking(
     Raises:
         ConfigError: the run is new, the store required, and it did not answer within 10 s.
     """
-    from orchestrator.tracking_runs import MlflowTracker
+    from orchestrator.tracking.mlflow_tracker import MlflowTracker
 
     tracker = MlflowTracker(config.uri, run, plan, params, tags, pace)
     try:

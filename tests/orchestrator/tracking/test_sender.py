@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from orchestrator.tracking_sender import Pace, Sender, Task
-from orchestrator.tracking_store import Point, RunKey
+from orchestrator.tracking.mlflow_store import Point, RunKey
+from orchestrator.tracking.sender import Pace, Sender, Task
 
 QUICK = Pace(linger_s=0.02, first_pause_s=0.02, longest_pause_s=0.05, sample_s=60)
 KEY = RunKey("base", "target")

@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.tracking_address import CLOSE_S, is_local, redact
-from orchestrator.tracking_sender import REFUSED_S, Pace, Sender, Task
-from orchestrator.tracking_store import About, DatasetInput, Point, RunKey, Store, make_sampler
+from orchestrator.tracking.mlflow_store import About, DatasetInput, Point, RunKey, Store, make_sampler
+from orchestrator.tracking.sender import REFUSED_S, Pace, Sender, Task
+from orchestrator.tracking.uri import CLOSE_S, is_local, redact
 
 if TYPE_CHECKING:
     from orchestrator.plan.build import Plan, Stage, StageRef
-    from orchestrator.tracking import RunIdentity
+    from orchestrator.tracking.tracker import RunIdentity
 
 _log = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ from urllib.parse import urlsplit
 import pytest
 
 from orchestrator.config.schema import TrackingConfig
-from orchestrator.tracking import Ending, NoTracker, RunIdentity, open_tracking, probe, redact
-from orchestrator.tracking_sender import Pace, Sender
-from orchestrator.tracking_store import DatasetInput
-from orchestrator.ui import serving
+from orchestrator.tracking.mlflow_store import DatasetInput
+from orchestrator.tracking.sender import Pace, Sender
+from orchestrator.tracking.tracker import Ending, NoTracker, RunIdentity, open_tracking, probe, redact
+from orchestrator.tracking.ui import serving
 from workers.errors import ConfigError
 from workers.settings.training import TrainingSettings
 
@@ -283,8 +283,8 @@ def test_new_run_on_a_silent_host_is_refused_within_ten_seconds() -> None:
 def test_store_that_is_away_stops_neither_optional_nor_resumed_runs(
     closed_port: int, caplog: pytest.LogCaptureFixture, required: bool, new: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.tracking_runs.CLOSE_S", 0.3)
-    monkeypatch.setattr("orchestrator.tracking_runs.REFUSED_S", 0.2)
+    monkeypatch.setattr("orchestrator.tracking.mlflow_tracker.CLOSE_S", 0.3)
+    monkeypatch.setattr("orchestrator.tracking.mlflow_tracker.REFUSED_S", 0.2)
     uri = f"http://127.0.0.1:{closed_port}"
     identity = RunIdentity("a", "digits", "h", "n", new=new)
     with caplog.at_level(logging.WARNING):
@@ -321,7 +321,7 @@ def test_server_that_goes_away_and_comes_back_has_all_points_in_the_end(
         tracker.log_ensemble({"ensemble/nll": math.nan})
         assert time.monotonic() - start < 1
         assert tracker.flush(0.5) > 0
-    assert [record.name for record in caplog.records] == ["orchestrator.tracking_sender"], "one warning"
+    assert [record.name for record in caplog.records] == ["orchestrator.tracking.sender"], "one warning"
     with serving(place.uri, port=port) as server:
         assert urlsplit(server.address).port == port
         assert tracker.flush(30) == 0

@@ -1,0 +1,1 @@
+"""orchestrator.tracking.tracker: see the modules."""
