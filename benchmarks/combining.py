@@ -14,10 +14,9 @@ import numpy as np
 
 from benchmarks.row import Measure, Row, Settings, Spread, Wanted
 from benchmarks.turns import Contestant, Turns, ratios, take_turns
-from orchestrator.aggregate import MemberPredictions, open_predictions
-from orchestrator.combine import mean
-from orchestrator.probabilities import blocks
-from orchestrator.read_ahead import read_ahead
+from orchestrator.combine.averaging import mean
+from orchestrator.combine.predictions import MemberPredictions, open_predictions
+from orchestrator.combine.rows import blocks, read_ahead
 from orchestrator.run.data import SplitData
 from workers.protocol import SplitPredictions
 from workers.storage.atomic import sha256_of

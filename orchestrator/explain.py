@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.aggregate import MemberPredictions, open_predictions
-from orchestrator.combine import Combination, Combined
+from orchestrator.combine.averaging import Combination, Combined
+from orchestrator.combine.predictions import MemberPredictions, open_predictions
+from orchestrator.combine.rows import SMALLEST_PROBABILITY, top_classes
 from orchestrator.config.schema import CombineMethod
-from orchestrator.probabilities import SMALLEST_PROBABILITY, top_classes
 from orchestrator.rebuild import Manifest, asked_by, line_number, read_manifest
 from orchestrator.run.data import RunData, read_run_data
 from orchestrator.run.digests import Committed, require_data, require_recorded

@@ -8,6 +8,7 @@ from typing import IO, TYPE_CHECKING
 
 from orchestrator import submission
 from orchestrator.cluster import ray_backend as ray_cluster
+from orchestrator.combine.absent import check_min_members, find_missing
 from orchestrator.config.schema import TARGET, Config, default_run_dir
 from orchestrator.datasets import Prepared, prepare_all, survey_all
 from orchestrator.display.preparation import watching
@@ -15,7 +16,6 @@ from orchestrator.display.run import Display
 from orchestrator.driver import Driver
 from orchestrator.init_files import check_init_files, hash_init_files
 from orchestrator.interrupts import Interrupts
-from orchestrator.missing import check_min_members, find_missing
 from orchestrator.placement import placing
 from orchestrator.placement.placing import Measuring
 from orchestrator.plan.build import Plan, make_plan

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.combine import Combination, Combined
+from orchestrator.combine.averaging import Combination, Combined
+from orchestrator.combine.rows import top_classes
 from orchestrator.config.schema import CombineMethod
 from orchestrator.plan.model import Plan, from_json
-from orchestrator.probabilities import top_classes
 from orchestrator.run.paths import RunPaths, RunRecord, read_record
 from orchestrator.submission import MANIFEST
 from workers.data.decoding.decoder import BadImage, decode, read_content

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.combine import Combination
+from orchestrator.combine.averaging import Combination
+from orchestrator.combine.rows import Rows, read_ahead
 from orchestrator.config.schema import CombineMethod, SubmissionFormat
-from orchestrator.probabilities import Rows
-from orchestrator.read_ahead import read_ahead
 from orchestrator.run.data import RunData
 from orchestrator.run.paths import RunPaths
 from orchestrator.scoreboard import Missing

@@ -10,7 +10,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from orchestrator import plots
-from orchestrator.aggregate import MemberPredictions
+from orchestrator.combine.predictions import MemberPredictions
 from orchestrator.config.schema import CombineMethod
 from orchestrator.curves import read_curves
 from orchestrator.plan.build import Plan

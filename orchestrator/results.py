@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from orchestrator.aggregate import MemberPredictions, all_present, open_predictions
-from orchestrator.combine import Combination, Combined, equal
+from orchestrator.combine.absent import allowed_missing, without
+from orchestrator.combine.averaging import Combination, Combined, equal
+from orchestrator.combine.predictions import MemberPredictions, all_present, open_predictions
+from orchestrator.combine.weights import find_weights
 from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionConfig
-from orchestrator.missing import allowed_missing, without
 from orchestrator.plan.build import Plan
 from orchestrator.report import Evidence, write_report
 from orchestrator.run.data import RunData, read_run_data
@@ -23,7 +24,6 @@ from orchestrator.run.digests import (
 from orchestrator.run.paths import RunPaths, read_record
 from orchestrator.scoreboard import Missing, SplitScores, score_split, to_text
 from orchestrator.submission import MANIFEST, Provenance, ask, write_submission
-from orchestrator.weight_search import find_weights
 from workers.errors import CheckFailed, DataError, MemberFailed, StorageError
 from workers.storage.atomic import parse_json
 from workers.storage.finished import Finished, read_finished

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.combine import Combined, mean
+from orchestrator.combine.averaging import Combined, mean
+from orchestrator.combine.rows import Labels, Rows
 from orchestrator.config.schema import CombineMethod
-from orchestrator.probabilities import Labels, Rows
 from orchestrator.score import Score, TableRow, disagreement, mean_score, score, standard_error, table_rows
 
 AT_CHANCE_MARK = "†"

@@ -12,10 +12,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from orchestrator.aggregate import MemberPredictions
-from orchestrator.combine import Combined
+from orchestrator.combine.averaging import Combined
+from orchestrator.combine.predictions import MemberPredictions
+from orchestrator.combine.rows import read_ahead
 from orchestrator.config.schema import SubmissionConfig, SubmissionFormat
-from orchestrator.read_ahead import read_ahead
 from orchestrator.run.data import RunData
 from orchestrator.run.digests import Book, SubmissionDigests
 from orchestrator.scoreboard import Missing

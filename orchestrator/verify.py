@@ -7,12 +7,12 @@ committed, and what is `missing` because the run is not at its end.
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-from orchestrator.aggregate import MemberPredictions, open_predictions
+from orchestrator.combine.absent import in_words
+from orchestrator.combine.predictions import MemberPredictions, open_predictions
+from orchestrator.combine.rows import num_threads
 from orchestrator.config.schema import TARGET
-from orchestrator.missing import in_words
 from orchestrator.plan.model import StageRef
 from orchestrator.plan.model import from_json as plan_from_json
-from orchestrator.read_ahead import num_threads
 from orchestrator.rebuild import Manifest, read_manifest
 from orchestrator.run.data import RunData, read_run_data
 from orchestrator.run.digests import data_digests

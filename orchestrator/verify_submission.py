@@ -4,10 +4,11 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from orchestrator.aggregate import MemberPredictions
-from orchestrator.combine import Combined, equal
+from orchestrator.combine.absent import without
+from orchestrator.combine.averaging import Combined, equal
+from orchestrator.combine.predictions import MemberPredictions
+from orchestrator.combine.weights import find_weights
 from orchestrator.config.schema import CombineMethod
-from orchestrator.missing import without
 from orchestrator.plan.model import StageRef
 from orchestrator.rebuild import Manifest, asked_by, first_difference
 from orchestrator.report import scores_json
@@ -16,7 +17,6 @@ from orchestrator.run.data import RunData
 from orchestrator.run.digests import SubmissionDigests
 from orchestrator.submission import FILES, MANIFEST
 from orchestrator.verification import Examined
-from orchestrator.weight_search import find_weights
 from workers.errors import CheckFailed, ConfigError
 from workers.storage.atomic import parse_json, sha256_of, storage_errors
 from workers.storage.finished import Finished

@@ -17,8 +17,8 @@ from typing import IO
 import numpy as np
 
 from orchestrator import submission
-from orchestrator.aggregate import MemberPredictions
-from orchestrator.combine import mean
+from orchestrator.combine.averaging import mean
+from orchestrator.combine.predictions import MemberPredictions
 from orchestrator.config.schema import SubmissionConfig, SubmissionFormat
 from orchestrator.run.data import RunData, SplitData
 from orchestrator.run.ledger import Ledger, StageState

@@ -15,8 +15,8 @@ from orchestrator.cli import main
 from orchestrator.cluster import ray_backend as ray_cluster
 from orchestrator.cluster.actor import Duties, worker_duties
 from orchestrator.cluster.local_backend import LocalActors
+from orchestrator.combine.absent import find_missing
 from orchestrator.config.schema import ClusterConfig
-from orchestrator.missing import find_missing
 from orchestrator.run.ledger import AttemptEnd, Ledger, read_ledger
 from orchestrator.run.paths import RunPaths, is_locked
 from orchestrator.tracking.tracker import NoTracker

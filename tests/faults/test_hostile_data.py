@@ -221,7 +221,7 @@ def test_class_and_file_names_reach_terminal_and_report_as_text(tmp_path: Path, 
 
 
 def test_report_shows_hostile_names_as_text() -> None:
-    from orchestrator.combine import CombineMethod
+    from orchestrator.combine.averaging import CombineMethod
     from orchestrator.scoreboard import SplitScores
 
     picture = Picture(b"", b"", IMAGE)

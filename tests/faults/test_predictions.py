@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator import aggregate, plots, results
+from orchestrator import plots, results
 from orchestrator.cli import main
+from orchestrator.combine import predictions as aggregate
 from orchestrator.config.composition import compose
 from orchestrator.config.schema import CombineConfig, SubmissionConfig
 from orchestrator.results import write_results

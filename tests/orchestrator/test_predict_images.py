@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from orchestrator.cli import main
-from orchestrator.combine import Combined, equal
+from orchestrator.combine.averaging import Combined, equal
 from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionConfig
 from orchestrator.plan.model import Plan, PlannedDataset, Stage, StageRef, to_json
 from orchestrator.predict_images import find_images, predict_images

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from orchestrator import scoreboard
-from orchestrator.combine import Combined, equal
+from orchestrator.combine.averaging import Combined, equal
 from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionConfig
 from orchestrator.report import first_convolution
 from orchestrator.report_page import MemberEntry, Page, Picture, Sheet, render

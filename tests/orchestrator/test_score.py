@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator import probabilities
+from orchestrator.combine import rows as probabilities
 from orchestrator.score import disagreement, mean_score, score, standard_error, table_rows
 
 

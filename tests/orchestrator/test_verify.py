@@ -333,8 +333,8 @@ def test_shuffled_rows_of_one_member_are_found_by_the_rebuilt_submission_alone(
         ("verify", "orchestrator.verify_submission.sha256_of"),
         ("verify", "workers.storage.checkpoint._read_own"),
         ("submit", "orchestrator.run.data.np.load"),
-        ("submit", "orchestrator.aggregate.np.load"),
-        ("explain", "orchestrator.aggregate.os.preadv"),
+        ("submit", "orchestrator.combine.predictions.np.load"),
+        ("explain", "orchestrator.combine.predictions.os.preadv"),
     ],
 )
 def test_storage_that_does_not_answer_is_told_as_storage_and_nothing_is_said_of_the_files(

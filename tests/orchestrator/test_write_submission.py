@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from asked_rows import ALL_FORMATS, CLASSES, NUM_ROWS, draw, make_question, names_of, write
 
-from orchestrator.aggregate import MemberPredictions
-from orchestrator.combine import mean
+from orchestrator.combine.averaging import mean
+from orchestrator.combine.predictions import MemberPredictions
 from orchestrator.config.schema import SubmissionConfig, SubmissionFormat
 from orchestrator.run.data import RunData, SplitData
 from orchestrator.submission import Provenance, Submission, ask, check_config, write_submission

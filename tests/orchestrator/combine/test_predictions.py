@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orchestrator.aggregate import open_predictions
-from orchestrator.combine import Combination, Combined, mean
+from orchestrator.combine.averaging import Combination, Combined, mean
+from orchestrator.combine.predictions import open_predictions
 from orchestrator.config.schema import CombineMethod
 from orchestrator.run.data import SplitData, of_store, read_run_data
 from workers.data.store.preparation import prepare
@@ -111,7 +111,7 @@ def test_combined_predictions_are_those_of_the_arrays_unreadable_images_uniform(
     opened = open_predictions(directories, make_split(unreadable=(0, 7)), NUM_CLASSES, DIGEST)
     whole = [one[:] for one in opened]
     if not in_files:
-        monkeypatch.setattr("orchestrator.combine.weighted_sum_of_files", lambda *_: False)
+        monkeypatch.setattr("orchestrator.combine.averaging.weighted_sum_of_files", lambda *_: False)
     combination = Combination(CombineMethod.mean, (0.3, 0.7))
     combined = Combined(opened, combination)
     np.testing.assert_array_equal(combined[:], Combined(whole, combination)[:])
@@ -124,7 +124,7 @@ def test_combined_predictions_are_read_by_the_kernel(
     directories: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = open_predictions(directories, make_split(), NUM_CLASSES, DIGEST)
-    monkeypatch.setattr("orchestrator.aggregate.os.preadv", lambda *_: pytest.fail("read from Python"))
+    monkeypatch.setattr("orchestrator.combine.predictions.os.preadv", lambda *_: pytest.fail("read from Python"))
     np.testing.assert_allclose(mean(opened)[:], (draw(0) + draw(1)) / 2, rtol=1e-6)
 
 
@@ -236,8 +236,8 @@ MEASURE = """
 import resource, sys
 from pathlib import Path
 import numpy as np
-from orchestrator.aggregate import open_predictions
-from orchestrator.combine import Combination, Combined, mean
+from orchestrator.combine.predictions import open_predictions
+from orchestrator.combine.averaging import Combination, Combined, mean
 from orchestrator.config.schema import CombineMethod
 from orchestrator.run.data import SplitData
 from orchestrator.score import score

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.probabilities import Labels, Rows, blocks
+from orchestrator.combine.rows import Labels, Rows, blocks
 
 STEPS = 20
 MAX_PASSES = 5

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.probabilities import Block
-from orchestrator.read_ahead import num_threads, read_ahead
+from orchestrator.combine.rows import Block, num_threads, read_ahead
 from workers.errors import CheckFailed
 
 NUM_ROWS = 24

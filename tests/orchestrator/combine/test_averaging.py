@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator import probabilities, weight_search
-from orchestrator.combine import Combination, Combined, equal, mean
+from orchestrator.combine import rows as probabilities
+from orchestrator.combine import weights as weight_search
+from orchestrator.combine.averaging import Combination, Combined, equal, mean
 from orchestrator.config.schema import CombineMethod
 from orchestrator.score import score
 

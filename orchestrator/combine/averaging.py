@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from orchestrator.combine.rows import SMALLEST_PROBABILITY, Block, FileRows, Rows, StoredRows, blocks
 from orchestrator.config.schema import CombineMethod
-from orchestrator.probabilities import SMALLEST_PROBABILITY, Block, FileRows, Rows, StoredRows, blocks
 from workers.kernels.average import weighted_sum, weighted_sum_of_files
 
 

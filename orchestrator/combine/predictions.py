@@ -22,8 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.probabilities import Block, blocks
-from orchestrator.read_ahead import num_threads
+from orchestrator.combine.rows import Block, blocks, num_threads
 from orchestrator.run.data import SplitData
 from workers.errors import CheckFailed, MemberFailed
 from workers.protocol import SplitPredictions

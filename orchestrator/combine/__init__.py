@@ -1,0 +1,1 @@
+"""orchestrator.combine.averaging: see the modules."""
