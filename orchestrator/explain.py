@@ -14,12 +14,12 @@ from orchestrator.combine.averaging import Combination, Combined
 from orchestrator.combine.predictions import MemberPredictions, open_predictions
 from orchestrator.combine.rows import SMALLEST_PROBABILITY, top_classes
 from orchestrator.config.schema import CombineMethod
-from orchestrator.rebuild import Manifest, asked_by, line_number, read_manifest
 from orchestrator.run.data import RunData, read_run_data
 from orchestrator.run.digests import Committed, require_data, require_recorded
 from orchestrator.run.digests import from_json as committed_from_json
 from orchestrator.run.paths import RunPaths, read_record
-from orchestrator.submission_formats import Layout, Question, file_lines, make_layout
+from orchestrator.submission.formats import Layout, Question, file_lines, make_layout
+from orchestrator.submission.manifest import Manifest, asked_by, line_number, read_manifest
 from workers.errors import CheckFailed, DataError
 
 _SHOWN_IDS = 3

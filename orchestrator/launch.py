@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from orchestrator import submission
 from orchestrator.cluster import ray_backend as ray_cluster
 from orchestrator.combine.absent import check_min_members, find_missing
 from orchestrator.config.schema import TARGET, Config, default_run_dir
@@ -26,6 +25,7 @@ from orchestrator.run.open import OpenedRun, Wanted, open_run
 from orchestrator.run.paths import versions
 from orchestrator.run.status import read_status
 from orchestrator.stop import obeying
+from orchestrator.submission import write as submission
 from orchestrator.tracking import tracker as tracking
 from orchestrator.tracking.mlflow_store import DatasetInput
 from orchestrator.tracking.tracker import Ending, RunIdentity, Tracker, open_tracking

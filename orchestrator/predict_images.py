@@ -15,7 +15,7 @@ from orchestrator.combine.rows import top_classes
 from orchestrator.config.schema import CombineMethod
 from orchestrator.plan.model import Plan, from_json
 from orchestrator.run.paths import RunPaths, RunRecord, read_record
-from orchestrator.submission import MANIFEST
+from orchestrator.submission.write import MANIFEST
 from workers.data.decoding.decoder import BadImage, decode, read_content
 from workers.data.decoding.formats import FORMATS
 from workers.data.store.store import Store, open_store

@@ -23,7 +23,7 @@ from orchestrator.run.digests import (
 )
 from orchestrator.run.paths import RunPaths, read_record
 from orchestrator.scoreboard import Missing, SplitScores, score_split, to_text
-from orchestrator.submission import MANIFEST, Provenance, ask, write_submission
+from orchestrator.submission.write import MANIFEST, Provenance, ask, write_submission
 from workers.errors import CheckFailed, DataError, MemberFailed, StorageError
 from workers.storage.atomic import parse_json
 from workers.storage.finished import Finished, read_finished

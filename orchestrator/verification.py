@@ -6,9 +6,9 @@ from enum import StrEnum
 from typing import Any
 
 from orchestrator.plan.model import Plan
-from orchestrator.rebuild import Manifest
 from orchestrator.run.digests import Committed
 from orchestrator.run.paths import RunPaths, RunRecord
+from orchestrator.submission.manifest import Manifest
 from workers.errors import CheckFailed, MemberFailed
 
 

@@ -13,12 +13,12 @@ from orchestrator.combine.rows import num_threads
 from orchestrator.config.schema import TARGET
 from orchestrator.plan.model import StageRef
 from orchestrator.plan.model import from_json as plan_from_json
-from orchestrator.rebuild import Manifest, read_manifest
 from orchestrator.run.data import RunData, read_run_data
 from orchestrator.run.digests import data_digests
 from orchestrator.run.digests import from_json as committed_from_json
 from orchestrator.run.paths import RunPaths, is_locked, read_record
-from orchestrator.submission import MANIFEST
+from orchestrator.submission.manifest import Manifest, read_manifest
+from orchestrator.submission.write import MANIFEST
 from orchestrator.verification import Examined, Verification
 from orchestrator.verify_submission import check_report, check_submission
 from workers.errors import DataError, MemberFailed, SeptetError, StorageError, StorageSilent

@@ -10,12 +10,12 @@ from orchestrator.combine.predictions import MemberPredictions
 from orchestrator.combine.weights import find_weights
 from orchestrator.config.schema import CombineMethod
 from orchestrator.plan.model import StageRef
-from orchestrator.rebuild import Manifest, asked_by, first_difference
 from orchestrator.report import scores_json
 from orchestrator.results import Opened, score_splits
 from orchestrator.run.data import RunData
 from orchestrator.run.digests import SubmissionDigests
-from orchestrator.submission import FILES, MANIFEST
+from orchestrator.submission.manifest import Manifest, asked_by, first_difference
+from orchestrator.submission.write import FILES, MANIFEST
 from orchestrator.verification import Examined
 from workers.errors import CheckFailed, ConfigError
 from workers.storage.atomic import parse_json, sha256_of, storage_errors

@@ -16,13 +16,13 @@ from typing import IO
 
 import numpy as np
 
-from orchestrator import submission
 from orchestrator.combine.averaging import mean
 from orchestrator.combine.predictions import MemberPredictions
 from orchestrator.config.schema import SubmissionConfig, SubmissionFormat
 from orchestrator.run.data import RunData, SplitData
 from orchestrator.run.ledger import Ledger, StageState
 from orchestrator.run.paths import RunPaths, RunRecord, write_record
+from orchestrator.submission import write as submission
 from workers.errors import SeptetError
 from workers.protocol import Numerics, SplitPredictions, StageResult
 from workers.storage import atomic, checkpoint

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from orchestrator.config.schema import SubmissionFormat
-from orchestrator.submission_formats import Layout, Question, file_lines, make_layout
+from orchestrator.submission.formats import Layout, Question, file_lines, make_layout
 
 CLASSES = tuple(f"n{number:02d}" for number in (3, 1, 4, 15, 9, 2, 6))
 NUM_ROWS = 30

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from orchestrator.combine.rows import Block, Rows, blocks, gather, ranks
 from orchestrator.config.schema import SubmissionFormat
-from orchestrator.submission_formats import MAX_GUESSES, Question, is_csv
+from orchestrator.submission.formats import MAX_GUESSES, Question, is_csv
 from workers.errors import CheckFailed
 
 _SUM_TOLERANCE = 1e-3

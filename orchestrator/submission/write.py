@@ -19,8 +19,8 @@ from orchestrator.config.schema import SubmissionConfig, SubmissionFormat
 from orchestrator.run.data import RunData
 from orchestrator.run.digests import Book, SubmissionDigests
 from orchestrator.scoreboard import Missing
-from orchestrator.submission_check import check_submission
-from orchestrator.submission_formats import (
+from orchestrator.submission.check import check_submission
+from orchestrator.submission.formats import (
     Question,
     Template,
     file_lines,

@@ -15,12 +15,12 @@ from orchestrator.combine.averaging import mean
 from orchestrator.combine.predictions import MemberPredictions
 from orchestrator.config.schema import SubmissionConfig, SubmissionFormat
 from orchestrator.run.data import RunData, SplitData
-from orchestrator.submission import Provenance, Submission, ask, check_config, write_submission
-from orchestrator.submission_check import check_submission
-from orchestrator.submission_formats import (
+from orchestrator.submission.check import check_submission
+from orchestrator.submission.formats import (
     file_lines,
     make_layout,
 )
+from orchestrator.submission.write import Provenance, Submission, ask, check_config, write_submission
 from workers.errors import CheckFailed, ConfigError
 from workers.protocol import SplitPredictions
 
@@ -101,7 +101,7 @@ def test_write_submission_failed_check_keeps_the_last_one(tmp_path: Path, monkey
     def last_line_lost(*arguments: object) -> list[str]:
         return list(file_lines(*arguments))[:-1]  # type: ignore[arg-type]
 
-    monkeypatch.setattr("orchestrator.submission.file_lines", last_line_lost)
+    monkeypatch.setattr("orchestrator.submission.write.file_lines", last_line_lost)
     with pytest.raises(CheckFailed, match="fewer lines"):
         submit(tmp_path, SubmissionConfig(SubmissionFormat.labels))
     assert {path.name: path.read_bytes() for path in (tmp_path / "submission").iterdir()} == before

@@ -15,8 +15,7 @@ from orchestrator.config.schema import CombineMethod, SubmissionFormat
 from orchestrator.run.data import RunData
 from orchestrator.run.paths import RunPaths
 from orchestrator.scoreboard import Missing
-from orchestrator.submission import MANIFEST, question_of
-from orchestrator.submission_formats import (
+from orchestrator.submission.formats import (
     Question,
     Template,
     file_lines,
@@ -25,6 +24,7 @@ from orchestrator.submission_formats import (
     read_class_ids,
     read_template,
 )
+from orchestrator.submission.write import MANIFEST, question_of
 from workers.errors import CheckFailed, MemberFailed, StorageError
 from workers.storage.atomic import parse_json, sha256_of
 

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.config.schema import SubmissionFormat
-from orchestrator.submission_check import check_submission
-from orchestrator.submission_formats import (
+from orchestrator.submission.check import check_submission
+from orchestrator.submission.formats import (
     Question,
     Template,
     file_lines,

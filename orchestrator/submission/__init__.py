@@ -1,0 +1,1 @@
+"""orchestrator.submission.write: see the modules."""
