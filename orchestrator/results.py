@@ -10,7 +10,8 @@ from orchestrator.combine.predictions import MemberPredictions, all_present, ope
 from orchestrator.combine.weights import find_weights
 from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionConfig
 from orchestrator.plan.build import Plan
-from orchestrator.report import Evidence, write_report
+from orchestrator.report.table import Missing, SplitScores, score_split, to_text
+from orchestrator.report.write import Evidence, write_report
 from orchestrator.run.data import RunData, read_run_data
 from orchestrator.run.digests import (
     Book,
@@ -22,7 +23,6 @@ from orchestrator.run.digests import (
     require_stage,
 )
 from orchestrator.run.paths import RunPaths, read_record
-from orchestrator.scoreboard import Missing, SplitScores, score_split, to_text
 from orchestrator.submission.write import MANIFEST, Provenance, ask, write_submission
 from workers.errors import CheckFailed, DataError, MemberFailed, StorageError
 from workers.storage.atomic import parse_json

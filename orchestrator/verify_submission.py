@@ -10,7 +10,7 @@ from orchestrator.combine.predictions import MemberPredictions
 from orchestrator.combine.weights import find_weights
 from orchestrator.config.schema import CombineMethod
 from orchestrator.plan.model import StageRef
-from orchestrator.report import scores_json
+from orchestrator.report.write import scores_json
 from orchestrator.results import Opened, score_splits
 from orchestrator.run.data import RunData
 from orchestrator.run.digests import SubmissionDigests

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from orchestrator.config.schema import SubmissionConfig
 from orchestrator.plan.build import Plan, StageRef
+from orchestrator.report.table import Missing
 from orchestrator.run.data import RunData
 from orchestrator.run.ledger import PREDICTIONS, Contents, StageState, read_ledger
 from orchestrator.run.paths import RunPaths
-from orchestrator.scoreboard import Missing
 from workers.errors import ConfigError, MemberFailed
 from workers.storage.atomic import parse_json
 from workers.storage.finished import read_finished

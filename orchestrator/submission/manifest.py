@@ -12,9 +12,9 @@ from typing import Any
 from orchestrator.combine.averaging import Combination
 from orchestrator.combine.rows import Rows, read_ahead
 from orchestrator.config.schema import CombineMethod, SubmissionFormat
+from orchestrator.report.table import Missing
 from orchestrator.run.data import RunData
 from orchestrator.run.paths import RunPaths
-from orchestrator.scoreboard import Missing
 from orchestrator.submission.formats import (
     Question,
     Template,

@@ -16,9 +16,9 @@ from orchestrator.combine.averaging import Combined
 from orchestrator.combine.predictions import MemberPredictions
 from orchestrator.combine.rows import read_ahead
 from orchestrator.config.schema import SubmissionConfig, SubmissionFormat
+from orchestrator.report.table import Missing
 from orchestrator.run.data import RunData
 from orchestrator.run.digests import Book, SubmissionDigests
-from orchestrator.scoreboard import Missing
 from orchestrator.submission.check import check_submission
 from orchestrator.submission.formats import (
     Question,

@@ -16,7 +16,7 @@ OWNERS = {
     "mlflow": ("orchestrator/tracking/mlflow_store",),
     "hydra": ("orchestrator/config/composition", "orchestrator/config/overrides"),
     "omegaconf": ("orchestrator/config/composition", "orchestrator/config/overrides"),
-    "matplotlib": ("orchestrator/plots",),
+    "matplotlib": ("orchestrator/report/plots",),
 }
 FORBIDDEN = {
     "workers": {"orchestrator", "conf", "ray", "hydra", "omegaconf", "mlflow", "matplotlib"},
@@ -31,13 +31,13 @@ PURE = {
     "orchestrator/plan/schedule.py",
     "orchestrator/placement/choice.py",
     "orchestrator/combine/averaging.py",
-    "orchestrator/score.py",
+    "orchestrator/report/scores.py",
     "orchestrator/combine/rows.py",
     "orchestrator/combine/weights.py",
     "orchestrator/config/members.py",
     "orchestrator/config/structure.py",
-    "orchestrator/scoreboard.py",
-    "orchestrator/report_page.py",
+    "orchestrator/report/table.py",
+    "orchestrator/report/page.py",
 }
 # The world outside a function's arguments: disk, clock, chance, processes, network.
 IMPURE_IMPORTS = {
@@ -68,7 +68,7 @@ ATOMIC_BLOCKS = {"replacing", "atomic_folder", "replacing_folder"}
 # Functions that write without workers.storage.atomic, each for a reason.
 IN_PLACE = {
     "orchestrator/cluster/actor.py:_after_predecessor": "a lock is held on an open file, whose content says nothing",
-    "orchestrator/plots.py:_png": "draws into memory",
+    "orchestrator/report/plots.py:_png": "draws into memory",
     "orchestrator/run/paths.py:lock": "a lock is held on an open file; what it says is for the message alone",
     "workers/storage/checkpoint.py:_set_aside": "a corrupt checkpoint is renamed, never rewritten",
     "workers/storage/checkpoint.py:_write_durably": "the folder it is given is an atomic_folder",
@@ -261,11 +261,15 @@ BREACHES = {
         "def f():\n    from torch import nn\n",
     ),
     "ray outside its owner": ("ray belongs to", "orchestrator/launch.py", "import ray\n"),
-    "mlflow outside its owner": ("mlflow belongs to", "orchestrator/report.py", "from mlflow import MlflowClient\n"),
+    "mlflow outside its owner": (
+        "mlflow belongs to",
+        "orchestrator/report/write.py",
+        "from mlflow import MlflowClient\n",
+    ),
     "omegaconf outside its owner": ("omegaconf belongs to", "orchestrator/cli.py", "from omegaconf import OmegaConf\n"),
     "matplotlib outside its owner": (
         "matplotlib belongs to",
-        "orchestrator/report.py",
+        "orchestrator/report/write.py",
         "import matplotlib.pyplot as plt\n",
     ),
     "owner's name as a mere prefix": ("mlflow belongs to", "orchestrator/tracking_store_view.py", "import mlflow\n"),
@@ -287,7 +291,7 @@ BREACHES = {
     ),
     "pure module imports an impure one": (
         "pure module imports orchestrator.run.paths",
-        "orchestrator/score.py",
+        "orchestrator/report/scores.py",
         "from orchestrator.run.paths import RunPaths\n",
     ),
     "vague name": ("named for nothing", "workers/data/image_utils.py", "X = 1\n"),
@@ -310,15 +314,15 @@ BREACHES = {
     "open with mode keyword": ("writes without", "workers/inference/prediction.py", "open('x', mode='ab')\n"),
     "path opened for writing": ("writes without", "workers/inference/prediction.py", "path.open('wb')\n"),
     "open with computed mode": ("writes without", "workers/inference/prediction.py", "open('x', mode)\n"),
-    "Path.write_text": ("writes without", "orchestrator/report.py", "path.write_text('x')\n"),
-    "json.dump": ("writes without", "orchestrator/report.py", "json.dump(x, file)\n"),
+    "Path.write_text": ("writes without", "orchestrator/report/write.py", "path.write_text('x')\n"),
+    "json.dump": ("writes without", "orchestrator/report/write.py", "json.dump(x, file)\n"),
     "np.save": ("writes without", "workers/inference/prediction.py", "np.save('x.npy', a)\n"),
     "memmap made in place": (
         "writes without",
         "workers/inference/prediction.py",
         "np.lib.format.open_memmap('x.npy', mode='w+')\n",
     ),
-    "figure.savefig": ("writes without", "orchestrator/plots.py", "figure.savefig(path)\n"),
+    "figure.savefig": ("writes without", "orchestrator/report/plots.py", "figure.savefig(path)\n"),
     "os.open for writing": ("writes without", "orchestrator/run/ledger.py", "os.open(p, os.O_WRONLY | os.O_CREAT)\n"),
     "os.replace": ("writes without", "orchestrator/run/ledger.py", "import os\nos.replace(a, b)\n"),
     "Path.replace": ("writes without", "orchestrator/run/ledger.py", "a.replace(b)\n"),

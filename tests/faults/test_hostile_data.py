@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from orchestrator.cli import main
-from orchestrator.report_page import MemberEntry, Page, Picture, render
+from orchestrator.report.page import MemberEntry, Page, Picture, render
 from workers.protocol import InitFile
 from workers.training import init_file
 
@@ -222,7 +222,7 @@ def test_class_and_file_names_reach_terminal_and_report_as_text(tmp_path: Path, 
 
 def test_report_shows_hostile_names_as_text() -> None:
     from orchestrator.combine.averaging import CombineMethod
-    from orchestrator.scoreboard import SplitScores
+    from orchestrator.report.table import SplitScores
 
     picture = Picture(b"", b"", IMAGE)
     member = MemberEntry(SCRIPT, False, SCRIPT, IMAGE, IMAGE, True, b"png")
@@ -235,8 +235,8 @@ def test_report_shows_hostile_names_as_text() -> None:
 
 
 def _scores(kind: Any, method: Any) -> Any:
-    from orchestrator.score import Score, TableRow
-    from orchestrator.scoreboard import ScoredRow
+    from orchestrator.report.scores import Score, TableRow
+    from orchestrator.report.table import ScoredRow
 
     score = Score(0.1, 0.05, 0.3, 0.0)
     return kind(

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator import plots, results
+from orchestrator import results
 from orchestrator.cli import main
 from orchestrator.combine import predictions as aggregate
 from orchestrator.config.composition import compose
 from orchestrator.config.schema import CombineConfig, SubmissionConfig
+from orchestrator.report import plots
 from orchestrator.results import write_results
 from orchestrator.run import digests as provenance
 from orchestrator.run.digests import open_book

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from whole_run import alter_predictions, commit
 
-from orchestrator import plots
 from orchestrator.cli import main
 from orchestrator.config.composition import compose
 from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionConfig, SubmissionFormat
+from orchestrator.report import plots
 from orchestrator.run.paths import RunPaths
 from workers.storage import atomic
 

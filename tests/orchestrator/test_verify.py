@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from whole_run import alter_predictions, commit
 
-from orchestrator import plots
 from orchestrator.cli import main
 from orchestrator.config.composition import compose
 from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionConfig, SubmissionFormat
+from orchestrator.report import plots
 from orchestrator.results import write_results
 from orchestrator.run import digests as provenance
 from orchestrator.run.digests import Committed, SubmissionDigests, open_book

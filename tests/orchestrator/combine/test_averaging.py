@@ -11,7 +11,7 @@ from orchestrator.combine import rows as probabilities
 from orchestrator.combine import weights as weight_search
 from orchestrator.combine.averaging import Combination, Combined, equal, mean
 from orchestrator.config.schema import CombineMethod
-from orchestrator.score import score
+from orchestrator.report.scores import score
 
 
 def draw_members(seed: int, num_members: int = 3, num_rows: int = 40, num_classes: int = 12) -> list[np.ndarray]:

@@ -240,7 +240,7 @@ from orchestrator.combine.predictions import open_predictions
 from orchestrator.combine.averaging import Combination, Combined, mean
 from orchestrator.config.schema import CombineMethod
 from orchestrator.run.data import SplitData
-from orchestrator.score import score
+from orchestrator.report.scores import score
 import hashlib
 folder, num_rows = Path(sys.argv[1]), int(sys.argv[2])
 rows = tuple(f"{index:06d}" for index in range(num_rows))

@@ -7,7 +7,7 @@ from typing import Any
 from orchestrator.combine.averaging import Combined, mean
 from orchestrator.combine.rows import Labels, Rows
 from orchestrator.config.schema import CombineMethod
-from orchestrator.score import Score, TableRow, disagreement, mean_score, score, standard_error, table_rows
+from orchestrator.report.scores import Score, TableRow, disagreement, mean_score, score, standard_error, table_rows
 
 AT_CHANCE_MARK = "†"
 

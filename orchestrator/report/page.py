@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from orchestrator.scoreboard import (
+from orchestrator.report.table import (
     AT_CHANCE_MARK,
     HEADER,
     Missing,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.curves import Curve
+from orchestrator.report.curves import Curve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

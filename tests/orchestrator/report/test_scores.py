@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.combine import rows as probabilities
-from orchestrator.score import disagreement, mean_score, score, standard_error, table_rows
+from orchestrator.report.scores import disagreement, mean_score, score, standard_error, table_rows
 
 
 def draw(seed: int, num_rows: int = 60, num_classes: int = 9) -> np.ndarray:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from orchestrator import plots
-from orchestrator.curves import Curve, Series
+from orchestrator.report import plots
+from orchestrator.report.curves import Curve, Series
 
 
 def read(png: bytes) -> Image.Image:

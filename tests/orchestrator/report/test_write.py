@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator import scoreboard
 from orchestrator.combine.averaging import Combined, equal
 from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionConfig
-from orchestrator.report import first_convolution
-from orchestrator.report_page import MemberEntry, Page, Picture, Sheet, render
+from orchestrator.report import table as scoreboard
+from orchestrator.report.page import MemberEntry, Page, Picture, Sheet, render
+from orchestrator.report.write import first_convolution
 from orchestrator.results import write_results
 
 PNG = b"\x89PNG"

@@ -1,0 +1,1 @@
+"""orchestrator.report.write: see the modules."""
