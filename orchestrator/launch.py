@@ -12,9 +12,11 @@ from orchestrator.config.schema import TARGET, Config, default_run_dir
 from orchestrator.datasets import Prepared, prepare_all, survey_all
 from orchestrator.display.preparation import watching
 from orchestrator.display.run import Display
-from orchestrator.driver import Driver
+from orchestrator.execution.driver import Driver
+from orchestrator.execution.jobs import Work
+from orchestrator.execution.signals import Interrupts
+from orchestrator.execution.stop import obeying
 from orchestrator.init_files import check_init_files, hash_init_files
-from orchestrator.interrupts import Interrupts
 from orchestrator.placement import placing
 from orchestrator.placement.placing import Measuring
 from orchestrator.plan.build import Plan, make_plan
@@ -24,12 +26,10 @@ from orchestrator.run.ledger import Budgets, Ledger, end_noted
 from orchestrator.run.open import OpenedRun, Wanted, open_run
 from orchestrator.run.paths import versions
 from orchestrator.run.status import read_status
-from orchestrator.stop import obeying
 from orchestrator.submission import write as submission
 from orchestrator.tracking import tracker as tracking
 from orchestrator.tracking.mlflow_store import DatasetInput
 from orchestrator.tracking.tracker import Ending, RunIdentity, Tracker, open_tracking
-from orchestrator.work import Work
 from workers.data.store.store import export
 from workers.errors import CheckFailed, ClusterLost, DataError, MemberFailed, SeptetError, Stopped
 from workers.numerics import code_digest

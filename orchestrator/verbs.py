@@ -274,8 +274,8 @@ def explain(request: Request, streams: Streams) -> int:
 
 def stop(request: Request, streams: Streams) -> int:
     """Asks the launch to stop, and says what came of it."""
+    from orchestrator.execution.stop import ask_to_stop
     from orchestrator.run.paths import RunPaths
-    from orchestrator.stop import ask_to_stop
 
     streams.results([ask_to_stop(RunPaths(_given(request.run_dir)), request.timeout).line])
     return _OK

@@ -14,10 +14,11 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from orchestrator import cli, interrupts, launch
+from orchestrator import cli, launch
 from orchestrator.cluster import ray_backend as ray_cluster
 from orchestrator.cluster import ray_nodes
 from orchestrator.cluster.local_backend import one_slot
+from orchestrator.execution import signals as interrupts
 from orchestrator.placement import choice as placement
 from orchestrator.placement import measuring as side_by_side
 from orchestrator.submission import write as submission

@@ -8,11 +8,11 @@ from fake_stages import EVERY, NUM_UPDATES, FakeStages, plan_of
 
 from orchestrator.cluster.local_backend import LocalActors
 from orchestrator.cluster.ray_nodes import Node, count_remaining_slots
-from orchestrator.driver import Driver
+from orchestrator.execution.driver import Driver
+from orchestrator.execution.jobs import Work
 from orchestrator.run.ledger import AttemptEnd, Budgets, Ledger, StageState, read_ledger
 from orchestrator.run.paths import RunPaths
 from orchestrator.tracking.tracker import NoTracker
-from orchestrator.work import Work
 from workers.errors import MemberFailed
 from workers.protocol import Numerics
 from workers.settings.training import Crops, KeptCheckpoint

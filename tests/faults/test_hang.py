@@ -13,18 +13,18 @@ import pytest
 from fake_stages import FakeStages, plan_of
 from tiny_stage import INTERVAL, SETTINGS, make_spec, make_store, never
 
-from orchestrator import driver as driver_module
 from orchestrator.cluster.actor import Duties, worker_duties
 from orchestrator.cluster.local_backend import LocalActors
 from orchestrator.cluster.ray_backend import RayCluster, open_cluster
 from orchestrator.config.schema import ClusterConfig
-from orchestrator.deadlines import Deadlines
-from orchestrator.driver import Driver
+from orchestrator.execution import driver as driver_module
+from orchestrator.execution.driver import Driver
+from orchestrator.execution.jobs import Work
+from orchestrator.execution.watchdog import Deadlines
 from orchestrator.plan.build import Plan, StageRef
 from orchestrator.run.ledger import AttemptEnd, Budgets, Ledger, read_ledger
 from orchestrator.run.paths import RunPaths
 from orchestrator.tracking.tracker import NoTracker
-from orchestrator.work import Work
 from workers.data.store.store import open_store
 from workers.inference import prediction as predict_module
 from workers.protocol import Numerics, PredictSpec, StageResult, StageSpec

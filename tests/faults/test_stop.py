@@ -9,20 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import stop
 from orchestrator.cli import main
-from orchestrator.interrupts import Interrupts
+from orchestrator.execution import stop
+from orchestrator.execution.signals import Interrupts
+from orchestrator.execution.stop import obeying
 from orchestrator.run.ledger import Ledger, StageState
 from orchestrator.run.paths import Holder, RunPaths, is_locked, lock
-from orchestrator.stop import obeying
 
 # What a launch holds its run directory with.
 _LAUNCH = """
 import sys, time
 from pathlib import Path
-from orchestrator.interrupts import Interrupts
+from orchestrator.execution.signals import Interrupts
 from orchestrator.run.paths import RunPaths, lock
-from orchestrator.stop import obeying
+from orchestrator.execution.stop import obeying
 from workers.errors import SeptetError
 paths = RunPaths(Path(sys.argv[1]))
 try:

@@ -19,14 +19,14 @@ from fake_stages import EVERY, FakeStages, plan_of
 
 from orchestrator.cluster.local_backend import LocalActors
 from orchestrator.config.schema import TrackingConfig
-from orchestrator.driver import Driver
+from orchestrator.execution.driver import Driver
+from orchestrator.execution.jobs import Work
 from orchestrator.plan.build import Plan
 from orchestrator.run.ledger import Budgets, Ledger
 from orchestrator.run.paths import RunPaths
 from orchestrator.tracking.sender import Pace
 from orchestrator.tracking.tracker import Ending, RunIdentity, Tracker, open_tracking
 from orchestrator.tracking.ui import serving
-from orchestrator.work import Work
 from workers.protocol import Numerics
 from workers.settings.training import Crops, KeptCheckpoint
 from workers.storage import atomic

@@ -7,13 +7,13 @@ from pathlib import Path
 from fake_stages import EVERY, FakeStages
 
 from orchestrator.cluster.local_backend import LocalActors
-from orchestrator.driver import Driver
+from orchestrator.execution.driver import Driver
+from orchestrator.execution.jobs import Work
 from orchestrator.plan.build import Plan, StageRef
 from orchestrator.run.digests import Book
 from orchestrator.run.ledger import AttemptEnd, Budgets, Contents, Ledger, read_ledger
 from orchestrator.run.paths import RunPaths
 from orchestrator.tracking.tracker import NoTracker
-from orchestrator.work import Work
 from workers.protocol import Numerics
 from workers.settings.training import Crops, KeptCheckpoint
 from workers.storage import atomic

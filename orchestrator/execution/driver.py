@@ -13,15 +13,15 @@ from functools import cache, partial
 from pathlib import Path
 
 from orchestrator.cluster.actor import Cluster, Completed, Failure, Halted, Lost, Predicted, Trained
-from orchestrator.damaged import reopen_damaged
-from orchestrator.deadlines import Deadlines, mark_of
+from orchestrator.execution.jobs import Work, is_done, newest_step, stored_predictions
+from orchestrator.execution.recovery import reopen_damaged
+from orchestrator.execution.watchdog import Deadlines, mark_of
 from orchestrator.plan.build import Plan, StageRef
 from orchestrator.plan.schedule import ready
 from orchestrator.run.digests import Book, require_stage
 from orchestrator.run.ledger import PREDICTIONS, AttemptEnd, Ledger, StageState
 from orchestrator.run.metrics import Follower
 from orchestrator.tracking.tracker import Ending, Tracker
-from orchestrator.work import Work, is_done, newest_step, stored_predictions
 from workers.errors import CheckFailed, DataError, MemberFailed, SeptetError, StorageError
 from workers.protocol import StageResult
 from workers.storage import atomic

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from orchestrator.interrupts import Interrupts
+from orchestrator.execution.signals import Interrupts
 from orchestrator.run.ledger import StageState, read_ledger
 from orchestrator.run.paths import Holder, RunPaths, is_locked, read_holder
 from workers.errors import DataError, RunInUse, StorageError

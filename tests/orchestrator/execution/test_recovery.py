@@ -72,7 +72,7 @@ def test_driver_killed_between_the_note_and_done_json_goes_on(seven: Run, monkey
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("orchestrator.driver.write_finished", killed)
+        patch.setattr("orchestrator.execution.driver.write_finished", killed)
         with pytest.raises(KeyboardInterrupt):
             seven.launch()
     assert len(seven.book.committed.stages) == 1

@@ -10,7 +10,7 @@ import pytest
 
 _AT_WORK = """
 import sys, time
-from orchestrator.interrupts import Interrupts
+from orchestrator.execution.signals import Interrupts
 from workers.errors import SeptetError
 try:
     with Interrupts() as interrupts:

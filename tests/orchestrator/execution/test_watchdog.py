@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from orchestrator.deadlines import Deadlines
+from orchestrator.execution.watchdog import Deadlines
 
 TIMEOUT_S = 60.0
 LOOK_S = 0.5

@@ -1,0 +1,1 @@
+"""orchestrator.execution: see the modules."""
