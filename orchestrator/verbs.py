@@ -245,8 +245,8 @@ def predict(request: Request, streams: Streams) -> int:
 def verify(request: Request, streams: Streams) -> int:
     """Whether all that the run has is as it was committed, and its submission the same when it is made again."""
     from orchestrator.run.paths import RunPaths
-    from orchestrator.verification import require_ok, to_json, to_lines
-    from orchestrator.verify import verify as verify_run
+    from orchestrator.verification.findings import require_ok, to_json, to_lines
+    from orchestrator.verification.run import verify as verify_run
 
     paths = RunPaths(_given(request.run_dir))
     found = verify_run(paths)
@@ -260,9 +260,9 @@ def verify(request: Request, streams: Streams) -> int:
 
 def explain(request: Request, streams: Streams) -> int:
     """Where one line of the submission comes from."""
-    from orchestrator.explain import explain as explain_line
-    from orchestrator.explain import to_json, to_lines
     from orchestrator.run.paths import RunPaths
+    from orchestrator.verification.explanation import explain as explain_line
+    from orchestrator.verification.explanation import to_json, to_lines
 
     found = explain_line(RunPaths(_given(request.run_dir)), request.image_id, request.top)
     if request.json:

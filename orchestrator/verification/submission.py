@@ -16,7 +16,7 @@ from orchestrator.run.data import RunData
 from orchestrator.run.digests import SubmissionDigests
 from orchestrator.submission.manifest import Manifest, asked_by, first_difference
 from orchestrator.submission.write import FILES, MANIFEST
-from orchestrator.verification import Examined
+from orchestrator.verification.findings import Examined
 from workers.errors import CheckFailed, ConfigError
 from workers.storage.atomic import parse_json, sha256_of, storage_errors
 from workers.storage.finished import Finished

@@ -19,8 +19,8 @@ from orchestrator.run.digests import from_json as committed_from_json
 from orchestrator.run.paths import RunPaths, is_locked, read_record
 from orchestrator.submission.manifest import Manifest, read_manifest
 from orchestrator.submission.write import MANIFEST
-from orchestrator.verification import Examined, Verification
-from orchestrator.verify_submission import check_report, check_submission
+from orchestrator.verification.findings import Examined, Verification
+from orchestrator.verification.submission import check_report, check_submission
 from workers.errors import DataError, MemberFailed, SeptetError, StorageError, StorageSilent
 from workers.storage.atomic import sha256_of
 from workers.storage.checkpoint import verify_checkpoint

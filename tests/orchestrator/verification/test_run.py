@@ -20,7 +20,7 @@ from orchestrator.results import write_results
 from orchestrator.run import digests as provenance
 from orchestrator.run.digests import Committed, SubmissionDigests, open_book
 from orchestrator.run.paths import RunPaths, lock, read_record, write_record
-from orchestrator.verify import verify
+from orchestrator.verification.run import verify
 from workers.errors import CheckFailed
 from workers.storage import atomic, checkpoint
 from workers.storage.atomic import sha256_of
@@ -330,7 +330,7 @@ def test_shuffled_rows_of_one_member_are_found_by_the_rebuilt_submission_alone(
     ("verb", "reader"),
     [
         ("verify", "orchestrator.run.digests.sha256_of"),
-        ("verify", "orchestrator.verify_submission.sha256_of"),
+        ("verify", "orchestrator.verification.submission.sha256_of"),
         ("verify", "workers.storage.checkpoint._read_own"),
         ("submit", "orchestrator.run.data.np.load"),
         ("submit", "orchestrator.combine.predictions.np.load"),

@@ -1,0 +1,1 @@
+"""orchestrator.verification.findings: see the modules."""
