@@ -284,8 +284,8 @@ def stop(request: Request, streams: Streams) -> int:
 def doctor(request: Request, streams: Streams) -> int:
     """Every check, a line each; 2 if one failed."""
     from orchestrator.config.composition import compose
-    from orchestrator.doctor import examine, has_failed, to_lines
-    from orchestrator.machine import gather
+    from orchestrator.doctor.checks import examine, has_failed, to_lines
+    from orchestrator.doctor.facts import gather
 
     checks = examine(gather(compose(request.overrides, request.config_dir), streams.progress))
     if request.json:

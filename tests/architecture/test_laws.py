@@ -257,7 +257,7 @@ BREACHES = {
     "orchestrator imports torch": ("orchestrator imports torch", "orchestrator/launch.py", "import torch\n"),
     "orchestrator imports torch lazily": (
         "orchestrator imports torch",
-        "orchestrator/doctor.py",
+        "orchestrator/doctor/checks.py",
         "def f():\n    from torch import nn\n",
     ),
     "ray outside its owner": ("ray belongs to", "orchestrator/launch.py", "import ray\n"),

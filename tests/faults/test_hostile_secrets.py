@@ -23,8 +23,8 @@ import pytest
 
 from orchestrator import text as printable
 from orchestrator.cli import main
-from orchestrator.doctor import check_tracking
-from orchestrator.machine import _ask
+from orchestrator.doctor.checks import check_tracking
+from orchestrator.doctor.facts import _ask
 from orchestrator.text import complaint, without_secrets
 from orchestrator.tracking import mlflow_store as tracking_store
 from orchestrator.tracking import tracker as tracking

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.doctor import GIB, Answer, Check, Facts, Outcome, Place, examine, has_failed, to_lines
+from orchestrator.doctor.checks import GIB, Answer, Check, Facts, Outcome, Place, examine, has_failed, to_lines
 
 _STORE = Place("store", "/data/septet", free_bytes=100 * GIB, total_bytes=200 * GIB, writable=True)
 _TEMPORARY = Place("temporary", "/tmp", free_bytes=50 * GIB, total_bytes=200 * GIB, writable=True)

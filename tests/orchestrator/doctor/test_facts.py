@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.machine import ask_dataset, ask_decoder, cpu_quota, place
+from orchestrator.doctor.facts import ask_dataset, ask_decoder, cpu_quota, place
 from workers.data.decoding.decoder import FORMATS
 from workers.settings.training import DatasetSettings, Source
 

@@ -1,0 +1,1 @@
+"""orchestrator.doctor.checks: see the modules."""
