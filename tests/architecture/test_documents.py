@@ -55,7 +55,11 @@ def test_make_targets_named_in_documents_exist() -> None:
 def test_verbs_named_in_readme_exist() -> None:
     named = set(re.findall(r"septet ([a-z]+)", (CHECKOUT / "README.md").read_text()))
     helped = subprocess.run(
-        [sys.executable, "-m", "orchestrator.cli", "--help"], capture_output=True, text=True, cwd=CHECKOUT, check=True
+        [sys.executable, "-m", "orchestrator.cli.program", "--help"],
+        capture_output=True,
+        text=True,
+        cwd=CHECKOUT,
+        check=True,
     ).stdout
     assert "launch" in named
     assert named <= set(re.findall(r"[a-z]+", helped))

@@ -61,7 +61,7 @@ VALUE_MODULES = {
 CATCH_ALL = {
     "orchestrator/cluster/actor.py": "the actor boundary encodes the error and returns it",
     "orchestrator/tracking/sender.py": "the sender thread's boundary: no outage of a tracking store stops a run",
-    "orchestrator/cli.py": "exit code 1 and its one line are made here",
+    "orchestrator/cli/program.py": "exit code 1 and its one line are made here",
 }
 ATOMIC = "workers/storage/atomic.py"
 ATOMIC_BLOCKS = {"replacing", "atomic_folder", "replacing_folder"}
@@ -266,14 +266,18 @@ BREACHES = {
         "orchestrator/report/write.py",
         "from mlflow import MlflowClient\n",
     ),
-    "omegaconf outside its owner": ("omegaconf belongs to", "orchestrator/cli.py", "from omegaconf import OmegaConf\n"),
+    "omegaconf outside its owner": (
+        "omegaconf belongs to",
+        "orchestrator/cli/program.py",
+        "from omegaconf import OmegaConf\n",
+    ),
     "matplotlib outside its owner": (
         "matplotlib belongs to",
         "orchestrator/report/write.py",
         "import matplotlib.pyplot as plt\n",
     ),
     "owner's name as a mere prefix": ("mlflow belongs to", "orchestrator/tracking_store_view.py", "import mlflow\n"),
-    "relative import": ("relative", "orchestrator/cli.py", "from . import launch\n"),
+    "relative import": ("relative", "orchestrator/cli/program.py", "from . import launch\n"),
     "clock in a pure module": (
         "pure module imports time",
         "orchestrator/plan/schedule.py",

@@ -11,7 +11,7 @@ import pytest
 from ilsvrc_files import Challenge, write_archives
 from PIL import Image
 
-from orchestrator.cli import main
+from orchestrator.cli.program import main
 from orchestrator.cluster import ray_backend as ray_cluster
 from orchestrator.cluster.local_backend import one_slot
 

@@ -54,7 +54,7 @@ class Folder:
     def start(self, *overrides: str) -> "subprocess.Popen[str]":
         words = ["launch", "run_dir=run", "datasets.store=store", *self.small, *overrides]
         return subprocess.Popen(
-            [sys.executable, "-m", "orchestrator.cli", *words],
+            [sys.executable, "-m", "orchestrator.cli.program", *words],
             cwd=self.root,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -66,7 +66,7 @@ def test_launch_of_seven_members_decodes_each_image_once(tmp_path: Path, checkou
     )
     log = tmp_path / "decoded.txt"
     environment = os.environ | {"PYTHONPATH": f"{tmp_path / 'hook'}:{checkout}", "DECODE_LOG": str(log)}
-    command = [sys.executable, "-m", "orchestrator.cli", "launch", *SMALL, *places]
+    command = [sys.executable, "-m", "orchestrator.cli.program", "launch", *SMALL, *places]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "run" / "members").iterdir())) == 7

@@ -34,7 +34,7 @@ def command(place: Path, images: Path) -> list[str]:
     classes = f"datasets.target.classes={images / 'target-10.txt'}"
     here = [f"run_dir={place / 'run'}", f"tracking.uri=sqlite:///{place / 'mlflow.db'}"]
     store = f"datasets.store={place.parent / 'store'}"
-    return [sys.executable, "-m", "orchestrator.cli", "launch", *SMALL, *roots, classes, *here, store]
+    return [sys.executable, "-m", "orchestrator.cli.program", "launch", *SMALL, *roots, classes, *here, store]
 
 
 def launch(place: Path, images: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from orchestrator.cli import main
+from orchestrator.cli.program import main
 from orchestrator.config.composition import compose
 from orchestrator.datasets import survey_all
 from orchestrator.plan.build import make_plan, to_json

@@ -9,7 +9,7 @@ import os
 import sys
 
 from orchestrator import launch as story
-from orchestrator.cli import main
+from orchestrator.cli.program import main
 from orchestrator.cluster.local_backend import one_slot
 
 

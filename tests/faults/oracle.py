@@ -100,7 +100,7 @@ class Place:
         return RunPaths(self.root / "run")
 
     def command(self, *words: str, verb: str = "launch") -> list[str]:
-        program = [str(FOLDER / "launch_in_threads.py")] if self.in_process else ["-m", "orchestrator.cli"]
+        program = [str(FOLDER / "launch_in_threads.py")] if self.in_process else ["-m", "orchestrator.cli.program"]
         here = (f"run_dir={self.paths.root}", f"datasets.store={self.store}")
         tracking = f"tracking.uri=sqlite:///{self.root / 'mlflow.db'}"
         # Before what a test adds: the last word about a key counts.

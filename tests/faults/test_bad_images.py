@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from orchestrator.cli import main
+from orchestrator.cli.program import main
 from orchestrator.cluster import ray_backend as ray_cluster
 from orchestrator.cluster.local_backend import one_slot
 from workers.data.decoding import decoder as decode

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from orchestrator import launch as story
-from orchestrator.cli import main
+from orchestrator.cli.program import main
 from orchestrator.cluster import ray_backend as ray_cluster
 from orchestrator.cluster.actor import Duties, worker_duties
 from orchestrator.cluster.local_backend import LocalActors

@@ -8,7 +8,7 @@ import hydra.utils
 import pytest
 import yaml
 
-from orchestrator.cli import main
+from orchestrator.cli.program import main
 from orchestrator.config import composition as config
 from orchestrator.config import safety as config_safety
 
@@ -189,7 +189,7 @@ def test_escape_sequence_in_an_override_is_shown_and_not_obeyed(
     assert answer.code == 2
     assert "\\x1b" in answer.said
     assert not set("\x1b\x07\x9b\u202e") & set(answer.said)
-    monkeypatch.setattr("orchestrator.cli.complaint", lambda text: text)
+    monkeypatch.setattr("orchestrator.cli.program.complaint", lambda text: text)
     assert "\x1b" in ask("plan", owned).said
 
 

@@ -19,7 +19,7 @@ import pytest
 import torch
 from PIL import Image
 
-from orchestrator.cli import main
+from orchestrator.cli.program import main
 from orchestrator.report.page import MemberEntry, Page, Picture, render
 from workers.protocol import InitFile
 from workers.training import init_file

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator.cli import main
+from orchestrator.cli.program import main
 from orchestrator.cluster import ray_backend as ray_cluster
 from orchestrator.cluster.local_backend import one_slot
 from orchestrator.run import paths as run_dir

@@ -22,7 +22,7 @@ import psutil
 import pytest
 
 from orchestrator import text as printable
-from orchestrator.cli import main
+from orchestrator.cli.program import main
 from orchestrator.doctor.checks import check_tracking
 from orchestrator.doctor.facts import _ask
 from orchestrator.text import complaint, without_secrets
@@ -115,7 +115,7 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, W
     seen = Watched()
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "orchestrator.cli", *words],
+            [sys.executable, "-P", "-m", "orchestrator.cli.program", *words],
             cwd=here,
             env=environment,
             stdout=output,
@@ -321,13 +321,13 @@ def test_traceback_of_a_debugged_error_shows_no_canary(
     said = capsys.readouterr().err
     assert "Traceback" in said and CANARY not in said
     # Without redaction it is there: the look would find it.
-    monkeypatch.setattr("orchestrator.cli.complaint", printable.printable)
+    monkeypatch.setattr("orchestrator.cli.program.complaint", printable.printable)
     assert main(["plan", "--debug"]) == 1
     assert CANARY in capsys.readouterr().err
 
 
 def test_json_documents_are_json_whatever_names_hold(capsys: pytest.CaptureFixture[str]) -> None:
-    from orchestrator.verbs import Streams
+    from orchestrator.cli.commands import Streams
 
     name = "\x1b]0;owned\x07\x9b\x7f\u202e"
     Streams(sys.stdout, sys.stderr).document({"class": name})

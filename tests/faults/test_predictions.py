@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from orchestrator import results
-from orchestrator.cli import main
+from orchestrator.cli.program import main
 from orchestrator.combine import predictions as aggregate
 from orchestrator.config.composition import compose
 from orchestrator.config.schema import CombineConfig, SubmissionConfig

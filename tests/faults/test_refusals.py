@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from orchestrator import launch
-from orchestrator.cli import main
+from orchestrator.cli.program import main
 from orchestrator.cluster import ray_backend as ray_cluster
 from orchestrator.cluster.local_backend import one_slot
 from orchestrator.run.open import OpenedRun

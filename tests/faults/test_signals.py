@@ -88,7 +88,7 @@ def test_stop_verb_ends_a_real_launch_with_its_members_at_their_checkpoints(
     undisturbed: Launches, launches: Launches
 ) -> None:
     process = launches.start("training")
-    words = [sys.executable, "-m", "orchestrator.cli", "stop", str(launches.paths.root)]
+    words = [sys.executable, "-m", "orchestrator.cli.program", "stop", str(launches.paths.root)]
     asked = subprocess.run(words, capture_output=True, text=True, timeout=GIVE_UP_S, check=False)
     assert asked.returncode == 0, asked.stderr
     assert f"process {process.pid} " in asked.stdout and "has stopped" in asked.stdout

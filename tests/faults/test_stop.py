@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cli import main
+from orchestrator.cli.program import main
 from orchestrator.execution import stop
 from orchestrator.execution.signals import Interrupts
 from orchestrator.execution.stop import obeying

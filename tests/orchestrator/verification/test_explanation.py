@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from whole_run import alter_predictions, commit
 
-from orchestrator.cli import main
+from orchestrator.cli.program import main
 from orchestrator.config.composition import compose
 from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionConfig, SubmissionFormat
 from orchestrator.report import plots

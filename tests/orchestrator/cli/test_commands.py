@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from orchestrator.cli import main
+from orchestrator.cli.commands import Streams, watch
+from orchestrator.cli.program import main
 from orchestrator.config.composition import compose
 from orchestrator.run.ledger import Ledger, StageState
 from orchestrator.run.paths import RunPaths, lock
-from orchestrator.verbs import Streams, watch
 from workers.storage import atomic
 
 

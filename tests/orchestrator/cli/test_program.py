@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import verbs
-from orchestrator.arguments import VERBS, Request
-from orchestrator.cli import main
-from orchestrator.verbs import Streams
+from orchestrator.cli import commands as verbs
+from orchestrator.cli.commands import Streams
+from orchestrator.cli.parser import VERBS, Request
+from orchestrator.cli.program import main
 from workers import errors
 
-_SEPTET = [sys.executable, "-m", "orchestrator.cli"]
+_SEPTET = [sys.executable, "-m", "orchestrator.cli.program"]
 
 
 def _raising(error: BaseException) -> Callable[[Request, Streams], int]:

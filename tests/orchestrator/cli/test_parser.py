@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.arguments import VERBS, Request, parse
+from orchestrator.cli.parser import VERBS, Request, parse
 from workers.errors import ConfigError
 
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from orchestrator.arguments import Request
+from orchestrator.cli.parser import Request
 from orchestrator.text import complaint, printable
 from workers.errors import ConfigError, StorageError
 

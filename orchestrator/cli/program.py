@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from types import FrameType
 
-from orchestrator.arguments import parse
+from orchestrator.cli.parser import parse
 from orchestrator.text import complaint
 from workers.errors import SeptetError
 
@@ -56,7 +56,7 @@ def _run(words: list[str]) -> int:
     try:
         request = parse(words)
         # Here and not above: `--help` and a mistyped verb answer without Ray, MLflow or Hydra being loaded.
-        from orchestrator import verbs
+        from orchestrator.cli import commands as verbs
 
         return verbs.VERBS[request.verb](request, verbs.Streams(sys.stdout, sys.stderr))
     except SeptetError as error:

@@ -1,0 +1,1 @@
+"""orchestrator.cli.program: see the modules."""
