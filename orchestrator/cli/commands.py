@@ -17,7 +17,7 @@ from workers.errors import ConfigError, StorageError
 
 if TYPE_CHECKING:
     from orchestrator.config.schema import ClusterConfig
-    from orchestrator.results import Results
+    from orchestrator.outputs import Results
     from orchestrator.run.paths import RunPaths
 
 _OK = 0
@@ -53,8 +53,8 @@ class Streams:
 def launch(request: Request, streams: Streams) -> int:
     """Everything from images to submission and report; the table and where to look go to stdout."""
     from orchestrator.config.composition import compose
-    from orchestrator.launch import Incomplete
-    from orchestrator.launch import launch as run_launch
+    from orchestrator.launching import Incomplete
+    from orchestrator.launching import launch as run_launch
 
     config = compose(request.overrides, request.config_dir)
     try:
@@ -70,8 +70,7 @@ def launch(request: Request, streams: Streams) -> int:
 def plan(request: Request, streams: Streams) -> int:
     """What a launch would do, and how long it would take; nothing on disk changes."""
     from orchestrator.config.composition import compose
-    from orchestrator.datasets import survey_all
-    from orchestrator.init_files import check_init_files, hash_init_files
+    from orchestrator.inputs import check_init_files, hash_init_files, survey_all
     from orchestrator.placement.placing import Measuring, place
     from orchestrator.placement.rates import measure_rates
     from orchestrator.plan.build import make_plan
@@ -107,8 +106,8 @@ def _members_at_once(cluster: "ClusterConfig", streams: Streams) -> int:
 def prepare(request: Request, streams: Streams) -> int:
     """Packs the datasets that stages read, and says what each holds."""
     from orchestrator.config.composition import compose
-    from orchestrator.datasets import prepare_all
     from orchestrator.display.preparation import summary, watching
+    from orchestrator.inputs import prepare_all
 
     config = compose(request.overrides, request.config_dir)
     with watching(streams.err) as watch:
@@ -164,8 +163,8 @@ def watch(run_dir: Path, streams: Streams, pause: Callable[[float], None] = time
 def submit(request: Request, streams: Streams) -> int:
     """Stored predictions, combined anew."""
     from orchestrator.config.composition import reopen
+    from orchestrator.outputs import write_results
     from orchestrator.plan.model import from_json
-    from orchestrator.results import write_results
     from orchestrator.run.paths import RunPaths, lock, read_record
 
     for override in request.overrides:
@@ -184,8 +183,8 @@ def submit(request: Request, streams: Streams) -> int:
 def report(request: Request, streams: Streams) -> int:
     """The report, from what the run has on disk."""
     from orchestrator.config.composition import reopen
+    from orchestrator.outputs import rebuild_report
     from orchestrator.plan.model import from_json
-    from orchestrator.results import rebuild_report
     from orchestrator.run.paths import RunPaths, lock, read_record
 
     paths = RunPaths(_given(request.run_dir))
@@ -226,7 +225,7 @@ def _near(path: Path) -> Path:
 
 def predict(request: Request, streams: Streams) -> int:
     """The ensemble's best classes for each image."""
-    from orchestrator.predict_images import check_out, predict_images, to_json, to_lines, write_out
+    from orchestrator.prediction import check_out, predict_images, to_json, to_lines, write_out
     from orchestrator.run.paths import RunPaths
 
     if request.out is not None:

@@ -22,9 +22,8 @@ from PIL import Image
 from orchestrator.cluster import ray_backend as ray_cluster
 from orchestrator.cluster.ray_session import available_cpus
 from orchestrator.config.schema import ClusterConfig, Config
-from orchestrator.datasets import survey_all
 from orchestrator.doctor.checks import Answer, Facts, Place
-from orchestrator.init_files import hash_init_files
+from orchestrator.inputs import hash_init_files, survey_all
 from orchestrator.placement import placing
 from orchestrator.placement.placing import Measuring, Placed
 from orchestrator.plan.build import make_plan

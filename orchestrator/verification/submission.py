@@ -9,9 +9,9 @@ from orchestrator.combine.averaging import Combined, equal
 from orchestrator.combine.predictions import MemberPredictions
 from orchestrator.combine.weights import find_weights
 from orchestrator.config.schema import CombineMethod
+from orchestrator.outputs import Opened, score_splits
 from orchestrator.plan.model import StageRef
 from orchestrator.report.write import scores_json
-from orchestrator.results import Opened, score_splits
 from orchestrator.run.data import RunData
 from orchestrator.run.digests import SubmissionDigests
 from orchestrator.submission.manifest import Manifest, asked_by, first_difference

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from orchestrator import launch as story
+from orchestrator import launching as story
 from orchestrator.cluster.local_backend import one_slot
 from orchestrator.config.composition import compose
 from orchestrator.plan.model import StageRef, from_json

@@ -12,7 +12,7 @@ from PIL import Image
 
 from orchestrator.cli.program import main
 from orchestrator.config.composition import compose
-from orchestrator.datasets import survey_all
+from orchestrator.inputs import survey_all
 from orchestrator.plan.build import make_plan, to_json
 from orchestrator.run.paths import RunPaths, RunRecord, lock, write_record
 from workers.numerics import code_digest

@@ -14,7 +14,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from orchestrator import launch
+from orchestrator import launching as launch
 from orchestrator.cli import program as cli
 from orchestrator.cluster import ray_backend as ray_cluster
 from orchestrator.cluster import ray_nodes

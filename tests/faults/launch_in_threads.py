@@ -8,7 +8,7 @@ import importlib.util
 import os
 import sys
 
-from orchestrator import launch as story
+from orchestrator import launching as story
 from orchestrator.cli.program import main
 from orchestrator.cluster.local_backend import one_slot
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator import launch as story
+from orchestrator import launching as story
 from orchestrator.cli.program import main
 from orchestrator.cluster import ray_backend as ray_cluster
 from orchestrator.cluster.actor import Duties, worker_duties
@@ -183,7 +183,7 @@ def test_check_of_the_refusal_is_red_where_nobody_counts_members(
 ) -> None:
     monkeypatch.setattr(story, "_require_enough", lambda *_: None)
     monkeypatch.setattr(
-        "orchestrator.results.allowed_missing", lambda paths, plan, data, _: find_missing(paths, plan, data)
+        "orchestrator.outputs.allowed_missing", lambda paths, plan, data, _: find_missing(paths, plan, data)
     )
     bench.failing = {"b"}
     code = bench.launch()

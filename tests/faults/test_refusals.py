@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from orchestrator import launch
+from orchestrator import launching as launch
 from orchestrator.cli.program import main
 from orchestrator.cluster import ray_backend as ray_cluster
 from orchestrator.cluster.local_backend import one_slot

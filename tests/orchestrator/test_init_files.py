@@ -9,8 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from orchestrator.config.composition import Config, compose, reopen
-from orchestrator.datasets import survey_all
-from orchestrator.init_files import check_init_files, hash_init_files
+from orchestrator.inputs import check_init_files, hash_init_files, survey_all
 from orchestrator.plan.build import ChangeKind, Plan, StageRef, compare, from_json, make_plan, to_json
 from orchestrator.plan.report import make_report
 from orchestrator.tracking.mlflow_tracker import stage_params

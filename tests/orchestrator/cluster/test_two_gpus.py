@@ -3,7 +3,7 @@
 import pytest
 
 from orchestrator.config.composition import compose
-from orchestrator.datasets import survey_all
+from orchestrator.inputs import survey_all
 from orchestrator.plan.build import Plan, make_plan
 from workers.errors import ConfigError
 from workers.models.outline import outline

@@ -7,7 +7,7 @@ import pytest
 
 from orchestrator.config.composition import compose
 from orchestrator.config.schema import Config, Precision
-from orchestrator.datasets import survey_all
+from orchestrator.inputs import survey_all
 from orchestrator.placement import choice as placement
 from orchestrator.placement import placing
 from orchestrator.placement.cache import Key, cpu_model, read_figures, write_figures

@@ -11,10 +11,10 @@ import pytest
 
 from orchestrator.combine.averaging import Combined, equal
 from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionConfig
+from orchestrator.outputs import write_results
 from orchestrator.report import table as scoreboard
 from orchestrator.report.page import MemberEntry, Page, Picture, Sheet, render
 from orchestrator.report.write import first_convolution
-from orchestrator.results import write_results
 
 PNG = b"\x89PNG"
 

@@ -15,8 +15,8 @@ from whole_run import alter_predictions, commit
 from orchestrator.cli.program import main
 from orchestrator.config.composition import compose
 from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionConfig, SubmissionFormat
+from orchestrator.outputs import write_results
 from orchestrator.report import plots
-from orchestrator.results import write_results
 from orchestrator.run import digests as provenance
 from orchestrator.run.digests import Committed, SubmissionDigests, open_book
 from orchestrator.run.paths import RunPaths, lock, read_record, write_record

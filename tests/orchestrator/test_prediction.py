@@ -12,9 +12,9 @@ from PIL import Image
 from orchestrator.cli.program import main
 from orchestrator.combine.averaging import Combined, equal
 from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionConfig
+from orchestrator.outputs import write_results
 from orchestrator.plan.model import Plan, PlannedDataset, Stage, StageRef, to_json
-from orchestrator.predict_images import find_images, predict_images
-from orchestrator.results import write_results
+from orchestrator.prediction import find_images, predict_images
 from orchestrator.run.paths import RunPaths, RunRecord, read_record, write_record
 from workers.data.store.preparation import prepare
 from workers.data.store.store import export, open_store

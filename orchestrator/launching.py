@@ -9,18 +9,17 @@ from typing import IO, TYPE_CHECKING
 from orchestrator.cluster import ray_backend as ray_cluster
 from orchestrator.combine.absent import check_min_members, find_missing
 from orchestrator.config.schema import TARGET, Config, default_run_dir
-from orchestrator.datasets import Prepared, prepare_all, survey_all
 from orchestrator.display.preparation import watching
 from orchestrator.display.run import Display
 from orchestrator.execution.driver import Driver
 from orchestrator.execution.jobs import Work
 from orchestrator.execution.signals import Interrupts
 from orchestrator.execution.stop import obeying
-from orchestrator.init_files import check_init_files, hash_init_files
+from orchestrator.inputs import Prepared, check_init_files, hash_init_files, prepare_all, survey_all
+from orchestrator.outputs import Results, write_results
 from orchestrator.placement import placing
 from orchestrator.placement.placing import Measuring
 from orchestrator.plan.build import Plan, make_plan
-from orchestrator.results import Results, write_results
 from orchestrator.run.data import of_store, read_run_data
 from orchestrator.run.ledger import Budgets, Ledger, end_noted
 from orchestrator.run.open import OpenedRun, Wanted, open_run
