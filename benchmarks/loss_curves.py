@@ -13,7 +13,8 @@ from pathlib import Path
 
 from orchestrator.plan.build import from_json
 from orchestrator.run.metrics import Follower
-from orchestrator.run.paths import RunPaths, read_record
+from orchestrator.run.paths import RunPaths
+from orchestrator.run.record import read_record
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from benchmarks.turns import Contestant, Turns, ratios, take_turns
 from workers.data.store.store import open_store
 from workers.errors import Stopped
 from workers.inference.prediction import load_member, mean_over_crops
-from workers.models.outline import outline
+from workers.models.outlines import outline
 from workers.protocol import StageResult, StageSpec
 from workers.settings.training import Crops
 from workers.storage.checkpoint import newest_checkpoint

@@ -23,7 +23,8 @@ from benchmarks.turns import ratios, take_turns
 from orchestrator.config.schema import TrackingConfig
 from orchestrator.plan.model import Plan, PlannedDataset, Stage, StageRef
 from orchestrator.run.metrics import Follower
-from orchestrator.tracking.tracker import RunIdentity, open_tracking
+from orchestrator.tracking.open import open_tracking
+from orchestrator.tracking.tracker import RunIdentity
 from orchestrator.tracking.ui import serving
 from workers.protocol import StageSpec
 

@@ -1,6 +1,6 @@
 """Training steps as a stage makes them, with data, metrics and step mark, beside plain PyTorch on a ready batch.
 
-Ours is `workers.training.stage.run_stage` itself: it asks after every update whether to stop, and there the turns are taken.
+Ours is `workers.training.run_stage` itself. It asks after every update whether to stop; the turns are taken there.
 """
 
 import time

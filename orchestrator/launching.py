@@ -23,13 +23,14 @@ from orchestrator.plan.build import Plan, make_plan
 from orchestrator.run.data import of_store, read_run_data
 from orchestrator.run.ledger import Budgets, Ledger, end_noted
 from orchestrator.run.open import OpenedRun, Wanted, open_run
-from orchestrator.run.paths import versions
+from orchestrator.run.record import versions
 from orchestrator.run.status import read_status
 from orchestrator.submission import write as submission
 from orchestrator.tracking import tracker as tracking
 from orchestrator.tracking.mlflow_store import DatasetInput
-from orchestrator.tracking.tracker import Ending, RunIdentity, Tracker, open_tracking
-from workers.data.store.store import export
+from orchestrator.tracking.open import open_tracking
+from orchestrator.tracking.tracker import Ending, RunIdentity, Tracker
+from workers.data.export import export
 from workers.errors import CheckFailed, ClusterLost, DataError, MemberFailed, SeptetError, Stopped
 from workers.numerics import code_digest
 from workers.settings.training import HELD_OUT

@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from orchestrator.combine.absent import allowed_missing, without
+from orchestrator.combine.absent import Missing, allowed_missing, without
 from orchestrator.combine.averaging import Combination, Combined, equal
 from orchestrator.combine.predictions import MemberPredictions, all_present, open_predictions
 from orchestrator.combine.weights import find_weights
 from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionConfig
 from orchestrator.plan.build import Plan
-from orchestrator.report.table import Missing, SplitScores, score_split, to_text
+from orchestrator.report.table import SplitScores, score_split, to_text
 from orchestrator.report.write import Evidence, write_report
 from orchestrator.run.data import RunData, read_run_data
 from orchestrator.run.digests import (
@@ -22,7 +22,8 @@ from orchestrator.run.digests import (
     require_recorded,
     require_stage,
 )
-from orchestrator.run.paths import RunPaths, read_record
+from orchestrator.run.paths import RunPaths
+from orchestrator.run.record import read_record
 from orchestrator.submission.write import MANIFEST, Provenance, ask, write_submission
 from workers.errors import CheckFailed, DataError, MemberFailed, StorageError
 from workers.storage.atomic import parse_json

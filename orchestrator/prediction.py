@@ -14,7 +14,8 @@ from orchestrator.combine.averaging import Combination, Combined
 from orchestrator.combine.rows import top_classes
 from orchestrator.config.schema import CombineMethod
 from orchestrator.plan.model import Plan, from_json
-from orchestrator.run.paths import RunPaths, RunRecord, read_record
+from orchestrator.run.paths import RunPaths
+from orchestrator.run.record import RunRecord, read_record
 from orchestrator.submission.write import MANIFEST
 from workers.data.decoding.decoder import BadImage, decode, read_content
 from workers.data.decoding.formats import FORMATS

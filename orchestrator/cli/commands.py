@@ -147,7 +147,8 @@ def status(request: Request, streams: Streams) -> int:
 def watch(run_dir: Path, streams: Streams, pause: Callable[[float], None] = time.sleep) -> None:
     """Shows how the run gets on, until no process holds it: a launch that prepares its data is not yet running."""
     from orchestrator.display.run import Display
-    from orchestrator.run.paths import RunPaths, is_locked
+    from orchestrator.run.lock import is_locked
+    from orchestrator.run.paths import RunPaths
     from orchestrator.run.status import read_status
 
     paths = RunPaths(run_dir)
@@ -165,7 +166,9 @@ def submit(request: Request, streams: Streams) -> int:
     from orchestrator.config.composition import reopen
     from orchestrator.outputs import write_results
     from orchestrator.plan.model import from_json
-    from orchestrator.run.paths import RunPaths, lock, read_record
+    from orchestrator.run.lock import lock
+    from orchestrator.run.paths import RunPaths
+    from orchestrator.run.record import read_record
 
     for override in request.overrides:
         if re.split(r"[.=]", override)[0] not in _SUBMIT_GROUPS:
@@ -185,7 +188,9 @@ def report(request: Request, streams: Streams) -> int:
     from orchestrator.config.composition import reopen
     from orchestrator.outputs import rebuild_report
     from orchestrator.plan.model import from_json
-    from orchestrator.run.paths import RunPaths, lock, read_record
+    from orchestrator.run.lock import lock
+    from orchestrator.run.paths import RunPaths
+    from orchestrator.run.record import read_record
 
     paths = RunPaths(_given(request.run_dir))
     record = read_record(paths)

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.cluster.actor import Completed, Duties, Lost, MemberActor, Outcome, failure_of, worker_duties
+from orchestrator.cluster.actor import Duties, MemberActor, failure_of, worker_duties
+from orchestrator.cluster.interface import Completed, Lost, Outcome
 from orchestrator.cluster.ray_nodes import (
     LOOK_EVERY_S,
     Head,

@@ -23,7 +23,7 @@ from orchestrator.config.schema import (
 )
 from orchestrator.config.structure import choices, field_types, join, mapping, nearest, overlay
 from workers.errors import ConfigError
-from workers.models.outline import check_name
+from workers.models.outlines import check_name
 from workers.settings.training import TrainingSettings
 
 _SWEEP_USAGE = "ensemble=sweep 'sweep.seed=[0,1,2]' 'sweep.optimizer.lr=[0.01,0.02]'"

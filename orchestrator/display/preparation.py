@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from orchestrator.run.status import duration
+from orchestrator.text import duration
 from workers.data.store.preparation import PrepareProgress
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """What would go wrong on this machine, before it does: each check is a pure function of facts.
 
-`orchestrator.doctor.facts` gathers the facts; here they are only judged, so that each check has a test in which it fails.
+`orchestrator.doctor.facts` gathers the facts. They are only judged here, so each check has a test in which it fails.
 """
 
 from collections.abc import Iterable, Mapping

@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 
-from orchestrator.cluster.actor import Cluster, Completed, Failure, Halted, Lost, Predicted, Trained
+from orchestrator.cluster.interface import Cluster, Completed, Failure, Halted, Lost, Predicted, Trained
 from orchestrator.execution.jobs import Work, is_done, newest_step, stored_predictions
 from orchestrator.execution.recovery import reopen_damaged
 from orchestrator.execution.watchdog import Deadlines, mark_of

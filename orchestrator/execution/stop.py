@@ -15,7 +15,8 @@ from pathlib import Path
 
 from orchestrator.execution.signals import Interrupts
 from orchestrator.run.ledger import StageState, read_ledger
-from orchestrator.run.paths import Holder, RunPaths, is_locked, read_holder
+from orchestrator.run.lock import Holder, is_locked, read_holder
+from orchestrator.run.paths import RunPaths
 from workers.errors import DataError, RunInUse, StorageError
 from workers.storage import atomic
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from orchestrator.plan.model import Plan, Stage
 from orchestrator.plan.schedule import estimate, multiply_adds
-from workers.models.outline import outline
+from workers.models.outlines import outline
 from workers.settings.training import ModelSettings
 
 # One thread a member is what any other machine would take too: what is to replace it must be faster by this share,

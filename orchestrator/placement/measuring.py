@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from orchestrator.placement.choice import HOPELESS, MOST_STEP_WORK, Candidate, Figure, is_hopeless
 from orchestrator.plan.model import Stage
-from workers.models.outline import outline
+from workers.models.outlines import outline
 from workers.protocol import Numerics
 from workers.throughput.process import Request
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from orchestrator.placement.choice import Kind, costliest, kind_of
 from orchestrator.placement.placing import Placed
 from orchestrator.plan.model import Plan, StageRef
-from workers.models.outline import outline
+from workers.models.outlines import outline
 
 
 def measure_rates(plan: Plan, placed: Placed, progress: Callable[[str], None]) -> Mapping[StageRef, float]:

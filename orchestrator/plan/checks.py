@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from orchestrator.config.structure import choices
 from orchestrator.plan.model import PlannedDataset, Stage
 from workers.errors import ConfigError
-from workers.models.outline import Outline, outline
+from workers.models.outline import Outline
+from workers.models.outlines import outline
 from workers.settings.training import Layout
 from workers.training.layer_rates import first_standstill, later_phases
 

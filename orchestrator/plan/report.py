@@ -7,7 +7,7 @@ from typing import Any
 from orchestrator.config.schema import ClusterConfig
 from orchestrator.plan.model import Plan, Stage, StageRef
 from orchestrator.plan.schedule import Estimate, estimate
-from workers.models.outline import outline
+from workers.models.outlines import outline
 from workers.settings.training import HELD_OUT, StoreFormat, stored_image_bytes
 
 KEPT_CHECKPOINTS = 3  # the best and the last two

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.combine.absent import Missing
 from orchestrator.combine.averaging import Combined, mean
 from orchestrator.combine.rows import Labels, Rows
 from orchestrator.config.schema import CombineMethod
@@ -32,14 +33,6 @@ class SplitScores:
     ensemble: Score
     disagreement: float
     method: CombineMethod
-
-
-@dataclass(frozen=True)
-class Missing:
-    """A member of the plan that an ensemble had to do without, and why."""
-
-    member: str
-    why: str
 
 
 @dataclass(frozen=True)

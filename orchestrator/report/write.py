@@ -9,6 +9,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from orchestrator.combine.absent import Missing
 from orchestrator.combine.predictions import MemberPredictions
 from orchestrator.config.schema import CombineMethod
 from orchestrator.plan.build import Plan
@@ -16,9 +17,10 @@ from orchestrator.report import plots
 from orchestrator.report.curves import read_curves
 from orchestrator.report.page import MemberEntry, Page, Picture, Sheet, render
 from orchestrator.report.scores import standard_error
-from orchestrator.report.table import Missing, SplitScores, to_json, to_markdown
+from orchestrator.report.table import SplitScores, to_json, to_markdown
 from orchestrator.run.ledger import read_ledger
-from orchestrator.run.paths import RunPaths, RunRecord
+from orchestrator.run.paths import RunPaths
+from orchestrator.run.record import RunRecord
 from workers.storage import atomic
 from workers.storage.checkpoint import MODEL_FILE
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.plan.model import StageRef
-from orchestrator.run.paths import RunPaths, read_record, write_record
+from orchestrator.run.paths import RunPaths
+from orchestrator.run.record import read_record, write_record
 from workers.errors import CheckFailed, StorageError
 from workers.storage.atomic import sha256_of, storage_errors
 

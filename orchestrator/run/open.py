@@ -17,7 +17,9 @@ from typing import Any
 
 from orchestrator.plan.build import ChangeKind, Plan, compare, from_json, to_json
 from orchestrator.run.digests import Book
-from orchestrator.run.paths import Holder, RunPaths, RunRecord, lock, read_record, write_record
+from orchestrator.run.lock import Holder, lock
+from orchestrator.run.paths import RunPaths
+from orchestrator.run.record import RunRecord, read_record, write_record
 from workers.errors import ConfigError, RunMismatch
 from workers.protocol import Numerics
 from workers.settings.training import Crops, KeptCheckpoint

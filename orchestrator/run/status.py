@@ -10,7 +10,10 @@ from typing import Any
 
 from orchestrator.plan.model import Stage, StageRef, from_json
 from orchestrator.run.ledger import PREDICTIONS, Entry, StageState, read_ledger
-from orchestrator.run.paths import RunPaths, is_locked, read_record
+from orchestrator.run.lock import is_locked
+from orchestrator.run.paths import RunPaths
+from orchestrator.run.record import read_record
+from orchestrator.text import duration
 from workers.errors import StorageError
 from workers.storage.atomic import parse_json
 
@@ -285,18 +288,6 @@ def stage_line(stage: StageStatus, width: int = 0) -> str:
     if stage.error:
         line += f"  {stage.error}"
     return line
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them: `45 s`, `2 min 05 s`, `3 h 20 min`, `4 d 06 h`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02} s"
-    if whole < 48 * 3600:
-        return f"{whole // 3600} h {whole % 3600 // 60:02} min"
-    return f"{whole // 86400} d {whole % 86400 // 3600:02} h"
 
 
 def _time_left(seconds: float, may_be_less: bool) -> str:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.combine.absent import Missing
 from orchestrator.combine.averaging import Combination
 from orchestrator.combine.rows import Rows, read_ahead
 from orchestrator.config.schema import CombineMethod, SubmissionFormat
-from orchestrator.report.table import Missing
 from orchestrator.run.data import RunData
 from orchestrator.run.paths import RunPaths
 from orchestrator.submission.formats import (

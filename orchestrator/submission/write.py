@@ -12,11 +12,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from orchestrator.combine.absent import Missing
 from orchestrator.combine.averaging import Combined
 from orchestrator.combine.predictions import MemberPredictions
 from orchestrator.combine.rows import read_ahead
 from orchestrator.config.schema import SubmissionConfig, SubmissionFormat
-from orchestrator.report.table import Missing
 from orchestrator.run.data import RunData
 from orchestrator.run.digests import Book, SubmissionDigests
 from orchestrator.submission.check import check_submission

@@ -17,7 +17,8 @@ from orchestrator.config.schema import CombineMethod
 from orchestrator.run.data import RunData, read_run_data
 from orchestrator.run.digests import Committed, require_data, require_recorded
 from orchestrator.run.digests import from_json as committed_from_json
-from orchestrator.run.paths import RunPaths, read_record
+from orchestrator.run.paths import RunPaths
+from orchestrator.run.record import read_record
 from orchestrator.submission.formats import Layout, Question, file_lines, make_layout
 from orchestrator.submission.manifest import Manifest, asked_by, line_number, read_manifest
 from workers.errors import CheckFailed, DataError

@@ -7,7 +7,8 @@ from typing import Any
 
 from orchestrator.plan.model import Plan
 from orchestrator.run.digests import Committed
-from orchestrator.run.paths import RunPaths, RunRecord
+from orchestrator.run.paths import RunPaths
+from orchestrator.run.record import RunRecord
 from orchestrator.submission.manifest import Manifest
 from workers.errors import CheckFailed, MemberFailed
 

@@ -16,7 +16,9 @@ from orchestrator.plan.model import from_json as plan_from_json
 from orchestrator.run.data import RunData, read_run_data
 from orchestrator.run.digests import data_digests
 from orchestrator.run.digests import from_json as committed_from_json
-from orchestrator.run.paths import RunPaths, is_locked, read_record
+from orchestrator.run.lock import is_locked
+from orchestrator.run.paths import RunPaths
+from orchestrator.run.record import read_record
 from orchestrator.submission.manifest import Manifest, read_manifest
 from orchestrator.submission.write import MANIFEST
 from orchestrator.verification.findings import Examined, Verification

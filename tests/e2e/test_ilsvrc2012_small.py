@@ -13,7 +13,8 @@ from orchestrator import launching as story
 from orchestrator.cluster.local_backend import one_slot
 from orchestrator.config.composition import compose
 from orchestrator.plan.model import StageRef, from_json
-from orchestrator.run.paths import RunPaths, read_record
+from orchestrator.run.paths import RunPaths
+from orchestrator.run.record import read_record
 from workers.storage.finished import read_finished
 
 pytestmark = pytest.mark.timeout(240)

@@ -14,7 +14,9 @@ from orchestrator.cli.program import main
 from orchestrator.config.composition import compose
 from orchestrator.inputs import survey_all
 from orchestrator.plan.build import make_plan, to_json
-from orchestrator.run.paths import RunPaths, RunRecord, lock, write_record
+from orchestrator.run.lock import lock
+from orchestrator.run.paths import RunPaths
+from orchestrator.run.record import RunRecord, write_record
 from workers.numerics import code_digest
 from workers.protocol import Numerics
 

@@ -13,7 +13,8 @@ from orchestrator.cli.program import main
 from orchestrator.cluster import ray_backend as ray_cluster
 from orchestrator.cluster.local_backend import one_slot
 from orchestrator.run.ledger import AttemptEnd, Entry, read_ledger
-from orchestrator.run.paths import RunPaths, is_locked
+from orchestrator.run.lock import is_locked
+from orchestrator.run.paths import RunPaths
 
 INTERVAL = 4
 NUM_UPDATES = 12

@@ -18,7 +18,8 @@ from orchestrator.cluster.local_backend import LocalActors
 from orchestrator.combine.absent import find_missing
 from orchestrator.config.schema import ClusterConfig
 from orchestrator.run.ledger import AttemptEnd, Ledger, read_ledger
-from orchestrator.run.paths import RunPaths, is_locked
+from orchestrator.run.lock import is_locked
+from orchestrator.run.paths import RunPaths
 from orchestrator.tracking.tracker import NoTracker
 from workers.protocol import PredictSpec, SplitPredictions, StageResult, StageSpec
 from workers.storage.atomic import TEMPORARY_PREFIX

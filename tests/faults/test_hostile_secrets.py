@@ -25,10 +25,9 @@ from orchestrator import text as printable
 from orchestrator.cli.program import main
 from orchestrator.doctor.checks import check_tracking
 from orchestrator.doctor.facts import _ask
-from orchestrator.text import complaint, without_secrets
+from orchestrator.text import complaint, redact, without_secrets
 from orchestrator.tracking import mlflow_store as tracking_store
 from orchestrator.tracking import tracker as tracking
-from orchestrator.tracking.uri import redact
 from workers.errors import ConfigError
 
 CANARY = "canary0f5e7"

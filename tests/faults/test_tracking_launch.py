@@ -11,7 +11,8 @@ from tracked_run import MlflowServer, check_runs, found_runs
 
 from benchmarks.misbehaving_proxy import Proxy
 from orchestrator.plan.build import from_json
-from orchestrator.run.paths import is_locked, read_record
+from orchestrator.run.lock import is_locked
+from orchestrator.run.record import read_record
 from workers.training.metrics import MetricsLog
 
 pytestmark = pytest.mark.timeout(300)

@@ -12,7 +12,8 @@ from small_launch import GIVE_UP_S, Launches
 
 from orchestrator.run import open as open_run
 from orchestrator.run import paths as run_dir
-from orchestrator.run.paths import RunPaths, lock
+from orchestrator.run.lock import lock
+from orchestrator.run.paths import RunPaths
 from workers.errors import RunInUse
 
 pytestmark = pytest.mark.timeout(600)

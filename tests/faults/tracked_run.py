@@ -24,8 +24,9 @@ from orchestrator.execution.jobs import Work
 from orchestrator.plan.build import Plan
 from orchestrator.run.ledger import Budgets, Ledger
 from orchestrator.run.paths import RunPaths
+from orchestrator.tracking.open import open_tracking
 from orchestrator.tracking.sender import Pace
-from orchestrator.tracking.tracker import Ending, RunIdentity, Tracker, open_tracking
+from orchestrator.tracking.tracker import Ending, RunIdentity, Tracker
 from orchestrator.tracking.ui import serving
 from workers.protocol import Numerics
 from workers.settings.training import Crops, KeptCheckpoint

@@ -11,7 +11,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from orchestrator.plan.model import Plan, PlannedDataset, Stage, StageRef, to_json
-from orchestrator.run.paths import RunPaths, RunRecord, write_record
+from orchestrator.run.paths import RunPaths
+from orchestrator.run.record import RunRecord, write_record
 from workers.protocol import Numerics, SplitPredictions, StageResult
 from workers.settings.training import TrainingSettings
 from workers.storage.finished import write_finished

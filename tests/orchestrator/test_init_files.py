@@ -14,7 +14,7 @@ from orchestrator.plan.build import ChangeKind, Plan, StageRef, compare, from_js
 from orchestrator.plan.report import make_report
 from orchestrator.tracking.mlflow_tracker import stage_params
 from workers.errors import ConfigError, DataError
-from workers.models.registry import build, initialise
+from workers.models.build import build, initialise
 from workers.settings.training import InitSettings, ModelSettings
 
 TINY = ("model.width=0.1", "model.fc_units=16")

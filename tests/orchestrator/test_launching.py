@@ -12,7 +12,8 @@ from orchestrator.cluster import ray_backend as ray_cluster
 from orchestrator.cluster.local_backend import LocalActors
 from orchestrator.config.schema import ClusterConfig
 from orchestrator.placement import choice as placement
-from orchestrator.run.paths import RunPaths, read_record
+from orchestrator.run.paths import RunPaths
+from orchestrator.run.record import read_record
 from orchestrator.run.status import State, read_status
 from workers.errors import ClusterLost
 

@@ -15,9 +15,11 @@ from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionC
 from orchestrator.outputs import write_results
 from orchestrator.plan.model import Plan, PlannedDataset, Stage, StageRef, to_json
 from orchestrator.prediction import find_images, predict_images
-from orchestrator.run.paths import RunPaths, RunRecord, read_record, write_record
+from orchestrator.run.paths import RunPaths
+from orchestrator.run.record import RunRecord, read_record, write_record
+from workers.data.export import export
 from workers.data.store.preparation import prepare
-from workers.data.store.store import export, open_store
+from workers.data.store.store import open_store
 from workers.errors import DataError
 from workers.inference.prediction import predict
 from workers.protocol import Numerics, PredictSpec, StageSpec

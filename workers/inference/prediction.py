@@ -17,8 +17,8 @@ from workers.data.store.local_copy import open_on_node
 from workers.data.store.store import Store, open_store
 from workers.errors import CheckFailed, Stopped
 from workers.inference.ten_crop import mean_probabilities
+from workers.models.build import build, place
 from workers.models.parts import beside, saved_parts_of
-from workers.models.registry import build, place
 from workers.protocol import Numerics, PredictSpec, SplitPredictions
 from workers.settings.training import Crops, TrainingSettings
 from workers.storage.atomic import remove_leftovers, replacing, sha256_of, write_json

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from workers.errors import ConfigError
+from workers.models.build import construct
 from workers.models.lenet import PartlyConnected
 from workers.models.outline import Outline
-from workers.models.registry import construct
 from workers.settings.training import ModelSettings
 
 

@@ -6,7 +6,7 @@ from collections.abc import Collection
 import torch
 
 from workers import numerics
-from workers.models.registry import build, initialise, place
+from workers.models.build import build, initialise, place
 from workers.protocol import Numerics
 from workers.settings.training import TrainingSettings
 from workers.training.evaluation import mean_loss

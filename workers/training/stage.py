@@ -15,9 +15,10 @@ from workers.data.loading.batches import TrainingBatches, centre_batches, num_ba
 from workers.data.store.local_copy import open_on_node
 from workers.data.store.store import Store
 from workers.errors import DataError, StorageError
-from workers.models.outline import Outline, outline
+from workers.models.build import build, initialise, place
+from workers.models.outline import Outline
+from workers.models.outlines import outline
 from workers.models.parts import beside, parts_of, saved_parts_of, whole_shape
-from workers.models.registry import build, initialise, place
 from workers.protocol import StageResult, StageSpec
 from workers.settings.training import KeptCheckpoint
 from workers.storage.atomic import remove_leftovers, write_bytes

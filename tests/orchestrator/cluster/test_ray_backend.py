@@ -19,7 +19,8 @@ import psutil
 import pytest
 from PIL import Image
 
-from orchestrator.cluster.actor import Completed, Duties, Halted, Lost, Trained
+from orchestrator.cluster.actor import Duties
+from orchestrator.cluster.interface import Completed, Halted, Lost, Trained
 from orchestrator.cluster.ray_backend import RayCluster, check_resources, open_cluster, shard_runner
 from orchestrator.cluster.ray_nodes import Head, Node, count_slots
 from orchestrator.cluster.ray_session import available_cpus

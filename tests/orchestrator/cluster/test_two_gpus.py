@@ -6,7 +6,7 @@ from orchestrator.config.composition import compose
 from orchestrator.inputs import survey_all
 from orchestrator.plan.build import Plan, make_plan
 from workers.errors import ConfigError
-from workers.models.outline import outline
+from workers.models.outlines import outline
 from workers.settings.training import Layout, ModelSettings
 
 HALVES = ("model.layout=halves", "model.lrn_across_halves=false")

@@ -8,7 +8,7 @@ import pytest
 import conf
 from orchestrator.config.composition import compose
 from orchestrator.config.schema import GROUPS
-from workers.models.outline import outline
+from workers.models.outlines import outline
 from workers.settings.training import (
     AugmentationSettings,
     ColourScale,

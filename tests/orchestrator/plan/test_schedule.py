@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from orchestrator.plan.build import Plan, Stage, StageRef
 from orchestrator.plan.schedule import estimate, lower_bound, multiply_adds, ready, remaining_path
-from workers.models.outline import outline
+from workers.models.outlines import outline
 from workers.settings.training import TrainingSettings
 
 

@@ -10,14 +10,15 @@ import pytest
 
 from orchestrator.plan.model import Plan, Stage, StageRef, to_json
 from orchestrator.run.ledger import AttemptEnd, Entry, Ledger, StageState
-from orchestrator.run.paths import RunPaths, RunRecord, lock, write_record
+from orchestrator.run.lock import lock
+from orchestrator.run.paths import RunPaths
+from orchestrator.run.record import RunRecord, write_record
 from orchestrator.run.status import (
     Course,
     RunStatus,
     StageStatus,
     State,
     course_of,
-    duration,
     pace,
     read_course,
     read_status,
@@ -26,6 +27,7 @@ from orchestrator.run.status import (
     to_lines,
 )
 from orchestrator.run.status import to_json as status_json
+from orchestrator.text import duration
 from workers.errors import DataError
 from workers.protocol import Numerics, StageResult
 from workers.settings.training import OptimizerSettings, ScheduleSettings, TrainingSettings

@@ -19,7 +19,9 @@ from orchestrator.outputs import write_results
 from orchestrator.report import plots
 from orchestrator.run import digests as provenance
 from orchestrator.run.digests import Committed, SubmissionDigests, open_book
-from orchestrator.run.paths import RunPaths, lock, read_record, write_record
+from orchestrator.run.lock import lock
+from orchestrator.run.paths import RunPaths
+from orchestrator.run.record import read_record, write_record
 from orchestrator.verification.run import verify
 from workers.errors import CheckFailed
 from workers.storage import atomic, checkpoint

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from workers.data.export import export
 from workers.data.store import preparation
 from workers.data.store.preparation import prepare
-from workers.data.store.store import export, open_store
+from workers.data.store.store import open_store
 from workers.errors import StorageError
 from workers.settings.training import DatasetSettings
 

@@ -1,4 +1,4 @@
-"""Model names and what they build; user configuration can name nothing else."""
+"""Builds models by name, draws their weights and places them."""
 
 import torch
 from torch import nn
@@ -10,7 +10,8 @@ from workers.models.fresh import draw
 from workers.models.halves import HalvedAlexNet
 from workers.models.highway import Highway
 from workers.models.lenet import LeNet5
-from workers.models.outline import TORCHVISION, outline
+from workers.models.outline import TORCHVISION
+from workers.models.outlines import outline
 from workers.models.parts import beside, parts_of
 from workers.settings.training import InitSettings, Layout, ModelSettings
 
