@@ -6,17 +6,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from orchestrator.cluster.ray_backend import shard_runner
-from orchestrator.config.schema import TARGET, Config
-from orchestrator.plan.build import used_datasets
-from orchestrator.plan.model import Plan
-from workers.data.sources.registry import Survey, survey
-from workers.data.store.excluded import NOTHING, Excluded, held_out_by
-from workers.data.store.preparation import PrepareProgress, prepare
-from workers.data.store.store import Store, open_store
+from orchestrator.cluster import shard_runner
+from orchestrator.config import TARGET, Config
+from orchestrator.plan import Plan, used_datasets
+from workers.data.sources import Survey, survey
+from workers.data.store import NOTHING, Excluded, PrepareProgress, Store, held_out_by, open_store, prepare
 from workers.errors import DataError, StorageError
 from workers.protocol import InitFile
-from workers.storage.atomic import sha256_of
+from workers.storage import sha256_of
 
 # Hears of every image of a dataset, by the dataset's name.
 Watcher = Callable[[str, PrepareProgress], None]
@@ -125,7 +122,7 @@ def check_init_files(plan: Plan) -> None:
     for stage in plan.stages:
         if stage.init_file is not None:
             # Here and not above: torch is loaded.
-            from workers.training.init_file import check_init_file
+            from workers.training import check_init_file
 
             try:
                 check_init_file(stage.init_file, stage.settings.model, stage.num_classes, stage.reset)

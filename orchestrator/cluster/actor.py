@@ -18,8 +18,7 @@ from pathlib import Path
 from orchestrator.cluster.interface import Failure, Halted, Outcome, Predicted, Trained
 from workers.errors import CheckFailed, ConfigError, DataError, Diverged, Stopped, StorageError, Superseded
 from workers.protocol import PredictSpec, SplitPredictions, StageResult, StageSpec
-from workers.storage import atomic
-from workers.storage.heartbeat import beat
+from workers.storage import beat, storage_errors
 
 # By class name: the orchestrator does not load torch. The first is torch's own, of any accelerator's allocator.
 _ACCELERATOR_KINDS = ("OutOfMemoryError",)
@@ -80,8 +79,8 @@ class Duties:
 
 def worker_duties() -> Duties:
     """The real ones; imports torch, so only a process that trains may call it."""
-    from workers.inference.prediction import predict
-    from workers.training.stage import run_stage, warm_up
+    from workers.inference import predict
+    from workers.training import run_stage, warm_up
 
     return Duties(run_stage, predict, warm_up)
 
@@ -169,7 +168,7 @@ def _after_predecessor(member_dir: Path) -> Iterator[None]:
     than a courtesy: the fence (workers.storage.fence) keeps the other from writing, across hosts too.
     """
     path = member_dir / ".lock"
-    with atomic.storage_errors(path):
+    with storage_errors(path):
         member_dir.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
@@ -191,7 +190,7 @@ def _after_predecessor(member_dir: Path) -> Iterator[None]:
 @contextmanager
 def _logging_to(path: Path) -> Iterator[None]:
     """Sends the project's log records to `path` as well."""
-    with atomic.storage_errors(path):
+    with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))

@@ -14,7 +14,7 @@ from orchestrator.cluster.interface import Completed, Lost, Outcome
 from workers.protocol import PredictSpec, StageSpec
 
 if TYPE_CHECKING:
-    from orchestrator.config.schema import ClusterConfig
+    from orchestrator.config import ClusterConfig
 
 
 class ActorDied(BaseException):

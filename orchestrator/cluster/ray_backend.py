@@ -37,14 +37,13 @@ from orchestrator.cluster.ray_session import (
     local,
     unless_lost,
 )
-from workers.data.sources.listing import Loader
-from workers.data.store.packing import PackingThreads
-from workers.data.store.shards import PackedShard, ShardJob, ShardRunner, pack_shard
+from workers.data.sources import Loader
+from workers.data.store import PackedShard, PackingThreads, ShardJob, ShardRunner, pack_shard
 from workers.errors import ClusterLost, SeptetError, StorageError
 from workers.protocol import PredictSpec, StageSpec
 
 if TYPE_CHECKING:
-    from orchestrator.config.schema import ClusterConfig
+    from orchestrator.config import ClusterConfig
 
 _NUM_THREADS = 2
 

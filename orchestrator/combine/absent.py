@@ -4,14 +4,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from orchestrator.config.schema import SubmissionConfig
-from orchestrator.plan.build import Plan, StageRef
-from orchestrator.run.data import RunData
-from orchestrator.run.ledger import PREDICTIONS, Contents, StageState, read_ledger
-from orchestrator.run.paths import RunPaths
+from orchestrator.config import SubmissionConfig
+from orchestrator.plan import Plan, StageRef
+from orchestrator.run import PREDICTIONS, Contents, RunData, RunPaths, StageState, read_ledger
 from workers.errors import ConfigError, MemberFailed
-from workers.storage.atomic import parse_json
-from workers.storage.finished import read_finished
+from workers.storage import parse_json, read_finished
 
 
 @dataclass(frozen=True)

@@ -39,8 +39,7 @@ from orchestrator.config.schema import (
 from orchestrator.config.structure import choices, mapping, overlay
 from orchestrator.text import redact
 from workers.errors import ConfigError
-from workers.settings.dataset import is_url
-from workers.settings.training import DatasetSettings
+from workers.settings import DatasetSettings, is_url
 
 __all__ = ["Config", "compose", "default_run_dir", "reopen"]
 

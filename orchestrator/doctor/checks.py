@@ -121,7 +121,7 @@ def has_failed(checks: Iterable[Check]) -> bool:
     return any(check.outcome is Outcome.fail for check in checks)
 
 
-def to_lines(checks: Iterable[Check]) -> tuple[str, ...]:
+def check_lines(checks: Iterable[Check]) -> tuple[str, ...]:
     """One line a check, and below it what to do where something is amiss."""
     lines = []
     for check in checks:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from orchestrator.combine.absent import Missing
+from orchestrator.combine import Missing
 from orchestrator.report.table import (
     AT_CHANCE_MARK,
     HEADER,

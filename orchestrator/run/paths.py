@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from orchestrator.plan.build import StageRef
+    from orchestrator.plan import StageRef
 
 
 @dataclass(frozen=True)

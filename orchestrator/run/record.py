@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.run.paths import RunPaths
 from workers.errors import DataError, StorageError
 from workers.protocol import Numerics
-from workers.settings.training import Crops, KeptCheckpoint
-from workers.storage import atomic
-from workers.storage.atomic import parse_json
+from workers.settings import Crops, KeptCheckpoint
+from workers.storage import parse_json, storage_errors, write_json
 
 if TYPE_CHECKING:
     pass
@@ -66,7 +65,7 @@ class RunRecord:
 def read_record(paths: RunPaths) -> RunRecord:
     """Reads run.json; raises DataError where there is none, StorageError where it is damaged."""
     try:
-        with atomic.storage_errors(paths.run_json):
+        with storage_errors(paths.run_json):
             value = parse_json(paths.run_json.read_text())
         value["numerics"] = Numerics(**value["numerics"])
         value["keep"] = KeptCheckpoint(value["keep"])
@@ -82,4 +81,4 @@ def read_record(paths: RunPaths) -> RunRecord:
 
 def write_record(paths: RunPaths, record: RunRecord) -> None:
     """Replaces run.json."""
-    atomic.write_json(paths.run_json, dataclasses.asdict(record))
+    write_json(paths.run_json, dataclasses.asdict(record))

@@ -13,7 +13,7 @@ from orchestrator.tracking.sender import REFUSED_S, Pace, Sender, Task
 from orchestrator.tracking.uri import CLOSE_S, is_local
 
 if TYPE_CHECKING:
-    from orchestrator.plan.build import Plan, Stage, StageRef
+    from orchestrator.plan import Plan, Stage, StageRef
     from orchestrator.tracking.tracker import RunIdentity
 
 _log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from orchestrator.tracking.mlflow_store import DatasetInput
 from orchestrator.tracking.uri import CLOSE_S
 
 if TYPE_CHECKING:
-    from orchestrator.plan.build import StageRef
+    from orchestrator.plan import StageRef
 
 
 _log = logging.getLogger(__name__)

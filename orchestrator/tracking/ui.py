@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from orchestrator.run.paths import RunPaths
-from orchestrator.run.record import read_record
+from orchestrator.run import RunPaths, read_record
 from orchestrator.text import redact
 from orchestrator.tracking.uri import artifact_root, sqlite_path
 from workers.errors import ConfigError

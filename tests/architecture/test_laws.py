@@ -52,7 +52,7 @@ VALUE_MODULES = {
         "workers.settings.dataset",
         "workers.protocol",
         "workers.errors",
-        "workers.models.outline",
+        "workers.models.layers",
     ),
     *("workers.data.sources.registry", "workers.kernels.average", "workers.training.layer_rates"),
     *("orchestrator.config.composition", "orchestrator.config.schema"),

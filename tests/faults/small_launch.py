@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from orchestrator.run.lock import is_locked
+from orchestrator.run.holder import is_locked
 from orchestrator.run.paths import RunPaths
 
 SCRIPT = Path(__file__).with_name("launch_held.py")

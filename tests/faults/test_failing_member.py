@@ -10,15 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator import launching as story
+from orchestrator import cluster, launching as story
 from orchestrator.cli.program import main
-from orchestrator.cluster import ray_backend as ray_cluster
 from orchestrator.cluster.actor import Duties, worker_duties
 from orchestrator.cluster.local_backend import LocalActors
 from orchestrator.combine.absent import find_missing
 from orchestrator.config.schema import ClusterConfig
+from orchestrator.run.holder import is_locked
 from orchestrator.run.ledger import AttemptEnd, Ledger, read_ledger
-from orchestrator.run.lock import is_locked
 from orchestrator.run.paths import RunPaths
 from orchestrator.tracking.tracker import NoTracker
 from workers.protocol import PredictSpec, SplitPredictions, StageResult, StageSpec
@@ -123,7 +122,7 @@ def made(root: Path, store: Path, patch: pytest.MonkeyPatch) -> Bench:
     def one_slot(settings: ClusterConfig) -> Iterator[LocalActors]:
         yield LocalActors(1, bench.duties)
 
-    patch.setattr(ray_cluster, "open_cluster", one_slot)
+    patch.setattr(cluster, "open_cluster", one_slot)
     patch.setattr(story.tracking, "probe", lambda *_: "")
     patch.setattr(story, "open_tracking", lambda *_: bench.tracker)
     patch.chdir(root)

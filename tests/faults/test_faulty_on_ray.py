@@ -10,8 +10,8 @@ import pytest
 from launch_faulty import AT, INJECTED
 from small_launch import GIVE_UP_S
 
+from orchestrator.run.holder import is_locked
 from orchestrator.run.ledger import AttemptEnd, StageState, read_ledger
-from orchestrator.run.lock import is_locked
 from orchestrator.run.paths import RunPaths
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

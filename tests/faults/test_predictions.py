@@ -22,7 +22,7 @@ from orchestrator.outputs import write_results
 from orchestrator.report import plots
 from orchestrator.run import digests as provenance
 from orchestrator.run.digests import open_book
-from orchestrator.run.lock import is_locked
+from orchestrator.run.holder import is_locked
 from orchestrator.run.paths import RunPaths
 from workers.storage import atomic
 from workers.storage.atomic import sha256_of

@@ -13,7 +13,7 @@ from orchestrator.cli.program import main
 from orchestrator.combine.averaging import Combined, equal
 from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionConfig
 from orchestrator.outputs import write_results
-from orchestrator.plan.model import Plan, PlannedDataset, Stage, StageRef, to_json
+from orchestrator.plan.model import Plan, PlannedDataset, Stage, StageRef, plan_to_json
 from orchestrator.prediction import find_images, predict_images
 from orchestrator.run.paths import RunPaths
 from orchestrator.run.record import RunRecord, read_record, write_record
@@ -23,14 +23,13 @@ from workers.data.store.store import open_store
 from workers.errors import DataError
 from workers.inference.prediction import predict
 from workers.protocol import Numerics, PredictSpec, StageSpec
+from workers.settings.dataset import DatasetSettings, Source
 from workers.settings.training import (
     Crops,
-    DatasetSettings,
     KeptCheckpoint,
     ModelSettings,
     OptimizerSettings,
     ScheduleSettings,
-    Source,
     TrainingSettings,
 )
 from workers.storage.finished import write_finished
@@ -123,7 +122,7 @@ def run(images: Path, tmp_path_factory: pytest.TempPathFactory) -> RunPaths:
     record = RunRecord(
         run_id="u",
         experiment=plan.experiment,
-        plan=to_json(plan),
+        plan=plan_to_json(plan),
         plan_hash=plan.hash,
         created=0.0,
         versions={},

@@ -9,8 +9,8 @@ import pytest
 from oracle import SMALL, Place, placed, wait_for
 from run_artefacts import artefacts
 
+from orchestrator.run.holder import is_locked
 from orchestrator.run.ledger import AttemptEnd, read_ledger
-from orchestrator.run.lock import is_locked
 from orchestrator.run.record import read_record
 
 # Long enough for a dozen kills. Three updates an epoch: the ledger counts exactly.

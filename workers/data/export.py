@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from workers.data.store.store import Store
-from workers.settings.training import HELD_OUT, SPLITS
-from workers.storage.atomic import storage_errors, write_bytes, write_json, write_text
+from workers.data.store import Store
+from workers.settings import HELD_OUT, SPLITS
+from workers.storage import storage_errors, write_bytes, write_json, write_text
 
 if TYPE_CHECKING:
-    from workers.data.store.store import Store
+    from workers.data.store import Store
 
 
 PREPARED_SHEET = "prepared.png"

@@ -5,8 +5,8 @@ from functools import lru_cache
 
 from workers.errors import ConfigError
 from workers.models.geometry import Geometry, geometry
-from workers.models.outline import ALEXNET, MODEL_NAMES, TORCHVISION, Outline
-from workers.settings.training import ModelSettings
+from workers.models.layers import ALEXNET, MODEL_NAMES, TORCHVISION, Outline
+from workers.settings import ModelSettings
 
 
 @lru_cache(maxsize=256)

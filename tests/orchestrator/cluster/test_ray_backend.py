@@ -30,7 +30,8 @@ from workers.data.sources.tree import LocalTree
 from workers.data.store.preparation import prepare
 from workers.errors import ClusterLost, ConfigError, Stopped
 from workers.protocol import Numerics, PredictSpec, SplitPredictions, StageResult, StageSpec
-from workers.settings.training import DatasetSettings, KeptCheckpoint, TrainingSettings
+from workers.settings.dataset import DatasetSettings
+from workers.settings.training import KeptCheckpoint, TrainingSettings
 
 GIVE_UP_S = 60.0
 

@@ -4,7 +4,8 @@ import pytest
 
 from orchestrator.config.composition import compose
 from orchestrator.inputs import survey_all
-from orchestrator.plan.build import Plan, make_plan
+from orchestrator.plan.build import make_plan
+from orchestrator.plan.model import Plan
 from workers.errors import ConfigError
 from workers.models.outlines import outline
 from workers.settings.training import Layout, ModelSettings

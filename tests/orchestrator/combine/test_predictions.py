@@ -23,7 +23,7 @@ from workers.data.store.store import open_store
 from workers.errors import CheckFailed, DataError, MemberFailed, StorageError
 from workers.kernels.average import is_built
 from workers.protocol import SplitPredictions
-from workers.settings.training import DatasetSettings, Source
+from workers.settings.dataset import DatasetSettings, Source
 
 NUM_CLASSES = 6
 DIGEST = "d" * 64

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.plan.build import Plan, PlannedDataset, Stage, StageRef
-from orchestrator.run.lock import is_locked, lock
+from orchestrator.plan.model import Plan, PlannedDataset, Stage, StageRef
+from orchestrator.run.holder import is_locked, lock
 from orchestrator.run.open import Wanted, open_run
 from orchestrator.run.paths import RunPaths
 from orchestrator.run.record import read_record, write_record

@@ -19,7 +19,7 @@ from orchestrator.outputs import write_results
 from orchestrator.report import plots
 from orchestrator.run import digests as provenance
 from orchestrator.run.digests import Committed, SubmissionDigests, open_book
-from orchestrator.run.lock import lock
+from orchestrator.run.holder import lock
 from orchestrator.run.paths import RunPaths
 from orchestrator.run.record import read_record, write_record
 from orchestrator.verification.run import verify
@@ -296,7 +296,7 @@ def test_run_of_before_there_were_digests_is_submitted_and_recorded_from_then_on
     content = (run.paths.submission / "submission.csv").read_bytes()
     write_results(run.paths, run.plan, MEAN, LABELS)
     assert (run.paths.submission / "submission.csv").read_bytes() == content
-    committed = provenance.from_json(read_record(run.paths).committed)
+    committed = provenance.committed_from_json(read_record(run.paths).committed)
     assert committed.submission is not None and committed.submission.sha256 == sha256_of(
         run.paths.submission / "submission.csv"
     )
@@ -307,7 +307,7 @@ def test_committed_survives_run_json(run: "Run") -> None:
     digests = SubmissionDigests("submission.csv", "a", "b")
     book = open_book(run.paths)
     book.announce(digests)
-    again = provenance.from_json(read_record(run.paths).committed)
+    again = provenance.committed_from_json(read_record(run.paths).committed)
     assert again == book.committed and again.announced == digests
     assert replace(again, announced=None) != Committed()
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from workers.errors import ConfigError
-from workers.models.build import build
+from workers.models.construction import build
 from workers.models.fresh import draw
 from workers.models.outlines import outline
 from workers.settings.training import InitScheme, InitSettings, ModelSettings

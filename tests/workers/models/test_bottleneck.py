@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import linear, relu
 
 from workers.errors import ConfigError
-from workers.models.build import build, initialise
+from workers.models.construction import build, initialise
 from workers.models.outlines import outline
 from workers.settings.training import InitSettings, ModelSettings
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from workers.models.build import build, initialise
+from workers.models.construction import build, initialise
 from workers.models.halves import HalvedAlexNet
 from workers.models.parts import parts_of
 from workers.settings.training import InitSettings, Layout, ModelSettings, OptimizerSettings

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from workers.kernels import lrn as kernel
 from workers.models.alexnet import AlexNet
-from workers.models.build import build, initialise, place
+from workers.models.construction import build, initialise, place
 from workers.models.halves import Half, HalvedAlexNet
 from workers.models.outlines import outline
 from workers.models.parts import beside, parts_of, whole_shape

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from workers.models.build import build, initialise
+from workers.models.construction import build, initialise
 from workers.models.highway import HighwayConv
 from workers.models.lenet import LeNet5, PartlyConnected, Subsampling
 from workers.models.outlines import outline

@@ -8,7 +8,7 @@ from torchvision import models
 
 from workers import numerics
 from workers.errors import ConfigError
-from workers.models.build import build, initialise
+from workers.models.construction import build, initialise
 from workers.models.outlines import outline
 from workers.protocol import Numerics
 from workers.settings.training import InitSettings, ModelSettings, OptimizerSettings

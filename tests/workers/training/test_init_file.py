@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from workers.errors import DataError
-from workers.models.build import build, initialise
+from workers.models.construction import build, initialise
 from workers.models.parts import saved_parts_of
 from workers.protocol import InitFile, StageSpec
 from workers.settings.training import InitSettings, Layout, OptimizerSettings

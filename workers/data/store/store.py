@@ -28,8 +28,8 @@ import numpy as np
 from workers.data.store.pixels import Pixels, ShardFiles
 from workers.data.store.shards import shard_files, shard_stem
 from workers.errors import StorageError
-from workers.settings.training import StoreFormat
-from workers.storage.atomic import parse_json, storage_errors
+from workers.settings import StoreFormat
+from workers.storage import parse_json, storage_errors
 
 MANIFEST = "manifest.json"
 MEAN_IMAGE = "mean_image.npy"

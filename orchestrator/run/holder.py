@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.run.paths import RunPaths
 from workers.errors import RunInUse, StorageError
-from workers.storage import atomic
-from workers.storage.atomic import parse_json
+from workers.storage import parse_json, storage_errors
 
 if TYPE_CHECKING:
     pass
@@ -50,7 +49,7 @@ def lock(paths: RunPaths, *, obeys: bool = False) -> Iterator[Holder]:
     The descriptor is close-on-exec, so no child process keeps the lock when this process dies.
     """
     try:
-        with atomic.storage_errors(paths.lock):
+        with storage_errors(paths.lock):
             descriptor = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     except FileNotFoundError as error:
         raise RunInUse(_TAKEN_BACK.format(root=paths.root)) from error
@@ -61,7 +60,7 @@ def lock(paths: RunPaths, *, obeys: bool = False) -> Iterator[Holder]:
     try:
         _acquire(paths, descriptor)
         holder = Holder(os.getpid(), socket.gethostname(), uuid.uuid4().hex, obeys)
-        with atomic.storage_errors(paths.lock):
+        with storage_errors(paths.lock):
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, json.dumps(dataclasses.asdict(holder)).encode(), 0)
         # After the name is there: this walks over the whole run.

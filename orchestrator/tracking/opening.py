@@ -15,8 +15,8 @@ from orchestrator.tracking.uri import check_database_place, sqlite_path
 from workers.errors import ConfigError
 
 if TYPE_CHECKING:
-    from orchestrator.config.schema import TrackingConfig
-    from orchestrator.plan.build import Plan
+    from orchestrator.config import TrackingConfig
+    from orchestrator.plan import Plan
 
 
 ANSWER_S = 8.0  # the interface promises an end within 10 s
