@@ -220,12 +220,12 @@ def _near(path: Path) -> Path:
 
 def predict(request: Request, streams: Streams) -> int:
     """The ensemble's best classes for each image."""
-    from orchestrator.prediction import check_out, predict_images, prediction_json, prediction_lines, write_out
+    from orchestrator.prediction import check_out, predict, prediction_json, prediction_lines, write_out
     from orchestrator.run import RunPaths
 
     if request.out is not None:
         check_out(request.out)
-    found = predict_images(RunPaths(_given(request.run_dir)), request.images, request.top, streams.progress)
+    found = predict(RunPaths(_given(request.run_dir)), request.images, request.top, streams.progress)
     if request.out is not None:
         write_out(request.out, found)
         streams.progress(f"{len(found)} images: {request.out}")

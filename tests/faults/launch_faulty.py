@@ -63,5 +63,5 @@ if __name__ == "__main__":
     # By the name that an actor's process finds it under, too.
     import launch_faulty
 
-    ray_backend.RayCluster = partial(ray_cluster.RayCluster, duties=launch_faulty.duties)  # type: ignore[misc, assignment]
+    ray_backend.RayCluster = partial(ray_backend.RayCluster, duties=launch_faulty.duties)  # type: ignore[misc, assignment]
     sys.exit(main(sys.argv[1:]))

@@ -14,7 +14,7 @@ from orchestrator.combine.averaging import Combined, equal
 from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionConfig
 from orchestrator.outputs import write_results
 from orchestrator.plan.model import Plan, PlannedDataset, Stage, StageRef, plan_to_json
-from orchestrator.prediction import find_images, predict_images
+from orchestrator.prediction import find_images, predict
 from orchestrator.run.paths import RunPaths
 from orchestrator.run.record import RunRecord, read_record, write_record
 from workers.data.export import export
@@ -137,7 +137,7 @@ def run(images: Path, tmp_path_factory: pytest.TempPathFactory) -> RunPaths:
 
 
 def test_prediction_of_the_test_images_is_that_of_the_run_bit_for_bit(run: RunPaths, images: Path) -> None:
-    found = predict_images(run, [images / "test"], top=2, progress=lambda line: None)
+    found = predict(run, [images / "test"], top=2, progress=lambda line: None)
     stored = [np.load(run.predictions(member) / "test.npy") for member in sorted(_MEMBERS)]
     wanted = Combined(stored, equal(CombineMethod.geometric, 2))[:]
     assert [Path(each.path).name for each in found] == [f"{index}.png" for index in range(5)]
@@ -148,7 +148,7 @@ def test_prediction_of_the_test_images_is_that_of_the_run_bit_for_bit(run: RunPa
 
 def test_prediction_takes_the_crops_that_the_run_has_kept(run: RunPaths, images: Path, tmp_path: Path) -> None:
     record = read_record(run)
-    ten = predict_images(run, [images / "test"], top=2, progress=lambda line: None)
+    ten = predict(run, [images / "test"], top=2, progress=lambda line: None)
     store = Path(record.stores["target"])
     stored = []
     for member in sorted(_MEMBERS):
@@ -161,7 +161,7 @@ def test_prediction_takes_the_crops_that_the_run_has_kept(run: RunPaths, images:
     wanted = Combined(stored, equal(CombineMethod.geometric, 2))[:]
     write_record(run, replace(record, crops=Crops.centre))
     try:
-        found = predict_images(run, [images / "test"], top=2, progress=lambda line: None)
+        found = predict(run, [images / "test"], top=2, progress=lambda line: None)
     finally:
         write_record(run, record)
     assert found != ten
