@@ -181,7 +181,7 @@ def _combination(paths: RunPaths, members: Sequence[str]) -> Combination:
 
 def _predict_block(ensemble: _Ensemble, images: Sequence[np.ndarray], progress: Callable[[str], None]) -> np.ndarray:
     # Here and not above: torch takes a second to load, and a mistyped path should be told at once.
-    from workers.inference import predict as predict_by_member
+    from workers.inference import predict_images as predict_by_member
 
     record = ensemble.record
     numerics = usable(record.numerics, capabilities())

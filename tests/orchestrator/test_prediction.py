@@ -21,7 +21,7 @@ from workers.data.export import export
 from workers.data.store.preparation import prepare
 from workers.data.store.store import open_store
 from workers.errors import DataError
-from workers.inference.prediction import predict
+from workers.inference.prediction import predict as predict_splits
 from workers.protocol import Numerics, PredictSpec, StageSpec
 from workers.settings.dataset import DatasetSettings, Source
 from workers.settings.training import (
@@ -87,7 +87,7 @@ def _train_and_predict(paths: RunPaths, stage: Stage, store: Path) -> None:
     )
     write_finished(spec.stage_dir, stage.hash, run_stage(spec, lambda: False))
     splits = ("dev", "val", "test")
-    predict(
+    predict_splits(
         PredictSpec(
             spec.member, spec.stage_dir, store, paths.predictions(spec.member), splits, _SETTINGS, spec.numerics
         ),
@@ -156,7 +156,7 @@ def test_prediction_takes_the_crops_that_the_run_has_kept(run: RunPaths, images:
         spec = PredictSpec(
             member, stage_dir, store, tmp_path / member, ("test",), _SETTINGS, Numerics(), crops=Crops.centre
         )
-        predict(spec, lambda: False)
+        predict_splits(spec, lambda: False)
         stored.append(np.load(tmp_path / member / "test.npy"))
     wanted = Combined(stored, equal(CombineMethod.geometric, 2))[:]
     write_record(run, replace(record, crops=Crops.centre))
