@@ -16,9 +16,9 @@ from workers.settings import (
     KeptCheckpoint,
     ModelSettings,
     OptimizerSettings,
+    Recipe,
     ScheduleSettings,
     Source,
-    TrainingSettings,
 )
 
 FULL_SIZE = ModelSettings()
@@ -53,7 +53,7 @@ def stage(store_path: Path, stage_dir: Path, model: ModelSettings, batch: int, n
         member=stage_dir.name,
         stage="train",
         seed=0,
-        settings=TrainingSettings(
+        recipe=Recipe(
             model=model,
             optimizer=OptimizerSettings(lr=0.001, batch_size=batch),
             schedule=ScheduleSettings(epochs=_NEVER),
@@ -61,9 +61,6 @@ def stage(store_path: Path, stage_dir: Path, model: ModelSettings, batch: int, n
         store=store_path,
         stage_dir=stage_dir,
         init_dir=None,
-        reset=(),
-        freeze=(),
-        lr_scale=(),
         numerics=numerics,
         checkpoint_updates=_NEVER,
         keep=KeptCheckpoint.last,
@@ -73,5 +70,5 @@ def stage(store_path: Path, stage_dir: Path, model: ModelSettings, batch: int, n
 
 def without_lrn(spec: StageSpec) -> StageSpec:
     """The same stage, elsewhere, of a net without LRN."""
-    settings = replace(spec.settings, model=replace(spec.settings.model, lrn=False))
-    return replace(spec, settings=settings, stage_dir=spec.stage_dir.with_name(f"{spec.stage_dir.name}-no-lrn"))
+    settings = replace(spec.recipe, model=replace(spec.recipe.model, lrn=False))
+    return replace(spec, recipe=settings, stage_dir=spec.stage_dir.with_name(f"{spec.stage_dir.name}-no-lrn"))

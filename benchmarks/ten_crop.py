@@ -24,7 +24,7 @@ _TRIED_IMAGES = 16
 
 
 def _ours(spec: StageSpec, turns: Turns) -> None:
-    member = load_member(spec.stage_dir, spec.store, spec.settings, spec.numerics)
+    member = load_member(spec.stage_dir, spec.store, spec.recipe, spec.numerics)
     images = open_store(spec.store).images("train")[:_IMAGES]
     turns.play(lambda: mean_over_crops(member, images, Crops.ten))
 

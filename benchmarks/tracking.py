@@ -55,12 +55,8 @@ _BEHAVIOURS = {
 def _plan(spec: StageSpec) -> Plan:
     stage = Stage(
         ref=StageRef(spec.member, spec.stage),
-        dataset="target",
+        recipe=replace(spec.recipe, dataset="target"),
         init_from=None,
-        settings=spec.settings,
-        reset=(),
-        freeze=(),
-        lr_scale=(),
         member_seed=0,
         seed=0,
         hash="benchmark",

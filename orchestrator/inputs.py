@@ -125,6 +125,6 @@ def check_init_files(plan: Plan) -> None:
             from workers.training import check_init_file
 
             try:
-                check_init_file(stage.init_file, stage.settings.model, stage.num_classes, stage.reset)
+                check_init_file(stage.init_file, stage.recipe.model, stage.num_classes, stage.recipe.reset)
             except DataError as error:
                 raise DataError(f"ensemble.members.{stage.ref.member}.stages.{stage.ref.stage}.{error}") from error

@@ -191,7 +191,7 @@ def _predict_block(ensemble: _Ensemble, images: Sequence[np.ndarray], progress: 
         stage = ensemble.plan.last_stage(member)
         probabilities.append(
             predict_by_member(
-                ensemble.paths.stage(stage.ref), ensemble.store.path, stage.settings, images, numerics, record.crops
+                ensemble.paths.stage(stage.ref), ensemble.store.path, stage.recipe, images, numerics, record.crops
             )
         )
     combined: np.ndarray = Combined(probabilities, ensemble.combination)[:]

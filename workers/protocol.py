@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from workers.settings import Crops, KeptCheckpoint, TrainingSettings
+from workers.settings import Crops, KeptCheckpoint, Recipe, TrainingSettings
 
 
 @dataclass(frozen=True)
@@ -34,25 +34,25 @@ class InitFile:
 
 @dataclass(frozen=True)
 class StageSpec:
-    """One stage of one member, self-contained.
+    """One stage of one member, self-contained: its recipe, and where it reads and writes.
 
-    `store` is a prepared dataset folder, `stage_dir` is `members/<member>/<stage>` of the run directory,
-    `init_dir` the ancestor's stage_dir or None, `init_file` a file of weights instead. `reset` names layers drawn anew,
-    `freeze` layers left as they are, `lr_scale` factors of the learning rate by layer (`conv1` … `conv6`, `fc6`, `fc7`,
-    `fc8`). `local_copy` is a folder of the node's own that the store is copied to and read from, or None. `fence` is
-    the attempt's mark (`workers.storage.fence`).
+    Attributes:
+        store: folder of the prepared dataset.
+        stage_dir: `members/<member>/<stage>` of the run directory.
+        init_dir: the ancestor's stage_dir, or None.
+        init_file: a file of weights to start from instead, or None.
+        stage_hash: the plan's hash of the stage, kept in every checkpoint.
+        local_copy: a folder of the node's own that the store is copied to and read from, or None.
+        fence: the attempt's mark (`workers.storage.fence`).
     """
 
     member: str
     stage: str
     seed: int
-    settings: TrainingSettings
+    recipe: Recipe
     store: Path
     stage_dir: Path
     init_dir: Path | None
-    reset: tuple[str, ...]
-    freeze: tuple[str, ...]
-    lr_scale: tuple[tuple[str, float], ...]
     numerics: Numerics
     checkpoint_updates: int
     keep: KeptCheckpoint
@@ -88,7 +88,7 @@ class PredictSpec:
     store: Path
     predictions_dir: Path
     splits: tuple[str, ...]
-    settings: TrainingSettings
+    recipe: TrainingSettings
     numerics: Numerics
     crops: Crops = Crops.ten
     local_copy: Path | None = None

@@ -6,7 +6,6 @@ from .schema import (
     CombineMethod as CombineMethod,
     Config as Config,
     Precision as Precision,
-    StageConfig as StageConfig,
     SubmissionConfig as SubmissionConfig,
     SubmissionFormat as SubmissionFormat,
     TrackingConfig as TrackingConfig,

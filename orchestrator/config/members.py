@@ -17,14 +17,13 @@ from orchestrator.config.schema import (
     MemberConfig,
     MemberLayer,
     RootLayer,
-    StageConfig,
     StageLayer,
     is_safe_name,
 )
 from orchestrator.config.structure import choices, field_types, join, mapping, nearest, overlay
 from workers.errors import ConfigError
 from workers.models import check_name
-from workers.settings import TrainingSettings
+from workers.settings import Recipe, TrainingSettings
 
 _SWEEP_USAGE = "ensemble=sweep 'sweep.seed=[0,1,2]' 'sweep.optimizer.lr=[0.01,0.02]'"
 _MAX_NAME = 64
@@ -89,7 +88,7 @@ def _member(root: RootLayer, name: str, texts: Sequence[_Written]) -> MemberConf
             written = _over(written, text.settings, text.key)
         for text in texts:
             written = _over(written, text.stages.get(stage, {}), f"{text.key}.stages.{stage}")
-        stages[stage] = _stage(written, f"{texts[-1].key}.stages.{stage}", [one for one in known if one != stage])
+        stages[stage] = _recipe(written, f"{texts[-1].key}.stages.{stage}", [one for one in known if one != stage])
     return MemberConfig(name, layer.seed, stages)
 
 
@@ -102,27 +101,20 @@ def _over(layer: StageLayer, values: object, key: str) -> StageLayer:
     return dataclasses.replace(layer, schedule=schedule, epochs=None)
 
 
-def _stage(layer: StageLayer, key: str, siblings: Sequence[str]) -> StageConfig:
-    if layer.dataset is None:
+def _recipe(layer: StageLayer, key: str, siblings: Sequence[str]) -> Recipe:
+    if not layer.dataset:
         close = nearest(key.rsplit(".", 1)[-1], siblings)
         hint = f"did you mean the stage {close}?" if close else f"as in {key}.dataset=target"
         raise ConfigError(f"{key}.dataset: missing; {hint}")
     check_name(layer.model.name)
-    for layer_name, factor in layer.lr_scale.items():
-        if factor < 0:
-            raise ConfigError(f"{key}.lr_scale.{layer_name}={factor}: give 0 or more")
     if layer.init_from is not None and layer.init_file is not None:
         raise ConfigError(f"{key}: init_from and init_file exclude each other; set one of them to null")
-    settings = TrainingSettings(**{name: getattr(layer, name) for name in field_types(TrainingSettings)})
-    return StageConfig(
-        layer.dataset,
-        layer.init_from,
-        tuple(sorted(set(layer.reset))),
-        tuple(sorted(set(layer.freeze))),
-        tuple(sorted(layer.lr_scale.items())),
-        settings,
-        layer.init_file,
-    )
+    written = {name: getattr(layer, name) for name in field_types(Recipe)}
+    return Recipe(**{**written, "reset": _sorted(layer.reset), "freeze": _sorted(layer.freeze)})
+
+
+def _sorted(layers: Sequence[str]) -> tuple[str, ...]:
+    return tuple(sorted(set(layers)))
 
 
 def _check_name(kind: str, name: str, key: str) -> None:

@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from workers.settings import Crops, DatasetSettings, KeptCheckpoint, TrainingSettings
+from workers.settings import Crops, DatasetSettings, KeptCheckpoint, Recipe, TrainingSettings
 
 GROUPS = (
     "experiment",
@@ -151,16 +151,10 @@ class PredictConfig:
 
 
 @dataclass(frozen=True)
-class StageLayer(TrainingSettings):
-    """What may be written of a stage; `epochs` is short for `schedule.epochs`."""
+class StageLayer(Recipe):
+    """What may be written of a stage: its recipe, with `epochs` short for `schedule.epochs`."""
 
-    dataset: str | None = None
     epochs: int | None = None
-    init_from: str | None = None
-    reset: tuple[str, ...] = ()
-    freeze: tuple[str, ...] = ()
-    lr_scale: Mapping[str, float] = field(default_factory=dict)
-    init_file: str | None = None
 
 
 @dataclass(frozen=True)
@@ -210,25 +204,12 @@ class RootLayer(TrainingSettings):
 
 
 @dataclass(frozen=True)
-class StageConfig:
-    """One stage, all defaults resolved; `init_from` is still as written (`<stage>` or `<member>.<stage>`)."""
-
-    dataset: str
-    init_from: str | None
-    reset: tuple[str, ...]
-    freeze: tuple[str, ...]
-    lr_scale: tuple[tuple[str, float], ...]
-    settings: TrainingSettings
-    init_file: str | None = None
-
-
-@dataclass(frozen=True)
 class MemberConfig:
     """One member; `seed` None means the run's."""
 
     name: str
     seed: int | None
-    stages: Mapping[str, StageConfig]
+    stages: Mapping[str, Recipe]
 
 
 @dataclass(frozen=True)

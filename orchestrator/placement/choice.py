@@ -86,7 +86,7 @@ class Kind:
 
 def kind_of(stage: Stage) -> Kind:
     """The kind of `stage`: not how many epochs there are, nor how large its steps."""
-    return Kind(stage.settings.model, stage.settings.optimizer.batch_size, stage.num_classes)
+    return Kind(stage.recipe.model, stage.recipe.optimizer.batch_size, stage.num_classes)
 
 
 def costliest(plan: Plan) -> Stage:
@@ -101,16 +101,16 @@ def costliest(plan: Plan) -> Stage:
 def is_worth_measuring(plan: Plan, default: Candidate, num_cpus: int) -> bool:
     """Whether measuring takes little enough of the plan's training, for what it may win over `default`."""
     stage = costliest(plan)
-    num_macs = outline(stage.settings.model, stage.num_classes).num_macs
-    measuring = _MEASURING_WORK + _MEASURED_STEPS * min(stage.settings.optimizer.batch_size * num_macs, MOST_STEP_WORK)
+    num_macs = outline(stage.recipe.model, stage.num_classes).num_macs
+    measuring = _MEASURING_WORK + _MEASURED_STEPS * min(stage.recipe.optimizer.batch_size * num_macs, MOST_STEP_WORK)
     share = SHARE_OF_BUSY if default.threads * default.members >= num_cpus else SHARE_OF_IDLE
     return measuring <= share * sum(multiply_adds(plan).values())
 
 
 def member_bytes(stage: Stage) -> float:
     """About what a process takes that trains `stage`."""
-    size = outline(stage.settings.model, stage.num_classes)
-    activations = stage.settings.optimizer.batch_size * size.num_neurons * _ACTIVATION_BYTES
+    size = outline(stage.recipe.model, stage.num_classes)
+    activations = stage.recipe.optimizer.batch_size * size.num_neurons * _ACTIVATION_BYTES
     return _PROCESS_BYTES + size.num_parameters * _STATE_BYTES + activations
 
 
@@ -153,7 +153,7 @@ def is_hopeless(candidate: Candidate, figures: Iterable[Figure]) -> bool:
 def options(plan: Plan, figures: Iterable[Figure]) -> tuple[Option, ...]:
     """What each figure, measured on `costliest(plan)`, comes to; stages of other kinds go by their multiply-adds."""
     measured = costliest(plan)
-    macs = outline(measured.settings.model, measured.num_classes).num_macs
+    macs = outline(measured.recipe.model, measured.num_classes).num_macs
     work = multiply_adds(plan)
     found = []
     for figure in figures:

@@ -64,13 +64,13 @@ def _may_win(candidate: Candidate, best: Mapping[Candidate, Figure]) -> bool:
 
 def batch_size(stage: Stage) -> int:
     """The stage's own, or as much of it as is timed in a second or two."""
-    macs = outline(stage.settings.model, stage.num_classes).num_macs
-    return max(1, min(stage.settings.optimizer.batch_size, int(MOST_STEP_WORK / macs)))
+    macs = outline(stage.recipe.model, stage.num_classes).num_macs
+    return max(1, min(stage.recipe.optimizer.batch_size, int(MOST_STEP_WORK / macs)))
 
 
 def _request(stage: Stage, candidate: Candidate, numerics: Numerics) -> Request:
     chosen = Numerics(candidate.threads, candidate.precision, numerics.device, numerics.kernels)
-    return Request(stage.settings, stage.num_classes, chosen, batch_size(stage), _SECONDS)
+    return Request(stage.recipe, stage.num_classes, chosen, batch_size(stage), _SECONDS)
 
 
 @dataclass(frozen=True)

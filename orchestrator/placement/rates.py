@@ -22,10 +22,10 @@ def measure_rates(plan: Plan, placed: Placed, progress: Callable[[str], None]) -
         measured[kind_of(costliest(plan)), frozenset()] = placed.rate
     rates = {}
     for stage in plan.stages:
-        frozen = outline(stage.settings.model, stage.num_classes).select_all(stage.freeze)
+        frozen = outline(stage.recipe.model, stage.num_classes).select_all(stage.recipe.freeze)
         kind = kind_of(stage), frozen
         if kind not in measured:
             progress(f"measuring the rate of {stage.ref}")
-            measured[kind] = images_per_second(stage.settings, stage.num_classes, placed.numerics, frozen)
+            measured[kind] = images_per_second(stage.recipe, stage.num_classes, placed.numerics, frozen)
         rates[stage.ref] = measured[kind]
     return rates

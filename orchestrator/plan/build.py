@@ -8,16 +8,17 @@ plan's hash does not depend on where data or run directory lie.
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from math import ceil
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.config import TARGET, Config, StageConfig, choices
+from orchestrator.config import TARGET, Config, choices
 from orchestrator.plan.checks import check_crop, check_fit, check_gpus, check_layers
-from orchestrator.plan.model import Plan, PlannedDataset, Stage, StageRef, hashed, plain
+from orchestrator.plan.model import Plan, PlannedDataset, Stage, StageRef, changed
 from workers.errors import ConfigError
 from workers.protocol import InitFile
-from workers.settings import DatasetSettings, dataset_options
+from workers.settings import DatasetSettings, Recipe, dataset_options
 
 if TYPE_CHECKING:
     from workers.data.sources import Survey
@@ -103,44 +104,44 @@ def _planned_dataset(name: str, settings: DatasetSettings, survey: "Survey") -> 
 
 def _stage(
     ref: StageRef,
-    config: StageConfig,
+    recipe: Recipe,
     datasets: Mapping[str, PlannedDataset],
     ancestor: Stage | None,
     member_seed: int,
     init_file: InitFile | None,
 ) -> Stage:
-    dataset = datasets[config.dataset]
+    dataset = datasets[recipe.dataset]
     seed = stage_seed(member_seed, ref)
     num_images = dataset.counts["train"]
+    # Names and places shape no weights: the dataset counts by its content, ancestor and file by their hashes.
+    own = replace(recipe, dataset="", init_from=None, init_file=None)
     digest = _digest(
         {
-            "settings": hashed(config.settings),
+            "recipe": changed(own),
             "seed": seed,
-            "reset": config.reset,
-            "freeze": config.freeze,
-            "lr_scale": config.lr_scale,
-            "dataset": {"options": plain(dataset.options), "classes": dataset.classes},
+            "dataset": {"options": _changed_options(dataset.options), "classes": dataset.classes},
             "ancestor": None if ancestor is None else ancestor.hash,
-            # Where the file lies shapes nothing.
             "init_file": None if init_file is None else init_file.sha256,
         }
     )
     return Stage(
         ref=ref,
-        dataset=config.dataset,
+        recipe=recipe,
         init_from=None if ancestor is None else ancestor.ref,
-        settings=config.settings,
-        reset=config.reset,
-        freeze=config.freeze,
-        lr_scale=config.lr_scale,
         member_seed=member_seed,
         seed=seed,
         hash=digest,
         num_images=num_images,
-        num_updates=config.settings.schedule.epochs * ceil(num_images / config.settings.optimizer.batch_size),
+        num_updates=recipe.schedule.epochs * ceil(num_images / recipe.optimizer.batch_size),
         num_classes=dataset.num_classes,
         init_file=init_file,
     )
+
+
+def _changed_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the options that differ from their defaults: like `changed`, so that a new option moves no hash."""
+    defaults = DatasetSettings()
+    return {name: value for name, value in options.items() if value != getattr(defaults, name)}
 
 
 def _digest(value: Any) -> str:
@@ -149,7 +150,7 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _parent(ref: StageRef, stage: StageConfig, known: Mapping[StageRef, StageConfig]) -> StageRef | None:
+def _parent(ref: StageRef, stage: Recipe, known: Mapping[StageRef, Recipe]) -> StageRef | None:
     """Resolves `init_from`: a stage of the same member first, else `<member>.<stage>` (names may hold dots)."""
     if stage.init_from is None:
         return None

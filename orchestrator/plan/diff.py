@@ -73,13 +73,9 @@ def _stage_lines(changed: list[tuple[Stage, Stage]]) -> Iterator[str]:
 def _own(stage: Stage) -> dict[str, Any]:
     """What of a stage's hash a person has written."""
     return {
-        **plain(stage.settings),
-        "dataset": stage.dataset,
+        **plain(stage.recipe),
         "init_from": None if stage.init_from is None else str(stage.init_from),
         "init_file": None if stage.init_file is None else f"sha256 {stage.init_file.sha256[:12]}",
-        "reset": list(stage.reset),
-        "freeze": list(stage.freeze),
-        "lr_scale": dict(stage.lr_scale),
         "seed": stage.member_seed,
     }
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from orchestrator.config import TARGET, overlay
 from workers.protocol import InitFile
-from workers.settings import TrainingSettings
+from workers.settings import Recipe
 
 
 @dataclass(frozen=True, order=True)
@@ -46,20 +46,16 @@ class PlannedDataset:
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of one member, resolved.
+    """One stage of one member: its recipe, with all that the plan resolves around it.
 
-    `num_images` is of one epoch, `num_updates` of all; both are the most it can be, since preparation leaves out copies
-    of held-out images, and a stage may end early (`schedule.stop_when_stalled`). `hash` covers all that shapes the
-    weights, ancestors included.
+    `init_from` and `init_file` are what the recipe's entries of those names stand for. `num_images` is of one epoch,
+    `num_updates` of all. Both are upper bounds: preparation leaves out copies of held-out images, and a stage may end
+    early (`schedule.stop_when_stalled`). `hash` covers all that shapes the weights, ancestors included.
     """
 
     ref: StageRef
-    dataset: str
+    recipe: Recipe
     init_from: StageRef | None
-    settings: TrainingSettings
-    reset: tuple[str, ...]
-    freeze: tuple[str, ...]
-    lr_scale: tuple[tuple[str, float], ...]
     member_seed: int
     seed: int
     hash: str
@@ -115,7 +111,7 @@ class Plan:
         """Whether a stage on another dataset than the target, or a file of weights, led to `member`."""
         last = self.last_stage(member)
         ancestors = self.ancestors(last)
-        return any(stage.dataset != TARGET for stage in ancestors) or any(
+        return any(stage.recipe.dataset != TARGET for stage in ancestors) or any(
             stage.init_file is not None for stage in (last, *ancestors)
         )
 
@@ -126,15 +122,18 @@ class Plan:
         return tuple(member for member in self.members if self.is_pretrained(member))
 
 
-# Settings that came after runs had hashes: at these values they are left out, so that those runs keep theirs.
-_LATER: dict[str, object] = {"shuffle_window": 0}
+def changed(value: object) -> Any:
+    """Returns what of a value differs from its class's defaults, as JSON's types.
 
-
-def hashed(settings: TrainingSettings) -> Any:
-    """What of a stage's settings enters its hash."""
-    augmentation = plain(settings.augmentation)
-    kept = {name: value for name, value in augmentation.items() if _LATER.get(name, ...) != value}
-    return {**plain(settings), "augmentation": kept}
+    Hashes are made of this: a setting that is new, at its default, leaves the hash of every plan as it was.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        default = type(value)()
+        given = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return {name: changed(one) for name, one in given.items() if one != getattr(default, name)}
+    if isinstance(value, Mapping):
+        return {str(key): changed(item) for key, item in value.items()}
+    return plain(value)
 
 
 def plain(value: object) -> Any:
@@ -163,7 +162,6 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
                 **plain(stage),
                 "ref": str(stage.ref),
                 "init_from": None if stage.init_from is None else str(stage.init_from),
-                "lr_scale": dict(stage.lr_scale),
             }
             for stage in plan.stages
         ],
@@ -194,10 +192,7 @@ def _stage(entry: Mapping[str, Any]) -> Stage:
             **entry,
             "ref": StageRef.parse(entry["ref"]),
             "init_from": None if entry["init_from"] is None else StageRef.parse(entry["init_from"]),
-            "settings": overlay(TrainingSettings(), entry["settings"], str(entry["ref"])),
-            "reset": tuple(entry["reset"]),
-            "freeze": tuple(entry["freeze"]),
-            "lr_scale": tuple((layer, factor) for layer, factor in entry["lr_scale"].items()),
-            "init_file": InitFile(**file) if (file := entry.get("init_file")) else None,
+            "recipe": overlay(Recipe(), entry["recipe"], str(entry["ref"])),
+            "init_file": InitFile(**file) if (file := entry["init_file"]) else None,
         }
     )

@@ -87,7 +87,7 @@ class PlanReport:
         )
         if self.placement:
             lines.append(f"placement: {self.placement}")
-        early = any(stage.settings.schedule.stop_when_stalled for stage in plan.stages)
+        early = any(stage.recipe.schedule.stop_when_stalled for stage in plan.stages)
         lines.append(_time_line(self.time, early=early))
         disk = self.disk
         lines.append(
@@ -120,10 +120,10 @@ def make_report(
 
 
 def _stage_report(stage: Stage, rates: Mapping[StageRef, float] | None) -> StageReport:
-    counts = outline(stage.settings.model, stage.num_classes)
+    counts = outline(stage.recipe.model, stage.num_classes)
     rate = None if rates is None else rates[stage.ref]
-    seconds = None if rate is None else stage.num_images * stage.settings.schedule.epochs / rate
-    trained = counts.num_trained(counts.select_all(stage.freeze))
+    seconds = None if rate is None else stage.num_images * stage.recipe.schedule.epochs / rate
+    trained = counts.num_trained(counts.select_all(stage.recipe.freeze))
     return StageReport(stage, counts.num_parameters, trained, counts.num_macs, counts.num_neurons, rate, seconds)
 
 
@@ -149,12 +149,12 @@ def _stage_json(report: StageReport) -> dict[str, Any]:
         "member": stage.ref.member,
         "stage": stage.ref.stage,
         "init_from": _init_from(stage),
-        "dataset": stage.dataset,
+        "dataset": stage.recipe.dataset,
         "num_images": stage.num_images,
         "num_classes": stage.num_classes,
-        "epochs": stage.settings.schedule.epochs,
+        "epochs": stage.recipe.schedule.epochs,
         "num_updates": stage.num_updates,
-        "may_end_early": stage.settings.schedule.stop_when_stalled,
+        "may_end_early": stage.recipe.schedule.stop_when_stalled,
         "num_parameters": report.num_parameters,
         "num_trained_parameters": report.num_trained_parameters,
         "num_macs": report.num_macs,
@@ -185,10 +185,10 @@ def _rows(reports: Sequence[StageReport]) -> list[list[str]]:
         row = [
             str(stage.ref),
             str(stage.init_from or _init_from(stage) or "–"),
-            stage.dataset,
+            stage.recipe.dataset,
             f"{stage.num_classes:,}",
             f"{stage.num_images:,}",
-            str(stage.settings.schedule.epochs),
+            str(stage.recipe.schedule.epochs),
             f"{stage.num_updates:,}",
             f"{report.num_parameters:,}",
             f"{report.num_macs:,}",

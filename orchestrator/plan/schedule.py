@@ -93,7 +93,7 @@ def multiply_adds(plan: Plan) -> dict[StageRef, float]:
     """Forward multiply-adds of each stage's training, a stand-in for seconds where none were measured."""
     return {
         stage.ref: float(stage.num_images)
-        * stage.settings.schedule.epochs
-        * outline(stage.settings.model, stage.num_classes).num_macs
+        * stage.recipe.schedule.epochs
+        * outline(stage.recipe.model, stage.num_classes).num_macs
         for stage in plan.stages
     }

@@ -175,7 +175,7 @@ class MlflowTracker:
         tags = {"septet.plan": self._run.plan_hash}
         about_member = About(ref.member, stage_params(self._last_stages[ref.member]), tags)
         about_stage = About(f"{ref.member}/{ref.stage}", stage_params(stage), tags | {"septet.stage_hash": stage.hash})
-        inputs = [self._datasets[stage.dataset]] if stage.dataset in self._datasets else []
+        inputs = [self._datasets[stage.recipe.dataset]] if stage.recipe.dataset in self._datasets else []
 
         def ensure() -> None:
             self._store.ensure(RunKey(ref.member), about_member, started_ms)
@@ -206,24 +206,24 @@ class MlflowTracker:
 
 def stage_params(stage: "Stage") -> dict[str, str]:
     """The short values by which people compare stages, in the words of the configuration."""
-    settings = stage.settings
+    recipe = stage.recipe
     values: dict[str, object] = {
-        "dataset": stage.dataset,
+        "dataset": recipe.dataset,
         "init_from": stage.init_from or (stage.init_file.name if stage.init_file else ""),
-        "reset": ",".join(stage.reset),
-        "freeze": ",".join(stage.freeze),
+        "reset": ",".join(recipe.reset),
+        "freeze": ",".join(recipe.freeze),
         "seed": stage.seed,
         "num_images": stage.num_images,
         "num_updates": stage.num_updates,
         "num_classes": stage.num_classes,
-        "model": settings.model.name,
-        "init": settings.init.scheme,
+        "model": recipe.model.name,
+        "init": recipe.init.scheme,
     }
     leaves: tuple[tuple[object, tuple[str, ...]], ...] = (
-        (settings.model, ("input_size", "width", "num_convs", "fc_units", "dropout", "lrn")),
-        (settings.optimizer, ("lr", "momentum", "weight_decay", "batch_size", "velocity")),
-        (settings.schedule, ("epochs", "decay", "cuts", "patience", "stop_when_stalled")),
-        (settings.augmentation, ("random_crop", "reflect", "colour_std")),
+        (recipe.model, ("input_size", "width", "num_convs", "fc_units", "dropout", "lrn")),
+        (recipe.optimizer, ("lr", "momentum", "weight_decay", "batch_size", "velocity")),
+        (recipe.schedule, ("epochs", "decay", "cuts", "patience", "stop_when_stalled")),
+        (recipe.augmentation, ("random_crop", "reflect", "colour_std")),
     )
     values |= {name: getattr(group, name) for group, names in leaves for name in names}
     return {name: str(value) for name, value in values.items() if value != ""}

@@ -22,8 +22,8 @@ from workers.settings.training import (
     KeptCheckpoint,
     ModelSettings,
     OptimizerSettings,
+    Recipe,
     ScheduleSettings,
-    TrainingSettings,
 )
 from workers.storage import atomic, checkpoint
 from workers.storage.checkpoint import MANIFEST_FILE
@@ -33,7 +33,7 @@ from workers.training.stage import run_stage
 SCRIPT = Path(__file__).with_name("fenced_stage.py")
 GIVE_UP_S = 120.0
 # Five updates an epoch.
-SETTINGS = TrainingSettings(
+SETTINGS = Recipe(
     model=ModelSettings(input_size=16, width=0.05, conv1_kernel=3, conv1_stride=1, conv1_padding=1, fc_units=16),
     optimizer=OptimizerSettings(lr=0.02, batch_size=300),
     schedule=ScheduleSettings(epochs=4, patience=1),
@@ -53,13 +53,10 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> StageSpec:
         member="base1",
         stage="train",
         seed=11,
-        settings=SETTINGS,
+        recipe=SETTINGS,
         store=prepare(DatasetSettings(source=Source.digits, size=18), tmp_path_factory.mktemp("store")),
         stage_dir=tmp_path_factory.mktemp("undisturbed") / "base1" / "train",
         init_dir=None,
-        reset=(),
-        freeze=(),
-        lr_scale=(),
         numerics=Numerics(),
         checkpoint_updates=4,
         keep=KeptCheckpoint.last,

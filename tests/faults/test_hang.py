@@ -111,7 +111,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Reference:
 
 def plan_like(spec: StageSpec, members: tuple[str, ...], num_updates: int) -> Plan:
     plan = plan_of({member: {"train": None} for member in members})
-    stages = [replace(stage, settings=SETTINGS, seed=spec.seed, num_updates=num_updates) for stage in plan.stages]
+    stages = [replace(stage, recipe=SETTINGS, seed=spec.seed, num_updates=num_updates) for stage in plan.stages]
     return replace(plan, stages=tuple(stages))
 
 
@@ -224,7 +224,7 @@ def test_work_without_updates_beats_in_evaluation_saving_and_prediction(
 
     monkeypatch.setattr(StepMark, "beat", beat)
     one_epoch = replace(SETTINGS, schedule=replace(SETTINGS.schedule, epochs=1))
-    spec = replace(undisturbed.spec, stage_dir=tmp_path / "a" / "train", settings=one_epoch)
+    spec = replace(undisturbed.spec, stage_dir=tmp_path / "a" / "train", recipe=one_epoch)
     run_stage(spec, never)
     # Dev and val are a batch or more each, and a checkpoint of three files has a piece or more of each.
     assert len(beats) >= 2 + 2 * 3

@@ -213,9 +213,9 @@ def test_poison_in_batch_norm_s_statistics_is_found_before_it_is_saved(
     poison = Poison(times=1, at=2)
     _after_the_update(poison, monkeypatch, spoil)
     model = ModelSettings(name="torchvision/shufflenet_v2_x0_5", input_size=16)
-    settings = replace(spec.settings, model=model, schedule=replace(spec.settings.schedule, epochs=1))
+    settings = replace(spec.recipe, model=model, schedule=replace(spec.recipe.schedule, epochs=1))
     with pytest.raises(Diverged, match=r"after update 2: .*\.running_var are not finite"):
-        run_stage(replace(spec, settings=settings, stage_dir=tmp_path), never)
+        run_stage(replace(spec, recipe=settings, stage_dir=tmp_path), never)
     assert poison.fired == 1
     assert {folder.name for folder in (tmp_path / "checkpoints").iterdir()} == {"step-00000001"}
 

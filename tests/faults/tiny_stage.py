@@ -15,13 +15,13 @@ from workers.settings.training import (
     KeptCheckpoint,
     ModelSettings,
     OptimizerSettings,
+    Recipe,
     ScheduleSettings,
-    TrainingSettings,
 )
 from workers.training.stage import run_stage
 
 INTERVAL = 1
-SETTINGS = TrainingSettings(
+SETTINGS = Recipe(
     model=ModelSettings(input_size=16, width=0.05, conv1_kernel=3, conv1_stride=1, conv1_padding=1, fc_units=16),
     optimizer=OptimizerSettings(lr=0.02, batch_size=400),
     # Whether and when the rate is cut hangs on the state that a checkpoint keeps.
@@ -39,13 +39,10 @@ def make_spec(store: Path, stage_dir: Path) -> StageSpec:
         member="base1",
         stage="train",
         seed=11,
-        settings=SETTINGS,
+        recipe=SETTINGS,
         store=store,
         stage_dir=stage_dir,
         init_dir=None,
-        reset=(),
-        freeze=(),
-        lr_scale=(),
         numerics=Numerics(),
         checkpoint_updates=INTERVAL,
         keep=KeptCheckpoint.last,

@@ -14,7 +14,7 @@ from orchestrator.plan.model import Plan, PlannedDataset, Stage, StageRef, plan_
 from orchestrator.run.paths import RunPaths
 from orchestrator.run.record import RunRecord, write_record
 from workers.protocol import Numerics, SplitPredictions, StageResult
-from workers.settings.training import TrainingSettings
+from workers.settings.training import Recipe
 from workers.storage.finished import write_finished
 
 CLASSES = tuple(f"class{number:02d}" for number in range(12))
@@ -32,12 +32,8 @@ class Run:
 def make_stage(member: str, stage: str, dataset: str, init_from: StageRef | None) -> Stage:
     return Stage(
         ref=StageRef(member, stage),
-        dataset=dataset,
+        recipe=Recipe(dataset=dataset),
         init_from=init_from,
-        settings=TrainingSettings(),
-        reset=(),
-        freeze=(),
-        lr_scale=(),
         member_seed=0,
         seed=1,
         hash=f"hash-{member}-{stage}",

@@ -18,7 +18,7 @@ from orchestrator.execution.jobs import newest_step
 from orchestrator.plan.model import Plan, PlannedDataset, Stage, StageRef
 from workers.errors import Stopped
 from workers.protocol import PredictSpec, SplitPredictions, StageResult, StageSpec
-from workers.settings.training import Crops, ScheduleSettings, TrainingSettings
+from workers.settings.training import Crops, Recipe, ScheduleSettings
 from workers.storage import atomic
 from workers.storage.checkpoint import MANIFEST_FILE, MODEL_FILE, OPTIMIZER_FILE, STATE_FILE, name_of
 from workers.storage.finished import read_finished
@@ -37,12 +37,8 @@ def plan_of(chains: Mapping[str, Mapping[str, str | None]], epochs: Mapping[str,
             stages.append(
                 Stage(
                     ref=ref,
-                    dataset="target",
+                    recipe=Recipe(schedule=ScheduleSettings(epochs=num_epochs), dataset="target"),
                     init_from=StageRef.parse(parent) if parent else None,
-                    settings=TrainingSettings(schedule=ScheduleSettings(epochs=num_epochs)),
-                    reset=(),
-                    freeze=(),
-                    lr_scale=(),
                     member_seed=0,
                     seed=0,
                     hash=f"hash of {ref} from {parent}",

@@ -24,19 +24,12 @@ from workers.errors import DataError
 from workers.inference.prediction import predict as predict_splits
 from workers.protocol import Numerics, PredictSpec, StageSpec
 from workers.settings.dataset import DatasetSettings, Source
-from workers.settings.training import (
-    Crops,
-    KeptCheckpoint,
-    ModelSettings,
-    OptimizerSettings,
-    ScheduleSettings,
-    TrainingSettings,
-)
+from workers.settings.training import Crops, KeptCheckpoint, ModelSettings, OptimizerSettings, Recipe, ScheduleSettings
 from workers.storage.finished import write_finished
 from workers.training.stage import run_stage
 
 _MEMBERS = ("b", "a")
-_SETTINGS = TrainingSettings(
+_SETTINGS = Recipe(
     model=ModelSettings(input_size=16, width=0.05, conv1_kernel=3, conv1_stride=1, conv1_padding=1, fc_units=16),
     optimizer=OptimizerSettings(lr=0.02, batch_size=32),
     schedule=ScheduleSettings(epochs=1),
@@ -53,12 +46,8 @@ def _noise(path: Path, seed: int, bright: bool) -> None:
 def _stage(member: str) -> Stage:
     return Stage(
         ref=StageRef(member, "train"),
-        dataset="target",
+        recipe=replace(_SETTINGS, dataset="target"),
         init_from=None,
-        settings=_SETTINGS,
-        reset=(),
-        freeze=(),
-        lr_scale=(),
         member_seed=0,
         seed=ord(member),
         hash="h",
@@ -73,13 +62,10 @@ def _train_and_predict(paths: RunPaths, stage: Stage, store: Path) -> None:
         member=stage.ref.member,
         stage=stage.ref.stage,
         seed=stage.seed,
-        settings=stage.settings,
+        recipe=stage.recipe,
         store=store,
         stage_dir=paths.stage(stage.ref),
         init_dir=None,
-        reset=(),
-        freeze=(),
-        lr_scale=(),
         numerics=Numerics(),
         checkpoint_updates=100,
         keep=KeptCheckpoint.last,

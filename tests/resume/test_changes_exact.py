@@ -19,15 +19,15 @@ from workers.settings.training import (
     Normalisation,
     OptimizerSettings,
     RateChange,
+    Recipe,
     ScheduleSettings,
-    TrainingSettings,
     Velocity,
 )
 from workers.storage.checkpoint import Contents, read_checkpoint, write_checkpoint
 from workers.training.stage import run_stage
 
 # Four updates an epoch.
-BASE = TrainingSettings(
+BASE = Recipe(
     model=ModelSettings(input_size=16, width=0.05, conv1_kernel=3, conv1_stride=1, conv1_padding=1, fc_units=16),
     optimizer=OptimizerSettings(lr=0.02, batch_size=300, decay_biases=False, bias_lr_scale=2.0),
     schedule=ScheduleSettings(decay=Decay.fixed, epochs=3, latest=(0.34, 0.67, 1.0), warmup_updates=3),
@@ -90,13 +90,10 @@ def trained(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[
                 member="base1",
                 stage="train",
                 seed=11,
-                settings=CASES[case],
+                recipe=replace(CASES[case], lr_scale={"fc8": 2.0}),
                 store=store,
                 stage_dir=folder,
                 init_dir=None,
-                reset=(),
-                freeze=(),
-                lr_scale=(("fc8", 2.0),),
                 numerics=Numerics(),
                 checkpoint_updates=100,
                 keep=KeptCheckpoint.last,
@@ -183,6 +180,6 @@ def test_stalled_stage_ends_before_its_epochs_and_says_how_many_updates_it_made(
 
 def test_change_of_an_unknown_layer_is_refused_by_name(trained: Callable[[str], Undisturbed], tmp_path: Path) -> None:
     schedule = replace(BASE.schedule, rate_changes={"late": RateChange(layers={"conv9": 1.0})})
-    spec = replace(trained("scaled").spec, settings=replace(BASE, schedule=schedule), stage_dir=tmp_path)
+    spec = replace(trained("scaled").spec, recipe=replace(BASE, schedule=schedule), stage_dir=tmp_path)
     with pytest.raises(ConfigError, match=r"schedule\.rate_changes\.late: no layer conv9"):
         run_stage(spec, lambda: False)

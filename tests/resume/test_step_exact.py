@@ -17,13 +17,13 @@ from workers.settings.training import (
     KeptCheckpoint,
     ModelSettings,
     OptimizerSettings,
+    Recipe,
     ScheduleSettings,
-    TrainingSettings,
 )
 from workers.storage.checkpoint import read_checkpoint, write_checkpoint
 from workers.training.stage import run_stage
 
-SETTINGS = TrainingSettings(
+SETTINGS = Recipe(
     model=ModelSettings(input_size=16, width=0.05, conv1_kernel=3, conv1_stride=1, conv1_padding=1, fc_units=16),
     optimizer=OptimizerSettings(lr=0.02, batch_size=300),
     schedule=ScheduleSettings(epochs=3, patience=1, warmup_updates=4),
@@ -42,13 +42,10 @@ def spec(store: Path, tmp_path_factory: pytest.TempPathFactory) -> StageSpec:
         member="base1",
         stage="train",
         seed=11,
-        settings=SETTINGS,
+        recipe=SETTINGS,
         store=store,
         stage_dir=tmp_path_factory.mktemp("undisturbed"),
         init_dir=None,
-        reset=(),
-        freeze=(),
-        lr_scale=(),
         numerics=Numerics(),
         checkpoint_updates=4,
         keep=KeptCheckpoint.last,
@@ -149,6 +146,6 @@ def test_other_seed_gives_other_weights(spec: StageSpec, undisturbed: StageResul
 def test_divergence_names_the_update_and_saves_nothing_poisoned(spec: StageSpec, tmp_path: Path) -> None:
     wild = replace(SETTINGS, optimizer=replace(SETTINGS.optimizer, lr=1e30))
     with pytest.raises(Diverged, match=r"update \d+"):
-        run_stage(replace(spec, settings=wild, stage_dir=tmp_path, checkpoint_updates=1), never)
+        run_stage(replace(spec, recipe=wild, stage_dir=tmp_path, checkpoint_updates=1), never)
     for folder in (tmp_path / "checkpoints").iterdir():
         read_checkpoint(folder)

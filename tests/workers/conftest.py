@@ -12,8 +12,8 @@ from workers.settings.training import (
     KeptCheckpoint,
     ModelSettings,
     OptimizerSettings,
+    Recipe,
     ScheduleSettings,
-    TrainingSettings,
 )
 
 
@@ -30,7 +30,7 @@ def turned_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tiny_spec(digits_store: Path, tmp_path: Path) -> StageSpec:
-    settings = TrainingSettings(
+    settings = Recipe(
         model=ModelSettings(input_size=16, width=0.05, conv1_kernel=3, conv1_stride=1, conv1_padding=1, fc_units=16),
         optimizer=OptimizerSettings(lr=0.02, batch_size=400),
         schedule=ScheduleSettings(epochs=1),
@@ -40,13 +40,10 @@ def tiny_spec(digits_store: Path, tmp_path: Path) -> StageSpec:
         member="base1",
         stage="train",
         seed=11,
-        settings=settings,
+        recipe=settings,
         store=digits_store,
         stage_dir=tmp_path / "base1" / "train",
         init_dir=None,
-        reset=(),
-        freeze=(),
-        lr_scale=(),
         numerics=Numerics(),
         checkpoint_updates=100,
         keep=KeptCheckpoint.last,

@@ -103,7 +103,7 @@ def predict(spec: PredictSpec, should_stop: Callable[[], bool]) -> tuple[SplitPr
     store = open_on_node(spec.store, spec.local_copy, partial(beat, spec.stage_dir))
     if spec.predictions_dir.is_dir():
         remove_leftovers(spec.predictions_dir, check=check)
-    member = load_member(spec.stage_dir, store.path, spec.settings, spec.numerics)
+    member = load_member(spec.stage_dir, store.path, spec.recipe, spec.numerics)
     results = []
     for split in spec.splits:
         images = store.images(split)

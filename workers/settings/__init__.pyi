@@ -27,6 +27,7 @@ from .training import (
     Normalisation as Normalisation,
     OptimizerSettings as OptimizerSettings,
     RateChange as RateChange,
+    Recipe as Recipe,
     ScheduleSettings as ScheduleSettings,
     TrainingSettings as TrainingSettings,
     Velocity as Velocity,

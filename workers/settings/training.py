@@ -321,3 +321,28 @@ class TrainingSettings:
     optimizer: OptimizerSettings = OptimizerSettings()
     schedule: ScheduleSettings = ScheduleSettings()
     augmentation: AugmentationSettings = AugmentationSettings()
+
+
+@dataclass(frozen=True)
+class Recipe(TrainingSettings):
+    """How one stage is trained, all defaults resolved: the one value that plan, driver and worker share.
+
+    Attributes:
+        dataset: name of the dataset that the stage trains on.
+        init_from: the stage whose weights it starts from, as written (`<stage>` or `<member>.<stage>`), or None.
+        init_file: a file of weights to start from instead, as written, or None.
+        reset: layers drawn again after the weights are loaded, sorted by name.
+        freeze: layers that stay as they are, sorted by name.
+        lr_scale: factors of the learning rate by layer (`conv1` … `fc8`, `head`, `body`).
+    """
+
+    dataset: str = ""
+    init_from: str | None = None
+    init_file: str | None = None
+    reset: tuple[str, ...] = ()
+    freeze: tuple[str, ...] = ()
+    lr_scale: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for layer, factor in self.lr_scale.items():
+            require(factor >= 0, f"lr_scale.{layer}={factor}: give 0 or more")

@@ -71,25 +71,25 @@ def run_stage(spec: StageSpec, should_stop: Callable[[], bool]) -> StageResult:
     store = open_on_node(spec.store, spec.local_copy, partial(beat, spec.stage_dir))
     if not store.counts.get("train"):
         raise DataError(f"{spec.store}: no training images; check the dataset's root and splits")
-    model = build(spec.settings.model, store.num_classes).to(memory_format=torch.channels_last)
-    found = outline(spec.settings.model, store.num_classes)
-    changes = spec.settings.schedule.rate_changes
+    model = build(spec.recipe.model, store.num_classes).to(memory_format=torch.channels_last)
+    found = outline(spec.recipe.model, store.num_classes)
+    changes = spec.recipe.schedule.rate_changes
     named = {f"schedule.rate_changes.{name}": tuple(change.layers) for name, change in changes.items()}
-    scaled, layer_decay = tuple(name for name, _ in spec.lr_scale), spec.settings.optimizer.layer_decay
+    scaled, layer_decay = tuple(spec.recipe.lr_scale), spec.recipe.optimizer.layer_decay
     named["optimizer.layer_decay"] = tuple(layer_decay)
-    check_layers(found, {"reset": spec.reset, "freeze": spec.freeze, "lr_scale": scaled, **named})
+    check_layers(found, {"reset": spec.recipe.reset, "freeze": spec.recipe.freeze, "lr_scale": scaled, **named})
     place(model, spec.numerics.device)
-    frozen, lr_scale = found.select_all(spec.freeze), found.factors(dict(spec.lr_scale))
-    per_epoch = num_batches(store.counts["train"], spec.settings.optimizer.batch_size)
-    later = later_phases(found, lr_scale, spec.settings.schedule, per_epoch)
-    optimizer = build_optimizer(model, spec.settings.optimizer, frozen, lr_scale, later, found.factors(layer_decay))
-    check_trained(set(found.layers) - frozen, lr_scale, later, per_epoch * spec.settings.schedule.epochs)
+    frozen, lr_scale = found.select_all(spec.recipe.freeze), found.factors(spec.recipe.lr_scale)
+    per_epoch = num_batches(store.counts["train"], spec.recipe.optimizer.batch_size)
+    later = later_phases(found, lr_scale, spec.recipe.schedule, per_epoch)
+    optimizer = build_optimizer(model, spec.recipe.optimizer, frozen, lr_scale, later, found.factors(layer_decay))
+    check_trained(set(found.layers) - frozen, lr_scale, later, per_epoch * spec.recipe.schedule.epochs)
     if spec.stage_dir.is_dir():
         remove_leftovers(spec.stage_dir, check=check)
     begun = _begin(spec, found, model, optimizer)
     _log.info("%s/%s: from update %d", spec.member, spec.stage, begun.state.step)
     if begun.resumed is None:
-        write_bytes(spec.stage_dir / AUGMENTED_SHEET, augmented_sheet(store, spec.settings, spec.seed), check)
+        write_bytes(spec.stage_dir / AUGMENTED_SHEET, augmented_sheet(store, spec.recipe, spec.seed), check)
     metrics_path = spec.stage_dir / "metrics.jsonl"
     cut_back(metrics_path, begun.state.step, check)
     with closing(MetricsLog(metrics_path)) as metrics, closing(StepMark(spec.stage_dir / STEP_FILE)) as mark:
@@ -140,7 +140,7 @@ def _misfit(saved: Contents, spec: StageSpec, model: nn.Module, optimizer: torch
         if momentum.get(name) != value.shape:
             return f"the momentum of {name} is {value.shape}, the model wants {momentum.get(name, 'none')}"
     # Of single layers it may be absent: those that have not moved yet have none.
-    if spec.settings.optimizer.momentum and not saved.optimizer:
+    if spec.recipe.optimizer.momentum and not saved.optimizer:
         return "it holds no momentum"
     try:
         state = TrainState.from_json(saved.state["train"])
@@ -153,14 +153,14 @@ def _misfit(saved: Contents, spec: StageSpec, model: nn.Module, optimizer: torch
 
 def _start(model: nn.Module, found: Outline, spec: StageSpec) -> None:
     """Fresh weights by seed, then the ancestor's or the given file's for every layer that is not reset."""
-    initialise(model, spec.settings.init, spec.seed)
+    initialise(model, spec.recipe.init, spec.seed)
     if spec.init_dir is not None:
         finished = read_finished(spec.init_dir)
         ancestor = read_weights(spec.init_dir / "checkpoints" / finished.checkpoint)
-        layers = set(found.layers) - found.select_all(spec.reset)
+        layers = set(found.layers) - found.select_all(spec.recipe.reset)
         _load_weights(model, ancestor, only=layers)
     if spec.init_file is not None:
-        load_init_file(model, spec.init_file, found.select_all(spec.reset))
+        load_init_file(model, spec.init_file, found.select_all(spec.recipe.reset))
 
 
 def _load_weights(model: nn.Module, weights: Weights, only: set[str] | None) -> None:
@@ -190,7 +190,7 @@ def _assemble(
     saver: Saver,
     mark: StepMark,
 ) -> Stage:
-    settings = spec.settings
+    settings = spec.recipe
     statistics = pixel_statistics(store, settings.augmentation)
     steering = "dev" if store.counts.get("dev") else "val"
     if not store.counts.get(steering):

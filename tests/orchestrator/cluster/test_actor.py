@@ -13,7 +13,7 @@ from orchestrator.cluster.actor import Duties, MemberActor
 from orchestrator.cluster.interface import Failure, Halted, Outcome, Trained
 from workers.errors import CheckFailed, DataError, Diverged, Stopped, StorageError
 from workers.protocol import Numerics, PredictSpec, SplitPredictions, StageResult, StageSpec
-from workers.settings.training import KeptCheckpoint, TrainingSettings
+from workers.settings.training import KeptCheckpoint, Recipe
 
 RESULT = StageResult(1, 0, "step-00000001", "sha", 0.1, 0.2, False)
 
@@ -23,13 +23,10 @@ def _spec(root: Path) -> StageSpec:
         member="a",
         stage="train",
         seed=0,
-        settings=TrainingSettings(),
+        recipe=Recipe(),
         store=root,
         stage_dir=root / "a" / "train",
         init_dir=None,
-        reset=(),
-        freeze=(),
-        lr_scale=(),
         numerics=Numerics(),
         checkpoint_updates=1,
         keep=KeptCheckpoint.last,

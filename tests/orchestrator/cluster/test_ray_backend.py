@@ -31,7 +31,7 @@ from workers.data.store.preparation import prepare
 from workers.errors import ClusterLost, ConfigError, Stopped
 from workers.protocol import Numerics, PredictSpec, SplitPredictions, StageResult, StageSpec
 from workers.settings.dataset import DatasetSettings
-from workers.settings.training import KeptCheckpoint, TrainingSettings
+from workers.settings.training import KeptCheckpoint, Recipe
 
 GIVE_UP_S = 60.0
 
@@ -68,13 +68,10 @@ def _spec(root: Path, member: str) -> StageSpec:
         member=member,
         stage="train",
         seed=0,
-        settings=TrainingSettings(),
+        recipe=Recipe(),
         store=root,
         stage_dir=root / member / "train",
         init_dir=None,
-        reset=(),
-        freeze=(),
-        lr_scale=(),
         numerics=Numerics(),
         checkpoint_updates=1,
         keep=KeptCheckpoint.last,

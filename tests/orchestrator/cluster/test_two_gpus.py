@@ -19,7 +19,7 @@ def planned(*overrides: str) -> Plan:
 
 
 def test_two_gpus_is_the_2012_network_in_halves() -> None:
-    model = compose(["model=alexnet_two_gpus"]).members["base1"].stages["train"].settings.model
+    model = compose(["model=alexnet_two_gpus"]).members["base1"].stages["train"].model
     assert model == ModelSettings(layout=Layout.halves, lrn_across_halves=False)
     assert outline(model, 1000) == outline(ModelSettings(), 1000)
 
@@ -30,7 +30,7 @@ def test_plan_in_halves_has_the_grouped_ones_counts_and_another_hash(gpus: str) 
     grouped = planned("model.lrn_across_halves=false")
     assert halved.hash != grouped.hash
     numbers = [
-        [(outline(stage.settings.model, stage.num_classes), stage.num_updates, stage.seed) for stage in plan.stages]
+        [(outline(stage.recipe.model, stage.num_classes), stage.num_updates, stage.seed) for stage in plan.stages]
         for plan in (halved, grouped)
     ]
     assert numbers[0] == numbers[1]
@@ -61,4 +61,4 @@ def test_what_does_not_lie_in_halves_is_refused_in_one_line(wrong: tuple[str, ..
 
 def test_halves_without_normalisation_have_no_window_to_stop() -> None:
     members = compose(["model.layout=halves", "model.lrn=false"]).members
-    assert members["base1"].stages["train"].settings.model.layout is Layout.halves
+    assert members["base1"].stages["train"].model.layout is Layout.halves

@@ -25,9 +25,9 @@ def test_compose_without_overrides_gives_the_seven_on_digits():
     assert config.datasets["superset"].orientations == 4
     finetune = config.members["pretrained1"].stages["finetune"]
     assert (finetune.dataset, finetune.init_from, finetune.reset) == ("target", "pretrain", ("fc8",))
-    assert finetune.settings.model.num_convs == 6
-    assert config.members["base1"].stages["train"].settings.model.num_convs == 5
-    assert not finetune.settings.augmentation.reflect
+    assert finetune.model.num_convs == 6
+    assert config.members["base1"].stages["train"].model.num_convs == 5
+    assert not finetune.augmentation.reflect
 
 
 @pytest.mark.parametrize("experiment", OPTIONS["experiment"])
@@ -230,7 +230,7 @@ def test_compose_value_wins_over_member_defaults_in_order_of_nearness():
     )
 
     def rate(member: str, stage: str) -> float:
-        return config.members[member].stages[stage].settings.optimizer.lr
+        return config.members[member].stages[stage].optimizer.lr
 
     assert rate("base1", "train") == 0.1
     assert rate("pretrained1", "finetune") == 0.2
@@ -240,14 +240,14 @@ def test_compose_value_wins_over_member_defaults_in_order_of_nearness():
 
 def test_compose_stage_epochs_override_the_schedule_s():
     config = compose(["schedule.epochs=7", "ensemble.members.base2.stages.train.epochs=3"])
-    assert config.members["base1"].stages["train"].settings.schedule.epochs == 7
-    assert config.members["base2"].stages["train"].settings.schedule.epochs == 3
+    assert config.members["base1"].stages["train"].schedule.epochs == 7
+    assert config.members["base2"].stages["train"].schedule.epochs == 3
 
 
 def test_compose_member_schedule_overrides_shared_stage_epochs():
     config = compose(["ensemble.stages.train.epochs=3", "ensemble.members.base2.schedule.epochs=5"])
-    assert config.members["base1"].stages["train"].settings.schedule.epochs == 3
-    assert config.members["base2"].stages["train"].settings.schedule.epochs == 5
+    assert config.members["base1"].stages["train"].schedule.epochs == 3
+    assert config.members["base2"].stages["train"].schedule.epochs == 5
 
 
 def test_compose_accepts_new_members_datasets_and_deletions():
@@ -266,13 +266,13 @@ def test_compose_accepts_new_members_datasets_and_deletions():
     assert config.datasets["extra"].source is Source.folder
     assert config.datasets["extra"].root == str(Path("images").absolute())
     assert list(config.members["mine"].stages) == ["warm", "train"]
-    assert config.members["mine"].stages["train"].lr_scale == (("conv1", 0.1),)
+    assert config.members["mine"].stages["train"].lr_scale == {"conv1": 0.1}
     assert "base5" not in config.members
 
 
 def test_compose_command_line_group_wins_over_the_experiment_s():
     config = compose(["experiment=tiny_imagenet", "model=alexnet", "init=gaussian", "schedule=fixed"])
-    settings = config.members["base1"].stages["train"].settings
+    settings = config.members["base1"].stages["train"]
     assert (settings.model.input_size, settings.model.width) == (224, 1.0)
     assert settings.init.scheme is InitScheme.gaussian
     assert settings.schedule.decay is Decay.fixed
@@ -290,7 +290,7 @@ def test_rate_changes_are_laid_over_one_another_by_name():
     )
 
     def changes(member: str, stage: str) -> dict[str, RateChange]:
-        return dict(config.members[member].stages[stage].settings.schedule.rate_changes)
+        return dict(config.members[member].stages[stage].schedule.rate_changes)
 
     frozen = RateChange(0, 0.79120879, {"conv1": 0.0})
     assert changes("base2", "train") == {"conv1_frozen": frozen}
@@ -304,7 +304,7 @@ def test_sweep_makes_the_product_with_safe_names():
     assert len(config.members) == 6
     assert "lr-0.02_seed-1" in config.members
     member = config.members["lr-0.02_seed-1"]
-    assert (member.seed, member.stages["train"].settings.optimizer.lr) == (1, 0.02)
+    assert (member.seed, member.stages["train"].optimizer.lr) == (1, 0.02)
 
 
 def test_sweep_names_do_not_depend_on_the_order_of_axes_or_on_other_values():
@@ -315,7 +315,7 @@ def test_sweep_names_do_not_depend_on_the_order_of_axes_or_on_other_values():
 
 def test_sweep_over_a_stage_s_setting_and_a_single_value():
     config = compose(["ensemble=sweep", "sweep.stages.train.epochs=[3,4]", "sweep.seed=5"])
-    epochs = [member.stages["train"].settings.schedule.epochs for member in config.members.values()]
+    epochs = [member.stages["train"].schedule.epochs for member in config.members.values()]
     assert sorted(epochs) == [3, 4]
     assert {member.seed for member in config.members.values()} == {5}
 

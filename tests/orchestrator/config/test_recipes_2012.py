@@ -22,7 +22,7 @@ SEVEN = ["base1", "base2", "base3", "base4", "base5", "pretrained1", "pretrained
 
 def test_ilsvrc2012_is_the_published_recipe():
     config = compose(["experiment=ilsvrc2012", "datasets.target.root=/x", "datasets.superset.root=/y"])
-    settings = config.members["base1"].stages["train"].settings
+    settings = config.members["base1"].stages["train"]
     assert (settings.model.input_size, settings.model.width, settings.model.fc_units) == (224, 1.0, 4096)
     assert (settings.optimizer.lr, settings.optimizer.batch_size) == (0.01, 128)
     assert (settings.schedule.epochs, settings.schedule.cuts) == (90, 3)
@@ -44,18 +44,18 @@ def test_ilsvrc_declares_what_was_published():
 
 
 def test_reading_lies_over_the_experiment_and_under_the_command_line():
-    plain = compose(["experiment=tiny_imagenet"]).members["base1"].stages["train"].settings
-    article = compose(["experiment=tiny_imagenet", "reading=article"]).members["base1"].stages["train"].settings
+    plain = compose(["experiment=tiny_imagenet"]).members["base1"].stages["train"]
+    article = compose(["experiment=tiny_imagenet", "reading=article"]).members["base1"].stages["train"]
     assert (plain.init.scheme, article.init.scheme) == ("he", "gaussian")
     assert (article.init.std, article.init.bias) == (0.01, 1.0)
     assert article.model == plain.model
     assert article.augmentation.normalisation == "imagenet"
-    typed = compose(["reading=article", "init.bias=0.1"]).members["base1"].stages["train"].settings
+    typed = compose(["reading=article", "init.bias=0.1"]).members["base1"].stages["train"]
     assert typed.init.bias == 0.1
 
 
 def test_readings_of_paper_and_release_name_what_the_sources_tell_differently():
-    of = {name: compose([f"reading={name}"]).members["base1"].stages["train"].settings for name in ("paper", "release")}
+    of = {name: compose([f"reading={name}"]).members["base1"].stages["train"] for name in ("paper", "release")}
     paper, release = of["paper"], of["release"]
     assert (paper.model.lrn_alpha_over_size, release.model.lrn_alpha_over_size) == (False, True)
     assert not paper.model.lrn_across_halves and not release.model.lrn_across_halves
@@ -70,37 +70,35 @@ def test_readings_of_paper_and_release_name_what_the_sources_tell_differently():
 def test_each_cifar_net_has_its_published_decay_of_single_layers():
     for net, decay in (("cifar_80s", {"fc64": 0.03, "fc10": 0.03}), ("cifar_18pct", {"fc10": 1.0})):
         stage = compose(["experiment=cifar10", f"model={net}", f"optimizer={net}"]).members["base1"].stages["train"]
-        assert (stage.settings.optimizer.weight_decay, dict(stage.settings.optimizer.layer_decay)) == (0.004, decay)
+        assert (stage.optimizer.weight_decay, dict(stage.optimizer.layer_decay)) == (0.004, decay)
 
 
 def test_release_chain_has_the_published_rates_and_cuts():
     config = compose(["experiment=ilsvrc2012_release"])
     chain = config.members["pretrained1"].stages
     assert dict(chain["fall2009"].lr_scale) == {f"conv{number}": 0.1 for number in range(1, 6)}
-    assert [stage.settings.optimizer.lr for stage in chain.values()] == [0.01, 0.01, 0.001]
-    assert [stage.settings.schedule.epochs for stage in chain.values()] == [7, 8, 54]
-    assert [stage.settings.model.bottleneck for stage in chain.values()] == [0, 2048, 0]
+    assert [stage.optimizer.lr for stage in chain.values()] == [0.01, 0.01, 0.001]
+    assert [stage.schedule.epochs for stage in chain.values()] == [7, 8, 54]
+    assert [stage.model.bottleneck for stage in chain.values()] == [0, 2048, 0]
     finetune = config.members["pretrained3"].stages["finetune"]
-    assert dict(finetune.lr_scale) == {"conv1": 0.1}
-    (phase,) = later_phases(
-        outline(finetune.settings.model, 1000), dict(finetune.lr_scale), finetune.settings.schedule, 1000
-    )
+    assert finetune.lr_scale == {"conv1": 0.1}
+    (phase,) = later_phases(outline(finetune.model, 1000), finetune.lr_scale, finetune.schedule, 1000)
     assert phase.begin == 300
     assert phase.factors == {"conv1": 0.1, "fc8": 10.0}
     for stage, cuts, colour in (
         (config.members["base4"].stages["train"], [25, 51, 79], 67),
         (finetune, [9, 22, 42], 38),
     ):
-        schedule, state, made = stage.settings.schedule, ScheduleState(), []
+        schedule, state, made = stage.schedule, ScheduleState(), []
         for _ in range(schedule.epochs):
             state = after_epoch(state, 0.1, schedule, learnt_below=0.9)
             made.append(state.cuts)
         assert [made.index(number) + 1 for number in (1, 2, 3)] == cuts
-        assert whole_epochs(stage.settings.augmentation.colour_until, schedule.epochs) == colour
+        assert whole_epochs(stage.augmentation.colour_until, schedule.epochs) == colour
 
 
 def test_release_cuts_after_epochs_25_51_and_79_and_freezes_conv1_after_72():
-    settings = compose(["schedule=release", "schedule.epochs=91"]).members["base1"].stages["train"].settings.schedule
+    settings = compose(["schedule=release", "schedule.epochs=91"]).members["base1"].stages["train"].schedule
     state, cuts = ScheduleState(), []
     for _ in range(settings.epochs):
         state = after_epoch(state, 0.1, settings, learnt_below=0.9)
@@ -111,13 +109,13 @@ def test_release_cuts_after_epochs_25_51_and_79_and_freezes_conv1_after_72():
 
 
 def test_release_shifts_colours_for_67_of_91_epochs():
-    composed = compose(["augmentation=release", "schedule.epochs=91"]).members["base1"].stages["train"].settings
+    composed = compose(["augmentation=release", "schedule.epochs=91"]).members["base1"].stages["train"]
     assert whole_epochs(composed.augmentation.colour_until, composed.schedule.epochs) == 67
 
 
 def test_augmentation_readings_differ_where_their_sources_do():
     def reading(name: str) -> AugmentationSettings:
-        return compose([f"augmentation={name}"]).members["base1"].stages["train"].settings.augmentation
+        return compose([f"augmentation={name}"]).members["base1"].stages["train"].augmentation
 
     article, paper, release = reading("article"), reading("paper"), reading("release")
     assert article == AugmentationSettings(normalisation=Normalisation.imagenet)
@@ -126,5 +124,5 @@ def test_augmentation_readings_differ_where_their_sources_do():
 
 
 def test_release_optimizer_leaves_biases_undecayed_at_twice_the_rate():
-    optimizer = compose(["optimizer=release"]).members["base1"].stages["train"].settings.optimizer
+    optimizer = compose(["optimizer=release"]).members["base1"].stages["train"].optimizer
     assert (optimizer.decay_biases, optimizer.bias_lr_scale, optimizer.velocity) == (False, 2.0, Velocity.scaled)

@@ -129,7 +129,7 @@ def test_config_dir_adds_options_and_refuses_a_missing_folder(tmp_path):
     (folder / "optimizer").mkdir(parents=True)
     (folder / "optimizer" / "slow.yaml").write_text("lr: 0.0001\n")
     config = compose(["experiment=ilsvrc2012", "optimizer=slow"], config_dir=folder)
-    assert config.members["base1"].stages["train"].settings.optimizer.lr == 0.0001
+    assert config.members["base1"].stages["train"].optimizer.lr == 0.0001
     with pytest.raises(ConfigError, match=r"known: cifar_18pct, cifar_80s, release, sgd, slow"):
         compose(["optimizer=slw"], config_dir=folder)
     with pytest.raises(ConfigError, match="no such folder"):

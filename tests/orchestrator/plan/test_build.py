@@ -15,7 +15,6 @@ from orchestrator.config.schema import (
     MemberConfig,
     Precision,
     PredictConfig,
-    StageConfig,
     SubmissionConfig,
     TrackingConfig,
 )
@@ -25,7 +24,7 @@ from orchestrator.plan.model import Plan, StageRef, plan_from_json, plan_to_json
 from workers.data.sources.registry import Survey
 from workers.errors import ConfigError
 from workers.settings.dataset import DatasetSettings, Source, StoreFormat, dataset_options
-from workers.settings.training import ModelSettings, OptimizerSettings, RateChange, ScheduleSettings, TrainingSettings
+from workers.settings.training import ModelSettings, OptimizerSettings, RateChange, Recipe, ScheduleSettings
 
 SMALL = ModelSettings(input_size=56, width=0.25, conv1_kernel=5, conv1_stride=2, fc_units=64)
 ALL_LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
@@ -37,21 +36,20 @@ SURVEYS = {
 }
 
 
-def stage(dataset: str = "target", init_from: str | None = None, **changes: object) -> StageConfig:
-    settings = TrainingSettings(
-        model=changes.pop("model", SMALL),
-        optimizer=OptimizerSettings(
-            lr=changes.pop("lr", 0.01), batch_size=128, layer_decay=changes.pop("layer_decay", {})
-        ),
-        schedule=ScheduleSettings(epochs=changes.pop("epochs", 4), rate_changes=changes.pop("rate_changes", {})),
-    )
-    reset = ("fc8",) if init_from else ()
-    return StageConfig(
-        dataset, init_from, **{"reset": reset, "freeze": (), "lr_scale": (), **changes}, settings=settings
+def stage(dataset: str = "target", init_from: str | None = None, **changes: object) -> Recipe:
+    optimizer = {name: changes.pop(name) for name in ("lr", "layer_decay") if name in changes}
+    schedule = {name: changes.pop(name) for name in ("epochs", "rate_changes") if name in changes}
+    given = {"model": SMALL, "reset": ("fc8",) if init_from else (), **changes}
+    return Recipe(
+        dataset=dataset,
+        init_from=init_from,
+        optimizer=OptimizerSettings(**{"lr": 0.01, **optimizer}),
+        schedule=ScheduleSettings(**{"epochs": 4, **schedule}),
+        **given,
     )
 
 
-def member(name: str, seed: int | None = None, **stages: StageConfig) -> MemberConfig:
+def member(name: str, seed: int | None = None, **stages: Recipe) -> MemberConfig:
     return MemberConfig(name, seed, stages)
 
 
@@ -65,8 +63,7 @@ def pretrained(name: str) -> MemberConfig:
 
 def with_rate(one: MemberConfig, lr: float) -> MemberConfig:
     optimizer = OptimizerSettings(lr=lr)
-    settings = {name: replace(part.settings, optimizer=optimizer) for name, part in one.stages.items()}
-    return replace(one, stages={name: replace(part, settings=settings[name]) for name, part in one.stages.items()})
+    return replace(one, stages={name: replace(part, optimizer=optimizer) for name, part in one.stages.items()})
 
 
 def config(*members: MemberConfig, **changes: object) -> Config:
@@ -199,7 +196,7 @@ def test_plan_hash_does_not_depend_on_counts_of_images():
         {"epochs": 5},
         {"model": replace(SMALL, dropout=0.4)},
         {"freeze": ("conv1",)},
-        {"lr_scale": (("conv1", 0.1),)},
+        {"lr_scale": {"conv1": 0.1}},
         {"rate_changes": {"late": RateChange(after_share=0.5, layers={"conv1": 0.0})}},
     ],
 )
@@ -285,7 +282,7 @@ def test_plan_bottleneck_before_a_head_that_is_reset_comes_and_goes_along_a_chai
         ([base("a", freeze=("conv9",))], "train.freeze: no layer conv9; did you mean"),
         ([base("a", freeze=("conv6",))], "train.freeze: no layer conv6"),
         ([base("a", layer_decay={"fc9": 1.0})], "optimizer.layer_decay: no layer fc9"),
-        ([base("a", lr_scale=(("fc9", 1.0),))], "train.lr_scale: no layer fc9"),
+        ([base("a", lr_scale={"fc9": 1.0})], "train.lr_scale: no layer fc9"),
         (
             [base("a", rate_changes={"late": RateChange(layers={"fc9": 1.0})})],
             "train.schedule.rate_changes.late.layers: no layer fc9; did you mean fc8?",
@@ -309,10 +306,7 @@ def test_plan_bottleneck_before_a_head_that_is_reset_comes_and_goes_along_a_chai
             "train.freeze: fc8 would stay as drawn",
         ),
         (
-            [
-                base("a"),
-                member("b", t=stage(init_from="a.train", reset=(), freeze=ALL_LAYERS)),
-            ],
+            [base("a"), member("b", t=stage(init_from="a.train", reset=(), freeze=ALL_LAYERS))],
             "t.freeze: every layer is frozen",
         ),
     ],
@@ -338,7 +332,7 @@ def test_used_datasets_are_those_of_stages_and_the_target():
 
 
 def test_plan_json_reads_back_the_same():
-    plan = planned(*SEVEN, base("x", lr_scale=(("conv1", 0.1), ("fc8", 10.0)), freeze=("conv2",)))
+    plan = planned(*SEVEN, base("x", lr_scale={"conv1": 0.1, "fc8": 10.0}, freeze=("conv2",)))
     assert plan_from_json(json.loads(json.dumps(plan_to_json(plan)))) == plan
 
 

@@ -79,7 +79,7 @@ def test_report_text_names_stages_dependencies_and_declared_counts(published):
 
 def test_report_time_is_between_its_bound_and_the_sum(digits):
     report = make_report(digits, compose([]).cluster, 2, {stage.ref: 100.0 for stage in digits.stages})
-    total = sum(stage.num_images * stage.settings.schedule.epochs / 100 for stage in digits.stages)
+    total = sum(stage.num_images * stage.recipe.schedule.epochs / 100 for stage in digits.stages)
     assert report.time is not None
     assert total / 2 <= report.time.lower_bound_s <= report.time.makespan_s <= total
     assert "no schedule beats" in report.to_text()
@@ -118,7 +118,7 @@ def test_report_names_an_ancestor_of_another_member_in_full():
 
 def test_report_of_transfer_shows_how_little_is_trained_beside_training_from_scratch():
     plan = plan_of("ensemble=transfer")
-    rates = {stage.ref: 300.0 if stage.freeze else 100.0 for stage in plan.stages}
+    rates = {stage.ref: 300.0 if stage.recipe.freeze else 100.0 for stage in plan.stages}
     report = make_report(plan, compose([]).cluster, 1, rates)
     stages = {f"{stage['member']}/{stage['stage']}": stage for stage in report.to_json()["stages"]}
     scratch, transfer = stages["scratch/train"], stages["transferred/transfer"]

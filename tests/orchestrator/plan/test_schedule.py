@@ -8,7 +8,7 @@ from hypothesis import given, settings, strategies as st
 from orchestrator.plan.model import Plan, Stage, StageRef
 from orchestrator.plan.schedule import estimate, lower_bound, multiply_adds, ready, remaining_path
 from workers.models.outlines import outline
-from workers.settings.training import TrainingSettings
+from workers.settings.training import Recipe
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Case:
 
 
 def make_stage(ref: StageRef, init_from: StageRef | None = None) -> Stage:
-    return Stage(ref, "target", init_from, TrainingSettings(), (), (), (), 0, 0, "", 1000, 100, 10)
+    return Stage(ref, Recipe(dataset="target"), init_from, 0, 0, "", 1000, 100, 10)
 
 
 def make_plan_of(*stages: Stage) -> Plan:
@@ -95,7 +95,7 @@ def test_ready_starts_the_longest_chain_first():
 
 def test_ready_without_costs_weighs_by_multiply_adds():
     plan = make_plan_of(make_stage(StageRef("a", "train")))
-    macs = outline(TrainingSettings().model, 10).num_macs
+    macs = outline(Recipe().model, 10).num_macs
     assert multiply_adds(plan) == {StageRef("a", "train"): 1000.0 * 90 * macs}
     assert len(ready(plan, set(), set(), 1)) == 1
 

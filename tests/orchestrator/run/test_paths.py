@@ -22,12 +22,12 @@ from orchestrator.run.paths import RunPaths
 from orchestrator.run.record import read_record, write_record
 from workers.errors import ConfigError, DataError, RunInUse, RunMismatch, StorageError
 from workers.protocol import Numerics
-from workers.settings.training import Crops, KeptCheckpoint, OptimizerSettings, TrainingSettings
+from workers.settings.training import Crops, KeptCheckpoint, OptimizerSettings, Recipe
 
 _HOLD = """
 import sys
 from pathlib import Path
-from orchestrator.run.paths import RunPaths, lock
+from orchestrator.run import RunPaths, lock
 with lock(RunPaths(Path(sys.argv[1]))):
     print("held", flush=True)
     sys.stdin.read()
@@ -52,12 +52,8 @@ def _plan(members: tuple[str, ...] = ("a", "b"), lr: float = 0.01) -> Plan:
     stages = tuple(
         Stage(
             ref=StageRef(member, "train"),
-            dataset="target",
+            recipe=Recipe(optimizer=OptimizerSettings(lr=lr), dataset="target"),
             init_from=None,
-            settings=TrainingSettings(optimizer=OptimizerSettings(lr=lr)),
-            reset=(),
-            freeze=(),
-            lr_scale=(),
             member_seed=0,
             seed=1,
             hash=f"{member} at {lr}",

@@ -20,17 +20,17 @@ from orchestrator.run.status import (
     State,
     course_of,
     pace,
-    plan_to_json as status_json,
     read_course,
     read_status,
     stage_line,
     stage_status,
+    status_json,
     status_lines,
 )
 from orchestrator.text import duration
 from workers.errors import DataError
 from workers.protocol import Numerics, StageResult
-from workers.settings.training import OptimizerSettings, ScheduleSettings, TrainingSettings
+from workers.settings.training import OptimizerSettings, Recipe, ScheduleSettings
 from workers.storage import atomic
 from workers.storage.finished import write_finished
 
@@ -40,14 +40,12 @@ _FIRST, _SECOND = StageRef("base-1", "target"), StageRef("base-2", "target")
 def _stage(ref: StageRef) -> Stage:
     return Stage(
         ref=ref,
-        dataset="target",
-        init_from=None,
-        settings=TrainingSettings(
-            optimizer=OptimizerSettings(batch_size=10), schedule=ScheduleSettings(epochs=5, cuts=0, latest=())
+        recipe=Recipe(
+            optimizer=OptimizerSettings(batch_size=10),
+            schedule=ScheduleSettings(epochs=5, cuts=0, latest=()),
+            dataset="target",
         ),
-        reset=(),
-        freeze=(),
-        lr_scale=(),
+        init_from=None,
         member_seed=0,
         seed=1,
         hash="abc",
@@ -151,8 +149,8 @@ def test_status_of_a_finished_stage_comes_from_its_done_file(run: RunPaths) -> N
 
 
 def test_status_of_a_stage_that_may_end_early_says_the_most_that_is_left() -> None:
-    settings = TrainingSettings(schedule=ScheduleSettings(stop_when_stalled=True))
-    stage = replace(_stage(_FIRST), settings=settings)
+    settings = Recipe(schedule=ScheduleSettings(stop_when_stalled=True))
+    stage = replace(_stage(_FIRST), recipe=settings)
     course = Course(step=40, epoch=2.0, images_per_second=20.0, updates_per_second=2.0)
     running = stage_status(stage, entry=Entry(state=StageState.running), course=course, done={}, locked=True)
     assert running.may_end_early

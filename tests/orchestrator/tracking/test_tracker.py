@@ -14,13 +14,14 @@ from urllib.parse import urlsplit
 import pytest
 
 from orchestrator.config.schema import TrackingConfig
+from orchestrator.text import redact
 from orchestrator.tracking.mlflow_store import DatasetInput
 from orchestrator.tracking.opening import open_tracking, probe
 from orchestrator.tracking.sender import Pace, Sender
-from orchestrator.tracking.tracker import Ending, NoTracker, RunIdentity, redact
+from orchestrator.tracking.tracker import Ending, NoTracker, RunIdentity
 from orchestrator.tracking.ui import serving
 from workers.errors import ConfigError
-from workers.settings.training import TrainingSettings
+from workers.settings.training import Recipe
 
 QUICK = Pace(linger_s=0.05, first_pause_s=0.1, longest_pause_s=0.2, sample_s=0.1)
 
@@ -42,12 +43,9 @@ def make_plan() -> Any:
     def stage(ref: Ref, dataset: str, init_from: Ref | None = None) -> Any:
         return SimpleNamespace(
             ref=ref,
-            dataset=dataset,
+            recipe=Recipe(dataset=dataset, reset=("fc8",)),
             init_from=init_from,
             init_file=None,
-            settings=TrainingSettings(),
-            reset=("fc8",),
-            freeze=(),
             seed=7,
             hash=f"hash of {ref}",
             num_images=100,

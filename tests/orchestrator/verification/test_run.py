@@ -235,7 +235,7 @@ def test_writer_of_a_submission_killed_at_any_point_is_no_forger(
         def write_all_but_the_manifest(path: Path, text: str) -> None:
             write(path, text) if path.name != "manifest.json" else kill()
 
-        monkeypatch.setattr("orchestrator.submission.write.atomic.write_text", write_all_but_the_manifest)
+        monkeypatch.setattr("orchestrator.submission.write.write_text", write_all_but_the_manifest)
     else:
         monkeypatch.setattr(book, "submission", kill)
     with pytest.raises(Killed):

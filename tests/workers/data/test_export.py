@@ -134,4 +134,4 @@ def test_augmented_sheet_is_that_of_its_seed_and_settings(digits: Store) -> None
 def test_run_stage_keeps_the_sheet_of_its_own_draws(tiny_spec: StageSpec) -> None:
     run_stage(tiny_spec, lambda: False)
     kept = (tiny_spec.stage_dir / "augmented.png").read_bytes()
-    assert kept == augmented_sheet(open_store(tiny_spec.store), tiny_spec.settings, tiny_spec.seed)
+    assert kept == augmented_sheet(open_store(tiny_spec.store), tiny_spec.recipe, tiny_spec.seed)

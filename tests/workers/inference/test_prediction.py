@@ -19,7 +19,7 @@ from workers.inference import prediction
 from workers.inference.prediction import TrainedMember, mean_over_crops, predict, predict_images
 from workers.inference.ten_crop import crop_offsets
 from workers.protocol import Numerics, PredictSpec, StageSpec
-from workers.settings.training import AugmentationSettings, Crops, ModelSettings, TrainingSettings
+from workers.settings.training import AugmentationSettings, Crops, ModelSettings, Recipe
 from workers.storage.finished import write_finished
 from workers.training.stage import run_stage
 
@@ -33,9 +33,7 @@ class FirstPixel(nn.Module):
 
 
 def member(reflect: bool, size: int = 4) -> TrainedMember:
-    settings = TrainingSettings(
-        model=ModelSettings(input_size=size), augmentation=AugmentationSettings(reflect=reflect)
-    )
+    settings = Recipe(model=ModelSettings(input_size=size), augmentation=AugmentationSettings(reflect=reflect))
     plain = PixelStatistics(torch.zeros(3), torch.full((3,), 1 / 255), torch.eye(3))
     return TrainedMember(FirstPixel(), plain, settings, Numerics(), "step-00000001", "")
 
@@ -91,7 +89,7 @@ def trained(tiny_spec: StageSpec) -> PredictSpec:
         store=tiny_spec.store,
         predictions_dir=tiny_spec.stage_dir.parent / "predictions",
         splits=("val", "test"),
-        settings=tiny_spec.settings,
+        recipe=tiny_spec.recipe,
         numerics=Numerics(),
     )
 
@@ -117,7 +115,7 @@ def test_centre_crop_predictions_miss_as_many_as_the_stage_said_of_val(trained: 
     assert labels is not None and (guesses != labels).mean() == pytest.approx(said)
     centre = np.load(trained.predictions_dir / "val.npy")
     ten = predict_images(
-        trained.stage_dir, trained.store, trained.settings, list(store.images("val")), Numerics(), Crops.ten
+        trained.stage_dir, trained.store, trained.recipe, list(store.images("val")), Numerics(), Crops.ten
     )
     assert not np.allclose(centre, ten, atol=1e-4)
 
@@ -133,9 +131,7 @@ def test_predictions_on_full_storage_are_a_storage_error_and_leave_no_file(train
     assert not list(trained.predictions_dir.iterdir())
 
 
-def test_predictions_asked_to_stop_end_after_the_block_and_keep_the_splits_that_are_whole(
-    trained: PredictSpec,
-) -> None:
+def test_predictions_asked_to_stop_end_after_the_block_and_keep_the_splits_that_are_whole(trained: PredictSpec) -> None:
     store = open_store(trained.store)
     num_blocks = -(-store.counts["val"] // 32)
     asked: list[bool] = []

@@ -23,7 +23,7 @@ FIRST_NORM = "conv1.1"
 
 @pytest.fixture
 def spec(tiny_spec: StageSpec) -> StageSpec:
-    return replace(tiny_spec, settings=replace(tiny_spec.settings, model=NET))
+    return replace(tiny_spec, recipe=replace(tiny_spec.recipe, model=NET))
 
 
 def trained(spec: StageSpec, should_stop: Callable[[], bool] = lambda: False) -> Contents:
@@ -47,7 +47,7 @@ def test_checkpoint_of_a_net_with_batch_norm_holds_its_running_statistics(spec: 
 
 
 def test_checkpoint_of_alexnet_holds_its_weights_and_nothing_else(tiny_spec: StageSpec) -> None:
-    names = {name for name, _ in build(tiny_spec.settings.model, 10).named_parameters()}
+    names = {name for name, _ in build(tiny_spec.recipe.model, 10).named_parameters()}
     assert trained(tiny_spec).model.keys() == names
 
 
@@ -67,7 +67,9 @@ def test_frozen_layers_batch_norm_keeps_the_ancestors_statistics(
 ) -> None:
     ancestor = replace(spec, store=turned_store, stage="pretrain", stage_dir=tmp_path / "a" / "pretrain")
     before = trained(ancestor).model
-    after = trained(replace(spec, init_dir=ancestor.stage_dir, reset=("head",), freeze=("body",))).model
+    after = trained(
+        replace(spec, init_dir=ancestor.stage_dir, recipe=replace(spec.recipe, reset=("head",), freeze=("body",)))
+    ).model
     differ = {name.rpartition(".")[0] for name in after if not np.array_equal(after[name], before[name])}
     assert differ == {"fc"}
 
@@ -77,24 +79,24 @@ def test_layers_that_are_not_frozen_go_on_from_the_ancestors_statistics(
 ) -> None:
     ancestor = replace(spec, store=turned_store, stage="pretrain", stage_dir=tmp_path / "a" / "pretrain")
     before = trained(ancestor).model
-    after = trained(replace(spec, init_dir=ancestor.stage_dir, reset=("head",))).model
+    after = trained(replace(spec, init_dir=ancestor.stage_dir, recipe=replace(spec.recipe, reset=("head",)))).model
     name = f"{FIRST_NORM}.num_batches_tracked"
     assert after[name] > before[name] > 0
 
 
 def test_member_predicts_with_the_statistics_of_its_checkpoint(spec: StageSpec) -> None:
     saved = trained(spec)
-    member = load_member(spec.stage_dir, spec.store, spec.settings, spec.numerics)
+    member = load_member(spec.stage_dir, spec.store, spec.recipe, spec.numerics)
     loaded = member.model.state_dict()
     assert all(np.array_equal(loaded[name].numpy(), saved.model[name]) for name in saved.model)
     images = [np.array(image) for image in open_store(spec.store).images("val")[:3]]
-    assert predict_images(spec.stage_dir, spec.store, spec.settings, images, spec.numerics, Crops.ten).shape == (3, 10)
+    assert predict_images(spec.stage_dir, spec.store, spec.recipe, images, spec.numerics, Crops.ten).shape == (3, 10)
 
 
 def test_last_batch_of_a_single_image_is_trained_on(spec: StageSpec) -> None:
     num_images = open_store(spec.store).counts["train"]
-    settings = replace(spec.settings, optimizer=replace(spec.settings.optimizer, batch_size=num_images - 1))
-    saved = trained(replace(spec, settings=settings))
+    settings = replace(spec.recipe, optimizer=replace(spec.recipe.optimizer, batch_size=num_images - 1))
+    saved = trained(replace(spec, recipe=settings))
     assert saved.checkpoint.step == 2
     # By its running statistics, which it leaves alone.
     assert saved.model[f"{FIRST_NORM}.num_batches_tracked"] == 1

@@ -17,9 +17,9 @@ from workers.training.stage import run_stage
 
 
 def laid(spec: StageSpec, layout: Layout, folder: Path) -> StageSpec:
-    model = replace(spec.settings.model, layout=layout, lrn_across_halves=False)
-    optimizer = replace(spec.settings.optimizer, clip_norm=1.0)
-    return replace(spec, settings=replace(spec.settings, model=model, optimizer=optimizer), stage_dir=folder / layout)
+    model = replace(spec.recipe.model, layout=layout, lrn_across_halves=False)
+    optimizer = replace(spec.recipe.optimizer, clip_norm=1.0)
+    return replace(spec, recipe=replace(spec.recipe, model=model, optimizer=optimizer), stage_dir=folder / layout)
 
 
 @pytest.fixture
@@ -80,9 +80,7 @@ def test_either_layout_starts_from_the_others_checkpoint(
         spec,
         stage_dir=tmp_path / "next",
         init_dir=ancestor.stage_dir,
-        freeze=frozen,
-        reset=("fc7",),
-        lr_scale=(("conv4", 0.0),),
+        recipe=replace(spec.recipe, reset=("fc7",), freeze=frozen, lr_scale={"conv4": 0.0}),
     )
     saved = contents(spec, run_stage(spec, lambda: False))
     kept = {layer for layer in {name.partition(".")[0] for name in before} if layer in (*frozen, "conv4")}
@@ -96,7 +94,7 @@ def test_halved_member_predicts_and_so_does_the_grouped_net_from_its_checkpoint(
 ) -> None:
     finished(halved)
     spec = PredictSpec(
-        "base1", halved.stage_dir, halved.store, tmp_path / "predictions", ("val",), halved.settings, halved.numerics
+        "base1", halved.stage_dir, halved.store, tmp_path / "predictions", ("val",), halved.recipe, halved.numerics
     )
     (described,) = predict(spec, lambda: False)
     ours = np.load(tmp_path / "predictions" / "val.npy")
@@ -104,9 +102,9 @@ def test_halved_member_predicts_and_so_does_the_grouped_net_from_its_checkpoint(
     np.testing.assert_allclose(ours.sum(axis=1), 1, rtol=0, atol=1e-6)
     images = np.random.default_rng(0).integers(0, 256, (4, 18, 18, 3), dtype=np.uint8)
     both = [
-        mean_over_crops(load_member(halved.stage_dir, halved.store, one.settings, one.numerics), images, Crops.ten)
+        mean_over_crops(load_member(halved.stage_dir, halved.store, one.recipe, one.numerics), images, Crops.ten)
         for one in (halved, grouped)
     ]
     np.testing.assert_allclose(*both, rtol=0, atol=1e-6)
-    new = predict_images(halved.stage_dir, halved.store, halved.settings, list(images), halved.numerics, Crops.ten)
+    new = predict_images(halved.stage_dir, halved.store, halved.recipe, list(images), halved.numerics, Crops.ten)
     np.testing.assert_array_equal(new, both[0])

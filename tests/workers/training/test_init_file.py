@@ -27,7 +27,7 @@ UNMOVED = OptimizerSettings(lr=1e-30, batch_size=400)
 @pytest.fixture
 def published(tiny_spec: StageSpec) -> Weights:
     """Weights of the tiny net over 40 classes."""
-    model = build(tiny_spec.settings.model, 40)
+    model = build(tiny_spec.recipe.model, 40)
     initialise(model, InitSettings(bias=1.0), seed=99)
     return {name: value.clone() for name, value in model.state_dict().items()}
 
@@ -53,8 +53,12 @@ SAVERS = [(saved_pth, "w.pth"), (saved_safetensors, "w.safetensors")]
 def test_stage_takes_all_but_the_reset_layers_of_the_file_to_the_bit(
     tiny_spec: StageSpec, published: Weights, tmp_path: Path, save: Callable[..., InitFile], name: str
 ) -> None:
-    settings = replace(tiny_spec.settings, optimizer=UNMOVED)
-    spec = replace(tiny_spec, settings=settings, init_file=save(published, tmp_path / name), reset=("head",))
+    settings = replace(tiny_spec.recipe, optimizer=UNMOVED)
+    spec = replace(
+        tiny_spec,
+        recipe=replace(settings, reset=("head",)),
+        init_file=save(published, tmp_path / name),
+    )
     result = run_stage(spec, lambda: False)
     after = load_file(spec.stage_dir / "checkpoints" / result.checkpoint / "model.safetensors")
     assert after["fc8.weight"].shape == (10, 16)
@@ -67,7 +71,7 @@ def test_stage_takes_all_but_the_reset_layers_of_the_file_to_the_bit(
 def test_stage_starts_from_the_checkpoint_that_another_run_left(tiny_spec: StageSpec, tmp_path: Path) -> None:
     first = run_stage(tiny_spec, lambda: False)
     file = tiny_spec.stage_dir / "checkpoints" / first.checkpoint / "model.safetensors"
-    model = build(tiny_spec.settings.model, 10)
+    model = build(tiny_spec.recipe.model, 10)
     load_init_file(model, given(file), reset=())
     for name, value in load_file(file).items():
         assert torch.equal(model.state_dict()[name], value)
@@ -94,7 +98,7 @@ def test_persistent_buffers_are_copied_and_must_be_there(tmp_path: Path) -> None
 def test_tensors_of_layers_that_the_model_lacks_are_left_out(
     tiny_spec: StageSpec, published: Weights, tmp_path: Path
 ) -> None:
-    model = build(tiny_spec.settings.model, 40)
+    model = build(tiny_spec.recipe.model, 40)
     load_init_file(model, saved_pth({**published, "aux.weight": torch.ones(2)}, tmp_path / "w.pth"), reset=())
     assert torch.equal(model.state_dict()["fc7.weight"], published["fc7.weight"])
 
@@ -137,9 +141,9 @@ def test_file_that_does_not_fit_is_refused_in_one_line(
     file = saved_pth(change(published), tmp_path / "w.pth")
     reset = () if change is dict else ("head",)
     with pytest.raises(DataError) as checked:
-        check_init_file(file, tiny_spec.settings.model, 10, reset)
+        check_init_file(file, tiny_spec.recipe.model, 10, reset)
     with pytest.raises(DataError) as run:
-        run_stage(replace(tiny_spec, init_file=file, reset=reset), lambda: False)
+        run_stage(replace(tiny_spec, init_file=file, recipe=replace(tiny_spec.recipe, reset=reset)), lambda: False)
     assert str(checked.value) == str(run.value)
     assert words in str(run.value)
     assert "\n" not in str(run.value)
@@ -203,7 +207,7 @@ def test_changed_file_is_refused_before_a_byte_is_parsed(
 
 
 def test_two_halves_take_a_grouped_net_s_file(tiny_spec: StageSpec, published: Weights, tmp_path: Path) -> None:
-    own = replace(tiny_spec.settings.model, layout=Layout.halves, lrn_across_halves=False)
+    own = replace(tiny_spec.recipe.model, layout=Layout.halves, lrn_across_halves=False)
     halves = build(own, 40)
     load_init_file(halves, saved_pth(published, tmp_path / "w.pth"), reset=())
     for name, parts in saved_parts_of(halves).items():

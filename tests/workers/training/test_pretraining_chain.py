@@ -28,10 +28,10 @@ def weights(spec: StageSpec) -> dict[str, np.ndarray]:
 
 def after(spec: StageSpec, ancestor: StageSpec, name: str, **model: int) -> StageSpec:
     """A stage that starts from `ancestor` and does not move."""
-    settings = replace(spec.settings, model=replace(ancestor.settings.model, **model), optimizer=UNMOVED)
+    settings = replace(spec.recipe, model=replace(ancestor.recipe.model, **model), optimizer=UNMOVED)
     folder = spec.stage_dir.parent / name
     return replace(
-        spec, stage=name, seed=ancestor.seed + 1, settings=settings, init_dir=ancestor.stage_dir, stage_dir=folder
+        spec, stage=name, seed=ancestor.seed + 1, recipe=settings, init_dir=ancestor.stage_dir, stage_dir=folder
     )
 
 
@@ -53,25 +53,27 @@ def test_chain_copies_to_the_bit_what_is_not_reset_and_draws_the_rest_anew(
     tiny_spec: StageSpec, turned_store: Path, base: StageSpec
 ) -> None:
     six = replace(after(tiny_spec, base, "fall2009", num_convs=6), store=turned_store)
-    six = trained(replace(six, reset=("conv6", "fc6", "fc7", "head")))
+    six = trained(replace(six, recipe=replace(six.recipe, reset=("conv6", "fc6", "fc7", "head"))))
     assert same_layers(weights(six), weights(base)) == set(FIVE)
     assert weights(six)["fc8.weight"].shape == (40, 16)
 
     narrow = replace(after(tiny_spec, six, "fall2011", bottleneck=8), store=turned_store)
-    narrow = trained(replace(narrow, reset=("fc6", "fc7", "bottleneck", "head")))
+    narrow = trained(replace(narrow, recipe=replace(narrow.recipe, reset=("fc6", "fc7", "bottleneck", "head"))))
     assert same_layers(weights(narrow), weights(six)) == {*FIVE, "conv6"}
     assert weights(narrow)["bottleneck.weight"].shape == (8, 16)
     assert weights(narrow)["fc8.weight"].shape == (40, 8)
 
-    fine = trained(replace(after(tiny_spec, narrow, "finetune", bottleneck=0), reset=("head",)))
+    fine = after(tiny_spec, narrow, "finetune", bottleneck=0)
+    fine = trained(replace(fine, recipe=replace(fine.recipe, reset=("head",))))
     assert same_layers(weights(fine), weights(narrow)) == {*FIVE, "conv6", "fc6", "fc7"}
     assert "bottleneck.weight" not in weights(fine)
     assert weights(fine)["fc8.weight"].shape == (10, 16)
 
 
 def test_bottleneck_is_frozen_and_slowed_by_its_name(tiny_spec: StageSpec, base: StageSpec) -> None:
-    ancestor = trained(replace(after(tiny_spec, base, "narrow", bottleneck=8), reset=("bottleneck", "head")))
-    moving = replace(ancestor.settings, optimizer=tiny_spec.settings.optimizer)
-    for name, how in (("frozen", {"freeze": ("bottleneck",)}), ("slowed", {"lr_scale": (("bottleneck", 0.0),)})):
-        spec = trained(replace(after(tiny_spec, ancestor, name), settings=moving, **how))
+    narrow = after(tiny_spec, base, "narrow", bottleneck=8)
+    ancestor = trained(replace(narrow, recipe=replace(narrow.recipe, reset=("bottleneck", "head"))))
+    moving = replace(ancestor.recipe, optimizer=tiny_spec.recipe.optimizer, reset=())
+    for name, how in (("frozen", {"freeze": ("bottleneck",)}), ("slowed", {"lr_scale": {"bottleneck": 0.0}})):
+        spec = trained(replace(after(tiny_spec, ancestor, name), recipe=replace(moving, **how)))
         assert same_layers(weights(spec), weights(ancestor)) == {"bottleneck"}

@@ -348,7 +348,7 @@ def test_kill_between_snapshot_and_commit_resumes_from_the_one_before_with_the_s
     spec = replace(
         tiny_spec,
         checkpoint_updates=3,
-        settings=replace(tiny_spec.settings, schedule=replace(tiny_spec.settings.schedule, epochs=3)),
+        recipe=replace(tiny_spec.recipe, schedule=replace(tiny_spec.recipe.schedule, epochs=3)),
     )
     undisturbed = run_stage(replace(spec, stage_dir=tmp_path / "undisturbed"), lambda: False)
     assert undisturbed.num_updates > 7

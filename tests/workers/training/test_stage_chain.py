@@ -31,7 +31,9 @@ def ancestor_weights(ancestor: StageSpec) -> dict[str, np.ndarray]:
 
 def test_frozen_layers_keep_the_ancestors_bits_and_reset_ones_do_not(tiny_spec: StageSpec, ancestor: StageSpec) -> None:
     frozen = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6")
-    spec = replace(tiny_spec, init_dir=ancestor.stage_dir, reset=("fc8",), freeze=frozen)
+    spec = replace(
+        tiny_spec, init_dir=ancestor.stage_dir, recipe=replace(tiny_spec.recipe, reset=("fc8",), freeze=frozen)
+    )
     after = weights(spec.stage_dir, run_stage(spec, lambda: False).checkpoint)
     before = ancestor_weights(ancestor)
     assert before["fc8.weight"].shape == (40, 16)
@@ -42,15 +44,23 @@ def test_frozen_layers_keep_the_ancestors_bits_and_reset_ones_do_not(tiny_spec: 
 
 
 def test_learning_rate_factor_zero_moves_nothing_and_decays_nothing(tiny_spec: StageSpec, ancestor: StageSpec) -> None:
-    spec = replace(tiny_spec, init_dir=ancestor.stage_dir, reset=("fc8",), lr_scale=(("conv1", 0.0),))
+    spec = replace(
+        tiny_spec,
+        init_dir=ancestor.stage_dir,
+        recipe=replace(tiny_spec.recipe, reset=("fc8",), lr_scale={"conv1": 0.0}),
+    )
     after = weights(spec.stage_dir, run_stage(spec, lambda: False).checkpoint)
     assert np.array_equal(after["conv1.weight"], ancestor_weights(ancestor)["conv1.weight"])
     assert not np.array_equal(after["conv2.weight"], ancestor_weights(ancestor)["conv2.weight"])
 
 
 def test_sixth_convolution_can_be_added_to_a_five_conv_ancestor(tiny_spec: StageSpec, ancestor: StageSpec) -> None:
-    six = replace(tiny_spec.settings, model=replace(tiny_spec.settings.model, num_convs=6))
-    spec = replace(tiny_spec, settings=six, init_dir=ancestor.stage_dir, reset=("conv6", "fc6", "fc7", "fc8"))
+    six = replace(tiny_spec.recipe, model=replace(tiny_spec.recipe.model, num_convs=6))
+    spec = replace(
+        tiny_spec,
+        recipe=replace(six, reset=("conv6", "fc6", "fc7", "fc8")),
+        init_dir=ancestor.stage_dir,
+    )
     assert "conv6.weight" in weights(spec.stage_dir, run_stage(spec, lambda: False).checkpoint)
 
 
@@ -61,4 +71,4 @@ def test_ancestor_of_another_shape_is_refused_naming_the_layer(tiny_spec: StageS
 
 def test_unknown_layer_in_freeze_is_refused(tiny_spec: StageSpec) -> None:
     with pytest.raises(ConfigError, match="conv9"):
-        run_stage(replace(tiny_spec, freeze=("conv9",)), lambda: False)
+        run_stage(replace(tiny_spec, recipe=replace(tiny_spec.recipe, freeze=("conv9",))), lambda: False)

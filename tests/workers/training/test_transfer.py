@@ -28,8 +28,7 @@ def test_transfer_trains_the_last_layer_alone_and_keeps_momentum_of_nothing_else
         stage="transfer",
         stage_dir=tiny_spec.stage_dir.parent / "transfer",
         init_dir=tiny_spec.stage_dir,
-        reset=("head",),
-        freeze=("body",),
+        recipe=replace(tiny_spec.recipe, reset=("head",), freeze=("body",)),
     )
     after = read_checkpoint(spec.stage_dir / "checkpoints" / run_stage(spec, lambda: False).checkpoint)
     before = read_checkpoint(tiny_spec.stage_dir / "checkpoints" / first.checkpoint).model

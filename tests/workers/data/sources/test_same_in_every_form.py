@@ -18,8 +18,8 @@ from workers.settings.training import (
     KeptCheckpoint,
     ModelSettings,
     OptimizerSettings,
+    Recipe,
     ScheduleSettings,
-    TrainingSettings,
 )
 from workers.storage.checkpoint import read_checkpoint
 from workers.training.stage import run_stage
@@ -84,7 +84,7 @@ def test_one_other_byte_in_one_image_gives_another_digest(
 
 @pytest.mark.slow
 def test_every_form_trains_the_same_bits(photographs: Path, tmp_path: Path, to_s3: Upload) -> None:
-    settings = TrainingSettings(
+    settings = Recipe(
         model=ModelSettings(input_size=16, width=0.05, conv1_kernel=3, conv1_stride=1, conv1_padding=1, fc_units=16),
         optimizer=OptimizerSettings(lr=0.02, batch_size=16),
         schedule=ScheduleSettings(epochs=2),
@@ -96,13 +96,10 @@ def test_every_form_trains_the_same_bits(photographs: Path, tmp_path: Path, to_s
             member="base1",
             stage="train",
             seed=11,
-            settings=settings,
+            recipe=settings,
             store=store.path,
             stage_dir=tmp_path / "stages" / name,
             init_dir=None,
-            reset=(),
-            freeze=(),
-            lr_scale=(),
             numerics=Numerics(),
             checkpoint_updates=100,
             keep=KeptCheckpoint.last,
