@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.seeds import interval, percent
-from orchestrator.run.paths import RunPaths
+from orchestrator.run import RunPaths
 
 WHOLE = "full"
 # Points that the paper's net loses without the part, top-1 and top-5 (§3.1, §3.3, §3.4, §3.5, §4.1); –: no figure.

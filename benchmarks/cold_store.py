@@ -13,9 +13,9 @@ import numpy as np
 from benchmarks.large_store import write_store
 from benchmarks.row import Measure, Row, Settings, Spread
 from benchmarks.turns import Turns, ratios, take_turns
-from workers.data.loading.batches import TrainingBatches, pixel_statistics
-from workers.data.store.store import open_store
-from workers.settings.training import AugmentationSettings
+from workers.data.loading import TrainingBatches, pixel_statistics
+from workers.data.store import open_store
+from workers.settings import AugmentationSettings
 
 # Larger than 2 GiB: smaller stores are not read ahead.
 _NUM_IMAGES, _SIDE, _INPUT, _BATCH = 200_000, 64, 56, 128

@@ -14,12 +14,10 @@ import numpy as np
 
 from benchmarks.row import Measure, Row, Settings, Spread, Wanted
 from benchmarks.turns import Contestant, Turns, ratios, take_turns
-from orchestrator.combine.averaging import mean
-from orchestrator.combine.predictions import MemberPredictions, open_predictions
-from orchestrator.combine.rows import blocks, read_ahead
-from orchestrator.run.data import SplitData
+from orchestrator.combine import MemberPredictions, blocks, mean, open_predictions, read_ahead
+from orchestrator.run import SplitData
 from workers.protocol import SplitPredictions
-from workers.storage.atomic import sha256_of
+from workers.storage import sha256_of
 
 _MEMBERS, _ROWS, _CLASSES = 7, 100_000, 1000
 _BLOCK_ITEMS = (2**16, 2**18, 2**20, 2**22)

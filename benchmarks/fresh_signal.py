@@ -17,11 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from workers.data.loading.batches import centre_batches, pixel_statistics
-from workers.data.store.store import open_store
-from workers.models.alexnet import AlexNet
-from workers.models.registry import build, initialise
-from workers.settings.training import AugmentationSettings, InitScheme, InitSettings, ModelSettings, Normalisation
+from workers.data.loading import centre_batches, pixel_statistics
+from workers.data.store import open_store
+from workers.models import AlexNet, build, initialise
+from workers.settings import AugmentationSettings, InitScheme, InitSettings, ModelSettings, Normalisation
 
 RELEASED = dict.fromkeys(("conv3", "conv4", "conv5"), 0.03)
 WAYS = {

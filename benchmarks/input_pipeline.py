@@ -15,8 +15,7 @@ from benchmarks.numerics import fastest
 from benchmarks.row import Measure, Row, Settings, Spread
 from benchmarks.turns import Turns, ratios, take_turns
 from workers import numerics
-from workers.data.loading.augment import PixelStatistics, crop, to_input
-from workers.data.loading.batches import IMAGENET_MEAN, IMAGENET_STD
+from workers.data.loading import IMAGENET_MEAN, IMAGENET_STD, PixelStatistics, crop, to_input
 
 _BATCH, _STORED, _INPUT = 64, 256, 224
 

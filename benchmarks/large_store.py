@@ -13,10 +13,9 @@ import numpy as np
 
 from benchmarks.row import Measure, Row, Settings, Spread, Wanted
 from benchmarks.turns import Turns, take_turns
-from workers.data.loading.augment import draw_epoch
-from workers.data.store.shards import npy_header, rows_per_shard
-from workers.data.store.store import MANIFEST, SCHEMA, Store, digest_of, open_store
-from workers.settings.training import SPLITS, AugmentationSettings
+from workers.data.loading import draw_epoch
+from workers.data.store import MANIFEST, SCHEMA, Store, digest_of, npy_header, open_store, rows_per_shard
+from workers.settings import SPLITS, AugmentationSettings
 
 PixelWriter = Callable[[Path, bytes, int], None]
 NUM_IMAGES, NUM_CLASSES = 1_300_000, 1000

@@ -11,9 +11,8 @@ import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.plan.build import from_json
-from orchestrator.run.metrics import Follower
-from orchestrator.run.paths import RunPaths, read_record
+from orchestrator.plan import plan_from_json
+from orchestrator.run import Follower, RunPaths, read_record
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Course:
 def courses(run_dir: Path) -> list[Course]:
     """Returns the course of every member's last stage, as far as it was trained."""
     paths = RunPaths(run_dir)
-    plan = from_json(read_record(paths).plan)
+    plan = plan_from_json(read_record(paths).plan)
     found = []
     for member in plan.members:
         stage = plan.last_stage(member)

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from sklearn.neighbors import KNeighborsClassifier
 
-from orchestrator.run.paths import RunPaths, read_record
-from workers.data.store.store import Store, open_store
+from orchestrator.run import RunPaths, read_record
+from workers.data.store import Store, open_store
 
 NEIGHBOURS = (1, 3, 5)
 

@@ -9,7 +9,7 @@ from benchmarks.numerics import fastest
 from benchmarks.row import Measure, Row, Settings, Spread
 from benchmarks.turns import Turns, ratios, take_turns
 from workers import numerics
-from workers.models.lrn import LocalResponseNorm
+from workers.models import LocalResponseNorm
 
 _BATCH = 16
 

@@ -15,8 +15,7 @@ from datetime import datetime
 from pathlib import Path
 
 from benchmarks.scripts import Launched
-from orchestrator.run.ledger import PREDICTIONS, read_ledger
-from orchestrator.run.paths import RunPaths
+from orchestrator.run import PREDICTIONS, RunPaths, read_ledger
 
 # Work that begins this soon after another's end counts as following it, because log.txt has milliseconds.
 _ROUNDING_S = 0.002

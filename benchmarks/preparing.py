@@ -16,8 +16,8 @@ from benchmarks.peers.transforms import resized_and_cropped
 from benchmarks.row import Measure, Row, Settings, Skipped, Spread, Wanted
 from benchmarks.turns import Contestant, Turns, ratios, take_turns
 from benchmarks.whole_job import photographs
-from workers.data.store.preparation import prepare
-from workers.settings.training import DatasetSettings
+from workers.data.store import prepare
+from workers.settings import DatasetSettings
 
 _SIDE, _COPIES = 256, 4
 

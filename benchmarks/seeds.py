@@ -12,7 +12,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from orchestrator.run.paths import RunPaths
+from orchestrator.run import RunPaths
 
 # Student's t for a two-sided 95 % interval, by degrees of freedom.
 _T95 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}

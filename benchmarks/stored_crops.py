@@ -7,10 +7,9 @@ from benchmarks.peers.transforms import training_crops
 from benchmarks.row import Measure, Row, Settings, Skipped, Spread, Wanted
 from benchmarks.turns import Turns, ratios, take_turns
 from benchmarks.whole_job import photographs
-from workers.data.loading.augment import crop, draw_epoch
-from workers.data.store.preparation import prepare
-from workers.data.store.store import open_store
-from workers.settings.training import AugmentationSettings, DatasetSettings, StoreFormat
+from workers.data.loading import crop, draw_epoch
+from workers.data.store import open_store, prepare
+from workers.settings import AugmentationSettings, DatasetSettings, StoreFormat
 
 _STORED, _INPUT, _BATCH = 256, 224, 128
 # Our passes are short, so this many of them make one turn.

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from workers.data.store.preparation import prepare
+from workers.data.store import prepare
 from workers.protocol import Numerics, StageSpec
-from workers.settings.training import (
+from workers.settings import (
     DatasetSettings,
     KeptCheckpoint,
     ModelSettings,

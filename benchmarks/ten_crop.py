@@ -8,15 +8,14 @@ from benchmarks.numerics import fastest
 from benchmarks.peers import ten_crop as peers
 from benchmarks.row import Measure, Row, Settings, Spread, Wanted
 from benchmarks.turns import Contestant, Turns, ratios, take_turns
-from workers.data.store.store import open_store
+from workers.data.store import open_store
 from workers.errors import Stopped
-from workers.inference.prediction import load_member, mean_over_crops
-from workers.models.outline import outline
+from workers.inference import load_member, mean_over_crops
+from workers.models import outline
 from workers.protocol import StageResult, StageSpec
-from workers.settings.training import Crops
-from workers.storage.checkpoint import newest_checkpoint
-from workers.storage.finished import write_finished
-from workers.training.stage import run_stage
+from workers.settings import Crops
+from workers.storage import newest_checkpoint, write_finished
+from workers.training import run_stage
 
 _IMAGES, _CLASSES, _SIDE = 64, 1000, 256
 _BATCHES = (1, 2, 4, 8, 16)

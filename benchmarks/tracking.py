@@ -20,11 +20,10 @@ from benchmarks.numerics import fastest
 from benchmarks.row import Measure, Row, Settings, Spread, Wanted
 from benchmarks.training_step import ours
 from benchmarks.turns import ratios, take_turns
-from orchestrator.config.schema import TrackingConfig
-from orchestrator.plan.model import Plan, PlannedDataset, Stage, StageRef
-from orchestrator.run.metrics import Follower
-from orchestrator.tracking.tracker import RunIdentity, open_tracking
-from orchestrator.tracking.ui import serving
+from orchestrator.config import TrackingConfig
+from orchestrator.plan import Plan, PlannedDataset, Stage, StageRef
+from orchestrator.run import Follower
+from orchestrator.tracking import RunIdentity, open_tracking, serving
 from workers.protocol import StageSpec
 
 _BATCH, _CLASSES, _SIDE, _UPDATES = 64, 40, 64, 20

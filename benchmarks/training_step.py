@@ -1,7 +1,6 @@
 """Times training steps as a stage makes them, with data, metrics and step mark, beside plain PyTorch on a ready batch.
 
-Ours is `workers.training.stage.run_stage` itself: it asks after every update whether to stop, and the
-turns are taken there.
+Ours is `workers.training.run_stage` itself. It asks after every update whether to stop; the turns are taken there.
 """
 
 import time
@@ -13,10 +12,10 @@ from benchmarks.numerics import fastest
 from benchmarks.peers import step as peers
 from benchmarks.row import Measure, Row, Settings, Spread, Wanted
 from benchmarks.turns import Contestant, Turns, ratios, take_turns
-from workers.models.geometry import geometry
+from workers.models import geometry
 from workers.protocol import StageSpec
-from workers.settings.training import ModelSettings
-from workers.training.stage import run_stage
+from workers.settings import ModelSettings
+from workers.training import run_stage
 
 _WARM_UP = 2
 

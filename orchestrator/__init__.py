@@ -1,1 +1,8 @@
-"""Deciding: configuration, plan, schedule, run directory, tracking, combining, submission, report."""
+"""Septet's public face in Python: compose a configuration, plan it, launch it, and look at what came of it.
+
+Names load on first use, so that importing this package costs nothing; `import septet` gives the same ones.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -4,7 +4,14 @@ import os
 import re
 from collections.abc import Mapping
 
-from orchestrator.tracking.uri import redact
+_SCHEME = r"(\w://)"
+# A password may hold an @ of its own, and slashes, as nobody should write it; what follows a colon may also be a port.
+_USER = re.compile(_SCHEME + r"(?:[^/\s'\"?#]*|[^/\s'\":@]*:(?!\d+(?:[/?#]|$))[^\s'\"]*)@")
+_NAMED = re.compile(
+    r"((?:password|passwd|token|secret|signature|credential|api[_-]?key|access[_-]?key)=)[^&\s'\"]+", re.IGNORECASE
+)
+_HEADER = re.compile(r"(authorization\W+(?:bearer|basic)\s+)[\w.~+/=-]+", re.IGNORECASE)
+
 
 # Terminals obey these: cursor, title, clipboard, colours (C0, DEL, C1), and the order in which letters are shown.
 _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -35,3 +42,21 @@ def without_secrets(text: str, environment: Mapping[str, str] = os.environ) -> s
 def complaint(text: str) -> str:
     """An error's text, or a traceback, as it may be shown."""
     return printable(without_secrets(text))
+
+
+def redact(text: str) -> str:
+    """Hides passwords and tokens of any URI inside `text`, and of what a request's headers say."""
+    text = _NAMED.sub(r"\1***", _USER.sub(r"\1***@", text))
+    return _HEADER.sub(r"\1***", text)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: `45 s`, `2 min 05 s`, `3 h 20 min`, `4 d 06 h`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    if whole < 48 * 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600:02} h"

@@ -1,1 +1,1 @@
-"""Doing: one stage of one member. Knows nothing of Ray, Hydra, MLflow or other members."""
+"""The processes that train: one stage of one member at a time, without Ray, Hydra or MLflow."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from workers.settings.training import Crops, KeptCheckpoint, TrainingSettings
+from workers.settings import Crops, KeptCheckpoint, TrainingSettings
 
 
 @dataclass(frozen=True)

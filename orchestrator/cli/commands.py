@@ -16,9 +16,9 @@ from orchestrator.text import complaint, printable
 from workers.errors import ConfigError, StorageError
 
 if TYPE_CHECKING:
-    from orchestrator.config.schema import ClusterConfig
-    from orchestrator.results import Results
-    from orchestrator.run.paths import RunPaths
+    from orchestrator.config import ClusterConfig
+    from orchestrator.outputs import Results
+    from orchestrator.run import RunPaths
 
 _OK = 0
 _DOCTOR_FAILED = 2
@@ -52,9 +52,8 @@ class Streams:
 
 def launch(request: Request, streams: Streams) -> int:
     """Everything from images to submission and report; the table and where to look go to stdout."""
-    from orchestrator.config.composition import compose
-    from orchestrator.launch import Incomplete
-    from orchestrator.launch import launch as run_launch
+    from orchestrator.config import compose
+    from orchestrator.launching import Incomplete, launch as run_launch
 
     config = compose(request.overrides, request.config_dir)
     try:
@@ -69,13 +68,10 @@ def launch(request: Request, streams: Streams) -> int:
 
 def plan(request: Request, streams: Streams) -> int:
     """What a launch would do, and how long it would take; nothing on disk changes."""
-    from orchestrator.config.composition import compose
-    from orchestrator.datasets import survey_all
-    from orchestrator.init_files import check_init_files, hash_init_files
-    from orchestrator.placement.placing import Measuring, place
-    from orchestrator.placement.rates import measure_rates
-    from orchestrator.plan.build import make_plan
-    from orchestrator.plan.report import make_report
+    from orchestrator.config import compose
+    from orchestrator.inputs import check_init_files, hash_init_files, survey_all
+    from orchestrator.placement import Measuring, measure_rates, place
+    from orchestrator.plan import make_plan, make_report
 
     config = compose(request.overrides, request.config_dir)
     planned = make_plan(config, survey_all(config, allow_absent=True), hash_init_files(config))
@@ -95,7 +91,7 @@ def plan(request: Request, streams: Streams) -> int:
 
 def _members_at_once(cluster: "ClusterConfig", streams: Streams) -> int:
     """How many fit; a plan may be for machines that are elsewhere, so 0 is told and not refused."""
-    from orchestrator.cluster.ray_backend import check_resources
+    from orchestrator.cluster import check_resources
 
     try:
         return check_resources(cluster)
@@ -106,9 +102,9 @@ def _members_at_once(cluster: "ClusterConfig", streams: Streams) -> int:
 
 def prepare(request: Request, streams: Streams) -> int:
     """Packs the datasets that stages read, and says what each holds."""
-    from orchestrator.config.composition import compose
-    from orchestrator.datasets import prepare_all
-    from orchestrator.display.preparation import summary, watching
+    from orchestrator.config import compose
+    from orchestrator.display import summary, watching
+    from orchestrator.inputs import prepare_all
 
     config = compose(request.overrides, request.config_dir)
     with watching(streams.err) as watch:
@@ -120,8 +116,8 @@ def prepare(request: Request, streams: Streams) -> int:
 
 def ui(request: Request, streams: Streams) -> int:
     """The MLflow UI, until Ctrl-C."""
-    from orchestrator.config.composition import compose
-    from orchestrator.tracking.ui import find_target, open_ui
+    from orchestrator.config import compose
+    from orchestrator.tracking import find_target, open_ui
 
     open_ui(find_target(request.run_dir, compose([]).tracking.uri), streams.out)
     return _OK
@@ -129,8 +125,7 @@ def ui(request: Request, streams: Streams) -> int:
 
 def status(request: Request, streams: Streams) -> int:
     """One line a stage; with `--watch` until the run ends."""
-    from orchestrator.run.paths import RunPaths
-    from orchestrator.run.status import read_status, to_json, to_lines
+    from orchestrator.run import RunPaths, read_status, status_json, status_lines
 
     paths = RunPaths(_given(request.run_dir))
     if request.watch and request.json:
@@ -139,17 +134,16 @@ def status(request: Request, streams: Streams) -> int:
         watch(paths.root, streams)
     now = read_status(paths)
     if request.json:
-        streams.document(to_json(now))
+        streams.document(status_json(now))
     else:
-        streams.results(to_lines(now))
+        streams.results(status_lines(now))
     return _OK
 
 
 def watch(run_dir: Path, streams: Streams, pause: Callable[[float], None] = time.sleep) -> None:
     """Shows how the run gets on, until no process holds it: a launch that prepares its data is not yet running."""
-    from orchestrator.display.run import Display
-    from orchestrator.run.paths import RunPaths, is_locked
-    from orchestrator.run.status import read_status
+    from orchestrator.display import Display
+    from orchestrator.run import RunPaths, is_locked, read_status
 
     paths = RunPaths(run_dir)
     display = Display(streams.out)
@@ -163,10 +157,10 @@ def watch(run_dir: Path, streams: Streams, pause: Callable[[float], None] = time
 
 def submit(request: Request, streams: Streams) -> int:
     """Stored predictions, combined anew."""
-    from orchestrator.config.composition import reopen
-    from orchestrator.plan.model import from_json
-    from orchestrator.results import write_results
-    from orchestrator.run.paths import RunPaths, lock, read_record
+    from orchestrator.config import reopen
+    from orchestrator.outputs import write_results
+    from orchestrator.plan import plan_from_json
+    from orchestrator.run import RunPaths, lock, read_record
 
     for override in request.overrides:
         if re.split(r"[.=]", override)[0] not in _SUBMIT_GROUPS:
@@ -176,23 +170,23 @@ def submit(request: Request, streams: Streams) -> int:
     record = read_record(paths)
     config = reopen(_configuration(paths), request.overrides)
     with lock(paths):
-        results = write_results(paths, from_json(record.plan), config.combine, config.submission)
+        results = write_results(paths, plan_from_json(record.plan), config.combine, config.submission)
     streams.results(_outcome_lines(results))
     return _OK
 
 
 def report(request: Request, streams: Streams) -> int:
     """The report, from what the run has on disk."""
-    from orchestrator.config.composition import reopen
-    from orchestrator.plan.model import from_json
-    from orchestrator.results import rebuild_report
-    from orchestrator.run.paths import RunPaths, lock, read_record
+    from orchestrator.config import reopen
+    from orchestrator.outputs import rebuild_report
+    from orchestrator.plan import plan_from_json
+    from orchestrator.run import RunPaths, lock, read_record
 
     paths = RunPaths(_given(request.run_dir))
     record = read_record(paths)
     combine = reopen(_configuration(paths)).combine
     with lock(paths):
-        results = rebuild_report(paths, from_json(record.plan), combine)
+        results = rebuild_report(paths, plan_from_json(record.plan), combine)
     streams.results(_outcome_lines(results))
     return _OK
 
@@ -226,56 +220,54 @@ def _near(path: Path) -> Path:
 
 def predict(request: Request, streams: Streams) -> int:
     """The ensemble's best classes for each image."""
-    from orchestrator.predict_images import check_out, predict_images, to_json, to_lines, write_out
-    from orchestrator.run.paths import RunPaths
+    from orchestrator.prediction import check_out, predict, prediction_json, prediction_lines, write_out
+    from orchestrator.run import RunPaths
 
     if request.out is not None:
         check_out(request.out)
-    found = predict_images(RunPaths(_given(request.run_dir)), request.images, request.top, streams.progress)
+    found = predict(RunPaths(_given(request.run_dir)), request.images, request.top, streams.progress)
     if request.out is not None:
         write_out(request.out, found)
         streams.progress(f"{len(found)} images: {request.out}")
     if request.json:
-        streams.document(to_json(found))
+        streams.document(prediction_json(found))
     elif request.out is None:
-        streams.results(to_lines(found))
+        streams.results(prediction_lines(found))
     return _OK
 
 
 def verify(request: Request, streams: Streams) -> int:
     """Whether all that the run has is as it was committed, and its submission the same when it is made again."""
-    from orchestrator.run.paths import RunPaths
-    from orchestrator.verification.findings import require_ok, to_json, to_lines
-    from orchestrator.verification.run import verify as verify_run
+    from orchestrator.run import RunPaths
+    from orchestrator.verification import require_ok, verification_json, verification_lines, verify as verify_run
 
     paths = RunPaths(_given(request.run_dir))
     found = verify_run(paths)
     if request.json:
-        streams.document(to_json(found))
+        streams.document(verification_json(found))
     else:
-        streams.results(to_lines(str(_near(paths.root)), found))
+        streams.results(verification_lines(str(_near(paths.root)), found))
     require_ok(paths, found)
     return _OK
 
 
 def explain(request: Request, streams: Streams) -> int:
     """Where one line of the submission comes from."""
-    from orchestrator.run.paths import RunPaths
-    from orchestrator.verification.explanation import explain as explain_line
-    from orchestrator.verification.explanation import to_json, to_lines
+    from orchestrator.run import RunPaths
+    from orchestrator.verification import explain as explain_line, explanation_json, explanation_lines
 
     found = explain_line(RunPaths(_given(request.run_dir)), request.image_id, request.top)
     if request.json:
-        streams.document(to_json(found))
+        streams.document(explanation_json(found))
     else:
-        streams.results(to_lines(found))
+        streams.results(explanation_lines(found))
     return _OK
 
 
 def stop(request: Request, streams: Streams) -> int:
     """Asks the launch to stop, and says what came of it."""
-    from orchestrator.execution.stop import ask_to_stop
-    from orchestrator.run.paths import RunPaths
+    from orchestrator.execution import ask_to_stop
+    from orchestrator.run import RunPaths
 
     streams.results([ask_to_stop(RunPaths(_given(request.run_dir)), request.timeout).line])
     return _OK
@@ -283,15 +275,14 @@ def stop(request: Request, streams: Streams) -> int:
 
 def doctor(request: Request, streams: Streams) -> int:
     """Every check, a line each; 2 if one failed."""
-    from orchestrator.config.composition import compose
-    from orchestrator.doctor.checks import examine, has_failed, to_lines
-    from orchestrator.doctor.facts import gather
+    from orchestrator.config import compose
+    from orchestrator.doctor import check_lines, examine, gather, has_failed
 
     checks = examine(gather(compose(request.overrides, request.config_dir), streams.progress))
     if request.json:
         streams.document([asdict(check) for check in checks])
     else:
-        streams.results(to_lines(checks))
+        streams.results(check_lines(checks))
     return _DOCTOR_FAILED if has_failed(checks) else _OK
 
 

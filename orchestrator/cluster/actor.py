@@ -10,16 +10,15 @@ import os
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
+from orchestrator.cluster.interface import Failure, Halted, Outcome, Predicted, Trained
 from workers.errors import CheckFailed, ConfigError, DataError, Diverged, Stopped, StorageError, Superseded
 from workers.protocol import PredictSpec, SplitPredictions, StageResult, StageSpec
-from workers.storage import atomic
-from workers.storage.heartbeat import beat
+from workers.storage import beat, storage_errors
 
 # By class name: the orchestrator does not load torch. The first is torch's own, of any accelerator's allocator.
 _ACCELERATOR_KINDS = ("OutOfMemoryError",)
@@ -62,99 +61,6 @@ _NEVER_RETRIED = (Diverged, ConfigError, DataError, StorageError, CheckFailed)
 _log = logging.getLogger("workers")
 
 
-@dataclass(frozen=True)
-class Trained:
-    """The stage is at its end."""
-
-    result: StageResult
-
-
-@dataclass(frozen=True)
-class Predicted:
-    """The member's predictions are on disk."""
-
-    splits: tuple[SplitPredictions, ...]
-
-
-@dataclass(frozen=True)
-class Halted:
-    """Stopped at a step boundary as asked; the checkpoint is on disk."""
-
-    message: str
-
-
-@dataclass(frozen=True)
-class Failure:
-    """The work raised an error of its own. `kind` is the exception's class name.
-
-    `diverged_at`: something was not finite after that many updates. Whether it is so again tells divergence from a
-    passing fault, so that is replayed once, whatever `retryable` says.
-    """
-
-    kind: str
-    message: str
-    traceback: str
-    retryable: bool
-    diverged_at: int | None = None
-
-
-@dataclass(frozen=True)
-class Lost:
-    """The actor is gone: its process, its node, or the way there. `announced`: its node had been told that it goes."""
-
-    reason: str
-    announced: bool = False
-
-
-Outcome = Trained | Predicted | Halted | Failure | Lost
-
-
-@dataclass(frozen=True)
-class Completed:
-    """A member's call has come to an end."""
-
-    member: str
-    outcome: Outcome
-
-
-class Cluster(Protocol):
-    """Actors, each of one member at a time, with at most one call at a time."""
-
-    @property
-    def num_slots(self) -> int:
-        """How many members fit at once."""
-
-    def warm_up(self, num_members: int, num_threads: int) -> None:
-        """Starts actors ahead of the members that will want them, and has them load what they need; returns at once."""
-
-    def acquire(self, member: str) -> None:
-        """Gives the member an idle actor, or starts one."""
-
-    def release(self, member: str) -> None:
-        """Takes the actor back from a member that has no call under way, for another one to use."""
-
-    def discard(self, member: str) -> None:
-        """Ends the member's actor, also in the middle of a call; does nothing where there is none."""
-
-    def end_idle(self) -> None:
-        """Ends the actors that no member has: on a shared cluster they would hold what others may want."""
-
-    def run_stage(self, spec: StageSpec) -> None:
-        """Starts a stage on the actor of `spec.member`."""
-
-    def predict(self, spec: PredictSpec) -> None:
-        """Starts the member's predictions on its actor."""
-
-    def stop(self, member: str) -> None:
-        """Asks the member's running stage or prediction to stop at its next step; returns at once."""
-
-    def leaving(self) -> frozenset[str]:
-        """Members whose machine was told that it will be taken away, and who should stop; may be asked often."""
-
-    def poll(self, timeout_s: float) -> Sequence[Completed]:
-        """Waits until a call is over, at most `timeout_s`; raises ClusterLost when the cluster is gone."""
-
-
 def _nothing() -> None:
     pass
 
@@ -173,8 +79,8 @@ class Duties:
 
 def worker_duties() -> Duties:
     """The real ones; imports torch, so only a process that trains may call it."""
-    from workers.inference.prediction import predict
-    from workers.training.stage import run_stage, warm_up
+    from workers.inference import predict
+    from workers.training import run_stage, warm_up
 
     return Duties(run_stage, predict, warm_up)
 
@@ -259,10 +165,10 @@ def _after_predecessor(member_dir: Path) -> Iterator[None]:
     """Waits a while for the worker before this one to be gone: two at once may need more memory than there is.
 
     The kernel frees the lock when its holder dies, so waiting for it is waiting for the other's death. It is no more
-    than a courtesy: what keeps the other from writing is the fence (workers.storage.fence), which also holds across hosts.
+    than a courtesy: the fence (workers.storage.fence) keeps the other from writing, across hosts too.
     """
     path = member_dir / ".lock"
-    with atomic.storage_errors(path):
+    with storage_errors(path):
         member_dir.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
@@ -284,7 +190,7 @@ def _after_predecessor(member_dir: Path) -> Iterator[None]:
 @contextmanager
 def _logging_to(path: Path) -> Iterator[None]:
     """Sends the project's log records to `path` as well."""
-    with atomic.storage_errors(path):
+    with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))

@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from orchestrator.cluster.actor import Completed, Duties, Lost, MemberActor, Outcome, worker_duties
+from orchestrator.cluster.actor import Duties, MemberActor, worker_duties
+from orchestrator.cluster.interface import Completed, Lost, Outcome
 from workers.protocol import PredictSpec, StageSpec
 
 if TYPE_CHECKING:
-    from orchestrator.config.schema import ClusterConfig
+    from orchestrator.config import ClusterConfig
 
 
 class ActorDied(BaseException):

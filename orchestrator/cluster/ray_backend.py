@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.cluster.actor import Completed, Duties, Lost, MemberActor, Outcome, failure_of, worker_duties
+from orchestrator.cluster.actor import Duties, MemberActor, failure_of, worker_duties
+from orchestrator.cluster.interface import Completed, Lost, Outcome
 from orchestrator.cluster.ray_nodes import (
     LOOK_EVERY_S,
     Head,
@@ -36,14 +37,13 @@ from orchestrator.cluster.ray_session import (
     local,
     unless_lost,
 )
-from workers.data.sources.listing import Loader
-from workers.data.store.packing import PackingThreads
-from workers.data.store.shards import PackedShard, ShardJob, ShardRunner, pack_shard
+from workers.data.sources import Loader
+from workers.data.store import PackedShard, PackingThreads, ShardJob, ShardRunner, pack_shard
 from workers.errors import ClusterLost, SeptetError, StorageError
 from workers.protocol import PredictSpec, StageSpec
 
 if TYPE_CHECKING:
-    from orchestrator.config.schema import ClusterConfig
+    from orchestrator.config import ClusterConfig
 
 _NUM_THREADS = 2
 

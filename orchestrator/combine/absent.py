@@ -1,18 +1,22 @@
 """Members that a submission has to do without: which they are, why, and whether `submission.min_members` allows it."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from orchestrator.config.schema import SubmissionConfig
-from orchestrator.plan.build import Plan, StageRef
-from orchestrator.report.table import Missing
-from orchestrator.run.data import RunData
-from orchestrator.run.ledger import PREDICTIONS, Contents, StageState, read_ledger
-from orchestrator.run.paths import RunPaths
+from orchestrator.config import SubmissionConfig
+from orchestrator.plan import Plan, StageRef
+from orchestrator.run import PREDICTIONS, Contents, RunData, RunPaths, StageState, read_ledger
 from workers.errors import ConfigError, MemberFailed
-from workers.storage.atomic import parse_json
-from workers.storage.finished import read_finished
+from workers.storage import parse_json, read_finished
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A member of the plan that an ensemble had to do without, and why."""
+
+    member: str
+    why: str
 
 
 def check_min_members(config: SubmissionConfig, plan: Plan) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from orchestrator.combine.rows import SMALLEST_PROBABILITY, Block, FileRows, Rows, StoredRows, blocks
-from orchestrator.config.schema import CombineMethod
+from orchestrator.config import CombineMethod
 from workers.kernels.average import weighted_sum, weighted_sum_of_files
 
 

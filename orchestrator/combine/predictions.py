@@ -23,10 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.combine.rows import Block, blocks, num_threads
-from orchestrator.run.data import SplitData
+from orchestrator.run import SplitData
 from workers.errors import CheckFailed, MemberFailed
 from workers.protocol import SplitPredictions
-from workers.storage.atomic import parse_json, storage_errors
+from workers.storage import parse_json, storage_errors
 
 SUM_TOLERANCE = 1e-3
 _ITEM_BYTES = 4

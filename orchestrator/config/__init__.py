@@ -1,1 +1,8 @@
-"""orchestrator.config.composition: see the modules."""
+"""The only package that knows Hydra: it composes the configuration, checks it and suggests the nearest right name.
+
+It returns a frozen `Config`; `schema` holds what a person may write and `members` resolves it.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

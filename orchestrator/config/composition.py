@@ -37,10 +37,9 @@ from orchestrator.config.schema import (
     is_safe_name,
 )
 from orchestrator.config.structure import choices, mapping, overlay
-from orchestrator.tracking.uri import redact
+from orchestrator.text import redact
 from workers.errors import ConfigError
-from workers.settings.dataset import is_url
-from workers.settings.training import DatasetSettings
+from workers.settings import DatasetSettings, is_url
 
 __all__ = ["Config", "compose", "default_run_dir", "reopen"]
 

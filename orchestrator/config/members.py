@@ -23,8 +23,8 @@ from orchestrator.config.schema import (
 )
 from orchestrator.config.structure import choices, field_types, join, mapping, nearest, overlay
 from workers.errors import ConfigError
-from workers.models.outline import check_name
-from workers.settings.training import TrainingSettings
+from workers.models import check_name
+from workers.settings import TrainingSettings
 
 _SWEEP_USAGE = "ensemble=sweep 'sweep.seed=[0,1,2]' 'sweep.optimizer.lr=[0.01,0.02]'"
 _MAX_NAME = 64

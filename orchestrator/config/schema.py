@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from workers.settings.training import Crops, DatasetSettings, KeptCheckpoint, TrainingSettings
+from workers.settings import Crops, DatasetSettings, KeptCheckpoint, TrainingSettings
 
 GROUPS = (
     "experiment",

@@ -9,11 +9,11 @@ from typing import IO, TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from orchestrator.run.status import duration
-from workers.data.store.preparation import PrepareProgress
+from orchestrator.text import duration
+from workers.data.store import PrepareProgress
 
 if TYPE_CHECKING:
-    from workers.data.store.store import Store
+    from workers.data.store import Store
 
 _PHASES = {"read": "reading", "pack": "packing"}
 _PLAIN_EVERY_S = 10.0

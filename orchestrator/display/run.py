@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.run.status import RunStatus, StageStatus, State, pace, run_line, stage_line
+from orchestrator.run import RunStatus, StageStatus, State, pace, run_line, stage_line
 from orchestrator.text import printable
 
 _log = logging.getLogger(__name__)

@@ -1,6 +1,6 @@
 """What would go wrong on this machine, before it does: each check is a pure function of facts.
 
-`orchestrator.doctor.facts` gathers the facts; here they are only judged, so that each check has a test in which it fails.
+`orchestrator.doctor.facts` gathers the facts. They are only judged here, so each check has a test in which it fails.
 """
 
 from collections.abc import Iterable, Mapping
@@ -121,7 +121,7 @@ def has_failed(checks: Iterable[Check]) -> bool:
     return any(check.outcome is Outcome.fail for check in checks)
 
 
-def to_lines(checks: Iterable[Check]) -> tuple[str, ...]:
+def check_lines(checks: Iterable[Check]) -> tuple[str, ...]:
     """One line a check, and below it what to do where something is amiss."""
     lines = []
     for check in checks:

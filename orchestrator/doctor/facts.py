@@ -19,21 +19,17 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from PIL import Image
 
-from orchestrator.cluster import ray_backend as ray_cluster
-from orchestrator.cluster.ray_session import available_cpus
-from orchestrator.config.schema import ClusterConfig, Config
-from orchestrator.datasets import survey_all
+from orchestrator import cluster, placement, tracking
+from orchestrator.cluster import available_cpus
+from orchestrator.config import ClusterConfig, Config
 from orchestrator.doctor.checks import Answer, Facts, Place
-from orchestrator.init_files import hash_init_files
-from orchestrator.placement import placing
-from orchestrator.placement.placing import Measuring, Placed
-from orchestrator.plan.build import make_plan
-from orchestrator.tracking import tracker as tracking
-from workers.data.decoding.decoder import BadImage, decode
-from workers.data.decoding.formats import FORMATS
-from workers.data.sources.registry import survey
+from orchestrator.inputs import hash_init_files, survey_all
+from orchestrator.placement import Measuring, Placed
+from orchestrator.plan import make_plan
+from workers.data.decoding import FORMATS, BadImage, decode
+from workers.data.sources import survey
 from workers.errors import SeptetError
-from workers.settings.training import DatasetSettings
+from workers.settings import DatasetSettings
 
 _TORCH_TIMEOUT_S = 120
 # In a process of its own: a torch that crashes while loading then fails a check instead of the doctor.
@@ -89,7 +85,7 @@ def ask_placement(config: Config, note: Callable[[str], None]) -> Placed | Answe
     """What a launch would choose, measured if need be even where the plan is short; else why that cannot be said."""
     try:
         plan = make_plan(config, survey_all(config, allow_absent=True), hash_init_files(config))
-        return placing.place(config, plan, note, Measuring.always)
+        return placement.place(config, plan, note, Measuring.always)
     except SeptetError as error:
         return Answer(problem=str(error))
 
@@ -129,8 +125,8 @@ def ask_ray(settings: ClusterConfig) -> str:
     Raises:
         ConfigError: no answer, or no room for a member.
     """
-    with ray_cluster.open_cluster(settings) as cluster:
-        return f"{settings.address or 'local'}: room for {cluster.num_slots} members at once"
+    with cluster.open_cluster(settings) as actors:
+        return f"{settings.address or 'local'}: room for {actors.num_slots} members at once"
 
 
 def ask_dataset(settings: DatasetSettings) -> Answer:

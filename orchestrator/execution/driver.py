@@ -12,22 +12,17 @@ from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 
-from orchestrator.cluster.actor import Cluster, Completed, Failure, Halted, Lost, Predicted, Trained
+from orchestrator.cluster import Cluster, Completed, Failure, Halted, Lost, Predicted, Trained
 from orchestrator.execution.jobs import Work, is_done, newest_step, stored_predictions
 from orchestrator.execution.recovery import reopen_damaged
 from orchestrator.execution.watchdog import Deadlines, mark_of
-from orchestrator.plan.build import Plan, StageRef
-from orchestrator.plan.schedule import ready
-from orchestrator.run.digests import Book, require_stage
-from orchestrator.run.ledger import PREDICTIONS, AttemptEnd, Ledger, StageState
-from orchestrator.run.metrics import Follower
-from orchestrator.tracking.tracker import Ending, Tracker
+from orchestrator.plan import Plan, StageRef, ready
+from orchestrator.run import PREDICTIONS, AttemptEnd, Book, Follower, Ledger, StageState, require_stage
+from orchestrator.tracking import Ending, Tracker
 from workers.errors import CheckFailed, DataError, MemberFailed, SeptetError, StorageError
 from workers.protocol import StageResult
-from workers.storage import atomic
-from workers.storage.fence import raise_fence
-from workers.storage.finished import read_finished, write_finished
-from workers.training.metrics import read_step
+from workers.storage import raise_fence, read_finished, write_finished, write_text
+from workers.training import read_step
 
 _POLL_S = 0.5
 # Errors that keep their exit code beyond the actor; any other makes its member one that failed for good.
@@ -211,7 +206,7 @@ class Driver:
         attempt = self._ledger.begin(str(ref), started=self._clock(), resumed_from=resumed_from)
         fence = self._raise_fence(ref, attempt)
         # Another file under the name, which a worker of an earlier attempt may have open: after the fence.
-        atomic.write_text(self._work.paths.step(ref), str(resumed_from))
+        write_text(self._work.paths.step(ref), str(resumed_from))
         self._deadlines.begin(member, mark_of(self._step_file(ref)))
         self._tracker.stage_started(ref)
         self._cluster.run_stage(self._work.stage_spec(self._work.plan.stage(ref), attempt, fence))

@@ -4,15 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.plan.build import Plan, Stage
-from orchestrator.run.ledger import Budgets
-from orchestrator.run.paths import RunPaths
+from orchestrator.plan import Plan, Stage
+from orchestrator.run import Budgets, RunPaths
 from workers.protocol import Numerics, PredictSpec, StageSpec
-from workers.settings.training import Crops, KeptCheckpoint
-from workers.storage.atomic import parse_json, sha256_of, storage_errors
-from workers.storage.checkpoint import MANIFEST_FILE
-from workers.storage.finished import FILE as DONE_FILE
-from workers.storage.finished import read_finished
+from workers.settings import Crops, KeptCheckpoint
+from workers.storage import DONE_FILE, MANIFEST_FILE, parse_json, read_finished, sha256_of, storage_errors
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,10 @@ was made of them already. Where no other checkpoint is left it is not opened: wh
 import logging
 from collections.abc import Callable
 
-from orchestrator.plan.build import Plan, Stage
-from orchestrator.run.paths import RunPaths
+from orchestrator.plan import Plan, Stage
+from orchestrator.run import RunPaths
 from workers.errors import StorageError, StorageSilent
-from workers.storage.checkpoint import STEP_GLOB, verify_checkpoint
-from workers.storage.finished import FILE as DONE_FILE
-from workers.storage.finished import read_finished
+from workers.storage import DONE_FILE, STEP_GLOB, read_finished, verify_checkpoint
 
 _log = logging.getLogger(__name__)
 

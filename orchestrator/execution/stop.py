@@ -14,10 +14,9 @@ from enum import StrEnum
 from pathlib import Path
 
 from orchestrator.execution.signals import Interrupts
-from orchestrator.run.ledger import StageState, read_ledger
-from orchestrator.run.paths import Holder, RunPaths, is_locked, read_holder
+from orchestrator.run import Holder, RunPaths, StageState, is_locked, read_holder, read_ledger
 from workers.errors import DataError, RunInUse, StorageError
-from workers.storage import atomic
+from workers.storage import write_text
 
 _LOOK_EVERY_S = 0.5
 _AGAIN = "; the same command goes on from there"
@@ -106,7 +105,7 @@ def _holds(paths: RunPaths, holder: Holder) -> bool:
 
 
 def _request(paths: RunPaths, holder: Holder) -> None:
-    atomic.write_text(paths.stop_request, holder.token)
+    write_text(paths.stop_request, holder.token)
     if not _holds(paths, holder):
         _withdraw(paths, holder)
 

@@ -1,8 +1,9 @@
 """When a member that is alive but makes no progress has been waited for long enough.
 
 Progress is that its step.txt changes: at every update, and at every beat of what takes long without one (evaluation,
-prediction, a checkpoint being written, a store being copied; `workers.storage.heartbeat`). The deadline is the configured one,
-or ten times the longest of the member's own recent pauses where that is more: a straggler moves, and is never ended.
+prediction, a checkpoint being written, a store being copied; `workers.storage.heartbeat`). The deadline is the
+configured one, or ten times the longest of the member's own recent pauses where that is more: a straggler moves, and is
+never ended.
 """
 
 from collections import deque

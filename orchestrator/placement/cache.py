@@ -14,8 +14,7 @@ from pathlib import Path
 
 from orchestrator.placement.choice import Candidate, Figure, Kind
 from workers.errors import StorageError
-from workers.storage import atomic
-from workers.storage.atomic import parse_json
+from workers.storage import parse_json, write_json
 
 _FOLDER = "placement"
 _CPU_INFO = Path("/proc/cpuinfo")
@@ -70,7 +69,7 @@ def write_figures(store: Path, key: Key, figures: Sequence[Figure]) -> None:
     """Keeps `figures` for `key`; a store that cannot be written to only means that they are measured again."""
     path = _path(store, key)
     try:
-        atomic.write_json(path, {"about": asdict(key), "figures": [asdict(figure) for figure in figures]})
+        write_json(path, {"about": asdict(key), "figures": [asdict(figure) for figure in figures]})
     except (StorageError, OSError) as error:
         _log.warning("%s: not kept (%s)", path, error)
 

@@ -7,10 +7,9 @@ members, two at once end in an odd one out, and rates side by side say nothing o
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from orchestrator.plan.model import Plan, Stage
-from orchestrator.plan.schedule import estimate, multiply_adds
-from workers.models.outline import outline
-from workers.settings.training import ModelSettings
+from orchestrator.plan import Plan, Stage, estimate, multiply_adds
+from workers.models import outline
+from workers.settings import ModelSettings
 
 # One thread a member is what any other machine would take too: what is to replace it must be faster by this share,
 # which noise is not.

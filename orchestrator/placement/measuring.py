@@ -9,10 +9,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from orchestrator.placement.choice import HOPELESS, MOST_STEP_WORK, Candidate, Figure, is_hopeless
-from orchestrator.plan.model import Stage
-from workers.models.outline import outline
+from orchestrator.plan import Stage
+from workers.models import outline
 from workers.protocol import Numerics
-from workers.throughput.process import Request
+from workers.throughput import Request
 
 _SECONDS = 0.6
 _TURNS = 2

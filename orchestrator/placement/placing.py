@@ -10,14 +10,13 @@ from pathlib import Path
 
 import psutil
 
-from orchestrator.cluster import ray_backend as ray_cluster
-from orchestrator.cluster.ray_session import available_cpus
-from orchestrator.config.schema import ClusterConfig, Config, Precision
+from orchestrator.cluster import available_cpus, check_resources
+from orchestrator.config import ClusterConfig, Config, Precision
 from orchestrator.placement import choice as placement
 from orchestrator.placement.cache import Key, cpu_model, read_figures, write_figures
 from orchestrator.placement.choice import Candidate, Figure, Option
 from orchestrator.placement.measuring import measure
-from orchestrator.plan.model import Plan
+from orchestrator.plan import Plan
 from workers.errors import ConfigError
 from workers.numerics import Capabilities, capabilities, code_digest, missing
 from workers.protocol import Numerics
@@ -162,16 +161,16 @@ def _kernels(found: Capabilities) -> str:
 
 def _on_gpus(config: Config, plan: Plan) -> Placed:
     """Nothing is measured: the threads of a member are its share of the CPUs. Written, but never run on a GPU."""
-    cluster = config.cluster
+    wanted = config.cluster
     precision = _precisions(config.precision, bf16=config.precision is Precision.auto and _gpu_has_bf16())[0]
-    threads = cluster.cpus_per_member
-    if cluster.choose_cpus and not cluster.address:
+    threads = wanted.cpus_per_member
+    if wanted.choose_cpus and not wanted.address:
         # What does not fit here has been refused, but by `septet plan`, which tells of it and goes on.
         with contextlib.suppress(ConfigError):
-            members = min(len(plan.members), ray_cluster.check_resources(cluster))
+            members = min(len(plan.members), check_resources(wanted))
             threads = max(1, available_cpus() // members)
     numerics = Numerics(threads, precision, "cuda")
-    line = f"{Candidate(threads, 1, precision).terms}, {cluster.gpus_per_member:g} GPUs (not measured on GPUs)"
+    line = f"{Candidate(threads, 1, precision).terms}, {wanted.gpus_per_member:g} GPUs (not measured on GPUs)"
     return Placed(numerics, kept(config, plan, numerics), line)
 
 

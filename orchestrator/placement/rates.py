@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 
 from orchestrator.placement.choice import Kind, costliest, kind_of
 from orchestrator.placement.placing import Placed
-from orchestrator.plan.model import Plan, StageRef
-from workers.models.outline import outline
+from orchestrator.plan import Plan, StageRef
+from workers.models import outline
 
 
 def measure_rates(plan: Plan, placed: Placed, progress: Callable[[str], None]) -> Mapping[StageRef, float]:
@@ -15,7 +15,7 @@ def measure_rates(plan: Plan, placed: Placed, progress: Callable[[str], None]) -
     other kinds it is not reckoned with that members side by side slow one another a little.
     """
     # Here and not above: torch is loaded.
-    from workers.throughput.measure import images_per_second
+    from workers.throughput import images_per_second
 
     measured: dict[tuple[Kind, frozenset[str]], float] = {}
     if placed.rate is not None:

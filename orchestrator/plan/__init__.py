@@ -1,1 +1,8 @@
-"""orchestrator.plan.build: see the modules."""
+"""From a configuration to stages with dependencies, seeds and hashes, and what that plan costs.
+
+Pure: values in, values out, so a plan is the same wherever its data or run directory lie.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -12,31 +12,16 @@ from math import ceil
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.config.schema import TARGET, Config, StageConfig
-from orchestrator.config.structure import choices
+from orchestrator.config import TARGET, Config, StageConfig, choices
 from orchestrator.plan.checks import check_crop, check_fit, check_gpus, check_layers
-from orchestrator.plan.diff import Change, ChangeKind, compare
-from orchestrator.plan.model import Plan, PlannedDataset, Stage, StageRef, from_json, hashed, plain, to_json
+from orchestrator.plan.model import Plan, PlannedDataset, Stage, StageRef, hashed, plain
 from workers.errors import ConfigError
 from workers.protocol import InitFile
-from workers.settings.training import DatasetSettings, dataset_options
+from workers.settings import DatasetSettings, dataset_options
 
 if TYPE_CHECKING:
-    from workers.data.sources.registry import Survey
+    from workers.data.sources import Survey
 
-__all__ = [
-    "Change",
-    "ChangeKind",
-    "Plan",
-    "PlannedDataset",
-    "Stage",
-    "StageRef",
-    "compare",
-    "from_json",
-    "make_plan",
-    "to_json",
-    "used_datasets",
-]
 
 _SEED_BITS = 63
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 
-from orchestrator.config.structure import choices
+from orchestrator.config import choices
 from orchestrator.plan.model import PlannedDataset, Stage
 from workers.errors import ConfigError
-from workers.models.outline import Outline, outline
-from workers.settings.training import Layout
-from workers.training.layer_rates import first_standstill, later_phases
+from workers.models import Outline, outline
+from workers.settings import Layout
+from workers.training import first_standstill, later_phases
 
 
 def check_crop(stage: Stage, dataset: PlannedDataset) -> None:

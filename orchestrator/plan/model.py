@@ -7,10 +7,9 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
-from orchestrator.config.schema import TARGET
-from orchestrator.config.structure import overlay
+from orchestrator.config import TARGET, overlay
 from workers.protocol import InitFile
-from workers.settings.training import TrainingSettings
+from workers.settings import TrainingSettings
 
 
 @dataclass(frozen=True, order=True)
@@ -151,7 +150,7 @@ def plain(value: object) -> Any:
     return value
 
 
-def to_json(plan: Plan) -> dict[str, Any]:
+def plan_to_json(plan: Plan) -> dict[str, Any]:
     """The plan as run.json keeps it: enough to read it back and to say what differs from another."""
     return {
         "experiment": plan.experiment,
@@ -171,8 +170,8 @@ def to_json(plan: Plan) -> dict[str, Any]:
     }
 
 
-def from_json(document: Mapping[str, Any]) -> Plan:
-    """The inverse of `to_json`.
+def plan_from_json(document: Mapping[str, Any]) -> Plan:
+    """The inverse of `plan_to_json`.
 
     Raises:
         KeyError, ConfigError: the document is not a plan of this version.

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.config.schema import ClusterConfig
+from orchestrator.config import ClusterConfig
 from orchestrator.plan.model import Plan, Stage, StageRef
 from orchestrator.plan.schedule import Estimate, estimate
-from workers.models.outline import outline
-from workers.settings.training import HELD_OUT, StoreFormat, stored_image_bytes
+from workers.models import outline
+from workers.settings import HELD_OUT, StoreFormat, stored_image_bytes
 
 KEPT_CHECKPOINTS = 3  # the best and the last two
 _STATE_BYTES = 2 * 4  # a weight and its momentum, float32

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from orchestrator.plan.model import Plan, Stage, StageRef
-from workers.models.outline import outline
+from workers.models import outline
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass
 
-from orchestrator.plan.build import Plan
-from orchestrator.run.metrics import Follower
-from orchestrator.run.paths import RunPaths
+from orchestrator.plan import Plan
+from orchestrator.run import Follower, RunPaths
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from orchestrator.combine import Missing
 from orchestrator.report.table import (
     AT_CHANCE_MARK,
     HEADER,
-    Missing,
     SplitScores,
     TableLine,
     percent,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.combine.rows import SMALLEST_PROBABILITY, Labels, Rows, blocks, ranks, top_classes
+from orchestrator.combine import SMALLEST_PROBABILITY, Labels, Rows, blocks, ranks, top_classes
 
 NUM_BINS = 15
 

@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.combine.averaging import Combined, mean
-from orchestrator.combine.rows import Labels, Rows
-from orchestrator.config.schema import CombineMethod
+from orchestrator.combine import Combined, Labels, Missing, Rows, mean
+from orchestrator.config import CombineMethod
 from orchestrator.report.scores import Score, TableRow, disagreement, mean_score, score, standard_error, table_rows
 
 AT_CHANCE_MARK = "†"
@@ -32,14 +31,6 @@ class SplitScores:
     ensemble: Score
     disagreement: float
     method: CombineMethod
-
-
-@dataclass(frozen=True)
-class Missing:
-    """A member of the plan that an ensemble had to do without, and why."""
-
-    member: str
-    why: str
 
 
 @dataclass(frozen=True)
@@ -90,7 +81,7 @@ def score_split(
     )
 
 
-def to_json(scores: Sequence[SplitScores]) -> dict[str, Any]:
+def scores_of_splits(scores: Sequence[SplitScores]) -> dict[str, Any]:
     """The content of scores.json; the first of `scores` is the main split."""
     main, *others = scores
     return {**_split_json(main), "splits": {other.split: _split_json(other) for other in others}}
@@ -161,7 +152,7 @@ def table_notes(
     return tuple(notes)
 
 
-def to_text(
+def table_text(
     scores: SplitScores, at_chance: Sequence[str], *, cuts_saw_val: bool, missing: Sequence[Missing] = ()
 ) -> str:
     """The table for a terminal, ending in a newline."""

@@ -9,18 +9,16 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from orchestrator.combine.predictions import MemberPredictions
-from orchestrator.config.schema import CombineMethod
-from orchestrator.plan.build import Plan
+from orchestrator.combine import MemberPredictions, Missing
+from orchestrator.config import CombineMethod
+from orchestrator.plan import Plan
 from orchestrator.report import plots
 from orchestrator.report.curves import read_curves
 from orchestrator.report.page import MemberEntry, Page, Picture, Sheet, render
 from orchestrator.report.scores import standard_error
-from orchestrator.report.table import Missing, SplitScores, to_json, to_markdown
-from orchestrator.run.ledger import read_ledger
-from orchestrator.run.paths import RunPaths, RunRecord
-from workers.storage import atomic
-from workers.storage.checkpoint import MODEL_FILE
+from orchestrator.report.table import SplitScores, scores_of_splits, to_markdown
+from orchestrator.run import RunPaths, RunRecord, read_ledger
+from workers.storage import MODEL_FILE, write_bytes, write_json, write_text
 
 COLOURS = 3
 _CURVES_CAPTION = "Top-1 error of every member by epoch; a dotted line marks where a member's next stage begins."
@@ -71,19 +69,19 @@ def write_report(paths: RunPaths, plan: Plan, record: RunRecord, evidence: Evide
     files = []
     for name, content in figures.items():
         files.append(paths.report / "figures" / name)
-        atomic.write_bytes(files[-1], content)
+        write_bytes(files[-1], content)
     files.append(paths.report / "table.md")
-    atomic.write_text(files[-1], _markdown(plan, evidence))
+    write_text(files[-1], _markdown(plan, evidence))
     files.append(paths.report / "scores.json")
-    atomic.write_json(files[-1], scores_json(evidence.scores, evidence.missing))
+    write_json(files[-1], scores_json(evidence.scores, evidence.missing))
     files.append(paths.report / "index.html")
-    atomic.write_text(files[-1], render(page))
+    write_text(files[-1], render(page))
     return tuple(files)
 
 
 def scores_json(scores: Sequence[SplitScores], missing: Sequence[Missing]) -> dict[str, Any]:
     """The content of scores.json; `missing` is there only where a member is."""
-    return to_json(scores) | ({"missing": [asdict(one) for one in missing]} if missing else {})
+    return scores_of_splits(scores) | ({"missing": [asdict(one) for one in missing]} if missing else {})
 
 
 def _sheets(paths: RunPaths, plan: Plan) -> tuple[Sheet, ...]:

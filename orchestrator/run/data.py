@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.errors import DataError, StorageError
-from workers.settings.training import HELD_OUT
-from workers.storage.atomic import parse_json, storage_errors
+from workers.settings import HELD_OUT
+from workers.storage import parse_json, storage_errors
 
 if TYPE_CHECKING:
-    from workers.data.store.store import Store
+    from workers.data.store import Store
 
 
 @dataclass(frozen=True)

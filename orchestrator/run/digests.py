@@ -14,10 +14,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator.plan.model import StageRef
-from orchestrator.run.paths import RunPaths, read_record, write_record
+from orchestrator.plan import StageRef
+from orchestrator.run.paths import RunPaths
+from orchestrator.run.record import read_record, write_record
 from workers.errors import CheckFailed, StorageError
-from workers.storage.atomic import sha256_of, storage_errors
+from workers.storage import sha256_of, storage_errors
 
 _DATA_FILES = ("classes.txt", "dataset.json", "*.rows.txt", "*.labels.npy", "*.sizes.npy")
 
@@ -50,7 +51,7 @@ class Committed:
         return self.predictions.get(member, {}).get(split)
 
 
-def from_json(value: Mapping[str, Any]) -> Committed:
+def committed_from_json(value: Mapping[str, Any]) -> Committed:
     """What run.json keeps under `committed`; empty for a run that has no such entry.
 
     Raises:
@@ -88,7 +89,7 @@ class Book:
 
     @property
     def committed(self) -> Committed:
-        return from_json(self._read())
+        return committed_from_json(self._read())
 
     def stage(self, ref: StageRef, checkpoint_sha256: str) -> None:
         """Notes a stage's final checkpoint. Before DONE.json is written: a kill in between leaves a stage to redo."""

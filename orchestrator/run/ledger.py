@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from workers.errors import Stopped, StorageError
-from workers.storage import atomic
-from workers.storage.atomic import parse_json
+from workers.storage import parse_json, storage_errors, write_json
 
 PREDICTIONS = "predictions"  # a member's predictions have an entry as if they were its stage of this name
 
@@ -219,7 +218,7 @@ class Ledger:
         self._contents = replace(self._contents, stages={**self._contents.stages, name: entry})
 
     def _save(self) -> None:
-        atomic.write_json(self._path, asdict(self._contents))
+        write_json(self._path, asdict(self._contents))
 
 
 @contextmanager
@@ -245,7 +244,7 @@ def _note_end(ledger: Ledger, state: StageState) -> None:
 def read_ledger(path: Path) -> Contents:
     """Reads ledger.json; empty contents where there is none yet. Raises StorageError where it is damaged."""
     try:
-        with atomic.storage_errors(path):
+        with storage_errors(path):
             value = parse_json(path.read_bytes())
         stages = {name: _entry(entry) for name, entry in value["stages"].items()}
         return Contents(StageState(value["state"]), value["launch"], stages)

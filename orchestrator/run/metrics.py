@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from workers.storage.atomic import parse_json
+from workers.storage import parse_json
 
 _log = logging.getLogger(__name__)
 

@@ -15,13 +15,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator.plan.build import ChangeKind, Plan, compare, from_json, to_json
+from orchestrator.plan import ChangeKind, Plan, compare, plan_from_json, plan_to_json
 from orchestrator.run.digests import Book
-from orchestrator.run.paths import Holder, RunPaths, RunRecord, lock, read_record, write_record
+from orchestrator.run.holder import Holder, lock
+from orchestrator.run.paths import RunPaths
+from orchestrator.run.record import RunRecord, read_record, write_record
 from workers.errors import ConfigError, RunMismatch
 from workers.protocol import Numerics
-from workers.settings.training import Crops, KeptCheckpoint
-from workers.storage import atomic
+from workers.settings import Crops, KeptCheckpoint
+from workers.storage import TEMPORARY_PREFIX, remove_leftovers, storage_errors, write_text
 
 _SHOWN_LINES = 5
 
@@ -82,7 +84,7 @@ class OpenedRun:
     def save(self) -> None:
         """Writes run.json and config.yaml; MLflow is touched only after that, so that its runs are found again."""
         write_record(self.paths, self._record)
-        atomic.write_text(self.paths.config_yaml, self._wanted.config_yaml)
+        write_text(self.paths.config_yaml, self._wanted.config_yaml)
 
     def commit(self) -> None:
         """The run has begun: from here on the directory stays, and what writers killed before left in it goes."""
@@ -91,7 +93,7 @@ class OpenedRun:
         for folder, inner, _ in os.walk(self.paths.root):
             # A stage looks after its own checkpoints.
             inner[:] = [name for name in inner if name != "checkpoints"]
-            atomic.remove_leftovers(Path(folder))
+            remove_leftovers(Path(folder))
 
     def save_mlflow(self, ids: Mapping[str, Any]) -> None:
         """Notes MLflow's ids in run.json where they have changed; a store that is away takes none back."""
@@ -195,7 +197,7 @@ def _check_vacant(paths: RunPaths) -> None:
     others = [
         entry.name
         for entry in paths.root.iterdir()
-        if entry not in (paths.lock, paths.stop_request) and not entry.name.startswith(atomic.TEMPORARY_PREFIX)
+        if entry not in (paths.lock, paths.stop_request) and not entry.name.startswith(TEMPORARY_PREFIX)
     ]
     if others:
         raise ConfigError(f"run_dir={paths.root}: holds {min(others)} but no run.json; give a new or empty folder")
@@ -205,7 +207,7 @@ def _first_record(wanted: Wanted) -> RunRecord:
     return RunRecord(
         run_id=str(uuid.uuid4()),
         experiment=wanted.plan.experiment,
-        plan=to_json(wanted.plan),
+        plan=plan_to_json(wanted.plan),
         plan_hash=wanted.plan.hash,
         created=time.time(),
         versions=dict(wanted.versions),
@@ -218,7 +220,7 @@ def _first_record(wanted: Wanted) -> RunRecord:
 
 def _compared(paths: RunPaths, record: RunRecord, wanted: Wanted) -> RunRecord:
     try:
-        recorded = from_json(record.plan)
+        recorded = plan_from_json(record.plan)
     except (KeyError, TypeError, ValueError, ConfigError) as error:
         raise RunMismatch(
             f"{paths.root}: its plan is of another version of septet ({error}); give another run_dir"
@@ -231,13 +233,13 @@ def _compared(paths: RunPaths, record: RunRecord, wanted: Wanted) -> RunRecord:
         shown = "; ".join(lines[:_SHOWN_LINES])
         more = f"; and {len(lines) - _SHOWN_LINES} more" if len(lines) > _SHOWN_LINES else ""
         raise RunMismatch(f"{paths.root}: run directory holds another plan: {shown}{more}; give another run_dir")
-    return replace(record, plan=to_json(wanted.plan), plan_hash=wanted.plan.hash)
+    return replace(record, plan=plan_to_json(wanted.plan), plan_hash=wanted.plan.hash)
 
 
 def _make_folders(root: Path) -> tuple[Path, ...]:
     """Makes `root`; gives the folders that were not there, innermost first."""
     missing = [folder for folder in (root, *root.parents) if not folder.exists()]
-    with atomic.storage_errors(root):
+    with storage_errors(root):
         root.mkdir(parents=True, exist_ok=True)
     return tuple(missing)
 

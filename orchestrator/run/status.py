@@ -8,11 +8,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from orchestrator.plan.model import Stage, StageRef, from_json
+from orchestrator.plan import Stage, StageRef, plan_from_json
+from orchestrator.run.holder import is_locked
 from orchestrator.run.ledger import PREDICTIONS, Entry, StageState, read_ledger
-from orchestrator.run.paths import RunPaths, is_locked, read_record
+from orchestrator.run.paths import RunPaths
+from orchestrator.run.record import read_record
+from orchestrator.text import duration
 from workers.errors import StorageError
-from workers.storage.atomic import parse_json
+from workers.storage import parse_json
 
 _BLOCK_BYTES = 32 * 1024
 _MOST_TAIL_BYTES = 4 * 1024 * 1024
@@ -140,7 +143,7 @@ def read_status(paths: RunPaths) -> RunStatus:
         DataError: `paths` is no run directory.
     """
     record = read_record(paths)
-    plan = from_json(record.plan)
+    plan = plan_from_json(record.plan)
     ledger = read_ledger(paths.ledger)
     locked = is_locked(paths)
 
@@ -232,12 +235,12 @@ def _share_of_usual_rate(lines: Sequence[Mapping[str, Any]], since: float) -> fl
     return known[-1] / median(known) if len(known) >= _FEWEST_RATES else None
 
 
-def to_json(status: RunStatus) -> dict[str, Any]:
+def status_json(status: RunStatus) -> dict[str, Any]:
     """The document of `septet status --json`."""
     return asdict(status) | {"share": status.share, "remaining_s": status.remaining_s}
 
 
-def to_lines(status: RunStatus) -> tuple[str, ...]:
+def status_lines(status: RunStatus) -> tuple[str, ...]:
     """One line for the run, then one a stage, in columns."""
     width = max((len(f"{stage.member}/{stage.stage}") for stage in status.stages), default=0)
     return (run_line(status), *(stage_line(stage, width) for stage in status.stages))
@@ -285,18 +288,6 @@ def stage_line(stage: StageStatus, width: int = 0) -> str:
     if stage.error:
         line += f"  {stage.error}"
     return line
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them: `45 s`, `2 min 05 s`, `3 h 20 min`, `4 d 06 h`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02} s"
-    if whole < 48 * 3600:
-        return f"{whole // 3600} h {whole % 3600 // 60:02} min"
-    return f"{whole // 86400} d {whole % 86400 // 3600:02} h"
 
 
 def _time_left(seconds: float, may_be_less: bool) -> str:

@@ -12,8 +12,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.combine.rows import Block, Rows, blocks, gather, ranks
-from orchestrator.config.schema import SubmissionFormat
+from orchestrator.combine import Block, Rows, blocks, gather, ranks
+from orchestrator.config import SubmissionFormat
 from orchestrator.submission.formats import MAX_GUESSES, Question, is_csv
 from workers.errors import CheckFailed
 

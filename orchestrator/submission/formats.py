@@ -19,8 +19,8 @@ from pathlib import PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.combine.rows import Rows, blocks, gather, top_classes
-from orchestrator.config.schema import SubmissionFormat
+from orchestrator.combine import Rows, blocks, gather, top_classes
+from orchestrator.config import SubmissionFormat
 from workers.errors import ConfigError
 
 MAX_GUESSES = 5

@@ -9,12 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.combine.averaging import Combination
-from orchestrator.combine.rows import Rows, read_ahead
-from orchestrator.config.schema import CombineMethod, SubmissionFormat
-from orchestrator.report.table import Missing
-from orchestrator.run.data import RunData
-from orchestrator.run.paths import RunPaths
+from orchestrator.combine import Combination, Missing, Rows, read_ahead
+from orchestrator.config import CombineMethod, SubmissionFormat
+from orchestrator.run import RunData, RunPaths
 from orchestrator.submission.formats import (
     Question,
     Template,
@@ -26,7 +23,7 @@ from orchestrator.submission.formats import (
 )
 from orchestrator.submission.write import MANIFEST, question_of
 from workers.errors import CheckFailed, MemberFailed, StorageError
-from workers.storage.atomic import parse_json, sha256_of
+from workers.storage import parse_json, sha256_of
 
 _SHOWN_BYTES = 60
 

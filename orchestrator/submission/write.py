@@ -12,13 +12,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from orchestrator.combine.averaging import Combined
-from orchestrator.combine.predictions import MemberPredictions
-from orchestrator.combine.rows import read_ahead
-from orchestrator.config.schema import SubmissionConfig, SubmissionFormat
-from orchestrator.report.table import Missing
-from orchestrator.run.data import RunData
-from orchestrator.run.digests import Book, SubmissionDigests
+from orchestrator.combine import Combined, MemberPredictions, Missing, read_ahead
+from orchestrator.config import SubmissionConfig, SubmissionFormat
+from orchestrator.run import Book, RunData, SubmissionDigests
 from orchestrator.submission.check import check_submission
 from orchestrator.submission.formats import (
     Question,
@@ -31,8 +27,7 @@ from orchestrator.submission.formats import (
     row_id,
 )
 from workers.errors import ConfigError
-from workers.storage import atomic
-from workers.storage.atomic import sha256_of
+from workers.storage import remove_leftovers, replacing_folder, sha256_of, write_text
 
 MANIFEST = "manifest.json"
 FILES = ("submission.txt", "submission.csv")
@@ -120,8 +115,8 @@ def write_submission(
         CheckFailed: the file does not say what the probabilities say; nothing has been changed.
     """
     question = ask(config, data)
-    atomic.remove_leftovers(folder.parent, of=folder.name)
-    with atomic.replacing_folder(folder) as staged:
+    remove_leftovers(folder.parent, of=folder.name)
+    with replacing_folder(folder) as staged:
         candidate = staged / file_name(question.format)
         with read_ahead(combined) as rows:
             with candidate.open("wb") as file:
@@ -132,7 +127,7 @@ def write_submission(
         manifest = _manifest(config, data, question, combined, members, provenance)
         manifest |= {"missing": [asdict(one) for one in missing], "sha256": sha256}
         text = json.dumps(manifest, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-        atomic.write_text(staged / MANIFEST, text)
+        write_text(staged / MANIFEST, text)
         digests = SubmissionDigests(candidate.name, sha256, hashlib.sha256(text.encode()).hexdigest())
         if book is not None:
             book.settle(folder / MANIFEST)

@@ -1,1 +1,8 @@
-"""orchestrator.tracking.tracker: see the modules."""
+"""The only package that knows MLflow: it tells a tracking store about a run, and nobody waits for it.
+
+`Tracker` is the interface; one thread sends what is queued and repeats what failed.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from orchestrator.tracking.uri import artifact_root, check_database_place, redact, sqlite_path
+from orchestrator.text import redact
+from orchestrator.tracking.uri import artifact_root, check_database_place, sqlite_path
 from workers.errors import ConfigError
 
 if TYPE_CHECKING:

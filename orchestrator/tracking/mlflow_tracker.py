@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.text import redact
 from orchestrator.tracking.mlflow_store import About, DatasetInput, Point, RunKey, Store, make_sampler
 from orchestrator.tracking.sender import REFUSED_S, Pace, Sender, Task
-from orchestrator.tracking.uri import CLOSE_S, is_local, redact
+from orchestrator.tracking.uri import CLOSE_S, is_local
 
 if TYPE_CHECKING:
-    from orchestrator.plan.build import Plan, Stage, StageRef
+    from orchestrator.plan import Plan, Stage, StageRef
     from orchestrator.tracking.tracker import RunIdentity
 
 _log = logging.getLogger(__name__)

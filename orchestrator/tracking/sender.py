@@ -14,8 +14,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from orchestrator.text import redact
 from orchestrator.tracking.mlflow_store import Point
-from orchestrator.tracking.uri import redact
 from workers.errors import ConfigError
 
 # Codes with which a store that answers says no: asking again changes nothing.

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from orchestrator.run.paths import RunPaths, read_record
-from orchestrator.tracking.uri import artifact_root, redact, sqlite_path
+from orchestrator.run import RunPaths, read_record
+from orchestrator.text import redact
+from orchestrator.tracking.uri import artifact_root, sqlite_path
 from workers.errors import ConfigError
 
 _START_S = 60.0  # MLflow's server takes 3–8 s, more on a busy machine

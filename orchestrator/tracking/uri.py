@@ -1,7 +1,6 @@
 """Where an MLflow store is: what a tracking URI says, without asking it and without loading mlflow."""
 
 import os
-import re
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -9,21 +8,6 @@ from workers.errors import ConfigError
 
 # How long the end of a run waits for a store that does not answer.
 CLOSE_S = 10.0
-
-
-_SCHEME = r"(\w://)"
-# A password may hold an @ of its own, and slashes, as nobody should write it; what follows a colon may also be a port.
-_USER = re.compile(_SCHEME + r"(?:[^/\s'\"?#]*|[^/\s'\":@]*:(?!\d+(?:[/?#]|$))[^\s'\"]*)@")
-_NAMED = re.compile(
-    r"((?:password|passwd|token|secret|signature|credential|api[_-]?key|access[_-]?key)=)[^&\s'\"]+", re.IGNORECASE
-)
-_HEADER = re.compile(r"(authorization\W+(?:bearer|basic)\s+)[\w.~+/=-]+", re.IGNORECASE)
-
-
-def redact(text: str) -> str:
-    """Hides passwords and tokens of any URI inside `text`, and of what a request's headers say."""
-    text = _NAMED.sub(r"\1***", _USER.sub(r"\1***@", text))
-    return _HEADER.sub(r"\1***", text)
 
 
 def is_local(uri: str) -> bool:

@@ -10,16 +10,35 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.combine.averaging import Combination, Combined
-from orchestrator.combine.predictions import MemberPredictions, open_predictions
-from orchestrator.combine.rows import SMALLEST_PROBABILITY, top_classes
-from orchestrator.config.schema import CombineMethod
-from orchestrator.run.data import RunData, read_run_data
-from orchestrator.run.digests import Committed, require_data, require_recorded
-from orchestrator.run.digests import from_json as committed_from_json
-from orchestrator.run.paths import RunPaths, read_record
-from orchestrator.submission.formats import Layout, Question, file_lines, make_layout
-from orchestrator.submission.manifest import Manifest, asked_by, line_number, read_manifest
+from orchestrator.combine import (
+    SMALLEST_PROBABILITY,
+    Combination,
+    Combined,
+    MemberPredictions,
+    open_predictions,
+    top_classes,
+)
+from orchestrator.config import CombineMethod
+from orchestrator.run import (
+    Committed,
+    RunData,
+    RunPaths,
+    committed_from_json,
+    read_record,
+    read_run_data,
+    require_data,
+    require_recorded,
+)
+from orchestrator.submission import (
+    Layout,
+    Manifest,
+    Question,
+    asked_by,
+    file_lines,
+    line_number,
+    make_layout,
+    read_manifest,
+)
 from workers.errors import CheckFailed, DataError
 
 _SHOWN_IDS = 3
@@ -229,7 +248,7 @@ def _log_sum(stored: np.ndarray, combination: Combination) -> float:
     return float(total.max() + np.log(np.exp(total - total.max()).sum()))
 
 
-def to_json(found: Explanation) -> dict[str, Any]:
+def explanation_json(found: Explanation) -> dict[str, Any]:
     """The document of `septet explain --json`; classes go by `class`, as in `predict`."""
 
     def classes(values: Sequence[ClassProbability | Contribution]) -> list[dict[str, Any]]:
@@ -242,7 +261,7 @@ def to_json(found: Explanation) -> dict[str, Any]:
     return {**asdict(found), "combined": classes(found.combined), "members": members}
 
 
-def to_lines(found: Explanation) -> Iterator[str]:
+def explanation_lines(found: Explanation) -> Iterator[str]:
     """What a person reads: the line, a table of contributions that add up to it, and each member's own view."""
     geometric = found.method is CombineMethod.geometric
     yield f"{found.id}: {found.prediction}"

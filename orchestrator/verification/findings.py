@@ -5,10 +5,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from orchestrator.plan.model import Plan
-from orchestrator.run.digests import Committed
-from orchestrator.run.paths import RunPaths, RunRecord
-from orchestrator.submission.manifest import Manifest
+from orchestrator.plan import Plan
+from orchestrator.run import Committed, RunPaths, RunRecord
+from orchestrator.submission import Manifest
 from workers.errors import CheckFailed, MemberFailed
 
 
@@ -81,7 +80,7 @@ class Examined:
         return {one.member: one.why for one in self.manifest.missing} if self.manifest else {}
 
 
-def to_json(found: Verification) -> dict[str, Any]:
+def verification_json(found: Verification) -> dict[str, Any]:
     """The document of `septet verify --json`."""
     return {
         "ok": found.ok,
@@ -94,7 +93,7 @@ def to_json(found: Verification) -> dict[str, Any]:
     }
 
 
-def to_lines(name: str, found: Verification) -> Iterator[str]:
+def verification_lines(name: str, found: Verification) -> Iterator[str]:
     """What a person reads."""
     counts = ", ".join(f"{count} {what}" for what, count in found.checked.items())
     yield f"{name}: {'all as committed' if found.ok else f'{len(found.problems)} problems'} ({counts or 'nothing yet'})"

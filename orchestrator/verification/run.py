@@ -7,24 +7,15 @@ committed, and what is `missing` because the run is not at its end.
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-from orchestrator.combine.absent import in_words
-from orchestrator.combine.predictions import MemberPredictions, open_predictions
-from orchestrator.combine.rows import num_threads
-from orchestrator.config.schema import TARGET
-from orchestrator.plan.model import StageRef
-from orchestrator.plan.model import from_json as plan_from_json
-from orchestrator.run.data import RunData, read_run_data
-from orchestrator.run.digests import data_digests
-from orchestrator.run.digests import from_json as committed_from_json
-from orchestrator.run.paths import RunPaths, is_locked, read_record
-from orchestrator.submission.manifest import Manifest, read_manifest
-from orchestrator.submission.write import MANIFEST
+from orchestrator.combine import MemberPredictions, in_words, num_threads, open_predictions
+from orchestrator.config import TARGET
+from orchestrator.plan import StageRef, plan_from_json
+from orchestrator.run import RunData, RunPaths, committed_from_json, data_digests, is_locked, read_record, read_run_data
+from orchestrator.submission import MANIFEST, Manifest, read_manifest
 from orchestrator.verification.findings import Examined, Verification
 from orchestrator.verification.submission import check_report, check_submission
 from workers.errors import DataError, MemberFailed, SeptetError, StorageError, StorageSilent
-from workers.storage.atomic import sha256_of
-from workers.storage.checkpoint import verify_checkpoint
-from workers.storage.finished import Finished, read_finished
+from workers.storage import Finished, read_finished, sha256_of, verify_checkpoint
 
 
 def verify(paths: RunPaths) -> Verification:

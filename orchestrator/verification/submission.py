@@ -4,22 +4,16 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from orchestrator.combine.absent import without
-from orchestrator.combine.averaging import Combined, equal
-from orchestrator.combine.predictions import MemberPredictions
-from orchestrator.combine.weights import find_weights
-from orchestrator.config.schema import CombineMethod
-from orchestrator.plan.model import StageRef
-from orchestrator.report.write import scores_json
-from orchestrator.results import Opened, score_splits
-from orchestrator.run.data import RunData
-from orchestrator.run.digests import SubmissionDigests
-from orchestrator.submission.manifest import Manifest, asked_by, first_difference
-from orchestrator.submission.write import FILES, MANIFEST
+from orchestrator.combine import Combined, MemberPredictions, equal, find_weights, without
+from orchestrator.config import CombineMethod
+from orchestrator.outputs import Opened, score_splits
+from orchestrator.plan import StageRef
+from orchestrator.report import scores_json
+from orchestrator.run import RunData, SubmissionDigests
+from orchestrator.submission import FILES, MANIFEST, Manifest, asked_by, first_difference
 from orchestrator.verification.findings import Examined
 from workers.errors import CheckFailed, ConfigError
-from workers.storage.atomic import parse_json, sha256_of, storage_errors
-from workers.storage.finished import Finished
+from workers.storage import Finished, parse_json, sha256_of, storage_errors
 
 
 def check_submission(

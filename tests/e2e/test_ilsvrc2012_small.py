@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from orchestrator import launch as story
+from orchestrator import launching as story
 from orchestrator.cluster.local_backend import one_slot
 from orchestrator.config.composition import compose
-from orchestrator.plan.model import StageRef, from_json
-from orchestrator.run.paths import RunPaths, read_record
+from orchestrator.plan.model import StageRef, plan_from_json
+from orchestrator.run.paths import RunPaths
+from orchestrator.run.record import read_record
 from workers.storage.finished import read_finished
 
 pytestmark = pytest.mark.timeout(240)
@@ -75,7 +76,7 @@ class Runs:
 
 @pytest.fixture
 def runs(tmp_path: Path, photographs: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
-    monkeypatch.setattr(story.ray_cluster, "open_cluster", one_slot)
+    monkeypatch.setattr(story.cluster, "open_cluster", one_slot)
     return Runs(tmp_path, photographs)
 
 
@@ -178,7 +179,7 @@ def test_article_s_seven_train_five_and_two_with_each_superset_net_of_its_own(ru
         *(f"ensemble.stages.{stage}.epochs=1" for stage in ("pretrain", "finetune")),
         "ensemble.stages.finetune.optimizer.lr=1e-30",
     )
-    plan = from_json(read_record(paths).plan)
+    plan = plan_from_json(read_record(paths).plan)
     assert len(plan.stages) == 9
     for member in ("pretrained1", "pretrained2"):
         assert same_layers(paths, f"{member}/pretrain", f"{member}/finetune") == {*CONVS, "conv6", "fc6", "fc7"}

@@ -11,8 +11,8 @@ import pytest
 from ilsvrc_files import Challenge, write_archives
 from PIL import Image
 
+from orchestrator import cluster
 from orchestrator.cli.program import main
-from orchestrator.cluster import ray_backend as ray_cluster
 from orchestrator.cluster.local_backend import one_slot
 
 pytestmark = pytest.mark.timeout(240)
@@ -86,7 +86,7 @@ def launch(root: Path, *overrides: str) -> int:
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(ray_cluster, "open_cluster", one_slot)
+    monkeypatch.setattr(cluster, "open_cluster", one_slot)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

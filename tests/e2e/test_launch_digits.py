@@ -18,8 +18,10 @@ import psutil
 import pytest
 
 from orchestrator.cluster.ray_session import available_cpus
+from orchestrator.run.holder import is_locked
 from orchestrator.run.ledger import read_ledger
-from orchestrator.run.paths import RunPaths, is_locked, read_record
+from orchestrator.run.paths import RunPaths
+from orchestrator.run.record import read_record
 from orchestrator.run.status import State, read_status
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from orchestrator import cluster
 from orchestrator.cli.program import main
-from orchestrator.cluster import ray_backend as ray_cluster
 from orchestrator.cluster.local_backend import LocalActors
 from orchestrator.config.schema import ClusterConfig
 
@@ -39,7 +39,7 @@ def test_launch_averages_members_of_different_architectures(
     def one_slot(settings: ClusterConfig) -> Iterator[LocalActors]:
         yield LocalActors(num_slots=1)
 
-    monkeypatch.setattr(ray_cluster, "open_cluster", one_slot)
+    monkeypatch.setattr(cluster, "open_cluster", one_slot)
     monkeypatch.chdir(tmp_path)
     small = ("model.width=0.1", "model.fc_units=32", "optimizer.batch_size=16", "ensemble.stages.train.epochs=1")
     words = ["experiment=tiny_imagenet", "ensemble=mixed", f"datasets.target.root={few_photographs}", *small]

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from run_artefacts import artefacts
 
+from orchestrator.run.holder import is_locked
 from orchestrator.run.ledger import read_ledger
-from orchestrator.run.paths import RunPaths, is_locked
+from orchestrator.run.paths import RunPaths
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(3600)]
 SEED = 2012

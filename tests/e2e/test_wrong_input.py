@@ -12,9 +12,12 @@ from PIL import Image
 
 from orchestrator.cli.program import main
 from orchestrator.config.composition import compose
-from orchestrator.datasets import survey_all
-from orchestrator.plan.build import make_plan, to_json
-from orchestrator.run.paths import RunPaths, RunRecord, lock, write_record
+from orchestrator.inputs import survey_all
+from orchestrator.plan.build import make_plan
+from orchestrator.plan.model import plan_to_json
+from orchestrator.run.holder import lock
+from orchestrator.run.paths import RunPaths
+from orchestrator.run.record import RunRecord, write_record
 from workers.numerics import code_digest
 from workers.protocol import Numerics
 
@@ -188,7 +191,7 @@ def _recorded_run(root: Path, overrides: list[str]) -> RunPaths:
     record = RunRecord(
         run_id="00000000-0000-0000-0000-000000000000",
         experiment=plan.experiment,
-        plan=to_json(plan),
+        plan=plan_to_json(plan),
         plan_hash=plan.hash,
         created=0.0,
         versions={},

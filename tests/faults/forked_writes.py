@@ -21,7 +21,8 @@ from orchestrator.combine.predictions import MemberPredictions
 from orchestrator.config.schema import SubmissionConfig, SubmissionFormat
 from orchestrator.run.data import RunData, SplitData
 from orchestrator.run.ledger import Ledger, StageState
-from orchestrator.run.paths import RunPaths, RunRecord, write_record
+from orchestrator.run.paths import RunPaths
+from orchestrator.run.record import RunRecord, write_record
 from orchestrator.submission import write as submission
 from workers.errors import SeptetError
 from workers.protocol import Numerics, SplitPredictions, StageResult

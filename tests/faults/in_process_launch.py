@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator import cluster
 from orchestrator.cli.program import main
-from orchestrator.cluster import ray_backend as ray_cluster
 from orchestrator.cluster.local_backend import one_slot
+from orchestrator.run.holder import is_locked
 from orchestrator.run.ledger import AttemptEnd, Entry, read_ledger
-from orchestrator.run.paths import RunPaths, is_locked
+from orchestrator.run.paths import RunPaths
 
 INTERVAL = 4
 NUM_UPDATES = 12
@@ -70,7 +71,7 @@ class Place:
             f"tracking.uri={uri or f'sqlite:///{self.shared}/mlflow.db'}",
         ]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(ray_cluster, "open_cluster", one_slot)
+            patch.setattr(cluster, "open_cluster", one_slot)
             return main([*words, *SETTINGS, *more])
 
     def has_submission(self) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.cli.program import main
-from orchestrator.cluster import ray_backend as ray_cluster
+from orchestrator.cluster import ray_backend
 from orchestrator.cluster.actor import Duties, worker_duties
 from workers.protocol import StageResult, StageSpec
 
@@ -63,5 +63,5 @@ if __name__ == "__main__":
     # By the name that an actor's process finds it under, too.
     import launch_faulty
 
-    ray_cluster.RayCluster = partial(ray_cluster.RayCluster, duties=launch_faulty.duties)  # type: ignore[misc, assignment]
+    ray_backend.RayCluster = partial(ray_backend.RayCluster, duties=launch_faulty.duties)  # type: ignore[misc, assignment]
     sys.exit(main(sys.argv[1:]))

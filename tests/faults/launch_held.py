@@ -14,14 +14,12 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from orchestrator import launch
+from orchestrator import cluster, launching as launch
 from orchestrator.cli import program as cli
-from orchestrator.cluster import ray_backend as ray_cluster
 from orchestrator.cluster import ray_nodes
 from orchestrator.cluster.local_backend import one_slot
 from orchestrator.execution import signals as interrupts
-from orchestrator.placement import choice as placement
-from orchestrator.placement import measuring as side_by_side
+from orchestrator.placement import choice as placement, measuring as side_by_side
 from orchestrator.submission import write as submission
 from orchestrator.tracking import mlflow_tracker as tracking_runs
 from workers.inference import prediction as predict
@@ -64,7 +62,7 @@ def run(moment: str, marker: Path, words: list[str]) -> int:
     elif moment == UNWATCHED:
         ray_nodes.Head.look = lambda _: True  # type: ignore[method-assign]
     elif moment != ON_A_CLUSTER:
-        ray_cluster.open_cluster = one_slot  # type: ignore[assignment]
+        cluster.open_cluster = one_slot  # type: ignore[assignment]
     if moment.endswith(UNPROTECTED):
         moment = moment.removesuffix(UNPROTECTED)
         interrupts._SIGNALS = (signal.SIGINT, signal.SIGTERM)

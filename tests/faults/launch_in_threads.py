@@ -8,7 +8,7 @@ import importlib.util
 import os
 import sys
 
-from orchestrator import launch as story
+from orchestrator import launching as story
 from orchestrator.cli.program import main
 from orchestrator.cluster.local_backend import one_slot
 
@@ -23,7 +23,7 @@ def _put_fault_in_place(where: str) -> None:
 
 
 if __name__ == "__main__":
-    story.ray_cluster.open_cluster = one_slot  # type: ignore[assignment]
+    story.cluster.open_cluster = one_slot  # type: ignore[assignment]
     if "SEPTET_TEST_FAULT" in os.environ:
         _put_fault_in_place(os.environ["SEPTET_TEST_FAULT"])
     sys.exit(main())

@@ -22,7 +22,8 @@ from pathlib import Path
 import psutil
 from run_artefacts import artefacts
 
-from orchestrator.run.paths import RunPaths, is_locked
+from orchestrator.run.holder import is_locked
+from orchestrator.run.paths import RunPaths
 
 FOLDER = Path(__file__).parent
 CHECKOUT = FOLDER.parents[1]

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import psutil
 
-from orchestrator.run.paths import RunPaths, is_locked
+from orchestrator.run.holder import is_locked
+from orchestrator.run.paths import RunPaths
 
 SCRIPT = Path(__file__).with_name("launch_held.py")
 GIVE_UP_S = 240.0

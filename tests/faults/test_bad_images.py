@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from orchestrator import cluster
 from orchestrator.cli.program import main
-from orchestrator.cluster import ray_backend as ray_cluster
 from orchestrator.cluster.local_backend import one_slot
 from workers.data.decoding import decoder as decode
 
@@ -90,7 +90,7 @@ def root(tmp_path: Path) -> Path:
 @pytest.fixture
 def words(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A launch of one small member on them."""
-    monkeypatch.setattr(ray_cluster, "open_cluster", one_slot)
+    monkeypatch.setattr(cluster, "open_cluster", one_slot)
     monkeypatch.chdir(tmp_path)
     groups = tmp_path / "groups" / "ensemble"
     groups.mkdir(parents=True)

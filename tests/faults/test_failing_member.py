@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator import launch as story
+from orchestrator import cluster, launching as story
 from orchestrator.cli.program import main
-from orchestrator.cluster import ray_backend as ray_cluster
 from orchestrator.cluster.actor import Duties, worker_duties
 from orchestrator.cluster.local_backend import LocalActors
 from orchestrator.combine.absent import find_missing
 from orchestrator.config.schema import ClusterConfig
+from orchestrator.run.holder import is_locked
 from orchestrator.run.ledger import AttemptEnd, Ledger, read_ledger
-from orchestrator.run.paths import RunPaths, is_locked
+from orchestrator.run.paths import RunPaths
 from orchestrator.tracking.tracker import NoTracker
 from workers.protocol import PredictSpec, SplitPredictions, StageResult, StageSpec
 from workers.storage.atomic import TEMPORARY_PREFIX
@@ -122,7 +122,7 @@ def made(root: Path, store: Path, patch: pytest.MonkeyPatch) -> Bench:
     def one_slot(settings: ClusterConfig) -> Iterator[LocalActors]:
         yield LocalActors(1, bench.duties)
 
-    patch.setattr(ray_cluster, "open_cluster", one_slot)
+    patch.setattr(cluster, "open_cluster", one_slot)
     patch.setattr(story.tracking, "probe", lambda *_: "")
     patch.setattr(story, "open_tracking", lambda *_: bench.tracker)
     patch.chdir(root)
@@ -183,7 +183,7 @@ def test_check_of_the_refusal_is_red_where_nobody_counts_members(
 ) -> None:
     monkeypatch.setattr(story, "_require_enough", lambda *_: None)
     monkeypatch.setattr(
-        "orchestrator.results.allowed_missing", lambda paths, plan, data, _: find_missing(paths, plan, data)
+        "orchestrator.outputs.allowed_missing", lambda paths, plan, data, _: find_missing(paths, plan, data)
     )
     bench.failing = {"b"}
     code = bench.launch()

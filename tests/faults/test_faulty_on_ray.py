@@ -10,8 +10,9 @@ import pytest
 from launch_faulty import AT, INJECTED
 from small_launch import GIVE_UP_S
 
+from orchestrator.run.holder import is_locked
 from orchestrator.run.ledger import AttemptEnd, StageState, read_ledger
-from orchestrator.run.paths import RunPaths, is_locked
+from orchestrator.run.paths import RunPaths
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 SCRIPT = Path(__file__).with_name("launch_faulty.py")

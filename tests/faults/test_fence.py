@@ -16,14 +16,13 @@ import pytest
 from workers.data.store.preparation import prepare
 from workers.errors import StorageError, Superseded
 from workers.protocol import Numerics, StageResult, StageSpec
+from workers.settings.dataset import DatasetSettings, Source
 from workers.settings.training import (
     AugmentationSettings,
-    DatasetSettings,
     KeptCheckpoint,
     ModelSettings,
     OptimizerSettings,
     ScheduleSettings,
-    Source,
     TrainingSettings,
 )
 from workers.storage import atomic, checkpoint

@@ -21,7 +21,7 @@ from orchestrator.execution import driver as driver_module
 from orchestrator.execution.driver import Driver
 from orchestrator.execution.jobs import Work
 from orchestrator.execution.watchdog import Deadlines
-from orchestrator.plan.build import Plan, StageRef
+from orchestrator.plan.model import Plan, StageRef
 from orchestrator.run.ledger import AttemptEnd, Budgets, Ledger, read_ledger
 from orchestrator.run.paths import RunPaths
 from orchestrator.tracking.tracker import NoTracker

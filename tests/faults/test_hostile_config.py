@@ -9,8 +9,7 @@ import pytest
 import yaml
 
 from orchestrator.cli.program import main
-from orchestrator.config import composition as config
-from orchestrator.config import safety as config_safety
+from orchestrator.config import composition as config, safety as config_safety
 
 MEMBERS = "members: {solo: {stages: {train: {dataset: target}}}}\n"
 # Nine to the ninth: 387 million values from nine lines.

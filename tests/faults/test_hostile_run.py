@@ -19,12 +19,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from orchestrator import cluster
 from orchestrator.cli.program import main
-from orchestrator.cluster import ray_backend as ray_cluster
 from orchestrator.cluster.local_backend import one_slot
 from orchestrator.run import paths as run_dir
-from workers.storage import atomic as json_text
-from workers.storage import checkpoint
+from workers.storage import atomic as json_text, checkpoint
 
 SMALL = (
     "ensemble=solo",
@@ -101,7 +100,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     place = Place(top / "finished")
     place.folder.mkdir()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ray_cluster, "open_cluster", one_slot)
+        patch.setattr(cluster, "open_cluster", one_slot)
         assert place.launch().code == 0
         yield place
 

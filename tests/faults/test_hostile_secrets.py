@@ -25,10 +25,8 @@ from orchestrator import text as printable
 from orchestrator.cli.program import main
 from orchestrator.doctor.checks import check_tracking
 from orchestrator.doctor.facts import _ask
-from orchestrator.text import complaint, without_secrets
-from orchestrator.tracking import mlflow_store as tracking_store
-from orchestrator.tracking import tracker as tracking
-from orchestrator.tracking.uri import redact
+from orchestrator.text import complaint, redact, without_secrets
+from orchestrator.tracking import mlflow_store as tracking_store, tracker as tracking
 from workers.errors import ConfigError
 
 CANARY = "canary0f5e7"
@@ -172,11 +170,11 @@ def test_modules_in_the_working_directory_are_imported_by_no_process(launched: t
 
 _WHERE = """
 import sys
-from orchestrator import ray_cluster, ray_session
-from orchestrator.config.schema import ClusterConfig
+from orchestrator.cluster import open_cluster, ray_session
+from orchestrator.config import ClusterConfig
 if sys.argv[1] == "unprotected":
     ray_session.keep_own_path = lambda config: config
-with ray_cluster.open_cluster(ClusterConfig()):
+with open_cluster(ClusterConfig()):
     import ray
     print(ray.get(ray.remote(lambda: __import__("sys").path).remote()))
 """

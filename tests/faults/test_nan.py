@@ -17,14 +17,13 @@ from tiny_stage import course, make_spec, make_store, never
 from torch import nn
 
 from orchestrator.run.ledger import AttemptEnd, Ledger, StageState
-from orchestrator.run.status import read_status, to_lines
+from orchestrator.run.status import read_status, status_lines
 from workers.errors import Diverged
 from workers.protocol import StageResult, StageSpec
 from workers.settings.training import ModelSettings
 from workers.storage import checkpoint as protocol
 from workers.storage.checkpoint import read_checkpoint
-from workers.training import loop
-from workers.training import stage as stage_module
+from workers.training import loop, stage as stage_module
 from workers.training.evaluation import Evaluation
 from workers.training.stage import run_stage
 
@@ -260,7 +259,7 @@ def test_launch_that_meets_a_nan_once_replays_reports_it_and_ends_in_the_same_by
     assert place.outcomes == [AttemptEnd.diverged, AttemptEnd.done]
     assert (place.entry.attempts[0].diverged_at, place.entry.passed_nans) == (AT, (AT,))
     assert f"the NaN at update {AT} did not come again" in caplog.text
-    assert any(f"met NaN at update {AT}" in line for line in to_lines(read_status(place.paths)))
+    assert any(f"met NaN at update {AT}" in line for line in status_lines(read_status(place.paths)))
     assert f"train at update {AT}" in (place.paths.report / "index.html").read_text()
     assert tags(place, "septet.passed_nan") == [str(AT)]
     assert f"update {AT}" in (place.stage_dir / "log.txt").read_text()

@@ -13,16 +13,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator import results
+from orchestrator import outputs as results
 from orchestrator.cli.program import main
 from orchestrator.combine import predictions as aggregate
 from orchestrator.config.composition import compose
 from orchestrator.config.schema import CombineConfig, SubmissionConfig
+from orchestrator.outputs import write_results
 from orchestrator.report import plots
-from orchestrator.results import write_results
 from orchestrator.run import digests as provenance
 from orchestrator.run.digests import open_book
-from orchestrator.run.paths import RunPaths, is_locked
+from orchestrator.run.holder import is_locked
+from orchestrator.run.paths import RunPaths
 from workers.storage import atomic
 from workers.storage.atomic import sha256_of
 

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from orchestrator import launch
+from orchestrator import cluster, launching as launch
 from orchestrator.cli.program import main
-from orchestrator.cluster import ray_backend as ray_cluster
 from orchestrator.cluster.local_backend import one_slot
 from orchestrator.run.open import OpenedRun
 
@@ -42,7 +41,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for split, seed in (("train", 1), ("val", 2)):
         _draw(folder / "images" / split, seed, 40)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ray_cluster, "open_cluster", one_slot)
+        patch.setattr(cluster, "open_cluster", one_slot)
         patch.chdir(folder)
         assert main(["launch", *SMALL]) == 0
     return folder
@@ -53,7 +52,7 @@ def folder(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     """A copy of it, to work in."""
     copy = tmp_path / "copy"
     shutil.copytree(finished, copy)
-    monkeypatch.setattr(ray_cluster, "open_cluster", one_slot)
+    monkeypatch.setattr(cluster, "open_cluster", one_slot)
     monkeypatch.chdir(copy)
     return copy
 

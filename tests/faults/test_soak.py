@@ -24,8 +24,9 @@ import pytest
 from oracle import FOLDER, PAUSE_S, Ended, Family, Place, child_environment, placed, wait_for
 from run_artefacts import artefacts
 
+from orchestrator.run.holder import is_locked
 from orchestrator.run.ledger import AttemptEnd, read_ledger
-from orchestrator.run.paths import RunPaths, is_locked
+from orchestrator.run.paths import RunPaths
 from workers.numerics import capabilities
 from workers.training.metrics import read_step
 

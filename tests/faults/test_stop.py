@@ -13,8 +13,9 @@ from orchestrator.cli.program import main
 from orchestrator.execution import stop
 from orchestrator.execution.signals import Interrupts
 from orchestrator.execution.stop import obeying
+from orchestrator.run.holder import Holder, is_locked, lock
 from orchestrator.run.ledger import Ledger, StageState
-from orchestrator.run.paths import Holder, RunPaths, is_locked, lock
+from orchestrator.run.paths import RunPaths
 
 # What a launch holds its run directory with.
 _LAUNCH = """

@@ -26,7 +26,7 @@ from tracked_run import (
 )
 
 from benchmarks.misbehaving_proxy import Fault, Proxy
-from orchestrator.plan.build import StageRef
+from orchestrator.plan.model import StageRef
 from orchestrator.tracking.mlflow_store import Point, Store
 from orchestrator.tracking.sender import Sender
 

@@ -10,8 +10,9 @@ from run_artefacts import artefacts
 from tracked_run import MlflowServer, check_runs, found_runs
 
 from benchmarks.misbehaving_proxy import Proxy
-from orchestrator.plan.build import from_json
-from orchestrator.run.paths import is_locked, read_record
+from orchestrator.plan.model import plan_from_json
+from orchestrator.run.holder import is_locked
+from orchestrator.run.record import read_record
 from workers.training.metrics import MetricsLog
 
 pytestmark = pytest.mark.timeout(300)
@@ -26,7 +27,7 @@ class Tracked(Place):
     def check(self, client: Any) -> None:
         """The store is whole, run.json knows its ids, and nothing temporary is left."""
         record = read_record(self.paths)
-        by_key = check_runs(client, record.run_id, from_json(record.plan), self.paths)
+        by_key = check_runs(client, record.run_id, plan_from_json(record.plan), self.paths)
         assert record.mlflow["run_id"] == by_key["/"].info.run_id
         assert len(record.mlflow["stages"]) == 1
         assert "ensemble/top1_error" in by_key["/"].data.metrics

@@ -10,9 +10,9 @@ import pytest
 from run_artefacts import artefacts
 from small_launch import GIVE_UP_S, Launches
 
-from orchestrator.run import open as open_run
-from orchestrator.run import paths as run_dir
-from orchestrator.run.paths import RunPaths, lock
+from orchestrator.run import open as open_run, paths as run_dir
+from orchestrator.run.holder import lock
+from orchestrator.run.paths import RunPaths
 from workers.errors import RunInUse
 
 pytestmark = pytest.mark.timeout(600)

@@ -9,14 +9,13 @@ from typing import Any
 from workers.data.store.preparation import prepare
 from workers.errors import Stopped
 from workers.protocol import Numerics, StageSpec
+from workers.settings.dataset import DatasetSettings, Source
 from workers.settings.training import (
     AugmentationSettings,
-    DatasetSettings,
     KeptCheckpoint,
     ModelSettings,
     OptimizerSettings,
     ScheduleSettings,
-    Source,
     TrainingSettings,
 )
 from workers.training.stage import run_stage

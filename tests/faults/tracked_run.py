@@ -21,11 +21,12 @@ from orchestrator.cluster.local_backend import LocalActors
 from orchestrator.config.schema import TrackingConfig
 from orchestrator.execution.driver import Driver
 from orchestrator.execution.jobs import Work
-from orchestrator.plan.build import Plan
+from orchestrator.plan.model import Plan
 from orchestrator.run.ledger import Budgets, Ledger
 from orchestrator.run.paths import RunPaths
+from orchestrator.tracking.opening import open_tracking
 from orchestrator.tracking.sender import Pace
-from orchestrator.tracking.tracker import Ending, RunIdentity, Tracker, open_tracking
+from orchestrator.tracking.tracker import Ending, RunIdentity, Tracker
 from orchestrator.tracking.ui import serving
 from workers.protocol import Numerics
 from workers.settings.training import Crops, KeptCheckpoint

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from orchestrator.plan.model import Plan, PlannedDataset, Stage, StageRef, to_json
-from orchestrator.run.paths import RunPaths, RunRecord, write_record
+from orchestrator.plan.model import Plan, PlannedDataset, Stage, StageRef, plan_to_json
+from orchestrator.run.paths import RunPaths
+from orchestrator.run.record import RunRecord, write_record
 from workers.protocol import Numerics, SplitPredictions, StageResult
 from workers.settings.training import TrainingSettings
 from workers.storage.finished import write_finished
@@ -82,7 +83,7 @@ def build_run(
         RunRecord(
             run_id="00000000-0000-0000-0000-000000000000",
             experiment=plan.experiment,
-            plan=to_json(plan),
+            plan=plan_to_json(plan),
             plan_hash=plan.hash,
             created=0.0,
             versions={"septet": "0.1.0", "torch": "2.9"},

@@ -9,7 +9,7 @@ from fake_stages import EVERY, FakeStages
 from orchestrator.cluster.local_backend import LocalActors
 from orchestrator.execution.driver import Driver
 from orchestrator.execution.jobs import Work
-from orchestrator.plan.build import Plan, StageRef
+from orchestrator.plan.model import Plan, StageRef
 from orchestrator.run.digests import Book
 from orchestrator.run.ledger import AttemptEnd, Budgets, Contents, Ledger, read_ledger
 from orchestrator.run.paths import RunPaths

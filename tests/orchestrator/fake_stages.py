@@ -15,7 +15,7 @@ import numpy as np
 from orchestrator.cluster.actor import Duties
 from orchestrator.cluster.local_backend import ActorDied
 from orchestrator.execution.jobs import newest_step
-from orchestrator.plan.build import Plan, PlannedDataset, Stage, StageRef
+from orchestrator.plan.model import Plan, PlannedDataset, Stage, StageRef
 from workers.errors import Stopped
 from workers.protocol import PredictSpec, SplitPredictions, StageResult, StageSpec
 from workers.settings.training import Crops, ScheduleSettings, TrainingSettings

@@ -17,7 +17,7 @@ from workers.data.sources.tree import LocalTree
 from workers.data.store.preparation import PrepareProgress, prepare
 from workers.data.store.shards import Encoding, ShardJob
 from workers.errors import StorageError
-from workers.settings.training import DatasetSettings
+from workers.settings.dataset import DatasetSettings
 
 
 def prepared(address: str, root: str, stores: str) -> dict[str, object]:

@@ -9,13 +9,14 @@ import torch
 from safetensors.torch import save_file
 
 from orchestrator.config.composition import Config, compose, reopen
-from orchestrator.datasets import survey_all
-from orchestrator.init_files import check_init_files, hash_init_files
-from orchestrator.plan.build import ChangeKind, Plan, StageRef, compare, from_json, make_plan, to_json
+from orchestrator.inputs import check_init_files, hash_init_files, survey_all
+from orchestrator.plan.build import make_plan
+from orchestrator.plan.diff import ChangeKind, compare
+from orchestrator.plan.model import Plan, StageRef, plan_from_json, plan_to_json
 from orchestrator.plan.report import make_report
 from orchestrator.tracking.mlflow_tracker import stage_params
 from workers.errors import ConfigError, DataError
-from workers.models.registry import build, initialise
+from workers.models.construction import build, initialise
 from workers.settings.training import InitSettings, ModelSettings
 
 TINY = ("model.width=0.1", "model.fc_units=16")
@@ -58,11 +59,11 @@ def test_plan_hash_follows_the_file_s_bytes_and_never_its_place(tmp_path: Path) 
 
 def test_plan_with_a_file_is_read_back_as_it_was_and_older_ones_without_the_key_too(tmp_path: Path) -> None:
     plan = planned(composed(write_weights(tmp_path / "a.safetensors")))
-    document = json.loads(json.dumps(to_json(plan)))
-    assert from_json(document) == plan
+    document = json.loads(json.dumps(plan_to_json(plan)))
+    assert plan_from_json(document) == plan
     for entry in document["stages"]:
         del entry["init_file"]
-    assert [one.init_file for one in from_json(document).stages] == [None] * 6
+    assert [one.init_file for one in plan_from_json(document).stages] == [None] * 6
 
 
 def test_member_that_starts_from_a_file_counts_as_pretrained_and_the_plan_names_the_file(tmp_path: Path) -> None:

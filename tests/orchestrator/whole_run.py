@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from orchestrator.config.schema import CombineConfig, SubmissionConfig
-from orchestrator.results import Results, write_results
+from orchestrator.outputs import Results, write_results
 from orchestrator.run.digests import open_book
 from orchestrator.run.paths import RunPaths
 from workers.protocol import StageResult

@@ -10,9 +10,9 @@ import pytest
 from workers.data.store.preparation import prepare
 from workers.errors import ConfigError, Stopped
 from workers.protocol import Numerics, StageResult, StageSpec
+from workers.settings.dataset import DatasetSettings, Source
 from workers.settings.training import (
     AugmentationSettings,
-    DatasetSettings,
     Decay,
     KeptCheckpoint,
     ModelSettings,
@@ -20,7 +20,6 @@ from workers.settings.training import (
     OptimizerSettings,
     RateChange,
     ScheduleSettings,
-    Source,
     TrainingSettings,
     Velocity,
 )

@@ -9,8 +9,9 @@ import pytest
 from oracle import SMALL, Place, placed, wait_for
 from run_artefacts import artefacts
 
+from orchestrator.run.holder import is_locked
 from orchestrator.run.ledger import AttemptEnd, read_ledger
-from orchestrator.run.paths import is_locked, read_record
+from orchestrator.run.record import read_record
 
 # Long enough for a dozen kills. Three updates an epoch: the ledger counts exactly.
 LONGER = (*SMALL, "ensemble.stages.finetune.epochs=5", "ensemble.stages.train.epochs=6")

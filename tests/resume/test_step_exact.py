@@ -11,14 +11,13 @@ import pytest
 from workers.data.store.preparation import prepare
 from workers.errors import Diverged, Stopped
 from workers.protocol import Numerics, StageResult, StageSpec
+from workers.settings.dataset import DatasetSettings, Source
 from workers.settings.training import (
     AugmentationSettings,
-    DatasetSettings,
     KeptCheckpoint,
     ModelSettings,
     OptimizerSettings,
     ScheduleSettings,
-    Source,
     TrainingSettings,
 )
 from workers.storage.checkpoint import read_checkpoint, write_checkpoint

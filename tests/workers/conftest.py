@@ -6,14 +6,13 @@ import pytest
 
 from workers.data.store.preparation import prepare
 from workers.protocol import Numerics, StageSpec
+from workers.settings.dataset import DatasetSettings, Source
 from workers.settings.training import (
     AugmentationSettings,
-    DatasetSettings,
     KeptCheckpoint,
     ModelSettings,
     OptimizerSettings,
     ScheduleSettings,
-    Source,
     TrainingSettings,
 )
 

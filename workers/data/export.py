@@ -4,15 +4,22 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from workers.settings.training import SPLITS
+from workers.data.store import Store
+from workers.settings import HELD_OUT, SPLITS
+from workers.storage import storage_errors, write_bytes, write_json, write_text
 
 if TYPE_CHECKING:
-    from workers.data.store.store import Store
+    from workers.data.store import Store
+
+
+PREPARED_SHEET = "prepared.png"
+
 
 _MOST_CLASSES = 10
 _TRAIN_ROWS = 3
@@ -119,3 +126,32 @@ def _of_rows(store: "Store", split: str) -> list[Tile]:
         Tile(images[index], "unreadable" if index in unreadable else names[index])
         for index in _spread(store.counts[split])
     ]
+
+
+def export(store: Store, directory: Path) -> None:
+    """Writes what a run keeps of its target dataset, so that scoring, submitting and reporting need no store.
+
+    `classes.txt`, `dataset.json`, `prepared.png` (some images of every split), and of dev, val and test
+    `<split>.rows.txt`, `<split>.sizes.npy` and, where there are labels, `<split>.labels.npy`. Files of an
+    earlier export that the store has no more are removed.
+    """
+    splits = [split for split in HELD_OUT if store.counts[split]]
+    write_text(directory / "classes.txt", "".join(f"{name}\n" for name in store.classes))
+    for split in HELD_OUT:
+        for name in (f"{split}.rows.txt", f"{split}.sizes.npy", f"{split}.labels.npy"):
+            if name in store.file_hashes:
+                write_bytes(directory / name, (store.path / name).read_bytes())
+            else:
+                # Labels that stayed would be taken for those of the images now there.
+                with storage_errors(directory / name):
+                    (directory / name).unlink(missing_ok=True)
+    write_bytes(directory / PREPARED_SHEET, prepared_sheet(store))
+    write_json(
+        directory / "dataset.json",
+        {
+            "digest": store.digest,
+            **({"class_ids": list(store.class_ids)} if store.class_ids else {}),
+            "counts": {split: store.counts[split] for split in SPLITS},
+            "unreadable": {split: list(store.unreadable(split)) for split in splits},
+        },
+    )

@@ -11,21 +11,23 @@ import torch
 from torch import nn
 
 from workers import numerics
-from workers.data.loading.augment import PixelStatistics
-from workers.data.loading.batches import pixel_statistics
-from workers.data.store.local_copy import open_on_node
-from workers.data.store.store import Store, open_store
+from workers.data.loading import PixelStatistics, pixel_statistics
+from workers.data.store import Store, open_on_node, open_store
 from workers.errors import CheckFailed, Stopped
 from workers.inference.ten_crop import mean_probabilities
-from workers.models.parts import beside, saved_parts_of
-from workers.models.registry import build, place
+from workers.models import beside, build, place, saved_parts_of
 from workers.protocol import Numerics, PredictSpec, SplitPredictions
-from workers.settings.training import Crops, TrainingSettings
-from workers.storage.atomic import remove_leftovers, replacing, sha256_of, write_json
-from workers.storage.checkpoint import read_weights
-from workers.storage.fence import fence_of
-from workers.storage.finished import read_finished
-from workers.storage.heartbeat import beat
+from workers.settings import Crops, TrainingSettings
+from workers.storage import (
+    beat,
+    fence_of,
+    read_finished,
+    read_weights,
+    remove_leftovers,
+    replacing,
+    sha256_of,
+    write_json,
+)
 
 # Of the full-size net in bf16, 64 at once are 1 % faster and take 0.5 GB more.
 _IMAGES_AT_ONCE = 32

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from workers.models.alexnet import AlexNet
-from workers.models.geometry import POOL_STRIDE, Conv
+from workers.models import POOL_STRIDE, AlexNet, Conv
 
 Offset = tuple[int, int]
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from workers import numerics
-from workers.data.loading.augment import PixelStatistics, to_input
+from workers.data.loading import PixelStatistics, to_input
 from workers.inference.shared_windows import Offset, logits_of_windows, shared_convs, stack
-from workers.models.alexnet import AlexNet
+from workers.models import AlexNet
 from workers.protocol import Numerics
-from workers.settings.training import Crops
+from workers.settings import Crops
 
 
 def crop_offsets(margin: int) -> list[Offset]:

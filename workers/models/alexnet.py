@@ -7,7 +7,7 @@ from torch.nn import functional
 from workers.models.geometry import POOL_STRIDE, Conv, Geometry, geometry
 from workers.models.lrn import LocalResponseNorm
 from workers.models.within_map_norm import WithinMapNorm
-from workers.settings.training import Activation, DropoutScaling, ModelSettings
+from workers.settings import Activation, DropoutScaling, ModelSettings
 
 _NORMALISED = ("conv1", "conv2")
 # Fully connected layers that an activation and dropout follow.

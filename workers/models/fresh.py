@@ -5,7 +5,7 @@ from torch import nn
 
 from workers.models.highway import HighwayConv
 from workers.models.lenet import PartlyConnected
-from workers.settings.training import InitScheme, InitSettings
+from workers.settings import InitScheme, InitSettings
 
 _DRAWN = (nn.Conv2d, nn.Linear, PartlyConnected)
 # Negative, so that a fresh highway layer mostly carries its input on; the paper's nets of ten layers begin at -1 to -3.

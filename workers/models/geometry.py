@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from workers.errors import ConfigError
-from workers.settings.training import CONVS, MIDDLE_CONVS, ModelSettings
+from workers.settings import CONVS, MIDDLE_CONVS, ModelSettings
 
 POOL_STRIDE = 2
 _GROUPED = ("conv2", "conv4", "conv5")

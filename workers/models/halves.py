@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from workers.models.alexnet import HIDDEN, AlexNet, Layers
 from workers.models.geometry import Conv, Geometry, Linear, geometry
-from workers.settings.training import Layout, ModelSettings
+from workers.settings import Layout, ModelSettings
 
 NUM_HALVES = 2
 

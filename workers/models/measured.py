@@ -4,10 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from workers.errors import ConfigError
+from workers.models.construction import construct
+from workers.models.layers import Outline
 from workers.models.lenet import PartlyConnected
-from workers.models.outline import Outline
-from workers.models.registry import construct
-from workers.settings.training import ModelSettings
+from workers.settings import ModelSettings
 
 
 def measured(model: ModelSettings, num_classes: int) -> Outline:

@@ -1,1 +1,8 @@
-"""workers.settings.training: see the modules."""
+"""The settings of a stage and of a dataset, as frozen values that check themselves.
+
+They are the schema of the configuration groups and travel unchanged to the process that trains.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,4 +1,4 @@
-"""The settings of one dataset, as plain frozen values; as light as `workers.settings.training`, and part of the same schema."""
+"""The settings of one dataset, as plain frozen values; part of the same schema as the training settings."""
 
 import re
 from dataclasses import dataclass, fields

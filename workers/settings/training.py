@@ -1,4 +1,4 @@
-"""The settings of one stage, as plain frozen values; those of a dataset, from a module of their own, are here too.
+"""The settings of one stage, as plain frozen values.
 
 They are the schema of the configuration groups (`orchestrator.config.composition` registers and checks them) and travel
 unchanged inside a `StageSpec` to the process that trains. No heavy import belongs here.
@@ -9,14 +9,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from workers.settings.checks import require, require_least
-from workers.settings.dataset import HELD_OUT as HELD_OUT
-from workers.settings.dataset import SPLITS as SPLITS
-from workers.settings.dataset import DatasetSettings as DatasetSettings
-from workers.settings.dataset import OnBad as OnBad
-from workers.settings.dataset import Source as Source
-from workers.settings.dataset import StoreFormat as StoreFormat
-from workers.settings.dataset import dataset_options as dataset_options
-from workers.settings.dataset import stored_image_bytes as stored_image_bytes
 
 
 class Layout(StrEnum):

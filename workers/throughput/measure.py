@@ -6,11 +6,10 @@ from collections.abc import Collection
 import torch
 
 from workers import numerics
-from workers.models.registry import build, initialise, place
+from workers.models import build, initialise, place
 from workers.protocol import Numerics
-from workers.settings.training import TrainingSettings
-from workers.training.evaluation import mean_loss
-from workers.training.optimizer import build_optimizer
+from workers.settings import TrainingSettings
+from workers.training import build_optimizer, mean_loss
 
 _MOST_IMAGES = 32
 _LEAST_SECONDS = 0.3

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import IO
 
 from workers.protocol import Numerics
-from workers.settings.training import TrainingSettings
+from workers.settings import TrainingSettings
 
 
 @dataclass(frozen=True)

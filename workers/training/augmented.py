@@ -4,10 +4,9 @@ import numpy as np
 import torch
 
 from workers.data.export import Band, Tile, draw, some_classes
-from workers.data.loading.augment import PixelStatistics, Windows, crop, draw_epoch, to_input
-from workers.data.loading.batches import pixel_statistics
-from workers.data.store.store import Store
-from workers.settings.training import TrainingSettings
+from workers.data.loading import PixelStatistics, Windows, crop, draw_epoch, pixel_statistics, to_input
+from workers.data.store import Store
+from workers.settings import TrainingSettings
 from workers.training.schedule import whole_epochs
 
 _MOST_IMAGES, _EPOCHS = 6, 7

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from workers.data.loading.batches import Batch
+from workers.data.loading import Batch
 from workers.numerics import autocast
 from workers.protocol import Numerics
 

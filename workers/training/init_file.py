@@ -19,11 +19,9 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from workers.errors import DataError
-from workers.models.outline import outline
-from workers.models.parts import beside, saved_parts_of, whole_shape
-from workers.models.registry import build
+from workers.models import beside, build, outline, saved_parts_of, whole_shape
 from workers.protocol import InitFile
-from workers.settings.training import ModelSettings
+from workers.settings import ModelSettings
 from workers.training.optimizer import layer_of
 
 _PICKLES = (".pth", ".pt")

@@ -4,8 +4,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from workers.models.outline import Outline
-from workers.settings.training import RateChange, ScheduleSettings
+from workers.models import Outline
+from workers.settings import RateChange, ScheduleSettings
 from workers.training.schedule import whole_epochs
 
 

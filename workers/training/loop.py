@@ -9,11 +9,11 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from workers.data.loading.batches import TrainingBatches
+from workers.data.loading import TrainingBatches
 from workers.errors import Diverged
 from workers.numerics import autocast
 from workers.protocol import Numerics
-from workers.settings.training import OptimizerSettings, ScheduleSettings
+from workers.settings import OptimizerSettings, ScheduleSettings
 from workers.training.batch_norm import batch_norms, set_modes
 from workers.training.evaluation import Evaluation, main_logits, mean_loss
 from workers.training.layer_rates import Phase

@@ -6,8 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from workers.storage.atomic import parse_json, storage_errors, write_bytes
-from workers.storage.fence import unfenced
+from workers.storage import parse_json, storage_errors, unfenced, write_bytes
 
 
 class MetricsLog:

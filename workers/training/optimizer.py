@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from workers.errors import ConfigError
-from workers.models.outline import Outline
-from workers.models.parts import beside, parts_of
-from workers.settings.training import OptimizerSettings, Velocity
+from workers.models import Outline, beside, parts_of
+from workers.settings import OptimizerSettings, Velocity
 from workers.training.layer_rates import Phase, first_standstill
 
 _MOMENTUM = "momentum_buffer"

@@ -20,10 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from workers.errors import Diverged, Stopped
-from workers.models.parts import beside, parts_of, saved_parts_of, whole_shape
+from workers.models import beside, parts_of, saved_parts_of, whole_shape
 from workers.protocol import StageSpec
-from workers.storage.checkpoint import Checkpoint, prune, write_checkpoint
-from workers.storage.fence import fence_of
+from workers.storage import Checkpoint, fence_of, prune, write_checkpoint
 from workers.training.loop import TrainState
 from workers.training.metrics import MetricsLog, StepMark
 from workers.training.optimizer import momentum_parts

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from math import ceil
 
-from workers.settings.training import Decay, ScheduleSettings
+from workers.settings import Decay, ScheduleSettings
 
 # Of an epoch. In binary 25/91 of 91 are 25.000000000000004, which is not to mean 26; nor is 0.27472528 in a file.
 _ROUNDING = 1e-6

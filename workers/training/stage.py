@@ -11,28 +11,28 @@ import torch
 from torch import nn
 
 from workers import numerics
-from workers.data.loading.batches import TrainingBatches, centre_batches, num_batches, pixel_statistics
-from workers.data.store.local_copy import open_on_node
-from workers.data.store.store import Store
+from workers.data.loading import TrainingBatches, centre_batches, num_batches, pixel_statistics
+from workers.data.store import Store, open_on_node
 from workers.errors import DataError, StorageError
-from workers.models.outline import Outline, outline
-from workers.models.parts import beside, parts_of, saved_parts_of, whole_shape
-from workers.models.registry import build, initialise, place
+from workers.models import Outline, beside, build, initialise, outline, parts_of, place, saved_parts_of, whole_shape
 from workers.protocol import StageResult, StageSpec
-from workers.settings.training import KeptCheckpoint
-from workers.storage.atomic import remove_leftovers, write_bytes
-from workers.storage.checkpoint import (
+from workers.settings import KeptCheckpoint
+from workers.storage import (
+    STEP_FILE,
     Checkpoint,
     Contents,
     Weights,
+    beat,
+    beating,
+    fence_of,
     name_of,
     newest_checkpoint,
+    read_finished,
     read_weights,
+    remove_leftovers,
     verify_checkpoint,
+    write_bytes,
 )
-from workers.storage.fence import fence_of
-from workers.storage.finished import read_finished
-from workers.storage.heartbeat import STEP_FILE, beat, beating
 from workers.training.augmented import augmented_sheet
 from workers.training.evaluation import Evaluation, evaluate
 from workers.training.init_file import load_init_file

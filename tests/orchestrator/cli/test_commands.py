@@ -13,8 +13,9 @@ import pytest
 from orchestrator.cli.commands import Streams, watch
 from orchestrator.cli.program import main
 from orchestrator.config.composition import compose
+from orchestrator.run.holder import lock
 from orchestrator.run.ledger import Ledger, StageState
-from orchestrator.run.paths import RunPaths, lock
+from orchestrator.run.paths import RunPaths
 from workers.storage import atomic
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cluster.actor import Duties, Failure, Halted, MemberActor, Outcome, Trained
+from orchestrator.cluster.actor import Duties, MemberActor
+from orchestrator.cluster.interface import Failure, Halted, Outcome, Trained
 from workers.errors import CheckFailed, DataError, Diverged, Stopped, StorageError
 from workers.protocol import Numerics, PredictSpec, SplitPredictions, StageResult, StageSpec
 from workers.settings.training import KeptCheckpoint, TrainingSettings

@@ -19,7 +19,8 @@ import psutil
 import pytest
 from PIL import Image
 
-from orchestrator.cluster.actor import Completed, Duties, Halted, Lost, Trained
+from orchestrator.cluster.actor import Duties
+from orchestrator.cluster.interface import Completed, Halted, Lost, Trained
 from orchestrator.cluster.ray_backend import RayCluster, check_resources, open_cluster, shard_runner
 from orchestrator.cluster.ray_nodes import Head, Node, count_slots
 from orchestrator.cluster.ray_session import available_cpus
@@ -29,7 +30,8 @@ from workers.data.sources.tree import LocalTree
 from workers.data.store.preparation import prepare
 from workers.errors import ClusterLost, ConfigError, Stopped
 from workers.protocol import Numerics, PredictSpec, SplitPredictions, StageResult, StageSpec
-from workers.settings.training import DatasetSettings, KeptCheckpoint, TrainingSettings
+from workers.settings.dataset import DatasetSettings
+from workers.settings.training import KeptCheckpoint, TrainingSettings
 
 GIVE_UP_S = 60.0
 

@@ -3,10 +3,11 @@
 import pytest
 
 from orchestrator.config.composition import compose
-from orchestrator.datasets import survey_all
-from orchestrator.plan.build import Plan, make_plan
+from orchestrator.inputs import survey_all
+from orchestrator.plan.build import make_plan
+from orchestrator.plan.model import Plan
 from workers.errors import ConfigError
-from workers.models.outline import outline
+from workers.models.outlines import outline
 from workers.settings.training import Layout, ModelSettings
 
 HALVES = ("model.layout=halves", "model.lrn_across_halves=false")

@@ -4,11 +4,9 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from orchestrator.combine import rows as probabilities
-from orchestrator.combine import weights as weight_search
+from orchestrator.combine import rows as probabilities, weights as weight_search
 from orchestrator.combine.averaging import Combination, Combined, equal, mean
 from orchestrator.config.schema import CombineMethod
 from orchestrator.report.scores import score

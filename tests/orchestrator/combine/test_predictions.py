@@ -17,12 +17,13 @@ from orchestrator.combine.averaging import Combination, Combined, mean
 from orchestrator.combine.predictions import open_predictions
 from orchestrator.config.schema import CombineMethod
 from orchestrator.run.data import SplitData, of_store, read_run_data
+from workers.data.export import export
 from workers.data.store.preparation import prepare
-from workers.data.store.store import export, open_store
+from workers.data.store.store import open_store
 from workers.errors import CheckFailed, DataError, MemberFailed, StorageError
 from workers.kernels.average import is_built
 from workers.protocol import SplitPredictions
-from workers.settings.training import DatasetSettings, Source
+from workers.settings.dataset import DatasetSettings, Source
 
 NUM_CLASSES = 6
 DIGEST = "d" * 64

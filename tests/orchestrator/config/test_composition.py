@@ -8,12 +8,8 @@ import conf
 from orchestrator.config.composition import compose, reopen
 from orchestrator.config.schema import GROUPS
 from workers.errors import ConfigError
-from workers.settings.training import (
-    Decay,
-    InitScheme,
-    RateChange,
-    Source,
-)
+from workers.settings.dataset import Source
+from workers.settings.training import Decay, InitScheme, RateChange
 
 OPTIONS = {
     group: sorted(path.stem for path in (Path(str(conf.__file__)).parent / group).glob("*.yaml")) for group in GROUPS

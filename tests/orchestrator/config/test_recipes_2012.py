@@ -8,15 +8,9 @@ import pytest
 import conf
 from orchestrator.config.composition import compose
 from orchestrator.config.schema import GROUPS
-from workers.models.outline import outline
-from workers.settings.training import (
-    AugmentationSettings,
-    ColourScale,
-    ModelSettings,
-    Normalisation,
-    Source,
-    Velocity,
-)
+from workers.models.outlines import outline
+from workers.settings.dataset import Source
+from workers.settings.training import AugmentationSettings, ColourScale, ModelSettings, Normalisation, Velocity
 from workers.training.layer_rates import later_phases
 from workers.training.schedule import ScheduleState, after_epoch, whole_epochs
 

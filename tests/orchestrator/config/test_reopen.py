@@ -8,9 +8,7 @@ import conf
 from orchestrator.config.composition import compose, default_run_dir, reopen
 from orchestrator.config.schema import GROUPS, CombineMethod, SubmissionFormat
 from workers.errors import ConfigError
-from workers.settings.training import (
-    Source,
-)
+from workers.settings.dataset import Source
 
 OPTIONS = {
     group: sorted(path.stem for path in (Path(str(conf.__file__)).parent / group).glob("*.yaml")) for group in GROUPS

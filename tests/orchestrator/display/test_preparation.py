@@ -12,7 +12,7 @@ from rich.console import Console
 from orchestrator.display.preparation import Pace, Watch, summary
 from workers.data.store.preparation import PrepareProgress, prepare
 from workers.data.store.store import open_store
-from workers.settings.training import DatasetSettings, OnBad
+from workers.settings.dataset import DatasetSettings, OnBad
 
 
 class Clock:

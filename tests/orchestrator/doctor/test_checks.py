@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.doctor.checks import GIB, Answer, Check, Facts, Outcome, Place, examine, has_failed, to_lines
+from orchestrator.doctor.checks import GIB, Answer, Check, Facts, Outcome, Place, check_lines, examine, has_failed
 
 _STORE = Place("store", "/data/septet", free_bytes=100 * GIB, total_bytes=200 * GIB, writable=True)
 _TEMPORARY = Place("temporary", "/tmp", free_bytes=50 * GIB, total_bytes=200 * GIB, writable=True)
@@ -94,7 +94,7 @@ def test_check_resources_on_a_cluster_elsewhere_is_not_held_against_this_machine
 
 
 def test_lines_of_a_failed_check_end_with_what_to_do() -> None:
-    lines = to_lines([Check("ray", Outcome.ok, "2.60.0"), Check("disk", Outcome.fail, "full", "free some")])
+    lines = check_lines([Check("ray", Outcome.ok, "2.60.0"), Check("disk", Outcome.fail, "full", "free some")])
     assert lines == ("ok    ray: 2.60.0", "fail  disk: full", "      → free some")
 
 

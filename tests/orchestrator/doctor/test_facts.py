@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator.doctor.facts import ask_dataset, ask_decoder, cpu_quota, place
 from workers.data.decoding.decoder import FORMATS
-from workers.settings.training import DatasetSettings, Source
+from workers.settings.dataset import DatasetSettings, Source
 
 
 def test_place_that_does_not_exist_yet_is_judged_by_its_nearest_parent_and_not_made(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from driver_run import SEVEN, Run
 from fake_stages import NUM_UPDATES, plan_of
 
-from orchestrator.plan.build import StageRef
+from orchestrator.plan.model import StageRef
 from orchestrator.run.digests import Book
 from orchestrator.run.ledger import AttemptEnd, Budgets
 from workers.errors import CheckFailed, Diverged, MemberFailed

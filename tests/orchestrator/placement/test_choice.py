@@ -7,14 +7,14 @@ import pytest
 
 from orchestrator.config.composition import compose
 from orchestrator.config.schema import Config, Precision
-from orchestrator.datasets import survey_all
-from orchestrator.placement import choice as placement
-from orchestrator.placement import placing
+from orchestrator.inputs import survey_all
+from orchestrator.placement import choice as placement, placing
 from orchestrator.placement.cache import Key, cpu_model, read_figures, write_figures
 from orchestrator.placement.choice import MARGIN, Candidate, Figure
 from orchestrator.placement.measuring import measure
 from orchestrator.placement.placing import Measuring, place
-from orchestrator.plan.build import Plan, make_plan
+from orchestrator.plan.build import make_plan
+from orchestrator.plan.model import Plan
 from workers.numerics import Capabilities
 from workers.protocol import Numerics
 

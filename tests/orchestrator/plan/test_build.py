@@ -19,20 +19,13 @@ from orchestrator.config.schema import (
     SubmissionConfig,
     TrackingConfig,
 )
-from orchestrator.plan.build import ChangeKind, Plan, StageRef, compare, from_json, make_plan, to_json, used_datasets
+from orchestrator.plan.build import make_plan, used_datasets
+from orchestrator.plan.diff import ChangeKind, compare
+from orchestrator.plan.model import Plan, StageRef, plan_from_json, plan_to_json
 from workers.data.sources.registry import Survey
 from workers.errors import ConfigError
-from workers.settings.training import (
-    DatasetSettings,
-    ModelSettings,
-    OptimizerSettings,
-    RateChange,
-    ScheduleSettings,
-    Source,
-    StoreFormat,
-    TrainingSettings,
-    dataset_options,
-)
+from workers.settings.dataset import DatasetSettings, Source, StoreFormat, dataset_options
+from workers.settings.training import ModelSettings, OptimizerSettings, RateChange, ScheduleSettings, TrainingSettings
 
 SMALL = ModelSettings(input_size=56, width=0.25, conv1_kernel=5, conv1_stride=2, fc_units=64)
 ALL_LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
@@ -346,13 +339,13 @@ def test_used_datasets_are_those_of_stages_and_the_target():
 
 def test_plan_json_reads_back_the_same():
     plan = planned(*SEVEN, base("x", lr_scale=(("conv1", 0.1), ("fc8", 10.0)), freeze=("conv2",)))
-    assert from_json(json.loads(json.dumps(to_json(plan)))) == plan
+    assert plan_from_json(json.loads(json.dumps(plan_to_json(plan)))) == plan
 
 
 def test_plan_json_reads_back_changes_of_rates_and_hashes_them_in_any_order():
     first, then = RateChange(300, 0.0, {"fc8": 10.0}), RateChange(0, 72 / 91, {"conv1": 0.0, "conv2": 0.5})
     plan = planned(base("a", rate_changes={"first": first, "then": then}))
-    assert from_json(json.loads(json.dumps(to_json(plan), sort_keys=True))) == plan
+    assert plan_from_json(json.loads(json.dumps(plan_to_json(plan), sort_keys=True))) == plan
     turned = replace(then, layers={"conv2": 0.5, "conv1": 0.0})
     assert planned(base("a", rate_changes={"then": turned, "first": first})).hash == plan.hash
 
@@ -370,7 +363,10 @@ def test_compare_names_a_change_of_rates():
 
 def test_compare_with_itself_read_back_is_same():
     plan = planned(*SEVEN)
-    assert compare(from_json(json.loads(json.dumps(to_json(plan)))), planned(*reversed(SEVEN))).kind is ChangeKind.same
+    assert (
+        compare(plan_from_json(json.loads(json.dumps(plan_to_json(plan)))), planned(*reversed(SEVEN))).kind
+        is ChangeKind.same
+    )
 
 
 def test_compare_with_more_members_and_stages_extends():

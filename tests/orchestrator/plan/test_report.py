@@ -5,7 +5,8 @@ import json
 import pytest
 
 from orchestrator.config.composition import compose
-from orchestrator.plan.build import Plan, StageRef, make_plan, used_datasets
+from orchestrator.plan.build import make_plan, used_datasets
+from orchestrator.plan.model import Plan, StageRef
 from orchestrator.plan.report import PlanReport, make_report
 from workers.data.sources.registry import survey
 

@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from orchestrator.plan.build import Plan, Stage, StageRef
+from orchestrator.plan.model import Plan, Stage, StageRef
 from orchestrator.plan.schedule import estimate, lower_bound, multiply_adds, ready, remaining_path
-from workers.models.outline import outline
+from workers.models.outlines import outline
 from workers.settings.training import TrainingSettings
 
 

@@ -4,8 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from orchestrator.combine import rows as probabilities
 from orchestrator.report.scores import disagreement, mean_score, score, standard_error, table_rows

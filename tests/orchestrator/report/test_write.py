@@ -11,10 +11,10 @@ import pytest
 
 from orchestrator.combine.averaging import Combined, equal
 from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionConfig
+from orchestrator.outputs import write_results
 from orchestrator.report import table as scoreboard
 from orchestrator.report.page import MemberEntry, Page, Picture, Sheet, render
 from orchestrator.report.write import first_convolution
-from orchestrator.results import write_results
 
 PNG = b"\x89PNG"
 
@@ -120,7 +120,7 @@ def test_write_results_copies_the_sheets_that_the_run_has(tmp_path: Path, make_r
 
 
 def test_to_text_columns_line_up_and_no_line_is_long() -> None:
-    text = scoreboard.to_text(make_scores(), (), cuts_saw_val=False)
+    text = scoreboard.table_text(make_scores(), (), cuts_saw_val=False)
     lines = text.splitlines()
     assert lines[0] == "val: 50 images, 12 classes"
     table = lines[2:7]
@@ -132,7 +132,7 @@ def test_to_text_columns_line_up_and_no_line_is_long() -> None:
 
 
 def test_to_text_cuts_that_saw_val_are_told() -> None:
-    assert "dev_fraction is 0" in scoreboard.to_text(make_scores(), (), cuts_saw_val=True)
+    assert "dev_fraction is 0" in scoreboard.table_text(make_scores(), (), cuts_saw_val=True)
 
 
 def test_to_markdown_asterisks_are_literal_and_cells_equal_in_number() -> None:

@@ -15,9 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.plan.build import Plan, PlannedDataset, Stage, StageRef
+from orchestrator.plan.model import Plan, PlannedDataset, Stage, StageRef
+from orchestrator.run.holder import is_locked, lock
 from orchestrator.run.open import Wanted, open_run
-from orchestrator.run.paths import RunPaths, is_locked, lock, read_record, write_record
+from orchestrator.run.paths import RunPaths
+from orchestrator.run.record import read_record, write_record
 from workers.errors import ConfigError, DataError, RunInUse, RunMismatch, StorageError
 from workers.protocol import Numerics
 from workers.settings.training import Crops, KeptCheckpoint, OptimizerSettings, TrainingSettings

@@ -8,24 +8,26 @@ from typing import Any
 
 import pytest
 
-from orchestrator.plan.model import Plan, Stage, StageRef, to_json
+from orchestrator.plan.model import Plan, Stage, StageRef, plan_to_json
+from orchestrator.run.holder import lock
 from orchestrator.run.ledger import AttemptEnd, Entry, Ledger, StageState
-from orchestrator.run.paths import RunPaths, RunRecord, lock, write_record
+from orchestrator.run.paths import RunPaths
+from orchestrator.run.record import RunRecord, write_record
 from orchestrator.run.status import (
     Course,
     RunStatus,
     StageStatus,
     State,
     course_of,
-    duration,
     pace,
+    plan_to_json as status_json,
     read_course,
     read_status,
     stage_line,
     stage_status,
-    to_lines,
+    status_lines,
 )
-from orchestrator.run.status import to_json as status_json
+from orchestrator.text import duration
 from workers.errors import DataError
 from workers.protocol import Numerics, StageResult
 from workers.settings.training import OptimizerSettings, ScheduleSettings, TrainingSettings
@@ -72,7 +74,7 @@ def run(tmp_path: Path) -> RunPaths:
         RunRecord(
             run_id="u",
             experiment="digits",
-            plan=to_json(plan),
+            plan=plan_to_json(plan),
             plan_hash=plan.hash,
             created=0.0,
             versions={},
@@ -167,7 +169,7 @@ def test_status_of_a_failed_stage_tells_its_last_error(run: RunPaths) -> None:
     ledger.set_state(StageState.failed)
     status = read_status(run)
     assert (status.state, status.stages[0].error) == (State.failed, "loss became NaN")
-    assert "loss became NaN" in to_lines(status)[1]
+    assert "loss became NaN" in status_lines(status)[1]
 
 
 def test_status_of_predictions_that_failed_for_good_is_on_the_members_last_stage(run: RunPaths) -> None:
@@ -183,7 +185,7 @@ def test_status_of_predictions_that_failed_for_good_is_on_the_members_last_stage
     status = read_status(run)
     assert [stage.error for stage in status.stages] == ["predictions: CheckFailed: not finite", None]
     assert status.stages[0].state is State.done
-    assert "predictions: CheckFailed: not finite" in to_lines(status)[1]
+    assert "predictions: CheckFailed: not finite" in status_lines(status)[1]
 
 
 def test_status_of_a_member_at_chance_is_flagged_while_it_runs(run: RunPaths) -> None:
@@ -191,8 +193,8 @@ def test_status_of_a_member_at_chance_is_flagged_while_it_runs(run: RunPaths) ->
     _write_metrics(run.metrics(_FIRST), [_point(20, 1001.0, **{"val/top1_error": 0.9, "at_chance": 1.0})])
     status = _read_held(run)
     assert status.stages[0].at_chance
-    assert "STILL AT CHANCE" in to_lines(status)[1]
-    assert "STILL AT CHANCE" not in to_lines(status)[2]
+    assert "STILL AT CHANCE" in status_lines(status)[1]
+    assert "STILL AT CHANCE" not in status_lines(status)[2]
 
 
 def test_status_of_the_whole_run_reckons_the_rest_at_the_rate_of_all_stages(run: RunPaths) -> None:
@@ -224,7 +226,7 @@ def test_status_json_has_the_keys_that_scripts_rely_on(run: RunPaths) -> None:
 
 
 def test_status_lines_are_one_for_the_run_and_one_a_stage(run: RunPaths) -> None:
-    lines = to_lines(read_status(run))
+    lines = status_lines(read_status(run))
     assert lines[0].startswith("digits-ffffffff: waiting, 0%")
     assert [line.split()[0] for line in lines[1:]] == ["base-1/target", "base-2/target"]
 

@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from asked_rows import ALL_FORMATS, CLASSES, NUM_ROWS, draw, make_question, names_of, write
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from orchestrator.config.schema import SubmissionFormat
 from orchestrator.submission.check import check_submission

@@ -15,8 +15,9 @@ import pytest
 
 from orchestrator.config.schema import TrackingConfig
 from orchestrator.tracking.mlflow_store import DatasetInput
+from orchestrator.tracking.opening import open_tracking, probe
 from orchestrator.tracking.sender import Pace, Sender
-from orchestrator.tracking.tracker import Ending, NoTracker, RunIdentity, open_tracking, probe, redact
+from orchestrator.tracking.tracker import Ending, NoTracker, RunIdentity, redact
 from orchestrator.tracking.ui import serving
 from workers.errors import ConfigError
 from workers.settings.training import TrainingSettings

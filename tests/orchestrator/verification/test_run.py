@@ -15,11 +15,13 @@ from whole_run import alter_predictions, commit
 from orchestrator.cli.program import main
 from orchestrator.config.composition import compose
 from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionConfig, SubmissionFormat
+from orchestrator.outputs import write_results
 from orchestrator.report import plots
-from orchestrator.results import write_results
 from orchestrator.run import digests as provenance
 from orchestrator.run.digests import Committed, SubmissionDigests, open_book
-from orchestrator.run.paths import RunPaths, lock, read_record, write_record
+from orchestrator.run.holder import lock
+from orchestrator.run.paths import RunPaths
+from orchestrator.run.record import read_record, write_record
 from orchestrator.verification.run import verify
 from workers.errors import CheckFailed
 from workers.storage import atomic, checkpoint
@@ -294,7 +296,7 @@ def test_run_of_before_there_were_digests_is_submitted_and_recorded_from_then_on
     content = (run.paths.submission / "submission.csv").read_bytes()
     write_results(run.paths, run.plan, MEAN, LABELS)
     assert (run.paths.submission / "submission.csv").read_bytes() == content
-    committed = provenance.from_json(read_record(run.paths).committed)
+    committed = provenance.committed_from_json(read_record(run.paths).committed)
     assert committed.submission is not None and committed.submission.sha256 == sha256_of(
         run.paths.submission / "submission.csv"
     )
@@ -305,7 +307,7 @@ def test_committed_survives_run_json(run: "Run") -> None:
     digests = SubmissionDigests("submission.csv", "a", "b")
     book = open_book(run.paths)
     book.announce(digests)
-    again = provenance.from_json(read_record(run.paths).committed)
+    again = provenance.committed_from_json(read_record(run.paths).committed)
     assert again == book.committed and again.announced == digests
     assert replace(again, announced=None) != Committed()
 

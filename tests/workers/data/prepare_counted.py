@@ -7,10 +7,9 @@ import os
 import sys
 from pathlib import Path
 
-from workers.data.sources import files, tree
-from workers.data.sources import hashes as kept_contents
+from workers.data.sources import files, hashes as kept_contents, tree
 from workers.data.store.preparation import prepare
-from workers.settings.training import DatasetSettings
+from workers.settings.dataset import DatasetSettings
 
 
 def main(root: str, stores: str, log: str, size: str) -> None:

@@ -7,8 +7,8 @@ import torch
 from torch.nn.functional import linear, relu
 
 from workers.errors import ConfigError
-from workers.models.outline import outline
-from workers.models.registry import build, initialise
+from workers.models.construction import build, initialise
+from workers.models.outlines import outline
 from workers.settings.training import InitSettings, ModelSettings
 
 SMALL = ModelSettings(input_size=56, width=0.1, conv1_kernel=5, conv1_stride=2, fc_units=48, bottleneck=12)

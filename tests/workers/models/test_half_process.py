@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from workers.models.construction import build, initialise
 from workers.models.halves import HalvedAlexNet
 from workers.models.parts import parts_of
-from workers.models.registry import build, initialise
 from workers.settings.training import InitSettings, Layout, ModelSettings, OptimizerSettings
 from workers.training.evaluation import mean_loss
 from workers.training.optimizer import build_optimizer

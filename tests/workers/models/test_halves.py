@@ -11,10 +11,10 @@ from torch.nn import functional
 
 from workers.kernels import lrn as kernel
 from workers.models.alexnet import AlexNet
+from workers.models.construction import build, initialise, place
 from workers.models.halves import Half, HalvedAlexNet
-from workers.models.outline import outline
+from workers.models.outlines import outline
 from workers.models.parts import beside, parts_of, whole_shape
-from workers.models.registry import build, initialise, place
 from workers.settings.training import Activation, DropoutScaling, InitSettings, Layout, ModelSettings
 
 # A large alpha, so that a window that stops at the wrong channel shows.

@@ -1,6 +1,6 @@
 """A model as numbers: names of layers, and what stands for several of them."""
 
-from workers.models.outline import outline
+from workers.models.outlines import outline
 from workers.settings.training import ModelSettings
 
 FULL = outline(ModelSettings(), 1000)

@@ -9,8 +9,8 @@ from torch.nn import functional
 
 from workers.errors import ConfigError
 from workers.models.alexnet import AlexNet
-from workers.models.outline import outline
-from workers.models.registry import build, initialise
+from workers.models.construction import build, initialise
+from workers.models.outlines import outline
 from workers.models.within_map_norm import WithinMapNorm
 from workers.settings.training import Activation, DropoutScaling, InitScheme, InitSettings, ModelSettings
 

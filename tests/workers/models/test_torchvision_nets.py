@@ -8,8 +8,8 @@ from torchvision import models
 
 from workers import numerics
 from workers.errors import ConfigError
-from workers.models.outline import outline
-from workers.models.registry import build, initialise
+from workers.models.construction import build, initialise
+from workers.models.outlines import outline
 from workers.protocol import Numerics
 from workers.settings.training import InitSettings, ModelSettings, OptimizerSettings
 from workers.training.batch_norm import batch_norms, set_modes

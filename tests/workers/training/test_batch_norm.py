@@ -10,7 +10,7 @@ import pytest
 from workers.data.store.store import open_store
 from workers.errors import Stopped
 from workers.inference.prediction import load_member, predict_images
-from workers.models.registry import build
+from workers.models.construction import build
 from workers.protocol import StageSpec
 from workers.settings.training import Crops, ModelSettings
 from workers.storage.checkpoint import MODEL_FILE, Contents, read_checkpoint

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from workers.errors import DataError
+from workers.models.construction import build, initialise
 from workers.models.parts import saved_parts_of
-from workers.models.registry import build, initialise
 from workers.protocol import InitFile, StageSpec
 from workers.settings.training import InitSettings, Layout, OptimizerSettings
 from workers.training.init_file import check_init_file, load_init_file, read_init_file

@@ -1,6 +1,6 @@
 """When later factors of layers' rates begin, and which of several counts."""
 
-from workers.models.outline import outline
+from workers.models.outlines import outline
 from workers.settings.training import ModelSettings, RateChange, ScheduleSettings
 from workers.training.layer_rates import Phase, first_standstill, later_phases
 

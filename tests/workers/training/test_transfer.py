@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from workers.models.outline import MODEL_NAMES, outline
-from workers.models.registry import build, initialise
+from workers.models.construction import build, initialise
+from workers.models.layers import MODEL_NAMES
+from workers.models.outlines import outline
 from workers.protocol import StageSpec
 from workers.settings.training import InitSettings, ModelSettings, OptimizerSettings
 from workers.storage.checkpoint import read_checkpoint

@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from workers.data.decoding.decisions import Decision, decisions_of, has_transparency
 from workers.data.decoding.formats import FORMATS, format_of
 from workers.data.decoding.jpeg import DamagedJpeg, Decoded, UnusualJpeg, check_cmyk, decode_divided, divisor
-from workers.data.sources.listing import Picture
+from workers.data.sources import Picture
 from workers.kernels import resize
 
 # What Pillow's readers raise on damaged files.

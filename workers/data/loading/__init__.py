@@ -1,1 +1,8 @@
-"""workers.data.loading: see the modules."""
+"""Batches for training and evaluation: order, crops, reflections and colour as functions of seed, epoch and index.
+
+Images stay uint8 in the mapped store until a batch needs them.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

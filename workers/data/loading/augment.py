@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workers.data.store.pixels import Pixels
+from workers.data.store import Pixels
 from workers.kernels.crop import copy
-from workers.settings.training import AugmentationSettings
+from workers.settings import AugmentationSettings
 
 # Of neighbouring images, in a window of a shuffled order.
 PIECES = 128

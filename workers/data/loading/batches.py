@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from workers.data.loading.augment import EpochDraws, PixelStatistics, Windows, crop, draw_epoch, to_input, window_images
-from workers.data.store.pixels import Pixels
-from workers.data.store.store import Store
-from workers.settings.training import AugmentationSettings, ColourScale, Normalisation
+from workers.data.store import Pixels, Store
+from workers.settings import AugmentationSettings, ColourScale, Normalisation
 
 # The channel statistics that the encyclopedia article and torchvision's models use, on the [0, 1] scale.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

@@ -9,7 +9,7 @@ from workers.data.sources.files import Contents, FileListing, ImageFile
 from workers.data.sources.listing import LeftOut
 from workers.data.sources.tree import require_one_line
 from workers.errors import DataError
-from workers.settings.training import DatasetSettings
+from workers.settings import DatasetSettings
 
 # The class of images that are to be predicted and tell none.
 NO_CLASS = ""

@@ -21,7 +21,7 @@ from workers.data.sources.listing import LeftOut
 from workers.data.sources.patterns import WORDS, below_root
 from workers.data.sources.tree import Entry, Tree, open_root, read_text, walk
 from workers.errors import DataError
-from workers.settings.training import DatasetSettings, OnBad
+from workers.settings import DatasetSettings, OnBad
 
 _IDS = ("id", "image_id", "imageid", "image", "image_name", "img", "filename", "file_name", "file", "path", "name")
 _LABELS = ("label", "labels", "class", "target", "category", "species", "breed")

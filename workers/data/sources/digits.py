@@ -15,7 +15,7 @@ from PIL import Image
 from workers.data.sources.hashes import UNKEPT, KeptContents
 from workers.data.sources.held_out import hold_out, lowest
 from workers.data.sources.listing import Loader, Picture, Row, Rows, by_name, unwatched
-from workers.settings.training import SPLITS, DatasetSettings
+from workers.settings import SPLITS, DatasetSettings
 
 TEST_FRACTION = 0.2
 # load_digits counts ink from 0 to 16.

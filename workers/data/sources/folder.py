@@ -12,7 +12,7 @@ from workers.data.sources.classes import NO_CLASS, Found, file_listing, grouped
 from workers.data.sources.files import FileListing, ImageFile, PlainFiles, may_be_image
 from workers.data.sources.tree import Entry, Tree, open_root, read_text
 from workers.errors import DataError
-from workers.settings.training import DatasetSettings
+from workers.settings import DatasetSettings
 from workers.threads import map_in_order
 
 IMAGES_FOLDER = "images"

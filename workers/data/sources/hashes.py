@@ -10,7 +10,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TypeVar
 
-from workers.storage.atomic import write_bytes
+from workers.storage import write_bytes
 from workers.threads import map_in_order
 
 Item = TypeVar("Item")

@@ -22,7 +22,7 @@ from workers.data.sources.ilsvrc_devkit import DevelopmentKit, read_development_
 from workers.data.sources.tar import ArchivesAndFiles, Member, Span, index_tar, path_in_archive
 from workers.data.sources.tree import Entry, Tree, open_root
 from workers.errors import DataError
-from workers.settings.training import DatasetSettings
+from workers.settings import DatasetSettings
 
 _PREFIX = "ILSVRC2012_img_"
 _TASK_3 = "_t3"

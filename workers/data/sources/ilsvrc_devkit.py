@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from workers.data.decoding.decoder import BadImage
+from workers.data.decoding import BadImage
 from workers.data.sources.tree import Tree, one_line
 from workers.errors import DataError
 

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from workers.data.decoding.decisions import Decision
+from workers.data.decoding import Decision
 from workers.data.sources.hashes import UNKEPT, KeptContents
 
 UNLABELLED = -1

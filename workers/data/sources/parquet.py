@@ -25,8 +25,8 @@ from workers.data.sources.parquet_rows import ImageColumn, RowGroups, RowImages,
 from workers.data.sources.patterns import split_files
 from workers.data.sources.tree import Entry, Tree, open_root, require_one_line
 from workers.errors import DataError
-from workers.settings.training import DatasetSettings
-from workers.storage.atomic import parse_json
+from workers.settings import DatasetSettings
+from workers.storage import parse_json
 from workers.threads import map_in_order
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from functools import cached_property
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from workers.data.decoding.decoder import BadImage
+from workers.data.decoding import BadImage
 from workers.data.sources.tree import Tree, driver_errors, one_line, said_by
 from workers.errors import DataError, SourceLost
 

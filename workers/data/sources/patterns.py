@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 
 from workers.data.sources.tree import Entry, Tree
 from workers.errors import DataError
-from workers.settings.training import DatasetSettings
+from workers.settings import DatasetSettings
 
 WORDS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 _BRACES = re.compile(r"\{([^{}]*)\}")

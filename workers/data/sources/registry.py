@@ -13,8 +13,7 @@ from workers.data.sources.parquet import list_parquet
 from workers.data.sources.torchvision import list_torchvision
 from workers.data.sources.tree import tree_at
 from workers.data.sources.webdataset import list_webdataset
-from workers.settings.dataset import FILE_SOURCES
-from workers.settings.training import DatasetSettings, Source
+from workers.settings import FILE_SOURCES, DatasetSettings, Source
 
 
 @dataclass(frozen=True)

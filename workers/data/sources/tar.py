@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO
 
-from workers.data.decoding.decoder import BadImage
+from workers.data.decoding import BadImage
 from workers.data.sources.tree import Tree, driver_errors, one_line, require_one_line, said_by
 from workers.errors import DataError
 

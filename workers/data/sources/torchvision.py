@@ -18,7 +18,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 from PIL import Image
 
-from workers.data.decoding.decoder import BadImage, centre_square
+from workers.data.decoding import BadImage, centre_square
 from workers.data.sources.classes import NO_CLASS, Found, file_listing, grouped, kept_classes
 from workers.data.sources.files import FileListing, ImageFile, PlainFiles
 from workers.data.sources.hashes import UNKEPT, KeptContents
@@ -27,7 +27,7 @@ from workers.data.sources.listing import UNLABELLED, LeftOut, Listing, Loader, P
 from workers.data.sources.torchvision_catalogue import Kept, KnownSet, known_set
 from workers.data.sources.tree import LocalTree, one_line
 from workers.errors import DataError
-from workers.settings.training import SPLITS, DatasetSettings
+from workers.settings import SPLITS, DatasetSettings
 
 Part = TypeVar("Part")
 

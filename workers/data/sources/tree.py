@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from workers.data.decoding.decoder import BadImage, read_content
+from workers.data.decoding import BadImage, read_content
 from workers.errors import DataError, SourceLost
-from workers.settings.dataset import DatasetSettings, is_url
+from workers.settings import DatasetSettings, is_url
 
 # An object store answers after tens of milliseconds, whatever it is asked: many questions at once.
 _REMOTE_READERS = 16

@@ -20,7 +20,7 @@ from workers.data.sources.patterns import split_files
 from workers.data.sources.tar import ArchivesAndFiles, Span, Window, path_in_archive, require_end
 from workers.data.sources.tree import Entry, Tree, driver_errors, one_line, open_root, require_one_line, said_by
 from workers.errors import DataError
-from workers.settings.training import DatasetSettings, OnBad
+from workers.settings import DatasetSettings, OnBad
 from workers.threads import map_in_order
 
 # Labels are short; a longer file beside an image is none.

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from workers.errors import StorageError
-from workers.settings.dataset import StoreFormat, stored_image_bytes
+from workers.settings import StoreFormat, stored_image_bytes
 
 # Labels, sizes, sha256 and name of a row, its share of a record, and what is the same for all JPEGs.
 _ROW_BYTES = {StoreFormat.raw: 150, StoreFormat.jpeg: 800}

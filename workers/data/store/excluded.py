@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from workers.data.sources.listing import LeftOut, Row, Rows
+from workers.data.sources import LeftOut, Row, Rows
 from workers.data.store.store import Store
-from workers.settings.training import HELD_OUT
+from workers.settings import HELD_OUT
 
 _SHA256 = np.dtype("S32")
 _REASON = "held out by the target"

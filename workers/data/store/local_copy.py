@@ -10,9 +10,7 @@ from pathlib import Path
 from workers.data.store.disk_space import require_space
 from workers.data.store.store import MANIFEST, Store, open_store
 from workers.errors import StorageError
-from workers.storage.atomic import atomic_folder, remove_leftovers, storage_errors
-from workers.storage.heartbeat import silent
-from workers.storage.lock import locked
+from workers.storage import atomic_folder, locked, remove_leftovers, silent, storage_errors
 
 _BLOCK_BYTES = 8 << 20
 

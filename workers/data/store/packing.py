@@ -10,7 +10,7 @@ from queue import Empty, SimpleQueue
 
 import numpy as np
 
-from workers.data.sources.listing import Listing, Loader, Row
+from workers.data.sources import Listing, Loader, Row
 from workers.data.store.shards import (
     Decided,
     Encoding,
@@ -24,8 +24,8 @@ from workers.data.store.shards import (
     rows_per_shard,
     save_npy,
 )
-from workers.settings.training import SPLITS
-from workers.storage.atomic import replacing, sha256_of, write_text
+from workers.settings import SPLITS
+from workers.storage import replacing, sha256_of, write_text
 
 # Waking the thread that watches for each image would take the interpreter lock from those that decode.
 _TELL_EVERY_S = 0.1

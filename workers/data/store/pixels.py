@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from workers.data.decoding.jpeg import decode_window
+from workers.data.decoding import decode_window
 from workers.errors import StorageError
 
 # What else a process that trains has open: libraries, logs, sockets, other splits.

@@ -12,9 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from workers.data.sources.hashes import KeptContents
-from workers.data.sources.listing import LeftOut, Listing, Rows
-from workers.data.sources.registry import open_listing
+from workers.data.sources import KeptContents, LeftOut, Listing, Rows, open_listing
 from workers.data.store.disk_space import readable_bytes, require_space, store_bytes
 from workers.data.store.excluded import NOTHING, Excluded
 from workers.data.store.packing import PackingThreads, pack
@@ -23,9 +21,17 @@ from workers.data.store.shards import Decided, Encoding, FileEntry, ShardRunner,
 from workers.data.store.statistics import image_statistics
 from workers.data.store.store import MANIFEST, MEAN_IMAGE, SCHEMA, digest_of, open_store, split_shards
 from workers.errors import DataError, SourceLost, StorageError
-from workers.settings.training import SPLITS, DatasetSettings, OnBad, StoreFormat, dataset_options
-from workers.storage.atomic import fsync_folder, remove_leftovers, replacing, sha256_of, storage_errors, write_json
-from workers.storage.lock import is_locked, locked
+from workers.settings import SPLITS, DatasetSettings, OnBad, StoreFormat, dataset_options
+from workers.storage import (
+    fsync_folder,
+    is_locked,
+    locked,
+    remove_leftovers,
+    replacing,
+    sha256_of,
+    storage_errors,
+    write_json,
+)
 
 _MOST_NAMED = 10
 _WHOLE_VAL = "replace them, since without a test the submission is on val and has a line for each"

@@ -17,12 +17,11 @@ from typing import IO, Protocol
 
 import numpy as np
 
-from workers.data.decoding.decoder import BadImage
-from workers.data.decoding.jpeg import encode
-from workers.data.sources.listing import Loader, Picture, Row
+from workers.data.decoding import BadImage, encode
+from workers.data.sources import Loader, Picture, Row
 from workers.data.store.pixels import ShardFiles
-from workers.settings.training import StoreFormat
-from workers.storage.atomic import parse_json, replacing, sha256_of, write_json
+from workers.settings import StoreFormat
+from workers.storage import parse_json, replacing, sha256_of, write_json
 
 UNREADABLE_GREY = 128
 # Of raw pixels. The largest keeps a store of 1.3 million images at 256 pixels below 2,000 files; the smallest spares

@@ -25,15 +25,13 @@ from typing import Any
 
 import numpy as np
 
-from workers.data.export import prepared_sheet
 from workers.data.store.pixels import Pixels, ShardFiles
 from workers.data.store.shards import shard_files, shard_stem
 from workers.errors import StorageError
-from workers.settings.training import HELD_OUT, SPLITS, StoreFormat
-from workers.storage.atomic import parse_json, storage_errors, write_bytes, write_json, write_text
+from workers.settings import StoreFormat
+from workers.storage import parse_json, storage_errors
 
 MANIFEST = "manifest.json"
-PREPARED_SHEET = "prepared.png"
 MEAN_IMAGE = "mean_image.npy"
 SCHEMA = 3
 # Preparation makes the newest; a finished run may have kept the path of an older store: 1 has no mean image, 1 and 2
@@ -57,7 +55,7 @@ class Store:
         shards: where the pixels of each split that is there lie.
         left_out: images of the source that are in no split, as {"split", "path", "reason"}.
         class_ids: what a challenge calls each class in its submissions; empty where there is no such thing.
-        decided: how many images there are of each decision (`workers.data.decoding.decisions`); the manifest lists their paths.
+        decided: the number of images of each decision (`workers.data.decoding`); the manifest lists their paths.
     """
 
     path: Path
@@ -215,32 +213,3 @@ def digest_of(classes: tuple[str, ...], file_hashes: Mapping[str, str]) -> str:
     """
     lines = [*classes, "", *(f"{name} {file_hashes[name]}" for name in sorted(file_hashes) if name != MEAN_IMAGE)]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def export(store: Store, directory: Path) -> None:
-    """Writes what a run keeps of its target dataset, so that scoring, submitting and reporting need no store.
-
-    `classes.txt`, `dataset.json`, `prepared.png` (some images of every split), and of dev, val and test
-    `<split>.rows.txt`, `<split>.sizes.npy` and, where there are labels, `<split>.labels.npy`. Files of an
-    earlier export that the store has no more are removed.
-    """
-    splits = [split for split in HELD_OUT if store.counts[split]]
-    write_text(directory / "classes.txt", "".join(f"{name}\n" for name in store.classes))
-    for split in HELD_OUT:
-        for name in (f"{split}.rows.txt", f"{split}.sizes.npy", f"{split}.labels.npy"):
-            if name in store.file_hashes:
-                write_bytes(directory / name, (store.path / name).read_bytes())
-            else:
-                # Labels that stayed would be taken for those of the images now there.
-                with storage_errors(directory / name):
-                    (directory / name).unlink(missing_ok=True)
-    write_bytes(directory / PREPARED_SHEET, prepared_sheet(store))
-    write_json(
-        directory / "dataset.json",
-        {
-            "digest": store.digest,
-            **({"class_ids": list(store.class_ids)} if store.class_ids else {}),
-            "counts": {split: store.counts[split] for split in SPLITS},
-            "unreadable": {split: list(store.unreadable(split)) for split in splits},
-        },
-    )

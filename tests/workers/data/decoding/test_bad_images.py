@@ -17,7 +17,7 @@ from workers.data.decoding.decoder import BadImage, decode
 from workers.data.store.preparation import prepare
 from workers.data.store.store import open_store
 from workers.errors import DataError
-from workers.settings.training import DatasetSettings, OnBad
+from workers.settings.dataset import DatasetSettings, OnBad
 
 # Pillow looks for a resolution in EXIF, and warns of a damaged one.
 pytestmark = pytest.mark.filterwarnings("ignore:Corrupt EXIF")

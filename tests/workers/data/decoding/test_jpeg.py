@@ -4,8 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from PIL import Image
 
 from workers.data.decoding.jpeg import DamagedJpeg, decode_divided, decode_window, divisor, encode

@@ -11,7 +11,8 @@ from PIL import Image
 from workers.data.loading.batches import TrainingBatches, centre_batches, pixel_statistics
 from workers.data.store.preparation import prepare
 from workers.data.store.store import Store, open_store
-from workers.settings.training import AugmentationSettings, DatasetSettings, StoreFormat
+from workers.settings.dataset import DatasetSettings, StoreFormat
+from workers.settings.training import AugmentationSettings
 
 SIZE, INPUT = 48, 40
 

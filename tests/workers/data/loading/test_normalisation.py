@@ -10,7 +10,8 @@ from workers.data.loading.augment import Windows, crop, draw_epoch, to_input
 from workers.data.loading.batches import IMAGENET_MEAN, IMAGENET_STD, TrainingBatches, centre_batches, pixel_statistics
 from workers.data.store.preparation import prepare
 from workers.data.store.store import Store, open_store
-from workers.settings.training import AugmentationSettings, ColourScale, DatasetSettings, Normalisation
+from workers.settings.dataset import DatasetSettings
+from workers.settings.training import AugmentationSettings, ColourScale, Normalisation
 
 # Krizhevsky et al. 2012, §4.1: the five offsets of 224 pixels in 256.
 OFFSETS = ((0, 0), (0, 32), (16, 16), (32, 0), (32, 32))

@@ -4,8 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from workers.data.loading.augment import PIECES, draw_epoch
 from workers.data.loading.batches import ReadAhead

@@ -10,8 +10,7 @@ import pytest
 from workers.data.sources.listing import Row, Rows, unwatched
 from workers.data.sources.registry import open_listing, survey
 from workers.errors import DataError
-from workers.settings.dataset import OnBad
-from workers.settings.training import DatasetSettings, Source
+from workers.settings.dataset import DatasetSettings, OnBad, Source
 
 Write = Callable[..., Path]
 Ids = tuple[str, ...]

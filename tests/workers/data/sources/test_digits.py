@@ -7,7 +7,7 @@ import numpy as np
 from workers.data.sources.registry import survey
 from workers.data.store.preparation import prepare
 from workers.data.store.store import Store, open_store
-from workers.settings.training import DatasetSettings, Source
+from workers.settings.dataset import DatasetSettings, Source
 
 SPLITS = ("train", "dev", "val", "test")
 

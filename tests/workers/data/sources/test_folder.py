@@ -9,7 +9,7 @@ import pytest
 
 from workers.data.sources.registry import open_listing, survey
 from workers.errors import DataError
-from workers.settings.training import DatasetSettings, Source
+from workers.settings.dataset import DatasetSettings, Source
 
 Write = Callable[..., Path]
 

@@ -2,8 +2,7 @@
 
 import hashlib
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from workers.data.sources.held_out import hold_out, lowest, num_held_out
 

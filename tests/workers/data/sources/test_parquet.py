@@ -22,7 +22,7 @@ from workers.data.sources.tree import LocalTree
 from workers.data.store.preparation import prepare
 from workers.data.store.store import open_store
 from workers.errors import DataError
-from workers.settings.training import DatasetSettings, Source
+from workers.settings.dataset import DatasetSettings, Source
 
 Png = Callable[[int], bytes]
 

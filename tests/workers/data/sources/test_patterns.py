@@ -8,7 +8,7 @@ import pytest
 from workers.data.sources.patterns import expand, glob, split_files
 from workers.data.sources.tree import LocalTree
 from workers.errors import DataError
-from workers.settings.training import DatasetSettings, Source
+from workers.settings.dataset import DatasetSettings, Source
 
 KEY = "datasets.<name>.train"
 

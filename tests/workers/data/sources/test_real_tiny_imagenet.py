@@ -4,7 +4,7 @@ from pathlib import Path
 
 from workers.data.store.preparation import prepare
 from workers.data.store.store import open_store
-from workers.settings.training import DatasetSettings
+from workers.settings.dataset import DatasetSettings
 
 
 def test_real_images_keep_counts_pixels_and_colour(real_images: Path, tmp_path: Path) -> None:

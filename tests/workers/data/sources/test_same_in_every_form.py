@@ -12,14 +12,13 @@ from image_forms import as_csv, as_parquet, as_shards
 from workers.data.store.preparation import prepare
 from workers.data.store.store import Store, open_store
 from workers.protocol import Numerics, StageSpec
+from workers.settings.dataset import DatasetSettings, Source
 from workers.settings.training import (
     AugmentationSettings,
-    DatasetSettings,
     KeptCheckpoint,
     ModelSettings,
     OptimizerSettings,
     ScheduleSettings,
-    Source,
     TrainingSettings,
 )
 from workers.storage.checkpoint import read_checkpoint

@@ -9,7 +9,7 @@ import pytest
 
 from workers.data.store.preparation import prepare
 from workers.data.store.store import Store, open_store
-from workers.settings.training import DatasetSettings, Source
+from workers.settings.dataset import DatasetSettings, Source
 
 Write = Callable[..., Path]
 SPLITS = ("train", "dev", "val", "test")

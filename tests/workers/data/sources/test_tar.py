@@ -5,8 +5,7 @@ import tarfile
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from workers.data.sources.tar import Member, Span, index_tar
 from workers.errors import DataError

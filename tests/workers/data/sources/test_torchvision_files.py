@@ -22,7 +22,7 @@ from workers.data.sources.torchvision_catalogue import SETS, Kept
 from workers.data.store.preparation import prepare
 from workers.data.store.store import open_store
 from workers.errors import DataError
-from workers.settings.training import DatasetSettings, Source
+from workers.settings.dataset import DatasetSettings, Source
 
 NUM_CLASSES, IN_A_CLASS = 3, 6
 

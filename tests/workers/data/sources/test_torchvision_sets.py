@@ -17,7 +17,7 @@ from workers.data.sources.registry import open_listing, survey
 from workers.data.store.preparation import prepare
 from workers.data.store.store import open_store
 from workers.errors import DataError
-from workers.settings.training import DatasetSettings, Source
+from workers.settings.dataset import DatasetSettings, Source
 
 NAMES = ("airplane", "automobile", "bird")
 IN_A_BATCH = 12

@@ -16,7 +16,7 @@ from workers.data.sources.registry import open_listing, survey
 from workers.data.sources.tree import RemoteTree, Tree, open_root, tree_at, walk
 from workers.data.store.preparation import store_key
 from workers.errors import DataError
-from workers.settings.training import DatasetSettings, OnBad
+from workers.settings.dataset import DatasetSettings, OnBad
 
 Upload = Callable[[Path, str], str]
 

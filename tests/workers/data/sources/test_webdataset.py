@@ -21,8 +21,7 @@ from workers.data.sources.webdataset import index_shard
 from workers.data.store.preparation import prepare
 from workers.data.store.store import open_store
 from workers.errors import DataError
-from workers.settings.dataset import OnBad
-from workers.settings.training import DatasetSettings, Source
+from workers.settings.dataset import DatasetSettings, OnBad, Source
 
 Png = Callable[[int], bytes]
 Member = tuple[str, bytes]

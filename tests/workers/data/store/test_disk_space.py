@@ -9,7 +9,7 @@ import pytest
 from workers.data.store.disk_space import readable_bytes, store_bytes
 from workers.data.store.preparation import PrepareProgress, prepare
 from workers.errors import StorageError
-from workers.settings.training import DatasetSettings, StoreFormat
+from workers.settings.dataset import DatasetSettings, StoreFormat
 
 
 @pytest.fixture

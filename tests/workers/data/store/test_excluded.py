@@ -7,14 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from workers.data.store.excluded import Excluded, held_out_by
 from workers.data.store.preparation import PrepareProgress, prepare
 from workers.data.store.store import Store, open_store
 from workers.errors import DataError
-from workers.settings.training import DatasetSettings, Source
+from workers.settings.dataset import DatasetSettings, Source
 
 Write = Callable[..., Path]
 HELD_OUT = ("dev", "val", "test")

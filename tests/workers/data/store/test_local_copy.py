@@ -16,7 +16,7 @@ from workers.data.store.local_copy import open_on_node
 from workers.data.store.preparation import prepare
 from workers.data.store.store import open_store
 from workers.errors import StorageError
-from workers.settings.training import DatasetSettings
+from workers.settings.dataset import DatasetSettings
 from workers.storage.lock import locked
 
 

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from workers.data.decoding.jpeg import decode_window, encode
 from workers.data.loading.augment import crop
@@ -19,7 +18,7 @@ from workers.data.store.pixels import Pixels, ShardFiles
 from workers.data.store.preparation import prepare
 from workers.data.store.store import open_store
 from workers.errors import StorageError
-from workers.settings.training import DatasetSettings, StoreFormat
+from workers.settings.dataset import DatasetSettings, StoreFormat
 
 SIZE = 16
 Write = Callable[..., Path]

@@ -18,7 +18,7 @@ from PIL import Image
 from workers.data.store.preparation import PrepareProgress, prepare
 from workers.data.store.store import open_store
 from workers.errors import DataError, StorageError
-from workers.settings.training import DatasetSettings, OnBad, Source
+from workers.settings.dataset import DatasetSettings, OnBad, Source
 
 Write = Callable[..., Path]
 

@@ -17,7 +17,7 @@ from workers.data.store.preparation import PrepareProgress, prepare
 from workers.data.store.shards import rows_per_shard
 from workers.data.store.store import Store, open_store
 from workers.errors import DataError, SourceLost
-from workers.settings.training import DatasetSettings, OnBad
+from workers.settings.dataset import DatasetSettings, OnBad
 from workers.storage.lock import is_locked
 
 Write = Callable[..., Path]

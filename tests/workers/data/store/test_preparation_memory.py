@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from workers.data.store.preparation import PrepareProgress, prepare
-from workers.settings.training import DatasetSettings, StoreFormat
+from workers.settings.dataset import DatasetSettings, StoreFormat
 
 SIZE = 256
 

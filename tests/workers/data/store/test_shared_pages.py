@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from orchestrator.plan.build import StageRef, stage_seed
+from orchestrator.plan.build import stage_seed
+from orchestrator.plan.model import StageRef
 from workers.data.loading.batches import TrainingBatches, pixel_statistics
 from workers.data.store.preparation import prepare
 from workers.data.store.store import open_store
-from workers.settings.training import AugmentationSettings, DatasetSettings
+from workers.settings.dataset import DatasetSettings
+from workers.settings.training import AugmentationSettings
 
 MEMBERS = [f"base{number}" for number in range(1, 8)]
 NUM_IMAGES, SIZE, INPUT = 140, 256, 224

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from workers.data.export import export
 from workers.data.store import preparation
 from workers.data.store.preparation import prepare
-from workers.data.store.store import export, open_store
+from workers.data.store.store import open_store
 from workers.errors import StorageError
-from workers.settings.training import DatasetSettings
+from workers.settings.dataset import DatasetSettings
 
 
 def test_pixels_are_mapped_and_cannot_be_written(plain_tree: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from orchestrator.config.composition import compose
-from orchestrator.datasets import Prepared, prepare_all, survey_all
+from orchestrator.inputs import Prepared, prepare_all, survey_all
 from workers.errors import DataError, StorageError
 
 

@@ -10,18 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.combine.averaging import Combination, Combined
-from orchestrator.combine.rows import top_classes
-from orchestrator.config.schema import CombineMethod
-from orchestrator.plan.model import Plan, from_json
-from orchestrator.run.paths import RunPaths, RunRecord, read_record
-from orchestrator.submission.write import MANIFEST
-from workers.data.decoding.decoder import BadImage, decode, read_content
-from workers.data.decoding.formats import FORMATS
-from workers.data.store.store import Store, open_store
+from orchestrator.combine import Combination, Combined, top_classes
+from orchestrator.config import CombineMethod
+from orchestrator.plan import Plan, plan_from_json
+from orchestrator.run import RunPaths, RunRecord, read_record
+from orchestrator.submission import MANIFEST
+from workers.data.decoding import FORMATS, BadImage, decode, read_content
+from workers.data.store import Store, open_store
 from workers.errors import ConfigError, DataError, MemberFailed, StorageError
 from workers.numerics import capabilities, usable
-from workers.storage.atomic import parse_json, write_text
+from workers.storage import parse_json, write_text
 
 TARGET = "target"
 # 256-pixel images of one block: 400 MB at most, while members are loaded anew for each block only.
@@ -56,7 +54,7 @@ class _Ensemble:
     combination: Combination
 
 
-def predict_images(
+def predict(
     paths: RunPaths, images: Sequence[Path], top: int, progress: Callable[[str], None]
 ) -> tuple[Prediction, ...]:
     """Predicts image files, and those inside folders, with every member of a finished run, combined as the run does.
@@ -100,7 +98,7 @@ def find_images(given: Sequence[Path]) -> tuple[Path, ...]:
     return tuple(found())
 
 
-def to_json(predictions: Sequence[Prediction]) -> list[dict[str, Any]]:
+def prediction_json(predictions: Sequence[Prediction]) -> list[dict[str, Any]]:
     """The document of `septet predict --json`."""
     return [
         {
@@ -111,7 +109,7 @@ def to_json(predictions: Sequence[Prediction]) -> list[dict[str, Any]]:
     ]
 
 
-def to_lines(predictions: Sequence[Prediction]) -> tuple[str, ...]:
+def prediction_lines(predictions: Sequence[Prediction]) -> tuple[str, ...]:
     """`cat.jpg: tabby 81.2%, tiger cat 11.0%`, a line an image."""
     return tuple(
         f"{prediction.path}: " + ", ".join(f"{guess.name} {guess.probability:.1%}" for guess in prediction.top)
@@ -130,7 +128,7 @@ def check_out(path: Path) -> None:
 def write_out(path: Path, predictions: Sequence[Prediction]) -> None:
     """Writes .json (as `--json` prints it) or .csv: path, then class and probability of each place."""
     if path.suffix.lower() == ".json":
-        write_text(path, json.dumps(to_json(predictions), indent=1, ensure_ascii=False) + "\n")
+        write_text(path, json.dumps(prediction_json(predictions), indent=1, ensure_ascii=False) + "\n")
         return
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
@@ -144,7 +142,7 @@ def write_out(path: Path, predictions: Sequence[Prediction]) -> None:
 
 def _open(paths: RunPaths) -> _Ensemble:
     record = read_record(paths)
-    plan = from_json(record.plan)
+    plan = plan_from_json(record.plan)
     # A submission may do without members that failed, where `submission.min_members` allowed that: so does this.
     wanted = _wanted(paths, plan)
     unfinished = [member for member in wanted if not paths.done(plan.last_stage(member).ref).is_file()]
@@ -183,7 +181,7 @@ def _combination(paths: RunPaths, members: Sequence[str]) -> Combination:
 
 def _predict_block(ensemble: _Ensemble, images: Sequence[np.ndarray], progress: Callable[[str], None]) -> np.ndarray:
     # Here and not above: torch takes a second to load, and a mistyped path should be told at once.
-    from workers.inference.prediction import predict_images as predict_by_member
+    from workers.inference import predict_images as predict_by_member
 
     record = ensemble.record
     numerics = usable(record.numerics, capabilities())

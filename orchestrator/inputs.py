@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from orchestrator.cluster.ray_backend import shard_runner
-from orchestrator.config.schema import TARGET, Config
-from orchestrator.plan.build import used_datasets
-from workers.data.sources.registry import Survey, survey
-from workers.data.store.excluded import NOTHING, Excluded, held_out_by
-from workers.data.store.preparation import PrepareProgress, prepare
-from workers.data.store.store import Store, open_store
+from orchestrator.cluster import shard_runner
+from orchestrator.config import TARGET, Config
+from orchestrator.plan import Plan, used_datasets
+from workers.data.sources import Survey, survey
+from workers.data.store import NOTHING, Excluded, PrepareProgress, Store, held_out_by, open_store, prepare
 from workers.errors import DataError, StorageError
+from workers.protocol import InitFile
+from workers.storage import sha256_of
 
 # Hears of every image of a dataset, by the dataset's name.
 Watcher = Callable[[str, PrepareProgress], None]
@@ -91,3 +91,40 @@ def _named(name: str) -> Iterator[None]:
     except (DataError, StorageError) as error:
         text = str(error).replace("datasets.<name>.", f"datasets.{name}.")
         raise type(error)(f"datasets.{name}: {text}") from error
+
+
+def hash_init_files(config: Config) -> Mapping[str, InitFile]:
+    """Each file that a stage starts from, by the path as configured.
+
+    Raises:
+        DataError: one cannot be read.
+    """
+    found: dict[str, InitFile] = {}
+    for member in config.members.values():
+        for name, stage in member.stages.items():
+            if stage.init_file is None or stage.init_file in found:
+                continue
+            path = Path(stage.init_file).expanduser().absolute()
+            try:
+                found[stage.init_file] = InitFile(str(path), sha256_of(path))
+            except OSError as error:
+                where = f"ensemble.members.{member.name}.stages.{name}.init_file={path}"
+                raise DataError(f"{where}: cannot be read ({error.strerror}); give a file of weights") from error
+    return found
+
+
+def check_init_files(plan: Plan) -> None:
+    """Reads every file that a stage starts from and holds it against the stage's model.
+
+    Raises:
+        DataError: it is no file of weights, or lacks a layer that the stage does not reset.
+    """
+    for stage in plan.stages:
+        if stage.init_file is not None:
+            # Here and not above: torch is loaded.
+            from workers.training import check_init_file
+
+            try:
+                check_init_file(stage.init_file, stage.settings.model, stage.num_classes, stage.reset)
+            except DataError as error:
+                raise DataError(f"ensemble.members.{stage.ref.member}.stages.{stage.ref.stage}.{error}") from error

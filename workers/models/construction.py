@@ -1,4 +1,4 @@
-"""Model names and what they build; user configuration can name nothing else."""
+"""Builds models by name, draws their weights and places them."""
 
 import torch
 from torch import nn
@@ -9,10 +9,11 @@ from workers.models.cifar_net import CifarNet
 from workers.models.fresh import draw
 from workers.models.halves import HalvedAlexNet
 from workers.models.highway import Highway
+from workers.models.layers import TORCHVISION
 from workers.models.lenet import LeNet5
-from workers.models.outline import TORCHVISION, outline
+from workers.models.outlines import outline
 from workers.models.parts import beside, parts_of
-from workers.settings.training import InitSettings, Layout, ModelSettings
+from workers.settings import InitSettings, Layout, ModelSettings
 
 _CIFAR_HIDDEN_UNITS = {"cifar_80s": 64, "cifar_18pct": 0}
 

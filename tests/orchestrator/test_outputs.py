@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionConfig, SubmissionFormat
+from orchestrator.outputs import Results, rebuild_report, write_results
 from orchestrator.report import plots
 from orchestrator.report.curves import read_curves
-from orchestrator.results import Results, rebuild_report, write_results
 from orchestrator.run.paths import RunPaths
 from workers.errors import CheckFailed, ConfigError, DataError, MemberFailed
 

@@ -4,29 +4,37 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from orchestrator.combine.absent import allowed_missing, without
-from orchestrator.combine.averaging import Combination, Combined, equal
-from orchestrator.combine.predictions import MemberPredictions, all_present, open_predictions
-from orchestrator.combine.weights import find_weights
-from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionConfig
-from orchestrator.plan.build import Plan
-from orchestrator.report.table import Missing, SplitScores, score_split, to_text
-from orchestrator.report.write import Evidence, write_report
-from orchestrator.run.data import RunData, read_run_data
-from orchestrator.run.digests import (
+from orchestrator.combine import (
+    Combination,
+    Combined,
+    MemberPredictions,
+    Missing,
+    all_present,
+    allowed_missing,
+    equal,
+    find_weights,
+    open_predictions,
+    without,
+)
+from orchestrator.config import CombineConfig, CombineMethod, SubmissionConfig
+from orchestrator.plan import Plan
+from orchestrator.report import Evidence, SplitScores, score_split, table_text, write_report
+from orchestrator.run import (
     Book,
     Committed,
+    RunData,
+    RunPaths,
     SubmissionDigests,
     open_book,
+    read_record,
+    read_run_data,
     require_data,
     require_recorded,
     require_stage,
 )
-from orchestrator.run.paths import RunPaths, read_record
-from orchestrator.submission.write import MANIFEST, Provenance, ask, write_submission
+from orchestrator.submission import MANIFEST, Provenance, ask, write_submission
 from workers.errors import CheckFailed, DataError, MemberFailed, StorageError
-from workers.storage.atomic import parse_json
-from workers.storage.finished import Finished, read_finished
+from workers.storage import Finished, parse_json, read_finished
 
 _SEARCH_SPLIT = "dev"
 
@@ -162,7 +170,7 @@ def _report(paths: RunPaths, plan: Plan, opened: Opened, missing: tuple[Missing,
     evidence = Evidence(scores, predictions, at_chance, cuts_saw_val, missing)
     files = write_report(paths, plan, read_record(paths), evidence)
     main = scores[0]
-    text = to_text(main, at_chance, cuts_saw_val=cuts_saw_val, missing=missing)
+    text = table_text(main, at_chance, cuts_saw_val=cuts_saw_val, missing=missing)
     if opened.combination.note:
         text += opened.combination.note + "\n"
     ensemble = {**asdict(main.ensemble), "disagreement": main.disagreement}

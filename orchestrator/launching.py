@@ -6,37 +6,35 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from orchestrator.cluster import ray_backend as ray_cluster
-from orchestrator.combine.absent import check_min_members, find_missing
-from orchestrator.config.schema import TARGET, Config, default_run_dir
-from orchestrator.datasets import Prepared, prepare_all, survey_all
-from orchestrator.display.preparation import watching
-from orchestrator.display.run import Display
-from orchestrator.execution.driver import Driver
-from orchestrator.execution.jobs import Work
-from orchestrator.execution.signals import Interrupts
-from orchestrator.execution.stop import obeying
-from orchestrator.init_files import check_init_files, hash_init_files
-from orchestrator.placement import placing
-from orchestrator.placement.placing import Measuring
-from orchestrator.plan.build import Plan, make_plan
-from orchestrator.results import Results, write_results
-from orchestrator.run.data import of_store, read_run_data
-from orchestrator.run.ledger import Budgets, Ledger, end_noted
-from orchestrator.run.open import OpenedRun, Wanted, open_run
-from orchestrator.run.paths import versions
-from orchestrator.run.status import read_status
-from orchestrator.submission import write as submission
-from orchestrator.tracking import tracker as tracking
-from orchestrator.tracking.mlflow_store import DatasetInput
-from orchestrator.tracking.tracker import Ending, RunIdentity, Tracker, open_tracking
-from workers.data.store.store import export
+from orchestrator import cluster, placement, submission, tracking
+from orchestrator.combine import check_min_members, find_missing
+from orchestrator.config import TARGET, Config, default_run_dir
+from orchestrator.display import Display, watching
+from orchestrator.execution import Driver, Interrupts, Work, obeying
+from orchestrator.inputs import Prepared, check_init_files, hash_init_files, prepare_all, survey_all
+from orchestrator.outputs import Results, write_results
+from orchestrator.placement import Measuring
+from orchestrator.plan import Plan, make_plan
+from orchestrator.run import (
+    Budgets,
+    Ledger,
+    OpenedRun,
+    Wanted,
+    end_noted,
+    of_store,
+    open_run,
+    read_run_data,
+    read_status,
+    versions,
+)
+from orchestrator.tracking import DatasetInput, Ending, RunIdentity, Tracker, open_tracking
+from workers.data.export import export
 from workers.errors import CheckFailed, ClusterLost, DataError, MemberFailed, SeptetError, Stopped
 from workers.numerics import code_digest
-from workers.settings.training import HELD_OUT
+from workers.settings import HELD_OUT
 
 if TYPE_CHECKING:
-    from orchestrator.run.paths import RunPaths
+    from orchestrator.run import RunPaths
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ def launch(config: Config, stream: IO[str], *, accept_changes: bool = False) -> 
     with Interrupts() as interrupts, _display(stream) as display:
         plan = make_plan(config, survey_all(config), hash_init_files(config))
         check_init_files(plan)
-        ray_cluster.check_resources(config.cluster)
+        cluster.check_resources(config.cluster)
         submission.check_config(config.submission)
         check_min_members(config.submission, plan)
         root = Path(config.run_dir) if config.run_dir else default_run_dir(config.experiment, plan.hash)
@@ -122,10 +120,10 @@ def _train(
     failure: SeptetError | None = None
     if driver.take_stock():
         return failure
-    with ray_cluster.open_cluster(config.cluster) as cluster, interrupts.deferred():
-        cluster.warm_up(len(config.members), run.record.numerics.threads)
+    with cluster.open_cluster(config.cluster) as actors, interrupts.deferred():
+        actors.warm_up(len(config.members), run.record.numerics.threads)
         try:
-            driver.run(cluster, lambda: interrupts.requested, show)
+            driver.run(actors, lambda: interrupts.requested, show)
         except (MemberFailed, DataError, CheckFailed) as error:
             _require_enough(error, config, plan, run)
             failure = error
@@ -159,18 +157,18 @@ def _incomplete(failure: SeptetError, plan: Plan, done: LaunchResult) -> Incompl
 
 def _wanted(config: Config, plan: Plan) -> Wanted:
     kept = config.predict
-    return Wanted(plan, config.yaml, kept.checkpoint, code_digest(), versions(), placing.lacking(config), kept.crops)
+    return Wanted(plan, config.yaml, kept.checkpoint, code_digest(), versions(), placement.lacking(config), kept.crops)
 
 
 def _placed(config: Config, plan: Plan, run: OpenedRun, display: Display) -> Config:
     """Settles threads and precision, for a new run by measurement; the CPUs that members ask for follow."""
     if run.new:
-        placed = placing.place(config, plan, display.note, Measuring.where_it_pays)
+        placed = placement.place(config, plan, display.note, Measuring.where_it_pays)
         run.set_numerics(placed.numerics, placed.line, placed.lacked)
         display.note(f"placement: {placed.line}")
     elif config.precision.value not in ("auto", run.record.numerics.precision):
         display.note(f"precision stays {run.record.numerics.precision}: it is kept from the run's first start")
-    return replace(config, cluster=placing.kept(config, plan, run.record.numerics))
+    return replace(config, cluster=placement.kept(config, plan, run.record.numerics))
 
 
 def _work(config: Config, plan: Plan, run: OpenedRun, prepared: Prepared) -> Work:

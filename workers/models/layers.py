@@ -3,14 +3,8 @@
 Layers are named as in checkpoints: `conv1` owns `conv1.weight` and `conv1.bias`.
 """
 
-import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
-
-from workers.errors import ConfigError
-from workers.models.geometry import Geometry, geometry
-from workers.settings.training import ModelSettings
 
 ALEXNET = "alexnet"
 MODEL_NAMES = (ALEXNET, "lenet5", "cifar_80s", "cifar_18pct", "highway")
@@ -70,55 +64,3 @@ class Outline:
     def names(self) -> tuple[str, ...]:
         """All that `select` knows besides parts of dotted names."""
         return (*self.layers, HEAD, BODY)
-
-
-@lru_cache(maxsize=256)
-def outline(model: ModelSettings, num_classes: int) -> Outline:
-    """The outline of `model` with `num_classes` outputs.
-
-    Raises:
-        ConfigError: no such model, or one that is too deep for its input.
-    """
-    check_name(model.name)
-    if model.name == ALEXNET:
-        return _of_geometry(geometry(model, num_classes))
-    # Here and not above: a plan of AlexNets loads no torch.
-    from workers.models.measured import measured
-
-    return measured(model, num_classes)
-
-
-def check_name(name: str) -> None:
-    """Refuses a name that no model has, with the nearest ones; loads torchvision only for what this project lacks.
-
-    Raises:
-        ConfigError: no such model.
-    """
-    if name in MODEL_NAMES:
-        return
-    close = difflib.get_close_matches(name, MODEL_NAMES, n=1, cutoff=0.8)
-    if not close:
-        from workers.models.torchvision_nets import names
-
-        theirs = [f"{TORCHVISION}{one}" for one in names()]
-        if name in theirs:
-            return
-        asked = name if name.startswith(TORCHVISION) else f"{TORCHVISION}{name}"
-        close = difflib.get_close_matches(asked, theirs, n=3, cutoff=0.0)
-    raise ConfigError(
-        f"model.name={name}: did you mean {' or '.join(close)}? (known: {', '.join(MODEL_NAMES)}, "
-        f"{TORCHVISION}<classification model of torchvision>)"
-    )
-
-
-def _of_geometry(layers: Geometry) -> Outline:
-    shapes: dict[str, tuple[int, ...]] = {
-        conv.name: (conv.out_channels, conv.in_channels, conv.kernel, conv.groups) for conv in layers.convs
-    }
-    shapes |= {linear.name: (linear.in_features, linear.out_features) for linear in layers.linears}
-    parameters = {conv.name: conv.num_weights + conv.out_channels for conv in layers.convs}
-    parameters |= {linear.name: linear.num_weights + linear.out_features for linear in layers.linears}
-    macs = sum(conv.num_macs for conv in layers.convs) + sum(linear.num_weights for linear in layers.linears)
-    neurons = sum(conv.out_channels * conv.size**2 for conv in layers.convs)
-    neurons += sum(linear.out_features for linear in layers.linears)
-    return Outline(shapes, layers.linears[-1].name, sum(parameters.values()), macs, neurons, parameters)

@@ -12,23 +12,24 @@ from PIL import Image
 from orchestrator.cli.program import main
 from orchestrator.combine.averaging import Combined, equal
 from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionConfig
-from orchestrator.plan.model import Plan, PlannedDataset, Stage, StageRef, to_json
-from orchestrator.predict_images import find_images, predict_images
-from orchestrator.results import write_results
-from orchestrator.run.paths import RunPaths, RunRecord, read_record, write_record
+from orchestrator.outputs import write_results
+from orchestrator.plan.model import Plan, PlannedDataset, Stage, StageRef, plan_to_json
+from orchestrator.prediction import find_images, predict
+from orchestrator.run.paths import RunPaths
+from orchestrator.run.record import RunRecord, read_record, write_record
+from workers.data.export import export
 from workers.data.store.preparation import prepare
-from workers.data.store.store import export, open_store
+from workers.data.store.store import open_store
 from workers.errors import DataError
-from workers.inference.prediction import predict
+from workers.inference.prediction import predict as predict_splits
 from workers.protocol import Numerics, PredictSpec, StageSpec
+from workers.settings.dataset import DatasetSettings, Source
 from workers.settings.training import (
     Crops,
-    DatasetSettings,
     KeptCheckpoint,
     ModelSettings,
     OptimizerSettings,
     ScheduleSettings,
-    Source,
     TrainingSettings,
 )
 from workers.storage.finished import write_finished
@@ -86,7 +87,7 @@ def _train_and_predict(paths: RunPaths, stage: Stage, store: Path) -> None:
     )
     write_finished(spec.stage_dir, stage.hash, run_stage(spec, lambda: False))
     splits = ("dev", "val", "test")
-    predict(
+    predict_splits(
         PredictSpec(
             spec.member, spec.stage_dir, store, paths.predictions(spec.member), splits, _SETTINGS, spec.numerics
         ),
@@ -121,7 +122,7 @@ def run(images: Path, tmp_path_factory: pytest.TempPathFactory) -> RunPaths:
     record = RunRecord(
         run_id="u",
         experiment=plan.experiment,
-        plan=to_json(plan),
+        plan=plan_to_json(plan),
         plan_hash=plan.hash,
         created=0.0,
         versions={},
@@ -136,7 +137,7 @@ def run(images: Path, tmp_path_factory: pytest.TempPathFactory) -> RunPaths:
 
 
 def test_prediction_of_the_test_images_is_that_of_the_run_bit_for_bit(run: RunPaths, images: Path) -> None:
-    found = predict_images(run, [images / "test"], top=2, progress=lambda line: None)
+    found = predict(run, [images / "test"], top=2, progress=lambda line: None)
     stored = [np.load(run.predictions(member) / "test.npy") for member in sorted(_MEMBERS)]
     wanted = Combined(stored, equal(CombineMethod.geometric, 2))[:]
     assert [Path(each.path).name for each in found] == [f"{index}.png" for index in range(5)]
@@ -147,7 +148,7 @@ def test_prediction_of_the_test_images_is_that_of_the_run_bit_for_bit(run: RunPa
 
 def test_prediction_takes_the_crops_that_the_run_has_kept(run: RunPaths, images: Path, tmp_path: Path) -> None:
     record = read_record(run)
-    ten = predict_images(run, [images / "test"], top=2, progress=lambda line: None)
+    ten = predict(run, [images / "test"], top=2, progress=lambda line: None)
     store = Path(record.stores["target"])
     stored = []
     for member in sorted(_MEMBERS):
@@ -155,12 +156,12 @@ def test_prediction_takes_the_crops_that_the_run_has_kept(run: RunPaths, images:
         spec = PredictSpec(
             member, stage_dir, store, tmp_path / member, ("test",), _SETTINGS, Numerics(), crops=Crops.centre
         )
-        predict(spec, lambda: False)
+        predict_splits(spec, lambda: False)
         stored.append(np.load(tmp_path / member / "test.npy"))
     wanted = Combined(stored, equal(CombineMethod.geometric, 2))[:]
     write_record(run, replace(record, crops=Crops.centre))
     try:
-        found = predict_images(run, [images / "test"], top=2, progress=lambda line: None)
+        found = predict(run, [images / "test"], top=2, progress=lambda line: None)
     finally:
         write_record(run, record)
     assert found != ten

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator import cluster
 from orchestrator.cli.program import main
-from orchestrator.cluster import ray_backend as ray_cluster
 from orchestrator.cluster.local_backend import LocalActors
 from orchestrator.config.schema import ClusterConfig
 from orchestrator.placement import choice as placement
-from orchestrator.run.paths import RunPaths, read_record
+from orchestrator.run.paths import RunPaths
+from orchestrator.run.record import read_record
 from orchestrator.run.status import State, read_status
 from workers.errors import ClusterLost
 
@@ -26,7 +27,7 @@ def test_launch_that_lost_its_cluster_left_the_run_failed_and_not_as_if_killed(
         raise ClusterLost("the cluster is gone")
         yield
 
-    monkeypatch.setattr(ray_cluster, "open_cluster", lost)
+    monkeypatch.setattr(cluster, "open_cluster", lost)
     monkeypatch.chdir(tmp_path)
     assert main(["launch", "run_dir=run", "datasets.store=store", "ensemble=five"]) == 1
     assert read_status(RunPaths(tmp_path / "run")).state is State.failed
@@ -40,7 +41,7 @@ def test_launch_measures_its_placement_once_and_keeps_it(
     def one_slot(settings: ClusterConfig) -> Iterator[LocalActors]:
         yield LocalActors(num_slots=1)
 
-    monkeypatch.setattr(ray_cluster, "open_cluster", one_slot)
+    monkeypatch.setattr(cluster, "open_cluster", one_slot)
     monkeypatch.setattr(placement, "SHARE_OF_BUSY", math.inf)
     monkeypatch.chdir(tmp_path)
     small = ("model.width=0.05", "model.fc_units=16", "ensemble.stages.train.epochs=1")

@@ -8,8 +8,7 @@ from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from hypothesis.extra import numpy as arrays
 
 from workers.kernels import average

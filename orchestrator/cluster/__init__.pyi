@@ -1,0 +1,11 @@
+from .interface import (
+    Cluster as Cluster,
+    Completed as Completed,
+    Failure as Failure,
+    Halted as Halted,
+    Lost as Lost,
+    Predicted as Predicted,
+    Trained as Trained,
+)
+from .ray_backend import check_resources as check_resources, open_cluster as open_cluster, shard_runner as shard_runner
+from .ray_session import available_cpus as available_cpus

@@ -1,0 +1,27 @@
+from .absent import (
+    Missing as Missing,
+    allowed_missing as allowed_missing,
+    check_min_members as check_min_members,
+    find_missing as find_missing,
+    in_words as in_words,
+    without as without,
+)
+from .averaging import Combination as Combination, Combined as Combined, equal as equal, mean as mean
+from .predictions import (
+    MemberPredictions as MemberPredictions,
+    all_present as all_present,
+    open_predictions as open_predictions,
+)
+from .rows import (
+    SMALLEST_PROBABILITY as SMALLEST_PROBABILITY,
+    Block as Block,
+    Labels as Labels,
+    Rows as Rows,
+    blocks as blocks,
+    gather as gather,
+    num_threads as num_threads,
+    ranks as ranks,
+    read_ahead as read_ahead,
+    top_classes as top_classes,
+)
+from .weights import find_weights as find_weights

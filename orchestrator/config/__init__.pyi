@@ -1,0 +1,15 @@
+from .composition import compose as compose, reopen as reopen
+from .schema import (
+    TARGET as TARGET,
+    ClusterConfig as ClusterConfig,
+    CombineConfig as CombineConfig,
+    CombineMethod as CombineMethod,
+    Config as Config,
+    Precision as Precision,
+    StageConfig as StageConfig,
+    SubmissionConfig as SubmissionConfig,
+    SubmissionFormat as SubmissionFormat,
+    TrackingConfig as TrackingConfig,
+    default_run_dir as default_run_dir,
+)
+from .structure import choices as choices, overlay as overlay

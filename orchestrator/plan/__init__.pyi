@@ -1,0 +1,12 @@
+from .build import make_plan as make_plan, used_datasets as used_datasets
+from .diff import ChangeKind as ChangeKind, compare as compare
+from .model import (
+    Plan as Plan,
+    PlannedDataset as PlannedDataset,
+    Stage as Stage,
+    StageRef as StageRef,
+    plan_from_json as plan_from_json,
+    plan_to_json as plan_to_json,
+)
+from .report import make_report as make_report
+from .schedule import estimate as estimate, multiply_adds as multiply_adds, ready as ready

@@ -1,0 +1,38 @@
+from .data import RunData as RunData, SplitData as SplitData, of_store as of_store, read_run_data as read_run_data
+from .digests import (
+    Book as Book,
+    Committed as Committed,
+    SubmissionDigests as SubmissionDigests,
+    committed_from_json as committed_from_json,
+    data_digests as data_digests,
+    open_book as open_book,
+    require_data as require_data,
+    require_recorded as require_recorded,
+    require_stage as require_stage,
+)
+from .holder import Holder as Holder, is_locked as is_locked, lock as lock, read_holder as read_holder
+from .ledger import (
+    PREDICTIONS as PREDICTIONS,
+    AttemptEnd as AttemptEnd,
+    Budgets as Budgets,
+    Contents as Contents,
+    Ledger as Ledger,
+    StageState as StageState,
+    end_noted as end_noted,
+    read_ledger as read_ledger,
+)
+from .metrics import Follower as Follower
+from .open import OpenedRun as OpenedRun, Wanted as Wanted, open_run as open_run
+from .paths import RunPaths as RunPaths
+from .record import RunRecord as RunRecord, read_record as read_record, versions as versions
+from .status import (
+    RunStatus as RunStatus,
+    StageStatus as StageStatus,
+    State as State,
+    pace as pace,
+    read_status as read_status,
+    run_line as run_line,
+    stage_line as stage_line,
+    status_json as status_json,
+    status_lines as status_lines,
+)

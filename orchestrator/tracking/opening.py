@@ -1,0 +1,105 @@
+"""Opens a tracking store for a run, or only asks whether it answers."""
+
+import contextlib
+import sqlite3
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.text import redact
+from orchestrator.tracking.mlflow_store import Store
+from orchestrator.tracking.sender import REFUSED_S, Pace, Sender, Task
+from orchestrator.tracking.tracker import Ending, RunIdentity, Tracker, _log
+from orchestrator.tracking.uri import check_database_place, sqlite_path
+from workers.errors import ConfigError
+
+if TYPE_CHECKING:
+    from orchestrator.config import TrackingConfig
+    from orchestrator.plan import Plan
+
+
+ANSWER_S = 8.0  # the interface promises an end within 10 s
+
+
+def open_tracking(
+    config: "TrackingConfig",
+    run: RunIdentity,
+    plan: "Plan",
+    params: Mapping[str, object],
+    tags: Mapping[str, str],
+    pace: Pace | None = None,
+) -> Tracker:
+    """Opens the store, finds or makes the parent run, and starts sending.
+
+    Args:
+        config: `uri` absolute; `required`: a new run does not start without the store.
+        run: which run this is.
+        plan: its stages name the members and stages; their settings become parameters.
+        params: short values people compare ensembles by; they go to the parent run, and never change.
+        tags: alike, but such that a later launch of the run may give another value, which then replaces the first.
+        pace: other times than the usual, for tests.
+
+    Raises:
+        ConfigError: the run is new, the store required, and it did not answer within 10 s.
+    """
+    from orchestrator.tracking.mlflow_tracker import MlflowTracker
+
+    tracker = MlflowTracker(config.uri, run, plan, params, tags, pace)
+    try:
+        problem = tracker.wait_until_open(needed=run.new and config.required)
+    except KeyboardInterrupt:
+        tracker.close(Ending.KILLED)
+        raise
+    if problem and run.new and config.required:
+        tracker.abandon()
+        raise _unreachable(config.uri, problem)
+    if problem:
+        _log.warning(
+            "MLflow at %s: %s; training goes on, what is logged is sent once it answers", redact(config.uri), problem
+        )
+    return tracker
+
+
+def probe(uri: str, timeout_s: float = ANSWER_S) -> str:
+    """Asks whether the store answers, and makes nothing: what it says, in a few words.
+
+    Raises:
+        ConfigError: it does not answer, or not as an MLflow store would.
+    """
+    path = sqlite_path(uri)
+    if path is not None:
+        try:
+            check_database_place(path)
+            return _look_into(path, timeout_s)
+        except (ConfigError, sqlite3.Error) as error:
+            raise _unreachable(uri, str(error)) from error
+    store = Store(uri, "", "")
+    sender = Sender(store.add_points, redact(uri))
+    answered = threading.Event()
+
+    def ask() -> None:
+        store.ping()
+        answered.set()
+
+    sender.submit(Task(ask, "the question", vital=True, quiet=True))
+    problem = sender.wait_for(answered, timeout_s, min(REFUSED_S, timeout_s))
+    sender.stop()
+    if problem:
+        raise _unreachable(uri, problem)
+    return f"{redact(uri)} answers"
+
+
+def _look_into(path: Path, timeout_s: float) -> str:
+    if not path.exists():
+        return f"{path} will be made"
+    with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", timeout_s, uri=True)) as database:
+        database.execute("SELECT count(*) FROM sqlite_master")
+    return f"{path} opens"
+
+
+def _unreachable(uri: str, problem: str) -> ConfigError:
+    return ConfigError(
+        f"tracking store {redact(uri)} cannot be used: {problem}; start it, mend tracking.uri, "
+        "or go on without it by tracking.required=false"
+    )

@@ -1,0 +1,9 @@
+from .decisions import Decision as Decision
+from .decoder import (
+    BadImage as BadImage,
+    centre_square as centre_square,
+    decode as decode,
+    read_content as read_content,
+)
+from .formats import FORMATS as FORMATS
+from .jpeg import decode_window as decode_window, encode as encode

@@ -1,0 +1,20 @@
+from .excluded import NOTHING as NOTHING, Excluded as Excluded, held_out_by as held_out_by
+from .local_copy import open_on_node as open_on_node
+from .packing import PackingThreads as PackingThreads
+from .pixels import Pixels as Pixels
+from .preparation import PrepareProgress as PrepareProgress, prepare as prepare
+from .shards import (
+    PackedShard as PackedShard,
+    ShardJob as ShardJob,
+    ShardRunner as ShardRunner,
+    npy_header as npy_header,
+    pack_shard as pack_shard,
+    rows_per_shard as rows_per_shard,
+)
+from .store import (
+    MANIFEST as MANIFEST,
+    SCHEMA as SCHEMA,
+    Store as Store,
+    digest_of as digest_of,
+    open_store as open_store,
+)
