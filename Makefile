@@ -10,7 +10,7 @@ quickstart: $(VENV)/.installed ## install, then train the embedded seven-member 
 	$(BIN)/septet launch
 
 .PHONY: test
-test: $(VENV)/.installed-test ## install where missing, then run the test suite in two processes
+test: $(VENV)/.installed-test ## install if needed, then run the test suite in two processes
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 .PHONY: check
@@ -30,19 +30,19 @@ bench: $(VENV)/.installed-bench ## compare with peers, both sides in one run; RO
 	  $(if $(BENCH_IMAGES),--images $(BENCH_IMAGES)) $(if $(BENCH_TINY_IMAGENET),--tiny-imagenet $(BENCH_TINY_IMAGENET))
 
 .PHONY: help
-help: ## this list
+help: ## print this list
 	@sed -n 's/^\([a-z.$$()A-Z]*\):.* ## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | sed 's/^$$(VENV)/.venv/' \
 	  | awk -F'|' '{ printf "make %-12s %s\n", $$1, $$2 }'
 
 .PHONY: $(VENV)
-$(VENV): $(VENV)/.installed ## the installation alone, into .venv
+$(VENV): $(VENV)/.installed ## only install, into .venv
 
-# A stamp is written last, so an interrupted installation is done again; each stamp waits for the one before it, since
-# two pips must not write into one environment.
+# A stamp is written last, so an interrupted installation is repeated. Each stamp depends on the one before it, because
+# two pips must not write into one environment at once.
 $(VENV)/.installed: pyproject.toml constraints.txt $(wildcard workers/kernels/*.c)
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
-	  || { echo "$(PYTHON) is not Python 3.11, 3.12 or 3.13: name one with PYTHON=python3.12" >&2; exit 2; }
-	@echo "Installing into $(VENV): some minutes the first time, PyTorch is large." >&2
+	  || { echo "$(PYTHON) is not Python 3.11, 3.12 or 3.13; set one, for example PYTHON=python3.12" >&2; exit 2; }
+	@echo "Installing into $(VENV). The first time takes some minutes, because PyTorch is large." >&2
 	$(PYTHON) -m venv $(VENV)
 	$(PIP_INSTALL) --editable .
 	@touch $@
@@ -51,7 +51,7 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	$(PIP_INSTALL) --editable '.[test]'
 	@touch $@
 
-# After the others: whichever ran last, no two pips write at once.
+# This depends on the other stamps, so that no two pips write at once.
 $(VENV)/.installed-bench: $(VENV)/.installed-dev
 	$(PIP_INSTALL) --editable '.[test,dev,bench]'
 	@touch $@

@@ -1,1 +1,1 @@
-"""Comparisons with peers, both sides in one run: `make bench`."""
+"""Compares Septet with its peers, both sides in one run: `make bench`."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks [ROW …]`: measures rows, shows one markdown table, writes JSON."""
+"""Measures rows, prints one markdown table and writes JSON: `python -m benchmarks [ROW …]`."""
 
 import argparse
 import sys
@@ -26,16 +26,16 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_rows_help(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("rows", nargs="*", metavar="ROW", help="rows to measure (default: all that are not long)")
-    parser.add_argument("--long", action="store_true", help="the long rows as well")
-    parser.add_argument("--repeats", type=int, default=7, help="of each side, in turns (default: 7)")
-    parser.add_argument("--long-repeats", type=int, default=1, help="of the long rows (default: 1)")
-    parser.add_argument("--threads", type=int, default=2, help="of the full-size rows (default: 2)")
+    parser.add_argument("rows", nargs="*", metavar="ROW", help="rows to measure (default: all but the long ones)")
+    parser.add_argument("--long", action="store_true", help="measure the long rows too")
+    parser.add_argument("--repeats", type=int, default=7, help="repeats of each side, in turns (default: 7)")
+    parser.add_argument("--long-repeats", type=int, default=1, help="repeats of the long rows (default: 1)")
+    parser.add_argument("--threads", type=int, default=2, help="threads of the full-size rows (default: 2)")
     parser.add_argument("--images", type=Path, help="a folder of full-resolution JPEG photographs")
     parser.add_argument("--tiny-imagenet", type=Path, help="class folders at 64 pixels, with target-10.txt")
-    parser.add_argument("--epochs-share", type=float, default=1.0, help="of the long rows' epochs, both sides alike")
-    parser.add_argument("--scratch", type=Path, help="where temporary files go (default: the system's place)")
-    parser.add_argument("--markdown", type=Path, help="write date, machine and table there as well")
+    parser.add_argument("--epochs-share", type=float, default=1.0, help="share of the long rows' epochs, both sides")
+    parser.add_argument("--scratch", type=Path, help="folder for temporary files (default: the system's)")
+    parser.add_argument("--markdown", type=Path, help="also write date, machine and table to this file")
     parser.add_argument(
         "--json", type=Path, default=_JSON, help=f"default: {_JSON.relative_to(Path(__file__).parents[1])}"
     )
@@ -88,7 +88,7 @@ def main() -> None:
     described = table.machine()
     rows = _measure(_chosen(options, parser), options)
     print(table.markdown(rows))
-    # Where images lie is nobody else's business.
+    # Paths of images are private.
     command = ("python", "-m", "benchmarks", *("…" if "/" in word else word for word in entered))
     if options.markdown:
         options.markdown.write_text(table.section(rows, described, command))

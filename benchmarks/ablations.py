@@ -1,10 +1,10 @@
-"""What a part of the net is worth: members that lack it beside whole ones, paired over seeds.
+"""Measures what a part of the net is worth: members without it are compared with whole ones, paired by seed.
 
     python -m benchmarks.ablations RUN_DIR
 
-Reads report/scores.json of a run whose members are named `<variant>-s<seed>`, as those of `experiment=ablations`;
-`full` is the whole net. A difference is taken within each seed, on the same images; the interval is Student's t over
-the seeds. Where it excludes zero, the sign is claimed; where not, the column says so.
+Reads report/scores.json of a run whose members are named `<variant>-s<seed>`, as in `experiment=ablations`; `full` is
+the whole net. A difference is taken within each seed, on the same images; the interval is Student's t over the seeds.
+The sign is claimed only where the interval excludes zero; otherwise the column says so.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from benchmarks.seeds import interval, percent
 from orchestrator.run import RunPaths
 
 WHOLE = "full"
-# Points that the paper's net loses without the part, top-1 and top-5 (§3.1, §3.3, §3.4, §3.5, §4.1); None: no figure.
+# Points that the paper's net loses without the part, top-1 and top-5 (§3.1, §3.3, §3.4, §3.5, §4.1); –: no figure.
 PAPER: Mapping[str, tuple[str, str]] = {
     "no_lrn": ("1.4", "1.2"),
     "no_overlap": ("0.4", "0.3"),
@@ -31,7 +31,7 @@ PAPER: Mapping[str, tuple[str, str]] = {
 
 @dataclass(frozen=True)
 class Difference:
-    """Of a variant's errors and the whole net's, over seeds; `half` is half the width of the 95 % interval."""
+    """Differences of a variant's errors from the whole net's, by seed; `half` is half the 95 % interval's width."""
 
     variant: str
     errors: tuple[float, ...]
@@ -47,14 +47,14 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """What may be said of the sign."""
+        """Says what may be claimed about the sign."""
         if abs(self.mean) <= self.half:
             return "none: zero is inside"
         return "worse without" if self.mean > 0 else "better without"
 
 
 def by_variant(members: Mapping[str, Mapping[str, float]], figure: str) -> dict[str, dict[str, float]]:
-    """`figure` of each variant and seed, from members named `<variant>-s<seed>`."""
+    """Returns `figure` by variant and seed, from members named `<variant>-s<seed>`."""
     found: dict[str, dict[str, float]] = {}
     for name, scores in members.items():
         variant, _, seed = name.rpartition("-s")
@@ -63,7 +63,7 @@ def by_variant(members: Mapping[str, Mapping[str, float]], figure: str) -> dict[
 
 
 def differences(members: Mapping[str, Mapping[str, float]], figure: str) -> list[Difference]:
-    """Each variant beside the whole net, over the seeds that both have."""
+    """Compares each variant with the whole net, over the seeds that both have."""
     variants = by_variant(members, figure)
     whole = variants.pop(WHOLE)
     found = []
@@ -75,7 +75,7 @@ def differences(members: Mapping[str, Mapping[str, float]], figure: str) -> list
 
 
 def table(members: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """Lines of markdown; errors in per cent, differences in points."""
+    """Returns lines of markdown; errors are in per cent, differences in points."""
     whole = list(by_variant(members, "top1_error")[WHOLE].values())
     lines = [
         f"Whole net: {percent(statistics.mean(whole))} % top-1 ({', '.join(percent(value) for value in whole)}).",

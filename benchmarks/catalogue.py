@@ -1,4 +1,4 @@
-"""Every row by its name, with its cost; a row's module is loaded when the row is asked for."""
+"""Lists every row with its name and cost; a row's module is loaded only when the row is requested."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from benchmarks.row import Row, Settings
 
 @dataclass(frozen=True)
 class Entry:
-    """`module:function` takes Settings and gives a Row or several; `long` ones run with `--long` or by name only."""
+    """One row: `module:function` maps Settings to a Row or several; `long` rows run with `--long` or by name only."""
 
     name: str
     function: str
@@ -30,16 +30,16 @@ ENTRIES = (
     Entry("cifar", "benchmarks.training_step:cifar", "1 min", "training step of cuda-convnet's small CIFAR-10 net"),
     Entry("ten_crop", "benchmarks.ten_crop:run", "4 min", "ten-crop prediction, full size"),
     Entry("stall", "benchmarks.checkpoint_stall:run", "1 min", "what a checkpoint costs training, in steps"),
-    Entry("tracking", "benchmarks.tracking:run", "3 min", "step time by how MLflow behaves"),
+    Entry("tracking", "benchmarks.tracking:run", "3 min", "step time under each fault of MLflow"),
     Entry("combine", "benchmarks.combining:run", "2 min, 2.8 GB of disk", "averaging 7 × 100,000 × 1,000"),
     Entry("startup", "benchmarks.start_up:run", "10 s", "septet --help beside python -c pass"),
     Entry("input", "benchmarks.input_pipeline:run", "5 s", "training batches from the store beside PIL"),
     Entry("large_store", "benchmarks.large_store:run", "20 s, 0.2 GB of disk", "a store of 1.3 million images"),
-    Entry("cold_store", "benchmarks.cold_store:run", "2 min, 2.5 GB of disk", "batches from a store beyond memory"),
+    Entry("cold_store", "benchmarks.cold_store:run", "2 min, 2.5 GB of disk", "batches from a store not in memory"),
     Entry("crops", "benchmarks.stored_crops:run", "40 s", "uint8 crops from a raw and a JPEG store beside torchvision"),
     Entry("prepare", "benchmarks.preparing:run", "2 min", "preparing photographs on one core and on two beside PIL"),
     Entry("lrn", "benchmarks.normalisation:run", "15 s", "local response normalisation beside torch's"),
-    Entry("job", "benchmarks.whole_job:run", "12 min", "seven members on photographs, command to file", long=True),
+    Entry("job", "benchmarks.whole_job:run", "12 min", "seven members on photographs, from command to file", long=True),
     Entry(
         "seven_small",
         "benchmarks.seven_small:run",

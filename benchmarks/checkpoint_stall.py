@@ -1,4 +1,4 @@
-"""What a checkpoint costs the training of a full-size net, in training steps, beside torch.save in the loop."""
+"""Measures how long a checkpoint stalls training of a full-size net, in steps, beside torch.save in the loop."""
 
 import os
 from dataclasses import replace
@@ -14,14 +14,14 @@ from benchmarks.row import Measure, Row, Settings, Spread, Wanted
 from benchmarks.training_step import ours
 from benchmarks.turns import Turns, take_turns
 
-# Long enough for one checkpoint to be on disk before the next is due, and before the others' turns.
+# Long enough that a checkpoint is on disk before the next is due, and before the others' turns.
 _PERIOD = 5
 _BATCH, _CLASSES, _SIDE = 128, 1000, 224
 _MOST_REPEATS = 5
 
 
 def _torch_save(path: Path, turns: Turns) -> None:
-    """Weights and momentum as a user saves them, on disk before training goes on."""
+    """Saves weights and momentum as a user would: they are on disk before training continues."""
     model = full_size(_CLASSES)
     state = {name: (value, torch.zeros_like(value)) for name, value in model.state_dict().items()}
 
@@ -35,7 +35,7 @@ def _torch_save(path: Path, turns: Turns) -> None:
 
 
 def run(settings: Settings) -> Row:
-    """Five steps with a checkpoint among them, and five without, in turns; the difference is the stall."""
+    """Times five steps with a checkpoint among them, and five without, in turns; the difference is the stall."""
     repeats = min(settings.repeats, _MOST_REPEATS)
     num_images = ((repeats + 2) * _PERIOD + 2) * _BATCH
     store = synthetic.store(settings.scratch, num_images, _CLASSES, _SIDE)

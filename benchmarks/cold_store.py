@@ -1,7 +1,7 @@
-"""Training batches from a raw store that the page cache does not hold, mixed by windows and as a whole.
+"""Measures training batches from a raw store that is not in the page cache, shuffled by windows and as a whole.
 
-What a store larger than memory costs: each pass finds nothing of the one before it. The kernel is told to forget the
-store's files before each turn, which takes no rights and no second store to fill memory with.
+This is the case of a store larger than memory: each pass finds nothing cached by the pass before. Before each turn the
+kernel is told to drop the store's pages; that needs no privileges, and no second store to fill memory with.
 """
 
 import os
@@ -17,21 +17,21 @@ from workers.data.loading import TrainingBatches, pixel_statistics
 from workers.data.store import open_store
 from workers.settings import AugmentationSettings
 
-# More than what is read ahead of need only from: 2 GiB.
+# Larger than 2 GiB: smaller stores are not read ahead.
 _NUM_IMAGES, _SIDE, _INPUT, _BATCH = 200_000, 64, 56, 128
 _WINDOW = 16_384
 _WHOLE = 0
 
 
 def _noise(path: Path, header: bytes, num_bytes: int) -> None:
-    """Pixels that lie on the disk: a hole in a file would be read from nowhere."""
+    """Writes pixels that occupy the disk: reading a hole in a sparse file costs no I/O."""
     block = np.random.default_rng(0).integers(0, 256, 1 << 20, dtype=np.uint8).tobytes()
     with path.open("wb") as file:
         file.write(header)
         for start in range(0, num_bytes, len(block)):
             file.write(block[: num_bytes - start])
         file.flush()
-        # Pages that are not on the disk yet cannot be forgotten.
+        # Pages that are not on the disk yet cannot be dropped.
         os.fsync(file.fileno())
 
 
@@ -45,14 +45,14 @@ def _forget(folder: Path) -> None:
 
 
 def _read(folder: Path, window: int, turns: Turns) -> None:
-    """As many images as a window holds, from the beginning of an epoch of its own each time."""
+    """Reads as many images as a window holds, each time from the beginning of a new epoch."""
     epoch = 0
 
     def batches() -> None:
         nonlocal epoch
         epoch += 1
         _forget(folder)
-        # Opened anew: pages that are mapped are not forgotten.
+        # Open the store again: mapped pages are not dropped.
         store = open_store(folder)
         augmentation = AugmentationSettings(shuffle_window=window)
         drawn = TrainingBatches(
@@ -65,7 +65,7 @@ def _read(folder: Path, window: int, turns: Turns) -> None:
 
 
 def run(settings: Settings) -> Row:
-    """Writes 2.5 GB first."""
+    """Measures the row; writes 2.5 GB first."""
     folder = write_store(settings.scratch / "store", _NUM_IMAGES, _SIDE, _noise)
     readings = take_turns(
         {"windows": partial(_read, folder, _WINDOW), "whole": partial(_read, folder, _WHOLE)}, settings.repeats

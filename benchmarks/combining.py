@@ -1,7 +1,7 @@
-"""Averaging stored predictions of seven members, 100,000 × 1,000 each, beside NumPy reading the same bytes.
+"""Times averaging stored predictions of seven members, 100,000 × 1,000 each, beside NumPy reading the same bytes.
 
-Both sides find the files in the page cache. Combining is what a submission does with files that have been checked:
-read, sum in float64, round to float32, block by block. Checking them before (sha256 above all) has a row of its own.
+For both sides the files are in the page cache. Combining is what a submission does with files that have been checked:
+read, sum in float64, round to float32, block by block. The checks before it (mostly sha256) have their own row.
 """
 
 import hashlib
@@ -91,7 +91,7 @@ def _hash(scratch: Path, turns: Turns) -> None:
 
 
 def _resident_mb(scratch: Path, turns: Turns) -> None:
-    """Gives the peak of this process, its imports included; not getrusage, which remembers the parent's over exec."""
+    """Reports this process's peak memory, imports included; getrusage would keep the parent's peak across exec."""
     _combine_all(_open(scratch))
     lines = Path("/proc/self/status").read_text().splitlines()
     peak = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
@@ -100,7 +100,7 @@ def _resident_mb(scratch: Path, turns: Turns) -> None:
 
 
 def run(settings: Settings) -> tuple[Row, ...]:
-    """Writes 2.8 GB of predictions; the reader's block is the best of several, tried first."""
+    """Measures the rows; writes 2.8 GB of predictions first, and tries several block sizes for the reader."""
     for seed, folder in enumerate(_folders(settings.scratch).values()):
         _predict(folder, seed)
 

@@ -1,10 +1,11 @@
-"""How much of an image is left in each layer of a net that has not learnt yet: why some ways to draw weights stay put.
+"""Measures how much of an image is left in each layer of an untrained net, to explain why some initial weights stall.
 
     python -m benchmarks.fresh_signal STORE [--images 128] [--seeds 3]
 
-STORE is a prepared data set. For each way, on its held-out images: the share of a layer's activity that differs between
-images (the standard deviation over images of a unit, over the root mean square, of all units; a convolution's with all
-that follows it up to the next), and the norm of the gradient over that of the weights. Medians over seeds.
+STORE is a prepared dataset. For each kind of initial weights, on held-out images, it prints two figures. One is the
+share of a layer's activity that differs between images: the standard deviation of a unit over images, divided by the
+root mean square, over all units; a convolution includes everything up to the next one. The other is the norm of the
+gradient over that of the weights. Both are medians over seeds.
 """
 
 import argparse
@@ -33,7 +34,7 @@ LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
 
 
 def measured(init: InitSettings, images: Tensor, labels: Tensor, num_classes: int, seed: int) -> dict[str, list[float]]:
-    """By layer, the share of its outputs that differs between images; and gradient over weights, both norms."""
+    """Returns, by layer, the share of its outputs that differs between images, and norm of gradient over weights."""
     model = build(ModelSettings(), num_classes)
     initialise(model, init, seed)
     model.eval()
@@ -70,7 +71,7 @@ def main() -> None:
     arguments = parser.parse_args()
     store = open_store(arguments.store)
     statistics_of = pixel_statistics(store, AugmentationSettings(normalisation=Normalisation.imagenet))
-    # Rows are sorted by class: every k-th, so that all are there.
+    # Rows are sorted by class: take every k-th, so that all classes are included.
     split = "dev" if store.counts["dev"] else "val"
     batches = list(centre_batches(store, split, statistics_of, ModelSettings().input_size))
     images = torch.cat([batch.images for batch in batches])

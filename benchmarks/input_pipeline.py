@@ -1,4 +1,4 @@
-"""A training batch from the prepared store, against decoding JPEG and transforming each image with torchvision.
+"""Times a training batch from the prepared store, against decoding and transforming each JPEG with torchvision.
 
 The photographs are the two that scikit-learn bundles, cut into 256×256 patches.
 """
@@ -21,7 +21,7 @@ _BATCH, _STORED, _INPUT = 64, 256, 224
 
 
 def _photographs(generator: np.random.Generator) -> np.ndarray:
-    """Random 256×256 patches of the bundled photographs, [batch, 256, 256, 3] uint8."""
+    """Returns random 256×256 patches of the bundled photographs, [batch, 256, 256, 3] uint8."""
     sources = load_sample_images().images
     patches = []
     for index in range(_BATCH):
@@ -64,7 +64,7 @@ def _peer(turns: Turns) -> None:
 
 
 def run(settings: Settings) -> Row:
-    """From bytes to a normalised float32 batch of random, randomly reflected 224×224 crops, one thread."""
+    """Measures bytes to a normalised float32 batch of random, randomly reflected 224×224 crops, one thread."""
     readings = take_turns({"ours": _ours, "peer": _peer}, settings.repeats)
     speed = {side: _BATCH / Spread.of(seconds).median for side, seconds in readings.items()}
     return Row(

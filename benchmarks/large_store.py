@@ -1,6 +1,6 @@
-"""A store of as many images as ImageNet has: opened, its labels and rows read, and an epoch's order drawn.
+"""Times a store with as many images as ImageNet: opens it, reads its labels and rows, and draws an epoch's order.
 
-Pixels are few and all zero, in sparse files: nothing measured here depends on them.
+The images are small and all zero, in sparse files: nothing measured here depends on pixels.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from workers.settings import SPLITS, AugmentationSettings
 
 PixelWriter = Callable[[Path, bytes, int], None]
 NUM_IMAGES, NUM_CLASSES = 1_300_000, 1000
-# As of photographs at 256 pixels: so many shards, whatever a small image would do with.
+# As for photographs at 256 pixels, so that there are as many shards; small images would make fewer.
 _PHOTOGRAPH = 256
 MAX_MEMORY_MB = 300
 
@@ -29,7 +29,7 @@ def write_store(
 ) -> Path:
     """Writes a store of `num_images` images of `size` pixels, all in train, and one image in each other split.
 
-    They are black and take no room on the disk, unless `write_pixels(path, header, num_bytes)` writes them.
+    They are black and take no space on the disk, unless `write_pixels(path, header, num_bytes)` writes them.
     """
     write_pixels = write_pixels or _sparse
     folder.mkdir(parents=True)
@@ -50,7 +50,7 @@ def write_store(
         (folder / f"{split}.rows.txt").write_text("".join(names))
     np.save(folder / "mean_image.npy", np.zeros((size, size, 3), np.float32))
     for path in sorted(folder.iterdir()):
-        # Of the name: reading all would be most of the work.
+        # A digest of the name: reading all pixels would be most of the work.
         files[path.name] = {"size": path.stat().st_size, "sha256": hashlib.sha256(path.name.encode()).hexdigest()}
     classes = tuple(f"n{number:08d}" for number in range(NUM_CLASSES))
     manifest = {
@@ -81,9 +81,9 @@ def _sparse(path: Path, header: bytes, num_bytes: int) -> None:
 
 
 def memory_used(store: Store) -> float:
-    """MB beyond mapped pages while all is held that a stage and a submission ask of a store.
+    """Returns MB beyond mapped pages while everything is held that a stage and a submission need from a store.
 
-    That is labels, row ids, an epoch's draws, and every shard mapped, with an image of it looked at.
+    That is labels, row ids, an epoch's draws, and every shard mapped, with one of its images read.
     """
     before = anonymous_mb()
     images = store.images("train")
@@ -98,7 +98,7 @@ def memory_used(store: Store) -> float:
 
 
 def anonymous_mb() -> float:
-    """This process's memory that is no file's page, in MB."""
+    """Returns this process's memory without pages of files, in MB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon:")) / 1000
 
@@ -118,7 +118,7 @@ def _memory(folder: Path, turns: Turns) -> None:
 
 
 def run(settings: Settings) -> tuple[Row, ...]:
-    """Writes about 200 MB first."""
+    """Measures the rows; writes about 200 MB first."""
     folder = write_store(settings.scratch / "store")
     readings = take_turns({"open": partial(_open, folder), "draw": _draw}, settings.repeats)
     (memory_mb,) = take_turns({"memory": partial(_memory, folder)}, rounds=1)["memory"]

@@ -1,4 +1,4 @@
-"""What the machine allows: the best rate of matrix products, and of copying memory."""
+"""Measures the machine's limits: the best rate of matrix products, and of copying memory."""
 
 import time
 from collections.abc import Callable
@@ -23,7 +23,7 @@ def _best_seconds(work: Callable[[], object], tries: int = 3) -> float:
 
 
 def matrix_products(threads: int, turns: Turns) -> None:
-    """Gives FLOP/s: the best over shapes and over bf16 and fp32. No net of matrix products can be faster."""
+    """Measures FLOP/s: the best over shapes and over bf16 and fp32. No net of matrix products can be faster."""
     torch.set_num_threads(threads)
     pairs = [
         (2 * m * k * n, torch.randn(m, k).to(dtype), torch.randn(k, n).to(dtype))
@@ -41,7 +41,7 @@ def matrix_products(threads: int, turns: Turns) -> None:
 
 
 def copy_rate() -> float:
-    """Bytes a second that one core reads while it writes as many."""
+    """Measures the bytes per second that one core reads while it writes as many."""
     source = np.ones(_COPIED_BYTES, np.uint8)
     target = np.empty_like(source)
     return _COPIED_BYTES / _best_seconds(lambda: np.copyto(target, source), tries=5)

@@ -1,8 +1,8 @@
-"""Training loss by update of members told apart by seeds alone, in one picture: `<name>-s<seed>` share a colour.
+"""Plots training loss by update in one picture; members named `<name>-s<seed>` differ by seed and share a colour.
 
     python -m benchmarks.loss_curves RUN_DIR … --out FILE.png
 
-Also prints, for each name, the loss at the end and the updates until it first was a tenth below ln(classes).
+Also prints, for each name, the final loss and the number of updates until it was first a tenth below ln(classes).
 """
 
 import argparse
@@ -17,7 +17,7 @@ from orchestrator.run import Follower, RunPaths, read_record
 
 @dataclass(frozen=True)
 class Course:
-    """One stage's training loss, the mean since the epoch's start, by update."""
+    """One stage's training loss by update, as the mean since the epoch's start."""
 
     name: str
     chance: float
@@ -30,12 +30,12 @@ class Course:
 
     @property
     def left_chance(self) -> int | None:
-        """The first update at which the loss was a tenth below ln(classes)."""
+        """Returns the first update at which the loss was a tenth below ln(classes)."""
         return next((s for s, loss in zip(self.steps, self.losses, strict=True) if loss < 0.9 * self.chance), None)
 
 
 def courses(run_dir: Path) -> list[Course]:
-    """Of every member's last stage, as far as it came."""
+    """Returns the course of every member's last stage, as far as it was trained."""
     paths = RunPaths(run_dir)
     plan = plan_from_json(read_record(paths).plan)
     found = []
@@ -49,7 +49,7 @@ def courses(run_dir: Path) -> list[Course]:
 
 
 def draw(found: list[Course], out: Path) -> None:
-    """Writes the picture; the dotted line is ln(classes)."""
+    """Writes the picture; its dotted line is ln(classes)."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -73,7 +73,7 @@ def draw(found: list[Course], out: Path) -> None:
 
 
 def summary(found: list[Course]) -> list[str]:
-    """Lines of markdown, one a name."""
+    """Returns lines of markdown, one per name."""
     lines = ["| name | seeds | updates | loss at the end | left ln(classes) after updates |", "|---|---|---|---|---|"]
     for group in dict.fromkeys(course.group for course in found):
         mine = [course for course in found if course.group == group and course.losses]

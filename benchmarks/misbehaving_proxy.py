@@ -1,7 +1,7 @@
-"""A proxy before an HTTP server that misbehaves as it is told, and counts what it did.
+"""Provides a proxy in front of an HTTP server that misbehaves on request, and counts what it did.
 
-One thread with an asyncio loop. Each connection carries one request (`Connection: close`), so a fault meets whole
-requests. `serving_badly` gives a `Proxy` that forwards faithfully until its `fault` is set.
+One thread with an asyncio loop. Each connection carries one request (`Connection: close`), so a fault affects whole
+requests. `serving_badly` returns a `Proxy` that forwards correctly until its `fault` is set.
 """
 
 import asyncio
@@ -18,20 +18,20 @@ _HEAD_END = b"\r\n\r\n"
 
 
 class Fault(StrEnum):
-    """What happens to a request."""
+    """A way to mishandle a request."""
 
     none = "none"
     reset = "reset"  # the connection is reset before anything is read
     hang = "hang"  # read, never forwarded, never answered
-    error = "error"  # 500 with a page that is no JSON; not forwarded
-    absent = "absent"  # 404 with the page of something that stands before a server which is being restarted
-    slow = "slow"  # forwarded after `delay_s`, also where the client has long given up
-    cut = "cut"  # forwarded; the answer ends in the middle
+    error = "error"  # 500 with a page that is not JSON; not forwarded
+    absent = "absent"  # 404 with the page of whatever is in front of a server that is being restarted
+    slow = "slow"  # forwarded after `delay_s`, even if the client gave up long before
+    cut = "cut"  # forwarded; the answer is cut off in the middle
     drop_reply = "drop_reply"  # forwarded; no answer comes
 
 
 class Proxy:
-    """`fault` holds for requests whose path contains `only`; `left` bounds how many (None: all). `injected` counts."""
+    """Applies `fault` to requests whose path contains `only`, at most `left` of them (None: all); `injected` counts."""
 
     def __init__(self, upstream_port: int) -> None:
         self.upstream_port = upstream_port
@@ -52,20 +52,20 @@ class Proxy:
         return f"http://127.0.0.1:{self.port}"
 
     def break_it(self, fault: Fault, only: str = "", left: int | None = None, delay_s: float = 0.0) -> None:
-        """From now on."""
+        """Applies a fault to all matching requests from now on."""
         self.only, self.left, self.delay_s = only, left, delay_s
         self.fault = fault
 
-    def mend(self) -> None:
-        """From now on all is forwarded."""
+    def restore(self) -> None:
+        """Forwards every request from now on."""
         self.fault = Fault.none
 
     def listen(self) -> None:
-        """Listens: at first on any port, then again on the same."""
+        """Listens: the first time on any free port, later on the same port."""
         self._call(self._listen())
 
     def refuse(self) -> None:
-        """Nobody listens any more: connections are refused by the kernel."""
+        """Stops listening: the kernel refuses connections."""
         self._call(self._refuse())
 
     def close(self) -> None:
@@ -127,7 +127,7 @@ class Proxy:
                 answer = await self._forward(head, body)
                 if fault is Fault.drop_reply:
                     return
-                # The whole head and half of the body: the length that was promised does not come.
+                # The whole head and half of the body: shorter than the announced length.
                 end = answer.index(_HEAD_END) + len(_HEAD_END)
                 writer.write(answer[: (end + len(answer)) // 2] if fault is Fault.cut else answer)
         await writer.drain()
@@ -152,7 +152,7 @@ def _page(status: bytes, text: bytes) -> bytes:
 
 
 def free_port() -> int:
-    """A port where nobody listens just now."""
+    """Returns a port on which nobody listens at the moment."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
@@ -160,7 +160,7 @@ def free_port() -> int:
 
 @contextmanager
 def serving_badly(upstream_port: int) -> Iterator[Proxy]:
-    """A proxy before `127.0.0.1:upstream_port`, listening and faithful at first."""
+    """Runs a proxy in front of `127.0.0.1:upstream_port`; it listens, and at first forwards everything."""
     proxy = Proxy(upstream_port)
     try:
         proxy.listen()

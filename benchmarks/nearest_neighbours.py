@@ -1,9 +1,9 @@
-"""The bar that a single member has to clear: k-nearest neighbours on the same pixels and the same split.
+"""Computes the error that a single member has to beat: k-nearest neighbours on the same pixels and the same split.
 
     python -m benchmarks.nearest_neighbours RUN_DIR
 
-Reads the run's prepared target and its report/scores.json. The neighbours are drawn from train and dev, the best k of
-1, 3, 5 is theirs on the reported split itself: the bar is set as high as it goes.
+Reads the run's prepared target and its report/scores.json. The neighbours come from train and dev. The best k of
+1, 3, 5 is chosen on the reported split itself, which favours the neighbours.
 """
 
 import argparse
@@ -20,13 +20,13 @@ NEIGHBOURS = (1, 3, 5)
 
 
 def pixels(store: Store, split: str) -> np.ndarray:
-    """[images, values] float32."""
+    """Returns the split's pixels, [images, values] float32."""
     images = np.asarray(store.images(split))
     return images.reshape(len(images), -1).astype(np.float32)
 
 
 def neighbour_errors(store: Store, split: str) -> dict[int, float]:
-    """Top-1 error on `split` by number of neighbours."""
+    """Returns the top-1 error on `split` by number of neighbours."""
     known = np.concatenate([pixels(store, "train"), pixels(store, "dev")])
     labels = np.concatenate([store.labels("train"), store.labels("dev")])
     asked, right = pixels(store, split), store.labels(split)

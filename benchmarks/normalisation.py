@@ -1,4 +1,4 @@
-"""Local response normalisation, forward and backward, against torch's own, at AlexNet's two layers."""
+"""Times local response normalisation, forward and backward, against torch's own, at AlexNet's two layers."""
 
 from functools import partial
 
@@ -38,7 +38,7 @@ def _peer(channels: int, side: int, turns: Turns) -> None:
 
 
 def run(settings: Settings) -> tuple[Row, ...]:
-    """Both layers on [16, channels, side, side] float32, each side in its best layout, one thread."""
+    """Measures both layers on [16, channels, side, side] float32, each side in its best layout, one thread."""
     return tuple(_row(settings, name, *shape) for name, shape in {"conv1": (96, 55), "conv2": (256, 27)}.items())
 
 

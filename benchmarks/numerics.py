@@ -1,11 +1,11 @@
-"""The numerics that a new run gets on this machine at its fastest."""
+"""Chooses the fastest numerics that a new run can get on this machine."""
 
 from workers.numerics import capabilities
 from workers.protocol import Numerics
 
 
 def fastest(threads: int) -> Numerics:
-    """bf16 and the compiled kernels where there are any."""
+    """Returns bf16 and the compiled kernels where they exist, else fp32 and torch's operators."""
     found = capabilities()
     return Numerics(
         threads=threads,

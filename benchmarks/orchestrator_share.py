@@ -1,12 +1,12 @@
-"""What of a launch's wall clock was not a member's own work, from the files of its run directory.
+"""Computes the share of a launch's wall clock that was not a member's own work, from the files of its run directory.
 
-A member's work is, of a stage, from its line "from update …" in log.txt to its last point in metrics.jsonl (training
-and the errors after each epoch); of its predictions, from the attempt's start in ledger.json to the last file. Two
-definitions, since a slot that idles for want of a ready stage is no overhead of the orchestrator's:
+A member's work on a stage lasts from its line "from update …" in log.txt to its last point in metrics.jsonl (training
+and the errors after each epoch). Its work on predictions lasts from the attempt's start in ledger.json to the last
+file. There are two definitions, because a slot that waits for a ready stage is not overhead of the orchestrator:
 
-- of the critical path: from the end backwards, each piece of work and the one that ended last before it began; what of
-  the wall clock lies between them, before the first and after the last;
-- of all slots: 1 − work / (slots × wall clock); it holds the idle ends of an uneven schedule as well.
+- of the critical path: start from the end and go back, at each step to the piece of work that ended last before the
+  current one began; the share is the wall clock between these pieces, before the first and after the last;
+- of all slots: 1 − work / (slots × wall clock); it includes the idle ends of an uneven schedule.
 """
 
 import json
@@ -17,20 +17,20 @@ from pathlib import Path
 from benchmarks.scripts import Launched
 from orchestrator.run import PREDICTIONS, RunPaths, read_ledger
 
-# Work that begins this soon after another's end followed it: log.txt has milliseconds.
+# Work that begins this soon after another's end counts as following it, because log.txt has milliseconds.
 _ROUNDING_S = 0.002
 
 
 @dataclass(frozen=True)
 class Work:
-    """From `start` to `end`, unix seconds."""
+    """A piece of a member's work, from `start` to `end` in unix seconds."""
 
     start: float
     end: float
 
 
 def work_of(run_dir: Path) -> list[Work]:
-    """Every stage and prediction of a run that was launched once and not interrupted."""
+    """Returns every stage and prediction of a run that was launched once and not interrupted."""
     paths = RunPaths(run_dir)
     works = []
     for name, entry in read_ledger(paths.ledger).stages.items():
@@ -55,7 +55,7 @@ def _last_point(metrics: Path) -> float:
 
 
 def share_of_critical_path(works: list[Work], began: float, ended: float) -> float:
-    """The share of the wall clock in which the path to the end waited for no member."""
+    """Returns the share of the wall clock in which the critical path waited for no member."""
     working, reached, left = 0.0, ended, works
     while left := [work for work in left if work.end <= reached + _ROUNDING_S]:
         last = max(left, key=lambda work: work.end)
@@ -66,17 +66,17 @@ def share_of_critical_path(works: list[Work], began: float, ended: float) -> flo
 
 
 def share_of_slots(works: list[Work], began: float, ended: float, slots: int) -> float:
-    """The share of all slots' time in which no member worked."""
+    """Returns the share of all slots' time in which no member worked."""
     return 1 - sum(work.end - work.start for work in works) / (slots * (ended - began))
 
 
 def slots_used(works: list[Work]) -> int:
-    """The most that ever worked at once."""
+    """Returns the largest number of members that worked at once."""
     return max(sum(one.start <= other.start < one.end for one in works) for other in works)
 
 
 def shares(launched: Launched) -> tuple[float, float]:
-    """Of the critical path, and of all slots."""
+    """Returns the shares of the critical path and of all slots."""
     works = work_of(launched.run_dir)
     return (
         share_of_critical_path(works, launched.began, launched.ended),

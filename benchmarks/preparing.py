@@ -1,6 +1,6 @@
-"""Preparing a store from full-resolution photographs, on one core and on two, beside PIL's resize-and-crop on one.
+"""Times preparing a store from full-resolution photographs, on one core and two, beside PIL's resize-and-crop on one.
 
-What a core does is told in seconds of CPU, which others' work on the machine moves least; what two do, by the clock.
+One core is measured in seconds of CPU, which other work on the machine affects least; two cores by the wall clock.
 """
 
 import os
@@ -23,7 +23,7 @@ _SIDE, _COPIES = 256, 4
 
 
 def _ours(root: Path, stores: Path, clock: Callable[[], float], turns: Turns) -> None:
-    """The whole preparation, from listing the folder to the committed store; its threads are as many as its cores."""
+    """Runs the whole preparation, from listing the folder to the committed store, with one thread per core."""
     turns.play(
         lambda: prepare(DatasetSettings(root=str(root), size=_SIDE), stores),
         clock,
@@ -32,13 +32,13 @@ def _ours(root: Path, stores: Path, clock: Callable[[], float], turns: Turns) ->
 
 
 def _on_cores(num_cores: int, contestant: Contestant, turns: Turns) -> None:
-    """Keeps a contestant, and every thread it starts, on the first of the machine's cores."""
+    """Keeps a contestant, and every thread it starts, on the machine's first `num_cores` cores."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:num_cores])
     contestant(turns)
 
 
 def run(settings: Settings) -> tuple[Row, ...]:
-    """A thousand photographs: 200, each four times in train and once in test, as files that differ in a comment."""
+    """Measures a thousand files: 200 photographs, four times in train and once in test, that differ in a comment."""
     if settings.images is None:
         raise Skipped("needs --images FOLDER with 200 full-resolution JPEG photographs")
     root = photographs(settings.images, settings.scratch / "photographs", copies=_COPIES)

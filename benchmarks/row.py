@@ -1,4 +1,4 @@
-"""What a benchmark takes and gives: `run(settings) -> Row`, or several rows where one measurement yields them."""
+"""Defines what a benchmark takes and returns: `run(settings) -> Row`, or several rows from one measurement."""
 
 import statistics
 from collections.abc import Sequence
@@ -8,11 +8,11 @@ from pathlib import Path
 
 
 class Skipped(Exception):
-    """The row needs something that was not given; the text says what to give."""
+    """The row needs an option that was not given; the text names it."""
 
 
 class Measure(StrEnum):
-    """What a row's ratio is: how many times the peer, a share of a whole, seconds, or training steps."""
+    """The unit of a row's ratio: times the peer, a share of a whole, seconds, or training steps."""
 
     times = "×"
     share = "%"
@@ -35,7 +35,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Wanted:
-    """The bound that the median must keep, in the unit of the row's ratio (shares in [0, 1])."""
+    """The bound on the median, in the unit of the row's ratio (shares in [0, 1])."""
 
     bound: float
     at_least: bool = True
@@ -46,16 +46,16 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table; `ours`, `peer` and `limit` are medians in `unit`, None where there is no such thing.
+    """One line of the table; `ours`, `peer` and `limit` are medians in `unit`, None where they do not apply.
 
     Attributes:
         name: what is measured.
-        unit: of the three figures, as in "images/s".
-        ours, peer, limit: this project; what it is held against; what the machine allows.
-        ratio: as `measure` says. Each repeat gives one, both sides taken in turns within it.
-        wanted: the bound asked for, None where the row only informs.
+        unit: the unit of these three figures, for example "images/s".
+        ours, peer, limit: this project; the peer; the machine's limit.
+        ratio: in the unit of `measure`. Each repeat gives one ratio, with both sides measured in turns within it.
+        wanted: the required bound, or None if the row only informs.
         repeats: how often each side was measured.
-        note: how the peer was tuned, or what bounds the figure.
+        note: how the peer was tuned, or what limits the figure.
     """
 
     name: str
@@ -72,16 +72,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Settings:
-    """What a person may choose.
+    """Options of a run of the benchmarks.
 
     Attributes:
-        threads: of the full-size rows.
+        threads: threads of the full-size rows.
         repeats: how often each side is measured, in turns.
-        long_repeats: the same of the long rows.
-        scratch: an empty folder, removed afterwards.
+        long_repeats: the same for the long rows.
+        scratch: an empty folder, deleted afterwards.
         images: a folder of full-resolution JPEG photographs, or None.
         tiny_imagenet: class folders at 64 pixels (`train/`, `val/`, `test/`, `target-10.txt`), or None.
-        epochs_share: of the epochs of the long rows at 64 pixels, both sides alike.
+        epochs_share: share of the epochs in the long rows at 64 pixels, for both sides.
     """
 
     threads: int

@@ -1,9 +1,9 @@
-"""What a launch costs against members and images, and a training step against classes, with the line fitted to each.
+"""Measures a launch against members and images, and a training step against classes, and fits a line to each.
 
     python -m benchmarks.scaling [members] [images] [classes]
 
-About eight minutes in all; everything runs on generated images at 64 pixels. Ordinary least squares: fixed cost and
-slope; the last column is the largest deviation from the line, as a share of the measured value.
+It takes about eight minutes; everything runs on generated images at 64 pixels. The fit is ordinary least squares:
+fixed cost and slope. The last column is the largest deviation from the line, as a share of the measured value.
 """
 
 import argparse
@@ -37,17 +37,17 @@ def _launch(folder: Path, num_images: int, num_members: int) -> float:
 
 
 def members(scratch: Path) -> dict[float, float]:
-    """Seconds of a launch by number of members."""
+    """Returns seconds of a launch by number of members."""
     return {number: _launch(scratch / f"members-{number}", _TRAINED, number) for number in _MEMBERS}
 
 
 def images(scratch: Path) -> dict[float, float]:
-    """Seconds of a launch of two members by number of training images."""
+    """Returns seconds of a launch of two members by number of training images."""
     return {number: _launch(scratch / f"images-{number}", number, 2) for number in _IMAGES}
 
 
 def classes(scratch: Path) -> dict[float, float]:
-    """Seconds of a small net's training step of 64 images by number of classes, one thread."""
+    """Returns seconds of a small net's training step of 64 images by number of classes, one thread."""
     specs = {
         number: synthetic.stage(
             synthetic.store(scratch / f"classes-{number}", max(number, 64 * 20), number, 64),
@@ -67,7 +67,7 @@ _SCALES: Mapping[str, tuple[Callable[[Path], dict[float, float]], str]] = {
 
 
 def line(name: str, measured: Mapping[float, float], what: str) -> str:
-    """A line of markdown: the measured seconds and the fitted line."""
+    """Returns a line of markdown: the measured seconds and the fitted line."""
     slope, fixed = np.polyfit(list(measured), list(measured.values()), deg=1)
     worst = max(abs(fixed + slope * at - seconds) / seconds for at, seconds in measured.items())
     points = ", ".join(f"{at:,}: {seconds:.3g} s" for at, seconds in measured.items())

@@ -1,4 +1,4 @@
-"""Commands run as a person runs them: the plain scripts some at a time, and `septet launch`; wall clock of each."""
+"""Runs commands as a person would and times them: several plain scripts at once, and `septet launch`."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ Command = Sequence[str]
 
 @dataclass(frozen=True)
 class Placement:
-    """How the plain scripts share the machine: processes at once, each with threads and loader processes."""
+    """How the plain scripts share the machine: processes at once, each with its threads and loader processes."""
 
     at_once: int
     threads: int
@@ -26,7 +26,7 @@ class Placement:
 
 @dataclass(frozen=True)
 class Launched:
-    """A `septet launch` that has ended: its run directory, and when it began and ended in unix seconds."""
+    """A finished `septet launch`: its run directory, and its begin and end in unix seconds."""
 
     run_dir: Path
     began: float
@@ -38,7 +38,7 @@ class Launched:
 
 
 def call(command: Command, log: Path) -> None:
-    """Runs a command, its output to `log`; the last of it is shown where the command fails."""
+    """Runs a command and writes its output to `log`; if the command fails, the error shows the last lines."""
     with log.open("wb") as file:
         code = subprocess.run(
             list(command), stdout=file, stderr=subprocess.STDOUT, cwd=log.parent, env=_env()
@@ -49,18 +49,18 @@ def call(command: Command, log: Path) -> None:
 
 
 def _env() -> dict[str, str]:
-    """The benchmarks importable from any folder; no tracking store but the run's own."""
+    """Returns an environment in which the benchmarks can be imported from any folder, with no tracking store set."""
     inherited = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
     return {**inherited, "PYTHONPATH": str(Path(__file__).parents[1])}
 
 
 def plain(root: Path, *arguments: str) -> Command:
-    """One member by the plain script."""
+    """Returns the command that trains one member with the plain script."""
     return (sys.executable, "-m", "benchmarks.peers.plain_pytorch", str(root), *arguments)
 
 
 def run_all(commands: Sequence[Command], placement: Placement, folder: Path) -> float:
-    """Runs the plain scripts, the first ones first; gives seconds."""
+    """Runs the plain scripts in the given order and returns the seconds."""
     folder.mkdir(parents=True, exist_ok=True)
     options = ("--threads", str(placement.threads), "--workers", str(placement.workers))
     since = time.perf_counter()
@@ -72,14 +72,14 @@ def run_all(commands: Sequence[Command], placement: Placement, folder: Path) -> 
 
 
 def fastest_placement(tried: Mapping[str, Callable[[], float]], show: Callable[[str], None]) -> str:
-    """The name of the quickest of several trials."""
+    """Returns the name of the fastest of several trials."""
     seconds = {name: trial() for name, trial in tried.items()}
     show("; ".join(f"{name}: {took:.1f} s" for name, took in seconds.items()))
     return min(seconds, key=lambda name: seconds[name])
 
 
 def launch(folder: Path, *overrides: str) -> Launched:
-    """`septet launch` in an empty folder: nothing is prepared, and tracking goes to a file there."""
+    """Runs `septet launch` in an empty folder: nothing is prepared, and tracking goes to a file there."""
     folder.mkdir(parents=True)
     run_dir = folder / "run"
     septet = str(Path(sys.executable).with_name("septet"))

@@ -1,9 +1,9 @@
-"""The paper's table over several runs of one experiment: rows by seed, mean, spread, and gain over the first row.
+"""Prints the paper's table over several runs of one experiment: rows by seed, mean, spread, gain over the first row.
 
     python -m benchmarks.seeds RUN_DIR RUN_DIR …
 
 Prints markdown from each run's report/scores.json. The interval is that of the mean over seeds, from the spread between
-them (Student's t). All seeds share one split, whose own binomial standard error is told below the table.
+them (Student's t). All seeds share one split; its binomial standard error is printed below the table.
 """
 
 import argparse
@@ -24,12 +24,12 @@ def percent(value: float) -> str:
 
 
 def interval(values: list[float]) -> float:
-    """Half the width of the 95 % interval of the mean of `values`."""
+    """Returns half the width of the 95 % interval of the mean of `values`."""
     return _T95[min(len(values) - 1, 9)] * statistics.stdev(values) / len(values) ** 0.5
 
 
 def table(scores: list[dict[str, Any]]) -> list[str]:
-    """Lines of markdown; one line a row of the paper's table."""
+    """Returns lines of markdown, one per row of the paper's table."""
     numbers = " | ".join(str(number) for number in range(len(scores)))
     lines = [
         f"| row | top-1 error %, run {numbers} | mean ± 95 % | gain over the first | top-5 % | NLL |",

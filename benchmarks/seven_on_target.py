@@ -1,4 +1,4 @@
-"""Seven small members that learn from the target alone, beside TorchEnsemble and Ray Tune, from folders to a file."""
+"""Times seven small members trained on the target only, from folders to a file, beside TorchEnsemble and Ray Tune."""
 
 import shutil
 import sys
@@ -11,12 +11,12 @@ from benchmarks.row import Measure, Row, Settings, Spread, Wanted
 from benchmarks.seven_small import BASE_EPOCHS, epochs, need_images, overrides
 from benchmarks.whole_job import SEVEN_ON_TARGET, average, say
 
-# A peer's run: words added to its command line, the number of epochs, an empty folder.
+# A peer's run. It takes words to add to its command line, the number of epochs, and an empty folder.
 _Peer = Callable[[Sequence[str], int, Path], None]
 
 
 def torch_ensemble(settings: Settings) -> Row:
-    """Five and two members by VotingClassifier: joblib's processes or threads, files or decoded pixels in memory."""
+    """Measures five and two members by VotingClassifier: joblib or threads, files or decoded pixels in memory."""
     root = need_images(settings)
 
     def peer(words: Sequence[str], num_epochs: int, folder: Path) -> None:
@@ -33,7 +33,7 @@ def torch_ensemble(settings: Settings) -> Row:
 
 
 def ray_tune(settings: Settings) -> Row:
-    """Seven trials of the plain script's training function."""
+    """Measures seven trials of the plain script's training function."""
     root = need_images(settings)
 
     def peer(words: Sequence[str], num_epochs: int, folder: Path) -> None:
@@ -48,7 +48,7 @@ def ray_tune(settings: Settings) -> Row:
 def _beside(
     settings: Settings, root: Path, title: str, peer: _Peer, options: Sequence[Sequence[str]], wanted: Wanted | None
 ) -> Row:
-    """Ours and the peer in turns, the peer with the quickest of `options` over one epoch."""
+    """Measures ours and the peer in turns; the peer uses whichever of `options` is fastest over one epoch."""
 
     def seconds(words: Sequence[str], num_epochs: int, name: str) -> float:
         folder = settings.scratch / name

@@ -1,4 +1,4 @@
-"""The tiny_imagenet experiment beside the plain script with the same nets and epochs; the orchestrator's share."""
+"""Times the tiny_imagenet experiment beside the plain script with the same nets; the orchestrator's share of it."""
 
 import shutil
 import time
@@ -11,7 +11,7 @@ from benchmarks.scripts import Placement
 from benchmarks.whole_job import average, tuned
 
 _PLACEMENTS = (Placement(2, 1, 0), Placement(2, 1, 1), Placement(1, 2, 1))
-# Those of conf/experiment/tiny_imagenet.yaml.
+# The epochs of conf/experiment/tiny_imagenet.yaml.
 BASE_EPOCHS, _PRETRAIN, _FINETUNE = 40, 28, 20
 
 
@@ -22,19 +22,19 @@ def need_images(settings: Settings) -> Path:
 
 
 def epochs(whole: int, share: float) -> int:
-    """A share of an experiment's epochs, at least one."""
+    """Returns a share of an experiment's epochs, at least one."""
     return max(1, round(whole * share))
 
 
 def overrides(root: Path) -> tuple[str, ...]:
-    """The experiment on the images below `root`."""
+    """Returns the overrides for the experiment on the images below `root`."""
     classes = root / "target-10.txt"
     roots = (f"datasets.target.root={root}", f"datasets.superset.root={root}")
     return ("experiment=tiny_imagenet", *roots, f"datasets.target.classes={classes}")
 
 
 def _members(root: Path, folder: Path, share: float) -> list[scripts.Command]:
-    """The plain script seven times, the longest first."""
+    """Returns the commands of seven plain scripts, the longest first."""
     pretrained = ("--convs", "6", "--pretrain-epochs", str(epochs(_PRETRAIN, share)), "--lr", "0.01")
     finetune, base = str(epochs(_FINETUNE, share)), str(epochs(BASE_EPOCHS, share))
     kinds = [(*pretrained, "--epochs", finetune)] * 2 + [("--epochs", base)] * 5
@@ -48,7 +48,7 @@ def _members(root: Path, folder: Path, share: float) -> list[scripts.Command]:
 
 
 def run(settings: Settings) -> tuple[Row, ...]:
-    """Both from the class folders to the averaged submission on test."""
+    """Measures both sides from the class folders to the averaged submission on test."""
     root, share, scratch = need_images(settings), settings.epochs_share, settings.scratch
     (scratch / "tried").mkdir()
     placement = tuned(_members(root, scratch / "tried", 2 / BASE_EPOCHS)[-2:], _PLACEMENTS, scratch / "tried")

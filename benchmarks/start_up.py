@@ -1,4 +1,4 @@
-"""`septet --help` beside `python -c pass`: what the command's own imports cost before it answers."""
+"""Times `septet --help` beside `python -c pass`: the cost of the command's own imports before it answers."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ def _seconds(command: list[str]) -> float:
 
 
 def run(settings: Settings) -> Row:
-    """Takes both in turns, each once before to fill the page cache."""
+    """Measures both in turns, after running each once to fill the page cache."""
     septet, nothing = [str(Path(sys.executable).with_name("septet")), "--help"], [sys.executable, "-c", "pass"]
     _seconds(septet), _seconds(nothing)
     pairs = [(_seconds(septet), _seconds(nothing)) for _ in range(settings.repeats)]

@@ -1,4 +1,4 @@
-"""Training crops as uint8 from the prepared store, raw and as JPEG, beside torchvision's transform of photographs."""
+"""Times uint8 training crops from the prepared store, raw and JPEG, beside torchvision's transform of photographs."""
 
 from functools import partial
 from pathlib import Path
@@ -12,13 +12,13 @@ from workers.data.store import open_store, prepare
 from workers.settings import AugmentationSettings, DatasetSettings, StoreFormat
 
 _STORED, _INPUT, _BATCH = 256, 224, 128
-# Ours is soon done with a pass: that many are one turn.
+# Our passes are short, so this many of them make one turn.
 _PASSES = {StoreFormat.raw: 40, StoreFormat.jpeg: 6}
 _WANTED = {StoreFormat.raw: 40, StoreFormat.jpeg: 6}
 
 
 def _ours(store: Path, num_passes: int, turns: Turns) -> None:
-    """Passes over train in an epoch's order, in batches."""
+    """Reads train in an epoch's order, in batches."""
     images = open_store(store).images("train")
     epoch = 0
 
@@ -35,7 +35,7 @@ def _ours(store: Path, num_passes: int, turns: Turns) -> None:
 
 
 def run(settings: Settings) -> tuple[Row, ...]:
-    """The photographs are those that the store's train was made of; one thread each."""
+    """Measures both sides on the photographs that the store's train was made of, with one thread each."""
     if settings.images is None:
         raise Skipped("needs --images FOLDER with 200 full-resolution JPEG photographs")
     root = photographs(settings.images, settings.scratch / "photographs", copies=2)

@@ -1,6 +1,6 @@
-"""Class folders of generated JPEG files, and stages that train on them, for rows whose time does not depend on content.
+"""Makes class folders of generated JPEG files, and stages that train on them, where content does not affect the time.
 
-Smooth noise: it compresses and decodes much as a photograph does.
+The images are smooth noise, which compresses and decodes much as a photograph does.
 """
 
 from dataclasses import replace
@@ -41,14 +41,14 @@ def class_folders(root: Path, num_train: int, num_classes: int, side: int, num_t
 
 
 def store(scratch: Path, num_train: int, num_classes: int, side: int) -> Path:
-    """A prepared dataset of generated images at `side` pixels."""
+    """Prepares a dataset of generated images at `side` pixels."""
     root = class_folders(scratch / "images", num_train, num_classes, side)
     settings = DatasetSettings(source=Source.folder, root=str(root), size=side, dev_fraction=0.0)
     return prepare(settings, scratch / "stores")
 
 
 def stage(store_path: Path, stage_dir: Path, model: ModelSettings, batch: int, numerics: Numerics) -> StageSpec:
-    """A stage that trains on that store for longer than any benchmark lasts, and saves no checkpoint."""
+    """Returns a stage that trains on that store for longer than any benchmark lasts, and saves no checkpoint."""
     return StageSpec(
         member=stage_dir.name,
         stage="train",
@@ -69,6 +69,12 @@ def stage(store_path: Path, stage_dir: Path, model: ModelSettings, batch: int, n
 
 
 def without_lrn(spec: StageSpec) -> StageSpec:
+<<<<<<< HEAD
     """The same stage, elsewhere, of a net without LRN."""
     settings = replace(spec.recipe, model=replace(spec.recipe.model, lrn=False))
     return replace(spec, recipe=settings, stage_dir=spec.stage_dir.with_name(f"{spec.stage_dir.name}-no-lrn"))
+=======
+    """Returns the same stage, in another folder, of a net without LRN."""
+    settings = replace(spec.settings, model=replace(spec.settings.model, lrn=False))
+    return replace(spec, settings=settings, stage_dir=spec.stage_dir.with_name(f"{spec.stage_dir.name}-no-lrn"))
+>>>>>>> dfce17d23b57c86669c224d9d39f1f72c1d0d143

@@ -1,4 +1,4 @@
-"""Rows as one markdown table, and as JSON."""
+"""Formats rows as one markdown table, and as JSON."""
 
 import json
 import platform
@@ -21,14 +21,14 @@ def _ratio(value: float, measure: Measure) -> str:
 
 
 def _figure(value: float | None) -> str:
-    """Three significant digits."""
+    """Formats a figure with three significant digits."""
     if value is None:
         return "–"
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def markdown_line(row: Row) -> str:
-    """The row as a line under `HEAD`; a bound that is missed says so."""
+    """Formats the row as a line below `HEAD`; a missed bound is marked."""
     low, high = _ratio(row.ratio.low, row.measure), _ratio(row.ratio.high, row.measure)
     wanted = ""
     if row.wanted is not None:
@@ -52,7 +52,7 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """Returns a description of the machine that the figures were measured on."""
     cpu = next((line for line in _cpu_lines() if line.startswith("model name")), platform.processor())
     return {
         "cpu": cpu.partition(":")[2].strip() or cpu,
@@ -71,14 +71,14 @@ def _cpu_lines() -> list[str]:
 
 
 def section(rows: Sequence[Row], described: dict[str, Any], command: Sequence[str]) -> str:
-    """Date, machine and table, as docs/benchmarks.md has them."""
+    """Returns date, machine and table in the form of docs/benchmarks.md."""
     facts = "; ".join(f"{name} {value}" for name, value in described.items())
     today = datetime.now(UTC).date().isoformat()
     return f"### {today}\n\n`{' '.join(command)}`\n\n{facts}.\n\n{markdown(rows)}\n"
 
 
 def write_json(path: Path, rows: Sequence[Row], described: dict[str, Any], command: Sequence[str]) -> None:
-    """Writes date, machine, command and rows."""
+    """Writes date, machine, command and rows to a JSON file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     document = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

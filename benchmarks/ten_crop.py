@@ -1,4 +1,4 @@
-"""Ten-crop prediction at full size as a member does it, beside plain PyTorch with its best batch."""
+"""Times ten-crop prediction at full size as a member does it, beside plain PyTorch with its best batch."""
 
 from contextlib import suppress
 from functools import partial
@@ -19,7 +19,7 @@ from workers.training import run_stage
 
 _IMAGES, _CLASSES, _SIDE = 64, 1000, 256
 _BATCHES = (1, 2, 4, 8, 16)
-# Enough to tell the batches apart.
+# Enough rounds to distinguish the batches.
 _TRIED_IMAGES = 16
 
 
@@ -30,7 +30,7 @@ def _ours(spec: StageSpec, turns: Turns) -> None:
 
 
 def _finish(spec: StageSpec) -> None:
-    """Trains one update and declares the stage done."""
+    """Trains one update and marks the stage as done."""
     with suppress(Stopped):
         run_stage(spec, lambda: True)
     contents = newest_checkpoint(spec.stage_dir / "checkpoints")
@@ -41,7 +41,7 @@ def _finish(spec: StageSpec) -> None:
 
 
 def run(settings: Settings) -> tuple[Row, ...]:
-    """64 images of 256 pixels, 1,000 classes; the peer's batch is the best of several, tried first."""
+    """Measures 64 images of 256 pixels, 1,000 classes; the peer's batch is the best of several, tried first."""
     store = synthetic.store(settings.scratch, _IMAGES, _IMAGES, _SIDE)
     spec = synthetic.stage(store, settings.scratch / "member", synthetic.FULL_SIZE, 8, fastest(settings.threads))
     _finish(spec)

@@ -1,8 +1,8 @@
-"""What tracking costs a training step: MLflow there, away, failing, slow, hanging, losing answers, beside none at all.
+"""Measures what tracking costs a training step, for a working MLflow server and for each fault, beside no tracking.
 
-Each contestant trains the small net in a process of its own. Beside it runs what a driver does for it, in another
-process: metrics.jsonl followed twice a second, points handed to the real tracker, whose sender asks a real MLflow
-server through a proxy that misbehaves from the moment on when the stage's run is there.
+Each contestant trains the small net in a process of its own. A second process does a driver's work for it: it follows
+metrics.jsonl twice a second and passes the points to the real tracker. The tracker's sender talks to a real MLflow
+server through a proxy, which misbehaves as soon as the stage's run exists.
 """
 
 import multiprocessing
@@ -36,7 +36,7 @@ _NONE = "none"
 
 @dataclass(frozen=True)
 class _Behaviour:
-    """How one server behaves, `fault` None being that it was killed, and how the row says so."""
+    """How one server behaves, and the words for it in the row's name; `fault` None: the server was killed."""
 
     title: str
     fault: Fault | None
@@ -69,7 +69,7 @@ def _plan(spec: StageSpec) -> Plan:
 
 
 def _drive(spec: StageSpec, address: str) -> None:
-    """A driver's part for one stage, until it is killed."""
+    """Does a driver's work for one stage until the process is killed."""
     identity = RunIdentity(str(uuid.uuid4()), "benchmark", "benchmark", spec.member)
     tracker = open_tracking(TrackingConfig(address, False), identity, _plan(spec), {}, {})
     ref = StageRef(spec.member, spec.stage)
@@ -99,7 +99,7 @@ def _driving(specs: Mapping[str, StageSpec], proxies: Mapping[str, Proxy]) -> It
 
 
 def _misbehave(behaviour: _Behaviour, proxy: Proxy) -> None:
-    """Once the runs have been made: points are what meets the fault."""
+    """Waits until the runs exist, then starts the fault, so that it affects points."""
     until = time.monotonic() + _START_S
     while sum("runs/create" in path for _, path in proxy.paths) < _NUM_RUNS:
         if time.monotonic() > until:
@@ -112,19 +112,19 @@ def _misbehave(behaviour: _Behaviour, proxy: Proxy) -> None:
 
 
 def _evidence(name: str, proxy: Proxy) -> str:
-    """How many requests met the server; refused connections never reach the proxy."""
+    """Says how many requests met the server's behaviour; refused connections never reach the proxy."""
     behaviour = _BEHAVIOURS[name]
     if behaviour.fault is None:
         return "connections refused"
     if behaviour.fault is Fault.none:
         return f"{len(proxy.paths)} requests answered"
     if not proxy.injected[behaviour.fault]:
-        raise RuntimeError(f"MLflow {behaviour.title}: no request met it, so the row would tell nothing")
+        raise RuntimeError(f"MLflow {behaviour.title}: no request met it, so the row would say nothing")
     return f"{proxy.injected[behaviour.fault]} requests met it"
 
 
 def run(settings: Settings) -> tuple[Row, ...]:
-    """One row a behaviour: its step time over that without any server, in turns within one run."""
+    """Measures one row per behaviour: its step time over that without any server, in turns within one run."""
     store = synthetic.store(settings.scratch, _UPDATES * _BATCH, _CLASSES, _SIDE)
     folder = settings.scratch / "members"
     specs = {

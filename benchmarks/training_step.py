@@ -1,4 +1,4 @@
-"""Training steps as a stage makes them, with data, metrics and step mark, beside plain PyTorch on a ready batch.
+"""Times training steps as a stage makes them, with data, metrics and step mark, beside plain PyTorch on a ready batch.
 
 Ours is `workers.training.run_stage` itself. It asks after every update whether to stop; the turns are taken there.
 """
@@ -22,7 +22,7 @@ _WARM_UP = 2
 
 @dataclass(frozen=True)
 class _Case:
-    """One net, the batch and threads it trains with; `updates` make a turn."""
+    """One net with its batch and threads; `updates` make one turn."""
 
     title: str
     net: str
@@ -35,7 +35,7 @@ class _Case:
 
 
 def ours(spec: StageSpec, updates: int, turns: Turns) -> None:
-    """Gives the seconds of one update, the mean over the turn's `updates`."""
+    """Reports the seconds of one update, as the mean over the turn's `updates`."""
     count, since = 0, time.perf_counter()
 
     def should_stop() -> bool:
@@ -50,14 +50,14 @@ def ours(spec: StageSpec, updates: int, turns: Turns) -> None:
 
 
 def step_flops(model: ModelSettings, num_classes: int) -> int:
-    """Of one image: forward, weight gradients, and input gradients of every layer but the first; LRN not counted."""
+    """Returns the FLOP of one image: forward, weight gradients, input gradients but the first layer's; without LRN."""
     layers = geometry(model, num_classes)
     forward = sum(conv.num_macs for conv in layers.convs) + sum(linear.num_weights for linear in layers.linears)
     return 2 * (3 * forward - layers.convs[0].num_macs)
 
 
 def full_size(settings: Settings) -> tuple[Row, ...]:
-    """AlexNet at 224 pixels, 1,000 classes, batch 128."""
+    """Measures AlexNet at 224 pixels, 1,000 classes, batch 128."""
     case = _Case(
         "full-size training step", "full_size", synthetic.FULL_SIZE, 1000, 256, 128, settings.threads, updates=1
     )
@@ -65,12 +65,12 @@ def full_size(settings: Settings) -> tuple[Row, ...]:
 
 
 def small(settings: Settings) -> tuple[Row, ...]:
-    """A third of the width at 56 pixels, 40 classes, batch 64, one thread."""
+    """Measures a third of the width at 56 pixels, 40 classes, batch 64, one thread."""
     return _measure(_Case("small training step", "small", synthetic.SMALL, 40, 64, 64, 1, updates=5), settings)
 
 
 def cifar(settings: Settings) -> Row:
-    """cuda-convnet's net of 80 seconds at 32 pixels, batch 128, beside a plain loop whose batch is ready in memory."""
+    """Measures cuda-convnet's net of 80 seconds at 32 pixels, batch 128, beside a plain loop on a ready batch."""
     model, batch, updates = ModelSettings(name="cifar_80s", input_size=32), 128, 10
     num_images = (_WARM_UP + (settings.repeats + 2) * updates) * batch
     store = synthetic.store(settings.scratch, num_images, 10, 32)
@@ -93,7 +93,7 @@ def cifar(settings: Settings) -> Row:
 def _measure(
     case: _Case, settings: Settings, at_least: float | None = None, of_limit: float | None = None
 ) -> tuple[Row, ...]:
-    # One epoch lasts longer than all turns, so that none holds an evaluation.
+    # One epoch lasts longer than all turns, so no turn includes an evaluation.
     num_images = (_WARM_UP + (settings.repeats + 2) * case.updates) * case.batch
     store = synthetic.store(settings.scratch, num_images, case.num_classes, case.side)
     spec = synthetic.stage(store, settings.scratch / "member", case.model, case.batch, fastest(case.threads))

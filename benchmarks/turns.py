@@ -1,7 +1,7 @@
-"""Contestants that take turns: each lives in a process of its own, so that neither's settings or memory help the other.
+"""Runs contestants in turns, each in a process of its own, so that neither's settings or memory affect the other.
 
-A busy or slowing machine meets all alike: every round gives each contestant one turn, in an order that is reversed
-from round to round.
+A machine that is busy or slows down affects all of them alike: in every round each contestant has one turn, and the
+order is reversed from round to round.
 """
 
 import multiprocessing
@@ -12,13 +12,13 @@ from multiprocessing.connection import Connection
 
 
 class Turns:
-    """A contestant's side. It prepares and warms up, then calls `next` before each piece of work."""
+    """A contestant's side: it prepares and warms up, then calls `next` before each piece of work."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     def next(self, reading: float) -> None:
-        """Hands over what the last turn measured (the first time: anything) and waits; ends the process at the end."""
+        """Reports the last turn's reading (the first time: anything) and waits; after the last turn it exits."""
         self._connection.send(reading)
         if not self._connection.recv():
             sys.exit()
@@ -29,7 +29,7 @@ class Turns:
         clock: Callable[[], float] = time.perf_counter,
         undo: Callable[[], object] = lambda: None,
     ) -> None:
-        """Gives the seconds of `work` by `clock`, turn by turn, after once to warm up; `undo`, before each, is free."""
+        """Reports the seconds of `work` by `clock` for each turn, after one warm-up; `undo` is not timed."""
         undo()
         work()
         seconds = 0.0
@@ -41,7 +41,7 @@ class Turns:
             seconds = clock() - since
 
 
-# Called in a process of its own, so it must be picklable: a module's function or a partial of one.
+# It is called in another process, so it must be picklable: a module's function or a partial of one.
 Contestant = Callable[[Turns], None]
 
 
@@ -50,9 +50,9 @@ def _perform(contestant: Contestant, connection: Connection) -> None:
 
 
 def take_turns(contestants: Mapping[str, Contestant], rounds: int) -> dict[str, list[float]]:
-    """The readings of each contestant, one a round.
+    """Returns the readings of each contestant, one per round.
 
-    They are started one after another, each when the one before has warmed up.
+    Contestants are started one after another, each after the one before has warmed up.
 
     Raises:
         EOFError: a contestant died; its traceback is on stderr.
@@ -81,5 +81,5 @@ def take_turns(contestants: Mapping[str, Contestant], rounds: int) -> dict[str, 
 
 
 def ratios(readings: Mapping[str, list[float]], over: str, under: str) -> list[float]:
-    """`over` divided by `under`, round by round."""
+    """Returns `over` divided by `under` for each round."""
     return [one / other for one, other in zip(readings[over], readings[under], strict=True)]

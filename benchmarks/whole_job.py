@@ -1,4 +1,4 @@
-"""The whole job on full-resolution photographs: seven full-size members, one epoch, ten-crop, average, file."""
+"""Times the whole job on full-resolution photographs: seven full-size members, one epoch, ten-crop, average, file."""
 
 import shutil
 import sys
@@ -11,7 +11,7 @@ from benchmarks.row import Measure, Row, Settings, Skipped, Spread, Wanted
 from benchmarks.scripts import Placement
 
 SIX_CONVS = "{model: {num_convs: 6}, stages: {train: {dataset: target}}}"
-# Seven members that all learn from the target alone: what peers that know no pre-training can do as well.
+# Seven members that train on the target only, because the peers support no pre-training.
 SEVEN_ON_TARGET = (
     "ensemble=five",
     "~ensemble.stages",
@@ -23,10 +23,10 @@ _PHOTOGRAPHS, _COPIES, _VAL = 200, 5, 20
 
 
 def photographs(source: Path, root: Path, copies: int) -> Path:
-    """Class folders of 200 photographs, ten a class: each `copies` times in train, once in test, 20 in val."""
+    """Makes class folders of 200 photographs, ten per class: each `copies` times in train, once in test, 20 in val."""
     found = sorted(path for path in source.rglob("*") if path.suffix.lower() in (".jpeg", ".jpg"))[:_PHOTOGRAPHS]
     if len(found) < _PHOTOGRAPHS:
-        raise Skipped(f"{source} holds {len(found)} JPEG files, {_PHOTOGRAPHS} are needed")
+        raise Skipped(f"{source} holds {len(found)} JPEG files; {_PHOTOGRAPHS} are needed")
     for index, path in enumerate(found):
         name = f"c{index % 20:02d}"
         places = [root / "train" / name / f"{path.stem}-{copy}.JPEG" for copy in range(copies)]
@@ -38,13 +38,13 @@ def photographs(source: Path, root: Path, copies: int) -> Path:
 
 
 def commented(jpeg: bytes, comment: str) -> bytes:
-    """The same picture as another file: Septet leaves out of train what val or test holds, told by the bytes."""
+    """Writes the same picture as another file, because Septet leaves files out of train that val or test holds."""
     segment = comment.encode()
     return jpeg[:2] + b"\xff\xfe" + (len(segment) + 2).to_bytes(2, "big") + segment + jpeg[2:]
 
 
 def _members(root: Path, folder: Path) -> list[scripts.Command]:
-    """The plain script seven times."""
+    """Returns the commands of seven plain scripts."""
     return [
         scripts.plain(
             root, "--net", "full_size", "--convs", str(convs), "--seed", str(seed), "--epochs", "1", "--batch-size",
@@ -55,7 +55,7 @@ def _members(root: Path, folder: Path) -> list[scripts.Command]:
 
 
 def _plain(root: Path, placement: Placement, folder: Path) -> float:
-    """Seven scripts and the average of what they wrote."""
+    """Runs seven scripts, then averages their predictions."""
     since = time.perf_counter()
     scripts.run_all(_members(root, folder), placement, folder)
     average(folder)
@@ -74,7 +74,7 @@ def say(message: str) -> None:
 
 
 def tuned(commands: Sequence[scripts.Command], placements: Sequence[Placement], folder: Path) -> Placement:
-    """The quickest placement for some short members."""
+    """Returns the fastest placement for a few short members."""
     trials = {
         str(placement): lambda placement=placement: scripts.run_all(commands, placement, folder)
         for placement in placements
@@ -84,9 +84,9 @@ def tuned(commands: Sequence[scripts.Command], placements: Sequence[Placement], 
 
 
 def run(settings: Settings) -> Row:
-    """1,000 photographs to train on, 200 to predict, both sides from files to file."""
+    """Measures 1,000 photographs to train on and 200 to predict, both sides from files to file."""
     if settings.images is None:
-        raise Skipped("give --images FOLDER, two hundred or more full-resolution JPEG photographs")
+        raise Skipped("needs --images FOLDER with two hundred or more full-resolution JPEG photographs")
     scratch = settings.scratch
     trial = photographs(settings.images, scratch / "trial", copies=1)
     placement = tuned(_members(trial, scratch / "tried")[:2], _PLACEMENTS, scratch / "tried")

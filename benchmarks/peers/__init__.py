@@ -1,1 +1,1 @@
-"""What the project is held against: written once as a user would, tuned by the rows, and then left alone."""
+"""Holds the peers that the project is compared with: written as a user would write them, and tuned by the rows."""

@@ -1,4 +1,4 @@
-"""The last cell of the notebook: averages members' probabilities and writes one label an image.
+"""Averages members' probabilities and writes one label per image, as the last cell of a notebook would.
 
 python -m benchmarks.peers.average SUBMISSION PREDICTIONS …
 """

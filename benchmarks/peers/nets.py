@@ -1,4 +1,4 @@
-"""The nets of conf/model as a user writes them with torch.nn alone."""
+"""Defines the nets of conf/model as a user writes them with torch.nn alone."""
 
 from torch import nn
 
@@ -37,17 +37,17 @@ def _alexnet(
 
 
 def full_size(num_classes: int, num_convs: int = 5) -> nn.Sequential:
-    """The 2012 net for 224-pixel crops (conf/model/alexnet.yaml)."""
+    """Builds the 2012 net for 224-pixel crops (conf/model/alexnet.yaml)."""
     return _alexnet((96, 256, 384, 384, 256), 11, 4, 6, 4096, num_classes, num_convs)
 
 
 def small(num_classes: int, num_convs: int = 5) -> nn.Sequential:
-    """At a third of the width for 56-pixel crops (conf/model/alexnet_64.yaml)."""
+    """Builds the net at a third of the width for 56-pixel crops (conf/model/alexnet_64.yaml)."""
     return _alexnet((32, 88, 128, 128, 88), 5, 2, 2, 1024, num_classes, num_convs)
 
 
 def cifar_80s(num_classes: int) -> nn.Sequential:
-    """cuda-convnet's net of 80 seconds for CIFAR-10 (conf/model/cifar_80s.yaml)."""
+    """Builds cuda-convnet's net of 80 seconds for CIFAR-10 (conf/model/cifar_80s.yaml)."""
     return nn.Sequential(
         nn.Conv2d(3, 32, 5, padding=2),
         nn.MaxPool2d(3, 2, ceil_mode=True),

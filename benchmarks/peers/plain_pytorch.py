@@ -1,9 +1,9 @@
-"""One member as a user would write it with PyTorch and torchvision alone; one process a member.
+"""Trains one member as a user would write it with PyTorch and torchvision alone; one process per member.
 
-Trains on class folders (`train/<class>/*`, `val/<class>/*`), keeping only the classes that a file lists, prints its
-ten-crop error on val, and writes the ten-crop probabilities of `test/*` where asked to. The learning rate is cut when
-the error on a held-out tenth of train (or on val) stops improving. With --pretrain-epochs it first trains on all
-classes of the folders, then draws the last layer anew.
+It trains on class folders (`train/<class>/*`, `val/<class>/*`), keeps only the classes that a file lists, prints its
+ten-crop error on val, and writes the ten-crop probabilities of `test/*` with --predictions. The learning rate is cut
+when the error on a held-out tenth of train (or on val) stops improving. With --pretrain-epochs it first trains on all
+classes of the folders, then replaces the last layer by a fresh one.
 
     python -m benchmarks.peers.plain_pytorch ROOT CLASSES_FILE --seed 0
 """
@@ -30,7 +30,7 @@ def stack_views(crops: Sequence[Image.Image]) -> torch.Tensor:
 
 
 class Flat(Dataset):
-    """Unlabelled images of one folder, by name."""
+    """Unlabelled images of one folder, in the order of their names."""
 
     def __init__(self, root: Path, transform: transforms.Compose) -> None:
         self.paths, self.transform = sorted(root.iterdir()), transform
@@ -43,14 +43,14 @@ class Flat(Dataset):
 
 
 def he(layer: nn.Module) -> None:
-    """He's init with zero biases, for the peer's best."""
+    """Applies He's init with zero biases, which is best for the peer."""
     if isinstance(layer, nn.Conv2d | nn.Linear):
         nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
         nn.init.zeros_(layer.bias)
 
 
 def folder(root: Path, classes: list[str], transform: transforms.Compose | None) -> datasets.DatasetFolder:
-    """The images of `classes` below `root`, labelled by position in the list."""
+    """Returns the images of `classes` below `root`, labelled by position in the list."""
     images = datasets.ImageFolder(str(root), transform=transform)
     position = {images.class_to_idx[name]: index for index, name in enumerate(classes) if name in images.class_to_idx}
     images.samples = [(path, position[label]) for path, label in images.samples if label in position]
@@ -58,14 +58,14 @@ def folder(root: Path, classes: list[str], transform: transforms.Compose | None)
 
 
 def transform(net: str, *crop: object) -> transforms.Compose:
-    """Photographs of any size are first brought to 256 pixels; small images are taken as they are."""
+    """Returns a transform that first resizes photographs to 256 pixels, and leaves small images as they are."""
     resize = [transforms.Resize(256), transforms.CenterCrop(256)] if net == "full_size" else []
     return transforms.Compose([*resize, *crop])
 
 
 @torch.no_grad()
 def error(model: nn.Module, loader: DataLoader) -> float:
-    """Top-1 error of single views."""
+    """Returns the top-1 error of single views."""
     model.eval()
     wrong = total = 0
     for images, labels in loader:
@@ -76,7 +76,7 @@ def error(model: nn.Module, loader: DataLoader) -> float:
 
 @torch.no_grad()
 def ten_crop(model: nn.Module, loader: DataLoader) -> tuple[torch.Tensor, torch.Tensor]:
-    """Probabilities averaged over the views, and the labels."""
+    """Returns probabilities averaged over the views, and the labels."""
     model.eval()
     rows, labels = [], []
     for images, wanted in loader:
@@ -87,7 +87,7 @@ def ten_crop(model: nn.Module, loader: DataLoader) -> tuple[torch.Tensor, torch.
 
 
 def train(model: nn.Module, classes: list[str], epochs: int, rate: float, options: argparse.Namespace) -> None:
-    """Momentum SGD, the rate cut on a plateau."""
+    """Trains with momentum SGD; the learning rate is cut on a plateau."""
     crop = CROPS[options.net]
     augmented = transform(options.net, transforms.RandomCrop(crop), transforms.RandomHorizontalFlip(), *NORMALISE)
     centred = transform(options.net, transforms.CenterCrop(crop), *NORMALISE)
@@ -127,17 +127,17 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--pretrain-epochs", type=int, default=0)
     parser.add_argument("--pretrain-lr", type=float, default=0.015)
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--ten-crop-batch", type=int, default=8, help="images, of ten views each")
+    parser.add_argument("--ten-crop-batch", type=int, default=8, help="images of ten views each")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--workers", type=int, default=0, help="processes that load images")
-    parser.add_argument("--no-dev", dest="dev", action="store_false", help="cut the rate by val, hold nothing out")
+    parser.add_argument("--no-dev", dest="dev", action="store_false", help="cut the rate by val; hold nothing out")
     parser.add_argument("--he", action="store_true", help="He's init in place of PyTorch's default")
-    parser.add_argument("--predictions", type=Path, help="write test's ten-crop probabilities there, npy")
+    parser.add_argument("--predictions", type=Path, help="write the ten-crop probabilities of test to this npy file")
     return parser
 
 
 def run(options: argparse.Namespace) -> float:
-    """Trains one member and gives its ten-crop error on val."""
+    """Trains one member and returns its ten-crop error on val."""
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     random.seed(options.seed)

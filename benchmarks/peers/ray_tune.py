@@ -1,4 +1,4 @@
-"""The plain script's training function as seven trials of Ray Tune, and the average of what they predicted.
+"""Runs the plain script's training function as seven trials of Ray Tune, each of which writes its predictions.
 
 python -m benchmarks.peers.ray_tune ROOT CLASSES_FILE FOLDER --epochs 40
 """
@@ -11,7 +11,7 @@ _CONVS = (5, 5, 5, 5, 5, 6, 6)
 
 
 def trial(config: dict) -> dict:
-    """One member; `config` holds the words of the plain script's command line."""
+    """Trains one member; `config` holds the words of the plain script's command line."""
     from benchmarks.peers import plain_pytorch
 
     return {"error": plain_pytorch.run(plain_pytorch.arguments().parse_args(config["words"]))}
@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("classes", type=Path)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--epochs", type=int, default=40)
-    parser.add_argument("--threads", type=int, default=1, help="of each trial, and the CPUs it asks Ray for")
+    parser.add_argument("--threads", type=int, default=1, help="threads and CPUs of each trial")
     parser.add_argument("--workers", type=int, default=0)
     options = parser.parse_args()
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")

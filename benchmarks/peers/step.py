@@ -1,4 +1,4 @@
-"""A training step in plain PyTorch, on a batch that is ready in memory: to the peer's advantage."""
+"""Times a training step in plain PyTorch on a batch that is ready in memory, which favours the peer."""
 
 import torch
 from torch import nn
@@ -8,7 +8,7 @@ from benchmarks.turns import Turns
 
 
 def plain(net: str, num_classes: int, batch: int, threads: int, turns: Turns) -> None:
-    """As a user writes it: fp32, torch's layout and LRN, SGD with momentum."""
+    """Runs the step as a user writes it: fp32, torch's layout and LRN, SGD with momentum."""
     torch.set_num_threads(threads)
     model = NETS[net](num_classes)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.001, momentum=0.9, weight_decay=5e-4)
@@ -23,7 +23,7 @@ def plain(net: str, num_classes: int, batch: int, threads: int, turns: Turns) ->
 
 
 def tuned(net: str, num_classes: int, batch: int, threads: int, turns: Turns) -> None:
-    """With all that PyTorch offers by a flag: channels_last, bf16 autocast, the fused optimizer; still torch's LRN."""
+    """Runs the step with all that PyTorch offers by a flag: channels_last, bf16 autocast, fused SGD; torch's LRN."""
     torch.set_num_threads(threads)
     model = NETS[net](num_classes).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.001, momentum=0.9, weight_decay=5e-4, fused=True)

@@ -1,4 +1,4 @@
-"""Ten-crop prediction in plain PyTorch, from normalised images that are ready in memory: to the peer's advantage."""
+"""Times ten-crop prediction in plain PyTorch, from normalised images in memory, which favours the peer."""
 
 from contextlib import nullcontext
 
@@ -10,7 +10,7 @@ from benchmarks.turns import Turns
 
 
 def predict(net: str, num_classes: int, num_images: int, batch: int, threads: int, fast: bool, turns: Turns) -> None:
-    """Mean softmax over torchvision's ten crops, `batch` images at once; `fast` is channels_last and bf16 autocast."""
+    """Averages softmax over torchvision's ten crops, `batch` images at once; `fast`: channels_last, bf16 autocast."""
     torch.set_num_threads(threads)
     layout = torch.channels_last if fast else torch.contiguous_format
     model = NETS[net](num_classes).to(memory_format=layout).eval()

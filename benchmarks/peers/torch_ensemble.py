@@ -1,6 +1,6 @@
-"""Five five-conv and two six-conv nets by TorchEnsemble's VotingClassifier, and their averaged labels on val.
+"""Trains five five-conv and two six-conv nets with TorchEnsemble's VotingClassifier; writes averaged labels on val.
 
-One VotingClassifier holds copies of one net, and knows no pre-training: hence two of them, both on the target alone.
+One VotingClassifier holds copies of one net and supports no pre-training, so there are two, both on the target only.
 
     python -m benchmarks.peers.torch_ensemble ROOT CLASSES_FILE SUBMISSION --epochs 40
 """
@@ -21,7 +21,7 @@ _COUNTS = {5: 5, 6: 2}  # members by number of convolutions
 
 
 class Net(nn.Module):
-    """TorchEnsemble wants a class."""
+    """The net as a class, which TorchEnsemble requires."""
 
     def __init__(self, num_classes: int, num_convs: int) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class Net(nn.Module):
 
 
 class InMemory(Dataset):
-    """Images decoded once and held in memory; crops and reflections are drawn at each access."""
+    """Images decoded once and kept in memory; crops and reflections are drawn at each access."""
 
     def __init__(self, images: Dataset, augment: transforms.Compose) -> None:
         self.items, self.augment = [(image.convert("RGB").copy(), label) for image, label in images], augment
@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("classes", type=Path)
     parser.add_argument("submission", type=Path)
     parser.add_argument("--epochs", type=int, default=40)
-    parser.add_argument("--at-once", type=int, default=1, help="members, each in a process of joblib's")
+    parser.add_argument("--at-once", type=int, default=1, help="members at once, each in a process of joblib's")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--workers", type=int, default=0, help="processes that load images")
     parser.add_argument("--in-memory", action="store_true", help="decode once and keep the pixels")

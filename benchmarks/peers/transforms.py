@@ -1,4 +1,4 @@
-"""What a loader of photographs does without a prepared store: PIL decodes, torchvision or PIL transforms."""
+"""Loads photographs without a prepared store: PIL decodes, torchvision or PIL transforms."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from benchmarks.turns import Turns
 
 
 def reference_crop(size: int) -> Callable[[Path], np.ndarray]:
-    """torchvision's reference transform of training, up to uint8 pixels."""
+    """Returns torchvision's reference transform for training, up to uint8 pixels."""
     transform = transforms.Compose([transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip()])
 
     def crop(path: Path) -> np.ndarray:
@@ -24,14 +24,14 @@ def reference_crop(size: int) -> Callable[[Path], np.ndarray]:
 
 
 def training_crops(paths: Sequence[Path], size: int, turns: Turns) -> None:
-    """A pass over the photographs, one by one, on one thread."""
+    """Times a pass over the photographs, one by one, on one thread."""
     torch.set_num_threads(1)
     crop = reference_crop(size)
     turns.play(lambda: [crop(path) for path in paths])
 
 
 def resize_and_crop(path: Path, side: int, resample: Image.Resampling) -> np.ndarray:
-    """The shorter side scaled, the centre kept."""
+    """Returns the image with its shorter side scaled to `side`, cropped to the centre."""
     with Image.open(path) as image:
         scale = side / min(image.size)
         width, height = (round(extent * scale) for extent in image.size)
@@ -43,7 +43,7 @@ def resize_and_crop(path: Path, side: int, resample: Image.Resampling) -> np.nda
 def resized_and_cropped(
     paths: Sequence[Path], side: int, resample: Image.Resampling, saved: Path, turns: Turns
 ) -> None:
-    """All photographs into one npy file; in seconds of CPU."""
+    """Times writing all photographs into one npy file, in seconds of CPU."""
 
     def all_of_them() -> None:
         np.save(saved, np.stack([resize_and_crop(path, side, resample) for path in paths]))

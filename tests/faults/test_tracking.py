@@ -227,7 +227,7 @@ def test_store_lost_midway_and_for_good_is_filled_by_the_next_launch(
     stop_and_join(tracker)
     time_out = time.monotonic() + 3.0 * REQUEST_S
     wait_for(lambda: time.monotonic() > time_out)  # what the proxy still holds back has arrived
-    proxy.mend()
+    proxy.restore()
     launch_again(run)
     check_complete(server.client, run)
 
@@ -316,6 +316,6 @@ def test_server_that_takes_half_a_minute_holds_up_nothing_and_is_filled_by_the_n
     stop_and_join(tracker)
     time_out = time.monotonic() + 31.0
     wait_for(lambda: time.monotonic() > time_out)
-    proxy.mend()
+    proxy.restore()
     launch_again(run)
     check_complete(server.client, run)
