@@ -69,12 +69,6 @@ def stage(store_path: Path, stage_dir: Path, model: ModelSettings, batch: int, n
 
 
 def without_lrn(spec: StageSpec) -> StageSpec:
-<<<<<<< HEAD
-    """The same stage, elsewhere, of a net without LRN."""
-    settings = replace(spec.recipe, model=replace(spec.recipe.model, lrn=False))
-    return replace(spec, recipe=settings, stage_dir=spec.stage_dir.with_name(f"{spec.stage_dir.name}-no-lrn"))
-=======
     """Returns the same stage, in another folder, of a net without LRN."""
-    settings = replace(spec.settings, model=replace(spec.settings.model, lrn=False))
-    return replace(spec, settings=settings, stage_dir=spec.stage_dir.with_name(f"{spec.stage_dir.name}-no-lrn"))
->>>>>>> dfce17d23b57c86669c224d9d39f1f72c1d0d143
+    recipe = replace(spec.recipe, model=replace(spec.recipe.model, lrn=False))
+    return replace(spec, recipe=recipe, stage_dir=spec.stage_dir.with_name(f"{spec.stage_dir.name}-no-lrn"))
