@@ -15,7 +15,8 @@ from datetime import datetime
 from pathlib import Path
 
 from benchmarks.scripts import Launched
-from orchestrator.run import PREDICTIONS, RunPaths, read_ledger
+from orchestrator.plan import StageRef
+from orchestrator.run import RunPaths, read_ledger
 
 # Work that begins this soon after another's end counts as following it, because log.txt has milliseconds.
 _ROUNDING_S = 0.002
@@ -32,15 +33,12 @@ class Work:
 def work_of(run_dir: Path) -> list[Work]:
     """Returns every stage and prediction of a run that was launched once and not interrupted."""
     paths = RunPaths(run_dir)
-    works = []
-    for name, entry in read_ledger(paths.ledger).stages.items():
-        member, _, stage = name.partition("/")
-        if stage == PREDICTIONS:
-            written = [path.stat().st_mtime for path in paths.predictions(member).glob("*.json")]
-            works.append(Work(entry.attempts[-1].started, max(written)))
-        else:
-            folder = paths.member(member) / stage
-            works.append(Work(_first_line(folder / "log.txt"), _last_point(folder / "metrics.jsonl")))
+    ledger = read_ledger(paths.ledger)
+    refs = map(StageRef.parse, ledger.stages)
+    works = [Work(_first_line(paths.log(ref)), _last_point(paths.metrics(ref))) for ref in refs]
+    for member, entry in ledger.predictions.items():
+        written = [path.stat().st_mtime for path in paths.predictions(member).glob("*.json")]
+        works.append(Work(entry.attempts[-1].started, max(written)))
     return works
 
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator.config import SubmissionConfig
-from orchestrator.plan import Plan, StageRef
-from orchestrator.run import PREDICTIONS, Contents, RunData, RunPaths, StageState, read_ledger
+from orchestrator.plan import Job, Plan, TrainJob
+from orchestrator.run import Contents, RunData, RunPaths, StageState, read_ledger
 from workers.errors import ConfigError, MemberFailed
 from workers.storage import parse_json, read_finished
 
@@ -78,21 +78,21 @@ def _why(paths: RunPaths, plan: Plan, member: str, splits: Sequence[str], digest
     last = plan.last_stage(member)
     if not paths.done(last.ref).exists():
         chain = [*reversed(plan.ancestors(last)), last]
-        failures = _failures(ledger, [stage.ref for stage in chain])
+        failures = _failures(ledger, [TrainJob(stage.ref) for stage in chain])
         return next(failures, f"its last stage {last.ref.stage} is not finished")
     folder, checkpoint = paths.predictions(member), read_finished(paths.stage(last.ref)).checkpoint_sha256
     for split in splits:
         if not _is_of(folder / f"{split}.json", checkpoint, digest) or not (folder / f"{split}.npy").is_file():
-            failures = _failures(ledger, [StageRef(member, PREDICTIONS)])
+            failures = _failures(ledger, [plan.predict_job(member)])
             return next(failures, f"no predictions of {split} by its last checkpoint")
     return None
 
 
-def _failures(ledger: Contents, refs: Sequence[StageRef]) -> Iterator[str]:
-    for ref in refs:
-        entry = ledger.stages.get(str(ref))
-        if entry is not None and entry.state is StageState.failed:
-            yield f"{ref}: {entry.attempts[-1].error}"
+def _failures(ledger: Contents, jobs: Sequence[Job]) -> Iterator[str]:
+    for job in jobs:
+        entry = ledger.entry(job)
+        if entry.state is StageState.failed:
+            yield f"{job}: {entry.attempts[-1].error}"
 
 
 def _is_of(about: Path, checkpoint_sha256: str, digest: str) -> bool:

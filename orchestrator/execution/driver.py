@@ -10,14 +10,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache, partial
-from pathlib import Path
 
 from orchestrator.cluster import Cluster, Completed, Failure, Halted, Lost, Predicted, Trained
 from orchestrator.execution.jobs import Work, is_done, newest_step, stored_predictions
 from orchestrator.execution.recovery import reopen_damaged
 from orchestrator.execution.watchdog import Deadlines, mark_of
-from orchestrator.plan import Plan, StageRef, ready
-from orchestrator.run import PREDICTIONS, AttemptEnd, Book, Follower, Ledger, StageState, require_stage
+from orchestrator.plan import Job, Plan, PredictJob, StageRef, TrainJob, ready
+from orchestrator.run import AttemptEnd, Book, Follower, Ledger, StageState, require_stage
 from orchestrator.tracking import Ending, Tracker
 from workers.errors import CheckFailed, DataError, MemberFailed, SeptetError, StorageError
 from workers.protocol import StageResult
@@ -53,9 +52,9 @@ class Driver:
         self._work, self._ledger, self._tracker, self._clock = work, ledger, tracker, clock
         self._done: set[StageRef] = set()
         self._predicted: set[str] = set()
-        self._busy: dict[str, StageRef] = {}
+        self._busy: dict[str, Job] = {}
         self._actors: set[str] = set()
-        self._failed: dict[StageRef, Failure] = {}
+        self._failed: dict[Job, Failure] = {}
         self._followers = {stage.ref: Follower(work.paths.metrics(stage.ref)) for stage in work.plan.stages}
         self._stopping = False
         self._deadlines = Deadlines(work.progress_timeout_s, monotonic)
@@ -77,16 +76,16 @@ class Driver:
             paths, self._work.plan, lambda stage: is_done(paths, stage), lambda name: stored(name) is not None
         )
         for stage in self._work.plan.stages:
-            name = str(stage.ref)
+            train = TrainJob(stage.ref)
             if is_done(self._work.paths, stage):
                 self._done.add(stage.ref)
-                self._ledger.declare(name, StageState.done)
+                self._ledger.declare(train, StageState.done)
                 finished = read_finished(self._work.paths.stage(stage.ref))
                 self._check_stage(stage.ref, finished.checkpoint_sha256)
                 at_chance = finished.at_chance
                 self._tracker.stage_finished(stage.ref, Ending.FINISHED, {_AT_CHANCE_TAG: str(at_chance).lower()})
             else:
-                self._ledger.declare(name, StageState.waiting)
+                self._ledger.declare(train, StageState.waiting)
         for member in self._work.plan.members:
             found = stored(member) if self._work.plan.last_stages[member] in self._done else None
             recorded = self._book.committed.predictions.get(member, {})
@@ -95,9 +94,8 @@ class Driver:
             if predicted and found is not None:
                 self._predicted.add(member)
                 self._book.predictions(member, found)
-            self._ledger.declare(
-                str(StageRef(member, PREDICTIONS)), StageState.done if predicted else StageState.waiting
-            )
+            job = self._work.plan.predict_job(member)
+            self._ledger.declare(job, StageState.done if predicted else StageState.waiting)
         return self._complete
 
     def _check_stage(self, ref: StageRef, checkpoint_sha256: str) -> None:
@@ -165,20 +163,20 @@ class Driver:
     def _start_what_fits(self) -> None:
         """Predictions first: they are short, and free their actor; then stages, longest remaining path first."""
         work = self._work
-        chosen: dict[str, StageRef] = {}
+        chosen: dict[str, Job] = {}
         for member in work.plan.members:
-            ref = StageRef(member, PREDICTIONS)
-            wanted = work.plan.last_stages[member] in self._done and member not in self._predicted | set(self._busy)
-            if wanted and ref not in self._failed and len(self._busy) + len(chosen) < self._cluster.num_slots:
-                chosen[member] = ref
-        running = {*self._busy.values(), *chosen.values()}
+            predict = work.plan.predict_job(member)
+            wanted = predict.ref in self._done and member not in self._predicted | set(self._busy)
+            if wanted and predict not in self._failed and len(self._busy) + len(chosen) < self._cluster.num_slots:
+                chosen[member] = predict
+        running = {job.ref for job in (*self._busy.values(), *chosen.values())}
         for stage in ready(self._without_failed(), self._done, running, self._cluster.num_slots):
-            chosen[stage.ref.member] = stage.ref
+            chosen[stage.ref.member] = TrainJob(stage.ref)
         for member in sorted(self._actors - set(self._busy) - set(chosen)):
             self._actors.discard(member)
             self._cluster.release(member)
-        for member, ref in chosen.items():
-            self._start(member, ref)
+        for job in chosen.values():
+            self._start(job)
         self._cluster.end_idle()
 
     def _without_failed(self) -> Plan:
@@ -187,111 +185,109 @@ class Driver:
         kept = tuple(
             stage
             for stage in plan.stages
-            if not self._failed.keys() & {stage.ref, *(ancestor.ref for ancestor in plan.ancestors(stage))}
+            if not self._failed.keys() & {TrainJob(one.ref) for one in (stage, *plan.ancestors(stage))}
         )
         return replace(plan, stages=kept)
 
-    def _start(self, member: str, ref: StageRef) -> None:
+    def _start(self, job: Job) -> None:
+        member, paths = job.member, self._work.paths
         if member not in self._actors:
             self._cluster.acquire(member)
             self._actors.add(member)
-        self._busy[member] = ref
-        if ref.stage == PREDICTIONS:
-            attempt = self._ledger.begin(str(ref), started=self._clock(), resumed_from=0)
-            fence = self._raise_fence(ref, attempt)
-            self._deadlines.begin(member, mark_of(self._step_file(ref)))
-            self._cluster.predict(self._work.predict_spec(member, fence))
-            return
-        resumed_from = newest_step(self._work.paths.checkpoints(ref))
-        attempt = self._ledger.begin(str(ref), started=self._clock(), resumed_from=resumed_from)
-        fence = self._raise_fence(ref, attempt)
-        # Another file under the name, which a worker of an earlier attempt may have open: after the fence.
-        write_text(self._work.paths.step(ref), str(resumed_from))
-        self._deadlines.begin(member, mark_of(self._step_file(ref)))
-        self._tracker.stage_started(ref)
-        self._cluster.run_stage(self._work.stage_spec(self._work.plan.stage(ref), attempt, fence))
+        self._busy[member] = job
+        resumed_from = newest_step(paths.checkpoints(job.ref)) if isinstance(job, TrainJob) else 0
+        attempt = self._ledger.begin(job, started=self._clock(), resumed_from=resumed_from)
+        fence = self._raise_fence(job, attempt)
+        if isinstance(job, TrainJob):
+            # Another file under the name, which a worker of an earlier attempt may have open: after the fence.
+            write_text(paths.step(job.ref), str(resumed_from))
+        self._deadlines.begin(member, mark_of(paths.step(job.ref)))
+        match job:
+            case TrainJob(ref):
+                self._tracker.stage_started(ref)
+                self._cluster.run_stage(self._work.stage_spec(self._work.plan.stage(ref), attempt, fence))
+            case PredictJob():
+                self._cluster.predict(self._work.predict_spec(member, fence))
 
-    def _raise_fence(self, ref: StageRef, attempt: int) -> str:
+    def _raise_fence(self, job: Job, attempt: int) -> str:
         # The random part: the ledger counts from 0 again where somebody has removed it.
         launch = self._ledger.contents.launch
-        mark = f"{ref.stage}, attempt {attempt}, launch {launch}, {secrets.token_hex(4)}"
-        raise_fence(self._work.paths.member(ref.member), mark)
+        mark = f"{job}, attempt {attempt}, launch {launch}, {secrets.token_hex(4)}"
+        raise_fence(self._work.paths.member(job.member), mark)
         return mark
 
     def _settle(self, completed: Completed) -> None:
         """Commits what a call came to, or decides whether it is tried again."""
-        ref = self._busy.pop(completed.member)
+        job = self._busy.pop(completed.member)
         moving = completed.member in self._moving
         self._moving.discard(completed.member)
         match completed.outcome:
             case Trained(result):
-                self._commit(ref, result)
+                self._commit(job.ref, result)
             case Predicted(splits):
-                self._book.predictions(ref.member, {one.split: one.sha256 for one in splits})
-                self._predicted.add(ref.member)
-                self._ledger.end(str(ref), AttemptEnd.done, StageState.done)
+                self._book.predictions(job.member, {one.split: one.sha256 for one in splits})
+                self._predicted.add(job.member)
+                self._ledger.end(job, AttemptEnd.done, StageState.done)
             case Halted() if moving and not self._stopping:
-                self._ledger.end(str(ref), AttemptEnd.preempted, StageState.waiting)
+                self._ledger.end(job, AttemptEnd.preempted, StageState.waiting)
             case Halted():
-                self._ledger.end(str(ref), AttemptEnd.stopped, StageState.stopped)
-                self._tell_end(ref, Ending.KILLED)
+                self._ledger.end(job, AttemptEnd.stopped, StageState.stopped)
+                self._tell_end(job, Ending.KILLED)
             case Lost(reason, announced):
                 end = AttemptEnd.preempted if moving or announced else AttemptEnd.lost
-                self._retry(ref, end, Failure("Lost", f"its actor died: {reason}", "", retryable=True))
+                self._retry(job, end, Failure("Lost", f"its actor died: {reason}", "", retryable=True))
             case Failure() as failure:
-                self._retry(ref, AttemptEnd.failed, failure)
+                self._retry(job, AttemptEnd.failed, failure)
         if moving:
             # Whatever it came to: it was told to stop, and its machine goes.
-            self._discard(ref.member)
-
-    def _step_file(self, ref: StageRef) -> Path:
-        return self._work.paths.step(self._work.plan.last_stages[ref.member] if ref.stage == PREDICTIONS else ref)
+            self._discard(job.member)
 
     def _end_hung(self) -> None:
         """A member that is alive and makes no progress is ended and tried again, as if its process were lost."""
-        for member, ref in list(self._busy.items()):
-            reason = self._deadlines.look(member, mark_of(self._step_file(ref)))
+        for member, job in list(self._busy.items()):
+            reason = self._deadlines.look(member, mark_of(self._work.paths.step(job.ref)))
             if reason:
                 del self._busy[member]
                 self._moving.discard(member)
-                self._retry(ref, AttemptEnd.lost, Failure("Hung", reason, "", retryable=True))
+                self._retry(job, AttemptEnd.lost, Failure("Hung", reason, "", retryable=True))
 
     def _commit(self, ref: StageRef, result: StageResult) -> None:
+        job = TrainJob(ref)
         self._book.stage(ref, result.checkpoint_sha256)
         write_finished(self._work.paths.stage(ref), self._work.plan.stage(ref).hash, result)
         self._done.add(ref)
         self._note_passed(ref, result.num_updates + 1)
-        self._ledger.flag_at_chance(str(ref), result.at_chance)
-        self._ledger.end(str(ref), AttemptEnd.done, StageState.done, resumed_from=result.resumed_from)
+        self._ledger.flag_at_chance(job, result.at_chance)
+        self._ledger.end(job, AttemptEnd.done, StageState.done, resumed_from=result.resumed_from)
         self._tracker.stage_finished(ref, Ending.FINISHED, {_AT_CHANCE_TAG: str(result.at_chance).lower()})
 
-    def _retry(self, ref: StageRef, end: AttemptEnd, failure: Failure) -> None:
+    def _retry(self, job: Job, end: AttemptEnd, failure: Failure) -> None:
         """After a loss or failure the actor is not used again: nobody knows what state its process is in."""
-        _log.warning("%s: %s: %s", ref, failure.kind, failure.message)
+        _log.warning("%s: %s: %s", job, failure.kind, failure.message)
         _log.debug("%s", failure.traceback)
-        self._discard(ref.member)
-        name, message = str(ref), f"{failure.kind}: {failure.message}"
+        self._discard(job.member)
+        message = f"{failure.kind}: {failure.message}"
         if failure.diverged_at is not None:
             end = AttemptEnd.diverged
         if self._stopping:
-            self._ledger.end(name, end, StageState.stopped, error=message, diverged_at=failure.diverged_at)
-            self._tell_end(ref, Ending.KILLED)
+            self._ledger.end(job, end, StageState.stopped, error=message, diverged_at=failure.diverged_at)
+            self._tell_end(job, Ending.KILLED)
             return
-        self._ledger.end(name, end, StageState.waiting, error=message, diverged_at=failure.diverged_at)
+        self._ledger.end(job, end, StageState.waiting, error=message, diverged_at=failure.diverged_at)
         if end is AttemptEnd.diverged:
-            if self._ledger.may_replay(name):
-                _log.warning("%s: replayed from its newest checkpoint: a passing fault does not come again", ref)
+            if self._ledger.may_replay(job):
+                _log.warning("%s: replayed from its newest checkpoint: a passing fault does not come again", job)
                 return
             failure = replace(failure, message=f"{failure.message} (again after a replay: no passing fault)")
-        elif failure.retryable and self._ledger.may_retry(name, end, self._work.budgets):
+        elif failure.retryable and self._ledger.may_retry(job, end, self._work.budgets):
             return
-        self._ledger.declare(name, StageState.failed)
-        self._failed[ref] = failure
-        self._tell_end(ref, Ending.FAILED)
+        self._ledger.declare(job, StageState.failed)
+        self._failed[job] = failure
+        self._tell_end(job, Ending.FAILED)
 
-    def _tell_end(self, ref: StageRef, ending: Ending) -> None:
-        if ref.stage != PREDICTIONS:
-            self._tracker.stage_finished(ref, ending, {})
+    def _tell_end(self, job: Job, ending: Ending) -> None:
+        if isinstance(job, TrainJob):
+            self._tracker.stage_finished(job.ref, ending, {})
 
     def _discard(self, member: str) -> None:
         self._actors.discard(member)
@@ -299,30 +295,31 @@ class Driver:
 
     def _follow(self, refs: Mapping[StageRef, Follower] | None = None) -> None:
         """Passes on what the running stages (or `refs`) have written since the last look."""
-        for ref in refs or [ref for ref in self._busy.values() if ref.stage != PREDICTIONS]:
+        for ref in refs or [job.ref for job in self._busy.values() if isinstance(job, TrainJob)]:
+            job = TrainJob(ref)
             points = self._followers[ref].read()
             for point in points:
                 self._tracker.log(ref, point.step, point.time, point.metrics)
-            self._ledger.reach(str(ref), read_step(self._work.paths.step(ref)))
-            if self._ledger.entry(str(ref)).open_nans:
+            self._ledger.reach(job, read_step(self._work.paths.step(ref)))
+            if self._ledger.entry(job).open_nans:
                 self._note_passed(ref, newest_step(self._work.paths.checkpoints(ref)))
             flags = [point.metrics[_AT_CHANCE] for point in points if _AT_CHANCE in point.metrics]
-            if flags and bool(flags[-1]) != self._ledger.entry(str(ref)).at_chance:
-                self._ledger.flag_at_chance(str(ref), bool(flags[-1]))
+            if flags and bool(flags[-1]) != self._ledger.entry(job).at_chance:
+                self._ledger.flag_at_chance(job, bool(flags[-1]))
                 self._tracker.tag(ref, _AT_CHANCE_TAG, str(bool(flags[-1])).lower())
 
     def _note_passed(self, ref: StageRef, beyond: int) -> None:
         """A checkpoint past the update where a NaN was met says that it did not come again."""
-        passed = self._ledger.pass_nans(str(ref), beyond)
+        passed = self._ledger.pass_nans(TrainJob(ref), beyond)
         if passed:
             steps = ", ".join(map(str, passed))
             _log.warning("%s: the NaN at update %s did not come again in a replay: check the hardware", ref, steps)
-            all_passed = self._ledger.entry(str(ref)).passed_nans
+            all_passed = self._ledger.entry(TrainJob(ref)).passed_nans
             self._tracker.tag(ref, _PASSED_NAN_TAG, ", ".join(map(str, all_passed)))
 
     def _failure(self) -> SeptetError:
-        ref, failure = next(iter(self._failed.items()))
+        job, failure = next(iter(self._failed.items()))
         others = f" ({len(self._failed) - 1} more failed: {', '.join(map(str, list(self._failed)[1:]))})"
-        log = self._work.paths.log(self._work.plan.last_stages[ref.member] if ref.stage == PREDICTIONS else ref)
-        message = f"{ref}: {failure.message}{others if len(self._failed) > 1 else ''}; see {log}"
+        log = self._work.paths.log(job.ref)
+        message = f"{job}: {failure.message}{others if len(self._failed) > 1 else ''}; see {log}"
         return _KEPT_KINDS.get(failure.kind, MemberFailed)(message)

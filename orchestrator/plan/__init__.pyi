@@ -1,10 +1,13 @@
 from .build import make_plan as make_plan, used_datasets as used_datasets
 from .diff import ChangeKind as ChangeKind, compare as compare
 from .model import (
+    Job as Job,
     Plan as Plan,
     PlannedDataset as PlannedDataset,
+    PredictJob as PredictJob,
     Stage as Stage,
     StageRef as StageRef,
+    TrainJob as TrainJob,
     plan_from_json as plan_from_json,
     plan_to_json as plan_to_json,
 )

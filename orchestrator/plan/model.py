@@ -30,6 +30,37 @@ class StageRef:
 
 
 @dataclass(frozen=True)
+class TrainJob:
+    """Train one stage."""
+
+    ref: StageRef
+
+    @property
+    def member(self) -> str:
+        return self.ref.member
+
+    def __str__(self) -> str:
+        return str(self.ref)
+
+
+@dataclass(frozen=True)
+class PredictJob:
+    """Predict the target's held-out splits as `member`, with the weights of its last stage `ref`."""
+
+    ref: StageRef
+
+    @property
+    def member(self) -> str:
+        return self.ref.member
+
+    def __str__(self) -> str:
+        return f"{self.member}/predictions"
+
+
+Job = TrainJob | PredictJob
+
+
+@dataclass(frozen=True)
 class PlannedDataset:
     """What a plan holds of a dataset: the options and classes that shape weights, and counts by split.
 
@@ -91,6 +122,10 @@ class Plan:
     @property
     def target(self) -> PlannedDataset:
         return self.dataset(TARGET)
+
+    def predict_job(self, member: str) -> PredictJob:
+        """The job that predicts as `member`."""
+        return PredictJob(self.last_stages[member])
 
     def last_stage(self, member: str) -> Stage:
         """The stage whose weights predict for `member`."""

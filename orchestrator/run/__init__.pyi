@@ -12,7 +12,6 @@ from .digests import (
 )
 from .holder import Holder as Holder, is_locked as is_locked, lock as lock, read_holder as read_holder
 from .ledger import (
-    PREDICTIONS as PREDICTIONS,
     AttemptEnd as AttemptEnd,
     Budgets as Budgets,
     Contents as Contents,

@@ -1,8 +1,8 @@
-"""ledger.json: every attempt at every stage, and the budgets that bound them. The driver is its one writer.
+"""Keeps ledger.json: every attempt at every job, and the budgets that bound them. Only the driver writes it.
 
-Two budgets a stage: `lost` counts actors that died or hung under it, `failed` its own errors. Both begin anew with each
-launch: a person has looked at the run in between. Neither counts an attempt whose driver died, whose machine was taken
-away after notice, or that met a NaN, which is replayed to tell a passing fault from divergence.
+A job has two budgets: `lost` counts actors that died or hung under it, `failed` its own errors. Both start again with
+each launch, since a person has looked at the run in between. Neither counts an attempt whose driver died, whose machine
+was taken away after notice, or that met a NaN, which is replayed to tell a passing fault from divergence.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,14 +12,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from orchestrator.plan import Job, PredictJob
 from workers.errors import Stopped, StorageError
 from workers.storage import parse_json, storage_errors, write_json
 
-PREDICTIONS = "predictions"  # a member's predictions have an entry as if they were its stage of this name
-
 
 class StageState(StrEnum):
-    """How a stage, or the whole run, stands."""
+    """The state of a job, or of the whole run."""
 
     waiting = "waiting"
     running = "running"
@@ -65,7 +64,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Entry:
-    """One stage (or a member's predictions). `passed_nans`: updates at which a NaN was met that did not come again."""
+    """One job's history. `passed_nans`: updates at which a NaN was met that did not come again."""
 
     state: StageState = StageState.waiting
     attempts: tuple[Attempt, ...] = ()
@@ -101,11 +100,23 @@ class Budgets:
 
 @dataclass(frozen=True)
 class Contents:
-    """The whole file; `stages` by `member/stage`."""
+    """The whole file: training by `member/stage`, predictions by member."""
 
     state: StageState = StageState.waiting
     launch: int = 0
     stages: Mapping[str, Entry] = field(default_factory=dict)
+    predictions: Mapping[str, Entry] = field(default_factory=dict)
+
+    def entry(self, job: Job) -> Entry:
+        """The job's history, an empty one where it has none."""
+        entries = self.predictions if isinstance(job, PredictJob) else self.stages
+        return entries.get(_key(job), Entry())
+
+    def with_entry(self, job: Job, entry: Entry) -> "Contents":
+        """The same contents with another history of `job`."""
+        if isinstance(job, PredictJob):
+            return replace(self, predictions={**self.predictions, _key(job): entry})
+        return replace(self, stages={**self.stages, _key(job): entry})
 
 
 class Ledger:
@@ -115,29 +126,33 @@ class Ledger:
         """Reads what earlier launches left and opens a new launch in it, nothing written yet."""
         self._path = path
         before = read_ledger(path)
-        stages = {name: _close_interrupted(entry) for name, entry in before.stages.items()}
-        self._contents = replace(before, launch=before.launch + 1, stages=stages)
+        self._contents = replace(
+            before,
+            launch=before.launch + 1,
+            stages=_close_interrupted(before.stages),
+            predictions=_close_interrupted(before.predictions),
+        )
 
     @property
     def contents(self) -> Contents:
         return self._contents
 
-    def entry(self, name: str) -> Entry:
-        return self._contents.stages.get(name, Entry())
+    def entry(self, job: Job) -> Entry:
+        return self._contents.entry(job)
 
     def set_state(self, state: StageState) -> None:
         """The whole run's."""
         self._contents = replace(self._contents, state=state)
         self._save()
 
-    def declare(self, name: str, state: StageState) -> None:
-        """A stage that waits, or is done since an earlier launch."""
-        if self.entry(name).state is not state or name not in self._contents.stages:
-            self._put(name, replace(self.entry(name), state=state))
+    def declare(self, job: Job, state: StageState) -> None:
+        """Sets the state of a job that waits, failed for good, or is done since an earlier launch."""
+        if self.entry(job).state is not state:
+            self._put(job, replace(self.entry(job), state=state))
 
-    def begin(self, name: str, *, started: float, resumed_from: int) -> int:
+    def begin(self, job: Job, *, started: float, resumed_from: int) -> int:
         """Opens the next attempt and gives its number."""
-        entry = self.entry(name)
+        entry = self.entry(job)
         attempt = Attempt(
             attempt=len(entry.attempts),
             launch=self._contents.launch,
@@ -145,22 +160,22 @@ class Ledger:
             resumed_from=resumed_from,
             last_step=resumed_from,
         )
-        self._put(name, replace(entry, state=StageState.running, attempts=(*entry.attempts, attempt)))
+        self._put(job, replace(entry, state=StageState.running, attempts=(*entry.attempts, attempt)))
         return attempt.attempt
 
-    def reach(self, name: str, last_step: int) -> None:
+    def reach(self, job: Job, last_step: int) -> None:
         """Notes the last update an attempt was seen at, the one that runs or one of a driver that died.
 
         It reaches the disk with the next change: step.txt has it all the while.
         """
-        entry = self.entry(name)
+        entry = self.entry(job)
         if entry.attempts and last_step > entry.attempts[-1].last_step:
             attempt = replace(entry.attempts[-1], last_step=last_step)
-            self._hold(name, replace(entry, attempts=(*entry.attempts[:-1], attempt)))
+            self._hold(job, replace(entry, attempts=(*entry.attempts[:-1], attempt)))
 
     def end(
         self,
-        name: str,
+        job: Job,
         outcome: AttemptEnd,
         state: StageState,
         *,
@@ -169,53 +184,53 @@ class Ledger:
         diverged_at: int | None = None,
     ) -> None:
         """Closes the running attempt. `resumed_from` corrects what was expected at its beginning."""
-        last = self.entry(name).attempts[-1]
+        last = self.entry(job).attempts[-1]
         corrected = last.resumed_from if resumed_from is None else resumed_from
         ended = replace(last, outcome=outcome, error=error, resumed_from=corrected, diverged_at=diverged_at)
-        self._put_last(name, ended, state)
+        self._put_last(job, ended, state)
 
-    def flag_at_chance(self, name: str, at_chance: bool) -> None:
+    def flag_at_chance(self, job: Job, at_chance: bool) -> None:
         """Notes whether the stage's validation error is still that of guessing."""
-        entry = self.entry(name)
+        entry = self.entry(job)
         if entry.at_chance != at_chance:
-            self._put(name, replace(entry, at_chance=at_chance))
+            self._put(job, replace(entry, at_chance=at_chance))
 
-    def may_retry(self, name: str, outcome: AttemptEnd, budgets: Budgets) -> bool:
+    def may_retry(self, job: Job, outcome: AttemptEnd, budgets: Budgets) -> bool:
         """Whether the budget of `outcome` lets the stage be tried again in this launch."""
         if outcome is AttemptEnd.preempted:
             return True
         limit = {AttemptEnd.lost: budgets.max_losses, AttemptEnd.failed: budgets.max_failures}[outcome]
-        attempts = self.entry(name).attempts
+        attempts = self.entry(job).attempts
         spent = sum(a.launch == self._contents.launch and a.outcome is outcome for a in attempts)
         return spent <= limit
 
-    def may_replay(self, name: str) -> bool:
+    def may_replay(self, job: Job) -> bool:
         """Whether the NaN that the last attempt met may be a passing fault.
 
         It is none where an attempt of this launch has met one at the same update or a later one before.
         """
-        attempts = [attempt for attempt in self.entry(name).attempts if attempt.launch == self._contents.launch]
+        attempts = [attempt for attempt in self.entry(job).attempts if attempt.launch == self._contents.launch]
         *before, last = [attempt.diverged_at for attempt in attempts if attempt.diverged_at is not None]
         return len(before) < _MAX_REPLAYS and all(last > earlier for earlier in before)
 
-    def pass_nans(self, name: str, beyond: int) -> tuple[int, ...]:
+    def pass_nans(self, job: Job, beyond: int) -> tuple[int, ...]:
         """Notes and gives those of the entry's open NaNs that lie before update `beyond`, which is vouched for."""
-        entry = self.entry(name)
+        entry = self.entry(job)
         passed = tuple(step for step in entry.open_nans if step < beyond)
         if passed:
-            self._put(name, replace(entry, passed_nans=tuple(sorted({*entry.passed_nans, *passed}))))
+            self._put(job, replace(entry, passed_nans=tuple(sorted({*entry.passed_nans, *passed}))))
         return passed
 
-    def _put_last(self, name: str, attempt: Attempt, state: StageState) -> None:
-        entry = self.entry(name)
-        self._put(name, replace(entry, state=state, attempts=(*entry.attempts[:-1], attempt)))
+    def _put_last(self, job: Job, attempt: Attempt, state: StageState) -> None:
+        entry = self.entry(job)
+        self._put(job, replace(entry, state=state, attempts=(*entry.attempts[:-1], attempt)))
 
-    def _put(self, name: str, entry: Entry) -> None:
-        self._hold(name, entry)
+    def _put(self, job: Job, entry: Entry) -> None:
+        self._hold(job, entry)
         self._save()
 
-    def _hold(self, name: str, entry: Entry) -> None:
-        self._contents = replace(self._contents, stages={**self._contents.stages, name: entry})
+    def _hold(self, job: Job, entry: Entry) -> None:
+        self._contents = self._contents.with_entry(job, entry)
 
     def _save(self) -> None:
         write_json(self._path, asdict(self._contents))
@@ -246,8 +261,8 @@ def read_ledger(path: Path) -> Contents:
     try:
         with storage_errors(path):
             value = parse_json(path.read_bytes())
-        stages = {name: _entry(entry) for name, entry in value["stages"].items()}
-        return Contents(StageState(value["state"]), value["launch"], stages)
+        entries = ({key: _entry(entry) for key, entry in value[kind].items()} for kind in ("stages", "predictions"))
+        return Contents(StageState(value["state"]), value["launch"], *entries)
     except FileNotFoundError:
         return Contents()
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -262,9 +277,15 @@ def _entry(value: Mapping[str, Any]) -> Entry:
     return Entry(StageState(value["state"]), attempts, value["at_chance"], tuple(value.get("passed_nans", ())))
 
 
-def _close_interrupted(entry: Entry) -> Entry:
-    """An attempt without an end is that of a driver that died: its stage waits again."""
-    if not entry.running:
-        return entry
+def _close_interrupted(entries: Mapping[str, Entry]) -> dict[str, Entry]:
+    """Ends attempts whose driver died, so that their jobs wait again."""
+    return {key: _interrupted(entry) if entry.running else entry for key, entry in entries.items()}
+
+
+def _interrupted(entry: Entry) -> Entry:
     last = replace(entry.attempts[-1], outcome=AttemptEnd.interrupted)
     return replace(entry, state=StageState.waiting, attempts=(*entry.attempts[:-1], last))
+
+
+def _key(job: Job) -> str:
+    return job.member if isinstance(job, PredictJob) else str(job)

@@ -8,9 +8,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from orchestrator.plan import Stage, StageRef, plan_from_json
+from orchestrator.plan import PredictJob, Stage, TrainJob, plan_from_json
 from orchestrator.run.holder import is_locked
-from orchestrator.run.ledger import PREDICTIONS, Entry, StageState, read_ledger
+from orchestrator.run.ledger import Entry, StageState, read_ledger
 from orchestrator.run.paths import RunPaths
 from orchestrator.run.record import read_record
 from orchestrator.text import duration
@@ -148,11 +148,11 @@ def read_status(paths: RunPaths) -> RunStatus:
     locked = is_locked(paths)
 
     def read_stage(stage: Stage) -> StageStatus:
-        entry = ledger.stages.get(str(stage.ref), Entry())
+        entry = ledger.entry(TrainJob(stage.ref))
         course = read_course(paths.metrics(stage.ref), since=entry.attempts[-1].started if entry.attempts else 0.0)
         done = _read_json(paths.done(stage.ref))
         status = stage_status(stage, entry=entry, course=course, done=done, locked=locked)
-        predictions = ledger.stages.get(str(StageRef(stage.ref.member, PREDICTIONS)), Entry())
+        predictions = ledger.entry(PredictJob(stage.ref))
         if plan.last_stages[stage.ref.member] == stage.ref and predictions.state is StageState.failed:
             # Predictions have no line of their own: without this nothing would say why the run failed.
             return replace(status, error=f"predictions: {_last_error(predictions)}")

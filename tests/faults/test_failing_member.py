@@ -146,7 +146,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, store: Path) -> bytes:
 def require_budget_spent(bench: Bench) -> None:
     """The member was tried as often as its budget says, and not once more."""
     assert bench.injected == BUDGET + 1
-    attempts = read_ledger(bench.paths.ledger).stages[f"b/{bench.fails_at}"].attempts
+    ledger = read_ledger(bench.paths.ledger)
+    attempts = (ledger.stages["b/train"] if bench.fails_at == "train" else ledger.predictions["b"]).attempts
     assert [attempt.outcome for attempt in attempts] == [AttemptEnd.failed] * (BUDGET + 1)
 
 

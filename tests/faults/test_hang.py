@@ -179,7 +179,7 @@ class Quick:
 
     @property
     def outcomes(self) -> list[AttemptEnd | None]:
-        return [attempt.outcome for attempt in self.ledger.entry("base0/predictions").attempts]
+        return [attempt.outcome for attempt in self.ledger.contents.predictions["base0"].attempts]
 
     def launch(self, looks: int) -> None:
         def show() -> None:

@@ -93,4 +93,6 @@ class Run:
         return Driver(work, Ledger(self.paths.ledger), self.tracker, book=self.book)
 
     def outcomes(self, ref: str) -> list[AttemptEnd | None]:
-        return [attempt.outcome for attempt in self.ledger.stages[ref].attempts]
+        member, _, work = ref.partition("/")
+        entry = self.ledger.predictions[member] if work == "predictions" else self.ledger.stages[ref]
+        return [attempt.outcome for attempt in entry.attempts]

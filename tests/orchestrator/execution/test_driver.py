@@ -7,6 +7,7 @@ import pytest
 from driver_run import SEVEN, Run
 from fake_stages import NUM_UPDATES, died, plan_of
 
+from orchestrator.plan.model import StageRef, TrainJob
 from orchestrator.run.ledger import AttemptEnd, Budgets, Ledger, StageState
 from workers.errors import CheckFailed, DataError, Diverged, MemberFailed, SeptetError, StorageError
 from workers.settings.training import Crops
@@ -38,7 +39,7 @@ def test_driver_has_every_member_predict_from_the_run_s_crops(seven: Run) -> Non
 
 def test_driver_starts_the_longest_chain_first(seven: Run) -> None:
     assert seven.launch()
-    assert set(seven.fakes.started[:2]) == {"wide0/pre", "wide1/pre"}
+    assert set(seven.cluster.acquired[:2]) == {"wide0", "wide1"}
 
 
 def test_driver_keeps_a_members_actor_over_its_stages_and_predictions(seven: Run) -> None:
@@ -151,9 +152,9 @@ def test_driver_with_predictions_that_are_no_probabilities_ends_with_the_check_u
     with pytest.raises(CheckFailed, match="base0/predictions: predictions of val"):
         seven.launch()
     assert seven.fakes.started.count("base0/predictions") == 1
-    assert seven.ledger.stages["base0/predictions"].state is StageState.failed
+    assert seven.ledger.predictions["base0"].state is StageState.failed
     assert not seven.driver().take_stock()
-    assert seven.ledger.stages["base0/predictions"].state is StageState.waiting, "the next launch tries again"
+    assert seven.ledger.predictions["base0"].state is StageState.waiting, "the next launch tries again"
 
 
 def test_driver_asked_to_stop_has_every_actor_checkpoint_and_starts_nothing_new(seven: Run) -> None:
@@ -188,7 +189,7 @@ def test_driver_launched_again_after_a_stop_redoes_nothing(seven: Run) -> None:
 def test_driver_launched_again_after_its_own_death_closes_the_open_attempt(seven: Run) -> None:
     ledger = Ledger(seven.paths.ledger)
     ledger.set_state(StageState.running)
-    ledger.begin("base0/train", started=1.0, resumed_from=0)
+    ledger.begin(TrainJob(StageRef("base0", "train")), started=1.0, resumed_from=0)
     assert seven.launch()
     assert seven.outcomes("base0/train") == [AttemptEnd.interrupted, AttemptEnd.done]
 

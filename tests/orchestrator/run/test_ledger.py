@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.plan.model import StageRef, TrainJob
 from orchestrator.run.ledger import AttemptEnd, Budgets, Ledger, StageState, end_noted, read_ledger
 from workers.errors import CheckFailed, ClusterLost, Stopped, StorageError
 
-STAGE = "a/train"
+STAGE = TrainJob(StageRef("a", "train"))
 
 
 def _attempt(ledger: Ledger, outcome: AttemptEnd) -> int:
@@ -56,7 +57,7 @@ def test_every_change_is_on_disk_before_the_method_returns(tmp_path: Path) -> No
     for change in changes:
         change()
         assert read_ledger(path) == ledger.contents
-    entry = json.loads(path.read_text())["stages"][STAGE]
+    entry = json.loads(path.read_text())["stages"]["a/train"]
     assert entry["at_chance"] is True
     assert entry["attempts"][0] == {
         "attempt": 0,
@@ -165,5 +166,5 @@ def test_nan_is_passed_once_something_beyond_it_is_vouched_for(tmp_path: Path) -
     _met_nan(ledger, 9)
     assert ledger.entry(STAGE).open_nans == (5, 9)
     assert [ledger.pass_nans(STAGE, beyond) for beyond in (5, 8, 8, 10)] == [(), (5,), (), (9,)]
-    assert read_ledger(path).stages[STAGE].passed_nans == (5, 9)
+    assert read_ledger(path).stages["a/train"].passed_nans == (5, 9)
     assert ledger.entry(STAGE).open_nans == ()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.plan.model import Plan, Stage, StageRef, plan_to_json
+from orchestrator.plan.model import Plan, PredictJob, Stage, StageRef, TrainJob, plan_to_json
 from orchestrator.run.holder import lock
 from orchestrator.run.ledger import AttemptEnd, Entry, Ledger, StageState
 from orchestrator.run.paths import RunPaths
@@ -94,7 +94,7 @@ def _write_metrics(path: Path, points: Iterable[Mapping[str, Any]], torn: str = 
 def _start(run: RunPaths, started: float = 1000.0) -> Ledger:
     ledger = Ledger(run.ledger)
     ledger.set_state(StageState.running)
-    ledger.begin(str(_FIRST), started=started, resumed_from=0)
+    ledger.begin(TrainJob(_FIRST), started=started, resumed_from=0)
     return ledger
 
 
@@ -163,7 +163,7 @@ def test_status_of_a_stage_that_may_end_early_says_the_most_that_is_left() -> No
 
 def test_status_of_a_failed_stage_tells_its_last_error(run: RunPaths) -> None:
     ledger = _start(run)
-    ledger.end(str(_FIRST), AttemptEnd.failed, StageState.failed, error="loss became NaN")
+    ledger.end(TrainJob(_FIRST), AttemptEnd.failed, StageState.failed, error="loss became NaN")
     ledger.set_state(StageState.failed)
     status = read_status(run)
     assert (status.state, status.stages[0].error) == (State.failed, "loss became NaN")
@@ -172,14 +172,14 @@ def test_status_of_a_failed_stage_tells_its_last_error(run: RunPaths) -> None:
 
 def test_status_of_predictions_that_failed_for_good_is_on_the_members_last_stage(run: RunPaths) -> None:
     ledger = _start(run)
-    ledger.end(str(_FIRST), AttemptEnd.done, StageState.done)
+    ledger.end(TrainJob(_FIRST), AttemptEnd.done, StageState.done)
     result = StageResult(100, 0, "step-00000100", "0", dev_error=0.2, val_error=0.25, at_chance=False)
     write_finished(run.stage(_FIRST), "abc", result)
-    ledger.begin("base-1/predictions", started=2000.0, resumed_from=0)
-    ledger.end("base-1/predictions", AttemptEnd.failed, StageState.waiting, error="RuntimeError: once")
+    ledger.begin(PredictJob(_FIRST), started=2000.0, resumed_from=0)
+    ledger.end(PredictJob(_FIRST), AttemptEnd.failed, StageState.waiting, error="RuntimeError: once")
     assert [stage.error for stage in read_status(run).stages] == [None, None], "it is tried again"
-    ledger.begin("base-1/predictions", started=2001.0, resumed_from=0)
-    ledger.end("base-1/predictions", AttemptEnd.failed, StageState.failed, error="CheckFailed: not finite")
+    ledger.begin(PredictJob(_FIRST), started=2001.0, resumed_from=0)
+    ledger.end(PredictJob(_FIRST), AttemptEnd.failed, StageState.failed, error="CheckFailed: not finite")
     status = read_status(run)
     assert [stage.error for stage in status.stages] == ["predictions: CheckFailed: not finite", None]
     assert status.stages[0].state is State.done
@@ -197,7 +197,7 @@ def test_status_of_a_member_at_chance_is_flagged_while_it_runs(run: RunPaths) ->
 
 def test_status_of_the_whole_run_reckons_the_rest_at_the_rate_of_all_stages(run: RunPaths) -> None:
     ledger = _start(run)
-    ledger.begin(str(_SECOND), started=1000.0, resumed_from=0)
+    ledger.begin(TrainJob(_SECOND), started=1000.0, resumed_from=0)
     for ref in (_FIRST, _SECOND):
         _write_metrics(run.metrics(ref), [_point(0, 1000.0), _point(20, 1010.0)])
     status = _read_held(run)
