@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from orchestrator.display import Display, watching
 from orchestrator.execution import Driver, Interrupts, Work, obeying
 from orchestrator.inputs import Prepared, check_init_files, hash_init_files, prepare_all, survey_all
 from orchestrator.outputs import Results, write_results
-from orchestrator.placement import Measuring
+from orchestrator.placement import Measuring, Placed
 from orchestrator.plan import Plan, make_plan
 from orchestrator.run import (
     Budgets,
@@ -79,11 +80,13 @@ def launch(config: Config, stream: IO[str], *, accept_changes: bool = False) -> 
                 prepared = prepare_all(config, watch)
             # Asked before the first file changes: a template that does not fit must leave the run as it was.
             submission.ask(config.submission, of_store(prepared.stores[TARGET]))
-            run.set_data(prepared.digests, prepared.paths)
+            run.begin(
+                prepared.digests,
+                prepared.paths,
+                choose=partial(_choose_numerics, config, plan, display),
+                keep_data=partial(export, prepared.stores[TARGET]),
+            )
             config = _placed(config, plan, run, display)
-            run.save()
-            export(prepared.stores[TARGET], run.paths.data)
-            run.book.data(run.paths.data)
             with _tracked(config, plan, run, prepared) as tracker:
                 run.commit()
                 ledger = Ledger(run.paths.ledger)
@@ -160,15 +163,19 @@ def _wanted(config: Config, plan: Plan) -> Wanted:
     return Wanted(plan, config.yaml, kept.checkpoint, code_digest(), versions(), placement.lacking(config), kept.crops)
 
 
+def _choose_numerics(config: Config, plan: Plan, display: Display) -> Placed:
+    """Chooses threads, precision and members at once for a new run, by measurement where it pays."""
+    placed = placement.place(config, plan, display.note, Measuring.where_it_pays)
+    display.note(f"placement: {placed.line}")
+    return placed
+
+
 def _placed(config: Config, plan: Plan, run: OpenedRun, display: Display) -> Config:
-    """Settles threads and precision, for a new run by measurement; the CPUs that members ask for follow."""
-    if run.new:
-        placed = placement.place(config, plan, display.note, Measuring.where_it_pays)
-        run.set_numerics(placed.numerics, placed.line, placed.lacked)
-        display.note(f"placement: {placed.line}")
-    elif config.precision.value not in ("auto", run.record.numerics.precision):
-        display.note(f"precision stays {run.record.numerics.precision}: it is kept from the run's first start")
-    return replace(config, cluster=placement.kept(config, plan, run.record.numerics))
+    """The configuration with the CPUs that members ask for under the run's own numerics."""
+    kept = run.record.numerics
+    if not run.new and config.precision.value not in ("auto", kept.precision):
+        display.note(f"precision stays {kept.precision}: it is kept from the run's first start")
+    return replace(config, cluster=placement.kept(config, plan, kept))
 
 
 def _work(config: Config, plan: Plan, run: OpenedRun, prepared: Prepared) -> Work:

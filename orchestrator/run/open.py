@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from orchestrator.plan import ChangeKind, Plan, compare, plan_from_json, plan_to_json
 from orchestrator.run.digests import Book
@@ -30,7 +30,11 @@ _SHOWN_LINES = 5
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a launch wants of its run. `lacking` says what of given numerics this machine lacks, empty for nothing."""
+    """What a launch asks of its run.
+
+    Attributes:
+        lacking: says what of given numerics this machine lacks; an empty text for nothing.
+    """
 
     plan: Plan
     config_yaml: str
@@ -41,8 +45,24 @@ class Wanted:
     crops: Crops = Crops.ten
 
 
+class Chosen(Protocol):
+    """The numerics that a new run starts with, in a line why, and what of them this machine lacks."""
+
+    @property
+    def numerics(self) -> Numerics: ...
+
+    @property
+    def line(self) -> str: ...
+
+    @property
+    def lacked(self) -> str: ...
+
+
 class OpenedRun:
-    """A run directory that this process holds. What a new run has put there goes again unless `commit` was called."""
+    """A run directory that this process holds. What a new run has written there goes again unless `commit` was called.
+
+    A launch calls `begin` once its datasets are prepared, and `commit` once nothing can refuse it any more.
+    """
 
     def __init__(self, paths: RunPaths, record: RunRecord, wanted: Wanted, *, new: bool, accept_changes: bool) -> None:
         self.paths = paths
@@ -57,34 +77,45 @@ class OpenedRun:
     def record(self) -> RunRecord:
         return self._record
 
-    def set_numerics(self, numerics: Numerics, placement: str, lacked: str) -> None:
-        """Settles, for a new run, what is never changed after; see `RunRecord`."""
-        assert self.new, "another choice would change the bits of a run that has begun"
-        self._record = replace(self._record, numerics=numerics, placement=placement, lacked=lacked)
+    def begin(
+        self,
+        digests: Mapping[str, str],
+        stores: Mapping[str, Path],
+        choose: Callable[[], Chosen],
+        keep_data: Callable[[Path], None],
+    ) -> None:
+        """Settles what the run is made of, and writes run.json, config.yaml and data/.
 
-    def set_data(self, digests: Mapping[str, str], stores: Mapping[str, Path]) -> None:
-        """Takes the prepared datasets, by name.
+        MLflow is touched only after this: run.json has the id by which its runs are found again.
+
+        Args:
+            digests: of the prepared datasets' content, by name.
+            stores: their folders, by name.
+            choose: chooses numerics; called for a new run only, since another choice changes the bits.
+            keep_data: writes what the run keeps of its target dataset into the folder it is given.
 
         Raises:
             RunMismatch: a dataset's content is not what the run began with.
         """
         before = self._record.data_digests
-        changes = tuple(
-            f"the content of datasets.{name} (digest {before[name][:12]} → {digest[:12]})"
-            for name, digest in digests.items()
-            if before.get(name, digest) != digest
+        self._accept(
+            tuple(
+                f"the content of datasets.{name} (digest {before[name][:12]} → {digest[:12]})"
+                for name, digest in digests.items()
+                if before.get(name, digest) != digest
+            )
         )
-        self._accept(changes)
+        paths = {name: str(path) for name, path in stores.items()}
         self._record = replace(
-            self._record,
-            data_digests={**before, **digests},
-            stores={**self._record.stores, **{name: str(path) for name, path in stores.items()}},
+            self._record, data_digests={**before, **digests}, stores={**self._record.stores, **paths}
         )
-
-    def save(self) -> None:
-        """Writes run.json and config.yaml; MLflow is touched only after that, so that its runs are found again."""
+        if self.new:
+            chosen = choose()
+            self._record = replace(self._record, numerics=chosen.numerics, placement=chosen.line, lacked=chosen.lacked)
         write_record(self.paths, self._record)
         write_text(self.paths.config_yaml, self._wanted.config_yaml)
+        keep_data(self.paths.data)
+        self.book.data(self.paths.data)
 
     def commit(self) -> None:
         """The run has begun: from here on the directory stays, and what writers killed before left in it goes."""

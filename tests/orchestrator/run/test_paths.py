@@ -12,12 +12,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from orchestrator.plan.model import Plan, PlannedDataset, Stage, StageRef
 from orchestrator.run.holder import is_locked, lock
-from orchestrator.run.open import Wanted, open_run
+from orchestrator.run.open import OpenedRun, Wanted, open_run
 from orchestrator.run.paths import RunPaths
 from orchestrator.run.record import read_record, write_record
 from workers.errors import ConfigError, DataError, RunInUse, RunMismatch, StorageError
@@ -79,10 +81,16 @@ def _wanted(plan: Plan | None = None) -> Wanted:
     )
 
 
-def _begin(root: Path, wanted: Wanted | None = None, accept_changes: bool = False) -> RunPaths:
-    with open_run(root, wanted or _wanted(), accept_changes=accept_changes) as run:
-        run.set_data({"target": "pixels 1"}, {"target": root})
-        run.save()
+def begin(run: OpenedRun, pixels: str = "pixels 1", **chosen: Any) -> None:
+    placed = SimpleNamespace(**{"numerics": Numerics(), "line": "", "lacked": "", **chosen})
+    run.begin(
+        {"target": pixels}, {"target": run.paths.root}, lambda: placed, lambda folder: folder.mkdir(exist_ok=True)
+    )
+
+
+def _begin(root: Path, wanted: Wanted | None = None, **chosen: Any) -> RunPaths:
+    with open_run(root, wanted or _wanted()) as run:
+        begin(run, **chosen)
         run.commit()
     return run.paths
 
@@ -184,7 +192,7 @@ def test_what_killed_writers_left_goes_when_the_run_goes_on_but_for_a_stages_own
     own = root / "members/a/train/checkpoints/.tmp-1"
     left = [root / ".tmp-2", root / "members/a/predictions/.tmp-3", root / "report/.tmp-4"]
     with open_run(root, _wanted()) as run:
-        run.save()
+        begin(run)
         run.commit()
     for path in (own, *left):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -198,8 +206,7 @@ def test_what_killed_writers_left_goes_when_the_run_goes_on_but_for_a_stages_own
 def test_open_run_of_the_same_plan_resumes_with_the_id_and_numerics_of_the_first_start(tmp_path: Path) -> None:
     settled = Numerics(threads=8, precision="bf16", kernels="compiled")
     with open_run(tmp_path / "run", _wanted()) as run:
-        run.set_numerics(settled, "8 threads each", "")
-        run.save()
+        begin(run, numerics=settled, line="8 threads each")
         run.commit()
     first = read_record(run.paths)
     with open_run(tmp_path / "run", _wanted()) as run:
@@ -209,14 +216,13 @@ def test_open_run_of_the_same_plan_resumes_with_the_id_and_numerics_of_the_first
             settled,
             "8 threads each",
         )
-        with pytest.raises(AssertionError):
-            run.set_numerics(Numerics(), "another", "")
+        begin(run, numerics=Numerics(), line="another")
+    assert read_record(run.paths).numerics == settled
 
 
 def test_open_run_on_a_machine_that_lacks_what_the_run_began_with_is_refused_unless_accepted(tmp_path: Path) -> None:
     with open_run(tmp_path / "run", _wanted()) as run:
-        run.set_numerics(Numerics(precision="bf16", kernels="compiled"), "", "")
-        run.save()
+        begin(run, numerics=Numerics(precision="bf16", kernels="compiled"))
         run.commit()
     elsewhere = replace(_wanted(), lacking=lambda numerics: "kernels" if numerics.kernels == "compiled" else "")
     before = _everything(tmp_path)
@@ -225,7 +231,7 @@ def test_open_run_on_a_machine_that_lacks_what_the_run_began_with_is_refused_unl
     assert _everything(tmp_path) == before
     with open_run(tmp_path / "run", elsewhere, accept_changes=True) as run:
         assert run.record.numerics == Numerics(precision="bf16", kernels="torch")
-        run.save()
+        begin(run)
     assert any("lacks kernels" in line for line in read_record(run.paths).accepted)
     with open_run(tmp_path / "run", elsewhere):
         pass
@@ -234,8 +240,7 @@ def test_open_run_on_a_machine_that_lacks_what_the_run_began_with_is_refused_unl
 def test_open_run_that_began_with_emulated_bf16_goes_on_alike_and_not_where_it_is_in_hardware(tmp_path: Path) -> None:
     emulated = replace(_wanted(), lacking=lambda numerics: "bf16" if numerics.precision == "bf16" else "")
     with open_run(tmp_path / "run", emulated) as run:
-        run.set_numerics(Numerics(precision="bf16"), "", "bf16")
-        run.save()
+        begin(run, numerics=Numerics(precision="bf16"), lacked="bf16")
         run.commit()
     with open_run(tmp_path / "run", emulated):
         pass
@@ -280,22 +285,12 @@ def test_open_run_keeps_the_crops_of_its_first_start(tmp_path: Path) -> None:
         pass
 
 
-def test_record_of_a_run_before_there_was_a_choice_of_crops_took_ten(tmp_path: Path) -> None:
-    paths = _begin(tmp_path / "run")
-    record = json.loads(paths.run_json.read_text())
-    del record["crops"]
-    paths.run_json.write_text(json.dumps(record))
-    assert read_record(paths).crops is Crops.ten
-    with open_run(tmp_path / "run", _wanted()):
-        pass
-
-
 def test_open_run_with_other_data_is_refused_and_nothing_changes(tmp_path: Path) -> None:
     root = tmp_path / "run"
     _begin(root)
     before = _everything(tmp_path)
     with pytest.raises(RunMismatch, match=r"datasets\.target .*pixels 1 → pixels 2"), open_run(root, _wanted()) as run:
-        run.set_data({"target": "pixels 2"}, {"target": root})
+        begin(run, "pixels 2")
     after = _everything(tmp_path)
     assert after.keys() == before.keys()
     assert {name for name in before if before[name] != after[name]} <= {"run/.lock"}
@@ -306,33 +301,32 @@ def test_open_run_accepting_changes_goes_on_and_records_them(tmp_path: Path) -> 
     _begin(root)
     wanted = replace(_wanted(), code_digest="code 2")
     with open_run(root, wanted, accept_changes=True) as run:
-        run.set_data({"target": "pixels 2"}, {"target": root})
-        run.save()
+        begin(run, "pixels 2")
     record = read_record(RunPaths(root))
     assert len(record.accepted) == 2
     assert (record.code_digest, record.data_digests) == ("code 2", {"target": "pixels 2"})
     # Accepted once, they are what the next launch is compared with.
     with open_run(root, wanted) as run:
-        run.set_data({"target": "pixels 2"}, {"target": root})
+        begin(run, "pixels 2")
 
 
 def test_open_run_never_committed_leaves_no_trace(tmp_path: Path) -> None:
     with pytest.raises(DataError), open_run(tmp_path / "deep" / "down" / "run", _wanted()) as run:
-        run.save()
+        begin(run)
         raise DataError("a bad image")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_open_run_never_committed_in_an_empty_folder_leaves_it_empty(tmp_path: Path) -> None:
     with pytest.raises(ConfigError), open_run(tmp_path, _wanted()) as run:
-        run.save()
+        begin(run)
         raise ConfigError("nobody listens")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_open_run_committed_stays_whatever_happens(tmp_path: Path) -> None:
     with pytest.raises(StorageError), open_run(tmp_path / "run", _wanted()) as run:
-        run.save()
+        begin(run)
         run.commit()
         raise StorageError("full")
     assert read_record(RunPaths(tmp_path / "run")).experiment == "tried"
