@@ -1,4 +1,3 @@
-from .decisions import Decision as Decision
 from .decoder import (
     BadImage as BadImage,
     Picture as Picture,
