@@ -43,7 +43,7 @@ BREACHES = {
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the two packages and of the contracts."""
+    """Copies the two packages and the contracts."""
     folder = tmp_path_factory.mktemp("project")
     for package in PACKAGES:
         shutil.copytree(CHECKOUT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
@@ -52,7 +52,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def broken(project: Path) -> set[str]:
-    """The ids of the contracts that import-linter reports as broken in `project`."""
+    """Returns the ids of the contracts that import-linter reports as broken in `project`."""
     command = "from importlinter.cli import lint_imports_command as run; run()"
     run = subprocess.run(
         [sys.executable, "-c", command, "--no-cache"],

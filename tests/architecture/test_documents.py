@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from folder_listing import entries
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted(
@@ -75,7 +76,7 @@ def test_modules_named_in_architecture_exist() -> None:
 
 
 def listed_tree(page: str) -> dict[str, set[str]]:
-    """The entries of each folder in the fenced block below "## The tree", folders with a slash at their end.
+    """Reads the entries of each folder from the fenced block below "## The tree"; folders end in a slash.
 
     A line is an entry's name, two spaces or more, and what it is; entries of a folder are indented by two spaces more.
     """
@@ -94,17 +95,10 @@ def listed_tree(page: str) -> dict[str, set[str]]:
     return found
 
 
-def tree_on_disk(folder: Path) -> set[str]:
-    """What `folder` lists, without `__init__` and what Python and the compiler leave there."""
-    left_out = {"__pycache__", "__init__.py", "__init__.pyi"}
-    names = {path.name + "/" * path.is_dir() for path in folder.iterdir() if path.name not in left_out}
-    return {name for name in names if not name.endswith(".so")}
-
-
 def test_tree_of_the_architecture_page_is_the_one_on_disk() -> None:
     listed = listed_tree((CHECKOUT / "docs" / "architecture.md").read_text())
     assert set(listed) >= {"orchestrator/", "workers/"}
-    assert listed == {folder: tree_on_disk(CHECKOUT / folder) for folder in listed}
+    assert listed == {folder: entries(CHECKOUT / folder) for folder in listed}
 
 
 def test_tree_is_read_with_its_folders() -> None:

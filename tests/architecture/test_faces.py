@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from folder_listing import entries
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PACKAGES = ("orchestrator", "workers")
@@ -30,7 +31,7 @@ def _dotted(path: Path) -> str:
 
 
 def modules() -> dict[str, str]:
-    """The sources of every module of the two packages by dotted name."""
+    """Reads the sources of every module of the two packages, by dotted name."""
     found = {_dotted(path): path.read_text() for top in PACKAGES for path in (CHECKOUT / top).rglob("*.py")}
     assert len(found) > 100, "the walk finds too few modules"
     return found
@@ -42,7 +43,7 @@ def _face(package: str, stub: str) -> dict[str, str]:
 
 
 def faces() -> dict[str, dict[str, str]]:
-    """The face of every package that has one."""
+    """Reads the face of every package that has one."""
     stubs = [path for top in PACKAGES for path in (CHECKOUT / top).rglob("__init__.pyi")]
     found = {_dotted(path): _face(_dotted(path), path.read_text()) for path in stubs}
     assert len(found) > 20, "the walk finds too few faces"
@@ -57,13 +58,13 @@ FACES = faces()
 
 
 def _defining(package: str, name: str, faces: Faces) -> str:
-    """The module that defines a name of a face, through faces that pass another's name on."""
+    """Finds the module that defines a name of a face, also where a face passes on another's name."""
     module = faces[package][name]
     return _defining(module, name, faces) if name in faces.get(module, {}) else module
 
 
 def _imports(source: str, faces: Faces) -> Iterator[tuple[str, set[str]]]:
-    """For each import of `source`: the package whose face it uses ("" for none), and the modules that it may load.
+    """Yields for each import of `source` the package whose face it uses ("" for none) and the modules it may load.
 
     A package that is imported whole may load all that its face names.
     """
@@ -84,7 +85,7 @@ def _imports(source: str, faces: Faces) -> Iterator[tuple[str, set[str]]]:
 
 
 def circles(sources: Mapping[str, str], faces: Faces) -> list[str]:
-    """Imports of a module's own face, and the first circle of modules, through other faces and late imports too."""
+    """Lists imports of a module's own face, and the first circle of modules: faces and late imports count too."""
     found, needs = [], {}
     for module, source in sources.items():
         needs[module] = set()
@@ -132,7 +133,7 @@ def test_imports_without_a_circle_are_left_alone() -> None:
 
 
 def shadowed(face: Mapping[str, str], submodules: set[str]) -> set[str]:
-    """Exported names that a submodule bears too: importing the submodule would put it in the name's place."""
+    """Returns exported names that a submodule bears too: importing the submodule would overwrite the name."""
     return set(face) & submodules
 
 
@@ -188,7 +189,7 @@ def test_exported_name_that_a_submodule_has_overwritten_is_reported(tmp_path: Pa
 
 
 def sentences(source: str) -> int:
-    """How many sentences a module's docstring has; 0 without one."""
+    """Counts the sentences of a module's docstring; 0 without one."""
     text = ast.get_docstring(ast.parse(source)) or ""
     return len(re.findall(r"[^.!?]+[.!?](?=\s|$)", text))
 
@@ -208,7 +209,7 @@ def test_sentences_are_counted() -> None:
 
 
 def used(module: str, source: str, faces: Faces) -> set[str]:
-    """The exported names that a module outside their package uses: `orchestrator.run.RunPaths`."""
+    """Returns the exported names that a module outside their package uses: `orchestrator.run.RunPaths`."""
     tree, found, rooms = ast.parse(source), set(), {}
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
@@ -249,12 +250,6 @@ def test_uses_are_told_from_a_package_using_its_own_names() -> None:
 # Folders.
 
 
-def entries(folder: Path) -> list[str]:
-    """What a folder lists, without what Python and the compiler leave there and without the face's two files."""
-    names = [path.name for path in folder.iterdir() if path.suffix != ".so" and path.name != "__pycache__"]
-    return sorted(name for name in names if not name.startswith("__init__."))
-
-
 def test_folders_list_few_entries() -> None:
     for top in PACKAGES:
         assert len(entries(CHECKOUT / top)) <= MOST_AT_THE_TOP, top
@@ -266,4 +261,4 @@ def test_entries_leave_out_what_is_built(tmp_path: Path) -> None:
     for name in ("__init__.py", "__init__.pyi", "net.py", "_lrn.cpython-311.so"):
         (tmp_path / name).touch()
     (tmp_path / "__pycache__").mkdir()
-    assert entries(tmp_path) == ["net.py"]
+    assert entries(tmp_path) == {"net.py"}

@@ -1,4 +1,4 @@
-"""What importing the project costs and pulls in: the driver must start without torch, Ray or MLflow."""
+"""Importing the project loads little: the driver starts without torch, Ray or MLflow."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ HEAVY = {"torch", "torchvision", "ray", "mlflow", "matplotlib", "sklearn", "pyar
 
 
 def _loaded(statement: str) -> set[str]:
-    """The heavy packages that a fresh interpreter holds after `statement`."""
+    """Returns the heavy packages that a fresh interpreter holds after `statement`."""
     code = f"{statement}\nimport sys\nprint(*({HEAVY!r} & set(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=CHECKOUT)
     assert run.returncode == 0, run.stderr

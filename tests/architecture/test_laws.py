@@ -68,7 +68,7 @@ def _open_mode(node: ast.Call) -> str:
 
 
 def _writes(node: ast.Call) -> bool:
-    """Whether a call puts a file under its final name."""
+    """Says whether a call puts a file under its final name."""
     name, receiver = _called(node), _receiver(node)
     if name in {"open", "fdopen"} and receiver not in {"tarfile", "Image", "webbrowser"}:
         if receiver == "os" and name == "open":
@@ -105,7 +105,7 @@ def _unprotected_writes(node: ast.AST, function: str = "", protected: bool = Fal
 
 
 def _catches_all(handler: ast.ExceptHandler) -> bool:
-    """Whether a handler swallows everything; one that ends in a bare `raise` only cleans up."""
+    """Says whether a handler swallows everything; one that ends in a bare `raise` only cleans up."""
     last = handler.body[-1]
     if isinstance(last, ast.Raise) and last.exc is None:
         return False
@@ -116,7 +116,7 @@ def _catches_all(handler: ast.ExceptHandler) -> bool:
 
 
 def _pure() -> set[str]:
-    """The modules that the contract `pure` in pyproject.toml names, as paths."""
+    """Reads the modules that the contract `pure` in pyproject.toml names, as paths."""
     contracts = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     (names,) = [contract["source_modules"] for contract in contracts if contract["id"] == "pure"]
     rooms = [CHECKOUT / name.replace(".", "/") for name in names]
@@ -128,7 +128,7 @@ PURE = _pure()
 
 
 def violations(path: str, source: str) -> list[str]:
-    """What breaks a law in `source`, the module at `path` (relative to the checkout, with slashes)."""
+    """Lists what breaks a law in `source`, the module at `path` (relative to the checkout, with slashes)."""
     tree = ast.parse(source)
     found = []
     if source.count("\n") > MAX_LINES:
@@ -161,7 +161,7 @@ def violations(path: str, source: str) -> list[str]:
 
 
 def modules() -> list[str]:
-    """Every module of the two packages."""
+    """Lists every module of the two packages."""
     found = sorted(
         path.relative_to(CHECKOUT).as_posix() for room in PACKAGES for path in (CHECKOUT / room).rglob("*.py")
     )

@@ -1,4 +1,4 @@
-"""What the verbs on a finished run load: without torch, `status` and `submit` answer in a fraction of the time."""
+"""`status` and `submit` load no torch, which alone takes longer than they do."""
 
 import json
 import subprocess
@@ -15,14 +15,14 @@ from orchestrator.run import RunPaths
 
 @pytest.fixture
 def finished(tmp_path: Path, make_run: Callable[..., Any]) -> Path:
-    """A finished run's directory."""
+    """Makes a finished run and returns its directory."""
     paths: RunPaths = make_run(tmp_path / "run").paths
     paths.config_yaml.write_text(compose([]).yaml)
     return paths.root
 
 
 def _loads_torch(statement: str, folder: Path) -> bool:
-    """Whether a fresh interpreter holds torch after `statement`."""
+    """Says whether a fresh interpreter holds torch after `statement`."""
     run = subprocess.run(
         [sys.executable, "-c", f"import json, sys\n{statement}\nprint(json.dumps('torch' in sys.modules))"],
         capture_output=True,
