@@ -18,6 +18,7 @@ check: $(VENV)/.installed-dev ## format, lint, types, architecture laws
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m pytest --quiet tests/architecture
 
 .PHONY: soak

@@ -12,7 +12,7 @@ from benchmarks.numerics import fastest
 from benchmarks.peers import step as peers
 from benchmarks.row import Measure, Row, Settings, Spread, Wanted
 from benchmarks.turns import Contestant, Turns, ratios, take_turns
-from workers.models import geometry
+from workers.models.geometry import geometry
 from workers.protocol import StageSpec
 from workers.settings import ModelSettings
 from workers.training import run_stage

@@ -1,1 +1,4 @@
-"""The processes that train: one stage of one member at a time, without Ray, Hydra or MLflow."""
+"""Stores, nets, training and predictions: everything that runs in a process beside the data.
+
+It knows nothing of the orchestrator, of Ray or of MLflow.
+"""

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from folder_listing import entries
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted(
@@ -74,10 +75,36 @@ def test_modules_named_in_architecture_exist() -> None:
             assert (CHECKOUT / room / f"{stem}.py").is_file(), f"{room}/{stem}.py"
 
 
-def test_modules_of_orchestrator_are_all_named_in_architecture() -> None:
-    text = (CHECKOUT / "docs" / "architecture.md").read_text()
-    unnamed = {path.stem for path in (CHECKOUT / "orchestrator").glob("*.py")} - set(re.findall(r"\w+", text))
-    assert unnamed <= {"__init__"}
+def listed_tree(page: str) -> dict[str, set[str]]:
+    """Reads the entries of each folder from the fenced block below "## The tree"; folders end in a slash.
+
+    A line is an entry's name, two spaces or more, and what it is; entries of a folder are indented by two spaces more.
+    """
+    (section,) = re.findall(r"^## The tree\n(.*?)(?=^#|\Z)", page, re.MULTILINE | re.DOTALL)
+    (block,) = re.findall(r"^```\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+    found: dict[str, set[str]] = {}
+    above: list[str] = []
+    for line in block.splitlines():
+        told = re.fullmatch(r"((?:  )*)([\w.]+/?)(?: {2,}(\S.*))?", line)
+        assert told, f"not an entry of the tree: {line!r}"
+        depth = len(told[1]) // 2
+        assert told[3] or not depth, f"an entry without a word on what it is: {line!r}"
+        if depth:
+            found.setdefault("".join(above[:depth]), set()).add(told[2])
+        above = [*above[:depth], told[2]]
+    return found
+
+
+def test_tree_of_the_architecture_page_is_the_one_on_disk() -> None:
+    listed = listed_tree((CHECKOUT / "docs" / "architecture.md").read_text())
+    assert set(listed) >= {"orchestrator/", "workers/"}
+    assert listed == {folder: entries(CHECKOUT / folder) for folder in listed}
+
+
+def test_tree_is_read_with_its_folders() -> None:
+    tree = "shop/\n  till/     money\n    coin.py  metal\n  door.py  way in\nyard/\n"
+    page = f"# Page\n\n## The tree\n\nRooms:\n\n```\n{tree}```\n## Laws\n```\nno tree\n```\n"
+    assert listed_tree(page) == {"shop/": {"till/", "door.py"}, "shop/till/": {"coin.py"}}
 
 
 def test_tests_named_in_documents_exist() -> None:

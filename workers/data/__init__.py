@@ -1,1 +1,4 @@
-"""Datasets, from files that people have to batches that a net sees; each folder here is a package of its own."""
+"""Images on their way to a batch: decoded, listed by sources, packed into stores, and loaded.
+
+Each of these has a package or module of its own here.
+"""

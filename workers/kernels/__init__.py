@@ -1,1 +1,4 @@
-"""Kernels in C for what torch's operators do in many passes over memory; each has a plain fallback."""
+"""Inner loops in C, each in a module of its own that others import directly.
+
+Every module has a plain fallback for machines where no compiler built its kernel.
+"""

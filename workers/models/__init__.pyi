@@ -1,6 +1,6 @@
 from .alexnet import AlexNet as AlexNet
 from .construction import build as build, initialise as initialise, place as place
-from .geometry import POOL_STRIDE as POOL_STRIDE, Conv as Conv, geometry as geometry
+from .geometry import POOL_STRIDE as POOL_STRIDE, Conv as Conv
 from .layers import Outline as Outline
 from .lrn import LocalResponseNorm as LocalResponseNorm
 from .outlines import check_name as check_name, outline as outline

@@ -1,21 +1,15 @@
-"""Builds models by name, draws their weights and places them."""
+"""Builds checked models, draws their weights and places them."""
 
 import torch
 from torch import nn
 
 from workers.models import torchvision_nets
-from workers.models.alexnet import AlexNet
-from workers.models.cifar_net import CifarNet
 from workers.models.fresh import draw
 from workers.models.halves import HalvedAlexNet
-from workers.models.highway import Highway
-from workers.models.layers import TORCHVISION
-from workers.models.lenet import LeNet5
+from workers.models.nets import construct
 from workers.models.outlines import outline
 from workers.models.parts import beside, parts_of
-from workers.settings import InitSettings, Layout, ModelSettings
-
-_CIFAR_HIDDEN_UNITS = {"cifar_80s": 64, "cifar_18pct": 0}
+from workers.settings import InitSettings, ModelSettings
 
 
 def build(model: ModelSettings, num_classes: int) -> nn.Module:
@@ -26,19 +20,6 @@ def build(model: ModelSettings, num_classes: int) -> nn.Module:
     """
     outline(model, num_classes)
     return construct(model, num_classes)
-
-
-def construct(model: ModelSettings, num_classes: int) -> nn.Module:
-    """Builds `model`, whose settings `outline` has checked (or is about to)."""
-    if model.name.startswith(TORCHVISION):
-        return torchvision_nets.construct(model.name.removeprefix(TORCHVISION), num_classes)
-    if model.name == "lenet5":
-        return LeNet5(num_classes)
-    if model.name == "highway":
-        return Highway(num_classes, model.width)
-    if model.name in _CIFAR_HIDDEN_UNITS:
-        return CifarNet(model.input_size, num_classes, hidden_units=_CIFAR_HIDDEN_UNITS[model.name])
-    return HalvedAlexNet(model, num_classes) if model.layout is Layout.halves else AlexNet(model, num_classes)
 
 
 def initialise(module: nn.Module, init: InitSettings, seed: int) -> None:

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from workers.errors import ConfigError
-from workers.models.construction import construct
 from workers.models.layers import Outline
 from workers.models.lenet import PartlyConnected
+from workers.models.nets import construct
 from workers.settings import ModelSettings
 
 

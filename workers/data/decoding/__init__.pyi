@@ -1,6 +1,6 @@
-from .decisions import Decision as Decision
 from .decoder import (
     BadImage as BadImage,
+    Picture as Picture,
     centre_square as centre_square,
     decode as decode,
     read_content as read_content,

@@ -5,6 +5,7 @@ import re
 import stat
 import struct
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,6 @@ from PIL import Image, UnidentifiedImageError
 from workers.data.decoding.decisions import Decision, decisions_of, has_transparency
 from workers.data.decoding.formats import FORMATS, format_of
 from workers.data.decoding.jpeg import DamagedJpeg, Decoded, UnusualJpeg, check_cmyk, decode_divided, divisor
-from workers.data.sources import Picture
 from workers.kernels import resize
 
 # What Pillow's readers raise on damaged files.
@@ -41,6 +41,22 @@ _JPEGS = ("JPEG", "MPO")
 
 class BadImage(Exception):
     """An image that cannot be read; the message is the reason."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded image.
+
+    Attributes:
+        pixels: [size, size, 3] uint8.
+        width, height: of the original, in pixels.
+        decisions: what the file is besides a plain RGB image of its name's format.
+    """
+
+    pixels: np.ndarray
+    width: int
+    height: int
+    decisions: tuple[Decision, ...] = ()
 
 
 def read_content(path: Path) -> bytes:

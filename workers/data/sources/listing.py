@@ -4,9 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-
-from workers.data.decoding import Decision
+from workers.data.decoding import Picture
 from workers.data.sources.hashes import UNKEPT, KeptContents
 
 UNLABELLED = -1
@@ -44,22 +42,6 @@ class Rows:
 
     splits: Mapping[str, tuple[Row, ...]]
     left_out: tuple[LeftOut, ...]
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A decoded image.
-
-    Attributes:
-        pixels: [size, size, 3] uint8.
-        width, height: of the original, in pixels.
-        decisions: what the file is besides a plain RGB image of its name's format.
-    """
-
-    pixels: np.ndarray
-    width: int
-    height: int
-    decisions: tuple[Decision, ...] = ()
 
 
 class Loader(Protocol):

@@ -17,8 +17,8 @@ from typing import IO, Protocol
 
 import numpy as np
 
-from workers.data.decoding import BadImage, encode
-from workers.data.sources import Loader, Picture, Row
+from workers.data.decoding import BadImage, Picture, encode
+from workers.data.sources import Loader, Row
 from workers.data.store.pixels import ShardFiles
 from workers.settings import StoreFormat
 from workers.storage import parse_json, replacing, sha256_of, write_json

@@ -1,0 +1,264 @@
+"""The packages as a reader sees them: how much a folder lists, what a package exports, and no circle behind a face.
+
+A package's face is the stub beside its `__init__`. Import-linter does not look through it, so circles that lead
+through a face are found here.
+"""
+
+import ast
+import graphlib
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from folder_listing import entries
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+PACKAGES = ("orchestrator", "workers")
+MOST_AT_THE_TOP = 24
+MOST_BELOW = 22
+
+# By package: each exported name and the module that the stub takes it from.
+Faces = Mapping[str, Mapping[str, str]]
+
+
+def _dotted(path: Path) -> str:
+    return ".".join(path.relative_to(CHECKOUT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def modules() -> dict[str, str]:
+    """Reads the sources of every module of the two packages, by dotted name."""
+    found = {_dotted(path): path.read_text() for top in PACKAGES for path in (CHECKOUT / top).rglob("*.py")}
+    assert len(found) > 100, "the walk finds too few modules"
+    return found
+
+
+def _face(package: str, stub: str) -> dict[str, str]:
+    nodes = [node for node in ast.parse(stub).body if isinstance(node, ast.ImportFrom)]
+    return {alias.asname or alias.name: f"{package}.{node.module}" for node in nodes for alias in node.names}
+
+
+def faces() -> dict[str, dict[str, str]]:
+    """Reads the face of every package that has one."""
+    stubs = [path for top in PACKAGES for path in (CHECKOUT / top).rglob("__init__.pyi")]
+    found = {_dotted(path): _face(_dotted(path), path.read_text()) for path in stubs}
+    assert len(found) > 20, "the walk finds too few faces"
+    return found
+
+
+MODULES = modules()
+FACES = faces()
+
+
+# Circles.
+
+
+def _defining(package: str, name: str, faces: Faces) -> str:
+    """Finds the module that defines a name of a face, also where a face passes on another's name."""
+    module = faces[package][name]
+    return _defining(module, name, faces) if name in faces.get(module, {}) else module
+
+
+def _imports(source: str, faces: Faces) -> Iterator[tuple[str, set[str]]]:
+    """Yields for each import of `source` the package whose face it uses ("" for none) and the modules it may load.
+
+    A package that is imported whole may load all that its face names.
+    """
+    for node in ast.walk(ast.parse(source)):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [(alias.name, "") for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [(node.module or "", alias.name) for alias in node.names]
+        for place, name in names:
+            whole = f"{place}.{name}" if name else place
+            if name in faces.get(place, {}):
+                yield place, {_defining(place, name, faces)}
+            elif whole in faces:
+                yield whole, {_defining(whole, one, faces) for one in faces[whole]}
+            else:
+                yield "", {place, whole}
+
+
+def circles(sources: Mapping[str, str], faces: Faces) -> list[str]:
+    """Lists imports of a module's own face, and the first circle of modules: faces and late imports count too."""
+    found, needs = [], {}
+    for module, source in sources.items():
+        needs[module] = set()
+        for package, loaded in _imports(source, faces):
+            if package and module.startswith(f"{package}."):
+                found.append(f"{module} imports from {package}, its own package")
+            needs[module] |= loaded
+    try:
+        graphlib.TopologicalSorter(needs).prepare()
+    except graphlib.CycleError as error:
+        found.append(" -> ".join(reversed(error.args[1])))
+    return found
+
+
+def test_no_module_imports_its_own_package_and_no_circle_leads_through_a_face() -> None:
+    assert circles(MODULES, FACES) == []
+
+
+_CIRCULAR_FACES = {"a": {"f": "a.x", "g": "a.y"}, "b": {"h": "b.z"}, "top": {"f": "a"}}
+
+
+@pytest.mark.parametrize(
+    "sources",
+    [
+        {"a.x": "from a import g\n"},
+        {"a.x": "import a\n"},
+        {"a.x": "def late():\n    from a import f\n"},
+        {"a.x": "from b import h\n", "b.z": "from a import f\n"},
+        {"a.x": "import b\n", "b.z": "if TYPE_CHECKING:\n    from a import f\n"},
+        {"a.x": "from b import h\n", "b.z": "from top import f\n"},
+        {"a.x": "import a.y\n", "a.y": "from a import x\n"},
+    ],
+)
+def test_circle_is_reported(sources: dict[str, str]) -> None:
+    found = circles(sources, _CIRCULAR_FACES)
+    assert found and all(module in found[-1] for module in sources)
+
+
+def test_imports_without_a_circle_are_left_alone() -> None:
+    sources = {"a.x": "from b import h\nimport a.y\n", "b.z": "from a import g\n", "a.y": "import os\n"}
+    assert circles(sources, _CIRCULAR_FACES) == []
+
+
+# Names.
+
+
+def shadowed(face: Mapping[str, str], submodules: set[str]) -> set[str]:
+    """Returns exported names that a submodule bears too: importing the submodule would overwrite the name."""
+    return set(face) & submodules
+
+
+def test_no_submodule_bears_an_exported_name() -> None:
+    for package, face in FACES.items():
+        submodules = {name.removeprefix(f"{package}.") for name in MODULES if name.startswith(f"{package}.")}
+        assert shadowed(face, submodules) == set(), package
+
+
+def test_submodule_with_an_exported_name_is_reported() -> None:
+    assert shadowed({"launch": "p.launch", "Plan": "p.model"}, {"launch", "model"}) == {"launch"}
+
+
+# Imports every module that it is given, then looks every exported name up; prints what is not as the stubs say.
+_LOOK_UP = """
+import ast, importlib, inspect, json, sys
+names, faces = json.load(sys.stdin)
+for name in names:
+    importlib.import_module(name)
+for package, face in faces.items():
+    for name, module in face.items():
+        value, home = getattr(sys.modules[package], name), sys.modules[module]
+        if inspect.ismodule(value) or value is not getattr(home, name):
+            print(f"{package}.{name} is {value!r}, not what {module} defines")
+        functions = [node.name for node in ast.parse(inspect.getsource(home)).body if isinstance(node, ast.FunctionDef)]
+        if name in functions and not callable(value):
+            print(f"{package}.{name} cannot be called")
+"""
+
+
+def _misleading(names: list[str], faces: Faces, folder: Path) -> str:
+    run = subprocess.run(
+        [sys.executable, "-c", _LOOK_UP], input=json.dumps([names, faces]), capture_output=True, text=True, cwd=folder
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+def test_exported_names_are_the_stubs_when_every_submodule_is_imported() -> None:
+    assert _misleading(sorted(MODULES), FACES, CHECKOUT) == ""
+
+
+def test_exported_name_that_a_submodule_has_overwritten_is_reported(tmp_path: Path) -> None:
+    package = tmp_path / "shop"
+    package.mkdir()
+    (package / "__init__.py").write_text("def __getattr__(name):\n    import shop.sell\n    return shop.sell.sell\n")
+    (package / "sell.py").write_text("def sell():\n    pass\n")
+    said = _misleading(["shop", "shop.sell"], {"shop": {"sell": "shop.sell"}}, tmp_path)
+    assert "shop.sell is <module" in said
+
+
+# What a package says of itself, and for whom it exports.
+
+
+def sentences(source: str) -> int:
+    """Counts the sentences of a module's docstring; 0 without one."""
+    text = ast.get_docstring(ast.parse(source)) or ""
+    return len(re.findall(r"[^.!?]+[.!?](?=\s|$)", text))
+
+
+def test_every_package_says_in_two_sentences_what_it_owns() -> None:
+    packages = {_dotted(path) for top in PACKAGES for path in (CHECKOUT / top).rglob("__init__.py")}
+    assert {name: sentences(MODULES[name]) for name in sorted(packages) if sentences(MODULES[name]) != 2} == {}
+
+
+def test_sentences_are_counted() -> None:
+    assert [sentences(text) for text in ("", '"""One. Two."""', '"""One `a.b`, 2.5 of it"""', '"""A.\n\nB. C!"""')] == [
+        0,
+        2,
+        0,
+        3,
+    ]
+
+
+def used(module: str, source: str, faces: Faces) -> set[str]:
+    """Returns the exported names that a module outside their package uses: `orchestrator.run.RunPaths`."""
+    tree, found, rooms = ast.parse(source), set(), {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                found.add(full)
+                if full in faces:
+                    rooms[alias.asname or alias.name] = full
+        elif isinstance(node, ast.Import):
+            rooms |= {alias.asname or alias.name: alias.name for alias in node.names if alias.name in faces}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) in rooms:
+            found.add(f"{rooms[ast.unparse(node.value)]}.{node.attr}")
+    exported = {f"{package}.{name}" for package, face in faces.items() for name in face}
+    return {name for name in found & exported if not module.startswith(f"{name.rpartition('.')[0]}.")}
+
+
+def test_every_exported_name_is_used_outside_its_package() -> None:
+    """Of the two packages, the benchmarks and the commands; what `orchestrator` itself exports is for notebooks."""
+    sources = MODULES | {_dotted(path): path.read_text() for path in (CHECKOUT / "benchmarks").rglob("*.py")}
+    found = {name for module, source in sources.items() for name in used(module, source, FACES)}
+    scripts = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["scripts"].values()
+    found |= {script.replace(":", ".") for script in scripts}
+    found |= {f"{module}.{name}" for name, module in FACES["orchestrator"].items()}
+    exported = {f"{package}.{name}" for package, face in FACES.items() if package != "orchestrator" for name in face}
+    assert sorted(exported - found) == []
+
+
+def test_uses_are_told_from_a_package_using_its_own_names() -> None:
+    face = {"shop": {"sell": "shop.selling", "buy": "shop.buying", "PRICE": "shop.buying"}}
+    assert used("street", "from shop import sell\nimport shop\nshop.buy(1)\nother.PRICE\n", face) == {
+        "shop.sell",
+        "shop.buy",
+    }
+    assert used("shop.buying", "from shop import sell\n", face) == set()
+
+
+# Folders.
+
+
+def test_folders_list_few_entries() -> None:
+    for top in PACKAGES:
+        assert len(entries(CHECKOUT / top)) <= MOST_AT_THE_TOP, top
+        for init in (CHECKOUT / top).rglob("*/__init__.py"):
+            assert len(entries(init.parent)) <= MOST_BELOW, init.parent
+
+
+def test_entries_leave_out_what_is_built(tmp_path: Path) -> None:
+    for name in ("__init__.py", "__init__.pyi", "net.py", "_lrn.cpython-311.so"):
+        (tmp_path / name).touch()
+    (tmp_path / "__pycache__").mkdir()
+    assert entries(tmp_path) == {"net.py"}

@@ -1,0 +1,27 @@
+"""The nets by name: which class builds which `model.name`."""
+
+from torch import nn
+
+from workers.models import torchvision_nets
+from workers.models.alexnet import AlexNet
+from workers.models.cifar_net import CifarNet
+from workers.models.halves import HalvedAlexNet
+from workers.models.highway import Highway
+from workers.models.layers import TORCHVISION
+from workers.models.lenet import LeNet5
+from workers.settings import Layout, ModelSettings
+
+_CIFAR_HIDDEN_UNITS = {"cifar_80s": 64, "cifar_18pct": 0}
+
+
+def construct(model: ModelSettings, num_classes: int) -> nn.Module:
+    """Builds `model`, whose settings `outline` has checked (or is about to check)."""
+    if model.name.startswith(TORCHVISION):
+        return torchvision_nets.construct(model.name.removeprefix(TORCHVISION), num_classes)
+    if model.name == "lenet5":
+        return LeNet5(num_classes)
+    if model.name == "highway":
+        return Highway(num_classes, model.width)
+    if model.name in _CIFAR_HIDDEN_UNITS:
+        return CifarNet(model.input_size, num_classes, hidden_units=_CIFAR_HIDDEN_UNITS[model.name])
+    return HalvedAlexNet(model, num_classes) if model.layout is Layout.halves else AlexNet(model, num_classes)
