@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import cache, partial
 
 from orchestrator.cluster import Cluster, Completed, Failure, Halted, Lost, Predicted, Trained
-from orchestrator.execution.jobs import Work, is_done, newest_step, stored_predictions
+from orchestrator.execution.jobs import Work, is_done, stored_predictions
 from orchestrator.execution.recovery import reopen_damaged
 from orchestrator.execution.watchdog import Deadlines, mark_of
 from orchestrator.plan import Job, Plan, PredictJob, StageRef, TrainJob, ready
@@ -20,7 +20,7 @@ from orchestrator.run import AttemptEnd, Book, Follower, Ledger, StageState, req
 from orchestrator.tracking import Ending, Tracker
 from workers.errors import CheckFailed, DataError, MemberFailed, SeptetError, StorageError
 from workers.protocol import StageResult
-from workers.storage import raise_fence, read_finished, write_finished, write_text
+from workers.storage import newest_step, raise_fence, read_finished, write_finished, write_text
 from workers.training import read_step
 
 _POLL_S = 0.5

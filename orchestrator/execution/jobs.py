@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.plan import Plan, Stage
-from orchestrator.run import Budgets, RunPaths
+from orchestrator.run import Budgets, RunPaths, find_finished
 from workers.protocol import Numerics, PredictSpec, StageSpec
 from workers.settings import Crops, KeptCheckpoint
-from workers.storage import DONE_FILE, MANIFEST_FILE, parse_json, read_finished, sha256_of, storage_errors
+from workers.storage import parse_json, read_finished, sha256_of, storage_errors
 
 
 @dataclass(frozen=True)
@@ -72,14 +72,7 @@ class Work:
 
 def is_done(paths: RunPaths, stage: Stage) -> bool:
     """Whether a DONE.json says so of exactly this stage."""
-    folder = paths.stage(stage.ref)
-    return (folder / DONE_FILE).exists() and read_finished(folder).stage_hash == stage.hash
-
-
-def newest_step(checkpoints: Path) -> int:
-    """The update that a stage will go on from, 0 for a fresh start, unless its newest checkpoint proves corrupt."""
-    names = [manifest.parent.name for manifest in checkpoints.glob(f"step-*/{MANIFEST_FILE}")]
-    return max((int(name.removeprefix("step-")) for name in names), default=0)
+    return find_finished(paths, stage) is not None
 
 
 def stored_predictions(work: Work, member: str) -> dict[str, str] | None:

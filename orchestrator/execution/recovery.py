@@ -10,7 +10,7 @@ from collections.abc import Callable
 from orchestrator.plan import Plan, Stage
 from orchestrator.run import RunPaths
 from workers.errors import StorageError, StorageSilent
-from workers.storage import DONE_FILE, STEP_GLOB, read_finished, verify_checkpoint
+from workers.storage import layout, read_finished, verify_checkpoint
 
 _log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ def reopen_damaged(
             wanted = not has_predictions(stage.ref.member)
         if wanted and _is_damaged(paths, stage):
             _log.warning("%s: its last checkpoint is damaged: it goes on from the one before", stage.ref)
-            (paths.stage(stage.ref) / DONE_FILE).unlink()
+            paths.done(stage.ref).unlink()
 
 
 def _is_damaged(paths: RunPaths, stage: Stage) -> bool:
@@ -38,7 +38,7 @@ def _is_damaged(paths: RunPaths, stage: Stage) -> bool:
     """
     name = read_finished(paths.stage(stage.ref)).checkpoint
     folder = paths.checkpoints(stage.ref)
-    names = sorted(each.name for each in folder.glob(STEP_GLOB))
+    names = sorted(each.name for each in folder.iterdir() if layout.step_of(each.name) is not None)
     if len(names) < 2 or names[-1] != name:
         return False
     try:

@@ -10,6 +10,7 @@ from .digests import (
     require_recorded as require_recorded,
     require_stage as require_stage,
 )
+from .finished import find_finished as find_finished
 from .holder import Holder as Holder, is_locked as is_locked, lock as lock, read_holder as read_holder
 from .ledger import (
     AttemptEnd as AttemptEnd,
@@ -20,9 +21,13 @@ from .ledger import (
     end_noted as end_noted,
     read_ledger as read_ledger,
 )
-from .metrics import Follower as Follower
+from .metrics import Follower as Follower, Point as Point
 from .open import OpenedRun as OpenedRun, Wanted as Wanted, open_run as open_run
-from .paths import RunPaths as RunPaths
+from .paths import (
+    SUBMISSION_FILES as SUBMISSION_FILES,
+    SUBMISSION_MANIFEST as SUBMISSION_MANIFEST,
+    RunPaths as RunPaths,
+)
 from .record import RunRecord as RunRecord, read_record as read_record, versions as versions
 from .status import (
     RunStatus as RunStatus,

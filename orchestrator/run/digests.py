@@ -18,9 +18,9 @@ from orchestrator.plan import StageRef
 from orchestrator.run.paths import RunPaths
 from orchestrator.run.record import read_record, write_record
 from workers.errors import CheckFailed, StorageError
-from workers.storage import sha256_of, storage_errors
+from workers.storage import layout, sha256_of, storage_errors
 
-_DATA_FILES = ("classes.txt", "dataset.json", "*.rows.txt", "*.labels.npy", "*.sizes.npy")
+_DATA_FILES = (layout.CLASSES, layout.DATASET, layout.rows("*"), layout.labels("*"), layout.sizes("*"))
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,7 @@ def check_report(
     predictions: Mapping[str, Mapping[str, MemberPredictions]],
 ) -> None:
     """Scores anew what scores.json tells; pictures and pages are not compared: `septet report` makes them again."""
-    path = run.paths.report / "scores.json"
+    path = run.paths.report_scores
     names = [member.name for member in manifest.members]
     if not data.scored or any(name not in predictions[split] for split in data.scored for name in names):
         return

@@ -25,8 +25,7 @@ from workers.settings.training import (
     Recipe,
     ScheduleSettings,
 )
-from workers.storage import atomic, checkpoint
-from workers.storage.checkpoint import MANIFEST_FILE
+from workers.storage import atomic, checkpoint, layout
 from workers.storage.fence import FILE, fence_of, raise_fence
 from workers.training.stage import run_stage
 
@@ -137,7 +136,7 @@ class Both:
 
 def _checkpoints(stage_dir: Path) -> set[tuple[int, int]]:
     found = set()
-    for path in stage_dir.glob(f"checkpoints/step-*/{MANIFEST_FILE}"):
+    for path in stage_dir.glob(f"checkpoints/step-*/{layout.MANIFEST}"):
         # The second attempt's own thread may prune it meanwhile.
         with suppress(FileNotFoundError):
             manifest = json.loads(path.read_text())

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from workers.errors import Diverged, Stopped
 from workers.models import beside, parts_of, saved_parts_of, whole_shape
 from workers.protocol import StageSpec
-from workers.storage import Checkpoint, fence_of, prune, write_checkpoint
+from workers.storage import Checkpoint, fence_of, layout, prune, write_checkpoint
 from workers.training.loop import TrainState
 from workers.training.metrics import MetricsLog, StepMark
 from workers.training.optimizer import momentum_parts
@@ -95,7 +95,7 @@ class Saver:
         """Starts the thread; `resumed` is the checkpoint that training goes on from."""
         self._spec, self._snapshot = spec, snapshot
         self._metrics, self._mark, self._should_stop = metrics, mark, should_stop
-        self._folder = spec.stage_dir / "checkpoints"
+        self._folder = spec.stage_dir / layout.CHECKPOINTS
         self._fence, self._looked_s = fence_of(spec.stage_dir, spec.fence), time.monotonic()
         self._identity = {
             "attempt": spec.attempt,
