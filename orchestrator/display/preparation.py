@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from orchestrator.text import duration
-from workers.data.store import PrepareProgress
+from workers.data.store import MANIFEST, PrepareProgress
 
 if TYPE_CHECKING:
     from workers.data.store import Store
@@ -134,4 +134,4 @@ def summary(name: str, store: "Store") -> Iterator[str]:
     if len(store.left_out) > _MOST_LEFT_OUT:
         yield f"  and {len(store.left_out) - _MOST_LEFT_OUT:,} more left out"
     if store.decided or store.left_out:
-        yield f"  every file by name: {store.path / 'manifest.json'}"
+        yield f"  every file by name: {store.path / MANIFEST}"

@@ -3,11 +3,11 @@ from .digests import (
     Book as Book,
     Committed as Committed,
     SubmissionDigests as SubmissionDigests,
+    alteration as alteration,
     committed_from_json as committed_from_json,
     data_digests as data_digests,
     open_book as open_book,
     require_data as require_data,
-    require_recorded as require_recorded,
     require_stage as require_stage,
 )
 from .finished import find_finished as find_finished

@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Any
 
 from orchestrator.plan import Plan
-from orchestrator.run import Committed, RunPaths, RunRecord
+from orchestrator.run import Committed, RunPaths, RunRecord, alteration
 from orchestrator.submission import Manifest
 from workers.errors import CheckFailed, MemberFailed
 
@@ -66,13 +66,11 @@ class Examined:
         self.checked[what] = self.checked.get(what, 0) + 1
 
     def compare(self, what: str, found: str, recorded: str | None) -> None:
-        """Holds a digest against run.json's."""
+        """Compares a digest with run.json's."""
         if recorded is None:
             self.unrecorded.append(what)
-        elif found != recorded:
-            self.differs(
-                f"{what} was altered since it was committed: sha256 {found[:12]}, run.json recorded {recorded[:12]}"
-            )
+        elif altered := alteration(what, found, recorded):
+            self.differs(altered)
 
     @property
     def gone(self) -> dict[str, str]:
