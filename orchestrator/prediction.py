@@ -14,6 +14,7 @@ from orchestrator.combine import Combination, Combined, top_classes
 from orchestrator.plan import Plan, plan_from_json
 from orchestrator.run import RunPaths, RunRecord, find_finished, read_record
 from orchestrator.submission import read_manifest
+from orchestrator.text import counted
 from workers.data.decoding import FORMATS, BadImage, decode, read_content
 from workers.data.store import Store, open_store
 from workers.errors import ConfigError, DataError, MemberFailed
@@ -168,7 +169,7 @@ def _predict_block(ensemble: _Ensemble, images: Sequence[np.ndarray], progress: 
     numerics = usable(record.numerics, capabilities())
     probabilities = []
     for member in ensemble.members:
-        progress(f"{member}: predicting {len(images)} {'image' if len(images) == 1 else 'images'}")
+        progress(f"{member}: predicting {counted(len(images), 'image')}")
         stage = ensemble.plan.last_stage(member)
         probabilities.append(
             predict_by_member(

@@ -38,6 +38,7 @@ from orchestrator.submission import (
     make_layout,
     read_manifest,
 )
+from orchestrator.text import counted
 from workers.errors import CheckFailed, DataError
 
 _SHOWN_IDS = 3
@@ -268,7 +269,7 @@ def explanation_lines(found: Explanation) -> Iterator[str]:
     yield f"line {found.line_number:<6} {shown}"
     kind = "weight × log probability" if geometric else "weight × probability"
     yield ""
-    yield f"{found.method} of {len(found.members)} members; {kind}, which add up to the last line"
+    yield f"{found.method} of {counted(len(found.members), 'member')}; {kind}, which add up to the last line"
     width = max(len("log of their sum over classes"), *(len(member.name) for member in found.members))
     columns = [max(9, len(one.name)) for one in found.combined]
     yield f"{'':<{width}}  {'weight':>7}  " + _cells([one.name for one in found.combined], columns)

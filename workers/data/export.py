@@ -92,7 +92,7 @@ def prepared_sheet(store: "Store") -> bytes:
                 tiles, more = _of_rows(store, split), ", unlabelled"
             else:
                 tiles, more = _of_classes(store, split, labels, _TRAIN_ROWS if split == "train" else 1), ""
-            bands.append(Band(f"{split}: {count:,} image{'s' * (count > 1)}{more}", tiles))
+            bands.append(Band(f"{split}: {count:,} in all{more}", tiles))
     return draw(bands, min(_MOST_CLASSES, max(len(band.tiles) for band in bands)))
 
 

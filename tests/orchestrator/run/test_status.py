@@ -27,7 +27,6 @@ from orchestrator.run.status import (
     status_json,
     status_lines,
 )
-from orchestrator.text import duration
 from workers.errors import DataError
 from workers.protocol import Numerics, StageResult
 from workers.settings.training import OptimizerSettings, Recipe, ScheduleSettings
@@ -246,14 +245,6 @@ def test_course_with_a_torn_last_line_is_that_of_the_lines_before(tmp_path: Path
 
 def test_course_of_an_absent_file_is_empty(tmp_path: Path) -> None:
     assert read_course(tmp_path / "metrics.jsonl") == course_of([])
-
-
-@pytest.mark.parametrize(
-    ("seconds", "said"),
-    [(0.4, "0 s"), (59.6, "1 min 00 s"), (125, "2 min 05 s"), (12000, "3 h 20 min"), (367200, "4 d 06 h")],
-)
-def test_duration_is_said_as_a_person_would(seconds: float, said: str) -> None:
-    assert duration(seconds) == said
 
 
 def _rates(*rates: float) -> list[Point]:
