@@ -6,7 +6,7 @@ from pathlib import Path
 
 from orchestrator.combine import Expected, Invalid, check_predictions
 from orchestrator.plan import Plan, Stage
-from orchestrator.run import Budgets, RunPaths, find_finished
+from orchestrator.run import Budgets, Committed, RunPaths, find_finished
 from workers.protocol import Numerics, PredictSpec, StageSpec
 from workers.settings import Crops, KeptCheckpoint
 
@@ -70,18 +70,14 @@ class Work:
         )
 
 
-def is_done(paths: RunPaths, stage: Stage) -> bool:
-    """Whether a DONE.json says so of exactly this stage."""
-    return find_finished(paths, stage) is not None
-
-
-def stored_predictions(work: Work, member: str) -> dict[str, str] | None:
+def stored_predictions(work: Work, committed: Committed, member: str) -> dict[str, str] | None:
     """sha256 by split of a member's predictions; None where its last stage is not done or they are not valid."""
     finished = find_finished(work.paths, work.plan.last_stage(member))
     if finished is None:
         return None
-    expected, digests = Expected(work.target_digest, finished=finished), {}
+    digests = {}
     for split in work.splits:
+        expected = Expected(work.target_digest, finished=finished, committed=committed.of_predictions(member, split))
         found = check_predictions(member, work.paths.predictions(member), split, expected)
         if isinstance(found, Invalid):
             return None

@@ -21,7 +21,7 @@ from .ledger import (
     end_noted as end_noted,
     read_ledger as read_ledger,
 )
-from .metrics import Follower as Follower, Point as Point
+from .metrics import Follower as Follower
 from .open import OpenedRun as OpenedRun, Wanted as Wanted, open_run as open_run
 from .paths import (
     SUBMISSION_FILES as SUBMISSION_FILES,

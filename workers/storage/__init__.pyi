@@ -1,4 +1,3 @@
-from . import layout as layout
 from .atomic import (
     TEMPORARY_PREFIX as TEMPORARY_PREFIX,
     atomic_folder as atomic_folder,
@@ -21,6 +20,7 @@ from .checkpoint import (
     newest_step as newest_step,
     prune as prune,
     read_weights as read_weights,
+    steps_of as steps_of,
     verify_checkpoint as verify_checkpoint,
     write_checkpoint as write_checkpoint,
 )

@@ -199,7 +199,7 @@ def newest_checkpoint(
     if not folder.is_dir():
         return None
     remove_leftovers(folder, check=check)
-    candidates = _steps(folder)
+    candidates = steps_of(folder)
     for step in sorted(candidates, reverse=True):
         try:
             contents = _read(folder / layout.checkpoint(step))
@@ -218,8 +218,9 @@ def newest_checkpoint(
 
 def newest_step(folder: Path) -> int:
     """The update that a stage resumes from, 0 for a fresh start, unless its newest checkpoint proves corrupt."""
-    steps = _steps(folder) if folder.is_dir() else []
-    return max((step for step in steps if (folder / layout.checkpoint(step) / layout.MANIFEST).exists()), default=0)
+    return max(
+        (step for step in steps_of(folder) if (folder / layout.checkpoint(step) / layout.MANIFEST).exists()), default=0
+    )
 
 
 def prune(
@@ -236,7 +237,7 @@ def prune(
     raise.
     """
     kept: set[int] = set()
-    for step in sorted(_steps(folder), reverse=True):
+    for step in sorted(steps_of(folder), reverse=True):
         if len(kept) == keep_last:
             if step != best_step:
                 check()
@@ -256,7 +257,10 @@ def _is_valid(folder: Path, check: Check) -> bool:
     return True
 
 
-def _steps(folder: Path) -> list[int]:
+def steps_of(folder: Path) -> list[int]:
+    """The updates after which there is a checkpoint in `folder`, valid or not, in no order."""
+    if not folder.is_dir():
+        return []
     with storage_errors(folder):
         return [step for entry in folder.iterdir() if (step := layout.step_of(entry.name)) is not None]
 
