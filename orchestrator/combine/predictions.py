@@ -193,9 +193,8 @@ def check_predictions(
                 raise _Unusable(Flaw.missing, f"no predictions of {split} in {folder}; run `septet launch` again")
             about = _read_about(described)
             _compare(path, about, expected)
-            opened = MemberPredictions(
-                member, path, about, _offset(path, about, expected), expected.rows.unreadable if expected.rows else ()
-            )
+            uniform = expected.rows.unreadable if expected.rows else ()
+            opened = MemberPredictions(member, path, about, _offset(path, about, expected), uniform)
             if read:
                 _check_content(opened, expected.rows)
             # After the content, of which the message says more.
@@ -223,8 +222,9 @@ def _compare(path: Path, about: SplitPredictions, expected: Expected) -> None:
     """Compares what the predictions say of themselves."""
     rows, finished = expected.rows, expected.finished
     if rows is not None and about.rows_sha256 != rows.rows_sha256:
-        why = f"{path} is of other images than data/{layout.rows(rows.name)}; predict again"
-        raise _Unusable(Flaw.other_images, why)
+        raise _Unusable(
+            Flaw.other_images, f"{path} is of other images than data/{layout.rows(rows.name)}; predict again"
+        )
     if about.data_digest != expected.data_digest:
         why = (
             f"{path} was predicted from images whose content is not that of data/{layout.DATASET} "
@@ -254,7 +254,8 @@ def _offset(path: Path, about: SplitPredictions, expected: Expected) -> int:
         why = f"{path} holds {header.dtype} {header.shape}, not float32 {wanted}{_rows_that_lack(header.shape, rows)}"
         raise _Unusable(Flaw.damaged, f"{why}; predict again")
     if said != wanted:
-        why = f"{path.with_suffix('.json')} says {said[0]} rows of {said[1]} classes, not {wanted[0]} of {wanted[1]}"
+        described = path.with_name(layout.described(path.stem))
+        why = f"{described} says {said[0]} rows of {said[1]} classes, not {wanted[0]} of {wanted[1]}"
         raise _Unusable(Flaw.damaged, f"{why}; predict again")
     return int(header.offset)
 

@@ -140,13 +140,13 @@ def _check_predictions(
         if member not in run.gone and run.paths.done(run.plan.last_stages[member]).exists()
     ]
 
-    def check(split: str, member: str) -> MemberPredictions | Invalid | SeptetError:
+    def check(split: str, member: str) -> MemberPredictions | Invalid:
         done, recorded = finished.get(run.plan.last_stages[member]), run.committed.of_predictions(member, split)
         expected = Expected(data.digest, data.splits[split], len(data.classes), done, recorded)
         try:
             return check_predictions(member, run.paths.predictions(member), split, expected)
         except SeptetError as error:
-            return error
+            return Invalid(Flaw.damaged, str(error))
 
     sound: dict[str, dict[str, MemberPredictions]] = {split: {} for split in data.splits}
     with ThreadPoolExecutor(num_threads(), thread_name_prefix="verify") as threads:
@@ -156,8 +156,6 @@ def _check_predictions(
             run.lacks(one.why)
         elif isinstance(one, Invalid):
             run.differs(one.why)
-        elif isinstance(one, SeptetError):
-            run.differs(one)
         else:
             run.count("files of predictions")
             if run.committed.of_predictions(member, split) is None:
