@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from orchestrator.cli.parser import Request
-from orchestrator.text import complaint, printable
+from orchestrator.text import complaint, counted, printable
 from workers.errors import ConfigError, StorageError
 
 if TYPE_CHECKING:
@@ -228,7 +228,7 @@ def predict(request: Request, streams: Streams) -> int:
     found = predict(RunPaths(_given(request.run_dir)), request.images, request.top, streams.progress)
     if request.out is not None:
         write_out(request.out, found)
-        streams.progress(f"{len(found)} images: {request.out}")
+        streams.progress(f"{counted(len(found), 'image')}: {request.out}")
     if request.json:
         streams.document(prediction_json(found))
     elif request.out is None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from orchestrator.plan import Plan, Stage, estimate, multiply_adds
+from orchestrator.text import counted, duration
 from workers.models import outline
 from workers.settings import ModelSettings
 
@@ -46,10 +47,10 @@ class Candidate:
     @property
     def terms(self) -> str:
         """What each member gets, in words."""
-        return f"{_plural(self.threads, 'thread')} each, {self.precision}"
+        return f"{counted(self.threads, 'thread')} each, {self.precision}"
 
     def __str__(self) -> str:
-        return f"{_plural(self.members, 'member')} at once, {self.terms}"
+        return f"{counted(self.members, 'member')} at once, {self.terms}"
 
 
 @dataclass(frozen=True)
@@ -187,18 +188,8 @@ def reserved_cpus(threads: int, num_cpus: int, members: int) -> int:
 
 
 def _told(option: Option) -> str:
-    return f"{option.figure.images_per_second:,.0f} images/s together, {_duration(option.seconds)} of training"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+    return f"{option.figure.images_per_second:,.0f} images/s together, {duration(option.seconds)} of training"
 
 
 def _powers_of_two(most: int) -> list[int]:
     return [1 << exponent for exponent in range(most.bit_length()) if 1 << exponent <= most]
-
-
-def _plural(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -19,6 +19,7 @@ from orchestrator.report.table import (
     table_notes,
     table_title,
 )
+from orchestrator.text import counted
 
 _STYLE = """
 :root{color-scheme:light dark;--page:#f5f6f8;--card:#fff;--ink:#1f2733;--soft:#5c6776;--line:#e3e7ee;--mark:#0f7b5f;
@@ -121,8 +122,8 @@ def render(page: Page) -> str:
         _sheets(page.sheets),
         _reproduction(page),
     ]
-    count = f"{len(page.members)} member{'s' if len(page.members) > 1 else ''}"
-    under = f"{count}, {main.num_classes:,} classes, scored on {main.num_images:,} {main.split} images"
+    under = f"{counted(len(page.members), 'member')}, {counted(main.num_classes, 'class')}"
+    under += f", scored on {counted(main.num_images, f'{main.split} image')}"
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width,initial-scale=1">\n'

@@ -3,13 +3,14 @@ from .digests import (
     Book as Book,
     Committed as Committed,
     SubmissionDigests as SubmissionDigests,
+    alteration as alteration,
     committed_from_json as committed_from_json,
     data_digests as data_digests,
     open_book as open_book,
     require_data as require_data,
-    require_recorded as require_recorded,
     require_stage as require_stage,
 )
+from .finished import find_finished as find_finished
 from .holder import Holder as Holder, is_locked as is_locked, lock as lock, read_holder as read_holder
 from .ledger import (
     AttemptEnd as AttemptEnd,
@@ -22,7 +23,11 @@ from .ledger import (
 )
 from .metrics import Follower as Follower
 from .open import OpenedRun as OpenedRun, Wanted as Wanted, open_run as open_run
-from .paths import RunPaths as RunPaths
+from .paths import (
+    SUBMISSION_FILES as SUBMISSION_FILES,
+    SUBMISSION_MANIFEST as SUBMISSION_MANIFEST,
+    RunPaths as RunPaths,
+)
 from .record import RunRecord as RunRecord, read_record as read_record, versions as versions
 from .status import (
     RunStatus as RunStatus,

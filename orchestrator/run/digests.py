@@ -18,9 +18,9 @@ from orchestrator.plan import StageRef
 from orchestrator.run.paths import RunPaths
 from orchestrator.run.record import read_record, write_record
 from workers.errors import CheckFailed, StorageError
-from workers.storage import sha256_of, storage_errors
+from workers.storage import layout, sha256_of, storage_errors
 
-_DATA_FILES = ("classes.txt", "dataset.json", "*.rows.txt", "*.labels.npy", "*.sizes.npy")
+_DATA_FILES = (layout.CLASSES, layout.DATASET, layout.rows("*"), layout.labels("*"), layout.sizes("*"))
 
 
 @dataclass(frozen=True)
@@ -140,27 +140,25 @@ def data_digests(folder: Path) -> dict[str, str]:
         return {path.name: sha256_of(path) for path in files}
 
 
-def require_recorded(what: str, found: str, recorded: str | None, mend: str) -> None:
-    """Raises CheckFailed where a digest was recorded and `found` is another; `what` and `mend` are for the message."""
-    if recorded is not None and recorded != found:
-        raise CheckFailed(
-            f"{what} was altered since it was committed (sha256 {found[:12]}, recorded {recorded[:12]} in run.json): "
-            f"{mend}"
-        )
+def alteration(what: str, found: str, recorded: str | None) -> str:
+    """Says that `found` is not the digest that run.json recorded; "" where it is, or where none was recorded."""
+    if recorded is None or recorded == found:
+        return ""
+    return f"{what} was altered since it was committed (sha256 {found[:12]}, recorded {recorded[:12]} in run.json)"
 
 
 def require_stage(committed: Committed, ref: StageRef, folder: Path, checkpoint_sha256: str) -> None:
     """Raises CheckFailed where the DONE.json in `folder` names another checkpoint than was committed."""
-    mend = "restore it, or remove that folder and run `septet launch` again"
-    require_recorded(
-        f"{folder}: the checkpoint that DONE.json names", checkpoint_sha256, committed.stages.get(str(ref)), mend
-    )
+    what = f"{folder}: the checkpoint that {layout.DONE} names"
+    altered = alteration(what, checkpoint_sha256, committed.stages.get(str(ref)))
+    if altered:
+        raise CheckFailed(f"{altered}: restore it, or remove that folder and run `septet launch` again")
 
 
 def require_data(committed: Committed, folder: Path) -> None:
     """Raises CheckFailed where a file of RUN_DIR/data is not what was exported."""
     now = data_digests(folder) if committed.data else {}
     for name in sorted(committed.data):
-        require_recorded(
-            f"{folder / name}", now.get(name, "none"), committed.data[name], "run `septet launch` again, which mends it"
-        )
+        altered = alteration(f"{folder / name}", now.get(name, "none"), committed.data[name])
+        if altered:
+            raise CheckFailed(f"{altered}: run `septet launch` again, which fixes it")

@@ -22,7 +22,7 @@ import pytest
 from orchestrator import cluster
 from orchestrator.cli.program import main
 from orchestrator.cluster.local_backend import one_slot
-from orchestrator.run import paths as run_dir
+from orchestrator.run import holder as run_dir
 from workers.storage import atomic as json_text, checkpoint
 
 SMALL = (

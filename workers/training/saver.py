@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from workers.errors import Diverged, Stopped
 from workers.models import beside, parts_of, saved_parts_of, whole_shape
 from workers.protocol import StageSpec
-from workers.storage import Checkpoint, fence_of, prune, write_checkpoint
+from workers.storage import Checkpoint, fence_of, layout, prune, write_checkpoint
 from workers.training.loop import TrainState
 from workers.training.metrics import MetricsLog, StepMark
 from workers.training.optimizer import momentum_parts
@@ -93,7 +93,7 @@ class Saver:
         """Starts the thread; `resumed` is the checkpoint that training resumes from."""
         self._spec, self._snapshot = spec, snapshot
         self._metrics, self._mark, self._should_stop = metrics, mark, should_stop
-        self._folder = spec.stage_dir / "checkpoints"
+        self._folder = spec.stage_dir / layout.CHECKPOINTS
         self._fence, self._looked_s = fence_of(spec.stage_dir, spec.fence), time.monotonic()
         self._identity = {
             "attempt": spec.attempt,
@@ -182,7 +182,7 @@ class Saver:
         return checkpoint
 
     def _look(self) -> None:
-        """Checks the fence every second, so that an attempt that was given up ends before its next checkpoint is due."""
+        """Checks the fence every second, so that an attempt that was given up ends soon."""
         if time.monotonic() - self._looked_s >= _LOOK_EVERY_S:
             self._looked_s = time.monotonic()
             self._fence.check()

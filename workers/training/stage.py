@@ -18,14 +18,13 @@ from workers.models import Outline, beside, build, initialise, outline, parts_of
 from workers.protocol import StageResult, StageSpec
 from workers.settings import KeptCheckpoint
 from workers.storage import (
-    STEP_FILE,
     Checkpoint,
     Contents,
     Weights,
     beat,
     beating,
     fence_of,
-    name_of,
+    layout,
     newest_checkpoint,
     read_finished,
     read_weights,
@@ -49,7 +48,6 @@ def warm_up() -> None:
     torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
 
 
-AUGMENTED_SHEET = "augmented.png"
 _log = logging.getLogger(__name__)
 
 
@@ -89,10 +87,10 @@ def run_stage(spec: StageSpec, should_stop: Callable[[], bool]) -> StageResult:
     begun = _begin(spec, found, model, optimizer)
     _log.info("%s/%s: from update %d", spec.member, spec.stage, begun.state.step)
     if begun.resumed is None:
-        write_bytes(spec.stage_dir / AUGMENTED_SHEET, augmented_sheet(store, spec.recipe, spec.seed), check)
-    metrics_path = spec.stage_dir / "metrics.jsonl"
+        write_bytes(spec.stage_dir / layout.AUGMENTED, augmented_sheet(store, spec.recipe, spec.seed), check)
+    metrics_path = spec.stage_dir / layout.METRICS
     cut_back(metrics_path, begun.state.step, check)
-    with closing(MetricsLog(metrics_path)) as metrics, closing(StepMark(spec.stage_dir / STEP_FILE)) as mark:
+    with closing(MetricsLog(metrics_path)) as metrics, closing(StepMark(spec.stage_dir / layout.STEP)) as mark:
         # Both are open now. A newer attempt puts other files under their names, so no later write can reach its files.
         check()
         mark.set(begun.state.step)
@@ -114,7 +112,7 @@ class _Begun:
 def _begin(spec: StageSpec, found: Outline, model: nn.Module, optimizer: torch.optim.SGD) -> _Begun:
     """Fills model and optimizer; the arrays read from disk are freed before training starts."""
     saved = newest_checkpoint(
-        spec.stage_dir / "checkpoints",
+        spec.stage_dir / layout.CHECKPOINTS,
         lambda found: _misfit(found, spec, model, optimizer),
         fence_of(spec.stage_dir, spec.fence).check,
     )
@@ -156,7 +154,7 @@ def _start(model: nn.Module, found: Outline, spec: StageSpec) -> None:
     initialise(model, spec.recipe.init, spec.seed)
     if spec.init_dir is not None:
         finished = read_finished(spec.init_dir)
-        ancestor = read_weights(spec.init_dir / "checkpoints" / finished.checkpoint)
+        ancestor = read_weights(spec.init_dir / layout.CHECKPOINTS / finished.checkpoint)
         layers = set(found.layers) - found.select_all(spec.recipe.reset)
         _load_weights(model, ancestor, only=layers)
     if spec.init_file is not None:
@@ -233,7 +231,7 @@ def _assemble(
 def _result(spec: StageSpec, state: TrainState, last: Checkpoint, resumed_from: int) -> StageResult:
     chosen = last
     if spec.keep is KeptCheckpoint.best and state.best_step is not None:
-        chosen = verify_checkpoint(last.folder.with_name(name_of(state.best_step)))
+        chosen = verify_checkpoint(last.folder.with_name(layout.checkpoint(state.best_step)))
     return StageResult(
         num_updates=state.step,
         resumed_from=resumed_from,
