@@ -10,10 +10,9 @@ core, where reading again takes 28 GB/s), so one pass for both would save little
 
 import hashlib
 import os
-import sys
 import weakref
+from bisect import bisect_left
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,14 +21,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.combine.rows import Block, blocks, num_threads
+from orchestrator.combine.rows import Block, blocks
 from orchestrator.run import SplitData
 from workers.errors import CheckFailed, MemberFailed
 from workers.protocol import SplitPredictions
 from workers.storage import parse_json, storage_errors
+from workers.threads import map_in_order
 
 SUM_TOLERANCE = 1e-3
-_ITEM_BYTES = 4
 _SHOWN_ROWS = 3
 
 
@@ -37,7 +36,7 @@ _SHOWN_ROWS = 3
 class MemberPredictions:
     """One member's checked probabilities of a split; slices are read from disk when taken, by any number of threads.
 
-    `uniform` are rows whose image could not be read: whatever the member says of them, they are uniform.
+    `uniform` are, in order, the rows whose image could not be read: whatever the member says of them, they are uniform.
     """
 
     member: str
@@ -54,27 +53,17 @@ class MemberPredictions:
         """Rows `start:stop` (step 1) as a fresh float32 array."""
         start, stop, step = rows.indices(self.about.num_rows)
         assert step == 1, "a contiguous slice"
-        block = np.empty((max(0, stop - start), self.about.num_classes), np.float32)
-        self.read_into(start, block)
+        block = self.stored(slice(start, max(start, stop)))
+        for row in self.uniform[bisect_left(self.uniform, start) : bisect_left(self.uniform, stop)]:
+            block[row - start] = 1 / self.about.num_classes
         return block
 
-    def read_into(self, start: int, block: Block) -> None:
-        """Fills `block` (rows, classes), C-contiguous, with the rows from `start` on."""
-        self.read_stored(start, block)
-        for row in self.uniform:
-            if start <= row < start + len(block):
-                block[row - start] = 1 / self.about.num_classes
-
-    def read_stored(self, start: int, block: Block) -> None:
-        """As `read_into`, but as the file has them."""
-        _, offset_bytes = self.stored_at(start)
+    def stored(self, rows: slice) -> Block:
+        """As a slice, but as the file has the rows; both bounds of `rows` are given."""
+        block = np.empty((rows.stop - rows.start, self.about.num_classes), "<f4")
+        offset_bytes = self.offset_bytes + rows.start * self.about.num_classes * block.itemsize
         self._read_bytes(block.reshape(-1).view(np.uint8).data, offset_bytes)
-        if sys.byteorder == "big":
-            block.byteswap(inplace=True)
-
-    def stored_at(self, row: int) -> tuple[int, int]:
-        """The file's descriptor, open as long as this object lives, and the byte at which `row` begins."""
-        return self._descriptor, self.offset_bytes + row * self.about.num_classes * _ITEM_BYTES
+        return block
 
     def header(self) -> bytes:
         """The file's bytes before the first row."""
@@ -121,12 +110,10 @@ def open_predictions(
             f"{plural} {', '.join(missing)}: no predictions of {split.name} in {directories[missing[0]]}; "
             "run `septet launch` again"
         )
-    with ThreadPoolExecutor(num_threads(), thread_name_prefix="check") as threads:
-        opened = threads.map(
-            lambda member: _open(member, directories[member], split, num_classes, data_digest), directories
-        )
-        # In the members' order, so that of several bad files the first one is named.
-        return tuple(opened)
+    # In the members' order, so that of several bad files the first one is named.
+    return tuple(
+        map_in_order(lambda member: _open(member, directories[member], split, num_classes, data_digest), directories)
+    )
 
 
 def all_present(directories: Mapping[str, Path], split: str) -> bool:
@@ -164,7 +151,7 @@ def _checked(member: str, folder: Path, split: SplitData, num_classes: int, data
             f"member {member}: {path.with_suffix('.json')} says {about.num_rows} rows of {about.num_classes} classes, "
             f"not {wanted[0]} of {wanted[1]}; predict again"
         )
-    opened = MemberPredictions(member, path, about, int(header.offset), split.unreadable)
+    opened = MemberPredictions(member, path, about, int(header.offset), tuple(sorted(split.unreadable)))
     del header
     _check_content(opened, split)
     return opened
@@ -190,12 +177,8 @@ def _check_content(predictions: MemberPredictions, split: SplitData) -> None:
     """One pass over the file: its sha256, and that every row is a probability distribution."""
     digest = hashlib.sha256(predictions.header())
     bad: list[int] = []
-    kept = np.empty(0, np.float32)
-    for rows in blocks(*predictions.shape[:2]):
-        num_items = (rows.stop - rows.start) * predictions.about.num_classes
-        kept = kept if kept.size else np.empty(num_items, np.float32)
-        block = kept[:num_items].reshape(-1, predictions.about.num_classes)
-        predictions.read_stored(rows.start, block)
+    for rows in blocks(*predictions.shape):
+        block = predictions.stored(rows)
         digest.update(block.data)
         if len(bad) < _SHOWN_ROWS:
             bad.extend((np.flatnonzero(~_are_distributions(block)) + rows.start).tolist())

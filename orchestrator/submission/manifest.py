@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.combine import Combination, Missing, Rows, read_ahead
+from orchestrator.combine import Combination, Missing, Rows
 from orchestrator.config import CombineMethod, SubmissionFormat
 from orchestrator.run import RunData, RunPaths
 from orchestrator.submission.formats import (
@@ -172,8 +172,8 @@ def _own_template(submission: Path) -> Template:
 def first_difference(submission: Path, question: Question, rows: Rows) -> str | None:
     """Where the file first differs from what the combined `rows` give; None where it is the same byte for byte."""
     number = 0
-    with submission.open("rb") as file, read_ahead(rows) as ahead:
-        for number, line in enumerate(file_lines(question, make_layout(question), ahead), start=1):
+    with submission.open("rb") as file:
+        for number, line in enumerate(file_lines(question, make_layout(question), rows), start=1):
             wanted = line.encode(errors="surrogateescape")
             if (found := file.read(len(wanted))) != wanted:
                 return f"line {number} is {_shown(found)}, where the predictions give {_shown(wanted)}"

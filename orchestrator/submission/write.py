@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from orchestrator.combine import Combined, MemberPredictions, Missing, read_ahead
+from orchestrator.combine import Combined, MemberPredictions, Missing
 from orchestrator.config import SubmissionConfig, SubmissionFormat
 from orchestrator.run import Book, RunData, SubmissionDigests
 from orchestrator.submission.check import check_submission
@@ -118,11 +118,10 @@ def write_submission(
     remove_leftovers(folder.parent, of=folder.name)
     with replacing_folder(folder) as staged:
         candidate = staged / file_name(question.format)
-        with read_ahead(combined) as rows:
-            with candidate.open("wb") as file:
-                for line in file_lines(question, make_layout(question), rows):
-                    file.write(line.encode(errors="surrogateescape"))
-            check_submission(candidate, question, rows)
+        with candidate.open("wb") as file:
+            for line in file_lines(question, make_layout(question), combined):
+                file.write(line.encode(errors="surrogateescape"))
+        check_submission(candidate, question, combined)
         sha256 = sha256_of(candidate)
         manifest = _manifest(config, data, question, combined, members, provenance)
         manifest |= {"missing": [asdict(one) for one in missing], "sha256": sha256}

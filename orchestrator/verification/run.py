@@ -5,9 +5,8 @@ committed, and what is `missing` because the run is not at its end.
 """
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 
-from orchestrator.combine import MemberPredictions, in_words, num_threads, open_predictions
+from orchestrator.combine import MemberPredictions, in_words, open_predictions
 from orchestrator.config import TARGET
 from orchestrator.plan import StageRef, plan_from_json
 from orchestrator.run import RunData, RunPaths, committed_from_json, data_digests, is_locked, read_record, read_run_data
@@ -16,6 +15,7 @@ from orchestrator.verification.findings import Examined, Verification
 from orchestrator.verification.submission import check_report, check_submission
 from workers.errors import DataError, MemberFailed, SeptetError, StorageError, StorageSilent
 from workers.storage import Finished, read_finished, sha256_of, verify_checkpoint
+from workers.threads import map_in_order
 
 
 def verify(paths: RunPaths) -> Verification:
@@ -137,8 +137,7 @@ def _check_predictions(
             return error
 
     sound: dict[str, dict[str, MemberPredictions]] = {split: {} for split in data.splits}
-    with ThreadPoolExecutor(num_threads(), thread_name_prefix="verify") as threads:
-        opened = list(threads.map(lambda pair: open_one(*pair), wanted))
+    opened = map_in_order(lambda pair: open_one(*pair), wanted)
     for (split, member), one in zip(wanted, opened, strict=True):
         if isinstance(one, MemberFailed):
             run.lacks(one)
