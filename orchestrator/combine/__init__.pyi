@@ -23,9 +23,7 @@ from .rows import (
     Rows as Rows,
     blocks as blocks,
     gather as gather,
-    num_threads as num_threads,
     ranks as ranks,
-    read_ahead as read_ahead,
     top_classes as top_classes,
 )
 from .weights import find_weights as find_weights

@@ -10,10 +10,9 @@ core, where reading again takes 28 GB/s), so one pass for both would save little
 
 import hashlib
 import os
-import sys
 import weakref
+from bisect import bisect_left
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -24,14 +23,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.combine.rows import Block, blocks, num_threads
+from orchestrator.combine.rows import Block, blocks
 from orchestrator.run import Committed, SplitData, alteration
 from workers.errors import CheckFailed, MemberFailed, SeptetError
 from workers.protocol import SplitPredictions
 from workers.storage import Finished, layout, parse_json, storage_errors
+from workers.threads import map_in_order
 
 SUM_TOLERANCE = 1e-3
-_ITEM_BYTES = 4
 _SHOWN_ROWS = 3
 
 
@@ -39,7 +38,7 @@ _SHOWN_ROWS = 3
 class MemberPredictions:
     """One member's checked probabilities of a split; slices are read from disk when taken, by any number of threads.
 
-    `uniform` are rows whose image could not be read: whatever the member says of them, they are uniform.
+    `uniform` are, in order, the rows whose image could not be read: whatever the member says of them, they are uniform.
     """
 
     member: str
@@ -56,27 +55,17 @@ class MemberPredictions:
         """Rows `start:stop` (step 1) as a fresh float32 array."""
         start, stop, step = rows.indices(self.about.num_rows)
         assert step == 1, "a contiguous slice"
-        block = np.empty((max(0, stop - start), self.about.num_classes), np.float32)
-        self.read_into(start, block)
+        block = self.stored(slice(start, max(start, stop)))
+        for row in self.uniform[bisect_left(self.uniform, start) : bisect_left(self.uniform, stop)]:
+            block[row - start] = 1 / self.about.num_classes
         return block
 
-    def read_into(self, start: int, block: Block) -> None:
-        """Fills `block` (rows, classes), C-contiguous, with the rows from `start` on."""
-        self.read_stored(start, block)
-        for row in self.uniform:
-            if start <= row < start + len(block):
-                block[row - start] = 1 / self.about.num_classes
-
-    def read_stored(self, start: int, block: Block) -> None:
-        """As `read_into`, but as the file has them."""
-        _, offset_bytes = self.stored_at(start)
+    def stored(self, rows: slice) -> Block:
+        """As a slice, but as the file has the rows; both bounds of `rows` are given."""
+        block = np.empty((rows.stop - rows.start, self.about.num_classes), "<f4")
+        offset_bytes = self.offset_bytes + rows.start * self.about.num_classes * block.itemsize
         self._read_bytes(block.reshape(-1).view(np.uint8).data, offset_bytes)
-        if sys.byteorder == "big":
-            block.byteswap(inplace=True)
-
-    def stored_at(self, row: int) -> tuple[int, int]:
-        """The file's descriptor, open as long as this object lives, and the byte at which `row` begins."""
-        return self._descriptor, self.offset_bytes + row * self.about.num_classes * _ITEM_BYTES
+        return block
 
     def header(self) -> bytes:
         """The file's bytes before the first row."""
@@ -160,8 +149,7 @@ def open_predictions(
         expected = Expected(data_digest, split, num_classes, finished.get(member), recorded)
         return check_predictions(member, directories[member], split.name, expected)
 
-    with ThreadPoolExecutor(num_threads(), thread_name_prefix="check") as threads:
-        found = dict(zip(directories, threads.map(check, directories), strict=True))
+    found = dict(zip(directories, map_in_order(check, directories), strict=True))
     invalid = {member: one for member, one in found.items() if isinstance(one, Invalid)}
     missing = [member for member, one in invalid.items() if one.flaw is Flaw.missing]
     if len(missing) > 1:
@@ -273,12 +261,8 @@ def _check_content(predictions: MemberPredictions, split: SplitData | None) -> N
     """One pass over the file: its sha256, and that every row is a probability distribution."""
     digest = hashlib.sha256(predictions.header())
     bad: list[int] = []
-    kept = np.empty(0, np.float32)
-    for rows in blocks(*predictions.shape[:2]):
-        num_items = (rows.stop - rows.start) * predictions.about.num_classes
-        kept = kept if kept.size else np.empty(num_items, np.float32)
-        block = kept[:num_items].reshape(-1, predictions.about.num_classes)
-        predictions.read_stored(rows.start, block)
+    for rows in blocks(*predictions.shape):
+        block = predictions.stored(rows)
         digest.update(block.data)
         if len(bad) < _SHOWN_ROWS:
             bad.extend((np.flatnonzero(~_are_distributions(block)) + rows.start).tolist())

@@ -7,7 +7,7 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.combine import Rows, read_ahead
+from orchestrator.combine import Rows
 from orchestrator.run import RunData
 from orchestrator.submission.formats import (
     Question,
@@ -83,8 +83,8 @@ def _own_template(submission: Path) -> Template:
 def first_difference(submission: Path, question: Question, rows: Rows) -> str | None:
     """Where the file first differs from what the combined `rows` give; None where it is the same byte for byte."""
     number = 0
-    with submission.open("rb") as file, read_ahead(rows) as ahead:
-        for number, line in enumerate(file_lines(question, make_layout(question), ahead), start=1):
+    with submission.open("rb") as file:
+        for number, line in enumerate(file_lines(question, make_layout(question), rows), start=1):
             wanted = line.encode(errors="surrogateescape")
             if (found := file.read(len(wanted))) != wanted:
                 return f"line {number} is {_shown(found)}, where the predictions give {_shown(wanted)}"

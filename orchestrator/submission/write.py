@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from orchestrator.combine import Combined, MemberPredictions, Missing, read_ahead
+from orchestrator.combine import Combined, MemberPredictions, Missing
 from orchestrator.config import SubmissionConfig, SubmissionFormat
 from orchestrator.run import SUBMISSION_MANIFEST, Book, RunData, SubmissionDigests
 from orchestrator.submission.check import check_submission
@@ -114,11 +114,10 @@ def write_submission(
     remove_leftovers(folder.parent, of=folder.name)
     with replacing_folder(folder) as staged:
         candidate = staged / file_name(question.format)
-        with read_ahead(combined) as rows:
-            with candidate.open("wb") as file:
-                for line in file_lines(question, make_layout(question), rows):
-                    file.write(line.encode(errors="surrogateescape"))
-            check_submission(candidate, question, rows)
+        with candidate.open("wb") as file:
+            for line in file_lines(question, make_layout(question), combined):
+                file.write(line.encode(errors="surrogateescape"))
+        check_submission(candidate, question, combined)
         sha256 = sha256_of(candidate)
         manifest = _manifest(config, data, question, combined, members, provenance, missing, sha256)
         text = manifest.to_text()

@@ -5,9 +5,8 @@ committed, and what is `missing` because the run is not at its end.
 """
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 
-from orchestrator.combine import Expected, Flaw, Invalid, MemberPredictions, check_predictions, in_words, num_threads
+from orchestrator.combine import Expected, Flaw, Invalid, MemberPredictions, check_predictions, in_words
 from orchestrator.config import TARGET
 from orchestrator.plan import StageRef, plan_from_json
 from orchestrator.run import (
@@ -25,6 +24,7 @@ from orchestrator.verification.findings import Examined, Verification
 from orchestrator.verification.submission import check_report, check_submission
 from workers.errors import DataError, SeptetError, StorageError, StorageSilent
 from workers.storage import Finished, layout, sha256_of, verify_checkpoint
+from workers.threads import map_in_order
 
 
 def verify(paths: RunPaths) -> Verification:
@@ -149,9 +149,7 @@ def _check_predictions(
             return Invalid(Flaw.damaged, str(error))
 
     sound: dict[str, dict[str, MemberPredictions]] = {split: {} for split in data.splits}
-    with ThreadPoolExecutor(num_threads(), thread_name_prefix="verify") as threads:
-        found = list(threads.map(lambda pair: check(*pair), wanted))
-    for (split, member), one in zip(wanted, found, strict=True):
+    for (split, member), one in zip(wanted, map_in_order(lambda pair: check(*pair), wanted), strict=True):
         if isinstance(one, Invalid) and one.flaw is Flaw.missing:
             run.lacks(one.why)
         elif isinstance(one, Invalid):
