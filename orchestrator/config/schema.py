@@ -1,6 +1,6 @@
-"""The configuration as typed, frozen values: what `orchestrator.config.composition` checks against and hands out.
+"""Defines the configuration as typed, frozen values.
 
-`*Layer` classes are the schema of what a person writes; `Config` is what the rest of the program reads. No Hydra here.
+`*Layer` classes are the schema of what a person writes; the rest of the program reads `Config`. No Hydra here.
 """
 
 import re
@@ -10,6 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from workers.errors import ConfigError
 from workers.settings import Crops, DatasetSettings, KeptCheckpoint, Recipe, TrainingSettings
 
 GROUPS = (
@@ -28,22 +29,18 @@ GROUPS = (
     "reading",
 )
 TARGET = "target"
-# What stands among the datasets and is none.
+# Keys below `datasets` that are not datasets.
 BESIDE_DATASETS = ("store", "local_copy")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.=,-]{0,63}")
 
 
 class CombineMethod(StrEnum):
-    """How members' probabilities become the ensemble's."""
-
     mean = "mean"
     weighted = "weighted"
     geometric = "geometric"
 
 
 class SubmissionFormat(StrEnum):
-    """The layout of the submission file."""
-
     ilsvrc = "ilsvrc"
     tiny_imagenet = "tiny_imagenet"
     labels = "labels"
@@ -52,25 +49,23 @@ class SubmissionFormat(StrEnum):
 
 
 class Precision(StrEnum):
-    """The arithmetic of forward and backward passes."""
-
     auto = "auto"
     fp32 = "fp32"
     bf16 = "bf16"
 
 
 class Auto(StrEnum):
-    """Stands for a number that the program chooses."""
+    """Is written in place of a number that the program chooses."""
 
     auto = "auto"
 
 
 @dataclass(frozen=True)
 class ClusterLayer:
-    """As written: where members run and what each may use; `address` None is a local Ray of the run's own.
+    """Holds what a person writes about the cluster; with `address` None the run starts a local Ray.
 
-    `max_failures` bounds the attempts of a stage that end in its own error, `max_losses` those whose process or node
-    was lost. `progress_timeout_s`: how long a member may be alive and make no progress.
+    `max_failures` limits the attempts of a stage that end in an error, `max_losses` those that lose their process or
+    node. A member that makes no progress for `progress_timeout_s` seconds is ended.
     """
 
     address: str | None = None
@@ -94,21 +89,16 @@ class ClusterLayer:
 
 
 @dataclass(frozen=True)
-class ClusterConfig:
-    """As used: while the CPUs of a member are still to be chosen, `choose_cpus` is true and they count as one."""
+class ClusterConfig(ClusterLayer):
+    """Holds the cluster settings in use; until a member's CPUs are chosen, `choose_cpus` is true and they are 1."""
 
-    address: str | None = None
     cpus_per_member: int = 1
-    gpus_per_member: float = 0.0
-    max_failures: int = 3
-    max_losses: int = 20
     choose_cpus: bool = False
-    progress_timeout_s: float = 900.0
 
 
 @dataclass(frozen=True)
 class TrackingLayer:
-    """As written: `uri` None means MLFLOW_TRACKING_URI, else a SQLite file in the working directory."""
+    """Holds what a person writes; `uri` None means MLFLOW_TRACKING_URI, else a SQLite file in the working directory."""
 
     uri: str | None = None
     required: bool = True
@@ -116,7 +106,7 @@ class TrackingLayer:
 
 @dataclass(frozen=True)
 class TrackingConfig:
-    """As used: `uri` is absolute."""
+    """Holds the tracking settings in use; `uri` is absolute."""
 
     uri: str
     required: bool
@@ -129,9 +119,9 @@ class CombineConfig:
 
 @dataclass(frozen=True)
 class SubmissionConfig:
-    """`template` is a sample submission to follow; `class_ids` a file with one `<class> <id>` a line.
+    """Names a sample submission to follow (`template`), and a file with one `<class> <id>` a line (`class_ids`).
 
-    `min_members` lets a submission be written without members that failed, if so many are there; None asks for all.
+    A submission is written without the members that failed if at least `min_members` are left; None requires all.
     """
 
     format: SubmissionFormat = SubmissionFormat.labels
@@ -152,14 +142,14 @@ class PredictConfig:
 
 @dataclass(frozen=True)
 class StageLayer(Recipe):
-    """What may be written of a stage: its recipe, with `epochs` short for `schedule.epochs`."""
+    """Holds what a person writes about a stage: its recipe, and `epochs` as a short form of `schedule.epochs`."""
 
     epochs: int | None = None
 
 
 @dataclass(frozen=True)
 class MemberLayer(TrainingSettings):
-    """What may be written of a member, over the groups' settings."""
+    """Holds what a person writes about a member; it overrides the groups."""
 
     seed: int | None = None
     stages: Mapping[str, Any] = field(default_factory=dict)
@@ -171,7 +161,7 @@ class MemberLayer(TrainingSettings):
 
 @dataclass(frozen=True)
 class EnsembleLayer:
-    """`members` by name; `stages`: defaults of all members' stages of that name; `template`: what a sweep copies."""
+    """Holds members by name, defaults for all stages of one name (`stages`), and the member that a sweep copies."""
 
     members: Mapping[str, Any] = field(default_factory=dict)
     stages: Mapping[str, Any] = field(default_factory=dict)
@@ -180,7 +170,7 @@ class EnsembleLayer:
 
 @dataclass(frozen=True)
 class RootLayer(TrainingSettings):
-    """The whole composed configuration as written."""
+    """Holds the whole configuration as a person writes it."""
 
     experiment: str = ""
     seed: int = 0
@@ -205,7 +195,7 @@ class RootLayer(TrainingSettings):
 
 @dataclass(frozen=True)
 class MemberConfig:
-    """One member; `seed` None means the run's."""
+    """Describes one member; with `seed` None it uses the run's seed."""
 
     name: str
     seed: int | None
@@ -214,7 +204,7 @@ class MemberConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """The checked configuration of a run. `yaml` is its composed text, interpolations (secrets) unresolved."""
+    """Holds the checked configuration of a run; `yaml` is its composed text, with references left unresolved."""
 
     experiment: str
     seed: int
@@ -234,10 +224,13 @@ class Config:
 
 
 def default_run_dir(experiment: str, plan_hash: str) -> Path:
-    """Where a run lies when `run_dir` is not given."""
+    """Returns the run directory that is used when `run_dir` is not given."""
     return Path("runs") / f"{experiment}-{plan_hash[:8]}"
 
 
-def is_safe_name(name: str) -> bool:
-    """Whether `name` can be a member, stage or dataset: a folder name that needs no quoting."""
-    return _NAME.fullmatch(name) is not None
+def check_safe_name(kind: str, name: str, key: str) -> None:
+    """Raises ConfigError if `name` is not a folder name that needs no quoting; `kind` is "member", "stage" or alike."""
+    if _NAME.fullmatch(name) is None:
+        raise ConfigError(
+            f"{key}: a {kind}'s name has 1 to 64 letters, digits or _ . = , - and starts with a letter or digit"
+        )

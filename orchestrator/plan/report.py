@@ -1,4 +1,4 @@
-"""What `septet plan` says: stages with sizes, resources, disk, and time beside its lower bound."""
+"""Writes what `septet plan` shows: stages with sizes, resources, disk, and time beside its lower bound."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ _PREDICTION_BYTES = 4
 
 @dataclass(frozen=True)
 class StageReport:
-    """One stage's size; `images_per_second` and `seconds` (training alone) are None where no rate was measured.
+    """Holds the size of one stage; `images_per_second` and `seconds` of training are None if no rate was measured.
 
-    `num_trained_parameters` are those of layers that are not frozen.
+    `num_trained_parameters` counts the layers that are not frozen.
     """
 
     stage: Stage
@@ -34,7 +34,7 @@ class StageReport:
 
 @dataclass(frozen=True)
 class DiskEstimate:
-    """Bytes that the run would write."""
+    """Holds the bytes that the run would write."""
 
     checkpoints: int
     predictions: int
@@ -47,9 +47,10 @@ class DiskEstimate:
 
 @dataclass(frozen=True)
 class PlanReport:
-    """A plan with its costs; `time` is None where no rate was measured. `placement` says why members get what.
+    """Holds a plan with its costs; `time` is None if no rate was measured.
 
-    Stages that may end early count as if they ran to their last epoch.
+    `placement` gives the reason for the members' threads and precision. Stages that may end early count as if they ran
+    to their last epoch.
     """
 
     plan: Plan
@@ -61,7 +62,7 @@ class PlanReport:
     placement: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """The document of `septet plan --json`."""
+        """Returns the document of `septet plan --json`."""
         return {
             "plan_hash": self.plan.hash,
             "experiment": self.plan.experiment,
@@ -77,7 +78,7 @@ class PlanReport:
         }
 
     def to_text(self) -> str:
-        """A table of the stages, then resources, time and disk."""
+        """Returns a table of the stages, then resources, time and disk."""
         plan = self.plan
         heading = f"{plan.experiment}: {counted(len(plan.members), 'member')}, {counted(len(plan.stages), 'stage')}"
         lines = [f"{heading} · plan {plan.hash[:8]}", "", *_table(_rows(self.stages)), "", *_dataset_lines(plan)]
@@ -105,14 +106,14 @@ def make_report(
     images_per_second: Mapping[StageRef, float] | None = None,
     placement: str = "",
 ) -> PlanReport:
-    """Counts and estimates.
+    """Estimates the cost of a plan.
 
     Args:
-        plan: what is to be done.
-        cluster: what each member gets.
+        plan: the plan.
+        cluster: the CPUs and GPUs of each member.
         num_slots: members that fit at once, at least 1.
-        images_per_second: each stage's measured training rate, or None where none was measured.
-        placement: why members get what they get, one line.
+        images_per_second: each stage's measured training rate, or None if no rate was measured.
+        placement: one line with the reason for the placement.
     """
     stages = tuple(_stage_report(stage, images_per_second) for stage in plan.stages)
     seconds = {report.stage.ref: report.seconds for report in stages if report.seconds is not None}
@@ -139,7 +140,7 @@ def _disk(plan: Plan, stages: Sequence[StageReport]) -> DiskEstimate:
 
 
 def _image_bytes(options: Mapping[str, str | int | float]) -> int:
-    """Of a prepared image; options tell of its format only where that is JPEG."""
+    """Returns the bytes of a prepared image; the options name its format only if that is JPEG."""
     store_format = StoreFormat(str(options.get("store_format", StoreFormat.raw)))
     return stored_image_bytes(int(options["size"]), store_format, int(options.get("jpeg_quality", 0)))
 
@@ -165,7 +166,7 @@ def _stage_json(report: StageReport) -> dict[str, Any]:
 
 
 def _init_from(stage: Stage) -> str | None:
-    """What a stage starts from: `<stage>` of the same member, else `<member>.<stage>`, or a file's name."""
+    """Returns the start of a stage: `<stage>` of the same member, else `<member>.<stage>`, or the name of a file."""
     if stage.init_file is not None:
         return stage.init_file.name
     if stage.init_from is None or stage.init_from.member == stage.ref.member:
