@@ -1,7 +1,7 @@
-"""`septet stop`: asks the launch that holds a run directory to checkpoint and stop, through a file inside it.
+"""Implements `septet stop`: a file in the run directory asks its launch to checkpoint and stop.
 
-Not by a signal: the launch may run on another host that shares the file system. The request names the holder it is for
-by the token that the holder drew when it took the lock, so that one that came too late stops no later launch.
+It is not a signal, since the launch may run on another host that shares the file system. The request holds the random
+token of the launch that has the lock, so a late request stops no later launch.
 """
 
 import contextlib
@@ -19,11 +19,10 @@ from workers.errors import DataError, RunInUse, StorageError
 from workers.storage import write_text
 
 _LOOK_EVERY_S = 0.5
-_AGAIN = "; the same command goes on from there"
 
 
 class StopEnd(StrEnum):
-    """What came of a request to stop."""
+    """Says how a request to stop ended."""
 
     nothing_ran = "nothing_ran"
     asked = "asked"
@@ -33,7 +32,7 @@ class StopEnd(StrEnum):
 
 @dataclass(frozen=True)
 class Stopping:
-    """How it went, and the line that says so."""
+    """Holds the result of a request to stop, and its line for people."""
 
     end: StopEnd
     line: str
@@ -41,7 +40,7 @@ class Stopping:
 
 @contextmanager
 def obeying(paths: RunPaths, holder: Holder, interrupts: Interrupts) -> Iterator[None]:
-    """Inside, a request for `holder` does what SIGTERM does; it is gone when the block ends."""
+    """Makes a request for `holder` act like SIGTERM inside the block, and deletes it at the end."""
     over = threading.Event()
 
     def look() -> None:
@@ -57,17 +56,17 @@ def obeying(paths: RunPaths, holder: Holder, interrupts: Interrupts) -> Iterator
     finally:
         over.set()
         thread.join()
-        # Whatever is there by now is for this launch or for one before it.
+        # Any request that is there now is for this launch or for an earlier one.
         with contextlib.suppress(OSError):
             paths.stop_request.unlink(missing_ok=True)
 
 
 def ask_to_stop(paths: RunPaths, timeout_s: float, sleep: Callable[[float], None] = time.sleep) -> Stopping:
-    """Asks, and waits until the launch has ended; takes no lock. With `timeout_s` 0 it does not wait.
+    """Asks the launch to stop and waits until it has ended; with `timeout_s` 0 it does not wait. It takes no lock.
 
     Raises:
         DataError: there is no run directory.
-        RunInUse: the launch still runs after `timeout_s`, or what holds the run directory is no launch.
+        RunInUse: the launch still runs after `timeout_s`, or the process that holds the run directory is no launch.
     """
     if not (paths.run_json.exists() or is_locked(paths)):
         raise DataError(f"{paths.root}: no run directory there (it has no run.json); check the path")
@@ -76,7 +75,7 @@ def ask_to_stop(paths: RunPaths, timeout_s: float, sleep: Callable[[float], None
     since, holder = _changed(paths.lock), read_holder(paths)
     if holder is None or not holder.obeys:
         who = holder or "another process"
-        raise RunInUse(f"{paths.root}: {who} holds it, which is no launch: wait until it ends, or end it by its pid")
+        raise RunInUse(f"{paths.root}: {who} holds it and is no launch; wait until it ends, or end it by its pid")
     _request(paths, holder)
     if not timeout_s and _holds(paths, holder):
         return Stopping(StopEnd.asked, f"{holder} was asked to checkpoint and stop; `septet status` shows how it goes")
@@ -84,8 +83,8 @@ def ask_to_stop(paths: RunPaths, timeout_s: float, sleep: Callable[[float], None
     while _holds(paths, holder):
         if time.monotonic() >= give_up:
             raise RunInUse(
-                f"{paths.root}: {holder} has not stopped within {timeout_s:g} s: it stays asked; wait longer with "
-                "--timeout, or end it by its pid"
+                f"{paths.root}: {holder} has not stopped within {timeout_s:g} s, and the request stays; wait longer "
+                "with --timeout, or end it by its pid"
             )
         sleep(_LOOK_EVERY_S)
     _withdraw(paths, holder)
@@ -93,7 +92,7 @@ def ask_to_stop(paths: RunPaths, timeout_s: float, sleep: Callable[[float], None
 
 
 def _changed(path: Path) -> float:
-    """When a file changed last, by the clock of the storage that holds it; long ago where there is none."""
+    """Returns when a file last changed, by the clock of its storage; 0 if there is none."""
     try:
         return path.stat().st_mtime
     except OSError:
@@ -111,7 +110,7 @@ def _request(paths: RunPaths, holder: Holder) -> None:
 
 
 def _withdraw(paths: RunPaths, holder: Holder) -> None:
-    """A launch that has ended meanwhile reads no request, and may have taken its run directory back."""
+    """Deletes the request: its launch has ended, and may have deleted its run directory otherwise."""
     if _requested(paths) == holder.token:
         with contextlib.suppress(OSError):
             paths.stop_request.unlink(missing_ok=True)
@@ -122,22 +121,23 @@ def _requested(paths: RunPaths) -> str | None:
     try:
         return paths.stop_request.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
-        # On shared storage any error may pass; the next look tells.
+        # On shared storage any error may be transient; it is read again.
         return None
 
 
 def _ended(paths: RunPaths, holder: Holder, since: float) -> Stopping:
-    """What the launch that took the lock at `since` came to; an older ledger tells of the launch before it."""
+    """Returns how the launch that took the lock at `since` ended; an older ledger is of an earlier launch."""
     if not paths.run_json.exists():
-        return Stopping(StopEnd.stopped, f"{holder} has stopped before its run had begun")
+        return Stopping(StopEnd.stopped, f"{holder} has stopped before its run began")
     if _changed(paths.ledger) < since:
-        return Stopping(StopEnd.stopped, f"{holder} has stopped before it went on with the run, which is as it was")
+        return Stopping(StopEnd.stopped, f"{holder} has stopped before it resumed the run, which is unchanged")
     try:
         state = read_ledger(paths.ledger).state
     except StorageError:
         state = StageState.failed
     if state is StageState.done:
-        return Stopping(StopEnd.ended, f"{holder} came to its end before it could stop: the run is done")
+        return Stopping(StopEnd.ended, f"{holder} finished before it could stop: the run is done")
     if state is StageState.failed:
         return Stopping(StopEnd.ended, f"{holder} has ended, and the run failed; `septet status {paths.root}` says why")
-    return Stopping(StopEnd.stopped, f"{holder} has stopped, its members at their checkpoints{_AGAIN}")
+    line = f"{holder} has stopped after saving checkpoints; run the same command again to resume"
+    return Stopping(StopEnd.stopped, line)
