@@ -114,8 +114,6 @@ class _Asked:
 
 @contextmanager
 def _hydra(config_dir: Path | None) -> Iterator[ConfigLoader]:
-    if config_dir is not None and not config_dir.is_dir():
-        raise ConfigError(f"--config-dir {config_dir}: no such folder")
     if config_dir is not None:
         check_folder(config_dir)
     with hydra.initialize_config_module("conf", version_base="1.3", job_name="septet"):

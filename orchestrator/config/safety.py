@@ -25,8 +25,10 @@ def check_folder(folder: Path) -> None:
     """Checks every YAML file below a user's folder before Hydra reads it.
 
     Raises:
-        ConfigError: a file is too large, expands to too many values, has a tag, or is not YAML.
+        ConfigError: there is no folder; a file is too large, expands to too many values, has a tag, or is not YAML.
     """
+    if not folder.is_dir():
+        raise ConfigError(f"--config-dir {folder}: no such folder")
     for path in sorted(folder.rglob("*.y*ml")):
         if path.is_file():
             if path.stat().st_size > _LARGEST_BYTES:
@@ -43,7 +45,7 @@ def check_folder(folder: Path) -> None:
 def check_text(text: str, where: str) -> None:
     """Raises ConfigError, naming `where`, if YAML has tags, nests too deep, or expands to too many values."""
     try:
-        _Sizes().of_document(yaml.parse(text, Loader=yaml.SafeLoader))
+        _check_events(yaml.parse(text, Loader=yaml.SafeLoader))
     except (yaml.YAMLError, RecursionError) as error:
         said = " ".join(str(getattr(error, "problem", None) or error).split())
         raise ConfigError(f"{where}: cannot be read as YAML ({said})") from error
@@ -55,44 +57,39 @@ class _Refused(Exception):
     """Carries the reason why a document is refused."""
 
 
-class _Sizes:
+def _check_events(events: Iterator[yaml.Event]) -> None:
     """Counts the values of a document as if every alias were expanded."""
+    anchors: dict[str, int] = {}
+    total = 0
+    open_ones: list[tuple[str | None, int]] = []
+    for event in events:
+        if isinstance(event, yaml.CollectionStartEvent):
+            _check_tag(event.tag)
+            open_ones.append((event.anchor, total))
+            if len(open_ones) > _DEEPEST:
+                raise _Refused(f"nested deeper than {_DEEPEST} levels")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = open_ones.pop()
+            total += 1
+            if anchor is not None:
+                anchors[anchor] = total - before
+        elif isinstance(event, yaml.AliasEvent):
+            # An unknown alias lies inside its own anchor, or has none.
+            if event.anchor not in anchors:
+                raise _Refused(f"*{event.anchor} has no anchor before it")
+            total += anchors[event.anchor]
+        elif isinstance(event, yaml.ScalarEvent):
+            _check_tag(event.tag)
+            total += 1
+            if event.anchor is not None:
+                anchors[event.anchor] = 1
+        if total > _MOST_VALUES:
+            raise _Refused(f"its aliases expand to more than {_MOST_VALUES} values")
 
-    def __init__(self) -> None:
-        self._anchors: dict[str, int] = {}
 
-    def of_document(self, events: Iterator[yaml.Event]) -> None:
-        total = 0
-        open_ones: list[tuple[str | None, int]] = []
-        for event in events:
-            if isinstance(event, yaml.CollectionStartEvent | yaml.ScalarEvent):
-                self._check_tag(event)
-            if isinstance(event, yaml.CollectionStartEvent):
-                open_ones.append((event.anchor, total))
-                if len(open_ones) > _DEEPEST:
-                    raise _Refused(f"nested deeper than {_DEEPEST} levels")
-            elif isinstance(event, yaml.CollectionEndEvent):
-                anchor, before = open_ones.pop()
-                total += 1
-                if anchor is not None:
-                    self._anchors[anchor] = total - before
-            elif isinstance(event, yaml.AliasEvent):
-                # An unknown alias lies inside its own anchor, or has none.
-                if event.anchor not in self._anchors:
-                    raise _Refused(f"*{event.anchor} has no anchor before it")
-                total += self._anchors[event.anchor]
-            elif isinstance(event, yaml.ScalarEvent):
-                total += 1
-                if event.anchor is not None:
-                    self._anchors[event.anchor] = 1
-            if total > _MOST_VALUES:
-                raise _Refused(f"its aliases expand to more than {_MOST_VALUES} values")
-
-    @staticmethod
-    def _check_tag(event: yaml.CollectionStartEvent | yaml.ScalarEvent) -> None:
-        tag = event.tag
-        if tag not in (None, "!") and (not tag.startswith(_YAML_TAG) or tag.startswith(f"{_YAML_TAG}python")):
-            raise _Refused(f"the tag {tag.replace(_YAML_TAG, '!!')} is not allowed")
+def _check_tag(tag: str | None) -> None:
+    if tag not in (None, "!") and (not tag.startswith(_YAML_TAG) or tag.startswith(f"{_YAML_TAG}python")):
+        raise _Refused(f"the tag {tag.replace(_YAML_TAG, '!!')} is not allowed")
 
 
 def check_values(value: object, key: str = "") -> None:

@@ -154,17 +154,13 @@ def _member_of(enum: type[StrEnum], value: object, key: str) -> StrEnum:
 
 
 def _scalar(kind: type, value: object, key: str) -> object:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if kind is bool and isinstance(value, bool):
-        return value
-    if kind is int and is_number and isinstance(value, int):
-        return value
-    if kind is float and isinstance(value, int | float) and is_number and math.isfinite(value):
-        return float(value)
-    if kind is str and isinstance(value, str):
-        return value
-    if kind is str and is_number and isinstance(value, int):
+    is_int = isinstance(value, int) and not isinstance(value, bool)
+    if kind is float and (is_int or isinstance(value, float)) and math.isfinite(value):  # type: ignore[arg-type]
+        return float(value)  # type: ignore[arg-type]
+    if kind is str and is_int:
         return str(value)
+    if (kind is int and is_int) or (kind in (bool, str) and isinstance(value, kind)):
+        return value
     raise ConfigError(f"{key}={_shown(value)}: give {_WANTED[kind]}")
 
 

@@ -19,6 +19,10 @@ _LEAST_MEMORY_BYTES = 1 * GIB
 _GOOD_SHM_BYTES = 1 * GIB
 # Ray refuses to make objects if the disk of its temporary folder is 95 % full.
 _RAY_FULL_SHARE = 0.95
+_FIX_CODECS = "install pillow again, with its wheels' codecs"
+_FIX_CLUSTER = "check cluster.address and the network"
+_FIX_LOCAL_RAY = "see the logs below /tmp/ray/session_latest/logs"
+_FIX_STORE = "check tracking.uri or MLFLOW_TRACKING_URI, or set tracking.required=false"
 
 
 class Outcome(StrEnum):
@@ -95,6 +99,7 @@ class Facts:
 
 def examine(facts: Facts) -> tuple[Check, ...]:
     """Runs every check, in the order in which a launch would meet the problems."""
+    store_fails = Outcome.fail if facts.tracking_required else Outcome.warn
     return (
         check_python(facts.python, facts.python_required),
         *(check_package(Requirement(text), facts.installed) for text in facts.requirements),
@@ -108,27 +113,13 @@ def examine(facts: Facts) -> tuple[Check, ...]:
         *(check_writable(place) for place in facts.places),
         check_shm(facts.shm_bytes),
         check_auth(facts.cluster_address, facts.auth_mode, facts.has_auth_token),
+        *(check_answer(f"decodes {name}", answer, _FIX_CODECS) for name, answer in facts.image_formats.items()),
         *(
-            check_answer(f"decodes {name}", answer, "install pillow again, with its wheels' codecs")
-            for name, answer in facts.image_formats.items()
+            check_answer(f"dataset {name}", one, f"correct datasets.{name}.root")
+            for name, one in facts.datasets.items()
         ),
-        *(
-            check_answer(f"dataset {name}", answer, f"correct datasets.{name}.root, or the folder")
-            for name, answer in facts.datasets.items()
-        ),
-        check_answer(
-            "ray cluster",
-            facts.ray,
-            "check cluster.address and the network"
-            if facts.cluster_address
-            else "see the logs below /tmp/ray/session_latest/logs",
-        ),
-        check_answer(
-            "mlflow store",
-            facts.tracking,
-            "check tracking.uri or MLFLOW_TRACKING_URI, or set tracking.required=false",
-            Outcome.fail if facts.tracking_required else Outcome.warn,
-        ),
+        check_answer("ray cluster", facts.ray, _FIX_CLUSTER if facts.cluster_address else _FIX_LOCAL_RAY),
+        check_answer("mlflow store", facts.tracking, _FIX_STORE, store_fails),
     )
 
 
@@ -252,9 +243,8 @@ def check_writable(place: Place) -> Check:
     name = f"write access ({place.name})"
     if place.writable:
         return Check(name, Outcome.ok, place.path)
-    return Check(
-        name, Outcome.fail, f"{place.path} is not writable", "change its permissions, or choose another folder"
-    )
+    detail = f"{place.path} is not writable"
+    return Check(name, Outcome.fail, detail, "change its permissions, or choose another folder")
 
 
 def check_shm(shm_bytes: int | None) -> Check:

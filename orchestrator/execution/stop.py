@@ -7,10 +7,8 @@ token of the launch that has the lock, so a late request stops no later launch.
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 from orchestrator.execution.signals import Interrupts
@@ -19,23 +17,6 @@ from workers.errors import DataError, RunInUse, StorageError
 from workers.storage import write_text
 
 _LOOK_EVERY_S = 0.5
-
-
-class StopEnd(StrEnum):
-    """Says how a request to stop ended."""
-
-    nothing_ran = "nothing_ran"
-    asked = "asked"
-    stopped = "stopped"
-    ended = "ended"
-
-
-@dataclass(frozen=True)
-class Stopping:
-    """Holds the result of a request to stop, and its line for people."""
-
-    end: StopEnd
-    line: str
 
 
 @contextmanager
@@ -61,8 +42,10 @@ def obeying(paths: RunPaths, holder: Holder, interrupts: Interrupts) -> Iterator
             paths.stop_request.unlink(missing_ok=True)
 
 
-def ask_to_stop(paths: RunPaths, timeout_s: float, sleep: Callable[[float], None] = time.sleep) -> Stopping:
-    """Asks the launch to stop and waits until it has ended; with `timeout_s` 0 it does not wait. It takes no lock.
+def ask_to_stop(paths: RunPaths, timeout_s: float) -> str:
+    """Asks the launch to stop, waits until it has ended, and returns a line about it; it takes no lock.
+
+    With `timeout_s` 0 it does not wait.
 
     Raises:
         DataError: there is no run directory.
@@ -71,14 +54,14 @@ def ask_to_stop(paths: RunPaths, timeout_s: float, sleep: Callable[[float], None
     if not (paths.run_json.exists() or is_locked(paths)):
         raise DataError(f"{paths.root}: no run directory there (it has no run.json); check the path")
     if not is_locked(paths):
-        return Stopping(StopEnd.nothing_ran, f"no launch runs on {paths.root}: nothing to stop")
+        return f"no launch runs on {paths.root}: there is nothing to stop"
     since, holder = _changed(paths.lock), read_holder(paths)
     if holder is None or not holder.obeys:
         who = holder or "another process"
         raise RunInUse(f"{paths.root}: {who} holds it and is no launch; wait until it ends, or end it by its pid")
-    _request(paths, holder)
+    write_text(paths.stop_request, holder.token)
     if not timeout_s and _holds(paths, holder):
-        return Stopping(StopEnd.asked, f"{holder} was asked to checkpoint and stop; `septet status` shows how it goes")
+        return f"{holder} was asked to checkpoint and stop; `septet status {paths.root}` shows its state"
     give_up = time.monotonic() + timeout_s
     while _holds(paths, holder):
         if time.monotonic() >= give_up:
@@ -86,7 +69,7 @@ def ask_to_stop(paths: RunPaths, timeout_s: float, sleep: Callable[[float], None
                 f"{paths.root}: {holder} has not stopped within {timeout_s:g} s, and the request stays; wait longer "
                 "with --timeout, or end it by its pid"
             )
-        sleep(_LOOK_EVERY_S)
+        time.sleep(_LOOK_EVERY_S)
     _withdraw(paths, holder)
     return _ended(paths, holder, since)
 
@@ -101,12 +84,6 @@ def _changed(path: Path) -> float:
 
 def _holds(paths: RunPaths, holder: Holder) -> bool:
     return is_locked(paths) and read_holder(paths) == holder
-
-
-def _request(paths: RunPaths, holder: Holder) -> None:
-    write_text(paths.stop_request, holder.token)
-    if not _holds(paths, holder):
-        _withdraw(paths, holder)
 
 
 def _withdraw(paths: RunPaths, holder: Holder) -> None:
@@ -125,19 +102,18 @@ def _requested(paths: RunPaths) -> str | None:
         return None
 
 
-def _ended(paths: RunPaths, holder: Holder, since: float) -> Stopping:
+def _ended(paths: RunPaths, holder: Holder, since: float) -> str:
     """Returns how the launch that took the lock at `since` ended; an older ledger is of an earlier launch."""
     if not paths.run_json.exists():
-        return Stopping(StopEnd.stopped, f"{holder} has stopped before its run began")
+        return f"{holder} has stopped before its run began"
     if _changed(paths.ledger) < since:
-        return Stopping(StopEnd.stopped, f"{holder} has stopped before it resumed the run, which is unchanged")
+        return f"{holder} has stopped before it resumed the run, which is unchanged"
     try:
         state = read_ledger(paths.ledger).state
     except StorageError:
         state = StageState.failed
     if state is StageState.done:
-        return Stopping(StopEnd.ended, f"{holder} finished before it could stop: the run is done")
+        return f"{holder} finished before it could stop: the run is done"
     if state is StageState.failed:
-        return Stopping(StopEnd.ended, f"{holder} has ended, and the run failed; `septet status {paths.root}` says why")
-    line = f"{holder} has stopped after saving checkpoints; run the same command again to resume"
-    return Stopping(StopEnd.stopped, line)
+        return f"{holder} has ended, and the run failed; `septet status {paths.root}` shows why"
+    return f"{holder} has stopped after saving checkpoints; run the same command again to resume"

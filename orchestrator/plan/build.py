@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from workers.data.sources import Survey
 
 
+_DEFAULTS = DatasetSettings()
+
+
 def used_datasets(config: Config) -> tuple[str, ...]:
     """Returns the names of the datasets that stages read, in the order written; `target` is always among them.
 
@@ -109,11 +112,13 @@ def _stage(
     num_images = dataset.counts["train"]
     # Names and paths do not affect weights: the hash covers the dataset's content and the hashes of ancestor and file.
     own = replace(recipe, dataset="", init_from=None, init_file=None)
+    # As with `changed`: a new option at its default changes no hash.
+    options = {name: value for name, value in dataset.options.items() if value != getattr(_DEFAULTS, name)}
     digest = _digest(
         {
             "recipe": changed(own),
             "seed": seed,
-            "dataset": {"options": _changed_options(dataset.options), "classes": dataset.classes},
+            "dataset": {"options": options, "classes": dataset.classes},
             "ancestor": None if ancestor is None else ancestor.hash,
             "init_file": None if init_file is None else init_file.sha256,
         }
@@ -130,12 +135,6 @@ def _stage(
         num_classes=dataset.num_classes,
         init_file=init_file,
     )
-
-
-def _changed_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the options that differ from their defaults; as with `changed`, a new option changes no hash."""
-    defaults = DatasetSettings()
-    return {name: value for name, value in options.items() if value != getattr(defaults, name)}
 
 
 def _digest(value: Any) -> str:

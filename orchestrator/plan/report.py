@@ -14,6 +14,7 @@ from workers.settings import HELD_OUT, StoreFormat, stored_image_bytes
 KEPT_CHECKPOINTS = 3  # the best and the last two
 _STATE_BYTES = 2 * 4  # a weight and its momentum, float32
 _PREDICTION_BYTES = 4
+_NUM_TEXTS = 3  # columns that are aligned to the left
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class PlanReport:
         """Returns a table of the stages, then resources, time and disk."""
         plan = self.plan
         heading = f"{plan.experiment}: {counted(len(plan.members), 'member')}, {counted(len(plan.stages), 'stage')}"
-        lines = [f"{heading} · plan {plan.hash[:8]}", "", *_table(_rows(self.stages)), "", *_dataset_lines(plan)]
+        lines = [f"{heading} · plan {plan.hash[:8]}", "", *_table(_columns(self.stages)), "", *_dataset_lines(plan)]
         cluster = self.cluster
         lines.append(
             f"each member: {counted(cluster.cpus_per_member, 'CPU')}, {counted(cluster.gpus_per_member, 'GPU')}"
@@ -174,46 +175,34 @@ def _init_from(stage: Stage) -> str | None:
     return f"{stage.init_from.member}.{stage.init_from.stage}"
 
 
-_TEXTS = ("stage", "starts from", "dataset")
-_NUMBERS = ("classes", "images", "epochs", "updates", "parameters", "multiply-adds", "neurons")
+def _columns(reports: Sequence[StageReport]) -> dict[str, list[str]]:
+    stages = [report.stage for report in reports]
+    columns = {
+        "stage": [str(stage.ref) for stage in stages],
+        "starts from": [str(stage.init_from or _init_from(stage) or "–") for stage in stages],
+        "dataset": [stage.recipe.dataset for stage in stages],
+        "classes": [f"{stage.num_classes:,}" for stage in stages],
+        "images": [f"{stage.num_images:,}" for stage in stages],
+        "epochs": [str(stage.recipe.schedule.epochs) for stage in stages],
+        "updates": [f"{stage.num_updates:,}" for stage in stages],
+        "parameters": [f"{report.num_parameters:,}" for report in reports],
+        "multiply-adds": [f"{report.num_macs:,}" for report in reports],
+        "neurons": [f"{report.num_neurons:,}" for report in reports],
+    }
+    if any(report.num_trained_parameters != report.num_parameters for report in reports):
+        columns["trained"] = [f"{report.num_trained_parameters:,}" for report in reports]
+    if all(report.seconds is not None for report in reports):
+        columns["images/s"] = [f"{report.images_per_second:,.0f}" for report in reports]
+        columns["time"] = [duration(report.seconds or 0.0) for report in reports]
+    return columns
 
 
-def _rows(reports: Sequence[StageReport]) -> list[list[str]]:
-    timed = any(report.seconds is not None for report in reports)
-    frozen = any(report.num_trained_parameters != report.num_parameters for report in reports)
-    rows = [[*_TEXTS, *_NUMBERS, *(["trained"] if frozen else []), *(["images/s", "time"] if timed else [])]]
-    for report in reports:
-        stage = report.stage
-        row = [
-            str(stage.ref),
-            str(stage.init_from or _init_from(stage) or "–"),
-            stage.recipe.dataset,
-            f"{stage.num_classes:,}",
-            f"{stage.num_images:,}",
-            str(stage.recipe.schedule.epochs),
-            f"{stage.num_updates:,}",
-            f"{report.num_parameters:,}",
-            f"{report.num_macs:,}",
-            f"{report.num_neurons:,}",
-        ]
-        if frozen:
-            row.append(f"{report.num_trained_parameters:,}")
-        if report.images_per_second is not None and report.seconds is not None:
-            row += [f"{report.images_per_second:,.0f}", duration(report.seconds)]
-        rows.append(row)
-    return rows
-
-
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-
-    def line(row: Sequence[str]) -> str:
-        cells = zip(row, widths, range(len(row)), strict=True)
-        return "  ".join(
-            cell.ljust(width) if place < len(_TEXTS) else cell.rjust(width) for cell, width, place in cells
-        ).rstrip()
-
-    return [line(row) for row in rows]
+def _table(columns: Mapping[str, list[str]]) -> list[str]:
+    padded = []
+    for place, column in enumerate([name, *cells] for name, cells in columns.items()):
+        width = max(map(len, column))
+        padded.append([cell.ljust(width) if place < _NUM_TEXTS else cell.rjust(width) for cell in column])
+    return ["  ".join(row).rstrip() for row in zip(*padded, strict=True)]
 
 
 def _dataset_lines(plan: Plan) -> list[str]:

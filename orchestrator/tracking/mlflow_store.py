@@ -281,19 +281,15 @@ class Store:
         # Of two runs with one key, keep the one with content: the answer to the other's creation was lost.
         for run in sorted(found, key=lambda run: (-len(run.data.metrics), -len(run.data.params), run.info.start_time)):
             key = RunKey(run.data.tags.get("septet.member", ""), run.data.tags.get("septet.stage", ""))
-            if key in self._entries:
-                self._drop_if_double(self._entries[key], run)
+            if (entry := self._entries.get(key)) is not None:
+                if run.info.run_id != entry.id and not run.data.metrics:
+                    self._connected.delete_run(run.info.run_id)
+                    _log.info("MLflow run %s was a copy of %s and is deleted", run.info.run_id, entry.id)
             else:
                 # The parent's points, the machine's load, are never replayed: no need to read them.
                 seen: dict[str, set[int]] | None = None if key.stage else {}
                 info = run.info
                 self._entries[key] = _Entry(info.run_id, info.status, info.start_time, frozenset(run.data.params), seen)
-
-    def _drop_if_double(self, entry: _Entry, run: "Run") -> None:
-        if run.info.run_id == entry.id or run.data.metrics:
-            return
-        self._connected.delete_run(run.info.run_id)
-        _log.info("MLflow run %s was a copy of %s and is deleted", run.info.run_id, entry.id)
 
     def _next_step(self, entry: _Entry, name: str) -> int:
         return 1 + max(metric.step for metric in self._connected.get_metric_history(entry.id, name))
