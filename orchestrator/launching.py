@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 from orchestrator import cluster, placement, submission, tracking
 from orchestrator.combine import check_min_members, find_missing
@@ -20,6 +20,7 @@ from orchestrator.run import (
     Budgets,
     Ledger,
     OpenedRun,
+    RunPaths,
     Wanted,
     end_noted,
     of_store,
@@ -33,9 +34,6 @@ from workers.data.export import export
 from workers.errors import CheckFailed, ClusterLost, DataError, MemberFailed, SeptetError, Stopped
 from workers.numerics import code_digest
 from workers.settings import HELD_OUT
-
-if TYPE_CHECKING:
-    from orchestrator.run import RunPaths
 
 
 @dataclass(frozen=True)
@@ -221,14 +219,15 @@ def _tracked(config: Config, plan: Plan, run: OpenedRun, prepared: Prepared) -> 
     tracker.close(Ending.FINISHED)
 
 
-def _publish(results: Results, paths: "RunPaths", tracker: Tracker) -> None:
+def _publish(results: Results, paths: RunPaths, tracker: Tracker) -> None:
     tracker.log_ensemble({f"ensemble/{name}": value for name, value in results.ensemble.items()})
     for member, scores in results.members.items():
         tracker.log_member(member, {f"final/{name}": value for name, value in scores.items()})
     if results.digests is not None:
         # Also kept outside the run directory, to detect changes of its files.
-        sha256 = {"submission": results.digests.sha256, "manifest": results.digests.manifest_sha256}
-        tracker.tag_ensemble({f"septet.{name}_sha256": value for name, value in sha256.items()})
+        digests = results.digests
+        sha256 = {"septet.submission_sha256": digests.sha256, "septet.manifest_sha256": digests.manifest_sha256}
+        tracker.tag_ensemble(sha256)
     tracker.log_artifact(paths.config_yaml)
     tracker.log_artifact(paths.submission, "submission")
     tracker.log_artifact(paths.report, "report")

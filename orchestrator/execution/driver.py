@@ -120,7 +120,9 @@ class Driver:
         self._cluster = cluster
         while True:
             if stop_requested() and not self._stopping:
-                self._stop()
+                self._stopping = True
+                for member in self._busy:
+                    self._cluster.stop(member)
             if not self._stopping:
                 self._start_what_fits()
             if not self._busy:
@@ -141,11 +143,6 @@ class Driver:
             self._ledger.set_state(StageState.stopped)
         show()
         return self._complete
-
-    def _stop(self) -> None:
-        self._stopping = True
-        for member in self._busy:
-            self._cluster.stop(member)
 
     def _move_off_leaving_machines(self) -> None:
         """Makes the members on draining nodes checkpoint and stop; they resume on another node."""
@@ -191,7 +188,9 @@ class Driver:
         self._busy[member] = job
         resumed_from = newest_step(paths.checkpoints(job.ref)) if isinstance(job, TrainJob) else 0
         attempt = self._ledger.begin(job, started=self._clock(), resumed_from=resumed_from)
-        fence = self._raise_fence(job, attempt)
+        # The random part is needed if the ledger was deleted: it counts from 0 again.
+        fence = f"{job}, attempt {attempt}, launch {self._ledger.contents.launch}, {secrets.token_hex(4)}"
+        raise_fence(paths.member(member), fence)
         if isinstance(job, TrainJob):
             # After the fence: this replaces a file that a worker of an earlier attempt may have open.
             write_text(paths.step(job.ref), str(resumed_from))
@@ -202,13 +201,6 @@ class Driver:
                 self._cluster.run_stage(self._work.stage_spec(self._work.plan.stage(ref), attempt, fence))
             case PredictJob():
                 self._cluster.predict(self._work.predict_spec(member, fence))
-
-    def _raise_fence(self, job: Job, attempt: int) -> str:
-        # The random part is needed if the ledger was deleted: it counts from 0 again.
-        launch = self._ledger.contents.launch
-        mark = f"{job}, attempt {attempt}, launch {launch}, {secrets.token_hex(4)}"
-        raise_fence(self._work.paths.member(job.member), mark)
-        return mark
 
     def _settle(self, completed: Completed) -> None:
         """Commits the result of a call, or decides whether to try again."""
@@ -313,7 +305,7 @@ class Driver:
 
     def _failure(self) -> SeptetError:
         job, failure = next(iter(self._failed.items()))
-        others = f" ({len(self._failed) - 1} more failed: {', '.join(map(str, list(self._failed)[1:]))})"
-        log = self._work.paths.log(job.ref)
-        message = f"{job}: {failure.message}{others if len(self._failed) > 1 else ''}; see {log}"
+        others = ", ".join(map(str, list(self._failed)[1:]))
+        more = f" ({len(self._failed) - 1} more failed: {others})" if others else ""
+        message = f"{job}: {failure.message}{more}; see {self._work.paths.log(job.ref)}"
         return _KEPT_KINDS.get(failure.kind, MemberFailed)(message)

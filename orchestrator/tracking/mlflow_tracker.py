@@ -5,16 +5,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from orchestrator.plan import Plan, Stage, StageRef
 from orchestrator.text import redact
 from orchestrator.tracking.mlflow_store import About, DatasetInput, Point, RunKey, Store, make_sampler
 from orchestrator.tracking.sender import REFUSED_S, Pace, Sender, Task
+from orchestrator.tracking.tracker import RunIdentity
 from orchestrator.tracking.uri import CLOSE_S, is_local
-
-if TYPE_CHECKING:
-    from orchestrator.plan import Plan, Stage, StageRef
-    from orchestrator.tracking.tracker import RunIdentity
 
 _log = logging.getLogger(__name__)
 
@@ -30,8 +28,8 @@ class MlflowTracker:
     def __init__(
         self,
         uri: str,
-        run: "RunIdentity",
-        plan: "Plan",
+        run: RunIdentity,
+        plan: Plan,
         params: Mapping[str, object],
         tags: Mapping[str, str],
         pace: Pace | None = None,
@@ -70,7 +68,7 @@ class MlflowTracker:
         inputs = tuple(self._datasets.values())
         self._submit(lambda: self._store.add_inputs(RunKey(), inputs), "the datasets")
 
-    def stage_started(self, ref: "StageRef") -> None:
+    def stage_started(self, ref: StageRef) -> None:
         self._make_known(ref, _now_ms())
 
         def start() -> None:
@@ -79,12 +77,12 @@ class MlflowTracker:
 
         self._submit(start, "the start of a stage")
 
-    def log(self, ref: "StageRef", step: int, time_s: float, metrics: Mapping[str, float]) -> None:
+    def log(self, ref: StageRef, step: int, time_s: float, metrics: Mapping[str, float]) -> None:
         time_ms = int(time_s * 1000)
         self._make_known(ref, time_ms)
         self._sender.add(Point(_key(ref), step, time_ms, dict(metrics)))
 
-    def stage_finished(self, ref: "StageRef", status: str, tags: Mapping[str, str] | None = None) -> None:
+    def stage_finished(self, ref: StageRef, status: str, tags: Mapping[str, str] | None = None) -> None:
         """Ends the stage's run; also its member's, if all stages are finished or this one is not."""
         now_ms = _now_ms()
         self._make_known(ref, now_ms)
@@ -100,7 +98,7 @@ class MlflowTracker:
 
         self._submit(finish, "the end of a stage")
 
-    def tag(self, ref: "StageRef", key: str, value: str) -> None:
+    def tag(self, ref: StageRef, key: str, value: str) -> None:
         self._make_known(ref, _now_ms())
         self._submit(lambda: self._store.tag(_key(ref), {key: value}), "a tag")
 
@@ -157,7 +155,7 @@ class MlflowTracker:
         self._read_load = make_sampler()
         self._opened.set()
 
-    def _make_known(self, ref: "StageRef", started_ms: int) -> None:
+    def _make_known(self, ref: StageRef, started_ms: int) -> None:
         if ref in self._known:
             return
         self._known.add(ref)
@@ -191,7 +189,7 @@ class MlflowTracker:
         return Point(RunKey(), step, now_ms, self._read_load())
 
 
-def stage_params(stage: "Stage") -> dict[str, str]:
+def stage_params(stage: Stage) -> dict[str, str]:
     """Returns the short values by which people compare stages, under their names in the configuration."""
     recipe = stage.recipe
     values: dict[str, object] = {
@@ -216,7 +214,7 @@ def stage_params(stage: "Stage") -> dict[str, str]:
     return {name: str(value) for name, value in values.items() if value != ""}
 
 
-def _key(ref: "StageRef") -> RunKey:
+def _key(ref: StageRef) -> RunKey:
     return RunKey(ref.member, ref.stage)
 
 

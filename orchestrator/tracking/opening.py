@@ -6,28 +6,25 @@ import sqlite3
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from orchestrator.config import TrackingConfig
+from orchestrator.plan import Plan
 from orchestrator.text import redact
 from orchestrator.tracking.mlflow_store import Store
+from orchestrator.tracking.mlflow_tracker import MlflowTracker
 from orchestrator.tracking.sender import REFUSED_S, Pace, Sender, Task
 from orchestrator.tracking.tracker import Ending, RunIdentity, Tracker
 from orchestrator.tracking.uri import check_database_place, sqlite_path
 from workers.errors import ConfigError
-
-if TYPE_CHECKING:
-    from orchestrator.config import TrackingConfig
-    from orchestrator.plan import Plan
-
 
 ANSWER_S = 8.0  # the interface promises an end within 10 s
 _log = logging.getLogger(__name__)
 
 
 def open_tracking(
-    config: "TrackingConfig",
+    config: TrackingConfig,
     run: RunIdentity,
-    plan: "Plan",
+    plan: Plan,
     params: Mapping[str, object],
     tags: Mapping[str, str],
     pace: Pace | None = None,
@@ -45,8 +42,6 @@ def open_tracking(
     Raises:
         ConfigError: the run is new, the store is required, and it did not answer within 10 s.
     """
-    from orchestrator.tracking.mlflow_tracker import MlflowTracker
-
     tracker = MlflowTracker(config.uri, run, plan, params, tags, pace)
     try:
         problem = tracker.wait_until_open(needed=run.new and config.required)
