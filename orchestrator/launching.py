@@ -47,8 +47,12 @@ class LaunchResult:
 class Incomplete(MemberFailed):
     """Is raised if members failed for good and `submission.min_members` allowed a submission of the others."""
 
-    def __init__(self, message: str, done: LaunchResult) -> None:
-        super().__init__(message)
+    def __init__(self, failure: SeptetError, plan: Plan, done: LaunchResult) -> None:
+        missing, num_all = [one.member for one in done.results.missing], len(plan.members)
+        super().__init__(
+            f"{failure}; a submission of {num_all - len(missing)} of {num_all} members was written, without "
+            f"{', '.join(missing)}: run it again to retry them"
+        )
         self.done = done
 
 
@@ -96,7 +100,7 @@ def launch(config: Config, stream: IO[str], *, accept_changes: bool = False) -> 
                     results = write_results(run.paths, plan, config.combine, config.submission, run.book)
                     _publish(results, run.paths, tracker)
                     if failure is not None:
-                        raise _incomplete(failure, plan, LaunchResult(run.paths.root, results))
+                        raise Incomplete(failure, plan, LaunchResult(run.paths.root, results))
                 display.show(read_status(run.paths))
             run.save_mlflow(tracker.ids)
     return LaunchResult(run.paths.root, results)
@@ -148,18 +152,7 @@ def _require_enough(failure: SeptetError, config: Config, plan: Plan, run: Opene
         ) from failure
 
 
-def _incomplete(failure: SeptetError, plan: Plan, done: LaunchResult) -> Incomplete:
-    num_present = len(plan.members) - len(done.results.missing)
-    names = ", ".join(one.member for one in done.results.missing)
-    return Incomplete(
-        f"{failure}; a submission of {num_present} of {len(plan.members)} members was written, without {names}: "
-        "run it again to retry them",
-        done,
-    )
-
-
 def _choose_numerics(config: Config, plan: Plan, display: Display) -> Placed:
-    """Chooses threads, precision and the number of slots for a new run, by measurement if it pays."""
     placed = placement.place(config, plan, display.note, Measuring.where_it_pays)
     display.note(f"placement: {placed.line}")
     return placed

@@ -76,7 +76,7 @@ def reopen(text: str, overrides: Sequence[str] = ()) -> Config:
     A group choice (`combine=weighted`) replaces that group; values override it, whatever their order.
 
     Raises:
-        ConfigError: as `compose`, or an override would change the plan.
+        ConfigError: as `compose`, or an override chooses another experiment, dataset or ensemble.
     """
     check_text(text, "config.yaml")
     config = one_line(lambda: OmegaConf.create(text))

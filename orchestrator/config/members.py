@@ -25,7 +25,7 @@ _MAX_NAME = 64
 
 @dataclass(frozen=True)
 class _Written:
-    """A mapping that describes a member, and its key in the configuration."""
+    """Holds a mapping that describes a member, and its key in the configuration."""
 
     key: str
     values: Mapping[str, Any]

@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from workers.errors import ConfigError
-from workers.settings import Crops, DatasetSettings, KeptCheckpoint, Recipe, TrainingSettings
+from workers.settings import (
+    Crops,
+    DatasetSettings,
+    KeptCheckpoint,
+    Recipe,
+    TrainingSettings,
+    require,
+    require_least,
+)
 
 GROUPS = (
     "experiment",
@@ -76,16 +84,13 @@ class ClusterLayer:
     progress_timeout_s: float = 900.0
 
     def __post_init__(self) -> None:
-        if isinstance(self.cpus_per_member, int) and self.cpus_per_member < 1:
-            raise ValueError(f"cpus_per_member={self.cpus_per_member}: give 1 or more")
-        gpus = self.gpus_per_member
-        if gpus < 0 or (gpus > 1 and not float(gpus).is_integer()):
-            raise ValueError(f"gpus_per_member={gpus}: give a share of one GPU or a whole number of them")
-        for name in ("max_failures", "max_losses"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)}: give 0 or more")
-        if not self.progress_timeout_s > 0:
-            raise ValueError(f"progress_timeout_s={self.progress_timeout_s}: give seconds, more than 0")
+        gpus, timeout_s = self.gpus_per_member, self.progress_timeout_s
+        if isinstance(self.cpus_per_member, int):
+            require_least(self, 1, "cpus_per_member")
+        in_parts = 0 <= gpus <= 1 or (gpus > 1 and gpus % 1 == 0)
+        require(in_parts, f"gpus_per_member={gpus}: give a share of one GPU or a whole number of them")
+        require_least(self, 0, "max_failures", "max_losses")
+        require(timeout_s > 0, f"progress_timeout_s={timeout_s}: give seconds, more than 0")
 
 
 @dataclass(frozen=True)
@@ -130,8 +135,8 @@ class SubmissionConfig:
     min_members: int | None = None
 
     def __post_init__(self) -> None:
-        if self.min_members is not None and self.min_members < 1:
-            raise ValueError(f"min_members={self.min_members}: give 1 or more, or null")
+        if self.min_members is not None:
+            require_least(self, 1, "min_members")
 
 
 @dataclass(frozen=True)
@@ -155,8 +160,8 @@ class MemberLayer(TrainingSettings):
     stages: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.seed is not None and self.seed < 0:
-            raise ValueError(f"seed={self.seed}: give 0 or more")
+        if self.seed is not None:
+            require_least(self, 0, "seed")
 
 
 @dataclass(frozen=True)
@@ -187,10 +192,8 @@ class RootLayer(TrainingSettings):
     precision: Precision = Precision.auto
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise ValueError(f"seed={self.seed}: give 0 or more")
-        if self.checkpoint_updates < 1:
-            raise ValueError(f"checkpoint_updates={self.checkpoint_updates}: give 1 or more")
+        require_least(self, 0, "seed")
+        require_least(self, 1, "checkpoint_updates")
 
 
 @dataclass(frozen=True)
@@ -229,7 +232,7 @@ def default_run_dir(experiment: str, plan_hash: str) -> Path:
 
 
 def check_safe_name(kind: str, name: str, key: str) -> None:
-    """Raises ConfigError if `name` is not a folder name that needs no quoting; `kind` is "member", "stage" or alike."""
+    """Raises ConfigError if `name` is not a folder name that needs no quoting; `kind` names it in the message."""
     if _NAME.fullmatch(name) is None:
         raise ConfigError(
             f"{key}: a {kind}'s name has 1 to 64 letters, digits or _ . = , - and starts with a letter or digit"

@@ -45,7 +45,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Answer:
-    """Holds an answer of a system that was asked; `problem` is empty if all is well."""
+    """Holds the answer of another system; `problem` is empty if all is well."""
 
     said: str = ""
     problem: str = ""

@@ -86,11 +86,11 @@ class MlflowTracker:
         """Ends the stage's run; also its member's, if all stages are finished or this one is not."""
         now_ms = _now_ms()
         self._make_known(ref, now_ms)
-        told = dict(tags or {})
+        own = dict(tags or {})
         siblings = [_key(other) for other in self._stages if other.member == ref.member]
 
         def finish() -> None:
-            self._store.tag(_key(ref), told)
+            self._store.tag(_key(ref), own)
             self._store.end(_key(ref), status, now_ms)
             statuses = {self._store.status(key) for key in siblings}
             if status != "FINISHED" or statuses == {"FINISHED"}:
@@ -109,8 +109,8 @@ class MlflowTracker:
         self._log_scores(RunKey(), scores)
 
     def tag_ensemble(self, tags: Mapping[str, str]) -> None:
-        told = dict(tags)
-        self._submit(lambda: self._store.tag(RunKey(), told), "tags of the ensemble")
+        own = dict(tags)
+        self._submit(lambda: self._store.tag(RunKey(), own), "tags of the ensemble")
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         self._submit(

@@ -103,7 +103,7 @@ class _Queued:
 
 
 class Sender:
-    """Sends tasks and points as the module says; `deliver` sends points, `sample` returns one every `pace.sample_s`."""
+    """Holds the queue and its thread; `deliver` sends points, `sample` is called every `pace.sample_s` seconds."""
 
     def __init__(
         self,
