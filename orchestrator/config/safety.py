@@ -31,10 +31,8 @@ def check_folder(folder: Path) -> None:
         raise ConfigError(f"--config-dir {folder}: no such folder")
     for path in sorted(folder.rglob("*.y*ml")):
         if path.is_file():
-            if path.stat().st_size > _LARGEST_BYTES:
-                raise ConfigError(
-                    f"{path}: {path.stat().st_size} bytes are too large for a configuration (at most {_LARGEST_BYTES})"
-                )
+            if (num_bytes := path.stat().st_size) > _LARGEST_BYTES:
+                raise ConfigError(f"{path}: {num_bytes} bytes; a configuration file has at most {_LARGEST_BYTES}")
             try:
                 text = path.read_text(encoding="utf-8")
             except (OSError, UnicodeDecodeError) as error:
@@ -58,7 +56,7 @@ class _Refused(Exception):
 
 
 def _check_events(events: Iterator[yaml.Event]) -> None:
-    """Counts the values of a document as if every alias were expanded."""
+    """Raises _Refused for a bad document; it counts values as if every alias were expanded."""
     anchors: dict[str, int] = {}
     total = 0
     open_ones: list[tuple[str | None, int]] = []
