@@ -34,9 +34,7 @@ MODEL_FILE = "model.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
 STATE_FILE = "state.json"
 MANIFEST_FILE = "MANIFEST.json"
-# Of schema 2 the manifest vouches for itself as well.
 _SCHEMA = 2
-_UNSEALED_SCHEMA = 1
 _SEAL = "manifest_sha256"
 _NAME = re.compile(r"step-(\d{8})")
 STEP_GLOB = "step-*"
@@ -49,12 +47,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A verified checkpoint; `model_sha256` is of its model.safetensors, `stage_hash` empty where it tells none."""
+    """A verified checkpoint; `model_sha256` is of its model.safetensors."""
 
     folder: Path
     step: int
     model_sha256: str
-    stage_hash: str = ""
+    stage_hash: str
 
 
 @dataclass(frozen=True)
@@ -102,7 +100,7 @@ def write_checkpoint(
         model: the weights and persistent buffers by name, float32 or int64; they must not change until this returns.
         optimizer: the momentum by name, likewise.
         state: what else the next update depends on, as JSON.
-        identity: whose checkpoint it is (stage hash, data digest, class list's digest, attempt), for the manifest.
+        identity: whose checkpoint it is, for the manifest: `stage_hash`, and whatever else tells.
         beat: called again and again as bytes are written.
         check: called before anything gets or loses its name; may raise.
 
@@ -157,16 +155,6 @@ def _sealed(manifest: Mapping[str, Any]) -> bytes:
     """The manifest's one form as bytes, its own sha256 in it: no byte of it can differ unnoticed."""
     seal = hashlib.sha256(json.dumps(manifest, indent=1, allow_nan=False).encode()).hexdigest()
     return json.dumps({**manifest, _SEAL: seal}, indent=1, allow_nan=False).encode()
-
-
-def read_checkpoint(folder: Path) -> Contents:
-    """Verifies and reads one named checkpoint.
-
-    Raises:
-        StorageError: it is missing or corrupt.
-    """
-    with _invalid_is_an_error(folder):
-        return _read(folder)
 
 
 def read_weights(folder: Path) -> Weights:
@@ -283,14 +271,10 @@ def _manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = parse_json(data)
         schema = manifest["schema"]
-        whole = schema in (_SCHEMA, _UNSEALED_SCHEMA) and set(manifest["files"]) == {
-            MODEL_FILE,
-            OPTIMIZER_FILE,
-            STATE_FILE,
-        }
-        if not whole or name_of(manifest["step"]) != folder.name:
+        whole = schema == _SCHEMA and set(manifest["files"]) == {MODEL_FILE, OPTIMIZER_FILE, STATE_FILE}
+        if not whole or name_of(manifest["step"]) != folder.name or not isinstance(manifest["stage_hash"], str):
             raise _Invalid("its manifest is of another checkpoint or schema")
-        if schema == _SCHEMA and data != _sealed({key: value for key, value in manifest.items() if key != _SEAL}):
+        if data != _sealed({key: value for key, value in manifest.items() if key != _SEAL}):
             raise _Invalid("its manifest differs from its own sha256")
         manifest["files"] = {name: Written(**described) for name, described in manifest["files"].items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -355,8 +339,7 @@ def _read_own(path: Path) -> bytes:
 
 
 def _checkpoint(folder: Path, manifest: Mapping[str, Any]) -> Checkpoint:
-    sha256, stage_hash = manifest["files"][MODEL_FILE].sha256, str(manifest.get("stage_hash", ""))
-    return Checkpoint(folder, manifest["step"], sha256, stage_hash)
+    return Checkpoint(folder, manifest["step"], manifest["files"][MODEL_FILE].sha256, manifest["stage_hash"])
 
 
 @contextmanager
