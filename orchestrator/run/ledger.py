@@ -81,14 +81,6 @@ class Entry:
     def running(self) -> bool:
         return bool(self.attempts) and self.attempts[-1].outcome is None
 
-    @property
-    def redone_updates(self) -> int:
-        """How many updates were trained more than once, all attempts together."""
-        return sum(
-            max(0, before.last_step - after.resumed_from)
-            for before, after in zip(self.attempts, self.attempts[1:], strict=False)
-        )
-
 
 @dataclass(frozen=True)
 class Budgets:

@@ -128,10 +128,6 @@ class MlflowTracker:
             lambda: self._store.add_artifact(RunKey(), path, folder), f"artifact {path.name}", _ARTIFACT_ATTEMPTS
         )
 
-    def flush(self, timeout_s: float = CLOSE_S) -> int:
-        """Waits until all is in the store; returns how many metric values are not."""
-        return self._sender.flush(timeout_s)
-
     def close(self, status: str) -> None:
         """Ends the parent run and what is open below it; says what a store that is away lacks (after 10 s)."""
         now_ms = _now_ms()

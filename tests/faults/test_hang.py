@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 from fake_stages import FakeStages, plan_of
+from no_tracker import NoTracker
 from tiny_stage import INTERVAL, SETTINGS, make_spec, make_store, never
 
 from orchestrator.cluster.actor import Duties, worker_duties
@@ -24,7 +25,6 @@ from orchestrator.execution.watchdog import Deadlines
 from orchestrator.plan.model import Plan, StageRef
 from orchestrator.run.ledger import AttemptEnd, Budgets, Ledger, read_ledger
 from orchestrator.run.paths import RunPaths
-from orchestrator.tracking.tracker import NoTracker
 from workers.data.store.store import open_store
 from workers.inference import prediction as predict_module
 from workers.protocol import Numerics, PredictSpec, StageResult, StageSpec

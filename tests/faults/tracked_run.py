@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from fake_stages import EVERY, FakeStages, plan_of
+from flushed import flushed
 
 from orchestrator.cluster.local_backend import LocalActors
 from orchestrator.config.schema import TrackingConfig
@@ -202,7 +203,7 @@ def launch_again(run: FakeRun) -> None:
 
 
 def finish_when_sent(run: FakeRun, tracker: Any) -> None:
-    assert tracker.flush(GIVE_UP_S) == 0
+    assert flushed(tracker, GIVE_UP_S) == 0
     with patience():
         run.finish(tracker)
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fake_stages import EVERY, FakeStages
+from no_tracker import NoTracker
 
 from orchestrator.cluster.local_backend import LocalActors
 from orchestrator.execution.driver import Driver
@@ -13,7 +14,6 @@ from orchestrator.plan.model import Plan, StageRef
 from orchestrator.run.digests import Book
 from orchestrator.run.ledger import AttemptEnd, Budgets, Contents, Ledger, read_ledger
 from orchestrator.run.paths import RunPaths
-from orchestrator.tracking.tracker import NoTracker
 from workers.protocol import Numerics
 from workers.settings.training import Crops, KeptCheckpoint
 from workers.storage import atomic

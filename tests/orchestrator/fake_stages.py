@@ -20,7 +20,7 @@ from workers.errors import Stopped
 from workers.protocol import PredictSpec, SplitPredictions, StageResult, StageSpec
 from workers.settings.training import Crops, Recipe, ScheduleSettings
 from workers.storage import atomic
-from workers.storage.checkpoint import MANIFEST_FILE, MODEL_FILE, OPTIMIZER_FILE, STATE_FILE, name_of
+from workers.storage.checkpoint import _SCHEMA, MANIFEST_FILE, MODEL_FILE, OPTIMIZER_FILE, STATE_FILE, _sealed, name_of
 from workers.storage.finished import read_finished
 
 NUM_UPDATES = 10
@@ -138,7 +138,7 @@ def _save(stage_dir: Path, step: int) -> None:
     for name in (MODEL_FILE, OPTIMIZER_FILE, STATE_FILE):
         (folder / name).write_bytes(b"{}")
         files[name] = {"size": 2, "sha256": hashlib.sha256(b"{}").hexdigest()}
-    (folder / MANIFEST_FILE).write_text(json.dumps({"schema": 1, "step": step, "files": files}))
+    (folder / MANIFEST_FILE).write_bytes(_sealed({"schema": _SCHEMA, "step": step, "stage_hash": "", "files": files}))
 
 
 def _write_predictions(spec: PredictSpec, split: str, checkpoint_sha256: str) -> SplitPredictions:
