@@ -225,7 +225,7 @@ def _last_submission(paths: RunPaths) -> _Last | None:
     path = paths.submission / MANIFEST
     try:
         said = parse_json(path.read_text())
-        return _Last(CombineMethod(said["method"]), tuple(Missing(**one) for one in said.get("missing", ())))
+        return _Last(CombineMethod(said["method"]), tuple(Missing(**one) for one in said["missing"]))
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:

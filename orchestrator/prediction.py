@@ -156,7 +156,7 @@ def _open(paths: RunPaths) -> _Ensemble:
 
 def _wanted(paths: RunPaths, plan: Plan) -> tuple[str, ...]:
     try:
-        missing = {one["member"] for one in parse_json((paths.submission / MANIFEST).read_bytes()).get("missing", ())}
+        missing = {one["member"] for one in parse_json((paths.submission / MANIFEST).read_bytes())["missing"]}
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         # `_combination` says what is wrong with it.
         missing = set()

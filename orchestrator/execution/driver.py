@@ -44,12 +44,11 @@ class Driver:
         work: Work,
         ledger: Ledger,
         tracker: Tracker,
+        book: Book,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
-        book: Book | None = None,
     ) -> None:
-        self._book = book or Book()
-        self._work, self._ledger, self._tracker, self._clock = work, ledger, tracker, clock
+        self._work, self._ledger, self._tracker, self._book, self._clock = work, ledger, tracker, book, clock
         self._done: set[StageRef] = set()
         self._predicted: set[str] = set()
         self._busy: dict[str, Job] = {}
@@ -80,8 +79,8 @@ class Driver:
             if is_done(self._work.paths, stage):
                 self._done.add(stage.ref)
                 self._ledger.declare(train, StageState.done)
-                finished = read_finished(self._work.paths.stage(stage.ref))
-                self._check_stage(stage.ref, finished.checkpoint_sha256)
+                finished = read_finished(paths.stage(stage.ref))
+                require_stage(self._book.committed, stage.ref, paths.stage(stage.ref), finished.checkpoint_sha256)
                 at_chance = finished.at_chance
                 self._tracker.stage_finished(stage.ref, Ending.FINISHED, {_AT_CHANCE_TAG: str(at_chance).lower()})
             else:
@@ -89,19 +88,14 @@ class Driver:
         for member in self._work.plan.members:
             found = stored(member) if self._work.plan.last_stages[member] in self._done else None
             recorded = self._book.committed.predictions.get(member, {})
-            # Altered together with what describes them, they are made again like any others that are not whole.
-            predicted = found is not None and all(recorded.get(split, found[split]) == found[split] for split in found)
-            if predicted and found is not None:
+            # Those that were altered together with what describes them are made again like any that are not whole, and
+            # so are those that a driver was killed before it could record.
+            predicted = found is not None and all(recorded.get(split) == sha256 for split, sha256 in found.items())
+            if predicted:
                 self._predicted.add(member)
-                self._book.predictions(member, found)
             job = self._work.plan.predict_job(member)
             self._ledger.declare(job, StageState.done if predicted else StageState.waiting)
         return self._complete
-
-    def _check_stage(self, ref: StageRef, checkpoint_sha256: str) -> None:
-        """Holds a finished stage against what was committed; a run that kept no digests gets them now."""
-        require_stage(self._book.committed, ref, self._work.paths.stage(ref), checkpoint_sha256)
-        self._book.stage(ref, checkpoint_sha256)
 
     @property
     def _complete(self) -> bool:

@@ -1,11 +1,9 @@
 from .data import RunData as RunData, SplitData as SplitData, of_store as of_store, read_run_data as read_run_data
 from .digests import (
     Book as Book,
-    Committed as Committed,
-    SubmissionDigests as SubmissionDigests,
-    committed_from_json as committed_from_json,
     data_digests as data_digests,
     open_book as open_book,
+    recorded_problem as recorded_problem,
     require_data as require_data,
     require_recorded as require_recorded,
     require_stage as require_stage,
@@ -23,7 +21,13 @@ from .ledger import (
 from .metrics import Follower as Follower
 from .open import OpenedRun as OpenedRun, Wanted as Wanted, open_run as open_run
 from .paths import RunPaths as RunPaths
-from .record import RunRecord as RunRecord, read_record as read_record, versions as versions
+from .record import (
+    Committed as Committed,
+    RunRecord as RunRecord,
+    SubmissionDigests as SubmissionDigests,
+    read_record as read_record,
+    versions as versions,
+)
 from .status import (
     RunStatus as RunStatus,
     StageStatus as StageStatus,

@@ -266,7 +266,7 @@ def _entry(value: Mapping[str, Any]) -> Entry:
         Attempt(**{**attempt, "outcome": attempt["outcome"] and AttemptEnd(attempt["outcome"])})
         for attempt in value["attempts"]
     )
-    return Entry(StageState(value["state"]), attempts, value["at_chance"], tuple(value.get("passed_nans", ())))
+    return Entry(StageState(value["state"]), attempts, value["at_chance"], tuple(value["passed_nans"]))
 
 
 def _close_interrupted(entries: Mapping[str, Entry]) -> dict[str, Entry]:

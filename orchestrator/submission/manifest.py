@@ -111,11 +111,10 @@ def _manifest(said: Mapping[str, Any]) -> Manifest:
             ManifestMember(**{**{name: one[name] for name in kept}, "weight": float(one["weight"])})
             for one in said["members"]
         ),
-        # Manifests of earlier versions have no such entries.
-        missing=tuple(Missing(**one) for one in said.get("missing", ())),
+        missing=tuple(Missing(**one) for one in said["missing"]),
         template=_named(said["template"]),
         class_ids_file=_named(said["class_ids_file"]),
-        class_names=said.get("class_names"),
+        class_names=said["class_names"],
     )
 
 

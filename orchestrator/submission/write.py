@@ -102,8 +102,8 @@ def write_submission(
     combined: Combined,
     members: tuple[MemberPredictions, ...],
     provenance: Mapping[str, Provenance],
-    missing: Sequence[Missing] = (),
-    book: Book | None = None,
+    missing: Sequence[Missing],
+    book: Book,
 ) -> Submission:
     """Writes, re-reads and commits the submission of `combined` (the rows of `data.submitted`), then its manifest.
 
@@ -129,11 +129,9 @@ def write_submission(
         text = json.dumps(manifest, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
         write_text(staged / MANIFEST, text)
         digests = SubmissionDigests(candidate.name, sha256, hashlib.sha256(text.encode()).hexdigest())
-        if book is not None:
-            book.settle(folder / MANIFEST)
-            book.announce(digests)
-    if book is not None:
-        book.submission(digests)
+        book.settle(folder / MANIFEST)
+        book.announce(digests)
+    book.submission(digests)
     return Submission(folder / candidate.name, manifest, digests)
 
 

@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Any
 
 from orchestrator.plan import Plan
-from orchestrator.run import Committed, RunPaths, RunRecord
+from orchestrator.run import RunPaths, RunRecord, recorded_problem
 from orchestrator.submission import Manifest
 from workers.errors import CheckFailed, MemberFailed
 
@@ -48,12 +48,10 @@ class Examined:
     paths: RunPaths
     record: RunRecord
     plan: Plan
-    committed: Committed
     manifest: Manifest | None = None
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     checked: dict[str, int] = field(default_factory=dict)
-    unrecorded: list[str] = field(default_factory=list)
     rebuilt: bool = False
 
     def differs(self, what: object) -> None:
@@ -66,13 +64,10 @@ class Examined:
         self.checked[what] = self.checked.get(what, 0) + 1
 
     def compare(self, what: str, found: str, recorded: str | None) -> None:
-        """Holds a digest against run.json's."""
-        if recorded is None:
-            self.unrecorded.append(what)
-        elif found != recorded:
-            self.differs(
-                f"{what} was altered since it was committed: sha256 {found[:12]}, run.json recorded {recorded[:12]}"
-            )
+        """Compares a digest with run.json's."""
+        problem = recorded_problem(what, found, recorded)
+        if problem is not None:
+            self.differs(problem)
 
     @property
     def gone(self) -> dict[str, str]:

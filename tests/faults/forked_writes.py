@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
+from book_in_memory import book_in_memory
 
 from orchestrator.combine.averaging import mean
 from orchestrator.combine.predictions import MemberPredictions
@@ -73,7 +74,14 @@ def write_submission(folder: Path, number: int, kind: SubmissionFormat) -> None:
         provenance = {"a": submission.Provenance("train", f"hash-{number}")}
         data = RunData("d", CLASSES, {"test": split})
         submission.write_submission(
-            folder / "submission", SubmissionConfig(kind), data, mean(members), members, provenance
+            folder / "submission",
+            SubmissionConfig(kind),
+            data,
+            mean(members),
+            members,
+            provenance,
+            (),
+            book_in_memory(),
         )
 
 

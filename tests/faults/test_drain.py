@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from book_in_memory import book_in_memory
 from fake_stages import EVERY, NUM_UPDATES, FakeStages, plan_of
 from no_tracker import NoTracker
 from redone import redone_updates
@@ -53,7 +54,7 @@ def _launch(root: Path, cluster: Callable[[FakeStages], LocalActors], fakes: Fak
         NONE_TO_SPARE,
         Crops.centre,
     )
-    driver, actors = Driver(work, Ledger(RunPaths(root).ledger), NoTracker()), cluster(fakes)
+    driver, actors = Driver(work, Ledger(RunPaths(root).ledger), NoTracker(), book_in_memory()), cluster(fakes)
     driver.take_stock()
     assert driver.run(actors, lambda: False, lambda: None)
     return actors

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from book_in_memory import book_in_memory
 from fake_stages import EVERY, FakeStages, plan_of
 from flushed import flushed
 
@@ -114,7 +115,7 @@ class FakeRun:
             budgets=Budgets(max_losses=20, max_failures=3),
             crops=Crops.centre,
         )
-        driver = Driver(work, Ledger(self.paths.ledger), tracker)
+        driver = Driver(work, Ledger(self.paths.ledger), tracker, book_in_memory())
         if not driver.take_stock():
             assert driver.run(LocalActors(2, self.fakes.duties), lambda: False, lambda: None)
 

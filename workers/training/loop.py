@@ -49,7 +49,7 @@ class TrainState:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "TrainState":
         nested = {"schedule": ScheduleState(**value["schedule"]), "sums": EpochSums(**value["sums"])}
-        return cls(**{**value, **nested, "rates": tuple(value.get("rates", ()))})
+        return cls(**{**value, **nested, "rates": tuple(value["rates"])})
 
 
 @dataclass(frozen=True)

@@ -94,6 +94,7 @@ def test_export_holds_what_scoring_and_submitting_need(
     np.testing.assert_array_equal(np.load(data / "val.labels.npy"), store.labels("val"))
     assert json.loads((data / "dataset.json").read_text()) == {
         "digest": store.digest,
+        "class_ids": [],
         "counts": {"train": 48, "dev": 6, "val": 6, "test": 5},
         "unreadable": {"dev": [], "val": [], "test": [2]},
     }
