@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-from book_in_memory import book_in_memory
 
 from orchestrator.combine.averaging import mean
 from orchestrator.combine.predictions import MemberPredictions
 from orchestrator.config.schema import SubmissionConfig, SubmissionFormat
+from orchestrator.run import Book, Committed
 from orchestrator.run.data import RunData, SplitData
 from orchestrator.run.ledger import Ledger, StageState
 from orchestrator.run.paths import RunPaths
@@ -72,6 +72,7 @@ def write_submission(folder: Path, number: int, kind: SubmissionFormat) -> None:
         about = SplitPredictions("test", NUM_ROWS, len(CLASSES), "r", "d", "s", "c", "w")
         members = (MemberPredictions("a", path, about, offset),)
         provenance = {"a": submission.Provenance("train", f"hash-{number}")}
+        kept = [Committed()]
         data = RunData("d", CLASSES, {"test": split})
         submission.write_submission(
             folder / "submission",
@@ -81,7 +82,7 @@ def write_submission(folder: Path, number: int, kind: SubmissionFormat) -> None:
             members,
             provenance,
             (),
-            book_in_memory(),
+            Book(lambda: kept[-1], kept.append),
         )
 
 

@@ -24,6 +24,7 @@ from orchestrator.config.schema import TrackingConfig
 from orchestrator.execution.driver import Driver
 from orchestrator.execution.jobs import Work
 from orchestrator.plan.model import Plan
+from orchestrator.run.digests import Book
 from orchestrator.run.ledger import Budgets, Ledger
 from orchestrator.run.paths import RunPaths
 from orchestrator.tracking.opening import open_tracking
@@ -83,6 +84,7 @@ class FakeRun:
     fakes: FakeStages = field(default_factory=FakeStages)
     plan: Plan = field(default_factory=lambda: plan_of(CHAINS))
     num_launches: int = 0
+    book: Book = field(default_factory=book_in_memory)
 
     @property
     def paths(self) -> RunPaths:
@@ -115,7 +117,7 @@ class FakeRun:
             budgets=Budgets(max_losses=20, max_failures=3),
             crops=Crops.centre,
         )
-        driver = Driver(work, Ledger(self.paths.ledger), tracker, book_in_memory())
+        driver = Driver(work, Ledger(self.paths.ledger), tracker, self.book)
         if not driver.take_stock():
             assert driver.run(LocalActors(2, self.fakes.duties), lambda: False, lambda: None)
 
