@@ -188,7 +188,7 @@ def newest_checkpoint(
 
     Args:
         folder: where the stage's checkpoints lie.
-        misfit: says why whole contents cannot be gone on from (shapes, state), or "".
+        misfit: says why training cannot resume from valid contents (shapes, state), or "".
         check: called before anything loses its name; may raise.
 
     Raises:
@@ -349,9 +349,7 @@ def _unreadable_is_invalid(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in _DAMAGE:
             raise _Invalid(f"{path.name} cannot be read ({error.strerror})") from error
-        raise StorageSilent(
-            f"{path}: {error.strerror}; mend what keeps it from being read, then run it again"
-        ) from error
+        raise StorageSilent(f"{path}: {error.strerror}; make it readable, then run it again") from error
 
 
 @contextmanager

@@ -273,7 +273,7 @@ def read_table(tree: Tree, path: str) -> Table:
     (_, header), *rest = lines
     for number, line in rest:
         if len(line) != len(header):
-            raise DataError(f"{at}: line {number} has {len(line)} cells, its header {len(header)}: mend the line")
+            raise DataError(f"{at}: line {number} has {len(line)} cells, its header {len(header)}: fix the line")
     return Table(path, at, header, tuple(rest))
 
 
