@@ -1,7 +1,8 @@
-"""Times averaging stored predictions of seven members, 100,000 × 1,000 each, beside NumPy reading the same bytes.
+"""Times averaging stored predictions of seven members, 100,000 × 1,000 each, beside sha256 of the same files.
 
-For both sides the files are in the page cache. Combining is what a submission does with files that have been checked:
-read, sum in float64, round to float32, block by block. The checks before it (mostly sha256) have their own row.
+The files are in the page cache, and both sides use one thread. Combining is what a submission does with files that
+have been checked: read, sum in float64, round to float32, block by block. The check, which computes the sha256 anyway,
+has a row of its own.
 """
 
 import hashlib
@@ -13,14 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.row import Measure, Row, Settings, Spread, Wanted
-from benchmarks.turns import Contestant, Turns, ratios, take_turns
-from orchestrator.combine import MemberPredictions, blocks, mean, open_predictions, read_ahead
+from benchmarks.turns import Turns, ratios, take_turns
+from orchestrator.combine import MemberPredictions, blocks, mean, open_predictions
 from orchestrator.run import SplitData
 from workers.protocol import SplitPredictions
 from workers.storage import sha256_of
 
 _MEMBERS, _ROWS, _CLASSES = 7, 100_000, 1000
-_BLOCK_ITEMS = (2**16, 2**18, 2**20, 2**22)
 _MAX_RESIDENT_MB = 300
 _DIGEST = "benchmark"
 
@@ -53,9 +53,9 @@ def _open(scratch: Path) -> tuple[MemberPredictions, ...]:
 
 
 def _combine_all(members: tuple[MemberPredictions, ...]) -> None:
-    with read_ahead(mean(members)) as combined:
-        for rows in blocks(*combined.shape):
-            combined[rows]
+    combined = mean(members)
+    for rows in blocks(*combined.shape):
+        combined[rows]
 
 
 def _combine(scratch: Path, turns: Turns) -> None:
@@ -65,18 +65,6 @@ def _combine(scratch: Path, turns: Turns) -> None:
 
 def _check(scratch: Path, turns: Turns) -> None:
     turns.play(lambda: _open(scratch))
-
-
-def _read(scratch: Path, block_items: int, turns: Turns) -> None:
-    paths = [folder / "test.npy" for folder in _folders(scratch).values()]
-
-    def work() -> None:
-        for path in paths:
-            with path.open("rb") as file:
-                while np.fromfile(file, "<f4", block_items).size:
-                    pass
-
-    turns.play(work)
 
 
 def _hash(scratch: Path, turns: Turns) -> None:
@@ -100,18 +88,11 @@ def _resident_mb(scratch: Path, turns: Turns) -> None:
 
 
 def run(settings: Settings) -> tuple[Row, ...]:
-    """Measures the rows; writes 2.8 GB of predictions first, and tries several block sizes for the reader."""
+    """Measures the rows; writes 2.8 GB of predictions first."""
     for seed, folder in enumerate(_folders(settings.scratch).values()):
         _predict(folder, seed)
-
-    def reader(block_items: int) -> Contestant:
-        return partial(_read, settings.scratch, block_items)
-
-    tried = take_turns({str(items): reader(items) for items in _BLOCK_ITEMS}, rounds=3)
-    best = int(min(tried, key=lambda items: min(tried[items])))
     contestants = {
         "combine": partial(_combine, settings.scratch),
-        "read": reader(best),
         "check": partial(_check, settings.scratch),
         "hash": partial(_hash, settings.scratch),
     }
@@ -121,16 +102,16 @@ def run(settings: Settings) -> tuple[Row, ...]:
     title = f"{_MEMBERS} × {_ROWS:,} × {_CLASSES:,}"
     return (
         Row(
-            name=f"combining {title} by mean, beside numpy.fromfile",
+            name=f"combining {title} by mean, beside sha256 of the files",
             unit="s",
             ours=median["combine"],
-            peer=median["read"],
+            peer=median["hash"],
             limit=None,
-            ratio=Spread.of(ratios(readings, "combine", "read")),
+            ratio=Spread.of(ratios(readings, "combine", "hash")),
             measure=Measure.times,
-            wanted=Wanted(1.3, at_least=False),
+            wanted=Wanted(1.0, at_least=False),
             repeats=settings.repeats,
-            note=f"page cache warm; reader's block {4 * best / 2**20:g} MiB, best of {len(_BLOCK_ITEMS)}",
+            note="page cache warm; one thread each",
         ),
         Row(
             name=f"peak resident memory of checking and combining {title}",

@@ -3,6 +3,6 @@
 Names load on first use, so that importing this package costs nothing; `import septet` gives the same ones.
 """
 
-import lazy_loader
+from workers.faces import face
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = face(__name__, __file__)

@@ -25,16 +25,16 @@ from orchestrator.run import (
     RunData,
     RunPaths,
     SubmissionDigests,
+    find_finished,
     open_book,
     read_record,
     read_run_data,
     require_data,
-    require_recorded,
     require_stage,
 )
-from orchestrator.submission import MANIFEST, Provenance, ask, write_submission
-from workers.errors import CheckFailed, DataError, MemberFailed, StorageError
-from workers.storage import Finished, parse_json, read_finished
+from orchestrator.submission import Provenance, ask, find_manifest, write_submission
+from workers.errors import DataError, MemberFailed
+from workers.storage import Finished
 
 _SEARCH_SPLIT = "dev"
 
@@ -109,7 +109,7 @@ def rebuild_report(paths: RunPaths, plan: Plan, combine: CombineConfig) -> Resul
     Raises:
         MemberFailed, CheckFailed: as `write_results`.
     """
-    last = _last_submission(paths)
+    last = find_manifest(paths)
     missing = last.missing if last else ()
     plan = without(plan, missing)
     opened = open_results(paths, plan, last.method if last else combine.method, open_book(paths).committed)
@@ -135,15 +135,9 @@ def open_results(paths: RunPaths, plan: Plan, method: CombineMethod, committed: 
         else:
             note = "no predictions of dev: weights were looked for on val, so its errors flatter"
     members = {
-        split: open_predictions(directories, data.splits[split], len(data.classes), data.digest)
+        split: open_predictions(directories, data.splits[split], len(data.classes), data.digest, finished, committed)
         for split in dict.fromkeys(splits)
     }
-    for predictions in members.values():
-        for one in predictions:
-            _require_same_checkpoint(one, finished[one.member])
-            mend = "run `septet launch` again, which predicts anew"
-            recorded = committed.of_predictions(one.member, one.about.split)
-            require_recorded(f"member {one.member}: {one.path}", one.about.sha256, recorded, mend)
     combination = equal(method, len(directories))
     if method is CombineMethod.weighted:
         searched_on = _SEARCH_SPLIT if _SEARCH_SPLIT in members else "val"
@@ -198,35 +192,8 @@ def _provenance(plan: Plan, member: str) -> Provenance:
 def _finished(paths: RunPaths, plan: Plan, member: str, committed: Committed) -> Finished:
     """DONE.json of the member's last stage: after an extension, predictions of the stage before may still be there."""
     ref = plan.last_stage(member).ref
-    if not paths.done(ref).exists():
+    finished = find_finished(paths, plan.last_stage(member))
+    if finished is None:
         raise MemberFailed(f"{member}: its last stage {ref.stage} is not finished; run `septet launch` again")
-    finished = read_finished(paths.stage(ref))
     require_stage(committed, ref, paths.stage(ref), finished.checkpoint_sha256)
     return finished
-
-
-def _require_same_checkpoint(predictions: MemberPredictions, finished: Finished) -> None:
-    if predictions.about.checkpoint_sha256 != finished.checkpoint_sha256:
-        raise CheckFailed(
-            f"member {predictions.member}: {predictions.path} is of another checkpoint "
-            f"({predictions.about.checkpoint}) than DONE.json names ({finished.checkpoint}); run `septet launch` again"
-        )
-
-
-@dataclass(frozen=True)
-class _Last:
-    """How the last submission was combined, and without whom."""
-
-    method: CombineMethod
-    missing: tuple[Missing, ...]
-
-
-def _last_submission(paths: RunPaths) -> _Last | None:
-    path = paths.submission / MANIFEST
-    try:
-        said = parse_json(path.read_text())
-        return _Last(CombineMethod(said["method"]), tuple(Missing(**one) for one in said["missing"]))
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise StorageError(f"{path}: damaged ({error}); run `septet submit` to write it anew") from error

@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 
 from orchestrator.combine import Combination, Combined, top_classes
-from orchestrator.config import CombineMethod
 from orchestrator.plan import Plan, plan_from_json
-from orchestrator.run import RunPaths, RunRecord, read_record
-from orchestrator.submission import MANIFEST
+from orchestrator.run import RunPaths, RunRecord, find_finished, read_record
+from orchestrator.submission import read_manifest
+from orchestrator.text import counted
 from workers.data.decoding import FORMATS, BadImage, decode, read_content
 from workers.data.store import Store, open_store
-from workers.errors import ConfigError, DataError, MemberFailed, StorageError
+from workers.errors import ConfigError, DataError, MemberFailed
 from workers.numerics import capabilities, usable
-from workers.storage import parse_json, write_text
+from workers.storage import write_text
 
 TARGET = "target"
 # 256-pixel images of one block: 400 MB at most, while members are loaded anew for each block only.
@@ -143,40 +143,22 @@ def write_out(path: Path, predictions: Sequence[Prediction]) -> None:
 def _open(paths: RunPaths) -> _Ensemble:
     record = read_record(paths)
     plan = plan_from_json(record.plan)
+    manifest = read_manifest(paths)
     # A submission may do without members that failed, where `submission.min_members` allowed that: so does this.
-    wanted = _wanted(paths, plan)
-    unfinished = [member for member in wanted if not paths.done(plan.last_stage(member).ref).is_file()]
+    gone = {one.member for one in manifest.missing}
+    wanted = {member for member in plan.members if member not in gone}
+    unfinished = [name for name in plan.members if name in wanted and not find_finished(paths, plan.last_stage(name))]
     if unfinished:
         raise MemberFailed(f"{paths.root}: not finished: {', '.join(unfinished)}; run `septet launch` again")
+    # In the submission's order, so that the sum is made in the same order.
+    members = tuple(member.name for member in manifest.members)
+    if wanted != set(members):
+        others = ", ".join(sorted(wanted.symmetric_difference(members)))
+        raise MemberFailed(
+            f"{paths.submission_manifest}: not of this run's members ({others}); run `septet launch` again"
+        )
     store = open_store(Path(record.stores[TARGET]))
-    # Sorted as for the submission, so that the sum is made in the same order.
-    members = tuple(sorted(wanted))
-    return _Ensemble(paths, record, plan, store, members, _combination(paths, members))
-
-
-def _wanted(paths: RunPaths, plan: Plan) -> tuple[str, ...]:
-    try:
-        missing = {one["member"] for one in parse_json((paths.submission / MANIFEST).read_bytes())["missing"]}
-    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
-        # `_combination` says what is wrong with it.
-        missing = set()
-    return tuple(member for member in plan.members if member not in missing)
-
-
-def _combination(paths: RunPaths, members: Sequence[str]) -> Combination:
-    """How the run's submission was combined: method and weights as its manifest has them."""
-    manifest = paths.submission / MANIFEST
-    try:
-        said = parse_json(manifest.read_bytes())
-        weights = said["weights"]
-        absent = [member for member in members if member not in weights]
-        if absent:
-            raise MemberFailed(f"{manifest}: says nothing of {', '.join(absent)}; run `septet launch` again")
-        return Combination(CombineMethod(said["method"]), tuple(float(weights[member]) for member in members))
-    except FileNotFoundError:
-        raise MemberFailed(f"{paths.root}: no submission yet; run `septet launch` again") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise StorageError(f"{manifest}: damaged ({error}); run `septet submit` to write it anew") from error
+    return _Ensemble(paths, record, plan, store, members, manifest.combination)
 
 
 def _predict_block(ensemble: _Ensemble, images: Sequence[np.ndarray], progress: Callable[[str], None]) -> np.ndarray:
@@ -187,7 +169,7 @@ def _predict_block(ensemble: _Ensemble, images: Sequence[np.ndarray], progress: 
     numerics = usable(record.numerics, capabilities())
     probabilities = []
     for member in ensemble.members:
-        progress(f"{member}: predicting {len(images)} {'image' if len(images) == 1 else 'images'}")
+        progress(f"{member}: predicting {counted(len(images), 'image')}")
         stage = ensemble.plan.last_stage(member)
         probabilities.append(
             predict_by_member(

@@ -1,4 +1,4 @@
-"""Text of others on its way to a terminal: secrets hidden, control characters shown instead of obeyed."""
+"""Text for people: durations, sizes and counts in one style; text of others without secrets and control characters."""
 
 import os
 import re
@@ -60,3 +60,19 @@ def duration(seconds: float) -> str:
     if whole < 48 * 3600:
         return f"{whole // 3600} h {whole % 3600 // 60:02} min"
     return f"{whole // 86400} d {whole % 86400 // 3600:02} h"
+
+
+def size(num_bytes: float) -> str:
+    """Bytes by powers of ten, as disks are sold: `950 B`, `12.3 MB`, `252 GB`."""
+    value, unit = float(num_bytes), "B"
+    for larger in ("KB", "MB", "GB", "TB"):
+        if round(value) < 1000:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:.1f} {unit}" if unit != "B" and value < 99.95 else f"{value:.0f} {unit}"
+
+
+def counted(number: float, noun: str) -> str:
+    """A number and what it counts: `1 image`, `2,000 images`, `10 classes`."""
+    text = f"{number:,}" if isinstance(number, int) else f"{number:g}"
+    return f"{text} {noun}" if number == 1 else f"{text} {noun}{'es' if noun.endswith('s') else 's'}"

@@ -3,6 +3,6 @@
 Nothing here decides anything about training; every verb calls another package and prints what it returns.
 """
 
-import lazy_loader
+from workers.faces import face
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = face(__name__, __file__)

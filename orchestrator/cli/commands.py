@@ -1,57 +1,42 @@
-"""What each verb does: asks the rooms, prints results to stdout, shows progress on stderr, gives the exit code.
+"""The verbs: each asks the packages below, writes its results and returns an exit code.
 
 Imports are inside the verbs: `septet status` must not wait for Ray, MLflow or Hydra to load.
 """
 
-import json
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from orchestrator.cli.parser import Request
-from orchestrator.text import complaint, printable
+from orchestrator.cli import arguments as args
+from orchestrator.cli.parser import Request, verb
+from orchestrator.cli.streams import Streams
+from orchestrator.text import counted, printable
 from workers.errors import ConfigError, StorageError
 
 if TYPE_CHECKING:
-    from orchestrator.config import ClusterConfig
+    from orchestrator.config import ClusterConfig, Config
     from orchestrator.outputs import Results
+    from orchestrator.plan import Plan
     from orchestrator.run import RunPaths
 
 _OK = 0
 _DOCTOR_FAILED = 2
 _REFRESH_S = 1.0
-_OBEYED = re.compile("[\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _SUBMIT_GROUPS = ("combine", "submission")
 
 
-@dataclass(frozen=True)
-class Streams:
-    """Where results go, and where progress and complaints go."""
-
-    out: IO[str]
-    err: IO[str]
-
-    def results(self, lines: Iterable[str]) -> None:
-        """Each line to stdout."""
-        self.out.write("".join(f"{printable(str(line))}\n" for line in lines))
-
-    def document(self, value: Any) -> None:
-        """One JSON document to stdout."""
-        text = json.dumps(value, indent=1, ensure_ascii=False)
-        # JSON's own escapes for the few letters that json lets through and a terminal obeys.
-        self.out.write(_OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
-
-    def progress(self, line: str) -> None:
-        """A line to stderr."""
-        self.err.write(f"{complaint(line)}\n")
-        self.err.flush()
-
-
+@verb(
+    "prepare, train every member, predict, combine, write submission and report; again: resume or extend",
+    "",
+    "experiment=tiny_imagenet datasets.target.root=~/photos datasets.superset.root=~/more",
+    "ensemble=sweep 'sweep.seed=[0,1,2]' 'sweep.optimizer.lr=[0.01,0.02]'",
+    "run_dir=runs/mine",
+    takes=[args.OVERRIDES, args.ACCEPT_CHANGES, args.CONFIG_DIR],
+)
 def launch(request: Request, streams: Streams) -> int:
-    """Everything from images to submission and report; the table and where to look go to stdout."""
     from orchestrator.config import compose
     from orchestrator.launching import Incomplete, launch as run_launch
 
@@ -66,8 +51,13 @@ def launch(request: Request, streams: Streams) -> int:
     return _OK
 
 
+@verb(
+    "what a launch would do: stages, updates, sizes, disk, time; changes nothing",
+    "",
+    "experiment=ilsvrc2012 datasets.target.root=/data/ilsvrc --json",
+    takes=[args.OVERRIDES, args.JSON, args.CONFIG_DIR],
+)
 def plan(request: Request, streams: Streams) -> int:
-    """What a launch would do, and how long it would take; nothing on disk changes."""
     from orchestrator.config import compose
     from orchestrator.inputs import check_init_files, hash_init_files, survey_all
     from orchestrator.placement import Measuring, measure_rates, place
@@ -90,7 +80,7 @@ def plan(request: Request, streams: Streams) -> int:
 
 
 def _members_at_once(cluster: "ClusterConfig", streams: Streams) -> int:
-    """How many fit; a plan may be for machines that are elsewhere, so 0 is told and not refused."""
+    """Counts the members that fit; a plan may be for machines elsewhere, so that none fit is told, not refused."""
     from orchestrator.cluster import check_resources
 
     try:
@@ -100,8 +90,12 @@ def _members_at_once(cluster: "ClusterConfig", streams: Streams) -> int:
         return 0
 
 
+@verb(
+    "pack the datasets only",
+    "experiment=tiny_imagenet datasets.target.root=~/photos",
+    takes=[args.OVERRIDES, args.CONFIG_DIR],
+)
 def prepare(request: Request, streams: Streams) -> int:
-    """Packs the datasets that stages read, and says what each holds."""
     from orchestrator.config import compose
     from orchestrator.display import summary, watching
     from orchestrator.inputs import prepare_all
@@ -114,38 +108,29 @@ def prepare(request: Request, streams: Streams) -> int:
     return _OK
 
 
-def ui(request: Request, streams: Streams) -> int:
-    """The MLflow UI, until Ctrl-C."""
-    from orchestrator.config import compose
-    from orchestrator.tracking import find_target, open_ui
-
-    open_ui(find_target(request.run_dir, compose([]).tracking.uri), streams.out)
-    return _OK
-
-
+@verb(
+    "how a run stands, one line a stage",
+    "runs/digits-1a2b3c4d --watch",
+    "runs/digits-1a2b3c4d --json",
+    takes=[args.RUN_DIR, args.JSON, args.WATCH],
+)
 def status(request: Request, streams: Streams) -> int:
-    """One line a stage; with `--watch` until the run ends."""
-    from orchestrator.run import RunPaths, read_status, status_json, status_lines
+    from orchestrator.run import read_status, status_json, status_lines
 
-    paths = RunPaths(_given(request.run_dir))
     if request.watch and request.json:
         raise ConfigError("--watch and --json do not go together; ask again and again for --json instead")
     if request.watch:
-        watch(paths.root, streams)
-    now = read_status(paths)
-    if request.json:
-        streams.document(status_json(now))
-    else:
-        streams.results(status_lines(now))
+        watch_run(request.paths, streams)
+    now = read_status(request.paths)
+    streams.answer(status_json(now) if request.json else None, status_lines(now))
     return _OK
 
 
-def watch(run_dir: Path, streams: Streams, pause: Callable[[float], None] = time.sleep) -> None:
-    """Shows how the run gets on, until no process holds it: a launch that prepares its data is not yet running."""
+def watch_run(paths: "RunPaths", streams: Streams, pause: Callable[[float], None] = time.sleep) -> None:
+    """Shows the run's progress until no process holds it: a launch that prepares its data is not yet running."""
     from orchestrator.display import Display
-    from orchestrator.run import RunPaths, is_locked, read_status
+    from orchestrator.run import is_locked, read_status
 
-    paths = RunPaths(run_dir)
     display = Display(streams.out)
     try:
         while is_locked(paths):
@@ -155,53 +140,150 @@ def watch(run_dir: Path, streams: Streams, pause: Callable[[float], None] = time
         display.close()
 
 
+@verb(
+    "combine the stored predictions again and write the submission",
+    "runs/digits-1a2b3c4d combine=weighted submission=probabilities",
+    takes=[args.RUN_DIR, args.SUBMIT_OVERRIDES],
+)
 def submit(request: Request, streams: Streams) -> int:
-    """Stored predictions, combined anew."""
-    from orchestrator.config import reopen
     from orchestrator.outputs import write_results
-    from orchestrator.plan import plan_from_json
-    from orchestrator.run import RunPaths, lock, read_record
+    from orchestrator.run import lock
 
     for override in request.overrides:
         if re.split(r"[.=]", override)[0] not in _SUBMIT_GROUPS:
             groups = " and ".join(_SUBMIT_GROUPS)
             raise ConfigError(f"{override}: the run is trained; submit takes overrides of {groups} only")
-    paths = RunPaths(_given(request.run_dir))
-    record = read_record(paths)
-    config = reopen(_configuration(paths), request.overrides)
-    with lock(paths):
-        results = write_results(paths, plan_from_json(record.plan), config.combine, config.submission)
+    planned, config = _stored(request)
+    with lock(request.paths):
+        results = write_results(request.paths, planned, config.combine, config.submission)
     streams.results(_outcome_lines(results))
     return _OK
 
 
+@verb(
+    "the finished ensemble on new image files, or folders of them",
+    "runs/digits-1a2b3c4d cat.jpg more_photos/",
+    "runs/digits-1a2b3c4d photos/ --top 3 --out photos.csv",
+    takes=[args.RUN_DIR, args.IMAGES, args.JSON, args.TOP, args.OUT],
+)
+def predict(request: Request, streams: Streams) -> int:
+    from orchestrator.prediction import check_out, predict, prediction_json, prediction_lines, write_out
+
+    if request.out is not None:
+        check_out(request.out)
+    found = predict(request.paths, request.images, request.top, streams.progress)
+    if request.out is not None:
+        write_out(request.out, found)
+        streams.progress(f"{counted(len(found), 'image')}: {request.out}")
+    if request.json or request.out is None:
+        streams.answer(prediction_json(found) if request.json else None, prediction_lines(found))
+    return _OK
+
+
+@verb(
+    "where one line of the submission comes from: each member's probabilities, weight, run and checkpoint",
+    "runs/digits-1a2b3c4d 0007.png",
+    "runs/digits-1a2b3c4d 0007.png --top 3 --json",
+    takes=[args.RUN_DIR, args.IMAGE_ID, args.JSON, args.TOP],
+)
+def explain(request: Request, streams: Streams) -> int:
+    from orchestrator.verification import explain, explanation_json, explanation_lines
+
+    found = explain(request.paths, request.image_id, request.top)
+    streams.answer(explanation_json(found) if request.json else None, explanation_lines(found))
+    return _OK
+
+
+@verb(
+    "recompute a run's hashes, make its submission again, say whether it is the same byte for byte",
+    "runs/digits-1a2b3c4d",
+    "runs/digits-1a2b3c4d --json",
+    takes=[args.RUN_DIR, args.JSON],
+)
+def verify(request: Request, streams: Streams) -> int:
+    from orchestrator.verification import require_ok, verification_json, verification_lines, verify
+
+    found = verify(request.paths)
+    lines = verification_lines(str(_near(request.paths.root)), found)
+    streams.answer(verification_json(found) if request.json else None, lines)
+    require_ok(request.paths, found)
+    return _OK
+
+
+@verb("rebuild the report from the run's files", "runs/digits-1a2b3c4d", takes=[args.RUN_DIR])
 def report(request: Request, streams: Streams) -> int:
-    """The report, from what the run has on disk."""
-    from orchestrator.config import reopen
     from orchestrator.outputs import rebuild_report
-    from orchestrator.plan import plan_from_json
-    from orchestrator.run import RunPaths, lock, read_record
+    from orchestrator.run import lock
 
-    paths = RunPaths(_given(request.run_dir))
-    record = read_record(paths)
-    combine = reopen(_configuration(paths)).combine
-    with lock(paths):
-        results = rebuild_report(paths, plan_from_json(record.plan), combine)
+    planned, config = _stored(request)
+    with lock(request.paths):
+        results = rebuild_report(request.paths, planned, config.combine)
     streams.results(_outcome_lines(results))
     return _OK
 
 
-def _configuration(paths: "RunPaths") -> str:
-    """config.yaml as the last launch composed it."""
+@verb(
+    "ask a running launch, here or on another host, to checkpoint and stop; waits until it has",
+    "runs/digits-1a2b3c4d",
+    "runs/digits-1a2b3c4d --timeout 0",
+    takes=[args.RUN_DIR, args.TIMEOUT],
+)
+def stop(request: Request, streams: Streams) -> int:
+    from orchestrator.execution import ask_to_stop
+
+    streams.results([ask_to_stop(request.paths, request.timeout).line])
+    return _OK
+
+
+@verb(
+    "open the MLflow UI on a run's store, and print its address", "", "runs/digits-1a2b3c4d", takes=[args.ANY_RUN_DIR]
+)
+def ui(request: Request, streams: Streams) -> int:
+    from orchestrator.config import compose
+    from orchestrator.tracking import find_target, open_ui
+
+    open_ui(find_target(request.run_dir, compose([]).tracking.uri), streams.out)
+    return _OK
+
+
+@verb(
+    "versions, devices, threads, disk, Ray, MLflow: what would go wrong, before it does",
+    "",
+    "experiment=tiny_imagenet cluster.address=auto",
+    takes=[args.OVERRIDES, args.JSON, args.CONFIG_DIR],
+)
+def doctor(request: Request, streams: Streams) -> int:
+    from orchestrator.config import compose
+    from orchestrator.doctor import check_lines, examine, gather, has_failed
+
+    checks = examine(gather(compose(request.overrides, request.config_dir), streams.progress))
+    streams.answer([asdict(check) for check in checks] if request.json else None, check_lines(checks))
+    return _DOCTOR_FAILED if has_failed(checks) else _OK
+
+
+VERBS = {
+    one.name: one for one in (launch, plan, prepare, status, submit, predict, explain, verify, report, stop, ui, doctor)
+}
+
+
+def _stored(request: Request) -> "tuple[Plan, Config]":
+    """Reads the run's plan, and its configuration as the last launch composed it, with the request's overrides."""
+    from orchestrator.config import reopen
+    from orchestrator.plan import plan_from_json
+    from orchestrator.run import read_record
+
+    planned = plan_from_json(read_record(request.paths).plan)
+    path = request.paths.config_yaml
     try:
-        return paths.config_yaml.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         problem = "missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
-        raise StorageError(f"{paths.config_yaml}: {problem}; run `septet launch` again, which writes it") from error
+        raise StorageError(f"{path}: {problem}; run `septet launch` again, which writes it") from error
+    return planned, reopen(text, request.overrides)
 
 
 def _outcome_lines(results: "Results") -> Iterator[str]:
-    """The table, then where submission and report lie."""
+    """Yields the table, then where submission and report are."""
     yield results.table_text.rstrip("\n")
     yield ""
     if results.submission is not None:
@@ -214,94 +296,5 @@ def _outcome_lines(results: "Results") -> Iterator[str]:
 
 
 def _near(path: Path) -> Path:
-    """The path as it is best typed here: relative below the working directory, else absolute."""
+    """Returns the path as it is best typed here: relative below the working directory, else absolute."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-
-
-def predict(request: Request, streams: Streams) -> int:
-    """The ensemble's best classes for each image."""
-    from orchestrator.prediction import check_out, predict, prediction_json, prediction_lines, write_out
-    from orchestrator.run import RunPaths
-
-    if request.out is not None:
-        check_out(request.out)
-    found = predict(RunPaths(_given(request.run_dir)), request.images, request.top, streams.progress)
-    if request.out is not None:
-        write_out(request.out, found)
-        streams.progress(f"{len(found)} images: {request.out}")
-    if request.json:
-        streams.document(prediction_json(found))
-    elif request.out is None:
-        streams.results(prediction_lines(found))
-    return _OK
-
-
-def verify(request: Request, streams: Streams) -> int:
-    """Whether all that the run has is as it was committed, and its submission the same when it is made again."""
-    from orchestrator.run import RunPaths
-    from orchestrator.verification import require_ok, verification_json, verification_lines, verify as verify_run
-
-    paths = RunPaths(_given(request.run_dir))
-    found = verify_run(paths)
-    if request.json:
-        streams.document(verification_json(found))
-    else:
-        streams.results(verification_lines(str(_near(paths.root)), found))
-    require_ok(paths, found)
-    return _OK
-
-
-def explain(request: Request, streams: Streams) -> int:
-    """Where one line of the submission comes from."""
-    from orchestrator.run import RunPaths
-    from orchestrator.verification import explain as explain_line, explanation_json, explanation_lines
-
-    found = explain_line(RunPaths(_given(request.run_dir)), request.image_id, request.top)
-    if request.json:
-        streams.document(explanation_json(found))
-    else:
-        streams.results(explanation_lines(found))
-    return _OK
-
-
-def stop(request: Request, streams: Streams) -> int:
-    """Asks the launch to stop, and says what came of it."""
-    from orchestrator.execution import ask_to_stop
-    from orchestrator.run import RunPaths
-
-    streams.results([ask_to_stop(RunPaths(_given(request.run_dir)), request.timeout).line])
-    return _OK
-
-
-def doctor(request: Request, streams: Streams) -> int:
-    """Every check, a line each; 2 if one failed."""
-    from orchestrator.config import compose
-    from orchestrator.doctor import check_lines, examine, gather, has_failed
-
-    checks = examine(gather(compose(request.overrides, request.config_dir), streams.progress))
-    if request.json:
-        streams.document([asdict(check) for check in checks])
-    else:
-        streams.results(check_lines(checks))
-    return _DOCTOR_FAILED if has_failed(checks) else _OK
-
-
-def _given(path: Path | None) -> Path:
-    assert path is not None, "the parser lets no such request through"
-    return path
-
-
-VERBS: dict[str, Callable[[Request, Streams], int]] = {
-    "launch": launch,
-    "submit": submit,
-    "report": report,
-    "plan": plan,
-    "prepare": prepare,
-    "ui": ui,
-    "status": status,
-    "predict": predict,
-    "explain": explain,
-    "verify": verify,
-    "stop": stop,
-    "doctor": doctor,
-}

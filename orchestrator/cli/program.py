@@ -11,7 +11,9 @@ import traceback
 from collections.abc import Iterator, Sequence
 from types import FrameType
 
+from orchestrator.cli.commands import VERBS
 from orchestrator.cli.parser import parse
+from orchestrator.cli.streams import Streams
 from orchestrator.text import complaint
 from workers.errors import SeptetError
 
@@ -20,12 +22,12 @@ _INTERRUPTED = 128 + signal.SIGINT
 _PIPE_CLOSED = 128 + signal.SIGPIPE
 
 
-# Python's last collections walk all that MLflow has made, 0.4 to 0.6 s, for memory that goes back with the process.
+# Python's last collections walk all that MLflow has made: 0.4 to 0.6 s, for memory that the process frees anyway.
 atexit.register(gc.freeze)
 
 
 class _Terminated(BaseException):
-    """SIGTERM or SIGHUP arrived; a BaseException, so that nothing between here and there takes it for an error."""
+    """SIGTERM or SIGHUP arrived; a BaseException, so that no `except Exception` on the way catches it."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -41,10 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
             return code
     except KeyboardInterrupt:
-        _complain("interrupted; the same command goes on from where it stopped")
+        _complain("interrupted; run the same command again to resume")
         return _INTERRUPTED
     except _Terminated as terminated:
-        _complain("terminated; the same command goes on from where it stopped")
+        _complain("terminated; run the same command again to resume")
         return 128 + terminated.number
     except BrokenPipeError:
         # Whoever read stdout has left (`| head`); Python would complain once more when it flushes at exit.
@@ -54,11 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(words: list[str]) -> int:
     try:
-        request = parse(words)
-        # Here and not above: `--help` and a mistyped verb answer without Ray, MLflow or Hydra being loaded.
-        from orchestrator.cli import commands as verbs
-
-        return verbs.VERBS[request.verb](request, verbs.Streams(sys.stdout, sys.stderr))
+        request = parse(words, VERBS)
+        return VERBS[request.verb].run(request, Streams(sys.stdout, sys.stderr))
     except SeptetError as error:
         if "--debug" in words:
             sys.stderr.write(complaint(traceback.format_exc()))
@@ -78,7 +77,7 @@ def _run(words: list[str]) -> int:
 
 
 def _complain(message: str) -> None:
-    # A closed terminal takes no line any more; the exit code is told all the same.
+    # A closed terminal takes no more lines; the exit code is returned all the same.
     with contextlib.suppress(OSError):
         sys.stderr.write(complaint(f"septet: {' '.join(message.split())}") + "\n")
         sys.stderr.flush()
@@ -86,7 +85,7 @@ def _complain(message: str) -> None:
 
 @contextlib.contextmanager
 def _sigterm_raises() -> Iterator[None]:
-    """Turns SIGTERM and SIGHUP into `_Terminated`, so that locks and children are let go of on the way out.
+    """Turns SIGTERM and SIGHUP into `_Terminated`, so that locks are released and children end on the way out.
 
     SIGHUP that is ignored (`nohup`) stays so.
     """

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from orchestrator.cluster.interface import Failure, Halted, Outcome, Predicted, Trained
 from workers.errors import CheckFailed, ConfigError, DataError, Diverged, Stopped, StorageError, Superseded
 from workers.protocol import PredictSpec, SplitPredictions, StageResult, StageSpec
-from workers.storage import beat, storage_errors
+from workers.storage import beat, layout, storage_errors
 
 # By class name: the orchestrator does not load torch. The first is torch's own, of any accelerator's allocator.
 _ACCELERATOR_KINDS = ("OutOfMemoryError",)
@@ -117,7 +117,7 @@ class MemberActor:
 
     def _encoded(self, spec: StageSpec | PredictSpec, work: Callable[[], Outcome]) -> Outcome:
         try:
-            with self._one_at_a_time, _logging_to(spec.stage_dir / "log.txt"):
+            with self._one_at_a_time, _logging_to(spec.stage_dir / layout.LOG):
                 _set_openmp_threads(spec.numerics.threads)
                 beat(spec.stage_dir)
                 return _logged(spec.stage_dir.parent, work)
@@ -167,7 +167,7 @@ def _after_predecessor(member_dir: Path) -> Iterator[None]:
     The kernel frees the lock when its holder dies, so waiting for it is waiting for the other's death. It is no more
     than a courtesy: the fence (workers.storage.fence) keeps the other from writing, across hosts too.
     """
-    path = member_dir / ".lock"
+    path = member_dir / layout.ACTOR_LOCK
     lock = FileLock(path, poll_interval=_HOLD_PAUSE_S, fallback_to_soft=False)
     with storage_errors(path):
         member_dir.mkdir(parents=True, exist_ok=True)

@@ -217,11 +217,11 @@ class RayCluster:
 
     def stop(self, member: str) -> None:
         actor = self._actors[member]
-        if node_of(actor):
-            actor.stop.remote()
-        else:
+        if self._nodes_change and not node_of(actor):
             # It waits for a machine, perhaps for ever, and has nothing to save.
             _kill(actor)
+        else:
+            actor.stop.remote()
 
     def poll(self, timeout_s: float) -> Sequence[Completed]:
         import ray

@@ -76,10 +76,14 @@ def leaving_nodes() -> frozenset[str]:
 
 
 def node_of(actor: Any) -> str:
-    """The name of the node that an actor lives on; empty while it has none."""
+    """The name of the node that an actor lives on; empty while it waits for one.
+
+    Of an actor that waits, Ray names the node that keeps the request.
+    """
     from ray._private.state import actors
 
-    return str(actors(actor._actor_id.hex()).get("Address", {}).get("NodeID", ""))
+    about = actors(actor._actor_id.hex())
+    return str(about["Address"]["NodeID"]) if about.get("State") == "ALIVE" else ""
 
 
 def _connects(address: str) -> bool:

@@ -50,7 +50,7 @@ LOCAL_ENVIRONMENT = {
     # Named for Windows and macOS, it makes any local Ray use 127.0.0.1 as its address; without it the raylet and its
     # agents listen on every interface (measured on 2.60).
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    # Ray would otherwise hide all GPUs from actors that ask for none, or none of them, depending on its version.
+    # Hides all GPUs from actors that ask for none; Ray's default depends on its version.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
 }
 # Ray prints a raylet's complaints about a dead worker to the driver's stdout, which is for results; the driver's own

@@ -8,8 +8,12 @@ from .absent import (
 )
 from .averaging import Combination as Combination, Combined as Combined, equal as equal, mean as mean
 from .predictions import (
+    Expected as Expected,
+    Flaw as Flaw,
+    Invalid as Invalid,
     MemberPredictions as MemberPredictions,
     all_present as all_present,
+    check_predictions as check_predictions,
     open_predictions as open_predictions,
 )
 from .rows import (
@@ -19,9 +23,7 @@ from .rows import (
     Rows as Rows,
     blocks as blocks,
     gather as gather,
-    num_threads as num_threads,
     ranks as ranks,
-    read_ahead as read_ahead,
     top_classes as top_classes,
 )
 from .weights import find_weights as find_weights

@@ -2,13 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
+from orchestrator.combine.predictions import Expected, Flaw, Invalid, check_predictions
 from orchestrator.config import SubmissionConfig
 from orchestrator.plan import Job, Plan, TrainJob
-from orchestrator.run import Contents, RunData, RunPaths, StageState, read_ledger
+from orchestrator.run import Contents, RunData, RunPaths, StageState, find_finished, read_ledger
 from workers.errors import ConfigError, MemberFailed
-from workers.storage import parse_json, read_finished
 
 
 @dataclass(frozen=True)
@@ -49,10 +48,7 @@ def allowed_missing(paths: RunPaths, plan: Plan, data: RunData, config: Submissi
 
 
 def find_missing(paths: RunPaths, plan: Plan, data: RunData) -> tuple[Missing, ...]:
-    """Members whose last stage is not done, or whose predictions are not there or of another checkpoint or dataset.
-
-    Predictions that are there and damaged are no missing ones: they are refused when they are opened.
-    """
+    """Members whose last stage is not done, or whose predictions are not there or of another checkpoint or dataset."""
     ledger = read_ledger(paths.ledger)
     splits = tuple(dict.fromkeys((data.submitted, *data.scored)))
     return tuple(
@@ -76,13 +72,16 @@ def in_words(missing: Sequence[Missing]) -> str:
 def _why(paths: RunPaths, plan: Plan, member: str, splits: Sequence[str], digest: str, ledger: Contents) -> str | None:
     """Why `member` is missing; None where it is not."""
     last = plan.last_stage(member)
-    if not paths.done(last.ref).exists():
+    finished = find_finished(paths, last)
+    if finished is None:
         chain = [*reversed(plan.ancestors(last)), last]
         failures = _failures(ledger, [TrainJob(stage.ref) for stage in chain])
         return next(failures, f"its last stage {last.ref.stage} is not finished")
-    folder, checkpoint = paths.predictions(member), read_finished(paths.stage(last.ref)).checkpoint_sha256
     for split in splits:
-        if not _is_of(folder / f"{split}.json", checkpoint, digest) or not (folder / f"{split}.npy").is_file():
+        expected = Expected(digest, finished=finished)
+        found = check_predictions(member, paths.predictions(member), split, expected, read=False)
+        # Damaged ones are not missing: they are refused when they are opened.
+        if isinstance(found, Invalid) and found.flaw is not Flaw.damaged:
             failures = _failures(ledger, [plan.predict_job(member)])
             return next(failures, f"no predictions of {split} by its last checkpoint")
     return None
@@ -93,14 +92,3 @@ def _failures(ledger: Contents, jobs: Sequence[Job]) -> Iterator[str]:
         entry = ledger.entry(job)
         if entry.state is StageState.failed:
             yield f"{job}: {entry.attempts[-1].error}"
-
-
-def _is_of(about: Path, checkpoint_sha256: str, digest: str) -> bool:
-    try:
-        said = parse_json(about.read_bytes())
-        return bool(said["checkpoint_sha256"] == checkpoint_sha256 and said["data_digest"] == digest)
-    except FileNotFoundError:
-        return False
-    except (ValueError, KeyError, TypeError):
-        # Damaged, not missing: opening it says so.
-        return True

@@ -10,26 +10,27 @@ core, where reading again takes 28 GB/s), so one pass for both would save little
 
 import hashlib
 import os
-import sys
 import weakref
+from bisect import bisect_left
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.combine.rows import Block, blocks, num_threads
-from orchestrator.run import SplitData
-from workers.errors import CheckFailed, MemberFailed
+from orchestrator.combine.rows import Block, blocks
+from orchestrator.run import Committed, SplitData, alteration
+from workers.errors import CheckFailed, MemberFailed, SeptetError
 from workers.protocol import SplitPredictions
-from workers.storage import parse_json, storage_errors
+from workers.storage import Finished, layout, parse_json, storage_errors
+from workers.threads import map_in_order
 
 SUM_TOLERANCE = 1e-3
-_ITEM_BYTES = 4
 _SHOWN_ROWS = 3
 
 
@@ -37,7 +38,7 @@ _SHOWN_ROWS = 3
 class MemberPredictions:
     """One member's checked probabilities of a split; slices are read from disk when taken, by any number of threads.
 
-    `uniform` are rows whose image could not be read: whatever the member says of them, they are uniform.
+    `uniform` are, in order, the rows whose image could not be read: whatever the member says of them, they are uniform.
     """
 
     member: str
@@ -54,27 +55,17 @@ class MemberPredictions:
         """Rows `start:stop` (step 1) as a fresh float32 array."""
         start, stop, step = rows.indices(self.about.num_rows)
         assert step == 1, "a contiguous slice"
-        block = np.empty((max(0, stop - start), self.about.num_classes), np.float32)
-        self.read_into(start, block)
+        block = self.stored(slice(start, max(start, stop)))
+        for row in self.uniform[bisect_left(self.uniform, start) : bisect_left(self.uniform, stop)]:
+            block[row - start] = 1 / self.about.num_classes
         return block
 
-    def read_into(self, start: int, block: Block) -> None:
-        """Fills `block` (rows, classes), C-contiguous, with the rows from `start` on."""
-        self.read_stored(start, block)
-        for row in self.uniform:
-            if start <= row < start + len(block):
-                block[row - start] = 1 / self.about.num_classes
-
-    def read_stored(self, start: int, block: Block) -> None:
-        """As `read_into`, but as the file has them."""
-        _, offset_bytes = self.stored_at(start)
+    def stored(self, rows: slice) -> Block:
+        """As a slice, but as the file has the rows; both bounds of `rows` are given."""
+        block = np.empty((rows.stop - rows.start, self.about.num_classes), "<f4")
+        offset_bytes = self.offset_bytes + rows.start * self.about.num_classes * block.itemsize
         self._read_bytes(block.reshape(-1).view(np.uint8).data, offset_bytes)
-        if sys.byteorder == "big":
-            block.byteswap(inplace=True)
-
-    def stored_at(self, row: int) -> tuple[int, int]:
-        """The file's descriptor, open as long as this object lives, and the byte at which `row` begins."""
-        return self._descriptor, self.offset_bytes + row * self.about.num_classes * _ITEM_BYTES
+        return block
 
     def header(self) -> bytes:
         """The file's bytes before the first row."""
@@ -99,117 +90,193 @@ class MemberPredictions:
         return descriptor
 
 
+class Flaw(StrEnum):
+    """Why stored predictions are not valid."""
+
+    missing = "missing"
+    damaged = "damaged"
+    other_images = "other images"
+    other_checkpoint = "other checkpoint"
+    altered = "altered"
+
+
+@dataclass(frozen=True)
+class Invalid:
+    """Stored predictions that must not be used; `why` says so to a person, with what to do."""
+
+    flaw: Flaw
+    why: str
+
+    @property
+    def error(self) -> SeptetError:
+        return MemberFailed(self.why) if self.flaw is Flaw.missing else CheckFailed(self.why)
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What valid predictions of a split are made from; what is None is not compared.
+
+    `data_digest` is of the dataset whose images were predicted, `rows` are its images; `finished` is the member's last
+    stage; `committed` is the file's sha256 in run.json, "" where it has none.
+    """
+
+    data_digest: str
+    rows: SplitData | None = None
+    num_classes: int | None = None
+    finished: Finished | None = None
+    committed: str | None = None
+
+
 def open_predictions(
-    directories: Mapping[str, Path], split: SplitData, num_classes: int, data_digest: str
+    directories: Mapping[str, Path],
+    split: SplitData,
+    num_classes: int,
+    data_digest: str,
+    finished: Mapping[str, Finished] = MappingProxyType({}),
+    committed: Committed | None = None,
 ) -> tuple[MemberPredictions, ...]:
     """Opens and checks every member's predictions of `split`, in the order of `directories` (member → folder).
 
-    `data_digest` is that of the dataset whose images must have been predicted.
+    `finished` and `committed`, where they are given, are compared as well (see `Expected`).
 
     Raises:
         MemberFailed: predictions of some members are missing (all are named).
-        CheckFailed: a file is damaged, of other rows or classes, or holds rows that are no probabilities.
+        CheckFailed: predictions of a member are not valid; of several the first one is named.
     """
-    missing = [
-        member
-        for member, folder in directories.items()
-        if not ((folder / f"{split.name}.npy").is_file() and (folder / f"{split.name}.json").is_file())
-    ]
-    if missing:
-        plural = "members" if len(missing) > 1 else "member"
-        raise MemberFailed(
-            f"{plural} {', '.join(missing)}: no predictions of {split.name} in {directories[missing[0]]}; "
-            "run `septet launch` again"
-        )
-    with ThreadPoolExecutor(num_threads(), thread_name_prefix="check") as threads:
-        opened = threads.map(
-            lambda member: _open(member, directories[member], split, num_classes, data_digest), directories
-        )
-        # In the members' order, so that of several bad files the first one is named.
-        return tuple(opened)
+
+    def check(member: str) -> MemberPredictions | Invalid:
+        recorded = committed.of_predictions(member, split.name) if committed else None
+        expected = Expected(data_digest, split, num_classes, finished.get(member), recorded)
+        return check_predictions(member, directories[member], split.name, expected)
+
+    found = dict(zip(directories, map_in_order(check, directories), strict=True))
+    invalid = {member: one for member, one in found.items() if isinstance(one, Invalid)}
+    missing = [member for member, one in invalid.items() if one.flaw is Flaw.missing]
+    if len(missing) > 1:
+        raise MemberFailed(f"members {', '.join(missing)}: no predictions of {split.name}; run `septet launch` again")
+    for member in missing or invalid:
+        raise invalid[member].error
+    return tuple(one for one in found.values() if isinstance(one, MemberPredictions))
 
 
 def all_present(directories: Mapping[str, Path], split: str) -> bool:
     """Whether every member has a file of predictions of `split`, be it valid or not."""
-    return all((folder / f"{split}.npy").is_file() for folder in directories.values())
+    return all((folder / layout.probabilities(split)).is_file() for folder in directories.values())
 
 
-def _open(member: str, folder: Path, split: SplitData, num_classes: int, data_digest: str) -> MemberPredictions:
-    with storage_errors(folder):
-        return _checked(member, folder, split, num_classes, data_digest)
+def check_predictions(
+    member: str, folder: Path, split: str, expected: Expected, *, read: bool = True
+) -> MemberPredictions | Invalid:
+    """Says whether the predictions of `split` in `folder` are valid: the one answer for all who use them.
+
+    Without `read` the probabilities themselves are left unread: only what describes them is compared.
+
+    Raises:
+        StorageError: storage fails.
+    """
+    path, described = folder / layout.probabilities(split), folder / layout.described(split)
+    try:
+        with storage_errors(folder):
+            if not (path.is_file() and described.is_file()):
+                raise _Unusable(Flaw.missing, f"no predictions of {split} in {folder}; run `septet launch` again")
+            about = _read_about(described)
+            _compare(path, about, expected)
+            uniform = expected.rows.unreadable if expected.rows else ()
+            opened = MemberPredictions(member, path, about, _offset(path, about, expected), uniform)
+            if read:
+                _check_content(opened, expected.rows)
+            # After the content, of which the message says more.
+            recorded = expected.committed
+            if recorded is not None and (altered := alteration(str(path), str(about.sha256), recorded)):
+                raise _Unusable(Flaw.altered, f"{altered}: run `septet launch` again, which predicts again")
+            return opened
+    except _Unusable as unusable:
+        return Invalid(unusable.flaw, f"member {member}: {unusable}")
 
 
-def _checked(member: str, folder: Path, split: SplitData, num_classes: int, data_digest: str) -> MemberPredictions:
-    path = folder / f"{split.name}.npy"
-    about = _read_about(member, folder / f"{split.name}.json")
-    if about.rows_sha256 != split.rows_sha256:
-        raise CheckFailed(f"member {member}: {path} is of other images than data/{split.name}.rows.txt; predict again")
-    if about.data_digest != data_digest:
-        raise CheckFailed(
-            f"member {member}: {path} was predicted from images whose content is not that of data/dataset.json "
-            f"(digest {about.data_digest[:12]}, not {data_digest[:12]}); run `septet launch` again"
+class _Unusable(Exception):
+    def __init__(self, flaw: Flaw, why: str) -> None:
+        super().__init__(why)
+        self.flaw = flaw
+
+
+def _read_about(path: Path) -> SplitPredictions:
+    try:
+        return SplitPredictions(**parse_json(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise _Unusable(Flaw.damaged, f"{path} is damaged ({error}); predict again") from error
+
+
+def _compare(path: Path, about: SplitPredictions, expected: Expected) -> None:
+    """Compares what the predictions say of themselves."""
+    rows, finished = expected.rows, expected.finished
+    if rows is not None and about.rows_sha256 != rows.rows_sha256:
+        raise _Unusable(
+            Flaw.other_images, f"{path} is of other images than data/{layout.rows(rows.name)}; predict again"
         )
+    if about.data_digest != expected.data_digest:
+        why = (
+            f"{path} was predicted from images whose content is not that of data/{layout.DATASET} "
+            f"(digest {str(about.data_digest)[:12]}, not {expected.data_digest[:12]}); run `septet launch` again"
+        )
+        raise _Unusable(Flaw.other_images, why)
+    if finished is not None and about.checkpoint_sha256 != finished.checkpoint_sha256:
+        why = (
+            f"{path} is of another checkpoint ({about.checkpoint}) than {layout.DONE} names ({finished.checkpoint}); "
+            "run `septet launch` again"
+        )
+        raise _Unusable(Flaw.other_checkpoint, why)
+
+
+def _offset(path: Path, about: SplitPredictions, expected: Expected) -> int:
+    """Where in the file the first row begins, in bytes; the header is of the wanted shape."""
     try:
         header = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise CheckFailed(f"member {member}: {path} is not a whole .npy file ({error}); predict again") from error
-    wanted = (len(split.rows), num_classes)
+        raise _Unusable(Flaw.damaged, f"{path} is not a whole .npy file ({error}); predict again") from error
+    rows, said = expected.rows, (about.num_rows, about.num_classes)
+    wanted = (
+        about.num_rows if rows is None else len(rows.rows),
+        about.num_classes if expected.num_classes is None else expected.num_classes,
+    )
     if header.shape != wanted or header.dtype != np.dtype("<f4") or not header.flags.c_contiguous:
-        raise CheckFailed(
-            f"member {member}: {path} holds {header.dtype} {header.shape}, not float32 {wanted}"
-            f"{_rows_that_lack(header.shape, split)}; predict again"
-        )
-    if (about.num_rows, about.num_classes) != wanted:
-        raise CheckFailed(
-            f"member {member}: {path.with_suffix('.json')} says {about.num_rows} rows of {about.num_classes} classes, "
-            f"not {wanted[0]} of {wanted[1]}; predict again"
-        )
-    opened = MemberPredictions(member, path, about, int(header.offset), split.unreadable)
-    del header
-    _check_content(opened, split)
-    return opened
+        why = f"{path} holds {header.dtype} {header.shape}, not float32 {wanted}{_rows_that_lack(header.shape, rows)}"
+        raise _Unusable(Flaw.damaged, f"{why}; predict again")
+    if said != wanted:
+        described = path.with_name(layout.described(path.stem))
+        why = f"{described} says {said[0]} rows of {said[1]} classes, not {wanted[0]} of {wanted[1]}"
+        raise _Unusable(Flaw.damaged, f"{why}; predict again")
+    return int(header.offset)
 
 
-def _rows_that_lack(shape: tuple[int, ...], split: SplitData) -> str:
+def _rows_that_lack(shape: tuple[int, ...], split: SplitData | None) -> str:
     """Names the images that a file of too few rows says nothing of, if each row is of the image at its place."""
     num_rows = shape[0] if shape else 0
-    if num_rows >= len(split.rows):
+    if split is None or num_rows >= len(split.rows):
         return ""
     shown = ", ".join(f"{row} ({split.rows[row]})" for row in range(num_rows, len(split.rows))[:_SHOWN_ROWS])
     return f": of {len(split.rows) - num_rows} images it says nothing, the first {shown}"
 
 
-def _read_about(member: str, path: Path) -> SplitPredictions:
-    try:
-        return SplitPredictions(**parse_json(path.read_text()))
-    except (ValueError, TypeError) as error:
-        raise CheckFailed(f"member {member}: {path} is damaged ({error}); predict again") from error
-
-
-def _check_content(predictions: MemberPredictions, split: SplitData) -> None:
+def _check_content(predictions: MemberPredictions, split: SplitData | None) -> None:
     """One pass over the file: its sha256, and that every row is a probability distribution."""
     digest = hashlib.sha256(predictions.header())
     bad: list[int] = []
-    kept = np.empty(0, np.float32)
-    for rows in blocks(*predictions.shape[:2]):
-        num_items = (rows.stop - rows.start) * predictions.about.num_classes
-        kept = kept if kept.size else np.empty(num_items, np.float32)
-        block = kept[:num_items].reshape(-1, predictions.about.num_classes)
-        predictions.read_stored(rows.start, block)
+    for rows in blocks(*predictions.shape):
+        block = predictions.stored(rows)
         digest.update(block.data)
         if len(bad) < _SHOWN_ROWS:
             bad.extend((np.flatnonzero(~_are_distributions(block)) + rows.start).tolist())
     if bad:
-        shown = ", ".join(f"{row} ({split.rows[row]})" for row in bad[:_SHOWN_ROWS])
-        raise CheckFailed(
-            f"member {predictions.member}: {predictions.path} has rows that are no probabilities, the first {shown}; "
-            "predict again"
-        )
+        shown = ", ".join(f"{row} ({split.rows[row]})" if split else str(row) for row in bad[:_SHOWN_ROWS])
+        why = f"{predictions.path} has rows that are no probabilities, the first {shown}; predict again"
+        raise _Unusable(Flaw.damaged, why)
     if digest.hexdigest() != predictions.about.sha256:
-        raise CheckFailed(
-            f"member {predictions.member}: {predictions.path} differs from the sha256 in "
-            f"{predictions.path.with_suffix('.json').name}: changed since it was predicted; predict again"
+        described = layout.described(predictions.about.split)
+        why = (
+            f"{predictions.path} differs from the sha256 in {described}: changed since it was predicted; predict again"
         )
+        raise _Unusable(Flaw.damaged, why)
 
 
 def _are_distributions(block: NDArray[Any]) -> NDArray[np.bool_]:

@@ -3,6 +3,6 @@
 It returns a frozen `Config`; `schema` holds what a person may write and `members` resolves it.
 """
 
-import lazy_loader
+from workers.faces import face
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = face(__name__, __file__)

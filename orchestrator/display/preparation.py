@@ -9,8 +9,8 @@ from typing import IO, TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from orchestrator.text import duration
-from workers.data.store import PrepareProgress
+from orchestrator.text import counted, duration, size
+from workers.data.store import MANIFEST, PrepareProgress
 
 if TYPE_CHECKING:
     from workers.data.store import Store
@@ -119,13 +119,13 @@ def watching(stream: IO[str]) -> Iterator[Watch]:
 def summary(name: str, store: "Store") -> Iterator[str]:
     """What a prepared dataset holds, where it lies, and what had to be decided about its files."""
     counts = ", ".join(f"{count:,} {split}" for split, count in store.counts.items())
-    yield f"{name}: {store.num_classes:,} classes at {store.size} px; {counts}"
+    yield f"{name}: {counted(store.num_classes, 'class')} at {store.size} px; {counts}"
     yield f"  folder {store.path}"
     yield f"  digest {store.digest}"
     size_bytes = sum(path.stat().st_size for path in store.path.iterdir())
-    yield f"  on disk {size_bytes / 1e6:,.1f} MB"
+    yield f"  on disk {size(size_bytes)}"
     for decision, count in store.decided.items():
-        yield f"  {count:,} {'image' if count == 1 else 'images'}: {decision}"
+        yield f"  {counted(count, 'image')}: {decision}"
     for split, rows in store.unreadable_rows.items():
         if rows:
             yield f"  {len(rows):,} of {split} unreadable: their rows are kept, with uniform probabilities"
@@ -134,4 +134,4 @@ def summary(name: str, store: "Store") -> Iterator[str]:
     if len(store.left_out) > _MOST_LEFT_OUT:
         yield f"  and {len(store.left_out) - _MOST_LEFT_OUT:,} more left out"
     if store.decided or store.left_out:
-        yield f"  every file by name: {store.path / 'manifest.json'}"
+        yield f"  every file by name: {store.path / MANIFEST}"

@@ -3,6 +3,6 @@
 `facts` gathers what there is to know and `checks` judges it, so each check is a pure function.
 """
 
-import lazy_loader
+from workers.faces import face
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = face(__name__, __file__)

@@ -10,6 +10,8 @@ from enum import StrEnum
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from orchestrator.text import size
+
 GIB = 2**30
 _LEAST_FREE_BYTES = 1 * GIB
 _GOOD_FREE_BYTES = 10 * GIB
@@ -202,11 +204,11 @@ def check_placement(chosen: Answer, candidates: tuple[str, ...]) -> Check:
 
 def check_memory(total_bytes: int, available_bytes: int, num_members: int) -> Check:
     """`num_members` train at once."""
-    detail = f"{_gib(available_bytes)} free of {_gib(total_bytes)}"
+    detail = f"{size(available_bytes)} free of {size(total_bytes)}"
     if available_bytes < _LEAST_MEMORY_BYTES:
-        return Check("memory", Outcome.fail, detail, f"free some: a member takes up to {_gib(_MEMBER_BYTES)}")
+        return Check("memory", Outcome.fail, detail, f"free some: a member takes up to {size(_MEMBER_BYTES)}")
     if available_bytes < num_members * _MEMBER_BYTES:
-        mend = f"{num_members} full-size members at once may need {_gib(num_members * _MEMBER_BYTES)}"
+        mend = f"{num_members} full-size members at once may need {size(num_members * _MEMBER_BYTES)}"
         return Check("memory", Outcome.warn, detail, f"{mend}; raise cluster.cpus_per_member to train fewer at once")
     return Check("memory", Outcome.ok, detail)
 
@@ -214,9 +216,9 @@ def check_memory(total_bytes: int, available_bytes: int, num_members: int) -> Ch
 def check_disk(place: Place) -> Check:
     """Space below a place, and how full its disk is."""
     name = f"disk ({place.name})"
-    detail = f"{_gib(place.free_bytes)} free at {place.path}"
+    detail = f"{size(place.free_bytes)} free at {place.path}"
     if place.free_bytes < _LEAST_FREE_BYTES:
-        return Check(name, Outcome.fail, detail, "free at least 1 GiB, or choose another disk")
+        return Check(name, Outcome.fail, detail, f"free at least {size(_LEAST_FREE_BYTES)}, or choose another disk")
     if place.name == "temporary" and 1 - place.free_bytes / place.total_bytes > _RAY_FULL_SHARE:
         mend = "Ray makes no objects on a disk over 95 % full; set TMPDIR to another"
         return Check(name, Outcome.warn, detail, mend)
@@ -239,7 +241,7 @@ def check_shm(shm_bytes: int | None) -> Check:
     """Ray keeps its objects in /dev/shm and falls back to the slower disk."""
     if shm_bytes is None:
         return Check("shared memory", Outcome.warn, "no /dev/shm", "Ray will use the disk, which is slower")
-    detail = f"/dev/shm holds {_gib(shm_bytes)}"
+    detail = f"/dev/shm holds {size(shm_bytes)}"
     if shm_bytes < _GOOD_SHM_BYTES:
         return Check("shared memory", Outcome.warn, detail, "give the container more: docker run --shm-size=2g")
     return Check("shared memory", Outcome.ok, detail)
@@ -288,7 +290,3 @@ def check_tracking(answer: Answer, required: bool) -> Check:
         return Check("mlflow store", Outcome.ok, answer.said)
     mend = "check tracking.uri or MLFLOW_TRACKING_URI, or set tracking.required=false"
     return Check("mlflow store", Outcome.fail if required else Outcome.warn, answer.problem, mend)
-
-
-def _gib(num_bytes: int) -> str:
-    return f"{num_bytes / GIB:.1f} GiB"

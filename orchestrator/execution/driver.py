@@ -12,15 +12,15 @@ from dataclasses import replace
 from functools import cache, partial
 
 from orchestrator.cluster import Cluster, Completed, Failure, Halted, Lost, Predicted, Trained
-from orchestrator.execution.jobs import Work, is_done, newest_step, stored_predictions
+from orchestrator.execution.jobs import Work, stored_predictions
 from orchestrator.execution.recovery import reopen_damaged
 from orchestrator.execution.watchdog import Deadlines, mark_of
 from orchestrator.plan import Job, Plan, PredictJob, StageRef, TrainJob, ready
-from orchestrator.run import AttemptEnd, Book, Follower, Ledger, StageState, require_stage
+from orchestrator.run import AttemptEnd, Book, Follower, Ledger, StageState, find_finished, require_stage
 from orchestrator.tracking import Ending, Tracker
 from workers.errors import CheckFailed, DataError, MemberFailed, SeptetError, StorageError
 from workers.protocol import StageResult
-from workers.storage import raise_fence, read_finished, write_finished, write_text
+from workers.storage import newest_step, raise_fence, write_finished, write_text
 from workers.training import read_step
 
 _POLL_S = 0.5
@@ -68,33 +68,27 @@ class Driver:
         """
         self._ledger.set_state(StageState.running)
         self._follow(self._followers)
-        paths = self._work.paths
         # Each is read whole for it.
-        stored = cache(partial(stored_predictions, self._work))
-        reopen_damaged(
-            paths, self._work.plan, lambda stage: is_done(paths, stage), lambda name: stored(name) is not None
-        )
+        stored = cache(partial(stored_predictions, self._work, self._book.committed))
+        reopen_damaged(self._work.paths, self._work.plan, lambda name: stored(name) is not None)
         for stage in self._work.plan.stages:
             train = TrainJob(stage.ref)
-            if is_done(self._work.paths, stage):
+            finished = find_finished(self._work.paths, stage)
+            if finished is not None:
                 self._done.add(stage.ref)
                 self._ledger.declare(train, StageState.done)
-                finished = read_finished(paths.stage(stage.ref))
-                require_stage(self._book.committed, stage.ref, paths.stage(stage.ref), finished.checkpoint_sha256)
+                folder = self._work.paths.stage(stage.ref)
+                require_stage(self._book.committed, stage.ref, folder, finished.checkpoint_sha256)
                 at_chance = finished.at_chance
                 self._tracker.stage_finished(stage.ref, Ending.FINISHED, {_AT_CHANCE_TAG: str(at_chance).lower()})
             else:
                 self._ledger.declare(train, StageState.waiting)
         for member in self._work.plan.members:
             found = stored(member) if self._work.plan.last_stages[member] in self._done else None
-            recorded = self._book.committed.predictions.get(member, {})
-            # Those that were altered together with what describes them are made again like any that are not whole, and
-            # so are those that a driver was killed before it could record.
-            predicted = found is not None and all(recorded.get(split) == sha256 for split, sha256 in found.items())
-            if predicted:
+            if found is not None:
                 self._predicted.add(member)
             job = self._work.plan.predict_job(member)
-            self._ledger.declare(job, StageState.done if predicted else StageState.waiting)
+            self._ledger.declare(job, StageState.waiting if found is None else StageState.done)
         return self._complete
 
     @property

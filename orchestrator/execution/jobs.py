@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.combine import Expected, Invalid, check_predictions
 from orchestrator.plan import Plan, Stage
-from orchestrator.run import Budgets, RunPaths
+from orchestrator.run import Budgets, Committed, RunPaths, find_finished
 from workers.protocol import Numerics, PredictSpec, StageSpec
 from workers.settings import Crops, KeptCheckpoint
-from workers.storage import DONE_FILE, MANIFEST_FILE, parse_json, read_finished, sha256_of, storage_errors
 
 
 @dataclass(frozen=True)
@@ -70,34 +70,16 @@ class Work:
         )
 
 
-def is_done(paths: RunPaths, stage: Stage) -> bool:
-    """Whether a DONE.json says so of exactly this stage."""
-    folder = paths.stage(stage.ref)
-    return (folder / DONE_FILE).exists() and read_finished(folder).stage_hash == stage.hash
-
-
-def newest_step(checkpoints: Path) -> int:
-    """The update that a stage will go on from, 0 for a fresh start, unless its newest checkpoint proves corrupt."""
-    names = [manifest.parent.name for manifest in checkpoints.glob(f"step-*/{MANIFEST_FILE}")]
-    return max((int(name.removeprefix("step-")) for name in names), default=0)
-
-
-def stored_predictions(work: Work, member: str) -> dict[str, str] | None:
-    """sha256 by split of a finished member's predictions, where all are whole, of its checkpoint and these pixels."""
-    folder = work.paths.predictions(member)
-    finished = read_finished(work.paths.stage(work.plan.last_stages[member]))
+def stored_predictions(work: Work, committed: Committed, member: str) -> dict[str, str] | None:
+    """sha256 by split of a member's predictions; None where its last stage is not done or they are not valid."""
+    finished = find_finished(work.paths, work.plan.last_stage(member))
+    if finished is None:
+        return None
     digests = {}
     for split in work.splits:
-        try:
-            with storage_errors(folder):
-                about = parse_json((folder / f"{split}.json").read_bytes())
-                digest = sha256_of(folder / f"{split}.npy")
-        except (FileNotFoundError, ValueError):
+        expected = Expected(work.target_digest, finished=finished, committed=committed.of_predictions(member, split))
+        found = check_predictions(member, work.paths.predictions(member), split, expected)
+        if isinstance(found, Invalid):
             return None
-        if not isinstance(about, dict):
-            return None
-        wanted = {"checkpoint_sha256": finished.checkpoint_sha256, "data_digest": work.target_digest, "sha256": digest}
-        if {name: about.get(name) for name in wanted} != wanted:
-            return None
-        digests[split] = digest
+        digests[split] = found.about.sha256
     return digests

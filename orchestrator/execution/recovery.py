@@ -6,40 +6,37 @@ was made of them already. Where no other checkpoint is left it is not opened: wh
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 
-from orchestrator.plan import Plan, Stage
-from orchestrator.run import RunPaths
+from orchestrator.plan import Plan
+from orchestrator.run import RunPaths, find_finished
 from workers.errors import StorageError, StorageSilent
-from workers.storage import DONE_FILE, STEP_GLOB, read_finished, verify_checkpoint
+from workers.storage import layout, steps_of, verify_checkpoint
 
 _log = logging.getLogger(__name__)
 
 
-def reopen_damaged(
-    paths: RunPaths, plan: Plan, is_done: Callable[[Stage], bool], has_predictions: Callable[[str], bool]
-) -> None:
+def reopen_damaged(paths: RunPaths, plan: Plan, has_predictions: Callable[[str], bool]) -> None:
     """Takes DONE.json from finished stages of which a next stage or predictions are wanted, and which do not verify."""
-    done = {stage.ref for stage in plan.stages if is_done(stage)}
+    done = {stage.ref: finished for stage in plan.stages if (finished := find_finished(paths, stage)) is not None}
     for stage in plan.stages:
         if stage.ref not in done:
             continue
         wanted = any(later.init_from == stage.ref and later.ref not in done for later in plan.stages)
         if not wanted and plan.last_stages[stage.ref.member] == stage.ref:
             wanted = not has_predictions(stage.ref.member)
-        if wanted and _is_damaged(paths, stage):
+        if wanted and _is_damaged(paths.checkpoints(stage.ref), done[stage.ref].checkpoint):
             _log.warning("%s: its last checkpoint is damaged: it goes on from the one before", stage.ref)
-            (paths.stage(stage.ref) / DONE_FILE).unlink()
+            paths.done(stage.ref).unlink()
 
 
-def _is_damaged(paths: RunPaths, stage: Stage) -> bool:
-    """Whether the checkpoint that speaks for a finished stage is, and there is an earlier one to go on from.
+def _is_damaged(folder: Path, name: str) -> bool:
+    """Says whether a finished stage's checkpoint is damaged and there is an earlier one to resume from.
 
     One that is not the newest (the best of `predict.checkpoint=best`) is made by no update that is still to come.
     """
-    name = read_finished(paths.stage(stage.ref)).checkpoint
-    folder = paths.checkpoints(stage.ref)
-    names = sorted(each.name for each in folder.glob(STEP_GLOB))
-    if len(names) < 2 or names[-1] != name:
+    steps = steps_of(folder)
+    if len(steps) < 2 or layout.checkpoint(max(steps)) != name:
         return False
     try:
         verify_checkpoint(folder / name)

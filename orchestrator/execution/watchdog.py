@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from orchestrator.text import duration
+
 _TIMES_OWN_PAUSE = 10.0
 _RECENT_PAUSES = 20
 # Until a few signs have been seen: importing, copying and mapping data, the first update with all it sets up.
@@ -63,7 +65,7 @@ class Deadlines:
         if watched.quiet_s <= allowed_s:
             return ""
         return (
-            f"no progress for {watched.quiet_s:.0f} s, where {allowed_s:.0f} s are allowed "
+            f"no progress for {duration(watched.quiet_s)}, more than the {duration(allowed_s)} allowed "
             "(cluster.progress_timeout_s): its process was ended"
         )
 

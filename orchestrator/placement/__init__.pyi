@@ -1,2 +1,8 @@
-from .placing import Measuring as Measuring, Placed as Placed, kept as kept, lacking as lacking, place as place
-from .rates import measure_rates as measure_rates
+from .placing import (
+    Measuring as Measuring,
+    Placed as Placed,
+    kept as kept,
+    lacking as lacking,
+    measure_rates as measure_rates,
+    place as place,
+)

@@ -1,38 +1,37 @@
-"""How many members a machine trains at once, with how many threads each, in which precision: a choice by figures. Pure.
+"""How many members train at once, with how many threads each, in which precision: a choice by measured rates. Pure.
 
-What is compared is the time that training the whole plan would take, and not images a second alone: with seven
-members, two at once end in an odd one out, and rates side by side say nothing of that.
+The choice compares the time that the whole plan would take to train. Images a second alone do not show that seven
+members, two at once, leave one to train alone at the end.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.plan import Plan, Stage, estimate, multiply_adds
+from orchestrator.text import counted, duration
 from workers.models import outline
 from workers.settings import ModelSettings
 
-# One thread a member is what any other machine would take too: what is to replace it must be faster by this share,
-# which noise is not.
+# What replaces the default must be faster than it by this share, which is more than noise.
 MARGIN = 0.05
-# What lies further apart than this is not going to change places with more threads, or measured again.
+# Candidates this much slower are skipped: more threads or another turn would not reverse the order.
 HOPELESS = 1.25
-# The share of a plan's training that measuring may take. Where the default keeps all cores at work, what else there is
-# was within a tenth of it on every machine seen: that is soon spent. Where it leaves some idle, much may be won.
+# The share of a plan's training that measuring may take. A default that keeps all cores busy was within a tenth of the
+# best on every machine seen; one that leaves cores idle may be far behind.
 SHARE_OF_BUSY = 0.01
 SHARE_OF_IDLE = 0.1
-# Forward multiply-adds of one step that is measured: two seconds or so of a core, 128 full-size images. With smaller
-# batches the traffic of weights counts for too much, and members side by side look slower than they are.
+# Forward multiply-adds of one measured step: 128 full-size images, about two seconds of a core. In smaller batches the
+# traffic of weights counts for too much, and members side by side look slower than they are.
 MOST_STEP_WORK = 1e11
-# Measuring took 7 s for nets of small steps on two cores, and 42 s for the full-size one: forward multiply-adds of what
-# these cores train meanwhile.
+# What two cores train while they measure: 7 s for nets of small steps, 42 s for the full-size one.
 _MEASURING_WORK = 3e11
 _MEASURED_STEPS = 25
-_FULL_MEMORY_SHARE = 0.8
+_MEMORY_SHARE = 0.8
 _PROCESS_BYTES = 600e6
 # Weight, gradient, momentum, the weight in another precision; a checkpoint's copies of weight and momentum.
-_STATE_BYTES = 6 * 4
-# Of a neuron and image. A full-size member was seen to take 0.6 GB for 128 images besides its weights.
-_ACTIVATION_BYTES = 8
+_PARAMETER_BYTES = 6 * 4
+# For each neuron and image: a full-size member took 0.6 GB for 128 images besides its weights.
+_NEURON_BYTES = 8
 
 
 @dataclass(frozen=True, order=True)
@@ -46,38 +45,31 @@ class Candidate:
     @property
     def terms(self) -> str:
         """What each member gets, in words."""
-        return f"{_plural(self.threads, 'thread')} each, {self.precision}"
+        return f"{counted(self.threads, 'thread')} each, {self.precision}"
 
     def __str__(self) -> str:
-        return f"{_plural(self.members, 'member')} at once, {self.terms}"
-
-
-@dataclass(frozen=True)
-class Figure:
-    """What was measured of a candidate: `images_per_second` of all its members together."""
-
-    candidate: Candidate
-    images_per_second: float
+        return f"{counted(self.members, 'member')} at once, {self.terms}"
 
 
 @dataclass(frozen=True)
 class Option:
-    """A figure and what it comes to: `seconds` of training for the whole plan."""
+    """A measured candidate: images a second of its members together, seconds of training for the whole plan."""
 
-    figure: Figure
+    candidate: Candidate
+    images_per_second: float
     seconds: float
 
     @property
-    def candidate(self) -> Candidate:
-        return self.figure.candidate
+    def figures(self) -> str:
+        return f"{self.images_per_second:,.0f} images/s together, {duration(self.seconds)} of training"
 
     def __str__(self) -> str:
-        return f"{self.candidate}: {_told(self)}"
+        return f"{self.candidate}: {self.figures}"
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What the time of a step depends on."""
+    """What the time of a step depends on: not how many epochs there are, nor how large the steps are."""
 
     model: ModelSettings
     batch_size: int
@@ -85,53 +77,53 @@ class Kind:
 
 
 def kind_of(stage: Stage) -> Kind:
-    """The kind of `stage`: not how many epochs there are, nor how large its steps."""
     return Kind(stage.recipe.model, stage.recipe.optimizer.batch_size, stage.num_classes)
 
 
+def macs(stage: Stage) -> int:
+    """Forward multiply-adds of one image."""
+    return outline(stage.recipe.model, stage.num_classes).num_macs
+
+
 def costliest(plan: Plan) -> Stage:
-    """A stage of the kind that all together take the most multiply-adds; of equals the first."""
-    work = multiply_adds(plan)
+    """The first stage of the kind whose stages together take the most multiply-adds."""
     sums: dict[Kind, float] = {}
+    work = multiply_adds(plan)
     for stage in plan.stages:
         sums[kind_of(stage)] = sums.get(kind_of(stage), 0.0) + work[stage.ref]
     return max(plan.stages, key=lambda stage: sums[kind_of(stage)])
 
 
 def is_worth_measuring(plan: Plan, default: Candidate, num_cpus: int) -> bool:
-    """Whether measuring takes little enough of the plan's training, for what it may win over `default`."""
+    """Measuring takes little enough of the plan's training, for what it may win over `default`."""
     stage = costliest(plan)
-    num_macs = outline(stage.recipe.model, stage.num_classes).num_macs
-    measuring = _MEASURING_WORK + _MEASURED_STEPS * min(stage.recipe.optimizer.batch_size * num_macs, MOST_STEP_WORK)
+    step = min(stage.recipe.optimizer.batch_size * macs(stage), MOST_STEP_WORK)
     share = SHARE_OF_BUSY if default.threads * default.members >= num_cpus else SHARE_OF_IDLE
-    return measuring <= share * sum(multiply_adds(plan).values())
+    return _MEASURING_WORK + _MEASURED_STEPS * step <= share * sum(multiply_adds(plan).values())
 
 
 def member_bytes(stage: Stage) -> float:
     """About what a process takes that trains `stage`."""
-    size = outline(stage.recipe.model, stage.num_classes)
-    activations = stage.recipe.optimizer.batch_size * size.num_neurons * _ACTIVATION_BYTES
-    return _PROCESS_BYTES + size.num_parameters * _STATE_BYTES + activations
+    net = outline(stage.recipe.model, stage.num_classes)
+    neurons = stage.recipe.optimizer.batch_size * net.num_neurons
+    return _PROCESS_BYTES + net.num_parameters * _PARAMETER_BYTES + neurons * _NEURON_BYTES
 
 
 def most_members(plan: Plan, memory_bytes: float) -> int:
     """How many members `memory_bytes` can hold at once, at least 1 and at most the plan's."""
-    largest = max(member_bytes(stage) for stage in plan.stages)
-    return max(1, min(len(plan.members), int(memory_bytes * _FULL_MEMORY_SHARE / largest)))
+    largest = max(map(member_bytes, plan.stages))
+    return max(1, min(len(plan.members), int(memory_bytes * _MEMORY_SHARE / largest)))
 
 
 def candidates(
     num_cpus: int, members: int, precisions: Sequence[str], threads: int | None = None
 ) -> tuple[Candidate, ...]:
-    """What there is to choose from, the default first.
+    """What there is to choose from, the default first; the first of `precisions` is the preferred one.
 
-    Args:
-        num_cpus: the machine's.
-        members: the most that memory and plan allow at once, at least 1.
-        precisions: the ones this machine is good at, the preferred one first.
-        threads: a member's where that is settled, else None.
+    `members` is the most that memory and plan allow at once, at least 1; `threads` are a member's where configured.
     """
-    counts = [threads] if threads else sorted({*_powers_of_two(num_cpus), max(1, num_cpus // members), num_cpus})
+    powers = (1 << exponent for exponent in range(num_cpus.bit_length()))
+    counts = [threads] if threads else sorted({*powers, max(1, num_cpus // members), num_cpus})
     return tuple(
         Candidate(count, max(1, min(members, num_cpus // count)), precision)
         for count in counts
@@ -139,29 +131,23 @@ def candidates(
     )
 
 
-def is_hopeless(candidate: Candidate, figures: Iterable[Figure]) -> bool:
-    """Whether what is measured already rules `candidate` out: the other precision is far ahead at fewer threads."""
-    rates: dict[int, dict[str, float]] = {}
-    for figure in figures:
-        if figure.candidate.threads < candidate.threads:
-            rates.setdefault(figure.candidate.threads, {})[figure.candidate.precision] = figure.images_per_second
+def is_hopeless(candidate: Candidate, rates: Mapping[Candidate, float]) -> bool:
+    """With fewer threads, the other precision is far ahead of the candidate's."""
+    same = [known for known in rates if known.threads < candidate.threads and known.precision == candidate.precision]
     return any(
-        candidate.precision in of and max(of.values()) > HOPELESS * of[candidate.precision] for of in rates.values()
+        rates[other] > HOPELESS * rates[known] for known in same for other in rates if other.threads == known.threads
     )
 
 
-def options(plan: Plan, figures: Iterable[Figure]) -> tuple[Option, ...]:
-    """What each figure, measured on `costliest(plan)`, comes to; stages of other kinds go by their multiply-adds."""
-    measured = costliest(plan)
-    macs = outline(measured.recipe.model, measured.num_classes).num_macs
-    work = multiply_adds(plan)
-    found = []
-    for figure in figures:
-        members = figure.candidate.members
-        rate = figure.images_per_second / members * macs
-        seconds = {ref: multiply_adds / rate for ref, multiply_adds in work.items()}
-        found.append(Option(figure, estimate(plan, seconds, members).makespan_s))
-    return tuple(found)
+def options(plan: Plan, rates: Mapping[Candidate, float]) -> tuple[Option, ...]:
+    """Each rate as an option; rates are of `costliest(plan)`, stages of other kinds go by their multiply-adds."""
+    work, per_image = multiply_adds(plan), macs(costliest(plan))
+
+    def seconds(candidate: Candidate, rate: float) -> float:
+        of_each = {ref: amount / (rate / candidate.members * per_image) for ref, amount in work.items()}
+        return estimate(plan, of_each, candidate.members).makespan_s
+
+    return tuple(Option(candidate, rate, seconds(candidate, rate)) for candidate, rate in rates.items())
 
 
 def choose(given: Sequence[Option], default: Candidate) -> Option:
@@ -173,32 +159,11 @@ def choose(given: Sequence[Option], default: Candidate) -> Option:
 
 def reason(chosen: Option, given: Sequence[Option]) -> str:
     """One line: what was chosen, its figures, and the next best."""
-    others = [option for option in given if option is not chosen]
-    line = f"{chosen.candidate} ({_told(chosen)}"
-    if others:
-        next_best = min(others, key=lambda option: option.seconds)
-        line += f"; next best: {next_best.candidate}, {_told(next_best)}"
-    return line + ")"
+    others = sorted((option for option in given if option is not chosen), key=lambda option: option.seconds)
+    more = f"; next best: {others[0].candidate}, {others[0].figures}" if others else ""
+    return f"{chosen.candidate} ({chosen.figures}{more})"
 
 
 def reserved_cpus(threads: int, num_cpus: int, members: int) -> int:
     """The CPUs to set aside for each member, so that no more than `members` run at once on `num_cpus`."""
     return min(num_cpus, max(threads, num_cpus // (members + 1) + 1))
-
-
-def _told(option: Option) -> str:
-    return f"{option.figure.images_per_second:,.0f} images/s together, {_duration(option.seconds)} of training"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
-
-
-def _powers_of_two(most: int) -> list[int]:
-    return [1 << exponent for exponent in range(most.bit_length()) if 1 << exponent <= most]
-
-
-def _plural(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,124 +1,139 @@
-"""Measures candidates as they would run: as many processes at once as there would be members, in step."""
+"""Measures candidates as they would run: as many processes at once as there would be members, in step.
 
+The rates are kept beside the stores: the same machine makes the same choice again, and pays for it once.
+"""
+
+import hashlib
+import json
+import logging
+import math
 import os
 import pickle
+import platform
+import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
 
-from orchestrator.placement.choice import HOPELESS, MOST_STEP_WORK, Candidate, Figure, is_hopeless
+from orchestrator.placement.choice import HOPELESS, MOST_STEP_WORK, Candidate, is_hopeless, macs
 from orchestrator.plan import Stage
-from workers.models import outline
+from workers.errors import StorageError
 from workers.protocol import Numerics
+from workers.storage import parse_json, write_json
 from workers.throughput import Request
 
+_CPU_INFO = Path("/proc/cpuinfo")
 _SECONDS = 0.6
 _TURNS = 2
+
+_log = logging.getLogger(__name__)
+_Process = subprocess.Popen[bytes]
 
 
 def measure(
     stage: Stage, candidates: Sequence[Candidate], numerics: Numerics, note: Callable[[str], None]
-) -> tuple[Figure, ...]:
+) -> dict[Candidate, float]:
     """Times training steps of `stage` for every candidate that is not hopeless; a few seconds for small nets.
 
-    Candidates take turns, and the better of two turns counts: what else runs on the machine only ever slows them. One
-    that cannot be measured (its processes die, as for want of memory) has no figure.
+    Candidates take turns, and the better of two turns counts: other work on the machine only ever slows them. The first
+    is the default, which has all its turns. `numerics` gives device and kernels. `note` hears a line for each turn.
 
-    Args:
-        stage: what is trained.
-        candidates: what to measure, the default first, which has all its turns whatever the others did.
-        numerics: device and kernels; threads and precision are the candidate's.
-        note: hears a line for each turn.
+    Returns:
+        Images a second of all members together. A candidate whose processes die, as for want of memory, has none.
     """
-    best: dict[Candidate, Figure] = {}
-    with ExitStack() as stack:
-        processes: list[_Process] = []
+    batch_size = max(1, min(stage.recipe.optimizer.batch_size, int(MOST_STEP_WORK / macs(stage))))
+    best: dict[Candidate, float] = {}
+    processes: list[_Process] = []
+    try:
         for turn in range(_TURNS):
             for candidate in candidates:
-                if is_hopeless(candidate, best.values()) or (
-                    turn and candidate != candidates[0] and not _may_win(candidate, best)
-                ):
+                behind = best.get(candidate, 0.0) * HOPELESS <= max(best.values(), default=0.0)
+                if is_hopeless(candidate, best) or (turn and candidate != candidates[0] and behind):
                     continue
                 note(f"measuring {candidate} ({turn + 1} of {_TURNS})")
-                while len(processes) < candidate.members:
-                    processes.append(stack.enter_context(_started()))
-                rate = _rate(processes[: candidate.members], _request(stage, candidate, numerics))
+                processes += [_start() for _ in range(candidate.members - len(processes))]
+                asked = replace(numerics, threads=candidate.threads, precision=candidate.precision)
+                request = Request(stage.recipe, stage.num_classes, asked, batch_size, _SECONDS)
+                rate = _rate(processes[: candidate.members], request)
                 if rate is None:
                     # Whatever ended one may have ended others; those that live give their memory back.
-                    for process in processes:
-                        process.popen.kill()
-                        process.popen.wait()
-                    processes.clear()
-                elif candidate not in best or rate > best[candidate].images_per_second:
-                    best[candidate] = Figure(candidate, rate)
-    return tuple(best.values())
+                    _end(processes)
+                    processes = []
+                else:
+                    best[candidate] = max(rate, best.get(candidate, 0.0))
+    finally:
+        _end(processes)
+    return best
 
 
-def _may_win(candidate: Candidate, best: Mapping[Candidate, Figure]) -> bool:
-    """Whether another turn can still bring `candidate` to the front."""
-    most = max(figure.images_per_second for figure in best.values()) if best else 0.0
-    return candidate in best and best[candidate].images_per_second * HOPELESS > most
-
-
-def batch_size(stage: Stage) -> int:
-    """The stage's own, or as much of it as is timed in a second or two."""
-    macs = outline(stage.recipe.model, stage.num_classes).num_macs
-    return max(1, min(stage.recipe.optimizer.batch_size, int(MOST_STEP_WORK / macs)))
-
-
-def _request(stage: Stage, candidate: Candidate, numerics: Numerics) -> Request:
-    chosen = Numerics(candidate.threads, candidate.precision, numerics.device, numerics.kernels)
-    return Request(stage.recipe, stage.num_classes, chosen, batch_size(stage), _SECONDS)
-
-
-@dataclass(frozen=True)
-class _Process:
-    """One that answers requests."""
-
-    popen: "subprocess.Popen[bytes]"
-
-    def send(self, data: bytes) -> None:
-        assert self.popen.stdin is not None
-        self.popen.stdin.write(data)
-        self.popen.stdin.flush()
-
-    def line(self) -> str:
-        """Waits for a line; empty when the process has ended."""
-        assert self.popen.stdout is not None
-        return self.popen.stdout.readline().decode().strip()
-
-
-@contextmanager
-def _started() -> Iterator[_Process]:
+def _start() -> _Process:
     # No thread count is taken over from this process: each request sets its own.
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    popen = subprocess.Popen(
-        [sys.executable, "-P", "-m", "workers.throughput.process"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=environment,
-    )
-    try:
-        yield _Process(popen)
-    finally:
-        popen.kill()
-        popen.communicate()
+    command = [sys.executable, "-P", "-m", "workers.throughput.process"]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=environment)
+
+
+def _end(processes: Iterable[_Process]) -> None:
+    for process in processes:
+        process.kill()
+        process.communicate()
 
 
 def _rate(processes: Sequence[_Process], request: Request) -> float | None:
     """Images a second of all together, or None where one of them has ended."""
     try:
-        for process in processes:
-            process.send(pickle.dumps(request))
-        ready = [process.line() for process in processes]
-        if not all(ready):
-            return None
-        for process in processes:
-            process.send(b"\n")
-        rates = [process.line() for process in processes]
+        ready = _ask(processes, pickle.dumps(request))
+        rates = _ask(processes, b"\n") if all(ready) else []
     except BrokenPipeError:
         return None
-    return sum(map(float, rates)) if all(rates) else None
+    return sum(map(float, rates)) if rates and all(rates) else None
+
+
+def _ask(processes: Sequence[_Process], message: bytes) -> list[bytes]:
+    """Sends `message` to all before it waits for their lines; the line of a process that has ended is empty."""
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write(message)
+        process.stdin.flush()
+    return [process.stdout.readline() for process in processes if process.stdout is not None]
+
+
+def cpu_model(cpu_info: Path = _CPU_INFO) -> str:
+    """The CPU's type, as the kernel names it."""
+    text = cpu_info.read_text(errors="replace") if cpu_info.is_file() else ""
+    named = re.search(r"^model name\s*:(.*)", text, re.MULTILINE)
+    return named[1].strip() if named else platform.processor() or platform.machine()
+
+
+def rates_file(store: Path, about: Mapping[str, Any]) -> Path:
+    """The file beside the stores that keeps the rates measured of `about`: a JSON value of all that they depend on."""
+    return store / "placement" / f"{hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]}.json"
+
+
+def read_rates(store: Path, about: Mapping[str, Any]) -> dict[Candidate, float]:
+    """The rates kept of `about`; none where the file is absent or damaged, so that they are measured again."""
+    path = rates_file(store, about)
+    try:
+        entries = parse_json(path.read_text())["figures"]
+        rates = {Candidate(**entry["candidate"]): float(entry["images_per_second"]) for entry in entries}
+        if not all(0 < rate < math.inf for rate in rates.values()):
+            raise ValueError("a rate is not a positive number")
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        _log.warning("%s: not readable (%s); measured again", path, error)
+        return {}
+    return rates
+
+
+def write_rates(store: Path, about: Mapping[str, Any], rates: Mapping[Candidate, float]) -> None:
+    """Keeps the rates of `about`; where the folder cannot be written to, they are measured again next time."""
+    figures = [{"candidate": asdict(candidate), "images_per_second": rate} for candidate, rate in rates.items()]
+    try:
+        write_json(rates_file(store, about), {"about": about, "figures": figures})
+    except (StorageError, OSError) as error:
+        _log.warning("%s: not kept (%s)", store, error)

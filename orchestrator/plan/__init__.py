@@ -3,6 +3,6 @@
 Pure: values in, values out, so a plan is the same wherever its data or run directory lie.
 """
 
-import lazy_loader
+from workers.faces import face
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = face(__name__, __file__)

@@ -7,6 +7,7 @@ from typing import Any
 from orchestrator.config import ClusterConfig
 from orchestrator.plan.model import Plan, Stage, StageRef
 from orchestrator.plan.schedule import Estimate, estimate
+from orchestrator.text import counted, duration, size
 from workers.models import outline
 from workers.settings import HELD_OUT, StoreFormat, stored_image_bytes
 
@@ -78,12 +79,12 @@ class PlanReport:
     def to_text(self) -> str:
         """A table of the stages, then resources, time and disk."""
         plan = self.plan
-        heading = f"{plan.experiment}: {_plural(len(plan.members), 'member')}, {_plural(len(plan.stages), 'stage')}"
+        heading = f"{plan.experiment}: {counted(len(plan.members), 'member')}, {counted(len(plan.stages), 'stage')}"
         lines = [f"{heading} · plan {plan.hash[:8]}", "", *_table(_rows(self.stages)), "", *_dataset_lines(plan)]
         cluster = self.cluster
         lines.append(
-            f"each member: {_plural(cluster.cpus_per_member, 'CPU')}, {_plural(cluster.gpus_per_member, 'GPU')}"
-            f" · {_plural(self.num_slots, 'member')} at once"
+            f"each member: {counted(cluster.cpus_per_member, 'CPU')}, {counted(cluster.gpus_per_member, 'GPU')}"
+            f" · {counted(self.num_slots, 'member')} at once"
         )
         if self.placement:
             lines.append(f"placement: {self.placement}")
@@ -91,8 +92,8 @@ class PlanReport:
         lines.append(_time_line(self.time, early=early))
         disk = self.disk
         lines.append(
-            f"disk: {_bytes(disk.total)} (checkpoints {_bytes(disk.checkpoints)}, predictions "
-            f"{_bytes(disk.predictions)}, prepared datasets {_bytes(disk.stores)})"
+            f"disk: {size(disk.total)} (checkpoints {size(disk.checkpoints)}, predictions "
+            f"{size(disk.predictions)}, prepared datasets {size(disk.stores)})"
         )
         return "\n".join(lines) + "\n"
 
@@ -197,7 +198,7 @@ def _rows(reports: Sequence[StageReport]) -> list[list[str]]:
         if frozen:
             row.append(f"{report.num_trained_parameters:,}")
         if report.images_per_second is not None and report.seconds is not None:
-            row += [f"{report.images_per_second:,.0f}", _duration(report.seconds)]
+            row += [f"{report.images_per_second:,.0f}", duration(report.seconds)]
         rows.append(row)
     return rows
 
@@ -219,38 +220,17 @@ def _dataset_lines(plan: Plan) -> list[str]:
     for dataset in plan.datasets:
         counts = ", ".join(f"{split} {num:,}" for split, num in dataset.counts.items())
         note = " (images absent: these are the dataset's declared counts)" if dataset.declared else ""
-        lines.append(f"{dataset.name}: {dataset.num_classes:,} classes at {dataset.options['size']} px; {counts}{note}")
+        classes = counted(dataset.num_classes, "class")
+        lines.append(f"{dataset.name}: {classes} at {dataset.options['size']} px; {counts}{note}")
     return lines
 
 
 def _time_line(time: Estimate | None, *, early: bool) -> str:
     if time is None:
         return "training: no rate measured, so no time is given"
-    makespan, bound = _duration(time.makespan_s), _duration(time.lower_bound_s)
+    makespan, bound = duration(time.makespan_s), duration(time.lower_bound_s)
     if early:
         return (
             f"training: at most about {makespan} (no schedule beats {bound}), less where a stage stalls and ends early"
         )
     return f"training: about {makespan}; no schedule beats {bound}"
-
-
-def _plural(number: float, noun: str) -> str:
-    return f"{number:g} {noun}" if number == 1 else f"{number:g} {noun}s"
-
-
-def _duration(seconds: float) -> str:
-    """Two units at most: `3 d 4 h`, `2 h 5 min`, `4 min 10 s`, `8 s`."""
-    whole = round(seconds)
-    for size, unit, smaller, smaller_unit in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
-        if whole >= size:
-            rest = whole % size // smaller
-            return f"{whole // size} {unit} {rest} {smaller_unit}" if rest else f"{whole // size} {unit}"
-    return f"{whole} s"
-
-
-def _bytes(num: int) -> str:
-    size, units = float(num), ["B", "KB", "MB", "GB", "TB"]
-    while size >= 1000 and len(units) > 1:
-        size /= 1000
-        units.pop(0)
-    return f"{size:.0f} {units[0]}" if units[0] == "B" else f"{size:.1f} {units[0]}"

@@ -7,6 +7,7 @@ from typing import Any
 from orchestrator.combine import Combined, Labels, Missing, Rows, mean
 from orchestrator.config import CombineMethod
 from orchestrator.report.scores import Score, TableRow, disagreement, mean_score, score, standard_error, table_rows
+from orchestrator.text import counted
 
 AT_CHANCE_MARK = "†"
 
@@ -134,7 +135,7 @@ def percent(error: float, num_images: int) -> str:
 
 def table_title(scores: SplitScores) -> str:
     """What the table is of."""
-    return f"{scores.split}: {scores.num_images:,} images, {scores.num_classes:,} classes"
+    return f"{scores.split}: {counted(scores.num_images, 'image')}, {counted(scores.num_classes, 'class')}"
 
 
 def table_notes(

@@ -18,7 +18,7 @@ from orchestrator.report.page import MemberEntry, Page, Picture, Sheet, render
 from orchestrator.report.scores import standard_error
 from orchestrator.report.table import SplitScores, scores_of_splits, to_markdown
 from orchestrator.run import RunPaths, RunRecord, read_ledger
-from workers.storage import MODEL_FILE, write_bytes, write_json, write_text
+from workers.storage import layout, write_bytes, write_json, write_text
 
 COLOURS = 3
 _CURVES_CAPTION = "Top-1 error of every member by epoch; a dotted line marks where a member's next stage begins."
@@ -61,20 +61,20 @@ def write_report(paths: RunPaths, plan: Plan, record: RunRecord, evidence: Evide
         missing=evidence.missing,
     )
     figures = {
-        "learning_curves.png": page.curves.light,
-        "member_errors.png": page.errors.light,
-        **{f"conv1_{member}.png": png for member, png in kernels.items()},
+        "learning_curves": page.curves.light,
+        "member_errors": page.errors.light,
+        **{f"conv1_{member}": png for member, png in kernels.items()},
         **{sheet.name: sheet.png for sheet in sheets},
     }
     files = []
     for name, content in figures.items():
-        files.append(paths.report / "figures" / name)
+        files.append(paths.figure(name))
         write_bytes(files[-1], content)
-    files.append(paths.report / "table.md")
+    files.append(paths.report_table)
     write_text(files[-1], _markdown(plan, evidence))
-    files.append(paths.report / "scores.json")
+    files.append(paths.report_scores)
     write_json(files[-1], scores_json(evidence.scores, evidence.missing))
-    files.append(paths.report / "index.html")
+    files.append(paths.report_page)
     write_text(files[-1], render(page))
     return tuple(files)
 
@@ -93,7 +93,7 @@ def _sheets(paths: RunPaths, plan: Plan) -> tuple[Sheet, ...]:
             f"What {member}'s net sees of some training images: crop, reflection and colours are drawn anew each epoch."
         ),
     }
-    return tuple(Sheet(path.name, path.read_bytes(), caption) for path, caption in kept.items() if path.is_file())
+    return tuple(Sheet(path.stem, path.read_bytes(), caption) for path, caption in kept.items() if path.is_file())
 
 
 def _markdown(plan: Plan, evidence: Evidence) -> str:
@@ -143,7 +143,7 @@ def _kernels(paths: RunPaths, plan: Plan, member: str, evidence: Evidence) -> by
     """
     folder = paths.checkpoints(plan.last_stage(member).ref) / evidence.predictions[member].about.checkpoint
     try:
-        with safe_open(folder / MODEL_FILE, framework="numpy") as file:
+        with safe_open(folder / layout.MODEL, framework="numpy") as file:
             name = first_convolution({name: file.get_slice(name).get_shape() for name in file.keys()})  # noqa: SIM118
             if name is None:
                 return None

@@ -1,13 +1,13 @@
 from .data import RunData as RunData, SplitData as SplitData, of_store as of_store, read_run_data as read_run_data
 from .digests import (
     Book as Book,
+    alteration as alteration,
     data_digests as data_digests,
     open_book as open_book,
-    recorded_problem as recorded_problem,
     require_data as require_data,
-    require_recorded as require_recorded,
     require_stage as require_stage,
 )
+from .finished import find_finished as find_finished
 from .holder import Holder as Holder, is_locked as is_locked, lock as lock, read_holder as read_holder
 from .ledger import (
     AttemptEnd as AttemptEnd,
@@ -20,7 +20,11 @@ from .ledger import (
 )
 from .metrics import Follower as Follower
 from .open import OpenedRun as OpenedRun, Wanted as Wanted, open_run as open_run
-from .paths import RunPaths as RunPaths
+from .paths import (
+    SUBMISSION_FILES as SUBMISSION_FILES,
+    SUBMISSION_MANIFEST as SUBMISSION_MANIFEST,
+    RunPaths as RunPaths,
+)
 from .record import (
     Committed as Committed,
     RunRecord as RunRecord,

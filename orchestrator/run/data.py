@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from workers.errors import DataError, StorageError
 from workers.settings import HELD_OUT
-from workers.storage import parse_json, storage_errors
+from workers.storage import layout, parse_json, storage_errors
 
 if TYPE_CHECKING:
     from workers.data.store import Store
@@ -97,8 +97,8 @@ def read_run_data(folder: Path) -> RunData:
 
 
 def _read(folder: Path) -> RunData:
-    about = parse_json((folder / "dataset.json").read_text())
-    classes = _lines((folder / "classes.txt").read_bytes())
+    about = parse_json((folder / layout.DATASET).read_text())
+    classes = _lines((folder / layout.CLASSES).read_bytes())
     # The counts say which splits there are, not the files: those of an earlier export may lie beside them.
     splits = {name: _read_split(folder, name, about) for name in HELD_OUT if about["counts"][name]}
     class_ids = tuple(str(class_id) for class_id in about["class_ids"])
@@ -108,11 +108,11 @@ def _read(folder: Path) -> RunData:
 
 
 def _read_split(folder: Path, name: str, about: Mapping[str, Any]) -> SplitData:
-    content = (folder / f"{name}.rows.txt").read_bytes()
+    content = (folder / layout.rows(name)).read_bytes()
     rows = _lines(content)
-    labels_path = folder / f"{name}.labels.npy"
+    labels_path = folder / layout.labels(name)
     labels = np.load(labels_path, allow_pickle=False).astype(np.int64) if labels_path.exists() else None
-    sizes = np.load(folder / f"{name}.sizes.npy", allow_pickle=False)
+    sizes = np.load(folder / layout.sizes(name), allow_pickle=False)
     if {len(rows), len(sizes), len(rows if labels is None else labels)} != {about["counts"][name]}:
         raise ValueError(f"{name}: rows, labels, sizes and the count in dataset.json differ in number")
     unreadable = tuple(int(row) for row in about["unreadable"][name])

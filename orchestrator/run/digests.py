@@ -15,9 +15,9 @@ from orchestrator.plan import StageRef
 from orchestrator.run.paths import RunPaths
 from orchestrator.run.record import Committed, SubmissionDigests, read_record, write_record
 from workers.errors import CheckFailed
-from workers.storage import sha256_of, storage_errors
+from workers.storage import layout, sha256_of, storage_errors
 
-_DATA_FILES = ("classes.txt", "dataset.json", "*.rows.txt", "*.labels.npy", "*.sizes.npy")
+_DATA_FILES = (layout.CLASSES, layout.DATASET, layout.rows("*"), layout.labels("*"), layout.sizes("*"))
 
 
 class Book:
@@ -80,32 +80,25 @@ def data_digests(folder: Path) -> dict[str, str]:
         return {path.name: sha256_of(path) for path in files}
 
 
-def recorded_problem(what: str, found: str, recorded: str | None) -> str | None:
-    """Says how `what`, whose sha256 is `found`, differs from what run.json `recorded` of it, or None."""
-    if recorded is None:
+def alteration(what: str, found: str, recorded: str) -> str:
+    """Says that `found` is not the digest that run.json recorded ("" for none) of `what`; "" where it is."""
+    if found == recorded:
+        return ""
+    if not recorded:
         return f"{what} is not recorded in run.json (sha256 {found[:12]})"
-    if found != recorded:
-        return f"{what} was altered since it was committed (sha256 {found[:12]}, recorded {recorded[:12]} in run.json)"
-    return None
-
-
-def require_recorded(what: str, found: str, recorded: str | None, advice: str) -> None:
-    """Raises CheckFailed where `found` is not the digest that was recorded; `what` and `advice` are for the message."""
-    problem = recorded_problem(what, found, recorded)
-    if problem is not None:
-        raise CheckFailed(f"{problem}: {advice}")
+    return f"{what} was altered since it was committed (sha256 {found[:12]}, recorded {recorded[:12]} in run.json)"
 
 
 def require_stage(committed: Committed, ref: StageRef, folder: Path, checkpoint_sha256: str) -> None:
     """Raises CheckFailed unless the DONE.json in `folder` names the checkpoint that was committed."""
-    what = f"{folder}: the checkpoint that DONE.json names"
-    advice = "restore it, or remove that folder and run `septet launch` again"
-    require_recorded(what, checkpoint_sha256, committed.stages.get(str(ref)), advice)
+    what = f"{folder}: the checkpoint that {layout.DONE} names"
+    if altered := alteration(what, checkpoint_sha256, committed.stages.get(str(ref), "")):
+        raise CheckFailed(f"{altered}: restore it, or remove that folder and run `septet launch` again")
 
 
 def require_data(committed: Committed, folder: Path) -> None:
     """Raises CheckFailed unless the files of RUN_DIR/data are those that were exported."""
     now = data_digests(folder)
     for name in sorted({*now, *committed.data}):
-        advice = "run `septet launch` again, which exports it again"
-        require_recorded(str(folder / name), now.get(name, "none"), committed.data.get(name), advice)
+        if altered := alteration(str(folder / name), now.get(name, "none"), committed.data.get(name, "")):
+            raise CheckFailed(f"{altered}: run `septet launch` again, which exports it again")

@@ -1,4 +1,4 @@
-"""Follows metrics.jsonl files while workers write them: the driver's eye on a stage, for MLflow."""
+"""The one reader of metrics.jsonl: as it grows for driver and report, its end alone for `septet status`."""
 
 import logging
 import os
@@ -21,8 +21,30 @@ class Point:
     metrics: Mapping[str, float]
 
 
+@dataclass(frozen=True)
+class Tail:
+    """The points at the end of a file; `whole` where they are all that it has."""
+
+    points: tuple[Point, ...]
+    whole: bool
+
+
+def read_tail(path: Path, num_bytes: int) -> Tail:
+    """Reads the points within the last `num_bytes`; none where there is no file."""
+    try:
+        with path.open("rb") as file:
+            start = max(0, file.seek(0, os.SEEK_END) - num_bytes)
+            file.seek(start)
+            lines = _whole_lines(file.read(num_bytes))
+    except FileNotFoundError:
+        return Tail((), True)
+    # The first line may have begun before.
+    points = (_parse(line) for line in lines[1 if start else 0 :])
+    return Tail(tuple(point for point in points if point is not None), start == 0)
+
+
 class Follower:
-    """Gives each point of one file once, also when the file is cut back and written anew in between.
+    """Gives each point of one file once, also when the file is cut back and written again in between.
 
     A file that was replaced (another inode) or has shrunk is read from its start; points given before are known by
     step and time, and left out.
@@ -42,22 +64,30 @@ class Follower:
                 if status.st_ino != self._inode or status.st_size < self._offset:
                     self._inode, self._offset = status.st_ino, 0
                 file.seek(self._offset)
-                text = file.read()
+                lines = _whole_lines(file.read())
         except FileNotFoundError:
             return ()
-        # A line still being written has no newline yet: it is left for the next call.
-        whole = text[: text.rfind(b"\n") + 1]
-        self._offset += len(whole)
-        points = [point for line in whole.splitlines() if (point := self._parse(line)) is not None]
-        fresh = [point for point in points if (point.step, point.time) not in self._given]
+        self._offset += sum(map(len, lines))
+        fresh = []
+        for line in lines:
+            point = _parse(line)
+            if point is None:
+                _log.warning("%s: skipped an unreadable line", self._path)
+            elif (point.step, point.time) not in self._given:
+                fresh.append(point)
         self._given.update((point.step, point.time) for point in fresh)
         return fresh
 
-    def _parse(self, line: bytes) -> Point | None:
-        try:
-            value = parse_json(line)
-            return Point(value["step"], value["epoch"], value["time"], value["metrics"])
-        except (ValueError, KeyError, TypeError):
-            # A torn line of a worker that was killed; the stage cuts it off when it resumes.
-            _log.warning("%s: skipped an unreadable line", self._path)
-            return None
+
+def _whole_lines(text: bytes) -> Sequence[bytes]:
+    """The lines with their ends; one that is still being written is left for the next look."""
+    return text[: text.rfind(b"\n") + 1].splitlines(keepends=True)
+
+
+def _parse(line: bytes) -> Point | None:
+    """None for the torn line of a worker that was killed, which the stage cuts off when it resumes."""
+    try:
+        value = parse_json(line)
+        return Point(value["step"], value["epoch"], value["time"], value["metrics"])
+    except (ValueError, KeyError, TypeError):
+        return None

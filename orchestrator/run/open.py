@@ -23,7 +23,7 @@ from orchestrator.run.record import Committed, RunRecord, read_record, write_rec
 from workers.errors import ConfigError, RunMismatch
 from workers.protocol import Numerics
 from workers.settings import Crops, KeptCheckpoint
-from workers.storage import TEMPORARY_PREFIX, remove_leftovers, storage_errors, write_text
+from workers.storage import TEMPORARY_PREFIX, layout, remove_leftovers, storage_errors, write_text
 
 _SHOWN_LINES = 5
 
@@ -123,7 +123,7 @@ class OpenedRun:
         # A walk passes over folders that vanish under it, as those of a killed driver's last worker may.
         for folder, inner, _ in os.walk(self.paths.root):
             # A stage looks after its own checkpoints.
-            inner[:] = [name for name in inner if name != "checkpoints"]
+            inner[:] = [name for name in inner if name != layout.CHECKPOINTS]
             remove_leftovers(Path(folder))
 
     def save_mlflow(self, ids: Mapping[str, Any]) -> None:

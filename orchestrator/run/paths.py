@@ -1,16 +1,17 @@
-"""The run directory: where its files lie, who holds it, and what run.json remembers.
-
-`RunPaths` knows where every file lies; what a worker writes inside its own folder is named there too. The lock is a
-flock on a file that a run never removes: the kernel frees it with the holder's death, however that came, and the
-holder's pid and host inside are only for the message.
-"""
+"""The names of a run directory's files. `workers.storage.layout` has those that workers write inside their folders."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from workers.storage import layout
+
 if TYPE_CHECKING:
     from orchestrator.plan import StageRef
+
+# Inside `submission`: one of the files, and the manifest that says what it was made from.
+SUBMISSION_MANIFEST = "manifest.json"
+SUBMISSION_FILES = ("submission.txt", "submission.csv")
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class RunPaths:
     @property
     def prepared_sheet(self) -> Path:
         """Prepared images of every split of the target; what a net sees of them is `augmented_sheet`."""
-        return self.data / "prepared.png"
+        return self.data / layout.PREPARED
 
     @property
     def members(self) -> Path:
@@ -57,8 +58,27 @@ class RunPaths:
         return self.root / "submission"
 
     @property
+    def submission_manifest(self) -> Path:
+        return self.submission / SUBMISSION_MANIFEST
+
+    @property
     def report(self) -> Path:
         return self.root / "report"
+
+    @property
+    def report_page(self) -> Path:
+        return self.report / "index.html"
+
+    @property
+    def report_table(self) -> Path:
+        return self.report / "table.md"
+
+    @property
+    def report_scores(self) -> Path:
+        return self.report / "scores.json"
+
+    def figure(self, name: str) -> Path:
+        return self.report / "figures" / f"{name}.png"
 
     def member(self, member: str) -> Path:
         return self.members / member
@@ -67,22 +87,22 @@ class RunPaths:
         return self.members / ref.member / ref.stage
 
     def checkpoints(self, ref: "StageRef") -> Path:
-        return self.stage(ref) / "checkpoints"
+        return self.stage(ref) / layout.CHECKPOINTS
 
     def metrics(self, ref: "StageRef") -> Path:
-        return self.stage(ref) / "metrics.jsonl"
+        return self.stage(ref) / layout.METRICS
 
     def step(self, ref: "StageRef") -> Path:
-        return self.stage(ref) / "step.txt"
+        return self.stage(ref) / layout.STEP
 
     def log(self, ref: "StageRef") -> Path:
-        return self.stage(ref) / "log.txt"
+        return self.stage(ref) / layout.LOG
 
     def augmented_sheet(self, ref: "StageRef") -> Path:
-        return self.stage(ref) / "augmented.png"
+        return self.stage(ref) / layout.AUGMENTED
 
     def done(self, ref: "StageRef") -> Path:
-        return self.stage(ref) / "DONE.json"
+        return self.stage(ref) / layout.DONE
 
     def predictions(self, member: str) -> Path:
-        return self.members / member / "predictions"
+        return self.members / member / layout.PREDICTIONS

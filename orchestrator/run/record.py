@@ -51,9 +51,9 @@ class Committed:
     submission: SubmissionDigests | None = None
     announced: SubmissionDigests | None = None
 
-    def of_predictions(self, member: str, split: str) -> str | None:
-        """The digest of one file of predictions; None where none was recorded."""
-        return self.predictions.get(member, {}).get(split)
+    def of_predictions(self, member: str, split: str) -> str:
+        """The digest of one file of predictions; "" where none was recorded."""
+        return self.predictions.get(member, {}).get(split, "")
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """How a run stands, read from its files alone: no lock is taken, nothing is asked of the driver."""
 
-import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -9,13 +8,14 @@ from statistics import median
 from typing import Any
 
 from orchestrator.plan import PredictJob, Stage, TrainJob, plan_from_json
+from orchestrator.run.finished import find_finished
 from orchestrator.run.holder import is_locked
 from orchestrator.run.ledger import Entry, StageState, read_ledger
+from orchestrator.run.metrics import Point, read_tail
 from orchestrator.run.paths import RunPaths
 from orchestrator.run.record import read_record
 from orchestrator.text import duration
-from workers.errors import StorageError
-from workers.storage import parse_json
+from workers.storage import Finished
 
 _BLOCK_BYTES = 32 * 1024
 _MOST_TAIL_BYTES = 4 * 1024 * 1024
@@ -150,8 +150,8 @@ def read_status(paths: RunPaths) -> RunStatus:
     def read_stage(stage: Stage) -> StageStatus:
         entry = ledger.entry(TrainJob(stage.ref))
         course = read_course(paths.metrics(stage.ref), since=entry.attempts[-1].started if entry.attempts else 0.0)
-        done = _read_json(paths.done(stage.ref))
-        status = stage_status(stage, entry=entry, course=course, done=done, locked=locked)
+        finished = find_finished(paths, stage)
+        status = stage_status(stage, entry=entry, course=course, finished=finished, locked=locked)
         predictions = ledger.entry(PredictJob(stage.ref))
         if plan.last_stages[stage.ref.member] == stage.ref and predictions.state is StageState.failed:
             # Predictions have no line of their own: without this nothing would say why the run failed.
@@ -162,10 +162,10 @@ def read_status(paths: RunPaths) -> RunStatus:
     return RunStatus(name=paths.root.name, state=_state(ledger.state, locked), stages=stages)
 
 
-def stage_status(stage: Stage, *, entry: Entry, course: Course, done: Mapping[str, Any], locked: bool) -> StageStatus:
-    """One stage's status from its ledger `entry`, its metrics and its DONE.json (empty while it has none)."""
-    state = State.done if done else _state(entry.state, locked)
-    step = int(done.get("num_updates", course.step))
+def stage_status(stage: Stage, *, entry: Entry, course: Course, finished: Finished | None, locked: bool) -> StageStatus:
+    """One stage's status from its ledger `entry`, its metrics and its DONE.json."""
+    state = State.done if finished else _state(entry.state, locked)
+    step = finished.num_updates if finished else course.step
     remaining_s = None
     if state is State.running and course.updates_per_second:
         remaining_s = max(0, stage.num_updates - step) / course.updates_per_second
@@ -178,11 +178,11 @@ def stage_status(stage: Stage, *, entry: Entry, course: Course, done: Mapping[st
         epoch=course.epoch,
         num_epochs=stage.recipe.schedule.epochs,
         batch_size=stage.recipe.optimizer.batch_size,
-        val_error=done.get("val_error", course.val_error),
+        val_error=finished.val_error if finished else course.val_error,
         images_per_second=course.images_per_second,
         remaining_s=remaining_s,
         error=None if state is State.done else _last_error(entry),
-        at_chance=bool(done.get("at_chance", entry.at_chance or course.at_chance)),
+        at_chance=finished.at_chance if finished else entry.at_chance or course.at_chance,
         may_end_early=stage.recipe.schedule.stop_when_stalled,
         data_wait=course.data_wait,
         passed_nans=entry.passed_nans,
@@ -197,40 +197,40 @@ def read_course(metrics: Path, since: float = 0.0) -> Course:
     """
     num_bytes = _BLOCK_BYTES
     while True:
-        tail = _tail(metrics, num_bytes)
-        course = course_of(tail.lines, since)
+        tail = read_tail(metrics, num_bytes)
+        course = course_of(tail.points, since)
         if tail.whole or course.val_error is not None or num_bytes >= _MOST_TAIL_BYTES:
             return course
         num_bytes *= 4
 
 
-def course_of(lines: Sequence[Mapping[str, Any]], since: float = 0.0) -> Course:
-    """The latest values in `lines` (metrics.jsonl's, oldest first)."""
-    if not lines:
+def course_of(points: Sequence[Point], since: float = 0.0) -> Course:
+    """The latest values in `points`, oldest first."""
+    if not points:
         return Course()
     latest: dict[str, float] = {}
-    for line in lines:
-        latest.update(line["metrics"])
-    end = lines[-1]
-    recent = [line for line in lines if line["time"] >= max(since, end["time"] - _RATE_WINDOW_S)]
+    for point in points:
+        latest.update(point.metrics)
+    end = points[-1]
+    recent = [point for point in points if point.time >= max(since, end.time - _RATE_WINDOW_S)]
     rate = None
-    if recent and recent[-1]["time"] > recent[0]["time"]:
-        rate = (recent[-1]["step"] - recent[0]["step"]) / (recent[-1]["time"] - recent[0]["time"])
+    if recent and recent[-1].time > recent[0].time:
+        rate = (recent[-1].step - recent[0].step) / (recent[-1].time - recent[0].time)
     return Course(
-        step=int(end["step"]),
-        epoch=float(end["epoch"]),
+        step=end.step,
+        epoch=end.epoch,
         val_error=latest.get("val/top1_error"),
         images_per_second=latest.get("images_per_second"),
         data_wait=latest.get("data_wait"),
         updates_per_second=rate or None,
         at_chance=bool(latest.get("at_chance", 0.0)),
-        share_of_usual_rate=_share_of_usual_rate(lines, since),
+        share_of_usual_rate=_share_of_usual_rate(points, since),
     )
 
 
-def _share_of_usual_rate(lines: Sequence[Mapping[str, Any]], since: float) -> float | None:
+def _share_of_usual_rate(points: Sequence[Point], since: float) -> float | None:
     """By the stage's own measure: members differ, and so does what is usual of them."""
-    rates = [line["metrics"].get("images_per_second") for line in lines if line["time"] >= since]
+    rates = [point.metrics.get("images_per_second") for point in points if point.time >= since]
     known = [rate for rate in rates if rate]
     return known[-1] / median(known) if len(known) >= _FEWEST_RATES else None
 
@@ -305,43 +305,3 @@ def _images_left(stage: StageStatus) -> int:
 def _state(recorded: str, locked: bool) -> State:
     state = State(recorded)
     return State.interrupted if state is State.running and not locked else state
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """An absent file is an empty one: most files come into being while the run goes on."""
-    try:
-        document: dict[str, Any] = parse_json(path.read_bytes())
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise StorageError(f"{path}: damaged ({error}); remove it and run `septet launch` again") from error
-    return document
-
-
-@dataclass(frozen=True)
-class _Tail:
-    lines: tuple[Mapping[str, Any], ...]
-    whole: bool
-
-
-def _tail(path: Path, num_bytes: int) -> _Tail:
-    """The complete lines within the last `num_bytes`; a line still being written is left for the next look."""
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, 2)
-            start = max(0, size - num_bytes)
-            file.seek(start)
-            text = file.read(num_bytes)
-    except FileNotFoundError:
-        return _Tail((), True)
-    complete = text[: text.rfind(b"\n") + 1].splitlines()
-    if start:
-        complete = complete[1:]
-    return _Tail(tuple(_points(complete)), start == 0)
-
-
-def _points(lines: Iterable[bytes]) -> Iterator[Mapping[str, Any]]:
-    """What the lines say; a torn one, of a worker that was killed, is cut off when the stage goes on."""
-    for line in lines:
-        with contextlib.suppress(ValueError):
-            yield parse_json(line)

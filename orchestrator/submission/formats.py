@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from orchestrator.combine import Rows, blocks, gather, top_classes
 from orchestrator.config import SubmissionFormat
+from orchestrator.run import SUBMISSION_FILES
 from workers.errors import ConfigError
 
 MAX_GUESSES = 5
@@ -68,7 +69,7 @@ def is_csv(submission_format: SubmissionFormat) -> bool:
 
 def file_name(submission_format: SubmissionFormat) -> str:
     """`submission.csv` or `submission.txt`."""
-    return "submission.csv" if is_csv(submission_format) else "submission.txt"
+    return SUBMISSION_FILES[is_csv(submission_format)]
 
 
 def read_template(text: str, where: str) -> Template:

@@ -5,16 +5,14 @@ finds the file of one and the manifest of another.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-from orchestrator.combine import Combined, MemberPredictions, Missing, read_ahead
+from orchestrator.combine import Combined, MemberPredictions, Missing
 from orchestrator.config import SubmissionConfig, SubmissionFormat
-from orchestrator.run import Book, RunData, SubmissionDigests
+from orchestrator.run import SUBMISSION_MANIFEST, Book, RunData, SubmissionDigests
 from orchestrator.submission.check import check_submission
 from orchestrator.submission.formats import (
     Question,
@@ -26,11 +24,9 @@ from orchestrator.submission.formats import (
     read_template,
     row_id,
 )
+from orchestrator.submission.manifest import Manifest, ManifestMember, NamedFile
 from workers.errors import ConfigError
 from workers.storage import remove_leftovers, replacing_folder, sha256_of, write_text
-
-MANIFEST = "manifest.json"
-FILES = ("submission.txt", "submission.csv")
 
 
 @dataclass(frozen=True)
@@ -43,10 +39,10 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Submission:
-    """The committed file and what manifest.json says of it."""
+    """The committed file and its manifest."""
 
     path: Path
-    manifest: Mapping[str, Any]
+    manifest: Manifest
     digests: SubmissionDigests
 
 
@@ -118,18 +114,16 @@ def write_submission(
     remove_leftovers(folder.parent, of=folder.name)
     with replacing_folder(folder) as staged:
         candidate = staged / file_name(question.format)
-        with read_ahead(combined) as rows:
-            with candidate.open("wb") as file:
-                for line in file_lines(question, make_layout(question), rows):
-                    file.write(line.encode(errors="surrogateescape"))
-            check_submission(candidate, question, rows)
+        with candidate.open("wb") as file:
+            for line in file_lines(question, make_layout(question), combined):
+                file.write(line.encode(errors="surrogateescape"))
+        check_submission(candidate, question, combined)
         sha256 = sha256_of(candidate)
-        manifest = _manifest(config, data, question, combined, members, provenance)
-        manifest |= {"missing": [asdict(one) for one in missing], "sha256": sha256}
-        text = json.dumps(manifest, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-        write_text(staged / MANIFEST, text)
+        manifest = _manifest(config, data, question, combined, members, provenance, missing, sha256)
+        text = manifest.to_text()
+        write_text(staged / SUBMISSION_MANIFEST, text)
         digests = SubmissionDigests(candidate.name, sha256, hashlib.sha256(text.encode()).hexdigest())
-        book.settle(folder / MANIFEST)
+        book.settle(folder / SUBMISSION_MANIFEST)
         book.announce(digests)
     book.submission(digests)
     return Submission(folder / candidate.name, manifest, digests)
@@ -142,41 +136,45 @@ def _manifest(
     combined: Combined,
     members: tuple[MemberPredictions, ...],
     provenance: Mapping[str, Provenance],
-) -> dict[str, Any]:
+    missing: Sequence[Missing],
+    sha256: str,
+) -> Manifest:
     split = data.splits[data.submitted]
     weights = dict(zip((one.member for one in members), combined.combination.weights, strict=True))
-    return {
-        "file": file_name(question.format),
-        "format": question.format.value,
-        "split": split.name,
-        "num_rows": len(split.rows),
-        "num_classes": len(data.classes),
-        "rows_sha256": split.rows_sha256,
-        "data_digest": data.digest,
-        "method": combined.combination.method.value,
-        "weights": weights,
-        "weights_searched_on": combined.combination.searched_on,
-        "weights_note": combined.combination.note,
-        "members": [
-            {
-                "name": one.member,
-                "weight": weights[one.member],
-                "stage": provenance[one.member].stage,
-                "stage_hash": provenance[one.member].stage_hash,
-                "predictions_sha256": one.about.sha256,
-                "checkpoint": one.about.checkpoint,
-                "checkpoint_sha256": one.about.checkpoint_sha256,
-            }
+    return Manifest(
+        file=file_name(question.format),
+        format=question.format,
+        split=split.name,
+        num_rows=len(split.rows),
+        num_classes=len(data.classes),
+        rows_sha256=split.rows_sha256,
+        data_digest=data.digest,
+        method=combined.combination.method,
+        weights=weights,
+        weights_searched_on=combined.combination.searched_on,
+        weights_note=combined.combination.note,
+        members=tuple(
+            ManifestMember(
+                name=one.member,
+                weight=weights[one.member],
+                stage=provenance[one.member].stage,
+                stage_hash=provenance[one.member].stage_hash,
+                predictions_sha256=one.about.sha256,
+                checkpoint=one.about.checkpoint,
+                checkpoint_sha256=one.about.checkpoint_sha256,
+            )
             for one in members
-        ],
-        "unreadable": [row_id(question.format, split.rows[row]) for row in split.unreadable],
-        "class_ids": _class_ids_note(config, question),
+        ),
+        unreadable=tuple(row_id(question.format, split.rows[row]) for row in split.unreadable),
+        class_ids=_class_ids_note(config, question),
         # What a file outside the run said: without it nobody could rebuild the submission once that file is gone.
-        "class_names": dict(question.class_ids) if config.class_ids and question.class_ids else None,
-        "template": _named_file(config.template),
-        "class_ids_file": _named_file(config.class_ids),
-        "septet_version": version("septet"),
-    }
+        class_names=dict(question.class_ids) if config.class_ids and question.class_ids else None,
+        template=_named_file(config.template),
+        class_ids_file=_named_file(config.class_ids),
+        septet_version=version("septet"),
+        missing=tuple(missing),
+        sha256=sha256,
+    )
 
 
 def _class_ids_note(config: SubmissionConfig, question: Question) -> str:
@@ -192,8 +190,8 @@ def _class_ids_note(config: SubmissionConfig, question: Question) -> str:
     return "class names as in data/classes.txt"
 
 
-def _named_file(path: str | None) -> dict[str, str] | None:
-    return None if path is None else {"path": path, "sha256": sha256_of(Path(path))}
+def _named_file(path: str | None) -> NamedFile | None:
+    return None if path is None else NamedFile(path, sha256_of(Path(path)))
 
 
 def _text(path: Path, key: str) -> str:

@@ -26,7 +26,6 @@ from orchestrator.run import (
     read_record,
     read_run_data,
     require_data,
-    require_recorded,
 )
 from orchestrator.submission import (
     Layout,
@@ -38,6 +37,7 @@ from orchestrator.submission import (
     make_layout,
     read_manifest,
 )
+from orchestrator.text import counted
 from workers.errors import CheckFailed, DataError
 
 _SHOWN_IDS = 3
@@ -175,16 +175,15 @@ def _members(paths: RunPaths, manifest: Manifest, data: RunData, committed: Comm
     """Those of the submission, in its order, held against what it was made from."""
     folders = {member.name: paths.predictions(member.name) for member in manifest.members}
     if manifest.split not in data.splits:
-        raise CheckFailed(f"{paths.submission}: it is of {manifest.split}, which data/ has not; `septet submit` anew")
-    opened = open_predictions(folders, data.splits[manifest.split], len(data.classes), data.digest)
+        raise CheckFailed(
+            f"{paths.submission}: it is of {manifest.split}, which is not in data/; run `septet submit` again"
+        )
+    opened = open_predictions(folders, data.splits[manifest.split], len(data.classes), data.digest, committed=committed)
     for one, said in zip(opened, manifest.members, strict=True):
-        mend = "run `septet launch` again, which predicts anew"
-        recorded = committed.of_predictions(one.member, manifest.split)
-        require_recorded(f"member {one.member}: {one.path}", one.about.sha256, recorded, mend)
         if one.about.sha256 != said.predictions_sha256:
             raise CheckFailed(
                 f"member {one.member}: {one.path} is not what the submission was made from; `septet submit` "
-                "makes it anew"
+                "makes it again"
             )
     return opened
 
@@ -268,7 +267,7 @@ def explanation_lines(found: Explanation) -> Iterator[str]:
     yield f"line {found.line_number:<6} {shown}"
     kind = "weight × log probability" if geometric else "weight × probability"
     yield ""
-    yield f"{found.method} of {len(found.members)} members; {kind}, which add up to the last line"
+    yield f"{found.method} of {counted(len(found.members), 'member')}; {kind}, which add up to the last line"
     width = max(len("log of their sum over classes"), *(len(member.name) for member in found.members))
     columns = [max(9, len(one.name)) for one in found.combined]
     yield f"{'':<{width}}  {'weight':>7}  " + _cells([one.name for one in found.combined], columns)

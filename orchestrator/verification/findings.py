@@ -6,8 +6,9 @@ from enum import StrEnum
 from typing import Any
 
 from orchestrator.plan import Plan
-from orchestrator.run import RunPaths, RunRecord, recorded_problem
+from orchestrator.run import RunPaths, RunRecord, alteration
 from orchestrator.submission import Manifest
+from orchestrator.text import counted
 from workers.errors import CheckFailed, MemberFailed
 
 
@@ -63,11 +64,10 @@ class Examined:
     def count(self, what: str) -> None:
         self.checked[what] = self.checked.get(what, 0) + 1
 
-    def compare(self, what: str, found: str, recorded: str | None) -> None:
+    def compare(self, what: str, found: str, recorded: str) -> None:
         """Compares a digest with run.json's."""
-        problem = recorded_problem(what, found, recorded)
-        if problem is not None:
-            self.differs(problem)
+        if altered := alteration(what, found, recorded):
+            self.differs(altered)
 
     @property
     def gone(self) -> dict[str, str]:
@@ -90,8 +90,9 @@ def verification_json(found: Verification) -> dict[str, Any]:
 
 def verification_lines(name: str, found: Verification) -> Iterator[str]:
     """What a person reads."""
-    counts = ", ".join(f"{count} {what}" for what, count in found.checked.items())
-    yield f"{name}: {'all as committed' if found.ok else f'{len(found.problems)} problems'} ({counts or 'nothing yet'})"
+    counts = ", ".join(f"{what}: {count}" for what, count in found.checked.items())
+    verdict = "all as committed" if found.ok else counted(len(found.problems), "problem")
+    yield f"{name}: {verdict} ({counts or 'nothing yet'})"
     for problem in found.problems:
         yield f"  {problem.kind:<8} {problem.what}"
     if found.rebuilt:
@@ -107,6 +108,6 @@ def require_ok(paths: RunPaths, found: Verification) -> None:
     if found.ok:
         return
     worst = next((one for one in found.problems if one.kind is Kind.differs), found.problems[0])
-    more = f" (and {len(found.problems) - 1} more problems)" if len(found.problems) > 1 else ""
+    more = f" (and {counted(len(found.problems) - 1, 'more problem')})" if len(found.problems) > 1 else ""
     error = CheckFailed if worst.kind is Kind.differs else MemberFailed
     raise error(f"{paths.root}: {worst.what}{more}; what is derived, `septet launch` makes again")

@@ -5,17 +5,17 @@ committed, and what is `missing` because the run is not at its end.
 """
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 
-from orchestrator.combine import MemberPredictions, in_words, num_threads, open_predictions
+from orchestrator.combine import Expected, Flaw, Invalid, MemberPredictions, check_predictions, in_words
 from orchestrator.config import TARGET
 from orchestrator.plan import StageRef, plan_from_json
-from orchestrator.run import RunData, RunPaths, data_digests, is_locked, read_record, read_run_data
-from orchestrator.submission import MANIFEST, Manifest, read_manifest
+from orchestrator.run import RunData, RunPaths, data_digests, find_finished, is_locked, read_record, read_run_data
+from orchestrator.submission import Manifest, find_manifest
 from orchestrator.verification.findings import Examined, Verification
 from orchestrator.verification.submission import check_report, check_submission
-from workers.errors import DataError, MemberFailed, SeptetError, StorageError, StorageSilent
-from workers.storage import Finished, read_finished, sha256_of, verify_checkpoint
+from workers.errors import DataError, SeptetError, StorageError, StorageSilent
+from workers.storage import Finished, layout, sha256_of, verify_checkpoint
+from workers.threads import map_in_order
 
 
 def verify(paths: RunPaths) -> Verification:
@@ -38,7 +38,7 @@ def verify(paths: RunPaths) -> Verification:
             check_report(run, run.manifest, data, finished, predictions)
     if locked and run.problems:
         run.notes.append("a launch is at work here: verify again once it has ended")
-    anchor = paths.submission / MANIFEST
+    anchor = paths.submission_manifest
     return Verification(
         tuple(run.problems),
         tuple(run.notes),
@@ -50,12 +50,13 @@ def verify(paths: RunPaths) -> Verification:
 
 def _read_manifest(run: Examined) -> Manifest | None:
     try:
-        return read_manifest(run.paths)
-    except MemberFailed:
-        run.lacks("submission: not written yet")
+        manifest = find_manifest(run.paths)
     except StorageError as error:
         run.differs(error)
-    return None
+        return None
+    if manifest is None:
+        run.lacks("submission: not written yet")
+    return manifest
 
 
 def _check_stages(run: Examined) -> dict[StageRef, Finished]:
@@ -70,20 +71,21 @@ def _check_stages(run: Examined) -> dict[StageRef, Finished]:
                 run.lacks(f"{stage.ref}: not finished")
             continue
         try:
-            done = read_finished(folder)
-            checkpoint = verify_checkpoint(folder / "checkpoints" / done.checkpoint)
+            done = find_finished(run.paths, stage)
+            if done is None:
+                run.differs(f"{folder}: {layout.DONE} is of other settings than run.json's plan")
+                continue
+            checkpoint = verify_checkpoint(run.paths.checkpoints(stage.ref) / done.checkpoint)
         except StorageSilent:
             raise
         except StorageError as error:
             run.differs(error)
             continue
         run.count("checkpoints")
-        if done.stage_hash != stage.hash:
-            run.differs(f"{folder}: DONE.json is of other settings than run.json's plan")
         if checkpoint.model_sha256 != done.checkpoint_sha256:
             run.differs(f"{checkpoint.folder}: its weights are not those that DONE.json names")
         run.compare(
-            f"{stage.ref}: its checkpoint", checkpoint.model_sha256, run.record.committed.stages.get(str(stage.ref))
+            f"{stage.ref}: its checkpoint", checkpoint.model_sha256, run.record.committed.stages.get(str(stage.ref), "")
         )
         finished[stage.ref] = done
     return finished
@@ -97,7 +99,7 @@ def _check_data(run: Examined) -> RunData | None:
             run.differs(f"{folder / name}: gone since it was exported")
         else:
             run.count("files of data")
-            run.compare(f"data/{name}", now[name], run.record.committed.data.get(name))
+            run.compare(f"data/{name}", now[name], run.record.committed.data.get(name, ""))
     try:
         data = read_run_data(folder)
     except DataError as error:
@@ -108,11 +110,11 @@ def _check_data(run: Examined) -> RunData | None:
         return None
     for name, split in data.splits.items():
         if split.labels is not None and not ((split.labels >= 0) & (split.labels < len(data.classes))).all():
-            run.differs(f"{folder / name}.labels.npy: labels that are none of the {len(data.classes)} classes")
+            run.differs(f"{folder / layout.labels(name)}: labels that are none of the {len(data.classes)} classes")
             return None
     recorded = run.record.data_digests.get(TARGET)
     if recorded != data.digest:
-        run.differs(f"{folder / 'dataset.json'}: digest {data.digest[:12]}, run.json has {str(recorded)[:12]}")
+        run.differs(f"{folder / layout.DATASET}: digest {data.digest[:12]}, run.json has {str(recorded)[:12]}")
     return data
 
 
@@ -128,28 +130,21 @@ def _check_predictions(
         if member not in run.gone and run.paths.done(run.plan.last_stages[member]).exists()
     ]
 
-    def open_one(split: str, member: str) -> MemberPredictions | SeptetError:
+    def check(split: str, member: str) -> MemberPredictions | Invalid:
+        done, recorded = finished.get(run.plan.last_stages[member]), run.record.committed.of_predictions(member, split)
+        expected = Expected(data.digest, data.splits[split], len(data.classes), done, recorded)
         try:
-            folder = {member: run.paths.predictions(member)}
-            return open_predictions(folder, data.splits[split], len(data.classes), data.digest)[0]
+            return check_predictions(member, run.paths.predictions(member), split, expected)
         except SeptetError as error:
-            return error
+            return Invalid(Flaw.damaged, str(error))
 
     sound: dict[str, dict[str, MemberPredictions]] = {split: {} for split in data.splits}
-    with ThreadPoolExecutor(num_threads(), thread_name_prefix="verify") as threads:
-        opened = list(threads.map(lambda pair: open_one(*pair), wanted))
-    for (split, member), one in zip(wanted, opened, strict=True):
-        if isinstance(one, MemberFailed):
-            run.lacks(one)
-        elif isinstance(one, SeptetError):
-            run.differs(one)
+    for (split, member), one in zip(wanted, map_in_order(lambda pair: check(*pair), wanted), strict=True):
+        if isinstance(one, Invalid) and one.flaw is Flaw.missing:
+            run.lacks(one.why)
+        elif isinstance(one, Invalid):
+            run.differs(one.why)
         else:
             run.count("files of predictions")
-            done = finished.get(run.plan.last_stages[member])
-            if done is not None and one.about.checkpoint_sha256 != done.checkpoint_sha256:
-                run.differs(f"member {member}: {one.path} is of another checkpoint than DONE.json names")
-            run.compare(
-                f"member {member}: {one.path}", one.about.sha256, run.record.committed.of_predictions(member, split)
-            )
             sound[split][member] = one
     return sound

@@ -9,8 +9,8 @@ from orchestrator.config import CombineMethod
 from orchestrator.outputs import Opened, score_splits
 from orchestrator.plan import StageRef
 from orchestrator.report import scores_json
-from orchestrator.run import RunData, SubmissionDigests
-from orchestrator.submission import FILES, MANIFEST, Manifest, asked_by, first_difference
+from orchestrator.run import SUBMISSION_FILES, RunData, SubmissionDigests
+from orchestrator.submission import Manifest, asked_by, first_difference
 from orchestrator.verification.findings import Examined
 from workers.errors import CheckFailed, ConfigError
 from workers.storage import Finished, parse_json, sha256_of, storage_errors
@@ -24,25 +24,27 @@ def check_submission(
 ) -> None:
     folder = run.paths.submission
     path = folder / manifest.file
-    others = [name for name in FILES if name != manifest.file and (folder / name).exists()]
+    others = [name for name in SUBMISSION_FILES if name != manifest.file and (folder / name).exists()]
     for name in others:
         run.differs(f"{folder / name}: lies beside {manifest.file}, which the manifest names")
-    if manifest.file not in FILES or not path.is_file():
+    if not path.is_file():
         run.differs(f"{path}: gone, though the manifest names it")
         return
     run.count("submission")
     with storage_errors(path):
-        digests = SubmissionDigests(manifest.file, sha256_of(path), sha256_of(folder / MANIFEST))
+        digests = SubmissionDigests(manifest.file, sha256_of(path), sha256_of(run.paths.submission_manifest))
     _check_recorded(run, digests)
     if digests.sha256 != manifest.sha256:
         run.differs(f"{path}: sha256 {digests.sha256[:12]}, its manifest says {manifest.sha256[:12]}")
     if {one.name for one in manifest.members} != {name for name in run.plan.members if name not in run.gone}:
-        run.differs(f"{folder / MANIFEST}: its members are not those of the run: `septet launch` or `submit` anew")
+        run.differs(
+            f"{run.paths.submission_manifest}: its members are not those of the run: `septet launch` or `submit` again"
+        )
         return
     if data is None:
         return
     if (manifest.split, manifest.data_digest) != (data.submitted, data.digest):
-        run.differs(f"{folder / MANIFEST}: it is of other images than data/")
+        run.differs(f"{run.paths.submission_manifest}: it is of other images than data/")
         return
     _rebuild(run, manifest, data, predictions)
 
@@ -88,8 +90,10 @@ def _check_weights(
     said = manifest.combination.weights
     if manifest.method is not CombineMethod.weighted:
         wanted = equal(manifest.method, len(said)).weights
-    elif (split := data.splits.get(manifest.searched_on or "")) is None or split.labels is None:
-        run.differs(f"submission: no labels of {manifest.searched_on}, on which the manifest's weights were looked for")
+    elif (split := data.splits.get(manifest.weights_searched_on or "")) is None or split.labels is None:
+        run.differs(
+            f"submission: no labels of {manifest.weights_searched_on}, on which the manifest's weights were looked for"
+        )
         return
     else:
         sound = predictions[split.name]
@@ -112,7 +116,7 @@ def check_report(
     predictions: Mapping[str, Mapping[str, MemberPredictions]],
 ) -> None:
     """Scores anew what scores.json tells; pictures and pages are not compared: `septet report` makes them again."""
-    path = run.paths.report / "scores.json"
+    path = run.paths.report_scores
     names = [member.name for member in manifest.members]
     if not data.scored or any(name not in predictions[split] for split in data.scored for name in names):
         return

@@ -17,20 +17,14 @@ from tiny_stage import course, interrupted, make_spec, make_store, never
 from workers.data.loading.batches import TrainingBatches
 from workers.errors import Diverged, StorageError
 from workers.protocol import StageResult, StageSpec
-from workers.storage import checkpoint as protocol
-from workers.storage.checkpoint import (
-    MANIFEST_FILE,
-    MODEL_FILE,
-    OPTIMIZER_FILE,
-    STATE_FILE,
-    newest_checkpoint,
-)
+from workers.storage import checkpoint as protocol, layout
+from workers.storage.checkpoint import newest_checkpoint
 from workers.training import stage as stage_module
 from workers.training.stage import run_stage
 
 pytestmark = pytest.mark.timeout(300)
 NEWEST, BEFORE = 7, 6
-FILES = (MODEL_FILE, OPTIMIZER_FILE, STATE_FILE, MANIFEST_FILE)
+FILES = (layout.MODEL, layout.OPTIMIZER, layout.STATE, layout.MANIFEST)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +86,7 @@ def remove(name: str) -> Damage:
 
 
 def manifest_of_another_step(folder: Path) -> None:
-    shutil.copy(folder.with_name(f"step-{BEFORE:08d}") / MANIFEST_FILE, folder / MANIFEST_FILE)
+    shutil.copy(folder.with_name(f"step-{BEFORE:08d}") / layout.MANIFEST, folder / layout.MANIFEST)
 
 
 def all_files_of_another_step(folder: Path) -> None:
@@ -106,8 +100,8 @@ def nothing_inside(folder: Path) -> None:
 
 
 def unreadable(folder: Path) -> None:
-    (folder / MODEL_FILE).unlink()
-    (folder / MODEL_FILE).mkdir()
+    (folder / layout.MODEL).unlink()
+    (folder / layout.MODEL).mkdir()
 
 
 def rewritten(change: Callable[[dict[str, Any]], None]) -> Damage:
@@ -132,10 +126,10 @@ def resealed(name: str, data: bytes) -> Damage:
 
     def damage(folder: Path) -> None:
         (folder / name).write_bytes(data)
-        manifest = json.loads((folder / MANIFEST_FILE).read_bytes())
+        manifest = json.loads((folder / layout.MANIFEST).read_bytes())
         del manifest["manifest_sha256"]
         manifest["files"][name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-        (folder / MANIFEST_FILE).write_bytes(protocol._sealed(manifest))
+        (folder / layout.MANIFEST).write_bytes(protocol._sealed(manifest))
 
     return damage
 
@@ -156,13 +150,13 @@ def _reshape(tensors: dict[str, np.ndarray]) -> None:
 
 
 TRAINED: dict[str, Damage] = {
-    "bit of the weights": flip(MODEL_FILE),
-    "bit of the momentum": flip(OPTIMIZER_FILE),
-    "bit of the state": flip(STATE_FILE),
-    "bit of the manifest": flip(MANIFEST_FILE),
-    "weights cut short": truncate(MODEL_FILE),
-    "empty momentum": empty(OPTIMIZER_FILE),
-    "no state": remove(STATE_FILE),
+    "bit of the weights": flip(layout.MODEL),
+    "bit of the momentum": flip(layout.OPTIMIZER),
+    "bit of the state": flip(layout.STATE),
+    "bit of the manifest": flip(layout.MANIFEST),
+    "weights cut short": truncate(layout.MODEL),
+    "empty momentum": empty(layout.OPTIMIZER),
+    "no state": remove(layout.STATE),
     "manifest of another step": manifest_of_another_step,
     "poisoned weights": rewritten(lambda parts: _poison(parts["model"], np.nan)),
     "weights of another shape": rewritten(lambda parts: _reshape(parts["model"])),
@@ -185,9 +179,9 @@ ONLY_READ: dict[str, Damage] = {
     "state that is a list": rewritten(lambda parts: parts.update(state=[])),
     "state of another program": rewritten(lambda parts: parts["state"]["train"].update(momentum=0.9)),
     "rates of another optimizer": rewritten(lambda parts: parts["state"]["train"].update(rates=[0.1, 0.1, 0.1])),
-    "weights that are no safetensors": resealed(MODEL_FILE, b"not a checkpoint"),
-    "state that is no JSON": resealed(STATE_FILE, b"\xff\xfe"),
-    "manifest that is a list": lambda folder: (folder / MANIFEST_FILE).write_text("[]") and None,
+    "weights that are no safetensors": resealed(layout.MODEL, b"not a checkpoint"),
+    "state that is no JSON": resealed(layout.STATE, b"\xff\xfe"),
+    "manifest that is a list": lambda folder: (folder / layout.MANIFEST).write_text("[]") and None,
 }
 
 
@@ -224,7 +218,7 @@ def test_damaged_newest_checkpoint_is_set_aside_before_anything_of_it_is_used(
 
 def test_stage_whose_checkpoints_are_all_damaged_stops_and_never_starts_afresh(own: StageSpec) -> None:
     for folder in list((own.stage_dir / "checkpoints").iterdir()):
-        flip(MODEL_FILE)(folder)
+        flip(layout.MODEL)(folder)
     for _ in range(2):
         with pytest.raises(StorageError, match="no valid checkpoint left; remove the folder") as caught:
             run_stage(own, never)
@@ -254,9 +248,9 @@ def _unchecked(folder: Path, name: str, manifest: Any) -> bytes:
 def test_without_the_hashes_a_flipped_bit_would_end_in_other_weights(
     own: StageSpec, undisturbed: StageResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = bytearray((newest(own) / MODEL_FILE).read_bytes())
+    data = bytearray((newest(own) / layout.MODEL).read_bytes())
     data[-3] ^= 0x40  # in the mantissa of the last weight
-    (newest(own) / MODEL_FILE).write_bytes(data)
+    (newest(own) / layout.MODEL).write_bytes(data)
     monkeypatch.setattr(protocol, "_verified_bytes", _unchecked)
     result = run_stage(own, never)
     assert (result.resumed_from, set_aside(own)) == (NEWEST, [])

@@ -25,9 +25,8 @@ from workers.settings.training import (
     Recipe,
     ScheduleSettings,
 )
-from workers.storage import atomic, checkpoint
-from workers.storage.checkpoint import MANIFEST_FILE
-from workers.storage.fence import FILE, fence_of, raise_fence
+from workers.storage import atomic, checkpoint, layout
+from workers.storage.fence import fence_of, raise_fence
 from workers.training.stage import run_stage
 
 SCRIPT = Path(__file__).with_name("fenced_stage.py")
@@ -137,7 +136,7 @@ class Both:
 
 def _checkpoints(stage_dir: Path) -> set[tuple[int, int]]:
     found = set()
-    for path in stage_dir.glob(f"checkpoints/step-*/{MANIFEST_FILE}"):
+    for path in stage_dir.glob(f"checkpoints/step-*/{layout.MANIFEST}"):
         # The second attempt's own thread may prune it meanwhile.
         with suppress(FileNotFoundError):
             manifest = json.loads(path.read_text())
@@ -218,7 +217,7 @@ def test_attempt_begins_once_a_late_cache_shows_its_mark(tmp_path: Path, monkeyp
 
 @pytest.mark.parametrize(
     "take_over",
-    [lambda member: raise_fence(member, "train, attempt 1"), lambda member: (member / FILE).unlink()],
+    [lambda member: raise_fence(member, "train, attempt 1"), lambda member: (member / layout.ATTEMPT).unlink()],
     ids=["newer attempt", "folder taken away"],
 )
 def test_fence_lets_its_own_attempt_through_and_none_that_was_given_up(

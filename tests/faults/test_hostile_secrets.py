@@ -325,7 +325,7 @@ def test_traceback_of_a_debugged_error_shows_no_canary(
 
 
 def test_json_documents_are_json_whatever_names_hold(capsys: pytest.CaptureFixture[str]) -> None:
-    from orchestrator.cli.commands import Streams
+    from orchestrator.cli.streams import Streams
 
     name = "\x1b]0;owned\x07\x9b\x7f\u202e"
     Streams(sys.stdout, sys.stderr).document({"class": name})

@@ -20,6 +20,7 @@ from orchestrator.config.composition import compose
 from orchestrator.config.schema import CombineConfig, SubmissionConfig
 from orchestrator.outputs import write_results
 from orchestrator.report import plots
+from orchestrator.run import record
 from orchestrator.run.digests import open_book
 from orchestrator.run.holder import is_locked
 from orchestrator.run.paths import RunPaths
@@ -148,10 +149,10 @@ def everything_sums(block: np.ndarray) -> np.ndarray:
         ("a sum of 1.5", aggregate, "_are_distributions", everything_sums),
         ("below 0", aggregate, "_are_distributions", everything_sums),
         ("a damaged bit", aggregate, "_check_content", lambda *_: None),
-        ("permuted", results, "require_recorded", lambda *_: None),
-        ("a row doubled", results, "require_recorded", lambda *_: None),
-        ("classes permuted", results, "require_recorded", lambda *_: None),
-        ("of another net", results, "_require_same_checkpoint", lambda *_: None),
+        ("permuted", aggregate, "alteration", lambda *_: ""),
+        ("a row doubled", aggregate, "alteration", lambda *_: ""),
+        ("classes permuted", aggregate, "alteration", lambda *_: ""),
+        ("of another net", aggregate, "_compare", lambda *_: None),
         ("another class list", results, "require_data", lambda *_: None),
     ],
 )
@@ -169,7 +170,7 @@ def test_check_is_red_without_its_protection(
     monkeypatch.setattr(room, name, instead)
     if room is aggregate:
         # The record in run.json finds what the file's own checks let pass; here they stand alone.
-        monkeypatch.setattr(results, "require_recorded", lambda *_: None)
+        monkeypatch.setattr(record.Committed, "of_predictions", lambda *_: None)
     with pytest.raises(AssertionError):
         require_refused(paths, code, words, capsys)
 
@@ -182,13 +183,13 @@ def test_check_of_rows_is_red_where_predictions_are_taken_as_they_come(
     inject, code, words = FAULTS[fault]
     inject(paths)
 
-    def as_it_comes(member: str, folder: Path, split: Any, *_: Any) -> aggregate.MemberPredictions:
-        path = folder / f"{split.name}.npy"
-        about = aggregate._read_about(member, path.with_suffix(".json"))
-        return aggregate.MemberPredictions(member, path, about, 128, split.unreadable)
+    def as_it_comes(member: str, folder: Path, split: str, expected: Any) -> aggregate.MemberPredictions:
+        path = folder / f"{split}.npy"
+        about = aggregate._read_about(path.with_suffix(".json"))
+        return aggregate.MemberPredictions(member, path, about, 128, expected.rows.unreadable)
 
-    monkeypatch.setattr(aggregate, "_open", as_it_comes)
-    monkeypatch.setattr(results, "require_recorded", lambda *_: None)
+    monkeypatch.setattr(aggregate, "check_predictions", as_it_comes)
+    monkeypatch.setattr(record.Committed, "of_predictions", lambda *_: None)
     with pytest.raises(AssertionError):
         require_refused(paths, code, words, capsys)
 

@@ -14,13 +14,12 @@ import numpy as np
 
 from orchestrator.cluster.actor import Duties
 from orchestrator.cluster.local_backend import ActorDied
-from orchestrator.execution.jobs import newest_step
 from orchestrator.plan.model import Plan, PlannedDataset, Stage, StageRef
 from workers.errors import Stopped
 from workers.protocol import PredictSpec, SplitPredictions, StageResult, StageSpec
 from workers.settings.training import Crops, Recipe, ScheduleSettings
-from workers.storage import atomic
-from workers.storage.checkpoint import _SCHEMA, MANIFEST_FILE, MODEL_FILE, OPTIMIZER_FILE, STATE_FILE, _sealed, name_of
+from workers.storage import atomic, layout
+from workers.storage.checkpoint import _SCHEMA, _sealed, newest_step
 from workers.storage.finished import read_finished
 
 NUM_UPDATES = 10
@@ -132,13 +131,13 @@ def _cut_back(path: Path, step: int) -> None:
 
 def _save(stage_dir: Path, step: int) -> None:
     """A checkpoint that verifies, of nothing, and without the fsyncs of a real one."""
-    folder = stage_dir / "checkpoints" / name_of(step)
+    folder = stage_dir / layout.CHECKPOINTS / layout.checkpoint(step)
     folder.mkdir(parents=True, exist_ok=True)
     files = {}
-    for name in (MODEL_FILE, OPTIMIZER_FILE, STATE_FILE):
+    for name in (layout.MODEL, layout.OPTIMIZER, layout.STATE):
         (folder / name).write_bytes(b"{}")
         files[name] = {"size": 2, "sha256": hashlib.sha256(b"{}").hexdigest()}
-    (folder / MANIFEST_FILE).write_bytes(_sealed({"schema": _SCHEMA, "step": step, "stage_hash": "", "files": files}))
+    (folder / layout.MANIFEST).write_bytes(_sealed({"schema": _SCHEMA, "step": step, "stage_hash": "", "files": files}))
 
 
 def _write_predictions(spec: PredictSpec, split: str, checkpoint_sha256: str) -> SplitPredictions:

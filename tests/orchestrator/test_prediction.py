@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -204,15 +205,20 @@ def test_prediction_with_a_member_unfinished_exits_4_and_names_it(
 
 
 @pytest.mark.parametrize(
-    ("manifest", "code"),
-    [("{", 7), ("[]", 7), ('{"method": "sum", "weights": {"a": 1, "b": 1}}', 7), ('{"weights": {"a": 1}}', 4)],
+    ("alter", "code"),
+    [
+        (lambda text: text[:-9], 7),
+        (lambda text: f"[{text}]", 7),
+        (lambda text: json.dumps(json.loads(text) | {"method": "sum"}), 7),
+        (lambda text: json.dumps(json.loads(text) | {"members": []}), 4),
+    ],
 )
 def test_prediction_with_a_manifest_that_does_not_serve_names_it(
-    run: RunPaths, images: Path, capsys: pytest.CaptureFixture[str], manifest: str, code: int
+    run: RunPaths, images: Path, capsys: pytest.CaptureFixture[str], alter: Callable[[str], str], code: int
 ) -> None:
-    path = run.submission / "manifest.json"
+    path = run.submission_manifest
     content = path.read_bytes()
-    path.write_text(manifest)
+    path.write_text(alter(content.decode()))
     try:
         assert main(["predict", str(run.root), str(images / "test")]) == code
     finally:

@@ -12,13 +12,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from workers.data.store import Store
 from workers.settings import HELD_OUT, SPLITS
-from workers.storage import storage_errors, write_bytes, write_json, write_text
+from workers.storage import layout, storage_errors, write_bytes, write_json, write_text
 
 if TYPE_CHECKING:
     from workers.data.store import Store
-
-
-PREPARED_SHEET = "prepared.png"
 
 
 _MOST_CLASSES = 10
@@ -95,7 +92,7 @@ def prepared_sheet(store: "Store") -> bytes:
                 tiles, more = _of_rows(store, split), ", unlabelled"
             else:
                 tiles, more = _of_classes(store, split, labels, _TRAIN_ROWS if split == "train" else 1), ""
-            bands.append(Band(f"{split}: {count:,} image{'s' * (count > 1)}{more}", tiles))
+            bands.append(Band(f"{split}: {count:,} in all{more}", tiles))
     return draw(bands, min(_MOST_CLASSES, max(len(band.tiles) for band in bands)))
 
 
@@ -136,18 +133,18 @@ def export(store: Store, directory: Path) -> None:
     earlier export that the store has no more are removed.
     """
     splits = [split for split in HELD_OUT if store.counts[split]]
-    write_text(directory / "classes.txt", "".join(f"{name}\n" for name in store.classes))
+    write_text(directory / layout.CLASSES, "".join(f"{name}\n" for name in store.classes))
     for split in HELD_OUT:
-        for name in (f"{split}.rows.txt", f"{split}.sizes.npy", f"{split}.labels.npy"):
+        for name in (layout.rows(split), layout.sizes(split), layout.labels(split)):
             if name in store.file_hashes:
                 write_bytes(directory / name, (store.path / name).read_bytes())
             else:
                 # Labels that stayed would be taken for those of the images now there.
                 with storage_errors(directory / name):
                     (directory / name).unlink(missing_ok=True)
-    write_bytes(directory / PREPARED_SHEET, prepared_sheet(store))
+    write_bytes(directory / layout.PREPARED, prepared_sheet(store))
     write_json(
-        directory / "dataset.json",
+        directory / layout.DATASET,
         {
             "digest": store.digest,
             "class_ids": list(store.class_ids),

@@ -3,6 +3,6 @@
 It reads a finished stage's weights and writes one file of probabilities a split.
 """
 
-import lazy_loader
+from workers.faces import face
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = face(__name__, __file__)

@@ -21,6 +21,7 @@ from workers.settings import Crops, TrainingSettings
 from workers.storage import (
     beat,
     fence_of,
+    layout,
     read_finished,
     read_weights,
     remove_leftovers,
@@ -51,7 +52,7 @@ def load_member(stage_dir: Path, store_path: Path, settings: TrainingSettings, c
     numerics.apply(chosen)
     store = open_store(store_path)
     finished = read_finished(stage_dir)
-    contents = read_weights(stage_dir / "checkpoints" / finished.checkpoint)
+    contents = read_weights(stage_dir / layout.CHECKPOINTS / finished.checkpoint)
     if contents.checkpoint.model_sha256 != finished.checkpoint_sha256:
         raise CheckFailed(f"{contents.checkpoint.folder}: its weights are not those that DONE.json names")
     model = build(settings.model, store.num_classes).to(memory_format=torch.channels_last)
@@ -120,7 +121,7 @@ def predict(spec: PredictSpec, should_stop: Callable[[], bool]) -> tuple[SplitPr
                 partial(_row, store, split, start),
             )
             probabilities[start : start + len(block)] = block
-        path = spec.predictions_dir / f"{split}.npy"
+        path = spec.predictions_dir / layout.probabilities(split)
         # Not np.save, which writes behind Python's back: on a full disk its error lacks the number that says so.
         with replacing(path, check) as file:
             np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(probabilities))
@@ -136,7 +137,7 @@ def predict(spec: PredictSpec, should_stop: Callable[[], bool]) -> tuple[SplitPr
             checkpoint_sha256=member.checkpoint_sha256,
         )
         check()
-        write_json(spec.predictions_dir / f"{split}.json", asdict(described))
+        write_json(spec.predictions_dir / layout.described(split), asdict(described))
         results.append(described)
     return tuple(results)
 

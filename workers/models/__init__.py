@@ -3,6 +3,6 @@
 Plans ask for a net's outline, which loads torch only for nets that torch alone can count.
 """
 
-import lazy_loader
+from workers.faces import face
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = face(__name__, __file__)

@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 import os
-import re
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from workers.errors import Diverged, StorageError, StorageSilent
+from workers.storage import layout
 from workers.storage.atomic import atomic_folder, parse_json, remove_leftovers, sha256_of, storage_errors
 from workers.storage.fence import Check, unfenced
 from workers.storage.heartbeat import beating, silent
@@ -30,14 +30,8 @@ from workers.storage.tensor_file import Written, first_not_finite, safetensors_p
 
 Tensors = Mapping[str, np.ndarray]
 
-MODEL_FILE = "model.safetensors"
-OPTIMIZER_FILE = "optimizer.safetensors"
-STATE_FILE = "state.json"
-MANIFEST_FILE = "MANIFEST.json"
 _SCHEMA = 2
 _SEAL = "manifest_sha256"
-_NAME = re.compile(r"step-(\d{8})")
-STEP_GLOB = "step-*"
 _SET_ASIDE = "corrupt-"
 # A checkpoint that answers a read with one of these is damaged. Others (no permission, no memory, a server that is
 # away) say nothing of it, and must not have good checkpoints set aside.
@@ -75,11 +69,6 @@ class _Invalid(Exception):
     """Why a checkpoint cannot be used."""
 
 
-def name_of(step: int) -> str:
-    """The folder name of the checkpoint after `step` updates."""
-    return f"step-{step:08d}"
-
-
 def write_checkpoint(
     folder: Path,
     step: int,
@@ -113,7 +102,7 @@ def write_checkpoint(
         name = first_not_finite(tensors)
         if name is not None:
             raise Diverged(f"after update {step}: {what} of {name} are not finite: not saved", step=step)
-    target = folder / name_of(step)
+    target = folder / layout.checkpoint(step)
     if target.exists():
         try:
             return _verified(target)
@@ -121,16 +110,16 @@ def write_checkpoint(
             check()
             _set_aside(target, invalid)
     files = {
-        MODEL_FILE: safetensors_pieces(model),
-        OPTIMIZER_FILE: safetensors_pieces(optimizer),
-        STATE_FILE: [json.dumps(state, indent=1, allow_nan=False).encode()],
+        layout.MODEL: safetensors_pieces(model),
+        layout.OPTIMIZER: safetensors_pieces(optimizer),
+        layout.STATE: [json.dumps(state, indent=1, allow_nan=False).encode()],
     }
     with atomic_folder(target, check) as temporary:
         described = {
             name: asdict(_write_durably(temporary / name, beating(pieces, beat))) for name, pieces in files.items()
         }
         manifest = {"schema": _SCHEMA, "step": step, **identity, "files": described}
-        _write_durably(temporary / MANIFEST_FILE, [_sealed(manifest)])
+        _write_durably(temporary / layout.MANIFEST, [_sealed(manifest)])
     try:
         return _verified(target)
     except _Invalid as invalid:
@@ -198,21 +187,28 @@ def newest_checkpoint(
     if not folder.is_dir():
         return None
     remove_leftovers(folder, check=check)
-    candidates = _steps(folder)
+    candidates = steps_of(folder)
     for step in sorted(candidates, reverse=True):
         try:
-            contents = _read(folder / name_of(step))
+            contents = _read(folder / layout.checkpoint(step))
             reason = misfit(contents)
             if reason:
                 raise _Invalid(reason)
         except _Invalid as invalid:
             check()
-            _set_aside(folder / name_of(step), invalid)
+            _set_aside(folder / layout.checkpoint(step), invalid)
         else:
             return contents
     if candidates or any(folder.glob(f"{_SET_ASIDE}*")):
         raise StorageError(f"{folder}: no valid checkpoint left; remove the folder to train this stage from its start")
     return None
+
+
+def newest_step(folder: Path) -> int:
+    """The update that a stage resumes from, 0 for a fresh start, unless its newest checkpoint proves corrupt."""
+    return max(
+        (step for step in steps_of(folder) if (folder / layout.checkpoint(step) / layout.MANIFEST).exists()), default=0
+    )
 
 
 def prune(
@@ -229,12 +225,12 @@ def prune(
     raise.
     """
     kept: set[int] = set()
-    for step in sorted(_steps(folder), reverse=True):
+    for step in sorted(steps_of(folder), reverse=True):
         if len(kept) == keep_last:
             if step != best_step:
                 check()
-                shutil.rmtree(folder / name_of(step), ignore_errors=True)
-        elif step in verified or _is_valid(folder / name_of(step), check):
+                shutil.rmtree(folder / layout.checkpoint(step), ignore_errors=True)
+        elif step in verified or _is_valid(folder / layout.checkpoint(step), check):
             kept.add(step)
     return kept
 
@@ -249,9 +245,12 @@ def _is_valid(folder: Path, check: Check) -> bool:
     return True
 
 
-def _steps(folder: Path) -> list[int]:
+def steps_of(folder: Path) -> list[int]:
+    """The updates after which there is a checkpoint in `folder`, valid or not, in no order."""
+    if not folder.is_dir():
+        return []
     with storage_errors(folder):
-        return [int(match[1]) for entry in folder.iterdir() if (match := _NAME.fullmatch(entry.name))]
+        return [step for entry in folder.iterdir() if (step := layout.step_of(entry.name)) is not None]
 
 
 def _set_aside(folder: Path, reason: Exception) -> None:
@@ -266,13 +265,17 @@ def _set_aside(folder: Path, reason: Exception) -> None:
 def _manifest(folder: Path) -> dict[str, Any]:
     if folder.is_symlink():
         raise _Invalid("it is a link, which no checkpoint of ours is")
-    with _unreadable_is_invalid(folder / MANIFEST_FILE):
-        data = _read_own(folder / MANIFEST_FILE)
+    with _unreadable_is_invalid(folder / layout.MANIFEST):
+        data = _read_own(folder / layout.MANIFEST)
     try:
         manifest: dict[str, Any] = parse_json(data)
         schema = manifest["schema"]
-        whole = schema == _SCHEMA and set(manifest["files"]) == {MODEL_FILE, OPTIMIZER_FILE, STATE_FILE}
-        if not whole or name_of(manifest["step"]) != folder.name or not isinstance(manifest["stage_hash"], str):
+        whole = schema == _SCHEMA and set(manifest["files"]) == {layout.MODEL, layout.OPTIMIZER, layout.STATE}
+        if (
+            not whole
+            or layout.checkpoint(manifest["step"]) != folder.name
+            or not isinstance(manifest["stage_hash"], str)
+        ):
             raise _Invalid("its manifest is of another checkpoint or schema")
         if data != _sealed({key: value for key, value in manifest.items() if key != _SEAL}):
             raise _Invalid("its manifest differs from its own sha256")
@@ -296,18 +299,18 @@ def _verified(folder: Path) -> Checkpoint:
 def _read(folder: Path) -> Contents:
     manifest = _manifest(folder)
     weights = _read_weights(folder, manifest)
-    optimizer = _tensors(folder, OPTIMIZER_FILE, manifest)
+    optimizer = _tensors(folder, layout.OPTIMIZER, manifest)
     try:
-        state = parse_json(_verified_bytes(folder, STATE_FILE, manifest))
+        state = parse_json(_verified_bytes(folder, layout.STATE, manifest))
     except ValueError as error:
-        raise _Invalid(f"{STATE_FILE} is no JSON ({error})") from error
+        raise _Invalid(f"{layout.STATE} is no JSON ({error})") from error
     if not isinstance(state, dict):
-        raise _Invalid(f"{STATE_FILE} is no mapping")
+        raise _Invalid(f"{layout.STATE} is no mapping")
     return Contents(weights.checkpoint, weights.model, optimizer, state)
 
 
 def _read_weights(folder: Path, manifest: Mapping[str, Any]) -> Weights:
-    return Weights(_checkpoint(folder, manifest), _tensors(folder, MODEL_FILE, manifest))
+    return Weights(_checkpoint(folder, manifest), _tensors(folder, layout.MODEL, manifest))
 
 
 def _tensors(folder: Path, name: str, manifest: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -339,7 +342,7 @@ def _read_own(path: Path) -> bytes:
 
 
 def _checkpoint(folder: Path, manifest: Mapping[str, Any]) -> Checkpoint:
-    return Checkpoint(folder, manifest["step"], manifest["files"][MODEL_FILE].sha256, manifest["stage_hash"])
+    return Checkpoint(folder, manifest["step"], manifest["files"][layout.MODEL].sha256, manifest["stage_hash"])
 
 
 @contextmanager

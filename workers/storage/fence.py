@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workers.errors import StorageError, Superseded
-from workers.storage import atomic
+from workers.storage import atomic, layout
 
-FILE = ".attempt"
 # A node's cache of a shared folder may be half a minute behind the driver (NFS: acdirmin).
 _SEEN_WITHIN_S = 60.0
 _PAUSE_S = 0.1
@@ -62,13 +61,13 @@ class Fence:
 
 def fence_of(stage_dir: Path, mark: str) -> Fence:
     """The fence that an attempt at a stage in `stage_dir`, or at its member's predictions, is behind."""
-    return Fence(stage_dir.parent / FILE, mark)
+    return Fence(stage_dir.parent / layout.ATTEMPT, mark)
 
 
 def raise_fence(member_dir: Path, mark: str) -> None:
     """Makes the attempt with `mark` the only one that may write for the member. Only the driver calls this."""
     atomic.remove_leftovers(member_dir)
-    atomic.write_text(member_dir / FILE, mark)
+    atomic.write_text(member_dir / layout.ATTEMPT, mark)
 
 
 Check = Callable[[], None]

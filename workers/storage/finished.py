@@ -5,9 +5,8 @@ from pathlib import Path
 
 from workers.errors import StorageError
 from workers.protocol import StageResult
+from workers.storage import layout
 from workers.storage.atomic import parse_json, storage_errors, write_json
-
-DONE_FILE = "DONE.json"
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class Finished:
 def write_finished(stage_dir: Path, stage_hash: str, result: StageResult) -> None:
     """Commits a stage as done."""
     fields = {name: value for name, value in asdict(result).items() if name != "resumed_from"}
-    write_json(stage_dir / DONE_FILE, {"stage_hash": stage_hash, **fields})
+    write_json(stage_dir / layout.DONE, {"stage_hash": stage_hash, **fields})
 
 
 def read_finished(stage_dir: Path) -> Finished:
@@ -35,7 +34,7 @@ def read_finished(stage_dir: Path) -> Finished:
     Raises:
         StorageError: the stage is not done, or the file is damaged.
     """
-    path = stage_dir / DONE_FILE
+    path = stage_dir / layout.DONE
     try:
         with storage_errors(path):
             return Finished(**parse_json(path.read_bytes()))

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from workers.storage import layout
 from workers.storage.atomic import storage_errors
 
-STEP_FILE = "step.txt"
 _T = TypeVar("_T")
 
 
@@ -19,7 +19,7 @@ def silent() -> None:
 
 def beat(stage_dir: Path) -> None:
     """Moves the time of the stage's step.txt, which must have a folder; its number stays."""
-    path = stage_dir / STEP_FILE
+    path = stage_dir / layout.STEP
     with storage_errors(path):
         path.touch()
 

@@ -1,4 +1,4 @@
-"""Images a second of training steps on random pixels, measured for a moment: what placement and `septet plan` go by."""
+"""Times training steps on random pixels, for placement and `septet plan`."""
 
 import time
 from collections.abc import Collection
@@ -17,10 +17,7 @@ _WARM_UP_SECONDS = 0.2
 
 
 class TimedSteps:
-    """A net with fresh weights and one batch, to be stepped and timed: forward, backward and update.
-
-    Reading, augmenting and evaluating are not in it.
-    """
+    """A net with fresh weights and one batch; a step is forward, backward and update, without reading or evaluating."""
 
     def __init__(
         self,
@@ -30,7 +27,7 @@ class TimedSteps:
         batch_size: int,
         freeze: Collection[str] = (),
     ) -> None:
-        """Sets this process up for `chosen`, and makes a step or more to warm up; the layers `freeze` stay as drawn."""
+        """Applies `chosen` to this process and warms up; the layers `freeze` stay as drawn."""
         numerics.apply(chosen)
         generator = torch.Generator().manual_seed(0)
         self._chosen = chosen
@@ -45,7 +42,7 @@ class TimedSteps:
         self.images_per_second(_WARM_UP_SECONDS)
 
     def images_per_second(self, seconds: float) -> float:
-        """Makes steps for at least `seconds`, and at least one."""
+        """Makes steps for at least `seconds` (at least one step) and returns their rate."""
         since, steps = time.perf_counter(), 0
         while steps == 0 or time.perf_counter() - since < seconds:
             self._step()
@@ -65,15 +62,15 @@ class TimedSteps:
 def images_per_second(
     settings: TrainingSettings, num_classes: int, chosen: Numerics, freeze: Collection[str] = ()
 ) -> float:
-    """The rate of one member alone, on a batch of at most 32 images, with the layers `freeze` as they are.
+    """Returns the rate of one member alone, with the layers `freeze` frozen, on a batch of at most 32 images.
 
-    The batch is smaller than in training, so that a full-size net is timed in seconds: an estimate, and a low one where
-    other work shares the machine.
+    The batch is smaller than in training, so that a full-size net is timed in seconds. Other work on the machine lowers
+    the estimate.
     """
     batch_size = min(settings.optimizer.batch_size, _MOST_IMAGES)
     return TimedSteps(settings, num_classes, chosen, batch_size, freeze).images_per_second(_LEAST_SECONDS)
 
 
 def gpu_has_bf16() -> bool:
-    """Whether the GPU multiplies bfloat16 in hardware."""
+    """Returns whether the GPU multiplies bfloat16 in hardware."""
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)

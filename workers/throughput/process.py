@@ -1,7 +1,7 @@
-"""A process that times training steps on request: several of them at once show how members slow one another.
+"""Times training steps on request, in a process of its own: several at once show how members slow one another.
 
-`python -m workers.throughput.process` takes pickled `Request`s on its standard input and answers each with two lines on
-its standard output: `ready`, and, after a line in return, images a second. It ends with its input.
+`python -m workers.throughput.process` reads pickled `Request`s from standard input. It answers each with `ready` on
+standard output, waits for a line, and answers with images a second. It ends when its input ends.
 """
 
 import os
@@ -16,7 +16,7 @@ from workers.settings import TrainingSettings
 
 @dataclass(frozen=True)
 class Request:
-    """What to time, with batches of `batch_size`, and for how long."""
+    """A stage to time, with batches of `batch_size`, for `seconds`."""
 
     settings: TrainingSettings
     num_classes: int
@@ -26,8 +26,8 @@ class Request:
 
 
 def serve(requests: IO[bytes], answers: IO[str]) -> None:
-    """Answers requests until there are no more."""
-    # Here and not above: whoever sends requests need not load torch.
+    """Answers requests until the input ends."""
+    # Imported here, so that a sender of requests need not load torch.
     from workers.throughput.measure import TimedSteps
 
     while True:
@@ -45,7 +45,7 @@ def serve(requests: IO[bytes], answers: IO[str]) -> None:
 
 
 def main() -> None:
-    """Keeps standard output for answers: whatever a library prints goes to standard error."""
+    """Serves standard input; what libraries print goes to standard error, so standard output holds only answers."""
     with os.fdopen(os.dup(1), "w") as answers:
         os.dup2(2, 1)
         serve(sys.stdin.buffer, answers)

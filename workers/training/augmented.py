@@ -1,4 +1,4 @@
-"""What the net sees: some training images as a stage draws them in its first epochs, back from its input to colours."""
+"""Draws what the net sees: some training images as a stage draws them in its first epochs."""
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ _MOST_IMAGES, _EPOCHS = 6, 7
 
 
 def augmented_sheet(store: Store, settings: TrainingSettings, seed: int) -> bytes:
-    """A row an image: itself, then its crop, reflection and colours in each of the first epochs. PNG bytes."""
+    """Returns a PNG with one row an image: the image, then what the net sees of it in each of the first epochs."""
     images, labels = store.images("train"), store.labels("train")
     assert labels is not None
     statistics = pixel_statistics(store, settings.augmentation)
@@ -39,16 +39,13 @@ def augmented_sheet(store: Store, settings: TrainingSettings, seed: int) -> byte
 
 
 def to_pixels(inputs: torch.Tensor, statistics: PixelStatistics, windows: Windows) -> np.ndarray:
-    """`to_input` backwards: [batch, 3, side, side] float32 as [batch, side, side, 3] uint8.
-
-    Colours that a shift has moved past black or white end there, as on any screen.
-    """
+    """Inverts `to_input`: [batch, 3, side, side] float32 to [batch, side, side, 3] uint8, clipped to 0…255."""
     batch, _, side, _ = inputs.shape
 
     def of_level(level: int) -> torch.Tensor:
         return to_input(np.full((batch, side, side, 3), level, np.uint8), statistics, None, windows)
 
-    # Whatever is taken off and divided by, it is linear in the pixels.
+    # `to_input` is linear in the pixels, so two levels determine it.
     black, white = of_level(0), of_level(255)
     levels = ((inputs - black) / (white - black) * 255).round().clamp(0, 255)
     return levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()

@@ -1,4 +1,4 @@
-"""When batch norm normalises by its batch, and when by the running statistics (Ioffe and Szegedy 2015, §3.1)."""
+"""Decides whether batch norm uses its batch or the running statistics (Ioffe and Szegedy 2015, §3.1)."""
 
 from collections.abc import Sequence
 
@@ -12,11 +12,10 @@ def batch_norms(model: nn.Module) -> tuple[_BatchNorm, ...]:
 
 
 def set_modes(norms: Sequence[_BatchNorm], num_images: int) -> None:
-    """Sets each up for an update on `num_images` images.
+    """Sets each norm up for an update on `num_images` images.
 
-    A frozen one goes by its running statistics and leaves them as they are: they are as much a part of the layer as its
-    weights. So does every one where the batch is a single image, as the last of an epoch may be: where nothing is left
-    of the image but one pixel, there is no variance to divide by.
+    A frozen norm uses its running statistics and leaves them unchanged, since they are part of the layer. With a batch
+    of one image, as the last of an epoch may be, every norm does: one pixel a map has no variance.
     """
     for norm in norms:
         frozen = norm.affine and not norm.weight.requires_grad

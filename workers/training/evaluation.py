@@ -1,4 +1,4 @@
-"""Errors of a model on labelled batches."""
+"""Computes errors and losses of a model on labelled batches."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from workers.numerics import autocast
 from workers.protocol import Numerics
 
 AUXILIARY_WEIGHT = 0.3
-# A net's: logits, or logits and those of its auxiliary classifiers.
+# Logits, or logits followed by those of auxiliary classifiers.
 Outputs = Tensor | tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Errors in [0, 1]; `finite` is false where a logit is not, and the errors then say nothing."""
+    """Errors in [0, 1]; meaningless if `finite` is false, which means that some logit was not finite."""
 
     top1_error: float
     top5_error: float
@@ -31,7 +31,7 @@ def _missed(logits: Tensor, labels: Tensor, k: int) -> int:
 
 
 def evaluate(model: nn.Module, batches: Iterable[Batch], numerics: Numerics) -> Evaluation:
-    """Top-1 and top-5 error of `model` over `batches`; leaves the model in evaluation mode."""
+    """Returns top-1 and top-5 error of `model` over `batches`; leaves the model in evaluation mode."""
     model.eval()
     num_images = missed_top1 = missed_top5 = 0
     finite = True
@@ -41,7 +41,7 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], numerics: Numerics) -> 
                 logits = model(batch.images.to(numerics.device)).float()
             labels = batch.labels.to(numerics.device)
             num_images += len(labels)
-            # topk takes NaN for the largest: a poisoned net would pass for one at chance.
+            # topk treats NaN as the largest value, so a broken net would look like one at chance.
             finite = finite and bool(torch.isfinite(logits).all())
             missed_top1 += _missed(logits, labels, 1)
             missed_top5 += _missed(logits, labels, 5)
@@ -49,12 +49,12 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], numerics: Numerics) -> 
 
 
 def main_logits(outputs: Outputs) -> Tensor:
-    """What a net says of the classes; what auxiliary classifiers say in training is left aside."""
+    """Returns the net's own logits, without those of auxiliary classifiers."""
     return outputs if isinstance(outputs, Tensor) else outputs[0]
 
 
 def mean_loss(outputs: Outputs, labels: Tensor) -> Tensor:
-    """Cross-entropy in fp32, whatever the precision of the logits, and a share of the auxiliary classifiers'.
+    """Returns the cross-entropy in float32, plus a share of the auxiliary classifiers' losses.
 
     Args:
         outputs: logits [batch, classes]; or, as GoogLeNet and Inception give in training, several such tensors, the

@@ -1,7 +1,7 @@
-"""A file of published weights that a stage starts from: verified, read without running what is in it, matched by name.
+"""Loads a file of published weights into a model: checked by sha256, matched by name, without running code in it.
 
-Two kinds: a state dict as torch saves it (`.pth`, `.pt`; what torchvision publishes), and `.safetensors` (what a
-checkpoint here is made of). A pickle can hold code: torch's loader for weights alone makes nothing but tensors.
+It reads a state dict as torch saves it (`.pth`, `.pt`; what torchvision publishes), with torch's loader that makes
+nothing but tensors, and `.safetensors` (what a checkpoint here is made of).
 """
 
 import difflib
@@ -26,7 +26,7 @@ from workers.training.optimizer import layer_of
 
 _PICKLES = (".pth", ".pt")
 _SAFETENSORS = ".safetensors"
-# What a loader raises over bytes that are no such file: the pickle's machine trips where the damage happens to be.
+# What the loaders raise on bytes that are not such a file; a damaged pickle fails wherever the damage is.
 _UNREADABLE = (
     pickle.UnpicklingError,
     SafetensorError,
@@ -46,11 +46,11 @@ _log = logging.getLogger(__name__)
 def load_init_file(model: nn.Module, given: InitFile, reset: Collection[str]) -> None:
     """Copies the file's tensors into the parameters and persistent buffers of all layers but the `reset` ones.
 
-    Tensors of layers that the model lacks are left out, and the log says how many.
+    It skips tensors of layers that the model lacks, and logs how many.
 
     Raises:
-        DataError: the file is absent, is not the one that was planned with, holds other things than tensors, or lacks
-            what the model needs.
+        DataError: the file is absent, changed since planning, holds anything but tensors, or lacks what the model
+            needs.
     """
     tensors = read_init_file(given)
     own = saved_parts_of(model)
@@ -67,10 +67,10 @@ def load_init_file(model: nn.Module, given: InitFile, reset: Collection[str]) ->
 
 
 def check_init_file(given: InitFile, model: ModelSettings, num_classes: int, reset: Collection[str]) -> None:
-    """Whether `load_init_file` would find all that it needs; `reset` may name several layers at once, as `head`.
+    """Checks that `load_init_file` would succeed; `reset` may name several layers at once, such as `head`.
 
     Raises:
-        DataError: as there.
+        DataError: as `load_init_file`.
     """
     with torch.device("meta"):
         built = build(model, num_classes)
@@ -78,7 +78,7 @@ def check_init_file(given: InitFile, model: ModelSettings, num_classes: int, res
 
 
 def read_init_file(given: InitFile) -> dict[str, Tensor]:
-    """The file's tensors by name, on the CPU; its sha256 is compared before a byte of it is parsed.
+    """Returns the file's tensors by name, on the CPU; compares its sha256 before parsing it.
 
     Raises:
         DataError: as `load_init_file`.
@@ -88,14 +88,14 @@ def read_init_file(given: InitFile) -> dict[str, Tensor]:
     except OSError as error:
         raise DataError(f"init_file={given.path}: cannot be read ({error.strerror}); give a file of weights") from error
     if hashlib.sha256(data).hexdigest() != given.sha256:
-        raise DataError(f"init_file={given.path}: changed since the run was planned; put back the file of that time")
+        raise DataError(f"init_file={given.path}: changed since the run was planned; put the old file back")
     return _parsed(given, data)
 
 
 def _parsed(given: InitFile, data: bytes) -> dict[str, Tensor]:
     suffix = Path(given.path).suffix.lower()
     if suffix not in (*_PICKLES, _SAFETENSORS):
-        raise DataError(f"init_file={given.path}: of no known kind; give a .pth, .pt or .safetensors file")
+        raise DataError(f"init_file={given.path}: is not a known kind of file; give a .pth, .pt or .safetensors file")
     try:
         if suffix == _SAFETENSORS:
             return safetensors.torch.load(data)
@@ -105,7 +105,7 @@ def _parsed(given: InitFile, data: bytes) -> dict[str, Tensor]:
         kind = "safetensors file" if suffix == _SAFETENSORS else "plain state dict"
         _log.debug("%s: %s", given.path, error)
         raise DataError(
-            f"init_file={given.path}: not a {kind} ({type(error).__name__}; nothing but tensors is loaded, and no "
+            f"init_file={given.path}: not a {kind} ({type(error).__name__}; only tensors are loaded, and no "
             "code is run); save model.state_dict() alone"
         ) from error
     strange = _strange(content)
@@ -116,7 +116,7 @@ def _parsed(given: InitFile, data: bytes) -> dict[str, Tensor]:
 
 
 def _refuse_packed(data: bytes) -> None:
-    """torch stores its archives unpacked; one that is compressed may be meant to fill the memory."""
+    """Refuses a compressed archive: torch stores its own uncompressed, and this one may be made to fill the memory."""
     if zipfile.is_zipfile(io.BytesIO(data)):
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > len(data):
@@ -124,7 +124,7 @@ def _refuse_packed(data: bytes) -> None:
 
 
 def _strange(content: object) -> str:
-    """What about `content` is not as in a mapping from names to dense tensors; empty if nothing."""
+    """Returns how `content` differs from a mapping of names to dense tensors; empty if it does not."""
     if not isinstance(content, Mapping):
         return f"it holds a {type(content).__name__}"
     for name, value in content.items():

@@ -1,4 +1,4 @@
-"""Learning-rate factors of single layers, and the updates at which they change. Pure."""
+"""Computes learning-rate factors of single layers, and the updates at which they change. Pure."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ class Phase:
 def later_phases(
     found: Outline, lr_scale: Mapping[str, float], schedule: ScheduleSettings, updates_per_epoch: int
 ) -> tuple[Phase, ...]:
-    """What follows on the factors `lr_scale`, in order: each phase holds all factors, and no two begin together.
+    """Returns the phases after the first, in order. Each holds all factors, and no two begin at the same update.
 
     Args:
-        found: the model's layers, which changes may name in any way that `Outline.select` knows.
-        lr_scale: each layer's factor at first.
-        schedule: what holds the changes.
+        found: the model's layers; changes may name them in any way that `Outline.select` knows.
+        lr_scale: each layer's factor in the first phase.
+        schedule: holds the changes.
         updates_per_epoch: of the stage.
     """
 
@@ -43,7 +43,7 @@ def later_phases(
 def first_standstill(
     lr_scale: Mapping[str, float], later: Sequence[Phase], trained: Collection[str], num_updates: int
 ) -> int | None:
-    """The first of `num_updates` updates at which none of the `trained` layers moves; None if there is no such one."""
+    """Returns the first of `num_updates` updates at which none of the `trained` layers moves, or None."""
     phases = [phase for phase in (Phase(0, lr_scale), *later, Phase(num_updates, {})) if phase.begin <= num_updates]
     for phase, following in pairwise(phases):
         if phase.begin < following.begin and all(phase.factors.get(layer, 1.0) == 0 for layer in trained):

@@ -1,4 +1,4 @@
-"""The training loop of one stage: epochs of updates, errors after each, a state that any update can be resumed from."""
+"""Trains one stage: epochs of updates, errors after each epoch, and a state from which any update can resume."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +23,7 @@ from workers.training.schedule import ScheduleState, after_epoch, has_stalled, l
 
 @dataclass(frozen=True)
 class EpochSums:
-    """What the running epoch has added up so far; saved, so that a resumed epoch reports the same figures."""
+    """Sums over the running epoch; saved, so that a resumed epoch reports the same figures."""
 
     loss: float = 0.0
     missed: int = 0
@@ -32,7 +32,7 @@ class EpochSums:
 
 @dataclass(frozen=True)
 class TrainState:
-    """Besides weights and momentum, all that the next update depends on; `rates` as `LearningRates.last` has them."""
+    """All that the next update depends on, besides weights and momentum; `rates` are `LearningRates.last`."""
 
     step: int = 0
     schedule: ScheduleState = field(default_factory=ScheduleState)
@@ -54,7 +54,7 @@ class TrainState:
 
 @dataclass(frozen=True)
 class EpochErrors:
-    """Errors after an epoch, on the images that steer the schedule and on those that are only scored."""
+    """Errors after an epoch: `dev` decides on the schedule, `val` is only reported."""
 
     dev: Evaluation
     val: Evaluation
@@ -62,9 +62,10 @@ class EpochErrors:
 
 @dataclass(frozen=True)
 class Stage:
-    """What the loop works on; under the error `learnt_below_*` a net is no longer guessing.
+    """All that the loop works on.
 
-    `later` are the phases of layers' rates that `optimizer` was built with.
+    A net with an error below `learnt_below_*` is no longer guessing. `later` are the phases of layers' rates that
+    `optimizer` was built with.
     """
 
     model: nn.Module
@@ -83,9 +84,9 @@ class Stage:
 
 
 def train(stage: Stage, state: TrainState) -> TrainState:
-    """Trains from `state` to the stage's end; `after_update(state, epoch_ended)` may save, or raise to stop.
+    """Trains from `state` to the last epoch, or to an earlier one if the schedule ends a stalled stage.
 
-    That is the last epoch, or an earlier one where the schedule stops a stage that has stalled.
+    `after_update(state, epoch_ended)` may save, or raise to stop.
     """
     per_epoch = stage.batches.per_epoch
     total = per_epoch * stage.schedule.epochs
@@ -123,7 +124,7 @@ def _update(
     if not stage.model.training:
         stage.model.train()
     set_modes(norms, len(labels))
-    # Dropout's stream is a function of (seed, step), so that no generator state has to be saved.
+    # Dropout depends on (seed, step) only, so no generator state has to be saved.
     torch.manual_seed((stage.seed * 1_000_003 + state.step) % 2**63)
     with autocast(stage.numerics):
         outputs = stage.model(images)
@@ -142,7 +143,7 @@ def _update(
 
 
 def _refuse_divergence(stage: Stage, step: int, loss: float) -> None:
-    """Clips the gradient where asked to, and raises before a NaN or infinity reaches the weights."""
+    """Raises before a NaN or infinity reaches the weights; clips the gradient if `clip_norm` is set."""
     gradients = [p.grad for p in stage.model.parameters() if p.grad is not None]
     norm = torch.nn.utils.get_total_norm(gradients)
     if not (torch.isfinite(norm) and torch.isfinite(torch.tensor(loss))):
@@ -154,7 +155,7 @@ def _refuse_divergence(stage: Stage, step: int, loss: float) -> None:
 
 
 def _end_epoch(stage: Stage, state: TrainState, clock: "_Stopwatch") -> TrainState:
-    """Scores the epoch, moves the schedule on, and notes whether this is the best epoch so far."""
+    """Scores the epoch, advances the schedule, and notes whether this is the best epoch so far."""
     timing = clock.lap()
     errors = stage.evaluate()
     clock.restart()
@@ -192,7 +193,7 @@ def _running(sums: EpochSums) -> dict[str, float]:
 
 
 class _Stopwatch:
-    """Images a second, and the share of time spent waiting for data, since the last lap."""
+    """Measures images a second and the share of time spent waiting for data, since the last lap."""
 
     def __init__(self) -> None:
         self.restart()

@@ -1,4 +1,4 @@
-"""metrics.jsonl, the truth about a stage's course, one JSON object a line; and the count of updates made so far."""
+"""Writes metrics.jsonl, one JSON object a line, and step.txt, the number of updates made so far."""
 
 import json
 import os
@@ -33,10 +33,10 @@ class MetricsLog:
 
 
 class StepMark:
-    """`step.txt`: the updates made so far, overwritten in place at each one (a microsecond).
+    """Keeps step.txt: the number of updates made, overwritten in place after each one (1 µs).
 
-    Metrics come only now and then; this is what tells, after a kill, exactly how many updates were lost. It needs no
-    fsync: the page cache outlives the process, and a lost machine is not counted to the last update.
+    Metrics are rarer, so after a kill this file says exactly how many updates were lost. It needs no fsync: the page
+    cache outlives the process, and a lost machine is not counted to the last update.
     """
 
     def __init__(self, path: Path) -> None:
@@ -49,7 +49,7 @@ class StepMark:
             os.pwrite(self._descriptor, f"{step:012d}\n".encode(), 0)
 
     def beat(self) -> None:
-        """Moves the file's time alone (`workers.storage.heartbeat`)."""
+        """Updates the file's time only (`workers.storage.heartbeat`)."""
         with storage_errors(self._path):
             os.utime(self._descriptor)
 
@@ -58,7 +58,7 @@ class StepMark:
 
 
 def read_step(path: Path) -> int:
-    """The updates that `step.txt` tells of; 0 where there is none."""
+    """Returns the number of updates in `step.txt`; 0 if there is no such file."""
     try:
         return int(path.read_text())
     except (FileNotFoundError, ValueError):
@@ -66,10 +66,10 @@ def read_step(path: Path) -> int:
 
 
 def cut_back(path: Path, step: int, check: Callable[[], None] = unfenced) -> None:
-    """Drops the points after `step`, and a torn last line: a resumed stage writes them anew.
+    """Drops the points after `step` and a torn last line, because a resumed stage writes them again.
 
-    What comes of it is another file under the old name, also where nothing is dropped: an attempt that still has the
-    old one open writes into a file without a name. `check` as in `atomic.replacing`.
+    It always puts another file under the name, even if nothing is dropped: an attempt that still has the old file open
+    then writes into a file without a name. `check` is as in `atomic.replacing`.
     """
     if not path.exists():
         return
@@ -80,7 +80,7 @@ def cut_back(path: Path, step: int, check: Callable[[], None] = unfenced) -> Non
         try:
             belongs = line.endswith(b"\n") and parse_json(line)["step"] <= step
         except (ValueError, KeyError, TypeError):
-            # Torn, or no line of ours.
+            # Torn, or not one of our lines.
             continue
         if belongs:
             kept.append(line)

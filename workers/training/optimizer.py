@@ -1,4 +1,4 @@
-"""Momentum SGD with per-layer learning rates that may change, and its state as named tensors."""
+"""Builds momentum SGD with per-layer learning rates that may change, and reads its state as named tensors."""
 
 import math
 from bisect import bisect_right
@@ -17,7 +17,7 @@ _MOMENTUM = "momentum_buffer"
 
 
 def layer_of(parameter: str) -> str:
-    """The layer of a parameter's name: `conv1.weight` → `conv1`."""
+    """Returns the layer of a parameter's name: `conv1.weight` → `conv1`."""
     return parameter.rpartition(".")[0]
 
 
@@ -37,15 +37,17 @@ def build_optimizer(
     later: Sequence[Phase] = (),
     layer_decay: Mapping[str, float] | None = None,
 ) -> torch.optim.SGD:
-    """One parameter group for each (learning-rate factors, decay) that occurs; frozen layers get no gradient at all.
+    """Makes one parameter group for each (learning-rate factors, decay) that occurs; frozen layers get no gradient.
+
+    A group's `scales` are its factors in each phase, the first included.
 
     Args:
-        model: whose parameters are trained.
-        settings: the optimizer's.
-        freeze: layers that stay as they are from start to end.
-        lr_scale: factors of the learning rate by layer, at first.
-        later: what follows on `lr_scale`. A group's `scales` are its factors in each phase, the first included.
-        layer_decay: weight decay by layer, where it is not the optimizer's for all.
+        model: the model to train.
+        settings: the optimizer's settings.
+        freeze: layers that never change.
+        lr_scale: factors of the learning rate by layer in the first phase.
+        later: the phases after it.
+        layer_decay: weight decay of single layers, in place of `settings.weight_decay`.
     """
     groups: dict[tuple[tuple[float, ...], float], list[nn.Parameter]] = {}
     for name, parts in parts_of(model).items():
@@ -71,27 +73,25 @@ def build_optimizer(
 def check_trained(
     trained: Collection[str], lr_scale: Mapping[str, float], later: Sequence[Phase], num_updates: int
 ) -> None:
-    """Refuses factors by which, from some update on, none of the layers that are not frozen anyway would move."""
+    """Refuses factors that stop all `trained` layers from some update on."""
     update = first_standstill(lr_scale, later, trained, num_updates)
     if update is not None:
         raise ConfigError(f"lr_scale, schedule.rate_changes: from update {update} on no layer is left to train")
 
 
 class LearningRates:
-    """Gives every parameter group its rate before an update; only where a rate changes is there anything to do.
+    """Sets every parameter group's rate before an update, if it changes.
 
-    A group whose factor is 0 gets no gradient, so that the optimizer passes it over: neither weights nor momentum move,
-    and nothing decays.
+    A group whose factor is 0 gets no gradient, so the optimizer skips it: weights and momentum stay, nothing decays.
 
-    Torch keeps v without the rate in it and moves weights by −lr·v. The velocity of 2012 is that move itself,
-    V = −lr·v, so where the rate goes from a to b, V stays as it is if v is multiplied by a/b. After that both rules
-    are V ← m·V − b·(g + wd·w), w ← w + V.
+    Torch keeps v without the rate and moves weights by −lr·v. The velocity of 2012 is that move, V = −lr·v. When the
+    rate goes from a to b, V is kept by multiplying v by a/b. Then both rules are V ← m·V − b·(g + wd·w), w ← w + V.
     """
 
     def __init__(
         self, optimizer: torch.optim.SGD, velocity: Velocity, later: Sequence[Phase], last: Sequence[float] = ()
     ) -> None:
-        """`later` are the phases `optimizer` was built with; `last` is as this class said it when training stopped."""
+        """`later` are the phases `optimizer` was built with; `last` is this class's value when training stopped."""
         self._optimizer = optimizer
         self._keeps_moves = velocity is Velocity.scaled
         self._begins = [phase.begin for phase in later]
@@ -100,7 +100,7 @@ class LearningRates:
 
     @property
     def last(self) -> tuple[float, ...]:
-        """The rate at which each group was last moved, 0 where it never was: what its momentum is to be read with."""
+        """The rate at which each group last moved, which its momentum belongs to; 0 if it never did."""
         return self._last
 
     def set(self, rate: float, step: int) -> None:
@@ -130,7 +130,7 @@ class LearningRates:
 
 
 def momentum_parts(model: nn.Module, optimizer: torch.optim.SGD) -> dict[str, tuple[Tensor, ...]]:
-    """The momentum of each trained weight, by name, in parts as the weight is; empty before the first update."""
+    """Returns the momentum of each trained weight by name, in the weight's own parts; empty before the first update."""
     return {
         name: tuple(optimizer.state[part][_MOMENTUM] for part in parts)
         for name, parts in parts_of(model).items()
@@ -139,7 +139,7 @@ def momentum_parts(model: nn.Module, optimizer: torch.optim.SGD) -> dict[str, tu
 
 
 def load_momentum(model: nn.Module, optimizer: torch.optim.SGD, tensors: Mapping[str, Tensor]) -> None:
-    """Puts saved momentum back, in each parameter's own memory layout."""
+    """Loads saved momentum, in each parameter's own memory layout."""
     for name, parts in parts_of(model).items():
         if name in tensors:
             for part, saved in beside(parts, tensors[name]):

@@ -1,10 +1,9 @@
-"""Checkpoints off the training path: the training thread takes a copy, one other thread hashes and writes it.
+"""Saves checkpoints off the training path: the training thread copies the state, another hashes and writes it.
 
-A save costs the training thread one copy of weights and momentum, into buffers that are kept from save to save. At most
-one checkpoint is in flight: a save that comes while the last one is still being written waits until that is committed.
-So memory is bounded (one copy, 8 bytes a parameter: 0.49 GB for the full-size net), checkpoints are committed in the
-order of their steps, and a kill costs what was done since the last copy, and, while that is being written, since the
-one before it: never more than two intervals.
+A save costs the training thread one copy of weights and momentum, into buffers that are reused. At most one checkpoint
+is in flight; the next save waits until it is committed. So memory is bounded (one copy, 8 bytes a parameter: 0.49 GB
+for the full-size net) and checkpoints are committed in the order of their steps. A kill costs the work since the last
+committed copy, never more than two intervals.
 """
 
 import logging
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from workers.errors import Diverged, Stopped
 from workers.models import beside, parts_of, saved_parts_of, whole_shape
 from workers.protocol import StageSpec
-from workers.storage import Checkpoint, fence_of, prune, write_checkpoint
+from workers.storage import Checkpoint, fence_of, layout, prune, write_checkpoint
 from workers.training.loop import TrainState
 from workers.training.metrics import MetricsLog, StepMark
 from workers.training.optimizer import momentum_parts
@@ -49,19 +48,19 @@ class Snapshot:
         self._momentum = {name: _buffer(parts) for name, parts in trained.items()}
 
     def touch(self) -> None:
-        """Has the kernel map the buffers now; left to the first copy, it takes several times what a copy does."""
+        """Makes the kernel map the buffers now; during the first copy it would take longer than the copy itself."""
         for buffer in (*self._weights.values(), *self._momentum.values()):
-            # Not by torch, which would start a second set of OpenMP threads for the thread that calls this.
+            # NumPy, because torch would start a second set of OpenMP threads for the calling thread.
             buffer.numpy().fill(0)
 
     def take(self) -> Copied:
-        """Copies; what this gave before is overwritten."""
+        """Returns a copy, which overwrites the previous one."""
         momentum = momentum_parts(self._model, self._optimizer)
         return Copied(_copied(saved_parts_of(self._model), self._weights), _copied(momentum, self._momentum))
 
 
 def _buffer(parts: Sequence[Tensor]) -> Tensor:
-    # Contiguous, as the file is, whatever the parameter's own layout; pinned, where a GPU copies into it.
+    # Contiguous like the file, whatever the parameter's layout; pinned where a GPU copies into it.
     return torch.empty(whole_shape(parts), dtype=parts[0].dtype, pin_memory=parts[0].is_cuda)
 
 
@@ -75,10 +74,9 @@ def _copied(tensors: Mapping[str, Sequence[Tensor]], buffers: Mapping[str, Tenso
 class Saver:
     """Decides after each update whether a checkpoint is due, and keeps the best and the last two.
 
-    A context manager: however the block ends, the checkpoint in flight is finished first and the thread is gone. Errors
-    of the writing thread (StorageError, Diverged, whatever else) are raised as they are by the next call after them;
-    the one that is left when the block ends by another error is logged, unless both say that the net diverged: the
-    writer's then goes out, which saw it first. So the step that is named does not depend on which thread was faster.
+    Use it as a context manager: after the block, the checkpoint in flight is finished and the thread has ended. The
+    next call raises an error of the writing thread as it is. If the block ends by another error, the writer's error is
+    logged; if both say that the net diverged, the writer's is raised, because it names the earlier step.
     """
 
     def __init__(
@@ -92,10 +90,10 @@ class Saver:
         resumed: Checkpoint | None,
         classes_sha256: str = "",
     ) -> None:
-        """Starts the thread; `resumed` is the checkpoint that training goes on from."""
+        """Starts the thread; `resumed` is the checkpoint that training resumes from."""
         self._spec, self._snapshot = spec, snapshot
         self._metrics, self._mark, self._should_stop = metrics, mark, should_stop
-        self._folder = spec.stage_dir / "checkpoints"
+        self._folder = spec.stage_dir / layout.CHECKPOINTS
         self._fence, self._looked_s = fence_of(spec.stage_dir, spec.fence), time.monotonic()
         self._identity = {
             "attempt": spec.attempt,
@@ -124,11 +122,11 @@ class Saver:
             _log.warning("%s/%s: the last checkpoint was not written: %s", self._spec.member, self._spec.stage, unseen)
 
     def after_update(self, state: TrainState, epoch_ended: bool) -> None:
-        """Saves where due; stops at this step boundary where asked to.
+        """Saves if a checkpoint is due, and stops here if asked to.
 
         Raises:
-            Stopped: `should_stop` said so; `state` is committed.
-            Diverged: what was to be saved is not finite.
+            Stopped: `should_stop` returned true; `state` is committed.
+            Diverged: the state is not finite.
             StorageError: a checkpoint could not be written.
             Superseded: a newer attempt has taken over.
         """
@@ -154,12 +152,12 @@ class Saver:
             self._save(state)
         committed = self._wait()
         assert committed is not None
-        # Once more: a kill may have come between the commit of a checkpoint and the pruning after it.
+        # Again, because a kill may have come between a commit and the pruning after it.
         self._verified = prune(self._folder, state.best_step, self._verified, check=self._fence.check)
         return committed
 
     def _save(self, state: TrainState) -> None:
-        """Copies the state and hands it over, once the checkpoint before it is committed and the buffers are free."""
+        """Waits for the previous checkpoint, then copies the state and hands it to the writer."""
         self._wait()
         self._touched.result()
         copied = self._snapshot.take()
@@ -167,7 +165,7 @@ class Saver:
         self._in_flight = self._thread.submit(self._commit, state, copied)
 
     def _commit(self, state: TrainState, copied: Copied) -> Checkpoint:
-        """Runs in the writing thread: the metrics first, since a checkpoint vouches for them; then it; then pruning."""
+        """Runs in the writing thread; syncs metrics first: a checkpoint means that its metrics are on disk."""
         self._metrics.sync()
         checkpoint = write_checkpoint(
             self._folder,
@@ -184,13 +182,13 @@ class Saver:
         return checkpoint
 
     def _look(self) -> None:
-        """Every second: an attempt that is given up must not go on until its next checkpoint is due."""
+        """Checks the fence every second, so that an attempt that was given up ends soon."""
         if time.monotonic() - self._looked_s >= _LOOK_EVERY_S:
             self._looked_s = time.monotonic()
             self._fence.check()
 
     def _wait(self) -> Checkpoint | None:
-        """Waits for the checkpoint in flight and gives the newest committed one."""
+        """Waits for the checkpoint in flight and returns the newest committed one."""
         if self._in_flight is not None:
             written, self._in_flight = self._in_flight, None
             self._committed = written.result()

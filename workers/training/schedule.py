@@ -1,17 +1,17 @@
-"""The learning rate: cut 10-fold when dev error stops improving (Krizhevsky et al. 2012, §5). Pure."""
+"""Schedules the learning rate: it is cut 10-fold when dev error stops improving (Krizhevsky et al. 2012, §5). Pure."""
 
 from dataclasses import dataclass, replace
 from math import ceil
 
 from workers.settings import Decay, ScheduleSettings
 
-# Of an epoch. In binary 25/91 of 91 are 25.000000000000004, which is not to mean 26; nor is 0.27472528 in a file.
+# In epochs. 25/91 of 91 is 25.000000000000004 in binary, and must not mean 26; nor must 0.27472528 in a file.
 _ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
 class ScheduleState:
-    """Where the schedule stands after some epochs; saved with every checkpoint."""
+    """The schedule's state after some epochs; saved with every checkpoint."""
 
     epochs: int = 0
     cuts: int = 0
@@ -20,12 +20,12 @@ class ScheduleState:
 
 
 def whole_epochs(share: float, epochs: int) -> int:
-    """How many of `epochs` must have been made for `share` of them to be reached."""
+    """Returns the number of epochs after which `share` of `epochs` is reached."""
     return ceil(share * epochs - _ROUNDING)
 
 
 def chance_threshold(num_classes: int, num_images: int) -> float:
-    """The error below which a net has learnt something: chance less two standard errors over `num_images`."""
+    """Returns the error below which a net has learnt something: chance less two standard errors over `num_images`."""
     chance = 1.0 - 1.0 / num_classes
     standard_error: float = (chance * (1.0 - chance) / max(1, num_images)) ** 0.5
     return chance - 2.0 * standard_error
@@ -34,10 +34,10 @@ def chance_threshold(num_classes: int, num_images: int) -> float:
 def after_epoch(
     state: ScheduleState, dev_error: float, settings: ScheduleSettings, learnt_below: float
 ) -> ScheduleState:
-    """The state after one more epoch that ended with `dev_error`.
+    """Returns the state after one more epoch, which ended with `dev_error`.
 
-    A net still at chance is not on a plateau but before its first descent: a cut there would freeze it for ever, so
-    patience counts only once an error below `learnt_below` has been seen. `latest` cuts regardless.
+    Patience counts only after an error below `learnt_below`: a net still at chance has not begun to descend, and a cut
+    would freeze it there. `latest` cuts regardless.
     """
     epochs = state.epochs + 1
     improved = dev_error < state.best_error
@@ -52,13 +52,13 @@ def after_epoch(
 
 
 def has_stalled(state: ScheduleState, settings: ScheduleSettings) -> bool:
-    """Whether a stage that may end early does so now: no cut is left, and no better dev error came since the last."""
+    """Returns whether a stage that may end early ends now: no cut is left, and dev error has stopped improving."""
     waited_out = state.cuts >= settings.cuts and state.epochs_since_best >= settings.patience
     return settings.stop_when_stalled and waited_out
 
 
 def learning_rate(base: float, state: ScheduleState, step: int, settings: ScheduleSettings) -> float:
-    """The rate of update `step` (from 0)."""
+    """Returns the learning rate of update `step` (from 0)."""
     rate = base * settings.factor**state.cuts
     if step < settings.warmup_updates:
         rate *= (step + 1) / settings.warmup_updates

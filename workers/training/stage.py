@@ -1,4 +1,4 @@
-"""What an actor runs: one stage of one member, from its newest checkpoint (or its ancestor, or fresh) to its end."""
+"""Trains one stage of one member to its end, from its newest checkpoint, its ancestor's weights or fresh ones."""
 
 import hashlib
 import logging
@@ -18,14 +18,13 @@ from workers.models import Outline, beside, build, initialise, outline, parts_of
 from workers.protocol import StageResult, StageSpec
 from workers.settings import KeptCheckpoint
 from workers.storage import (
-    STEP_FILE,
     Checkpoint,
     Contents,
     Weights,
     beat,
     beating,
     fence_of,
-    name_of,
+    layout,
     newest_checkpoint,
     read_finished,
     read_weights,
@@ -45,11 +44,10 @@ from workers.training.schedule import chance_threshold, whole_epochs
 
 
 def warm_up() -> None:
-    """Makes an optimizer and drops it: the first one in a process loads torch's compiler, 1 s."""
+    """Makes an optimizer and drops it: the first one in a process loads torch's compiler, which takes 1 s."""
     torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
 
 
-AUGMENTED_SHEET = "augmented.png"
 _log = logging.getLogger(__name__)
 
 
@@ -57,7 +55,7 @@ def run_stage(spec: StageSpec, should_stop: Callable[[], bool]) -> StageResult:
     """Trains `spec` to its end, resuming from its newest valid checkpoint.
 
     Raises:
-        Stopped: `should_stop` said so; the state is in a checkpoint.
+        Stopped: `should_stop` returned true; the state is in a checkpoint.
         Diverged: loss, gradient, weights or outputs are not finite.
         StorageError: no valid checkpoint is left, or storage fails.
         DataError: the store has nothing to train on.
@@ -89,11 +87,11 @@ def run_stage(spec: StageSpec, should_stop: Callable[[], bool]) -> StageResult:
     begun = _begin(spec, found, model, optimizer)
     _log.info("%s/%s: from update %d", spec.member, spec.stage, begun.state.step)
     if begun.resumed is None:
-        write_bytes(spec.stage_dir / AUGMENTED_SHEET, augmented_sheet(store, spec.recipe, spec.seed), check)
-    metrics_path = spec.stage_dir / "metrics.jsonl"
+        write_bytes(spec.stage_dir / layout.AUGMENTED, augmented_sheet(store, spec.recipe, spec.seed), check)
+    metrics_path = spec.stage_dir / layout.METRICS
     cut_back(metrics_path, begun.state.step, check)
-    with closing(MetricsLog(metrics_path)) as metrics, closing(StepMark(spec.stage_dir / STEP_FILE)) as mark:
-        # They are open, and a newer attempt gives both names to other files: from here on no write can reach its own.
+    with closing(MetricsLog(metrics_path)) as metrics, closing(StepMark(spec.stage_dir / layout.STEP)) as mark:
+        # Both are open now. A newer attempt puts other files under their names, so no later write can reach its files.
         check()
         mark.set(begun.state.step)
         snapshot = Snapshot(model, optimizer)
@@ -105,16 +103,16 @@ def run_stage(spec: StageSpec, should_stop: Callable[[], bool]) -> StageResult:
 
 @dataclass(frozen=True)
 class _Begun:
-    """Where training goes on: `resumed` is None at a fresh start."""
+    """The state that training continues from; `resumed` is None at a fresh start."""
 
     state: TrainState
     resumed: Checkpoint | None
 
 
 def _begin(spec: StageSpec, found: Outline, model: nn.Module, optimizer: torch.optim.SGD) -> _Begun:
-    """Fills model and optimizer; what it read from disk is freed before training starts."""
+    """Fills model and optimizer; the arrays read from disk are freed before training starts."""
     saved = newest_checkpoint(
-        spec.stage_dir / "checkpoints",
+        spec.stage_dir / layout.CHECKPOINTS,
         lambda found: _misfit(found, spec, model, optimizer),
         fence_of(spec.stage_dir, spec.fence).check,
     )
@@ -127,7 +125,7 @@ def _begin(spec: StageSpec, found: Outline, model: nn.Module, optimizer: torch.o
 
 
 def _misfit(saved: Contents, spec: StageSpec, model: nn.Module, optimizer: torch.optim.SGD) -> str:
-    """Why this stage cannot go on from a checkpoint whose hashes are right; empty where it can."""
+    """Returns why this stage cannot resume from a checkpoint whose hashes are right; empty if it can."""
     if saved.checkpoint.stage_hash != spec.stage_hash:
         return "it is of another stage"
     weights = {name: whole_shape(parts) for name, parts in saved_parts_of(model).items()}
@@ -139,7 +137,7 @@ def _misfit(saved: Contents, spec: StageSpec, model: nn.Module, optimizer: torch
     for name, value in saved.optimizer.items():
         if momentum.get(name) != value.shape:
             return f"the momentum of {name} is {value.shape}, the model wants {momentum.get(name, 'none')}"
-    # Of single layers it may be absent: those that have not moved yet have none.
+    # Single layers may lack it: those that have not moved yet have none.
     if spec.recipe.optimizer.momentum and not saved.optimizer:
         return "it holds no momentum"
     try:
@@ -152,11 +150,11 @@ def _misfit(saved: Contents, spec: StageSpec, model: nn.Module, optimizer: torch
 
 
 def _start(model: nn.Module, found: Outline, spec: StageSpec) -> None:
-    """Fresh weights by seed, then the ancestor's or the given file's for every layer that is not reset."""
+    """Draws weights from the seed, then loads the ancestor's or the given file's into every layer that is not reset."""
     initialise(model, spec.recipe.init, spec.seed)
     if spec.init_dir is not None:
         finished = read_finished(spec.init_dir)
-        ancestor = read_weights(spec.init_dir / "checkpoints" / finished.checkpoint)
+        ancestor = read_weights(spec.init_dir / layout.CHECKPOINTS / finished.checkpoint)
         layers = set(found.layers) - found.select_all(spec.recipe.reset)
         _load_weights(model, ancestor, only=layers)
     if spec.init_file is not None:
@@ -164,7 +162,7 @@ def _start(model: nn.Module, found: Outline, spec: StageSpec) -> None:
 
 
 def _load_weights(model: nn.Module, weights: Weights, only: set[str] | None) -> None:
-    """Copies weights by name; the shapes must be equal. `only` names the layers to copy, None all."""
+    """Copies weights by name; the shapes must be equal. `only` names the layers to copy; None copies all."""
     for name, parts in saved_parts_of(model).items():
         if only is not None and layer_of(name) not in only:
             continue
@@ -194,7 +192,7 @@ def _assemble(
     statistics = pixel_statistics(store, settings.augmentation)
     steering = "dev" if store.counts.get("dev") else "val"
     if not store.counts.get(steering):
-        raise DataError(f"{spec.store}: neither dev nor val images to steer by; raise dev_fraction or val_fraction")
+        raise DataError(f"{spec.store}: no dev or val images to schedule by; raise dev_fraction or val_fraction")
     scored = "val" if store.counts.get("val") else steering
 
     def errors() -> EpochErrors:
@@ -233,7 +231,7 @@ def _assemble(
 def _result(spec: StageSpec, state: TrainState, last: Checkpoint, resumed_from: int) -> StageResult:
     chosen = last
     if spec.keep is KeptCheckpoint.best and state.best_step is not None:
-        chosen = verify_checkpoint(last.folder.with_name(name_of(state.best_step)))
+        chosen = verify_checkpoint(last.folder.with_name(layout.checkpoint(state.best_step)))
     return StageResult(
         num_updates=state.step,
         resumed_from=resumed_from,

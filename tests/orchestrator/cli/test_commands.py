@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.cli.commands import Streams, watch
+from orchestrator.cli.commands import watch_run
 from orchestrator.cli.program import main
+from orchestrator.cli.streams import Streams
 from orchestrator.config.composition import compose
 from orchestrator.run.holder import lock
 from orchestrator.run.ledger import Ledger, StageState
@@ -86,7 +87,7 @@ def finished(work: Path, make_run: Callable[..., Any]) -> RunPaths:
     return paths
 
 
-def test_submit_combines_anew_as_overrides_say_and_prints_where_it_lies(
+def test_submit_combines_again_as_overrides_say_and_prints_where_it_lies(
     finished: RunPaths, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["submit", "run", "combine=geometric", "submission=probabilities"]) == 0
@@ -133,7 +134,7 @@ def test_watch_shows_a_run_as_long_as_a_launch_holds_it(finished: RunPaths, stat
 
     with ExitStack() as held:
         held.enter_context(lock(finished))
-        watch(finished.root, streams, pause)
+        watch_run(finished, streams, pause)
     assert len(pauses) == 3
     assert f"run: {state}" in streams.out.getvalue()
 

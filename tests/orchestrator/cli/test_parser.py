@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cli.parser import VERBS, Request, parse
+from orchestrator.cli.commands import VERBS
+from orchestrator.cli.parser import Request, parse
 from workers.errors import ConfigError
 
 
@@ -31,7 +32,7 @@ from workers.errors import ConfigError
 )
 def test_parse_of_a_well_formed_line_keeps_every_word(line: str, request_: Request | None) -> None:
     wanted = request_ or Request("plan", overrides=("dataset@datasets.target=folder",), json=True, debug=True)
-    assert parse(line.split()) == wanted
+    assert parse(line.split(), VERBS) == wanted
 
 
 @pytest.mark.parametrize(
@@ -44,7 +45,9 @@ def test_parse_of_a_well_formed_line_keeps_every_word(line: str, request_: Reque
         ("predict run", "at least one image"),
         ("explain run", "needs the id of an image"),
         ("explain run a b", "does not take b"),
-        ("verify run a", "does not take a"),
+        ("verify run a --json -- b", "does not take a"),
+        ("stop run --timeout -1", "--timeout -1.0: give 0 or more"),
+        ("status ~nobody-of-that-name", "no such home directory"),
         ("launch runs/mine", "run_dir=runs/mine"),
         ("launch --acept-changes", "did you mean --accept-changes?"),
         ("report run a=b", "does not take a=b"),
@@ -56,7 +59,7 @@ def test_parse_of_a_well_formed_line_keeps_every_word(line: str, request_: Reque
 )
 def test_parse_of_a_malformed_line_says_what_to_change_in_one_line(line: str, said: str) -> None:
     with pytest.raises(ConfigError) as raised:
-        parse(line.split())
+        parse(line.split(), VERBS)
     assert said in str(raised.value)
     assert "\n" not in str(raised.value)
 
@@ -64,4 +67,4 @@ def test_parse_of_a_malformed_line_says_what_to_change_in_one_line(line: str, sa
 @pytest.mark.parametrize("verb", VERBS)
 def test_examples_of_help_are_well_formed_lines(verb: str) -> None:
     for example in VERBS[verb].examples:
-        assert parse(example.split()[1:]).verb == verb
+        assert parse(example.split()[1:], VERBS).verb == verb

@@ -6,24 +6,31 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from orchestrator.cli import commands as verbs
-from orchestrator.cli.commands import Streams
-from orchestrator.cli.parser import VERBS, Request
+from orchestrator.cli.commands import VERBS
+from orchestrator.cli.parser import Request
 from orchestrator.cli.program import main
+from orchestrator.cli.streams import Streams
 from workers import errors
 
 _SEPTET = [sys.executable, "-m", "orchestrator.cli.program"]
 
 
-def _raising(error: BaseException) -> Callable[[Request, Streams], int]:
-    def verb(_request: Request, _streams: Streams) -> int:
-        raise error
+@pytest.fixture
+def doctor_raises(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
+    """Makes `septet doctor` raise an error."""
 
-    return verb
+    def set_error(error: BaseException) -> None:
+        def run(_request: Request, _streams: Streams) -> int:
+            raise error
+
+        monkeypatch.setitem(VERBS, "doctor", replace(VERBS["doctor"], run=run))
+
+    return set_error
 
 
 @pytest.mark.parametrize(
@@ -43,9 +50,12 @@ def _raising(error: BaseException) -> Callable[[Request, Streams], int]:
     ],
 )
 def test_main_of_a_verb_that_fails_answers_with_its_exit_code_and_one_line(
-    error: BaseException, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    error: BaseException,
+    code: int,
+    doctor_raises: Callable[[BaseException], None],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setitem(verbs.VERBS, "doctor", _raising(error))
+    doctor_raises(error)
     assert main(["doctor"]) == code
     said = capsys.readouterr()
     assert said.out == ""
@@ -53,9 +63,9 @@ def test_main_of_a_verb_that_fails_answers_with_its_exit_code_and_one_line(
 
 
 def test_main_of_an_unexpected_error_hints_at_debug_and_with_it_shows_the_traceback(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    doctor_raises: Callable[[BaseException], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(verbs.VERBS, "doctor", _raising(ZeroDivisionError("zero")))
+    doctor_raises(ZeroDivisionError("zero"))
     main(["doctor"])
     assert "--debug" in capsys.readouterr().err
     main(["doctor", "--debug"])
@@ -68,18 +78,17 @@ def test_main_of_a_mistyped_verb_names_the_nearest_and_exits_2(capsys: pytest.Ca
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_help_of_a_verb_shows_an_example_and_its_flags(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_of_a_verb_shows_its_examples_and_flags(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([verb, "--help"]) == 0
     said = capsys.readouterr().out
-    assert VERBS[verb].examples[0] in said
-    assert all(f"--{flag.replace('_', '-')}" in said for flag in VERBS[verb].flags)
+    assert said.startswith(f"usage: septet {verb}")
+    assert all(shown in said for shown in [*VERBS[verb].examples, *VERBS[verb].parser.flags])
 
 
-def test_help_names_every_verb_and_every_verb_is_there(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     said = capsys.readouterr().out
     assert all(f"  {verb} " in said for verb in VERBS)
-    assert set(verbs.VERBS) == set(VERBS)
 
 
 def test_version_prints_it(capsys: pytest.CaptureFixture[str]) -> None:
@@ -127,7 +136,7 @@ def test_sigterm_ends_with_143_and_one_line(
         signal.raise_signal(signal.SIGTERM)
         return 0
 
-    monkeypatch.setitem(verbs.VERBS, "doctor", terminated)
+    monkeypatch.setitem(VERBS, "doctor", replace(VERBS["doctor"], run=terminated))
     assert main(["doctor"]) == 143
     assert capsys.readouterr().err.startswith("septet: terminated")
     assert signal.getsignal(signal.SIGTERM) is before

@@ -1,6 +1,5 @@
 """What fits on a cluster (pure), and real Ray: an actor's death, a stop, and nothing left of a killed driver."""
 
-import ipaddress
 import json
 import os
 import re
@@ -133,32 +132,15 @@ def test_cluster_of_real_actors_survives_a_death_and_passes_a_stop_on(tmp_path: 
         handed_on = _next(cluster).outcome
         assert isinstance(handed_on, Trained)
         assert handed_on.result.num_updates == trained.result.num_updates, "another process than the one released"
-        assert psutil.Process(trained.result.num_updates).nice() == psutil.Process().nice()
         cluster.release("other")
         cluster.acquire("waits")
         cluster.run_stage(_spec(tmp_path, "waits"))
         cluster.stop("waits")
         assert isinstance(_next(cluster).outcome, Halted)
-        listening = _addresses_of(children)
-        assert all(ipaddress.ip_address(one).is_loopback for one in listening), f"Ray listens on {listening}"
         cluster.close()
     left = {child for child in psutil.Process().children(recursive=True) if child.pid not in children}
     assert not left
     assert "RAY_AUTH_TOKEN" not in os.environ
-
-
-def _addresses_of(others: set[int]) -> set[str]:
-    """Where this process's new children listen."""
-    addresses = set()
-    for child in psutil.Process().children(recursive=True):
-        if child.pid not in others:
-            addresses |= {
-                one.laddr.ip.removeprefix("::ffff:")
-                for one in child.net_connections("tcp")
-                if one.status == psutil.CONN_LISTEN
-            }
-    assert addresses, "nothing listens: the look itself is broken"
-    return addresses
 
 
 _DRIVER = """

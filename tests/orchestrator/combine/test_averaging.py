@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from orchestrator.combine import rows as probabilities, weights as weight_search
+from orchestrator.combine import averaging, rows as probabilities, weights as weight_search
 from orchestrator.combine.averaging import Combination, Combined, equal, mean
 from orchestrator.config.schema import CombineMethod
 from orchestrator.report.scores import score
@@ -102,17 +102,17 @@ def obvious(members: list[np.ndarray], combination: Combination) -> np.ndarray:
     num_members=st.integers(1, 9),
     num_rows=st.integers(0, 60),
     num_classes=st.integers(1, 70),
-    block_elements=st.integers(1, 2000),
+    part_elements=st.integers(1, 2000),
     zero=st.booleans(),
 )
 @pytest.mark.parametrize("method", list(CombineMethod))
-def test_combine_any_shape_and_block_same_bits_as_the_definition(
+def test_combine_any_shape_and_part_same_bits_as_the_definition(
     method: CombineMethod,
     seed: int,
     num_members: int,
     num_rows: int,
     num_classes: int,
-    block_elements: int,
+    part_elements: int,
     zero: bool,
 ) -> None:
     members = draw_members(seed, num_members, num_rows, num_classes)
@@ -122,7 +122,7 @@ def test_combine_any_shape_and_block_same_bits_as_the_definition(
         weights[0] = 0 if zero and num_members > 1 else weights[0]
         combination = Combination(method, tuple(weights.tolist()))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(probabilities, "BLOCK_ELEMENTS", block_elements)
+        patch.setattr(averaging, "PART_ELEMENTS", part_elements)
         combined = Combined(members, combination)[:]
     np.testing.assert_array_equal(combined.view(np.uint32), obvious(members, combination).view(np.uint32))
 

@@ -21,7 +21,6 @@ from workers.data.export import export
 from workers.data.store.preparation import prepare
 from workers.data.store.store import open_store
 from workers.errors import CheckFailed, DataError, MemberFailed, StorageError
-from workers.kernels.average import is_built
 from workers.protocol import SplitPredictions
 from workers.settings.dataset import DatasetSettings, Source
 
@@ -105,28 +104,14 @@ def test_open_predictions_file_cut_after_the_check_is_refused(directories: dict[
         opened[0][10:]
 
 
-@pytest.mark.parametrize("in_files", [True, False])
-def test_combined_predictions_are_those_of_the_arrays_unreadable_images_uniform(
-    directories: dict[str, Path], monkeypatch: pytest.MonkeyPatch, in_files: bool
-) -> None:
-    opened = open_predictions(directories, make_split(unreadable=(0, 7)), NUM_CLASSES, DIGEST)
+def test_combined_predictions_are_those_of_the_arrays_unreadable_images_uniform(directories: dict[str, Path]) -> None:
+    opened = open_predictions(directories, make_split(unreadable=(7, 0)), NUM_CLASSES, DIGEST)
     whole = [one[:] for one in opened]
-    if not in_files:
-        monkeypatch.setattr("orchestrator.combine.averaging.weighted_sum_of_files", lambda *_: False)
     combination = Combination(CombineMethod.mean, (0.3, 0.7))
     combined = Combined(opened, combination)
     np.testing.assert_array_equal(combined[:], Combined(whole, combination)[:])
     np.testing.assert_array_equal(combined[5:9], Combined(whole, combination)[5:9])
     np.testing.assert_array_equal(combined[20:20], np.empty((0, NUM_CLASSES), np.float32))
-
-
-@pytest.mark.skipif(not is_built(), reason="built where a C compiler is at hand")
-def test_combined_predictions_are_read_by_the_kernel(
-    directories: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    opened = open_predictions(directories, make_split(), NUM_CLASSES, DIGEST)
-    monkeypatch.setattr("orchestrator.combine.predictions.os.preadv", lambda *_: pytest.fail("read from Python"))
-    np.testing.assert_allclose(mean(opened)[:], (draw(0) + draw(1)) / 2, rtol=1e-6)
 
 
 def test_combined_predictions_of_a_file_cut_after_the_check_is_refused(directories: dict[str, Path]) -> None:

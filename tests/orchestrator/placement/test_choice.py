@@ -1,4 +1,4 @@
-"""The choice of threads, members and precision: a pure function of figures, and what keeps the figures."""
+"""The choice of threads, members and precision: a pure function of rates, and what keeps the rates."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,9 +9,8 @@ from orchestrator.config.composition import compose
 from orchestrator.config.schema import Config, Precision
 from orchestrator.inputs import survey_all
 from orchestrator.placement import choice as placement, placing
-from orchestrator.placement.cache import Key, cpu_model, read_figures, write_figures
-from orchestrator.placement.choice import MARGIN, Candidate, Figure
-from orchestrator.placement.measuring import measure
+from orchestrator.placement.choice import MARGIN, Candidate
+from orchestrator.placement.measuring import cpu_model, measure, rates_file, read_rates, write_rates
 from orchestrator.placement.placing import Measuring, place
 from orchestrator.plan.build import make_plan
 from orchestrator.plan.model import Plan
@@ -20,7 +19,7 @@ from workers.protocol import Numerics
 
 MANY = Candidate(threads=1, members=2, precision="bf16")
 ONE = Candidate(threads=2, members=1, precision="bf16")
-KEY_FIELDS = {"asked": ("1 thread",), "cpu": "a CPU", "num_cpus": 2, "code": "c", "kernels": "torch"}
+ABOUT = {"asked": ["1 thread"], "cpu": "a CPU", "num_cpus": 2}
 
 
 def planned(*overrides: str) -> tuple[Config, Plan]:
@@ -33,13 +32,9 @@ def digits() -> Plan:
     return planned()[1]
 
 
-def _key(plan: Plan, **changes: object) -> Key:
-    return Key(**{**KEY_FIELDS, "kind": placement.kind_of(plan.stages[0]), **changes})  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize(("faster", "wins"), [(-0.4, False), (MARGIN * 0.8, False), (MARGIN * 2, True)])
 def test_choice_other_than_the_default_must_save_more_than_the_margin(digits: Plan, faster: float, wins: bool) -> None:
-    default, other = placement.options(digits, [Figure(MANY, 100.0), Figure(ONE, 100.0)])
+    default, other = placement.options(digits, {MANY: 100.0, ONE: 100.0})
     given = (default, replace(other, seconds=default.seconds / (1 + faster)))
     assert (placement.choose(given, MANY).candidate == ONE) is wins
     assert placement.choose(given[::-1], MANY) == placement.choose(given, MANY)
@@ -49,7 +44,7 @@ def test_choice_goes_by_the_time_of_the_whole_plan(digits: Plan) -> None:
     # Ten per cent fewer images a second together, but no slot stays empty behind an odd member.
     alone = Candidate(8, 1, "bf16")
     eight = Candidate(1, 8, "bf16")
-    options = placement.options(digits, [Figure(eight, 100.0), Figure(alone, 90.0)])
+    options = placement.options(digits, {eight: 100.0, alone: 90.0})
     assert options[1].seconds < options[0].seconds
     assert placement.choose(options, eight).candidate == alone
 
@@ -77,17 +72,17 @@ def test_reserved_cpus_let_no_more_than_that_many_members_run(num_cpus: int, mem
 
 
 def test_precision_far_behind_with_one_thread_is_not_measured_with_two() -> None:
-    figures = [Figure(MANY, 200.0), Figure(replace(MANY, precision="fp32"), 100.0)]
-    assert placement.is_hopeless(replace(ONE, precision="fp32"), figures)
-    assert not placement.is_hopeless(ONE, figures)
+    rates = {MANY: 200.0, replace(MANY, precision="fp32"): 100.0}
+    assert placement.is_hopeless(replace(ONE, precision="fp32"), rates)
+    assert not placement.is_hopeless(ONE, rates)
 
 
-def test_figures_are_read_back_for_the_same_key_only(digits: Plan, tmp_path: Path) -> None:
-    figures = (Figure(MANY, 123.25), Figure(ONE, 99.5))
-    write_figures(tmp_path, _key(digits), figures)
-    assert read_figures(tmp_path, _key(digits)) == figures
-    for changes in ({"cpu": "another"}, {"num_cpus": 3}, {"code": "d"}, {"kernels": "compiled"}):
-        assert read_figures(tmp_path, _key(digits, **changes)) == ()
+def test_rates_are_read_back_for_the_same_question_only(tmp_path: Path) -> None:
+    rates = {MANY: 123.25, ONE: 99.5}
+    write_rates(tmp_path, ABOUT, rates)
+    assert read_rates(tmp_path, ABOUT) == rates
+    for changes in ({"cpu": "another"}, {"num_cpus": 3}, {"asked": ["1 thread", "2 threads"]}):
+        assert read_rates(tmp_path, ABOUT | changes) == {}
 
 
 @pytest.mark.parametrize(
@@ -102,12 +97,17 @@ def test_measuring_pays_over_a_long_plan_and_sooner_where_the_default_leaves_cor
     assert placement.is_worth_measuring(plan, default, num_cpus) is worth
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"figures": [1]}', '{"figures": [{"candidate": {"a": 1}}]}'])
-def test_damaged_figures_count_as_none(digits: Plan, tmp_path: Path, text: str) -> None:
-    write_figures(tmp_path, _key(digits), [Figure(MANY, 1.0)])
-    (path,) = (tmp_path / "placement").iterdir()
-    path.write_text(text)
-    assert read_figures(tmp_path, _key(digits)) == ()
+_NEGATIVE = '{"figures": [{"candidate": {"threads": 1, "members": 1, "precision": "fp32"}, "images_per_second": -1}]}'
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"figures": [1]}', '{"figures": [{"candidate": {"a": 1}}]}', _NEGATIVE]
+)
+def test_damaged_rates_count_as_none(tmp_path: Path, text: str) -> None:
+    write_rates(tmp_path, ABOUT, {MANY: 1.0})
+    assert read_rates(tmp_path, ABOUT)
+    rates_file(tmp_path, ABOUT).write_text(text)
+    assert read_rates(tmp_path, ABOUT) == {}
 
 
 def test_cpu_model_is_the_kernel_s_name(tmp_path: Path) -> None:
@@ -148,9 +148,9 @@ def test_place_of_a_long_plan_measures_once_and_chooses_alike_after(
 ) -> None:
     calls = []
 
-    def measured(stage: object, given: tuple[Candidate, ...], *_: object) -> tuple[Figure, ...]:
+    def measured(stage: object, given: tuple[Candidate, ...], *_: object) -> dict[Candidate, float]:
         calls.append(given)
-        return tuple(Figure(one, 500.0 if one == ONE else 100.0) for one in given)
+        return {one: 500.0 if one == ONE else 100.0 for one in given}
 
     monkeypatch.setattr(placing, "measure", measured)
     config, plan = planned(f"datasets.store={tmp_path}", "ensemble.stages.train.epochs=20000")
@@ -171,7 +171,7 @@ def test_measure_times_real_processes_side_by_side() -> None:
     _, plan = planned("model.width=0.05", "model.fc_units=16", "optimizer.batch_size=8", "ensemble=five")
     told: list[str] = []
     given = (Candidate(1, 2, "fp32"), Candidate(2, 1, "fp32"))
-    figures = measure(plan.stages[0], given, Numerics(), told.append)
-    assert [figure.candidate for figure in figures] == list(given)
-    assert all(figure.images_per_second > 0 for figure in figures)
+    rates = measure(plan.stages[0], given, Numerics(), told.append)
+    assert list(rates) == list(given)
+    assert all(rate > 0 for rate in rates.values())
     assert told

@@ -1,16 +1,16 @@
 """How a run stands, read from files that a driver and its workers leave."""
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Iterable
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from orchestrator.plan.model import Plan, PredictJob, Stage, StageRef, TrainJob, plan_to_json
 from orchestrator.run.holder import lock
 from orchestrator.run.ledger import AttemptEnd, Entry, Ledger, StageState
+from orchestrator.run.metrics import Point
 from orchestrator.run.paths import RunPaths
 from orchestrator.run.record import RunRecord, write_record
 from orchestrator.run.status import (
@@ -27,7 +27,6 @@ from orchestrator.run.status import (
     status_json,
     status_lines,
 )
-from orchestrator.text import duration
 from workers.errors import DataError
 from workers.protocol import Numerics, StageResult
 from workers.settings.training import OptimizerSettings, Recipe, ScheduleSettings
@@ -83,12 +82,12 @@ def run(tmp_path: Path) -> RunPaths:
     return paths
 
 
-def _point(step: int, time_s: float, **metrics: float) -> dict[str, Any]:
-    return {"step": step, "epoch": step / 20, "time": time_s, "metrics": metrics}
+def _point(step: int, time_s: float, **metrics: float) -> Point:
+    return Point(step, step / 20, time_s, metrics)
 
 
-def _write_metrics(path: Path, points: Iterable[Mapping[str, Any]], torn: str = "") -> None:
-    atomic.write_text(path, "".join(json.dumps(point) + "\n" for point in points) + torn)
+def _write_metrics(path: Path, points: Iterable[Point], torn: str = "") -> None:
+    atomic.write_text(path, "".join(json.dumps(asdict(point)) + "\n" for point in points) + torn)
 
 
 def _start(run: RunPaths, started: float = 1000.0) -> Ledger:
@@ -152,7 +151,7 @@ def test_status_of_a_stage_that_may_end_early_says_the_most_that_is_left() -> No
     settings = Recipe(schedule=ScheduleSettings(stop_when_stalled=True))
     stage = replace(_stage(_FIRST), recipe=settings)
     course = Course(step=40, epoch=2.0, images_per_second=20.0, updates_per_second=2.0)
-    running = stage_status(stage, entry=Entry(state=StageState.running), course=course, done={}, locked=True)
+    running = stage_status(stage, entry=Entry(state=StageState.running), course=course, finished=None, locked=True)
     assert running.may_end_early
     assert stage_line(running).endswith("at most 30 s left")
     assert pace(RunStatus("run", State.running, (running,)))[-1] == "at most 30 s left"
@@ -248,19 +247,8 @@ def test_course_of_an_absent_file_is_empty(tmp_path: Path) -> None:
     assert read_course(tmp_path / "metrics.jsonl") == course_of([])
 
 
-@pytest.mark.parametrize(
-    ("seconds", "said"),
-    [(0.4, "0 s"), (59.6, "1 min 00 s"), (125, "2 min 05 s"), (12000, "3 h 20 min"), (367200, "4 d 06 h")],
-)
-def test_duration_is_said_as_a_person_would(seconds: float, said: str) -> None:
-    assert duration(seconds) == said
-
-
-def _rates(*rates: float) -> list[Mapping[str, Any]]:
-    return [
-        {"step": step, "epoch": step / 10, "time": 100.0 + step, "metrics": {"images_per_second": rate}}
-        for step, rate in enumerate(rates, start=1)
-    ]
+def _rates(*rates: float) -> list[Point]:
+    return [_point(step, 100.0 + step, images_per_second=rate) for step, rate in enumerate(rates, start=1)]
 
 
 @pytest.mark.parametrize(
@@ -290,4 +278,6 @@ def test_nan_that_was_passed_is_in_the_line_and_in_the_document() -> None:
 
 
 def _running(course: Course) -> StageStatus:
-    return stage_status(_stage(_FIRST), entry=Entry(state=StageState.running), course=course, done={}, locked=True)
+    return stage_status(
+        _stage(_FIRST), entry=Entry(state=StageState.running), course=course, finished=None, locked=True
+    )

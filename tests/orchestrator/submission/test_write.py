@@ -16,11 +16,13 @@ from orchestrator.combine.averaging import mean
 from orchestrator.combine.predictions import MemberPredictions
 from orchestrator.config.schema import SubmissionConfig, SubmissionFormat
 from orchestrator.run.data import RunData, SplitData
+from orchestrator.run.paths import RunPaths
 from orchestrator.submission.check import check_submission
 from orchestrator.submission.formats import (
     file_lines,
     make_layout,
 )
+from orchestrator.submission.manifest import read_manifest
 from orchestrator.submission.write import Provenance, Submission, ask, check_config, write_submission
 from workers.errors import CheckFailed, ConfigError
 from workers.protocol import SplitPredictions
@@ -61,7 +63,7 @@ def test_write_submission_leaves_one_file_and_a_manifest_of_it(
     folder = tmp_path / "submission"
     assert {path.name for path in folder.iterdir()} == {submission.path.name, "manifest.json"}
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest == submission.manifest
+    assert read_manifest(RunPaths(tmp_path)) == submission.manifest
     assert manifest["sha256"] == hashlib.sha256(submission.path.read_bytes()).hexdigest()
     assert manifest["format"] == submission_format.value
     assert (manifest["split"], manifest["num_rows"], manifest["method"]) == ("test", NUM_ROWS, "mean")
@@ -135,19 +137,19 @@ def test_write_submission_unreadable_images_keep_their_rows_uniform(tmp_path: Pa
     for row in (4, 29):
         np.testing.assert_allclose(np.float64(lines[row][1:]), 1 / 7, rtol=1e-6)
     assert not np.allclose(np.float64(lines[5][1:]), 1 / 7)
-    assert submission.manifest["unreadable"] == ["test_04.JPEG", "test_29.JPEG"]
+    assert submission.manifest.unreadable == ("test_04.JPEG", "test_29.JPEG")
 
 
 def test_write_submission_ilsvrc_without_ids_says_so_in_the_manifest(tmp_path: Path) -> None:
     assert (
-        "position in data/classes.txt"
-        in submit(tmp_path, SubmissionConfig(SubmissionFormat.ilsvrc)).manifest["class_ids"]
+        "position in data/classes.txt" in submit(tmp_path, SubmissionConfig(SubmissionFormat.ilsvrc)).manifest.class_ids
     )
     ids = tmp_path / "ids.txt"
     ids.write_text("".join(f"{name} {index + 1}\n" for index, name in enumerate(CLASSES)))
     manifest = submit(tmp_path, SubmissionConfig(SubmissionFormat.ilsvrc, class_ids=str(ids))).manifest
-    assert manifest["class_ids"] == "ids from submission.class_ids"
-    assert manifest["class_ids_file"]["sha256"] == hashlib.sha256(ids.read_bytes()).hexdigest()
+    assert manifest.class_ids == "ids from submission.class_ids"
+    assert manifest.class_ids_file is not None
+    assert manifest.class_ids_file.sha256 == hashlib.sha256(ids.read_bytes()).hexdigest()
 
 
 def test_ids_of_the_dataset_are_written_in_ilsvrc_alone_and_class_ids_beat_them(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_prepared_sheet_shows_every_split_and_class_under_its_name(
     bands = tiles_of(monkeypatch, contact_sheet)
     png = prepared_sheet(digits)
     assert [band.title.split(":")[0] for band in bands] == ["train", "dev", "val", "test"]
-    assert f"{digits.counts['train']:,} images" in bands[0].title
+    assert f"{digits.counts['train']:,} in all" in bands[0].title
     for split, band in zip(digits.counts, bands, strict=True):
         images, labels = digits.images(split), digits.labels(split)
         assert labels is not None

@@ -14,7 +14,8 @@ from workers.inference.prediction import load_member, predict_images
 from workers.models.construction import build
 from workers.protocol import StageSpec
 from workers.settings.training import Crops, ModelSettings
-from workers.storage.checkpoint import MODEL_FILE, Contents
+from workers.storage import layout
+from workers.storage.checkpoint import Contents
 from workers.storage.finished import write_finished
 from workers.training.stage import run_stage
 
@@ -101,4 +102,4 @@ def test_last_batch_of_a_single_image_is_trained_on(spec: StageSpec) -> None:
     assert saved.checkpoint.step == 2
     # By its running statistics, which it leaves alone.
     assert saved.model[f"{FIRST_NORM}.num_batches_tracked"] == 1
-    assert (saved.checkpoint.folder / MODEL_FILE).stat().st_size > 0
+    assert (saved.checkpoint.folder / layout.MODEL).stat().st_size > 0

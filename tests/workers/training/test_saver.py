@@ -20,7 +20,7 @@ from torch import nn
 
 from workers.errors import Diverged, Stopped, StorageError
 from workers.protocol import StageSpec
-from workers.storage import checkpoint as protocol
+from workers.storage import checkpoint as protocol, layout
 from workers.storage.checkpoint import Checkpoint, newest_checkpoint
 from workers.training import saver as saver_module
 from workers.training.loop import TrainState
@@ -50,8 +50,8 @@ class Disk:
         self.entered.release()
         assert self.open.wait(GIVE_UP_S)
         if step in self.fails_at:
-            with protocol.atomic_folder(folder / protocol.name_of(step)) as temporary:
-                (temporary / protocol.MODEL_FILE).write_bytes(b"half")
+            with protocol.atomic_folder(folder / layout.checkpoint(step)) as temporary:
+                (temporary / layout.MODEL).write_bytes(b"half")
                 raise self.fails_at[step]
         checkpoint = protocol.write_checkpoint(folder, step, *rest)
         self.committed.append(step)
@@ -117,7 +117,7 @@ def on_disk(folder: Path) -> list[int]:
 
 
 def assert_holds_its_own_step(folder: Path, step: int) -> None:
-    contents = read_checkpoint(folder / protocol.name_of(step))
+    contents = read_checkpoint(folder / layout.checkpoint(step))
     assert all((value == step).all() for value in contents.model.values())
     assert all((value == -step).all() for value in contents.optimizer.values())
     assert set(contents.model) == set(contents.optimizer) == {"weight", "bias"}

@@ -3,6 +3,6 @@
 Images stay uint8 in the mapped store until a batch needs them.
 """
 
-import lazy_loader
+from workers.faces import face
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = face(__name__, __file__)

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from workers.data.store import Pixels
-from workers.kernels.crop import copy
 from workers.settings import AugmentationSettings
 
 # Of neighbouring images, in a window of a shuffled order.
 PIECES = 128
+# torch shares work on more bytes than this among its threads, and waking them takes longer than reflecting a crop.
+_ONE_THREAD_BYTES = 32_768
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,18 @@ def crop(
     crops = np.empty((len(chosen), size, size, 3), dtype=np.uint8)
     places = zip(crops, chosen.tolist(), offsets.tolist(), flips.tolist(), strict=True)
     for target, image, (top, left), reflected in places:
-        copy(images[image, top : top + size, left : left + size], target, reflected)
+        target[...] = images[image, top : top + size, left : left + size]
+        if reflected:
+            _reflect(target)
     return crops
+
+
+def _reflect(pixels: np.ndarray) -> None:
+    """Reflects [height, width, 3] uint8 left to right, in place; NumPy alone takes several times as long."""
+    num_rows = max(1, _ONE_THREAD_BYTES // (pixels.shape[1] * 3))
+    for start in range(0, len(pixels), num_rows):
+        rows = pixels[start : start + num_rows]
+        rows[...] = torch.from_numpy(rows).flip(1).numpy()
 
 
 @dataclass(frozen=True)

@@ -23,15 +23,4 @@ def require_space(folder: Path, needed: int, what: str, change: str) -> None:
     status = os.statvfs(folder)
     free = status.f_bavail * status.f_frsize
     if needed > free:
-        raise StorageError(
-            f"{folder}: {what} needs {readable_bytes(needed)} ({needed:,} bytes), {readable_bytes(free)} "
-            f"({free:,} bytes) are free: free space, or {change}"
-        )
-
-
-def readable_bytes(count: int) -> str:
-    """`252 GB`, `1.3 GB`, `12 MB`, `950 KB`, by powers of ten as disks are sold."""
-    for unit, size in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("KB", 10**3)):
-        if count >= size:
-            return f"{count / size:.3g} {unit}"
-    return f"{count} bytes"
+        raise StorageError(f"{folder}: {what} needs {needed:,} bytes, {free:,} bytes are free: free space, or {change}")

@@ -25,7 +25,7 @@ from workers.data.store.shards import (
     save_npy,
 )
 from workers.settings import SPLITS
-from workers.storage import replacing, sha256_of, write_text
+from workers.storage import layout, replacing, sha256_of, write_text
 
 # Waking the thread that watches for each image would take the interpreter lock from those that decode.
 _TELL_EVERY_S = 0.1
@@ -186,17 +186,17 @@ def _write_split(
     kept = [row for index, row in enumerate(rows) if index not in gone] if gone else rows
     labels = np.array([row.label for row in kept], dtype=np.int64)
     arrays = {
-        "sizes": np.concatenate([shard.sizes for shard in shards]),
-        "contents": np.frombuffer(b"".join(row.content for row in kept), dtype=np.uint8).reshape(-1, 32),
+        layout.sizes(split): np.concatenate([shard.sizes for shard in shards]),
+        f"{split}.contents.npy": np.frombuffer(b"".join(row.content for row in kept), dtype=np.uint8).reshape(-1, 32),
     }
     if labelled:
-        arrays["labels"] = labels
+        arrays[layout.labels(split)] = labels
     for name, array in arrays.items():
-        path = folder / f"{split}.{name}.npy"
+        path = folder / name
         with replacing(path) as file:
             save_npy(file, array)
         files[path.name] = FileEntry(path.stat().st_size, sha256_of(path))
-    path = folder / f"{split}.rows.txt"
+    path = folder / layout.rows(split)
     write_text(path, "".join(f"{row.name}\n" for row in kept))
     files[path.name] = FileEntry(path.stat().st_size, sha256_of(path))
     for shard in shards:

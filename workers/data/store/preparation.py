@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from workers.data.sources import KeptContents, LeftOut, Listing, Rows, open_listing
-from workers.data.store.disk_space import readable_bytes, require_space, store_bytes
+from workers.data.store.disk_space import require_space, store_bytes
 from workers.data.store.excluded import NOTHING, Excluded
 from workers.data.store.packing import PackingThreads, pack
 from workers.data.store.pixels import Pixels
@@ -204,7 +204,7 @@ def _require_room(settings: DatasetSettings, listing: Listing, place: _Place) ->
         for each in (settings.store_format, StoreFormat.jpeg)
     )
     raw = settings.store_format is StoreFormat.raw
-    smaller = f", or keep JPEG by datasets.<name>.store_format=jpeg (about {readable_bytes(as_jpeg)})" if raw else ""
+    smaller = f", or keep JPEG by datasets.<name>.store_format=jpeg (about {as_jpeg:,} bytes)" if raw else ""
     written = sum(path.stat().st_size for path in place.building.glob("*/*.npy"))
     require_space(
         place.root,

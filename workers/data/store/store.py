@@ -28,7 +28,7 @@ from workers.data.store.pixels import Pixels, ShardFiles
 from workers.data.store.shards import shard_files, shard_stem
 from workers.errors import StorageError
 from workers.settings import StoreFormat
-from workers.storage import parse_json, storage_errors
+from workers.storage import layout, parse_json, storage_errors
 
 MANIFEST = "manifest.json"
 MEAN_IMAGE = "mean_image.npy"
@@ -80,7 +80,7 @@ class Store:
 
     def labels(self, split: str) -> np.ndarray | None:
         """[N] int64, or None if the split has no labels or is not there."""
-        name = f"{split}.labels.npy"
+        name = layout.labels(split)
         return self._load(name) if name in self.file_hashes else None
 
     def rows(self, split: str) -> list[str]:
@@ -88,11 +88,11 @@ class Store:
         if self.counts[split] == 0:
             return []
         with storage_errors(self.path):
-            return (self.path / f"{split}.rows.txt").read_text(encoding="utf-8").split("\n")[:-1]
+            return (self.path / layout.rows(split)).read_text(encoding="utf-8").split("\n")[:-1]
 
     def sizes(self, split: str) -> np.ndarray:
         """[N, 2] int32, the original's width and height in pixels; 0 × 0 if it could not be read."""
-        return self._load(f"{split}.sizes.npy") if self.counts[split] else np.empty((0, 2), np.int32)
+        return self._load(layout.sizes(split)) if self.counts[split] else np.empty((0, 2), np.int32)
 
     def contents(self, split: str) -> np.ndarray:
         """[N, 32] uint8, sha256 of each image's content: equal rows of two splits or stores are the same image."""
@@ -110,7 +110,7 @@ class Store:
 
     def rows_sha256(self, split: str) -> str:
         """sha256 of `<split>.rows.txt`; of nothing if the split is not there."""
-        return self.file_hashes.get(f"{split}.rows.txt", hashlib.sha256(b"").hexdigest())
+        return self.file_hashes.get(layout.rows(split), hashlib.sha256(b"").hexdigest())
 
     def _load(self, name: str, *, map_pages: bool = False) -> np.ndarray:
         try:

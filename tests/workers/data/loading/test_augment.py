@@ -1,6 +1,7 @@
 """Draws of an epoch depend on (seed, epoch) alone; crops, reflections and colour do what their names say."""
 
 import numpy as np
+import pytest
 import torch
 
 from workers.data.loading.augment import PixelStatistics, crop, draw_epoch, to_input
@@ -41,6 +42,15 @@ def test_crop_cuts_the_window_and_reflects_left_to_right() -> None:
     plain = crop(image, np.array([0]), offsets, np.array([False]), 4)
     assert np.array_equal(plain[0], image[0, 1:5, 2:6])
     assert np.array_equal(crop(image, np.array([0]), offsets, np.array([True]), 4)[0], plain[0, :, ::-1])
+
+
+@pytest.mark.parametrize("size", [1, 5, 104, 120])
+def test_crop_reflected_of_any_size_is_plain_indexing_and_leaves_the_image(size: int) -> None:
+    image = np.random.default_rng(size).integers(0, 256, (1, size + 2, size + 2, 3), dtype=np.uint8)
+    before = image.copy()
+    reflected = crop(image, np.array([0]), np.array([[2, 1]]), np.array([True]), size)
+    np.testing.assert_array_equal(reflected[0], before[0, 2:, 1:-1][:, ::-1])
+    np.testing.assert_array_equal(image, before)
 
 
 def test_crops_of_a_batch_are_those_of_its_images_one_by_one() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from workers.data.store.disk_space import readable_bytes, store_bytes
+from workers.data.store.disk_space import store_bytes
 from workers.data.store.preparation import PrepareProgress, prepare
 from workers.errors import StorageError
 from workers.settings.dataset import DatasetSettings, StoreFormat
@@ -65,10 +65,3 @@ def test_needed_bytes_bound_what_is_written(plain_tree: Path, tmp_path: Path) ->
         fixed = (path / "mean_image.npy").stat().st_size + 20_000
         written = sum(each.stat().st_size for each in path.iterdir()) - fixed
         assert written <= store_bytes(65, 100, store_format, settings.jpeg_quality)
-
-
-@pytest.mark.parametrize(
-    ("count", "text"), [(999, "999 bytes"), (950_000, "950 KB"), (252_600_000_000, "253 GB"), (3 * 10**12, "3 TB")]
-)
-def test_bytes_are_told_in_round_figures(count: int, text: str) -> None:
-    assert readable_bytes(count) == text

@@ -1,0 +1,105 @@
+"""The question that a written submission answers, and the same file made again from predictions.
+
+Nothing is written: lines are made a block at a time and compared with the file's bytes.
+"""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.combine import Rows
+from orchestrator.run import RunData
+from orchestrator.submission.formats import (
+    Question,
+    Template,
+    file_lines,
+    is_csv,
+    make_layout,
+    read_class_ids,
+    read_template,
+)
+from orchestrator.submission.manifest import Manifest, NamedFile
+from orchestrator.submission.write import question_of
+from workers.errors import CheckFailed
+from workers.storage import sha256_of
+
+_SHOWN_BYTES = 60
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The question that a submission answers; `note` says what of it could not be taken from where it came from."""
+
+    question: Question
+    note: str | None = None
+
+
+def asked_by(manifest: Manifest, data: RunData, submission: Path) -> Asked:
+    """What the submission had to answer, from the manifest, the run's data and the files that were named then.
+
+    A template that is gone or changed is taken from the submission's own ids and columns, and the note says so.
+
+    Raises:
+        CheckFailed: what classes are called in the file is known no more.
+        ConfigError: ids, classes and format do not go together.
+    """
+    class_ids, template, note = manifest.class_names, None, None
+    if manifest.class_ids_file is not None and class_ids is None:
+        text = _unchanged(manifest.class_ids_file)
+        if text is None:
+            raise CheckFailed(
+                f"{manifest.class_ids_file.path}: gone or changed since the submission was written, so it cannot be "
+                "made again: put it back"
+            )
+        class_ids = read_class_ids(text, manifest.class_ids_file.path)
+    if manifest.template is not None:
+        text = _unchanged(manifest.template)
+        if text is None:
+            template = _own_template(submission)
+            note = (
+                f"{manifest.template.path}: gone or changed since, so ids, order and columns were taken from the "
+                "submission itself"
+            )
+        else:
+            template = read_template(text, manifest.template.path)
+    return Asked(question_of(manifest.format, data, template, class_ids), note)
+
+
+def _unchanged(file: NamedFile) -> str | None:
+    try:
+        if sha256_of(Path(file.path)) == file.sha256:
+            return Path(file.path).read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError:
+        pass
+    return None
+
+
+def _own_template(submission: Path) -> Template:
+    with submission.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        lines = csv.reader(file)
+        return Template(tuple(next(lines, [])), tuple(line[0] for line in lines if line))
+
+
+def first_difference(submission: Path, question: Question, rows: Rows) -> str | None:
+    """Where the file first differs from what the combined `rows` give; None where it is the same byte for byte."""
+    number = 0
+    with submission.open("rb") as file:
+        for number, line in enumerate(file_lines(question, make_layout(question), rows), start=1):
+            wanted = line.encode(errors="surrogateescape")
+            if (found := file.read(len(wanted))) != wanted:
+                return f"line {number} is {_shown(found)}, where the predictions give {_shown(wanted)}"
+        if surplus := file.read(_SHOWN_BYTES):
+            return f"it goes on after its last line, {number}, with {_shown(surplus)}"
+    return None
+
+
+def _shown(content: bytes) -> str:
+    text = content[:_SHOWN_BYTES].decode(errors="replace").rstrip("\n")
+    return repr(text + ("…" if len(content) > _SHOWN_BYTES else ""))
+
+
+def line_number(question: Question, index: int) -> int:
+    """Which line of the file, from 1, begins the answer of `index` (in the layout's order): ids may hold line feeds."""
+    layout = make_layout(question)
+    before = [*layout.header, *(layout.ids[:index] if is_csv(question.format) else ())]
+    return 1 + (1 if layout.header else 0) + index + sum(text.count("\n") for text in before)

@@ -1,0 +1,26 @@
+"""Makes a package's face lazy: names of the stub beside its `__init__` load on first use.
+
+The stub is read by a regular expression. `lazy_loader.attach_stub` would parse it with `ast`, which sometimes fails in
+CPython 3.11 when two threads import at once ("AST constructor recursion depth mismatch").
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lazy_loader
+
+_FROM = re.compile(r"^from \.(\w+) import (?:\(([^)]*)\)|(.+))$", re.MULTILINE)
+
+
+def face(package: str, init_file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """Returns `__getattr__`, `__dir__` and `__all__` of `package`, whose `__init__` is `init_file`."""
+    stub = Path(init_file).with_suffix(".pyi").read_text(encoding="utf-8")
+    names: dict[str, list[str]] = {}
+    for module, several, one in _FROM.findall(stub):
+        names[module] = re.findall(r"(\w+) as \w+", several or one)
+    attached: tuple[Callable[[str], Any], Callable[[], list[str]], list[str]] = lazy_loader.attach(
+        package, submod_attrs=names
+    )
+    return attached

@@ -1,3 +1,0 @@
-from numpy import ndarray
-
-def apply(window: ndarray, target: ndarray, reflected: bool, /) -> bool: ...
