@@ -95,7 +95,7 @@ def launch(config: Config, stream: IO[str], *, accept_changes: bool = False) -> 
                 run.commit()
                 ledger = Ledger(run.paths.ledger)
                 with end_noted(ledger):
-                    driver = Driver(_work(config, plan, run, prepared), ledger, tracker, book=run.book)
+                    driver = Driver(_work(config, plan, run, prepared), ledger, tracker, run.book)
                     failure = _train(config, plan, run, driver, tracker, interrupts, display)
                     results = write_results(run.paths, plan, config.combine, config.submission, run.book)
                     _publish(results, run.paths, tracker)

@@ -44,12 +44,11 @@ class Driver:
         work: Work,
         ledger: Ledger,
         tracker: Tracker,
+        book: Book,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
-        book: Book | None = None,
     ) -> None:
-        self._book = book or Book()
-        self._work, self._ledger, self._tracker, self._clock = work, ledger, tracker, clock
+        self._work, self._ledger, self._tracker, self._book, self._clock = work, ledger, tracker, book, clock
         self._done: set[StageRef] = set()
         self._predicted: set[str] = set()
         self._busy: dict[str, Job] = {}
@@ -78,7 +77,8 @@ class Driver:
             if finished is not None:
                 self._done.add(stage.ref)
                 self._ledger.declare(train, StageState.done)
-                self._check_stage(stage.ref, finished.checkpoint_sha256)
+                folder = self._work.paths.stage(stage.ref)
+                require_stage(self._book.committed, stage.ref, folder, finished.checkpoint_sha256)
                 at_chance = finished.at_chance
                 self._tracker.stage_finished(stage.ref, Ending.FINISHED, {_AT_CHANCE_TAG: str(at_chance).lower()})
             else:
@@ -87,15 +87,9 @@ class Driver:
             found = stored(member) if self._work.plan.last_stages[member] in self._done else None
             if found is not None:
                 self._predicted.add(member)
-                self._book.predictions(member, found)
             job = self._work.plan.predict_job(member)
             self._ledger.declare(job, StageState.waiting if found is None else StageState.done)
         return self._complete
-
-    def _check_stage(self, ref: StageRef, checkpoint_sha256: str) -> None:
-        """Holds a finished stage against what was committed; a run that kept no digests gets them now."""
-        require_stage(self._book.committed, ref, self._work.paths.stage(ref), checkpoint_sha256)
-        self._book.stage(ref, checkpoint_sha256)
 
     @property
     def _complete(self) -> bool:

@@ -117,10 +117,6 @@ class MlflowTracker:
             lambda: self._store.add_artifact(RunKey(), path, folder), f"artifact {path.name}", _ARTIFACT_ATTEMPTS
         )
 
-    def flush(self, timeout_s: float = CLOSE_S) -> int:
-        """Waits until all is in the store; returns how many metric values are not."""
-        return self._sender.flush(timeout_s)
-
     def close(self, status: str) -> None:
         now_ms = _now_ms()
 

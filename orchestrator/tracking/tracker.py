@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from orchestrator.tracking.mlflow_store import DatasetInput
-from orchestrator.tracking.uri import CLOSE_S
 
 if TYPE_CHECKING:
     from orchestrator.plan import StageRef
@@ -37,7 +36,7 @@ class RunIdentity:
 
 
 class Tracker(Protocol):
-    """What a launch tells; all verbs return at once but `flush` and `close`, and all may be repeated."""
+    """What a launch tells; all verbs return at once but `close`, and all may be repeated."""
 
     @property
     def ids(self) -> dict[str, Any]:
@@ -68,53 +67,7 @@ class Tracker(Protocol):
         """Sets tags of the parent run and replaces their values."""
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
-        """Copies a file or a folder's content to the parent run; it must stay until `flush` or `close`."""
-
-    def flush(self, timeout_s: float = CLOSE_S) -> int:
-        """Waits until all is in the store; returns how many metric values are not."""
+        """Copies a file or a folder's content to the parent run; it must stay until `close`."""
 
     def close(self, status: str) -> None:
         """Ends the parent run and members still open; where the store is away, waits 10 s and says what it lacks."""
-
-
-class NoTracker:
-    """Takes everything and tells nobody."""
-
-    @property
-    def ids(self) -> dict[str, Any]:
-        """None."""
-        return {}
-
-    def set_datasets(self, datasets: Mapping[str, DatasetInput]) -> None:
-        """Does nothing."""
-
-    def stage_started(self, ref: "StageRef") -> None:
-        """Does nothing."""
-
-    def log(self, ref: "StageRef", step: int, time_s: float, metrics: Mapping[str, float]) -> None:
-        """Does nothing."""
-
-    def stage_finished(self, ref: "StageRef", status: str, tags: Mapping[str, str] | None = None) -> None:
-        """Does nothing."""
-
-    def tag(self, ref: "StageRef", key: str, value: str) -> None:
-        """Does nothing."""
-
-    def log_member(self, member: str, scores: Mapping[str, float]) -> None:
-        """Does nothing."""
-
-    def log_ensemble(self, scores: Mapping[str, float]) -> None:
-        """Does nothing."""
-
-    def tag_ensemble(self, tags: Mapping[str, str]) -> None:
-        """Does nothing."""
-
-    def log_artifact(self, path: Path, folder: str | None = None) -> None:
-        """Does nothing."""
-
-    def flush(self, timeout_s: float = CLOSE_S) -> int:  # noqa: ARG002 – the protocol's
-        """Nothing is left out."""
-        return 0
-
-    def close(self, status: str) -> None:
-        """Does nothing."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from stored import read_checkpoint
 
 from workers.data.store.store import open_store
 from workers.errors import Stopped
@@ -14,7 +15,7 @@ from workers.models.construction import build
 from workers.protocol import StageSpec
 from workers.settings.training import Crops, ModelSettings
 from workers.storage import layout
-from workers.storage.checkpoint import Contents, read_checkpoint
+from workers.storage.checkpoint import Contents
 from workers.storage.finished import write_finished
 from workers.training.stage import run_stage
 

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from stored import read_checkpoint
 
 from workers.errors import Stopped
 from workers.inference.prediction import load_member, mean_over_crops, predict, predict_images
 from workers.protocol import PredictSpec, StageResult, StageSpec
 from workers.settings.training import Crops, Layout
-from workers.storage.checkpoint import Contents, read_checkpoint
+from workers.storage.checkpoint import Contents
 from workers.storage.finished import write_finished
 from workers.training.stage import run_stage
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from stored import read_checkpoint
 
 from workers.protocol import StageSpec
 from workers.settings.training import OptimizerSettings
-from workers.storage.checkpoint import read_checkpoint
 from workers.storage.finished import read_finished, write_finished
 from workers.training.stage import run_stage
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from stored import read_checkpoint
 
 from workers.errors import ConfigError, StorageError
 from workers.protocol import StageSpec
-from workers.storage.checkpoint import read_checkpoint
 from workers.storage.finished import write_finished
 from workers.training.stage import run_stage
 

@@ -5,13 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from stored import read_checkpoint
 
 from workers.models.construction import build, initialise
 from workers.models.layers import MODEL_NAMES
 from workers.models.outlines import outline
 from workers.protocol import StageSpec
 from workers.settings.training import InitSettings, ModelSettings, OptimizerSettings
-from workers.storage.checkpoint import read_checkpoint
 from workers.storage.finished import write_finished
 from workers.training.evaluation import mean_loss
 from workers.training.optimizer import build_optimizer

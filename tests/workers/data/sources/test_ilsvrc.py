@@ -217,7 +217,7 @@ def with_kit(**changes: bytes) -> Change:
         (with_inner({"n05.tar": b"no tar" * 300}), "n05.tar: cannot be read as a tar"),
         (with_inner({f"{wnid}.tar": tar_of({}) for wnid in WNIDS}), r"n05 \(ILSVRC2012_ID 1\) holds no image"),
         (with_inner({"n77.tar": tar_of({"a": b"1"})}), "'n77' is no low-level synset"),
-        (with_inner({"n05.tar": tar_of({"../evil.JPEG": b"1"})}), "points outside the tar"),
+        (with_inner({"n05.tar": tar_of({"../evil.JPEG": b"1"})}), "leads out of the archive"),
         (with_kit(ground=b"1\n2\n"), "8 images of val, but the ground truth in .* has 2 lines"),
         (with_kit(ground=b"1\n2\n9\n"), r"line 3: '9' is no ILSVRC2012_ID in 1…4"),
         (with_kit(ground=b"1\n\n3\n"), r"line 2: ''"),

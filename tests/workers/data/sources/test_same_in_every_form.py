@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from image_forms import as_csv, as_parquet, as_shards
+from stored import read_checkpoint
 
 from workers.data.store.preparation import prepare
 from workers.data.store.store import Store, open_store
@@ -21,7 +22,6 @@ from workers.settings.training import (
     Recipe,
     ScheduleSettings,
 )
-from workers.storage.checkpoint import read_checkpoint
 from workers.training.stage import run_stage
 
 Upload = Callable[[Path, str], str]

@@ -220,23 +220,6 @@ def test_jpeg_store_drops_unreadable_images_and_keeps_test_rows(
     assert store.unreadable("test") == (2,)
 
 
-@pytest.mark.parametrize("schema", [1, 2])
-def test_store_of_one_file_a_split_is_still_read(plain_tree: Path, tmp_path: Path, schema: int) -> None:
-    import json
-
-    store = open_store(prepare(DatasetSettings(root=str(plain_tree), size=8), tmp_path / "stores"))
-    expected = {split: np.array(store.images(split)) for split in store.counts}
-    manifest = json.loads((store.path / "manifest.json").read_text())
-    for split in store.counts:
-        (store.path / f"{split}-00000.images.npy").rename(store.path / f"{split}.images.npy")
-        manifest["files"][f"{split}.images.npy"] = manifest["files"].pop(f"{split}-00000.images.npy")
-    del manifest["shards"], manifest["format"]
-    (store.path / "manifest.json").write_text(json.dumps(manifest | {"schema": schema}))
-    old = open_store(store.path)
-    for split, images in expected.items():
-        assert np.array_equal(old.images(split), images)
-
-
 def test_damaged_image_of_a_jpeg_store_is_a_storage_error_that_names_it(tmp_path: Path) -> None:
     encoded = [encode(image, 90) for image in noise(2)]
     content = np.frombuffer(b"".join(encoded), np.uint8).copy()

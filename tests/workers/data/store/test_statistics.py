@@ -7,12 +7,16 @@ import pytest
 
 from workers.data.decoding.decoder import decode
 from workers.data.store import statistics as colour
-from workers.data.store.statistics import colour_statistics, image_statistics
+from workers.data.store.statistics import ColourStatistics, image_statistics
 
 # Of ImageNet's training images, as the source released in 2012 has them: directions (red, green, blue), and standard
 # deviations along them on the scale 0…255.
 PUBLISHED_DIRECTIONS = ((-0.5635, -0.5762, -0.5920), (-0.7126, -0.0235, 0.7012), (0.4180, -0.8170, 0.3973))
 PUBLISHED_DEVIATIONS = (121.8, 37.1, 19.7)
+
+
+def colour_statistics(images: np.ndarray) -> ColourStatistics:
+    return image_statistics(images).colour
 
 
 def photographs(num_images: int = 50) -> np.ndarray:
