@@ -54,11 +54,7 @@ def test_stage_takes_all_but_the_reset_layers_of_the_file_to_the_bit(
     tiny_spec: StageSpec, published: Weights, tmp_path: Path, save: Callable[..., InitFile], name: str
 ) -> None:
     settings = replace(tiny_spec.recipe, optimizer=UNMOVED)
-    spec = replace(
-        tiny_spec,
-        recipe=replace(settings, reset=("head",)),
-        init_file=save(published, tmp_path / name),
-    )
+    spec = replace(tiny_spec, recipe=replace(settings, reset=("head",)), init_file=save(published, tmp_path / name))
     result = run_stage(spec, lambda: False)
     after = load_file(spec.stage_dir / "checkpoints" / result.checkpoint / "model.safetensors")
     assert after["fc8.weight"].shape == (10, 16)

@@ -56,11 +56,7 @@ def test_learning_rate_factor_zero_moves_nothing_and_decays_nothing(tiny_spec: S
 
 def test_sixth_convolution_can_be_added_to_a_five_conv_ancestor(tiny_spec: StageSpec, ancestor: StageSpec) -> None:
     six = replace(tiny_spec.recipe, model=replace(tiny_spec.recipe.model, num_convs=6))
-    spec = replace(
-        tiny_spec,
-        recipe=replace(six, reset=("conv6", "fc6", "fc7", "fc8")),
-        init_dir=ancestor.stage_dir,
-    )
+    spec = replace(tiny_spec, recipe=replace(six, reset=("conv6", "fc6", "fc7", "fc8")), init_dir=ancestor.stage_dir)
     assert "conv6.weight" in weights(spec.stage_dir, run_stage(spec, lambda: False).checkpoint)
 
 

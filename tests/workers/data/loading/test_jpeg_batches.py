@@ -53,9 +53,7 @@ def test_jpeg_store_gives_the_same_batches_but_for_what_jpeg_loses(stores: dict[
     assert (shifted - ours.draw(0, 0).images).abs().mean() > 0.3, "the bound would not see a wrong crop"
 
 
-def test_centre_crops_of_a_jpeg_store_are_those_of_the_raw_one(
-    stores: dict[StoreFormat, Store],
-) -> None:
+def test_centre_crops_of_a_jpeg_store_are_those_of_the_raw_one(stores: dict[StoreFormat, Store]) -> None:
     raw = stores[StoreFormat.raw]
     statistics = pixel_statistics(raw, AugmentationSettings())
     (ours,), (theirs,) = (

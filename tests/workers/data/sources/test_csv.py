@@ -216,10 +216,7 @@ WRONG: Mapping[str, tuple[bytes, str]] = {
     "empty": (b"", "empty file"),
     "no text": (b"\xff\xfe\x00\x01", "cannot be read as text"),
     "quotes": (b'id,breed\n"i1,cat\n', "line"),
-    "which column": (
-        lines("id,a,b", "i0,1.5,2", "i1,2,3"),
-        "holds labels cannot be told (columns: id, a, b)",
-    ),
+    "which column": (lines("id,a,b", "i0,1.5,2", "i1,2,3"), "holds labels cannot be told (columns: id, a, b)"),
     "climbs": (lines("id,breed", *kinds(), "../labels.csv,cat"), "no image ../labels.csv"),
 }
 

@@ -230,10 +230,7 @@ def with_kit(**changes: bytes) -> Change:
         (with_kit(meta=meta_mat(("n1", "n2", "n2"))), "a WNID occurs twice"),
         (with_kit(meta=meta_mat(("n1", "../n2"))), "'../n2' is no WNID"),
         (lambda root: (root / "ILSVRC2012_img_test.tar").write_bytes(tar_of({"a": b"1"})), "keep one of them"),
-        (
-            lambda root: (root / f"{KIT}.tar.gz").write_bytes(b"\x1f\x8bno gzip"),
-            "cannot be read as the kit's archive",
-        ),
+        (lambda root: (root / f"{KIT}.tar.gz").write_bytes(b"\x1f\x8bno gzip"), "cannot be read as the kit's archive"),
         (lambda root: write_kit(root, {"a/b": b"1"}), "holds no data/meta.mat"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
