@@ -1,18 +1,18 @@
 """What the csv source makes of the files that competitions hand out, and each wrong input with its one line."""
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pictures import write_tree
 
 from workers.data.sources.listing import Row, Rows, unwatched
 from workers.data.sources.registry import open_listing, survey
 from workers.errors import DataError
 from workers.settings.dataset import DatasetSettings, OnBad, Source
 
-Write = Callable[..., Path]
 Ids = tuple[str, ...]
 
 
@@ -63,7 +63,7 @@ def kinds(template: str = "{name},{kind}") -> list[str]:
 
 
 @pytest.fixture
-def dogs(tmp_path: Path, write_tree: Write) -> Path:
+def dogs(tmp_path: Path) -> Path:
     """Ids without extension, labels.csv, train/ and test/, a sample with a column a class."""
     files: dict[str, int | bytes] = {**images("train", TEN), **images("test", ("x", "y"), first=100)}
     files["labels.csv"] = lines("id,breed", *kinds())
@@ -72,7 +72,7 @@ def dogs(tmp_path: Path, write_tree: Write) -> Path:
 
 
 @pytest.fixture
-def leaves(tmp_path: Path, write_tree: Write) -> Path:
+def leaves(tmp_path: Path) -> Path:
     """Plant leaves: numbers for ids, features beside them, one folder of images for train and test."""
     files: dict[str, int | bytes] = {f"images/{index}.png": index for index in range(14)}
     files["train.csv"] = lines("id,species,margin1", *(f"{index},{'ab'[index % 2]},0.{index}" for index in range(10)))
@@ -98,7 +98,7 @@ def test_one_folder_of_images_serves_train_and_test(leaves: Path) -> None:
     assert rows.left_out == ()
 
 
-def test_ids_with_extension_numbers_as_labels_and_folders_named_for_images(tmp_path: Path, write_tree: Write) -> None:
+def test_ids_with_extension_numbers_as_labels_and_folders_named_for_images(tmp_path: Path) -> None:
     labels = [str(index % 12) for index in range(36)]
     files: dict[str, int | bytes] = {f"train_images/{index}.png": index for index in range(36)}
     files["train.csv"] = lines("image_id,label", *(f"{index}.png,{label}" for index, label in enumerate(labels)))
@@ -109,7 +109,7 @@ def test_ids_with_extension_numbers_as_labels_and_folders_named_for_images(tmp_p
     assert listing.counts()["test"] == 1
 
 
-def test_a_column_a_class_tells_the_class_marked_with_1(tmp_path: Path, write_tree: Write) -> None:
+def test_a_column_a_class_tells_the_class_marked_with_1(tmp_path: Path) -> None:
     marked = [f"{name},{int(index % 2 == 0)},{int(index % 2 == 1)}" for index, name in enumerate(TEN)]
     files: dict[str, int | bytes] = {**images("images", TEN), "train.csv": lines("image_id,dog,cat", *marked)}
     files |= {"images/t.png": 100, "test.csv": lines("image_id", "t")}
@@ -128,14 +128,12 @@ def test_a_column_a_class_tells_the_class_marked_with_1(tmp_path: Path, write_tr
         ("a,b", '"{name}"," {kind} "'),
     ],
 )
-def test_headers_and_separators_of_other_kinds_are_read(
-    tmp_path: Path, write_tree: Write, header: str, template: str
-) -> None:
+def test_headers_and_separators_of_other_kinds_are_read(tmp_path: Path, header: str, template: str) -> None:
     root = write_tree(tmp_path, {**images("train", TEN), "train.csv": lines(header, *kinds(template))})
     assert all_of_train(csv(root)) == EXPECTED
 
 
-def test_names_of_files_win_over_running_numbers_that_images_have_too(tmp_path: Path, write_tree: Write) -> None:
+def test_names_of_files_win_over_running_numbers_that_images_have_too(tmp_path: Path) -> None:
     cells = [f"{number},{5 - number}.png,{'ab'[number % 2]}" for number in range(6)]
     write_tree(
         tmp_path,
@@ -146,7 +144,7 @@ def test_names_of_files_win_over_running_numbers_that_images_have_too(tmp_path: 
     assert all_of_train(csv(tmp_path, id_column="id")) == by_number
 
 
-def test_columns_and_files_can_be_named(tmp_path: Path, write_tree: Write) -> None:
+def test_columns_and_files_can_be_named(tmp_path: Path) -> None:
     files: dict[str, int | bytes] = {
         **images("jpg/a", TEN),
         "lists/all.csv": lines("id,label,x,y", *kinds("no,no,{name},{kind}")),
@@ -157,7 +155,7 @@ def test_columns_and_files_can_be_named(tmp_path: Path, write_tree: Write) -> No
     assert all_of_train(settings) == {f"a/{name}": kind for name, kind in EXPECTED.items()}
 
 
-def test_val_csv_may_name_images_of_trains_folder(tmp_path: Path, write_tree: Write) -> None:
+def test_val_csv_may_name_images_of_trains_folder(tmp_path: Path) -> None:
     files: dict[str, int | bytes] = {**images("train", TEN), "train.csv": lines("id,label", *kinds()[:7])}
     files["val.csv"] = lines("id,label", *kinds()[7:])
     settings = csv(write_tree(tmp_path, files))
@@ -189,7 +187,7 @@ def test_classes_file_keeps_its_classes(dogs: Path) -> None:
     assert listing.counts() == {"train": 3, "dev": 1, "val": 1, "test": 2}
 
 
-def test_image_without_a_line_is_left_out_and_listed(dogs: Path, write_tree: Write) -> None:
+def test_image_without_a_line_is_left_out_and_listed(dogs: Path) -> None:
     write_tree(dogs, {"train/extra.png": 70})
     (left_out,) = rows_of(csv(dogs)).left_out
     assert (left_out.split, left_out.path, left_out.reason) == ("train", "train/extra.png", "no line in labels.csv")
@@ -254,12 +252,12 @@ def test_id_that_may_be_either_of_two_images_is_refused(dogs: Path) -> None:
     assert "i3 may be train/i3.jpg or train/i3.png" in refusal(csv(dogs))
 
 
-def test_class_of_val_that_train_lacks_is_named(dogs: Path, write_tree: Write) -> None:
+def test_class_of_val_that_train_lacks_is_named(dogs: Path) -> None:
     write_tree(dogs, {"val/v.png": 60, "val.csv": lines("id,breed", "v,zebra")})
     assert "class zebra is not in" in refusal(csv(dogs))
 
 
-def test_image_that_moves_to_the_next_split_makes_another_dataset(tmp_path: Path, write_tree: Write) -> None:
+def test_image_that_moves_to_the_next_split_makes_another_dataset(tmp_path: Path) -> None:
     """One class: the images of all splits, one after another, stay the same."""
     root = write_tree(tmp_path / "root", images("train_images", TEN))
     found = []

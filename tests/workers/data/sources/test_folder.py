@@ -1,17 +1,15 @@
 """What the folder source finds, and each wrong input with its one line."""
 
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pictures import write_tree
 
 from workers.data.sources.registry import open_listing, survey
 from workers.errors import DataError
 from workers.settings.dataset import DatasetSettings, Source
-
-Write = Callable[..., Path]
 
 
 def folder(root: Path, **changes: object) -> DatasetSettings:
@@ -57,7 +55,7 @@ def test_val_labels_follow_the_annotations(published_tree: Path) -> None:
     assert {row.name: row.label for row in rows} == {f"images/val_{index}.JPEG": index % 3 for index in range(6)}
 
 
-def test_classes_are_sorted_by_code_point_not_by_locale(tmp_path: Path, write_tree: Write) -> None:
+def test_classes_are_sorted_by_code_point_not_by_locale(tmp_path: Path) -> None:
     names = ["b", "B", "a", "é", "Z", "10", "9"]
     root = write_tree(tmp_path, {f"train/{name}/{index}.png": index for name in names for index in range(2)})
     assert survey(folder(root)).classes == ("10", "9", "B", "Z", "a", "b", "é")
@@ -71,7 +69,7 @@ def test_classes_file_keeps_its_classes_and_the_whole_flat_test_set(published_tr
     assert found.counts == {"train": 18, "dev": 2, "val": 4, "test": 4}
 
 
-def test_class_whose_name_has_a_space_can_be_listed(tmp_path: Path, write_tree: Write) -> None:
+def test_class_whose_name_has_a_space_can_be_listed(tmp_path: Path) -> None:
     root = write_tree(
         tmp_path, {f"train/{name}/{index}.png": index for name in ("polar bear", "cat") for index in (0, 1)}
     )
@@ -79,7 +77,7 @@ def test_class_whose_name_has_a_space_can_be_listed(tmp_path: Path, write_tree: 
     assert survey(folder(root, classes=str(root / "some.txt"))).classes == ("polar bear",)
 
 
-def test_test_in_class_folders_is_labelled(plain_tree: Path, write_tree: Write) -> None:
+def test_test_in_class_folders_is_labelled(plain_tree: Path) -> None:
     shutil.rmtree(plain_tree / "test")
     write_tree(plain_tree, {"test/b/1.png": 5001, "test/c/2.png": 5002})
     rows = open_listing(folder(plain_tree)).rows(lambda _done, _total: None).splits["test"]
@@ -92,7 +90,7 @@ def test_flat_test_is_unlabelled(plain_tree: Path) -> None:
     assert {row.label for row in listing.rows(lambda _done, _total: None).splits["test"]} == {-1}
 
 
-def test_hidden_files_and_annotations_are_no_images(plain_tree: Path, write_tree: Write) -> None:
+def test_hidden_files_and_annotations_are_no_images(plain_tree: Path) -> None:
     before = survey(folder(plain_tree))
     write_tree(plain_tree, {"train/a/.DS_Store": b"x", "train/a/a_boxes.txt": b"x", "train/notes.md": b"x"})
     write_tree(plain_tree, {"test/.hidden.png": b"x", "test/sizes.csv": b"x", "train/.cache/x.png": b"x"})
@@ -124,7 +122,7 @@ def test_empty_class_folder_is_named(plain_tree: Path, inside: str) -> None:
     assert "empty" in message
 
 
-def test_val_class_that_train_lacks_is_named(plain_tree: Path, write_tree: Write) -> None:
+def test_val_class_that_train_lacks_is_named(plain_tree: Path) -> None:
     write_tree(plain_tree, {"val/a/1.png": 1, "val/zebra/1.png": 2})
     assert "class zebra is not in train/" in refusal(folder(plain_tree))
 
@@ -134,13 +132,13 @@ def test_annotated_class_that_train_lacks_is_named(published_tree: Path) -> None
     assert "class n1 is not in train/" in refusal(folder(published_tree))
 
 
-def test_test_class_that_train_lacks_is_named(plain_tree: Path, write_tree: Write) -> None:
+def test_test_class_that_train_lacks_is_named(plain_tree: Path) -> None:
     shutil.rmtree(plain_tree / "test")
     write_tree(plain_tree, {"test/zebra/1.png": 1})
     assert "class zebra is not in train/" in refusal(folder(plain_tree))
 
 
-def test_val_image_without_annotation_is_named(published_tree: Path, write_tree: Write) -> None:
+def test_val_image_without_annotation_is_named(published_tree: Path) -> None:
     write_tree(published_tree, {"val/images/extra.JPEG": 7})
     assert "extra.JPEG" in refusal(folder(published_tree))
 
@@ -166,12 +164,12 @@ def test_missing_or_empty_classes_file_is_refused(plain_tree: Path) -> None:
     assert "names no class" in refusal(folder(plain_tree, classes=str(plain_tree / "none.txt")))
 
 
-def test_image_outside_any_class_is_named(plain_tree: Path, write_tree: Write) -> None:
+def test_image_outside_any_class_is_named(plain_tree: Path) -> None:
     write_tree(plain_tree, {"train/lost.png": 1})
     assert "lost.png" in refusal(folder(plain_tree))
 
 
-def test_folder_inside_a_class_is_named_rather_than_skipped(plain_tree: Path, write_tree: Write) -> None:
+def test_folder_inside_a_class_is_named_rather_than_skipped(plain_tree: Path) -> None:
     write_tree(plain_tree, {"train/a/more/1.png": 1})
     assert str(plain_tree / "train" / "a" / "more") in refusal(folder(plain_tree))
 
@@ -183,7 +181,7 @@ def test_empty_split_folder_is_refused(plain_tree: Path, split: str) -> None:
     assert str(plain_tree / split) in refusal(folder(plain_tree))
 
 
-def test_file_name_that_would_break_a_line_is_refused(plain_tree: Path, write_tree: Write) -> None:
+def test_file_name_that_would_break_a_line_is_refused(plain_tree: Path) -> None:
     write_tree(plain_tree, {"test/two\nlines.png": 1})
     assert "rename it" in refusal(folder(plain_tree))
 

@@ -19,8 +19,8 @@ from ilsvrc_files import (
     write_folder_of_tars,
     write_folders,
     write_kit,
-    write_tree,
 )
+from pictures import encoded, noise, write_tree
 from PIL import Image
 
 from workers.data.export import export
@@ -37,10 +37,7 @@ WRITERS = (write_archives, write_folders, write_folder_of_tars)
 
 
 def jpeg(seed: int) -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 256, (12, 16, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG")
-    return buffer.getvalue()
+    return encoded(noise(seed, 16, 12), "JPEG")
 
 
 @pytest.fixture(scope="module")

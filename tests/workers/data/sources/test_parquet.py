@@ -3,7 +3,6 @@
 import json
 import pickle
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from image_forms import IMAGE, Image, as_parquet, write_parquet
+from pictures import encoded, noise
 from pyarrow import parquet
 
 from workers.data.decoding.decoder import BadImage
@@ -23,8 +23,6 @@ from workers.data.store.preparation import prepare
 from workers.data.store.store import open_store
 from workers.errors import DataError
 from workers.settings.dataset import DatasetSettings, Source
-
-Png = Callable[[int], bytes]
 
 
 def rows(root: Path, **changes: object) -> DatasetSettings:
@@ -53,8 +51,8 @@ def root(small_folder: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def pictures(make_png: Png) -> list[bytes]:
-    return [make_png(index) for index in range(6)]
+def pictures() -> list[bytes]:
+    return [encoded(noise(index)) for index in range(6)]
 
 
 def write(root: Path, columns: dict[str, object], name: str = "train-0.parquet") -> Path:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from image_forms import as_csv, as_parquet, as_shards
+from pictures import encoded, noise
 
 from workers.data.store.preparation import prepare
 from workers.data.store.store import Store, open_store
@@ -71,13 +72,11 @@ def test_every_form_gives_the_same_digest(
     assert {store.left_out for store in stores.values()} == {()}
 
 
-def test_one_other_byte_in_one_image_gives_another_digest(
-    small_folder: Path, tmp_path: Path, make_png: Callable[[int], bytes]
-) -> None:
+def test_one_other_byte_in_one_image_gives_another_digest(small_folder: Path, tmp_path: Path) -> None:
     """The control: digests do not agree because they see nothing."""
     shards = DatasetSettings(source=Source.webdataset, root=str(as_shards(small_folder, tmp_path / "a")), size=SIZE)
     before = open_store(prepare(shards, tmp_path / "stores"))
-    (small_folder / "test" / "t0.png").write_bytes(make_png(77))
+    (small_folder / "test" / "t0.png").write_bytes(encoded(noise(77)))
     changed = replace(shards, root=str(as_shards(small_folder, tmp_path / "b")))
     assert open_store(prepare(changed, tmp_path / "stores")).digest != before.digest
 

@@ -1,17 +1,16 @@
 """Train, dev, val and test never mix: inside a dataset, nor between a target and its superset."""
 
 import itertools
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pictures import write_tree
 
 from workers.data.store.preparation import prepare
 from workers.data.store.store import Store, open_store
 from workers.settings.dataset import DatasetSettings, Source
 
-Write = Callable[..., Path]
 SPLITS = ("train", "dev", "val", "test")
 
 
@@ -35,7 +34,7 @@ def store_of(settings: DatasetSettings, root: Path) -> Store:
 
 
 @pytest.fixture
-def trees(plain_tree: Path, published_tree: Path, write_tree: Write) -> dict[str, Path]:
+def trees(plain_tree: Path, published_tree: Path) -> dict[str, Path]:
     """Both layouts, with copies planted inside a class, between classes, and of val and test images in train."""
     write_tree(plain_tree, {f"train/a/copy{index}.png": index for index in range(20)})
     write_tree(plain_tree, {f"train/b/twin{index}.png": index for index in range(20)})
@@ -72,7 +71,7 @@ def test_superset_never_trains_on_what_the_target_holds_out(
     assert_never_trained_on(*stores)
 
 
-def test_class_in_two_roots_holds_out_the_same_images(tmp_path: Path, write_tree: Write) -> None:
+def test_class_in_two_roots_holds_out_the_same_images(tmp_path: Path) -> None:
     shared = {f"train/shared/{index}.png": index for index in range(40)}
     write_tree(tmp_path / "target", shared | {f"train/own/{index}.png": 100 + index for index in range(40)})
     renamed = {f"train/shared/renamed{index}.png": index for index in range(40)}

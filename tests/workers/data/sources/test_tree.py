@@ -8,6 +8,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from pictures import write_tree
 
 from workers.data.decoding.decoder import BadImage
 from workers.data.sources.files import FileListing, PlainFiles
@@ -35,7 +36,7 @@ FILES = {"a/2.png": b"two", "a/10.png": b"ten", "a/.hidden": b"x", "b/c/d.txt": 
 
 
 @pytest.fixture(params=["local", "memory", "s3"])
-def tree(request: pytest.FixtureRequest, tmp_path: Path, write_tree: Callable[..., Path]) -> Tree:
+def tree(request: pytest.FixtureRequest, tmp_path: Path) -> Tree:
     root = write_tree(tmp_path / "here", FILES)
     if request.param == "local":
         return tree_at(str(root))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from image_forms import as_shards, write_shard
+from pictures import encoded, noise
 
 from workers.data.decoding.decoder import decode
 from workers.data.sources.listing import Row, unwatched
@@ -23,7 +24,6 @@ from workers.data.store.store import open_store
 from workers.errors import DataError
 from workers.settings.dataset import DatasetSettings, OnBad, Source
 
-Png = Callable[[int], bytes]
 Member = tuple[str, bytes]
 
 
@@ -45,13 +45,16 @@ def every_row(settings: DatasetSettings) -> dict[str, Row]:
 
 
 @pytest.fixture
-def samples(make_png: Png) -> Callable[..., list[Member]]:
+def samples() -> Callable[..., list[Member]]:
     """Members of `count` samples, with labels in the given extension made from the sample's number."""
 
     def make(count: int, extension: str, label: Callable[[int], str], first: int = 0) -> list[Member]:
         members = []
         for index in range(first, first + count):
-            members += [(f"s{index:03d}.png", make_png(index)), (f"s{index:03d}.{extension}", label(index).encode())]
+            members += [
+                (f"s{index:03d}.png", encoded(noise(index))),
+                (f"s{index:03d}.{extension}", label(index).encode()),
+            ]
         return members
 
     return make
@@ -104,10 +107,10 @@ def test_number_wins_over_a_text_beside_it(tmp_path: Path, samples: Samples) -> 
     assert open_listing(shards(tmp_path)).classes == ("0", "1")
 
 
-def test_row_is_key_and_extension_with_folders_kept(tmp_path: Path, make_png: Png) -> None:
+def test_row_is_key_and_extension_with_folders_kept(tmp_path: Path) -> None:
     members = []
     for index in range(4):
-        members += [(f"./a.b/x{index}.JPEG", make_png(index)), (f"./a.b/x{index}.cls", b"0")]
+        members += [(f"./a.b/x{index}.JPEG", encoded(noise(index))), (f"./a.b/x{index}.cls", b"0")]
     # Hidden files, folders and files of other kinds are nobody's sample.
     members += [("./a.b/._x1.jpg", b"x"), (".DS_Store", b"x"), ("./a.b/x1.seg.png", b"x"), ("readme", b"x")]
     write_shard(tmp_path / "train-000.tar", members)
@@ -266,23 +269,21 @@ def test_headers_are_read_once_as_long_as_the_shard_stays_the_same(
     assert read == ["train-000.tar"] * 2
 
 
-def test_what_reads_images_is_light_whatever_the_number_of_samples(
-    shard: Path, samples: Samples, make_png: Png
-) -> None:
+def test_what_reads_images_is_light_whatever_the_number_of_samples(shard: Path, samples: Samples) -> None:
     """It is handed to every process that packs."""
     few = len(pickle.dumps(open_listing(shards(shard.parent)).loader()))
     write_shard(shard, samples(300, "cls", lambda index: str(index % 2)))
     loader = open_listing(shards(shard.parent)).loader()
     assert len(pickle.dumps(loader)) == few
     row = every_row(shards(shard.parent))["s250.png"]
-    assert loader.load(row, 8).pixels.tobytes() == decode(make_png(250), 8).pixels.tobytes()
+    assert loader.load(row, 8).pixels.tobytes() == decode(encoded(noise(250)), 8).pixels.tobytes()
 
 
-def test_images_are_read_at_their_places(shard: Path, make_png: Png) -> None:
+def test_images_are_read_at_their_places(shard: Path) -> None:
     listing = open_listing(shards(shard.parent))
     rows = every_row(shards(shard.parent))
     for index in (7, 0, 3):
-        assert listing.contents.read(rows[f"s{index:03d}.png"].path) == make_png(index)  # type: ignore[attr-defined]
+        assert listing.contents.read(rows[f"s{index:03d}.png"].path) == encoded(noise(index))  # type: ignore[attr-defined]
 
 
 def _hostile(kind: bytes, name: str, target: str = "") -> tarfile.TarInfo:
@@ -291,13 +292,11 @@ def _hostile(kind: bytes, name: str, target: str = "") -> tarfile.TarInfo:
     return info
 
 
-def test_hostile_members_are_refused_or_left_out_and_touch_nothing(
-    tmp_path: Path, samples: Samples, make_png: Png
-) -> None:
+def test_hostile_members_are_refused_or_left_out_and_touch_nothing(tmp_path: Path, samples: Samples) -> None:
     root, marker = tmp_path / "root", tmp_path / "marker.png"
     root.mkdir()
     marker.write_bytes(b"as it was")
-    image = make_png(99)
+    image = encoded(noise(99))
     named = [("../marker.png", image), (str(marker), image), ("a/../../marker.png", image), ("../marker.cls", b"0")]
     hostile = [
         _hostile(tarfile.SYMTYPE, "link.png", str(marker)),
@@ -331,7 +330,7 @@ def _everything_below(folder: Path) -> set[Path]:
     return set(folder.rglob("*"))
 
 
-def test_member_whose_size_is_a_lie_is_refused(shard: Path, make_png: Png) -> None:
+def test_member_whose_size_is_a_lie_is_refused(shard: Path) -> None:
     info = tarfile.TarInfo("huge.png")
     info.size = 1 << 50
     end = len(shard.read_bytes().rstrip(b"\0"))

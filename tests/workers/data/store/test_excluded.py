@@ -1,13 +1,13 @@
 """What the target holds out is left out of another dataset's train, and of nothing else."""
 
 import tempfile
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
+from pictures import write_tree
 
 from workers.data.store.excluded import Excluded, held_out_by
 from workers.data.store.preparation import PrepareProgress, prepare
@@ -15,7 +15,6 @@ from workers.data.store.store import Store, open_store
 from workers.errors import DataError
 from workers.settings.dataset import DatasetSettings, Source
 
-Write = Callable[..., Path]
 HELD_OUT = ("dev", "val", "test")
 OWN_IMAGES = 3
 
@@ -61,7 +60,6 @@ def roots(draw: st.DrawFn) -> dict[str, int]:
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(roots(), roots(), fractions, fractions, dev_fractions, dev_fractions)
 def test_no_image_that_the_target_holds_out_is_trained_on_elsewhere(
-    write_tree: Write,
     target_files: dict[str, int],
     superset_files: dict[str, int],
     target_val: float,
@@ -88,9 +86,7 @@ def test_no_image_that_the_target_holds_out_is_trained_on_elsewhere(
         assert (superset.path == alone.path) == (not contents(alone, "train") & held_out)
 
 
-def test_left_out_images_are_listed_with_the_reason_and_all_their_copies(
-    plain_tree: Path, tmp_path: Path, write_tree: Write
-) -> None:
+def test_left_out_images_are_listed_with_the_reason_and_all_their_copies(plain_tree: Path, tmp_path: Path) -> None:
     alone = open_store(prepare(folder(plain_tree), tmp_path / "stores"))
     gone = alone.rows("train")[:2]
     write_tree(plain_tree, {"train/a/copy.png": (plain_tree / "train" / gone[0]).read_bytes()})

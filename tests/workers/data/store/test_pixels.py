@@ -2,7 +2,6 @@
 
 import resource
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
+from pictures import write_tree
 
 from workers.data.decoding.jpeg import decode_window, encode
 from workers.data.loading.augment import crop
@@ -21,7 +21,6 @@ from workers.errors import StorageError
 from workers.settings.dataset import DatasetSettings, StoreFormat
 
 SIZE = 16
-Write = Callable[..., Path]
 
 
 def raw(folder: Path, images: np.ndarray, counts: list[int]) -> Pixels:
@@ -209,9 +208,7 @@ def test_jpeg_store_holds_the_encoded_pixels_and_gives_their_windows(plain_tree:
     np.testing.assert_allclose(store.mean, np.asarray(store.images("train")).mean(axis=(0, 1, 2)) / 255, rtol=1e-5)
 
 
-def test_jpeg_store_drops_unreadable_images_and_keeps_test_rows(
-    plain_tree: Path, tmp_path: Path, write_tree: Write
-) -> None:
+def test_jpeg_store_drops_unreadable_images_and_keeps_test_rows(plain_tree: Path, tmp_path: Path) -> None:
     write_tree(plain_tree, {"train/a/bad.png": b"bad", "test/t2.png": b""})
     options = {"root": str(plain_tree), "size": 24, "on_bad": "skip", "store_format": StoreFormat.jpeg}
     store = open_store(prepare(DatasetSettings(**options), tmp_path / "stores"))

@@ -6,21 +6,19 @@ import multiprocessing
 import resource
 import shutil
 import signal
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from pictures import write_tree
 from PIL import Image
 
 from workers.data.store.preparation import PrepareProgress, prepare
 from workers.data.store.store import open_store
 from workers.errors import DataError, StorageError
 from workers.settings.dataset import DatasetSettings, OnBad, Source
-
-Write = Callable[..., Path]
 
 
 def folder(root: Path, **changes: object) -> DatasetSettings:
@@ -87,7 +85,7 @@ def test_preparation_elsewhere_gives_the_same_digest(plain_tree: Path, tmp_path:
     assert open_store(prepare(folder(moved), tmp_path / "two")).digest == first.digest
 
 
-def test_changed_root_gives_another_store(plain_tree: Path, tmp_path: Path, write_tree: Write) -> None:
+def test_changed_root_gives_another_store(plain_tree: Path, tmp_path: Path) -> None:
     first = open_store(prepare(folder(plain_tree), tmp_path / "stores"))
     write_tree(plain_tree, {"train/a/0.png": 9999})
     second = open_store(prepare(folder(plain_tree), tmp_path / "stores"))
@@ -111,9 +109,7 @@ def test_relative_store_root_is_made_absolute(
     assert prepare(folder(plain_tree), Path("stores")).is_absolute()
 
 
-def test_unreadable_training_images_are_all_named_and_nothing_is_left(
-    plain_tree: Path, tmp_path: Path, write_tree: Write
-) -> None:
+def test_unreadable_training_images_are_all_named_and_nothing_is_left(plain_tree: Path, tmp_path: Path) -> None:
     bad = {
         "train/a/empty.png": b"",
         "train/b/text.png": b"hello",
@@ -132,20 +128,20 @@ def test_unreadable_training_images_are_all_named_and_nothing_is_left(
     assert not (tmp_path / "deep").exists()
 
 
-def test_many_unreadable_images_are_counted(plain_tree: Path, tmp_path: Path, write_tree: Write) -> None:
+def test_many_unreadable_images_are_counted(plain_tree: Path, tmp_path: Path) -> None:
     write_tree(plain_tree, {f"train/a/bad{index:02}.png": b"bad" for index in range(25)})
     with pytest.raises(DataError, match=r"25 of its images .* and 15 more") as caught:
         prepare(folder(plain_tree), tmp_path / "stores")
     assert str(caught.value).count("bad") < 15
 
 
-def test_unreadable_val_image_stops_too(published_tree: Path, tmp_path: Path, write_tree: Write) -> None:
+def test_unreadable_val_image_stops_too(published_tree: Path, tmp_path: Path) -> None:
     write_tree(published_tree, {"val/images/val_2.JPEG": b""})
     with pytest.raises(DataError, match=r"val/images/val_2.JPEG \(empty file\)"):
         prepare(folder(published_tree), tmp_path / "stores")
 
 
-def test_skipped_images_are_left_out_and_listed(plain_tree: Path, tmp_path: Path, write_tree: Write) -> None:
+def test_skipped_images_are_left_out_and_listed(plain_tree: Path, tmp_path: Path) -> None:
     clean = open_store(prepare(folder(plain_tree), tmp_path / "stores"))
     write_tree(plain_tree, {"train/a/empty.png": b"", "train/a/text.png": b"hello"})
     store = open_store(prepare(folder(plain_tree, on_bad=OnBad.skip), tmp_path / "stores"))
@@ -159,16 +155,14 @@ def test_skipped_images_are_left_out_and_listed(plain_tree: Path, tmp_path: Path
             np.testing.assert_array_equal(image, clean.images("train")[clean.rows("train").index(row)])
 
 
-def test_class_without_a_readable_image_is_named(plain_tree: Path, tmp_path: Path, write_tree: Write) -> None:
+def test_class_without_a_readable_image_is_named(plain_tree: Path, tmp_path: Path) -> None:
     write_tree(plain_tree, {f"train/dark/{index}.png": b"x" * (index + 1) for index in range(4)})
     with pytest.raises(DataError, match="class dark"):
         prepare(folder(plain_tree, on_bad=OnBad.skip), tmp_path / "stores")
 
 
 @pytest.mark.parametrize("on_bad", list(OnBad))
-def test_unreadable_test_image_keeps_its_row(
-    plain_tree: Path, tmp_path: Path, write_tree: Write, on_bad: OnBad
-) -> None:
+def test_unreadable_test_image_keeps_its_row(plain_tree: Path, tmp_path: Path, on_bad: OnBad) -> None:
     write_tree(plain_tree, {"test/t1.png": b"", "test/t3.png": b"GIF89a"})
     store = open_store(prepare(folder(plain_tree, on_bad=on_bad), tmp_path / "stores"))
     assert store.rows("test") == [f"t{index}.png" for index in range(5)]

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pictures import write_tree
 
 from workers.data.sources.files import FileLoader
 from workers.data.store import preparation
@@ -20,7 +21,6 @@ from workers.errors import DataError, SourceLost
 from workers.settings.dataset import DatasetSettings, OnBad
 from workers.storage.lock import is_locked
 
-Write = Callable[..., Path]
 SCRIPT = Path(__file__).with_name("prepare_counted.py")
 RECORDS = ".building-*/*.records/*.json"
 SIZE = 128
@@ -30,7 +30,7 @@ GIVE_UP_S = 60.0
 
 
 @pytest.fixture
-def tree(tmp_path: Path, write_tree: Write) -> Path:
+def tree(tmp_path: Path) -> Path:
     """Enough images for ten shards, each of its own pixels."""
     names = [f"train/{'abc'[index % 3]}/{index:03}.png" for index in range(NUM_IMAGES - 40)]
     names += [f"test/{index:02}.png" for index in range(40)]
@@ -192,7 +192,7 @@ def test_files_that_are_gone_while_packing_are_no_bad_images_and_cost_no_finishe
     assert store.digest == open_store(prepare(chosen, tmp_path / "others")).digest
 
 
-def test_shards_of_a_listing_that_changed_are_not_used(tree: Path, tmp_path: Path, write_tree: Write) -> None:
+def test_shards_of_a_listing_that_changed_are_not_used(tree: Path, tmp_path: Path) -> None:
     stores = tmp_path / "stores"
     with pytest.raises(KeyboardInterrupt):
         prepare(settings(tree), stores, interrupt_at(600))
@@ -228,7 +228,7 @@ def test_damaged_shard_of_a_killed_preparation_is_packed_again(tree: Path, tmp_p
     assert digest == open_store(prepare(settings(tree), tmp_path / "others")).digest
 
 
-def test_error_after_an_interruption_leaves_nothing(tree: Path, tmp_path: Path, write_tree: Write) -> None:
+def test_error_after_an_interruption_leaves_nothing(tree: Path, tmp_path: Path) -> None:
     write_tree(tree, {"train/a/bad.png": b"bad"})
     with pytest.raises(KeyboardInterrupt):
         prepare(settings(tree), tmp_path / "stores", interrupt_at(600))

@@ -1,9 +1,9 @@
 """Memory while packing does not grow with the images: what is decoded goes to disk, a few images at a time."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pictures import write_tree
 
 from workers.data.store.preparation import PrepareProgress, prepare
 from workers.settings.dataset import DatasetSettings, StoreFormat
@@ -26,7 +26,7 @@ def most_used_mb(root: Path, stores: Path, store_format: StoreFormat) -> float:
 
 @pytest.mark.parametrize("store_format", list(StoreFormat))
 def test_memory_while_packing_is_not_a_function_of_the_number_of_images(
-    tmp_path: Path, write_tree: Callable[..., Path], store_format: StoreFormat
+    tmp_path: Path, store_format: StoreFormat
 ) -> None:
     most = {}
     for count in (60, 60, 600):

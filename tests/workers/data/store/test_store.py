@@ -2,11 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pictures import write_tree
 
 from workers.data.export import export
 from workers.data.store import preparation
@@ -78,9 +78,7 @@ def test_store_of_an_earlier_schema_is_left_alone_and_built_anew(
         open_store(old).mean_image()
 
 
-def test_export_holds_what_scoring_and_submitting_need(
-    plain_tree: Path, tmp_path: Path, write_tree: Callable[..., Path]
-) -> None:
+def test_export_holds_what_scoring_and_submitting_need(plain_tree: Path, tmp_path: Path) -> None:
     write_tree(plain_tree, {"test/t2.png": b"bad"})
     store = open_store(prepare(DatasetSettings(root=str(plain_tree), size=8), tmp_path / "stores"))
     data = tmp_path / "run" / "data"
