@@ -59,6 +59,11 @@ def test_every_mode_of_mid_grey_comes_out_grey(mode: str) -> None:
     assert np.abs(pixels.astype(int) - (255 if mode == "1" else 0x80)).max() <= 30 * (mode == "P")
 
 
+def test_cmyk_jpeg_keeps_its_colour() -> None:
+    pixels = decode(encoded(Image.new("RGB", (16, 16), (200, 40, 40)).convert("CMYK"), "JPEG", quality=95), 8).pixels
+    assert np.abs(pixels.astype(int) - (200, 40, 40)).max() < 10
+
+
 def test_transparency_lies_on_white() -> None:
     clear = Image.new("RGBA", (8, 8), (10, 20, 30, 0))
     assert (decode(encoded(clear), 8).pixels == 255).all()

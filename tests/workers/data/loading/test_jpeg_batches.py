@@ -3,10 +3,9 @@
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from pictures import encoded, smooth, write_tree
 
 from workers.data.loading.batches import TrainingBatches, centre_batches, pixel_statistics
 from workers.data.store.preparation import prepare
@@ -20,12 +19,10 @@ SIZE, INPUT = 48, 40
 @pytest.fixture
 def stores(tmp_path: Path) -> dict[StoreFormat, Store]:
     """Smooth images, as photographs are, in both formats."""
-    generator = np.random.default_rng(0)
-    for index in range(60):
-        path = tmp_path / "images" / "train" / "abc"[index % 3] / f"{index:02}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        coarse = generator.integers(0, 256, (6, 6, 3), dtype=np.uint8)
-        Image.fromarray(coarse).resize((SIZE, SIZE), Image.Resampling.BICUBIC).save(path)
+    smoothed = (encoded(smooth(index, SIZE, SIZE, corners=6)) for index in range(60))
+    write_tree(
+        tmp_path / "images", {f"train/{'abc'[index % 3]}/{index:02}.png": each for index, each in enumerate(smoothed)}
+    )
     settings = DatasetSettings(root=str(tmp_path / "images"), size=SIZE)
     return {
         each: open_store(prepare(replace(settings, store_format=each), tmp_path / "stores")) for each in StoreFormat
