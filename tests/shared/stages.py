@@ -1,7 +1,6 @@
 """Trains a stage to its end or to a stop, and reads what it leaves."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
@@ -40,7 +39,3 @@ def contents(spec: StageSpec) -> Contents:
 
 def weights(spec: StageSpec) -> dict[str, np.ndarray]:
     return contents(spec).model
-
-
-def final_weights(spec: StageSpec) -> Path:
-    return contents(spec).checkpoint.folder / "model.safetensors"
