@@ -166,11 +166,6 @@ def test_net_on_one_gpu_has_half_the_filters_and_no_groups() -> None:
     assert layers["fc6"] == outline(ModelSettings(), 1000).layers["fc6"]
 
 
-def test_pooling_without_overlap_gives_the_same_number_of_pixels_or_more() -> None:
-    sizes = [conv.pooled_size for conv in net(replace(TINY, pool_size=2)).layers.convs if conv.pool]
-    assert sizes == [14, 7, 3]
-
-
 def test_init_of_single_layers_and_of_the_article_s_biases() -> None:
     model = net(TINY)
     article = ("conv2", "conv4", "conv5", "conv6", "fc6", "fc7", "fc8")

@@ -13,7 +13,7 @@ from workers.data.store.excluded import Excluded, held_out_by
 from workers.data.store.preparation import PrepareProgress, prepare
 from workers.data.store.store import Store, open_store
 from workers.errors import DataError
-from workers.settings.dataset import DatasetSettings, Source
+from workers.settings.dataset import DatasetSettings
 
 HELD_OUT = ("dev", "val", "test")
 OWN_IMAGES = 3
@@ -105,12 +105,6 @@ def test_store_is_the_dataset_s_own_where_train_has_none_of_them(plain_tree: Pat
     store = open_store(prepare(folder(plain_tree), tmp_path / "two", excluded=keep_out))
     assert (store.path.name, store.digest) == (alone.path.name, alone.digest)
     assert prepare(folder(plain_tree), tmp_path / "one", excluded=keep_out) == alone.path
-
-
-def test_digits_superset_keeps_its_store(tmp_path: Path) -> None:
-    target = open_store(prepare(DatasetSettings(source=Source.digits, size=8), tmp_path))
-    turned = DatasetSettings(source=Source.digits, size=8, orientations=4)
-    assert prepare(turned, tmp_path, excluded=held_out_by(target)) == prepare(turned, tmp_path)
 
 
 def test_every_set_of_excluded_images_has_its_own_store_found_again_without_reading(

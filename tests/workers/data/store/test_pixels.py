@@ -2,6 +2,7 @@
 
 import resource
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -69,11 +70,9 @@ def test_indexing_gives_what_the_whole_array_would(tmp_path: Path, counts: list[
 
 def test_image_beyond_the_last_is_refused(tmp_path: Path) -> None:
     stored = raw(tmp_path, noise(3), [2, 1])
-    for index in (3, -4):
+    for index in (3, -4, (0, 1)):
         with pytest.raises(IndexError):
             stored[index]
-    with pytest.raises(IndexError, match="slices"):
-        stored[0, 1]
 
 
 def test_slice_within_a_shard_is_a_view_of_the_file_that_cannot_be_written(tmp_path: Path) -> None:
@@ -149,18 +148,23 @@ def test_limit_of_open_files_is_raised_where_it_may_be(tmp_path: Path, monkeypat
     assert Path("/proc/self/maps").read_text().count(str(tmp_path)) == 8
 
 
-@pytest.mark.parametrize("damage", ["shape", "dtype", "short", "cut", "absent"])
-def test_shard_that_is_not_what_the_manifest_says_is_a_storage_error(tmp_path: Path, damage: str) -> None:
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.unlink(),
+        lambda path: path.write_bytes(path.read_bytes()[:40]),
+        lambda path: path.write_bytes(path.read_bytes()[:-1]),
+        lambda path: np.save(path, noise(5)),
+        lambda path: np.save(path, noise(4).astype(np.int8)),
+    ],
+    ids=["absent", "short", "cut", "shape", "dtype"],
+)
+def test_shard_that_is_not_what_the_manifest_says_is_a_storage_error(
+    tmp_path: Path, damage: Callable[[Path], object]
+) -> None:
     stored = raw(tmp_path, noise(4), [4])
     (path,) = tmp_path.iterdir()
-    if damage == "absent":
-        path.unlink()
-    elif damage == "short":
-        path.write_bytes(path.read_bytes()[:40])
-    elif damage == "cut":
-        path.write_bytes(path.read_bytes()[:-1])
-    else:
-        np.save(path, noise(5) if damage == "shape" else noise(4).astype(np.int8))
+    damage(path)
     with pytest.raises(StorageError, match=f"{path}.*damaged"):
         stored[0]
 
@@ -173,13 +177,6 @@ def test_crops_across_shards_are_those_of_one_array(tmp_path: Path) -> None:
     expected = crop(images, chosen, offsets, flips, 12)
     for counts in ([30], [7, 0, 20, 3]):
         assert np.array_equal(crop(raw(tmp_path, images, counts), chosen, offsets, flips, 12), expected)
-
-
-def test_reading_ahead_changes_nothing(tmp_path: Path) -> None:
-    stored = raw(tmp_path, noise(9, 64), [4, 5])
-    stored.will_need(2, 8)
-    stored.will_need(8, 9)
-    assert np.array_equal(stored, noise(9, 64))
 
 
 def test_jpeg_store_holds_the_encoded_pixels_and_gives_their_windows(plain_tree: Path, tmp_path: Path) -> None:
@@ -215,23 +212,6 @@ def test_jpeg_store_drops_unreadable_images_and_keeps_test_rows(plain_tree: Path
     assert sum(len(store.images(split)) for split in store.counts) == 65
     assert np.abs(store.images("test")[2].astype(int) - 128).max() <= 1
     assert store.unreadable("test") == (2,)
-
-
-@pytest.mark.parametrize("schema", [1, 2])
-def test_store_of_one_file_a_split_is_still_read(plain_tree: Path, tmp_path: Path, schema: int) -> None:
-    import json
-
-    store = open_store(prepare(DatasetSettings(root=str(plain_tree), size=8), tmp_path / "stores"))
-    expected = {split: np.array(store.images(split)) for split in store.counts}
-    manifest = json.loads((store.path / "manifest.json").read_text())
-    for split in store.counts:
-        (store.path / f"{split}-00000.images.npy").rename(store.path / f"{split}.images.npy")
-        manifest["files"][f"{split}.images.npy"] = manifest["files"].pop(f"{split}-00000.images.npy")
-    del manifest["shards"], manifest["format"]
-    (store.path / "manifest.json").write_text(json.dumps(manifest | {"schema": schema}))
-    old = open_store(store.path)
-    for split, images in expected.items():
-        assert np.array_equal(old.images(split), images)
 
 
 def test_damaged_image_of_a_jpeg_store_is_a_storage_error_that_names_it(tmp_path: Path) -> None:

@@ -16,16 +16,6 @@ from workers.errors import StorageError
 from workers.settings.dataset import DatasetSettings
 
 
-def test_pixels_are_mapped_and_cannot_be_written(plain_tree: Path, tmp_path: Path) -> None:
-    images = open_store(prepare(DatasetSettings(root=str(plain_tree), size=8), tmp_path / "stores")).images("train")
-    for view in (images[0], images[3:9], images[3:9, 2:5, 1:4]):
-        assert not view.flags.owndata
-        with pytest.raises(ValueError, match="read-only"):
-            view[:] = 0
-    path = next((tmp_path / "stores").glob("*/train-00000.images.npy"))
-    assert str(path) in Path("/proc/self/maps").read_text()
-
-
 def test_split_that_is_not_there_is_empty(plain_tree: Path, tmp_path: Path) -> None:
     store = open_store(prepare(DatasetSettings(root=str(plain_tree), size=8, dev_fraction=0), tmp_path / "stores"))
     assert store.counts == {"train": 54, "dev": 0, "val": 6, "test": 5}
@@ -34,11 +24,6 @@ def test_split_that_is_not_there_is_empty(plain_tree: Path, tmp_path: Path) -> N
     assert store.contents("dev").shape == (0, 32)
     assert store.labels("dev") is None
     assert store.rows("dev") == []
-
-
-def test_rows_hash_is_that_of_the_rows_file(plain_tree: Path, tmp_path: Path) -> None:
-    store = open_store(prepare(DatasetSettings(root=str(plain_tree), size=8), tmp_path / "stores"))
-    assert store.rows_sha256("test") == hashlib.sha256(b"t0.png\nt1.png\nt2.png\nt3.png\nt4.png\n").hexdigest()
 
 
 def test_mean_image_is_in_the_manifest_and_not_in_the_digest(plain_tree: Path, tmp_path: Path) -> None:
