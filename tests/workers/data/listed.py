@@ -1,9 +1,14 @@
-"""Lists what settings of a data set name, or tells the one line that they are refused with."""
+"""Lists and prepares what settings of a data set name, or tells the one line that they are refused with."""
+
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from workers.data.sources.listing import Rows, unwatched
 from workers.data.sources.registry import open_listing, survey
+from workers.data.store.preparation import prepare
+from workers.data.store.store import Store, open_store
 from workers.errors import DataError
 from workers.settings.dataset import DatasetSettings
 
@@ -24,3 +29,11 @@ def refusal(settings: DatasetSettings) -> str:
     message = str(caught.value)
     assert "\n" not in message
     return message
+
+
+def folder(root: Path, size: int = 8, **changes: Any) -> DatasetSettings:
+    return DatasetSettings(root=str(root), size=size, **changes)
+
+
+def store_of(settings: DatasetSettings, place: Path) -> Store:
+    return open_store(prepare(settings, place))

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch.nn.functional import linear, relu
 
-from workers.errors import ConfigError
 from workers.models.construction import build, initialise
 from workers.models.outlines import outline
 from workers.settings.training import InitSettings, ModelSettings
@@ -70,10 +69,3 @@ def test_bottleneck_default_is_none_and_leaves_the_drawn_weights_alone() -> None
     for name, value in narrow.state_dict().items():
         if name.partition(".")[0] not in ("bottleneck", "fc8"):
             assert torch.equal(value, plain.state_dict()[name])
-
-
-def test_bottleneck_below_zero_is_refused() -> None:
-    with pytest.raises(ValueError, match="bottleneck=-1"):
-        ModelSettings(bottleneck=-1)
-    with pytest.raises(ConfigError, match="nothing is left"):
-        outline(ModelSettings(input_size=16, bottleneck=4), 10)

@@ -10,13 +10,13 @@ from pathlib import Path
 import bad_files
 import numpy as np
 import pytest
+from listed import folder, store_of
 from pictures import encoded, write_tree
 from PIL import Image
 
 from workers.data.decoding.decisions import Decision
 from workers.data.decoding.decoder import BadImage, decode
 from workers.data.store.preparation import prepare
-from workers.data.store.store import open_store
 from workers.errors import DataError
 from workers.settings.dataset import DatasetSettings, OnBad
 
@@ -42,7 +42,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 
 
 def settings(root: Path, **changes: object) -> DatasetSettings:
-    return DatasetSettings(root=str(root), size=16, **{"on_bad": OnBad.skip, **changes})  # type: ignore[arg-type]
+    return folder(root, size=16, **{"on_bad": OnBad.skip, **changes})  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_every_decision_is_met_by_a_file() -> None:
 
 def test_prepare_every_kind_with_skip_lists_each_once_with_its_reason(every_kind: Path, tmp_path: Path) -> None:
     before = sorted(path for path in tmp_path.rglob("*"))
-    store = open_store(prepare(settings(every_kind, dev_fraction=0), tmp_path / "stores"))
+    store = store_of(settings(every_kind, dev_fraction=0), tmp_path / "stores")
     manifest = json.loads((store.path / "manifest.json").read_text())
     kinds = bad_files.files("marker")
     refused = {f"train/a/{name}": file.refused for name, file in kinds.items() if file.refused}
@@ -98,7 +98,7 @@ def test_prepare_every_kind_with_skip_lists_each_once_with_its_reason(every_kind
 
 
 def test_prepare_every_kind_in_test_keeps_every_row(every_kind: Path, tmp_path: Path) -> None:
-    store = open_store(prepare(settings(every_kind), tmp_path / "stores"))
+    store = store_of(settings(every_kind), tmp_path / "stores")
     assert store.rows("test") == sorted(bad_files.files("marker"))
     kinds = bad_files.files("marker")
     # With a byte more at its end, what lacked its end has one too much all the same.
@@ -156,5 +156,5 @@ def test_links_out_of_the_root_are_followed(tmp_path: Path) -> None:
     (tmp_path / "root/train/b").mkdir()
     for number in range(3):
         (tmp_path / f"root/train/b/{number}.png").symlink_to(tmp_path / f"elsewhere/b/{number}.png")
-    store = open_store(prepare(settings(tmp_path / "root"), tmp_path / "stores"))
+    store = store_of(settings(tmp_path / "root"), tmp_path / "stores")
     assert sum(store.counts.values()) == 6

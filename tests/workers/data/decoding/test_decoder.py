@@ -20,12 +20,8 @@ def test_shorter_side_of_the_wanted_size_gives_the_exact_centre(width: int, heig
 
 
 def test_smaller_and_larger_images_are_scaled() -> None:
-    for side in (5, 40, 300):
-        assert decode(encoded(noise(0, side, side + 3)), 16).pixels.shape == (16, 16, 3)
-
-
-def test_long_strip_is_cut_before_it_is_scaled() -> None:
-    assert decode(encoded(Image.new("RGB", (20000, 1), "red")), 64).pixels.shape == (64, 64, 3)
+    for width, height in ((5, 8), (40, 43), (300, 303), (20000, 1)):
+        assert decode(encoded(noise(0, width, height)), 16).pixels.shape == (16, 16, 3)
 
 
 def test_downscaling_is_antialiased() -> None:

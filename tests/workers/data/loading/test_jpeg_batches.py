@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from listed import folder, store_of
 from pictures import encoded, smooth, write_tree
 
 from workers.data.loading.batches import TrainingBatches, centre_batches, pixel_statistics
-from workers.data.store.preparation import prepare
-from workers.data.store.store import Store, open_store
-from workers.settings.dataset import DatasetSettings, StoreFormat
+from workers.data.store.store import Store
+from workers.settings.dataset import StoreFormat
 from workers.settings.training import AugmentationSettings
 
 SIZE, INPUT = 48, 40
@@ -23,10 +23,8 @@ def stores(tmp_path: Path) -> dict[StoreFormat, Store]:
     write_tree(
         tmp_path / "images", {f"train/{'abc'[index % 3]}/{index:02}.png": each for index, each in enumerate(smoothed)}
     )
-    settings = DatasetSettings(root=str(tmp_path / "images"), size=SIZE)
-    return {
-        each: open_store(prepare(replace(settings, store_format=each), tmp_path / "stores")) for each in StoreFormat
-    }
+    settings = folder(tmp_path / "images", size=SIZE)
+    return {each: store_of(replace(settings, store_format=each), tmp_path / "stores") for each in StoreFormat}
 
 
 def epochs(store: Store, statistics_of: Store) -> TrainingBatches:

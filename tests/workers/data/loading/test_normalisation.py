@@ -5,12 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from listed import folder, store_of
 
 from workers.data.loading.augment import Windows, crop, draw_epoch, to_input
 from workers.data.loading.batches import IMAGENET_MEAN, IMAGENET_STD, TrainingBatches, centre_batches, pixel_statistics
-from workers.data.store.preparation import prepare
-from workers.data.store.store import Store, open_store
-from workers.settings.dataset import DatasetSettings
+from workers.data.store.store import Store
 from workers.settings.training import AugmentationSettings, ColourScale, Normalisation
 
 # Krizhevsky et al. 2012, §4.1: the five offsets of 224 pixels in 256.
@@ -25,7 +24,7 @@ SETTINGS = [
 
 @pytest.fixture
 def store(plain_tree: Path, tmp_path: Path) -> Store:
-    return open_store(prepare(DatasetSettings(root=str(plain_tree), size=10), tmp_path / "stores"))
+    return store_of(folder(plain_tree, size=10), tmp_path / "stores")
 
 
 def obvious(image, place, flipped, colour, store: Store, settings: AugmentationSettings, size: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from image_forms import IMAGE, Image, as_parquet, write_parquet
-from listed import labels_of, refusal, rows_of
+from listed import labels_of, refusal, rows_of, store_of
 from pictures import encoded, noise
 from pyarrow import parquet
 
@@ -20,7 +20,6 @@ from workers.data.sources.parquet_rows import ImageColumn, RowGroups, RowImages,
 from workers.data.sources.registry import open_listing, survey
 from workers.data.sources.tree import LocalTree
 from workers.data.store.preparation import prepare
-from workers.data.store.store import open_store
 from workers.errors import DataError
 from workers.settings.dataset import DatasetSettings, Source
 
@@ -101,7 +100,7 @@ def test_columns_can_be_named(tmp_path: Path, pictures: list[bytes]) -> None:
     write(tmp_path, columns, "all.parquet")
     settings = rows(tmp_path, train="all.parquet", image_column="photo", label_column="kind")
     assert open_listing(settings).classes == ("a", "b")
-    assert open_store(prepare(settings, tmp_path / "stores")).counts["train"] == 2
+    assert store_of(settings, tmp_path / "stores").counts["train"] == 2
 
 
 @pytest.mark.parametrize("column", [IMAGE, pa.binary()])

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 from image_forms import as_csv, as_parquet, as_shards
+from listed import store_of
 from pictures import encoded, noise
 from stages import contents, trained
 
-from workers.data.store.preparation import prepare
-from workers.data.store.store import Store, open_store
+from workers.data.store.store import Store
 from workers.protocol import StageSpec
 from workers.settings.dataset import DatasetSettings, Source
 from workers.settings.training import AugmentationSettings, OptimizerSettings, ScheduleSettings
@@ -39,7 +39,7 @@ def photographs(real_images: Path, tmp_path: Path) -> Path:
 
 def forms_of(folder: Path, tmp_path: Path, to_s3: Upload) -> dict[str, DatasetSettings]:
     """Settings that read the images of a folder from each of their forms."""
-    settings = DatasetSettings(root=str(folder), size=SIZE)
+    settings = folder(folder, size=SIZE)
     csv = replace(settings, source=Source.csv, root=str(as_csv(folder, tmp_path / "csv")))
     shards = replace(settings, source=Source.webdataset, root=str(as_shards(folder, tmp_path / "shards")))
     parquet = replace(
@@ -52,7 +52,7 @@ def forms_of(folder: Path, tmp_path: Path, to_s3: Upload) -> dict[str, DatasetSe
 
 def stores_of(folder: Path, tmp_path: Path, to_s3: Upload) -> dict[str, Store]:
     forms = forms_of(folder, tmp_path, to_s3)
-    return {name: open_store(prepare(form, tmp_path / "stores" / name)) for name, form in forms.items()}
+    return {name: store_of(form, tmp_path / "stores" / name) for name, form in forms.items()}
 
 
 @pytest.mark.parametrize("images", ["small_folder", "photographs"])
@@ -68,10 +68,10 @@ def test_every_form_gives_the_same_digest(
 def test_one_other_byte_in_one_image_gives_another_digest(small_folder: Path, tmp_path: Path) -> None:
     """The control: digests do not agree because they see nothing."""
     shards = DatasetSettings(source=Source.webdataset, root=str(as_shards(small_folder, tmp_path / "a")), size=SIZE)
-    before = open_store(prepare(shards, tmp_path / "stores"))
+    before = store_of(shards, tmp_path / "stores")
     (small_folder / "test" / "t0.png").write_bytes(encoded(noise(77)))
     changed = replace(shards, root=str(as_shards(small_folder, tmp_path / "b")))
-    assert open_store(prepare(changed, tmp_path / "stores")).digest != before.digest
+    assert store_of(changed, tmp_path / "stores").digest != before.digest
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from listed import refusal
+from listed import refusal, store_of
 from pictures import encoded, noise, write_tree
 from PIL import Image
 from scipy.io import savemat
@@ -22,7 +22,6 @@ from torchvision import datasets
 from workers.data.sources.registry import open_listing, survey
 from workers.data.sources.torchvision_catalogue import SETS, Kept
 from workers.data.store.preparation import prepare
-from workers.data.store.store import open_store
 from workers.errors import DataError
 from workers.settings.dataset import DatasetSettings, Source
 
@@ -252,7 +251,7 @@ def test_every_set_of_files_is_tried() -> None:
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_store_holds_each_split_s_images_under_torchvision_s_labels(name: str, writer: Writer, tmp_path: Path) -> None:
     expected = LAYOUTS[name](writer)
-    store = open_store(prepare(settings(writer.root, name), tmp_path / "stores"))
+    store = store_of(settings(writer.root, name), tmp_path / "stores")
     assert list(store.classes) == expected.classes
     wanted = {
         split: {path: label for label, paths in enumerate(groups) for path in paths}
@@ -280,7 +279,7 @@ def test_store_holds_each_split_s_images_under_torchvision_s_labels(name: str, w
 @pytest.mark.parametrize("name", ["Food101", "Flowers102", "OxfordIIITPet", "StanfordCars", "DTD", "GTSRB"])
 def test_labels_are_those_that_torchvision_gives(name: str, writer: Writer, tmp_path: Path) -> None:
     LAYOUTS[name](writer)
-    store = open_store(prepare(settings(writer.root, name), tmp_path / "stores"))
+    store = store_of(settings(writer.root, name), tmp_path / "stores")
     theirs = getattr(datasets, name)(writer.root, split="test")
     by_pixels = {np.asarray(image.crop((2, 0, 12, 10))).tobytes(): int(label) for image, label in theirs}
     labels = store.labels("test")
@@ -378,7 +377,7 @@ def test_absent_set_is_downloaded_unpacked_and_then_left_alone(tmp_path: Path, m
         url = f"http://127.0.0.1:{server.server_port}/{archive.name}"
         monkeypatch.setattr(datasets.Imagenette, "_ARCHIVES", {"160px": (url, md5)})
         wanted = settings(tmp_path / "root", "Imagenette/160px", download=True)
-        store = open_store(prepare(wanted, tmp_path / "stores"))
+        store = store_of(wanted, tmp_path / "stores")
         server.shutdown()
     assert list(store.classes) == expected.classes
     assert store.counts["val"] == NUM_CLASSES * IN_A_CLASS

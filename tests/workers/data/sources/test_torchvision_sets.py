@@ -10,13 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from listed import refusal
+from listed import refusal, store_of
 from scipy.io import savemat
 from torchvision import datasets
 
 from workers.data.sources.registry import open_listing, survey
-from workers.data.store.preparation import prepare
-from workers.data.store.store import open_store
 from workers.settings.dataset import DatasetSettings, Source
 
 NAMES = ("airplane", "automobile", "bird")
@@ -54,7 +52,7 @@ def settings(root: Path, **others: object) -> DatasetSettings:
 
 
 def test_store_holds_the_files_pixels_in_torchvision_s_classes(cifar: Path, tmp_path: Path) -> None:
-    store = open_store(prepare(settings(cifar), tmp_path / "stores"))
+    store = store_of(settings(cifar), tmp_path / "stores")
     assert store.classes == NAMES
     assert sum(store.counts.values()) == 6 * IN_A_BATCH
     assert store.counts["test"] == IN_A_BATCH
@@ -65,7 +63,7 @@ def test_store_holds_the_files_pixels_in_torchvision_s_classes(cifar: Path, tmp_
 
 
 def test_splits_share_no_image_and_survey_tells_their_counts(cifar: Path, tmp_path: Path) -> None:
-    store = open_store(prepare(settings(cifar), tmp_path / "stores"))
+    store = store_of(settings(cifar), tmp_path / "stores")
     contents = [bytes(one) for split in ("train", "dev", "val", "test") for one in store.contents(split)]
     assert len(set(contents)) == len(contents)
     assert min(store.counts.values()) > 0
@@ -204,7 +202,7 @@ def test_set_in_memory_has_its_files_pixels_and_labels(
     root = tmp_path / "root"
     root.mkdir()
     small = write(root, monkeypatch)
-    store = open_store(prepare(settings(root, name=name, size=small.images.shape[1]), tmp_path / "stores"))
+    store = store_of(settings(root, name=name, size=small.images.shape[1]), tmp_path / "stores")
     assert list(store.classes) == small.classes
     assert np.array_equal(store.images("test"), small.images)
     labels = store.labels("test")
@@ -217,7 +215,7 @@ def test_classes_file_keeps_those_it_names_under_their_own_rows(tmp_path: Path) 
     mnist(tmp_path)
     (tmp_path / "few.txt").write_text("7 - seven\n2 - two\n")
     few = settings(tmp_path, name="MNIST", classes=str(tmp_path / "few.txt"))
-    store = open_store(prepare(few, tmp_path / "stores"))
+    store = store_of(few, tmp_path / "stores")
     assert store.classes == ("2 - two", "7 - seven")
     assert store.rows("test") == ["test-000002", "test-000007"]
     assert store.labels("test").tolist() == [0, 1]  # type: ignore[union-attr]

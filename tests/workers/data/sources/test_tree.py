@@ -8,6 +8,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from listed import folder
 from pictures import write_tree
 
 from workers.data.decoding.decoder import BadImage
@@ -97,8 +98,8 @@ def test_bucket_itself_can_be_the_root_and_marks_of_folders_are_no_files(
 
     bucket, _, prefix = to_s3(small_folder, "m").removeprefix("s3://").partition("/")
     system = s3fs.S3FileSystem()
-    for folder in ("train/", "train/a/", "val/b/"):
-        system.call_s3("put_object", Bucket=bucket, Key=f"{prefix}/{folder}", Body=b"")
+    for mark in ("train/", "train/a/", "val/b/"):
+        system.call_s3("put_object", Bucket=bucket, Key=f"{prefix}/{mark}", Body=b"")
     inside = tree_at(f"s3://{bucket}")
     assert tmp_path.name in [entry.name for entry in inside.entries("") if entry.is_folder]
     assert open_root(DatasetSettings(root=f"s3://{bucket}/")).find(prefix) is not None
@@ -121,7 +122,7 @@ def test_folder_in_a_store_is_prepared_under_one_key_as_long_as_it_stays_the_sam
     settings = DatasetSettings(root=to_s3(small_folder, "f"), size=8)
     key = store_key(settings, open_listing(settings))
     assert store_key(settings, open_listing(settings)) == key
-    assert store_key(settings, open_listing(DatasetSettings(root=str(small_folder), size=8))) != key
+    assert store_key(settings, open_listing(folder(small_folder))) != key
 
 
 def test_store_that_does_not_answer_is_told_in_one_line_without_secrets(

@@ -11,19 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 from at_once import at_once
+from listed import folder
 
 from workers.data.store import local_copy
 from workers.data.store.local_copy import open_on_node
 from workers.data.store.preparation import prepare
 from workers.data.store.store import open_store
 from workers.errors import StorageError
-from workers.settings.dataset import DatasetSettings
 from workers.storage.lock import locked
 
 
 @pytest.fixture
 def store(plain_tree: Path, tmp_path: Path) -> Path:
-    return prepare(DatasetSettings(root=str(plain_tree), size=8), tmp_path / "stores")
+    return prepare(folder(plain_tree), tmp_path / "stores")
 
 
 def _open_and_report(store: Path, folder: Path, start: Any, outcome: Any) -> None:

@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
+from listed import folder, store_of
 from pictures import write_tree
 
 from workers.data.decoding.jpeg import decode_window, encode
 from workers.data.loading.augment import crop
 from workers.data.store import pixels as module
 from workers.data.store.pixels import Pixels, ShardFiles
-from workers.data.store.preparation import prepare
-from workers.data.store.store import open_store
 from workers.errors import StorageError
 from workers.settings.dataset import DatasetSettings, StoreFormat
 
@@ -180,10 +179,10 @@ def test_crops_across_shards_are_those_of_one_array(tmp_path: Path) -> None:
 
 
 def test_jpeg_store_holds_the_encoded_pixels_and_gives_their_windows(plain_tree: Path, tmp_path: Path) -> None:
-    wanted: Any = DatasetSettings(root=str(plain_tree), size=40)
-    raw_store = open_store(prepare(wanted, tmp_path / "stores"))
-    as_jpeg = DatasetSettings(root=str(plain_tree), size=40, store_format=StoreFormat.jpeg, jpeg_quality=70)
-    store = open_store(prepare(as_jpeg, tmp_path / "stores"))
+    wanted: Any = folder(plain_tree, size=40)
+    raw_store = store_of(wanted, tmp_path / "stores")
+    as_jpeg = folder(plain_tree, size=40, store_format=StoreFormat.jpeg, jpeg_quality=70)
+    store = store_of(as_jpeg, tmp_path / "stores")
     assert store.digest != raw_store.digest
     assert store.rows("train") == raw_store.rows("train")
     for split, count in store.counts.items():
@@ -208,7 +207,7 @@ def test_jpeg_store_holds_the_encoded_pixels_and_gives_their_windows(plain_tree:
 def test_jpeg_store_drops_unreadable_images_and_keeps_test_rows(plain_tree: Path, tmp_path: Path) -> None:
     write_tree(plain_tree, {"train/a/bad.png": b"bad", "test/t2.png": b""})
     options = {"root": str(plain_tree), "size": 24, "on_bad": "skip", "store_format": StoreFormat.jpeg}
-    store = open_store(prepare(DatasetSettings(**options), tmp_path / "stores"))
+    store = store_of(DatasetSettings(**options), tmp_path / "stores")
     assert sum(len(store.images(split)) for split in store.counts) == 65
     assert np.abs(store.images("test")[2].astype(int) - 128).max() <= 1
     assert store.unreadable("test") == (2,)

@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from listed import folder, store_of
 from pictures import write_tree
 
 from workers.data.sources.files import FileLoader
@@ -39,7 +40,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def digest(images: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The digest of a store that was made in one go."""
-    return open_store(prepare(settings(images), tmp_path_factory.mktemp("undisturbed"))).digest
+    return store_of(settings(images), tmp_path_factory.mktemp("undisturbed")).digest
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def tree(images: Path, tmp_path: Path) -> Path:
 
 
 def settings(root: Path, **changes: object) -> DatasetSettings:
-    return DatasetSettings(root=str(root), size=SIZE, **changes)
+    return folder(root, size=SIZE, **changes)
 
 
 def shard_of(store: Store) -> dict[str, str]:
@@ -177,7 +178,7 @@ def test_interruption_after_the_last_shard_redoes_none(
         interrupted.setattr(preparation, step, interrupt)
         prepare(settings(tree), tmp_path / "stores")
     monkeypatch.setattr(FileLoader, "load", interrupt)
-    assert open_store(prepare(settings(tree), tmp_path / "stores")).counts["test"] == 40
+    assert store_of(settings(tree), tmp_path / "stores").counts["test"] == 40
 
 
 @pytest.mark.parametrize("on_bad", list(OnBad))
@@ -197,7 +198,7 @@ def test_files_that_are_gone_while_packing_are_no_bad_images_and_cost_no_finishe
     assert list((tmp_path / "stores").glob(RECORDS))
     gone.rename(tree)
     seen: list[PrepareProgress] = []
-    store = open_store(prepare(chosen, tmp_path / "stores", seen.append))
+    store = store_of(chosen, tmp_path / "stores", seen.append)
     first = next(state for state in seen if state.phase == "pack")
     assert first.done > 1, "finished shards are told at once"
     assert not store.left_out and not store.unreadable("test")
@@ -208,18 +209,18 @@ def test_shards_of_a_listing_that_changed_are_not_used(tree: Path, tmp_path: Pat
     stores = tmp_path / "stores"
     interrupted(tree, stores)
     write_tree(tree, {"train/a/000.png": 99_999})
-    store = open_store(prepare(settings(tree), stores))
-    assert store.digest == open_store(prepare(settings(tree), tmp_path / "others")).digest
+    store = store_of(settings(tree), stores)
+    assert store.digest == store_of(settings(tree), tmp_path / "others").digest
     # Nor where the key does not tell, as where a folder was put under another's name.
     (left,) = stores.glob(".building-*")
     key = store.path.name
     store.path.rename(tmp_path / "kept")
     left = left.rename(stores / f".building-{key}")
-    for folder in [each for each in left.iterdir() if each.name != "contents"]:
-        folder.rename(left / f"{key}{folder.suffix}")
+    for inner in [each for each in left.iterdir() if each.name != "contents"]:
+        inner.rename(left / f"{key}{inner.suffix}")
     for block in (left / "contents").iterdir():
         block.unlink()
-    assert open_store(prepare(settings(tree), stores)).digest == store.digest
+    assert store_of(settings(tree), stores).digest == store.digest
 
 
 @pytest.mark.parametrize("damage", ["truncate", "remove", "record"])
@@ -236,7 +237,7 @@ def test_damaged_shard_of_a_killed_preparation_is_packed_again(
         pixels.unlink()
     else:
         record.write_text("{")
-    assert open_store(prepare(settings(tree), stores)).digest == digest
+    assert store_of(settings(tree), stores).digest == digest
 
 
 def test_error_after_an_interruption_leaves_nothing(tree: Path, tmp_path: Path) -> None:

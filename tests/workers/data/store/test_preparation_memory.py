@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import pytest
+from listed import folder
 from pictures import write_tree
 
 from workers.data.store.preparation import PrepareProgress, prepare
-from workers.settings.dataset import DatasetSettings, StoreFormat
+from workers.settings.dataset import StoreFormat
 
 SIZE = 256
 
@@ -20,7 +21,7 @@ def most_used_mb(root: Path, stores: Path, store_format: StoreFormat) -> float:
         lines = Path("/proc/self/status").read_text().splitlines()
         most = max(most, next(int(line.split()[1]) for line in lines if line.startswith("RssAnon:")) / 1000)
 
-    prepare(DatasetSettings(root=str(root), size=SIZE, store_format=store_format), stores, look)
+    prepare(folder(root, size=SIZE, store_format=store_format), stores, look)
     return most
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from at_once import at_once
+from listed import folder
 from pictures import write_tree
 
 from orchestrator.plan.build import stage_seed
@@ -16,7 +17,6 @@ from orchestrator.plan.model import StageRef
 from workers.data.loading.batches import TrainingBatches, pixel_statistics
 from workers.data.store.preparation import prepare
 from workers.data.store.store import open_store
-from workers.settings.dataset import DatasetSettings
 from workers.settings.training import AugmentationSettings
 
 MEMBERS = [f"base{number}" for number in range(1, 8)]
@@ -70,7 +70,7 @@ def _member(path: Path, name: str, all_mapped: Any, outcome: Any) -> None:
 @pytest.mark.slow
 def test_seven_members_hold_the_images_once_and_each_has_its_own_order_and_crops(tmp_path: Path) -> None:
     write_tree(tmp_path / "photos", [f"train/{'ab'[index % 2]}/{index}.png" for index in range(NUM_IMAGES)], side=8)
-    path = prepare(DatasetSettings(root=str(tmp_path / "photos"), size=SIZE), tmp_path / "stores")
+    path = prepare(folder(tmp_path / "photos", size=SIZE), tmp_path / "stores")
     seen = at_once(_member, [(path, name) for name in MEMBERS], fork=True)
     bytes_on_disk = sum(shard.stat().st_size for shard in path.glob("train-*.images.npy"))
     pss, rss = sum(each.pss for each in seen), sum(each.rss for each in seen)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from listed import folder, store_of
 from pictures import write_tree
 
 from workers.data.export import export
@@ -13,11 +14,10 @@ from workers.data.store import preparation
 from workers.data.store.preparation import prepare
 from workers.data.store.store import open_store
 from workers.errors import StorageError
-from workers.settings.dataset import DatasetSettings
 
 
 def test_split_that_is_not_there_is_empty(plain_tree: Path, tmp_path: Path) -> None:
-    store = open_store(prepare(DatasetSettings(root=str(plain_tree), size=8, dev_fraction=0), tmp_path / "stores"))
+    store = store_of(folder(plain_tree, dev_fraction=0), tmp_path / "stores")
     assert store.counts == {"train": 54, "dev": 0, "val": 6, "test": 5}
     assert store.images("dev").shape == (0, 8, 8, 3)
     assert store.sizes("dev").shape == (0, 2)
@@ -27,7 +27,7 @@ def test_split_that_is_not_there_is_empty(plain_tree: Path, tmp_path: Path) -> N
 
 
 def test_mean_image_is_in_the_manifest_and_not_in_the_digest(plain_tree: Path, tmp_path: Path) -> None:
-    store = open_store(prepare(DatasetSettings(root=str(plain_tree), size=8), tmp_path / "stores"))
+    store = store_of(folder(plain_tree), tmp_path / "stores")
     wanted = np.asarray(store.images("train"), np.float64).mean(axis=0)
     np.testing.assert_allclose(store.mean_image(), wanted, rtol=1e-6)
     content = (store.path / "mean_image.npy").read_bytes()
@@ -46,7 +46,7 @@ def test_mean_image_is_in_the_manifest_and_not_in_the_digest(plain_tree: Path, t
 def test_store_of_an_earlier_schema_is_left_alone_and_built_anew(
     plain_tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = DatasetSettings(root=str(plain_tree), size=8)
+    settings = folder(plain_tree)
     with monkeypatch.context() as earlier:
         earlier.setattr(preparation, "SCHEMA", 1)
         old = prepare(settings, tmp_path / "stores")
@@ -65,7 +65,7 @@ def test_store_of_an_earlier_schema_is_left_alone_and_built_anew(
 
 def test_export_holds_what_scoring_and_submitting_need(plain_tree: Path, tmp_path: Path) -> None:
     write_tree(plain_tree, {"test/t2.png": b"bad"})
-    store = open_store(prepare(DatasetSettings(root=str(plain_tree), size=8), tmp_path / "stores"))
+    store = store_of(folder(plain_tree), tmp_path / "stores")
     data = tmp_path / "run" / "data"
     export(store, data)
     assert (data / "classes.txt").read_text() == "a\nb\nc\n"
@@ -90,7 +90,7 @@ def test_export_holds_what_scoring_and_submitting_need(plain_tree: Path, tmp_pat
 
 
 def test_export_over_an_earlier_one_leaves_nothing_that_the_store_lacks(plain_tree: Path, tmp_path: Path) -> None:
-    store = open_store(prepare(DatasetSettings(root=str(plain_tree), size=8, dev_fraction=0), tmp_path / "stores"))
+    store = store_of(folder(plain_tree, dev_fraction=0), tmp_path / "stores")
     data = tmp_path / "data"
     data.mkdir()
     for name in ("dev.rows.txt", "dev.sizes.npy", "dev.labels.npy", "test.labels.npy"):
