@@ -13,6 +13,8 @@ def at_once(
 ) -> list[Any]:
     """Calls `target(*each, barrier, queue)` in a process for each of `arguments`, and returns what they put."""
     context = multiprocessing.get_context("forkserver" if fork else "spawn")
+    if fork:
+        context.set_forkserver_preload(["workers.data.loading.batches"])
     barrier, queue = context.Barrier(len(arguments)), context.Queue()
     processes = [context.Process(target=target, args=(*each, barrier, queue), daemon=True) for each in arguments]
     for process in processes:
