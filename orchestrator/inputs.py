@@ -1,4 +1,4 @@
-"""The datasets of a configuration: surveyed for the plan, prepared for the run."""
+"""Surveys the datasets of a configuration for the plan, prepares them for the run, and checks files of weights."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,13 +15,13 @@ from workers.errors import DataError, StorageError
 from workers.protocol import InitFile
 from workers.storage import sha256_of
 
-# Hears of every image of a dataset, by the dataset's name.
+# Is called for every image, with the name of its dataset.
 Watcher = Callable[[str, PrepareProgress], None]
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Prepared stores by dataset name."""
+    """Holds the prepared stores by dataset name."""
 
     stores: Mapping[str, Store]
 
@@ -35,7 +35,7 @@ class Prepared:
 
 
 def survey_all(config: Config, *, allow_absent: bool = False) -> dict[str, Survey]:
-    """Surveys every dataset that a stage reads; raises DataError where one does not hold what it must."""
+    """Surveys every dataset that a stage reads; raises DataError if one lacks images that it needs."""
     surveys = {}
     for name in used_datasets(config):
         with _named(name):
@@ -46,14 +46,14 @@ def survey_all(config: Config, *, allow_absent: bool = False) -> dict[str, Surve
 
 
 def prepare_all(config: Config, watch: Watcher) -> Prepared:
-    """Packs every dataset that a stage reads, or finds it packed; `watch` hears of every image.
+    """Packs every dataset that a stage reads, or finds it packed; `watch` is called for every image.
 
-    The target comes first: what it holds out is left out of the others' train, whatever their own splits are.
+    The target comes first: its held-out images are left out of the others' train splits.
 
     Raises:
-        DataError: images cannot be read, or a split lacks what it must have.
-        StorageError: the disk has too little room, or the store is full, unwritable or damaged.
-        ClusterLost: the cluster that packs went away; the finished shards are kept.
+        DataError: images cannot be read, or a split lacks images that it needs.
+        StorageError: the disk has too little space, or the store is unwritable or damaged.
+        ClusterLost: the cluster that packs was lost; the finished shards are kept.
     """
     target = _prepare(config, TARGET, watch, NOTHING)
     excluded = held_out_by(target)
@@ -71,21 +71,19 @@ def _prepare(config: Config, name: str, watch: Watcher, excluded: Excluded) -> S
 
 
 def _require_held_out(name: str, counts: Mapping[str, int]) -> None:
-    """Every dataset needs images to cut the learning rate by, and the target some that are only scored."""
+    """Raises DataError if no images are left to cut the learning rate by, or to score the target."""
     if name == TARGET and not counts["val"]:
         raise DataError(
-            "no image is held out as val: a class needs two images for one to be held out, three with dev; add "
-            "images, or val/<class>/"
+            "no image is held out as val: a class needs two images to hold one out, three with dev; add images, or "
+            "val/<class>/"
         )
     if not counts["dev"] and not counts["val"]:
-        raise DataError(
-            "no image is held out as dev or val: a class needs two images for one to be held out; add images"
-        )
+        raise DataError("no image is held out as dev or val: a class needs two images to hold one out; add images")
 
 
 @contextmanager
 def _named(name: str) -> Iterator[None]:
-    """Says which dataset an error is about; what reads datasets does not know their names."""
+    """Adds the dataset's name to an error; the readers of datasets do not know it."""
     try:
         yield
     except (DataError, StorageError) as error:
@@ -94,10 +92,10 @@ def _named(name: str) -> Iterator[None]:
 
 
 def hash_init_files(config: Config) -> Mapping[str, InitFile]:
-    """Each file that a stage starts from, by the path as configured.
+    """Hashes each file that a stage starts from; returns them by the path as configured.
 
     Raises:
-        DataError: one cannot be read.
+        DataError: a file cannot be read.
     """
     found: dict[str, InitFile] = {}
     for member in config.members.values():
@@ -114,14 +112,14 @@ def hash_init_files(config: Config) -> Mapping[str, InitFile]:
 
 
 def check_init_files(plan: Plan) -> None:
-    """Reads every file that a stage starts from and holds it against the stage's model.
+    """Checks every file that a stage starts from against the stage's model.
 
     Raises:
         DataError: it is no file of weights, or lacks a layer that the stage does not reset.
     """
     for stage in plan.stages:
         if stage.init_file is not None:
-            # Here and not above: torch is loaded.
+            # Imported here, since it loads torch.
             from workers.training import check_init_file
 
             try:

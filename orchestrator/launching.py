@@ -1,11 +1,11 @@
-"""The story of a launch, and nothing else."""
+"""Launches a run: from the configuration to trained members, submission and report."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 from orchestrator import cluster, placement, submission, tracking
 from orchestrator.combine import check_min_members, find_missing
@@ -20,6 +20,7 @@ from orchestrator.run import (
     Budgets,
     Ledger,
     OpenedRun,
+    RunPaths,
     Wanted,
     end_noted,
     of_store,
@@ -34,23 +35,24 @@ from workers.errors import CheckFailed, ClusterLost, DataError, MemberFailed, Se
 from workers.numerics import code_digest
 from workers.settings import HELD_OUT
 
-if TYPE_CHECKING:
-    from orchestrator.run import RunPaths
-
 
 @dataclass(frozen=True)
 class LaunchResult:
-    """What a launch leaves: the run directory and its results."""
+    """Holds the run directory of a launch and its results."""
 
     run_dir: Path
     results: Results
 
 
 class Incomplete(MemberFailed):
-    """Members failed for good, and a submission of the others was written, as `submission.min_members` allows."""
+    """Is raised if members failed for good and `submission.min_members` allowed a submission of the others."""
 
-    def __init__(self, message: str, done: LaunchResult) -> None:
-        super().__init__(message)
+    def __init__(self, failure: SeptetError, plan: Plan, done: LaunchResult) -> None:
+        missing, num_all = [one.member for one in done.results.missing], len(plan.members)
+        super().__init__(
+            f"{failure}; a submission of {num_all - len(missing)} of {num_all} members was written, without "
+            f"{', '.join(missing)}: run it again to retry them"
+        )
         self.done = done
 
 
@@ -59,26 +61,28 @@ def launch(config: Config, stream: IO[str], *, accept_changes: bool = False) -> 
 
     Args:
         config: the composed configuration.
-        stream: where progress is shown.
-        accept_changes: go on although data or code differ from the run's, and record it.
+        stream: receives the progress display.
+        accept_changes: continues although data or code differ from the run's, and records the change.
 
     Raises:
-        Incomplete: the submission is of some members only.
-        SeptetError: with the exit code of interface.md; after 2, 3, 5 and 6 nothing on disk has changed.
+        Incomplete: the submission combines only some of the members.
+        SeptetError: with the exit code of docs/operations.md; after 2, 3, 5 and 6 nothing on disk has changed.
     """
-    with Interrupts() as interrupts, _display(stream) as display:
+    with Interrupts() as interrupts, closing(Display(stream)) as display:
         plan = make_plan(config, survey_all(config), hash_init_files(config))
         check_init_files(plan)
         cluster.check_resources(config.cluster)
         submission.check_config(config.submission)
         check_min_members(config.submission, plan)
         root = Path(config.run_dir) if config.run_dir else default_run_dir(config.experiment, plan.hash)
-        with open_run(root, _wanted(config, plan), accept_changes=accept_changes) as run, _stoppable(run, interrupts):
+        kept, lacking = config.predict, placement.lacking(config)
+        wanted = Wanted(plan, config.yaml, kept.checkpoint, code_digest(), versions(), lacking, kept.crops)
+        with open_run(root, wanted, accept_changes=accept_changes) as run, _stoppable(run, interrupts):
             if run.new and config.tracking.required:
                 tracking.probe(config.tracking.uri)
             with watching(stream) as watch:
                 prepared = prepare_all(config, watch)
-            # Asked before the first file changes: a template that does not fit must leave the run as it was.
+            # Before the first file changes: a template that does not fit must not change the run.
             submission.ask(config.submission, of_store(prepared.stores[TARGET]))
             run.begin(
                 prepared.digests,
@@ -91,12 +95,12 @@ def launch(config: Config, stream: IO[str], *, accept_changes: bool = False) -> 
                 run.commit()
                 ledger = Ledger(run.paths.ledger)
                 with end_noted(ledger):
-                    driver = Driver(_work(config, plan, run, prepared), ledger, tracker, book=run.book)
+                    driver = Driver(_work(config, plan, run, prepared), ledger, tracker, run.book)
                     failure = _train(config, plan, run, driver, tracker, interrupts, display)
                     results = write_results(run.paths, plan, config.combine, config.submission, run.book)
                     _publish(results, run.paths, tracker)
                     if failure is not None:
-                        raise _incomplete(failure, plan, LaunchResult(run.paths.root, results))
+                        raise Incomplete(failure, plan, LaunchResult(run.paths.root, results))
                 display.show(read_status(run.paths))
             run.save_mlflow(tracker.ids)
     return LaunchResult(run.paths.root, results)
@@ -111,18 +115,18 @@ def _train(
     interrupts: Interrupts,
     display: Display,
 ) -> SeptetError | None:
-    """Brings all stages and predictions to their end; a cluster is opened only if something is left to do.
+    """Runs all jobs that are not done; returns the failure of members that the submission can do without.
 
-    Gives what members failed of where enough others are there to submit without them.
+    A cluster is opened only if there is work.
     """
 
     def show() -> None:
         run.save_mlflow(tracker.ids)
         display.show(read_status(run.paths))
 
-    failure: SeptetError | None = None
     if driver.take_stock():
-        return failure
+        return None
+    failure: SeptetError | None = None
     with cluster.open_cluster(config.cluster) as actors, interrupts.deferred():
         actors.warm_up(len(config.members), run.record.numerics.threads)
         try:
@@ -136,7 +140,7 @@ def _train(
 
 
 def _require_enough(failure: SeptetError, config: Config, plan: Plan, run: OpenedRun) -> None:
-    """Raises the failure of a member unless `submission.min_members` lets the others submit."""
+    """Raises `failure` unless `submission.min_members` allows a submission of the other members."""
     wanted = config.submission.min_members
     if wanted is None:
         raise failure
@@ -148,33 +152,17 @@ def _require_enough(failure: SeptetError, config: Config, plan: Plan, run: Opene
         ) from failure
 
 
-def _incomplete(failure: SeptetError, plan: Plan, done: LaunchResult) -> Incomplete:
-    num_present = len(plan.members) - len(done.results.missing)
-    names = ", ".join(one.member for one in done.results.missing)
-    return Incomplete(
-        f"{failure}; a submission of {num_present} of {len(plan.members)} members was written, without {names}: "
-        "run it again to go on with what is missing",
-        done,
-    )
-
-
-def _wanted(config: Config, plan: Plan) -> Wanted:
-    kept = config.predict
-    return Wanted(plan, config.yaml, kept.checkpoint, code_digest(), versions(), placement.lacking(config), kept.crops)
-
-
 def _choose_numerics(config: Config, plan: Plan, display: Display) -> Placed:
-    """Chooses threads, precision and members at once for a new run, by measurement where it pays."""
     placed = placement.place(config, plan, display.note, Measuring.where_it_pays)
     display.note(f"placement: {placed.line}")
     return placed
 
 
 def _placed(config: Config, plan: Plan, run: OpenedRun, display: Display) -> Config:
-    """The configuration with the CPUs that members ask for under the run's own numerics."""
+    """Returns the configuration with the CPUs that members need under the run's numerics."""
     kept = run.record.numerics
     if not run.new and config.precision.value not in ("auto", kept.precision):
-        display.note(f"precision stays {kept.precision}: it is kept from the run's first start")
+        display.note(f"precision stays {kept.precision}, as in the run's first launch")
     return replace(config, cluster=placement.kept(config, plan, kept))
 
 
@@ -199,14 +187,14 @@ def _work(config: Config, plan: Plan, run: OpenedRun, prepared: Prepared) -> Wor
 
 @contextmanager
 def _tracked(config: Config, plan: Plan, run: OpenedRun, prepared: Prepared) -> Iterator[Tracker]:
-    """The tracking store for the length of the block; its runs end as the block does."""
+    """Opens the tracker for the block; its MLflow runs end with the status of the block."""
     identity = RunIdentity(run.record.run_id, plan.experiment, plan.hash, run.paths.root.name, run.new)
-    # Tags, not parameters: an extension changes the one, a launch with another combine the other.
+    # Tags, since parameters are immutable: an extension changes the members, another launch the method.
     tags = {"septet.members": str(len(plan.members)), "septet.combine": config.combine.method.value}
     try:
         tracker = open_tracking(config.tracking, identity, plan, {"seed": config.seed}, tags)
     except KeyboardInterrupt:
-        # MLflow may know the run by now: the next launch must find it again.
+        # MLflow may know the run already: the next launch must find it again.
         run.commit()
         raise
     sources = {name: config.datasets[name].root or config.datasets[name].source.value for name in prepared.stores}
@@ -224,28 +212,20 @@ def _tracked(config: Config, plan: Plan, run: OpenedRun, prepared: Prepared) -> 
     tracker.close(Ending.FINISHED)
 
 
-def _publish(results: Results, paths: "RunPaths", tracker: Tracker) -> None:
+def _publish(results: Results, paths: RunPaths, tracker: Tracker) -> None:
     tracker.log_ensemble({f"ensemble/{name}": value for name, value in results.ensemble.items()})
     for member, scores in results.members.items():
         tracker.log_member(member, {f"final/{name}": value for name, value in scores.items()})
     if results.digests is not None:
-        # Kept outside the run directory as well, where whoever alters a run's files does not reach.
-        sha256 = {"submission": results.digests.sha256, "manifest": results.digests.manifest_sha256}
-        tracker.tag_ensemble({f"septet.{name}_sha256": value for name, value in sha256.items()})
+        # Also kept outside the run directory, to detect changes of its files.
+        digests = results.digests
+        sha256 = {"septet.submission_sha256": digests.sha256, "septet.manifest_sha256": digests.manifest_sha256}
+        tracker.tag_ensemble(sha256)
     tracker.log_artifact(paths.config_yaml)
     tracker.log_artifact(paths.submission, "submission")
     tracker.log_artifact(paths.report, "report")
 
 
 def _stoppable(run: OpenedRun, interrupts: Interrupts) -> AbstractContextManager[None]:
-    assert run.holder is not None, "it is open"
+    assert run.holder is not None
     return obeying(run.paths, run.holder, interrupts)
-
-
-@contextmanager
-def _display(stream: IO[str]) -> Iterator[Display]:
-    display = Display(stream)
-    try:
-        yield display
-    finally:
-        display.close()

@@ -231,7 +231,7 @@ def report(request: Request, streams: Streams) -> int:
 def stop(request: Request, streams: Streams) -> int:
     from orchestrator.execution import ask_to_stop
 
-    streams.results([ask_to_stop(request.paths, request.timeout).line])
+    streams.results([ask_to_stop(request.paths, request.timeout)])
     return _OK
 
 

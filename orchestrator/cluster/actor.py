@@ -4,16 +4,16 @@ Nothing but values leaves an actor: whatever a stage raises is encoded here, by 
 that cannot be unpickled, or a library the driver has never loaded, cannot take the driver down.
 """
 
-import fcntl
 import logging
 import os
 import threading
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from orchestrator.cluster.interface import Failure, Halted, Outcome, Predicted, Trained
 from workers.errors import CheckFailed, ConfigError, DataError, Diverged, Stopped, StorageError, Superseded
@@ -168,23 +168,17 @@ def _after_predecessor(member_dir: Path) -> Iterator[None]:
     than a courtesy: the fence (workers.storage.fence) keeps the other from writing, across hosts too.
     """
     path = member_dir / layout.ACTOR_LOCK
+    lock = FileLock(path, poll_interval=_HOLD_PAUSE_S, fallback_to_soft=False)
     with storage_errors(path):
         member_dir.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            lock.acquire(timeout=_PREDECESSOR_GONE_S)
+        except Timeout:
+            _log.warning("%s: the worker before this one is not gone; going on without it", member_dir)
     try:
-        give_up = time.monotonic() + _PREDECESSOR_GONE_S
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > give_up:
-                    _log.warning("%s: the worker before this one is not gone; going on without it", member_dir)
-                    break
-                time.sleep(_HOLD_PAUSE_S)
         yield
     finally:
-        os.close(descriptor)
+        lock.release()
 
 
 @contextmanager

@@ -5,16 +5,11 @@ torch's generator and thread count belong to the process: with real duties only 
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
 from orchestrator.cluster.actor import Duties, MemberActor, worker_duties
 from orchestrator.cluster.interface import Completed, Lost, Outcome
 from workers.protocol import PredictSpec, StageSpec
-
-if TYPE_CHECKING:
-    from orchestrator.config import ClusterConfig
 
 
 class ActorDied(BaseException):
@@ -108,9 +103,3 @@ class LocalActors:
                 self._completed.put(Completed(member, outcome))
 
         threading.Thread(target=run, name=f"member-{member}", daemon=True).start()
-
-
-@contextmanager
-def one_slot(_settings: "ClusterConfig") -> Iterator[LocalActors]:
-    """Takes the place of `ray_cluster.open_cluster`: one member at a time, since torch's generator is the process's."""
-    yield LocalActors(num_slots=1)

@@ -117,7 +117,7 @@ class Expected:
     """What valid predictions of a split are made from; what is None is not compared.
 
     `data_digest` is of the dataset whose images were predicted, `rows` are its images; `finished` is the member's last
-    stage; `committed` is the file's sha256 in run.json.
+    stage; `committed` is the file's sha256 in run.json, "" where it has none.
     """
 
     data_digest: str
@@ -181,12 +181,13 @@ def check_predictions(
                 raise _Unusable(Flaw.missing, f"no predictions of {split} in {folder}; run `septet launch` again")
             about = _read_about(described)
             _compare(path, about, expected)
-            uniform = expected.rows.unreadable if expected.rows else ()
+            uniform = tuple(sorted(expected.rows.unreadable)) if expected.rows else ()
             opened = MemberPredictions(member, path, about, _offset(path, about, expected), uniform)
             if read:
                 _check_content(opened, expected.rows)
             # After the content, of which the message says more.
-            if altered := alteration(str(path), str(about.sha256), expected.committed):
+            recorded = expected.committed
+            if recorded is not None and (altered := alteration(str(path), str(about.sha256), recorded)):
                 raise _Unusable(Flaw.altered, f"{altered}: run `septet launch` again, which predicts again")
             return opened
     except _Unusable as unusable:

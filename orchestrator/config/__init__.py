@@ -1,6 +1,6 @@
-"""The only package that knows Hydra: it composes the configuration, checks it and suggests the nearest right name.
+"""Composes the configuration, checks it and suggests the nearest right name; no other package imports Hydra.
 
-It returns a frozen `Config`; `schema` holds what a person may write and `members` resolves it.
+It returns a frozen `Config`: `schema` defines what a person may write, and `members` resolves the members.
 """
 
 from workers.faces import face

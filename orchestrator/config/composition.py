@@ -1,14 +1,14 @@
-"""Composes the configuration with Hydra and checks it: the only module that knows Hydra and OmegaConf.
+"""Composes the configuration with Hydra and checks it.
 
-Hydra puts the groups of `conf/` together; what a key may be called and hold is decided by `config_schema`, so that
-a mistake anywhere gets one line with the nearest right name. Nothing is instantiated from a configuration.
+Hydra merges the groups of `conf/`. `schema` decides which keys and values are valid, so each mistake gets one line with
+the nearest right name. A configuration never instantiates a class.
 """
 
 import copy
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
-from orchestrator.config.members import resolve_members, stage_names
+from orchestrator.config.members import resolve_members
 from orchestrator.config.overrides import check_override, one_line, parse, ready
 from orchestrator.config.safety import check_folder, check_path, check_text, check_values
 from orchestrator.config.schema import (
@@ -33,15 +33,12 @@ from orchestrator.config.schema import (
     MemberConfig,
     RootLayer,
     TrackingConfig,
-    default_run_dir,
-    is_safe_name,
+    check_safe_name,
 )
 from orchestrator.config.structure import choices, mapping, overlay
 from orchestrator.text import redact
 from workers.errors import ConfigError
 from workers.settings import DatasetSettings, is_url
-
-__all__ = ["Config", "compose", "default_run_dir", "reopen"]
 
 _PATH_KEYS = ("run_dir", "datasets.store", "datasets.local_copy", "submission.template", "submission.class_ids")
 _DATASET_PATH_KEYS = ("root", "classes", "class_names")
@@ -53,10 +50,10 @@ def compose(overrides: Sequence[str], config_dir: Path | None = None) -> Config:
 
     Args:
         overrides: Hydra overrides; `key=value` may name new members, datasets and sweep axes without a `+`.
-        config_dir: a folder of the user's own groups, searched after `conf/`.
+        config_dir: a folder with the user's groups, searched after `conf/`.
 
     Raises:
-        ConfigError: one line naming the full key, with the nearest right name.
+        ConfigError: a key or value is wrong; the one line names the full key and the nearest right name.
     """
     with _hydra(config_dir) as loader:
         parsed = [parse(text, loader) for text in overrides]
@@ -76,17 +73,16 @@ def compose(overrides: Sequence[str], config_dir: Path | None = None) -> Config:
 def reopen(text: str, overrides: Sequence[str] = ()) -> Config:
     """Reads a run directory's config.yaml again, for verbs that take `RUN_DIR` and a few overrides.
 
-    Group choices (`combine=weighted`) replace that group, wherever they stand; values lie over them. Only groups that
-    the plan does not depend on make sense here.
+    A group choice (`combine=weighted`) replaces that group; values override it, whatever their order.
 
     Raises:
-        ConfigError: as `compose`.
+        ConfigError: as `compose`, or an override chooses another experiment, dataset or ensemble.
     """
     check_text(text, "config.yaml")
     config = one_line(lambda: OmegaConf.create(text))
     with _hydra(None) as loader:
         parsed = [parse(override, loader) for override in overrides]
-        # Groups first, as Hydra composes: a group must not undo a value that was typed before it.
+        # Groups first, as in Hydra: a group must not undo a value that was typed before it.
         for override in sorted(parsed, key=lambda one: one.key_or_group not in GROUPS):
             check_override(override, loader, [])
             group = override.key_or_group
@@ -103,13 +99,13 @@ def reopen(text: str, overrides: Sequence[str] = ()) -> Config:
 
 @dataclass(frozen=True)
 class _Asked:
-    """What a person asked for: parsed overrides, and the groups (`dataset@datasets.target`) that were chosen."""
+    """Holds what a person typed: parsed overrides, and the groups (`dataset@datasets.target`) that were chosen."""
 
     overrides: tuple[Override, ...]
     chosen: frozenset[str]
 
     def names_below(self, key: str) -> Iterator[str]:
-        """Names that value overrides put directly below `key`."""
+        """Yields the names that overrides set directly below `key`."""
         prefix = f"{key}."
         for override in self.overrides:
             if override.key_or_group.startswith(prefix) and not override.is_delete():
@@ -118,8 +114,6 @@ class _Asked:
 
 @contextmanager
 def _hydra(config_dir: Path | None) -> Iterator[ConfigLoader]:
-    if config_dir is not None and not config_dir.is_dir():
-        raise ConfigError(f"--config-dir {config_dir}: no such folder")
     if config_dir is not None:
         check_folder(config_dir)
     with hydra.initialize_config_module("conf", version_base="1.3", job_name="septet"):
@@ -134,7 +128,7 @@ def _search_path(config_dir: Path | None) -> list[str]:
 
 
 def _selected_packages(parsed: Sequence[Override], prefix: list[str]) -> frozenset[str]:
-    """Which `group@package` the chosen experiment already selects: an override of any other needs Hydra's `+`."""
+    """Returns each `group@package` that the chosen experiment selects; overriding any other needs Hydra's `+`."""
     if not any(override.package for override in parsed):
         return frozenset()
     experiment = [str(override.input_line) for override in parsed if override.key_or_group == "experiment"]
@@ -146,14 +140,11 @@ def _checked(composed: DictConfig, asked: _Asked | None) -> Config:
     check_values(one_line(lambda: OmegaConf.to_container(composed, resolve=False)))
     _absolute_paths(composed)
     raw = one_line(lambda: OmegaConf.to_container(composed, resolve=True, throw_on_missing=True))
-    # Once more: a reference may bring in what was not written where it stands.
+    # Again: a resolved reference may hold what its text did not show.
     check_values(raw)
     root = overlay(RootLayer(), raw, "")
-    if root.experiment and not is_safe_name(root.experiment):
-        raise ConfigError(
-            f"experiment={root.experiment}: its name is part of the run's: 1 to 64 of letters, digits and _ . = , -, "
-            "starting with no sign; rename its file"
-        )
+    if root.experiment:
+        check_safe_name("experiment", root.experiment, f"experiment={root.experiment}")
     members = resolve_members(root)
     datasets = {name: value for name, value in root.datasets.items() if name not in BESIDE_DATASETS}
     settings = {name: _dataset(name, value) for name, value in datasets.items()}
@@ -184,24 +175,13 @@ def _checked(composed: DictConfig, asked: _Asked | None) -> Config:
 
 
 def _cluster(layer: ClusterLayer) -> ClusterConfig:
-    written = layer.cpus_per_member
-    return ClusterConfig(
-        address=layer.address,
-        cpus_per_member=1 if isinstance(written, Auto) else written,
-        gpus_per_member=layer.gpus_per_member,
-        max_failures=layer.max_failures,
-        max_losses=layer.max_losses,
-        choose_cpus=isinstance(written, Auto),
-        progress_timeout_s=layer.progress_timeout_s,
-    )
+    choose = isinstance(layer.cpus_per_member, Auto)
+    return ClusterConfig(**(asdict(layer) | ({"cpus_per_member": 1} if choose else {})), choose_cpus=choose)
 
 
 def _dataset(name: str, values: object) -> DatasetSettings:
     key = f"datasets.{name}"
-    if not is_safe_name(name):
-        raise ConfigError(
-            f"{key}: a dataset's name is 1 to 64 of letters, digits and _ . = , - and starts with no sign"
-        )
+    check_safe_name("dataset", name, key)
     settings = overlay(DatasetSettings(), mapping(values, key), key)
     paths = {field: _absolute_root(path) for field in _DATASET_PATH_KEYS if (path := getattr(settings, field))}
     return replace(settings, **paths)  # type: ignore[arg-type]
@@ -210,20 +190,20 @@ def _dataset(name: str, values: object) -> DatasetSettings:
 def _refuse_strays(
     asked: _Asked, root: RootLayer, datasets: Mapping[str, DatasetSettings], members: Mapping[str, MemberConfig]
 ) -> None:
-    """Open mappings take any name, so a mistyped one shows only in that nothing uses it."""
+    """Raises ConfigError for a typed dataset or stage that nothing uses: open mappings accept any name, also a typo."""
     used = {stage.dataset for member in members.values() for stage in member.stages.values()}
     for name in asked.names_below("datasets"):
         if name in datasets and name not in used and f"dataset@datasets.{name}" not in asked.chosen:
             others = [other for other in (*datasets, *BESIDE_DATASETS) if other != name]
             raise ConfigError(f"datasets.{name}: no stage uses it; {choices(name, others)}")
-    stages = stage_names(members)
+    stages = {stage for member in members.values() for stage in member.stages}
     for name in asked.names_below("ensemble.stages"):
         if name in root.ensemble.stages and name not in stages:
             raise ConfigError(f"ensemble.stages.{name}: no member has such a stage; {choices(name, stages)}")
 
 
 def _kept_text(composed: DictConfig) -> str:
-    """What config.yaml says: references as they were written, and no password of an address that was written out."""
+    """Returns the text of config.yaml: references stay as written, and passwords in addresses are hidden."""
     kept = copy.deepcopy(composed)
     for key in ("tracking.uri", "cluster.address"):
         address = _written(composed, key)
@@ -237,16 +217,16 @@ def _absolute(path: str) -> Path:
     try:
         return Path(path).expanduser().absolute()
     except RuntimeError as error:
-        raise ConfigError(f"{path}: no user of this machine has such a home folder: write the path in full") from error
+        raise ConfigError(f"{path}: this machine has no user with that home folder; write the path in full") from error
 
 
 def _absolute_root(root: str) -> str:
-    """An address in an object store does not depend on the working directory."""
+    """Returns `root` as an absolute path; an address in an object store stays as it is."""
     return root if is_url(root) else str(_absolute(root))
 
 
 def _absolute_paths(composed: DictConfig) -> None:
-    """Makes the text that is kept independent of the working directory; references are left as they are."""
+    """Makes the kept text independent of the working directory; references stay as they are."""
     datasets = [name for name in OmegaConf.select(composed, "datasets", default={}) if name not in BESIDE_DATASETS]
     below = [f"datasets.{name}.{field}" for name in datasets for field in _DATASET_PATH_KEYS]
     for key in (*_PATH_KEYS, *below):
@@ -260,7 +240,7 @@ def _absolute_paths(composed: DictConfig) -> None:
 
 
 def _absolute_init_files(node: Any) -> None:
-    """Alike for the files that stages start from, wherever below `ensemble` they are written."""
+    """Makes each `init_file` below `node` absolute; references stay as they are."""
     if not isinstance(node, DictConfig):
         return
     for name in map(str, node):
@@ -273,7 +253,7 @@ def _absolute_init_files(node: Any) -> None:
 
 
 def _written(composed: DictConfig, key: str) -> Any:
-    """The value at `key`: None where there is none, ... where it is a reference that must stay one."""
+    """Returns the value at `key`: None if there is none, `...` if it is a reference."""
     parent, _, name = key.rpartition(".")
     node = OmegaConf.select(composed, parent) if parent else composed
     if not isinstance(node, DictConfig) or name not in node:
@@ -282,7 +262,7 @@ def _written(composed: DictConfig, key: str) -> Any:
 
 
 def _tracking_uri(explicit: str | None) -> str:
-    """The store's address, relative files resolved against the working directory."""
+    """Returns the store's address; a relative file is resolved against the working directory."""
     uri = explicit or os.environ.get("MLFLOW_TRACKING_URI") or _DEFAULT_URI
     if uri.startswith("sqlite:///"):
         return f"sqlite:///{_absolute(uri.removeprefix('sqlite:///'))}"

@@ -1,7 +1,7 @@
-"""From what is written of an ensemble to its members: layers of defaults, and the grid of a sweep. Pure.
+"""Resolves the members of an ensemble from layers of defaults and from the grid of a sweep. Pure.
 
-A stage's settings are, each over the one before: the groups (`model`, `optimizer`, …), `ensemble.stages.<stage>`,
-the member, the member's stage. A sweep's values lie over its template in the same way.
+The settings of a stage come from these layers, each overriding the one before: the groups (`model`, `optimizer`, …),
+`ensemble.stages.<stage>`, the member, the member's stage. A sweep's values override its template in the same way.
 """
 
 import dataclasses
@@ -13,13 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.config.schema import (
-    MemberConfig,
-    MemberLayer,
-    RootLayer,
-    StageLayer,
-    is_safe_name,
-)
+from orchestrator.config.schema import MemberConfig, MemberLayer, RootLayer, StageLayer, check_safe_name
 from orchestrator.config.structure import choices, field_types, join, mapping, nearest, overlay
 from workers.errors import ConfigError
 from workers.models import check_name
@@ -31,7 +25,7 @@ _MAX_NAME = 64
 
 @dataclass(frozen=True)
 class _Written:
-    """One text about a member and the key it stands under."""
+    """Holds a mapping that describes a member, and its key in the configuration."""
 
     key: str
     values: Mapping[str, Any]
@@ -46,33 +40,28 @@ class _Written:
 
 
 def resolve_members(root: RootLayer) -> dict[str, MemberConfig]:
-    """All members, those of the sweep first, in the order written.
+    """Returns all members by name: those of the sweep first, then the others in the order written.
 
     Raises:
-        ConfigError: an unknown key, a wrong value, an unsafe name, no member at all, or a sweep that makes none.
+        ConfigError: a key is unknown, a value is wrong, a name is unsafe, or there is no member.
     """
     members = _sweep_members(root)
     for name, values in mapping(root.ensemble.members, "ensemble.members").items():
         key = f"ensemble.members.{name}"
         if name in members:
-            raise ConfigError(f"{key}: the sweep makes a member of that name; give this one another")
+            raise ConfigError(f"{key}: the sweep makes a member of the same name; rename this one")
         written = _Written(key, mapping(values, key))
         if not written.stages:
             others = [other for other in root.ensemble.members if other != name]
             raise ConfigError(f"{key}.stages: a member needs at least one stage; {choices(name, others)}")
         members[name] = _member(root, name, (written,))
     if not members:
-        raise ConfigError("ensemble.members: no member; take one of the groups, as in ensemble=seven")
+        raise ConfigError("ensemble.members: there is no member; choose a group, as in ensemble=seven")
     return members
 
 
-def stage_names(members: Mapping[str, MemberConfig]) -> set[str]:
-    """The names of all stages of all members."""
-    return {stage for member in members.values() for stage in member.stages}
-
-
 def _member(root: RootLayer, name: str, texts: Sequence[_Written]) -> MemberConfig:
-    _check_name("member", name, texts[-1].key)
+    check_safe_name("member", name, texts[-1].key)
     groups = {key: getattr(root, key) for key in field_types(TrainingSettings)}
     layer = MemberLayer(**groups)
     for text in texts:
@@ -80,20 +69,21 @@ def _member(root: RootLayer, name: str, texts: Sequence[_Written]) -> MemberConf
     known = tuple(dict.fromkeys(stage for text in texts for stage in text.stages))
     stages = {}
     for stage in known:
-        _check_name("stage", stage, f"{texts[-1].key}.stages.{stage}")
-        written = StageLayer(**groups)
-        shared = root.ensemble.stages.get(stage, {})
-        written = _over(written, shared, f"ensemble.stages.{stage}")
+        key = f"{texts[-1].key}.stages.{stage}"
+        check_safe_name("stage", stage, key)
+        if stage == "predictions":
+            raise ConfigError(f"{key}: this folder name is taken; give the stage another name")
+        written = _over(StageLayer(**groups), root.ensemble.stages.get(stage, {}), f"ensemble.stages.{stage}")
         for text in texts:
             written = _over(written, text.settings, text.key)
         for text in texts:
             written = _over(written, text.stages.get(stage, {}), f"{text.key}.stages.{stage}")
-        stages[stage] = _recipe(written, f"{texts[-1].key}.stages.{stage}", [one for one in known if one != stage])
+        stages[stage] = _recipe(written, key, [one for one in known if one != stage])
     return MemberConfig(name, layer.seed, stages)
 
 
 def _over(layer: StageLayer, values: object, key: str) -> StageLayer:
-    """Overlays and folds `epochs` into the schedule at once, so that a later layer's `schedule.epochs` still counts."""
+    """Overlays `values` and moves `epochs` into the schedule: a later layer's `schedule.epochs` must override it."""
     layer = overlay(layer, values, key)
     if layer.epochs is None:
         return layer
@@ -110,18 +100,7 @@ def _recipe(layer: StageLayer, key: str, siblings: Sequence[str]) -> Recipe:
     if layer.init_from is not None and layer.init_file is not None:
         raise ConfigError(f"{key}: init_from and init_file exclude each other; set one of them to null")
     written = {name: getattr(layer, name) for name in field_types(Recipe)}
-    return Recipe(**{**written, "reset": _sorted(layer.reset), "freeze": _sorted(layer.freeze)})
-
-
-def _sorted(layers: Sequence[str]) -> tuple[str, ...]:
-    return tuple(sorted(set(layers)))
-
-
-def _check_name(kind: str, name: str, key: str) -> None:
-    if not is_safe_name(name):
-        raise ConfigError(f"{key}: a {kind}'s name is 1 to 64 of letters, digits and _ . = , - and starts with no sign")
-    if kind == "stage" and name == "predictions":
-        raise ConfigError(f"{key}: this folder name is taken; give the stage another name")
+    return Recipe(**{**written, **{name: tuple(sorted(set(written[name]))) for name in ("reset", "freeze")}})
 
 
 def _sweep_members(root: RootLayer) -> dict[str, MemberConfig]:
@@ -131,7 +110,7 @@ def _sweep_members(root: RootLayer) -> dict[str, MemberConfig]:
             raise ConfigError(f"sweep.{next(iter(axes))}: a sweep needs a template: {_SWEEP_USAGE}")
         return {}
     if not axes:
-        raise ConfigError(f"sweep: nothing to sweep over; say what, as in {_SWEEP_USAGE}")
+        raise ConfigError(f"sweep: there is nothing to sweep over; give values, as in {_SWEEP_USAGE}")
     template = _Written("ensemble.template", root.ensemble.template)
     known = template.stages
     members: dict[str, MemberConfig] = {}
@@ -142,7 +121,7 @@ def _sweep_members(root: RootLayer) -> dict[str, MemberConfig]:
                 raise ConfigError(f"sweep.stages.{stage}: no such stage; {choices(stage, known)}")
         name = _point_name(axes, point)
         if name in members:
-            raise ConfigError(f"sweep: the member {name} would be made twice; give each value once")
+            raise ConfigError(f"sweep: two members would have the name {name}; give each value once")
         members[name] = _member(root, name, (template, _Written("sweep", values)))
     _refuse_twins(members, axes)
     return members
@@ -173,7 +152,7 @@ def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _point_name(axes: Mapping[str, Any], point: Sequence[Any]) -> str:
-    """A folder-safe name from the values alone, so that a longer list of values leaves the names as they were."""
+    """Returns a folder-safe name. It depends on the point alone, so longer lists of values change no name."""
     last = [key.rsplit(".", 1)[-1] for key in axes]
     labels = [short if last.count(short) == 1 else key for key, short in zip(axes, last, strict=True)]
     name = "_".join(f"{label}-{_value_name(value)}" for label, value in zip(labels, point, strict=True))
@@ -193,13 +172,10 @@ def _short_digest(text: str) -> str:
 
 
 def _refuse_twins(members: Mapping[str, MemberConfig], axes: Mapping[str, list[Any]]) -> None:
-    """Two points with the same settings mean that a swept value is overridden further in, or written twice."""
-    seen: list[MemberConfig] = []
-    for member in members.values():
-        for other in seen:
-            if (member.seed, member.stages) == (other.seed, other.stages):
-                raise ConfigError(
-                    f"sweep: {other.name} and {member.name} would be the same: give each value once, and sweep below "
-                    f"sweep.stages.<stage> what ensemble.template.stages sets of {', '.join(axes)}"
-                )
-        seen.append(member)
+    """Raises ConfigError if two points have the same settings: a value is repeated, or the template overrides it."""
+    for one, other in itertools.combinations(members.values(), 2):
+        if (one.seed, one.stages) == (other.seed, other.stages):
+            raise ConfigError(
+                f"sweep: {one.name} and {other.name} would be the same: give each value once; if a stage of "
+                f"ensemble.template.stages sets {', '.join(axes)}, sweep it below sweep.stages.<stage>"
+            )

@@ -1,4 +1,4 @@
-"""Single Hydra overrides as a person types them: read, checked against the groups, made ready for composing."""
+"""Parses single Hydra overrides, checks them against the groups, and prepares them for composing."""
 
 import re
 from typing import Any
@@ -14,13 +14,13 @@ from orchestrator.config.schema import GROUPS
 from orchestrator.config.structure import choices
 from workers.errors import ConfigError
 
-# What anybody types is far shorter; the parser works on brackets one within the other.
+# Nobody types this much; the parser recurses on nested brackets.
 _LONGEST, _SHOWN = 1 << 16, 80
 _PLAIN = re.compile(r"(?P<key>[\w.@+-]+)=(?P<value>[^\s\[{'\"$,][^\[\]{}'\",]*)")
 
 
 def one_line(action: Any) -> Any:
-    """Runs a Hydra or OmegaConf action; their errors become ours, first line only."""
+    """Runs a Hydra or OmegaConf action; raises ConfigError with the first line of their errors."""
     try:
         return action()
     except (HydraException, OmegaConfBaseException) as error:
@@ -29,17 +29,15 @@ def one_line(action: Any) -> Any:
         where = f"{key}: " if key else ""
         raise ConfigError(where + (lines[0] if lines else type(error).__name__)) from error
     except (yaml.YAMLError, RecursionError) as error:
-        # Hydra lets both through.
+        # Hydra does not catch these.
         raise ConfigError(" ".join(str(error).split())) from error
 
 
 def parse(text: str, loader: ConfigLoader) -> Override:
-    """Reads one override; ConfigError if it is none, or if it is a Hydra sweep."""
+    """Parses one override; raises ConfigError if it is not one, or if it is a Hydra sweep."""
     parser = OverridesParser.create(loader)
     if len(text) > _LONGEST:
-        raise ConfigError(
-            f"{text[:_SHOWN]}…: {len(text)} signs are too many; put long lists into a file (--config-dir)"
-        )
+        raise ConfigError(f"{text[:_SHOWN]}…: {len(text)} characters are too many; use a file (--config-dir)")
     try:
         override = parser.parse_overrides([text])[0]
     except (RecursionError, ValueError) as error:
@@ -49,9 +47,9 @@ def parse(text: str, loader: ConfigLoader) -> Override:
         if plain is None:
             raise ConfigError(
                 f"{text}: not an override; write key=value, and put quotes around a value with commas, brackets or "
-                "signs, as in \"key='a value'\""
+                "symbols, as in \"key='a value'\""
             ) from error
-        # Hydra's grammar refuses signs that paths may hold (~, parentheses); such a value can only be text.
+        # Hydra's grammar refuses characters that paths may hold (~, parentheses); such a value can only be text.
         value = plain["value"].replace("\\", "\\\\").replace("'", "\\'")
         override = parser.parse_overrides([f"{plain['key']}='{value}'"])[0]
     if override.is_sweep_override():
@@ -63,10 +61,10 @@ def parse(text: str, loader: ConfigLoader) -> Override:
 
 
 def check_override(override: Override, loader: ConfigLoader, prefix: list[str]) -> None:
-    """A group's option must exist; a plain key is checked after composing."""
+    """Raises ConfigError if a group's option does not exist; plain keys are checked after composing."""
     group = override.key_or_group
     if group.split(".", 1)[0] == "hydra":
-        raise ConfigError(f"{override.input_line}: Hydra's own settings have no effect here; leave it out")
+        raise ConfigError(f"{override.input_line}: Hydra's own settings have no effect here; remove it")
     if override.package is not None and group not in GROUPS:
         raise ConfigError(f"{group}@{override.package}: no such group; {choices(group, GROUPS)}")
     if group not in GROUPS or override.is_delete():
@@ -85,9 +83,9 @@ def _key_of(override: Override) -> str:
 
 
 def ready(override: Override, selected: frozenset[str]) -> str:
-    """The text for Hydra: plain values may make new keys (they are checked later), new packages get their `+`.
+    """Returns the text for Hydra: plain values may make new keys (they are checked later), new packages get a `+`.
 
-    `selected` are the `group@package` that the defaults hold already.
+    `selected` holds each `group@package` of the defaults.
     """
     text = str(override.input_line)
     if override.type is not OverrideType.CHANGE:

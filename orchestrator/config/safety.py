@@ -1,4 +1,4 @@
-"""What a configuration may not do: name classes, blow up, read secrets into what is kept. Plain values, no Hydra."""
+"""Refuses configurations that name classes, are far too large, or copy secrets into the run. Pure; no Hydra."""
 
 import re
 from collections.abc import Iterator
@@ -9,27 +9,30 @@ import yaml
 from orchestrator.text import is_secret_name
 from workers.errors import ConfigError
 
-# Ours have a few hundred bytes; a generated sweep some thousand.
+# The files of conf/ have a few hundred bytes, a generated sweep a few thousand.
 _LARGEST_BYTES = 1 << 20
 _MOST_VALUES = 100_000
 _DEEPEST = 50
-# Hydra's words for "make this object"; all of them are refused, so that none has to be understood.
+# With these keys Hydra instantiates a class. All are refused.
 _INSTANTIATING = frozenset({"_target_", "_partial_", "_args_", "_convert_", "_recursive_"})
+_YAML_TAG = "tag:yaml.org,2002:"
 _FROM_ENVIRONMENT = re.compile(r"\$\{\s*oc\.env\s*:\s*(?P<name>[^,}]*)")
-# Where an address may hold a secret: it is hidden wherever it is written.
+# A secret is allowed in these addresses: it is hidden wherever they are written.
 _MAY_HOLD_SECRETS = frozenset({"tracking.uri"})
 
 
 def check_folder(folder: Path) -> None:
-    """Checks every YAML file below a user's folder before anything parses it in earnest.
+    """Checks every YAML file below a user's folder before Hydra reads it.
 
     Raises:
-        ConfigError: one is too large, or would become so; has a tag, or is no YAML.
+        ConfigError: there is no folder; a file is too large, expands to too many values, has a tag, or is not YAML.
     """
+    if not folder.is_dir():
+        raise ConfigError(f"--config-dir {folder}: no such folder")
     for path in sorted(folder.rglob("*.y*ml")):
         if path.is_file():
-            if path.stat().st_size > _LARGEST_BYTES:
-                raise ConfigError(f"{path}: {path.stat().st_size} bytes are too many for a configuration")
+            if (num_bytes := path.stat().st_size) > _LARGEST_BYTES:
+                raise ConfigError(f"{path}: {num_bytes} bytes; a configuration file has at most {_LARGEST_BYTES}")
             try:
                 text = path.read_text(encoding="utf-8")
             except (OSError, UnicodeDecodeError) as error:
@@ -38,72 +41,60 @@ def check_folder(folder: Path) -> None:
 
 
 def check_text(text: str, where: str) -> None:
-    """Refuses YAML whose aliases stand for more than anybody writes, that is nested deeper, or that has tags.
-
-    Raises:
-        ConfigError: naming `where`.
-    """
+    """Raises ConfigError, naming `where`, if YAML has tags, nests too deep, or expands to too many values."""
     try:
-        size = _Sizes().of_document(yaml.parse(text, Loader=yaml.SafeLoader))
+        _check_events(yaml.parse(text, Loader=yaml.SafeLoader))
     except (yaml.YAMLError, RecursionError) as error:
         said = " ".join(str(getattr(error, "problem", None) or error).split())
         raise ConfigError(f"{where}: cannot be read as YAML ({said})") from error
     except _Refused as refused:
         raise ConfigError(f"{where}: {refused}; write it in full") from None
-    assert size <= _MOST_VALUES
 
 
 class _Refused(Exception):
-    """Why a document is refused."""
+    """Carries the reason why a document is refused."""
 
 
-class _Sizes:
-    """Counts values as if every alias were written out, without writing it out."""
+def _check_events(events: Iterator[yaml.Event]) -> None:
+    """Raises _Refused for a bad document; it counts values as if every alias were expanded."""
+    anchors: dict[str, int] = {}
+    total = 0
+    open_ones: list[tuple[str | None, int]] = []
+    for event in events:
+        if isinstance(event, yaml.CollectionStartEvent):
+            _check_tag(event.tag)
+            open_ones.append((event.anchor, total))
+            if len(open_ones) > _DEEPEST:
+                raise _Refused(f"nested deeper than {_DEEPEST} levels")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = open_ones.pop()
+            total += 1
+            if anchor is not None:
+                anchors[anchor] = total - before
+        elif isinstance(event, yaml.AliasEvent):
+            # An unknown alias lies inside its own anchor, or has none.
+            if event.anchor not in anchors:
+                raise _Refused(f"*{event.anchor} has no anchor before it")
+            total += anchors[event.anchor]
+        elif isinstance(event, yaml.ScalarEvent):
+            _check_tag(event.tag)
+            total += 1
+            if event.anchor is not None:
+                anchors[event.anchor] = 1
+        if total > _MOST_VALUES:
+            raise _Refused(f"its aliases expand to more than {_MOST_VALUES} values")
 
-    def __init__(self) -> None:
-        self._anchors: dict[str, int] = {}
 
-    def of_document(self, events: Iterator[yaml.Event]) -> int:
-        total = 0
-        open_ones: list[tuple[str | None, int]] = []
-        for event in events:
-            if isinstance(event, yaml.CollectionStartEvent | yaml.ScalarEvent):
-                self._check_tag(event)
-            if isinstance(event, yaml.CollectionStartEvent):
-                open_ones.append((event.anchor, total))
-                if len(open_ones) > _DEEPEST:
-                    raise _Refused(f"nested deeper than {_DEEPEST} levels")
-            elif isinstance(event, yaml.CollectionEndEvent):
-                anchor, before = open_ones.pop()
-                total += 1
-                if anchor is not None:
-                    self._anchors[anchor] = total - before
-            elif isinstance(event, yaml.AliasEvent):
-                # One that is not known yet stands inside itself, or nowhere.
-                if event.anchor not in self._anchors:
-                    raise _Refused(f"*{event.anchor} stands for nothing that is written before it")
-                total += self._anchors[event.anchor]
-            elif isinstance(event, yaml.ScalarEvent):
-                total += 1
-                if event.anchor is not None:
-                    self._anchors[event.anchor] = 1
-            if total > _MOST_VALUES:
-                raise _Refused(f"its aliases stand for more than {_MOST_VALUES} values")
-        return total
-
-    @staticmethod
-    def _check_tag(event: yaml.CollectionStartEvent | yaml.ScalarEvent) -> None:
-        if event.tag is not None and not event.tag.startswith("tag:yaml.org,2002:") and event.tag != "!":
-            raise _Refused(f"the tag {event.tag} is not read")
-        if event.tag is not None and event.tag.startswith("tag:yaml.org,2002:python"):
-            raise _Refused(f"the tag !!{event.tag.rpartition(':2002:')[2] or event.tag} is not read")
+def _check_tag(tag: str | None) -> None:
+    if tag not in (None, "!") and (not tag.startswith(_YAML_TAG) or tag.startswith(f"{_YAML_TAG}python")):
+        raise _Refused(f"the tag {tag.replace(_YAML_TAG, '!!')} is not allowed")
 
 
 def check_values(value: object, key: str = "") -> None:
-    """Looks through a composed configuration whose references are still as written.
+    """Checks a composed configuration whose references are still as written.
 
     Raises:
-        ConfigError: a key would name a class, or a secret of the environment would be written into what is kept.
+        ConfigError: a key names a class, or a secret of the environment would be written into the run.
     """
     if isinstance(value, list):
         for index, item in enumerate(value):
@@ -123,12 +114,12 @@ def _check_reference(text: str, key: str) -> None:
         name = found["name"].strip().strip("'\"")
         if "$" in name or is_secret_name(name):
             raise ConfigError(
-                f"{key}={text}: a secret, or a variable that cannot be told, would be written into the run; libraries "
-                "read secrets from the environment themselves"
+                f"{key}={text}: this may write a secret into the run; remove it: libraries read secrets from the "
+                "environment themselves"
             )
 
 
 def check_path(text: str, key: str) -> None:
-    """Refuses a path that no file can have, or that would not fit on the lines that name it."""
+    """Raises ConfigError if a path holds control characters: messages name a path on one line."""
     if any(letter < " " or letter == "\x7f" for letter in text):
-        raise ConfigError(f"{key}={text!a}: control characters in a path; rename it")
+        raise ConfigError(f"{key}={text!a}: the path holds control characters; rename it")

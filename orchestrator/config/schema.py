@@ -1,6 +1,6 @@
-"""The configuration as typed, frozen values: what `orchestrator.config.composition` checks against and hands out.
+"""Defines the configuration as typed, frozen values.
 
-`*Layer` classes are the schema of what a person writes; `Config` is what the rest of the program reads. No Hydra here.
+`*Layer` classes are the schema of what a person writes; the rest of the program reads `Config`. No Hydra here.
 """
 
 import re
@@ -10,7 +10,16 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from workers.settings import Crops, DatasetSettings, KeptCheckpoint, Recipe, TrainingSettings
+from workers.errors import ConfigError
+from workers.settings import (
+    Crops,
+    DatasetSettings,
+    KeptCheckpoint,
+    Recipe,
+    TrainingSettings,
+    require,
+    require_least,
+)
 
 GROUPS = (
     "experiment",
@@ -28,22 +37,18 @@ GROUPS = (
     "reading",
 )
 TARGET = "target"
-# What stands among the datasets and is none.
+# Keys below `datasets` that are not datasets.
 BESIDE_DATASETS = ("store", "local_copy")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.=,-]{0,63}")
 
 
 class CombineMethod(StrEnum):
-    """How members' probabilities become the ensemble's."""
-
     mean = "mean"
     weighted = "weighted"
     geometric = "geometric"
 
 
 class SubmissionFormat(StrEnum):
-    """The layout of the submission file."""
-
     ilsvrc = "ilsvrc"
     tiny_imagenet = "tiny_imagenet"
     labels = "labels"
@@ -52,25 +57,23 @@ class SubmissionFormat(StrEnum):
 
 
 class Precision(StrEnum):
-    """The arithmetic of forward and backward passes."""
-
     auto = "auto"
     fp32 = "fp32"
     bf16 = "bf16"
 
 
 class Auto(StrEnum):
-    """Stands for a number that the program chooses."""
+    """Is written in place of a number that the program chooses."""
 
     auto = "auto"
 
 
 @dataclass(frozen=True)
 class ClusterLayer:
-    """As written: where members run and what each may use; `address` None is a local Ray of the run's own.
+    """Holds what a person writes about the cluster; with `address` None the run starts a local Ray.
 
-    `max_failures` bounds the attempts of a stage that end in its own error, `max_losses` those whose process or node
-    was lost. `progress_timeout_s`: how long a member may be alive and make no progress.
+    `max_failures` limits the attempts of a stage that end in an error, `max_losses` those that lose their process or
+    node. A member that makes no progress for `progress_timeout_s` seconds is ended.
     """
 
     address: str | None = None
@@ -81,34 +84,26 @@ class ClusterLayer:
     progress_timeout_s: float = 900.0
 
     def __post_init__(self) -> None:
-        if isinstance(self.cpus_per_member, int) and self.cpus_per_member < 1:
-            raise ValueError(f"cpus_per_member={self.cpus_per_member}: give 1 or more")
-        gpus = self.gpus_per_member
-        if gpus < 0 or (gpus > 1 and not float(gpus).is_integer()):
-            raise ValueError(f"gpus_per_member={gpus}: give a share of one GPU or a whole number of them")
-        for name in ("max_failures", "max_losses"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)}: give 0 or more")
-        if not self.progress_timeout_s > 0:
-            raise ValueError(f"progress_timeout_s={self.progress_timeout_s}: give seconds, more than 0")
+        gpus, timeout_s = self.gpus_per_member, self.progress_timeout_s
+        if isinstance(self.cpus_per_member, int):
+            require_least(self, 1, "cpus_per_member")
+        in_parts = 0 <= gpus <= 1 or (gpus > 1 and gpus % 1 == 0)
+        require(in_parts, f"gpus_per_member={gpus}: give a share of one GPU or a whole number of them")
+        require_least(self, 0, "max_failures", "max_losses")
+        require(timeout_s > 0, f"progress_timeout_s={timeout_s}: give seconds, more than 0")
 
 
 @dataclass(frozen=True)
-class ClusterConfig:
-    """As used: while the CPUs of a member are still to be chosen, `choose_cpus` is true and they count as one."""
+class ClusterConfig(ClusterLayer):
+    """Holds the cluster settings in use; until a member's CPUs are chosen, `choose_cpus` is true and they are 1."""
 
-    address: str | None = None
     cpus_per_member: int = 1
-    gpus_per_member: float = 0.0
-    max_failures: int = 3
-    max_losses: int = 20
     choose_cpus: bool = False
-    progress_timeout_s: float = 900.0
 
 
 @dataclass(frozen=True)
 class TrackingLayer:
-    """As written: `uri` None means MLFLOW_TRACKING_URI, else a SQLite file in the working directory."""
+    """Holds what a person writes; `uri` None means MLFLOW_TRACKING_URI, else a SQLite file in the working directory."""
 
     uri: str | None = None
     required: bool = True
@@ -116,7 +111,7 @@ class TrackingLayer:
 
 @dataclass(frozen=True)
 class TrackingConfig:
-    """As used: `uri` is absolute."""
+    """Holds the tracking settings in use; `uri` is absolute."""
 
     uri: str
     required: bool
@@ -129,9 +124,9 @@ class CombineConfig:
 
 @dataclass(frozen=True)
 class SubmissionConfig:
-    """`template` is a sample submission to follow; `class_ids` a file with one `<class> <id>` a line.
+    """Names a sample submission to follow (`template`), and a file with one `<class> <id>` a line (`class_ids`).
 
-    `min_members` lets a submission be written without members that failed, if so many are there; None asks for all.
+    A submission is written without the members that failed if at least `min_members` are left; None requires all.
     """
 
     format: SubmissionFormat = SubmissionFormat.labels
@@ -140,8 +135,8 @@ class SubmissionConfig:
     min_members: int | None = None
 
     def __post_init__(self) -> None:
-        if self.min_members is not None and self.min_members < 1:
-            raise ValueError(f"min_members={self.min_members}: give 1 or more, or null")
+        if self.min_members is not None:
+            require_least(self, 1, "min_members")
 
 
 @dataclass(frozen=True)
@@ -152,26 +147,26 @@ class PredictConfig:
 
 @dataclass(frozen=True)
 class StageLayer(Recipe):
-    """What may be written of a stage: its recipe, with `epochs` short for `schedule.epochs`."""
+    """Holds what a person writes about a stage: its recipe, and `epochs` as a short form of `schedule.epochs`."""
 
     epochs: int | None = None
 
 
 @dataclass(frozen=True)
 class MemberLayer(TrainingSettings):
-    """What may be written of a member, over the groups' settings."""
+    """Holds what a person writes about a member; it overrides the groups."""
 
     seed: int | None = None
     stages: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.seed is not None and self.seed < 0:
-            raise ValueError(f"seed={self.seed}: give 0 or more")
+        if self.seed is not None:
+            require_least(self, 0, "seed")
 
 
 @dataclass(frozen=True)
 class EnsembleLayer:
-    """`members` by name; `stages`: defaults of all members' stages of that name; `template`: what a sweep copies."""
+    """Holds members by name, defaults for all stages of one name (`stages`), and the member that a sweep copies."""
 
     members: Mapping[str, Any] = field(default_factory=dict)
     stages: Mapping[str, Any] = field(default_factory=dict)
@@ -180,7 +175,7 @@ class EnsembleLayer:
 
 @dataclass(frozen=True)
 class RootLayer(TrainingSettings):
-    """The whole composed configuration as written."""
+    """Holds the whole configuration as a person writes it."""
 
     experiment: str = ""
     seed: int = 0
@@ -197,15 +192,13 @@ class RootLayer(TrainingSettings):
     precision: Precision = Precision.auto
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise ValueError(f"seed={self.seed}: give 0 or more")
-        if self.checkpoint_updates < 1:
-            raise ValueError(f"checkpoint_updates={self.checkpoint_updates}: give 1 or more")
+        require_least(self, 0, "seed")
+        require_least(self, 1, "checkpoint_updates")
 
 
 @dataclass(frozen=True)
 class MemberConfig:
-    """One member; `seed` None means the run's."""
+    """Describes one member; with `seed` None it uses the run's seed."""
 
     name: str
     seed: int | None
@@ -214,7 +207,7 @@ class MemberConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """The checked configuration of a run. `yaml` is its composed text, interpolations (secrets) unresolved."""
+    """Holds the checked configuration of a run; `yaml` is its composed text, with references left unresolved."""
 
     experiment: str
     seed: int
@@ -234,10 +227,13 @@ class Config:
 
 
 def default_run_dir(experiment: str, plan_hash: str) -> Path:
-    """Where a run lies when `run_dir` is not given."""
+    """Returns the run directory that is used when `run_dir` is not given."""
     return Path("runs") / f"{experiment}-{plan_hash[:8]}"
 
 
-def is_safe_name(name: str) -> bool:
-    """Whether `name` can be a member, stage or dataset: a folder name that needs no quoting."""
-    return _NAME.fullmatch(name) is not None
+def check_safe_name(kind: str, name: str, key: str) -> None:
+    """Raises ConfigError if `name` is not a folder name that needs no quoting; `kind` names it in the message."""
+    if _NAME.fullmatch(name) is None:
+        raise ConfigError(
+            f"{key}: a {kind}'s name has 1 to 64 letters, digits or _ . = , - and starts with a letter or digit"
+        )

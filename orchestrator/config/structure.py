@@ -1,7 +1,6 @@
-"""Lays nested plain values over frozen dataclasses, with every key and value checked.
+"""Overlays nested plain values on frozen dataclasses and checks every key and value.
 
-A small converter of our own rather than a structured OmegaConf schema: it keeps dataclasses frozen, reports the full
-key, and knows the nearest right name.
+Unlike OmegaConf's structured schemas, it keeps dataclasses frozen, reports the full key, and suggests the nearest name.
 """
 
 import dataclasses
@@ -21,15 +20,15 @@ _WANTED: dict[object, str] = {bool: "true or false", int: "a whole number", floa
 
 
 def overlay(base: T, values: object, key: str) -> T:
-    """Returns `base`, a dataclass instance, with `values` laid over it.
+    """Returns `base`, a dataclass instance, with its fields replaced by `values`.
 
     Args:
-        base: instance whose class is the schema; nested dataclasses, also those of a mapping, are overlaid in turn.
+        base: instance whose class is the schema; nested dataclasses, also those in a mapping, are overlaid in turn.
         values: a mapping from field names to plain values (text, numbers, lists, mappings, None).
         key: dotted key of `base` in the configuration ("" at the root), for messages.
 
     Raises:
-        ConfigError: an unknown key, a value of the wrong kind, or one that the dataclass refuses.
+        ConfigError: a key is unknown, or a value has the wrong type or is refused by the dataclass.
     """
     entries = mapping(values, key)
     schema: type = type(base)
@@ -57,25 +56,25 @@ def overlay(base: T, values: object, key: str) -> T:
 
 
 def mapping(values: object, key: str) -> dict[str, Any]:
-    """`values` as a dict with text keys, or ConfigError if it is not a mapping."""
+    """Returns `values` as a dict with text keys; raises ConfigError if it is not a mapping."""
     if not isinstance(values, Mapping):
         raise ConfigError(f"{key}={_shown(values)}: give keys below {key}, as in {key}.<key>=<value>")
     return {str(name): value for name, value in values.items()}
 
 
 def join(key: str, name: str) -> str:
-    """The dotted key of `name` below `key`."""
+    """Returns the dotted key of `name` below `key`."""
     return f"{key}.{name}" if key else name
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The known name most like `name`, if one is."""
+    """Returns the known name that is most like `name`; None if none is close."""
     matches = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
     return matches[0] if matches else None
 
 
 def choices(name: str, known: Iterable[str]) -> str:
-    """The end of a message: the nearest known name where there is one, then all of them."""
+    """Returns the end of a message: the nearest known name, if any, then all known names."""
     names = sorted(known)
     close = nearest(name, names)
     asked = f"did you mean {close}? " if close else ""
@@ -83,7 +82,7 @@ def choices(name: str, known: Iterable[str]) -> str:
 
 
 def unknown_key(key: str, name: str, schema: type) -> ConfigError:
-    """The error for a key that `schema` lacks: a sibling, or the same name further in, is suggested."""
+    """Returns the error for a key that `schema` lacks; it suggests a sibling, or the same name further in."""
     fields = field_types(schema)
     inner = {path.rsplit(".", 1)[-1]: path for path in sorted(_leaves(schema), reverse=True)}
     close = inner.get(name) or nearest(name, fields)
@@ -96,7 +95,7 @@ def unknown_key(key: str, name: str, schema: type) -> ConfigError:
 
 @cache
 def field_types(schema: type) -> dict[str, Any]:
-    """Field names of a dataclass and their resolved types, in order."""
+    """Returns the field names of a dataclass and their resolved types, in order."""
     hints = get_type_hints(schema)
     return {field.name: hints[field.name] for field in dataclasses.fields(schema)}
 
@@ -109,7 +108,7 @@ def _leaves(schema: type) -> Iterator[str]:
 
 
 def _entry_type(hint: Any) -> Any:
-    """The dataclass whose instances a mapping of that type holds by name; None for any other type."""
+    """Returns the dataclass of the values of a `Mapping[str, dataclass]`; None for any other type."""
     if get_origin(hint) is not Mapping:
         return None
     entry = get_args(hint)[1]
@@ -136,7 +135,7 @@ def _convert(hint: Any, value: object, key: str) -> Any:
 
 
 def _alternative(kinds: tuple[Any, ...], value: object, key: str) -> Any:
-    """`value` as the first of `kinds`, or as a word of the enum that comes second, as in `int | Auto`."""
+    """Returns `value` as the first of `kinds`, or as a word of the enum that comes second, as in `int | Auto`."""
     first, *words = (kind for kind in kinds if kind is not types.NoneType)
     allowed = [str(word) for enum in words for word in enum]
     if value in allowed:
@@ -155,17 +154,13 @@ def _member_of(enum: type[StrEnum], value: object, key: str) -> StrEnum:
 
 
 def _scalar(kind: type, value: object, key: str) -> object:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if kind is bool and isinstance(value, bool):
-        return value
-    if kind is int and is_number and isinstance(value, int):
-        return value
-    if kind is float and isinstance(value, int | float) and is_number and math.isfinite(value):
-        return float(value)
-    if kind is str and isinstance(value, str):
-        return value
-    if kind is str and is_number and isinstance(value, int):
+    is_int = isinstance(value, int) and not isinstance(value, bool)
+    if kind is float and (is_int or isinstance(value, float)) and math.isfinite(value):  # type: ignore[arg-type]
+        return float(value)  # type: ignore[arg-type]
+    if kind is str and is_int:
         return str(value)
+    if (kind is int and is_int) or (kind in (bool, str) and isinstance(value, kind)):
+        return value
     raise ConfigError(f"{key}={_shown(value)}: give {_WANTED[kind]}")
 
 

@@ -1,6 +1,6 @@
-"""Says what would go wrong on this machine, before it does.
+"""Reports problems that a launch would meet on this machine.
 
-`facts` gathers what there is to know and `checks` judges it, so each check is a pure function.
+`facts` gathers the facts and `checks` judges them, so each check is a pure function.
 """
 
 from workers.faces import face

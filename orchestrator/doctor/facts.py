@@ -1,6 +1,6 @@
-"""The facts that the doctor judges: asked of this machine, of Ray, of MLflow and of the datasets.
+"""Gathers the facts that the doctor judges, from this machine, Ray, MLflow and the datasets.
 
-Nothing is changed, but that rates measured for the choice of a placement are kept.
+It changes nothing, except that it caches the rates that it measures for the placement.
 """
 
 import io
@@ -32,20 +32,21 @@ from workers.errors import SeptetError
 from workers.settings import DatasetSettings
 
 _TORCH_TIMEOUT_S = 120
-# In a process of its own: a torch that crashes while loading then fails a check instead of the doctor.
+# Runs in another process: if torch crashes while loading, only a check fails.
 _ASK_TORCH = "import torch; print(torch.cuda.device_count())"
 
 
 def gather(config: Config, note: Callable[[str], None]) -> Facts:
-    """Looks at everything that a launch of `config` will need.
+    """Gathers everything that a launch of `config` needs.
 
-    Takes a few seconds, most of them Ray's, and where rates of training are not known yet the time of measuring them;
-    `note` hears of that.
+    It takes a few seconds, most of them for Ray, and longer if rates of training must be measured: `note` then receives
+    a line.
     """
     requirements = _requirements()
     memory = psutil.virtual_memory()
     torch = ask_torch()
     placed = Answer(problem="torch does not load") if torch.problem else ask_placement(config, note)
+    chosen = placed if isinstance(placed, Placed) else None
     return Facts(
         python=".".join(map(str, sys.version_info[:3])),
         python_required=metadata.metadata("septet")["Requires-Python"],
@@ -55,9 +56,7 @@ def gather(config: Config, note: Callable[[str], None]) -> Facts:
         num_gpus=len(list(Path("/proc/driver/nvidia/gpus").glob("*"))),
         num_cpus=available_cpus(),
         cpu_quota=cpu_quota(),
-        cpus_per_member=placed.cluster.cpus_per_member
-        if isinstance(placed, Placed)
-        else config.cluster.cpus_per_member,
+        cpus_per_member=(chosen or config).cluster.cpus_per_member,
         gpus_per_member=config.cluster.gpus_per_member,
         cluster_address=config.cluster.address,
         memory_bytes=memory.total,
@@ -77,12 +76,12 @@ def gather(config: Config, note: Callable[[str], None]) -> Facts:
         datasets={name: ask_dataset(settings) for name, settings in config.datasets.items()},
         placement=Answer(placed.line) if isinstance(placed, Placed) else placed,
         compiled_kernels=find_spec("workers.kernels._lrn") is not None,
-        placements=tuple(map(str, placed.options)) if isinstance(placed, Placed) else (),
+        placements=() if chosen is None else tuple(map(str, chosen.options)),
     )
 
 
 def ask_placement(config: Config, note: Callable[[str], None]) -> Placed | Answer:
-    """What a launch would choose, measured if need be even where the plan is short; else why that cannot be said."""
+    """Returns the placement that a launch would choose, measured even for a short plan; else the problem."""
     try:
         plan = make_plan(config, survey_all(config, allow_absent=True), hash_init_files(config))
         return placement.place(config, plan, note, Measuring.always)
@@ -91,7 +90,7 @@ def ask_placement(config: Config, note: Callable[[str], None]) -> Placed | Answe
 
 
 def ask_torch() -> Answer:
-    """How many GPUs torch sees, as a number; asked in another process."""
+    """Returns how many GPUs torch sees, as a number."""
     try:
         asked = subprocess.run(
             [sys.executable, "-P", "-c", _ASK_TORCH],
@@ -109,7 +108,7 @@ def ask_torch() -> Answer:
 
 
 def ask_decoder(name: str) -> Answer:
-    """Encodes a small image in the format `name`, and decodes it as preparation does."""
+    """Encodes a small image in the format `name`, and decodes it as the preparation does."""
     file = io.BytesIO()
     try:
         Image.new("RGB", (8, 8), (200, 100, 50)).save(file, name)
@@ -123,14 +122,14 @@ def ask_ray(settings: ClusterConfig) -> str:
     """Opens the cluster as a launch would, and closes it again.
 
     Raises:
-        ConfigError: no answer, or no room for a member.
+        ConfigError: the cluster does not answer, or has no room for a member.
     """
     with cluster.open_cluster(settings) as actors:
         return f"{settings.address or 'local'}: room for {actors.num_slots} members at once"
 
 
 def ask_dataset(settings: DatasetSettings) -> Answer:
-    """What a look at the folders says; nothing is decoded."""
+    """Surveys a dataset without decoding images."""
 
     def look() -> str:
         found = survey(settings)
@@ -141,7 +140,7 @@ def ask_dataset(settings: DatasetSettings) -> Answer:
 
 
 def place(name: str, path: Path) -> Place:
-    """`path`, or rather its nearest existing parent: nothing is made to find out."""
+    """Describes `path`, or its nearest existing parent: it makes no folder."""
     wanted = path.expanduser().absolute()
     existing = next(folder for folder in (wanted, *wanted.parents) if folder.exists())
     usage = shutil.disk_usage(existing)
@@ -149,7 +148,7 @@ def place(name: str, path: Path) -> Place:
 
 
 def cpu_quota(cpu_max: Path = Path("/sys/fs/cgroup/cpu.max")) -> float | None:
-    """A container's limit in CPUs (cgroup v2), or None without one."""
+    """Returns a container's limit in CPUs (cgroup v2), or None without one."""
     try:
         quota, period = cpu_max.read_text().split()
     except (OSError, ValueError):
@@ -172,7 +171,7 @@ def _has_auth_token(environment: Mapping[str, str]) -> bool:
 
 
 def _requirements() -> tuple[str, ...]:
-    """What the package itself requires, without its extras."""
+    """Returns what the package requires, without its extras."""
     return tuple(text for text in metadata.requires("septet") or () if "extra ==" not in text)
 
 

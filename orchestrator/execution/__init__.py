@@ -1,6 +1,6 @@
-"""Drives a plan on a cluster: which job runs next, what happens when one fails, hangs or is told to stop.
+"""Runs a plan on a cluster: starts jobs, and handles those that fail, hang or must stop.
 
-The driver is the only writer of a run's ledger and of MLflow.
+Only the driver writes a run's ledger and MLflow.
 """
 
 from workers.faces import face

@@ -1,7 +1,7 @@
-"""The driver: puts stages on actors as they become ready, tries again within budgets, and commits what comes back.
+"""Starts jobs on actors as they become ready, retries them within budgets, and commits their results.
 
-The driver alone writes DONE.json and the ledger. Everything it knows it can read from disk again, so a launch after
-any kind of death goes on from there: a stage with a DONE.json is done, any other resumes from its newest checkpoint.
+Only the driver writes DONE.json and the ledger. It can read its whole state from disk, so the next launch resumes after
+any crash: a stage with a DONE.json is done, and any other resumes from its newest checkpoint.
 """
 
 import logging
@@ -24,7 +24,7 @@ from workers.storage import newest_step, raise_fence, write_finished, write_text
 from workers.training import read_step
 
 _POLL_S = 0.5
-# Errors that keep their exit code beyond the actor; any other makes its member one that failed for good.
+# These errors of an actor keep their exit code; any other becomes MemberFailed.
 _KEPT_KINDS: dict[str, type[SeptetError]] = {kind.__name__: kind for kind in (CheckFailed, DataError, StorageError)}
 _AT_CHANCE = "at_chance"
 _AT_CHANCE_TAG = "septet.at_chance"
@@ -33,10 +33,10 @@ _log = logging.getLogger(__name__)
 
 
 class Driver:
-    """Brings one run to its end: `take_stock`, then `run`.
+    """Runs one plan to its end: call `take_stock`, then `run`.
 
-    `clock` gives unix seconds, for the ledger, `monotonic` those by which a member that hangs is known; `book` gets
-    the digests of what is committed.
+    `clock` returns Unix seconds for the ledger, `monotonic` the seconds for finding members that hang. `book` records
+    the digests of everything that is committed.
     """
 
     def __init__(
@@ -44,12 +44,11 @@ class Driver:
         work: Work,
         ledger: Ledger,
         tracker: Tracker,
+        book: Book,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
-        book: Book | None = None,
     ) -> None:
-        self._book = book or Book()
-        self._work, self._ledger, self._tracker, self._clock = work, ledger, tracker, clock
+        self._work, self._ledger, self._tracker, self._book, self._clock = work, ledger, tracker, book, clock
         self._done: set[StageRef] = set()
         self._predicted: set[str] = set()
         self._busy: dict[str, Job] = {}
@@ -62,14 +61,14 @@ class Driver:
         self._cluster: Cluster
 
     def take_stock(self) -> bool:
-        """Learns from disk what is done, tells the tracker what it missed, and says whether all is complete.
+        """Reads from disk which jobs are done, sends missing metrics to the tracker, and returns whether all are done.
 
         Raises:
-            CheckFailed: a finished stage is not the one that was committed.
+            CheckFailed: a finished stage differs from the committed one.
         """
         self._ledger.set_state(StageState.running)
         self._follow(self._followers)
-        # Each is read whole for it.
+        # Cached, since each check reads whole files.
         stored = cache(partial(stored_predictions, self._work, self._book.committed))
         reopen_damaged(self._work.paths, self._work.plan, lambda name: stored(name) is not None)
         for stage in self._work.plan.stages:
@@ -78,7 +77,8 @@ class Driver:
             if finished is not None:
                 self._done.add(stage.ref)
                 self._ledger.declare(train, StageState.done)
-                self._check_stage(stage.ref, finished.checkpoint_sha256)
+                folder = self._work.paths.stage(stage.ref)
+                require_stage(self._book.committed, stage.ref, folder, finished.checkpoint_sha256)
                 at_chance = finished.at_chance
                 self._tracker.stage_finished(stage.ref, Ending.FINISHED, {_AT_CHANCE_TAG: str(at_chance).lower()})
             else:
@@ -87,40 +87,36 @@ class Driver:
             found = stored(member) if self._work.plan.last_stages[member] in self._done else None
             if found is not None:
                 self._predicted.add(member)
-                self._book.predictions(member, found)
             job = self._work.plan.predict_job(member)
             self._ledger.declare(job, StageState.waiting if found is None else StageState.done)
         return self._complete
-
-    def _check_stage(self, ref: StageRef, checkpoint_sha256: str) -> None:
-        """Holds a finished stage against what was committed; a run that kept no digests gets them now."""
-        require_stage(self._book.committed, ref, self._work.paths.stage(ref), checkpoint_sha256)
-        self._book.stage(ref, checkpoint_sha256)
 
     @property
     def _complete(self) -> bool:
         return self._predicted >= set(self._work.plan.members)
 
     def run(self, cluster: Cluster, stop_requested: Callable[[], bool], show: Callable[[], None]) -> bool:
-        """Trains and predicts until all is done, nothing more can be, or a stop is asked for.
+        """Trains and predicts until all jobs are done, the rest cannot run, or a stop is requested.
 
         Args:
-            cluster: where members run; every actor is ended at the end.
-            stop_requested: asked twice a second; true makes every actor checkpoint and stop.
-            show: called twice a second, after the files on disk have moved on.
+            cluster: runs the members; all its actors are ended at the end.
+            stop_requested: called twice a second; true makes every actor checkpoint and stop.
+            show: called twice a second, after the files on disk have changed.
 
         Returns:
-            Whether all members are complete; False after a stop.
+            True if all members are complete, False after a stop.
 
         Raises:
-            MemberFailed: a stage has used up its budget; all that did not need it has been done.
-            StorageError, DataError, CheckFailed: alike, because storage, data or a check failed it.
+            MemberFailed: a stage has used up its budget; all jobs that do not depend on it are done.
+            StorageError, DataError, CheckFailed: as MemberFailed, because of storage, data or a check.
             ClusterLost: the cluster is gone.
         """
         self._cluster = cluster
         while True:
             if stop_requested() and not self._stopping:
-                self._stop()
+                self._stopping = True
+                for member in self._busy:
+                    self._cluster.stop(member)
             if not self._stopping:
                 self._start_what_fits()
             if not self._busy:
@@ -142,20 +138,15 @@ class Driver:
         show()
         return self._complete
 
-    def _stop(self) -> None:
-        self._stopping = True
-        for member in self._busy:
-            self._cluster.stop(member)
-
     def _move_off_leaving_machines(self) -> None:
-        """Has members checkpoint whose machine is about to be taken away; they go on elsewhere."""
+        """Makes the members on draining nodes checkpoint and stop; they resume on another node."""
         for member in self._cluster.leaving() & self._busy.keys() - self._moving:
-            _log.warning("%s: its machine is to be taken away; it checkpoints and goes on elsewhere", member)
+            _log.warning("%s: its node is draining; it saves a checkpoint and resumes on another node", member)
             self._moving.add(member)
             self._cluster.stop(member)
 
     def _start_what_fits(self) -> None:
-        """Predictions first: they are short, and free their actor; then stages, longest remaining path first."""
+        """Starts predictions first, since they are short and free their actor; then stages, longest path first."""
         work = self._work
         chosen: dict[str, Job] = {}
         for member in work.plan.members:
@@ -174,7 +165,7 @@ class Driver:
         self._cluster.end_idle()
 
     def _without_failed(self) -> Plan:
-        """The plan less the stages that failed for good and those that start from them."""
+        """Returns the plan without the stages that failed for good and those that start from them."""
         plan = self._work.plan
         kept = tuple(
             stage
@@ -191,9 +182,11 @@ class Driver:
         self._busy[member] = job
         resumed_from = newest_step(paths.checkpoints(job.ref)) if isinstance(job, TrainJob) else 0
         attempt = self._ledger.begin(job, started=self._clock(), resumed_from=resumed_from)
-        fence = self._raise_fence(job, attempt)
+        # The random part is needed if the ledger was deleted: it counts from 0 again.
+        fence = f"{job}, attempt {attempt}, launch {self._ledger.contents.launch}, {secrets.token_hex(4)}"
+        raise_fence(paths.member(member), fence)
         if isinstance(job, TrainJob):
-            # Another file under the name, which a worker of an earlier attempt may have open: after the fence.
+            # After the fence: this replaces a file that a worker of an earlier attempt may have open.
             write_text(paths.step(job.ref), str(resumed_from))
         self._deadlines.begin(member, mark_of(paths.step(job.ref)))
         match job:
@@ -203,15 +196,8 @@ class Driver:
             case PredictJob():
                 self._cluster.predict(self._work.predict_spec(member, fence))
 
-    def _raise_fence(self, job: Job, attempt: int) -> str:
-        # The random part: the ledger counts from 0 again where somebody has removed it.
-        launch = self._ledger.contents.launch
-        mark = f"{job}, attempt {attempt}, launch {launch}, {secrets.token_hex(4)}"
-        raise_fence(self._work.paths.member(job.member), mark)
-        return mark
-
     def _settle(self, completed: Completed) -> None:
-        """Commits what a call came to, or decides whether it is tried again."""
+        """Commits the result of a call, or decides whether to try again."""
         job = self._busy.pop(completed.member)
         moving = completed.member in self._moving
         self._moving.discard(completed.member)
@@ -226,18 +212,18 @@ class Driver:
                 self._ledger.end(job, AttemptEnd.preempted, StageState.waiting)
             case Halted():
                 self._ledger.end(job, AttemptEnd.stopped, StageState.stopped)
-                self._tell_end(job, Ending.KILLED)
+                self._track_end(job, Ending.KILLED)
             case Lost(reason, announced):
                 end = AttemptEnd.preempted if moving or announced else AttemptEnd.lost
                 self._retry(job, end, Failure("Lost", f"its actor died: {reason}", "", retryable=True))
             case Failure() as failure:
                 self._retry(job, AttemptEnd.failed, failure)
         if moving:
-            # Whatever it came to: it was told to stop, and its machine goes.
+            # Whatever its result: its node is draining.
             self._discard(job.member)
 
     def _end_hung(self) -> None:
-        """A member that is alive and makes no progress is ended and tried again, as if its process were lost."""
+        """Ends members that are alive but make no progress; they are retried as if their process were lost."""
         for member, job in list(self._busy.items()):
             reason = self._deadlines.look(member, mark_of(self._work.paths.step(job.ref)))
             if reason:
@@ -256,7 +242,7 @@ class Driver:
         self._tracker.stage_finished(ref, Ending.FINISHED, {_AT_CHANCE_TAG: str(result.at_chance).lower()})
 
     def _retry(self, job: Job, end: AttemptEnd, failure: Failure) -> None:
-        """After a loss or failure the actor is not used again: nobody knows what state its process is in."""
+        """Retries a job or gives it up. Its actor is not used again, since the state of its process is unknown."""
         _log.warning("%s: %s: %s", job, failure.kind, failure.message)
         _log.debug("%s", failure.traceback)
         self._discard(job.member)
@@ -265,21 +251,21 @@ class Driver:
             end = AttemptEnd.diverged
         if self._stopping:
             self._ledger.end(job, end, StageState.stopped, error=message, diverged_at=failure.diverged_at)
-            self._tell_end(job, Ending.KILLED)
+            self._track_end(job, Ending.KILLED)
             return
         self._ledger.end(job, end, StageState.waiting, error=message, diverged_at=failure.diverged_at)
         if end is AttemptEnd.diverged:
             if self._ledger.may_replay(job):
-                _log.warning("%s: replayed from its newest checkpoint: a passing fault does not come again", job)
+                _log.warning("%s: replaying from its newest checkpoint, in case the fault is transient", job)
                 return
-            failure = replace(failure, message=f"{failure.message} (again after a replay: no passing fault)")
+            failure = replace(failure, message=f"{failure.message} (again after a replay, so it is no transient fault)")
         elif failure.retryable and self._ledger.may_retry(job, end, self._work.budgets):
             return
         self._ledger.declare(job, StageState.failed)
         self._failed[job] = failure
-        self._tell_end(job, Ending.FAILED)
+        self._track_end(job, Ending.FAILED)
 
-    def _tell_end(self, job: Job, ending: Ending) -> None:
+    def _track_end(self, job: Job, ending: Ending) -> None:
         if isinstance(job, TrainJob):
             self._tracker.stage_finished(job.ref, ending, {})
 
@@ -288,7 +274,7 @@ class Driver:
         self._cluster.discard(member)
 
     def _follow(self, refs: Mapping[StageRef, Follower] | None = None) -> None:
-        """Passes on what the running stages (or `refs`) have written since the last look."""
+        """Sends the tracker and the ledger the new metrics of the running stages, or of `refs`."""
         for ref in refs or [job.ref for job in self._busy.values() if isinstance(job, TrainJob)]:
             job = TrainJob(ref)
             points = self._followers[ref].read()
@@ -303,7 +289,7 @@ class Driver:
                 self._tracker.tag(ref, _AT_CHANCE_TAG, str(bool(flags[-1])).lower())
 
     def _note_passed(self, ref: StageRef, beyond: int) -> None:
-        """A checkpoint past the update where a NaN was met says that it did not come again."""
+        """Records NaNs that did not come again: a checkpoint beyond their update shows it."""
         passed = self._ledger.pass_nans(TrainJob(ref), beyond)
         if passed:
             steps = ", ".join(map(str, passed))
@@ -313,7 +299,7 @@ class Driver:
 
     def _failure(self) -> SeptetError:
         job, failure = next(iter(self._failed.items()))
-        others = f" ({len(self._failed) - 1} more failed: {', '.join(map(str, list(self._failed)[1:]))})"
-        log = self._work.paths.log(job.ref)
-        message = f"{job}: {failure.message}{others if len(self._failed) > 1 else ''}; see {log}"
+        others = ", ".join(map(str, list(self._failed)[1:]))
+        more = f" ({len(self._failed) - 1} more failed: {others})" if others else ""
+        message = f"{job}: {failure.message}{more}; see {self._work.paths.log(job.ref)}"
         return _KEPT_KINDS.get(failure.kind, MemberFailed)(message)

@@ -1,4 +1,4 @@
-"""What a driver works on, and what of it is already on disk: a launch after any kind of death begins by asking."""
+"""Holds the inputs of a driver, and finds the predictions that are already on disk."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ from workers.settings import Crops, KeptCheckpoint
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be trained and where.
+    """Holds everything that a driver needs to train and predict.
 
-    `stores` are prepared datasets by name, `target_digest` is that of `target`'s; `splits` are what members predict;
-    `local_copy` is where each node keeps copies of the stores, or None. `progress_timeout_s`: see `Deadlines`.
+    `stores` are the prepared datasets by name, `target_digest` is the digest of `target`'s store. Members predict
+    `splits`. `local_copy` is the folder of each node for copies of the stores, or None.
     """
 
     paths: RunPaths
@@ -34,7 +34,7 @@ class Work:
     progress_timeout_s: float = 900.0
 
     def stage_spec(self, stage: Stage, attempt: int, fence: str = "") -> StageSpec:
-        """What the actor needs to train `stage`."""
+        """Returns the specification by which an actor trains `stage`."""
         return StageSpec(
             member=stage.ref.member,
             stage=stage.ref.stage,
@@ -54,7 +54,7 @@ class Work:
         )
 
     def predict_spec(self, member: str, fence: str = "") -> PredictSpec:
-        """What the actor needs to predict as `member`."""
+        """Returns the specification by which an actor predicts as `member`."""
         last = self.plan.last_stage(member)
         return PredictSpec(
             member=member,
@@ -71,7 +71,7 @@ class Work:
 
 
 def stored_predictions(work: Work, committed: Committed, member: str) -> dict[str, str] | None:
-    """sha256 by split of a member's predictions; None where its last stage is not done or they are not valid."""
+    """Returns the sha256 of a member's predictions by split; None if its last stage is not done or one is not valid."""
     finished = find_finished(work.paths, work.plan.last_stage(member))
     if finished is None:
         return None

@@ -1,7 +1,7 @@
-"""Finished stages whose checkpoint, which somebody still needs, is damaged: opened again, to go on from the one before.
+"""Reopens finished stages whose final checkpoint is damaged but still needed; they resume from the one before.
 
-Found here, before anything is started, it costs one interval of updates; the bits come out the same, and with them what
-was made of them already. Where no other checkpoint is left it is not opened: whoever reads it says so.
+This happens before anything starts, so it costs one checkpoint interval of updates, and the bits are the same. A stage
+without another checkpoint is not reopened: the job that reads its checkpoint fails with the reason.
 """
 
 import logging
@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 
 
 def reopen_damaged(paths: RunPaths, plan: Plan, has_predictions: Callable[[str], bool]) -> None:
-    """Takes DONE.json from finished stages of which a next stage or predictions are wanted, and which do not verify."""
+    """Deletes DONE.json of each finished stage that a stage or predictions still need and that does not verify."""
     done = {stage.ref: finished for stage in plan.stages if (finished := find_finished(paths, stage)) is not None}
     for stage in plan.stages:
         if stage.ref not in done:
@@ -26,23 +26,21 @@ def reopen_damaged(paths: RunPaths, plan: Plan, has_predictions: Callable[[str],
         if not wanted and plan.last_stages[stage.ref.member] == stage.ref:
             wanted = not has_predictions(stage.ref.member)
         if wanted and _is_damaged(paths.checkpoints(stage.ref), done[stage.ref].checkpoint):
-            _log.warning("%s: its last checkpoint is damaged: it goes on from the one before", stage.ref)
+            _log.warning("%s: its last checkpoint is damaged; it resumes from the one before", stage.ref)
             paths.done(stage.ref).unlink()
 
 
 def _is_damaged(folder: Path, name: str) -> bool:
-    """Says whether a finished stage's checkpoint is damaged and there is an earlier one to resume from.
+    """Returns whether a finished stage's checkpoint is damaged and there is an earlier one to resume from.
 
-    One that is not the newest (the best of `predict.checkpoint=best`) is made by no update that is still to come.
+    If it is not the newest (with `predict.checkpoint=best`), resuming would not make it again.
     """
     steps = steps_of(folder)
     if len(steps) < 2 or layout.checkpoint(max(steps)) != name:
         return False
     try:
         verify_checkpoint(folder / name)
-    except StorageSilent:
-        # Whoever reads it next says so.
-        return False
-    except StorageError:
-        return True
+    except StorageError as error:
+        # A storage that does not answer proves nothing about the checkpoint.
+        return not isinstance(error, StorageSilent)
     return False

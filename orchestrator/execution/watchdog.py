@@ -1,9 +1,8 @@
-"""When a member that is alive but makes no progress has been waited for long enough.
+"""Finds members that are alive but make no progress.
 
-Progress is that its step.txt changes: at every update, and at every beat of what takes long without one (evaluation,
-prediction, a checkpoint being written, a store being copied; `workers.storage.heartbeat`). The deadline is the
-configured one, or ten times the longest of the member's own recent pauses where that is more: a straggler moves, and is
-never ended.
+A member makes progress when its step.txt changes: at every update, and at every heartbeat of longer work (evaluation,
+prediction, writing a checkpoint, copying a store; `workers.storage.heartbeat`). The deadline is the configured one or
+ten times the longest of the member's recent pauses, whichever is longer, so a slow member is never ended.
 """
 
 from collections import deque
@@ -15,16 +14,15 @@ from orchestrator.text import duration
 
 _TIMES_OWN_PAUSE = 10.0
 _RECENT_PAUSES = 20
-# Until a few signs have been seen: importing, copying and mapping data, the first update with all it sets up.
+# The first signs take longer: imports, copying and mapping data, the first update with its set-up.
 _WARM_AFTER = 3
 _TIMES_COLD = 4.0
-# What counts of one look after another. A driver that was itself suspended, with its members or without them, has seen
-# nothing of that time and must not take it for theirs.
+# At most this much counts between two looks: while the driver itself was suspended, it saw no progress of its members.
 _LONGEST_LOOK_S = 30.0
 
 
 def mark_of(step_file: Path) -> int:
-    """What changes with every sign of progress; 0 while there is no file."""
+    """Returns a number that changes with every sign of progress; 0 while there is no file."""
     try:
         return step_file.stat().st_mtime_ns
     except FileNotFoundError:
@@ -41,7 +39,7 @@ class _Watched:
 
 
 class Deadlines:
-    """Of each member at work; `clock` gives monotonic seconds."""
+    """Holds the deadline of each working member; `clock` returns monotonic seconds."""
 
     def __init__(self, timeout_s: float, clock: Callable[[], float]) -> None:
         self._timeout_s = timeout_s
@@ -49,11 +47,11 @@ class Deadlines:
         self._watched: dict[str, _Watched] = {}
 
     def begin(self, member: str, mark: int) -> None:
-        """The member begins a piece of work."""
+        """Starts watching a member that begins a job."""
         self._watched[member] = _Watched(mark, self._clock())
 
     def look(self, member: str, mark: int) -> str:
-        """Takes note of a member's `mark`; says why it is to be ended, or nothing while it may go on."""
+        """Records a member's `mark`; returns the reason to end the member, or an empty text."""
         now, watched = self._clock(), self._watched[member]
         watched.quiet_s += min(now - watched.seen_s, _LONGEST_LOOK_S)
         watched.seen_s = now
@@ -70,7 +68,7 @@ class Deadlines:
         )
 
     def allowed_s(self, member: str) -> float:
-        """How long the member may now go without a sign of progress."""
+        """Returns how long the member may now make no progress."""
         watched = self._watched[member]
         if watched.num_signs < _WARM_AFTER:
             return self._timeout_s * _TIMES_COLD

@@ -1,6 +1,6 @@
-"""From a configuration to stages with dependencies, seeds and hashes, and what that plan costs.
+"""Turns a configuration into stages with dependencies, seeds and hashes, and estimates the cost of that plan.
 
-Pure: values in, values out, so a plan is the same wherever its data or run directory lie.
+It is pure, so a plan does not depend on where its data and its run directory are.
 """
 
 from workers.faces import face

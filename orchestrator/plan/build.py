@@ -1,8 +1,8 @@
-"""From configuration to stages with dependencies, seeds and hashes. Pure: plain values in, plain values out.
+"""Builds a plan from a configuration: stages with dependencies, seeds and hashes. Pure.
 
-A stage's seed comes from its member's seed and the two names, never from a position; its hash from everything that
-shapes its weights, its ancestor's hash included. So a member that is added leaves the others' bits alone, and a
-plan's hash does not depend on where data or run directory lie.
+A stage's seed depends on its member's seed and on the two names, never on a position. Its hash covers everything that
+affects its weights, its ancestor's hash included. So adding a member does not change the bits of the others, and moving
+data or run directory changes no hash.
 """
 
 import hashlib
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from workers.data.sources import Survey
 
 
-_SEED_BITS = 63
+_DEFAULTS = DatasetSettings()
 
 
 def used_datasets(config: Config) -> tuple[str, ...]:
-    """Names of the datasets that stages read, in the order written; `target` always.
+    """Returns the names of the datasets that stages read, in the order written; `target` is always among them.
 
     Raises:
-        ConfigError: a stage names a dataset that is not there.
+        ConfigError: a stage names an unknown dataset.
     """
     used = {TARGET}
     for member in config.members.values():
@@ -46,15 +46,23 @@ def used_datasets(config: Config) -> tuple[str, ...]:
 def make_plan(
     config: Config, surveys: Mapping[str, "Survey"], init_files: Mapping[str, InitFile] = MappingProxyType({})
 ) -> Plan:
-    """The plan of `config`; `surveys` say what each of `used_datasets(config)` holds.
+    """Returns the plan of `config`.
 
-    `init_files` are the files that stages start from, hashed, by the path as configured.
+    Args:
+        config: the checked configuration.
+        surveys: the survey of each of `used_datasets(config)`.
+        init_files: the hashed files that stages start from, by the path as configured.
 
     Raises:
-        ConfigError: an unknown dataset, stage or layer, a crop larger than its images, a cycle, a member without a last
-            stage on the target, an ancestor whose weights do not fit, halves that would share a GPU.
+        ConfigError: a dataset, stage or layer is unknown, a crop is larger than its images, stages form a cycle, a
+            member has no last stage on the target, an ancestor's weights do not fit, or halves would share a GPU.
     """
-    datasets = {name: _planned_dataset(name, config.datasets[name], surveys[name]) for name in used_datasets(config)}
+    datasets = {}
+    for name in used_datasets(config):
+        found, options = surveys[name], dataset_options(config.datasets[name])
+        datasets[name] = PlannedDataset(
+            name, options, tuple(found.classes), found.num_classes, dict(found.counts), found.declared
+        )
     configs = {
         StageRef(member.name, name): stage
         for member in config.members.values()
@@ -86,20 +94,9 @@ def make_plan(
 
 
 def stage_seed(member_seed: int, ref: StageRef) -> int:
-    """63 bits from the member's seed and the names of member and stage (no name holds a slash)."""
+    """Returns 63 bits that depend on the member's seed and the names of member and stage (no name holds a slash)."""
     digest = hashlib.sha256(f"{member_seed}/{ref}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> (64 - _SEED_BITS)
-
-
-def _planned_dataset(name: str, settings: DatasetSettings, survey: "Survey") -> PlannedDataset:
-    return PlannedDataset(
-        name,
-        dataset_options(settings),
-        tuple(survey.classes),
-        survey.num_classes,
-        dict(survey.counts),
-        survey.declared,
-    )
+    return int.from_bytes(digest[:8], "big") >> 1
 
 
 def _stage(
@@ -113,13 +110,15 @@ def _stage(
     dataset = datasets[recipe.dataset]
     seed = stage_seed(member_seed, ref)
     num_images = dataset.counts["train"]
-    # Names and places shape no weights: the dataset counts by its content, ancestor and file by their hashes.
+    # Names and paths do not affect weights: the hash covers the dataset's content and the hashes of ancestor and file.
     own = replace(recipe, dataset="", init_from=None, init_file=None)
+    # As with `changed`: a new option at its default changes no hash.
+    options = {name: value for name, value in dataset.options.items() if value != getattr(_DEFAULTS, name)}
     digest = _digest(
         {
             "recipe": changed(own),
             "seed": seed,
-            "dataset": {"options": _changed_options(dataset.options), "classes": dataset.classes},
+            "dataset": {"options": options, "classes": dataset.classes},
             "ancestor": None if ancestor is None else ancestor.hash,
             "init_file": None if init_file is None else init_file.sha256,
         }
@@ -138,14 +137,8 @@ def _stage(
     )
 
 
-def _changed_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the options that differ from their defaults: like `changed`, so that a new option moves no hash."""
-    defaults = DatasetSettings()
-    return {name: value for name, value in options.items() if value != getattr(defaults, name)}
-
-
 def _digest(value: Any) -> str:
-    """sha256 of the value's canonical JSON."""
+    """Returns the sha256 of the value's canonical JSON."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -166,7 +159,7 @@ def _parent(ref: StageRef, stage: Recipe, known: Mapping[StageRef, Recipe]) -> S
 
 
 def _in_order(parents: Mapping[StageRef, StageRef | None]) -> list[StageRef]:
-    """Every stage after its ancestor, otherwise as written."""
+    """Returns every stage after its ancestor, otherwise in the order written."""
     ordered: dict[StageRef, None] = {}
     for ref in parents:
         chain: list[StageRef] = []
@@ -174,7 +167,7 @@ def _in_order(parents: Mapping[StageRef, StageRef | None]) -> list[StageRef]:
         while current is not None and current not in ordered:
             if current in chain:
                 cycle = " → ".join(str(one) for one in (*chain[chain.index(current) :], current))
-                raise ConfigError(f"init_from: the stages {cycle} wait for each other; let one start afresh")
+                raise ConfigError(f"init_from: the stages {cycle} form a cycle; remove init_from from one of them")
             chain.append(current)
             current = parents[current]
         ordered.update(dict.fromkeys(reversed(chain)))
@@ -182,19 +175,19 @@ def _in_order(parents: Mapping[StageRef, StageRef | None]) -> list[StageRef]:
 
 
 def _last_stages(config: Config, parents: Mapping[StageRef, StageRef | None]) -> dict[str, StageRef]:
-    """Each member's last stage, by dependencies alone: no order of keys decides which weights predict."""
+    """Returns each member's last stage; it follows from the dependencies, never from the order of keys."""
     anywhere = set(parents.values())
     last = {}
     for member in config.members.values():
         refs = [StageRef(member.name, name) for name in member.stages]
         within = {parents[ref] for ref in refs}
         ends = [ref for ref in refs if ref not in within]
-        # A stage that only other members start from is a side branch where the member has another end.
+        # A stage that only other members start from is a side branch if the member has another end.
         ends = [ref for ref in ends if ref not in anywhere] if len(ends) > 1 else ends
         names = ", ".join(ref.stage for ref in ends) or "none"
         key = f"ensemble.members.{member.name}.stages"
         if len(ends) != 1:
-            raise ConfigError(f"{key}: which stage is the last one? ({names}); chain them with init_from")
+            raise ConfigError(f"{key}: cannot tell which stage is last ({names}); chain them with init_from")
         dataset = member.stages[ends[0].stage].dataset
         if dataset != TARGET:
             raise ConfigError(f"{key}.{names}.dataset={dataset}: a member's last stage must be on target")

@@ -1,4 +1,4 @@
-"""Whether a stage's crop fits its images, its layers its ancestor's weights, and its halves the GPUs. Pure."""
+"""Checks that a stage's crop fits its images, its layers its ancestor's weights, and its halves the GPUs. Pure."""
 
 from collections.abc import Mapping
 
@@ -11,18 +11,17 @@ from workers.training import first_standstill, later_phases
 
 
 def check_crop(stage: Stage, dataset: PlannedDataset) -> None:
-    """A crop is no larger than the images that it is cut from."""
+    """Raises ConfigError if a crop is larger than its images."""
     crop, size = stage.recipe.model.input_size, dataset.options["size"]
     if crop > size:
         raise ConfigError(
-            f"{_where(stage)}.model.input_size={crop}: larger than its "
-            f"images, datasets.{dataset.name}.size={size}; give a smaller model.input_size, or a larger "
-            f"datasets.{dataset.name}.size"
+            f"{_where(stage)}.model.input_size={crop}: larger than its images, datasets.{dataset.name}.size={size}; "
+            f"give a smaller model.input_size, or a larger datasets.{dataset.name}.size"
         )
 
 
 def check_layers(stage: Stage) -> None:
-    """Settings that name layers name some that are there; rates, `reset` and `freeze` make sense together."""
+    """Raises ConfigError if a named layer is unknown, or if rates, `reset` and `freeze` contradict one another."""
     found = outline(stage.recipe.model, stage.num_classes)
     where = _where(stage)
     scaled = tuple(stage.recipe.lr_scale)
@@ -37,42 +36,44 @@ def check_layers(stage: Stage) -> None:
     if frozen == set(found.layers):
         raise ConfigError(f"{where}.freeze: every layer is frozen; leave at least one to train")
     if stage.recipe.reset and stage.init_from is None and stage.init_file is None:
-        raise ConfigError(f"{where}.reset: nothing to draw anew without init_from or init_file; leave it out")
+        raise ConfigError(f"{where}.reset: has no effect without init_from or init_file; remove it")
     both = sorted(frozen & reset)
     if both:
-        raise ConfigError(f"{where}.freeze: {', '.join(both)} would stay as drawn; take it out of freeze or of reset")
+        raise ConfigError(
+            f"{where}.freeze: {', '.join(both)} would keep random weights; remove it from freeze or reset"
+        )
     _check_rates(stage, found, where)
 
 
 def _check_rates(stage: Stage, found: Outline, where: str) -> None:
-    """No change of rates would move a layer that `freeze` has taken out, and at any time a layer is left to train."""
+    """Raises ConfigError if a rate change concerns a frozen layer, or if at some update no layer is left to train."""
     schedule, frozen = stage.recipe.schedule, found.select_all(stage.recipe.freeze)
     for name, change in schedule.rate_changes.items():
         factors = found.factors(change.layers)
         held = sorted(layer for layer in frozen if factors.get(layer, 0.0) > 0)
         if held:
             raise ConfigError(
-                f"{where}.schedule.rate_changes.{name}.layers: {', '.join(held)} cannot move, since freeze holds "
-                f"it from start to end; write {where}.lr_scale.{held[0]}=0 in place of that"
+                f"{where}.schedule.rate_changes.{name}.layers: {', '.join(held)} cannot train, since freeze holds "
+                f"it from start to end; use {where}.lr_scale.{held[0]}=0 instead of freeze"
             )
     lr_scale = found.factors(stage.recipe.lr_scale)
     later = later_phases(found, lr_scale, schedule, stage.num_updates // schedule.epochs)
     update = first_standstill(lr_scale, later, set(found.layers) - frozen, stage.num_updates)
     if update is not None:
-        raise ConfigError(f"{where}: from update {update} on no layer is left to train; see lr_scale and rate_changes")
+        raise ConfigError(f"{where}: no layer is left to train from update {update}; change lr_scale or rate_changes")
 
 
 def check_gpus(stage: Stage, gpus_per_member: float) -> None:
-    """Two halves on GPUs want one each; without GPUs both lie on the CPU."""
+    """Raises ConfigError if two halves would share a GPU; without GPUs both are on the CPU."""
     if stage.recipe.model.layout is Layout.halves and 0 < gpus_per_member < 2:
         raise ConfigError(
-            f"cluster.gpus_per_member={gpus_per_member:g}: the two halves of {stage.ref} (model.layout=halves) want "
+            f"cluster.gpus_per_member={gpus_per_member:g}: the two halves of {stage.ref} (model.layout=halves) need "
             "a GPU each; give cluster.gpus_per_member=2, or model.layout=grouped"
         )
 
 
 def check_fit(stage: Stage, ancestor: Stage, datasets: Mapping[str, PlannedDataset]) -> None:
-    """Layers that are copied must have the ancestor's shape, and the last one its classes."""
+    """Raises ConfigError if a copied layer has another shape than the ancestor's, or the last one other classes."""
     mine = outline(stage.recipe.model, stage.num_classes)
     theirs = outline(ancestor.recipe.model, ancestor.num_classes).layers
     reset = mine.select_all(stage.recipe.reset)
@@ -80,11 +81,11 @@ def check_fit(stage: Stage, ancestor: Stage, datasets: Mapping[str, PlannedDatas
     where = _where(stage)
     same_classes = datasets[stage.recipe.dataset].classes == datasets[ancestor.recipe.dataset].classes
     if mine.head in copied and (stage.num_classes != ancestor.num_classes or not same_classes):
-        theirs_alone = _some_of(datasets[ancestor.recipe.dataset], datasets[stage.recipe.dataset])
-        mine_alone = _some_of(datasets[stage.recipe.dataset], datasets[ancestor.recipe.dataset])
+        there = _some_of(datasets[ancestor.recipe.dataset], datasets[stage.recipe.dataset])
+        here = _some_of(datasets[stage.recipe.dataset], datasets[ancestor.recipe.dataset])
         raise ConfigError(
             f"{where}: {ancestor.ref} has other classes ({ancestor.num_classes}, here {stage.num_classes}"
-            f"{theirs_alone and f'; {theirs_alone} there alone'}{mine_alone and f'; {mine_alone} here alone'}); "
+            f"{there and f'; only there: {there}'}{here and f'; only here: {here}'}); "
             f"add {mine.head} to {where}.reset"
         )
     unlike = [layer for layer in copied if mine.layers[layer] != theirs.get(layer)]
@@ -96,7 +97,7 @@ def check_fit(stage: Stage, ancestor: Stage, datasets: Mapping[str, PlannedDatas
 
 
 def _some_of(dataset: PlannedDataset, other: PlannedDataset) -> str:
-    """A few classes of the one that the other has not; empty where either's are not known by name."""
+    """Returns a few classes that `other` lacks; empty if the classes of either are not known by name."""
     if not dataset.classes or not other.classes:
         return ""
     alone = [name for name in dataset.classes if name not in set(other.classes)]

@@ -1,4 +1,4 @@
-"""How a wanted plan relates to the one a run recorded. Pure."""
+"""Compares a wanted plan with the one that a run recorded. Pure."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ _SHOWN_STAGES = 3
 
 
 class ChangeKind(StrEnum):
-    """What a wanted plan asks of a run that holds another."""
+    """Says how a wanted plan relates to the recorded one."""
 
     same = "same"
     extends = "extends"
@@ -20,14 +20,14 @@ class ChangeKind(StrEnum):
 
 @dataclass(frozen=True)
 class Change:
-    """`lines` name what was added (extends) or what differs, old → new (differs)."""
+    """Holds a comparison; `lines` name the new stages (extends) or each difference, old → new (differs)."""
 
     kind: ChangeKind
     lines: tuple[str, ...]
 
 
 def compare(recorded: Plan, wanted: Plan) -> Change:
-    """Says whether `wanted` is `recorded`, only adds stages to it, or differs from it."""
+    """Returns whether `wanted` is the same as `recorded`, only adds stages to it, or differs from it."""
     old, new = recorded.by_ref, wanted.by_ref
     if all(ref in new and new[ref].hash == stage.hash for ref, stage in old.items()):
         added = tuple(f"new stage {ref}" for ref in new if ref not in old)
@@ -60,7 +60,7 @@ def _class_change(before: PlannedDataset, after: PlannedDataset) -> str:
 
 
 def _stage_lines(changed: list[tuple[Stage, Stage]]) -> Iterator[str]:
-    """One line a changed key: a setting of the groups changes in every stage at once."""
+    """Yields one line per changed key: a setting of the groups changes in every stage at once."""
     stages: dict[str, list[str]] = {}
     for before, after in changed:
         for key, change in _differences(_own(before), _own(after)):
@@ -71,7 +71,7 @@ def _stage_lines(changed: list[tuple[Stage, Stage]]) -> Iterator[str]:
 
 
 def _own(stage: Stage) -> dict[str, Any]:
-    """What of a stage's hash a person has written."""
+    """Returns the settings in a stage's hash that a person writes."""
     return {
         **plain(stage.recipe),
         "init_from": None if stage.init_from is None else str(stage.init_from),

@@ -1,4 +1,4 @@
-"""What a plan is: stages, the datasets they read, and the JSON that run.json keeps. Pure."""
+"""Defines a plan: its stages, the datasets they read, and its JSON form in run.json. Pure."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from workers.settings import Recipe
 
 @dataclass(frozen=True, order=True)
 class StageRef:
-    """A stage's name in the run: `<member>/<stage>`."""
+    """Names a stage in the run: `<member>/<stage>`."""
 
     member: str
     stage: str
@@ -24,14 +24,14 @@ class StageRef:
 
     @staticmethod
     def parse(text: str) -> "StageRef":
-        """The inverse of `str`."""
+        """Reads what `str` wrote."""
         member, _, stage = text.partition("/")
         return StageRef(member, stage)
 
 
 @dataclass(frozen=True)
 class TrainJob:
-    """Train one stage."""
+    """Trains one stage."""
 
     ref: StageRef
 
@@ -45,7 +45,7 @@ class TrainJob:
 
 @dataclass(frozen=True)
 class PredictJob:
-    """Predict the target's held-out splits as `member`, with the weights of its last stage `ref`."""
+    """Predicts the target's held-out splits as `member`, with the weights of its last stage `ref`."""
 
     ref: StageRef
 
@@ -62,9 +62,9 @@ Job = TrainJob | PredictJob
 
 @dataclass(frozen=True)
 class PlannedDataset:
-    """What a plan holds of a dataset: the options and classes that shape weights, and counts by split.
+    """Holds the options and classes of a dataset that affect weights, and the number of images by split.
 
-    `classes` is empty and `declared` true where the images were absent at planning.
+    If the images were absent at planning, `classes` may be empty and `declared` is true.
     """
 
     name: str
@@ -77,11 +77,11 @@ class PlannedDataset:
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of one member: its recipe, with all that the plan resolves around it.
+    """Describes one stage of one member: its recipe, and everything that the plan resolves.
 
-    `init_from` and `init_file` are what the recipe's entries of those names stand for. `num_images` is of one epoch,
-    `num_updates` of all. Both are upper bounds: preparation leaves out copies of held-out images, and a stage may end
-    early (`schedule.stop_when_stalled`). `hash` covers all that shapes the weights, ancestors included.
+    `init_from` and `init_file` are resolved from the recipe. `num_images` counts one epoch, `num_updates` counts all.
+    Both are upper bounds: preparation leaves out copies of held-out images, and a stage may end early
+    (`schedule.stop_when_stalled`). `hash` covers everything that affects the weights, ancestors included.
     """
 
     ref: StageRef
@@ -98,7 +98,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Plan:
-    """All stages in an order in which each comes after its ancestor; members and stages otherwise as written."""
+    """Holds all stages, each after its ancestor; members and stages are otherwise in the order written."""
 
     experiment: str
     hash: str
@@ -112,11 +112,11 @@ class Plan:
         return {stage.ref: stage for stage in self.stages}
 
     def stage(self, ref: StageRef) -> Stage:
-        """The stage of that name; KeyError if the plan has none."""
+        """Returns the stage; raises KeyError if the plan has none of that name."""
         return self.by_ref[ref]
 
     def dataset(self, name: str) -> PlannedDataset:
-        """The dataset of that name; KeyError if no stage reads it."""
+        """Returns the dataset; raises KeyError if no stage reads it."""
         return {dataset.name: dataset for dataset in self.datasets}[name]
 
     @property
@@ -124,18 +124,17 @@ class Plan:
         return self.dataset(TARGET)
 
     def predict_job(self, member: str) -> PredictJob:
-        """The job that predicts as `member`."""
         return PredictJob(self.last_stages[member])
 
     def last_stage(self, member: str) -> Stage:
-        """The stage whose weights predict for `member`."""
+        """Returns the stage whose weights predict as `member`."""
         return self.stage(self.last_stages[member])
 
     def stages_of(self, member: str) -> tuple[Stage, ...]:
         return tuple(stage for stage in self.stages if stage.ref.member == member)
 
     def ancestors(self, stage: Stage) -> tuple[Stage, ...]:
-        """The chain that `stage` starts from, nearest first."""
+        """Returns the chain of stages that `stage` starts from, nearest first."""
         chain = []
         while stage.init_from is not None:
             stage = self.stage(stage.init_from)
@@ -143,7 +142,7 @@ class Plan:
         return tuple(chain)
 
     def is_pretrained(self, member: str) -> bool:
-        """Whether a stage on another dataset than the target, or a file of weights, led to `member`."""
+        """Returns whether `member` starts from a file of weights or from a stage on another dataset."""
         last = self.last_stage(member)
         ancestors = self.ancestors(last)
         return any(stage.recipe.dataset != TARGET for stage in ancestors) or any(
@@ -158,9 +157,9 @@ class Plan:
 
 
 def changed(value: object) -> Any:
-    """Returns what of a value differs from its class's defaults, as JSON's types.
+    """Returns the fields of a value that differ from its class's defaults, as JSON's types.
 
-    Hashes are made of this: a setting that is new, at its default, leaves the hash of every plan as it was.
+    Hashes cover these alone, so a new setting at its default changes no plan's hash.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         default = type(value)()
@@ -172,7 +171,7 @@ def changed(value: object) -> Any:
 
 
 def plain(value: object) -> Any:
-    """Dataclasses, enums and tuples as JSON's types; keys in field order."""
+    """Converts dataclasses, enums and tuples to JSON's types; keys are in field order."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, StrEnum):
@@ -185,7 +184,7 @@ def plain(value: object) -> Any:
 
 
 def plan_to_json(plan: Plan) -> dict[str, Any]:
-    """The plan as run.json keeps it: enough to read it back and to say what differs from another."""
+    """Converts a plan to the JSON that run.json keeps."""
     return {
         "experiment": plan.experiment,
         "hash": plan.hash,
@@ -204,7 +203,7 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
 
 
 def plan_from_json(document: Mapping[str, Any]) -> Plan:
-    """The inverse of `plan_to_json`.
+    """Reads a plan back from the JSON of `plan_to_json`.
 
     Raises:
         KeyError, ConfigError: the document is not a plan of this version.

@@ -1,4 +1,4 @@
-"""What `septet plan` says: stages with sizes, resources, disk, and time beside its lower bound."""
+"""Writes what `septet plan` shows: stages with sizes, resources, disk, and time beside its lower bound."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,13 +14,14 @@ from workers.settings import HELD_OUT, StoreFormat, stored_image_bytes
 KEPT_CHECKPOINTS = 3  # the best and the last two
 _STATE_BYTES = 2 * 4  # a weight and its momentum, float32
 _PREDICTION_BYTES = 4
+_NUM_TEXTS = 3  # columns that are aligned to the left
 
 
 @dataclass(frozen=True)
 class StageReport:
-    """One stage's size; `images_per_second` and `seconds` (training alone) are None where no rate was measured.
+    """Holds the size of one stage; `images_per_second` and `seconds` of training are None if no rate was measured.
 
-    `num_trained_parameters` are those of layers that are not frozen.
+    `num_trained_parameters` counts the layers that are not frozen.
     """
 
     stage: Stage
@@ -34,7 +35,7 @@ class StageReport:
 
 @dataclass(frozen=True)
 class DiskEstimate:
-    """Bytes that the run would write."""
+    """Holds the bytes that the run would write."""
 
     checkpoints: int
     predictions: int
@@ -47,9 +48,10 @@ class DiskEstimate:
 
 @dataclass(frozen=True)
 class PlanReport:
-    """A plan with its costs; `time` is None where no rate was measured. `placement` says why members get what.
+    """Holds a plan with its costs; `time` is None if no rate was measured.
 
-    Stages that may end early count as if they ran to their last epoch.
+    `placement` gives the reason for the members' threads and precision. Stages that may end early count as if they ran
+    to their last epoch.
     """
 
     plan: Plan
@@ -61,7 +63,7 @@ class PlanReport:
     placement: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """The document of `septet plan --json`."""
+        """Returns the document of `septet plan --json`."""
         return {
             "plan_hash": self.plan.hash,
             "experiment": self.plan.experiment,
@@ -77,10 +79,10 @@ class PlanReport:
         }
 
     def to_text(self) -> str:
-        """A table of the stages, then resources, time and disk."""
+        """Returns a table of the stages, then resources, time and disk."""
         plan = self.plan
         heading = f"{plan.experiment}: {counted(len(plan.members), 'member')}, {counted(len(plan.stages), 'stage')}"
-        lines = [f"{heading} · plan {plan.hash[:8]}", "", *_table(_rows(self.stages)), "", *_dataset_lines(plan)]
+        lines = [f"{heading} · plan {plan.hash[:8]}", "", *_table(_columns(self.stages)), "", *_dataset_lines(plan)]
         cluster = self.cluster
         lines.append(
             f"each member: {counted(cluster.cpus_per_member, 'CPU')}, {counted(cluster.gpus_per_member, 'GPU')}"
@@ -105,14 +107,14 @@ def make_report(
     images_per_second: Mapping[StageRef, float] | None = None,
     placement: str = "",
 ) -> PlanReport:
-    """Counts and estimates.
+    """Estimates the cost of a plan.
 
     Args:
-        plan: what is to be done.
-        cluster: what each member gets.
+        plan: the plan.
+        cluster: the CPUs and GPUs of each member.
         num_slots: members that fit at once, at least 1.
-        images_per_second: each stage's measured training rate, or None where none was measured.
-        placement: why members get what they get, one line.
+        images_per_second: each stage's measured training rate, or None if no rate was measured.
+        placement: one line with the reason for the placement.
     """
     stages = tuple(_stage_report(stage, images_per_second) for stage in plan.stages)
     seconds = {report.stage.ref: report.seconds for report in stages if report.seconds is not None}
@@ -139,7 +141,7 @@ def _disk(plan: Plan, stages: Sequence[StageReport]) -> DiskEstimate:
 
 
 def _image_bytes(options: Mapping[str, str | int | float]) -> int:
-    """Of a prepared image; options tell of its format only where that is JPEG."""
+    """Returns the bytes of a prepared image; the options name its format only if that is JPEG."""
     store_format = StoreFormat(str(options.get("store_format", StoreFormat.raw)))
     return stored_image_bytes(int(options["size"]), store_format, int(options.get("jpeg_quality", 0)))
 
@@ -165,7 +167,7 @@ def _stage_json(report: StageReport) -> dict[str, Any]:
 
 
 def _init_from(stage: Stage) -> str | None:
-    """What a stage starts from: `<stage>` of the same member, else `<member>.<stage>`, or a file's name."""
+    """Returns the start of a stage: `<stage>` of the same member, else `<member>.<stage>`, or the name of a file."""
     if stage.init_file is not None:
         return stage.init_file.name
     if stage.init_from is None or stage.init_from.member == stage.ref.member:
@@ -173,46 +175,34 @@ def _init_from(stage: Stage) -> str | None:
     return f"{stage.init_from.member}.{stage.init_from.stage}"
 
 
-_TEXTS = ("stage", "starts from", "dataset")
-_NUMBERS = ("classes", "images", "epochs", "updates", "parameters", "multiply-adds", "neurons")
+def _columns(reports: Sequence[StageReport]) -> dict[str, list[str]]:
+    stages = [report.stage for report in reports]
+    columns = {
+        "stage": [str(stage.ref) for stage in stages],
+        "starts from": [str(stage.init_from or _init_from(stage) or "–") for stage in stages],
+        "dataset": [stage.recipe.dataset for stage in stages],
+        "classes": [f"{stage.num_classes:,}" for stage in stages],
+        "images": [f"{stage.num_images:,}" for stage in stages],
+        "epochs": [str(stage.recipe.schedule.epochs) for stage in stages],
+        "updates": [f"{stage.num_updates:,}" for stage in stages],
+        "parameters": [f"{report.num_parameters:,}" for report in reports],
+        "multiply-adds": [f"{report.num_macs:,}" for report in reports],
+        "neurons": [f"{report.num_neurons:,}" for report in reports],
+    }
+    if any(report.num_trained_parameters != report.num_parameters for report in reports):
+        columns["trained"] = [f"{report.num_trained_parameters:,}" for report in reports]
+    if all(report.seconds is not None for report in reports):
+        columns["images/s"] = [f"{report.images_per_second:,.0f}" for report in reports]
+        columns["time"] = [duration(report.seconds or 0.0) for report in reports]
+    return columns
 
 
-def _rows(reports: Sequence[StageReport]) -> list[list[str]]:
-    timed = any(report.seconds is not None for report in reports)
-    frozen = any(report.num_trained_parameters != report.num_parameters for report in reports)
-    rows = [[*_TEXTS, *_NUMBERS, *(["trained"] if frozen else []), *(["images/s", "time"] if timed else [])]]
-    for report in reports:
-        stage = report.stage
-        row = [
-            str(stage.ref),
-            str(stage.init_from or _init_from(stage) or "–"),
-            stage.recipe.dataset,
-            f"{stage.num_classes:,}",
-            f"{stage.num_images:,}",
-            str(stage.recipe.schedule.epochs),
-            f"{stage.num_updates:,}",
-            f"{report.num_parameters:,}",
-            f"{report.num_macs:,}",
-            f"{report.num_neurons:,}",
-        ]
-        if frozen:
-            row.append(f"{report.num_trained_parameters:,}")
-        if report.images_per_second is not None and report.seconds is not None:
-            row += [f"{report.images_per_second:,.0f}", duration(report.seconds)]
-        rows.append(row)
-    return rows
-
-
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-
-    def line(row: Sequence[str]) -> str:
-        cells = zip(row, widths, range(len(row)), strict=True)
-        return "  ".join(
-            cell.ljust(width) if place < len(_TEXTS) else cell.rjust(width) for cell, width, place in cells
-        ).rstrip()
-
-    return [line(row) for row in rows]
+def _table(columns: Mapping[str, list[str]]) -> list[str]:
+    padded = []
+    for place, column in enumerate([name, *cells] for name, cells in columns.items()):
+        width = max(map(len, column))
+        padded.append([cell.ljust(width) if place < _NUM_TEXTS else cell.rjust(width) for cell in column])
+    return ["  ".join(row).rstrip() for row in zip(*padded, strict=True)]
 
 
 def _dataset_lines(plan: Plan) -> list[str]:

@@ -1,6 +1,6 @@
-"""What runs next, and how long the whole would take: list scheduling, longest remaining path first. Pure.
+"""Chooses the stages to start next, and estimates the time of a whole plan. Pure.
 
-A member is one process, so its stages run one at a time.
+It is list scheduling, longest remaining path first. A member is one process, so its stages run one at a time.
 """
 
 from collections.abc import Collection, Mapping
@@ -12,7 +12,7 @@ from workers.models import outline
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds of training from start to end, and what no schedule could beat."""
+    """Holds the seconds of training from start to end, and a lower bound for every schedule."""
 
     makespan_s: float
     lower_bound_s: float
@@ -25,13 +25,12 @@ def ready(
     num_slots: int,
     costs: Mapping[StageRef, float] | None = None,
 ) -> tuple[Stage, ...]:
-    """The stages to start now, most urgent first: at most as many as slots are free.
+    """Returns the stages to start now, most urgent first, at most as many as slots are free.
 
     Args:
-        plan: what is to be done.
+        plan: the stages, without those that failed for good.
         done: stages whose results are committed.
-        running: stages that hold a slot; stages that failed for good belong in neither, and are to be withheld by
-            the caller.
+        running: stages that hold a slot.
         num_slots: members that fit at once.
         costs: a stage's cost in any unit (default: multiply-adds of its training).
     """
@@ -51,13 +50,7 @@ def ready(
 
 
 def estimate(plan: Plan, seconds: Mapping[StageRef, float], num_slots: int) -> Estimate:
-    """Plays the schedule with known durations.
-
-    Args:
-        plan: what is to be done.
-        seconds: how long each stage takes.
-        num_slots: members that fit at once, at least 1.
-    """
+    """Simulates the schedule of `plan`, given the seconds of each stage and the number of slots (at least 1)."""
     now = 0.0
     done: set[StageRef] = set()
     ends: dict[StageRef, float] = {}
@@ -72,14 +65,14 @@ def estimate(plan: Plan, seconds: Mapping[StageRef, float], num_slots: int) -> E
 
 
 def lower_bound(plan: Plan, seconds: Mapping[StageRef, float], num_slots: int) -> float:
-    """The longest chain, the busiest member, or all work spread evenly over the slots: whichever is longest."""
+    """Returns the longest of: the longest chain, the busiest member, all work spread evenly over the slots."""
     longest_chain = max(remaining_path(plan, seconds).values(), default=0.0)
     busiest = max((sum(seconds[stage.ref] for stage in plan.stages_of(member)) for member in plan.members), default=0.0)
     return max(longest_chain, busiest, sum(seconds[stage.ref] for stage in plan.stages) / num_slots)
 
 
 def remaining_path(plan: Plan, costs: Mapping[StageRef, float]) -> dict[StageRef, float]:
-    """Of each stage, the cost of the longest chain that starts with it."""
+    """Returns the cost of the longest chain that starts with each stage."""
     longest_after: dict[StageRef, float] = {}
     path: dict[StageRef, float] = {}
     for stage in reversed(plan.stages):
@@ -90,7 +83,7 @@ def remaining_path(plan: Plan, costs: Mapping[StageRef, float]) -> dict[StageRef
 
 
 def multiply_adds(plan: Plan) -> dict[StageRef, float]:
-    """Forward multiply-adds of each stage's training, a stand-in for seconds where none were measured."""
+    """Returns the forward multiply-adds of each stage's training, a substitute for seconds that were not measured."""
     return {
         stage.ref: float(stage.num_images)
         * stage.recipe.schedule.epochs

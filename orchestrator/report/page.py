@@ -3,10 +3,9 @@
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from orchestrator.combine import Missing
 from orchestrator.report.table import (
@@ -18,6 +17,7 @@ from orchestrator.report.table import (
     table_notes,
     table_title,
 )
+from orchestrator.text import counted
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,15 @@ class Page:
 
 def render(page: Page) -> str:
     """Renders the page as HTML; every name in it is escaped."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=PackageLoader("orchestrator.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters["data_uri"] = _data_uri
-    template = environment.from_string((files("orchestrator.report") / "page.html.j2").read_text(encoding="utf-8"))
+    template = environment.get_template("page.html.j2")
     main = page.scores[0]
     at_chance = [member.name for member in page.members if member.at_chance]
     return template.render(

@@ -85,7 +85,7 @@ def scores_json(scores: Sequence[SplitScores], missing: Sequence[Missing]) -> di
 
 
 def _sheets(paths: RunPaths, plan: Plan) -> tuple[Sheet, ...]:
-    """The contact sheets that the run has kept; a run of an earlier version has none."""
+    """The contact sheets that the run has kept."""
     member = plan.members[0]
     kept = {
         paths.prepared_sheet: "Images of the target as they are prepared, by split.",

@@ -1,10 +1,7 @@
 from .data import RunData as RunData, SplitData as SplitData, of_store as of_store, read_run_data as read_run_data
 from .digests import (
     Book as Book,
-    Committed as Committed,
-    SubmissionDigests as SubmissionDigests,
     alteration as alteration,
-    committed_from_json as committed_from_json,
     data_digests as data_digests,
     open_book as open_book,
     require_data as require_data,
@@ -28,7 +25,13 @@ from .paths import (
     SUBMISSION_MANIFEST as SUBMISSION_MANIFEST,
     RunPaths as RunPaths,
 )
-from .record import RunRecord as RunRecord, read_record as read_record, versions as versions
+from .record import (
+    Committed as Committed,
+    RunRecord as RunRecord,
+    SubmissionDigests as SubmissionDigests,
+    read_record as read_record,
+    versions as versions,
+)
 from .status import (
     RunStatus as RunStatus,
     StageStatus as StageStatus,

@@ -100,8 +100,8 @@ def _read(folder: Path) -> RunData:
     about = parse_json((folder / layout.DATASET).read_text())
     classes = _lines((folder / layout.CLASSES).read_bytes())
     # The counts say which splits there are, not the files: those of an earlier export may lie beside them.
-    splits = {name: _read_split(folder, name, about) for name in HELD_OUT if about["counts"].get(name, 0)}
-    class_ids = tuple(str(class_id) for class_id in about.get("class_ids", ()))
+    splits = {name: _read_split(folder, name, about) for name in HELD_OUT if about["counts"][name]}
+    class_ids = tuple(str(class_id) for class_id in about["class_ids"])
     if class_ids and len(class_ids) != len(classes):
         raise ValueError(f"{len(class_ids)} class ids in dataset.json for {len(classes)} classes")
     return RunData(str(about["digest"]), classes, splits, class_ids)
@@ -115,7 +115,7 @@ def _read_split(folder: Path, name: str, about: Mapping[str, Any]) -> SplitData:
     sizes = np.load(folder / layout.sizes(name), allow_pickle=False)
     if {len(rows), len(sizes), len(rows if labels is None else labels)} != {about["counts"][name]}:
         raise ValueError(f"{name}: rows, labels, sizes and the count in dataset.json differ in number")
-    unreadable = tuple(int(row) for row in about.get("unreadable", {}).get(name, ()))
+    unreadable = tuple(int(row) for row in about["unreadable"][name])
     return SplitData(name, rows, hashlib.sha256(content).hexdigest(), labels, sizes, unreadable)
 
 

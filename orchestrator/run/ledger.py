@@ -81,14 +81,6 @@ class Entry:
     def running(self) -> bool:
         return bool(self.attempts) and self.attempts[-1].outcome is None
 
-    @property
-    def redone_updates(self) -> int:
-        """How many updates were trained more than once, all attempts together."""
-        return sum(
-            max(0, before.last_step - after.resumed_from)
-            for before, after in zip(self.attempts, self.attempts[1:], strict=False)
-        )
-
 
 @dataclass(frozen=True)
 class Budgets:
@@ -274,7 +266,7 @@ def _entry(value: Mapping[str, Any]) -> Entry:
         Attempt(**{**attempt, "outcome": attempt["outcome"] and AttemptEnd(attempt["outcome"])})
         for attempt in value["attempts"]
     )
-    return Entry(StageState(value["state"]), attempts, value["at_chance"], tuple(value.get("passed_nans", ())))
+    return Entry(StageState(value["state"]), attempts, value["at_chance"], tuple(value["passed_nans"]))
 
 
 def _close_interrupted(entries: Mapping[str, Entry]) -> dict[str, Entry]:

@@ -19,7 +19,7 @@ from orchestrator.plan import ChangeKind, Plan, compare, plan_from_json, plan_to
 from orchestrator.run.digests import Book
 from orchestrator.run.holder import Holder, lock
 from orchestrator.run.paths import RunPaths
-from orchestrator.run.record import RunRecord, read_record, write_record
+from orchestrator.run.record import Committed, RunRecord, read_record, write_record
 from workers.errors import ConfigError, RunMismatch
 from workers.protocol import Numerics
 from workers.settings import Crops, KeptCheckpoint
@@ -140,7 +140,7 @@ class OpenedRun:
         """Digests of what is committed; a note in it is in run.json before it returns."""
         return Book(lambda: self._record.committed, self._save_committed)
 
-    def _save_committed(self, value: Mapping[str, Any]) -> None:
+    def _save_committed(self, value: Committed) -> None:
         self._record = replace(self._record, committed=value)
         write_record(self.paths, self._record)
 

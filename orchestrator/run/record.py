@@ -5,17 +5,13 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from orchestrator.run.paths import RunPaths
 from workers.errors import DataError, StorageError
 from workers.protocol import Numerics
 from workers.settings import Crops, KeptCheckpoint
 from workers.storage import parse_json, storage_errors, write_json
-
-if TYPE_CHECKING:
-    pass
-
 
 _RECORDED = ("septet", "torch", "numpy", "pillow", "ray", "mlflow", "safetensors")
 
@@ -33,6 +29,34 @@ def versions() -> dict[str, str]:
 
 
 @dataclass(frozen=True)
+class SubmissionDigests:
+    """What a submission is known by: its file's name and sha256, and that of the manifest beside it."""
+
+    file: str
+    sha256: str
+    manifest_sha256: str
+
+
+@dataclass(frozen=True)
+class Committed:
+    """sha256 of what is committed: `stages` (model weights) by `member/stage`, `predictions` by member and split.
+
+    `data` is by file name. `announced` is a submission that was about to take the place of `submission`: it is
+    there only where the writer was killed.
+    """
+
+    stages: Mapping[str, str] = field(default_factory=dict)
+    predictions: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    data: Mapping[str, str] = field(default_factory=dict)
+    submission: SubmissionDigests | None = None
+    announced: SubmissionDigests | None = None
+
+    def of_predictions(self, member: str, split: str) -> str:
+        """The digest of one file of predictions; "" where none was recorded."""
+        return self.predictions.get(member, {}).get(split, "")
+
+
+@dataclass(frozen=True)
 class RunRecord:
     """What run.json remembers; all values are JSON.
 
@@ -40,7 +64,7 @@ class RunRecord:
     `data_digests` are by dataset name. `created` is in unix seconds. `keep` says which checkpoint of a stage speaks
     for it, `crops` what of an image it predicts from. `placement` says why `numerics` were chosen, `lacked` what of
     them the first machine lacked itself (`workers.numerics.missing`). `accepted` lists the changes that
-    `--accept-changes` let pass, one line each. `committed` are digests of what the driver committed (`provenance`).
+    `--accept-changes` let pass, one line each. `committed` are digests of what the driver committed.
     """
 
     run_id: str
@@ -59,7 +83,7 @@ class RunRecord:
     placement: str = ""
     lacked: str = ""
     crops: Crops = Crops.ten
-    committed: Mapping[str, Any] = field(default_factory=dict)
+    committed: Committed = field(default_factory=Committed)
 
 
 def read_record(paths: RunPaths) -> RunRecord:
@@ -69,14 +93,23 @@ def read_record(paths: RunPaths) -> RunRecord:
             value = parse_json(paths.run_json.read_text())
         value["numerics"] = Numerics(**value["numerics"])
         value["keep"] = KeptCheckpoint(value["keep"])
-        # A run that began before there was a choice took ten.
-        value["crops"] = Crops(value.get("crops", Crops.ten))
+        value["crops"] = Crops(value["crops"])
         value["accepted"] = tuple(value["accepted"])
+        value["committed"] = _committed(value["committed"])
+        absent = [each.name for each in dataclasses.fields(RunRecord) if each.name not in value]
+        if absent:
+            raise ValueError(f"it has no {', '.join(absent)}")
         return RunRecord(**value)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DataError(f"{paths.root}: no run directory there (it has no run.json); check the path") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StorageError(f"{paths.run_json}: not readable as a run record ({error}); restore it") from error
+
+
+def _committed(value: Mapping[str, Any]) -> Committed:
+    latest = {name: value[name] and SubmissionDigests(**value[name]) for name in ("submission", "announced")}
+    predictions = {member: dict(own) for member, own in value["predictions"].items()}
+    return Committed(**{**value, **latest, "predictions": predictions})
 
 
 def write_record(paths: RunPaths, record: RunRecord) -> None:

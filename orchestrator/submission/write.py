@@ -98,8 +98,8 @@ def write_submission(
     combined: Combined,
     members: tuple[MemberPredictions, ...],
     provenance: Mapping[str, Provenance],
-    missing: Sequence[Missing] = (),
-    book: Book | None = None,
+    missing: Sequence[Missing],
+    book: Book,
 ) -> Submission:
     """Writes, re-reads and commits the submission of `combined` (the rows of `data.submitted`), then its manifest.
 
@@ -123,11 +123,9 @@ def write_submission(
         text = manifest.to_text()
         write_text(staged / SUBMISSION_MANIFEST, text)
         digests = SubmissionDigests(candidate.name, sha256, hashlib.sha256(text.encode()).hexdigest())
-        if book is not None:
-            book.settle(folder / SUBMISSION_MANIFEST)
-            book.announce(digests)
-    if book is not None:
-        book.submission(digests)
+        book.settle(folder / SUBMISSION_MANIFEST)
+        book.announce(digests)
+    book.submission(digests)
     return Submission(folder / candidate.name, manifest, digests)
 
 

@@ -1,4 +1,4 @@
-"""The only package that knows MLflow: it tells a tracking store about a run, and nobody waits for it.
+"""Logs a run to an MLflow store without delaying training; no other package imports MLflow.
 
 `Tracker` is the interface; one thread sends what is queued and repeats what failed.
 """

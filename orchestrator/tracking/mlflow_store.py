@@ -1,9 +1,8 @@
-"""The only module that touches MLflow: one store, seen as idempotent operations on the runs of one ensemble.
+"""Calls MLflow; no other module does. A `Store` offers idempotent operations on the runs of one ensemble.
 
 A run is named by a `RunKey`, not by an MLflow id: each operation looks for the run (tag `septet.run`) before it makes
-one, so every operation may be repeated after a failure, and after a restart of the driver. Nothing here is
-thread-safe: one thread, the sender's, makes all calls. mlflow is imported when a store is opened, since that takes
-1.5 s which `septet --help` has no use for.
+one, so it may be repeated after a failure or a restart of the driver. Nothing here is thread-safe: the sender's thread
+makes all calls. mlflow is imported when a store is opened, since that takes 1.5 s.
 """
 
 import contextlib
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Without it the UI guesses what an experiment is of, and opens ours among language models' evaluations.
+# Without this tag the UI shows our experiments as evaluations of language models.
 _KIND_TAG, _MODEL_TRAINING = "mlflow.experimentKind", "custom_model_development"
 _MAX_METRICS = 1000  # MLflow's own limits of one log_batch
 _MAX_PARAMS_OR_TAGS = 100
@@ -39,25 +38,25 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunKey:
-    """A run of the ensemble: `RunKey()` the parent, `RunKey(member)` a member, `RunKey(member, stage)` a stage."""
+    """Names a run: `RunKey()` is the parent, `RunKey(member)` a member, `RunKey(member, stage)` a stage."""
 
     member: str = ""
     stage: str = ""
 
     @property
     def role(self) -> str:
-        """The value of the tag `septet.role`."""
+        """Returns the value of the tag `septet.role`."""
         return "stage" if self.stage else "member" if self.member else "ensemble"
 
     @property
     def parent(self) -> "RunKey":
-        """The run that this one is nested in; the ensemble's is itself."""
+        """Returns the run that this one is nested in; the ensemble's run is its own parent."""
         return RunKey(self.member) if self.stage else RunKey()
 
 
 @dataclass(frozen=True)
 class Point:
-    """Metrics of one run at one update count, at the time they were measured (milliseconds of the Unix clock)."""
+    """Holds metrics of one run at one update count, and the time of measurement (Unix clock, milliseconds)."""
 
     key: RunKey
     step: int
@@ -67,7 +66,7 @@ class Point:
 
 @dataclass(frozen=True)
 class DatasetInput:
-    """A dataset as the UI's dataset column shows it."""
+    """Describes a dataset for the dataset column of the UI."""
 
     name: str
     digest: str
@@ -76,7 +75,7 @@ class DatasetInput:
 
 @dataclass(frozen=True)
 class About:
-    """What people read of a run: its name, the parameters they compare by, and tags."""
+    """Describes a run for people: its name, parameters and tags."""
 
     name: str
     params: Mapping[str, str]
@@ -89,16 +88,16 @@ class _Entry:
     status: str
     started_ms: int
     params: frozenset[str]
-    seen: dict[str, set[int]] | None  # steps in the store by metric; None: not read yet
+    seen: dict[str, set[int]] | None  # steps in the store, by metric; None if not read yet
 
 
 class Store:
-    """The runs of one ensemble in one MLflow store; see the module's docstring for what callers may rely on.
+    """Works on the runs of one ensemble in one MLflow store.
 
     Args:
         uri: absolute tracking URI.
         experiment: name of the MLflow experiment.
-        run: the run's UUID, the tag by which its MLflow runs are found again.
+        run: the run's UUID; its MLflow runs have it as a tag.
     """
 
     def __init__(self, uri: str, experiment: str, run: str) -> None:
@@ -112,7 +111,7 @@ class Store:
 
     @property
     def ids(self) -> dict[str, Any]:
-        """Ids known by now: `{"experiment_id", "run_id", "members": {…}, "stages": {"member/stage": …}}`."""
+        """Returns the known ids: `{"experiment_id", "run_id", "members": {…}, "stages": {"member/stage": …}}`."""
         entries = dict(self._entries)  # a copy: the sender may add one meanwhile
         parent = entries.get(RunKey())
         return {
@@ -124,7 +123,7 @@ class Store:
         }
 
     def ping(self) -> None:
-        """Asks for one experiment; raises what the store raises."""
+        """Asks for one experiment; raises any error of the store."""
         self._client = _make_client(self.uri)
         self._client.search_experiments(max_results=1)
 
@@ -132,20 +131,20 @@ class Store:
         """Connects, finds or makes the experiment, and closes runs that a killed driver left RUNNING.
 
         Raises:
-            ConfigError: the database cannot be written, or the experiment was deleted in MLflow.
+            ConfigError: the database cannot be written, or the experiment is deleted in MLflow.
         """
         self._client = _make_client(self.uri)
         found = self._client.get_experiment_by_name(self._experiment)
         if found is not None and found.lifecycle_stage != "active":
             raise ConfigError(
-                f"experiment {self._experiment} was deleted: restore it with "
-                f"`mlflow experiments restore --experiment-id {found.experiment_id}` or give another name"
+                f"the experiment {self._experiment} is deleted in MLflow; restore it with "
+                f"`mlflow experiments restore --experiment-id {found.experiment_id}`, or set another name"
             )
         if found is not None:
             self._experiment_id = found.experiment_id
         else:
             root = artifact_root(self.uri)
-            # An absolute place: MLflow's own default depends on the working directory of whoever comes first.
+            # Absolute: MLflow's default depends on the working directory.
             self._experiment_id = self._client.create_experiment(
                 self._experiment, root.as_uri() if root else None, {_KIND_TAG: _MODEL_TRAINING}
             )
@@ -155,10 +154,10 @@ class Store:
                 self._set_status(entry, "KILLED")
 
     def ensure(self, key: RunKey, about: About, started_ms: int) -> None:
-        """Finds or makes a run and adds the parameters it lacks (they are immutable); its parent must be there."""
+        """Finds or makes a run and adds the parameters it lacks (they are immutable); its parent must exist."""
         client = self._connected
         if key not in self._entries:
-            self._find_all()  # a creation whose answer was lost has happened all the same
+            self._find_all()  # the answer to an earlier creation may have been lost
         if key not in self._entries:
             own = {
                 "septet.run": self._run,
@@ -178,9 +177,9 @@ class Store:
         self.tag(key, about.tags)
 
     def drop_doubles(self) -> None:
-        """Takes back runs that were made twice, as far as they have come to light.
+        """Deletes runs that were made twice, if any are found.
 
-        A creation that was given up may sit in a slow proxy and reach the store after the one that was made instead.
+        A slow proxy may deliver a creation that was given up after the one that replaced it.
         """
         if self._in_doubt:
             self._find_all()
@@ -191,33 +190,33 @@ class Store:
             self._set_status(self._entries[key], "RUNNING")
 
     def end(self, key: RunKey, status: str, ended_ms: int) -> None:
-        """Closes a run as FINISHED, FAILED or KILLED; one that has that status already keeps its end time."""
+        """Closes a run as FINISHED, FAILED or KILLED; a run with that status keeps its end time."""
         entry = self._entries[key]
         if entry.status != status:
             self._connected.set_terminated(entry.id, status, ended_ms)
             entry.status = status
 
     def started_ms(self, key: RunKey) -> int:
-        """When the run began, in milliseconds of the Unix clock."""
+        """Returns when the run began, in milliseconds of the Unix clock."""
         return self._entries[key].started_ms
 
     def keys(self) -> tuple[RunKey, ...]:
-        """The runs that are known to be in the store."""
+        """Returns the runs that are known to be in the store."""
         return tuple(self._entries)
 
     def status(self, key: RunKey) -> str:
-        """The run's status as this store last saw it; empty where there is no such run."""
+        """Returns the last known status of a run; an empty text if there is no such run."""
         return self._entries[key].status if key in self._entries else ""
 
     def tag(self, key: RunKey, tags: Mapping[str, str]) -> None:
-        """Sets tags, replacing what they said."""
+        """Sets tags and replaces their values."""
         from mlflow.entities import RunTag
 
         for part in _parts([RunTag(name, value) for name, value in tags.items()], _MAX_PARAMS_OR_TAGS):
             self._connected.log_batch(self._entries[key].id, tags=part)
 
     def add_points(self, points: Iterable[Point]) -> None:
-        """Adds points, leaving out each (metric, step) that the store has: replayed metrics add nothing."""
+        """Adds points, without each (metric, step) that the store has: replayed metrics add nothing."""
         by_key: dict[RunKey, list[Point]] = {}
         for point in points:
             by_key.setdefault(point.key, []).append(point)
@@ -225,7 +224,7 @@ class Store:
             self._add_points(self._entries[key], own)
 
     def set_scores(self, key: RunKey, scores: Mapping[str, float], time_ms: int) -> None:
-        """Logs final values at step 0; one that is there already is left alone, another one takes the next step."""
+        """Logs final values at step 0; an equal value is not logged again, a different one takes the next step."""
         from mlflow.entities import Metric
 
         entry = self._entries[key]
@@ -239,7 +238,7 @@ class Store:
             self._connected.log_batch(entry.id, metrics=part)
 
     def add_inputs(self, key: RunKey, datasets: Iterable[DatasetInput]) -> None:
-        """Names the datasets a run uses; the whole digest is a tag, since MLflow keeps 36 characters."""
+        """Adds the datasets that a run uses; the whole digest is a tag, since MLflow keeps 36 characters."""
         from mlflow import entities
 
         datasets = tuple(datasets)
@@ -255,7 +254,7 @@ class Store:
             self.tag(key, {f"septet.dataset.{each.name}": each.digest for each in datasets})
 
     def add_artifact(self, key: RunKey, path: Path, folder: str | None) -> None:
-        """Copies a file, or what a folder holds, into `folder` of the run's artifacts."""
+        """Copies a file, or the content of a folder, into `folder` of the run's artifacts."""
         send = self._connected.log_artifacts if path.is_dir() else self._connected.log_artifact
         send(self._entries[key].id, str(path), folder)
 
@@ -279,22 +278,18 @@ class Store:
             token = page.token
             if not token:
                 break
-        # Of two runs with one key the one that has something: the other was made by a creation whose answer was lost.
+        # Of two runs with one key, keep the one with content: the answer to the other's creation was lost.
         for run in sorted(found, key=lambda run: (-len(run.data.metrics), -len(run.data.params), run.info.start_time)):
             key = RunKey(run.data.tags.get("septet.member", ""), run.data.tags.get("septet.stage", ""))
-            if key in self._entries:
-                self._drop_if_double(self._entries[key], run)
+            if (entry := self._entries.get(key)) is not None:
+                if run.info.run_id != entry.id and not run.data.metrics:
+                    self._connected.delete_run(run.info.run_id)
+                    _log.info("MLflow run %s was a copy of %s and is deleted", run.info.run_id, entry.id)
             else:
-                # Of the parent's points, the machine's load, none is ever replayed: no need to read what is there.
+                # The parent's points, the machine's load, are never replayed: no need to read them.
                 seen: dict[str, set[int]] | None = None if key.stage else {}
                 info = run.info
                 self._entries[key] = _Entry(info.run_id, info.status, info.start_time, frozenset(run.data.params), seen)
-
-    def _drop_if_double(self, entry: _Entry, run: "Run") -> None:
-        if run.info.run_id == entry.id or run.data.metrics:
-            return
-        self._connected.delete_run(run.info.run_id)
-        _log.info("MLflow run %s was a second one of %s: deleted", run.info.run_id, entry.id)
 
     def _next_step(self, entry: _Entry, name: str) -> int:
         return 1 + max(metric.step for metric in self._connected.get_metric_history(entry.id, name))
@@ -315,7 +310,7 @@ class Store:
         from mlflow.entities import Metric
 
         if entry.seen is None:
-            # All steps, not the last alone: an outage may have left a hole in the middle.
+            # All steps, not only the last: an outage may have left a gap.
             names = self._connected.get_run(entry.id).data.metrics
             entry.seen = {
                 name: {metric.step for metric in self._connected.get_metric_history(entry.id, name)} for name in names
@@ -327,7 +322,7 @@ class Store:
                     new.setdefault((name, point.step), Metric(name, value, point.time_ms, point.step))
         seen = entry.seen
         for part in _parts(list(new.values()), _MAX_METRICS):
-            # Until the answer is here nobody knows: if it is lost, what is there is read again before any is resent.
+            # If the answer is lost, the steps are unknown and are read again before anything is resent.
             entry.seen = None
             self._connected.log_batch(entry.id, metrics=part)
             for metric in part:
@@ -336,9 +331,9 @@ class Store:
 
 
 def make_sampler() -> Callable[[], dict[str, float]]:
-    """What reads this machine's load, in the names of MLflow's system-metrics page; one call takes under 1 ms.
+    """Returns a function that reads the load of the driver's machine; one call takes under 1 ms.
 
-    It sees the driver's machine alone: on a cluster, the nodes that train are not in it.
+    The metrics have the names of MLflow's system-metrics page. The other nodes of a cluster are not included.
     """
     from mlflow.system_metrics.metrics.base_metrics_monitor import BaseMetricsMonitor
     from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
@@ -366,16 +361,16 @@ def _make_client(uri: str) -> "MlflowClient":
     path = sqlite_path(uri)
     if path is not None:
         check_database_place(path)
-    # The sender has its own patience; MLflow's default is 7 retries of 120 s, silent for minutes.
+    # The sender retries; MLflow's default is 7 silent retries of 120 s.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "8")
-    # Also where the environment says otherwise: MLflow repeats creations as well, without looking whether one was made.
+    # Overrides the environment: MLflow repeats creations too, without checking whether one succeeded.
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    # Of a server's runs it would print the addresses as they end, to stdout, which is for results.
+    # Otherwise it prints the addresses of a server's runs to stdout, which is for results.
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
     from mlflow import MlflowClient
 
-    # MLflow logs what it raises as well, with tracebacks: what matters comes back as an exception.
+    # MLflow also logs what it raises, with tracebacks; the exception is enough.
     logging.getLogger("mlflow").setLevel(logging.CRITICAL)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     return MlflowClient(uri)

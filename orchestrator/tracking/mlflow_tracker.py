@@ -1,37 +1,35 @@
-"""The tracker that writes to MLflow: turns verbs into work for the sender, and knows which runs a plan has."""
+"""Writes to MLflow: turns the tracker's verbs into work for the sender, and knows the runs of a plan."""
 
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from orchestrator.plan import Plan, Stage, StageRef
 from orchestrator.text import redact
 from orchestrator.tracking.mlflow_store import About, DatasetInput, Point, RunKey, Store, make_sampler
 from orchestrator.tracking.sender import REFUSED_S, Pace, Sender, Task
+from orchestrator.tracking.tracker import RunIdentity
 from orchestrator.tracking.uri import CLOSE_S, is_local
-
-if TYPE_CHECKING:
-    from orchestrator.plan import Plan, Stage, StageRef
-    from orchestrator.tracking.tracker import RunIdentity
 
 _log = logging.getLogger(__name__)
 
 _ANSWER_S = 7.0  # the interface promises an end within 10 s, of which importing MLflow takes one or two
-_CREATE_S = 60.0  # a fresh SQLite store takes 2–5 s, more on a busy machine; a file always answers
-_UPLOAD_S = 300.0  # a large artifact on its way to a store that answers
-_ARTIFACT_ATTEMPTS = 3  # artifacts may lie elsewhere than the runs: their store's outage must not hold up the rest
+_CREATE_S = 60.0  # a new SQLite store takes 2–5 s, more on a busy machine
+_UPLOAD_S = 300.0  # for a large artifact, while the store answers
+_ARTIFACT_ATTEMPTS = 3  # artifacts may have another store, whose outage must not delay the rest
 
 
 class MlflowTracker:
-    """See `tracking.Tracker`, whose verbs these are. They may come from any thread: the sender's calls the store."""
+    """Implements `Tracker`, which documents the verbs; any thread may call them, and the sender's calls the store."""
 
     def __init__(
         self,
         uri: str,
-        run: "RunIdentity",
-        plan: "Plan",
+        run: RunIdentity,
+        plan: Plan,
         params: Mapping[str, object],
         tags: Mapping[str, str],
         pace: Pace | None = None,
@@ -48,16 +46,15 @@ class MlflowTracker:
         self._opened = threading.Event()
         self._store = Store(uri, run.experiment, run.run_id)
         self._read_load: Callable[[], dict[str, float]] | None = None
-        self._sender = Sender(self._deliver, redact(uri), self._sample, pace)
+        self._sender = Sender(self._store.add_points, redact(uri), self._sample, pace)
         self._sender.submit(Task(self._open, "the ensemble's run", vital=True, quiet=True))
 
     @property
     def ids(self) -> dict[str, Any]:
-        """Ids known by now; more come as stages start."""
         return self._store.ids
 
     def wait_until_open(self, *, needed: bool) -> str:
-        """Waits for the store, within 10 s unless it is a file that is `needed`; returns the problem or ""."""
+        """Waits for the store, at most 10 s unless it is a file that is `needed`; returns the problem or ""."""
         if is_local(self._uri):  # another process may hold the database for some seconds
             return self._sender.wait_for(self._opened, _CREATE_S if needed else _ANSWER_S, _ANSWER_S)
         return self._sender.wait_for(self._opened, _ANSWER_S, REFUSED_S)
@@ -67,13 +64,11 @@ class MlflowTracker:
         self._sender.stop()
 
     def set_datasets(self, datasets: Mapping[str, DatasetInput]) -> None:
-        """Names the prepared datasets on the parent run, and on stages that start later."""
         self._datasets = dict(datasets)
         inputs = tuple(self._datasets.values())
         self._submit(lambda: self._store.add_inputs(RunKey(), inputs), "the datasets")
 
-    def stage_started(self, ref: "StageRef") -> None:
-        """The stage's run, and its member's, are RUNNING."""
+    def stage_started(self, ref: StageRef) -> None:
         self._make_known(ref, _now_ms())
 
         def start() -> None:
@@ -82,21 +77,20 @@ class MlflowTracker:
 
         self._submit(start, "the start of a stage")
 
-    def log(self, ref: "StageRef", step: int, time_s: float, metrics: Mapping[str, float]) -> None:
-        """Queues metrics; a (metric, step) that the store has adds nothing."""
+    def log(self, ref: StageRef, step: int, time_s: float, metrics: Mapping[str, float]) -> None:
         time_ms = int(time_s * 1000)
         self._make_known(ref, time_ms)
         self._sender.add(Point(_key(ref), step, time_ms, dict(metrics)))
 
-    def stage_finished(self, ref: "StageRef", status: str, tags: Mapping[str, str] | None = None) -> None:
-        """Ends the stage's run, and its member's if that was its last one or it did not finish."""
+    def stage_finished(self, ref: StageRef, status: str, tags: Mapping[str, str] | None = None) -> None:
+        """Ends the stage's run; also its member's, if all stages are finished or this one is not."""
         now_ms = _now_ms()
         self._make_known(ref, now_ms)
-        told = dict(tags or {})
+        own = dict(tags or {})
         siblings = [_key(other) for other in self._stages if other.member == ref.member]
 
         def finish() -> None:
-            self._store.tag(_key(ref), told)
+            self._store.tag(_key(ref), own)
             self._store.end(_key(ref), status, now_ms)
             statuses = {self._store.status(key) for key in siblings}
             if status != "FINISHED" or statuses == {"FINISHED"}:
@@ -104,36 +98,26 @@ class MlflowTracker:
 
         self._submit(finish, "the end of a stage")
 
-    def tag(self, ref: "StageRef", key: str, value: str) -> None:
-        """Sets a tag of the stage's run."""
+    def tag(self, ref: StageRef, key: str, value: str) -> None:
         self._make_known(ref, _now_ms())
         self._submit(lambda: self._store.tag(_key(ref), {key: value}), "a tag")
 
     def log_member(self, member: str, scores: Mapping[str, float]) -> None:
-        """Final scores of one member, on its run."""
         self._log_scores(RunKey(member), scores)
 
     def log_ensemble(self, scores: Mapping[str, float]) -> None:
-        """Final scores of the ensemble, on the parent run."""
         self._log_scores(RunKey(), scores)
 
     def tag_ensemble(self, tags: Mapping[str, str]) -> None:
-        """Sets tags of the parent run."""
-        told = dict(tags)
-        self._submit(lambda: self._store.tag(RunKey(), told), "tags of the ensemble")
+        own = dict(tags)
+        self._submit(lambda: self._store.tag(RunKey(), own), "tags of the ensemble")
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
-        """Copies a file or a folder's content to the parent run."""
         self._submit(
             lambda: self._store.add_artifact(RunKey(), path, folder), f"artifact {path.name}", _ARTIFACT_ATTEMPTS
         )
 
-    def flush(self, timeout_s: float = CLOSE_S) -> int:
-        """Waits until all is in the store; returns how many metric values are not."""
-        return self._sender.flush(timeout_s)
-
     def close(self, status: str) -> None:
-        """Ends the parent run and what is open below it; says what a store that is away lacks (after 10 s)."""
         now_ms = _now_ms()
 
         def finish() -> None:
@@ -146,15 +130,15 @@ class MlflowTracker:
         try:
             self._sender.flush(CLOSE_S)
             until = time.monotonic() + _UPLOAD_S
-            while self._sender.gets_on(CLOSE_S) and time.monotonic() < until:
+            while self._sender.is_progressing(CLOSE_S) and time.monotonic() < until:
                 self._sender.flush(1.0)
-        finally:  # Ctrl-C ends the wait, and what is lacking is said all the same
+        finally:  # also after Ctrl-C
             num_left_out, num_waiting = self._sender.flush(0.0), self._sender.num_waiting
             self._sender.stop()
             if num_left_out or num_waiting:
                 _log.warning(
-                    "MLflow at %s lacks the end of this run and %d metric values; metrics.jsonl has them, and the same "
-                    "launch sends them once it answers",
+                    "MLflow at %s lacks the end of this run and %d metric values; metrics.jsonl has them: launch again "
+                    "to send them",
                     redact(self._uri),
                     num_left_out,
                 )
@@ -167,7 +151,7 @@ class MlflowTracker:
         self._read_load = make_sampler()
         self._opened.set()
 
-    def _make_known(self, ref: "StageRef", started_ms: int) -> None:
+    def _make_known(self, ref: StageRef, started_ms: int) -> None:
         if ref in self._known:
             return
         self._known.add(ref)
@@ -182,7 +166,7 @@ class MlflowTracker:
             self._store.ensure(_key(ref), about_stage, started_ms)
             self._store.add_inputs(_key(ref), inputs)
 
-        # Vital: all that is logged later needs the run to be there.
+        # Vital: everything logged later needs this run.
         self._submit(ensure, f"the run of {ref}", vital=True)
 
     def _log_scores(self, key: RunKey, scores: Mapping[str, float]) -> None:
@@ -192,20 +176,17 @@ class MlflowTracker:
     def _submit(self, work: Callable[[], None], what: str, attempts: int = 0, vital: bool = False) -> None:
         self._sender.submit(Task(work, what, attempts, vital))
 
-    def _deliver(self, points: Sequence[Point]) -> None:
-        self._store.add_points(points)
-
     def _sample(self) -> Point | None:
         if self._read_load is None:
             return None
-        # Seconds since the run began, so that the load of a resumed run goes on where it was.
+        # Seconds since the run began, so that the load of a resumed run continues the curve.
         now_ms = _now_ms()
         step = max(0, now_ms - self._store.started_ms(RunKey())) // 1000
         return Point(RunKey(), step, now_ms, self._read_load())
 
 
-def stage_params(stage: "Stage") -> dict[str, str]:
-    """The short values by which people compare stages, in the words of the configuration."""
+def stage_params(stage: Stage) -> dict[str, str]:
+    """Returns the short values by which people compare stages, under their names in the configuration."""
     recipe = stage.recipe
     values: dict[str, object] = {
         "dataset": recipe.dataset,
@@ -229,7 +210,7 @@ def stage_params(stage: "Stage") -> dict[str, str]:
     return {name: str(value) for name, value in values.items() if value != ""}
 
 
-def _key(ref: "StageRef") -> RunKey:
+def _key(ref: StageRef) -> RunKey:
     return RunKey(ref.member, ref.stage)
 
 

@@ -1,31 +1,30 @@
-"""Opens a tracking store for a run, or only asks whether it answers."""
+"""Opens a tracking store for a run, or only checks that it answers."""
 
 import contextlib
+import logging
 import sqlite3
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from orchestrator.config import TrackingConfig
+from orchestrator.plan import Plan
 from orchestrator.text import redact
 from orchestrator.tracking.mlflow_store import Store
+from orchestrator.tracking.mlflow_tracker import MlflowTracker
 from orchestrator.tracking.sender import REFUSED_S, Pace, Sender, Task
-from orchestrator.tracking.tracker import Ending, RunIdentity, Tracker, _log
+from orchestrator.tracking.tracker import Ending, RunIdentity, Tracker
 from orchestrator.tracking.uri import check_database_place, sqlite_path
 from workers.errors import ConfigError
 
-if TYPE_CHECKING:
-    from orchestrator.config import TrackingConfig
-    from orchestrator.plan import Plan
-
-
 ANSWER_S = 8.0  # the interface promises an end within 10 s
+_log = logging.getLogger(__name__)
 
 
 def open_tracking(
-    config: "TrackingConfig",
+    config: TrackingConfig,
     run: RunIdentity,
-    plan: "Plan",
+    plan: Plan,
     params: Mapping[str, object],
     tags: Mapping[str, str],
     pace: Pace | None = None,
@@ -33,18 +32,16 @@ def open_tracking(
     """Opens the store, finds or makes the parent run, and starts sending.
 
     Args:
-        config: `uri` absolute; `required`: a new run does not start without the store.
-        run: which run this is.
-        plan: its stages name the members and stages; their settings become parameters.
-        params: short values people compare ensembles by; they go to the parent run, and never change.
-        tags: alike, but such that a later launch of the run may give another value, which then replaces the first.
-        pace: other times than the usual, for tests.
+        config: has an absolute `uri`; with `required`, a new run does not start without the store.
+        run: identifies the run.
+        plan: names the members and stages; their settings become parameters.
+        params: short values of the parent run, by which people compare ensembles; they never change.
+        tags: short values of the parent run that a later launch may replace.
+        pace: times of the sender; tests shorten them.
 
     Raises:
-        ConfigError: the run is new, the store required, and it did not answer within 10 s.
+        ConfigError: the run is new, the store is required, and it did not answer within 10 s.
     """
-    from orchestrator.tracking.mlflow_tracker import MlflowTracker
-
     tracker = MlflowTracker(config.uri, run, plan, params, tags, pace)
     try:
         problem = tracker.wait_until_open(needed=run.new and config.required)
@@ -56,16 +53,16 @@ def open_tracking(
         raise _unreachable(config.uri, problem)
     if problem:
         _log.warning(
-            "MLflow at %s: %s; training goes on, what is logged is sent once it answers", redact(config.uri), problem
+            "MLflow at %s: %s; training continues, and metrics are sent when it answers", redact(config.uri), problem
         )
     return tracker
 
 
 def probe(uri: str, timeout_s: float = ANSWER_S) -> str:
-    """Asks whether the store answers, and makes nothing: what it says, in a few words.
+    """Checks that the store answers, without changing it; returns the result in a few words.
 
     Raises:
-        ConfigError: it does not answer, or not as an MLflow store would.
+        ConfigError: the store does not answer, or is no MLflow store.
     """
     path = sqlite_path(uri)
     if path is not None:
@@ -100,6 +97,6 @@ def _look_into(path: Path, timeout_s: float) -> str:
 
 def _unreachable(uri: str, problem: str) -> ConfigError:
     return ConfigError(
-        f"tracking store {redact(uri)} cannot be used: {problem}; start it, mend tracking.uri, "
-        "or go on without it by tracking.required=false"
+        f"tracking store {redact(uri)} cannot be used: {problem}; start it, correct tracking.uri, "
+        "or use tracking.required=false to continue without it"
     )

@@ -1,8 +1,7 @@
-"""A background thread that does work on a tracking store in order, and keeps trying while the store is away.
+"""Works on a tracking store in a background thread, in order, and keeps trying while the store is down.
 
-Callers only ever append to a queue, so training never waits. Work that fails stays at the head of the queue and is
-tried again with growing pauses; work that the store refuses is dropped with one warning. Points that wait are
-delivered together.
+Callers only append to a queue, so training never waits. Work that fails stays at the head of the queue and is tried
+again with growing pauses. Work that the store refuses is dropped with one warning. Queued points are sent together.
 """
 
 import itertools
@@ -13,12 +12,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from orchestrator.text import redact
 from orchestrator.tracking.mlflow_store import Point
 from workers.errors import ConfigError
 
-# Codes with which a store that answers says no: asking again changes nothing.
+# Codes with which a store refuses a call: repeating the call changes nothing.
 _LASTING_CODES = frozenset(
     {
         "FEATURE_DISABLED",
@@ -30,8 +30,8 @@ _LASTING_CODES = frozenset(
         "RESOURCE_DOES_NOT_EXIST",
     }
 )
-# Codes that MLflow's client also makes of a bare HTTP status. What stands before a server that is being restarted
-# answers 400, 401, 403 or 404 with a page of its own: only in MLflow's own words do they last.
+# Codes that MLflow's client also makes from a bare HTTP status. A proxy in front of a server that restarts answers 400,
+# 401, 403 or 404 with its own page, so these codes count only in an answer by MLflow itself.
 _LASTING_WORDS = frozenset(
     {"BAD_REQUEST", "CUSTOMER_UNAUTHORIZED", "ENDPOINT_NOT_FOUND", "PERMISSION_DENIED", "UNAUTHENTICATED"}
 )
@@ -40,7 +40,7 @@ _MAX_SHOWN = 160
 
 
 def is_lasting(error: Exception) -> bool:
-    """Whether the same call would fail again although the store answers."""
+    """Returns whether the same call would fail again although the store answers."""
     code, kind = getattr(error, "error_code", None), type(error).__name__
     if isinstance(code, str) and (code in _LASTING_CODES or (code in _LASTING_WORDS and kind == "RestException")):
         return True
@@ -48,16 +48,16 @@ def is_lasting(error: Exception) -> bool:
 
 
 def explain(error: Exception) -> str:
-    """One short line, without secrets, of what a store's error says."""
+    """Returns a store's error as one short line without secrets."""
     text = redact(" ".join(str(error).split()) or type(error).__name__)
     if "Connection refused" in text or "NewConnectionError" in text:
-        return "nobody listens there"
+        return "the connection was refused"
     if "NameResolutionError" in text:
-        return "no such host"
+        return "the host is unknown"
     if "timed out" in text:
-        return "no answer in time"
+        return "it did not answer in time"
     if "Connection aborted" in text or "Max retries exceeded" in text or "Connection broken" in text:
-        return "the connection broke off"
+        return "the connection was lost"
     if "database is locked" in text:
         return "another process holds the database"
     return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 3] + "..."
@@ -65,7 +65,7 @@ def explain(error: Exception) -> str:
 
 _log = logging.getLogger(__name__)
 
-REFUSED_S = 2.0  # of errors that come at once: a server that is just starting has this long
+REFUSED_S = 2.0  # how long errors may come at once: a server that is starting needs this
 _POLL_S = 0.1
 _MAX_BATCH = 500
 _MAX_QUEUED = 200_000  # points; an outage of weeks must not fill memory (metrics.jsonl has them all)
@@ -73,7 +73,7 @@ _MAX_QUEUED = 200_000  # points; an outage of weeks must not fill memory (metric
 
 @dataclass(frozen=True)
 class Pace:
-    """Times in seconds: how long points gather, pauses between attempts, how often the machine's load is read."""
+    """Holds times in seconds: how long points gather, pauses between attempts, how often the load is sampled."""
 
     linger_s: float = 0.4
     first_pause_s: float = 0.5
@@ -83,10 +83,10 @@ class Pace:
 
 @dataclass(frozen=True)
 class Task:
-    """Work on the store that may be repeated.
+    """Describes work on the store that may be repeated.
 
-    `attempts` 0 means as many as it takes. A `vital` task is never dropped, since what follows needs it. Of a `quiet`
-    one an outage is not told: a caller waits for it and speaks.
+    `attempts` 0 means no limit. A `vital` task is never dropped, since later work needs it. A `quiet` task logs no
+    outage: its caller waits for it and reports the problem.
     """
 
     work: Callable[[], None]
@@ -97,22 +97,13 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Failure:
-    """The last attempt's error, and for how long attempts have failed."""
-
-    message: str
-    lasting: bool
-    since_s: float
-
-
-@dataclass(frozen=True)
 class _Queued:
     item: Task | Point
     due: float
 
 
 class Sender:
-    """See the module. `deliver` sends points; `sample`, called every `pace.sample_s`, gives a point of its own."""
+    """Holds the queue and its thread; `deliver` sends points, `sample` is called every `pace.sample_s` seconds."""
 
     def __init__(
         self,
@@ -134,7 +125,7 @@ class Sender:
         self._failing_since = 0.0
         self._last_try = 0.0
         self._last_answer = time.monotonic()
-        self._singly = 0  # points to be tried one by one, since one among them was refused
+        self._singly = 0  # points to send one by one, since one of them was refused
         self._told: set[str] = set()
         self._num_left_out = 0
         # A daemon: a store that hangs must not keep the process from ending.
@@ -142,21 +133,13 @@ class Sender:
         self._thread.start()
 
     @property
-    def failure(self) -> Failure | None:
-        """The error of the last attempt, None if it went well."""
-        with self._changed:
-            if self._error is None:
-                return None
-            return Failure(explain(self._error), is_lasting(self._error), time.monotonic() - self._failing_since)
-
-    @property
     def num_waiting(self) -> int:
-        """How many tasks and points are not done."""
+        """Returns how many tasks and points are not done."""
         with self._changed:
             return len(self._queue)
 
-    def gets_on(self, within_s: float) -> bool:
-        """Whether there is work that the store still takes: of the last `within_s`, or a long one (an artifact's)."""
+    def is_progressing(self, within_s: float) -> bool:
+        """Returns whether work is left and the store took some in the last `within_s`, or an upload is under way."""
         with self._changed:
             if not self._queue or self._error is not None:
                 return False
@@ -171,7 +154,7 @@ class Sender:
             self._changed.notify_all()
 
     def add(self, point: Point) -> None:
-        """Appends a point; returns at once. Beyond the bound of the queue it is counted and left out."""
+        """Appends a point; returns at once. If the queue is full, the point is only counted."""
         with self._changed:
             if len(self._queue) >= _MAX_QUEUED:
                 self._num_left_out += len(point.metrics)
@@ -180,7 +163,7 @@ class Sender:
             self._changed.notify_all()
 
     def flush(self, timeout_s: float) -> int:
-        """Waits until all is sent or the time is over; returns how many metric values are not in the store."""
+        """Waits until all is sent or the time is over; returns how many metric values the store lacks."""
         with self._changed:
             self._hurry = True
             self._changed.notify_all()
@@ -190,21 +173,22 @@ class Sender:
             return self._num_left_out + sum(len(item.metrics) for item in waiting if isinstance(item, Point))
 
     def wait_for(self, done: threading.Event, limit_s: float, refused_s: float) -> str:
-        """Waits for a vital task's event; returns the problem in one line, empty if it was done.
+        """Waits for a vital task's event; returns the problem in one line, or an empty text.
 
-        Gives up after `limit_s`, at an error that would come again, or after `refused_s` of other errors.
+        Gives up after `limit_s`, at a lasting error, or after `refused_s` of other errors.
         """
         until = time.monotonic() + limit_s
         while not done.wait(_POLL_S):
-            failure = self.failure
-            if failure is not None and (failure.lasting or failure.since_s >= refused_s):
-                return failure.message
+            with self._changed:
+                error, failing_s = self._error, time.monotonic() - self._failing_since
+            if error is not None and (is_lasting(error) or failing_s >= refused_s):
+                return explain(error)
             if time.monotonic() >= until:
-                return failure.message if failure else f"no answer within {limit_s:.0f} s"
+                return explain(error) if error else f"no answer within {limit_s:.0f} s"
         return ""
 
     def stop(self) -> None:
-        """Ends the thread after what it is doing now; what is queued is left."""
+        """Ends the thread after its current work; the queue is not sent."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
@@ -219,7 +203,7 @@ class Sender:
                     return
                 batch = self._head() if self._due_at() <= time.monotonic() else []
             if batch:
-                self._settle(batch, self._attempt(lambda batch=batch: self._send(batch)))  # type: ignore[misc]
+                self._settle(batch, self._attempt(partial(self._send, batch)))
             if next_sample <= time.monotonic():
                 next_sample = time.monotonic() + self._pace.sample_s
                 self._attempt(self._add_sample)
@@ -230,7 +214,7 @@ class Sender:
         pause = 0.0
         if self._num_failed:
             pause = min(self._pace.longest_pause_s, self._pace.first_pause_s * 2.0 ** min(self._num_failed - 1, 16))
-        if self._hurry:  # somebody waits: points gather no longer, and a store that is away is asked again soon
+        if self._hurry:  # `flush` waits: points gather no longer, and a store that is down is tried again soon
             return self._last_try + min(pause, self._pace.first_pause_s)
         return max(self._last_try + pause, self._queue[0].due)
 
@@ -248,7 +232,7 @@ class Sender:
             self._deliver([item for item in batch if isinstance(item, Point)])
 
     def _add_sample(self) -> None:
-        if self._num_failed:  # an hour's outage would be a queue of load readings that nobody misses
+        if self._num_failed:  # load readings of an outage are not worth a queue
             return
         point = self._sample()
         if point is not None:
@@ -257,7 +241,7 @@ class Sender:
     def _attempt(self, work: Callable[[], None]) -> Exception | None:
         try:
             work()
-        except Exception as error:  # noqa: BLE001 – the thread's boundary: any artifact store's own error may come
+        except Exception as error:  # noqa: BLE001 – the thread's boundary: an artifact store may raise any error
             return error
         return None
 
@@ -278,8 +262,8 @@ class Sender:
                 if not (isinstance(batch[0], Task) and batch[0].quiet):
                     self._tell(
                         "outage",
-                        f"MLflow at {self._where} does not answer ({explain(error)}): training goes on, "
-                        "what is logged waits and is sent later",
+                        f"MLflow at {self._where} does not answer ({explain(error)}): training continues, "
+                        "and metrics are sent when it answers again",
                     )
             self._changed.notify_all()
 
@@ -292,13 +276,13 @@ class Sender:
     def _refuse(self, batch: list[Task | Point], error: Exception) -> None:
         first = batch[0]
         if isinstance(first, Point) and len(batch) > 1:
-            self._singly = len(batch) + 1  # _done takes one off
+            self._singly = len(batch) + 1  # _done subtracts one
             self._done([])
             return
         what = "metrics" if isinstance(first, Point) else first.what
         if isinstance(first, Point):
             self._num_left_out += len(first.metrics)
-        self._tell(what, f"MLflow at {self._where} does not take {what} ({explain(error)}): left out")
+        self._tell(what, f"MLflow at {self._where} refuses {what} ({explain(error)}): left out")
         self._done(batch)
 
     def _done(self, batch: list[Task | Point]) -> None:

@@ -1,10 +1,9 @@
-"""What a run tells MLflow, behind a few verbs none of which waits for the store.
+"""Defines the tracker: a few verbs that log a run and do not wait for the store.
 
-One parent run for the ensemble, a child a member, a grandchild a stage, found again by the tag `septet.run`. The
-driver is the one writer: seven processes that open a fresh SQLite store at once fail (measured: up to 7 of 7).
+The ensemble has a parent run, each member a child, each stage a grandchild; the tag `septet.run` finds them again. Only
+the driver writes: if seven processes open a new SQLite store at once, up to seven fail (measured).
 """
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -12,17 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from orchestrator.tracking.mlflow_store import DatasetInput
-from orchestrator.tracking.uri import CLOSE_S
 
 if TYPE_CHECKING:
     from orchestrator.plan import StageRef
 
 
-_log = logging.getLogger(__name__)
-
-
 class Ending(StrEnum):
-    """How a run ended, in MLflow's words."""
+    """Says how a run ended, in MLflow's words."""
 
     FINISHED = "FINISHED"
     FAILED = "FAILED"
@@ -31,7 +26,7 @@ class Ending(StrEnum):
 
 @dataclass(frozen=True)
 class RunIdentity:
-    """Which run this is: `run_id` is the UUID of run.json, `name` what people see. A run that resumes is not `new`."""
+    """Identifies a run: `run_id` is the UUID of run.json, `name` is for people. A resumed run is not `new`."""
 
     run_id: str
     experiment: str
@@ -41,84 +36,38 @@ class RunIdentity:
 
 
 class Tracker(Protocol):
-    """What a launch tells; all verbs return at once but `flush` and `close`, and all may be repeated."""
+    """What a launch tells; all verbs return at once but `close`, and all may be repeated."""
 
     @property
     def ids(self) -> dict[str, Any]:
-        """For run.json, as far as known: uri, experiment_id, run_id (of the parent), members, stages."""
+        """Returns what run.json keeps, as far as known: uri, experiment_id, run_id (of the parent), members, stages."""
 
     def set_datasets(self, datasets: Mapping[str, DatasetInput]) -> None:
-        """Names the prepared datasets by their configured names; stages that start later show theirs."""
+        """Adds the prepared datasets, by their configured names, to the parent run and to stages that start later."""
 
     def stage_started(self, ref: "StageRef") -> None:
-        """The stage's run, and its member's, are RUNNING."""
+        """Sets the runs of the stage and of its member RUNNING."""
 
     def log(self, ref: "StageRef", step: int, time_s: float, metrics: Mapping[str, float]) -> None:
-        """Metrics at an update count, measured at `time_s` (Unix clock); one known already adds nothing."""
+        """Logs metrics at an update count, measured at `time_s` (Unix clock); known ones add nothing."""
 
     def stage_finished(self, ref: "StageRef", status: str, tags: Mapping[str, str] | None = None) -> None:
-        """Ends the stage's run; a stage known to be done from an earlier launch may be told again."""
+        """Ends the stage's run; this may be repeated in a later launch."""
 
     def tag(self, ref: "StageRef", key: str, value: str) -> None:
         """Sets a tag of the stage's run."""
 
     def log_member(self, member: str, scores: Mapping[str, float]) -> None:
-        """Final scores of one member."""
+        """Logs the final scores of one member, on its run."""
 
     def log_ensemble(self, scores: Mapping[str, float]) -> None:
-        """Final scores of the ensemble (`ensemble/top1_error` …), on the parent run."""
+        """Logs the final scores of the ensemble (`ensemble/top1_error` …), on the parent run."""
 
     def tag_ensemble(self, tags: Mapping[str, str]) -> None:
-        """Sets tags of the parent run, replacing what they said."""
+        """Sets tags of the parent run and replaces their values."""
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
-        """Copies a file or a folder's content to the parent run; it must stay until `flush` or `close`."""
-
-    def flush(self, timeout_s: float = CLOSE_S) -> int:
-        """Waits until all is in the store; returns how many metric values are not."""
+        """Copies a file or a folder's content to the parent run; it must stay until `close`."""
 
     def close(self, status: str) -> None:
         """Ends the parent run and members still open; where the store is away, waits 10 s and says what it lacks."""
-
-
-class NoTracker:
-    """Takes everything and tells nobody."""
-
-    @property
-    def ids(self) -> dict[str, Any]:
-        """None."""
-        return {}
-
-    def set_datasets(self, datasets: Mapping[str, DatasetInput]) -> None:
-        """Does nothing."""
-
-    def stage_started(self, ref: "StageRef") -> None:
-        """Does nothing."""
-
-    def log(self, ref: "StageRef", step: int, time_s: float, metrics: Mapping[str, float]) -> None:
-        """Does nothing."""
-
-    def stage_finished(self, ref: "StageRef", status: str, tags: Mapping[str, str] | None = None) -> None:
-        """Does nothing."""
-
-    def tag(self, ref: "StageRef", key: str, value: str) -> None:
-        """Does nothing."""
-
-    def log_member(self, member: str, scores: Mapping[str, float]) -> None:
-        """Does nothing."""
-
-    def log_ensemble(self, scores: Mapping[str, float]) -> None:
-        """Does nothing."""
-
-    def tag_ensemble(self, tags: Mapping[str, str]) -> None:
-        """Does nothing."""
-
-    def log_artifact(self, path: Path, folder: str | None = None) -> None:
-        """Does nothing."""
-
-    def flush(self, timeout_s: float = CLOSE_S) -> int:  # noqa: ARG002 – the protocol's
-        """Nothing is left out."""
-        return 0
-
-    def close(self, status: str) -> None:
-        """Does nothing."""

@@ -1,6 +1,6 @@
-"""The MLflow UI on a run's store: starts MLflow's own server, says where it is, and ends it with the caller.
+"""Serves the MLflow UI of a run's store: starts MLflow's server, prints its address, and ends it with the caller.
 
-Takes no lock: it reads the store beside a launch that writes it.
+It takes no lock: it can read the store while a launch writes it.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ _STOP_S = 5.0
 
 @dataclass(frozen=True)
 class Target:
-    """What to show: a store, and of it a run if `experiment_id` and `run_id` (the ensemble's) are known."""
+    """Names the store to show, and the ensemble's run in it if `experiment_id` and `run_id` are known."""
 
     uri: str
     experiment_id: str = ""
@@ -39,36 +39,34 @@ class Target:
 
 
 def find_target(run_dir: Path | None, default_uri: str) -> Target:
-    """The store that `run_dir` was tracked in, or the default one.
+    """Returns the store that `run_dir` was tracked in, or the default store.
 
     Raises:
         DataError: there is no such run directory.
-        ConfigError: the run was not tracked, there is no such database, or its URI had a password, which is not kept.
+        ConfigError: the run was not tracked, its database is missing, or its URI had a password, which is not kept.
     """
     target = Target(default_uri)
     if run_dir is not None:
         ids: Mapping[str, Any] = read_record(RunPaths(run_dir)).mlflow
         if not ids.get("uri"):
             raise ConfigError(
-                f"{run_dir} was not tracked in MLflow: septet ui, without RUN_DIR, shows the default store"
+                f"{run_dir} was not tracked in MLflow; `septet ui` without RUN_DIR shows the default store"
             )
         target = Target(str(ids["uri"]), str(ids.get("experiment_id", "")), str(ids.get("run_id", "")))
-        if redact(default_uri) == target.uri:  # the same store; its password is known here, not in run.json
+        if redact(default_uri) == target.uri:  # run.json keeps no password
             target = Target(default_uri, target.experiment_id, target.run_id)
         elif "***" in target.uri:
-            raise ConfigError(f"run.json keeps no password of {target.uri}: give the whole URI in MLFLOW_TRACKING_URI")
+            raise ConfigError(f"run.json keeps no password of {target.uri}; put the whole URI into MLFLOW_TRACKING_URI")
     path = sqlite_path(target.uri)
     if path is not None and not path.exists():
-        raise ConfigError(
-            f"there is no tracking store {path} yet: run septet launch first, or give the RUN_DIR of a run"
-        )
+        raise ConfigError(f"there is no tracking store {path} yet; use `septet launch` first, or give a RUN_DIR")
     return target
 
 
 def open_ui(target: Target, stream: IO[str], host: str = "127.0.0.1", port: int = 5000) -> None:
-    """Prints the UI's address; where the store is no server of its own, serves it until Ctrl-C.
+    """Prints the UI's address; a store that is not a server itself is served until Ctrl-C.
 
-    `port` 0, or a port that is taken, means any free one.
+    With `port` 0, or a port that is taken, any free port is used.
 
     Raises:
         ConfigError: MLflow's server does not start.
@@ -79,14 +77,14 @@ def open_ui(target: Target, stream: IO[str], host: str = "127.0.0.1", port: int 
     stream.write(f"starting the MLflow UI on {redact(target.uri)} …\n")
     stream.flush()
     with serving(target.uri, host, port) as server, contextlib.suppress(KeyboardInterrupt):
-        stream.write(f"MLflow UI: {page(server.address, target)}\nCtrl-C ends it\n")
+        stream.write(f"MLflow UI: {page(server.address, target)}\npress Ctrl-C to stop it\n")
         stream.flush()
         code = server.process.wait()
-        raise ConfigError(f"the MLflow UI ended by itself with code {code}: {server.last_words()}")
+        raise ConfigError(f"the MLflow UI ended with code {code}: {server.last_line()}")
 
 
 def page(address: str, target: Target) -> str:
-    """The address of the target's run in the UI at `address`, or of the UI's first page."""
+    """Returns the address of the target's run in the UI at `address`, or of the UI's first page."""
     address = address.rstrip("/")
     if not target.experiment_id:
         return address
@@ -96,30 +94,30 @@ def page(address: str, target: Target) -> str:
 
 @dataclass(frozen=True)
 class Server:
-    """MLflow's server in a process group of its own, its output in `log`."""
+    """Holds MLflow's server, in its own process group, with its output in `log`."""
 
     address: str
     process: subprocess.Popen[bytes]
     log: IO[bytes]
 
-    def last_words(self) -> str:
-        """The last line that it wrote."""
+    def last_line(self) -> str:
+        """Returns the last line that it wrote."""
         self.log.seek(0)
         lines = self.log.read().decode(errors="replace").strip().splitlines()
-        return redact(lines[-1].strip()) if lines else "it said nothing"
+        return redact(lines[-1].strip()) if lines else "it wrote nothing"
 
 
 @contextlib.contextmanager
 def serving(uri: str, host: str = "127.0.0.1", port: int = 0, timeout_s: float = _START_S) -> Iterator[Server]:
-    """Serves the UI of a store while the block runs; it answers when the block begins.
+    """Serves the UI of a store while the block runs; the server answers when the block begins.
 
     Raises:
-        ConfigError: it ended, or did not answer within `timeout_s`.
+        ConfigError: the server ended, or did not answer within `timeout_s`.
     """
     port = _free_port(host, port)
     shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
     with tempfile.TemporaryFile() as log:
-        # uvicorn puts the working directory before all other places of modules, unless told of another one.
+        # Without --app-dir, uvicorn would import modules from the working directory first.
         apart = f"--app-dir {shlex.quote(sys.prefix)}"
         words = ["--host", host, "--port", str(port), "--workers", "1", "--uvicorn-opts", apart]
         process = subprocess.Popen(
@@ -128,7 +126,7 @@ def serving(uri: str, host: str = "127.0.0.1", port: int = 0, timeout_s: float =
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C reaches us alone, and we end the whole group
+            start_new_session=True,  # Ctrl-C reaches only us, and we end the whole group
         )
         server = Server(f"http://{f'[{shown}]' if ':' in shown else shown}:{port}", process, log)
         try:
@@ -139,23 +137,23 @@ def serving(uri: str, host: str = "127.0.0.1", port: int = 0, timeout_s: float =
 
 
 def _environment(uri: str, allowed_hosts: Sequence[str]) -> dict[str, str]:
-    """The store goes by environment, since anybody can read a command line and the URI may hold a password."""
+    """Returns the server's environment; it holds the URI, since any user can read a password on a command line."""
     root = artifact_root(uri)
     settings = {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     if root is not None:
         settings["MLFLOW_ARTIFACTS_DESTINATION"] = str(root)
-    # Asked through any other name, a page of another site would be asking (DNS rebinding); MLflow itself lets private
-    # addresses in. Who serves others behind a name of their own says so in this variable, as in MLflow.
+    # A request by another name may come from another site's page (DNS rebinding); MLflow itself allows private
+    # addresses. To serve under another name, set this variable, as for MLflow.
     defaults = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(allowed_hosts)}
-    # -P reaches no grandchildren: MLflow starts uvicorn, which would look for modules in the working directory first.
+    # -P does not reach uvicorn, which MLflow starts and which would import from the working directory first.
     settings |= {"MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE": "false", "PYTHONSAFEPATH": "1"}
     return defaults | os.environ | settings
 
 
 def _names_of(shown: str) -> tuple[str, ...]:
-    """What a browser may call the server; by any port, since one that is forwarded has a number of its own."""
+    """Returns the names by which a browser may address the server; any port, since it may be forwarded."""
     names = ("localhost", f"[{shown}]" if ":" in shown else shown)
-    # With a star it is a pattern, in which a bracket begins a set of characters.
+    # A name with a star is a pattern, in which a bracket begins a set of characters.
     return tuple(each for name in names for each in (name, f"{name.replace('[', '[[]', 1)}:*"))
 
 
@@ -165,10 +163,10 @@ def _free_port(host: str, wanted: int) -> int:
         try:
             probe.bind((host, wanted))
         except PermissionError as error:
-            raise ConfigError(f"port {wanted} of {host} is not allowed: choose one above 1023") from error
+            raise ConfigError(f"port {wanted} of {host} is not allowed; choose one above 1023") from error
         except OSError:
             if wanted == 0:
-                raise ConfigError(f"{host} is no address of this machine") from None
+                raise ConfigError(f"{host} is not an address of this machine") from None
             return _free_port(host, 0)
         return int(probe.getsockname()[1])
 
@@ -179,7 +177,7 @@ def _await_answer(server: Server, timeout_s: float) -> None:
         if _answers(server.address):
             return
         if server.process.poll() is not None:
-            raise ConfigError(f"the MLflow UI does not start: {server.last_words()}")
+            raise ConfigError(f"the MLflow UI does not start: {server.last_line()}")
         if time.monotonic() >= until:
             raise ConfigError(f"the MLflow UI does not answer at {server.address} after {timeout_s:.0f} s")
         time.sleep(_POLL_S)

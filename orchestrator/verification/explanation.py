@@ -23,7 +23,6 @@ from orchestrator.run import (
     Committed,
     RunData,
     RunPaths,
-    committed_from_json,
     read_record,
     read_run_data,
     require_data,
@@ -109,9 +108,8 @@ def explain(paths: RunPaths, image_id: str, top: int = 5) -> Explanation:
         CheckFailed: predictions are damaged or altered, or the file does not say what they say.
     """
     record = read_record(paths)
-    committed = committed_from_json(record.committed)
     manifest = read_manifest(paths)
-    require_data(committed, paths.data)
+    require_data(record.committed, paths.data)
     data = read_run_data(paths.data)
     submission = paths.submission / manifest.file
     if not submission.is_file():
@@ -120,7 +118,7 @@ def explain(paths: RunPaths, image_id: str, top: int = 5) -> Explanation:
     index = _index_of(question, image_id, submission)
     layout = make_layout(question)
     row = int(layout.order[index])
-    members = _members(paths, manifest, data, committed)
+    members = _members(paths, manifest, data, record.committed)
     combination = manifest.combination
     combined = Combined(members, combination)[row : row + 1]
     line, number = _line(question, combined, index), line_number(question, index)

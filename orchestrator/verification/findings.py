@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Any
 
 from orchestrator.plan import Plan
-from orchestrator.run import Committed, RunPaths, RunRecord, alteration
+from orchestrator.run import RunPaths, RunRecord, alteration
 from orchestrator.submission import Manifest
 from orchestrator.text import counted
 from workers.errors import CheckFailed, MemberFailed
@@ -49,12 +49,10 @@ class Examined:
     paths: RunPaths
     record: RunRecord
     plan: Plan
-    committed: Committed
     manifest: Manifest | None = None
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     checked: dict[str, int] = field(default_factory=dict)
-    unrecorded: list[str] = field(default_factory=list)
     rebuilt: bool = False
 
     def differs(self, what: object) -> None:
@@ -66,11 +64,9 @@ class Examined:
     def count(self, what: str) -> None:
         self.checked[what] = self.checked.get(what, 0) + 1
 
-    def compare(self, what: str, found: str, recorded: str | None) -> None:
+    def compare(self, what: str, found: str, recorded: str) -> None:
         """Compares a digest with run.json's."""
-        if recorded is None:
-            self.unrecorded.append(what)
-        elif altered := alteration(what, found, recorded):
+        if altered := alteration(what, found, recorded):
             self.differs(altered)
 
     @property

@@ -9,16 +9,7 @@ from collections.abc import Mapping
 from orchestrator.combine import Expected, Flaw, Invalid, MemberPredictions, check_predictions, in_words
 from orchestrator.config import TARGET
 from orchestrator.plan import StageRef, plan_from_json
-from orchestrator.run import (
-    RunData,
-    RunPaths,
-    committed_from_json,
-    data_digests,
-    find_finished,
-    is_locked,
-    read_record,
-    read_run_data,
-)
+from orchestrator.run import RunData, RunPaths, data_digests, find_finished, is_locked, read_record, read_run_data
 from orchestrator.submission import Manifest, find_manifest
 from orchestrator.verification.findings import Examined, Verification
 from orchestrator.verification.submission import check_report, check_submission
@@ -35,7 +26,7 @@ def verify(paths: RunPaths) -> Verification:
         StorageError: run.json, from which all else hangs, is damaged.
     """
     record = read_record(paths)
-    run = Examined(paths, record, plan_from_json(record.plan), committed_from_json(record.committed))
+    run = Examined(paths, record, plan_from_json(record.plan))
     locked = is_locked(paths)
     run.manifest = _read_manifest(run)
     finished = _check_stages(run)
@@ -45,9 +36,6 @@ def verify(paths: RunPaths) -> Verification:
         check_submission(run, run.manifest, data, predictions)
         if data is not None:
             check_report(run, run.manifest, data, finished, predictions)
-    if run.unrecorded:
-        shown = ", ".join(run.unrecorded[:3]) + ("…" if len(run.unrecorded) > 3 else "")
-        run.notes.append(f"not recorded in run.json, so compared with what lies beside it alone: {shown}")
     if locked and run.problems:
         run.notes.append("a launch is at work here: verify again once it has ended")
     anchor = paths.submission_manifest
@@ -96,7 +84,9 @@ def _check_stages(run: Examined) -> dict[StageRef, Finished]:
         run.count("checkpoints")
         if checkpoint.model_sha256 != done.checkpoint_sha256:
             run.differs(f"{checkpoint.folder}: its weights are not those that DONE.json names")
-        run.compare(f"{stage.ref}: its checkpoint", checkpoint.model_sha256, run.committed.stages.get(str(stage.ref)))
+        run.compare(
+            f"{stage.ref}: its checkpoint", checkpoint.model_sha256, run.record.committed.stages.get(str(stage.ref), "")
+        )
         finished[stage.ref] = done
     return finished
 
@@ -104,12 +94,12 @@ def _check_stages(run: Examined) -> dict[StageRef, Finished]:
 def _check_data(run: Examined) -> RunData | None:
     folder = run.paths.data
     now = data_digests(folder)
-    for name in sorted({*now, *run.committed.data}):
+    for name in sorted({*now, *run.record.committed.data}):
         if name not in now:
             run.differs(f"{folder / name}: gone since it was exported")
         else:
             run.count("files of data")
-            run.compare(f"data/{name}", now[name], run.committed.data.get(name))
+            run.compare(f"data/{name}", now[name], run.record.committed.data.get(name, ""))
     try:
         data = read_run_data(folder)
     except DataError as error:
@@ -141,7 +131,7 @@ def _check_predictions(
     ]
 
     def check(split: str, member: str) -> MemberPredictions | Invalid:
-        done, recorded = finished.get(run.plan.last_stages[member]), run.committed.of_predictions(member, split)
+        done, recorded = finished.get(run.plan.last_stages[member]), run.record.committed.of_predictions(member, split)
         expected = Expected(data.digest, data.splits[split], len(data.classes), done, recorded)
         try:
             return check_predictions(member, run.paths.predictions(member), split, expected)
@@ -156,7 +146,5 @@ def _check_predictions(
             run.differs(one.why)
         else:
             run.count("files of predictions")
-            if run.committed.of_predictions(member, split) is None:
-                run.unrecorded.append(f"member {member}: {one.path}")
             sound[split][member] = one
     return sound

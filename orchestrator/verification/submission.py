@@ -50,10 +50,7 @@ def check_submission(
 
 
 def _check_recorded(run: Examined, digests: SubmissionDigests) -> None:
-    now, then = run.committed.submission, run.committed.announced
-    if now is None and then is None:
-        run.unrecorded.append("the submission")
-    elif digests not in (now, then):
+    if digests not in (run.record.committed.submission, run.record.committed.announced):
         run.differs(f"submission: {digests.file} or its manifest was altered since it was committed")
 
 

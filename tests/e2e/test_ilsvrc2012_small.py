@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from one_slot import one_slot
 from safetensors.numpy import load_file
 
 from orchestrator import launching as story
-from orchestrator.cluster.local_backend import one_slot
 from orchestrator.config.composition import compose
 from orchestrator.plan.model import StageRef, plan_from_json
 from orchestrator.run.paths import RunPaths

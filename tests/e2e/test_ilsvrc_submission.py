@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ilsvrc_files import Challenge, write_archives
+from one_slot import one_slot
 from PIL import Image
 
 from orchestrator import cluster
 from orchestrator.cli.program import main
-from orchestrator.cluster.local_backend import one_slot
 
 pytestmark = pytest.mark.timeout(240)
 # By ILSVRC2012_ID from 1, real WNIDs: no name keeps its place when they are sorted.

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from redone import redone_updates
 
 from orchestrator.cluster.ray_session import available_cpus
 from orchestrator.run.holder import is_locked
@@ -131,7 +132,7 @@ def test_launch_interrupted_and_repeated_comes_to_a_whole_run(folder: Folder) ->
 
     done = folder.launch()
     assert done.returncode == 0, done.stderr
-    assert sum(entry.redone_updates for entry in read_ledger(folder.paths.ledger).stages.values()) == 0
+    assert sum(redone_updates(entry) for entry in read_ledger(folder.paths.ledger).stages.values()) == 0
     _check_directory(folder.paths)
     _check_tracking(folder, runs)
     for row in ("1 CNN", "5 CNNs", "1 CNN*", "7 CNNs*"):

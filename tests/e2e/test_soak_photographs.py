@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from redone import redone_updates
 from run_artefacts import artefacts
 
 from orchestrator.run.holder import is_locked
@@ -68,7 +69,7 @@ def test_driver_killed_a_dozen_times_on_photographs_ends_in_the_same_bytes(real_
     started = time.monotonic()
     launch(place, real_images)
     entries = read_ledger(paths.ledger).stages
-    redone = {name: entry.redone_updates for name, entry in entries.items()}
+    redone = {name: redone_updates(entry) for name, entry in entries.items()}
     print(f"seed {SEED}, lives {lives} s, redone {redone}, last launch {time.monotonic() - started:.0f} s")  # noqa: T201
     for entry in entries.values():
         for before, after in zip(entry.attempts, entry.attempts[1:], strict=False):

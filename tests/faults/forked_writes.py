@@ -19,6 +19,7 @@ import numpy as np
 from orchestrator.combine.averaging import mean
 from orchestrator.combine.predictions import MemberPredictions
 from orchestrator.config.schema import SubmissionConfig, SubmissionFormat
+from orchestrator.run import Book, Committed
 from orchestrator.run.data import RunData, SplitData
 from orchestrator.run.ledger import Ledger, StageState
 from orchestrator.run.paths import RunPaths
@@ -42,7 +43,7 @@ def tensors(step: int) -> dict[str, np.ndarray]:
 def save_checkpoint(folder: Path, step: int) -> None:
     """What a stage does that goes on from its newest checkpoint, comes to `step`, and saves."""
     checkpoint.newest_checkpoint(folder)
-    checkpoint.write_checkpoint(folder, step, tensors(step), tensors(-step), {"step": step}, {"attempt": 0})
+    checkpoint.write_checkpoint(folder, step, tensors(step), tensors(-step), {"step": step}, {"stage_hash": "s"})
     checkpoint.prune(folder, None)
 
 
@@ -71,9 +72,17 @@ def write_submission(folder: Path, number: int, kind: SubmissionFormat) -> None:
         about = SplitPredictions("test", NUM_ROWS, len(CLASSES), "r", "d", "s", "c", "w")
         members = (MemberPredictions("a", path, about, offset),)
         provenance = {"a": submission.Provenance("train", f"hash-{number}")}
+        kept = [Committed()]
         data = RunData("d", CLASSES, {"test": split})
         submission.write_submission(
-            folder / "submission", SubmissionConfig(kind), data, mean(members), members, provenance
+            folder / "submission",
+            SubmissionConfig(kind),
+            data,
+            mean(members),
+            members,
+            provenance,
+            (),
+            Book(lambda: kept[-1], kept.append),
         )
 
 

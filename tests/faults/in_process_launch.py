@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from one_slot import one_slot
 
 from orchestrator import cluster
 from orchestrator.cli.program import main
-from orchestrator.cluster.local_backend import one_slot
 from orchestrator.run.holder import is_locked
 from orchestrator.run.ledger import AttemptEnd, Entry, read_ledger
 from orchestrator.run.paths import RunPaths

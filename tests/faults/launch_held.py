@@ -14,10 +14,11 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from one_slot import one_slot
+
 from orchestrator import cluster, launching as launch
 from orchestrator.cli import program as cli
 from orchestrator.cluster import ray_nodes
-from orchestrator.cluster.local_backend import one_slot
 from orchestrator.execution import signals as interrupts
 from orchestrator.placement import choice as placement, measuring as side_by_side
 from orchestrator.submission import write as submission

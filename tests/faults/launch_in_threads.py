@@ -8,9 +8,10 @@ import importlib.util
 import os
 import sys
 
+from one_slot import one_slot
+
 from orchestrator import launching as story
 from orchestrator.cli.program import main
-from orchestrator.cluster.local_backend import one_slot
 
 
 def _put_fault_in_place(where: str) -> None:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from one_slot import one_slot
 from PIL import Image
 
 from orchestrator import cluster
 from orchestrator.cli.program import main
-from orchestrator.cluster.local_backend import one_slot
 from workers.data.decoding import decoder as decode
 
 SIDE = 32

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from stored import read_checkpoint
 from tiny_stage import course, interrupted, make_spec, make_store, never
 
 from workers.data.loading.batches import TrainingBatches
 from workers.errors import Diverged, StorageError
 from workers.protocol import StageResult, StageSpec
 from workers.storage import checkpoint as protocol, layout
-from workers.storage.checkpoint import newest_checkpoint, read_checkpoint
+from workers.storage.checkpoint import newest_checkpoint
 from workers.training import stage as stage_module
 from workers.training.stage import run_stage
 
@@ -228,7 +229,7 @@ def test_stage_whose_checkpoints_are_all_damaged_stops_and_never_starts_afresh(o
 @pytest.mark.parametrize("name", FILES)
 def test_no_byte_of_a_checkpoint_can_change_unnoticed(tmp_path: Path, name: str) -> None:
     tensors = {"w": np.arange(6, dtype=np.float32)}
-    folder = protocol.write_checkpoint(tmp_path, 1, tensors, tensors, {"n": 1}, {"attempt": 0}).folder
+    folder = protocol.write_checkpoint(tmp_path, 1, tensors, tensors, {"n": 1}, {"stage_hash": "s"}).folder
     data = (folder / name).read_bytes()
     for position in range(len(data)):
         damaged = bytearray(data)

@@ -4,7 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from book_in_memory import book_in_memory
 from fake_stages import EVERY, NUM_UPDATES, FakeStages, plan_of
+from no_tracker import NoTracker
+from redone import redone_updates
 
 from orchestrator.cluster.local_backend import LocalActors
 from orchestrator.cluster.ray_nodes import Node, count_remaining_slots
@@ -12,7 +15,6 @@ from orchestrator.execution.driver import Driver
 from orchestrator.execution.jobs import Work
 from orchestrator.run.ledger import AttemptEnd, Budgets, Ledger, StageState, read_ledger
 from orchestrator.run.paths import RunPaths
-from orchestrator.tracking.tracker import NoTracker
 from workers.errors import MemberFailed
 from workers.protocol import Numerics
 from workers.settings.training import Crops, KeptCheckpoint
@@ -52,7 +54,7 @@ def _launch(root: Path, cluster: Callable[[FakeStages], LocalActors], fakes: Fak
         NONE_TO_SPARE,
         Crops.centre,
     )
-    driver, actors = Driver(work, Ledger(RunPaths(root).ledger), NoTracker()), cluster(fakes)
+    driver, actors = Driver(work, Ledger(RunPaths(root).ledger), NoTracker(), book_in_memory()), cluster(fakes)
     driver.take_stock()
     assert driver.run(actors, lambda: False, lambda: None)
     return actors
@@ -79,7 +81,7 @@ def _check_that_members_move_at_no_cost(tmp_path: Path) -> None:
     assert [attempt.outcome for attempt in entry.attempts] == [*[AttemptEnd.preempted] * 3, AttemptEnd.done]
     # Nothing is redone: each attempt goes on from where the one before it was stopped.
     assert [attempt.resumed_from for attempt in entry.attempts] == [0, 1, 2, 3]
-    assert entry.redone_updates == 0
+    assert redone_updates(entry) == 0
     assert entry.state is StageState.done
     assert entry.attempts[-1].last_step == NUM_UPDATES
     assert actors.discarded.count("a") >= 3, "an actor that was told to stop was used again"

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from no_tracker import NoTracker
 
 from orchestrator import cluster, launching as story
 from orchestrator.cli.program import main
@@ -19,7 +20,6 @@ from orchestrator.config.schema import ClusterConfig
 from orchestrator.run.holder import is_locked
 from orchestrator.run.ledger import AttemptEnd, Ledger, read_ledger
 from orchestrator.run.paths import RunPaths
-from orchestrator.tracking.tracker import NoTracker
 from workers.protocol import PredictSpec, SplitPredictions, StageResult, StageSpec
 from workers.storage.atomic import TEMPORARY_PREFIX
 

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from book_in_memory import book_in_memory
 from fake_stages import FakeStages, plan_of
+from no_tracker import NoTracker
 from tiny_stage import INTERVAL, SETTINGS, make_spec, make_store, never
 
 from orchestrator.cluster.actor import Duties, worker_duties
@@ -24,7 +26,6 @@ from orchestrator.execution.watchdog import Deadlines
 from orchestrator.plan.model import Plan, StageRef
 from orchestrator.run.ledger import AttemptEnd, Budgets, Ledger, read_ledger
 from orchestrator.run.paths import RunPaths
-from orchestrator.tracking.tracker import NoTracker
 from workers.data.store.store import open_store
 from workers.inference import prediction as predict_module
 from workers.protocol import Numerics, PredictSpec, StageResult, StageSpec
@@ -141,7 +142,7 @@ def test_members_that_hang_in_real_processes_are_killed_and_end_in_the_same_bits
 
     with open_cluster(ClusterConfig()) as opened:
         cluster = RayCluster(opened.num_slots, 1, 0, hanging_duties(pids))
-        driver = Driver(work, ledger, NoTracker(), monotonic=SkippingClock(is_hung))
+        driver = Driver(work, ledger, NoTracker(), book_in_memory(), monotonic=SkippingClock(is_hung))
         assert not driver.take_stock()
         assert driver.run(cluster, never, lambda: None)
         hung = {how: int((pids / how).read_text()) for how in HOW}
@@ -190,7 +191,7 @@ class Quick:
                 raise TimeoutError
 
         clock = SkippingClock(lambda: self.outcomes == [None])
-        driver = Driver(self.work, self.ledger, NoTracker(), monotonic=clock)
+        driver = Driver(self.work, self.ledger, NoTracker(), book_in_memory(), monotonic=clock)
         driver.take_stock()
         driver.run(LocalActors(1, self.fakes.duties), never, show)
 

@@ -136,7 +136,7 @@ def test_aliases_that_stand_for_millions_are_counted_and_not_written_out(
     [
         (MEMBERS + MEMBERS, "duplicate"),
         ("members: " + "[" * 400 + "]" * 400, "nested deeper"),
-        ("a: &a [*a]\n" + MEMBERS, "stands for nothing"),
+        ("a: &a [*a]\n" + MEMBERS, "has no anchor before it"),
         ("members: {'../../x': {stages: {train: {dataset: target}}}}", "a member's name"),
         ('members: {"so\\0lo": {stages: {train: {dataset: target}}}}', "a member's name"),
         ('members: {"so\\e]0;owned\\alo": {stages: {train: {dataset: target}}}}', "a member's name"),

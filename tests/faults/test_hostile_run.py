@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from one_slot import one_slot
 
 from orchestrator import cluster
 from orchestrator.cli.program import main
-from orchestrator.cluster.local_backend import one_slot
 from orchestrator.run import holder as run_dir
 from workers.storage import atomic as json_text, checkpoint
 

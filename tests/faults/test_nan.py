@@ -13,6 +13,7 @@ import pytest
 import torch
 from in_process_launch import Place
 from run_artefacts import artefacts
+from stored import read_checkpoint
 from tiny_stage import course, make_spec, make_store, never
 from torch import nn
 
@@ -22,7 +23,6 @@ from workers.errors import Diverged
 from workers.protocol import StageResult, StageSpec
 from workers.settings.training import ModelSettings
 from workers.storage import checkpoint as protocol
-from workers.storage.checkpoint import read_checkpoint
 from workers.training import loop, stage as stage_module
 from workers.training.evaluation import Evaluation
 from workers.training.stage import run_stage

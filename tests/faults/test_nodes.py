@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 from launch_held import ON_A_CLUSTER, UNWATCHED
+from redone import redone_updates
 from run_artefacts import artefacts
 from small_launch import GIVE_UP_S, SMALL, Launches, hear_all_signals, wait_for
 
@@ -115,7 +116,7 @@ def test_member_of_a_node_that_goes_is_trained_on_elsewhere_to_the_same_bytes(
     assert ends.count(AttemptEnd.preempted if notice else AttemptEnd.lost) == 1, ends
     assert ends.count(AttemptEnd.done) == 2
     if notice:
-        assert sum(entry.redone_updates for entry in _entries(launches)) == 0, "it checkpointed too late"
+        assert sum(redone_updates(entry) for entry in _entries(launches)) == 0, "it checkpointed too late"
     assert artefacts(launches.paths) == artefacts(undisturbed.paths)
     assert launches.left_behind() == []
 

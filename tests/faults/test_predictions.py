@@ -20,7 +20,7 @@ from orchestrator.config.composition import compose
 from orchestrator.config.schema import CombineConfig, SubmissionConfig
 from orchestrator.outputs import write_results
 from orchestrator.report import plots
-from orchestrator.run import digests as provenance
+from orchestrator.run import record
 from orchestrator.run.digests import open_book
 from orchestrator.run.holder import is_locked
 from orchestrator.run.paths import RunPaths
@@ -48,11 +48,6 @@ def paths(tmp_path: Path) -> RunPaths:
     run = finished_run.build_run(tmp_path / "run")
     found: RunPaths = run.paths
     atomic.write_text(found.config_yaml, compose([]).yaml)
-    book = open_book(found)
-    book.data(found.data)
-    for member in run.plan.members:
-        own = found.predictions(member)
-        book.predictions(member, {split: sha256_of(own / f"{split}.npy") for split in ("dev", "val", "test")})
     write_results(found, run.plan, CombineConfig(), SubmissionConfig())
     return found
 
@@ -175,7 +170,7 @@ def test_check_is_red_without_its_protection(
     monkeypatch.setattr(room, name, instead)
     if room is aggregate:
         # The record in run.json finds what the file's own checks let pass; here they stand alone.
-        monkeypatch.setattr(provenance.Committed, "of_predictions", lambda *_: None)
+        monkeypatch.setattr(record.Committed, "of_predictions", lambda *_: None)
     with pytest.raises(AssertionError):
         require_refused(paths, code, words, capsys)
 
@@ -194,7 +189,7 @@ def test_check_of_rows_is_red_where_predictions_are_taken_as_they_come(
         return aggregate.MemberPredictions(member, path, about, 128, expected.rows.unreadable)
 
     monkeypatch.setattr(aggregate, "check_predictions", as_it_comes)
-    monkeypatch.setattr(provenance.Committed, "of_predictions", lambda *_: None)
+    monkeypatch.setattr(record.Committed, "of_predictions", lambda *_: None)
     with pytest.raises(AssertionError):
         require_refused(paths, code, words, capsys)
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from one_slot import one_slot
 from PIL import Image
 
 from orchestrator import cluster, launching as launch
 from orchestrator.cli.program import main
-from orchestrator.cluster.local_backend import one_slot
 from orchestrator.run.open import OpenedRun
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

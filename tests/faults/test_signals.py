@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 from launch_held import MOMENTS, UNPROTECTED
+from redone import redone_updates
 from run_artefacts import artefacts
 from small_launch import GIVE_UP_S, Launches, hear_all_signals, wait_for
 
@@ -61,7 +62,7 @@ def test_signal_at_any_moment_stops_in_order_and_the_next_launch_comes_to_the_sa
     assert artefacts(launches.paths) == artefacts(undisturbed.paths)
     if moment == "training":
         # Each attempt went on from where the signal had found it.
-        assert sum(entry.redone_updates for entry in read_ledger(launches.paths.ledger).stages.values()) == 0
+        assert sum(redone_updates(entry) for entry in read_ledger(launches.paths.ledger).stages.values()) == 0
     assert launches.left_behind() == []
 
 
@@ -126,7 +127,7 @@ def test_terminal_that_is_closed_does_not_keep_members_from_their_checkpoints(
     assert read_ledger(launches.paths.ledger).state is StageState.stopped
     launches.finish()
     assert artefacts(launches.paths) == artefacts(undisturbed.paths)
-    assert sum(entry.redone_updates for entry in read_ledger(launches.paths.ledger).stages.values()) == 0
+    assert sum(redone_updates(entry) for entry in read_ledger(launches.paths.ledger).stages.values()) == 0
 
 
 def _take_terminal() -> None:

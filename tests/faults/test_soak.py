@@ -22,6 +22,7 @@ from pathlib import Path
 import psutil
 import pytest
 from oracle import FOLDER, PAUSE_S, Ended, Family, Place, child_environment, placed, wait_for
+from redone import redone_updates
 from run_artefacts import artefacts
 
 from orchestrator.run.holder import is_locked
@@ -253,7 +254,7 @@ def test_driver_members_and_nodes_killed_at_random_moments_end_in_the_same_bytes
         assert ended.code == 0, ended.err
         entries = read_ledger(place.paths.ledger).stages
         ends = Counter(attempt.outcome for entry in entries.values() for attempt in entry.attempts)
-        redone = sum(entry.redone_updates for entry in entries.values())
+        redone = sum(redone_updates(entry) for entry in entries.values())
         say(
             f"seed {SEED}: {time.monotonic() - began:.0f} s, killed {dict(soak.done)}, launches that lost their "
             f"cluster {soak.cluster_lost}, attempts {dict(ends)}, updates redone {redone}"

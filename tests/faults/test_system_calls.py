@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 from forked_writes import BEFORE, JOBS, NEW_STEP, OLD_STEP, tensors
 from oracle import submission_state
+from stored import read_checkpoint
 from system_calls import Call, ForkedWrites, strace_refuses
 
-from workers.storage.checkpoint import newest_checkpoint, read_checkpoint
+from workers.storage.checkpoint import newest_checkpoint
 
 REFUSED = strace_refuses()
 pytestmark = pytest.mark.skipif(bool(REFUSED), reason=REFUSED)

@@ -10,7 +10,7 @@ import pytest
 from run_artefacts import artefacts
 from small_launch import GIVE_UP_S, Launches
 
-from orchestrator.run import open as open_run, paths as run_dir
+from orchestrator.run import holder as run_dir, open as open_run
 from orchestrator.run.holder import lock
 from orchestrator.run.paths import RunPaths
 from workers.errors import RunInUse

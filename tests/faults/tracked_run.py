@@ -15,13 +15,16 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from book_in_memory import book_in_memory
 from fake_stages import EVERY, FakeStages, plan_of
+from flushed import flushed
 
 from orchestrator.cluster.local_backend import LocalActors
 from orchestrator.config.schema import TrackingConfig
 from orchestrator.execution.driver import Driver
 from orchestrator.execution.jobs import Work
 from orchestrator.plan.model import Plan
+from orchestrator.run.digests import Book
 from orchestrator.run.ledger import Budgets, Ledger
 from orchestrator.run.paths import RunPaths
 from orchestrator.tracking.opening import open_tracking
@@ -81,6 +84,7 @@ class FakeRun:
     fakes: FakeStages = field(default_factory=FakeStages)
     plan: Plan = field(default_factory=lambda: plan_of(CHAINS))
     num_launches: int = 0
+    book: Book = field(default_factory=book_in_memory)
 
     @property
     def paths(self) -> RunPaths:
@@ -113,7 +117,7 @@ class FakeRun:
             budgets=Budgets(max_losses=20, max_failures=3),
             crops=Crops.centre,
         )
-        driver = Driver(work, Ledger(self.paths.ledger), tracker)
+        driver = Driver(work, Ledger(self.paths.ledger), tracker, self.book)
         if not driver.take_stock():
             assert driver.run(LocalActors(2, self.fakes.duties), lambda: False, lambda: None)
 
@@ -202,7 +206,7 @@ def launch_again(run: FakeRun) -> None:
 
 
 def finish_when_sent(run: FakeRun, tracker: Any) -> None:
-    assert tracker.flush(GIVE_UP_S) == 0
+    assert flushed(tracker, GIVE_UP_S) == 0
     with patience():
         run.finish(tracker)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from record_committed import record_committed
 from safetensors.numpy import save_file
 
 from orchestrator.plan.model import Plan, PlannedDataset, Stage, StageRef, plan_to_json
@@ -88,6 +89,7 @@ def build_run(
             data_digests={"target": "d" * 64},
         ),
     )
+    record_committed(paths, plan)
     return Run(paths, plan)
 
 
@@ -132,7 +134,12 @@ def _write_data(
         if split in labelled:
             np.save(folder / f"{split}.labels.npy", own)
     counts = {split: len(labels.get(split, ())) for split in ("train", "dev", "val", "test")}
-    about = {"digest": "d" * 64, "counts": counts, "unreadable": {"test": list(unreadable)}}
+    about = {
+        "digest": "d" * 64,
+        "class_ids": [],
+        "counts": counts,
+        "unreadable": {split: [] for split in labels} | {"test": list(unreadable)},
+    }
     (folder / "dataset.json").write_text(json.dumps(about))
 
 

@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from book_in_memory import book_in_memory
 from fake_stages import EVERY, FakeStages
+from no_tracker import NoTracker
 
 from orchestrator.cluster.local_backend import LocalActors
 from orchestrator.execution.driver import Driver
@@ -13,7 +15,6 @@ from orchestrator.plan.model import Plan, StageRef
 from orchestrator.run.digests import Book
 from orchestrator.run.ledger import AttemptEnd, Budgets, Contents, Ledger, read_ledger
 from orchestrator.run.paths import RunPaths
-from orchestrator.tracking.tracker import NoTracker
 from workers.protocol import Numerics
 from workers.settings.training import Crops, KeptCheckpoint
 from workers.storage import atomic
@@ -53,7 +54,7 @@ class Run:
     num_slots: int = 2
     digest: str = "d1"
     tracker: RecordingTracker = field(default_factory=RecordingTracker)
-    book: Book = field(default_factory=Book)
+    book: Book = field(default_factory=book_in_memory)
 
     @property
     def paths(self) -> RunPaths:
@@ -90,7 +91,7 @@ class Run:
             self.budgets,
             Crops.centre,
         )
-        return Driver(work, Ledger(self.paths.ledger), self.tracker, book=self.book)
+        return Driver(work, Ledger(self.paths.ledger), self.tracker, self.book)
 
     def outcomes(self, ref: str) -> list[AttemptEnd | None]:
         member, _, work = ref.partition("/")

@@ -19,7 +19,7 @@ from workers.errors import Stopped
 from workers.protocol import PredictSpec, SplitPredictions, StageResult, StageSpec
 from workers.settings.training import Crops, Recipe, ScheduleSettings
 from workers.storage import atomic, layout
-from workers.storage.checkpoint import newest_step
+from workers.storage.checkpoint import _SCHEMA, _sealed, newest_step
 from workers.storage.finished import read_finished
 
 NUM_UPDATES = 10
@@ -137,7 +137,7 @@ def _save(stage_dir: Path, step: int) -> None:
     for name in (layout.MODEL, layout.OPTIMIZER, layout.STATE):
         (folder / name).write_bytes(b"{}")
         files[name] = {"size": 2, "sha256": hashlib.sha256(b"{}").hexdigest()}
-    (folder / layout.MANIFEST).write_text(json.dumps({"schema": 1, "step": step, "files": files}))
+    (folder / layout.MANIFEST).write_bytes(_sealed({"schema": _SCHEMA, "step": step, "stage_hash": "", "files": files}))
 
 
 def _write_predictions(spec: PredictSpec, split: str, checkpoint_sha256: str) -> SplitPredictions:

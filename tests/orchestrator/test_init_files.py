@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from orchestrator.config.composition import Config, compose, reopen
+from orchestrator.config.composition import compose, reopen
+from orchestrator.config.schema import Config
 from orchestrator.inputs import check_init_files, hash_init_files, survey_all
 from orchestrator.plan.build import make_plan
 from orchestrator.plan.diff import ChangeKind, compare

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from record_committed import record_committed
 
 from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionConfig, SubmissionFormat
 from orchestrator.outputs import Results, rebuild_report, write_results
@@ -160,6 +161,7 @@ def test_write_results_missing_member_writes_nothing(run: "Run") -> None:
 def test_write_results_predictions_of_an_older_checkpoint_are_refused(run: "Run") -> None:
     done = run.paths.done(run.plan.last_stage("base1").ref)
     done.write_text(done.read_text().replace("sha-base1", "sha-newer"))
+    record_committed(run.paths, run.plan)
     with pytest.raises(CheckFailed, match=r"base1: .*another checkpoint"):
         finish(run)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from record_committed import record_committed
 
 from orchestrator.cli.program import main
 from orchestrator.combine.averaging import Combined, equal
@@ -119,6 +120,7 @@ def run(images: Path, tmp_path_factory: pytest.TempPathFactory) -> RunPaths:
         stores={"target": str(store.path)},
     )
     write_record(paths, record)
+    record_committed(paths, plan)
     write_results(paths, plan, CombineConfig(CombineMethod.geometric), SubmissionConfig())
     return paths
 

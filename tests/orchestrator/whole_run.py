@@ -4,10 +4,10 @@ import json
 from typing import TYPE_CHECKING
 
 import numpy as np
+from record_committed import record_committed
 
 from orchestrator.config.schema import CombineConfig, SubmissionConfig
 from orchestrator.outputs import Results, write_results
-from orchestrator.run.digests import open_book
 from orchestrator.run.paths import RunPaths
 from workers.protocol import StageResult
 from workers.storage import atomic
@@ -21,21 +21,16 @@ if TYPE_CHECKING:
 
 def commit(run: "Run", combine: CombineConfig, submission: SubmissionConfig) -> Results:
     """What the driver and the launch do at their end: stages, predictions and data recorded, the submission written."""
-    paths, book = run.paths, open_book(run.paths)
-    book.data(paths.data)
+    paths = run.paths
     for number, stage in enumerate(run.plan.stages):
         checkpoint = real_checkpoint(run, stage.ref, number)
-        book.stage(stage.ref, checkpoint.model_sha256)
         result = StageResult(10, 0, checkpoint.folder.name, checkpoint.model_sha256, 0.2, 0.2, False)
         write_finished(paths.stage(stage.ref), stage.hash, result)
     for member in run.plan.members:
         of = json.loads(paths.done(run.plan.last_stages[member]).read_text())["checkpoint_sha256"]
-        digests = {}
         for about in paths.predictions(member).glob("*.json"):
-            said = json.loads(about.read_text()) | {"checkpoint_sha256": of}
-            atomic.write_json(about, said)
-            digests[about.stem] = said["sha256"]
-        book.predictions(member, digests)
+            atomic.write_json(about, json.loads(about.read_text()) | {"checkpoint_sha256": of})
+    record_committed(paths, run.plan)
     return write_results(paths, run.plan, combine, submission)
 
 

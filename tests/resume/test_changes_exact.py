@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from stored import read_checkpoint
 
 from workers.data.store.preparation import prepare
 from workers.errors import ConfigError, Stopped
@@ -23,7 +24,7 @@ from workers.settings.training import (
     ScheduleSettings,
     Velocity,
 )
-from workers.storage.checkpoint import Contents, read_checkpoint, write_checkpoint
+from workers.storage.checkpoint import Contents, write_checkpoint
 from workers.training.stage import run_stage
 
 # Four updates an epoch.
@@ -143,7 +144,14 @@ def test_scaled_velocity_without_the_rates_it_was_made_at_ends_with_other_bits(
     saved = state_after(replace(whole.spec, stage_dir=tmp_path / "whole"), step)
     forged = {**saved.state["train"], "rates": []}
     folder = tmp_path / "forged"
-    write_checkpoint(folder / "checkpoints", step, saved.model, saved.optimizer, {"train": forged}, {})
+    write_checkpoint(
+        folder / "checkpoints",
+        step,
+        saved.model,
+        saved.optimizer,
+        {"train": forged},
+        {"stage_hash": whole.spec.stage_hash},
+    )
     result = run_stage(replace(whole.spec, stage_dir=folder), lambda: False)
     assert result.checkpoint_sha256 != whole.result.checkpoint_sha256
 

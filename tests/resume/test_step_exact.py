@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from stored import read_checkpoint
 
 from workers.data.store.preparation import prepare
 from workers.errors import Diverged, Stopped
@@ -20,7 +21,7 @@ from workers.settings.training import (
     Recipe,
     ScheduleSettings,
 )
-from workers.storage.checkpoint import read_checkpoint, write_checkpoint
+from workers.storage.checkpoint import write_checkpoint
 from workers.training.stage import run_stage
 
 SETTINGS = Recipe(
@@ -127,7 +128,9 @@ def test_resume_without_a_part_of_the_state_ends_with_other_bits(
     else:
         state["step"] -= 1
     forged = tmp_path / "forged"
-    write_checkpoint(forged / "checkpoints", state["step"], saved.model, optimizer, {"train": state}, {})
+    write_checkpoint(
+        forged / "checkpoints", state["step"], saved.model, optimizer, {"train": state}, {"stage_hash": spec.stage_hash}
+    )
     result = run_stage(replace(spec, stage_dir=forged), never)
     assert result.checkpoint_sha256 != undisturbed.checkpoint_sha256
 

@@ -3,9 +3,10 @@
 from collections.abc import Callable
 
 import numpy as np
+from stored import read_checkpoint
 
 from workers.protocol import StageSpec
-from workers.storage.checkpoint import Contents, read_checkpoint
+from workers.storage.checkpoint import Contents
 from workers.storage.finished import read_finished, write_finished
 from workers.training.stage import run_stage
 

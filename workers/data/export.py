@@ -147,7 +147,7 @@ def export(store: Store, directory: Path) -> None:
         directory / layout.DATASET,
         {
             "digest": store.digest,
-            **({"class_ids": list(store.class_ids)} if store.class_ids else {}),
+            "class_ids": list(store.class_ids),
             "counts": {split: store.counts[split] for split in SPLITS},
             "unreadable": {split: list(store.unreadable(split)) for split in splits},
         },

@@ -5,7 +5,6 @@ from torch.nn import functional
 
 from workers.models.within_map_norm import WithinMapNorm
 
-INPUT_SIZE = 32
 _FILTERS = (32, 32, 64)
 
 

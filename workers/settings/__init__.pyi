@@ -1,3 +1,4 @@
+from .checks import require as require, require_least as require_least
 from .dataset import (
     FILE_SOURCES as FILE_SOURCES,
     HELD_OUT as HELD_OUT,

@@ -141,7 +141,7 @@ _NO_OPTIONS = frozenset(
         *("declared_classes", "declared_train", "declared_val", "declared_test"),
     }
 )
-# They came later, and shape pixels only where these are JPEG: raw stores and their runs keep their keys and hashes.
+# They shape pixels only where these are JPEG: a raw store has one key whatever they say.
 _JPEG_OPTIONS = frozenset({"store_format", "jpeg_quality"})
 
 

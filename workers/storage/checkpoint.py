@@ -30,9 +30,7 @@ from workers.storage.tensor_file import Written, first_not_finite, safetensors_p
 
 Tensors = Mapping[str, np.ndarray]
 
-# Of schema 2 the manifest vouches for itself as well.
 _SCHEMA = 2
-_UNSEALED_SCHEMA = 1
 _SEAL = "manifest_sha256"
 _SET_ASIDE = "corrupt-"
 # A checkpoint that answers a read with one of these is damaged. Others (no permission, no memory, a server that is
@@ -43,12 +41,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A verified checkpoint; `model_sha256` is of its model.safetensors, `stage_hash` empty where it tells none."""
+    """A verified checkpoint; `model_sha256` is of its model.safetensors."""
 
     folder: Path
     step: int
     model_sha256: str
-    stage_hash: str = ""
+    stage_hash: str
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ def write_checkpoint(
         model: the weights and persistent buffers by name, float32 or int64; they must not change until this returns.
         optimizer: the momentum by name, likewise.
         state: what else the next update depends on, as JSON.
-        identity: whose checkpoint it is (stage hash, data digest, class list's digest, attempt), for the manifest.
+        identity: whose checkpoint it is, for the manifest: `stage_hash`, and whatever else tells.
         beat: called again and again as bytes are written.
         check: called before anything gets or loses its name; may raise.
 
@@ -148,16 +146,6 @@ def _sealed(manifest: Mapping[str, Any]) -> bytes:
     return json.dumps({**manifest, _SEAL: seal}, indent=1, allow_nan=False).encode()
 
 
-def read_checkpoint(folder: Path) -> Contents:
-    """Verifies and reads one named checkpoint.
-
-    Raises:
-        StorageError: it is missing or corrupt.
-    """
-    with _invalid_is_an_error(folder):
-        return _read(folder)
-
-
 def read_weights(folder: Path) -> Weights:
     """Verifies and reads the weights of one named checkpoint; its momentum, as large again, is left alone.
 
@@ -189,7 +177,7 @@ def newest_checkpoint(
 
     Args:
         folder: where the stage's checkpoints lie.
-        misfit: says why whole contents cannot be gone on from (shapes, state), or "".
+        misfit: says why training cannot resume from valid contents (shapes, state), or "".
         check: called before anything loses its name; may raise.
 
     Raises:
@@ -282,14 +270,14 @@ def _manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = parse_json(data)
         schema = manifest["schema"]
-        whole = schema in (_SCHEMA, _UNSEALED_SCHEMA) and set(manifest["files"]) == {
-            layout.MODEL,
-            layout.OPTIMIZER,
-            layout.STATE,
-        }
-        if not whole or layout.checkpoint(manifest["step"]) != folder.name:
+        whole = schema == _SCHEMA and set(manifest["files"]) == {layout.MODEL, layout.OPTIMIZER, layout.STATE}
+        if (
+            not whole
+            or layout.checkpoint(manifest["step"]) != folder.name
+            or not isinstance(manifest["stage_hash"], str)
+        ):
             raise _Invalid("its manifest is of another checkpoint or schema")
-        if schema == _SCHEMA and data != _sealed({key: value for key, value in manifest.items() if key != _SEAL}):
+        if data != _sealed({key: value for key, value in manifest.items() if key != _SEAL}):
             raise _Invalid("its manifest differs from its own sha256")
         manifest["files"] = {name: Written(**described) for name, described in manifest["files"].items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -354,8 +342,7 @@ def _read_own(path: Path) -> bytes:
 
 
 def _checkpoint(folder: Path, manifest: Mapping[str, Any]) -> Checkpoint:
-    sha256, stage_hash = manifest["files"][layout.MODEL].sha256, str(manifest.get("stage_hash", ""))
-    return Checkpoint(folder, manifest["step"], sha256, stage_hash)
+    return Checkpoint(folder, manifest["step"], manifest["files"][layout.MODEL].sha256, manifest["stage_hash"])
 
 
 @contextmanager
@@ -365,9 +352,7 @@ def _unreadable_is_invalid(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in _DAMAGE:
             raise _Invalid(f"{path.name} cannot be read ({error.strerror})") from error
-        raise StorageSilent(
-            f"{path}: {error.strerror}; mend what keeps it from being read, then run it again"
-        ) from error
+        raise StorageSilent(f"{path}: {error.strerror}; make it readable, then run it again") from error
 
 
 @contextmanager

@@ -1,11 +1,10 @@
 """One process at a time: a lock that leaves no file behind and dies with its holder."""
 
-import fcntl
-import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from workers.storage.atomic import storage_errors
 
@@ -15,55 +14,37 @@ _PAUSE_S = 0.2
 @contextmanager
 def locked(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[None]:
     """Holds the lock at `path`, for which it waits as long as another process has it; `waiting` is called meanwhile."""
-    while True:
-        with storage_errors(path):
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            _acquire(descriptor, waiting)
-            # The holder before us removed its file: what we hold may not be what the next process will lock.
-            if _is_file_at(descriptor, path):
-                try:
-                    yield
-                finally:
-                    path.unlink(missing_ok=True)
-                return
-        finally:
-            os.close(descriptor)
 
-
-def _acquire(descriptor: int, waiting: Callable[[], None] | None) -> None:
-    if waiting is None:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        return
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
+    def keep_waiting() -> bool:
+        if waiting is not None:
             waiting()
-            time.sleep(_PAUSE_S)
+        return False
+
+    lock = _lock_at(path)
+    with storage_errors(path):
+        lock.acquire(cancel_check=keep_waiting)
+    try:
+        yield
+    finally:
+        # Before the release: whoever gets the lock of a file that has lost its name opens the next one.
+        path.unlink(missing_ok=True)
+        lock.release()
 
 
 def is_locked(path: Path) -> bool:
     """Whether a process holds the lock at `path` right now."""
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
+    if not path.exists():
         return False
-    except PermissionError:
-        # Another user's: not ours to say.
-        return True
+    lock = _lock_at(path)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        lock.acquire(blocking=False)
+    except (Timeout, PermissionError):
+        # One of another user may be held for all we know.
         return True
-    finally:
-        os.close(descriptor)
+    lock.release()
     return False
 
 
-def _is_file_at(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
+def _lock_at(path: Path) -> FileLock:
+    # Storage without flock is refused: what filelock would use there outlives its holder.
+    return FileLock(path, poll_interval=_PAUSE_S, fallback_to_soft=False)

@@ -260,7 +260,9 @@ def write_run_data(folder: Path, counts: dict[str, int]) -> None:
         np.save(folder / f"{split}.sizes.npy", np.full((count, 2), 5, np.int32))
         if split != "test":
             np.save(folder / f"{split}.labels.npy", np.zeros(count, np.int64))
-    about = {"digest": "d", "counts": {"train": 3, "dev": 0, **counts}, "unreadable": {"test": [1]}}
+    unreadable = dict.fromkeys(counts, ()) | {"test": (1,)}
+    counts = dict.fromkeys(("train", "dev", "val", "test"), 0) | counts
+    about = {"digest": "d", "class_ids": [], "counts": counts, "unreadable": unreadable}
     (folder / "dataset.json").write_text(json.dumps(about))
 
 

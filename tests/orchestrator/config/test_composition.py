@@ -196,19 +196,19 @@ def test_value_that_is_mistaken_is_named_in_one_line(composed, override, words):
         (["~datasets.target"], "datasets.target: missing"),
         (["schedule=fixed", "schedule.stop_when_stalled=true"], "schedule.stop_when_stalled=true: only decay=plateau"),
         (["~ensemble.members.base9"], "ensemble.members.base9"),
-        (["ensemble.members={}", "ensemble=five", "~ensemble.members"], "ensemble.members: no member"),
+        (["ensemble.members={}", "ensemble=five", "~ensemble.members"], "ensemble.members: there is no member"),
         (
             ["ensemble.stages.pretrian.epochs=3"],
             "ensemble.stages.pretrian: no member has such a stage; did you mean pretrain?",
         ),
-        (["ensemble=sweep"], "sweep: nothing to sweep over; say what, as in ensemble=sweep"),
+        (["ensemble=sweep"], "sweep: there is nothing to sweep over; give values, as in ensemble=sweep"),
         (["ensemble=sweep", "sweep.seed=[]"], "sweep.seed=[]: give at least one value"),
-        (["ensemble=sweep", "sweep.seed=[0,0]"], "made twice"),
+        (["ensemble=sweep", "sweep.seed=[0,0]"], "two members would have the name seed-0"),
         (["ensemble=sweep", "sweep.optimizer.lr=[1,1.0]"], "would be the same"),
         (["ensemble=sweep", "sweep.stages.trian.epochs=[1]"], "sweep.stages.trian: no such stage; did you mean train?"),
         (
             ["ensemble=sweep", "sweep.optimizer.lr=[0.1,0.2]", "ensemble.template.stages.train.optimizer.lr=0.3"],
-            "sweep below sweep.stages.<stage>",
+            "sweep it below sweep.stages.<stage>",
         ),
     ],
 )

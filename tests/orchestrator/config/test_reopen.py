@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 import conf
-from orchestrator.config.composition import compose, default_run_dir, reopen
-from orchestrator.config.schema import GROUPS, CombineMethod, SubmissionFormat
+from orchestrator.config.composition import compose, reopen
+from orchestrator.config.schema import GROUPS, CombineMethod, SubmissionFormat, default_run_dir
 from workers.errors import ConfigError
 from workers.settings.dataset import Source
 
@@ -65,7 +65,7 @@ def test_root_with_a_password_is_refused_and_the_password_not_repeated(root):
 
 @pytest.mark.parametrize("key", ["run_dir", "datasets.target.root", "datasets.target.classes", "submission.template"])
 def test_home_of_nobody_is_told_in_one_line(key):
-    with pytest.raises(ConfigError, match="~nobody-here/x: no user of this machine"):
+    with pytest.raises(ConfigError, match="~nobody-here/x: this machine has no user with that home folder"):
         compose(["dataset@datasets.target=folder", f"{key}=~nobody-here/x"])
 
 

@@ -42,7 +42,7 @@ def _check(facts: Facts, name: str) -> Check:
 def test_examine_of_a_healthy_machine_finds_nothing_amiss() -> None:
     checks = examine(_HEALTHY)
     assert {check.outcome for check in checks} == {Outcome.ok}
-    assert not any(check.mend for check in checks)
+    assert not any(check.fix for check in checks)
     assert not has_failed(checks)
 
 
@@ -54,7 +54,7 @@ def test_examine_of_a_healthy_machine_finds_nothing_amiss() -> None:
         ("omegaconf", {"installed": {"ray": "2.60.0", "omegaconf": "2.4.1"}}, Outcome.fail, "2.4.1"),
         ("devices", {"torch": Answer(problem="libcudart.so: not found")}, Outcome.fail, "libcudart.so"),
         ("devices", {"torch": Answer("0")}, Outcome.warn, "0 of 1 GPUs"),
-        ("cpus", {"cpu_quota": 1.5}, Outcome.warn, "held to 1.5"),
+        ("cpus", {"cpu_quota": 1.5}, Outcome.warn, "limited to 1.5"),
         ("cpus", {"num_cpus": 1}, Outcome.warn, "1 CPU"),
         ("resources", {"cpus_per_member": 9}, Outcome.fail, "9 CPUs"),
         ("placement", {"placement": Answer(problem="no images")}, Outcome.warn, "no images"),
@@ -77,14 +77,14 @@ def test_examine_of_a_healthy_machine_finds_nothing_amiss() -> None:
         ("mlflow store", {"tracking": Answer(problem="refused"), "tracking_required": False}, Outcome.warn, "refused"),
     ],
 )
-def test_check_of_what_is_amiss_says_so_and_how_to_mend_it(
+def test_check_of_what_is_amiss_says_so_and_how_to_fix_it(
     name: str, broken: dict[str, object], outcome: Outcome, said: str
 ) -> None:
     facts = replace(_HEALTHY, **broken)  # type: ignore[arg-type]
     check = _check(facts, name)
     assert check.outcome is outcome
     assert said in check.detail
-    assert check.mend
+    assert check.fix
     assert has_failed(examine(facts)) is (outcome is Outcome.fail)
 
 
@@ -101,5 +101,5 @@ def test_lines_of_a_failed_check_end_with_what_to_do() -> None:
 def test_uncompiled_kernels_are_a_warning_that_says_what_to_install() -> None:
     found = _check(replace(_HEALTHY, compiled_kernels=False), "kernels")
     assert found.outcome is Outcome.warn
-    assert "C compiler" in found.mend
+    assert "C compiler" in found.fix
     assert _check(_HEALTHY, "kernels").outcome is Outcome.ok

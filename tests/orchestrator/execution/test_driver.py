@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from driver_run import SEVEN, Run
 from fake_stages import NUM_UPDATES, died, plan_of
+from redone import redone_updates
 
 from orchestrator.plan.model import StageRef, TrainJob
 from orchestrator.run.ledger import AttemptEnd, Budgets, Ledger, StageState
@@ -88,7 +89,7 @@ def test_driver_after_an_actors_death_resumes_from_the_newest_checkpoint(seven: 
     steps = [step for ref, step in seven.fakes.updates if ref == "wide0/pre"]
     assert steps == [*range(1, 9), 7, *range(7, 11)]
     redone = len(steps) - NUM_UPDATES
-    assert seven.ledger.stages["wide0/pre"].redone_updates == redone == 3
+    assert redone_updates(seven.ledger.stages["wide0/pre"]) == redone == 3
 
 
 def test_driver_counts_failures_and_losses_apart(seven: Run) -> None:

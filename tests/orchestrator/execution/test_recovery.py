@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from book_in_memory import book_in_memory
 from driver_run import SEVEN, Run
 from fake_stages import NUM_UPDATES, plan_of
 
 from orchestrator.plan.model import StageRef
-from orchestrator.run.digests import Book
 from orchestrator.run.ledger import AttemptEnd, Budgets
 from workers.errors import CheckFailed, Diverged, MemberFailed
 from workers.protocol import StageResult, StageSpec
@@ -50,13 +50,19 @@ def test_driver_predicts_again_what_was_altered_together_with_its_description(se
     alter_predictions(seven)
     assert seven.launch()
     assert seven.fakes.started == ["base1/predictions"]
-    # Without the record nothing tells: so a run of before there were digests goes on, and is recorded from then on.
-    alter_predictions(seven)
-    seven.book = Book()
+
+
+def test_driver_predicts_again_what_a_driver_was_killed_before_it_could_record(seven: Run) -> None:
     assert seven.launch()
-    assert seven.fakes.started == []
-    altered = sha256_of(seven.paths.predictions("base1") / "test.npy")
-    assert seven.book.committed.predictions["base1"]["test"] == altered
+    committed = seven.book.committed
+    seven.book = book_in_memory()
+    for name, sha256 in committed.stages.items():
+        seven.book.stage(StageRef.parse(name), sha256)
+    for member in ("base0", "base2", "base3", "base4", "wide0", "wide1"):
+        seven.book.predictions(member, committed.predictions[member])
+    assert seven.launch()
+    assert seven.fakes.started == ["base1/predictions"]
+    assert seven.book.committed == committed
 
 
 def test_driver_refuses_a_finished_stage_that_is_not_the_one_it_committed(seven: Run) -> None:

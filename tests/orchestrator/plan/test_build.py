@@ -266,13 +266,13 @@ def test_plan_bottleneck_before_a_head_that_is_reset_comes_and_goes_along_a_chai
             "stages.train.init_from=pree: no such stage; did you mean pre?",
         ),
         ([pretrained("a"), member("b", t=stage(init_from="a.pretrian"))], "did you mean a.pretrain?"),
-        ([member("a", x=stage(init_from="y"), y=stage(init_from="x"))], "a/x → a/y → a/x wait for each other"),
-        ([member("a", x=stage(init_from="x"))], "a/x → a/x wait for each other"),
+        ([member("a", x=stage(init_from="y"), y=stage(init_from="x"))], "a/x → a/y → a/x form a cycle"),
+        ([member("a", x=stage(init_from="x"))], "a/x → a/x form a cycle"),
         ([base("a", dataset="superset")], "stages.train.dataset=superset: a member's last stage must be on target"),
-        ([member("a", x=stage(), y=stage())], "ensemble.members.a.stages: which stage is the last one? (x, y)"),
+        ([member("a", x=stage(), y=stage())], "ensemble.members.a.stages: cannot tell which stage is last (x, y)"),
         (
             [member("a", pre=stage("superset"), train=stage(init_from="pre", reset=()))],
-            "a/pre has other classes (3, here 2; eel there alone); add fc8 to ensemble.members.a.stages.train.reset",
+            "a/pre has other classes (3, here 2; only there: eel); add fc8 to ensemble.members.a.stages.train.reset",
         ),
         ([base("a"), member("b", train=stage(init_from="a.train", model=SIX))], "conv6 have another shape in a/train"),
         (
@@ -289,13 +289,13 @@ def test_plan_bottleneck_before_a_head_that_is_reset_comes_and_goes_along_a_chai
         ),
         (
             [base("a", freeze=("conv1",), rate_changes={"late": RateChange(layers={"conv1": 1.0})})],
-            "conv1 cannot move, since freeze holds it from start to end; write ensemble.members.a.stages.train.lr_sc",
+            "conv1 cannot train, since freeze holds it from start to end; use ensemble.members.a.stages.train.lr_sc",
         ),
         (
             [base("a", rate_changes={"late": RateChange(after_share=0.5, layers=dict.fromkeys(ALL_LAYERS, 0.0))})],
-            "stages.train: from update 6 on no layer is left to train",
+            "stages.train: no layer is left to train from update 6",
         ),
-        ([base("a", reset=("fc8",))], "train.reset: nothing to draw anew without init_from"),
+        ([base("a", reset=("fc8",))], "train.reset: has no effect without init_from"),
         ([base("a", model=replace(SMALL, input_size=20))], "input_size=20"),
         (
             [base("a", model=replace(SMALL, input_size=257))],
@@ -303,7 +303,7 @@ def test_plan_bottleneck_before_a_head_that_is_reset_comes_and_goes_along_a_chai
         ),
         (
             [base("a"), member("b", train=stage(init_from="a.train", freeze=("fc8",)))],
-            "train.freeze: fc8 would stay as drawn",
+            "train.freeze: fc8 would keep random weights",
         ),
         (
             [base("a"), member("b", t=stage(init_from="a.train", reset=(), freeze=ALL_LAYERS))],
@@ -321,7 +321,7 @@ def test_plan_that_cannot_be_is_refused_in_one_line(members, words):
 def test_plan_same_count_of_other_classes_needs_a_fresh_last_layer():
     other = {"superset": replace(SURVEYS["superset"], classes=("eel", "fly"), num_classes=2)}
     pair = member("a", pre=stage("superset"), train=stage(init_from="pre", reset=()))
-    with pytest.raises(ConfigError, match=r"other classes \(2, here 2; eel, fly there alone; cat, dog here alone\)"):
+    with pytest.raises(ConfigError, match=r"other classes \(2, here 2; only there: eel, fly; only here: cat, dog\)"):
         planned(pair, surveys=SURVEYS | other)
 
 

@@ -1,12 +1,14 @@
 """Errors, NLL, calibration, disagreement, and the rows of the table."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from orchestrator.combine import rows as probabilities
+from orchestrator.combine import blocks, rows as probabilities
+from orchestrator.report import scores
 from orchestrator.report.scores import disagreement, mean_score, score, standard_error, table_rows
 
 
@@ -35,8 +37,8 @@ def test_ranks_coarse_values_agree_with_stable_sort_and_top_classes(seed: int, k
 def test_score_many_blocks_equals_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     labels = np.random.default_rng(1).integers(0, 9, size=60)
     whole = score(draw(1), labels)
-    monkeypatch.setattr(probabilities, "BLOCK_ELEMENTS", 9 * 7)
-    assert len(list(probabilities.blocks(60, 9))) == 9
+    monkeypatch.setattr(scores, "blocks", partial(blocks, max_elements=9 * 7))
+    assert len(list(scores.blocks(60, 9))) == 9
     in_blocks = score(draw(1), labels)
     assert in_blocks.top1_error == whole.top1_error
     assert in_blocks.nll == pytest.approx(whole.nll)

@@ -285,6 +285,16 @@ def test_open_run_keeps_the_crops_of_its_first_start(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.parametrize("name", ["crops", "committed", "placement"])
+def test_record_that_lacks_an_entry_is_refused_by_name(tmp_path: Path, name: str) -> None:
+    paths = _begin(tmp_path / "run")
+    record = json.loads(paths.run_json.read_text())
+    del record[name]
+    paths.run_json.write_text(json.dumps(record))
+    with pytest.raises(StorageError, match=rf"run\.json: not readable as a run record \(.*{name}"):
+        read_record(paths)
+
+
 def test_open_run_with_other_data_is_refused_and_nothing_changes(tmp_path: Path) -> None:
     root = tmp_path / "run"
     _begin(root)

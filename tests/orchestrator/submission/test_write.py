@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from asked_rows import ALL_FORMATS, CLASSES, NUM_ROWS, draw, make_question, names_of, write
+from book_in_memory import book_in_memory
 
 from orchestrator.combine.averaging import mean
 from orchestrator.combine.predictions import MemberPredictions
@@ -49,7 +50,9 @@ def submit(tmp_path: Path, config: SubmissionConfig, unreadable: tuple[int, ...]
     members = tuple(store_member(tmp_path, name, seed, unreadable) for seed, name in enumerate(("a", "b")))
     provenance = {one.member: Provenance("main", f"hash-{one.member}") for one in members}
     data = make_data(unreadable)
-    return write_submission(tmp_path / "submission", config, data, mean(members), members, provenance)
+    return write_submission(
+        tmp_path / "submission", config, data, mean(members), members, provenance, (), book_in_memory()
+    )
 
 
 @pytest.mark.parametrize("submission_format", ALL_FORMATS)
@@ -121,7 +124,9 @@ def test_write_submission_predictions_cut_after_their_check_keeps_the_last_one(
     members[1].path.write_bytes(content[:-4])
     provenance = {one.member: Provenance("main", f"hash-{one.member}") for one in members}
     with pytest.raises(CheckFailed, match="became shorter"):
-        write_submission(tmp_path / "submission", config, make_data(), mean(members), members, provenance)
+        write_submission(
+            tmp_path / "submission", config, make_data(), mean(members), members, provenance, (), book_in_memory()
+        )
     assert {path.name: path.read_bytes() for path in (tmp_path / "submission").iterdir()} == before
 
 

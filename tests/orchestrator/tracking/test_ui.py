@@ -104,7 +104,7 @@ def test_page_without_a_run_is_the_first_page() -> None:
 
 
 def test_target_of_a_missing_store_or_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="launch first"):
+    with pytest.raises(ConfigError, match="`septet launch` first"):
         find_target(None, f"sqlite:///{tmp_path}/mlflow.db")
     with pytest.raises(DataError):
         find_target(tmp_path / "absent", "sqlite:///mlflow.db")

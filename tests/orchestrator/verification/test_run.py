@@ -4,7 +4,7 @@ import errno
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +17,10 @@ from orchestrator.config.composition import compose
 from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionConfig, SubmissionFormat
 from orchestrator.outputs import write_results
 from orchestrator.report import plots
-from orchestrator.run import digests as provenance
-from orchestrator.run.digests import Committed, SubmissionDigests, open_book
+from orchestrator.run.digests import open_book
 from orchestrator.run.holder import lock
 from orchestrator.run.paths import RunPaths
-from orchestrator.run.record import read_record, write_record
+from orchestrator.run.record import Committed, SubmissionDigests, read_record, write_record
 from orchestrator.verification.run import verify
 from workers.errors import CheckFailed
 from workers.storage import atomic, checkpoint
@@ -62,10 +61,10 @@ def told(paths: RunPaths, capsys: pytest.CaptureFixture[str], code: int) -> dict
     return document
 
 
-def record_as_it_was_before_there_were_digests(paths: RunPaths) -> None:
+def forget(paths: RunPaths, **entries: Any) -> None:
+    """Takes what was committed out of run.json, or puts `entries` of it there instead."""
     said = json.loads(paths.run_json.read_text())
-    del said["committed"]
-    atomic.write_json(paths.run_json, said)
+    atomic.write_json(paths.run_json, said | {"committed": {**asdict(Committed()), **entries}})
 
 
 @pytest.mark.parametrize("method", list(CombineMethod))
@@ -178,15 +177,14 @@ def test_verify_finds_what_was_altered_even_with_what_describes_it(
     assert any(all(word in problem for word in words) for problem in problems), problems
 
 
-def test_verify_without_the_record_cannot_tell_what_fits_its_description(
-    run: "Run", capsys: pytest.CaptureFixture[str]
-) -> None:
-    # The negative control of the test above: what tells is the record in run.json and nothing else.
-    alter_predictions(run.paths, "base2", "dev")
-    told(run.paths, capsys, 8)
-    record_as_it_was_before_there_were_digests(run.paths)
-    document = told(run.paths, capsys, 0)
-    assert "not recorded in run.json" in document["notes"][0]
+def test_verify_tells_what_is_not_recorded(run: "Run", capsys: pytest.CaptureFixture[str]) -> None:
+    forget(run.paths)
+    problems = " | ".join(told(run.paths, capsys, 8)["problems"])
+    for what in ("base1/train: its checkpoint", "data/classes.txt", "base2/predictions/dev.npy"):
+        assert f"{what} is not recorded in run.json" in problems
+    assert "submission.csv or its manifest was altered" in problems
+    with pytest.raises(CheckFailed, match=r"classes\.txt is not recorded in run\.json"):
+        write_results(run.paths, run.plan, MEAN, LABELS)
 
 
 def test_verify_lists_every_problem_and_goes_on_after_the_first(run: "Run", capsys: pytest.CaptureFixture[str]) -> None:
@@ -291,23 +289,11 @@ def test_submit_over_altered_data_is_refused(run: "Run", name: str) -> None:
         write_results(run.paths, run.plan, MEAN, LABELS)
 
 
-def test_run_of_before_there_were_digests_is_submitted_and_recorded_from_then_on(run: "Run") -> None:
-    record_as_it_was_before_there_were_digests(run.paths)
-    content = (run.paths.submission / "submission.csv").read_bytes()
-    write_results(run.paths, run.plan, MEAN, LABELS)
-    assert (run.paths.submission / "submission.csv").read_bytes() == content
-    committed = provenance.committed_from_json(read_record(run.paths).committed)
-    assert committed.submission is not None and committed.submission.sha256 == sha256_of(
-        run.paths.submission / "submission.csv"
-    )
-    assert verify(run.paths).ok
-
-
 def test_committed_survives_run_json(run: "Run") -> None:
     digests = SubmissionDigests("submission.csv", "a", "b")
     book = open_book(run.paths)
     book.announce(digests)
-    again = provenance.committed_from_json(read_record(run.paths).committed)
+    again = read_record(run.paths).committed
     assert again == book.committed and again.announced == digests
     assert replace(again, announced=None) != Committed()
 
@@ -315,8 +301,8 @@ def test_committed_survives_run_json(run: "Run") -> None:
 def test_shuffled_rows_of_one_member_are_found_by_the_rebuilt_submission_alone(
     run: "Run", capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # Without any record: a manifest that is made to fit still cannot make the file come out the same.
-    record_as_it_was_before_there_were_digests(run.paths)
+    # Whatever the record says: a manifest that is made to fit still cannot make the file come out the same.
+    forget(run.paths)
     array = run.paths.predictions("base1") / "test.npy"
     np.save(array, np.roll(np.load(array), 1, axis=0))
     amend(array.with_suffix(".json"), sha256=sha256_of(array))

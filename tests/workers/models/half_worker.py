@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from half_process import logits_of
 
-from workers.models.half_process import logits_of
 from workers.models.halves import Half
 from workers.training.evaluation import mean_loss
 from workers.training.optimizer import build_optimizer

@@ -12,24 +12,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from stored import read_checkpoint
 
 from workers.errors import Diverged, StorageError
 from workers.storage import checkpoint as protocol
-from workers.storage.checkpoint import (
-    newest_checkpoint,
-    prune,
-    read_checkpoint,
-    read_weights,
-    verify_checkpoint,
-    write_checkpoint,
-)
+from workers.storage.checkpoint import newest_checkpoint, prune, read_weights, verify_checkpoint, write_checkpoint
 
 WEIGHTS = {"conv1.weight": np.arange(12, dtype=np.float32).reshape(3, 4)}
 
 
 def save(folder: Path, step: int) -> Path:
     return write_checkpoint(
-        folder, step, WEIGHTS, {"conv1.weight": WEIGHTS["conv1.weight"] * step}, {"n": step}, {}
+        folder, step, WEIGHTS, {"conv1.weight": WEIGHTS["conv1.weight"] * step}, {"n": step}, {"stage_hash": "s"}
     ).folder
 
 
@@ -80,18 +74,18 @@ def test_what_is_not_finite_is_neither_written_nor_read(
     poisoned[-1] = value
     tensors = {"model": WEIGHTS, "optimizer": {}, where: {"w": poisoned}}
     with pytest.raises(Diverged, match="w are not finite") as caught:
-        write_checkpoint(tmp_path, 1, tensors["model"], tensors["optimizer"], {}, {})
+        write_checkpoint(tmp_path, 1, tensors["model"], tensors["optimizer"], {}, {"stage_hash": "s"})
     assert caught.value.step == 1
     assert not list(tmp_path.iterdir())
     with monkeypatch.context() as patch:
         patch.setattr(protocol, "first_not_finite", lambda _: None)
-        folder = write_checkpoint(tmp_path, 1, tensors["model"], tensors["optimizer"], {}, {}).folder
+        folder = write_checkpoint(tmp_path, 1, tensors["model"], tensors["optimizer"], {}, {"stage_hash": "s"}).folder
     with pytest.raises(StorageError, match="not finite"):
         read_checkpoint(folder)
 
 
 def test_counts_beside_weights_are_no_numbers_to_be_finite(tmp_path: Path) -> None:
-    assert write_checkpoint(tmp_path, 1, {"n": np.array(3), **WEIGHTS}, {}, {}, {}).step == 1
+    assert write_checkpoint(tmp_path, 1, {"n": np.array(3), **WEIGHTS}, {}, {}, {"stage_hash": "s"}).step == 1
 
 
 def test_files_are_on_the_disk_before_the_manifest_is_begun_and_the_name_comes_last(
@@ -187,12 +181,13 @@ def test_setting_aside_takes_a_free_name(tmp_path: Path) -> None:
     assert newest_checkpoint(tmp_path) is not None
 
 
-def test_checkpoint_of_the_schema_before_is_still_read(tmp_path: Path) -> None:
-    manifest = save(tmp_path, 1) / "MANIFEST.json"
-    value = json.loads(manifest.read_text())
+def test_checkpoint_of_another_schema_is_refused(tmp_path: Path) -> None:
+    folder = save(tmp_path, 1)
+    value = json.loads((folder / "MANIFEST.json").read_text())
     del value["manifest_sha256"]
-    manifest.write_text(json.dumps({**value, "schema": 1}, indent=1))
-    assert newest_checkpoint(tmp_path) is not None
+    (folder / "MANIFEST.json").write_bytes(protocol._sealed({**value, "schema": 1}))
+    with pytest.raises(StorageError, match="another checkpoint or schema"):
+        verify_checkpoint(folder)
 
 
 def test_leftovers_of_a_killed_writer_are_removed(tmp_path: Path) -> None:

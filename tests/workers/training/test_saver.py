@@ -16,12 +16,13 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings, strategies as st
+from stored import read_checkpoint
 from torch import nn
 
 from workers.errors import Diverged, Stopped, StorageError
 from workers.protocol import StageSpec
 from workers.storage import checkpoint as protocol, layout
-from workers.storage.checkpoint import Checkpoint, newest_checkpoint, read_checkpoint
+from workers.storage.checkpoint import Checkpoint, newest_checkpoint
 from workers.training import saver as saver_module
 from workers.training.loop import TrainState
 from workers.training.metrics import MetricsLog, StepMark
@@ -224,7 +225,7 @@ def test_stop_request_returns_only_once_everything_is_committed(
 def test_finish_of_a_state_just_resumed_writes_nothing_and_prunes(tiny_spec: StageSpec, disk: Disk) -> None:
     folder = tiny_spec.stage_dir / "checkpoints"
     for step in (1, 2, 3):
-        last = protocol.write_checkpoint(folder, step, {}, {}, {}, {})
+        last = protocol.write_checkpoint(folder, step, {}, {}, {}, {"stage_hash": "s"})
     with Training(tiny_spec, resumed=last) as training:
         assert training.finish() == last
     assert disk.asked == []

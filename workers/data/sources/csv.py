@@ -23,6 +23,14 @@ from workers.data.sources.tree import Entry, Tree, open_root, read_text, walk
 from workers.errors import DataError
 from workers.settings import DatasetSettings, OnBad
 
+_FILES = {
+    "train": ("train.csv", "labels.csv", "train_labels.csv", "train.tsv"),
+    "val": ("val.csv", "valid.csv", "validation.csv", "val.tsv"),
+    "test": ("test.csv", "sample_submission.csv", "samplesubmission.csv", "test.tsv"),
+}
+_OWN_FOLDERS = ("{split}_images", "{split}", "images/{split}", "images_{split}")
+_SHARED_FOLDER = "images"
+_SPLIT = "{split}"
 _IDS = ("id", "image_id", "imageid", "image", "image_name", "img", "filename", "file_name", "file", "path", "name")
 _LABELS = ("label", "labels", "class", "target", "category", "species", "breed")
 # A sample submission may have a column of labels; they only show how to write them.
@@ -51,127 +59,6 @@ class Table:
     lines: tuple[tuple[int, tuple[str, ...]], ...]
 
 
-def read_table(tree: Tree, path: str) -> Table:
-    """Parses a file whose cells are divided by commas, semicolons or tabs; raises DataError where it is none."""
-    text, at = read_text(tree, path), tree.describe(path)
-    first = text.partition("\n")[0]
-    delimiter = next((each for each in ",;\t" if each in first), ",")
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    try:
-        lines = [(reader.line_num, tuple(cell.strip() for cell in cells)) for cells in reader if any(cells)]
-    except csv.Error as error:
-        raise DataError(f"{at}: line {reader.line_num}: {error}") from error
-    if len(lines) < 2:
-        raise DataError(f"{at}: no line below a header: write id,label and a line for each image")
-    (_, header), *rest = lines
-    for number, line in rest:
-        if len(line) != len(header):
-            raise DataError(f"{at}: line {number} has {len(line)} cells, its header {len(header)}: mend the line")
-    return Table(path, at, header, tuple(rest))
-
-
-def labelled_lines(settings: DatasetSettings, table: Table, train: Table) -> Iterator[Line]:
-    """The lines of train or val; `train` says which columns are classes where each has one.
-
-    Raises:
-        DataError: a column is not there or cannot be told, or an id or a label is empty.
-    """
-    id_place = _id_place(settings, table)
-    labels = _labels(settings, table, train, id_place)
-    if labels is None:
-        raise _no_column(table, "label_column", settings.label_column)
-    return _lines(table, id_place, labels)
-
-
-def lines_of_test(settings: DatasetSettings, table: Table, train: Table) -> Iterator[Line]:
-    """The lines of test, without labels where it has none; raises DataError as `labelled_lines`."""
-    id_place = _id_place(settings, table)
-    is_sample = PurePosixPath(table.path).name.lower().startswith(_SAMPLE)
-    labels = None if is_sample else _labels(settings, table, train, id_place)
-    return _lines(table, id_place, labels if labels is not None and any(labels) else None)
-
-
-def _lines(table: Table, id_place: int, labels: Sequence[str] | None) -> Iterator[Line]:
-    for index, (number, cells) in enumerate(table.lines):
-        if not cells[id_place]:
-            raise DataError(f"{table.at}: line {number}: no id: write the image's name, or remove the line")
-        if labels is not None and not labels[index]:
-            raise DataError(f"{table.at}: line {number}: no label of {cells[id_place]}: write it, or remove the line")
-        yield Line(number, cells[id_place], "" if labels is None else labels[index])
-
-
-def _id_place(settings: DatasetSettings, table: Table) -> int:
-    if settings.id_column is None:
-        lower = [name.lower() for name in table.header]
-        usual = [lower.index(name) for name in _IDS if name in lower]
-        # Beside the names of files an id is but a number, though some images may be called so.
-        files = (place for place in usual if _FILE_NAME.search(table.lines[0][1][place]))
-        return next(files, usual[0] if usual else 0)
-    if settings.id_column not in table.header:
-        raise _no_column(table, "id_column", settings.id_column)
-    return table.header.index(settings.id_column)
-
-
-def _labels(settings: DatasetSettings, table: Table, train: Table, id_place: int) -> list[str] | None:
-    """The label of each line, from the column that holds those of train; None where there is no such column."""
-    name = settings.label_column
-    if name is None and (place := _label_place(settings, train)) is not None:
-        name = train.header[place]
-    if name is None:
-        return _marked_classes(table, train, table.header[id_place])
-    if name not in table.header:
-        return None
-    place = table.header.index(name)
-    return [cells[place] for _, cells in table.lines]
-
-
-def _label_place(settings: DatasetSettings, train: Table) -> int | None:
-    place = _named(train, _LABELS)
-    if place is None and len(train.header) == 2:
-        return 1 - _id_place(settings, train)
-    return place
-
-
-def _marked_classes(table: Table, train: Table, id_name: str) -> list[str] | None:
-    """The class of each line where train has a column of 0 and 1 for each; None where it has not."""
-    classes = [name for name in train.header if name != id_name]
-    if not set(classes) <= set(table.header):
-        return None
-    places = [table.header.index(name) for name in classes]
-    if not places or not all(cells[place] in _FLAGS for _, cells in table.lines for place in places):
-        return None
-    return [_marked(table, number, cells, places) for number, cells in table.lines]
-
-
-def _marked(table: Table, number: int, cells: Sequence[str], places: Iterable[int]) -> str:
-    marked = [table.header[place] for place in places if _FLAGS[cells[place]]]
-    if len(marked) != 1:
-        raise DataError(f"{table.at}: line {number}: {len(marked)} classes are marked with 1: an image has just one")
-    return marked[0]
-
-
-def _named(table: Table, known: Iterable[str]) -> int | None:
-    lower = [name.lower() for name in table.header]
-    return next((lower.index(name) for name in known if name in lower), None)
-
-
-def _no_column(table: Table, key: str, asked: str | None) -> DataError:
-    missing = "which column holds labels cannot be told" if asked is None else f"no column {asked}"
-    more = ", …" if len(table.header) > _MOST_NAMED else ""
-    columns = ", ".join(table.header[:_MOST_NAMED]) + more
-    return DataError(f"{table.at}: {missing} (columns: {columns}): set datasets.<name>.{key}")
-
-
-_FILES = {
-    "train": ("train.csv", "labels.csv", "train_labels.csv", "train.tsv"),
-    "val": ("val.csv", "valid.csv", "validation.csv", "val.tsv"),
-    "test": ("test.csv", "sample_submission.csv", "samplesubmission.csv", "test.tsv"),
-}
-_OWN_FOLDERS = ("{split}_images", "{split}", "images/{split}", "images_{split}")
-_SHARED_FOLDER = "images"
-_SPLIT = "{split}"
-
-
 def list_csv(settings: DatasetSettings) -> FileListing:
     """Lists a root by its csv files; reads no image.
 
@@ -189,13 +76,8 @@ def list_csv(settings: DatasetSettings) -> FileListing:
             f"{root.tree.describe('')}: none of {', '.join(_FILES['train'])} inside: set datasets.<name>.train to the "
             "csv file that has a line for each image"
         )
-    splits = {"train": root.split("train", train, labelled_lines(settings, train, train))}
-    if (val := root.table("val")) is not None:
-        splits["val"] = root.split("val", val, labelled_lines(settings, val, train))
-    test = root.table("test")
-    if test is not None:
-        splits["test"] = root.split("test", test, lines_of_test(settings, test, train))
-    else:
+    splits = {split: root.split(split, table, train) for split in _FILES if (table := root.table(split)) is not None}
+    if "test" not in splits:
         splits["test"] = root.unlisted_test()
     by_class = {name: grouped((file.class_name, file) for file in split.files) for name, split in splits.items()}
     found = Found(
@@ -248,7 +130,7 @@ class _Root:
             return None
         return None if path is None else read_table(self.tree, path)
 
-    def split(self, split: str, table: Table, lines: Iterable[Line]) -> _Split:
+    def split(self, split: str, table: Table, train: Table) -> _Split:
         """The images that the lines of a split's table name."""
         folder = self._folder(split)
         images = self._images_below(folder.path)
@@ -256,7 +138,7 @@ class _Root:
         files: list[ImageFile] = []
         left_out: list[LeftOut] = []
         line_of: dict[str, int] = {}
-        for line in lines:
+        for line in _lines(self._settings, split, table, train):
             where = f"{table.at}: line {line.number}"
             entry = images.find(line.id, where)
             if entry is None and not may_lack:
@@ -331,11 +213,21 @@ class _Root:
         return self._images[folder]
 
 
+# By which an image is found, in this order.
+_KEYS: tuple[Callable[[PurePosixPath], str], ...] = (
+    str,
+    lambda path: str(path.with_suffix("")),
+    lambda path: path.name,
+    lambda path: path.stem,
+)
+
+
 class _Images:
     """The images below a folder at any depth, found by an id as competitions write it."""
 
     def __init__(self, tree: Tree, folder: str) -> None:
         self._folder = folder
+        self._indices: list[dict[str, list[Entry]]] = []
         self.entries = tuple(entry for entry in walk(tree, folder) if may_be_image(entry))
 
     def below(self, path: str) -> str:
@@ -348,33 +240,120 @@ class _Images:
         Raises:
             DataError: several could be meant; `where` is for the message.
         """
-        for index in (self._paths, self._path_stems, self._names, self._name_stems):
-            hits = index.get(name, ())
+        for number, key in enumerate(_KEYS):
+            # An index is made once an id has not been found in those before it.
+            if number == len(self._indices):
+                self._indices.append(self._index(key))
+            hits = self._indices[number].get(name, ())
             if len(hits) > 1:
                 raise DataError(f"{where}: {name} may be {hits[0].path} or {hits[1].path}: write the path in full")
             if hits:
                 return hits[0]
         return None
 
-    # Each is made once an id has not been found in those before it.
-    @cached_property
-    def _paths(self) -> dict[str, list[Entry]]:
-        return self._index(lambda path: str(path))
-
-    @cached_property
-    def _path_stems(self) -> dict[str, list[Entry]]:
-        return self._index(lambda path: str(path.with_suffix("")))
-
-    @cached_property
-    def _names(self) -> dict[str, list[Entry]]:
-        return self._index(lambda path: path.name)
-
-    @cached_property
-    def _name_stems(self) -> dict[str, list[Entry]]:
-        return self._index(lambda path: path.stem)
-
     def _index(self, key: Callable[[PurePosixPath], str]) -> dict[str, list[Entry]]:
         found: dict[str, list[Entry]] = {}
         for entry in self.entries:
             found.setdefault(key(PurePosixPath(self.below(entry.path))), []).append(entry)
         return found
+
+
+def read_table(tree: Tree, path: str) -> Table:
+    """Parses a file whose cells are divided by commas, semicolons or tabs; raises DataError where it is none."""
+    text, at = read_text(tree, path), tree.describe(path)
+    first = text.partition("\n")[0]
+    delimiter = next((each for each in ",;\t" if each in first), ",")
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        lines = [(reader.line_num, tuple(cell.strip() for cell in cells)) for cells in reader if any(cells)]
+    except csv.Error as error:
+        raise DataError(f"{at}: line {reader.line_num}: {error}") from error
+    if len(lines) < 2:
+        raise DataError(f"{at}: no line below a header: write id,label and a line for each image")
+    (_, header), *rest = lines
+    for number, line in rest:
+        if len(line) != len(header):
+            raise DataError(f"{at}: line {number} has {len(line)} cells, its header {len(header)}: fix the line")
+    return Table(path, at, header, tuple(rest))
+
+
+def _lines(settings: DatasetSettings, split: str, table: Table, train: Table) -> Iterator[Line]:
+    """The lines of a split; `train` says which columns are classes where each has one.
+
+    Raises:
+        DataError: a column is not there or cannot be told, or an id or a label is empty.
+    """
+    id_place = _id_place(settings, table)
+    is_sample = split == "test" and PurePosixPath(table.path).name.lower().startswith(_SAMPLE)
+    labels = None if is_sample else _labels(settings, table, train, id_place)
+    if split == "test":
+        labels = labels if labels is not None and any(labels) else None
+    elif labels is None:
+        raise _no_column(table, "label_column", settings.label_column)
+    for index, (number, cells) in enumerate(table.lines):
+        if not cells[id_place]:
+            raise DataError(f"{table.at}: line {number}: no id: write the image's name, or remove the line")
+        if labels is not None and not labels[index]:
+            raise DataError(f"{table.at}: line {number}: no label of {cells[id_place]}: write it, or remove the line")
+        yield Line(number, cells[id_place], "" if labels is None else labels[index])
+
+
+def _id_place(settings: DatasetSettings, table: Table) -> int:
+    if settings.id_column is None:
+        usual = _usual_places(table, _IDS)
+        # Beside the names of files an id is but a number, though some images may be called so.
+        files = (place for place in usual if _FILE_NAME.search(table.lines[0][1][place]))
+        return next(files, usual[0] if usual else 0)
+    if settings.id_column not in table.header:
+        raise _no_column(table, "id_column", settings.id_column)
+    return table.header.index(settings.id_column)
+
+
+def _usual_places(table: Table, known: Iterable[str]) -> list[int]:
+    lower = [name.lower() for name in table.header]
+    return [lower.index(name) for name in known if name in lower]
+
+
+def _labels(settings: DatasetSettings, table: Table, train: Table, id_place: int) -> list[str] | None:
+    """The label of each line, from the column that holds those of train; None where there is no such column."""
+    name = settings.label_column
+    if name is None and (place := _label_place(settings, train)) is not None:
+        name = train.header[place]
+    if name is None:
+        return _marked_classes(table, train, table.header[id_place])
+    if name not in table.header:
+        return None
+    place = table.header.index(name)
+    return [cells[place] for _, cells in table.lines]
+
+
+def _label_place(settings: DatasetSettings, train: Table) -> int | None:
+    usual = _usual_places(train, _LABELS)
+    if not usual and len(train.header) == 2:
+        return 1 - _id_place(settings, train)
+    return usual[0] if usual else None
+
+
+def _marked_classes(table: Table, train: Table, id_name: str) -> list[str] | None:
+    """The class of each line where train has a column of 0 and 1 for each; None where it has not."""
+    classes = [name for name in train.header if name != id_name]
+    if not set(classes) <= set(table.header):
+        return None
+    places = [table.header.index(name) for name in classes]
+    if not places or not all(cells[place] in _FLAGS for _, cells in table.lines for place in places):
+        return None
+    return [_marked(table, number, cells, places) for number, cells in table.lines]
+
+
+def _marked(table: Table, number: int, cells: Sequence[str], places: Iterable[int]) -> str:
+    marked = [table.header[place] for place in places if _FLAGS[cells[place]]]
+    if len(marked) != 1:
+        raise DataError(f"{table.at}: line {number}: {len(marked)} classes are marked with 1: an image has just one")
+    return marked[0]
+
+
+def _no_column(table: Table, key: str, asked: str | None) -> DataError:
+    missing = "which column holds labels cannot be told" if asked is None else f"no column {asked}"
+    more = ", …" if len(table.header) > _MOST_NAMED else ""
+    columns = ", ".join(table.header[:_MOST_NAMED]) + more
+    return DataError(f"{table.at}: {missing} (columns: {columns}): set datasets.<name>.{key}")

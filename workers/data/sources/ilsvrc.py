@@ -101,7 +101,7 @@ def _require_known(names: Iterable[str], kit: DevelopmentKit, where: str) -> Non
 
 
 def _archive(tree: Tree, split: str) -> Entry | None:
-    """The archive of a split, by the beginning of its name: that of test was handed out anew with a date in it."""
+    """The archive of a split, by the beginning of its name: that of test was handed out again with a date in it."""
     found = [
         each
         for each in tree.entries("")

@@ -21,7 +21,7 @@ from workers.data.sources.classes import (
     require_names,
 )
 from workers.data.sources.files import FileListing, ImageFile
-from workers.data.sources.parquet_rows import ImageColumn, RowGroups, RowImages, Table, read_columns, read_footer
+from workers.data.sources.parquet_rows import RowGroups, RowImages, Table, read_columns, read_footer
 from workers.data.sources.patterns import split_files
 from workers.data.sources.tree import Entry, Tree, open_root, require_one_line
 from workers.errors import DataError
@@ -162,7 +162,8 @@ def _class_names(features: dict[str, Any], label: str | None, at: str) -> tuple[
     return told
 
 
-def _image_column(settings: DatasetSettings, schema: "Schema", features: dict[str, Any], at: str) -> ImageColumn:
+def _image_column(settings: DatasetSettings, schema: "Schema", features: dict[str, Any], at: str) -> str:
+    """The column of images, or the field of it that holds their bytes."""
     name = settings.image_column
     if name is None:
         told = [each for each, feature in features.items() if feature.get("_type") == "Image" and each in schema.names]
@@ -178,7 +179,7 @@ def _image_column(settings: DatasetSettings, schema: "Schema", features: dict[st
             f"{at}: column {name} holds {schema.field(name).type}, not the bytes of images: set "
             "datasets.<name>.image_column"
         )
-    return ImageColumn(name, leaf or None)
+    return f"{name}.{leaf}" if leaf else name
 
 
 def _leaf(kind: "DataType") -> str | None:

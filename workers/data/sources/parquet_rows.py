@@ -1,6 +1,7 @@
-"""Images inside parquet files, row by row; a row group is read once for all of its rows that are asked for together."""
+"""Reads images inside parquet files; a row group is read once for all of its rows that are asked for together."""
 
 import threading
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -22,30 +23,47 @@ _KEPT_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
-class ImageColumn:
-    """A column of images: `name` at the top, and `leaf`, where it is a struct's, of its bytes."""
-
-    name: str
-    leaf: str | None
-
-    @property
-    def path(self) -> str:
-        return self.name if self.leaf is None else f"{self.name}.{self.leaf}"
-
-
-@dataclass(frozen=True)
 class Table:
-    """A parquet file below the root: its footer, and which column holds images."""
+    """A parquet file below the root: its footer, and the column that holds images (`struct.field` names a field)."""
 
     path: str
     metadata: "FileMetaData"
-    images: ImageColumn
+    images: str
 
     @cached_property
     def ends(self) -> tuple[int, ...]:
         """Row numbers at which row groups end."""
         groups = range(self.metadata.num_row_groups)
         return tuple(accumulate(self.metadata.row_group(group).num_rows for group in groups))
+
+
+@dataclass(frozen=True)
+class RowImages:
+    """Images of parquet files; a path is `<file>/<row>`."""
+
+    tree: Tree
+    tables: Mapping[str, Table]
+    groups: "RowGroups" = field(compare=False)
+
+    @property
+    def identity(self) -> str:
+        return self.tree.identity
+
+    @property
+    def num_readers(self) -> int | None:
+        return self.tree.num_readers
+
+    def read(self, path: str) -> bytes:
+        file, _, number = path.rpartition("/")
+        table, row = self.tables[file], int(number)
+        group = bisect_right(table.ends, row)
+        start = table.ends[group - 1] if group else 0
+        content: bytes | None = self.groups.group(table, group)[row - start].as_py()
+        if content is None:
+            raise BadImage("no bytes in its row: images that only a path names are not read")
+        if not content:
+            raise BadImage("empty file")
+        return content
 
 
 class RowGroups:
@@ -69,20 +87,19 @@ class RowGroups:
         """The images of a row group, an array of bytes; whoever asks for one that is being read waits for it."""
         key = (table.path, group)
         with self._lock:
-            future = self._groups.get(key)
-            if future is not None:
-                self._groups.move_to_end(key)
-            mine: Future[Any] | None = None
-            if future is None:
-                future = mine = self._groups[key] = Future()
+            is_mine = key not in self._groups
+            if is_mine:
+                self._groups[key] = Future()
                 self.num_read += 1
-        if mine is not None:
+            self._groups.move_to_end(key)
+            future = self._groups[key]
+        if is_mine:
             try:
-                mine.set_result(self._read(table, group))
+                future.set_result(read_columns(self._tree, table.path, [table.images], table.metadata, [group])[0])
             except BaseException as error:
                 with self._lock:
                     self._groups.pop(key, None)
-                mine.set_exception(error)
+                future.set_exception(error)
                 raise
             self._forget()
         return future.result()
@@ -90,51 +107,14 @@ class RowGroups:
     def _forget(self) -> None:
         """Drops the groups that were asked for longest ago."""
         with self._lock:
-            done = {key: future.result().nbytes for key, future in self._groups.items() if _is_read(future)}
+            read = ((key, future) for key, future in self._groups.items() if future.done() and not future.exception())
+            done = {key: future.result().nbytes for key, future in read}
             excess = sum(done.values()) - self._kept_bytes
             for key in list(done)[:-1]:
                 if excess <= 0:
                     break
                 excess -= done[key]
                 del self._groups[key]
-
-    def _read(self, table: Table, group: int) -> Any:
-        return read_columns(self._tree, table.path, [table.images.path], table.metadata, [group])[0]
-
-
-def _is_read(future: "Future[Any]") -> bool:
-    return future.done() and future.exception() is None
-
-
-@dataclass(frozen=True)
-class RowImages:
-    """Images of parquet files; a path is `<file>/<row>`."""
-
-    tree: Tree
-    tables: Mapping[str, Table]
-    groups: RowGroups = field(compare=False)
-
-    @property
-    def identity(self) -> str:
-        return self.tree.identity
-
-    @property
-    def num_readers(self) -> int | None:
-        return self.tree.num_readers
-
-    def read(self, path: str) -> bytes:
-        from bisect import bisect_right
-
-        file, _, number = path.rpartition("/")
-        table, row = self.tables[file], int(number)
-        group = bisect_right(table.ends, row)
-        start = table.ends[group - 1] if group else 0
-        content: bytes | None = self.groups.group(table, group)[row - start].as_py()
-        if content is None:
-            raise BadImage("no bytes in its row: images that only a path names are not read")
-        if not content:
-            raise BadImage("empty file")
-        return content
 
 
 def read_columns(

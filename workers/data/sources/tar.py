@@ -1,4 +1,4 @@
-"""Where the members of an uncompressed tar lie, so that each can be read in place; nothing is ever extracted.
+"""Finds where the members of an uncompressed tar lie, so that each can be read in place; nothing is ever extracted.
 
 A tar may lie inside another file at an offset: a tar of tars is listed by listing the outer one, then each inner one.
 """
@@ -14,8 +14,14 @@ from workers.data.decoding import BadImage
 from workers.data.sources.tree import Tree, driver_errors, one_line, require_one_line, said_by
 from workers.errors import DataError
 
-# How a path names an image in an archive: archive@offset+size/name.
+# A path names an image in an archive as archive@offset+size/name.
 _IN_ARCHIVE = re.compile(r"(?P<archive>.+?)@(?P<offset>\d+)\+(?P<size>\d+)/.+", re.DOTALL)
+_BLOCK = tarfile.BLOCKSIZE
+# Headers and long names are small: only a hostile header asks for a longer read.
+_LONGEST_READ = 1 << 20
+# Writers fill a tar up with zeros, to 10 KiB as a rule; nobody looks farther behind its end than this.
+_LONGEST_TAIL = 1 << 16
+_DAMAGED = (tarfile.TarError, ValueError, OverflowError, EOFError)
 
 
 def path_in_archive(archive: str, offset: int, size: int, name: str) -> str:
@@ -25,9 +31,9 @@ def path_in_archive(archive: str, offset: int, size: int, name: str) -> str:
 
 @dataclass(frozen=True)
 class ArchivesAndFiles:
-    """Images in files of their own, or in uncompressed tars, where their paths say at which place.
+    """Images in files of their own, or in uncompressed tars, where their paths give the place.
 
-    So a path is all that a reader needs, in whatever process: no index of a million images has to travel with it.
+    A path is all that a reader needs, in whatever process: no index of a million images has to travel with it.
     """
 
     tree: Tree
@@ -53,14 +59,6 @@ class ArchivesAndFiles:
         return content
 
 
-_BLOCK = tarfile.BLOCKSIZE
-# Headers and long names are small: a longer read is what a hostile header asks for.
-_LONGEST_READ = 1 << 20
-# Writers fill a tar up with zeros, to 10 KiB as a rule: what lies farther behind its end is not looked at.
-_LONGEST_TAIL = 1 << 16
-_DAMAGED = (tarfile.TarError, ValueError, OverflowError, EOFError)
-
-
 @dataclass(frozen=True, slots=True)
 class Span:
     """Bytes `offset` … `offset + size` of a file."""
@@ -71,36 +69,69 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A regular file of a tar: its name as it is written there, and where its bytes lie in the outermost file."""
+    """A member of a tar: its name as it is written there, and where its bytes lie in the outermost file.
+
+    `problem` says why they must not be read (a link, a device, a name that leads out of the tar), or "".
+    """
 
     name: str
     span: Span
+    problem: str = ""
 
 
 def index_tar(file: IO[bytes], within: Span, where: str) -> Iterator[Member]:
-    """The regular files of the tar that lies `within` an open, seekable file, in the tar's own order.
-
-    Args:
-        file: read by header only; its position is changed.
-        within: the part of `file` that is the tar: all of it, or a member of an outer tar.
-        where: how the tar is called in messages.
+    """The regular files of a tar that must hold nothing else but folders; arguments and errors as `read_headers`.
 
     Raises:
-        DataError: no tar, truncated or damaged; or a member that is no plain file below the tar's top (a link, a
-            device, an absolute path, `..`), or whose name does not fit on one line of UTF-8.
+        DataError: also where a member is no plain file below the tar's top, or its name does not fit on one line.
     """
-    window = Window(file, within)
+    for member in read_headers(file, within, where):
+        if member.problem:
+            raise DataError(
+                f"{where}: {member.name!a} {member.problem}; only plain files are read: make the tar without it"
+            )
+        if not (member.name.isascii() and member.name.isprintable()):
+            require_one_line(member.name, where)
+        yield member
+
+
+def read_headers(file: IO[bytes], within: Span, where: str) -> Iterator[Member]:
+    """All members of the tar that lies `within` an open, seekable file but folders, in the tar's own order.
+
+    Args:
+        file: only its headers are read; others may read from it meanwhile.
+        within: the part of `file` that is the tar: all of it, or a member of an outer tar.
+        where: names the tar in messages.
+
+    Raises:
+        DataError: no tar, or one that is compressed, truncated or damaged.
+    """
+    window = _Window(file, within)
     position = 0
-    with _readable(where):
-        # Nearly all headers are of the plainest kind; tarfile takes over at the first that is not.
-        while (found := _plain_header(window.at(position))) is not None:
-            yield _member(found, position + _BLOCK, within, where)
-            position += _BLOCK + -(-found.size // _BLOCK) * _BLOCK
-        window.seek(position)
-        yield from _by_tarfile(window, within, where)
+    with readable(where):
+        try:
+            # Nearly all headers are of the plainest kind; tarfile takes over at the first that is not.
+            while (found := _plain_header(window.at(position))) is not None:
+                yield from _checked(found, position + _BLOCK, within, where)
+                position += _BLOCK + -(-found.size // _BLOCK) * _BLOCK
+            window.seek(position)
+            yield from _by_tarfile(window, within, where)
+        except _DAMAGED as error:
+            is_gzip = window.at(0).startswith(b"\x1f\x8b")
+            advice = "unpack it with gunzip, since images are read in place" if is_gzip else "fetch it again"
+            raise DataError(f"{where}: cannot be read as a tar ({one_line(error)}); {advice}") from error
 
 
-def _by_tarfile(window: "Window", within: Span, where: str) -> Iterator[Member]:
+@contextmanager
+def readable(where: str) -> Iterator[None]:
+    """Raises DataError where an object store's driver fails inside the block."""
+    try:
+        yield
+    except driver_errors() as error:
+        raise DataError(f"{where}: {said_by(error)}") from error
+
+
+def _by_tarfile(window: "_Window", within: Span, where: str) -> Iterator[Member]:
     """The members from the window's position on; the end too is checked here."""
     with tarfile.TarFile(fileobj=window, mode="r") as tar:  # type: ignore[arg-type]
         reached = -1
@@ -108,18 +139,17 @@ def _by_tarfile(window: "Window", within: Span, where: str) -> Iterator[Member]:
             if info.size < 0 or info.offset <= reached:
                 raise DataError(f"{where}: damaged at byte {info.offset}: its headers lead in a circle; fetch it again")
             reached = info.offset
-            # All that was passed is let go: an archive may hold millions.
+            # Those that were passed are dropped: an archive may hold millions.
             tar.members.clear()  # type: ignore[attr-defined]
-            if info.isdir():
-                continue
+            problem = ""
             if not info.isreg() or info.issparse():
-                kind = "a link" if info.issym() or info.islnk() else "no plain file"
-                raise DataError(f"{where}: {info.name!a} is {kind}; only plain files are read: make the tar without it")
-            yield _member(_Header(info.name, info.size), info.offset_data, within, where)
-        require_end(window, tar.offset, where)
+                problem = "is a link" if info.issym() or info.islnk() else "is no plain file"
+            header = _Header(info.name, info.size, info.isdir(), problem)
+            yield from _checked(header, info.offset_data, within, where)
+        _require_end(window, tar.offset, where)
 
 
-def require_end(window: "Window", offset: int, where: str) -> None:
+def _require_end(window: "_Window", offset: int, where: str) -> None:
     """Raises DataError unless a tar ends where tarfile has stopped, which takes a damaged header for the end too."""
     if window.at(offset) != bytes(_BLOCK):
         raise DataError(
@@ -136,46 +166,40 @@ def require_end(window: "Window", offset: int, where: str) -> None:
 class _Header:
     name: str
     size: int
+    is_folder: bool
+    problem: str = ""
 
 
 def _plain_header(block: bytes) -> _Header | None:
-    """A header that says all in itself: a regular file with a short name; None for whatever else, damaged ones too.
+    """A header that says all in itself: a file or folder with a short name; None for any other, damaged ones too.
 
-    A third of the time that tarfile takes.
+    Takes a third of the time that tarfile takes.
     """
-    if len(block) < _BLOCK or block[156] not in (0, 0x30) or block[345] or block[257:262] != b"ustar":
+    if len(block) < _BLOCK or block[156] not in b"\x0005" or block[345] or block[257:262] != b"ustar":
         return None
     try:
         if int(block[148:154], 8) != sum(block) - sum(block[148:156]) + 8 * 0x20:
             return None
-        header = _Header(block[:100].partition(b"\0")[0].decode(), int(block[124:135], 8))
+        name, size = block[:100].partition(b"\0")[0].decode(), int(block[124:135], 8)
     except ValueError:
         return None
-    return None if header.name.endswith("/") or header.size < 0 else header
+    is_folder = block[156] == 0x35 or name.endswith("/")
+    return None if size < 0 or (is_folder and size) else _Header(name, size, is_folder)
 
 
-def _member(header: _Header, offset: int, within: Span, where: str) -> Member:
-    name = header.name
+def _checked(header: _Header, offset: int, within: Span, where: str) -> Iterator[Member]:
+    """The member of a header whose content begins at `offset` of the tar; none for a folder."""
+    if header.is_folder:
+        return
+    name, problem = header.name, header.problem
+    if not problem and offset + header.size > within.size:
+        raise DataError(f"{where}: truncated: {name!a} ends beyond it; fetch it again")
     if name.startswith("/") or ".." in name.split("/"):
-        raise DataError(f"{where}: {name!a} points outside the tar; make the tar without it")
-    if not (name.isascii() and name.isprintable()):
-        require_one_line(name, where)
-    if offset + header.size > within.size:
-        raise DataError(f"{where}: truncated: {name} ends beyond it; fetch it again")
-    return Member(name, Span(within.offset + offset, header.size))
+        problem = "has a name that leads out of the archive"
+    yield Member(name, Span(within.offset + offset, header.size), problem)
 
 
-@contextmanager
-def _readable(where: str) -> Iterator[None]:
-    try:
-        yield
-    except _DAMAGED as error:
-        raise DataError(f"{where}: cannot be read as a tar ({one_line(error)}); fetch it again") from error
-    except driver_errors() as error:
-        raise DataError(f"{where}: {said_by(error)}") from error
-
-
-class Window:
+class _Window:
     """The part of a file that is a tar, as a file of its own; as much of one as tarfile uses to read headers."""
 
     def __init__(self, file: IO[bytes], span: Span) -> None:

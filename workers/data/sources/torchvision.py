@@ -1,4 +1,7 @@
-"""Data sets that torchvision knows by name and downloads, with the splits that they were published with."""
+"""Data sets that torchvision knows by name and downloads, with the splits that they were published with.
+
+Some torchvision holds in memory; of the others, whose images lie in files of their own, it gives paths and labels.
+"""
 
 import hashlib
 import http.client
@@ -9,7 +12,7 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -27,41 +30,44 @@ from workers.data.sources.listing import UNLABELLED, LeftOut, Listing, Loader, R
 from workers.data.sources.torchvision_catalogue import Kept, KnownSet, known_set
 from workers.data.sources.tree import LocalTree, one_line
 from workers.errors import DataError
-from workers.settings import SPLITS, DatasetSettings
+from workers.settings import DatasetSettings
 
 Part = TypeVar("Part")
 
-# What torchvision says of absent files and of a network that is not there, and what readers say of damaged files: of
-# most sets that are unpacked it checks no sums.
+# Raised for absent files, for a network that is not there, and by readers of damaged files: of most sets that are
+# unpacked torchvision checks no sums.
 _ABSENT_OR_DAMAGED = (
-    RuntimeError,
-    OSError,
-    ValueError,
-    TypeError,
-    AssertionError,
-    AttributeError,
-    LookupError,
-    EOFError,
-    http.client.HTTPException,
-    pickle.UnpicklingError,
-    struct.error,
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    zlib.error,
+    *(RuntimeError, OSError, ValueError, TypeError, AssertionError, AttributeError, LookupError, EOFError),
+    *(http.client.HTTPException, pickle.UnpicklingError, struct.error, tarfile.TarError),
+    *(zipfile.BadZipFile, zlib.error),
 )
 
 
-def read_part(settings: DatasetSettings, known: KnownSet, split: str, take: Callable[[KnownSet, Any], Part]) -> Part:
-    """What `take` makes of torchvision's object for a split; downloaded first where it is absent and that is allowed.
+def list_torchvision(settings: DatasetSettings) -> Listing:
+    """Reads the set `settings.name` from `settings.root`, and downloads it there first where it is absent.
+
+    Images that lie in files of their own are listed only.
 
     Raises:
-        DataError: its files are absent, damaged or cannot be had.
+        DataError: no name or root, an unknown name, or files that are absent, damaged or cannot be had.
     """
+    known = known_set(settings.name)
+    if settings.root is None:
+        raise DataError("datasets.<name>.root: missing; give the folder that holds the data set, or is to hold it")
+    return _list_memory(settings, known) if known.kept is Kept.memory else _list_files(settings, known)
+
+
+def _root(settings: DatasetSettings) -> Path:
+    assert settings.root is not None
+    return Path(settings.root).expanduser()
+
+
+def _read_part(settings: DatasetSettings, known: KnownSet, split: str, take: Callable[[KnownSet, Any], Part]) -> Part:
+    """Takes a split from torchvision's object for it; downloads it first where it is absent and that is allowed."""
     from scipy.io.matlab import MatReadError
     from torchvision import datasets
 
-    assert settings.root is not None
-    root = Path(settings.root).expanduser()
+    root = _root(settings)
     arguments: dict[str, Any] = dict(known.parts[split])
     if known.kept is Kept.files:
         # Asked for an image, the set then gives its path: nothing is decoded.
@@ -76,7 +82,7 @@ def read_part(settings: DatasetSettings, known: KnownSet, split: str, take: Call
         try:
             return read(download=False)
         except absent_or_damaged:
-            # Asked for a download, some sets refuse or fetch anew what is there: so only what is not.
+            # Asked for a download, some sets refuse or fetch again what is there.
             if not settings.download:
                 raise
         return read(download=True)
@@ -88,87 +94,13 @@ def read_part(settings: DatasetSettings, known: KnownSet, split: str, take: Call
         ) from error
 
 
-@dataclass(frozen=True)
-class Pixmaps(PlainFiles):
-    """PPM files, given as the BMP of the same pixels: so the formats that any source may bring stay few."""
-
-    def read(self, path: str) -> bytes:
-        content = super().read(path)
-        head = content[:2]
-        try:
-            with Image.open(io.BytesIO(content), formats=("PPM",)) as image:
-                buffer = io.BytesIO()
-                image.convert("RGB").save(buffer, "BMP")
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            reason = "no portable pixmap" if head != b"P6" else one_line(error)
-            raise BadImage(reason) from error
-        return buffer.getvalue()
-
-
-@dataclass(frozen=True)
-class FilesOfPart:
-    """A part's images: path and class of each, `NO_CLASS` where it is not published; and all classes in label order."""
-
-    classes: tuple[str, ...]
-    paths: tuple[str, ...]
-    class_names: tuple[str, ...]
-
-
-def list_files(settings: DatasetSettings, known: KnownSet) -> FileListing:
-    """Lists the set that `settings` name.
-
-    Raises:
-        DataError: files that are absent, damaged or cannot be had; parts that name different classes.
-    """
-    assert settings.root is not None
-    root = Path(settings.root).expanduser()
-    parts = {split: read_part(settings, known, split, files_of) for split in known.parts}
+def _list_memory(settings: DatasetSettings, known: KnownSet) -> "TorchvisionListing":
+    parts = {split: _read_part(settings, known, split, _in_memory) for split in known.parts}
     classes = parts["train"].classes
-    for split, part in parts.items():
-        if part.classes != classes:
-            raise DataError(f"{root}: {settings.name}: {split} has other classes than train; fetch it again")
-    tree = LocalTree(root)
-    files = {split: _by_class(tree, part) for split, part in parts.items()}
-    at = {split: f"{root}: {split} of {settings.name}" for split in SPLITS}
-    found = Found(
-        order=classes,
-        train=files["train"],
-        val=files.get("val"),
-        test=files.get("test", {}),
-        train_at=at["train"],
-        val_at=at["val"],
-        test_at=at["test"],
-    )
-    return file_listing(settings, Pixmaps(tree) if known.pixmaps else PlainFiles(tree), found)
-
-
-def files_of(known: KnownSet, held: Any) -> FilesOfPart:
-    """Paths and labels of torchvision's object `held`; raises what `read_part` turns into an error."""
-    classes = known.classes or tuple(str(name) for name in getattr(held, known.class_names))
-    if known.kept is Kept.files:
-        pairs = [held[index] for index in range(len(held))]
-    else:
-        lists = [getattr(held, name) for name in known.listed]
-        pairs = list(zip(*lists, strict=True)) if len(lists) > 1 else list(lists[0])
-    if not pairs:
-        raise ValueError("no images")
-    if not Path(pairs[0][0]).exists():
-        raise FileNotFoundError(f"{pairs[0][0]} is not there")
-    labels = [None if label is None else int(label) for _, label in pairs]
-    for label in labels:
-        if label is not None and not 0 <= label < len(classes):
-            raise ValueError(f"label {label} of {len(classes)} classes")
-    names = tuple(NO_CLASS if label is None else classes[label] for label in labels)
-    return FilesOfPart(classes, tuple(str(path) for path, _ in pairs), names)
-
-
-def _by_class(tree: LocalTree, part: FilesOfPart) -> dict[str, list[ImageFile]]:
-    pairs = []
-    for path, class_name in zip(part.paths, part.class_names, strict=True):
-        below = os.path.relpath(path, tree.root)
-        entry = tree.find(below)
-        pairs.append((class_name, ImageFile(below, below, class_name, entry.version if entry else "missing")))
-    return grouped(pairs)
+    wanted = kept_classes(settings, classes, f"train of {settings.name}")
+    parts = {split: _only(part, wanted) for split, part in parts.items()}
+    kept = tuple(name for name in classes if name in wanted)
+    return TorchvisionListing(parts, kept, settings.val_fraction, settings.dev_fraction)
 
 
 @dataclass(frozen=True)
@@ -253,27 +185,6 @@ class TorchvisionListing:
         return _PartsLoader(self.parts)
 
 
-def list_torchvision(settings: DatasetSettings) -> Listing:
-    """Reads the set `settings.name` from `settings.root`, and downloads it there first where it is absent.
-
-    Images that lie in files of their own are listed only.
-
-    Raises:
-        DataError: no name or root, an unknown name, or files that are absent, damaged or cannot be had.
-    """
-    known = known_set(settings.name)
-    if settings.root is None:
-        raise DataError("datasets.<name>.root: missing; give the folder that holds the data set, or is to hold it")
-    if known.kept is not Kept.memory:
-        return list_files(settings, known)
-    parts = {split: read_part(settings, known, split, _in_memory) for split in known.parts}
-    classes = parts["train"].classes
-    wanted = kept_classes(settings, classes, f"train of {settings.name}")
-    parts = {split: _only(part, wanted) for split, part in parts.items()}
-    kept = tuple(name for name in classes if name in wanted)
-    return TorchvisionListing(parts, kept, settings.val_fraction, settings.dev_fraction)
-
-
 def _only(part: _Part, wanted: set[str]) -> _Part:
     """The part with labels counted among the wanted classes alone; images keep their places."""
     kept = [label for label, name in enumerate(part.classes) if name in wanted]
@@ -293,3 +204,69 @@ def _in_memory(known: KnownSet, held: Any) -> _Part:
     if len(targets) and not 0 <= targets.min() <= targets.max() < len(classes):
         raise ValueError(f"labels {targets.min()}…{targets.max()} of {len(classes)} classes")
     return _Part(images, targets, classes)
+
+
+def _list_files(settings: DatasetSettings, known: KnownSet) -> FileListing:
+    root = _root(settings)
+    parts = {split: _read_part(settings, known, split, _files_of) for split in known.parts}
+    classes = parts["train"].classes
+    for split, part in parts.items():
+        if part.classes != classes:
+            raise DataError(f"{root}: {settings.name}: {split} has other classes than train; fetch it again")
+    tree = LocalTree(root)
+    files = {split: grouped(_image_files(tree, part)) for split, part in parts.items()}
+    train_at, val_at, test_at = (f"{root}: {split} of {settings.name}" for split in ("train", "val", "test"))
+    found = Found(classes, files["train"], files.get("val"), files.get("test", {}), train_at, val_at, test_at)
+    return file_listing(settings, _Pixmaps(tree) if known.pixmaps else PlainFiles(tree), found)
+
+
+@dataclass(frozen=True)
+class _FilesOfPart:
+    """A part's images: path and class of each, `NO_CLASS` where it is not published; and all classes in label order."""
+
+    classes: tuple[str, ...]
+    paths: tuple[str, ...]
+    class_names: tuple[str, ...]
+
+
+def _files_of(known: KnownSet, held: Any) -> _FilesOfPart:
+    """Paths and labels of torchvision's object `held`; raises what `_read_part` turns into an error."""
+    classes = known.classes or tuple(str(name) for name in getattr(held, known.class_names))
+    if known.kept is Kept.files:
+        pairs = [held[index] for index in range(len(held))]
+    else:
+        lists = [getattr(held, name) for name in known.listed]
+        pairs = list(zip(*lists, strict=True)) if len(lists) > 1 else list(lists[0])
+    if not pairs:
+        raise ValueError("no images")
+    if not Path(pairs[0][0]).exists():
+        raise FileNotFoundError(f"{pairs[0][0]} is not there")
+    labels = [None if label is None else int(label) for _, label in pairs]
+    for label in labels:
+        if label is not None and not 0 <= label < len(classes):
+            raise ValueError(f"label {label} of {len(classes)} classes")
+    names = tuple(NO_CLASS if label is None else classes[label] for label in labels)
+    return _FilesOfPart(classes, tuple(str(path) for path, _ in pairs), names)
+
+
+def _image_files(tree: LocalTree, part: _FilesOfPart) -> Iterator[tuple[str, ImageFile]]:
+    for path, class_name in zip(part.paths, part.class_names, strict=True):
+        below = os.path.relpath(path, tree.root)
+        entry = tree.find(below)
+        yield class_name, ImageFile(below, below, class_name, entry.version if entry else "missing")
+
+
+@dataclass(frozen=True)
+class _Pixmaps(PlainFiles):
+    """PPM files, given as the BMP of the same pixels: so the formats that any source may bring stay few."""
+
+    def read(self, path: str) -> bytes:
+        content = super().read(path)
+        try:
+            with Image.open(io.BytesIO(content), formats=("PPM",)) as image:
+                buffer = io.BytesIO()
+                image.convert("RGB").save(buffer, "BMP")
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            reason = "no portable pixmap" if content[:2] != b"P6" else one_line(error)
+            raise BadImage(reason) from error
+        return buffer.getvalue()

@@ -19,7 +19,7 @@ def open_on_node(store: Path, local_copy: Path | None, beat: Callable[[], None] 
     """Opens the copy of `store` in the folder `local_copy` of this node, and makes it first where it is not there.
 
     None opens `store` itself. Of processes that want the same copy at once, one makes it and the others wait. Each file
-    must have the sha256 that the store's manifest says; a copy that has lost something since is made anew. `beat` is
+    must have the sha256 that the store's manifest says; a copy that has lost something since is made again. `beat` is
     called again and again while it is made, or waited for.
 
     Raises:

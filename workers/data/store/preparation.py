@@ -64,7 +64,7 @@ def prepare(
     processes that prepare the same dataset at once, one builds and the others wait for it.
 
     A preparation that was killed, interrupted or cut off from its source leaves `.building-<key>` with the shards that
-    were finished, which the next one goes on from; after other errors below nothing is left on disk. Pixels in memory
+    were finished, which the next one uses; after other errors below nothing is left on disk. Pixels in memory
     are one image a thread (and, as JPEG, the encoded ones of a shard), however many there are; names, labels and sizes
     are held for all.
 

@@ -91,11 +91,6 @@ def _products(block: np.ndarray) -> np.ndarray:
     return np.asarray(sum(products[place : place + 3, place : place + 3] for place in range(0, 3 * together, 3)))
 
 
-def colour_statistics(images: np.ndarray | Pixels) -> ColourStatistics:
-    """What `image_statistics` says of the colours."""
-    return image_statistics(images).colour
-
-
 def _colour(mean: np.ndarray, products: np.ndarray, num_pixels: int) -> ColourStatistics:
     covariance = (products / num_pixels - np.outer(mean, mean)) / 255**2
     values, vectors = np.linalg.eigh(covariance)

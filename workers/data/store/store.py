@@ -12,8 +12,7 @@ mean_image.npy             [S, S, 3] float32: the mean of train at each place, o
 manifest.json              written last: options, classes, counts, images in each shard, digest, statistics, and each
                            file's size and sha256
 ```
-A split without images has no files; a shard of which no image could be read holds none. Stores of schema 1 and 2 have
-all of a split in `<split>.images.npy`.
+A split without images has no files; a shard of which no image could be read holds none.
 """
 
 import hashlib
@@ -34,9 +33,6 @@ from workers.storage import layout, parse_json, storage_errors
 MANIFEST = "manifest.json"
 MEAN_IMAGE = "mean_image.npy"
 SCHEMA = 3
-# Preparation makes the newest; a finished run may have kept the path of an older store: 1 has no mean image, 1 and 2
-# have no shards.
-_READABLE = (1, 2, SCHEMA)
 
 
 @dataclass(frozen=True)
@@ -72,7 +68,7 @@ class Store:
     decided: Mapping[str, int]
     unreadable_rows: Mapping[str, tuple[int, ...]]
     file_hashes: Mapping[str, str]
-    class_ids: tuple[str, ...] = ()
+    class_ids: tuple[str, ...]
 
     @property
     def num_classes(self) -> int:
@@ -106,10 +102,6 @@ class Store:
 
     def mean_image(self) -> np.ndarray:
         """[S, S, 3] float32: the mean of train at each place and channel, on the scale 0…255."""
-        if MEAN_IMAGE not in self.file_hashes:
-            raise StorageError(
-                f"{self.path}: prepared by an earlier version, without a mean image: launch the run again"
-            )
         return self._load(MEAN_IMAGE)
 
     def unreadable(self, split: str) -> tuple[int, ...]:
@@ -157,7 +149,7 @@ def open_store(path: Path) -> Store:
 
 
 def _from_manifest(path: Path, manifest: dict[str, Any]) -> Store:
-    if manifest["schema"] not in _READABLE:
+    if manifest["schema"] != SCHEMA:
         raise _damaged(path, f"{MANIFEST} has schema {manifest['schema']}, not {SCHEMA}")
     return Store(
         path=path,
@@ -171,12 +163,12 @@ def _from_manifest(path: Path, manifest: dict[str, Any]) -> Store:
         counts=manifest["counts"],
         shards=_shards(path, manifest),
         left_out=tuple(manifest["left_out"]),
-        decided=_num_decided(manifest.get("decisions", {})),
+        decided=_num_decided(manifest["decisions"]),
         unreadable_rows={
             split: tuple(entry["index"] for entry in entries) for split, entries in manifest["unreadable"].items()
         },
         file_hashes={name: entry["sha256"] for name, entry in manifest["files"].items()},
-        class_ids=tuple(manifest.get("class_ids", ())),
+        class_ids=tuple(manifest["class_ids"]),
     )
 
 
@@ -195,9 +187,6 @@ def split_shards(folder: Path, split: str, store_format: StoreFormat, counts: Se
 
 
 def _shards(path: Path, manifest: dict[str, Any]) -> dict[str, tuple[ShardFiles, ...]]:
-    if "shards" not in manifest:
-        counts: dict[str, int] = manifest["counts"]
-        return {split: (ShardFiles(count, path / f"{split}.images.npy"),) for split, count in counts.items() if count}
     store_format = StoreFormat(manifest["format"])
     return {split: split_shards(path, split, store_format, counts) for split, counts in manifest["shards"].items()}
 

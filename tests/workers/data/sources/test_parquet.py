@@ -16,7 +16,7 @@ from pyarrow import parquet
 
 from workers.data.sources.files import FileListing
 from workers.data.sources.listing import unwatched
-from workers.data.sources.parquet_rows import ImageColumn, RowGroups, RowImages, Table, read_footer
+from workers.data.sources.parquet_rows import RowGroups, RowImages, Table, read_footer
 from workers.data.sources.registry import open_listing, survey
 from workers.data.sources.tree import LocalTree
 from workers.data.store.preparation import prepare
@@ -174,7 +174,7 @@ def groups(tmp_path: Path) -> RowImages:
     images = [Image(f"{index}", "a", bytes([index]) * 1000) for index in range(48)]
     path = write_parquet(tmp_path / "x.parquet", images, ["a"], rows_a_group=4)
     tree = LocalTree(tmp_path)
-    table = Table(path.name, read_footer(tree, path.name), ImageColumn("image", "bytes"))
+    table = Table(path.name, read_footer(tree, path.name), "image.bytes")
     return RowImages(tree, {path.name: table}, RowGroups(tree))
 
 

@@ -10,7 +10,6 @@ from listed import folder, store_of
 from pictures import write_tree
 
 from workers.data.export import export
-from workers.data.store import preparation
 from workers.data.store.preparation import prepare
 from workers.data.store.store import open_store
 from workers.errors import StorageError
@@ -43,24 +42,17 @@ def test_mean_image_is_in_the_manifest_and_not_in_the_digest(plain_tree: Path, t
         open_store(store.path)
 
 
-def test_store_of_an_earlier_schema_is_left_alone_and_built_anew(
+def test_store_of_another_schema_is_refused_and_its_dataset_prepared_beside_it(
     plain_tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = folder(plain_tree)
-    with monkeypatch.context() as earlier:
-        earlier.setattr(preparation, "SCHEMA", 1)
-        old = prepare(settings, tmp_path / "stores")
-    (old / "mean_image.npy").unlink()
-    manifest = json.loads((old / "manifest.json").read_text())
-    del manifest["files"]["mean_image.npy"]
-    (old / "manifest.json").write_text(json.dumps(manifest))
-    new = prepare(settings, tmp_path / "stores")
-    assert new != old
-    assert open_store(new).mean_image().shape == (8, 8, 3)
-    # A run that finished with the old one still predicts from there, unless it wants what the old one lacks.
-    assert open_store(old).digest == open_store(new).digest
-    with pytest.raises(StorageError, match="earlier version, without a mean image"):
-        open_store(old).mean_image()
+    current = prepare(folder(plain_tree), tmp_path / "stores")
+    with monkeypatch.context() as later:
+        for module in ("preparation", "store"):
+            later.setattr(f"workers.data.store.{module}.SCHEMA", 4)
+        other = prepare(folder(plain_tree), tmp_path / "stores")
+    assert other != current
+    with pytest.raises(StorageError, match=r"manifest\.json has schema 4, not 3"):
+        open_store(other)
 
 
 def test_export_holds_what_scoring_and_submitting_need(plain_tree: Path, tmp_path: Path) -> None:
@@ -84,6 +76,7 @@ def test_export_holds_what_scoring_and_submitting_need(plain_tree: Path, tmp_pat
     np.testing.assert_array_equal(np.load(data / "val.labels.npy"), store.labels("val"))
     assert json.loads((data / "dataset.json").read_text()) == {
         "digest": store.digest,
+        "class_ids": [],
         "counts": {"train": 48, "dev": 6, "val": 6, "test": 5},
         "unreadable": {"dev": [], "val": [], "test": [2]},
     }

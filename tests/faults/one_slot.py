@@ -1,0 +1,13 @@
+"""The local backend in place of Ray's."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from orchestrator.cluster.local_backend import LocalActors
+from orchestrator.config import ClusterConfig
+
+
+@contextmanager
+def one_slot(_settings: ClusterConfig) -> Iterator[LocalActors]:
+    """Takes the place of `open_cluster`: one member at a time, since torch's generator is the process's."""
+    yield LocalActors(num_slots=1)
