@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from pictures import write_tree
 from scipy.io import savemat
 
 KIT = "ILSVRC2012_devkit_t12"
@@ -93,13 +94,6 @@ def write_archives(root: Path, challenge: Challenge) -> Path:
     if test:
         (root / "ILSVRC2012_img_test_v10102019.tar").write_bytes(tar_of(dict(reversed(test.items()))))
     write_kit(root, kit_files(challenge.wnids, challenge.val_ids))
-    return root
-
-
-def write_tree(root: Path, files: Mapping[str, bytes]) -> Path:
-    for name, content in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(content)
     return root
 
 

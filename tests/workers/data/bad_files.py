@@ -1,12 +1,12 @@
 """Files of every kind that a data set from elsewhere may hold, with what has to be said of each."""
 
-import io
 import struct
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from pictures import encoded, smooth
 from PIL import Image
 
 from workers.data.decoding.decisions import Decision
@@ -23,16 +23,9 @@ class File:
     refused: str | None = None
 
 
-def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
 def photograph(seed: int, side: int = SIDE) -> Image.Image:
     """Smooth colours, none like another's."""
-    corners = np.random.default_rng(seed).integers(0, 256, (3, 3, 3), dtype=np.uint8)
-    return Image.fromarray(corners).resize((side, side + 3), Image.Resampling.BICUBIC)
+    return smooth(seed, side, side + 3)
 
 
 def png(chunks: list[tuple[bytes, bytes]]) -> bytes:

@@ -1,46 +1,17 @@
 """Small trees of generated images, in both layouts that the folder source reads."""
 
-import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+from pictures import write_tree
 from s3_server import s3_server, upload
 
 SECRET = "never-to-be-told"
 
 
-def png(seed: int, side: int = 10) -> bytes:
-    """A PNG of noise; another seed gives other pixels."""
-    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
 @pytest.fixture
-def make_png() -> Callable[[int], bytes]:
-    return png
-
-
-@pytest.fixture
-def write_tree() -> Callable[[Path, Mapping[str, int | bytes]], Path]:
-    """Writes files below a root: bytes as they are, a number as the noise image of that seed."""
-
-    def write(root: Path, files: Mapping[str, int | bytes]) -> Path:
-        for name, content in files.items():
-            path = root / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content if isinstance(content, bytes) else png(content))
-        return root
-
-    return write
-
-
-@pytest.fixture
-def plain_tree(tmp_path: Path, write_tree: Callable[..., Path]) -> Path:
+def plain_tree(tmp_path: Path) -> Path:
     """Three classes of 20 training images, no val, five unlabelled test images."""
     files = {
         f"train/{name}/{index}.png": 100 * place + index for place, name in enumerate("abc") for index in range(20)
@@ -49,7 +20,7 @@ def plain_tree(tmp_path: Path, write_tree: Callable[..., Path]) -> Path:
 
 
 @pytest.fixture
-def published_tree(tmp_path: Path, write_tree: Callable[..., Path]) -> Path:
+def published_tree(tmp_path: Path) -> Path:
     """Tiny-ImageNet's layout: three classes of 10, six annotated val images, four test images."""
     files: dict[str, int | bytes] = {
         f"train/n{place}/images/n{place}_{index}.JPEG": 100 * place + index for place in range(3) for index in range(10)
@@ -64,7 +35,7 @@ def published_tree(tmp_path: Path, write_tree: Callable[..., Path]) -> Path:
 
 
 @pytest.fixture
-def small_folder(tmp_path: Path, write_tree: Callable[..., Path]) -> Path:
+def small_folder(tmp_path: Path) -> Path:
     """Three classes of eight training and two validation images, five unlabelled test images."""
     files = {f"train/{name}/{index}.png": 50 * place + index for place, name in enumerate("abc") for index in range(8)}
     files |= {

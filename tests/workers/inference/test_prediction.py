@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import stages
 import torch
+from stages import never
 from torch import Tensor, nn
 
 from workers.data.loading.augment import PixelStatistics
@@ -17,11 +19,8 @@ from workers.data.store.store import open_store
 from workers.errors import CheckFailed, Stopped, StorageError
 from workers.inference import prediction
 from workers.inference.prediction import TrainedMember, mean_over_crops, predict, predict_images
-from workers.inference.ten_crop import crop_offsets
 from workers.protocol import Numerics, PredictSpec, StageSpec
 from workers.settings.training import AugmentationSettings, Crops, ModelSettings, Recipe
-from workers.storage.finished import write_finished
-from workers.training.stage import run_stage
 
 
 class FirstPixel(nn.Module):
@@ -38,11 +37,6 @@ def member(reflect: bool, size: int = 4) -> TrainedMember:
     return TrainedMember(FirstPixel(), plain, settings, Numerics(), "step-00000001", "")
 
 
-def never() -> bool:
-    """Nobody asks to stop."""
-    return False
-
-
 @contextmanager
 def file_size_limit(num_bytes: int) -> Iterator[None]:
     """No file of this process grows beyond `num_bytes`: the nearest to a full disk that needs no disk."""
@@ -54,43 +48,26 @@ def file_size_limit(num_bytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_offsets_are_the_published_ones_for_224_of_256() -> None:
-    assert crop_offsets(32) == [(0, 0), (0, 32), (16, 16), (32, 0), (32, 32)]
-    assert crop_offsets(0) == [(0, 0)]
-
-
 @pytest.mark.parametrize("reflect", [False, True])
-def test_ten_crop_is_the_mean_probability_over_the_windows(reflect: bool) -> None:
+@pytest.mark.parametrize("crops", Crops)
+def test_crops_are_the_mean_probability_over_the_published_windows(reflect: bool, crops: Crops) -> None:
     image = np.random.default_rng(0).integers(0, 4, (1, 6, 6, 3), dtype=np.uint8)
-    corners = [(0, 0), (0, 2), (1, 1), (2, 0), (2, 2)]
+    corners = [(0, 0), (0, 2), (1, 1), (2, 0), (2, 2)] if crops is Crops.ten else [(1, 1)]
     seen = [float(image[0, top, left, 0]) for top, left in corners]
-    if reflect:
+    if reflect and crops is Crops.ten:
         seen += [float(image[0, top, left + 3, 0]) for top, left in corners]
     expected = np.mean([1 / (1 + np.exp(-value)) for value in seen])
-    probabilities = mean_over_crops(member(reflect), image, Crops.ten)
+    probabilities = mean_over_crops(member(reflect), image, crops)
     assert probabilities.dtype == np.float32
-    np.testing.assert_allclose(probabilities[0], [expected, 1 - expected], rtol=1e-6)
-
-
-@pytest.mark.parametrize("reflect", [False, True])
-def test_centre_crop_is_the_one_window_unreflected(reflect: bool) -> None:
-    image = np.random.default_rng(0).integers(0, 4, (1, 6, 6, 3), dtype=np.uint8)
-    expected = 1 / (1 + np.exp(-float(image[0, 1, 1, 0])))
-    probabilities = mean_over_crops(member(reflect), image, Crops.centre)
     np.testing.assert_allclose(probabilities[0], [expected, 1 - expected], rtol=1e-6)
 
 
 @pytest.fixture
 def trained(tiny_spec: StageSpec) -> PredictSpec:
-    write_finished(tiny_spec.stage_dir, "h", run_stage(tiny_spec, lambda: False))
+    stages.trained(tiny_spec)
+    folder, splits = tiny_spec.stage_dir.parent / "predictions", ("val", "test")
     return PredictSpec(
-        member="base1",
-        stage_dir=tiny_spec.stage_dir,
-        store=tiny_spec.store,
-        predictions_dir=tiny_spec.stage_dir.parent / "predictions",
-        splits=("val", "test"),
-        recipe=tiny_spec.recipe,
-        numerics=Numerics(),
+        "base1", tiny_spec.stage_dir, tiny_spec.store, folder, splits, tiny_spec.recipe, tiny_spec.numerics
     )
 
 

@@ -21,16 +21,8 @@ from workers.training.optimizer import build_optimizer
 WORKER = Path(__file__).with_name("half_worker.py")
 LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 # Dropout, of which both processes draw one mask; an odd number of classes, of which the first half has one more.
-MODEL = ModelSettings(
-    input_size=28,
-    width=0.1,
-    conv1_kernel=5,
-    conv1_stride=1,
-    fc_units=24,
-    num_convs=6,
-    lrn_alpha=0.3,
-    lrn_across_halves=False,
-)
+SMALL = ModelSettings(input_size=28, width=0.1, conv1_kernel=5, conv1_stride=1, fc_units=24, num_convs=6)
+MODEL = replace(SMALL, lrn_alpha=0.3, lrn_across_halves=False)
 NUM_CLASSES, UPDATES = 7, 3
 BOUNDS = {torch.double: 1e-12, torch.float: 1e-5}
 # What is frozen, and in which precision.

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -9,25 +10,15 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 
-from workers.kernels import lrn as kernel
-from workers.models.alexnet import AlexNet
 from workers.models.construction import build, initialise, place
-from workers.models.halves import Half, HalvedAlexNet
+from workers.models.halves import HalvedAlexNet
 from workers.models.outlines import outline
 from workers.models.parts import beside, parts_of, whole_shape
 from workers.settings.training import Activation, DropoutScaling, InitSettings, Layout, ModelSettings
 
+SMALL = ModelSettings(input_size=56, width=0.1, conv1_kernel=5, conv1_stride=2, fc_units=32)
 # A large alpha, so that a window that stops at the wrong channel shows.
-HALVED = ModelSettings(
-    input_size=56,
-    width=0.1,
-    conv1_kernel=5,
-    conv1_stride=2,
-    fc_units=32,
-    lrn_alpha=0.3,
-    lrn_across_halves=False,
-    layout=Layout.halves,
-)
+HALVED = replace(SMALL, lrn_alpha=0.3, lrn_across_halves=False, layout=Layout.halves)
 NUM_CLASSES = 7
 INIT = InitSettings(bias=0.1)
 
@@ -103,29 +94,26 @@ def test_either_layout_equals_the_two_columns_of_the_paper_to_1e_12_in_float64(
         torch.testing.assert_close(gradient, weights[name].grad, rtol=1e-12, atol=1e-12)
 
 
-@pytest.fixture(params=["torch", "compiled"])
-def kernels(request: pytest.FixtureRequest) -> Iterator[None]:
-    if request.param == "compiled" and not kernel.is_built():
-        pytest.skip("the kernel was not built: no C compiler at installation")
-    kernel.select(request.param)
-    yield
-    kernel.select("torch")
+def outcome(settings: ModelSettings, dtype: torch.dtype = torch.double, training: bool = True, seed: int = 4) -> dict:
+    """The logits and gradients of a fresh net."""
+    model = drawn(settings, dtype).train(training)
+    torch.manual_seed(seed)
+    logits = model(photographs(dtype))
+    loss_of(logits).backward()
+    return {"logits": logits.detach(), **gradients(model)}
+
+
+def both_layouts(settings: ModelSettings, **how: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    halves, grouped = (replace(settings, layout=layout) for layout in (Layout.halves, Layout.grouped))
+    return outcome(halves, **how), outcome(grouped, **how)
 
 
 @pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("num_convs", [5, 6])
 def test_halves_equal_the_grouped_net_to_rounding_in_float32_dropout_and_all(num_convs: int) -> None:
-    settings = replace(HALVED, num_convs=num_convs)
-    images, results = photographs(torch.float), {}
-    for layout in Layout:
-        model = drawn(replace(settings, layout=layout), torch.float).train()
-        torch.manual_seed(4)
-        logits = model(images)
-        loss_of(logits).backward()
-        results[layout] = {"logits": logits.detach(), **gradients(model)}
-    for name, value in results[Layout.grouped].items():
-        bound = 1e-5 * value.abs().max().item()
-        torch.testing.assert_close(results[Layout.halves][name], value, rtol=0, atol=bound)
+    halves, grouped = both_layouts(replace(HALVED, num_convs=num_convs), dtype=torch.float)
+    for name, value in grouped.items():
+        torch.testing.assert_close(halves[name], value, rtol=0, atol=1e-5 * value.abs().max().item())
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -147,27 +135,15 @@ def test_halves_equal_the_grouped_net_to_rounding_in_float32_dropout_and_all(num
     ids=["release", "tanh", "without-conv3", "without-conv4-conv5", "bottleneck"],
 )
 def test_halves_equal_the_grouped_net_in_every_reading(reading: dict[str, object], training: bool) -> None:
-    results = {}
-    for layout in Layout:
-        model = drawn(replace(HALVED, layout=layout, **reading)).train(training)
-        torch.manual_seed(4)
-        logits = model(photographs())
-        loss_of(logits).backward()
-        results[layout] = {"logits": logits.detach(), **gradients(model)}
-    for name, value in results[Layout.grouped].items():
-        torch.testing.assert_close(results[Layout.halves][name], value, rtol=1e-12, atol=1e-12)
+    halves, grouped = both_layouts(replace(HALVED, **reading), training=training)
+    torch.testing.assert_close(halves, grouped, rtol=1e-12, atol=1e-12)
 
 
 def test_halves_draw_one_mask_for_both_and_another_at_every_seed() -> None:
-    nets = [drawn(replace(HALVED, layout=layout, dropout=0.5)).train() for layout in Layout]
-    outputs = []
-    for seed in (0, 1):
-        for net in nets:
-            torch.manual_seed(seed)
-            outputs.append(net(photographs()).detach())
-    torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(outputs[2], outputs[3], rtol=1e-12, atol=1e-12)
-    assert not torch.allclose(outputs[0], outputs[2])
+    settings = replace(HALVED, dropout=0.5)
+    (halves, grouped), (other, _) = (both_layouts(settings, seed=seed) for seed in (0, 1))
+    torch.testing.assert_close(halves["logits"], grouped["logits"], rtol=1e-12, atol=1e-12)
+    assert not torch.allclose(halves["logits"], other["logits"])
 
 
 def test_windows_across_the_halves_are_another_net_and_the_default() -> None:
@@ -241,11 +217,3 @@ def test_halves_lie_together_without_a_second_gpu(
     place(unplaced, device)
     assert len({one.device for one in unplaced.parameters()}) == 1
     assert str(unplaced.first.device).startswith(device)
-
-
-def test_half_is_built_as_one_group_that_normalises_what_it_owns() -> None:
-    half = Half(HALVED, NUM_CLASSES, 1)
-    whole = AlexNet(replace(HALVED, layout=Layout.grouped), NUM_CLASSES)
-    assert half.get_submodule("norm_conv1").channels == whole.get_submodule("norm_conv1").channels == 8 // 2
-    assert [segment.convs for segment in half.segments] == [(0, 1), (2, 3, 4), (), (), ()]
-    assert [segment.linear for segment in half.segments] == ["", "", "fc6", "fc7", "fc8"]

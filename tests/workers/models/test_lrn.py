@@ -1,7 +1,6 @@
 """Local response normalisation: torch's operators and the compiled kernel against torch's own layer."""
 
 import shutil
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -14,15 +13,6 @@ from workers.models.lrn import LocalResponseNorm
 
 # Rounding of the stored type, times a little for the sums of a window.
 BOUNDS = {torch.float32: 2e-6, torch.bfloat16: 8e-3}
-
-
-@pytest.fixture
-def compiled() -> Iterator[None]:
-    if not kernel.is_built():
-        pytest.skip("the kernel was not built: no C compiler at installation")
-    kernel.select("compiled")
-    yield
-    kernel.select("torch")
 
 
 def reference(images: Tensor, grad: Tensor, size: int, alpha: float, k: float, rectify: bool) -> tuple[Tensor, Tensor]:
@@ -115,13 +105,8 @@ def test_kernel_lets_no_divergence_pass_as_a_number(dtype: torch.dtype, rectify:
     gradient = kernel.gradient(rows, torch.ones_like(rows), 5, 0.1, 2.0, rectify)
     assert torch.isfinite(gradient[0]).all()
     assert not torch.isfinite(gradient[1, 4])
-
-
-def test_a_nan_with_a_full_mantissa_stays_one_in_bfloat16() -> None:
-    if not kernel.is_built():
-        pytest.skip("the kernel was not built: no C compiler at installation")
-    rows = torch.tensor([[0x7FFF, 0x3F80]], dtype=torch.int16).view(torch.bfloat16)
-    assert torch.isnan(kernel.normalise(rows, 1, 0.1, 2.0, False)[0, 0])
+    full_mantissa = torch.tensor([[0x7FFF, 0x3F80]], dtype=torch.int16).view(torch.bfloat16)
+    assert torch.isnan(kernel.normalise(full_mantissa, 1, 0.1, 2.0, False)[0, 0])
 
 
 def test_selecting_an_unbuilt_kernel_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,19 +120,13 @@ def test_the_kernel_is_built_where_there_is_a_compiler() -> None:
     assert kernel.is_built()
 
 
-@pytest.mark.parametrize("kernels", ["torch", "compiled"])
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("rectify", [False, True])
-def test_groups_of_channels_are_normalised_as_if_each_were_alone(kernels: str, rectify: bool) -> None:
-    if kernels == "compiled" and not kernel.is_built():
-        pytest.skip("the kernel was not built: no C compiler at installation")
+def test_groups_of_channels_are_normalised_as_if_each_were_alone(rectify: bool) -> None:
     images, grad = drawn((2, 24, 3, 4), torch.float32)
-    kernel.select(kernels)
-    try:
-        images.requires_grad_()
-        output = LocalResponseNorm(12, 5, 0.3, 0.75, 2.0, rectify=rectify)(images)
-        output.backward(grad)
-    finally:
-        kernel.select("torch")
+    images.requires_grad_()
+    output = LocalResponseNorm(12, 5, 0.3, 0.75, 2.0, rectify=rectify)(images)
+    output.backward(grad)
     pairs = zip(images.detach().chunk(2, 1), grad.chunk(2, 1), strict=True)
     halves = [reference(*pair, 5, 0.3, 2.0, rectify) for pair in pairs]
     for ours, theirs in zip((output, images.grad), zip(*halves, strict=True), strict=True):

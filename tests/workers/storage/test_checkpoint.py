@@ -16,13 +16,7 @@ from stored import read_checkpoint
 
 from workers.errors import Diverged, StorageError
 from workers.storage import checkpoint as protocol
-from workers.storage.checkpoint import (
-    newest_checkpoint,
-    prune,
-    read_weights,
-    verify_checkpoint,
-    write_checkpoint,
-)
+from workers.storage.checkpoint import newest_checkpoint, prune, read_weights, verify_checkpoint, write_checkpoint
 
 WEIGHTS = {"conv1.weight": np.arange(12, dtype=np.float32).reshape(3, 4)}
 
@@ -38,17 +32,14 @@ def steps(folder: Path) -> list[str]:
 
 
 def test_checkpoint_round_trip_returns_the_same_tensors(tmp_path: Path) -> None:
+    assert newest_checkpoint(tmp_path / "none") is None
+    assert newest_checkpoint(tmp_path) is None
     save(tmp_path, 7)
     contents = newest_checkpoint(tmp_path)
     assert contents is not None
     assert contents.checkpoint.step == contents.state["n"] == 7
     assert np.array_equal(contents.model["conv1.weight"], WEIGHTS["conv1.weight"])
     assert np.array_equal(contents.optimizer["conv1.weight"], 7 * WEIGHTS["conv1.weight"])
-
-
-def test_stage_without_checkpoints_starts_fresh(tmp_path: Path) -> None:
-    assert newest_checkpoint(tmp_path / "none") is None
-    assert newest_checkpoint(tmp_path) is None
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "MANIFEST.json"])

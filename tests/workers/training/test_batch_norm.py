@@ -1,12 +1,11 @@
 """Running statistics in the life of a stage: saved, resumed, handed on, frozen and predicted with."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from stored import read_checkpoint
+from stages import contents, stop_after, trained, weights
 
 from workers.data.store.store import open_store
 from workers.errors import Stopped
@@ -14,9 +13,6 @@ from workers.inference.prediction import load_member, predict_images
 from workers.models.construction import build
 from workers.protocol import StageSpec
 from workers.settings.training import Crops, ModelSettings
-from workers.storage import layout
-from workers.storage.checkpoint import Contents
-from workers.storage.finished import write_finished
 from workers.training.stage import run_stage
 
 NET = ModelSettings(name="torchvision/shufflenet_v2_x0_5", input_size=16)
@@ -28,19 +24,8 @@ def spec(tiny_spec: StageSpec) -> StageSpec:
     return replace(tiny_spec, recipe=replace(tiny_spec.recipe, model=NET))
 
 
-def trained(spec: StageSpec, should_stop: Callable[[], bool] = lambda: False) -> Contents:
-    result = run_stage(spec, should_stop)
-    write_finished(spec.stage_dir, spec.stage_hash, result)
-    return read_checkpoint(spec.stage_dir / "checkpoints" / result.checkpoint)
-
-
-def stop_after(updates: int) -> Callable[[], bool]:
-    made = iter(range(1, updates + 1))
-    return lambda: next(made) == updates
-
-
 def test_checkpoint_of_a_net_with_batch_norm_holds_its_running_statistics(spec: StageSpec) -> None:
-    saved = trained(spec)
+    saved = contents(trained(spec))
     assert saved.model.keys() == build(NET, 10).state_dict().keys()
     assert saved.model[f"{FIRST_NORM}.num_batches_tracked"] == saved.checkpoint.step > 0
     assert saved.model[f"{FIRST_NORM}.num_batches_tracked"].dtype == np.int64
@@ -50,47 +35,39 @@ def test_checkpoint_of_a_net_with_batch_norm_holds_its_running_statistics(spec: 
 
 def test_checkpoint_of_alexnet_holds_its_weights_and_nothing_else(tiny_spec: StageSpec) -> None:
     names = {name for name, _ in build(tiny_spec.recipe.model, 10).named_parameters()}
-    assert trained(tiny_spec).model.keys() == names
+    assert weights(trained(tiny_spec)).keys() == names
 
 
 @pytest.mark.parametrize("updates", [1, 2, 3])
 def test_resumed_stage_ends_with_the_same_bits_running_statistics_included(
     spec: StageSpec, tmp_path: Path, updates: int
 ) -> None:
-    straight = trained(replace(spec, stage_dir=tmp_path / "straight"))
+    straight = contents(trained(replace(spec, stage_dir=tmp_path / "straight")))
     with pytest.raises(Stopped):
         run_stage(spec, stop_after(updates))
-    resumed = trained(spec)
-    assert resumed.checkpoint.model_sha256 == straight.checkpoint.model_sha256
+    assert contents(trained(spec)).checkpoint.model_sha256 == straight.checkpoint.model_sha256
 
 
-def test_frozen_layers_batch_norm_keeps_the_ancestors_statistics(
-    spec: StageSpec, turned_store: Path, tmp_path: Path
+@pytest.mark.parametrize("freeze", [("body",), ()])
+def test_frozen_layers_keep_the_ancestors_statistics_and_others_continue_from_them(
+    spec: StageSpec, turned_store: Path, tmp_path: Path, freeze: tuple[str, ...]
 ) -> None:
-    ancestor = replace(spec, store=turned_store, stage="pretrain", stage_dir=tmp_path / "a" / "pretrain")
-    before = trained(ancestor).model
-    after = trained(
-        replace(spec, init_dir=ancestor.stage_dir, recipe=replace(spec.recipe, reset=("head",), freeze=("body",)))
-    ).model
-    differ = {name.rpartition(".")[0] for name in after if not np.array_equal(after[name], before[name])}
-    assert differ == {"fc"}
-
-
-def test_layers_that_are_not_frozen_go_on_from_the_ancestors_statistics(
-    spec: StageSpec, turned_store: Path, tmp_path: Path
-) -> None:
-    ancestor = replace(spec, store=turned_store, stage="pretrain", stage_dir=tmp_path / "a" / "pretrain")
-    before = trained(ancestor).model
-    after = trained(replace(spec, init_dir=ancestor.stage_dir, recipe=replace(spec.recipe, reset=("head",)))).model
+    ancestor = trained(replace(spec, store=turned_store, stage="pretrain", stage_dir=tmp_path / "a" / "pretrain"))
+    recipe = replace(spec.recipe, reset=("head",), freeze=freeze)
+    before, after = weights(ancestor), weights(trained(replace(spec, init_dir=ancestor.stage_dir, recipe=recipe)))
     name = f"{FIRST_NORM}.num_batches_tracked"
-    assert after[name] > before[name] > 0
+    if freeze:
+        differ = {name.rpartition(".")[0] for name in after if not np.array_equal(after[name], before[name])}
+        assert differ == {"fc"}
+    else:
+        assert after[name] > before[name] > 0
 
 
 def test_member_predicts_with_the_statistics_of_its_checkpoint(spec: StageSpec) -> None:
-    saved = trained(spec)
+    saved = weights(trained(spec))
     member = load_member(spec.stage_dir, spec.store, spec.recipe, spec.numerics)
     loaded = member.model.state_dict()
-    assert all(np.array_equal(loaded[name].numpy(), saved.model[name]) for name in saved.model)
+    assert all(np.array_equal(loaded[name].numpy(), saved[name]) for name in saved)
     images = [np.array(image) for image in open_store(spec.store).images("val")[:3]]
     assert predict_images(spec.stage_dir, spec.store, spec.recipe, images, spec.numerics, Crops.ten).shape == (3, 10)
 
@@ -98,8 +75,7 @@ def test_member_predicts_with_the_statistics_of_its_checkpoint(spec: StageSpec) 
 def test_last_batch_of_a_single_image_is_trained_on(spec: StageSpec) -> None:
     num_images = open_store(spec.store).counts["train"]
     settings = replace(spec.recipe, optimizer=replace(spec.recipe.optimizer, batch_size=num_images - 1))
-    saved = trained(replace(spec, recipe=settings))
+    saved = contents(trained(replace(spec, recipe=settings)))
     assert saved.checkpoint.step == 2
     # By its running statistics, which it leaves alone.
     assert saved.model[f"{FIRST_NORM}.num_batches_tracked"] == 1
-    assert (saved.checkpoint.folder / layout.MODEL).stat().st_size > 0

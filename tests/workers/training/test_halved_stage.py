@@ -1,19 +1,16 @@
 """A member in two halves is trained, resumed and asked as any other, and shares checkpoints with the grouped one."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from stored import read_checkpoint
+from stages import contents, never, stop_after, trained, weights
 
 from workers.errors import Stopped
 from workers.inference.prediction import load_member, mean_over_crops, predict, predict_images
-from workers.protocol import PredictSpec, StageResult, StageSpec
+from workers.protocol import PredictSpec, StageSpec
 from workers.settings.training import Crops, Layout
-from workers.storage.checkpoint import Contents
-from workers.storage.finished import write_finished
 from workers.training.stage import run_stage
 
 
@@ -33,25 +30,10 @@ def grouped(tiny_spec: StageSpec, tmp_path: Path) -> StageSpec:
     return laid(tiny_spec, Layout.grouped, tmp_path)
 
 
-def finished(spec: StageSpec) -> StageResult:
-    result = run_stage(spec, lambda: False)
-    write_finished(spec.stage_dir, spec.stage_hash, result)
-    return result
-
-
-def contents(spec: StageSpec, result: StageResult) -> Contents:
-    return read_checkpoint(spec.stage_dir / "checkpoints" / result.checkpoint)
-
-
-def after(updates: int) -> Callable[[], bool]:
-    made = iter(range(1, 10_000))
-    return lambda: next(made) >= updates
-
-
 def test_halved_stage_ends_with_the_grouped_ones_weights_to_rounding_and_under_its_names(
     halved: StageSpec, grouped: StageSpec
 ) -> None:
-    ours, theirs = (contents(spec, finished(spec)) for spec in (halved, grouped))
+    ours, theirs = (contents(trained(spec)) for spec in (halved, grouped))
     for mine, other in ((ours.model, theirs.model), (ours.optimizer, theirs.optimizer)):
         assert {name: value.shape for name, value in mine.items()} == {n: value.shape for n, value in other.items()}
         for name, value in other.items():
@@ -59,15 +41,14 @@ def test_halved_stage_ends_with_the_grouped_ones_weights_to_rounding_and_under_i
 
 
 def test_halved_stage_stopped_at_every_update_ends_with_the_same_bits(halved: StageSpec, tmp_path: Path) -> None:
-    undisturbed = run_stage(halved, lambda: False)
-    interrupted, stops, result = replace(halved, stage_dir=tmp_path / "interrupted"), 0, None
-    while result is None:
-        try:
-            result = run_stage(interrupted, after(1))
-        except Stopped:
-            stops += 1
+    undisturbed = contents(trained(halved)).checkpoint
+    interrupted, stops = replace(halved, stage_dir=tmp_path / "interrupted"), 0
+    while stops < undisturbed.step:
+        with pytest.raises(Stopped):
+            run_stage(interrupted, stop_after(1))
+        stops += 1
     assert stops >= 3
-    assert result.checkpoint_sha256 == undisturbed.checkpoint_sha256
+    assert contents(trained(interrupted)).checkpoint.model_sha256 == undisturbed.model_sha256
 
 
 @pytest.mark.parametrize("begun", Layout)
@@ -75,7 +56,7 @@ def test_either_layout_starts_from_the_others_checkpoint(
     begun: Layout, halved: StageSpec, grouped: StageSpec, tmp_path: Path
 ) -> None:
     ancestor, spec = (halved, grouped) if begun is Layout.halves else (grouped, halved)
-    before = contents(ancestor, finished(ancestor)).model
+    before = weights(trained(ancestor))
     frozen = ("conv1", "conv2", "conv3", "fc6")
     spec = replace(
         spec,
@@ -83,7 +64,7 @@ def test_either_layout_starts_from_the_others_checkpoint(
         init_dir=ancestor.stage_dir,
         recipe=replace(spec.recipe, reset=("fc7",), freeze=frozen, lr_scale={"conv4": 0.0}),
     )
-    saved = contents(spec, run_stage(spec, lambda: False))
+    saved = contents(trained(spec))
     kept = {layer for layer in {name.partition(".")[0] for name in before} if layer in (*frozen, "conv4")}
     for name, value in saved.model.items():
         assert np.array_equal(value, before[name]) is (name.partition(".")[0] in kept)
@@ -93,11 +74,11 @@ def test_either_layout_starts_from_the_others_checkpoint(
 def test_halved_member_predicts_and_so_does_the_grouped_net_from_its_checkpoint(
     halved: StageSpec, grouped: StageSpec, tmp_path: Path
 ) -> None:
-    finished(halved)
+    trained(halved)
     spec = PredictSpec(
         "base1", halved.stage_dir, halved.store, tmp_path / "predictions", ("val",), halved.recipe, halved.numerics
     )
-    (described,) = predict(spec, lambda: False)
+    (described,) = predict(spec, never)
     ours = np.load(tmp_path / "predictions" / "val.npy")
     assert ours.shape == (described.num_rows, 10)
     np.testing.assert_allclose(ours.sum(axis=1), 1, rtol=0, atol=1e-6)

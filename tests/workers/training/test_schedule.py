@@ -1,6 +1,7 @@
 """The learning rate: cuts on a plateau, none before the net has learnt anything, three at most."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, strategies as st
@@ -28,26 +29,26 @@ def run(errors: list[float], settings: ScheduleSettings = SETTINGS) -> list[int]
     return cuts
 
 
-def test_plateau_cuts_after_patience_epochs_without_improvement() -> None:
-    assert run([0.5, 0.4, 0.4, 0.45, 0.4, 0.4]) == [0, 0, 0, 0, 1, 1]
-
-
-def test_improvement_starts_patience_anew() -> None:
-    assert run([0.5, 0.5, 0.5, 0.4, 0.4, 0.4])[-1] == 0
-
-
-def test_net_still_at_chance_is_not_cut() -> None:
-    assert run([0.9] * 59)[-1] == 0
+@pytest.mark.parametrize(
+    ("errors", "settings", "cuts"),
+    [
+        ([0.5, 0.4, 0.4, 0.45, 0.4], SETTINGS, 1),
+        ([0.5, 0.4, 0.4, 0.45], SETTINGS, 0),
+        ([0.5, 0.5, 0.5, 0.4, 0.4, 0.4], SETTINGS, 0),
+        ([0.9] * 59, SETTINGS, 0),
+        ([0.4] * 59, replace(SETTINGS, decay=Decay.fixed), 0),
+    ],
+    ids=["plateau", "not yet", "improved", "at chance", "fixed"],
+)
+def test_rate_is_cut_after_patience_epochs_without_improvement(
+    errors: list[float], settings: ScheduleSettings, cuts: int
+) -> None:
+    assert run(errors, settings)[-1] == cuts
 
 
 def test_cut_is_made_at_its_latest_share_even_while_improving() -> None:
-    falling = [0.5 - 0.001 * epoch for epoch in range(100)]
-    cuts = run(falling)
+    cuts = run([0.5 - 0.001 * epoch for epoch in range(100)])
     assert [cuts.index(number) + 1 for number in (1, 2, 3)] == [60, 80, 95]
-
-
-def test_fixed_decay_ignores_plateaus() -> None:
-    assert run([0.4] * 59, replace(SETTINGS, decay=Decay.fixed))[-1] == 0
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=100))
@@ -95,24 +96,22 @@ def ended(errors: list[float], settings: ScheduleSettings = STOPPING) -> int | N
     return None
 
 
-def test_stage_ends_patience_epochs_after_the_last_cut() -> None:
-    assert run([0.5] * 9, STOPPING) == [0, 0, 1, 1, 2, 2, 3, 3, 3]
-    assert ended([0.5] * 20) == 9
-
-
-def test_better_error_after_the_last_cut_puts_the_end_off() -> None:
-    assert ended([0.5] * 7 + [0.4] * 9) == 10
-    assert ended([0.5] * 8 + [0.4] * 9) == 11
-    assert ended([0.5] * 7 + [0.4 - 0.01 * epoch for epoch in range(20)]) is None
-
-
-def test_stage_never_stalls_unless_asked_to_or_while_at_chance() -> None:
-    assert ended([0.5] * 20, replace(STOPPING, stop_when_stalled=False)) is None
-    assert ended([0.9] * 20) is None
-
-
-def test_stage_without_cuts_ends_on_its_first_plateau() -> None:
-    assert ended([0.5, 0.4, 0.4, 0.4], replace(STOPPING, cuts=0, latest=())) == 4
+@pytest.mark.parametrize(
+    ("errors", "changes", "end"),
+    [
+        ([0.5] * 20, {}, 9),
+        ([0.5] * 7 + [0.4] * 9, {}, 10),
+        ([0.5] * 8 + [0.4] * 9, {}, 11),
+        ([0.5] * 7 + [0.4 - 0.01 * epoch for epoch in range(20)], {}, None),
+        ([0.5] * 20, {"stop_when_stalled": False}, None),
+        ([0.9] * 20, {}, None),
+        ([0.5, 0.4, 0.4, 0.4], {"cuts": 0, "latest": ()}, 4),
+    ],
+)
+def test_stage_ends_patience_epochs_after_the_last_cut_unless_the_error_improves(
+    errors: list[float], changes: dict[str, Any], end: int | None
+) -> None:
+    assert ended(errors, replace(STOPPING, **changes)) == end
 
 
 def test_stage_with_fixed_cuts_cannot_stall() -> None:

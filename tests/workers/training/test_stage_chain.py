@@ -1,74 +1,85 @@
-"""A stage takes its ancestor's layers, draws the reset ones anew, and leaves frozen ones alone."""
+"""A stage takes its ancestor's layers, draws the reset ones again, and leaves frozen ones alone.
+
+The release's chain in small: five convolutions → a sixth and a bottleneck → neither bottleneck nor the old head.
+"""
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from stored import read_checkpoint
+from stages import contents, never, trained, weights
 
 from workers.errors import ConfigError, StorageError
 from workers.protocol import StageSpec
-from workers.storage.finished import write_finished
+from workers.settings.training import OptimizerSettings
 from workers.training.stage import run_stage
 
-
-def weights(stage_dir: Path, checkpoint: str) -> dict[str, np.ndarray]:
-    return read_checkpoint(stage_dir / "checkpoints" / checkpoint).model
+FIVE = ("conv1", "conv2", "conv3", "conv4", "conv5")
+# So small a step that a weight of float32 does not move: what a stage ends with is what it began with.
+UNMOVED = OptimizerSettings(lr=1e-30, batch_size=400)
 
 
 @pytest.fixture
-def ancestor(tiny_spec: StageSpec, turned_store: Path, tmp_path: Path) -> StageSpec:
-    spec = replace(tiny_spec, store=turned_store, stage="pretrain", stage_dir=tmp_path / "a" / "pretrain")
-    write_finished(spec.stage_dir, "h", run_stage(spec, lambda: False))
-    return spec
+def base(tiny_spec: StageSpec) -> StageSpec:
+    return trained(tiny_spec)
 
 
-def ancestor_weights(ancestor: StageSpec) -> dict[str, np.ndarray]:
-    newest = max(path.name for path in (ancestor.stage_dir / "checkpoints").iterdir())
-    return weights(ancestor.stage_dir, newest)
+def after(ancestor: StageSpec, name: str, model: dict[str, int] | None = None, **recipe: Any) -> StageSpec:
+    """A stage that starts from `ancestor`, and does not move unless `recipe` brings another optimizer."""
+    net = replace(ancestor.recipe.model, **(model or {}))
+    settings = replace(ancestor.recipe, **{"optimizer": UNMOVED, "reset": (), "model": net, **recipe})
+    folder, seed = ancestor.stage_dir.parent / name, ancestor.seed + 1
+    return replace(ancestor, stage=name, seed=seed, recipe=settings, init_dir=ancestor.stage_dir, stage_dir=folder)
 
 
-def test_frozen_layers_keep_the_ancestors_bits_and_reset_ones_do_not(tiny_spec: StageSpec, ancestor: StageSpec) -> None:
-    frozen = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6")
-    spec = replace(
-        tiny_spec, init_dir=ancestor.stage_dir, recipe=replace(tiny_spec.recipe, reset=("fc8",), freeze=frozen)
-    )
-    after = weights(spec.stage_dir, run_stage(spec, lambda: False).checkpoint)
-    before = ancestor_weights(ancestor)
-    assert before["fc8.weight"].shape == (40, 16)
-    assert after["fc8.weight"].shape == (10, 16)
-    for layer in frozen:
-        assert np.array_equal(after[f"{layer}.weight"], before[f"{layer}.weight"])
-    assert not np.array_equal(after["fc7.weight"], before["fc7.weight"])
+def same_layers(one: StageSpec, other: StageSpec) -> set[str]:
+    """Returns the layers whose weights have equal bits in both."""
+    first, second = weights(one), weights(other)
+    shared = {name for name in first.keys() & second.keys() if name.endswith(".weight")}
+    return {name.removesuffix(".weight") for name in shared if np.array_equal(first[name], second[name])}
 
 
-def test_learning_rate_factor_zero_moves_nothing_and_decays_nothing(tiny_spec: StageSpec, ancestor: StageSpec) -> None:
-    spec = replace(
-        tiny_spec,
-        init_dir=ancestor.stage_dir,
-        recipe=replace(tiny_spec.recipe, reset=("fc8",), lr_scale={"conv1": 0.0}),
-    )
-    after = weights(spec.stage_dir, run_stage(spec, lambda: False).checkpoint)
-    assert np.array_equal(after["conv1.weight"], ancestor_weights(ancestor)["conv1.weight"])
-    assert not np.array_equal(after["conv2.weight"], ancestor_weights(ancestor)["conv2.weight"])
+def test_chain_copies_to_the_bit_what_is_not_reset_and_draws_the_rest_again(
+    base: StageSpec, turned_store: Path
+) -> None:
+    six = after(base, "fall2009", {"num_convs": 6}, reset=("conv6", "fc6", "fc7", "head"))
+    six = trained(replace(six, store=turned_store))
+    assert same_layers(six, base) == set(FIVE)
+    assert weights(six)["fc8.weight"].shape == (40, 16)
+
+    narrow = trained(after(six, "fall2011", {"bottleneck": 8}, reset=("fc6", "fc7", "bottleneck", "head")))
+    assert same_layers(narrow, six) == {*FIVE, "conv6"}
+    assert weights(narrow)["bottleneck.weight"].shape == (8, 16)
+    assert weights(narrow)["fc8.weight"].shape == (40, 8)
+
+    fine = trained(replace(after(narrow, "finetune", {"bottleneck": 0}, reset=("head",)), store=base.store))
+    assert same_layers(fine, narrow) == {*FIVE, "conv6", "fc6", "fc7"}
+    assert "bottleneck.weight" not in weights(fine)
+    assert weights(fine)["fc8.weight"].shape == (10, 16)
 
 
-def test_sixth_convolution_can_be_added_to_a_five_conv_ancestor(tiny_spec: StageSpec, ancestor: StageSpec) -> None:
-    six = replace(tiny_spec.recipe, model=replace(tiny_spec.recipe.model, num_convs=6))
-    spec = replace(
-        tiny_spec,
-        recipe=replace(six, reset=("conv6", "fc6", "fc7", "fc8")),
-        init_dir=ancestor.stage_dir,
-    )
-    assert "conv6.weight" in weights(spec.stage_dir, run_stage(spec, lambda: False).checkpoint)
+def test_frozen_layers_and_those_of_factor_zero_keep_their_bits_and_no_other_does(base: StageSpec) -> None:
+    moving = base.recipe.optimizer
+    narrow = trained(after(base, "narrow", {"bottleneck": 8}, reset=("bottleneck", "head"), optimizer=moving))
+    still = {"freeze": ("conv1", "conv2", "bottleneck"), "lr_scale": {"fc6": 0.0}}
+    spec = trained(after(narrow, "next", optimizer=moving, reset=("fc8",), **still))
+    assert same_layers(spec, narrow) == {"conv1", "conv2", "bottleneck", "fc6"}
+    slowed = trained(after(narrow, "slowed", optimizer=moving, lr_scale={"bottleneck": 0.0}))
+    assert same_layers(slowed, narrow) == {"bottleneck"}
 
 
-def test_ancestor_of_another_shape_is_refused_naming_the_layer(tiny_spec: StageSpec, ancestor: StageSpec) -> None:
+def test_transfer_trains_the_last_layer_alone_and_keeps_momentum_of_nothing_else(base: StageSpec) -> None:
+    optimizer = base.recipe.optimizer
+    spec = trained(after(base, "transfer", reset=("head",), freeze=("body",), optimizer=optimizer))
+    before, found = weights(base), contents(spec)
+    moved = {name for name in before if not np.array_equal(before[name], found.model[name])}
+    assert moved == {"fc8.weight", "fc8.bias"} == set(found.optimizer)
+
+
+def test_ancestor_of_another_shape_and_unknown_layers_are_refused(base: StageSpec, turned_store: Path) -> None:
     with pytest.raises(StorageError, match=r"fc8.*reset"):
-        run_stage(replace(tiny_spec, init_dir=ancestor.stage_dir), lambda: False)
-
-
-def test_unknown_layer_in_freeze_is_refused(tiny_spec: StageSpec) -> None:
+        run_stage(replace(after(base, "next"), store=turned_store), never)
     with pytest.raises(ConfigError, match="conv9"):
-        run_stage(replace(tiny_spec, recipe=replace(tiny_spec.recipe, freeze=("conv9",))), lambda: False)
+        run_stage(after(base, "next", freeze=("conv9",)), never)

@@ -10,12 +10,13 @@ from pathlib import Path
 import bad_files
 import numpy as np
 import pytest
+from listed import folder, store_of
+from pictures import encoded, write_tree
 from PIL import Image
 
 from workers.data.decoding.decisions import Decision
 from workers.data.decoding.decoder import BadImage, decode
 from workers.data.store.preparation import prepare
-from workers.data.store.store import open_store
 from workers.errors import DataError
 from workers.settings.dataset import DatasetSettings, OnBad
 
@@ -41,22 +42,17 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 
 
 def settings(root: Path, **changes: object) -> DatasetSettings:
-    return DatasetSettings(root=str(root), size=16, **{"on_bad": OnBad.skip, **changes})  # type: ignore[arg-type]
+    return folder(root, size=16, **{"on_bad": OnBad.skip, **changes})  # type: ignore[arg-type]
 
 
 @pytest.fixture
 def every_kind(tmp_path: Path) -> Path:
     """train/a and test/ hold a file of every kind; train/b and val/ are plain."""
     root = tmp_path / "root"
-    kinds = bad_files.files(str(tmp_path / "marker"))
-    for below in ("train/a", "train/b", "val/a", "val/b", "test"):
-        (root / below).mkdir(parents=True)
-    for number, below in enumerate(("train/b", "train/b", "val/a", "val/b"), start=100):
-        bad_files.photograph(number).save(root / below / f"{number}.png")
-    for name, file in kinds.items():
-        (root / "train/a" / name).write_bytes(file.content)
+    write_tree(root, ("train/b/1.png", "train/b/2.png", "val/a/3.png", "val/b/4.png"))
+    for name, file in bad_files.files(str(tmp_path / "marker")).items():
         # Trailing bytes make another content, so that train keeps its own; an empty file has to stay empty.
-        (root / "test" / name).write_bytes(file.content + b" " if file.content else b"")
+        write_tree(root, {f"train/a/{name}": file.content, f"test/{name}": file.content and file.content + b" "})
     os.mkfifo(root / "train/a/pipe.jpg")
     (root / "train/a/dangling.jpg").symlink_to("nowhere")
     return root
@@ -81,7 +77,7 @@ def test_every_decision_is_met_by_a_file() -> None:
 
 def test_prepare_every_kind_with_skip_lists_each_once_with_its_reason(every_kind: Path, tmp_path: Path) -> None:
     before = sorted(path for path in tmp_path.rglob("*"))
-    store = open_store(prepare(settings(every_kind, dev_fraction=0), tmp_path / "stores"))
+    store = store_of(settings(every_kind, dev_fraction=0), tmp_path / "stores")
     manifest = json.loads((store.path / "manifest.json").read_text())
     kinds = bad_files.files("marker")
     refused = {f"train/a/{name}": file.refused for name, file in kinds.items() if file.refused}
@@ -102,7 +98,7 @@ def test_prepare_every_kind_with_skip_lists_each_once_with_its_reason(every_kind
 
 
 def test_prepare_every_kind_in_test_keeps_every_row(every_kind: Path, tmp_path: Path) -> None:
-    store = open_store(prepare(settings(every_kind), tmp_path / "stores"))
+    store = store_of(settings(every_kind), tmp_path / "stores")
     assert store.rows("test") == sorted(bad_files.files("marker"))
     kinds = bad_files.files("marker")
     # With a byte more at its end, what lacked its end has one too much all the same.
@@ -121,16 +117,12 @@ def test_prepare_every_kind_by_default_stops_and_lists_them(every_kind: Path, tm
 
 
 def test_decompression_bombs_take_little_memory(tmp_path: Path) -> None:
-    plain = tmp_path / "plain.png"
-    bad_files.photograph(0).save(plain)
-    names = []
-    for side in (30_000, 65_000):
-        for name, content in bad_files.bombs(side).items():
-            assert len(content) < 500_000
-            names.append(tmp_path / f"{side}_{name}")
-            names[-1].write_bytes(content)
+    write_tree(tmp_path, ["plain.png"])
+    bombs = {f"{side}_{name}": each for side in (30_000, 65_000) for name, each in bad_files.bombs(side).items()}
+    assert max(map(len, bombs.values())) < 500_000
+    write_tree(tmp_path, bombs)
     asked = subprocess.run(
-        [sys.executable, "-c", _BOMBS, plain, *names],
+        [sys.executable, "-c", _BOMBS, *(tmp_path / name for name in ("plain.png", *bombs))],
         capture_output=True,
         text=True,
         check=True,
@@ -143,7 +135,7 @@ def test_grey_and_rgb_jpegs_have_pillows_pixels() -> None:
     photograph = bad_files.photograph(1, 600)
     for image in (photograph, photograph.convert("L")):
         for options in ({"quality": 90}, {"quality": 60, "progressive": True}, {"quality": 95, "subsampling": 0}):
-            content = bad_files.encoded(image, "JPEG", **options)
+            content = encoded(image, "JPEG", **options)
             for size in (512, 256, 150, 70, 32):
                 again = Image.open(io.BytesIO(content))
                 scale = 2 * size / 600
@@ -158,12 +150,11 @@ def test_grey_and_rgb_jpegs_have_pillows_pixels() -> None:
 
 def test_links_out_of_the_root_are_followed(tmp_path: Path) -> None:
     """Sets are often made of links to where the images lie; whoever makes the links may read what they lead to."""
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    for number in range(6):
-        bad_files.photograph(number).save(elsewhere / f"{number}.png")
-        folder = tmp_path / "root" / "train" / "ab"[number % 2]
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{number}.png").symlink_to(elsewhere / f"{number}.png")
-    store = open_store(prepare(settings(tmp_path / "root"), tmp_path / "stores"))
+    write_tree(tmp_path / "elsewhere", [f"{name}/{number}.png" for name in "ab" for number in range(3)])
+    (tmp_path / "root/train").mkdir(parents=True)
+    (tmp_path / "root/train/a").symlink_to(tmp_path / "elsewhere/a")
+    (tmp_path / "root/train/b").mkdir()
+    for number in range(3):
+        (tmp_path / f"root/train/b/{number}.png").symlink_to(tmp_path / f"elsewhere/b/{number}.png")
+    store = store_of(settings(tmp_path / "root"), tmp_path / "stores")
     assert sum(store.counts.values()) == 6

@@ -1,35 +1,18 @@
 """One image file to RGB pixels."""
 
 import io
-from pathlib import Path
 
 import numpy as np
 import pytest
+from pictures import encoded, noise
 from PIL import Image
 
-from workers.data.decoding.decoder import BadImage, decode, read_content
+from workers.data.decoding.decoder import BadImage, decode
 
 
-def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def noise(width: int, height: int) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
-
-
-def test_image_of_the_wanted_size_keeps_its_pixels() -> None:
-    image = noise(16, 16)
-    picture = decode(encoded(image), 16)
-    np.testing.assert_array_equal(picture.pixels, np.asarray(image))
-    assert (picture.width, picture.height) == (16, 16)
-
-
-@pytest.mark.parametrize(("width", "height"), [(30, 16), (16, 31), (16, 17)])
+@pytest.mark.parametrize(("width", "height"), [(16, 16), (30, 16), (16, 31), (16, 17)])
 def test_shorter_side_of_the_wanted_size_gives_the_exact_centre(width: int, height: int) -> None:
-    image = noise(width, height)
+    image = noise(0, width, height)
     picture = decode(encoded(image), 16)
     left, top = (width - 16) // 2, (height - 16) // 2
     np.testing.assert_array_equal(picture.pixels, np.asarray(image)[top : top + 16, left : left + 16])
@@ -37,12 +20,8 @@ def test_shorter_side_of_the_wanted_size_gives_the_exact_centre(width: int, heig
 
 
 def test_smaller_and_larger_images_are_scaled() -> None:
-    for side in (5, 40, 300):
-        assert decode(encoded(noise(side, side + 3)), 16).pixels.shape == (16, 16, 3)
-
-
-def test_long_strip_is_cut_before_it_is_scaled() -> None:
-    assert decode(encoded(Image.new("RGB", (20000, 1), "red")), 64).pixels.shape == (64, 64, 3)
+    for width, height in ((5, 8), (40, 43), (300, 303), (20000, 1)):
+        assert decode(encoded(noise(0, width, height)), 16).pixels.shape == (16, 16, 3)
 
 
 def test_downscaling_is_antialiased() -> None:
@@ -90,22 +69,16 @@ def test_transparency_lies_on_white() -> None:
 
 
 def test_exif_rotation_is_not_applied() -> None:
-    image = noise(16, 24)
+    image = noise(0, 16, 24)
     exif = Image.Exif()
     exif[0x0112] = 6
     picture = decode(encoded(image, "JPEG", exif=exif), 16)
     assert (picture.width, picture.height) == (16, 24)
 
 
-@pytest.mark.parametrize("content", [b"not an image", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"<svg/>"])
-def test_what_is_no_image_is_refused(content: bytes) -> None:
-    with pytest.raises(BadImage):
-        decode(content, 8)
-
-
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "GIF", "WEBP"])
 def test_truncated_image_is_refused_and_a_whole_one_is_not(kind: str) -> None:
-    content = encoded(noise(64, 64), kind)
+    content = encoded(noise(0, 64, 64), kind)
     decode(content, 8)
     for share in (0.01, 0.1, 0.5, 0.9):
         with pytest.raises(BadImage):
@@ -115,7 +88,7 @@ def test_truncated_image_is_refused_and_a_whole_one_is_not(kind: str) -> None:
 def test_damaged_bytes_never_raise_anything_else() -> None:
     generator = np.random.default_rng(1)
     for kind in ("PNG", "JPEG", "BMP", "GIF", "WEBP"):
-        whole = np.frombuffer(encoded(noise(24, 24), kind), np.uint8)
+        whole = np.frombuffer(encoded(noise(0, 24, 24), kind), np.uint8)
         for _ in range(40):
             damaged = whole.copy()
             damaged[generator.integers(0, len(whole), 6)] = generator.integers(0, 256, 6)
@@ -125,11 +98,6 @@ def test_damaged_bytes_never_raise_anything_else() -> None:
                 assert "\n" not in str(error)
 
 
-def test_format_outside_the_allowed_ones_is_refused() -> None:
-    with pytest.raises(BadImage):
-        decode(encoded(noise(8, 8), "TIFF"), 8)
-
-
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_decompression_bomb_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     content = encoded(Image.new("L", (60, 60)))
@@ -137,10 +105,3 @@ def test_decompression_bomb_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", most_pixels)
         with pytest.raises(BadImage):
             decode(content, 8)
-
-
-def test_empty_missing_and_irregular_files_say_why(tmp_path: Path) -> None:
-    (tmp_path / "empty").touch()
-    for name, reason in (("empty", "empty file"), ("gone", "No such file"), (".", "not a regular file")):
-        with pytest.raises(BadImage, match=reason):
-            read_content(tmp_path / name)

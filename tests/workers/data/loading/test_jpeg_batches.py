@@ -3,15 +3,14 @@
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from listed import folder, store_of
+from pictures import encoded, smooth, write_tree
 
 from workers.data.loading.batches import TrainingBatches, centre_batches, pixel_statistics
-from workers.data.store.preparation import prepare
-from workers.data.store.store import Store, open_store
-from workers.settings.dataset import DatasetSettings, StoreFormat
+from workers.data.store.store import Store
+from workers.settings.dataset import StoreFormat
 from workers.settings.training import AugmentationSettings
 
 SIZE, INPUT = 48, 40
@@ -20,16 +19,12 @@ SIZE, INPUT = 48, 40
 @pytest.fixture
 def stores(tmp_path: Path) -> dict[StoreFormat, Store]:
     """Smooth images, as photographs are, in both formats."""
-    generator = np.random.default_rng(0)
-    for index in range(60):
-        path = tmp_path / "images" / "train" / "abc"[index % 3] / f"{index:02}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        coarse = generator.integers(0, 256, (6, 6, 3), dtype=np.uint8)
-        Image.fromarray(coarse).resize((SIZE, SIZE), Image.Resampling.BICUBIC).save(path)
-    settings = DatasetSettings(root=str(tmp_path / "images"), size=SIZE)
-    return {
-        each: open_store(prepare(replace(settings, store_format=each), tmp_path / "stores")) for each in StoreFormat
-    }
+    smoothed = (encoded(smooth(index, SIZE, SIZE, corners=6)) for index in range(60))
+    write_tree(
+        tmp_path / "images", {f"train/{'abc'[index % 3]}/{index:02}.png": each for index, each in enumerate(smoothed)}
+    )
+    settings = folder(tmp_path / "images", size=SIZE)
+    return {each: store_of(replace(settings, store_format=each), tmp_path / "stores") for each in StoreFormat}
 
 
 def epochs(store: Store, statistics_of: Store) -> TrainingBatches:
@@ -53,9 +48,7 @@ def test_jpeg_store_gives_the_same_batches_but_for_what_jpeg_loses(stores: dict[
     assert (shifted - ours.draw(0, 0).images).abs().mean() > 0.3, "the bound would not see a wrong crop"
 
 
-def test_centre_crops_of_a_jpeg_store_are_those_of_the_raw_one(
-    stores: dict[StoreFormat, Store],
-) -> None:
+def test_centre_crops_of_a_jpeg_store_are_those_of_the_raw_one(stores: dict[StoreFormat, Store]) -> None:
     raw = stores[StoreFormat.raw]
     statistics = pixel_statistics(raw, AugmentationSettings())
     (ours,), (theirs,) = (

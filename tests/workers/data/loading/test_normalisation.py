@@ -5,12 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from listed import folder, store_of
 
 from workers.data.loading.augment import Windows, crop, draw_epoch, to_input
 from workers.data.loading.batches import IMAGENET_MEAN, IMAGENET_STD, TrainingBatches, centre_batches, pixel_statistics
-from workers.data.store.preparation import prepare
-from workers.data.store.store import Store, open_store
-from workers.settings.dataset import DatasetSettings
+from workers.data.store.store import Store
 from workers.settings.training import AugmentationSettings, ColourScale, Normalisation
 
 # Krizhevsky et al. 2012, §4.1: the five offsets of 224 pixels in 256.
@@ -25,18 +24,10 @@ SETTINGS = [
 
 @pytest.fixture
 def store(plain_tree: Path, tmp_path: Path) -> Store:
-    return open_store(prepare(DatasetSettings(root=str(plain_tree), size=10), tmp_path / "stores"))
+    return store_of(folder(plain_tree, size=10), tmp_path / "stores")
 
 
-def obvious(
-    image: np.ndarray,
-    place: tuple[int, int],
-    flipped: bool,
-    colour: np.ndarray,
-    store: Store,
-    settings: AugmentationSettings,
-    size: int,
-) -> np.ndarray:
+def obvious(image, place, flipped, colour, store: Store, settings: AugmentationSettings, size: int) -> np.ndarray:
     """One crop as it is to reach the net: [3, size, size] float64."""
     top, left = place
     rows, columns = np.mgrid[:size, :size]
@@ -111,26 +102,11 @@ def test_centre_crops_are_the_obvious_ones(normalisation: Normalisation, store: 
         np.testing.assert_allclose(batch.images[index], wanted, rtol=1e-5, atol=1e-4)
 
 
-def test_a_mean_image_elsewhere_than_the_crop_is_seen_to_differ(store: Store) -> None:
-    statistics = pixel_statistics(store, AugmentationSettings(normalisation=Normalisation.mean_image))
-    pixels = np.ascontiguousarray(store.images("train")[:4, 1:9, 1:9])
-    right = to_input(pixels, statistics, None, Windows.all_at(1, 4))
-    for wrong in (Windows.all_at(0, 4), Windows(np.full((4, 2), 1), np.ones(4, bool))):
-        assert (to_input(pixels, statistics, None, wrong) - right).abs().max() > 1
-
-
 def test_colour_that_is_off_after_an_epoch_leaves_all_else_as_it_was(store: Store) -> None:
     def batches(colour_std: float, colour_epochs: int | None) -> Callable[[int, int], np.ndarray]:
         settings = AugmentationSettings(colour_std=colour_std)
-        made = TrainingBatches(
-            store,
-            pixel_statistics(store, settings),
-            settings,
-            seed=3,
-            batch_size=20,
-            input_size=SIZE,
-            colour_epochs=colour_epochs,
-        )
+        sizes = {"batch_size": 20, "input_size": SIZE, "colour_epochs": colour_epochs}
+        made = TrainingBatches(store, pixel_statistics(store, settings), settings, seed=3, **sizes)
         return lambda epoch, index: made.draw(epoch, index).images.numpy()
 
     always, until_two, never = batches(0.1, None), batches(0.1, 2), batches(0.0, None)
@@ -139,9 +115,3 @@ def test_colour_that_is_off_after_an_epoch_leaves_all_else_as_it_was(store: Stor
             wanted = always if epoch < 2 else never
             assert np.array_equal(until_two(epoch, index), wanted(epoch, index))
             assert not np.array_equal(always(epoch, index), never(epoch, index))
-
-
-def test_eigenvalue_shifts_less_than_its_root_on_the_scale_to_one(store: Store) -> None:
-    root = pixel_statistics(store, AugmentationSettings()).components
-    value = pixel_statistics(store, AugmentationSettings(colour_scale=ColourScale.eigenvalue)).components
-    np.testing.assert_allclose(value.numpy(), root.numpy() * np.sqrt(store.eigenvalues), rtol=1e-5)

@@ -1,9 +1,6 @@
 """The order of an epoch: whole, or by windows for a store larger than memory; and what is read ahead of it."""
 
-import itertools
-
 import numpy as np
-import pytest
 from hypothesis import given, strategies as st
 
 from workers.data.loading.augment import PIECES, draw_epoch
@@ -46,13 +43,6 @@ def test_window_mixes_images_and_pieces_come_from_everywhere() -> None:
     # Of a store sorted by class, each tenth has its share in the window, or nearly.
     shares = np.bincount(first // 10_000, minlength=10) / len(first)
     assert shares.min() > 0.02
-
-
-@pytest.mark.parametrize("window", [0, 640])
-def test_order_depends_on_seed_and_epoch(window: int) -> None:
-    drawn = [order(2000, window, seed, epoch).tolist() for seed, epoch in ((1, 0), (1, 1), (2, 0))]
-    assert drawn[0] == order(2000, window).tolist()
-    assert all(one != other for one, other in itertools.combinations(drawn, 2))
 
 
 class _Asked(Pixels):

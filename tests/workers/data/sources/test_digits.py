@@ -3,17 +3,17 @@
 from pathlib import Path
 
 import numpy as np
+from listed import store_of
 
 from workers.data.sources.registry import survey
-from workers.data.store.preparation import prepare
-from workers.data.store.store import Store, open_store
+from workers.data.store.store import Store
 from workers.settings.dataset import DatasetSettings, Source
 
 SPLITS = ("train", "dev", "val", "test")
 
 
 def digits(root: Path, **changes: int) -> Store:
-    return open_store(prepare(DatasetSettings(source=Source.digits, **{"size": 8, **changes}), root))
+    return store_of(DatasetSettings(source=Source.digits, **{"size": 8, **changes}), root)
 
 
 def test_splits_hold_all_digits_in_their_shares(tmp_path: Path) -> None:

@@ -2,28 +2,20 @@
 
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from listed import folder, refusal, rows_of
+from pictures import write_tree
 
 from workers.data.sources.registry import open_listing, survey
 from workers.errors import DataError
-from workers.settings.dataset import DatasetSettings, Source
-
-Write = Callable[..., Path]
+from workers.settings.dataset import DatasetSettings
 
 
-def folder(root: Path, **changes: object) -> DatasetSettings:
-    return replace(DatasetSettings(root=str(root), size=8), **changes)
-
-
-def refusal(settings: DatasetSettings) -> str:
-    with pytest.raises(DataError) as caught:
-        survey(settings)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
+def classes_file(place: Path, text: str) -> str:
+    (place / "some.txt").write_text(text)
+    return str(place / "some.txt")
 
 
 def test_survey_without_val_counts_what_is_held_out(plain_tree: Path) -> None:
@@ -38,80 +30,55 @@ def test_survey_of_published_layout_reads_annotations_and_ignores_boxes(publishe
     found = survey(folder(published_tree))
     assert found.classes == ("n0", "n1", "n2")
     assert found.counts == {"train": 27, "dev": 3, "val": 6, "test": 4}
-
-
-def test_survey_without_dev_fraction_keeps_all_for_training(published_tree: Path) -> None:
     assert survey(folder(published_tree, dev_fraction=0)).counts == {"train": 30, "dev": 0, "val": 6, "test": 4}
 
 
-def test_rows_are_paths_below_the_split_in_code_point_order(published_tree: Path) -> None:
-    splits = open_listing(folder(published_tree)).rows(lambda _done, _total: None).splits
+def test_rows_are_paths_below_the_split_in_code_point_order_and_val_s_labels_are_annotated(
+    published_tree: Path,
+) -> None:
+    splits = rows_of(folder(published_tree)).splits
     assert [row.name for row in splits["test"]] == [f"images/test_{index}.JPEG" for index in range(4)]
     assert splits["train"][0].name.startswith("n0/images/n0_")
     for rows in splits.values():
         assert [row.name for row in rows] == sorted(row.name for row in rows)
+    assert {row.name: row.label for row in splits["val"]} == {f"images/val_{n}.JPEG": n % 3 for n in range(6)}
 
 
-def test_val_labels_follow_the_annotations(published_tree: Path) -> None:
-    rows = open_listing(folder(published_tree)).rows(lambda _done, _total: None).splits["val"]
-    assert {row.name: row.label for row in rows} == {f"images/val_{index}.JPEG": index % 3 for index in range(6)}
-
-
-def test_classes_are_sorted_by_code_point_not_by_locale(tmp_path: Path, write_tree: Write) -> None:
+def test_classes_are_sorted_by_code_point_not_by_locale(tmp_path: Path) -> None:
     names = ["b", "B", "a", "é", "Z", "10", "9"]
-    root = write_tree(tmp_path, {f"train/{name}/{index}.png": index for name in names for index in range(2)})
-    assert survey(folder(root)).classes == ("10", "9", "B", "Z", "a", "b", "é")
+    write_tree(tmp_path, [f"train/{name}/{index}.png" for name in names for index in range(2)])
+    assert survey(folder(tmp_path)).classes == ("10", "9", "B", "Z", "a", "b", "é")
 
 
 def test_classes_file_keeps_its_classes_and_the_whole_flat_test_set(published_tree: Path, tmp_path: Path) -> None:
-    listed = tmp_path / "some.txt"
-    listed.write_text("n2 the third\n\nn0\n")
-    found = survey(folder(published_tree, classes=str(listed)))
+    found = survey(folder(published_tree, classes=classes_file(tmp_path, "n2 the third\n\nn0\n")))
     assert found.classes == ("n0", "n2")
     assert found.counts == {"train": 18, "dev": 2, "val": 4, "test": 4}
+    (published_tree / "train/n1").rename(published_tree / "train/polar bear")
+    (published_tree / "val").rename(tmp_path / "val")
+    assert survey(folder(published_tree, classes=classes_file(tmp_path, "polar bear\n"))).classes == ("polar bear",)
 
 
-def test_class_whose_name_has_a_space_can_be_listed(tmp_path: Path, write_tree: Write) -> None:
-    root = write_tree(
-        tmp_path, {f"train/{name}/{index}.png": index for name in ("polar bear", "cat") for index in (0, 1)}
-    )
-    (root / "some.txt").write_text("polar bear\n")
-    assert survey(folder(root, classes=str(root / "some.txt"))).classes == ("polar bear",)
-
-
-def test_test_in_class_folders_is_labelled(plain_tree: Path, write_tree: Write) -> None:
+def test_test_in_class_folders_is_labelled_and_a_flat_one_is_not(plain_tree: Path) -> None:
+    assert not open_listing(folder(plain_tree)).labelled_test
+    assert {row.label for row in rows_of(folder(plain_tree)).splits["test"]} == {-1}
     shutil.rmtree(plain_tree / "test")
     write_tree(plain_tree, {"test/b/1.png": 5001, "test/c/2.png": 5002})
-    rows = open_listing(folder(plain_tree)).rows(lambda _done, _total: None).splits["test"]
+    rows = rows_of(folder(plain_tree)).splits["test"]
     assert [(row.name, row.label) for row in rows] == [("b/1.png", 1), ("c/2.png", 2)]
 
 
-def test_flat_test_is_unlabelled(plain_tree: Path) -> None:
-    listing = open_listing(folder(plain_tree))
-    assert not listing.labelled_test
-    assert {row.label for row in listing.rows(lambda _done, _total: None).splits["test"]} == {-1}
-
-
-def test_hidden_files_and_annotations_are_no_images(plain_tree: Path, write_tree: Write) -> None:
+def test_hidden_files_and_annotations_are_no_images(plain_tree: Path) -> None:
     before = survey(folder(plain_tree))
     write_tree(plain_tree, {"train/a/.DS_Store": b"x", "train/a/a_boxes.txt": b"x", "train/notes.md": b"x"})
     write_tree(plain_tree, {"test/.hidden.png": b"x", "test/sizes.csv": b"x", "train/.cache/x.png": b"x"})
     assert survey(folder(plain_tree)) == before
 
 
-def test_root_not_given_is_refused() -> None:
+def test_root_that_is_missing_or_holds_no_classes_is_refused(tmp_path: Path) -> None:
     assert "datasets.<name>.root" in refusal(DatasetSettings())
-
-
-def test_missing_root_is_named(tmp_path: Path) -> None:
     assert str(tmp_path / "nowhere") in refusal(folder(tmp_path / "nowhere"))
-
-
-def test_root_without_train_is_named(tmp_path: Path) -> None:
     assert "no train/" in refusal(folder(tmp_path))
-
-
-def test_train_without_classes_is_refused(tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
     assert "no class folders" in refusal(folder(tmp_path))
 
@@ -124,96 +91,60 @@ def test_empty_class_folder_is_named(plain_tree: Path, inside: str) -> None:
     assert "empty" in message
 
 
-def test_val_class_that_train_lacks_is_named(plain_tree: Path, write_tree: Write) -> None:
-    write_tree(plain_tree, {"val/a/1.png": 1, "val/zebra/1.png": 2})
-    assert "class zebra is not in train/" in refusal(folder(plain_tree))
+@pytest.mark.parametrize(
+    ("layout", "change", "words"),
+    [
+        ("plain", {"val/a/1.png": 1, "val/zebra/1.png": 2}, "class zebra is not in train/"),
+        ("published", lambda root: shutil.rmtree(root / "train/n1"), "class n1 is not in train/"),
+        (
+            "plain",
+            lambda root: shutil.rmtree(root / "test") or write_tree(root, ["test/zebra/1.png"]),
+            "class zebra is not in train/",
+        ),
+        ("published", {"val/images/extra.JPEG": 7}, "extra.JPEG"),
+        ("published", lambda root: (root / "val/images/val_3.JPEG").unlink(), "val_3.JPEG"),
+        ("published", {"val/val_annotations.txt": b"val_0.JPEG\tn0\nval_1.JPEG\n"}, "entry 2 has no class"),
+        ("plain", {"train/lost.png": 1}, "lost.png"),
+        ("plain", {"train/a/more/1.png": 1}, "train/a/more"),
+        ("plain", lambda root: (root / "val").mkdir(), "plain/val"),
+        ("plain", lambda root: shutil.rmtree(root / "test") or (root / "test").mkdir(), "plain/test"),
+        ("plain", {"test/two\nlines.png": 1}, "rename it"),
+    ],
+)
+def test_wrong_files_are_named(
+    layout: str,
+    change: dict[str, int | bytes] | Callable[[Path], object],
+    words: str,
+    plain_tree: Path,
+    published_tree: Path,
+) -> None:
+    root = plain_tree if layout == "plain" else published_tree
+    if isinstance(change, dict):
+        write_tree(root, change)
+    else:
+        change(root)
+    assert words in refusal(folder(root))
 
 
-def test_annotated_class_that_train_lacks_is_named(published_tree: Path) -> None:
-    shutil.rmtree(published_tree / "train" / "n1")
-    assert "class n1 is not in train/" in refusal(folder(published_tree))
-
-
-def test_test_class_that_train_lacks_is_named(plain_tree: Path, write_tree: Write) -> None:
-    shutil.rmtree(plain_tree / "test")
-    write_tree(plain_tree, {"test/zebra/1.png": 1})
-    assert "class zebra is not in train/" in refusal(folder(plain_tree))
-
-
-def test_val_image_without_annotation_is_named(published_tree: Path, write_tree: Write) -> None:
-    write_tree(published_tree, {"val/images/extra.JPEG": 7})
-    assert "extra.JPEG" in refusal(folder(published_tree))
-
-
-def test_annotated_image_that_is_absent_is_named(published_tree: Path) -> None:
-    (published_tree / "val" / "images" / "val_3.JPEG").unlink()
-    assert "val_3.JPEG" in refusal(folder(published_tree))
-
-
-def test_annotation_without_a_class_is_refused(published_tree: Path) -> None:
-    (published_tree / "val" / "val_annotations.txt").write_text("val_0.JPEG\tn0\nval_1.JPEG\n")
-    assert "entry 2 has no class" in refusal(folder(published_tree))
-
-
-def test_listed_class_that_is_absent_is_named(plain_tree: Path) -> None:
-    (plain_tree / "some.txt").write_text("a\nunicorn\n")
-    assert "class unicorn" in refusal(folder(plain_tree, classes=str(plain_tree / "some.txt")))
-
-
-def test_missing_or_empty_classes_file_is_refused(plain_tree: Path) -> None:
+def test_classes_file_that_is_wrong_is_refused(plain_tree: Path) -> None:
+    for text, words in (("a\nunicorn\n", "class unicorn"), ("\n", "names no class")):
+        assert words in refusal(folder(plain_tree, classes=classes_file(plain_tree, text)))
     assert "gone.txt: no such file" in refusal(folder(plain_tree, classes=str(plain_tree / "gone.txt")))
-    (plain_tree / "none.txt").write_text("\n")
-    assert "names no class" in refusal(folder(plain_tree, classes=str(plain_tree / "none.txt")))
 
 
-def test_image_outside_any_class_is_named(plain_tree: Path, write_tree: Write) -> None:
-    write_tree(plain_tree, {"train/lost.png": 1})
-    assert "lost.png" in refusal(folder(plain_tree))
-
-
-def test_folder_inside_a_class_is_named_rather_than_skipped(plain_tree: Path, write_tree: Write) -> None:
-    write_tree(plain_tree, {"train/a/more/1.png": 1})
-    assert str(plain_tree / "train" / "a" / "more") in refusal(folder(plain_tree))
-
-
-@pytest.mark.parametrize("split", ["val", "test"])
-def test_empty_split_folder_is_refused(plain_tree: Path, split: str) -> None:
-    shutil.rmtree(plain_tree / split, ignore_errors=True)
-    (plain_tree / split).mkdir()
-    assert str(plain_tree / split) in refusal(folder(plain_tree))
-
-
-def test_file_name_that_would_break_a_line_is_refused(plain_tree: Path, write_tree: Write) -> None:
-    write_tree(plain_tree, {"test/two\nlines.png": 1})
-    assert "rename it" in refusal(folder(plain_tree))
-
-
-def test_absent_images_are_declared_only_when_allowed(tmp_path: Path) -> None:
-    settings = folder(
-        tmp_path / "nowhere", declared_classes=1000, declared_train=1000, declared_val=50, declared_test=70
-    )
+@pytest.mark.parametrize(("num_val", "counts"), [(50, (900, 100, 50, 70)), (0, (810, 90, 100, 70))])
+def test_absent_images_are_declared_only_when_allowed(
+    tmp_path: Path, num_val: int, counts: tuple[int, int, int, int]
+) -> None:
+    declared = {"declared_classes": 1000, "declared_train": 1000, "declared_val": num_val, "declared_test": 70}
+    settings = folder(tmp_path / "nowhere", **declared)
     found = survey(settings, allow_absent=True)
-    assert found.declared
-    assert found.classes == ()
-    assert found.num_classes == 1000
-    assert found.counts == {"train": 900, "dev": 100, "val": 50, "test": 70}
-    with pytest.raises(DataError):
-        survey(settings)
-
-
-def test_absent_images_without_declared_counts_stay_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError):
-        survey(folder(tmp_path / "nowhere"), allow_absent=True)
-
-
-def test_declared_counts_without_val_hold_out_from_train() -> None:
-    settings = DatasetSettings(declared_classes=10, declared_train=1000, declared_test=7)
-    assert survey(settings, allow_absent=True).counts == {"train": 810, "dev": 90, "val": 100, "test": 7}
+    assert (found.declared, found.classes, found.num_classes) == (True, (), 1000)
+    assert tuple(found.counts[split] for split in ("train", "dev", "val", "test")) == counts
+    for other, allow in ((settings, False), (folder(tmp_path / "nowhere"), True)):
+        with pytest.raises(DataError):
+            survey(other, allow_absent=allow)
 
 
 def test_present_images_win_over_declared_counts(plain_tree: Path) -> None:
     assert not survey(folder(plain_tree, declared_classes=1000), allow_absent=True).declared
-
-
-def test_digits_survey_needs_no_root() -> None:
-    assert survey(DatasetSettings(source=Source.digits, size=8)).num_classes == 10

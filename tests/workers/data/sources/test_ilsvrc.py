@@ -1,8 +1,14 @@
 """ILSVRC-2012's own files: the same images in every form they come in, labels and ids by the kit, and clear errors."""
 
+import gzip
 import io
 import json
+import re
 import shutil
+import struct
+import tarfile
+import tracemalloc
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +25,9 @@ from ilsvrc_files import (
     write_folder_of_tars,
     write_folders,
     write_kit,
-    write_tree,
 )
+from listed import refusal
+from pictures import encoded, noise, write_tree
 from PIL import Image
 
 from workers.data.export import export
@@ -37,10 +44,7 @@ WRITERS = (write_archives, write_folders, write_folder_of_tars)
 
 
 def jpeg(seed: int) -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 256, (12, 16, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG")
-    return buffer.getvalue()
+    return encoded(noise(seed, 16, 12), "JPEG")
 
 
 @pytest.fixture(scope="module")
@@ -78,10 +82,8 @@ def test_labels_are_ids_less_one_and_rows_are_in_the_order_of_numbers(
         assert [row.split("/")[0] for row in store.rows(split)] == [WNIDS[label] for label in labels]
     # The pixels of row n are those of image n.
     for content, pixels in zip(challenge.test, store.images("test"), strict=True):
-        image = (
-            Image.open(io.BytesIO(content)).convert("RGB").crop((2, 0, 14, 12)).resize((8, 8), Image.Resampling.BICUBIC)
-        )
-        assert np.abs(np.asarray(image, np.int32) - pixels).mean() < 20
+        square = Image.open(io.BytesIO(content)).convert("RGB").crop((2, 0, 14, 12))
+        assert np.abs(np.asarray(square.resize((8, 8)), np.int32) - pixels).mean() < 20
 
 
 def test_every_form_of_the_files_gives_the_same_digest(challenge: Challenge, tmp_path: Path) -> None:
@@ -126,20 +128,17 @@ def test_files_in_an_object_store_give_the_same_digest(challenge: Challenge, tmp
     assert few.class_ids == ("4",)
 
 
-def test_archives_are_read_in_place(challenge: Challenge, tmp_path: Path) -> None:
+def test_counts_are_known_from_headers_alone_and_archives_are_read_in_place(
+    challenge: Challenge, tmp_path: Path
+) -> None:
     root = write_archives(tmp_path / "root", challenge)
     before = {path: path.read_bytes() for path in root.iterdir()}
-    store_of(root, tmp_path / "stores")
-    assert {path: path.read_bytes() for path in root.rglob("*")} == before
-    assert {path.name for path in tmp_path.iterdir()} == {"root", "stores"}
-
-
-def test_counts_are_known_from_headers_alone(challenge: Challenge, tmp_path: Path) -> None:
-    root = write_archives(tmp_path / "root", challenge)
     found = survey(settings(root))
     assert found.classes == WNIDS
     assert found.counts == store_of(root, tmp_path / "stores").counts
     assert found.counts == {"train": 4 * (NUM_TRAIN - 1), "dev": 4, "val": NUM_VAL, "test": NUM_TEST}
+    assert {path: path.read_bytes() for path in root.rglob("*")} == before
+    assert {path.name for path in tmp_path.iterdir()} == {"root", "stores"}
 
 
 def test_fewer_classes_keep_the_kit_s_ids(challenge: Challenge, tmp_path: Path) -> None:
@@ -214,15 +213,11 @@ def with_kit(**changes: bytes) -> Change:
         (lambda root: (root / "ILSVRC2012_img_val.tar").unlink(), "no ILSVRC2012_img_val.tar"),
         (cut_train, "ILSVRC2012_img_train.tar: truncated"),
         (cut_inner, r"ILSVRC2012_img_train.tar: n05.tar: truncated"),
-        (with_inner({"n05.tar": b"no tar" * 300}), "n05.tar: cannot be read as a tar"),
         (with_inner({f"{wnid}.tar": tar_of({}) for wnid in WNIDS}), r"n05 \(ILSVRC2012_ID 1\) holds no image"),
         (with_inner({"n77.tar": tar_of({"a": b"1"})}), "'n77' is no low-level synset"),
-        (with_inner({"n05.tar": tar_of({"../evil.JPEG": b"1"})}), "leads out of the archive"),
         (with_kit(ground=b"1\n2\n"), "8 images of val, but the ground truth in .* has 2 lines"),
         (with_kit(ground=b"1\n2\n9\n"), r"line 3: '9' is no ILSVRC2012_ID in 1…4"),
         (with_kit(ground=b"1\n\n3\n"), r"line 2: ''"),
-        (with_kit(ground=b"\xff\xfe\n"), "line 1"),
-        (with_kit(meta=b""), "meta.mat: cannot be read as the kit's synsets"),
         (with_kit(meta=b"MATLAB 7.3 MAT-file" * 100), "meta.mat: cannot be read as the kit's synsets"),
         (with_kit(meta=meta_mat(WNIDS)[:-40]), r"meta.mat: .*\(truncated\)"),
         (with_kit(meta=meta_mat(WNIDS, (1, 2, 3, 5))), "IDs from 1 on, without a gap; 4 is missing"),
@@ -230,10 +225,7 @@ def with_kit(**changes: bytes) -> Change:
         (with_kit(meta=meta_mat(("n1", "n2", "n2"))), "a WNID occurs twice"),
         (with_kit(meta=meta_mat(("n1", "../n2"))), "'../n2' is no WNID"),
         (lambda root: (root / "ILSVRC2012_img_test.tar").write_bytes(tar_of({"a": b"1"})), "keep one of them"),
-        (
-            lambda root: (root / f"{KIT}.tar.gz").write_bytes(b"\x1f\x8bno gzip"),
-            "cannot be read as the kit's archive",
-        ),
+        (lambda root: (root / f"{KIT}.tar.gz").write_bytes(b"\x1f\x8bno gzip"), "cannot be read as the kit's archive"),
         (lambda root: write_kit(root, {"a/b": b"1"}), "holds no data/meta.mat"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -241,10 +233,13 @@ def with_kit(**changes: bytes) -> Change:
 def test_what_is_wrong_is_told_in_one_line(challenge: Challenge, tmp_path: Path, change: Change, words: str) -> None:
     root = write_archives(tmp_path / "root", challenge)
     change(root)
-    with pytest.raises(DataError, match=words) as caught:
-        open_listing(settings(root))
-    assert "\n" not in str(caught.value)
+    assert re.search(words, refusal(settings(root)))
     assert {path.name for path in tmp_path.iterdir()} == {"root"}
+
+
+def in_another_class(root: Path) -> None:
+    write_tree(root, {"val/n01/a.txt": b""})
+    (root / "val/ILSVRC2012_val_00000001.JPEG").rename(root / "val/n01/ILSVRC2012_val_00000001.JPEG")
 
 
 @pytest.mark.parametrize(
@@ -257,12 +252,7 @@ def test_what_is_wrong_is_told_in_one_line(challenge: Challenge, tmp_path: Path,
         (lambda root: write_tree(root, {"train/n77/a.JPEG": b"1"}), "'n77' is no low-level synset"),
         (lambda root: shutil.rmtree(root / "train" / "n03"), r"n03 \(ILSVRC2012_ID 4\) has neither"),
         (lambda root: (root / KIT / "data/meta.mat").unlink(), "meta.mat: cannot be read: No such file"),
-        (
-            lambda root: (root / "val/ILSVRC2012_val_00000001.JPEG").rename(
-                write_tree(root, {"val/n01/a.txt": b""}) / "val/n01/ILSVRC2012_val_00000001.JPEG"
-            ),
-            "lies in another class than the ground truth's, n09",
-        ),
+        (in_another_class, "lies in another class than the ground truth's, n09"),
     ],
 )
 def test_what_is_wrong_with_folders_is_told_in_one_line(
@@ -270,47 +260,41 @@ def test_what_is_wrong_with_folders_is_told_in_one_line(
 ) -> None:
     root = write_folders(tmp_path / "root", challenge)
     change(root)
-    with pytest.raises(DataError, match=words) as caught:
-        open_listing(settings(root))
-    assert "\n" not in str(caught.value)
+    assert re.search(words, refusal(settings(root)))
 
 
-def test_meta_that_unpacks_to_a_flood_is_refused(challenge: Challenge, tmp_path: Path) -> None:
-    import struct
-    import tracemalloc
-    import zlib
-
-    root = write_archives(tmp_path / "root", challenge)
+def meta_flood(root: Path) -> None:
     packer = zlib.compressobj(9)
     flood = b"".join(packer.compress(bytes(1 << 20)) for _ in range(200)) + packer.flush()
-    bomb = meta_mat(WNIDS)[:128] + struct.pack("<II", 15, len(flood)) + flood
-    with_kit(meta=bomb)(root)
-    tracemalloc.start()
-    with pytest.raises(DataError, match="too large when unpacked"):
-        open_listing(settings(root))
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak < 300 << 20
+    with_kit(meta=meta_mat(WNIDS)[:128] + struct.pack("<II", 15, len(flood)) + flood)(root)
 
 
-def test_kit_that_unpacks_to_a_flood_is_refused(challenge: Challenge, tmp_path: Path) -> None:
-    import gzip
-    import tarfile
-    import tracemalloc
-
-    root = write_archives(tmp_path / "root", challenge)
+def kit_flood(root: Path) -> None:
     info = tarfile.TarInfo("././@LongLink")
     info.type, info.size = tarfile.GNUTYPE_LONGNAME, 600 << 20
     with gzip.open(root / f"{KIT}.tar.gz", "wb", compresslevel=1) as file:
         file.write(info.tobuf(tarfile.GNU_FORMAT))
         for _ in range(600):
             file.write(bytes(1 << 20))
+
+
+@pytest.mark.parametrize(
+    ("flood", "words", "most"),
+    [
+        (meta_flood, "too large when unpacked", 300 << 20),
+        (kit_flood, "larger than the kit is when unpacked", 400 << 20),
+    ],
+)
+def test_kit_that_unpacks_to_a_flood_is_refused(
+    challenge: Challenge, tmp_path: Path, flood: Change, words: str, most: int
+) -> None:
+    root = write_archives(tmp_path / "root", challenge)
+    flood(root)
     tracemalloc.start()
-    with pytest.raises(DataError, match="larger than the kit is when unpacked"):
-        open_listing(settings(root))
+    assert words in refusal(settings(root))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 400 << 20
+    assert peak < most
 
 
 def test_val_that_is_to_be_submitted_loses_no_line(challenge: Challenge, tmp_path: Path) -> None:

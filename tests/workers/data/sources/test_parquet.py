@@ -3,7 +3,6 @@
 import json
 import pickle
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -11,40 +10,22 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from image_forms import IMAGE, Image, as_parquet, write_parquet
+from listed import labels_of, refusal, rows_of, store_of
+from pictures import encoded, noise
 from pyarrow import parquet
 
-from workers.data.decoding.decoder import BadImage
 from workers.data.sources.files import FileListing
 from workers.data.sources.listing import unwatched
 from workers.data.sources.parquet_rows import RowGroups, RowImages, Table, read_footer
 from workers.data.sources.registry import open_listing, survey
 from workers.data.sources.tree import LocalTree
 from workers.data.store.preparation import prepare
-from workers.data.store.store import open_store
 from workers.errors import DataError
 from workers.settings.dataset import DatasetSettings, Source
-
-Png = Callable[[int], bytes]
 
 
 def rows(root: Path, **changes: object) -> DatasetSettings:
     return replace(DatasetSettings(source=Source.parquet, root=str(root), size=8), **changes)
-
-
-def refusal(settings: DatasetSettings) -> str:
-    with pytest.raises(DataError) as caught:
-        survey(settings)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
-
-
-def labels_of(settings: DatasetSettings) -> dict[str, str]:
-    """The class of each row that is labelled, by id."""
-    listing = open_listing(settings)
-    splits = listing.rows(unwatched).splits
-    every = (row for split in ("train", "dev", "val") for row in splits[split])
-    return {row.name: listing.classes[row.label] for row in every}
 
 
 @pytest.fixture
@@ -53,12 +34,12 @@ def root(small_folder: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def pictures(make_png: Png) -> list[bytes]:
-    return [make_png(index) for index in range(6)]
+def pictures() -> list[bytes]:
+    return [encoded(noise(index)) for index in range(6)]
 
 
-def write(root: Path, columns: dict[str, object], name: str = "train-0.parquet") -> Path:
-    parquet.write_table(pa.table(columns), root / name)
+def write(root: Path, columns: dict[str, object] | pa.Table, name: str = "train-0.parquet") -> Path:
+    parquet.write_table(columns if isinstance(columns, pa.Table) else pa.table(columns), root / name)
     return root
 
 
@@ -70,7 +51,7 @@ def test_hugging_face_layout_is_read_with_the_names_of_its_schema(root: Path) ->
 
 
 def test_ids_are_file_and_row_so_that_order_is_that_of_the_file(root: Path) -> None:
-    splits = open_listing(rows(root)).rows(unwatched).splits
+    splits = rows_of(rows(root)).splits
     names = [row.name for row in splits["test"]]
     assert names[0] == "test-00000-of-00002/0000000"
     assert [row.path for row in splits["test"]] == sorted(row.path for row in splits["test"])
@@ -97,20 +78,6 @@ def test_files_whose_schemas_do_not_agree_on_names_are_refused(tmp_path: Path, p
     assert survey(rows(tmp_path, class_names=str(tmp_path / "names.txt"))).classes == ("cat", "dog")
 
 
-def test_two_columns_of_one_name_are_refused(tmp_path: Path, pictures: list[bytes]) -> None:
-    columns = [pa.array(pictures), pa.array([0, 1] * 3), pa.array([1, 0] * 3)]
-    parquet.write_table(pa.table(columns, names=["image", "label", "label"]), tmp_path / "train-0.parquet")
-    assert "two columns are called label" in refusal(rows(tmp_path))
-
-
-def test_damaged_footer_is_not_blamed_on_the_network(root: Path) -> None:
-    path = root / "data" / "train-00000-of-00002.parquet"
-    content = bytearray(path.read_bytes())
-    content[-200:-8] = b"\xff" * 192
-    path.write_bytes(content)
-    assert f"{path}: no parquet file, or damaged" in refusal(rows(root))
-
-
 def test_plain_bytes_and_names_as_labels_are_read(tmp_path: Path, pictures: list[bytes]) -> None:
     write(tmp_path, {"img": pictures, "label": ["cat", "dog"] * 3, "key": list(range(6))})
     assert labels_of(rows(tmp_path, id_column="key")) == {str(index): ("cat", "dog")[index % 2] for index in range(6)}
@@ -133,21 +100,18 @@ def test_columns_can_be_named(tmp_path: Path, pictures: list[bytes]) -> None:
     write(tmp_path, columns, "all.parquet")
     settings = rows(tmp_path, train="all.parquet", image_column="photo", label_column="kind")
     assert open_listing(settings).classes == ("a", "b")
-    assert open_store(prepare(settings, tmp_path / "stores")).counts["train"] == 2
+    assert store_of(settings, tmp_path / "stores").counts["train"] == 2
 
 
-def test_image_whose_row_has_no_bytes_is_a_bad_image(tmp_path: Path, pictures: list[bytes]) -> None:
-    content = [{"bytes": each, "path": None} for each in pictures]
-    content[2] = {"bytes": None, "path": "elsewhere.png"}
-    content[3] = {"bytes": b"", "path": "empty.png"}
-    write(tmp_path, {"image": pa.array(content, IMAGE), "label": ["a"] * 6})
+@pytest.mark.parametrize("column", [IMAGE, pa.binary()])
+def test_image_whose_row_has_no_bytes_is_a_bad_image(
+    tmp_path: Path, pictures: list[bytes], column: pa.DataType
+) -> None:
+    contents = [*pictures[:4], None, b""]
+    images = contents if column == pa.binary() else [{"bytes": each, "path": "x.png"} for each in contents]
+    write(tmp_path, {"image": pa.array(images, column), "label": ["a"] * 6})
     with pytest.raises(DataError, match=r"2 of its images cannot be read: .*no bytes in its row.*empty file"):
         prepare(rows(tmp_path), tmp_path / "stores")
-
-
-def test_label_of_minus_one_is_none(tmp_path: Path, pictures: list[bytes]) -> None:
-    write(tmp_path, {"image": pictures, "label": [0, 1, 0, 1, 0, -1]})
-    assert "row 5 has no label" in refusal(rows(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -160,9 +124,11 @@ def test_label_of_minus_one_is_none(tmp_path: Path, pictures: list[bytes]) -> No
         ({"image": [b"x"] * 6, "label": [["a", "b"]] * 6}, "column label holds list"),
         ({"image": [b"x"] * 6, "label": ["two\nlines"] * 6}, "does not fit on one line"),
         ({"image": [b"x"] * 6, "label": [None] * 6}, "row 0 has no label"),
+        ({"image": [b"x"] * 6, "label": [0, 1, 0, 1, 0, -1]}, "row 5 has no label"),
+        (pa.table([pa.array([b"x"]), pa.array([0]), pa.array([1])], ["image", "label", "label"]), "two columns are"),
     ],
 )
-def test_wrong_columns_are_refused(tmp_path: Path, columns: dict[str, object], expected: str) -> None:
+def test_wrong_columns_are_refused(tmp_path: Path, columns: dict[str, object] | pa.Table, expected: str) -> None:
     write(tmp_path, columns)
     assert expected in refusal(rows(tmp_path))
 
@@ -185,8 +151,12 @@ def test_wrong_setting_is_refused(root: Path, changes: dict[str, object], expect
 @pytest.mark.parametrize("cut", [0, 4, 100, -1, -200])
 def test_damaged_file_is_refused(root: Path, cut: int) -> None:
     path = root / "data" / "train-00000-of-00002.parquet"
-    path.write_bytes(path.read_bytes()[:cut])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:cut])
     assert str(path) in refusal(rows(root))
+    # A damaged footer is not blamed on the network.
+    path.write_bytes(whole[:-200] + b"\xff" * 192 + whole[-8:])
+    assert f"{path}: no parquet file, or damaged" in refusal(rows(root))
 
 
 def test_damage_among_the_images_is_told_when_they_are_read(root: Path, tmp_path: Path) -> None:
@@ -250,23 +220,3 @@ def test_listing_can_be_sent_to_another_process(root: Path) -> None:
     copied = pickle.loads(pickle.dumps(listing))  # noqa: S301
     assert copied.contents.read(first.path) == listing.contents.read(first.path)
     assert copied.fingerprint() == listing.fingerprint()
-
-
-def test_preparing_reads_each_row_group_a_few_times_only(root: Path, tmp_path: Path) -> None:
-    listing = open_listing(rows(root))
-    assert isinstance(listing, FileListing) and isinstance(listing.contents, RowImages)
-    splits = listing.rows(unwatched).splits
-    for split in splits.values():
-        for row in split:
-            listing.loader().load(row, 8)
-    # Two files of 12 train rows, of 3 val rows and of 2 or 3 test rows, 7 rows a group: all of it fits in memory.
-    assert listing.contents.groups.num_read == 2 * 2 + 2 + 2
-
-
-def test_missing_bytes_are_no_bytes(tmp_path: Path) -> None:
-    write(tmp_path, {"image": pa.array([None], pa.binary()), "label": ["a"]})
-    tree = LocalTree(tmp_path)
-    name = "train-0.parquet"
-    images = RowImages(tree, {name: Table(name, read_footer(tree, name), "image")}, RowGroups(tree))
-    with pytest.raises(BadImage):
-        images.read(f"{name}/0000000")

@@ -1,9 +1,9 @@
 """Which files hold which split: by name, or by patterns of names."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pictures import write_tree
 
 from workers.data.sources.patterns import expand, glob, split_files
 from workers.data.sources.tree import LocalTree
@@ -37,7 +37,7 @@ def test_braces_that_stand_for_too_many_are_refused(pattern: str) -> None:
 
 
 @pytest.fixture
-def tree(tmp_path: Path, write_tree: Callable[..., Path]) -> LocalTree:
+def tree(tmp_path: Path) -> LocalTree:
     names = ("a/1.tar", "a/2.tar", "b/1.tar", "b/x.txt", "top.tar", "[odd].tar")
     return LocalTree(write_tree(tmp_path, dict.fromkeys(names, b"x")))
 
@@ -68,7 +68,7 @@ def test_pattern_out_of_the_root_is_refused(tree: LocalTree, pattern: str) -> No
         glob(tree, pattern, KEY)
 
 
-def test_splits_are_told_by_the_first_word_that_names_one(tmp_path: Path, write_tree: Callable[..., Path]) -> None:
+def test_splits_are_told_by_the_first_word_that_names_one(tmp_path: Path) -> None:
     files = {
         "train": ["data/train-00000-of-00002.tar", "imagenet1k-train-0000.tar", "train/0001.tar"],
         "val": ["data/validation-0.tar", "val_000.tar", "valid/x.tar"],

@@ -2,17 +2,15 @@
 
 from pathlib import Path
 
-from workers.data.store.preparation import prepare
-from workers.data.store.store import open_store
-from workers.settings.dataset import DatasetSettings
+from listed import folder, store_of
 
 
 def test_real_images_keep_counts_pixels_and_colour(real_images: Path, tmp_path: Path) -> None:
     names = sorted(path.name for path in (real_images / "train").iterdir())[:2]
     listed = tmp_path / "two.txt"
     listed.write_text("\n".join(names))
-    settings = DatasetSettings(root=str(real_images), classes=str(listed), size=64)
-    store = open_store(prepare(settings, tmp_path / "stores"))
+    settings = folder(real_images, classes=str(listed), size=64)
+    store = store_of(settings, tmp_path / "stores")
     assert store.classes == tuple(names)
     assert sum(store.counts.values()) + len(store.left_out) == 2 * 250 + 2 * 50 + 1000
     assert (store.counts["val"], store.counts["test"]) == (100, 1000)

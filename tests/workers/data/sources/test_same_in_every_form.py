@@ -5,24 +5,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from image_forms import as_csv, as_parquet, as_shards
-from stored import read_checkpoint
+from listed import store_of
+from pictures import encoded, noise
+from stages import contents, trained
 
-from workers.data.store.preparation import prepare
-from workers.data.store.store import Store, open_store
-from workers.protocol import Numerics, StageSpec
+from workers.data.store.store import Store
+from workers.protocol import StageSpec
 from workers.settings.dataset import DatasetSettings, Source
-from workers.settings.training import (
-    AugmentationSettings,
-    KeptCheckpoint,
-    ModelSettings,
-    OptimizerSettings,
-    Recipe,
-    ScheduleSettings,
-)
-from workers.training.stage import run_stage
+from workers.settings.training import AugmentationSettings, OptimizerSettings, ScheduleSettings
 
 Upload = Callable[[Path, str], str]
 SIZE = 18
@@ -32,20 +24,22 @@ SIZE = 18
 def photographs(real_images: Path, tmp_path: Path) -> Path:
     """Three classes of real photographs: 16 for training, 4 for validation of each, and six of test."""
     root = tmp_path / "photographs"
-    for split, count in (("train", 16), ("val", 4)):
-        for folder in sorted((real_images / split).iterdir())[:3]:
-            (root / split / folder.name).mkdir(parents=True)
-            for path in sorted(folder.rglob("*.JPEG"))[:count]:
-                shutil.copy(path, root / split / folder.name)
-    (root / "test").mkdir()
-    for path in sorted((real_images / "test").rglob("*.JPEG"))[:6]:
-        shutil.copy(path, root / "test")
+    taken = [
+        path
+        for split, count in (("train", 16), ("val", 4))
+        for folder in sorted((real_images / split).iterdir())[:3]
+        for path in sorted(folder.rglob("*.JPEG"))[:count]
+    ]
+    for path in taken + sorted((real_images / "test").rglob("*.JPEG"))[:6]:
+        place = root / path.relative_to(real_images)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, place)
     return root
 
 
 def forms_of(folder: Path, tmp_path: Path, to_s3: Upload) -> dict[str, DatasetSettings]:
     """Settings that read the images of a folder from each of their forms."""
-    settings = DatasetSettings(root=str(folder), size=SIZE)
+    settings = folder(folder, size=SIZE)
     csv = replace(settings, source=Source.csv, root=str(as_csv(folder, tmp_path / "csv")))
     shards = replace(settings, source=Source.webdataset, root=str(as_shards(folder, tmp_path / "shards")))
     parquet = replace(
@@ -58,7 +52,7 @@ def forms_of(folder: Path, tmp_path: Path, to_s3: Upload) -> dict[str, DatasetSe
 
 def stores_of(folder: Path, tmp_path: Path, to_s3: Upload) -> dict[str, Store]:
     forms = forms_of(folder, tmp_path, to_s3)
-    return {name: open_store(prepare(form, tmp_path / "stores" / name)) for name, form in forms.items()}
+    return {name: store_of(form, tmp_path / "stores" / name) for name, form in forms.items()}
 
 
 @pytest.mark.parametrize("images", ["small_folder", "photographs"])
@@ -71,46 +65,30 @@ def test_every_form_gives_the_same_digest(
     assert {store.left_out for store in stores.values()} == {()}
 
 
-def test_one_other_byte_in_one_image_gives_another_digest(
-    small_folder: Path, tmp_path: Path, make_png: Callable[[int], bytes]
-) -> None:
+def test_one_other_byte_in_one_image_gives_another_digest(small_folder: Path, tmp_path: Path) -> None:
     """The control: digests do not agree because they see nothing."""
     shards = DatasetSettings(source=Source.webdataset, root=str(as_shards(small_folder, tmp_path / "a")), size=SIZE)
-    before = open_store(prepare(shards, tmp_path / "stores"))
-    (small_folder / "test" / "t0.png").write_bytes(make_png(77))
+    before = store_of(shards, tmp_path / "stores")
+    (small_folder / "test" / "t0.png").write_bytes(encoded(noise(77)))
     changed = replace(shards, root=str(as_shards(small_folder, tmp_path / "b")))
-    assert open_store(prepare(changed, tmp_path / "stores")).digest != before.digest
+    assert store_of(changed, tmp_path / "stores").digest != before.digest
 
 
 @pytest.mark.slow
-def test_every_form_trains_the_same_bits(photographs: Path, tmp_path: Path, to_s3: Upload) -> None:
-    settings = Recipe(
-        model=ModelSettings(input_size=16, width=0.05, conv1_kernel=3, conv1_stride=1, conv1_padding=1, fc_units=16),
+def test_every_form_trains_the_same_bits(
+    photographs: Path, tmp_path: Path, to_s3: Upload, tiny_spec: StageSpec
+) -> None:
+    recipe = replace(
+        tiny_spec.recipe,
         optimizer=OptimizerSettings(lr=0.02, batch_size=16),
         schedule=ScheduleSettings(epochs=2),
         augmentation=AugmentationSettings(),
     )
-
-    def trained(name: str, store: Store) -> dict[str, np.ndarray]:
-        spec = StageSpec(
-            member="base1",
-            stage="train",
-            seed=11,
-            recipe=settings,
-            store=store.path,
-            stage_dir=tmp_path / "stages" / name,
-            init_dir=None,
-            numerics=Numerics(),
-            checkpoint_updates=100,
-            keep=KeptCheckpoint.last,
-            stage_hash="h",
-        )
-        checkpoint = run_stage(spec, lambda: False).checkpoint
-        return read_checkpoint(spec.stage_dir / "checkpoints" / checkpoint).model
-
-    weights = {name: trained(name, store) for name, store in stores_of(photographs, tmp_path, to_s3).items()}
-    first = weights.pop("folder")
-    assert len(weights) == 7
-    for name, others in weights.items():
-        assert others.keys() == first.keys()
-        assert all(np.array_equal(others[layer], first[layer]) for layer in first), name
+    spec = replace(tiny_spec, recipe=recipe)
+    stores = stores_of(photographs, tmp_path, to_s3)
+    found = {
+        name: contents(trained(replace(spec, store=store.path, stage_dir=tmp_path / "stages" / name)))
+        for name, store in stores.items()
+    }
+    assert len(found) == 8
+    assert {each.checkpoint.model_sha256 for each in found.values()} == {found["folder"].checkpoint.model_sha256}

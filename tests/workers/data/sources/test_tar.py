@@ -57,14 +57,11 @@ def test_every_cut_is_noticed() -> None:
         assert "\n" not in str(caught.value)
 
 
-def test_damaged_header_in_the_middle_is_not_taken_for_the_end() -> None:
+def test_damage_in_the_middle_and_tars_joined_by_cat_are_not_taken_for_the_end() -> None:
     content = bytearray(tar_of({"a": b"1" * 600, "b": b"2" * 600, "c": b"3"}))
     content[3 * tarfile.BLOCKSIZE + 150] ^= 0xFF
     with pytest.raises(DataError, match="truncated or damaged: no tar header and no end mark at byte 1536"):
         index(bytes(content))
-
-
-def test_tars_joined_by_cat_are_not_read_to_the_first_end_alone() -> None:
     with pytest.raises(DataError, match="more behind its end mark"):
         index(tar_of({"a": b"1"}) + tar_of({"b": b"2"}))
 

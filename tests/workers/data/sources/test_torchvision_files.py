@@ -3,8 +3,8 @@
 import functools
 import hashlib
 import http.server
-import io
 import json
+import re
 import tarfile
 import threading
 from collections.abc import Callable, Sequence
@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from listed import refusal, store_of
+from pictures import encoded, noise, write_tree
 from PIL import Image
 from scipy.io import savemat
 from torchvision import datasets
@@ -20,18 +22,10 @@ from torchvision import datasets
 from workers.data.sources.registry import open_listing, survey
 from workers.data.sources.torchvision_catalogue import SETS, Kept
 from workers.data.store.preparation import prepare
-from workers.data.store.store import open_store
 from workers.errors import DataError
 from workers.settings.dataset import DatasetSettings, Source
 
 NUM_CLASSES, IN_A_CLASS = 3, 6
-
-
-def picture(seed: int, kind: str) -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 256, (10, 14, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, kind)
-    return buffer.getvalue()
 
 
 class Writer:
@@ -42,12 +36,11 @@ class Writer:
 
     def image(self, path: str) -> None:
         self._seed += 1
-        self.file(path, picture(self._seed, {".png": "PNG", ".ppm": "PPM"}.get(Path(path).suffix, "JPEG")))
+        kind = {".png": "PNG", ".ppm": "PPM"}.get(Path(path).suffix, "JPEG")
+        self.file(path, encoded(noise(self._seed, 14, 10), kind))
 
     def file(self, path: str, content: bytes | str) -> None:
-        place = self.root / path
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(content if isinstance(content, bytes) else content.encode())
+        write_tree(self.root, {path: content if isinstance(content, bytes) else content.encode()})
 
     def mat(self, path: str, values: dict[str, object]) -> None:
         (self.root / path).parent.mkdir(parents=True, exist_ok=True)
@@ -114,12 +107,16 @@ def flowers(writer: Writer) -> Expected:
     return Expected(["pink primrose", "hard-leaved pocket orchid", "canterbury bells"], splits)
 
 
-def imagenette(writer: Writer, size: str = "") -> Expected:
-    names = ["n01440764", "n02102040", "n03000684"]
-    template = f"imagenette2{size}/SPLIT/{{name}}/{{number}}.JPEG"
+def by_folder(writer: Writer, template: str, names: list[str], **folders: str) -> Expected:
+    """A folder for each class, in the folder of each split that stands for SPLIT in `template`."""
     return Expected(
-        names, {split: writer.per_class(template.replace("SPLIT", split), names) for split in ("train", "val")}
+        names, {split: writer.per_class(template.replace("SPLIT", name), names) for split, name in folders.items()}
     )
+
+
+def imagenette(writer: Writer, size: str = "") -> Expected:
+    template = f"imagenette2{size}/SPLIT/{{name}}/{{number}}.JPEG"
+    return by_folder(writer, template, ["n01440764", "n02102040", "n03000684"], train="train", val="val")
 
 
 def pets(writer: Writer) -> Expected:
@@ -155,11 +152,6 @@ def textures(writer: Writer) -> Expected:
     return Expected(names, splits)
 
 
-def satellite(writer: Writer) -> Expected:
-    names = ["AnnualCrop", "Forest", "SeaLake"]
-    return Expected(names, {"train": writer.per_class("eurosat/2750/{name}/{name}_{number}.jpg", names, count=10)})
-
-
 def aircraft(writer: Writer) -> Expected:
     names = ["707-320", "Boeing 717", "A300B4"]
     data = "fgvc-aircraft-2013b/data"
@@ -168,26 +160,6 @@ def aircraft(writer: Writer) -> Expected:
     for place, split in enumerate(("train", "val", "test")):
         splits[split] = writer.per_class(f"{data}/images/{place}{{name}}{{number:05d}}.jpg")
         writer.file(f"{data}/images_variant_{split}.txt", lines_of("{stem} {name}", names, splits[split]))
-    return Expected(names, splits)
-
-
-def countries(writer: Writer) -> Expected:
-    names = ["AD", "AE", "AF"]
-    folders = {"train": "train", "val": "valid", "test": "test"}
-    splits = {
-        split: writer.per_class(f"country211/{folder}/{{name}}/{{number}}.jpg", names)
-        for split, folder in folders.items()
-    }
-    return Expected(names, splits)
-
-
-def sentiments(writer: Writer) -> Expected:
-    names = ["negative", "positive"]
-    folders = {"train": "train", "val": "valid", "test": "test"}
-    splits = {
-        split: writer.per_class(f"rendered-sst2/{folder}/{{name}}/{{number}}.png", names)
-        for split, folder in folders.items()
-    }
     return Expected(names, splits)
 
 
@@ -240,10 +212,21 @@ LAYOUTS: dict[str, Callable[[Writer], Expected]] = {
     "OxfordIIITPet": pets,
     "StanfordCars": cars,
     "DTD": textures,
-    "EuroSAT": satellite,
+    "EuroSAT": lambda writer: by_folder(
+        writer, "eurosat/2750/{name}/{name}_{number}.jpg", ["AnnualCrop", "Forest", "SeaLake"], train=""
+    ),
     "FGVCAircraft": aircraft,
-    "Country211": countries,
-    "RenderedSST2": sentiments,
+    "Country211": lambda writer: by_folder(
+        writer, "country211/SPLIT/{name}/{number}.jpg", ["AD", "AE", "AF"], train="train", val="valid", test="test"
+    ),
+    "RenderedSST2": lambda writer: by_folder(
+        writer,
+        "rendered-sst2/SPLIT/{name}/{number}.png",
+        ["negative", "positive"],
+        train="train",
+        val="valid",
+        test="test",
+    ),
     "SUN397": scenes,
     "GTSRB": signs,
     "Places365": places,
@@ -268,7 +251,7 @@ def test_every_set_of_files_is_tried() -> None:
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_store_holds_each_split_s_images_under_torchvision_s_labels(name: str, writer: Writer, tmp_path: Path) -> None:
     expected = LAYOUTS[name](writer)
-    store = open_store(prepare(settings(writer.root, name), tmp_path / "stores"))
+    store = store_of(settings(writer.root, name), tmp_path / "stores")
     assert list(store.classes) == expected.classes
     wanted = {
         split: {path: label for label, paths in enumerate(groups) for path in paths}
@@ -296,7 +279,7 @@ def test_store_holds_each_split_s_images_under_torchvision_s_labels(name: str, w
 @pytest.mark.parametrize("name", ["Food101", "Flowers102", "OxfordIIITPet", "StanfordCars", "DTD", "GTSRB"])
 def test_labels_are_those_that_torchvision_gives(name: str, writer: Writer, tmp_path: Path) -> None:
     LAYOUTS[name](writer)
-    store = open_store(prepare(settings(writer.root, name), tmp_path / "stores"))
+    store = store_of(settings(writer.root, name), tmp_path / "stores")
     theirs = getattr(datasets, name)(writer.root, split="test")
     by_pixels = {np.asarray(image.crop((2, 0, 12, 10))).tobytes(): int(label) for image, label in theirs}
     labels = store.labels("test")
@@ -311,10 +294,7 @@ def test_set_of_files_is_listed_without_decoding_or_holding_an_image(
 ) -> None:
     food(writer)
 
-    def never(*_: object, **__: object) -> None:
-        raise AssertionError("an image was opened")
-
-    monkeypatch.setattr(Image, "open", never)
+    monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("an image was opened"))
     assert survey(settings(writer.root, "Food101")).counts == {"train": 12, "dev": 3, "val": 3, "test": 18}
 
 
@@ -325,8 +305,8 @@ def test_classes_file_keeps_the_named_ones_in_torchvision_s_order(writer: Writer
     assert listing.classes == ("pink primrose", "canterbury bells")
     assert listing.counts()["test"] == 2 * IN_A_CLASS
     (tmp_path / "few.txt").write_text("dandelion\n")
-    with pytest.raises(DataError, match=r"class dandelion is not in .* train of Flowers102"):
-        open_listing(settings(writer.root, "Flowers102", classes=str(tmp_path / "few.txt")))
+    message = refusal(settings(writer.root, "Flowers102", classes=str(tmp_path / "few.txt")))
+    assert re.search("class dandelion is not in .* train of Flowers102", message)
 
 
 def test_images_that_are_not_there_are_told(writer: Writer, tmp_path: Path) -> None:
@@ -337,17 +317,13 @@ def test_images_that_are_not_there_are_told(writer: Writer, tmp_path: Path) -> N
         prepare(settings(writer.root, "Food101"), tmp_path / "stores")
     for path in (writer.root / "food-101" / "images").rglob("*.jpg"):
         path.unlink()
-    with pytest.raises(DataError, match=r"Food101 is not there, or damaged \(.* is not there\)") as caught:
-        open_listing(settings(writer.root, "Food101"))
-    assert "\n" not in str(caught.value)
+    assert re.search(r"Food101 is not there, or damaged \(.* is not there\)", refusal(settings(writer.root, "Food101")))
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
-def test_absent_set_is_told_in_one_line_and_leaves_nothing(name: str, tmp_path: Path) -> None:
+def test_absent_set_is_told_in_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "root").mkdir()
-    with pytest.raises(DataError, match=f"{name} is not there, or damaged") as caught:
-        open_listing(settings(tmp_path / "root", name))
-    assert "\n" not in str(caught.value)
+    for name in LAYOUTS:
+        assert f"{name} is not there, or damaged" in refusal(settings(tmp_path / "root", name))
     assert list((tmp_path / "root").iterdir()) == []
 
 
@@ -369,9 +345,7 @@ def test_absent_set_is_told_in_one_line_and_leaves_nothing(name: str, tmp_path: 
 def test_damaged_lists_are_told_in_one_line(name: str, path: str, content: str, writer: Writer) -> None:
     LAYOUTS[name](writer)
     writer.file(path, content)
-    with pytest.raises(DataError, match=f"{name} is not there, or damaged") as caught:
-        open_listing(settings(writer.root, name))
-    assert "\n" not in str(caught.value)
+    assert f"{name} is not there, or damaged" in refusal(settings(writer.root, name))
 
 
 def test_damaged_pixmap_is_a_bad_image(writer: Writer, tmp_path: Path) -> None:
@@ -387,8 +361,7 @@ def test_files_that_are_there_are_not_asked_for_again(writer: Writer, monkeypatc
     # torchvision refuses to download this one, whatever is there.
     assert open_listing(settings(writer.root, "StanfordCars", download=True)).classes
     (writer.root / "stanford_cars/devkit/cars_meta.mat").unlink()
-    with pytest.raises(DataError, match="StanfordCars cannot be downloaded"):
-        open_listing(settings(writer.root, "StanfordCars", download=True))
+    assert "StanfordCars cannot be downloaded" in refusal(settings(writer.root, "StanfordCars", download=True))
 
 
 def test_absent_set_is_downloaded_unpacked_and_then_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -404,7 +377,7 @@ def test_absent_set_is_downloaded_unpacked_and_then_left_alone(tmp_path: Path, m
         url = f"http://127.0.0.1:{server.server_port}/{archive.name}"
         monkeypatch.setattr(datasets.Imagenette, "_ARCHIVES", {"160px": (url, md5)})
         wanted = settings(tmp_path / "root", "Imagenette/160px", download=True)
-        store = open_store(prepare(wanted, tmp_path / "stores"))
+        store = store_of(wanted, tmp_path / "stores")
         server.shutdown()
     assert list(store.classes) == expected.classes
     assert store.counts["val"] == NUM_CLASSES * IN_A_CLASS

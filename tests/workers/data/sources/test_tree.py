@@ -8,6 +8,8 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from listed import folder
+from pictures import write_tree
 
 from workers.data.decoding.decoder import BadImage
 from workers.data.sources.files import FileListing, PlainFiles
@@ -35,7 +37,7 @@ FILES = {"a/2.png": b"two", "a/10.png": b"ten", "a/.hidden": b"x", "b/c/d.txt": 
 
 
 @pytest.fixture(params=["local", "memory", "s3"])
-def tree(request: pytest.FixtureRequest, tmp_path: Path, write_tree: Callable[..., Path]) -> Tree:
+def tree(request: pytest.FixtureRequest, tmp_path: Path) -> Tree:
     root = write_tree(tmp_path / "here", FILES)
     if request.param == "local":
         return tree_at(str(root))
@@ -96,8 +98,8 @@ def test_bucket_itself_can_be_the_root_and_marks_of_folders_are_no_files(
 
     bucket, _, prefix = to_s3(small_folder, "m").removeprefix("s3://").partition("/")
     system = s3fs.S3FileSystem()
-    for folder in ("train/", "train/a/", "val/b/"):
-        system.call_s3("put_object", Bucket=bucket, Key=f"{prefix}/{folder}", Body=b"")
+    for mark in ("train/", "train/a/", "val/b/"):
+        system.call_s3("put_object", Bucket=bucket, Key=f"{prefix}/{mark}", Body=b"")
     inside = tree_at(f"s3://{bucket}")
     assert tmp_path.name in [entry.name for entry in inside.entries("") if entry.is_folder]
     assert open_root(DatasetSettings(root=f"s3://{bucket}/")).find(prefix) is not None
@@ -106,13 +108,10 @@ def test_bucket_itself_can_be_the_root_and_marks_of_folders_are_no_files(
 
 
 def test_content_that_changes_changes_the_version(to_s3: Upload, tmp_path: Path) -> None:
-    (tmp_path / "one").mkdir()
-    (tmp_path / "one" / "x.png").write_bytes(b"abc")
-    tree = tree_at(to_s3(tmp_path / "one", "v"))
+    tree = tree_at(to_s3(write_tree(tmp_path / "one", {"x.png": b"abc"}), "v"))
     before = tree.entries("")
     assert tree.entries("") == before
-    (tmp_path / "one" / "x.png").write_bytes(b"abd")
-    to_s3(tmp_path / "one", "v")
+    to_s3(write_tree(tmp_path / "one", {"x.png": b"abd"}), "v")
     assert tree.entries("")[0].size == before[0].size
     assert tree.entries("")[0].version != before[0].version
 
@@ -123,7 +122,7 @@ def test_folder_in_a_store_is_prepared_under_one_key_as_long_as_it_stays_the_sam
     settings = DatasetSettings(root=to_s3(small_folder, "f"), size=8)
     key = store_key(settings, open_listing(settings))
     assert store_key(settings, open_listing(settings)) == key
-    assert store_key(settings, open_listing(DatasetSettings(root=str(small_folder), size=8))) != key
+    assert store_key(settings, open_listing(folder(small_folder))) != key
 
 
 def test_store_that_does_not_answer_is_told_in_one_line_without_secrets(
@@ -173,18 +172,14 @@ def test_outage_while_reading_never_passes_for_a_bad_image(memory: str, small_fo
     [
         ("s3://no-such-bucket/x", "s3://no-such-bucket/x: no such folder"),
         ("nonsense://x/y", "nonsense://x/y: Protocol not known"),
+        ("zip://inside::file://{tmp}/x", "^zip://.*: cannot be read"),
+        ("tar://inside::file://{tmp}/x", "^tar://.*: cannot be read"),
     ],
 )
-def test_place_that_is_not_there_is_named(to_s3: Upload, url: str, expected: str) -> None:
-    with pytest.raises(DataError, match=expected):
-        open_root(DatasetSettings(root=url))
-
-
-@pytest.mark.parametrize("scheme", ["zip", "tar"])
-def test_archive_as_a_root_that_is_none_is_told_in_one_line(tmp_path: Path, scheme: str) -> None:
+def test_place_that_is_not_there_is_named(to_s3: Upload, tmp_path: Path, url: str, expected: str) -> None:
     (tmp_path / "x").write_bytes(b"no archive" * 100)
-    with pytest.raises(DataError, match=f"^{scheme}://.*: cannot be read"):
-        open_root(DatasetSettings(root=f"{scheme}://inside::file://{tmp_path}/x"))
+    with pytest.raises(DataError, match=expected):
+        open_root(DatasetSettings(root=url.format(tmp=tmp_path)))
 
 
 def test_missing_driver_names_the_extra_that_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,10 +193,3 @@ def test_name_that_would_break_a_line_is_refused_in_a_store_too(memory: str) -> 
     fsspec.filesystem("memory").pipe_file(f"{memory}/two\nlines.png", b"x")
     with pytest.raises(DataError, match="rename it"):
         tree_at(memory).entries("")
-
-
-def test_absent_root_in_a_store_is_declared_only_where_counts_are(to_s3: Upload) -> None:
-    settings = DatasetSettings(root="s3://no-such-bucket/x", declared_classes=10, declared_train=1000, declared_val=5)
-    assert survey(settings, allow_absent=True).declared
-    with pytest.raises(DataError):
-        survey(replace(settings, declared_classes=0), allow_absent=True)

@@ -5,11 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from listed import folder
 
 from workers.data.store.disk_space import store_bytes
 from workers.data.store.preparation import PrepareProgress, prepare
 from workers.errors import StorageError
-from workers.settings.dataset import DatasetSettings, StoreFormat
+from workers.settings.dataset import StoreFormat
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def test_store_larger_than_the_disk_is_refused_before_an_image_is_read(
     leave_free(200_000)
     seen: list[PrepareProgress] = []
     with pytest.raises(StorageError) as caught:
-        prepare(DatasetSettings(root=str(plain_tree), size=64), tmp_path / "place" / "stores", seen.append)
+        prepare(folder(plain_tree, size=64), tmp_path / "place" / "stores", seen.append)
     message = str(caught.value)
     assert f"{store_bytes(65, 64, StoreFormat.raw, 90):,} bytes" in message
     assert "200,000 bytes" in message
@@ -39,13 +40,13 @@ def test_store_larger_than_the_disk_is_refused_before_an_image_is_read(
     assert not seen
     assert not (tmp_path / "place").exists()
     # As JPEG there is room.
-    prepare(DatasetSettings(root=str(plain_tree), size=64, store_format=StoreFormat.jpeg), tmp_path / "stores")
+    prepare(folder(plain_tree, size=64, store_format=StoreFormat.jpeg), tmp_path / "stores")
 
 
 def test_finished_shards_need_no_room_again(
     plain_tree: Path, tmp_path: Path, leave_free: Callable[[int], None]
 ) -> None:
-    settings = DatasetSettings(root=str(plain_tree), size=64)
+    settings = folder(plain_tree, size=64)
 
     def interrupt(state: PrepareProgress) -> None:
         if state.phase == "pack" and state.done == 65:
@@ -59,7 +60,7 @@ def test_finished_shards_need_no_room_again(
 
 def test_needed_bytes_bound_what_is_written(plain_tree: Path, tmp_path: Path) -> None:
     for store_format in StoreFormat:
-        settings = DatasetSettings(root=str(plain_tree), size=100, store_format=store_format)
+        settings = folder(plain_tree, size=100, store_format=store_format)
         path = prepare(settings, tmp_path / "stores")
         # A mean image, and headers and records of files, are there once, however many images there are.
         fixed = (path / "mean_image.npy").stat().st_size + 20_000

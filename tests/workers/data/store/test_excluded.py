@@ -1,21 +1,19 @@
 """What the target holds out is left out of another dataset's train, and of nothing else."""
 
 import tempfile
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
+from listed import folder, store_of
+from pictures import write_tree
 
 from workers.data.store.excluded import Excluded, held_out_by
 from workers.data.store.preparation import PrepareProgress, prepare
-from workers.data.store.store import Store, open_store
+from workers.data.store.store import Store
 from workers.errors import DataError
-from workers.settings.dataset import DatasetSettings, Source
 
-Write = Callable[..., Path]
 HELD_OUT = ("dev", "val", "test")
 OWN_IMAGES = 3
 
@@ -30,10 +28,6 @@ def excluded(numbers: list[bytes]) -> Excluded:
 
 def some_of(store: Store, split: str, count: int) -> Excluded:
     return excluded([bytes(row) for row in store.contents(split)[:count]])
-
-
-def folder(root: Path, **changes: object) -> DatasetSettings:
-    return replace(DatasetSettings(root=str(root), size=8), **changes)
 
 
 fractions = st.sampled_from([0.05, 0.1, 0.34, 0.6])
@@ -61,7 +55,6 @@ def roots(draw: st.DrawFn) -> dict[str, int]:
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(roots(), roots(), fractions, fractions, dev_fractions, dev_fractions)
 def test_no_image_that_the_target_holds_out_is_trained_on_elsewhere(
-    write_tree: Write,
     target_files: dict[str, int],
     superset_files: dict[str, int],
     target_val: float,
@@ -76,8 +69,8 @@ def test_no_image_that_the_target_holds_out_is_trained_on_elsewhere(
         narrow = folder(Path(place, "target"), val_fraction=target_val, dev_fraction=target_dev)
         wide = folder(Path(place, "superset"), val_fraction=superset_val, dev_fraction=superset_dev)
         try:
-            target, alone = open_store(prepare(narrow, stores)), open_store(prepare(wide, stores))
-            superset = open_store(prepare(wide, stores, excluded=held_out_by(target)))
+            target, alone = store_of(narrow, stores), store_of(wide, stores)
+            superset = store_of(wide, stores, excluded=held_out_by(target))
         except DataError as error:
             assert "is left to train on" in str(error)
             return
@@ -88,13 +81,11 @@ def test_no_image_that_the_target_holds_out_is_trained_on_elsewhere(
         assert (superset.path == alone.path) == (not contents(alone, "train") & held_out)
 
 
-def test_left_out_images_are_listed_with_the_reason_and_all_their_copies(
-    plain_tree: Path, tmp_path: Path, write_tree: Write
-) -> None:
-    alone = open_store(prepare(folder(plain_tree), tmp_path / "stores"))
+def test_left_out_images_are_listed_with_the_reason_and_all_their_copies(plain_tree: Path, tmp_path: Path) -> None:
+    alone = store_of(folder(plain_tree), tmp_path / "stores")
     gone = alone.rows("train")[:2]
     write_tree(plain_tree, {"train/a/copy.png": (plain_tree / "train" / gone[0]).read_bytes()})
-    store = open_store(prepare(folder(plain_tree), tmp_path / "stores", excluded=some_of(alone, "train", 2)))
+    store = store_of(folder(plain_tree), tmp_path / "stores", excluded=some_of(alone, "train", 2))
     assert {each["path"] for each in store.left_out} == {"train/a/copy.png", *(f"train/{row}" for row in gone)}
     assert {each["reason"] for each in store.left_out} == {"held out by the target"}
     assert store.rows("train") == alone.rows("train")[2:]
@@ -104,23 +95,17 @@ def test_left_out_images_are_listed_with_the_reason_and_all_their_copies(
 
 @pytest.mark.parametrize("split", ["dev", "val", "test"])
 def test_store_is_the_dataset_s_own_where_train_has_none_of_them(plain_tree: Path, tmp_path: Path, split: str) -> None:
-    alone = open_store(prepare(folder(plain_tree), tmp_path / "one"))
+    alone = store_of(folder(plain_tree), tmp_path / "one")
     keep_out = some_of(alone, split, 2)
-    store = open_store(prepare(folder(plain_tree), tmp_path / "two", excluded=keep_out))
+    store = store_of(folder(plain_tree), tmp_path / "two", excluded=keep_out)
     assert (store.path.name, store.digest) == (alone.path.name, alone.digest)
     assert prepare(folder(plain_tree), tmp_path / "one", excluded=keep_out) == alone.path
-
-
-def test_digits_superset_keeps_its_store(tmp_path: Path) -> None:
-    target = open_store(prepare(DatasetSettings(source=Source.digits, size=8), tmp_path))
-    turned = DatasetSettings(source=Source.digits, size=8, orientations=4)
-    assert prepare(turned, tmp_path, excluded=held_out_by(target)) == prepare(turned, tmp_path)
 
 
 def test_every_set_of_excluded_images_has_its_own_store_found_again_without_reading(
     plain_tree: Path, tmp_path: Path
 ) -> None:
-    alone = open_store(prepare(folder(plain_tree), tmp_path / "one"))
+    alone = store_of(folder(plain_tree), tmp_path / "one")
     # With the dataset's own store beside them, and without.
     for place in (tmp_path / "one", tmp_path / "two"):
         narrowed = {}
@@ -135,7 +120,7 @@ def test_every_set_of_excluded_images_has_its_own_store_found_again_without_read
 
 
 def test_class_that_is_held_out_whole_is_named_with_the_reason(plain_tree: Path, tmp_path: Path) -> None:
-    alone = open_store(prepare(folder(plain_tree), tmp_path / "stores"))
+    alone = store_of(folder(plain_tree), tmp_path / "stores")
     labels = alone.labels("train")
     assert labels is not None
     whole = excluded([bytes(row) for row in alone.contents("train")[labels == 1]])

@@ -10,19 +10,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from at_once import at_once
+from listed import folder
 
 from workers.data.store import local_copy
 from workers.data.store.local_copy import open_on_node
 from workers.data.store.preparation import prepare
 from workers.data.store.store import open_store
 from workers.errors import StorageError
-from workers.settings.dataset import DatasetSettings
 from workers.storage.lock import locked
 
 
 @pytest.fixture
 def store(plain_tree: Path, tmp_path: Path) -> Path:
-    return prepare(DatasetSettings(root=str(plain_tree), size=8), tmp_path / "stores")
+    return prepare(folder(plain_tree), tmp_path / "stores")
 
 
 def _open_and_report(store: Path, folder: Path, start: Any, outcome: Any) -> None:
@@ -38,17 +39,8 @@ def _open_and_report(store: Path, folder: Path, start: Any, outcome: Any) -> Non
 
 
 def test_processes_of_a_node_copy_a_store_once(store: Path, tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    start, outcome = context.Barrier(3), context.Queue()
     node = tmp_path / "node"
-    processes = [
-        context.Process(target=_open_and_report, args=(store, node, start, outcome), daemon=True) for _ in range(3)
-    ]
-    for process in processes:
-        process.start()
-    said = [outcome.get(timeout=60) for _ in range(4)]
-    for process in processes:
-        process.join(60)
+    said = at_once(_open_and_report, [(store, node)] * 3, num_reports=4)
     (copy,) = node.iterdir()
     assert sorted(said) == sorted(["copied", *[str(copy)] * 3])
     names = {path.name for path in store.iterdir()}
@@ -145,9 +137,3 @@ def test_copy_that_was_killed_on_its_way_leaves_nothing_for_the_next(store: Path
     assert len(list(node.glob(f".tmp-{store.name}-*"))) == 1
     copy = open_on_node(store, node).path
     assert set(node.iterdir()) == {copy, other}, "what another copy is made of is not touched"
-
-
-def test_file_in_the_way_of_the_copies_is_a_storage_error(store: Path, tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(StorageError, match="a file is in the way"):
-        open_on_node(store, tmp_path / "file" / "below")

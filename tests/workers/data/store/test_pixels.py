@@ -10,18 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
+from listed import folder, store_of
+from pictures import write_tree
 
 from workers.data.decoding.jpeg import decode_window, encode
 from workers.data.loading.augment import crop
 from workers.data.store import pixels as module
 from workers.data.store.pixels import Pixels, ShardFiles
-from workers.data.store.preparation import prepare
-from workers.data.store.store import open_store
 from workers.errors import StorageError
 from workers.settings.dataset import DatasetSettings, StoreFormat
 
 SIZE = 16
-Write = Callable[..., Path]
 
 
 def raw(folder: Path, images: np.ndarray, counts: list[int]) -> Pixels:
@@ -70,11 +69,9 @@ def test_indexing_gives_what_the_whole_array_would(tmp_path: Path, counts: list[
 
 def test_image_beyond_the_last_is_refused(tmp_path: Path) -> None:
     stored = raw(tmp_path, noise(3), [2, 1])
-    for index in (3, -4):
+    for index in (3, -4, (0, 1)):
         with pytest.raises(IndexError):
             stored[index]
-    with pytest.raises(IndexError, match="slices"):
-        stored[0, 1]
 
 
 def test_slice_within_a_shard_is_a_view_of_the_file_that_cannot_be_written(tmp_path: Path) -> None:
@@ -150,18 +147,23 @@ def test_limit_of_open_files_is_raised_where_it_may_be(tmp_path: Path, monkeypat
     assert Path("/proc/self/maps").read_text().count(str(tmp_path)) == 8
 
 
-@pytest.mark.parametrize("damage", ["shape", "dtype", "short", "cut", "absent"])
-def test_shard_that_is_not_what_the_manifest_says_is_a_storage_error(tmp_path: Path, damage: str) -> None:
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.unlink(),
+        lambda path: path.write_bytes(path.read_bytes()[:40]),
+        lambda path: path.write_bytes(path.read_bytes()[:-1]),
+        lambda path: np.save(path, noise(5)),
+        lambda path: np.save(path, noise(4).astype(np.int8)),
+    ],
+    ids=["absent", "short", "cut", "shape", "dtype"],
+)
+def test_shard_that_is_not_what_the_manifest_says_is_a_storage_error(
+    tmp_path: Path, damage: Callable[[Path], object]
+) -> None:
     stored = raw(tmp_path, noise(4), [4])
     (path,) = tmp_path.iterdir()
-    if damage == "absent":
-        path.unlink()
-    elif damage == "short":
-        path.write_bytes(path.read_bytes()[:40])
-    elif damage == "cut":
-        path.write_bytes(path.read_bytes()[:-1])
-    else:
-        np.save(path, noise(5) if damage == "shape" else noise(4).astype(np.int8))
+    damage(path)
     with pytest.raises(StorageError, match=f"{path}.*damaged"):
         stored[0]
 
@@ -176,18 +178,11 @@ def test_crops_across_shards_are_those_of_one_array(tmp_path: Path) -> None:
         assert np.array_equal(crop(raw(tmp_path, images, counts), chosen, offsets, flips, 12), expected)
 
 
-def test_reading_ahead_changes_nothing(tmp_path: Path) -> None:
-    stored = raw(tmp_path, noise(9, 64), [4, 5])
-    stored.will_need(2, 8)
-    stored.will_need(8, 9)
-    assert np.array_equal(stored, noise(9, 64))
-
-
 def test_jpeg_store_holds_the_encoded_pixels_and_gives_their_windows(plain_tree: Path, tmp_path: Path) -> None:
-    wanted: Any = DatasetSettings(root=str(plain_tree), size=40)
-    raw_store = open_store(prepare(wanted, tmp_path / "stores"))
-    as_jpeg = DatasetSettings(root=str(plain_tree), size=40, store_format=StoreFormat.jpeg, jpeg_quality=70)
-    store = open_store(prepare(as_jpeg, tmp_path / "stores"))
+    wanted: Any = folder(plain_tree, size=40)
+    raw_store = store_of(wanted, tmp_path / "stores")
+    as_jpeg = folder(plain_tree, size=40, store_format=StoreFormat.jpeg, jpeg_quality=70)
+    store = store_of(as_jpeg, tmp_path / "stores")
     assert store.digest != raw_store.digest
     assert store.rows("train") == raw_store.rows("train")
     for split, count in store.counts.items():
@@ -209,12 +204,10 @@ def test_jpeg_store_holds_the_encoded_pixels_and_gives_their_windows(plain_tree:
     np.testing.assert_allclose(store.mean, np.asarray(store.images("train")).mean(axis=(0, 1, 2)) / 255, rtol=1e-5)
 
 
-def test_jpeg_store_drops_unreadable_images_and_keeps_test_rows(
-    plain_tree: Path, tmp_path: Path, write_tree: Write
-) -> None:
+def test_jpeg_store_drops_unreadable_images_and_keeps_test_rows(plain_tree: Path, tmp_path: Path) -> None:
     write_tree(plain_tree, {"train/a/bad.png": b"bad", "test/t2.png": b""})
     options = {"root": str(plain_tree), "size": 24, "on_bad": "skip", "store_format": StoreFormat.jpeg}
-    store = open_store(prepare(DatasetSettings(**options), tmp_path / "stores"))
+    store = store_of(DatasetSettings(**options), tmp_path / "stores")
     assert sum(len(store.images(split)) for split in store.counts) == 65
     assert np.abs(store.images("test")[2].astype(int) - 128).max() <= 1
     assert store.unreadable("test") == (2,)

@@ -2,14 +2,16 @@
 
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from listed import folder, store_of
+from pictures import write_tree
 
 from workers.data.sources.files import FileLoader
 from workers.data.store import preparation
@@ -20,7 +22,6 @@ from workers.errors import DataError, SourceLost
 from workers.settings.dataset import DatasetSettings, OnBad
 from workers.storage.lock import is_locked
 
-Write = Callable[..., Path]
 SCRIPT = Path(__file__).with_name("prepare_counted.py")
 RECORDS = ".building-*/*.records/*.json"
 SIZE = 128
@@ -29,16 +30,26 @@ NUM_CORES = len(os.sched_getaffinity(0))
 GIVE_UP_S = 60.0
 
 
-@pytest.fixture
-def tree(tmp_path: Path, write_tree: Write) -> Path:
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Enough images for ten shards, each of its own pixels."""
     names = [f"train/{'abc'[index % 3]}/{index:03}.png" for index in range(NUM_IMAGES - 40)]
-    names += [f"test/{index:02}.png" for index in range(40)]
-    return write_tree(tmp_path / "images", {name: seed for seed, name in enumerate(names)})
+    return write_tree(tmp_path_factory.mktemp("images"), [*names, *(f"test/{index:02}.png" for index in range(40))])
+
+
+@pytest.fixture(scope="module")
+def digest(images: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The digest of a store that was made in one go."""
+    return store_of(settings(images), tmp_path_factory.mktemp("undisturbed")).digest
+
+
+@pytest.fixture
+def tree(images: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(images, tmp_path / "images")
 
 
 def settings(root: Path, **changes: object) -> DatasetSettings:
-    return DatasetSettings(root=str(root), size=SIZE, **changes)
+    return folder(root, size=SIZE, **changes)
 
 
 def shard_of(store: Store) -> dict[str, str]:
@@ -129,18 +140,20 @@ def test_preparation_killed_twenty_times_ends_in_the_same_bytes(tree: Path, tmp_
     kill_and_compare(tree, tmp_path, 20)
 
 
-def interrupt_at(num_images: int) -> Callable[[PrepareProgress], None]:
+def interrupted(tree: Path, stores: Path, num_images: int = 600) -> None:
+    """Prepares until that many images are packed."""
+
     def interrupt(state: PrepareProgress) -> None:
         if state.phase == "pack" and state.done >= num_images:
             raise KeyboardInterrupt
 
-    return interrupt
-
-
-def test_interrupted_preparation_leaves_no_store_and_the_next_goes_on(tree: Path, tmp_path: Path) -> None:
-    stores = tmp_path / "stores"
     with pytest.raises(KeyboardInterrupt):
-        prepare(settings(tree), stores, interrupt_at(500))
+        prepare(settings(tree), stores, interrupt)
+
+
+def test_interrupted_preparation_leaves_no_store_and_the_next_resumes(tree: Path, tmp_path: Path, digest: str) -> None:
+    stores = tmp_path / "stores"
+    interrupted(tree, stores, 500)
     (building,) = stores.iterdir()
     assert building.name.startswith(".building-")
     assert list(stores.glob(RECORDS))
@@ -151,7 +164,7 @@ def test_interrupted_preparation_leaves_no_store_and_the_next_goes_on(tree: Path
     assert max(after - before for before, after in zip([0, *packed], packed, strict=False)) > 30
     assert packed[-1] == NUM_IMAGES
     assert list(stores.iterdir()) == [path]
-    assert open_store(path).digest == open_store(prepare(settings(tree), tmp_path / "others")).digest
+    assert open_store(path).digest == digest
 
 
 @pytest.mark.parametrize("step", ["image_statistics", "_commit"])
@@ -165,12 +178,12 @@ def test_interruption_after_the_last_shard_redoes_none(
         interrupted.setattr(preparation, step, interrupt)
         prepare(settings(tree), tmp_path / "stores")
     monkeypatch.setattr(FileLoader, "load", interrupt)
-    assert open_store(prepare(settings(tree), tmp_path / "stores")).counts["test"] == 40
+    assert store_of(settings(tree), tmp_path / "stores").counts["test"] == 40
 
 
 @pytest.mark.parametrize("on_bad", list(OnBad))
 def test_files_that_are_gone_while_packing_are_no_bad_images_and_cost_no_finished_shard(
-    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_bad: OnBad
+    tree: Path, tmp_path: Path, digest: str, on_bad: OnBad
 ) -> None:
     """As where one node of a cluster, or a mount that broke down, does not have them: none may become a grey row."""
     chosen = settings(tree, on_bad=on_bad)
@@ -185,37 +198,37 @@ def test_files_that_are_gone_while_packing_are_no_bad_images_and_cost_no_finishe
     assert list((tmp_path / "stores").glob(RECORDS))
     gone.rename(tree)
     seen: list[PrepareProgress] = []
-    store = open_store(prepare(chosen, tmp_path / "stores", seen.append))
+    store = store_of(chosen, tmp_path / "stores", seen.append)
     first = next(state for state in seen if state.phase == "pack")
     assert first.done > 1, "finished shards are told at once"
     assert not store.left_out and not store.unreadable("test")
-    assert store.digest == open_store(prepare(chosen, tmp_path / "others")).digest
+    assert store.digest == digest
 
 
-def test_shards_of_a_listing_that_changed_are_not_used(tree: Path, tmp_path: Path, write_tree: Write) -> None:
+def test_shards_of_a_listing_that_changed_are_not_used(tree: Path, tmp_path: Path) -> None:
     stores = tmp_path / "stores"
-    with pytest.raises(KeyboardInterrupt):
-        prepare(settings(tree), stores, interrupt_at(600))
+    interrupted(tree, stores)
     write_tree(tree, {"train/a/000.png": 99_999})
-    store = open_store(prepare(settings(tree), stores))
-    assert store.digest == open_store(prepare(settings(tree), tmp_path / "others")).digest
+    store = store_of(settings(tree), stores)
+    assert store.digest == store_of(settings(tree), tmp_path / "others").digest
     # Nor where the key does not tell, as where a folder was put under another's name.
     (left,) = stores.glob(".building-*")
     key = store.path.name
     store.path.rename(tmp_path / "kept")
     left = left.rename(stores / f".building-{key}")
-    for folder in [each for each in left.iterdir() if each.name != "contents"]:
-        folder.rename(left / f"{key}{folder.suffix}")
+    for inner in [each for each in left.iterdir() if each.name != "contents"]:
+        inner.rename(left / f"{key}{inner.suffix}")
     for block in (left / "contents").iterdir():
         block.unlink()
-    assert open_store(prepare(settings(tree), stores)).digest == store.digest
+    assert store_of(settings(tree), stores).digest == store.digest
 
 
 @pytest.mark.parametrize("damage", ["truncate", "remove", "record"])
-def test_damaged_shard_of_a_killed_preparation_is_packed_again(tree: Path, tmp_path: Path, damage: str) -> None:
+def test_damaged_shard_of_a_killed_preparation_is_packed_again(
+    tree: Path, tmp_path: Path, digest: str, damage: str
+) -> None:
     stores = tmp_path / "stores"
-    with pytest.raises(KeyboardInterrupt):
-        prepare(settings(tree), stores, interrupt_at(600))
+    interrupted(tree, stores)
     record = next(path for path in stores.glob(RECORDS) if path.stem.startswith("train"))
     pixels = record.parent.with_suffix("") / f"{record.stem}.images.npy"
     if damage == "truncate":
@@ -224,14 +237,12 @@ def test_damaged_shard_of_a_killed_preparation_is_packed_again(tree: Path, tmp_p
         pixels.unlink()
     else:
         record.write_text("{")
-    digest = open_store(prepare(settings(tree), stores)).digest
-    assert digest == open_store(prepare(settings(tree), tmp_path / "others")).digest
+    assert store_of(settings(tree), stores).digest == digest
 
 
-def test_error_after_an_interruption_leaves_nothing(tree: Path, tmp_path: Path, write_tree: Write) -> None:
+def test_error_after_an_interruption_leaves_nothing(tree: Path, tmp_path: Path) -> None:
     write_tree(tree, {"train/a/bad.png": b"bad"})
-    with pytest.raises(KeyboardInterrupt):
-        prepare(settings(tree), tmp_path / "stores", interrupt_at(600))
+    interrupted(tree, tmp_path / "stores")
     with pytest.raises(DataError, match=r"bad\.png"):
         prepare(settings(tree), tmp_path / "stores")
     assert not list((tmp_path / "stores").iterdir())
@@ -242,8 +253,7 @@ def test_abandoned_preparations_are_removed_after_a_week(
 ) -> None:
     stores = tmp_path / "stores"
     now = time.time()
-    with pytest.raises(KeyboardInterrupt):
-        prepare(settings(tree), stores, interrupt_at(600))
+    interrupted(tree, stores)
     for later_s, left in ((0.0, 1), (8 * 24 * 3600.0, 0)):
         monkeypatch.setattr(time, "time", lambda later_s=later_s: now + later_s)
         prepare(settings(tree, dev_fraction=0.2 if left else 0.3), stores)

@@ -1,12 +1,13 @@
 """Memory while packing does not grow with the images: what is decoded goes to disk, a few images at a time."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from listed import folder
+from pictures import write_tree
 
 from workers.data.store.preparation import PrepareProgress, prepare
-from workers.settings.dataset import DatasetSettings, StoreFormat
+from workers.settings.dataset import StoreFormat
 
 SIZE = 256
 
@@ -20,13 +21,13 @@ def most_used_mb(root: Path, stores: Path, store_format: StoreFormat) -> float:
         lines = Path("/proc/self/status").read_text().splitlines()
         most = max(most, next(int(line.split()[1]) for line in lines if line.startswith("RssAnon:")) / 1000)
 
-    prepare(DatasetSettings(root=str(root), size=SIZE, store_format=store_format), stores, look)
+    prepare(folder(root, size=SIZE, store_format=store_format), stores, look)
     return most
 
 
 @pytest.mark.parametrize("store_format", list(StoreFormat))
 def test_memory_while_packing_is_not_a_function_of_the_number_of_images(
-    tmp_path: Path, write_tree: Callable[..., Path], store_format: StoreFormat
+    tmp_path: Path, store_format: StoreFormat
 ) -> None:
     most = {}
     for count in (60, 60, 600):

@@ -1,7 +1,6 @@
 """Seven members on one node: the images are in memory once, and each member sees them in its own order and crops."""
 
 import hashlib
-import multiprocessing
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,14 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from at_once import at_once
+from listed import folder
+from pictures import write_tree
 
 from orchestrator.plan.build import stage_seed
 from orchestrator.plan.model import StageRef
 from workers.data.loading.batches import TrainingBatches, pixel_statistics
 from workers.data.store.preparation import prepare
 from workers.data.store.store import open_store
-from workers.settings.dataset import DatasetSettings
 from workers.settings.training import AugmentationSettings
 
 MEMBERS = [f"base{number}" for number in range(1, 8)]
@@ -52,53 +52,26 @@ def _memory_of(path: Path) -> dict[str, int]:
 def _member(path: Path, name: str, all_mapped: Any, outcome: Any) -> None:
     store = open_store(path)
     augmentation = AugmentationSettings()
-    batches = TrainingBatches(
-        store,
-        pixel_statistics(store, augmentation),
-        augmentation,
-        seed=stage_seed(0, StageRef(name, "train")),
-        batch_size=32,
-        input_size=INPUT,
-    )
+    statistics, seed = pixel_statistics(store, augmentation), stage_seed(0, StageRef(name, "train"))
+    batches = TrainingBatches(store, statistics, augmentation, seed=seed, batch_size=32, input_size=INPUT)
     crops = hashlib.sha256()
     for index in range(batches.per_epoch):
         crops.update(batches.draw(0, index).images.numpy().tobytes())
     order = batches._draws.order
     all_mapped.wait(120)
     memory = _memory_of(path)
-    seen = np.sort(order).tobytes()
-    outcome.put(
-        Seen(
-            hashlib.sha256(order.tobytes()).hexdigest(),
-            crops.hexdigest(),
-            hashlib.sha256(seen).hexdigest(),
-            memory["Pss"],
-            memory["Rss"],
-        )
-    )
+    contents = hashlib.sha256(np.sort(order).tobytes()).hexdigest()
+    order_sha256 = hashlib.sha256(order.tobytes()).hexdigest()
+    outcome.put(Seen(order_sha256, crops.hexdigest(), contents, memory["Pss"], memory["Rss"]))
     # Nobody unmaps before everybody has looked.
     all_mapped.wait(120)
 
 
 @pytest.mark.slow
 def test_seven_members_hold_the_images_once_and_each_has_its_own_order_and_crops(tmp_path: Path) -> None:
-    generator = np.random.default_rng(0)
-    for index in range(NUM_IMAGES):
-        file = tmp_path / "photos" / "train" / "ab"[index % 2] / f"{index}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(file)
-    path = prepare(DatasetSettings(root=str(tmp_path / "photos"), size=SIZE), tmp_path / "stores")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["workers.data.loading.batches"])
-    all_mapped, outcome = context.Barrier(len(MEMBERS)), context.Queue()
-    processes = [
-        context.Process(target=_member, args=(path, name, all_mapped, outcome), daemon=True) for name in MEMBERS
-    ]
-    for process in processes:
-        process.start()
-    seen = [outcome.get(timeout=240) for _ in processes]
-    for process in processes:
-        process.join(60)
+    write_tree(tmp_path / "photos", [f"train/{'ab'[index % 2]}/{index}.png" for index in range(NUM_IMAGES)], side=8)
+    path = prepare(folder(tmp_path / "photos", size=SIZE), tmp_path / "stores")
+    seen = at_once(_member, [(path, name) for name in MEMBERS], fork=True)
     bytes_on_disk = sum(shard.stat().st_size for shard in path.glob("train-*.images.npy"))
     pss, rss = sum(each.pss for each in seen), sum(each.rss for each in seen)
     assert pss <= 1.05 * bytes_on_disk

@@ -2,31 +2,21 @@
 
 import hashlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from listed import folder, store_of
+from pictures import write_tree
 
 from workers.data.export import export
 from workers.data.store.preparation import prepare
 from workers.data.store.store import open_store
 from workers.errors import StorageError
-from workers.settings.dataset import DatasetSettings
-
-
-def test_pixels_are_mapped_and_cannot_be_written(plain_tree: Path, tmp_path: Path) -> None:
-    images = open_store(prepare(DatasetSettings(root=str(plain_tree), size=8), tmp_path / "stores")).images("train")
-    for view in (images[0], images[3:9], images[3:9, 2:5, 1:4]):
-        assert not view.flags.owndata
-        with pytest.raises(ValueError, match="read-only"):
-            view[:] = 0
-    path = next((tmp_path / "stores").glob("*/train-00000.images.npy"))
-    assert str(path) in Path("/proc/self/maps").read_text()
 
 
 def test_split_that_is_not_there_is_empty(plain_tree: Path, tmp_path: Path) -> None:
-    store = open_store(prepare(DatasetSettings(root=str(plain_tree), size=8, dev_fraction=0), tmp_path / "stores"))
+    store = store_of(folder(plain_tree, dev_fraction=0), tmp_path / "stores")
     assert store.counts == {"train": 54, "dev": 0, "val": 6, "test": 5}
     assert store.images("dev").shape == (0, 8, 8, 3)
     assert store.sizes("dev").shape == (0, 2)
@@ -35,13 +25,8 @@ def test_split_that_is_not_there_is_empty(plain_tree: Path, tmp_path: Path) -> N
     assert store.rows("dev") == []
 
 
-def test_rows_hash_is_that_of_the_rows_file(plain_tree: Path, tmp_path: Path) -> None:
-    store = open_store(prepare(DatasetSettings(root=str(plain_tree), size=8), tmp_path / "stores"))
-    assert store.rows_sha256("test") == hashlib.sha256(b"t0.png\nt1.png\nt2.png\nt3.png\nt4.png\n").hexdigest()
-
-
 def test_mean_image_is_in_the_manifest_and_not_in_the_digest(plain_tree: Path, tmp_path: Path) -> None:
-    store = open_store(prepare(DatasetSettings(root=str(plain_tree), size=8), tmp_path / "stores"))
+    store = store_of(folder(plain_tree), tmp_path / "stores")
     wanted = np.asarray(store.images("train"), np.float64).mean(axis=0)
     np.testing.assert_allclose(store.mean_image(), wanted, rtol=1e-6)
     content = (store.path / "mean_image.npy").read_bytes()
@@ -60,22 +45,19 @@ def test_mean_image_is_in_the_manifest_and_not_in_the_digest(plain_tree: Path, t
 def test_store_of_another_schema_is_refused_and_its_dataset_prepared_beside_it(
     plain_tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = DatasetSettings(root=str(plain_tree), size=8)
-    current = prepare(settings, tmp_path / "stores")
+    current = prepare(folder(plain_tree), tmp_path / "stores")
     with monkeypatch.context() as later:
-        later.setattr("workers.data.store.preparation.SCHEMA", 4)
-        later.setattr("workers.data.store.store.SCHEMA", 4)
-        other = prepare(settings, tmp_path / "stores")
+        for module in ("preparation", "store"):
+            later.setattr(f"workers.data.store.{module}.SCHEMA", 4)
+        other = prepare(folder(plain_tree), tmp_path / "stores")
     assert other != current
     with pytest.raises(StorageError, match=r"manifest\.json has schema 4, not 3"):
         open_store(other)
 
 
-def test_export_holds_what_scoring_and_submitting_need(
-    plain_tree: Path, tmp_path: Path, write_tree: Callable[..., Path]
-) -> None:
+def test_export_holds_what_scoring_and_submitting_need(plain_tree: Path, tmp_path: Path) -> None:
     write_tree(plain_tree, {"test/t2.png": b"bad"})
-    store = open_store(prepare(DatasetSettings(root=str(plain_tree), size=8), tmp_path / "stores"))
+    store = store_of(folder(plain_tree), tmp_path / "stores")
     data = tmp_path / "run" / "data"
     export(store, data)
     assert (data / "classes.txt").read_text() == "a\nb\nc\n"
@@ -101,7 +83,7 @@ def test_export_holds_what_scoring_and_submitting_need(
 
 
 def test_export_over_an_earlier_one_leaves_nothing_that_the_store_lacks(plain_tree: Path, tmp_path: Path) -> None:
-    store = open_store(prepare(DatasetSettings(root=str(plain_tree), size=8, dev_fraction=0), tmp_path / "stores"))
+    store = store_of(folder(plain_tree, dev_fraction=0), tmp_path / "stores")
     data = tmp_path / "data"
     data.mkdir()
     for name in ("dev.rows.txt", "dev.sizes.npy", "dev.labels.npy", "test.labels.npy"):

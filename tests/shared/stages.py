@@ -1,0 +1,42 @@
+"""Trains a stage to its end or to a stop, and reads what it leaves."""
+
+from collections.abc import Callable
+
+import numpy as np
+from stored import read_checkpoint
+
+from workers.protocol import StageSpec
+from workers.storage.checkpoint import Contents
+from workers.storage.finished import read_finished, write_finished
+from workers.training.stage import run_stage
+
+
+def never() -> bool:
+    """Nobody asks to stop."""
+    return False
+
+
+def stop_after(updates: int) -> Callable[[], bool]:
+    """Asks to stop after that many updates from now on."""
+    asked: list[None] = []
+
+    def should_stop() -> bool:
+        asked.append(None)
+        return len(asked) >= updates
+
+    return should_stop
+
+
+def trained(spec: StageSpec) -> StageSpec:
+    """Trains the stage to its end, as a worker does, and returns it."""
+    write_finished(spec.stage_dir, spec.stage_hash, run_stage(spec, never))
+    return spec
+
+
+def contents(spec: StageSpec) -> Contents:
+    """Reads the final checkpoint of a finished stage."""
+    return read_checkpoint(spec.stage_dir / "checkpoints" / read_finished(spec.stage_dir).checkpoint)
+
+
+def weights(spec: StageSpec) -> dict[str, np.ndarray]:
+    return contents(spec).model

@@ -1,0 +1,39 @@
+"""Lists and prepares what settings of a data set name, or tells the one line that they are refused with."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from workers.data.sources.listing import Rows, unwatched
+from workers.data.sources.registry import open_listing, survey
+from workers.data.store.preparation import prepare
+from workers.data.store.store import Store, open_store
+from workers.errors import DataError
+from workers.settings.dataset import DatasetSettings
+
+
+def rows_of(settings: DatasetSettings) -> Rows:
+    return open_listing(settings).rows(unwatched)
+
+
+def labels_of(settings: DatasetSettings) -> dict[str, str]:
+    """The class of each image that train lists, dev and val included, by the name of its row."""
+    classes, splits = open_listing(settings).classes, rows_of(settings).splits
+    return {row.name: classes[row.label] for split in ("train", "dev", "val") for row in splits[split]}
+
+
+def refusal(settings: DatasetSettings) -> str:
+    with pytest.raises(DataError) as caught:
+        survey(settings)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def folder(root: Path, size: int = 8, **changes: Any) -> DatasetSettings:
+    return DatasetSettings(root=str(root), size=size, **changes)
+
+
+def store_of(settings: DatasetSettings, place: Path) -> Store:
+    return open_store(prepare(settings, place))
