@@ -18,6 +18,7 @@ from orchestrator.report.table import (
     table_notes,
     table_title,
 )
+from orchestrator.text import counted
 
 
 @dataclass(frozen=True)
