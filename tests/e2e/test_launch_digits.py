@@ -152,15 +152,7 @@ def _check_tracking(folder: Folder, before: dict[str, str]) -> None:
     assert {"ensemble/top1_error", "ensemble/top5_error", "ensemble/nll", "ensemble/ece"} <= keys
 
 
-def test_launch_again_of_a_finished_run_is_quick_and_the_same(folder: Folder) -> None:
-    before = {path: path.read_bytes() for path in folder.paths.submission.iterdir()}
-    attempts = folder.paths.ledger.read_bytes().count(b'"attempt":')
-    done = folder.launch()
-    assert done.code == 0, done.err
-    assert {path: path.read_bytes() for path in folder.paths.submission.iterdir()} == before
-    assert folder.paths.ledger.read_bytes().count(b'"attempt":') == attempts
-
-
+@pytest.mark.soak
 def test_member_alone_has_the_bits_it_has_among_seven_and_interrupted(folder: Folder, tmp_path: Path) -> None:
     # No member is left that has a stage `train`, and a setting of none is refused.
     alone = Folder(tmp_path, folder.store, tuple(word for word in SMALL if ".train." not in word))

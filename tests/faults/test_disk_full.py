@@ -89,7 +89,11 @@ def check_stops_and_resumes(
 
 
 @pytest.mark.parametrize(
-    ("begin", "said"), [(no_write_succeeds, "No space left"), (no_fsync_succeeds, "Input/output error")]
+    ("begin", "said"),
+    [
+        pytest.param(no_write_succeeds, "No space left", marks=pytest.mark.soak),
+        (no_fsync_succeeds, "Input/output error"),
+    ],
 )
 def test_launch_on_a_disk_that_fails_leaves_the_checkpoint_before_and_resumes_once_fixed(
     small_place: Place, smallest: Place, begin: Callable[[Fault], None], said: str, capsys: pytest.CaptureFixture[str]

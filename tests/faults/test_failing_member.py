@@ -154,7 +154,7 @@ def test_member_that_always_fails_spends_its_budget_and_there_is_no_submission(
     assert bench.submission == undisturbed
 
 
-@pytest.mark.parametrize("fails_at", ["train", "predictions"])
+@pytest.mark.parametrize("fails_at", ["train", pytest.param("predictions", marks=pytest.mark.soak)])
 def test_min_members_has_the_others_submit_and_everything_says_who_is_missing(
     bench: Bench, undisturbed: bytes, fails_at: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

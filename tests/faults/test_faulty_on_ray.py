@@ -9,7 +9,8 @@ from septet_held import FAULTY, POISONED_UPDATE
 
 from orchestrator.run.ledger import AttemptEnd, StageState, read_ledger
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+# Each of these faults has a quick test on threads.
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(600)]
 MEMBERS = ("failing", "diverging", "passing", "sound")
 
 

@@ -124,7 +124,7 @@ def _both(spec: StageSpec, where: str, folder: Path) -> Both:
     return Both(second, result, ends[0], seen | _checkpoints(second.stage_dir))
 
 
-@pytest.mark.parametrize("where", CASES)
+@pytest.mark.parametrize("where", [pytest.param(w, marks=pytest.mark.soak if "update" in w else ()) for w in CASES])
 def test_given_up_worker_that_wakes_changes_nothing_and_ends(
     spec: StageSpec, undisturbed: StageResult, tmp_path: Path, where: str
 ) -> None:

@@ -14,7 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
@@ -24,7 +24,6 @@ from oracle import child_environment
 
 from orchestrator.cli.streams import Streams
 from orchestrator.config.composition import compose
-from orchestrator.doctor.checks import check_answer
 from orchestrator.doctor.facts import _ask
 from orchestrator.text import complaint, redact, without_secrets
 from orchestrator.tracking import mlflow_store as tracking_store, probe
@@ -222,9 +221,8 @@ def test_password_of_a_tracking_address_is_repeated_by_no_verb(
 
 
 def test_doctor_says_what_store_does_not_answer_without_its_password(secretive: Path) -> None:
-    answer = _ask(lambda: probe(f"http://me:{CANARY}@127.0.0.1:9"))
-    check = check_answer("mlflow store", answer, "")
-    assert "127.0.0.1:9" in json.dumps(asdict(check)) and CANARY not in json.dumps(asdict(check))
+    answer = str(_ask(lambda: probe(f"http://me:{CANARY}@127.0.0.1:9")))
+    assert "127.0.0.1:9" in answer and CANARY not in answer
 
 
 def test_password_of_a_tracking_address_is_not_kept_in_config_yaml(secretive: Path) -> None:

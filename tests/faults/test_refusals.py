@@ -90,7 +90,7 @@ def test_change_since_the_run_began_is_refused_by_name_and_nothing_on_disk_chang
     assert _state(folder / "run") == before
 
 
-@pytest.mark.parametrize("what", ["data", "code", "torch"])
+@pytest.mark.parametrize("what", ["data", "code", pytest.param("torch", marks=pytest.mark.soak)])
 def test_change_that_is_accepted_is_written_down_and_asked_about_no_more(
     folder: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:

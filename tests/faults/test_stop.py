@@ -98,8 +98,8 @@ def test_stop_tells_what_this_launch_came_to_and_not_the_one_before(
         if not prepares:
             Ledger(paths.ledger).set_state(StageState.stopped)
         said = ask(capsys, "stop", paths.root, "--timeout", "60").out
-    assert ("before it went on" in said) is prepares
-    assert ("at their checkpoints" in said) is not prepares
+    assert ("before it resumed" in said) is prepares
+    assert ("after saving checkpoints" in said) is not prepares
     assert "failed" not in said
 
 

@@ -75,7 +75,13 @@ def writes() -> Iterator[ForkedWrites]:
     found.close()
 
 
-@pytest.fixture(scope="module", params=list(JOBS))
+# Another format differs from the same one in what it removes: in the soak.
+SOAK = ("submission/format",)
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param(job, marks=pytest.mark.soak if job in SOAK else ()) for job in JOBS]
+)
 def sweep(request: pytest.FixtureRequest, writes: ForkedWrites, tmp_path_factory: pytest.TempPathFactory) -> Sweep:
     return make_sweep(request.param, writes, tmp_path_factory.mktemp("sweep"))
 
