@@ -6,9 +6,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+from pictures import write_tree
 
 # Every Python process loads this first, Ray's workers too.
 WRAPPED_DECODER = """
@@ -40,7 +39,6 @@ SMALL = (
 
 @pytest.mark.slow
 def test_launch_of_seven_members_decodes_each_image_once(tmp_path: Path, checkout: Path) -> None:
-    generator = np.random.default_rng(0)
     files = [
         f"{split}/{name}/{index}.png"
         for split, count in (("train", 20), ("val", 4))
@@ -48,10 +46,7 @@ def test_launch_of_seven_members_decodes_each_image_once(tmp_path: Path, checkou
         for index in range(count)
     ]
     files += [f"test/{index}.png" for index in range(6)]
-    for file in files:
-        path = tmp_path / "photos" / file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(generator.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(path)
+    write_tree(tmp_path / "photos", files, side=64)
     (tmp_path / "hook").mkdir()
     (tmp_path / "hook" / "sitecustomize.py").write_text(WRAPPED_DECODER)
     (tmp_path / "two.txt").write_text("a\nb\n")

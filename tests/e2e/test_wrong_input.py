@@ -6,9 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+from pictures import write_tree
 
 from orchestrator.cli.program import main
 from orchestrator.config.composition import compose
@@ -80,11 +79,9 @@ def images(here: Path) -> Path:
 
 
 def _write_images(folder: Path, count: int) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for index in range(count):
-        seed = int.from_bytes(hashlib.sha256(f"{folder.parent.name}/{folder.name}/{index}".encode()).digest()[:4])
-        pixels = np.random.default_rng(seed).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{index}.png")
+    """Each image unlike those of other folders."""
+    seed = int.from_bytes(hashlib.sha256(f"{folder.parent.name}/{folder.name}".encode()).digest()[:4])
+    write_tree(folder, {f"{index}.png": seed + index for index in range(count)}, side=32)
 
 
 def _on(root: Path) -> list[str]:

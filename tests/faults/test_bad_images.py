@@ -1,7 +1,6 @@
 """Bad images from end to end: strict stops with the list, skipping lists them; a test image always keeps its row."""
 
 import csv
-import io
 import json
 import struct
 import zlib
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from one_slot import one_slot
+from pictures import encoded, noise
 from PIL import Image
 
 from orchestrator import cluster
@@ -19,16 +19,6 @@ from workers.data.decoding import decoder as decode
 
 SIDE = 32
 NUM_CLASSES = 2
-
-
-def _encoded(image: Image.Image, kind: str) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind)
-    return buffer.getvalue()
-
-
-def _photo(seed: int) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8))
 
 
 def _bomb() -> bytes:
@@ -46,13 +36,13 @@ def _bomb() -> bytes:
 
 def _refused() -> Mapping[str, bytes]:
     """Files that cannot be read, by name."""
-    jpeg = _encoded(_photo(1), "JPEG")
+    jpeg = encoded(noise(1, SIDE, SIDE), "JPEG")
     return {
         "empty.jpg": b"",
         "truncated.jpg": jpeg[: len(jpeg) // 2],
         "text.jpg": b"this is no image\n",
         "bomb.png": _bomb(),
-        "renamed_tiff.png": _encoded(_photo(2), "TIFF"),
+        "renamed_tiff.png": encoded(noise(2, SIDE, SIDE), "TIFF"),
         "page.jpg": b"<!doctype html><script>alert(1)</script>",
         "postscript.jpg": b"%!PS-Adobe-3.0 EPSF-3.0\n(marker) (w) file closefile\n",
     }
@@ -62,11 +52,11 @@ def _decided() -> Mapping[str, bytes]:
     """Files that are read though they are not what they seem, by name."""
     grey16 = Image.fromarray(np.random.default_rng(3).integers(0, 1 << 16, (SIDE, SIDE), dtype=np.uint16))
     return {
-        "png.JPEG": _encoded(_photo(4), "PNG"),
-        "cmyk.jpg": _encoded(_photo(5).convert("CMYK"), "JPEG"),
-        "grey.jpg": _encoded(_photo(6).convert("L"), "JPEG"),
-        "deep.png": _encoded(grey16, "PNG"),
-        "palette.png": _encoded(_photo(7).convert("P"), "PNG"),
+        "png.JPEG": encoded(noise(4, SIDE, SIDE), "PNG"),
+        "cmyk.jpg": encoded(noise(5, SIDE, SIDE).convert("CMYK"), "JPEG"),
+        "grey.jpg": encoded(noise(6, SIDE, SIDE).convert("L"), "JPEG"),
+        "deep.png": encoded(grey16, "PNG"),
+        "palette.png": encoded(noise(7, SIDE, SIDE).convert("P"), "PNG"),
     }
 
 
@@ -78,9 +68,9 @@ def root(tmp_path: Path) -> Path:
         split = "val" if number % 3 == 0 else "train"
         path = root / split / "ab"[number % NUM_CLASSES] / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        _photo(100 + number).save(path)
+        noise(100 + number, SIDE, SIDE).save(path)
     (root / "test").mkdir()
-    _photo(300).save(root / "test" / "good.png")
+    noise(300, SIDE, SIDE).save(root / "test" / "good.png")
     for name, content in (*_refused().items(), *_decided().items()):
         (root / "train" / "a" / name).write_bytes(content)
         (root / "test" / name).write_bytes(content + b" " if content else b"")

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from pictures import encoded, noise
 
 from orchestrator.cli.program import main
 from orchestrator.report.page import MemberEntry, Page, Picture, render
@@ -58,12 +57,6 @@ def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     return run
 
 
-def _png(seed: int) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
 def _target(source: str, root: Path, *more: str) -> list[str]:
     return ["ensemble=five", f"dataset@datasets.target={source}", f"datasets.target.root={root}", *more]
 
@@ -95,13 +88,16 @@ def test_tar_entry_that_leads_elsewhere_is_refused_and_makes_no_file(
     root.mkdir()
     with tarfile.open(root / "train-000.tar", "w") as tar:
         for number in range(20):
-            for name, data in ((f"{number:02d}.png", _png(number)), (f"{number:02d}.cls", b"%d" % (number % 2))):
+            for name, data in (
+                (f"{number:02d}.png", encoded(noise(number, 16, 16))),
+                (f"{number:02d}.cls", b"%d" % (number % 2)),
+            ):
                 info = _member(name)
                 info.size = len(data)
                 tar.addfile(info, io.BytesIO(data))
         if hostile.isreg():
-            hostile.size = len(_png(1))
-        tar.addfile(hostile, io.BytesIO(_png(1)) if hostile.isreg() else None)
+            hostile.size = len(encoded(noise(1, 16, 16)))
+        tar.addfile(hostile, io.BytesIO(encoded(noise(1, 16, 16))) if hostile.isreg() else None)
         label = _member(hostile.name.removesuffix("png") + "cls")
         label.size = 1
         tar.addfile(label, io.BytesIO(b"0"))
@@ -127,8 +123,8 @@ def test_pipe_address_of_webdataset_starts_no_command(key: str, tmp_path: Path, 
 def test_csv_that_names_files_outside_its_root_is_refused(tmp_path: Path, ask: Callable[..., Answer]) -> None:
     root = tmp_path / "root"
     (root / "images").mkdir(parents=True)
-    (tmp_path / "secret.png").write_bytes(_png(1))
-    (root / "images" / "a.png").write_bytes(_png(2))
+    (tmp_path / "secret.png").write_bytes(encoded(noise(1, 16, 16)))
+    (root / "images" / "a.png").write_bytes(encoded(noise(2, 16, 16)))
     (root / "train.csv").write_text("id,label\na.png,x\n../../secret.png,y\n")
     answer = ask(*_target("csv", root))
     assert answer.code == 3
@@ -143,7 +139,7 @@ def test_csv_cell_beyond_measure_is_told_in_one_printable_line(
 ) -> None:
     root = tmp_path / "root"
     (root / "images").mkdir(parents=True)
-    (root / "images" / "a.png").write_bytes(_png(2))
+    (root / "images" / "a.png").write_bytes(encoded(noise(2, 16, 16)))
     (root / "train.csv").write_text(f"id,label\na.png,x\n{cell},y\n")
     answer = ask(*_target("csv", root))
     assert answer.code == 3
@@ -210,7 +206,7 @@ def test_class_and_file_names_reach_terminal_and_report_as_text(tmp_path: Path, 
         folder = root / "train" / name
         folder.mkdir(parents=True)
         for number in range(12):
-            (folder / f"{number}.png").write_bytes(_png(100 * label + number))
+            (folder / f"{number}.png").write_bytes(encoded(noise(100 * label + number, 16, 16)))
     (root / "train" / names[0] / "\x1b[2Jbad.png").write_bytes(b"no image")
     answer = ask(*_target("folder", root, "datasets.target.size=16"))
     assert answer.code == 3
