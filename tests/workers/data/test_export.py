@@ -9,20 +9,12 @@ from PIL import Image
 
 from workers.data import export as contact_sheet
 from workers.data.export import Band, Tile, draw, prepared_sheet
-from workers.data.loading.augment import Windows, crop, to_input
-from workers.data.loading.batches import pixel_statistics
-from workers.data.store.store import Store, open_store
+from workers.data.loading import Windows, crop, pixel_statistics, to_input
+from workers.data.store import Store, open_store
 from workers.protocol import StageSpec
-from workers.settings.training import (
-    AugmentationSettings,
-    ModelSettings,
-    Normalisation,
-    ScheduleSettings,
-    TrainingSettings,
-)
-from workers.training import augmented
+from workers.settings import AugmentationSettings, ModelSettings, Normalisation, ScheduleSettings, TrainingSettings
+from workers.training import augmented, run_stage
 from workers.training.augmented import augmented_sheet, to_pixels
-from workers.training.stage import run_stage
 
 SEEN = TrainingSettings(model=ModelSettings(input_size=16, conv1_kernel=3, conv1_stride=1))
 

@@ -14,13 +14,13 @@ import torch
 from stages import never
 from torch import Tensor, nn
 
-from workers.data.loading.augment import PixelStatistics
-from workers.data.store.store import open_store
+from workers.data.loading import PixelStatistics
+from workers.data.store import open_store
 from workers.errors import CheckFailed, Stopped, StorageError
-from workers.inference import prediction
-from workers.inference.prediction import TrainedMember, mean_over_crops, predict, predict_images
+from workers.inference import mean_over_crops, predict, predict_images, prediction
+from workers.inference.prediction import TrainedMember
 from workers.protocol import Numerics, PredictSpec, StageSpec
-from workers.settings.training import AugmentationSettings, Crops, ModelSettings, Recipe
+from workers.settings import AugmentationSettings, Crops, ModelSettings, Recipe
 
 
 class FirstPixel(nn.Module):

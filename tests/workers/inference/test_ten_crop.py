@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from workers import numerics
-from workers.data.loading.augment import PixelStatistics, Windows, to_input
+from workers.data.loading import PixelStatistics, Windows, to_input
 from workers.inference import ten_crop
 from workers.inference.shared_windows import shared_convs
-from workers.models.alexnet import AlexNet
+from workers.models import AlexNet
 from workers.models.fresh import draw
 from workers.protocol import Numerics
-from workers.settings.training import Activation, Crops, InitSettings, ModelSettings
+from workers.settings import Activation, Crops, InitSettings, ModelSettings
 
 FULL = ModelSettings(width=0.1, fc_units=32)
 SMALL = ModelSettings(input_size=56, width=0.1, conv1_kernel=5, conv1_stride=2, fc_units=32)

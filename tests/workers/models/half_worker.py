@@ -14,8 +14,7 @@ import torch.distributed as dist
 from half_process import logits_of
 
 from workers.models.halves import Half
-from workers.training.evaluation import mean_loss
-from workers.training.optimizer import build_optimizer
+from workers.training import build_optimizer, mean_loss
 
 
 def updated(task: dict[str, Any], weights: dict[str, torch.Tensor], index: int) -> dict[str, Any]:

@@ -6,10 +6,9 @@ import pytest
 import torch
 
 from workers.errors import ConfigError
-from workers.models.construction import build
+from workers.models import build, outline
 from workers.models.fresh import draw
-from workers.models.outlines import outline
-from workers.settings.training import InitScheme, InitSettings, ModelSettings
+from workers.settings import InitScheme, InitSettings, ModelSettings
 
 SMALL = ModelSettings(input_size=56, width=0.25, conv1_kernel=5, conv1_stride=2, fc_units=64)
 

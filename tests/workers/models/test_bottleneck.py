@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch.nn.functional import linear, relu
 
-from workers.models.construction import build, initialise
-from workers.models.outlines import outline
-from workers.settings.training import InitSettings, ModelSettings
+from workers.models import build, initialise, outline
+from workers.settings import InitSettings, ModelSettings
 
 SMALL = ModelSettings(input_size=56, width=0.1, conv1_kernel=5, conv1_stride=2, fc_units=48, bottleneck=12)
 RELEASE = ModelSettings(num_convs=6, bottleneck=2048)

@@ -10,11 +10,9 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 
-from workers.models.construction import build, initialise, place
+from workers.models import beside, build, initialise, outline, parts_of, place, whole_shape
 from workers.models.halves import HalvedAlexNet
-from workers.models.outlines import outline
-from workers.models.parts import beside, parts_of, whole_shape
-from workers.settings.training import Activation, DropoutScaling, InitSettings, Layout, ModelSettings
+from workers.settings import Activation, DropoutScaling, InitSettings, Layout, ModelSettings
 
 SMALL = ModelSettings(input_size=56, width=0.1, conv1_kernel=5, conv1_stride=2, fc_units=32)
 # A large alpha, so that a window that stops at the wrong channel shows.

@@ -1,7 +1,7 @@
 """A model as numbers: names of layers, and what stands for several of them."""
 
-from workers.models.outlines import outline
-from workers.settings.training import ModelSettings
+from workers.models import outline
+from workers.settings import ModelSettings
 
 FULL = outline(ModelSettings(), 1000)
 

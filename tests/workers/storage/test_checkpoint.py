@@ -15,8 +15,14 @@ import pytest
 from stored import read_checkpoint
 
 from workers.errors import Diverged, StorageError
-from workers.storage import checkpoint as protocol
-from workers.storage.checkpoint import newest_checkpoint, prune, read_weights, verify_checkpoint, write_checkpoint
+from workers.storage import (
+    checkpoint as protocol,
+    newest_checkpoint,
+    prune,
+    read_weights,
+    verify_checkpoint,
+    write_checkpoint,
+)
 
 WEIGHTS = {"conv1.weight": np.arange(12, dtype=np.float32).reshape(3, 4)}
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from stages import contents, stop_after, trained, weights
 
-from workers.data.store.store import open_store
+from workers.data.store import open_store
 from workers.errors import Stopped
-from workers.inference.prediction import load_member, predict_images
-from workers.models.construction import build
+from workers.inference import load_member, predict_images
+from workers.models import build
 from workers.protocol import StageSpec
-from workers.settings.training import Crops, ModelSettings
-from workers.training.stage import run_stage
+from workers.settings import Crops, ModelSettings
+from workers.training import run_stage
 
 NET = ModelSettings(name="torchvision/shufflenet_v2_x0_5", input_size=16)
 FIRST_NORM = "conv1.1"

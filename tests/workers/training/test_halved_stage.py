@@ -8,10 +8,10 @@ import pytest
 from stages import contents, never, stop_after, trained, weights
 
 from workers.errors import Stopped
-from workers.inference.prediction import load_member, mean_over_crops, predict, predict_images
+from workers.inference import load_member, mean_over_crops, predict, predict_images
 from workers.protocol import PredictSpec, StageSpec
-from workers.settings.training import Crops, Layout
-from workers.training.stage import run_stage
+from workers.settings import Crops, Layout
+from workers.training import run_stage
 
 
 def laid(spec: StageSpec, layout: Layout, folder: Path) -> StageSpec:

@@ -14,12 +14,11 @@ from stages import never, trained, weights
 from torch import Tensor
 
 from workers.errors import DataError
-from workers.models.construction import build, initialise
-from workers.models.parts import saved_parts_of
+from workers.models import build, initialise, saved_parts_of
 from workers.protocol import InitFile, StageSpec
-from workers.settings.training import InitSettings, Layout, OptimizerSettings
-from workers.training.init_file import check_init_file, load_init_file, read_init_file
-from workers.training.stage import run_stage
+from workers.settings import InitSettings, Layout, OptimizerSettings
+from workers.training import check_init_file, run_stage
+from workers.training.init_file import load_init_file, read_init_file
 
 Weights = dict[str, Tensor]
 UNMOVED = OptimizerSettings(lr=1e-30, batch_size=400)

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from workers.errors import StorageError
-from workers.training.metrics import StepMark, read_step
+from workers.training import read_step
+from workers.training.metrics import StepMark
 
 
 def test_step_mark_tells_the_last_step_set(tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from workers.errors import ConfigError
-from workers.settings.training import OptimizerSettings, Velocity
+from workers.settings import OptimizerSettings, Velocity
+from workers.training import build_optimizer
 from workers.training.layer_rates import Phase
-from workers.training.optimizer import LearningRates, build_optimizer, check_trained, load_momentum, momentum_parts
+from workers.training.optimizer import LearningRates, check_trained, load_momentum, momentum_parts
 
 SETTINGS = OptimizerSettings(momentum=0.9, weight_decay=0.1, decay_biases=False, bias_lr_scale=2.0)
 SCALED = replace(SETTINGS, velocity=Velocity.scaled)

@@ -21,13 +21,11 @@ from torch import nn
 
 from workers.errors import Diverged, Stopped, StorageError
 from workers.protocol import StageSpec
-from workers.storage import checkpoint as protocol, layout
-from workers.storage.checkpoint import Checkpoint, newest_checkpoint
-from workers.training import saver as saver_module
+from workers.storage import Checkpoint, checkpoint as protocol, layout, newest_checkpoint
+from workers.training import run_stage, saver as saver_module
 from workers.training.loop import TrainState
 from workers.training.metrics import MetricsLog, StepMark
 from workers.training.saver import Saver, Snapshot
-from workers.training.stage import run_stage
 
 INTERVAL = 4
 GIVE_UP_S = 60.0

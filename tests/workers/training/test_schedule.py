@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from workers.settings.training import Decay, ScheduleSettings
+from workers.settings import Decay, ScheduleSettings
 from workers.training.schedule import (
     ScheduleState,
     after_epoch,

@@ -13,8 +13,8 @@ from stages import contents, never, trained, weights
 
 from workers.errors import ConfigError, StorageError
 from workers.protocol import StageSpec
-from workers.settings.training import OptimizerSettings
-from workers.training.stage import run_stage
+from workers.settings import OptimizerSettings
+from workers.training import run_stage
 
 FIVE = ("conv1", "conv2", "conv3", "conv4", "conv5")
 # So small a step that a weight of float32 does not move: what a stage ends with is what it began with.

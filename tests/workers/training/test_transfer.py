@@ -3,12 +3,10 @@
 import pytest
 import torch
 
-from workers.models.construction import build, initialise
+from workers.models import build, initialise, outline
 from workers.models.layers import MODEL_NAMES
-from workers.models.outlines import outline
-from workers.settings.training import InitSettings, ModelSettings, OptimizerSettings
-from workers.training.evaluation import mean_loss
-from workers.training.optimizer import build_optimizer
+from workers.settings import InitSettings, ModelSettings, OptimizerSettings
+from workers.training import build_optimizer, mean_loss
 
 SMALL = ModelSettings(input_size=56, width=0.1, conv1_kernel=5, conv1_stride=2, fc_units=48)
 

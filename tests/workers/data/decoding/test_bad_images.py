@@ -14,11 +14,11 @@ from listed import folder, store_of
 from pictures import encoded, write_tree
 from PIL import Image
 
+from workers.data.decoding import BadImage, decode
 from workers.data.decoding.decisions import Decision
-from workers.data.decoding.decoder import BadImage, decode
-from workers.data.store.preparation import prepare
+from workers.data.store import prepare
 from workers.errors import DataError
-from workers.settings.dataset import DatasetSettings, OnBad
+from workers.settings import DatasetSettings, OnBad
 
 # Pillow looks for a resolution in EXIF, and warns of a damaged one.
 pytestmark = pytest.mark.filterwarnings("ignore:Corrupt EXIF")

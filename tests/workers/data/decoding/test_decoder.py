@@ -7,7 +7,7 @@ import pytest
 from pictures import encoded, noise
 from PIL import Image
 
-from workers.data.decoding.decoder import BadImage, decode
+from workers.data.decoding import BadImage, decode
 
 
 @pytest.mark.parametrize(("width", "height"), [(16, 16), (30, 16), (16, 31), (16, 17)])

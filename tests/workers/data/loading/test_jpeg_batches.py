@@ -8,10 +8,9 @@ import torch
 from listed import folder, store_of
 from pictures import encoded, smooth, write_tree
 
-from workers.data.loading.batches import TrainingBatches, centre_batches, pixel_statistics
-from workers.data.store.store import Store
-from workers.settings.dataset import StoreFormat
-from workers.settings.training import AugmentationSettings
+from workers.data.loading import TrainingBatches, centre_batches, pixel_statistics
+from workers.data.store import Store
+from workers.settings import AugmentationSettings, StoreFormat
 
 SIZE, INPUT = 48, 40
 

@@ -7,10 +7,19 @@ import numpy as np
 import pytest
 from listed import folder, store_of
 
-from workers.data.loading.augment import Windows, crop, draw_epoch, to_input
-from workers.data.loading.batches import IMAGENET_MEAN, IMAGENET_STD, TrainingBatches, centre_batches, pixel_statistics
-from workers.data.store.store import Store
-from workers.settings.training import AugmentationSettings, ColourScale, Normalisation
+from workers.data.loading import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    TrainingBatches,
+    Windows,
+    centre_batches,
+    crop,
+    draw_epoch,
+    pixel_statistics,
+    to_input,
+)
+from workers.data.store import Store
+from workers.settings import AugmentationSettings, ColourScale, Normalisation
 
 # Krizhevsky et al. 2012, §4.1: the five offsets of 224 pixels in 256.
 OFFSETS = ((0, 0), (0, 32), (16, 16), (32, 0), (32, 32))

@@ -8,9 +8,9 @@ import pytest
 from listed import folder, refusal, rows_of
 from pictures import write_tree
 
-from workers.data.sources.registry import open_listing, survey
+from workers.data.sources import open_listing, survey
 from workers.errors import DataError
-from workers.settings.dataset import DatasetSettings
+from workers.settings import DatasetSettings
 
 
 def classes_file(place: Path, text: str) -> str:

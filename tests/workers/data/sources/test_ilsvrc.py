@@ -31,11 +31,10 @@ from pictures import encoded, noise, write_tree
 from PIL import Image
 
 from workers.data.export import export
-from workers.data.sources.registry import open_listing, survey
-from workers.data.store.preparation import prepare
-from workers.data.store.store import Store, open_store
+from workers.data.sources import open_listing, survey
+from workers.data.store import Store, open_store, prepare
 from workers.errors import DataError
-from workers.settings.dataset import DatasetSettings, OnBad, Source
+from workers.settings import DatasetSettings, OnBad, Source
 
 # By ILSVRC2012_ID: not in the order of their names.
 WNIDS = ("n05", "n01", "n09", "n03")

@@ -14,14 +14,14 @@ from listed import labels_of, refusal, rows_of, store_of
 from pictures import encoded, noise
 from pyarrow import parquet
 
+from workers.data.sources import open_listing, survey
 from workers.data.sources.files import FileListing
 from workers.data.sources.listing import unwatched
 from workers.data.sources.parquet_rows import RowGroups, RowImages, Table, read_footer
-from workers.data.sources.registry import open_listing, survey
 from workers.data.sources.tree import LocalTree
-from workers.data.store.preparation import prepare
+from workers.data.store import prepare
 from workers.errors import DataError
-from workers.settings.dataset import DatasetSettings, Source
+from workers.settings import DatasetSettings, Source
 
 
 def rows(root: Path, **changes: object) -> DatasetSettings:

@@ -11,10 +11,9 @@ from listed import store_of
 from pictures import encoded, noise
 from stages import contents, trained
 
-from workers.data.store.store import Store
+from workers.data.store import Store
 from workers.protocol import StageSpec
-from workers.settings.dataset import DatasetSettings, Source
-from workers.settings.training import AugmentationSettings, OptimizerSettings, ScheduleSettings
+from workers.settings import AugmentationSettings, DatasetSettings, OptimizerSettings, ScheduleSettings, Source
 
 Upload = Callable[[Path, str], str]
 SIZE = 18

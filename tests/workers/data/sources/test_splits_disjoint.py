@@ -7,9 +7,9 @@ import pytest
 from listed import folder, store_of
 from pictures import write_tree
 
-from workers.data.sources.registry import survey
-from workers.data.store.store import Store
-from workers.settings.dataset import DatasetSettings, Source
+from workers.data.sources import survey
+from workers.data.store import Store
+from workers.settings import DatasetSettings, Source
 
 SPLITS = ("train", "dev", "val", "test")
 

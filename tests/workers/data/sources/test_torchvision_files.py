@@ -19,11 +19,11 @@ from PIL import Image
 from scipy.io import savemat
 from torchvision import datasets
 
-from workers.data.sources.registry import open_listing, survey
+from workers.data.sources import open_listing, survey
 from workers.data.sources.torchvision_catalogue import SETS, Kept
-from workers.data.store.preparation import prepare
+from workers.data.store import prepare
 from workers.errors import DataError
-from workers.settings.dataset import DatasetSettings, Source
+from workers.settings import DatasetSettings, Source
 
 NUM_CLASSES, IN_A_CLASS = 3, 6
 

@@ -14,8 +14,8 @@ from listed import refusal, store_of
 from scipy.io import savemat
 from torchvision import datasets
 
-from workers.data.sources.registry import open_listing, survey
-from workers.settings.dataset import DatasetSettings, Source
+from workers.data.sources import open_listing, survey
+from workers.settings import DatasetSettings, Source
 
 NAMES = ("airplane", "automobile", "bird")
 IN_A_BATCH = 12

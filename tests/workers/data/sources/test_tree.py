@@ -11,14 +11,14 @@ import pytest
 from listed import folder
 from pictures import write_tree
 
-from workers.data.decoding.decoder import BadImage
+from workers.data.decoding import BadImage
+from workers.data.sources import open_listing, survey
 from workers.data.sources.files import FileListing, PlainFiles
 from workers.data.sources.listing import unwatched
-from workers.data.sources.registry import open_listing, survey
 from workers.data.sources.tree import RemoteTree, Tree, open_root, tree_at, walk
 from workers.data.store.preparation import store_key
 from workers.errors import DataError
-from workers.settings.dataset import DatasetSettings, OnBad
+from workers.settings import DatasetSettings, OnBad
 
 Upload = Callable[[Path, str], str]
 

@@ -13,12 +13,11 @@ from image_forms import as_shards, write_shard
 from listed import refusal, rows_of, store_of
 from pictures import encoded, noise
 
-from workers.data.decoding.decoder import decode
-from workers.data.sources.listing import Row
-from workers.data.sources.registry import open_listing, survey
+from workers.data.decoding import decode
+from workers.data.sources import Row, open_listing, survey
 from workers.data.sources.tree import Entry
 from workers.data.sources.webdataset import index_shard
-from workers.settings.dataset import DatasetSettings, OnBad, Source
+from workers.settings import DatasetSettings, OnBad, Source
 
 Member = tuple[str, bytes]
 

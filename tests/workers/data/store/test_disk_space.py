@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from listed import folder
 
+from workers.data.store import PrepareProgress, prepare
 from workers.data.store.disk_space import store_bytes
-from workers.data.store.preparation import PrepareProgress, prepare
 from workers.errors import StorageError
-from workers.settings.dataset import StoreFormat
+from workers.settings import StoreFormat
 
 
 @pytest.fixture

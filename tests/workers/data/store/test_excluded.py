@@ -9,9 +9,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from listed import folder, store_of
 from pictures import write_tree
 
-from workers.data.store.excluded import Excluded, held_out_by
-from workers.data.store.preparation import PrepareProgress, prepare
-from workers.data.store.store import Store
+from workers.data.store import Excluded, PrepareProgress, Store, held_out_by, prepare
 from workers.errors import DataError
 
 HELD_OUT = ("dev", "val", "test")

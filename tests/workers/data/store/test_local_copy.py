@@ -13,12 +13,9 @@ import pytest
 from at_once import at_once
 from listed import folder
 
-from workers.data.store import local_copy
-from workers.data.store.local_copy import open_on_node
-from workers.data.store.preparation import prepare
-from workers.data.store.store import open_store
+from workers.data.store import local_copy, open_on_node, open_store, prepare
 from workers.errors import StorageError
-from workers.storage.lock import locked
+from workers.storage import locked
 
 
 @pytest.fixture

@@ -13,12 +13,12 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from listed import folder, store_of
 from pictures import write_tree
 
-from workers.data.decoding.jpeg import decode_window, encode
-from workers.data.loading.augment import crop
-from workers.data.store import pixels as module
-from workers.data.store.pixels import Pixels, ShardFiles
+from workers.data.decoding import decode_window, encode
+from workers.data.loading import crop
+from workers.data.store import Pixels, pixels as module
+from workers.data.store.pixels import ShardFiles
 from workers.errors import StorageError
-from workers.settings.dataset import DatasetSettings, StoreFormat
+from workers.settings import DatasetSettings, StoreFormat
 
 SIZE = 16
 

@@ -15,10 +15,9 @@ from listed import folder, store_of
 from pictures import encoded, noise, write_tree
 from PIL import Image
 
-from workers.data.store.preparation import PrepareProgress, prepare
-from workers.data.store.store import open_store
+from workers.data.store import PrepareProgress, open_store, prepare
 from workers.errors import DataError, StorageError
-from workers.settings.dataset import DatasetSettings, OnBad
+from workers.settings import DatasetSettings, OnBad
 
 
 def snapshot(root: Path) -> dict[str, bytes]:

@@ -14,13 +14,10 @@ from listed import folder, store_of
 from pictures import write_tree
 
 from workers.data.sources.files import FileLoader
-from workers.data.store import preparation
-from workers.data.store.preparation import PrepareProgress, prepare
-from workers.data.store.shards import rows_per_shard
-from workers.data.store.store import Store, open_store
+from workers.data.store import PrepareProgress, Store, open_store, preparation, prepare, rows_per_shard
 from workers.errors import DataError, SourceLost
-from workers.settings.dataset import DatasetSettings, OnBad
-from workers.storage.lock import is_locked
+from workers.settings import DatasetSettings, OnBad
+from workers.storage import is_locked
 
 SCRIPT = Path(__file__).with_name("prepare_counted.py")
 RECORDS = ".building-*/*.records/*.json"

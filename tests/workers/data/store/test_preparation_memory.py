@@ -6,8 +6,8 @@ import pytest
 from listed import folder
 from pictures import write_tree
 
-from workers.data.store.preparation import PrepareProgress, prepare
-from workers.settings.dataset import StoreFormat
+from workers.data.store import PrepareProgress, prepare
+from workers.settings import StoreFormat
 
 SIZE = 256
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from workers.data.decoding.decoder import decode
+from workers.data.decoding import decode
 from workers.data.store import statistics as colour
 from workers.data.store.statistics import ColourStatistics, image_statistics
 

@@ -10,8 +10,7 @@ from listed import folder, store_of
 from pictures import write_tree
 
 from workers.data.export import export
-from workers.data.store.preparation import prepare
-from workers.data.store.store import open_store
+from workers.data.store import open_store, prepare
 from workers.errors import StorageError
 
 
