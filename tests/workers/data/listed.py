@@ -34,5 +34,5 @@ def folder(root: Path, size: int = 8, **changes: Any) -> DatasetSettings:
     return DatasetSettings(root=str(root), size=size, **changes)
 
 
-def store_of(settings: DatasetSettings, place: Path) -> Store:
-    return open_store(prepare(settings, place))
+def store_of(settings: DatasetSettings, place: Path, *more: Any, **named: Any) -> Store:
+    return open_store(prepare(settings, place, *more, **named))

@@ -156,9 +156,3 @@ def test_nan_is_computed_again_once_and_never_written(
             predict(trained, never)
         assert calls == 3
         assert not list(trained.predictions_dir.glob("*"))
-
-
-def test_prediction_does_not_read_the_momentum(trained: PredictSpec) -> None:
-    (optimizer,) = trained.stage_dir.glob("checkpoints/step-00000003/optimizer.safetensors")
-    optimizer.unlink()
-    assert [one.split for one in predict(trained, never)] == ["val", "test"]

@@ -107,9 +107,7 @@ def test_ten_crop_equals_each_crop_alone(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["224 of 256", "56 of 64", "margin off the stride"])
 @pytest.mark.parametrize(("how", "bound"), [({"reflect": False}, 1e-5), ({"precision": "bf16"}, 1e-3)])
-def test_ten_crop_without_reflections_or_in_bf16_equals_each_crop_alone(
-    name: str, how: dict[str, Any], bound: float
-) -> None:
+def test_ten_crop_unreflected_or_in_bf16_equals_each_crop_alone(name: str, how: dict[str, Any], bound: float) -> None:
     assert difference(*GEOMETRIES[name][:2], **how) < bound
 
 

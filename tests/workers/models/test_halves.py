@@ -75,7 +75,7 @@ def gradients(model: nn.Module) -> dict[str, Tensor]:
 @pytest.mark.parametrize("num_convs", [5, 6])
 @pytest.mark.parametrize("lrn", [True, False])
 @pytest.mark.parametrize("layout", Layout)
-def test_either_layout_equals_the_two_columns_of_the_paper_to_1e_12_in_float64(
+def test_either_layout_equals_the_two_columns_of_the_paper_in_float64(
     num_convs: int, lrn: bool, layout: Layout
 ) -> None:
     settings = replace(HALVED, num_convs=num_convs, lrn=lrn, layout=layout, dropout=0.0)
@@ -193,9 +193,7 @@ def unplaced() -> HalvedAlexNet:
 
 
 @pytest.mark.usefixtures("unplaced", "simulated")
-def test_halves_on_two_gpus_meet_without_mixing_devices(
-    unplaced: HalvedAlexNet, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_halves_on_two_gpus_never_mix_devices(unplaced: HalvedAlexNet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     place(unplaced, "cuda")
     assert [{str(one.device) for one in half.parameters()} for half in unplaced.halves] == [{"cuda:0"}, {"cuda:1"}]
@@ -208,7 +206,7 @@ def test_halves_on_two_gpus_meet_without_mixing_devices(
 
 @pytest.mark.usefixtures("unplaced", "simulated")
 @pytest.mark.parametrize(("device", "gpus"), [("cpu", 2), ("cuda", 1), ("cuda:1", 2)])
-def test_halves_lie_together_without_a_second_gpu(
+def test_halves_lie_on_one_device(
     unplaced: HalvedAlexNet, monkeypatch: pytest.MonkeyPatch, device: str, gpus: int
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)

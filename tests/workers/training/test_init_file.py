@@ -61,7 +61,7 @@ def test_stage_takes_all_but_the_reset_layers_of_the_file_to_the_bit(
     assert all(after[one].tobytes() == published[one].numpy().tobytes() for one in body)
 
 
-def test_old_style_state_dict_of_parameters_is_read_and_layers_that_the_model_lacks_are_left_out(
+def test_old_style_state_dict_is_read_and_unknown_layers_left_out(
     tiny_spec: StageSpec, published: Weights, tmp_path: Path
 ) -> None:
     ordered = collections.OrderedDict((name, torch.nn.Parameter(value)) for name, value in published.items())
@@ -151,9 +151,7 @@ def test_malicious_pickle_is_refused_and_runs_nothing(tiny_spec: StageSpec, publ
     assert marker.exists()
 
 
-def test_changed_file_is_refused_before_a_byte_is_parsed(
-    published: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_changed_file_is_refused_unparsed(published: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = saved_pth(published, tmp_path / "w.pth")
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("parsed"))
     path = Path(file.path)

@@ -22,7 +22,7 @@ from torch import nn
 from workers.errors import Diverged, Stopped, StorageError
 from workers.protocol import StageSpec
 from workers.storage import Checkpoint, checkpoint as protocol, layout, newest_checkpoint
-from workers.training import run_stage, saver as saver_module
+from workers.training import read_step, run_stage, saver as saver_module
 from workers.training.loop import TrainState
 from workers.training.metrics import MetricsLog, StepMark
 from workers.training.saver import Saver, Snapshot
@@ -207,7 +207,7 @@ def test_snapshot_is_contiguous_and_reuses_its_memory() -> None:
 
 
 @pytest.mark.parametrize(("stop_at", "committed"), [(6, [INTERVAL, 6]), (INTERVAL, [INTERVAL])])
-def test_stop_request_returns_only_once_everything_is_committed(
+def test_stop_request_commits_everything_first(
     tiny_spec: StageSpec, disk: Disk, stop_at: int, committed: list[int]
 ) -> None:
     with Training(tiny_spec) as training, pytest.raises(Stopped, match=f"after update {stop_at}"):
@@ -260,7 +260,7 @@ def test_failure_of_the_stage_lets_the_checkpoint_in_flight_be_committed(tiny_sp
     assert disk.committed == on_disk(training.folder) == [INTERVAL]
 
 
-def test_failure_of_the_stage_outranks_the_writers_which_is_logged(
+def test_failure_of_the_stage_outranks_the_writers(
     tiny_spec: StageSpec, disk: Disk, caplog: pytest.LogCaptureFixture
 ) -> None:
     disk.fails_at = {INTERVAL: OSError(errno.ENOSPC, "full")}
@@ -273,7 +273,7 @@ def test_failure_of_the_stage_outranks_the_writers_which_is_logged(
     assert list(training.folder.iterdir()) == []
 
 
-def test_metrics_are_durable_before_the_checkpoint_that_vouches_for_them(
+def test_metrics_are_durable_before_the_checkpoint(
     tiny_spec: StageSpec, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     course: list[str] = []
@@ -291,7 +291,7 @@ def test_metrics_are_durable_before_the_checkpoint_that_vouches_for_them(
     assert course == ["metrics", "checkpoint", "prune"]
 
 
-def test_kill_between_snapshot_and_commit_resumes_from_the_one_before_with_the_same_bits(
+def test_kill_between_snapshot_and_commit_resumes_from_the_one_before(
     tiny_spec: StageSpec, disk: Disk, tmp_path: Path
 ) -> None:
     recipe = replace(tiny_spec.recipe, schedule=replace(tiny_spec.recipe.schedule, epochs=3))
@@ -321,3 +321,23 @@ def test_kill_between_snapshot_and_commit_resumes_from_the_one_before_with_the_s
     result = run_stage(replace(spec, stage_dir=at_kill), lambda: False)
     assert result.resumed_from == 3
     assert result.checkpoint_sha256 == undisturbed.checkpoint_sha256
+
+
+def test_step_mark_tells_the_last_step_set(tmp_path: Path) -> None:
+    mark = StepMark(tmp_path / "step.txt")
+    for step in (9, 123456, 7):
+        mark.set(step)
+    mark.close()
+    assert read_step(tmp_path / "step.txt") == 7
+
+
+def test_step_mark_on_full_storage_is_a_storage_error() -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("no /dev/full here to play a full disk")
+    mark = StepMark(full)
+    try:
+        with pytest.raises(StorageError, match="/dev/full"):
+            mark.set(1)
+    finally:
+        mark.close()

@@ -57,10 +57,6 @@ def test_ids_are_file_and_row_so_that_order_is_that_of_the_file(root: Path) -> N
     assert [row.path for row in splits["test"]] == sorted(row.path for row in splits["test"])
 
 
-def test_id_column_may_be_the_images_path(root: Path) -> None:
-    assert labels_of(rows(root, id_column="image.path"))["a/3.png"] == "a"
-
-
 def test_order_of_the_schemas_names_is_kept(tmp_path: Path, pictures: list[bytes]) -> None:
     images = [Image(str(index), ("zebra", "ant")[index % 2], content) for index, content in enumerate(pictures)]
     write_parquet(tmp_path / "train.parquet", images, ["zebra", "ant"])
@@ -104,9 +100,7 @@ def test_columns_can_be_named(tmp_path: Path, pictures: list[bytes]) -> None:
 
 
 @pytest.mark.parametrize("column", [IMAGE, pa.binary()])
-def test_image_whose_row_has_no_bytes_is_a_bad_image(
-    tmp_path: Path, pictures: list[bytes], column: pa.DataType
-) -> None:
+def test_image_without_bytes_is_a_bad_image(tmp_path: Path, pictures: list[bytes], column: pa.DataType) -> None:
     contents = [*pictures[:4], None, b""]
     images = contents if column == pa.binary() else [{"bytes": each, "path": "x.png"} for each in contents]
     write(tmp_path, {"image": pa.array(images, column), "label": ["a"] * 6})

@@ -289,9 +289,7 @@ def test_labels_are_those_that_torchvision_gives(name: str, writer: Writer, tmp_
         assert by_pixels[pixels.tobytes()] == label
 
 
-def test_set_of_files_is_listed_without_decoding_or_holding_an_image(
-    writer: Writer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_set_of_files_is_listed_without_decoding_an_image(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
     food(writer)
 
     monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("an image was opened"))

@@ -81,7 +81,7 @@ def test_class_names_keep_numbers_as_indices_whatever_their_order(tmp_path: Path
         ("CLS", lambda index: f" {'ab'[index % 2]} \n"),
     ],
 )
-def test_labels_are_read_from_each_kind_of_file(
+def test_labels_are_read_from_every_file(
     tmp_path: Path, samples: Samples, extension: str, label: Callable[[int], str]
 ) -> None:
     write_shard(tmp_path / "train-000.tar", samples(6, extension, label))
@@ -140,7 +140,7 @@ WRONG: dict[str, tuple[list[Member], str]] = {
 
 
 @pytest.mark.parametrize(("members", "expected"), WRONG.values(), ids=WRONG)
-def test_sample_that_is_not_whole_is_refused_or_left_out(
+def test_broken_sample_is_refused_or_left_out(
     tmp_path: Path, samples: Samples, members: list[Member], expected: str
 ) -> None:
     write_shard(tmp_path / "train-000.tar", samples(8, "cls", lambda index: str(index % 2)) + members)
@@ -180,9 +180,7 @@ def test_compressed_shard_is_refused_with_what_to_do(shard: Path) -> None:
     assert "gunzip" in refusal(shards(shard.parent))
 
 
-def test_headers_are_read_once_as_long_as_the_shard_stays_the_same(
-    shard: Path, samples: Samples, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_headers_of_a_shard_are_read_once(shard: Path, samples: Samples, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
 
     def counted(tree: object, entry: Entry, *others: object) -> object:

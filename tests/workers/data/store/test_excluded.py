@@ -100,9 +100,7 @@ def test_store_is_the_dataset_s_own_where_train_has_none_of_them(plain_tree: Pat
     assert prepare(folder(plain_tree), tmp_path / "one", excluded=keep_out) == alone.path
 
 
-def test_every_set_of_excluded_images_has_its_own_store_found_again_without_reading(
-    plain_tree: Path, tmp_path: Path
-) -> None:
+def test_each_set_of_excluded_images_has_a_store_found_again_without_reading(plain_tree: Path, tmp_path: Path) -> None:
     alone = store_of(folder(plain_tree), tmp_path / "one")
     # With the dataset's own store beside them, and without.
     for place in (tmp_path / "one", tmp_path / "two"):

@@ -165,7 +165,7 @@ def test_interrupted_preparation_leaves_no_store_and_the_next_resumes(tree: Path
 
 
 @pytest.mark.parametrize("step", ["image_statistics", "_commit"])
-def test_interruption_after_the_last_shard_redoes_none(
+def test_interruption_at_the_end_redoes_none(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     def interrupt(*_: object) -> None:
@@ -179,7 +179,7 @@ def test_interruption_after_the_last_shard_redoes_none(
 
 
 @pytest.mark.parametrize("on_bad", list(OnBad))
-def test_files_that_are_gone_while_packing_are_no_bad_images_and_cost_no_finished_shard(
+def test_files_gone_while_packing_are_no_bad_images_and_cost_no_shard(
     tree: Path, tmp_path: Path, digest: str, on_bad: OnBad
 ) -> None:
     """As where one node of a cluster, or a mount that broke down, does not have them: none may become a grey row."""
@@ -221,9 +221,7 @@ def test_shards_of_a_listing_that_changed_are_not_used(tree: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("damage", ["truncate", "remove", "record"])
-def test_damaged_shard_of_a_killed_preparation_is_packed_again(
-    tree: Path, tmp_path: Path, digest: str, damage: str
-) -> None:
+def test_damaged_shard_of_a_killed_one_is_packed_again(tree: Path, tmp_path: Path, digest: str, damage: str) -> None:
     stores = tmp_path / "stores"
     interrupted(tree, stores)
     record = next(path for path in stores.glob(RECORDS) if path.stem.startswith("train"))
@@ -245,9 +243,7 @@ def test_error_after_an_interruption_leaves_nothing(tree: Path, tmp_path: Path) 
     assert not list((tmp_path / "stores").iterdir())
 
 
-def test_abandoned_preparations_are_removed_after_a_week(
-    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_abandoned_preparations_go_after_a_week(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stores = tmp_path / "stores"
     now = time.time()
     interrupted(tree, stores)
