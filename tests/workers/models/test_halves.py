@@ -75,9 +75,7 @@ def gradients(model: nn.Module) -> dict[str, Tensor]:
 @pytest.mark.parametrize("num_convs", [5, 6])
 @pytest.mark.parametrize("lrn", [True, False])
 @pytest.mark.parametrize("layout", Layout)
-def test_either_layout_equals_the_two_columns_of_the_paper_in_float64(
-    num_convs: int, lrn: bool, layout: Layout
-) -> None:
+def test_either_layout_equals_the_paper_s_two_columns_in_float64(num_convs: int, lrn: bool, layout: Layout) -> None:
     settings = replace(HALVED, num_convs=num_convs, lrn=lrn, layout=layout, dropout=0.0)
     model, images = drawn(settings), photographs()
     weights = {
@@ -206,7 +204,7 @@ def test_halves_on_two_gpus_never_mix_devices(unplaced: HalvedAlexNet, monkeypat
 
 @pytest.mark.usefixtures("unplaced", "simulated")
 @pytest.mark.parametrize(("device", "gpus"), [("cpu", 2), ("cuda", 1), ("cuda:1", 2)])
-def test_halves_lie_on_one_device(
+def test_halves_share_a_device(
     unplaced: HalvedAlexNet, monkeypatch: pytest.MonkeyPatch, device: str, gpus: int
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)

@@ -75,7 +75,7 @@ def test_no_valid_checkpoint_left_stops_and_stays_stopped(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("where", ["model", "optimizer"])
-def test_numbers_that_are_not_finite_are_refused(
+def test_infinite_numbers_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float, where: str
 ) -> None:
     poisoned = np.zeros(600_000, np.float32)
@@ -153,9 +153,7 @@ def test_pruning_counts_only_what_reads_well_and_deletes_nothing_before_two_do(t
 
 
 @pytest.mark.parametrize("error", [errno.EACCES, errno.ESTALE, errno.EMFILE])
-def test_storage_that_fails_sets_no_checkpoint_aside(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int
-) -> None:
+def test_failing_storage_sets_no_checkpoint_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int) -> None:
     save(tmp_path, 1)
     with monkeypatch.context() as patch:
 

@@ -61,7 +61,7 @@ def test_stage_takes_all_but_the_reset_layers_of_the_file_to_the_bit(
     assert all(after[one].tobytes() == published[one].numpy().tobytes() for one in body)
 
 
-def test_old_style_state_dict_is_read_and_unknown_layers_left_out(
+def test_old_state_dict_is_read_and_unknown_layers_left_out(
     tiny_spec: StageSpec, published: Weights, tmp_path: Path
 ) -> None:
     ordered = collections.OrderedDict((name, torch.nn.Parameter(value)) for name, value in published.items())

@@ -207,9 +207,7 @@ def test_snapshot_is_contiguous_and_reuses_its_memory() -> None:
 
 
 @pytest.mark.parametrize(("stop_at", "committed"), [(6, [INTERVAL, 6]), (INTERVAL, [INTERVAL])])
-def test_stop_request_commits_everything_first(
-    tiny_spec: StageSpec, disk: Disk, stop_at: int, committed: list[int]
-) -> None:
+def test_stop_request_commits_all_first(tiny_spec: StageSpec, disk: Disk, stop_at: int, committed: list[int]) -> None:
     with Training(tiny_spec) as training, pytest.raises(Stopped, match=f"after update {stop_at}"):
         disk.open.clear()
         training.stop_at = stop_at
@@ -260,7 +258,7 @@ def test_failure_of_the_stage_lets_the_checkpoint_in_flight_be_committed(tiny_sp
     assert disk.committed == on_disk(training.folder) == [INTERVAL]
 
 
-def test_failure_of_the_stage_outranks_the_writers(
+def test_stage_s_failure_outranks_the_writer_s(
     tiny_spec: StageSpec, disk: Disk, caplog: pytest.LogCaptureFixture
 ) -> None:
     disk.fails_at = {INTERVAL: OSError(errno.ENOSPC, "full")}
@@ -273,7 +271,7 @@ def test_failure_of_the_stage_outranks_the_writers(
     assert list(training.folder.iterdir()) == []
 
 
-def test_metrics_are_durable_before_the_checkpoint(
+def test_metrics_are_synced_before_checkpoints(
     tiny_spec: StageSpec, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     course: list[str] = []
@@ -291,7 +289,7 @@ def test_metrics_are_durable_before_the_checkpoint(
     assert course == ["metrics", "checkpoint", "prune"]
 
 
-def test_kill_between_snapshot_and_commit_resumes_from_the_one_before(
+def test_kill_before_commit_resumes_from_the_checkpoint_before(
     tiny_spec: StageSpec, disk: Disk, tmp_path: Path
 ) -> None:
     recipe = replace(tiny_spec.recipe, schedule=replace(tiny_spec.recipe.schedule, epochs=3))

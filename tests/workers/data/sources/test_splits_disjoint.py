@@ -55,9 +55,7 @@ def test_splits_share_no_image(trees: dict[str, Path], tmp_path: Path, layout: s
 
 @pytest.mark.parametrize("layout", ["plain", "published"])
 @pytest.mark.parametrize("fraction", [0.1, 0.3])
-def test_superset_trains_on_nothing_held_out(
-    trees: dict[str, Path], tmp_path: Path, layout: str, fraction: float
-) -> None:
+def test_superset_trains_on_no_held_out(trees: dict[str, Path], tmp_path: Path, layout: str, fraction: float) -> None:
     superset = folder(trees[layout], val_fraction=fraction, dev_fraction=fraction)
     target = DatasetSettings(**{**superset.__dict__, "classes": str(trees[layout] / "target.txt")})
     stores = store_of(superset, tmp_path / "stores"), store_of(target, tmp_path / "stores")

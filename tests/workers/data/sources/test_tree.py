@@ -91,7 +91,7 @@ def test_links_that_lead_in_a_circle_are_told_and_not_followed_for_ever(tmp_path
         list(walk(tree_at(str(tmp_path)), ""))
 
 
-def test_bucket_can_be_the_root_and_marks_of_folders_are_no_files(
+def test_bucket_can_be_the_root_and_folder_marks_are_no_files(
     to_s3: Upload, small_folder: Path, tmp_path: Path
 ) -> None:
     import s3fs
@@ -123,9 +123,7 @@ def test_folder_in_a_store_keeps_its_key_as_long_as_it_stays_the_same(to_s3: Upl
     assert store_key(settings, open_listing(folder(small_folder))) != key
 
 
-def test_store_that_does_not_answer_is_told_without_secrets(
-    to_s3: Upload, small_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_dead_store_is_told_without_secrets(to_s3: Upload, small_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = DatasetSettings(root=to_s3(small_folder, "g"), size=8)
     listing = open_listing(settings)
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")

@@ -45,9 +45,7 @@ def test_processes_of_a_node_copy_a_store_once(store: Path, tmp_path: Path) -> N
     assert all((copy / name).read_bytes() == (store / name).read_bytes() for name in names)
 
 
-def test_copying_and_waiting_for_a_copy_are_signs_of_life(
-    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_copying_and_waiting_are_signs_of_life(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     beats: list[str] = []
     monkeypatch.setattr(local_copy, "_BLOCK_BYTES", 1 << 10)
     open_on_node(store, tmp_path / "node", lambda: beats.append("copying"))

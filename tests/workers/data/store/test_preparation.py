@@ -176,9 +176,7 @@ def _prepare_with_small_files(settings: DatasetSettings, root: Path, limit: int,
 
 # The first is too small for the pixels; the second holds one-pixel images, and not the 32 bytes a row of contents.
 @pytest.mark.parametrize(("size", "limit"), [(8, 4096), (1, 1500)])
-def test_store_that_cannot_be_written_in_full_leaves_nothing(
-    plain_tree: Path, tmp_path: Path, size: int, limit: int
-) -> None:
+def test_store_that_cannot_be_written_leaves_nothing(plain_tree: Path, tmp_path: Path, size: int, limit: int) -> None:
     root = tmp_path / "place" / "stores"
     root.parent.mkdir()
     (said,) = at_once(_prepare_with_small_files, [(folder(plain_tree, size=size), root, limit)])
@@ -198,7 +196,7 @@ def leave_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int
     return leave
 
 
-def test_store_larger_than_the_disk_is_refused_unread(
+def test_store_larger_than_the_disk_is_refused(
     plain_tree: Path, tmp_path: Path, leave_free: Callable[[int], None]
 ) -> None:
     leave_free(200_000)

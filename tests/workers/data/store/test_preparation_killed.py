@@ -165,7 +165,7 @@ def test_interrupted_preparation_leaves_no_store_and_the_next_resumes(tree: Path
 
 
 @pytest.mark.parametrize("step", ["image_statistics", "_commit"])
-def test_interruption_at_the_end_redoes_none(
+def test_interruption_at_the_end_is_free(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     def interrupt(*_: object) -> None:
@@ -179,7 +179,7 @@ def test_interruption_at_the_end_redoes_none(
 
 
 @pytest.mark.parametrize("on_bad", list(OnBad))
-def test_files_gone_while_packing_are_no_bad_images_and_cost_no_shard(
+def test_files_gone_while_packing_cost_no_finished_shard(
     tree: Path, tmp_path: Path, digest: str, on_bad: OnBad
 ) -> None:
     """As where one node of a cluster, or a mount that broke down, does not have them: none may become a grey row."""
