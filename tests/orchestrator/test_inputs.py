@@ -4,9 +4,8 @@ import os
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+from pictures import write_tree
 
 from orchestrator.config.composition import compose
 from orchestrator.inputs import Prepared, prepare_all, survey_all
@@ -14,9 +13,7 @@ from workers.errors import DataError, StorageError
 
 
 def paint(path: Path, seed: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(path.with_suffix(".png"))
+    write_tree(path.parent, {f"{path.name}.png": seed}, side=8)
 
 
 @pytest.fixture

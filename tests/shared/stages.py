@@ -6,9 +6,8 @@ import numpy as np
 from stored import read_checkpoint
 
 from workers.protocol import StageSpec
-from workers.storage.checkpoint import Contents
-from workers.storage.finished import read_finished, write_finished
-from workers.training.stage import run_stage
+from workers.storage import Contents, read_finished, write_finished
+from workers.training import run_stage
 
 
 def never() -> bool:

@@ -4,16 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from workers.data.store.preparation import prepare
+from workers.data.store import prepare
 from workers.protocol import Numerics, StageSpec
-from workers.settings.dataset import DatasetSettings, Source
-from workers.settings.training import (
+from workers.settings import (
     AugmentationSettings,
+    DatasetSettings,
     KeptCheckpoint,
     ModelSettings,
     OptimizerSettings,
     Recipe,
     ScheduleSettings,
+    Source,
 )
 
 

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 import pytest
-from PIL import Image
+from pictures import write_tree
 
 from orchestrator.cluster.actor import Duties
 from orchestrator.cluster.interface import Completed, Halted, Lost, Trained
@@ -244,17 +243,8 @@ def cluster_elsewhere() -> Iterator[Elsewhere]:
         process.communicate("")
 
 
-def _photos(root: Path) -> Path:
-    generator = np.random.default_rng(0)
-    for index in range(120):
-        path = root / "train" / "ab"[index % 2] / f"{index}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(generator.integers(0, 256, (10, 10, 3), dtype=np.uint8)).save(path)
-    return root
-
-
 def test_shards_packed_over_a_cluster_are_those_packed_here(cluster_elsewhere: Elsewhere, tmp_path: Path) -> None:
-    photos = _photos(tmp_path / "photos")
+    photos = write_tree(tmp_path / "photos", [f"train/{'ab'[index % 2]}/{index}.png" for index in range(120)])
     # Large enough for several shards.
     here = prepare(DatasetSettings(root=str(photos), size=256), tmp_path / "here", runner=shard_runner(ClusterConfig()))
     answer = cluster_elsewhere.run(photos, tmp_path / "there")

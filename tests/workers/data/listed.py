@@ -5,12 +5,11 @@ from typing import Any
 
 import pytest
 
-from workers.data.sources.listing import Rows, unwatched
-from workers.data.sources.registry import open_listing, survey
-from workers.data.store.preparation import prepare
-from workers.data.store.store import Store, open_store
+from workers.data.sources import Rows, open_listing, survey
+from workers.data.sources.listing import unwatched
+from workers.data.store import Store, open_store, prepare
 from workers.errors import DataError
-from workers.settings.dataset import DatasetSettings
+from workers.settings import DatasetSettings
 
 
 def rows_of(settings: DatasetSettings) -> Rows:
@@ -35,5 +34,5 @@ def folder(root: Path, size: int = 8, **changes: Any) -> DatasetSettings:
     return DatasetSettings(root=str(root), size=size, **changes)
 
 
-def store_of(settings: DatasetSettings, place: Path) -> Store:
-    return open_store(prepare(settings, place))
+def store_of(settings: DatasetSettings, place: Path, *more: Any, **named: Any) -> Store:
+    return open_store(prepare(settings, place, *more, **named))

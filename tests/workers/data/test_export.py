@@ -9,20 +9,12 @@ from PIL import Image
 
 from workers.data import export as contact_sheet
 from workers.data.export import Band, Tile, draw, prepared_sheet
-from workers.data.loading.augment import Windows, crop, to_input
-from workers.data.loading.batches import pixel_statistics
-from workers.data.store.store import Store, open_store
+from workers.data.loading import Windows, crop, pixel_statistics, to_input
+from workers.data.store import Store, open_store
 from workers.protocol import StageSpec
-from workers.settings.training import (
-    AugmentationSettings,
-    ModelSettings,
-    Normalisation,
-    ScheduleSettings,
-    TrainingSettings,
-)
-from workers.training import augmented
+from workers.settings import AugmentationSettings, ModelSettings, Normalisation, ScheduleSettings, TrainingSettings
+from workers.training import augmented, run_stage
 from workers.training.augmented import augmented_sheet, to_pixels
-from workers.training.stage import run_stage
 
 SEEN = TrainingSettings(model=ModelSettings(input_size=16, conv1_kernel=3, conv1_stride=1))
 
@@ -58,17 +50,7 @@ def test_draw_tile_shows_its_pixels_on_a_transparent_sheet() -> None:
     assert (shown[..., 3] == 255).all()
 
 
-def test_draw_title_longer_than_its_tiles_is_not_cut() -> None:
-    tile = Tile(np.zeros((8, 8, 3), np.uint8), "")
-    title = "64 px as prepared, then 56 px as the net sees them"
-    narrow, wide = (np.asarray(opened(draw([Band(title, [tile])], columns)))[:30] for columns in (1, 6))
-    np.testing.assert_array_equal(narrow, wide[:, : narrow.shape[1]])
-    assert not wide[:, narrow.shape[1] :].any()
-
-
-def test_prepared_sheet_shows_every_split_and_class_under_its_name(
-    digits: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_prepared_sheet_shows_every_split_and_class_by_name(digits: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     bands = tiles_of(monkeypatch, contact_sheet)
     png = prepared_sheet(digits)
     assert [band.title.split(":")[0] for band in bands] == ["train", "dev", "val", "test"]
@@ -92,9 +74,7 @@ def test_to_pixels_undoes_normalisation_exactly(digits: Store, normalisation: No
     np.testing.assert_array_equal(to_pixels(inputs, statistics, windows), pixels)
 
 
-def test_augmented_sheet_shows_windows_of_the_images_beside_them(
-    digits: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_augmented_sheet_shows_windows_of_the_image_beside_them(digits: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     bands = tiles_of(monkeypatch, augmented)
     settings = TrainingSettings(model=SEEN.model, augmentation=AugmentationSettings(colour_std=0, reflect=False))
     augmented_sheet(digits, settings, seed=5)
@@ -109,9 +89,7 @@ def test_augmented_sheet_shows_windows_of_the_images_beside_them(
         assert any(np.array_equal(tile.pixels, window) for window in windows)
 
 
-def test_augmented_sheet_shifts_colours_in_the_epochs_that_training_does(
-    digits: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_augmented_sheet_shifts_colours_when_training_does(digits: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     augmentation = AugmentationSettings(colour_std=2.0, colour_until=0.5, random_crop=False, reflect=False)
     settings = TrainingSettings(model=SEEN.model, augmentation=augmentation, schedule=ScheduleSettings(epochs=4))
     bands = tiles_of(monkeypatch, augmented)

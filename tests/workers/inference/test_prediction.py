@@ -14,13 +14,13 @@ import torch
 from stages import never
 from torch import Tensor, nn
 
-from workers.data.loading.augment import PixelStatistics
-from workers.data.store.store import open_store
+from workers.data.loading import PixelStatistics
+from workers.data.store import open_store
 from workers.errors import CheckFailed, Stopped, StorageError
-from workers.inference import prediction
-from workers.inference.prediction import TrainedMember, mean_over_crops, predict, predict_images
+from workers.inference import mean_over_crops, predict, predict_images, prediction
+from workers.inference.prediction import TrainedMember
 from workers.protocol import Numerics, PredictSpec, StageSpec
-from workers.settings.training import AugmentationSettings, Crops, ModelSettings, Recipe
+from workers.settings import AugmentationSettings, Crops, ModelSettings, Recipe
 
 
 class FirstPixel(nn.Module):
@@ -156,9 +156,3 @@ def test_nan_is_computed_again_once_and_never_written(
             predict(trained, never)
         assert calls == 3
         assert not list(trained.predictions_dir.glob("*"))
-
-
-def test_prediction_does_not_read_the_momentum(trained: PredictSpec) -> None:
-    (optimizer,) = trained.stage_dir.glob("checkpoints/step-00000003/optimizer.safetensors")
-    optimizer.unlink()
-    assert [one.split for one in predict(trained, never)] == ["val", "test"]

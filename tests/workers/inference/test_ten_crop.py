@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from workers import numerics
-from workers.data.loading.augment import PixelStatistics, Windows, to_input
+from workers.data.loading import PixelStatistics, Windows, to_input
 from workers.inference import ten_crop
 from workers.inference.shared_windows import shared_convs
-from workers.models.alexnet import AlexNet
+from workers.models import AlexNet
 from workers.models.fresh import draw
 from workers.protocol import Numerics
-from workers.settings.training import Activation, Crops, InitSettings, ModelSettings
+from workers.settings import Activation, Crops, InitSettings, ModelSettings
 
 FULL = ModelSettings(width=0.1, fc_units=32)
 SMALL = ModelSettings(input_size=56, width=0.1, conv1_kernel=5, conv1_stride=2, fc_units=32)
@@ -107,9 +107,7 @@ def test_ten_crop_equals_each_crop_alone(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["224 of 256", "56 of 64", "margin off the stride"])
 @pytest.mark.parametrize(("how", "bound"), [({"reflect": False}, 1e-5), ({"precision": "bf16"}, 1e-3)])
-def test_ten_crop_without_reflections_or_in_bf16_equals_each_crop_alone(
-    name: str, how: dict[str, Any], bound: float
-) -> None:
+def test_ten_crop_unreflected_or_in_bf16_equals_each_crop_alone(name: str, how: dict[str, Any], bound: float) -> None:
     assert difference(*GEOMETRIES[name][:2], **how) < bound
 
 

@@ -1,7 +1,7 @@
 """A process that trains one half of AlexNet beside another that trains the other; started by test_half_process.
 
-Arguments: a folder, and the half's index. `tasks.pt` in the folder says what to do, `half-<index>.pt` holds this half's
-weights; `after-<index>.pt` tells what became of them, task by task.
+The other half's weights are nowhere in it. Arguments: a folder, and the half's index. `tasks.pt` in the folder says
+what to do, `half-<index>.pt` holds this half's weights; `after-<index>.pt` tells what became of them, task by task.
 """
 
 import sys
@@ -11,14 +11,54 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from half_process import logits_of
+from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from workers.models.halves import Half
-from workers.training.evaluation import mean_loss
-from workers.training.optimizer import build_optimizer
+from workers.training import build_optimizer, mean_loss
 
 
-def updated(task: dict[str, Any], weights: dict[str, torch.Tensor], index: int) -> dict[str, Any]:
+def logits_of(half: Half, images: Tensor) -> Tensor:
+    """Gives both halves' logits [batch, classes] in both processes, which must use the same torch seed."""
+    *meetings, last = half.segments
+    whole = images
+    for segment in meetings:
+        whole = _Meet.apply(half(whole, segment), segment.widths)
+        # Seeded alike, both processes draw the same mask.
+        whole = half.drop(whole) if segment.dropped else whole
+    own = half(whole, last)
+    # Each process computes the whole loss from the logits: summed, their gradients would count it twice.
+    logits = _gather(own.detach(), last.widths)
+    logits[half.index] = own
+    return torch.cat(logits, dim=1)
+
+
+class _Meet(torch.autograd.Function):
+    """Both halves' outputs side by side; back goes the sum of both processes' gradients of this one's own."""
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor, widths: tuple[int, int]) -> Tensor:
+        ctx.widths = widths
+        return torch.cat(_gather(own, widths), dim=1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        summed = grad.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(summed)
+        return summed.split_with_sizes(ctx.widths, dim=1)[dist.get_rank()], None
+
+
+def _gather(own: Tensor, widths: tuple[int, int]) -> list[Tensor]:
+    """Both halves' [batch, width, …]; not by an all-gather, which wants equal widths."""
+    parts = [own.new_empty((len(own), width, *own.shape[2:])) for width in widths]
+    parts[dist.get_rank()] = own.contiguous()
+    for rank, part in enumerate(parts):
+        dist.broadcast(part, src=rank)
+    return parts
+
+
+def updated(task: dict[str, Any], weights: dict[str, Tensor], index: int) -> dict[str, Any]:
     half = Half(task["model"], task["num_classes"], index).to(memory_format=torch.channels_last)
     half.load_state_dict(weights)
     half.to(task["dtype"])

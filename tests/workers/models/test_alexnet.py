@@ -6,10 +6,9 @@ import pytest
 import torch
 
 from workers.errors import ConfigError
-from workers.models.construction import build
+from workers.models import build, outline
 from workers.models.fresh import draw
-from workers.models.outlines import outline
-from workers.settings.training import InitScheme, InitSettings, ModelSettings
+from workers.settings import InitScheme, InitSettings, ModelSettings
 
 SMALL = ModelSettings(input_size=56, width=0.25, conv1_kernel=5, conv1_stride=2, fc_units=64)
 
@@ -78,3 +77,26 @@ def test_normalisation_that_stops_between_the_groups_does_each_groups_channels_a
     torch.testing.assert_close(
         model.convolve(0, images), torch.nn.functional.max_pool2d(expected, 3, 2), rtol=1e-12, atol=1e-12
     )
+
+
+FULL = outline(ModelSettings(), 1000)
+
+
+def test_neurons_at_the_true_size_equal_the_published_count() -> None:
+    assert FULL.num_neurons == 659_272 == sum((290_400, 186_624, 64_896, 64_896, 43_264, 4096, 4096, 1000))
+
+
+def test_select_knows_layers_head_and_body_and_nothing_else() -> None:
+    assert FULL.select("conv3") == ("conv3",)
+    assert FULL.select("head") == ("fc8",)
+    assert FULL.select("body") == ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7")
+    assert FULL.select("conv") == () == FULL.select("conv7")
+    assert FULL.select_all(("body", "head")) == set(FULL.layers)
+
+
+def test_factors_the_narrower_name_counts_whatever_the_order() -> None:
+    for named in ({"body": 0.1, "conv1": 0.01}, {"conv1": 0.01, "body": 0.1}):
+        factors = FULL.factors(named)
+        assert factors["conv1"] == 0.01
+        assert factors["conv2"] == 0.1 == factors["fc7"]
+        assert "fc8" not in factors

@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch.nn.functional import linear, relu
 
-from workers.models.construction import build, initialise
-from workers.models.outlines import outline
-from workers.settings.training import InitSettings, ModelSettings
+from workers.models import build, initialise, outline
+from workers.settings import InitSettings, ModelSettings
 
 SMALL = ModelSettings(input_size=56, width=0.1, conv1_kernel=5, conv1_stride=2, fc_units=48, bottleneck=12)
 RELEASE = ModelSettings(num_convs=6, bottleneck=2048)
@@ -58,14 +57,3 @@ def test_bottleneck_is_drawn_by_fan_in_without_the_factor_for_relu() -> None:
     narrow = model.get_submodule("bottleneck")
     assert narrow.weight.std().item() == pytest.approx((1 / 512) ** 0.5, rel=0.02)
     assert not bool(narrow.bias.any())
-
-
-def test_bottleneck_default_is_none_and_leaves_the_drawn_weights_alone() -> None:
-    assert ModelSettings().bottleneck == 0
-    plain, narrow = (build(replace(SMALL, bottleneck=size), 10) for size in (0, 12))
-    for model in (plain, narrow):
-        initialise(model, InitSettings(), seed=3)
-    assert "bottleneck.weight" not in plain.state_dict()
-    for name, value in narrow.state_dict().items():
-        if name.partition(".")[0] not in ("bottleneck", "fc8"):
-            assert torch.equal(value, plain.state_dict()[name])

@@ -11,12 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from workers.models.construction import build, initialise
+from workers.models import build, initialise, parts_of
 from workers.models.halves import HalvedAlexNet
-from workers.models.parts import parts_of
-from workers.settings.training import InitSettings, Layout, ModelSettings, OptimizerSettings
-from workers.training.evaluation import mean_loss
-from workers.training.optimizer import build_optimizer
+from workers.settings import InitSettings, Layout, ModelSettings, OptimizerSettings
+from workers.training import build_optimizer, mean_loss
 
 WORKER = Path(__file__).with_name("half_worker.py")
 LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"

@@ -10,11 +10,9 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 
-from workers.models.construction import build, initialise, place
+from workers.models import beside, build, initialise, outline, parts_of, place, whole_shape
 from workers.models.halves import HalvedAlexNet
-from workers.models.outlines import outline
-from workers.models.parts import beside, parts_of, whole_shape
-from workers.settings.training import Activation, DropoutScaling, InitSettings, Layout, ModelSettings
+from workers.settings import Activation, DropoutScaling, InitSettings, Layout, ModelSettings
 
 SMALL = ModelSettings(input_size=56, width=0.1, conv1_kernel=5, conv1_stride=2, fc_units=32)
 # A large alpha, so that a window that stops at the wrong channel shows.
@@ -77,9 +75,7 @@ def gradients(model: nn.Module) -> dict[str, Tensor]:
 @pytest.mark.parametrize("num_convs", [5, 6])
 @pytest.mark.parametrize("lrn", [True, False])
 @pytest.mark.parametrize("layout", Layout)
-def test_either_layout_equals_the_two_columns_of_the_paper_to_1e_12_in_float64(
-    num_convs: int, lrn: bool, layout: Layout
-) -> None:
+def test_either_layout_equals_the_paper_s_two_columns_in_float64(num_convs: int, lrn: bool, layout: Layout) -> None:
     settings = replace(HALVED, num_convs=num_convs, lrn=lrn, layout=layout, dropout=0.0)
     model, images = drawn(settings), photographs()
     weights = {
@@ -195,9 +191,7 @@ def unplaced() -> HalvedAlexNet:
 
 
 @pytest.mark.usefixtures("unplaced", "simulated")
-def test_halves_on_two_gpus_meet_without_mixing_devices(
-    unplaced: HalvedAlexNet, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_halves_on_two_gpus_never_mix_devices(unplaced: HalvedAlexNet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     place(unplaced, "cuda")
     assert [{str(one.device) for one in half.parameters()} for half in unplaced.halves] == [{"cuda:0"}, {"cuda:1"}]
@@ -210,7 +204,7 @@ def test_halves_on_two_gpus_meet_without_mixing_devices(
 
 @pytest.mark.usefixtures("unplaced", "simulated")
 @pytest.mark.parametrize(("device", "gpus"), [("cpu", 2), ("cuda", 1), ("cuda:1", 2)])
-def test_halves_lie_together_without_a_second_gpu(
+def test_halves_share_a_device(
     unplaced: HalvedAlexNet, monkeypatch: pytest.MonkeyPatch, device: str, gpus: int
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from workers.errors import ConfigError
 from workers.kernels import lrn as kernel
-from workers.models.lrn import LocalResponseNorm
+from workers.models import LocalResponseNorm
 
 # Rounding of the stored type, times a little for the sums of a window.
 BOUNDS = {torch.float32: 2e-6, torch.bfloat16: 8e-3}

@@ -8,11 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from workers.errors import ConfigError
-from workers.models.alexnet import AlexNet
-from workers.models.construction import build, initialise
-from workers.models.outlines import outline
+from workers.models import AlexNet, build, initialise, outline
 from workers.models.within_map_norm import WithinMapNorm
-from workers.settings.training import Activation, DropoutScaling, InitScheme, InitSettings, ModelSettings
+from workers.settings import Activation, DropoutScaling, InitScheme, InitSettings, ModelSettings
 
 TINY = ModelSettings(input_size=56, width=0.1, conv1_kernel=5, conv1_stride=2, fc_units=32)
 RELEASE = replace(

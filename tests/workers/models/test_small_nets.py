@@ -5,11 +5,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from workers.models.construction import build, initialise
+from workers.models import build, initialise, outline
 from workers.models.highway import HighwayConv
 from workers.models.lenet import LeNet5, PartlyConnected, Subsampling
-from workers.models.outlines import outline
-from workers.settings.training import InitScheme, InitSettings, ModelSettings
+from workers.settings import InitScheme, InitSettings, ModelSettings
 
 NAMES = ("lenet5", "cifar_80s", "cifar_18pct", "highway")
 

@@ -8,13 +8,12 @@ from torchvision import models
 
 from workers import numerics
 from workers.errors import ConfigError
-from workers.models.construction import build, initialise
-from workers.models.outlines import outline
+from workers.models import build, initialise, outline
 from workers.protocol import Numerics
-from workers.settings.training import InitSettings, ModelSettings, OptimizerSettings
+from workers.settings import InitSettings, ModelSettings, OptimizerSettings
+from workers.training import build_optimizer, mean_loss
 from workers.training.batch_norm import batch_norms, set_modes
-from workers.training.evaluation import main_logits, mean_loss
-from workers.training.optimizer import build_optimizer
+from workers.training.evaluation import main_logits
 
 NETS = ("resnet18", "googlenet", "squeezenet1_1", "mobilenet_v3_small", "efficientnet_b0", "vgg11")
 

@@ -31,9 +31,7 @@ def test_folder_takes_the_place_of_another_by_two_renames(old: Path) -> None:
 
 
 @pytest.mark.parametrize("trouble", [OSError(errno.EIO, "Input/output error"), KeyboardInterrupt()])
-def test_trouble_between_the_two_renames_puts_the_old_one_back(
-    old: Path, monkeypatch: pytest.MonkeyPatch, trouble: BaseException
-) -> None:
+def test_trouble_between_renames_is_undone(old: Path, monkeypatch: pytest.MonkeyPatch, trouble: BaseException) -> None:
     rename, targets = Path.rename, []
 
     def second_fails(self: Path, target: Path) -> Path:

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from stages import contents, stop_after, trained, weights
 
-from workers.data.store.store import open_store
+from workers.data.store import open_store
 from workers.errors import Stopped
-from workers.inference.prediction import load_member, predict_images
-from workers.models.construction import build
+from workers.inference import load_member, predict_images
+from workers.models import build
 from workers.protocol import StageSpec
-from workers.settings.training import Crops, ModelSettings
-from workers.training.stage import run_stage
+from workers.settings import Crops, ModelSettings
+from workers.training import run_stage
 
 NET = ModelSettings(name="torchvision/shufflenet_v2_x0_5", input_size=16)
 FIRST_NORM = "conv1.1"
@@ -39,9 +39,7 @@ def test_checkpoint_of_alexnet_holds_its_weights_and_nothing_else(tiny_spec: Sta
 
 
 @pytest.mark.parametrize("updates", [1, 2, 3])
-def test_resumed_stage_ends_with_the_same_bits_running_statistics_included(
-    spec: StageSpec, tmp_path: Path, updates: int
-) -> None:
+def test_resumed_stage_ends_with_the_same_running_statistics(spec: StageSpec, tmp_path: Path, updates: int) -> None:
     straight = contents(trained(replace(spec, stage_dir=tmp_path / "straight")))
     with pytest.raises(Stopped):
         run_stage(spec, stop_after(updates))
@@ -49,7 +47,7 @@ def test_resumed_stage_ends_with_the_same_bits_running_statistics_included(
 
 
 @pytest.mark.parametrize("freeze", [("body",), ()])
-def test_frozen_layers_keep_the_ancestors_statistics_and_others_continue_from_them(
+def test_only_frozen_layers_keep_the_ancestors_statistics(
     spec: StageSpec, turned_store: Path, tmp_path: Path, freeze: tuple[str, ...]
 ) -> None:
     ancestor = trained(replace(spec, store=turned_store, stage="pretrain", stage_dir=tmp_path / "a" / "pretrain"))

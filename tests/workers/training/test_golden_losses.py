@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from workers.protocol import StageSpec
-from workers.settings.training import ModelSettings, OptimizerSettings, ScheduleSettings
-from workers.training.stage import run_stage
+from workers.settings import ModelSettings, OptimizerSettings, ScheduleSettings
+from workers.training import run_stage
 
 GOLDEN = json.loads(Path(__file__).with_name("golden_losses.json").read_text())
 NUM_UPDATES = 20

@@ -8,10 +8,10 @@ import pytest
 from stages import contents, never, stop_after, trained, weights
 
 from workers.errors import Stopped
-from workers.inference.prediction import load_member, mean_over_crops, predict, predict_images
+from workers.inference import load_member, mean_over_crops, predict, predict_images
 from workers.protocol import PredictSpec, StageSpec
-from workers.settings.training import Crops, Layout
-from workers.training.stage import run_stage
+from workers.settings import Crops, Layout
+from workers.training import run_stage
 
 
 def laid(spec: StageSpec, layout: Layout, folder: Path) -> StageSpec:
@@ -30,9 +30,7 @@ def grouped(tiny_spec: StageSpec, tmp_path: Path) -> StageSpec:
     return laid(tiny_spec, Layout.grouped, tmp_path)
 
 
-def test_halved_stage_ends_with_the_grouped_ones_weights_to_rounding_and_under_its_names(
-    halved: StageSpec, grouped: StageSpec
-) -> None:
+def test_halved_stage_ends_with_the_grouped_ones_weights_to_rounding(halved: StageSpec, grouped: StageSpec) -> None:
     ours, theirs = (contents(trained(spec)) for spec in (halved, grouped))
     for mine, other in ((ours.model, theirs.model), (ours.optimizer, theirs.optimizer)):
         assert {name: value.shape for name, value in mine.items()} == {n: value.shape for n, value in other.items()}
@@ -52,9 +50,7 @@ def test_halved_stage_stopped_at_every_update_ends_with_the_same_bits(halved: St
 
 
 @pytest.mark.parametrize("begun", Layout)
-def test_either_layout_starts_from_the_others_checkpoint(
-    begun: Layout, halved: StageSpec, grouped: StageSpec, tmp_path: Path
-) -> None:
+def test_layouts_start_from_each_other(begun: Layout, halved: StageSpec, grouped: StageSpec, tmp_path: Path) -> None:
     ancestor, spec = (halved, grouped) if begun is Layout.halves else (grouped, halved)
     before = weights(trained(ancestor))
     frozen = ("conv1", "conv2", "conv3", "fc6")
@@ -71,9 +67,7 @@ def test_either_layout_starts_from_the_others_checkpoint(
     assert {name.partition(".")[0] for name in saved.optimizer} == {"conv5", "fc7", "fc8"}
 
 
-def test_halved_member_predicts_and_so_does_the_grouped_net_from_its_checkpoint(
-    halved: StageSpec, grouped: StageSpec, tmp_path: Path
-) -> None:
+def test_halved_member_and_the_grouped_net_predict_alike(halved: StageSpec, grouped: StageSpec, tmp_path: Path) -> None:
     trained(halved)
     spec = PredictSpec(
         "base1", halved.stage_dir, halved.store, tmp_path / "predictions", ("val",), halved.recipe, halved.numerics

@@ -14,12 +14,11 @@ from stages import never, trained, weights
 from torch import Tensor
 
 from workers.errors import DataError
-from workers.models.construction import build, initialise
-from workers.models.parts import saved_parts_of
+from workers.models import build, initialise, saved_parts_of
 from workers.protocol import InitFile, StageSpec
-from workers.settings.training import InitSettings, Layout, OptimizerSettings
-from workers.training.init_file import check_init_file, load_init_file, read_init_file
-from workers.training.stage import run_stage
+from workers.settings import InitSettings, Layout, OptimizerSettings
+from workers.training import check_init_file, run_stage
+from workers.training.init_file import load_init_file, read_init_file
 
 Weights = dict[str, Tensor]
 UNMOVED = OptimizerSettings(lr=1e-30, batch_size=400)
@@ -62,7 +61,7 @@ def test_stage_takes_all_but_the_reset_layers_of_the_file_to_the_bit(
     assert all(after[one].tobytes() == published[one].numpy().tobytes() for one in body)
 
 
-def test_old_style_state_dict_of_parameters_is_read_and_layers_that_the_model_lacks_are_left_out(
+def test_old_state_dict_is_read_and_unknown_layers_left_out(
     tiny_spec: StageSpec, published: Weights, tmp_path: Path
 ) -> None:
     ordered = collections.OrderedDict((name, torch.nn.Parameter(value)) for name, value in published.items())
@@ -152,9 +151,7 @@ def test_malicious_pickle_is_refused_and_runs_nothing(tiny_spec: StageSpec, publ
     assert marker.exists()
 
 
-def test_changed_file_is_refused_before_a_byte_is_parsed(
-    published: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_changed_file_is_refused_unparsed(published: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = saved_pth(published, tmp_path / "w.pth")
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("parsed"))
     path = Path(file.path)

@@ -1,8 +1,9 @@
 """When later factors of layers' rates begin, and which of several counts."""
 
-from workers.models.outlines import outline
-from workers.settings.training import ModelSettings, RateChange, ScheduleSettings
-from workers.training.layer_rates import Phase, first_standstill, later_phases
+from workers.models import outline
+from workers.settings import ModelSettings, RateChange, ScheduleSettings
+from workers.training import first_standstill, later_phases
+from workers.training.layer_rates import Phase
 
 PER_EPOCH = 7
 FOUND = outline(ModelSettings(), 10)

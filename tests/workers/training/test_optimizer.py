@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from workers.errors import ConfigError
-from workers.settings.training import OptimizerSettings, Velocity
+from workers.settings import OptimizerSettings, Velocity
+from workers.training import build_optimizer
 from workers.training.layer_rates import Phase
-from workers.training.optimizer import LearningRates, build_optimizer, check_trained, load_momentum, momentum_parts
+from workers.training.optimizer import LearningRates, check_trained, load_momentum, momentum_parts
 
 SETTINGS = OptimizerSettings(momentum=0.9, weight_decay=0.1, decay_biases=False, bias_lr_scale=2.0)
 SCALED = replace(SETTINGS, velocity=Velocity.scaled)
@@ -108,9 +109,7 @@ def after(settings: OptimizerSettings, rates: Sequence[float], resume_at: Sequen
 
 @pytest.mark.parametrize("settings", [SETTINGS, SCALED, replace(SCALED, decay_biases=True, bias_lr_scale=1.0), LAYERED])
 @pytest.mark.parametrize("num_updates", [1, 5, 9, 12, 16])
-def test_updates_follow_the_rule_through_warm_up_cuts_and_changes(
-    settings: OptimizerSettings, num_updates: int
-) -> None:
+def test_updates_follow_the_rule_through_warm_up_and_cuts(settings: OptimizerSettings, num_updates: int) -> None:
     rates, factors = RATES[:num_updates], FACTORS[:num_updates]
     np.testing.assert_allclose(after(settings, rates), slow(settings, rates, factors), rtol=1e-12)
 
@@ -126,10 +125,6 @@ def test_layer_that_stood_still_from_the_start_moves_once_its_change_begins() ->
     states, start, last = list(fast(SCALED, RATES, lr_scale=0.0)), Bowl().values(), slice(-6, None)
     assert all(values[last] == start[last] for values in states[:6])
     assert states[6][last] != start[last]
-
-
-def test_default_options_give_one_group() -> None:
-    assert len(build_optimizer(Bowl(), OptimizerSettings(), (), {}).param_groups) == 1
 
 
 def test_factors_that_leave_nothing_to_train_are_refused() -> None:

@@ -21,13 +21,11 @@ from torch import nn
 
 from workers.errors import Diverged, Stopped, StorageError
 from workers.protocol import StageSpec
-from workers.storage import checkpoint as protocol, layout
-from workers.storage.checkpoint import Checkpoint, newest_checkpoint
-from workers.training import saver as saver_module
+from workers.storage import Checkpoint, checkpoint as protocol, layout, newest_checkpoint
+from workers.training import read_step, run_stage, saver as saver_module
 from workers.training.loop import TrainState
 from workers.training.metrics import MetricsLog, StepMark
 from workers.training.saver import Saver, Snapshot
-from workers.training.stage import run_stage
 
 INTERVAL = 4
 GIVE_UP_S = 60.0
@@ -209,9 +207,7 @@ def test_snapshot_is_contiguous_and_reuses_its_memory() -> None:
 
 
 @pytest.mark.parametrize(("stop_at", "committed"), [(6, [INTERVAL, 6]), (INTERVAL, [INTERVAL])])
-def test_stop_request_returns_only_once_everything_is_committed(
-    tiny_spec: StageSpec, disk: Disk, stop_at: int, committed: list[int]
-) -> None:
+def test_stop_request_commits_all_first(tiny_spec: StageSpec, disk: Disk, stop_at: int, committed: list[int]) -> None:
     with Training(tiny_spec) as training, pytest.raises(Stopped, match=f"after update {stop_at}"):
         disk.open.clear()
         training.stop_at = stop_at
@@ -262,7 +258,7 @@ def test_failure_of_the_stage_lets_the_checkpoint_in_flight_be_committed(tiny_sp
     assert disk.committed == on_disk(training.folder) == [INTERVAL]
 
 
-def test_failure_of_the_stage_outranks_the_writers_which_is_logged(
+def test_stage_s_failure_outranks_the_writer_s(
     tiny_spec: StageSpec, disk: Disk, caplog: pytest.LogCaptureFixture
 ) -> None:
     disk.fails_at = {INTERVAL: OSError(errno.ENOSPC, "full")}
@@ -275,7 +271,7 @@ def test_failure_of_the_stage_outranks_the_writers_which_is_logged(
     assert list(training.folder.iterdir()) == []
 
 
-def test_metrics_are_durable_before_the_checkpoint_that_vouches_for_them(
+def test_metrics_are_synced_before_checkpoints(
     tiny_spec: StageSpec, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     course: list[str] = []
@@ -293,7 +289,7 @@ def test_metrics_are_durable_before_the_checkpoint_that_vouches_for_them(
     assert course == ["metrics", "checkpoint", "prune"]
 
 
-def test_kill_between_snapshot_and_commit_resumes_from_the_one_before_with_the_same_bits(
+def test_kill_before_commit_resumes_from_the_checkpoint_before(
     tiny_spec: StageSpec, disk: Disk, tmp_path: Path
 ) -> None:
     recipe = replace(tiny_spec.recipe, schedule=replace(tiny_spec.recipe.schedule, epochs=3))
@@ -323,3 +319,23 @@ def test_kill_between_snapshot_and_commit_resumes_from_the_one_before_with_the_s
     result = run_stage(replace(spec, stage_dir=at_kill), lambda: False)
     assert result.resumed_from == 3
     assert result.checkpoint_sha256 == undisturbed.checkpoint_sha256
+
+
+def test_step_mark_tells_the_last_step_set(tmp_path: Path) -> None:
+    mark = StepMark(tmp_path / "step.txt")
+    for step in (9, 123456, 7):
+        mark.set(step)
+    mark.close()
+    assert read_step(tmp_path / "step.txt") == 7
+
+
+def test_step_mark_on_full_storage_is_a_storage_error() -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("no /dev/full here to play a full disk")
+    mark = StepMark(full)
+    try:
+        with pytest.raises(StorageError, match="/dev/full"):
+            mark.set(1)
+    finally:
+        mark.close()

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from workers.settings.training import Decay, ScheduleSettings
+from workers.settings import Decay, ScheduleSettings
 from workers.training.schedule import (
     ScheduleState,
     after_epoch,
@@ -40,9 +40,7 @@ def run(errors: list[float], settings: ScheduleSettings = SETTINGS) -> list[int]
     ],
     ids=["plateau", "not yet", "improved", "at chance", "fixed"],
 )
-def test_rate_is_cut_after_patience_epochs_without_improvement(
-    errors: list[float], settings: ScheduleSettings, cuts: int
-) -> None:
+def test_rate_is_cut_on_a_plateau(errors: list[float], settings: ScheduleSettings, cuts: int) -> None:
     assert run(errors, settings)[-1] == cuts
 
 

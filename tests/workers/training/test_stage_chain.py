@@ -9,12 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from stages import contents, never, trained, weights
 
 from workers.errors import ConfigError, StorageError
+from workers.models import build, initialise, outline
+from workers.models.layers import MODEL_NAMES
 from workers.protocol import StageSpec
-from workers.settings.training import OptimizerSettings
-from workers.training.stage import run_stage
+from workers.settings import InitSettings, ModelSettings, OptimizerSettings
+from workers.training import build_optimizer, mean_loss, run_stage
 
 FIVE = ("conv1", "conv2", "conv3", "conv4", "conv5")
 # So small a step that a weight of float32 does not move: what a stage ends with is what it began with.
@@ -41,9 +44,7 @@ def same_layers(one: StageSpec, other: StageSpec) -> set[str]:
     return {name.removesuffix(".weight") for name in shared if np.array_equal(first[name], second[name])}
 
 
-def test_chain_copies_to_the_bit_what_is_not_reset_and_draws_the_rest_again(
-    base: StageSpec, turned_store: Path
-) -> None:
+def test_chain_copies_what_is_not_reset_and_draws_the_rest_again(base: StageSpec, turned_store: Path) -> None:
     six = after(base, "fall2009", {"num_convs": 6}, reset=("conv6", "fc6", "fc7", "head"))
     six = trained(replace(six, store=turned_store))
     assert same_layers(six, base) == set(FIVE)
@@ -83,3 +84,36 @@ def test_ancestor_of_another_shape_and_unknown_layers_are_refused(base: StageSpe
         run_stage(replace(after(base, "next"), store=turned_store), never)
     with pytest.raises(ConfigError, match="conv9"):
         run_stage(after(base, "next", freeze=("conv9",)), never)
+
+
+SMALL = ModelSettings(input_size=56, width=0.1, conv1_kernel=5, conv1_stride=2, fc_units=48)
+
+
+def test_frozen_body_ends_the_backward_pass_at_the_last_layer() -> None:
+    model = build(SMALL, 10)
+    initialise(model, InitSettings(), seed=1)
+    frozen = outline(SMALL, 10).select_all(("body",))
+    build_optimizer(model, OptimizerSettings(), frozen, {})
+    hidden: dict[str, torch.Tensor] = {}
+    model.get_submodule("fc8").register_forward_pre_hook(lambda _, given: hidden.update(last=given[0]))
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        logits = model.train()(torch.randn(4, 3, 56, 56))
+    mean_loss(logits, torch.zeros(4, dtype=torch.int64)).backward()
+    assert not hidden["last"].requires_grad
+    # The forward pass keeps for the backward one what the last layer needs, and no activation below.
+    assert max(tensor.numel() for tensor in kept) <= max(4, 10) * 48
+    assert {name for name, one in model.named_parameters() if one.grad is not None} == {"fc8.weight", "fc8.bias"}
+
+
+@pytest.mark.parametrize("name", [*MODEL_NAMES, "torchvision/resnet18"])
+def test_parameters_left_to_train_are_those_of_the_built_layers_that_are_not_frozen(name: str) -> None:
+    settings = ModelSettings(name=name, input_size={"alexnet": 224}.get(name, 32))
+    found = outline(settings, 10)
+    frozen = found.select_all(("body",))
+    with torch.device("meta"):
+        model = build(settings, 10)
+    build_optimizer(model, OptimizerSettings(), frozen, {})
+    built = sum(one.numel() for one in model.parameters() if one.requires_grad)
+    assert found.num_trained(frozen) == built < found.num_parameters
+    assert found.num_trained(()) == found.num_parameters

@@ -14,11 +14,11 @@ from listed import folder, store_of
 from pictures import encoded, write_tree
 from PIL import Image
 
+from workers.data.decoding import BadImage, decode
 from workers.data.decoding.decisions import Decision
-from workers.data.decoding.decoder import BadImage, decode
-from workers.data.store.preparation import prepare
+from workers.data.store import prepare
 from workers.errors import DataError
-from workers.settings.dataset import DatasetSettings, OnBad
+from workers.settings import DatasetSettings, OnBad
 
 # Pillow looks for a resolution in EXIF, and warns of a damaged one.
 pytestmark = pytest.mark.filterwarnings("ignore:Corrupt EXIF")
@@ -93,6 +93,8 @@ def test_prepare_every_kind_with_skip_lists_each_once_with_its_reason(every_kind
     assert listed == {f"train/a/{name}": set(file.decisions) for name, file in kinds.items()}
     assert store.counts["train"] == len(kinds) - len(refused) + 2 + 2
     assert store.decided[Decision.grey] == 2 * sum(Decision.grey in file.decisions for file in kinds.values())
+    for row, pixels in zip(store.rows("train"), store.images("train"), strict=True):
+        np.testing.assert_array_equal(pixels, decode((every_kind / "train" / row).read_bytes(), 16).pixels)
     # Nothing was executed, and nothing written but the store.
     assert sorted(path for path in tmp_path.rglob("*") if not path.is_relative_to(tmp_path / "stores")) == before
 
@@ -105,6 +107,7 @@ def test_prepare_every_kind_in_test_keeps_every_row(every_kind: Path, tmp_path: 
     unreadable = {store.rows("test")[index] for index in store.unreadable("test")}
     assert unreadable == {name for name, file in kinds.items() if file.refused}
     assert (store.sizes("test")[list(store.unreadable("test"))] == 0).all()
+    assert (np.asarray(store.images("test"))[list(store.unreadable("test"))] == 128).all()
 
 
 def test_prepare_every_kind_by_default_stops_and_lists_them(every_kind: Path, tmp_path: Path) -> None:
@@ -145,7 +148,9 @@ def test_grey_and_rgb_jpegs_have_pillows_pixels() -> None:
                 top = (again.height - side) // 2
                 square = again.crop((0, top, side, top + side)).convert("RGB")
                 expected = np.asarray(square.resize((size, size), Image.Resampling.BICUBIC))
-                np.testing.assert_array_equal(decode(content, size).pixels, expected)
+                picture = decode(content, size)
+                np.testing.assert_array_equal(picture.pixels, expected)
+                assert (picture.width, picture.height) == (600, 603)
 
 
 def test_links_out_of_the_root_are_followed(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, strategies as st
 from PIL import Image
 
-from workers.data.decoding.jpeg import DamagedJpeg, decode_divided, decode_window, divisor, encode
+from workers.data.decoding import decode_window, encode
+from workers.data.decoding.jpeg import DamagedJpeg, decode_divided, divisor
 
 
 def smooth(side: int) -> np.ndarray:

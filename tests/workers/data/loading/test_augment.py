@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from workers.data.loading.augment import crop, draw_epoch
-from workers.settings.training import AugmentationSettings
+from workers.data.loading import crop, draw_epoch
+from workers.settings import AugmentationSettings
 
 DEFAULT = AugmentationSettings()
 

@@ -1,16 +1,28 @@
 """Crops, reflections, colour and normalisation of a batch against slow, obvious ones, pixel by pixel in float64."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from listed import folder, store_of
+from pictures import encoded, smooth, write_tree
 
-from workers.data.loading.augment import Windows, crop, draw_epoch, to_input
-from workers.data.loading.batches import IMAGENET_MEAN, IMAGENET_STD, TrainingBatches, centre_batches, pixel_statistics
-from workers.data.store.store import Store
-from workers.settings.training import AugmentationSettings, ColourScale, Normalisation
+from workers.data.loading import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    TrainingBatches,
+    Windows,
+    centre_batches,
+    crop,
+    draw_epoch,
+    pixel_statistics,
+    to_input,
+)
+from workers.data.store import Store
+from workers.settings import AugmentationSettings, ColourScale, Normalisation, StoreFormat
 
 # Krizhevsky et al. 2012, §4.1: the five offsets of 224 pixels in 256.
 OFFSETS = ((0, 0), (0, 32), (16, 16), (32, 0), (32, 32))
@@ -61,9 +73,7 @@ def full_size(store: Store) -> Store:
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=lambda each: f"{each.normalisation}-{each.colour_scale}")
-def test_crops_at_the_five_offsets_reflected_and_shifted_are_the_obvious_ones(
-    settings: AugmentationSettings, store: Store
-) -> None:
+def test_crops_at_the_five_offsets_are_the_obvious_ones(settings: AugmentationSettings, store: Store) -> None:
     full = full_size(store)
     generator = np.random.default_rng(1)
     images = generator.integers(0, 256, (3, 256, 256, 3), dtype=np.uint8)
@@ -78,9 +88,7 @@ def test_crops_at_the_five_offsets_reflected_and_shifted_are_the_obvious_ones(
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=lambda each: f"{each.normalisation}-{each.colour_scale}")
-def test_batches_of_a_prepared_store_are_the_obvious_crops_of_their_draws(
-    settings: AugmentationSettings, store: Store
-) -> None:
+def test_batches_of_a_store_are_the_obvious_crops_of_their_draws(settings: AugmentationSettings, store: Store) -> None:
     batches = TrainingBatches(store, pixel_statistics(store, settings), settings, seed=3, batch_size=7, input_size=SIZE)
     images, labels = store.images("train"), store.labels("train")
     draws = draw_epoch(3, 1, len(images), 10 - SIZE, settings)
@@ -115,3 +123,48 @@ def test_colour_that_is_off_after_an_epoch_leaves_all_else_as_it_was(store: Stor
             wanted = always if epoch < 2 else never
             assert np.array_equal(until_two(epoch, index), wanted(epoch, index))
             assert not np.array_equal(always(epoch, index), never(epoch, index))
+
+
+STORED, SEEN = 48, 40
+
+
+@pytest.fixture
+def stores(tmp_path: Path) -> dict[StoreFormat, Store]:
+    """Smooth images, as photographs are, in both formats."""
+    smoothed = (encoded(smooth(index, STORED, STORED, corners=6)) for index in range(60))
+    write_tree(
+        tmp_path / "images", {f"train/{'abc'[index % 3]}/{index:02}.png": each for index, each in enumerate(smoothed)}
+    )
+    settings = folder(tmp_path / "images", size=STORED)
+    return {each: store_of(replace(settings, store_format=each), tmp_path / "stores") for each in StoreFormat}
+
+
+def epochs(store: Store, statistics_of: Store) -> TrainingBatches:
+    settings = AugmentationSettings()
+    return TrainingBatches(
+        store, pixel_statistics(statistics_of, settings), settings, seed=3, batch_size=16, input_size=SEEN
+    )
+
+
+def test_jpeg_store_gives_the_same_batches_but_for_what_jpeg_loses(stores: dict[StoreFormat, Store]) -> None:
+    raw = stores[StoreFormat.raw]
+    ours, theirs = (epochs(stores[each], raw) for each in (StoreFormat.jpeg, StoreFormat.raw))
+    for epoch in (0, 1):
+        for index in range(theirs.per_epoch):
+            ours_now, theirs_now = ours.draw(epoch, index), theirs.draw(epoch, index)
+            assert torch.equal(ours_now.labels, theirs_now.labels)
+            assert not torch.equal(ours_now.images, theirs_now.images)
+            # In standard deviations of the pixels; another image, or another crop of it, would be about one away.
+            assert (ours_now.images - theirs_now.images).abs().mean() < 0.15
+    shifted = theirs.draw(0, 0).images.roll(4, dims=3)
+    assert (shifted - ours.draw(0, 0).images).abs().mean() > 0.3, "the bound would not see a wrong crop"
+
+
+def test_centre_crops_of_a_jpeg_store_are_those_of_the_raw_one(stores: dict[StoreFormat, Store]) -> None:
+    raw = stores[StoreFormat.raw]
+    statistics = pixel_statistics(raw, AugmentationSettings())
+    (ours,), (theirs,) = (
+        tuple(centre_batches(stores[each], "val", statistics, SEEN)) for each in (StoreFormat.jpeg, StoreFormat.raw)
+    )
+    assert torch.equal(ours.labels, theirs.labels)
+    assert 0 < (ours.images - theirs.images).abs().mean() < 0.15

@@ -3,10 +3,11 @@
 import numpy as np
 from hypothesis import given, strategies as st
 
-from workers.data.loading.augment import PIECES, draw_epoch
+from workers.data.loading import draw_epoch
+from workers.data.loading.augment import PIECES
 from workers.data.loading.batches import ReadAhead
-from workers.data.store.pixels import Pixels
-from workers.settings.training import AugmentationSettings
+from workers.data.store import Pixels
+from workers.settings import AugmentationSettings
 
 
 def order(num_images: int, window: int, seed: int = 1, epoch: int = 0) -> np.ndarray:

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 from listed import store_of
 
-from workers.data.sources.registry import survey
-from workers.data.store.store import Store
-from workers.settings.dataset import DatasetSettings, Source
+from workers.data.sources import survey
+from workers.data.store import Store
+from workers.settings import DatasetSettings, Source
 
 SPLITS = ("train", "dev", "val", "test")
 

@@ -27,7 +27,7 @@ def test_order_and_copies_of_images_change_nothing(groups: list[list[bytes]], va
 
 @settings(deadline=None)
 @given(classes, st.lists(contents, max_size=30), fractions, fractions)
-def test_further_classes_never_return_a_held_out_image_to_training(
+def test_more_classes_free_no_held_out_image(
     groups: list[list[bytes]], more: list[bytes], val: float, dev: float
 ) -> None:
     target, superset = hold_out(groups, val, dev), hold_out([*groups, more], val, dev)

@@ -31,11 +31,10 @@ from pictures import encoded, noise, write_tree
 from PIL import Image
 
 from workers.data.export import export
-from workers.data.sources.registry import open_listing, survey
-from workers.data.store.preparation import prepare
-from workers.data.store.store import Store, open_store
+from workers.data.sources import open_listing, survey
+from workers.data.store import Store, open_store, prepare
 from workers.errors import DataError
-from workers.settings.dataset import DatasetSettings, OnBad, Source
+from workers.settings import DatasetSettings, OnBad, Source
 
 # By ILSVRC2012_ID: not in the order of their names.
 WNIDS = ("n05", "n01", "n09", "n03")
@@ -66,7 +65,7 @@ def store_of(root: Path, place: Path, **others: object) -> Store:
 
 
 @pytest.mark.parametrize("write", WRITERS)
-def test_labels_are_ids_less_one_and_rows_are_in_the_order_of_numbers(
+def test_labels_are_ids_less_one_and_rows_in_order(
     challenge: Challenge, write: Callable[[Path, Challenge], Path], tmp_path: Path
 ) -> None:
     store = store_of(write(tmp_path / "root", challenge), tmp_path / "stores")
@@ -128,9 +127,7 @@ def test_files_in_an_object_store_give_the_same_digest(challenge: Challenge, tmp
     assert few.class_ids == ("4",)
 
 
-def test_counts_are_known_from_headers_alone_and_archives_are_read_in_place(
-    challenge: Challenge, tmp_path: Path
-) -> None:
+def test_counts_are_known_from_headers_and_archives_are_read_in_place(challenge: Challenge, tmp_path: Path) -> None:
     root = write_archives(tmp_path / "root", challenge)
     before = {path: path.read_bytes() for path in root.iterdir()}
     found = survey(settings(root))
@@ -230,7 +227,7 @@ def with_kit(**changes: bytes) -> Change:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_is_wrong_is_told_in_one_line(challenge: Challenge, tmp_path: Path, change: Change, words: str) -> None:
+def test_wrong_archives_are_told_in_one_line(challenge: Challenge, tmp_path: Path, change: Change, words: str) -> None:
     root = write_archives(tmp_path / "root", challenge)
     change(root)
     assert re.search(words, refusal(settings(root)))
@@ -255,9 +252,7 @@ def in_another_class(root: Path) -> None:
         (in_another_class, "lies in another class than the ground truth's, n09"),
     ],
 )
-def test_what_is_wrong_with_folders_is_told_in_one_line(
-    challenge: Challenge, tmp_path: Path, change: Change, words: str
-) -> None:
+def test_wrong_folders_are_told_in_one_line(challenge: Challenge, tmp_path: Path, change: Change, words: str) -> None:
     root = write_folders(tmp_path / "root", challenge)
     change(root)
     assert re.search(words, refusal(settings(root)))
@@ -285,9 +280,7 @@ def kit_flood(root: Path) -> None:
         (kit_flood, "larger than the kit is when unpacked", 400 << 20),
     ],
 )
-def test_kit_that_unpacks_to_a_flood_is_refused(
-    challenge: Challenge, tmp_path: Path, flood: Change, words: str, most: int
-) -> None:
+def test_flood_is_refused(challenge: Challenge, tmp_path: Path, flood: Change, words: str, most: int) -> None:
     root = write_archives(tmp_path / "root", challenge)
     flood(root)
     tracemalloc.start()

@@ -14,14 +14,14 @@ from listed import labels_of, refusal, rows_of, store_of
 from pictures import encoded, noise
 from pyarrow import parquet
 
+from workers.data.sources import open_listing, survey
 from workers.data.sources.files import FileListing
 from workers.data.sources.listing import unwatched
 from workers.data.sources.parquet_rows import RowGroups, RowImages, Table, read_footer
-from workers.data.sources.registry import open_listing, survey
 from workers.data.sources.tree import LocalTree
-from workers.data.store.preparation import prepare
+from workers.data.store import prepare
 from workers.errors import DataError
-from workers.settings.dataset import DatasetSettings, Source
+from workers.settings import DatasetSettings, Source
 
 
 def rows(root: Path, **changes: object) -> DatasetSettings:
@@ -55,10 +55,6 @@ def test_ids_are_file_and_row_so_that_order_is_that_of_the_file(root: Path) -> N
     names = [row.name for row in splits["test"]]
     assert names[0] == "test-00000-of-00002/0000000"
     assert [row.path for row in splits["test"]] == sorted(row.path for row in splits["test"])
-
-
-def test_id_column_may_be_the_images_path(root: Path) -> None:
-    assert labels_of(rows(root, id_column="image.path"))["a/3.png"] == "a"
 
 
 def test_order_of_the_schemas_names_is_kept(tmp_path: Path, pictures: list[bytes]) -> None:
@@ -104,9 +100,7 @@ def test_columns_can_be_named(tmp_path: Path, pictures: list[bytes]) -> None:
 
 
 @pytest.mark.parametrize("column", [IMAGE, pa.binary()])
-def test_image_whose_row_has_no_bytes_is_a_bad_image(
-    tmp_path: Path, pictures: list[bytes], column: pa.DataType
-) -> None:
+def test_image_without_bytes_is_a_bad_image(tmp_path: Path, pictures: list[bytes], column: pa.DataType) -> None:
     contents = [*pictures[:4], None, b""]
     images = contents if column == pa.binary() else [{"bytes": each, "path": "x.png"} for each in contents]
     write(tmp_path, {"image": pa.array(images, column), "label": ["a"] * 6})

@@ -8,7 +8,7 @@ from pictures import write_tree
 from workers.data.sources.patterns import expand, glob, split_files
 from workers.data.sources.tree import LocalTree
 from workers.errors import DataError
-from workers.settings.dataset import DatasetSettings, Source
+from workers.settings import DatasetSettings, Source
 
 KEY = "datasets.<name>.train"
 

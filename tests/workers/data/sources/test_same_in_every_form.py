@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 from image_forms import as_csv, as_parquet, as_shards
-from listed import store_of
+from listed import folder, store_of
 from pictures import encoded, noise
 from stages import contents, trained
 
-from workers.data.store.store import Store
+from workers.data.store import Store
 from workers.protocol import StageSpec
-from workers.settings.dataset import DatasetSettings, Source
-from workers.settings.training import AugmentationSettings, OptimizerSettings, ScheduleSettings
+from workers.settings import AugmentationSettings, DatasetSettings, OptimizerSettings, ScheduleSettings, Source
 
 Upload = Callable[[Path, str], str]
 SIZE = 18
@@ -39,7 +38,7 @@ def photographs(real_images: Path, tmp_path: Path) -> Path:
 
 def forms_of(folder: Path, tmp_path: Path, to_s3: Upload) -> dict[str, DatasetSettings]:
     """Settings that read the images of a folder from each of their forms."""
-    settings = folder(folder, size=SIZE)
+    settings = DatasetSettings(root=str(folder), size=SIZE)
     csv = replace(settings, source=Source.csv, root=str(as_csv(folder, tmp_path / "csv")))
     shards = replace(settings, source=Source.webdataset, root=str(as_shards(folder, tmp_path / "shards")))
     parquet = replace(
@@ -56,9 +55,7 @@ def stores_of(folder: Path, tmp_path: Path, to_s3: Upload) -> dict[str, Store]:
 
 
 @pytest.mark.parametrize("images", ["small_folder", "photographs"])
-def test_every_form_gives_the_same_digest(
-    images: str, request: pytest.FixtureRequest, tmp_path: Path, to_s3: Upload
-) -> None:
+def test_each_form_gives_one_digest(images: str, request: pytest.FixtureRequest, tmp_path: Path, to_s3: Upload) -> None:
     stores = stores_of(request.getfixturevalue(images), tmp_path, to_s3)
     assert len(stores) == 8
     assert {name: store.digest for name, store in stores.items()} == dict.fromkeys(stores, stores["folder"].digest)
@@ -75,9 +72,7 @@ def test_one_other_byte_in_one_image_gives_another_digest(small_folder: Path, tm
 
 
 @pytest.mark.slow
-def test_every_form_trains_the_same_bits(
-    photographs: Path, tmp_path: Path, to_s3: Upload, tiny_spec: StageSpec
-) -> None:
+def test_each_form_trains_the_same_bits(photographs: Path, tmp_path: Path, to_s3: Upload, tiny_spec: StageSpec) -> None:
     recipe = replace(
         tiny_spec.recipe,
         optimizer=OptimizerSettings(lr=0.02, batch_size=16),
@@ -92,3 +87,22 @@ def test_every_form_trains_the_same_bits(
     }
     assert len(found) == 8
     assert {each.checkpoint.model_sha256 for each in found.values()} == {found["folder"].checkpoint.model_sha256}
+
+
+def test_real_images_keep_counts_pixels_and_colour(real_images: Path, tmp_path: Path) -> None:
+    names = sorted(path.name for path in (real_images / "train").iterdir())[:2]
+    listed = tmp_path / "two.txt"
+    listed.write_text("\n".join(names))
+    settings = folder(real_images, classes=str(listed), size=64)
+    store = store_of(settings, tmp_path / "stores")
+    assert store.classes == tuple(names)
+    assert sum(store.counts.values()) + len(store.left_out) == 2 * 250 + 2 * 50 + 1000
+    assert (store.counts["val"], store.counts["test"]) == (100, 1000)
+    assert abs(store.counts["dev"] - 50) <= 2
+    assert store.unreadable("test") == ()
+    assert (store.sizes("train") == 64).all()
+    assert store.labels("test") is None
+    assert all(0.25 < mean < 0.7 for mean in store.mean)
+    # Natural colours vary mostly in brightness (Krizhevsky et al. 2012, section 4.1).
+    assert store.eigenvalues[0] > 5 * store.eigenvalues[1]
+    assert min(abs(row[0]) for row in store.eigenvectors) > 0.4

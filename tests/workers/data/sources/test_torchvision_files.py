@@ -19,11 +19,11 @@ from PIL import Image
 from scipy.io import savemat
 from torchvision import datasets
 
-from workers.data.sources.registry import open_listing, survey
+from workers.data.sources import open_listing, survey
 from workers.data.sources.torchvision_catalogue import SETS, Kept
-from workers.data.store.preparation import prepare
+from workers.data.store import prepare
 from workers.errors import DataError
-from workers.settings.dataset import DatasetSettings, Source
+from workers.settings import DatasetSettings, Source
 
 NUM_CLASSES, IN_A_CLASS = 3, 6
 
@@ -289,9 +289,7 @@ def test_labels_are_those_that_torchvision_gives(name: str, writer: Writer, tmp_
         assert by_pixels[pixels.tobytes()] == label
 
 
-def test_set_of_files_is_listed_without_decoding_or_holding_an_image(
-    writer: Writer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_set_of_files_is_listed_without_decoding_an_image(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
     food(writer)
 
     monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("an image was opened"))

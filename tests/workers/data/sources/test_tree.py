@@ -11,14 +11,14 @@ import pytest
 from listed import folder
 from pictures import write_tree
 
-from workers.data.decoding.decoder import BadImage
+from workers.data.decoding import BadImage
+from workers.data.sources import open_listing, survey
 from workers.data.sources.files import FileListing, PlainFiles
 from workers.data.sources.listing import unwatched
-from workers.data.sources.registry import open_listing, survey
 from workers.data.sources.tree import RemoteTree, Tree, open_root, tree_at, walk
 from workers.data.store.preparation import store_key
 from workers.errors import DataError
-from workers.settings.dataset import DatasetSettings, OnBad
+from workers.settings import DatasetSettings, OnBad
 
 Upload = Callable[[Path, str], str]
 
@@ -91,7 +91,7 @@ def test_links_that_lead_in_a_circle_are_told_and_not_followed_for_ever(tmp_path
         list(walk(tree_at(str(tmp_path)), ""))
 
 
-def test_bucket_itself_can_be_the_root_and_marks_of_folders_are_no_files(
+def test_bucket_can_be_the_root_and_folder_marks_are_no_files(
     to_s3: Upload, small_folder: Path, tmp_path: Path
 ) -> None:
     import s3fs
@@ -116,18 +116,14 @@ def test_content_that_changes_changes_the_version(to_s3: Upload, tmp_path: Path)
     assert tree.entries("")[0].version != before[0].version
 
 
-def test_folder_in_a_store_is_prepared_under_one_key_as_long_as_it_stays_the_same(
-    to_s3: Upload, small_folder: Path
-) -> None:
+def test_folder_in_a_store_keeps_its_key_as_long_as_it_stays_the_same(to_s3: Upload, small_folder: Path) -> None:
     settings = DatasetSettings(root=to_s3(small_folder, "f"), size=8)
     key = store_key(settings, open_listing(settings))
     assert store_key(settings, open_listing(settings)) == key
     assert store_key(settings, open_listing(folder(small_folder))) != key
 
 
-def test_store_that_does_not_answer_is_told_in_one_line_without_secrets(
-    to_s3: Upload, small_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_dead_store_is_told_without_secrets(to_s3: Upload, small_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = DatasetSettings(root=to_s3(small_folder, "g"), size=8)
     listing = open_listing(settings)
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")

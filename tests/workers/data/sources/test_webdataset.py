@@ -13,12 +13,11 @@ from image_forms import as_shards, write_shard
 from listed import refusal, rows_of, store_of
 from pictures import encoded, noise
 
-from workers.data.decoding.decoder import decode
-from workers.data.sources.listing import Row
-from workers.data.sources.registry import open_listing, survey
+from workers.data.decoding import decode
+from workers.data.sources import Row, open_listing, survey
 from workers.data.sources.tree import Entry
 from workers.data.sources.webdataset import index_shard
-from workers.settings.dataset import DatasetSettings, OnBad, Source
+from workers.settings import DatasetSettings, OnBad, Source
 
 Member = tuple[str, bytes]
 
@@ -82,7 +81,7 @@ def test_class_names_keep_numbers_as_indices_whatever_their_order(tmp_path: Path
         ("CLS", lambda index: f" {'ab'[index % 2]} \n"),
     ],
 )
-def test_labels_are_read_from_each_kind_of_file(
+def test_labels_of_every_kind_are_read(
     tmp_path: Path, samples: Samples, extension: str, label: Callable[[int], str]
 ) -> None:
     write_shard(tmp_path / "train-000.tar", samples(6, extension, label))
@@ -141,9 +140,7 @@ WRONG: dict[str, tuple[list[Member], str]] = {
 
 
 @pytest.mark.parametrize(("members", "expected"), WRONG.values(), ids=WRONG)
-def test_sample_that_is_not_whole_is_refused_or_left_out(
-    tmp_path: Path, samples: Samples, members: list[Member], expected: str
-) -> None:
+def test_broken_sample_is_named(tmp_path: Path, samples: Samples, members: list[Member], expected: str) -> None:
     write_shard(tmp_path / "train-000.tar", samples(8, "cls", lambda index: str(index % 2)) + members)
     message = refusal(shards(tmp_path))
     assert expected in message and "train-000.tar" in message
@@ -181,9 +178,7 @@ def test_compressed_shard_is_refused_with_what_to_do(shard: Path) -> None:
     assert "gunzip" in refusal(shards(shard.parent))
 
 
-def test_headers_are_read_once_as_long_as_the_shard_stays_the_same(
-    shard: Path, samples: Samples, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_headers_of_a_shard_are_read_once(shard: Path, samples: Samples, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
 
     def counted(tree: object, entry: Entry, *others: object) -> object:

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 from workers.data.sources import files, hashes as kept_contents, tree
-from workers.data.store.preparation import prepare
-from workers.settings.dataset import DatasetSettings
+from workers.data.store import prepare
+from workers.settings import DatasetSettings
 
 
 def main(root: str, stores: str, log: str, size: str) -> None:

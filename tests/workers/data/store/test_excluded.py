@@ -9,9 +9,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from listed import folder, store_of
 from pictures import write_tree
 
-from workers.data.store.excluded import Excluded, held_out_by
-from workers.data.store.preparation import PrepareProgress, prepare
-from workers.data.store.store import Store
+from workers.data.store import Excluded, PrepareProgress, Store, held_out_by, prepare
 from workers.errors import DataError
 
 HELD_OUT = ("dev", "val", "test")
@@ -102,9 +100,7 @@ def test_store_is_the_dataset_s_own_where_train_has_none_of_them(plain_tree: Pat
     assert prepare(folder(plain_tree), tmp_path / "one", excluded=keep_out) == alone.path
 
 
-def test_every_set_of_excluded_images_has_its_own_store_found_again_without_reading(
-    plain_tree: Path, tmp_path: Path
-) -> None:
+def test_each_set_of_excluded_images_has_a_store_found_again_without_reading(plain_tree: Path, tmp_path: Path) -> None:
     alone = store_of(folder(plain_tree), tmp_path / "one")
     # With the dataset's own store beside them, and without.
     for place in (tmp_path / "one", tmp_path / "two"):

@@ -13,12 +13,9 @@ import pytest
 from at_once import at_once
 from listed import folder
 
-from workers.data.store import local_copy
-from workers.data.store.local_copy import open_on_node
-from workers.data.store.preparation import prepare
-from workers.data.store.store import open_store
+from workers.data.store import local_copy, open_on_node, open_store, prepare
 from workers.errors import StorageError
-from workers.storage.lock import locked
+from workers.storage import locked
 
 
 @pytest.fixture
@@ -48,9 +45,7 @@ def test_processes_of_a_node_copy_a_store_once(store: Path, tmp_path: Path) -> N
     assert all((copy / name).read_bytes() == (store / name).read_bytes() for name in names)
 
 
-def test_copying_a_store_and_waiting_for_who_copies_it_are_signs_of_life(
-    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_copying_and_waiting_are_signs_of_life(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     beats: list[str] = []
     monkeypatch.setattr(local_copy, "_BLOCK_BYTES", 1 << 10)
     open_on_node(store, tmp_path / "node", lambda: beats.append("copying"))
@@ -102,9 +97,7 @@ def test_store_whose_bytes_are_not_those_of_its_manifest_is_not_copied(store: Pa
     assert not list((tmp_path / "node").iterdir())
 
 
-def test_node_without_room_is_told_with_what_to_change(
-    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_node_without_room_is_told_what_to_change(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.statvfs(tmp_path)
     full = os.statvfs_result((*real[:3], 2, 1, *real[5:]))
     monkeypatch.setattr(os, "statvfs", lambda path: full)

@@ -13,12 +13,12 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from listed import folder, store_of
 from pictures import write_tree
 
-from workers.data.decoding.jpeg import decode_window, encode
-from workers.data.loading.augment import crop
-from workers.data.store import pixels as module
-from workers.data.store.pixels import Pixels, ShardFiles
+from workers.data.decoding import decode_window, encode
+from workers.data.loading import crop
+from workers.data.store import Pixels, pixels as module
+from workers.data.store.pixels import ShardFiles
 from workers.errors import StorageError
-from workers.settings.dataset import DatasetSettings, StoreFormat
+from workers.settings import DatasetSettings, StoreFormat
 
 SIZE = 16
 
@@ -109,9 +109,7 @@ def test_shards_beyond_the_limit_of_open_files_give_way(tmp_path: Path, monkeypa
         assert Path("/proc/self/maps").read_text().count(str(tmp_path)) <= 7
 
 
-def test_threads_that_read_at_once_open_one_shard_after_another(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_threads_that_read_at_once_open_shards_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = noise(40)
     stored = raw(tmp_path, images, [2] * 20)
     limits = module._OTHER_FILES + 4, module._OTHER_FILES + 4
@@ -158,9 +156,7 @@ def test_limit_of_open_files_is_raised_where_it_may_be(tmp_path: Path, monkeypat
     ],
     ids=["absent", "short", "cut", "shape", "dtype"],
 )
-def test_shard_that_is_not_what_the_manifest_says_is_a_storage_error(
-    tmp_path: Path, damage: Callable[[Path], object]
-) -> None:
+def test_shard_unlike_its_manifest_is_a_storage_error(tmp_path: Path, damage: Callable[[Path], object]) -> None:
     stored = raw(tmp_path, noise(4), [4])
     (path,) = tmp_path.iterdir()
     damage(path)

@@ -14,13 +14,10 @@ from listed import folder, store_of
 from pictures import write_tree
 
 from workers.data.sources.files import FileLoader
-from workers.data.store import preparation
-from workers.data.store.preparation import PrepareProgress, prepare
-from workers.data.store.shards import rows_per_shard
-from workers.data.store.store import Store, open_store
+from workers.data.store import PrepareProgress, Store, open_store, preparation, prepare, rows_per_shard
 from workers.errors import DataError, SourceLost
-from workers.settings.dataset import DatasetSettings, OnBad
-from workers.storage.lock import is_locked
+from workers.settings import DatasetSettings, OnBad
+from workers.storage import is_locked
 
 SCRIPT = Path(__file__).with_name("prepare_counted.py")
 RECORDS = ".building-*/*.records/*.json"
@@ -168,7 +165,7 @@ def test_interrupted_preparation_leaves_no_store_and_the_next_resumes(tree: Path
 
 
 @pytest.mark.parametrize("step", ["image_statistics", "_commit"])
-def test_interruption_after_the_last_shard_redoes_none(
+def test_interruption_at_the_end_is_free(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     def interrupt(*_: object) -> None:
@@ -182,7 +179,7 @@ def test_interruption_after_the_last_shard_redoes_none(
 
 
 @pytest.mark.parametrize("on_bad", list(OnBad))
-def test_files_that_are_gone_while_packing_are_no_bad_images_and_cost_no_finished_shard(
+def test_files_gone_while_packing_cost_no_finished_shard(
     tree: Path, tmp_path: Path, digest: str, on_bad: OnBad
 ) -> None:
     """As where one node of a cluster, or a mount that broke down, does not have them: none may become a grey row."""
@@ -224,9 +221,7 @@ def test_shards_of_a_listing_that_changed_are_not_used(tree: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("damage", ["truncate", "remove", "record"])
-def test_damaged_shard_of_a_killed_preparation_is_packed_again(
-    tree: Path, tmp_path: Path, digest: str, damage: str
-) -> None:
+def test_damaged_shard_of_a_killed_one_is_packed_again(tree: Path, tmp_path: Path, digest: str, damage: str) -> None:
     stores = tmp_path / "stores"
     interrupted(tree, stores)
     record = next(path for path in stores.glob(RECORDS) if path.stem.startswith("train"))
@@ -248,9 +243,7 @@ def test_error_after_an_interruption_leaves_nothing(tree: Path, tmp_path: Path) 
     assert not list((tmp_path / "stores").iterdir())
 
 
-def test_abandoned_preparations_are_removed_after_a_week(
-    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_abandoned_preparations_go_after_a_week(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stores = tmp_path / "stores"
     now = time.time()
     interrupted(tree, stores)

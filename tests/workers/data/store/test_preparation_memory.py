@@ -6,8 +6,8 @@ import pytest
 from listed import folder
 from pictures import write_tree
 
-from workers.data.store.preparation import PrepareProgress, prepare
-from workers.settings.dataset import StoreFormat
+from workers.data.store import PrepareProgress, prepare
+from workers.settings import StoreFormat
 
 SIZE = 256
 
@@ -26,9 +26,7 @@ def most_used_mb(root: Path, stores: Path, store_format: StoreFormat) -> float:
 
 
 @pytest.mark.parametrize("store_format", list(StoreFormat))
-def test_memory_while_packing_is_not_a_function_of_the_number_of_images(
-    tmp_path: Path, store_format: StoreFormat
-) -> None:
+def test_memory_while_packing_does_not_grow_with_the_images(tmp_path: Path, store_format: StoreFormat) -> None:
     most = {}
     for count in (60, 60, 600):
         files = {f"train/{'ab'[index % 2]}/{index}.png": index for index in range(count)}

@@ -14,10 +14,9 @@ from pictures import write_tree
 
 from orchestrator.plan.build import stage_seed
 from orchestrator.plan.model import StageRef
-from workers.data.loading.batches import TrainingBatches, pixel_statistics
-from workers.data.store.preparation import prepare
-from workers.data.store.store import open_store
-from workers.settings.training import AugmentationSettings
+from workers.data.loading import TrainingBatches, pixel_statistics
+from workers.data.store import open_store, prepare
+from workers.settings import AugmentationSettings
 
 MEMBERS = [f"base{number}" for number in range(1, 8)]
 NUM_IMAGES, SIZE, INPUT = 140, 256, 224

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from workers.data.decoding.decoder import decode
+from workers.data.decoding import decode
 from workers.data.store import statistics as colour
 from workers.data.store.statistics import ColourStatistics, image_statistics
 
@@ -40,9 +40,7 @@ def test_eigenvalues_fall_and_vectors_have_a_fixed_sign() -> None:
     assert (vectors[np.abs(vectors).argmax(axis=0), range(3)] > 0).all()
 
 
-def test_chunks_and_order_do_not_change_a_bit_and_large_sets_are_sampled_evenly(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_chunks_and_order_change_no_bit_and_large_sets_are_sampled_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
     def both(images: np.ndarray) -> tuple[ColourStatistics, bytes]:
         found = image_statistics(images)
         return found.colour, found.mean_image.tobytes()
@@ -60,13 +58,6 @@ def test_grey_images_of_one_level_give_finite_statistics() -> None:
     assert min(found.std) > 0
     assert min(found.eigenvalues) >= 0
     assert np.isfinite(found.eigenvectors).all()
-
-
-def test_mean_image_is_the_mean_at_each_place() -> None:
-    images = photographs()
-    found = image_statistics(images).mean_image
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, images.astype(np.float64).mean(axis=0), rtol=1e-7)
 
 
 def test_colours_of_real_photographs_spread_in_the_published_directions(real_photographs: Path) -> None:

@@ -10,8 +10,7 @@ from listed import folder, store_of
 from pictures import write_tree
 
 from workers.data.export import export
-from workers.data.store.preparation import prepare
-from workers.data.store.store import open_store
+from workers.data.store import open_store, prepare
 from workers.errors import StorageError
 
 
@@ -42,9 +41,7 @@ def test_mean_image_is_in_the_manifest_and_not_in_the_digest(plain_tree: Path, t
         open_store(store.path)
 
 
-def test_store_of_another_schema_is_refused_and_its_dataset_prepared_beside_it(
-    plain_tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_store_of_another_schema_is_refused(plain_tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     current = prepare(folder(plain_tree), tmp_path / "stores")
     with monkeypatch.context() as later:
         for module in ("preparation", "store"):
