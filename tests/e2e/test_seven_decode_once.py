@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from image_files import write_photos
+from pictures import write_photos
 
 # Every Python process loads this first, Ray's workers too.
 WRAPPED_DECODER = """

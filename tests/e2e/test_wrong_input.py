@@ -8,7 +8,7 @@ from pathlib import Path
 import command_line
 import pytest
 from command_line import Answer
-from image_files import write_photos
+from pictures import write_photos
 
 from orchestrator.cli.program import main
 from orchestrator.config.composition import compose

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from bad_files import files
 from command_line import write_ensemble
-from image_files import photo
+from pictures import noise
 
 from orchestrator.cli.program import main
 
@@ -25,9 +25,9 @@ def root(tmp_path: Path) -> Path:
         split = "val" if number % 3 == 0 else "train"
         path = root / split / "ab"[number % NUM_CLASSES] / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        photo(100 + number).save(path)
+        noise(100 + number, 32, 32).save(path)
     (root / "test").mkdir()
-    photo(300).save(root / "test" / "good.png")
+    noise(300, 32, 32).save(root / "test" / "good.png")
     found = files("nowhere")
     for name in (*REFUSED, *DECIDED):
         content = found[name].content

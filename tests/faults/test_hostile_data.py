@@ -17,8 +17,8 @@ import command_line
 import pytest
 import torch
 from command_line import Answer, write_ensemble
-from image_files import png
 from image_forms import write_shard
+from pictures import png
 
 from orchestrator.cli.program import main
 from orchestrator.report.page import MemberEntry, Page, Picture, render

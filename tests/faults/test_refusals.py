@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from command_line import write_ensemble
-from image_files import write_photos
 from one_slot import one_slot
+from pictures import write_photos
 
 from orchestrator import cluster, launching as launch
 from orchestrator.cli.program import main
