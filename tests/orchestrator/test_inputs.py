@@ -98,7 +98,7 @@ def test_disk_without_room_is_a_storage_error_that_names_the_dataset(photos, mon
     real = os.statvfs(photos)
     monkeypatch.setattr(os, "statvfs", lambda path: os.statvfs_result((1, 1, *real[2:4], 5000, *real[5:])))
     with pytest.raises(
-        StorageError, match=r"^datasets\.target: .* 5,000 bytes are free.*datasets\.target\.store_format=jpeg"
+        StorageError, match=r"^datasets\.target: .*5,000 bytes are free.*datasets\.target\.store_format=jpeg"
     ):
         prepare_all(compose(overrides(photos)), lambda line: None)
     assert StorageError.exit_code == 7
