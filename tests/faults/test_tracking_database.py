@@ -78,7 +78,7 @@ def test_full_disk_of_the_database_costs_no_point(
     fill_disk(ballast)
     with caplog.at_level(logging.WARNING):
         run.train(tracker)
-        wait_for(lambda: "training goes on" in caplog.text)
+        wait_for(lambda: "full" in caplog.text)
     assert "full" in caplog.text
     ballast.unlink()
     finish_when_sent(run, tracker)
