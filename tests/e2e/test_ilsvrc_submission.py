@@ -96,9 +96,7 @@ def submitted(here: Path) -> str:
 
 
 @pytest.mark.slow
-def test_archives_and_kit_become_a_submission_by_the_challenge_s_ids(
-    challenge: Challenge, truth: list[int], here: Path
-) -> None:
+def test_archives_and_kit_become_a_submission_by_ids(challenge: Challenge, truth: list[int], here: Path) -> None:
     root = write_archives(here / "ilsvrc", challenge)
     assert launch(root) == 0
     text = submitted(here)
@@ -123,9 +121,7 @@ def test_archives_and_kit_become_a_submission_by_the_challenge_s_ids(
 
 
 @pytest.mark.slow
-def test_some_classes_of_the_kit_are_submitted_by_their_ids_in_it(
-    challenge: Challenge, truth: list[int], here: Path
-) -> None:
+def test_some_classes_are_submitted_by_their_ids_in_the_kit(challenge: Challenge, truth: list[int], here: Path) -> None:
     root = write_archives(here / "ilsvrc", challenge)
     kept = [2, 4, 5, 7]
     (here / "kept.txt").write_text("".join(f"{WNIDS[number - 1]}\n" for number in kept))

@@ -29,9 +29,7 @@ def few_photographs(real_images: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_launch_averages_members_of_different_architectures(
-    few_photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_launch_averages_different_nets(few_photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "open_cluster", one_slot)
     monkeypatch.chdir(tmp_path)
     small = ("model.width=0.1", "model.fc_units=32", "optimizer.batch_size=16", "ensemble.stages.train.epochs=1")

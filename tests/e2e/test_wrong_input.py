@@ -102,7 +102,7 @@ def test_spoilt_images_exit_3_and_are_named(verb: str, how: str, images: Path, a
 
 @pytest.mark.parametrize("verb", ["launch", "plan", "prepare"])
 @pytest.mark.parametrize("source", ["csv", "webdataset", "parquet"])
-def test_root_that_holds_another_kind_of_files_exits_3_and_says_what_is_looked_for(
+def test_root_of_another_kind_of_files_exits_3_and_says_what_is_sought(
     source: str, verb: str, images: Path, ask: Ask
 ) -> None:
     answer = ask(verb, *_on(images, source))
@@ -131,9 +131,7 @@ def test_line_of_a_csv_without_its_image_exits_3_and_names_the_line(verb: str, i
         ("launch", "cluster.address=nonsense://127.0.0.1:1", "nonsense"),
     ],
 )
-def test_wrong_override_exits_2_and_names_the_key_or_the_right_name(
-    verb: str, override: str, said: str, ask: Ask
-) -> None:
+def test_wrong_override_exits_2_and_names_the_key(verb: str, override: str, said: str, ask: Ask) -> None:
     answer = ask(verb, override)
     assert answer.code == 2
     assert said in answer.line
@@ -174,7 +172,7 @@ def test_tracking_store_where_nobody_listens_exits_2_and_names_its_address(image
     assert address in answer.line
 
 
-def test_sample_submission_of_other_images_exits_2_and_leaves_the_run_as_it_was(
+def test_template_of_other_images_exits_2(
     images: Path, here: Path, ask: Ask, capsys: pytest.CaptureFixture[str]
 ) -> None:
     paths = _recorded_run(here / "run", _on(images))

@@ -50,7 +50,7 @@ def words(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_thread
     ]
 
 
-def test_bad_training_images_stop_a_launch_with_the_list_and_leave_no_run(
+def test_bad_training_images_stop_a_launch(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(words) == 3
@@ -62,9 +62,7 @@ def test_bad_training_images_stop_a_launch_with_the_list_and_leave_no_run(
     assert not (tmp_path / "run").exists()
 
 
-def test_bad_images_that_are_skipped_are_listed_and_test_images_keep_their_rows(
-    words: list[str], tmp_path: Path
-) -> None:
+def test_skipped_images_are_listed_and_test_images_keep_their_rows(words: list[str], tmp_path: Path) -> None:
     assert main([*words, "datasets.target.on_bad=skip"]) == 0
     (manifest,) = (tmp_path / "store").glob("*/manifest.json")
     told = json.loads(manifest.read_text())

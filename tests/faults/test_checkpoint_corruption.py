@@ -187,7 +187,7 @@ ONLY_READ: dict[str, Damage] = {
     "damage",
     [pytest.param(TRAINED[name], id=name, marks=() if name in QUICK else pytest.mark.soak) for name in TRAINED],
 )
-def test_stage_with_a_damaged_newest_checkpoint_resumes_from_the_one_before_to_the_same_bits(
+def test_stage_resumes_from_the_checkpoint_before_a_damaged_one(
     own: StageSpec, undisturbed: StageResult, spec: StageSpec, damage: Damage
 ) -> None:
     damage(newest(own))
@@ -199,7 +199,7 @@ def test_stage_with_a_damaged_newest_checkpoint_resumes_from_the_one_before_to_t
 
 
 @pytest.mark.parametrize("damage", ONLY_READ.values(), ids=ONLY_READ)
-def test_damaged_newest_checkpoint_is_set_aside_before_anything_of_it_is_used(
+def test_damaged_checkpoint_is_set_aside_unused(
     own: StageSpec, monkeypatch: pytest.MonkeyPatch, damage: Damage
 ) -> None:
     damage(newest(own))

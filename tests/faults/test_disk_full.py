@@ -103,9 +103,7 @@ def test_launch_on_a_disk_that_fails_leaves_the_checkpoint_before_and_resumes_on
     )
 
 
-def test_launch_on_a_disk_that_is_really_full_stops_and_resumes_once_there_is_room(
-    smallest: Place, small_disk: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_launch_on_a_full_disk_resumes(smallest: Place, small_disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     place, ballast = Place(small_disk / "run", smallest.shared), small_disk / "ballast"
 
     def fill(fault: Fault) -> None:

@@ -63,7 +63,5 @@ def test_machine_that_goes_without_a_notice_costs_the_budget_of_losses(tmp_path:
 
 
 @pytest.mark.parametrize(("leaving", "slots"), [(frozenset(), 3), (frozenset({"b"}), 2), (frozenset({"a", "b"}), 1)])
-def test_slots_are_those_of_the_nodes_that_stay_and_one_to_wait_for_the_next(
-    leaving: frozenset[str], slots: int
-) -> None:
+def test_slots_are_those_of_nodes_that_stay_and_one_more(leaving: frozenset[str], slots: int) -> None:
     assert count_remaining_slots([Node(2, 0, "a"), Node(1, 0, "b")], leaving, 1, 0) == slots

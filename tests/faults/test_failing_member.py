@@ -137,7 +137,7 @@ def require_budget_spent(bench: Bench) -> None:
     assert [attempt.outcome for attempt in attempts] == [AttemptEnd.failed] * (BUDGET + 1)
 
 
-def test_member_that_always_fails_spends_its_budget_and_there_is_no_submission(
+def test_member_that_always_fails_spends_its_budget(
     bench: Bench, undisturbed: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bench.failing = {"b"}
@@ -196,7 +196,7 @@ def test_min_members_has_the_others_submit_and_everything_says_who_is_missing(
     assert "missing" not in json.loads((bench.paths.report / "scores.json").read_text())
 
 
-def test_min_members_that_are_not_there_is_no_submission_until_submit_asks_for_fewer(
+def test_too_few_members_submit_only_where_fewer_are_asked_for(
     bench: Bench, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bench.failing = {"b"}
@@ -214,7 +214,7 @@ def test_min_members_that_are_not_there_is_no_submission_until_submit_asks_for_f
 
 
 @pytest.mark.parametrize(("number", "words"), [("4", "the ensemble has 3 members"), ("0", "give 1 or more, or null")])
-def test_min_members_that_cannot_be_exits_2_and_leaves_nothing(
+def test_impossible_min_members_exits_2(
     bench: Bench, number: str, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert bench.launch(f"submission.min_members={number}") == 2

@@ -14,9 +14,7 @@ pytestmark = [pytest.mark.soak, pytest.mark.timeout(600)]
 MEMBERS = ("failing", "diverging", "passing", "sound")
 
 
-def test_one_launch_tells_a_failing_a_diverging_and_a_passing_member_apart(
-    new_place: Callable[..., Place], family: Family
-) -> None:
+def test_failing_diverging_and_passing_members_are_told_apart(new_place: Callable[..., Place], family: Family) -> None:
     place = new_place("faulty")
     members = "".join(f"  {name}: {{stages: {{train: {{dataset: target}}}}}}\n" for name in MEMBERS)
     (place.root / "groups" / "ensemble" / "faulty.yaml").write_text(f"members:\n{members}")

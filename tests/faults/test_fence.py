@@ -125,9 +125,7 @@ def _both(spec: StageSpec, where: str, folder: Path) -> Both:
 
 
 @pytest.mark.parametrize("where", [pytest.param(w, marks=pytest.mark.soak if "update" in w else ()) for w in CASES])
-def test_given_up_worker_that_wakes_changes_nothing_and_ends(
-    spec: StageSpec, undisturbed: StageResult, tmp_path: Path, where: str
-) -> None:
+def test_woken_worker_changes_nothing(spec: StageSpec, undisturbed: StageResult, tmp_path: Path, where: str) -> None:
     both = _both(spec, where, tmp_path)
     # The one that had looked at the fence finds nothing left under the name that it was to rename.
     assert both.end in (Superseded.__name__, *(["FileNotFoundError"] if "naming" in where else []))
@@ -158,9 +156,7 @@ def test_attempt_begins_once_a_late_cache_shows_its_mark(tmp_path: Path, monkeyp
 @pytest.mark.parametrize(
     "take_over", [lambda member: raise_fence(member, "train, attempt 1"), shutil.rmtree], ids=["newer", "taken away"]
 )
-def test_fence_lets_its_own_attempt_through_and_none_that_was_given_up(
-    tmp_path: Path, take_over: Callable[[Path], None]
-) -> None:
+def test_fence_lets_its_own_attempt_through_alone(tmp_path: Path, take_over: Callable[[Path], None]) -> None:
     fence = fence_of(tmp_path / "base1" / "train", "train, attempt 0")
     raise_fence(tmp_path / "base1", "train, attempt 0")
     fence.check()

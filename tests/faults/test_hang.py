@@ -119,9 +119,7 @@ def is_alive(pid: int) -> bool:
 
 
 @pytest.mark.slow
-def test_members_that_hang_in_real_processes_are_killed_and_end_in_the_same_bits(
-    spec: StageSpec, tmp_path: Path
-) -> None:
+def test_hung_processes_are_killed_and_end_in_the_same_bits(spec: StageSpec, tmp_path: Path) -> None:
     undisturbed = run_stage(spec, never)
     pids = tmp_path / "pids"
     pids.mkdir()
@@ -183,7 +181,7 @@ def test_predictions_that_hang_are_given_up_and_made_again(tmp_path: Path, monke
     assert outcomes() == [AttemptEnd.lost, AttemptEnd.done]
 
 
-def test_work_without_updates_beats_in_evaluation_saving_and_prediction(
+def test_evaluation_saving_and_prediction_beat(
     spec: StageSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     beats: list[int] = []

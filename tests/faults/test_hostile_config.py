@@ -83,9 +83,7 @@ def test_target_in_a_users_file_is_refused_and_nothing_is_called(groups: Path, t
 
 
 @pytest.mark.parametrize("where", ["members", "below hydra"])
-def test_python_tag_in_a_users_file_is_refused_and_nothing_is_run(
-    where: str, groups: Path, tmp_path: Path, ask: Ask
-) -> None:
+def test_python_tag_in_a_users_file_is_not_run(where: str, groups: Path, tmp_path: Path, ask: Ask) -> None:
     marker = tmp_path / "marker"
     payload = f"!!python/object/apply:subprocess.check_call [[touch, '{marker}']]"
     above = "" if where == "members" else "# @package _global_\nhydra: {callbacks: {mine: {_target_: os.system}}}\n"

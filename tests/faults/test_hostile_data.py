@@ -61,9 +61,7 @@ def _target(source: str, root: Path, *more: str) -> list[str]:
     ("name", "kind"),
     [("../../escaped.png", tarfile.REGTYPE), ("escaped.png", tarfile.LNKTYPE), ("\x1b]0;x\x07.png", tarfile.SYMTYPE)],
 )
-def test_tar_entry_that_leads_elsewhere_is_refused_and_makes_no_file(
-    name: str, kind: bytes, tmp_path: Path, ask: Ask
-) -> None:
+def test_tar_entry_that_leads_elsewhere_makes_no_file(name: str, kind: bytes, tmp_path: Path, ask: Ask) -> None:
     root = tmp_path / "shards"
     root.mkdir()
     hostile = tarfile.TarInfo(name)

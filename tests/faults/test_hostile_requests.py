@@ -55,9 +55,7 @@ def test_page_of_another_site_is_answered_nothing(uri: str, tmp_path: Path, monk
 
 
 @pytest.mark.soak
-def test_page_of_another_site_would_be_answered_were_the_environment_taken_as_it_is(
-    uri: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_page_of_another_site_is_answered_without_the_protection(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     careful = ui._environment
 
     def careless(*given: object) -> dict[str, str]:

@@ -84,9 +84,7 @@ def _replace_model(folder: Path, data: bytes) -> None:
     (folder / "MANIFEST.json").write_bytes(checkpoint._sealed(manifest))
 
 
-def test_pickle_in_the_place_of_weights_is_set_aside_unread_and_the_one_before_gives_the_same_bytes(
-    place: Copy, tmp_path: Path
-) -> None:
+def test_pickle_in_place_of_weights_is_set_aside_and_the_one_before_used(place: Copy, tmp_path: Path) -> None:
     marker, wanted, step = tmp_path / "marker", place.submission, place.newest.name
     payload = pickle.dumps(Touch(marker))
     place.undo_training()
@@ -206,9 +204,7 @@ def _link(path: Path, target: Path) -> None:
         "report",
     ],
 )
-def test_link_inside_a_run_directory_is_refused_and_nothing_behind_it_changes(
-    name: str, place: Copy, victim: Path
-) -> None:
+def test_link_inside_a_run_is_refused_and_not_followed(name: str, place: Copy, victim: Path) -> None:
     place.undo_training()
     _link(place.root / name, victim if "." not in name else victim / ".tmp-notes")
     before = _content(victim)

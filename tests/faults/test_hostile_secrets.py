@@ -113,9 +113,7 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, W
 
 
 @pytest.mark.slow
-def test_canary_is_in_no_file_no_line_and_no_argument_and_no_module_here_is_imported(
-    launched: tuple[Path, Watched],
-) -> None:
+def test_canary_is_in_no_file_no_line_and_no_argument(launched: tuple[Path, Watched]) -> None:
     folder, seen = launched
     assert seen.code == 0, seen.said
     assert (folder / "here" / "run" / "submission").is_dir()
@@ -128,9 +126,7 @@ def test_canary_is_in_no_file_no_line_and_no_argument_and_no_module_here_is_impo
 
 
 @pytest.mark.slow
-def test_local_ray_listens_on_loopback_alone_behind_a_token_that_no_argument_shows(
-    launched: tuple[Path, Watched],
-) -> None:
+def test_local_ray_listens_on_loopback_alone_behind_a_token(launched: tuple[Path, Watched]) -> None:
     _, seen = launched
     tokens = seen.tokens - {""}
     assert seen.listening, "nothing was seen listening: the look itself is broken"
@@ -208,9 +204,7 @@ def test_password_of_a_tracking_address_is_in_no_error_and_no_traceback(uri: str
 
 
 @pytest.mark.parametrize("verb", ["launch", "plan"])
-def test_password_of_a_tracking_address_is_repeated_by_no_verb(
-    verb: str, secretive: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_password_of_an_address_is_in_no_output(verb: str, secretive: Path, capsys: pytest.CaptureFixture[str]) -> None:
     uri = f"tracking.uri=http://me:{CANARY}@127.0.0.1:9"
     small = ("model.width=0.05", "model.fc_units=16", "ensemble=five", "cluster.cpus_per_member=1", "precision=fp32")
     answer = ask(capsys, verb, "--debug", *(["--json"] if verb == "plan" else []), uri, *small)
@@ -270,7 +264,7 @@ def test_value_of_a_secret_variable_is_hidden_wherever_it_stands() -> None:
     assert without_secrets("x=hunter2hunter2 in /home/somebody abc", environment) == "x=*** in /home/somebody abc"
 
 
-def test_traceback_of_a_debugged_error_shows_no_canary(
+def test_traceback_shows_no_canary(
     secretive: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: object) -> Callable[..., None]:

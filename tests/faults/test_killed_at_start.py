@@ -45,7 +45,7 @@ def patched(checkout: Path, target: Path) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("awaited", [pytest.param(FIRST, marks=pytest.mark.soak), AGENT])
-def test_driver_killed_while_ray_starts_leaves_no_process_and_no_folder(
+def test_driver_killed_while_ray_starts_leaves_nothing(
     awaited: str, new_place: Callable[..., Place], family: Family, checkout: Path, tmp_path: Path
 ) -> None:
     place = new_place("killed")

@@ -34,7 +34,7 @@ def check_ledger(place: Place, num_interrupted: int) -> None:
     assert sum(redone_updates(entry) for entry in stages.values()) > 0, "nothing was redone: the count is not of kills"
 
 
-def test_driver_killed_at_chosen_moments_ends_in_the_same_bytes_and_trains_nothing_more(
+def test_driver_killed_ends_in_the_same_bytes(
     undisturbed: Place, new_place: Callable[..., Place], family: Family
 ) -> None:
     place = new_place("killed", in_process=True)
@@ -64,9 +64,7 @@ def num_points(place: Place) -> int:
 
 
 @pytest.mark.soak
-def test_driver_killed_at_seeded_moments_ends_in_the_same_bytes(
-    new_place: Callable[..., Place], family: Family
-) -> None:
+def test_driver_killed_at_random_ends_in_the_same_bytes(new_place: Callable[..., Place], family: Family) -> None:
     reference, place = (new_place(name, in_process=True) for name in ("reference", "killed"))
     reference.overrides = place.overrides = LONGER
     assert reference.launch().code == 0
@@ -87,7 +85,7 @@ def test_driver_killed_at_seeded_moments_ends_in_the_same_bytes(
 
 
 @pytest.mark.soak
-def test_driver_killed_as_artefacts_appear_ends_in_the_same_bytes(
+def test_driver_killed_at_each_artefact_ends_in_the_same_bytes(
     undisturbed: Place, new_place: Callable[..., Place]
 ) -> None:
     place = new_place("killed", in_process=True)

@@ -170,7 +170,7 @@ def test_stage_that_meets_a_nan_saves_nothing_of_it_and_its_replay_ends_in_the_s
     assert course(tmp_path) == course(spec.stage_dir)
 
 
-def test_poison_in_batch_norm_s_statistics_is_found_before_it_is_saved(
+def test_poisoned_batch_norm_statistics_are_not_saved(
     spec: StageSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def spoil(stage: loop.Stage) -> None:

@@ -68,7 +68,7 @@ def _entries(place: Place) -> list[Entry]:
 
 
 @pytest.mark.parametrize("notice", [True, False], ids=["drained", "lost"])
-def test_member_of_a_node_that_goes_is_trained_on_elsewhere_to_the_same_bytes(
+def test_member_of_a_lost_node_ends_in_the_same_bytes(
     undisturbed: Place, place: Place, nodes: Nodes, notice: bool
 ) -> None:
     process = _launch(place, nodes)
@@ -84,7 +84,7 @@ def test_member_of_a_node_that_goes_is_trained_on_elsewhere_to_the_same_bytes(
     assert not list(place.paths.root.rglob(".tmp-*")) and place.running_in_mlflow() == []
 
 
-def test_head_that_is_lost_ends_the_launch_and_the_same_command_resumes(
+def test_lost_head_ends_the_launch_and_it_resumes(
     undisturbed: Place, place: Place, nodes: Nodes, family: Family
 ) -> None:
     process = _launch(place, nodes)

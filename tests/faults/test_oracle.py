@@ -11,7 +11,7 @@ from run_artefacts import artefacts
 
 
 @pytest.mark.slow
-def test_launch_on_ray_killed_while_it_trains_passes_every_check_of_the_oracle(
+def test_launch_on_ray_killed_passes_every_check(
     undisturbed: Place, new_place: Callable[..., Place], family: Family
 ) -> None:
     place = new_place("ray")

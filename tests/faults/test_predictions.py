@@ -123,7 +123,7 @@ FAULTS: dict[str, tuple[Callable[[RunPaths], Any], int, str]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_faulty_predictions_are_refused_and_the_last_submission_stays(
+def test_faulty_predictions_leave_the_last_submission(
     paths: RunPaths, fault: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     inject, code, words = FAULTS[fault]
@@ -131,7 +131,7 @@ def test_faulty_predictions_are_refused_and_the_last_submission_stays(
     require_refused(paths, code, words, capsys)
 
 
-def test_template_of_other_classes_is_refused_naming_them_and_changes_nothing(
+def test_template_of_other_classes_is_refused(
     paths: RunPaths, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = (paths.data / "classes.txt").read_text().split()

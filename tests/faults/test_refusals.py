@@ -91,7 +91,7 @@ def test_change_since_the_run_began_is_refused_by_name_and_nothing_on_disk_chang
 
 
 @pytest.mark.parametrize("what", ["data", "code", pytest.param("torch", marks=pytest.mark.soak)])
-def test_change_that_is_accepted_is_written_down_and_asked_about_no_more(
+def test_accepted_change_is_recorded_and_not_asked_about(
     folder: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     words = _change(folder, monkeypatch, what)

@@ -47,7 +47,7 @@ def redone(place: Place) -> int:
 
 
 @pytest.mark.parametrize(("moment", "number"), CASES)
-def test_signal_at_any_moment_stops_in_order_and_the_next_launch_comes_to_the_same_bytes(
+def test_signal_at_any_moment_stops_in_order(
     undisturbed: Place, place: Place, family: Family, moment: str, number: signal.Signals
 ) -> None:
     if moment == "measuring":
@@ -65,9 +65,7 @@ def test_signal_at_any_moment_stops_in_order_and_the_next_launch_comes_to_the_sa
 
 
 @pytest.mark.soak
-def test_second_ctrl_c_ends_at_once_and_leaves_no_process_and_no_lock(
-    undisturbed: Place, place: Place, family: Family
-) -> None:
+def test_second_ctrl_c_leaves_no_process_and_no_lock(undisturbed: Place, place: Place, family: Family) -> None:
     process = place.start(moment="submission")
     # Both are there when it continues: the second finds the first one's clean-up at its very beginning.
     for number in (signal.SIGSTOP, signal.SIGINT, signal.SIGTERM, signal.SIGCONT):
@@ -78,9 +76,7 @@ def test_second_ctrl_c_ends_at_once_and_leaves_no_process_and_no_lock(
 
 
 @pytest.mark.soak
-def test_stop_verb_ends_a_real_launch_with_its_members_at_their_checkpoints(
-    undisturbed: Place, place: Place, family: Family
-) -> None:
+def test_stop_verb_ends_a_launch_at_its_checkpoints(undisturbed: Place, place: Place, family: Family) -> None:
     process = place.start(moment="training")
     words = [sys.executable, "-m", "orchestrator.cli.program", "stop", str(place.paths.root)]
     asked = subprocess.run(words, capture_output=True, text=True, timeout=GIVE_UP_S, check=False)
@@ -97,9 +93,7 @@ def _take_terminal() -> None:
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
-def test_terminal_that_is_closed_does_not_keep_members_from_their_checkpoints(
-    undisturbed: Place, place: Place, family: Family
-) -> None:
+def test_closed_terminal_ends_a_launch_at_its_checkpoints(undisturbed: Place, place: Place, family: Family) -> None:
     outer, inner = pty.openpty()
     streams = {"stdin": inner, "stdout": inner, "stderr": inner}
     process = place.start(moment="training", start_new_session=True, preexec_fn=_take_terminal, **streams)

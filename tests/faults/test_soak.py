@@ -163,9 +163,7 @@ class Soak:
         return sorted(found, key=lambda process: process.pid)
 
 
-def test_driver_members_and_nodes_killed_at_random_moments_end_in_the_same_bytes(
-    real_images: Path, tmp_path: Path, family: Family
-) -> None:
+def test_everything_killed_at_random_ends_in_the_same_bytes(real_images: Path, tmp_path: Path, family: Family) -> None:
     overrides = (
         *SMALL,
         f"datasets.target.root={real_images}",

@@ -75,9 +75,7 @@ def _started(paths: RunPaths, kind: str = "launch") -> Iterator["subprocess.Pope
         process.communicate()
 
 
-def test_stop_ends_the_launch_as_sigterm_does_and_both_say_so(
-    paths: RunPaths, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_stop_ends_the_launch_as_sigterm_does(paths: RunPaths, capsys: pytest.CaptureFixture[str]) -> None:
     with _started(paths) as process:
         answer = ask(capsys, "stop", paths.root, "--timeout", "60")
         out, _ = process.communicate(timeout=60)
@@ -89,7 +87,7 @@ def test_stop_ends_the_launch_as_sigterm_does_and_both_say_so(
 
 
 @pytest.mark.parametrize("prepares", [True, False])
-def test_stop_tells_what_this_launch_came_to_and_not_the_one_before(
+def test_stop_tells_how_its_own_launch_ended(
     paths: RunPaths, capsys: pytest.CaptureFixture[str], prepares: bool
 ) -> None:
     """The ledger says that an earlier launch failed; this one had opened it, or still prepared its data."""
@@ -111,18 +109,14 @@ def test_stop_where_nothing_runs_changes_nothing(paths: RunPaths, capsys: pytest
     assert sorted(paths.root.rglob("*")) == before
 
 
-def test_stop_of_what_is_no_launch_names_its_holder_and_asks_nothing(
-    paths: RunPaths, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_stop_of_what_is_no_launch_names_its_holder(paths: RunPaths, capsys: pytest.CaptureFixture[str]) -> None:
     with _started(paths, "submit") as process:
         answer = ask(capsys, "stop", paths.root)
         assert answer.code == 5 and f"process {process.pid}" in answer.line
         assert not paths.stop_request.exists()
 
 
-def test_stop_that_waited_long_enough_says_that_the_launch_stays_asked(
-    paths: RunPaths, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_stop_that_gives_up_leaves_the_request(paths: RunPaths, capsys: pytest.CaptureFixture[str]) -> None:
     # Held by this very process, which does not look.
     with lock(paths, obeys=True) as holder:
         late = ask(capsys, "stop", paths.root, "--timeout", "0.05")
@@ -144,9 +138,7 @@ class Asked(Interrupts):
 
 
 @pytest.mark.parametrize("token", ["that of an earlier launch", "own"])
-def test_request_for_an_earlier_launch_does_not_stop_a_later_one(
-    paths: RunPaths, monkeypatch: pytest.MonkeyPatch, token: str
-) -> None:
+def test_request_stops_only_the_launch_it_names(paths: RunPaths, monkeypatch: pytest.MonkeyPatch, token: str) -> None:
     looks, interrupts = threading.Semaphore(0), Asked()
     plain = stop._requested
 

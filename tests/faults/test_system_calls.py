@@ -151,9 +151,7 @@ def _expect_end_state(sweep: Sweep, place: Path) -> None:
     assert found == wanted
 
 
-def test_kill_at_every_call_leaves_the_old_or_the_new_and_the_next_process_goes_on(
-    sweep: Sweep, tmp_path: Path
-) -> None:
+def test_kill_at_every_call_leaves_the_old_or_the_new(sweep: Sweep, tmp_path: Path) -> None:
     place, states = tmp_path / "run", []
     for call in sweep.calls:
         code = sweep.run(place, f"{call.name}:signal=KILL:when={call.number}")
@@ -173,9 +171,7 @@ def test_kill_at_every_call_leaves_the_old_or_the_new_and_the_next_process_goes_
 
 
 @pytest.mark.parametrize("error", ["ENOSPC", pytest.param("EIO", marks=pytest.mark.soak)])
-def test_error_at_every_call_is_a_storage_error_and_leaves_the_old_or_the_new(
-    sweep: Sweep, error: str, tmp_path: Path
-) -> None:
+def test_error_at_every_call_leaves_the_old_or_the_new(sweep: Sweep, error: str, tmp_path: Path) -> None:
     place, num_refused = tmp_path / "run", 0
     for call in sweep.calls:
         reads = call.name == "openat" and "O_CREAT" not in call.text
@@ -202,7 +198,7 @@ def test_error_at_every_call_is_a_storage_error_and_leaves_the_old_or_the_new(
 
 
 @pytest.mark.parametrize("answer", ["EINVAL", "ENOSYS"])
-def test_file_system_that_cannot_exchange_two_names_gets_the_new_submission_all_the_same(
+def test_file_system_without_exchange_gets_the_new_submission(
     writes: ForkedWrites, tmp_path: Path, answer: str
 ) -> None:
     """As NFS and older kernels answer; a rename that fails after that leaves the old one."""

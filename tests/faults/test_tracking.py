@@ -64,7 +64,7 @@ def test_fault_that_passes_while_a_launch_runs_leaves_no_gap_and_no_duplicate(
 
 
 @pytest.mark.parametrize("fault", [Fault.drop_reply, *map(soak_only, (Fault.slow, Fault.cut, Fault.absent))])
-def test_points_whose_batches_meet_a_fault_are_there_once(
+def test_points_of_faulty_batches_are_there_once(
     server: MlflowServer, proxy: Proxy, tmp_path: Path, impatient: None, fault: Fault
 ) -> None:
     run = FakeRun(tmp_path, proxy.address)
@@ -77,7 +77,7 @@ def test_points_whose_batches_meet_a_fault_are_there_once(
     check_complete(server.client, run)
 
 
-def test_creation_that_arrives_after_it_was_given_up_is_taken_back(
+def test_creation_that_arrives_late_is_undone(
     server: MlflowServer, proxy: Proxy, tmp_path: Path, impatient: None
 ) -> None:
     """The creation of a member's run sits in the proxy until another has been made in its place."""
@@ -116,9 +116,7 @@ def test_store_lost_midway_and_for_good_is_filled_by_the_next_launch(
     check_complete(server.client, run)
 
 
-def test_runs_left_running_by_a_killed_driver_are_closed_and_taken_up_by_the_next(
-    server: MlflowServer, proxy: Proxy, tmp_path: Path
-) -> None:
+def test_runs_of_a_killed_driver_are_closed_and_continued(server: MlflowServer, proxy: Proxy, tmp_path: Path) -> None:
     run = FakeRun(tmp_path, proxy.address)
     tracker = run.open()
     tracker.stage_started(StageRef("base", "train"))
@@ -137,9 +135,7 @@ def test_runs_left_running_by_a_killed_driver_are_closed_and_taken_up_by_the_nex
     assert {key: after[key] for key in before} == before
 
 
-def test_another_store_between_launches_gets_the_whole_history(
-    server: MlflowServer, proxy: Proxy, tmp_path: Path
-) -> None:
+def test_another_store_gets_the_whole_history(server: MlflowServer, proxy: Proxy, tmp_path: Path) -> None:
     from mlflow import MlflowClient
 
     run = FakeRun(tmp_path / "run", proxy.address)

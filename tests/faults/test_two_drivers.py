@@ -16,7 +16,7 @@ pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.mark.slow
-def test_second_launch_names_the_first_and_changes_nothing_and_a_killed_one_is_no_hindrance(
+def test_second_launch_names_the_first_and_changes_nothing(
     undisturbed: Place, new_place: Callable[..., Place], family: Family
 ) -> None:
     place = new_place("two", in_process=True)

@@ -92,7 +92,7 @@ def state_after(spec: StageSpec, folder: Path, updates: int) -> Contents:
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("every", [1, pytest.param(2, marks=pytest.mark.soak), 3])
-def test_changing_stage_stopped_every_few_updates_ends_with_the_same_bits(
+def test_changing_stage_stopped_often_is_the_same(
     trained: Callable[[str], Undisturbed], tmp_path: Path, case: str, every: int
 ) -> None:
     whole = trained(case)
@@ -105,7 +105,7 @@ def test_changing_stage_stopped_every_few_updates_ends_with_the_same_bits(
 
 
 @pytest.mark.parametrize("step", [2, 4, 8], ids=["under warm-up", "at a cut", "at a thaw"])
-def test_scaled_velocity_without_the_rates_it_was_made_at_ends_with_other_bits(
+def test_scaled_velocity_without_its_rates_ends_otherwise(
     trained: Callable[[str], Undisturbed], tmp_path: Path, step: int
 ) -> None:
     whole = trained("changing")
@@ -118,9 +118,7 @@ def test_scaled_velocity_without_the_rates_it_was_made_at_ends_with_other_bits(
     assert result.checkpoint_sha256 != whole.result.checkpoint_sha256
 
 
-def test_frozen_layer_moves_neither_weight_nor_momentum_until_it_thaws(
-    trained: Callable[[str], Undisturbed], tmp_path: Path
-) -> None:
+def test_frozen_layer_moves_nothing_until_it_thaws(trained: Callable[[str], Undisturbed], tmp_path: Path) -> None:
     whole = trained("changing")
     at = {step: state_after(whole.spec, tmp_path / str(step), step) for step in (2, 3, 7, 8, 9)}
     for part in ("weight", "bias"):
@@ -134,9 +132,7 @@ def test_frozen_layer_moves_neither_weight_nor_momentum_until_it_thaws(
     assert not np.array_equal(at[8].model["conv2.weight"], at[3].model["conv2.weight"])
 
 
-def test_stalled_stage_ends_before_its_epochs_and_says_how_many_updates_it_made(
-    trained: Callable[[str], Undisturbed],
-) -> None:
+def test_stalled_stage_ends_early_and_says_how_many_updates_it_made(trained: Callable[[str], Undisturbed]) -> None:
     whole = trained("stalling")
     schedule = whole.last.state["train"]["schedule"]
     assert schedule["epochs"] < STALLING.schedule.epochs

@@ -26,7 +26,7 @@ def undisturbed(spec: StageSpec) -> StageResult:
 
 
 @pytest.mark.parametrize("every", [1, 2, 3, 5])
-def test_stage_stopped_every_few_updates_ends_with_the_same_bits(
+def test_stage_stopped_often_ends_with_same_bits(
     spec: StageSpec, undisturbed: StageResult, tmp_path: Path, every: int
 ) -> None:
     result, stops = run_in_pieces(replace(spec, stage_dir=tmp_path), every)
@@ -35,7 +35,7 @@ def test_stage_stopped_every_few_updates_ends_with_the_same_bits(
     assert course(tmp_path) == course(spec.stage_dir)
 
 
-def test_stage_killed_between_checkpoints_redoes_from_the_last_one(
+def test_killed_stage_redoes_from_its_last_checkpoint(
     spec: StageSpec, undisturbed: StageResult, tmp_path: Path
 ) -> None:
     class Killed(BaseException):
@@ -57,7 +57,7 @@ def test_stage_killed_between_checkpoints_redoes_from_the_last_one(
 
 
 @pytest.mark.parametrize("lost", ["momentum", "schedule", "step"])
-def test_resume_without_a_part_of_the_state_ends_with_other_bits(
+def test_resume_without_some_state_ends_otherwise(
     spec: StageSpec, undisturbed: StageResult, tmp_path: Path, lost: str
 ) -> None:
     saved = read_checkpoint(interrupted(spec, tmp_path, 8).stage_dir / "checkpoints" / "step-00000008")

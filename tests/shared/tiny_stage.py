@@ -1,10 +1,11 @@
 """One small real stage on scikit-learn's digits: twelve updates in four epochs, a checkpoint after each."""
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from stages import never as never, stop_after
 
 from workers.data.store.preparation import prepare
 from workers.errors import Stopped
@@ -47,16 +48,6 @@ def make_spec(store: Path, stage_dir: Path, recipe: Recipe = TINY, *, checkpoint
         keep=KeptCheckpoint.last,
         stage_hash="h",
     )
-
-
-def never() -> bool:
-    return False
-
-
-def stop_after(updates: int) -> Callable[[], bool]:
-    """Asks to stop once `updates` updates were made in this attempt."""
-    made = iter(range(1, 10_000))
-    return lambda: next(made) >= updates
 
 
 def interrupted(spec: StageSpec, stage_dir: Path, updates: int) -> StageSpec:
