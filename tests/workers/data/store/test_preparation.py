@@ -235,3 +235,30 @@ def test_needed_bytes_bound_what_is_written(plain_tree: Path, tmp_path: Path) ->
         fixed = (path / "mean_image.npy").stat().st_size + 20_000
         written = sum(each.stat().st_size for each in path.iterdir()) - fixed
         assert written <= store_bytes(65, 100, store_format, settings.jpeg_quality)
+
+
+SIZE = 256
+
+
+def most_used_mb(root: Path, stores: Path, store_format: StoreFormat) -> float:
+    """The most memory that is no file's page, looked at after each image."""
+    most = 0.0
+
+    def look(state: PrepareProgress) -> None:
+        nonlocal most
+        lines = Path("/proc/self/status").read_text().splitlines()
+        most = max(most, next(int(line.split()[1]) for line in lines if line.startswith("RssAnon:")) / 1000)
+
+    prepare(folder(root, size=SIZE, store_format=store_format), stores, look)
+    return most
+
+
+@pytest.mark.parametrize("store_format", list(StoreFormat))
+def test_memory_while_packing_does_not_grow_with_the_images(tmp_path: Path, store_format: StoreFormat) -> None:
+    most = {}
+    for count in (60, 60, 600):
+        files = {f"train/{'ab'[index % 2]}/{index}.png": index for index in range(count)}
+        root = write_tree(tmp_path / f"images{count}", files)
+        most[count] = most_used_mb(root, tmp_path / f"stores{len(most)}-{count}", store_format)
+    # 540 images more are 106 MB of pixels.
+    assert most[600] - most[60] < 30
