@@ -149,25 +149,14 @@ def test_folder_can_be_named_as_the_test(dogs: Path) -> None:
     assert survey(csv(dogs, test="test")).counts["test"] == 2
 
 
-def test_classes_file_keeps_its_classes(dogs: Path) -> None:
-    (dogs / "some.txt").write_text("dog\n")
-    listing = open_listing(csv(dogs, classes=str(dogs / "some.txt")))
-    assert listing.classes == ("dog",)
-    assert listing.counts() == {"train": 3, "dev": 1, "val": 1, "test": 2}
-
-
-def test_image_without_a_line_is_left_out_and_listed(dogs: Path) -> None:
-    write_tree(dogs, {"train/extra.png": 70})
-    (left_out,) = rows_of(csv(dogs)).left_out
-    assert (left_out.split, left_out.path, left_out.reason) == ("train", "train/extra.png", "no line in labels.csv")
-
-
-def test_line_without_an_image_is_left_out_and_listed_but_in_test(dogs: Path) -> None:
+def test_image_without_a_line_and_line_without_an_image_are_left_out_and_listed(dogs: Path) -> None:
     (dogs / "train" / "i3.png").unlink()
+    write_tree(dogs, {"train/extra.png": 70})
     skipping = csv(dogs, on_bad=OnBad.skip)
-    assert [(each.path, each.reason) for each in rows_of(skipping).left_out] == [
-        ("i3", "line 5 of labels.csv names no image")
-    ]
+    assert {(each.split, each.path, each.reason) for each in rows_of(skipping).left_out} == {
+        ("train", "i3", "line 5 of labels.csv names no image"),
+        ("train", "train/extra.png", "no line in labels.csv"),
+    }
     (dogs / "test" / "x.png").unlink()
     assert "no image x" in refusal(skipping)
 
