@@ -145,12 +145,6 @@ def test_broken_sample_is_named(tmp_path: Path, members: list[Member], expected:
     assert sum(len(split) for split in rows.splits.values()) == 8
 
 
-def test_same_key_in_two_shards_is_refused(tmp_path: Path) -> None:
-    for number in range(2):
-        write_shard(tmp_path / f"train-{number}.tar", samples(4))
-    assert "two images have the name s000.png" in refusal(shards(tmp_path))
-
-
 def test_number_without_a_name_is_refused(tmp_path: Path) -> None:
     write_shard(tmp_path / "train-000.tar", samples(6, lambda index: str(index % 3)))
     (tmp_path / "names.txt").write_text("a\nb\n")
