@@ -32,7 +32,7 @@ def check_folder(folder: Path) -> None:
     for path in sorted(folder.rglob("*.y*ml")):
         if path.is_file():
             if (num_bytes := path.stat().st_size) > _LARGEST_BYTES:
-                raise ConfigError(f"{path}: {num_bytes} bytes; a configuration file has at most {_LARGEST_BYTES}")
+                raise ConfigError(f"{path}: {num_bytes} bytes are too many; at most {_LARGEST_BYTES} are allowed")
             try:
                 text = path.read_text(encoding="utf-8")
             except (OSError, UnicodeDecodeError) as error:

@@ -12,10 +12,11 @@ from orchestrator.text import redact
 from orchestrator.tracking.mlflow_store import About, DatasetInput, Point, RunKey, Store, make_sampler
 from orchestrator.tracking.sender import REFUSED_S, Pace, Sender, Task
 from orchestrator.tracking.tracker import RunIdentity
-from orchestrator.tracking.uri import CLOSE_S, is_local
+from orchestrator.tracking.uri import is_local
 
 _log = logging.getLogger(__name__)
 
+CLOSE_S = 10.0  # the end of a run waits this long for a store that does not answer
 _ANSWER_S = 7.0  # the interface promises an end within 10 s, of which importing MLflow takes one or two
 _CREATE_S = 60.0  # a new SQLite store takes 2–5 s, more on a busy machine
 _UPLOAD_S = 300.0  # for a large artifact, while the store answers

@@ -8,12 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
+from orchestrator.plan import StageRef
 from orchestrator.tracking.mlflow_store import DatasetInput
-
-if TYPE_CHECKING:
-    from orchestrator.plan import StageRef
 
 
 class Ending(StrEnum):
@@ -36,7 +34,7 @@ class RunIdentity:
 
 
 class Tracker(Protocol):
-    """What a launch tells; all verbs return at once but `close`, and all may be repeated."""
+    """Logs a launch; every verb but `close` returns at once, and each may be repeated."""
 
     @property
     def ids(self) -> dict[str, Any]:
@@ -45,16 +43,16 @@ class Tracker(Protocol):
     def set_datasets(self, datasets: Mapping[str, DatasetInput]) -> None:
         """Adds the prepared datasets, by their configured names, to the parent run and to stages that start later."""
 
-    def stage_started(self, ref: "StageRef") -> None:
+    def stage_started(self, ref: StageRef) -> None:
         """Sets the runs of the stage and of its member RUNNING."""
 
-    def log(self, ref: "StageRef", step: int, time_s: float, metrics: Mapping[str, float]) -> None:
+    def log(self, ref: StageRef, step: int, time_s: float, metrics: Mapping[str, float]) -> None:
         """Logs metrics at an update count, measured at `time_s` (Unix clock); known ones add nothing."""
 
-    def stage_finished(self, ref: "StageRef", status: str, tags: Mapping[str, str] | None = None) -> None:
+    def stage_finished(self, ref: StageRef, status: str, tags: Mapping[str, str] | None = None) -> None:
         """Ends the stage's run; this may be repeated in a later launch."""
 
-    def tag(self, ref: "StageRef", key: str, value: str) -> None:
+    def tag(self, ref: StageRef, key: str, value: str) -> None:
         """Sets a tag of the stage's run."""
 
     def log_member(self, member: str, scores: Mapping[str, float]) -> None:
@@ -70,4 +68,4 @@ class Tracker(Protocol):
         """Copies a file or a folder's content to the parent run; it must stay until `close`."""
 
     def close(self, status: str) -> None:
-        """Ends the parent run and members still open; where the store is away, waits 10 s and says what it lacks."""
+        """Ends the parent run and every open run; if the store is down, waits 10 s and logs what the store lacks."""

@@ -6,9 +6,6 @@ from urllib.parse import unquote
 
 from workers.errors import ConfigError
 
-# The end of a run waits this long for a store that does not answer.
-CLOSE_S = 10.0
-
 
 def is_local(uri: str) -> bool:
     """Returns whether the store is a file of this machine, so that no network is involved."""

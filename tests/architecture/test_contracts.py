@@ -68,12 +68,12 @@ def broken(project: Path) -> set[str]:
     return found
 
 
-def test_project_keeps_every_contract(project: Path) -> None:
+def test_project_keeps_every_contract(project):
     assert broken(project) == set()
 
 
 @pytest.mark.parametrize("contract", CONTRACTS)
-def test_breach_of_contract_is_reported(contract: str, project: Path) -> None:
+def test_breach_of_contract_is_reported(contract, project):
     for name, line in BREACHES[contract]:
         path = project / name
         whole = path.read_text()
@@ -84,7 +84,7 @@ def test_breach_of_contract_is_reported(contract: str, project: Path) -> None:
             path.write_text(whole)
 
 
-def test_new_package_without_a_layer_is_reported(project: Path) -> None:
+def test_new_package_without_a_layer_is_reported(project):
     folder = project / "orchestrator" / "attic"
     folder.mkdir()
     (folder / "__init__.py").touch()

@@ -18,11 +18,11 @@ def _loaded(statement: str) -> set[str]:
     return set(run.stdout.split())
 
 
-def test_measure_itself_sees_a_heavy_import() -> None:
+def test_measure_itself_sees_a_heavy_import():
     assert _loaded("import matplotlib") == {"matplotlib"}
 
 
-def test_command_line_imported_loads_nothing_heavy() -> None:
+def test_command_line_imported_loads_nothing_heavy():
     assert _loaded("import orchestrator.cli.program") == set()
 
 
@@ -36,11 +36,11 @@ def test_command_line_imported_loads_nothing_heavy() -> None:
         "import workers.errors, workers.protocol",
     ],
 )
-def test_values_of_workers_imported_load_nothing_heavy(statement: str) -> None:
+def test_values_of_workers_imported_load_nothing_heavy(statement):
     assert _loaded(statement) == set()
 
 
-def test_every_orchestrator_module_imported_leaves_torch_out() -> None:
+def test_every_orchestrator_module_imported_leaves_torch_out():
     paths = [path.relative_to(CHECKOUT).with_suffix("") for path in (CHECKOUT / "orchestrator").rglob("*.py")]
     names = [".".join(path.parts) for path in paths if path.name != "__init__"]
     assert len(names) > 50

@@ -42,7 +42,7 @@ def _spelt(source: str, names: set[str]) -> list[str]:
     ]
 
 
-def test_names_of_a_runs_files_are_spelt_in_two_modules_alone() -> None:
+def test_names_of_a_runs_files_are_spelt_in_two_modules_alone():
     names = _names()
     assert {"metrics.jsonl", "DONE.json", ".attempt", "manifest.json", "run.json", "submission.csv"} <= names
     others = {}
@@ -55,6 +55,6 @@ def test_names_of_a_runs_files_are_spelt_in_two_modules_alone() -> None:
     assert others == {}
 
 
-def test_names_search_sees_constants_and_computed_names() -> None:
+def test_names_search_sees_constants_and_computed_names():
     source = 'a = f / "DONE.json"\nb = f"{split.name}.rows.txt"\nc = glob("step-*")\nd = f"{folder}: no DONE.json"\n'
     assert set(_spelt(source, _names())) == {"DONE.json", "{split.name}.rows.txt", "step-*"}

@@ -2,23 +2,18 @@
 
 import csv
 import json
-import os
 import signal
 import sqlite3
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
+from oracle import Place, expect_line, wait_for
 from redone import redone_updates
 
-from orchestrator.cluster.ray_session import available_cpus
 from orchestrator.run.holder import is_locked
 from orchestrator.run.ledger import read_ledger
 from orchestrator.run.paths import RunPaths
@@ -26,56 +21,25 @@ from orchestrator.run.record import read_record
 from orchestrator.run.status import State, read_status
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-GIVE_UP_S = 600.0
 MEMBERS = ("base1", "base2", "base3", "base4", "base5", "pretrained1", "pretrained2")
 STAGES = {f"base{n}/train" for n in range(1, 6)} | {
     f"pretrained{n}/{s}" for n in (1, 2) for s in ("pretrain", "finetune")
 }
 SMALL = (
-    "model.width=0.1",
-    "model.fc_units=32",
-    "ensemble.stages.train.epochs=2",
-    "ensemble.stages.pretrain.epochs=2",
-    "ensemble.stages.finetune.epochs=2",
-    "checkpoint_updates=10",
-    "cluster.cpus_per_member=1",
-    "precision=fp32",
+    *("model.width=0.1", "model.fc_units=32", "checkpoint_updates=10", "cluster.cpus_per_member=1", "precision=fp32"),
+    *(f"ensemble.stages.{stage}.epochs=2" for stage in ("train", "pretrain", "finetune")),
 )
 
 
-@dataclass
-class Folder:
-    """A working directory, its run, and the command in it."""
-
-    root: Path
-    small: tuple[str, ...] = SMALL
-
-    @property
-    def paths(self) -> RunPaths:
-        return RunPaths(self.root / "run")
-
-    def start(self, *overrides: str) -> "subprocess.Popen[str]":
-        words = ["launch", "run_dir=run", "datasets.store=store", *self.small, *overrides]
-        return subprocess.Popen(
-            [sys.executable, "-m", "orchestrator.cli.program", *words],
-            cwd=self.root,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-
-    def launch(self, *overrides: str) -> "subprocess.CompletedProcess[str]":
-        process = self.start(*overrides)
-        out, err = process.communicate(timeout=GIVE_UP_S)
-        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+class Folder(Place):
+    """A run of the default experiment, with the tracking store that a look from outside reads."""
 
     def query(self, sql: str) -> list[tuple[str, ...]]:
         """Asks the MLflow store; nothing while there is none."""
         database = self.root / "mlflow.db"
         if not database.exists():
             return []
-        with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=30)) as connection:
+        with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=60)) as connection:
             try:
                 return connection.execute(sql).fetchall()
             except sqlite3.OperationalError:
@@ -97,46 +61,44 @@ class Folder:
         return {f"{own.get('septet.member', '')}/{own.get('septet.stage', '')}": run for run, own in named.items()}
 
 
-def _wait(process: "subprocess.Popen[str]", holds: Callable[[], bool]) -> None:
-    give_up = time.monotonic() + GIVE_UP_S
-    while not holds():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < give_up
-        time.sleep(0.05)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Folder]:
-    yield Folder(tmp_path_factory.mktemp("digits"))
+    root = tmp_path_factory.mktemp("digits")
+    place = Folder(root, root / "store", SMALL)
+    yield place
+    place.close()
 
 
 def test_launch_interrupted_and_repeated_comes_to_a_whole_run(folder: Folder) -> None:
     first = folder.start()
-    _wait(first, lambda: folder.live_points() >= 2)
+    wait_for(lambda: folder.live_points() >= 2 or first.poll() is not None)
+    assert first.poll() is None, folder.ended(first)
     assert read_status(folder.paths).state is State.running
+    # It cannot end meanwhile, however slow the second one is; its members are at work.
+    first.send_signal(signal.SIGSTOP)
     second = folder.launch()
-    assert (second.returncode, second.stdout) == (5, "")
-    assert f"process {first.pid}" in second.stderr
+    first.send_signal(signal.SIGCONT)
+    expect_line(second, 5, f"process {first.pid}")
+    assert second.out == ""
     family = psutil.Process(first.pid).children(recursive=True)
     assert any("raylet" in " ".join(process.cmdline()) for process in family)
     runs = folder.runs()
     first.send_signal(signal.SIGINT)
-    out, err = first.communicate(timeout=GIVE_UP_S)
-    assert first.returncode == 130, err
-    assert out == ""
-    assert err.splitlines()[-1].startswith("septet: stopped as asked")
+    ended = folder.ended(first)
+    expect_line(ended, 130, "septet: stopped as asked")
+    assert ended.out == ""
     assert not [process for process in family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
     assert not is_locked(folder.paths)
     assert read_status(folder.paths).state is State.stopped
     assert folder.query("select distinct status from runs where status not in ('FINISHED', 'KILLED')") == []
 
     done = folder.launch()
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     assert sum(redone_updates(entry) for entry in read_ledger(folder.paths.ledger).stages.values()) == 0
     _check_directory(folder.paths)
     _check_tracking(folder, runs)
     for row in ("1 CNN", "5 CNNs", "1 CNN*", "7 CNNs*"):
-        assert f"\n{row} " in done.stdout
+        assert f"\n{row} " in done.out
     assert (folder.paths.report / "table.md").read_text()
 
 
@@ -150,9 +112,8 @@ def _check_directory(paths: RunPaths) -> None:
     for stage in STAGES:
         done = json.loads((paths.members / stage / "DONE.json").read_text())
         checkpoint = paths.members / stage / "checkpoints" / done["checkpoint"]
-        assert {path.name for path in checkpoint.iterdir()} == {
-            *("model.safetensors", "optimizer.safetensors", "state.json", "MANIFEST.json")
-        }
+        files = {"model.safetensors", "optimizer.safetensors", "state.json", "MANIFEST.json"}
+        assert {path.name for path in checkpoint.iterdir()} == files
         steps = [
             json.loads(line)["step"] for line in (paths.members / stage / "metrics.jsonl").read_text().splitlines()
         ]
@@ -191,62 +152,19 @@ def _check_tracking(folder: Folder, before: dict[str, str]) -> None:
     assert {"ensemble/top1_error", "ensemble/top5_error", "ensemble/nll", "ensemble/ece"} <= keys
 
 
-def test_launch_again_of_a_finished_run_is_quick_and_the_same(folder: Folder) -> None:
-    before = {path: path.read_bytes() for path in folder.paths.submission.iterdir()}
-    attempts = folder.paths.ledger.read_bytes().count(b'"attempt":')
-    done = folder.launch()
-    assert done.returncode == 0, done.stderr
-    assert {path: path.read_bytes() for path in folder.paths.submission.iterdir()} == before
-    assert folder.paths.ledger.read_bytes().count(b'"attempt":') == attempts
-
-
+@pytest.mark.soak
 def test_member_alone_has_the_bits_it_has_among_seven_and_interrupted(folder: Folder, tmp_path: Path) -> None:
     # No member is left that has a stage `train`, and a setting of none is refused.
-    alone = Folder(tmp_path, tuple(word for word in SMALL if ".train." not in word))
-    done = alone.launch("datasets.store=" + str(folder.root / "store"), *_without(MEMBERS, "pretrained2"))
-    assert done.returncode == 0, done.stderr
+    alone = Folder(tmp_path, folder.store, tuple(word for word in SMALL if ".train." not in word))
+    without = [f"~ensemble.members.{member}" for member in MEMBERS if member != "pretrained2"]
+    done = alone.launch(*without)
+    alone.close()
+    assert done.code == 0, done.err
     for stage in ("pretrain", "finetune"):
         assert _final_sha256(alone, f"pretrained2/{stage}") == _final_sha256(folder, f"pretrained2/{stage}")
     arrays = [np.load(one.paths.predictions("pretrained2") / "test.npy") for one in (alone, folder)]
     assert np.array_equal(*arrays)
 
 
-def _without(members: tuple[str, ...], kept: str) -> list[str]:
-    return [f"~ensemble.members.{member}" for member in members if member != kept]
-
-
 def _final_sha256(folder: Folder, stage: str) -> str:
     return str(json.loads((folder.paths.members / stage / "DONE.json").read_text())["checkpoint_sha256"])
-
-
-@pytest.mark.parametrize(
-    ("overrides", "code", "said"),
-    [
-        (("seed=5",), 6, "another plan"),
-        ((f"cluster.cpus_per_member={available_cpus() + 1}",), 2, "CPUs"),
-        (("run_dir=elsewhere", "cluster.gpus_per_member=99"), 2, "GPUs"),
-        (("run_dir=elsewhere", "tracking.uri=http://127.0.0.1:9"), 2, "127.0.0.1:9"),
-        (("run_dir=elsewhere", "dataset@datasets.target=folder", "datasets.target.root=nowhere"), 3, "nowhere"),
-        (("run_dir=elsewhere", "submission.template=absent.csv"), 2, "absent.csv"),
-        (("run_dir=elsewhere", "optimizer.lrr=1"), 2, "optimizer.lr"),
-    ],
-    ids=["another plan", "CPUs", "GPUs", "tracking", "data", "template", "typo"],
-)
-def test_launch_refused_says_why_in_one_line_and_changes_nothing(
-    folder: Folder, overrides: tuple[str, ...], code: int, said: str
-) -> None:
-    before = _state(folder.root)
-    refused = folder.launch(*overrides)
-    assert refused.returncode == code, refused.stderr
-    assert refused.stdout == ""
-    assert said in refused.stderr.splitlines()[-1]
-    assert "Traceback" not in refused.stderr
-    assert _state(folder.root) == before
-
-
-def _state(root: Path) -> dict[str, tuple[int, int]]:
-    """Sizes and times of all files; the run's lock and SQLite's side files may be touched."""
-    files = [path for path in root.rglob("*") if path.name != ".lock" and not path.name.startswith("mlflow.db-")]
-    return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.is_file()} | {
-        str(path): (0, 0) for path in files if path.is_dir()
-    }

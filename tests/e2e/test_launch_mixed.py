@@ -2,17 +2,14 @@
 
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+from one_slot import one_slot
 
 from orchestrator import cluster
 from orchestrator.cli.program import main
-from orchestrator.cluster.local_backend import LocalActors
-from orchestrator.config.schema import ClusterConfig
 
 NUM_CLASSES, NUM_TRAIN, NUM_VAL = 3, 12, 4
 MEMBERS = {"alexnet", "lenet5", "highway", "resnet18", "googlenet", "squeezenet"}
@@ -35,10 +32,6 @@ def few_photographs(real_images: Path, tmp_path: Path) -> Path:
 def test_launch_averages_members_of_different_architectures(
     few_photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    @contextmanager
-    def one_slot(settings: ClusterConfig) -> Iterator[LocalActors]:
-        yield LocalActors(num_slots=1)
-
     monkeypatch.setattr(cluster, "open_cluster", one_slot)
     monkeypatch.chdir(tmp_path)
     small = ("model.width=0.1", "model.fc_units=32", "optimizer.batch_size=16", "ensemble.stages.train.epochs=1")

@@ -7,12 +7,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from pictures import write_tree
+from pictures import write_photos
 
 # Every Python process loads this first, Ray's workers too.
 WRAPPED_DECODER = """
 import hashlib, os
-from workers.data import decode as module
+from workers.data.decoding import decoder as module
 
 decode = module.decode
 
@@ -39,21 +39,19 @@ SMALL = (
 
 @pytest.mark.slow
 def test_launch_of_seven_members_decodes_each_image_once(tmp_path: Path, checkout: Path) -> None:
-    files = [
-        f"{split}/{name}/{index}.png"
-        for split, count in (("train", 20), ("val", 4))
-        for name in "abc"
-        for index in range(count)
-    ]
-    files += [f"test/{index}.png" for index in range(6)]
-    write_tree(tmp_path / "photos", files, side=64)
+    photos = tmp_path / "photos"
+    for name in "abc":
+        write_photos(photos / "train" / name, 20, side=64)
+        write_photos(photos / "val" / name, 4, side=64)
+    write_photos(photos / "test", 6, side=64)
+    files = [path.relative_to(photos) for path in photos.rglob("*.png")]
     (tmp_path / "hook").mkdir()
     (tmp_path / "hook" / "sitecustomize.py").write_text(WRAPPED_DECODER)
     (tmp_path / "two.txt").write_text("a\nb\n")
     places = (
-        f"datasets.target.root={tmp_path / 'photos'}",
+        f"datasets.target.root={photos}",
         f"datasets.target.classes={tmp_path / 'two.txt'}",
-        f"datasets.superset.root={tmp_path / 'photos'}",
+        f"datasets.superset.root={photos}",
         f"datasets.store={tmp_path / 'store'}",
         f"datasets.local_copy={tmp_path / 'node'}",
         f"run_dir={tmp_path / 'run'}",
@@ -62,12 +60,12 @@ def test_launch_of_seven_members_decodes_each_image_once(tmp_path: Path, checkou
     log = tmp_path / "decoded.txt"
     environment = os.environ | {"PYTHONPATH": f"{tmp_path / 'hook'}:{checkout}", "DECODE_LOG": str(log)}
     command = [sys.executable, "-m", "orchestrator.cli.program", "launch", *SMALL, *places]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=240)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=280)
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "run" / "members").iterdir())) == 7
     decoded = Counter(log.read_text().split())
     # Once for the target, of two classes, and once for the superset: two stores, of which each is packed once.
-    in_target = sum(file.startswith("test/") or file.split("/")[1] in "ab" for file in files)
+    in_target = sum(file.parts[0] == "test" or file.parts[1] in "ab" for file in files)
     assert sum(decoded.values()) == in_target + len(files)
     assert set(decoded.values()) <= {1, 2}
     # The members read the node's copies, each made once.

@@ -1,15 +1,19 @@
 """What fault tests share: one undisturbed run a session, and an eye on every process that a test starts."""
 
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from in_process_launch import Place as InProcess
+from one_slot import one_slot
 from oracle import Family, Place, placed
 from run_artefacts import artefacts
 from tracked_run import REQUEST_S, MlflowServer, mlflow_server
 
 from benchmarks.misbehaving_proxy import Proxy, serving_badly
+from orchestrator import cluster
 
 
 @pytest.fixture(scope="session")
@@ -27,6 +31,43 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Iterat
         # Two files of the submission, three splits of two members, three stages.
         assert len(artefacts(place.paths)) == 2 + 2 * 3 + 3
         yield place
+
+
+@pytest.fixture(scope="session")
+def smallest(tmp_path_factory: pytest.TempPathFactory) -> InProcess:
+    """The undisturbed launch of one member in the tests' own process."""
+    folder = tmp_path_factory.mktemp("smallest")
+    place = InProcess(folder / "undisturbed", folder)
+    assert place.launch() == 0
+    # Two files of the submission, three splits, one stage.
+    assert len(artefacts(place.paths)) == 2 + 3 + 1
+    return place
+
+
+@pytest.fixture
+def small_place(smallest: InProcess, tmp_path: Path) -> InProcess:
+    """A place of the test's own for such a launch, beside the same store."""
+    return InProcess(tmp_path / "run", smallest.shared)
+
+
+@pytest.fixture
+def in_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Launches in the test's own process train in its threads, in place of Ray."""
+    monkeypatch.setattr(cluster, "open_cluster", one_slot)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, of sixteen megabytes."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "septet-test", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small file system is not allowed here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @pytest.fixture

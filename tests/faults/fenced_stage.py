@@ -1,7 +1,7 @@
-"""A worker that stops itself (SIGSTOP) at a chosen point of an attempt; tests wake it when a newer one goes on.
+"""A worker that stops itself (SIGSTOP) at a chosen point of an attempt; tests wake it when a newer one is at work.
 
-Arguments: a pickled StageSpec, where to stop (`before resuming`, `update N`, `before naming step-N`), how many updates
-it may still make once it was woken, and `fenced` or `unfenced`. Says on stdout how the attempt ended.
+Arguments: a pickled StageSpec, where to stop (`before resuming`, `update N`, `before naming step-N`), and how many
+updates it may still make once it was woken. Says on stdout how the attempt ended.
 """
 
 import os
@@ -11,7 +11,6 @@ import sys
 import threading
 from pathlib import Path
 
-from workers.storage.fence import Fence
 from workers.training import stage
 
 
@@ -38,7 +37,7 @@ class Worker:
         return False
 
 
-def main(spec_file: str, where: str, left: str, fenced: str) -> None:
+def main(spec_file: str, where: str, left: str) -> None:
     spec = pickle.loads(Path(spec_file).read_bytes())  # noqa: S301 – the test's own
     worker = Worker(where, int(left))
     plain_rename, plain_begin = Path.rename, stage._begin
@@ -52,8 +51,6 @@ def main(spec_file: str, where: str, left: str, fenced: str) -> None:
         return plain_begin(*arguments)  # type: ignore[arg-type]
 
     Path.rename, stage._begin = rename, begin  # type: ignore[method-assign,assignment]
-    if fenced == "unfenced":
-        Fence.check = lambda self: None  # type: ignore[method-assign]
     try:
         stage.run_stage(spec, worker.should_stop)
         sys.stdout.write("trained\n")

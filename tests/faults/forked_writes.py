@@ -1,6 +1,6 @@
 """Writes artefacts in children forked from a process that has imported all it needs, for a tracer to kill one by one.
 
-`python forked_writes.py` answers on stdout to lines on stdin. `JOB <tab> PROTECTION TAKEN OUT <tab> FOLDER` forks a
+`python forked_writes.py` answers on stdout to lines on stdin. `JOB <tab> with or without fsync <tab> FOLDER` forks a
 child, which waits, and gives its pid; `go` lets it write, and gives its exit code, negative for a signal. A child ends
 as `septet` does: an error of ours is one line on stderr and its exit code.
 """
@@ -9,10 +9,8 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
@@ -117,32 +115,6 @@ def new_records(folder: Path) -> None:
     write_records(folder, 2)
 
 
-@contextmanager
-def _folder_in_place(target: Path, *_: object) -> Iterator[Path]:
-    target.mkdir(parents=True, exist_ok=True)
-    yield target
-
-
-@contextmanager
-def _file_in_place(path: Path, *_: object) -> Iterator[IO[bytes]]:
-    with path.open("wb") as file:
-        yield file
-
-
-def _take_out_renames() -> None:
-    """The negative control: everything is written where it is to lie."""
-    checkpoint.atomic_folder = atomic.atomic_folder = _folder_in_place  # type: ignore[assignment]
-    atomic.replacing = _file_in_place  # type: ignore[assignment]
-    for owner in (checkpoint, submission, atomic):
-        for name in ("atomic_folder", "replacing", "replacing_folder"):
-            if hasattr(owner, name):
-                setattr(owner, name, _file_in_place if name == "replacing" else _folder_in_place)
-
-
-def _take_out_fsync() -> None:
-    os.fsync = lambda descriptor: None  # type: ignore[assignment]
-
-
 Job = Callable[[Path], None]
 BEFORE: dict[str, Job] = {"checkpoint": old_checkpoints, "submission": old_submission, "records": old_records}
 JOBS: dict[str, Job] = {
@@ -151,13 +123,12 @@ JOBS: dict[str, Job] = {
     "submission/format": submission_of_another_format,
     "records": new_records,
 }
-WITHOUT: dict[str, Callable[[], None]] = {"renames": _take_out_renames, "fsync": _take_out_fsync}
 
 
-def _child(job: str, without: str, folder: Path, ready: int, gate: int) -> int:
+def _child(job: str, fsync: str, folder: Path, ready: int, gate: int) -> int:
     try:
-        if without:
-            WITHOUT[without]()
+        if fsync == "without":
+            os.fsync = lambda descriptor: None  # type: ignore[assignment]
         with (folder.parent / "err.txt").open("wb") as err:
             os.dup2(err.fileno(), 2)
         # What comes before is not traced, however late the tracer attaches: calls are counted from here.
@@ -175,11 +146,11 @@ def _child(job: str, without: str, folder: Path, ready: int, gate: int) -> int:
 
 def _serve() -> None:
     for line in sys.stdin:
-        job, without, folder = line.rstrip("\n").split("\t")
+        job, fsync, folder = line.rstrip("\n").split("\t")
         (is_ready, ready), (gate, open_gate) = os.pipe(), os.pipe()
         child = os.fork()
         if child == 0:
-            os._exit(_child(job, without, Path(folder), ready, gate))
+            os._exit(_child(job, fsync, Path(folder), ready, gate))
         os.read(is_ready, 1)
         _answer(child)
         assert sys.stdin.readline() == "go\n"

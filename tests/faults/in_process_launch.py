@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from command_line import write_ensemble
 from one_slot import one_slot
 
 from orchestrator import cluster
@@ -16,19 +17,12 @@ from orchestrator.run.holder import is_locked
 from orchestrator.run.ledger import AttemptEnd, Entry, read_ledger
 from orchestrator.run.paths import RunPaths
 
-INTERVAL = 4
 NUM_UPDATES = 12
+MEMBER = "solo"
 SETTINGS = (
-    "ensemble=sweep",
-    "sweep.seed=[3]",
-    "cluster.cpus_per_member=1",
-    "precision=fp32",
-    f"checkpoint_updates={INTERVAL}",
+    *("ensemble=solo", "cluster.cpus_per_member=1", "precision=fp32", "checkpoint_updates=4", "model.width=0.05"),
     # Three updates an epoch: metrics.jsonl then has a point at every update.
-    "optimizer.batch_size=400",
-    "model.width=0.05",
-    "model.fc_units=16",
-    "ensemble.stages.train.epochs=4",
+    *("model.fc_units=16", "optimizer.batch_size=400", "ensemble.stages.train.epochs=4"),
 )
 
 
@@ -44,13 +38,8 @@ class Place:
         return RunPaths(self.root)
 
     @property
-    def member(self) -> str:
-        (member,) = [path.name for path in self.paths.members.iterdir()]
-        return member
-
-    @property
     def stage_dir(self) -> Path:
-        return self.paths.members / self.member / "train"
+        return self.paths.members / MEMBER / "train"
 
     @property
     def checkpoints(self) -> Path:
@@ -58,24 +47,26 @@ class Place:
 
     @property
     def entry(self) -> Entry:
-        return read_ledger(self.paths.ledger).stages[f"{self.member}/train"]
+        return read_ledger(self.paths.ledger).stages[f"{MEMBER}/train"]
 
     @property
     def outcomes(self) -> list[AttemptEnd | None]:
         return [attempt.outcome for attempt in self.entry.attempts]
 
+    def words(self, *more: str, uri: str = "") -> list[str]:
+        """The command line of a launch; `uri` is the tracking's."""
+        groups = write_ensemble(self.shared / "groups", "solo", MEMBER)
+        here = (f"--config-dir={groups}", f"run_dir={self.root}", f"datasets.store={self.shared / 'store'}")
+        return ["launch", *here, f"tracking.uri={uri or f'sqlite:///{self.shared}/mlflow.db'}", *SETTINGS, *more]
+
     def launch(self, *more: str, uri: str = "") -> int:
-        """The exit code of `septet launch`, with the members in threads of this process; `uri` is the tracking's."""
-        words = [
-            *("launch", f"run_dir={self.root}", f"datasets.store={self.shared / 'store'}"),
-            f"tracking.uri={uri or f'sqlite:///{self.shared}/mlflow.db'}",
-        ]
+        """The exit code of `septet launch`, with the members in threads of this process."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(cluster, "open_cluster", one_slot)
-            return main([*words, *SETTINGS, *more])
+            return main(self.words(*more, uri=uri))
 
     def has_submission(self) -> bool:
-        return any(self.paths.submission.glob("submission.*")) if self.paths.submission.is_dir() else False
+        return any(self.paths.submission.glob("submission.*"))
 
     def leftovers(self) -> list[Path]:
         """Temporary files and locks that somebody still holds."""

@@ -1,4 +1,4 @@
-"""The oracle of the fault suite: a launch as a user runs it, and what must hold after any fault.
+"""The oracle of the fault suite: a launch as a user runs it, in a process, and what must hold after any fault.
 
 After a fault: the exit code and the one line on stderr are right (`expect_line`); the submission is absent, old or new,
 each of them whole (`submission_state`); nothing of the launch lives (`Family`) and nobody holds the run directory.
@@ -10,14 +10,16 @@ import contextlib
 import ctypes
 import os
 import shutil
+import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 import psutil
 from run_artefacts import artefacts
@@ -26,6 +28,7 @@ from orchestrator.run.holder import is_locked
 from orchestrator.run.paths import RunPaths
 
 FOLDER = Path(__file__).parent
+SCRIPT = FOLDER / "septet_held.py"
 CHECKOUT = FOLDER.parents[1]
 GIVE_UP_S = 300.0
 # A killed driver's guard and Ray's own watchdogs take a moment; what lives longer is an orphan.
@@ -33,16 +36,9 @@ GONE_S = 60.0
 PAUSE_S = 0.02
 # A small run of two members, one of them pre-trained: three stages and every kind of artefact.
 SMALL = (
-    "ensemble=two",
-    "checkpoint_updates=4",
-    "cluster.cpus_per_member=1",
-    "precision=fp32",
-    "optimizer.batch_size=400",
-    "model.width=0.1",
-    "model.fc_units=32",
-    "ensemble.stages.pretrain.epochs=1",
-    "ensemble.stages.finetune.epochs=4",
-    "ensemble.stages.train.epochs=5",
+    *("ensemble=two", "checkpoint_updates=4", "cluster.cpus_per_member=1", "precision=fp32"),
+    *("optimizer.batch_size=400", "model.width=0.1", "model.fc_units=32", "ensemble.stages.train.epochs=5"),
+    *("ensemble.stages.pretrain.epochs=1", "ensemble.stages.finetune.epochs=4"),
 )
 GROUP = """
 members:
@@ -54,6 +50,7 @@ members:
       finetune: {dataset: target, init_from: pretrain, reset: [fc8]}
 """
 _PR_SET_CHILD_SUBREAPER = 36
+Process = subprocess.Popen[str]
 
 
 def child_environment() -> dict[str, str]:
@@ -95,41 +92,60 @@ class Place:
         (self.root / "groups" / "ensemble" / "two.yaml").write_text(GROUP)
         # Of its own, so that whatever is left in it is this run's; short, since Ray's sockets lie below it.
         self.temporary = Path(tempfile.mkdtemp(prefix="sf-", dir="/tmp"))
+        self.marker = self.root / "the moment has come"
+        self._outputs: dict[int, Path] = {}
 
     @property
     def paths(self) -> RunPaths:
         return RunPaths(self.root / "run")
 
-    def command(self, *words: str, verb: str = "launch") -> list[str]:
-        program = [str(FOLDER / "launch_in_threads.py")] if self.in_process else ["-m", "orchestrator.cli.program"]
+    def command(self, *words: str, moment: str = "") -> list[str]:
+        """`septet launch` with `words`; held at a moment of `septet_held.py`, if one is named."""
+        held = moment or ("never" if self.in_process else "")
+        program = [str(SCRIPT), held, str(self.marker)] if held else ["-m", "orchestrator.cli.program"]
         here = (f"run_dir={self.paths.root}", f"datasets.store={self.store}")
         tracking = f"tracking.uri=sqlite:///{self.root / 'mlflow.db'}"
         # Before what a test adds: the last word about a key counts.
         own = (f"--config-dir={self.root / 'groups'}", *self.overrides, *here, tracking)
-        return [sys.executable, *program, verb, *own, *words]
+        return [sys.executable, *program, "launch", *own, *words]
 
-    def start(self, *words: str, **popen: object) -> "subprocess.Popen[str]":
-        """Starts the launch, its output in files beside the run: nothing blocks on a pipe that nobody reads."""
+    def start(self, *words: str, moment: str = "", before: tuple[str, ...] = (), **popen: Any) -> "Process":
+        """Starts the launch and waits for its moment, if one is named; `before` are words before the command's.
+
+        Its output is in files beside the run: nothing blocks on a pipe that nobody reads.
+        """
+        if moment:
+            self.marker.unlink(missing_ok=True)
         environment = {**child_environment(), "TMPDIR": str(self.temporary), **self.environment}
-        with (self.root / "out.txt").open("w") as out, (self.root / "err.txt").open("w") as err:
-            return subprocess.Popen(  # type: ignore[call-overload, no-any-return]
-                self.command(*words), cwd=self.root, stdout=out, stderr=err, text=True, env=environment, **popen
-            )
+        output = self.root / f"output-{len(self._outputs)}"
+        command = [*before, *self.command(*words, moment=moment)]
+        with output.with_suffix(".out").open("w") as out, output.with_suffix(".err").open("w") as err:
+            given = {"stdout": out, "stderr": err, "preexec_fn": hear_all_signals, **popen}
+            process = subprocess.Popen(command, cwd=self.root, text=True, env=environment, **given)
+        self._outputs[process.pid] = output
+        if moment:
+            wait_for(lambda: self.marker.exists() or process.poll() is not None)
+            assert process.poll() is None, f"over before its moment: {output.with_suffix('.err').read_text()}"
+        return process
 
-    def ended(self, process: "subprocess.Popen[str]", give_up_s: float = GIVE_UP_S) -> Ended:
+    def let_go(self) -> None:
+        """A launch that is held goes on."""
+        self.marker.unlink()
+
+    def ended(self, process: "Process", give_up_s: float = GIVE_UP_S) -> Ended:
         """Waits for the end of what `start` began."""
-        code = process.wait(give_up_s)
-        return Ended(code, (self.root / "out.txt").read_text(), (self.root / "err.txt").read_text())
+        code, output = process.wait(give_up_s), self._outputs[process.pid]
+        return Ended(code, output.with_suffix(".out").read_text(), output.with_suffix(".err").read_text())
 
     def launch(self, *words: str, give_up_s: float = GIVE_UP_S) -> Ended:
         """Launches and waits."""
         return self.ended(self.start(*words), give_up_s)
 
-    def launch_until(self, due: Callable[[], bool], act: Callable[["subprocess.Popen[str]"], object]) -> Ended:
+    def launch_until(self, due: Callable[[], bool], act: Callable[["Process"], object]) -> Ended:
         """Launches, acts once `due`, and waits; fails if the launch is over first."""
         process = self.start()
         wait_for(lambda: due() or process.poll() is not None)
-        assert process.poll() is None, f"over before the fault was due: {(self.root / 'err.txt').read_text()}"
+        assert process.poll() is None, f"over before the fault was due: {self.ended(process)}"
         act(process)
         return self.ended(process)
 
@@ -143,8 +159,26 @@ class Place:
         """What lies in TMPDIR but for the cache that torch keeps there for all its processes."""
         return [path for path in self.temporary.iterdir() if not path.name.startswith("torchinductor_")]
 
+    def running_in_mlflow(self) -> list[str]:
+        """The runs that seem to be at work still."""
+        database = self.root / "mlflow.db"
+        if not database.exists():
+            return []
+        with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=60)) as connection:
+            try:
+                sql = "select run_uuid from runs where status not in ('FINISHED', 'KILLED', 'FAILED')"
+                return [run for (run,) in connection.execute(sql)]
+            except sqlite3.OperationalError:
+                return []
+
     def close(self) -> None:
         shutil.rmtree(self.temporary, ignore_errors=True)
+
+
+def hear_all_signals() -> None:
+    """In a child, before it becomes another program: whoever started the tests may ignore some, and so would it."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 class Family:
@@ -190,38 +224,21 @@ def _adopt_orphans(adopt: bool) -> None:
     assert done == 0, os.strerror(ctypes.get_errno())
 
 
-class SubmissionState(StrEnum):
-    """What a reader finds in RUN_DIR/submission."""
-
-    absent = "absent"
-    old = "old"
-    new = "new"
-
-
 Files = Mapping[str, bytes]
 
 
-def submission_files(paths: RunPaths) -> dict[str, bytes]:
-    """What lies in RUN_DIR/submission by name; a killed writer's temporary files are nobody's."""
-    if not paths.submission.is_dir():
-        return {}
-    return {
-        entry.name: entry.read_bytes() for entry in paths.submission.iterdir() if not entry.name.startswith(".tmp-")
-    }
-
-
-def submission_state(found: Files, old: Files, new: Files) -> SubmissionState:
-    """Fails on anything but nothing at all, the whole old one or the whole new one."""
+def submission_state(found: Files, old: Files, new: Files) -> str:
+    """What a reader finds in RUN_DIR/submission: `absent`, `old` or `new`, each whole; fails on anything else."""
     if not found:
-        return SubmissionState.absent
+        return "absent"
     if found == old:
-        return SubmissionState.old
+        return "old"
     same = {
         name: next((kind for kind, by in (("old", old), ("new", new)) if by.get(name) == data), "neither")
         for name, data in found.items()
     }
     assert found == new, f"a mix: {same}, of old {sorted(old)} and new {sorted(new)}"
-    return SubmissionState.new
+    return "new"
 
 
 def expect_line(ended: Ended, code: int, *words: str) -> None:
@@ -241,12 +258,19 @@ def expect_clean_end(place: Place, family: Family) -> None:
     wait_for(lambda: not place.left_in_temporary(), lambda: f"left in TMPDIR: {place.left_in_temporary()}", GONE_S)
 
 
+def expect_end_in_order(place: Place, family: Family) -> None:
+    """After a launch that ended by itself: nothing at all of what `expect_clean_end` allows a killed one to leave."""
+    expect_clean_end(place, family)
+    assert not list(place.paths.root.rglob(".tmp-*"))
+    assert not place.paths.stop_request.exists()
+    assert place.running_in_mlflow() == []
+
+
 def expect_recovered(place: Place, undisturbed: Place, family: Family) -> None:
     """The same command again: exit 0, the undisturbed run's bytes, and nothing left over."""
-    place.environment.pop("SEPTET_TEST_FAULT", None)
     ended = place.launch()
     assert ended.code == 0, ended.err
-    expect_clean_end(place, family)
+    expect_end_in_order(place, family)
     assert artefacts(place.paths) == artefacts(undisturbed.paths)
     assert place.leftovers() == []
 
@@ -259,6 +283,14 @@ def wait_for(
     while not holds():
         assert time.monotonic() < give_up, says()
         time.sleep(PAUSE_S)
+
+
+def fill_disk(ballast: Path) -> None:
+    """Leaves not a block free on the disk of `ballast`, and proves it."""
+    with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    assert shutil.disk_usage(ballast.parent).free == 0
 
 
 @contextlib.contextmanager

@@ -66,24 +66,21 @@ class ForkedWrites:
     def close(self) -> None:
         self._process.communicate("")
 
-    def run(self, job: str, folder: Path, *, without: str = "", inject: str | None = None) -> int:
-        """Has a child do `job` in `folder`, traced if `inject` is given (empty for a look only); its exit code.
+    def run(self, job: str, folder: Path, *, with_fsync: bool = True, inject: str | None = None) -> int:
+        """Has a child do `job`, a name of `forked_writes.JOBS`, in `folder`; gives its exit code.
 
-        Args:
-            job: a name of `forked_writes.JOBS`.
-            folder: where; the trace goes beside it, into trace.txt.
-            without: a protection to take out, a name of `forked_writes.WITHOUT`.
-            inject: what strace's `inject=` takes.
+        It is traced if `inject` is given, what strace's `inject=` takes (empty for a look only); the trace goes beside
+        the folder, into trace.txt.
         """
-        child = self._ask(f"{job}\t{without}\t{folder}")
+        child = self._ask(f"{job}\t{'with' if with_fsync else 'without'}\t{folder}")
         if inject is None:
             return self._ask("go")
         with _traced(child, folder.parent / "trace.txt", inject):
             return self._ask("go")
 
-    def calls(self, job: str, folder: Path, *, without: str = "") -> list[Call]:
+    def calls(self, job: str, folder: Path, *, with_fsync: bool = True) -> list[Call]:
         """What the job does to files below `folder`, undisturbed."""
-        assert self.run(job, folder, without=without, inject="") == 0
+        assert self.run(job, folder, with_fsync=with_fsync, inject="") == 0
         return _parsed((folder.parent / "trace.txt").read_text(), folder)
 
     def _ask(self, line: str) -> int:

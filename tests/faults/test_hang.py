@@ -5,7 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -13,7 +13,7 @@ import pytest
 from book_in_memory import book_in_memory
 from fake_stages import FakeStages, plan_of
 from no_tracker import NoTracker
-from tiny_stage import INTERVAL, SETTINGS, make_spec, make_store, never
+from tiny_stage import TINY, make_spec, make_store, never
 
 from orchestrator.cluster.actor import Duties, worker_duties
 from orchestrator.cluster.local_backend import LocalActors
@@ -22,7 +22,6 @@ from orchestrator.config.schema import ClusterConfig
 from orchestrator.execution import driver as driver_module
 from orchestrator.execution.driver import Driver
 from orchestrator.execution.jobs import Work
-from orchestrator.execution.watchdog import Deadlines
 from orchestrator.plan.model import Plan, StageRef
 from orchestrator.run.ledger import AttemptEnd, Budgets, Ledger, read_ledger
 from orchestrator.run.paths import RunPaths
@@ -64,7 +63,7 @@ def work_of(root: Path, plan: Plan, store: Path, digest: str, splits: tuple[str,
         splits=splits,
         numerics=Numerics(),
         keep=KeptCheckpoint.last,
-        checkpoint_updates=INTERVAL,
+        checkpoint_updates=1,
         budgets=Budgets(max_losses=1, max_failures=0),
         crops=Crops.centre,
         progress_timeout_s=60.0,
@@ -98,21 +97,17 @@ def hanging_duties(pids: Path) -> Callable[[], Duties]:
     return make
 
 
-@dataclass(frozen=True)
-class Reference:
-    spec: StageSpec
-    result: StageResult
-
-
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Reference:
-    spec = make_spec(make_store(tmp_path_factory.mktemp("store")), tmp_path_factory.mktemp("undisturbed"))
-    return Reference(spec, run_stage(spec, never))
+def spec(tmp_path_factory: pytest.TempPathFactory) -> StageSpec:
+    return make_spec(make_store(tmp_path_factory.mktemp("store")), tmp_path_factory.mktemp("undisturbed"))
 
 
 def plan_like(spec: StageSpec, members: tuple[str, ...], num_updates: int) -> Plan:
     plan = plan_of({member: {"train": None} for member in members})
-    stages = [replace(stage, recipe=SETTINGS, seed=spec.seed, num_updates=num_updates) for stage in plan.stages]
+    stages = [
+        replace(stage, recipe=replace(TINY, dataset="target"), seed=spec.seed, num_updates=num_updates)
+        for stage in plan.stages
+    ]
     return replace(plan, stages=tuple(stages))
 
 
@@ -125,12 +120,13 @@ def is_alive(pid: int) -> bool:
 
 @pytest.mark.slow
 def test_members_that_hang_in_real_processes_are_killed_and_end_in_the_same_bits(
-    undisturbed: Reference, tmp_path: Path
+    spec: StageSpec, tmp_path: Path
 ) -> None:
+    undisturbed = run_stage(spec, never)
     pids = tmp_path / "pids"
     pids.mkdir()
-    store = undisturbed.spec.store
-    plan = plan_like(undisturbed.spec, HOW, undisturbed.result.num_updates)
+    store = spec.store
+    plan = plan_like(spec, HOW, undisturbed.num_updates)
     work = work_of(tmp_path / "run", plan, store, open_store(store).digest, ("val",))
     ledger = Ledger(work.paths.ledger)
 
@@ -160,61 +156,35 @@ def test_members_that_hang_in_real_processes_are_killed_and_end_in_the_same_bits
         # What it was hung at is redone from its checkpoint, and no more.
         assert 0 < attempts[1].resumed_from <= attempts[0].last_step == HANGS_AT
         finished = read_finished(work.paths.stage(ref))
-        assert finished.checkpoint_sha256 == undisturbed.result.checkpoint_sha256
+        assert finished.checkpoint_sha256 == undisturbed.checkpoint_sha256
     assert not list(work.paths.root.rglob(".tmp-*"))
 
 
-@dataclass
-class Quick:
-    """A run of stages that train nothing; `base0`'s predictions hang in the first attempt."""
-
-    root: Path
-
-    def __post_init__(self) -> None:
-        self.fakes = FakeStages(waiting=frozenset({"base0/predictions"}))
-        atomic.write_text(self.root / "store" / "digest", "d")
-        plan = plan_of({"base0": {"train": None}})
-        self.work = work_of(self.root / "run", plan, self.root / "store", "d", ("val", "test"))
-        self.ledger = Ledger(self.work.paths.ledger)
-        self.num_looks = 0
-
-    @property
-    def outcomes(self) -> list[AttemptEnd | None]:
-        return [attempt.outcome for attempt in self.ledger.contents.predictions["base0"].attempts]
-
-    def launch(self, looks: int) -> None:
-        def show() -> None:
-            if self.outcomes and self.outcomes[0] is not None:
-                self.fakes.waiting = frozenset()
-            self.num_looks += "base0/predictions" in self.fakes.started
-            if self.num_looks > looks:
-                raise TimeoutError
-
-        clock = SkippingClock(lambda: self.outcomes == [None])
-        driver = Driver(self.work, self.ledger, NoTracker(), book_in_memory(), monotonic=clock)
-        driver.take_stock()
-        driver.run(LocalActors(1, self.fakes.duties), never, show)
-
-
-def test_predictions_that_hang_are_given_up_and_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_predictions_that_hang_are_given_up_and_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of stages that train nothing, in threads; the first attempt hangs."""
     monkeypatch.setattr(driver_module, "_POLL_S", 0.01)
-    run = Quick(tmp_path)
-    run.launch(looks=1000)
-    assert run.outcomes == [AttemptEnd.lost, AttemptEnd.done]
+    fakes = FakeStages(waiting=frozenset({"base0/predictions"}))
+    atomic.write_text(tmp_path / "store" / "digest", "d")
+    plan = plan_of({"base0": {"train": None}})
+    work = work_of(tmp_path / "run", plan, tmp_path / "store", "d", ("val", "test"))
+    ledger = Ledger(work.paths.ledger)
 
+    def outcomes() -> list[AttemptEnd | None]:
+        predictions = ledger.contents.predictions
+        return [attempt.outcome for attempt in predictions["base0"].attempts] if predictions else []
 
-def test_without_the_deadline_the_driver_would_wait_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver_module, "_POLL_S", 0.01)
-    monkeypatch.setattr(Deadlines, "look", lambda *_: "")
-    run = Quick(tmp_path)
-    with pytest.raises(TimeoutError):
-        run.launch(looks=200)
-    assert run.outcomes == [None]
-    run.fakes.waiting = frozenset()
+    def show() -> None:
+        if outcomes() and outcomes()[0] is not None:
+            fakes.waiting = frozenset()
+
+    driver = Driver(work, ledger, NoTracker(), book_in_memory(), monotonic=SkippingClock(lambda: outcomes() == [None]))
+    driver.take_stock()
+    driver.run(LocalActors(1, fakes.duties), never, show)
+    assert outcomes() == [AttemptEnd.lost, AttemptEnd.done]
 
 
 def test_work_without_updates_beats_in_evaluation_saving_and_prediction(
-    undisturbed: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    spec: StageSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     beats: list[int] = []
     real = StepMark.beat
@@ -224,24 +194,20 @@ def test_work_without_updates_beats_in_evaluation_saving_and_prediction(
         real(mark)
 
     monkeypatch.setattr(StepMark, "beat", beat)
-    one_epoch = replace(SETTINGS, schedule=replace(SETTINGS.schedule, epochs=1))
-    spec = replace(undisturbed.spec, stage_dir=tmp_path / "a" / "train", recipe=one_epoch)
-    run_stage(spec, never)
+    one_epoch = replace(TINY, schedule=replace(TINY.schedule, epochs=1))
+    own = replace(spec, stage_dir=tmp_path / "a" / "train", recipe=one_epoch)
+    run_stage(own, never)
     # Dev and val are a batch or more each, and a checkpoint of three files has a piece or more of each.
     assert len(beats) >= 2 + 2 * 3
     blocks: list[Path] = []
     monkeypatch.setattr(predict_module, "beat", blocks.append)
-    monkeypatch.setattr(predict_module, "load_member", _no_member)
+    monkeypatch.setattr(predict_module, "load_member", lambda *_: None)
     monkeypatch.setattr(predict_module, "mean_over_crops", _stop_there)
     with pytest.raises(InterruptedError):
         predict_module.predict(
-            PredictSpec("a", spec.stage_dir, spec.store, tmp_path / "p", ("val",), one_epoch, Numerics()), never
+            PredictSpec("a", own.stage_dir, own.store, tmp_path / "p", ("val",), one_epoch, Numerics()), never
         )
-    assert blocks == [spec.stage_dir]
-
-
-def _no_member(*_: object) -> None:
-    return None
+    assert blocks == [own.stage_dir]
 
 
 def _stop_there(*_: object) -> None:

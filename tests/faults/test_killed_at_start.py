@@ -16,7 +16,6 @@ BEFORE_THE_FIRST_LOOK = (
     "_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 16.0",
     "_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 600.0, 600.0",
 )
-WITHOUT_STRAYS = ("        _end_strays(driver, mark, folder)", "        pass")
 
 
 def kill_at_start(place: Place, family: Family, awaited: str) -> None:
@@ -33,40 +32,26 @@ def kill_at_start(place: Place, family: Family, awaited: str) -> None:
     assert place.ended(process).code == -signal.SIGKILL
 
 
-def patched(checkout: Path, target: Path, *changes: tuple[str, str]) -> str:
-    """A copy of the packages with changes to the guard's text; its path."""
+def patched(checkout: Path, target: Path) -> str:
+    """A copy of the packages whose guard has no look before the driver is dead; its path."""
     for package in ("orchestrator", "workers", "conf"):
         shutil.copytree(checkout / package, target / package, ignore=shutil.ignore_patterns("__pycache__"))
-    guard = target / "orchestrator" / "process_guard.py"
-    text = guard.read_text()
-    for before, after in changes:
-        assert text.count(before) == 1, before
-        text = text.replace(before, after)
-    guard.write_text(text)
+    guard = target / "orchestrator" / "cluster" / "process_guard.py"
+    text, (before, after) = guard.read_text(), BEFORE_THE_FIRST_LOOK
+    assert text.count(before) == 1, before
+    guard.write_text(text.replace(before, after))
     return str(target)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("awaited", [FIRST, AGENT])
+@pytest.mark.parametrize("awaited", [pytest.param(FIRST, marks=pytest.mark.soak), AGENT])
 def test_driver_killed_while_ray_starts_leaves_no_process_and_no_folder(
     awaited: str, new_place: Callable[..., Place], family: Family, checkout: Path, tmp_path: Path
 ) -> None:
     place = new_place("killed")
-    place.environment["PYTHONPATH"] = patched(checkout, tmp_path / "packages", BEFORE_THE_FIRST_LOOK)
+    place.environment["PYTHONPATH"] = patched(checkout, tmp_path / "packages")
     kill_at_start(place, family, awaited)
     expect_clean_end(place, family)
-
-
-@pytest.mark.slow
-def test_driver_killed_while_ray_starts_leaves_some_where_nobody_looks_for_strays(
-    new_place: Callable[..., Place], family: Family, checkout: Path, tmp_path: Path
-) -> None:
-    place = new_place("killed")
-    changes = (BEFORE_THE_FIRST_LOOK, WITHOUT_STRAYS)
-    place.environment["PYTHONPATH"] = patched(checkout, tmp_path / "packages", *changes)
-    kill_at_start(place, family, AGENT)
-    wait_for(lambda: not any("process_guard" in " ".join(command_of(process)) for process in family.living()))
-    assert family.living() or place.left_in_temporary()
 
 
 def command_of(process: psutil.Process) -> list[str]:

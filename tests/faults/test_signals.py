@@ -1,19 +1,28 @@
 """A signal at every moment of a launch: its exit code, one line, nothing left behind, and the same bytes in the end."""
 
+import fcntl
 import os
 import pty
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
+import termios
+from collections.abc import Callable
 
-import psutil
 import pytest
-from launch_held import MOMENTS, UNPROTECTED
+from oracle import (
+    GIVE_UP_S,
+    Family,
+    Place,
+    expect_clean_end,
+    expect_end_in_order,
+    expect_line,
+    expect_recovered,
+    hear_all_signals,
+)
 from redone import redone_updates
 from run_artefacts import artefacts
-from small_launch import GIVE_UP_S, Launches, hear_all_signals, wait_for
+from septet_held import MOMENTS, RAY, UNPROTECTED
 
 from orchestrator.run.ledger import StageState, read_ledger
 
@@ -23,144 +32,100 @@ CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 QUICK = {("tracking", signal.SIGTERM)}
 CASES = [
     pytest.param(moment, number, marks=() if (moment, number) in QUICK else pytest.mark.soak)
-    for moment in (*MOMENTS, "ray")
+    for moment in (*MOMENTS, RAY)
     for number in CODES
 ]
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Launches:
-    root = tmp_path_factory.mktemp("undisturbed")
-    launches = Launches(root / "a", root / "store")
-    launches.finish()
-    assert len(artefacts(launches.paths)) == 2 + 2 * 3 + 2
-    assert launches.left_behind() == []
-    return launches
-
-
 @pytest.fixture
-def launches(undisturbed: Launches, tmp_path: Path) -> Iterator[Launches]:
-    one = Launches(tmp_path / "b", undisturbed.store)
-    yield one
-    for process in one._living():
-        process.kill()
+def place(new_place: Callable[..., Place]) -> Place:
+    return new_place("signalled", in_process=True)
+
+
+def redone(place: Place) -> int:
+    return sum(redone_updates(entry) for entry in read_ledger(place.paths.ledger).stages.values())
 
 
 @pytest.mark.parametrize(("moment", "number"), CASES)
 def test_signal_at_any_moment_stops_in_order_and_the_next_launch_comes_to_the_same_bytes(
-    undisturbed: Launches, launches: Launches, moment: str, number: signal.Signals
+    undisturbed: Place, place: Place, family: Family, moment: str, number: signal.Signals
 ) -> None:
-    process = launches.start(moment)
+    if moment == "measuring":
+        place.overrides = tuple(word for word in place.overrides if "cpus_per_member" not in word)
+    process = place.start(moment=moment)
     process.send_signal(number)
-    out, err = process.communicate(timeout=GIVE_UP_S)
-    assert (process.returncode, out) == (CODES[number], ""), err
-    assert err.splitlines()[-1].startswith("septet: stopped as asked"), err
-    assert "Traceback" not in err
-    assert launches.left_behind() == []
-    assert not list(launches.paths.submission.glob("submission.*"))
-    launches.finish()
-    assert artefacts(launches.paths) == artefacts(undisturbed.paths)
-    if moment == "training":
-        # Each attempt went on from where the signal had found it.
-        assert sum(redone_updates(entry) for entry in read_ledger(launches.paths.ledger).stages.values()) == 0
-    assert launches.left_behind() == []
+    ended = place.ended(process)
+    expect_line(ended, CODES[number], "septet: stopped as asked")
+    assert ended.out == ""
+    expect_end_in_order(place, family)
+    assert not list(place.paths.submission.glob("submission.*"))
+    expect_recovered(place, undisturbed, family)
+    # Each attempt resumed from where the signal had found it.
+    assert moment != "training" or redone(place) == 0
 
 
 @pytest.mark.soak
 def test_second_ctrl_c_ends_at_once_and_leaves_no_process_and_no_lock(
-    undisturbed: Launches, launches: Launches
+    undisturbed: Place, place: Place, family: Family
 ) -> None:
-    process = launches.start("submission")
-    process.send_signal(signal.SIGSTOP)
-    # Both are there when it goes on: the second finds the first one's clean-up at its very beginning.
-    process.send_signal(signal.SIGINT)
-    process.send_signal(signal.SIGTERM)
-    process.send_signal(signal.SIGCONT)
-    process.communicate(timeout=GIVE_UP_S)
-    assert process.returncode in (130, 143)
-    assert [left for left in launches.left_behind() if "MLflow" not in left and ".tmp-" not in left] == []
-    launches.finish()
-    assert artefacts(launches.paths) == artefacts(undisturbed.paths)
-    assert launches.left_behind() == []
+    process = place.start(moment="submission")
+    # Both are there when it continues: the second finds the first one's clean-up at its very beginning.
+    for number in (signal.SIGSTOP, signal.SIGINT, signal.SIGTERM, signal.SIGCONT):
+        process.send_signal(number)
+    assert place.ended(process).code in (130, 143)
+    expect_clean_end(place, family)
+    expect_recovered(place, undisturbed, family)
 
 
 @pytest.mark.soak
 def test_stop_verb_ends_a_real_launch_with_its_members_at_their_checkpoints(
-    undisturbed: Launches, launches: Launches
+    undisturbed: Place, place: Place, family: Family
 ) -> None:
-    process = launches.start("training")
-    words = [sys.executable, "-m", "orchestrator.cli.program", "stop", str(launches.paths.root)]
+    process = place.start(moment="training")
+    words = [sys.executable, "-m", "orchestrator.cli.program", "stop", str(place.paths.root)]
     asked = subprocess.run(words, capture_output=True, text=True, timeout=GIVE_UP_S, check=False)
     assert asked.returncode == 0, asked.stderr
     assert f"process {process.pid} " in asked.stdout and "has stopped" in asked.stdout
-    _, err = process.communicate(timeout=GIVE_UP_S)
-    assert process.returncode == 143
-    assert "`septet stop` asked for it" in err.splitlines()[-1]
-    assert read_ledger(launches.paths.ledger).state is StageState.stopped
-    assert launches.left_behind() == []
-    launches.finish()
-    assert artefacts(launches.paths) == artefacts(undisturbed.paths)
-
-
-def test_terminal_that_is_closed_does_not_keep_members_from_their_checkpoints(
-    undisturbed: Launches, launches: Launches
-) -> None:
-    outer, inner = pty.openpty()
-    launches.marker.unlink(missing_ok=True)
-    process = subprocess.Popen(
-        launches.command("training"),
-        env=launches.environment,
-        stdin=inner,
-        stdout=inner,
-        stderr=inner,
-        text=True,
-        cwd=launches.root,
-        start_new_session=True,
-        preexec_fn=_take_terminal,
-    )
-    os.close(inner)
-    wait_for(launches.marker.exists, process)
-    # The kernel sends SIGHUP to the session, and every write to the terminal is an error from now on.
-    os.close(outer)
-    assert process.wait(timeout=GIVE_UP_S) == 129
-    assert launches.left_behind() == []
-    assert read_ledger(launches.paths.ledger).state is StageState.stopped
-    launches.finish()
-    assert artefacts(launches.paths) == artefacts(undisturbed.paths)
-    assert sum(redone_updates(entry) for entry in read_ledger(launches.paths.ledger).stages.values()) == 0
+    expect_line(place.ended(process), 143, "`septet stop` asked for it")
+    assert read_ledger(place.paths.ledger).state is StageState.stopped
+    expect_end_in_order(place, family)
+    expect_recovered(place, undisturbed, family)
 
 
 def _take_terminal() -> None:
     hear_all_signals()
-    import fcntl
-    import termios
-
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
+def test_terminal_that_is_closed_does_not_keep_members_from_their_checkpoints(
+    undisturbed: Place, place: Place, family: Family
+) -> None:
+    outer, inner = pty.openpty()
+    streams = {"stdin": inner, "stdout": inner, "stderr": inner}
+    process = place.start(moment="training", start_new_session=True, preexec_fn=_take_terminal, **streams)
+    os.close(inner)
+    # The kernel sends SIGHUP to the session, and every write to the terminal is an error from now on.
+    os.close(outer)
+    assert place.ended(process).code == 129
+    expect_end_in_order(place, family)
+    assert read_ledger(place.paths.ledger).state is StageState.stopped
+    expect_recovered(place, undisturbed, family)
+    assert redone(place) == 0
+
+
 @pytest.mark.soak
-def test_terminal_closed_on_a_launch_that_does_not_answer_redoes_updates(launches: Launches) -> None:
-    process = launches.start(f"training{UNPROTECTED}")
+def test_terminal_closed_on_a_launch_that_does_not_answer_redoes_updates(place: Place) -> None:
+    process = place.start(moment=f"training{UNPROTECTED}")
     process.send_signal(signal.SIGHUP)
-    process.communicate(timeout=GIVE_UP_S)
-    assert process.returncode == -signal.SIGHUP
-    assert read_ledger(launches.paths.ledger).state is StageState.running, "it was in no position to say so"
+    assert place.ended(process).code == -signal.SIGHUP
+    assert read_ledger(place.paths.ledger).state is StageState.running, "it was in no position to say so"
 
 
 @pytest.mark.soak
-def test_launch_under_nohup_does_not_hear_the_terminal_close(undisturbed: Launches, launches: Launches) -> None:
-    launches.marker.unlink(missing_ok=True)
-    process = subprocess.Popen(
-        ["nohup", *launches.command("training")],
-        env=launches.environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=launches.root,
-    )
-    wait_for(launches.marker.exists, process)
-    psutil.Process(process.pid).send_signal(signal.SIGHUP)
-    _, err = process.communicate(timeout=GIVE_UP_S)
-    assert process.returncode == 0, err
-    assert artefacts(launches.paths) == artefacts(undisturbed.paths)
+def test_launch_under_nohup_does_not_hear_the_terminal_close(undisturbed: Place, place: Place) -> None:
+    process = place.start(moment="training", before=("nohup",), stdin=subprocess.DEVNULL)
+    process.send_signal(signal.SIGHUP)
+    place.let_go()
+    ended = place.ended(process)
+    assert ended.code == 0, ended.err
+    assert artefacts(place.paths) == artefacts(undisturbed.paths)

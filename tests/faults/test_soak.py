@@ -9,19 +9,18 @@ import os
 import random
 import secrets
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 import psutil
 import pytest
-from oracle import FOLDER, PAUSE_S, Ended, Family, Place, child_environment, placed, wait_for
+from oracle import PAUSE_S, Ended, Family, Place, Process, placed, wait_for
+from ray_nodes_process import Nodes, ray_of_nodes
 from redone import redone_updates
 from run_artefacts import artefacts
 
@@ -40,16 +39,10 @@ CHECKPOINT_UPDATES = 20
 DEADLINE_S = 2.5 * 3600
 LONGEST_LAUNCH_S = 3600.0
 SMALL = (
-    "experiment=tiny_imagenet",
-    f"checkpoint_updates={CHECKPOINT_UPDATES}",
-    "cluster.cpus_per_member=1",
+    *("experiment=tiny_imagenet", f"checkpoint_updates={CHECKPOINT_UPDATES}", "cluster.cpus_per_member=1"),
     # Losses are what this is about: no budget of theirs may end the run.
-    "cluster.max_losses=1000",
-    "model.width=0.25",
-    "model.fc_units=64",
-    "ensemble.stages.train.epochs=5",
-    "ensemble.stages.pretrain.epochs=2",
-    "ensemble.stages.finetune.epochs=4",
+    *("cluster.max_losses=1000", "model.width=0.25", "model.fc_units=64"),
+    *(f"ensemble.stages.{name}.epochs={epochs}" for name, epochs in (("train", 5), ("pretrain", 2), ("finetune", 4))),
 )
 
 
@@ -78,73 +71,23 @@ def schedule(seed: int) -> list[Kill]:
     draw = random.Random(seed)
     victims = draw.choices(list(Victim), weights=(11, 13, 6), k=NUM_KILLS)
     shares = sorted(draw.random() for _ in victims)
-    return [
-        Kill(
-            victim,
-            share if victim is Victim.member or draw.random() < 0.7 else None,
-            round(draw.uniform(0.0, 5.0), 1),
-        )
-        for victim, share in zip(victims, shares, strict=True)
-    ]
+    kills = []
+    for victim, share in zip(victims, shares, strict=True):
+        at_share = share if victim is Victim.member or draw.random() < 0.7 else None
+        kills.append(Kill(victim, at_share, round(draw.uniform(0.0, 5.0), 1)))
+    return kills
 
 
-@dataclass(frozen=True)
-class Amount:
-    """The work of a run: updates, and predictions of members' splits, each of which counts as some updates."""
-
-    num_updates: int
-    num_predictions: int
-
-    @property
-    def total(self) -> int:
-        return self.num_updates + UPDATES_A_PREDICTION * self.num_predictions
-
-
-def done_so_far(paths: RunPaths) -> Amount:
-    """By the files: a member that is set back to its checkpoint sets this back."""
-    return Amount(
-        sum(read_step(path) for path in paths.members.glob("*/*/step.txt")),
-        sum(1 for _ in paths.members.glob("*/predictions/*.json")),
-    )
-
-
-@dataclass
-class Elsewhere:
-    """The cluster of `nodes_elsewhere.py`."""
-
-    process: "subprocess.Popen[str]"
-    address: str
-
-    def lose_node(self, number: int) -> None:
-        """Returns when the node is gone and another one has joined."""
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write(f"{number}\n")
-        self.process.stdin.flush()
-        assert self.process.stdout.readline() == "another node has joined\n"
-
-
-@contextmanager
-def nodes_elsewhere(folder: Path, environment: dict[str, str]) -> Iterator[Elsewhere]:
-    with (folder / "cluster.txt").open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, str(FOLDER / "nodes_elsewhere.py"), str(folder / "ray"), str(NUM_NODES)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            env={**child_environment(), **environment},
-        )
-    try:
-        assert process.stdout is not None
-        yield Elsewhere(process, process.stdout.readline().strip())
-    finally:
-        process.communicate("", timeout=120)
+def done_so_far(paths: RunPaths) -> int:
+    """The run's work in updates, by its files; a member that is set back to its checkpoint sets this back."""
+    num_updates = sum(read_step(path) for path in paths.members.glob("*/*/step.txt"))
+    return num_updates + UPDATES_A_PREDICTION * sum(1 for _ in paths.members.glob("*/predictions/*.json"))
 
 
 class Soak:
     """One run and what befalls it."""
 
-    def __init__(self, place: Place, elsewhere: Elsewhere, family: Family, draw: random.Random, whole: Amount) -> None:
+    def __init__(self, place: Place, elsewhere: Nodes, family: Family, draw: random.Random, whole: int) -> None:
         self.place, self.elsewhere, self.family, self.draw = place, elsewhere, family, draw
         self.whole = whole
         self.done: Counter[Victim] = Counter()
@@ -158,15 +101,15 @@ class Soak:
             moment = time.monotonic() + kill.after_s
             self._wait(lambda: time.monotonic() >= moment)
         else:
-            due = kill.at_share * self.whole.total
-            self._wait(lambda: done_so_far(self.place.paths).total >= due)
+            due = kill.at_share * self.whole
+            self._wait(lambda: done_so_far(self.place.paths) >= due)
         match kill.victim:
             case Victim.driver:
                 self._kill_driver()
             case Victim.member:
                 self._kill_member()
             case Victim.node:
-                self.elsewhere.lose_node(self.draw.randrange(NUM_NODES))
+                self.elsewhere.order(f"replace {self.draw.randrange(NUM_NODES)}")
         self.done[kill.victim] += 1
 
     def end(self) -> Ended:
@@ -177,7 +120,7 @@ class Soak:
                 return ended
             self.launch = self._start()
 
-    def _start(self) -> "subprocess.Popen[str]":
+    def _start(self) -> Process:
         return self.place.start(f"cluster.address={self.elsewhere.address}")
 
     def _wait(self, holds: object) -> None:
@@ -245,7 +188,8 @@ def test_driver_members_and_nodes_killed_at_random_moments_end_in_the_same_bytes
         began = time.monotonic()
         place.environment = {"RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_AUTH_MODE": "token"}
         place.environment |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "TMPDIR": str(place.temporary)}
-        with nodes_elsewhere(place.temporary, place.environment) as elsewhere:
+        folder = str(place.temporary / "ray")
+        with ray_of_nodes(NUM_NODES, tmp_path / "cluster.txt", place.environment, folder) as elsewhere:
             soak = Soak(place, elsewhere, family, random.Random(SEED), done_so_far(reference.paths))
             for number, kill in enumerate(kills):
                 soak.suffer(kill)

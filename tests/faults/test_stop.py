@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from command_line import ask
 
-from orchestrator.cli.program import main
 from orchestrator.execution import stop
 from orchestrator.execution.signals import Interrupts
 from orchestrator.execution.stop import obeying
@@ -22,7 +22,8 @@ _LAUNCH = """
 import sys, time
 from pathlib import Path
 from orchestrator.execution.signals import Interrupts
-from orchestrator.run.paths import RunPaths, lock
+from orchestrator.run.holder import lock
+from orchestrator.run.paths import RunPaths
 from orchestrator.execution.stop import obeying
 from workers.errors import SeptetError
 paths = RunPaths(Path(sys.argv[1]))
@@ -32,7 +33,9 @@ try:
             with interrupts.deferred():
                 sys.stdout.write("ready\\n")
                 sys.stdout.flush()
-                while not interrupts.requested:
+                for _ in range(12_000):
+                    if interrupts.requested:
+                        break
                     time.sleep(0.01)
             if sys.argv[2] == "launch":
                 raise interrupts.error()
@@ -76,11 +79,11 @@ def test_stop_ends_the_launch_as_sigterm_does_and_both_say_so(
     paths: RunPaths, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with _started(paths) as process:
-        assert main(["stop", str(paths.root), "--timeout", "60"]) == 0
+        answer = ask(capsys, "stop", paths.root, "--timeout", "60")
         out, _ = process.communicate(timeout=60)
     assert process.returncode == 143
     assert "`septet stop` asked for it" in out
-    assert f"process {process.pid} on" in (said := capsys.readouterr().out) and "has stopped" in said
+    assert answer.code == 0 and f"process {process.pid} on" in answer.out and "has stopped" in answer.out
     assert not paths.stop_request.exists()
     assert not is_locked(paths)
 
@@ -94,31 +97,26 @@ def test_stop_tells_what_this_launch_came_to_and_not_the_one_before(
     with _started(paths):
         if not prepares:
             Ledger(paths.ledger).set_state(StageState.stopped)
-        assert main(["stop", str(paths.root), "--timeout", "60"]) == 0
-    said = capsys.readouterr().out
-    assert ("before it went on" in said) is prepares
-    assert ("at their checkpoints" in said) is not prepares
+        said = ask(capsys, "stop", paths.root, "--timeout", "60").out
+    assert ("before it resumed" in said) is prepares
+    assert ("after saving checkpoints" in said) is not prepares
     assert "failed" not in said
 
 
-def test_stop_of_a_run_that_nobody_holds_has_nothing_to_do(paths: RunPaths, capsys: pytest.CaptureFixture[str]) -> None:
+def test_stop_where_nothing_runs_changes_nothing(paths: RunPaths, capsys: pytest.CaptureFixture[str]) -> None:
     before = sorted(paths.root.rglob("*"))
-    assert main(["stop", str(paths.root)]) == 0
-    assert "nothing to stop" in capsys.readouterr().out
+    nobody, nowhere = (ask(capsys, "stop", root) for root in (paths.root, paths.root / "nowhere"))
+    assert nobody.code == 0 and "nothing to stop" in nobody.out
+    assert nowhere.code == 3 and "no run directory" in nowhere.line
     assert sorted(paths.root.rglob("*")) == before
-
-
-def test_stop_of_no_run_directory_is_a_data_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["stop", str(tmp_path / "nowhere")]) == 3
-    assert "no run directory" in capsys.readouterr().err
 
 
 def test_stop_of_what_is_no_launch_names_its_holder_and_asks_nothing(
     paths: RunPaths, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with _started(paths, "submit") as process:
-        assert main(["stop", str(paths.root)]) == 5
-        assert f"process {process.pid}" in capsys.readouterr().err
+        answer = ask(capsys, "stop", paths.root)
+        assert answer.code == 5 and f"process {process.pid}" in answer.line
         assert not paths.stop_request.exists()
 
 
@@ -127,11 +125,11 @@ def test_stop_that_waited_long_enough_says_that_the_launch_stays_asked(
 ) -> None:
     # Held by this very process, which does not look.
     with lock(paths, obeys=True) as holder:
-        assert main(["stop", str(paths.root), "--timeout", "0.05"]) == 5
-        assert "has not stopped within 0.05 s" in capsys.readouterr().err
+        late = ask(capsys, "stop", paths.root, "--timeout", "0.05")
+        assert late.code == 5 and "has not stopped within 0.05 s" in late.line
         assert paths.stop_request.read_text() == holder.token
-        assert main(["stop", str(paths.root), "--timeout", "0"]) == 0
-        assert "was asked" in capsys.readouterr().out
+        asked = ask(capsys, "stop", paths.root, "--timeout", "0")
+        assert asked.code == 0 and "was asked" in asked.out
 
 
 class Asked(Interrupts):

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_stages import FakeStages, died
 from flushed import flushed
 from oracle import wait_for
 from tracked_run import (
@@ -20,7 +19,6 @@ from tracked_run import (
     check_complete,
     finish_when_sent,
     found_runs,
-    held,
     key_of,
     launch_again,
     stop_and_join,
@@ -28,7 +26,6 @@ from tracked_run import (
 
 from benchmarks.misbehaving_proxy import Fault, Proxy
 from orchestrator.plan.model import StageRef
-from orchestrator.tracking.mlflow_store import Point, Store
 from orchestrator.tracking.sender import Sender
 
 pytestmark = pytest.mark.timeout(300)
@@ -42,19 +39,18 @@ def make_stages_known(run: FakeRun, tracker: Any) -> None:
 
 
 # Six requests meet the fault: the first runs, their parameters and tags, the first points, a status.
-FAULTS = [
-    (Fault.error, "", 6),
-    (Fault.absent, "", 6),
-    (Fault.reset, "", 6),
-    (Fault.cut, "", 6),
-    (Fault.drop_reply, "", 12),
-    (Fault.drop_reply, "runs/create", 3),
-    (Fault.drop_reply, "log-batch", 4),
-    (Fault.hang, "", 2),
+FAULTS = [(Fault.error, "", 6), (Fault.drop_reply, "", 12)]
+MORE_FAULTS = [
+    *((Fault.absent, "", 6), (Fault.reset, "", 6), (Fault.cut, "", 6), (Fault.hang, "", 2)),
+    *((Fault.drop_reply, "runs/create", 3), (Fault.drop_reply, "log-batch", 4)),
 ]
 
 
-@pytest.mark.parametrize(("fault", "only", "times"), FAULTS)
+def soak_only(*values: Any) -> Any:
+    return pytest.param(*values, marks=pytest.mark.soak)
+
+
+@pytest.mark.parametrize(("fault", "only", "times"), [*FAULTS, *(soak_only(*each) for each in MORE_FAULTS)])
 def test_fault_that_passes_while_a_launch_runs_leaves_no_gap_and_no_duplicate(
     server: MlflowServer, proxy: Proxy, tmp_path: Path, impatient: None, fault: Fault, only: str, times: int
 ) -> None:
@@ -67,7 +63,7 @@ def test_fault_that_passes_while_a_launch_runs_leaves_no_gap_and_no_duplicate(
     check_complete(server.client, run)
 
 
-@pytest.mark.parametrize("fault", [Fault.drop_reply, Fault.slow, Fault.cut, Fault.absent])
+@pytest.mark.parametrize("fault", [Fault.drop_reply, *map(soak_only, (Fault.slow, Fault.cut, Fault.absent))])
 def test_points_whose_batches_meet_a_fault_are_there_once(
     server: MlflowServer, proxy: Proxy, tmp_path: Path, impatient: None, fault: Fault
 ) -> None:
@@ -81,26 +77,11 @@ def test_points_whose_batches_meet_a_fault_are_there_once(
     check_complete(server.client, run)
 
 
-def test_control_page_of_something_before_the_server_taken_for_its_word_loses_points(
-    server: MlflowServer, proxy: Proxy, tmp_path: Path, impatient: None, monkeypatch: pytest.MonkeyPatch
+def test_creation_that_arrives_after_it_was_given_up_is_taken_back(
+    server: MlflowServer, proxy: Proxy, tmp_path: Path, impatient: None
 ) -> None:
-    monkeypatch.setattr(
-        "orchestrator.tracking.sender.is_lasting",
-        lambda error: getattr(error, "error_code", "") == "ENDPOINT_NOT_FOUND",
-    )
-    run = FakeRun(tmp_path, proxy.address)
-    tracker = run.open()
-    make_stages_known(run, tracker)
-    proxy.break_it(Fault.absent, "log-batch", left=3)
-    run.train(tracker)
-    assert flushed(tracker, GIVE_UP_S) > 0
-    run.finish(tracker)
-    with pytest.raises(AssertionError, match="points lacking or there twice"):
-        check_complete(server.client, run)
-
-
-def given_up_creation_arrives_late(server: MlflowServer, proxy: Proxy, run: FakeRun) -> None:
     """The creation of a member's run sits in the proxy until another has been made in its place."""
+    run = FakeRun(tmp_path, proxy.address)
     tracker = run.open()
     proxy.break_it(Fault.slow, "runs/create", left=1, delay_s=3.0 * REQUEST_S)
     run.train(tracker)
@@ -108,112 +89,14 @@ def given_up_creation_arrives_late(server: MlflowServer, proxy: Proxy, run: Fake
     wait_for(lambda: len(found_runs(server.client, run.run_id)) == 7)  # six are the plan's
     assert proxy.injected[Fault.slow] == 1
     finish_when_sent(run, tracker)
-
-
-def test_creation_that_arrives_after_it_was_given_up_is_taken_back(
-    server: MlflowServer, proxy: Proxy, tmp_path: Path, impatient: None
-) -> None:
-    run = FakeRun(tmp_path, proxy.address)
-    given_up_creation_arrives_late(server, proxy, run)
     check_complete(server.client, run)
 
 
-def test_control_without_taking_back_there_are_two_runs(
-    server: MlflowServer, proxy: Proxy, tmp_path: Path, impatient: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Store, "_drop_if_double", lambda *_: None)
-    run = FakeRun(tmp_path, proxy.address)
-    given_up_creation_arrives_late(server, proxy, run)
-    with pytest.raises(AssertionError, match="runs made twice"):
-        check_complete(server.client, run)
-
-
-def test_control_without_the_search_before_a_creation_there_are_two_runs(
-    server: MlflowServer, proxy: Proxy, tmp_path: Path, impatient: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = FakeRun(tmp_path, proxy.address)
-    tracker = run.open()
-    monkeypatch.setattr(Store, "_find_all", lambda self: None)
-    proxy.break_it(Fault.drop_reply, "runs/create", left=1)
-    run.train(tracker)
-    finish_when_sent(run, tracker)
-    with pytest.raises(AssertionError, match="runs made twice"):
-        check_complete(server.client, run)
-
-
-def add_points_carelessly(self: Store, entry: Any, points: list[Point]) -> None:
-    """As a sender would that neither asks what is there nor keeps the time of a measurement."""
-    from mlflow.entities import Metric
-
-    now_ms = int(time.time() * 1000)
-    own = [Metric(name, value, now_ms, point.step) for point in points for name, value in point.metrics.items()]
-    self._connected.log_batch(entry.id, metrics=own)
-
-
-def test_control_without_asking_what_is_there_a_lost_answer_doubles_points(
-    server: MlflowServer, proxy: Proxy, tmp_path: Path, impatient: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Store, "_add_points", add_points_carelessly)
-    run = FakeRun(tmp_path, proxy.address)
-    tracker = run.open()
-    make_stages_known(run, tracker)
-    proxy.break_it(Fault.drop_reply, "log-batch", left=3)
-    run.train(tracker)
-    finish_when_sent(run, tracker)
-    assert proxy.injected[Fault.drop_reply] == 3
-    with pytest.raises(AssertionError, match="points lacking or there twice"):
-        check_complete(server.client, run)
-
-
-def lost_member() -> FakeStages:
-    """A member that dies after update 5 and goes on from the checkpoint of update 3: 4 and 5 are logged twice."""
-    return FakeStages({"base/train": [(5, died())]})
-
-
-def test_updates_redone_after_a_loss_are_in_the_store_once(server: MlflowServer, proxy: Proxy, tmp_path: Path) -> None:
-    run = FakeRun(tmp_path, proxy.address, lost_member())
-    launch_again(run)
-    assert run.fakes.started.count("base/train") == 2
-    assert run.fakes.updates.count(("base/train", 5)) == 2
-    check_complete(server.client, run)
-
-
-def test_control_careless_sender_doubles_redone_updates(
-    server: MlflowServer, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Store, "_add_points", add_points_carelessly)
-    run = FakeRun(tmp_path, proxy.address, lost_member())
-    run.launch()
-    with pytest.raises(AssertionError, match="points lacking or there twice"):
-        check_complete(server.client, run)
-
-
-def test_store_away_from_the_start_is_filled_by_the_same_launch_later(
-    server: MlflowServer, proxy: Proxy, tmp_path: Path, impatient: None, caplog: pytest.LogCaptureFixture
-) -> None:
-    proxy.refuse()
-    run = FakeRun(tmp_path, proxy.address)
-    with caplog.at_level(logging.WARNING):
-        run.launch()
-    assert "the connection was refused" in caplog.text
-    assert "lacks the end of this run and 30 metric values" in caplog.text
-    assert found_runs(server.client, run.run_id) == []
-    assert run.fakes.started, "it trained all the same"
-
-    proxy.listen()
-    run.fakes.started.clear()
-    launch_again(run)
-    assert run.fakes.started == [], "nothing was trained again"
-    check_complete(server.client, run)
-    launch_again(run)
-    check_complete(server.client, run)
-
-
-@pytest.mark.parametrize("fault", [Fault.hang, Fault.error, Fault.slow, Fault.drop_reply])
+@pytest.mark.parametrize("fault", [Fault.error, *map(soak_only, (Fault.hang, Fault.slow, Fault.drop_reply))])
 def test_store_lost_midway_and_for_good_is_filled_by_the_next_launch(
     server: MlflowServer, proxy: Proxy, tmp_path: Path, impatient: None, fault: Fault, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run = FakeRun(tmp_path, proxy.address, FakeStages())
+    run = FakeRun(tmp_path, proxy.address)
     tracker = run.open()
     first = StageRef("base", "train")
     tracker.stage_started(first)
@@ -224,7 +107,7 @@ def test_store_lost_midway_and_for_good_is_filled_by_the_next_launch(
         run.train(tracker)
         run.finish(tracker)
     assert proxy.injected[fault] > 0
-    assert "the same launch sends them once it answers" in caplog.text
+    assert "lacks the end of this run" in caplog.text
     stop_and_join(tracker)
     time_out = time.monotonic() + 3.0 * REQUEST_S
     wait_for(lambda: time.monotonic() > time_out)  # what the proxy still holds back has arrived
@@ -265,18 +148,6 @@ def test_another_store_between_launches_gets_the_whole_history(
     run.launch()
     check_complete(server.client, run)
     check_complete(MlflowClient(run.uri), run)
-
-
-def test_scores_of_another_launch_follow_and_do_not_double(server: MlflowServer, proxy: Proxy, tmp_path: Path) -> None:
-    run = FakeRun(tmp_path, proxy.address)
-    run.launch()
-    tracker = run.open()
-    tracker.log_ensemble({"ensemble/top1_error": 0.2, "ensemble/nll": float("nan")})
-    tracker.close("FINISHED")
-    (parent,) = [found for found in found_runs(server.client, run.run_id) if key_of(found) == "/"]
-    assert parent.data.metrics["ensemble/top1_error"] == 0.2
-    points = [(name, step) for name, step, _ in held(server.client, parent)]
-    assert points == [("ensemble/nll", 0), ("ensemble/top1_error", 0), ("ensemble/top1_error", 1)]
 
 
 def test_interrupt_in_the_wait_at_the_end_ends_it_and_says_what_is_lacking(

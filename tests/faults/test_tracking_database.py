@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from flushed import flushed
-from oracle import wait_for
+from oracle import fill_disk, wait_for
 from tracked_run import FakeRun, MlflowServer, check_complete, finish_when_sent, launch_again, stop_and_join
 
 pytestmark = pytest.mark.timeout(300)
@@ -67,31 +67,6 @@ def test_database_locked_beyond_the_end_is_filled_by_the_next_launch(
     check_complete(MlflowClient(run.uri), run)
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own, of four megabytes."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("mounting a small file system is not allowed here")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-def fill(folder: Path) -> Path:
-    """Leaves not a block free, and proves it."""
-    ballast = folder / "ballast"
-    with ballast.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
-        while True:
-            file.write(bytes(4096))
-    return ballast
-
-
 def test_full_disk_of_the_database_costs_no_point(
     server: MlflowServer, tmp_path: Path, small_disk: Path, impatient: None, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -99,7 +74,8 @@ def test_full_disk_of_the_database_costs_no_point(
 
     run = FakeRun(tmp_path / "run", server.another_store(small_disk))
     tracker = run.open()
-    ballast = fill(small_disk)
+    ballast = small_disk / "ballast"
+    fill_disk(ballast)
     with caplog.at_level(logging.WARNING):
         run.train(tracker)
         wait_for(lambda: "training continues" in caplog.text)

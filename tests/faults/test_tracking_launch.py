@@ -35,15 +35,6 @@ class Tracked(Place):
         assert not is_locked(self.paths)
 
 
-@pytest.fixture(scope="module")
-def undisturbed(server: MlflowServer, tmp_path_factory: pytest.TempPathFactory) -> Tracked:
-    folder = tmp_path_factory.mktemp("undisturbed")
-    place = Tracked(folder / "run", folder)
-    assert place.launch_at(server.uri) == 0
-    place.check(server.client)
-    return place
-
-
 def launch_without(place: Tracked, proxy: Proxy) -> int:
     """A launch that need not wait long for a store which will not come."""
     with pytest.MonkeyPatch.context() as patch:
@@ -55,35 +46,31 @@ def launch_without(place: Tracked, proxy: Proxy) -> int:
 def test_launch_with_mlflow_down_from_the_start_ends_alike_and_is_told_later(
     server: MlflowServer,
     proxy: Proxy,
-    undisturbed: Tracked,
+    smallest: Place,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    place = Tracked(tmp_path / "run", undisturbed.shared)
+    place = Tracked(tmp_path / "run", smallest.shared)
     proxy.refuse()
     with caplog.at_level(logging.WARNING):
         assert launch_without(place, proxy) == 0
     assert "the connection was refused" in caplog.text
-    assert "the same launch sends them once it answers" in caplog.text
+    assert "lacks the end of this run" in caplog.text
     assert proxy.paths == []
-    assert artefacts(place.paths) == artefacts(undisturbed.paths)
+    assert artefacts(place.paths) == artefacts(smallest.paths)
 
     proxy.listen()
     assert place.launch_at(proxy.address) == 0
     assert "http" not in capsys.readouterr().out, "MLflow printed among the results"
     place.check(server.client)
-    assert artefacts(place.paths) == artefacts(undisturbed.paths)
+    assert artefacts(place.paths) == artefacts(smallest.paths)
 
 
 def test_launch_whose_mlflow_dies_midway_ends_alike_and_is_told_later(
-    server: MlflowServer,
-    proxy: Proxy,
-    undisturbed: Tracked,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    server: MlflowServer, proxy: Proxy, smallest: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = Tracked(tmp_path / "run", undisturbed.shared)
+    place = Tracked(tmp_path / "run", smallest.shared)
     append = MetricsLog.append
     points: list[int] = []
 
@@ -96,7 +83,7 @@ def test_launch_whose_mlflow_dies_midway_ends_alike_and_is_told_later(
     monkeypatch.setattr(MetricsLog, "append", append_and_refuse)
     assert launch_without(place, proxy) == 0
     assert len(points) == NUM_UPDATES
-    assert artefacts(place.paths) == artefacts(undisturbed.paths)
+    assert artefacts(place.paths) == artefacts(smallest.paths)
     record = read_record(place.paths)
     before = {found.info.status for found in found_runs(server.client, record.run_id)}
     assert "RUNNING" in before, "the store was there at the start and not at the end"
@@ -109,4 +96,4 @@ def test_launch_whose_mlflow_dies_midway_ends_alike_and_is_told_later(
     assert place.launch_at(proxy.address) == 0
     place.check(server.client)
     assert read_record(place.paths).mlflow["run_id"] == known
-    assert artefacts(place.paths) == artefacts(undisturbed.paths)
+    assert artefacts(place.paths) == artefacts(smallest.paths)

@@ -2,15 +2,12 @@
 
 import os
 import socket
-import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from run_artefacts import artefacts
-from small_launch import GIVE_UP_S, Launches
+from oracle import Family, Place, expect_line, expect_recovered
 
-from orchestrator.run import holder as run_dir, open as open_run
 from orchestrator.run.holder import lock
 from orchestrator.run.paths import RunPaths
 from workers.errors import RunInUse
@@ -18,44 +15,25 @@ from workers.errors import RunInUse
 pytestmark = pytest.mark.timeout(600)
 
 
-@pytest.fixture
-def launches(tmp_path: Path) -> Iterator[Launches]:
-    one = Launches(tmp_path / "a", tmp_path / "store")
-    yield one
-    for process in one._living():
-        process.kill()
-
-
 @pytest.mark.slow
 def test_second_launch_names_the_first_and_changes_nothing_and_a_killed_one_is_no_hindrance(
-    launches: Launches,
+    undisturbed: Place, new_place: Callable[..., Place], family: Family
 ) -> None:
-    first = launches.start("training")
-    before = {path for path in launches.paths.root.rglob("*") if "checkpoints" not in path.parts}
-    second = subprocess.run(
-        launches.command("never"),
-        env=launches.environment,
-        capture_output=True,
-        text=True,
-        timeout=GIVE_UP_S,
-        check=False,
-    )
-    assert (second.returncode, second.stdout) == (5, "")
-    assert f"in use by process {first.pid} on {socket.gethostname()}" in second.stderr.splitlines()[-1]
-    assert not [path for path in launches.paths.root.rglob(".tmp-*") if path.parent.name != "checkpoints"]
-    assert before <= set(launches.paths.root.rglob("*"))
+    place = new_place("two", in_process=True)
+    first = place.start(moment="training")
+    before = {path: path.stat().st_mtime_ns for path in place.paths.root.rglob("*")}
+    second = place.start()
+    expect_line(place.ended(second), 5, f"in use by process {first.pid} on {socket.gethostname()}")
+    assert first.poll() is None
+    assert {path: path.stat().st_mtime_ns for path in place.paths.root.rglob("*")} == before
     first.kill()
-    first.communicate(timeout=GIVE_UP_S)
-    launches.finish()
-    assert launches.left_behind() == []
-    assert len(artefacts(launches.paths)) == 2 + 2 * 3 + 2
+    first.wait()
+    expect_recovered(place, undisturbed, family)
 
 
-def test_second_holder_without_the_lock_would_be_let_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_second_holder_is_told_the_process_of_the_first(tmp_path: Path) -> None:
     paths = RunPaths(tmp_path)
     with lock(paths), pytest.raises(RunInUse, match=f"process {os.getpid()} on"), lock(paths):
         pass
-    monkeypatch.setattr(run_dir, "_acquire", lambda paths, descriptor: None)
-    with lock(paths) as first, lock(paths) as second:
-        assert first.token != second.token
-    assert open_run.lock is lock
+    with lock(paths):
+        pass

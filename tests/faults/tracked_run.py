@@ -15,33 +15,22 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from book_in_memory import book_in_memory
-from fake_stages import EVERY, FakeStages, plan_of
+from driver_run import Run
+from fake_stages import FakeStages, plan_of
 from flushed import flushed
 
-from orchestrator.cluster.local_backend import LocalActors
 from orchestrator.config.schema import TrackingConfig
-from orchestrator.execution.driver import Driver
-from orchestrator.execution.jobs import Work
 from orchestrator.plan.model import Plan
-from orchestrator.run.digests import Book
-from orchestrator.run.ledger import Budgets, Ledger
 from orchestrator.run.paths import RunPaths
 from orchestrator.tracking.opening import open_tracking
 from orchestrator.tracking.sender import Pace
 from orchestrator.tracking.tracker import Ending, RunIdentity, Tracker
 from orchestrator.tracking.ui import serving
-from workers.protocol import Numerics
-from workers.settings.training import Crops, KeptCheckpoint
-from workers.storage import atomic
 
 GIVE_UP_S = 120.0
 REQUEST_S = 1  # of an impatient client, in place of eight
 QUICK = Pace(linger_s=0.02, first_pause_s=0.05, longest_pause_s=0.1, sample_s=600)
-CHAINS: Mapping[str, Mapping[str, str | None]] = {
-    "base": {"train": None},
-    "wide": {"pre": None, "fine": "wide/pre"},
-}
+CHAINS: Mapping[str, Mapping[str, str | None]] = {"base": {"train": None}, "wide": {"pre": None, "fine": "wide/pre"}}
 SCORES = {"ensemble/top1_error": 0.25, "ensemble/nll": float("nan")}
 
 
@@ -84,11 +73,10 @@ class FakeRun:
     fakes: FakeStages = field(default_factory=FakeStages)
     plan: Plan = field(default_factory=lambda: plan_of(CHAINS))
     num_launches: int = 0
-    book: Book = field(default_factory=book_in_memory)
 
-    @property
-    def paths(self) -> RunPaths:
-        return RunPaths(self.root)
+    def __post_init__(self) -> None:
+        self.work = Run(self.root, self.plan, self.fakes)
+        self.paths = self.work.paths
 
     @property
     def run_id(self) -> str:
@@ -102,24 +90,8 @@ class FakeRun:
 
     def train(self, tracker: Tracker) -> None:
         """All that is not done yet, by the real driver."""
-        store = self.root / "store"
-        atomic.write_text(store / "digest", "d")
-        work = Work(
-            paths=self.paths,
-            plan=self.plan,
-            stores={"target": store},
-            target="target",
-            target_digest="d",
-            splits=("val",),
-            numerics=Numerics(),
-            keep=KeptCheckpoint.last,
-            checkpoint_updates=EVERY,
-            budgets=Budgets(max_losses=20, max_failures=3),
-            crops=Crops.centre,
-        )
-        driver = Driver(work, Ledger(self.paths.ledger), tracker, self.book)
-        if not driver.take_stock():
-            assert driver.run(LocalActors(2, self.fakes.duties), lambda: False, lambda: None)
+        self.work.tracker = tracker  # type: ignore[assignment]
+        assert self.work.launch()
 
     def finish(self, tracker: Tracker) -> None:
         """The end of a launch that went well."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
 from book_in_memory import book_in_memory
 from fake_stages import EVERY, FakeStages
 from no_tracker import NoTracker
@@ -15,6 +16,7 @@ from orchestrator.plan.model import Plan, StageRef
 from orchestrator.run.digests import Book
 from orchestrator.run.ledger import AttemptEnd, Budgets, Contents, Ledger, read_ledger
 from orchestrator.run.paths import RunPaths
+from workers.errors import MemberFailed
 from workers.protocol import Numerics
 from workers.settings.training import Crops, KeptCheckpoint
 from workers.storage import atomic
@@ -74,22 +76,23 @@ class Run:
             return True
         return driver.run(self.cluster, lambda: stop_when in self.fakes.started, lambda: None)
 
+    def fail_once(self, *names: str) -> None:
+        """A launch that ends because each of `names` fails once, with no budget for it."""
+        budgets, self.budgets = self.budgets, Budgets(max_losses=0, max_failures=0)
+        self.fakes.script = {name: [(1, OSError("once"))] for name in names}
+        with pytest.raises(MemberFailed):
+            self.launch()
+        self.fakes.script, self.budgets = {}, budgets
+
     def driver(self) -> Driver:
         """That of the next launch."""
         store = self.root / "store"
         atomic.write_text(store / "digest", self.digest)
+        splits, keep = ("val", "test"), KeptCheckpoint.last
+        stores = {"target": store}
         work = Work(
-            self.paths,
-            self.plan,
-            {"target": store},
-            "target",
-            self.digest,
-            ("val", "test"),
-            Numerics(),
-            KeptCheckpoint.last,
-            EVERY,
-            self.budgets,
-            Crops.centre,
+            *(self.paths, self.plan, stores, "target", self.digest, splits, Numerics(), keep, EVERY, self.budgets),
+            crops=Crops.centre,
         )
         return Driver(work, Ledger(self.paths.ledger), self.tracker, self.book)
 

@@ -1,4 +1,4 @@
-"""Stages that train nothing, for tests of whoever runs stages: they write the files that real ones write.
+"""Stages, plans, specs and records for tests, and stages that train nothing: they write the files that real ones write.
 
 A script says what an attempt meets. Counting what was done, in files, is the tests' evidence that it happened.
 """
@@ -7,17 +7,19 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from orchestrator.cluster.actor import Duties
 from orchestrator.cluster.local_backend import ActorDied
-from orchestrator.plan.model import Plan, PlannedDataset, Stage, StageRef
+from orchestrator.plan.model import Plan, PlannedDataset, Stage, StageRef, plan_to_json
+from orchestrator.run.record import RunRecord
 from workers.errors import Stopped
-from workers.protocol import PredictSpec, SplitPredictions, StageResult, StageSpec
-from workers.settings.training import Crops, Recipe, ScheduleSettings
+from workers.protocol import Numerics, PredictSpec, SplitPredictions, StageResult, StageSpec
+from workers.settings.training import Crops, KeptCheckpoint, Recipe, ScheduleSettings
 from workers.storage import atomic, layout
 from workers.storage.checkpoint import _SCHEMA, _sealed, newest_step
 from workers.storage.finished import read_finished
@@ -26,38 +28,67 @@ NUM_UPDATES = 10
 EVERY = 3
 
 
+def make_stage(
+    name: str, init_from: str | None = None, images: int = 100, num_classes: int = 10, seed: int = 0, **recipe: Any
+) -> Stage:
+    """The stage `member/stage` with the given settings; its hash follows them, its name and its ancestor's."""
+    of = Recipe(**{"dataset": "target", **recipe})
+    digest = hashlib.sha256(repr((name, init_from, of)).encode()).hexdigest()
+    parent = StageRef.parse(init_from) if init_from else None
+    return Stage(StageRef.parse(name), of, parent, 0, seed, digest, images, NUM_UPDATES, num_classes)
+
+
+def make_plan(*stages: Stage, classes: tuple[str, ...] = ("a", "b"), experiment: str = "fake") -> Plan:
+    """A plan of stages that stand after their ancestors; a member's last one is the last that is listed."""
+    last = {stage.ref.member: stage.ref for stage in stages}
+    names = dict.fromkeys(("target", *(stage.recipe.dataset for stage in stages)))
+    return Plan(
+        experiment=experiment,
+        hash=hashlib.sha256(repr(sorted(stage.hash for stage in stages)).encode()).hexdigest(),
+        members=tuple(last),
+        stages=stages,
+        datasets=tuple(PlannedDataset(name, {}, classes, len(classes), {"train": 100}, False) for name in names),
+        last_stages=last,
+    )
+
+
 def plan_of(chains: Mapping[str, Mapping[str, str | None]], epochs: Mapping[str, int] | None = None) -> Plan:
     """A plan of members → stages → where each starts from (`member/stage`, or None)."""
-    stages = []
-    for member, chain in chains.items():
-        for name, parent in chain.items():
-            ref = StageRef(member, name)
-            num_epochs = (epochs or {}).get(str(ref), 1)
-            stages.append(
-                Stage(
-                    ref=ref,
-                    recipe=Recipe(schedule=ScheduleSettings(epochs=num_epochs), dataset="target"),
-                    init_from=StageRef.parse(parent) if parent else None,
-                    member_seed=0,
-                    seed=0,
-                    hash=f"hash of {ref} from {parent}",
-                    num_images=100,
-                    num_updates=NUM_UPDATES,
-                    num_classes=10,
-                )
-            )
+    waiting = [
+        make_stage(ref, parent, schedule=ScheduleSettings(epochs=(epochs or {}).get(ref, 1)))
+        for member, chain in chains.items()
+        for ref, parent in ((f"{member}/{name}", parent) for name, parent in chain.items())
+    ]
+    last = {member: StageRef(member, list(chain)[-1]) for member, chain in chains.items()}
     ordered: list[Stage] = []
-    while len(ordered) < len(stages):
+    while len(ordered) < len(waiting):
         known = {stage.ref for stage in ordered}
-        ordered += [s for s in stages if s.ref not in known and (s.init_from is None or s.init_from in known)]
-    return Plan(
-        experiment="fake",
-        hash=hashlib.sha256(repr(sorted(stage.hash for stage in stages)).encode()).hexdigest(),
-        members=tuple(chains),
-        stages=tuple(ordered),
-        datasets=(PlannedDataset("target", {}, ("a", "b"), 2, {"train": 100}, False),),
-        last_stages={member: StageRef(member, list(chain)[-1]) for member, chain in chains.items()},
+        ordered += [s for s in waiting if s.ref not in known and (s.init_from is None or s.init_from in known)]
+    return replace(make_plan(*ordered), members=tuple(chains), last_stages=last)
+
+
+def make_spec(stage_dir: Path, stage: Stage | None = None, store: Path | None = None) -> StageSpec:
+    """What a worker is told of a stage (by default an undescribed one named by `stage_dir`'s last two folders)."""
+    stage = stage or make_stage(f"{stage_dir.parent.name}/{stage_dir.name}")
+    return StageSpec(
+        member=stage.ref.member,
+        stage=stage.ref.stage,
+        seed=stage.seed,
+        recipe=stage.recipe,
+        store=store or stage_dir,
+        stage_dir=stage_dir,
+        init_dir=None,
+        numerics=Numerics(),
+        checkpoint_updates=100,
+        keep=KeptCheckpoint.last,
+        stage_hash=stage.hash,
     )
+
+
+def make_record(plan: Plan, **changes: Any) -> RunRecord:
+    """What run.json says of a run of `plan`."""
+    record = RunRecord("u", plan.experiment, plan_to_json(plan), plan.hash, 0.0, {}, "", Numerics())
+    return replace(record, **changes)
 
 
 @dataclass

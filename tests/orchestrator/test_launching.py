@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
@@ -19,9 +18,7 @@ from workers.errors import ClusterLost
 
 
 @pytest.mark.slow
-def test_launch_that_lost_its_cluster_left_the_run_failed_and_not_as_if_killed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_launch_that_lost_its_cluster_left_the_run_failed_and_not_as_if_killed(tmp_path, monkeypatch):
     @contextmanager
     def lost(settings: ClusterConfig) -> Iterator[None]:
         raise ClusterLost("the cluster is gone")
@@ -34,9 +31,7 @@ def test_launch_that_lost_its_cluster_left_the_run_failed_and_not_as_if_killed(
 
 
 @pytest.mark.slow
-def test_launch_measures_its_placement_once_and_keeps_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_launch_measures_its_placement_once_and_keeps_it(tmp_path, monkeypatch, capsys):
     @contextmanager
     def one_slot(settings: ClusterConfig) -> Iterator[LocalActors]:
         yield LocalActors(num_slots=1)

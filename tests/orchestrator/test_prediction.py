@@ -2,12 +2,15 @@
 
 import csv
 import json
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from fake_stages import make_plan, make_record, make_spec, make_stage
 from PIL import Image
 from record_committed import record_committed
 
@@ -15,27 +18,27 @@ from orchestrator.cli.program import main
 from orchestrator.combine.averaging import Combined, equal
 from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionConfig
 from orchestrator.outputs import write_results
-from orchestrator.plan.model import Plan, PlannedDataset, Stage, StageRef, plan_to_json
+from orchestrator.plan.model import Stage, StageRef, plan_from_json
 from orchestrator.prediction import find_images, predict
 from orchestrator.run.paths import RunPaths
-from orchestrator.run.record import RunRecord, read_record, write_record
+from orchestrator.run.record import read_record, write_record
 from workers.data.export import export
 from workers.data.store.preparation import prepare
 from workers.data.store.store import open_store
 from workers.errors import DataError
 from workers.inference.prediction import predict as predict_splits
-from workers.protocol import Numerics, PredictSpec, StageSpec
+from workers.protocol import Numerics, PredictSpec
 from workers.settings.dataset import DatasetSettings, Source
-from workers.settings.training import Crops, KeptCheckpoint, ModelSettings, OptimizerSettings, Recipe, ScheduleSettings
+from workers.settings.training import Crops, ModelSettings, OptimizerSettings, ScheduleSettings
 from workers.storage.finished import write_finished
 from workers.training.stage import run_stage
 
 _MEMBERS = ("b", "a")
-_SETTINGS = Recipe(
-    model=ModelSettings(input_size=16, width=0.05, conv1_kernel=3, conv1_stride=1, conv1_padding=1, fc_units=16),
-    optimizer=OptimizerSettings(lr=0.02, batch_size=32),
-    schedule=ScheduleSettings(epochs=1),
-)
+_SETTINGS: dict[str, Any] = {
+    "model": ModelSettings(input_size=16, width=0.05, conv1_kernel=3, conv1_stride=1, conv1_padding=1, fc_units=16),
+    "optimizer": OptimizerSettings(lr=0.02, batch_size=32),
+    "schedule": ScheduleSettings(epochs=1),
+}
 
 
 def _noise(path: Path, seed: int, bright: bool) -> None:
@@ -45,42 +48,16 @@ def _noise(path: Path, seed: int, bright: bool) -> None:
     Image.fromarray(pixels).save(path)
 
 
-def _stage(member: str) -> Stage:
-    return Stage(
-        ref=StageRef(member, "train"),
-        recipe=replace(_SETTINGS, dataset="target"),
-        init_from=None,
-        member_seed=0,
-        seed=ord(member),
-        hash="h",
-        num_images=30,
-        num_updates=1,
-        num_classes=2,
-    )
-
-
 def _train_and_predict(paths: RunPaths, stage: Stage, store: Path) -> None:
-    spec = StageSpec(
-        member=stage.ref.member,
-        stage=stage.ref.stage,
-        seed=stage.seed,
-        recipe=stage.recipe,
-        store=store,
-        stage_dir=paths.stage(stage.ref),
-        init_dir=None,
-        numerics=Numerics(),
-        checkpoint_updates=100,
-        keep=KeptCheckpoint.last,
-        stage_hash=stage.hash,
-    )
+    spec = make_spec(paths.stage(stage.ref), stage, store)
     write_finished(spec.stage_dir, stage.hash, run_stage(spec, lambda: False))
+    predict_splits(_predict_spec(paths, stage, store, paths.predictions(spec.member)), lambda: False)
+
+
+def _predict_spec(paths: RunPaths, stage: Stage, store: Path, folder: Path, crops: Crops = Crops.ten) -> PredictSpec:
     splits = ("dev", "val", "test")
-    predict_splits(
-        PredictSpec(
-            spec.member, spec.stage_dir, store, paths.predictions(spec.member), splits, _SETTINGS, spec.numerics
-        ),
-        lambda: False,
-    )
+    where = paths.stage(stage.ref)
+    return PredictSpec(stage.ref.member, where, store, folder, splits, stage.recipe, Numerics(), crops=crops)
 
 
 @pytest.fixture(scope="module")
@@ -101,66 +78,63 @@ def run(images: Path, tmp_path_factory: pytest.TempPathFactory) -> RunPaths:
     paths = RunPaths(tmp_path_factory.mktemp("runs") / "run")
     settings = DatasetSettings(source=Source.folder, root=str(images), size=18)
     store = open_store(prepare(settings, tmp_path_factory.mktemp("store")))
-    stages = tuple(_stage(member) for member in _MEMBERS)
-    dataset = PlannedDataset("target", {}, store.classes, 2, dict(store.counts), declared=False)
-    plan = Plan("tiny", "0" * 64, _MEMBERS, stages, (dataset,), {stage.ref.member: stage.ref for stage in stages})
+    stages = tuple(
+        make_stage(f"{member}/train", images=30, num_classes=2, seed=ord(member), **_SETTINGS) for member in _MEMBERS
+    )
+    plan = make_plan(*stages, classes=store.classes)
     export(store, paths.data)
     for stage in stages:
         _train_and_predict(paths, stage, store.path)
-    record = RunRecord(
-        run_id="u",
-        experiment=plan.experiment,
-        plan=plan_to_json(plan),
-        plan_hash=plan.hash,
-        created=0.0,
-        versions={},
-        code_digest="",
-        numerics=Numerics(),
-        data_digests={"target": store.digest},
-        stores={"target": str(store.path)},
-    )
-    write_record(paths, record)
+    stores = {"target": str(store.path)}
+    write_record(paths, make_record(plan, data_digests={"target": store.digest}, stores=stores))
     record_committed(paths, plan)
     write_results(paths, plan, CombineConfig(CombineMethod.geometric), SubmissionConfig())
     return paths
 
 
-def test_prediction_of_the_test_images_is_that_of_the_run_bit_for_bit(run: RunPaths, images: Path) -> None:
+def _combined(folders: list[Path]) -> list[dict[str, float]]:
+    """What the members' test predictions give, image by image; they are combined in the order of their names."""
+    rows = Combined([np.load(folder / "test.npy") for folder in folders], equal(CombineMethod.geometric, 2))[:]
+    return [{"bright": row[0], "dark": row[1]} for row in rows]
+
+
+def test_prediction_of_the_test_images_is_that_of_the_run_bit_for_bit(run, images):
     found = predict(run, [images / "test"], top=2, progress=lambda line: None)
-    stored = [np.load(run.predictions(member) / "test.npy") for member in sorted(_MEMBERS)]
-    wanted = Combined(stored, equal(CombineMethod.geometric, 2))[:]
     assert [Path(each.path).name for each in found] == [f"{index}.png" for index in range(5)]
-    for each, row in zip(found, wanted, strict=True):
-        assert {guess.name: guess.probability for guess in each.top} == {"bright": row[0], "dark": row[1]}
-        assert each.top[0].probability >= each.top[1].probability
+    wanted = _combined([run.predictions(member) for member in sorted(_MEMBERS)])
+    assert [{guess.name: guess.probability for guess in each.top} for each in found] == wanted
+    assert all(each.top[0].probability >= each.top[1].probability for each in found)
 
 
-def test_prediction_takes_the_crops_that_the_run_has_kept(run: RunPaths, images: Path, tmp_path: Path) -> None:
+def test_prediction_takes_the_crops_that_the_run_has_kept(run, images, tmp_path):
     record = read_record(run)
     ten = predict(run, [images / "test"], top=2, progress=lambda line: None)
-    store = Path(record.stores["target"])
-    stored = []
-    for member in sorted(_MEMBERS):
-        stage_dir = run.stage(StageRef(member, "train"))
-        spec = PredictSpec(
-            member, stage_dir, store, tmp_path / member, ("test",), _SETTINGS, Numerics(), crops=Crops.centre
-        )
+    for stage in plan_from_json(record.plan).stages:
+        folder = tmp_path / stage.ref.member
+        spec = _predict_spec(run, stage, Path(record.stores["target"]), folder, Crops.centre)
         predict_splits(spec, lambda: False)
-        stored.append(np.load(tmp_path / member / "test.npy"))
-    wanted = Combined(stored, equal(CombineMethod.geometric, 2))[:]
     write_record(run, replace(record, crops=Crops.centre))
     try:
         found = predict(run, [images / "test"], top=2, progress=lambda line: None)
     finally:
         write_record(run, record)
     assert found != ten
-    for each, row in zip(found, wanted, strict=True):
-        assert {guess.name: guess.probability for guess in each.top} == {"bright": row[0], "dark": row[1]}
+    wanted = _combined([tmp_path / member for member in sorted(_MEMBERS)])
+    assert [{guess.name: guess.probability for guess in each.top} for each in found] == wanted
 
 
-def test_prediction_of_a_bad_image_exits_3_names_it_and_writes_nothing(
-    run: RunPaths, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@contextmanager
+def _changed(path: Path, content: str | None) -> Iterator[None]:
+    """`content` in place of what a file of the shared run holds; None: without the file."""
+    kept = path.read_bytes()
+    path.unlink() if content is None else path.write_text(content)
+    try:
+        yield
+    finally:
+        path.write_bytes(kept)
+
+
+def test_prediction_of_a_bad_image_exits_3_names_it_and_writes_nothing(run, images, tmp_path, capsys):
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"no image")
     words = ["predict", str(run.root), str(images / "test"), str(bad), "--out", str(tmp_path / "out.csv")]
@@ -169,9 +143,7 @@ def test_prediction_of_a_bad_image_exits_3_names_it_and_writes_nothing(
     assert [path.name for path in tmp_path.iterdir()] == ["bad.jpg"]
 
 
-def test_prediction_as_json_and_csv_say_the_same(
-    run: RunPaths, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_prediction_as_json_and_csv_say_the_same(run, images, tmp_path, capsys):
     out = tmp_path / "out.csv"
     image = str(images / "test" / "0.png")
     assert main(["predict", str(run.root), image, "--top", "1", "--json", "--out", str(out)]) == 0
@@ -184,23 +156,14 @@ def test_prediction_as_json_and_csv_say_the_same(
     assert float(row["probability_1"]) == pytest.approx(guess["probability"], rel=1e-8)
 
 
-def test_prediction_into_a_file_of_unknown_format_exits_2(
-    run: RunPaths, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_prediction_into_a_file_of_unknown_format_exits_2(run, images, tmp_path, capsys):
     assert main(["predict", str(run.root), str(images / "test"), "--out", str(tmp_path / "out.xlsx")]) == 2
     assert ".csv or .json" in capsys.readouterr().err
 
 
-def test_prediction_with_a_member_unfinished_exits_4_and_names_it(
-    run: RunPaths, images: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    done = run.done(StageRef("a", "train"))
-    content = done.read_bytes()
-    done.unlink()
-    try:
+def test_prediction_with_a_member_unfinished_exits_4_and_names_it(run, images, capsys):
+    with _changed(run.done(StageRef("a", "train")), None):
         assert main(["predict", str(run.root), str(images / "test")]) == 4
-    finally:
-        done.write_bytes(content)
     assert "not finished: a;" in capsys.readouterr().err
 
 
@@ -213,20 +176,13 @@ def test_prediction_with_a_member_unfinished_exits_4_and_names_it(
         (lambda text: json.dumps(json.loads(text) | {"members": []}), 4),
     ],
 )
-def test_prediction_with_a_manifest_that_does_not_serve_names_it(
-    run: RunPaths, images: Path, capsys: pytest.CaptureFixture[str], alter: Callable[[str], str], code: int
-) -> None:
-    path = run.submission_manifest
-    content = path.read_bytes()
-    path.write_text(alter(content.decode()))
-    try:
+def test_prediction_with_a_manifest_that_does_not_serve_names_it(run, images, capsys, alter, code):
+    with _changed(run.submission_manifest, alter(run.submission_manifest.read_text())):
         assert main(["predict", str(run.root), str(images / "test")]) == code
-    finally:
-        path.write_bytes(content)
     assert "manifest.json: " in capsys.readouterr().err
 
 
-def test_images_of_a_folder_are_found_at_any_depth_in_order_and_other_files_left_out(tmp_path: Path) -> None:
+def test_images_of_a_folder_are_found_at_any_depth_in_order_and_other_files_left_out(tmp_path):
     for name in ("b.JPG", "a/z.png", "a/notes.txt", ".hidden.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
@@ -235,7 +191,7 @@ def test_images_of_a_folder_are_found_at_any_depth_in_order_and_other_files_left
 
 
 @pytest.mark.parametrize("given", ["absent.jpg", "empty"])
-def test_images_that_are_not_there_are_a_data_error_that_names_them(given: str, tmp_path: Path) -> None:
+def test_images_that_are_not_there_are_a_data_error_that_names_them(given, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=given):
         find_images([tmp_path / given])

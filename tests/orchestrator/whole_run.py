@@ -1,25 +1,140 @@
-"""A finished run whose every digest is real: `make_run`'s, with checkpoints as stages write them, and committed."""
+"""Finished runs without training: `build_run`, with seeded predictions, metrics and checkpoints of one layer.
 
+`commit` makes every digest of such a run a real one, as the driver and a launch do at their end.
+"""
+
+import hashlib
 import json
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
+from fake_stages import make_plan, make_record, make_stage
 from record_committed import record_committed
+from safetensors.numpy import save_file
 
 from orchestrator.config.schema import CombineConfig, SubmissionConfig
 from orchestrator.outputs import Results, write_results
+from orchestrator.plan.model import Plan
 from orchestrator.run.paths import RunPaths
-from workers.protocol import StageResult
+from orchestrator.run.record import write_record
+from workers.protocol import SplitPredictions, StageResult
 from workers.storage import atomic
 from workers.storage.atomic import sha256_of
 from workers.storage.checkpoint import write_checkpoint
 from workers.storage.finished import write_finished
 
-if TYPE_CHECKING:
-    from conftest import Run
+CLASSES = tuple(f"class{number:02d}" for number in range(12))
+NUM_ROWS = 80
 
 
-def commit(run: "Run", combine: CombineConfig, submission: SubmissionConfig) -> Results:
+@dataclass(frozen=True)
+class Run:
+    """A synthetic run."""
+
+    paths: RunPaths
+    plan: Plan
+
+
+def synthetic_plan(base: tuple[str, ...], pretrained: tuple[str, ...]) -> Plan:
+    stages = [make_stage(f"{member}/train", num_classes=len(CLASSES)) for member in base]
+    for member in pretrained:
+        first = f"{member}/pretrain"
+        stages.append(make_stage(first, num_classes=len(CLASSES), dataset="superset"))
+        stages.append(make_stage(f"{member}/finetune", first, num_classes=len(CLASSES)))
+    return make_plan(*stages, classes=CLASSES, experiment="synthetic")
+
+
+def build_run(
+    root: Path,
+    base: tuple[str, ...] = ("base3", "base1", "base2"),
+    pretrained: tuple[str, ...] = ("deep1",),
+    splits: tuple[str, ...] = ("dev", "val", "test"),
+    labelled: tuple[str, ...] = ("dev", "val"),
+    at_chance: tuple[str, ...] = (),
+    unreadable: tuple[int, ...] = (),
+) -> Run:
+    """Members are right more often than not, each with errors of its own; pre-trained ones are surer."""
+    paths, plan = RunPaths(root), synthetic_plan(base, pretrained)
+    generator = np.random.default_rng(7)
+    labels = {split: generator.integers(0, len(CLASSES), NUM_ROWS) for split in splits}
+    _write_data(paths.data, labels, labelled, unreadable)
+    for member in plan.members:
+        _write_stages(paths, plan, member, member in at_chance, generator)
+        for split in splits:
+            probabilities = _draw(generator, labels[split], 2.0 if plan.is_pretrained(member) else 1.2)
+            write_predictions(paths, member, split, probabilities)
+    versions = {"septet": "0.1.0", "torch": "2.9"}
+    described = make_record(plan, versions=versions, code_digest="c" * 64, data_digests={"target": "d" * 64})
+    write_record(paths, described)
+    record_committed(paths, plan)
+    return Run(paths, plan)
+
+
+def write_predictions(paths: RunPaths, member: str, split: str, probabilities: np.ndarray) -> None:
+    folder = paths.predictions(member)
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / f"{split}.npy", probabilities)
+    about = SplitPredictions(
+        split=split,
+        num_rows=len(probabilities),
+        num_classes=probabilities.shape[1],
+        rows_sha256=hashlib.sha256((paths.data / f"{split}.rows.txt").read_bytes()).hexdigest(),
+        data_digest="d" * 64,
+        sha256=hashlib.sha256((folder / f"{split}.npy").read_bytes()).hexdigest(),
+        checkpoint="step-00000010",
+        checkpoint_sha256=f"sha-{member}",
+    )
+    (folder / f"{split}.json").write_text(json.dumps(asdict(about)))
+
+
+def _draw(generator: np.random.Generator, labels: np.ndarray, strength: float) -> np.ndarray:
+    logits = generator.normal(size=(len(labels), len(CLASSES)))
+    logits[np.arange(len(labels)), labels] += strength
+    powers = np.exp(logits)
+    return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def _write_data(
+    folder: Path, labels: dict[str, np.ndarray], labelled: tuple[str, ...], unreadable: tuple[int, ...]
+) -> None:
+    folder.mkdir(parents=True)
+    (folder / "classes.txt").write_text("".join(f"{name}\n" for name in CLASSES))
+    for split, own in labels.items():
+        (folder / f"{split}.rows.txt").write_text("".join(f"{split}_{row:03d}.png\n" for row in range(len(own))))
+        np.save(folder / f"{split}.sizes.npy", np.full((len(own), 2), 32, np.int32))
+        if split in labelled:
+            np.save(folder / f"{split}.labels.npy", own)
+    counts = {split: len(labels.get(split, ())) for split in ("train", "dev", "val", "test")}
+    unread = {split: [] for split in labels} | {"test": list(unreadable)}
+    about = {"digest": "d" * 64, "class_ids": [], "counts": counts, "unreadable": unread}
+    (folder / "dataset.json").write_text(json.dumps(about))
+
+
+def _write_stages(paths: RunPaths, plan: Plan, member: str, at_chance: bool, generator: np.random.Generator) -> None:
+    for stage in plan.stages_of(member):
+        checkpoint = paths.checkpoints(stage.ref) / "step-00000010"
+        checkpoint.mkdir(parents=True)
+        weights = generator.normal(size=(24, 3, 5, 5)).astype(np.float32)
+        save_file({"conv1.weight": weights}, checkpoint / "model.safetensors")
+        lines = [
+            {
+                "step": epoch,
+                "epoch": float(epoch),
+                "time": float(epoch),
+                "metrics": {
+                    "train/top1_error": 0.9 / epoch + 0.05 * generator.random(),
+                    "val/top1_error": 0.2 + 0.7 / epoch + 0.03 * generator.random(),
+                },
+            }
+            for epoch in range(1, 11)
+        ]
+        paths.metrics(stage.ref).write_text("".join(json.dumps(line) + "\n" for line in lines))
+        result = StageResult(10, 0, "step-00000010", f"sha-{member}", 0.2, 0.2, at_chance)
+        write_finished(paths.stage(stage.ref), stage.hash, result)
+
+
+def commit(run: Run, combine: CombineConfig, submission: SubmissionConfig) -> Results:
     """What the driver and the launch do at their end: stages, predictions and data recorded, the submission written."""
     paths = run.paths
     for number, stage in enumerate(run.plan.stages):
@@ -34,7 +149,7 @@ def commit(run: "Run", combine: CombineConfig, submission: SubmissionConfig) -> 
     return write_results(paths, run.plan, combine, submission)
 
 
-def real_checkpoint(run: "Run", ref, number: int):  # type: ignore[no-untyped-def]
+def real_checkpoint(run: Run, ref, number: int):  # type: ignore[no-untyped-def]
     for old in (run.paths.checkpoints(ref)).glob("step-*/*"):
         old.unlink()
     for old in (run.paths.checkpoints(ref)).glob("step-*"):

@@ -7,20 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from stored import read_checkpoint
+from tiny_stage import TINY, interrupted, make_spec, make_store, never, run_in_pieces
 
-from workers.data.store.preparation import prepare
-from workers.errors import ConfigError, Stopped
-from workers.protocol import Numerics, StageResult, StageSpec
-from workers.settings.dataset import DatasetSettings, Source
+from workers.errors import ConfigError
+from workers.protocol import StageResult, StageSpec
 from workers.settings.training import (
     AugmentationSettings,
     Decay,
-    KeptCheckpoint,
-    ModelSettings,
     Normalisation,
     OptimizerSettings,
     RateChange,
-    Recipe,
     ScheduleSettings,
     Velocity,
 )
@@ -28,11 +24,10 @@ from workers.storage.checkpoint import Contents, write_checkpoint
 from workers.training.stage import run_stage
 
 # Four updates an epoch.
-BASE = Recipe(
-    model=ModelSettings(input_size=16, width=0.05, conv1_kernel=3, conv1_stride=1, conv1_padding=1, fc_units=16),
+BASE = replace(
+    TINY,
     optimizer=OptimizerSettings(lr=0.02, batch_size=300, decay_biases=False, bias_lr_scale=2.0),
     schedule=ScheduleSettings(decay=Decay.fixed, epochs=3, latest=(0.34, 0.67, 1.0), warmup_updates=3),
-    augmentation=AugmentationSettings(reflect=False),
 )
 SCALED = replace(BASE.optimizer, velocity=Velocity.scaled)
 # conv1 is frozen after 3 updates, in the middle of an epoch, and thaws after two epochs; the last layer is sped up.
@@ -75,60 +70,33 @@ class Undisturbed:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return prepare(DatasetSettings(source=Source.digits, size=18), tmp_path_factory.mktemp("store"))
-
-
-@pytest.fixture(scope="module")
-def trained(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Undisturbed]:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Undisturbed]:
     """Each case, trained once without interruption."""
     done: dict[str, Undisturbed] = {}
+    store = make_store(tmp_path_factory.mktemp("store"))
 
     def train(case: str) -> Undisturbed:
         if case not in done:
-            folder = tmp_path_factory.mktemp(case)
-            spec = StageSpec(
-                member="base1",
-                stage="train",
-                seed=11,
-                recipe=replace(CASES[case], lr_scale={"fc8": 2.0}),
-                store=store,
-                stage_dir=folder,
-                init_dir=None,
-                numerics=Numerics(),
-                checkpoint_updates=100,
-                keep=KeptCheckpoint.last,
-                stage_hash="h",
-            )
-            done[case] = Undisturbed(spec, run_stage(spec, lambda: False))
+            recipe = replace(CASES[case], lr_scale={"fc8": 2.0})
+            spec = make_spec(store, tmp_path_factory.mktemp(case), recipe, checkpoint_updates=100)
+            done[case] = Undisturbed(spec, run_stage(spec, never))
         return done[case]
 
     return train
 
 
-def after(updates: int) -> Callable[[], bool]:
-    """Asks to stop once `updates` updates were made in this attempt."""
-    made = iter(range(1, 10_000))
-    return lambda: next(made) >= updates
-
-
-def state_after(spec: StageSpec, updates: int) -> Contents:
-    with pytest.raises(Stopped):
-        run_stage(spec, after(updates))
-    return read_checkpoint(spec.stage_dir / "checkpoints" / f"step-{updates:08d}")
+def state_after(spec: StageSpec, folder: Path, updates: int) -> Contents:
+    interrupted(spec, folder, updates)
+    return read_checkpoint(folder / "checkpoints" / f"step-{updates:08d}")
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("every", [1, 2, 3])
+@pytest.mark.parametrize("every", [1, pytest.param(2, marks=pytest.mark.soak), 3])
 def test_changing_stage_stopped_every_few_updates_ends_with_the_same_bits(
     trained: Callable[[str], Undisturbed], tmp_path: Path, case: str, every: int
 ) -> None:
-    whole, stops, result = trained(case), 0, None
-    while result is None:
-        try:
-            result = run_stage(replace(whole.spec, stage_dir=tmp_path), after(every))
-        except Stopped:
-            stops += 1
+    whole = trained(case)
+    result, stops = run_in_pieces(replace(whole.spec, stage_dir=tmp_path), every)
     assert stops >= whole.result.num_updates // every
     assert result.checkpoint_sha256 == whole.result.checkpoint_sha256
     again = read_checkpoint(tmp_path / "checkpoints" / result.checkpoint)
@@ -141,18 +109,12 @@ def test_scaled_velocity_without_the_rates_it_was_made_at_ends_with_other_bits(
     trained: Callable[[str], Undisturbed], tmp_path: Path, step: int
 ) -> None:
     whole = trained("changing")
-    saved = state_after(replace(whole.spec, stage_dir=tmp_path / "whole"), step)
+    saved = state_after(whole.spec, tmp_path / "whole", step)
     forged = {**saved.state["train"], "rates": []}
     folder = tmp_path / "forged"
-    write_checkpoint(
-        folder / "checkpoints",
-        step,
-        saved.model,
-        saved.optimizer,
-        {"train": forged},
-        {"stage_hash": whole.spec.stage_hash},
-    )
-    result = run_stage(replace(whole.spec, stage_dir=folder), lambda: False)
+    about = {"stage_hash": whole.spec.stage_hash}
+    write_checkpoint(folder / "checkpoints", step, saved.model, saved.optimizer, {"train": forged}, about)
+    result = run_stage(replace(whole.spec, stage_dir=folder), never)
     assert result.checkpoint_sha256 != whole.result.checkpoint_sha256
 
 
@@ -160,7 +122,7 @@ def test_frozen_layer_moves_neither_weight_nor_momentum_until_it_thaws(
     trained: Callable[[str], Undisturbed], tmp_path: Path
 ) -> None:
     whole = trained("changing")
-    at = {step: state_after(replace(whole.spec, stage_dir=tmp_path / str(step)), step) for step in (2, 3, 7, 8, 9)}
+    at = {step: state_after(whole.spec, tmp_path / str(step), step) for step in (2, 3, 7, 8, 9)}
     for part in ("weight", "bias"):
         name = f"conv1.{part}"
         for step in (7, 8):
@@ -182,7 +144,7 @@ def test_stalled_stage_ends_before_its_epochs_and_says_how_many_updates_it_made(
     assert whole.result.num_updates == 6 * schedule["epochs"]
     assert whole.last.checkpoint.step == whole.result.num_updates
     # Again from its last checkpoint, as after a kill before DONE.json: nothing is trained any more.
-    again = run_stage(whole.spec, lambda: False)
+    again = run_stage(whole.spec, never)
     assert again == replace(whole.result, resumed_from=whole.result.num_updates)
 
 
@@ -190,4 +152,4 @@ def test_change_of_an_unknown_layer_is_refused_by_name(trained: Callable[[str], 
     schedule = replace(BASE.schedule, rate_changes={"late": RateChange(layers={"conv9": 1.0})})
     spec = replace(trained("scaled").spec, recipe=replace(BASE, schedule=schedule), stage_dir=tmp_path)
     with pytest.raises(ConfigError, match=r"schedule\.rate_changes\.late: no layer conv9"):
-        run_stage(spec, lambda: False)
+        run_stage(spec, never)

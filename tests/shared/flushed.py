@@ -1,8 +1,7 @@
 """Waits for what a tracker still has to send; a launch does so only as it closes."""
 
 from orchestrator.tracking import Tracker
-from orchestrator.tracking.mlflow_tracker import MlflowTracker
-from orchestrator.tracking.uri import CLOSE_S
+from orchestrator.tracking.mlflow_tracker import CLOSE_S, MlflowTracker
 
 
 def flushed(tracker: Tracker, timeout_s: float = CLOSE_S) -> int:

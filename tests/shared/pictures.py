@@ -1,5 +1,6 @@
 """Small images of noise, each unlike those of other seeds, and folders of them."""
 
+import hashlib
 import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -31,3 +32,13 @@ def write_tree(root: Path, files: Mapping[str, int | bytes] | Iterable[str], sid
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content if isinstance(content, bytes) else encoded(noise(content, side, side)))
     return root
+
+
+def png(seed: int, side: int = 16) -> bytes:
+    return encoded(noise(seed, side, side))
+
+
+def write_photos(folder: Path, count: int, side: int = 32) -> None:
+    """Writes 0.png, 1.png, …; no two folders of different names have an image in common."""
+    own = int.from_bytes(hashlib.sha256(f"{folder.parent.name}/{folder.name}".encode()).digest()[:4])
+    write_tree(folder, {f"{index}.png": own + index for index in range(count)}, side)

@@ -33,11 +33,11 @@ def _loads_torch(statement: str, folder: Path) -> bool:
     return bool(json.loads(run.stdout.splitlines()[-1]))
 
 
-def test_status_and_submit_of_a_finished_run_load_no_torch(finished: Path, tmp_path: Path) -> None:
+def test_status_and_submit_of_a_finished_run_load_no_torch(finished, tmp_path):
     verbs = "\n".join(f"assert main([{verb!r}, {str(finished)!r}]) == 0" for verb in ("status", "submit"))
     assert not _loads_torch(f"from orchestrator.cli import main\n{verbs}", tmp_path)
     assert (finished / "submission" / "manifest.json").is_file()
 
 
-def test_measure_sees_torch_where_a_stage_is_trained(tmp_path: Path) -> None:
+def test_measure_sees_torch_where_a_stage_is_trained(tmp_path):
     assert _loads_torch("import workers.training.stage", tmp_path)

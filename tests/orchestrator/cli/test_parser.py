@@ -1,5 +1,6 @@
 """The parser: what each verb takes, and one clear line for what it does not."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ from workers.errors import ConfigError
         ("ui run", Request("ui", run_dir=Path("run"))),
     ],
 )
-def test_parse_of_a_well_formed_line_keeps_every_word(line: str, request_: Request | None) -> None:
+def test_parse_of_a_well_formed_line_keeps_every_word(line, request_):
     wanted = request_ or Request("plan", overrides=("dataset@datasets.target=folder",), json=True, debug=True)
     assert parse(line.split(), VERBS) == wanted
 
@@ -57,14 +58,12 @@ def test_parse_of_a_well_formed_line_keeps_every_word(line: str, request_: Reque
         ("--jsn", "--jsn"),
     ],
 )
-def test_parse_of_a_malformed_line_says_what_to_change_in_one_line(line: str, said: str) -> None:
-    with pytest.raises(ConfigError) as raised:
+def test_parse_of_a_malformed_line_says_what_to_change_in_one_line(line, said):
+    with pytest.raises(ConfigError, match=rf"^[^\n]*{re.escape(said)}[^\n]*$"):
         parse(line.split(), VERBS)
-    assert said in str(raised.value)
-    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_examples_of_help_are_well_formed_lines(verb: str) -> None:
+def test_examples_of_help_are_well_formed_lines(verb):
     for example in VERBS[verb].examples:
         assert parse(example.split()[1:], VERBS).verb == verb

@@ -17,7 +17,7 @@ ON_HOST = [
 
 
 @pytest.mark.parametrize("error", ON_DEVICE)
-def test_memory_of_an_accelerator_that_ran_out_names_the_three_settings(error: Exception) -> None:
+def test_memory_of_an_accelerator_that_ran_out_names_the_three_settings(error):
     failure = failure_of(error)
     assert not failure.retryable
     for setting in ("optimizer.batch_size", "cluster.gpus_per_member", "precision"):
@@ -27,7 +27,7 @@ def test_memory_of_an_accelerator_that_ran_out_names_the_three_settings(error: E
 
 
 @pytest.mark.parametrize("error", ON_HOST)
-def test_memory_of_the_machine_that_ran_out_names_its_own_settings(error: Exception) -> None:
+def test_memory_of_the_machine_that_ran_out_names_its_own_settings(error):
     failure = failure_of(error)
     assert not failure.retryable
     assert "optimizer.batch_size" in failure.message
@@ -35,13 +35,13 @@ def test_memory_of_the_machine_that_ran_out_names_its_own_settings(error: Except
     assert "gpus" not in failure.message
 
 
-def test_what_torch_raises_when_the_host_cannot_give_is_known() -> None:
+def test_what_torch_raises_when_the_host_cannot_give_is_known():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**50)
     assert advice(caught.value)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("shape mismatch"), ValueError("CUDA error: out of memory")])
-def test_other_errors_are_left_as_they_are(error: Exception) -> None:
+def test_other_errors_are_left_as_they_are(error):
     failure = failure_of(error)
     assert (failure.retryable, failure.message, advice(error)) == (True, str(error), "")

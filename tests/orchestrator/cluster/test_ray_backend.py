@@ -8,13 +8,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from fake_stages import make_spec
 from pictures import write_tree
 
 from orchestrator.cluster.actor import Duties
@@ -27,11 +27,10 @@ from workers.data.sources.files import FileLoader, PlainFiles
 from workers.data.sources.tree import LocalTree
 from workers.data.store.preparation import prepare
 from workers.errors import ClusterLost, ConfigError, Stopped
-from workers.protocol import Numerics, PredictSpec, SplitPredictions, StageResult, StageSpec
+from workers.protocol import PredictSpec, SplitPredictions, StageResult, StageSpec
 from workers.settings.dataset import DatasetSettings
-from workers.settings.training import KeptCheckpoint, Recipe
 
-GIVE_UP_S = 60.0
+GIVE_UP_S = 120.0
 
 
 @pytest.mark.parametrize(
@@ -46,35 +45,19 @@ GIVE_UP_S = 60.0
         ([Node(8, 0), Node(2, 2)], 2, 2, 1),
     ],
 )
-def test_slots_are_whole_members_node_by_node(nodes: list[Node], cpus: int, gpus: float, slots: int) -> None:
+def test_slots_are_whole_members_node_by_node(nodes, cpus, gpus, slots):
     assert count_slots(nodes, cpus, gpus) == slots
 
 
 @pytest.mark.parametrize(("cpus", "gpus"), [(5, 0), (1, 1)])
-def test_slots_of_none_that_fits_are_refused_saying_what_there_is(cpus: int, gpus: float) -> None:
+def test_slots_of_none_that_fits_are_refused_saying_what_there_is(cpus, gpus):
     with pytest.raises(ConfigError, match=rf"asks for {cpus} CPUs and {gpus} GPUs.* 4 CPUs and 0 GPUs"):
         count_slots([Node(4, 0), Node(4, 0)], cpus, gpus)
 
 
-def test_resources_beyond_this_machine_are_refused_without_a_cluster() -> None:
+def test_resources_beyond_this_machine_are_refused_without_a_cluster():
     with pytest.raises(ConfigError, match=r"cluster\.cpus_per_member"):
         check_resources(ClusterConfig(cpus_per_member=available_cpus() + 1))
-
-
-def _spec(root: Path, member: str) -> StageSpec:
-    return StageSpec(
-        member=member,
-        stage="train",
-        seed=0,
-        recipe=Recipe(),
-        store=root,
-        stage_dir=root / member / "train",
-        init_dir=None,
-        numerics=Numerics(),
-        checkpoint_updates=1,
-        keep=KeptCheckpoint.last,
-        stage_hash="h",
-    )
 
 
 def _duties() -> Callable[[], Duties]:
@@ -109,31 +92,31 @@ def _next(cluster: RayCluster) -> Completed:
     raise TimeoutError
 
 
-def test_cluster_of_real_actors_survives_a_death_and_passes_a_stop_on(tmp_path: Path) -> None:
+def test_cluster_of_real_actors_survives_a_death_and_passes_a_stop_on(tmp_path):
     children = {child.pid for child in psutil.Process().children(recursive=True)}
     with open_cluster(ClusterConfig()) as opened:
         assert opened.num_slots == available_cpus()
         cluster = RayCluster(1, 1, 0, _duties())
         cluster.acquire("dies")
-        cluster.run_stage(_spec(tmp_path, "dies"))
+        cluster.run_stage(make_spec(tmp_path / "dies" / "train"))
         lost = _next(cluster)
         assert isinstance(lost.outcome, Lost)
         assert (tmp_path / "dies" / "train" / "has died").exists(), "the death never happened"
         cluster.discard("dies")
         cluster.acquire("dies")
-        cluster.run_stage(_spec(tmp_path, "dies"))
+        cluster.run_stage(make_spec(tmp_path / "dies" / "train"))
         trained = _next(cluster).outcome
         assert isinstance(trained, Trained)
         assert trained.result.num_updates != os.getpid()
         cluster.release("dies")
         cluster.acquire("other")
-        cluster.run_stage(_spec(tmp_path, "other"))
+        cluster.run_stage(make_spec(tmp_path / "other" / "train"))
         handed_on = _next(cluster).outcome
         assert isinstance(handed_on, Trained)
         assert handed_on.result.num_updates == trained.result.num_updates, "another process than the one released"
         cluster.release("other")
         cluster.acquire("waits")
-        cluster.run_stage(_spec(tmp_path, "waits"))
+        cluster.run_stage(make_spec(tmp_path / "waits" / "train"))
         cluster.stop("waits")
         assert isinstance(_next(cluster).outcome, Halted)
         cluster.close()
@@ -142,36 +125,27 @@ def test_cluster_of_real_actors_survives_a_death_and_passes_a_stop_on(tmp_path: 
     assert "RAY_AUTH_TOKEN" not in os.environ
 
 
-_DRIVER = """
-import sys
+_CLUSTER = """
+import os, sys
 from orchestrator.config.schema import ClusterConfig
 from orchestrator.cluster.ray_backend import open_cluster
-with open_cluster(ClusterConfig()) as cluster:
-    print("open", flush=True)
+with open_cluster(ClusterConfig()):
+    import ray
+    print(ray.get_runtime_context().gcs_address, os.environ["RAY_AUTH_TOKEN"], flush=True)
     sys.stdin.read()
 """
 
 
-@contextmanager
-def _driver() -> Iterator["subprocess.Popen[str]"]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", _DRIVER],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "open\n"
-        yield process
-    finally:
-        process.kill()
-        process.wait()
+def _cluster() -> "subprocess.Popen[str]":
+    """A process with a cluster open; it prints its address and token, and ends with its stdin."""
+    pipe = subprocess.PIPE
+    words = [sys.executable, "-c", _CLUSTER]
+    return subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
 
 
-def test_driver_killed_outright_leaves_no_process_and_no_folder() -> None:
-    with _driver() as driver:
+def test_driver_killed_outright_leaves_no_process_and_no_folder():
+    with _cluster() as driver:
+        assert driver.stdout is not None and driver.stdout.readline()
         family = psutil.Process(driver.pid).children(recursive=True)
         titles = " ".join(" ".join(process.cmdline()) for process in family)
         assert "raylet" in titles
@@ -193,17 +167,6 @@ def _lives(process: psutil.Process) -> bool:
         return False
 
 
-_CLUSTER = """
-import os, sys
-from orchestrator.config.schema import ClusterConfig
-from orchestrator.cluster.ray_backend import open_cluster
-with open_cluster(ClusterConfig()):
-    import ray
-    print(ray.get_runtime_context().gcs_address, os.environ["RAY_AUTH_TOKEN"], flush=True)
-    sys.stdin.read()
-"""
-
-
 @dataclass(frozen=True)
 class Elsewhere:
     """A Ray cluster of another process, as a user's own would be."""
@@ -219,7 +182,7 @@ class Elsewhere:
             env=os.environ | {"RAY_AUTH_TOKEN": self.token},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=240,
         )
         assert done.returncode == 0, done.stderr
         answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -228,18 +191,10 @@ class Elsewhere:
 
 @pytest.fixture(scope="module")
 def cluster_elsewhere() -> Iterator[Elsewhere]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", _CLUSTER],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    try:
+    with _cluster() as process:
         assert process.stdout is not None
         address, token = process.stdout.readline().split()
         yield Elsewhere(address, token)
-    finally:
         process.communicate("")
 
 
@@ -256,18 +211,19 @@ def test_shards_packed_over_a_cluster_are_those_packed_here(cluster_elsewhere: E
     assert answer["packed"][-1] == 120
 
 
-def test_store_that_a_node_does_not_see_is_a_storage_error(cluster_elsewhere: Elsewhere, tmp_path: Path) -> None:
+def test_store_that_a_node_does_not_see_is_a_storage_error(cluster_elsewhere, tmp_path):
     error = cluster_elsewhere.run(tmp_path / "not here")["error"]
     assert re.search(r"not here: not there on node .* all nodes share$", error)
 
 
-def test_cluster_is_not_joined_where_nothing_is_to_be_packed(tmp_path: Path) -> None:
+def test_cluster_is_not_joined_where_nothing_is_to_be_packed(tmp_path):
     runner = shard_runner(ClusterConfig(address="127.0.0.1:1"))
     assert not list(runner.run(FileLoader(PlainFiles(LocalTree(tmp_path))), iter(()), lambda num_images: None))
 
 
-def test_head_that_answers_again_in_time_is_not_lost_and_one_that_stays_away_is() -> None:
+def test_head_that_answers_again_in_time_is_not_lost_and_one_that_stays_away_is():
     now, there = [0.0], [True]
+    assert not Head("127.0.0.1:1").look(), "nothing listens there"
     head = Head("127.0.0.1:1", lambda address: there[0], lambda: now[0], patience_s=25.0)
     assert head.look()
     there[0] = False
@@ -280,8 +236,3 @@ def test_head_that_answers_again_in_time_is_not_lost_and_one_that_stays_away_is(
     now[0] = 51.0
     with pytest.raises(ClusterLost, match=r"127\.0\.0\.1:1 is gone; run the same command again"):
         head.look()
-
-
-def test_head_that_nothing_listens_for_does_not_answer() -> None:
-    head = Head("127.0.0.1:1")
-    assert not head.look()

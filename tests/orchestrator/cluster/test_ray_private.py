@@ -70,19 +70,19 @@ def in_worker(worker: Any) -> Callable[[Callable[[], Any]], Any]:
     return lambda function: ray.get(worker.call.remote(function))
 
 
-def test_draining_nodes_are_listed(started: object) -> None:
+def test_draining_nodes_are_listed(started):
     # A node that does drain is in tests/faults/test_nodes.py: this Ray has one node, which would end.
     with private("ray._private.state.state.get_draining_nodes", "ray_nodes.leaving_nodes"):
         assert leaving_nodes() == frozenset()
 
 
-def test_actor_s_node_is_known_once_it_has_one(worker: Any, in_worker: Any) -> None:
+def test_actor_s_node_is_known_once_it_has_one(worker, in_worker):
     with private("ray._private.state.actors, or ActorHandle._actor_id", "ray_nodes.node_of"):
         lives_on = in_worker(lambda: ray.get_runtime_context().get_node_id())
         assert node_of(worker) == lives_on
 
 
-def test_actor_that_waits_for_a_machine_has_no_node_and_is_stopped_all_the_same(started: object) -> None:
+def test_actor_that_waits_for_a_machine_has_no_node_and_is_stopped_all_the_same(started):
     from ray._private.state import actors
 
     cluster = RayCluster(1, available_cpus() + 1, 0, nodes_change=True)
@@ -101,30 +101,30 @@ def test_actor_that_waits_for_a_machine_has_no_node_and_is_stopped_all_the_same(
         ray.get(call, timeout=60)
 
 
-def test_nodes_say_their_name_and_cpus(started: object) -> None:
+def test_nodes_say_their_name_and_cpus(started):
     with private("a key of ray.nodes()", "ray_nodes.living_nodes"):
         assert living_nodes() == [Node(available_cpus(), local_gpus(), ray.get_runtime_context().get_node_id())]
 
 
-def test_head_s_address_accepts_connections(started: object) -> None:
+def test_head_s_address_accepts_connections(started):
     with private("gcs_address of the runtime context", "ray_backend.RayCluster"):
         assert Head(ray.get_runtime_context().gcs_address).look()
 
 
-def test_gpus_are_counted_without_starting_ray() -> None:
+def test_gpus_are_counted_without_starting_ray():
     import torch
 
     with private("ray._private.accelerators.get_accelerator_manager_for_resource", "ray_nodes.local_gpus"):
         assert local_gpus() == torch.cuda.device_count()
 
 
-def test_working_directory_is_not_on_a_worker_s_path(in_worker: Any, working_directory: Path) -> None:
+def test_working_directory_is_not_on_a_worker_s_path(in_worker, working_directory):
     with private("JobConfig._py_driver_sys_path", "ray_session.keep_own_path"):
         path = in_worker(lambda: sys.path)
         assert str(working_directory) not in path, "a numpy.py that lies there would run in every member"
 
 
-def test_ray_s_files_lie_in_a_folder_of_ours_with_room_for_its_sockets(started: list[psutil.Process]) -> None:
+def test_ray_s_files_lie_in_a_folder_of_ours_with_room_for_its_sockets(started):
     with private("_temp_dir of ray.init, or the names of its sockets", "ray_session.local"):
         words = [word for process in started for word in process.cmdline()]
         (socket,) = {word.partition("=")[2] for word in words if word.startswith("--store_socket_name=")}
@@ -133,17 +133,17 @@ def test_ray_s_files_lie_in_a_folder_of_ours_with_room_for_its_sockets(started: 
         assert _LONGEST_TEMPORARY_ROOT + below_root <= LONGEST_SOCKET, f"{below_root} letters below the root"
 
 
-def test_worker_is_as_nice_as_its_driver(in_worker: Any) -> None:
+def test_worker_is_as_nice_as_its_driver(in_worker):
     with private("RAY_worker_niceness", "ray_session.local"):
         assert in_worker(lambda: os.nice(0)) == os.nice(0)
 
 
-def test_actor_without_a_gpu_sees_none(in_worker: Any) -> None:
+def test_actor_without_a_gpu_sees_none(in_worker):
     with private("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "ray_session.LOCAL_ENVIRONMENT"):
         assert in_worker(lambda: os.environ.get("CUDA_VISIBLE_DEVICES")) == ""
 
 
-def test_ray_listens_on_loopback_alone(in_worker: Any, started: list[psutil.Process]) -> None:
+def test_ray_listens_on_loopback_alone(in_worker, started):
     with private("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "ray_session.LOCAL_ENVIRONMENT"):
         sockets = [one for process in started if process.is_running() for one in process.net_connections("tcp")]
         listening = {one.laddr.ip.removeprefix("::ffff:") for one in sockets if one.status == psutil.CONN_LISTEN}
@@ -154,7 +154,7 @@ def test_ray_listens_on_loopback_alone(in_worker: Any, started: list[psutil.Proc
 _JOIN = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False)"
 
 
-def test_ray_refuses_who_has_another_token(started: object) -> None:
+def test_ray_refuses_who_has_another_token(started):
     with private("RAY_AUTH_MODE=token", "ray_session.LOCAL_ENVIRONMENT"):
         # One attempt is enough; Ray makes twenty.
         environment = os.environ | {"RAY_AUTH_TOKEN": "0" * 64, "RAY_NUM_REDIS_GET_RETRIES": "1"}
@@ -173,13 +173,13 @@ print(stdout_deduplicator.deduplicate({"ip": "", "pid": 1, "lines": ["a worker d
 """
 
 
-def test_no_line_of_a_worker_reaches_the_driver_s_stdout() -> None:
+def test_no_line_of_a_worker_reaches_the_driver_s_stdout():
     with private("RAY_DEDUP_LOGS_SKIP_REGEX", "ray_session._QUIET"):
         shown = subprocess.run([sys.executable, "-c", _DROP], capture_output=True, text=True, timeout=120)
         assert "'lines': []" in shown.stdout, shown.stdout + shown.stderr[-400:]
 
 
-def test_exceptions_say_what_the_driver_asks_of_them() -> None:
+def test_exceptions_say_what_the_driver_asks_of_them():
     with private("preempted of RayActorError, cause of RayTaskError, or an exception", "ray_backend"):
         assert RayActorError().preempted is False
         cause = ValueError("x")

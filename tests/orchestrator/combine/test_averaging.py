@@ -25,7 +25,7 @@ def draw_labels(seed: int, members: list[np.ndarray]) -> np.ndarray:
 
 @given(seed=st.integers(0, 10_000))
 @pytest.mark.parametrize("method", [CombineMethod.mean, CombineMethod.geometric])
-def test_combine_any_order_of_members_same_probabilities(method: CombineMethod, seed: int) -> None:
+def test_combine_any_order_of_members_same_probabilities(method, seed):
     members = draw_members(seed)
     results = [Combined(list(order), equal(method, 3))[:] for order in itertools.permutations(members)]
     for result in results[1:]:
@@ -34,7 +34,7 @@ def test_combine_any_order_of_members_same_probabilities(method: CombineMethod, 
 
 @given(seed=st.integers(0, 10_000), copies=st.integers(1, 9))
 @pytest.mark.parametrize("method", list(CombineMethod))
-def test_combine_copies_of_one_member_is_that_member(method: CombineMethod, seed: int, copies: int) -> None:
+def test_combine_copies_of_one_member_is_that_member(method, seed, copies):
     (member,) = draw_members(seed, num_members=1)
     combined = Combined([member] * copies, equal(method, copies))[:]
     np.testing.assert_allclose(combined, member, rtol=3e-7, atol=2e-12)
@@ -42,7 +42,7 @@ def test_combine_copies_of_one_member_is_that_member(method: CombineMethod, seed
 
 @given(seed=st.integers(0, 10_000))
 @pytest.mark.parametrize("method", list(CombineMethod))
-def test_combine_any_members_rows_sum_to_one(method: CombineMethod, seed: int) -> None:
+def test_combine_any_members_rows_sum_to_one(method, seed):
     weights = np.random.default_rng(seed).dirichlet(np.ones(3))
     combined = Combined(draw_members(seed), Combination(method, tuple(weights)))[:]
     assert combined.dtype == np.float32
@@ -51,7 +51,7 @@ def test_combine_any_members_rows_sum_to_one(method: CombineMethod, seed: int) -
 
 
 @given(seed=st.integers(0, 10_000))
-def test_mean_ensemble_nll_not_above_mean_of_members(seed: int) -> None:
+def test_mean_ensemble_nll_not_above_mean_of_members(seed):
     members = draw_members(seed)
     labels = draw_labels(seed, members)
     # Jensen's inequality holds for probabilities; the floor inside the NLL is kept out of it.
@@ -60,25 +60,20 @@ def test_mean_ensemble_nll_not_above_mean_of_members(seed: int) -> None:
     assert score(mean(members), labels).nll <= np.mean(own) + 1e-6
 
 
-def test_mean_known_values_is_average_of_probabilities_not_of_logits() -> None:
-    one = np.array([[0.9, 0.1]], dtype=np.float32)
-    other = np.array([[0.3, 0.7]], dtype=np.float32)
-    np.testing.assert_allclose(mean([one, other])[:], [[0.6, 0.4]], rtol=1e-6)
+@pytest.mark.parametrize(
+    ("method", "one", "other", "combined"),
+    [
+        (CombineMethod.mean, [0.9, 0.1], [0.3, 0.7], [0.6, 0.4]),  # of probabilities, not of logits
+        (CombineMethod.geometric, [0.9, 0.1], [0.5, 0.5], [0.75, 0.25]),  # renormalised root of the product
+        (CombineMethod.geometric, [1, 0], [0, 1], [0.5, 0.5]),  # members that veto each other
+    ],
+)
+def test_combine_known_values(method, one, other, combined):
+    found = Combined([np.float32([one]), np.float32([other])], equal(method, 2))[:]
+    np.testing.assert_allclose(found, [combined], rtol=1e-6)
 
 
-def test_geometric_known_values_is_renormalised_root_of_product() -> None:
-    one = np.array([[0.9, 0.1]], dtype=np.float32)
-    other = np.array([[0.5, 0.5]], dtype=np.float32)
-    combined = Combined([one, other], equal(CombineMethod.geometric, 2))[:]
-    np.testing.assert_allclose(combined, [[0.75, 0.25]], rtol=1e-6)
-
-
-def test_geometric_members_that_veto_each_other_stays_finite() -> None:
-    members = [np.eye(2, dtype=np.float32)[:1], np.eye(2, dtype=np.float32)[1:]]
-    np.testing.assert_allclose(Combined(members, equal(CombineMethod.geometric, 2))[:], [[0.5, 0.5]])
-
-
-def test_combined_slices_equal_the_whole() -> None:
+def test_combined_slices_equal_the_whole():
     combined = mean(draw_members(3))
     np.testing.assert_array_equal(np.concatenate([combined[:7], combined[7:30], combined[30:]]), combined[:])
 
@@ -99,22 +94,13 @@ def obvious(members: list[np.ndarray], combination: Combination) -> np.ndarray:
 
 @given(
     seed=st.integers(0, 10_000),
-    num_members=st.integers(1, 9),
-    num_rows=st.integers(0, 60),
-    num_classes=st.integers(1, 70),
+    shape=st.tuples(st.integers(1, 9), st.integers(0, 60), st.integers(1, 70)),
     part_elements=st.integers(1, 2000),
     zero=st.booleans(),
 )
 @pytest.mark.parametrize("method", list(CombineMethod))
-def test_combine_any_shape_and_part_same_bits_as_the_definition(
-    method: CombineMethod,
-    seed: int,
-    num_members: int,
-    num_rows: int,
-    num_classes: int,
-    part_elements: int,
-    zero: bool,
-) -> None:
+def test_combine_any_shape_and_part_same_bits_as_the_definition(method, seed, shape, part_elements, zero):
+    num_members, num_rows, num_classes = shape
     members = draw_members(seed, num_members, num_rows, num_classes)
     combination = equal(method, num_members)
     if method is CombineMethod.weighted:
@@ -133,7 +119,7 @@ def num_wrong(members: list[np.ndarray], weights: tuple[float, ...], labels: np.
 
 
 @given(seed=st.integers(0, 10_000), num_classes=st.sampled_from([4, 10, 11, 30]))
-def test_find_weights_any_members_never_worse_than_mean(seed: int, num_classes: int) -> None:
+def test_find_weights_any_members_never_worse_than_mean(seed, num_classes):
     members = draw_members(seed, num_classes=num_classes)
     labels = draw_labels(seed, members)
     weights = weight_search.find_weights(members, labels)
@@ -143,7 +129,7 @@ def test_find_weights_any_members_never_worse_than_mean(seed: int, num_classes: 
     assert num_wrong(members, weights, labels, k) <= num_wrong(members, (1 / 3,) * 3, labels, k)
 
 
-def test_find_weights_one_good_member_among_noise_gets_the_most() -> None:
+def test_find_weights_one_good_member_among_noise_gets_the_most():
     members = draw_members(5, num_members=2, num_rows=300, num_classes=8)
     labels = draw_labels(5, members)
     good = np.full_like(members[0], 0.7 / 7)
@@ -153,13 +139,13 @@ def test_find_weights_one_good_member_among_noise_gets_the_most() -> None:
     assert weights[1] > 1 / 3
 
 
-def test_find_weights_equal_members_stays_at_the_mean() -> None:
+def test_find_weights_equal_members_stays_at_the_mean():
     (member,) = draw_members(6, num_members=1)
     assert weight_search.find_weights([member] * 4, draw_labels(6, [member])) == (0.25,) * 4
 
 
 @given(seed=st.integers(0, 10_000), twentieths=st.lists(st.integers(0, 20), min_size=3, max_size=3).filter(any))
-def test_num_errors_any_weights_equals_that_of_combined_rows(seed: int, twentieths: list[int]) -> None:
+def test_num_errors_any_weights_equals_that_of_combined_rows(seed, twentieths):
     members = draw_members(seed)
     labels = draw_labels(seed, members)
     rivals = weight_search.find_rivals(members, labels)
@@ -168,7 +154,7 @@ def test_num_errors_any_weights_equals_that_of_combined_rows(seed: int, twentiet
     assert counted == num_wrong(members, weights, labels, 5)
 
 
-def test_find_rivals_small_budget_thins_evenly() -> None:
+def test_find_rivals_small_budget_thins_evenly():
     members = draw_members(7, num_rows=400)
     rivals = weight_search.find_rivals(members, draw_labels(7, members), max_differences=3000)
     assert rivals.differences.size <= 3000

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,30 +30,29 @@ DIGEST = "d" * 64
 
 
 def make_split(num_rows: int = 20, unreadable: tuple[int, ...] = ()) -> SplitData:
-    rows = tuple(f"{index:03d}.png" for index in range(num_rows))
+    return split_of(tuple(f"{index:03d}.png" for index in range(num_rows)), unreadable)
+
+
+def split_of(rows: tuple[str, ...], unreadable: tuple[int, ...] = ()) -> SplitData:
     digest = hashlib.sha256("".join(f"{row}\n" for row in rows).encode()).hexdigest()
-    return SplitData("test", rows, digest, None, np.full((num_rows, 2), 8, np.int32), unreadable)
+    return SplitData("test", rows, digest, None, np.full((len(rows), 2), 8, np.int32), unreadable)
 
 
 def store_predictions(folder: Path, split: SplitData, probabilities: np.ndarray) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{split.name}.npy"
     np.save(path, probabilities)
-    about = SplitPredictions(
-        split=split.name,
-        num_rows=len(probabilities),
-        num_classes=probabilities.shape[1],
-        rows_sha256=split.rows_sha256,
-        data_digest=DIGEST,
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-        checkpoint="step-00000010",
-        checkpoint_sha256="c" * 64,
-    )
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    about = SplitPredictions(split.name, *probabilities.shape, split.rows_sha256, DIGEST, sha256, "step", "c" * 64)
     (folder / f"{split.name}.json").write_text(json.dumps(asdict(about)))
 
 
 def draw(seed: int, num_rows: int = 20) -> np.ndarray:
     return np.random.default_rng(seed).dirichlet(np.ones(NUM_CLASSES), size=num_rows).astype(np.float32)
+
+
+def opened(directories: dict[str, Path], split: SplitData | None = None, digest: str = DIGEST) -> tuple[Any, ...]:
+    return open_predictions(directories, split or make_split(), NUM_CLASSES, digest)
 
 
 @pytest.fixture
@@ -63,91 +63,64 @@ def directories(tmp_path: Path) -> dict[str, Path]:
     return folders
 
 
-def test_open_predictions_whole_files_give_what_was_stored(directories: dict[str, Path]) -> None:
-    opened = open_predictions(directories, make_split(), NUM_CLASSES, DIGEST)
-    assert [one.member for one in opened] == ["a", "b"]
-    for seed, one in enumerate(opened):
+def test_open_predictions_whole_files_give_what_was_stored_and_forgotten_stay_open_no_longer(directories, tmp_path):
+    store_predictions(tmp_path / "stray" / "predictions", make_split(), draw(9))  # no plan names it
+    found = opened(directories)
+    assert [one.member for one in found] == ["a", "b"]
+    for seed, one in enumerate(found):
         np.testing.assert_array_equal(one[:], draw(seed))
         np.testing.assert_array_equal(one[3:9], draw(seed)[3:9])
-    np.testing.assert_array_equal(mean(opened)[5:6], mean([draw(0), draw(1)])[5:6])
-
-
-def test_open_predictions_folder_that_no_plan_names_is_ignored(directories: dict[str, Path], tmp_path: Path) -> None:
-    store_predictions(tmp_path / "stray" / "predictions", make_split(), draw(9))
-    assert len(open_predictions(directories, make_split(), NUM_CLASSES, DIGEST)) == 2
-
-
-def test_open_predictions_unreadable_images_are_uniform_whatever_members_say(directories: dict[str, Path]) -> None:
-    opened = open_predictions(directories, make_split(unreadable=(0, 7)), NUM_CLASSES, DIGEST)
-    for seed, one in enumerate(opened):
-        expected = draw(seed)
-        expected[[0, 7]] = 1 / NUM_CLASSES
-        np.testing.assert_array_equal(one[:], expected)
-        np.testing.assert_array_equal(one[6:8], expected[6:8])
-
-
-def test_open_predictions_file_replaced_after_the_check_still_gives_what_was_checked(
-    directories: dict[str, Path],
-) -> None:
-    opened = open_predictions(directories, make_split(), NUM_CLASSES, DIGEST)
-    path = directories["a"] / "test.npy"
-    np.save(path.with_name("other.npy"), draw(9))
-    path.with_name("other.npy").replace(path)
-    np.testing.assert_array_equal(opened[0][:], draw(0))
-
-
-def test_open_predictions_file_cut_after_the_check_is_refused(directories: dict[str, Path]) -> None:
-    opened = open_predictions(directories, make_split(), NUM_CLASSES, DIGEST)
-    cut_short(directories["a"])
-    np.testing.assert_array_equal(opened[0][:10], draw(0)[:10])
-    with pytest.raises(CheckFailed, match="became shorter"):
-        opened[0][10:]
-
-
-def test_combined_predictions_are_those_of_the_arrays_unreadable_images_uniform(directories: dict[str, Path]) -> None:
-    opened = open_predictions(directories, make_split(unreadable=(7, 0)), NUM_CLASSES, DIGEST)
-    whole = [one[:] for one in opened]
-    combination = Combination(CombineMethod.mean, (0.3, 0.7))
-    combined = Combined(opened, combination)
-    np.testing.assert_array_equal(combined[:], Combined(whole, combination)[:])
-    np.testing.assert_array_equal(combined[5:9], Combined(whole, combination)[5:9])
-    np.testing.assert_array_equal(combined[20:20], np.empty((0, NUM_CLASSES), np.float32))
-
-
-def test_combined_predictions_of_a_file_cut_after_the_check_is_refused(directories: dict[str, Path]) -> None:
-    opened = open_predictions(directories, make_split(), NUM_CLASSES, DIGEST)
-    cut_short(directories["a"])
-    np.testing.assert_allclose(mean(opened)[:10], (draw(0)[:10] + draw(1)[:10]) / 2, rtol=1e-6)
-    with pytest.raises(CheckFailed, match=f"{directories['a']}.*became shorter"):
-        mean(opened)[10:]
-
-
-def test_open_predictions_several_bad_files_name_the_first_member(directories: dict[str, Path]) -> None:
-    flip_bit(directories["a"])
-    damage_json(directories["b"])
-    with pytest.raises(CheckFailed, match=r"member a: .*sha256"):
-        open_predictions(directories, make_split(), NUM_CLASSES, DIGEST)
-
-
-def test_predictions_forgotten_leave_no_file_open(directories: dict[str, Path]) -> None:
-    opened = open_predictions(directories, make_split(), NUM_CLASSES, DIGEST)
-    descriptors = [one._descriptor for one in opened]
+    np.testing.assert_array_equal(mean(found)[5:6], mean([draw(0), draw(1)])[5:6])
+    descriptors = [one._descriptor for one in found]
     assert all(os.fstat(descriptor) for descriptor in descriptors)
-    del opened
+    del found, one
     gc.collect()
     for descriptor in descriptors:
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(descriptor)
 
 
+def test_open_predictions_unreadable_images_are_uniform_whatever_members_say(directories):
+    found = opened(directories, make_split(unreadable=(0, 7)))
+    for seed, one in enumerate(found):
+        expected = draw(seed)
+        expected[[0, 7]] = 1 / NUM_CLASSES
+        np.testing.assert_array_equal(one[:], expected)
+        np.testing.assert_array_equal(one[6:8], expected[6:8])
+    combination = Combination(CombineMethod.mean, (0.3, 0.7))
+    combined, whole = Combined(found, combination), Combined([one[:] for one in found], combination)[:]
+    np.testing.assert_array_equal(combined[:], whole)
+    np.testing.assert_array_equal(combined[5:9], whole[5:9])
+    np.testing.assert_array_equal(combined[20:20], np.empty((0, NUM_CLASSES), np.float32))
+
+
+def test_predictions_replaced_after_their_check_are_those_checked_and_cut_they_are_refused(directories):
+    found = opened(directories)
+    path = directories["a"] / "test.npy"
+    np.save(path.with_name("other.npy"), draw(9))
+    path.with_name("other.npy").replace(path)
+    np.testing.assert_array_equal(found[0][:], draw(0))
+    cut_short(directories["b"])
+    np.testing.assert_array_equal(found[1][:10], draw(1)[:10])
+    np.testing.assert_allclose(mean(found)[:10], (draw(0)[:10] + draw(1)[:10]) / 2, rtol=1e-6)
+    for rows in (found[1], mean(found)):
+        with pytest.raises(CheckFailed, match=f"{directories['b']}.*became shorter"):
+            rows[10:]
+
+
+def test_open_predictions_several_bad_files_name_the_first_member(directories):
+    flip_bit(directories["a"])
+    damage_json(directories["b"])
+    with pytest.raises(CheckFailed, match=r"member a: .*sha256"):
+        opened(directories)
+
+
 @pytest.mark.parametrize("suffix", ["npy", "json"])
-def test_open_predictions_missing_file_names_every_member_that_lacks_it(
-    directories: dict[str, Path], suffix: str
-) -> None:
+def test_open_predictions_missing_file_names_every_member_that_lacks_it(directories, suffix):
     for folder in directories.values():
         (folder / f"test.{suffix}").unlink()
     with pytest.raises(MemberFailed, match="members a, b: no predictions of test"):
-        open_predictions(directories, make_split(), NUM_CLASSES, DIGEST)
+        opened(directories)
 
 
 def spoil(row: int, column: int, value: float) -> Callable[[Path], None]:
@@ -195,27 +168,19 @@ def damage_json(folder: Path) -> None:
         (damage_json, "damaged"),
     ],
 )
-def test_open_predictions_spoilt_file_is_refused_naming_member_and_place(
-    directories: dict[str, Path], change: Callable[[Path], None], words: str
-) -> None:
+def test_open_predictions_spoilt_file_is_refused_naming_member_and_place(directories, change, words):
     change(directories["b"])
     with pytest.raises(CheckFailed, match=words) as caught:
-        open_predictions(directories, make_split(), NUM_CLASSES, DIGEST)
+        opened(directories)
     assert "member b" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_open_predictions_of_shuffled_rows_is_refused(directories: dict[str, Path]) -> None:
-    split = make_split()
-    digest = hashlib.sha256("".join(f"{row}\n" for row in reversed(split.rows)).encode()).hexdigest()
-    shuffled = SplitData(split.name, split.rows[::-1], digest, None, split.sizes, ())
+def test_open_predictions_of_other_images_or_pixels_is_refused(directories):
     with pytest.raises(CheckFailed, match=r"member a: .*other images"):
-        open_predictions(directories, shuffled, NUM_CLASSES, DIGEST)
-
-
-def test_open_predictions_of_other_pixels_under_the_same_names_is_refused(directories: dict[str, Path]) -> None:
+        opened(directories, split_of(make_split().rows[::-1]))
     with pytest.raises(CheckFailed, match=r"member a: .*content.*septet launch"):
-        open_predictions(directories, make_split(), NUM_CLASSES, "e" * 64)
+        opened(directories, digest="e" * 64)
 
 
 MEASURE = """
@@ -223,15 +188,11 @@ import resource, sys
 from pathlib import Path
 import numpy as np
 from orchestrator.combine.predictions import open_predictions
-from orchestrator.combine.averaging import Combination, Combined, mean
-from orchestrator.config.schema import CombineMethod
-from orchestrator.run.data import SplitData
+from orchestrator.combine.averaging import mean
 from orchestrator.report.scores import score
-import hashlib
+from test_predictions import split_of
 folder, num_rows = Path(sys.argv[1]), int(sys.argv[2])
-rows = tuple(f"{index:06d}" for index in range(num_rows))
-digest = hashlib.sha256("".join(f"{row}\\n" for row in rows).encode()).hexdigest()
-split = SplitData("test", rows, digest, None, np.zeros((num_rows, 2), np.int32), ())
+split = split_of(tuple(f"{index:06d}" for index in range(num_rows)))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 members = open_predictions({str(index): folder for index in range(7)}, split, 1000, "d" * 64)
 score(mean(members), np.zeros(num_rows, np.int64))
@@ -239,17 +200,14 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
-def test_seven_members_streamed_memory_does_not_grow_with_the_files(tmp_path: Path) -> None:
+def test_seven_members_streamed_memory_does_not_grow_with_the_files(tmp_path):
     num_rows = 20_000  # 80 MB a member: 560 MB in all.
-    rows = tuple(f"{index:06d}" for index in range(num_rows))
-    digest = hashlib.sha256("".join(f"{row}\n" for row in rows).encode()).hexdigest()
-    split = SplitData("test", rows, digest, None, np.zeros((num_rows, 2), np.int32), ())
+    split = split_of(tuple(f"{index:06d}" for index in range(num_rows)))
     store_predictions(tmp_path, split, np.full((num_rows, 1000), 1e-3, np.float32))
-    output = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(tmp_path), str(num_rows)], capture_output=True, text=True, check=True
-    ).stdout
-    grown_bytes = int(output) * 1024
-    assert grown_bytes < 160e6
+    words = [sys.executable, "-c", MEASURE, str(tmp_path), str(num_rows)]
+    here = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    grown_kib = int(subprocess.run(words, env=here, capture_output=True, text=True, check=True).stdout)
+    assert grown_kib * 1024 < 160e6
 
 
 def write_run_data(folder: Path, counts: dict[str, int]) -> None:
@@ -266,7 +224,7 @@ def write_run_data(folder: Path, counts: dict[str, int]) -> None:
     (folder / "dataset.json").write_text(json.dumps(about))
 
 
-def test_read_run_data_exported_folder_gives_classes_rows_and_labels(tmp_path: Path) -> None:
+def test_read_run_data_exported_folder_gives_classes_rows_and_labels(tmp_path):
     write_run_data(tmp_path / "data", {"val": 3, "test": 2})
     data = read_run_data(tmp_path / "data")
     assert data.classes == ("cat", "great dane")
@@ -276,9 +234,10 @@ def test_read_run_data_exported_folder_gives_classes_rows_and_labels(tmp_path: P
     assert (data.scored, data.submitted, set(data.splits)) == (("val",), "test", {"val", "test"})
 
 
-def test_read_run_data_knows_what_the_challenge_calls_each_class(tmp_path: Path) -> None:
+def test_read_run_data_knows_what_the_challenge_calls_each_class(tmp_path):
     write_run_data(tmp_path / "data", {"val": 3})
     assert read_run_data(tmp_path / "data").class_ids == ()
+    assert read_run_data(tmp_path / "data").submitted == "val", "there is no test split"
     about = json.loads((tmp_path / "data" / "dataset.json").read_text())
     (tmp_path / "data" / "dataset.json").write_text(json.dumps({**about, "class_ids": ["151", "246"]}))
     assert read_run_data(tmp_path / "data").class_ids == ("151", "246")
@@ -287,12 +246,7 @@ def test_read_run_data_knows_what_the_challenge_calls_each_class(tmp_path: Path)
         read_run_data(tmp_path / "data")
 
 
-def test_read_run_data_no_test_split_submits_val(tmp_path: Path) -> None:
-    write_run_data(tmp_path / "data", {"val": 3})
-    assert read_run_data(tmp_path / "data").submitted == "val"
-
-
-def test_run_data_of_a_store_is_what_its_export_reads_as(tmp_path: Path) -> None:
+def test_run_data_of_a_store_is_what_its_export_reads_as(tmp_path):
     store = open_store(prepare(DatasetSettings(source=Source.digits, size=8), tmp_path / "store"))
     export(store, tmp_path / "data")
     written, wanted = of_store(store), read_run_data(tmp_path / "data")
@@ -303,12 +257,9 @@ def test_run_data_of_a_store_is_what_its_export_reads_as(tmp_path: Path) -> None
             np.testing.assert_array_equal(getattr(split, field.name), getattr(wanted.splits[name], field.name))
 
 
-def test_read_run_data_absent_is_a_data_error(tmp_path: Path) -> None:
+def test_read_run_data_absent_is_a_data_error_and_of_different_numbers_refused(tmp_path):
     with pytest.raises(DataError, match="septet launch"):
         read_run_data(tmp_path / "data")
-
-
-def test_read_run_data_rows_and_labels_of_different_number_is_refused(tmp_path: Path) -> None:
     write_run_data(tmp_path / "data", {"val": 3})
     np.save(tmp_path / "data" / "val.labels.npy", np.zeros(2, np.int64))
     with pytest.raises(StorageError, match="differ in number"):

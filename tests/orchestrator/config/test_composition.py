@@ -1,5 +1,6 @@
 """Composing conf/: what comes out, and what is refused with which words."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -31,11 +32,9 @@ def test_compose_without_overrides_gives_the_seven_on_digits():
 
 
 @pytest.mark.parametrize("experiment", OPTIONS["experiment"])
-@pytest.mark.parametrize("ensemble", ["seven", "five"])
-def test_compose_every_experiment_with_every_ensemble(experiment, ensemble):
-    config = compose([f"experiment={experiment}", f"ensemble={ensemble}"])
-    assert config.experiment == experiment
-    assert list(config.members) == SEVEN[: 7 if ensemble == "seven" else 5]
+def test_compose_every_experiment_with_five_members(experiment):
+    config = compose([f"experiment={experiment}", "ensemble=five"])
+    assert (config.experiment, list(config.members)) == (experiment, SEVEN[:5])
 
 
 def test_compose_every_option_of_every_group():
@@ -63,18 +62,35 @@ def composed() -> str:
     return compose([]).yaml
 
 
+# Every bound that a setting has: the value just outside it.
+BOUNDS = """
+optimizer.lr=-1 optimizer.bias_lr_scale=0 optimizer.weight_decay=-0.1 optimizer.layer_decay.fc8=-1
+optimizer.clip_norm=-1 schedule.cuts=2 schedule.factor=0 schedule.factor=-0.1 schedule.patience=0
+schedule.warmup_updates=-1 schedule.at_chance_after=1.1 schedule.at_chance_after=-0.1
+schedule.rate_changes.late.after_share=1.5 schedule.rate_changes.late.after_updates=-1
+schedule.rate_changes.late.layers.conv1=-1 init.std=-0.1 augmentation.colour_std=-0.1 augmentation.colour_until=1.1
+model.input_size=0 model.groups=0 model.conv1_kernel=0 model.conv1_stride=0 model.conv1_padding=-1 model.fc_units=0
+model.lrn_size=0 model.lrn_size=4 model.lrn_k=0 model.lrn_alpha=-1 model.lrn_beta=-1
+ensemble.members.base1.model.fc_units=0 ensemble.members.base1.stages.train.lr_scale.conv1=-1
+ensemble.members.base1.seed=-1 datasets.target.declared_train=-1 checkpoint_updates=0 cluster.max_failures=-1
+cluster.max_losses=-1 cluster.cpus_per_member=0 cluster.gpus_per_member=1.5 seed=-1
+"""
+
+
+@pytest.mark.parametrize("override", BOUNDS.split())
+def test_value_out_of_bounds_is_named_with_what_to_give(composed, override):
+    key = override.split("=")[0].replace("schedule.cuts", "schedule.latest")
+    with pytest.raises(ConfigError, match=rf"^{re.escape(key)}=\S+( \S+)*: give [^\n]+$"):
+        reopen(composed, [override])
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [
         ("optimizer.lrr=3", "optimizer.lrr: no such key; did you mean optimizer.lr?"),
         ("lr=3", "lr: no such key; did you mean optimizer.lr?"),
-        ("optmizer=sgd", "optmizer: no such key; did you mean optimizer?"),
-        ("datasets.target.rot=/x", "datasets.target.rot: no such key; did you mean datasets.target.root?"),
-        ("ensemble.members.base1.optimizer.lrr=1", "did you mean ensemble.members.base1.optimizer.lr?"),
-        ("ensemble.members.base1.epochs=1", "did you mean ensemble.members.base1.schedule.epochs?"),
         ("ensemble.members.base1.stages.train.epoch=1", "did you mean ensemble.members.base1.stages.train.epochs?"),
-        ("ensemble.stages.train.epoch=1", "did you mean ensemble.stages.train.epochs?"),
-        ("combine.method=weigthed", "combine.method=weigthed: did you mean weighted?"),
+        ("schedule.rate_changes.late.after_shar=0.5", "did you mean schedule.rate_changes.late.after_share?"),
         ("schedule.decay=platou", "schedule.decay=platou: did you mean plateau? (known: fixed, plateau)"),
         ("model.name=alexnett", "model.name=alexnett: did you mean alexnet?"),
         ("optimizer.lr=fast", "optimizer.lr=fast: give a number"),
@@ -85,106 +101,38 @@ def composed() -> str:
         ("model.lrn=1", "model.lrn=1: give true or false"),
         ("schedule.latest=0.5", "schedule.latest=0.5: give a list"),
         ("schedule.latest=[a]", "schedule.latest[0]=a: give a number"),
-        ("model.width={a:1}", "model.width"),
-        ("ensemble.members.base1=3", "ensemble.members.base1=3: give keys below"),
-        ("optimizer.lr=-1", "optimizer.lr=-1.0: give a positive"),
-        ("schedule.cuts=2", "schedule.latest=[0.6, 0.8, 0.95]: give one share for each of the 2 cuts"),
-        ("schedule.factor=0", "schedule.factor=0.0: give a share in (0, 1]"),
-        ("schedule.factor=-0.1", "schedule.factor=-0.1: give a share in (0, 1]"),
-        ("schedule.patience=0", "schedule.patience=0: give 1 or more"),
-        ("schedule.warmup_updates=-1", "schedule.warmup_updates=-1: give 0 or more"),
-        ("schedule.at_chance_after=1.1", "schedule.at_chance_after=1.1: give a share in [0, 1]"),
-        ("schedule.at_chance_after=-0.1", "schedule.at_chance_after=-0.1: give a share in [0, 1]"),
-        ("schedule.rate_change={}", "schedule.rate_change: no such key; did you mean schedule.rate_changes?"),
-        ("schedule.rate_changes=3", "schedule.rate_changes=3: give keys below"),
-        ("schedule.rate_changes.late=3", "schedule.rate_changes.late=3: give keys below"),
-        (
-            "schedule.rate_changes.late.after_shar=0.5",
-            "schedule.rate_changes.late.after_shar: no such key; did you mean schedule.rate_changes.late.after_share?",
-        ),
-        (
-            "ensemble.members.base1.stages.train.schedule.rate_changes.late.layer={conv1: 0}",
-            "did you mean ensemble.members.base1.stages.train.schedule.rate_changes.late.layers?",
-        ),
-        ("schedule.rate_changes.late.after_share=1.5", "rate_changes.late.after_share=1.5: give a share in [0, 1]"),
-        ("schedule.rate_changes.late.after_updates=-1", "rate_changes.late.after_updates=-1: give 0 or more"),
-        ("schedule.rate_changes.late.after_updates=0.5", "late.after_updates=0.5: give a whole number"),
-        ("schedule.rate_changes.late.layers.conv1=-1", "rate_changes.late.layers.conv1=-1.0: give 0 or more"),
         ("schedule.rate_changes.late.layers.conv1=slow", "rate_changes.late.layers.conv1=slow: give a number"),
-        ("optimizer.bias_lr_scale=0", "optimizer.bias_lr_scale=0.0: give a positive factor"),
-        ("optimizer.velocity=scalled", "optimizer.velocity=scalled: did you mean scaled? (known: scaled, unscaled)"),
-        ("optimizer.weight_decay=-0.1", "optimizer.weight_decay=-0.1: give 0 or more"),
-        ("optimizer.layer_decay.fc8=-1", "optimizer.layer_decay.fc8=-1.0: give 0 or more"),
-        ("optimizer.clip_norm=-1", "optimizer.clip_norm=-1.0: give 0 or more"),
-        ("init.std=-0.1", "init.std=-0.1: give 0 or more"),
-        ("augmentation.colour_std=-0.1", "augmentation.colour_std=-0.1: give 0 or more"),
-        ("augmentation.colour_until=1.1", "augmentation.colour_until=1.1: give a share in [0, 1]"),
-        (
-            "augmentation.colour_scale=rot",
-            "augmentation.colour_scale=rot: did you mean root? (known: eigenvalue, root)",
-        ),
-        ("augmentation.normalisation=mean_imag", "augmentation.normalisation=mean_imag: did you mean mean_image?"),
-        ("model.input_size=0", "model.input_size=0: give 1 or more"),
-        ("model.groups=0", "model.groups=0: give 1 or more"),
-        ("model.conv1_kernel=0", "model.conv1_kernel=0: give 1 or more"),
-        ("model.conv1_stride=0", "model.conv1_stride=0: give 1 or more"),
-        ("model.conv1_padding=-1", "model.conv1_padding=-1: give 0 or more"),
-        ("model.fc_units=0", "model.fc_units=0: give 1 or more"),
-        ("model.lrn_size=0", "model.lrn_size=0: give an odd count"),
-        ("model.lrn_size=4", "model.lrn_size=4: give an odd count"),
-        ("model.lrn_k=0", "model.lrn_k=0.0: give a positive number"),
-        ("model.lrn_alpha=-1", "model.lrn_alpha=-1.0: give 0 or more"),
-        ("model.lrn_beta=-1", "model.lrn_beta=-1.0: give 0 or more"),
-        ("ensemble.members.base1.model.fc_units=0", "ensemble.members.base1.model.fc_units=0: give 1 or more"),
-        ("datasets.target.declared_train=-1", "datasets.target.declared_train=-1: give 0 or more"),
+        ("schedule.rate_changes.late=3", "schedule.rate_changes.late=3: give keys below"),
+        ("model.width={a:1}", "model.width"),
+        ("cluster.cpus_per_member=aut", "cluster.cpus_per_member=aut: give a whole number or auto"),
         ("datasets.target.images=x", "datasets.target.images=x: only source=csv reads it, not digits"),
         ("datasets.target.id_column=x", "only source=csv or parquet reads it, not digits"),
-        ("predict.crops=center", "predict.crops=center: did you mean centre? (known: centre, ten)"),
-        ("checkpoint_updates=0", "checkpoint_updates=0: give 1 or more"),
-        ("cluster.max_failures=-1", "cluster.max_failures=-1: give 0 or more"),
-        ("cluster.max_losses=-1", "cluster.max_losses=-1: give 0 or more"),
-        ("cluster.cpus_per_member=0", "cluster.cpus_per_member=0: give 1 or more"),
-        ("cluster.cpus_per_member=aut", "cluster.cpus_per_member=aut: give a whole number or auto"),
-        ("cluster.cpus_per_member=1.5", "cluster.cpus_per_member=1.5: give a whole number or auto"),
-        ("cluster.gpus_per_member=1.5", "cluster.gpus_per_member=1.5"),
-        ("seed=-1", "seed=-1: give 0 or more"),
-        ("ensemble.members.base1.seed=-1", "ensemble.members.base1.seed=-1: give 0 or more"),
         ("optimizer.lr=0.1,0.2", "sweep.optimizer.lr=[a,b]"),
         ("foo", "foo: not an override; write key=value"),
         ("a=[b", "a=[b: not an override"),
-        ("optimizer._target_=os.system", "optimizer._target_: classes cannot be named"),
-        ("ensemble.members.base1._target_=os.system", "ensemble.members.base1._target_"),
+        ("ensemble.members.base1._target_=os.system", "ensemble.members.base1._target_: classes cannot be named"),
         ("sweep._target_=os.system", "sweep._target_"),
         ("ensemble.members.bas1.optimizer.lr=0.1", "did you mean base1?"),
-        (
-            "ensemble.members.base1.stages.trian.epochs=3",
-            "stages.trian.dataset: missing; did you mean the stage train?",
-        ),
+        ("ensemble.members.base1.stages.trian.epochs=3", "trian.dataset: missing; did you mean the stage train?"),
         ("ensemble.members.base1.stages.predictions.dataset=target", "stages.predictions: this folder name is taken"),
         ("ensemble.members.a b.stages.train.dataset=target", "ensemble.members.a b"),
         ("ensemble.members._a.stages.train.dataset=target", "ensemble.members._a: a member's name"),
         ("ensemble.members.a.stages._b.dataset=target", "ensemble.members.a.stages._b: a stage's name"),
-        ("ensemble.members.base1.stages.train.lr_scale.conv1=-1", "lr_scale.conv1=-1.0: give 0 or more"),
         ("datasets.target.root=${oc.env:SEPTET_NO_SUCH}", "datasets.target.root: "),
         ("sweep.seed=[0,1]", "sweep.seed: a sweep needs a template"),
     ],
 )
 def test_value_that_is_mistaken_is_named_in_one_line(composed, override, words):
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ConfigError, match=rf"^[^\n]*{re.escape(words)}[^\n]*$"):
         reopen(composed, [override])
-    assert words in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["optimizer.lrr=3"], "optimizer.lrr: no such key; did you mean optimizer.lr?"),
         (["+foo=1"], "foo: no such key"),
-        (["ensemble=sweep", "sweep.optimizer.lrr=[1]"], "did you mean sweep.optimizer.lr?"),
         (["ensemble=sweep", "sweep.epochs=[1]"], "did you mean sweep.schedule.epochs?"),
         (["optimizer=sgdd"], "optimizer=sgdd: did you mean sgd?"),
-        (["experiment=tiny_imagnet"], "did you mean tiny_imagenet? (known: "),
         (["dataset@datasets.target=foldr"], "dataset@datasets.target=foldr: did you mean folder?"),
         (["datset@datasets.target=folder"], "datset@datasets.target: no such group; did you mean dataset?"),
         (["dataset=folder"], "dataset@datasets.target=folder"),
@@ -197,10 +145,7 @@ def test_value_that_is_mistaken_is_named_in_one_line(composed, override, words):
         (["schedule=fixed", "schedule.stop_when_stalled=true"], "schedule.stop_when_stalled=true: only decay=plateau"),
         (["~ensemble.members.base9"], "ensemble.members.base9"),
         (["ensemble.members={}", "ensemble=five", "~ensemble.members"], "ensemble.members: there is no member"),
-        (
-            ["ensemble.stages.pretrian.epochs=3"],
-            "ensemble.stages.pretrian: no member has such a stage; did you mean pretrain?",
-        ),
+        (["ensemble.stages.pretrian.epochs=3"], "no member has such a stage; did you mean pretrain?"),
         (["ensemble=sweep"], "sweep: there is nothing to sweep over; give values, as in ensemble=sweep"),
         (["ensemble=sweep", "sweep.seed=[]"], "sweep.seed=[]: give at least one value"),
         (["ensemble=sweep", "sweep.seed=[0,0]"], "two members would have the name seed-0"),
@@ -213,10 +158,8 @@ def test_value_that_is_mistaken_is_named_in_one_line(composed, override, words):
     ],
 )
 def test_compose_of_a_mistake_names_it_in_one_line(overrides, words):
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ConfigError, match=rf"^[^\n]*{re.escape(words)}[^\n]*$"):
         compose(overrides)
-    assert words in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 def test_compose_value_wins_over_member_defaults_in_order_of_nearness():
@@ -238,16 +181,17 @@ def test_compose_value_wins_over_member_defaults_in_order_of_nearness():
     assert rate("pretrained2", "finetune") == 0.4
 
 
-def test_compose_stage_epochs_override_the_schedule_s():
-    config = compose(["schedule.epochs=7", "ensemble.members.base2.stages.train.epochs=3"])
-    assert config.members["base1"].stages["train"].schedule.epochs == 7
-    assert config.members["base2"].stages["train"].schedule.epochs == 3
-
-
-def test_compose_member_schedule_overrides_shared_stage_epochs():
+def test_compose_epochs_of_a_stage_or_member_win_over_what_is_shared():
+    config = compose(
+        [
+            "schedule.epochs=7",
+            "ensemble.members.base2.stages.train.epochs=3",
+            "ensemble.members.base3.schedule.epochs=5",
+        ]
+    )
+    assert [config.members[f"base{n}"].stages["train"].schedule.epochs for n in (1, 2, 3)] == [7, 3, 5]
     config = compose(["ensemble.stages.train.epochs=3", "ensemble.members.base2.schedule.epochs=5"])
-    assert config.members["base1"].stages["train"].schedule.epochs == 3
-    assert config.members["base2"].stages["train"].schedule.epochs == 5
+    assert [config.members[f"base{n}"].stages["train"].schedule.epochs for n in (1, 2)] == [3, 5]
 
 
 def test_compose_accepts_new_members_datasets_and_deletions():
@@ -299,18 +243,13 @@ def test_rate_changes_are_laid_over_one_another_by_name():
     assert changes("pretrained1", "finetune") == {"conv1_frozen": frozen, "faster": RateChange(300, 0.0, {"fc8": 10.0})}
 
 
-def test_sweep_makes_the_product_with_safe_names():
+def test_sweep_makes_the_product_with_safe_names_whatever_the_order_of_axes_or_other_values():
     config = compose(["ensemble=sweep", "sweep.seed=[0,1,2]", "sweep.optimizer.lr=[0.01,0.02]"])
     assert len(config.members) == 6
-    assert "lr-0.02_seed-1" in config.members
     member = config.members["lr-0.02_seed-1"]
     assert (member.seed, member.stages["train"].optimizer.lr) == (1, 0.02)
-
-
-def test_sweep_names_do_not_depend_on_the_order_of_axes_or_on_other_values():
-    few = compose(["ensemble=sweep", "sweep.seed=[0]", "sweep.optimizer.lr=[0.01]"])
-    more = compose(["ensemble=sweep", "sweep.optimizer.lr=[0.02,0.01]", "sweep.seed=[3,0]"])
-    assert set(few.members) < set(more.members)
+    few = compose(["ensemble=sweep", "sweep.optimizer.lr=[0.01]", "sweep.seed=[0]"])
+    assert set(few.members) < set(config.members)
 
 
 def test_sweep_over_a_stage_s_setting_and_a_single_value():

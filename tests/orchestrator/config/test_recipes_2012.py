@@ -1,23 +1,15 @@
 """Composing the recipes of 2012: what article, paper and release say, key by key."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-import conf
 from orchestrator.config.composition import compose
-from orchestrator.config.schema import GROUPS
 from workers.models.outlines import outline
 from workers.settings.dataset import Source
 from workers.settings.training import AugmentationSettings, ColourScale, ModelSettings, Normalisation, Velocity
 from workers.training.layer_rates import later_phases
 from workers.training.schedule import ScheduleState, after_epoch, whole_epochs
-
-OPTIONS = {
-    group: sorted(path.stem for path in (Path(str(conf.__file__)).parent / group).glob("*.yaml")) for group in GROUPS
-}
-SEVEN = ["base1", "base2", "base3", "base4", "base5", "pretrained1", "pretrained2"]
 
 
 def test_ilsvrc2012_is_the_published_recipe():
@@ -34,13 +26,8 @@ def test_ilsvrc2012_is_the_published_recipe():
 def test_experiments_of_2012_read_class_folders_or_the_challenge_s_own_files(experiment):
     assert compose([f"experiment={experiment}"]).datasets["target"].source is Source.folder
     own = compose([f"experiment={experiment}", "dataset@datasets.target=ilsvrc"]).datasets["target"]
-    assert (own.source, own.declared_train, own.declared_test) == (Source.ilsvrc, 1_281_167, 100_000)
-
-
-def test_ilsvrc_declares_what_was_published():
-    target = compose(["dataset@datasets.target=ilsvrc"]).datasets["target"]
-    counts = (target.declared_classes, target.declared_train, target.declared_val, target.declared_test)
-    assert counts == (1000, 1_281_167, 50_000, 100_000)
+    counts = (own.declared_classes, own.declared_train, own.declared_val, own.declared_test)
+    assert (own.source, counts) == (Source.ilsvrc, (1000, 1_281_167, 50_000, 100_000))
 
 
 def test_reading_lies_over_the_experiment_and_under_the_command_line():
@@ -97,20 +84,16 @@ def test_release_chain_has_the_published_rates_and_cuts():
         assert whole_epochs(stage.augmentation.colour_until, schedule.epochs) == colour
 
 
-def test_release_cuts_after_epochs_25_51_and_79_and_freezes_conv1_after_72():
-    settings = compose(["schedule=release", "schedule.epochs=91"]).members["base1"].stages["train"].schedule
+def test_release_of_91_epochs_cuts_freezes_conv1_and_shifts_colours_when_it_did():
+    stage = compose(["schedule=release", "augmentation=release", "schedule.epochs=91"]).members["base1"].stages["train"]
     state, cuts = ScheduleState(), []
-    for _ in range(settings.epochs):
-        state = after_epoch(state, 0.1, settings, learnt_below=0.9)
+    for _ in range(91):
+        state = after_epoch(state, 0.1, stage.schedule, learnt_below=0.9)
         cuts.append(state.cuts)
     assert [cuts.index(number) + 1 for number in (1, 2, 3)] == [25, 51, 79]
-    (phase,) = later_phases(outline(ModelSettings(), 10), {}, settings, updates_per_epoch=10)
+    (phase,) = later_phases(outline(ModelSettings(), 10), {}, stage.schedule, updates_per_epoch=10)
     assert (phase.begin, phase.factors) == (720, {"conv1": 0.0})
-
-
-def test_release_shifts_colours_for_67_of_91_epochs():
-    composed = compose(["augmentation=release", "schedule.epochs=91"]).members["base1"].stages["train"]
-    assert whole_epochs(composed.augmentation.colour_until, composed.schedule.epochs) == 67
+    assert whole_epochs(stage.augmentation.colour_until, 91) == 67
 
 
 def test_augmentation_readings_differ_where_their_sources_do():

@@ -35,7 +35,7 @@ def play(watch: Watch, clock: Clock, seconds_each: float) -> None:
     watch.close()
 
 
-def test_pace_is_that_of_the_last_half_minute() -> None:
+def test_pace_is_that_of_the_last_half_minute():
     pace = Pace()
     pace.add(0.0, 0)
     assert pace.images_per_second() is None
@@ -46,7 +46,7 @@ def test_pace_is_that_of_the_last_half_minute() -> None:
     assert pace.images_per_second() == pytest.approx(10)
 
 
-def test_watch_elsewhere_writes_a_line_now_and_then_with_rate_and_time_left() -> None:
+def test_watch_elsewhere_writes_a_line_now_and_then_with_rate_and_time_left():
     clock, stream = Clock(), io.StringIO()
     play(Watch(stream, clock), clock, seconds_each=0.25)
     assert stream.getvalue().splitlines() == [
@@ -57,7 +57,7 @@ def test_watch_elsewhere_writes_a_line_now_and_then_with_rate_and_time_left() ->
     ]
 
 
-def test_watch_on_a_terminal_draws_a_bar_for_each_phase_and_leaves_it() -> None:
+def test_watch_on_a_terminal_draws_a_bar_for_each_phase_and_leaves_it():
     clock, stream = Clock(), io.StringIO()
     console = Console(file=stream, force_terminal=True, width=100, color_system=None)
     play(Watch(stream, clock, console), clock, seconds_each=0.25)
@@ -93,9 +93,7 @@ def images(number: int, mode: str) -> dict[str, Image.Image | bytes]:
     }
 
 
-def test_summary_tells_counts_decisions_what_is_left_out_and_where_it_lies(
-    store_of: Callable[..., list[str]], tmp_path: Path
-) -> None:
+def test_summary_tells_counts_decisions_what_is_left_out_and_where_it_lies(store_of, tmp_path):
     bad = {f"train/a/bad{index:02d}.png": f"not an image {index}".encode() for index in range(12)}
     lines = store_of({**images(30, "RGB"), **images(4, "L"), **bad, "test/t.png": b"neither"})
     text = "\n".join(lines)
@@ -113,5 +111,5 @@ def test_summary_tells_counts_decisions_what_is_left_out_and_where_it_lies(
     assert lines[-1] == f"  every file by name: {store / 'manifest.json'}"
 
 
-def test_summary_of_plain_images_is_short(store_of: Callable[..., list[str]]) -> None:
+def test_summary_of_plain_images_is_short(store_of):
     assert [line.split()[0] for line in store_of(images(30, "RGB"))] == ["target:", "folder", "digest", "on"]

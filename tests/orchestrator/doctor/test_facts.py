@@ -1,7 +1,5 @@
 """Facts about this machine: asked without changing anything, and told rather than raised when they are bad."""
 
-from pathlib import Path
-
 import pytest
 
 from orchestrator.doctor.facts import ask_dataset, ask_decoder, cpu_quota, place
@@ -9,7 +7,7 @@ from workers.data.decoding.decoder import FORMATS
 from workers.settings.dataset import DatasetSettings, Source
 
 
-def test_place_that_does_not_exist_yet_is_judged_by_its_nearest_parent_and_not_made(tmp_path: Path) -> None:
+def test_place_that_does_not_exist_yet_is_judged_by_its_nearest_parent_and_not_made(tmp_path):
     wanted = tmp_path / "a" / "b"
     found = place("store", wanted)
     assert found.path == str(wanted)
@@ -17,35 +15,35 @@ def test_place_that_does_not_exist_yet_is_judged_by_its_nearest_parent_and_not_m
     assert list(tmp_path.iterdir()) == []
 
 
-def test_place_below_a_file_is_not_writable(tmp_path: Path) -> None:
+def test_place_below_a_file_is_not_writable(tmp_path):
     (tmp_path / "file").write_text("")
     assert not place("store", tmp_path / "file" / "store").writable
 
 
 @pytest.mark.parametrize(("text", "cpus"), [("150000 100000\n", 1.5), ("max 100000\n", None), ("", None)])
-def test_cpu_quota_of_a_container_is_in_cpus(text: str, cpus: float | None, tmp_path: Path) -> None:
+def test_cpu_quota_of_a_container_is_in_cpus(text, cpus, tmp_path):
     (tmp_path / "cpu.max").write_text(text)
     assert cpu_quota(tmp_path / "cpu.max") == cpus
 
 
-def test_cpu_quota_without_cgroups_is_none(tmp_path: Path) -> None:
+def test_cpu_quota_without_cgroups_is_none(tmp_path):
     assert cpu_quota(tmp_path / "cpu.max") is None
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_decoder_of_every_accepted_format_works_here(name: str) -> None:
+def test_decoder_of_every_accepted_format_works_here(name):
     assert not ask_decoder(name).problem
 
 
-def test_decoder_of_an_unknown_format_is_a_problem() -> None:
+def test_decoder_of_an_unknown_format_is_a_problem():
     assert ask_decoder("XYZ").problem
 
 
-def test_dataset_whose_root_is_missing_is_a_problem_that_names_it(tmp_path: Path) -> None:
+def test_dataset_whose_root_is_missing_is_a_problem_that_names_it(tmp_path):
     settings = DatasetSettings(source=Source.folder, root=str(tmp_path / "gone"))
     assert "gone" in ask_dataset(settings).problem
 
 
-def test_dataset_that_is_there_is_described() -> None:
+def test_dataset_that_is_there_is_described():
     said = ask_dataset(DatasetSettings(source=Source.digits, size=8))
     assert not said.problem and "10 classes" in said.said

@@ -17,8 +17,6 @@ from workers.errors import CheckFailed, Diverged, MemberFailed
 from workers.protocol import StageResult, StageSpec
 from workers.storage.atomic import sha256_of
 
-pytestmark = pytest.mark.timeout(60)
-
 
 @pytest.fixture
 def seven(tmp_path: Path) -> Run:
@@ -32,7 +30,7 @@ def alter_predictions(run: Run) -> None:
     about.write_text(json.dumps({**json.loads(about.read_text()), "sha256": sha256_of(array)}))
 
 
-def test_driver_notes_the_digests_of_what_it_commits(seven: Run) -> None:
+def test_driver_notes_the_digests_of_what_it_commits(seven):
     assert seven.launch()
     committed = seven.book.committed
     assert committed.stages == {str(ref): f"sha of {ref}" for ref in seven.plan.by_ref}
@@ -45,14 +43,14 @@ def test_driver_notes_the_digests_of_what_it_commits(seven: Run) -> None:
     assert noted == files and len(files) == 14
 
 
-def test_driver_predicts_again_what_was_altered_together_with_its_description(seven: Run) -> None:
+def test_driver_predicts_again_what_was_altered_together_with_its_description(seven):
     assert seven.launch()
     alter_predictions(seven)
     assert seven.launch()
     assert seven.fakes.started == ["base1/predictions"]
 
 
-def test_driver_predicts_again_what_a_driver_was_killed_before_it_could_record(seven: Run) -> None:
+def test_driver_predicts_again_what_a_driver_was_killed_before_it_could_record(seven):
     assert seven.launch()
     committed = seven.book.committed
     seven.book = book_in_memory()
@@ -65,7 +63,7 @@ def test_driver_predicts_again_what_a_driver_was_killed_before_it_could_record(s
     assert seven.book.committed == committed
 
 
-def test_driver_refuses_a_finished_stage_that_is_not_the_one_it_committed(seven: Run) -> None:
+def test_driver_refuses_a_finished_stage_that_is_not_the_one_it_committed(seven):
     assert seven.launch()
     done = seven.paths.done(StageRef("base1", "train"))
     done.write_text(done.read_text().replace("sha of base1/train", "another"))
@@ -73,7 +71,7 @@ def test_driver_refuses_a_finished_stage_that_is_not_the_one_it_committed(seven:
         seven.launch()
 
 
-def test_driver_killed_between_the_note_and_done_json_goes_on(seven: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_driver_killed_between_the_note_and_done_json_goes_on(seven, monkeypatch):
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -86,20 +84,24 @@ def test_driver_killed_between_the_note_and_done_json_goes_on(seven: Run, monkey
     assert len(seven.book.committed.stages) == len(seven.plan.stages)
 
 
-def _final_weights(run: Run, ref: str) -> Path:
-    return run.paths.checkpoints(StageRef.parse(ref)) / f"step-{NUM_UPDATES:08d}" / "model.safetensors"
+def _final(run: Run, ref: str) -> Path:
+    return run.paths.checkpoints(StageRef.parse(ref)) / f"step-{NUM_UPDATES:08d}"
 
 
-def test_driver_goes_back_a_checkpoint_where_a_finished_one_that_is_still_needed_is_damaged(seven: Run) -> None:
-    seven.budgets = Budgets(max_losses=0, max_failures=0)
-    seven.fakes.script = {"base1/predictions": [(0, OSError("once"))], "wide0/fine": [(1, OSError("once"))]}
-    with pytest.raises(MemberFailed):
-        seven.launch()
-    seven.fakes.script = {}
+def test_driver_goes_back_a_checkpoint_where_a_finished_one_that_is_still_needed_is_damaged(seven):
+    seven.fail_once("base1/predictions", "wide0/fine")
     for ref in ("base0/train", "base1/train", "wide0/pre", "wide1/pre"):
-        _final_weights(seven, ref).write_bytes(b"[]")
-    _discard_damaged(seven, "base1/train")
-    _discard_damaged(seven, "wide0/pre")
+        (_final(seven, ref) / "model.safetensors").write_bytes(b"[]")
+    real = seven.fakes.run_stage
+
+    def run_stage(spec: StageSpec, should_stop: Callable[[], bool]) -> StageResult:
+        """Discards a damaged checkpoint first: what a real stage does when it resumes, and a fake one does not."""
+        weights = spec.stage_dir / "checkpoints" / f"step-{NUM_UPDATES:08d}" / "model.safetensors"
+        if weights.exists() and weights.read_bytes() != b"{}":
+            shutil.rmtree(weights.parent)
+        return real(spec, should_stop)
+
+    seven.fakes.run_stage = run_stage  # type: ignore[method-assign]
     assert seven.launch()
     # Of base0 and wide1 all is there that is made of their weights.
     assert sorted(set(seven.fakes.started)) == [
@@ -107,49 +109,22 @@ def test_driver_goes_back_a_checkpoint_where_a_finished_one_that_is_still_needed
     ]
 
 
-def _discard_damaged(run: Run, ref: str) -> None:
-    """What a real stage does when it resumes, and a fake one does not."""
-    assert (run.paths.done(StageRef.parse(ref))).exists()
-    real = run.fakes.run_stage
-
-    def run_stage(spec: StageSpec, should_stop: Callable[[], bool]) -> StageResult:
-        weights = spec.stage_dir / "checkpoints" / f"step-{NUM_UPDATES:08d}" / "model.safetensors"
-        if weights.exists() and weights.read_bytes() != b"{}":
-            shutil.rmtree(weights.parent)
-        return real(spec, should_stop)
-
-    run.fakes.run_stage = run_stage  # type: ignore[method-assign]
-
-
-def test_driver_leaves_a_finished_stage_alone_whose_only_checkpoint_is_damaged(seven: Run) -> None:
-    seven.budgets = Budgets(max_losses=0, max_failures=0)
-    seven.fakes.script = {"base1/predictions": [(0, OSError("once"))]}
-    with pytest.raises(MemberFailed):
-        seven.launch()
-    _final_weights(seven, "base1/train").write_bytes(b"[]")
-    for folder in seven.paths.checkpoints(StageRef("base1", "train")).iterdir():
-        if folder.name != f"step-{NUM_UPDATES:08d}":
+@pytest.mark.parametrize("others", ["none", "newer"])
+def test_driver_leaves_a_finished_stage_alone_that_no_further_update_would_repair(seven, others):
+    """A fresh start would hide the loss; where the best checkpoint is damaged, the newest has nothing left to train."""
+    seven.fail_once("base1/predictions")
+    final = _final(seven, "base1/train")
+    if others == "newer":
+        shutil.copytree(final, final.with_name(f"step-{NUM_UPDATES + 1:08d}"))
+    else:
+        for folder in set(final.parent.iterdir()) - {final}:
             shutil.rmtree(folder)
+    (final / "model.safetensors").write_bytes(b"[]")
     seven.driver().take_stock()
-    assert seven.paths.done(StageRef("base1", "train")).exists(), "a fresh start would hide the loss"
+    assert seven.paths.done(StageRef("base1", "train")).exists()
 
 
-def test_driver_leaves_a_finished_stage_alone_that_no_further_update_would_mend(seven: Run) -> None:
-    """Its best checkpoint speaks for it and is damaged; the newest is whole, and nothing is left to train after it."""
-    seven.budgets = Budgets(max_losses=0, max_failures=0)
-    seven.fakes.script = {"base1/predictions": [(0, OSError("once"))]}
-    with pytest.raises(MemberFailed):
-        seven.launch()
-    ref = StageRef("base1", "train")
-    weights = _final_weights(seven, "base1/train")
-    newer = weights.parent.with_name(f"step-{NUM_UPDATES + 1:08d}")
-    shutil.copytree(weights.parent, newer)
-    weights.write_bytes(b"[]")
-    seven.driver().take_stock()
-    assert seven.paths.done(ref).exists()
-
-
-def test_driver_replays_a_nan_once_an_update_and_reports_what_was_passed(seven: Run) -> None:
+def test_driver_replays_a_nan_once_an_update_and_reports_what_was_passed(seven):
     seven.budgets = Budgets(max_losses=0, max_failures=0)
     seven.fakes.script = {"base0/train": [(5, Diverged("update 5: nan", step=5)), (8, Diverged("nan", step=8))]}
     assert seven.launch()
@@ -160,7 +135,7 @@ def test_driver_replays_a_nan_once_an_update_and_reports_what_was_passed(seven: 
     assert "base0" in seven.cluster.discarded, "a process that met a NaN was used again"
 
 
-def test_driver_that_meets_a_nan_at_the_same_update_again_gives_up_with_the_budget_unspent(seven: Run) -> None:
+def test_driver_that_meets_a_nan_at_the_same_update_again_gives_up_with_the_budget_unspent(seven):
     seven.fakes.script = {"base0/train": [(5, Diverged("update 5: loss nan", step=5))] * 9}
     with pytest.raises(MemberFailed, match=r"base0/train: update 5: loss nan \(again after a replay"):
         seven.launch()

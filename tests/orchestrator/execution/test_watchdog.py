@@ -47,25 +47,25 @@ class Watch:
         return self.clock.now_s - began_s
 
 
-def test_member_that_stands_still_is_ended_after_the_timeout_saying_which_setting_it_was() -> None:
+def test_member_that_stands_still_is_ended_after_the_timeout_saying_which_setting_it_was():
     watch = Watch()
     watch.moves_after(1, 1, 1, 1)
     assert TIMEOUT_S < watch.ended_after() <= TIMEOUT_S + LOOK_S
     assert "cluster.progress_timeout_s" in watch.deadlines.look("a", watch.mark)
 
 
-def test_member_that_has_hardly_begun_has_longer() -> None:
+def test_member_that_has_hardly_begun_has_longer():
     watch = Watch()
     watch.moves_after(200)
     assert watch.ended_after() > 3 * TIMEOUT_S
 
 
-def test_member_that_is_slow_and_moves_is_never_ended() -> None:
+def test_member_that_is_slow_and_moves_is_never_ended():
     watch = Watch()
     watch.moves_after(*[100.0] * 50)
 
 
-def test_member_s_own_pauses_stretch_its_deadline_and_are_forgotten() -> None:
+def test_member_s_own_pauses_stretch_its_deadline_and_are_forgotten():
     watch = Watch()
     watch.moves_after(1, 1, 100, 1)
     assert watch.deadlines.allowed_s("a") == 1000
@@ -73,7 +73,7 @@ def test_member_s_own_pauses_stretch_its_deadline_and_are_forgotten() -> None:
     assert watch.deadlines.allowed_s("a") == TIMEOUT_S
 
 
-def test_time_in_which_the_driver_itself_was_suspended_does_not_count() -> None:
+def test_time_in_which_the_driver_itself_was_suspended_does_not_count():
     watch = Watch()
     watch.moves_after(1, 1, 1, 1)
     watch.clock.now_s += 10 * 3600
@@ -81,7 +81,7 @@ def test_time_in_which_the_driver_itself_was_suspended_does_not_count() -> None:
     assert watch.ended_after() > TIMEOUT_S / 2 - LOOK_S
 
 
-def test_another_piece_of_work_begins_anew() -> None:
+def test_another_piece_of_work_begins_anew():
     watch = Watch()
     watch.moves_after(1, 1, 1, 1)
     watch.quiet_for(TIMEOUT_S - 1)

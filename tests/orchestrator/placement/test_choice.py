@@ -1,7 +1,6 @@
 """The choice of threads, members and precision: a pure function of rates, and what keeps the rates."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -33,14 +32,14 @@ def digits() -> Plan:
 
 
 @pytest.mark.parametrize(("faster", "wins"), [(-0.4, False), (MARGIN * 0.8, False), (MARGIN * 2, True)])
-def test_choice_other_than_the_default_must_save_more_than_the_margin(digits: Plan, faster: float, wins: bool) -> None:
+def test_choice_other_than_the_default_must_save_more_than_the_margin(digits, faster, wins):
     default, other = placement.options(digits, {MANY: 100.0, ONE: 100.0})
     given = (default, replace(other, seconds=default.seconds / (1 + faster)))
     assert (placement.choose(given, MANY).candidate == ONE) is wins
     assert placement.choose(given[::-1], MANY) == placement.choose(given, MANY)
 
 
-def test_choice_goes_by_the_time_of_the_whole_plan(digits: Plan) -> None:
+def test_choice_goes_by_the_time_of_the_whole_plan(digits):
     # Ten per cent fewer images a second together, but no slot stays empty behind an odd member.
     alone = Candidate(8, 1, "bf16")
     eight = Candidate(1, 8, "bf16")
@@ -49,7 +48,7 @@ def test_choice_goes_by_the_time_of_the_whole_plan(digits: Plan) -> None:
     assert placement.choose(options, eight).candidate == alone
 
 
-def test_candidates_begin_with_the_default_and_never_ask_for_more_than_there_is() -> None:
+def test_candidates_begin_with_the_default_and_never_ask_for_more_than_there_is():
     given = placement.candidates(6, 4, ("bf16", "fp32"))
     assert given[0] == Candidate(1, 4, "bf16")
     assert {one.threads for one in given} == {1, 2, 4, 6}
@@ -57,7 +56,7 @@ def test_candidates_begin_with_the_default_and_never_ask_for_more_than_there_is(
     assert placement.candidates(6, 4, ("fp32",), threads=3) == (Candidate(3, 2, "fp32"),)
 
 
-def test_members_at_once_are_bounded_by_memory_and_by_the_plan(digits: Plan) -> None:
+def test_members_at_once_are_bounded_by_memory_and_by_the_plan(digits):
     need = max(placement.member_bytes(stage) for stage in digits.stages)
     assert placement.most_members(digits, 0) == 1
     assert placement.most_members(digits, need * 3 / 0.79) == 3
@@ -66,18 +65,18 @@ def test_members_at_once_are_bounded_by_memory_and_by_the_plan(digits: Plan) -> 
 
 @pytest.mark.parametrize("num_cpus", [1, 2, 5, 8, 64])
 @pytest.mark.parametrize("members", [1, 2, 3, 7])
-def test_reserved_cpus_let_no_more_than_that_many_members_run(num_cpus: int, members: int) -> None:
+def test_reserved_cpus_let_no_more_than_that_many_members_run(num_cpus, members):
     reserved = placement.reserved_cpus(1, num_cpus, members)
     assert 1 <= num_cpus // reserved <= members
 
 
-def test_precision_far_behind_with_one_thread_is_not_measured_with_two() -> None:
+def test_precision_far_behind_with_one_thread_is_not_measured_with_two():
     rates = {MANY: 200.0, replace(MANY, precision="fp32"): 100.0}
     assert placement.is_hopeless(replace(ONE, precision="fp32"), rates)
     assert not placement.is_hopeless(ONE, rates)
 
 
-def test_rates_are_read_back_for_the_same_question_only(tmp_path: Path) -> None:
+def test_rates_are_read_back_for_the_same_question_only(tmp_path):
     rates = {MANY: 123.25, ONE: 99.5}
     write_rates(tmp_path, ABOUT, rates)
     assert read_rates(tmp_path, ABOUT) == rates
@@ -89,9 +88,7 @@ def test_rates_are_read_back_for_the_same_question_only(tmp_path: Path) -> None:
     ("epochs", "num_cpus", "worth"),
     [(20, 2, False), (500, 2, False), (20_000, 2, True), (20, 64, False), (500, 64, True)],
 )
-def test_measuring_pays_over_a_long_plan_and_sooner_where_the_default_leaves_cores_idle(
-    epochs: int, num_cpus: int, worth: bool
-) -> None:
+def test_measuring_pays_over_a_long_plan_and_sooner_where_the_default_leaves_cores_idle(epochs, num_cpus, worth):
     _, plan = planned("ensemble=five", f"ensemble.stages.train.epochs={epochs}")
     default = placement.candidates(num_cpus, 5, ("bf16",))[0]
     assert placement.is_worth_measuring(plan, default, num_cpus) is worth
@@ -103,14 +100,14 @@ _NEGATIVE = '{"figures": [{"candidate": {"threads": 1, "members": 1, "precision"
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", '{"figures": [1]}', '{"figures": [{"candidate": {"a": 1}}]}', _NEGATIVE]
 )
-def test_damaged_rates_count_as_none(tmp_path: Path, text: str) -> None:
+def test_damaged_rates_count_as_none(tmp_path, text):
     write_rates(tmp_path, ABOUT, {MANY: 1.0})
     assert read_rates(tmp_path, ABOUT)
     rates_file(tmp_path, ABOUT).write_text(text)
     assert read_rates(tmp_path, ABOUT) == {}
 
 
-def test_cpu_model_is_the_kernel_s_name(tmp_path: Path) -> None:
+def test_cpu_model_is_the_kernel_s_name(tmp_path):
     (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: Some CPU @ 2 GHz\n")
     assert cpu_model(tmp_path / "cpuinfo") == "Some CPU @ 2 GHz"
     assert cpu_model(tmp_path / "absent")
@@ -127,25 +124,24 @@ def _note(line: str) -> None:
 
 
 @pytest.mark.usefixtures("two_cpus")
-def test_place_of_a_short_plan_takes_the_default_without_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("overrides", "measuring", "threads", "precision", "said"),
+    [
+        (("model.width=0.1", "ensemble=five"), Measuring.where_it_pays, 1, "bf16", "too short"),
+        (("cluster.cpus_per_member=2", "precision=fp32"), Measuring.always, 2, "fp32", ""),
+    ],
+    ids=["a short plan", "all configured"],
+)
+def test_place_of_what_needs_no_measurement_makes_none(monkeypatch, overrides, measuring, threads, precision, said):
     monkeypatch.setattr(placing, "measure", None)
-    placed = place(*planned("model.width=0.1", "ensemble=five"), _note, Measuring.where_it_pays)
-    assert placed.numerics == Numerics(1, "bf16", "cpu", "torch")
-    assert "too short" in placed.line
+    placed = place(*planned(*overrides), _note, measuring)
+    assert placed.numerics == Numerics(threads, precision, "cpu", "torch")
+    assert placed.cluster.cpus_per_member == threads
+    assert said in placed.line
 
 
 @pytest.mark.usefixtures("two_cpus")
-def test_place_of_what_is_configured_measures_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(placing, "measure", None)
-    placed = place(*planned("cluster.cpus_per_member=2", "precision=fp32"), _note, Measuring.always)
-    assert placed.numerics == Numerics(2, "fp32", "cpu", "torch")
-    assert placed.cluster.cpus_per_member == 2
-
-
-@pytest.mark.usefixtures("two_cpus")
-def test_place_of_a_long_plan_measures_once_and_chooses_alike_after(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_place_of_a_long_plan_measures_once_and_chooses_alike_after(tmp_path, monkeypatch):
     calls = []
 
     def measured(stage: object, given: tuple[Candidate, ...], *_: object) -> dict[Candidate, float]:
@@ -167,7 +163,7 @@ def test_place_of_a_long_plan_measures_once_and_chooses_alike_after(
     assert {one.precision for one in calls[1]} == {"fp32"}
 
 
-def test_measure_times_real_processes_side_by_side() -> None:
+def test_measure_times_real_processes_side_by_side():
     _, plan = planned("model.width=0.05", "model.fc_units=16", "optimizer.batch_size=8", "ensemble=five")
     told: list[str] = []
     given = (Candidate(1, 2, "fp32"), Candidate(2, 1, "fp32"))

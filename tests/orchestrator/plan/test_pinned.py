@@ -57,11 +57,11 @@ def _leaves(prefix: str, value: Any) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_plan_hash_of_a_shipped_experiment_is_the_recorded_one(experiment: str) -> None:
+def test_plan_hash_of_a_shipped_experiment_is_the_recorded_one(experiment):
     assert plan_hash(experiment) == json.loads(HASHES.read_text())[experiment]
 
 
-def test_configuration_keys_and_defaults_are_the_recorded_ones() -> None:
+def test_configuration_keys_and_defaults_are_the_recorded_ones():
     assert keys() == KEYS.read_text().splitlines()
 
 
@@ -72,7 +72,7 @@ class _Later(OptimizerSettings):
     betas: tuple[float, ...] = (0.9, 0.999)
 
 
-def test_new_setting_moves_a_hash_only_where_it_is_used() -> None:
+def test_new_setting_moves_a_hash_only_where_it_is_used():
     now = Recipe(dataset="target", optimizer=OptimizerSettings(lr=0.02))
     later = dataclasses.replace(now, optimizer=_Later(lr=0.02))
     used = dataclasses.replace(now, optimizer=_Later(lr=0.02, betas=(0.8,)))

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import pytest
+from fake_stages import make_plan, make_stage
 from hypothesis import given, settings, strategies as st
 
 from orchestrator.plan.model import Plan, Stage, StageRef
@@ -18,25 +19,16 @@ class Case:
     num_slots: int
 
 
-def make_stage(ref: StageRef, init_from: StageRef | None = None) -> Stage:
-    return Stage(ref, Recipe(dataset="target"), init_from, 0, 0, "", 1000, 100, 10)
-
-
-def make_plan_of(*stages: Stage) -> Plan:
-    members = tuple(dict.fromkeys(stage.ref.member for stage in stages))
-    return Plan("example", "", members, stages, (), {stage.ref.member: stage.ref for stage in stages})
-
-
 @st.composite
 def cases(draw: st.DrawFn, *, one_stage_members: bool = False) -> Case:
     """Random forests of stages; each starts afresh or from any earlier stage of any member."""
     stages: list[Stage] = []
     for number in range(draw(st.integers(1, 12))):
         member = f"m{number if one_stage_members else draw(st.integers(0, 5))}"
-        parent = draw(st.none() | st.sampled_from([stage.ref for stage in stages])) if stages else None
-        stages.append(make_stage(StageRef(member, f"s{number}"), parent))
+        parent = draw(st.none() | st.sampled_from([str(stage.ref) for stage in stages])) if stages else None
+        stages.append(make_stage(f"{member}/s{number}", parent))
     seconds = {stage.ref: float(draw(st.integers(1, 100))) for stage in stages}
-    return Case(make_plan_of(*stages), seconds, draw(st.integers(1, 6)))
+    return Case(make_plan(*stages), seconds, draw(st.integers(1, 6)))
 
 
 @settings(max_examples=100, deadline=None)
@@ -84,7 +76,7 @@ def test_ready_keeps_every_rule_whatever_ends_first(case, random):
 
 def test_ready_starts_the_longest_chain_first():
     long, after, short = StageRef("a", "pre"), StageRef("a", "fine"), StageRef("b", "train")
-    plan = make_plan_of(make_stage(short), make_stage(long), make_stage(after, long))
+    plan = make_plan(make_stage("b/train"), make_stage("a/pre"), make_stage("a/fine", "a/pre"))
     seconds = {long: 5.0, after: 6.0, short: 10.0}
     assert [stage.ref for stage in ready(plan, set(), set(), 1, seconds)] == [long]
     assert [stage.ref for stage in ready(plan, set(), set(), 3, seconds)] == [long, short]
@@ -94,20 +86,19 @@ def test_ready_starts_the_longest_chain_first():
 
 
 def test_ready_without_costs_weighs_by_multiply_adds():
-    plan = make_plan_of(make_stage(StageRef("a", "train")))
+    plan = make_plan(make_stage("a/train"))
     macs = outline(Recipe().model, 10).num_macs
-    assert multiply_adds(plan) == {StageRef("a", "train"): 1000.0 * 90 * macs}
+    assert multiply_adds(plan) == {StageRef("a", "train"): 100.0 * 90 * macs}
     assert len(ready(plan, set(), set(), 1)) == 1
 
 
 def test_remaining_path_follows_the_longest_branch():
     root, left, right = StageRef("a", "root"), StageRef("b", "left"), StageRef("c", "right")
-    plan = make_plan_of(make_stage(root), make_stage(left, root), make_stage(right, root))
+    plan = make_plan(make_stage("a/root"), make_stage("b/left", "a/root"), make_stage("c/right", "a/root"))
     assert remaining_path(plan, {root: 1.0, left: 2.0, right: 3.0}) == {root: 4.0, left: 2.0, right: 3.0}
 
 
 @pytest.mark.parametrize(("num_slots", "bound"), [(1, 9.0), (2, 6.0), (9, 6.0)])
 def test_lower_bound_counts_slots_chains_and_a_member_s_own_work(num_slots, bound):
-    one, two, three = StageRef("a", "x"), StageRef("a", "y"), StageRef("b", "z")
-    plan = make_plan_of(make_stage(one), make_stage(two), make_stage(three))
-    assert lower_bound(plan, {one: 3.0, two: 3.0, three: 3.0}, num_slots) == bound
+    plan = make_plan(*map(make_stage, ("a/x", "a/y", "b/z")))
+    assert lower_bound(plan, dict.fromkeys(plan.by_ref, 3.0), num_slots) == bound

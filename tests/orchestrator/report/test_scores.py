@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from orchestrator.combine import blocks, rows as probabilities
-from orchestrator.report import scores
+from orchestrator.combine import rows as probabilities
 from orchestrator.report.scores import disagreement, mean_score, score, standard_error, table_rows
 
 
@@ -17,7 +16,7 @@ def draw(seed: int, num_rows: int = 60, num_classes: int = 9) -> np.ndarray:
 
 
 @given(seed=st.integers(0, 10_000))
-def test_score_any_probabilities_top5_error_not_above_top1(seed: int) -> None:
+def test_score_any_probabilities_top5_error_not_above_top1(seed):
     labels = np.random.default_rng(seed).integers(0, 9, size=60)
     result = score(draw(seed), labels)
     assert 0 <= result.top5_error <= result.top1_error <= 1
@@ -25,7 +24,7 @@ def test_score_any_probabilities_top5_error_not_above_top1(seed: int) -> None:
 
 
 @given(seed=st.integers(0, 10_000), k=st.integers(1, 9))
-def test_ranks_coarse_values_agree_with_stable_sort_and_top_classes(seed: int, k: int) -> None:
+def test_ranks_coarse_values_agree_with_stable_sort_and_top_classes(seed, k):
     generator = np.random.default_rng(seed)
     block = generator.integers(0, 4, size=(20, 9)).astype(np.float32)
     labels = generator.integers(0, 9, size=20)
@@ -34,39 +33,32 @@ def test_ranks_coarse_values_agree_with_stable_sort_and_top_classes(seed: int, k
     np.testing.assert_array_equal(probabilities.ranks(block, labels), (order == labels[:, None]).argmax(axis=1))
 
 
-def test_score_many_blocks_equals_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_score_many_blocks_equals_whole(monkeypatch):
     labels = np.random.default_rng(1).integers(0, 9, size=60)
     whole = score(draw(1), labels)
-    monkeypatch.setattr(scores, "blocks", partial(blocks, max_elements=9 * 7))
-    assert len(list(scores.blocks(60, 9))) == 9
+    in_parts = partial(probabilities.blocks, max_elements=9 * 7)
+    assert len(list(in_parts(60, 9))) == 9
+    monkeypatch.setattr("orchestrator.report.scores.blocks", in_parts)
     in_blocks = score(draw(1), labels)
     assert in_blocks.top1_error == whole.top1_error
     assert in_blocks.nll == pytest.approx(whole.nll)
     assert in_blocks.ece == pytest.approx(whole.ece)
 
 
-def test_score_uniform_of_two_classes_known_values() -> None:
-    result = score(np.full((4, 2), 0.5, dtype=np.float32), np.array([0, 0, 1, 0]))
-    assert result.top1_error == 0.25
-    assert result.top5_error == 0
-    assert result.nll == pytest.approx(math.log(2))
-    assert result.ece == pytest.approx(0.25)
-
-
-def test_score_certain_and_wrong_nll_is_that_of_the_floor() -> None:
-    result = score(np.array([[1.0, 0.0]], dtype=np.float32), np.array([1]))
-    assert result.nll == pytest.approx(-math.log(1e-12))
-    assert result.ece == 1
-
-
-def test_score_confidence_on_bin_edges_falls_in_the_lower_bin() -> None:
-    # Both of 0.6 confidence, one right: a bin with mean confidence 0.6 and accuracy 0.5.
+def test_score_of_known_values():
+    uniform = score(np.full((4, 2), 0.5, dtype=np.float32), np.array([0, 0, 1, 0]))
+    assert (uniform.top1_error, uniform.top5_error) == (0.25, 0)
+    assert (uniform.nll, uniform.ece) == (pytest.approx(math.log(2)), pytest.approx(0.25))
+    certain_and_wrong = score(np.array([[1.0, 0.0]], dtype=np.float32), np.array([1]))
+    assert (certain_and_wrong.nll, certain_and_wrong.ece) == (pytest.approx(-math.log(1e-12)), 1)
+    # Confidence on the edge of a bin: both of 0.6, one right, fall in the lower one, with an accuracy of 0.5.
     rows = np.array([[0.6, 0.4], [0.6, 0.4], [0.62, 0.38]])
     assert score(rows, np.array([0, 1, 0])).ece == pytest.approx((2 * 0.1 + 0.38) / 3)
+    assert standard_error(0.5, 500) == pytest.approx(0.02236, abs=1e-5)
 
 
 @given(seed=st.integers(0, 10_000))
-def test_disagreement_any_members_symmetric_and_zero_with_itself(seed: int) -> None:
+def test_disagreement_any_members_symmetric_and_zero_with_itself(seed):
     members = [draw(seed), draw(seed + 1), draw(seed + 2)]
     assert disagreement([members[0], members[0]]) == 0
     assert disagreement(members) == pytest.approx(disagreement(members[::-1]))
@@ -76,15 +68,11 @@ def test_disagreement_any_members_symmetric_and_zero_with_itself(seed: int) -> N
     assert disagreement(members[:1]) == 0
 
 
-def test_mean_score_of_members_is_mean_of_each_field() -> None:
+def test_mean_score_of_members_is_mean_of_each_field():
     labels = np.zeros(60, dtype=np.int64)
     own = [score(draw(seed), labels) for seed in range(3)]
     assert mean_score(own).top1_error == pytest.approx(np.mean([one.top1_error for one in own]))
     assert mean_score(own).nll == pytest.approx(np.mean([one.nll for one in own]))
-
-
-def test_standard_error_of_half_of_500_images_is_two_points() -> None:
-    assert standard_error(0.5, 500) == pytest.approx(0.02236, abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -98,9 +86,7 @@ def test_standard_error_of_half_of_500_images_is_two_points() -> None:
         (0, 1, ["1 CNN*"]),
     ],
 )
-def test_table_rows_real_counts_leave_out_empty_and_repeated(
-    num_base: int, num_pretrained: int, names: list[str]
-) -> None:
+def test_table_rows_real_counts_leave_out_empty_and_repeated(num_base, num_pretrained, names):
     base = [f"base{index}" for index in range(num_base)]
     pretrained = [f"deep{index}" for index in range(num_pretrained)]
     rows = table_rows(base, pretrained)

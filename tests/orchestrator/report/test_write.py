@@ -1,10 +1,8 @@
 """The page: self-contained, safe for any name; the table as text and Markdown."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -73,7 +71,7 @@ def parse(page: Page) -> Reader:
     return reader
 
 
-def test_render_page_needs_nothing_beside_it() -> None:
+def test_render_page_needs_nothing_beside_it():
     reader = parse(make_page())
     assert reader.references
     assert all(reference.startswith("data:image/png;base64,") for reference in reader.references)
@@ -82,13 +80,13 @@ def test_render_page_needs_nothing_beside_it() -> None:
     assert "http" not in render(make_page())
 
 
-def test_render_page_shows_rows_members_and_how_to_do_it_again() -> None:
+def test_render_page_shows_rows_members_and_how_to_do_it_again():
     text = " ".join(parse(make_page()).text)
     for expected in ("1 CNN", "2 CNNs", "1 CNN*", "3 CNNs*", "† at chance", "abababababab", "plan hash", "f00"):
         assert expected in text
 
 
-def test_render_names_with_markup_or_template_code_are_shown_as_text() -> None:
+def test_render_names_with_markup_or_template_code_are_shown_as_text():
     names = ("<i>&x", '{{ 7 * 7 }}"onload="')
     scores = make_scores(base=names)
     entries = tuple(replace(make_page().members[0], name=name) for name in scores.members)
@@ -97,28 +95,14 @@ def test_render_names_with_markup_or_template_code_are_shown_as_text() -> None:
     assert all(name in "".join(reader.text) for name in names)
 
 
-def test_render_without_kernels_leaves_their_section_out() -> None:
-    entries = tuple(replace(entry, kernels=None) for entry in make_page().members)
-    assert "First-layer kernels" not in render(make_page(members=entries))
+def test_render_shows_sheets_and_kernels_where_there_are_some():
+    page = make_page()
+    assert "as they are prepared" in render(page) and "First-layer kernels" in render(page)
+    bare = make_page(sheets=(), members=tuple(replace(entry, kernels=None) for entry in page.members))
+    assert "The images" not in render(bare) and "First-layer kernels" not in render(bare)
 
 
-def test_render_sheets_are_shown_and_a_run_without_any_has_no_section() -> None:
-    assert "as they are prepared" in render(make_page())
-    assert "The images" not in render(make_page(sheets=()))
-
-
-def test_write_results_copies_the_sheets_that_the_run_has(tmp_path: Path, make_run: Callable[..., Any]) -> None:
-    run = make_run(tmp_path)
-    last = run.plan.last_stage(run.plan.members[0]).ref
-    for path in (run.paths.prepared_sheet, run.paths.augmented_sheet(last)):
-        path.write_bytes(PNG + path.name.encode())
-    files = write_results(run.paths, run.plan, CombineConfig(), SubmissionConfig()).files
-    for name in ("prepared.png", "augmented.png"):
-        assert run.paths.report / "figures" / name in files
-        assert (run.paths.report / "figures" / name).read_bytes() == PNG + name.encode()
-
-
-def test_to_text_columns_line_up_and_no_line_is_long() -> None:
+def test_to_text_columns_line_up_and_no_line_is_long():
     text = scoreboard.table_text(make_scores(), (), cuts_saw_val=False)
     lines = text.splitlines()
     assert lines[0] == "val: 50 images, 12 classes"
@@ -128,13 +112,10 @@ def test_to_text_columns_line_up_and_no_line_is_long() -> None:
     assert "mean of 2" in table[1]
     assert max(len(line) for line in lines) <= 120
     assert text.endswith("\n") and "†" not in text and "dev_fraction" not in text
-
-
-def test_to_text_cuts_that_saw_val_are_told() -> None:
     assert "dev_fraction is 0" in scoreboard.table_text(make_scores(), (), cuts_saw_val=True)
 
 
-def test_to_markdown_asterisks_are_literal_and_cells_equal_in_number() -> None:
+def test_to_markdown_asterisks_are_literal_and_cells_equal_in_number():
     text = scoreboard.to_markdown(make_scores(), ("b",), cuts_saw_val=False)
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert {row.count("|") for row in rows} == {6}
@@ -143,21 +124,34 @@ def test_to_markdown_asterisks_are_literal_and_cells_equal_in_number() -> None:
 
 
 @pytest.mark.parametrize("method", [CombineMethod.weighted, CombineMethod.geometric])
-def test_table_lines_other_than_mean_adds_the_ensemble(method: CombineMethod) -> None:
+def test_table_lines_other_than_mean_adds_the_ensemble(method):
     lines = scoreboard.table_lines(make_scores(method=method), ())
     assert lines[-1].name == f"ensemble, {method}"
     assert len(lines) == 5
     assert len(scoreboard.table_lines(make_scores(), ())) == 4
 
 
-def test_write_results_again_gives_the_same_bytes(tmp_path: Path, make_run: Callable[..., Any]) -> None:
+def test_write_results_again_gives_the_same_bytes_and_copies_the_sheets_that_the_run_has(tmp_path, make_run):
     run = make_run(tmp_path)
-    write_results(run.paths, run.plan, CombineConfig(), SubmissionConfig())
-    folders = (run.paths.submission, run.paths.report)
-    before = {path: path.read_bytes() for folder in folders for path in folder.rglob("*") if path.is_file()}
-    write_results(run.paths, run.plan, CombineConfig(), SubmissionConfig())
-    assert {path: path.read_bytes() for folder in folders for path in folder.rglob("*") if path.is_file()} == before
+
+    def written() -> dict[Path, bytes]:
+        files = write_results(run.paths, run.plan, CombineConfig(), SubmissionConfig()).files
+        assert all(path.is_file() for path in files)
+        folders = (run.paths.submission, run.paths.report)
+        return {path: path.read_bytes() for folder in folders for path in folder.rglob("*") if path.is_file()}
+
+    before = written()
     assert len(before) == 2 + 3 + 2 + len(run.plan.members)
+    last = run.plan.last_stage(run.plan.members[0]).ref
+    sheets = (run.paths.prepared_sheet, run.paths.augmented_sheet(last))
+    for path in sheets:
+        path.write_bytes(PNG + path.name.encode())
+    after = written()
+    assert {path.name: after[path] for path in after.keys() - before.keys()} == {
+        name: PNG + sheet.name.encode() for name, sheet in zip(("prepared.png", "augmented.png"), sheets, strict=True)
+    }
+    page = run.paths.report / "index.html"
+    assert {path for path in before if before[path] != after[path]} == {page}
 
 
 @pytest.mark.parametrize(
@@ -168,5 +162,5 @@ def test_write_results_again_gives_the_same_bytes(tmp_path: Path, make_run: Call
         ({"c1.weight": (6, 1, 5, 5), "c5.weight": (120, 16, 5, 5)}, None),
     ],
 )
-def test_first_convolution_is_the_one_that_sees_colours(shapes: dict[str, tuple[int, ...]], found: str | None) -> None:
+def test_first_convolution_is_the_one_that_sees_colours(shapes, found):
     assert first_convolution(shapes) == found

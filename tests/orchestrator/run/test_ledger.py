@@ -1,7 +1,7 @@
 """The ledger: what it counts, and that it is on disk."""
 
 import json
-from pathlib import Path
+from contextlib import nullcontext
 
 import pytest
 from redone import redone_updates
@@ -20,8 +20,8 @@ def _attempt(ledger: Ledger, outcome: AttemptEnd) -> int:
 
 
 @pytest.mark.parametrize("outcome", [AttemptEnd.lost, AttemptEnd.failed])
-@pytest.mark.parametrize("limit", [0, 1, 3])
-def test_budget_allows_exactly_so_many_retries(tmp_path: Path, outcome: AttemptEnd, limit: int) -> None:
+@pytest.mark.parametrize("limit", [0, 3])
+def test_budget_allows_exactly_so_many_retries(tmp_path, outcome, limit):
     ledger = Ledger(tmp_path / "ledger.json")
     budgets = Budgets(limit, 99) if outcome is AttemptEnd.lost else Budgets(99, limit)
     allowed = []
@@ -31,7 +31,7 @@ def test_budget_allows_exactly_so_many_retries(tmp_path: Path, outcome: AttemptE
     assert allowed == [True] * limit + [False]
 
 
-def test_budget_of_failures_is_not_spent_by_losses_or_earlier_launches(tmp_path: Path) -> None:
+def test_budget_of_failures_is_not_spent_by_losses_or_earlier_launches(tmp_path):
     path = tmp_path / "ledger.json"
     _attempt(Ledger(path), AttemptEnd.failed)
     ledger = Ledger(path)
@@ -40,12 +40,7 @@ def test_budget_of_failures_is_not_spent_by_losses_or_earlier_launches(tmp_path:
     assert ledger.may_retry(STAGE, AttemptEnd.failed, Budgets(max_losses=0, max_failures=1))
 
 
-def test_attempts_are_numbered_on_across_launches(tmp_path: Path) -> None:
-    path = tmp_path / "ledger.json"
-    assert [_attempt(Ledger(path), AttemptEnd.lost) for _ in range(3)] == [0, 1, 2]
-
-
-def test_every_change_is_on_disk_before_the_method_returns(tmp_path: Path) -> None:
+def test_every_change_is_on_disk_before_the_method_returns(tmp_path):
     path = tmp_path / "ledger.json"
     ledger = Ledger(path)
     changes = [
@@ -60,26 +55,19 @@ def test_every_change_is_on_disk_before_the_method_returns(tmp_path: Path) -> No
         assert read_ledger(path) == ledger.contents
     entry = json.loads(path.read_text())["stages"]["a/train"]
     assert entry["at_chance"] is True
-    assert entry["attempts"][0] == {
-        "attempt": 0,
-        "launch": 1,
-        "started": 5.0,
-        "resumed_from": 2,
-        "last_step": 3,
-        "outcome": "done",
-        "error": "",
-        "diverged_at": None,
-    }
+    attempt = {"attempt": 0, "launch": 1, "started": 5.0, "resumed_from": 2, "last_step": 3, "outcome": "done"}
+    assert entry["attempts"] == [{**attempt, "error": "", "diverged_at": None}]
 
 
-def test_attempt_of_a_dead_driver_is_closed_as_interrupted_and_its_stage_waits(tmp_path: Path) -> None:
+def test_attempt_of_a_dead_driver_is_closed_as_interrupted_and_its_stage_waits(tmp_path):
     path = tmp_path / "ledger.json"
-    Ledger(path).begin(STAGE, started=1.0, resumed_from=0)
+    assert [Ledger(path).begin(STAGE, started=1.0, resumed_from=0) for _ in range(2)] == [0, 1]
     entry = Ledger(path).entry(STAGE)
-    assert (entry.state, entry.attempts[0].outcome) == (StageState.waiting, AttemptEnd.interrupted)
+    assert entry.state is StageState.waiting
+    assert [attempt.outcome for attempt in entry.attempts] == [AttemptEnd.interrupted] * 2
 
 
-def test_redone_updates_are_what_lay_beyond_the_checkpoint_resumed_from(tmp_path: Path) -> None:
+def test_redone_updates_are_what_lay_beyond_the_checkpoint_resumed_from(tmp_path):
     ledger = Ledger(tmp_path / "ledger.json")
     for resumed_from, reached in ((0, 17), (10, 12), (12, 30)):
         ledger.begin(STAGE, started=1.0, resumed_from=resumed_from)
@@ -88,7 +76,7 @@ def test_redone_updates_are_what_lay_beyond_the_checkpoint_resumed_from(tmp_path
     assert redone_updates(ledger.entry(STAGE)) == 7
 
 
-def test_ledger_damaged_is_refused_by_name(tmp_path: Path) -> None:
+def test_ledger_damaged_is_refused_by_name(tmp_path):
     (tmp_path / "ledger.json").write_text("{")
     with pytest.raises(StorageError, match=r"ledger\.json"):
         Ledger(tmp_path / "ledger.json")
@@ -102,28 +90,22 @@ def test_ledger_damaged_is_refused_by_name(tmp_path: Path) -> None:
         (ClusterLost("gone"), StageState.failed),
         (CheckFailed("no probabilities"), StageState.failed),
         (AssertionError("a bug"), StageState.failed),
+        (None, StageState.done),
     ],
 )
-def test_ledger_says_how_a_launch_ended_whatever_ended_it(
-    tmp_path: Path, error: BaseException, state: StageState
-) -> None:
+def test_ledger_says_how_a_launch_ended_whatever_ended_it(tmp_path, error, state):
     ledger = Ledger(tmp_path / "ledger.json")
-    with pytest.raises(type(error)), end_noted(ledger):
+    with pytest.raises(type(error)) if error else nullcontext(), end_noted(ledger):
         ledger.set_state(StageState.running)
-        raise error
+        if error:
+            raise error
     assert read_ledger(tmp_path / "ledger.json").state is state
 
 
-def test_ledger_that_cannot_be_written_hides_no_error(tmp_path: Path) -> None:
+def test_ledger_that_cannot_be_written_hides_no_error(tmp_path):
     with pytest.raises(CheckFailed), end_noted(Ledger(tmp_path / "ledger.json")):
         (tmp_path / "ledger.json").mkdir()
         raise CheckFailed("the first error")
-
-
-def test_ledger_of_a_launch_that_came_through_is_done(tmp_path: Path) -> None:
-    with end_noted(Ledger(tmp_path / "ledger.json")):
-        pass
-    assert read_ledger(tmp_path / "ledger.json").state is StageState.done
 
 
 def _met_nan(ledger: Ledger, diverged_at: int) -> bool:
@@ -143,9 +125,7 @@ def _met_nan(ledger: Ledger, diverged_at: int) -> bool:
         ([1, 2, 3, 4], [True, True, True, False]),
     ],
 )
-def test_nan_is_replayed_once_an_update_and_not_for_ever(
-    tmp_path: Path, updates: list[int], allowed: list[bool]
-) -> None:
+def test_nan_is_replayed_once_an_update_and_not_for_ever(tmp_path, updates, allowed):
     ledger = Ledger(tmp_path / "ledger.json")
     assert [_met_nan(ledger, update) for update in updates] == allowed
     budgets = Budgets(max_losses=0, max_failures=0)
@@ -153,14 +133,14 @@ def test_nan_is_replayed_once_an_update_and_not_for_ever(
         assert ledger.may_retry(STAGE, outcome, budgets), "a replay cost a budget"
 
 
-def test_nan_of_an_earlier_launch_leaves_the_replay_of_this_one(tmp_path: Path) -> None:
+def test_nan_of_an_earlier_launch_leaves_the_replay_of_this_one(tmp_path):
     path = tmp_path / "ledger.json"
     first = Ledger(path)
     assert [_met_nan(first, 5), _met_nan(first, 5)] == [True, False]
     assert _met_nan(Ledger(path), 5)
 
 
-def test_nan_is_passed_once_something_beyond_it_is_vouched_for(tmp_path: Path) -> None:
+def test_nan_is_passed_once_something_beyond_it_is_vouched_for(tmp_path):
     path = tmp_path / "ledger.json"
     ledger = Ledger(path)
     _met_nan(ledger, 5)

@@ -2,9 +2,7 @@
 
 import itertools
 import json
-from pathlib import Path
 
-import pytest
 from hypothesis import given, settings, strategies as st
 
 from orchestrator.run.metrics import Follower
@@ -19,7 +17,7 @@ def _steps(follower: Follower) -> list[int]:
     return [point.step for point in follower.read()]
 
 
-def test_follower_of_an_absent_file_gives_nothing_until_it_is_there(tmp_path: Path) -> None:
+def test_follower_of_an_absent_file_gives_nothing_until_it_is_there(tmp_path):
     follower = Follower(tmp_path / "metrics.jsonl")
     assert _steps(follower) == []
     (tmp_path / "metrics.jsonl").write_text(_line(1))
@@ -28,9 +26,7 @@ def test_follower_of_an_absent_file_gives_nothing_until_it_is_there(tmp_path: Pa
 
 @settings(max_examples=60, deadline=None)
 @given(cuts=st.lists(st.integers(0, 300), max_size=12))
-def test_follower_gives_each_point_once_however_the_bytes_arrive(
-    tmp_path_factory: pytest.TempPathFactory, cuts: list[int]
-) -> None:
+def test_follower_gives_each_point_once_however_the_bytes_arrive(tmp_path_factory, cuts):
     text = "".join(_line(step) for step in range(1, 6))
     path = tmp_path_factory.mktemp("follow") / "metrics.jsonl"
     follower = Follower(path)
@@ -43,7 +39,7 @@ def test_follower_gives_each_point_once_however_the_bytes_arrive(
     assert found == [1, 2, 3, 4, 5]
 
 
-def test_follower_after_a_cut_back_gives_only_what_is_new(tmp_path: Path) -> None:
+def test_follower_after_a_cut_back_gives_only_what_is_new(tmp_path):
     path = tmp_path / "metrics.jsonl"
     follower = Follower(path)
     path.write_text("".join(_line(step) for step in range(1, 9)))
@@ -57,7 +53,7 @@ def test_follower_after_a_cut_back_gives_only_what_is_new(tmp_path: Path) -> Non
     log.close()
 
 
-def test_follower_skips_a_line_torn_by_a_death_and_goes_on(tmp_path: Path) -> None:
+def test_follower_skips_a_line_torn_by_a_death_and_goes_on(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text(_line(1) + '{"step": 2, "ep\n' + _line(3))
     assert _steps(Follower(path)) == [1, 3]

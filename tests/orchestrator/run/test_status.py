@@ -6,13 +6,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from fake_stages import make_plan, make_record, make_stage
 
-from orchestrator.plan.model import Plan, PredictJob, Stage, StageRef, TrainJob, plan_to_json
+from orchestrator.plan.model import PredictJob, Stage, TrainJob
 from orchestrator.run.holder import lock
 from orchestrator.run.ledger import AttemptEnd, Entry, Ledger, StageState
 from orchestrator.run.metrics import Point
 from orchestrator.run.paths import RunPaths
-from orchestrator.run.record import RunRecord, write_record
+from orchestrator.run.record import write_record
 from orchestrator.run.status import (
     Course,
     RunStatus,
@@ -28,57 +29,24 @@ from orchestrator.run.status import (
     status_lines,
 )
 from workers.errors import DataError
-from workers.protocol import Numerics, StageResult
+from workers.protocol import StageResult
 from workers.settings.training import OptimizerSettings, Recipe, ScheduleSettings
 from workers.storage import atomic
 from workers.storage.finished import write_finished
 
-_FIRST, _SECOND = StageRef("base-1", "target"), StageRef("base-2", "target")
-
-
-def _stage(ref: StageRef) -> Stage:
-    return Stage(
-        ref=ref,
-        recipe=Recipe(
-            optimizer=OptimizerSettings(batch_size=10),
-            schedule=ScheduleSettings(epochs=5, cuts=0, latest=()),
-            dataset="target",
-        ),
-        init_from=None,
-        member_seed=0,
-        seed=1,
-        hash="abc",
-        num_images=200,
-        num_updates=100,
-        num_classes=10,
-    )
+_STAGES = tuple(
+    replace(make_stage(name, images=200, optimizer=OptimizerSettings(batch_size=10)), num_updates=100)
+    for name in ("base-1/target", "base-2/target")
+)
+_JOBS = tuple(TrainJob(stage.ref) for stage in _STAGES)
+_FIRST = _STAGES[0].ref
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunPaths:
     """A run of two stages of 100 updates of 10 images, in which nothing has happened yet."""
-    plan = Plan(
-        experiment="digits",
-        hash="f" * 64,
-        members=("base-1", "base-2"),
-        stages=(_stage(_FIRST), _stage(_SECOND)),
-        datasets=(),
-        last_stages={"base-1": _FIRST, "base-2": _SECOND},
-    )
     paths = RunPaths(tmp_path / "digits-ffffffff")
-    write_record(
-        paths,
-        RunRecord(
-            run_id="u",
-            experiment="digits",
-            plan=plan_to_json(plan),
-            plan_hash=plan.hash,
-            created=0.0,
-            versions={},
-            code_digest="",
-            numerics=Numerics(),
-        ),
-    )
+    write_record(paths, make_record(make_plan(*_STAGES)))
     return paths
 
 
@@ -93,8 +61,13 @@ def _write_metrics(path: Path, points: Iterable[Point], torn: str = "") -> None:
 def _start(run: RunPaths, started: float = 1000.0) -> Ledger:
     ledger = Ledger(run.ledger)
     ledger.set_state(StageState.running)
-    ledger.begin(TrainJob(_FIRST), started=started, resumed_from=0)
+    ledger.begin(_JOBS[0], started=started, resumed_from=0)
     return ledger
+
+
+def _finish(run: RunPaths, num_updates: int) -> None:
+    result = StageResult(num_updates, 0, "step", "0", dev_error=0.2, val_error=0.25, at_chance=False)
+    write_finished(run.stage(_FIRST), _STAGES[0].hash, result)
 
 
 def _read_held(run: RunPaths) -> RunStatus:
@@ -102,19 +75,24 @@ def _read_held(run: RunPaths) -> RunStatus:
         return read_status(run)
 
 
-def test_status_of_a_folder_that_is_no_run_is_a_data_error(tmp_path: Path) -> None:
+def test_status_of_a_folder_that_is_no_run_is_a_data_error(tmp_path):
     with pytest.raises(DataError, match="run directory"):
         read_status(RunPaths(tmp_path))
 
 
-def test_status_before_anything_started_is_waiting(run: RunPaths) -> None:
+def test_status_before_anything_started_is_waiting_in_lines_and_as_json(run):
     status = read_status(run)
-    assert status.state is State.waiting
-    assert [stage.state for stage in status.stages] == [State.waiting, State.waiting]
-    assert status.share == 0.0 and status.remaining_s is None
+    assert (status.state, status.share, status.remaining_s) == (State.waiting, 0.0, None)
+    lines = status_lines(status)
+    assert lines[0].startswith("digits-ffffffff: waiting, 0%")
+    assert [line.split()[:2] for line in lines[1:]] == [["base-1/target", "waiting"], ["base-2/target", "waiting"]]
+    document = json.loads(json.dumps(status_json(status)))
+    wanted = "member stage state step num_updates val_error images_per_second data_wait remaining_s error"
+    assert document["state"] == "waiting"
+    assert all(set(wanted.split()) <= set(stage) for stage in document["stages"])
 
 
-def test_status_of_a_held_run_has_latest_values_and_the_rate_since_the_attempt_began(run: RunPaths) -> None:
+def test_status_of_a_held_run_has_latest_values_and_the_rate_since_the_attempt_began(run):
     _start(run, started=1000.0)
     points = [
         _point(10, 100.0, images_per_second=1.0),  # an earlier attempt, long ago
@@ -129,7 +107,7 @@ def test_status_of_a_held_run_has_latest_values_and_the_rate_since_the_attempt_b
     assert stage.remaining_s == pytest.approx(60 / 2.0)
 
 
-def test_status_of_a_run_that_says_running_while_nobody_holds_it_is_interrupted(run: RunPaths) -> None:
+def test_status_of_a_run_that_says_running_while_nobody_holds_it_is_interrupted(run):
     _start(run)
     status = read_status(run)
     assert status.state is State.interrupted
@@ -137,21 +115,17 @@ def test_status_of_a_run_that_says_running_while_nobody_holds_it_is_interrupted(
     assert _read_held(run).state is State.running
 
 
-def test_status_of_a_finished_stage_comes_from_its_done_file(run: RunPaths) -> None:
+def test_status_of_a_finished_stage_comes_from_its_done_file(run):
     _start(run)
-    result = StageResult(96, 0, "step-00000096", "0", dev_error=0.2, val_error=0.25, at_chance=False)
-    write_finished(run.stage(_FIRST), "abc", result)
+    _finish(run, 96)
     status = read_status(run)
     assert (status.stages[0].state, status.stages[0].step, status.stages[0].val_error) == (State.done, 96, 0.25)
-    assert status.num_done == 1
-    assert status.share == 0.5
+    assert (status.num_done, status.share) == (1, 0.5)
 
 
-def test_status_of_a_stage_that_may_end_early_says_the_most_that_is_left() -> None:
-    settings = Recipe(schedule=ScheduleSettings(stop_when_stalled=True))
-    stage = replace(_stage(_FIRST), recipe=settings)
-    course = Course(step=40, epoch=2.0, images_per_second=20.0, updates_per_second=2.0)
-    running = stage_status(stage, entry=Entry(state=StageState.running), course=course, finished=None, locked=True)
+def test_status_of_a_stage_that_may_end_early_says_the_most_that_is_left():
+    stage = replace(_STAGES[0], recipe=Recipe(schedule=ScheduleSettings(stop_when_stalled=True)))
+    running = _running(Course(step=40, epoch=2.0, images_per_second=20.0, updates_per_second=2.0), stage)
     assert running.may_end_early
     assert stage_line(running).endswith("at most 30 s left")
     assert pace(RunStatus("run", State.running, (running,)))[-1] == "at most 30 s left"
@@ -160,20 +134,19 @@ def test_status_of_a_stage_that_may_end_early_says_the_most_that_is_left() -> No
     assert pace(RunStatus("run", State.running, (done, surely)))[-1] == "30 s left"
 
 
-def test_status_of_a_failed_stage_tells_its_last_error(run: RunPaths) -> None:
+def test_status_of_a_failed_stage_tells_its_last_error(run):
     ledger = _start(run)
-    ledger.end(TrainJob(_FIRST), AttemptEnd.failed, StageState.failed, error="loss became NaN")
+    ledger.end(_JOBS[0], AttemptEnd.failed, StageState.failed, error="loss became NaN")
     ledger.set_state(StageState.failed)
     status = read_status(run)
     assert (status.state, status.stages[0].error) == (State.failed, "loss became NaN")
     assert "loss became NaN" in status_lines(status)[1]
 
 
-def test_status_of_predictions_that_failed_for_good_is_on_the_members_last_stage(run: RunPaths) -> None:
+def test_status_of_predictions_that_failed_for_good_is_on_the_members_last_stage(run):
     ledger = _start(run)
-    ledger.end(TrainJob(_FIRST), AttemptEnd.done, StageState.done)
-    result = StageResult(100, 0, "step-00000100", "0", dev_error=0.2, val_error=0.25, at_chance=False)
-    write_finished(run.stage(_FIRST), "abc", result)
+    ledger.end(_JOBS[0], AttemptEnd.done, StageState.done)
+    _finish(run, 100)
     ledger.begin(PredictJob(_FIRST), started=2000.0, resumed_from=0)
     ledger.end(PredictJob(_FIRST), AttemptEnd.failed, StageState.waiting, error="RuntimeError: once")
     assert [stage.error for stage in read_status(run).stages] == [None, None], "it is tried again"
@@ -185,7 +158,7 @@ def test_status_of_predictions_that_failed_for_good_is_on_the_members_last_stage
     assert "predictions: CheckFailed: not finite" in status_lines(status)[1]
 
 
-def test_status_of_a_member_at_chance_is_flagged_while_it_runs(run: RunPaths) -> None:
+def test_status_of_a_member_at_chance_is_flagged_while_it_runs(run):
     _start(run)
     _write_metrics(run.metrics(_FIRST), [_point(20, 1001.0, **{"val/top1_error": 0.9, "at_chance": 1.0})])
     status = _read_held(run)
@@ -194,41 +167,17 @@ def test_status_of_a_member_at_chance_is_flagged_while_it_runs(run: RunPaths) ->
     assert "STILL AT CHANCE" not in status_lines(status)[2]
 
 
-def test_status_of_the_whole_run_reckons_the_rest_at_the_rate_of_all_stages(run: RunPaths) -> None:
+def test_status_of_the_whole_run_reckons_the_rest_at_the_rate_of_all_stages(run):
     ledger = _start(run)
-    ledger.begin(TrainJob(_SECOND), started=1000.0, resumed_from=0)
-    for ref in (_FIRST, _SECOND):
-        _write_metrics(run.metrics(ref), [_point(0, 1000.0), _point(20, 1010.0)])
+    ledger.begin(_JOBS[1], started=1000.0, resumed_from=0)
+    for stage in _STAGES:
+        _write_metrics(run.metrics(stage.ref), [_point(0, 1000.0), _point(20, 1010.0)])
     status = _read_held(run)
     assert status.share == pytest.approx(0.2)
     assert status.remaining_s == pytest.approx(160 / 4.0)
 
 
-def test_status_json_has_the_keys_that_scripts_rely_on(run: RunPaths) -> None:
-    document = json.loads(json.dumps(status_json(read_status(run))))
-    assert document["state"] == "waiting"
-    wanted = {
-        "member",
-        "stage",
-        "state",
-        "step",
-        "num_updates",
-        "val_error",
-        "images_per_second",
-        "data_wait",
-        "remaining_s",
-        "error",
-    }
-    assert all({*wanted, "error"} <= set(stage) for stage in document["stages"])
-
-
-def test_status_lines_are_one_for_the_run_and_one_a_stage(run: RunPaths) -> None:
-    lines = status_lines(read_status(run))
-    assert lines[0].startswith("digits-ffffffff: waiting, 0%")
-    assert [line.split()[0] for line in lines[1:]] == ["base-1/target", "base-2/target"]
-
-
-def test_course_of_a_long_file_finds_the_validation_error_far_from_its_end(tmp_path: Path) -> None:
+def test_course_of_a_long_file_finds_the_validation_error_far_from_its_end(tmp_path):
     path = tmp_path / "metrics.jsonl"
     points = [_point(1, 0.0, **{"val/top1_error": 0.75}), *(_point(n, float(n), loss=1.0) for n in range(2, 5000))]
     _write_metrics(path, points)
@@ -237,14 +186,11 @@ def test_course_of_a_long_file_finds_the_validation_error_far_from_its_end(tmp_p
     assert (course.step, course.val_error) == (4999, 0.75)
 
 
-def test_course_with_a_torn_last_line_is_that_of_the_lines_before(tmp_path: Path) -> None:
+def test_course_with_a_torn_last_line_is_that_of_the_lines_before_and_of_no_file_empty(tmp_path):
     path = tmp_path / "metrics.jsonl"
+    assert read_course(path) == course_of([])
     _write_metrics(path, [_point(1, 0.0), _point(2, 1.0)], torn='{"step": 3, "epo')
     assert read_course(path) == course_of([_point(1, 0.0), _point(2, 1.0)])
-
-
-def test_course_of_an_absent_file_is_empty(tmp_path: Path) -> None:
-    assert read_course(tmp_path / "metrics.jsonl") == course_of([])
 
 
 def _rates(*rates: float) -> list[Point]:
@@ -260,24 +206,22 @@ def _rates(*rates: float) -> list[Point]:
         ((30, 30, 30, 30, 30), ""),
     ],
 )
-def test_straggler_is_told_by_its_own_usual_rate(rates: tuple[float, ...], said: str) -> None:
+def test_straggler_is_told_by_its_own_usual_rate(rates, said):
     status = _running(course_of(_rates(*rates)))
     assert "; ".join(status.remarks) == said
     assert said in stage_line(status)
 
 
-def test_rates_of_an_earlier_attempt_are_not_what_is_usual() -> None:
+def test_rates_of_an_earlier_attempt_are_not_what_is_usual():
     assert course_of(_rates(100, 100, 100, 100, 100, 30), since=105.5).share_of_usual_rate is None
 
 
-def test_nan_that_was_passed_is_in_the_line_and_in_the_document() -> None:
+def test_nan_that_was_passed_is_in_the_line_and_in_the_document():
     status = replace(_running(Course(step=3)), passed_nans=(7, 9))
     assert "met NaN at update 7, 9, which did not come again" in stage_line(status)
     document = status_json(RunStatus("r", State.running, (status,)))
     assert document["stages"][0]["passed_nans"] == (7, 9)
 
 
-def _running(course: Course) -> StageStatus:
-    return stage_status(
-        _stage(_FIRST), entry=Entry(state=StageState.running), course=course, finished=None, locked=True
-    )
+def _running(course: Course, stage: Stage = _STAGES[0]) -> StageStatus:
+    return stage_status(stage, entry=Entry(state=StageState.running), course=course, finished=None, locked=True)

@@ -18,10 +18,7 @@ from orchestrator.config.schema import SubmissionConfig, SubmissionFormat
 from orchestrator.run.data import RunData, SplitData
 from orchestrator.run.paths import RunPaths
 from orchestrator.submission.check import check_submission
-from orchestrator.submission.formats import (
-    file_lines,
-    make_layout,
-)
+from orchestrator.submission.formats import file_lines, make_layout
 from orchestrator.submission.manifest import read_manifest
 from orchestrator.submission.write import Provenance, Submission, ask, check_config, write_submission
 from workers.errors import CheckFailed, ConfigError
@@ -56,9 +53,7 @@ def submit(tmp_path: Path, config: SubmissionConfig, unreadable: tuple[int, ...]
 
 
 @pytest.mark.parametrize("submission_format", ALL_FORMATS)
-def test_write_submission_leaves_one_file_and_a_manifest_of_it(
-    tmp_path: Path, submission_format: SubmissionFormat
-) -> None:
+def test_write_submission_leaves_one_file_and_a_manifest_of_it(tmp_path, submission_format):
     submission = submit(tmp_path, SubmissionConfig(submission_format))
     folder = tmp_path / "submission"
     assert {path.name for path in folder.iterdir()} == {submission.path.name, "manifest.json"}
@@ -67,41 +62,37 @@ def test_write_submission_leaves_one_file_and_a_manifest_of_it(
     assert manifest["sha256"] == hashlib.sha256(submission.path.read_bytes()).hexdigest()
     assert manifest["format"] == submission_format.value
     assert (manifest["split"], manifest["num_rows"], manifest["method"]) == ("test", NUM_ROWS, "mean")
-    assert [(one["name"], one["weight"], one["stage_hash"]) for one in manifest["members"]] == [
-        ("a", 0.5, "hash-a"),
-        ("b", 0.5, "hash-b"),
-    ]
-    assert manifest["members"][1]["predictions_sha256"] == "sha-b"
-    assert manifest["members"][1]["checkpoint_sha256"] == "checkpoint-b"
+    assert [one["name"] for one in manifest["members"]] == ["a", "b"]
+    of_b = {"weight": 0.5, "stage_hash": "hash-b", "predictions_sha256": "sha-b", "checkpoint_sha256": "checkpoint-b"}
+    assert manifest["members"][1].items() >= of_b.items()
 
 
-def test_write_submission_twice_gives_the_same_bytes(tmp_path: Path) -> None:
-    config = SubmissionConfig(SubmissionFormat.probabilities)
-    first = submit(tmp_path, config)
-    content = first.path.read_bytes(), (tmp_path / "submission" / "manifest.json").read_bytes()
-    second = submit(tmp_path, config)
-    assert (second.path.read_bytes(), (tmp_path / "submission" / "manifest.json").read_bytes()) == content
+def contents(tmp_path: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (tmp_path / "submission").iterdir()}
 
 
-def test_write_submission_other_format_replaces_the_file(tmp_path: Path) -> None:
+def test_write_submission_again_gives_the_same_bytes_and_in_another_format_replaces_the_file(tmp_path):
     submit(tmp_path, SubmissionConfig(SubmissionFormat.ilsvrc))
     submit(tmp_path, SubmissionConfig(SubmissionFormat.labels))
-    assert sorted(path.name for path in (tmp_path / "submission").iterdir()) == ["manifest.json", "submission.csv"]
+    before = contents(tmp_path)
+    assert sorted(before) == ["manifest.json", "submission.csv"]
+    submit(tmp_path, SubmissionConfig(SubmissionFormat.labels))
+    assert contents(tmp_path) == before
 
 
-def test_write_submission_bad_template_changes_nothing(tmp_path: Path) -> None:
+def test_write_submission_bad_template_changes_nothing(tmp_path):
     submit(tmp_path, SubmissionConfig(SubmissionFormat.ilsvrc))
-    before = {path.name: path.read_bytes() for path in (tmp_path / "submission").iterdir()}
+    before = contents(tmp_path)
     template = tmp_path / "sample.csv"
     template.write_text("id,label\nelsewhere.png,0\n")
     with pytest.raises(ConfigError, match="elsewhere"):
         submit(tmp_path, SubmissionConfig(SubmissionFormat.labels, template=str(template)))
-    assert {path.name: path.read_bytes() for path in (tmp_path / "submission").iterdir()} == before
+    assert contents(tmp_path) == before
 
 
-def test_write_submission_failed_check_keeps_the_last_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_write_submission_failed_check_keeps_the_last_one(tmp_path, monkeypatch):
     submit(tmp_path, SubmissionConfig(SubmissionFormat.labels))
-    before = {path.name: path.read_bytes() for path in (tmp_path / "submission").iterdir()}
+    before = contents(tmp_path)
 
     def last_line_lost(*arguments: object) -> list[str]:
         return list(file_lines(*arguments))[:-1]  # type: ignore[arg-type]
@@ -109,28 +100,25 @@ def test_write_submission_failed_check_keeps_the_last_one(tmp_path: Path, monkey
     monkeypatch.setattr("orchestrator.submission.write.file_lines", last_line_lost)
     with pytest.raises(CheckFailed, match="fewer lines"):
         submit(tmp_path, SubmissionConfig(SubmissionFormat.labels))
-    assert {path.name: path.read_bytes() for path in (tmp_path / "submission").iterdir()} == before
+    assert contents(tmp_path) == before
 
 
 @pytest.mark.parametrize("submission_format", ALL_FORMATS)
-def test_write_submission_predictions_cut_after_their_check_keeps_the_last_one(
-    tmp_path: Path, submission_format: SubmissionFormat
-) -> None:
+def test_write_submission_predictions_cut_after_their_check_keeps_the_last_one(tmp_path, submission_format):
     config = SubmissionConfig(submission_format)
     submit(tmp_path, config)
-    before = {path.name: path.read_bytes() for path in (tmp_path / "submission").iterdir()}
+    before = contents(tmp_path)
     members = tuple(store_member(tmp_path, name, seed, ()) for seed, name in enumerate(("a", "b")))
     content = members[1].path.read_bytes()
     members[1].path.write_bytes(content[:-4])
     provenance = {one.member: Provenance("main", f"hash-{one.member}") for one in members}
     with pytest.raises(CheckFailed, match="became shorter"):
-        write_submission(
-            tmp_path / "submission", config, make_data(), mean(members), members, provenance, (), book_in_memory()
-        )
-    assert {path.name: path.read_bytes() for path in (tmp_path / "submission").iterdir()} == before
+        book = book_in_memory()
+        write_submission(tmp_path / "submission", config, make_data(), mean(members), members, provenance, (), book)
+    assert contents(tmp_path) == before
 
 
-def test_write_submission_unreadable_images_keep_their_rows_uniform(tmp_path: Path) -> None:
+def test_write_submission_unreadable_images_keep_their_rows_uniform(tmp_path):
     submission = submit(tmp_path, SubmissionConfig(SubmissionFormat.probabilities), unreadable=(4, 29))
     lines = list(csv.reader(io.StringIO(submission.path.read_text())))[1:]
     assert len(lines) == NUM_ROWS
@@ -140,7 +128,7 @@ def test_write_submission_unreadable_images_keep_their_rows_uniform(tmp_path: Pa
     assert submission.manifest.unreadable == ("test_04.JPEG", "test_29.JPEG")
 
 
-def test_write_submission_ilsvrc_without_ids_says_so_in_the_manifest(tmp_path: Path) -> None:
+def test_write_submission_ilsvrc_without_ids_says_so_in_the_manifest(tmp_path):
     assert (
         "position in data/classes.txt" in submit(tmp_path, SubmissionConfig(SubmissionFormat.ilsvrc)).manifest.class_ids
     )
@@ -152,7 +140,7 @@ def test_write_submission_ilsvrc_without_ids_says_so_in_the_manifest(tmp_path: P
     assert manifest.class_ids_file.sha256 == hashlib.sha256(ids.read_bytes()).hexdigest()
 
 
-def test_ids_of_the_dataset_are_written_in_ilsvrc_alone_and_class_ids_beat_them(tmp_path: Path) -> None:
+def test_ids_of_the_dataset_are_written_in_ilsvrc_alone_and_class_ids_beat_them(tmp_path):
     data = replace(make_data(), class_ids=tuple(str(900 + index) for index in range(len(CLASSES))))
     own = ask(SubmissionConfig(SubmissionFormat.ilsvrc), data)
     assert names_of(own) == data.class_ids
@@ -169,7 +157,7 @@ def test_ids_of_the_dataset_are_written_in_ilsvrc_alone_and_class_ids_beat_them(
         check_submission(path, replace(own, class_ids=None), draw())
 
 
-def test_check_config_missing_files_are_config_errors(tmp_path: Path) -> None:
+def test_check_config_missing_files_are_config_errors(tmp_path):
     check_config(SubmissionConfig())
     with pytest.raises(ConfigError, match=r"submission.template=.*nowhere.csv: No such file"):
         check_config(SubmissionConfig(template=str(tmp_path / "nowhere.csv")))

@@ -2,8 +2,8 @@
 
 import logging
 import threading
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import pytest
 
@@ -11,6 +11,7 @@ from orchestrator.tracking.mlflow_store import Point, RunKey
 from orchestrator.tracking.sender import Pace, Sender, Task
 
 QUICK = Pace(linger_s=0.02, first_pause_s=0.02, longest_pause_s=0.05, sample_s=60)
+LONG_S = 60
 KEY = RunKey("base", "target")
 
 
@@ -24,14 +25,14 @@ def point(step: int) -> Point:
     return Point(KEY, step, step * 1000, {"lr": 0.1})
 
 
+@dataclass
 class Memory:
     """A store that keeps what it gets, fails while `away`, and refuses the steps in `refused`."""
 
-    def __init__(self, refused: Sequence[int] = ()) -> None:
-        self.steps: list[int] = []
-        self.batches: list[int] = []
-        self.away = False
-        self.refused = frozenset(refused)
+    steps: list[int] = field(default_factory=list)
+    batches: list[int] = field(default_factory=list)
+    away: bool = False
+    refused: frozenset[int] = frozenset()
 
     def deliver(self, points: Sequence[Point]) -> None:
         if self.away:
@@ -42,21 +43,30 @@ class Memory:
         self.steps += [each.step for each in points]
 
 
-def test_points_arrive_in_order_and_together() -> None:
-    memory = Memory()
-    sender = Sender(memory.deliver, "there", pace=Pace(linger_s=0.2, first_pause_s=0.02))
-    for step in range(50):
-        sender.add(point(step))
-    assert sender.flush(5) == 0
-    assert memory.steps == list(range(50))
-    assert len(memory.batches) <= 3
+@pytest.fixture
+def memory() -> Memory:
+    return Memory()
+
+
+@pytest.fixture
+def sender(memory: Memory) -> Iterator[Sender]:
+    sender = Sender(memory.deliver, "there", pace=QUICK)
+    yield sender
     sender.stop()
 
 
-def test_work_stays_in_order_through_an_outage(caplog: pytest.LogCaptureFixture) -> None:
-    memory = Memory()
+def test_points_arrive_in_order_and_together(memory):
+    sender = Sender(memory.deliver, "there", pace=Pace(linger_s=LONG_S))
+    for step in range(50):
+        sender.add(point(step))
+    assert sender.flush(LONG_S) == 0
+    assert memory.steps == list(range(50))
+    assert len(memory.batches) == 1
+    sender.stop()
+
+
+def test_work_stays_in_order_through_an_outage(memory, sender, caplog):
     memory.away = True
-    sender = Sender(memory.deliver, "there", pace=QUICK)
     order: list[str] = []
     with caplog.at_level(logging.WARNING):
         sender.add(point(1))
@@ -64,65 +74,54 @@ def test_work_stays_in_order_through_an_outage(caplog: pytest.LogCaptureFixture)
         sender.add(point(2))
         assert sender.flush(0.3) == 2
     memory.away = False
-    assert sender.flush(5) == 0
+    assert sender.flush(LONG_S) == 0
     assert order == ["end after [1]"]
     assert memory.steps == [1, 2]
     assert len(caplog.records) == 1
-    sender.stop()
 
 
-def test_refused_point_costs_no_other_point() -> None:
-    memory = Memory(refused=(3,))
-    sender = Sender(memory.deliver, "there", pace=QUICK)
+def test_refused_point_costs_no_other_point(memory, sender):
+    memory.refused = frozenset({3})
     for step in range(6):
         sender.add(point(step))
-    assert sender.flush(5) == 1
+    assert sender.flush(LONG_S) == 1
     assert memory.steps == [0, 1, 2, 4, 5]
-    sender.stop()
 
 
-def test_task_with_bounded_attempts_gives_way_to_the_next() -> None:
-    tried: list[float] = []
+def failing(*errors: Exception, then: Callable[[], None] = lambda: None) -> Callable[[], None]:
+    """Raises one error a call; then all goes well."""
+    left = list(errors)
+
+    def work() -> None:
+        if left:
+            raise left.pop(0)
+        then()
+
+    return work
+
+
+def test_task_with_bounded_attempts_gives_way_to_the_next(sender):
+    errors = [RuntimeError("no credentials") for _ in range(9)]
     done = threading.Event()
-
-    def upload() -> None:
-        tried.append(time.monotonic())
-        raise RuntimeError("no credentials")
-
-    sender = Sender(Memory().deliver, "there", pace=QUICK)
-    sender.submit(Task(upload, "artifact a", attempts=3))
+    sender.submit(Task(failing(*errors), "artifact a", attempts=3))
     sender.submit(Task(done.set, "the end"))
-    sender.flush(5)
+    sender.flush(LONG_S)
     assert done.is_set()
-    assert len(tried) == 3
-    sender.stop()
+    assert sum(error.__traceback__ is not None for error in errors) == 3
 
 
-def test_vital_task_is_tried_until_it_is_done() -> None:
-    answers = [Refused("deleted"), OSError("away"), None]
+def test_vital_task_is_tried_until_it_is_done(sender):
     done = threading.Event()
-
-    def create() -> None:
-        answer = answers.pop(0)
-        if answer is not None:
-            raise answer
-        done.set()
-
-    sender = Sender(Memory().deliver, "there", pace=QUICK)
-    sender.submit(Task(create, "the run", vital=True))
-    assert sender.flush(5) == 0
+    sender.submit(Task(failing(Refused("deleted"), OSError("away"), then=done.set), "the run", vital=True))
+    assert sender.flush(LONG_S) == 0
     assert done.is_set()
-    sender.stop()
 
 
-def test_hanging_store_blocks_no_caller() -> None:
-    never = threading.Event()
-    sender = Sender(Memory().deliver, "there", pace=QUICK)
-    sender.submit(Task(lambda: bool(never.wait(30)) and None, "hanging"))
-    start = time.monotonic()
+def test_hanging_store_blocks_no_caller(sender):
+    answer = threading.Event()
+    sender.submit(Task(lambda: bool(answer.wait(LONG_S)) and None, "hanging"))
     for step in range(1000):
         sender.add(point(step))
     assert sender.flush(0.2) == 1000
-    assert time.monotonic() - start < 2
-    sender.stop()
-    never.set()
+    assert sender.num_waiting == 1001, "the store answered meanwhile: a caller waited for it"
+    answer.set()

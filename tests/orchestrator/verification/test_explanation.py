@@ -2,50 +2,47 @@
 
 import json
 import math
+import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
-from whole_run import alter_predictions, commit
+from whole_run import Run, alter_predictions, commit
 
 from orchestrator.cli.program import main
 from orchestrator.config.composition import compose
 from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionConfig, SubmissionFormat
-from orchestrator.report import plots
 from orchestrator.run.paths import RunPaths
 from workers.storage import atomic
 
-if TYPE_CHECKING:
-    from conftest import Run
-
-MakeRun = Callable[..., "Run"]
+Committed = Callable[..., RunPaths]
+pytestmark = pytest.mark.usefixtures("no_drawing")
 
 
-@pytest.fixture(autouse=True)
-def no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes a second a report; test_report draws."""
-    monkeypatch.setattr(plots, "learning_curves", lambda *_: b"png")
-    monkeypatch.setattr(plots, "member_errors", lambda *_: b"png")
+@pytest.fixture(scope="module")
+def committed(no_drawing: None, make_run: Callable[..., Run], tmp_path_factory: pytest.TempPathFactory) -> Committed:
+    """A run whose submission is as asked for; its third test image could not be read. Tests may only read it."""
 
-
-@pytest.fixture
-def committed(tmp_path: Path, make_run: MakeRun) -> Callable[..., RunPaths]:
-    """A run whose submission is as asked for; its third test image could not be read."""
-
+    @cache
     def make(
         method: CombineMethod = CombineMethod.mean, submission: SubmissionFormat = SubmissionFormat.labels
     ) -> RunPaths:
-        run = make_run(tmp_path / "run", unreadable=(3,))
+        run = make_run(tmp_path_factory.mktemp("committed") / "run", unreadable=(3,))
         atomic.write_text(run.paths.config_yaml, compose([]).yaml)
         ids = {"uri": "sqlite://", "run_id": "e", "members": {"base1": "f00d"}, "stages": {}}
         atomic.write_json(run.paths.run_json, json.loads(run.paths.run_json.read_text()) | {"mlflow": ids})
         commit(run, CombineConfig(method), SubmissionConfig(submission))
-        paths: RunPaths = run.paths
-        return paths
+        return RunPaths(run.paths.root)
 
     return make
+
+
+@pytest.fixture
+def own_copy(committed: Committed, tmp_path: Path) -> RunPaths:
+    return RunPaths(shutil.copytree(committed().root, tmp_path / "run"))
 
 
 def told(paths: RunPaths, image_id: str, capsys: pytest.CaptureFixture[str], *flags: str) -> dict[str, Any]:
@@ -55,9 +52,7 @@ def told(paths: RunPaths, image_id: str, capsys: pytest.CaptureFixture[str], *fl
 
 
 @pytest.mark.parametrize("method", list(CombineMethod))
-def test_explain_contributions_of_every_class_add_up_to_the_line(
-    committed: Callable[..., RunPaths], method: CombineMethod, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_explain_contributions_of_every_class_add_up_to_the_line(committed, method, capsys):
     paths = committed(method, SubmissionFormat.probabilities)
     document = told(paths, "test_005.png", capsys, "--top", "12")
     lines = (paths.submission / "submission.csv").read_text().splitlines()
@@ -73,9 +68,7 @@ def test_explain_contributions_of_every_class_add_up_to_the_line(
         assert total == pytest.approx(line[one["class"]], rel=1e-6)
 
 
-def test_explain_tells_each_members_own_view_weight_run_and_checkpoint(
-    committed: Callable[..., RunPaths], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_explain_tells_each_members_own_view_weight_run_and_checkpoint(committed, capsys):
     paths = committed(CombineMethod.weighted)
     document = told(paths, "test_007.png", capsys)
     manifest = json.loads((paths.submission / "manifest.json").read_text())
@@ -101,13 +94,7 @@ def test_explain_tells_each_members_own_view_weight_run_and_checkpoint(
         (SubmissionFormat.ilsvrc, "test_000.png", 0),
     ],
 )
-def test_explain_takes_ids_of_the_file_and_paths_of_rows(
-    committed: Callable[..., RunPaths],
-    submission: SubmissionFormat,
-    image_id: str,
-    row: int,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_explain_takes_ids_of_the_file_and_paths_of_rows(committed, submission, image_id, row, capsys):
     paths = committed(submission=submission)
     document = told(paths, image_id, capsys)
     (file,) = [path for path in paths.submission.iterdir() if path.stem == "submission"]
@@ -116,10 +103,8 @@ def test_explain_takes_ids_of_the_file_and_paths_of_rows(
     assert document["prediction"] in document["line"]
 
 
-def test_explain_follows_the_order_and_ids_of_a_template(
-    committed: Callable[..., RunPaths], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    paths = committed()
+def test_explain_follows_the_order_and_ids_of_a_template(own_copy, tmp_path, capsys):
+    paths = own_copy
     template = tmp_path / "sample.csv"
     # A column with a line feed in its name: lines of the file are no longer those of the answers.
     template.write_text('"na\nme",x\n' + "".join(f"test_{row:03d},y\n" for row in reversed(range(80))))
@@ -129,9 +114,7 @@ def test_explain_follows_the_order_and_ids_of_a_template(
     assert (document["id"], document["row"], document["line_number"]) == ("test_078", "test_078.png", 4)
 
 
-def test_explain_of_an_unreadable_image_says_that_it_counts_as_uniform(
-    committed: Callable[..., RunPaths], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_explain_of_an_unreadable_image_says_that_it_counts_as_uniform(committed, capsys):
     paths = committed()
     document = told(paths, "test_003.png", capsys)
     assert document["unreadable"]
@@ -141,9 +124,7 @@ def test_explain_of_an_unreadable_image_says_that_it_counts_as_uniform(
 
 
 @pytest.mark.parametrize("method", [CombineMethod.mean, CombineMethod.geometric])
-def test_explain_in_words_adds_up_as_printed(
-    committed: Callable[..., RunPaths], method: CombineMethod, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_explain_in_words_adds_up_as_printed(committed, method, capsys):
     paths = committed(method)
     assert main(["explain", str(paths.root), "test_005.png", "--top", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -156,18 +137,14 @@ def test_explain_in_words_adds_up_as_printed(
     assert any("MLflow run f00d" in line for line in lines)
 
 
-def test_explain_of_an_unknown_image_exits_3_naming_the_nearest(
-    committed: Callable[..., RunPaths], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_explain_of_an_unknown_image_exits_3_naming_the_nearest(committed, capsys):
     paths = committed()
     assert main(["explain", str(paths.root), "tset_042.png"]) == 3
     assert "test_042.png" in (said := capsys.readouterr().err) and said.count("\n") == 1
 
 
-def test_explain_of_altered_predictions_or_line_exits_8(
-    committed: Callable[..., RunPaths], capsys: pytest.CaptureFixture[str]
-) -> None:
-    paths = committed()
+def test_explain_of_altered_predictions_or_line_exits_8(own_copy, capsys):
+    paths = own_copy
     path = paths.submission / "submission.csv"
     kept = path.read_text()
     path.write_text(kept.replace("test_005.png,class", "test_005.png,glass"))
@@ -180,16 +157,12 @@ def test_explain_of_altered_predictions_or_line_exits_8(
 
 
 @pytest.mark.parametrize(("words", "code"), [(["nowhere", "x"], 3), (["run"], 2), (["run", "x", "y"], 2)])
-def test_explain_of_nothing_says_what_it_needs(
-    words: list[str], code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_explain_of_nothing_says_what_it_needs(words, code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["explain", *words]) == code
 
 
-def test_explain_before_there_is_a_submission_exits_4(
-    tmp_path: Path, make_run: MakeRun, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_explain_before_there_is_a_submission_exits_4(tmp_path, make_run, capsys):
     run = make_run(tmp_path / "run")
     assert main(["explain", str(run.paths.root), "test_005.png"]) == 4
     assert "no submission yet" in capsys.readouterr().err

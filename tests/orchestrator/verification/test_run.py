@@ -1,52 +1,49 @@
 """A run is held against its digests and its submission made again; whatever was altered is told, all of it."""
 
 import errno
+import itertools
 import json
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
-from whole_run import alter_predictions, commit
+from whole_run import Run, alter_predictions, commit
 
 from orchestrator.cli.program import main
 from orchestrator.config.composition import compose
 from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionConfig, SubmissionFormat
 from orchestrator.outputs import write_results
-from orchestrator.report import plots
-from orchestrator.run.digests import open_book
+from orchestrator.run.digests import Book, open_book
 from orchestrator.run.holder import lock
 from orchestrator.run.paths import RunPaths
-from orchestrator.run.record import Committed, SubmissionDigests, read_record, write_record
+from orchestrator.run.record import Committed
 from orchestrator.verification.run import verify
 from workers.errors import CheckFailed
 from workers.storage import atomic, checkpoint
 from workers.storage.atomic import sha256_of
 
-if TYPE_CHECKING:
-    from conftest import Run
-
-MakeRun = Callable[..., "Run"]
+pytestmark = pytest.mark.usefixtures("no_drawing")
 LABELS = SubmissionConfig()
 MEAN = CombineConfig()
 
 
-@pytest.fixture(autouse=True)
-def no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes a second a report; test_report draws."""
-    monkeypatch.setattr(plots, "learning_curves", lambda *_: b"png")
-    monkeypatch.setattr(plots, "member_errors", lambda *_: b"png")
+@pytest.fixture(scope="module")
+def whole(no_drawing: None, make_run: Callable[..., Run], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished run, made once: each test has a copy."""
+    run = make_run(tmp_path_factory.mktemp("whole") / "run")
+    atomic.write_text(run.paths.config_yaml, compose([]).yaml)
+    commit(run, MEAN, LABELS)
+    return run
 
 
 @pytest.fixture
-def run(tmp_path: Path, make_run: MakeRun) -> "Run":
-    whole = make_run(tmp_path / "run")
-    atomic.write_text(whole.paths.config_yaml, compose([]).yaml)
-    commit(whole, MEAN, LABELS)
-    return whole
+def run(whole: Run, tmp_path: Path) -> Run:
+    shutil.copytree(whole.paths.root, tmp_path / "run")
+    return replace(whole, paths=RunPaths(tmp_path / "run"))
 
 
 def told(paths: RunPaths, capsys: pytest.CaptureFixture[str], code: int) -> dict[str, Any]:
@@ -67,23 +64,24 @@ def forget(paths: RunPaths, **entries: Any) -> None:
     atomic.write_json(paths.run_json, said | {"committed": {**asdict(Committed()), **entries}})
 
 
-@pytest.mark.parametrize("method", list(CombineMethod))
-@pytest.mark.parametrize("submission", list(SubmissionFormat))
-def test_verify_of_what_was_committed_finds_it_the_same_byte_for_byte(
-    run: "Run", method: CombineMethod, submission: SubmissionFormat, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize(
+    ("method", "submission"), list(zip(itertools.cycle(CombineMethod), SubmissionFormat, strict=False))
+)
+def test_verify_of_what_was_committed_finds_it_the_same_byte_for_byte(run, method, submission, capsys):
     write_results(run.paths, run.plan, CombineConfig(method), SubmissionConfig(submission))
     with lock(run.paths):
         document = told(run.paths, capsys, 0)
     assert document["rebuilt"] and document["notes"] == []
     wanted = {"checkpoints": 5, "files of data": 10, "files of predictions": 12, "submission": 1, "scores": 1}
     assert document["checked"] == wanted
-    assert document["manifest_sha256"] == sha256_of(run.paths.submission / "manifest.json")
+    digest = sha256_of(run.paths.submission / "manifest.json")
+    assert document["manifest_sha256"] == digest
+    assert main(["verify", str(run.paths.root)]) == 0
+    said = capsys.readouterr().out
+    assert all(words in said for words in ("all as committed", "same byte for byte", digest))
 
 
-def test_verify_after_submit_with_a_template_and_class_ids_finds_the_same(
-    run: "Run", tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_verify_after_submit_with_a_template_and_class_ids_finds_the_same(run, tmp_path, capsys):
     rows = (run.paths.data / "test.rows.txt").read_text().split()
     template = tmp_path / "sample.csv"
     template.write_text("name,breed\n" + "".join(f"{Path(row).stem},x\n" for row in reversed(rows)))
@@ -99,13 +97,6 @@ def test_verify_after_submit_with_a_template_and_class_ids_finds_the_same(
     ids.unlink()
     document = told(run.paths, capsys, 0)
     assert document["rebuilt"] and "sample.csv: gone or changed" in document["notes"][0]
-
-
-def test_verify_in_words_names_the_digest_to_keep(run: "Run", capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["verify", str(run.paths.root)]) == 0
-    said = capsys.readouterr().out
-    assert "all as committed" in said and "same byte for byte" in said
-    assert sha256_of(run.paths.submission / "manifest.json") in said
 
 
 def flip(path: Path) -> None:
@@ -129,13 +120,11 @@ def amend(path: Path, **values: Any) -> None:
 
 
 def alter_weights(paths: RunPaths) -> None:
-    """Weights of a person's own, the file made from them, the manifest to fit."""
-    record = read_record(paths)
+    """Weights of a person's own in the manifest."""
     path = paths.submission / "manifest.json"
-    said = json.loads(path.read_text())
-    said["members"][0]["weight"], said["members"][1]["weight"] = 0.5, 0.0
-    atomic.write_json(path, said)
-    write_record(paths, record)
+    members = json.loads(path.read_text())["members"]
+    members[0]["weight"], members[1]["weight"] = 0.5, 0.0
+    amend(path, members=members)
 
 
 def alter_checkpoint(paths: RunPaths) -> None:
@@ -153,7 +142,6 @@ def alter_checkpoint(paths: RunPaths) -> None:
     ("alter", "words"),
     [
         (lambda paths: alter_predictions(paths, "base2", "test"), ["base2", "test.npy was altered"]),
-        (lambda paths: alter_predictions(paths, "base2", "dev"), ["base2", "dev.npy was altered"]),
         (lambda paths: flip(paths.predictions("deep1") / "val.npy"), ["deep1", "sha256"]),
         (alter_submission, ["submission.csv or its manifest was altered"]),
         (alter_weights, ["weights"]),
@@ -169,15 +157,13 @@ def alter_checkpoint(paths: RunPaths) -> None:
         (lambda paths: amend(paths.report / "scores.json", num_images=7), ["scores.json: num_images"]),
     ],
 )
-def test_verify_finds_what_was_altered_even_with_what_describes_it(
-    run: "Run", alter: Callable[[RunPaths], None], words: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_verify_finds_what_was_altered_even_with_what_describes_it(run, alter, words, capsys):
     alter(run.paths)
     problems = told(run.paths, capsys, 8)["problems"]
     assert any(all(word in problem for word in words) for problem in problems), problems
 
 
-def test_verify_tells_what_is_not_recorded(run: "Run", capsys: pytest.CaptureFixture[str]) -> None:
+def test_verify_tells_what_is_not_recorded(run, capsys):
     forget(run.paths)
     problems = " | ".join(told(run.paths, capsys, 8)["problems"])
     for what in ("base1/train: its checkpoint", "data/classes.txt", "base2/predictions/dev.npy"):
@@ -187,7 +173,7 @@ def test_verify_tells_what_is_not_recorded(run: "Run", capsys: pytest.CaptureFix
         write_results(run.paths, run.plan, MEAN, LABELS)
 
 
-def test_verify_lists_every_problem_and_goes_on_after_the_first(run: "Run", capsys: pytest.CaptureFixture[str]) -> None:
+def test_verify_lists_every_problem_and_goes_on_after_the_first(run, capsys):
     alter_checkpoint(run.paths)
     alter_predictions(run.paths, "base2", "test")
     flip(run.paths.predictions("base3") / "val.npy")
@@ -196,9 +182,7 @@ def test_verify_lists_every_problem_and_goes_on_after_the_first(run: "Run", caps
     assert all(word in problems for word in ("base1/train", "base2", "base3", "member deep1: no predictions of dev"))
 
 
-def test_verify_of_a_run_that_is_not_at_its_end_says_what_is_not_there_and_exits_4(
-    run: "Run", capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_verify_of_a_run_that_is_not_at_its_end_says_what_is_not_there_and_exits_4(run, capsys):
     shutil.rmtree(run.paths.submission)
     shutil.rmtree(run.paths.members / "base3")
     document = told(run.paths, capsys, 4)
@@ -206,102 +190,77 @@ def test_verify_of_a_run_that_is_not_at_its_end_says_what_is_not_there_and_exits
     assert set(document["kinds"]) == {"missing"}
 
 
-def test_verify_where_no_run_is_exits_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_verify_where_no_run_is_exits_3(tmp_path, capsys):
     assert main(["verify", str(tmp_path / "nowhere")]) == 3
     assert "no run directory there" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("stop_at", ["manifest", "announce", "place"])
-def test_writer_of_a_submission_killed_at_any_point_is_no_forger(
-    run: "Run", stop_at: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Another submission, cut off before its manifest, after its announcement, and after both have their place."""
+class Killed(BaseException):
+    pass
 
-    class Killed(BaseException):
-        pass
 
-    def kill(*_: object) -> None:
-        raise Killed
+def kill(*_: object) -> None:
+    raise Killed
 
-    book = open_book(run.paths)
-    if stop_at == "announce":
+
+def kill_at(step: str, book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ends a writer before its manifest, after its announcement, or once both have their place and are not noted."""
+    if step == "announce":
         announce = book.announce
         monkeypatch.setattr(book, "announce", lambda digests: (announce(digests), kill()))
-    elif stop_at == "manifest":
-        write = atomic.write_text
-
-        def write_all_but_the_manifest(path: Path, text: str) -> None:
-            write(path, text) if path.name != "manifest.json" else kill()
-
-        monkeypatch.setattr("orchestrator.submission.write.write_text", write_all_but_the_manifest)
-    else:
+    elif step == "place":
         monkeypatch.setattr(book, "submission", kill)
-    with pytest.raises(Killed):
-        write_results(run.paths, run.plan, CombineConfig(CombineMethod.geometric), LABELS, book)
-    monkeypatch.undo()
-    monkeypatch.setattr(plots, "learning_curves", lambda *_: b"png")
-    monkeypatch.setattr(plots, "member_errors", lambda *_: b"png")
-    problems = [problem.what for problem in verify(run.paths).problems]
+    else:
+        write = atomic.write_text
+        monkeypatch.setattr(
+            "orchestrator.submission.write.write_text",
+            lambda path, text: write(path, text) if path.name != "manifest.json" else kill(),
+        )
+
+
+@pytest.mark.parametrize("step", ["manifest", "announce", "place"])
+def test_writer_of_a_submission_killed_at_any_point_is_no_forger(run, step, monkeypatch, capsys):
+    other = CombineConfig(CombineMethod.geometric)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(step, book := open_book(run.paths), patch)
+        write_results(run.paths, run.plan, other, LABELS, book)
     # Old or new, whole; the scores are still those of the old one.
-    assert all("scores.json" in problem for problem in problems)
-    write_results(run.paths, run.plan, CombineConfig(CombineMethod.geometric), LABELS)
+    assert all("scores.json" in problem.what for problem in verify(run.paths).problems)
+    write_results(run.paths, run.plan, other, LABELS)
     assert told(run.paths, capsys, 0)["rebuilt"]
     assert open_book(run.paths).committed.announced is None
 
 
-def test_two_writers_killed_in_a_row_are_no_forgers(run: "Run", monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_writers_killed_in_a_row_are_no_forgers(run, monkeypatch):
     """The first one's submission had its place and was not noted yet; the second had only announced its own."""
-
-    class Killed(BaseException):
-        pass
-
-    def kill(*_: object) -> None:
-        raise Killed
-
     first, second = open_book(run.paths), open_book(run.paths)
-    monkeypatch.setattr(first, "submission", kill)
-    announce = second.announce
-    monkeypatch.setattr(second, "announce", lambda digests: (announce(digests), kill()))
+    kill_at("place", first, monkeypatch)
+    kill_at("announce", second, monkeypatch)
     for book, method in ((first, CombineMethod.geometric), (second, CombineMethod.weighted)):
         with pytest.raises(Killed):
             write_results(run.paths, run.plan, CombineConfig(method), LABELS, book)
         assert not [problem.what for problem in verify(run.paths).problems if "submission" in problem.what]
 
 
-def test_submit_over_altered_predictions_exits_8_and_leaves_the_last_submission(
-    run: "Run", capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize(
+    ("alter", "words"),
+    [
+        (lambda paths: alter_predictions(paths, "base2", "test"), ("base2", "altered since it was committed")),
+        (lambda paths: flip(paths.data / "val.labels.npy"), ("val.labels.npy was altered",)),
+        (lambda paths: flip(paths.data / "classes.txt"), ("classes.txt was altered",)),
+    ],
+)
+def test_submit_over_altered_files_exits_8_and_leaves_the_last_submission(run, alter, words, capsys):
     before = {path: path.read_bytes() for path in run.paths.submission.iterdir()}
-    alter_predictions(run.paths, "base2", "test")
+    alter(run.paths)
     assert main(["submit", str(run.paths.root), "combine=geometric"]) == 8
-    assert "base2" in (said := capsys.readouterr().err) and "altered since it was committed" in said
+    said = capsys.readouterr().err
+    assert all(word in said for word in words)
     assert {path: path.read_bytes() for path in run.paths.submission.iterdir()} == before
 
 
-@pytest.mark.parametrize("name", ["classes.txt", "val.labels.npy"])
-def test_submit_over_altered_data_is_refused(run: "Run", name: str) -> None:
-    path = run.paths.data / name
-    if name == "classes.txt":
-        path.write_text("".join(reversed(path.read_text().splitlines(keepends=True))))
-    else:
-        flip(path)
-    with pytest.raises(CheckFailed, match=f"{name} was altered"):
-        write_results(run.paths, run.plan, MEAN, LABELS)
-
-
-def test_committed_survives_run_json(run: "Run") -> None:
-    digests = SubmissionDigests("submission.csv", "a", "b")
-    book = open_book(run.paths)
-    book.announce(digests)
-    again = read_record(run.paths).committed
-    assert again == book.committed and again.announced == digests
-    assert replace(again, announced=None) != Committed()
-
-
-def test_shuffled_rows_of_one_member_are_found_by_the_rebuilt_submission_alone(
-    run: "Run", capsys: pytest.CaptureFixture[str]
-) -> None:
-    # Whatever the record says: a manifest that is made to fit still cannot make the file come out the same.
+def test_shuffled_rows_of_one_member_are_found_by_the_rebuilt_submission_alone(run, capsys):
+    # Without any record: a manifest that is made to fit still cannot make the file come out the same.
     forget(run.paths)
     array = run.paths.predictions("base1") / "test.npy"
     np.save(array, np.roll(np.load(array), 1, axis=0))
@@ -326,8 +285,8 @@ def test_shuffled_rows_of_one_member_are_found_by_the_rebuilt_submission_alone(
     ],
 )
 def test_storage_that_does_not_answer_is_told_as_storage_and_nothing_is_said_of_the_files(
-    run: "Run", verb: str, reader: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+    run, verb, reader, monkeypatch, capsys
+):
     asked = []
 
     def refuse(*_: object, **__: object) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from workers.data.store.preparation import prepare
 from workers.errors import Stopped
-from workers.protocol import Numerics, StageSpec
+from workers.protocol import Numerics, StageResult, StageSpec
 from workers.settings.dataset import DatasetSettings, Source
 from workers.settings.training import (
     AugmentationSettings,
@@ -20,11 +20,10 @@ from workers.settings.training import (
 )
 from workers.training.stage import run_stage
 
-INTERVAL = 1
-SETTINGS = Recipe(
+TINY = Recipe(
     model=ModelSettings(input_size=16, width=0.05, conv1_kernel=3, conv1_stride=1, conv1_padding=1, fc_units=16),
     optimizer=OptimizerSettings(lr=0.02, batch_size=400),
-    # Whether and when the rate is cut hangs on the state that a checkpoint keeps.
+    # Whether and when the rate is cut depends on the state that a checkpoint keeps.
     schedule=ScheduleSettings(epochs=4, patience=1, warmup_updates=4),
     augmentation=AugmentationSettings(reflect=False),
 )
@@ -34,17 +33,17 @@ def make_store(folder: Path) -> Path:
     return prepare(DatasetSettings(source=Source.digits, size=18), folder)
 
 
-def make_spec(store: Path, stage_dir: Path) -> StageSpec:
+def make_spec(store: Path, stage_dir: Path, recipe: Recipe = TINY, *, checkpoint_updates: int = 1) -> StageSpec:
     return StageSpec(
         member="base1",
         stage="train",
         seed=11,
-        recipe=SETTINGS,
+        recipe=recipe,
         store=store,
         stage_dir=stage_dir,
         init_dir=None,
         numerics=Numerics(),
-        checkpoint_updates=INTERVAL,
+        checkpoint_updates=checkpoint_updates,
         keep=KeptCheckpoint.last,
         stage_hash="h",
     )
@@ -55,6 +54,7 @@ def never() -> bool:
 
 
 def stop_after(updates: int) -> Callable[[], bool]:
+    """Asks to stop once `updates` updates were made in this attempt."""
     made = iter(range(1, 10_000))
     return lambda: next(made) >= updates
 
@@ -67,6 +67,16 @@ def interrupted(spec: StageSpec, stage_dir: Path, updates: int) -> StageSpec:
     except Stopped:
         return own
     raise AssertionError("it was over before it was stopped")
+
+
+def run_in_pieces(spec: StageSpec, every: int) -> tuple[StageResult, int]:
+    """Stops the stage every few updates and runs it again, to its end; the result, and how often it was stopped."""
+    stops = 0
+    while True:
+        try:
+            return run_stage(spec, stop_after(every)), stops
+        except Stopped:
+            stops += 1
 
 
 def course(stage_dir: Path) -> list[tuple[int, dict[str, Any]]]:
