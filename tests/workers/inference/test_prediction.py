@@ -5,7 +5,6 @@ import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -95,11 +94,6 @@ def test_centre_crop_predictions_miss_as_many_as_the_stage_said_of_val(trained: 
         trained.stage_dir, trained.store, trained.recipe, list(store.images("val")), Numerics(), Crops.ten
     )
     assert not np.allclose(centre, ten, atol=1e-4)
-
-
-def test_predictions_twice_are_the_same_bits(trained: PredictSpec, tmp_path: Path) -> None:
-    again = replace(trained, predictions_dir=tmp_path / "again")
-    assert [one.sha256 for one in predict(trained, never)] == [one.sha256 for one in predict(again, never)]
 
 
 def test_predictions_on_full_storage_are_a_storage_error_and_leave_no_file(trained: PredictSpec) -> None:

@@ -142,15 +142,6 @@ def test_halves_draw_one_mask_for_both_and_another_at_every_seed() -> None:
     assert not torch.allclose(halves["logits"], other["logits"])
 
 
-def test_windows_across_the_halves_are_another_net_and_the_default() -> None:
-    images = photographs()
-    within, across = (
-        drawn(replace(HALVED, layout=Layout.grouped, lrn_across_halves=across)).eval() for across in (False, True)
-    )
-    assert ModelSettings().lrn_across_halves
-    assert not torch.allclose(within(images), across(images), rtol=1e-3)
-
-
 @pytest.mark.parametrize("num_convs", [5, 6])
 def test_halves_own_half_of_the_published_net_each_and_their_weights_join_to_its_shapes(num_convs: int) -> None:
     settings = ModelSettings(num_convs=num_convs, lrn_across_halves=False, layout=Layout.halves)

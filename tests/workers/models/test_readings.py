@@ -86,11 +86,6 @@ def test_release_reading_equals_its_layers_written_out() -> None:
     torch.testing.assert_close(model(images), released(model, images), rtol=0, atol=1e-12)
 
 
-def test_padding_of_one_end_keeps_the_published_feature_maps() -> None:
-    full = replace(ModelSettings(), conv1_padding=0, conv1_padding_end=3)
-    assert outline(full, 1000) == outline(ModelSettings(), 1000)
-
-
 def test_literal_alpha_sums_over_the_window() -> None:
     hidden = torch.randn(2, 8, 27, 27, dtype=torch.float64, generator=torch.Generator().manual_seed(3)).relu() * 20
     for over_size, alpha in ((True, 1e-4 / 5), (False, 1e-4)):

@@ -43,15 +43,6 @@ def dogs(tmp_path: Path) -> Path:
     return write_tree(tmp_path / "dogs", files)
 
 
-@pytest.fixture
-def leaves(tmp_path: Path) -> Path:
-    """Plant leaves: numbers for ids, features beside them, one folder of images for train and test."""
-    files = {f"images/{index}.png": index for index in range(14)}
-    files["train.csv"] = lines("id,species,margin1", *(f"{index},{'ab'[index % 2]},0.{index}" for index in range(10)))
-    files["test.csv"] = lines("id,margin1", *(f"{index},0.1" for index in range(10, 14)))
-    return write_tree(tmp_path / "leaves", files)
-
-
 def test_ids_without_extension_find_their_images_and_the_test_is_that_of_the_sample(dogs: Path) -> None:
     listing = open_listing(csv(dogs))
     assert listing.classes == ("cat", "dog")
@@ -61,7 +52,12 @@ def test_ids_without_extension_find_their_images_and_the_test_is_that_of_the_sam
     assert survey(csv(dogs)).counts == {"train": 6, "dev": 2, "val": 2, "test": 2}
 
 
-def test_one_folder_of_images_serves_train_and_test(leaves: Path) -> None:
+def test_one_folder_of_images_serves_train_and_test(tmp_path: Path) -> None:
+    """Plant leaves: numbers for ids, and features beside them."""
+    files = images("images", [str(index) for index in range(14)])
+    files["train.csv"] = lines("id,species,margin1", *(f"{index},{'ab'[index % 2]},0.{index}" for index in range(10)))
+    files["test.csv"] = lines("id,margin1", *(f"{index},0.1" for index in range(10, 14)))
+    leaves = write_tree(tmp_path, files)
     rows = rows_of(csv(leaves))
     assert open_listing(csv(leaves)).classes == ("a", "b")
     assert [row.name for row in rows.splits["test"]] == ["10.png", "11.png", "12.png", "13.png"]
@@ -149,25 +145,14 @@ def test_folder_can_be_named_as_the_test(dogs: Path) -> None:
     assert survey(csv(dogs, test="test")).counts["test"] == 2
 
 
-def test_classes_file_keeps_its_classes(dogs: Path) -> None:
-    (dogs / "some.txt").write_text("dog\n")
-    listing = open_listing(csv(dogs, classes=str(dogs / "some.txt")))
-    assert listing.classes == ("dog",)
-    assert listing.counts() == {"train": 3, "dev": 1, "val": 1, "test": 2}
-
-
-def test_image_without_a_line_is_left_out_and_listed(dogs: Path) -> None:
-    write_tree(dogs, {"train/extra.png": 70})
-    (left_out,) = rows_of(csv(dogs)).left_out
-    assert (left_out.split, left_out.path, left_out.reason) == ("train", "train/extra.png", "no line in labels.csv")
-
-
-def test_line_without_an_image_is_left_out_and_listed_but_in_test(dogs: Path) -> None:
+def test_image_without_a_line_and_line_without_an_image_are_left_out_and_listed(dogs: Path) -> None:
     (dogs / "train" / "i3.png").unlink()
+    write_tree(dogs, {"train/extra.png": 70})
     skipping = csv(dogs, on_bad=OnBad.skip)
-    assert [(each.path, each.reason) for each in rows_of(skipping).left_out] == [
-        ("i3", "line 5 of labels.csv names no image")
-    ]
+    assert {(each.split, each.path, each.reason) for each in rows_of(skipping).left_out} == {
+        ("train", "i3", "line 5 of labels.csv names no image"),
+        ("train", "train/extra.png", "no line in labels.csv"),
+    }
     (dogs / "test" / "x.png").unlink()
     assert "no image x" in refusal(skipping)
 

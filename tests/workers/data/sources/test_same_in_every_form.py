@@ -71,7 +71,7 @@ def test_one_other_byte_in_one_image_gives_another_digest(small_folder: Path, tm
     assert store_of(changed, tmp_path / "stores").digest != before.digest
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_each_form_trains_the_same_bits(photographs: Path, tmp_path: Path, to_s3: Upload, tiny_spec: StageSpec) -> None:
     recipe = replace(
         tiny_spec.recipe,

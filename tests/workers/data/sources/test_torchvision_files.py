@@ -369,7 +369,7 @@ def test_absent_set_is_downloaded_unpacked_and_then_left_alone(tmp_path: Path, m
     with tarfile.open(archive, "w:gz") as tar:
         tar.add(published.root / "imagenette2-160", "imagenette2-160")
     md5 = hashlib.md5(archive.read_bytes(), usedforsecurity=False).hexdigest()
-    handler = functools.partial(QuietHandler, directory=str(published.root))
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(published.root))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}/{archive.name}"
@@ -381,10 +381,3 @@ def test_absent_set_is_downloaded_unpacked_and_then_left_alone(tmp_path: Path, m
     assert store.counts["val"] == NUM_CLASSES * IN_A_CLASS
     # The server is gone: nothing is asked for again.
     assert prepare(wanted, tmp_path / "stores") == store.path
-
-
-class QuietHandler(http.server.SimpleHTTPRequestHandler):
-    """Serves a folder and says nothing."""
-
-    def log_message(self, format: str, *_: object) -> None:  # noqa: A002
-        pass

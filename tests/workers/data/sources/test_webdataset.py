@@ -31,35 +31,32 @@ def every_row(settings: DatasetSettings) -> dict[str, Row]:
     return {row.name: row for rows in splits.values() for row in rows}
 
 
-@pytest.fixture
-def samples() -> Callable[..., list[Member]]:
+def by_two(index: int) -> str:
+    return str(index % 2)
+
+
+def samples(count: int, label: Callable[[int], str] = by_two, extension: str = "cls", first: int = 0) -> list[Member]:
     """Members of `count` samples, with labels in the given extension made from the sample's number."""
-
-    def make(count: int, extension: str, label: Callable[[int], str], first: int = 0) -> list[Member]:
-        members = []
-        for index in range(first, first + count):
-            members += [
-                (f"s{index:03d}.png", encoded(noise(index))),
-                (f"s{index:03d}.{extension}", label(index).encode()),
-            ]
-        return members
-
-    return make
+    return [
+        member
+        for index in range(first, first + count)
+        for member in (
+            (f"s{index:03d}.png", encoded(noise(index))),
+            (f"s{index:03d}.{extension}", label(index).encode()),
+        )
+    ]
 
 
-Samples = Callable[..., list[Member]]
-
-
-def test_labels_are_numbers_in_numeric_order(tmp_path: Path, samples: Samples) -> None:
-    write_shard(tmp_path / "train-000.tar", samples(36, "cls", lambda index: f"{index % 12}\n"))
+def test_labels_are_numbers_in_numeric_order(tmp_path: Path) -> None:
+    write_shard(tmp_path / "train-000.tar", samples(36, lambda index: f"{index % 12}\n"))
     listing = open_listing(shards(tmp_path))
     assert listing.classes == tuple(str(number) for number in range(12))
     rows = every_row(shards(tmp_path))
     assert {name: row.label for name, row in rows.items()} == {f"s{index:03d}.png": index % 12 for index in range(36)}
 
 
-def test_class_names_keep_numbers_as_indices_whatever_their_order(tmp_path: Path, samples: Samples) -> None:
-    write_shard(tmp_path / "train-000.tar", samples(9, "cls", lambda index: str(index % 3)))
+def test_class_names_keep_numbers_as_indices_whatever_their_order(tmp_path: Path) -> None:
+    write_shard(tmp_path / "train-000.tar", samples(9, lambda index: str(index % 3)))
     (tmp_path / "names.txt").write_text("zebra\npolar bear\nant\n")
     settings = shards(tmp_path, class_names=str(tmp_path / "names.txt"))
     assert open_listing(settings).classes == ("zebra", "polar bear", "ant")
@@ -81,10 +78,8 @@ def test_class_names_keep_numbers_as_indices_whatever_their_order(tmp_path: Path
         ("CLS", lambda index: f" {'ab'[index % 2]} \n"),
     ],
 )
-def test_labels_of_every_kind_are_read(
-    tmp_path: Path, samples: Samples, extension: str, label: Callable[[int], str]
-) -> None:
-    write_shard(tmp_path / "train-000.tar", samples(6, extension, label))
+def test_labels_of_every_kind_are_read(tmp_path: Path, extension: str, label: Callable[[int], str]) -> None:
+    write_shard(tmp_path / "train-000.tar", samples(6, label, extension))
     assert open_listing(shards(tmp_path)).classes == ("a", "b")
 
 
@@ -98,10 +93,10 @@ def test_row_is_key_and_extension_with_folders_kept(tmp_path: Path) -> None:
     assert set(every_row(shards(tmp_path))) == {f"a.b/x{index}.JPEG" for index in range(4)}
 
 
-def test_shards_are_found_by_pattern(tmp_path: Path, samples: Samples) -> None:
+def test_shards_are_found_by_pattern(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for number in range(4):
-        members = samples(4, "cls", lambda index: str(index % 2), first=4 * number)
+        members = samples(4, first=4 * number)
         write_shard(tmp_path / "in" / f"part{number:02d}.tar", members)
     settings = shards(tmp_path, train="in/part{00..02}.tar", val="in/*3.tar")
     assert survey(settings).counts["val"] == 4
@@ -140,8 +135,8 @@ WRONG: dict[str, tuple[list[Member], str]] = {
 
 
 @pytest.mark.parametrize(("members", "expected"), WRONG.values(), ids=WRONG)
-def test_broken_sample_is_named(tmp_path: Path, samples: Samples, members: list[Member], expected: str) -> None:
-    write_shard(tmp_path / "train-000.tar", samples(8, "cls", lambda index: str(index % 2)) + members)
+def test_broken_sample_is_named(tmp_path: Path, members: list[Member], expected: str) -> None:
+    write_shard(tmp_path / "train-000.tar", samples(8) + members)
     message = refusal(shards(tmp_path))
     assert expected in message and "train-000.tar" in message
     rows = rows_of(shards(tmp_path, on_bad=OnBad.skip))
@@ -150,14 +145,8 @@ def test_broken_sample_is_named(tmp_path: Path, samples: Samples, members: list[
     assert sum(len(split) for split in rows.splits.values()) == 8
 
 
-def test_same_key_in_two_shards_is_refused(tmp_path: Path, samples: Samples) -> None:
-    for number in range(2):
-        write_shard(tmp_path / f"train-{number}.tar", samples(4, "cls", lambda index: str(index % 2)))
-    assert "two images have the name s000.png" in refusal(shards(tmp_path))
-
-
-def test_number_without_a_name_is_refused(tmp_path: Path, samples: Samples) -> None:
-    write_shard(tmp_path / "train-000.tar", samples(6, "cls", lambda index: str(index % 3)))
+def test_number_without_a_name_is_refused(tmp_path: Path) -> None:
+    write_shard(tmp_path / "train-000.tar", samples(6, lambda index: str(index % 3)))
     (tmp_path / "names.txt").write_text("a\nb\n")
     message = refusal(shards(tmp_path, class_names=str(tmp_path / "names.txt")))
     assert "label 2 is none of the 2 classes (0…1)" in message
@@ -168,9 +157,9 @@ def test_number_without_a_name_is_refused(tmp_path: Path, samples: Samples) -> N
 
 
 @pytest.fixture
-def shard(tmp_path: Path, samples: Samples) -> Path:
+def shard(tmp_path: Path) -> Path:
     (tmp_path / "root").mkdir()
-    return write_shard(tmp_path / "root" / "train-000.tar", samples(8, "cls", lambda index: str(index % 2)))
+    return write_shard(tmp_path / "root" / "train-000.tar", samples(8))
 
 
 def test_compressed_shard_is_refused_with_what_to_do(shard: Path) -> None:
@@ -178,7 +167,7 @@ def test_compressed_shard_is_refused_with_what_to_do(shard: Path) -> None:
     assert "gunzip" in refusal(shards(shard.parent))
 
 
-def test_headers_of_a_shard_are_read_once(shard: Path, samples: Samples, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_headers_of_a_shard_are_read_once(shard: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
 
     def counted(tree: object, entry: Entry, *others: object) -> object:
@@ -189,15 +178,15 @@ def test_headers_of_a_shard_are_read_once(shard: Path, samples: Samples, monkeyp
     for _ in range(3):
         assert len(every_row(shards(shard.parent))) == 8
     assert read == ["train-000.tar"]
-    write_shard(shard, samples(9, "cls", lambda index: str(index % 2)))
+    write_shard(shard, samples(9))
     assert len(every_row(shards(shard.parent))) == 9
     assert read == ["train-000.tar"] * 2
 
 
-def test_what_reads_images_is_light_whatever_the_number_of_samples(shard: Path, samples: Samples) -> None:
+def test_what_reads_images_is_light_whatever_the_number_of_samples(shard: Path) -> None:
     """It is handed to every process that packs."""
     few = len(pickle.dumps(open_listing(shards(shard.parent)).loader()))
-    write_shard(shard, samples(300, "cls", lambda index: str(index % 2)))
+    write_shard(shard, samples(300))
     loader = open_listing(shards(shard.parent)).loader()
     assert len(pickle.dumps(loader)) == few
     row = every_row(shards(shard.parent))["s250.png"]
@@ -210,7 +199,7 @@ def _hostile(kind: bytes, name: str, target: str = "") -> tarfile.TarInfo:
     return info
 
 
-def test_hostile_members_are_refused_or_left_out_and_touch_nothing(tmp_path: Path, samples: Samples) -> None:
+def test_hostile_members_are_refused_or_left_out_and_touch_nothing(tmp_path: Path) -> None:
     root, marker = tmp_path / "root", tmp_path / "marker.png"
     root.mkdir()
     marker.write_bytes(b"as it was")
@@ -225,7 +214,7 @@ def test_hostile_members_are_refused_or_left_out_and_touch_nothing(tmp_path: Pat
         _hostile(tarfile.SYMTYPE, "sub", str(tmp_path)),
         _hostile(tarfile.DIRTYPE, "../made"),
     ]
-    write_shard(root / "train-000.tar", samples(8, "cls", lambda index: str(index % 2)) + named, hostile)
+    write_shard(root / "train-000.tar", samples(8) + named, hostile)
     before = set(tmp_path.rglob("*"))
     assert "s001.cls is a link" in refusal(shards(root))
     settings = shards(root, on_bad=OnBad.skip)

@@ -28,8 +28,8 @@ def some_of(store: Store, split: str, count: int) -> Excluded:
     return excluded([bytes(row) for row in store.contents(split)[:count]])
 
 
-fractions = st.sampled_from([0.05, 0.1, 0.34, 0.6])
-dev_fractions = st.sampled_from([0.0, 0.1, 0.5])
+# Of val and of dev.
+fractions = st.tuples(st.sampled_from([0.05, 0.1, 0.34, 0.6]), st.sampled_from([0.0, 0.1, 0.5]))
 # Seeds of images, a class: 0…29 in train of either dataset, and what each may hold in its own val and test.
 few_images = st.sets(st.integers(0, 29), min_size=1, max_size=4)
 train_images = st.sets(st.integers(0, 29), min_size=4, max_size=12)
@@ -51,32 +51,27 @@ def roots(draw: st.DrawFn) -> dict[str, int]:
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(roots(), roots(), fractions, fractions, dev_fractions, dev_fractions)
+@given(roots(), roots(), fractions, fractions)
 def test_no_image_that_the_target_holds_out_is_trained_on_elsewhere(
-    target_files: dict[str, int],
-    superset_files: dict[str, int],
-    target_val: float,
-    superset_val: float,
-    target_dev: float,
-    superset_dev: float,
+    target: dict[str, int], superset: dict[str, int], of_target: tuple[float, float], of_superset: tuple[float, float]
 ) -> None:
     with tempfile.TemporaryDirectory() as place:
-        write_tree(Path(place, "target"), target_files)
-        write_tree(Path(place, "superset"), superset_files)
         stores = Path(place, "stores")
-        narrow = folder(Path(place, "target"), val_fraction=target_val, dev_fraction=target_dev)
-        wide = folder(Path(place, "superset"), val_fraction=superset_val, dev_fraction=superset_dev)
+        narrow, wide = (
+            folder(write_tree(Path(place, name), files), val_fraction=fraction[0], dev_fraction=fraction[1])
+            for name, files, fraction in (("target", target, of_target), ("superset", superset, of_superset))
+        )
         try:
-            target, alone = store_of(narrow, stores), store_of(wide, stores)
-            superset = store_of(wide, stores, excluded=held_out_by(target))
+            own, alone = store_of(narrow, stores), store_of(wide, stores)
+            kept = store_of(wide, stores, excluded=held_out_by(own))
         except DataError as error:
             assert "is left to train on" in str(error)
             return
-        held_out = contents(target, *HELD_OUT)
-        assert not contents(superset, "train") & held_out
-        assert contents(superset, "train") == contents(alone, "train") - held_out
-        assert all(superset.rows(split) == alone.rows(split) for split in HELD_OUT)
-        assert (superset.path == alone.path) == (not contents(alone, "train") & held_out)
+        held_out = contents(own, *HELD_OUT)
+        assert not contents(kept, "train") & held_out
+        assert contents(kept, "train") == contents(alone, "train") - held_out
+        assert all(kept.rows(split) == alone.rows(split) for split in HELD_OUT)
+        assert (kept.path == alone.path) == (not contents(alone, "train") & held_out)
 
 
 def test_left_out_images_are_listed_with_the_reason_and_all_their_copies(plain_tree: Path, tmp_path: Path) -> None:

@@ -37,15 +37,11 @@ def test_store_is_plain_npy_and_text(plain_tree: Path, tmp_path: Path) -> None:
     assert [("a", "b", "c")[label] for label in labels] == [row.split("/")[0] for row in rows]
     assert np.load(path / "train.sizes.npy").tolist() == [[10, 10]] * 48
     assert not (path / "test.labels.npy").exists()
+    # Otherwise the digest of every store that is already there would change.
+    for array in path.glob("*.npy"):
+        np.save(tmp_path / "again.npy", np.load(array))
+        assert (tmp_path / "again.npy").read_bytes() == array.read_bytes()
     assert [each.name for each in (tmp_path / "stores").iterdir()] == [path.name]
-
-
-def test_arrays_have_the_bytes_that_numpy_writes(plain_tree: Path, tmp_path: Path) -> None:
-    """Else the digest of every store that is already there would change."""
-    store = prepare(folder(plain_tree), tmp_path / "stores")
-    for path in store.glob("*.npy"):
-        np.save(tmp_path / "again.npy", np.load(path))
-        assert (tmp_path / "again.npy").read_bytes() == path.read_bytes()
 
 
 def test_each_row_holds_its_own_image(plain_tree: Path, tmp_path: Path) -> None:
@@ -235,3 +231,30 @@ def test_needed_bytes_bound_what_is_written(plain_tree: Path, tmp_path: Path) ->
         fixed = (path / "mean_image.npy").stat().st_size + 20_000
         written = sum(each.stat().st_size for each in path.iterdir()) - fixed
         assert written <= store_bytes(65, 100, store_format, settings.jpeg_quality)
+
+
+SIZE = 256
+
+
+def most_used_mb(root: Path, stores: Path, store_format: StoreFormat) -> float:
+    """The most memory that is no file's page, looked at after each image."""
+    most = 0.0
+
+    def look(state: PrepareProgress) -> None:
+        nonlocal most
+        lines = Path("/proc/self/status").read_text().splitlines()
+        most = max(most, next(int(line.split()[1]) for line in lines if line.startswith("RssAnon:")) / 1000)
+
+    prepare(folder(root, size=SIZE, store_format=store_format), stores, look)
+    return most
+
+
+@pytest.mark.parametrize("store_format", list(StoreFormat))
+def test_memory_while_packing_does_not_grow_with_the_images(tmp_path: Path, store_format: StoreFormat) -> None:
+    most = {}
+    for count in (60, 60, 600):
+        files = {f"train/{'ab'[index % 2]}/{index}.png": index for index in range(count)}
+        root = write_tree(tmp_path / f"images{count}", files)
+        most[count] = most_used_mb(root, tmp_path / f"stores{len(most)}-{count}", store_format)
+    # 540 images more are 106 MB of pixels.
+    assert most[600] - most[60] < 30

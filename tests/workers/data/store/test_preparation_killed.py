@@ -148,22 +148,6 @@ def interrupted(tree: Path, stores: Path, num_images: int = 600) -> None:
         prepare(settings(tree), stores, interrupt)
 
 
-def test_interrupted_preparation_leaves_no_store_and_the_next_resumes(tree: Path, tmp_path: Path, digest: str) -> None:
-    stores = tmp_path / "stores"
-    interrupted(tree, stores, 500)
-    (building,) = stores.iterdir()
-    assert building.name.startswith(".building-")
-    assert list(stores.glob(RECORDS))
-    seen: list[PrepareProgress] = []
-    path = prepare(settings(tree), stores, seen.append)
-    packed = [state.done for state in seen if state.phase == "pack"]
-    # What was there already is told at once.
-    assert max(after - before for before, after in zip([0, *packed], packed, strict=False)) > 30
-    assert packed[-1] == NUM_IMAGES
-    assert list(stores.iterdir()) == [path]
-    assert open_store(path).digest == digest
-
-
 @pytest.mark.parametrize("step", ["image_statistics", "_commit"])
 def test_interruption_at_the_end_is_free(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
