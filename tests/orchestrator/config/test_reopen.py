@@ -59,7 +59,7 @@ def test_addresses_in_object_stores_are_kept_as_they_are_and_read_back(monkeypat
 def test_root_with_a_password_is_refused_and_the_password_not_repeated(root):
     with pytest.raises(ConfigError) as caught:
         compose(["dataset@datasets.target=folder", f"datasets.target.root='{root}'"])
-    assert str(caught.value).startswith("datasets.target.root: holds a password")
+    assert str(caught.value).startswith("datasets.target.root: contains a password")
     assert "hush" not in str(caught.value)
 
 
