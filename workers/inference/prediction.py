@@ -147,9 +147,7 @@ def _finite(compute: Callable[[], np.ndarray], member: str, store: Store, split:
         block = compute()
         image = f"{member}: {split}, image {store.rows(split)[start + int(bad[0])]}"
         if not np.isfinite(block).all():
-            raise CheckFailed(
-                f"{image}: not finite, even when computed again: look at it, or train with precision=fp32"
-            )
+            raise CheckFailed(f"{image}: not finite, even when computed again: inspect it, or give precision=fp32")
         _log.warning("%s: not finite, but finite when computed again: check the hardware", image)
     return block
 
