@@ -131,7 +131,7 @@ def test_what_is_read_back_otherwise_than_written_is_told_and_the_one_before_sta
             (temporary / "optimizer.safetensors").write_bytes(b"what the disk made of it")
 
     monkeypatch.setattr(protocol, "atomic_folder", forgetful)
-    with pytest.raises(StorageError, match=r"optimizer\.safetensors differs .* does not keep what it is given"):
+    with pytest.raises(StorageError, match=r"optimizer\.safetensors differs .* the storage returns other bytes"):
         save(tmp_path, 2)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["corrupt-000-step-00000002", "step-00000001"]
 
