@@ -1,4 +1,4 @@
-"""Stores, nets, training and predictions: everything that runs in a process beside the data.
+"""Stores, nets, training and prediction: everything that runs in a process beside the data.
 
-It knows nothing of the orchestrator, of Ray or of MLflow.
+This package imports neither the orchestrator nor Ray nor MLflow.
 """

@@ -1,4 +1,4 @@
-"""Typed, picklable errors. Each carries the exit code that the command line answers with.
+"""Typed, picklable errors, each with the exit code of the command line.
 
 A message is one line: what is wrong, where, and what to change.
 """
@@ -7,29 +7,29 @@ from typing import ClassVar
 
 
 class SeptetError(Exception):
-    """Base of every error that a user is meant to read; picklable (one positional argument)."""
+    """The base of every error that is meant for users; takes one positional argument, so that it can be pickled."""
 
     exit_code: ClassVar[int] = 1
 
 
 class ClusterLost(SeptetError):
-    """The cluster went away; the same command resumes from disk."""
+    """The cluster was lost; run the same command again to resume."""
 
 
 class ConfigError(SeptetError):
-    """Usage, configuration, resources, or an unreachable tracking store at a new run's start."""
+    """Usage or configuration is wrong, resources are missing, or a new run cannot reach its tracking store."""
 
     exit_code = 2
 
 
 class DataError(SeptetError):
-    """A missing root, an empty class, a bad image, an unknown image id, no such run directory."""
+    """A root or run directory is missing, a class is empty, an image is bad, or an image id is unknown."""
 
     exit_code = 3
 
 
 class SourceLost(DataError):
-    """Files that were there do not answer any more; the same command goes on with what was prepared of them."""
+    """Files can no longer be read; run the same command again to resume their preparation."""
 
 
 class MemberFailed(SeptetError):
@@ -39,11 +39,10 @@ class MemberFailed(SeptetError):
 
 
 class Diverged(MemberFailed):
-    """Loss, gradient, weights or outputs became NaN or infinite; `step`: after how many updates, where it is known."""
+    """Loss, gradient, weights or outputs became NaN or infinite, after `step` updates where that is known."""
 
     def __init__(self, message: str, *, step: int | None = None) -> None:
-        # Not an argument of the base: pickle gives those back by position, and `step` by the instance's dictionary.
-        super().__init__(message)
+        super().__init__(message)  # Without `step`: pickle passes these by position and restores attributes itself.
         self.step = step
 
 
@@ -54,7 +53,7 @@ class RunInUse(SeptetError):
 
 
 class RunMismatch(SeptetError):
-    """Configuration, data or code differ from the run's."""
+    """Configuration, data or code differ from those of the run."""
 
     exit_code = 6
 
@@ -66,7 +65,7 @@ class StorageError(SeptetError):
 
 
 class StorageSilent(StorageError):
-    """Storage refuses or does not answer, which says nothing of what it holds."""
+    """Storage fails or does not answer; its files may still be intact."""
 
 
 class CheckFailed(SeptetError):
@@ -76,10 +75,10 @@ class CheckFailed(SeptetError):
 
 
 class Superseded(SeptetError):
-    """A newer attempt has taken this one's place: nothing more may be written, and nobody waits for the answer."""
+    """A newer attempt has replaced this one, which must write nothing more."""
 
 
 class Stopped(SeptetError):
-    """The stage stopped at a step boundary because it was asked to; its checkpoint is on disk."""
+    """The stage stopped on request at a step boundary; its checkpoint is on disk."""
 
     exit_code = 130

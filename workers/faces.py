@@ -1,6 +1,6 @@
-"""Makes a package's face lazy: names of the stub beside its `__init__` load on first use.
+"""Makes a package's face lazy: the names in the stub beside its `__init__` load on first use.
 
-The stub is read by a regular expression. `lazy_loader.attach_stub` would parse it with `ast`, which sometimes fails in
+A regular expression reads the stub. `lazy_loader.attach_stub` would parse it with `ast`, which sometimes fails in
 CPython 3.11 when two threads import at once ("AST constructor recursion depth mismatch").
 """
 

@@ -1,4 +1,4 @@
-"""What changes bits: threads, precision, device, and the code itself."""
+"""Sets up and compares all that changes bits: threads, precision, device, and the code itself."""
 
 import ctypes
 import hashlib
@@ -18,10 +18,10 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What this machine's CPU and this installation can do that changes bits.
+    """The abilities of this machine's CPU and this installation that change bits.
 
     Attributes:
-        bf16: the CPU multiplies bfloat16 in hardware; elsewhere it is emulated, slower than float32.
+        bf16: the CPU multiplies bfloat16 in hardware; otherwise torch emulates it, slower than float32.
         compiled_kernels: the C kernel of local response normalisation was built when Septet was installed.
     """
 
@@ -30,7 +30,7 @@ class Capabilities:
 
 
 def capabilities(cpu_info: Path = Path("/proc/cpuinfo")) -> Capabilities:
-    """Asks the kernel about the CPU, and the installation about its kernels; torch is not loaded for it."""
+    """Reads the CPU's abilities from `cpu_info` and looks for the compiled kernel, without loading torch."""
     try:
         flags = {
             flag for line in cpu_info.read_text().splitlines() if line.startswith("flags") for flag in line.split()
@@ -42,19 +42,19 @@ def capabilities(cpu_info: Path = Path("/proc/cpuinfo")) -> Capabilities:
 
 
 def missing(numerics: Numerics, found: Capabilities) -> str:
-    """What of a run's `numerics` this machine lacks, in words; empty where nothing."""
+    """Names what this machine lacks of a run's `numerics`, for a message; returns "" if it lacks nothing."""
     if numerics.kernels == "compiled" and not found.compiled_kernels:
-        return "compiled kernels (install Septet where a C compiler is at hand)"
+        return "compiled kernels (install Septet on a machine with a C compiler)"
     if numerics.precision == "bf16" and numerics.device == "cpu" and not found.bf16:
-        return "a CPU with bfloat16 products"
+        return "a CPU that multiplies bfloat16"
     return ""
 
 
 def apply(numerics: Numerics) -> None:
-    """Sets this process up for `numerics`; must come before any other use of torch.
+    """Sets this process up for `numerics`; call it before any other use of torch.
 
-    A preloaded torch ignores OMP_NUM_THREADS, hence the explicit call. Reduced-precision products on GPUs stay off, so
-    that fp32 means fp32.
+    It sets the threads by a call, because torch ignores OMP_NUM_THREADS once it is loaded. It switches TF32 off, so
+    that fp32 means fp32 on GPUs.
     """
     import torch
 
@@ -71,14 +71,14 @@ def apply(numerics: Numerics) -> None:
 
 
 def usable(numerics: Numerics, found: Capabilities) -> Numerics:
-    """What predicts new images where the compiled kernels are absent: torch's operators, a rounding apart."""
+    """Replaces absent compiled kernels by torch's operators, which differ by a rounding, to predict new images."""
     return numerics if found.compiled_kernels else replace(numerics, kernels="torch")
 
 
 def _keep_freed_memory() -> None:
-    """Stops glibc from handing each freed activation back to the kernel, to be zeroed and mapped again a step later.
+    """Stops glibc from returning freed activations to the kernel, which would zero and map them again a step later.
 
-    Measured on one core: 17 % more images a second at 56 pixels, width 0.33; 28 % more at width 0.5.
+    Measured on one core: 17 % more images a second at 56 pixels and width 0.33, 28 % more at width 0.5.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
@@ -87,7 +87,7 @@ def _keep_freed_memory() -> None:
 
 
 def autocast(numerics: Numerics) -> AbstractContextManager[Any]:
-    """The context in which a forward pass runs."""
+    """Returns the context that a forward pass runs in."""
     import torch
 
     device_type = numerics.device.partition(":")[0]
@@ -95,7 +95,7 @@ def autocast(numerics: Numerics) -> AbstractContextManager[Any]:
 
 
 def code_digest() -> str:
-    """sha256 over the sources of `workers` and torch's version: a change here may change a run's bits."""
+    """Returns the sha256 over the sources of `workers` and torch's version: a change of either may change bits."""
     digest = hashlib.sha256(metadata.version("torch").encode())
     package = Path(__file__).parent
     for source in sorted((*package.rglob("*.py"), *package.rglob("*.c"))):

@@ -1,4 +1,4 @@
-"""What the driver hands to a worker and what comes back: frozen, picklable, torch-free values."""
+"""The values that driver and worker exchange: frozen, picklable, without torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,9 +8,9 @@ from workers.settings import Crops, KeptCheckpoint, Recipe, TrainingSettings
 
 @dataclass(frozen=True)
 class Numerics:
-    """Fixed at a run's first start and kept, since they change bits.
+    """The settings that change bits; fixed when a run first starts.
 
-    `threads` are torch's intra-op ones, `precision` is fp32 or bf16, `kernels` "compiled" or "torch": what computes
+    `threads` counts torch's intra-op threads. `precision` is fp32 or bf16. `kernels`, "compiled" or "torch", computes
     local response normalisation.
     """
 
@@ -22,7 +22,7 @@ class Numerics:
 
 @dataclass(frozen=True)
 class InitFile:
-    """A user's file of weights to start from, by its absolute path, and its sha256 when the plan was made."""
+    """A user's file of weights to start from: its absolute path, and its sha256 when the plan was made."""
 
     path: str
     sha256: str
@@ -34,15 +34,15 @@ class InitFile:
 
 @dataclass(frozen=True)
 class StageSpec:
-    """One stage of one member, self-contained: its recipe, and where it reads and writes.
+    """One stage of one member: its recipe, and where it reads and writes.
 
     Attributes:
         store: folder of the prepared dataset.
         stage_dir: `members/<member>/<stage>` of the run directory.
         init_dir: the ancestor's stage_dir, or None.
-        init_file: a file of weights to start from instead, or None.
         stage_hash: the plan's hash of the stage, kept in every checkpoint.
-        local_copy: a folder of the node's own that the store is copied to and read from, or None.
+        init_file: a file of weights to start from in place of `init_dir`, or None.
+        local_copy: a folder on the node's own disk that the store is copied to and read from, or None.
         fence: the attempt's mark (`workers.storage.fence`).
     """
 
@@ -65,7 +65,7 @@ class StageSpec:
 
 @dataclass(frozen=True)
 class StageResult:
-    """A finished stage: which checkpoint speaks for it and how it ended."""
+    """A finished stage: its final checkpoint, and its errors on dev and val in [0, 1]."""
 
     num_updates: int
     resumed_from: int
@@ -78,10 +78,7 @@ class StageResult:
 
 @dataclass(frozen=True)
 class PredictSpec:
-    """Prediction of prepared splits by a finished stage, from `crops`; files go to `predictions_dir`.
-
-    `local_copy` and `fence` are as in `StageSpec`.
-    """
+    """The prepared splits that a finished stage predicts into `predictions_dir`; other fields are as in `StageSpec`."""
 
     member: str
     stage_dir: Path
@@ -97,10 +94,10 @@ class PredictSpec:
 
 @dataclass(frozen=True)
 class SplitPredictions:
-    """What `<split>.json` beside `<split>.npy` says of it.
+    """The contents of `<split>.json`, which describes `<split>.npy` beside it.
 
-    `rows_sha256` is of the store's `<split>.rows.txt`, which names images; `data_digest` is the store's, and so says
-    which pixels were seen.
+    `rows_sha256` is the sha256 of the store's `<split>.rows.txt`, the image names. `data_digest` is the digest of the
+    store, and so identifies the pixels.
     """
 
     split: str

@@ -1,4 +1,4 @@
-"""A thread pool that keeps order and holds few results at a time; Pillow and hashlib release the interpreter lock."""
+"""A thread pool that keeps order and holds few results at a time."""
 
 import os
 from collections import deque
@@ -15,9 +15,9 @@ _WINDOW_PER_THREAD = 8
 def map_in_order(
     function: Callable[[Item], Result], items: Iterable[Item], num_threads: int | None = None
 ) -> Iterator[Result]:
-    """Yields function(item) in the order of `items`; at most a few results a thread wait in memory.
+    """Yields function(item) in the order of `items`, with at most 8 results per thread in memory.
 
-    `num_threads` None is one for each core; more of them help where each waits for a network.
+    `num_threads` None means one for each core. More help where threads wait for a network.
     """
     num_threads = num_threads or len(os.sched_getaffinity(0))
     waiting: deque[Future[Result]] = deque()

@@ -1,4 +1,4 @@
-"""Images on their way to a batch: decoded, listed by sources, packed into stores, and loaded.
+"""Images from file to batch: sources list them, stores hold them decoded, loading makes batches.
 
-Each of these has a package or module of its own here.
+Each of these steps has its own package or module here.
 """

@@ -1,11 +1,10 @@
-"""Contact sheets: small pictures in bands with captions, so that a person sees what is trained on. PNG bytes."""
+"""Contact sheets (PNG), which show images in captioned bands, and the files that a run keeps of a store."""
 
 import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -14,20 +13,16 @@ from workers.data.store import Store
 from workers.settings import HELD_OUT, SPLITS
 from workers.storage import layout, storage_errors, write_bytes, write_json, write_text
 
-if TYPE_CHECKING:
-    from workers.data.store import Store
-
-
 _MOST_CLASSES = 10
 _TRAIN_ROWS = 3
 _TILE, _GAP, _CAPTION, _TITLE = 112, 8, 18, 30
-# Read on a light page and on a dark one: the sheet itself is transparent.
+# Readable on light and dark pages: the sheet's background is transparent.
 _TITLE_COLOUR, _CAPTION_COLOUR = "#4f86c6", "#8a94a3"
 
 
 @dataclass(frozen=True, eq=False)
 class Tile:
-    """`pixels` [side, side, 3] uint8, and what stands below."""
+    """An image, [side, side, 3] uint8, and its caption."""
 
     pixels: np.ndarray
     caption: str
@@ -42,7 +37,7 @@ class Band:
 
 
 def draw(bands: Sequence[Band], columns: int) -> bytes:
-    """The bands one below another, `columns` tiles in a row."""
+    """Draws the bands one below another, with `columns` tiles in a row, and returns a PNG."""
     rows = [-(-len(band.tiles) // columns) for band in bands]
     title_font, caption_font = ImageFont.load_default(size=15), ImageFont.load_default(size=11)
     longest = math.ceil(max(title_font.getlength(band.title) for band in bands))
@@ -66,13 +61,13 @@ def draw(bands: Sequence[Band], columns: int) -> bytes:
 
 
 def _picture(pixels: np.ndarray) -> Image.Image:
-    """At the size of a tile; small images in visible pixels."""
+    """Scales an image to the size of a tile; the pixels of small images stay visible."""
     resample = Image.Resampling.NEAREST if 2 * len(pixels) <= _TILE else Image.Resampling.BICUBIC
     return Image.fromarray(np.ascontiguousarray(pixels)).resize((_TILE, _TILE), resample)
 
 
 def _fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    """As much of the end as a tile has room for: paths differ there."""
+    """Shortens `text` to the width of a tile, keeping its end, where paths differ."""
     line = " ".join(text.split())
     if font.getlength(line) <= _TILE:
         return line
@@ -81,8 +76,8 @@ def _fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> s
     return "…" + line
 
 
-def prepared_sheet(store: "Store") -> bytes:
-    """Images of every split as they lie in `store`: a few of some classes of train, one of each of the others."""
+def prepared_sheet(store: Store) -> bytes:
+    """Draws prepared images of every split: of some classes, a few of train and one of the other splits."""
     bands = []
     for split in SPLITS:
         count = store.counts[split]
@@ -96,8 +91,8 @@ def prepared_sheet(store: "Store") -> bytes:
     return draw(bands, min(_MOST_CLASSES, max(len(band.tiles) for band in bands)))
 
 
-def some_classes(store: "Store") -> list[int]:
-    """Labels of a few classes from all over the list."""
+def some_classes(store: Store) -> list[int]:
+    """Returns the labels of a few classes, evenly spread over the list."""
     return _spread(store.num_classes)
 
 
@@ -106,7 +101,7 @@ def _spread(count: int) -> list[int]:
     return [index * count // shown for index in range(shown)]
 
 
-def _of_classes(store: "Store", split: str, labels: np.ndarray, rows: int) -> list[Tile]:
+def _of_classes(store: Store, split: str, labels: np.ndarray, rows: int) -> list[Tile]:
     images = store.images(split)
     places = {label: np.flatnonzero(labels == label) for label in some_classes(store)}
     return [
@@ -117,7 +112,7 @@ def _of_classes(store: "Store", split: str, labels: np.ndarray, rows: int) -> li
     ]
 
 
-def _of_rows(store: "Store", split: str) -> list[Tile]:
+def _of_rows(store: Store, split: str) -> list[Tile]:
     images, names, unreadable = store.images(split), store.rows(split), set(store.unreadable(split))
     return [
         Tile(images[index], "unreadable" if index in unreadable else names[index])
@@ -126,11 +121,11 @@ def _of_rows(store: "Store", split: str) -> list[Tile]:
 
 
 def export(store: Store, directory: Path) -> None:
-    """Writes what a run keeps of its target dataset, so that scoring, submitting and reporting need no store.
+    """Writes the files that scoring, submitting and reporting need of the target dataset, so that they need no store.
 
-    `classes.txt`, `dataset.json`, `prepared.png` (some images of every split), and of dev, val and test
-    `<split>.rows.txt`, `<split>.sizes.npy` and, where there are labels, `<split>.labels.npy`. Files of an
-    earlier export that the store has no more are removed.
+    These are `classes.txt`, `dataset.json`, `prepared.png` (some images of every split), and for dev, val and test
+    `<split>.rows.txt`, `<split>.sizes.npy` and, if there are labels, `<split>.labels.npy`. Files of an earlier export
+    that the store no longer has are deleted.
     """
     splits = [split for split in HELD_OUT if store.counts[split]]
     write_text(directory / layout.CLASSES, "".join(f"{name}\n" for name in store.classes))
@@ -139,7 +134,7 @@ def export(store: Store, directory: Path) -> None:
             if name in store.file_hashes:
                 write_bytes(directory / name, (store.path / name).read_bytes())
             else:
-                # Labels that stayed would be taken for those of the images now there.
+                # Old labels would be taken for those of the current images.
                 with storage_errors(directory / name):
                     (directory / name).unlink(missing_ok=True)
     write_bytes(directory / layout.PREPARED, prepared_sheet(store))

@@ -1,6 +1,6 @@
-"""Predictions of a trained member: ten crops of each image, averaged.
+"""Predictions of a trained member: the mean over ten crops of each image.
 
-It reads a finished stage's weights and writes one file of probabilities a split.
+It reads a finished stage's weights and writes one file of probabilities per split.
 """
 
 from workers.faces import face

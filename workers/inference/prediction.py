@@ -1,4 +1,4 @@
-"""Prediction by a finished stage: its checkpoint loaded, its probabilities over crops committed split by split."""
+"""Prediction by a finished stage: loads its checkpoint and commits the probabilities of each split."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -30,14 +30,14 @@ from workers.storage import (
     write_json,
 )
 
-# Of the full-size net in bf16, 64 at once are 1 % faster and take 0.5 GB more.
+# 64 at once are 1 % faster for the full-size net in bf16, but take 0.5 GB more.
 _IMAGES_AT_ONCE = 32
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class TrainedMember:
-    """A member ready to predict."""
+    """A member that is ready to predict."""
 
     model: nn.Module
     statistics: PixelStatistics
@@ -48,7 +48,12 @@ class TrainedMember:
 
 
 def load_member(stage_dir: Path, store_path: Path, settings: TrainingSettings, chosen: Numerics) -> TrainedMember:
-    """Loads the checkpoint that the stage's DONE.json names, and the pixel statistics it was trained with."""
+    """Loads the checkpoint that the stage's DONE.json names, and the pixel statistics of its training.
+
+    Raises:
+        CheckFailed: the weights are not those that DONE.json names.
+        StorageError: DONE.json, checkpoint or store cannot be read.
+    """
     numerics.apply(chosen)
     store = open_store(store_path)
     finished = read_finished(stage_dir)
@@ -67,16 +72,7 @@ def load_member(stage_dir: Path, store_path: Path, settings: TrainingSettings, c
 
 
 def mean_over_crops(member: TrainedMember, images: np.ndarray, crops: Crops) -> np.ndarray:
-    """Mean softmax over the windows (workers.inference.ten_crop).
-
-    Args:
-        member: who predicts.
-        images: [batch, side, side, 3] uint8.
-        crops: which windows.
-
-    Returns:
-        [batch, classes] float32; each row sums to 1.
-    """
+    """Returns the mean softmax over the windows of `images` [batch, side, side, 3] uint8: [batch, classes] float32."""
     settings = member.settings
     return mean_probabilities(
         member.model,
@@ -90,13 +86,13 @@ def mean_over_crops(member: TrainedMember, images: np.ndarray, crops: Crops) -> 
 
 
 def predict(spec: PredictSpec, should_stop: Callable[[], bool]) -> tuple[SplitPredictions, ...]:
-    """Predicts each split and commits `<split>.npy` and, after it, `<split>.json`.
+    """Predicts each split and commits `<split>.npy`, then `<split>.json`.
 
     Raises:
-        Stopped: `should_stop` said so; splits that are committed stay.
-        CheckFailed: a probability is not finite, and is not when computed again either.
+        Stopped: `should_stop` returned true; committed splits stay.
+        CheckFailed: a probability is not finite, even when computed again.
         StorageError: the disk is full, or storage fails otherwise.
-        Superseded: a newer attempt has taken over.
+        Superseded: a newer attempt has replaced this one.
     """
     fence = fence_of(spec.stage_dir, spec.fence)
     fence.enter()
@@ -112,17 +108,14 @@ def predict(spec: PredictSpec, should_stop: Callable[[], bool]) -> tuple[SplitPr
         for start in range(0, len(images), _IMAGES_AT_ONCE):
             if should_stop():
                 raise Stopped(f"{spec.member}: stopped while predicting {split}")
-            # One that is fenced off must not give signs of life on its successor's behalf.
+            # A superseded attempt must not beat for its successor.
             check()
             beat(spec.stage_dir)
-            block = _finite(
-                partial(mean_over_crops, member, images[start : start + _IMAGES_AT_ONCE], spec.crops),
-                f"{spec.member}: {split}",
-                partial(_row, store, split, start),
-            )
+            compute = partial(mean_over_crops, member, images[start : start + _IMAGES_AT_ONCE], spec.crops)
+            block = _finite(compute, spec.member, store, split, start)
             probabilities[start : start + len(block)] = block
         path = spec.predictions_dir / layout.probabilities(split)
-        # Not np.save, which writes behind Python's back: on a full disk its error lacks the number that says so.
+        # np.save writes from C: on a full disk its error has no errno.
         with replacing(path, check) as file:
             np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(probabilities))
             file.write(probabilities.data)
@@ -142,28 +135,21 @@ def predict(spec: PredictSpec, should_stop: Callable[[], bool]) -> tuple[SplitPr
     return tuple(results)
 
 
-def _row(store: Store, split: str, start: int, index: int) -> str:
-    return store.rows(split)[start + index]
+def _finite(compute: Callable[[], np.ndarray], member: str, store: Store, split: str, start: int) -> np.ndarray:
+    """Computes probabilities of the images from `start` on, a second time if any is not finite.
 
-
-def _finite(compute: Callable[[], np.ndarray], where: str, name_of: Callable[[int], str]) -> np.ndarray:
-    """[images, classes] of probabilities, computed once more where they are not finite: a passing fault does not come
-    again. `name_of` gives an image's name; raises CheckFailed."""
+    Raises:
+        CheckFailed: a probability is not finite both times.
+    """
     block = compute()
-    bad = _first_not_finite(block)
-    if bad is None:
-        return block
-    block = compute()
-    again = _first_not_finite(block)
-    if again is not None:
-        raise CheckFailed(f"{where}, image {name_of(again)}: not finite, nor when computed again")
-    _log.warning("%s, image %s: was not finite, is when computed again: check the hardware", where, name_of(bad))
+    bad = np.flatnonzero(~np.isfinite(block).all(axis=1))
+    if len(bad):
+        block = compute()
+        image = f"{member}: {split}, image {store.rows(split)[start + int(bad[0])]}"
+        if not np.isfinite(block).all():
+            raise CheckFailed(f"{image}: not finite, even when computed again: inspect it, or give precision=fp32")
+        _log.warning("%s: not finite, but finite when computed again: check the hardware", image)
     return block
-
-
-def _first_not_finite(block: np.ndarray) -> int | None:
-    rows = np.flatnonzero(~np.isfinite(block).all(axis=1))
-    return int(rows[0]) if len(rows) else None
 
 
 def predict_images(
@@ -174,7 +160,7 @@ def predict_images(
     chosen: Numerics,
     crops: Crops,
 ) -> np.ndarray:
-    """Predicts prepared images, each [side, side, 3] uint8; gives [images, classes] float32."""
+    """Predicts prepared images, each [side, side, 3] uint8, and returns [images, classes] float32."""
     member = load_member(stage_dir, store_path, settings, chosen)
     blocks = [
         mean_over_crops(member, np.stack(images[start : start + _IMAGES_AT_ONCE]), crops)

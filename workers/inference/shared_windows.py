@@ -1,9 +1,9 @@
-"""Windows of one image share the first convolutions: only what a window's own border of zeros changes is done again.
+"""Windows of one image share the first convolutions; only outputs at a window's edges are computed for each window.
 
-A window that begins at a multiple of a convolution's stride times its pooling's is, in the pooled output, a window of
-the whole image's output, but for the outputs whose receptive field reaches over the window's edge: there the window has
-zeros and the image has pixels. Those are computed anew on strips, a few pixels wide, cut from the window. The next
-convolution is shared alike, with wider strips.
+If a window starts at a multiple of a convolution's stride times its pooling's, its pooled output is a window of the
+whole image's output, except where a receptive field reaches past the window's edge: there the window has zeros and the
+image has pixels. These outputs are computed again on strips, a few pixels wide, cut from the window. The next
+convolution is shared in the same way, with wider strips.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,14 +16,13 @@ from workers.models import POOL_STRIDE, AlexNet, Conv
 
 Offset = tuple[int, int]
 
-# Shared work must be below this share of the windows' own, in outputs of the convolution: strips are narrow, and
-# pasting them costs copies.
+# Sharing must compute less than this share of the windows' outputs, because narrow strips and their copies cost time.
 _WORTH = 0.8
 
 
 @dataclass(frozen=True)
 class Strip:
-    """Outputs of one window that are computed anew: `count` rows (`axis` 0) or columns (1), from `first` on."""
+    """Outputs of one window that are computed again: `count` rows (`axis` 0) or columns (1), from `first` on."""
 
     window: int
     axis: int
@@ -39,7 +38,7 @@ class SharedConv:
         conv: its geometry in a window.
         offsets: top and left of each window, in its pooled output.
         side: of a window's pooled output.
-        strips: what is computed anew.
+        strips: the outputs that are computed again.
     """
 
     conv: Conv
@@ -48,30 +47,30 @@ class SharedConv:
     strips: tuple[Strip, ...]
 
     def span(self, first: int, count: int) -> tuple[int, int]:
-        """Where the receptive field of `count` pooled outputs begins, in a window's input, and how long it is."""
+        """Returns where the receptive field of `count` pooled outputs starts in a window's input, and its length."""
         begin = POOL_STRIDE * first * self.conv.stride - self.conv.padding
         convolved = POOL_STRIDE * (count - 1) + self.conv.pool
         return begin, (convolved - 1) * self.conv.stride + self.conv.kernel
 
 
 def shared_convs(convs: Sequence[Conv], offsets: Sequence[Offset], size: int) -> tuple[SharedConv, ...]:
-    """The leading convolutions worth sharing between windows of `size` pixels; none where the windows do not align.
+    """Returns the leading convolutions worth sharing between windows of `size` pixels; none if they do not align.
 
     Args:
-        convs: the net's convolutions, in order, as a window sees them.
+        convs: the net's convolutions, in order, with the sizes of a window.
         offsets: top and left of each window in the image; the largest is at the image's far edge.
         size: side of a window in pixels.
     """
     found: list[SharedConv] = []
     margin = max(max(offset) for offset in offsets)
-    # How many of a window's inputs, from its near and its far edge, are not the image's.
+    # The number of a window's inputs, from its near and its far edge, that differ from the image's.
     near = far = 0
     for conv in convs:
         step = conv.stride * POOL_STRIDE
         if margin == 0 or not conv.pool or any(place % step for offset in offsets for place in offset):
             break
         side = conv.pooled_size
-        # Output i of the convolution sees inputs i · stride − padding onwards; pooled output j sees i = 2j … 2j + 2.
+        # Output i of the convolution sees inputs from i · stride − padding on; pooled output j sees i = 2j … 2j + 2.
         changed = -(-(near + conv.padding) // conv.stride)
         near = -(-changed // POOL_STRIDE)
         unchanged = -(-(size - far + conv.padding - conv.kernel + 1) // conv.stride)
@@ -89,14 +88,14 @@ def shared_convs(convs: Sequence[Conv], offsets: Sequence[Offset], size: int) ->
 def logits_of_windows(
     model: AlexNet, images: Tensor, offsets: Sequence[Offset], size: int, shared: Sequence[SharedConv]
 ) -> Tensor:
-    """What `model` says of each window, as if it were given each of them.
+    """Computes the logits of every window, equal to a forward pass of each.
 
     Args:
         model: in evaluation mode.
         images: normalised [batch, 3, side, side], channels_last.
         offsets: top and left of each window.
         size: side of a window in pixels.
-        shared: what `shared_convs` found for these windows.
+        shared: result of `shared_convs` for these windows.
 
     Returns:
         [windows · batch, classes]: the first window of every image, then the second, ….
@@ -104,7 +103,7 @@ def logits_of_windows(
     windows = [images[:, :, top : top + size, left : left + size] for top, left in offsets]
     whole = images
     for index, conv in enumerate(shared):
-        # All strips of an axis at once: many narrow convolutions cost their calls.
+        # All strips of an axis at once, because each call costs time.
         axes = sorted({strip.axis for strip in conv.strips})
         repaired = {axis: model.convolve(index, _cut(conv, windows, axis), padded=False) for axis in axes}
         whole = model.convolve(index, whole)
@@ -116,7 +115,7 @@ def logits_of_windows(
 
 
 def stack(images: Tensor, offsets: Sequence[Offset], size: int) -> Tensor:
-    """The windows of each image as one batch [windows · batch, channels, size, size] in channels_last order."""
+    """Copies the windows of each image into one batch [windows · batch, channels, size, size], channels_last."""
     batch, channels = images.shape[:2]
     stacked = _empty(len(offsets) * batch, channels, size, size, images)
     for index, (top, left) in enumerate(offsets):
@@ -125,8 +124,7 @@ def stack(images: Tensor, offsets: Sequence[Offset], size: int) -> Tensor:
 
 
 def _strips(offsets: Sequence[Offset], margin: int, side: int, near: int, far: int) -> Iterator[Strip]:
-    # At the image's own edges its zeros are the window's. Strips of an axis are equally wide, to go through the net
-    # as one batch.
+    # At the image's edges, image and window have the same zeros. Strips of an axis are equally wide, to be one batch.
     count = max(near, far)
     for index, offset in enumerate(offsets):
         for axis, place in enumerate(offset):
@@ -137,7 +135,7 @@ def _strips(offsets: Sequence[Offset], margin: int, side: int, near: int, far: i
 
 
 def _pays(shared: SharedConv, margin: int) -> bool:
-    """Whether the whole image and the strips have well below the windows' outputs."""
+    """Returns whether the image and the strips have clearly fewer outputs than the windows."""
     size = shared.conv.size
     whole = (size + POOL_STRIDE * margin) ** 2
     strips = sum((POOL_STRIDE * (strip.count - 1) + shared.conv.pool) * size for strip in shared.strips)
@@ -145,7 +143,7 @@ def _pays(shared: SharedConv, margin: int) -> bool:
 
 
 def _cut(shared: SharedConv, windows: Sequence[Tensor], axis: int) -> Tensor:
-    """The inputs of the strips along one axis as one batch, each with the zeros that its window has around it."""
+    """Copies the inputs of the strips along one axis into one batch, with the zeros around their windows."""
     strips = [strip for strip in shared.strips if strip.axis == axis]
     batch, channels = windows[0].shape[:2]
     along, length = shared.span(0, shared.side)
@@ -168,6 +166,6 @@ def _paste(shared: SharedConv, windows: Sequence[Tensor], axis: int, outputs: Te
 
 
 def _empty(batch: int, channels: int, height: int, width: int, like: Tensor) -> Tensor:
-    """Uninitialised, in channels_last order."""
+    """Returns an uninitialised tensor in channels_last order."""
     shape = (batch, channels, height, width)
     return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)

@@ -1,8 +1,8 @@
-"""Ten-crop (Krizhevsky et al. 2012, §4.1): five windows and their reflections, probabilities averaged; or the centre.
+"""Ten-crop (Krizhevsky et al. 2012, §4.1): the mean softmax over five windows and their reflections; or the centre.
 
 The whole image is normalised and reflected once, and its windows go through the net as one batch. A window of the
-reflected image is the reflection of a window, and the five offsets are their own mirror image, so that ten crops are
-five windows of two images.
+reflected image is the reflection of a window, and the five offsets are symmetric, so ten crops are five windows of two
+images.
 """
 
 import numpy as np
@@ -18,7 +18,7 @@ from workers.settings import Crops
 
 
 def crop_offsets(margin: int) -> list[Offset]:
-    """Top and left of the corner and centre windows, in the release's order; one window where there is no margin."""
+    """Returns top and left of the corner and centre windows, in the release's order; just one if `margin` is 0."""
     corners = [(0, 0), (0, margin), (margin // 2, margin // 2), (margin, 0), (margin, margin)]
     return list(dict.fromkeys(corners))
 
@@ -33,19 +33,19 @@ def mean_probabilities(
     chosen: Numerics,
     crops: Crops = Crops.ten,
 ) -> np.ndarray:
-    """Mean softmax over the windows and, with `reflect`, their reflections; or what the centre crop alone says.
+    """Returns the mean softmax over the windows and, with `reflect`, their reflections.
 
-    Where `model` is an AlexNet and the windows align with its strides, they share its first convolutions
-    (workers.inference.shared_windows); else each is computed alone. Both equal one forward pass a crop to rounding.
+    If `model` is an AlexNet and the windows align with its strides, they share its first convolutions
+    (workers.inference.shared_windows). The result equals one forward pass per crop to rounding.
 
     Args:
         model: in evaluation mode, on the device of `chosen`.
         images: [batch, side, side, 3] uint8.
         size: side of a window in pixels.
-        statistics: what centres the pixels.
-        reflect: whether reflections count too.
+        statistics: mean and deviation, or mean image, of the pixels.
+        reflect: adds the reflections.
         chosen: precision and device.
-        crops: which windows; the centre one is never reflected.
+        crops: ten, or the centre, which is never reflected.
 
     Returns:
         [batch, classes] float32; each row sums to 1.
@@ -73,12 +73,12 @@ def _logits(model: nn.Module, inputs: Tensor, offsets: list[Offset], size: int) 
 
 
 def _both_sides(images: np.ndarray, statistics: PixelStatistics, *, reflect: bool, chosen: Numerics) -> Tensor:
-    """Normalised images, and after them their reflections: [batch or 2 · batch, 3, side, side] in channels_last order.
+    """Normalises images and appends their reflections: [batch or 2 · batch, 3, side, side] in channels_last order.
 
-    In the precision of the first convolution, which would else convert each of its inputs.
+    They have the precision of the first convolution, which would otherwise convert each of its inputs.
     """
     precision = torch.bfloat16 if chosen.precision == "bf16" else torch.float32
-    # A copy: torch takes no memory-mapped, read-only array.
+    # Copied, because torch takes no read-only array.
     inputs = to_input(np.array(images), statistics, None).to(chosen.device, precision)
     if not reflect:
         return inputs

@@ -1,10 +1,10 @@
 /* Local response normalisation across channels, forward and backward, one pass over memory each.
  *
- * Rows are pixels, channels are contiguous (channels_last). Arithmetic is float32 whatever is stored (float32 or
- * bfloat16), every row is computed alone and in a fixed order: the bits depend neither on the number of threads nor on
- * the vector width, since contraction is off (see pyproject.toml).
+ * Rows are pixels, channels are contiguous (channels_last). Arithmetic is float32 for both storage types (float32 and
+ * bfloat16). Each row is computed separately in a fixed order, and contraction is off (see pyproject.toml), so the bits
+ * depend neither on the number of threads nor on the vector width.
  *
- * The exponent is the paper's 0.75, from y = d^-1/4 by Newton's method: y^3 = d^-0.75 and y^4 = 1 / d.
+ * The exponent is the paper's 0.75. Newton's method gives y = d^-1/4; then y^3 = d^-0.75 and y^4 = 1 / d.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -36,7 +36,7 @@ static inline float widen(uint16_t stored) {
     return value;
 }
 
-/* To nearest, ties to even. A NaN stays one: rounding could carry it into a number and hide a divergence. */
+/* Rounds to nearest, ties to even. A NaN stays a NaN: rounding its bits could give a number and hide a divergence. */
 static inline uint16_t narrow(float value) {
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);
@@ -62,8 +62,8 @@ INLINE void store(void *to, Py_ssize_t at, const float *from, int items, int is_
     }
 }
 
-/* d^-1/4 for positive d; NaN and infinity give no finite number in the end. The guess is within 4 %, a step squares the
- * error. */
+/* Returns d^-1/4 for positive d. NaN and infinity lead to a result that is not finite. The first guess is within 4 %, and
+ * each step squares the error. */
 INLINE float inverse_fourth_root(float d) {
     uint32_t bits;
     float y;
@@ -77,7 +77,7 @@ INLINE float inverse_fourth_root(float d) {
     return y;
 }
 
-/* sums[c] = terms[c - half] + ... + terms[c + half] in each row of a block; `terms` has `half` zeros around each. */
+/* sums[c] = terms[c - half] + ... + terms[c + half] in each row of a block. `terms` has `half` zeros around each row. */
 INLINE void window(float *sums, const float *terms, int rows, const Work *work) {
     const int channels = work->channels, half = work->half, stride = channels + half;
     for (int r = 0; r < rows; r++, sums += channels, terms += stride) {
@@ -92,9 +92,9 @@ INLINE void window(float *sums, const float *terms, int rows, const Work *work) 
     }
 }
 
-/* A block's rows, which the first cache holds, go through each step together: a window read right after its terms were
- * written, row by row, waits for those stores (2.4 times as long at 32 channels). Rows lie `half` zeros apart in
- * `terms`, so that a window never sees a neighbour. */
+/* Each step handles all rows of a block, which fits in the L1 cache. Row by row, reading a window would wait for the
+ * stores of its terms (2.4 times as long at 32 channels). `half` zeros separate the rows in `terms`, so that a window
+ * never reads the next row. */
 #define BLOCK 1024
 #define LARGEST (BLOCK + MOST_CHANNELS)
 
@@ -108,7 +108,7 @@ FOR_EACH_CPU static void normalise(const Work *work) {
         const int rows = work->last - first < most_rows ? (int)(work->last - first) : most_rows;
         const int items = rows * channels;
         load(values, work->input, first * channels, items, work->is_bf16);
-        if (work->rectify) /* written so that a NaN passes */
+        if (work->rectify) /* this comparison keeps a NaN */
             for (int i = 0; i < items; i++) values[i] = values[i] < 0.0f ? 0.0f : values[i];
         for (int r = 0; r < rows; r++)
             for (int c = 0; c < channels; c++)
@@ -156,8 +156,8 @@ FOR_EACH_CPU static void differentiate(const Work *work) {
     }
 }
 
-/* Splits the rows evenly among threads: OpenMP's, which are torch's own where both load one libgomp, and so neither
- * started nor waited for anew. */
+/* Splits the rows evenly among OpenMP's threads. If torch loads the same libgomp, they are torch's own threads, which are
+ * already running. */
 static void run(const Work *whole, Py_ssize_t rows, int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
     for (int t = 0; t < threads; t++) {
@@ -172,8 +172,8 @@ static void run(const Work *whole, Py_ssize_t rows, int threads) {
 }
 
 PyDoc_STRVAR(apply_doc, "apply(input, grad, output, rows, channels, size, is_bf16, rectify, scale, k, threads)\n\n"
-    "Normalises `rows` rows of `channels` values at `input`, or, where `grad` is not 0, gives the gradient.\n"
-    "Addresses are of contiguous bfloat16 (`is_bf16`) or float32; the caller answers for them.");
+    "Normalises `rows` rows of `channels` values at `input`, or computes the gradient if `grad` is not 0.\n"
+    "Addresses must be valid, of contiguous bfloat16 (`is_bf16`) or float32.");
 
 static PyObject *apply(PyObject *self, PyObject *args) {
     unsigned long long input, grad, output;

@@ -1,7 +1,7 @@
-/* Scales a square of RGB pixels to another square: antialiased bicubic, with Pillow's bits.
+/* Scales a square of RGB pixels to another square by antialiased bicubic interpolation, with Pillow's bits.
  *
- * Pillow weighs bytes by integers of 22 fraction bits, rows first, rounds to bytes, then columns. Integer sums have one
- * value in any order, so that the loops may be vectorised as they like.
+ * Pillow weights bytes with integers of 22 fraction bits: first along rows, then, rounded to bytes, along columns.
+ * Integer sums do not depend on the order, so the loops can be vectorised freely.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -10,8 +10,8 @@
 #include <string.h>
 
 #define FRACTION_BITS 22
-#define LANES 16 /* 32-bit lanes of the widest vectors; narrower ones take several steps */
-#define ROWS 4   /* rows side by side in the first pass: a pixel of each, padded to four bytes, fills the lanes */
+#define LANES 16 /* 32-bit lanes of the widest vectors; narrower vectors take several steps */
+#define ROWS 4   /* rows side by side in the first pass: one pixel of each, padded to four bytes, fills the lanes */
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && defined(__linux__)
 #define FOR_EACH_CPU __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
@@ -21,7 +21,7 @@
 
 typedef int32_t Ints __attribute__((vector_size(LANES * sizeof(int32_t))));
 
-/* Which steps of the way an output step is made of, and their weights: `most` weights are kept for each. */
+/* The input pixels of each output pixel, and their weights, with room for `most` weights each. */
 typedef struct {
     const int32_t *first;
     const int32_t *count;
@@ -29,7 +29,7 @@ typedef struct {
     Py_ssize_t most;
 } Table;
 
-/* Both passes: LANES lines side by side, [side][LANES] levels, become [size][LANES]. */
+/* Scales LANES lines side by side, from [side][LANES] levels to [size][LANES]; both passes use it. */
 FOR_EACH_CPU static void scale_lines(const int32_t *block, const Table *table, Py_ssize_t size, int32_t *output) {
     for (Py_ssize_t x = 0; x < size; x++) {
         const int32_t *from = block + (Py_ssize_t)table->first[x] * LANES;
@@ -54,7 +54,7 @@ FOR_EACH_CPU static void scale_lines(const int32_t *block, const Table *table, P
     }
 }
 
-/* Long loops of their own: inside the others the compiler would take one number after another. */
+/* These loops are separate because inside the others the compiler does not vectorise them. */
 FOR_EACH_CPU static void widen(const uint8_t *bytes, Py_ssize_t count, int32_t *levels) {
     for (Py_ssize_t i = 0; i < count; i++) levels[i] = bytes[i];
 }
@@ -67,13 +67,13 @@ FOR_EACH_CPU static void to_bytes(const int32_t *sums, Py_ssize_t count, uint8_t
     }
 }
 
-/* `rows` ≤ ROWS rows of pixels as [side][ROWS][4] bytes; of four bytes the last stands for nothing. */
+/* Copies `rows` ≤ ROWS rows of pixels to [side][ROWS][4] bytes; the last of the four bytes is not used. */
 static void take_rows(const uint8_t *source, Py_ssize_t stride, Py_ssize_t rows, Py_ssize_t side, uint8_t *bytes) {
     for (Py_ssize_t r = 0; r < rows; r++) {
         const uint8_t *row = source + r * stride;
         uint8_t *lane = bytes + r * 4;
         for (Py_ssize_t x = 0; x + 1 < side; x++) memcpy(lane + x * LANES, row + x * 3, 4);
-        /* Behind the last pixel there may be nothing to read. */
+        /* There may be no memory after the last pixel. */
         memcpy(lane + (side - 1) * LANES, row + (side - 1) * 3, 3);
     }
 }
@@ -81,13 +81,13 @@ static void take_rows(const uint8_t *source, Py_ssize_t stride, Py_ssize_t rows,
 static void put_rows(const uint8_t *bytes, Py_ssize_t rows, Py_ssize_t size, uint8_t *output) {
     for (Py_ssize_t r = 0; r < rows; r++, output += size * 3) {
         const uint8_t *lane = bytes + r * 4;
-        /* The fourth byte is overwritten by the next pixel. */
+        /* The next pixel overwrites the fourth byte. */
         for (Py_ssize_t x = 0; x + 1 < size; x++) memcpy(output + x * 3, lane + x * LANES, 4);
         memcpy(output + (size - 1) * 3, lane + (size - 1) * LANES, 3);
     }
 }
 
-/* Levels are widened from bytes once and not for each weight; a block of them stays in the first cache. */
+/* Bytes are widened to levels once and not for each weight; a block of levels fits in the L1 cache. */
 typedef struct {
     uint8_t *bytes;  /* [larger of side and size][LANES] */
     int32_t *levels; /* [side][LANES] */

@@ -1,7 +1,7 @@
 """The compiled kernel of local response normalisation: one pass over memory forward, one backward.
 
-It is built when Septet is installed, where a C compiler is at hand. Whether a process uses it is part of a run's
-numerics, since its roundings differ from torch's operators.
+It is built when Septet is installed on a machine with a C compiler. A run's numerics say whether its processes use it,
+because it rounds differently from torch's operators.
 """
 
 import torch
@@ -19,26 +19,27 @@ _is_selected = False
 
 
 def is_built() -> bool:
-    """Whether the installation holds the kernel."""
+    """Returns whether the installation has the kernel."""
     return _lrn is not None
 
 
 def select(kernels: str) -> None:
-    """Uses the kernel in this process ("compiled"), or torch's operators ("torch").
+    """Makes this process use the kernel ("compiled"), or torch's operators ("torch").
 
     Raises:
-        ConfigError: it was not built here.
+        ConfigError: the kernel was not built here.
     """
     global _is_selected
     if kernels == "compiled" and not is_built():
         raise ConfigError(
-            "the run began with compiled kernels (run.json), not built here; install Septet where a C compiler is"
+            "the run uses compiled kernels (run.json), which were not built here; "
+            "install a C compiler, then install Septet again"
         )
     _is_selected = kernels == "compiled"
 
 
 def serves(rows: Tensor, size: int, beta: float) -> bool:
-    """Whether the kernel is selected and can do this: a CPU tensor in float32 or bfloat16, the paper's exponent."""
+    """Returns whether the kernel is selected and can normalise `rows`, a CPU tensor in float32 or bfloat16."""
     return (
         _is_selected
         and beta == BETA
@@ -50,15 +51,15 @@ def serves(rows: Tensor, size: int, beta: float) -> bool:
 
 
 def normalise(rows: Tensor, size: int, scale: float, k: float, rectify: bool) -> Tensor:
-    """x · (k + scale · Σ x²)^-0.75 over windows of `size` channels, of ReLU(x) where `rectify`.
+    """Computes x · (k + scale · Σ x²)^-0.75 over windows of `size` channels, of ReLU(x) if `rectify`.
 
-    Takes and gives contiguous [pixels, channels], float32 or bfloat16; computes in float32.
+    Takes and returns contiguous [pixels, channels], float32 or bfloat16; computes in float32.
     """
     return _apply(rows, None, size, scale, k, rectify)
 
 
 def gradient(rows: Tensor, grad: Tensor, size: int, scale: float, k: float, rectify: bool) -> Tensor:
-    """The gradient with respect to `rows`, the input of `normalise`, given that of its output; alike in shape."""
+    """Computes the gradient of `rows`, the input of `normalise`, from that of its output, in the same shape."""
     return _apply(rows, grad, size, scale, k, rectify)
 
 

@@ -1,7 +1,7 @@
-"""A square of RGB pixels scaled to another: antialiased bicubic, in C where it was built and by Pillow where not.
+"""Scales a square of RGB pixels by antialiased bicubic interpolation, in C if it was built, else by Pillow.
 
-The bits are the same. Pillow's own loops take longer than decoding a photograph does (2.0 ms of a core to 256 pixels,
-against 1.2 ms): they see one pixel at a time.
+The bits are the same. Pillow's loops handle one pixel at a time, and take longer than decoding the photograph (2.0 ms
+of a core against 1.2 ms, to 256 pixels).
 """
 
 from dataclasses import dataclass
@@ -15,19 +15,19 @@ try:
 except ImportError:  # No C compiler at installation.
     _resize = None  # type: ignore[assignment]
 
-# Pillow's: weights are integers of so many fraction bits; the cubic's a, and how far it reaches.
+# Pillow's constants: fraction bits of its integer weights, the cubic's a, and its reach in pixels.
 _FRACTION_BITS = 22
 _A = -0.5
 _REACH = 2.0
 
 
 def is_built() -> bool:
-    """Whether the installation holds the kernel."""
+    """Returns whether the installation has the kernel."""
     return _resize is not None
 
 
 def square(pixels: np.ndarray, size: int) -> np.ndarray:
-    """[side, side, 3] uint8, rows at any distance in memory, as [size, size, 3] uint8."""
+    """Scales [side, side, 3] uint8, whose rows may have any stride, to [size, size, 3] uint8."""
     side = len(pixels)
     assert pixels.shape == (side, side, 3) and pixels.dtype == np.uint8
     if side == size:
@@ -51,18 +51,18 @@ def square(pixels: np.ndarray, size: int) -> np.ndarray:
 
 
 def by_pillow(pixels: np.ndarray, size: int) -> np.ndarray:
-    """The same without the kernel."""
+    """Does the same as `square` without the kernel."""
     scaled = Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC)
     return np.asarray(scaled)
 
 
 @dataclass(frozen=True, eq=False)
 class _Table:
-    """What each of `size` output pixels is made of.
+    """The input pixels and weights of each output pixel.
 
     Attributes:
-        first, count: [size] int32, the first pixel and how many.
-        weights: [size, most] int32, of 22 fraction bits; 0 past `count`.
+        first, count: [size] int32, the first input pixel and the number of them.
+        weights: [size, most] int32 with 22 fraction bits; 0 past `count`.
     """
 
     first: np.ndarray
@@ -70,19 +70,19 @@ class _Table:
     weights: np.ndarray
 
 
-# Photographs come in a few sizes mostly; a table is some 30 KB.
+# Most photographs have one of a few sizes; a table takes about 30 KB.
 @lru_cache(maxsize=256)
 def _table(side: int, size: int) -> _Table:
     scale = side / size
     stretch = max(scale, 1.0)
     centre = (np.arange(size) + 0.5) * scale
-    # Truncated towards zero, as C does.
+    # Truncated towards zero, as in C.
     first = np.maximum((centre - _REACH * stretch + 0.5).astype(np.int32), 0)
     count = np.minimum((centre + _REACH * stretch + 0.5).astype(np.int32), side) - first
     place = np.arange(count.max(), dtype=np.int32)
     distance = np.abs((place + first[:, None] - centre[:, None] + 0.5) * (1.0 / stretch))
     values = np.where(place < count[:, None], _cubic(distance), 0.0)
-    # Added one after another, as C does; a sum by pairs may differ in its last bit.
+    # Added in order, as in C: a pairwise sum may differ in its last bit.
     values /= np.cumsum(values, axis=1)[:, -1:]
     scaled = values * (1 << _FRACTION_BITS)
     weights = np.where(values < 0, scaled - 0.5, scaled + 0.5).astype(np.int32)

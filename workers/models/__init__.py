@@ -1,6 +1,6 @@
-"""The nets: built by name, their weights drawn from a seed, and described as layers and costs.
+"""The nets: builds them by name, draws their weights from a seed, and lists their layers and costs.
 
-Plans ask for a net's outline, which loads torch only for nets that torch alone can count.
+A plan needs only a net's outline, which loads torch for all nets but AlexNet.
 """
 
 from workers.faces import face

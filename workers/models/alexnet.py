@@ -15,10 +15,10 @@ HIDDEN = ("fc6", "fc7")
 
 
 class Layers(nn.Module):
-    """AlexNet's layers, each with all that follows it up to the next, but no way through them yet.
+    """AlexNet's layers and the operations after each; subclasses connect them.
 
-    They are attributes named as in the literature (`conv1` … `fc8`), so that checkpoints, `reset`, `freeze` and
-    `lr_scale` speak of the same things.
+    Layers are attributes named as in the literature (`conv1` … `fc8`). Checkpoints, `reset`, `freeze` and `lr_scale`
+    use the same names.
     """
 
     def __init__(self, model: ModelSettings, layers: Geometry) -> None:
@@ -34,7 +34,7 @@ class Layers(nn.Module):
             )
             self.add_module(conv.name, module)
             if model.lrn and conv.name in _NORMALISED:
-                # A normalisation after ReLU rectifies in its own pass over memory.
+                # A normalisation after a ReLU applies the ReLU in its own pass over memory.
                 rectify = model.activation is Activation.relu and conv.name not in self._late_relu
                 alpha = model.lrn_alpha if model.lrn_alpha_over_size else model.lrn_alpha * model.lrn_size
                 channels = conv.out_channels // norm_groups
@@ -48,7 +48,7 @@ class Layers(nn.Module):
             self.add_module(linear.name, nn.Linear(linear.in_features, linear.out_features))
 
     def convolve(self, index: int, hidden: Tensor, *, padded: bool = True) -> Tensor:
-        """Convolution `index` with all that follows it up to the next; without zeros around `hidden` if not `padded`.
+        """Computes convolution `index`, its activation, normalisation and pooling; `padded` puts zeros around `hidden`.
 
         Windows of one image can share its outputs (see workers.inference.shared_windows).
         """
@@ -60,16 +60,6 @@ class Layers(nn.Module):
             padded = False
         padding = conv.padding if padded else 0
         hidden = functional.conv2d(hidden, module.weight, module.bias, conv.stride, padding, groups=conv.groups)
-        hidden = self._respond(conv, hidden)
-        return functional.max_pool2d(hidden, conv.pool, POOL_STRIDE) if conv.pool else hidden
-
-    def connect(self, name: str, hidden: Tensor) -> Tensor:
-        """Fully connected layer `name`, and the activation after a hidden one."""
-        outputs: Tensor = self.get_submodule(name)(hidden)
-        return self._activate(outputs) if name in HIDDEN else outputs
-
-    def _respond(self, conv: Conv, hidden: Tensor) -> Tensor:
-        """Activation and normalisations, in the order that the model's settings say."""
         norm = getattr(self, f"norm_{conv.name}", None)
         map_norm = getattr(self, f"map_norm_{conv.name}", None)
         if norm is None:
@@ -78,10 +68,16 @@ class Layers(nn.Module):
             hidden = self._activate(norm(hidden))
         else:
             hidden = norm(hidden if norm.rectify else self._activate(hidden))
-        return hidden if map_norm is None else map_norm(hidden)
+        hidden = hidden if map_norm is None else map_norm(hidden)
+        return functional.max_pool2d(hidden, conv.pool, POOL_STRIDE) if conv.pool else hidden
+
+    def connect(self, name: str, hidden: Tensor) -> Tensor:
+        """Computes fully connected layer `name`, and the activation after a hidden one."""
+        outputs: Tensor = self.get_submodule(name)(hidden)
+        return self._activate(outputs) if name in HIDDEN else outputs
 
     def drop(self, hidden: Tensor) -> Tensor:
-        """Dropout: outputs kept in training count more (torch), or all outputs at test count less (the release)."""
+        """Applies dropout: scales kept outputs up in training (torch), or all outputs down at test (the release)."""
         if self.dropout_scaling is DropoutScaling.train:
             return functional.dropout(hidden, self.dropout, self.training)
         return functional.dropout(hidden, self.dropout, self.training) * (1.0 - self.dropout)
@@ -95,18 +91,18 @@ class AlexNet(Layers):
 
     @property
     def shareable(self) -> tuple[Conv, ...]:
-        """The leading convolutions whose outputs, up to the next, depend on no more of the image than they see."""
+        """The leading convolutions whose pooled outputs depend only on the pixels in their receptive fields."""
         for index, conv in enumerate(self.layers.convs):
             if hasattr(self, f"map_norm_{conv.name}"):
                 return self.layers.convs[:index]
         return self.layers.convs
 
     def forward(self, images: Tensor) -> Tensor:
-        """Takes normalised [batch, 3, size, size], gives logits [batch, classes]."""
+        """Takes normalised [batch, 3, size, size], returns logits [batch, classes]."""
         return self.classify(images)
 
     def classify(self, hidden: Tensor, first: int = 0) -> Tensor:
-        """From the input of convolution `first` (0 is conv1) to logits [batch, classes]."""
+        """Computes logits [batch, classes] from the input of convolution `first` (0 is conv1)."""
         for index in range(first, len(self.layers.convs)):
             hidden = self.convolve(index, hidden)
         hidden = hidden.flatten(1)

@@ -1,4 +1,4 @@
-"""cuda-convnet's nets for CIFAR-10 (Krizhevsky 2011): the one of 80 seconds and 26 % error, the one of 18 %."""
+"""cuda-convnet's nets for CIFAR-10 (Krizhevsky 2011): one with 26 % error after 80 seconds, one with 18 %."""
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -9,15 +9,15 @@ _FILTERS = (32, 32, 64)
 
 
 def _pooled(size: int) -> int:
-    """Pixels after a pooling of 3 with stride 2 whose last window may hang over the edge."""
+    """Returns the pixels after a pooling of 3 with stride 2 whose last window may reach past the edge."""
     return -(-(size - 3) // 2) + 1
 
 
 class CifarNet(nn.Module):
     """conv → max pool → ReLU, twice conv → ReLU → average pool, a hidden layer of 64 units or none, the classes.
 
-    Convolutions are 5×5 with 2 pixels of padding, poolings 3×3 with stride 2. Without a hidden layer the first two
-    poolings are normalised within each map, as in the net of 18 %.
+    Convolutions are 5×5 with 2 pixels of padding, poolings 3×3 with stride 2. Without a hidden layer, a normalisation
+    within each map follows the first two poolings, as in the net with 18 % error.
     """
 
     def __init__(self, input_size: int, num_classes: int, *, hidden_units: int) -> None:
@@ -35,8 +35,8 @@ class CifarNet(nn.Module):
         self.fc10 = nn.Linear(hidden_units or features, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Takes normalised [batch, 3, size, size], gives logits [batch, classes]."""
-        # After the pooling there is a quarter left to rectify; the order changes nothing.
+        """Takes normalised [batch, 3, size, size], returns logits [batch, classes]."""
+        # ReLU after pooling gives the same result for a quarter of the work.
         hidden = functional.relu(functional.max_pool2d(self.get_submodule("conv1")(images), 3, 2, ceil_mode=True))
         hidden = hidden if self.hidden_units else self.norm1(hidden)
         hidden = _average(functional.relu(self.get_submodule("conv2")(hidden)))

@@ -13,19 +13,19 @@ from workers.settings import InitSettings, ModelSettings
 
 
 def build(model: ModelSettings, num_classes: int) -> nn.Module:
-    """Builds `model`; what its weights are is left to `initialise` or to a checkpoint.
+    """Builds `model`; its weights are undefined until `initialise` draws them or a checkpoint is loaded.
 
     Raises:
-        ConfigError: no such model, or one that is too deep for its input.
+        ConfigError: there is no such model, or it is too deep for its input.
     """
     outline(model, num_classes)
     return construct(model, num_classes)
 
 
 def initialise(module: nn.Module, init: InitSettings, seed: int) -> None:
-    """Draws all weights of a built model from `seed`; halves get the grouped net's, which is there meanwhile.
+    """Draws all weights of a built model from `seed`; halves get those of the grouped net.
 
-    torchvision's models are drawn as torchvision draws them, whatever `init` says.
+    torchvision's models ignore `init`: torchvision draws their weights.
     """
     if torchvision_nets.is_one(module):
         torchvision_nets.initialise(module, seed)
@@ -34,7 +34,7 @@ def initialise(module: nn.Module, init: InitSettings, seed: int) -> None:
     if not isinstance(module, HalvedAlexNet):
         draw(module, init, generator)
         return
-    # In the memory layout that nets are trained in: in its order weights are drawn.
+    # Weights are drawn in the order of memory, so the layout must be that of training.
     whole = module.as_grouped().to(memory_format=torch.channels_last)
     draw(whole, init, generator)
     weights = dict(whole.named_parameters())
@@ -45,7 +45,7 @@ def initialise(module: nn.Module, init: InitSettings, seed: int) -> None:
 
 
 def place(module: nn.Module, device: str) -> None:
-    """Moves a built model to `device`; halves to a GPU each, where `device` is cuda and there are two."""
+    """Moves a built model to `device`; if that is "cuda" and there are two GPUs, each half to its own."""
     if isinstance(module, HalvedAlexNet):
         module.place(device)
     else:

@@ -1,4 +1,4 @@
-"""AlexNet's layers as numbers: what the network is built from and what `septet plan` counts, without torch."""
+"""AlexNet's layers as numbers, without torch: the network is built from them, and `septet plan` counts them."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,8 @@ class Conv:
     """A convolution and the pooling after it.
 
     Attributes:
-        padding: zeros left of and above its input; `padding_end` right and below.
+        padding: zeros left of and above its input.
+        padding_end: zeros right of and below its input.
         size: side of its square output in pixels, before pooling.
         pool: side of a pooling window, 0 for no pooling.
     """
@@ -64,41 +65,33 @@ class Geometry:
     linears: tuple[Linear, ...]
 
 
-def _scaled(filters: int, width: float, groups: int) -> int:
-    """Filters at `width`, rounded to a multiple of 4 · `groups` so that grouped layers divide evenly."""
-    unit = 4 * groups
-    return max(unit, round(filters * width / unit) * unit)
-
-
-def _shapes(model: ModelSettings) -> dict[str, tuple[int, int, int, int]]:
-    """Kernel, stride and padding at either end, by name."""
-    end = model.conv1_padding if model.conv1_padding_end is None else model.conv1_padding_end
-    shapes = dict.fromkeys(CONVS[: model.num_convs], (3, 1, 1, 1))
-    shapes |= {"conv1": (model.conv1_kernel, model.conv1_stride, model.conv1_padding, end), "conv2": (5, 1, 2, 2)}
-    return {name: shape for name, shape in shapes.items() if name not in model.without}
-
-
 def geometry(model: ModelSettings, num_classes: int) -> Geometry:
-    """The layers of `model`.
+    """Returns the layers of `model`.
 
     Raises:
         ConfigError: the input is too small for the poolings.
     """
     convs: list[Conv] = []
     channels, size = 3, model.input_size
-    shapes = _shapes(model)
+    conv1_end = model.conv1_padding if model.conv1_padding_end is None else model.conv1_padding_end
+    # Kernel, stride, and padding at either end.
+    shapes = dict.fromkeys(CONVS[: model.num_convs], (3, 1, 1, 1))
+    shapes |= {"conv1": (model.conv1_kernel, model.conv1_stride, model.conv1_padding, conv1_end), "conv2": (5, 1, 2, 2)}
+    shapes = {name: shape for name, shape in shapes.items() if name not in model.without}
     pooled = {"conv1", "conv2", [name for name in shapes if name in MIDDLE_CONVS][-1]}
     filters = dict(zip(CONVS, model.filters, strict=True))
+    # Filters are rounded to a multiple of this, so that groups divide them evenly.
+    unit = 4 * model.groups
     for name, (kernel, stride, padding, end) in shapes.items():
         size = (size + padding + end - kernel) // stride + 1
         groups = model.groups if name in _GROUPED else 1
-        out_channels = _scaled(filters[name], model.width, model.groups)
+        out_channels = max(unit, round(filters[name] * model.width / unit) * unit)
         pool = model.pool_size if name in pooled else 0
         convs.append(Conv(name, channels, out_channels, kernel, stride, padding, end, groups, size, pool))
         channels, size = out_channels, convs[-1].pooled_size
         if size < 1:
             raise ConfigError(
-                f"model.input_size={model.input_size}: nothing is left of the image after {name}; "
+                f"model.input_size={model.input_size}: no pixel is left after {name}; "
                 "give a larger input_size or a smaller conv1_stride"
             )
     linears = [

@@ -1,12 +1,9 @@
-"""AlexNet laid over two devices (Krizhevsky et al. 2012, §3.2 and figure 2): each half owns its own weights alone.
+"""AlexNet on two devices (Krizhevsky et al. 2012, §3.2 and figure 2): each half owns only its own weights.
 
-A half is a group of the grouped net: of every layer it has half the outputs. Convolutions 2, 4 and 5 see their own
-half's channels; before the others, and before each fully connected layer, the halves meet: their outputs are put side
-by side and both go on from the whole. So the grouped net's weight is the halves' weights one after the other along the
-outputs, for every layer alike (workers.models.parts), and the two nets are equal to rounding.
-
-Two ways through the halves: `HalvedAlexNet` steps both in one process, each on a device of its own;
-workers.models.half_process has a process for each.
+A half has half the outputs of every layer. Convolutions 2, 4 and 5 see only their own half's channels. Before the other
+convolutions and each fully connected layer the halves' outputs are concatenated, and both halves read the whole. So in
+every layer the grouped net's weight is the halves' weights concatenated along the outputs (workers.models.parts), and
+the two nets are equal to rounding.
 """
 
 from collections.abc import Iterator
@@ -16,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from workers.models.alexnet import HIDDEN, AlexNet, Layers
-from workers.models.geometry import Conv, Geometry, Linear, geometry
+from workers.models.geometry import Geometry, Linear, geometry
 from workers.settings import Layout, ModelSettings
 
 NUM_HALVES = 2
@@ -24,9 +21,9 @@ NUM_HALVES = 2
 
 @dataclass(frozen=True)
 class Segment:
-    """What a half computes between two meetings: convolutions by index, or a fully connected layer by name.
+    """The layers between two exchanges of the halves: convolutions by index, or a fully connected layer by name.
 
-    `widths` are the outputs of the two halves; of an odd number of classes the first half has one more.
+    `widths` are the outputs of the two halves. If the number is odd, the first half has one more.
     """
 
     widths: tuple[int, int]
@@ -35,29 +32,28 @@ class Segment:
 
     @property
     def dropped(self) -> bool:
-        """Whether dropout follows, on the whole: one mask for both halves, and the one that the grouped net draws."""
+        """Whether dropout follows, with one mask for the whole, the same that the grouped net draws."""
         return self.linear in HIDDEN
 
 
 def half_geometry(whole: Geometry, index: int) -> Geometry:
-    """The layers of half `index`, 0 or 1."""
+    """Returns the layers of half `index`, 0 or 1."""
     return Geometry(
-        tuple(_half_conv(conv, index) for conv in whole.convs),
-        tuple(Linear(one.name, one.in_features, _share(one.out_features, index)) for one in whole.linears),
+        tuple(
+            replace(
+                conv,
+                in_channels=conv.in_channels // conv.groups,
+                out_channels=_widths(conv.out_channels)[index],
+                groups=1,
+            )
+            for conv in whole.convs
+        ),
+        tuple(Linear(one.name, one.in_features, _widths(one.out_features)[index]) for one in whole.linears),
     )
 
 
-def _half_conv(conv: Conv, index: int) -> Conv:
-    inputs, outputs = conv.in_channels // conv.groups, _share(conv.out_channels, index)
-    return replace(conv, in_channels=inputs, out_channels=outputs, groups=1)
-
-
-def _share(outputs: int, index: int) -> int:
-    return (outputs + 1 - index) // NUM_HALVES
-
-
 def _segments(whole: Geometry) -> Iterator[Segment]:
-    # A convolution of one group sees both halves; conv1, which sees the image, begins the first segment alike.
+    # A convolution of one group sees both halves. conv1 has one group too, and begins the first segment.
     begins = [index for index, conv in enumerate(whole.convs) if conv.groups == 1]
     for begin, end in zip(begins, (*begins[1:], len(whole.convs)), strict=True):
         yield Segment(_widths(whole.convs[end - 1].out_channels), convs=tuple(range(begin, end)))
@@ -66,13 +62,13 @@ def _segments(whole: Geometry) -> Iterator[Segment]:
 
 
 def _widths(outputs: int) -> tuple[int, int]:
-    return _share(outputs, 0), _share(outputs, 1)
+    return (outputs + 1) // NUM_HALVES, outputs // NUM_HALVES
 
 
 class Half(Layers):
-    """The layers of one half, named as the whole's; what it normalises is its own channels alone.
+    """The layers of one half, named as in the whole net; it normalises only its own channels.
 
-    ModelSettings refuse a half whose normalisation would have to look across (`lrn_across_halves`).
+    ModelSettings raise an error if `lrn_across_halves` would normalise across both halves.
     """
 
     def __init__(self, model: ModelSettings, num_classes: int, index: int) -> None:
@@ -87,7 +83,7 @@ class Half(Layers):
         return next(self.parameters()).device
 
     def forward(self, whole: Tensor, segment: Segment) -> Tensor:
-        """From both halves' outputs of the segment before (or the images) to this half's own of `segment`."""
+        """Computes this half's outputs of `segment` from both halves' outputs of the segment before (or the images)."""
         hidden = whole
         for index in segment.convs:
             hidden = self.convolve(index, hidden)
@@ -95,11 +91,11 @@ class Half(Layers):
 
 
 class HalvedAlexNet(nn.Module):
-    """Both halves in one process, on the devices where `place` has put them.
+    """Both halves in one process, on the devices that `place` chose.
 
-    Where they meet, the second half's output is copied to the first's device, and the whole back. On two GPUs the
-    halves compute at the same time, since neither call waits for the other's device. That has not been run: tests have
-    both halves on the CPU, and two GPUs that are simulated.
+    At an exchange the second half's output is copied to the first's device, and the whole back. On two GPUs the halves
+    should compute at the same time, since neither call waits for the other's device. This has not been run: tests put
+    both halves on the CPU, or simulate two GPUs.
     """
 
     def __init__(self, model: ModelSettings, num_classes: int) -> None:
@@ -112,17 +108,17 @@ class HalvedAlexNet(nn.Module):
         return self.first, self.second
 
     def as_grouped(self) -> AlexNet:
-        """The same net on one device, with weights of its own that say nothing yet."""
+        """Builds the same net for one device, with weights of its own that are not drawn yet."""
         return AlexNet(replace(self._model, layout=Layout.grouped), self._num_classes)
 
     def place(self, device: str) -> None:
-        """Moves both halves to `device`; for "cuda", each to a GPU of its own where this process has two."""
+        """Moves both halves to `device`; for "cuda", each to a GPU of its own if this process has two."""
         apart = device == "cuda" and torch.cuda.device_count() >= NUM_HALVES
         for half in self.halves:
             half.to(f"cuda:{half.index}" if apart else device)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Takes normalised [batch, 3, size, size], gives logits [batch, classes] on the first half's device."""
+        """Takes normalised [batch, 3, size, size], returns logits [batch, classes] on the first half's device."""
         whole = images
         for segment in self.first.segments:
             parts = [half(whole.to(half.device), segment) for half in self.halves]

@@ -9,7 +9,7 @@ _FILTERS = 64
 
 
 class HighwayConv(nn.Module):
-    """y = H(x) · T(x) + x · (1 - T(x)): a convolution and a gate that says how much of it replaces the input."""
+    """y = H(x) · T(x) + x · (1 - T(x)): a convolution H and a gate T, the share of H that replaces the input."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -17,7 +17,7 @@ class HighwayConv(nn.Module):
         self.gate = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Takes and gives [batch, channels, height, width]."""
+        """Takes and returns [batch, channels, height, width]."""
         share = torch.sigmoid(self.gate(hidden))
         return hidden + share * (functional.relu(self.transform(hidden)) - hidden)
 
@@ -33,7 +33,7 @@ class Highway(nn.Module):
         self.classes = nn.Linear(channels, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Takes normalised [batch, 3, size, size], gives logits [batch, classes]."""
+        """Takes normalised [batch, 3, size, size], returns logits [batch, classes]."""
         hidden = functional.relu(self.conv1(images))
         for block in self.blocks:
             for layer in block:  # type: ignore[attr-defined]

@@ -1,10 +1,10 @@
-"""LeNet-5 (LeCun, Bottou, Bengio and Haffner 1998): AlexNet's algorithm, small."""
+"""LeNet-5 (LeCun, Bottou, Bengio and Haffner 1998)."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-# The paper's table 1: which maps of S2 each map of C3 sees.
+# The maps of S2 that each map of C3 sees (the paper's table 1).
 _CONNECTIONS = (
     *((0, 1, 2), (1, 2, 3), (2, 3, 4), (3, 4, 5), (0, 4, 5), (0, 1, 5)),
     *((0, 1, 2, 3), (1, 2, 3, 4), (2, 3, 4, 5), (0, 3, 4, 5), (0, 1, 4, 5), (0, 1, 2, 5)),
@@ -14,21 +14,21 @@ _CONNECTIONS = (
 
 
 class Subsampling(nn.Module):
-    """The mean of 2×2 pixels, times a coefficient and plus a bias of each map."""
+    """The mean of 2×2 pixels, times a coefficient of each map plus its bias."""
 
     def __init__(self, maps: int) -> None:
         super().__init__()
         self.weight, self.bias = nn.Parameter(torch.ones(maps)), nn.Parameter(torch.zeros(maps))
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Takes [batch, maps, height, width], gives half the height and width."""
+        """Takes [batch, maps, height, width], returns half the height and width."""
         return functional.avg_pool2d(hidden, 2) * self.weight[:, None, None] + self.bias[:, None, None]
 
 
 class PartlyConnected(nn.Module):
-    """A 5×5 convolution each of whose maps sees some maps alone; the weights are those that are there, in a row."""
+    """A 5×5 convolution whose maps each see only some input maps; `weight` holds the existing connections in a row."""
 
-    # A map sees 60 of S2's maps over C3's 16, in the mean.
+    # There are 60 connections to 16 maps.
     fan_in = 25 * 60 / 16
     chosen: Tensor
 
@@ -39,15 +39,15 @@ class PartlyConnected(nn.Module):
         self.register_buffer("chosen", torch.tensor([row * 6 + seen for row, seen in pairs]), persistent=False)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Takes [batch, 6, height, width], gives [batch, 16, height - 4, width - 4]."""
+        """Takes [batch, 6, height, width], returns [batch, 16, height - 4, width - 4]."""
         whole = self.weight.new_zeros(16 * 6, 5, 5).index_copy(0, self.chosen, self.weight)
         return functional.conv2d(hidden, whole.view(16, 6, 5, 5), self.bias)
 
 
 class LeNet5(nn.Module):
-    """C1 → S2 → C3 → S4 → C5 → F6 → classes, on grey images; a softmax over linear outputs stands for the paper's RBF.
+    """C1 → S2 → C3 → S4 → C5 → F6 → classes, on grey images, with a softmax in place of the paper's RBF outputs.
 
-    Three channels are averaged to grey. Trainable parameters as published: 156, 12, 1,516, 32, 48,120, 10,164.
+    The mean of three channels is grey. Trainable parameters are as published: 156, 12, 1,516, 32, 48,120, 10,164.
     """
 
     def __init__(self, num_classes: int) -> None:
@@ -59,7 +59,7 @@ class LeNet5(nn.Module):
         self.output = nn.Linear(84, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Takes normalised [batch, 3, 32, 32], gives logits [batch, classes]."""
+        """Takes normalised [batch, 3, 32, 32], returns logits [batch, classes]."""
         hidden = images.mean(dim=1, keepdim=True)
         hidden = _squashed(self.s2(_squashed(self.c1(hidden))))
         hidden = _squashed(self.s4(_squashed(self.c3(hidden))))
@@ -69,5 +69,5 @@ class LeNet5(nn.Module):
 
 
 def _squashed(hidden: Tensor) -> Tensor:
-    """The paper's appendix A: ±1 maps to ±1, where the curve still bends."""
+    """Returns the paper's squashing function (appendix A), which maps ±1 to ±1."""
     return 1.7159 * torch.tanh(hidden * (2 / 3))

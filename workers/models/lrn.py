@@ -10,16 +10,16 @@ from workers.kernels import lrn as kernel
 
 
 def band_matrix(channels: int, size: int) -> Tensor:
-    """A [channels, channels] float32 matrix of ones within `size // 2` of the diagonal: sums a channel's window."""
+    """Returns a [channels, channels] float32 matrix of ones within `size // 2` of the diagonal, to sum windows."""
     index = torch.arange(channels)
     return ((index[:, None] - index[None, :]).abs() <= size // 2).float()
 
 
 def _power(base: Tensor, beta: float) -> Tensor:
-    """`base ** -beta`; for the paper's 0.75 by roots.
+    """Returns `base ** -beta`, by roots for the paper's 0.75.
 
-    That is 2.2 to 2.8 times as fast as `pow` on one core (small net's shapes), and slower than it where
-    `numerics.apply` has not stopped glibc from returning freed memory.
+    Roots are 2.2 to 2.8 times as fast as `pow` on one core (small net's shapes), but slower unless `numerics.apply` has
+    stopped glibc from returning freed memory.
     """
     if beta == 0.75:
         root = base.rsqrt()
@@ -28,7 +28,7 @@ def _power(base: Tensor, beta: float) -> Tensor:
 
 
 class _LocalResponseNorm(torch.autograd.Function):
-    """y = x · d^-β, d = k + (α/n) · band(x²), by torch's operators; the gradient is by hand, and keeps four tensors."""
+    """y = x · d^-β, d = k + (α/n) · band(x²), by torch's operators; the gradient is explicit and keeps four tensors."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, band: Tensor, scale: float, k: float, beta: float) -> Tensor:
@@ -49,7 +49,7 @@ class _LocalResponseNorm(torch.autograd.Function):
 
 
 class _CompiledLocalResponseNorm(torch.autograd.Function):
-    """The same by the compiled kernel; keeps its input alone and computes the denominator again."""
+    """The same by the compiled kernel, which keeps only its input and computes the denominator again."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, size: int, scale: float, k: float, rectify: bool) -> Tensor:
@@ -68,9 +68,9 @@ class LocalResponseNorm(nn.Module):
     """Normalises each pixel's channels by the activity of `size` neighbouring ones; with `rectify`, after a ReLU.
 
     Equal to `torch.nn.LocalResponseNorm(size, alpha, beta, k)` to rounding: α is divided by `size`, as in the released
-    source. Of an input of several times `channels`, each group of so many is normalised alone. It works on
-    [pixels, channels] rows, which channels_last makes a view: in a compiled kernel where the run's numerics say so,
-    else with the window's sum as a banded matrix product.
+    source. An input of n · `channels` channels is normalised in n separate groups. The norm works on [pixels, channels]
+    rows, which are a view in channels_last order. It uses the compiled kernel if the run's numerics say so, else sums
+    windows by a banded matrix product.
     """
 
     band: Tensor
@@ -82,7 +82,7 @@ class LocalResponseNorm(nn.Module):
         self.register_buffer("band", band_matrix(channels, size), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Takes and gives [batch, channels, height, width]."""
+        """Takes and returns [batch, channels, height, width]."""
         batch, channels, height, width = images.shape
         rows = images.permute(0, 2, 3, 1).reshape(-1, self.channels)
         normalised: Tensor

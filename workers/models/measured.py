@@ -1,4 +1,4 @@
-"""The outline of any torch module, measured: built without memory (torch's meta device) and run once on no image."""
+"""Measures the outline of any torch module by running it once on torch's meta device, which needs no memory."""
 
 import torch
 from torch import Tensor, nn
@@ -11,13 +11,13 @@ from workers.settings import ModelSettings
 
 
 def measured(model: ModelSettings, num_classes: int) -> Outline:
-    """Builds `model` and counts.
+    """Returns the outline of `model`.
 
-    Multiply-adds and neurons are those of the convolutions and fully connected layers that run when it predicts; a
-    transformer's attention, which calls its weights by another way, is left out of them.
+    Multiply-adds and neurons are those of the convolutions and fully connected layers that run in prediction. A
+    transformer's attention does not call such layers, and is not counted.
 
     Raises:
-        ConfigError: the model does not take images of its `input_size`, or lacks a size that it is given.
+        ConfigError: the model does not take images of its `input_size`.
     """
     module = _on_meta(model, num_classes)
     counter = _Counter(module)
@@ -26,14 +26,14 @@ def measured(model: ModelSettings, num_classes: int) -> Outline:
         with torch.no_grad():
             module(images[:1])
             counter.stop()
-            # Auxiliary classifiers run in training alone, and may want larger images.
+            # Auxiliary classifiers run only in training, and may need larger images.
             module.train()(images)
-    # What torch's operators and torchvision's own checks raise on images that are too small, or not of their size.
+    # torch's operators and torchvision's checks raise these on images of a wrong size.
     except (RuntimeError, ValueError, AssertionError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ConfigError(
-            f"model.input_size={model.input_size}: {model.name} does not take such images ({reason}); "
-            "give another input_size, most often a larger one"
+            f"model.input_size={model.input_size}: {model.name} does not take images of this size ({reason}); "
+            "give another input_size, usually a larger one"
         ) from error
     layers = layer_shapes(module)
     wider = layer_shapes(_on_meta(model, num_classes + 1))
@@ -45,7 +45,7 @@ def measured(model: ModelSettings, num_classes: int) -> Outline:
 
 
 def layer_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Every module that owns parameters, by name, with their shapes one after the other, each after its length."""
+    """Returns, by name, the shapes of each module's own parameters as one tuple, each shape after its length."""
     owners = ((name, tuple(part.parameters(recurse=False))) for name, part in module.named_modules())
     return {
         name: tuple(number for one in owned for number in (one.dim(), *one.shape)) for name, owned in owners if owned
@@ -58,7 +58,7 @@ def _on_meta(model: ModelSettings, num_classes: int) -> nn.Module:
 
 
 class _Counter:
-    """Adds up what convolutions and fully connected layers do for one image; `last` is the one that ran last."""
+    """Counts multiply-adds and outputs of convolutions and fully connected layers for one image; `last` ran last."""
 
     def __init__(self, module: nn.Module) -> None:
         self.num_macs = self.num_neurons = 0
@@ -73,7 +73,7 @@ class _Counter:
 
     def _count(self, part: nn.Module, _inputs: tuple[Tensor, ...], outputs: Tensor) -> None:
         assert isinstance(part.weight, Tensor)
-        # A weight is used once for each pixel of its maps, or once for each row that a layer is given.
+        # A convolution uses a weight once for each pixel of its maps, a fully connected layer once for each row.
         uses = outputs.numel() // outputs.shape[-1 if isinstance(part, nn.Linear) else 1]
         self.num_macs += uses * part.weight.numel()
         self.num_neurons += outputs.numel()

@@ -1,4 +1,4 @@
-"""The nets by name: which class builds which `model.name`."""
+"""Maps each `model.name` to the class that builds it."""
 
 from torch import nn
 
@@ -15,7 +15,7 @@ _CIFAR_HIDDEN_UNITS = {"cifar_80s": 64, "cifar_18pct": 0}
 
 
 def construct(model: ModelSettings, num_classes: int) -> nn.Module:
-    """Builds `model`, whose settings `outline` has checked (or is about to check)."""
+    """Builds `model` without checking its settings, which `outline` does."""
     if model.name.startswith(TORCHVISION):
         return torchvision_nets.construct(model.name.removeprefix(TORCHVISION), num_classes)
     if model.name == "lenet5":

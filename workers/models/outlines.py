@@ -1,4 +1,4 @@
-"""Answers, for any model by name, which layers it has and what it costs, before anything is built."""
+"""Gives the layers and costs of any model by name, before it is built."""
 
 import difflib
 from functools import lru_cache
@@ -11,26 +11,22 @@ from workers.settings import ModelSettings
 
 @lru_cache(maxsize=256)
 def outline(model: ModelSettings, num_classes: int) -> Outline:
-    """The outline of `model` with `num_classes` outputs.
+    """Returns the outline of `model` with `num_classes` outputs.
 
     Raises:
-        ConfigError: no such model, or one that is too deep for its input.
+        ConfigError: there is no such model, or it is too deep for its input.
     """
     check_name(model.name)
     if model.name == ALEXNET:
         return _of_geometry(geometry(model, num_classes))
-    # Here and not above: a plan of AlexNets loads no torch.
+    # Imported here, because a plan of AlexNets must not load torch.
     from workers.models.measured import measured
 
     return measured(model, num_classes)
 
 
 def check_name(name: str) -> None:
-    """Refuses a name that no model has, with the nearest ones; loads torchvision only for what this project lacks.
-
-    Raises:
-        ConfigError: no such model.
-    """
+    """Raises ConfigError with the nearest names if no model is called `name`; loads torchvision only where needed."""
     if name in MODEL_NAMES:
         return
     close = difflib.get_close_matches(name, MODEL_NAMES, n=1, cutoff=0.8)

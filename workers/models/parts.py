@@ -1,7 +1,7 @@
-"""Where a net's weights lie: each in one parameter, or in the parameters of two halves.
+"""Maps a net's weights to its parameters: one parameter each, or one in each of two halves.
 
-Checkpoints, momentum, `reset`, `freeze` and `lr_scale` know the whole net's names and shapes alone. So a checkpoint
-does not tell in which layout it was trained, and a member of either goes on from one of the other.
+Checkpoints, momentum, `reset`, `freeze` and `lr_scale` use only the whole net's names and shapes. So a checkpoint is
+the same in both layouts, and a member of either can start from a checkpoint of the other.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ from workers.models.halves import HalvedAlexNet
 
 
 def parts_of(model: nn.Module) -> dict[str, tuple[nn.Parameter, ...]]:
-    """Each weight by its name in checkpoints, in the net's order: the parameters that are it, one after the other."""
+    """Returns the parameters that make up each weight, by its name in checkpoints, in the net's order."""
     if not isinstance(model, HalvedAlexNet):
         return {name: (parameter,) for name, parameter in model.named_parameters()}
     second = dict(model.second.named_parameters())
@@ -20,9 +20,9 @@ def parts_of(model: nn.Module) -> dict[str, tuple[nn.Parameter, ...]]:
 
 
 def saved_parts_of(model: nn.Module) -> dict[str, tuple[Tensor, ...]]:
-    """All that a checkpoint keeps of a net, by name: its weights, then persistent buffers.
+    """Returns all tensors of a net that a checkpoint stores, by name: its weights, then persistent buffers.
 
-    Such are batch norm's running statistics: training moves them, and nothing computes them again.
+    Such buffers are batch norm's running statistics, which cannot be computed from the weights.
     """
     saved: dict[str, tuple[Tensor, ...]] = dict(parts_of(model))
     if not isinstance(model, HalvedAlexNet):
@@ -32,14 +32,14 @@ def saved_parts_of(model: nn.Module) -> dict[str, tuple[Tensor, ...]]:
 
 
 def whole_shape(parts: Sequence[Tensor]) -> tuple[int, ...]:
-    """The shape of the weight that `parts` are along its first dimension."""
+    """Returns the shape of the weight that `parts` make up along its first dimension."""
     if len(parts) == 1:
         return tuple(parts[0].shape)
     return sum(len(part) for part in parts), *parts[0].shape[1:]
 
 
 def beside(parts: Sequence[Tensor], whole: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Each part and the view of `whole` that corresponds to it, to copy one into the other."""
+    """Yields each part with its view of `whole`, to copy one into the other."""
     if len(parts) == 1:
         return iter([(parts[0], whole)])
     return zip(parts, whole.split_with_sizes([len(part) for part in parts]), strict=True)

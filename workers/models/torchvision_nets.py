@@ -1,4 +1,4 @@
-"""torchvision's classification models as members: built by name with this dataset's classes, never with weights."""
+"""torchvision's classification models as members: built by name for this dataset's classes, without trained weights."""
 
 from collections.abc import Callable
 from functools import partial
@@ -7,15 +7,15 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-# These draw slowly by a truncated normal, and warn, unless they are told whether to; they have auxiliary classifiers.
+# These have auxiliary classifiers, and warn unless they are told to draw weights from a truncated normal (slow).
 _INCEPTIONS = ("googlenet", "inception_v3")
-# How each built net would be built anew: torchvision draws weights while it builds.
+# Builds the same net again, since torchvision draws weights while it builds.
 _recipes: WeakKeyDictionary[nn.Module, Callable[[], nn.Module]] = WeakKeyDictionary()
 
 
 def names() -> list[str]:
-    """The names that `construct` knows."""
-    # Here and not above: other nets need no torchvision, and loading it takes a moment.
+    """Returns the names that `construct` takes."""
+    # Imported here, because other nets do not need torchvision.
     from torchvision import models
 
     found: list[str] = models.list_models(module=models)
@@ -23,10 +23,7 @@ def names() -> list[str]:
 
 
 def construct(name: str, num_classes: int) -> nn.Module:
-    """Builds a model with torchvision's own settings, auxiliary classifiers included; they speak in training alone.
-
-    torch's global generator is as before.
-    """
+    """Builds a model with torchvision's settings and auxiliary classifiers; torch's global generator is unchanged."""
     recipe = partial(_construct, name, num_classes)
     with torch.random.fork_rng(devices=[]):
         module = recipe()
@@ -35,14 +32,14 @@ def construct(name: str, num_classes: int) -> nn.Module:
 
 
 def is_one(module: nn.Module) -> bool:
-    """Whether `construct` has built `module`."""
+    """Returns whether `construct` built `module`."""
     return module in _recipes
 
 
 def initialise(module: nn.Module, seed: int) -> None:
-    """Draws all weights as torchvision does, from `seed`; running statistics begin anew.
+    """Draws all weights from `seed` as torchvision does, and resets running statistics.
 
-    torch's global generator is as before.
+    torch's global generator is unchanged.
     """
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.manual_seed(seed % 2**63)

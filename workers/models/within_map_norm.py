@@ -7,7 +7,7 @@ from torch.nn import functional
 class WithinMapNorm(nn.Module):
     """y = x · (k + α/size² · Σ x²)^-β, the sum over a window of `size` × `size` pixels of the same map.
 
-    Beyond the image there are zeros. Sums are float32 at least.
+    Pixels outside the image count as zeros. Sums are at least float32.
     """
 
     def __init__(self, size: int, alpha: float, beta: float, k: float) -> None:
@@ -15,8 +15,8 @@ class WithinMapNorm(nn.Module):
         self.size, self.alpha, self.beta, self.k = size, alpha, beta, k
 
     def forward(self, images: Tensor) -> Tensor:
-        """Takes and gives [batch, channels, height, width]."""
+        """Takes and returns [batch, channels, height, width]."""
         squares = images.square() if images.itemsize >= 4 else images.float().square()
-        # The zeros count in the mean: it is the sum over size².
+        # The mean counts the zeros, so it is the sum over size².
         mean = functional.avg_pool2d(squares, self.size, stride=1, padding=self.size // 2)
         return images * mean.mul(self.alpha).add(self.k).pow(-self.beta).to(images.dtype)

@@ -1,4 +1,4 @@
-"""The settings of one dataset, as plain frozen values; part of the same schema as the training settings."""
+"""The settings of one dataset, as frozen values in the same schema as the training settings."""
 
 import re
 from dataclasses import dataclass, fields
@@ -7,12 +7,12 @@ from enum import StrEnum
 from workers.settings.checks import require, require_least
 
 SPLITS = ("train", "dev", "val", "test")
-# What nobody trains on, and what members predict.
+# Members never train on these splits, and predict them.
 HELD_OUT = SPLITS[1:]
 
 
 class Source(StrEnum):
-    """Where a dataset's images come from."""
+    """The form in which a dataset's images are supplied."""
 
     digits = "digits"
     folder = "folder"
@@ -23,19 +23,19 @@ class Source(StrEnum):
     ilsvrc = "ilsvrc"
 
 
-# Sources whose images lie below a root, each as its files have them.
+# Sources that read images from files below a root.
 FILE_SOURCES = frozenset({Source.folder, Source.csv, Source.webdataset, Source.parquet, Source.ilsvrc})
 
 
 class OnBad(StrEnum):
-    """What preparation does with a training image that cannot be read."""
+    """The answer of preparation to a training image that cannot be read."""
 
     stop = "stop"
     skip = "skip"
 
 
 _SPLIT_BY_FILES = frozenset({Source.csv, Source.webdataset, Source.parquet})
-# A setting that its source would not look at is a mistake, and told.
+# A setting that the source would ignore is an error.
 _READ_BY = {
     **dict.fromkeys(("train", "val", "test"), _SPLIT_BY_FILES),
     "images": frozenset({Source.csv}),
@@ -44,17 +44,17 @@ _READ_BY = {
     "class_names": frozenset({Source.webdataset, Source.parquet}),
 }
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(::[A-Za-z][A-Za-z0-9+.-]*)*://")
-# A secret may hold slashes, and an address another one; a port is no secret. A query signs.
+# A secret may contain slashes, and one address another. A port is no secret. A query may be a signature.
 _CREDENTIALS = re.compile(r"://[^/@:]*:(?!\d+(?:/|$))[^@]*@|\?\S*=")
 
 
 def is_url(root: str) -> bool:
-    """Whether a root lies in an object store (`s3://bucket/folder`), and not in a folder of this machine."""
+    """Returns whether `root` is in an object store (`s3://bucket/folder`) and not a folder of this machine."""
     return _URL.match(root) is not None
 
 
 class StoreFormat(StrEnum):
-    """How prepared pixels are kept: as they are (197 KB an image at 256 pixels), or as JPEG again, a fraction of it."""
+    """The form of prepared pixels: raw (197 KB an image at 256 pixels), or JPEG, a fraction of that."""
 
     raw = "raw"
     jpeg = "jpeg"
@@ -64,15 +64,15 @@ class StoreFormat(StrEnum):
 class DatasetSettings:
     """One entry of `datasets`.
 
-    `declared_*` are the published counts of a dataset, used by `septet plan` where the images are absent.
-    `name` is that of one of torchvision's sets, which is downloaded to `root` where `download` allows it.
-    `store_format` says how the prepared pixels are kept, `jpeg_quality` how well where that is as JPEG.
-    `orientations` is 4 to make each (class, quarter turn) a class of its own (the digits' superset), else 1.
-
-    What follows is None for what the source finds by itself. `train`, `val` and `test` say which files below the root
-    hold a split: a csv file, or a pattern of shards with `*` and `{000..146}`. `images` is csv's folder of images, with
-    `{split}` where it has one for each. Columns are those of csv or parquet. `class_names` is a file with the name of
-    class 0, 1, … a line, for labels that are numbers.
+    Attributes:
+        orientations: 4 makes each (class, quarter turn) a class of its own (the digits' superset); else 1.
+        declared_classes: published count, which `septet plan` uses where images are absent; `declared_*` likewise.
+        name: one of torchvision's datasets, downloaded to `root` if `download` allows it.
+        train: the files below the root that hold this split: a csv file, or a pattern of shards with `*` and
+            `{000..146}`; None lets the source find them, as for `val`, `test` and the settings below.
+        images: csv's folder of images, with `{split}` if each split has one.
+        id_column: a column of csv or parquet, as the other two.
+        class_names: a file with the names of classes 0, 1, …, one a line, for labels that are numbers.
     """
 
     source: Source = Source.folder
@@ -107,7 +107,7 @@ class DatasetSettings:
         require(self.orientations in (1, 4), f"orientations={self.orientations}: give 1 or 4")
         require(
             not (is_url(self.root or "") and _CREDENTIALS.search(self.root or "")),
-            "root: holds a password or a signature, which would be kept in config.yaml: give it in the environment",
+            "root: contains a password or a signature, which config.yaml would store: give it in the environment",
         )
         for name, sources in _READ_BY.items():
             value = getattr(self, name)
@@ -120,36 +120,36 @@ class DatasetSettings:
         require_least(self, 0, "declared_classes", "declared_train", "declared_val", "declared_test")
 
 
-# Photographs at quality 90 and 256 pixels took 0.34; a better quality takes up to three times that.
+# Photographs at quality 90 and 256 pixels took 0.34. Higher qualities take up to three times that.
 _JPEG_BYTES_A_PIXEL = 0.45
 _FINE_JPEG_BYTES_A_PIXEL = 1.5
 _FINE_QUALITY = 90
 
 
 def stored_image_bytes(size: int, store_format: StoreFormat, jpeg_quality: int) -> int:
-    """Bytes that a prepared image of `size` × `size` pixels takes; as JPEG about, and rather too many."""
+    """Returns the bytes of a prepared image of `size` × `size` pixels; an estimate on the high side for JPEG."""
     if store_format is StoreFormat.raw:
         return 3 * size * size
     a_pixel = _JPEG_BYTES_A_PIXEL if jpeg_quality <= _FINE_QUALITY else _FINE_JPEG_BYTES_A_PIXEL
     return round(a_pixel * size * size)
 
 
-# Where images lie and what is published of them. Of `classes` it is not the file's place that counts but the names.
+# The place of the images and their published counts. The names in `classes` count elsewhere, the file's path nowhere.
 _NO_OPTIONS = frozenset(
     {
         *("root", "download", "classes", "class_names"),
         *("declared_classes", "declared_train", "declared_val", "declared_test"),
     }
 )
-# They shape pixels only where these are JPEG: a raw store has one key whatever they say.
+# These shape only JPEG pixels, so raw stores leave them out of keys and hashes.
 _JPEG_OPTIONS = frozenset({"store_format", "jpeg_quality"})
 
 
 def dataset_options(settings: DatasetSettings) -> dict[str, str | int | float]:
-    """The settings that shape a dataset besides its files and classes, in the order of the fields.
+    """Returns the settings that shape a dataset besides its files and classes, in the order of the fields.
 
-    They enter both the key of its store and the hash of a plan: whatever is added here changes both. What only some
-    sources read (`_READ_BY`) is there only where it is given, so that the others' hashes never change.
+    They are part of the store's key and of the plan's hash, so an addition changes both. Settings that only some
+    sources read (`_READ_BY`) appear only where they are given, so that the hashes of other sources stay the same.
     """
     unused = _NO_OPTIONS if settings.store_format is StoreFormat.jpeg else _NO_OPTIONS | _JPEG_OPTIONS
     values = {field.name: getattr(settings, field.name) for field in fields(settings) if field.name not in unused}

@@ -1,7 +1,7 @@
-"""The settings of one stage, as plain frozen values.
+"""The settings of one stage, as frozen values.
 
-They are the schema of the configuration groups (`orchestrator.config.composition` registers and checks them) and travel
-unchanged inside a `StageSpec` to the process that trains. No heavy import belongs here.
+They are the schema of the configuration groups (`orchestrator.config.composition` registers and checks them). A
+`StageSpec` carries them unchanged to the process that trains. Import nothing heavy here.
 """
 
 from collections.abc import Mapping
@@ -12,37 +12,37 @@ from workers.settings.checks import require, require_least
 
 
 class Layout(StrEnum):
-    """Where AlexNet's two groups of filters lie: together on one device, or each half of the net on its own."""
+    """The placement of AlexNet's two groups of filters: together on one device, or each half on its own."""
 
     grouped = "grouped"
     halves = "halves"
 
 
 class InitScheme(StrEnum):
-    """How fresh weights are drawn."""
+    """The distribution of fresh weights."""
 
     he = "he"
     gaussian = "gaussian"
 
 
 class Activation(StrEnum):
-    """What follows a convolution or a hidden fully connected layer."""
+    """The activation after a convolution or a hidden fully connected layer."""
 
     relu = "relu"
     tanh = "tanh"
 
 
 class DropoutScaling(StrEnum):
-    """When dropout makes up for outputs set to zero: in training, the kept ones scaled up, or at test, all down."""
+    """The way dropout makes up for zeroed outputs: scale kept ones up in training, or all of them down at test."""
 
     train = "train"
     test = "test"
 
 
 class Normalisation(StrEnum):
-    """What centres the pixels: channel mean and deviation of the training set or of ImageNet, or its mean image alone.
+    """The statistics that centre pixels: mean and deviation of the training set or of ImageNet, or a mean image.
 
-    `mean_image` is that of 2012: pixels stay on the scale 0…255, less the training set's mean at that place.
+    `mean_image` is that of 2012: pixels stay on the scale 0…255, minus the training set's mean at each position.
     """
 
     dataset = "dataset"
@@ -51,10 +51,10 @@ class Normalisation(StrEnum):
 
 
 class ColourScale(StrEnum):
-    """How far a colour shift goes along a principal direction: the root of its eigenvalue, or the eigenvalue itself.
+    """The length of a colour shift along a principal direction: the root of its eigenvalue, or the eigenvalue.
 
-    The root is what the source released in 2012 multiplies by, the eigenvalue what the paper's words say. The
-    covariance is that of pixels on the scale [0, 1]: on 0…255 eigenvalues would be shifts of a thousand grey levels.
+    The source released in 2012 uses the root, the paper's text the eigenvalue. The covariance is that of pixels on the
+    scale [0, 1]: on 0…255, eigenvalues would be shifts of a thousand grey levels.
     """
 
     root = "root"
@@ -62,62 +62,63 @@ class ColourScale(StrEnum):
 
 
 class Decay(StrEnum):
-    """How the learning rate falls."""
+    """The rule by which the learning rate falls."""
 
     plateau = "plateau"
     fixed = "fixed"
 
 
 class Velocity(StrEnum):
-    """What momentum keeps: past gradients, scaled by the rate of the day, or past moves, scaled when they were made."""
+    """The contents of momentum: past gradients, scaled by the current rate, or past updates, scaled when made."""
 
     unscaled = "unscaled"
     scaled = "scaled"
 
 
 class KeptCheckpoint(StrEnum):
-    """Which checkpoint of a finished stage predicts."""
+    """The checkpoint of a finished stage that predicts."""
 
     last = "last"
     best = "best"
 
 
 class Crops(StrEnum):
-    """What of an image predicts: five crops and their reflections, or the centre crop alone."""
+    """The crops that predict: five and their reflections, or the centre crop alone."""
 
     ten = "ten"
     centre = "centre"
 
 
 CONVS = ("conv1", "conv2", "conv3", "conv4", "conv5", "conv6")
-# Neither pooled nor normalised between one another.
+# Nothing pools or normalises between these.
 MIDDLE_CONVS = CONVS[2:5]
 
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """AlexNet's geometry, and what its sources tell differently (conf/reading); sizes in pixels.
+    """AlexNet's geometry, and the points on which its sources differ (conf/reading); sizes in pixels.
 
     Attributes:
         name: the architecture.
         input_size: side of a crop.
         width: scales the filters of every convolution.
-        num_convs: 5, or 6 for one more after the last pooling.
-        groups: of conv2, conv4 and conv5: 2 where each half of the filters sees its own half of the channels alone.
-        conv1_padding: zeros left of and above the image; `conv1_padding_end` right and below, None for as many.
+        num_convs: 5, or 6 to add one after the last pooling.
+        groups: of conv2, conv4 and conv5; with 2, each half of the filters sees only its own half of the channels.
+        conv1_padding: zeros left of and above the image.
         lrn: normalises after conv1 and conv2, over windows of `lrn_size` channels, by
             (`lrn_k` + `lrn_alpha` · Σ x²)^-`lrn_beta`.
-        lrn_alpha_over_size: α counts a mean over the window (the release), not a sum (the paper's formula).
-        lrn1_before_relu: conv1 is normalised before it is rectified, as in the release.
-        within_map_norm: after conv2's normalisation, another within each map, as in the release.
+        lrn_alpha_over_size: α multiplies the window's mean (the release), not its sum (the paper's formula).
+        lrn1_before_relu: normalises conv1 before its ReLU, as in the release.
+        within_map_norm: normalises within each map after conv2's normalisation, as in the release.
+        conv1_padding_end: zeros right of and below the image; None for as many as `conv1_padding`.
         filters: of conv1 to conv6 at width 1; the paper's net on one GPU has 48, 128, 192, 192, 256 and `groups` 1.
-        without: convolutions of conv3, conv4, conv5 that are left out; the pooling after them stays.
+        without: which of conv3, conv4, conv5 to leave out; the pooling after them stays.
         pool_size: side of a pooling window; its stride is 2, so that windows of 3 overlap.
         activation: of all hidden layers.
-        dropout_scaling: train as torch scales, test as the release does.
-        lrn_across_halves: false stops the windows of `lrn` where the channels of another group begin, as on two GPUs.
-        bottleneck: outputs of a linear layer before the last one, the release's way to 22,000 classes; 0 for none.
-        layout: where the groups lie; changes neither counts nor what a checkpoint holds.
+        dropout_scaling: `train` is torch's scaling, `test` the release's.
+        lrn_across_halves: false keeps the windows of `lrn` inside one group's channels, as on two GPUs.
+        layout: the groups' placement; it changes neither counts nor checkpoints.
+        bottleneck: outputs of a linear layer before the last, with which the release has 22,000 classes; 0 for none.
     """
 
     name: str = "alexnet"
@@ -164,29 +165,29 @@ class ModelSettings:
         require_least(self, 1, "input_size", "groups", "conv1_kernel", "conv1_stride", "fc_units")
         require((self.conv1_padding_end or 0) >= 0, f"conv1_padding_end={self.conv1_padding_end}: give 0 or more")
         require_least(self, 0, "conv1_padding", "lrn_alpha", "lrn_beta", "bottleneck")
-        # A window of n channels has its own in the middle.
-        require(self.lrn_size >= 1 and self.lrn_size % 2 == 1, f"lrn_size={self.lrn_size}: give an odd count, as in 5")
-        require(self.lrn_k > 0, f"lrn_k={self.lrn_k}: give a positive number, since activity may be 0")
+        # A channel is in the middle of its window.
+        require(self.lrn_size >= 1 and self.lrn_size % 2 == 1, f"lrn_size={self.lrn_size}: give an odd count")
+        require(self.lrn_k > 0, f"lrn_k={self.lrn_k}: give a positive number, because activity may be 0")
         if self.layout is Layout.halves:
             self._check_halves()
 
     def _check_halves(self) -> None:
-        only = "layout=halves: only alexnet lies in halves"
+        only = "layout=halves: only alexnet has halves"
         require(self.name == "alexnet", f"{only}, not {self.name}; give layout=grouped")
-        require(self.groups == 2, f"groups={self.groups}: layout=halves has a half for each of two groups; give 2")
-        require(self.fc_units % 2 == 0, f"fc_units={self.fc_units}: layout=halves halves them; give an even count")
+        require(self.groups == 2, f"groups={self.groups}: layout=halves has one half for each group; give 2")
+        require(self.fc_units % 2 == 0, f"fc_units={self.fc_units}: layout=halves splits them; give an even count")
         require(
             not (self.lrn and self.lrn_across_halves),
-            "lrn_across_halves=true: with layout=halves each half normalises its own channels alone; "
+            "lrn_across_halves=true: with layout=halves each half normalises only its own channels; "
             "give lrn_across_halves=false",
         )
 
 
 @dataclass(frozen=True)
 class InitSettings:
-    """How fresh layers are drawn: `he` (fan-in; the last of `std`), or all `gaussian` of `std`.
+    """The distribution of fresh weights: `he` (by fan-in; `std` for the last layer), or `gaussian` of `std` for all.
 
-    `layer_std` is for single layers, whatever the scheme. `bias` fills the layers in `biased`; other biases start at 0.
+    `layer_std` overrides either for single layers. Biases of the layers in `biased` start at `bias`, others at 0.
     """
 
     scheme: InitScheme = InitScheme.he
@@ -203,12 +204,15 @@ class InitSettings:
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """Momentum SGD. `clip_norm` 0 leaves gradients as they are; biases are never decayed if `decay_biases` is false.
+    """Momentum SGD.
 
-    Layers in `layer_decay` decay by that in place of `weight_decay`.
-    Biases learn at `bias_lr_scale` times their layer's rate. `velocity` unscaled is torch's rule, v ← m·v + g + wd·w,
-    w ← w − lr·v; scaled is that of 2012 (Krizhevsky et al., §5), v ← m·v − lr·(g + wd·w), w ← w + v. The two differ
-    only for some updates after a change of the rate.
+    Attributes:
+        decay_biases: false applies weight decay to weights only.
+        clip_norm: largest norm of the gradient; 0 does not clip.
+        bias_lr_scale: a bias's rate over its layer's.
+        velocity: unscaled is torch's rule, v ← m·v + g + wd·w, w ← w − lr·v; scaled is that of 2012 (Krizhevsky et al.,
+            §5), v ← m·v − lr·(g + wd·w), w ← w + v. They differ only for some updates after a change of the rate.
+        layer_decay: decay of single layers, in place of `weight_decay`.
     """
 
     lr: float = 0.01
@@ -233,9 +237,9 @@ class OptimizerSettings:
 
 @dataclass(frozen=True)
 class RateChange:
-    """From some update on, `layers` learn at these factors of the rate, in place of those they had; 0 freezes a layer.
+    """New factors of the learning rate for `layers`, in place of their earlier ones; 0 freezes a layer.
 
-    It begins once `after_updates` updates and `after_share` of the stage's epochs have been made.
+    They apply once `after_updates` updates and `after_share` of the stage's epochs are done.
     """
 
     after_updates: int = 0
@@ -251,15 +255,17 @@ class RateChange:
 
 @dataclass(frozen=True)
 class ScheduleSettings:
-    """`cuts` cuts by `factor`, each after `patience` epochs without a better dev error
-    or at its share in `latest`.
+    """The course of the learning rate over `epochs`: `cuts` cuts, each by `factor`.
 
-    `fixed` cuts exactly at the shares in `latest`. Patience is not counted while dev error is still at chance.
-    `warmup_updates` raise the rate linearly from zero. `rate_changes` change single layers' rates later on; where two
-    name the same layer, the one that begins later counts (of those that begin together, the one last in the alphabet).
-    `stop_when_stalled` ends the stage early: after `patience` epochs without a better dev error since the last cut.
+    `plateau` cuts after `patience` epochs without a better dev error, at the latest at the cut's share in `latest`;
+    epochs whose dev error is at chance do not count. `fixed` cuts exactly at the shares in `latest`. A share of epochs
+    is reached at the end of an epoch.
 
-    Shares of epochs mean whole epochs: the first end of an epoch at which the share is reached.
+    Attributes:
+        warmup_updates: updates that raise the rate linearly from zero.
+        rate_changes: later changes of single layers' rates. If two name the same layer, the later one counts; if both
+            begin together, the last in alphabetical order.
+        stop_when_stalled: ends the stage after `patience` epochs without a better dev error since the last cut.
     """
 
     decay: Decay = Decay.plateau
@@ -286,17 +292,16 @@ class ScheduleSettings:
         require(all(0 < share <= 1 for share in self.latest), f"latest={list(self.latest)}: give shares in (0, 1]")
         require(
             self.decay is Decay.plateau or not self.stop_when_stalled,
-            "stop_when_stalled=true: only decay=plateau watches dev error; set that, or leave this out",
+            "stop_when_stalled=true: only decay=plateau watches dev error; give decay=plateau, or leave this out",
         )
 
 
 @dataclass(frozen=True)
 class AugmentationSettings:
-    """Random crop, reflection, and a shift along the colour eigenvectors with `colour_std` (0 switches it off).
+    """Random crop, reflection, and a shift along the colour eigenvectors by `colour_std` (0 for none).
 
-    `colour_until` is the share of the stage's epochs after which colours are no longer shifted.
-    `shuffle_window` is for stores larger than memory: 0 mixes all images, n only so many at a time, in pieces of
-    neighbours that are read together.
+    Colours are shifted until `colour_until` of the stage's epochs is done. `shuffle_window` is for stores larger than
+    memory: 0 mixes all images; n mixes n at a time, in runs of neighbours that are read together.
     """
 
     random_crop: bool = True
@@ -314,7 +319,7 @@ class AugmentationSettings:
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """All that shapes one stage's weights besides data, seed, threads and precision."""
+    """All settings that shape one stage's weights besides data, seed, threads and precision."""
 
     model: ModelSettings = ModelSettings()
     init: InitSettings = InitSettings()
@@ -325,14 +330,14 @@ class TrainingSettings:
 
 @dataclass(frozen=True)
 class Recipe(TrainingSettings):
-    """How one stage is trained, all defaults resolved: the one value that plan, driver and worker share.
+    """The settings of one stage with all defaults resolved, shared by plan, driver and worker.
 
     Attributes:
         dataset: name of the dataset that the stage trains on.
         init_from: the stage whose weights it starts from, as written (`<stage>` or `<member>.<stage>`), or None.
         init_file: a file of weights to start from instead, as written, or None.
         reset: layers drawn again after the weights are loaded, sorted by name.
-        freeze: layers that stay as they are, sorted by name.
+        freeze: layers that are not trained, sorted by name.
         lr_scale: factors of the learning rate by layer (`conv1` … `fc8`, `head`, `body`).
     """
 

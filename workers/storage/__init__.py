@@ -1,4 +1,4 @@
-"""Everything that is written to be trusted later: atomic files, checkpoints, fences and finished stages.
+"""The files that later steps rely on: atomic writes, checkpoints, fences, locks and finished stages.
 
 Every artefact is written to a temporary name, fsynced and renamed.
 """

@@ -8,6 +8,7 @@ from .atomic import (
     replacing_folder as replacing_folder,
     sha256_of as sha256_of,
     storage_errors as storage_errors,
+    unfenced as unfenced,
     write_bytes as write_bytes,
     write_json as write_json,
     write_text as write_text,
@@ -24,7 +25,7 @@ from .checkpoint import (
     verify_checkpoint as verify_checkpoint,
     write_checkpoint as write_checkpoint,
 )
-from .fence import fence_of as fence_of, raise_fence as raise_fence, unfenced as unfenced
+from .fence import fence_of as fence_of, raise_fence as raise_fence
 from .finished import Finished as Finished, read_finished as read_finished, write_finished as write_finished
 from .heartbeat import beat as beat, beating as beating, silent as silent
 from .lock import is_locked as is_locked, locked as locked

@@ -1,4 +1,4 @@
-"""Every artefact is written temp → fsync → rename → fsync of the parent: a reader sees the old or the new one."""
+"""Atomic writes: temporary name → fsync → rename → fsync of the parent; readers see the old file or the new one."""
 
 import contextlib
 import ctypes
@@ -20,14 +20,20 @@ TEMPORARY_PREFIX = ".tmp-"
 # renameat2(2): the folder that relative paths start from, and the flag that exchanges two names in one step.
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 _CANNOT_EXCHANGE = {errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP}
-# Asked once, at import: it can only be told by changing it, and it is the whole process's.
+# Read once, at import, because the only way to read it is to change it for the whole process.
 _UMASK = os.umask(0o077)
 os.umask(_UMASK)
+
+Check = Callable[[], None]
+
+
+def unfenced() -> None:
+    """Checks nothing; for work that no other attempt competes with."""
 
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turns an OSError of the storage (full, read-only, I/O) into a StorageError naming `path`."""
+    """Turns an OSError of the storage (full, read-only, I/O) into a StorageError that names `path`."""
     try:
         yield
     except OSError as error:
@@ -38,22 +44,29 @@ def storage_errors(path: Path) -> Iterator[None]:
 
 def fsync_folder(folder: Path) -> None:
     """Makes the names inside `folder` durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    _fsync(folder)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
-def _always() -> None:
-    pass
+def _fsync_tree(folder: Path) -> None:
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            _fsync(Path(parent, name))
+        _fsync(Path(parent))
 
 
 @contextmanager
-def replacing(path: Path, check: Callable[[], None] = _always) -> Iterator[IO[bytes]]:
-    """Yields a binary file that takes the place of `path` when the block ends well, and vanishes when it does not.
+def replacing(path: Path, check: Check = unfenced) -> Iterator[IO[bytes]]:
+    """Yields a binary file that replaces `path` when the block succeeds, and is deleted if it fails.
 
-    `check` is called right before it does, and may raise.
+    `check` is called right before the rename, and may raise.
     """
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,7 +85,7 @@ def replacing(path: Path, check: Callable[[], None] = _always) -> Iterator[IO[by
             temporary.unlink(missing_ok=True)
 
 
-def write_bytes(path: Path, data: bytes, check: Callable[[], None] = _always) -> None:
+def write_bytes(path: Path, data: bytes, check: Check = unfenced) -> None:
     """Replaces `path` by `data`; `check` as in `replacing`."""
     with replacing(path, check) as file:
         file.write(data)
@@ -84,35 +97,28 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replaces `path` by `value` as indented JSON; NaN is refused, since JSON has none."""
+    """Replaces `path` by `value` as indented JSON; raises ValueError on NaN, which JSON lacks."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 @contextmanager
-def atomic_folder(target: Path, check: Callable[[], None] = _always) -> Iterator[Path]:
-    """Yields an empty folder beside `target` that becomes `target` when the block ends well.
+def atomic_folder(target: Path, check: Check = unfenced) -> Iterator[Path]:
+    """Yields an empty folder beside `target` that becomes `target` when the block succeeds.
 
-    Every file inside is fsynced before the rename; `check` is as in `replacing`.
+    Every file inside is fsynced before the rename. `check` is as in `replacing`.
 
     Raises:
-        StorageError: `target` exists by then, or storage fails.
+        StorageError: `target` already exists at the end, or storage fails.
     """
     with storage_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY_PREFIX}{target.name}-", dir=target.parent))
         try:
             yield temporary
-            for folder, _, names in os.walk(temporary):
-                for name in names:
-                    descriptor = os.open(Path(folder, name), os.O_RDONLY)
-                    try:
-                        os.fsync(descriptor)
-                    finally:
-                        os.close(descriptor)
-                fsync_folder(Path(folder))
+            _fsync_tree(temporary)
             if target.exists():
-                # The rename itself would take the place of an empty folder.
-                raise StorageError(f"{target}: already there: another process writes in {target.parent}")
+                # Checked here, because the rename would silently replace an empty folder.
+                raise StorageError(f"{target}: already exists: another process writes to {target.parent}; stop one")
             check()
             temporary.rename(target)
             fsync_folder(target.parent)
@@ -120,19 +126,19 @@ def atomic_folder(target: Path, check: Callable[[], None] = _always) -> Iterator
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def remove_leftovers(folder: Path, of: str = "", check: Callable[[], None] = _always) -> None:
-    """Removes what a killed writer left in `folder`; only its one owner may call this.
+def remove_leftovers(folder: Path, of: str = "", check: Check = unfenced) -> None:
+    """Deletes the temporary files of killed writers in `folder`; only the folder's owner may call this.
 
-    Who owns no more than one target there names it by `of`: only what `atomic_folder` left of that one is removed.
-    `check` is called once it is known what there is to remove, and may raise.
+    An owner of only one target names it by `of`: then only what `atomic_folder` left of that target is deleted. `check`
+    is called after the folder is listed and before anything is deleted, and may raise.
     """
     with storage_errors(folder):
         found = list(folder.glob(f"{TEMPORARY_PREFIX}{of and f'{of}-'}*"))
         check()
         for leftover in found:
             if leftover.is_dir() and not leftover.is_symlink():
-                # At once, before its files: a writer that is not dead but was stopped may rename it meanwhile, and must
-                # find all of it or nothing.
+                # The folder is renamed before its files are deleted. Its writer may only be suspended; when it resumes,
+                # its rename must find the whole folder or none.
                 gone = leftover.with_name(f"{leftover.name}-gone")
                 with contextlib.suppress(FileNotFoundError):
                     leftover.rename(gone)
@@ -143,10 +149,10 @@ def remove_leftovers(folder: Path, of: str = "", check: Callable[[], None] = _al
 
 @contextmanager
 def replacing_folder(target: Path) -> Iterator[Path]:
-    """Yields an empty folder that takes the place of the folder `target`, with all in it, when the block ends well.
+    """Yields an empty folder that replaces the folder `target` in one rename when the block succeeds.
 
-    Files that prove each other change together. Every file inside is fsynced before. Where names cannot be exchanged
-    (NFS, macOS) a reader finds neither for an instant; a mix of old and new nowhere.
+    Every file inside is fsynced before. If the file system cannot exchange names (NFS, macOS), there is no folder for
+    an instant, but never a mix of old and new files.
     """
     with storage_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -154,16 +160,11 @@ def replacing_folder(target: Path) -> Iterator[Path]:
         try:
             yield temporary
             temporary.chmod(0o777 & ~_UMASK)
-            for path in (*temporary.iterdir(), temporary):
-                descriptor = os.open(path, os.O_RDONLY)
-                try:
-                    os.fsync(descriptor)
-                finally:
-                    os.close(descriptor)
+            _fsync_tree(temporary)
             _take_place(temporary, target)
             fsync_folder(target.parent)
         finally:
-            # Where the names were exchanged, this is what was there before.
+            # After an exchange of names, this is the old folder.
             shutil.rmtree(temporary, ignore_errors=True)
 
 
@@ -182,7 +183,7 @@ def _take_place(folder: Path, target: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Exchanges two names in one step; False where the system or the file system cannot."""
+    """Exchanges two names in one step; returns False if the system or the file system cannot."""
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if renameat2 is None:
         return False
@@ -195,19 +196,14 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def sha256_of(path: Path) -> str:
-    """sha256 of a file, in hex."""
+    """Returns the sha256 of a file in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The value that `text` stands for.
-
-    Raises:
-        ValueError: it is no JSON, or is nested so deeply that Python's parser gives up.
-    """
+    """Parses JSON; raises ValueError if `text` is not JSON or is nested too deeply for Python's parser."""
     try:
         return json.loads(text)
     except RecursionError:
-        # A thousand brackets make one; it is no ValueError by itself, and would end as an internal error.
         raise ValueError("nested too deeply") from None

@@ -1,8 +1,9 @@
-"""Checkpoints: safetensors and JSON in a folder that appears whole, verified by sha256 before a byte of it is used.
+"""Checkpoints: safetensors and JSON in a folder that appears whole, and is verified by sha256 before it is used.
 
 `step-%08d/{model.safetensors, optimizer.safetensors, state.json, MANIFEST.json}`. Each file is on the disk before the
-next is begun. MANIFEST.json is the last: it carries size and sha256 of the others, whose checkpoint it is, and a sha256
-of itself. Neither safetensors nor JSON notices a flipped bit, hence the hashes. What is not finite is never written.
+next is started. MANIFEST.json, the last, has the size and sha256 of the others, the stage that the checkpoint belongs
+to, and a sha256 of itself. The hashes are needed because neither safetensors nor JSON detects a flipped bit. Weights
+that are not finite are never written.
 """
 
 import errno
@@ -23,8 +24,15 @@ from safetensors.numpy import load
 
 from workers.errors import Diverged, StorageError, StorageSilent
 from workers.storage import layout
-from workers.storage.atomic import atomic_folder, parse_json, remove_leftovers, sha256_of, storage_errors
-from workers.storage.fence import Check, unfenced
+from workers.storage.atomic import (
+    Check,
+    atomic_folder,
+    parse_json,
+    remove_leftovers,
+    sha256_of,
+    storage_errors,
+    unfenced,
+)
 from workers.storage.heartbeat import beating, silent
 from workers.storage.tensor_file import Written, first_not_finite, safetensors_pieces, write_hashed
 
@@ -33,15 +41,15 @@ Tensors = Mapping[str, np.ndarray]
 _SCHEMA = 2
 _SEAL = "manifest_sha256"
 _SET_ASIDE = "corrupt-"
-# A checkpoint that answers a read with one of these is damaged. Others (no permission, no memory, a server that is
-# away) say nothing of it, and must not have good checkpoints set aside.
+# A checkpoint whose read fails with one of these is damaged. After other errors (no permission, no memory, a server out
+# of reach) it may be good, and must not be set aside.
 _DAMAGE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO, errno.ELOOP, errno.EBADMSG, errno.EUCLEAN}
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A verified checkpoint; `model_sha256` is of its model.safetensors."""
+    """A verified checkpoint; `model_sha256` is the sha256 of its model.safetensors."""
 
     folder: Path
     step: int
@@ -59,14 +67,14 @@ class Weights:
 
 @dataclass(frozen=True)
 class Contents(Weights):
-    """All that a checkpoint holds, in memory."""
+    """The whole content of a checkpoint, in memory."""
 
     optimizer: dict[str, np.ndarray]
     state: dict[str, Any]
 
 
 class _Invalid(Exception):
-    """Why a checkpoint cannot be used."""
+    """A checkpoint cannot be used; the message is the reason."""
 
 
 def write_checkpoint(
@@ -79,29 +87,29 @@ def write_checkpoint(
     beat: Callable[[], None] = silent,
     check: Check = unfenced,
 ) -> Checkpoint:
-    """Commits `folder/step-…`, and reads it again before it says so.
+    """Commits `folder/step-…` and verifies it by reading it again.
 
-    A checkpoint of the same step that is already there and valid holds the same bits and is kept.
+    A valid checkpoint of the same step that already exists has the same bits, and is kept.
 
     Args:
-        folder: where the stage's checkpoints lie.
-        step: the updates made.
+        folder: the folder of the stage's checkpoints.
+        step: the number of updates made.
         model: the weights and persistent buffers by name, float32 or int64; they must not change until this returns.
         optimizer: the momentum by name, likewise.
-        state: what else the next update depends on, as JSON.
-        identity: whose checkpoint it is, for the manifest: `stage_hash`, and whatever else tells.
-        beat: called again and again as bytes are written.
-        check: called before anything gets or loses its name; may raise.
+        state: the rest that the next update depends on, as JSON.
+        identity: entries of the manifest that identify the stage, `stage_hash` among them.
+        beat: called again and again while bytes are written.
+        check: called before any name is created, changed or deleted; may raise.
 
     Raises:
         Diverged: a weight, a buffer or a momentum is not finite; nothing is written.
-        StorageError: the disk is full, storage fails otherwise, or does not give back what was written; nothing is left
-            of the attempt but what was set aside.
+        StorageError: the disk is full, storage fails otherwise, or returns other bytes than were written; only
+            checkpoints that were set aside are left.
     """
     for what, tensors in (("the weights", model), ("the momentum", optimizer)):
         name = first_not_finite(tensors)
         if name is not None:
-            raise Diverged(f"after update {step}: {what} of {name} are not finite: not saved", step=step)
+            raise Diverged(f"after update {step}: {what} of {name} are not finite, and are not saved", step=step)
     target = folder / layout.checkpoint(step)
     if target.exists():
         try:
@@ -125,12 +133,13 @@ def write_checkpoint(
     except _Invalid as invalid:
         check()
         _set_aside(target, invalid)
-        raise StorageError(f"{target}: read again, {invalid}: the storage does not keep what it is given") from None
+        raise StorageError(
+            f"{target}: {invalid} when read again: the storage returns other bytes than were written; check the disk"
+        ) from None
 
 
 def _write_durably(path: Path, pieces: Iterable[memoryview | bytes]) -> Written:
-    """Writes a file that is on the disk when this returns, and, where the system can, in no cache: what is read of it
-    next is what the disk has."""
+    """Writes a file to the disk and drops it from the page cache if possible, so that the next read is of the disk."""
     with path.open("wb") as file:
         written = write_hashed(file, pieces)
         file.flush()
@@ -141,16 +150,16 @@ def _write_durably(path: Path, pieces: Iterable[memoryview | bytes]) -> Written:
 
 
 def _sealed(manifest: Mapping[str, Any]) -> bytes:
-    """The manifest's one form as bytes, its own sha256 in it: no byte of it can differ unnoticed."""
+    """Serialises the manifest in its only valid form, with its own sha256, so that any changed byte is detected."""
     seal = hashlib.sha256(json.dumps(manifest, indent=1, allow_nan=False).encode()).hexdigest()
     return json.dumps({**manifest, _SEAL: seal}, indent=1, allow_nan=False).encode()
 
 
 def read_weights(folder: Path) -> Weights:
-    """Verifies and reads the weights of one named checkpoint; its momentum, as large again, is left alone.
+    """Verifies and reads the weights of one named checkpoint, but not its momentum, which has the same size.
 
     Raises:
-        StorageError: they are missing or corrupt.
+        StorageError: the weights are missing or corrupt.
     """
     with _invalid_is_an_error(folder):
         return _read_weights(folder, _manifest(folder))
@@ -160,29 +169,25 @@ def verify_checkpoint(folder: Path) -> Checkpoint:
     """Checks names, sizes and hashes of one named checkpoint against its manifest.
 
     Raises:
-        StorageError: it is missing or corrupt.
+        StorageError: the checkpoint is missing or corrupt.
     """
     with _invalid_is_an_error(folder):
         return _verified(folder)
 
 
-def _fits(_contents: Contents) -> str:
-    return ""
-
-
 def newest_checkpoint(
-    folder: Path, misfit: Callable[[Contents], str] = _fits, check: Check = unfenced
+    folder: Path, misfit: Callable[[Contents], str] = lambda _contents: "", check: Check = unfenced
 ) -> Contents | None:
-    """The newest valid checkpoint in `folder`; invalid ones are set aside. None where there never was one.
+    """Reads the newest valid checkpoint in `folder` and sets invalid ones aside; None if there never was one.
 
     Args:
-        folder: where the stage's checkpoints lie.
-        misfit: says why training cannot resume from valid contents (shapes, state), or "".
-        check: called before anything loses its name; may raise.
+        folder: the folder of the stage's checkpoints.
+        misfit: returns the reason why training cannot resume from valid contents (shapes, state), or "".
+        check: called before any name is changed; may raise.
 
     Raises:
-        StorageError: there are checkpoints, and none is valid: a silent fresh start would hide the loss. Or storage
-            does not answer, which says nothing of the checkpoints.
+        StorageError: there are checkpoints but none is valid (a silent fresh start would hide the loss), or storage
+            does not answer.
     """
     if not folder.is_dir():
         return None
@@ -200,12 +205,12 @@ def newest_checkpoint(
         else:
             return contents
     if candidates or any(folder.glob(f"{_SET_ASIDE}*")):
-        raise StorageError(f"{folder}: no valid checkpoint left; remove the folder to train this stage from its start")
+        raise StorageError(f"{folder}: no valid checkpoint left; delete the folder to train this stage from its start")
     return None
 
 
 def newest_step(folder: Path) -> int:
-    """The update that a stage resumes from, 0 for a fresh start, unless its newest checkpoint proves corrupt."""
+    """Returns the update that a stage resumes from if its newest checkpoint is valid; 0 for a fresh start."""
     return max(
         (step for step in steps_of(folder) if (folder / layout.checkpoint(step) / layout.MANIFEST).exists()), default=0
     )
@@ -218,35 +223,31 @@ def prune(
     keep_last: int = 2,
     check: Check = unfenced,
 ) -> set[int]:
-    """Deletes all but the best checkpoint and the `keep_last` newest verified ones, whose steps it gives.
+    """Deletes all checkpoints but the best and the `keep_last` newest valid ones, and returns the steps of the latter.
 
-    Those in `verified` are known to be valid; others are read before they count, and set aside where they are not.
-    Until there are `keep_last` valid ones nothing is deleted. `check` is called before anything loses its name, and may
-    raise.
+    Checkpoints whose steps are not in `verified` are read, and set aside if they are invalid. Nothing is deleted until
+    there are `keep_last` valid ones. `check` is called before any name is changed, and may raise.
     """
     kept: set[int] = set()
     for step in sorted(steps_of(folder), reverse=True):
+        one = folder / layout.checkpoint(step)
         if len(kept) == keep_last:
             if step != best_step:
                 check()
-                shutil.rmtree(folder / layout.checkpoint(step), ignore_errors=True)
-        elif step in verified or _is_valid(folder / layout.checkpoint(step), check):
+                shutil.rmtree(one, ignore_errors=True)
+            continue
+        try:
+            if step not in verified:
+                _verified(one)
             kept.add(step)
+        except _Invalid as invalid:
+            check()
+            _set_aside(one, invalid)
     return kept
 
 
-def _is_valid(folder: Path, check: Check) -> bool:
-    try:
-        _verified(folder)
-    except _Invalid as invalid:
-        check()
-        _set_aside(folder, invalid)
-        return False
-    return True
-
-
 def steps_of(folder: Path) -> list[int]:
-    """The updates after which there is a checkpoint in `folder`, valid or not, in no order."""
+    """Returns the steps of all checkpoints in `folder`, valid or not, in no order."""
     if not folder.is_dir():
         return []
     with storage_errors(folder):
@@ -264,7 +265,7 @@ def _set_aside(folder: Path, reason: Exception) -> None:
 
 def _manifest(folder: Path) -> dict[str, Any]:
     if folder.is_symlink():
-        raise _Invalid("it is a link, which no checkpoint of ours is")
+        raise _Invalid("it is a link and not a folder")
     with _unreadable_is_invalid(folder / layout.MANIFEST):
         data = _read_own(folder / layout.MANIFEST)
     try:
@@ -276,7 +277,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
             or layout.checkpoint(manifest["step"]) != folder.name
             or not isinstance(manifest["stage_hash"], str)
         ):
-            raise _Invalid("its manifest is of another checkpoint or schema")
+            raise _Invalid("its manifest belongs to another checkpoint or schema")
         if data != _sealed({key: value for key, value in manifest.items() if key != _SEAL}):
             raise _Invalid("its manifest differs from its own sha256")
         manifest["files"] = {name: Written(**described) for name, described in manifest["files"].items()}
@@ -303,9 +304,9 @@ def _read(folder: Path) -> Contents:
     try:
         state = parse_json(_verified_bytes(folder, layout.STATE, manifest))
     except ValueError as error:
-        raise _Invalid(f"{layout.STATE} is no JSON ({error})") from error
+        raise _Invalid(f"{layout.STATE} is not JSON ({error})") from error
     if not isinstance(state, dict):
-        raise _Invalid(f"{layout.STATE} is no mapping")
+        raise _Invalid(f"{layout.STATE} is not a mapping")
     return Contents(weights.checkpoint, weights.model, optimizer, state)
 
 
@@ -318,8 +319,8 @@ def _tensors(folder: Path, name: str, manifest: Mapping[str, Any]) -> dict[str, 
     try:
         tensors: dict[str, np.ndarray] = load(data)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        # Whoever can replace a file can replace its sha256: a pickle is no more read than any other bytes.
-        raise _Invalid(f"{name} is no safetensors file ({error})") from error
+        # The hashes do not protect against an attacker, but safetensors never runs code, unlike pickle.
+        raise _Invalid(f"{name} is not a safetensors file ({error})") from error
     poisoned = first_not_finite(tensors)
     if poisoned is not None:
         raise _Invalid(f"{poisoned} in {name} is not finite")
@@ -336,7 +337,7 @@ def _verified_bytes(folder: Path, name: str, manifest: Mapping[str, Any]) -> byt
 
 
 def _read_own(path: Path) -> bytes:
-    """The bytes of a file that lies here: what a link leads to may change behind the manifest's back."""
+    """Reads a file but never follows a link, whose target could change without the manifest."""
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), mode="rb") as file:
         return file.read()
 
@@ -360,4 +361,4 @@ def _invalid_is_an_error(folder: Path) -> Iterator[None]:
     try:
         yield
     except _Invalid as invalid:
-        raise StorageError(f"{folder}: {invalid}; restore it, or remove its stage's folder to train it again") from None
+        raise StorageError(f"{folder}: {invalid}; restore it, or delete its stage's folder to train it again") from None

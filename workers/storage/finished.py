@@ -1,4 +1,4 @@
-"""DONE.json: a finished stage's word on which checkpoint speaks for it. The driver writes it, workers read it."""
+"""DONE.json records that a stage finished, and its final checkpoint. The driver writes it, workers read it."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ class Finished:
 
 
 def write_finished(stage_dir: Path, stage_hash: str, result: StageResult) -> None:
-    """Commits a stage as done."""
+    """Commits DONE.json for a finished stage."""
     fields = {name: value for name, value in asdict(result).items() if name != "resumed_from"}
     write_json(stage_dir / layout.DONE, {"stage_hash": stage_hash, **fields})
 
@@ -32,13 +32,13 @@ def read_finished(stage_dir: Path) -> Finished:
     """Reads DONE.json.
 
     Raises:
-        StorageError: the stage is not done, or the file is damaged.
+        StorageError: the stage is not finished, or the file is damaged.
     """
     path = stage_dir / layout.DONE
     try:
         with storage_errors(path):
             return Finished(**parse_json(path.read_bytes()))
     except FileNotFoundError:
-        raise StorageError(f"{stage_dir}: the stage is not done; run `septet launch` again to finish it") from None
+        raise StorageError(f"{stage_dir}: the stage is not finished; run `septet launch` again to finish it") from None
     except (ValueError, TypeError) as error:
-        raise StorageError(f"{path}: damaged ({error}); remove it and run `septet launch` again") from error
+        raise StorageError(f"{path}: damaged ({error}); delete it and run `septet launch` again") from error

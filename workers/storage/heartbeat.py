@@ -1,6 +1,6 @@
-"""How a worker says that its work goes on where no update is made: whoever watches it sees a file's time move.
+"""Heartbeats of a worker while it makes no updates: it sets the modification time of a file that the driver watches.
 
-A beat comes from the work itself, never from a thread beside it, which would go on beating over a work that hangs.
+The working thread itself beats. A separate thread would still beat while the work hangs.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -14,18 +14,18 @@ _T = TypeVar("_T")
 
 
 def silent() -> None:
-    """A beat that nobody watches."""
+    """Does nothing; for work that nobody watches."""
 
 
 def beat(stage_dir: Path) -> None:
-    """Moves the time of the stage's step.txt, which must have a folder; its number stays."""
+    """Updates the modification time of the stage's step.txt, whose folder must exist."""
     path = stage_dir / layout.STEP
     with storage_errors(path):
         path.touch()
 
 
 def beating(items: Iterable[_T], beat: Callable[[], None]) -> Iterator[_T]:
-    """`items`, with a beat before each."""
+    """Yields `items`, with a beat before each."""
     for item in items:
         beat()
         yield item

@@ -1,4 +1,4 @@
-"""The names of the files inside a member's folder and in an exported dataset; `RunPaths` has those above."""
+"""The names of the files inside a member's folder and in an exported dataset; `RunPaths` has the rest of a run's."""
 
 # Inside a member's folder, beside its stages.
 PREDICTIONS = "predictions"
@@ -28,36 +28,36 @@ _STEP = "step-"
 
 
 def checkpoint(step: int) -> str:
-    """The folder name of the checkpoint after `step` updates."""
+    """Returns the folder name of the checkpoint after `step` updates."""
     return f"{_STEP}{step:08d}"
 
 
 def step_of(name: str) -> int | None:
-    """The updates made at the checkpoint whose folder has this name; None where it is no checkpoint's."""
+    """Returns the number of updates from the name of a checkpoint's folder, None for any other name."""
     digits = name.removeprefix(_STEP)
     return int(digits) if digits.isdecimal() and name == checkpoint(int(digits)) else None
 
 
 def probabilities(split: str) -> str:
-    """Inside `predictions`: the split's [rows, classes] float32."""
+    """Returns the name, inside `predictions`, of the split's [rows, classes] float32."""
     return f"{split}.npy"
 
 
 def described(split: str) -> str:
-    """Inside `predictions`: the `SplitPredictions` of the file that `probabilities` names."""
+    """Returns the name, inside `predictions`, of the `SplitPredictions` that describe `probabilities`."""
     return f"{split}.json"
 
 
 def rows(split: str) -> str:
-    """Inside a store or an exported dataset: the split's image paths, one a line."""
+    """Returns the name, inside a store or an exported dataset, of the split's image paths, one a line."""
     return f"{split}.rows.txt"
 
 
 def labels(split: str) -> str:
-    """Inside a store or an exported dataset: the split's [rows] int64."""
+    """Returns the name, inside a store or an exported dataset, of the split's labels, [rows] int64."""
     return f"{split}.labels.npy"
 
 
 def sizes(split: str) -> str:
-    """Inside a store or an exported dataset: the split's [rows, 2] int32, width and height in pixels."""
+    """Returns the name, inside a store or an exported dataset, of widths and heights, [rows, 2] int32 in pixels."""
     return f"{split}.sizes.npy"

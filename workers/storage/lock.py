@@ -1,4 +1,4 @@
-"""One process at a time: a lock that leaves no file behind and dies with its holder."""
+"""Locks between processes that end with their holder and leave no file behind."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ _PAUSE_S = 0.2
 
 @contextmanager
 def locked(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[None]:
-    """Holds the lock at `path`, for which it waits as long as another process has it; `waiting` is called meanwhile."""
+    """Holds the lock at `path`; calls `waiting` again and again while another process holds it."""
 
     def keep_waiting() -> bool:
         if waiting is not None:
@@ -26,25 +26,25 @@ def locked(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[No
     try:
         yield
     finally:
-        # Before the release: whoever gets the lock of a file that has lost its name opens the next one.
+        # Deleted before the release. A process that then gets the deleted file's lock opens a new file.
         path.unlink(missing_ok=True)
         lock.release()
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process holds the lock at `path` right now."""
+    """Returns whether a process holds the lock at `path` now."""
     if not path.exists():
         return False
     lock = _lock_at(path)
     try:
         lock.acquire(blocking=False)
     except (Timeout, PermissionError):
-        # One of another user may be held for all we know.
+        # A lock file of another user that cannot be opened may be held.
         return True
     lock.release()
     return False
 
 
 def _lock_at(path: Path) -> FileLock:
-    # Storage without flock is refused: what filelock would use there outlives its holder.
+    # Fails on storage without flock, because filelock's replacement there would outlive its holder.
     return FileLock(path, poll_interval=_PAUSE_S, fallback_to_soft=False)

@@ -1,8 +1,7 @@
-"""safetensors files written piece by piece, each piece hashed as it goes by.
+"""Writes safetensors files in pieces and hashes each piece as it is written.
 
-The library's `save` copies all tensors into one new bytes object first, and its `save_file` writes behind Python's
-back: nothing can be hashed on the way, and a full disk's error lacks the number that says so. The bytes are the
-library's own, and it reads them.
+The library's `save` first copies all tensors into one new bytes object. Its `save_file` writes from native code, so
+nothing can be hashed on the way, and its error on a full disk has no errno. The bytes are the same as the library's.
 """
 
 import hashlib
@@ -14,31 +13,31 @@ from typing import IO
 
 import numpy as np
 
-# Fits a core's second-level cache, where the hash leaves it for the write.
+# Fits a core's L2 cache, so that the write reads it from there after the hash.
 _PIECE_BYTES = 1 << 20
-# As the library names them: weights, momentum and most persistent buffers; buffers that count.
+# The library's names: F32 for weights, momentum and most persistent buffers, I64 for buffers that count.
 _DTYPES = {"<f4": "F32", "<i8": "I64"}
 
 
 @dataclass(frozen=True)
 class Written:
-    """What a manifest says of a file: its size in bytes and its sha256 in hex."""
+    """A file's size in bytes and its sha256 in hex."""
 
     size: int
     sha256: str
 
 
 def safetensors_pieces(tensors: Mapping[str, np.ndarray]) -> Iterator[memoryview | bytes]:
-    """The content of a safetensors file in pieces that are views of the tensors, which must not change meanwhile.
+    """Yields the content of a safetensors file in pieces; most are views of the tensors, which must not change yet.
 
-    Eight bytes with the header's length, the header as JSON padded to a multiple of eight, then the tensors in the
-    header's order (huggingface/safetensors, README, "Format").
+    The file has eight bytes with the header's length, the header as JSON padded to a multiple of eight, and the tensors
+    in the header's order (huggingface/safetensors, README, "Format").
 
     Args:
         tensors: float32 or int64 arrays by name, of any shape.
     """
     header, end = {}, 0
-    # The library's order: wide types first, so that each array lies at a multiple of its width.
+    # The library's order: wide types first, so that each array starts at a multiple of its width.
     for name in sorted(tensors, key=lambda one: (-tensors[one].itemsize, one)):
         array = tensors[name]
         assert array.dtype.str in _DTYPES, f"{name} is {array.dtype}"
@@ -54,7 +53,7 @@ def safetensors_pieces(tensors: Mapping[str, np.ndarray]) -> Iterator[memoryview
 
 
 def write_hashed(file: IO[bytes], pieces: Iterable[memoryview | bytes]) -> Written:
-    """Writes `pieces` one after the other, in one pass over their bytes."""
+    """Writes and hashes `pieces` in one pass over their bytes."""
     digest, size = hashlib.sha256(), 0
     for piece in pieces:
         digest.update(piece)
@@ -63,7 +62,7 @@ def write_hashed(file: IO[bytes], pieces: Iterable[memoryview | bytes]) -> Writt
 
 
 def first_not_finite(tensors: Mapping[str, np.ndarray]) -> str | None:
-    """The name of the first array that holds a NaN or an infinity, or None."""
+    """Returns the name of the first array with a NaN or an infinity, or None."""
     num = _PIECE_BYTES // 4
     for name, array in tensors.items():
         if array.dtype.kind == "f":

@@ -50,7 +50,7 @@ def test_halves_that_would_share_a_gpu_are_refused_saying_how_many_they_want(gpu
         (("model.lrn_across_halves=true",), r"model\.lrn_across_halves=true: .*give lrn_across_halves=false"),
         (("model.groups=1",), r"model\.groups=1: .*give 2"),
         (("model.fc_units=63",), r"model\.fc_units=63: .*even"),
-        (("model.name=other",), r"only alexnet lies in halves, not other"),
+        (("model.name=other",), r"only alexnet has halves, not other"),
         (("model.layout=halved",), r"model\.layout=halved: did you mean halves"),
     ],
 )

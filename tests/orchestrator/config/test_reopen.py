@@ -51,7 +51,7 @@ def folder() -> str:
     "scheme", ["ftp://me:hush@", "s3://KEY:hu/hush+x@", "zip://a::https://me:hush@", "https://h?sig=hush"]
 )
 def test_root_with_a_password_is_refused_and_the_password_not_repeated(folder, scheme):
-    with pytest.raises(ConfigError, match=r"^datasets\.target\.root: holds a password") as caught:
+    with pytest.raises(ConfigError, match=r"^datasets\.target\.root: contains a password") as caught:
         reopen(folder, [f"datasets.target.root='{scheme}host/images'"])
     assert "hush" not in str(caught.value)
 

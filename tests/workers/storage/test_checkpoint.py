@@ -135,7 +135,7 @@ def test_bytes_that_change_while_written_are_noticed(tmp_path: Path, monkeypatch
             (temporary / "optimizer.safetensors").write_bytes(b"what the disk made of it")
 
     monkeypatch.setattr(protocol, "atomic_folder", forgetful)
-    with pytest.raises(StorageError, match=r"optimizer\.safetensors differs .* does not keep what it is given"):
+    with pytest.raises(StorageError, match=r"optimizer\.safetensors differs .* the storage returns other bytes"):
         save(tmp_path, 2)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["corrupt-000-step-00000002", "step-00000001"]
 

@@ -1,4 +1,4 @@
-"""One image file to RGB pixels: which formats are read, what is decided about odd ones, what is refused.
+"""Decodes an image file to RGB pixels: the supported formats, the treatment of unusual files, the errors.
 
 The same bytes give the same pixels on every machine.
 """

@@ -1,4 +1,4 @@
-"""What was decided about an image that is read, but is not the plain RGB picture that its name says."""
+"""Decisions about images that are readable, but not the plain RGB image that their name says."""
 
 import struct
 from enum import StrEnum
@@ -8,7 +8,7 @@ from PIL import Image
 
 
 class Decision(StrEnum):
-    """One decision; the text is what the store's manifest and a person are told."""
+    """One decision; the text goes into the store's manifest and is shown to the user."""
 
     cmyk = "CMYK, converted to RGB"
     grey = "grey, its level in all three channels"
@@ -35,12 +35,8 @@ _FORMAT_OF = {
 }
 _BY_MODE = {
     "CMYK": Decision.cmyk,
-    "1": Decision.grey,
-    "L": Decision.grey,
-    "LA": Decision.grey,
-    "La": Decision.grey,
-    "P": Decision.palette,
-    "PA": Decision.palette,
+    **dict.fromkeys(("1", "L", "LA", "La"), Decision.grey),
+    **dict.fromkeys(("P", "PA"), Decision.palette),
 }
 _WITH_ALPHA = ("RGBA", "RGBa", "LA", "La", "PA")
 _ORIENTATION_TAG = 0x0112
@@ -48,14 +44,14 @@ _SHORT = 3
 
 
 def has_transparency(image: Image.Image) -> bool:
-    """Whether some of the image may be seen through."""
+    """Returns whether some of the image may be transparent."""
     return image.mode in _WITH_ALPHA or "transparency" in image.info
 
 
 def decisions_of(image: Image.Image, name: str) -> tuple[Decision, ...]:
-    """What its header says has to be decided about an opened image called `name`.
+    """Returns the decisions that the header of an opened image called `name` requires.
 
-    All but frames and what libjpeg warns of.
+    Those about frames and libjpeg's warnings come later.
     """
     found = []
     if image.mode.startswith(("I", "F")):
@@ -64,28 +60,25 @@ def decisions_of(image: Image.Image, name: str) -> tuple[Decision, ...]:
         found.append(_BY_MODE[image.mode])
     elif image.mode not in ("RGB", "RGBA", "RGBa"):
         found.append(Decision.other_mode)
-    if Decision.sixteen_bits not in found and _has_16_bits(image):
+    # Pillow gives some 16-bit images an ordinary mode, and drops their low bytes.
+    deep = any(isinstance(tile.args, str) and ";16" in tile.args for tile in getattr(image, "tile", ()))
+    if deep and Decision.sixteen_bits not in found:
         found.append(Decision.sixteen_bits)
     if has_transparency(image):
         found.append(Decision.transparency)
     if _orientation(image.info.get("exif")) > 1:
         found.append(Decision.orientation)
-    # A JPEG with a preview behind it is Pillow's MPO.
+    # Pillow calls a JPEG that is followed by a preview MPO.
     kind = "JPEG" if image.format == "MPO" else str(image.format)
     if _FORMAT_OF.get(PurePath(name).suffix.lower(), kind) != kind:
         found.append(Decision(f"{kind} under another format's name"))
     return tuple(found)
 
 
-def _has_16_bits(image: Image.Image) -> bool:
-    """Whether Pillow is about to drop low bytes: it gives deep colour an ordinary mode."""
-    return any(isinstance(tile.args, str) and ";16" in tile.args for tile in getattr(image, "tile", ()))
-
-
 def _orientation(exif: object) -> int:
-    """The orientation that a block of EXIF asks for, 1 where it asks for none or is damaged.
+    """Returns the orientation in a block of EXIF, 1 if there is none or the block is damaged.
 
-    Read here since Pillow's reader warns of damaged blocks, which are common in photographs and harm no pixel.
+    Pillow's reader would warn of damaged blocks, which are common in photographs and affect no pixel.
     """
     if not isinstance(exif, bytes):
         return 1

@@ -1,4 +1,4 @@
-"""One image file to `size` × `size` RGB pixels."""
+"""Decodes one image file to `size` × `size` RGB pixels."""
 
 import io
 import re
@@ -16,26 +16,24 @@ from workers.data.decoding.formats import FORMATS, format_of
 from workers.data.decoding.jpeg import DamagedJpeg, Decoded, UnusualJpeg, check_cmyk, decode_divided, divisor
 from workers.kernels import resize
 
-# What Pillow's readers raise on damaged files.
+# Errors that Pillow's readers raise on damaged files.
 _DECODING_ERRORS = (
     OSError,
     ValueError,
     SyntaxError,
     EOFError,
-    IndexError,
-    KeyError,
+    LookupError,
     TypeError,
-    OverflowError,
-    ZeroDivisionError,
+    ArithmeticError,
     MemoryError,
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
     Image.DecompressionBombWarning,
 )
-# A JPEG may be decoded at a fraction of its resolution as long as this many pixels are left for each wanted one.
+# A JPEG is decoded at a fraction of its resolution if its sides still have this many times the wanted pixels.
 _DRAFT_FACTOR = 2
-# MPO is Pillow's name of a JPEG with previews behind it.
+# Pillow calls a JPEG that is followed by previews MPO.
 _JPEGS = ("JPEG", "MPO")
 
 
@@ -50,7 +48,7 @@ class Picture:
     Attributes:
         pixels: [size, size, 3] uint8.
         width, height: of the original, in pixels.
-        decisions: what the file is besides a plain RGB image of its name's format.
+        decisions: the ways in which the file differs from a plain RGB image of its name's format.
     """
 
     pixels: np.ndarray
@@ -60,7 +58,7 @@ class Picture:
 
 
 def read_content(path: Path) -> bytes:
-    """The bytes of a regular file; raises BadImage where there are none."""
+    """Reads a regular file; raises BadImage if it cannot be read or is empty."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise BadImage("not a regular file")
@@ -75,16 +73,20 @@ def read_content(path: Path) -> bytes:
 def decode(content: bytes, size: int, name: str = "") -> Picture:
     """Decodes an image, scales its shorter side to `size` (antialiased bicubic) and keeps the centre square.
 
-    `name` is what the file is called, whose ending may tell of another format. EXIF rotation is not applied. Of several
-    frames the first counts.
+    EXIF rotation is not applied. Of several frames, the first is used.
+
+    Args:
+        content: the bytes of the file.
+        size: side of the result in pixels.
+        name: the file's name; the decisions say if its extension names another format.
 
     Raises:
-        BadImage: truncated or damaged, too large to be meant, or no image of the allowed formats.
+        BadImage: the image is truncated, damaged or too large, or its format is not supported.
     """
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             width, height = image.size
-            # Pillow only warns of these, and a warning filter would be the whole process's.
+            # Pillow only warns of these sizes, and a warning filter would change the whole process.
             if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
                 raise BadImage(_bomb(f"{width} × {height}"))
             decisions = decisions_of(image, name)
@@ -98,9 +100,14 @@ def decode(content: bytes, size: int, name: str = "") -> Picture:
                 decisions += (Decision.first_frame,)
             return Picture(_scaled(pixels, size), width, height, decisions)
     except UnidentifiedImageError as error:
-        raise BadImage(_unidentified(content)) from error
+        found = format_of(content)
+        if found is None:
+            raise BadImage("not an image") from error
+        supported = found in FORMATS
+        advice = "damaged at its start" if supported else f"not supported; convert it to {' or '.join(FORMATS[:2])}"
+        raise BadImage(f"{found}, {advice}") from error
     except Image.DecompressionBombError as error:
-        # Refused while opening, at twice the number that Pillow warns of.
+        # Pillow raises this from twice the number that it warns of.
         size_of = re.search(r"\d+", str(error))
         raise BadImage(_bomb(size_of[0] if size_of else "its")) from error
     except _DECODING_ERRORS as error:
@@ -111,27 +118,18 @@ def _bomb(num_pixels: str) -> str:
     return f"{num_pixels} pixels are more than the {Image.MAX_IMAGE_PIXELS} allowed"
 
 
-def _unidentified(content: bytes) -> str:
-    found = format_of(content)
-    if found is None:
-        return "not an image"
-    if found in FORMATS:
-        return f"{found}, damaged at its start"
-    return f"{found}, which is not read: only {', '.join(FORMATS)} are"
-
-
 def _jpeg_square(image: Image.Image, content: bytes, size: int) -> Decoded:
-    """The centre square of an opened JPEG, not yet scaled; raises BadImage where libjpeg finds it damaged."""
+    """Returns the centre square of an opened JPEG, not yet scaled; raises BadImage if libjpeg finds damage."""
     width, height = image.size
     divided_by = divisor(width, height, _DRAFT_FACTOR * size)
     try:
         if image.mode in ("RGB", "L"):
             decoded = decode_divided(content, width, height, divided_by)
             return Decoded(_square_of(decoded.pixels), decoded.decisions)
-        # Of CMYK there are several sorts, which Pillow knows; it is silent about damage.
+        # Pillow knows the several kinds of CMYK, but does not report damage.
         decisions = check_cmyk(content)
     except DamagedJpeg as error:
-        # Where Pillow sees the damage too, its words say more of it.
+        # If Pillow notices the damage too, its message says more.
         _centre_square(image)
         raise BadImage(str(error)) from error
     except UnusualJpeg:
@@ -142,7 +140,7 @@ def _jpeg_square(image: Image.Image, content: bytes, size: int) -> Decoded:
 
 
 def _has_frames(image: Image.Image) -> bool:
-    """Whether there is more than the frame that was read; a damaged second frame is one too many all the same."""
+    """Returns whether the image has more than one frame; a damaged second frame counts."""
     try:
         return bool(getattr(image, "is_animated", False))
     except _DECODING_ERRORS:
@@ -150,19 +148,19 @@ def _has_frames(image: Image.Image) -> bool:
 
 
 def centre_square(image: Image.Image, size: int) -> np.ndarray:
-    """The centre square, [size, size, 3] uint8; only the square is scaled, so a long strip costs no memory."""
+    """Returns the centre square, [size, size, 3] uint8; scales only the square, to save memory on long strips."""
     return _scaled(_centre_square(image), size)
 
 
 def _centre_square(image: Image.Image) -> np.ndarray:
-    """[side, side, 3] uint8, unscaled; a view of nothing but itself."""
+    """Returns a copy of the unscaled centre square, [side, side, 3] uint8."""
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     return np.asarray(to_rgb(image.crop((left, top, left + side, top + side))))
 
 
 def _square_of(pixels: np.ndarray) -> np.ndarray:
-    """The centre square of [height, width, 3]: a view, cut where `_centre_square` cuts."""
+    """Returns the centre square of [height, width, 3] as a view, the same as `_centre_square`'s."""
     height, width, _ = pixels.shape
     side = min(height, width)
     left, top = (width - side) // 2, (height - side) // 2
@@ -170,12 +168,12 @@ def _square_of(pixels: np.ndarray) -> np.ndarray:
 
 
 def _scaled(pixels: np.ndarray, size: int) -> np.ndarray:
-    # A copy: a view would keep the whole image in memory.
+    # Copied, because a view would keep the whole image in memory.
     return np.ascontiguousarray(resize.square(pixels, size))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode as RGB: the high byte of 16-bit grey, transparency on white, the rest as Pillow converts it."""
+    """Converts any mode to RGB: the high byte of 16-bit grey, transparency on white, the rest as Pillow does it."""
     if image.mode.startswith("I"):
         return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
     if has_transparency(image):

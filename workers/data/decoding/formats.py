@@ -1,6 +1,6 @@
-"""Formats of files, told by their first bytes."""
+"""Recognises file formats by their first bytes."""
 
-# Widely used and well fuzzed; the rest of Pillow's readers are a needless risk on files from elsewhere.
+# Widely used and well fuzzed. The rest of Pillow's readers are a needless risk on files from elsewhere.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
 
 _BEGINNINGS = (
@@ -35,7 +35,7 @@ _BRANDS = {b"avif": "AVIF", b"avis": "AVIF", b"heic": "HEIC", b"heix": "HEIC", b
 
 
 def format_of(content: bytes) -> str | None:
-    """The format that the first bytes of `content` are a mark of, None where they are none that is known here."""
+    """Returns the format that the first bytes of `content` identify, None if they are unknown."""
     for beginning, name in _BEGINNINGS:
         if content.startswith(beginning):
             return name

@@ -1,6 +1,6 @@
-"""Random numbers of an epoch, and the crops, reflections and colour shifts they stand for.
+"""Random numbers of an epoch, and the crops, reflections and colour shifts that they select.
 
-Everything is a function of (seed, epoch), so that a resumed stage needs no generator state.
+All of them are functions of (seed, epoch), so that a resumed stage needs no generator state.
 """
 
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ from torch import Tensor
 from workers.data.store import Pixels
 from workers.settings import AugmentationSettings
 
-# Of neighbouring images, in a window of a shuffled order.
+# Runs of neighbouring images in a window of a shuffled order.
 PIECES = 128
-# torch shares work on more bytes than this among its threads, and waking them takes longer than reflecting a crop.
+# torch splits work on more bytes among its threads, and waking those takes longer than reflecting a crop.
 _ONE_THREAD_BYTES = 32_768
 
 
 @dataclass(frozen=True)
 class EpochDraws:
-    """What one epoch draws for each position in its order.
+    """The random numbers of one epoch, for each position in its order.
 
     Attributes:
-        order: [images] int64, which image stands at each position.
+        order: [images] int64, the index of the image at each position.
         offsets: [images, 2] int64, top and left of the crop.
         flips: [images] bool, whether the crop is reflected.
         colour: [images, 3] float32, multiples of each principal component.
@@ -53,14 +53,15 @@ def draw_epoch(seed: int, epoch: int, num_images: int, margin: int, augmentation
 
 
 def window_images(shuffle_window: int) -> int:
-    """How many images are mixed at a time: a whole number of pieces."""
+    """Returns the number of images that are mixed at a time, a multiple of PIECES."""
     return max(1, shuffle_window // PIECES) * PIECES
 
 
 def _order(generator: np.random.Generator, num_images: int, window: int) -> np.ndarray:
-    """[images] int64: all images mixed; or, with a window, pieces of neighbours, the images of some of them mixed.
+    """Returns all images in random order, [images] int64; with a window, only PIECES random pieces are mixed at a time.
 
-    A window's pieces lie anywhere, so that each window sees all classes of a store sorted by class.
+    A piece is a run of neighbours. A window's pieces come from the whole store, so each window sees all classes of a
+    store sorted by class.
     """
     if window == 0 or window >= num_images:
         return generator.permutation(num_images)
@@ -76,10 +77,10 @@ def _order(generator: np.random.Generator, num_images: int, window: int) -> np.n
 def crop(
     images: np.ndarray | Pixels, chosen: np.ndarray, offsets: np.ndarray, flips: np.ndarray, size: int
 ) -> np.ndarray:
-    """Cuts a `size` × `size` window out of each chosen image and reflects it where `flips` says.
+    """Cuts a `size` × `size` window out of each chosen image and reflects it if `flips` says so.
 
     Args:
-        images: [images, side, side, 3] uint8, possibly mapped from a file: only the windows are read.
+        images: [images, side, side, 3] uint8, possibly mapped from a file; only the windows are read.
         chosen: [batch] indices into `images`.
         offsets: [batch, 2] top and left.
         flips: [batch] bool.
@@ -97,7 +98,7 @@ def crop(
 
 
 def _reflect(pixels: np.ndarray) -> None:
-    """Reflects [height, width, 3] uint8 left to right, in place; NumPy alone takes several times as long."""
+    """Reflects [height, width, 3] uint8 left to right in place, by torch, several times as fast as NumPy."""
     num_rows = max(1, _ONE_THREAD_BYTES // (pixels.shape[1] * 3))
     for start in range(0, len(pixels), num_rows):
         rows = pixels[start : start + num_rows]
@@ -113,8 +114,8 @@ class PixelStatistics:
         std: [3] float32.
         components: [3, 3] float32, each column an eigenvector of the RGB covariance times the root of its eigenvalue
             (or the eigenvalue).
-        mean_images: None; or, in place of mean and std, [2, S, S, 3] float32 on the scale 0…255: what is taken off a
-            whole image, and off its reflection. Nothing is divided.
+        mean_images: None; or, in place of mean and std, [2, S, S, 3] float32 on the scale 0…255, to be subtracted from
+            a whole image and from its reflection without a division.
     """
 
     mean: Tensor
@@ -125,7 +126,7 @@ class PixelStatistics:
 
 @dataclass(frozen=True)
 class Windows:
-    """Where crops lie in their images.
+    """The positions of crops in their images.
 
     Attributes:
         offsets: [batch, 2] int64, top and left.
@@ -137,7 +138,7 @@ class Windows:
 
     @classmethod
     def all_at(cls, place: int, batch: int) -> "Windows":
-        """One place for every image of a batch, as top and as left, unreflected."""
+        """Returns windows of a batch that all have `place` as top and left, unreflected."""
         return cls(np.full((batch, 2), place), np.zeros(batch, dtype=bool))
 
 
@@ -146,47 +147,40 @@ def to_input(
 ) -> Tensor:
     """Normalises uint8 [batch, side, side, 3] to float32 [batch, 3, side, side] in channels_last order.
 
-    The colour shift (Krizhevsky et al. 2012, §4.1) is one constant an image and channel, so it is folded into the
+    The colour shift (Krizhevsky et al. 2012, §4.1) is one constant per image and channel, so it is part of the
     normalisation's offset.
 
     Args:
-        pixels: whole images, or crops as they come from `crop`.
-        statistics: what centres the pixels.
-        colour: [batch, 3] float32, multiples of each component; None shifts nothing.
-        windows: where the crops lie; None says that these are whole images. Only a mean image depends on it.
+        pixels: whole images, or crops from `crop`.
+        statistics: of the training set.
+        colour: [batch, 3] float32, multiples of each component; None for no shift.
+        windows: the crops' positions, which only a mean image needs; None for whole images.
     """
-    if statistics.mean_images is not None:
-        return _less_mean_image(pixels, statistics.mean_images, _shift(statistics, colour), windows)
     batch, height, width, _ = pixels.shape
+    if statistics.mean_images is not None:
+        images = _less_mean_image(pixels, statistics.mean_images, windows or Windows.all_at(0, batch))
+        if colour is not None:
+            shift = torch.from_numpy(colour) @ statistics.components.T * 255.0
+            images.view(batch, height, width * 3).add_(shift.repeat(1, width)[:, None, :])
+        return images.permute(0, 3, 1, 2)
     offset = (-statistics.mean / statistics.std).expand(batch, 3)
     if colour is not None:
         offset = offset + torch.from_numpy(colour) @ statistics.components.T / statistics.std
-    # Rows of width × 3 numbers, not pixels of three: element-wise work on a last axis of three is not vectorised.
+    # Rows of width × 3 numbers, because torch does not vectorise over a last axis of three.
     scale = (1.0 / (255.0 * statistics.std)).repeat(width)
     images = torch.from_numpy(pixels).view(batch, height, width * 3).to(torch.float32)
     images.mul_(scale).add_(offset.repeat(1, width)[:, None, :])
     return images.view(batch, height, width, 3).permute(0, 3, 1, 2)
 
 
-def _shift(statistics: PixelStatistics, colour: np.ndarray | None) -> Tensor | None:
-    """[batch, 3] float32: what a colour shift adds on the scale 0…255."""
-    return None if colour is None else torch.from_numpy(colour) @ statistics.components.T * 255.0
-
-
-def _less_mean_image(
-    pixels: np.ndarray, mean_images: np.ndarray, shift: Tensor | None, windows: Windows | None
-) -> Tensor:
-    """Each image less the window of the mean image that it was cut from, reflected where it was."""
-    batch, height, width, _ = pixels.shape
-    windows = windows or Windows.all_at(0, batch)
+def _less_mean_image(pixels: np.ndarray, mean_images: np.ndarray, windows: Windows) -> Tensor:
+    """Subtracts from each crop its window of the mean image: [batch, height, width, 3] float32."""
+    _, height, width, _ = pixels.shape
     side = mean_images.shape[2]
     images = torch.from_numpy(pixels).to(torch.float32)
-    for image, (top, left), flipped in zip(
-        images.numpy(), windows.offsets.tolist(), windows.flips.tolist(), strict=True
-    ):
-        # The reflection of a window begins as far from the left as the window ends from the right.
+    places = zip(images.numpy(), windows.offsets.tolist(), windows.flips.tolist(), strict=True)
+    for image, (top, left), flipped in places:
+        # A reflected window starts as far from the left as the window ends from the right.
         first = side - left - width if flipped else left
         image -= mean_images[int(flipped), top : top + height, first : first + width]
-    if shift is not None:
-        images.view(batch, height, width * 3).add_(shift.repeat(1, width)[:, None, :])
-    return images.permute(0, 3, 1, 2)
+    return images

@@ -1,4 +1,4 @@
-"""Batches of one split in (seed, epoch, index) order: any batch can be drawn without the ones before it."""
+"""Batches of one split, each a function of (seed, epoch, index), so that any can be drawn without those before it."""
 
 import math
 from collections.abc import Iterator
@@ -12,10 +12,10 @@ from workers.data.loading.augment import EpochDraws, PixelStatistics, Windows, c
 from workers.data.store import Pixels, Store
 from workers.settings import AugmentationSettings, ColourScale, Normalisation
 
-# The channel statistics that the encyclopedia article and torchvision's models use, on the [0, 1] scale.
+# The channel statistics that torchvision's models use, on the [0, 1] scale.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-# A few microseconds an image: not for what stays in memory anyway.
+# Reading ahead costs a few microseconds an image, which is not worth it for a split that stays in memory.
 _READ_AHEAD_FROM_BYTES = 2 << 30
 
 
@@ -28,7 +28,7 @@ class Batch:
 
 
 def pixel_statistics(store: Store, augmentation: AugmentationSettings) -> PixelStatistics:
-    """What centres and colours the pixels of `store`."""
+    """Returns the statistics that `augmentation` normalises and colours the pixels of `store` with."""
     imagenet = augmentation.normalisation is Normalisation.imagenet
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if imagenet else (store.mean, store.std)
     lengths = np.maximum(np.asarray(store.eigenvalues, dtype=np.float64), 0.0)
@@ -48,32 +48,31 @@ def pixel_statistics(store: Store, augmentation: AugmentationSettings) -> PixelS
 
 
 def num_batches(num_images: int, batch_size: int) -> int:
-    """Batches an epoch; the last one may be short."""
+    """Returns the batches per epoch; the last one may be short."""
     return -(-num_images // batch_size)
 
 
 class ReadAhead:
-    """Has the kernel read the images that come next while those at hand are trained on.
+    """Makes the kernel read the next images while training runs.
 
-    A store that memory holds needs none of this after its first epoch; one that it does not hold would otherwise be
-    waited for, image by image.
+    Without it, training on a store larger than memory would wait for every image.
     """
 
     def __init__(self, images: Pixels, ahead: int, least_bytes: int = _READ_AHEAD_FROM_BYTES) -> None:
-        """`ahead` images at a time, one such lot before they are due; nothing for less than `least_bytes` of pixels."""
+        """Reads `ahead` images at a time, that many before they are due; nothing if pixels are below `least_bytes`."""
         self._images, self._ahead = images, ahead
         self._useful = math.prod(images.shape) >= least_bytes
         self._order, self._asked = np.empty(0, np.int64), 0
 
     def to(self, order: np.ndarray, position: int) -> None:
-        """Says that `order` is now read from `position` on."""
+        """Requests the images that follow `position` in `order`."""
         if not self._useful:
             return
         if order is not self._order:
             self._order, self._asked = order, position
         due = (position // self._ahead + 2) * self._ahead
         if self._asked < due:
-            # Neighbours are asked for in one piece: that is what a window's order is made of.
+            # One request for each run of neighbours, of which a window's order has many.
             coming = np.sort(order[self._asked : due])
             for piece in np.split(coming, np.flatnonzero(np.diff(coming) > 1) + 1):
                 if len(piece):
@@ -95,7 +94,7 @@ class TrainingBatches:
         input_size: int,
         colour_epochs: int | None = None,
     ) -> None:
-        """`colour_epochs` are those, from the first on, in which colours are shifted; None means all."""
+        """Opens the split; colours are shifted in the first `colour_epochs` epochs, None for all."""
         self._images, labels = store.images("train"), store.labels("train")
         assert labels is not None
         self._labels, self._statistics, self._augmentation = labels, statistics, augmentation
@@ -106,32 +105,24 @@ class TrainingBatches:
         self._read_ahead = ReadAhead(self._images, window_images(window) if window else batch_size)
 
     @property
-    def num_images(self) -> int:
-        return len(self._labels)
-
-    @property
     def per_epoch(self) -> int:
-        """Batches an epoch."""
-        return num_batches(self.num_images, self._batch_size)
+        return num_batches(len(self._labels), self._batch_size)
 
     def draw(self, epoch: int, index: int) -> Batch:
         """Draws batch `index` of `epoch`."""
         if epoch != self._epoch:
             margin = self._images.shape[1] - self._input_size
-            self._draws = draw_epoch(self._seed, epoch, self.num_images, margin, self._augmentation)
+            self._draws = draw_epoch(self._seed, epoch, len(self._labels), margin, self._augmentation)
             self._epoch = epoch
         span = slice(index * self._batch_size, (index + 1) * self._batch_size)
         self._read_ahead.to(self._draws.order, span.start)
         chosen = self._draws.order[span]
         windows = Windows(self._draws.offsets[span], self._draws.flips[span])
         pixels = crop(self._images, chosen, windows.offsets, windows.flips, self._input_size)
-        # Drawn all the same: what else an epoch draws must not depend on it.
-        colour = self._draws.colour[span] if self._shifts_colour(epoch) else None
+        shifts = self._augmentation.colour_std > 0 and (self._colour_epochs is None or epoch < self._colour_epochs)
+        # Drawn even if not used, so that the epoch's other draws do not depend on it.
+        colour = self._draws.colour[span] if shifts else None
         return Batch(to_input(pixels, self._statistics, colour, windows), torch.from_numpy(self._labels[chosen]))
-
-    def _shifts_colour(self, epoch: int) -> bool:
-        over = self._colour_epochs is not None and epoch >= self._colour_epochs
-        return self._augmentation.colour_std > 0 and not over
 
 
 def centre_batches(

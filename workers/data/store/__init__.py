@@ -1,6 +1,6 @@
-"""The prepared dataset: decoded once into shards that numpy can map, with statistics and a manifest.
+"""The prepared dataset: images decoded once into shards that NumPy can map, with statistics and a manifest.
 
-Preparation survives a kill at any moment and never packs finished shards again.
+Preparation may be killed at any moment; it resumes without packing finished shards again.
 """
 
 from workers.faces import face

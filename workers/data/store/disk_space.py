@@ -1,4 +1,4 @@
-"""Whether a disk has room for what is about to be written: told before hours of work, not after."""
+"""Checks before hours of work that a disk has enough free space for the result."""
 
 import os
 from pathlib import Path
@@ -6,19 +6,19 @@ from pathlib import Path
 from workers.errors import StorageError
 from workers.settings import StoreFormat, stored_image_bytes
 
-# Labels, sizes, sha256 and name of a row, its share of a record, and what is the same for all JPEGs.
+# Labels, sizes, sha256 and name of a row, its part of a record, and the headers of a JPEG.
 _ROW_BYTES = {StoreFormat.raw: 150, StoreFormat.jpeg: 800}
 
 
 def store_bytes(num_images: int, size: int, store_format: StoreFormat, jpeg_quality: int) -> int:
-    """Bytes of a store of so many images of `size` pixels; as JPEG about, since it depends on what they show."""
+    """Returns the bytes of a store of `num_images` images of `size` pixels; an estimate for JPEG."""
     return num_images * (stored_image_bytes(size, store_format, jpeg_quality) + _ROW_BYTES[store_format])
 
 
 def require_space(folder: Path, needed: int, what: str, change: str) -> None:
-    """Raises StorageError where the disk of `folder` has fewer than `needed` bytes free.
+    """Raises StorageError if the disk of `folder` has fewer than `needed` bytes free.
 
-    `what` says what needs them, `change` what to change besides freeing space.
+    `what` names the data that needs them, `change` an alternative to freeing space.
     """
     status = os.statvfs(folder)
     free = status.f_bavail * status.f_frsize

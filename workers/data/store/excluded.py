@@ -1,4 +1,4 @@
-"""Images that a dataset must not be trained on, because the target holds them out."""
+"""Images that no dataset may train on, because the target holds them out."""
 
 import hashlib
 from dataclasses import dataclass
@@ -15,20 +15,20 @@ _REASON = "held out by the target"
 
 @dataclass(frozen=True, eq=False)
 class Excluded:
-    """Contents that stay out of train: distinct sha256, [M] S32 in ascending order."""
+    """Contents to leave out of train: distinct sha256, [M] S32 in ascending order."""
 
     contents: np.ndarray
 
     def narrowed(self, key: str) -> str:
-        """16 hex digits that name the store `key` without these contents."""
+        """Returns 16 hex digits that identify the store `key` without these contents."""
         return hashlib.sha256(key.encode() + self.contents.tobytes()).hexdigest()[:16]
 
     def meets_train_of(self, store: Store) -> bool:
-        """Whether a prepared dataset trains on any of these contents."""
+        """Returns whether a prepared dataset trains on any of these contents."""
         return bool(self._among(_keys(store.contents("train"))).any())
 
     def leave_out(self, rows: Rows) -> Rows:
-        """The rows without those of train that have one of these contents; dev, val and test stay as they are."""
+        """Returns the rows without those of train that have one of these contents; other splits are unchanged."""
         train = rows.splits["train"]
         hit = self._among(np.frombuffer(b"".join(row.content for row in train), _SHA256))
         kept: list[Row] = []
@@ -41,7 +41,7 @@ class Excluded:
         return Rows({**rows.splits, "train": tuple(kept)}, tuple(left_out))
 
     def _among(self, keys: np.ndarray) -> np.ndarray:
-        """[N] bool: which of `keys` [N] S32 are excluded. Searched and not sorted: the superset is the larger one."""
+        """Returns [N] bool, which of `keys` [N] S32 are excluded, by a search, since sorting takes longer."""
         if not len(self.contents):
             return np.zeros(len(keys), bool)
         places = np.searchsorted(self.contents, keys)
@@ -53,10 +53,10 @@ NOTHING = Excluded(np.empty(0, _SHA256))
 
 
 def held_out_by(target: Store) -> Excluded:
-    """What `target` keeps for dev, val and test: no dataset that its members learn from may train on it."""
+    """Returns the contents of dev, val and test of `target`, which no dataset of its members may train on."""
     return Excluded(np.unique(np.concatenate([_keys(target.contents(split)) for split in HELD_OUT])))
 
 
 def _keys(contents: np.ndarray) -> np.ndarray:
-    """[N, 32] uint8 as [N] S32; numpy ignores trailing zeros, which at one fixed length keeps distinct ones apart."""
+    """Converts [N, 32] uint8 to [N] S32; NumPy ignores trailing zeros, which is safe at one fixed length."""
     return np.ascontiguousarray(contents).view(_SHA256).ravel()

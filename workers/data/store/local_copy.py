@@ -1,6 +1,4 @@
-"""A store copied once onto a node's own disk, where its members map it: shared storage is read once a node, not at
-every epoch.
-"""
+"""Copies a store onto a node's own disk, so that the node reads shared storage once and not in every epoch."""
 
 import hashlib
 import shutil
@@ -16,14 +14,13 @@ _BLOCK_BYTES = 8 << 20
 
 
 def open_on_node(store: Path, local_copy: Path | None, beat: Callable[[], None] = silent) -> Store:
-    """Opens the copy of `store` in the folder `local_copy` of this node, and makes it first where it is not there.
+    """Opens the copy of `store` in this node's folder `local_copy`, which is made first if it is missing or damaged.
 
-    None opens `store` itself. Of processes that want the same copy at once, one makes it and the others wait. Each file
-    must have the sha256 that the store's manifest says; a copy that has lost something since is made again. `beat` is
-    called again and again while it is made, or waited for.
+    None opens `store` itself. If several processes want the same copy, one makes it and the others wait. Copied files
+    must have the sha256 in the store's manifest. `beat` is called again and again meanwhile.
 
     Raises:
-        StorageError: no store there, a damaged one, or the node's disk is full or cannot be written.
+        StorageError: the store is missing or damaged, or the node's disk is full or cannot be written.
     """
     source = open_store(store)
     if local_copy is None:
@@ -36,7 +33,7 @@ def open_on_node(store: Path, local_copy: Path | None, beat: Callable[[], None] 
                 local_copy.mkdir(parents=True, exist_ok=True)
             except (FileExistsError, NotADirectoryError) as error:
                 raise StorageError(
-                    f"{local_copy}: cannot be a folder, a file is in the way: set datasets.local_copy"
+                    f"{local_copy}: not a folder, a file is in the way: set datasets.local_copy"
                 ) from error
         with locked(local_copy / f"{copy.name}.lock", beat):
             found = _opened(copy, source) or _copied(source, copy, beat)
@@ -44,7 +41,7 @@ def open_on_node(store: Path, local_copy: Path | None, beat: Callable[[], None] 
 
 
 def _opened(copy: Path, source: Store) -> Store | None:
-    """The copy, if it is there and whole."""
+    """Opens the copy if it exists and is complete."""
     try:
         opened = open_store(copy)
     except StorageError:
@@ -54,14 +51,14 @@ def _opened(copy: Path, source: Store) -> Store | None:
 
 def _copied(source: Store, copy: Path, beat: Callable[[], None]) -> Store:
     shutil.rmtree(copy, ignore_errors=True)
-    # Of a copy that was killed on its way: it may be as large as the store, and nobody else would remove it.
+    # Deletes the rest of a killed copy, which may be as large as the store, and which nothing else deletes.
     remove_leftovers(copy.parent, copy.name)
     needed = sum((source.path / name).stat().st_size for name in source.file_hashes)
     require_space(
         copy.parent,
         needed,
         f"the copy of {source.path}",
-        "set datasets.local_copy to a larger disk of the nodes, or to null to read the store where it is",
+        "set datasets.local_copy to a larger disk of the nodes, or to null to read the store from shared storage",
     )
     with atomic_folder(copy) as folder:
         for name, sha256 in source.file_hashes.items():
@@ -80,6 +77,6 @@ def _copy_checked(source: Path, target: Path, sha256: str, beat: Callable[[], No
             writing.write(block)
     if digest.hexdigest() != sha256:
         raise StorageError(
-            f"{source}: the prepared dataset is damaged: its sha256 is not that of {MANIFEST}; delete the folder and "
+            f"{source}: the prepared dataset is damaged: its sha256 differs from {MANIFEST}; delete the folder, then "
             "run it again"
         )

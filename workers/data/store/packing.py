@@ -1,4 +1,4 @@
-"""Packs all splits into a folder: shards first, then what is told of a split's rows, each a plain npy or text file."""
+"""Packs all splits into a folder of npy and text files: first the shards, then the labels, sizes and names of rows."""
 
 import os
 import threading
@@ -22,23 +22,23 @@ from workers.data.store.shards import (
     finished_shard,
     pack_shard,
     rows_per_shard,
-    save_npy,
+    write_npy,
 )
 from workers.settings import SPLITS
-from workers.storage import layout, replacing, sha256_of, write_text
+from workers.storage import layout, sha256_of, write_text
 
-# Waking the thread that watches for each image would take the interpreter lock from those that decode.
+# Reporting every image would take the interpreter lock from the threads that decode.
 _TELL_EVERY_S = 0.1
 
 
 class _Abandoned(Exception):
-    """Nobody waits for this shard any more."""
+    """The caller no longer waits for this shard."""
 
 
 class PackingThreads:
-    """A `ShardRunner`: a thread a core and one more, for while one has its shard committed; each at a shard of its own.
+    """A `ShardRunner` with a thread for each core and one more, since one usually waits for the disk.
 
-    In memory are, for each thread, the image that it decodes and, as JPEG, the encoded images of one shard.
+    Each thread packs its own shard. It keeps one decoded image in memory, and the JPEGs of one shard.
     """
 
     def run(self, loader: Loader, jobs: Iterator[ShardJob], packed: Callable[[int], None]) -> Iterator[PackedShard]:
@@ -56,7 +56,7 @@ class PackingThreads:
                 untold += 1
 
         def tell() -> None:
-            """Tells whoever watches, in his own thread."""
+            """Reports finished images in the caller's thread."""
             nonlocal untold
             with counting:
                 num_images, untold = untold, 0
@@ -91,13 +91,13 @@ class PackingThreads:
 
 @dataclass(frozen=True, eq=False)
 class PackedSplit:
-    """What was written of a split.
+    """The result of packing a split.
 
     Attributes:
-        labels: [N] int64, of the rows it holds.
+        labels: [N] int64, of the rows that were kept.
         unreadable: the images that could not be read.
-        decided: those of which something had to be decided.
-        shards: images in each shard.
+        decided: the images with a decision.
+        shards: the number of images in each shard.
     """
 
     labels: np.ndarray
@@ -108,7 +108,7 @@ class PackedSplit:
 
 @dataclass(frozen=True)
 class Packed:
-    """The splits that are there, and every file of theirs by name."""
+    """The splits that have images, and all their files by name."""
 
     splits: Mapping[str, PackedSplit]
     files: Mapping[str, FileEntry]
@@ -123,10 +123,10 @@ def pack(
     runner: ShardRunner,
     packed: Callable[[int], None],
 ) -> Packed:
-    """Decodes every row into `folder`; shards that are there already are taken as they are.
+    """Decodes every row into `folder`; finished shards of an earlier preparation are kept.
 
-    Of test, an unreadable image keeps its row, grey and of size 0 × 0; of the others it gets none. `packed` hears how
-    many more images are done.
+    An unreadable image of test keeps its row, grey and of size 0 × 0; in other splits it gets no row. `packed` is
+    called with the number of images done since its last call.
 
     Raises:
         StorageError: the disk is full, or storage fails otherwise.
@@ -142,7 +142,7 @@ def pack(
                 finished.append(shard)
                 packed(len(job.rows))
 
-    # Asking for what is missing fills `finished`: the two are joined when all has been asked for.
+    # Running `missing` fills `finished`.
     made = list(runner.run(listing.loader(), missing(), packed))
     found = [*finished, *made]
     files: dict[str, FileEntry] = {}
@@ -180,7 +180,7 @@ def _write_split(
     labelled: bool,
     files: dict[str, FileEntry],
 ) -> PackedSplit:
-    """Writes what is told of a split's rows, and enters its files into `files`."""
+    """Writes labels, sizes, contents and names of a split's rows, and adds all its files to `files`."""
     unreadable = tuple(each for shard in shards for each in shard.unreadable)
     gone = set() if split == "test" else {each.index for each in unreadable}
     kept = [row for index, row in enumerate(rows) if index not in gone] if gone else rows
@@ -191,11 +191,7 @@ def _write_split(
     }
     if labelled:
         arrays[layout.labels(split)] = labels
-    for name, array in arrays.items():
-        path = folder / name
-        with replacing(path) as file:
-            save_npy(file, array)
-        files[path.name] = FileEntry(path.stat().st_size, sha256_of(path))
+    files.update({name: write_npy(folder / name, array) for name, array in arrays.items()})
     path = folder / layout.rows(split)
     write_text(path, "".join(f"{row.name}\n" for row in kept))
     files[path.name] = FileEntry(path.stat().st_size, sha256_of(path))

@@ -1,7 +1,7 @@
 """The pixels of one split, over all its shards, as one array that is never read whole.
 
-Shards are mapped when they are first asked for. An open mapping holds a file descriptor, so that of very many shards
-only as many as the process may open stay mapped, the least lately used giving way.
+Shards are mapped on first use. A mapping holds a file descriptor, so at most as many shards stay mapped as the process
+may open; the least recently used are closed.
 """
 
 import mmap
@@ -20,14 +20,14 @@ import numpy as np
 from workers.data.decoding import decode_window
 from workers.errors import StorageError
 
-# What else a process that trains has open: libraries, logs, sockets, other splits.
+# Other files that a training process has open: libraries, logs, sockets, other splits.
 _OTHER_FILES = 512
 _WHOLE = slice(None)
 
 
 @dataclass(frozen=True)
 class ShardFiles:
-    """Where one shard's `num_images` lie: `images` is [n, S, S, 3] uint8, or [bytes] uint8 with `offsets` [n + 1]."""
+    """The files of one shard's images: `images` is [n, S, S, 3] uint8, or [bytes] uint8 with `offsets` [n + 1]."""
 
     num_images: int
     images: Path
@@ -38,33 +38,32 @@ class _Shard(Protocol):
     """An open shard."""
 
     def window(self, index: int, rows: slice, columns: slice) -> np.ndarray:
-        """[height, width, 3] uint8 of one image."""
+        """Returns [height, width, 3] uint8 of one image."""
 
     def run(self, start: int, stop: int, rows: slice, columns: slice) -> np.ndarray:
-        """[stop - start, height, width, 3] uint8."""
+        """Returns [stop - start, height, width, 3] uint8."""
 
     def will_need(self, start: int, stop: int) -> None:
         """Asks the kernel to read these images ahead of time."""
 
 
 class Pixels:
-    """[N, S, S, 3] uint8, read-only: indexed by images (one, a slice, places, a mask), then slices of rows and columns.
+    """[N, S, S, 3] uint8, read-only; indexed by images (one, slice, indices, mask), then slices of rows and columns.
 
-    A slice of raw images that lie in one shard is a view of the mapped file; everything else is a copy of no more than
-    what was asked for.
+    A slice of raw images in one shard is a view of the mapped file. Everything else is a copy of just the selection.
     """
 
     dtype = np.dtype(np.uint8)
     ndim = 4
 
     def __init__(self, shards: Sequence[ShardFiles], size: int) -> None:
-        # An empty file cannot be mapped, and holds nothing to ask for.
+        # An empty file cannot be mapped.
         self._files = [shard for shard in shards if shard.num_images]
         self._starts = [0, *accumulate(shard.num_images for shard in self._files)]
         self._size = size
         self._open: OrderedDict[int, _Shard] = OrderedDict()
         self._most_open = 0
-        # Several threads may read at once, each shard's first reader opening it for all.
+        # Several threads may read at once; a shard's first reader opens it for all.
         self._opening = threading.Lock()
 
     @property
@@ -78,7 +77,7 @@ class Pixels:
         return (self[index] for index in range(len(self)))
 
     def __getitem__(self, key: Any) -> np.ndarray:
-        # The first case is one crop of training: it has to be cheap.
+        # The first case is one training crop, and must be fast.
         first, rows, columns = key if isinstance(key, tuple) and len(key) == 3 else _spelt_out(key)
         if isinstance(first, slice):
             return self._many(range(*first.indices(len(self))), rows, columns)
@@ -119,7 +118,7 @@ class Pixels:
         return gathered
 
     def _parts(self, start: int, stop: int) -> Iterator[tuple[int, range]]:
-        """Which shards hold `start` … `stop`, and which of each one's images."""
+        """Yields the shards that hold images `start` … `stop`, each with the range of indices in it."""
         number = bisect_right(self._starts, start) - 1
         while start < stop:
             end = min(stop, self._starts[number + 1])
@@ -151,7 +150,7 @@ def _spelt_out(key: Any) -> tuple[Any, slice, slice]:
 
 
 def _room_for(num_shards: int) -> int:
-    """How many shards may be mapped at once; raises this process's limit of open files where it may."""
+    """Returns how many shards may be mapped at once; raises this process's limit of open files if allowed."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return num_shards
@@ -168,18 +167,18 @@ def _open_shard(files: ShardFiles, size: int) -> _Shard:
         if files.offsets is None:
             return _RawShard(files.images, (files.num_images, size, size, 3))
         return _JpegShard(files.images, np.load(files.offsets, allow_pickle=False), size)
-    # A file that ends early is a TypeError of numpy's.
+    # NumPy raises TypeError if a file ends early.
     except (OSError, ValueError, TypeError) as error:
         raise StorageError(
-            f"{files.images}: cannot be read ({error}); the prepared dataset is damaged: delete its folder and run it "
-            "again"
+            f"{files.images}: cannot be read ({error}); the prepared dataset is damaged: "
+            "delete its folder, then run it again"
         ) from error
 
 
 class _Mapped:
-    """The uint8 array of an npy file, mapped and read-only; `shape` is what it must have.
+    """The uint8 array of an npy file with the expected `shape`, mapped and read-only.
 
-    Not numpy's memmap, which makes a new Python object of a subclass for each view: twice the time of a small crop.
+    NumPy's memmap is slower: it makes an object of its own class for each view, which doubles the time of a small crop.
     """
 
     def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
@@ -195,7 +194,7 @@ class _Mapped:
         self.array = np.ndarray(shape, np.uint8, self._pages, self._start)
 
     def will_need(self, start: int, stop: int) -> None:
-        """Of the array's bytes `start` … `stop`."""
+        """Asks the kernel to read the array's bytes `start` … `stop` ahead of time."""
         first, last = self._start + start, self._start + stop
         aligned = first - first % mmap.PAGESIZE
         self._pages.madvise(mmap.MADV_WILLNEED, aligned, last - aligned)
@@ -235,7 +234,7 @@ class _JpegShard:
             return decode_window(content, 0, 0, self._size)[rows, columns]
         except ValueError as error:
             raise StorageError(
-                f"{self._path}: image {index} is damaged ({error}): delete the dataset's folder and run it again"
+                f"{self._path}: image {index} is damaged ({error}): delete the dataset's folder, then run it again"
             ) from error
 
     def run(self, start: int, stop: int, rows: slice, columns: slice) -> np.ndarray:

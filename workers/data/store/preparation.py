@@ -1,4 +1,4 @@
-"""Decodes a dataset once into a packed store that all members map; the same dataset again returns at once."""
+"""Decodes a dataset once into a packed store that all members map; an existing store is used again."""
 
 import hashlib
 import json
@@ -17,24 +17,15 @@ from workers.data.store.disk_space import require_space, store_bytes
 from workers.data.store.excluded import NOTHING, Excluded
 from workers.data.store.packing import PackingThreads, pack
 from workers.data.store.pixels import Pixels
-from workers.data.store.shards import Decided, Encoding, FileEntry, ShardRunner, Unreadable, save_npy
+from workers.data.store.shards import Decided, Encoding, ShardRunner, Unreadable, write_npy
 from workers.data.store.statistics import image_statistics
 from workers.data.store.store import MANIFEST, MEAN_IMAGE, SCHEMA, digest_of, open_store, split_shards
 from workers.errors import DataError, SourceLost, StorageError
 from workers.settings import SPLITS, DatasetSettings, OnBad, StoreFormat, dataset_options
-from workers.storage import (
-    fsync_folder,
-    is_locked,
-    locked,
-    remove_leftovers,
-    replacing,
-    sha256_of,
-    storage_errors,
-    write_json,
-)
+from workers.storage import fsync_folder, is_locked, locked, remove_leftovers, storage_errors, write_json
 
 _MOST_NAMED = 10
-_WHOLE_VAL = "replace them, since without a test the submission is on val and has a line for each"
+_WHOLE_VAL = "replace them: without a test split, the submission needs a line for each image of val"
 _BUILDING = ".building-"
 _CONTENTS = "contents"
 _ABANDONED_S = 7 * 24 * 3600.0
@@ -42,7 +33,7 @@ _ABANDONED_S = 7 * 24 * 3600.0
 
 @dataclass(frozen=True)
 class PrepareProgress:
-    """How far a preparation is: images hashed (`phase` "read"), then decoded and written ("pack")."""
+    """The progress of a preparation: images hashed (`phase` "read"), then decoded and written ("pack")."""
 
     source: str
     phase: str
@@ -57,28 +48,27 @@ def prepare(
     excluded: Excluded = NOTHING,
     runner: ShardRunner | None = None,
 ) -> Path:
-    """Packs a dataset into `store_root/<key>`, unless it is there already, and returns that folder.
+    """Packs a dataset into `store_root/<key>`, unless it exists, and returns that folder.
 
-    The key covers options, classes and every file's path, size and time. Where train holds some of `excluded`, they are
-    left out, and the key covers `excluded` too; where it holds none, store and key are those of the dataset alone. Of
-    processes that prepare the same dataset at once, one builds and the others wait for it.
+    The key covers options, classes and every file's path, size and time. If train has images in `excluded`, they are
+    left out and the key covers `excluded` too; otherwise store and key are those of the dataset alone. If several
+    processes prepare the same dataset, one builds it and the others wait.
 
-    A preparation that was killed, interrupted or cut off from its source leaves `.building-<key>` with the shards that
-    were finished, which the next one uses; after other errors below nothing is left on disk. Pixels in memory
-    are one image a thread (and, as JPEG, the encoded ones of a shard), however many there are; names, labels and sizes
-    are held for all.
+    A preparation that was killed, interrupted or cut off from its source leaves `.building-<key>` with the finished
+    shards, from which the next one resumes. After other errors nothing is left on disk. Memory holds the pixels of one
+    image per thread (and the JPEGs of one shard), and the names, labels and sizes of all images.
 
     Args:
         settings: the dataset.
-        store_root: where stores lie.
-        progress: hears how far it is, several times a second.
+        store_root: the folder of stores.
+        progress: called several times a second.
         excluded: contents that train must not have.
-        runner: who packs the shards; None is threads of this process.
+        runner: packs the shards; None for threads of this process.
 
     Raises:
-        DataError: the dataset does not hold what it must, or images cannot be read.
-        SourceLost: what was listed does not answer any more.
-        StorageError: the disk has too little room, or the store is full, unwritable or damaged.
+        DataError: images or classes are missing, or images cannot be read.
+        SourceLost: listed files can no longer be read.
+        StorageError: the disk has too little space, or the store is unwritable or damaged.
     """
     listing = open_listing(settings)
     store_root = store_root.expanduser().absolute()
@@ -93,14 +83,14 @@ def prepare(
 
 
 def store_key(settings: DatasetSettings, listing: Listing) -> str:
-    """16 hex digits that name the store of this dataset as it lies on disk now."""
+    """Returns 16 hex digits that identify this dataset with its current files."""
     parts = [SCHEMA, dataset_options(settings), listing.classes, listing.fingerprint()]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a store belongs: under the dataset's own key, or a narrowed one if something had to be left out of it."""
+    """The folders of a store: under the dataset's own key, or a narrowed key if excluded images were left out."""
 
     root: Path
     key: str
@@ -108,7 +98,7 @@ class _Place:
 
     @property
     def building(self) -> Path:
-        """What is not finished yet: contents of files, and a folder of shards a store."""
+        """The folder of an unfinished preparation: contents of files, and a folder of shards for each store."""
         return self.root / f"{_BUILDING}{self.key}"
 
     def of(self, *, narrowed: bool) -> Path:
@@ -116,7 +106,7 @@ class _Place:
 
 
 def _find(place: _Place) -> Path | None:
-    """The store that is there already; told without reading an image, since superset roots hold millions."""
+    """Returns the existing store, if any, without reading an image, since a superset may have millions."""
     whole, narrowed = place.of(narrowed=False), place.of(narrowed=True)
     if whole.exists() and not place.excluded.meets_train_of(open_store(whole)):
         return whole
@@ -125,13 +115,13 @@ def _find(place: _Place) -> Path | None:
 
 @contextmanager
 def _folder_made(folder: Path) -> Iterator[None]:
-    """Makes a folder, and takes it away again if the block fails and left it empty."""
+    """Makes a folder, and deletes it if the block fails and leaves it empty."""
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
         with storage_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        raise StorageError(f"{folder}: cannot be a folder, a file is in the way: set datasets.store") from error
+        raise StorageError(f"{folder}: not a folder, a file is in the way: set datasets.store") from error
     try:
         yield
     except BaseException:
@@ -166,10 +156,10 @@ def _build(
         _write_store(settings, listing, rows, folder, report, runner)
         _commit(folder, target)
     except SourceLost:
-        # Hours of hashing and packing are not done again for a minute's outage.
+        # Kept, because a short outage should not cost hours of hashing and packing.
         raise
     except (DataError, StorageError):
-        # What is wrong must be changed first: then the data are others, or the room is needed.
+        # The user must change the data or free space before it can be used, so it is deleted.
         shutil.rmtree(building, ignore_errors=True)
         raise
     shutil.rmtree(building, ignore_errors=True)
@@ -177,7 +167,7 @@ def _build(
 
 
 def _commit(folder: Path, target: Path) -> None:
-    """Gives a finished store its place: its files are all on disk, each committed by rename."""
+    """Renames a finished store into place; all its files are on disk, each committed by rename."""
     with storage_errors(target):
         remove_leftovers(folder)
         fsync_folder(folder)
@@ -186,9 +176,9 @@ def _commit(folder: Path, target: Path) -> None:
 
 
 def _remove_abandoned(store_root: Path, besides: Path) -> None:
-    """Removes what killed preparations left and nobody went on with: nothing else would, once their images changed."""
+    """Deletes preparations that were abandoned a week ago; once their images have changed, nothing resumes them."""
     for building in store_root.glob(f"{_BUILDING}*"):
-        # One that is at work right now may end, and take its folder along, at any moment.
+        # A running preparation may end, and delete its folder, at any moment.
         with suppress(FileNotFoundError, NotADirectoryError):
             last_change = max(each.stat().st_mtime for each in (building, *building.iterdir()))
             lock = store_root / f"{building.name.removeprefix(_BUILDING)}.lock"
@@ -197,20 +187,20 @@ def _remove_abandoned(store_root: Path, besides: Path) -> None:
 
 
 def _require_room(settings: DatasetSettings, listing: Listing, place: _Place) -> None:
-    """Refuses, before anything is read, a store that the disk has no room for; finished shards need none again."""
+    """Raises StorageError, before any image is read, if the disk has too little space for the unfinished shards."""
     num_images = sum(listing.counts().values())
     needed, as_jpeg = (
         store_bytes(num_images, settings.size, each, settings.jpeg_quality)
         for each in (settings.store_format, StoreFormat.jpeg)
     )
     raw = settings.store_format is StoreFormat.raw
-    smaller = f", or keep JPEG by datasets.<name>.store_format=jpeg (about {as_jpeg:,} bytes)" if raw else ""
+    smaller = f", or store JPEG with datasets.<name>.store_format=jpeg (about {as_jpeg:,} bytes)" if raw else ""
     written = sum(path.stat().st_size for path in place.building.glob("*/*.npy"))
     require_space(
         place.root,
         max(0, needed - written),
         f"the prepared dataset of {num_images:,} images",
-        f"set datasets.store to a folder elsewhere{smaller}",
+        f"set datasets.store to a folder on another disk{smaller}",
     )
 
 
@@ -238,7 +228,7 @@ def _write_store(
         every = [each for split in unreadable.values() for each in split]
         _require_readable(settings, every, "replace or remove them, or set datasets.<name>.on_bad=skip")
     elif listing.class_ids and not rows.splits["test"]:
-        # The challenge's submission is then on val, and names no image: all lines behind one left out would be wrong.
+        # The challenge's submission is then on val, and names no image: after a missing line all others would be wrong.
         _require_readable(settings, list(unreadable.get("val", ())), _WHOLE_VAL)
     left_out = [
         *rows.left_out,
@@ -249,10 +239,7 @@ def _write_store(
     _require_every_class(settings, listing.classes, labels, left_out)
     assert train is not None
     statistics = image_statistics(Pixels(split_shards(folder, "train", encoding.format, train.shards), settings.size))
-    with replacing(folder / MEAN_IMAGE) as file:
-        save_npy(file, statistics.mean_image)
-    mean_image = FileEntry((folder / MEAN_IMAGE).stat().st_size, sha256_of(folder / MEAN_IMAGE))
-    files = {**packed.files, MEAN_IMAGE: mean_image}
+    files = {**packed.files, MEAN_IMAGE: write_npy(folder / MEAN_IMAGE, statistics.mean_image)}
     write_json(
         folder / MANIFEST,
         {
@@ -275,7 +262,7 @@ def _write_store(
 
 
 def _by_decision(decided: tuple[Decided, ...]) -> dict[str, list[str]]:
-    """Paths by what was decided: of a set that is all grey, each path once and its reason once."""
+    """Groups paths by decision, so that the manifest of an all-grey dataset has the decision once."""
     paths: dict[str, list[str]] = {}
     for each in decided:
         for decision in each.decisions:
@@ -298,5 +285,5 @@ def _require_every_class(
         why = f" ({inside[0].path}: {inside[0].reason})" if inside else ""
         raise DataError(
             f"{settings.root}: no image of class {classes[index]} is left to train on{why}: "
-            "add images, or drop the class"
+            "add images, or remove the class"
         )

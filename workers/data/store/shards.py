@@ -1,10 +1,7 @@
-"""Shards of a store: how many rows each holds, how one is packed, and the record by which a finished one is known.
+"""Shards of a store: their sizes, their packing, and the records of finished ones (files as in `store`).
 
-`<split>-00000.images.npy` [n, S, S, 3] uint8; or, as JPEG, `<split>-00000.jpeg.npy` [bytes] uint8, one file after
-another, and `<split>-00000.offsets.npy` [n + 1] int64, where each begins and the last one ends.
-
-Each file is committed by rename, and after them the record, which says of what and how they were made. So a shard that
-a killed preparation had finished is taken over by the next one, and one that was made of anything else never is.
+Each file of a shard is committed by rename, and then a record of the images and options it was made from. So the next
+preparation can use a shard that a killed one finished, and never one that was made from anything else.
 """
 
 import hashlib
@@ -13,7 +10,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -24,18 +21,18 @@ from workers.settings import StoreFormat
 from workers.storage import parse_json, replacing, sha256_of, write_json
 
 UNREADABLE_GREY = 128
-# Of raw pixels. The largest keeps a store of 1.3 million images at 256 pixels below 2,000 files; the smallest spares
-# small sets the fsyncs.
+# Bytes of raw pixels. The upper limit keeps a store of 1.3 million images at 256 pixels below 2,000 files; the lower
+# one saves small datasets many fsyncs.
 _LARGEST_BYTES = 128 << 20
 _SMALLEST_BYTES = 4 << 20
-# Shards are what is dealt out to CPUs and what a kill leaves unfinished, so a split of any length has some.
+# CPUs work on different shards, and a kill loses at most the unfinished ones, so a split should have several.
 _WANTED_SHARDS = 32
 _RECORDS = ".records"
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """How pixels are kept; `jpeg_quality` counts only where the format is JPEG."""
+    """The form of stored pixels; `jpeg_quality` matters only for JPEG."""
 
     format: StoreFormat = StoreFormat.raw
     jpeg_quality: int = 90
@@ -43,9 +40,9 @@ class Encoding:
 
 @dataclass(frozen=True)
 class ShardJob:
-    """One shard to pack, as it goes to whoever packs it: `rows` of `split`, from `first_row` on, into `folder`.
+    """One shard to pack: `rows` of `split`, from `first_row` on, into `folder`.
 
-    `keep_unreadable` gives an unreadable image a grey row of size 0 × 0; otherwise it gets none.
+    `keep_unreadable` gives an unreadable image a grey row of size 0 × 0; otherwise it gets no row.
     """
 
     folder: Path
@@ -63,11 +60,11 @@ class ShardJob:
 
     @property
     def record(self) -> Path:
-        """Beside the store's folder and not in it: so that one rename is all that is left to do at the end."""
+        """The record's path, outside the store's folder, so that the finished store needs only a rename."""
         return self.folder.with_name(f"{self.folder.name}{_RECORDS}") / f"{self.stem}.json"
 
     def digest(self) -> str:
-        """Of all that the shard is made of, but not of where it goes."""
+        """Returns the sha256 of all that the shard is made from; its folder does not count."""
         made_of = [self.stem, self.first_row, self.size, *asdict(self.encoding).values(), self.keep_unreadable]
         digest = hashlib.sha256(json.dumps(made_of).encode())
         for row in self.rows:
@@ -77,7 +74,7 @@ class ShardJob:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """An image that could not be read: its place in the split's listing, path and the reason."""
+    """An image that could not be read: its index in the split's listing, its path, and the reason."""
 
     index: int
     path: str
@@ -86,7 +83,7 @@ class Unreadable:
 
 @dataclass(frozen=True)
 class Decided:
-    """An image that could be read, and what was decided about it (texts of `Decision`)."""
+    """A readable image, and the decisions about it (texts of `Decision`)."""
 
     path: str
     decisions: tuple[str, ...]
@@ -102,14 +99,14 @@ class FileEntry:
 
 @dataclass(frozen=True, eq=False)
 class PackedShard:
-    """What became of a job.
+    """The result of a job.
 
     Attributes:
-        split, number: which shard.
-        sizes: [n, 2] int32, width and height of the originals of the rows it holds.
+        split, number: of the shard.
+        sizes: [n, 2] int32, width and height of the originals of its rows.
         unreadable: images that could not be read.
-        decided: images of which something had to be decided.
-        files: by name.
+        decided: images with a decision.
+        files: its files by name.
     """
 
     split: str
@@ -121,31 +118,32 @@ class PackedShard:
 
 
 class ShardRunner(Protocol):
-    """Who packs shards: threads of this process, or the CPUs of a cluster."""
+    """Packs shards, in threads of this process or on the CPUs of a cluster."""
 
     def run(self, loader: Loader, jobs: Iterator[ShardJob], packed: Callable[[int], None]) -> Iterator[PackedShard]:
-        """Yields each job's shard as it is finished, in any order; takes few jobs ahead of those at work.
+        """Yields each job's shard when it is finished, in any order; takes only a few jobs in advance.
 
-        `packed` hears, in the caller's thread, how many more images are done. Raises StorageError as `pack_shard` does.
+        `packed` is called in the caller's thread with the number of images done since its last call. Raises
+        StorageError as `pack_shard` does.
         """
 
 
 def shard_stem(split: str, number: int) -> str:
-    """What the names of a shard's files begin with."""
+    """Returns the first part of the names of a shard's files."""
     return f"{split}-{number:05d}"
 
 
 def shard_files(folder: Path, stem: str, store_format: StoreFormat, num_images: int) -> ShardFiles:
-    """Where the pixels of a shard lie."""
+    """Returns the files of a shard's pixels."""
     if store_format is StoreFormat.raw:
         return ShardFiles(num_images, folder / f"{stem}.images.npy")
     return ShardFiles(num_images, folder / f"{stem}.jpeg.npy", folder / f"{stem}.offsets.npy")
 
 
 def rows_per_shard(num_rows: int, size: int) -> int:
-    """How many of a split's `num_rows` rows a shard is made of.
+    """Returns the rows per shard for a split of `num_rows` rows.
 
-    A function of these two alone: who packs, and how often it was begun, must not show in the store.
+    It depends on nothing else, so that the store is the same whoever packs it and however often it was resumed.
     """
     image_bytes = 3 * size * size
     wanted = max(-(-num_rows // _WANTED_SHARDS), _SMALLEST_BYTES // image_bytes)
@@ -153,7 +151,7 @@ def rows_per_shard(num_rows: int, size: int) -> int:
 
 
 def finished_shard(job: ShardJob) -> PackedShard | None:
-    """The job's shard if an earlier preparation has finished it, told by its record and the sizes of its files."""
+    """Returns the job's shard if an earlier preparation finished it, by its record and the sizes of its files."""
     try:
         record = parse_json(job.record.read_bytes())
         if record["made_of"] != job.digest():
@@ -164,15 +162,15 @@ def finished_shard(job: ShardJob) -> PackedShard | None:
         unreadable = tuple(Unreadable(**entry) for entry in record["unreadable"])
         decided = tuple(Decided(each["path"], tuple(each["decisions"])) for each in record["decided"])
         return PackedShard(job.split, job.number, _sizes(record["sizes"]), unreadable, decided, files)
-    # A record that is absent, or not one of ours: the shard is packed again.
+    # The record is absent or invalid, so the shard is packed again.
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def pack_shard(loader: Loader, job: ShardJob, image_done: Callable[[], None]) -> PackedShard:
-    """Decodes and writes one shard, one image in memory at a time (as JPEG: and the encoded ones before it).
+    """Decodes and writes one shard with one decoded image in memory at a time (and the shard's JPEGs).
 
-    `image_done` is called after each image; what it raises ends the packing and leaves nothing.
+    `image_done` is called after each image. If it raises, packing ends and leaves no file.
 
     Raises:
         StorageError: the disk is full, or storage fails otherwise.
@@ -202,8 +200,10 @@ def pack_shard(loader: Loader, job: ShardJob, image_done: Callable[[], None]) ->
         encoded = [encode(pixels, job.encoding.jpeg_quality) for pixels in pictures()]
         offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
         content = np.frombuffer(b"".join(encoded), np.uint8)
-        files = {where.images.name: _write_npy(where.images, content)}
-        files[where.offsets.name] = _write_npy(where.offsets, offsets)
+        files = {
+            where.images.name: write_npy(where.images, content),
+            where.offsets.name: write_npy(where.offsets, offsets),
+        }
     write_json(
         job.record,
         {
@@ -222,7 +222,7 @@ def _sizes(pairs: list[tuple[int, int]]) -> np.ndarray:
 
 
 def _write_raw(path: Path, pictures: Iterator[np.ndarray], most: int, size: int) -> FileEntry:
-    """Writes images one by one, in sequence: through a memory map, a full disk would be a SIGBUS and no error."""
+    """Writes images one by one, without a memory map, which would raise SIGBUS on a full disk and not an error."""
     header = npy_header(most, size)
     digest = hashlib.sha256(header)
     num_images = 0
@@ -234,7 +234,7 @@ def _write_raw(path: Path, pictures: Iterator[np.ndarray], most: int, size: int)
             digest.update(content)
             num_images += 1
         if num_images < most:
-            # Rare, so that images may be hashed as they come.
+            # Rare, so the file is hashed again below.
             file.seek(0)
             file.write(npy_header(num_images, size))
     if num_images < most:
@@ -242,20 +242,16 @@ def _write_raw(path: Path, pictures: Iterator[np.ndarray], most: int, size: int)
     return FileEntry(path.stat().st_size, digest.hexdigest())
 
 
-def _write_npy(path: Path, array: np.ndarray) -> FileEntry:
+def write_npy(path: Path, array: np.ndarray) -> FileEntry:
+    """Commits `array` as an npy file; unlike np.save's, an OSError on a full disk has its errno."""
     with replacing(path) as file:
-        save_npy(file, array)
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(np.ascontiguousarray(array).data)
     return FileEntry(path.stat().st_size, sha256_of(path))
 
 
-def save_npy(file: IO[bytes], array: np.ndarray) -> None:
-    """What np.save writes, but through the file: np.save's own OSError on a full disk has no errno to tell it by."""
-    np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
-    file.write(np.ascontiguousarray(array).data)
-
-
 def npy_header(num_images: int, size: int) -> bytes:
-    """npy header of [num_images, size, size, 3] uint8; its length does not depend on num_images: numpy pads it."""
+    """Returns the npy header of [num_images, size, size, 3] uint8, padded to a length independent of num_images."""
     buffer = io.BytesIO()
     np.lib.format.write_array_header_1_0(
         buffer, {"descr": "|u1", "fortran_order": False, "shape": (num_images, size, size, 3)}

@@ -1,4 +1,4 @@
-"""Statistics of the training images: by channel, by place, and the principal components of their colour."""
+"""Statistics of the training images: by channel, by position, and the principal components of their colour."""
 
 import os
 from dataclasses import dataclass
@@ -9,21 +9,21 @@ import numpy as np
 from workers.data.store.pixels import Pixels
 from workers.threads import map_in_order
 
-# More images than this change the fourth digit of a mean at most, and a pass over all of ImageNet takes minutes.
+# More images would change only the fourth digit of a mean, and a pass over all of ImageNet takes minutes.
 MOST_IMAGES = 20_000
-# What the second cache holds, as float64.
+# Fits the L2 cache as float64.
 _CHUNK_PIXELS = 1 << 15
 
 
 @dataclass(frozen=True)
 class ColourStatistics:
-    """On the [0, 1] scale of pixels.
+    """Statistics of colour on the [0, 1] scale of pixels.
 
     Attributes:
         mean: of each channel.
-        std: of each channel, at least one grey level, so that one may divide by it.
+        std: of each channel, at least one grey level, to be a safe divisor.
         eigenvalues: of the RGB covariance, largest first, none negative.
-        eigenvectors: 3 rows; each column is the eigenvector of the eigenvalue of its place, its largest part positive.
+        eigenvectors: 3 rows; each column is the eigenvector of the eigenvalue at its index, its largest part positive.
     """
 
     mean: tuple[float, ...]
@@ -34,20 +34,20 @@ class ColourStatistics:
 
 @dataclass(frozen=True, eq=False)
 class ImageStatistics:
-    """`mean_image` is [S, S, 3] float32, the mean of each place and channel on the scale 0…255."""
+    """Statistics of colour, and [S, S, 3] float32, the mean of each position and channel on the scale 0…255."""
 
     colour: ColourStatistics
     mean_image: np.ndarray
 
 
 def image_statistics(images: np.ndarray | Pixels) -> ImageStatistics:
-    """Statistics of [N, S, S, 3] uint8, N ≥ 1, in one pass; of more than MOST_IMAGES images, every k-th counts."""
+    """Computes statistics of [N, S, S, 3] uint8, N ≥ 1, in one pass, over at most MOST_IMAGES evenly spaced images."""
     chosen = range(0, len(images), -(-len(images) // MOST_IMAGES))
     num_threads = min(len(os.sched_getaffinity(0)), len(chosen))
     shares = [
         chosen[len(chosen) * at // num_threads : len(chosen) * (at + 1) // num_threads] for at in range(num_threads)
     ]
-    # Sums of integers below 2**53 are exact in float64 in any order: the same bits on any machine, by any threads.
+    # Sums of integers below 2**53 are exact in float64 in any order, so the bits do not depend on machine or threads.
     total = np.zeros(images.shape[1:], np.uint32)
     products = np.zeros((3, 3))
     for share in map_in_order(partial(_sums, images), shares):
@@ -60,7 +60,7 @@ def image_statistics(images: np.ndarray | Pixels) -> ImageStatistics:
 
 @dataclass(frozen=True, eq=False)
 class _Sums:
-    """Over some images: `total` of each place and channel, [S, S, 3] uint32; `products` as `_products` has them."""
+    """Sums over some images: `total` of each position and channel, [S, S, 3] uint32; `products` from `_products`."""
 
     total: np.ndarray
     products: np.ndarray
@@ -79,14 +79,14 @@ def _sums(images: np.ndarray | Pixels, chosen: range) -> _Sums:
 
 
 def _products(block: np.ndarray) -> np.ndarray:
-    """Sums over all pixels of [N, S, S, 3] uint8 of each product of two channels: [3, 3] float64.
+    """Sums each product of two channels over all pixels of [N, S, S, 3] uint8: [3, 3] float64.
 
-    Four pixels side by side: a matrix product of three columns takes three times as long as one of twelve, which holds
-    those sums four times along its diagonal.
+    Rows are four pixels, because a matrix product with three columns takes three times as long as one with twelve. The
+    diagonal of the latter has four blocks of these sums.
     """
     together = 4 if block.size % 12 == 0 else 1
     pixels = block.reshape(-1, 3 * together).astype(np.float64)
-    # np.dot lets other threads run meanwhile; the operator @ does not.
+    # np.dot releases the interpreter lock; the operator @ does not.
     products = np.dot(pixels.T, pixels)
     return np.asarray(sum(products[place : place + 3, place : place + 3] for place in range(0, 3 * together, 3)))
 

@@ -1,18 +1,18 @@
-"""The packed store: a folder of plain npy and text files that numpy alone can read, memory-mapped.
+"""The packed store: a folder of npy and text files that NumPy can read and map.
 
 ```
-<split>-00000.images.npy   [n, S, S, 3] uint8, RGB; a file a shard, their images one after another are the split's
+<split>-00000.images.npy   [n, S, S, 3] uint8, RGB; one file for each shard of the split
 <split>-00000.jpeg.npy     or, in a store of JPEGs: [bytes] uint8, one JPEG after another, and
-<split>-00000.offsets.npy  [n + 1] int64: where each begins in those bytes, and where the last one ends
-<split>.labels.npy         [N] int64; not there for an unlabelled split
+<split>-00000.offsets.npy  [n + 1] int64: the start of each JPEG in those bytes, and the end of the last
+<split>.labels.npy         [N] int64; absent for an unlabelled split
 <split>.rows.txt           N lines: the row ids
 <split>.sizes.npy          [N, 2] int32: the original's width and height in pixels, 0 × 0 if it cannot be read
-<split>.contents.npy       [N, 32] uint8: sha256 of each image's content, which decided its split
-mean_image.npy             [S, S, 3] float32: the mean of train at each place, on the scale 0…255
+<split>.contents.npy       [N, 32] uint8: sha256 of each image's content, from which its split was chosen
+mean_image.npy             [S, S, 3] float32: the mean of train at each position, on the scale 0…255
 manifest.json              written last: options, classes, counts, images in each shard, digest, statistics, and each
                            file's size and sha256
 ```
-A split without images has no files; a shard of which no image could be read holds none.
+A split without images has no files. A shard without readable images has files with no images.
 """
 
 import hashlib
@@ -47,11 +47,13 @@ class Store:
         mean, std: of each channel of train, on the [0, 1] scale.
         eigenvalues: of the RGB covariance of train, largest first.
         eigenvectors: 3 × 3, one eigenvector a column.
-        counts: images of each of train, dev, val, test; 0 for a split that is not there.
-        shards: where the pixels of each split that is there lie.
+        counts: images of each of train, dev, val, test; 0 for an absent split.
+        shards: the files of pixels of each split.
         left_out: images of the source that are in no split, as {"split", "path", "reason"}.
-        class_ids: what a challenge calls each class in its submissions; empty where there is no such thing.
         decided: the number of images of each decision (`workers.data.decoding`); the manifest lists their paths.
+        unreadable_rows: indices of the rows whose image could not be read, by split.
+        file_hashes: sha256 of each file.
+        class_ids: the names of the classes in a challenge's submissions; empty without a challenge.
     """
 
     path: Path
@@ -75,41 +77,41 @@ class Store:
         return len(self.classes)
 
     def images(self, split: str) -> Pixels:
-        """[N, S, S, 3] uint8, memory-mapped and read-only; N = 0 if the split is not there."""
+        """Returns [N, S, S, 3] uint8, memory-mapped and read-only; N = 0 if the split is absent."""
         return Pixels(self.shards.get(split, ()), self.size)
 
     def labels(self, split: str) -> np.ndarray | None:
-        """[N] int64, or None if the split has no labels or is not there."""
+        """Returns [N] int64, or None if the split has no labels or is absent."""
         name = layout.labels(split)
         return self._load(name) if name in self.file_hashes else None
 
     def rows(self, split: str) -> list[str]:
-        """The ids of the split's rows: paths below the split, in code-point order."""
+        """Returns the ids of the split's rows: paths below the split, in code-point order."""
         if self.counts[split] == 0:
             return []
         with storage_errors(self.path):
             return (self.path / layout.rows(split)).read_text(encoding="utf-8").split("\n")[:-1]
 
     def sizes(self, split: str) -> np.ndarray:
-        """[N, 2] int32, the original's width and height in pixels; 0 × 0 if it could not be read."""
+        """Returns [N, 2] int32, the originals' width and height in pixels; 0 × 0 for an unreadable one."""
         return self._load(layout.sizes(split)) if self.counts[split] else np.empty((0, 2), np.int32)
 
     def contents(self, split: str) -> np.ndarray:
-        """[N, 32] uint8, sha256 of each image's content: equal rows of two splits or stores are the same image."""
+        """Returns [N, 32] uint8, the sha256 of each image's content; equal rows are equal images, in any store."""
         return (
             self._load(f"{split}.contents.npy", map_pages=True) if self.counts[split] else np.empty((0, 32), np.uint8)
         )
 
     def mean_image(self) -> np.ndarray:
-        """[S, S, 3] float32: the mean of train at each place and channel, on the scale 0…255."""
+        """Returns [S, S, 3] float32, the mean of train at each position and channel on the scale 0…255."""
         return self._load(MEAN_IMAGE)
 
     def unreadable(self, split: str) -> tuple[int, ...]:
-        """Rows whose image could not be read; their pixels are grey."""
+        """Returns the indices of the rows whose image could not be read; their pixels are grey."""
         return self.unreadable_rows.get(split, ())
 
     def rows_sha256(self, split: str) -> str:
-        """sha256 of `<split>.rows.txt`; of nothing if the split is not there."""
+        """Returns the sha256 of `<split>.rows.txt`, or of nothing if the split is absent."""
         return self.file_hashes.get(layout.rows(split), hashlib.sha256(b"").hexdigest())
 
     def _load(self, name: str, *, map_pages: bool = False) -> np.ndarray:
@@ -124,13 +126,13 @@ def open_store(path: Path) -> Store:
     """Opens a prepared store and compares the size of every file with its manifest.
 
     Raises:
-        StorageError: no store there, or one that is damaged.
+        StorageError: the store is missing or damaged.
     """
     try:
         manifest: dict[str, Any] = parse_json((path / MANIFEST).read_bytes())
     except FileNotFoundError as error:
         raise StorageError(
-            f"{path}: no prepared dataset there: prepare it again, on storage all nodes share"
+            f"{path}: no prepared dataset there: prepare it again, on storage that all nodes share"
         ) from error
     except (OSError, ValueError) as error:
         raise _damaged(path, f"{MANIFEST} cannot be read ({error})") from error
@@ -161,7 +163,10 @@ def _from_manifest(path: Path, manifest: dict[str, Any]) -> Store:
         eigenvalues=tuple(manifest["eigenvalues"]),
         eigenvectors=tuple(tuple(row) for row in manifest["eigenvectors"]),
         counts=manifest["counts"],
-        shards=_shards(path, manifest),
+        shards={
+            split: split_shards(path, split, StoreFormat(manifest["format"]), counts)
+            for split, counts in manifest["shards"].items()
+        },
         left_out=tuple(manifest["left_out"]),
         decided=_num_decided(manifest["decisions"]),
         unreadable_rows={
@@ -180,25 +185,20 @@ def _num_decided(decisions: Mapping[str, Mapping[str, Sequence[str]]]) -> dict[s
 
 
 def split_shards(folder: Path, split: str, store_format: StoreFormat, counts: Sequence[int]) -> tuple[ShardFiles, ...]:
-    """The shards of a split, `counts` images in each."""
+    """Returns the files of a split's shards with `counts` images each."""
     return tuple(
         shard_files(folder, shard_stem(split, number), store_format, count) for number, count in enumerate(counts)
     )
 
 
-def _shards(path: Path, manifest: dict[str, Any]) -> dict[str, tuple[ShardFiles, ...]]:
-    store_format = StoreFormat(manifest["format"])
-    return {split: split_shards(path, split, store_format, counts) for split, counts in manifest["shards"].items()}
-
-
 def _damaged(path: Path, what: str) -> StorageError:
-    return StorageError(f"{path}: the prepared dataset is damaged: {what}; delete the folder and run it again")
+    return StorageError(f"{path}: the prepared dataset is damaged: {what}; delete the folder, then run it again")
 
 
 def digest_of(classes: tuple[str, ...], file_hashes: Mapping[str, str]) -> str:
-    """One sha256 for a whole dataset, from its classes and the sha256 of each split's files.
+    """Returns one sha256 for a dataset, from its classes and the sha256 of each split's files.
 
-    Statistics follow from the pixels and are left out: a dataset is the same whatever is reckoned from it.
+    Statistics are left out because they follow from the pixels.
     """
     lines = [*classes, "", *(f"{name} {file_hashes[name]}" for name in sorted(file_hashes) if name != MEAN_IMAGE)]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -290,7 +290,7 @@ def test_flood_is_refused(challenge: Challenge, tmp_path: Path, flood: Change, w
 def test_val_that_is_to_be_submitted_loses_no_line(challenge: Challenge, tmp_path: Path) -> None:
     damaged = replace(challenge, val=[challenge.val[0], b"not an image", *challenge.val[2:]])
     root = write_archives(tmp_path / "root", replace(damaged, test=()))
-    with pytest.raises(DataError, match=r"val_00000002.JPEG \(not an image\); replace them, since without a test"):
+    with pytest.raises(DataError, match=r"val_00000002.JPEG \(not an image\); replace them: without a test"):
         prepare(settings(root, on_bad=OnBad.skip), tmp_path / "stores")
     store = store_of(write_archives(tmp_path / "tested", damaged), tmp_path / "stores", on_bad=OnBad.skip)
     assert store.counts["val"] == NUM_VAL - 1
