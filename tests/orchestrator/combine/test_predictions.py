@@ -311,5 +311,5 @@ def test_read_run_data_absent_is_a_data_error(tmp_path: Path) -> None:
 def test_read_run_data_rows_and_labels_of_different_number_is_refused(tmp_path: Path) -> None:
     write_run_data(tmp_path / "data", {"val": 3})
     np.save(tmp_path / "data" / "val.labels.npy", np.zeros(2, np.int64))
-    with pytest.raises(StorageError, match="differ in number"):
+    with pytest.raises(StorageError, match="numbers of rows, labels and sizes differ"):
         read_run_data(tmp_path / "data")
