@@ -1,4 +1,4 @@
-"""`septet predict`: the finished ensemble of a run on image files of one's own; no Ray, one member at a time."""
+"""Predicts a user's image files with the finished ensemble of a run (`septet predict`); no Ray, a member at a time."""
 
 import csv
 import io
@@ -22,7 +22,7 @@ from workers.numerics import capabilities, usable
 from workers.storage import write_text
 
 TARGET = "target"
-# 256-pixel images of one block: 400 MB at most, while members are loaded anew for each block only.
+# 256-pixel images of one block: at most 400 MB. Members are loaded once for each block.
 _BLOCK_IMAGES = 2048
 _SUFFIXES = {".jpeg", ".jpg", *(f".{name.lower()}" for name in FORMATS)}
 _OUT_SUFFIXES = (".csv", ".json")
@@ -30,7 +30,7 @@ _OUT_SUFFIXES = (".csv", ".json")
 
 @dataclass(frozen=True)
 class Guess:
-    """One class and how probable the ensemble finds it, in [0, 1]."""
+    """A class and the ensemble's probability of it, in [0, 1]."""
 
     name: str
     probability: float
@@ -57,13 +57,13 @@ class _Ensemble:
 def predict(
     paths: RunPaths, images: Sequence[Path], top: int, progress: Callable[[str], None]
 ) -> tuple[Prediction, ...]:
-    """Predicts image files, and those inside folders, with every member of a finished run, combined as the run does.
+    """Predicts image files, and those in folders, with every member of a finished run, combined as in its submission.
 
     Args:
         paths: the run directory.
-        images: files and folders; a folder's images are taken at any depth, in the order of their paths.
-        top: how many classes to tell of each image.
-        progress: called with a line to show now and then.
+        images: files and folders; folders are searched recursively, in the order of paths.
+        top: number of classes to return for each image.
+        progress: called with a line for each member and block.
 
     Raises:
         DataError: no run, no such file, no image in a folder, or an image that cannot be read (it is named).
@@ -76,12 +76,15 @@ def predict(
     for start in range(0, len(files), _BLOCK_IMAGES):
         block = files[start : start + _BLOCK_IMAGES]
         probabilities = _predict_block(ensemble, [_read(file, ensemble.store.size) for file in block], progress)
-        predictions += _describe(block, probabilities, ensemble.store.classes, top)
+        best = top_classes(probabilities, top)
+        for file, row, places in zip(block, probabilities, best, strict=True):
+            guesses = tuple(Guess(ensemble.store.classes[place], float(row[place])) for place in places)
+            predictions.append(Prediction(str(file), guesses))
     return tuple(predictions)
 
 
 def find_images(given: Sequence[Path]) -> tuple[Path, ...]:
-    """The files to predict. What is named outright is taken whatever its name; in folders, what looks like an image."""
+    """Returns the files to predict: every file named, and in folders every file that looks like an image."""
 
     def found() -> Iterator[Path]:
         for path in given:
@@ -99,7 +102,7 @@ def find_images(given: Sequence[Path]) -> tuple[Path, ...]:
 
 
 def prediction_json(predictions: Sequence[Prediction]) -> list[dict[str, Any]]:
-    """The document of `septet predict --json`."""
+    """Returns the document of `septet predict --json`."""
     return [
         {
             "path": prediction.path,
@@ -110,7 +113,7 @@ def prediction_json(predictions: Sequence[Prediction]) -> list[dict[str, Any]]:
 
 
 def prediction_lines(predictions: Sequence[Prediction]) -> tuple[str, ...]:
-    """`cat.jpg: tabby 81.2%, tiger cat 11.0%`, a line an image."""
+    """Returns a line for each image, like `cat.jpg: tabby 81.2%, tiger cat 11.0%`."""
     return tuple(
         f"{prediction.path}: " + ", ".join(f"{guess.name} {guess.probability:.1%}" for guess in prediction.top)
         for prediction in predictions
@@ -118,7 +121,7 @@ def prediction_lines(predictions: Sequence[Prediction]) -> tuple[str, ...]:
 
 
 def check_out(path: Path) -> None:
-    """Refuses, before any work, a file of which `write_out` would not know the format or the folder."""
+    """Raises ConfigError if `write_out` could not write `path`; called before any work."""
     if path.suffix.lower() not in _OUT_SUFFIXES:
         raise ConfigError(f"--out {path}: give a file that ends in {' or '.join(_OUT_SUFFIXES)}")
     if not path.absolute().parent.is_dir():
@@ -126,7 +129,7 @@ def check_out(path: Path) -> None:
 
 
 def write_out(path: Path, predictions: Sequence[Prediction]) -> None:
-    """Writes .json (as `--json` prints it) or .csv: path, then class and probability of each place."""
+    """Writes .json (as `--json` prints it) or .csv: path, then class and probability of each rank."""
     if path.suffix.lower() == ".json":
         write_text(path, json.dumps(prediction_json(predictions), indent=1, ensure_ascii=False) + "\n")
         return
@@ -144,25 +147,25 @@ def _open(paths: RunPaths) -> _Ensemble:
     record = read_record(paths)
     plan = plan_from_json(record.plan)
     manifest = read_manifest(paths)
-    # A submission may do without members that failed, where `submission.min_members` allowed that: so does this.
+    # A submission may do without failed members, if `submission.min_members` allows it; then predictions do too.
     gone = {one.member for one in manifest.missing}
     wanted = {member for member in plan.members if member not in gone}
     unfinished = [name for name in plan.members if name in wanted and not find_finished(paths, plan.last_stage(name))]
     if unfinished:
         raise MemberFailed(f"{paths.root}: not finished: {', '.join(unfinished)}; run `septet launch` again")
-    # In the submission's order, so that the sum is made in the same order.
+    # In the submission's order, so that sums are equal.
     members = tuple(member.name for member in manifest.members)
     if wanted != set(members):
         others = ", ".join(sorted(wanted.symmetric_difference(members)))
         raise MemberFailed(
-            f"{paths.submission_manifest}: not of this run's members ({others}); run `septet launch` again"
+            f"{paths.submission_manifest}: its members are not this run's ({others}); run `septet launch` again"
         )
     store = open_store(Path(record.stores[TARGET]))
     return _Ensemble(paths, record, plan, store, members, manifest.combination)
 
 
 def _predict_block(ensemble: _Ensemble, images: Sequence[np.ndarray], progress: Callable[[str], None]) -> np.ndarray:
-    # Here and not above: torch takes a second to load, and a mistyped path should be told at once.
+    # Imported here, since torch takes a second to load and a mistyped path should be reported at once.
     from workers.inference import predict_images as predict_by_member
 
     record = ensemble.record
@@ -185,13 +188,6 @@ def _read(path: Path, size: int) -> np.ndarray:
         return decode(read_content(path), size).pixels
     except BadImage as bad:
         raise DataError(f"{path}: cannot be read as an image ({bad}); replace it or leave it out") from bad
-
-
-def _describe(
-    files: Sequence[Path], probabilities: np.ndarray, classes: Sequence[str], top: int
-) -> Iterator[Prediction]:
-    for file, row, best in zip(files, probabilities, top_classes(probabilities, top), strict=True):
-        yield Prediction(str(file), tuple(Guess(classes[index], float(row[index])) for index in best))
 
 
 def _looks_like_image(path: Path) -> bool:

@@ -1,11 +1,11 @@
-"""Text for people: durations, sizes and counts in one style; text of others without secrets and control characters."""
+"""Formats durations, sizes and counts in one style, and removes secrets and control characters from text."""
 
 import os
 import re
 from collections.abc import Mapping
 
 _SCHEME = r"(\w://)"
-# A password may hold an @ of its own, and slashes, as nobody should write it; what follows a colon may also be a port.
+# A password may contain @ and slashes, though it should not; what follows a colon may also be a port.
 _USER = re.compile(_SCHEME + r"(?:[^/\s'\"?#]*|[^/\s'\":@]*:(?!\d+(?:[/?#]|$))[^\s'\"]*)@")
 _NAMED = re.compile(
     r"((?:password|passwd|token|secret|signature|credential|api[_-]?key|access[_-]?key)=)[^&\s'\"]+", re.IGNORECASE
@@ -13,26 +13,26 @@ _NAMED = re.compile(
 _HEADER = re.compile(r"(authorization\W+(?:bearer|basic)\s+)[\w.~+/=-]+", re.IGNORECASE)
 
 
-# Terminals obey these: cursor, title, clipboard, colours (C0, DEL, C1), and the order in which letters are shown.
+# Terminals act on these: cursor, title, clipboard, colours (C0, DEL, C1), and writing direction.
 _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _SECRET_NAME = re.compile(r"PASSWORD|PASSWD|SECRET|TOKEN|CREDENTIAL|API_?KEY|ACCESS_KEY|PRIVATE_KEY", re.IGNORECASE)
 _PLACE_NAME = re.compile(r"(PATH|FILE|DIR|MODE|PARALLELISM)$", re.IGNORECASE)
-# Shorter values are found inside ordinary words, and protect nothing.
+# Shorter values also occur inside ordinary words, and protect nothing.
 _SHORTEST_SECRET = 6
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether an environment variable of that name is meant to stay unseen."""
+    """Returns whether an environment variable of that name holds a secret."""
     return _SECRET_NAME.search(name) is not None and _PLACE_NAME.search(name) is None
 
 
 def printable(text: str) -> str:
-    """`text` with what a terminal would obey written out, as `\\x1b`; line ends and tabs stay."""
+    """Returns `text` with control characters escaped, like `\\x1b`; line ends and tabs stay."""
     return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def without_secrets(text: str, environment: Mapping[str, str] = os.environ) -> str:
-    """`text` without passwords in addresses, and without what variables of telling names hold."""
+    """Returns `text` without passwords in addresses and without the values of variables with secret names."""
     for name, value in environment.items():
         if len(value) >= _SHORTEST_SECRET and is_secret_name(name):
             text = text.replace(value, "***")
@@ -40,18 +40,18 @@ def without_secrets(text: str, environment: Mapping[str, str] = os.environ) -> s
 
 
 def complaint(text: str) -> str:
-    """An error's text, or a traceback, as it may be shown."""
+    """Returns an error's text or traceback, safe to show."""
     return printable(without_secrets(text))
 
 
 def redact(text: str) -> str:
-    """Hides passwords and tokens of any URI inside `text`, and of what a request's headers say."""
+    """Hides passwords and tokens of URIs and request headers inside `text`."""
     text = _NAMED.sub(r"\1***", _USER.sub(r"\1***@", text))
     return _HEADER.sub(r"\1***", text)
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them: `45 s`, `2 min 05 s`, `3 h 20 min`, `4 d 06 h`."""
+    """Formats seconds: `45 s`, `2 min 05 s`, `3 h 20 min`, `4 d 06 h`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -63,7 +63,7 @@ def duration(seconds: float) -> str:
 
 
 def size(num_bytes: float) -> str:
-    """Bytes by powers of ten, as disks are sold: `950 B`, `12.3 MB`, `252 GB`."""
+    """Formats bytes by powers of ten: `950 B`, `12.3 MB`, `252 GB`."""
     value, unit = float(num_bytes), "B"
     for larger in ("KB", "MB", "GB", "TB"):
         if round(value) < 1000:
@@ -73,6 +73,6 @@ def size(num_bytes: float) -> str:
 
 
 def counted(number: float, noun: str) -> str:
-    """A number and what it counts: `1 image`, `2,000 images`, `10 classes`."""
+    """Formats a number with its noun: `1 image`, `2,000 images`, `10 classes`."""
     text = f"{number:,}" if isinstance(number, int) else f"{number:g}"
     return f"{text} {noun}" if number == 1 else f"{text} {noun}{'es' if noun.endswith('s') else 's'}"

@@ -1,6 +1,6 @@
-"""The command line: one parser a verb, what each verb does, and exit codes.
+"""Implements the command line: a parser for each verb, the verbs, and exit codes.
 
-Nothing here decides anything about training; every verb calls another package and prints what it returns.
+Each verb calls another package and prints the result; no training logic is here.
 """
 
 from workers.faces import face

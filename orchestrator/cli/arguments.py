@@ -1,4 +1,4 @@
-"""The arguments that verbs take, each an argparse parser of one argument that a verb's parser has as a parent."""
+"""Defines the arguments of verbs, each as an argparse parser that a verb's parser takes as a parent."""
 
 import argparse
 from pathlib import Path
@@ -22,27 +22,27 @@ def _path(word: str) -> Path:
         raise argparse.ArgumentTypeError(f"{word}: there is no such home directory") from error
 
 
-# A positional argument whose name stands in brackets may be left out; of the others, `help` says what is needed.
+# A positional argument is optional if its metavar is in brackets; otherwise the error message quotes `help`.
 RUN_DIR = _argument("run_dir", metavar="RUN_DIR", nargs="?", type=_path, help="a run directory")
 ANY_RUN_DIR = _argument("run_dir", metavar="[RUN_DIR]", nargs="?", type=_path, help="a run directory")
 IMAGES = _argument("images", metavar="IMAGE…", nargs="*", type=_path, help="at least one image file or folder")
-IMAGE_ID = _argument("image_id", metavar="IMAGE_ID", nargs="?", help="the id of an image, as the submission spells it")
+IMAGE_ID = _argument("image_id", metavar="IMAGE_ID", nargs="?", help="an image's id, as in the submission")
 OVERRIDES = _argument("overrides", metavar="[HYDRA OVERRIDES]", nargs="*", help="settings as key=value")
 SUBMIT_OVERRIDES = _argument(
     "overrides", metavar="[combine=… submission=…]", nargs="*", help="settings of combine and submission"
 )
 
-DEBUG = _flag("--debug", "show a traceback when something goes wrong")
+DEBUG = _flag("--debug", "show a traceback if an error occurs")
 JSON = _flag("--json", "print one JSON document")
 WATCH = _flag("--watch", "refresh until the run ends")
-ACCEPT_CHANGES = _flag("--accept-changes", "continue although data or code differ; recorded")
-TOP = _argument("--top", type=int, default=5, metavar="K", help="classes to show an image (default: 5)")
-OUT = _argument("--out", type=Path, metavar="FILE", help="write them to FILE (.csv or .json) instead")
+ACCEPT_CHANGES = _flag("--accept-changes", "continue although data or code have changed; the run records it")
+TOP = _argument("--top", type=int, default=5, metavar="K", help="number of classes to show (default: 5)")
+OUT = _argument("--out", type=Path, metavar="FILE", help="write the predictions to FILE (.csv or .json)")
 TIMEOUT = _argument(
     "--timeout",
     type=float,
     default=600.0,
     metavar="SECONDS",
-    help="how long to wait for the launch to end (default: 600; 0: not at all)",
+    help="how long to wait for the launch to end (default: 600; 0: do not wait)",
 )
 CONFIG_DIR = _argument("--config-dir", type=Path, metavar="DIR", help="a folder of your own configuration groups")

@@ -1,6 +1,6 @@
-"""The verbs: each asks the packages below, writes its results and returns an exit code.
+"""Defines the verbs: each calls the packages below, writes its results and returns an exit code.
 
-Imports are inside the verbs: `septet status` must not wait for Ray, MLflow or Hydra to load.
+Imports are inside the verbs, so that `septet status` need not wait for Ray, MLflow or Hydra to load.
 """
 
 import re
@@ -29,7 +29,7 @@ _SUBMIT_GROUPS = ("combine", "submission")
 
 
 @verb(
-    "prepare, train every member, predict, combine, write submission and report; again: resume or extend",
+    "prepare, train, predict, combine, and write submission and report; run again to resume or extend",
     "",
     "experiment=tiny_imagenet datasets.target.root=~/photos datasets.superset.root=~/more",
     "ensemble=sweep 'sweep.seed=[0,1,2]' 'sweep.optimizer.lr=[0.01,0.02]'",
@@ -52,7 +52,7 @@ def launch(request: Request, streams: Streams) -> int:
 
 
 @verb(
-    "what a launch would do: stages, updates, sizes, disk, time; changes nothing",
+    "show what a launch would do: stages, updates, sizes, disk, time; changes nothing",
     "",
     "experiment=ilsvrc2012 datasets.target.root=/data/ilsvrc --json",
     takes=[args.OVERRIDES, args.JSON, args.CONFIG_DIR],
@@ -69,7 +69,7 @@ def plan(request: Request, streams: Streams) -> int:
     placed = place(config, planned, streams.progress, Measuring.never)
     here = _members_at_once(replace(placed.cluster, address=None), streams)
     slots = _members_at_once(placed.cluster, streams) if config.cluster.address else here
-    # What does not fit this machine cannot be timed on it.
+    # Rates of members that do not fit this machine cannot be measured on it.
     rates = measure_rates(planned, placed, streams.progress) if here else None
     report = make_report(planned, placed.cluster, max(1, slots), rates, placed.line)
     if request.json:
@@ -80,13 +80,13 @@ def plan(request: Request, streams: Streams) -> int:
 
 
 def _members_at_once(cluster: "ClusterConfig", streams: Streams) -> int:
-    """Counts the members that fit; a plan may be for machines elsewhere, so that none fit is told, not refused."""
+    """Returns how many members fit; 0 is reported, not refused, since a plan may be for another machine."""
     from orchestrator.cluster import check_resources
 
     try:
         return check_resources(cluster)
     except ConfigError as error:
-        streams.progress(f"not here: {error}")
+        streams.progress(f"this machine cannot run it: {error}")
         return 0
 
 
@@ -109,7 +109,7 @@ def prepare(request: Request, streams: Streams) -> int:
 
 
 @verb(
-    "how a run stands, one line a stage",
+    "show the state of a run, one line for each stage",
     "runs/digits-1a2b3c4d --watch",
     "runs/digits-1a2b3c4d --json",
     takes=[args.RUN_DIR, args.JSON, args.WATCH],
@@ -118,7 +118,7 @@ def status(request: Request, streams: Streams) -> int:
     from orchestrator.run import read_status, status_json, status_lines
 
     if request.watch and request.json:
-        raise ConfigError("--watch and --json do not go together; ask again and again for --json instead")
+        raise ConfigError("--watch and --json cannot be combined; repeat the command with --json instead")
     if request.watch:
         watch_run(request.paths, streams)
     now = read_status(request.paths)
@@ -127,7 +127,7 @@ def status(request: Request, streams: Streams) -> int:
 
 
 def watch_run(paths: "RunPaths", streams: Streams, pause: Callable[[float], None] = time.sleep) -> None:
-    """Shows the run's progress until no process holds it: a launch that prepares its data is not yet running."""
+    """Shows the run's progress until no process holds the run: a launch that prepares data is not yet running."""
     from orchestrator.display import Display
     from orchestrator.run import is_locked, read_status
 
@@ -161,7 +161,7 @@ def submit(request: Request, streams: Streams) -> int:
 
 
 @verb(
-    "the finished ensemble on new image files, or folders of them",
+    "predict new image files, or folders of them, with the finished ensemble",
     "runs/digits-1a2b3c4d cat.jpg more_photos/",
     "runs/digits-1a2b3c4d photos/ --top 3 --out photos.csv",
     takes=[args.RUN_DIR, args.IMAGES, args.JSON, args.TOP, args.OUT],
@@ -181,7 +181,7 @@ def predict(request: Request, streams: Streams) -> int:
 
 
 @verb(
-    "where one line of the submission comes from: each member's probabilities, weight, run and checkpoint",
+    "show where one line of the submission comes from: each member's probabilities, weight, run and checkpoint",
     "runs/digits-1a2b3c4d 0007.png",
     "runs/digits-1a2b3c4d 0007.png --top 3 --json",
     takes=[args.RUN_DIR, args.IMAGE_ID, args.JSON, args.TOP],
@@ -195,7 +195,7 @@ def explain(request: Request, streams: Streams) -> int:
 
 
 @verb(
-    "recompute a run's hashes, make its submission again, say whether it is the same byte for byte",
+    "check a run's hashes, and check that its submission can be made again byte for byte",
     "runs/digits-1a2b3c4d",
     "runs/digits-1a2b3c4d --json",
     takes=[args.RUN_DIR, args.JSON],
@@ -223,7 +223,7 @@ def report(request: Request, streams: Streams) -> int:
 
 
 @verb(
-    "ask a running launch, here or on another host, to checkpoint and stop; waits until it has",
+    "tell a running launch, on this host or another, to checkpoint and stop; waits until it has",
     "runs/digits-1a2b3c4d",
     "runs/digits-1a2b3c4d --timeout 0",
     takes=[args.RUN_DIR, args.TIMEOUT],
@@ -247,7 +247,7 @@ def ui(request: Request, streams: Streams) -> int:
 
 
 @verb(
-    "versions, devices, threads, disk, Ray, MLflow: what would go wrong, before it does",
+    "check versions, devices, threads, disk, Ray and MLflow before they cause trouble",
     "",
     "experiment=tiny_imagenet cluster.address=auto",
     takes=[args.OVERRIDES, args.JSON, args.CONFIG_DIR],
@@ -267,7 +267,7 @@ VERBS = {
 
 
 def _stored(request: Request) -> "tuple[Plan, Config]":
-    """Reads the run's plan, and its configuration as the last launch composed it, with the request's overrides."""
+    """Reads the run's plan, and the last launch's configuration with the request's overrides."""
     from orchestrator.config import reopen
     from orchestrator.plan import plan_from_json
     from orchestrator.run import read_record
@@ -278,12 +278,12 @@ def _stored(request: Request) -> "tuple[Plan, Config]":
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         problem = "missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
-        raise StorageError(f"{path}: {problem}; run `septet launch` again, which writes it") from error
+        raise StorageError(f"{path}: {problem}; run `septet launch` again to write it") from error
     return planned, reopen(text, request.overrides)
 
 
 def _outcome_lines(results: "Results") -> Iterator[str]:
-    """Yields the table, then where submission and report are."""
+    """Yields the table, then the paths of submission and report."""
     yield results.table_text.rstrip("\n")
     yield ""
     if results.submission is not None:
@@ -296,5 +296,5 @@ def _outcome_lines(results: "Results") -> Iterator[str]:
 
 
 def _near(path: Path) -> Path:
-    """Returns the path as it is best typed here: relative below the working directory, else absolute."""
+    """Returns the path relative to the working directory if it is inside, else the absolute path."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

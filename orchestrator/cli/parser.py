@@ -1,4 +1,4 @@
-"""`septet VERB [RUN_DIR] [HYDRA OVERRIDES] [--flags]` as a value: one argparse parser a verb, quick to import."""
+"""Parses `septet VERB [RUN_DIR] [HYDRA OVERRIDES] [--flags]` into a `Request`. Quick to import."""
 
 import argparse
 import difflib
@@ -40,7 +40,7 @@ class Request:
 
     @property
     def paths(self) -> "RunPaths":
-        """The paths of the run; only for verbs that need a run directory."""
+        """Returns the run's paths; only for verbs that need a run directory."""
         from orchestrator.run import RunPaths
 
         assert self.run_dir is not None, "the parser refuses a request without a run directory"
@@ -48,7 +48,7 @@ class Request:
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that shows its epilog as written and raises its complaints as ConfigErrors of one line."""
+    """An ArgumentParser that keeps its epilog's lines and raises its errors as one-line ConfigErrors."""
 
     def __init__(self, prog: str, takes: Sequence[argparse.ArgumentParser], **options: Any) -> None:
         options |= {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
@@ -68,7 +68,7 @@ class Parser(argparse.ArgumentParser):
 
 @dataclass(frozen=True)
 class Verb:
-    """One verb: what it is for, its parser and its function, which returns the exit code."""
+    """One verb: its summary, examples, parser, and the function that returns the exit code."""
 
     name: str
     summary: str
@@ -80,7 +80,7 @@ class Verb:
 def verb(
     summary: str, *examples: str, takes: Sequence[argparse.ArgumentParser]
 ) -> Callable[[Callable[[Request, Streams], int]], Verb]:
-    """Makes a function a verb of the function's name; `examples` are lines of help, without the program's name."""
+    """Turns a function into a verb of the same name; `examples` are lines of help, without the program and verb."""
 
     def made(run: Callable[[Request, Streams], int]) -> Verb:
         name = run.__name__
@@ -99,10 +99,10 @@ def verb(
 
 
 def parse(argv: Sequence[str], verbs: Mapping[str, Verb]) -> Request:
-    """Parses what follows the program's name; `--help` and `--version` print and raise SystemExit(0).
+    """Parses the words after the program's name; `--help` and `--version` print and raise SystemExit(0).
 
     Raises:
-        ConfigError: an unknown verb or flag (the nearest is named), or an argument too few or too many.
+        ConfigError: an unknown verb or flag (the nearest is named), or too few or too many arguments.
     """
     position = next((index for index, word in enumerate(argv) if not word.startswith("-")), None)
     if position is None:

@@ -1,4 +1,4 @@
-"""The console script `septet`: runs one verb; an error becomes one line on stderr and an exit code."""
+"""Implements the console script `septet`: runs one verb; an error becomes one line on stderr and an exit code."""
 
 import atexit
 import contextlib
@@ -22,12 +22,12 @@ _INTERRUPTED = 128 + signal.SIGINT
 _PIPE_CLOSED = 128 + signal.SIGPIPE
 
 
-# Python's last collections walk all that MLflow has made: 0.4 to 0.6 s, for memory that the process frees anyway.
+# Skips Python's last collections, which walk MLflow's objects for 0.4 to 0.6 s before the process frees them anyway.
 atexit.register(gc.freeze)
 
 
 class _Terminated(BaseException):
-    """SIGTERM or SIGHUP arrived; a BaseException, so that no `except Exception` on the way catches it."""
+    """SIGTERM or SIGHUP arrived; a BaseException, so that no `except Exception` catches it."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -35,7 +35,7 @@ class _Terminated(BaseException):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs `septet` with `argv` (default: the process's); returns the exit code, never raises."""
+    """Runs `septet` with `argv` (default: the process's) and returns the exit code; never raises."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         with _sigterm_raises():
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _complain("terminated; run the same command again to resume")
         return 128 + terminated.number
     except BrokenPipeError:
-        # Whoever read stdout has left (`| head`); Python would complain once more when it flushes at exit.
+        # The reader of stdout has ended (`| head`); without this, Python would print an error when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _PIPE_CLOSED
 
@@ -67,7 +67,7 @@ def _run(words: list[str]) -> int:
         return exit_.code if isinstance(exit_.code, int) else 0
     except BrokenPipeError:
         raise
-    except Exception as error:  # noqa: BLE001 - exit code 1 is made here
+    except Exception as error:  # noqa: BLE001 - every other error becomes exit code 1
         if "--debug" in words:
             sys.stderr.write(complaint(traceback.format_exc()))
         said = " ".join(str(error).split())
@@ -77,7 +77,7 @@ def _run(words: list[str]) -> int:
 
 
 def _complain(message: str) -> None:
-    # A closed terminal takes no more lines; the exit code is returned all the same.
+    # A closed terminal cannot take the line; the exit code is returned all the same.
     with contextlib.suppress(OSError):
         sys.stderr.write(complaint(f"septet: {' '.join(message.split())}") + "\n")
         sys.stderr.flush()
@@ -85,9 +85,9 @@ def _complain(message: str) -> None:
 
 @contextlib.contextmanager
 def _sigterm_raises() -> Iterator[None]:
-    """Turns SIGTERM and SIGHUP into `_Terminated`, so that locks are released and children end on the way out.
+    """Turns SIGTERM and SIGHUP into `_Terminated`, so that locks are released and children end.
 
-    SIGHUP that is ignored (`nohup`) stays so.
+    An ignored SIGHUP (`nohup`) stays ignored.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -96,8 +96,8 @@ def _sigterm_raises() -> Iterator[None]:
     def stop(number: int, _frame: FrameType | None) -> None:
         raise _Terminated(number)
 
-    hangs_on = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    numbers = (signal.SIGTERM,) if hangs_on else (signal.SIGTERM, signal.SIGHUP)
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    numbers = (signal.SIGTERM,) if ignored else (signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield

@@ -1,4 +1,4 @@
-"""Where a verb writes: results to stdout, progress to stderr."""
+"""Writes a verb's results to stdout and its progress to stderr."""
 
 import json
 import re
@@ -13,7 +13,7 @@ _CONTROL = re.compile("[\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 @dataclass(frozen=True)
 class Streams:
-    """Results go to `out`, progress and complaints to `err`."""
+    """The output streams: `out` for results, `err` for progress and errors."""
 
     out: IO[str]
     err: IO[str]
@@ -23,7 +23,7 @@ class Streams:
         self.out.write("".join(f"{printable(str(line))}\n" for line in lines))
 
     def answer(self, document: Any, lines: Iterable[str]) -> None:
-        """Writes the document, or the lines where it is None."""
+        """Writes the document, or the lines if it is None."""
         if document is None:
             self.results(lines)
         else:
@@ -32,7 +32,7 @@ class Streams:
     def document(self, value: Any) -> None:
         """Writes one JSON document to stdout."""
         text = json.dumps(value, indent=1, ensure_ascii=False)
-        # JSON's own escapes for the few characters that json lets through and a terminal obeys.
+        # Escapes control characters that json leaves and a terminal would act on.
         self.out.write(_CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
 
     def progress(self, line: str) -> None:

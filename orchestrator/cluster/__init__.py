@@ -1,6 +1,6 @@
-"""The only package that knows Ray: it joins or starts one, runs members as actors and shards as tasks.
+"""Runs members as Ray actors and shards as Ray tasks; the only package that knows Ray.
 
-The rest of the program sees the `Cluster` interface and outcomes that are plain values.
+Other packages see the `Cluster` interface and plain values.
 """
 
 from workers.faces import face

@@ -1,7 +1,7 @@
-"""What runs inside an actor, and the one interface behind which Ray and the in-process backend lie.
+"""Runs stages and predictions inside an actor, and encodes how they ended.
 
-Nothing but values leaves an actor: whatever a stage raises is encoded here, by type and text, so that an exception
-that cannot be unpickled, or a library the driver has never loaded, cannot take the driver down.
+Only plain values leave an actor: errors are encoded by type and text. An exception that cannot be unpickled, or that
+needs a library the driver has not loaded, therefore cannot crash the driver.
 """
 
 import logging
@@ -20,10 +20,10 @@ from workers.errors import CheckFailed, ConfigError, DataError, Diverged, Stoppe
 from workers.protocol import PredictSpec, SplitPredictions, StageResult, StageSpec
 from workers.storage import beat, layout, storage_errors
 
-# By class name: the orchestrator does not load torch. The first is torch's own, of any accelerator's allocator.
+# Class names, since the orchestrator does not load torch. torch raises OutOfMemoryError for any accelerator.
 _ACCELERATOR_KINDS = ("OutOfMemoryError",)
 _HOST_KINDS = ("MemoryError",)
-# What drivers and libraries raise as a RuntimeError, in their own words, where no allocator of torch's is in between.
+# Texts of RuntimeErrors that GPU drivers and libraries raise themselves, without torch's allocator.
 _ACCELERATOR_WORDS = (
     *("CUDA error: out of memory", "HIP error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED"),
     *("CUDNN_STATUS_ALLOC_FAILED", "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
@@ -34,13 +34,13 @@ _ON_ACCELERATOR = (
     "(cluster.gpus_per_member), or set precision=bf16"
 )
 _ON_HOST = (
-    "this machine's memory is too small for the members at work: lower optimizer.batch_size, or have fewer members at "
+    "this machine's memory is too small for the running members: lower optimizer.batch_size, or run fewer members at "
     "once (more cluster.cpus_per_member)"
 )
 
 
 def advice(error: Exception) -> str:
-    """What to change where `error` says that memory ran out; empty for any other error."""
+    """Returns what to change if `error` says that memory ran out; "" for any other error."""
     kind, text = type(error).__name__, str(error)
     runtime = isinstance(error, RuntimeError)
     if kind in _ACCELERATOR_KINDS or (runtime and any(words in text for words in _ACCELERATOR_WORDS)):
@@ -50,35 +50,31 @@ def advice(error: Exception) -> str:
     return ""
 
 
-# A worker of a driver that was killed lives on until the guard or Ray has ended it: about a second. One that is
-# stopped, or beyond the driver's reach, may live for ever: the fence keeps its hands off, and nobody waits for it.
+# The guard or Ray ends the workers of a killed driver within about a second. A stopped worker (SIGSTOP), or one on an
+# unreachable node, may live for ever: the fence keeps it from writing, and the next one does not wait for it.
 _PREDECESSOR_GONE_S = 10.0
 _HOLD_PAUSE_S = 0.05
-# Of what torch says of memory, which runs to half a page; log.txt has it all.
+# torch's message about memory is half a page; log.txt has all of it.
 _LONGEST_SAID = 160
 _NEVER_RETRIED = (Diverged, ConfigError, DataError, StorageError, CheckFailed)
-# Not this module's name: what log.txt gets are the records below `workers`.
+# Not this module's name: log.txt holds the records of the loggers below `workers`.
 _log = logging.getLogger("workers")
-
-
-def _nothing() -> None:
-    pass
 
 
 @dataclass(frozen=True)
 class Duties:
-    """The two functions an actor carries out, each told by a call when to stop; tests put their own in place.
+    """The functions an actor runs; tests pass their own. Each polls the given function, which returns true to stop it.
 
-    `warm_up` loads ahead of time what the two will need.
+    `warm_up` loads in advance what the other two need.
     """
 
     run_stage: Callable[[StageSpec, Callable[[], bool]], StageResult]
     predict: Callable[[PredictSpec, Callable[[], bool]], tuple[SplitPredictions, ...]]
-    warm_up: Callable[[], None] = _nothing
+    warm_up: Callable[[], None] = lambda: None
 
 
 def worker_duties() -> Duties:
-    """The real ones; imports torch, so only a process that trains may call it."""
+    """Returns the real duties; imports torch, so call it only in a process that trains."""
     from workers.inference import predict
     from workers.training import run_stage, warm_up
 
@@ -86,33 +82,33 @@ def worker_duties() -> Duties:
 
 
 class MemberActor:
-    """Trains and predicts in its own process, one member after another. `stop` comes in on another thread.
+    """Trains and predicts in its own process, one member after another. `stop` is called on another thread.
 
-    A process that is there has torch loaded: a new one for every member took 2.5 to 4 s each, on two cores.
+    Processes are reused, since they have torch loaded: a new one for each member took 2.5 to 4 s, on two cores.
     """
 
     def __init__(self, duties: Callable[[], Duties] = worker_duties) -> None:
         self._duties = duties
         self._stop = threading.Event()
-        # Two threads that import torch at once may meet it half loaded.
+        # Two threads that import torch at once may see it half loaded.
         self._one_at_a_time = threading.Lock()
 
     def warm_up(self, num_threads: int) -> None:
-        """Loads what a stage that computes on `num_threads` threads will need."""
+        """Loads what a stage on `num_threads` threads needs."""
         with self._one_at_a_time:
             _set_openmp_threads(num_threads)
             self._duties().warm_up()
 
     def run_stage(self, spec: StageSpec) -> Outcome:
-        """Runs the stage to its end and encodes how it ended."""
+        """Runs the stage and encodes how it ended."""
         return self._encoded(spec, lambda: Trained(self._duties().run_stage(spec, self._stop.is_set)))
 
     def predict(self, spec: PredictSpec) -> Outcome:
-        """Writes the member's predictions and encodes how that ended."""
+        """Writes the member's predictions and encodes how it ended."""
         return self._encoded(spec, lambda: Predicted(self._duties().predict(spec, self._stop.is_set)))
 
     def stop(self) -> None:
-        """Asks the running stage or prediction to stop; a later one stops at its first step."""
+        """Stops the running stage or prediction at its next step, and any later one at its first step."""
         self._stop.set()
 
     def _encoded(self, spec: StageSpec | PredictSpec, work: Callable[[], Outcome]) -> Outcome:
@@ -123,17 +119,17 @@ class MemberActor:
                 return _logged(spec.stage_dir.parent, work)
         except Stopped as stopped:
             return Halted(str(stopped))
-        except Exception as error:  # noqa: BLE001 – the boundary: nothing but values leaves
+        except Exception as error:  # noqa: BLE001 - the boundary: only values leave an actor
             return failure_of(error)
 
 
 def _set_openmp_threads(num_threads: int) -> None:
-    # Read when torch is first imported; set_num_threads comes later, too late for some of its libraries.
+    # Read when torch is first imported; set_num_threads is too late for some of its libraries.
     os.environ["OMP_NUM_THREADS"] = str(num_threads)
 
 
 def _logged(member_dir: Path, work: Callable[[], Outcome]) -> Outcome:
-    """Whoever looks into log.txt must find there why the work ended: messages to the user send them to it."""
+    """Does the work and logs why it failed: messages to the user point to log.txt."""
     try:
         with _after_predecessor(member_dir):
             return work()
@@ -148,7 +144,7 @@ def _logged(member_dir: Path, work: Callable[[], Outcome]) -> Outcome:
 
 
 def failure_of(error: Exception) -> Failure:
-    """Encodes an exception; running out of memory again on the same input is certain, so it is not retried."""
+    """Encodes an exception. Running out of memory is not retried, since it would happen again."""
     kind = type(error).__name__
     message, remedy = " ".join(str(error).split()) or kind, advice(error)
     return Failure(
@@ -162,10 +158,10 @@ def failure_of(error: Exception) -> Failure:
 
 @contextmanager
 def _after_predecessor(member_dir: Path) -> Iterator[None]:
-    """Waits a while for the worker before this one to be gone: two at once may need more memory than there is.
+    """Waits up to 10 s for the previous worker of this member to end: two at once may need too much memory.
 
-    The kernel frees the lock when its holder dies, so waiting for it is waiting for the other's death. It is no more
-    than a courtesy: the fence (workers.storage.fence) keeps the other from writing, across hosts too.
+    The kernel frees the lock when its holder dies. Correctness does not depend on this wait: the fence
+    (workers.storage.fence) keeps the previous worker from writing, on other hosts too.
     """
     path = member_dir / layout.ACTOR_LOCK
     lock = FileLock(path, poll_interval=_HOLD_PAUSE_S, fallback_to_soft=False)
@@ -183,13 +179,13 @@ def _after_predecessor(member_dir: Path) -> Iterator[None]:
 
 @contextmanager
 def _logging_to(path: Path) -> Iterator[None]:
-    """Sends the project's log records to `path` as well."""
+    """Copies the project's log records to `path`."""
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     thread = threading.get_ident()
-    # In one process (local_actors) several members log at once, each from its own thread.
+    # Several members of one process (`LocalActors`) log at once, each on its own thread.
     handler.addFilter(lambda record: record.thread == thread)
     _log.addHandler(handler)
     _log.setLevel(logging.INFO)

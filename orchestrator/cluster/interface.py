@@ -1,4 +1,4 @@
-"""The interface of a cluster of members, and the outcomes of their calls: values only, no Ray."""
+"""Defines the interface of a cluster of members, and the outcomes of its calls; no Ray."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from workers.protocol import PredictSpec, SplitPredictions, StageResult, StageSp
 
 @dataclass(frozen=True)
 class Trained:
-    """The stage is at its end."""
+    """The stage is complete."""
 
     result: StageResult
 
@@ -23,17 +23,17 @@ class Predicted:
 
 @dataclass(frozen=True)
 class Halted:
-    """Stopped at a step boundary as asked; the checkpoint is on disk."""
+    """Stopped between two steps as requested; the checkpoint is on disk."""
 
     message: str
 
 
 @dataclass(frozen=True)
 class Failure:
-    """The work raised an error of its own. `kind` is the exception's class name.
+    """The stage or prediction raised an error. `kind` is the exception's class name.
 
-    `diverged_at`: something was not finite after that many updates. Whether it is so again tells divergence from a
-    passing fault, so that is replayed once, whatever `retryable` says.
+    `diverged_at` is the number of updates made when a value was not finite. Such a failure is replayed, whatever
+    `retryable` says, to tell a passing fault from divergence.
     """
 
     kind: str
@@ -45,7 +45,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Lost:
-    """The actor is gone: its process, its node, or the way there. `announced`: its node had been told that it goes."""
+    """The actor's process or node is gone or unreachable. `announced`: its node was known to be draining."""
 
     reason: str
     announced: bool = False
@@ -56,33 +56,33 @@ Outcome = Trained | Predicted | Halted | Failure | Lost
 
 @dataclass(frozen=True)
 class Completed:
-    """A member's call has come to an end."""
+    """A member's call has ended."""
 
     member: str
     outcome: Outcome
 
 
 class Cluster(Protocol):
-    """Actors, each of one member at a time, with at most one call at a time."""
+    """Actors, each used by one member at a time, with at most one call at a time."""
 
     @property
     def num_slots(self) -> int:
-        """How many members fit at once."""
+        """Returns how many members run at once."""
 
     def warm_up(self, num_members: int, num_threads: int) -> None:
-        """Starts actors ahead of the members that will want them, and has them load what they need; returns at once."""
+        """Starts actors for members to come, and makes them load what they need; returns at once."""
 
     def acquire(self, member: str) -> None:
-        """Gives the member an idle actor, or starts one."""
+        """Assigns the member an idle actor, or starts one."""
 
     def release(self, member: str) -> None:
-        """Takes the actor back from a member that has no call under way, for another one to use."""
+        """Makes the actor of a member without a running call idle, so that another member can use it."""
 
     def discard(self, member: str) -> None:
-        """Ends the member's actor, also in the middle of a call; does nothing where there is none."""
+        """Ends the member's actor, even during a call; does nothing if there is none."""
 
     def end_idle(self) -> None:
-        """Ends the actors that no member has: on a shared cluster they would hold what others may want."""
+        """Ends idle actors, whose resources others may want on a shared cluster."""
 
     def run_stage(self, spec: StageSpec) -> None:
         """Starts a stage on the actor of `spec.member`."""
@@ -91,10 +91,10 @@ class Cluster(Protocol):
         """Starts the member's predictions on its actor."""
 
     def stop(self, member: str) -> None:
-        """Asks the member's running stage or prediction to stop at its next step; returns at once."""
+        """Stops the member's running stage or prediction at its next step; returns at once."""
 
     def leaving(self) -> frozenset[str]:
-        """Members whose machine was told that it will be taken away, and who should stop; may be asked often."""
+        """Returns the members on draining nodes, which should stop; cheap enough to call often."""
 
     def poll(self, timeout_s: float) -> Sequence[Completed]:
-        """Waits until a call is over, at most `timeout_s`; raises ClusterLost when the cluster is gone."""
+        """Waits until a call ends, at most `timeout_s`; raises ClusterLost if the cluster is gone."""

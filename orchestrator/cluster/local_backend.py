@@ -1,6 +1,6 @@
-"""Members as threads of this process, behind the interface of the Ray cluster: for tests and for debugging.
+"""Runs members as threads of this process, behind the same interface as Ray: for tests and debugging.
 
-torch's generator and thread count belong to the process: with real duties only one slot gives a run's own bits.
+torch's generator and thread count belong to the process: real duties give a run's own bits only with one slot.
 """
 
 import queue
@@ -13,13 +13,13 @@ from workers.protocol import PredictSpec, StageSpec
 
 
 class ActorDied(BaseException):
-    """Raised by a test's duty to play the sudden death of its actor; no `except Exception` encodes it."""
+    """Raised by a test's duty to simulate the death of its actor; no `except Exception` catches it."""
 
 
 class LocalActors:
-    """A `Cluster` of `num_slots` threads. `acquired`, `released` and `discarded` list what was asked, in order.
+    """A `Cluster` of `num_slots` threads. `acquired`, `released` and `discarded` list the calls, in order.
 
-    `told_to_leave` are members whose machine, in a test's play, is about to be taken away.
+    `told_to_leave` holds the members whose node a test declares to be draining.
     """
 
     def __init__(self, num_slots: int, duties: Callable[[], Duties] = worker_duties) -> None:
@@ -39,7 +39,7 @@ class LocalActors:
         return self._num_slots
 
     def warm_up(self, num_members: int, num_threads: int) -> None:
-        """Nothing: threads start at once."""
+        """Does nothing: threads start at once."""
 
     def acquire(self, member: str) -> None:
         if member in self._actors:
@@ -98,7 +98,7 @@ class LocalActors:
                 outcome = work()
             except ActorDied as death:
                 outcome = Lost(str(death))
-            # A thread cannot be killed: what comes of one that was discarded is let go.
+            # A thread cannot be killed, so the outcome of a discarded actor is dropped.
             if self._actors.get(member) is actor:
                 self._completed.put(Completed(member, outcome))
 

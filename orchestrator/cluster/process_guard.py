@@ -1,13 +1,12 @@
-"""A small process that outlives its driver by a moment and ends whatever of the driver's local Ray is left.
+"""Ends what is left of a driver's local Ray: a small process that outlives its driver by a moment.
 
-Ray 2.60 ends its raylet, GCS and workers with a killed driver at once, but leaves two agents for a minute or more
-(measured), and its files for good. The agents' parent is gone by then and their environment overwritten, so the guard
-notes Ray's processes while they live. It waits on a pipe that closes with the driver, however that ends. A driver that
-is killed while Ray is still starting leaves processes that were never noted: these are known by the mark, or by the
-folder that they were told of or hold files in.
+Ray 2.60 ends its raylet, GCS and workers at once when the driver is killed, but leaves two agents for a minute or more
+(measured), and its files for good. By then the agents' parent is gone and their environment is overwritten, so the
+guard records Ray's processes while they live. It waits on a pipe that closes when the driver ends. If the driver is
+killed while Ray is starting, some processes were never recorded: the guard finds them by the mark in their environment,
+or by the folder in their arguments or open files.
 
-Run as a script: the driver's pid, the mark in the environment of all that the driver started for Ray, and the folder
-to remove.
+Run as a script with three arguments: the driver's pid, the mark, and the folder to delete.
 """
 
 import contextlib
@@ -24,19 +23,19 @@ from pathlib import Path
 import psutil
 
 MARK = "SEPTET_CLUSTER"
-# A look costs 10 ms, which every second was 1 % of a core; Ray's agents are all there soon after its start.
+# A look takes 10 ms, which every second was 1% of a core; Ray's agents are all there soon after it starts.
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 16.0
 _GIVE_UP_S = 10.0
 _PAUSE_S = 0.1
-# What starts when the driver dies starts no more after as many looks without a trace of it.
+# After this many looks that find nothing, no more processes are expected to start.
 _QUIET_LOOKS = 5
 
 
 @contextmanager
 def guarding(mark: str, folder: Path) -> Iterator[None]:
-    """Starts the guard; when the block ends it is given its turn and waited for.
+    """Starts the guard; at the end of the block, lets it work and waits for it.
 
-    A session of its own keeps a terminal's Ctrl-C from it. `-P` keeps this package's folder off the module path.
+    Its own session keeps a terminal's Ctrl-C from it. `-P` keeps this package's folder off the module path.
     """
     script = str(Path(__file__).resolve())
     guard = subprocess.Popen(
@@ -53,7 +52,7 @@ def guarding(mark: str, folder: Path) -> Iterator[None]:
 
 
 def marked_descendants(driver: int, mark: str) -> set[psutil.Process]:
-    """The driver's children that were started with `mark` in their environment, and all of theirs."""
+    """Returns the driver's children that have `mark` in their environment, and all descendants of these."""
     found: set[psutil.Process] = set()
     with contextlib.suppress(psutil.Error):
         for child in psutil.Process(driver).children():
@@ -64,7 +63,7 @@ def marked_descendants(driver: int, mark: str) -> set[psutil.Process]:
 
 
 def end(processes: Iterable[psutil.Process]) -> None:
-    """Kills those that still live (psutil knows a pid that was given to another process) and waits for their end."""
+    """Kills the processes that still live, and waits for their end; psutil notices a pid that was reused."""
     left = list(processes)
     give_up = time.monotonic() + _GIVE_UP_S
     while left and time.monotonic() < give_up:
@@ -77,14 +76,14 @@ def end(processes: Iterable[psutil.Process]) -> None:
 
 def _lives(process: psutil.Process) -> bool:
     try:
-        # An orphan that nobody has reaped yet is dead all the same.
+        # A zombie is dead, though no parent has reaped it.
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:
         return False
 
 
 def _watch(driver: int, mark: str) -> set[psutil.Process]:
-    """Looks until the driver's end of the pipe closes; gives all that was ever seen and lives."""
+    """Looks until the driver's end of the pipe closes; returns every process seen that still lives."""
     seen: set[psutil.Process] = set()
     pause_s = _FIRST_PAUSE_S
     while not select.select([sys.stdin], [], [], pause_s)[0]:
@@ -95,7 +94,7 @@ def _watch(driver: int, mark: str) -> set[psutil.Process]:
 
 
 def _strays(driver: int, mark: str, folder: str) -> set[psutil.Process]:
-    """Whatever on this machine bears the mark, or works in the folder, and its children."""
+    """Returns the processes on this machine that have the mark or use the folder, and their children."""
     found: set[psutil.Process] = set()
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
@@ -111,16 +110,6 @@ def _belongs(process: psutil.Process, mark: str, folder: str) -> bool:
     return descriptors.is_dir() and any(str(each.readlink()).startswith(folder) for each in descriptors.iterdir())
 
 
-def _end_strays(driver: int, mark: str, folder: str) -> None:
-    """Looks and ends, until nothing more comes."""
-    give_up, quiet = time.monotonic() + _GIVE_UP_S, 0
-    while quiet < _QUIET_LOOKS and time.monotonic() < give_up:
-        strays = _strays(driver, mark, folder)
-        end(strays)
-        quiet = 0 if strays else quiet + 1
-        time.sleep(_PAUSE_S)
-
-
 def _is_alive(pid: int) -> bool:
     try:
         return _lives(psutil.Process(pid))
@@ -130,9 +119,14 @@ def _is_alive(pid: int) -> bool:
 
 def _guard(driver: int, mark: str, folder: str) -> None:
     end(_watch(driver, mark))
-    # A driver that ended Ray itself waits for this: nothing of it can still be starting.
+    # If the driver lives, it has ended Ray itself and waits for this process: nothing more can start.
     if not _is_alive(driver):
-        _end_strays(driver, mark, folder)
+        give_up, quiet = time.monotonic() + _GIVE_UP_S, 0
+        while quiet < _QUIET_LOOKS and time.monotonic() < give_up:
+            strays = _strays(driver, mark, folder)
+            end(strays)
+            quiet = 0 if strays else quiet + 1
+            time.sleep(_PAUSE_S)
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -1,7 +1,7 @@
-"""Members as Ray actors.
+"""Runs members as Ray actors, and packs shards as Ray tasks.
 
-Ray's own retries are off: an actor restart only runs `__init__` again, and the driver's ledger holds the budgets. Ray
-is imported late: `--help` and `plan` do without it.
+Ray's own retries are off for members: restarting an actor only runs `__init__` again, and the driver's ledger keeps the
+budgets. Ray is imported late, since `--help` and `plan` do not need it.
 """
 
 import contextlib
@@ -49,13 +49,13 @@ _NUM_THREADS = 2
 
 
 def check_resources(settings: "ClusterConfig") -> int:
-    """How many members run at once; refuses what the machine or cluster cannot give before anything on disk is touched.
+    """Returns how many members run at once. Called before anything on disk is touched.
 
     Raises:
         ConfigError: no node has room for a member, or the cluster does not answer.
     """
     if settings.address is None:
-        # Ray reads its settings when it is first imported: that must not happen before they are made.
+        # Ray reads its settings when it is first imported, so they must be set before.
         with environment(LOCAL_ENVIRONMENT):
             nodes = [Node(available_cpus(), local_gpus() if settings.gpus_per_member else 0)]
     else:
@@ -66,7 +66,7 @@ def check_resources(settings: "ClusterConfig") -> int:
 
 @contextmanager
 def open_cluster(settings: "ClusterConfig") -> Iterator["RayCluster"]:
-    """A local Ray of our own, or the cluster at `settings.address`, for the length of the block.
+    """Starts a local Ray, or joins the cluster at `settings.address`, for the length of the block.
 
     Raises:
         ConfigError: no node has room for a member, or the cluster does not answer.
@@ -81,17 +81,17 @@ def open_cluster(settings: "ClusterConfig") -> Iterator["RayCluster"]:
 
 
 def shard_runner(settings: "ClusterConfig") -> ShardRunner:
-    """Who packs datasets: the CPUs of the cluster at `settings.address`, else threads of this process.
+    """Returns what packs datasets: the CPUs of the cluster at `settings.address`, else threads of this process.
 
-    A local Ray would take seconds to start, and has the same CPUs.
+    A local Ray takes seconds to start and has the same CPUs.
     """
     return PackingThreads() if settings.address is None else RayShards(settings.address)
 
 
 class RayShards:
-    """A `ShardRunner` of Ray tasks, one a CPU of the cluster, which is joined when there is a shard to pack.
+    """A `ShardRunner` of Ray tasks, one for each CPU of the cluster. Joins the cluster when there is a shard to pack.
 
-    Unlike a stage's, a lost task is run again by Ray: a shard takes seconds, and is the same whoever packs it.
+    Ray runs a lost task again, unlike a lost stage: a shard takes seconds and is the same wherever it is packed.
     """
 
     def __init__(self, address: str) -> None:
@@ -109,7 +109,7 @@ class RayShards:
         from ray.exceptions import RayError, RayTaskError
 
         task: Any = ray.remote(_pack_shard).options(num_cpus=1)
-        # Two a CPU: what comes next is there when a task is done. Names go out and sizes come back, no pixels.
+        # Two tasks a CPU, so that the next is ready when one is done. Only names go out and sizes come back, no pixels.
         most = 2 * max(1, math.floor(sum(node.cpus for node in living_nodes())))
         try:
             shared = ray.put(loader)
@@ -123,7 +123,7 @@ class RayShards:
                 packed(num_images)
                 yield shard
         except RayTaskError as error:
-            # Without Ray's page of traceback.
+            # Drops Ray's page of traceback.
             if isinstance(error.cause, SeptetError):
                 raise error.cause from error
             raise
@@ -134,17 +134,16 @@ class RayShards:
 
 
 def _pack_shard(loader: Loader, job: ShardJob) -> PackedShard:
-    """What a task does, on whatever node; a shard written to that node's own disk would be lost without a word."""
+    """Packs one shard, on any node. A shard written to that node's own disk would be lost silently."""
     if not job.folder.is_dir():
         raise StorageError(
-            f"{job.folder}: not there on node {socket.gethostname()}: set datasets.store to storage that all nodes "
-            "share"
+            f"{job.folder}: missing on node {socket.gethostname()}: set datasets.store to storage that all nodes share"
         )
     return pack_shard(loader, job, lambda: None)
 
 
 class RayCluster:
-    """A `member_actor.Cluster` of Ray actors."""
+    """A `Cluster` of Ray actors."""
 
     def __init__(
         self,
@@ -155,7 +154,7 @@ class RayCluster:
         *,
         nodes_change: bool = False,
     ) -> None:
-        """`nodes_change`: nodes may come, go, and be told that they will go."""
+        """`nodes_change`: nodes may join, leave and drain."""
         self._num_slots = num_slots
         self._nodes_change, self._looked_s = nodes_change, 0.0
         self._head: Head | None = None
@@ -183,8 +182,8 @@ class RayCluster:
         self._looked_s = time.monotonic()
         with lost_as_such():
             gone_soon = leaving_nodes()
-            asked = self._resources["num_cpus"], self._resources["num_gpus"]
-            self._num_slots = count_remaining_slots(living_nodes(), gone_soon, int(asked[0]), asked[1])
+            asked = int(self._resources["num_cpus"]), self._resources["num_gpus"]
+            self._num_slots = count_remaining_slots(living_nodes(), gone_soon, *asked)
             if not gone_soon:
                 return frozenset()
             for actor in [actor for actor in self._idle if node_of(actor) in gone_soon]:
@@ -218,7 +217,7 @@ class RayCluster:
     def stop(self, member: str) -> None:
         actor = self._actors[member]
         if self._nodes_change and not node_of(actor):
-            # It waits for a machine, perhaps for ever, and has nothing to save.
+            # The actor waits for a node, perhaps for ever, and has nothing to save.
             _kill(actor)
         else:
             actor.stop.remote()
@@ -235,7 +234,7 @@ class RayCluster:
             return [Completed(self._calls.pop(call), self._outcome(call)) for call in ready]
 
     def close(self) -> None:
-        """Ends every actor; the cluster may be gone already."""
+        """Ends every actor, even if the cluster is already gone."""
         with contextlib.suppress(*cluster_errors()):
             self.end_idle()
         for member in list(self._actors):
@@ -252,7 +251,7 @@ class RayCluster:
     def _new(self) -> Any:
         import ray
 
-        # Two threads: one for the stage, one for the `stop` that reaches it.
+        # Two threads: one for the stage, one for `stop`.
         actor: Any = ray.remote(MemberActor)
         options = actor.options(max_restarts=0, max_concurrency=_NUM_THREADS, **self._resources)
         return options.remote(self._duties)
@@ -264,7 +263,7 @@ class RayCluster:
         try:
             outcome: Outcome = ray.get(call)
         except (RayActorError, WorkerCrashedError, NodeDiedError, OutOfMemoryError) as error:
-            # Gone with the head? Whatever the driver asks of Ray next would then wait until Ray ends this process.
+            # If the head is gone too, the driver's next call to Ray would hang until Ray ends this process.
             while not self._look_at_head():
                 time.sleep(LOOK_EVERY_S)
             return Lost(first_line(error), announced=isinstance(error, RayActorError) and error.preempted)

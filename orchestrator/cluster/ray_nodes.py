@@ -1,4 +1,4 @@
-"""What the machines of a Ray cluster offer, and which of them have been told that they will be taken away."""
+"""Counts what the nodes of a Ray cluster offer, and finds those that are draining."""
 
 import contextlib
 import math
@@ -11,7 +11,7 @@ from typing import Any
 
 from workers.errors import ClusterLost, ConfigError
 
-# A spot machine goes two minutes (AWS) to 30 s (Azure, GCP) after its notice. A look takes 10 ms.
+# A spot machine ends two minutes (AWS) to 30 s (Azure, GCP) after its notice. A look takes 10 ms.
 LOOK_EVERY_S = 1.0
 _CONNECT_S = 2.0
 _PATIENCE_S = 25.0
@@ -19,7 +19,7 @@ _PATIENCE_S = 25.0
 
 @dataclass(frozen=True)
 class Node:
-    """What one machine of the cluster offers; `name` is Ray's id of it."""
+    """One node of the cluster; `name` is Ray's id."""
 
     cpus: float
     gpus: float
@@ -27,10 +27,10 @@ class Node:
 
 
 def count_slots(nodes: Sequence[Node], cpus_per_member: int, gpus_per_member: float) -> int:
-    """How many members run at once.
+    """Returns how many members run at once.
 
     Raises:
-        ConfigError: not one node has room for a member; Ray would wait for ever without a word.
+        ConfigError: no node has room for a member; Ray would wait for ever without a message.
     """
     slots = sum(_slots_of(node, cpus_per_member, gpus_per_member) for node in nodes)
     if slots:
@@ -49,12 +49,12 @@ def _slots_of(node: Node, cpus_per_member: int, gpus_per_member: float) -> int:
         return by_cpu
     if gpus_per_member >= 1:
         return min(by_cpu, math.floor(node.gpus / gpus_per_member))
-    # Ray gives a share of one GPU, never of two.
+    # Ray can allot a share of one GPU, never of two.
     return min(by_cpu, math.floor(node.gpus) * math.floor(1 / gpus_per_member + 1e-9))
 
 
 def living_nodes() -> list[Node]:
-    """The machines of the cluster that this process has joined."""
+    """Returns the live nodes of the cluster that this process has joined."""
     import ray
 
     described: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
@@ -66,9 +66,9 @@ def living_nodes() -> list[Node]:
 
 
 def leaving_nodes() -> frozenset[str]:
-    """Names of the nodes that drain: a spot notice, `ray drain-node`, SIGTERM to `ray start --block`.
+    """Returns the names of draining nodes: after a spot notice, `ray drain-node`, or SIGTERM to `ray start --block`.
 
-    Ray starts nothing new there, and ends a node as soon as it has nothing left to do, or at the notice's deadline.
+    Ray starts nothing new on them, and ends a node when it is idle, or at the notice's deadline.
     """
     from ray._private.state import state
 
@@ -76,9 +76,9 @@ def leaving_nodes() -> frozenset[str]:
 
 
 def node_of(actor: Any) -> str:
-    """The name of the node that an actor lives on; empty while it waits for one.
+    """Returns the name of the node an actor runs on; "" while it waits for one.
 
-    Of an actor that waits, Ray names the node that keeps the request.
+    For an actor that waits, Ray itself names the node that holds the request.
     """
     from ray._private.state import actors
 
@@ -96,7 +96,7 @@ def _connects(address: str) -> bool:
 
 
 class Head:
-    """Whether the cluster's head answers. Ray would wait a minute and then end this process without a word."""
+    """Watches whether the cluster's head answers. Without it Ray waits a minute and then ends this process silently."""
 
     def __init__(
         self,
@@ -109,10 +109,10 @@ class Head:
         self._looked_s, self._heard_s = -math.inf, clock()
 
     def look(self) -> bool:
-        """Looks, at most once a second, and says whether it answered when last asked.
+        """Asks the head, at most once a second, and returns whether it answered last time.
 
         Raises:
-            ClusterLost: it has not answered for longer than a head takes to be started again.
+            ClusterLost: it has not answered for longer than a head takes to restart.
         """
         now = self._clock()
         if now - self._looked_s >= LOOK_EVERY_S:
@@ -127,14 +127,14 @@ class Head:
 def count_remaining_slots(
     nodes: Iterable[Node], leaving: frozenset[str], cpus_per_member: int, gpus_per_member: float
 ) -> int:
-    """How many members run at once on the nodes that stay; at least one, which waits for a node to come."""
+    """Returns how many members run at once on the nodes that stay; at least one, which waits for a node to join."""
     with contextlib.suppress(ConfigError):
         return count_slots([node for node in nodes if node.name not in leaving], cpus_per_member, gpus_per_member)
     return 1
 
 
 def local_gpus() -> int:
-    """What Ray itself would find, without starting it."""
+    """Returns the number of GPUs that Ray would find, without starting it."""
     from ray._private.accelerators import get_accelerator_manager_for_resource
 
     manager = get_accelerator_manager_for_resource("GPU")
@@ -143,7 +143,7 @@ def local_gpus() -> int:
 
 @contextmanager
 def lost_as_such() -> Iterator[None]:
-    """What Ray raises where a cluster is gone, inside the block, is raised as ClusterLost."""
+    """Turns Ray's errors for a cluster that is gone into ClusterLost."""
     try:
         yield
     except cluster_errors() as error:
@@ -151,7 +151,7 @@ def lost_as_such() -> Iterator[None]:
 
 
 def cluster_errors() -> tuple[type[Exception], ...]:
-    """What Ray raises where a cluster is gone."""
+    """Returns the errors that Ray raises when a cluster is gone."""
     from ray.exceptions import LocalRayletDiedError, RaySystemError, RpcError
 
     return (LocalRayletDiedError, RaySystemError, RpcError, ConnectionError)

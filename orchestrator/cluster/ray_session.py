@@ -1,7 +1,7 @@
-"""How a Ray is joined and left: a local one of this process's own, or a cluster at an address.
+"""Starts a local Ray, or joins the cluster at an address, and leaves it again.
 
-A local Ray listens on loopback alone, under a token of its own that lives in this process's environment, and dies with
-the driver (`process_guard`).
+A local Ray listens only on loopback, with its own token in this process's environment, and ends with the driver
+(`process_guard`).
 """
 
 import os
@@ -22,56 +22,56 @@ from workers.errors import ClusterLost, ConfigError
 
 
 class _NoMorePaths(list[str]):
-    """Takes nothing in: Ray would put the working directory before all else that workers import."""
+    """A list that stays empty: Ray would put the working directory before all other import paths of workers."""
 
     def extend(self, _: Any) -> None:
         pass
 
 
 def keep_own_path(job_config: Any) -> Any:
-    """Makes of Ray's JobConfig one under which a `numpy.py` that lies in the working directory runs in no member.
+    """Changes Ray's JobConfig so that members do not import, say, a `numpy.py` in the working directory.
 
-    Where the driver itself imports from there (a checkout that is not installed), so do they.
+    If the driver imports from there (a checkout that is not installed), members do too.
     """
     if not {"", str(Path.cwd())} & set(sys.path):
         job_config._py_driver_sys_path = _NoMorePaths()
     return job_config
 
 
-# A Unix socket's path has at most 107 characters; Ray's plasma socket lies up to 64 below its folder, and that 22 below
-# the root (/septet-ray-12345678/r).
+# A Unix socket's path has at most 107 characters. Ray's plasma socket is up to 64 below its folder, and that is 22
+# below the root (/septet-ray-12345678/r).
 _LONGEST_TEMPORARY_ROOT = 21
-# Nothing but specs and outcomes, a few KB each, goes through the object store.
+# Only specs and outcomes, a few KB each, go through the object store.
 _OBJECT_STORE_BYTES = 80 * 1024 * 1024
 _NICENESS = "RAY_worker_niceness"
 LOCAL_ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
-    # Named for Windows and macOS, it makes any local Ray use 127.0.0.1 as its address; without it the raylet and its
-    # agents listen on every interface (measured on 2.60).
+    # Despite its name it makes any local Ray use the address 127.0.0.1; without it the raylet and its agents listen on
+    # every interface (measured on 2.60).
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     # Hides all GPUs from actors that ask for none; Ray's default depends on its version.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
 }
-# Ray prints a raylet's complaints about a dead worker to the driver's stdout, which is for results; the driver's own
-# warning says it better. "." skips every line.
+# Ray prints a raylet's messages about a dead worker to the driver's stdout, which is for results; the driver's own
+# warning is clearer. "." skips every line.
 _QUIET = {"RAY_DEDUP_LOGS": "1", "RAY_DEDUP_LOGS_SKIP_REGEX": "."}
 
 
 def available_cpus() -> int:
-    """The cores this process may run on."""
+    """Returns the number of cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @cache
 def _token() -> str:
-    """One a process: Ray keeps the first that it is given, and a second cluster would refuse it."""
+    """Returns this process's token. Ray keeps the first it gets, and would refuse a second cluster with another."""
     return secrets.token_hex(32)
 
 
 @contextmanager
 def local() -> Iterator[None]:
-    """A Ray of this process's own, for the length of the block."""
+    """Starts a local Ray for the length of the block."""
     mark = uuid.uuid4().hex
     root = tempfile.gettempdir()
     if len(root) > _LONGEST_TEMPORARY_ROOT:
@@ -80,8 +80,8 @@ def local() -> Iterator[None]:
     values = {
         **LOCAL_ENVIRONMENT,
         **_QUIET,
-        # Ray gives its workers nice 15, so that a member gets next to nothing beside any other job (measured: a
-        # thirtieth). Who wants to stand back starts septet under `nice`, which they inherit.
+        # Ray gives its workers nice 15, so that members get almost nothing beside any other job (measured: a
+        # thirtieth). To yield to other jobs, start septet under `nice`, which they inherit.
         _NICENESS: os.environ.get(_NICENESS, "0"),
         "RAY_AUTH_TOKEN": _token(),
         process_guard.MARK: mark,
@@ -90,7 +90,7 @@ def local() -> Iterator[None]:
         import ray
         from ray.job_config import JobConfig
 
-        # "local": otherwise Ray attaches to whatever cluster it finds.
+        # Without "local" Ray joins any cluster it finds.
         _init(
             address="local",
             num_cpus=available_cpus(),
@@ -98,7 +98,7 @@ def local() -> Iterator[None]:
             include_dashboard=False,
             log_to_driver=False,
             configure_logging=False,
-            # Ray opens its folder to everybody (0777, sockets and logs included): so it lies in one that is not.
+            # Ray makes its folder world-writable (0777, with sockets and logs), so its parent is private.
             _temp_dir=str(folder / "r"),
             job_config=keep_own_path(JobConfig()),
         )
@@ -108,7 +108,7 @@ def local() -> Iterator[None]:
 
 @contextmanager
 def attached(address: str) -> Iterator[None]:
-    """Joined to the Ray at `address` for the length of the block; raises ConfigError where none answers."""
+    """Joins the Ray at `address` for the length of the block; raises ConfigError if none answers."""
     with environment(_QUIET):
         import ray
         from ray.exceptions import RayError
@@ -124,11 +124,11 @@ def attached(address: str) -> Iterator[None]:
 
 @contextmanager
 def unless_lost(close: Callable[[], None]) -> Iterator[None]:
-    """Closes at the end of the block, unless by loss: what asks a dead head waits until Ray ends the process for it."""
+    """Closes at the end of the block, except after ClusterLost: a call to a dead head hangs until Ray exits."""
     try:
         yield
     except ClusterLost:
-        # Ray's own handler at exit does wait, and then ends the process with 1; without it, it crashes (measured).
+        # Ray's exit handler does hang, and then ends the process with 1; without it the process crashes (measured).
         raise
     except BaseException:
         close()
@@ -137,7 +137,7 @@ def unless_lost(close: Callable[[], None]) -> Iterator[None]:
 
 
 def _init(**options: Any) -> None:
-    """`ray.init`, but SIGTERM means what it meant before: Ray's own handler ends the process with exit code 15."""
+    """Calls `ray.init` and keeps the SIGTERM handler: Ray's own ends the process with exit code 15."""
     import ray
 
     before = signal.getsignal(signal.SIGTERM)
@@ -155,7 +155,7 @@ def _init(**options: Any) -> None:
 
 @contextmanager
 def environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Sets variables for this process and what it starts, and puts back what was there."""
+    """Sets environment variables for this process and its children, and restores them at the end of the block."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
@@ -169,6 +169,6 @@ def environment(values: Mapping[str, str]) -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
-    """Ray's messages run to half a page; the first line says what happened."""
+    """Returns the first line of Ray's message, which says what happened; the rest is half a page."""
     lines = str(error).strip().splitlines()
     return lines[0].strip() if lines else type(error).__name__

@@ -1,6 +1,6 @@
-"""The members' stored predictions: checked, streamed in blocks of rows, and combined into the ensemble's.
+"""Checks the members' stored predictions, reads them in blocks of rows, and combines them into the ensemble's.
 
-Its cores take and return arrays; only `predictions` and `absent` read files.
+Only `predictions` and `absent` read files; the rest takes and returns arrays.
 """
 
 from workers.faces import face

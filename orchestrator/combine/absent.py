@@ -1,4 +1,4 @@
-"""Members that a submission has to do without: which they are, why, and whether `submission.min_members` allows it."""
+"""Finds members that a submission must do without, and checks that `submission.min_members` allows it."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,14 +12,14 @@ from workers.errors import ConfigError, MemberFailed
 
 @dataclass(frozen=True)
 class Missing:
-    """A member of the plan that an ensemble had to do without, and why."""
+    """A member of the plan that an ensemble does without, and why."""
 
     member: str
     why: str
 
 
 def check_min_members(config: SubmissionConfig, plan: Plan) -> None:
-    """Raises ConfigError where more members are asked for than the plan has."""
+    """Raises ConfigError if `min_members` is more than the plan has."""
     if config.min_members is not None and config.min_members > len(plan.members):
         raise ConfigError(
             f"submission.min_members={config.min_members}: the ensemble has {len(plan.members)} members; "
@@ -28,10 +28,10 @@ def check_min_members(config: SubmissionConfig, plan: Plan) -> None:
 
 
 def allowed_missing(paths: RunPaths, plan: Plan, data: RunData, config: SubmissionConfig) -> tuple[Missing, ...]:
-    """The members to do without; none where `min_members` is not set, as then all must be there.
+    """Returns the members to do without; none if `min_members` is not set, as then all are required.
 
     Raises:
-        MemberFailed: fewer are there than `min_members`.
+        MemberFailed: fewer than `min_members` are present.
         ConfigError: as `check_min_members`.
     """
     check_min_members(config, plan)
@@ -48,7 +48,7 @@ def allowed_missing(paths: RunPaths, plan: Plan, data: RunData, config: Submissi
 
 
 def find_missing(paths: RunPaths, plan: Plan, data: RunData) -> tuple[Missing, ...]:
-    """Members whose last stage is not done, or whose predictions are not there or of another checkpoint or dataset."""
+    """Returns the members whose last stage is not done, or whose predictions are missing or do not belong to it."""
     ledger = read_ledger(paths.ledger)
     splits = tuple(dict.fromkeys((data.submitted, *data.scored)))
     return tuple(
@@ -59,18 +59,18 @@ def find_missing(paths: RunPaths, plan: Plan, data: RunData) -> tuple[Missing, .
 
 
 def without(plan: Plan, missing: Sequence[Missing]) -> Plan:
-    """The plan with the members that are there; stages stay, since others may start from them."""
+    """Returns the plan with the present members only; stages stay, since others may start from them."""
     gone = {one.member for one in missing}
     return replace(plan, members=tuple(member for member in plan.members if member not in gone)) if gone else plan
 
 
 def in_words(missing: Sequence[Missing]) -> str:
-    """`base3 (base3/train: Diverged: …), base4 (…)`."""
+    """Returns a line like `base3 (base3/train: Diverged: …), base4 (…)`."""
     return ", ".join(f"{one.member} ({one.why})" for one in missing)
 
 
 def _why(paths: RunPaths, plan: Plan, member: str, splits: Sequence[str], digest: str, ledger: Contents) -> str | None:
-    """Why `member` is missing; None where it is not."""
+    """Returns why `member` is missing, or None if it is present."""
     last = plan.last_stage(member)
     finished = find_finished(paths, last)
     if finished is None:
@@ -80,7 +80,7 @@ def _why(paths: RunPaths, plan: Plan, member: str, splits: Sequence[str], digest
     for split in splits:
         expected = Expected(digest, finished=finished)
         found = check_predictions(member, paths.predictions(member), split, expected, read=False)
-        # Damaged ones are not missing: they are refused when they are opened.
+        # Damaged predictions are not missing: opening them raises an error.
         if isinstance(found, Invalid) and found.flaw is not Flaw.damaged:
             failures = _failures(ledger, [plan.predict_job(member)])
             return next(failures, f"no predictions of {split} by its last checkpoint")

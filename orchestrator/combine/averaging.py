@@ -1,8 +1,8 @@
-"""Combines members' probabilities: mean, weighted mean, geometric mean. Pure: values in, values out.
+"""Combines members' probabilities: mean, weighted mean, geometric mean. Pure.
 
-Sums are made in float64, in the order given, and rounded to float32 once. The order of the members can therefore
-move a probability by one float32 rounding at most, and hardly ever does; callers that need the same bytes for any
-order give the members in a fixed one (`aggregate` sorts by name).
+Sums are made in float64, in the order given, and rounded to float32 once. The order of the members can therefore change
+a probability by one float32 rounding at most, which is rare. Callers that need the same bytes for any order sort the
+members by name.
 """
 
 from collections.abc import Sequence
@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 from orchestrator.combine.rows import SMALLEST_PROBABILITY, Block, Rows, blocks
 from orchestrator.config import CombineMethod
 
-# One member's float32 and two float64 arrays of this many stay in the cache from reading to adding: 1.25 MiB.
+# One member's float32 and two float64 arrays of this many elements stay in the cache: 1.25 MiB.
 PART_ELEMENTS = 2**16
 
 
 @dataclass(frozen=True)
 class Combination:
-    """A method and each member's share (shares sum to 1).
+    """A method and each member's weight (weights sum to 1).
 
-    `searched_on` names the split that weights were looked for on, `note` says why it was not the usual one.
+    `searched_on` is the split on which weights were searched; `note` says why it was not the usual one.
     """
 
     method: CombineMethod
@@ -32,13 +32,13 @@ class Combination:
 
 
 def equal(method: CombineMethod, num_members: int) -> Combination:
-    """The combination in which every member counts the same."""
+    """Returns the combination with equal weights."""
     return Combination(method, (1 / num_members,) * num_members)
 
 
 @dataclass(frozen=True)
 class Combined:
-    """The combined probabilities of `members`, computed when a slice is taken; memory is that of the slice."""
+    """The combined probabilities of `members`. Each slice is computed when taken; memory is that of the slice."""
 
     members: Sequence[Rows]
     combination: Combination
@@ -53,7 +53,7 @@ class Combined:
         return self.members[0].shape
 
     def __getitem__(self, rows: slice, /) -> Block:
-        """Rows `start:stop` (step 1) as a fresh float32 array."""
+        """Returns rows `start:stop` (step 1) as a new float32 array (rows, classes)."""
         start, stop, step = rows.indices(self.shape[0])
         assert step == 1, "a contiguous slice"
         output = np.empty((max(0, stop - start), self.shape[1]), np.float32)
@@ -66,13 +66,13 @@ class Combined:
         total = np.zeros((rows.stop - rows.start, self.shape[1]))
         term = np.empty_like(total)
         for member, weight in zip(self.members, self.combination.weights, strict=True):
-            # A member of weight 0 is still a member, but need not be read.
+            # A member of weight 0 need not be read.
             if not weight:
                 continue
             # Converted first: NumPy multiplies a float32 array into a float64 one a quarter more slowly.
             term[...] = member[rows]
             if geometric:
-                # Without the floor one member's exact zero would veto a class, and two such members all of them.
+                # Without the floor a single exact zero would veto a class.
                 np.maximum(term, SMALLEST_PROBABILITY, out=term)
                 np.log(term, out=term)
             term *= weight
@@ -85,5 +85,5 @@ class Combined:
 
 
 def mean(members: Sequence[Rows]) -> Combined:
-    """The plain average of `members`, as the paper submits it."""
+    """Returns the plain average of `members`, as in the paper."""
     return Combined(members, equal(CombineMethod.mean, len(members)))

@@ -1,11 +1,11 @@
-"""Opens members' stored predictions; none pass that are missing, damaged, of other data, or no probabilities.
+"""Opens members' stored predictions; refuses any that are missing, damaged, of other data, or not probabilities.
 
-The members are the plan's, never what a folder holds. Files are read in blocks, not mapped: pages of a mapped file
-count as this process's memory, and seven members of 100,000 × 1,000 are 2.8 GB. A file is opened once and stays open:
-what was checked is what is combined, even if another takes its name.
+The members come from the plan, never from a folder's listing. Files are read in blocks, not mapped: pages of a mapped
+file count as this process's memory, and seven members of 100,000 × 1,000 are 2.8 GB. A file is opened once and stays
+open: the bytes that were checked are those combined, even if the file is replaced.
 
-Checking is a pass of its own, before anything is made of the numbers. Its time is that of sha256 (2 GB a second and
-core, where reading again takes 28 GB/s), so one pass for both would save little; members are checked side by side.
+Checking is a separate pass before any use. sha256 dominates it (2 GB/s a core; reading again takes 28 GB/s), so one
+pass for both would save little. Members are checked in parallel.
 """
 
 import hashlib
@@ -36,9 +36,9 @@ _SHOWN_ROWS = 3
 
 @dataclass(frozen=True)
 class MemberPredictions:
-    """One member's checked probabilities of a split; slices are read from disk when taken, by any number of threads.
+    """One member's checked probabilities of a split; any number of threads may read slices from disk.
 
-    `uniform` are, in order, the rows whose image could not be read: whatever the member says of them, they are uniform.
+    `uniform` are the sorted rows whose image could not be read: their probabilities are replaced by uniform ones.
     """
 
     member: str
@@ -52,7 +52,7 @@ class MemberPredictions:
         return (self.about.num_rows, self.about.num_classes)
 
     def __getitem__(self, rows: slice, /) -> Block:
-        """Rows `start:stop` (step 1) as a fresh float32 array."""
+        """Returns rows `start:stop` (step 1) as a new float32 array (rows, classes)."""
         start, stop, step = rows.indices(self.about.num_rows)
         assert step == 1, "a contiguous slice"
         block = self.stored(slice(start, max(start, stop)))
@@ -61,21 +61,21 @@ class MemberPredictions:
         return block
 
     def stored(self, rows: slice) -> Block:
-        """As a slice, but as the file has the rows; both bounds of `rows` are given."""
+        """Returns rows as the file has them, unreadable ones too; both bounds of `rows` are given."""
         block = np.empty((rows.stop - rows.start, self.about.num_classes), "<f4")
         offset_bytes = self.offset_bytes + rows.start * self.about.num_classes * block.itemsize
         self._read_bytes(block.reshape(-1).view(np.uint8).data, offset_bytes)
         return block
 
     def header(self) -> bytes:
-        """The file's bytes before the first row."""
+        """Returns the file's bytes before the first row."""
         content = bytearray(self.offset_bytes)
         self._read_bytes(memoryview(content), 0)
         return bytes(content)
 
     def _read_bytes(self, target: memoryview, offset_bytes: int) -> None:
         while target:
-            # One call may give less than was asked for: Linux stops at 2 GiB.
+            # One call may read less than was asked for: Linux stops at 2 GiB.
             with storage_errors(self.path):
                 count = os.preadv(self._descriptor, [target], offset_bytes)
             if count == 0:
@@ -91,7 +91,7 @@ class MemberPredictions:
 
 
 class Flaw(StrEnum):
-    """Why stored predictions are not valid."""
+    """The reason why stored predictions are not valid."""
 
     missing = "missing"
     damaged = "damaged"
@@ -102,7 +102,7 @@ class Flaw(StrEnum):
 
 @dataclass(frozen=True)
 class Invalid:
-    """Stored predictions that must not be used; `why` says so to a person, with what to do."""
+    """Stored predictions that must not be used; `why` tells a person what is wrong and what to do."""
 
     flaw: Flaw
     why: str
@@ -114,10 +114,10 @@ class Invalid:
 
 @dataclass(frozen=True)
 class Expected:
-    """What valid predictions of a split are made from; what is None is not compared.
+    """What valid predictions of a split are made from; fields that are None are not compared.
 
-    `data_digest` is of the dataset whose images were predicted, `rows` are its images; `finished` is the member's last
-    stage; `committed` is the file's sha256 in run.json, "" where it has none.
+    `data_digest` is the digest of the predicted dataset and `rows` its images; `finished` is the member's last
+    stage; `committed` is the file's sha256 in run.json, "" if it is not recorded.
     """
 
     data_digest: str
@@ -137,11 +137,11 @@ def open_predictions(
 ) -> tuple[MemberPredictions, ...]:
     """Opens and checks every member's predictions of `split`, in the order of `directories` (member → folder).
 
-    `finished` and `committed`, where they are given, are compared as well (see `Expected`).
+    `finished` and `committed` are compared if they are given (see `Expected`).
 
     Raises:
         MemberFailed: predictions of some members are missing (all are named).
-        CheckFailed: predictions of a member are not valid; of several the first one is named.
+        CheckFailed: a member's predictions are not valid (the first is named).
     """
 
     def check(member: str) -> MemberPredictions | Invalid:
@@ -160,16 +160,16 @@ def open_predictions(
 
 
 def all_present(directories: Mapping[str, Path], split: str) -> bool:
-    """Whether every member has a file of predictions of `split`, be it valid or not."""
+    """Returns whether every member has a file of predictions of `split`, valid or not."""
     return all((folder / layout.probabilities(split)).is_file() for folder in directories.values())
 
 
 def check_predictions(
     member: str, folder: Path, split: str, expected: Expected, *, read: bool = True
 ) -> MemberPredictions | Invalid:
-    """Says whether the predictions of `split` in `folder` are valid: the one answer for all who use them.
+    """Checks the predictions of `split` in `folder`: the one check that everything uses.
 
-    Without `read` the probabilities themselves are left unread: only what describes them is compared.
+    Without `read` only their description is compared, and the probabilities are not read.
 
     Raises:
         StorageError: storage fails.
@@ -185,7 +185,7 @@ def check_predictions(
             opened = MemberPredictions(member, path, about, _offset(path, about, expected), uniform)
             if read:
                 _check_content(opened, expected.rows)
-            # After the content, of which the message says more.
+            # After the content, whose message says more.
             recorded = expected.committed
             if recorded is not None and (altered := alteration(str(path), str(about.sha256), recorded)):
                 raise _Unusable(Flaw.altered, f"{altered}: run `septet launch` again, which predicts again")
@@ -208,7 +208,7 @@ def _read_about(path: Path) -> SplitPredictions:
 
 
 def _compare(path: Path, about: SplitPredictions, expected: Expected) -> None:
-    """Compares what the predictions say of themselves."""
+    """Compares the description of the predictions with what is expected."""
     rows, finished = expected.rows, expected.finished
     if rows is not None and about.rows_sha256 != rows.rows_sha256:
         raise _Unusable(
@@ -229,7 +229,7 @@ def _compare(path: Path, about: SplitPredictions, expected: Expected) -> None:
 
 
 def _offset(path: Path, about: SplitPredictions, expected: Expected) -> int:
-    """Where in the file the first row begins, in bytes; the header is of the wanted shape."""
+    """Returns the byte offset of the first row, after checking that the header has the expected shape."""
     try:
         header = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
@@ -250,16 +250,16 @@ def _offset(path: Path, about: SplitPredictions, expected: Expected) -> int:
 
 
 def _rows_that_lack(shape: tuple[int, ...], split: SplitData | None) -> str:
-    """Names the images that a file of too few rows says nothing of, if each row is of the image at its place."""
+    """Names the first images without a row, in a file of too few rows."""
     num_rows = shape[0] if shape else 0
     if split is None or num_rows >= len(split.rows):
         return ""
     shown = ", ".join(f"{row} ({split.rows[row]})" for row in range(num_rows, len(split.rows))[:_SHOWN_ROWS])
-    return f": of {len(split.rows) - num_rows} images it says nothing, the first {shown}"
+    return f": {len(split.rows) - num_rows} images have no row, the first {shown}"
 
 
 def _check_content(predictions: MemberPredictions, split: SplitData | None) -> None:
-    """One pass over the file: its sha256, and that every row is a probability distribution."""
+    """Checks in one pass the file's sha256, and that every row is a probability distribution."""
     digest = hashlib.sha256(predictions.header())
     bad: list[int] = []
     for rows in blocks(*predictions.shape):
@@ -269,7 +269,7 @@ def _check_content(predictions: MemberPredictions, split: SplitData | None) -> N
             bad.extend((np.flatnonzero(~_are_distributions(block)) + rows.start).tolist())
     if bad:
         shown = ", ".join(f"{row} ({split.rows[row]})" if split else str(row) for row in bad[:_SHOWN_ROWS])
-        why = f"{predictions.path} has rows that are no probabilities, the first {shown}; predict again"
+        why = f"{predictions.path} has rows that are not probabilities, the first {shown}; predict again"
         raise _Unusable(Flaw.damaged, why)
     if digest.hexdigest() != predictions.about.sha256:
         described = layout.described(predictions.about.split)
@@ -280,7 +280,7 @@ def _check_content(predictions: MemberPredictions, split: SplitData | None) -> N
 
 
 def _are_distributions(block: NDArray[Any]) -> NDArray[np.bool_]:
-    # A NaN fails every comparison, an infinity makes the sum infinite: neither passes.
+    # NaN fails every comparison and infinity makes the sum infinite, so neither passes.
     sums = block.sum(axis=1, dtype=np.float64)
     result: NDArray[np.bool_] = (block >= 0).all(axis=1) & (np.abs(sums - 1) <= SUM_TOLERANCE)
     return result

@@ -1,4 +1,4 @@
-"""Rows of class probabilities, read a block at a time: what `combine`, `score` and `submission` agree on.
+"""Reads and ranks rows of class probabilities in blocks, for `combine`, `report` and `submission`.
 
 Ties are broken the same way everywhere: of two equally probable classes the one with the lower index comes first.
 """
@@ -9,9 +9,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-# Two megabytes of float32: what is made of a block is still in the cache when it is used.
+# Two megabytes of float32: a block stays in the cache until it is used.
 BLOCK_ELEMENTS = 2**19
-# Logarithms stop here: a confident mistake costs 28 nats, not infinity.
+# A floor for logarithms: a confident mistake costs 28 nats, not infinity.
 SMALLEST_PROBABILITY = 1e-12
 
 Block = NDArray[np.float32]
@@ -19,7 +19,7 @@ Labels = NDArray[np.int64]
 
 
 class Rows(Protocol):
-    """Probabilities (num_rows, num_classes) of which slices can be taken; a numpy array is one."""
+    """Probabilities (num_rows, num_classes) that can be sliced by rows, such as a numpy array."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -35,13 +35,13 @@ def blocks(num_rows: int, num_classes: int, max_elements: int = BLOCK_ELEMENTS) 
 
 
 def gather(probabilities: Rows, order: NDArray[np.int64]) -> Block:
-    """The rows `order` (any order), as one array; neighbours are read at once."""
+    """Returns the rows `order` (any order) as one array; adjacent rows are read together."""
     runs = np.split(order, np.flatnonzero(np.diff(order) != 1) + 1)
     return np.concatenate([probabilities[int(run[0]) : int(run[-1]) + 1] for run in runs])
 
 
 def top_classes(block: NDArray[Any], k: int) -> NDArray[np.int64]:
-    """The `k` most probable classes of each row, best first: (rows, min(k, classes)).
+    """Returns the `k` most probable classes of each row, best first: (rows, min(k, classes)).
 
     `argmax` returns the first of equal values, which is the tie rule above.
     """
@@ -55,7 +55,7 @@ def top_classes(block: NDArray[Any], k: int) -> NDArray[np.int64]:
 
 
 def ranks(block: NDArray[Any], labels: Labels) -> NDArray[np.int64]:
-    """How many classes come before the right one in each row: 0 for a right top-1, below 5 for a right top-5."""
+    """Returns how many classes come before the right one in each row: 0 if top-1 is right, below 5 if top-5 is."""
     own = block[np.arange(len(block)), labels][:, None]
     lower_index = np.arange(block.shape[1])[None, :] < labels[:, None]
     ahead = (block > own) | ((block == own) & lower_index)

@@ -1,12 +1,11 @@
-"""Looks for the weights of a weighted mean, as the winner's released code did. Pure.
+"""Searches the weights of a weighted mean, as the winner's released code did. Pure.
 
-Coordinate descent over {0, .05, …, 1}, five passes at most, on top-5 error (top-1 where there are ten classes or
-fewer: top-5 says little there). A weight changes only where the error becomes strictly lower, so the plain mean wins
-a tie.
+Coordinate descent over {0, .05, …, 1}, at most five passes, on top-5 error (top-1 for ten classes or fewer, where
+top-5 says little). A weight changes only if the error becomes strictly lower, so the plain mean wins a tie.
 
-Only differences to the right class's probability matter, and only of classes that some member prefers to it: with
-non-negative weights no other class can come ahead. What is kept is thus a few values a row, and each trial a small
-matrix product. Where members are so weak that even these are many, rows are thinned evenly.
+Weights are non-negative, so a class can pass the right one only if some member prefers it. Only these classes'
+differences to the right class's probability are kept: a few values a row, and each trial is a small matrix product. If
+members are so weak that even these are too many, rows are thinned evenly.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,10 +24,10 @@ FEW_CLASSES = 10
 
 @dataclass(frozen=True)
 class Rivals:
-    """Classes that could come before the right one, over all rows.
+    """The classes that could pass the right one, over all rows.
 
     `differences` (members, rivals) float32: each member's probability of the rival minus that of the right class.
-    `row` (rivals,) says whose rival it is, `wins_ties` (rivals,) whether its index is the lower one.
+    `row` (rivals,) is the rival's row; `wins_ties` (rivals,) is true if its index is lower than the right class's.
     """
 
     differences: NDArray[np.float32]
@@ -38,11 +37,11 @@ class Rivals:
 
 
 def find_weights(members: Sequence[Rows], labels: Labels) -> tuple[float, ...]:
-    """Weights that sum to 1, one a member, by coordinate descent on the rows whose right classes are `labels`."""
+    """Returns weights that sum to 1, one a member, by coordinate descent on rows with the right classes `labels`."""
     num_classes = members[0].shape[1]
     k = 1 if num_classes <= FEW_CLASSES else 5
     rivals = find_rivals(members, labels)
-    # Whole twentieths, so that 1/20 + 2/20 is 3/20 and no rounding makes a difference.
+    # Whole twentieths, so that 1/20 + 2/20 is exactly 3/20.
     twentieths = np.full(len(members), STEPS)
     best = num_errors(rivals, twentieths, k)
     for _ in range(MAX_PASSES):
@@ -59,14 +58,14 @@ def find_weights(members: Sequence[Rows], labels: Labels) -> tuple[float, ...]:
 
 
 def num_errors(rivals: Rivals, weights: NDArray[np.int64], k: int) -> int:
-    """Rows in which the right class is not among the `k` best under `weights` (members,)."""
+    """Returns the number of rows whose right class is not among the `k` best under `weights` (members,)."""
     lead = weights.astype(np.float32) @ rivals.differences
     ahead = (lead > 0) | ((lead == 0) & rivals.wins_ties)
     return int((np.bincount(rivals.row[ahead], minlength=rivals.num_rows) >= k).sum())
 
 
 def find_rivals(members: Sequence[Rows], labels: Labels, max_differences: int = MAX_DIFFERENCES) -> Rivals:
-    """Streams over `members` once and keeps at most about `max_differences` values, of evenly spaced rows."""
+    """Reads `members` once and keeps at most about `max_differences` values, of evenly spaced rows."""
     found: list[Rivals] = []
     stride = 1
     for part in _rivals_by_block(members, labels):

@@ -1,6 +1,6 @@
-"""Shows a person what runs: live on a terminal, a line now and then elsewhere.
+"""Shows progress to a person: live on a terminal, a plain line now and then elsewhere.
 
-It reads a run's status and writes to a stream, and nothing depends on it.
+It reads a run's status and writes to a stream; nothing depends on it.
 """
 
 from workers.faces import face

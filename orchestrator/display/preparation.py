@@ -1,4 +1,4 @@
-"""What a person watches while datasets are prepared, and the summary at the end."""
+"""Shows the preparation of datasets, and a summary at the end."""
 
 import time
 from collections import deque
@@ -23,19 +23,19 @@ _MOST_LEFT_OUT = 10
 
 
 class Pace:
-    """Images a second over the last half minute: shards that an earlier preparation left soon count for no speed."""
+    """Images per second over the last half minute, so that shards of an earlier preparation soon stop counting."""
 
     def __init__(self) -> None:
         self._seen: deque[tuple[float, int]] = deque()
 
     def add(self, now_s: float, done: int) -> None:
-        """Notes that `done` images are done."""
+        """Records that `done` images are done."""
         self._seen.append((now_s, done))
         while now_s - self._seen[0][0] > _RATE_OVER_S and len(self._seen) > 2:
             self._seen.popleft()
 
     def images_per_second(self) -> float | None:
-        """None until there is something to tell it by."""
+        """Returns the rate, or None while too little is known."""
         (since_s, first), (now_s, done) = self._seen[0], self._seen[-1]
         return (done - first) / (now_s - since_s) if now_s > since_s and done > first else None
 
@@ -53,7 +53,7 @@ class Watch:
         self._phase, self._pace, self._shown_s = ("", ""), Pace(), 0.0
 
     def __call__(self, name: str, progress: PrepareProgress) -> None:
-        """Hears of every image of dataset `name`; shows some."""
+        """Takes the progress of dataset `name` after every image, and shows it now and then."""
         now_s = self._clock()
         begins = (name, progress.phase) != self._phase
         if begins:
@@ -73,7 +73,7 @@ class Watch:
             self._stream.flush()
 
     def close(self) -> None:
-        """Leaves the bars standing and gives the terminal back."""
+        """Stops the live display; the bars stay on the terminal."""
         if self._bars is not None:
             self._bars.stop()
             self._bars = None
@@ -108,7 +108,7 @@ def _doing(progress: PrepareProgress) -> str:
 
 @contextmanager
 def watching(stream: IO[str]) -> Iterator[Watch]:
-    """A watch whose display ends with the block."""
+    """Yields a `Watch` whose display ends with the block."""
     watch = Watch(stream)
     try:
         yield watch
@@ -117,7 +117,7 @@ def watching(stream: IO[str]) -> Iterator[Watch]:
 
 
 def summary(name: str, store: "Store") -> Iterator[str]:
-    """What a prepared dataset holds, where it lies, and what had to be decided about its files."""
+    """Yields lines about a prepared dataset: contents, folder, and what was decided about its files."""
     counts = ", ".join(f"{count:,} {split}" for split, count in store.counts.items())
     yield f"{name}: {counted(store.num_classes, 'class')} at {store.size} px; {counts}"
     yield f"  folder {store.path}"

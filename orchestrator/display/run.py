@@ -1,4 +1,4 @@
-"""What a person watches while a run goes on: a live display on a terminal, a plain line now and then elsewhere."""
+"""Shows the progress of a run: a live display on a terminal, a plain line now and then elsewhere."""
 
 import contextlib
 import logging
@@ -18,9 +18,9 @@ from orchestrator.text import printable
 _log = logging.getLogger(__name__)
 _PLAIN_EVERY_S = 10.0
 _TREND_POINTS = 16
-# From this many columns on there is room for the course of the errors.
+# A terminal of at least this many columns has room for the course of the errors.
 _WIDE = 100
-# A share of the time from which on faster storage, or pixels that are kept raw, would show.
+# Above this share of waiting, faster storage or raw pixels would help.
 _LONG_WAIT = 0.2
 _TREND_MARKS = "▁▂▃▄▅▆▇█"
 _MARKS = {
@@ -34,7 +34,7 @@ _MARKS = {
 
 
 class Display:
-    """Shows one status after another on `stream`; `clock` gives monotonic seconds."""
+    """Shows one status after another on `stream`; `clock` returns monotonic seconds."""
 
     def __init__(
         self, stream: IO[str], clock: Callable[[], float] = time.monotonic, console: Console | None = None
@@ -49,10 +49,9 @@ class Display:
         self._trends: dict[str, list[float]] = {}
 
     def show(self, status: RunStatus) -> None:
-        """Takes the place of what was shown before (terminal), or adds what is new since (elsewhere).
+        """Replaces the last view (terminal), or writes what has changed (elsewhere).
 
-        Where nobody takes it any more (a closed terminal, a pipe whose reader has left) nothing is shown from then on:
-        training goes on without.
+        Once the stream fails (a closed terminal, a pipe without a reader), nothing more is shown; training continues.
         """
         if self._gone:
             return
@@ -60,7 +59,7 @@ class Display:
             self._show(status)
         except OSError as error:
             self._gone, self._live = True, None
-            _log.debug("progress is not shown any more: %s", error)
+            _log.debug("progress is no longer shown: %s", error)
 
     def _show(self, status: RunStatus) -> None:
         if not self._console.is_terminal:
@@ -73,21 +72,21 @@ class Display:
         self._live.update(self.render(status), refresh=True)
 
     def note(self, text: str) -> None:
-        """One line that stays, above the live display."""
+        """Writes a line that stays, above the live display."""
         if self._console.is_terminal:
             self._console.print(printable(text), markup=False, highlight=False)
         else:
             self._write(text)
 
     def close(self) -> None:
-        """Leaves the last view standing and gives the terminal back; may be called twice."""
+        """Stops the live display; the last view stays on the terminal. May be called twice."""
         if self._live is not None:
             with contextlib.suppress(OSError):
                 self._live.stop()
             self._live = None
 
     def render(self, status: RunStatus) -> RenderableType:
-        """The view of a terminal: an overall bar, a line a member, and below them what went wrong."""
+        """Returns the view for a terminal: an overall bar, a line for each member, and below them what went wrong."""
         width = self._console.width
         return Group(_overall(status, width), self._members(status, wide=width >= _WIDE), *_notes(status))
 
@@ -110,7 +109,12 @@ class Display:
                 _MARKS[stage.state],
                 stage.member,
                 stage.stage,
-                ProgressBar(total=max(1, stage.num_updates), completed=_completed(stage), width=bar_width),
+                ProgressBar(
+                    total=max(1, stage.num_updates),
+                    # A stage may finish before `num_updates`; its bar is then full too.
+                    completed=max(1, stage.num_updates) if stage.state is State.done else stage.step,
+                    width=bar_width,
+                ),
                 f"{stage.epoch:.0f}/{stage.num_epochs}",
                 "" if stage.val_error is None else f"{stage.val_error:.1%}",
                 *trends,
@@ -128,7 +132,7 @@ class Display:
     def _show_plain(self, status: RunStatus) -> None:
         now = self._clock()
         states = {_key(stage): _state_line(stage) for stage in status.stages}
-        # The first look at a run tells what is under way, not that seven stages are waiting.
+        # The first output lists the active stages, not all that wait.
         known = self._states or {_key(stage): _state_line(stage) for stage in status.stages if stage.state == "waiting"}
         for key, line in states.items():
             if line != known.get(key):
@@ -147,7 +151,7 @@ class Display:
 
 
 def current_stages(status: RunStatus) -> tuple[StageStatus, ...]:
-    """One stage a member, the one to look at: that which runs, else the first that is not done, else the last."""
+    """Returns one stage for each member: the running one, else the first that is not done, else the last."""
     by_member: dict[str, list[StageStatus]] = {}
     for stage in status.stages:
         by_member.setdefault(stage.member, []).append(stage)
@@ -161,7 +165,7 @@ def current_stages(status: RunStatus) -> tuple[StageStatus, ...]:
 
 
 def trend(errors: list[float], num_points: int = _TREND_POINTS) -> str:
-    """The last errors as a line of bars, the highest and lowest of them full and least height."""
+    """Returns the last errors as a line of bars, scaled between the lowest and the highest."""
     recent = errors[-num_points:]
     if len(recent) < 2:
         return ""
@@ -183,7 +187,7 @@ def _overall(status: RunStatus, width: int) -> RenderableType:
 
 
 def _notes(status: RunStatus) -> list[Text]:
-    """What a person has to know of single stages, a line each."""
+    """Returns a line for each remark about a stage."""
     notes = [Text(f"! {_key(stage)} {remark}", style="yellow") for stage in status.stages for remark in stage.remarks]
     notes += [
         Text(f"! {_key(stage)} waits for data {stage.data_wait:.0%} of its time", style="yellow")
@@ -196,11 +200,6 @@ def _notes(status: RunStatus) -> list[Text]:
         if stage.error and stage.state is State.failed
     ]
     return notes
-
-
-def _completed(stage: StageStatus) -> int:
-    # A stage may finish before its most updates; its bar is then full all the same.
-    return max(1, stage.num_updates) if stage.state is State.done else stage.step
 
 
 def _rate(stage: StageStatus) -> str:

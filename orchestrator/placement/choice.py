@@ -1,6 +1,6 @@
-"""How many members train at once, with how many threads each, in which precision: a choice by measured rates. Pure.
+"""Chooses how many members train at once, with how many threads, in which precision, by measured rates. Pure.
 
-The choice compares the time that the whole plan would take to train. Images a second alone do not show that seven
+Candidates are compared by the time that the whole plan would take to train. Images per second alone miss that seven
 members, two at once, leave one to train alone at the end.
 """
 
@@ -12,25 +12,25 @@ from orchestrator.text import counted, duration
 from workers.models import outline
 from workers.settings import ModelSettings
 
-# What replaces the default must be faster than it by this share, which is more than noise.
+# A candidate replaces the default only if it is faster by this share, which is more than noise.
 MARGIN = 0.05
 # Candidates this much slower are skipped: more threads or another turn would not reverse the order.
 HOPELESS = 1.25
-# The share of a plan's training that measuring may take. A default that keeps all cores busy was within a tenth of the
-# best on every machine seen; one that leaves cores idle may be far behind.
+# The share of a plan's training that measuring may take. A default that keeps all cores busy was within 10% of the best
+# on every machine measured; one that leaves cores idle may be far slower.
 SHARE_OF_BUSY = 0.01
 SHARE_OF_IDLE = 0.1
-# Forward multiply-adds of one measured step: 128 full-size images, about two seconds of a core. In smaller batches the
-# traffic of weights counts for too much, and members side by side look slower than they are.
+# Forward multiply-adds of one measured step: 128 full-size images, about two seconds on one core. In smaller batches
+# weight traffic dominates, and members side by side look slower than they are.
 MOST_STEP_WORK = 1e11
-# What two cores train while they measure: 7 s for nets of small steps, 42 s for the full-size one.
+# The work of two cores while they measure: 7 s for nets of small steps, 42 s for the full-size one.
 _MEASURING_WORK = 3e11
 _MEASURED_STEPS = 25
 _MEMORY_SHARE = 0.8
 _PROCESS_BYTES = 600e6
-# Weight, gradient, momentum, the weight in another precision; a checkpoint's copies of weight and momentum.
+# Weight, gradient, momentum and the weight in another precision; a checkpoint's copies of weight and momentum.
 _PARAMETER_BYTES = 6 * 4
-# For each neuron and image: a full-size member took 0.6 GB for 128 images besides its weights.
+# For each neuron and image: a full-size member took 0.6 GB for 128 images, besides its weights.
 _NEURON_BYTES = 8
 
 
@@ -44,7 +44,7 @@ class Candidate:
 
     @property
     def terms(self) -> str:
-        """What each member gets, in words."""
+        """Returns what each member gets, in words."""
         return f"{counted(self.threads, 'thread')} each, {self.precision}"
 
     def __str__(self) -> str:
@@ -53,7 +53,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Option:
-    """A measured candidate: images a second of its members together, seconds of training for the whole plan."""
+    """A measured candidate: images per second of all its members, and seconds to train the whole plan."""
 
     candidate: Candidate
     images_per_second: float
@@ -69,7 +69,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Kind:
-    """What the time of a step depends on: not how many epochs there are, nor how large the steps are."""
+    """The settings that determine the time of a step."""
 
     model: ModelSettings
     batch_size: int
@@ -81,12 +81,12 @@ def kind_of(stage: Stage) -> Kind:
 
 
 def macs(stage: Stage) -> int:
-    """Forward multiply-adds of one image."""
+    """Returns the forward multiply-adds of one image."""
     return outline(stage.recipe.model, stage.num_classes).num_macs
 
 
 def costliest(plan: Plan) -> Stage:
-    """The first stage of the kind whose stages together take the most multiply-adds."""
+    """Returns the first stage of the kind whose stages together take the most multiply-adds."""
     sums: dict[Kind, float] = {}
     work = multiply_adds(plan)
     for stage in plan.stages:
@@ -95,7 +95,7 @@ def costliest(plan: Plan) -> Stage:
 
 
 def is_worth_measuring(plan: Plan, default: Candidate, num_cpus: int) -> bool:
-    """Measuring takes little enough of the plan's training, for what it may win over `default`."""
+    """Returns whether measuring takes a small enough share of the plan's training."""
     stage = costliest(plan)
     step = min(stage.recipe.optimizer.batch_size * macs(stage), MOST_STEP_WORK)
     share = SHARE_OF_BUSY if default.threads * default.members >= num_cpus else SHARE_OF_IDLE
@@ -103,14 +103,14 @@ def is_worth_measuring(plan: Plan, default: Candidate, num_cpus: int) -> bool:
 
 
 def member_bytes(stage: Stage) -> float:
-    """About what a process takes that trains `stage`."""
+    """Estimates the memory of a process that trains `stage`, in bytes."""
     net = outline(stage.recipe.model, stage.num_classes)
     neurons = stage.recipe.optimizer.batch_size * net.num_neurons
     return _PROCESS_BYTES + net.num_parameters * _PARAMETER_BYTES + neurons * _NEURON_BYTES
 
 
 def most_members(plan: Plan, memory_bytes: float) -> int:
-    """How many members `memory_bytes` can hold at once, at least 1 and at most the plan's."""
+    """Returns how many members fit in `memory_bytes` at once, at least 1 and at most the plan's."""
     largest = max(map(member_bytes, plan.stages))
     return max(1, min(len(plan.members), int(memory_bytes * _MEMORY_SHARE / largest)))
 
@@ -118,9 +118,9 @@ def most_members(plan: Plan, memory_bytes: float) -> int:
 def candidates(
     num_cpus: int, members: int, precisions: Sequence[str], threads: int | None = None
 ) -> tuple[Candidate, ...]:
-    """What there is to choose from, the default first; the first of `precisions` is the preferred one.
+    """Returns the candidates, the default first; the first of `precisions` is the preferred one.
 
-    `members` is the most that memory and plan allow at once, at least 1; `threads` are a member's where configured.
+    `members` is the most that memory and plan allow at once, at least 1; `threads` is the configured number a member.
     """
     powers = (1 << exponent for exponent in range(num_cpus.bit_length()))
     counts = [threads] if threads else sorted({*powers, max(1, num_cpus // members), num_cpus})
@@ -132,7 +132,7 @@ def candidates(
 
 
 def is_hopeless(candidate: Candidate, rates: Mapping[Candidate, float]) -> bool:
-    """With fewer threads, the other precision is far ahead of the candidate's."""
+    """Returns whether the other precision is much faster than the candidate's, with fewer threads."""
     same = [known for known in rates if known.threads < candidate.threads and known.precision == candidate.precision]
     return any(
         rates[other] > HOPELESS * rates[known] for known in same for other in rates if other.threads == known.threads
@@ -140,7 +140,7 @@ def is_hopeless(candidate: Candidate, rates: Mapping[Candidate, float]) -> bool:
 
 
 def options(plan: Plan, rates: Mapping[Candidate, float]) -> tuple[Option, ...]:
-    """Each rate as an option; rates are of `costliest(plan)`, stages of other kinds go by their multiply-adds."""
+    """Returns an option for each rate of `costliest(plan)`; other kinds are scaled by their multiply-adds."""
     work, per_image = multiply_adds(plan), macs(costliest(plan))
 
     def seconds(candidate: Candidate, rate: float) -> float:
@@ -151,19 +151,19 @@ def options(plan: Plan, rates: Mapping[Candidate, float]) -> tuple[Option, ...]:
 
 
 def choose(given: Sequence[Option], default: Candidate) -> Option:
-    """The option that takes the least time, if by more than a margin; else `default`, which must be among them."""
+    """Returns the option that takes the least time, or `default`, which must be among them, if the gain is small."""
     usual = next(option for option in given if option.candidate == default)
     best = min(given, key=lambda option: option.seconds)
     return best if best.seconds * (1 + MARGIN) < usual.seconds else usual
 
 
 def reason(chosen: Option, given: Sequence[Option]) -> str:
-    """One line: what was chosen, its figures, and the next best."""
+    """Returns one line: the choice, its figures, and the next best."""
     others = sorted((option for option in given if option is not chosen), key=lambda option: option.seconds)
     more = f"; next best: {others[0].candidate}, {others[0].figures}" if others else ""
     return f"{chosen.candidate} ({chosen.figures}{more})"
 
 
 def reserved_cpus(threads: int, num_cpus: int, members: int) -> int:
-    """The CPUs to set aside for each member, so that no more than `members` run at once on `num_cpus`."""
+    """Returns the CPUs to reserve for each member, so that at most `members` run at once on `num_cpus`."""
     return min(num_cpus, max(threads, num_cpus // (members + 1) + 1))

@@ -1,6 +1,6 @@
-"""Measures candidates as they would run: as many processes at once as there would be members, in step.
+"""Measures candidates as they would run: one process for each member, all at the same time.
 
-The rates are kept beside the stores: the same machine makes the same choice again, and pays for it once.
+The rates are stored beside the datasets, so that a machine measures once and always makes the same choice.
 """
 
 import hashlib
@@ -36,13 +36,14 @@ _Process = subprocess.Popen[bytes]
 def measure(
     stage: Stage, candidates: Sequence[Candidate], numerics: Numerics, note: Callable[[str], None]
 ) -> dict[Candidate, float]:
-    """Times training steps of `stage` for every candidate that is not hopeless; a few seconds for small nets.
+    """Times training steps of `stage` for every candidate that is not hopeless; takes a few seconds for small nets.
 
-    Candidates take turns, and the better of two turns counts: other work on the machine only ever slows them. The first
-    is the default, which has all its turns. `numerics` gives device and kernels. `note` hears a line for each turn.
+    Candidates take turns, and the better of two turns counts, since other work on the machine only slows them. The
+    first candidate is the default and always gets both turns. `numerics` gives device and kernels. `note` is called
+    with a line before each turn.
 
     Returns:
-        Images a second of all members together. A candidate whose processes die, as for want of memory, has none.
+        Images per second of all members together. A candidate whose processes die, say of too little memory, has none.
     """
     batch_size = max(1, min(stage.recipe.optimizer.batch_size, int(MOST_STEP_WORK / macs(stage))))
     best: dict[Candidate, float] = {}
@@ -59,7 +60,7 @@ def measure(
                 request = Request(stage.recipe, stage.num_classes, asked, batch_size, _SECONDS)
                 rate = _rate(processes[: candidate.members], request)
                 if rate is None:
-                    # Whatever ended one may have ended others; those that live give their memory back.
+                    # The cause may have ended others too; ending the rest frees their memory.
                     _end(processes)
                     processes = []
                 else:
@@ -70,7 +71,7 @@ def measure(
 
 
 def _start() -> _Process:
-    # No thread count is taken over from this process: each request sets its own.
+    # Each request sets its own thread count, so this process's is not inherited.
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     command = [sys.executable, "-P", "-m", "workers.throughput.process"]
     pipe = subprocess.PIPE
@@ -84,7 +85,7 @@ def _end(processes: Iterable[_Process]) -> None:
 
 
 def _rate(processes: Sequence[_Process], request: Request) -> float | None:
-    """Images a second of all together, or None where one of them has ended."""
+    """Returns the images per second of all processes together, or None if one has ended."""
     try:
         ready = _ask(processes, pickle.dumps(request))
         rates = _ask(processes, b"\n") if all(ready) else []
@@ -94,7 +95,7 @@ def _rate(processes: Sequence[_Process], request: Request) -> float | None:
 
 
 def _ask(processes: Sequence[_Process], message: bytes) -> list[bytes]:
-    """Sends `message` to all before it waits for their lines; the line of a process that has ended is empty."""
+    """Sends `message` to all, then reads one line from each; the line of a process that has ended is empty."""
     for process in processes:
         assert process.stdin is not None
         process.stdin.write(message)
@@ -103,19 +104,19 @@ def _ask(processes: Sequence[_Process], message: bytes) -> list[bytes]:
 
 
 def cpu_model(cpu_info: Path = _CPU_INFO) -> str:
-    """The CPU's type, as the kernel names it."""
+    """Returns the CPU's model, as the kernel names it."""
     text = cpu_info.read_text(errors="replace") if cpu_info.is_file() else ""
     named = re.search(r"^model name\s*:(.*)", text, re.MULTILINE)
     return named[1].strip() if named else platform.processor() or platform.machine()
 
 
 def rates_file(store: Path, about: Mapping[str, Any]) -> Path:
-    """The file beside the stores that keeps the rates measured of `about`: a JSON value of all that they depend on."""
+    """Returns the file for the rates measured of `about`: a JSON value of all that they depend on."""
     return store / "placement" / f"{hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]}.json"
 
 
 def read_rates(store: Path, about: Mapping[str, Any]) -> dict[Candidate, float]:
-    """The rates kept of `about`; none where the file is absent or damaged, so that they are measured again."""
+    """Returns the stored rates of `about`; none if the file is absent or damaged, so that they are measured again."""
     path = rates_file(store, about)
     try:
         entries = parse_json(path.read_text())["figures"]
@@ -125,15 +126,15 @@ def read_rates(store: Path, about: Mapping[str, Any]) -> dict[Candidate, float]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        _log.warning("%s: not readable (%s); measured again", path, error)
+        _log.warning("%s: cannot be read (%s); measuring again", path, error)
         return {}
     return rates
 
 
 def write_rates(store: Path, about: Mapping[str, Any], rates: Mapping[Candidate, float]) -> None:
-    """Keeps the rates of `about`; where the folder cannot be written to, they are measured again next time."""
+    """Stores the rates of `about`; if the folder is not writable, they are measured again next time."""
     figures = [{"candidate": asdict(candidate), "images_per_second": rate} for candidate, rate in rates.items()]
     try:
         write_json(rates_file(store, about), {"about": about, "figures": figures})
     except (StorageError, OSError) as error:
-        _log.warning("%s: not kept (%s)", store, error)
+        _log.warning("%s: rates not stored (%s)", store, error)

@@ -1,4 +1,4 @@
-"""From configuration, machine and measurement to a run's numerics: settled at its first start, then kept."""
+"""Chooses a run's numerics from configuration, machine and measurement: once, at its first start."""
 
 import contextlib
 import subprocess
@@ -27,7 +27,7 @@ _MEMORY_MAX = Path("/sys/fs/cgroup/memory.max")
 
 
 class Measuring(StrEnum):
-    """When to measure rates that are not known yet; those of an earlier measurement are used in any case."""
+    """When to measure unknown rates; rates measured earlier are always used."""
 
     never = "never"
     where_it_pays = "where_it_pays"
@@ -36,9 +36,9 @@ class Measuring(StrEnum):
 
 @dataclass(frozen=True)
 class Placed:
-    """What a run begins with; `cluster` asks for a member's CPUs, `line` says what was chosen and why.
+    """The numerics a run begins with; `cluster` has a member's CPUs, `line` says what was chosen and why.
 
-    `lacked` names what of `numerics` this machine lacks. `options` are empty where nothing was measured.
+    `lacked` names what of `numerics` this machine lacks. `options` is empty if nothing was measured.
     """
 
     numerics: Numerics
@@ -49,17 +49,17 @@ class Placed:
 
     @property
     def rate(self) -> float | None:
-        """Images a second of one member at a stage of the costliest kind, where that was measured."""
+        """Returns the images per second of one member at a stage of the costliest kind, or None if not measured."""
         of = {(option.candidate.threads, option.candidate.precision): option for option in self.options}
         option = of.get((self.numerics.threads, self.numerics.precision))
         return None if option is None else option.images_per_second / option.candidate.members
 
 
 def place(config: Config, plan: Plan, note: Callable[[str], None], measuring: Measuring) -> Placed:
-    """Chooses what `config` leaves to `auto` in cluster and precision; `note` hears of each measurement.
+    """Chooses what `config` leaves to `auto` in cluster and precision; `note` is called before each measurement.
 
-    Where a plan is too short for measuring to pay, and on a cluster that is reached by its address, that is one thread
-    a member, in the precision that this machine's CPU is good at.
+    A plan too short for measuring to pay, and a cluster reached by its address, get one thread a member, in the
+    precision that suits this machine's CPU.
     """
     if config.cluster.gpus_per_member:
         return _on_gpus(config, plan)
@@ -87,7 +87,7 @@ def place(config: Config, plan: Plan, note: Callable[[str], None], measuring: Me
 
 
 def kept(config: Config, plan: Plan, numerics: Numerics) -> ClusterConfig:
-    """The cluster's settings for a run that resumes with `numerics`: `auto` asks for CPUs for its threads."""
+    """Returns the cluster's settings for a run with these `numerics`: `auto` asks for CPUs for its threads."""
     cluster = config.cluster
     if not cluster.choose_cpus:
         return cluster
@@ -101,17 +101,17 @@ def kept(config: Config, plan: Plan, numerics: Numerics) -> ClusterConfig:
 
 
 def lacking(config: Config) -> Callable[[Numerics], str]:
-    """A function that names the part of a run's numerics that this machine lacks; "" for a cluster elsewhere."""
+    """Returns a function that names what this machine lacks of given numerics; "" for a cluster elsewhere."""
     return lambda numerics: "" if config.cluster.address else missing(numerics, capabilities())
 
 
 def measure_rates(plan: Plan, placed: Placed, progress: Callable[[str], None]) -> Mapping[StageRef, float]:
-    """Images a second of each stage, as `placed`; stages of a kind that freeze the same layers are measured once.
+    """Returns the images per second of each stage, as `placed`. Stages of one kind and freezing are measured once.
 
-    The kind that was measured for the placement keeps that rate. The others are timed alone, which leaves out that
-    members side by side slow one another a little. The machine must have what a member gets.
+    The kind measured for the placement keeps that rate. The others are timed alone, without the small slowdown by
+    other members. The machine must have what a member gets.
     """
-    # Here and not above: torch is loaded.
+    # Imported here, since it loads torch.
     from workers.throughput import images_per_second
 
     measured: dict[tuple[Kind, frozenset[str]], float] = {}
@@ -136,7 +136,7 @@ def _placed(config: Config, plan: Plan, chosen: Candidate, line: str, found: tup
 def _rates(
     config: Config, plan: Plan, given: Sequence[Candidate], note: Callable[[str], None], *, may_measure: bool
 ) -> dict[Candidate, float]:
-    """Those of `given` that are known, measured now if need be."""
+    """Returns the known rates of `given`, measuring them first if needed."""
     stage = choice.costliest(plan)
     about = {
         "cpu": cpu_model(),
@@ -147,7 +147,7 @@ def _rates(
         "asked": [str(candidate) for candidate in given],
     }
     rates = read_rates(config.store, about)
-    # One measurement decides which candidates are hopeless, so that all are measured again, or none.
+    # One measurement decides which candidates are hopeless, so either all are measured again or none.
     if not rates and may_measure:
         rates = measure(stage, given, Numerics(kernels=_kernels()), note)
         write_rates(config.store, about, rates)
@@ -155,7 +155,7 @@ def _rates(
 
 
 def _precisions(asked: Precision, *, bf16: bool) -> Sequence[str]:
-    """The ones to choose from, the preferred one first."""
+    """Returns the precisions to choose from, the preferred one first."""
     if asked is not Precision.auto:
         return (asked.value,)
     return (Precision.bf16.value, Precision.fp32.value) if bf16 else (Precision.fp32.value,)
@@ -166,12 +166,12 @@ def _kernels() -> str:
 
 
 def _on_gpus(config: Config, plan: Plan) -> Placed:
-    """Measures nothing: the threads of a member are its share of the CPUs. Written, but never run on a GPU."""
+    """Gives each member its share of the CPUs, measuring nothing. Has never run on a GPU."""
     wanted = config.cluster
     precision = _precisions(config.precision, bf16=config.precision is Precision.auto and _gpu_has_bf16())[0]
     threads = wanted.cpus_per_member
     if wanted.choose_cpus and not wanted.address:
-        # A launch has refused what does not fit here by now; `septet plan` tells of it and continues.
+        # A launch has already refused what does not fit here; `septet plan` reports it and continues.
         with contextlib.suppress(ConfigError):
             threads = max(1, available_cpus() // min(len(plan.members), check_resources(wanted)))
     numerics = Numerics(threads, precision, "cuda")
@@ -180,7 +180,7 @@ def _on_gpus(config: Config, plan: Plan) -> Placed:
 
 
 def _gpu_has_bf16() -> bool:
-    """Asks in another process: this one is to hold no memory of a GPU."""
+    """Asks in another process, so that this one holds no GPU memory."""
     command = [sys.executable, "-P", "-c", _ASK_GPU]
     try:
         asked = subprocess.run(command, capture_output=True, text=True, timeout=_GPU_TIMEOUT_S, check=False)
@@ -190,7 +190,7 @@ def _gpu_has_bf16() -> bool:
 
 
 def _memory_bytes() -> float:
-    """The machine's memory, or a container's limit (cgroup v2): all of it, since what is free just now varies."""
+    """Returns the machine's memory or a container's limit (cgroup v2); free memory varies too much."""
     total = float(psutil.virtual_memory().total)
     with contextlib.suppress(OSError, ValueError):
         return min(total, float(_MEMORY_MAX.read_text()))

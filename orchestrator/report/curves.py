@@ -1,4 +1,4 @@
-"""Members' learning curves, from their stages' metrics.jsonl."""
+"""Reads members' learning curves from their stages' metrics.jsonl."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from orchestrator.run import Follower, RunPaths
 
 @dataclass(frozen=True)
 class Series:
-    """One metric's course: epochs, and errors in [0, 1]."""
+    """One metric over time: epochs, and errors in [0, 1]."""
 
     epochs: tuple[float, ...]
     errors: tuple[float, ...]
@@ -16,7 +16,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Curve:
-    """A member's stages one after the other; `starts` are the epochs at which its second, third … stage begin."""
+    """A member's stages in sequence; `starts` are the epochs at which its second, third … stage begin."""
 
     member: str
     pretrained: bool
@@ -26,7 +26,7 @@ class Curve:
 
 
 def read_curves(paths: RunPaths, plan: Plan) -> tuple[Curve, ...]:
-    """The course of every member, as far as it has been written."""
+    """Returns the curves of every member, as far as they have been written."""
     return tuple(_read_curve(paths, plan, member) for member in plan.members)
 
 

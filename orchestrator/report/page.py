@@ -1,4 +1,4 @@
-"""report/index.html: one page that needs nothing beside it, rendered from values through page.html.j2. Pure."""
+"""Renders report/index.html, one self-contained page, from values and page.html.j2. Pure."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ from orchestrator.text import counted
 
 @dataclass(frozen=True)
 class Picture:
-    """One figure, drawn for a light and for a dark page; `caption` also serves who cannot see it."""
+    """One figure, drawn for a light and for a dark page; `caption` is also the alternative text."""
 
     light: bytes
     dark: bytes
@@ -31,7 +31,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Sheet:
-    """A contact sheet, a PNG that is transparent between its pictures; `caption` also serves who cannot see it."""
+    """A contact sheet: a PNG, transparent between its pictures. `caption` is also the alternative text."""
 
     name: str
     png: bytes
@@ -40,7 +40,7 @@ class Sheet:
 
 @dataclass(frozen=True)
 class MemberEntry:
-    """What the page says of one member; `stages` as `pretrain → finetune`, `kernels` a PNG or None."""
+    """One member on the page; `stages` like `pretrain → finetune`, `kernels` a PNG or None."""
 
     name: str
     pretrained: bool
@@ -53,7 +53,7 @@ class MemberEntry:
 
 @dataclass(frozen=True)
 class Page:
-    """All that the page shows; the first of `scores` is the main split, `facts` say how to do it again."""
+    """The content of the page. The first of `scores` is the main split; `facts` are what a repetition needs."""
 
     title: str
     scores: tuple[SplitScores, ...]
@@ -68,7 +68,7 @@ class Page:
 
 
 def render(page: Page) -> str:
-    """Renders the page as HTML; every name in it is escaped."""
+    """Renders the page as HTML and escapes every name."""
     environment = Environment(
         loader=PackageLoader("orchestrator.report", "."),
         autoescape=True,
@@ -92,7 +92,7 @@ def render(page: Page) -> str:
 
 
 def _table(page: Page, scores: SplitScores, at_chance: Sequence[str]) -> dict[str, Any]:
-    """One table's text; `best` are the indices of the lines with the lowest top-1 error."""
+    """Returns one table's text; `best` are the indices of the lines with the lowest top-1 error."""
     lines = table_lines(scores, at_chance)
     errors = [*(one.score.top1_error for one in scores.rows), scores.ensemble.top1_error][: len(lines)]
     return {

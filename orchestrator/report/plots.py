@@ -1,4 +1,4 @@
-"""Draws the report's figures as PNG bytes. The only module that knows matplotlib, which it imports when it draws."""
+"""Draws the report's figures as PNG bytes. The only module that uses matplotlib; imports it when it draws."""
 
 import io
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ _MOST_NAMED = 12
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours of a figure; `base` and `pretrained` are the two kinds of members, from dark to light."""
+    """Colours of a figure; `base` and `pretrained` members each have a range from dark to light."""
 
     name: str
     background: str
@@ -47,7 +47,7 @@ class Bar:
 
 
 def learning_curves(curves: Sequence[Curve], theme: Theme) -> bytes:
-    """Training and validation top-1 error of all members by epoch, side by side; a dotted line is a stage's start."""
+    """Draws training and validation top-1 error of all members by epoch; dotted lines mark the starts of stages."""
     from matplotlib.ticker import MaxNLocator
 
     figure = _figure(10.0, 3.9, theme)
@@ -61,7 +61,7 @@ def learning_curves(curves: Sequence[Curve], theme: Theme) -> bytes:
     left.set_ylabel("top-1 error, %")
     for curve, colour in zip(curves, colours, strict=True):
         for axes, series in ((left, curve.train), (right, curve.val)):
-            # One point is no line: a member with one epoch still shows.
+            # A member with a single epoch is shown as a point.
             marker = "o" if len(series.epochs) == 1 else ""
             errors = [100 * error for error in series.errors]
             axes.plot(
@@ -77,7 +77,7 @@ def learning_curves(curves: Sequence[Curve], theme: Theme) -> bytes:
 
 
 def member_errors(bars: Sequence[Bar], theme: Theme) -> bytes:
-    """Top-1 error of each member beside that of the averages, with one binomial standard error."""
+    """Draws the top-1 error of each member and of the averages, with one binomial standard error."""
     figure = _figure(10.0, 0.9 + 0.32 * len(bars), theme)
     axes = figure.subplots()
     _dress(axes, theme)
@@ -100,11 +100,11 @@ def member_errors(bars: Sequence[Bar], theme: Theme) -> bytes:
 
 
 def conv1_kernels(weights: NDArray[np.float32], pixel: int = 4) -> bytes:
-    """The first layer's kernels as Krizhevsky et al. 2012, Fig. 3 shows them.
+    """Draws the first layer's kernels, as Krizhevsky et al. 2012, Fig. 3.
 
     Args:
         weights: (filters, 3, k, k).
-        pixel: side in the picture of one weight and of a gap.
+        pixel: width of one weight and of a gap, in pixels of the picture.
     """
     from matplotlib.image import imsave
 
@@ -115,18 +115,18 @@ def conv1_kernels(weights: NDArray[np.float32], pixel: int = 4) -> bytes:
 
 
 def kernel_mosaic(weights: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Kernels in rows of 16 with gaps of one pixel, all on one scale: (height, width, 3).
+    """Arranges kernels in rows of 16 with gaps of one pixel: (height, width, 3).
 
-    One rescale for all keeps them comparable: a dead kernel looks grey, not like noise blown up.
+    All kernels share one scale, so that they are comparable: a dead kernel is grey, not amplified noise.
     """
     low, high = float(weights.min()), float(weights.max())
-    # Constant weights have no scale; mid-grey says so.
+    # Constant weights have no scale and become mid-grey.
     scaled = (weights - low) / (high - low) if high > low else np.full_like(weights, 0.5)
     pixels = (255 * scaled).round().astype(np.uint8).transpose(0, 2, 3, 1)
     num, side = len(pixels), pixels.shape[1]
     columns = min(KERNELS_A_ROW, num)
     rows = -(-num // columns)
-    mosaic = np.full((rows * (side + 1) - 1, columns * (side + 1) - 1, 3), 0, dtype=np.uint8)
+    mosaic = np.zeros((rows * (side + 1) - 1, columns * (side + 1) - 1, 3), dtype=np.uint8)
     for index, kernel in enumerate(pixels):
         top, left = (index // columns) * (side + 1), (index % columns) * (side + 1)
         mosaic[top : top + side, left : left + side] = kernel
@@ -134,7 +134,7 @@ def kernel_mosaic(weights: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def _figure(width: float, height: float, theme: Theme) -> "Figure":
-    # Figure without pyplot: no global state, no display, always Agg.
+    # Without pyplot: no global state, no display, always Agg.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -155,7 +155,7 @@ def _dress(axes: "Axes", theme: Theme) -> None:
 
 
 def _member_colours(pretrained: Sequence[bool], theme: Theme) -> list[str]:
-    """A hue for each kind of member, a shade for each member."""
+    """Returns a colour for each member: a hue for each kind, a shade for each member."""
     from matplotlib.colors import LinearSegmentedColormap, to_hex
 
     counts = {kind: sum(one == kind for one in pretrained) for kind in (False, True)}
@@ -170,6 +170,6 @@ def _member_colours(pretrained: Sequence[bool], theme: Theme) -> list[str]:
 
 def _png(figure: "Figure") -> bytes:
     buffer = io.BytesIO()
-    # Without the version in it the same numbers give the same bytes.
+    # Without the software version the same numbers give the same bytes.
     figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Errors, NLL, calibration and disagreement, and the rows of the paper's table. Pure.
+"""Computes errors, NLL, calibration and disagreement, and the rows of the paper's table. Pure.
 
 Errors are in [0, 1]. Top-k ties go to the lower class index, as in a submission.
 """
@@ -6,7 +6,7 @@ Errors are in [0, 1]. Top-k ties go to the lower class index, as in a submission
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ NUM_BINS = 15
 
 @dataclass(frozen=True)
 class Score:
-    """How one set of probabilities does; `nll` in nats an image, `ece` over 15 equal bins of top-1 confidence."""
+    """The score of one set of probabilities; `nll` in nats an image, `ece` over 15 equal bins of top-1 confidence."""
 
     top1_error: float
     top5_error: float
@@ -28,7 +28,7 @@ class Score:
 
 @dataclass(frozen=True)
 class TableRow:
-    """One row of the paper's table: the mean of `members`' own scores, or the score of their averaged probabilities."""
+    """A row of the paper's table: the mean of `members`' scores, or the score of their averaged probabilities."""
 
     name: str
     members: tuple[str, ...]
@@ -36,7 +36,7 @@ class TableRow:
 
 
 def score(probabilities: Rows, labels: Labels) -> Score:
-    """Scores `probabilities` (num_rows, num_classes) against `labels` (num_rows,), a block at a time."""
+    """Scores `probabilities` (num_rows, num_classes) against `labels` (num_rows,), block by block."""
     num_rows, num_classes = probabilities.shape
     assert num_rows == len(labels) > 0, "one label a row"
     wrong1 = wrong5 = 0
@@ -56,20 +56,15 @@ def score(probabilities: Rows, labels: Labels) -> Score:
 
 
 def _confidence_bins(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """(3, bins): number of rows, summed confidence and number of right rows in each bin (lower, upper]."""
+    """Returns (3, bins): number of rows, summed confidence and number of right rows in each bin (lower, upper]."""
     where = np.clip(np.ceil(confidence * NUM_BINS).astype(np.int64) - 1, 0, NUM_BINS - 1)
     weights = (np.ones_like(confidence), confidence, correct.astype(np.float64))
     return np.stack([np.bincount(where, weights=weight, minlength=NUM_BINS) for weight in weights])
 
 
 def mean_score(scores: Sequence[Score]) -> Score:
-    """The mean of members' own scores."""
-    return Score(
-        top1_error=_mean([one.top1_error for one in scores]),
-        top5_error=_mean([one.top5_error for one in scores]),
-        nll=_mean([one.nll for one in scores]),
-        ece=_mean([one.ece for one in scores]),
-    )
+    """Returns the mean of members' own scores."""
+    return Score(*map(_mean, zip(*map(astuple, scores), strict=True)))
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -77,7 +72,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def disagreement(members: Sequence[Rows]) -> float:
-    """Mean over all pairs of members of the share of rows with different top-1 classes; 0 for a single member."""
+    """Returns the share of rows with different top-1 classes, averaged over all pairs of members; 0 for one member."""
     if len(members) < 2:
         return 0.0
     best = [_top1(member) for member in members]
@@ -89,12 +84,12 @@ def _top1(probabilities: Rows) -> NDArray[np.int64]:
 
 
 def standard_error(error: float, num_images: int) -> float:
-    """The binomial standard error of an error rate measured on `num_images`."""
+    """Returns the binomial standard error of an error rate measured on `num_images`."""
     return math.sqrt(error * (1 - error) / num_images)
 
 
 def table_rows(base: Sequence[str], pretrained: Sequence[str]) -> tuple[TableRow, ...]:
-    """The paper's rows with the real counts; one that would be empty or repeat another is left out."""
+    """Returns the paper's rows with the actual counts; omits rows that would be empty or repeat another."""
     rows: list[TableRow] = []
     everyone = (*base, *pretrained)
     if base:

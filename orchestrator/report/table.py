@@ -1,4 +1,4 @@
-"""What is reported of a split: each member's score, the paper's rows, the ensemble; as values, JSON and text. Pure."""
+"""Scores a split: each member, the paper's rows, the ensemble; as values, JSON and text. Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class ScoredRow:
 
 @dataclass(frozen=True)
 class SplitScores:
-    """All scores of one labelled split; `method` is how `ensemble` was combined."""
+    """All scores of one labelled split; `method` is the combination method of `ensemble`."""
 
     split: str
     num_images: int
@@ -34,22 +34,9 @@ class SplitScores:
     method: CombineMethod
 
 
-@dataclass(frozen=True)
-class TableLine:
-    """One line of the table as text; errors in percent with one binomial standard error."""
-
-    name: str
-    members: str
-    top1: str
-    top5: str
-    nll: str
-
-    @property
-    def cells(self) -> tuple[str, ...]:
-        return (self.name, self.members, self.top1, self.top5, self.nll)
-
-
-HEADER = TableLine("", "members", "top-1 error", "top-5 error", "NLL")
+# Cells of a line of the table; errors are in percent with one binomial standard error.
+Line = tuple[str, str, str, str, str]
+HEADER: Line = ("", "members", "top-1 error", "top-5 error", "NLL")
 
 
 def score_split(
@@ -65,7 +52,7 @@ def score_split(
     rows = []
     for row in table_rows(base, pretrained):
         if row.averaged:
-            # Sorted, as the submission's mean is: the row and the ensemble are the same bits where they mean the same.
+            # Sorted like the submission's mean, so that equal averages have equal bits.
             value = score(mean([members[name] for name in sorted(row.members)]), labels)
         else:
             value = mean_score([own[name] for name in row.members])
@@ -83,7 +70,7 @@ def score_split(
 
 
 def scores_of_splits(scores: Sequence[SplitScores]) -> dict[str, Any]:
-    """The content of scores.json; the first of `scores` is the main split."""
+    """Returns the content of scores.json; the first of `scores` is the main split."""
     main, *others = scores
     return {**_split_json(main), "splits": {other.split: _split_json(other) for other in others}}
 
@@ -107,8 +94,8 @@ def _errors(value: Score) -> dict[str, float]:
     return {"top1_error": value.top1_error, "top5_error": value.top5_error, "nll": value.nll}
 
 
-def table_lines(scores: SplitScores, at_chance: Sequence[str]) -> tuple[TableLine, ...]:
-    """The paper's rows, and the ensemble where it is not the plain mean; rows with a member at chance are marked."""
+def table_lines(scores: SplitScores, at_chance: Sequence[str]) -> tuple[Line, ...]:
+    """Returns the paper's rows, and the ensemble unless it is the plain mean; marks rows with a member at chance."""
     lines = []
     for one in scores.rows:
         mark = f" {AT_CHANCE_MARK}" if set(one.row.members) & set(at_chance) else ""
@@ -122,30 +109,32 @@ def table_lines(scores: SplitScores, at_chance: Sequence[str]) -> tuple[TableLin
     return tuple(lines)
 
 
-def _line(name: str, members: str, value: Score, num_images: int) -> TableLine:
-    return TableLine(
-        name, members, percent(value.top1_error, num_images), percent(value.top5_error, num_images), f"{value.nll:.4f}"
-    )
+def _line(name: str, members: str, value: Score, num_images: int) -> Line:
+    top1, top5 = percent(value.top1_error, num_images), percent(value.top5_error, num_images)
+    return (name, members, top1, top5, f"{value.nll:.4f}")
 
 
 def percent(error: float, num_images: int) -> str:
-    """An error in percent with its binomial standard error: `38.10 ± 2.17 %`."""
+    """Formats an error in percent with its binomial standard error: `38.10 ± 2.17 %`."""
     return f"{100 * error:.2f} ± {100 * standard_error(error, num_images):.2f} %"
 
 
 def table_title(scores: SplitScores) -> str:
-    """What the table is of."""
+    """Returns a line that names the split and its size."""
     return f"{scores.split}: {counted(scores.num_images, 'image')}, {counted(scores.num_classes, 'class')}"
 
 
 def table_notes(
     scores: SplitScores, at_chance: Sequence[str], *, cuts_saw_val: bool, missing: Sequence[Missing] = ()
 ) -> tuple[str, ...]:
-    """What a reader of the table must know."""
+    """Returns the notes below the table."""
     notes = [f"MISSING: {one.member} is not in any row and not in the submission ({one.why})." for one in missing]
-    notes += ["± is one binomial standard error; rows share their images, so differences are surer than it says."]
+    notes.append(
+        "± is one binomial standard error; rows share images, so differences between rows are more precise than ± "
+        "suggests."
+    )
     if cuts_saw_val:
-        notes.append("dev_fraction is 0: learning-rate cuts and best checkpoints looked at val, as the paper's did.")
+        notes.append("dev_fraction is 0: val also chose learning-rate cuts and best checkpoints, as in the paper.")
     present = [member for member in scores.members if member in at_chance]
     if present:
         verb = "was" if len(present) == 1 else "were"
@@ -156,16 +145,10 @@ def table_notes(
 def table_text(
     scores: SplitScores, at_chance: Sequence[str], *, cuts_saw_val: bool, missing: Sequence[Missing] = ()
 ) -> str:
-    """The table for a terminal, ending in a newline."""
+    """Returns the table for a terminal, ending in a newline."""
     lines = (HEADER, *table_lines(scores, at_chance))
-    widths = [max(len(line.cells[column]) for line in lines) for column in range(len(HEADER.cells))]
-    first, *others = widths
-    body = [
-        "  ".join(
-            [line.name.ljust(first), *(cell.rjust(width) for cell, width in zip(line.cells[1:], others, strict=True))]
-        ).rstrip()
-        for line in lines
-    ]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    body = ["  ".join((name.ljust(widths[0]), *map(str.rjust, cells, widths[1:]))).rstrip() for name, *cells in lines]
     notes = table_notes(scores, at_chance, cuts_saw_val=cuts_saw_val, missing=missing)
     return "\n".join([table_title(scores), "", *body, "", *notes]) + "\n"
 
@@ -173,7 +156,7 @@ def table_text(
 def to_markdown(
     scores: SplitScores, at_chance: Sequence[str], *, cuts_saw_val: bool, missing: Sequence[Missing] = ()
 ) -> str:
-    """The table in Markdown, ending in a newline."""
+    """Returns the table in Markdown, ending in a newline."""
     lines = [
         f"## {table_title(scores)}",
         "",
@@ -186,6 +169,6 @@ def to_markdown(
     return "\n".join(lines) + "\n"
 
 
-def _markdown_row(line: TableLine) -> str:
-    # An asterisk would open emphasis.
-    return "| " + " | ".join(cell.replace("*", "\\*") for cell in line.cells) + " |"
+def _markdown_row(line: Line) -> str:
+    # An asterisk would start emphasis.
+    return "| " + " | ".join(cell.replace("*", "\\*") for cell in line) + " |"

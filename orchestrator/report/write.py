@@ -1,4 +1,4 @@
-"""Writes RUN_DIR/report: scores.json, table.md, figures and the page, from scores and files on disk."""
+"""Writes RUN_DIR/report from scores and files on disk: scores.json, table.md, figures and the page."""
 
 import logging
 import re
@@ -28,9 +28,9 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a report is made of: scores (main split first), the members' predictions of any split, who is at chance.
+    """The inputs of a report: scores (main split first), the members' predictions of any split, members at chance.
 
-    `missing` are members that it has to do without; the plan that goes with it has the others.
+    `missing` are members that are left out; the plan passed with it has the others.
     """
 
     scores: tuple[SplitScores, ...]
@@ -41,7 +41,7 @@ class Evidence:
 
 
 def write_report(paths: RunPaths, plan: Plan, record: RunRecord, evidence: Evidence) -> tuple[Path, ...]:
-    """Writes the report and returns its files; index.html, which shows them all, comes last."""
+    """Writes the report and returns its files, index.html last."""
     curves = read_curves(paths, plan)
     bars = _bars(plan, evidence.scores[0])
     kernels = {member: png for member in plan.members if (png := _kernels(paths, plan, member, evidence)) is not None}
@@ -71,7 +71,11 @@ def write_report(paths: RunPaths, plan: Plan, record: RunRecord, evidence: Evide
         files.append(paths.figure(name))
         write_bytes(files[-1], content)
     files.append(paths.report_table)
-    write_text(files[-1], _markdown(plan, evidence))
+    tables = [
+        to_markdown(scores, evidence.at_chance, cuts_saw_val=evidence.cuts_saw_val, missing=evidence.missing)
+        for scores in evidence.scores
+    ]
+    write_text(files[-1], f"# {plan.experiment}\n\n" + "\n".join(tables))
     files.append(paths.report_scores)
     write_json(files[-1], scores_json(evidence.scores, evidence.missing))
     files.append(paths.report_page)
@@ -80,7 +84,7 @@ def write_report(paths: RunPaths, plan: Plan, record: RunRecord, evidence: Evide
 
 
 def scores_json(scores: Sequence[SplitScores], missing: Sequence[Missing]) -> dict[str, Any]:
-    """The content of scores.json; `missing` is there only where a member is."""
+    """Returns the content of scores.json; the key `missing` exists only if a member is missing."""
     return scores_of_splits(scores) | ({"missing": [asdict(one) for one in missing]} if missing else {})
 
 
@@ -90,21 +94,14 @@ def _sheets(paths: RunPaths, plan: Plan) -> tuple[Sheet, ...]:
     kept = {
         paths.prepared_sheet: "Images of the target as they are prepared, by split.",
         paths.augmented_sheet(plan.last_stage(member).ref): (
-            f"What {member}'s net sees of some training images: crop, reflection and colours are drawn anew each epoch."
+            f"Some training images as {member}'s net sees them: each epoch draws crop, reflection and colours again."
         ),
     }
     return tuple(Sheet(path.stem, path.read_bytes(), caption) for path, caption in kept.items() if path.is_file())
 
 
-def _markdown(plan: Plan, evidence: Evidence) -> str:
-    tables = [
-        to_markdown(scores, evidence.at_chance, cuts_saw_val=evidence.cuts_saw_val, missing=evidence.missing)
-        for scores in evidence.scores
-    ]
-    return f"# {plan.experiment}\n\n" + "\n".join(tables)
-
-
 def _bars(plan: Plan, scores: SplitScores) -> Sequence[plots.Bar]:
+
     def bar(name: str, error: float, *, averaged: bool) -> plots.Bar:
         pretrained = not averaged and plan.is_pretrained(name)
         return plots.Bar(name, error, standard_error(error, scores.num_images), pretrained, averaged)
@@ -130,16 +127,17 @@ def _entry(plan: Plan, member: str, evidence: Evidence, kernels: bytes | None) -
 
 
 def _stages(plan: Plan, member: str) -> str:
-    """The chain that led to `member`: another member's stage with that member's name."""
+    """Returns the chain of stages that led to `member`; another member's stage is given with that member's name."""
     last = plan.last_stage(member)
     chain = [*reversed(plan.ancestors(last)), last]
     return " → ".join(stage.ref.stage if stage.ref.member == member else str(stage.ref) for stage in chain)
 
 
 def _kernels(paths: RunPaths, plan: Plan, member: str, evidence: Evidence) -> bytes | None:
-    """The picture of a member's first layer; None where its checkpoint is gone: a report needs no model.
+    """Returns the picture of a member's first layer.
 
-    None too where no convolution looks at colours, as in a net for grey images.
+    Returns None if its checkpoint is gone, since a report needs no model, or if no convolution takes three channels (a
+    net for grey images).
     """
     folder = paths.checkpoints(plan.last_stage(member).ref) / evidence.predictions[member].about.checkpoint
     try:
@@ -155,9 +153,9 @@ def _kernels(paths: RunPaths, plan: Plan, member: str, evidence: Evidence) -> by
 
 
 def first_convolution(shapes: Mapping[str, Sequence[int]]) -> str | None:
-    """The weight that sees colours, of all `shapes` by name: `conv1.weight` or whatever it is called.
+    """Returns the name of the weight with three input channels, such as `conv1.weight`, of all `shapes` by name.
 
-    Where several have three inputs, the first by name, numbers read as numbers.
+    Of several, the first by name, with numbers compared as numbers.
     """
 
     def in_order(name: str) -> list[tuple[int, str]]:
@@ -168,7 +166,7 @@ def first_convolution(shapes: Mapping[str, Sequence[int]]) -> str | None:
 
 
 def _passed_nans(paths: RunPaths) -> dict[str, str]:
-    """Where the hardware, or whatever else comes and goes, gave a NaN that a replay did not meet again."""
+    """Returns a fact about NaNs that a replay did not meet again, if there were any."""
     entries = read_ledger(paths.ledger).stages.items()
     met = [f"{name} at update {', '.join(map(str, entry.passed_nans))}" for name, entry in entries if entry.passed_nans]
     return {"NaN that a replay did not meet again": "; ".join(met)} if met else {}

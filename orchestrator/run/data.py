@@ -1,4 +1,4 @@
-"""What a run keeps of its target dataset in RUN_DIR/data: enough to score and to submit without the dataset."""
+"""Reads RUN_DIR/data: what a run keeps of its target dataset, enough to score and submit without the dataset."""
 
 import hashlib
 from collections.abc import Mapping
@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SplitData:
-    """One split: `rows` are paths below the split in file order, `labels` (rows,) int64 where it has any.
+    """One split of the target dataset.
 
-    `sizes` (rows, 2) int32 are original width and height in pixels; `unreadable` are row indexes; `rows_sha256` is of
-    the rows file's bytes.
+    `rows` are paths below the split in file order, `labels` is (rows,) int64 or None if the split has none, `sizes` is
+    (rows, 2) int32 with the original width and height in pixels, `unreadable` holds row indexes, and `rows_sha256` is
+    the sha256 of the rows file.
     """
 
     name: str
@@ -37,8 +38,8 @@ class SplitData:
 class RunData:
     """The target dataset's classes, digest and splits; a split without images is absent.
 
-    `class_ids` is what the dataset's challenge calls each class (the ILSVRC2012_IDs of a development kit), in the order
-    of `classes`; empty where the dataset knows of none.
+    `class_ids` are the ids that the dataset's challenge gives its classes (the ILSVRC2012_IDs of a development kit), in
+    the order of `classes`; empty if the dataset has none.
     """
 
     digest: str
@@ -48,44 +49,44 @@ class RunData:
 
     @property
     def scored(self) -> tuple[str, ...]:
-        """Splits that scores are reported on, the main one first: test where it has labels, then val."""
+        """Returns the splits to report scores on, the main one first: test if it has labels, then val."""
         return tuple(name for name in ("test", "val") if name in self.splits and self.splits[name].labels is not None)
 
     @property
     def submitted(self) -> str:
-        """The split of the submission: test, or val where there is no test."""
+        """Returns the split of the submission: test, or val if there is no test."""
         return "test" if "test" in self.splits else "val"
 
     def labels(self, split: str) -> NDArray[np.int64]:
-        """The labels of a split that has them."""
+        """Returns the labels (rows,) of a split that has them."""
         labels = self.splits[split].labels
         assert labels is not None, f"{split} has no labels"
         return labels
 
 
 def of_store(store: "Store") -> RunData:
-    """What `read_run_data` will give once `store` is exported; writes nothing."""
-    splits = {name: _split_of(store, name) for name in HELD_OUT if store.counts[name]}
+    """Returns what `read_run_data` will return once `store` is exported; writes nothing."""
+    splits = {
+        name: SplitData(
+            name,
+            tuple(store.rows(name)),
+            store.rows_sha256(name),
+            store.labels(name),
+            store.sizes(name),
+            store.unreadable(name),
+        )
+        for name in HELD_OUT
+        if store.counts[name]
+    }
     return RunData(store.digest, store.classes, splits, store.class_ids)
-
-
-def _split_of(store: "Store", name: str) -> SplitData:
-    return SplitData(
-        name,
-        tuple(store.rows(name)),
-        store.rows_sha256(name),
-        store.labels(name),
-        store.sizes(name),
-        store.unreadable(name),
-    )
 
 
 def read_run_data(folder: Path) -> RunData:
     """Reads `folder` (RUN_DIR/data).
 
     Raises:
-        DataError: there is none yet.
-        StorageError: its files are damaged or do not agree.
+        DataError: the run has not written it yet.
+        StorageError: its files are damaged or disagree.
     """
     try:
         with storage_errors(folder):
@@ -93,13 +94,13 @@ def read_run_data(folder: Path) -> RunData:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DataError(f"{folder}: {error.filename or 'a file'} is missing; run `septet launch` first") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise StorageError(f"{folder}: damaged ({error}); remove it and run `septet launch` again") from error
+        raise StorageError(f"{folder}: damaged ({error}); delete it and run `septet launch` again") from error
 
 
 def _read(folder: Path) -> RunData:
     about = parse_json((folder / layout.DATASET).read_text())
     classes = _lines((folder / layout.CLASSES).read_bytes())
-    # The counts say which splits there are, not the files: those of an earlier export may lie beside them.
+    # Splits come from the counts, not the files: files of an earlier export may remain.
     splits = {name: _read_split(folder, name, about) for name in HELD_OUT if about["counts"][name]}
     class_ids = tuple(str(class_id) for class_id in about["class_ids"])
     if class_ids and len(class_ids) != len(classes):
@@ -114,7 +115,7 @@ def _read_split(folder: Path, name: str, about: Mapping[str, Any]) -> SplitData:
     labels = np.load(labels_path, allow_pickle=False).astype(np.int64) if labels_path.exists() else None
     sizes = np.load(folder / layout.sizes(name), allow_pickle=False)
     if {len(rows), len(sizes), len(rows if labels is None else labels)} != {about["counts"][name]}:
-        raise ValueError(f"{name}: rows, labels, sizes and the count in dataset.json differ in number")
+        raise ValueError(f"{name}: the numbers of rows, labels and sizes differ from the count in dataset.json")
     unreadable = tuple(int(row) for row in about["unreadable"][name])
     return SplitData(name, rows, hashlib.sha256(content).hexdigest(), labels, sizes, unreadable)
 

@@ -1,4 +1,4 @@
-"""Whether a stage of the plan is done: the one place that decides it."""
+"""Finds the DONE.json of a stage. The only code that decides whether a stage is done."""
 
 from orchestrator.plan import Stage
 from orchestrator.run.paths import RunPaths
@@ -6,7 +6,7 @@ from workers.storage import Finished, read_finished
 
 
 def find_finished(paths: RunPaths, stage: Stage) -> Finished | None:
-    """Reads the DONE.json of exactly this stage; None where the stage is not done, or one of another hash was.
+    """Reads the stage's DONE.json; returns None if there is none, or if it is of another stage hash.
 
     Raises:
         StorageError: the file is damaged.

@@ -1,4 +1,4 @@
-"""The lock on a run directory: a flock on a file that a run never removes."""
+"""Locks a run directory: a flock on a file that the run never deletes."""
 
 import dataclasses
 import errno
@@ -12,26 +12,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from orchestrator.run.paths import RunPaths
 from workers.errors import RunInUse, StorageError
 from workers.storage import parse_json, storage_errors
 
-if TYPE_CHECKING:
-    pass
-
-
 _LOCK_TRIES = 5
-
 _LOCK_PAUSE_S = 0.05
-
-_TAKEN_BACK = "{root}: another launch has just taken back its start there; run it again"
+_TAKEN_BACK = "{root}: another launch failed to start there and deleted the folder; run the same command again"
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds the run directory: `token` is drawn anew by each; a launch `obeys` requests to stop."""
+    """The process that holds a run directory; `token` is random, and a launch `obeys` requests to stop."""
 
     pid: int
     host: str
@@ -44,9 +37,13 @@ class Holder:
 
 @contextmanager
 def lock(paths: RunPaths, *, obeys: bool = False) -> Iterator[Holder]:
-    """Holds the run directory, which must exist; raises RunInUse naming the holder.
+    """Locks the run directory, which must exist, for the length of the block.
 
     The descriptor is close-on-exec, so no child process keeps the lock when this process dies.
+
+    Raises:
+        RunInUse: another process holds it, or deleted it meanwhile.
+        StorageError: the lock or another file inside is a link.
     """
     try:
         with storage_errors(paths.lock):
@@ -56,14 +53,14 @@ def lock(paths: RunPaths, *, obeys: bool = False) -> Iterator[Holder]:
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise
-        raise StorageError(f"{paths.lock}: is a link; remove it") from error
+        raise StorageError(f"{paths.lock}: is a link; delete it") from error
     try:
         _acquire(paths, descriptor)
         holder = Holder(os.getpid(), socket.gethostname(), uuid.uuid4().hex, obeys)
         with storage_errors(paths.lock):
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, json.dumps(dataclasses.asdict(holder)).encode(), 0)
-        # After the name is there: this walks over the whole run.
+        # After the holder is written, since this walks the whole run.
         refuse_links(paths)
         yield holder
     finally:
@@ -71,21 +68,21 @@ def lock(paths: RunPaths, *, obeys: bool = False) -> Iterator[Holder]:
 
 
 def refuse_links(paths: RunPaths) -> None:
-    """Raises StorageError where something inside the run directory is a link; the directory itself may be one.
+    """Raises StorageError if anything inside the run directory is a link; the directory itself may be one.
 
-    What is written or cleared away inside would otherwise be written or cleared away wherever a link leads.
+    Otherwise the run would write or delete files wherever a link leads.
     """
     for folder, folders, files in os.walk(paths.root):
         for name in (*folders, *files):
             if Path(folder, name).is_symlink():
                 raise StorageError(
-                    f"{Path(folder, name)}: is a link: a run's files lie in its own directory; put the files in its "
-                    "place, or make the run directory itself the link"
+                    f"{Path(folder, name)}: is a link, but a run's files must lie in its own directory; replace it by "
+                    "the files, or make the run directory itself the link"
                 )
 
 
 def _acquire(paths: RunPaths, descriptor: int) -> None:
-    # `is_locked` holds a shared lock for an instant: a few tries keep a status from turning a launch away.
+    # `is_locked` holds a shared lock for an instant; several tries keep a status from refusing a launch.
     for _ in range(_LOCK_TRIES):
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -99,7 +96,7 @@ def _acquire(paths: RunPaths, descriptor: int) -> None:
 
 
 def read_holder(paths: RunPaths) -> Holder | None:
-    """Who holds the run directory, or last held it; None where that cannot be told."""
+    """Returns the process that holds the run directory or held it last, or None if that is unknown."""
     try:
         return _holder(paths.lock.read_bytes())
     except OSError:
@@ -114,7 +111,7 @@ def _holder(content: bytes) -> Holder | None:
 
 
 def is_locked(paths: RunPaths) -> bool:
-    """Whether a living process holds the run directory; changes nothing on disk."""
+    """Returns whether a live process holds the run directory; changes nothing on disk."""
     try:
         descriptor = os.open(paths.lock, os.O_RDONLY | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):

@@ -1,8 +1,8 @@
-"""Keeps ledger.json: every attempt at every job, and the budgets that bound them. Only the driver writes it.
+"""Keeps ledger.json: every attempt at every job, and the budgets that limit them. Only the driver writes it.
 
-A job has two budgets: `lost` counts actors that died or hung under it, `failed` its own errors. Both start again with
-each launch, since a person has looked at the run in between. Neither counts an attempt whose driver died, whose machine
-was taken away after notice, or that met a NaN, which is replayed to tell a passing fault from divergence.
+A job has two budgets: `lost` counts actors that died or hung while running it, `failed` counts its own errors. Each
+launch starts with full budgets, since a person has looked at the run in between. Neither budget counts an attempt whose
+driver died, whose node was draining, or that met a NaN: a NaN is replayed to tell a passing fault from divergence.
 """
 
 from collections.abc import Iterator, Mapping
@@ -28,7 +28,7 @@ class StageState(StrEnum):
 
 
 class AttemptEnd(StrEnum):
-    """How an attempt ended; `interrupted`: its driver died, `preempted`: its machine was to be taken away."""
+    """How an attempt ended; `interrupted`: its driver died, `preempted`: its node was draining."""
 
     done = "done"
     lost = "lost"
@@ -39,17 +39,17 @@ class AttemptEnd(StrEnum):
     preempted = "preempted"
 
 
-# A NaN at ever later updates is no single passing fault: after so many replays within a launch it counts as divergence.
+# A single fault does not return at later updates: after this many replays in a launch, NaNs count as divergence.
 _MAX_REPLAYS = 3
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One attempt. `started` is in unix seconds.
+    """One attempt at a job. `started` is in Unix seconds.
 
-    `resumed_from` is the update whose checkpoint it went on from, `last_step` the last update it made, by its
-    step.txt: what the next attempt redoes is this `last_step` less the next `resumed_from`. `outcome` is None while it
-    runs. `diverged_at`: how many updates were made when something was not finite.
+    `resumed_from` is the update of the checkpoint that it resumed from. `last_step` is its last update, read from
+    step.txt: the next attempt repeats this `last_step` minus the next `resumed_from` updates. `outcome` is None while
+    it runs. `diverged_at` is the number of updates made when a value was not finite.
     """
 
     attempt: int
@@ -64,7 +64,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Entry:
-    """One job's history. `passed_nans`: updates at which a NaN was met that did not come again."""
+    """The history of one job. `passed_nans` are updates at which a replay did not meet the NaN again."""
 
     state: StageState = StageState.waiting
     attempts: tuple[Attempt, ...] = ()
@@ -73,7 +73,7 @@ class Entry:
 
     @property
     def open_nans(self) -> tuple[int, ...]:
-        """The updates at which a NaN was met of which it is not known yet whether it comes again."""
+        """Returns the updates at which a NaN was met and no replay has passed yet."""
         met = {attempt.diverged_at for attempt in self.attempts if attempt.diverged_at is not None}
         return tuple(sorted(met.difference(self.passed_nans)))
 
@@ -84,7 +84,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Budgets:
-    """How often a stage may be lost, and how often it may fail, within one launch before it is given up."""
+    """How often a job may be lost, and how often it may fail, within one launch before it is given up."""
 
     max_losses: int
     max_failures: int
@@ -92,7 +92,7 @@ class Budgets:
 
 @dataclass(frozen=True)
 class Contents:
-    """The whole file: training by `member/stage`, predictions by member."""
+    """The content of ledger.json: training by `member/stage`, predictions by member."""
 
     state: StageState = StageState.waiting
     launch: int = 0
@@ -100,22 +100,22 @@ class Contents:
     predictions: Mapping[str, Entry] = field(default_factory=dict)
 
     def entry(self, job: Job) -> Entry:
-        """The job's history, an empty one where it has none."""
+        """Returns the job's history, an empty one if it has none."""
         entries = self.predictions if isinstance(job, PredictJob) else self.stages
         return entries.get(_key(job), Entry())
 
     def with_entry(self, job: Job, entry: Entry) -> "Contents":
-        """The same contents with another history of `job`."""
+        """Returns these contents with `entry` as the history of `job`."""
         if isinstance(job, PredictJob):
             return replace(self, predictions={**self.predictions, _key(job): entry})
         return replace(self, stages={**self.stages, _key(job): entry})
 
 
 class Ledger:
-    """Keeps ledger.json as the driver goes along; each change but `reach` is on disk before the method returns."""
+    """Keeps ledger.json while the driver runs. Each change except `reach` is on disk when the method returns."""
 
     def __init__(self, path: Path) -> None:
-        """Reads what earlier launches left and opens a new launch in it, nothing written yet."""
+        """Reads the attempts of earlier launches and begins a new launch; writes nothing yet."""
         self._path = path
         before = read_ledger(path)
         self._contents = replace(
@@ -133,17 +133,17 @@ class Ledger:
         return self._contents.entry(job)
 
     def set_state(self, state: StageState) -> None:
-        """The whole run's."""
+        """Sets the state of the whole run."""
         self._contents = replace(self._contents, state=state)
         self._save()
 
     def declare(self, job: Job, state: StageState) -> None:
-        """Sets the state of a job that waits, failed for good, or is done since an earlier launch."""
+        """Sets the state of a job that waits, has failed for good, or was done by an earlier launch."""
         if self.entry(job).state is not state:
             self._put(job, replace(self.entry(job), state=state))
 
     def begin(self, job: Job, *, started: float, resumed_from: int) -> int:
-        """Opens the next attempt and gives its number."""
+        """Begins the next attempt and returns its number."""
         entry = self.entry(job)
         attempt = Attempt(
             attempt=len(entry.attempts),
@@ -156,14 +156,14 @@ class Ledger:
         return attempt.attempt
 
     def reach(self, job: Job, last_step: int) -> None:
-        """Notes the last update an attempt was seen at, the one that runs or one of a driver that died.
+        """Records the last update that the last attempt has reached.
 
-        It reaches the disk with the next change: step.txt has it all the while.
+        The next change writes it to disk; until then step.txt has it.
         """
         entry = self.entry(job)
         if entry.attempts and last_step > entry.attempts[-1].last_step:
-            attempt = replace(entry.attempts[-1], last_step=last_step)
-            self._hold(job, replace(entry, attempts=(*entry.attempts[:-1], attempt)))
+            attempts = (*entry.attempts[:-1], replace(entry.attempts[-1], last_step=last_step))
+            self._contents = self._contents.with_entry(job, replace(entry, attempts=attempts))
 
     def end(
         self,
@@ -175,20 +175,21 @@ class Ledger:
         resumed_from: int | None = None,
         diverged_at: int | None = None,
     ) -> None:
-        """Closes the running attempt. `resumed_from` corrects what was expected at its beginning."""
-        last = self.entry(job).attempts[-1]
+        """Ends the running attempt. `resumed_from` corrects the value given to `begin`."""
+        entry = self.entry(job)
+        last = entry.attempts[-1]
         corrected = last.resumed_from if resumed_from is None else resumed_from
         ended = replace(last, outcome=outcome, error=error, resumed_from=corrected, diverged_at=diverged_at)
-        self._put_last(job, ended, state)
+        self._put(job, replace(entry, state=state, attempts=(*entry.attempts[:-1], ended)))
 
     def flag_at_chance(self, job: Job, at_chance: bool) -> None:
-        """Notes whether the stage's validation error is still that of guessing."""
+        """Records whether the stage's validation error is still at chance."""
         entry = self.entry(job)
         if entry.at_chance != at_chance:
             self._put(job, replace(entry, at_chance=at_chance))
 
     def may_retry(self, job: Job, outcome: AttemptEnd, budgets: Budgets) -> bool:
-        """Whether the budget of `outcome` lets the stage be tried again in this launch."""
+        """Returns whether the budget of `outcome` allows another attempt in this launch."""
         if outcome is AttemptEnd.preempted:
             return True
         limit = {AttemptEnd.lost: budgets.max_losses, AttemptEnd.failed: budgets.max_failures}[outcome]
@@ -197,32 +198,25 @@ class Ledger:
         return spent <= limit
 
     def may_replay(self, job: Job) -> bool:
-        """Whether the NaN that the last attempt met may be a passing fault.
+        """Returns whether the last attempt's NaN may be a passing fault.
 
-        It is none where an attempt of this launch has met one at the same update or a later one before.
+        It cannot be one if an earlier attempt of this launch met a NaN at the same update or a later one.
         """
         attempts = [attempt for attempt in self.entry(job).attempts if attempt.launch == self._contents.launch]
         *before, last = [attempt.diverged_at for attempt in attempts if attempt.diverged_at is not None]
         return len(before) < _MAX_REPLAYS and all(last > earlier for earlier in before)
 
     def pass_nans(self, job: Job, beyond: int) -> tuple[int, ...]:
-        """Notes and gives those of the entry's open NaNs that lie before update `beyond`, which is vouched for."""
+        """Records and returns the entry's open NaNs before update `beyond`, which a replay has passed."""
         entry = self.entry(job)
         passed = tuple(step for step in entry.open_nans if step < beyond)
         if passed:
             self._put(job, replace(entry, passed_nans=tuple(sorted({*entry.passed_nans, *passed}))))
         return passed
 
-    def _put_last(self, job: Job, attempt: Attempt, state: StageState) -> None:
-        entry = self.entry(job)
-        self._put(job, replace(entry, state=state, attempts=(*entry.attempts[:-1], attempt)))
-
     def _put(self, job: Job, entry: Entry) -> None:
-        self._hold(job, entry)
-        self._save()
-
-    def _hold(self, job: Job, entry: Entry) -> None:
         self._contents = self._contents.with_entry(job, entry)
+        self._save()
 
     def _save(self) -> None:
         write_json(self._path, asdict(self._contents))
@@ -230,7 +224,7 @@ class Ledger:
 
 @contextmanager
 def end_noted(ledger: Ledger) -> Iterator[None]:
-    """However the block ends, in which a launch works, the ledger says so: else status would take it for killed."""
+    """Records in the ledger how the block, a launch's work, ended; otherwise status would report a killed launch."""
     try:
         yield
     except (Stopped, KeyboardInterrupt):
@@ -243,13 +237,13 @@ def end_noted(ledger: Ledger) -> Iterator[None]:
 
 
 def _note_end(ledger: Ledger, state: StageState) -> None:
-    # The error on its way is the one to tell; storage that failed it may fail this as well.
+    # The original error matters more; the same storage fault may make this write fail too.
     with suppress(OSError, StorageError):
         ledger.set_state(state)
 
 
 def read_ledger(path: Path) -> Contents:
-    """Reads ledger.json; empty contents where there is none yet. Raises StorageError where it is damaged."""
+    """Reads ledger.json; returns empty contents if there is none. Raises StorageError if it is damaged."""
     try:
         with storage_errors(path):
             value = parse_json(path.read_bytes())
@@ -258,7 +252,7 @@ def read_ledger(path: Path) -> Contents:
     except FileNotFoundError:
         return Contents()
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StorageError(f"{path}: damaged ({error}); remove it: only the count of attempts is lost") from error
+        raise StorageError(f"{path}: damaged ({error}); delete it: only the count of attempts is lost") from error
 
 
 def _entry(value: Mapping[str, Any]) -> Entry:
@@ -271,12 +265,12 @@ def _entry(value: Mapping[str, Any]) -> Entry:
 
 def _close_interrupted(entries: Mapping[str, Entry]) -> dict[str, Entry]:
     """Ends attempts whose driver died, so that their jobs wait again."""
-    return {key: _interrupted(entry) if entry.running else entry for key, entry in entries.items()}
-
-
-def _interrupted(entry: Entry) -> Entry:
-    last = replace(entry.attempts[-1], outcome=AttemptEnd.interrupted)
-    return replace(entry, state=StageState.waiting, attempts=(*entry.attempts[:-1], last))
+    closed = dict(entries)
+    for key, entry in entries.items():
+        if entry.running:
+            last = replace(entry.attempts[-1], outcome=AttemptEnd.interrupted)
+            closed[key] = replace(entry, state=StageState.waiting, attempts=(*entry.attempts[:-1], last))
+    return closed
 
 
 def _key(job: Job) -> str:

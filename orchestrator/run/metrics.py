@@ -1,4 +1,4 @@
-"""The one reader of metrics.jsonl: as it grows for driver and report, its end alone for `septet status`."""
+"""Reads metrics.jsonl: the new points as it grows, for driver and report, or only its end, for `septet status`."""
 
 import logging
 import os
@@ -13,7 +13,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Point:
-    """One line of metrics.jsonl; `time` in unix seconds."""
+    """One line of metrics.jsonl; `time` is in Unix seconds."""
 
     step: int
     epoch: float
@@ -23,14 +23,14 @@ class Point:
 
 @dataclass(frozen=True)
 class Tail:
-    """The points at the end of a file; `whole` where they are all that it has."""
+    """The points at the end of a file; `whole` if the file has no others."""
 
     points: tuple[Point, ...]
     whole: bool
 
 
 def read_tail(path: Path, num_bytes: int) -> Tail:
-    """Reads the points within the last `num_bytes`; none where there is no file."""
+    """Reads the points within the last `num_bytes`; returns none if there is no file."""
     try:
         with path.open("rb") as file:
             start = max(0, file.seek(0, os.SEEK_END) - num_bytes)
@@ -38,16 +38,16 @@ def read_tail(path: Path, num_bytes: int) -> Tail:
             lines = _whole_lines(file.read(num_bytes))
     except FileNotFoundError:
         return Tail((), True)
-    # The first line may have begun before.
+    # The first line may be the end of a longer one.
     points = (_parse(line) for line in lines[1 if start else 0 :])
     return Tail(tuple(point for point in points if point is not None), start == 0)
 
 
 class Follower:
-    """Gives each point of one file once, also when the file is cut back and written again in between.
+    """Returns each point of a file once, even if the file is cut back and written again in between.
 
-    A file that was replaced (another inode) or has shrunk is read from its start; points given before are known by
-    step and time, and left out.
+    A file that was replaced (another inode) or has shrunk is read again from its start; points returned before are
+    recognized by step and time, and skipped.
     """
 
     def __init__(self, path: Path) -> None:
@@ -57,7 +57,7 @@ class Follower:
         self._given: set[tuple[int, float]] = set()
 
     def read(self) -> Sequence[Point]:
-        """The points that have come since the last call; none while there is no file."""
+        """Returns the points added since the last call; none if there is no file."""
         try:
             with self._path.open("rb") as file:
                 status = os.fstat(file.fileno())
@@ -80,12 +80,12 @@ class Follower:
 
 
 def _whole_lines(text: bytes) -> Sequence[bytes]:
-    """The lines with their ends; one that is still being written is left for the next look."""
+    """Returns the complete lines, with their line ends; the line still being written is left for the next read."""
     return text[: text.rfind(b"\n") + 1].splitlines(keepends=True)
 
 
 def _parse(line: bytes) -> Point | None:
-    """None for the torn line of a worker that was killed, which the stage cuts off when it resumes."""
+    """Parses a line; returns None for the torn line of a killed worker, which the stage cuts off when it resumes."""
     try:
         value = parse_json(line)
         return Point(value["step"], value["epoch"], value["time"], value["metrics"])

@@ -1,4 +1,4 @@
-"""The names of a run directory's files. `workers.storage.layout` has those that workers write inside their folders."""
+"""Names the files of a run directory. `workers.storage.layout` names those that workers write in their folders."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ from workers.storage import layout
 if TYPE_CHECKING:
     from orchestrator.plan import StageRef
 
-# Inside `submission`: one of the files, and the manifest that says what it was made from.
+# In `submission`: one of SUBMISSION_FILES, and the manifest that records how it was made.
 SUBMISSION_MANIFEST = "manifest.json"
 SUBMISSION_FILES = ("submission.txt", "submission.csv")
 
@@ -46,7 +46,7 @@ class RunPaths:
 
     @property
     def prepared_sheet(self) -> Path:
-        """Prepared images of every split of the target; what a net sees of them is `augmented_sheet`."""
+        """Returns the contact sheet of prepared images; `augmented_sheet` shows them as a net sees them."""
         return self.data / layout.PREPARED
 
     @property

@@ -1,4 +1,4 @@
-"""How a run stands, read from its files alone: no lock is taken, nothing is asked of the driver."""
+"""Reads the state of a run from its files alone: takes no lock and asks the driver nothing."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,15 +19,15 @@ from workers.storage import Finished
 
 _BLOCK_BYTES = 32 * 1024
 _MOST_TAIL_BYTES = 4 * 1024 * 1024
-# A rate over the last ten minutes follows a slowed-down machine, and still spans an evaluation or two.
+# Ten minutes are short enough to follow a machine that slows down, and long enough to span an evaluation.
 _RATE_WINDOW_S = 600.0
-# Of a stage's own usual rate: below it a straggler is shown. Of fewer rates than these nothing is usual yet.
+# A stage below this share of its usual rate is reported; the usual rate needs at least so many rates.
 _STRAGGLING = 0.5
 _FEWEST_RATES = 5
 
 
 class State(StrEnum):
-    """How a run or a stage stands; `interrupted` says running in the ledger while no process holds the run."""
+    """State of a run or stage; `interrupted`: the ledger says running, but no process holds the run."""
 
     waiting = "waiting"
     running = "running"
@@ -39,13 +39,11 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class StageStatus:
-    """One stage's line. Errors are shares in [0, 1]; what is not known yet is None.
+    """The state of one stage. Errors are in [0, 1]; unknown values are None.
 
-    `data_wait` is the share of its training time in which the stage waits for its next batch, in [0, 1].
-
-    `num_updates`, `num_epochs` and `remaining_s` are the most it can be where the stage `may_end_early`. `passed_nans`
-    are updates at which a NaN was met that did not come again; `share_of_usual_rate` is the latest rate over the median
-    of this attempt's.
+    `data_wait` is the share of training time spent waiting for the next batch, in [0, 1]. If the stage
+    `may_end_early`, then `num_updates`, `num_epochs` and `remaining_s` are upper bounds. `passed_nans` are updates
+    whose NaN did not return in a replay. `share_of_usual_rate` is the latest rate divided by this attempt's median.
     """
 
     member: str
@@ -68,11 +66,11 @@ class StageStatus:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What a person has to know of it besides its figures."""
+        """Returns remarks for a person, besides the figures."""
         remarks = ["is still at chance"] if self.at_chance else []
         if self.passed_nans:
             steps = ", ".join(map(str, self.passed_nans))
-            remarks.append(f"met NaN at update {steps}, which did not come again in a replay: check the hardware")
+            remarks.append(f"met NaN at update {steps}, but not when replayed: check the hardware")
         share = self.share_of_usual_rate
         if self.state is State.running and share is not None and share < _STRAGGLING:
             remarks.append(f"is down to {share:.0%} of its usual rate")
@@ -80,13 +78,13 @@ class StageStatus:
 
     @property
     def time_left(self) -> str:
-        """`remaining_s` in words, for a stage that has one."""
-        return _time_left(self.remaining_s or 0.0, self.may_end_early)
+        """Returns `remaining_s` in words, for a stage that has one."""
+        return ("at most " if self.may_end_early else "") + duration(self.remaining_s or 0.0)
 
 
 @dataclass(frozen=True)
 class RunStatus:
-    """The whole run; `stages` in the plan's order."""
+    """The state of a run; `stages` are in the plan's order."""
 
     name: str
     state: State
@@ -98,19 +96,19 @@ class RunStatus:
 
     @property
     def images_per_second(self) -> float:
-        """Of all the running stages together."""
+        """Returns the rate of all running stages together."""
         return sum(stage.images_per_second or 0.0 for stage in self.stages if stage.state is State.running)
 
     @property
     def share(self) -> float:
-        """Of the training images to go through, how many have been, in [0, 1]; a finished stage counts whole."""
+        """Returns the share of training images processed, in [0, 1]; a finished stage counts in full."""
         total = sum(stage.num_updates * stage.batch_size for stage in self.stages)
         left = sum(_images_left(stage) for stage in self.stages)
         return 1.0 - left / total if total else 1.0
 
     @property
     def remaining_s(self) -> float | None:
-        """Training time left, at most, if the rest runs at the present rate of all stages together."""
+        """Returns an upper bound of the remaining training time, at the present rate of all stages together."""
         left = sum(_images_left(stage) for stage in self.stages)
         if not left:
             return 0.0
@@ -124,7 +122,7 @@ class RunStatus:
 
 @dataclass(frozen=True)
 class Course:
-    """What the end of a stage's metrics.jsonl says."""
+    """The latest values in a stage's metrics.jsonl."""
 
     step: int = 0
     epoch: float = 0.0
@@ -140,7 +138,7 @@ def read_status(paths: RunPaths) -> RunStatus:
     """Reads run.json, ledger.json, DONE.json files and the ends of the metrics.
 
     Raises:
-        DataError: `paths` is no run directory.
+        DataError: there is no run directory at `paths`.
     """
     record = read_record(paths)
     plan = plan_from_json(record.plan)
@@ -154,7 +152,7 @@ def read_status(paths: RunPaths) -> RunStatus:
         status = stage_status(stage, entry=entry, course=course, finished=finished, locked=locked)
         predictions = ledger.entry(PredictJob(stage.ref))
         if plan.last_stages[stage.ref.member] == stage.ref and predictions.state is StageState.failed:
-            # Predictions have no line of their own: without this nothing would say why the run failed.
+            # Predictions have no line of their own; without this, no line would say why the run failed.
             return replace(status, error=f"predictions: {_last_error(predictions)}")
         return status
 
@@ -163,7 +161,7 @@ def read_status(paths: RunPaths) -> RunStatus:
 
 
 def stage_status(stage: Stage, *, entry: Entry, course: Course, finished: Finished | None, locked: bool) -> StageStatus:
-    """One stage's status from its ledger `entry`, its metrics and its DONE.json."""
+    """Returns one stage's status, from its ledger `entry`, its metrics and its DONE.json."""
     state = State.done if finished else _state(entry.state, locked)
     step = finished.num_updates if finished else course.step
     remaining_s = None
@@ -191,9 +189,9 @@ def stage_status(stage: Stage, *, entry: Entry, course: Course, finished: Finish
 
 
 def read_course(metrics: Path, since: float = 0.0) -> Course:
-    """Reads the end of a metrics.jsonl of any length: only as many blocks as it takes to meet a validation error.
+    """Reads the end of a metrics.jsonl, as many blocks as are needed to find a validation error.
 
-    `since` (unix seconds) is when the present attempt started: rates do not span the time in which nothing ran.
+    `since` (Unix seconds) is the start of the present attempt: rates must not span a time in which nothing ran.
     """
     num_bytes = _BLOCK_BYTES
     while True:
@@ -205,7 +203,7 @@ def read_course(metrics: Path, since: float = 0.0) -> Course:
 
 
 def course_of(points: Sequence[Point], since: float = 0.0) -> Course:
-    """The latest values in `points`, oldest first."""
+    """Returns the latest values in `points`, oldest first."""
     if not points:
         return Course()
     latest: dict[str, float] = {}
@@ -229,32 +227,32 @@ def course_of(points: Sequence[Point], since: float = 0.0) -> Course:
 
 
 def _share_of_usual_rate(points: Sequence[Point], since: float) -> float | None:
-    """By the stage's own measure: members differ, and so does what is usual of them."""
+    """Compares with the stage's own rates, since usual rates differ between members."""
     rates = [point.metrics.get("images_per_second") for point in points if point.time >= since]
     known = [rate for rate in rates if rate]
     return known[-1] / median(known) if len(known) >= _FEWEST_RATES else None
 
 
 def status_json(status: RunStatus) -> dict[str, Any]:
-    """The document of `septet status --json`."""
+    """Returns the document of `septet status --json`."""
     return asdict(status) | {"share": status.share, "remaining_s": status.remaining_s}
 
 
 def status_lines(status: RunStatus) -> tuple[str, ...]:
-    """One line for the run, then one a stage, in columns."""
+    """Returns one line for the run, then one for each stage, in columns."""
     width = max((len(f"{stage.member}/{stage.stage}") for stage in status.stages), default=0)
     return (run_line(status), *(stage_line(stage, width) for stage in status.stages))
 
 
 def run_line(status: RunStatus) -> str:
-    """`digits-1a2b3c4d: running, 42 %, 3 of 9 stages done, 1,234 images/s, 2 min 05 s left`."""
+    """Returns a line like `digits-1a2b3c4d: running, 42%, 3 of 9 stages done, 1,234 images/s, 2 min 05 s left`."""
     parts = [f"{status.name}: {status.state}", f"{status.share:.0%}"]
     parts.append(f"{status.num_done} of {len(status.stages)} stages done")
     return ", ".join((*parts, *pace(status)))
 
 
 def pace(status: RunStatus) -> tuple[str, ...]:
-    """How fast a running run goes on and when it will end; empty if it does not run or it is not known."""
+    """Returns the speed and remaining time of a running run, as far as they are known."""
     if status.state is not State.running:
         return ()
     if status.num_done == len(status.stages):
@@ -265,11 +263,11 @@ def pace(status: RunStatus) -> tuple[str, ...]:
     if status.remaining_s is None:
         return (rate,)
     early = any(stage.may_end_early for stage in status.stages if stage.state is not State.done)
-    return (rate, f"{_time_left(status.remaining_s, early)} left")
+    return (rate, f"{'at most ' if early else ''}{duration(status.remaining_s)} left")
 
 
 def stage_line(stage: StageStatus, width: int = 0) -> str:
-    """One stage in one line of aligned columns; `width` is that of the widest `member/stage`."""
+    """Returns one stage as a line of aligned columns; `width` is that of the widest `member/stage`."""
     line = f"{f'{stage.member}/{stage.stage}':<{width}}  {stage.state:<11}  {stage.step}/{stage.num_updates} updates"
     if stage.val_error is not None:
         line += f"  val error {stage.val_error:.1%}"
@@ -288,10 +286,6 @@ def stage_line(stage: StageStatus, width: int = 0) -> str:
     if stage.error:
         line += f"  {stage.error}"
     return line
-
-
-def _time_left(seconds: float, may_be_less: bool) -> str:
-    return f"at most {duration(seconds)}" if may_be_less else duration(seconds)
 
 
 def _last_error(entry: Entry) -> str | None:

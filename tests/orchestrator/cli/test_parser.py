@@ -44,7 +44,7 @@ def test_parse_of_a_well_formed_line_keeps_every_word(line, request_):
         ("xyzzy", "choose from launch"),
         ("status", "needs a run directory"),
         ("predict run", "at least one image"),
-        ("explain run", "needs the id of an image"),
+        ("explain run", "needs an image's id"),
         ("explain run a b", "does not take b"),
         ("verify run a --json -- b", "does not take a"),
         ("stop run --timeout -1", "--timeout -1.0: give 0 or more"),

@@ -262,5 +262,5 @@ def test_read_run_data_absent_is_a_data_error_and_of_different_numbers_refused(t
         read_run_data(tmp_path / "data")
     write_run_data(tmp_path / "data", {"val": 3})
     np.save(tmp_path / "data" / "val.labels.npy", np.zeros(2, np.int64))
-    with pytest.raises(StorageError, match="differ in number"):
+    with pytest.raises(StorageError, match="numbers of rows, labels and sizes differ"):
         read_run_data(tmp_path / "data")

@@ -126,7 +126,7 @@ def test_to_markdown_asterisks_are_literal_and_cells_equal_in_number():
 @pytest.mark.parametrize("method", [CombineMethod.weighted, CombineMethod.geometric])
 def test_table_lines_other_than_mean_adds_the_ensemble(method):
     lines = scoreboard.table_lines(make_scores(method=method), ())
-    assert lines[-1].name == f"ensemble, {method}"
+    assert lines[-1][0] == f"ensemble, {method}"
     assert len(lines) == 5
     assert len(scoreboard.table_lines(make_scores(), ())) == 4
 

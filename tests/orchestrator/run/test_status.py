@@ -218,7 +218,7 @@ def test_rates_of_an_earlier_attempt_are_not_what_is_usual():
 
 def test_nan_that_was_passed_is_in_the_line_and_in_the_document():
     status = replace(_running(Course(step=3)), passed_nans=(7, 9))
-    assert "met NaN at update 7, 9, which did not come again" in stage_line(status)
+    assert "met NaN at update 7, 9, but not when replayed" in stage_line(status)
     document = status_json(RunStatus("r", State.running, (status,)))
     assert document["stages"][0]["passed_nans"] == (7, 9)
 
