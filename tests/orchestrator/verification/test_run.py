@@ -260,14 +260,17 @@ def test_submit_over_altered_files_exits_8_and_leaves_the_last_submission(run, a
 
 
 def test_shuffled_rows_of_one_member_are_found_by_the_rebuilt_submission_alone(run, capsys):
-    # Without any record: a manifest that is made to fit still cannot make the file come out the same.
-    forget(run.paths)
+    # With every record made to fit, the submission still cannot come out the same.
     array = run.paths.predictions("base1") / "test.npy"
     np.save(array, np.roll(np.load(array), 1, axis=0))
     amend(array.with_suffix(".json"), sha256=sha256_of(array))
     said = json.loads((run.paths.submission / "manifest.json").read_text())
     said["members"][0]["predictions_sha256"] = sha256_of(array)
     atomic.write_json(run.paths.submission / "manifest.json", said)
+    recorded = json.loads(run.paths.run_json.read_text())
+    recorded["committed"]["predictions"]["base1"]["test"] = sha256_of(array)
+    recorded["committed"]["submission"]["manifest_sha256"] = sha256_of(run.paths.submission / "manifest.json")
+    atomic.write_json(run.paths.run_json, recorded)
     document = told(run.paths, capsys, 8)
     assert any("made again it is another: line" in problem for problem in document["problems"])
     assert not document["rebuilt"]
