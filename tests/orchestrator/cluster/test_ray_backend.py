@@ -53,9 +53,6 @@ def test_slots_are_whole_members_node_by_node(nodes, cpus, gpus, slots):
 def test_slots_of_none_that_fits_are_refused_saying_what_there_is(cpus, gpus):
     with pytest.raises(ConfigError, match=rf"asks for {cpus} CPUs and {gpus} GPUs.* 4 CPUs and 0 GPUs"):
         count_slots([Node(4, 0), Node(4, 0)], cpus, gpus)
-
-
-def test_resources_beyond_this_machine_are_refused_without_a_cluster():
     with pytest.raises(ConfigError, match=r"cluster\.cpus_per_member"):
         check_resources(ClusterConfig(cpus_per_member=available_cpus() + 1))
 

@@ -1,11 +1,10 @@
 """Progress of a preparation with its rate and time left, and the summary at its end."""
 
 import io
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
+from image_files import photo
 from PIL import Image
 from rich.console import Console
 
@@ -67,35 +66,22 @@ def test_watch_on_a_terminal_draws_a_bar_for_each_phase_and_leaves_it():
     assert "s left" in stream.getvalue()
 
 
-@pytest.fixture
-def store_of(tmp_path: Path) -> Callable[..., list[str]]:
-    def summarised(files: dict[str, Image.Image | bytes]) -> list[str]:
-        for name, content in files.items():
-            path = tmp_path / "root" / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if isinstance(content, bytes):
-                path.write_bytes(content)
-            else:
-                content.save(path)
-        settings = DatasetSettings(root=str(tmp_path / "root"), size=8, on_bad=OnBad.skip)
-        return list(summary("target", open_store(prepare(settings, tmp_path / "stores"))))
-
-    return summarised
+def summarised(folder: Path, files: dict[str, Image.Image | bytes]) -> list[str]:
+    for name, content in files.items():
+        path = folder / "root" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content) if isinstance(content, bytes) else content.save(path)
+    settings = DatasetSettings(root=str(folder / "root"), size=8, on_bad=OnBad.skip)
+    return list(summary("target", open_store(prepare(settings, folder / "stores"))))
 
 
 def images(number: int, mode: str) -> dict[str, Image.Image | bytes]:
-    generator = np.random.default_rng(0)
-    return {
-        f"train/{'ab'[index % 2]}/{mode}{index}.png": Image.fromarray(
-            generator.integers(0, 256, (9, 9, 3), dtype=np.uint8)
-        ).convert(mode)
-        for index in range(number)
-    }
+    return {f"train/{'ab'[seed % 2]}/{mode}{seed}.png": photo(seed + number, 9).convert(mode) for seed in range(number)}
 
 
-def test_summary_tells_counts_decisions_what_is_left_out_and_where_it_lies(store_of, tmp_path):
+def test_summary_tells_counts_decisions_what_is_left_out_and_where_it_lies(tmp_path):
     bad = {f"train/a/bad{index:02d}.png": f"not an image {index}".encode() for index in range(12)}
-    lines = store_of({**images(30, "RGB"), **images(4, "L"), **bad, "test/t.png": b"neither"})
+    lines = summarised(tmp_path, {**images(30, "RGB"), **images(4, "L"), **bad, "test/t.png": b"neither"})
     text = "\n".join(lines)
     assert lines[0].startswith("target: 2 classes at 8 px; ")
     assert lines[0].endswith("1 test")
@@ -111,5 +97,10 @@ def test_summary_tells_counts_decisions_what_is_left_out_and_where_it_lies(store
     assert lines[-1] == f"  every file by name: {store / 'manifest.json'}"
 
 
-def test_summary_of_plain_images_is_short(store_of):
-    assert [line.split()[0] for line in store_of(images(30, "RGB"))] == ["target:", "folder", "digest", "on"]
+def test_summary_of_plain_images_is_short(tmp_path):
+    assert [line.split()[0] for line in summarised(tmp_path, images(30, "RGB"))] == [
+        "target:",
+        "folder",
+        "digest",
+        "on",
+    ]

@@ -22,28 +22,18 @@ def test_place_below_a_file_is_not_writable(tmp_path):
 
 @pytest.mark.parametrize(("text", "cpus"), [("150000 100000\n", 1.5), ("max 100000\n", None), ("", None)])
 def test_cpu_quota_of_a_container_is_in_cpus(text, cpus, tmp_path):
+    assert cpu_quota(tmp_path / "cpu.max") is None, "there are no cgroups"
     (tmp_path / "cpu.max").write_text(text)
     assert cpu_quota(tmp_path / "cpu.max") == cpus
-
-
-def test_cpu_quota_without_cgroups_is_none(tmp_path):
-    assert cpu_quota(tmp_path / "cpu.max") is None
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_decoder_of_every_accepted_format_works_here(name):
     assert not ask_decoder(name).problem
-
-
-def test_decoder_of_an_unknown_format_is_a_problem():
     assert ask_decoder("XYZ").problem
 
 
-def test_dataset_whose_root_is_missing_is_a_problem_that_names_it(tmp_path):
-    settings = DatasetSettings(source=Source.folder, root=str(tmp_path / "gone"))
-    assert "gone" in ask_dataset(settings).problem
-
-
-def test_dataset_that_is_there_is_described():
+def test_dataset_that_is_there_is_described_and_one_whose_root_is_missing_names_it(tmp_path):
     said = ask_dataset(DatasetSettings(source=Source.digits, size=8))
     assert not said.problem and "10 classes" in said.said
+    assert "gone" in ask_dataset(DatasetSettings(source=Source.folder, root=str(tmp_path / "gone"))).problem

@@ -89,11 +89,14 @@ def test_driver_after_an_actors_death_resumes_from_the_newest_checkpoint(seven):
     assert redone_updates(seven.ledger.stages["wide0/pre"]) == redone == 3
 
 
-def test_driver_counts_failures_and_losses_apart(seven):
+def test_driver_counts_failures_and_losses_apart_and_never_uses_an_actor_again_that_met_one(seven):
+    seven.num_slots = 1
     seven.budgets = Budgets(max_losses=2, max_failures=1)
     seven.fakes.script = {"base0/train": [(4, died()), (5, OSError("a cable")), (7, died())]}
     assert seven.launch()
     assert seven.outcomes("base0/train") == [AttemptEnd.lost, AttemptEnd.failed, AttemptEnd.lost, AttemptEnd.done]
+    assert seven.cluster.num_started == 1 + 3
+    assert seven.cluster.discarded.count("base0") == 3
 
 
 @pytest.mark.parametrize(("trouble", "allowed"), [("lost", 2), ("failed", 1)])
@@ -186,11 +189,3 @@ def test_driver_with_an_extended_plan_leaves_what_is_done_alone(seven):
     assert seven.launch()
     assert sorted(seven.fakes.started) == ["base0/more", "base0/predictions", "base5/predictions", "base5/train"]
     assert done == {ref: seven.paths.done(ref).read_bytes() for ref in done}
-
-
-def test_driver_never_uses_an_actor_again_that_met_trouble(seven):
-    seven.num_slots = 1
-    seven.fakes.script = {"base0/train": [(4, RuntimeError("once"))], "wide1/fine": [(4, died())]}
-    assert seven.launch()
-    assert seven.cluster.num_started == 1 + 2
-    assert {"wide1", "base0"} <= set(seven.cluster.discarded)

@@ -54,6 +54,9 @@ def test_candidates_begin_with_the_default_and_never_ask_for_more_than_there_is(
     assert {one.threads for one in given} == {1, 2, 4, 6}
     assert all(one.members <= 4 and (one.threads == 1 or one.threads * one.members <= 6) for one in given)
     assert placement.candidates(6, 4, ("fp32",), threads=3) == (Candidate(3, 2, "fp32"),)
+    rates = {MANY: 200.0, replace(MANY, precision="fp32"): 100.0}
+    assert placement.is_hopeless(replace(ONE, precision="fp32"), rates), "far behind with one thread"
+    assert not placement.is_hopeless(ONE, rates)
 
 
 def test_members_at_once_are_bounded_by_memory_and_by_the_plan(digits):
@@ -68,12 +71,6 @@ def test_members_at_once_are_bounded_by_memory_and_by_the_plan(digits):
 def test_reserved_cpus_let_no_more_than_that_many_members_run(num_cpus, members):
     reserved = placement.reserved_cpus(1, num_cpus, members)
     assert 1 <= num_cpus // reserved <= members
-
-
-def test_precision_far_behind_with_one_thread_is_not_measured_with_two():
-    rates = {MANY: 200.0, replace(MANY, precision="fp32"): 100.0}
-    assert placement.is_hopeless(replace(ONE, precision="fp32"), rates)
-    assert not placement.is_hopeless(ONE, rates)
 
 
 def test_rates_are_read_back_for_the_same_question_only(tmp_path):

@@ -92,7 +92,7 @@ def test_status_before_anything_started_is_waiting_in_lines_and_as_json(run):
     assert all(set(wanted.split()) <= set(stage) for stage in document["stages"])
 
 
-def test_status_of_a_held_run_has_latest_values_and_the_rate_since_the_attempt_began(run):
+def test_status_of_a_held_run_has_latest_values_and_of_one_that_nobody_holds_is_interrupted(run):
     _start(run, started=1000.0)
     points = [
         _point(10, 100.0, images_per_second=1.0),  # an earlier attempt, long ago
@@ -105,14 +105,8 @@ def test_status_of_a_held_run_has_latest_values_and_the_rate_since_the_attempt_b
     assert (stage.val_error, stage.images_per_second, stage.data_wait) == (0.5, 50.0, 0.25)
     assert "50 images/s  25% waiting for data" in stage_line(stage)
     assert stage.remaining_s == pytest.approx(60 / 2.0)
-
-
-def test_status_of_a_run_that_says_running_while_nobody_holds_it_is_interrupted(run):
-    _start(run)
     status = read_status(run)
-    assert status.state is State.interrupted
-    assert status.stages[0].state is State.interrupted and status.stages[0].remaining_s is None
-    assert _read_held(run).state is State.running
+    assert (status.state, status.stages[0].state, status.stages[0].remaining_s) == (*[State.interrupted] * 2, None)
 
 
 def test_status_of_a_finished_stage_comes_from_its_done_file(run):
@@ -134,17 +128,12 @@ def test_status_of_a_stage_that_may_end_early_says_the_most_that_is_left():
     assert pace(RunStatus("run", State.running, (done, surely)))[-1] == "30 s left"
 
 
-def test_status_of_a_failed_stage_tells_its_last_error(run):
+def test_status_of_a_stage_or_predictions_that_failed_tells_the_last_error(run):
     ledger = _start(run)
     ledger.end(_JOBS[0], AttemptEnd.failed, StageState.failed, error="loss became NaN")
     ledger.set_state(StageState.failed)
-    status = read_status(run)
-    assert (status.state, status.stages[0].error) == (State.failed, "loss became NaN")
-    assert "loss became NaN" in status_lines(status)[1]
-
-
-def test_status_of_predictions_that_failed_for_good_is_on_the_members_last_stage(run):
-    ledger = _start(run)
+    assert (read_status(run).state, read_status(run).stages[0].error) == (State.failed, "loss became NaN")
+    assert "loss became NaN" in status_lines(read_status(run))[1]
     ledger.end(_JOBS[0], AttemptEnd.done, StageState.done)
     _finish(run, 100)
     ledger.begin(PredictJob(_FIRST), started=2000.0, resumed_from=0)
@@ -158,23 +147,16 @@ def test_status_of_predictions_that_failed_for_good_is_on_the_members_last_stage
     assert "predictions: CheckFailed: not finite" in status_lines(status)[1]
 
 
-def test_status_of_a_member_at_chance_is_flagged_while_it_runs(run):
-    _start(run)
-    _write_metrics(run.metrics(_FIRST), [_point(20, 1001.0, **{"val/top1_error": 0.9, "at_chance": 1.0})])
-    status = _read_held(run)
-    assert status.stages[0].at_chance
-    assert "STILL AT CHANCE" in status_lines(status)[1]
-    assert "STILL AT CHANCE" not in status_lines(status)[2]
-
-
-def test_status_of_the_whole_run_reckons_the_rest_at_the_rate_of_all_stages(run):
+def test_status_of_the_whole_run_estimates_the_rest_at_the_rate_of_all_stages_and_flags_chance(run):
     ledger = _start(run)
     ledger.begin(_JOBS[1], started=1000.0, resumed_from=0)
-    for stage in _STAGES:
-        _write_metrics(run.metrics(stage.ref), [_point(0, 1000.0), _point(20, 1010.0)])
+    _write_metrics(run.metrics(_STAGES[0].ref), [_point(0, 1000.0), _point(20, 1010.0, at_chance=1.0)])
+    _write_metrics(run.metrics(_STAGES[1].ref), [_point(0, 1000.0), _point(20, 1010.0)])
     status = _read_held(run)
     assert status.share == pytest.approx(0.2)
     assert status.remaining_s == pytest.approx(160 / 4.0)
+    assert [stage.at_chance for stage in status.stages] == [True, False]
+    assert ["STILL AT CHANCE" in line for line in status_lines(status)[1:]] == [True, False]
 
 
 def test_course_of_a_long_file_finds_the_validation_error_far_from_its_end(tmp_path):

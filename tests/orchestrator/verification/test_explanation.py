@@ -137,14 +137,10 @@ def test_explain_in_words_adds_up_as_printed(committed, method, capsys):
     assert any("MLflow run f00d" in line for line in lines)
 
 
-def test_explain_of_an_unknown_image_exits_3_naming_the_nearest(committed, capsys):
-    paths = committed()
+def test_explain_of_an_unknown_image_exits_3_and_of_altered_predictions_or_line_8(own_copy, capsys):
+    paths = own_copy
     assert main(["explain", str(paths.root), "tset_042.png"]) == 3
     assert "test_042.png" in (said := capsys.readouterr().err) and said.count("\n") == 1
-
-
-def test_explain_of_altered_predictions_or_line_exits_8(own_copy, capsys):
-    paths = own_copy
     path = paths.submission / "submission.csv"
     kept = path.read_text()
     path.write_text(kept.replace("test_005.png,class", "test_005.png,glass"))
