@@ -344,7 +344,7 @@ def test_open_run_committed_stays_whatever_happens(tmp_path: Path) -> None:
 
 def test_open_run_in_a_folder_of_other_files_is_refused_and_nothing_changes(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
-    with pytest.raises(ConfigError, match=r"holds thesis\.tex but no run\.json"), open_run(tmp_path, _wanted()):
+    with pytest.raises(ConfigError, match=r"has thesis\.tex but no run\.json"), open_run(tmp_path, _wanted()):
         pass
     assert _everything(tmp_path) == {"thesis.tex": b"precious"}
 
