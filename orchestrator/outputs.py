@@ -1,4 +1,4 @@
-"""From stored predictions to table, submission and report; needs no model, no dataset and no cluster."""
+"""Makes table, submission and report from stored predictions; needs no model, dataset or cluster."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -41,10 +41,10 @@ _SEARCH_SPLIT = "dev"
 
 @dataclass(frozen=True)
 class Results:
-    """What a run has come to: the table as text, the ensemble's scores by the names of scores.json, files.
+    """A run's results: the table as text, the ensemble's scores by their names in scores.json, and files.
 
-    `members` are each member's own; `files` are those of the report; `submission` is None where only the report was
-    rebuilt, and so are its `digests`. `missing` are members that it has to do without.
+    `members` are each member's scores; `files` are the report's; `submission` and `digests` are None if only the report
+    was made. `missing` are members that the run does without.
     """
 
     table_text: str
@@ -58,7 +58,7 @@ class Results:
 
 @dataclass(frozen=True)
 class Opened:
-    """A run's checked predictions by split and member, members sorted by name, and how they are combined."""
+    """A run's checked predictions by split and member, members sorted by name, and their combination."""
 
     data: RunData
     members: Mapping[str, tuple[MemberPredictions, ...]]
@@ -74,21 +74,22 @@ def write_results(
 ) -> Results:
     """Combines the stored predictions and writes submission and report. The caller holds the run directory's lock.
 
-    `book` has the digests of what was committed and gets those of the submission; by default the run's own.
+    `book` has the digests of what was committed and records those of the submission; by default the run's own.
 
     Raises:
         ConfigError: the submission's template, class ids or `min_members` do not fit; nothing has been changed.
         MemberFailed: a member's last stage is not finished, or its predictions are missing; with `min_members`: of
             more members than it allows.
-        CheckFailed: predictions are damaged, of other data or another checkpoint, not those that were committed, or
-            no probabilities.
+        CheckFailed: predictions are damaged, of other data or another checkpoint, changed since they were committed, or
+            not probabilities.
     """
     data = read_run_data(paths.data)
     ask(submission, data)
     missing = allowed_missing(paths, plan, data, submission)
     plan, book = without(plan, missing), book or open_book(paths)
     opened = open_results(paths, plan, combine.method, book.committed)
-    provenance = {member: _provenance(plan, member) for member in plan.members}
+    last = {member: plan.last_stage(member) for member in plan.members}
+    provenance = {member: Provenance(stage.ref.stage, stage.hash) for member, stage in last.items()}
     split = opened.data.submitted
     written = write_submission(
         paths.submission,
@@ -104,7 +105,7 @@ def write_results(
 
 
 def rebuild_report(paths: RunPaths, plan: Plan, combine: CombineConfig) -> Results:
-    """Writes the report anew, combined as the last submission was, or as `combine` says where there is none.
+    """Writes the report again, combined like the last submission, or by `combine` if there is none.
 
     Raises:
         MemberFailed, CheckFailed: as `write_results`.
@@ -117,7 +118,7 @@ def rebuild_report(paths: RunPaths, plan: Plan, combine: CombineConfig) -> Resul
 
 
 def open_results(paths: RunPaths, plan: Plan, method: CombineMethod, committed: Committed) -> Opened:
-    """Checks what the plan's members predicted, also against what was `committed`, and fixes how it is combined.
+    """Checks the predictions of the plan's members, also against what was `committed`, and fixes their combination.
 
     Raises:
         MemberFailed, CheckFailed: as `write_results`.
@@ -125,7 +126,7 @@ def open_results(paths: RunPaths, plan: Plan, method: CombineMethod, committed: 
     require_data(committed, paths.data)
     data = read_run_data(paths.data)
     finished = {member: _finished(paths, plan, member, committed) for member in plan.members}
-    # Sorted, so that the order in which a configuration lists its members moves no bit of the average.
+    # Sorted, so that the order of members in the configuration changes no bit of the average.
     directories = {member: paths.predictions(member) for member in sorted(plan.members)}
     splits = [*dict.fromkeys((data.submitted, *data.scored))]
     note = None
@@ -133,7 +134,7 @@ def open_results(paths: RunPaths, plan: Plan, method: CombineMethod, committed: 
         if _SEARCH_SPLIT in data.splits and all_present(directories, _SEARCH_SPLIT):
             splits.append(_SEARCH_SPLIT)
         else:
-            note = "no predictions of dev: weights were looked for on val, so its errors flatter"
+            note = "no predictions of dev: weights were searched on val, so its errors are too optimistic"
     members = {
         split: open_predictions(directories, data.splits[split], len(data.classes), data.digest, finished, committed)
         for split in dict.fromkeys(splits)
@@ -149,8 +150,14 @@ def open_results(paths: RunPaths, plan: Plan, method: CombineMethod, committed: 
 
 
 def score_splits(plan: Plan, opened: Opened) -> tuple[SplitScores, ...]:
-    """The scores of every labelled split, the main one first."""
-    return tuple(_score(plan, opened, split) for split in opened.data.scored)
+    """Returns the scores of every labelled split, the main one first."""
+    scores = []
+    for split in opened.data.scored:
+        by_name = {one.member: one for one in opened.members[split]}
+        members = {member: by_name[member] for member in plan.members}
+        base, pretrained = plan.base_members(), plan.pretrained_members()
+        scores.append(score_split(split, members, base, pretrained, opened.combined(split), opened.data.labels(split)))
+    return tuple(scores)
 
 
 def _report(paths: RunPaths, plan: Plan, opened: Opened, missing: tuple[Missing, ...]) -> Results:
@@ -158,7 +165,7 @@ def _report(paths: RunPaths, plan: Plan, opened: Opened, missing: tuple[Missing,
     if not scores:
         raise DataError(f"{paths.data}: neither test nor val has labels, so there is nothing to report")
     at_chance = tuple(member for member in plan.members if opened.finished[member].at_chance)
-    # Not a setting of combining: the table must say it whatever is combined.
+    # The table says it whatever is combined.
     cuts_saw_val = not opened.data.splits.keys() & {_SEARCH_SPLIT}
     predictions = {one.member: one for one in opened.members[opened.data.scored[0]]}
     evidence = Evidence(scores, predictions, at_chance, cuts_saw_val, missing)
@@ -172,25 +179,8 @@ def _report(paths: RunPaths, plan: Plan, opened: Opened, missing: tuple[Missing,
     return Results(text, ensemble, members, None, files, missing)
 
 
-def _score(plan: Plan, opened: Opened, split: str) -> SplitScores:
-    by_name = {one.member: one for one in opened.members[split]}
-    return score_split(
-        split,
-        {member: by_name[member] for member in plan.members},
-        plan.base_members(),
-        plan.pretrained_members(),
-        opened.combined(split),
-        opened.data.labels(split),
-    )
-
-
-def _provenance(plan: Plan, member: str) -> Provenance:
-    stage = plan.last_stage(member)
-    return Provenance(stage.ref.stage, stage.hash)
-
-
 def _finished(paths: RunPaths, plan: Plan, member: str, committed: Committed) -> Finished:
-    """DONE.json of the member's last stage: after an extension, predictions of the stage before may still be there."""
+    """Reads DONE.json of the member's last stage; after an extension, an earlier stage's predictions may remain."""
     ref = plan.last_stage(member).ref
     finished = find_finished(paths, plan.last_stage(member))
     if finished is None:

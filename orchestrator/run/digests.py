@@ -1,10 +1,10 @@
-"""Digests of all that the driver has committed, kept in run.json: what the run's files are held against later.
+"""Records digests of everything the driver commits in run.json, and compares files with them later.
 
-The chain: a submission's manifest.json names the sha256 of the file and of each member's predictions and checkpoint;
-run.json has the sha256 of that manifest, of every finished stage's checkpoint, of every file of predictions and of
-data/. So a file that is altered together with the small file beside it that describes it is found. Who rewrites
-run.json as well is not: for that the manifest's sha256 lies outside the run too (a tag of the MLflow run, the line that
-launch, submit and verify print).
+They form a chain. A submission's manifest.json has the sha256 of the file and of each member's predictions and
+checkpoint; run.json has the sha256 of that manifest, of every finished stage's checkpoint, of every predictions file
+and of data/. This detects a file that was changed together with the small file that describes it. To detect a changed
+run.json too, the manifest's sha256 is also kept outside the run: in a tag of the MLflow run, and in the line that
+launch, submit and verify print.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,10 +21,10 @@ _DATA_FILES = (layout.CLASSES, layout.DATASET, layout.rows("*"), layout.labels("
 
 
 class Book:
-    """Reads and adds to the digests of one run; only the holder of the run directory's lock writes."""
+    """Reads and adds digests of one run; only the holder of the run directory's lock writes."""
 
     def __init__(self, read: Callable[[], Committed], write: Callable[[Committed], None]) -> None:
-        """`read` and `write` get and put what run.json has under `committed`."""
+        """`read` and `write` get and replace the entry `committed` of run.json."""
         self._read, self._write = read, write
 
     @property
@@ -32,32 +32,32 @@ class Book:
         return self._read()
 
     def stage(self, ref: StageRef, checkpoint_sha256: str) -> None:
-        """Notes a stage's final checkpoint. Before DONE.json is written: a kill in between leaves a stage to redo."""
+        """Records a stage's final checkpoint, before DONE.json is written: a kill in between only redoes the stage."""
         before = self.committed
         self._put(replace(before, stages={**before.stages, str(ref): checkpoint_sha256}))
 
     def predictions(self, member: str, sha256: Mapping[str, str]) -> None:
-        """Notes a member's predictions, by split."""
+        """Records a member's predictions, by split."""
         before = self.committed
         self._put(replace(before, predictions={**before.predictions, member: dict(sha256)}))
 
     def data(self, folder: Path) -> None:
-        """Notes the files of RUN_DIR/data as they have just been exported."""
+        """Records the files of RUN_DIR/data just after their export."""
         self._put(replace(self.committed, data=data_digests(folder)))
 
     def settle(self, manifest: Path) -> None:
-        """Of a writer that was killed: notes its submission as the one in place where it had come that far."""
+        """Records the announced submission as the current one if its killed writer had already put it in place."""
         then = self.committed.announced
         with storage_errors(manifest):
             if then is not None and manifest.is_file() and sha256_of(manifest) == then.manifest_sha256:
                 self.submission(then)
 
     def announce(self, digests: SubmissionDigests) -> None:
-        """Notes the submission that is about to take its place: one that a kill cut off is still known."""
+        """Records the submission that is about to be put in place, so that it is known even if a kill interrupts."""
         self._put(replace(self.committed, announced=digests))
 
     def submission(self, digests: SubmissionDigests) -> None:
-        """Notes the submission that now has its place."""
+        """Records the submission that is now in place."""
         self._put(replace(self.committed, submission=digests, announced=None))
 
     def _put(self, committed: Committed) -> None:
@@ -66,7 +66,7 @@ class Book:
 
 
 def open_book(paths: RunPaths) -> Book:
-    """The book of a run that no launch has open; the caller holds its lock if it writes."""
+    """Returns the book of a run that no launch has open; the caller must hold its lock to write."""
     return Book(
         lambda: read_record(paths).committed,
         lambda value: write_record(paths, replace(read_record(paths), committed=value)),
@@ -74,14 +74,14 @@ def open_book(paths: RunPaths) -> Book:
 
 
 def data_digests(folder: Path) -> dict[str, str]:
-    """sha256 by name of the files of RUN_DIR/data that scores and submissions are made from."""
+    """Returns the sha256, by name, of the files of RUN_DIR/data that scores and submissions use."""
     with storage_errors(folder):
         files = sorted(path for pattern in _DATA_FILES for path in folder.glob(pattern))
         return {path.name: sha256_of(path) for path in files}
 
 
 def alteration(what: str, found: str, recorded: str) -> str:
-    """Says that `found` is not the digest that run.json recorded ("" for none) of `what`; "" where it is."""
+    """Returns a message if `found` is not the `recorded` digest of `what` ("" for none in run.json), else ""."""
     if found == recorded:
         return ""
     if not recorded:
@@ -93,12 +93,12 @@ def require_stage(committed: Committed, ref: StageRef, folder: Path, checkpoint_
     """Raises CheckFailed unless the DONE.json in `folder` names the checkpoint that was committed."""
     what = f"{folder}: the checkpoint that {layout.DONE} names"
     if altered := alteration(what, checkpoint_sha256, committed.stages.get(str(ref), "")):
-        raise CheckFailed(f"{altered}: restore it, or remove that folder and run `septet launch` again")
+        raise CheckFailed(f"{altered}: restore it, or delete that folder and run `septet launch` again")
 
 
 def require_data(committed: Committed, folder: Path) -> None:
-    """Raises CheckFailed unless the files of RUN_DIR/data are those that were exported."""
+    """Raises CheckFailed unless the files of RUN_DIR/data are the exported ones."""
     now = data_digests(folder)
     for name in sorted({*now, *committed.data}):
         if altered := alteration(str(folder / name), now.get(name, "none"), committed.data.get(name, "")):
-            raise CheckFailed(f"{altered}: run `septet launch` again, which exports it again")
+            raise CheckFailed(f"{altered}: run `septet launch` again to export it again")

@@ -1,7 +1,7 @@
-"""Opens a run directory: a new one, the same plan's to resume, or one that the plan extends; refuses all others.
+"""Opens a run directory: a new one, one of the same plan to resume, or one that the plan extends; refuses others.
 
-A refusal leaves nothing behind: what exists is compared before the lock is touched, and a directory that was made
-here goes again unless the run has begun.
+A refusal changes nothing: an existing run is compared before the lock is touched, and a directory made here is deleted
+unless the run has begun.
 """
 
 import contextlib
@@ -30,10 +30,10 @@ _SHOWN_LINES = 5
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a launch asks of its run.
+    """What a launch wants of its run.
 
     Attributes:
-        lacking: says what of given numerics this machine lacks; an empty text for nothing.
+        lacking: returns what this machine lacks of given numerics, or "".
     """
 
     plan: Plan
@@ -46,7 +46,7 @@ class Wanted:
 
 
 class Chosen(Protocol):
-    """The numerics that a new run starts with, in a line why, and what of them this machine lacks."""
+    """The numerics of a new run, a line that says why they were chosen, and what of them this machine lacks."""
 
     @property
     def numerics(self) -> Numerics: ...
@@ -59,7 +59,7 @@ class Chosen(Protocol):
 
 
 class OpenedRun:
-    """A run directory that this process holds. What a new run has written there goes again unless `commit` was called.
+    """A run directory held by this process. The files of a new run are deleted again unless `commit` is called.
 
     A launch calls `begin` once its datasets are prepared, and `commit` once nothing can refuse it any more.
     """
@@ -69,13 +69,9 @@ class OpenedRun:
         self.new = new
         self.committed = False
         self.holder: Holder | None = None
-        self._record = record
+        self.record = record
         self._wanted = wanted
         self._accept_changes = accept_changes
-
-    @property
-    def record(self) -> RunRecord:
-        return self._record
 
     def begin(
         self,
@@ -84,20 +80,20 @@ class OpenedRun:
         choose: Callable[[], Chosen],
         keep_data: Callable[[Path], None],
     ) -> None:
-        """Settles what the run is made of, and writes run.json, config.yaml and data/.
+        """Fixes the run's data and numerics, and writes run.json, config.yaml and data/.
 
-        MLflow is touched only after this: run.json has the id by which its runs are found again.
+        MLflow is used only after this, since run.json has the id by which its runs are found again.
 
         Args:
-            digests: of the prepared datasets' content, by name.
+            digests: content digests of the prepared datasets, by name.
             stores: their folders, by name.
-            choose: chooses numerics; called for a new run only, since another choice changes the bits.
-            keep_data: writes what the run keeps of its target dataset into the folder it is given.
+            choose: returns the numerics; called only for a new run, since other numerics change the bits.
+            keep_data: writes the run's copy of its target dataset into the given folder.
 
         Raises:
-            RunMismatch: a dataset's content is not what the run began with.
+            RunMismatch: a dataset's content has changed since the run began.
         """
-        before = self._record.data_digests
+        before = self.record.data_digests
         self._accept(
             tuple(
                 f"the content of datasets.{name} (digest {before[name][:12]} → {digest[:12]})"
@@ -106,71 +102,68 @@ class OpenedRun:
             )
         )
         paths = {name: str(path) for name, path in stores.items()}
-        self._record = replace(
-            self._record, data_digests={**before, **digests}, stores={**self._record.stores, **paths}
-        )
+        self.record = replace(self.record, data_digests={**before, **digests}, stores={**self.record.stores, **paths})
         if self.new:
             chosen = choose()
-            self._record = replace(self._record, numerics=chosen.numerics, placement=chosen.line, lacked=chosen.lacked)
-        write_record(self.paths, self._record)
+            self.record = replace(self.record, numerics=chosen.numerics, placement=chosen.line, lacked=chosen.lacked)
+        write_record(self.paths, self.record)
         write_text(self.paths.config_yaml, self._wanted.config_yaml)
         keep_data(self.paths.data)
         self.book.data(self.paths.data)
 
     def commit(self) -> None:
-        """The run has begun: from here on the directory stays, and what writers killed before left in it goes."""
+        """Marks the run as begun, so that its directory stays, and deletes what killed writers left in it."""
         self.committed = True
-        # A walk passes over folders that vanish under it, as those of a killed driver's last worker may.
+        # os.walk ignores folders that vanish meanwhile, as those of a killed driver's last worker may.
         for folder, inner, _ in os.walk(self.paths.root):
-            # A stage looks after its own checkpoints.
+            # A stage cleans its own checkpoints.
             inner[:] = [name for name in inner if name != layout.CHECKPOINTS]
             remove_leftovers(Path(folder))
 
     def save_mlflow(self, ids: Mapping[str, Any]) -> None:
-        """Notes MLflow's ids in run.json where they have changed; a store that is away takes none back."""
-        known = self._record.mlflow
+        """Records MLflow's ids in run.json if they have changed; an unreachable store does not delete them."""
+        known = self.record.mlflow
         if ids and not ids["run_id"] and known.get("uri") == ids["uri"]:
             return
         if dict(ids) != known:
-            self._record = replace(self._record, mlflow=dict(ids))
-            write_record(self.paths, self._record)
+            self.record = replace(self.record, mlflow=dict(ids))
+            write_record(self.paths, self.record)
 
     @property
     def book(self) -> Book:
-        """Digests of what is committed; a note in it is in run.json before it returns."""
-        return Book(lambda: self._record.committed, self._save_committed)
+        """Returns the digests of what is committed; each change is in run.json before its method returns."""
+        return Book(lambda: self.record.committed, self._save_committed)
 
     def _save_committed(self, value: Committed) -> None:
-        self._record = replace(self._record, committed=value)
-        write_record(self.paths, self._record)
+        self.record = replace(self.record, committed=value)
+        write_record(self.paths, self.record)
 
     def check_code(self) -> None:
-        """Raises RunMismatch where `workers` or torch are not what the run began with."""
-        if self._record.code_digest != self._wanted.code_digest:
-            self._accept((self._code_change(),))
-            self._record = replace(
-                self._record, code_digest=self._wanted.code_digest, versions=dict(self._wanted.versions)
+        """Raises RunMismatch if `workers` or torch have changed since the run began."""
+        if self.record.code_digest != self._wanted.code_digest:
+            before, now = (
+                versions.get("torch", "absent") for versions in (self.record.versions, self._wanted.versions)
+            )
+            old, new = self.record.code_digest, self._wanted.code_digest
+            code = f"the code of workers/ (digest {old[:12]} → {new[:12]})"
+            self._accept((code if before == now else f"torch ({before} → {now})",))
+            self.record = replace(
+                self.record, code_digest=self._wanted.code_digest, versions=dict(self._wanted.versions)
             )
 
-    def _code_change(self) -> str:
-        before, now = (versions.get("torch", "absent") for versions in (self._record.versions, self._wanted.versions))
-        if before != now:
-            return f"torch ({before} → {now})"
-        return f"the code of workers/ (digest {self._record.code_digest[:12]} → {self._wanted.code_digest[:12]})"
-
     def check_machine(self) -> None:
-        """Raises RunMismatch where a run that goes on would compute with other hardware or kernels than it began with.
+        """Raises RunMismatch if a resumed run would compute with other hardware or kernels than it began with.
 
-        Accepted, it goes on without a kernel that is not here.
+        If that is accepted, the run continues without a kernel that is missing here.
         """
-        numerics = self._record.numerics
+        numerics = self.record.numerics
         lacked = self._wanted.lacking(numerics)
-        if self.new or lacked == self._record.lacked:
+        if self.new or lacked == self.record.lacked:
             return
-        self._accept((f"the machine (this one {f'lacks {lacked}' if lacked else f'has {self._record.lacked}'})",))
+        self._accept((f"the machine (this one {f'lacks {lacked}' if lacked else f'has {self.record.lacked}'})",))
         if self._wanted.lacking(replace(numerics, precision="fp32")):
             numerics = replace(numerics, kernels="torch")
-        self._record = replace(self._record, numerics=numerics, lacked=self._wanted.lacking(numerics))
+        self.record = replace(self.record, numerics=numerics, lacked=self._wanted.lacking(numerics))
 
     def _accept(self, changes: tuple[str, ...]) -> None:
         if not changes:
@@ -178,19 +171,19 @@ class OpenedRun:
         if not self._accept_changes:
             raise RunMismatch(
                 f"{self.paths.root}: since the run began, {'; '.join(changes)} changed: undo that, "
-                "give another run_dir, or go on with --accept-changes"
+                "give another run_dir, or add --accept-changes to continue with them"
             )
-        self._record = replace(self._record, accepted=(*self._record.accepted, *changes))
+        self.record = replace(self.record, accepted=(*self.record.accepted, *changes))
 
 
 @contextmanager
 def open_run(root: Path, wanted: Wanted, *, accept_changes: bool = False) -> Iterator[OpenedRun]:
-    """Holds the run directory `root` for the length of the block.
+    """Opens and locks the run directory `root` for the length of the block.
 
     Raises:
         RunInUse: another process holds it.
         RunMismatch: it holds another plan, or began with other code.
-        ConfigError: it holds files, but no run.
+        ConfigError: it has files, but no run.
     """
     paths = RunPaths(root.absolute())
     _opened(paths, wanted, accept_changes)
@@ -211,27 +204,25 @@ def _opened(paths: RunPaths, wanted: Wanted, accept_changes: bool) -> OpenedRun:
     new = not paths.run_json.exists()
     if new:
         _check_vacant(paths)
-        run = OpenedRun(paths, _first_record(wanted), wanted, new=True, accept_changes=accept_changes)
-    else:
-        record = _compared(paths, read_record(paths), wanted)
-        run = OpenedRun(paths, record, wanted, new=False, accept_changes=accept_changes)
+    record = _first_record(wanted) if new else _compared(paths, read_record(paths), wanted)
+    run = OpenedRun(paths, record, wanted, new=new, accept_changes=accept_changes)
     run.check_code()
     run.check_machine()
     return run
 
 
 def _check_vacant(paths: RunPaths) -> None:
-    if paths.root.exists() and not paths.root.is_dir():
-        raise ConfigError(f"run_dir={paths.root}: is no folder; give another")
     if not paths.root.exists():
         return
+    if not paths.root.is_dir():
+        raise ConfigError(f"run_dir={paths.root}: is not a folder; give another")
     others = [
         entry.name
         for entry in paths.root.iterdir()
         if entry not in (paths.lock, paths.stop_request) and not entry.name.startswith(TEMPORARY_PREFIX)
     ]
     if others:
-        raise ConfigError(f"run_dir={paths.root}: holds {min(others)} but no run.json; give a new or empty folder")
+        raise ConfigError(f"run_dir={paths.root}: has {min(others)} but no run.json; give a new or empty folder")
 
 
 def _first_record(wanted: Wanted) -> RunRecord:
@@ -254,7 +245,7 @@ def _compared(paths: RunPaths, record: RunRecord, wanted: Wanted) -> RunRecord:
         recorded = plan_from_json(record.plan)
     except (KeyError, TypeError, ValueError, ConfigError) as error:
         raise RunMismatch(
-            f"{paths.root}: its plan is of another version of septet ({error}); give another run_dir"
+            f"{paths.root}: another version of septet wrote its plan ({error}); give another run_dir"
         ) from error
     change = compare(recorded, wanted.plan)
     settled = (("checkpoint", record.keep, wanted.keep), ("crops", record.crops, wanted.crops))
@@ -268,7 +259,7 @@ def _compared(paths: RunPaths, record: RunRecord, wanted: Wanted) -> RunRecord:
 
 
 def _make_folders(root: Path) -> tuple[Path, ...]:
-    """Makes `root`; gives the folders that were not there, innermost first."""
+    """Makes `root`; returns the folders that did not exist, innermost first."""
     missing = [folder for folder in (root, *root.parents) if not folder.exists()]
     with storage_errors(root):
         root.mkdir(parents=True, exist_ok=True)
@@ -276,7 +267,7 @@ def _make_folders(root: Path) -> tuple[Path, ...]:
 
 
 def _remove(paths: RunPaths, made: tuple[Path, ...]) -> None:
-    """Takes back what a launch that never began has put there."""
+    """Deletes what a launch that never began has written."""
     if not made:
         for path in (paths.run_json, paths.config_yaml, paths.lock):
             path.unlink(missing_ok=True)
@@ -284,6 +275,6 @@ def _remove(paths: RunPaths, made: tuple[Path, ...]) -> None:
         return
     shutil.rmtree(made[0], ignore_errors=True)
     for folder in made[1:]:
-        # Another launch may have put its own run beside this one.
+        # Another launch may have put its run beside this one.
         with contextlib.suppress(OSError):
             folder.rmdir()

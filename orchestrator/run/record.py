@@ -1,4 +1,4 @@
-"""Reads and writes run.json: what a run remembers between launches."""
+"""Reads and writes run.json, the facts a run keeps between launches."""
 
 import dataclasses
 import platform
@@ -17,20 +17,20 @@ _RECORDED = ("septet", "torch", "numpy", "pillow", "ray", "mlflow", "safetensors
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, of the distributions that matter, and the processor, by name."""
+    """Returns the versions of Python and of the main distributions, and the processor, by name."""
     found = {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}
     for name in _RECORDED:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            # A checkout on PYTHONPATH has no distribution of its own.
+            # A checkout on PYTHONPATH is not an installed distribution.
             found[name] = "not installed"
     return found
 
 
 @dataclass(frozen=True)
 class SubmissionDigests:
-    """What a submission is known by: its file's name and sha256, and that of the manifest beside it."""
+    """Identifies a submission: its file's name and sha256, and the sha256 of its manifest."""
 
     file: str
     sha256: str
@@ -39,10 +39,10 @@ class SubmissionDigests:
 
 @dataclass(frozen=True)
 class Committed:
-    """sha256 of what is committed: `stages` (model weights) by `member/stage`, `predictions` by member and split.
+    """sha256 of what the driver committed: `stages` (weights) by `member/stage`, `predictions` by member and split.
 
-    `data` is by file name. `announced` is a submission that was about to take the place of `submission`: it is
-    there only where the writer was killed.
+    `data` is by file name. `announced` is a submission that was about to replace `submission` when its writer was
+    killed.
     """
 
     stages: Mapping[str, str] = field(default_factory=dict)
@@ -52,19 +52,19 @@ class Committed:
     announced: SubmissionDigests | None = None
 
     def of_predictions(self, member: str, split: str) -> str:
-        """The digest of one file of predictions; "" where none was recorded."""
+        """Returns the digest of one file of predictions; "" if none was recorded."""
         return self.predictions.get(member, {}).get(split, "")
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What run.json remembers; all values are JSON.
+    """The content of run.json; all values are JSON.
 
-    `run_id` is the UUID that MLflow's tag `septet.run` carries. `plan` is `plan.to_json`'s value. `stores` and
-    `data_digests` are by dataset name. `created` is in unix seconds. `keep` says which checkpoint of a stage speaks
-    for it, `crops` what of an image it predicts from. `placement` says why `numerics` were chosen, `lacked` what of
-    them the first machine lacked itself (`workers.numerics.missing`). `accepted` lists the changes that
-    `--accept-changes` let pass, one line each. `committed` are digests of what the driver committed.
+    `run_id` is the UUID in MLflow's tag `septet.run`. `plan` is `plan_to_json`'s value. `stores` and `data_digests`
+    are by dataset name. `created` is in Unix seconds. `keep` says which checkpoint of a stage to use, `crops` how many
+    crops of an image to predict from. `placement` says why `numerics` were chosen, `lacked` what of them the first
+    machine lacked (`workers.numerics.missing`). `accepted` lists the changes that `--accept-changes` allowed, one line
+    each. `committed` holds the digests of what the driver committed.
     """
 
     run_id: str
@@ -87,7 +87,7 @@ class RunRecord:
 
 
 def read_record(paths: RunPaths) -> RunRecord:
-    """Reads run.json; raises DataError where there is none, StorageError where it is damaged."""
+    """Reads run.json; raises DataError if there is none, StorageError if it is damaged."""
     try:
         with storage_errors(paths.run_json):
             value = parse_json(paths.run_json.read_text())

@@ -1,4 +1,4 @@
-"""The submission file and its manifest: written, read back and checked.
+"""Writes, reads and checks the submission file and its manifest.
 
 Both are replaced in one rename, so neither is ever seen without the other.
 """

@@ -1,7 +1,7 @@
-"""Reads a written submission as its receiver would, and compares it with the probabilities. Pure but for the reading.
+"""Reads a written submission as its receiver would, and compares it with the probabilities. Pure except for reading.
 
-Nothing here uses how the file was laid out: ids are looked up in the split's rows, class names turned back into
-indexes, guesses held against how many classes are more probable. An off-by-one in class ids or a shuffled order fails.
+This does not use the layout of the file: it looks ids up in the split's rows, turns class names back into indexes, and
+counts how many classes are more probable than each guess. It detects off-by-one class ids and shuffled rows.
 """
 
 import csv
@@ -30,10 +30,10 @@ class Line:
 
 
 def check_submission(path: Path, question: Question, probabilities: Rows) -> None:
-    """Raises CheckFailed naming the first line that does not say what `probabilities` (rows, classes) say."""
+    """Raises CheckFailed, naming the first line that differs from `probabilities` (rows, classes)."""
     checker = _Checker(question)
     expected = _expected_rows(question)
-    # newline="" as csv asks: a quoted id may hold a line feed of its own.
+    # newline="" as csv requires: a quoted id may contain a line feed.
     with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
         lines = _parsed(file, question)
         for part in blocks(len(expected), len(question.classes)):
@@ -48,7 +48,7 @@ def check_submission(path: Path, question: Question, probabilities: Rows) -> Non
                         )
                     checker.check(line, row, wanted)
             finally:
-                # Also where a line has failed: a wrong guess on a line before it is the first fault then.
+                # Even if a line has failed: a wrong guess on an earlier line is reported first.
                 checker.check_guesses(block)
         surplus = next(lines, None)
     if surplus is not None:
@@ -56,7 +56,7 @@ def check_submission(path: Path, question: Question, probabilities: Rows) -> Non
 
 
 def _failed(number: int, what: str) -> CheckFailed:
-    return CheckFailed(f"submission line {number}: {what}; nothing was replaced; a fault in septet, report it")
+    return CheckFailed(f"submission line {number}: {what}; nothing was replaced; this is a bug in septet: report it")
 
 
 def _not_the_best(number: int) -> CheckFailed:
@@ -64,7 +64,7 @@ def _not_the_best(number: int) -> CheckFailed:
 
 
 def _expected_rows(question: Question) -> list[int]:
-    """The row index that each line must be about."""
+    """Returns the row index that each line must be about."""
     if question.template is None:
         return list(range(len(question.rows)))
     every = [_every_spelling(row) for row in question.rows]
@@ -76,7 +76,7 @@ def _expected_rows(question: Question) -> list[int]:
 
 
 def _every_spelling(row: str) -> tuple[str, ...]:
-    """What a template may call an image, the longest first."""
+    """Returns the names that a template may use for an image, the longest first."""
     path = PurePosixPath(row)
     return (row, str(path.with_suffix("")), path.name, path.stem)
 
@@ -117,7 +117,7 @@ def _check_header(header: Sequence[str], question: Question) -> None:
 
 
 def _index_by_name(question: Question) -> dict[str, int]:
-    """Class index by the class's name in the file."""
+    """Returns the class index by the class's name in the file."""
     if question.class_ids is not None:
         return {question.class_ids[name]: index for index, name in enumerate(question.classes)}
     if question.format is SubmissionFormat.ilsvrc:
@@ -126,7 +126,7 @@ def _index_by_name(question: Question) -> dict[str, int]:
 
 
 class _Checker:
-    """Compares lines one by one; keeps the name index and the column order between them."""
+    """Compares lines one by one; keeps the index of names and the order of columns."""
 
     def __init__(self, question: Question) -> None:
         self._question = question
@@ -138,7 +138,7 @@ class _Checker:
         self._guessed_on: list[int] = []
 
     def check(self, line: Line, row: int, probabilities: NDArray[np.float32]) -> None:
-        """Raises CheckFailed unless `line` is about image `row` and says what its `probabilities` (classes,) say.
+        """Raises CheckFailed unless `line` is about image `row` and agrees with its `probabilities` (classes,).
 
         Guesses are only parsed and kept for `check_guesses`.
         """
@@ -168,9 +168,9 @@ class _Checker:
             raise _failed(line.number, "its values are not the combined probabilities")
 
     def check_guesses(self, block: Block) -> None:
-        """Raises CheckFailed unless each line kept has the most probable classes of its row of `block`; forgets them.
+        """Raises CheckFailed unless each kept line has its row's most probable classes in `block`; forgets the lines.
 
-        `block` begins with the row of the first line kept.
+        `block` begins with the row of the first kept line.
         """
         if not self._guessed:
             return
@@ -179,7 +179,7 @@ class _Checker:
         probabilities = np.take_along_axis(block[: len(guesses)], guesses, axis=1)
         better, worse = probabilities[:, :-1], probabilities[:, 1:]
         in_order = (better > worse) | ((better == worse) & (guesses[:, :-1] < guesses[:, 1:]))
-        # All guesses come before the last one, and nothing else does.
+        # Exactly the other guesses come before the last one.
         complete = ranks(block[: len(guesses)], guesses[:, -1]) == guesses.shape[1] - 1
         wrong = np.flatnonzero(~(in_order.all(axis=1) & complete))
         if wrong.size:
@@ -190,14 +190,11 @@ class _Checker:
         unknown = [name for name in names if name not in self._index]
         if unknown:
             raise _failed(line.number, f"no class is called {unknown[0]!r}")
-        if len(names) != min(self._num_guesses(), len(self._index)):
+        several = self._question.format in (SubmissionFormat.ilsvrc, SubmissionFormat.kaggle_loc)
+        if len(names) != min(MAX_GUESSES if several else 1, len(self._index)):
             raise _not_the_best(line.number)
         self._guessed.append([self._index[name] for name in names])
         self._guessed_on.append(line.number)
-
-    def _num_guesses(self) -> int:
-        several = self._question.format in (SubmissionFormat.ilsvrc, SubmissionFormat.kaggle_loc)
-        return MAX_GUESSES if several else 1
 
     def _guesses(self, line: Line, row: int) -> list[str]:
         if self._question.format is not SubmissionFormat.kaggle_loc:

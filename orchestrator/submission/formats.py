@@ -1,4 +1,4 @@
-"""What each submission format's file holds, line by line. Pure: values in, text out.
+"""Defines each submission format's file, line by line. Pure: values in, text out.
 
 - `ilsvrc` (.txt): up to five class ids (from 1), best first, a line an image (ILSVRC development kit).
 - `tiny_imagenet` (.txt): `test_0.JPEG n01443537`.
@@ -37,10 +37,10 @@ class Template:
 
 @dataclass(frozen=True)
 class Question:
-    """What a submission answers: the images in row order, the classes in index order, and how both are called.
+    """The images of a submission in row order, its classes in index order, and their names in the file.
 
-    `rows` are paths below the split, `sizes` (rows, 2) original width and height, `class_ids` class → its name in the
-    file (None: its own name, or in `ilsvrc` its position in `classes`, from 1).
+    `rows` are paths below the split, `sizes` (rows, 2) original width and height in pixels. `class_ids` maps a class to
+    its name in the file (None: its own name, or in `ilsvrc` its position in `classes`, from 1).
     """
 
     format: SubmissionFormat
@@ -63,12 +63,12 @@ class Layout:
 
 
 def is_csv(submission_format: SubmissionFormat) -> bool:
-    """Whether lines are comma-separated under a header."""
+    """Returns whether lines are comma-separated under a header."""
     return submission_format not in (SubmissionFormat.ilsvrc, SubmissionFormat.tiny_imagenet)
 
 
 def file_name(submission_format: SubmissionFormat) -> str:
-    """`submission.csv` or `submission.txt`."""
+    """Returns `submission.csv` or `submission.txt`."""
     return SUBMISSION_FILES[is_csv(submission_format)]
 
 
@@ -76,7 +76,7 @@ def read_template(text: str, where: str) -> Template:
     """Parses a sample submission (csv with a header; the first column holds ids); `where` is for the message."""
     lines = [line for line in csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline="")) if line]
     if len(lines) < 2 or len(lines[0]) < 2:
-        raise ConfigError(f"{where}: no sample submission: give a csv with a header, ids in its first column")
+        raise ConfigError(f"{where}: not a sample submission: give a csv with a header and ids in its first column")
     template = Template(tuple(lines[0]), tuple(line[0] for line in lines[1:]))
     _require_distinct(template.ids, f"{where}: ids of the template")
     _require_distinct(template.header, f"{where}: columns of the template")
@@ -88,14 +88,14 @@ def read_class_ids(text: str, where: str) -> dict[str, str]:
     pairs = [line.rsplit(None, 1) for line in text.removeprefix("\ufeff").splitlines() if line.strip()]
     short = [" ".join(pair) for pair in pairs if len(pair) != 2]
     if short or not pairs:
-        raise ConfigError(f"{where}: give lines `class id`; not so: {some(short) or 'the file is empty'}")
+        raise ConfigError(f"{where}: give lines `class id`; wrong: {some(short) or 'the file is empty'}")
     _require_distinct([pair[0].strip() for pair in pairs], f"{where}: classes")
     _require_distinct([pair[1] for pair in pairs], f"{where}: ids")
     return {pair[0].strip(): pair[1] for pair in pairs}
 
 
 def make_layout(question: Question) -> Layout:
-    """Fixes ids, order, names and columns; raises ConfigError where the format cannot carry them."""
+    """Returns ids, order, names and columns; raises ConfigError if the format cannot hold them."""
     names = _class_names(question)
     ids, order = _lines_of(question)
     header, columns = _header_of(question, names)
@@ -103,7 +103,7 @@ def make_layout(question: Question) -> Layout:
 
 
 def file_lines(question: Question, layout: Layout, probabilities: Rows) -> Iterator[str]:
-    """The lines of the file, each with its newline; `probabilities` (rows, classes) are in row order."""
+    """Yields the lines of the file with their newlines; `probabilities` (rows, classes) are in row order."""
     if layout.header:
         yield _csv_line(layout.header)
     for part in blocks(len(layout.order), len(layout.names)):
@@ -112,7 +112,7 @@ def file_lines(question: Question, layout: Layout, probabilities: Rows) -> Itera
         block = gather(probabilities, order)
         if question.format is SubmissionFormat.probabilities:
             for image_id, row in zip(ids, block[:, layout.columns], strict=True):
-                # Nine digits bring every float32 back exactly.
+                # Nine digits restore every float32 exactly.
                 yield _csv_line([image_id, *(f"{value:.9g}" for value in row.tolist())])
             continue
         best = top_classes(block, MAX_GUESSES)
@@ -121,7 +121,7 @@ def file_lines(question: Question, layout: Layout, probabilities: Rows) -> Itera
 
 
 def row_id(submission_format: SubmissionFormat, row: str) -> str:
-    """The id of the image whose path below the split is `row`."""
+    """Returns the id of the image whose path below the split is `row`."""
     if submission_format is SubmissionFormat.tiny_imagenet:
         return PurePosixPath(row).name
     if submission_format is SubmissionFormat.kaggle_loc:
@@ -130,7 +130,7 @@ def row_id(submission_format: SubmissionFormat, row: str) -> str:
 
 
 def some(values: Sequence[str], shown: int = 3) -> str:
-    """The first few of `values`, for a message."""
+    """Returns the first few of `values`, for a message."""
     return ", ".join(values[:shown]) + (f" and {len(values) - shown} more" if len(values) > shown else "")
 
 
@@ -168,7 +168,7 @@ def _class_names(question: Question) -> tuple[str, ...]:
 
 
 def _lines_of(question: Question) -> tuple[tuple[str, ...], NDArray[np.int64]]:
-    """The id of each line and the index of its row."""
+    """Returns the id of each line and the index of its row."""
     if question.template is not None:
         return question.template.ids, _match_template(question.template, question.rows)
     if question.format is SubmissionFormat.ilsvrc:
@@ -183,7 +183,7 @@ def _lines_of(question: Question) -> tuple[tuple[str, ...], NDArray[np.int64]]:
 
 
 def _match_template(template: Template, rows: Sequence[str]) -> NDArray[np.int64]:
-    """The row index of each id; ids may be paths below the split or file names, each with or without extension."""
+    """Returns the row index of each id; ids may be paths below the split or file names, with or without extension."""
     paths = [PurePosixPath(row) for row in rows]
     spellings = [
         list(rows),
@@ -192,7 +192,7 @@ def _match_template(template: Template, rows: Sequence[str]) -> NDArray[np.int64
         [path.stem for path in paths],
     ]
     wanted = set(template.ids)
-    # The spelling that knows most of the ids is the one meant; its leftovers are what the message names.
+    # The spelling that matches the most ids is meant; the message names the ids it does not match.
     spelling = max(spellings, key=lambda names: len(wanted.intersection(names)))
     known = set(spelling)
     unknown = [image_id for image_id in template.ids if image_id not in known]
@@ -207,7 +207,7 @@ def _match_template(template: Template, rows: Sequence[str]) -> NDArray[np.int64
 
 
 def _header_of(question: Question, names: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """The csv header (empty in .txt), and which class each column of probabilities holds."""
+    """Returns the csv header (empty in .txt), and the class of each column of probabilities."""
     every = tuple(range(len(names)))
     template = question.template
     if not is_csv(question.format):

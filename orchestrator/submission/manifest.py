@@ -1,4 +1,4 @@
-"""manifest.json: what a submission was made from, and all that it takes to make it again."""
+"""Reads manifest.json: what a submission was made from, and everything needed to make it again."""
 
 import json
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ class ManifestMember:
 
 @dataclass(frozen=True)
 class NamedFile:
-    """A file outside the run that the submission follows, and the sha256 that it had."""
+    """A file outside the run that the submission uses, and its sha256 then."""
 
     path: str
     sha256: str
@@ -37,9 +37,8 @@ class NamedFile:
 class Manifest:
     """The content of manifest.json, in its order.
 
-    `sha256` is of the submission. `unreadable` are ids of images that could not be read; `class_ids` says which ids
-    classes have, and `class_names` are those that a file outside the run gave them. `missing` are members that it does
-    without.
+    `sha256` is of the submission. `unreadable` are ids of images that could not be read. `class_ids` says which ids
+    classes have, and `class_names` are those from a file outside the run. `missing` are members it does without.
     """
 
     file: str
@@ -65,11 +64,11 @@ class Manifest:
 
     @property
     def combination(self) -> Combination:
-        """As `members` are in order."""
+        """Returns the combination, in the order of `members`."""
         return Combination(self.method, tuple(member.weight for member in self.members), self.weights_searched_on)
 
     def to_text(self) -> str:
-        """The file's content."""
+        """Returns the file's content."""
         return json.dumps(asdict(self), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
 
@@ -87,7 +86,7 @@ def read_manifest(paths: RunPaths) -> Manifest:
 
 
 def find_manifest(paths: RunPaths) -> Manifest | None:
-    """As `read_manifest`, but None where there is no submission yet."""
+    """Reads the manifest like `read_manifest`, but returns None if there is no submission yet."""
     path = paths.submission_manifest
     try:
         return _from_json(parse_json(path.read_bytes()))

@@ -1,4 +1,4 @@
-"""The question that a written submission answers, and the same file made again from predictions.
+"""Finds what a written submission answers, and compares the file with one made again from predictions.
 
 Nothing is written: lines are made a block at a time and compared with the file's bytes.
 """
@@ -28,28 +28,28 @@ _SHOWN_BYTES = 60
 
 @dataclass(frozen=True)
 class Asked:
-    """The question that a submission answers; `note` says what of it could not be taken from where it came from."""
+    """The question that a submission answers; `note` says what of it could not be read from its original file."""
 
     question: Question
     note: str | None = None
 
 
 def asked_by(manifest: Manifest, data: RunData, submission: Path) -> Asked:
-    """What the submission had to answer, from the manifest, the run's data and the files that were named then.
+    """Returns the submission's question, from the manifest, the run's data and the files named in the manifest.
 
-    A template that is gone or changed is taken from the submission's own ids and columns, and the note says so.
+    If the template is gone or changed, the submission's own ids and columns replace it, and the note says so.
 
     Raises:
-        CheckFailed: what classes are called in the file is known no more.
-        ConfigError: ids, classes and format do not go together.
+        CheckFailed: the names of the classes in the file are no longer known.
+        ConfigError: ids, classes and format do not fit together.
     """
     class_ids, template, note = manifest.class_names, None, None
     if manifest.class_ids_file is not None and class_ids is None:
         text = _unchanged(manifest.class_ids_file)
         if text is None:
             raise CheckFailed(
-                f"{manifest.class_ids_file.path}: gone or changed since the submission was written, so it cannot be "
-                "made again: put it back"
+                f"{manifest.class_ids_file.path}: missing or changed since the submission was written, so it cannot "
+                "be made again: restore that file"
             )
         class_ids = read_class_ids(text, manifest.class_ids_file.path)
     if manifest.template is not None:
@@ -57,7 +57,7 @@ def asked_by(manifest: Manifest, data: RunData, submission: Path) -> Asked:
         if text is None:
             template = _own_template(submission)
             note = (
-                f"{manifest.template.path}: gone or changed since, so ids, order and columns were taken from the "
+                f"{manifest.template.path}: missing or changed, so ids, order and columns were taken from the "
                 "submission itself"
             )
         else:
@@ -81,7 +81,7 @@ def _own_template(submission: Path) -> Template:
 
 
 def first_difference(submission: Path, question: Question, rows: Rows) -> str | None:
-    """Where the file first differs from what the combined `rows` give; None where it is the same byte for byte."""
+    """Returns where the file first differs from the combined `rows`, or None if it is equal byte for byte."""
     number = 0
     with submission.open("rb") as file:
         for number, line in enumerate(file_lines(question, make_layout(question), rows), start=1):
@@ -89,7 +89,7 @@ def first_difference(submission: Path, question: Question, rows: Rows) -> str | 
             if (found := file.read(len(wanted))) != wanted:
                 return f"line {number} is {_shown(found)}, where the predictions give {_shown(wanted)}"
         if surplus := file.read(_SHOWN_BYTES):
-            return f"it goes on after its last line, {number}, with {_shown(surplus)}"
+            return f"after its last line, {number}, it has {_shown(surplus)}"
     return None
 
 
@@ -99,7 +99,7 @@ def _shown(content: bytes) -> str:
 
 
 def line_number(question: Question, index: int) -> int:
-    """Which line of the file, from 1, begins the answer of `index` (in the layout's order): ids may hold line feeds."""
+    """Returns the number, from 1, of the first line of answer `index` in the layout; ids may contain line feeds."""
     layout = make_layout(question)
     before = [*layout.header, *(layout.ids[:index] if is_csv(question.format) else ())]
     return 1 + (1 if layout.header else 0) + index + sum(text.count("\n") for text in before)

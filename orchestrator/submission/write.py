@@ -1,7 +1,7 @@
-"""Writes RUN_DIR/submission: one submission file that has been read again and checked, and the manifest that proves it.
+"""Writes RUN_DIR/submission: one submission file, read again and checked, and its manifest.
 
-The candidate is checked in a temporary folder, which then takes the place of the last one with its manifest: nobody
-finds the file of one and the manifest of another.
+Both are written to a temporary folder, which then replaces the last one in one rename: nobody sees the file of one
+submission with the manifest of another.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ from workers.storage import remove_leftovers, replacing_folder, sha256_of, write
 
 @dataclass(frozen=True)
 class Provenance:
-    """What stands behind one member's probabilities; its last stage's name and hash."""
+    """The last stage of one member: its name and hash."""
 
     stage: str
     stage_hash: str
@@ -47,30 +47,27 @@ class Submission:
 
 
 def check_config(config: SubmissionConfig) -> None:
-    """Reads the files that `config` names, so that a bad one is told before anything starts.
+    """Checks the files that `config` names, so that errors are reported before anything starts.
 
     Raises:
         ConfigError: a file is missing or not what it should be.
     """
-    if config.template is not None:
-        read_template(_text(Path(config.template), "submission.template"), config.template)
-    if config.class_ids is not None:
-        read_class_ids(_text(Path(config.class_ids), "submission.class_ids"), config.class_ids)
+    _read_named(config)
 
 
 def ask(config: SubmissionConfig, data: RunData) -> Question:
-    """What the submission must answer: the rows of its split in the format that `config` names.
+    """Returns what the submission must answer: the rows of its split in the format that `config` names.
 
     Raises:
         ConfigError: template or class ids are missing, malformed, or do not fit the data.
     """
-    template: Template | None = None
-    class_ids: Mapping[str, str] | None = None
-    if config.template is not None:
-        template = read_template(_text(Path(config.template), "submission.template"), config.template)
-    if config.class_ids is not None:
-        class_ids = read_class_ids(_text(Path(config.class_ids), "submission.class_ids"), config.class_ids)
-    return question_of(SubmissionFormat(config.format), data, template, class_ids)
+    return question_of(SubmissionFormat(config.format), data, *_read_named(config))
+
+
+def _read_named(config: SubmissionConfig) -> tuple[Template | None, Mapping[str, str] | None]:
+    named, ids = config.template, config.class_ids
+    template = None if named is None else read_template(_text(Path(named), "submission.template"), named)
+    return template, None if ids is None else read_class_ids(_text(Path(ids), "submission.class_ids"), ids)
 
 
 def question_of(
@@ -79,10 +76,10 @@ def question_of(
     template: Template | None,
     class_ids: Mapping[str, str] | None,
 ) -> Question:
-    """As `ask`, of a template and class ids that have been read."""
+    """Returns the question like `ask`, for a template and class ids that have been read."""
     split = data.splits[data.submitted]
     if class_ids is None and data.class_ids and submission_format is SubmissionFormat.ilsvrc:
-        # Other formats call a class by its name, which is its WNID, as they should.
+        # Other formats name a class by its WNID, which is its name.
         class_ids = dict(zip(data.classes, data.class_ids, strict=True))
     question = Question(
         submission_format, split.rows, data.classes, split.sizes, template=template, class_ids=class_ids
@@ -101,14 +98,14 @@ def write_submission(
     missing: Sequence[Missing],
     book: Book,
 ) -> Submission:
-    """Writes, re-reads and commits the submission of `combined` (the rows of `data.submitted`), then its manifest.
+    """Writes, reads again and commits the submission of `combined` (the rows of `data.submitted`) and its manifest.
 
-    `members` are those of `combined`, in the same order; `missing` are those it does without. `book` gets the
-    digests, before the file takes its place and after. The caller holds the run directory's lock.
+    `members` are those of `combined`, in the same order; `missing` are those it does without. `book` records the
+    digests before the file is put in place and after. The caller must hold the run directory's lock.
 
     Raises:
         ConfigError: template or class ids do not fit; nothing has been changed.
-        CheckFailed: the file does not say what the probabilities say; nothing has been changed.
+        CheckFailed: the file disagrees with the probabilities; nothing has been changed.
     """
     question = ask(config, data)
     remove_leftovers(folder.parent, of=folder.name)
@@ -167,7 +164,7 @@ def _manifest(
         ),
         unreadable=tuple(row_id(question.format, split.rows[row]) for row in split.unreadable),
         class_ids=_class_ids_note(config, question),
-        # What a file outside the run said: without it nobody could rebuild the submission once that file is gone.
+        # The content of a file outside the run, without which the submission could not be made again.
         class_names=dict(question.class_ids) if config.class_ids and question.class_ids else None,
         template=_named_file(config.template),
         class_ids_file=_named_file(config.class_ids),

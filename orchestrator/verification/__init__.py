@@ -1,6 +1,6 @@
 """Checks a finished run against its own records, and explains one line of its submission.
 
-It changes nothing on disk.
+Changes nothing on disk.
 """
 
 from workers.faces import face

@@ -1,4 +1,4 @@
-"""`septet explain`: where one line of the submission comes from, member by member. Takes no lock, changes nothing."""
+"""Explains where one line of the submission comes from (`septet explain`). Takes no lock, changes nothing."""
 
 import difflib
 import math
@@ -28,7 +28,6 @@ from orchestrator.run import (
     require_data,
 )
 from orchestrator.submission import (
-    Layout,
     Manifest,
     Question,
     asked_by,
@@ -45,7 +44,7 @@ _SHOWN_IDS = 3
 
 @dataclass(frozen=True)
 class ClassProbability:
-    """A class by its name in classes.txt, and how probable it was found, in [0, 1]."""
+    """A class by its name in classes.txt, and its probability in [0, 1]."""
 
     name: str
     probability: float
@@ -55,8 +54,8 @@ class ClassProbability:
 class Contribution:
     """What one member adds to one class of the ensemble.
 
-    `value` is weight × probability, and all members' add up to the combined probability; of a geometric mean it is
-    weight × log probability, and they add up to the combined probability's logarithm plus `Explanation.log_sum`.
+    `value` is weight × probability, and all members' values sum to the combined probability. For a geometric mean it is
+    weight × log probability, and the sum is the logarithm of the combined probability plus `Explanation.log_sum`.
     """
 
     name: str
@@ -66,7 +65,7 @@ class Contribution:
 
 @dataclass(frozen=True)
 class MemberPart:
-    """One member's part: its best classes, and what it adds to the best classes of the ensemble."""
+    """One member: its best classes, and what it adds to the best classes of the ensemble."""
 
     name: str
     weight: float
@@ -82,8 +81,8 @@ class MemberPart:
 class Explanation:
     """One line of the submission. `row` is the image's path below its split; `line` is as in the file.
 
-    `prediction` is the line's first guess, as the file calls classes. `unreadable`: the image could not be read,
-    whatever members say it counts as uniform. `log_sum` is only there for a geometric mean.
+    `prediction` is the first guess, as the file names classes. `unreadable`: the image could not be read, so every
+    member counts as uniform. `log_sum` is set only for a geometric mean.
     """
 
     id: str
@@ -103,9 +102,9 @@ def explain(paths: RunPaths, image_id: str, top: int = 5) -> Explanation:
     """Explains the line of `image_id`: an id as the submission spells it, or the image's path below its split.
 
     Raises:
-        DataError: no such run directory, or no such image (the nearest ids are named).
-        MemberFailed: there is no submission yet, or a member's predictions are gone.
-        CheckFailed: predictions are damaged or altered, or the file does not say what they say.
+        DataError: there is no such run directory or image (the nearest ids are named).
+        MemberFailed: there is no submission yet, or a member's predictions are missing.
+        CheckFailed: predictions are damaged or altered, or the file disagrees with them.
     """
     record = read_record(paths)
     manifest = read_manifest(paths)
@@ -113,7 +112,7 @@ def explain(paths: RunPaths, image_id: str, top: int = 5) -> Explanation:
     data = read_run_data(paths.data)
     submission = paths.submission / manifest.file
     if not submission.is_file():
-        raise CheckFailed(f"{submission}: gone, though the manifest names it; `septet submit` writes it again")
+        raise CheckFailed(f"{submission}: missing, though the manifest names it; `septet submit` writes it again")
     question = asked_by(manifest, data, submission).question
     index = _index_of(question, image_id, submission)
     layout = make_layout(question)
@@ -160,7 +159,7 @@ def explain(paths: RunPaths, image_id: str, top: int = 5) -> Explanation:
 
 
 def _index_of(question: Question, image_id: str, submission: Path) -> int:
-    """Where the image's line stands among the answers; an id of the file goes before a path of the same spelling."""
+    """Returns the index of the image's answer; an id of the file takes precedence over an equal path."""
     layout = make_layout(question)
     paths = [question.rows[row] for row in layout.order.tolist()]
     for names in (layout.ids, paths):
@@ -172,11 +171,11 @@ def _index_of(question: Question, image_id: str, submission: Path) -> int:
 
 
 def _members(paths: RunPaths, manifest: Manifest, data: RunData, committed: Committed) -> tuple[MemberPredictions, ...]:
-    """Those of the submission, in its order, held against what it was made from."""
+    """Opens the submission's members in its order, and checks that the submission was made from them."""
     folders = {member.name: paths.predictions(member.name) for member in manifest.members}
     if manifest.split not in data.splits:
         raise CheckFailed(
-            f"{paths.submission}: it is of {manifest.split}, which is not in data/; run `septet submit` again"
+            f"{paths.submission}: is of {manifest.split}, which data/ does not have; run `septet submit` again"
         )
     opened = open_predictions(folders, data.splits[manifest.split], len(data.classes), data.digest, committed=committed)
     for one, said in zip(opened, manifest.members, strict=True):
@@ -189,32 +188,12 @@ def _members(paths: RunPaths, manifest: Manifest, data: RunData, committed: Comm
 
 
 def _line(question: Question, combined: np.ndarray, index: int) -> str:
-    """The one line, as the whole file would have it."""
+    """Returns one line, as the whole file would have it."""
     layout = make_layout(question)
     row = int(layout.order[index])
-    lines = file_lines(question, _only(layout, index), _OneRow(row, combined, len(question.rows)))
-    return list(lines)[-1]
-
-
-def _only(layout: Layout, index: int) -> Layout:
-    return replace(layout, ids=(layout.ids[index],), order=layout.order[index : index + 1])
-
-
-@dataclass(frozen=True)
-class _OneRow:
-    """Rows of which one alone is at hand."""
-
-    row: int
-    block: np.ndarray
-    num_rows: int
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (self.num_rows, self.block.shape[1])
-
-    def __getitem__(self, rows: Any, /) -> Any:
-        assert rows == slice(self.row, self.row + 1), "only that row is wanted"
-        return self.block
+    one = replace(question, sizes=question.sizes[row : row + 1])
+    only = replace(layout, ids=(layout.ids[index],), order=np.array([0]))
+    return list(file_lines(one, only, combined))[-1]
 
 
 def _require_line(submission: Path, line: str, number: int) -> None:
@@ -223,7 +202,7 @@ def _require_line(submission: Path, line: str, number: int) -> None:
     if found != line:
         raise CheckFailed(
             f"{submission} line {number}: {found.rstrip()!r}, where the predictions give {line.rstrip()!r}; "
-            "`septet verify` tells all that differs"
+            "`septet verify` lists all differences"
         )
 
 
@@ -239,14 +218,14 @@ def _contribution(combination: Combination, weight: float, probability: float) -
 
 
 def _log_sum(stored: np.ndarray, combination: Combination) -> float:
-    """By what the weighted logarithms of all classes together miss a distribution; `stored` is (members, classes)."""
+    """Returns the logarithm of the sum over classes of the weighted geometric mean; `stored` is (members, classes)."""
     logs = np.log(np.maximum(stored, SMALLEST_PROBABILITY))
     total = (np.array(combination.weights)[:, None] * logs).sum(axis=0)
     return float(total.max() + np.log(np.exp(total - total.max()).sum()))
 
 
 def explanation_json(found: Explanation) -> dict[str, Any]:
-    """The document of `septet explain --json`; classes go by `class`, as in `predict`."""
+    """Returns the document of `septet explain --json`; classes are named by `class`, as in `predict`."""
 
     def classes(values: Sequence[ClassProbability | Contribution]) -> list[dict[str, Any]]:
         return [{"class" if name == "name" else name: told for name, told in asdict(one).items()} for one in values]
@@ -259,7 +238,7 @@ def explanation_json(found: Explanation) -> dict[str, Any]:
 
 
 def explanation_lines(found: Explanation) -> Iterator[str]:
-    """What a person reads: the line, a table of contributions that add up to it, and each member's own view."""
+    """Yields lines for a person: the line, a table of contributions that sum to it, and each member's best classes."""
     geometric = found.method is CombineMethod.geometric
     yield f"{found.id}: {found.prediction}"
     yield f"image       {found.split}/{found.row}{' (could not be read: uniform)' if found.unreadable else ''}"
@@ -267,7 +246,7 @@ def explanation_lines(found: Explanation) -> Iterator[str]:
     yield f"line {found.line_number:<6} {shown}"
     kind = "weight × log probability" if geometric else "weight × probability"
     yield ""
-    yield f"{found.method} of {counted(len(found.members), 'member')}; {kind}, which add up to the last line"
+    yield f"{found.method} of {counted(len(found.members), 'member')}; {kind}; they sum to the last line"
     width = max(len("log of their sum over classes"), *(len(member.name) for member in found.members))
     columns = [max(9, len(one.name)) for one in found.combined]
     yield f"{'':<{width}}  {'weight':>7}  " + _cells([one.name for one in found.combined], columns)

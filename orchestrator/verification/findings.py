@@ -1,4 +1,4 @@
-"""What `septet verify` finds, as values and as text."""
+"""Holds what `septet verify` finds, as values and as text."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from workers.errors import CheckFailed, MemberFailed
 
 
 class Kind(StrEnum):
-    """`differs` is a failed check; `missing` is what a run that is not at its end has not got yet."""
+    """`differs` is a failed check; `missing` is something that an unfinished run does not have yet."""
 
     differs = "differs"
     missing = "missing"
@@ -21,7 +21,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is not as it should be, in a line."""
+    """One problem, in a line."""
 
     kind: Kind
     what: str
@@ -29,7 +29,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Verification:
-    """What was found. `checked` says of how many things; `manifest_sha256` is the digest to keep outside the run."""
+    """The result. `checked` counts what was checked; `manifest_sha256` is the digest to keep outside the run."""
 
     problems: tuple[Problem, ...]
     notes: tuple[str, ...]
@@ -44,7 +44,7 @@ class Verification:
 
 @dataclass
 class Examined:
-    """The run that is looked at, and what has been found so far."""
+    """The run being checked, and what has been found so far."""
 
     paths: RunPaths
     record: RunRecord
@@ -65,18 +65,18 @@ class Examined:
         self.checked[what] = self.checked.get(what, 0) + 1
 
     def compare(self, what: str, found: str, recorded: str) -> None:
-        """Compares a digest with run.json's."""
+        """Compares a digest with the one in run.json."""
         if altered := alteration(what, found, recorded):
             self.differs(altered)
 
     @property
     def gone(self) -> dict[str, str]:
-        """Members that the submission says it does without, and why."""
+        """Returns the members that the submission does without, and why."""
         return {one.member: one.why for one in self.manifest.missing} if self.manifest else {}
 
 
 def verification_json(found: Verification) -> dict[str, Any]:
-    """The document of `septet verify --json`."""
+    """Returns the document of `septet verify --json`."""
     return {
         "ok": found.ok,
         "problems": [problem.what for problem in found.problems],
@@ -89,7 +89,7 @@ def verification_json(found: Verification) -> dict[str, Any]:
 
 
 def verification_lines(name: str, found: Verification) -> Iterator[str]:
-    """What a person reads."""
+    """Yields lines for a person."""
     counts = ", ".join(f"{what}: {count}" for what, count in found.checked.items())
     verdict = "all as committed" if found.ok else counted(len(found.problems), "problem")
     yield f"{name}: {verdict} ({counts or 'nothing yet'})"
@@ -104,10 +104,10 @@ def verification_lines(name: str, found: Verification) -> Iterator[str]:
 
 
 def require_ok(paths: RunPaths, found: Verification) -> None:
-    """Raises CheckFailed where something differs, MemberFailed where something is only missing."""
+    """Raises CheckFailed if something differs, MemberFailed if something is only missing."""
     if found.ok:
         return
     worst = next((one for one in found.problems if one.kind is Kind.differs), found.problems[0])
     more = f" (and {counted(len(found.problems) - 1, 'more problem')})" if len(found.problems) > 1 else ""
     error = CheckFailed if worst.kind is Kind.differs else MemberFailed
-    raise error(f"{paths.root}: {worst.what}{more}; what is derived, `septet launch` makes again")
+    raise error(f"{paths.root}: {worst.what}{more}; `septet launch` makes derived files again")

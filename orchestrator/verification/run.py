@@ -1,7 +1,7 @@
-"""`septet verify`: a run's files held against each other and run.json's digests; its submission made again.
+"""Compares a run's files with each other and with run.json, and makes its submission again (`septet verify`).
 
-Takes no lock and changes nothing. Every problem is listed, not the first alone: what `differs` from what was
-committed, and what is `missing` because the run is not at its end.
+Takes no lock and changes nothing. Lists every problem: what `differs` from what was committed, and what is `missing`
+because the run is not finished.
 """
 
 from collections.abc import Mapping
@@ -19,11 +19,11 @@ from workers.threads import map_in_order
 
 
 def verify(paths: RunPaths) -> Verification:
-    """Checks all that a run has on disk.
+    """Checks everything that a run has on disk.
 
     Raises:
-        DataError: no run directory there.
-        StorageError: run.json, from which all else hangs, is damaged.
+        DataError: there is no run directory.
+        StorageError: run.json is damaged, without which nothing can be checked.
     """
     record = read_record(paths)
     run = Examined(paths, record, plan_from_json(record.plan))
@@ -37,7 +37,7 @@ def verify(paths: RunPaths) -> Verification:
         if data is not None:
             check_report(run, run.manifest, data, finished, predictions)
     if locked and run.problems:
-        run.notes.append("a launch is at work here: verify again once it has ended")
+        run.notes.append("a launch is running here: verify again once it has ended")
     anchor = paths.submission_manifest
     return Verification(
         tuple(run.problems),
@@ -60,7 +60,7 @@ def _read_manifest(run: Examined) -> Manifest | None:
 
 
 def _check_stages(run: Examined) -> dict[StageRef, Finished]:
-    """DONE.json of each stage that has a sound one; its checkpoint is read whole."""
+    """Returns the valid DONE.json of each stage, after reading its whole checkpoint."""
     if run.manifest is not None and run.manifest.missing:
         run.notes.append(f"the submission does without {in_words(run.manifest.missing)}")
     finished: dict[StageRef, Finished] = {}
@@ -83,7 +83,7 @@ def _check_stages(run: Examined) -> dict[StageRef, Finished]:
             continue
         run.count("checkpoints")
         if checkpoint.model_sha256 != done.checkpoint_sha256:
-            run.differs(f"{checkpoint.folder}: its weights are not those that DONE.json names")
+            run.differs(f"{checkpoint.folder}: its weights are not those named in DONE.json")
         run.compare(
             f"{stage.ref}: its checkpoint", checkpoint.model_sha256, run.record.committed.stages.get(str(stage.ref), "")
         )
@@ -96,7 +96,7 @@ def _check_data(run: Examined) -> RunData | None:
     now = data_digests(folder)
     for name in sorted({*now, *run.record.committed.data}):
         if name not in now:
-            run.differs(f"{folder / name}: gone since it was exported")
+            run.differs(f"{folder / name}: deleted since it was exported")
         else:
             run.count("files of data")
             run.compare(f"data/{name}", now[name], run.record.committed.data.get(name, ""))
@@ -110,7 +110,7 @@ def _check_data(run: Examined) -> RunData | None:
         return None
     for name, split in data.splits.items():
         if split.labels is not None and not ((split.labels >= 0) & (split.labels < len(data.classes))).all():
-            run.differs(f"{folder / layout.labels(name)}: labels that are none of the {len(data.classes)} classes")
+            run.differs(f"{folder / layout.labels(name)}: has labels outside its {len(data.classes)} classes")
             return None
     recorded = run.record.data_digests.get(TARGET)
     if recorded != data.digest:
@@ -121,12 +121,12 @@ def _check_data(run: Examined) -> RunData | None:
 def _check_predictions(
     run: Examined, data: RunData, finished: Mapping[StageRef, Finished]
 ) -> dict[str, dict[str, MemberPredictions]]:
-    """The sound predictions by split and member."""
+    """Returns the valid predictions by split and member."""
     wanted = [
         (split, member)
         for split in data.splits
         for member in sorted(run.plan.members)
-        # Of a stage that is not finished there are none yet, or an earlier stage's.
+        # A stage that is not finished has no predictions, or an earlier stage's.
         if member not in run.gone and run.paths.done(run.plan.last_stages[member]).exists()
     ]
 

@@ -1,4 +1,4 @@
-"""The end of `septet verify`: the submission held against its manifest and run.json and made again, the scores too."""
+"""Compares the submission with its manifest and run.json, makes it again, and computes the scores again."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,20 +15,19 @@ from orchestrator.verification.findings import Examined
 from workers.errors import CheckFailed, ConfigError
 from workers.storage import Finished, parse_json, sha256_of, storage_errors
 
+# Valid predictions by split and member.
+Predictions = Mapping[str, Mapping[str, MemberPredictions]]
 
-def check_submission(
-    run: Examined,
-    manifest: Manifest,
-    data: RunData | None,
-    predictions: Mapping[str, Mapping[str, MemberPredictions]],
-) -> None:
+
+def check_submission(run: Examined, manifest: Manifest, data: RunData | None, predictions: Predictions) -> None:
+    """Checks the submission's files, then makes it again and compares byte for byte."""
     folder = run.paths.submission
     path = folder / manifest.file
     others = [name for name in SUBMISSION_FILES if name != manifest.file and (folder / name).exists()]
     for name in others:
-        run.differs(f"{folder / name}: lies beside {manifest.file}, which the manifest names")
+        run.differs(f"{folder / name}: is beside {manifest.file}, but the manifest does not name it")
     if not path.is_file():
-        run.differs(f"{path}: gone, though the manifest names it")
+        run.differs(f"{path}: missing, though the manifest names it")
         return
     run.count("submission")
     with storage_errors(path):
@@ -38,13 +37,14 @@ def check_submission(
         run.differs(f"{path}: sha256 {digests.sha256[:12]}, its manifest says {manifest.sha256[:12]}")
     if {one.name for one in manifest.members} != {name for name in run.plan.members if name not in run.gone}:
         run.differs(
-            f"{run.paths.submission_manifest}: its members are not those of the run: `septet launch` or `submit` again"
+            f"{run.paths.submission_manifest}: its members are not those of the run: run `septet launch` or "
+            "`septet submit` again"
         )
         return
     if data is None:
         return
     if (manifest.split, manifest.data_digest) != (data.submitted, data.digest):
-        run.differs(f"{run.paths.submission_manifest}: it is of other images than data/")
+        run.differs(f"{run.paths.submission_manifest}: is of other images than data/")
         return
     _rebuild(run, manifest, data, predictions)
 
@@ -54,18 +54,16 @@ def _check_recorded(run: Examined, digests: SubmissionDigests) -> None:
         run.differs(f"submission: {digests.file} or its manifest was altered since it was committed")
 
 
-def _rebuild(
-    run: Examined, manifest: Manifest, data: RunData, predictions: Mapping[str, Mapping[str, MemberPredictions]]
-) -> None:
+def _rebuild(run: Examined, manifest: Manifest, data: RunData, predictions: Predictions) -> None:
     sound = predictions[manifest.split]
     for member in manifest.members:
         one = sound.get(member.name)
         if one is not None and one.about.sha256 != member.predictions_sha256:
-            run.differs(f"member {member.name}: {one.path} is not what the submission was made from")
+            run.differs(f"member {member.name}: the submission was not made from {one.path}")
         if one is not None and one.about.checkpoint_sha256 != member.checkpoint_sha256:
             run.differs(f"member {member.name}: the submission was made from another checkpoint")
     if any(member.name not in sound for member in manifest.members):
-        run.notes.append("the submission was not made again: not all predictions are whole")
+        run.notes.append("the submission was not made again: some predictions are missing or invalid")
         return
     _check_weights(run, manifest, data, predictions)
     path = run.paths.submission / manifest.file
@@ -79,20 +77,18 @@ def _rebuild(
     if asked.note:
         run.notes.append(asked.note)
     if difference:
-        run.differs(f"{path}: made again it is another: {difference}")
+        run.differs(f"{path}: differs from the submission made again: {difference}")
     else:
         run.rebuilt = True
 
 
-def _check_weights(
-    run: Examined, manifest: Manifest, data: RunData, predictions: Mapping[str, Mapping[str, MemberPredictions]]
-) -> None:
+def _check_weights(run: Examined, manifest: Manifest, data: RunData, predictions: Predictions) -> None:
     said = manifest.combination.weights
     if manifest.method is not CombineMethod.weighted:
         wanted = equal(manifest.method, len(said)).weights
     elif (split := data.splits.get(manifest.weights_searched_on or "")) is None or split.labels is None:
         run.differs(
-            f"submission: no labels of {manifest.weights_searched_on}, on which the manifest's weights were looked for"
+            f"submission: no labels of {manifest.weights_searched_on}, on which the manifest's weights were searched"
         )
         return
     else:
@@ -113,15 +109,15 @@ def check_report(
     manifest: Manifest,
     data: RunData,
     finished: Mapping[StageRef, Finished],
-    predictions: Mapping[str, Mapping[str, MemberPredictions]],
+    predictions: Predictions,
 ) -> None:
-    """Scores anew what scores.json tells; pictures and pages are not compared: `septet report` makes them again."""
+    """Compares scores.json with scores computed again; `septet report` makes pictures and pages again."""
     path = run.paths.report_scores
     names = [member.name for member in manifest.members]
     if not data.scored or any(name not in predictions[split] for split in data.scored for name in names):
         return
     if not path.is_file():
-        run.notes.append("no report/scores.json: `septet report` makes it")
+        run.notes.append("no report/scores.json: `septet report` writes it")
         return
     plan = without(run.plan, manifest.missing)
     members = {split: tuple(predictions[split][name] for name in names) for split in data.scored}
@@ -131,18 +127,18 @@ def check_report(
     try:
         told = parse_json(path.read_bytes())
     except (ValueError, OSError) as error:
-        run.differs(f"{path}: damaged ({error}): `septet report` makes it again")
+        run.differs(f"{path}: damaged ({error}); `septet report` writes it again")
         return
     different = list(_different(told, scores_json(scores, manifest.missing), ""))
     if different:
         run.differs(
-            f"{path}: {', '.join(different[:3])}{' and more' if len(different) > 3 else ''} not as scored anew: "
-            "`septet report` makes it again"
+            f"{path}: {', '.join(different[:3])}{' and more' if len(different) > 3 else ''} differ from the scores "
+            "computed again; `septet report` writes it again"
         )
 
 
 def _different(told: Any, wanted: Any, key: str) -> Iterator[str]:
-    """Keys under which two JSON values differ; numbers may differ by what another CPU's logarithm rounds otherwise."""
+    """Yields the keys at which two JSON values differ; numbers may differ by another CPU's rounding of logarithms."""
     if isinstance(told, dict) and isinstance(wanted, dict):
         for name in dict.fromkeys((*told, *wanted)):
             yield from _different(told.get(name), wanted.get(name), f"{key}.{name}" if key else str(name))

@@ -117,8 +117,8 @@ def test_write_results_weighted_without_dev_falls_back_to_val_and_says_so(tmp_pa
     text = finish(run, CombineConfig(CombineMethod.weighted)).table_text
     manifest = json.loads((run.paths.submission / "manifest.json").read_text())
     assert manifest["weights_searched_on"] == "val"
-    assert "looked for on val" in manifest["weights_note"]
-    assert "looked for on val" in text
+    assert "searched on val" in manifest["weights_note"]
+    assert "searched on val" in text
     assert "dev_fraction is 0" in text
 
 

@@ -54,7 +54,7 @@ def build_run(
     at_chance: tuple[str, ...] = (),
     unreadable: tuple[int, ...] = (),
 ) -> Run:
-    """Members are right more often than not, each with errors of its own; pre-trained ones are surer."""
+    """Members are right more often than not, each with errors of its own; pre-trained ones are more certain."""
     paths, plan = RunPaths(root), synthetic_plan(base, pretrained)
     generator = np.random.default_rng(7)
     labels = {split: generator.integers(0, len(CLASSES), NUM_ROWS) for split in splits}

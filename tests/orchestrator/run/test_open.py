@@ -292,7 +292,7 @@ def test_open_run_committed_stays_whatever_happens(tmp_path):
 
 def test_open_run_in_a_folder_of_other_files_is_refused_and_nothing_changes(tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
-    with _refused(ConfigError, r"holds thesis\.tex but no run\.json", tmp_path), open_run(tmp_path, _wanted()):
+    with _refused(ConfigError, r"has thesis\.tex but no run\.json", tmp_path), open_run(tmp_path, _wanted()):
         pass
 
 

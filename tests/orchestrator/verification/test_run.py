@@ -96,7 +96,7 @@ def test_verify_after_submit_with_a_template_and_class_ids_finds_the_same(run, t
     template.unlink()
     ids.unlink()
     document = told(run.paths, capsys, 0)
-    assert document["rebuilt"] and "sample.csv: gone or changed" in document["notes"][0]
+    assert document["rebuilt"] and "sample.csv: missing or changed" in document["notes"][0]
 
 
 def flip(path: Path) -> None:
@@ -148,11 +148,11 @@ def alter_checkpoint(paths: RunPaths) -> None:
         (alter_checkpoint, ["base1/train: its checkpoint was altered"]),
         (lambda paths: flip(next(paths.root.rglob("optimizer.safetensors"))), ["optimizer.safetensors differs"]),
         (lambda paths: shutil.rmtree(paths.members / "deep1" / "pretrain" / "checkpoints"), ["deep1", "MANIFEST.json"]),
-        (lambda paths: flip(paths.data / "val.labels.npy"), ["labels that are none of the 12 classes"]),
+        (lambda paths: flip(paths.data / "val.labels.npy"), ["has labels outside its 12 classes"]),
         (lambda paths: np.save(paths.data / "val.labels.npy", np.zeros(80, np.int64)), ["val.labels.npy was altered"]),
-        (lambda paths: (paths.data / "val.labels.npy").unlink(), ["val.labels.npy: gone"]),
-        (lambda paths: (paths.submission / "submission.csv").unlink(), ["submission.csv: gone"]),
-        (lambda paths: (paths.submission / "submission.txt").write_text("1\n"), ["submission.txt: lies beside"]),
+        (lambda paths: (paths.data / "val.labels.npy").unlink(), ["val.labels.npy: deleted"]),
+        (lambda paths: (paths.submission / "submission.csv").unlink(), ["submission.csv: missing"]),
+        (lambda paths: (paths.submission / "submission.txt").write_text("1\n"), ["submission.txt: is beside"]),
         (lambda paths: (paths.submission / "manifest.json").write_text("{"), ["manifest.json: damaged"]),
         (lambda paths: amend(paths.report / "scores.json", num_images=7), ["scores.json: num_images"]),
     ],
@@ -272,7 +272,7 @@ def test_shuffled_rows_of_one_member_are_found_by_the_rebuilt_submission_alone(r
     recorded["committed"]["submission"]["manifest_sha256"] = sha256_of(run.paths.submission / "manifest.json")
     atomic.write_json(run.paths.run_json, recorded)
     document = told(run.paths, capsys, 8)
-    assert any("made again it is another: line" in problem for problem in document["problems"])
+    assert any("differs from the submission made again: line" in problem for problem in document["problems"])
     assert not document["rebuilt"]
 
 
