@@ -4,7 +4,7 @@ import io
 from pathlib import Path
 
 import pytest
-from image_files import photo
+from pictures import photo
 from PIL import Image
 from rich.console import Console
 
