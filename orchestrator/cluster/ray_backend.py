@@ -195,18 +195,14 @@ class RayCluster:
         self._idle.append(self._actors.pop(member))
 
     def discard(self, member: str) -> None:
-        import ray
-
         actor = self._actors.pop(member, None)
         if actor is not None:
             self._calls = {call: of for call, of in self._calls.items() if of != member}
-            ray.kill(actor)
+            _kill(actor)
 
     def end_idle(self) -> None:
-        import ray
-
         while self._idle:
-            ray.kill(self._idle.pop())
+            _kill(self._idle.pop())
 
     def run_stage(self, spec: StageSpec) -> None:
         self._calls[self._actors[spec.member].run_stage.remote(spec)] = spec.member

@@ -1,2 +1,7 @@
-from .table import SplitScores as SplitScores, score_split as score_split, table_text as table_text
-from .write import Evidence as Evidence, scores_json as scores_json, write_report as write_report
+from .table import (
+    SplitScores as SplitScores,
+    score_split as score_split,
+    scores_json as scores_json,
+    table_text as table_text,
+)
+from .write import Evidence as Evidence, write_report as write_report

@@ -1,7 +1,7 @@
 """Scores a split: each member, the paper's rows, the ensemble; as values, JSON and text. Pure."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from orchestrator.combine import Combined, Labels, Missing, Rows, mean
@@ -69,10 +69,14 @@ def score_split(
     )
 
 
-def scores_of_splits(scores: Sequence[SplitScores]) -> dict[str, Any]:
-    """Returns the content of scores.json; the first of `scores` is the main split."""
+def scores_json(scores: Sequence[SplitScores], missing: Sequence[Missing]) -> dict[str, Any]:
+    """Returns the content of scores.json; the first of `scores` is the main split.
+
+    The key `missing` exists only if a member is missing.
+    """
     main, *others = scores
-    return {**_split_json(main), "splits": {other.split: _split_json(other) for other in others}}
+    splits = {other.split: _split_json(other) for other in others}
+    return _split_json(main) | {"splits": splits} | ({"missing": [asdict(one) for one in missing]} if missing else {})
 
 
 def _split_json(scores: SplitScores) -> dict[str, Any]:

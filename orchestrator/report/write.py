@@ -3,9 +3,8 @@
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
@@ -16,7 +15,7 @@ from orchestrator.report import plots
 from orchestrator.report.curves import read_curves
 from orchestrator.report.page import MemberEntry, Page, Picture, Sheet, render
 from orchestrator.report.scores import standard_error
-from orchestrator.report.table import SplitScores, scores_of_splits, to_markdown
+from orchestrator.report.table import SplitScores, scores_json, to_markdown
 from orchestrator.run import RunPaths, RunRecord, read_ledger
 from workers.storage import layout, write_bytes, write_json, write_text
 
@@ -83,11 +82,6 @@ def write_report(paths: RunPaths, plan: Plan, record: RunRecord, evidence: Evide
     return tuple(files)
 
 
-def scores_json(scores: Sequence[SplitScores], missing: Sequence[Missing]) -> dict[str, Any]:
-    """Returns the content of scores.json; the key `missing` exists only if a member is missing."""
-    return scores_of_splits(scores) | ({"missing": [asdict(one) for one in missing]} if missing else {})
-
-
 def _sheets(paths: RunPaths, plan: Plan) -> tuple[Sheet, ...]:
     """The contact sheets that the run has kept."""
     member = plan.members[0]
@@ -115,22 +109,18 @@ def _bars(plan: Plan, scores: SplitScores) -> Sequence[plots.Bar]:
 
 def _entry(plan: Plan, member: str, evidence: Evidence, kernels: bytes | None) -> MemberEntry:
     about = evidence.predictions[member].about
+    last = plan.last_stage(member)
+    chain = [*reversed(plan.ancestors(last)), last]
     return MemberEntry(
         name=member,
         pretrained=plan.is_pretrained(member),
-        stages=_stages(plan, member),
+        # Another member's stage is given with that member's name.
+        stages=" → ".join(stage.ref.stage if stage.ref.member == member else str(stage.ref) for stage in chain),
         checkpoint=about.checkpoint,
         checkpoint_sha256=about.checkpoint_sha256,
         at_chance=member in evidence.at_chance,
         kernels=kernels,
     )
-
-
-def _stages(plan: Plan, member: str) -> str:
-    """Returns the chain of stages that led to `member`; another member's stage is given with that member's name."""
-    last = plan.last_stage(member)
-    chain = [*reversed(plan.ancestors(last)), last]
-    return " → ".join(stage.ref.stage if stage.ref.member == member else str(stage.ref) for stage in chain)
 
 
 def _kernels(paths: RunPaths, plan: Plan, member: str, evidence: Evidence) -> bytes | None:

@@ -14,68 +14,39 @@ SUBMISSION_MANIFEST = "manifest.json"
 SUBMISSION_FILES = ("submission.txt", "submission.csv")
 
 
+class _At:
+    """A path below the run directory, given by its parts."""
+
+    def __init__(self, *parts: str) -> None:
+        self._parts = parts
+
+    def __get__(self, paths: "RunPaths", _owner: type) -> Path:
+        return paths.root.joinpath(*self._parts)
+
+
 @dataclass(frozen=True)
 class RunPaths:
-    """Every path inside the run directory `root`."""
+    """Every path inside the run directory `root`.
+
+    `prepared_sheet` is the contact sheet of prepared images; `augmented_sheet` shows them as a net sees them.
+    """
 
     root: Path
 
-    @property
-    def lock(self) -> Path:
-        return self.root / ".lock"
-
-    @property
-    def stop_request(self) -> Path:
-        return self.root / ".stop"
-
-    @property
-    def run_json(self) -> Path:
-        return self.root / "run.json"
-
-    @property
-    def config_yaml(self) -> Path:
-        return self.root / "config.yaml"
-
-    @property
-    def ledger(self) -> Path:
-        return self.root / "ledger.json"
-
-    @property
-    def data(self) -> Path:
-        return self.root / "data"
-
-    @property
-    def prepared_sheet(self) -> Path:
-        """Returns the contact sheet of prepared images; `augmented_sheet` shows them as a net sees them."""
-        return self.data / layout.PREPARED
-
-    @property
-    def members(self) -> Path:
-        return self.root / "members"
-
-    @property
-    def submission(self) -> Path:
-        return self.root / "submission"
-
-    @property
-    def submission_manifest(self) -> Path:
-        return self.submission / SUBMISSION_MANIFEST
-
-    @property
-    def report(self) -> Path:
-        return self.root / "report"
-
-    @property
-    def report_page(self) -> Path:
-        return self.report / "index.html"
-
-    @property
-    def report_table(self) -> Path:
-        return self.report / "table.md"
-
-    @property
-    def report_scores(self) -> Path:
-        return self.report / "scores.json"
+    lock = _At(".lock")
+    stop_request = _At(".stop")
+    run_json = _At("run.json")
+    config_yaml = _At("config.yaml")
+    ledger = _At("ledger.json")
+    data = _At("data")
+    prepared_sheet = _At("data", layout.PREPARED)
+    members = _At("members")
+    submission = _At("submission")
+    submission_manifest = _At("submission", SUBMISSION_MANIFEST)
+    report = _At("report")
+    report_page = _At("report", "index.html")
+    report_table = _At("report", "table.md")
+    report_scores = _At("report", "scores.json")
 
     def figure(self, name: str) -> Path:
         return self.report / "figures" / f"{name}.png"

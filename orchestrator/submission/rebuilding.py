@@ -4,7 +4,6 @@ Nothing is written: lines are made a block at a time and compared with the file'
 """
 
 import csv
-from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.combine import Rows
@@ -26,18 +25,11 @@ from workers.storage import sha256_of
 _SHOWN_BYTES = 60
 
 
-@dataclass(frozen=True)
-class Asked:
-    """The question that a submission answers; `note` says what of it could not be read from its original file."""
-
-    question: Question
-    note: str | None = None
-
-
-def asked_by(manifest: Manifest, data: RunData, submission: Path) -> Asked:
+def asked_by(manifest: Manifest, data: RunData, submission: Path) -> tuple[Question, str | None]:
     """Returns the submission's question, from the manifest, the run's data and the files named in the manifest.
 
-    If the template is gone or changed, the submission's own ids and columns replace it, and the note says so.
+    If the template is gone or changed, the submission's own ids and columns replace it, and a note, the second value,
+    says so.
 
     Raises:
         CheckFailed: the names of the classes in the file are no longer known.
@@ -62,7 +54,7 @@ def asked_by(manifest: Manifest, data: RunData, submission: Path) -> Asked:
             )
         else:
             template = read_template(text, manifest.template.path)
-    return Asked(question_of(manifest.format, data, template, class_ids), note)
+    return question_of(manifest.format, data, template, class_ids), note
 
 
 def _unchanged(file: NamedFile) -> str | None:

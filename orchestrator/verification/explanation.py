@@ -113,7 +113,7 @@ def explain(paths: RunPaths, image_id: str, top: int = 5) -> Explanation:
     submission = paths.submission / manifest.file
     if not submission.is_file():
         raise CheckFailed(f"{submission}: missing, though the manifest names it; `septet submit` writes it again")
-    question = asked_by(manifest, data, submission).question
+    question, _ = asked_by(manifest, data, submission)
     index = _index_of(question, image_id, submission)
     layout = make_layout(question)
     row = int(layout.order[index])

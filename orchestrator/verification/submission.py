@@ -68,14 +68,14 @@ def _rebuild(run: Examined, manifest: Manifest, data: RunData, predictions: Pred
     _check_weights(run, manifest, data, predictions)
     path = run.paths.submission / manifest.file
     try:
-        asked = asked_by(manifest, data, path)
+        question, note = asked_by(manifest, data, path)
         rows = Combined([sound[member.name] for member in manifest.members], manifest.combination)
-        difference = first_difference(path, asked.question, rows)
+        difference = first_difference(path, question, rows)
     except (ConfigError, CheckFailed) as error:
         run.differs(f"submission: {error}")
         return
-    if asked.note:
-        run.notes.append(asked.note)
+    if note:
+        run.notes.append(note)
     if difference:
         run.differs(f"{path}: differs from the submission made again: {difference}")
     else:
