@@ -185,7 +185,7 @@ def _logging_to(path: Path) -> Iterator[None]:
         handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     thread = threading.get_ident()
-    # Several members of one process (`LocalActors`) log at once, each on its own thread.
+    # In a test several members of one process log at once, each on its own thread.
     handler.addFilter(lambda record: record.thread == thread)
     _log.addHandler(handler)
     _log.setLevel(logging.INFO)

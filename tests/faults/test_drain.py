@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from driver_run import Run
 from fake_stages import NUM_UPDATES, FakeStages, died, plan_of
+from local_actors import LocalActors
 
-from orchestrator.cluster.local_backend import LocalActors
 from orchestrator.cluster.ray_nodes import Node, count_remaining_slots
 from orchestrator.run.ledger import AttemptEnd, Budgets, StageState
 from workers.errors import MemberFailed

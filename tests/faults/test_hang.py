@@ -12,11 +12,11 @@ import psutil
 import pytest
 from book_in_memory import book_in_memory
 from fake_stages import FakeStages, plan_of
+from local_actors import LocalActors
 from no_tracker import NoTracker
 from tiny_stage import TINY, make_spec, make_store, never
 
 from orchestrator.cluster.actor import Duties, worker_duties
-from orchestrator.cluster.local_backend import LocalActors
 from orchestrator.cluster.ray_backend import RayCluster, open_cluster
 from orchestrator.config.schema import ClusterConfig
 from orchestrator.execution import driver as driver_module

@@ -1,4 +1,4 @@
-"""Runs members as threads of this process, behind the same interface as Ray: for tests and debugging.
+"""Runs members as threads of this process, behind the same interface as Ray.
 
 torch's generator and thread count belong to the process: real duties give a run's own bits only with one slot.
 """
