@@ -225,14 +225,11 @@ def stage_params(stage: Stage) -> dict[str, str]:
         "init_from": stage.init_from or (stage.init_file.name if stage.init_file else ""),
         "reset": ",".join(recipe.reset),
         "freeze": ",".join(recipe.freeze),
-        "seed": stage.seed,
-        "num_images": stage.num_images,
-        "num_updates": stage.num_updates,
-        "num_classes": stage.num_classes,
         "model": recipe.model.name,
         "init": recipe.init.scheme,
     }
     leaves: tuple[tuple[object, tuple[str, ...]], ...] = (
+        (stage, ("seed", "num_images", "num_updates", "num_classes")),
         (recipe.model, ("input_size", "width", "num_convs", "fc_units", "dropout", "lrn")),
         (recipe.optimizer, ("lr", "momentum", "weight_decay", "batch_size", "velocity")),
         (recipe.schedule, ("epochs", "decay", "cuts", "patience", "stop_when_stalled")),

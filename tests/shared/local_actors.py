@@ -17,9 +17,10 @@ class ActorDied(BaseException):
 
 
 class LocalActors:
-    """A `Cluster` of `num_slots` threads. `acquired`, `released` and `discarded` list the calls, in order.
+    """Stands for `RayCluster`, with `num_slots` threads.
 
-    `told_to_leave` holds the members whose node a test declares to be draining.
+    `acquired`, `released` and `discarded` list the calls, in
+    order. `told_to_leave` holds the members whose node a test declares to be draining.
     """
 
     def __init__(self, num_slots: int, duties: Callable[[], Duties] = worker_duties) -> None:
