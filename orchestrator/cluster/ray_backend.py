@@ -44,8 +44,6 @@ from workers.protocol import PredictSpec, StageSpec
 if TYPE_CHECKING:
     from orchestrator.config import ClusterConfig
 
-_NUM_THREADS = 2
-
 
 def check_resources(settings: "ClusterConfig") -> int:
     """Returns how many members run at once. Called before anything on disk is touched.
@@ -71,10 +69,8 @@ def open_cluster(settings: "ClusterConfig") -> Iterator["RayCluster"]:
         ConfigError: no node has room for a member, or the cluster does not answer.
     """
     with local() if settings.address is None else attached(settings.address):
-        slots = count_slots(living_nodes(), settings.cpus_per_member, settings.gpus_per_member)
-        cluster = RayCluster(
-            slots, settings.cpus_per_member, settings.gpus_per_member, nodes_change=settings.address is not None
-        )
+        asked = settings.cpus_per_member, settings.gpus_per_member
+        cluster = RayCluster(count_slots(living_nodes(), *asked), *asked, nodes_change=settings.address is not None)
         with unless_lost(cluster.close):
             yield cluster
 
@@ -153,8 +149,8 @@ class RayCluster:
         *,
         nodes_change: bool = False,
     ) -> None:
-        """`nodes_change`: nodes may join, leave and drain."""
-        self._num_slots = num_slots
+        """`num_slots` members run at once, fewer while nodes drain; `nodes_change`: nodes may join, leave and drain."""
+        self.num_slots = num_slots
         self._nodes_change, self._looked_s = nodes_change, 0.0
         self._head: Head | None = None
         self._resources = {"num_cpus": cpus_per_member, "num_gpus": gpus_per_member}
@@ -163,14 +159,9 @@ class RayCluster:
         self._idle: list[Any] = []
         self._calls: dict[Any, str] = {}
 
-    @property
-    def num_slots(self) -> int:
-        """Returns how many members run at once."""
-        return self._num_slots
-
     def warm_up(self, num_members: int, num_threads: int) -> None:
         """Starts actors for members to come, and makes them load what they need; returns at once."""
-        for _ in range(min(num_members, self._num_slots)):
+        for _ in range(min(num_members, self.num_slots)):
             self._idle.append(self._new())
             self._idle[-1].warm_up.remote(num_threads)
 
@@ -188,7 +179,7 @@ class RayCluster:
             asked = int(self._resources["num_cpus"]), self._resources["num_gpus"]
             staying = [node for node in living_nodes() if node.name not in gone_soon]
             # At least one, which waits for a node to join.
-            self._num_slots = count_slots(staying, *asked, least=1)
+            self.num_slots = count_slots(staying, *asked, least=1)
             if not gone_soon:
                 return frozenset()
             for actor in [actor for actor in self._idle if node_of(actor) in gone_soon]:
@@ -261,7 +252,7 @@ class RayCluster:
 
         # Two threads: one for the stage, one for `stop`.
         actor: Any = ray.remote(MemberActor)
-        options = actor.options(max_restarts=0, max_concurrency=_NUM_THREADS, **self._resources)
+        options = actor.options(max_restarts=0, max_concurrency=2, **self._resources)
         return options.remote(self._duties)
 
     def _outcome(self, call: Any) -> Outcome:

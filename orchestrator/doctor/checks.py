@@ -99,7 +99,7 @@ class Facts:
 
 def examine(facts: Facts) -> tuple[Check, ...]:
     """Runs every check, in the order in which a launch would meet the problems."""
-    store_fails = Outcome.fail if facts.tracking_required else Outcome.warn
+    store_fails, datasets = Outcome.fail if facts.tracking_required else Outcome.warn, facts.datasets.items()
     return (
         check_python(facts.python, facts.python_required),
         *(check_package(Requirement(text), facts.installed) for text in facts.requirements),
@@ -114,10 +114,7 @@ def examine(facts: Facts) -> tuple[Check, ...]:
         check_shm(facts.shm_bytes),
         check_auth(facts.cluster_address, facts.auth_mode, facts.has_auth_token),
         *(check_answer(f"decodes {name}", answer, _FIX_CODECS) for name, answer in facts.image_formats.items()),
-        *(
-            check_answer(f"dataset {name}", one, f"correct datasets.{name}.root")
-            for name, one in facts.datasets.items()
-        ),
+        *(check_answer(f"dataset {name}", one, f"correct datasets.{name}.root") for name, one in datasets),
         check_answer("ray cluster", facts.ray, _FIX_CLUSTER if facts.cluster_address else _FIX_LOCAL_RAY),
         check_answer("mlflow store", facts.tracking, _FIX_STORE, store_fails),
     )

@@ -1,5 +1,6 @@
 """Names the files of a run directory. `workers.storage.layout` names those that workers write in their folders."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,16 @@ class _At:
 
     def __get__(self, paths: "RunPaths", _owner: type) -> Path:
         return paths.root.joinpath(*self._parts)
+
+
+class _OfStage:
+    """A function that returns a path in the folder of a stage."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, paths: "RunPaths", _owner: type) -> "Callable[[StageRef], Path]":
+        return lambda ref: paths.stage(ref) / self._name
 
 
 @dataclass(frozen=True)
@@ -47,6 +58,12 @@ class RunPaths:
     report_page = _At("report", "index.html")
     report_table = _At("report", "table.md")
     report_scores = _At("report", "scores.json")
+    checkpoints = _OfStage(layout.CHECKPOINTS)
+    metrics = _OfStage(layout.METRICS)
+    step = _OfStage(layout.STEP)
+    log = _OfStage(layout.LOG)
+    augmented_sheet = _OfStage(layout.AUGMENTED)
+    done = _OfStage(layout.DONE)
 
     def figure(self, name: str) -> Path:
         return self.report / "figures" / f"{name}.png"
@@ -56,24 +73,6 @@ class RunPaths:
 
     def stage(self, ref: "StageRef") -> Path:
         return self.members / ref.member / ref.stage
-
-    def checkpoints(self, ref: "StageRef") -> Path:
-        return self.stage(ref) / layout.CHECKPOINTS
-
-    def metrics(self, ref: "StageRef") -> Path:
-        return self.stage(ref) / layout.METRICS
-
-    def step(self, ref: "StageRef") -> Path:
-        return self.stage(ref) / layout.STEP
-
-    def log(self, ref: "StageRef") -> Path:
-        return self.stage(ref) / layout.LOG
-
-    def augmented_sheet(self, ref: "StageRef") -> Path:
-        return self.stage(ref) / layout.AUGMENTED
-
-    def done(self, ref: "StageRef") -> Path:
-        return self.stage(ref) / layout.DONE
 
     def predictions(self, member: str) -> Path:
         return self.members / member / layout.PREDICTIONS

@@ -130,11 +130,8 @@ def test_hung_processes_are_killed_and_end_in_the_same_bits(spec: StageSpec, tmp
 
     def is_hung() -> bool:
         """Whether all that is at work hangs: no time passes for a member that may be starting."""
-        at_work = {
-            name: entry
-            for name, entry in ledger.contents.stages.items()
-            if entry.attempts and entry.attempts[-1].outcome is None
-        }
+        begun = {name: entry for name, entry in ledger.contents.stages.items() if entry.attempts}
+        at_work = {name: entry for name, entry in begun.items() if entry.attempts[-1].outcome is None}
         hang = [len(entry.attempts) == 1 and (pids / name.split("/")[0]).exists() for name, entry in at_work.items()]
         return bool(hang) and all(hang)
 
