@@ -4,7 +4,7 @@ import io
 from pathlib import Path
 
 import pytest
-from image_files import photo
+from pictures import noise
 from PIL import Image
 from rich.console import Console
 
@@ -76,7 +76,9 @@ def summarised(folder: Path, files: dict[str, Image.Image | bytes]) -> list[str]
 
 
 def images(number: int, mode: str) -> dict[str, Image.Image | bytes]:
-    return {f"train/{'ab'[seed % 2]}/{mode}{seed}.png": photo(seed + number, 9).convert(mode) for seed in range(number)}
+    return {
+        f"train/{'ab'[seed % 2]}/{mode}{seed}.png": noise(seed + number, 9, 9).convert(mode) for seed in range(number)
+    }
 
 
 def test_summary_tells_counts_decisions_what_is_left_out_and_where_it_lies(tmp_path):
