@@ -30,7 +30,7 @@ def count_slots(nodes: Sequence[Node], cpus_per_member: int, gpus_per_member: fl
     """Returns how many members run at once.
 
     Raises:
-        ConfigError: no node has room for a member; Ray would wait for ever without a message.
+        ConfigError: no node has room for a member; Ray would wait forever without a message.
     """
     slots = sum(_slots_of(node, cpus_per_member, gpus_per_member) for node in nodes)
     if slots:

@@ -52,7 +52,7 @@ class ClassProbability:
 
 @dataclass(frozen=True)
 class Contribution:
-    """What one member adds to one class of the ensemble.
+    """The part of one member in one class of the ensemble.
 
     `value` is weight × probability, and all members' values sum to the combined probability. For a geometric mean it is
     weight × log probability, and the sum is the logarithm of the combined probability plus `Explanation.log_sum`.
