@@ -158,16 +158,16 @@ def test_image_without_a_line_and_line_without_an_image_are_left_out_and_listed(
 
 
 WRONG = {
-    "twice": (lines("id,breed", *kinds(), "i3,cat"), "line 12: names i3, as line 5 does"),
-    "twice with and without extension": (lines("id,breed", *kinds(), "i3.png,cat"), "as line 5 does"),
+    "twice": (lines("id,breed", *kinds(), "i3,cat"), "line 12: names i3 like line 5"),
+    "twice with and without extension": (lines("id,breed", *kinds(), "i3.png,cat"), "like line 5"),
     "no label": (lines("id,breed", *kinds(), "i3,"), "line 12: no label of i3"),
     "no id": (lines("id,breed", *kinds(), ",cat"), "line 12: no id"),
     "cells": (lines("id,breed", *kinds(), "i3,cat,1"), "line 12 has 3 cells"),
-    "only a header": (b"id,breed\n", "no line below a header"),
+    "only a header": (b"id,breed\n", "no line below the header"),
     "empty": (b"", "empty file"),
     "no text": (b"\xff\xfe\x00\x01", "cannot be read as text"),
     "quotes": (b'id,breed\n"i1,cat\n', "line"),
-    "which column": (lines("id,a,b", "i0,1.5,2", "i1,2,3"), "holds labels cannot be told (columns: id, a, b)"),
+    "which column": (lines("id,a,b", "i0,1.5,2", "i1,2,3"), "no known column of labels (columns: id, a, b)"),
     "climbs": (lines("id,breed", *kinds(), "../labels.csv,cat"), "no image ../labels.csv"),
 }
 
@@ -201,7 +201,7 @@ def test_wrong_files_are_refused(dogs: Path, change: Callable[[Path], object], e
     [
         ({"label_column": "race"}, "no column race (columns: id, breed): set datasets.<name>.label_column"),
         ({"id_column": "key"}, "no column key"),
-        ({"images": "photos"}, "no such folder: set datasets.<name>.images"),
+        ({"images": "photos"}, "no such folder: correct datasets.<name>.images"),
         ({"train": "all.csv"}, "no such file: correct datasets.<name>.train"),
         ({"train": "../other.csv"}, "only files below the root"),
         ({"images": "/etc"}, "only files below the root"),

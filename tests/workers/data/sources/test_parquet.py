@@ -112,10 +112,10 @@ def test_image_without_bytes_is_a_bad_image(tmp_path: Path, pictures: list[bytes
     ("columns", "expected"),
     [
         ({"label": ["a"] * 6}, "no column of images (columns: label)"),
-        ({"image": ["path.png"] * 6, "label": ["a"] * 6}, "column image holds string, not the bytes of images"),
-        ({"image": [b"x"] * 6}, "which column holds labels cannot be told (columns: image)"),
-        ({"image": [b"x"] * 6, "label": [1.5] * 6}, "column label holds double"),
-        ({"image": [b"x"] * 6, "label": [["a", "b"]] * 6}, "column label holds list"),
+        ({"image": ["path.png"] * 6, "label": ["a"] * 6}, "column image has string, not the bytes of images"),
+        ({"image": [b"x"] * 6}, "no known column of labels (columns: image)"),
+        ({"image": [b"x"] * 6, "label": [1.5] * 6}, "column label has double"),
+        ({"image": [b"x"] * 6, "label": [["a", "b"]] * 6}, "column label has list"),
         ({"image": [b"x"] * 6, "label": ["two\nlines"] * 6}, "does not fit on one line"),
         ({"image": [b"x"] * 6, "label": [None] * 6}, "row 0 has no label"),
         ({"image": [b"x"] * 6, "label": [0, 1, 0, 1, 0, -1]}, "row 5 has no label"),
@@ -150,7 +150,7 @@ def test_damaged_file_is_refused(root: Path, cut: int) -> None:
     assert str(path) in refusal(rows(root))
     # A damaged footer is not blamed on the network.
     path.write_bytes(whole[:-200] + b"\xff" * 192 + whole[-8:])
-    assert f"{path}: no parquet file, or damaged" in refusal(rows(root))
+    assert f"{path}: not a parquet file, or damaged" in refusal(rows(root))
 
 
 def test_damage_among_the_images_is_told_when_they_are_read(root: Path, tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_damage_in_the_middle_and_tars_joined_by_cat_are_not_taken_for_the_end()
     content[3 * tarfile.BLOCKSIZE + 150] ^= 0xFF
     with pytest.raises(DataError, match="truncated or damaged: no tar header and no end mark at byte 1536"):
         index(bytes(content))
-    with pytest.raises(DataError, match="more behind its end mark"):
+    with pytest.raises(DataError, match="data after its end mark"):
         index(tar_of({"a": b"1"}) + tar_of({"b": b"2"}))
 
 

@@ -304,7 +304,7 @@ def test_classes_file_keeps_the_named_ones_in_torchvision_s_order(writer: Writer
     assert listing.counts()["test"] == 2 * IN_A_CLASS
     (tmp_path / "few.txt").write_text("dandelion\n")
     message = refusal(settings(writer.root, "Flowers102", classes=str(tmp_path / "few.txt")))
-    assert re.search("class dandelion is not in .* train of Flowers102", message)
+    assert re.search("class dandelion is not in .* Flowers102: train", message)
 
 
 def test_images_that_are_not_there_are_told(writer: Writer, tmp_path: Path) -> None:
@@ -315,13 +315,13 @@ def test_images_that_are_not_there_are_told(writer: Writer, tmp_path: Path) -> N
         prepare(settings(writer.root, "Food101"), tmp_path / "stores")
     for path in (writer.root / "food-101" / "images").rglob("*.jpg"):
         path.unlink()
-    assert re.search(r"Food101 is not there, or damaged \(.* is not there\)", refusal(settings(writer.root, "Food101")))
+    assert re.search(r"Food101 is missing or damaged \(.* is missing\)", refusal(settings(writer.root, "Food101")))
 
 
 def test_absent_set_is_told_in_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "root").mkdir()
     for name in LAYOUTS:
-        assert f"{name} is not there, or damaged" in refusal(settings(tmp_path / "root", name))
+        assert f"{name} is missing or damaged" in refusal(settings(tmp_path / "root", name))
     assert list((tmp_path / "root").iterdir()) == []
 
 
@@ -343,14 +343,14 @@ def test_absent_set_is_told_in_one_line_and_leaves_nothing(tmp_path: Path) -> No
 def test_damaged_lists_are_told_in_one_line(name: str, path: str, content: str, writer: Writer) -> None:
     LAYOUTS[name](writer)
     writer.file(path, content)
-    assert f"{name} is not there, or damaged" in refusal(settings(writer.root, name))
+    assert f"{name} is missing or damaged" in refusal(settings(writer.root, name))
 
 
 def test_damaged_pixmap_is_a_bad_image(writer: Writer, tmp_path: Path) -> None:
     expected = signs(writer)
     for path, content in zip(expected.splits["train"][0], (b"P6\n9 9\n255\n123", b"P6\nx", b"\x89PNG"), strict=True):
         writer.file(path, content)
-    with pytest.raises(DataError, match=r"3 of its images cannot be read.*00000_00002.ppm \(no portable pixmap\)"):
+    with pytest.raises(DataError, match=r"3 of its images cannot be read.*00000_00002.ppm \(not a portable pixmap\)"):
         prepare(settings(writer.root, "GTSRB"), tmp_path / "stores")
 
 

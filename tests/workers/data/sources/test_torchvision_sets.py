@@ -224,11 +224,11 @@ def test_classes_file_keeps_those_it_names_under_their_own_rows(tmp_path: Path) 
 )
 def test_damaged_digits_are_told_in_one_line(tmp_path: Path, content: bytes) -> None:
     mnist(tmp_path).write_bytes(content)
-    assert "MNIST is not there, or damaged" in refusal(settings(tmp_path, name="MNIST"))
+    assert "MNIST is missing or damaged" in refusal(settings(tmp_path, name="MNIST"))
 
 
 def test_what_is_not_there_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "CIFAR10 is not there, or damaged" in refusal(settings(tmp_path))
+    assert "CIFAR10 is missing or damaged" in refusal(settings(tmp_path))
     assert "did you mean CIFAR10" in refusal(settings(tmp_path, name="CIFAR1O"))
     assert "known: CIFAR10" in refusal(settings(tmp_path, name=None))
     assert "root: missing" in refusal(DatasetSettings(source=Source.torchvision, name="CIFAR10"))

@@ -119,13 +119,13 @@ def test_classes_file_is_kept_to_and_refusals_are_those_of_folders(small_folder:
 
 WRONG: dict[str, tuple[list[Member], str]] = {
     "two images": ([("k.png", b"1"), ("k.jpg", b"2"), ("k.cls", b"0")], "k has 2 images (k.png and k.jpg)"),
-    "twice": ([("k.png", b"1"), ("k.png", b"2"), ("k.cls", b"0")], "k.png is there twice"),
+    "twice": ([("k.png", b"1"), ("k.png", b"2"), ("k.cls", b"0")], "k.png occurs twice"),
     "no image": ([("k.cls", b"0")], "k has no image"),
     "no image, label in json": ([("k.json", b'{"label": 0}')], "k has no image"),
     "unknown image": ([("k.tif", b"1"), ("k.cls", b"0")], "k has no image"),
     "image with a dot in its key": (
         [("k.v1.png", b"1"), ("k.v1.cls", b"0")],
-        "k has no image (k.v1.png is none of its",
+        "k has no image (k.v1.png does not count",
     ),
     "no label": ([("k.png", b"1")], "k.png has no label (.cls, .json, .txt)"),
     "json without a label": ([("k.png", b"1"), ("k.json", b'{"text": "x"}')], "k.png has no label"),
@@ -149,7 +149,7 @@ def test_number_without_a_name_is_refused(tmp_path: Path) -> None:
     write_shard(tmp_path / "train-000.tar", samples(6, lambda index: str(index % 3)))
     (tmp_path / "names.txt").write_text("a\nb\n")
     message = refusal(shards(tmp_path, class_names=str(tmp_path / "names.txt")))
-    assert "label 2 is none of the 2 classes (0…1)" in message
+    assert "label 2 is none of the 2 classes, 0…1" in message
     (tmp_path / "names.txt").write_text("a\nb\nb\n")
     assert "2 classes are named b" in refusal(shards(tmp_path, class_names=str(tmp_path / "names.txt")))
     (tmp_path / "names.txt").write_text("a\nb\nc\nd\n")
@@ -226,7 +226,7 @@ def test_hostile_members_are_refused_or_left_out_and_touch_nothing(tmp_path: Pat
     reasons = {each["path"]: each["reason"] for each in store.left_out}
     assert len(reasons) == 8
     assert "is a link" in reasons["train-000.tar/link"]
-    assert "no plain file" in reasons["train-000.tar/device"]
+    assert "not a plain file" in reasons["train-000.tar/device"]
     assert "leads out of the archive" in reasons["train-000.tar/a/../../marker"]
     assert "s001.cls is a link" in reasons["train-000.tar/s001"]
     rows = {row for split in ("train", "dev", "val") for row in store.rows(split)}
