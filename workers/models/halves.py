@@ -32,7 +32,7 @@ class Segment:
 
     @property
     def dropped(self) -> bool:
-        """Whether dropout follows, with one mask for the whole, the same that the grouped net draws."""
+        """True if dropout follows, with one mask for the whole, the same that the grouped net draws."""
         return self.linear in HIDDEN
 
 

@@ -64,7 +64,7 @@ class Listing(Protocol):
 
     @property
     def labelled_test(self) -> bool:
-        """Whether test rows have labels."""
+        """True if test rows have labels."""
 
     def counts(self) -> dict[str, int]:
         """Counts the images of each split without reading them; preparation may leave a few out."""

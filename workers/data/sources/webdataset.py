@@ -7,7 +7,7 @@ The key is a member's path up to the first dot of its file name. The rest is the
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import IO
@@ -189,14 +189,12 @@ class _Parts:
 
     def _label(self) -> str:
         """Returns the label as written; "" for none or for -1."""
-        label = next((found for found in self._written_labels() if found), "")
-        return "" if label == "-1" else label
-
-    def _written_labels(self) -> Iterator[str]:
         for extension in _LABELS:
-            if extension in self.labels:
-                text = self.labels[extension].decode(errors="surrogateescape").strip()
-                yield _json_label(text) if extension == "json" else text
+            text = self.labels.get(extension, b"").decode(errors="surrogateescape").strip()
+            label = _json_label(text) if extension == "json" else text
+            if label:
+                return "" if label == "-1" else label
+        return ""
 
 
 def _json_label(text: str) -> str:
