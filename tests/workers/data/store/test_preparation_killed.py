@@ -174,7 +174,7 @@ def test_files_gone_while_packing_cost_no_finished_shard(
         if state.phase == "pack" and state.done >= 300 and not gone.exists():
             tree.rename(gone)
 
-    with pytest.raises(SourceLost, match=rf"below {tree} could be read before, but cannot now on .*No such file"):
+    with pytest.raises(SourceLost, match=rf"below {tree} could be read before, but not now on .*No such file"):
         prepare(chosen, tmp_path / "stores", unmount)
     assert list((tmp_path / "stores").glob(RECORDS))
     gone.rename(tree)
