@@ -77,10 +77,6 @@ class Entry:
         met = {attempt.diverged_at for attempt in self.attempts if attempt.diverged_at is not None}
         return tuple(sorted(met.difference(self.passed_nans)))
 
-    @property
-    def running(self) -> bool:
-        return bool(self.attempts) and self.attempts[-1].outcome is None
-
 
 @dataclass(frozen=True)
 class Budgets:
@@ -145,13 +141,7 @@ class Ledger:
     def begin(self, job: Job, *, started: float, resumed_from: int) -> int:
         """Begins the next attempt and returns its number."""
         entry = self.entry(job)
-        attempt = Attempt(
-            attempt=len(entry.attempts),
-            launch=self._contents.launch,
-            started=started,
-            resumed_from=resumed_from,
-            last_step=resumed_from,
-        )
+        attempt = Attempt(len(entry.attempts), self._contents.launch, started, resumed_from, last_step=resumed_from)
         self._put(job, replace(entry, state=StageState.running, attempts=(*entry.attempts, attempt)))
         return attempt.attempt
 
@@ -267,7 +257,7 @@ def _close_interrupted(entries: Mapping[str, Entry]) -> dict[str, Entry]:
     """Ends attempts whose driver died, so that their jobs wait again."""
     closed = dict(entries)
     for key, entry in entries.items():
-        if entry.running:
+        if entry.attempts and entry.attempts[-1].outcome is None:
             last = replace(entry.attempts[-1], outcome=AttemptEnd.interrupted)
             closed[key] = replace(entry, state=StageState.waiting, attempts=(*entry.attempts[:-1], last))
     return closed

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from driver_run import Run
 from fake_stages import NUM_UPDATES, FakeStages, died, plan_of
+from local_actors import LocalActors
 
-from orchestrator.cluster.local_backend import LocalActors
-from orchestrator.cluster.ray_nodes import Node, count_remaining_slots
+from orchestrator.cluster.ray_nodes import Node, count_slots
 from orchestrator.run.ledger import AttemptEnd, Budgets, StageState
 from workers.errors import MemberFailed
 
@@ -64,4 +64,5 @@ def test_machine_that_goes_without_a_notice_costs_the_budget_of_losses(tmp_path:
 
 @pytest.mark.parametrize(("leaving", "slots"), [(frozenset(), 3), (frozenset({"b"}), 2), (frozenset({"a", "b"}), 1)])
 def test_slots_are_those_of_nodes_that_stay_and_one_more(leaving: frozenset[str], slots: int) -> None:
-    assert count_remaining_slots([Node(2, 0, "a"), Node(1, 0, "b")], leaving, 1, 0) == slots
+    staying = [node for node in (Node(2, 0, "a"), Node(1, 0, "b")) if node.name not in leaving]
+    assert count_slots(staying, 1, 0, least=1) == slots

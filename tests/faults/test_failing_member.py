@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 from command_line import write_ensemble
+from local_actors import LocalActors
 from no_tracker import NoTracker
 
 from orchestrator import cluster, launching as story
 from orchestrator.cli.program import main
 from orchestrator.cluster.actor import Duties, worker_duties
-from orchestrator.cluster.local_backend import LocalActors
 from orchestrator.run.holder import is_locked
 from orchestrator.run.ledger import AttemptEnd, read_ledger
 from orchestrator.run.paths import RunPaths

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from local_actors import LocalActors
 
 from orchestrator import cluster
 from orchestrator.cli.program import main
-from orchestrator.cluster.local_backend import LocalActors
 from orchestrator.config.schema import ClusterConfig
 from orchestrator.placement import choice as placement
 from orchestrator.run.paths import RunPaths

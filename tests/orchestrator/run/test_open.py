@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -63,9 +62,11 @@ def _wanted(plan: Plan | None = None) -> Wanted:
 
 
 def begin(run: OpenedRun, pixels: str = "pixels 1", **chosen: Any) -> None:
-    placed = SimpleNamespace(**{"numerics": Numerics(), "line": "", "lacked": "", **chosen})
     run.begin(
-        {"target": pixels}, {"target": run.paths.root}, lambda: placed, lambda folder: folder.mkdir(exist_ok=True)
+        {"target": pixels},
+        {"target": run.paths.root},
+        lambda record: replace(record, **chosen),
+        lambda folder: folder.mkdir(exist_ok=True),
     )
 
 
@@ -188,12 +189,12 @@ def test_what_killed_writers_left_goes_when_the_run_goes_on_but_for_a_stages_own
 
 def test_open_run_of_the_same_plan_resumes_with_the_id_and_numerics_of_the_first_start(tmp_path):
     settled = Numerics(threads=8, precision="bf16", kernels="compiled")
-    first = read_record(_begin(tmp_path / "run", numerics=settled, line="8 threads each"))
+    first = read_record(_begin(tmp_path / "run", numerics=settled, placement="8 threads each"))
     with open_run(tmp_path / "run", _wanted()) as run:
         assert not run.new
         kept = (run.record.run_id, run.record.numerics, run.record.placement)
         assert kept == (first.run_id, settled, "8 threads each")
-        begin(run, numerics=Numerics(), line="another")
+        begin(run, numerics=Numerics(), placement="another")
     assert read_record(run.paths).numerics == settled
 
 
