@@ -9,31 +9,14 @@ from workers.settings.checks import require, require_least
 SPLITS = ("train", "dev", "val", "test")
 # Members never train on these splits, and predict them.
 HELD_OUT = SPLITS[1:]
-
-
-class Source(StrEnum):
-    """The form in which a dataset's images are supplied."""
-
-    digits = "digits"
-    folder = "folder"
-    csv = "csv"
-    webdataset = "webdataset"
-    parquet = "parquet"
-    torchvision = "torchvision"
-    ilsvrc = "ilsvrc"
-
-
+# The form in which a dataset's images are supplied.
+Source = StrEnum("Source", "digits folder csv webdataset parquet torchvision ilsvrc")
 # Sources that read images from files below a root.
 FILE_SOURCES = frozenset({Source.folder, Source.csv, Source.webdataset, Source.parquet, Source.ilsvrc})
-
-
-class OnBad(StrEnum):
-    """The answer of preparation to a training image that cannot be read."""
-
-    stop = "stop"
-    skip = "skip"
-
-
+# The answer of preparation to a training image that cannot be read.
+OnBad = StrEnum("OnBad", "stop skip")
+# The form of prepared pixels: raw (197 KB an image at 256 pixels), or JPEG, a fraction of that.
+StoreFormat = StrEnum("StoreFormat", "raw jpeg")
 _SPLIT_BY_FILES = frozenset({Source.csv, Source.webdataset, Source.parquet})
 # A setting that the source would ignore is an error.
 _READ_BY = {
@@ -51,13 +34,6 @@ _CREDENTIALS = re.compile(r"://[^/@:]*:(?!\d+(?:/|$))[^@]*@|\?\S*=")
 def is_url(root: str) -> bool:
     """Returns whether `root` is in an object store (`s3://bucket/folder`) and not a folder of this machine."""
     return _URL.match(root) is not None
-
-
-class StoreFormat(StrEnum):
-    """The form of prepared pixels: raw (197 KB an image at 256 pixels), or JPEG, a fraction of that."""
-
-    raw = "raw"
-    jpeg = "jpeg"
 
 
 @dataclass(frozen=True)
