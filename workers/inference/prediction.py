@@ -15,7 +15,7 @@ from workers.data.loading import PixelStatistics, pixel_statistics
 from workers.data.store import Store, open_on_node, open_store
 from workers.errors import CheckFailed, Stopped
 from workers.inference.ten_crop import mean_probabilities
-from workers.models import beside, build, place, saved_parts_of
+from workers.models import build, fill, place, saved_parts_of
 from workers.protocol import Numerics, PredictSpec, SplitPredictions
 from workers.settings import Crops, TrainingSettings
 from workers.storage import (
@@ -61,10 +61,7 @@ def load_member(stage_dir: Path, store_path: Path, settings: TrainingSettings, c
     if contents.checkpoint.model_sha256 != finished.checkpoint_sha256:
         raise CheckFailed(f"{contents.checkpoint.folder}: its weights are not those that DONE.json names")
     model = build(settings.model, store.num_classes).to(memory_format=torch.channels_last)
-    with torch.no_grad():
-        for name, parts in saved_parts_of(model).items():
-            for part, saved in beside(parts, torch.from_numpy(contents.model[name])):
-                part.copy_(saved)
+    fill(saved_parts_of(model), contents.model)
     place(model, chosen.device)
     model.eval()
     statistics = pixel_statistics(store, settings.augmentation)

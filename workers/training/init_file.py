@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from workers.errors import DataError
-from workers.models import beside, build, outline, saved_parts_of, whole_shape
+from workers.models import build, fill, outline, saved_parts_of, whole_shape
 from workers.protocol import InitFile
 from workers.settings import ModelSettings
 from workers.training.optimizer import layer_of
@@ -60,10 +60,7 @@ def load_init_file(model: nn.Module, given: InitFile, reset: Collection[str]) ->
     unused = [name for name in tensors if name not in own]
     if unused:
         _log.info("%s: %d tensors of layers that the model lacks, as %s", given.path, len(unused), unused[0])
-    with torch.no_grad():
-        for name, parts in wanted.items():
-            for part, value in beside(parts, tensors[name]):
-                part.copy_(value)
+    fill(wanted, tensors)
 
 
 def check_init_file(given: InitFile, model: ModelSettings, num_classes: int, reset: Collection[str]) -> None:

@@ -1,8 +1,9 @@
 """Trains one stage: epochs of updates, errors after each epoch, and a state from which any update can resume."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -42,9 +43,6 @@ class TrainState:
     val_error: float = 1.0
     at_chance: bool = False
     rates: tuple[float, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "TrainState":
@@ -201,25 +199,14 @@ class _Stopwatch:
     def restart(self) -> None:
         self.images, self._waited, self._since = 0, 0.0, time.perf_counter()
 
-    def waiting(self) -> "_Wait":
-        return _Wait(self)
-
-    def add_wait(self, seconds: float) -> None:
-        self._waited += seconds
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        since = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - since
 
     def lap(self) -> dict[str, float]:
         elapsed = max(time.perf_counter() - self._since, 1e-9)
         timing = {"images_per_second": self.images / elapsed, "data_wait": self._waited / elapsed}
         self.restart()
         return timing
-
-
-class _Wait:
-    def __init__(self, stopwatch: _Stopwatch) -> None:
-        self._stopwatch = stopwatch
-
-    def __enter__(self) -> None:
-        self._since = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self._stopwatch.add_wait(time.perf_counter() - self._since)

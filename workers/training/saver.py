@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Self
 
@@ -172,7 +172,7 @@ class Saver:
             state.step,
             copied.model,
             copied.optimizer,
-            {"train": state.to_json()},
+            {"train": asdict(state)},
             self._identity,
             self._mark.beat,
             self._fence.check,

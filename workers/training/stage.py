@@ -14,7 +14,7 @@ from workers import numerics
 from workers.data.loading import TrainingBatches, centre_batches, num_batches, pixel_statistics
 from workers.data.store import Store, open_on_node
 from workers.errors import DataError, StorageError
-from workers.models import Outline, beside, build, initialise, outline, parts_of, place, saved_parts_of, whole_shape
+from workers.models import Outline, build, fill, initialise, outline, parts_of, place, saved_parts_of, whole_shape
 from workers.protocol import StageResult, StageSpec
 from workers.settings import KeptCheckpoint
 from workers.storage import (
@@ -163,9 +163,9 @@ def _start(model: nn.Module, found: Outline, spec: StageSpec) -> None:
 
 def _load_weights(model: nn.Module, weights: Weights, only: set[str] | None) -> None:
     """Copies weights by name; the shapes must be equal. `only` names the layers to copy; None copies all."""
-    for name, parts in saved_parts_of(model).items():
-        if only is not None and layer_of(name) not in only:
-            continue
+    every = saved_parts_of(model)
+    wanted = {name: parts for name, parts in every.items() if only is None or layer_of(name) in only}
+    for name, parts in wanted.items():
         value, shape = weights.model.get(name), whole_shape(parts)
         if value is None or value.shape != shape:
             found = "missing" if value is None else f"{value.shape}"
@@ -173,9 +173,7 @@ def _load_weights(model: nn.Module, weights: Weights, only: set[str] | None) -> 
                 f"{weights.checkpoint.folder}: {name} is {found}, the model wants {shape}; "
                 f"add {layer_of(name)} to the stage's reset"
             )
-        with torch.no_grad():
-            for part, saved in beside(parts, torch.from_numpy(value)):
-                part.copy_(saved)
+    fill(wanted, weights.model)
 
 
 def _assemble(

@@ -14,7 +14,6 @@ from workers.data.sources import Listing, Loader, Row
 from workers.data.store.shards import (
     Decided,
     Encoding,
-    FileEntry,
     PackedShard,
     ShardJob,
     ShardRunner,
@@ -25,7 +24,7 @@ from workers.data.store.shards import (
     write_npy,
 )
 from workers.settings import SPLITS
-from workers.storage import layout, sha256_of, write_text
+from workers.storage import Written, layout, write_text, written
 
 # Reporting every image would take the interpreter lock from the threads that decode.
 _TELL_EVERY_S = 0.1
@@ -111,7 +110,7 @@ class Packed:
     """The splits that have images, and all their files by name."""
 
     splits: Mapping[str, PackedSplit]
-    files: Mapping[str, FileEntry]
+    files: Mapping[str, Written]
 
 
 def pack(
@@ -145,7 +144,7 @@ def pack(
     # Running `missing` fills `finished`.
     made = list(runner.run(listing.loader(), missing(), packed))
     found = [*finished, *made]
-    files: dict[str, FileEntry] = {}
+    files: dict[str, Written] = {}
     written: dict[str, PackedSplit] = {}
     for split in SPLITS:
         if splits[split]:
@@ -178,7 +177,7 @@ def _write_split(
     rows: tuple[Row, ...],
     shards: list[PackedShard],
     labelled: bool,
-    files: dict[str, FileEntry],
+    files: dict[str, Written],
 ) -> PackedSplit:
     """Writes labels, sizes, contents and names of a split's rows, and adds all its files to `files`."""
     unreadable = tuple(each for shard in shards for each in shard.unreadable)
@@ -194,7 +193,7 @@ def _write_split(
     files.update({name: write_npy(folder / name, array) for name, array in arrays.items()})
     path = folder / layout.rows(split)
     write_text(path, "".join(f"{row.name}\n" for row in kept))
-    files[path.name] = FileEntry(path.stat().st_size, sha256_of(path))
+    files[path.name] = written(path)
     for shard in shards:
         files.update(shard.files)
     decided = tuple(each for shard in shards for each in shard.decided)
