@@ -28,17 +28,8 @@ _PICKLES = (".pth", ".pt")
 _SAFETENSORS = ".safetensors"
 # What the loaders raise on bytes that are not such a file; a damaged pickle fails wherever the damage is.
 _UNREADABLE = (
-    pickle.UnpicklingError,
-    SafetensorError,
-    RuntimeError,
-    EOFError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    AssertionError,
-    OverflowError,
-    zipfile.BadZipFile,
+    *(pickle.UnpicklingError, SafetensorError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError, TypeError),
+    *(LookupError, AttributeError, AssertionError, OverflowError),
 )
 _log = logging.getLogger(__name__)
 

@@ -4,7 +4,6 @@ import hashlib
 import logging
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -84,33 +83,30 @@ def run_stage(spec: StageSpec, should_stop: Callable[[], bool]) -> StageResult:
     check_trained(set(found.layers) - frozen, lr_scale, later, per_epoch * spec.recipe.schedule.epochs)
     if spec.stage_dir.is_dir():
         remove_leftovers(spec.stage_dir, check=check)
-    begun = _begin(spec, found, model, optimizer)
-    _log.info("%s/%s: from update %d", spec.member, spec.stage, begun.state.step)
-    if begun.resumed is None:
+    state, resumed = _begin(spec, found, model, optimizer)
+    _log.info("%s/%s: from update %d", spec.member, spec.stage, state.step)
+    if resumed is None:
         write_bytes(spec.stage_dir / layout.AUGMENTED, augmented_sheet(store, spec.recipe, spec.seed), check)
     metrics_path = spec.stage_dir / layout.METRICS
-    cut_back(metrics_path, begun.state.step, check)
+    cut_back(metrics_path, state.step, check)
     with closing(MetricsLog(metrics_path)) as metrics, closing(StepMark(spec.stage_dir / layout.STEP)) as mark:
         # Both are open now. A newer attempt puts other files under their names, so no later write can reach its files.
         check()
-        mark.set(begun.state.step)
+        mark.set(state.step)
         snapshot = Snapshot(model, optimizer)
         classes = hashlib.sha256("\n".join(store.classes).encode()).hexdigest()
-        with Saver(spec, store.digest, snapshot, metrics, mark, should_stop, begun.resumed, classes) as saver:
-            final = train(_assemble(spec, store, model, optimizer, later, metrics, saver, mark), begun.state)
-            return _result(spec, final, saver.finish(final), resumed_from=begun.state.step)
+        with Saver(spec, store.digest, snapshot, metrics, mark, should_stop, resumed, classes) as saver:
+            final = train(_assemble(spec, store, model, optimizer, later, metrics, saver, mark), state)
+            return _result(spec, final, saver.finish(final), resumed_from=state.step)
 
 
-@dataclass(frozen=True)
-class _Begun:
-    """The state that training continues from; `resumed` is None at a fresh start."""
+def _begin(
+    spec: StageSpec, found: Outline, model: nn.Module, optimizer: torch.optim.SGD
+) -> tuple[TrainState, Checkpoint | None]:
+    """Fills model and optimizer, and returns the state and the checkpoint to resume from; None at a fresh start.
 
-    state: TrainState
-    resumed: Checkpoint | None
-
-
-def _begin(spec: StageSpec, found: Outline, model: nn.Module, optimizer: torch.optim.SGD) -> _Begun:
-    """Fills model and optimizer; the arrays read from disk are freed before training starts."""
+    The arrays read from disk are freed before training starts.
+    """
     saved = newest_checkpoint(
         spec.stage_dir / layout.CHECKPOINTS,
         lambda found: _misfit(found, spec, model, optimizer),
@@ -118,10 +114,10 @@ def _begin(spec: StageSpec, found: Outline, model: nn.Module, optimizer: torch.o
     )
     if saved is None:
         _start(model, found, spec)
-        return _Begun(TrainState(), None)
+        return TrainState(), None
     _load_weights(model, saved, only=None)
     load_momentum(model, optimizer, {name: torch.from_numpy(value) for name, value in saved.optimizer.items()})
-    return _Begun(TrainState.from_json(saved.state["train"]), saved.checkpoint)
+    return TrainState.from_json(saved.state["train"]), saved.checkpoint
 
 
 def _misfit(saved: Contents, spec: StageSpec, model: nn.Module, optimizer: torch.optim.SGD) -> str:
