@@ -23,7 +23,8 @@ NUM_HALVES = 2
 class Segment:
     """The layers between two exchanges of the halves: convolutions by index, or a fully connected layer by name.
 
-    Dropout after a hidden layer has one mask for the whole, the same that the grouped net draws. `widths` are the outputs of the two halves. If the number is odd, the first half has one more.
+    Dropout after a hidden layer has one mask for the whole, the same that the grouped net draws. `widths` are the
+    outputs of the two halves. If the number is odd, the first half has one more.
     """
 
     widths: tuple[int, int]

@@ -86,12 +86,9 @@ class DatasetSettings:
             "root: contains a password or a signature, which config.yaml would store: give it in the environment",
         )
         for name, sources in _READ_BY.items():
-            value = getattr(self, name)
-            readers = " or ".join(sorted(sources))
-            require(
-                value is None or self.source in sources,
-                f"{name}={value}: only source={readers} reads it, not {self.source}",
-            )
+            value, readers = getattr(self, name), " or ".join(sorted(sources))
+            is_read = value is None or self.source in sources
+            require(is_read, f"{name}={value}: only source={readers} reads it, not {self.source}")
         require(1 <= self.jpeg_quality <= 100, f"jpeg_quality={self.jpeg_quality}: give 1…100")
         require_least(self, 0, "declared_classes", "declared_train", "declared_val", "declared_test")
 
@@ -111,12 +108,8 @@ def stored_image_bytes(size: int, store_format: StoreFormat, jpeg_quality: int) 
 
 
 # The place of the images and their published counts. The names in `classes` count elsewhere, the file's path nowhere.
-_NO_OPTIONS = frozenset(
-    {
-        *("root", "download", "classes", "class_names"),
-        *("declared_classes", "declared_train", "declared_val", "declared_test"),
-    }
-)
+_DECLARED = ("declared_classes", "declared_train", "declared_val", "declared_test")
+_NO_OPTIONS = frozenset({"root", "download", "classes", "class_names", *_DECLARED})
 # These shape only JPEG pixels, so raw stores leave them out of keys and hashes.
 _JPEG_OPTIONS = frozenset({"store_format", "jpeg_quality"})
 

@@ -55,22 +55,14 @@ def load_init_file(model: nn.Module, given: InitFile, reset: Collection[str]) ->
 
 
 def check_init_file(given: InitFile, model: ModelSettings, num_classes: int, reset: Collection[str]) -> None:
-    """Checks that `load_init_file` would succeed; `reset` may name several layers at once, such as `head`.
-
-    Raises:
-        DataError: as `load_init_file`.
-    """
+    """Raises as `load_init_file` would; `reset` may name several layers at once, such as `head`."""
     with torch.device("meta"):
         built = build(model, num_classes)
     load_init_file(built, given, outline(model, num_classes).select_all(reset))
 
 
 def read_init_file(given: InitFile) -> dict[str, Tensor]:
-    """Returns the file's tensors by name, on the CPU; compares its sha256 before parsing it.
-
-    Raises:
-        DataError: as `load_init_file`.
-    """
+    """Returns the file's tensors by name, on the CPU, after it compared the sha256; raises as `load_init_file`."""
     try:
         data = Path(given.path).read_bytes()
     except OSError as error:

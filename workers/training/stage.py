@@ -35,7 +35,7 @@ from workers.training.augmented import augmented_sheet
 from workers.training.evaluation import Evaluation, evaluate
 from workers.training.init_file import load_init_file
 from workers.training.layer_rates import Phase, later_phases
-from workers.training.loop import EpochErrors, Stage, TrainState, train
+from workers.training.loop import Stage, TrainState, train
 from workers.training.metrics import MetricsLog, StepMark, cut_back
 from workers.training.optimizer import build_optimizer, check_layers, check_trained, layer_of, load_momentum
 from workers.training.saver import Saver, Snapshot
@@ -189,15 +189,16 @@ def _assemble(
         raise DataError(f"{spec.store}: no dev or val images to schedule by; raise dev_fraction or val_fraction")
     scored = "val" if store.counts.get("val") else steering
 
-    def errors() -> EpochErrors:
+    def errors() -> tuple[Evaluation, Evaluation]:
         def on(split: str) -> Evaluation:
             batches = centre_batches(store, split, statistics, settings.model.input_size)
             return evaluate(model, beating(batches, mark.beat), spec.numerics)
 
         dev = on(steering)
-        return EpochErrors(dev, dev if scored == steering else on(scored))
+        return dev, dev if scored == steering else on(scored)
 
     return Stage(
+        spec=spec,
         model=model,
         optimizer=optimizer,
         batches=TrainingBatches(
@@ -209,10 +210,6 @@ def _assemble(
             input_size=settings.model.input_size,
             colour_epochs=whole_epochs(settings.augmentation.colour_until, settings.schedule.epochs),
         ),
-        optimizer_settings=settings.optimizer,
-        schedule=settings.schedule,
-        numerics=spec.numerics,
-        seed=spec.seed,
         learnt_below_dev=chance_threshold(store.num_classes, store.counts[steering]),
         learnt_below_val=chance_threshold(store.num_classes, store.counts[scored]),
         evaluate=errors,
