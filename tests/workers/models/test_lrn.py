@@ -85,7 +85,7 @@ def test_kernel_gives_the_same_bits_with_any_number_of_threads(dtype: torch.dtyp
         for threads in (1, 2, 3, 7):
             torch.set_num_threads(threads)
             results.append(
-                torch.cat([kernel.normalise(rows, 5, 0.1, 2.0, True), kernel.gradient(rows, grads, 5, 0.1, 2.0, True)])
+                torch.cat([kernel.apply(rows, None, 5, 0.1, 2.0, True), kernel.apply(rows, grads, 5, 0.1, 2.0, True)])
             )
     finally:
         torch.set_num_threads(before)
@@ -99,14 +99,14 @@ def test_kernel_gives_the_same_bits_with_any_number_of_threads(dtype: torch.dtyp
 def test_kernel_lets_no_divergence_pass_as_a_number(dtype: torch.dtype, rectify: bool, poison: float) -> None:
     rows = torch.ones(2, 9, dtype=dtype)
     rows[1, 4] = poison
-    output = kernel.normalise(rows, 5, 0.1, 2.0, rectify)
+    output = kernel.apply(rows, None, 5, 0.1, 2.0, rectify)
     assert torch.isfinite(output[0]).all()
     assert not torch.isfinite(output[1, 4])
-    gradient = kernel.gradient(rows, torch.ones_like(rows), 5, 0.1, 2.0, rectify)
+    gradient = kernel.apply(rows, torch.ones_like(rows), 5, 0.1, 2.0, rectify)
     assert torch.isfinite(gradient[0]).all()
     assert not torch.isfinite(gradient[1, 4])
     full_mantissa = torch.tensor([[0x7FFF, 0x3F80]], dtype=torch.int16).view(torch.bfloat16)
-    assert torch.isnan(kernel.normalise(full_mantissa, 1, 0.1, 2.0, False)[0, 0])
+    assert torch.isnan(kernel.apply(full_mantissa, None, 1, 0.1, 2.0, False)[0, 0])
 
 
 def test_selecting_an_unbuilt_kernel_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
