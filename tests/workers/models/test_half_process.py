@@ -116,9 +116,7 @@ def halves(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Outcome, Outc
 
 
 @pytest.mark.parametrize("case", range(len(CASES)))
-def test_two_processes_with_a_half_each_end_with_the_grouped_nets_weights(
-    halves: list[tuple[Outcome, Outcome]], case: int
-) -> None:
+def test_two_processes_with_a_half_each_end_with_the_grouped_nets_weights(halves, case):
     freeze, dtype = CASES[case]
     net = drawn(Layout.grouped)
     before = {name: one.detach().clone().to(dtype) for name, one in net.named_parameters()}

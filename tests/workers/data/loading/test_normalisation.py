@@ -1,6 +1,5 @@
 """Crops, reflections, colour and normalisation of a batch against slow, obvious ones, pixel by pixel in float64."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -73,7 +72,7 @@ def full_size(store: Store) -> Store:
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=lambda each: f"{each.normalisation}-{each.colour_scale}")
-def test_crops_at_the_five_offsets_are_the_obvious_ones(settings: AugmentationSettings, store: Store) -> None:
+def test_crops_at_the_five_offsets_are_the_obvious_ones(settings, store):
     full = full_size(store)
     generator = np.random.default_rng(1)
     images = generator.integers(0, 256, (3, 256, 256, 3), dtype=np.uint8)
@@ -88,7 +87,7 @@ def test_crops_at_the_five_offsets_are_the_obvious_ones(settings: AugmentationSe
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=lambda each: f"{each.normalisation}-{each.colour_scale}")
-def test_batches_of_a_store_are_the_obvious_crops_of_their_draws(settings: AugmentationSettings, store: Store) -> None:
+def test_batches_of_a_store_are_the_obvious_crops_of_their_draws(settings, store):
     batches = TrainingBatches(store, pixel_statistics(store, settings), settings, seed=3, batch_size=7, input_size=SIZE)
     images, labels = store.images("train"), store.labels("train")
     draws = draw_epoch(3, 1, len(images), 10 - SIZE, settings)
@@ -102,7 +101,7 @@ def test_batches_of_a_store_are_the_obvious_crops_of_their_draws(settings: Augme
 
 
 @pytest.mark.parametrize("normalisation", Normalisation)
-def test_centre_crops_are_the_obvious_ones(normalisation: Normalisation, store: Store) -> None:
+def test_centre_crops_are_the_obvious_ones(normalisation, store):
     settings = AugmentationSettings(normalisation=normalisation)
     (batch,) = centre_batches(store, "val", pixel_statistics(store, settings), SIZE)
     for index, image in enumerate(store.images("val")):
@@ -110,8 +109,8 @@ def test_centre_crops_are_the_obvious_ones(normalisation: Normalisation, store: 
         np.testing.assert_allclose(batch.images[index], wanted, rtol=1e-5, atol=1e-4)
 
 
-def test_colour_that_is_off_after_an_epoch_leaves_all_else_as_it_was(store: Store) -> None:
-    def batches(colour_std: float, colour_epochs: int | None) -> Callable[[int, int], np.ndarray]:
+def test_colour_that_is_off_after_an_epoch_leaves_all_else_as_it_was(store):
+    def batches(colour_std, colour_epochs):
         settings = AugmentationSettings(colour_std=colour_std)
         sizes = {"batch_size": 20, "input_size": SIZE, "colour_epochs": colour_epochs}
         made = TrainingBatches(store, pixel_statistics(store, settings), settings, seed=3, **sizes)
@@ -146,7 +145,7 @@ def epochs(store: Store, statistics_of: Store) -> TrainingBatches:
     )
 
 
-def test_jpeg_store_gives_the_same_batches_but_for_what_jpeg_loses(stores: dict[StoreFormat, Store]) -> None:
+def test_jpeg_store_gives_the_same_batches_but_for_what_jpeg_loses(stores):
     raw = stores[StoreFormat.raw]
     ours, theirs = (epochs(stores[each], raw) for each in (StoreFormat.jpeg, StoreFormat.raw))
     for epoch in (0, 1):
@@ -160,7 +159,7 @@ def test_jpeg_store_gives_the_same_batches_but_for_what_jpeg_loses(stores: dict[
     assert (shifted - ours.draw(0, 0).images).abs().mean() > 0.3, "the bound would not see a wrong crop"
 
 
-def test_centre_crops_of_a_jpeg_store_are_those_of_the_raw_one(stores: dict[StoreFormat, Store]) -> None:
+def test_centre_crops_of_a_jpeg_store_are_those_of_the_raw_one(stores):
     raw = stores[StoreFormat.raw]
     statistics = pixel_statistics(raw, AugmentationSettings())
     (ours,), (theirs,) = (

@@ -12,7 +12,6 @@ from pictures import encoded, noise
 from stages import contents, trained
 
 from workers.data.store import Store
-from workers.protocol import StageSpec
 from workers.settings import AugmentationSettings, DatasetSettings, OptimizerSettings, ScheduleSettings, Source
 
 Upload = Callable[[Path, str], str]
@@ -55,14 +54,14 @@ def stores_of(folder: Path, tmp_path: Path, to_s3: Upload) -> dict[str, Store]:
 
 
 @pytest.mark.parametrize("images", ["small_folder", "photographs"])
-def test_each_form_gives_one_digest(images: str, request: pytest.FixtureRequest, tmp_path: Path, to_s3: Upload) -> None:
+def test_each_form_gives_one_digest(images, request, tmp_path, to_s3):
     stores = stores_of(request.getfixturevalue(images), tmp_path, to_s3)
     assert len(stores) == 8
     assert {name: store.digest for name, store in stores.items()} == dict.fromkeys(stores, stores["folder"].digest)
     assert {store.left_out for store in stores.values()} == {()}
 
 
-def test_one_other_byte_in_one_image_gives_another_digest(small_folder: Path, tmp_path: Path) -> None:
+def test_one_other_byte_in_one_image_gives_another_digest(small_folder, tmp_path):
     """The control: digests do not agree because they see nothing."""
     shards = DatasetSettings(source=Source.webdataset, root=str(as_shards(small_folder, tmp_path / "a")), size=SIZE)
     before = store_of(shards, tmp_path / "stores")
@@ -72,7 +71,7 @@ def test_one_other_byte_in_one_image_gives_another_digest(small_folder: Path, tm
 
 
 @pytest.mark.soak
-def test_each_form_trains_the_same_bits(photographs: Path, tmp_path: Path, to_s3: Upload, tiny_spec: StageSpec) -> None:
+def test_each_form_trains_the_same_bits(photographs, tmp_path, to_s3, tiny_spec):
     recipe = replace(
         tiny_spec.recipe,
         optimizer=OptimizerSettings(lr=0.02, batch_size=16),
@@ -89,7 +88,7 @@ def test_each_form_trains_the_same_bits(photographs: Path, tmp_path: Path, to_s3
     assert {each.checkpoint.model_sha256 for each in found.values()} == {found["folder"].checkpoint.model_sha256}
 
 
-def test_real_images_keep_counts_pixels_and_colour(real_images: Path, tmp_path: Path) -> None:
+def test_real_images_keep_counts_pixels_and_colour(real_images, tmp_path):
     names = sorted(path.name for path in (real_images / "train").iterdir())[:2]
     listed = tmp_path / "two.txt"
     listed.write_text("\n".join(names))

@@ -236,7 +236,7 @@ LAYOUTS: dict[str, Callable[[Writer], Expected]] = {
 
 def settings(root: Path, name: str, **others: object) -> DatasetSettings:
     values: dict[str, object] = {"source": Source.torchvision, "name": name, "root": str(root), "size": 10}
-    return DatasetSettings(**{**values, "download": False, **others})  # type: ignore[arg-type]
+    return DatasetSettings(**{**values, "download": False, **others})
 
 
 @pytest.fixture
@@ -244,12 +244,12 @@ def writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Writer:
     return Writer(tmp_path / "root", monkeypatch)
 
 
-def test_every_set_of_files_is_tried() -> None:
+def test_every_set_of_files_is_tried():
     assert set(LAYOUTS) == {name for name, known in SETS.items() if known.kept is not Kept.memory}
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_store_holds_each_split_s_images_under_torchvision_s_labels(name: str, writer: Writer, tmp_path: Path) -> None:
+def test_store_holds_each_split_s_images_under_torchvision_s_labels(name, writer, tmp_path):
     expected = LAYOUTS[name](writer)
     store = store_of(settings(writer.root, name), tmp_path / "stores")
     assert list(store.classes) == expected.classes
@@ -277,7 +277,7 @@ def test_store_holds_each_split_s_images_under_torchvision_s_labels(name: str, w
 
 
 @pytest.mark.parametrize("name", ["Food101", "Flowers102", "OxfordIIITPet", "StanfordCars", "DTD", "GTSRB"])
-def test_labels_are_those_that_torchvision_gives(name: str, writer: Writer, tmp_path: Path) -> None:
+def test_labels_are_those_that_torchvision_gives(name, writer, tmp_path):
     LAYOUTS[name](writer)
     store = store_of(settings(writer.root, name), tmp_path / "stores")
     theirs = getattr(datasets, name)(writer.root, split="test")
@@ -289,14 +289,14 @@ def test_labels_are_those_that_torchvision_gives(name: str, writer: Writer, tmp_
         assert by_pixels[pixels.tobytes()] == label
 
 
-def test_set_of_files_is_listed_without_decoding_an_image(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_set_of_files_is_listed_without_decoding_an_image(writer, monkeypatch):
     food(writer)
 
     monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("an image was opened"))
     assert survey(settings(writer.root, "Food101")).counts == {"train": 12, "dev": 3, "val": 3, "test": 18}
 
 
-def test_classes_file_keeps_the_named_ones_in_torchvision_s_order(writer: Writer, tmp_path: Path) -> None:
+def test_classes_file_keeps_the_named_ones_in_torchvision_s_order(writer, tmp_path):
     flowers(writer)
     (tmp_path / "few.txt").write_text("canterbury bells\npink primrose\n")
     listing = open_listing(settings(writer.root, "Flowers102", classes=str(tmp_path / "few.txt")))
@@ -307,7 +307,7 @@ def test_classes_file_keeps_the_named_ones_in_torchvision_s_order(writer: Writer
     assert re.search("class dandelion is not in .* train of Flowers102", message)
 
 
-def test_images_that_are_not_there_are_told(writer: Writer, tmp_path: Path) -> None:
+def test_images_that_are_not_there_are_told(writer, tmp_path):
     expected = food(writer)
     missing = expected.splits["train"][0][3]
     (writer.root / missing).unlink()
@@ -318,7 +318,7 @@ def test_images_that_are_not_there_are_told(writer: Writer, tmp_path: Path) -> N
     assert re.search(r"Food101 is not there, or damaged \(.* is not there\)", refusal(settings(writer.root, "Food101")))
 
 
-def test_absent_set_is_told_in_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+def test_absent_set_is_told_in_one_line_and_leaves_nothing(tmp_path):
     (tmp_path / "root").mkdir()
     for name in LAYOUTS:
         assert f"{name} is not there, or damaged" in refusal(settings(tmp_path / "root", name))
@@ -340,13 +340,13 @@ def test_absent_set_is_told_in_one_line_and_leaves_nothing(tmp_path: Path) -> No
         ("SUN397", "SUN397/ClassName.txt", "/a/abbey\n"),
     ],
 )
-def test_damaged_lists_are_told_in_one_line(name: str, path: str, content: str, writer: Writer) -> None:
+def test_damaged_lists_are_told_in_one_line(name, path, content, writer):
     LAYOUTS[name](writer)
     writer.file(path, content)
     assert f"{name} is not there, or damaged" in refusal(settings(writer.root, name))
 
 
-def test_damaged_pixmap_is_a_bad_image(writer: Writer, tmp_path: Path) -> None:
+def test_damaged_pixmap_is_a_bad_image(writer, tmp_path):
     expected = signs(writer)
     for path, content in zip(expected.splits["train"][0], (b"P6\n9 9\n255\n123", b"P6\nx", b"\x89PNG"), strict=True):
         writer.file(path, content)
@@ -354,7 +354,7 @@ def test_damaged_pixmap_is_a_bad_image(writer: Writer, tmp_path: Path) -> None:
         prepare(settings(writer.root, "GTSRB"), tmp_path / "stores")
 
 
-def test_files_that_are_there_are_not_asked_for_again(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_are_there_are_not_asked_for_again(writer, monkeypatch):
     cars(writer)
     # torchvision refuses to download this one, whatever is there.
     assert open_listing(settings(writer.root, "StanfordCars", download=True)).classes
@@ -362,7 +362,7 @@ def test_files_that_are_there_are_not_asked_for_again(writer: Writer, monkeypatc
     assert "StanfordCars cannot be downloaded" in refusal(settings(writer.root, "StanfordCars", download=True))
 
 
-def test_absent_set_is_downloaded_unpacked_and_then_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_absent_set_is_downloaded_unpacked_and_then_left_alone(tmp_path, monkeypatch):
     published = Writer(tmp_path / "published", monkeypatch)
     expected = imagenette(published, "-160")
     archive = published.root / "imagenette2-160.tgz"
