@@ -211,6 +211,6 @@ def test_listing_can_be_sent_to_another_process(root):
     listing = open_listing(rows(root))
     assert isinstance(listing, FileListing)
     first = listing.rows(unwatched).splits["test"][0]
-    copied = pickle.loads(pickle.dumps(listing))
+    copied = pickle.loads(pickle.dumps(listing))  # noqa: S301
     assert copied.contents.read(first.path) == listing.contents.read(first.path)
     assert copied.fingerprint() == listing.fingerprint()
