@@ -90,10 +90,10 @@ def test_either_layout_equals_the_paper_s_two_columns_in_float64(num_convs, lrn,
         torch.testing.assert_close(gradient, weights[name].grad, rtol=1e-12, atol=1e-12)
 
 
-def outcome(settings: ModelSettings, dtype: torch.dtype = torch.double, training: bool = True, seed: int = 4) -> dict:
+def outcome(settings: ModelSettings, dtype: torch.dtype = torch.double, training: bool = True) -> dict:
     """The logits and gradients of a fresh net."""
     model = drawn(settings, dtype).train(training)
-    torch.manual_seed(seed)
+    torch.manual_seed(4)
     logits = model(photographs(dtype))
     loss_of(logits).backward()
     return {"logits": logits.detach(), **gradients(model)}
@@ -133,13 +133,6 @@ def test_halves_equal_the_grouped_net_to_rounding_in_float32_dropout_and_all(num
 def test_halves_equal_the_grouped_net_in_every_reading(reading, training):
     halves, grouped = both_layouts(replace(HALVED, **reading), training=training)
     torch.testing.assert_close(halves, grouped, rtol=1e-12, atol=1e-12)
-
-
-def test_halves_draw_one_mask_for_both_and_another_at_every_seed():
-    settings = replace(HALVED, dropout=0.5)
-    (halves, grouped), (other, _) = (both_layouts(settings, seed=seed) for seed in (0, 1))
-    torch.testing.assert_close(halves["logits"], grouped["logits"], rtol=1e-12, atol=1e-12)
-    assert not torch.allclose(halves["logits"], other["logits"])
 
 
 @pytest.mark.parametrize("num_convs", [5, 6])

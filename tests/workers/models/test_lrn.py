@@ -116,18 +116,3 @@ def test_selecting_an_unbuilt_kernel_is_refused_by_name(monkeypatch):
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
 def test_the_kernel_is_built_where_there_is_a_compiler():
     assert kernel.is_built()
-
-
-@pytest.mark.usefixtures("kernels")
-@pytest.mark.parametrize("rectify", [False, True])
-def test_groups_of_channels_are_normalised_as_if_each_were_alone(rectify):
-    images, grad = drawn((2, 24, 3, 4), torch.float32)
-    images.requires_grad_()
-    output = LocalResponseNorm(12, 5, 0.3, 0.75, 2.0, rectify=rectify)(images)
-    output.backward(grad)
-    pairs = zip(images.detach().chunk(2, 1), grad.chunk(2, 1), strict=True)
-    halves = [reference(*pair, 5, 0.3, 2.0, rectify) for pair in pairs]
-    for ours, theirs in zip((output, images.grad), zip(*halves, strict=True), strict=True):
-        expected = torch.cat(theirs, dim=1)
-        bound = BOUNDS[torch.float32] * max(1.0, expected.abs().max().item())
-        assert (ours.double() - expected).abs().max().item() <= bound

@@ -11,7 +11,6 @@ from workers.models import build, initialise, outline
 from workers.protocol import Numerics
 from workers.settings import InitSettings, ModelSettings, OptimizerSettings
 from workers.training import build_optimizer, mean_loss
-from workers.training.batch_norm import batch_norms, set_modes
 from workers.training.evaluation import main_logits
 
 NETS = ("resnet18", "googlenet", "squeezenet1_1", "mobilenet_v3_small", "efficientnet_b0", "vgg11")
@@ -117,21 +116,3 @@ def test_auxiliary_losses_count_a_third_less_a_bit_and_the_main_logits_are_the_f
     assert torch.allclose(mean_loss(outputs, labels), alone(main) + 0.3 * (alone(second) + alone(first)))
     assert torch.equal(mean_loss(main, labels), alone(main))
     assert main_logits(outputs) is main
-
-
-def test_batch_norm_of_a_single_pixel_takes_a_single_image_and_a_frozen_one_stands_still():
-    net = build(settings("shufflenet_v2_x0_5"), 10).train()
-    norms = batch_norms(net)
-    frozen = norms[0]
-    frozen.weight.requires_grad_(False)
-    before = frozen.running_mean.clone()
-    one = torch.randn(1, 3, 32, 32)
-    with pytest.raises(ValueError, match="more than 1 value per channel"):
-        net(one)
-    frozen.running_mean.copy_(before)
-    set_modes(norms, 1)
-    net(one)
-    set_modes(norms, 2)
-    net(torch.randn(2, 3, 32, 32))
-    assert torch.equal(frozen.running_mean, before)
-    assert norms[1].num_batches_tracked == 2

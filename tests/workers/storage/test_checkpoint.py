@@ -196,13 +196,6 @@ def test_leftovers_of_a_killed_writer_are_removed(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["step-00000001"]
 
 
-def test_pruning_keeps_the_best_and_the_last_two(tmp_path):
-    for step in range(1, 7):
-        save(tmp_path, step)
-        prune(tmp_path, best_step=min(step, 2))
-    assert steps(tmp_path) == ["step-00000002", "step-00000005", "step-00000006"]
-
-
 def test_saving_a_step_again_keeps_the_committed_one(tmp_path):
     first = save(tmp_path, 3).stat().st_ino
     assert save(tmp_path, 3).stat().st_ino == first
@@ -217,15 +210,3 @@ def test_weights_alone_are_verified_and_need_no_momentum(tmp_path):
     (folder / "model.safetensors").write_bytes(b"")
     with pytest.raises(StorageError, match=r"model\.safetensors differs"):
         read_weights(folder)
-
-
-def test_full_disk_within_a_file_is_told_and_leaves_nothing(tmp_path, monkeypatch):
-    def pieces(tensors):
-        yield b"first piece"
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    save(tmp_path, 1)
-    monkeypatch.setattr(protocol, "safetensors_pieces", pieces)
-    with pytest.raises(StorageError, match="No space left"):
-        save(tmp_path, 2)
-    assert [entry.name for entry in tmp_path.iterdir()] == ["step-00000001"]

@@ -115,7 +115,7 @@ def test_prepare_every_kind_by_default_stops_and_lists_them(every_kind, tmp_path
     listed = rf"{num_bad} of its images cannot be read: train/a/bomb.bmp .* and {num_bad - 10} more"
     with pytest.raises(DataError, match=listed) as raised:
         prepare(settings(every_kind, on_bad=OnBad.stop), tmp_path / "stores")
-    assert "\n" not in str(raised.value)
+    assert "\n" not in str(raised.value) and "on_bad=skip" in str(raised.value)
     assert not (tmp_path / "stores").exists()
 
 

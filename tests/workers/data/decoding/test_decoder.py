@@ -82,12 +82,3 @@ def test_damaged_bytes_never_raise_anything_else():
                 assert decode(damaged.tobytes(), 8).pixels.shape == (8, 8, 3)
             except BadImage as error:
                 assert "\n" not in str(error)
-
-
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_decompression_bomb_is_refused(monkeypatch):
-    content = encoded(Image.new("L", (60, 60)))
-    for most_pixels in (2000, 1000):
-        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", most_pixels)
-        with pytest.raises(BadImage):
-            decode(content, 8)

@@ -4,6 +4,7 @@ import bz2
 import hashlib
 import pickle
 import struct
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,40 +97,17 @@ class Small:
     labels: list[int]
 
 
-def digits(root: Path, _patch: pytest.MonkeyPatch) -> Small:
-    mnist(root)
-    theirs = datasets.MNIST(root, train=False)
-    return Small(list(theirs.classes), grey(theirs.data), theirs.targets.tolist())
+def digits(name: str, classes: Sequence[str], emnist: str = "", first: int = 0) -> Callable[..., Small]:
+    """Writes a set in MNIST's format, whose files count labels from `first`."""
 
+    def write(root: Path, patch: pytest.MonkeyPatch) -> Small:
+        parts = (f"emnist-{emnist}-test", f"emnist-{emnist}-train") if emnist else ("t10k", "train")
+        mnist(root, name, parts, first)
+        patch.setitem(datasets.EMNIST.classes_split_dict, "letters", ["N/A", *"abcdefghij"])
+        theirs = getattr(datasets, name)(root, train=False, **({"split": emnist} if emnist else {}))
+        return Small(list(classes), grey(theirs.data), [label - first for label in theirs.targets.tolist()])
 
-def kuzushiji(root: Path, _patch: pytest.MonkeyPatch) -> Small:
-    mnist(root, "KMNIST")
-    theirs = datasets.KMNIST(root, train=False)
-    return Small(
-        ["o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"], grey(theirs.data), theirs.targets.tolist()
-    )
-
-
-def fashion(root: Path, _patch: pytest.MonkeyPatch) -> Small:
-    mnist(root, "FashionMNIST")
-    theirs = datasets.FashionMNIST(root, train=False)
-    return Small(list(theirs.classes), grey(theirs.data), theirs.targets.tolist())
-
-
-def emnist(root: Path, split: str, first: int, classes: str) -> Small:
-    mnist(root, "EMNIST", (f"emnist-{split}-test", f"emnist-{split}-train"), first=first)
-    theirs = datasets.EMNIST(root, split=split, train=False)
-    return Small(list(classes), grey(theirs.data), [label - first for label in theirs.targets.tolist()])
-
-
-def emnist_digits(root: Path, _patch: pytest.MonkeyPatch) -> Small:
-    return emnist(root, "digits", 0, "0123456789")
-
-
-def emnist_letters(root: Path, patch: pytest.MonkeyPatch) -> Small:
-    patch.setitem(datasets.EMNIST.classes_split_dict, "letters", ["N/A", *"abcdefghij"])
-    # The files count letters from 1.
-    return emnist(root, "letters", 1, "abcdefghij")
+    return write
 
 
 def post(root: Path, _patch: pytest.MonkeyPatch) -> Small:
@@ -180,11 +158,11 @@ def grey(images: object) -> np.ndarray:
 @pytest.mark.parametrize(
     ("name", "write"),
     [
-        ("MNIST", digits),
-        ("KMNIST", kuzushiji),
-        ("FashionMNIST", fashion),
-        ("EMNIST/digits", emnist_digits),
-        ("EMNIST/letters", emnist_letters),
+        ("MNIST", digits("MNIST", datasets.MNIST.classes)),
+        ("KMNIST", digits("KMNIST", ["o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"])),
+        ("FashionMNIST", digits("FashionMNIST", datasets.FashionMNIST.classes)),
+        ("EMNIST/digits", digits("EMNIST", "0123456789", "digits")),
+        ("EMNIST/letters", digits("EMNIST", "abcdefghij", "letters", first=1)),
         ("USPS", post),
         ("SVHN", house_numbers),
         ("STL10", stl),

@@ -84,15 +84,6 @@ def test_left_out_images_are_listed_with_the_reason_and_all_their_copies(plain_t
     np.testing.assert_array_equal(kept, alone.images("train")[2:])
 
 
-@pytest.mark.parametrize("split", ["dev", "val", "test"])
-def test_store_is_the_dataset_s_own_where_train_has_none_of_them(plain_tree, tmp_path, split):
-    alone = store_of(folder(plain_tree), tmp_path / "one")
-    keep_out = some_of(alone, split, 2)
-    store = store_of(folder(plain_tree), tmp_path / "two", excluded=keep_out)
-    assert (store.path.name, store.digest) == (alone.path.name, alone.digest)
-    assert prepare(folder(plain_tree), tmp_path / "one", excluded=keep_out) == alone.path
-
-
 def test_each_set_of_excluded_images_has_a_store_found_again_without_reading(plain_tree, tmp_path):
     alone = store_of(folder(plain_tree), tmp_path / "one")
     # With the dataset's own store beside them, and without.

@@ -13,17 +13,13 @@ import numpy as np
 import pytest
 from at_once import at_once
 from listed import folder, store_of
-from pictures import encoded, noise, write_tree
+from pictures import write_tree
 from PIL import Image
 
 from workers.data.store import PrepareProgress, open_store, prepare
 from workers.data.store.disk_space import store_bytes
 from workers.errors import DataError, StorageError
 from workers.settings import DatasetSettings, OnBad, StoreFormat
-
-
-def snapshot(root: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
 def test_store_is_plain_npy_and_text(plain_tree, tmp_path):
@@ -88,27 +84,6 @@ def test_changed_option_or_file_gives_another_store(plain_tree, tmp_path, change
 def test_relative_root_is_made_absolute(plain_tree, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert prepare(folder(plain_tree), Path("stores")).is_absolute()
-
-
-def test_unreadable_training_images_are_all_named_and_nothing_is_left(plain_tree, tmp_path):
-    write_tree(plain_tree, ["val/a/whole.png"])
-    bad = {
-        "val/a/bad.png": b"bad",
-        "train/a/empty.png": b"",
-        "train/b/text.png": b"hello",
-        "train/c/cut.png": encoded(noise(1))[:80],
-    }
-    write_tree(plain_tree, bad)
-    before = snapshot(tmp_path)
-    with pytest.raises(DataError) as caught:
-        prepare(folder(plain_tree), tmp_path / "deep" / "stores")
-    message = str(caught.value)
-    assert "\n" not in message
-    assert "4 of its images" in message
-    assert "on_bad=skip" in message
-    assert all(name in message for name in bad)
-    assert snapshot(tmp_path) == before
-    assert not (tmp_path / "deep").exists()
 
 
 def test_class_without_a_readable_image_is_named(plain_tree, tmp_path):

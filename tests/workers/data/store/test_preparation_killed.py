@@ -102,8 +102,9 @@ class Preparation:
         return spared
 
 
-def kill_and_compare(tree: Path, place: Path, num_kills: int) -> None:
-    reference = Preparation(tree, place / "reference")
+@pytest.mark.parametrize("num_kills", [4, pytest.param(20, marks=pytest.mark.soak)])
+def test_preparation_that_is_killed_again_and_again_ends_in_the_same_bytes(tree, tmp_path, num_kills):
+    reference = Preparation(tree, tmp_path / "reference")
     assert not reference.run_until(None)
     expected = {path.name: path.read_bytes() for path in reference.store().path.iterdir()}
     counts = Counter(line.split()[0] for line in reference.lines())
@@ -112,7 +113,7 @@ def kill_and_compare(tree: Path, place: Path, num_kills: int) -> None:
     killed = spared = rounds = 0
     while killed < num_kills:
         rounds += 1
-        preparation = Preparation(tree, place / f"round{rounds}")
+        preparation = Preparation(tree, tmp_path / f"round{rounds}")
         kills = 0
         while killed < num_kills and preparation.run_until(moments.randrange(1, 2 * NUM_IMAGES)):
             kills += 1
@@ -126,15 +127,6 @@ def kill_and_compare(tree: Path, place: Path, num_kills: int) -> None:
         read = sum(line.startswith("read") for line in preparation.lines())
         assert read <= decoded + NUM_IMAGES + kills * (50 + NUM_CORES * 8 + 1)
     assert spared > 0, "no kill met a finished shard"
-
-
-def test_preparation_killed_a_few_times_ends_in_the_same_bytes(tree, tmp_path):
-    kill_and_compare(tree, tmp_path, 4)
-
-
-@pytest.mark.soak
-def test_preparation_killed_twenty_times_ends_in_the_same_bytes(tree, tmp_path):
-    kill_and_compare(tree, tmp_path, 20)
 
 
 def interrupted(tree: Path, stores: Path, num_images: int = 600) -> None:
