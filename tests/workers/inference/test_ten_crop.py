@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from workers import numerics
 from workers.data.loading import PixelStatistics, Windows, to_input
@@ -143,18 +143,3 @@ def test_prediction_leaves_the_net_as_it_was():
     before = model(to_input(images[:, :224, :224].copy(), STATISTICS, None))
     ten_crop.mean_probabilities(model, images, 224, STATISTICS, reflect=True, chosen=Numerics())
     assert torch.equal(model(to_input(images[:, :224, :224].copy(), STATISTICS, None)), before)
-
-
-class Means(nn.Module):
-    """A net of another kind: it has no stem."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        return images.mean(dim=(2, 3)) + images[:, :, 0, 0]
-
-
-def test_a_net_of_another_kind_is_given_each_crop():
-    images = photographs(12)
-    fast = ten_crop.mean_probabilities(Means(), images, 8, STATISTICS, reflect=True, chosen=Numerics())
-    np.testing.assert_allclose(
-        fast, one_by_one(Means(), images, 8, reflect=True, chosen=Numerics()), rtol=1e-5, atol=1e-7
-    )

@@ -47,11 +47,6 @@ def test_square_without_kernel_or_with_odd_strides_is_pillows(monkeypatch):
     np.testing.assert_array_equal(resize.square(pixels, 16), expected)
 
 
-def test_square_of_the_wanted_size_is_itself():
-    pixels = _pixels(16, 2, extreme=False)
-    np.testing.assert_array_equal(resize.square(pixels, 16), pixels)
-
-
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
 def test_the_kernel_is_built_where_there_is_a_compiler():
     assert resize.is_built()

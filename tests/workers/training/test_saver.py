@@ -247,24 +247,25 @@ def test_writers_error_surfaces_in_the_training_thread_with_its_type(tiny_spec, 
     assert on_disk(training.folder) == [INTERVAL], "the one before stays, and no leftover with it"
 
 
-def test_failure_of_the_stage_lets_the_checkpoint_in_flight_be_committed(tiny_spec, disk):
-    with pytest.raises(Diverged), Training(tiny_spec) as training:
+@pytest.mark.parametrize(("fails_at", "committed"), [({}, [INTERVAL]), ({INTERVAL: OSError(errno.ENOSPC, "full")}, [])])
+def test_stage_s_failure_outranks_the_writer_s_and_waits_for_it(tiny_spec, disk, caplog, fails_at, committed):
+    disk.fails_at = fails_at
+    with caplog.at_level(logging.WARNING), pytest.raises(Diverged), Training(tiny_spec) as training:
         disk.open.clear()
         training.update(INTERVAL)
         threading.Timer(0, disk.open.set).start()
         raise Diverged("as asked")
-    assert disk.committed == on_disk(training.folder) == [INTERVAL]
+    assert disk.committed == on_disk(training.folder) == committed
+    assert ("full" in caplog.text) is bool(fails_at)
 
 
-def test_stage_s_failure_outranks_the_writer_s(tiny_spec, disk, caplog):
-    disk.fails_at = {INTERVAL: OSError(errno.ENOSPC, "full")}
-    with caplog.at_level(logging.WARNING), pytest.raises(Diverged), Training(tiny_spec) as training:
-        disk.open.clear()
-        training.update(INTERVAL)
-        disk.open.set()
-        raise Diverged("as asked")
-    assert "full" in caplog.text
-    assert list(training.folder.iterdir()) == []
+def test_step_mark_tells_the_last_step_set_and_a_full_disk(tmp_path):
+    with closing(StepMark(tmp_path / "step.txt")) as mark:
+        for step in (9, 123456, 7):
+            mark.set(step)
+    assert read_step(tmp_path / "step.txt") == 7
+    with closing(StepMark(Path("/dev/full"))) as mark, pytest.raises(StorageError, match="/dev/full"):
+        mark.set(1)
 
 
 def test_metrics_are_synced_before_checkpoints(tiny_spec, disk, monkeypatch):
@@ -311,23 +312,3 @@ def test_kill_before_commit_resumes_from_the_checkpoint_before(tiny_spec, disk, 
     result = run_stage(replace(spec, stage_dir=at_kill), lambda: False)
     assert result.resumed_from == 3
     assert result.checkpoint_sha256 == undisturbed.checkpoint_sha256
-
-
-def test_step_mark_tells_the_last_step_set(tmp_path):
-    mark = StepMark(tmp_path / "step.txt")
-    for step in (9, 123456, 7):
-        mark.set(step)
-    mark.close()
-    assert read_step(tmp_path / "step.txt") == 7
-
-
-def test_step_mark_on_full_storage_is_a_storage_error():
-    full = Path("/dev/full")
-    if not full.exists():
-        pytest.skip("no /dev/full here to play a full disk")
-    mark = StepMark(full)
-    try:
-        with pytest.raises(StorageError, match="/dev/full"):
-            mark.set(1)
-    finally:
-        mark.close()

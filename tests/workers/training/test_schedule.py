@@ -77,9 +77,7 @@ def test_fixed_cuts_of_2012_come_after_exactly_these_epochs(cuts, epochs, digits
 def test_share_that_means_a_whole_epoch_is_reached_there(epochs, data):
     wanted = data.draw(st.integers(0, epochs))
     assert whole_epochs(wanted / epochs, epochs) == wanted
-
-
-def test_share_between_two_epochs_is_reached_with_the_second():
+    # Between two epochs, the second.
     assert [whole_epochs(share, 10) for share in (0.0, 0.04, 0.11, 0.95, 1.0)] == [0, 1, 2, 10, 10]
 
 
@@ -110,9 +108,6 @@ def ended(errors: list[float], settings: ScheduleSettings = STOPPING) -> int | N
 )
 def test_stage_ends_patience_epochs_after_the_last_cut_unless_the_error_improves(errors, changes, end):
     assert ended(errors, replace(STOPPING, **changes)) == end
-
-
-def test_stage_with_fixed_cuts_cannot_stall():
     with pytest.raises(ValueError, match="stop_when_stalled=true: only decay=plateau"):
         replace(STOPPING, decay=Decay.fixed)
 
@@ -136,16 +131,16 @@ def test_change_begins_once_updates_and_share_are_both_reached():
 def test_phase_keeps_the_factors_that_its_change_does_not_name():
     found = phases({"conv1": 0.5, "fc8": 10.0}, a=RateChange(3, 0.0, {"conv1": 0.0}))
     assert found == (Phase(3, {"conv1": 0.0, "fc8": 10.0}),)
+    (phase,) = phases({"conv1": 0.1}, a=RateChange(2, 0.0, {"body": 0.0, "head": 5.0}))
+    assert phase.factors == {**dict.fromkeys(FOUND.select("body"), 0.0), "fc8": 5.0}
 
 
 def test_change_that_begins_later_counts_whatever_the_order_of_writing():
     early, late = RateChange(5, 0.0, {"fc8": 2.0}), RateChange(0, 1 / 91, {"fc8": 3.0})
     for found in (phases(a=early, b=late), phases(b=early, a=late), phases(b=late, a=early)):
         assert found == (Phase(5, {"fc8": 2.0}), Phase(7, {"fc8": 3.0}))
-
-
-def test_of_changes_that_begin_together_the_last_in_the_alphabet_counts():
-    found = phases(b=RateChange(5, 0.0, {"fc8": 2.0}), a=RateChange(5, 0.0, {"fc8": 3.0, "fc7": 4.0}))
+    # Of those that begin together, the last in the alphabet.
+    found = phases(b=early, a=RateChange(5, 0.0, {"fc8": 3.0, "fc7": 4.0}))
     assert found == (Phase(5, {"fc8": 2.0, "fc7": 4.0}),)
 
 
@@ -156,8 +151,3 @@ def test_standstill_is_found_only_where_it_comes_to_pass():
     assert first_standstill({}, later, ("a",), 20) == 4
     assert first_standstill(both, (), ("a", "b"), 20) == 0
     assert first_standstill(both, (Phase(0, {}),), ("a", "b"), 20) is None
-
-
-def test_change_may_name_all_but_the_last_layer():
-    (phase,) = phases({"conv1": 0.1}, a=RateChange(2, 0.0, {"body": 0.0, "head": 5.0}))
-    assert phase.factors == {**dict.fromkeys(FOUND.select("body"), 0.0), "fc8": 5.0}

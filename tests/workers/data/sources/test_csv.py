@@ -202,9 +202,7 @@ def test_wrong_files_are_refused(dogs, change, expected):
         ({"id_column": "key"}, "no column key"),
         ({"images": "photos"}, "no such folder: set datasets.<name>.images"),
         ({"train": "all.csv"}, "no such file: correct datasets.<name>.train"),
-        ({"train": "../other.csv"}, "only files below the root"),
         ({"images": "/etc"}, "only files below the root"),
-        ({"test": "pipe:cat x"}, "only files below the root"),
     ],
 )
 def test_wrong_setting_is_refused(dogs, changes, expected):

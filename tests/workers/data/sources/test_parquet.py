@@ -48,19 +48,10 @@ def test_hugging_face_layout_is_read_with_the_names_of_its_schema(root):
     assert listing.classes == ("a", "b", "c")
     assert listing.counts() == {"train": 21, "dev": 3, "val": 6, "test": 5}
     assert not listing.labelled_test
-
-
-def test_ids_are_file_and_row_so_that_order_is_that_of_the_file(root):
-    splits = rows_of(rows(root)).splits
-    names = [row.name for row in splits["test"]]
-    assert names[0] == "test-00000-of-00002/0000000"
-    assert [row.path for row in splits["test"]] == sorted(row.path for row in splits["test"])
-
-
-def test_order_of_the_schemas_names_is_kept(tmp_path, pictures):
-    images = [Image(str(index), ("zebra", "ant")[index % 2], content) for index, content in enumerate(pictures)]
-    write_parquet(tmp_path / "train.parquet", images, ["zebra", "ant"])
-    assert open_listing(rows(tmp_path)).classes == ("zebra", "ant")
+    # File and row, so that the order is that of the file.
+    test = rows_of(rows(root)).splits["test"]
+    assert test[0].name == "test-00000-of-00002/0000000"
+    assert [row.path for row in test] == sorted(row.path for row in test)
 
 
 def test_files_whose_schemas_do_not_agree_on_names_are_refused(tmp_path, pictures):
@@ -72,6 +63,13 @@ def test_files_whose_schemas_do_not_agree_on_names_are_refused(tmp_path, picture
     assert "names other classes than that of train-0.parquet" in refusal(rows(tmp_path))
     (tmp_path / "names.txt").write_text("cat\ndog\n")
     assert survey(rows(tmp_path, class_names=str(tmp_path / "names.txt"))).classes == ("cat", "dog")
+    (tmp_path / "validation-0.parquet").unlink()
+    write_parquet(
+        tmp_path / "train-0.parquet",
+        [Image("0", "zebra", pictures[0]), Image("1", "ant", pictures[1])],
+        ["zebra", "ant"],
+    )
+    assert open_listing(rows(tmp_path)).classes == ("zebra", "ant")
 
 
 def test_plain_bytes_and_names_as_labels_are_read(tmp_path, pictures):

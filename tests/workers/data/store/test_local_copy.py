@@ -69,16 +69,13 @@ def test_copying_and_waiting_are_signs_of_life(store, tmp_path, monkeypatch):
 def test_members_read_the_copy_and_not_the_store(store, tmp_path):
     opened = open_on_node(store, tmp_path / "node")
     assert opened.digest == open_store(store).digest
+    assert open_on_node(store, None).path == store
     expected = np.array(open_store(store).images("train"))
     for shard in store.glob("train-*.npy"):
         shard.write_bytes(bytes(shard.stat().st_size))
     assert np.array_equal(opened.images("train"), expected)
     again = open_on_node(store, tmp_path / "node")
     assert np.array_equal(again.images("train"), expected), "it was copied a second time"
-
-
-def test_no_folder_reads_the_store_itself(store):
-    assert open_on_node(store, None).path == store
 
 
 def test_copy_that_lost_a_file_is_made_anew(store, tmp_path):
