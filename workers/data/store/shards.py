@@ -192,7 +192,7 @@ def pack_shard(loader: Loader, job: ShardJob, image_done: Callable[[], None]) ->
         encoded = [encode(pixels, job.encoding.jpeg_quality) for pixels in pictures()]
         offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
         content = np.frombuffer(b"".join(encoded), np.uint8)
-        arrays = {where.images: content, where.offsets: offsets}
+        arrays: dict[Path, np.ndarray] = {where.images: content, where.offsets: offsets}
         files = {path.name: write_npy(path, array) for path, array in arrays.items()}
     record = {
         "made_of": job.digest(),
