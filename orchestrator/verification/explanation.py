@@ -19,23 +19,8 @@ from orchestrator.combine import (
     top_classes,
 )
 from orchestrator.config import CombineMethod
-from orchestrator.run import (
-    Committed,
-    RunData,
-    RunPaths,
-    read_record,
-    read_run_data,
-    require_data,
-)
-from orchestrator.submission import (
-    Manifest,
-    Question,
-    asked_by,
-    file_lines,
-    line_number,
-    make_layout,
-    read_manifest,
-)
+from orchestrator.run import Committed, RunData, RunPaths, read_record, read_run_data, require_data
+from orchestrator.submission import Manifest, Question, asked_by, file_lines, line_number, make_layout, read_manifest
 from orchestrator.text import counted
 from workers.errors import CheckFailed, DataError
 

@@ -101,11 +101,7 @@ def _rounded(weights: Sequence[float]) -> str:
 
 
 def check_report(
-    run: Examined,
-    manifest: Manifest,
-    data: RunData,
-    finished: Mapping[StageRef, Finished],
-    predictions: Predictions,
+    run: Examined, manifest: Manifest, data: RunData, finished: Mapping[StageRef, Finished], predictions: Predictions
 ) -> None:
     """Compares scores.json with scores computed again; `septet report` makes pictures and pages again."""
     path = run.paths.report_scores
