@@ -50,7 +50,7 @@ def advice(error: Exception) -> str:
 
 
 # The guard or Ray ends the workers of a killed driver within about a second. A stopped worker (SIGSTOP), or one on an
-# unreachable node, may live for ever: the fence keeps it from writing, and the next one does not wait for it.
+# unreachable node, may live forever: the fence keeps it from writing, and the next one does not wait for it.
 _PREDECESSOR_GONE_S = 10.0
 _HOLD_PAUSE_S = 0.05
 # torch's message about memory is half a page; log.txt has all of it.
@@ -169,7 +169,7 @@ def _after_predecessor(member_dir: Path) -> Iterator[None]:
         try:
             lock.acquire(timeout=_PREDECESSOR_GONE_S)
         except Timeout:
-            _log.warning("%s: the worker before this one is not gone; going on without it", member_dir)
+            _log.warning("%s: the previous worker has not ended; continuing without it", member_dir)
     try:
         yield
     finally:

@@ -215,7 +215,7 @@ class RayCluster:
         """Stops the member's running stage or prediction at its next step; returns at once."""
         actor = self._actors[member]
         if self._nodes_change and not node_of(actor):
-            # The actor waits for a node, perhaps for ever, and has nothing to save.
+            # The actor waits for a node, perhaps forever, and has nothing to save.
             _kill(actor)
         else:
             actor.stop.remote()

@@ -29,7 +29,7 @@ def count_slots(nodes: Sequence[Node], cpus_per_member: int, gpus_per_member: fl
     """Returns how many members run at once, `least` if the nodes have room for fewer.
 
     Raises:
-        ConfigError: `least` is 0 and no node has room for a member; Ray would wait for ever without a message.
+        ConfigError: `least` is 0 and no node has room for a member; Ray would wait forever without a message.
     """
     slots = max(least, sum(_slots_of(node, cpus_per_member, gpus_per_member) for node in nodes))
     if slots:

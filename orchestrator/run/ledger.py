@@ -28,7 +28,7 @@ class StageState(StrEnum):
 
 
 class AttemptEnd(StrEnum):
-    """How an attempt ended; `interrupted`: its driver died, `preempted`: its node was draining."""
+    """The end of an attempt; `interrupted`: its driver died, `preempted`: its node was draining."""
 
     done = "done"
     lost = "lost"
@@ -80,7 +80,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Budgets:
-    """How often a job may be lost, and how often it may fail, within one launch before it is given up."""
+    """The numbers of losses and of failures that a job may have in one launch before it is given up."""
 
     max_losses: int
     max_failures: int

@@ -30,7 +30,7 @@ _SHOWN_LINES = 5
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a launch wants of its run.
+    """The plan, configuration and code of a launch, which its run must match.
 
     Attributes:
         lacking: returns what this machine lacks of given numerics, or "".
@@ -69,7 +69,7 @@ class OpenedRun:
     ) -> None:
         """Fixes the run's data and numerics, and writes run.json, config.yaml and data/.
 
-        MLflow is used only after this, since run.json has the id by which its runs are found again.
+        MLflow is used only after this, since it finds runs again by the id in run.json.
 
         Args:
             digests: content digests of the prepared datasets, by name.

@@ -128,7 +128,7 @@ def alter_weights(paths: RunPaths) -> None:
 
 
 def alter_checkpoint(paths: RunPaths) -> None:
-    """Other weights, with a manifest, sealed anew, and a DONE.json that fit them."""
+    """Writes other weights, with a manifest sealed again and a DONE.json that fit them."""
     folder = paths.members / "base1" / "train" / "checkpoints" / "step-00000010"
     flip(folder / "model.safetensors")
     manifest = json.loads((folder / "MANIFEST.json").read_text())
