@@ -114,23 +114,19 @@ class Ledger:
         """Reads the attempts of earlier launches and begins a new launch; writes nothing yet."""
         self._path = path
         before = read_ledger(path)
-        self._contents = replace(
+        self.contents = replace(
             before,
             launch=before.launch + 1,
             stages=_close_interrupted(before.stages),
             predictions=_close_interrupted(before.predictions),
         )
 
-    @property
-    def contents(self) -> Contents:
-        return self._contents
-
     def entry(self, job: Job) -> Entry:
-        return self._contents.entry(job)
+        return self.contents.entry(job)
 
     def set_state(self, state: StageState) -> None:
         """Sets the state of the whole run."""
-        self._contents = replace(self._contents, state=state)
+        self.contents = replace(self.contents, state=state)
         self._save()
 
     def declare(self, job: Job, state: StageState) -> None:
@@ -141,7 +137,7 @@ class Ledger:
     def begin(self, job: Job, *, started: float, resumed_from: int) -> int:
         """Begins the next attempt and returns its number."""
         entry = self.entry(job)
-        attempt = Attempt(len(entry.attempts), self._contents.launch, started, resumed_from, last_step=resumed_from)
+        attempt = Attempt(len(entry.attempts), self.contents.launch, started, resumed_from, last_step=resumed_from)
         self._put(job, replace(entry, state=StageState.running, attempts=(*entry.attempts, attempt)))
         return attempt.attempt
 
@@ -153,7 +149,7 @@ class Ledger:
         entry = self.entry(job)
         if entry.attempts and last_step > entry.attempts[-1].last_step:
             attempts = (*entry.attempts[:-1], replace(entry.attempts[-1], last_step=last_step))
-            self._contents = self._contents.with_entry(job, replace(entry, attempts=attempts))
+            self.contents = self.contents.with_entry(job, replace(entry, attempts=attempts))
 
     def end(
         self,
@@ -184,7 +180,7 @@ class Ledger:
             return True
         limit = {AttemptEnd.lost: budgets.max_losses, AttemptEnd.failed: budgets.max_failures}[outcome]
         attempts = self.entry(job).attempts
-        spent = sum(a.launch == self._contents.launch and a.outcome is outcome for a in attempts)
+        spent = sum(a.launch == self.contents.launch and a.outcome is outcome for a in attempts)
         return spent <= limit
 
     def may_replay(self, job: Job) -> bool:
@@ -192,7 +188,7 @@ class Ledger:
 
         It cannot be one if an earlier attempt of this launch met a NaN at the same update or a later one.
         """
-        attempts = [attempt for attempt in self.entry(job).attempts if attempt.launch == self._contents.launch]
+        attempts = [attempt for attempt in self.entry(job).attempts if attempt.launch == self.contents.launch]
         *before, last = [attempt.diverged_at for attempt in attempts if attempt.diverged_at is not None]
         return len(before) < _MAX_REPLAYS and all(last > earlier for earlier in before)
 
@@ -205,11 +201,11 @@ class Ledger:
         return passed
 
     def _put(self, job: Job, entry: Entry) -> None:
-        self._contents = self._contents.with_entry(job, entry)
+        self.contents = self.contents.with_entry(job, entry)
         self._save()
 
     def _save(self) -> None:
-        write_json(self._path, asdict(self._contents))
+        write_json(self._path, asdict(self.contents))
 
 
 @contextmanager
