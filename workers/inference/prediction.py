@@ -120,11 +120,7 @@ def predict(spec: PredictSpec, should_stop: Callable[[], bool]) -> tuple[SplitPr
 
 
 def _finite(compute: Callable[[], np.ndarray], member: str, store: Store, split: str, start: int) -> np.ndarray:
-    """Computes probabilities of the images from `start` on, a second time if any is not finite.
-
-    Raises:
-        CheckFailed: a probability is not finite both times.
-    """
+    """Computes probabilities of the images from `start` on, again if any is not finite; raises if still so."""
     block = compute()
     bad = np.flatnonzero(~np.isfinite(block).all(axis=1))
     if len(bad):

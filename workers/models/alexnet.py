@@ -41,9 +41,8 @@ class Layers(nn.Module):
                 norm = LocalResponseNorm(channels, model.lrn_size, alpha, model.lrn_beta, model.lrn_k, rectify=rectify)
                 self.add_module(f"norm_{conv.name}", norm)
             if model.within_map_norm and conv.name == "conv2":
-                self.add_module(
-                    "map_norm_conv2", WithinMapNorm(model.lrn_size, model.lrn_alpha, model.lrn_beta, model.lrn_k)
-                )
+                map_norm = WithinMapNorm(model.lrn_size, model.lrn_alpha, model.lrn_beta, model.lrn_k)
+                self.add_module("map_norm_conv2", map_norm)
         for linear in self.layers.linears:
             self.add_module(linear.name, nn.Linear(linear.in_features, linear.out_features))
 
@@ -78,9 +77,8 @@ class Layers(nn.Module):
 
     def drop(self, hidden: Tensor) -> Tensor:
         """Applies dropout: scales kept outputs up in training (torch), or all outputs down at test (the release)."""
-        if self.dropout_scaling is DropoutScaling.train:
-            return functional.dropout(hidden, self.dropout, self.training)
-        return functional.dropout(hidden, self.dropout, self.training) * (1.0 - self.dropout)
+        dropped = functional.dropout(hidden, self.dropout, self.training)
+        return dropped if self.dropout_scaling is DropoutScaling.train else dropped * (1.0 - self.dropout)
 
 
 class AlexNet(Layers):

@@ -94,14 +94,10 @@ class ModelSettings:
 
     def __post_init__(self) -> None:
         require(self.num_convs in (5, 6), f"num_convs={self.num_convs}: give 5 or 6")
-        require(
-            len(self.filters) == len(CONVS) and min(self.filters) > 0,
-            f"filters={list(self.filters)}: give a positive count for each of {', '.join(CONVS)}",
-        )
-        require(
-            set(self.without) < set(MIDDLE_CONVS),
-            f"without={list(self.without)}: give some of {', '.join(MIDDLE_CONVS)}, but not all",
-        )
+        all_given = len(self.filters) == len(CONVS) and min(self.filters) > 0
+        require(all_given, f"filters={list(self.filters)}: give a positive count for each of {', '.join(CONVS)}")
+        some_left = set(self.without) < set(MIDDLE_CONVS)
+        require(some_left, f"without={list(self.without)}: give some of {', '.join(MIDDLE_CONVS)}, but not all")
         require(self.pool_size in (2, 3), f"pool_size={self.pool_size}: give 3 (windows overlap) or 2")
         require(0 <= self.dropout < 1, f"dropout={self.dropout}: give a share in [0, 1)")
         require(self.width > 0, f"width={self.width}: give a positive factor")
@@ -222,15 +218,11 @@ class ScheduleSettings:
         require_least(self, 0, "cuts", "warmup_updates")
         require_least(self, 1, "patience")
         require(0 <= self.at_chance_after <= 1, f"at_chance_after={self.at_chance_after}: give a share in [0, 1]")
-        require(
-            len(self.latest) == self.cuts,
-            f"latest={list(self.latest)}: give one share for each of the {self.cuts} cuts",
-        )
+        fits = len(self.latest) == self.cuts
+        require(fits, f"latest={list(self.latest)}: give one share for each of the {self.cuts} cuts")
         require(all(0 < share <= 1 for share in self.latest), f"latest={list(self.latest)}: give shares in (0, 1]")
-        require(
-            self.decay is Decay.plateau or not self.stop_when_stalled,
-            "stop_when_stalled=true: only decay=plateau watches dev error; give decay=plateau, or leave this out",
-        )
+        watched = "stop_when_stalled=true: only decay=plateau watches dev error; give decay=plateau, or leave this out"
+        require(self.decay is Decay.plateau or not self.stop_when_stalled, watched)
 
 
 @dataclass(frozen=True)

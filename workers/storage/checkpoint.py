@@ -123,9 +123,8 @@ def write_checkpoint(
         layout.STATE: [json.dumps(state, indent=1, allow_nan=False).encode()],
     }
     with atomic_folder(target, check) as temporary:
-        described = {
-            name: asdict(_write_durably(temporary / name, beating(pieces, beat))) for name, pieces in files.items()
-        }
+        written = {name: _write_durably(temporary / name, beating(pieces, beat)) for name, pieces in files.items()}
+        described = {name: asdict(each) for name, each in written.items()}
         manifest = {"schema": _SCHEMA, "step": step, **identity, "files": described}
         _write_durably(temporary / layout.MANIFEST, [_sealed(manifest)])
     try:
@@ -211,9 +210,8 @@ def newest_checkpoint(
 
 def newest_step(folder: Path) -> int:
     """Returns the update that a stage resumes from if its newest checkpoint is valid; 0 for a fresh start."""
-    return max(
-        (step for step in steps_of(folder) if (folder / layout.checkpoint(step) / layout.MANIFEST).exists()), default=0
-    )
+    steps = (step for step in steps_of(folder) if (folder / layout.checkpoint(step) / layout.MANIFEST).exists())
+    return max(steps, default=0)
 
 
 def prune(
@@ -266,13 +264,10 @@ def _manifest(folder: Path) -> dict[str, Any]:
         data = _read_own(folder / layout.MANIFEST)
     try:
         manifest: dict[str, Any] = parse_json(data)
-        schema = manifest["schema"]
-        whole = schema == _SCHEMA and set(manifest["files"]) == {layout.MODEL, layout.OPTIMIZER, layout.STATE}
-        if (
-            not whole
-            or layout.checkpoint(manifest["step"]) != folder.name
-            or not isinstance(manifest["stage_hash"], str)
-        ):
+        files = {layout.MODEL, layout.OPTIMIZER, layout.STATE}
+        whole = manifest["schema"] == _SCHEMA and set(manifest["files"]) == files
+        own = layout.checkpoint(manifest["step"]) == folder.name and isinstance(manifest["stage_hash"], str)
+        if not (whole and own):
             raise _Invalid("its manifest belongs to another checkpoint or schema")
         if data != _sealed({key: value for key, value in manifest.items() if key != _SEAL}):
             raise _Invalid("its manifest differs from its own sha256")

@@ -82,8 +82,7 @@ def train(stage: Stage, state: TrainState) -> TrainState:
     rates = LearningRates(stage.optimizer, stage.spec.recipe.optimizer.velocity, stage.later, state.rates)
     norms = batch_norms(stage.model)
     while state.step < total and not has_stalled(state.schedule, stage.spec.recipe.schedule):
-        epoch, index = divmod(state.step, per_epoch)
-        state = _update(stage, state, epoch, index, clock, rates, norms)
+        state = _update(stage, state, clock, rates, norms)
         epoch_ended = state.step % per_epoch == 0
         if epoch_ended:
             state = _end_epoch(stage, state, clock)
@@ -94,23 +93,16 @@ def train(stage: Stage, state: TrainState) -> TrainState:
 
 
 def _update(
-    stage: Stage,
-    state: TrainState,
-    epoch: int,
-    index: int,
-    clock: "_Stopwatch",
-    rates: LearningRates,
-    norms: Sequence[_BatchNorm],
+    stage: Stage, state: TrainState, clock: "_Stopwatch", rates: LearningRates, norms: Sequence[_BatchNorm]
 ) -> TrainState:
     """One update of momentum SGD."""
+    epoch, index = divmod(state.step, stage.batches.per_epoch)
     with clock.waiting():
         batch = stage.batches.draw(epoch, index)
     device = stage.spec.numerics.device
     images, labels = batch.images.to(device, non_blocking=True), batch.labels.to(device, non_blocking=True)
-    rates.set(
-        learning_rate(stage.spec.recipe.optimizer.lr, state.schedule, state.step, stage.spec.recipe.schedule),
-        state.step,
-    )
+    recipe = stage.spec.recipe
+    rates.set(learning_rate(recipe.optimizer.lr, state.schedule, state.step, recipe.schedule), state.step)
     if not stage.model.training:
         stage.model.train()
     set_modes(norms, len(labels))

@@ -48,12 +48,8 @@ def _copied(source: Store, copy: Path, beat: Callable[[], None]) -> Store:
     # Deletes the rest of a killed copy, which may be as large as the store, and which nothing else deletes.
     remove_leftovers(copy.parent, copy.name)
     needed = sum((source.path / name).stat().st_size for name in source.file_hashes)
-    require_space(
-        copy.parent,
-        needed,
-        f"the copy of {source.path}",
-        "set datasets.local_copy to a larger disk of the nodes, or to null to read the store from shared storage",
-    )
+    change = "set datasets.local_copy to a larger disk of the nodes, or to null to read the store from shared storage"
+    require_space(copy.parent, needed, f"the copy of {source.path}", change)
     with atomic_folder(copy) as folder:
         for name, sha256 in source.file_hashes.items():
             _copy_checked(source.path / name, folder / name, sha256, beat)

@@ -90,10 +90,8 @@ class Pixels:
 
     def _many(self, chosen: Sequence[int], rows: slice, columns: slice) -> np.ndarray:
         if isinstance(chosen, range) and chosen.step == 1:
-            parts = [
-                self._shard(number).run(within.start, within.stop, rows, columns)
-                for number, within in self._parts(chosen.start, chosen.stop)
-            ]
+            found = self._parts(chosen.start, chosen.stop)
+            parts = [self._shard(number).run(within.start, within.stop, rows, columns) for number, within in found]
             if len(parts) == 1:
                 return parts[0]
             if parts:

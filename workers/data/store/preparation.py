@@ -189,12 +189,8 @@ def _require_room(work: _Preparation) -> None:
     raw = settings.store_format is StoreFormat.raw
     smaller = f", or store JPEG with datasets.<name>.store_format=jpeg (about {as_jpeg:,} bytes)" if raw else ""
     written = sum(path.stat().st_size for path in work.building.glob("*/*.npy"))
-    require_space(
-        work.root,
-        max(0, needed - written),
-        f"the prepared dataset of {num_images:,} images",
-        f"set datasets.store to a folder on another disk{smaller}",
-    )
+    change = f"set datasets.store to a folder on another disk{smaller}"
+    require_space(work.root, max(0, needed - written), f"the prepared dataset of {num_images:,} images", change)
 
 
 def _write_store(work: _Preparation, rows: Rows, folder: Path) -> None:

@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 
@@ -44,9 +45,8 @@ def image_statistics(images: np.ndarray | Pixels) -> ImageStatistics:
     """Computes statistics of [N, S, S, 3] uint8, N ≥ 1, in one pass, over at most MOST_IMAGES evenly spaced images."""
     chosen = range(0, len(images), -(-len(images) // MOST_IMAGES))
     num_threads = min(len(os.sched_getaffinity(0)), len(chosen))
-    shares = [
-        chosen[len(chosen) * at // num_threads : len(chosen) * (at + 1) // num_threads] for at in range(num_threads)
-    ]
+    edges = [len(chosen) * at // num_threads for at in range(num_threads + 1)]
+    shares = [chosen[start:stop] for start, stop in pairwise(edges)]
     # Sums of integers below 2**53 are exact in float64 in any order, so the bits do not depend on machine or threads.
     total = np.zeros(images.shape[1:], np.uint32)
     products = np.zeros((3, 3))

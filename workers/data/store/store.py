@@ -98,9 +98,8 @@ class Store:
 
     def contents(self, split: str) -> np.ndarray:
         """Returns [N, 32] uint8, the sha256 of each image's content; equal rows are equal images, in any store."""
-        return (
-            self._load(f"{split}.contents.npy", map_pages=True) if self.counts[split] else np.empty((0, 32), np.uint8)
-        )
+        name = f"{split}.contents.npy"
+        return self._load(name, map_pages=True) if self.counts[split] else np.empty((0, 32), np.uint8)
 
     def mean_image(self) -> np.ndarray:
         """Returns [S, S, 3] float32, the mean of train at each position and channel on the scale 0…255."""
@@ -131,9 +130,8 @@ def open_store(path: Path) -> Store:
     try:
         manifest: dict[str, Any] = parse_json((path / MANIFEST).read_bytes())
     except FileNotFoundError as error:
-        raise StorageError(
-            f"{path}: no prepared dataset there: prepare it again, on storage that all nodes share"
-        ) from error
+        absent = f"{path}: no prepared dataset there: prepare it again, on storage that all nodes share"
+        raise StorageError(absent) from error
     except (OSError, ValueError) as error:
         raise _damaged(path, f"{MANIFEST} cannot be read ({error})") from error
     try:
