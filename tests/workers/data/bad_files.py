@@ -92,7 +92,6 @@ def files(marker: str) -> dict[str, File]:
     palette = rgb.quantize(16)
     return {
         "plain.jpg": File(jpeg),
-        "plain.JPEG": File(encoded(photograph(4), "JPEG")),
         "progressive.jpg": File(progressive),
         "plain.png": File(encoded(photograph(5), "PNG")),
         "plain.bmp": File(encoded(photograph(6), "BMP")),
@@ -109,7 +108,6 @@ def files(marker: str) -> dict[str, File]:
         ),
         "deep.png": File(deep_png(), (Decision.sixteen_bits,)),
         "palette.png": File(encoded(palette, "PNG"), (Decision.palette,)),
-        "palette.bmp": File(encoded(other.quantize(16), "BMP"), (Decision.palette,)),
         "clear_palette.png": File(encoded(palette, "PNG", transparency=0), (Decision.palette, Decision.transparency)),
         "alpha.png": File(encoded(rgb.convert("RGBA"), "PNG"), (Decision.transparency,)),
         "grey_alpha.png": File(encoded(rgb.convert("LA"), "PNG"), (Decision.grey, Decision.transparency)),
@@ -151,10 +149,8 @@ def files(marker: str) -> dict[str, File]:
         "cut.png": File(encoded(photograph(3, 90), "PNG")[:middle], refused="truncated"),
         "head.jpg": File(b"\xff\xd8\xff\xe0", refused="JPEG, damaged at its start"),
         "tiff.jpg": File(encoded(rgb, "TIFF"), refused="TIFF, not supported"),
-        "picture.tiff": File(encoded(rgb, "TIFF"), refused="TIFF, not supported"),
         "icon.png": File(encoded(rgb, "ICO"), refused="ICO, not supported"),
         "pixels.ppm": File(encoded(rgb, "PPM"), refused="PPM, not supported"),
-        "script.eps": File(postscript, refused="PostScript, not supported"),
         "script.jpg": File(postscript, refused="PostScript, not supported"),
         "drawing.svg": File(b'<svg onload="x"/>', refused="SVG or XML, not supported"),
         "page.jpg": File(b"<!DOCTYPE html><title>404</title>", refused="HTML, not supported"),

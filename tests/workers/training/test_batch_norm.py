@@ -10,7 +10,6 @@ from workers.data.store import open_store
 from workers.errors import Stopped
 from workers.inference import load_member, predict_images
 from workers.models import build
-from workers.protocol import StageSpec
 from workers.settings import Crops, ModelSettings
 from workers.training import run_stage
 
@@ -19,7 +18,7 @@ FIRST_NORM = "conv1.1"
 
 
 @pytest.fixture
-def spec(tiny_spec: StageSpec) -> StageSpec:
+def spec(tiny_spec):
     return replace(tiny_spec, recipe=replace(tiny_spec.recipe, model=NET))
 
 
