@@ -4,7 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
-from hypothesis import example, given, strategies as st
+from hypothesis import example, given, settings, strategies as st
 
 from workers.kernels import resize
 
@@ -19,6 +19,7 @@ def _pixels(side: int, seed: int, *, extreme: bool) -> np.ndarray:
 
 
 @needs_kernel
+@settings(deadline=None)
 @given(side=st.integers(1, 90), size=st.integers(1, 70), seed=st.integers(0, 9), extreme=st.booleans())
 @example(side=1999, size=256, seed=0, extreme=False)
 @example(side=255, size=256, seed=0, extreme=False)
