@@ -127,7 +127,6 @@ def files(marker: str) -> dict[str, File]:
         "bmp.gif": File(encoded(other, "BMP"), (Decision.bmp_renamed,)),
         "gif.jpg": File(encoded(other.quantize(16), "GIF"), (Decision.palette, Decision.gif_renamed)),
         "webp.jpg": File(encoded(other, "WEBP"), (Decision.webp_renamed,)),
-        "jpeg.tif": File(encoded(photograph(10), "JPEG"), (Decision.jpeg_renamed,)),
         "stray.jpg": File(large[:-2] + b"stray" * 20 + large[-2:], (Decision.stray_bytes,)),
         "odd_scan.jpg": File(odd_scan(large), (Decision.odd_scan,)),
         "cut_odd_scan.jpg": File(odd_scan(large[:middle]), refused="truncated"),
