@@ -1,7 +1,5 @@
 """A tiny stage on scikit-learn's digits, shared by the tests of training and prediction."""
 
-from pathlib import Path
-
 import pytest
 
 from workers.data.store import prepare
@@ -19,18 +17,18 @@ from workers.settings import (
 
 
 @pytest.fixture(scope="session")
-def digits_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def digits_store(tmp_path_factory):
     return prepare(DatasetSettings(source=Source.digits, size=18), tmp_path_factory.mktemp("digits-store"))
 
 
 @pytest.fixture(scope="session")
-def turned_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def turned_store(tmp_path_factory):
     settings = DatasetSettings(source=Source.digits, size=18, orientations=4)
     return prepare(settings, tmp_path_factory.mktemp("turned-store"))
 
 
 @pytest.fixture
-def tiny_spec(digits_store: Path, tmp_path: Path) -> StageSpec:
+def tiny_spec(digits_store, tmp_path):
     settings = Recipe(
         model=ModelSettings(input_size=16, width=0.05, conv1_kernel=3, conv1_stride=1, conv1_padding=1, fc_units=16),
         optimizer=OptimizerSettings(lr=0.02, batch_size=400),

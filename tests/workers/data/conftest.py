@@ -1,8 +1,5 @@
 """Small trees of generated images, in both layouts that the folder source reads."""
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
-
 import pytest
 from pictures import write_tree
 from s3_server import s3_server, upload
@@ -11,7 +8,7 @@ SECRET = "never-to-be-told"
 
 
 @pytest.fixture
-def plain_tree(tmp_path: Path) -> Path:
+def plain_tree(tmp_path):
     """Three classes of 20 training images, no val, five unlabelled test images."""
     files = {
         f"train/{name}/{index}.png": 100 * place + index for place, name in enumerate("abc") for index in range(20)
@@ -20,7 +17,7 @@ def plain_tree(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def published_tree(tmp_path: Path) -> Path:
+def published_tree(tmp_path):
     """Tiny-ImageNet's layout: three classes of 10, six annotated val images, four test images."""
     files: dict[str, int | bytes] = {
         f"train/n{place}/images/n{place}_{index}.JPEG": 100 * place + index for place in range(3) for index in range(10)
@@ -35,7 +32,7 @@ def published_tree(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def small_folder(tmp_path: Path) -> Path:
+def small_folder(tmp_path):
     """Three classes of eight training and two validation images, five unlabelled test images."""
     files = {f"train/{name}/{index}.png": 50 * place + index for place, name in enumerate("abc") for index in range(8)}
     files |= {
@@ -45,7 +42,7 @@ def small_folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def s3_address() -> Iterator[str]:
+def s3_address():
     """The address of an S3 server on this machine."""
     pytest.importorskip("moto")
     pytest.importorskip("s3fs")
@@ -54,7 +51,7 @@ def s3_address() -> Iterator[str]:
 
 
 @pytest.fixture
-def to_s3(s3_address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, str], str]:
+def to_s3(s3_address, tmp_path, monkeypatch):
     """Uploads a folder under a name of the test's own and tells its URL; the environment has what it takes to read."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_address)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a-test")

@@ -1,7 +1,6 @@
 """Sheets show the pixels of the store, and what the net is fed, as they are."""
 
 import io
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ from PIL import Image
 from workers.data import export as contact_sheet
 from workers.data.export import Band, Tile, draw, prepared_sheet
 from workers.data.loading import Windows, crop, pixel_statistics, to_input
-from workers.data.store import Store, open_store
+from workers.data.store import open_store
 from workers.settings import AugmentationSettings, ModelSettings, Normalisation, ScheduleSettings, TrainingSettings
 from workers.training import augmented, run_stage
 from workers.training.augmented import augmented_sheet, to_pixels
@@ -19,7 +18,7 @@ SEEN = TrainingSettings(model=ModelSettings(input_size=16, conv1_kernel=3, conv1
 
 
 @pytest.fixture
-def digits(digits_store: Path) -> Store:
+def digits(digits_store):
     return open_store(digits_store)
 
 

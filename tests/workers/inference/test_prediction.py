@@ -18,7 +18,7 @@ from workers.data.store import open_store
 from workers.errors import CheckFailed, Stopped, StorageError
 from workers.inference import mean_over_crops, predict, predict_images, prediction
 from workers.inference.prediction import TrainedMember
-from workers.protocol import Numerics, PredictSpec, StageSpec
+from workers.protocol import Numerics, PredictSpec
 from workers.settings import AugmentationSettings, Crops, ModelSettings, Recipe
 
 
@@ -62,7 +62,7 @@ def test_crops_are_the_mean_probability_over_the_published_windows(reflect, crop
 
 
 @pytest.fixture
-def trained(tiny_spec: StageSpec) -> PredictSpec:
+def trained(tiny_spec):
     stages.trained(tiny_spec)
     folder, splits = tiny_spec.stage_dir.parent / "predictions", ("val", "test")
     return PredictSpec(

@@ -16,10 +16,10 @@ def _selected(kernels: str) -> Iterator[None]:
 
 
 @pytest.fixture
-def compiled() -> Iterator[None]:
+def compiled():
     yield from _selected("compiled")
 
 
 @pytest.fixture(params=["torch", "compiled"])
-def kernels(request: pytest.FixtureRequest) -> Iterator[None]:
+def kernels(request):
     yield from _selected(request.param)

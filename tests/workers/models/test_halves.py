@@ -1,6 +1,5 @@
 """AlexNet in two halves: logits and gradients of the grouped net, and where the weights lie."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -157,7 +156,7 @@ def test_halves_start_from_the_bits_that_the_grouped_net_is_drawn_with():
 
 
 @pytest.fixture
-def simulated() -> Iterator[None]:
+def simulated():
     """Tensors on any device, without content, that refuse to be mixed as on real GPUs; forward alone."""
     before = torch.__future__.get_overwrite_module_params_on_conversion()
     # Else a real parameter would have to hold simulated data.
@@ -168,7 +167,7 @@ def simulated() -> Iterator[None]:
 
 
 @pytest.fixture
-def unplaced() -> HalvedAlexNet:
+def unplaced():
     model = drawn(replace(HALVED, num_convs=6), torch.float)
     assert isinstance(model, HalvedAlexNet)
     return model

@@ -8,7 +8,7 @@ from torch.nn import functional
 from workers.models import build, initialise, outline
 from workers.models.highway import HighwayConv
 from workers.models.lenet import LeNet5, PartlyConnected, Subsampling
-from workers.settings import InitScheme, InitSettings, ModelSettings
+from workers.settings import InitSettings, ModelSettings
 
 NAMES = ("lenet5", "cifar_80s", "cifar_18pct", "highway")
 
@@ -142,11 +142,3 @@ def test_small_net_learns_eight_images_by_heart(name):
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
     assert loss.item() < 1.0, "a net that only knows how frequent classes are has ln 8 = 2.08"
-
-
-def test_published_deviations_can_be_given_to_cuda_convnet_s_net():
-    model = build(ModelSettings(name="cifar_80s", input_size=32), 10)
-    published = {"conv1": 1e-4, "conv2": 0.01, "conv3": 0.01, "fc64": 0.1, "fc10": 0.1}
-    initialise(model, InitSettings(InitScheme.gaussian, layer_std=published), seed=0)
-    for name, std in published.items():
-        assert model.get_parameter(f"{name}.weight").std().item() == pytest.approx(std, rel=0.1)

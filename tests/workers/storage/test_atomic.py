@@ -10,7 +10,7 @@ from workers.storage import atomic
 
 
 @pytest.fixture
-def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def old(tmp_path, monkeypatch):
     """A folder with a file in it, on a file system that exchanges nothing."""
     monkeypatch.setattr(atomic, "_exchange", lambda *_: False)
     folder = tmp_path / "submission"

@@ -7,6 +7,7 @@ import shutil
 import stat
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -152,11 +153,7 @@ def test_pruning_counts_only_what_reads_well_and_deletes_nothing_before_two_do(t
 def test_failing_storage_sets_no_checkpoint_aside(tmp_path, monkeypatch, error):
     save(tmp_path, 1)
     with monkeypatch.context() as patch:
-
-        def refused(path):
-            raise OSError(error, os.strerror(error))
-
-        patch.setattr(protocol, "_read_own", refused)
+        patch.setattr(protocol, "_read_own", Mock(side_effect=OSError(error, os.strerror(error))))
         with pytest.raises(StorageError, match=os.strerror(error)):
             newest_checkpoint(tmp_path)
     assert steps(tmp_path) == ["step-00000001"]

@@ -10,7 +10,6 @@ from workers.data.store import open_store
 from workers.errors import Stopped
 from workers.inference import load_member, predict_images
 from workers.models import build
-from workers.protocol import StageSpec
 from workers.settings import Crops, ModelSettings
 from workers.training import run_stage
 
@@ -19,7 +18,7 @@ FIRST_NORM = "conv1.1"
 
 
 @pytest.fixture
-def spec(tiny_spec: StageSpec) -> StageSpec:
+def spec(tiny_spec):
     return replace(tiny_spec, recipe=replace(tiny_spec.recipe, model=NET))
 
 
@@ -30,11 +29,6 @@ def test_checkpoint_of_a_net_with_batch_norm_holds_its_running_statistics(spec):
     assert saved.model[f"{FIRST_NORM}.num_batches_tracked"].dtype == np.int64
     assert np.abs(saved.model[f"{FIRST_NORM}.running_mean"]).max() > 0
     assert not any("running" in name for name in saved.optimizer)
-
-
-def test_checkpoint_of_alexnet_holds_its_weights_and_nothing_else(tiny_spec):
-    names = {name for name, _ in build(tiny_spec.recipe.model, 10).named_parameters()}
-    assert weights(trained(tiny_spec)).keys() == names
 
 
 @pytest.mark.parametrize("updates", [1, 2, 3])

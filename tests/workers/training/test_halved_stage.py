@@ -21,12 +21,12 @@ def laid(spec: StageSpec, layout: Layout, folder: Path) -> StageSpec:
 
 
 @pytest.fixture
-def halved(tiny_spec: StageSpec, tmp_path: Path) -> StageSpec:
+def halved(tiny_spec, tmp_path):
     return laid(tiny_spec, Layout.halves, tmp_path)
 
 
 @pytest.fixture
-def grouped(tiny_spec: StageSpec, tmp_path: Path) -> StageSpec:
+def grouped(tiny_spec, tmp_path):
     return laid(tiny_spec, Layout.grouped, tmp_path)
 
 

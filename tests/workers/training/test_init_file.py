@@ -15,7 +15,7 @@ from torch import Tensor
 
 from workers.errors import DataError
 from workers.models import build, initialise, saved_parts_of
-from workers.protocol import InitFile, StageSpec
+from workers.protocol import InitFile
 from workers.settings import InitSettings, Layout, OptimizerSettings
 from workers.training import check_init_file, run_stage
 from workers.training.init_file import load_init_file, read_init_file
@@ -25,7 +25,7 @@ UNMOVED = OptimizerSettings(lr=1e-30, batch_size=400)
 
 
 @pytest.fixture
-def published(tiny_spec: StageSpec) -> Weights:
+def published(tiny_spec):
     """Weights of the tiny net over 40 classes."""
     model = build(tiny_spec.recipe.model, 40)
     initialise(model, InitSettings(bias=1.0), seed=99)

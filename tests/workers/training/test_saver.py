@@ -5,7 +5,6 @@ import itertools
 import logging
 import shutil
 import threading
-from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, closing
 from dataclasses import replace
@@ -58,7 +57,7 @@ class Disk:
 
 
 @pytest.fixture
-def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
+def disk(monkeypatch):
     disk = Disk()
     monkeypatch.setattr(saver_module, "write_checkpoint", disk.write)
     yield disk

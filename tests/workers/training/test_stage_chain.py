@@ -24,7 +24,7 @@ UNMOVED = OptimizerSettings(lr=1e-30, batch_size=400)
 
 
 @pytest.fixture
-def base(tiny_spec: StageSpec) -> StageSpec:
+def base(tiny_spec):
     return trained(tiny_spec)
 
 

@@ -46,7 +46,7 @@ def settings(root: Path, **changes: object) -> DatasetSettings:
 
 
 @pytest.fixture
-def every_kind(tmp_path: Path) -> Path:
+def every_kind(tmp_path):
     """train/a and test/ hold a file of every kind; train/b and val/ are plain."""
     root = tmp_path / "root"
     write_tree(root, ("train/b/1.png", "train/b/2.png", "val/a/3.png", "val/b/4.png"))

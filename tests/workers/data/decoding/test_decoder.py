@@ -22,13 +22,6 @@ def test_smaller_and_larger_images_are_scaled():
         assert decode(encoded(noise(0, width, height)), 16).pixels.shape == (16, 16, 3)
 
 
-def test_downscaling_is_antialiased():
-    lines = np.zeros((64, 64, 3), np.uint8)
-    lines[::2] = 255
-    pixels = decode(encoded(Image.fromarray(lines)), 16).pixels
-    assert np.abs(pixels[2:-2].astype(int) - 127).max() < 12
-
-
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "I;16"])
 def test_every_mode_of_mid_grey_comes_out_grey(mode):
     level = {"1": 255, "I;16": 0x8080}.get(mode, 0x80)

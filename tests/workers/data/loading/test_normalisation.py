@@ -1,13 +1,8 @@
 """Crops, reflections, colour and normalisation of a batch against slow, obvious ones, pixel by pixel in float64."""
 
-from dataclasses import replace
-from pathlib import Path
-
 import numpy as np
 import pytest
-import torch
 from listed import folder, store_of
-from pictures import encoded, smooth, write_tree
 
 from workers.data.loading import (
     IMAGENET_MEAN,
@@ -18,7 +13,7 @@ from workers.data.loading import (
     pixel_statistics,
 )
 from workers.data.store import Store
-from workers.settings import AugmentationSettings, ColourScale, Normalisation, StoreFormat
+from workers.settings import AugmentationSettings, ColourScale, Normalisation
 
 SIZE = 8
 SETTINGS = [
@@ -29,7 +24,7 @@ SETTINGS = [
 
 
 @pytest.fixture
-def store(plain_tree: Path, tmp_path: Path) -> Store:
+def store(plain_tree, tmp_path):
     return store_of(folder(plain_tree, size=10), tmp_path / "stores")
 
 
@@ -91,38 +86,3 @@ def test_colour_that_is_off_after_an_epoch_leaves_all_else_as_it_was(store):
             wanted = always if epoch < 2 else never
             assert np.array_equal(until_two(epoch, index), wanted(epoch, index))
             assert not np.array_equal(always(epoch, index), never(epoch, index))
-
-
-STORED, SEEN = 48, 40
-
-
-@pytest.fixture
-def stores(tmp_path: Path) -> dict[StoreFormat, Store]:
-    """Smooth images, as photographs are, in both formats."""
-    smoothed = (encoded(smooth(index, STORED, STORED, corners=6)) for index in range(60))
-    write_tree(
-        tmp_path / "images", {f"train/{'abc'[index % 3]}/{index:02}.png": each for index, each in enumerate(smoothed)}
-    )
-    settings = folder(tmp_path / "images", size=STORED)
-    return {each: store_of(replace(settings, store_format=each), tmp_path / "stores") for each in StoreFormat}
-
-
-def epochs(store: Store, statistics_of: Store) -> TrainingBatches:
-    settings = AugmentationSettings()
-    return TrainingBatches(
-        store, pixel_statistics(statistics_of, settings), settings, seed=3, batch_size=16, input_size=SEEN
-    )
-
-
-def test_jpeg_store_gives_the_same_batches_but_for_what_jpeg_loses(stores):
-    raw = stores[StoreFormat.raw]
-    ours, theirs = (epochs(stores[each], raw) for each in (StoreFormat.jpeg, StoreFormat.raw))
-    for epoch in (0, 1):
-        for index in range(theirs.per_epoch):
-            ours_now, theirs_now = ours.draw(epoch, index), theirs.draw(epoch, index)
-            assert torch.equal(ours_now.labels, theirs_now.labels)
-            assert not torch.equal(ours_now.images, theirs_now.images)
-            # In standard deviations of the pixels; another image, or another crop of it, would be about one away.
-            assert (ours_now.images - theirs_now.images).abs().mean() < 0.15
-    shifted = theirs.draw(0, 0).images.roll(4, dims=3)
-    assert (shifted - ours.draw(0, 0).images).abs().mean() > 0.3, "the bound would not see a wrong crop"

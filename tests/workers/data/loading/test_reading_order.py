@@ -78,9 +78,6 @@ def test_epoch_gone_on_with_asks_for_what_is_left_of_it():
     for position in range(700, 1000, 100):
         ahead.to(drawn, position)
     assert sorted(pixels.images()) == sorted(drawn[700:].tolist())
-
-
-def test_small_store_is_not_asked_for():
-    pixels = _Asked()
-    ReadAhead(pixels, 10, least_bytes=1).to(order(100, 0), 0)
-    assert not pixels.pieces
+    small = _Asked()
+    ReadAhead(small, 10, least_bytes=1).to(order(100, 0), 0)
+    assert not small.pieces

@@ -34,7 +34,7 @@ def kinds(template: str = "{name},{kind}") -> list[str]:
 
 
 @pytest.fixture
-def dogs(tmp_path: Path) -> Path:
+def dogs(tmp_path):
     """Ids without extension, labels.csv, train/ and test/, a sample with a column a class."""
     files = {**images("train", TEN), **images("test", ("x", "y"), first=100)}
     files["labels.csv"] = lines("id,breed", *kinds())

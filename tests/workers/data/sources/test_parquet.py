@@ -29,12 +29,12 @@ def rows(root: Path, **changes: object) -> DatasetSettings:
 
 
 @pytest.fixture
-def root(small_folder: Path, tmp_path: Path) -> Path:
+def root(small_folder, tmp_path):
     return as_parquet(small_folder, tmp_path / "root")
 
 
 @pytest.fixture
-def pictures() -> list[bytes]:
+def pictures():
     return [encoded(noise(index)) for index in range(6)]
 
 
@@ -161,7 +161,7 @@ def test_damage_among_the_images_is_told_when_they_are_read(root, tmp_path):
 
 
 @pytest.fixture
-def groups(tmp_path: Path) -> RowImages:
+def groups(tmp_path):
     """Twelve row groups of four rows, each image of 1000 bytes."""
     images = [Image(f"{index}", "a", bytes([index]) * 1000) for index in range(48)]
     path = write_parquet(tmp_path / "x.parquet", images, ["a"], rows_a_group=4)

@@ -1,7 +1,5 @@
 """Which files hold which split: by name, or by patterns of names."""
 
-from pathlib import Path
-
 import pytest
 from pictures import write_tree
 
@@ -37,7 +35,7 @@ def test_braces_that_stand_for_too_many_are_refused(pattern):
 
 
 @pytest.fixture
-def tree(tmp_path: Path) -> LocalTree:
+def tree(tmp_path):
     names = ("a/1.tar", "a/2.tar", "b/1.tar", "b/x.txt", "top.tar", "[odd].tar")
     return LocalTree(write_tree(tmp_path, dict.fromkeys(names, b"x")))
 

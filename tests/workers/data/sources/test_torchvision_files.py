@@ -232,7 +232,7 @@ def settings(root: Path, name: str, **others: object) -> DatasetSettings:
 
 
 @pytest.fixture
-def writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Writer:
+def writer(tmp_path, monkeypatch):
     return Writer(tmp_path / "root", monkeypatch)
 
 

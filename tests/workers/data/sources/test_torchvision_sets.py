@@ -7,6 +7,7 @@ import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -22,18 +23,18 @@ IN_A_BATCH = 12
 
 
 @pytest.fixture
-def cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cifar(tmp_path, monkeypatch):
     """CIFAR-10's files with few images; torchvision's checksums are those of these files."""
     folder = tmp_path / "cifar-10-batches-py"
     folder.mkdir()
     generator = np.random.default_rng(0)
 
-    def write(name: str, content: object) -> tuple[str, str]:
+    def write(name, content):
         data = pickle.dumps(content)
         (folder / name).write_bytes(data)
         return name, hashlib.md5(data, usedforsecurity=False).hexdigest()
 
-    def batch(name: str) -> tuple[str, str]:
+    def batch(name):
         pixels = generator.integers(0, 256, (IN_A_BATCH, 3072), dtype=np.uint8)
         return write(name, {"data": pixels, "labels": [index % 3 for index in range(IN_A_BATCH)]})
 
@@ -207,9 +208,5 @@ def test_what_is_not_there_is_told_in_one_line(tmp_path, monkeypatch):
     assert "did you mean CIFAR10" in refusal(settings(tmp_path, name="CIFAR1O"))
     assert "known: CIFAR10" in refusal(settings(tmp_path, name=None))
     assert "root: missing" in refusal(DatasetSettings(source=Source.torchvision, name="CIFAR10"))
-
-    def refused(*_, **__):
-        raise OSError("connection refused")
-
-    monkeypatch.setattr(datasets.CIFAR10, "download", refused)
+    monkeypatch.setattr(datasets.CIFAR10, "download", Mock(side_effect=OSError("connection refused")))
     assert "CIFAR10 cannot be downloaded (connection refused" in refusal(settings(tmp_path, download=True))

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from image_forms import as_shards, write_shard
+from image_forms import write_shard
 from listed import refusal, rows_of, store_of
 from pictures import encoded, noise
 
@@ -105,17 +105,6 @@ def test_shards_are_found_by_pattern(tmp_path):
     assert "set datasets.<name>.train to a pattern" in refusal(shards(tmp_path))
 
 
-def test_classes_file_is_kept_to_and_refusals_are_those_of_folders(small_folder, tmp_path):
-    root = as_shards(small_folder, tmp_path / "shards")
-    listed = tmp_path / "some.txt"
-    listed.write_text("b\n")
-    assert survey(shards(root, classes=str(listed))).counts == {"train": 7, "dev": 1, "val": 2, "test": 5}
-    listed.write_text("unicorn\n")
-    assert "class unicorn is not in" in refusal(shards(root, classes=str(listed)))
-    write_shard(root / "val-0009.tar", [("z.png", b"x"), ("z.cls", b"zebra")])
-    assert "class zebra is not in" in refusal(shards(root))
-
-
 WRONG: dict[str, tuple[list[Member], str]] = {
     "two images": ([("k.png", b"1"), ("k.jpg", b"2"), ("k.cls", b"0")], "k has 2 images (k.png and k.jpg)"),
     "twice": ([("k.png", b"1"), ("k.png", b"2"), ("k.cls", b"0")], "k.png occurs twice"),
@@ -156,7 +145,7 @@ def test_number_without_a_name_is_refused(tmp_path):
 
 
 @pytest.fixture
-def shard(tmp_path: Path) -> Path:
+def shard(tmp_path):
     (tmp_path / "root").mkdir()
     return write_shard(tmp_path / "root" / "train-000.tar", samples(8))
 

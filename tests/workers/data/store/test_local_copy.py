@@ -19,7 +19,7 @@ from workers.storage import locked
 
 
 @pytest.fixture
-def store(plain_tree: Path, tmp_path: Path) -> Path:
+def store(plain_tree, tmp_path):
     return prepare(folder(plain_tree), tmp_path / "stores")
 
 

@@ -194,6 +194,8 @@ def test_jpeg_store_holds_the_encoded_pixels_and_gives_their_windows(plain_tree,
             assert np.array_equal(images[index, 3:33, 5:35], decode_window(file, 3, 5, 30))
         assert np.array_equal(images[:, 2:9, 1:30], np.asarray(images)[:, 2:9, 1:30])
         images.will_need(0, count)
+        windows = np.arange(count), np.arange(2 * count).reshape(-1, 2) % 11, np.arange(count) % 2 == 0
+        assert np.array_equal(crop(images, *windows, 30), crop(np.asarray(images), *windows, 30))
     # Noise is what JPEG is worst at; the statistics are of what training will see.
     assert store.mean != raw_store.mean
     np.testing.assert_allclose(store.mean, np.asarray(store.images("train")).mean(axis=(0, 1, 2)) / 255, rtol=1e-5)

@@ -5,7 +5,6 @@ import json
 import os
 import resource
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -149,11 +148,11 @@ def test_store_that_cannot_be_written_leaves_nothing(plain_tree, tmp_path, size,
 
 
 @pytest.fixture
-def leave_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+def leave_free(tmp_path, monkeypatch):
     """Makes every disk say that it has so many bytes free."""
     real = os.statvfs(tmp_path)
 
-    def leave(free: int) -> None:
+    def leave(free):
         said = os.statvfs_result((1, 1, *real[2:4], free, *real[5:]))
         monkeypatch.setattr(os, "statvfs", lambda path: said)
 

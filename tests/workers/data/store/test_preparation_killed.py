@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from listed import folder, store_of
@@ -28,20 +29,20 @@ GIVE_UP_S = 60.0
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images(tmp_path_factory):
     """Enough images for ten shards, each of its own pixels."""
     names = [f"train/{'abc'[index % 3]}/{index:03}.png" for index in range(NUM_IMAGES - 40)]
     return write_tree(tmp_path_factory.mktemp("images"), [*names, *(f"test/{index:02}.png" for index in range(40))])
 
 
 @pytest.fixture(scope="module")
-def digest(images: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+def digest(images, tmp_path_factory):
     """The digest of a store that was made in one go."""
     return store_of(settings(images), tmp_path_factory.mktemp("undisturbed")).digest
 
 
 @pytest.fixture
-def tree(images: Path, tmp_path: Path) -> Path:
+def tree(images, tmp_path):
     return shutil.copytree(images, tmp_path / "images")
 
 
@@ -142,9 +143,7 @@ def interrupted(tree: Path, stores: Path, num_images: int = 600) -> None:
 
 @pytest.mark.parametrize("step", ["image_statistics", "_commit"])
 def test_interruption_at_the_end_is_free(tree, tmp_path, monkeypatch, step):
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
+    interrupt = Mock(side_effect=KeyboardInterrupt)
     with monkeypatch.context() as interrupted, pytest.raises(KeyboardInterrupt):
         interrupted.setattr(preparation, step, interrupt)
         prepare(settings(tree), tmp_path / "stores")
@@ -231,8 +230,5 @@ def test_lock_of_another_user_counts_as_held(tmp_path, monkeypatch):
     path.touch()
     assert not is_locked(path)
 
-    def refused(*_):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(os, "open", refused)
+    monkeypatch.setattr(os, "open", Mock(side_effect=PermissionError(13, "Permission denied")))
     assert is_locked(path)
