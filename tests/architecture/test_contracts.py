@@ -42,7 +42,7 @@ BREACHES = {
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def project(tmp_path_factory):
     """Copies the two packages and the contracts."""
     folder = tmp_path_factory.mktemp("project")
     for package in PACKAGES:

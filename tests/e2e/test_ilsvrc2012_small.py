@@ -33,7 +33,7 @@ RELEASE_EPOCHS = tuple(f"ensemble.stages.{stage}.epochs=1" for stage in ("fall20
 
 
 @pytest.fixture(scope="module")
-def photographs(real_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def photographs(real_images, tmp_path_factory):
     """A few real photographs of eight classes, with the files that name each dataset's classes and their ids."""
     place = tmp_path_factory.mktemp("photographs")
     classes = sorted(path.name for path in (real_images / "train").iterdir())[: NUM_CLASSES["superset"]]
@@ -68,7 +68,7 @@ class Runs:
 
 
 @pytest.fixture
-def runs(tmp_path: Path, photographs: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
+def runs(tmp_path, photographs, monkeypatch):
     monkeypatch.setattr(story.cluster, "open_cluster", one_slot)
     return Runs(tmp_path, photographs)
 
@@ -95,7 +95,7 @@ def submitted(paths: RunPaths) -> list[str]:
     return (paths.submission / "submission.txt").read_text().splitlines()
 
 
-def test_release_chain_trains_each_shared_ancestor_once_and_copies_to_the_bit(runs: Runs, photographs: Path) -> None:
+def test_release_chain_trains_each_shared_ancestor_once_and_copies_to_the_bit(runs, photographs):
     paths = runs.launch(
         "release",
         ("target", "superset2009", "superset"),
@@ -124,7 +124,7 @@ def test_release_chain_trains_each_shared_ancestor_once_and_copies_to_the_bit(ru
 
 
 @pytest.mark.soak
-def test_release_chain_at_its_own_rates_moves_every_layer_and_copied_ones_less(runs: Runs) -> None:
+def test_release_chain_at_its_own_rates_moves_every_layer_and_copied_ones_less(runs):
     paths = runs.launch(
         "moving",
         ("target", "superset2009", "superset"),
@@ -156,7 +156,7 @@ def test_release_chain_at_its_own_rates_moves_every_layer_and_copied_ones_less(r
     )
 
 
-def test_article_s_seven_train_five_and_two_with_each_superset_net_of_its_own(runs: Runs, photographs: Path) -> None:
+def test_article_s_seven_train_five_and_two_with_each_superset_net_of_its_own(runs, photographs):
     paths = runs.launch(
         "article",
         ("target", "superset"),
@@ -175,7 +175,7 @@ def test_article_s_seven_train_five_and_two_with_each_superset_net_of_its_own(ru
     assert len(submitted(paths)) == 4 * HELD_OUT_IMAGES
 
 
-def test_transfer_from_another_run_s_file_trains_the_last_layer_alone(runs: Runs) -> None:
+def test_transfer_from_another_run_s_file_trains_the_last_layer_alone(runs):
     stages = "ensemble.members.transferred.stages"
     rates = ("experiment=tiny_imagenet", "ensemble=transfer", "optimizer.lr=0.01", "ensemble.stages.pretrain.epochs=1")
     chain = runs.launch("chain", ("target", "superset"), *rates)

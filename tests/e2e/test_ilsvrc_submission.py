@@ -32,13 +32,13 @@ def photograph(generator: np.random.Generator, place: int) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def truth() -> list[int]:
+def truth():
     """The ids of the test images, which the challenge keeps to itself."""
     return np.random.default_rng(5).permutation([1 + index % len(WNIDS) for index in range(NUM_TEST)]).tolist()
 
 
 @pytest.fixture(scope="module")
-def challenge(truth: list[int]) -> Challenge:
+def challenge(truth):
     generator = np.random.default_rng(0)
     val_ids = [1 + index % len(WNIDS) for index in range(NUM_VAL)]
     return Challenge(
@@ -85,7 +85,7 @@ def launch(root: Path, *overrides: str) -> int:
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(tmp_path, monkeypatch):
     monkeypatch.setattr(cluster, "open_cluster", one_slot)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -96,7 +96,7 @@ def submitted(here: Path) -> str:
 
 
 @pytest.mark.slow
-def test_archives_and_kit_become_a_submission_by_ids(challenge: Challenge, truth: list[int], here: Path) -> None:
+def test_archives_and_kit_become_a_submission_by_ids(challenge, truth, here):
     root = write_archives(here / "ilsvrc", challenge)
     assert launch(root) == 0
     text = submitted(here)
@@ -121,7 +121,7 @@ def test_archives_and_kit_become_a_submission_by_ids(challenge: Challenge, truth
 
 
 @pytest.mark.slow
-def test_some_classes_are_submitted_by_their_ids_in_the_kit(challenge: Challenge, truth: list[int], here: Path) -> None:
+def test_some_classes_are_submitted_by_their_ids_in_the_kit(challenge, truth, here):
     root = write_archives(here / "ilsvrc", challenge)
     kept = [2, 4, 5, 7]
     (here / "kept.txt").write_text("".join(f"{WNIDS[number - 1]}\n" for number in kept))

@@ -4,9 +4,7 @@ import csv
 import json
 import signal
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 
 import numpy as np
 import psutil
@@ -62,14 +60,14 @@ class Folder(Place):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Folder]:
+def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("digits")
     place = Folder(root, root / "store", SMALL)
     yield place
     place.close()
 
 
-def test_launch_interrupted_and_repeated_comes_to_a_whole_run(folder: Folder) -> None:
+def test_launch_interrupted_and_repeated_comes_to_a_whole_run(folder):
     first = folder.start()
     wait_for(lambda: folder.live_points() >= 2 or first.poll() is not None)
     assert first.poll() is None, folder.ended(first)
@@ -153,7 +151,7 @@ def _check_tracking(folder: Folder, before: dict[str, str]) -> None:
 
 
 @pytest.mark.soak
-def test_member_alone_has_the_bits_it_has_among_seven_and_interrupted(folder: Folder, tmp_path: Path) -> None:
+def test_member_alone_has_the_bits_it_has_among_seven_and_interrupted(folder, tmp_path):
     # No member is left that has a stage `train`, and a setting of none is refused.
     alone = Folder(tmp_path, folder.store, tuple(word for word in SMALL if ".train." not in word))
     without = [f"~ensemble.members.{member}" for member in MEMBERS if member != "pretrained2"]

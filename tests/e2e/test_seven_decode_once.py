@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from pictures import write_photos
@@ -38,7 +37,7 @@ SMALL = (
 
 
 @pytest.mark.slow
-def test_launch_of_seven_members_decodes_each_image_once(tmp_path: Path, checkout: Path) -> None:
+def test_launch_of_seven_members_decodes_each_image_once(tmp_path, checkout):
     photos = tmp_path / "photos"
     for name in "abc":
         write_photos(photos / "train" / name, 20, side=64)

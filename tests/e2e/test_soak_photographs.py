@@ -3,7 +3,6 @@
 import random
 import subprocess
 import time
-from pathlib import Path
 
 import pytest
 from oracle import placed
@@ -26,7 +25,7 @@ SMALL = (
 )
 
 
-def test_driver_killed_a_dozen_times_on_photographs_ends_in_the_same_bytes(real_images: Path, tmp_path: Path) -> None:
+def test_driver_killed_a_dozen_times_on_photographs_ends_in_the_same_bytes(real_images, tmp_path):
     roots = (f"datasets.target.root={real_images}", f"datasets.superset.root={real_images}")
     overrides = (*SMALL, *roots, f"datasets.target.classes={real_images / 'target-10.txt'}")
     store, moments, lives = tmp_path / "store", random.Random(SEED), []

@@ -14,7 +14,7 @@ from stored import read_checkpoint
 from tiny_stage import course, interrupted, make_spec, make_store, never
 
 from workers.errors import StorageError
-from workers.protocol import StageResult, StageSpec
+from workers.protocol import StageSpec
 from workers.storage import checkpoint as protocol, layout
 from workers.training import stage as stage_module
 from workers.training.stage import run_stage
@@ -25,17 +25,17 @@ FILES = (layout.MODEL, layout.OPTIMIZER, layout.STATE, layout.MANIFEST)
 
 
 @pytest.fixture(scope="module")
-def spec(tmp_path_factory: pytest.TempPathFactory) -> StageSpec:
+def spec(tmp_path_factory):
     return make_spec(make_store(tmp_path_factory.mktemp("store")), tmp_path_factory.mktemp("undisturbed"))
 
 
 @pytest.fixture(scope="module")
-def undisturbed(spec: StageSpec) -> StageResult:
+def undisturbed(spec):
     return run_stage(spec, never)
 
 
 @pytest.fixture(scope="module")
-def halfway(spec: StageSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def halfway(spec, tmp_path_factory):
     """A stage folder as it lies when its process has ended after update 7."""
     stage_dir = interrupted(spec, tmp_path_factory.mktemp("halfway"), NEWEST).stage_dir
     assert {f"step-{step:08d}" for step in (NEWEST, BEFORE)} <= {
@@ -45,7 +45,7 @@ def halfway(spec: StageSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def own(spec: StageSpec, halfway: Path, tmp_path: Path) -> StageSpec:
+def own(spec, halfway, tmp_path):
     shutil.copytree(halfway, tmp_path / "train")
     return replace(spec, stage_dir=tmp_path / "train")
 
@@ -187,9 +187,7 @@ ONLY_READ: dict[str, Damage] = {
     "damage",
     [pytest.param(TRAINED[name], id=name, marks=() if name in QUICK else pytest.mark.soak) for name in TRAINED],
 )
-def test_stage_resumes_from_the_checkpoint_before_a_damaged_one(
-    own: StageSpec, undisturbed: StageResult, spec: StageSpec, damage: Damage
-) -> None:
+def test_stage_resumes_from_the_checkpoint_before_a_damaged_one(own, undisturbed, spec, damage):
     damage(newest(own))
     result = run_stage(own, never)
     assert result.resumed_from == BEFORE
@@ -199,9 +197,7 @@ def test_stage_resumes_from_the_checkpoint_before_a_damaged_one(
 
 
 @pytest.mark.parametrize("damage", ONLY_READ.values(), ids=ONLY_READ)
-def test_damaged_checkpoint_is_set_aside_unused(
-    own: StageSpec, monkeypatch: pytest.MonkeyPatch, damage: Damage
-) -> None:
+def test_damaged_checkpoint_is_set_aside_unused(own, monkeypatch, damage):
     damage(newest(own))
 
     class Begun(Exception):
@@ -218,7 +214,7 @@ def test_damaged_checkpoint_is_set_aside_unused(
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_no_byte_of_a_checkpoint_can_change_unnoticed(tmp_path: Path, name: str) -> None:
+def test_no_byte_of_a_checkpoint_can_change_unnoticed(tmp_path, name):
     tensors = {"w": np.arange(6, dtype=np.float32)}
     folder = protocol.write_checkpoint(tmp_path, 1, tensors, tensors, {"n": 1}, {"stage_hash": "s"}).folder
     data = (folder / name).read_bytes()

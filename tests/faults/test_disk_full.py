@@ -96,14 +96,14 @@ def check_stops_and_resumes(
     ],
 )
 def test_launch_on_a_disk_that_fails_leaves_the_checkpoint_before_and_resumes_once_fixed(
-    small_place: Place, smallest: Place, begin: Callable[[Fault], None], said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+    small_place, smallest, begin, said, capsys
+):
     check_stops_and_resumes(
         small_place, smallest, begin, lambda: None, capsys, f"checkpoints/step-{{step:08d}}: {said}"
     )
 
 
-def test_launch_on_a_full_disk_resumes(smallest: Place, small_disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_launch_on_a_full_disk_resumes(smallest, small_disk, capsys):
     place, ballast = Place(small_disk / "run", smallest.shared), small_disk / "ballast"
 
     def fill(fault: Fault) -> None:

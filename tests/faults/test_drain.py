@@ -1,7 +1,5 @@
 """A machine that is about to be taken away: its members checkpoint just in time, resume elsewhere, and pay nothing."""
 
-from pathlib import Path
-
 import pytest
 from driver_run import Run
 from fake_stages import NUM_UPDATES, FakeStages, died, plan_of
@@ -42,7 +40,7 @@ class Slow(FakeStages):
         return super().run_stage(spec, should_stop)
 
 
-def test_members_of_a_leaving_machine_move_and_no_budget_is_touched(tmp_path: Path) -> None:
+def test_members_of_a_leaving_machine_move_and_no_budget_is_touched(tmp_path):
     run = Run(tmp_path, PLAN, Slow(), NONE_TO_SPARE)
     driver, actors = run.driver(), Preempting(run.fakes)
     driver.take_stock()
@@ -57,11 +55,11 @@ def test_members_of_a_leaving_machine_move_and_no_budget_is_touched(tmp_path: Pa
     assert actors.discarded.count("a") >= 3, "an actor that was told to stop was used again"
 
 
-def test_machine_that_goes_without_a_notice_costs_the_budget_of_losses(tmp_path: Path) -> None:
+def test_machine_that_goes_without_a_notice_costs_the_budget_of_losses(tmp_path):
     with pytest.raises(MemberFailed):
         Run(tmp_path, PLAN, FakeStages(script={"a/train": [(2, died())]}), NONE_TO_SPARE).launch()
 
 
 @pytest.mark.parametrize(("leaving", "slots"), [(frozenset(), 3), (frozenset({"b"}), 2), (frozenset({"a", "b"}), 1)])
-def test_slots_are_those_of_nodes_that_stay_and_one_more(leaving: frozenset[str], slots: int) -> None:
+def test_slots_are_those_of_nodes_that_stay_and_one_more(leaving, slots):
     assert count_remaining_slots([Node(2, 0, "a"), Node(1, 0, "b")], leaving, 1, 0) == slots

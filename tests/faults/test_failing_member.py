@@ -97,12 +97,12 @@ class Bench:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def store(tmp_path_factory):
     return tmp_path_factory.mktemp("store")
 
 
 @pytest.fixture
-def bench(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+def bench(tmp_path, store, monkeypatch):
     return made(tmp_path, store, monkeypatch)
 
 
@@ -116,7 +116,7 @@ def made(root: Path, store: Path, patch: pytest.MonkeyPatch) -> Bench:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, store: Path) -> bytes:
+def undisturbed(tmp_path_factory, store):
     """The submission of a launch in which nothing fails."""
     with pytest.MonkeyPatch.context() as patch:
         bench = made(tmp_path_factory.mktemp("undisturbed"), store, patch)
@@ -137,9 +137,7 @@ def require_budget_spent(bench: Bench) -> None:
     assert [attempt.outcome for attempt in attempts] == [AttemptEnd.failed] * (BUDGET + 1)
 
 
-def test_member_that_always_fails_spends_its_budget(
-    bench: Bench, undisturbed: bytes, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_member_that_always_fails_spends_its_budget(bench, undisturbed, capsys):
     bench.failing = {"b"}
     assert bench.launch() == 4
     last = capsys.readouterr().err.splitlines()[-1]
@@ -155,9 +153,7 @@ def test_member_that_always_fails_spends_its_budget(
 
 
 @pytest.mark.parametrize("fails_at", ["train", pytest.param("predictions", marks=pytest.mark.soak)])
-def test_min_members_has_the_others_submit_and_everything_says_who_is_missing(
-    bench: Bench, undisturbed: bytes, fails_at: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_min_members_has_the_others_submit_and_everything_says_who_is_missing(bench, undisturbed, fails_at, capsys):
     bench.failing, bench.fails_at = {"b"}, fails_at
     assert bench.launch("submission.min_members=2") == 4
     said = capsys.readouterr()
@@ -196,9 +192,7 @@ def test_min_members_has_the_others_submit_and_everything_says_who_is_missing(
     assert "missing" not in json.loads((bench.paths.report / "scores.json").read_text())
 
 
-def test_too_few_members_submit_only_where_fewer_are_asked_for(
-    bench: Bench, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_too_few_members_submit_only_where_fewer_are_asked_for(bench, capsys):
     bench.failing = {"b"}
     assert bench.launch("submission.min_members=3") == 4
     assert "no submission: 2 of 3 members have predictions" in capsys.readouterr().err
@@ -214,9 +208,7 @@ def test_too_few_members_submit_only_where_fewer_are_asked_for(
 
 
 @pytest.mark.parametrize(("number", "words"), [("4", "the ensemble has 3 members"), ("0", "give 1 or more, or null")])
-def test_impossible_min_members_exits_2(
-    bench: Bench, number: str, words: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_impossible_min_members_exits_2(bench, number, words, capsys):
     assert bench.launch(f"submission.min_members={number}") == 2
     assert words in capsys.readouterr().err
     assert not bench.paths.root.exists()

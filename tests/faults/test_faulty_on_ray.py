@@ -1,10 +1,9 @@
 """One launch on a real Ray whose members fail, diverge, meet a passing NaN: who can resume does, the rest is told."""
 
 import json
-from collections.abc import Callable
 
 import pytest
-from oracle import SMALL, Family, Place, expect_clean_end, expect_line
+from oracle import SMALL, expect_clean_end, expect_line
 from septet_held import FAULTY, POISONED_UPDATE
 
 from orchestrator.run.ledger import AttemptEnd, StageState, read_ledger
@@ -14,7 +13,7 @@ pytestmark = [pytest.mark.soak, pytest.mark.timeout(600)]
 MEMBERS = ("failing", "diverging", "passing", "sound")
 
 
-def test_failing_diverging_and_passing_members_are_told_apart(new_place: Callable[..., Place], family: Family) -> None:
+def test_failing_diverging_and_passing_members_are_told_apart(new_place, family):
     place = new_place("faulty")
     members = "".join(f"  {name}: {{stages: {{train: {{dataset: target}}}}}}\n" for name in MEMBERS)
     (place.root / "groups" / "ensemble" / "faulty.yaml").write_text(f"members:\n{members}")

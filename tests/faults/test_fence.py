@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,7 +31,7 @@ CASES = {
 
 
 @pytest.fixture(scope="module")
-def spec(tmp_path_factory: pytest.TempPathFactory) -> StageSpec:
+def spec(tmp_path_factory):
     """Four updates an epoch, twenty in all: a woken worker that nothing ends makes six more, and is not done."""
     optimizer, schedule = replace(TINY.optimizer, batch_size=300), replace(TINY.schedule, epochs=5)
     recipe = replace(TINY, optimizer=optimizer, schedule=schedule)
@@ -41,7 +40,7 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> StageSpec:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(spec: StageSpec) -> StageResult:
+def undisturbed(spec):
     return run_stage(spec, never)
 
 
@@ -125,19 +124,19 @@ def _both(spec: StageSpec, where: str, folder: Path) -> Both:
 
 
 @pytest.mark.parametrize("where", [pytest.param(w, marks=pytest.mark.soak if "update" in w else ()) for w in CASES])
-def test_woken_worker_changes_nothing(spec: StageSpec, undisturbed: StageResult, tmp_path: Path, where: str) -> None:
+def test_woken_worker_changes_nothing(spec, undisturbed, tmp_path, where):
     both = _both(spec, where, tmp_path)
     # The one that had looked at the fence finds nothing left under the name that it was to rename.
     assert both.end in (Superseded.__name__, *(["FileNotFoundError"] if "naming" in where else []))
     assert both.differences(spec, undisturbed) == []
 
 
-def test_attempt_whose_mark_is_not_there_says_that_storage_is_not_shared(tmp_path: Path) -> None:
+def test_attempt_whose_mark_is_not_there_says_that_storage_is_not_shared(tmp_path):
     with pytest.raises(StorageError, match="storage that all nodes share"):
         fence_of(tmp_path / "base1" / "train", "train, attempt 0").enter(wait_s=0)
 
 
-def test_attempt_begins_once_a_late_cache_shows_its_mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attempt_begins_once_a_late_cache_shows_its_mark(tmp_path, monkeypatch):
     raise_fence(tmp_path / "base1", "train, attempt 0")
     looks = []
 
@@ -156,7 +155,7 @@ def test_attempt_begins_once_a_late_cache_shows_its_mark(tmp_path: Path, monkeyp
 @pytest.mark.parametrize(
     "take_over", [lambda member: raise_fence(member, "train, attempt 1"), shutil.rmtree], ids=["newer", "taken away"]
 )
-def test_fence_lets_its_own_attempt_through_alone(tmp_path: Path, take_over: Callable[[Path], None]) -> None:
+def test_fence_lets_its_own_attempt_through_alone(tmp_path, take_over):
     fence = fence_of(tmp_path / "base1" / "train", "train, attempt 0")
     raise_fence(tmp_path / "base1", "train, attempt 0")
     fence.check()

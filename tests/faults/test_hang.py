@@ -98,7 +98,7 @@ def hanging_duties(pids: Path) -> Callable[[], Duties]:
 
 
 @pytest.fixture(scope="module")
-def spec(tmp_path_factory: pytest.TempPathFactory) -> StageSpec:
+def spec(tmp_path_factory):
     return make_spec(make_store(tmp_path_factory.mktemp("store")), tmp_path_factory.mktemp("undisturbed"))
 
 
@@ -119,7 +119,7 @@ def is_alive(pid: int) -> bool:
 
 
 @pytest.mark.slow
-def test_hung_processes_are_killed_and_end_in_the_same_bits(spec: StageSpec, tmp_path: Path) -> None:
+def test_hung_processes_are_killed_and_end_in_the_same_bits(spec, tmp_path):
     undisturbed = run_stage(spec, never)
     pids = tmp_path / "pids"
     pids.mkdir()
@@ -158,7 +158,7 @@ def test_hung_processes_are_killed_and_end_in_the_same_bits(spec: StageSpec, tmp
     assert not list(work.paths.root.rglob(".tmp-*"))
 
 
-def test_predictions_that_hang_are_given_up_and_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_predictions_that_hang_are_given_up_and_made_again(tmp_path, monkeypatch):
     """Of stages that train nothing, in threads; the first attempt hangs."""
     monkeypatch.setattr(driver_module, "_POLL_S", 0.01)
     fakes = FakeStages(waiting=frozenset({"base0/predictions"}))
@@ -181,9 +181,7 @@ def test_predictions_that_hang_are_given_up_and_made_again(tmp_path: Path, monke
     assert outcomes() == [AttemptEnd.lost, AttemptEnd.done]
 
 
-def test_evaluation_saving_and_prediction_beat(
-    spec: StageSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_evaluation_saving_and_prediction_beat(spec, tmp_path, monkeypatch):
     beats: list[int] = []
     real = StepMark.beat
 

@@ -20,7 +20,7 @@ Ask = Callable[..., Answer]
 
 
 @pytest.fixture
-def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Ask:
+def ask(tmp_path, monkeypatch, capsys):
     """Runs a command in an empty folder that must stay empty."""
     folder = tmp_path / "here"
     folder.mkdir()
@@ -36,7 +36,7 @@ def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 
 @pytest.fixture
-def groups(tmp_path: Path) -> Path:
+def groups(tmp_path):
     """A folder of a user's own configuration groups."""
     (tmp_path / "groups" / "ensemble").mkdir(parents=True)
     (tmp_path / "groups" / "experiment").mkdir()
@@ -60,7 +60,7 @@ def groups(tmp_path: Path) -> Path:
         f"seed={'[' * 3000}{']' * 3000}",
     ],
 )
-def test_hostile_override_is_refused_in_one_line(override: str, ask: Ask) -> None:
+def test_hostile_override_is_refused_in_one_line(override, ask):
     answer = ask("plan", override)
     assert answer.code == 2, answer.said
     assert answer.line
@@ -70,7 +70,7 @@ def _call(marker: Path) -> str:
     return f"_target_: logging.FileHandler\nfilename: '{marker}'\n"
 
 
-def test_target_in_a_users_file_is_refused_and_nothing_is_called(groups: Path, tmp_path: Path, ask: Ask) -> None:
+def test_target_in_a_users_file_is_refused_and_nothing_is_called(groups, tmp_path, ask):
     marker = tmp_path / "marker"
     (groups / "ensemble" / "own.yaml").write_text(MEMBERS + _call(marker))
     answer = ask("plan", "--config-dir", str(groups), "ensemble=own")
@@ -83,7 +83,7 @@ def test_target_in_a_users_file_is_refused_and_nothing_is_called(groups: Path, t
 
 
 @pytest.mark.parametrize("where", ["members", "below hydra"])
-def test_python_tag_in_a_users_file_is_not_run(where: str, groups: Path, tmp_path: Path, ask: Ask) -> None:
+def test_python_tag_in_a_users_file_is_not_run(where, groups, tmp_path, ask):
     marker = tmp_path / "marker"
     payload = f"!!python/object/apply:subprocess.check_call [[touch, '{marker}']]"
     above = "" if where == "members" else "# @package _global_\nhydra: {callbacks: {mine: {_target_: os.system}}}\n"
@@ -96,7 +96,7 @@ def test_python_tag_in_a_users_file_is_not_run(where: str, groups: Path, tmp_pat
     assert marker.exists(), "the payload is no live one"
 
 
-def test_aliases_that_stand_for_millions_are_counted_and_not_written_out(groups: Path, ask: Ask) -> None:
+def test_aliases_that_stand_for_millions_are_counted_and_not_written_out(groups, ask):
     (groups / "ensemble" / "own.yaml").write_text(LAUGHS + MEMBERS)
     answer = ask("plan", "--config-dir", str(groups), "ensemble=own")
     assert answer.code == 2
@@ -117,7 +117,7 @@ def test_aliases_that_stand_for_millions_are_counted_and_not_written_out(groups:
         ("members: \xff", "UTF-8"),
     ],
 )
-def test_hostile_file_of_a_user_is_refused_in_one_line(text: str, said: str, groups: Path, ask: Ask) -> None:
+def test_hostile_file_of_a_user_is_refused_in_one_line(text, said, groups, ask):
     (groups / "ensemble" / "own.yaml").write_bytes(text.encode("latin-1"))
     answer = ask("plan", "--config-dir", str(groups), "ensemble=own")
     assert answer.code == 2
@@ -125,7 +125,7 @@ def test_hostile_file_of_a_user_is_refused_in_one_line(text: str, said: str, gro
 
 
 @pytest.mark.parametrize("name", ["$(touch marker)", "-rf", "\x1b[31mred"])
-def test_experiment_whose_name_is_no_folder_name_is_refused(name: str, groups: Path, ask: Ask) -> None:
+def test_experiment_whose_name_is_no_folder_name_is_refused(name, groups, ask):
     (groups / "experiment" / f"{name}.yaml").write_text(
         "# @package _global_\ndefaults:\n- override /dataset@datasets.target: digits\n- override /ensemble: five\n"
     )
@@ -136,7 +136,7 @@ def test_experiment_whose_name_is_no_folder_name_is_refused(name: str, groups: P
 
 @pytest.mark.parametrize("line", ["run_dir: 'a{}b'", "datasets: {{target: {{root: 'a{}b'}}}}"])
 @pytest.mark.parametrize("sign", ["\\0", "\\e"])
-def test_control_character_in_a_path_is_refused(line: str, sign: str, groups: Path, ask: Ask) -> None:
+def test_control_character_in_a_path_is_refused(line, sign, groups, ask):
     (groups / "experiment" / "own.yaml").write_text(
         "# @package _global_\ndefaults:\n- override /dataset@datasets.target: folder\n- override /ensemble: five\n"
         "- _self_\n" + line.format(sign).replace("'", '"')
@@ -146,12 +146,12 @@ def test_control_character_in_a_path_is_refused(line: str, sign: str, groups: Pa
     assert "control characters" in answer.line
 
 
-def test_escape_sequence_in_an_override_is_shown_and_not_obeyed(ask: Ask) -> None:
+def test_escape_sequence_in_an_override_is_shown_and_not_obeyed(ask):
     answer = ask("plan", "experiment=\x1b]0;owned\x07\x9b31m\u202egnp")
     assert answer.code == 2
     assert "\\x1b" in answer.said
     assert not set("\x9b\u202e") & set(answer.said)
 
 
-def test_files_of_the_package_itself_pass(checkout: Path) -> None:
+def test_files_of_the_package_itself_pass(checkout):
     check_folder(checkout / "conf")

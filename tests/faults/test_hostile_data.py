@@ -40,7 +40,7 @@ Ask = Callable[..., Answer]
 
 
 @pytest.fixture
-def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Ask:
+def ask(tmp_path, monkeypatch, capsys):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
 
@@ -61,7 +61,7 @@ def _target(source: str, root: Path, *more: str) -> list[str]:
     ("name", "kind"),
     [("../../escaped.png", tarfile.REGTYPE), ("escaped.png", tarfile.LNKTYPE), ("\x1b]0;x\x07.png", tarfile.SYMTYPE)],
 )
-def test_tar_entry_that_leads_elsewhere_makes_no_file(name: str, kind: bytes, tmp_path: Path, ask: Ask) -> None:
+def test_tar_entry_that_leads_elsewhere_makes_no_file(name, kind, tmp_path, ask):
     root = tmp_path / "shards"
     root.mkdir()
     hostile = tarfile.TarInfo(name)
@@ -77,7 +77,7 @@ def test_tar_entry_that_leads_elsewhere_makes_no_file(name: str, kind: bytes, tm
 
 
 @pytest.mark.parametrize("key", ["train", "root"])
-def test_pipe_address_of_webdataset_starts_no_command(key: str, tmp_path: Path, ask: Ask) -> None:
+def test_pipe_address_of_webdataset_starts_no_command(key, tmp_path, ask):
     marker = tmp_path / "marker"
     (tmp_path / "shards").mkdir()
     words = _target("webdataset", tmp_path / "shards", f"datasets.target.{key}='pipe:mkdir {marker}'")
@@ -87,7 +87,7 @@ def test_pipe_address_of_webdataset_starts_no_command(key: str, tmp_path: Path, 
     assert marker.exists()
 
 
-def test_csv_that_names_files_outside_its_root_is_refused(tmp_path: Path, ask: Ask) -> None:
+def test_csv_that_names_files_outside_its_root_is_refused(tmp_path, ask):
     root = tmp_path / "root"
     (root / "images").mkdir(parents=True)
     (tmp_path / "secret.png").write_bytes(png(1))
@@ -101,7 +101,7 @@ def test_csv_that_names_files_outside_its_root_is_refused(tmp_path: Path, ask: A
 @pytest.mark.parametrize(
     "cell", ["x" * (1 << 18), '"' + "x\n" * 5000, "x\x1b]0;owned\x07"], ids=["huge", "never closed", "escape"]
 )
-def test_csv_cell_beyond_measure_is_told_in_one_printable_line(cell: str, tmp_path: Path, ask: Ask) -> None:
+def test_csv_cell_beyond_measure_is_told_in_one_printable_line(cell, tmp_path, ask):
     root = tmp_path / "root"
     (root / "images").mkdir(parents=True)
     (root / "images" / "a.png").write_bytes(png(2))
@@ -111,7 +111,7 @@ def test_csv_cell_beyond_measure_is_told_in_one_printable_line(cell: str, tmp_pa
     assert len(answer.said) < 1 << 19
 
 
-def test_pickle_in_the_place_of_cifar_is_refused_by_its_checksum(tmp_path: Path, ask: Ask) -> None:
+def test_pickle_in_the_place_of_cifar_is_refused_by_its_checksum(tmp_path, ask):
     marker, folder = tmp_path / "marker", tmp_path / "root" / "cifar-10-batches-py"
     folder.mkdir(parents=True)
     payload = pickle.dumps(Make(marker))
@@ -125,9 +125,7 @@ def test_pickle_in_the_place_of_cifar_is_refused_by_its_checksum(tmp_path: Path,
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".pth", ".safetensors"])
-def test_pickle_in_the_place_of_published_weights_is_refused_and_not_run(
-    suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pickle_in_the_place_of_published_weights_is_refused_and_not_run(suffix, tmp_path, capsys, monkeypatch):
     marker, path = tmp_path / "marker", tmp_path / f"weights{suffix}"
     torch.save({"fc8.weight": Make(marker)}, path)
     assert not marker.exists()
@@ -141,7 +139,7 @@ def test_pickle_in_the_place_of_published_weights_is_refused_and_not_run(
     assert marker.exists(), "the payload is no live one"
 
 
-def test_compressed_archive_of_weights_is_not_unpacked(tmp_path: Path) -> None:
+def test_compressed_archive_of_weights_is_not_unpacked(tmp_path):
     plain, packed = tmp_path / "plain.pt", tmp_path / "packed.pt"
     torch.save({"w": torch.zeros(1 << 20)}, plain)
     with zipfile.ZipFile(plain) as source, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as target:
@@ -161,7 +159,7 @@ SCRIPT = "<script>alert(1)</script>"
 IMAGE = '"><img src=x onerror=alert(1)>'
 
 
-def test_class_and_file_names_reach_terminal_and_report_as_text(tmp_path: Path, ask: Ask) -> None:
+def test_class_and_file_names_reach_terminal_and_report_as_text(tmp_path, ask):
     root = tmp_path / "root"
     names = ("\x1b]0;owned\x07", "=cmd|' calc'!A0", "<script>alert(1)<", "\x9b31m")
     for label, name in enumerate(names):
@@ -177,7 +175,7 @@ def test_class_and_file_names_reach_terminal_and_report_as_text(tmp_path: Path, 
     assert skipped.code == 0
 
 
-def test_report_shows_hostile_names_as_text() -> None:
+def test_report_shows_hostile_names_as_text():
     from orchestrator.combine.averaging import CombineMethod
     from orchestrator.report.table import SplitScores
 

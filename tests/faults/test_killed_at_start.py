@@ -2,7 +2,6 @@
 
 import shutil
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -45,9 +44,7 @@ def patched(checkout: Path, target: Path) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("awaited", [pytest.param(FIRST, marks=pytest.mark.soak), AGENT])
-def test_driver_killed_while_ray_starts_leaves_nothing(
-    awaited: str, new_place: Callable[..., Place], family: Family, checkout: Path, tmp_path: Path
-) -> None:
+def test_driver_killed_while_ray_starts_leaves_nothing(awaited, new_place, family, checkout, tmp_path):
     place = new_place("killed")
     place.environment["PYTHONPATH"] = patched(checkout, tmp_path / "packages")
     kill_at_start(place, family, awaited)

@@ -5,7 +5,7 @@ import signal
 from collections.abc import Callable
 
 import pytest
-from oracle import SMALL, Family, Place, expect_recovered, wait_for
+from oracle import SMALL, Place, expect_recovered, wait_for
 from redone import redone_updates
 from run_artefacts import artefacts
 
@@ -34,9 +34,7 @@ def check_ledger(place: Place, num_interrupted: int) -> None:
     assert sum(redone_updates(entry) for entry in stages.values()) > 0, "nothing was redone: the count is not of kills"
 
 
-def test_driver_killed_ends_in_the_same_bytes(
-    undisturbed: Place, new_place: Callable[..., Place], family: Family
-) -> None:
+def test_driver_killed_ends_in_the_same_bytes(undisturbed, new_place, family):
     place = new_place("killed", in_process=True)
     for moment in MOMENTS:
         process = place.start(moment=moment)
@@ -64,7 +62,7 @@ def num_points(place: Place) -> int:
 
 
 @pytest.mark.soak
-def test_driver_killed_at_random_ends_in_the_same_bytes(new_place: Callable[..., Place], family: Family) -> None:
+def test_driver_killed_at_random_ends_in_the_same_bytes(new_place, family):
     reference, place = (new_place(name, in_process=True) for name in ("reference", "killed"))
     reference.overrides = place.overrides = LONGER
     assert reference.launch().code == 0
@@ -85,9 +83,7 @@ def test_driver_killed_at_random_ends_in_the_same_bytes(new_place: Callable[...,
 
 
 @pytest.mark.soak
-def test_driver_killed_at_each_artefact_ends_in_the_same_bytes(
-    undisturbed: Place, new_place: Callable[..., Place]
-) -> None:
+def test_driver_killed_at_each_artefact_ends_in_the_same_bytes(undisturbed, new_place):
     place = new_place("killed", in_process=True)
     for name in ("run.json", "members/chained/finetune/DONE.json", "members/plain/predictions/test.npy", "submission"):
         assert launch_and_kill(place, (place.paths.root / name).exists), f"the launch was over before {name} was seen"

@@ -20,7 +20,6 @@ from torch import nn
 from orchestrator.run.ledger import AttemptEnd, StageState
 from orchestrator.run.status import read_status, status_lines
 from workers.errors import Diverged
-from workers.protocol import StageResult, StageSpec
 from workers.settings.training import ModelSettings
 from workers.storage import checkpoint as protocol
 from workers.training import loop, stage as stage_module
@@ -139,24 +138,19 @@ def poisoned(checkpoints: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def spec(tmp_path_factory: pytest.TempPathFactory) -> StageSpec:
+def spec(tmp_path_factory):
     return make_spec(make_store(tmp_path_factory.mktemp("store")), tmp_path_factory.mktemp("undisturbed"))
 
 
 @pytest.fixture(scope="module")
-def undisturbed_stage(spec: StageSpec) -> StageResult:
+def undisturbed_stage(spec):
     return run_stage(spec, never)
 
 
 @pytest.mark.parametrize(("inject", "at"), EVERYWHERE)
 def test_stage_that_meets_a_nan_saves_nothing_of_it_and_its_replay_ends_in_the_same_bits(
-    spec: StageSpec,
-    undisturbed_stage: StageResult,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    inject: Callable[[Poison, pytest.MonkeyPatch], None],
-    at: int,
-) -> None:
+    spec, undisturbed_stage, tmp_path, monkeypatch, inject, at
+):
     poison, own = Poison(times=1, at=at), replace(spec, stage_dir=tmp_path)
     inject(poison, monkeypatch)
     with pytest.raises(Diverged) as caught:
@@ -170,9 +164,7 @@ def test_stage_that_meets_a_nan_saves_nothing_of_it_and_its_replay_ends_in_the_s
     assert course(tmp_path) == course(spec.stage_dir)
 
 
-def test_poisoned_batch_norm_statistics_are_not_saved(
-    spec: StageSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_poisoned_batch_norm_statistics_are_not_saved(spec, tmp_path, monkeypatch):
     def spoil(stage: loop.Stage) -> None:
         next(value for name, value in stage.model.named_buffers() if name.endswith("running_var"))[0] = float("inf")
 
@@ -195,8 +187,8 @@ def tags(place: Place, key: str) -> list[str]:
 
 
 def test_launch_that_meets_a_nan_once_replays_reports_it_and_ends_in_the_same_bytes(
-    small_place: Place, smallest: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+    small_place, smallest, monkeypatch, caplog
+):
     place, poison = small_place, Poison(times=1)
     in_the_loss(poison, monkeypatch)
     with caplog.at_level(logging.WARNING):
@@ -216,8 +208,8 @@ def test_launch_that_meets_a_nan_once_replays_reports_it_and_ends_in_the_same_by
 
 
 def test_launch_that_meets_a_nan_at_the_same_update_again_fails_the_member_at_once(
-    small_place: Place, smallest: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+    small_place, smallest, monkeypatch, capsys
+):
     place, poison = small_place, Poison(times=99)
     with monkeypatch.context() as patch:
         in_the_loss(poison, patch)

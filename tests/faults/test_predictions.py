@@ -33,14 +33,14 @@ _spec.loader.exec_module(finished_run)
 
 
 @pytest.fixture(autouse=True)
-def no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_drawing(monkeypatch):
     """Drawing takes a second a report."""
     monkeypatch.setattr(plots, "learning_curves", lambda *_: b"png")
     monkeypatch.setattr(plots, "member_errors", lambda *_: b"png")
 
 
 @pytest.fixture
-def paths(tmp_path: Path) -> RunPaths:
+def paths(tmp_path):
     """A finished run whose predictions are recorded, and its submission."""
     run = finished_run.build_run(tmp_path / "run")
     found: RunPaths = run.paths
@@ -123,17 +123,13 @@ FAULTS: dict[str, tuple[Callable[[RunPaths], Any], int, str]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_faulty_predictions_leave_the_last_submission(
-    paths: RunPaths, fault: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_faulty_predictions_leave_the_last_submission(paths, fault, capsys):
     inject, code, words = FAULTS[fault]
     inject(paths)
     require_refused(paths, code, words, capsys)
 
 
-def test_template_of_other_classes_is_refused(
-    paths: RunPaths, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_template_of_other_classes_is_refused(paths, tmp_path, capsys):
     names = (paths.data / "classes.txt").read_text().split()
     template = tmp_path / "sample.csv"
     rows = (paths.data / "test.rows.txt").read_text().split()

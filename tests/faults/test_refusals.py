@@ -22,7 +22,7 @@ SMALL = (
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(tmp_path_factory):
     """A working directory with a finished run."""
     folder = tmp_path_factory.mktemp("finished")
     write_ensemble(folder / "groups", "one", "one")
@@ -36,7 +36,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def folder(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_threads: None) -> Path:
+def folder(finished, tmp_path, monkeypatch, in_threads):
     """A copy of it, to work in."""
     copy = tmp_path / "copy"
     shutil.copytree(finished, copy)
@@ -80,8 +80,8 @@ def _change(folder: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> tuple[s
     ],
 )
 def test_change_since_the_run_began_is_refused_by_name_and_nothing_on_disk_changes(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], what: str, said: tuple[str, ...]
-) -> None:
+    folder, monkeypatch, capsys, what, said
+):
     words = _change(folder, monkeypatch, what)
     before = _state(folder / "run")
     assert main(["launch", *SMALL, *words]) == 6
@@ -91,9 +91,7 @@ def test_change_since_the_run_began_is_refused_by_name_and_nothing_on_disk_chang
 
 
 @pytest.mark.parametrize("what", ["data", "code", pytest.param("torch", marks=pytest.mark.soak)])
-def test_accepted_change_is_recorded_and_not_asked_about(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, what: str
-) -> None:
+def test_accepted_change_is_recorded_and_not_asked_about(folder, monkeypatch, what):
     words = _change(folder, monkeypatch, what)
     assert main(["launch", *SMALL, *words, "--accept-changes"]) == 0
     (accepted,) = json.loads((folder / "run" / "run.json").read_text())["accepted"]
@@ -101,7 +99,7 @@ def test_accepted_change_is_recorded_and_not_asked_about(
     assert main(["launch", *SMALL, *words]) == 0
 
 
-def test_other_plan_is_refused_also_where_changes_are_accepted(folder: Path) -> None:
+def test_other_plan_is_refused_also_where_changes_are_accepted(folder):
     before = _state(folder / "run")
     assert main(["launch", *SMALL, "optimizer.lr=0.5", "--accept-changes"]) == 6
     assert _state(folder / "run") == before

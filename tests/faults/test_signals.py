@@ -7,12 +7,10 @@ import signal
 import subprocess
 import sys
 import termios
-from collections.abc import Callable
 
 import pytest
 from oracle import (
     GIVE_UP_S,
-    Family,
     Place,
     expect_clean_end,
     expect_end_in_order,
@@ -38,7 +36,7 @@ CASES = [
 
 
 @pytest.fixture
-def place(new_place: Callable[..., Place]) -> Place:
+def place(new_place):
     return new_place("signalled", in_process=True)
 
 
@@ -47,9 +45,7 @@ def redone(place: Place) -> int:
 
 
 @pytest.mark.parametrize(("moment", "number"), CASES)
-def test_signal_at_any_moment_stops_in_order(
-    undisturbed: Place, place: Place, family: Family, moment: str, number: signal.Signals
-) -> None:
+def test_signal_at_any_moment_stops_in_order(undisturbed, place, family, moment, number):
     if moment == "measuring":
         place.overrides = tuple(word for word in place.overrides if "cpus_per_member" not in word)
     process = place.start(moment=moment)
@@ -65,7 +61,7 @@ def test_signal_at_any_moment_stops_in_order(
 
 
 @pytest.mark.soak
-def test_second_ctrl_c_leaves_no_process_and_no_lock(undisturbed: Place, place: Place, family: Family) -> None:
+def test_second_ctrl_c_leaves_no_process_and_no_lock(undisturbed, place, family):
     process = place.start(moment="submission")
     # Both are there when it continues: the second finds the first one's clean-up at its very beginning.
     for number in (signal.SIGSTOP, signal.SIGINT, signal.SIGTERM, signal.SIGCONT):
@@ -76,7 +72,7 @@ def test_second_ctrl_c_leaves_no_process_and_no_lock(undisturbed: Place, place: 
 
 
 @pytest.mark.soak
-def test_stop_verb_ends_a_launch_at_its_checkpoints(undisturbed: Place, place: Place, family: Family) -> None:
+def test_stop_verb_ends_a_launch_at_its_checkpoints(undisturbed, place, family):
     process = place.start(moment="training")
     words = [sys.executable, "-m", "orchestrator.cli.program", "stop", str(place.paths.root)]
     asked = subprocess.run(words, capture_output=True, text=True, timeout=GIVE_UP_S, check=False)
@@ -93,7 +89,7 @@ def _take_terminal() -> None:
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
-def test_closed_terminal_ends_a_launch_at_its_checkpoints(undisturbed: Place, place: Place, family: Family) -> None:
+def test_closed_terminal_ends_a_launch_at_its_checkpoints(undisturbed, place, family):
     outer, inner = pty.openpty()
     streams = {"stdin": inner, "stdout": inner, "stderr": inner}
     process = place.start(moment="training", start_new_session=True, preexec_fn=_take_terminal, **streams)
@@ -108,7 +104,7 @@ def test_closed_terminal_ends_a_launch_at_its_checkpoints(undisturbed: Place, pl
 
 
 @pytest.mark.soak
-def test_terminal_closed_on_a_launch_that_does_not_answer_redoes_updates(place: Place) -> None:
+def test_terminal_closed_on_a_launch_that_does_not_answer_redoes_updates(place):
     process = place.start(moment=f"training{UNPROTECTED}")
     process.send_signal(signal.SIGHUP)
     assert place.ended(process).code == -signal.SIGHUP
@@ -116,7 +112,7 @@ def test_terminal_closed_on_a_launch_that_does_not_answer_redoes_updates(place: 
 
 
 @pytest.mark.soak
-def test_launch_under_nohup_does_not_hear_the_terminal_close(undisturbed: Place, place: Place) -> None:
+def test_launch_under_nohup_does_not_hear_the_terminal_close(undisturbed, place):
     process = place.start(moment="training", before=("nohup",), stdin=subprocess.DEVNULL)
     process.send_signal(signal.SIGHUP)
     place.let_go()

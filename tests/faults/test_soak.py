@@ -15,7 +15,6 @@ from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 
 import psutil
 import pytest
@@ -163,7 +162,7 @@ class Soak:
         return sorted(found, key=lambda process: process.pid)
 
 
-def test_everything_killed_at_random_ends_in_the_same_bytes(real_images: Path, tmp_path: Path, family: Family) -> None:
+def test_everything_killed_at_random_ends_in_the_same_bytes(real_images, tmp_path, family):
     overrides = (
         *SMALL,
         f"datasets.target.root={real_images}",

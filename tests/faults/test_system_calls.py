@@ -7,7 +7,7 @@ show a missing fsync, since the page cache outlives the process: that is what th
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,7 +69,7 @@ class Sweep:
 
 
 @pytest.fixture(scope="module")
-def writes() -> Iterator[ForkedWrites]:
+def writes():
     found = ForkedWrites()
     yield found
     found.close()
@@ -82,7 +82,7 @@ SOAK = ("submission/format",)
 @pytest.fixture(
     scope="module", params=[pytest.param(job, marks=pytest.mark.soak if job in SOAK else ()) for job in JOBS]
 )
-def sweep(request: pytest.FixtureRequest, writes: ForkedWrites, tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+def sweep(request, writes, tmp_path_factory):
     return make_sweep(request.param, writes, tmp_path_factory.mktemp("sweep"))
 
 
@@ -151,7 +151,7 @@ def _expect_end_state(sweep: Sweep, place: Path) -> None:
     assert found == wanted
 
 
-def test_kill_at_every_call_leaves_the_old_or_the_new(sweep: Sweep, tmp_path: Path) -> None:
+def test_kill_at_every_call_leaves_the_old_or_the_new(sweep, tmp_path):
     place, states = tmp_path / "run", []
     for call in sweep.calls:
         code = sweep.run(place, f"{call.name}:signal=KILL:when={call.number}")
@@ -171,7 +171,7 @@ def test_kill_at_every_call_leaves_the_old_or_the_new(sweep: Sweep, tmp_path: Pa
 
 
 @pytest.mark.parametrize("error", ["ENOSPC", pytest.param("EIO", marks=pytest.mark.soak)])
-def test_error_at_every_call_leaves_the_old_or_the_new(sweep: Sweep, error: str, tmp_path: Path) -> None:
+def test_error_at_every_call_leaves_the_old_or_the_new(sweep, error, tmp_path):
     place, num_refused = tmp_path / "run", 0
     for call in sweep.calls:
         reads = call.name == "openat" and "O_CREAT" not in call.text
@@ -198,9 +198,7 @@ def test_error_at_every_call_leaves_the_old_or_the_new(sweep: Sweep, error: str,
 
 
 @pytest.mark.parametrize("answer", ["EINVAL", "ENOSYS"])
-def test_file_system_without_exchange_gets_the_new_submission(
-    writes: ForkedWrites, tmp_path: Path, answer: str
-) -> None:
+def test_file_system_without_exchange_gets_the_new_submission(writes, tmp_path, answer):
     """As NFS and older kernels answer; a rename that fails after that leaves the old one."""
     sweep = make_sweep("submission", writes, tmp_path / "sweep")
     assert sum(call.name == "renameat2" for call in sweep.calls) == 1, "nothing is exchanged"
@@ -246,13 +244,13 @@ def committed_in_order(calls: list[Call]) -> list[str]:
     return broken
 
 
-def test_all_is_durable_before_the_name_that_says_so(sweep: Sweep) -> None:
+def test_all_is_durable_before_the_name_that_says_so(sweep):
     assert any(call.name.startswith("rename") for call in sweep.calls)
     assert committed_in_order(sweep.calls) == []
 
 
 @pytest.mark.soak
-def test_fsync_taken_out_breaks_the_order(writes: ForkedWrites, tmp_path: Path) -> None:
+def test_fsync_taken_out_breaks_the_order(writes, tmp_path):
     for job in JOBS:
         sweep = make_sweep(job, writes, tmp_path / job, with_fsync=False)
         assert not any(call.name == "fsync" for call in sweep.calls)

@@ -5,7 +5,6 @@ Every fault here was really met: the proxy counts what it did.
 
 import logging
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +14,6 @@ from tracked_run import (
     GIVE_UP_S,
     REQUEST_S,
     FakeRun,
-    MlflowServer,
     check_complete,
     finish_when_sent,
     found_runs,
@@ -24,7 +22,7 @@ from tracked_run import (
     stop_and_join,
 )
 
-from benchmarks.misbehaving_proxy import Fault, Proxy
+from benchmarks.misbehaving_proxy import Fault
 from orchestrator.plan.model import StageRef
 from orchestrator.tracking.sender import Sender
 
@@ -52,8 +50,8 @@ def soak_only(*values: Any) -> Any:
 
 @pytest.mark.parametrize(("fault", "only", "times"), [*FAULTS, *(soak_only(*each) for each in MORE_FAULTS)])
 def test_fault_that_passes_while_a_launch_runs_leaves_no_gap_and_no_duplicate(
-    server: MlflowServer, proxy: Proxy, tmp_path: Path, impatient: None, fault: Fault, only: str, times: int
-) -> None:
+    server, proxy, tmp_path, impatient, fault, only, times
+):
     run = FakeRun(tmp_path, proxy.address)
     tracker = run.open()
     proxy.break_it(fault, only, left=times)
@@ -64,9 +62,7 @@ def test_fault_that_passes_while_a_launch_runs_leaves_no_gap_and_no_duplicate(
 
 
 @pytest.mark.parametrize("fault", [Fault.drop_reply, *map(soak_only, (Fault.slow, Fault.cut, Fault.absent))])
-def test_points_of_faulty_batches_are_there_once(
-    server: MlflowServer, proxy: Proxy, tmp_path: Path, impatient: None, fault: Fault
-) -> None:
+def test_points_of_faulty_batches_are_there_once(server, proxy, tmp_path, impatient, fault):
     run = FakeRun(tmp_path, proxy.address)
     tracker = run.open()
     make_stages_known(run, tracker)
@@ -77,9 +73,7 @@ def test_points_of_faulty_batches_are_there_once(
     check_complete(server.client, run)
 
 
-def test_creation_that_arrives_late_is_undone(
-    server: MlflowServer, proxy: Proxy, tmp_path: Path, impatient: None
-) -> None:
+def test_creation_that_arrives_late_is_undone(server, proxy, tmp_path, impatient):
     """The creation of a member's run sits in the proxy until another has been made in its place."""
     run = FakeRun(tmp_path, proxy.address)
     tracker = run.open()
@@ -93,9 +87,7 @@ def test_creation_that_arrives_late_is_undone(
 
 
 @pytest.mark.parametrize("fault", [Fault.error, *map(soak_only, (Fault.hang, Fault.slow, Fault.drop_reply))])
-def test_store_lost_midway_and_for_good_is_filled_by_the_next_launch(
-    server: MlflowServer, proxy: Proxy, tmp_path: Path, impatient: None, fault: Fault, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_store_lost_midway_and_for_good_is_filled_by_the_next_launch(server, proxy, tmp_path, impatient, fault, caplog):
     run = FakeRun(tmp_path, proxy.address)
     tracker = run.open()
     first = StageRef("base", "train")
@@ -116,7 +108,7 @@ def test_store_lost_midway_and_for_good_is_filled_by_the_next_launch(
     check_complete(server.client, run)
 
 
-def test_runs_of_a_killed_driver_are_closed_and_continued(server: MlflowServer, proxy: Proxy, tmp_path: Path) -> None:
+def test_runs_of_a_killed_driver_are_closed_and_continued(server, proxy, tmp_path):
     run = FakeRun(tmp_path, proxy.address)
     tracker = run.open()
     tracker.stage_started(StageRef("base", "train"))
@@ -135,7 +127,7 @@ def test_runs_of_a_killed_driver_are_closed_and_continued(server: MlflowServer, 
     assert {key: after[key] for key in before} == before
 
 
-def test_another_store_gets_the_whole_history(server: MlflowServer, proxy: Proxy, tmp_path: Path) -> None:
+def test_another_store_gets_the_whole_history(server, proxy, tmp_path):
     from mlflow import MlflowClient
 
     run = FakeRun(tmp_path / "run", proxy.address)
@@ -147,8 +139,8 @@ def test_another_store_gets_the_whole_history(server: MlflowServer, proxy: Proxy
 
 
 def test_interrupt_in_the_wait_at_the_end_ends_it_and_says_what_is_lacking(
-    proxy: Proxy, tmp_path: Path, impatient: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+    proxy, tmp_path, impatient, monkeypatch, caplog
+):
     run = FakeRun(tmp_path, proxy.address)
     tracker = run.open()
     proxy.break_it(Fault.hang)
@@ -169,8 +161,8 @@ def test_interrupt_in_the_wait_at_the_end_ends_it_and_says_what_is_lacking(
 
 @pytest.mark.soak
 def test_server_that_takes_half_a_minute_holds_up_nothing_and_is_filled_by_the_next_launch(
-    server: MlflowServer, proxy: Proxy, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+    server, proxy, tmp_path, caplog
+):
     """With the patience that users get."""
     run = FakeRun(tmp_path, proxy.address)
     tracker = run.open()

@@ -1,13 +1,12 @@
 """Whole launches that train, by the command line: whatever MLflow does, exit 0 and the same bytes."""
 
 import logging
-from pathlib import Path
 from typing import Any
 
 import pytest
 from in_process_launch import NUM_UPDATES, Place
 from run_artefacts import artefacts
-from tracked_run import MlflowServer, check_runs, found_runs
+from tracked_run import check_runs, found_runs
 
 from benchmarks.misbehaving_proxy import Proxy
 from orchestrator.plan.model import plan_from_json
@@ -44,13 +43,8 @@ def launch_without(place: Tracked, proxy: Proxy) -> int:
 
 
 def test_launch_with_mlflow_down_from_the_start_ends_alike_and_is_told_later(
-    server: MlflowServer,
-    proxy: Proxy,
-    smallest: Place,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+    server, proxy, smallest, tmp_path, capsys, caplog
+):
     place = Tracked(tmp_path / "run", smallest.shared)
     proxy.refuse()
     with caplog.at_level(logging.WARNING):
@@ -67,9 +61,7 @@ def test_launch_with_mlflow_down_from_the_start_ends_alike_and_is_told_later(
     assert artefacts(place.paths) == artefacts(smallest.paths)
 
 
-def test_launch_whose_mlflow_dies_midway_ends_alike_and_is_told_later(
-    server: MlflowServer, proxy: Proxy, smallest: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_launch_whose_mlflow_dies_midway_ends_alike_and_is_told_later(server, proxy, smallest, tmp_path, monkeypatch):
     place = Tracked(tmp_path / "run", smallest.shared)
     append = MetricsLog.append
     points: list[int] = []

@@ -2,11 +2,9 @@
 
 import os
 import socket
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
-from oracle import Family, Place, expect_line, expect_recovered
+from oracle import expect_line, expect_recovered
 
 from orchestrator.run.holder import lock
 from orchestrator.run.paths import RunPaths
@@ -16,9 +14,7 @@ pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.mark.slow
-def test_second_launch_names_the_first_and_changes_nothing(
-    undisturbed: Place, new_place: Callable[..., Place], family: Family
-) -> None:
+def test_second_launch_names_the_first_and_changes_nothing(undisturbed, new_place, family):
     place = new_place("two", in_process=True)
     first = place.start(moment="training")
     before = {path: path.stat().st_mtime_ns for path in place.paths.root.rglob("*")}
@@ -31,7 +27,7 @@ def test_second_launch_names_the_first_and_changes_nothing(
     expect_recovered(place, undisturbed, family)
 
 
-def test_second_holder_is_told_the_process_of_the_first(tmp_path: Path) -> None:
+def test_second_holder_is_told_the_process_of_the_first(tmp_path):
     paths = RunPaths(tmp_path)
     with lock(paths), pytest.raises(RunInUse, match=f"process {os.getpid()} on"), lock(paths):
         pass

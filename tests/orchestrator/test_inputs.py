@@ -17,7 +17,7 @@ def paint(path: Path, seed: int) -> None:
 
 
 @pytest.fixture
-def photos(tmp_path: Path) -> Path:
+def photos(tmp_path):
     for number, name in enumerate(("cat", "dog", "owl")):
         for image in range(20):
             paint(tmp_path / "photos" / "train" / name / f"{image}", 100 * number + image)

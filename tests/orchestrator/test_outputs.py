@@ -4,7 +4,6 @@ import csv
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -41,7 +40,7 @@ def submitted(run: Run) -> np.ndarray:
 
 
 @pytest.fixture
-def run(tmp_path: Path, make_run: MakeRun) -> Run:
+def run(tmp_path, make_run):
     return make_run(tmp_path / "run")
 
 

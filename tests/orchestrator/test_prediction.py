@@ -61,7 +61,7 @@ def _predict_spec(paths: RunPaths, stage: Stage, store: Path, folder: Path, crop
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images(tmp_path_factory):
     """Dark and bright noise, 20 training images each, and five test images."""
     root = tmp_path_factory.mktemp("images")
     for index in range(20):
@@ -73,7 +73,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(images: Path, tmp_path_factory: pytest.TempPathFactory) -> RunPaths:
+def run(images, tmp_path_factory):
     """A finished run of two members, combined geometrically."""
     paths = RunPaths(tmp_path_factory.mktemp("runs") / "run")
     settings = DatasetSettings(source=Source.folder, root=str(images), size=18)

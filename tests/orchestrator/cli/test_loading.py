@@ -3,9 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,7 +12,7 @@ from orchestrator.run import RunPaths
 
 
 @pytest.fixture
-def finished(tmp_path: Path, make_run: Callable[..., Any]) -> Path:
+def finished(tmp_path, make_run):
     """Makes a finished run and returns its directory."""
     paths: RunPaths = make_run(tmp_path / "run").paths
     paths.config_yaml.write_text(compose([]).yaml)

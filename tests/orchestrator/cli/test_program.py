@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -19,7 +18,7 @@ _SEPTET = [sys.executable, "-m", "orchestrator.cli.program"]
 
 
 @pytest.fixture
-def doctor_raises(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
+def doctor_raises(monkeypatch):
     """Makes `septet doctor` raise an error."""
 
     def set_error(error: BaseException) -> None:

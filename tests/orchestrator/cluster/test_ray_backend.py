@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -187,7 +187,7 @@ class Elsewhere:
 
 
 @pytest.fixture(scope="module")
-def cluster_elsewhere() -> Iterator[Elsewhere]:
+def cluster_elsewhere():
     with _cluster() as process:
         assert process.stdout is not None
         address, token = process.stdout.readline().split()
@@ -195,7 +195,7 @@ def cluster_elsewhere() -> Iterator[Elsewhere]:
         process.communicate("")
 
 
-def test_shards_packed_over_a_cluster_are_those_packed_here(cluster_elsewhere: Elsewhere, tmp_path: Path) -> None:
+def test_shards_packed_over_a_cluster_are_those_packed_here(cluster_elsewhere, tmp_path):
     photos = write_tree(tmp_path / "photos", [f"train/{'ab'[index % 2]}/{index}.png" for index in range(120)])
     # Large enough for several shards.
     here = prepare(DatasetSettings(root=str(photos), size=256), tmp_path / "here", runner=shard_runner(ClusterConfig()))

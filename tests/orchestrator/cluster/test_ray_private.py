@@ -36,7 +36,7 @@ def private(call: str, user: str) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def working_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def working_directory(tmp_path_factory):
     """A working directory that the driver does not import from."""
     folder = tmp_path_factory.mktemp("work")
     with pytest.MonkeyPatch.context() as patch:
@@ -45,7 +45,7 @@ def working_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path
 
 
 @pytest.fixture(scope="module")
-def started(working_directory: Path) -> Iterator[list[psutil.Process]]:
+def started(working_directory):
     """Ray's processes of a local Ray that lives as long as this module's tests."""
     before = set(psutil.Process().children(recursive=True))
     with private("an argument of ray.init (_temp_dir?)", "ray_session.local"), local():
@@ -53,7 +53,7 @@ def started(working_directory: Path) -> Iterator[list[psutil.Process]]:
 
 
 @pytest.fixture(scope="module")
-def worker(started: object) -> Any:
+def worker(started):
     """An actor that asks for no GPU and calls functions."""
 
     class Worker:
@@ -65,7 +65,7 @@ def worker(started: object) -> Any:
 
 
 @pytest.fixture(scope="module")
-def in_worker(worker: Any) -> Callable[[Callable[[], Any]], Any]:
+def in_worker(worker):
     """Calls a function in the worker and returns what it returns."""
     return lambda function: ray.get(worker.call.remote(function))
 

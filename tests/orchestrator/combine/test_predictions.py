@@ -56,7 +56,7 @@ def opened(directories: dict[str, Path], split: SplitData | None = None, digest:
 
 
 @pytest.fixture
-def directories(tmp_path: Path) -> dict[str, Path]:
+def directories(tmp_path):
     folders = {name: tmp_path / name / "predictions" for name in ("a", "b")}
     for seed, folder in enumerate(folders.values()):
         store_predictions(folder, make_split(), draw(seed))

@@ -57,7 +57,7 @@ def test_experiments_open_with_a_comment_on_cost():
 
 
 @pytest.fixture(scope="module")
-def composed() -> str:
+def composed():
     """The default configuration as text: reading it again is quick, composing takes a fifth of a second."""
     return compose([]).yaml
 

@@ -19,7 +19,7 @@ from workers.storage.atomic import sha256_of
 
 
 @pytest.fixture
-def seven(tmp_path: Path) -> Run:
+def seven(tmp_path):
     return Run(tmp_path, plan_of(SEVEN))
 
 

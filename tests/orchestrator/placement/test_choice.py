@@ -27,7 +27,7 @@ def planned(*overrides: str) -> tuple[Config, Plan]:
 
 
 @pytest.fixture(scope="module")
-def digits() -> Plan:
+def digits():
     return planned()[1]
 
 
@@ -111,7 +111,7 @@ def test_cpu_model_is_the_kernel_s_name(tmp_path):
 
 
 @pytest.fixture
-def two_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+def two_cpus(monkeypatch):
     monkeypatch.setattr(placing, "available_cpus", lambda: 2)
     monkeypatch.setattr(placing, "capabilities", lambda: Capabilities(bf16=True, compiled_kernels=False))
 

@@ -19,13 +19,13 @@ def plan_of(*overrides: str) -> Plan:
 
 
 @pytest.fixture(scope="module")
-def published() -> PlanReport:
+def published():
     plan = plan_of("experiment=ilsvrc2012", "datasets.target.root=/absent/x", "datasets.superset.root=/absent/y")
     return make_report(plan, compose([]).cluster, 7)
 
 
 @pytest.fixture(scope="module")
-def digits() -> Plan:
+def digits():
     return plan_of()
 
 

@@ -43,7 +43,7 @@ _FIRST = _STAGES[0].ref
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> RunPaths:
+def run(tmp_path):
     """A run of two stages of 100 updates of 10 images, in which nothing has happened yet."""
     paths = RunPaths(tmp_path / "digits-ffffffff")
     write_record(paths, make_record(make_plan(*_STAGES)))

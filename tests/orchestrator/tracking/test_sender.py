@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -44,12 +44,12 @@ class Memory:
 
 
 @pytest.fixture
-def memory() -> Memory:
+def memory():
     return Memory()
 
 
 @pytest.fixture
-def sender(memory: Memory) -> Iterator[Sender]:
+def sender(memory):
     sender = Sender(memory.deliver, "there", pace=QUICK)
     yield sender
     sender.stop()

@@ -63,7 +63,7 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+def place(tmp_path_factory):
     """One store for the module: a fresh one takes seconds."""
     from mlflow import MlflowClient
 
@@ -73,14 +73,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
 
 
 @pytest.fixture
-def closed_port() -> int:
+def closed_port():
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
 
 
 @pytest.fixture(autouse=True)
-def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+def patience(monkeypatch):
     """A busy machine may take its time to end a run."""
     monkeypatch.setattr("orchestrator.tracking.mlflow_tracker.CLOSE_S", 60)
 

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def target(tmp_path_factory: pytest.TempPathFactory) -> Target:
+def target(tmp_path_factory):
     """A store with one run that has an artifact, as the tracker makes it."""
     from orchestrator.tracking.mlflow_store import About, RunKey, Store
 

@@ -5,12 +5,11 @@ import math
 import shutil
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from whole_run import Run, alter_predictions, commit
+from whole_run import alter_predictions, commit
 
 from orchestrator.cli.program import main
 from orchestrator.config.composition import compose
@@ -23,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("no_drawing")
 
 
 @pytest.fixture(scope="module")
-def committed(no_drawing: None, make_run: Callable[..., Run], tmp_path_factory: pytest.TempPathFactory) -> Committed:
+def committed(no_drawing, make_run, tmp_path_factory):
     """A run whose submission is as asked for; its third test image could not be read. Tests may only read it."""
 
     @cache
@@ -41,7 +40,7 @@ def committed(no_drawing: None, make_run: Callable[..., Run], tmp_path_factory: 
 
 
 @pytest.fixture
-def own_copy(committed: Committed, tmp_path: Path) -> RunPaths:
+def own_copy(committed, tmp_path):
     return RunPaths(shutil.copytree(committed().root, tmp_path / "run"))
 
 

@@ -4,14 +4,13 @@ import errno
 import itertools
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from whole_run import Run, alter_predictions, commit
+from whole_run import alter_predictions, commit
 
 from orchestrator.cli.program import main
 from orchestrator.config.composition import compose
@@ -32,7 +31,7 @@ MEAN = CombineConfig()
 
 
 @pytest.fixture(scope="module")
-def whole(no_drawing: None, make_run: Callable[..., Run], tmp_path_factory: pytest.TempPathFactory) -> Run:
+def whole(no_drawing, make_run, tmp_path_factory):
     """A finished run, made once: each test has a copy."""
     run = make_run(tmp_path_factory.mktemp("whole") / "run")
     atomic.write_text(run.paths.config_yaml, compose([]).yaml)
@@ -41,7 +40,7 @@ def whole(no_drawing: None, make_run: Callable[..., Run], tmp_path_factory: pyte
 
 
 @pytest.fixture
-def run(whole: Run, tmp_path: Path) -> Run:
+def run(whole, tmp_path):
     shutil.copytree(whole.paths.root, tmp_path / "run")
     return replace(whole, paths=RunPaths(tmp_path / "run"))
 
