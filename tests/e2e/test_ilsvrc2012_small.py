@@ -135,7 +135,7 @@ def test_release_chain_at_its_own_rates_moves_every_layer_and_copied_ones_less(r
         "optimizer.lr=0.01",
     )
 
-    def moved(one: str, other: str, layer: str) -> float:
+    def moved(one, other, layer):
         """The mean step of a layer's weights between the ends of two stages."""
         first, second = (final_weights(paths, stage)[f"{layer}.weight"] for stage in (one, other))
         return float(np.abs(second - first).mean())

@@ -38,7 +38,7 @@ def here(tmp_path, monkeypatch):
 def ask(here, capsys):
     """Runs a command that must fail: no result on stdout, no file changed; gives its last line on stderr."""
 
-    def run(*words: str) -> Answer:
+    def run(*words):
         before = _snapshot(here)
         answer = command_line.ask(capsys, *words)
         assert answer.out == ""
@@ -53,7 +53,7 @@ def ask(here, capsys):
 def _snapshot(folder: Path) -> dict[str, str]:
     """Every path below `folder`, with the hash of each file's content, but for what a lock says of who held it last."""
 
-    def content(path: Path) -> str:
+    def content(path):
         return "" if path.is_dir() or path.name == ".lock" else hashlib.sha256(path.read_bytes()).hexdigest()
 
     return {str(path.relative_to(folder)): content(path) for path in folder.rglob("*")}

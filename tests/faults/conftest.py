@@ -6,7 +6,7 @@ from contextlib import ExitStack
 import pytest
 from in_process_launch import Place as InProcess
 from one_slot import one_slot
-from oracle import Family, Place, placed
+from oracle import Family, placed
 from run_artefacts import artefacts
 from tracked_run import REQUEST_S, mlflow_server
 
@@ -80,7 +80,7 @@ def new_place(tmp_path, store, undisturbed):
     """Makes places of the test's own: `new_place("name", in_process=True)`."""
     with ExitStack() as stack:
 
-        def make(name: str, *, in_process: bool = False) -> Place:
+        def make(name, *, in_process=False):
             return stack.enter_context(placed(tmp_path / name, store, in_process=in_process))
 
         yield make

@@ -33,7 +33,6 @@ from orchestrator.placement import choice, measuring
 from orchestrator.submission import write
 from orchestrator.tracking import mlflow_tracker
 from workers.inference import prediction
-from workers.protocol import StageResult, StageSpec
 from workers.training import loop
 
 NEVER = "never"
@@ -60,7 +59,7 @@ def _held(plain: Callable[..., Any], marker: Path, num_calls: int) -> Callable[.
     """`plain`, held from that call on; the marker says that the moment has come."""
     calls, has_come = itertools.count(1), threading.Event()
 
-    def wait(*arguments: Any, **named: Any) -> Any:
+    def wait(*arguments, **named):
         if next(calls) >= num_calls:
             if not has_come.is_set():
                 has_come.set()
@@ -81,12 +80,12 @@ def _stop(plain: Callable[[MemberActor], None], actor: MemberActor) -> None:
 def _faulty(injected: Path) -> Callable[[], Duties]:
     """Nested, so that Ray sends it by value."""
 
-    def run_stage(spec: StageSpec, should_stop: Callable[[], bool]) -> StageResult:
+    def run_stage(spec, should_stop):
         from workers.training import loop, stage
 
         mine = injected / spec.member
 
-        def count() -> None:
+        def count():
             with mine.open("a") as file:
                 file.write("x")
 
@@ -95,7 +94,7 @@ def _faulty(injected: Path) -> Callable[[], Duties]:
             raise RuntimeError("it always fails")
         update, mean_loss = loop._update, loop.mean_loss
 
-        def poisoned(of: Any, state: Any, *rest: Any) -> Any:
+        def poisoned(of, state, *rest):
             due = spec.member == "diverging" or (spec.member == "passing" and not mine.exists())
             if state.step == POISONED_UPDATE and due:
                 count()

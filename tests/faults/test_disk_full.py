@@ -31,7 +31,7 @@ class Fault:
     def put_in_place(self, begin: Callable[["Fault"], None]) -> None:
         real = saver_module.write_checkpoint
 
-        def write(folder: Path, step: int, *rest: Any) -> protocol.Checkpoint:
+        def write(folder, step, *rest):
             if step >= AT and not self.step:
                 self.step = step
                 begin(self)
@@ -45,7 +45,7 @@ class Fault:
 
 
 def no_write_succeeds(fault: Fault) -> None:
-    def write_hashed(file: Any, pieces: Any) -> Any:
+    def write_hashed(file, pieces):
         # Half of it gets through.
         file.write(next(iter(pieces))[:4])
         return fault.refuse(errno.ENOSPC)
@@ -56,7 +56,7 @@ def no_write_succeeds(fault: Fault) -> None:
 def no_fsync_succeeds(fault: Fault) -> None:
     real_fsync = os.fsync
 
-    def fsync(descriptor: int) -> None:
+    def fsync(descriptor):
         if ".tmp-step-" in str(Path(f"/proc/self/fd/{descriptor}").readlink()):
             fault.refuse(errno.EIO)
         real_fsync(descriptor)
@@ -106,7 +106,7 @@ def test_launch_on_a_disk_that_fails_leaves_the_checkpoint_before_and_resumes_on
 def test_launch_on_a_full_disk_resumes(smallest, small_disk, capsys):
     place, ballast = Place(small_disk / "run", smallest.shared), small_disk / "ballast"
 
-    def fill(fault: Fault) -> None:
+    def fill(fault):
         fill_disk(ballast)
         fault.fired += 1
 

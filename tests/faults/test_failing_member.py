@@ -1,7 +1,7 @@
 """A member that always fails: its budget ends, the run says which and why; a submission only where that is allowed."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,6 @@ from orchestrator.cluster.local_backend import LocalActors
 from orchestrator.run.holder import is_locked
 from orchestrator.run.ledger import AttemptEnd, read_ledger
 from orchestrator.run.paths import RunPaths
-from workers.protocol import PredictSpec, SplitPredictions, StageResult, StageSpec
 from workers.storage.atomic import TEMPORARY_PREFIX
 
 SMALL = (
@@ -66,17 +65,17 @@ class Bench:
     def duties(self) -> Duties:
         real = worker_duties()
 
-        def fail(member: str, at: str) -> None:
+        def fail(member, at):
             if member in self.failing and self.fails_at == at:
                 self.injected += 1
                 raise RuntimeError("a bolt is loose")
 
-        def run_stage(spec: StageSpec, should_stop: Callable[[], bool]) -> StageResult:
+        def run_stage(spec, should_stop):
             self.trained.append(spec.member)
             fail(spec.member, "train")
             return real.run_stage(spec, should_stop)
 
-        def predict(spec: PredictSpec, should_stop: Callable[[], bool]) -> tuple[SplitPredictions, ...]:
+        def predict(spec, should_stop):
             fail(spec.member, "predictions")
             return real.predict(spec, should_stop)
 

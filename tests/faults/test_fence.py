@@ -104,7 +104,7 @@ def _both(spec: StageSpec, where: str, folder: Path) -> Both:
     second, ends, made = _begin_attempt(first, 1), [], [0]
     seen: set[tuple[int, int]] = set()
 
-    def should_stop() -> bool:
+    def should_stop():
         made[0] += 1
         if made[0] == CASES[where]:
             psutil.Process(zombie.pid).resume()
@@ -140,7 +140,7 @@ def test_attempt_begins_once_a_late_cache_shows_its_mark(tmp_path, monkeypatch):
     raise_fence(tmp_path / "base1", "train, attempt 0")
     looks = []
 
-    def arrive_at_the_third_look(pause_s: float) -> None:
+    def arrive_at_the_third_look(pause_s):
         looks.append(pause_s)
         if len(looks) == 3:
             raise_fence(tmp_path / "base1", "train, attempt 1")

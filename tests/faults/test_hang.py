@@ -27,7 +27,7 @@ from orchestrator.run.ledger import AttemptEnd, Budgets, Ledger, read_ledger
 from orchestrator.run.paths import RunPaths
 from workers.data.store.store import open_store
 from workers.inference import prediction as predict_module
-from workers.protocol import Numerics, PredictSpec, StageResult, StageSpec
+from workers.protocol import Numerics, PredictSpec, StageSpec
 from workers.settings.training import Crops, KeptCheckpoint
 from workers.storage import atomic
 from workers.storage.finished import read_finished
@@ -73,13 +73,13 @@ def work_of(root: Path, plan: Plan, store: Path, digest: str, splits: tuple[str,
 def hanging_duties(pids: Path) -> Callable[[], Duties]:
     """Nested, so that Ray sends it by value; each member hangs once, at the same update, and says who it is."""
 
-    def make() -> Duties:
+    def make():
         real = worker_duties()
 
-        def run_stage(spec: StageSpec, should_stop: Callable[[], bool]) -> StageResult:
+        def run_stage(spec, should_stop):
             calls = iter(range(1, 10_000))
 
-            def hanging() -> bool:
+            def hanging():
                 mine = pids / spec.member
                 if next(calls) == HANGS_AT and not mine.exists():
                     mine.with_suffix(".part").write_text(str(os.getpid()))
@@ -128,7 +128,7 @@ def test_hung_processes_are_killed_and_end_in_the_same_bits(spec, tmp_path):
     work = work_of(tmp_path / "run", plan, store, open_store(store).digest, ("val",))
     ledger = Ledger(work.paths.ledger)
 
-    def is_hung() -> bool:
+    def is_hung():
         """Whether all that is at work hangs: no time passes for a member that may be starting."""
         at_work = {name: entry for name, entry in ledger.contents.stages.items() if entry.running}
         hang = [len(entry.attempts) == 1 and (pids / name.split("/")[0]).exists() for name, entry in at_work.items()]
@@ -167,11 +167,11 @@ def test_predictions_that_hang_are_given_up_and_made_again(tmp_path, monkeypatch
     work = work_of(tmp_path / "run", plan, tmp_path / "store", "d", ("val", "test"))
     ledger = Ledger(work.paths.ledger)
 
-    def outcomes() -> list[AttemptEnd | None]:
+    def outcomes():
         predictions = ledger.contents.predictions
         return [attempt.outcome for attempt in predictions["base0"].attempts] if predictions else []
 
-    def show() -> None:
+    def show():
         if outcomes() and outcomes()[0] is not None:
             fakes.waiting = frozenset()
 
@@ -185,7 +185,7 @@ def test_evaluation_saving_and_prediction_beat(spec, tmp_path, monkeypatch):
     beats: list[int] = []
     real = StepMark.beat
 
-    def beat(mark: StepMark) -> None:
+    def beat(mark):
         beats.append(1)
         real(mark)
 

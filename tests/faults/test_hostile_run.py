@@ -132,11 +132,8 @@ DEEP = "[" * 100_000 + "]" * 100_000
     ("name", "verb", "code"),
     [
         ("run.json", "status", 7),
-        ("ledger.json", "status", 7),
         ("members/solo/train/DONE.json", "status", 7),
-        ("data/dataset.json", "submit", 7),
         ("members/solo/predictions/test.json", "submit", 8),
-        ("submission/manifest.json", "report", 7),
         ("submission/manifest.json", "verify", 8),
     ],
 )

@@ -6,7 +6,6 @@ import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +14,6 @@ from in_process_launch import Place
 from run_artefacts import artefacts
 from stored import read_checkpoint
 from tiny_stage import course, make_spec, make_store, never
-from torch import nn
 
 from orchestrator.run.ledger import AttemptEnd, StageState
 from orchestrator.run.status import read_status, status_lines
@@ -23,7 +21,6 @@ from workers.errors import Diverged
 from workers.settings.training import ModelSettings
 from workers.storage import checkpoint as protocol
 from workers.training import loop, stage as stage_module
-from workers.training.evaluation import Evaluation
 from workers.training.stage import run_stage
 
 pytestmark = pytest.mark.timeout(300)
@@ -49,7 +46,7 @@ class Poison:
 def in_the_loss(poison: Poison, patch: pytest.MonkeyPatch) -> None:
     real, mean_loss = loop._update, loop.mean_loss
 
-    def update(stage: loop.Stage, state: loop.TrainState, *rest: Any) -> loop.TrainState:
+    def update(stage, state, *rest):
         with pytest.MonkeyPatch.context() as inner:
             if poison.due(state.step):
                 inner.setattr(loop, "mean_loss", lambda *given: mean_loss(*given) * float("nan"))
@@ -61,7 +58,7 @@ def in_the_loss(poison: Poison, patch: pytest.MonkeyPatch) -> None:
 def in_the_gradient(poison: Poison, patch: pytest.MonkeyPatch) -> None:
     real = loop._refuse_divergence
 
-    def check(stage: loop.Stage, step: int, loss: float) -> None:
+    def check(stage, step, loss):
         if poison.due(step):
             gradient = next(p.grad for p in stage.model.parameters() if p.grad is not None)
             gradient[(0,) * gradient.ndim] = float("inf")
@@ -73,7 +70,7 @@ def in_the_gradient(poison: Poison, patch: pytest.MonkeyPatch) -> None:
 def _after_the_update(poison: Poison, patch: pytest.MonkeyPatch, spoil: Callable[[loop.Stage], None]) -> None:
     real = loop._update
 
-    def update(stage: loop.Stage, state: loop.TrainState, *rest: Any) -> loop.TrainState:
+    def update(stage, state, *rest):
         after = real(stage, state, *rest)
         if poison.due(after.step):
             spoil(stage)
@@ -83,7 +80,7 @@ def _after_the_update(poison: Poison, patch: pytest.MonkeyPatch, spoil: Callable
 
 
 def in_a_weight(poison: Poison, patch: pytest.MonkeyPatch) -> None:
-    def spoil(stage: loop.Stage) -> None:
+    def spoil(stage):
         with torch.no_grad():
             # Of the last layer's biases: a NaN further down is lost in the comparison of max pooling or ReLU.
             list(stage.model.parameters())[-1].view(-1)[0] = float("nan")
@@ -92,7 +89,7 @@ def in_a_weight(poison: Poison, patch: pytest.MonkeyPatch) -> None:
 
 
 def in_the_momentum(poison: Poison, patch: pytest.MonkeyPatch) -> None:
-    def spoil(stage: loop.Stage) -> None:
+    def spoil(stage):
         first = next(p for p in stage.model.parameters() if p in stage.optimizer.state)
         stage.optimizer.state[first]["momentum_buffer"][(0,) * first.ndim] = float("inf")
 
@@ -102,12 +99,12 @@ def in_the_momentum(poison: Poison, patch: pytest.MonkeyPatch) -> None:
 def in_the_evaluation(poison: Poison, patch: pytest.MonkeyPatch) -> None:
     real, real_end, step = stage_module.evaluate, loop._end_epoch, 0
 
-    def end_epoch(stage: loop.Stage, state: loop.TrainState, *rest: Any) -> loop.TrainState:
+    def end_epoch(stage, state, *rest):
         nonlocal step
         step = state.step
         return real_end(stage, state, *rest)
 
-    def evaluate(model: nn.Module, *rest: Any) -> Evaluation:
+    def evaluate(model, *rest):
         if not poison.due(step):
             return real(model, *rest)
         with model.register_forward_hook(lambda *given: given[2] * float("nan")):
@@ -165,7 +162,7 @@ def test_stage_that_meets_a_nan_saves_nothing_of_it_and_its_replay_ends_in_the_s
 
 
 def test_poisoned_batch_norm_statistics_are_not_saved(spec, tmp_path, monkeypatch):
-    def spoil(stage: loop.Stage) -> None:
+    def spoil(stage):
         next(value for name, value in stage.model.named_buffers() if name.endswith("running_var"))[0] = float("inf")
 
     poison = Poison(times=1, at=2)

@@ -66,7 +66,6 @@ def _started(paths: RunPaths, kind: str = "launch") -> Iterator["subprocess.Pope
         [sys.executable, "-c", _LAUNCH, str(paths.root), kind], stdout=subprocess.PIPE, text=True
     )
     try:
-        assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         yield process
     finally:
@@ -139,7 +138,7 @@ def test_request_stops_only_the_launch_it_names(paths, monkeypatch, token):
     looks, interrupts = threading.Semaphore(0), Asked()
     plain = stop._requested
 
-    def requested(of: RunPaths) -> str | None:
+    def requested(of):
         looks.release()
         return plain(of)
 

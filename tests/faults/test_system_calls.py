@@ -7,7 +7,7 @@ show a missing fsync, since the page cache outlives the process: that is what th
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,7 +118,7 @@ def _whole_checkpoint(sweep: Sweep, place: Path) -> bool:
 
 
 def _whole_submission(sweep: Sweep, place: Path) -> bool:
-    def files(found: Mapping[str, bytes]) -> dict[str, bytes]:
+    def files(found):
         inside = {name.partition("/")[2]: data for name, data in found.items() if name.startswith("submission/")}
         return {name: data for name, data in inside.items() if not name.startswith(".tmp-")}
 

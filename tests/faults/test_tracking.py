@@ -147,7 +147,7 @@ def test_interrupt_in_the_wait_at_the_end_ends_it_and_says_what_is_lacking(
     run.train(tracker)
     flush = Sender.flush
 
-    def interrupted(self: Sender, timeout_s: float) -> int:
+    def interrupted(self, timeout_s):
         if timeout_s:
             raise KeyboardInterrupt
         return flush(self, timeout_s)

@@ -30,7 +30,6 @@ def locked(database: Path) -> Iterator[None]:
         [sys.executable, "-c", script, str(database)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     try:
-        assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         with closing(sqlite3.connect(database, timeout=0)) as asking, pytest.raises(sqlite3.OperationalError):
             asking.execute("SELECT count(*) FROM runs")

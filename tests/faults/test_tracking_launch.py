@@ -66,7 +66,7 @@ def test_launch_whose_mlflow_dies_midway_ends_alike_and_is_told_later(server, pr
     append = MetricsLog.append
     points: list[int] = []
 
-    def append_and_refuse(self: MetricsLog, step: int, epoch: float, metrics: Any) -> None:
+    def append_and_refuse(self, step, epoch, metrics):
         append(self, step, epoch, metrics)
         points.append(step)
         if len(points) == 4:

@@ -60,7 +60,6 @@ def mlflow_server(folder: Path) -> Iterator[MlflowServer]:
         with closing(sqlite3.connect(folder / "mlflow.db")) as made, closing(sqlite3.connect(folder / "empty")) as copy:
             made.backup(copy)
         port = urlsplit(server.address).port
-        assert port is not None
         yield MlflowServer(port, uri, folder / "empty", MlflowClient(uri))
 
 

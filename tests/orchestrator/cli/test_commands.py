@@ -115,7 +115,7 @@ def test_watch_shows_a_run_as_long_as_a_launch_holds_it(finished, state):
     streams = Streams(io.StringIO(), io.StringIO())
     pauses = []
 
-    def pause(seconds: float) -> None:
+    def pause(seconds):
         pauses.append(seconds)
         if len(pauses) == 3:
             held.close()

@@ -27,7 +27,7 @@ from workers.data.sources.files import FileLoader, PlainFiles
 from workers.data.sources.tree import LocalTree
 from workers.data.store.preparation import prepare
 from workers.errors import ClusterLost, ConfigError, Stopped
-from workers.protocol import PredictSpec, SplitPredictions, StageResult, StageSpec
+from workers.protocol import StageResult
 from workers.settings.dataset import DatasetSettings
 
 GIVE_UP_S = 120.0
@@ -60,8 +60,8 @@ def test_slots_of_none_that_fits_are_refused_saying_what_there_is(cpus, gpus):
 def _duties() -> Callable[[], Duties]:
     """Nested, so that Ray sends it by value: its workers cannot import this file."""
 
-    def make() -> Duties:
-        def run_stage(spec: StageSpec, should_stop: Callable[[], bool]) -> StageResult:
+    def make():
+        def run_stage(spec, should_stop):
             if spec.member == "waits":
                 while not should_stop():
                     time.sleep(0.01)
@@ -72,7 +72,7 @@ def _duties() -> Callable[[], Duties]:
                 os.kill(os.getpid(), signal.SIGKILL)
             return StageResult(os.getpid(), 0, "", os.environ["OMP_NUM_THREADS"], 0.0, 0.0, False)
 
-        def predict(spec: PredictSpec, should_stop: Callable[[], bool]) -> tuple[SplitPredictions, ...]:
+        def predict(spec, should_stop):
             raise RuntimeError
 
         return Duties(run_stage, predict)
@@ -189,7 +189,6 @@ class Elsewhere:
 @pytest.fixture(scope="module")
 def cluster_elsewhere():
     with _cluster() as process:
-        assert process.stdout is not None
         address, token = process.stdout.readline().split()
         yield Elsewhere(address, token)
         process.communicate("")

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
 from pathlib import Path
@@ -57,7 +57,7 @@ def worker(started):
     """An actor that asks for no GPU and calls functions."""
 
     class Worker:
-        def call(self, function: Callable[[], Any]) -> Any:
+        def call(self, function):
             return function()
 
     remote: Any = ray.remote(Worker)

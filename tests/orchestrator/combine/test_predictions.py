@@ -124,7 +124,7 @@ def test_open_predictions_missing_file_names_every_member_that_lacks_it(director
 
 
 def spoil(row: int, column: int, value: float) -> Callable[[Path], None]:
-    def change(folder: Path) -> None:
+    def change(folder):
         probabilities = draw(1)
         probabilities[row, column] = value
         store_predictions(folder, make_split(), probabilities)

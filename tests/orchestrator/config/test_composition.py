@@ -172,7 +172,7 @@ def test_compose_value_wins_over_member_defaults_in_order_of_nearness():
         ]
     )
 
-    def rate(member: str, stage: str) -> float:
+    def rate(member, stage):
         return config.members[member].stages[stage].optimizer.lr
 
     assert rate("base1", "train") == 0.1
@@ -233,7 +233,7 @@ def test_rate_changes_are_laid_over_one_another_by_name():
         ]
     )
 
-    def changes(member: str, stage: str) -> dict[str, RateChange]:
+    def changes(member, stage):
         return dict(config.members[member].stages[stage].schedule.rate_changes)
 
     frozen = RateChange(0, 0.79120879, {"conv1": 0.0})

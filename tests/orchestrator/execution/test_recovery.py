@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,6 @@ from fake_stages import NUM_UPDATES, plan_of
 from orchestrator.plan.model import StageRef
 from orchestrator.run.ledger import AttemptEnd, Budgets
 from workers.errors import CheckFailed, Diverged, MemberFailed
-from workers.protocol import StageResult, StageSpec
 from workers.storage.atomic import sha256_of
 
 
@@ -72,7 +70,7 @@ def test_driver_refuses_a_finished_stage_that_is_not_the_one_it_committed(seven)
 
 
 def test_driver_killed_between_the_note_and_done_json_goes_on(seven, monkeypatch):
-    def killed(*_: object) -> None:
+    def killed(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -94,7 +92,7 @@ def test_driver_goes_back_a_checkpoint_where_a_finished_one_that_is_still_needed
         (_final(seven, ref) / "model.safetensors").write_bytes(b"[]")
     real = seven.fakes.run_stage
 
-    def run_stage(spec: StageSpec, should_stop: Callable[[], bool]) -> StageResult:
+    def run_stage(spec, should_stop):
         """Discards a damaged checkpoint first: what a real stage does when it resumes, and a fake one does not."""
         weights = spec.stage_dir / "checkpoints" / f"step-{NUM_UPDATES:08d}" / "model.safetensors"
         if weights.exists() and weights.read_bytes() != b"{}":

@@ -46,7 +46,6 @@ def _started(setting: str) -> Iterator["subprocess.Popen[str]"]:
         preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL) and None,
     )
     try:
-        assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         yield process
     finally:
@@ -67,7 +66,6 @@ def test_signal_ends_in_order_with_its_exit_code(number, code, setting):
 def test_second_signal_ends_at_once():
     with _started(_DEFERS.format(obstinate=True)) as process:
         process.send_signal(signal.SIGINT)
-        assert process.stdout is not None
         assert process.stdout.readline() == "noted\n"
         process.send_signal(signal.SIGINT)
         out, _ = process.communicate(timeout=60)
@@ -79,7 +77,6 @@ def test_second_signal_ends_at_once():
 def test_echo_of_a_signal_does_not_end_at_once(numbers):
     with _started(_DEFERS.format(obstinate=True).replace("time.sleep(250)", "time.sleep(0.5)")) as process:
         process.send_signal(numbers[0])
-        assert process.stdout is not None
         assert process.stdout.readline() == "noted\n"
         for number in numbers[1:]:
             process.send_signal(number)

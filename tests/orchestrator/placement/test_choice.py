@@ -141,7 +141,7 @@ def test_place_of_what_needs_no_measurement_makes_none(monkeypatch, overrides, m
 def test_place_of_a_long_plan_measures_once_and_chooses_alike_after(tmp_path, monkeypatch):
     calls = []
 
-    def measured(stage: object, given: tuple[Candidate, ...], *_: object) -> dict[Candidate, float]:
+    def measured(stage, given, *_):
         calls.append(given)
         return {one: 500.0 if one == ONE else 100.0 for one in given}
 

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -134,7 +133,7 @@ def test_table_lines_other_than_mean_adds_the_ensemble(method):
 def test_write_results_again_gives_the_same_bytes_and_copies_the_sheets_that_the_run_has(tmp_path, make_run):
     run = make_run(tmp_path)
 
-    def written() -> dict[Path, bytes]:
+    def written():
         files = write_results(run.paths, run.plan, CombineConfig(), SubmissionConfig()).files
         assert all(path.is_file() for path in files)
         folders = (run.paths.submission, run.paths.report)

@@ -43,7 +43,6 @@ def _holder(root: Path) -> Iterator["subprocess.Popen[str]"]:
         [sys.executable, "-c", _HOLD, str(root)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     try:
-        assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
         yield process
     finally:
@@ -109,7 +108,6 @@ def test_lock_is_not_inherited_by_a_child_that_outlives_its_holder(tmp_path):
     spawn = "import subprocess; child = subprocess.Popen(['sleep', '250'], stdout=2); print(child.pid, flush=True)"
     words = [sys.executable, "-c", _HOLD.replace('print("held", flush=True)', spawn), str(tmp_path)]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
         child = int(process.stdout.readline())
         process.kill()
     try:

@@ -94,7 +94,7 @@ def test_write_submission_failed_check_keeps_the_last_one(tmp_path, monkeypatch)
     submit(tmp_path, SubmissionConfig(SubmissionFormat.labels))
     before = contents(tmp_path)
 
-    def last_line_lost(*arguments: object) -> list[str]:
+    def last_line_lost(*arguments):
         return list(file_lines(*arguments))[:-1]  # type: ignore[arg-type]
 
     monkeypatch.setattr("orchestrator.submission.write.file_lines", last_line_lost)

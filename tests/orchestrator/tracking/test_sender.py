@@ -92,7 +92,7 @@ def failing(*errors: Exception, then: Callable[[], None] = lambda: None) -> Call
     """Raises one error a call; then all goes well."""
     left = list(errors)
 
-    def work() -> None:
+    def work():
         if left:
             raise left.pop(0)
         then()

@@ -238,7 +238,6 @@ def test_store_that_is_away_stops_neither_optional_nor_resumed_runs(closed_port,
 def test_server_that_goes_away_and_comes_back_has_all_points_in_the_end(place, caplog):
     with serving(place.uri) as server:
         port = urlsplit(server.address).port
-        assert port is not None
         tracker = opened(server.address, "outage")
         assert probe(server.address).endswith("answers")
         tracker.stage_started(OTHER)

@@ -74,7 +74,6 @@ def test_interrupt_ends_the_server_cleanly_though_its_port_was_taken(target):
         port = taken.getsockname()[1]
         words = [sys.executable, "-c", program, target.uri, target.experiment_id, target.run_id, str(port)]
         with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
-            assert process.stdout is not None
             lines = [process.stdout.readline() for _ in range(3)]
             address = lines[1].split()[-1]
             assert address.endswith(f"/#/experiments/{target.experiment_id}/runs/{target.run_id}")

@@ -26,9 +26,7 @@ def committed(no_drawing, make_run, tmp_path_factory):
     """A run whose submission is as asked for; its third test image could not be read. Tests may only read it."""
 
     @cache
-    def make(
-        method: CombineMethod = CombineMethod.mean, submission: SubmissionFormat = SubmissionFormat.labels
-    ) -> RunPaths:
+    def make(method=CombineMethod.mean, submission=SubmissionFormat.labels):
         run = make_run(tmp_path_factory.mktemp("committed") / "run", unreadable=(3,))
         atomic.write_text(run.paths.config_yaml, compose([]).yaml)
         ids = {"uri": "sqlite://", "run_id": "e", "members": {"base1": "f00d"}, "stages": {}}

@@ -17,7 +17,7 @@ from orchestrator.config.composition import compose
 from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionConfig, SubmissionFormat
 from orchestrator.outputs import write_results
 from orchestrator.run.digests import Book, open_book
-from orchestrator.run.holder import lock
+from orchestrator.run.holder import is_locked, lock
 from orchestrator.run.paths import RunPaths
 from orchestrator.run.record import Committed
 from orchestrator.verification.run import verify
@@ -241,21 +241,40 @@ def test_two_writers_killed_in_a_row_are_no_forgers(run, monkeypatch):
         assert not [problem.what for problem in verify(run.paths).problems if "submission" in problem.what]
 
 
+def spoil(paths: RunPaths) -> None:
+    """One NaN, and a manifest that fits the array."""
+    array = paths.predictions("base2") / "test.npy"
+    rows = np.load(array)
+    rows[11, 0] = np.nan
+    np.save(array, rows)
+    amend(array.with_suffix(".json"), sha256=sha256_of(array))
+
+
+def misname(paths: RunPaths, **values: Any) -> None:
+    amend(paths.predictions("base2") / "test.json", **values)
+
+
 @pytest.mark.parametrize(
-    ("alter", "words"),
+    ("alter", "code", "words"),
     [
-        (lambda paths: alter_predictions(paths, "base2", "test"), ("base2", "altered since it was committed")),
-        (lambda paths: flip(paths.data / "val.labels.npy"), ("val.labels.npy was altered",)),
-        (lambda paths: flip(paths.data / "classes.txt"), ("classes.txt was altered",)),
+        (lambda paths: alter_predictions(paths, "base2", "test"), 8, ("base2", "altered since it was committed")),
+        (lambda paths: flip(paths.data / "val.labels.npy"), 8, ("val.labels.npy was altered",)),
+        (lambda paths: flip(paths.data / "classes.txt"), 8, ("classes.txt was altered",)),
+        (lambda paths: (paths.predictions("base2") / "test.npy").unlink(), 4, ("base2: no predictions of test",)),
+        (spoil, 8, ("11 (test_011.png)",)),
+        (lambda paths: misname(paths, rows_sha256="e" * 64), 8, ("of other images than data/test.rows.txt",)),
+        (lambda paths: misname(paths, data_digest="e" * 64), 8, ("content is not that of data/",)),
+        (lambda paths: misname(paths, checkpoint_sha256="e" * 64), 8, ("of another checkpoint",)),
     ],
 )
-def test_submit_over_altered_files_exits_8_and_leaves_the_last_submission(run, alter, words, capsys):
+def test_submit_over_altered_files_tells_it_in_a_line_and_leaves_the_last_submission(run, alter, code, words, capsys):
     before = {path: path.read_bytes() for path in run.paths.submission.iterdir()}
     alter(run.paths)
-    assert main(["submit", str(run.paths.root), "combine=geometric"]) == 8
+    assert main(["submit", str(run.paths.root), "combine=geometric"]) == code
     said = capsys.readouterr().err
-    assert all(word in said for word in words)
+    assert all(word in said for word in words) and said.count("\n") == 1
     assert {path: path.read_bytes() for path in run.paths.submission.iterdir()} == before
+    assert not is_locked(run.paths) and not list(run.paths.root.rglob(f"{atomic.TEMPORARY_PREFIX}*"))
 
 
 def test_shuffled_rows_of_one_member_are_found_by_the_rebuilt_submission_alone(run, capsys):
@@ -291,7 +310,7 @@ def test_storage_that_does_not_answer_is_told_as_storage_and_nothing_is_said_of_
 ):
     asked = []
 
-    def refuse(*_: object, **__: object) -> None:
+    def refuse(*_, **__):
         asked.append(reader)
         raise OSError(errno.EACCES, "Permission denied")
 
