@@ -16,9 +16,8 @@ from pathlib import Path
 
 import pytest
 from folder_listing import entries
+from module_sources import CHECKOUT, PACKAGES, sources
 
-CHECKOUT = Path(__file__).resolve().parents[2]
-PACKAGES = ("orchestrator", "workers")
 MOST_AT_THE_TOP = 24
 MOST_BELOW = 22
 
@@ -28,13 +27,6 @@ Faces = Mapping[str, Mapping[str, str]]
 
 def _dotted(path: Path) -> str:
     return ".".join(path.relative_to(CHECKOUT).with_suffix("").parts).removesuffix(".__init__")
-
-
-def modules() -> dict[str, str]:
-    """Reads the sources of every module of the two packages, by dotted name."""
-    found = {_dotted(path): path.read_text() for top in PACKAGES for path in (CHECKOUT / top).rglob("*.py")}
-    assert len(found) > 100, "the walk finds too few modules"
-    return found
 
 
 def _face(package: str, stub: str) -> dict[str, str]:
@@ -50,7 +42,8 @@ def faces() -> dict[str, dict[str, str]]:
     return found
 
 
-MODULES = modules()
+# The source of every module, by dotted name.
+MODULES = {_dotted(CHECKOUT / path): source for path, source in sources().items()}
 FACES = faces()
 
 

@@ -3,9 +3,9 @@
 import ast
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
-CHECKOUT = Path(__file__).resolve().parents[2]
+from module_sources import CHECKOUT, sources
+
 SPELLERS = ("workers/storage/layout.py", "orchestrator/run/paths.py")
 # The same word names another thing there, or stands in a message.
 OTHERS = {
@@ -46,12 +46,10 @@ def test_names_of_a_runs_files_are_spelt_in_two_modules_alone():
     names = _names()
     assert {"metrics.jsonl", "DONE.json", ".attempt", "manifest.json", "run.json", "submission.csv"} <= names
     others = {}
-    for package in ("orchestrator", "workers"):
-        for path in sorted((CHECKOUT / package).rglob("*.py")):
-            place = str(path.relative_to(CHECKOUT))
-            found = set(_spelt(path.read_text(), names)) - OTHERS.get(place, set())
-            if place not in SPELLERS and found:
-                others[place] = found
+    for place, source in sources().items():
+        found = set(_spelt(source, names)) - OTHERS.get(place, set())
+        if place not in SPELLERS and found:
+            others[place] = found
     assert others == {}
 
 

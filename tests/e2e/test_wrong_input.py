@@ -1,7 +1,6 @@
 """Wrong input: one clear line, the exit code of the interface, and nothing on disk that was not there before."""
 
 import hashlib
-import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -108,14 +107,6 @@ def test_root_of_another_kind_of_files_exits_3_and_says_what_is_sought(source, v
     assert str(images) in answer.line and "datasets.target.train" in answer.line
 
 
-@pytest.mark.parametrize("verb", ["launch", "prepare"])
-def test_line_of_a_csv_without_its_image_exits_3_and_names_the_line(verb, images, ask):
-    (images / "train.csv").write_text("id,label\ncat/0.png,cat\ncat/99.png,cat\n")
-    answer = ask(verb, *_on(images, "csv"))
-    assert answer.code == 3
-    assert "train.csv: line 3: no image cat/99.png" in answer.line
-
-
 @pytest.mark.parametrize(
     ("verb", "override", "said"),
     [
@@ -150,24 +141,6 @@ def test_run_directory_in_use_exits_5_and_names_holder(images, here, ask):
         answer = ask("launch", *_on(images), f"run_dir={paths.root}")
     assert answer.code == 5
     assert str(paths.root) in answer.line and "process" in answer.line
-
-
-def test_run_directory_with_other_files_exits_2_and_keeps_them(here, ask):
-    (here / "run").mkdir()
-    (here / "run" / "thesis.tex").write_text("precious")
-    answer = ask("launch", f"run_dir={here / 'run'}")
-    assert answer.code == 2
-    assert "thesis.tex" in answer.line
-
-
-def test_tracking_store_where_nobody_listens_exits_2_and_names_its_address(images, ask):
-    with socket.socket() as taken:
-        # Bound and not listening: nobody else can take the port meanwhile.
-        taken.bind(("127.0.0.1", 0))
-        address = f"http://127.0.0.1:{taken.getsockname()[1]}"
-        answer = ask("launch", *_on(images), f"tracking.uri={address}")
-    assert answer.code == 2
-    assert address in answer.line
 
 
 def test_template_of_other_images_exits_2(images, here, ask, capsys):

@@ -136,25 +136,6 @@ def test_local_ray_listens_on_loopback_alone_behind_a_token(launched):
     assert any("raylet" in words for words in seen.arguments)
 
 
-_UNPROTECTED = """
-from orchestrator.cluster import open_cluster, ray_session
-from orchestrator.config import ClusterConfig
-ray_session.keep_own_path = lambda config: config
-with open_cluster(ClusterConfig()):
-    import ray
-    print(ray.get(ray.remote(lambda: __import__("sys").path).remote()))
-"""
-
-
-@pytest.mark.soak
-def test_modules_in_the_working_directory_would_come_first_without_protection(tmp_path):
-    words = [sys.executable, "-P", "-c", _UNPROTECTED]
-    said = subprocess.run(
-        words, cwd=tmp_path, env=child_environment(), capture_output=True, text=True, check=True
-    ).stdout
-    assert str(tmp_path) in said
-
-
 @pytest.fixture
 def secretive(tmp_path, monkeypatch):
     """An empty working directory, with the canary in the environment."""

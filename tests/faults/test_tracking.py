@@ -157,25 +157,3 @@ def test_interrupt_in_the_wait_at_the_end_ends_it_and_says_what_is_lacking(
         run.finish(tracker)
     assert "lacks the end of this run and 30 metric values" in caplog.text
     stop_and_join(tracker)
-
-
-@pytest.mark.soak
-def test_server_that_takes_half_a_minute_holds_up_nothing_and_is_filled_by_the_next_launch(
-    server, proxy, tmp_path, caplog
-):
-    """With the patience that users get."""
-    run = FakeRun(tmp_path, proxy.address)
-    tracker = run.open()
-    make_stages_known(run, tracker)
-    proxy.break_it(Fault.slow, delay_s=30.0)
-    with caplog.at_level(logging.WARNING):
-        run.train(tracker)
-        run.finish(tracker)
-    assert proxy.injected[Fault.slow] > 0
-    assert "lacks the end of this run and 30 metric values" in caplog.text
-    stop_and_join(tracker)
-    time_out = time.monotonic() + 31.0
-    wait_for(lambda: time.monotonic() > time_out)
-    proxy.restore()
-    launch_again(run)
-    check_complete(server.client, run)

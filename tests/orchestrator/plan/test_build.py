@@ -137,10 +137,7 @@ def test_what_only_some_sources_read_joins_the_options_where_it_is_given_but_no_
     "changed",
     [
         {"lr": 0.02},
-        {"epochs": 5},
         {"model": replace(SMALL, dropout=0.4)},
-        {"freeze": ("conv1",)},
-        {"lr_scale": {"conv1": 0.1}},
         {"rate_changes": {"late": RateChange(after_share=0.5, layers={"conv1": 0.0})}},
     ],
 )
@@ -176,11 +173,6 @@ def test_plan_side_branch_or_another_s_start_does_not_move_a_last_stage():
     assert plan.base_members() == ("a", "b")
 
 
-def test_plan_six_conv_member_starts_from_a_base_net_where_differing_layers_are_reset():
-    six = stage(init_from="a.train", model=SIX, reset=("conv6", "fc6"))
-    assert len(planned(base("a"), member("b", train=six)).stages) == 2
-
-
 def test_plan_bottleneck_before_a_head_that_is_reset_comes_and_goes_along_a_chain():
     narrow = replace(SIX, bottleneck=8)
     pre = stage("superset", init_from="a.train", model=narrow, reset=("conv6", "fc6", "fc7", "bottleneck", "head"))
@@ -197,9 +189,7 @@ def test_plan_bottleneck_before_a_head_that_is_reset_comes_and_goes_along_a_chai
     [
         ([base("a", dataset="targt")], "stages.train.dataset=targt: no such dataset; did you mean target?"),
         ([member("a", train=stage(init_from="pree"), pre=stage())], "init_from=pree: no such stage; did you mean pre?"),
-        ([pretrained("a"), member("b", t=stage(init_from="a.pretrian"))], "did you mean a.pretrain?"),
         ([member("a", x=stage(init_from="y"), y=stage(init_from="x"))], "a/x → a/y → a/x form a cycle"),
-        ([member("a", x=stage(init_from="x"))], "a/x → a/x form a cycle"),
         ([base("a", dataset="superset")], "stages.train.dataset=superset: a member's last stage must be on target"),
         ([member("a", x=stage(), y=stage())], "ensemble.members.a.stages: cannot tell which stage is last (x, y)"),
         (
@@ -209,7 +199,6 @@ def test_plan_bottleneck_before_a_head_that_is_reset_comes_and_goes_along_a_chai
         ([base("a"), member("b", train=stage(init_from="a.train", model=SIX))], "conv6 have another shape in a/train"),
         ([base("a", freeze=("conv9",))], "train.freeze: no layer conv9; did you mean"),
         ([base("a", layer_decay={"fc9": 1.0})], "optimizer.layer_decay: no layer fc9"),
-        ([base("a", lr_scale={"fc9": 1.0})], "train.lr_scale: no layer fc9"),
         ([base("a", rate_changes={"late": RateChange(layers={"fc9": 1.0})})], "late.layers: no layer fc9"),
         (
             [base("a", freeze=("conv1",), rate_changes={"late": RateChange(layers={"conv1": 1.0})})],
@@ -263,12 +252,6 @@ def test_plan_frozen_layer_may_be_named_by_a_change_that_freezes_it():
     assert planned(base("a", freeze=("conv1",), rate_changes={"late": freeze})).stages
 
 
-def test_compare_names_a_change_of_rates():
-    late = RateChange(after_share=0.5, layers={"conv1": 0.0})
-    change = compare(planned(base("a")), planned(base("a", rate_changes={"late": late})))
-    assert "schedule.rate_changes.late.layers.conv1: none → 0.0 (in a/train)" in change.lines
-
-
 def test_compare_with_itself_read_back_is_same():
     assert compare(again(planned(*SEVEN)), planned(*reversed(SEVEN))).kind is ChangeKind.same
 
@@ -297,7 +280,10 @@ def test_compare_names_each_changed_key_once_with_old_and_new():
     )
 
 
-def test_compare_names_seed_classes_and_ancestor():
+def test_compare_names_seed_classes_ancestor_and_changes_of_rates():
+    late = RateChange(after_share=0.5, layers={"conv1": 0.0})
+    change = compare(planned(base("a")), planned(base("a", rate_changes={"late": late})))
+    assert "schedule.rate_changes.late.layers.conv1: none → 0.0 (in a/train)" in change.lines
     assert compare(planned(base("a")), planned(base("a"), seed=5)).lines == ("seed: 0 → 5 (in a/train)",)
     other = {"target": replace(SURVEYS["target"], classes=("cat", "emu"))}
     assert compare(planned(base("a")), planned(base("a"), surveys=SURVEYS | other)).lines == (

@@ -1,14 +1,12 @@
 """The tracker on a real SQLite store, and against addresses where nobody answers."""
 
 import logging
-import math
 import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 from fake_stages import make_plan, make_stage
@@ -20,7 +18,6 @@ from orchestrator.tracking.mlflow_store import DatasetInput
 from orchestrator.tracking.opening import open_tracking, probe
 from orchestrator.tracking.sender import Pace, Sender
 from orchestrator.tracking.tracker import Ending, RunIdentity
-from orchestrator.tracking.ui import serving
 from workers.errors import ConfigError
 
 QUICK = Pace(linger_s=0.05, first_pause_s=0.1, longest_pause_s=0.2, sample_s=0.1)
@@ -232,33 +229,6 @@ def test_store_that_is_away_stops_neither_optional_nor_resumed_runs(closed_port,
         tracker.close(Ending.FINISHED)
     assert len(caplog.records) == 2, "one warning at the outage, one about what was left out"
     assert "2000 metric values" in caplog.text
-
-
-@pytest.mark.soak
-def test_server_that_goes_away_and_comes_back_has_all_points_in_the_end(place, caplog):
-    with serving(place.uri) as server:
-        port = urlsplit(server.address).port
-        tracker = opened(server.address, "outage")
-        assert probe(server.address).endswith("answers")
-        tracker.stage_started(OTHER)
-        tracker.log(OTHER, 10, 1000.0, {"lr": 0.1})
-        assert flushed(tracker, 60) == 0
-    with caplog.at_level(logging.WARNING):
-        tracker.log(OTHER, 20, 1001.0, {"lr": 0.1})
-        tracker.stage_finished(OTHER, Ending.FINISHED)
-        tracker.log_ensemble({"ensemble/nll": math.nan})
-        assert flushed(tracker, 0.5) > 0
-    assert [record.name for record in caplog.records] == ["orchestrator.tracking.sender"], "one warning"
-    with serving(place.uri, port=port) as server:
-        assert urlsplit(server.address).port == port
-        assert flushed(tracker, 60) == 0
-        tracker.close(Ending.FINISHED)
-    run_id = tracker.ids["stages"]["base/target"]
-    assert [point.step for point in place.history(run_id, "lr")] == [10, 20]
-    assert place.client.get_run(run_id).info.status == "FINISHED"
-    parent = place.client.get_run(tracker.ids["run_id"])
-    assert parent.info.status == "FINISHED"
-    assert math.isnan(parent.data.metrics["ensemble/nll"])
 
 
 def test_probe_makes_no_database_and_names_what_is_wrong(tmp_path, place, closed_port):
