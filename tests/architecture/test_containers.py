@@ -10,7 +10,7 @@ DOCKERFILE = (CHECKOUT / "docker" / "Dockerfile").read_text()
 RUN_FLAGS = ("--read-only", "--tmpfs /tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--init")
 
 
-def faults(text: str) -> list[str]:
+def faults(text):
     """What of a Dockerfile is not as docs/security.md says."""
     joined = re.sub(r"\\\n", " ", text)
     steps = [line.strip() for line in joined.splitlines() if line.strip() and not line.strip().startswith("#")]

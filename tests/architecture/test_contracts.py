@@ -51,7 +51,7 @@ def project(tmp_path_factory):
     return folder
 
 
-def broken(project: Path) -> set[str]:
+def broken(project):
     """Returns the ids of the contracts that import-linter reports as broken in `project`."""
     command = "from importlinter.cli import lint_imports_command as run; run()"
     run = subprocess.run(

@@ -11,8 +11,7 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 
 import pytest
 from folder_listing import entries
@@ -25,16 +24,16 @@ MOST_BELOW = 22
 Faces = Mapping[str, Mapping[str, str]]
 
 
-def _dotted(path: Path) -> str:
+def _dotted(path):
     return ".".join(path.relative_to(CHECKOUT).with_suffix("").parts).removesuffix(".__init__")
 
 
-def _face(package: str, stub: str) -> dict[str, str]:
+def _face(package, stub):
     nodes = [node for node in ast.parse(stub).body if isinstance(node, ast.ImportFrom)]
     return {alias.asname or alias.name: f"{package}.{node.module}" for node in nodes for alias in node.names}
 
 
-def faces() -> dict[str, dict[str, str]]:
+def faces():
     """Reads the face of every package that has one."""
     stubs = [path for top in PACKAGES for path in (CHECKOUT / top).rglob("__init__.pyi")]
     found = {_dotted(path): _face(_dotted(path), path.read_text()) for path in stubs}
@@ -47,13 +46,13 @@ MODULES = {_dotted(CHECKOUT / path): source for path, source in sources().items(
 FACES = faces()
 
 
-def _defining(package: str, name: str, faces: Faces) -> str:
+def _defining(package, name, faces):
     """Finds the module that defines a name of a face, also where a face passes on another's name."""
     module = faces[package][name]
     return _defining(module, name, faces) if name in faces.get(module, {}) else module
 
 
-def _imports(source: str, faces: Faces) -> Iterator[tuple[str, set[str]]]:
+def _imports(source, faces):
     """Yields for each import of `source` the package whose face it uses ("" for none) and the modules it may load.
 
     A package that is imported whole may load all that its face names.
@@ -74,7 +73,7 @@ def _imports(source: str, faces: Faces) -> Iterator[tuple[str, set[str]]]:
                 yield "", {place, whole}
 
 
-def circles(sources: Mapping[str, str], faces: Faces) -> list[str]:
+def circles(sources, faces):
     """Lists imports of a module's own face, and the first circle of modules: faces and late imports count too."""
     found, needs = [], {}
     for module, source in sources.items():
@@ -140,7 +139,7 @@ for package, face in faces.items():
 """
 
 
-def _misleading(names: list[str], faces: Faces, folder: Path) -> str:
+def _misleading(names, faces, folder):
     run = subprocess.run(
         [sys.executable, "-c", _LOOK_UP], input=json.dumps([names, faces]), capture_output=True, text=True, cwd=folder
     )
@@ -161,7 +160,7 @@ def test_exported_name_that_a_submodule_has_overwritten_is_reported(tmp_path):
     assert "shop.sell is <module" in said
 
 
-def sentences(source: str) -> int:
+def sentences(source):
     """Counts the sentences of a module's docstring; 0 without one."""
     text = ast.get_docstring(ast.parse(source)) or ""
     return len(re.findall(r"[^.!?]+[.!?](?=\s|$)", text))
@@ -177,7 +176,7 @@ def test_sentences_are_counted():
     assert [sentences(text) for text in texts] == [0, 2, 0, 3]
 
 
-def used(module: str, source: str, faces: Faces) -> set[str]:
+def used(module, source, faces):
     """Returns the exported names that a module outside their package uses: `orchestrator.run.RunPaths`."""
     tree, found, rooms = ast.parse(source), set(), {}
     for node in ast.walk(tree):

@@ -1,7 +1,6 @@
 """No module of the two packages makes code out of data: calls that could are forbidden, or bound to a safe form."""
 
 import ast
-from collections.abc import Iterator
 
 from module_sources import CHECKOUT, sources
 
@@ -31,7 +30,7 @@ BOUND = {
 EXEMPT = {"workers/throughput/process.py:pickle.load": "a pipe whose other end is the process that started it"}
 
 
-def _name(node: ast.expr) -> tuple[str, str]:
+def _name(node):
     """`("os", "system")` for `os.system`, `("", "eval")` for `eval`, `("PIL.Image", "open")`."""
     if isinstance(node, ast.Name):
         return "", node.id
@@ -40,21 +39,21 @@ def _name(node: ast.expr) -> tuple[str, str]:
     return "", ""
 
 
-def _has(call: ast.Call, argument: str, value: object) -> bool:
+def _has(call, argument, value):
     for keyword in call.keywords:
         if keyword.arg == argument:
             return value is ... or (isinstance(keyword.value, ast.Constant) and keyword.value.value is value)
     return False
 
 
-def _imported(node: ast.AST) -> Iterator[tuple[str, str]]:
+def _imported(node):
     if isinstance(node, ast.Import):
         yield from ((alias.name.split(".")[0], "") for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
         yield from (((node.module or "").split(".")[0], alias.name) for alias in node.names)
 
 
-def _unsafe(node: ast.AST) -> Iterator[tuple[str, str]]:
+def _unsafe(node):
     """What a node does, and why it must not."""
     for module, name in _imported(node):
         if module in MODULES:
@@ -78,7 +77,7 @@ def _unsafe(node: ast.AST) -> Iterator[tuple[str, str]]:
         yield shown, "with a shell"
 
 
-def unsafe(path: str, source: str) -> list[str]:
+def unsafe(path, source):
     """Unsafe calls in `source`, the module at `path`."""
     found = [(node, *said) for node in ast.walk(ast.parse(source)) for said in _unsafe(node)]
     return [

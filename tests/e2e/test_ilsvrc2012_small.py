@@ -3,7 +3,6 @@
 import io
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -52,10 +51,10 @@ def photographs(real_images, tmp_path_factory):
 class Runs:
     """Launches in this process."""
 
-    def __init__(self, place: Path, photographs: Path) -> None:
+    def __init__(self, place, photographs):
         self.place, self.photographs = place, photographs
 
-    def launch(self, name: str, datasets: tuple[str, ...], *overrides: str) -> RunPaths:
+    def launch(self, name, datasets, *overrides):
         given = [f"run_dir={self.place / name}", f"datasets.store={self.place / 'store'}"]
         given.append(f"tracking.uri=sqlite:///{self.place / 'mlflow.db'}")
         for dataset in datasets:
@@ -73,25 +72,25 @@ def runs(tmp_path, photographs, monkeypatch):
     return Runs(tmp_path, photographs)
 
 
-def final_weights(paths: RunPaths, stage: str) -> dict[str, np.ndarray]:
+def final_weights(paths, stage):
     ref = StageRef.parse(stage)
     return load_file(paths.checkpoints(ref) / read_finished(paths.stage(ref)).checkpoint / "model.safetensors")
 
 
-def same_layers(paths: RunPaths, one: str, other: str) -> set[str]:
+def same_layers(paths, one, other):
     """Layers whose weights have equal bits at the end of both stages."""
     first, second = final_weights(paths, one), final_weights(paths, other)
     names = {name for name in first.keys() & second.keys() if name.endswith(".weight")}
     return {name.removesuffix(".weight") for name in names if np.array_equal(first[name], second[name])}
 
 
-def counts(paths: RunPaths) -> dict[str, int]:
+def counts(paths):
     """How many members each row of the table is about."""
     scores = json.loads((paths.report / "scores.json").read_text())
     return {row["name"]: len(row["members"]) for row in scores["rows"]}
 
 
-def submitted(paths: RunPaths) -> list[str]:
+def submitted(paths):
     return (paths.submission / "submission.txt").read_text().splitlines()
 
 

@@ -3,8 +3,6 @@
 import io
 import json
 import shutil
-from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,7 +21,7 @@ NUM_TRAIN, NUM_VAL, NUM_TEST = 12, 14, 21
 LARGEST_ID, MOST_GUESSES = 1000, 5
 
 
-def photograph(generator: np.random.Generator, place: int) -> bytes:
+def photograph(generator, place):
     """A noisy image of the class's colour."""
     pixels = np.clip(np.float64(COLOURS[place]) + generator.normal(0, 25, (36, 44, 3)), 0, 255).astype(np.uint8)
     buffer = io.BytesIO()
@@ -50,7 +48,7 @@ def challenge(truth):
     )
 
 
-def kit_rule(text: str, num_images: int) -> list[str]:
+def kit_rule(text, num_images):
     """What the development kit's evaluation would refuse: a line an image, one to five ids in 1…1000, none blank."""
     problems = []
     lines = text.splitlines()
@@ -65,13 +63,13 @@ def kit_rule(text: str, num_images: int) -> list[str]:
     return problems
 
 
-def top1_error(text: str, ids: Sequence[int]) -> float:
+def top1_error(text, ids):
     """As the kit counts it: the share of lines whose first id is not the image's."""
     first = [int(line.split()[0]) for line in text.splitlines()]
     return float(np.mean([guess != number for guess, number in zip(first, ids, strict=True)]))
 
 
-def launch(root: Path, *overrides: str) -> int:
+def launch(root, *overrides):
     return main(
         [
             *("launch", "experiment=ilsvrc2012", "dataset@datasets.target=ilsvrc", f"datasets.target.root={root}"),
@@ -91,7 +89,7 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def submitted(here: Path) -> str:
+def submitted(here):
     return (here / "run" / "submission" / "submission.txt").read_text()
 
 

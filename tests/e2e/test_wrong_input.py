@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Callable
-from pathlib import Path
 
 import command_line
 import pytest
@@ -49,7 +48,7 @@ def ask(here, capsys):
     return run
 
 
-def _snapshot(folder: Path) -> dict[str, str]:
+def _snapshot(folder):
     """Every path below `folder`, with the hash of each file's content, but for what a lock says of who held it last."""
 
     def content(path):
@@ -69,12 +68,12 @@ def images(here):
     return root
 
 
-def _on(root: Path, source: str = "folder") -> list[str]:
+def _on(root, source="folder"):
     size = ["datasets.target.size=32"] * (source == "folder")
     return ["ensemble=five", f"dataset@datasets.target={source}", f"datasets.target.root={root}", *size]
 
 
-def _spoil(images: Path, how: str) -> str:
+def _spoil(images, how):
     """Spoils the images; gives what has to be named."""
     if how == "missing root":
         images.rename(images.with_name("elsewhere"))
@@ -126,7 +125,7 @@ def test_wrong_override_exits_2_and_names_the_key(verb, override, said, ask):
     assert said in answer.line
 
 
-def _recorded_run(root: Path, overrides: list[str]) -> RunPaths:
+def _recorded_run(root, overrides):
     """A run directory as a launch with `overrides` leaves it at its start."""
     plan = make_plan(config := compose(overrides), survey_all(config))
     paths = RunPaths(root)

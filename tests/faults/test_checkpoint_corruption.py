@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +13,6 @@ from stored import read_checkpoint
 from tiny_stage import course, interrupted, make_spec, make_store, never
 
 from workers.errors import StorageError
-from workers.protocol import StageSpec
 from workers.storage import checkpoint as protocol, layout
 from workers.training import stage as stage_module
 from workers.training.stage import run_stage
@@ -48,22 +46,22 @@ def own(spec, halfway, tmp_path):
     return replace(spec, stage_dir=tmp_path / "train")
 
 
-def newest(spec: StageSpec) -> Path:
+def newest(spec):
     return spec.stage_dir / "checkpoints" / f"step-{NEWEST:08d}"
 
 
-def set_aside(spec: StageSpec) -> list[str]:
+def set_aside(spec):
     return sorted(path.name for path in (spec.stage_dir / "checkpoints").glob("corrupt-*"))
 
 
 Damage = Callable[[Path], None]
 
 
-def changed(name: str, change: Callable[[bytes], bytes]) -> Damage:
+def changed(name, change):
     return lambda folder: (folder / name).write_bytes(change((folder / name).read_bytes())) and None
 
 
-def flip(name: str) -> Damage:
+def flip(name):
     def at_the_middle(data):
         middle = len(data) // 2
         return data[:middle] + bytes([data[middle] ^ 4]) + data[middle + 1 :]
@@ -71,34 +69,34 @@ def flip(name: str) -> Damage:
     return changed(name, at_the_middle)
 
 
-def truncate(name: str) -> Damage:
+def truncate(name):
     return changed(name, lambda data: data[:-5])
 
 
-def remove(name: str) -> Damage:
+def remove(name):
     return lambda folder: (folder / name).unlink()
 
 
-def manifest_of_another_step(folder: Path) -> None:
+def manifest_of_another_step(folder):
     shutil.copy(folder.with_name(f"step-{BEFORE:08d}") / layout.MANIFEST, folder / layout.MANIFEST)
 
 
-def all_files_of_another_step(folder: Path) -> None:
+def all_files_of_another_step(folder):
     shutil.rmtree(folder)
     shutil.copytree(folder.with_name(f"step-{BEFORE:08d}"), folder)
 
 
-def nothing_inside(folder: Path) -> None:
+def nothing_inside(folder):
     shutil.rmtree(folder)
     folder.mkdir()
 
 
-def unreadable(folder: Path) -> None:
+def unreadable(folder):
     (folder / layout.MODEL).unlink()
     (folder / layout.MODEL).mkdir()
 
 
-def rewritten(change: Callable[[dict[str, Any]], None]) -> Damage:
+def rewritten(change):
     """Contents that no fault of storage makes: changed, and then hashed and sealed again."""
 
     def damage(folder):
@@ -115,7 +113,7 @@ def rewritten(change: Callable[[dict[str, Any]], None]) -> Damage:
     return damage
 
 
-def resealed(name: str, data: bytes) -> Damage:
+def resealed(name, data):
     """A file that does not parse, with its right hash in a right manifest."""
 
     def damage(folder):
@@ -128,13 +126,13 @@ def resealed(name: str, data: bytes) -> Damage:
     return damage
 
 
-def _poison(tensors: dict[str, np.ndarray], value: float) -> None:
+def _poison(tensors, value):
     name = min(tensors)
     tensors[name] = tensors[name].copy()
     tensors[name].reshape(-1)[-1] = value
 
 
-def _reshape(tensors: dict[str, np.ndarray]) -> None:
+def _reshape(tensors):
     name = next(name for name in tensors if tensors[name].ndim > 1)
     tensors[name] = tensors[name].reshape(-1)
 

@@ -16,11 +16,11 @@ NONE_TO_SPARE = Budgets(max_losses=0, max_failures=0)
 class Preempting(LocalActors):
     """Tells, three times, that the machine of a member that trains is about to go."""
 
-    def __init__(self, fakes: FakeStages) -> None:
+    def __init__(self, fakes):
         super().__init__(2, fakes.duties)
         self.fakes, self.num_told = fakes, 0
 
-    def leaving(self) -> frozenset[str]:
+    def leaving(self):
         if self.num_told < 3 and "a" in self._actors and any(ref == "a/train" for ref, _ in self.fakes.updates):
             self.num_told += 1
             self.fakes.updates.clear()

@@ -1,7 +1,6 @@
 """A member that always fails: its budget ends, the run says which and why; a submission only where that is allowed."""
 
 import json
-from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,10 +31,10 @@ BUDGET = 1
 class RecordingTracker(NoTracker):
     """Keeps the tags of the ensemble's run."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.tags: dict[str, str] = {}
 
-    def tag_ensemble(self, tags: Mapping[str, str]) -> None:
+    def tag_ensemble(self, tags):
         self.tags.update(tags)
 
 
@@ -53,16 +52,16 @@ class Bench:
     tracker: RecordingTracker = field(default_factory=RecordingTracker)
 
     @property
-    def paths(self) -> RunPaths:
+    def paths(self):
         return RunPaths(self.root / "run")
 
-    def launch(self, *words: str) -> int:
+    def launch(self, *words):
         self.trained.clear()
         self.injected = 0
         places = (f"run_dir={self.paths.root}", f"datasets.store={self.store}", f"--config-dir={self.groups}")
         return main(["launch", *places, *SMALL, *words])
 
-    def duties(self) -> Duties:
+    def duties(self):
         real = worker_duties()
 
         def fail(member, at):
@@ -82,15 +81,15 @@ class Bench:
         return Duties(run_stage, predict)
 
     @property
-    def submission(self) -> bytes | None:
+    def submission(self):
         path = self.paths.submission / "submission.csv"
         return path.read_bytes() if path.exists() else None
 
-    def manifest(self) -> dict[str, Any]:
+    def manifest(self):
         said: dict[str, Any] = json.loads((self.paths.submission / "manifest.json").read_text())
         return said
 
-    def require_nothing_left_behind(self) -> None:
+    def require_nothing_left_behind(self):
         assert not is_locked(self.paths)
         assert not list(self.paths.root.rglob(f"{TEMPORARY_PREFIX}*"))
 
@@ -105,7 +104,7 @@ def bench(tmp_path, store, monkeypatch):
     return made(tmp_path, store, monkeypatch)
 
 
-def made(root: Path, store: Path, patch: pytest.MonkeyPatch) -> Bench:
+def made(root, store, patch):
     bench = Bench(root, store, write_ensemble(root / "groups", "three", *"abc"))
     patch.setattr(cluster, "open_cluster", lambda _: nullcontext(LocalActors(1, bench.duties)))
     patch.setattr(story.tracking, "probe", lambda *_: "")
@@ -128,7 +127,7 @@ def undisturbed(tmp_path_factory, store):
         return content
 
 
-def require_budget_spent(bench: Bench) -> None:
+def require_budget_spent(bench):
     """The member was tried as often as its budget says, and not once more."""
     assert bench.injected == BUDGET + 1
     ledger = read_ledger(bench.paths.ledger)

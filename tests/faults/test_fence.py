@@ -44,7 +44,7 @@ def undisturbed(spec):
     return run_stage(spec, never)
 
 
-def _begin_attempt(spec: StageSpec, number: int) -> StageSpec:
+def _begin_attempt(spec, number):
     """As the driver does: the fence, then another step.txt."""
     begun = replace(spec, attempt=number, fence=f"train, attempt {number}")
     raise_fence(begun.stage_dir.parent, begun.fence)
@@ -52,7 +52,7 @@ def _begin_attempt(spec: StageSpec, number: int) -> StageSpec:
     return begun
 
 
-def _stopped(spec: StageSpec, where: str, folder: Path) -> "subprocess.Popen[str]":
+def _stopped(spec, where, folder):
     """The first attempt, stopped."""
     (folder / "spec").write_bytes(pickle.dumps(spec))
     words = [sys.executable, str(SCRIPT), str(folder / "spec"), where, "6"]
@@ -74,7 +74,7 @@ class Both:
     end: str
     seen: set[tuple[int, int]]
 
-    def differences(self, whole: StageSpec, undisturbed: StageResult) -> list[str]:
+    def differences(self, whole, undisturbed):
         """What of the second attempt's stage is not as if there had been no other."""
         folder = self.spec.stage_dir
         late = [attempt for step, attempt in self.seen if step > self.result.resumed_from]
@@ -88,7 +88,7 @@ class Both:
         return [name for name, is_wrong in wrong.items() if is_wrong]
 
 
-def _checkpoints(stage_dir: Path) -> set[tuple[int, int]]:
+def _checkpoints(stage_dir):
     found = set()
     for path in stage_dir.glob("checkpoints/step-*/MANIFEST.json"):
         # The second attempt's own thread may prune it meanwhile.
@@ -98,7 +98,7 @@ def _checkpoints(stage_dir: Path) -> set[tuple[int, int]]:
     return found
 
 
-def _both(spec: StageSpec, where: str, folder: Path) -> Both:
+def _both(spec, where, folder):
     first = _begin_attempt(replace(spec, stage_dir=folder / "base1" / "train"), 0)
     zombie = _stopped(first, where, folder)
     second, ends, made = _begin_attempt(first, 1), [], [0]

@@ -4,7 +4,6 @@ import ctypes
 import os
 import signal
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,12 +21,12 @@ from orchestrator.config.schema import ClusterConfig
 from orchestrator.execution import driver as driver_module
 from orchestrator.execution.driver import Driver
 from orchestrator.execution.jobs import Work
-from orchestrator.plan.model import Plan, StageRef
+from orchestrator.plan.model import StageRef
 from orchestrator.run.ledger import AttemptEnd, Budgets, Ledger, read_ledger
 from orchestrator.run.paths import RunPaths
 from workers.data.store.store import open_store
 from workers.inference import prediction as predict_module
-from workers.protocol import Numerics, PredictSpec, StageSpec
+from workers.protocol import Numerics, PredictSpec
 from workers.settings.training import Crops, KeptCheckpoint
 from workers.storage import atomic
 from workers.storage.finished import read_finished
@@ -43,16 +42,16 @@ HOW = ("stopped", "holding")
 class SkippingClock:
     """Stands still until `is_hung`, then leaps at every look: no test waits for a deadline, or meets it by chance."""
 
-    def __init__(self, is_hung: Callable[[], bool]) -> None:
+    def __init__(self, is_hung):
         self._is_hung, self._now_s = is_hung, 0.0
 
-    def __call__(self) -> float:
+    def __call__(self):
         if self._is_hung():
             self._now_s += 25.0
         return self._now_s
 
 
-def work_of(root: Path, plan: Plan, store: Path, digest: str, splits: tuple[str, ...]) -> Work:
+def work_of(root, plan, store, digest, splits):
     # No failure may be spent, and one loss.
     return Work(
         paths=RunPaths(root),
@@ -70,7 +69,7 @@ def work_of(root: Path, plan: Plan, store: Path, digest: str, splits: tuple[str,
     )
 
 
-def hanging_duties(pids: Path) -> Callable[[], Duties]:
+def hanging_duties(pids):
     """Nested, so that Ray sends it by value; each member hangs once, at the same update, and says who it is."""
 
     def make():
@@ -102,7 +101,7 @@ def spec(tmp_path_factory):
     return make_spec(make_store(tmp_path_factory.mktemp("store")), tmp_path_factory.mktemp("undisturbed"))
 
 
-def plan_like(spec: StageSpec, members: tuple[str, ...], num_updates: int) -> Plan:
+def plan_like(spec, members, num_updates):
     plan = plan_of({member: {"train": None} for member in members})
     stages = [
         replace(stage, recipe=replace(TINY, dataset="target"), seed=spec.seed, num_updates=num_updates)
@@ -111,7 +110,7 @@ def plan_like(spec: StageSpec, members: tuple[str, ...], num_updates: int) -> Pl
     return replace(plan, stages=tuple(stages))
 
 
-def is_alive(pid: int) -> bool:
+def is_alive(pid):
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -206,5 +205,5 @@ def test_evaluation_saving_and_prediction_beat(spec, tmp_path, monkeypatch):
     assert blocks == [own.stage_dir]
 
 
-def _stop_there(*_: object) -> None:
+def _stop_there(*_):
     raise InterruptedError

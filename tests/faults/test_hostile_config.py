@@ -1,7 +1,6 @@
 """Configuration that was written to do harm: refused in one line, and what its payload would have made is not there."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import command_line
 import hydra.utils
@@ -62,7 +61,7 @@ def test_hostile_override_is_refused_in_one_line(override, ask):
     assert answer.line
 
 
-def _call(marker: Path) -> str:
+def _call(marker):
     return f"_target_: logging.FileHandler\nfilename: '{marker}'\n"
 
 

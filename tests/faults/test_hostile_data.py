@@ -9,8 +9,6 @@ import os
 import pickle
 import zipfile
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import command_line
 import pytest
@@ -26,10 +24,10 @@ from workers.training import init_file
 class Make:
     """Unpickled, it makes a folder."""
 
-    def __init__(self, marker: Path) -> None:
+    def __init__(self, marker):
         self.marker = marker
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self):
         return os.mkdir, (str(self.marker),)
 
 
@@ -50,7 +48,7 @@ def ask(tmp_path, monkeypatch, capsys):
     return run
 
 
-def _target(source: str, root: Path, *more: str) -> list[str]:
+def _target(source, root, *more):
     return ["ensemble=five", f"dataset@datasets.target={source}", f"datasets.target.root={root}", *more]
 
 

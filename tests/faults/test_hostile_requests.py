@@ -2,7 +2,6 @@
 
 import http.client
 import urllib.parse
-from collections.abc import Mapping
 
 import pytest
 
@@ -22,7 +21,7 @@ def uri(tmp_path_factory):
     return store.uri
 
 
-def _status(address: str, method: str, headers: Mapping[str, str]) -> int:
+def _status(address, method, headers):
     place = urllib.parse.urlsplit(address)
     connection = http.client.HTTPConnection(str(place.hostname), place.port, timeout=30)
     body = '{"max_results": 1}'

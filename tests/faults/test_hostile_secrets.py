@@ -45,7 +45,7 @@ ENVIRONMENT = {
 }
 
 
-def _holding(folder: Path) -> list[str]:
+def _holding(folder):
     """Files below a folder in which the canary is; names count too."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert files
@@ -64,7 +64,7 @@ class Watched:
     tokens: set[str] = field(default_factory=set)
 
 
-def _look(process: psutil.Process, seen: Watched) -> None:
+def _look(process, seen):
     for child in process.children(recursive=True):
         with suppress(psutil.Error, OSError):
             words = child.cmdline()

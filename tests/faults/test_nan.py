@@ -3,14 +3,11 @@
 import json
 import logging
 import sqlite3
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from in_process_launch import Place
 from run_artefacts import artefacts
 from stored import read_checkpoint
 from tiny_stage import course, make_spec, make_store, never
@@ -36,14 +33,14 @@ class Poison:
     at: int = AT
     fired: int = 0
 
-    def due(self, step: int) -> bool:
+    def due(self, step):
         if step != self.at or self.fired >= self.times:
             return False
         self.fired += 1
         return True
 
 
-def in_the_loss(poison: Poison, patch: pytest.MonkeyPatch) -> None:
+def in_the_loss(poison, patch):
     real, mean_loss = loop._update, loop.mean_loss
 
     def update(stage, state, *rest):
@@ -55,7 +52,7 @@ def in_the_loss(poison: Poison, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(loop, "_update", update)
 
 
-def in_the_gradient(poison: Poison, patch: pytest.MonkeyPatch) -> None:
+def in_the_gradient(poison, patch):
     real = loop._refuse_divergence
 
     def check(stage, step, loss):
@@ -67,7 +64,7 @@ def in_the_gradient(poison: Poison, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(loop, "_refuse_divergence", check)
 
 
-def _after_the_update(poison: Poison, patch: pytest.MonkeyPatch, spoil: Callable[[loop.Stage], None]) -> None:
+def _after_the_update(poison, patch, spoil):
     real = loop._update
 
     def update(stage, state, *rest):
@@ -79,7 +76,7 @@ def _after_the_update(poison: Poison, patch: pytest.MonkeyPatch, spoil: Callable
     patch.setattr(loop, "_update", update)
 
 
-def in_a_weight(poison: Poison, patch: pytest.MonkeyPatch) -> None:
+def in_a_weight(poison, patch):
     def spoil(stage):
         with torch.no_grad():
             # Of the last layer's biases: a NaN further down is lost in the comparison of max pooling or ReLU.
@@ -88,7 +85,7 @@ def in_a_weight(poison: Poison, patch: pytest.MonkeyPatch) -> None:
     _after_the_update(poison, patch, spoil)
 
 
-def in_the_momentum(poison: Poison, patch: pytest.MonkeyPatch) -> None:
+def in_the_momentum(poison, patch):
     def spoil(stage):
         first = next(p for p in stage.model.parameters() if p in stage.optimizer.state)
         stage.optimizer.state[first]["momentum_buffer"][(0,) * first.ndim] = float("inf")
@@ -96,7 +93,7 @@ def in_the_momentum(poison: Poison, patch: pytest.MonkeyPatch) -> None:
     _after_the_update(poison, patch, spoil)
 
 
-def in_the_evaluation(poison: Poison, patch: pytest.MonkeyPatch) -> None:
+def in_the_evaluation(poison, patch):
     real, real_end, step = stage_module.evaluate, loop._end_epoch, 0
 
     def end_epoch(stage, state, *rest):
@@ -120,7 +117,7 @@ EVERYWHERE = (
 )
 
 
-def poisoned(checkpoints: Path) -> list[str]:
+def poisoned(checkpoints):
     """Checkpoints that hold something that is not finite, read without the protocol's own check."""
     folders = [folder for folder in checkpoints.iterdir() if folder.name.startswith("step-")]
     assert folders
@@ -175,7 +172,7 @@ def test_poisoned_batch_norm_statistics_are_not_saved(spec, tmp_path, monkeypatc
     assert {folder.name for folder in (tmp_path / "checkpoints").iterdir()} == {"step-00000001"}
 
 
-def tags(place: Place, key: str) -> list[str]:
+def tags(place, key):
     """What the tracking store has under `key` in this run's runs."""
     known = json.dumps(json.loads(place.paths.run_json.read_text())["mlflow"])
     with sqlite3.connect(place.shared / "mlflow.db") as database:

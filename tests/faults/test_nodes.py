@@ -5,13 +5,13 @@ import subprocess
 import sys
 
 import pytest
-from oracle import Place, Process, expect_end_in_order, expect_recovered, placed, wait_for
-from ray_nodes_process import Nodes, ray_of_nodes
+from oracle import expect_end_in_order, expect_recovered, placed, wait_for
+from ray_nodes_process import ray_of_nodes
 from redone import redone_updates
 from run_artefacts import artefacts
 from septet_held import UNWATCHED
 
-from orchestrator.run.ledger import AttemptEnd, Entry, read_ledger
+from orchestrator.run.ledger import AttemptEnd, read_ledger
 from workers.training.metrics import read_step
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(1800)]
@@ -24,7 +24,7 @@ LONG = (
 GROUP = "members:\n  one: {stages: {train: {dataset: target}}}\n  two: {stages: {train: {dataset: target}}}\n"
 
 
-def make_long(place: Place) -> Place:
+def make_long(place):
     (place.root / "groups" / "ensemble" / "plain.yaml").write_text(GROUP)
     place.overrides = LONG
     return place
@@ -48,7 +48,7 @@ def place(new_place):
     return make_long(new_place("nodes"))
 
 
-def _launch(place: Place, nodes: Nodes, moment: str = "") -> Process:
+def _launch(place, nodes, moment=""):
     """A launch on the cluster, its members well under way."""
     place.environment = OPEN | {"PYTHONPATH": os.pathsep.join(sys.path)}
     process = place.start(f"cluster.address={nodes.address}", moment=moment)
@@ -57,11 +57,11 @@ def _launch(place: Place, nodes: Nodes, moment: str = "") -> Process:
     return process
 
 
-def _step(place: Place, member: str) -> int:
+def _step(place, member):
     return read_step(place.paths.members / member / "train" / "step.txt")
 
 
-def _entries(place: Place) -> list[Entry]:
+def _entries(place):
     return [entry for name, entry in read_ledger(place.paths.ledger).stages.items() if name.endswith("/train")]
 
 

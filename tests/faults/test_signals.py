@@ -5,19 +5,10 @@ import os
 import pty
 import signal
 import subprocess
-import sys
 import termios
 
 import pytest
-from oracle import (
-    GIVE_UP_S,
-    Place,
-    expect_clean_end,
-    expect_end_in_order,
-    expect_line,
-    expect_recovered,
-    hear_all_signals,
-)
+from oracle import expect_clean_end, expect_end_in_order, expect_line, expect_recovered, hear_all_signals
 from redone import redone_updates
 from run_artefacts import artefacts
 from septet_held import MOMENTS, RAY, UNPROTECTED
@@ -40,7 +31,7 @@ def place(new_place):
     return new_place("signalled", in_process=True)
 
 
-def redone(place: Place) -> int:
+def redone(place):
     return sum(redone_updates(entry) for entry in read_ledger(place.paths.ledger).stages.values())
 
 
@@ -71,20 +62,7 @@ def test_second_ctrl_c_leaves_no_process_and_no_lock(undisturbed, place, family)
     expect_recovered(place, undisturbed, family)
 
 
-@pytest.mark.soak
-def test_stop_verb_ends_a_launch_at_its_checkpoints(undisturbed, place, family):
-    process = place.start(moment="training")
-    words = [sys.executable, "-m", "orchestrator.cli.program", "stop", str(place.paths.root)]
-    asked = subprocess.run(words, capture_output=True, text=True, timeout=GIVE_UP_S, check=False)
-    assert asked.returncode == 0, asked.stderr
-    assert f"process {process.pid} " in asked.stdout and "has stopped" in asked.stdout
-    expect_line(place.ended(process), 143, "`septet stop` asked for it")
-    assert read_ledger(place.paths.ledger).state is StageState.stopped
-    expect_end_in_order(place, family)
-    expect_recovered(place, undisturbed, family)
-
-
-def _take_terminal() -> None:
+def _take_terminal():
     hear_all_signals()
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 

@@ -3,7 +3,6 @@
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -61,7 +60,7 @@ def paths(tmp_path):
 
 
 @contextmanager
-def _started(paths: RunPaths, kind: str = "launch") -> Iterator["subprocess.Popen[str]"]:
+def _started(paths, kind="launch"):
     process = subprocess.Popen(
         [sys.executable, "-c", _LAUNCH, str(paths.root), kind], stdout=subprocess.PIPE, text=True
     )
@@ -125,11 +124,11 @@ def test_stop_that_gives_up_leaves_the_request(paths, capsys):
 class Asked(Interrupts):
     """Notes that it was asked, in place of a signal to the process of the tests."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.heard = threading.Event()
 
-    def ask(self) -> None:
+    def ask(self):
         self.heard.set()
 
 

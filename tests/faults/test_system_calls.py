@@ -33,7 +33,7 @@ ERRORS = {
 _MAY_PASS = ("unlink", "unlinkat", "rmdir")
 
 
-def tree(folder: Path) -> TREE:
+def tree(folder):
     """Every file by path, and every empty folder."""
     return {
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b"folder"
@@ -53,17 +53,17 @@ class Sweep:
     before: TREE
     after: TREE
 
-    def run(self, place: Path, inject: str) -> int:
+    def run(self, place, inject):
         """The job in a fresh copy of what was there before it."""
         shutil.rmtree(place, ignore_errors=True)
         shutil.copytree(self.origin, place)
         return self.writes.run(self.job, place, inject=inject)
 
-    def again(self, place: Path) -> None:
+    def again(self, place):
         """The next process goes on from whatever is there, undisturbed."""
         assert self.writes.run(self.job, place) == 0, (place.parent / "err.txt").read_text()
 
-    def expect_whole(self, place: Path) -> bool:
+    def expect_whole(self, place):
         """Fails on a mix; says whether it is the new one."""
         return READERS[self.job](self, place)
 
@@ -86,7 +86,7 @@ def sweep(request, writes, tmp_path_factory):
     return make_sweep(request.param, writes, tmp_path_factory.mktemp("sweep"))
 
 
-def make_sweep(job: str, writes: ForkedWrites, folder: Path, *, with_fsync: bool = True) -> Sweep:
+def make_sweep(job, writes, folder, *, with_fsync=True):
     origin, done = folder / "before" / "run", folder / "after" / "run"
     origin.mkdir(parents=True)
     BEFORE[job.partition("/")[0]](origin)
@@ -95,7 +95,7 @@ def make_sweep(job: str, writes: ForkedWrites, folder: Path, *, with_fsync: bool
     return Sweep(job, writes, origin, calls, tree(origin), tree(done))
 
 
-def _whole_checkpoint(sweep: Sweep, place: Path) -> bool:
+def _whole_checkpoint(sweep, place):
     # A reader sets corrupt ones aside and cleans: on a copy, so that the next process finds what the kill left.
     copy = place.parent / "read"
     shutil.rmtree(copy, ignore_errors=True)
@@ -117,7 +117,7 @@ def _whole_checkpoint(sweep: Sweep, place: Path) -> bool:
     return step == NEW_STEP
 
 
-def _whole_submission(sweep: Sweep, place: Path) -> bool:
+def _whole_submission(sweep, place):
     def files(found):
         inside = {name.partition("/")[2]: data for name, data in found.items() if name.startswith("submission/")}
         return {name: data for name, data in inside.items() if not name.startswith(".tmp-")}
@@ -125,7 +125,7 @@ def _whole_submission(sweep: Sweep, place: Path) -> bool:
     return submission_state(files(tree(place)), files(sweep.before), files(sweep.after)) == "new"
 
 
-def _whole_records(sweep: Sweep, place: Path) -> bool:
+def _whole_records(sweep, place):
     found = {name: data for name, data in tree(place).items() if ".tmp-" not in name}
     assert found.keys() == sweep.after.keys()
     new = [name for name, data in found.items() if data == sweep.after[name]]
@@ -142,7 +142,7 @@ READERS: dict[str, Callable[[Sweep, Path], bool]] = {
 }
 
 
-def _expect_end_state(sweep: Sweep, place: Path) -> None:
+def _expect_end_state(sweep, place):
     """The undisturbed tree, byte for byte: nothing missing, nothing left over. A ledger counts its launches."""
     found, wanted = tree(place), dict(sweep.after)
     for each in (found, wanted):
@@ -208,7 +208,7 @@ def test_file_system_without_exchange_gets_the_new_submission(writes, tmp_path, 
     _expect_end_state(sweep, place)
 
 
-def committed_in_order(calls: list[Call]) -> list[str]:
+def committed_in_order(calls):
     """What breaks the order that survives a loss of power, empty for nothing.
 
     At each rename to a name that is no temporary one: every file written below the old name was fsynced after its last

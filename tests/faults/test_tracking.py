@@ -5,7 +5,6 @@ Every fault here was really met: the proxy counts what it did.
 
 import logging
 import time
-from typing import Any
 
 import pytest
 from flushed import flushed
@@ -29,7 +28,7 @@ from orchestrator.tracking.sender import Sender
 pytestmark = pytest.mark.timeout(300)
 
 
-def make_stages_known(run: FakeRun, tracker: Any) -> None:
+def make_stages_known(run, tracker):
     """All runs are made, so that the next batches to be logged are of points."""
     for ref in run.plan.by_ref:
         tracker.stage_started(ref)
@@ -44,7 +43,7 @@ MORE_FAULTS = [
 ]
 
 
-def soak_only(*values: Any) -> Any:
+def soak_only(*values):
     return pytest.param(*values, marks=pytest.mark.soak)
 
 

@@ -7,9 +7,7 @@ import logging
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from pathlib import Path
 
 import pytest
 from flushed import flushed
@@ -20,7 +18,7 @@ pytestmark = pytest.mark.timeout(300)
 
 
 @contextmanager
-def locked(database: Path) -> Iterator[None]:
+def locked(database):
     """Another process holds the database exclusively; it is seen to."""
     script = (
         "import sqlite3, sys; held = sqlite3.connect(sys.argv[1], isolation_level=None); "

@@ -1,14 +1,12 @@
 """Whole launches that train, by the command line: whatever MLflow does, exit 0 and the same bytes."""
 
 import logging
-from typing import Any
 
 import pytest
 from in_process_launch import NUM_UPDATES, Place
 from run_artefacts import artefacts
 from tracked_run import check_runs, found_runs
 
-from benchmarks.misbehaving_proxy import Proxy
 from orchestrator.plan.model import plan_from_json
 from orchestrator.run.holder import is_locked
 from orchestrator.run.record import read_record
@@ -20,10 +18,10 @@ pytestmark = pytest.mark.timeout(300)
 class Tracked(Place):
     """A place whose launches need no tracking, and have it at an address."""
 
-    def launch_at(self, uri: str) -> int:
+    def launch_at(self, uri):
         return self.launch("tracking.required=false", uri=uri)
 
-    def check(self, client: Any) -> None:
+    def check(self, client):
         """The store is whole, run.json knows its ids, and nothing temporary is left."""
         record = read_record(self.paths)
         by_key = check_runs(client, record.run_id, plan_from_json(record.plan), self.paths)
@@ -34,7 +32,7 @@ class Tracked(Place):
         assert not is_locked(self.paths)
 
 
-def launch_without(place: Tracked, proxy: Proxy) -> int:
+def launch_without(place, proxy):
     """A launch that need not wait long for a store which will not come."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("orchestrator.tracking.mlflow_tracker.CLOSE_S", 0.5)

@@ -11,7 +11,7 @@ from record_committed import record_committed
 from whole_run import Run
 
 from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionConfig, SubmissionFormat
-from orchestrator.outputs import Results, rebuild_report, write_results
+from orchestrator.outputs import rebuild_report, write_results
 from orchestrator.report.curves import read_curves
 from orchestrator.run.paths import RunPaths
 from workers.errors import CheckFailed, DataError, MemberFailed
@@ -22,19 +22,19 @@ MEAN = CombineConfig()
 PROBABILITIES = SubmissionConfig(SubmissionFormat.probabilities)
 
 
-def finish(run: Run, combine: CombineConfig = MEAN, submission: SubmissionConfig = PROBABILITIES) -> Results:
+def finish(run, combine=MEAN, submission=PROBABILITIES):
     return write_results(run.paths, run.plan, combine, submission)
 
 
-def scores_of(run: Run) -> dict:
+def scores_of(run):
     return json.loads((run.paths.report / "scores.json").read_text())
 
 
-def stored(run: Run, member: str, split: str) -> np.ndarray:
+def stored(run, member, split):
     return np.load(run.paths.predictions(member) / f"{split}.npy")
 
 
-def submitted(run: Run) -> np.ndarray:
+def submitted(run):
     with (run.paths.submission / "submission.csv").open(newline="") as file:
         return np.array([line[1:] for line in csv.reader(file)][1:], dtype=np.float32)
 

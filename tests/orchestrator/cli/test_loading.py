@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -19,7 +18,7 @@ def finished(tmp_path, make_run):
     return paths.root
 
 
-def _loads_torch(statement: str, folder: Path) -> bool:
+def _loads_torch(statement, folder):
     """Says whether a fresh interpreter holds torch after `statement`."""
     run = subprocess.run(
         [sys.executable, "-c", f"import json, sys\n{statement}\nprint(json.dumps('torch' in sys.modules))"],

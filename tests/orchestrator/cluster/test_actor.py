@@ -4,8 +4,6 @@ import fcntl
 import logging
 import pickle
 import threading
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from fake_stages import make_spec
@@ -13,23 +11,23 @@ from fake_stages import make_spec
 from orchestrator.cluster.actor import Duties, MemberActor
 from orchestrator.cluster.interface import Failure, Halted, Outcome, Trained
 from workers.errors import CheckFailed, DataError, Diverged, Stopped, StorageError
-from workers.protocol import StageResult, StageSpec
+from workers.protocol import StageResult
 
 RESULT = StageResult(1, 0, "step-00000001", "sha", 0.1, 0.2, False)
 
 
-def _spec(root: Path) -> StageSpec:
+def _spec(root):
     return make_spec(root / "a" / "train")
 
 
-def _actor(root: Path, work: Callable[[Callable[[], bool]], StageResult]) -> MemberActor:
+def _actor(root, work):
     def predict(spec, should_stop):
         raise AssertionError("not asked for")
 
     return MemberActor(lambda: Duties(lambda spec, should_stop: work(should_stop), predict))
 
 
-def _outcome(root: Path, error: Exception) -> Outcome:
+def _outcome(root, error):
     def work(should_stop):
         raise error
 
@@ -39,7 +37,7 @@ def _outcome(root: Path, error: Exception) -> Outcome:
 class Unpicklable(RuntimeError):
     """Cannot travel between processes: it holds a lock."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__("holds a lock")
         self.lock = threading.Lock()
 

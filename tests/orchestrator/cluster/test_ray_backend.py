@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from fake_stages import make_spec
 from pictures import write_tree
 
 from orchestrator.cluster.actor import Duties
-from orchestrator.cluster.interface import Completed, Halted, Lost, Trained
+from orchestrator.cluster.interface import Halted, Lost, Trained
 from orchestrator.cluster.ray_backend import RayCluster, check_resources, open_cluster, shard_runner
 from orchestrator.cluster.ray_nodes import Head, Node, count_slots
 from orchestrator.cluster.ray_session import available_cpus
@@ -57,7 +56,7 @@ def test_slots_of_none_that_fits_are_refused_saying_what_there_is(cpus, gpus):
         check_resources(ClusterConfig(cpus_per_member=available_cpus() + 1))
 
 
-def _duties() -> Callable[[], Duties]:
+def _duties():
     """Nested, so that Ray sends it by value: its workers cannot import this file."""
 
     def make():
@@ -80,7 +79,7 @@ def _duties() -> Callable[[], Duties]:
     return make
 
 
-def _next(cluster: RayCluster) -> Completed:
+def _next(cluster):
     give_up = time.monotonic() + GIVE_UP_S
     while time.monotonic() < give_up:
         if found := cluster.poll(1.0):
@@ -133,7 +132,7 @@ with open_cluster(ClusterConfig()):
 """
 
 
-def _cluster() -> "subprocess.Popen[str]":
+def _cluster():
     """A process with a cluster open; it prints its address and token, and ends with its stdin."""
     pipe = subprocess.PIPE
     words = [sys.executable, "-c", _CLUSTER]
@@ -157,7 +156,7 @@ def test_driver_killed_outright_leaves_no_process_and_no_folder():
     assert not any(Path(folder).exists() for folder in folders)
 
 
-def _lives(process: psutil.Process) -> bool:
+def _lives(process):
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
@@ -171,7 +170,7 @@ class Elsewhere:
     address: str
     token: str
 
-    def run(self, *arguments: object) -> dict[str, Any]:
+    def run(self, *arguments):
         """What `pack_elsewhere.py` prints of these arguments."""
         script = Path(__file__).with_name("pack_elsewhere.py")
         done = subprocess.run(

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
 from pathlib import Path
@@ -26,7 +25,7 @@ LONGEST_SOCKET = 107
 
 
 @contextmanager
-def private(call: str, user: str) -> Iterator[None]:
+def private(call, user):
     """Fails with one clear line where Ray has moved `call`, which `user` relies on."""
     said = f"Ray {ray.__version__} has moved {call}, which orchestrator.cluster.{user} relies on"
     try:

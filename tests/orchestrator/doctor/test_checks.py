@@ -35,7 +35,7 @@ _HEALTHY = Facts(
 )
 
 
-def _check(facts: Facts, name: str) -> Check:
+def _check(facts, name):
     return next(check for check in examine(facts) if check.name == name)
 
 

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +20,7 @@ def seven(tmp_path):
     return Run(tmp_path, plan_of(SEVEN))
 
 
-def alter_predictions(run: Run) -> None:
+def alter_predictions(run):
     """Other numbers, and a description that fits them."""
     array, about = (run.paths.predictions("base1") / f"test.{end}" for end in ("npy", "json"))
     np.save(array, np.load(array)[:, ::-1] * np.float32([0.5, 1.5]))
@@ -82,7 +81,7 @@ def test_driver_killed_between_the_note_and_done_json_goes_on(seven, monkeypatch
     assert len(seven.book.committed.stages) == len(seven.plan.stages)
 
 
-def _final(run: Run, ref: str) -> Path:
+def _final(run, ref):
     return run.paths.checkpoints(StageRef.parse(ref)) / f"step-{NUM_UPDATES:08d}"
 
 

@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -36,7 +35,7 @@ _DEFERS = """
 
 
 @contextmanager
-def _started(setting: str) -> Iterator["subprocess.Popen[str]"]:
+def _started(setting):
     process = subprocess.Popen(
         [sys.executable, "-c", _AT_WORK.format(setting=setting)],
         stdout=subprocess.PIPE,

@@ -5,14 +5,13 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.config.composition import compose
-from orchestrator.config.schema import Config, Precision
+from orchestrator.config.schema import Precision
 from orchestrator.inputs import survey_all
 from orchestrator.placement import choice as placement, placing
 from orchestrator.placement.choice import MARGIN, Candidate
 from orchestrator.placement.measuring import cpu_model, measure, rates_file, read_rates, write_rates
 from orchestrator.placement.placing import Measuring, place
 from orchestrator.plan.build import make_plan
-from orchestrator.plan.model import Plan
 from workers.numerics import Capabilities
 from workers.protocol import Numerics
 
@@ -21,7 +20,7 @@ ONE = Candidate(threads=2, members=1, precision="bf16")
 ABOUT = {"asked": ["1 thread"], "cpu": "a CPU", "num_cpus": 2}
 
 
-def planned(*overrides: str) -> tuple[Config, Plan]:
+def planned(*overrides):
     config = compose(overrides)
     return config, make_plan(config, survey_all(config))
 
@@ -116,7 +115,7 @@ def two_cpus(monkeypatch):
     monkeypatch.setattr(placing, "capabilities", lambda: Capabilities(bf16=True, compiled_kernels=False))
 
 
-def _note(line: str) -> None:
+def _note(line):
     pass
 
 

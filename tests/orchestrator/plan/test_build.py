@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -10,10 +9,10 @@ from types import MappingProxyType
 import pytest
 
 from orchestrator.config.composition import compose
-from orchestrator.config.schema import ClusterConfig, Config, MemberConfig, TrackingConfig
+from orchestrator.config.schema import ClusterConfig, MemberConfig, TrackingConfig
 from orchestrator.plan.build import make_plan, used_datasets
 from orchestrator.plan.diff import ChangeKind, compare
-from orchestrator.plan.model import Plan, StageRef, plan_from_json, plan_to_json
+from orchestrator.plan.model import StageRef, plan_from_json, plan_to_json
 from workers.data.sources.registry import Survey
 from workers.errors import ConfigError
 from workers.settings.dataset import DatasetSettings, Source, StoreFormat, dataset_options
@@ -30,7 +29,7 @@ SURVEYS = {
 }
 
 
-def stage(dataset: str = "target", init_from: str | None = None, **changes: object) -> Recipe:
+def stage(dataset="target", init_from=None, **changes):
     optimizer = {name: changes.pop(name) for name in ("lr", "layer_decay") if name in changes}
     schedule = {name: changes.pop(name) for name in ("epochs", "rate_changes") if name in changes}
     return Recipe(
@@ -42,29 +41,29 @@ def stage(dataset: str = "target", init_from: str | None = None, **changes: obje
     )
 
 
-def member(name: str, seed: int | None = None, **stages: Recipe) -> MemberConfig:
+def member(name, seed=None, **stages):
     return MemberConfig(name, seed, stages)
 
 
-def base(name: str, **changes: object) -> MemberConfig:
+def base(name, **changes):
     return member(name, train=stage(**changes))
 
 
-def pretrained(name: str) -> MemberConfig:
+def pretrained(name):
     return member(name, pretrain=stage("superset", model=SIX), finetune=stage(init_from="pretrain", model=SIX))
 
 
-def config(*members: MemberConfig, **changes: object) -> Config:
+def config(*members, **changes):
     datasets = {name: DatasetSettings(root=f"/data/{name}") for name in CLASSES}
     given = {"datasets": datasets, "members": {one.name: one for one in members}, **changes}
     return replace(SHIPPED, **given)
 
 
-def planned(*members: MemberConfig, surveys: Mapping[str, Survey] = SURVEYS, **changes: object) -> Plan:
+def planned(*members, surveys=SURVEYS, **changes):
     return make_plan(config(*members, **changes), surveys)
 
 
-def hashes(plan: Plan) -> dict[str, str]:
+def hashes(plan):
     return {str(one.ref): one.hash for one in plan.stages}
 
 
@@ -233,7 +232,7 @@ def test_used_datasets_are_those_of_stages_and_the_target():
     assert [one.name for one in planned(base("a"), surveys={"target": SURVEYS["target"]}).datasets] == ["target"]
 
 
-def again(plan: Plan) -> Plan:
+def again(plan):
     return plan_from_json(json.loads(json.dumps(plan_to_json(plan), sort_keys=True)))
 
 

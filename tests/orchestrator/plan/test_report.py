@@ -2,18 +2,16 @@
 
 import json
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
 from orchestrator.config.composition import compose
 from orchestrator.plan.build import make_plan, used_datasets
-from orchestrator.plan.model import Plan
-from orchestrator.plan.report import PlanReport, make_report
+from orchestrator.plan.report import make_report
 from workers.data.sources.registry import survey
 
 
-def plan_of(*overrides: str) -> Plan:
+def plan_of(*overrides):
     config = compose(overrides)
     return make_plan(config, {name: survey(config.datasets[name], allow_absent=True) for name in used_datasets(config)})
 
@@ -29,7 +27,7 @@ def digits():
     return plan_of()
 
 
-def stages_of(report: PlanReport) -> dict[str, dict[str, Any]]:
+def stages_of(report):
     return {
         f"{stage['member']}/{stage['stage']}": stage for stage in json.loads(json.dumps(report.to_json()))["stages"]
     }

@@ -16,16 +16,14 @@ from orchestrator.report.write import first_convolution
 PNG = b"\x89PNG"
 
 
-def make_scores(
-    base: tuple[str, ...] = ("a", "b"), method: CombineMethod = CombineMethod.mean
-) -> scoreboard.SplitScores:
+def make_scores(base=("a", "b"), method=CombineMethod.mean):
     generator = np.random.default_rng(0)
     members = {name: generator.dirichlet(np.ones(12), 50).astype(np.float32) for name in (*base, "deep")}
     combined = Combined(list(members.values()), equal(method, len(members)))
     return scoreboard.score_split("val", members, base, ("deep",), combined, generator.integers(0, 12, 50))
 
 
-def make_page(**changes: object) -> Page:
+def make_page(**changes):
     scores = make_scores()
     entries = tuple(
         MemberEntry(name, name == "deep", "train", "step-00000010", "ab" * 32, name == "b", PNG)
@@ -42,27 +40,27 @@ class Reader(HTMLParser):
 
     VOID = ("meta", "img", "source")
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.open: list[str] = []
         self.tags: set[str] = set()
         self.references: list[str] = []
         self.text: list[str] = []
 
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+    def handle_starttag(self, tag, attributes):
         self.tags.add(tag)
         self.references += [value or "" for name, value in attributes if name in ("src", "srcset", "href")]
         if tag not in self.VOID:
             self.open.append(tag)
 
-    def handle_endtag(self, tag: str) -> None:
+    def handle_endtag(self, tag):
         assert self.open.pop() == tag
 
-    def handle_data(self, data: str) -> None:
+    def handle_data(self, data):
         self.text.append(data)
 
 
-def parse(page: Page) -> Reader:
+def parse(page):
     reader = Reader()
     reader.feed(render(page))
     reader.close()

@@ -8,19 +8,15 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from fake_stages import make_plan, make_stage
 
-from orchestrator.plan.model import Plan
 from orchestrator.run.holder import is_locked, lock
-from orchestrator.run.open import OpenedRun, Wanted, open_run
+from orchestrator.run.open import Wanted, open_run
 from orchestrator.run.paths import RunPaths
 from orchestrator.run.record import read_record, write_record
 from workers.errors import ConfigError, DataError, RunInUse, RunMismatch, StorageError
@@ -38,7 +34,7 @@ with lock(RunPaths(Path(sys.argv[1]))):
 
 
 @contextmanager
-def _holder(root: Path) -> Iterator["subprocess.Popen[str]"]:
+def _holder(root):
     process = subprocess.Popen(
         [sys.executable, "-c", _HOLD, str(root)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -50,37 +46,37 @@ def _holder(root: Path) -> Iterator["subprocess.Popen[str]"]:
         process.communicate()
 
 
-def _plan(*members: str, lr: float = 0.01) -> Plan:
+def _plan(*members, lr=0.01):
     chosen = OptimizerSettings(lr=lr)
     return make_plan(
         *(make_stage(f"{member}/train", optimizer=chosen) for member in members or "ab"), experiment="tried"
     )
 
 
-def _wanted(plan: Plan | None = None) -> Wanted:
+def _wanted(plan=None):
     return Wanted(plan or _plan(), "seed: 0\n", KeptCheckpoint.last, "code 1", {"torch": "2.14"}, lacking=lambda _: "")
 
 
-def begin(run: OpenedRun, pixels: str = "pixels 1", **chosen: Any) -> None:
+def begin(run, pixels="pixels 1", **chosen):
     placed = SimpleNamespace(**{"numerics": Numerics(), "line": "", "lacked": "", **chosen})
     run.begin(
         {"target": pixels}, {"target": run.paths.root}, lambda: placed, lambda folder: folder.mkdir(exist_ok=True)
     )
 
 
-def _begin(root: Path, wanted: Wanted | None = None, **chosen: Any) -> RunPaths:
+def _begin(root, wanted=None, **chosen):
     with open_run(root, wanted or _wanted()) as run:
         begin(run, **chosen)
         run.commit()
     return run.paths
 
 
-def _everything(root: Path) -> dict[str, bytes]:
+def _everything(root):
     return {str(path.relative_to(root)): path.read_bytes() if path.is_file() else b"" for path in root.rglob("*")}
 
 
 @contextmanager
-def _refused(error: type[Exception], said: str, root: Path) -> Iterator[None]:
+def _refused(error, said, root):
     """That what is done is refused, and changes nothing but the lock's own file."""
     before = _everything(root)
     with pytest.raises(error, match=said):
@@ -137,7 +133,7 @@ def test_lock_is_taken_while_another_process_looks_at_it(tmp_path):
         looker.join()
 
 
-def _look_often(root: Path) -> None:
+def _look_often(root):
     while True:
         is_locked(RunPaths(root))
 

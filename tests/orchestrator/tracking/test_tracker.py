@@ -3,7 +3,6 @@
 import logging
 import socket
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,7 @@ PLAN = replace(
 PARAMS, TAGS = {"seed": 3}, {"septet.members": "2"}
 
 
-def opened(uri: str, run_id: str = "a", required: bool = True, **changes: Any) -> Any:
+def opened(uri, run_id="a", required=True, **changes):
     identity = replace(RunIdentity(run_id, "digits", "plan-hash", f"run {run_id}"), **changes)
     return open_tracking(TrackingConfig(uri, required), identity, PLAN, PARAMS, TAGS, QUICK)
 
@@ -49,13 +48,13 @@ class Place:
     folder: Path
     client: Any
 
-    def open(self, run_id: str, **changes: Any) -> Any:
+    def open(self, run_id, **changes):
         return opened(self.uri, run_id, **changes)
 
-    def status(self, run_id: str) -> str:
+    def status(self, run_id):
         return str(self.client.get_run(run_id).info.status)
 
-    def history(self, run_id: str, name: str) -> list[Any]:
+    def history(self, run_id, name):
         return sorted(self.client.get_metric_history(run_id, name), key=lambda metric: metric.step)
 
 
@@ -82,7 +81,7 @@ def patience(monkeypatch):
     monkeypatch.setattr("orchestrator.tracking.mlflow_tracker.CLOSE_S", 60)
 
 
-def wait_until(holds: Callable[[], bool], timeout_s: float = 60) -> None:
+def wait_until(holds, timeout_s=60):
     deadline = time.monotonic() + timeout_s
     while not holds():
         assert time.monotonic() < deadline, "did not come true in time"

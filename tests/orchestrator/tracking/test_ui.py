@@ -34,14 +34,14 @@ def target(tmp_path_factory):
     return Target(uri, store.ids["experiment_id"], store.ids["run_id"])
 
 
-def ask(url: str, body: dict[str, object] | None = None) -> bytes:
+def ask(url, body=None):
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=30) as answer:
         return bytes(answer.read())
 
 
-def is_open(address: str) -> bool:
+def is_open(address):
     parts = urllib.parse.urlsplit(address)
     with socket.socket() as caller:
         return caller.connect_ex((parts.hostname, parts.port)) == 0

@@ -42,7 +42,7 @@ def own_copy(committed, tmp_path):
     return RunPaths(shutil.copytree(committed().root, tmp_path / "run"))
 
 
-def told(paths: RunPaths, image_id: str, capsys: pytest.CaptureFixture[str], *flags: str) -> dict[str, Any]:
+def told(paths, image_id, capsys, *flags):
     assert main(["explain", str(paths.root), image_id, "--json", *flags]) == 0
     document: dict[str, Any] = json.loads(capsys.readouterr().out)
     return document

@@ -16,7 +16,7 @@ from orchestrator.cli.program import main
 from orchestrator.config.composition import compose
 from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionConfig, SubmissionFormat
 from orchestrator.outputs import write_results
-from orchestrator.run.digests import Book, open_book
+from orchestrator.run.digests import open_book
 from orchestrator.run.holder import is_locked, lock
 from orchestrator.run.paths import RunPaths
 from orchestrator.run.record import Committed
@@ -45,7 +45,7 @@ def run(whole, tmp_path):
     return replace(whole, paths=RunPaths(tmp_path / "run"))
 
 
-def told(paths: RunPaths, capsys: pytest.CaptureFixture[str], code: int) -> dict[str, Any]:
+def told(paths, capsys, code):
     """The document of `septet verify --json`, which must end with `code` and one line on stderr unless it is 0."""
     before = {path: path.stat().st_mtime_ns for path in paths.root.rglob("*")}
     assert main(["verify", str(paths.root), "--json"]) == code
@@ -57,7 +57,7 @@ def told(paths: RunPaths, capsys: pytest.CaptureFixture[str], code: int) -> dict
     return document
 
 
-def forget(paths: RunPaths, **entries: Any) -> None:
+def forget(paths, **entries):
     """Takes what was committed out of run.json, or puts `entries` of it there instead."""
     said = json.loads(paths.run_json.read_text())
     atomic.write_json(paths.run_json, said | {"committed": {**asdict(Committed()), **entries}})
@@ -98,14 +98,14 @@ def test_verify_after_submit_with_a_template_and_class_ids_finds_the_same(run, t
     assert document["rebuilt"] and "sample.csv: missing or changed" in document["notes"][0]
 
 
-def flip(path: Path) -> None:
+def flip(path):
     content = bytearray(path.read_bytes())
     # The lowest bit of a float32's mantissa, near the end: still a probability and a weight like any other.
     content[-4] ^= 1
     path.write_bytes(bytes(content))
 
 
-def alter_submission(paths: RunPaths) -> None:
+def alter_submission(paths):
     """Another class for the first image, and a manifest that fits it."""
     path = paths.submission / "submission.csv"
     lines = path.read_text().splitlines(keepends=True)
@@ -114,11 +114,11 @@ def alter_submission(paths: RunPaths) -> None:
     amend(paths.submission / "manifest.json", sha256=sha256_of(path))
 
 
-def amend(path: Path, **values: Any) -> None:
+def amend(path, **values):
     atomic.write_json(path, json.loads(path.read_text()) | values)
 
 
-def alter_weights(paths: RunPaths) -> None:
+def alter_weights(paths):
     """Weights of a person's own in the manifest."""
     path = paths.submission / "manifest.json"
     members = json.loads(path.read_text())["members"]
@@ -126,7 +126,7 @@ def alter_weights(paths: RunPaths) -> None:
     amend(path, members=members)
 
 
-def alter_checkpoint(paths: RunPaths) -> None:
+def alter_checkpoint(paths):
     """Other weights, with a manifest, sealed anew, and a DONE.json that fit them."""
     folder = paths.members / "base1" / "train" / "checkpoints" / "step-00000010"
     flip(folder / "model.safetensors")
@@ -198,11 +198,11 @@ class Killed(BaseException):
     pass
 
 
-def kill(*_: object) -> None:
+def kill(*_):
     raise Killed
 
 
-def kill_at(step: str, book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
+def kill_at(step, book, monkeypatch):
     """Ends a writer before its manifest, after its announcement, or once both have their place and are not noted."""
     if step == "announce":
         announce = book.announce
@@ -241,7 +241,7 @@ def test_two_writers_killed_in_a_row_are_no_forgers(run, monkeypatch):
         assert not [problem.what for problem in verify(run.paths).problems if "submission" in problem.what]
 
 
-def spoil(paths: RunPaths) -> None:
+def spoil(paths):
     """One NaN, and a manifest that fits the array."""
     array = paths.predictions("base2") / "test.npy"
     rows = np.load(array)
@@ -250,7 +250,7 @@ def spoil(paths: RunPaths) -> None:
     amend(array.with_suffix(".json"), sha256=sha256_of(array))
 
 
-def misname(paths: RunPaths, **values: Any) -> None:
+def misname(paths, **values):
     amend(paths.predictions("base2") / "test.json", **values)
 
 
