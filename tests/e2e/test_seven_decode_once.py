@@ -24,15 +24,9 @@ def counted(content, *others, **options):
 module.decode = counted
 """
 SMALL = (
-    "experiment=tiny_imagenet",
-    "model.width=0.08",
-    "model.fc_units=24",
-    "optimizer.batch_size=32",
-    "schedule.epochs=1",
-    *(f"ensemble.stages.{stage}.epochs=1" for stage in ("pretrain", "finetune")),
-    "precision=fp32",
-    "cluster.cpus_per_member=1",
-    "tracking.required=false",
+    *("experiment=tiny_imagenet", "model.width=0.08", "model.fc_units=24", "optimizer.batch_size=32"),
+    *("schedule.epochs=1", *(f"ensemble.stages.{stage}.epochs=1" for stage in ("pretrain", "finetune"))),
+    *("precision=fp32", "cluster.cpus_per_member=1", "tracking.required=false"),
 )
 
 

@@ -48,9 +48,9 @@ def main(spec_file: str, where: str, left: str) -> None:
 
     def begin(*arguments):
         worker.halt_at("before resuming")
-        return plain_begin(*arguments)  # type: ignore[arg-type]
+        return plain_begin(*arguments)
 
-    Path.rename, stage._begin = rename, begin  # type: ignore[method-assign,assignment]
+    Path.rename, stage._begin = rename, begin
     try:
         stage.run_stage(spec, worker.should_stop)
         sys.stdout.write("trained\n")

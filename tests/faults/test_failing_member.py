@@ -4,7 +4,6 @@ import json
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -86,8 +85,7 @@ class Bench:
         return path.read_bytes() if path.exists() else None
 
     def manifest(self):
-        said: dict[str, Any] = json.loads((self.paths.submission / "manifest.json").read_text())
-        return said
+        return json.loads((self.paths.submission / "manifest.json").read_text())
 
     def require_nothing_left_behind(self):
         assert not is_locked(self.paths)
@@ -122,9 +120,7 @@ def undisturbed(tmp_path_factory, store):
         assert bench.manifest()["missing"] == []
         digests = {f"septet.{name}_sha256" for name in ("submission", "manifest")}
         assert set(bench.tracker.tags) == digests
-        content = bench.submission
-        assert content is not None
-        return content
+        return bench.submission
 
 
 def require_budget_spent(bench):

@@ -57,7 +57,7 @@ def test_page_of_another_site_is_answered_without_the_protection(uri, monkeypatc
     careful = ui._environment
 
     def careless(*given):
-        return careful(*given) | {"MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE": "true"}  # type: ignore[arg-type]
+        return careful(*given) | {"MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE": "true"}
 
     monkeypatch.setattr(ui, "_environment", careless)
     with serving(uri) as server:

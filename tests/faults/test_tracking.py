@@ -28,13 +28,6 @@ from orchestrator.tracking.sender import Sender
 pytestmark = pytest.mark.timeout(300)
 
 
-def make_stages_known(run, tracker):
-    """All runs are made, so that the next batches to be logged are of points."""
-    for ref in run.plan.by_ref:
-        tracker.stage_started(ref)
-    assert flushed(tracker, GIVE_UP_S) == 0
-
-
 # Six requests meet the fault: the first runs, their parameters and tags, the first points, a status.
 FAULTS = [(Fault.error, "", 6), (Fault.drop_reply, "", 12)]
 MORE_FAULTS = [
@@ -57,18 +50,6 @@ def test_fault_that_passes_while_a_launch_runs_leaves_no_gap_and_no_duplicate(
     run.train(tracker)
     finish_when_sent(run, tracker)
     assert proxy.injected[fault] == times
-    check_complete(server.client, run)
-
-
-@pytest.mark.parametrize("fault", [Fault.drop_reply, *map(soak_only, (Fault.slow, Fault.cut, Fault.absent))])
-def test_points_of_faulty_batches_are_there_once(server, proxy, tmp_path, impatient, fault):
-    run = FakeRun(tmp_path, proxy.address)
-    tracker = run.open()
-    make_stages_known(run, tracker)
-    proxy.break_it(fault, "log-batch", left=3, delay_s=REQUEST_S + 0.5)
-    run.train(tracker)
-    finish_when_sent(run, tracker)
-    assert proxy.injected[fault] == 3
     check_complete(server.client, run)
 
 

@@ -89,7 +89,7 @@ class FakeRun:
 
     def train(self, tracker: Tracker) -> None:
         """All that is not done yet, by the real driver."""
-        self.work.tracker = tracker  # type: ignore[assignment]
+        self.work.tracker = tracker
         assert self.work.launch()
 
     def finish(self, tracker: Tracker) -> None:

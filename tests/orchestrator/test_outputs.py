@@ -94,7 +94,6 @@ def test_write_results_no_test_split_submits_val(tmp_path, make_run):
 def test_write_results_members_listed_in_another_order_same_submission_bytes(tmp_path, make_run, method):
     run = make_run(tmp_path / "run")
     first = finish(run, CombineConfig(method))
-    assert first.submission is not None
     before = first.submission.read_bytes()
     reordered = replace(run.plan, members=run.plan.members[::-1])
     write_results(run.paths, reordered, CombineConfig(method), PROBABILITIES)

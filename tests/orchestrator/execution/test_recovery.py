@@ -98,7 +98,7 @@ def test_driver_goes_back_a_checkpoint_where_a_finished_one_that_is_still_needed
             shutil.rmtree(weights.parent)
         return real(spec, should_stop)
 
-    seven.fakes.run_stage = run_stage  # type: ignore[method-assign]
+    seven.fakes.run_stage = run_stage
     assert seven.launch()
     # Of base0 and wide1 all is there that is made of their weights.
     assert sorted(set(seven.fakes.started)) == [

@@ -32,7 +32,7 @@ def make_page(**changes):
     picture = Picture(PNG, PNG, "a caption")
     sheets = (Sheet("prepared.png", PNG, "as they are prepared"),)
     page = Page("digits", (scores,), False, entries, picture, picture, sheets, "septet launch", {"plan hash": "f00"})
-    return replace(page, **changes)  # type: ignore[arg-type]
+    return replace(page, **changes)
 
 
 class Reader(HTMLParser):

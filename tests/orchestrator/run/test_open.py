@@ -180,13 +180,13 @@ def test_what_killed_writers_left_goes_when_the_run_goes_on_but_for_a_stages_own
     assert not any(path.exists() for path in left)
 
 
-def test_open_run_of_the_same_plan_resumes_with_the_id_and_numerics_of_the_first_start(tmp_path):
-    settled = Numerics(threads=8, precision="bf16", kernels="compiled")
-    first = read_record(_begin(tmp_path / "run", numerics=settled, line="8 threads each"))
-    with open_run(tmp_path / "run", _wanted()) as run:
+def test_open_run_of_the_same_plan_resumes_with_the_id_crops_and_numerics_of_the_first_start(tmp_path):
+    settled, wanted = Numerics(threads=8, precision="bf16", kernels="compiled"), replace(_wanted(), crops=Crops.centre)
+    first = read_record(_begin(tmp_path / "run", wanted, numerics=settled, line="8 threads each"))
+    with open_run(tmp_path / "run", wanted) as run:
         assert not run.new
-        kept = (run.record.run_id, run.record.numerics, run.record.placement)
-        assert kept == (first.run_id, settled, "8 threads each")
+        kept = (run.record.run_id, run.record.numerics, run.record.placement, run.record.crops)
+        assert kept == (first.run_id, settled, "8 threads each", Crops.centre)
         begin(run, numerics=Numerics(), line="another")
     assert read_record(run.paths).numerics == settled
 
@@ -235,13 +235,6 @@ def test_open_run_that_differs_is_refused_and_nothing_changes(tmp_path, wanted, 
     _begin(tmp_path / "run")
     with _refused(RunMismatch, said, tmp_path), open_run(tmp_path / "run", wanted):
         pass
-
-
-def test_open_run_keeps_the_crops_of_its_first_start(tmp_path):
-    wanted = replace(_wanted(), crops=Crops.centre)
-    assert read_record(_begin(tmp_path / "run", wanted)).crops is Crops.centre
-    with open_run(tmp_path / "run", wanted) as run:
-        assert run.record.crops is Crops.centre
 
 
 def test_open_run_with_other_data_or_in_use_is_refused_and_nothing_changes(tmp_path):

@@ -18,7 +18,7 @@ from workers.errors import CheckFailed, ConfigError
 
 def lines_of(question, probabilities=None, **layout):
     """The lines of a file, by a layout that may be wrong in the given ways."""
-    laid_out = replace(make_layout(question), **layout)  # type: ignore[arg-type]
+    laid_out = replace(make_layout(question), **layout)
     return list(file_lines(question, laid_out, draw() if probabilities is None else probabilities))
 
 

@@ -5,7 +5,6 @@ import math
 import shutil
 from collections.abc import Callable
 from functools import cache
-from typing import Any
 
 import numpy as np
 import pytest
@@ -44,8 +43,7 @@ def own_copy(committed, tmp_path):
 
 def told(paths, image_id, capsys, *flags):
     assert main(["explain", str(paths.root), image_id, "--json", *flags]) == 0
-    document: dict[str, Any] = json.loads(capsys.readouterr().out)
-    return document
+    return json.loads(capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("method", list(CombineMethod))
