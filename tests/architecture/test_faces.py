@@ -11,7 +11,6 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Mapping
 
 import pytest
 from folder_listing import entries
@@ -19,9 +18,6 @@ from module_sources import CHECKOUT, PACKAGES, sources
 
 MOST_AT_THE_TOP = 24
 MOST_BELOW = 22
-
-# By package: each exported name and the module that the stub takes it from.
-Faces = Mapping[str, Mapping[str, str]]
 
 
 def _dotted(path):

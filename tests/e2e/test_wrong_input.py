@@ -1,11 +1,9 @@
 """Wrong input: one clear line, the exit code of the interface, and nothing on disk that was not there before."""
 
 import hashlib
-from collections.abc import Callable
 
 import command_line
 import pytest
-from command_line import Answer
 from pictures import write_photos
 
 from orchestrator.cli.program import main
@@ -18,8 +16,6 @@ from orchestrator.run.paths import RunPaths
 from orchestrator.run.record import RunRecord, write_record
 from workers.numerics import code_digest
 from workers.protocol import Numerics
-
-Ask = Callable[..., Answer]
 
 
 @pytest.fixture

@@ -1,21 +1,15 @@
 """Configuration that was written to do harm: refused in one line, and what its payload would have made is not there."""
 
-from collections.abc import Callable
-
 import command_line
 import hydra.utils
 import pytest
 import yaml
-from command_line import Answer
 
 from orchestrator.config.safety import check_folder
 
 MEMBERS = "members: {solo: {stages: {train: {dataset: target}}}}\n"
 # Nine to the ninth: 387 million values from nine lines.
 LAUGHS = "".join(f"a{level}: &a{level} [{', '.join([f'*a{level - 1}' if level else 'x'] * 9)}]\n" for level in range(9))
-
-
-Ask = Callable[..., Answer]
 
 
 @pytest.fixture

@@ -8,12 +8,11 @@ import io
 import os
 import pickle
 import zipfile
-from collections.abc import Callable
 
 import command_line
 import pytest
 import torch
-from command_line import Answer, write_ensemble
+from command_line import write_ensemble
 from pictures import png
 
 from orchestrator.cli.program import main
@@ -29,9 +28,6 @@ class Make:
 
     def __reduce__(self):
         return os.mkdir, (str(self.marker),)
-
-
-Ask = Callable[..., Answer]
 
 
 @pytest.fixture

@@ -2,13 +2,11 @@
 
 import csv
 import json
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from record_committed import record_committed
-from whole_run import Run
 
 from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionConfig, SubmissionFormat
 from orchestrator.outputs import rebuild_report, write_results
@@ -16,7 +14,6 @@ from orchestrator.report.curves import read_curves
 from orchestrator.run.paths import RunPaths
 from workers.errors import CheckFailed, DataError, MemberFailed
 
-MakeRun = Callable[..., Run]
 pytestmark = pytest.mark.usefixtures("no_drawing")
 MEAN = CombineConfig()
 PROBABILITIES = SubmissionConfig(SubmissionFormat.probabilities)

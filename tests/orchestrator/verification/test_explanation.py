@@ -3,7 +3,6 @@
 import json
 import math
 import shutil
-from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -16,7 +15,6 @@ from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionC
 from orchestrator.run.paths import RunPaths
 from workers.storage import atomic
 
-Committed = Callable[..., RunPaths]
 pytestmark = pytest.mark.usefixtures("no_drawing")
 
 
