@@ -92,7 +92,7 @@ def test_pickle_in_place_of_weights_is_set_aside_and_the_one_before_used(place, 
     assert answer.code == 0, answer.err
     assert not marker.exists()
     assert list((place.stage_dir / "checkpoints").glob(f"corrupt-*-{step}"))
-    assert "no safetensors file" in (place.stage_dir / "log.txt").read_text()
+    assert "is not a safetensors file" in (place.stage_dir / "log.txt").read_text()
     assert place.submission == wanted
     pickle.loads(payload)  # noqa: S301 – to show that it is live
     assert marker.exists(), "the payload is no live one"
