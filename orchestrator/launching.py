@@ -14,13 +14,14 @@ from orchestrator.display import Display, watching
 from orchestrator.execution import Driver, Interrupts, Work, obeying
 from orchestrator.inputs import Prepared, check_init_files, hash_init_files, prepare_all, survey_all
 from orchestrator.outputs import Results, write_results
-from orchestrator.placement import Measuring, Placed
+from orchestrator.placement import Measuring
 from orchestrator.plan import Plan, make_plan
 from orchestrator.run import (
     Budgets,
     Ledger,
     OpenedRun,
     RunPaths,
+    RunRecord,
     Wanted,
     end_noted,
     of_store,
@@ -152,10 +153,10 @@ def _require_enough(failure: SeptetError, config: Config, plan: Plan, run: Opene
         ) from failure
 
 
-def _choose_numerics(config: Config, plan: Plan, display: Display) -> Placed:
+def _choose_numerics(config: Config, plan: Plan, display: Display, record: RunRecord) -> RunRecord:
     placed = placement.place(config, plan, display.note, Measuring.where_it_pays)
     display.note(f"placement: {placed.line}")
-    return placed
+    return replace(record, numerics=placed.numerics, placement=placed.line, lacked=placed.lacked)
 
 
 def _placed(config: Config, plan: Plan, run: OpenedRun, display: Display) -> Config:

@@ -89,7 +89,11 @@ def find_images(given: Sequence[Path]) -> tuple[Path, ...]:
     def found() -> Iterator[Path]:
         for path in given:
             if path.is_dir():
-                inside = sorted(file for file in path.rglob("*") if _looks_like_image(file))
+                inside = sorted(
+                    file
+                    for file in path.rglob("*")
+                    if file.suffix.lower() in _SUFFIXES and not file.name.startswith(".") and file.is_file()
+                )
                 if not inside:
                     raise DataError(f"{path}: no image in that folder ({', '.join(sorted(_SUFFIXES))})")
                 yield from inside
@@ -188,7 +192,3 @@ def _read(path: Path, size: int) -> np.ndarray:
         return decode(read_content(path), size).pixels
     except BadImage as bad:
         raise DataError(f"{path}: cannot be read as an image ({bad}); replace it or leave it out") from bad
-
-
-def _looks_like_image(path: Path) -> bool:
-    return path.suffix.lower() in _SUFFIXES and not path.name.startswith(".") and path.is_file()

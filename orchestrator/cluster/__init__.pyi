@@ -1,5 +1,4 @@
 from .interface import (
-    Cluster as Cluster,
     Completed as Completed,
     Failure as Failure,
     Halted as Halted,
@@ -7,5 +6,10 @@ from .interface import (
     Predicted as Predicted,
     Trained as Trained,
 )
-from .ray_backend import check_resources as check_resources, open_cluster as open_cluster, shard_runner as shard_runner
+from .ray_backend import (
+    RayCluster as RayCluster,
+    check_resources as check_resources,
+    open_cluster as open_cluster,
+    shard_runner as shard_runner,
+)
 from .ray_session import available_cpus as available_cpus

@@ -20,9 +20,6 @@ from workers.errors import CheckFailed, ConfigError, DataError, Diverged, Stoppe
 from workers.protocol import PredictSpec, SplitPredictions, StageResult, StageSpec
 from workers.storage import beat, layout, storage_errors
 
-# Class names, since the orchestrator does not load torch. torch raises OutOfMemoryError for any accelerator.
-_ACCELERATOR_KINDS = ("OutOfMemoryError",)
-_HOST_KINDS = ("MemoryError",)
 # Texts of RuntimeErrors that GPU drivers and libraries raise themselves, without torch's allocator.
 _ACCELERATOR_WORDS = (
     *("CUDA error: out of memory", "HIP error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED"),
@@ -41,17 +38,19 @@ _ON_HOST = (
 
 def advice(error: Exception) -> str:
     """Returns what to change if `error` says that memory ran out; "" for any other error."""
-    kind, text = type(error).__name__, str(error)
-    runtime = isinstance(error, RuntimeError)
-    if kind in _ACCELERATOR_KINDS or (runtime and any(words in text for words in _ACCELERATOR_WORDS)):
-        return _ON_ACCELERATOR
-    if kind in _HOST_KINDS or (runtime and any(words in text for words in _HOST_WORDS)):
-        return _ON_HOST
+    text = str(error) if isinstance(error, RuntimeError) else ""
+    # Class names, since the orchestrator does not load torch. torch raises OutOfMemoryError for any accelerator.
+    for kind, texts, remedy in (
+        ("OutOfMemoryError", _ACCELERATOR_WORDS, _ON_ACCELERATOR),
+        ("MemoryError", _HOST_WORDS, _ON_HOST),
+    ):
+        if type(error).__name__ == kind or any(words in text for words in texts):
+            return remedy
     return ""
 
 
 # The guard or Ray ends the workers of a killed driver within about a second. A stopped worker (SIGSTOP), or one on an
-# unreachable node, may live for ever: the fence keeps it from writing, and the next one does not wait for it.
+# unreachable node, may live forever: the fence keeps it from writing, and the next one does not wait for it.
 _PREDECESSOR_GONE_S = 10.0
 _HOLD_PAUSE_S = 0.05
 # torch's message about memory is half a page; log.txt has all of it.
@@ -170,7 +169,7 @@ def _after_predecessor(member_dir: Path) -> Iterator[None]:
         try:
             lock.acquire(timeout=_PREDECESSOR_GONE_S)
         except Timeout:
-            _log.warning("%s: the worker before this one is not gone; going on without it", member_dir)
+            _log.warning("%s: the previous worker has not ended; continuing without it", member_dir)
     try:
         yield
     finally:
@@ -185,7 +184,7 @@ def _logging_to(path: Path) -> Iterator[None]:
         handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     thread = threading.get_ident()
-    # Several members of one process (`LocalActors`) log at once, each on its own thread.
+    # In a test several members of one process log at once, each on its own thread.
     handler.addFilter(lambda record: record.thread == thread)
     _log.addHandler(handler)
     _log.setLevel(logging.INFO)

@@ -110,17 +110,10 @@ def _belongs(process: psutil.Process, mark: str, folder: str) -> bool:
     return descriptors.is_dir() and any(str(each.readlink()).startswith(folder) for each in descriptors.iterdir())
 
 
-def _is_alive(pid: int) -> bool:
-    try:
-        return _lives(psutil.Process(pid))
-    except psutil.Error:
-        return False
-
-
 def _guard(driver: int, mark: str, folder: str) -> None:
     end(_watch(driver, mark))
     # If the driver lives, it has ended Ray itself and waits for this process: nothing more can start.
-    if not _is_alive(driver):
+    if not any(each.pid == driver and _lives(each) for each in psutil.process_iter()):
         give_up, quiet = time.monotonic() + _GIVE_UP_S, 0
         while quiet < _QUIET_LOOKS and time.monotonic() < give_up:
             strays = _strays(driver, mark, folder)

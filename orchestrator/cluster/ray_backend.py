@@ -20,7 +20,6 @@ from orchestrator.cluster.ray_nodes import (
     Head,
     Node,
     cluster_errors,
-    count_remaining_slots,
     count_slots,
     leaving_nodes,
     living_nodes,
@@ -143,7 +142,7 @@ def _pack_shard(loader: Loader, job: ShardJob) -> PackedShard:
 
 
 class RayCluster:
-    """A `Cluster` of Ray actors."""
+    """Ray actors, each used by one member at a time, with at most one call at a time."""
 
     def __init__(
         self,
@@ -166,24 +165,30 @@ class RayCluster:
 
     @property
     def num_slots(self) -> int:
+        """Returns how many members run at once."""
         return self._num_slots
 
     def warm_up(self, num_members: int, num_threads: int) -> None:
+        """Starts actors for members to come, and makes them load what they need; returns at once."""
         for _ in range(min(num_members, self._num_slots)):
             self._idle.append(self._new())
             self._idle[-1].warm_up.remote(num_threads)
 
     def acquire(self, member: str) -> None:
+        """Assigns the member an idle actor, or starts one."""
         self._actors[member] = self._idle.pop() if self._idle else self._new()
 
     def leaving(self) -> frozenset[str]:
+        """Returns the members on draining nodes, which should stop; cheap enough to call often."""
         if not self._nodes_change or time.monotonic() - self._looked_s < LOOK_EVERY_S or not self._look_at_head():
             return frozenset()
         self._looked_s = time.monotonic()
         with lost_as_such():
             gone_soon = leaving_nodes()
             asked = int(self._resources["num_cpus"]), self._resources["num_gpus"]
-            self._num_slots = count_remaining_slots(living_nodes(), gone_soon, *asked)
+            staying = [node for node in living_nodes() if node.name not in gone_soon]
+            # At least one, which waits for a node to join.
+            self._num_slots = count_slots(staying, *asked, least=1)
             if not gone_soon:
                 return frozenset()
             for actor in [actor for actor in self._idle if node_of(actor) in gone_soon]:
@@ -192,33 +197,40 @@ class RayCluster:
             return frozenset(member for member, actor in self._actors.items() if node_of(actor) in gone_soon)
 
     def release(self, member: str) -> None:
+        """Makes the actor of a member without a running call idle, so that another member can use it."""
         self._idle.append(self._actors.pop(member))
 
     def discard(self, member: str) -> None:
+        """Ends the member's actor, even during a call; does nothing if there is none."""
         actor = self._actors.pop(member, None)
         if actor is not None:
             self._calls = {call: of for call, of in self._calls.items() if of != member}
             _kill(actor)
 
     def end_idle(self) -> None:
+        """Ends idle actors, whose resources others may want on a shared cluster."""
         while self._idle:
             _kill(self._idle.pop())
 
     def run_stage(self, spec: StageSpec) -> None:
+        """Starts a stage on the actor of `spec.member`."""
         self._calls[self._actors[spec.member].run_stage.remote(spec)] = spec.member
 
     def predict(self, spec: PredictSpec) -> None:
+        """Starts the member's predictions on its actor."""
         self._calls[self._actors[spec.member].predict.remote(spec)] = spec.member
 
     def stop(self, member: str) -> None:
+        """Stops the member's running stage or prediction at its next step; returns at once."""
         actor = self._actors[member]
         if self._nodes_change and not node_of(actor):
-            # The actor waits for a node, perhaps for ever, and has nothing to save.
+            # The actor waits for a node, perhaps forever, and has nothing to save.
             _kill(actor)
         else:
             actor.stop.remote()
 
     def poll(self, timeout_s: float) -> Sequence[Completed]:
+        """Waits until a call ends, at most `timeout_s`; raises ClusterLost if the cluster is gone."""
         import ray
 
         if not self._calls:

@@ -1,10 +1,9 @@
 """Counts what the nodes of a Ray cluster offer, and finds those that are draining."""
 
-import contextlib
 import math
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -26,13 +25,13 @@ class Node:
     name: str = ""
 
 
-def count_slots(nodes: Sequence[Node], cpus_per_member: int, gpus_per_member: float) -> int:
-    """Returns how many members run at once.
+def count_slots(nodes: Sequence[Node], cpus_per_member: int, gpus_per_member: float, least: int = 0) -> int:
+    """Returns how many members run at once, `least` if the nodes have room for fewer.
 
     Raises:
-        ConfigError: no node has room for a member; Ray would wait for ever without a message.
+        ConfigError: `least` is 0 and no node has room for a member; Ray would wait forever without a message.
     """
-    slots = sum(_slots_of(node, cpus_per_member, gpus_per_member) for node in nodes)
+    slots = max(least, sum(_slots_of(node, cpus_per_member, gpus_per_member) for node in nodes))
     if slots:
         return slots
     most_cpus = max((node.cpus for node in nodes), default=0)
@@ -122,15 +121,6 @@ class Head:
             elif now - self._heard_s > self._patience_s:
                 raise ClusterLost(f"the head of the Ray cluster at {self._address} is gone; run the same command again")
         return self._heard_s == self._looked_s
-
-
-def count_remaining_slots(
-    nodes: Iterable[Node], leaving: frozenset[str], cpus_per_member: int, gpus_per_member: float
-) -> int:
-    """Returns how many members run at once on the nodes that stay; at least one, which waits for a node to join."""
-    with contextlib.suppress(ConfigError):
-        return count_slots([node for node in nodes if node.name not in leaving], cpus_per_member, gpus_per_member)
-    return 1
 
 
 def local_gpus() -> int:

@@ -114,7 +114,7 @@ class Invalid:
 
 @dataclass(frozen=True)
 class Expected:
-    """What valid predictions of a split are made from; fields that are None are not compared.
+    """The inputs of valid predictions of a split; fields that are None are not compared.
 
     `data_digest` is the digest of the predicted dataset and `rows` its images; `finished` is the member's last
     stage; `committed` is the file's sha256 in run.json, "" if it is not recorded.

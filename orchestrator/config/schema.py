@@ -11,15 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from workers.errors import ConfigError
-from workers.settings import (
-    Crops,
-    DatasetSettings,
-    KeptCheckpoint,
-    Recipe,
-    TrainingSettings,
-    require,
-    require_least,
-)
+from workers.settings import Crops, DatasetSettings, KeptCheckpoint, Recipe, TrainingSettings, require, require_least
 
 GROUPS = (
     "experiment",

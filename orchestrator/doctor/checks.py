@@ -138,123 +138,120 @@ def check_lines(checks: Iterable[Check]) -> tuple[str, ...]:
     return tuple(lines)
 
 
+def _ok(name: str, detail: str) -> Check:
+    return Check(name, Outcome.ok, detail)
+
+
+def _warn(name: str, detail: str, fix: str) -> Check:
+    return Check(name, Outcome.warn, detail, fix)
+
+
+def _fail(name: str, detail: str, fix: str) -> Check:
+    return Check(name, Outcome.fail, detail, fix)
+
+
 def check_python(version: str, required: str) -> Check:
-    """Checks Python's version against the package's `requires-python`."""
     if SpecifierSet(required).contains(version, prereleases=True):
-        return Check("python", Outcome.ok, version)
-    return Check("python", Outcome.fail, f"{version}, but {required} is needed", "make a venv with a newer Python")
+        return _ok("python", version)
+    return _fail("python", f"{version}, but {required} is needed", "make a venv with a newer Python")
 
 
 def check_package(requirement: Requirement, installed: Mapping[str, str]) -> Check:
     """Checks one distribution; `installed` holds the versions by name."""
-    version = installed.get(requirement.name)
-    wanted = f"{requirement.name}{requirement.specifier}"
-    fix = f"pip install '{wanted}'"
-    if version is None:
-        return Check(requirement.name, Outcome.fail, "not installed", fix)
-    if not requirement.specifier.contains(version, prereleases=True):
-        return Check(requirement.name, Outcome.fail, f"{version}, but {wanted} is needed", fix)
-    return Check(requirement.name, Outcome.ok, version)
+    name, version = requirement.name, installed.get(requirement.name)
+    if version is not None and requirement.specifier.contains(version, prereleases=True):
+        return _ok(name, version)
+    wanted = f"{name}{requirement.specifier}"
+    detail = "not installed" if version is None else f"{version}, but {wanted} is needed"
+    return _fail(name, detail, f"pip install '{wanted}'")
 
 
 def check_torch(torch: Answer, num_gpus: int) -> Check:
     """Checks that torch loads (a wheel for another CUDA does not) and sees the GPUs of the machine."""
     if torch.problem:
-        return Check("devices", Outcome.fail, f"torch does not load: {torch.problem}", "install torch again")
-    num_seen = int(torch.said)
+        return _fail("devices", f"torch does not load: {torch.problem}", "install torch again")
+    num_seen, fix = int(torch.said), "install the torch build for this machine's CUDA driver"
     if num_seen < num_gpus:
-        detail = f"torch sees {num_seen} of {num_gpus} GPUs"
-        return Check("devices", Outcome.warn, detail, "install the torch build for this machine's CUDA driver")
-    return Check("devices", Outcome.ok, f"{num_seen} GPUs" if num_seen else "CPU only")
+        return _warn("devices", f"torch sees {num_seen} of {num_gpus} GPUs", fix)
+    return _ok("devices", f"{num_seen} GPUs" if num_seen else "CPU only")
 
 
 def check_cpus(num_cpus: int, quota: float | None) -> Check:
     """Checks that the CPUs that Ray will assign can be used."""
     if quota is not None and quota < num_cpus:
-        detail = f"{num_cpus} CPUs, but the container is limited to {quota:g}"
-        return Check(
-            "cpus", Outcome.warn, detail, f"members will slow each other down; allow the container {num_cpus} CPUs"
-        )
+        fix = f"members will slow each other down; allow the container {num_cpus} CPUs"
+        return _warn("cpus", f"{num_cpus} CPUs, but the container is limited to {quota:g}", fix)
     if num_cpus < 2:
-        return Check("cpus", Outcome.warn, "1 CPU", "members will train one after another; two or more are better")
-    return Check("cpus", Outcome.ok, f"{num_cpus} CPUs")
+        return _warn("cpus", "1 CPU", "members will train one after another; two or more are better")
+    return _ok("cpus", f"{num_cpus} CPUs")
 
 
 def check_resources(facts: Facts) -> Check:
     """Checks that one member fits this machine; a launch checks another cluster when it opens it."""
     asked = f"{facts.cpus_per_member} CPUs and {facts.gpus_per_member:g} GPUs a member"
     if facts.cluster_address:
-        return Check("resources", Outcome.ok, f"{asked}, on the cluster at {facts.cluster_address}")
+        return _ok("resources", f"{asked}, on the cluster at {facts.cluster_address}")
     if facts.cpus_per_member > facts.num_cpus:
         detail = f"{asked}, but this machine has {facts.num_cpus} CPUs"
-        return Check("resources", Outcome.fail, detail, f"set cluster.cpus_per_member={facts.num_cpus}")
+        return _fail("resources", detail, f"set cluster.cpus_per_member={facts.num_cpus}")
     if facts.gpus_per_member > facts.num_gpus:
         detail = f"{asked}, but this machine has {facts.num_gpus} GPUs"
-        return Check("resources", Outcome.fail, detail, f"set cluster.gpus_per_member={facts.num_gpus}")
-    return Check("resources", Outcome.ok, asked)
+        return _fail("resources", detail, f"set cluster.gpus_per_member={facts.num_gpus}")
+    return _ok("resources", asked)
 
 
 def check_kernels(compiled: bool) -> Check:
     """Checks that the C kernels were built at installation; Septet is slower without them."""
     if compiled:
-        return Check("kernels", Outcome.ok, "compiled")
-    detail = "not compiled: there was no C compiler at installation"
-    return Check("kernels", Outcome.warn, detail, "install a C compiler, then Septet again, if speed matters")
+        return _ok("kernels", "compiled")
+    fix = "install a C compiler, then Septet again, if speed matters"
+    return _warn("kernels", "not compiled: there was no C compiler at installation", fix)
 
 
 def check_placement(chosen: Answer, candidates: tuple[str, ...]) -> Check:
     """Reports the threads and precision of a new run, and the figures of every candidate."""
     if chosen.problem:
-        return Check(
-            "placement",
-            Outcome.warn,
-            f"not measured: {chosen.problem}",
-            "fix this problem, then use `septet doctor` again",
-        )
-    return Check("placement", Outcome.ok, "\n        ".join((chosen.said, *candidates)))
+        fix = "fix this problem, then use `septet doctor` again"
+        return _warn("placement", f"not measured: {chosen.problem}", fix)
+    return _ok("placement", "\n        ".join((chosen.said, *candidates)))
 
 
 def check_memory(total_bytes: int, available_bytes: int, num_members: int) -> Check:
     """Checks the memory for `num_members` that train at once."""
     detail = f"{size(available_bytes)} free of {size(total_bytes)}"
     if available_bytes < _LEAST_MEMORY_BYTES:
-        return Check("memory", Outcome.fail, detail, f"free some: a member takes up to {size(_MEMBER_BYTES)}")
+        return _fail("memory", detail, f"free some: a member takes up to {size(_MEMBER_BYTES)}")
     if available_bytes < num_members * _MEMBER_BYTES:
         fix = f"{num_members} full-size members at once may need {size(num_members * _MEMBER_BYTES)}"
-        return Check("memory", Outcome.warn, detail, f"{fix}; raise cluster.cpus_per_member to train fewer at once")
-    return Check("memory", Outcome.ok, detail)
+        return _warn("memory", detail, f"{fix}; raise cluster.cpus_per_member to train fewer at once")
+    return _ok("memory", detail)
 
 
 def check_disk(place: Place) -> Check:
-    """Checks the free space of a folder, and how full its disk is."""
     name = f"disk ({place.name})"
     detail = f"{size(place.free_bytes)} free at {place.path}"
     if place.free_bytes < _LEAST_FREE_BYTES:
-        return Check(name, Outcome.fail, detail, f"free at least {size(_LEAST_FREE_BYTES)}, or choose another disk")
+        return _fail(name, detail, f"free at least {size(_LEAST_FREE_BYTES)}, or choose another disk")
     if place.name == "temporary" and 1 - place.free_bytes / place.total_bytes > _RAY_FULL_SHARE:
-        return Check(name, Outcome.warn, detail, "Ray needs a disk less than 95 % full; set TMPDIR to another disk")
+        return _warn(name, detail, "Ray needs a disk less than 95 % full; set TMPDIR to another disk")
     if place.free_bytes < _GOOD_FREE_BYTES:
-        return Check(name, Outcome.warn, detail, "enough for small images only; compare disk_bytes of `septet plan`")
-    return Check(name, Outcome.ok, detail)
+        return _warn(name, detail, "enough for small images only; compare disk_bytes of `septet plan`")
+    return _ok(name, detail)
 
 
 def check_writable(place: Place) -> Check:
-    """Checks that files can be made in a folder."""
-    name = f"write access ({place.name})"
-    if place.writable:
-        return Check(name, Outcome.ok, place.path)
-    detail = f"{place.path} is not writable"
-    return Check(name, Outcome.fail, detail, "change its permissions, or choose another folder")
+    name, fix = f"write access ({place.name})", "change its permissions, or choose another folder"
+    return _ok(name, place.path) if place.writable else _fail(name, f"{place.path} is not writable", fix)
 
 
 def check_shm(shm_bytes: int | None) -> Check:
     """Checks /dev/shm, where Ray keeps its objects; without room there it uses the slower disk."""
     if shm_bytes is None:
-        return Check("shared memory", Outcome.warn, "no /dev/shm", "Ray will use the disk, which is slower")
+        return _warn("shared memory", "no /dev/shm", "Ray will use the disk, which is slower")
     detail = f"/dev/shm holds {size(shm_bytes)}"
     if shm_bytes < _GOOD_SHM_BYTES:
-        return Check("shared memory", Outcome.warn, detail, "give the container more: docker run --shm-size=2g")
-    return Check("shared memory", Outcome.ok, detail)
+        return _warn("shared memory", detail, "give the container more: docker run --shm-size=2g")
+    return _ok("shared memory", detail)
 
 
 def check_auth(address: str | None, mode: str | None, has_token: bool) -> Check:
@@ -262,18 +259,16 @@ def check_auth(address: str | None, mode: str | None, has_token: bool) -> Check:
     name = "cluster authentication"
     said = f"RAY_AUTH_MODE {mode or 'not set'}, {'a token' if has_token else 'no token'} found"
     if mode is not None and mode.lower() not in ("token", "disabled"):
-        return Check(name, Outcome.fail, said, "set RAY_AUTH_MODE to token or disabled")
+        return _fail(name, said, "set RAY_AUTH_MODE to token or disabled")
     if address is None:
-        return Check(name, Outcome.ok, "a local cluster needs none")
+        return _ok(name, "a local cluster needs none")
     if (mode or "").lower() == "token" and not has_token:
-        return Check(name, Outcome.fail, said, "set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's token")
+        return _fail(name, said, "set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's token")
     if mode is None:
-        return Check(name, Outcome.warn, said, "set RAY_AUTH_MODE to what the cluster uses: token or disabled")
-    return Check(name, Outcome.ok, said)
+        return _warn(name, said, "set RAY_AUTH_MODE to what the cluster uses: token or disabled")
+    return _ok(name, said)
 
 
 def check_answer(name: str, answer: Answer, fix: str, outcome: Outcome = Outcome.fail) -> Check:
     """Returns `outcome` with `fix` if the answer reports a problem."""
-    if answer.problem:
-        return Check(name, outcome, answer.problem, fix)
-    return Check(name, Outcome.ok, answer.said)
+    return Check(name, outcome, answer.problem, fix) if answer.problem else _ok(name, answer.said)

@@ -42,7 +42,7 @@ def gather(config: Config, note: Callable[[str], None]) -> Facts:
     It takes a few seconds, most of them for Ray, and longer if rates of training must be measured: `note` then receives
     a line.
     """
-    requirements = _requirements()
+    requirements = tuple(text for text in metadata.requires("septet") or () if "extra ==" not in text)
     memory = psutil.virtual_memory()
     torch = ask_torch()
     placed = Answer(problem="torch does not load") if torch.problem else ask_placement(config, note)
@@ -92,13 +92,8 @@ def ask_placement(config: Config, note: Callable[[str], None]) -> Placed | Answe
 def ask_torch() -> Answer:
     """Returns how many GPUs torch sees, as a number."""
     try:
-        asked = subprocess.run(
-            [sys.executable, "-P", "-c", _ASK_TORCH],
-            capture_output=True,
-            text=True,
-            timeout=_TORCH_TIMEOUT_S,
-            check=False,
-        )
+        command = [sys.executable, "-P", "-c", _ASK_TORCH]
+        asked = subprocess.run(command, capture_output=True, text=True, timeout=_TORCH_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired:
         return Answer(problem=f"no answer within {_TORCH_TIMEOUT_S} s")
     if asked.returncode:
@@ -119,11 +114,7 @@ def ask_decoder(name: str) -> Answer:
 
 
 def ask_ray(settings: ClusterConfig) -> str:
-    """Opens the cluster as a launch would, and closes it again.
-
-    Raises:
-        ConfigError: the cluster does not answer, or has no room for a member.
-    """
+    """Opens the cluster as a launch would, and closes it again; raises ConfigError if a launch could not use it."""
     with cluster.open_cluster(settings) as actors:
         return f"{settings.address or 'local'}: room for {actors.num_slots} members at once"
 
@@ -168,11 +159,6 @@ def _has_auth_token(environment: Mapping[str, str]) -> bool:
         return True
     named = environment.get("RAY_AUTH_TOKEN_PATH")
     return (Path(named) if named else Path.home() / ".ray" / "auth_token").is_file()
-
-
-def _requirements() -> tuple[str, ...]:
-    """Returns what the package requires, without its extras."""
-    return tuple(text for text in metadata.requires("septet") or () if "extra ==" not in text)
 
 
 def _name(requirement: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache, partial
 
-from orchestrator.cluster import Cluster, Completed, Failure, Halted, Lost, Predicted, Trained
+from orchestrator.cluster import Completed, Failure, Halted, Lost, Predicted, RayCluster, Trained
 from orchestrator.execution.jobs import Work, stored_predictions
 from orchestrator.execution.recovery import reopen_damaged
 from orchestrator.execution.watchdog import Deadlines, mark_of
@@ -58,7 +58,7 @@ class Driver:
         self._stopping = False
         self._deadlines = Deadlines(work.progress_timeout_s, monotonic)
         self._moving: set[str] = set()
-        self._cluster: Cluster
+        self._cluster: RayCluster
 
     def take_stock(self) -> bool:
         """Reads from disk which jobs are done, sends missing metrics to the tracker, and returns whether all are done.
@@ -95,7 +95,7 @@ class Driver:
     def _complete(self) -> bool:
         return self._predicted >= set(self._work.plan.members)
 
-    def run(self, cluster: Cluster, stop_requested: Callable[[], bool], show: Callable[[], None]) -> bool:
+    def run(self, cluster: RayCluster, stop_requested: Callable[[], bool], show: Callable[[], None]) -> bool:
         """Trains and predicts until all jobs are done, the rest cannot run, or a stop is requested.
 
         Args:

@@ -76,7 +76,7 @@ def render(page: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["data_uri"] = _data_uri
+    environment.filters["data_uri"] = lambda png: "data:image/png;base64," + base64.b64encode(png).decode()
     template = environment.get_template("page.html.j2")
     main = page.scores[0]
     at_chance = [member.name for member in page.members if member.at_chance]
@@ -101,7 +101,3 @@ def _table(page: Page, scores: SplitScores, at_chance: Sequence[str]) -> dict[st
         "best": [index for index, error in enumerate(errors) if error == min(errors)],
         "notes": table_notes(scores, at_chance, cuts_saw_val=page.cuts_saw_val, missing=page.missing),
     }
-
-
-def _data_uri(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()

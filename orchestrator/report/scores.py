@@ -75,12 +75,10 @@ def disagreement(members: Sequence[Rows]) -> float:
     """Returns the share of rows with different top-1 classes, averaged over all pairs of members; 0 for one member."""
     if len(members) < 2:
         return 0.0
-    best = [_top1(member) for member in members]
+    best = [
+        np.concatenate([top_classes(member[rows], 1)[:, 0] for rows in blocks(*member.shape[:2])]) for member in members
+    ]
     return _mean([float((one != other).mean()) for one, other in itertools.combinations(best, 2)])
-
-
-def _top1(probabilities: Rows) -> NDArray[np.int64]:
-    return np.concatenate([top_classes(probabilities[rows], 1)[:, 0] for rows in blocks(*probabilities.shape[:2])])
 
 
 def standard_error(error: float, num_images: int) -> float:

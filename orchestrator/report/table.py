@@ -86,11 +86,7 @@ def _split_json(scores: SplitScores) -> dict[str, Any]:
         "num_classes": scores.num_classes,
         "members": {name: _errors(own) for name, own in scores.members.items()},
         "rows": [{"name": one.row.name, "members": list(one.row.members), **_errors(one.score)} for one in scores.rows],
-        "ensemble": {
-            **_errors(scores.ensemble),
-            "ece": scores.ensemble.ece,
-            "disagreement": scores.disagreement,
-        },
+        "ensemble": {**_errors(scores.ensemble), "ece": scores.ensemble.ece, "disagreement": scores.disagreement},
     }
 
 

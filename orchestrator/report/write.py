@@ -83,7 +83,7 @@ def write_report(paths: RunPaths, plan: Plan, record: RunRecord, evidence: Evide
 
 
 def _sheets(paths: RunPaths, plan: Plan) -> tuple[Sheet, ...]:
-    """The contact sheets that the run has kept."""
+    """Returns the contact sheets that the run has."""
     member = plan.members[0]
     kept = {
         paths.prepared_sheet: "Images of the target as they are prepared, by split.",

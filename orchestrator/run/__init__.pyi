@@ -7,7 +7,6 @@ from .digests import (
     require_data as require_data,
     require_stage as require_stage,
 )
-from .finished import find_finished as find_finished
 from .holder import Holder as Holder, is_locked as is_locked, lock as lock, read_holder as read_holder
 from .ledger import (
     AttemptEnd as AttemptEnd,
@@ -36,6 +35,7 @@ from .status import (
     RunStatus as RunStatus,
     StageStatus as StageStatus,
     State as State,
+    find_finished as find_finished,
     pace as pace,
     read_status as read_status,
     run_line as run_line,

@@ -1,10 +1,9 @@
 """Records digests of everything the driver commits in run.json, and compares files with them later.
 
-They form a chain. A submission's manifest.json has the sha256 of the file and of each member's predictions and
-checkpoint; run.json has the sha256 of that manifest, of every finished stage's checkpoint, of every predictions file
-and of data/. This detects a file that was changed together with the small file that describes it. To detect a changed
-run.json too, the manifest's sha256 is also kept outside the run: in a tag of the MLflow run, and in the line that
-launch, submit and verify print.
+They form a chain: a submission's manifest.json has the sha256 of the file and of each member's predictions and
+checkpoint, and run.json that of the manifest and of what `Committed` lists. This detects a file that was changed
+together with the file that describes it. To detect a changed run.json, the manifest's sha256 is also kept outside the
+run: in a tag of the MLflow run, and in the line that launch, submit and verify print.
 """
 
 from collections.abc import Callable, Mapping

@@ -28,7 +28,7 @@ class StageState(StrEnum):
 
 
 class AttemptEnd(StrEnum):
-    """How an attempt ended; `interrupted`: its driver died, `preempted`: its node was draining."""
+    """The end of an attempt; `interrupted`: its driver died, `preempted`: its node was draining."""
 
     done = "done"
     lost = "lost"
@@ -77,14 +77,10 @@ class Entry:
         met = {attempt.diverged_at for attempt in self.attempts if attempt.diverged_at is not None}
         return tuple(sorted(met.difference(self.passed_nans)))
 
-    @property
-    def running(self) -> bool:
-        return bool(self.attempts) and self.attempts[-1].outcome is None
-
 
 @dataclass(frozen=True)
 class Budgets:
-    """How often a job may be lost, and how often it may fail, within one launch before it is given up."""
+    """The numbers of losses and of failures that a job may have in one launch before it is given up."""
 
     max_losses: int
     max_failures: int
@@ -145,13 +141,7 @@ class Ledger:
     def begin(self, job: Job, *, started: float, resumed_from: int) -> int:
         """Begins the next attempt and returns its number."""
         entry = self.entry(job)
-        attempt = Attempt(
-            attempt=len(entry.attempts),
-            launch=self._contents.launch,
-            started=started,
-            resumed_from=resumed_from,
-            last_step=resumed_from,
-        )
+        attempt = Attempt(len(entry.attempts), self._contents.launch, started, resumed_from, last_step=resumed_from)
         self._put(job, replace(entry, state=StageState.running, attempts=(*entry.attempts, attempt)))
         return attempt.attempt
 
@@ -267,7 +257,7 @@ def _close_interrupted(entries: Mapping[str, Entry]) -> dict[str, Entry]:
     """Ends attempts whose driver died, so that their jobs wait again."""
     closed = dict(entries)
     for key, entry in entries.items():
-        if entry.running:
+        if entry.attempts and entry.attempts[-1].outcome is None:
             last = replace(entry.attempts[-1], outcome=AttemptEnd.interrupted)
             closed[key] = replace(entry, state=StageState.waiting, attempts=(*entry.attempts[:-1], last))
     return closed

@@ -21,26 +21,18 @@ class Point:
     metrics: Mapping[str, float]
 
 
-@dataclass(frozen=True)
-class Tail:
-    """The points at the end of a file; `whole` if the file has no others."""
-
-    points: tuple[Point, ...]
-    whole: bool
-
-
-def read_tail(path: Path, num_bytes: int) -> Tail:
-    """Reads the points within the last `num_bytes`; returns none if there is no file."""
+def read_tail(path: Path, num_bytes: int) -> tuple[Sequence[Point], bool]:
+    """Returns the points within the last `num_bytes`, none if there is no file, and whether these are all points."""
     try:
         with path.open("rb") as file:
             start = max(0, file.seek(0, os.SEEK_END) - num_bytes)
             file.seek(start)
             lines = _whole_lines(file.read(num_bytes))
     except FileNotFoundError:
-        return Tail((), True)
+        return (), True
     # The first line may be the end of a longer one.
     points = (_parse(line) for line in lines[1 if start else 0 :])
-    return Tail(tuple(point for point in points if point is not None), start == 0)
+    return [point for point in points if point is not None], start == 0
 
 
 class Follower:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from orchestrator.plan import ChangeKind, Plan, compare, plan_from_json, plan_to_json
 from orchestrator.run.digests import Book
@@ -30,7 +30,7 @@ _SHOWN_LINES = 5
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a launch wants of its run.
+    """The plan, configuration and code of a launch, which its run must match.
 
     Attributes:
         lacking: returns what this machine lacks of given numerics, or "".
@@ -43,19 +43,6 @@ class Wanted:
     versions: Mapping[str, str]
     lacking: Callable[[Numerics], str]
     crops: Crops = Crops.ten
-
-
-class Chosen(Protocol):
-    """The numerics of a new run, a line that says why they were chosen, and what of them this machine lacks."""
-
-    @property
-    def numerics(self) -> Numerics: ...
-
-    @property
-    def line(self) -> str: ...
-
-    @property
-    def lacked(self) -> str: ...
 
 
 class OpenedRun:
@@ -77,17 +64,18 @@ class OpenedRun:
         self,
         digests: Mapping[str, str],
         stores: Mapping[str, Path],
-        choose: Callable[[], Chosen],
+        choose: Callable[[RunRecord], RunRecord],
         keep_data: Callable[[Path], None],
     ) -> None:
         """Fixes the run's data and numerics, and writes run.json, config.yaml and data/.
 
-        MLflow is used only after this, since run.json has the id by which its runs are found again.
+        MLflow is used only after this, since it finds runs again by the id in run.json.
 
         Args:
             digests: content digests of the prepared datasets, by name.
             stores: their folders, by name.
-            choose: returns the numerics; called only for a new run, since other numerics change the bits.
+            choose: adds the numerics, why they were chosen, and what of them this machine lacks;
+                called only for a new run, since other numerics change the bits.
             keep_data: writes the run's copy of its target dataset into the given folder.
 
         Raises:
@@ -104,8 +92,7 @@ class OpenedRun:
         paths = {name: str(path) for name, path in stores.items()}
         self.record = replace(self.record, data_digests={**before, **digests}, stores={**self.record.stores, **paths})
         if self.new:
-            chosen = choose()
-            self.record = replace(self.record, numerics=chosen.numerics, placement=chosen.line, lacked=chosen.lacked)
+            self.record = choose(self.record)
         write_record(self.paths, self.record)
         write_text(self.paths.config_yaml, self._wanted.config_yaml)
         keep_data(self.paths.data)
@@ -140,16 +127,13 @@ class OpenedRun:
 
     def check_code(self) -> None:
         """Raises RunMismatch if `workers` or torch have changed since the run began."""
-        if self.record.code_digest != self._wanted.code_digest:
-            before, now = (
-                versions.get("torch", "absent") for versions in (self.record.versions, self._wanted.versions)
-            )
-            old, new = self.record.code_digest, self._wanted.code_digest
+        old, new = self.record.code_digest, self._wanted.code_digest
+        if old != new:
+            versions = (self.record.versions, self._wanted.versions)
+            before, after = (each.get("torch", "absent") for each in versions)
             code = f"the code of workers/ (digest {old[:12]} → {new[:12]})"
-            self._accept((code if before == now else f"torch ({before} → {now})",))
-            self.record = replace(
-                self.record, code_digest=self._wanted.code_digest, versions=dict(self._wanted.versions)
-            )
+            self._accept((code if before == after else f"torch ({before} → {after})",))
+            self.record = replace(self.record, code_digest=new, versions=dict(self._wanted.versions))
 
     def check_machine(self) -> None:
         """Raises RunMismatch if a resumed run would compute with other hardware or kernels than it began with.

@@ -8,14 +8,13 @@ from statistics import median
 from typing import Any
 
 from orchestrator.plan import PredictJob, Stage, TrainJob, plan_from_json
-from orchestrator.run.finished import find_finished
 from orchestrator.run.holder import is_locked
 from orchestrator.run.ledger import Entry, StageState, read_ledger
 from orchestrator.run.metrics import Point, read_tail
 from orchestrator.run.paths import RunPaths
 from orchestrator.run.record import read_record
 from orchestrator.text import duration
-from workers.storage import Finished
+from workers.storage import Finished, read_finished
 
 _BLOCK_BYTES = 32 * 1024
 _MOST_TAIL_BYTES = 4 * 1024 * 1024
@@ -160,6 +159,17 @@ def read_status(paths: RunPaths) -> RunStatus:
     return RunStatus(name=paths.root.name, state=_state(ledger.state, locked), stages=stages)
 
 
+def find_finished(paths: RunPaths, stage: Stage) -> Finished | None:
+    """Reads the stage's DONE.json, which alone says that a stage is done.
+
+    Returns None if there is none, or if it is of another stage hash; raises StorageError if it is damaged.
+    """
+    if not paths.done(stage.ref).exists():
+        return None
+    finished = read_finished(paths.stage(stage.ref))
+    return finished if finished.stage_hash == stage.hash else None
+
+
 def stage_status(stage: Stage, *, entry: Entry, course: Course, finished: Finished | None, locked: bool) -> StageStatus:
     """Returns one stage's status, from its ledger `entry`, its metrics and its DONE.json."""
     state = State.done if finished else _state(entry.state, locked)
@@ -195,9 +205,9 @@ def read_course(metrics: Path, since: float = 0.0) -> Course:
     """
     num_bytes = _BLOCK_BYTES
     while True:
-        tail = read_tail(metrics, num_bytes)
-        course = course_of(tail.points, since)
-        if tail.whole or course.val_error is not None or num_bytes >= _MOST_TAIL_BYTES:
+        points, whole = read_tail(metrics, num_bytes)
+        course = course_of(points, since)
+        if whole or course.val_error is not None or num_bytes >= _MOST_TAIL_BYTES:
             return course
         num_bytes *= 4
 

@@ -71,10 +71,7 @@ def _read_named(config: SubmissionConfig) -> tuple[Template | None, Mapping[str,
 
 
 def question_of(
-    submission_format: SubmissionFormat,
-    data: RunData,
-    template: Template | None,
-    class_ids: Mapping[str, str] | None,
+    submission_format: SubmissionFormat, data: RunData, template: Template | None, class_ids: Mapping[str, str] | None
 ) -> Question:
     """Returns the question like `ask`, for a template and class ids that have been read."""
     split = data.splits[data.submitted]

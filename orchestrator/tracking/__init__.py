@@ -1,6 +1,6 @@
 """Logs a run to an MLflow store without delaying training; no other package imports MLflow.
 
-`Tracker` is the interface; one thread sends what is queued and repeats what failed.
+`Tracker` takes what a launch tells it; one thread sends what is queued and repeats what failed.
 """
 
 from workers.faces import face

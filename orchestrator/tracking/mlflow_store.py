@@ -159,16 +159,12 @@ class Store:
         if key not in self._entries:
             self._find_all()  # the answer to an earlier creation may have been lost
         if key not in self._entries:
-            own = {
-                "septet.run": self._run,
-                "septet.role": key.role,
-                "mlflow.user": _user(),
-                "mlflow.source.type": "LOCAL",
-            }
-            own |= {"mlflow.source.name": "septet", "septet.member": key.member, "septet.stage": key.stage}
+            own = {"mlflow.user": _user(), "mlflow.source.type": "LOCAL", "mlflow.source.name": "septet"}
+            own |= {"septet.run": self._run, "septet.role": key.role}
+            own |= {"septet.member": key.member} if key.member else {}
+            own |= {"septet.stage": key.stage} if key.stage else {}
             if key.role != "ensemble":
                 own["mlflow.parentRunId"] = self._entries[key.parent].id
-            own = {name: value for name, value in own.items() if value}
             in_doubt, self._in_doubt = self._in_doubt, True
             run = client.create_run(self._experiment_id, start_time=started_ms, tags=own, run_name=about.name)
             self._in_doubt = in_doubt

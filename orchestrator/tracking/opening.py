@@ -11,7 +11,6 @@ from orchestrator.config import TrackingConfig
 from orchestrator.plan import Plan
 from orchestrator.text import redact
 from orchestrator.tracking.mlflow_store import Store
-from orchestrator.tracking.mlflow_tracker import MlflowTracker
 from orchestrator.tracking.sender import REFUSED_S, Pace, Sender, Task
 from orchestrator.tracking.tracker import Ending, RunIdentity, Tracker
 from orchestrator.tracking.uri import check_database_place, sqlite_path
@@ -42,7 +41,7 @@ def open_tracking(
     Raises:
         ConfigError: the run is new, the store is required, and it did not answer within 10 s.
     """
-    tracker = MlflowTracker(config.uri, run, plan, params, tags, pace)
+    tracker = Tracker(config.uri, run, plan, params, tags, pace)
     try:
         problem = tracker.wait_until_open(needed=run.new and config.required)
     except KeyboardInterrupt:

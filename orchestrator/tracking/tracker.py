@@ -1,17 +1,31 @@
-"""Defines the tracker: a few verbs that log a run and do not wait for the store.
+"""Turns what a launch tells the tracker into work for the sender; no verb waits for the store.
 
 The ensemble has a parent run, each member a child, each stage a grandchild; the tag `septet.run` finds them again. Only
 the driver writes: if seven processes open a new SQLite store at once, up to seven fail (measured).
 """
 
-from collections.abc import Mapping
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from orchestrator.plan import StageRef
-from orchestrator.tracking.mlflow_store import DatasetInput
+from orchestrator.plan import Plan, Stage, StageRef
+from orchestrator.text import redact
+from orchestrator.tracking.mlflow_store import About, DatasetInput, Point, RunKey, Store, make_sampler
+from orchestrator.tracking.sender import REFUSED_S, Pace, Sender, Task
+from orchestrator.tracking.uri import is_local
+
+_log = logging.getLogger(__name__)
+
+CLOSE_S = 10.0  # the end of a run waits this long for a store that does not answer
+_ANSWER_S = 7.0  # the interface promises an end within 10 s, of which importing MLflow takes one or two
+_CREATE_S = 60.0  # a new SQLite store takes 2–5 s, more on a busy machine
+_UPLOAD_S = 300.0  # for a large artifact, while the store answers
+_ARTIFACT_ATTEMPTS = 3  # artifacts may have another store, whose outage must not delay the rest
 
 
 class Ending(StrEnum):
@@ -33,39 +47,201 @@ class RunIdentity:
     new: bool = True
 
 
-class Tracker(Protocol):
-    """Logs a launch; every verb but `close` returns at once, and each may be repeated."""
+class Tracker:
+    """Logs a launch. Every verb but `close` returns at once and may be repeated, from any thread."""
+
+    def __init__(
+        self,
+        uri: str,
+        run: RunIdentity,
+        plan: Plan,
+        params: Mapping[str, object],
+        tags: Mapping[str, str],
+        pace: Pace | None = None,
+    ) -> None:
+        self._uri = uri
+        self._run = run
+        self._stages = {stage.ref: stage for stage in plan.stages}
+        self._last_stages = {member: plan.last_stage(member) for member in plan.members}
+        self._params = {name: str(value) for name, value in params.items()}
+        self._tags = {**tags, "septet.plan": run.plan_hash}
+        self._datasets: dict[str, DatasetInput] = {}
+        self._known: set[StageRef] = set()
+        self._began_ms = _now_ms()
+        self._opened = threading.Event()
+        self._store = Store(uri, run.experiment, run.run_id)
+        self._read_load: Callable[[], dict[str, float]] | None = None
+        self._sender = Sender(self._store.add_points, redact(uri), self._sample, pace)
+        self._sender.submit(Task(self._open, "the ensemble's run", vital=True, quiet=True))
 
     @property
     def ids(self) -> dict[str, Any]:
         """Returns what run.json keeps, as far as known: uri, experiment_id, run_id (of the parent), members, stages."""
+        return self._store.ids
+
+    def wait_until_open(self, *, needed: bool) -> str:
+        """Waits for the store, at most 10 s unless it is a file that is `needed`; returns the problem or ""."""
+        if is_local(self._uri):  # another process may hold the database for some seconds
+            return self._sender.wait_for(self._opened, _CREATE_S if needed else _ANSWER_S, _ANSWER_S)
+        return self._sender.wait_for(self._opened, _ANSWER_S, REFUSED_S)
+
+    def abandon(self) -> None:
+        """Stops sending; nothing more reaches the store."""
+        self._sender.stop()
 
     def set_datasets(self, datasets: Mapping[str, DatasetInput]) -> None:
         """Adds the prepared datasets, by their configured names, to the parent run and to stages that start later."""
+        self._datasets = dict(datasets)
+        inputs = tuple(self._datasets.values())
+        self._submit(lambda: self._store.add_inputs(RunKey(), inputs), "the datasets")
 
     def stage_started(self, ref: StageRef) -> None:
         """Sets the runs of the stage and of its member RUNNING."""
+        self._make_known(ref, _now_ms())
+
+        def start() -> None:
+            self._store.resume(RunKey(ref.member))
+            self._store.resume(_key(ref))
+
+        self._submit(start, "the start of a stage")
 
     def log(self, ref: StageRef, step: int, time_s: float, metrics: Mapping[str, float]) -> None:
         """Logs metrics at an update count, measured at `time_s` (Unix clock); known ones add nothing."""
+        time_ms = int(time_s * 1000)
+        self._make_known(ref, time_ms)
+        self._sender.add(Point(_key(ref), step, time_ms, dict(metrics)))
 
     def stage_finished(self, ref: StageRef, status: str, tags: Mapping[str, str] | None = None) -> None:
-        """Ends the stage's run; this may be repeated in a later launch."""
+        """Ends the stage's run; also its member's, if all stages are finished or this one is not."""
+        now_ms = _now_ms()
+        self._make_known(ref, now_ms)
+        own = dict(tags or {})
+        siblings = [_key(other) for other in self._stages if other.member == ref.member]
+
+        def finish() -> None:
+            self._store.tag(_key(ref), own)
+            self._store.end(_key(ref), status, now_ms)
+            statuses = {self._store.status(key) for key in siblings}
+            if status != "FINISHED" or statuses == {"FINISHED"}:
+                self._store.end(RunKey(ref.member), status, now_ms)
+
+        self._submit(finish, "the end of a stage")
 
     def tag(self, ref: StageRef, key: str, value: str) -> None:
-        """Sets a tag of the stage's run."""
+        self._make_known(ref, _now_ms())
+        self._submit(lambda: self._store.tag(_key(ref), {key: value}), "a tag")
 
     def log_member(self, member: str, scores: Mapping[str, float]) -> None:
-        """Logs the final scores of one member, on its run."""
+        self._log_scores(RunKey(member), scores)
 
     def log_ensemble(self, scores: Mapping[str, float]) -> None:
         """Logs the final scores of the ensemble (`ensemble/top1_error` …), on the parent run."""
+        self._log_scores(RunKey(), scores)
 
     def tag_ensemble(self, tags: Mapping[str, str]) -> None:
-        """Sets tags of the parent run and replaces their values."""
+        own = dict(tags)
+        self._submit(lambda: self._store.tag(RunKey(), own), "tags of the ensemble")
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         """Copies a file or a folder's content to the parent run; it must stay until `close`."""
+        self._submit(
+            lambda: self._store.add_artifact(RunKey(), path, folder), f"artifact {path.name}", _ARTIFACT_ATTEMPTS
+        )
 
     def close(self, status: str) -> None:
         """Ends the parent run and every open run; if the store is down, waits 10 s and logs what the store lacks."""
+        now_ms = _now_ms()
+
+        def finish() -> None:
+            self._store.drop_doubles()
+            for key in sorted(self._store.keys(), key=lambda key: (not key.stage, not key.member)):
+                if key == RunKey() or self._store.status(key) == "RUNNING":
+                    self._store.end(key, status, now_ms)
+
+        self._submit(finish, "the end of the run")
+        try:
+            self._sender.flush(CLOSE_S)
+            until = time.monotonic() + _UPLOAD_S
+            while self._sender.is_progressing(CLOSE_S) and time.monotonic() < until:
+                self._sender.flush(1.0)
+        finally:  # also after Ctrl-C
+            num_left_out, num_waiting = self._sender.flush(0.0), self._sender.num_waiting
+            self._sender.stop()
+            if num_left_out or num_waiting:
+                _log.warning(
+                    "MLflow at %s lacks the end of this run and %d metric values; metrics.jsonl has them: launch again "
+                    "to send them",
+                    redact(self._uri),
+                    num_left_out,
+                )
+
+    def _open(self) -> None:
+        self._store.open()
+        about = About(self._run.name, self._params, self._tags)
+        self._store.ensure(RunKey(), about, self._began_ms)
+        self._store.resume(RunKey())
+        self._read_load = make_sampler()
+        self._opened.set()
+
+    def _make_known(self, ref: StageRef, started_ms: int) -> None:
+        if ref in self._known:
+            return
+        self._known.add(ref)
+        stage = self._stages[ref]
+        tags = {"septet.plan": self._run.plan_hash}
+        about_member = About(ref.member, stage_params(self._last_stages[ref.member]), tags)
+        about_stage = About(f"{ref.member}/{ref.stage}", stage_params(stage), tags | {"septet.stage_hash": stage.hash})
+        inputs = [self._datasets[stage.recipe.dataset]] if stage.recipe.dataset in self._datasets else []
+
+        def ensure() -> None:
+            self._store.ensure(RunKey(ref.member), about_member, started_ms)
+            self._store.ensure(_key(ref), about_stage, started_ms)
+            self._store.add_inputs(_key(ref), inputs)
+
+        # Vital: everything logged later needs this run.
+        self._submit(ensure, f"the run of {ref}", vital=True)
+
+    def _log_scores(self, key: RunKey, scores: Mapping[str, float]) -> None:
+        values, now_ms = dict(scores), _now_ms()
+        self._submit(lambda: self._store.set_scores(key, values, now_ms), "scores")
+
+    def _submit(self, work: Callable[[], None], what: str, attempts: int = 0, vital: bool = False) -> None:
+        self._sender.submit(Task(work, what, attempts, vital))
+
+    def _sample(self) -> Point | None:
+        if self._read_load is None:
+            return None
+        # Seconds since the run began, so that the load of a resumed run continues the curve.
+        now_ms = _now_ms()
+        step = max(0, now_ms - self._store.started_ms(RunKey())) // 1000
+        return Point(RunKey(), step, now_ms, self._read_load())
+
+
+def stage_params(stage: Stage) -> dict[str, str]:
+    """Returns the short values by which people compare stages, under their names in the configuration."""
+    recipe = stage.recipe
+    values: dict[str, object] = {
+        "dataset": recipe.dataset,
+        "init_from": stage.init_from or (stage.init_file.name if stage.init_file else ""),
+        "reset": ",".join(recipe.reset),
+        "freeze": ",".join(recipe.freeze),
+        "model": recipe.model.name,
+        "init": recipe.init.scheme,
+    }
+    leaves: tuple[tuple[object, tuple[str, ...]], ...] = (
+        (stage, ("seed", "num_images", "num_updates", "num_classes")),
+        (recipe.model, ("input_size", "width", "num_convs", "fc_units", "dropout", "lrn")),
+        (recipe.optimizer, ("lr", "momentum", "weight_decay", "batch_size", "velocity")),
+        (recipe.schedule, ("epochs", "decay", "cuts", "patience", "stop_when_stalled")),
+        (recipe.augmentation, ("random_crop", "reflect", "colour_std")),
+    )
+    values |= {name: getattr(group, name) for group, names in leaves for name in names}
+    return {name: str(value) for name, value in values.items() if value != ""}
+
+
+def _key(ref: StageRef) -> RunKey:
+    return RunKey(ref.member, ref.stage)
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)

@@ -19,23 +19,8 @@ from orchestrator.combine import (
     top_classes,
 )
 from orchestrator.config import CombineMethod
-from orchestrator.run import (
-    Committed,
-    RunData,
-    RunPaths,
-    read_record,
-    read_run_data,
-    require_data,
-)
-from orchestrator.submission import (
-    Manifest,
-    Question,
-    asked_by,
-    file_lines,
-    line_number,
-    make_layout,
-    read_manifest,
-)
+from orchestrator.run import Committed, RunData, RunPaths, read_record, read_run_data, require_data
+from orchestrator.submission import Manifest, Question, asked_by, file_lines, line_number, make_layout, read_manifest
 from orchestrator.text import counted
 from workers.errors import CheckFailed, DataError
 
@@ -52,7 +37,7 @@ class ClassProbability:
 
 @dataclass(frozen=True)
 class Contribution:
-    """What one member adds to one class of the ensemble.
+    """The part of one member in one class of the ensemble.
 
     `value` is weight × probability, and all members' values sum to the combined probability. For a geometric mean it is
     weight × log probability, and the sum is the logarithm of the combined probability plus `Explanation.log_sum`.

@@ -40,11 +40,7 @@ def verify(paths: RunPaths) -> Verification:
         run.notes.append("a launch is running here: verify again once it has ended")
     anchor = paths.submission_manifest
     return Verification(
-        tuple(run.problems),
-        tuple(run.notes),
-        run.checked,
-        run.rebuilt,
-        sha256_of(anchor) if anchor.is_file() else None,
+        tuple(run.problems), tuple(run.notes), run.checked, run.rebuilt, sha256_of(anchor) if anchor.is_file() else None
     )
 
 

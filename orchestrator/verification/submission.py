@@ -32,7 +32,8 @@ def check_submission(run: Examined, manifest: Manifest, data: RunData | None, pr
     run.count("submission")
     with storage_errors(path):
         digests = SubmissionDigests(manifest.file, sha256_of(path), sha256_of(run.paths.submission_manifest))
-    _check_recorded(run, digests)
+    if digests not in (run.record.committed.submission, run.record.committed.announced):
+        run.differs(f"submission: {digests.file} or its manifest was altered since it was committed")
     if digests.sha256 != manifest.sha256:
         run.differs(f"{path}: sha256 {digests.sha256[:12]}, its manifest says {manifest.sha256[:12]}")
     if {one.name for one in manifest.members} != {name for name in run.plan.members if name not in run.gone}:
@@ -47,11 +48,6 @@ def check_submission(run: Examined, manifest: Manifest, data: RunData | None, pr
         run.differs(f"{run.paths.submission_manifest}: is of other images than data/")
         return
     _rebuild(run, manifest, data, predictions)
-
-
-def _check_recorded(run: Examined, digests: SubmissionDigests) -> None:
-    if digests not in (run.record.committed.submission, run.record.committed.announced):
-        run.differs(f"submission: {digests.file} or its manifest was altered since it was committed")
 
 
 def _rebuild(run: Examined, manifest: Manifest, data: RunData, predictions: Predictions) -> None:
@@ -105,11 +101,7 @@ def _rounded(weights: Sequence[float]) -> str:
 
 
 def check_report(
-    run: Examined,
-    manifest: Manifest,
-    data: RunData,
-    finished: Mapping[StageRef, Finished],
-    predictions: Predictions,
+    run: Examined, manifest: Manifest, data: RunData, finished: Mapping[StageRef, Finished], predictions: Predictions
 ) -> None:
     """Compares scores.json with scores computed again; `septet report` makes pictures and pages again."""
     path = run.paths.report_scores

@@ -102,6 +102,6 @@ def proxy(server):
 def impatient(monkeypatch):
     """Gives up a request after a second, and the wait at a launch's end after half of one."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", str(REQUEST_S))
-    monkeypatch.setattr("orchestrator.tracking.mlflow_tracker.CLOSE_S", 0.5)
-    monkeypatch.setattr("orchestrator.tracking.mlflow_tracker._ANSWER_S", 1.5)
-    monkeypatch.setattr("orchestrator.tracking.mlflow_tracker.REFUSED_S", 0.3)
+    monkeypatch.setattr("orchestrator.tracking.tracker.CLOSE_S", 0.5)
+    monkeypatch.setattr("orchestrator.tracking.tracker._ANSWER_S", 1.5)
+    monkeypatch.setattr("orchestrator.tracking.tracker.REFUSED_S", 0.3)

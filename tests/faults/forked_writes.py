@@ -39,7 +39,7 @@ def tensors(step: int) -> dict[str, np.ndarray]:
 
 
 def save_checkpoint(folder: Path, step: int) -> None:
-    """What a stage does that goes on from its newest checkpoint, comes to `step`, and saves."""
+    """Does what a stage does: resumes from its newest checkpoint, comes to `step`, and saves."""
     checkpoint.newest_checkpoint(folder)
     checkpoint.write_checkpoint(folder, step, tensors(step), tensors(-step), {"step": step}, {"stage_hash": "s"})
     checkpoint.prune(folder, None)

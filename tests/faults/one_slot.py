@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from orchestrator.cluster.local_backend import LocalActors
+from local_actors import LocalActors
+
 from orchestrator.config import ClusterConfig
 
 

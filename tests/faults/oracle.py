@@ -129,7 +129,7 @@ class Place:
         return process
 
     def let_go(self) -> None:
-        """A launch that is held goes on."""
+        """Lets a held launch continue."""
         self.marker.unlink()
 
     def ended(self, process: "Process", give_up_s: float = GIVE_UP_S) -> Ended:

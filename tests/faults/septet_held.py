@@ -26,7 +26,7 @@ from orchestrator.cluster.actor import MemberActor
 from orchestrator.execution import signals
 from orchestrator.placement import choice, measuring
 from orchestrator.submission import write
-from orchestrator.tracking import mlflow_tracker
+from orchestrator.tracking import tracker
 from workers.inference import prediction
 from workers.training import loop
 
@@ -40,7 +40,7 @@ MOMENTS: dict[str, tuple[Any, str]] = {
     "survey": (launching, "survey_all"),
     "preparing": (launching, "prepare_all"),
     "measuring": (measuring, "_rate"),
-    "tracking": (mlflow_tracker.MlflowTracker, "wait_until_open"),
+    "tracking": (tracker.Tracker, "wait_until_open"),
     "training": (loop, "_update"),
     "predicting": (prediction, "mean_over_crops"),
     "submission": (write, "check_submission"),

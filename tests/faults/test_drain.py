@@ -3,9 +3,9 @@
 import pytest
 from driver_run import Run
 from fake_stages import NUM_UPDATES, FakeStages, plan_of
+from local_actors import LocalActors
 
-from orchestrator.cluster.local_backend import LocalActors
-from orchestrator.cluster.ray_nodes import Node, count_remaining_slots
+from orchestrator.cluster.ray_nodes import Node, count_slots
 from orchestrator.run.ledger import AttemptEnd, Budgets, StageState
 
 PLAN = plan_of({"a": {"train": None}, "b": {"train": None}})
@@ -56,4 +56,5 @@ def test_members_of_a_leaving_machine_move_and_no_budget_is_touched(tmp_path):
 
 @pytest.mark.parametrize(("leaving", "slots"), [(frozenset(), 3), (frozenset({"b"}), 2), (frozenset({"a", "b"}), 1)])
 def test_slots_are_those_of_nodes_that_stay_and_one_more(leaving, slots):
-    assert count_remaining_slots([Node(2, 0, "a"), Node(1, 0, "b")], leaving, 1, 0) == slots
+    staying = [node for node in (Node(2, 0, "a"), Node(1, 0, "b")) if node.name not in leaving]
+    assert count_slots(staying, 1, 0, least=1) == slots

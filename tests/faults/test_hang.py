@@ -11,11 +11,11 @@ import psutil
 import pytest
 from book_in_memory import book_in_memory
 from fake_stages import FakeStages, plan_of
+from local_actors import LocalActors
 from no_tracker import NoTracker
 from tiny_stage import TINY, make_spec, make_store, never
 
 from orchestrator.cluster.actor import Duties, worker_duties
-from orchestrator.cluster.local_backend import LocalActors
 from orchestrator.cluster.ray_backend import RayCluster, open_cluster
 from orchestrator.config.schema import ClusterConfig
 from orchestrator.execution import driver as driver_module
@@ -129,7 +129,11 @@ def test_hung_processes_are_killed_and_end_in_the_same_bits(spec, tmp_path):
 
     def is_hung():
         """Whether all that is at work hangs: no time passes for a member that may be starting."""
-        at_work = {name: entry for name, entry in ledger.contents.stages.items() if entry.running}
+        at_work = {
+            name: entry
+            for name, entry in ledger.contents.stages.items()
+            if entry.attempts and entry.attempts[-1].outcome is None
+        }
         hang = [len(entry.attempts) == 1 and (pids / name.split("/")[0]).exists() for name, entry in at_work.items()]
         return bool(hang) and all(hang)
 

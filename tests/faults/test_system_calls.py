@@ -60,7 +60,7 @@ class Sweep:
         return self.writes.run(self.job, place, inject=inject)
 
     def again(self, place):
-        """The next process goes on from whatever is there, undisturbed."""
+        """Lets the next process resume from whatever is there, undisturbed."""
         assert self.writes.run(self.job, place) == 0, (place.parent / "err.txt").read_text()
 
     def expect_whole(self, place):

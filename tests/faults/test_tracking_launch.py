@@ -35,8 +35,8 @@ class Tracked(Place):
 def launch_without(place, proxy):
     """A launch that need not wait long for a store which will not come."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("orchestrator.tracking.mlflow_tracker.CLOSE_S", 0.5)
-        patch.setattr("orchestrator.tracking.mlflow_tracker.REFUSED_S", 0.3)
+        patch.setattr("orchestrator.tracking.tracker.CLOSE_S", 0.5)
+        patch.setattr("orchestrator.tracking.tracker.REFUSED_S", 0.3)
         return place.launch_at(proxy.address)
 
 

@@ -165,8 +165,8 @@ def check_complete(client: Any, run: FakeRun) -> None:
 def patience() -> Iterator[None]:
     """A busy machine has time again: what follows meets no fault."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("orchestrator.tracking.mlflow_tracker.CLOSE_S", GIVE_UP_S)
-        patch.setattr("orchestrator.tracking.mlflow_tracker._ANSWER_S", GIVE_UP_S)
+        patch.setattr("orchestrator.tracking.tracker.CLOSE_S", GIVE_UP_S)
+        patch.setattr("orchestrator.tracking.tracker._ANSWER_S", GIVE_UP_S)
         patch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", str(int(GIVE_UP_S)))
         yield
 

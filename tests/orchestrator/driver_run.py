@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from book_in_memory import book_in_memory
 from fake_stages import EVERY, FakeStages
+from local_actors import LocalActors
 from no_tracker import NoTracker
 
-from orchestrator.cluster.local_backend import LocalActors
 from orchestrator.execution.driver import Driver
 from orchestrator.execution.jobs import Work
 from orchestrator.plan.model import Plan, StageRef

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from local_actors import ActorDied
 
 from orchestrator.cluster.actor import Duties
-from orchestrator.cluster.local_backend import ActorDied
 from orchestrator.plan.model import Plan, PlannedDataset, Stage, StageRef, plan_to_json
 from orchestrator.run.record import RunRecord
 from workers.errors import Stopped

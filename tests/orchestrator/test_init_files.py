@@ -13,7 +13,7 @@ from orchestrator.plan.build import make_plan
 from orchestrator.plan.diff import ChangeKind, compare
 from orchestrator.plan.model import StageRef, plan_from_json, plan_to_json
 from orchestrator.plan.report import make_report
-from orchestrator.tracking.mlflow_tracker import stage_params
+from orchestrator.tracking.tracker import stage_params
 from workers.errors import ConfigError, DataError
 from workers.models.construction import build, initialise
 from workers.settings.training import InitSettings, ModelSettings

@@ -4,10 +4,10 @@ import math
 from contextlib import contextmanager
 
 import pytest
+from local_actors import LocalActors
 
 from orchestrator import cluster
 from orchestrator.cli.program import main
-from orchestrator.cluster.local_backend import LocalActors
 from orchestrator.placement import choice as placement
 from orchestrator.run.paths import RunPaths
 from orchestrator.run.record import read_record

@@ -19,7 +19,7 @@ def wheel(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     work = tmp_path_factory.mktemp("wheel")
     source = work / "source"
     source.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "septet.py"):
         shutil.copy(checkout / name, source)
     for name in PACKAGES:
         shutil.copytree(checkout / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -46,9 +46,10 @@ def test_wheel_holds_every_file_of_the_packages(wheel: Path, checkout: Path) -> 
         for path in (checkout / name).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
+    wanted.add("septet.py")
     assert "conf/config.yaml" in wanted
     with zipfile.ZipFile(wheel) as archive:
-        held = {name for name in archive.namelist() if name.split("/")[0] in PACKAGES}
+        held = {name for name in archive.namelist() if name.split("/")[0] in (*PACKAGES, "septet.py")}
     assert held == wanted
 
 

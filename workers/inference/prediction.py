@@ -12,23 +12,13 @@ from torch import nn
 
 from workers import numerics
 from workers.data.loading import PixelStatistics, pixel_statistics
-from workers.data.store import Store, open_on_node, open_store
+from workers.data.store import Store, open_on_node, open_store, write_npy
 from workers.errors import CheckFailed, Stopped
 from workers.inference.ten_crop import mean_probabilities
-from workers.models import beside, build, place, saved_parts_of
+from workers.models import build, fill, place, saved_parts_of
 from workers.protocol import Numerics, PredictSpec, SplitPredictions
 from workers.settings import Crops, TrainingSettings
-from workers.storage import (
-    beat,
-    fence_of,
-    layout,
-    read_finished,
-    read_weights,
-    remove_leftovers,
-    replacing,
-    sha256_of,
-    write_json,
-)
+from workers.storage import beat, fence_of, layout, read_finished, read_weights, remove_leftovers, write_json
 
 # 64 at once are 1 % faster for the full-size net in bf16, but take 0.5 GB more.
 _IMAGES_AT_ONCE = 32
@@ -61,10 +51,7 @@ def load_member(stage_dir: Path, store_path: Path, settings: TrainingSettings, c
     if contents.checkpoint.model_sha256 != finished.checkpoint_sha256:
         raise CheckFailed(f"{contents.checkpoint.folder}: its weights are not those that DONE.json names")
     model = build(settings.model, store.num_classes).to(memory_format=torch.channels_last)
-    with torch.no_grad():
-        for name, parts in saved_parts_of(model).items():
-            for part, saved in beside(parts, torch.from_numpy(contents.model[name])):
-                part.copy_(saved)
+    fill(saved_parts_of(model), contents.model)
     place(model, chosen.device)
     model.eval()
     statistics = pixel_statistics(store, settings.augmentation)
@@ -115,17 +102,14 @@ def predict(spec: PredictSpec, should_stop: Callable[[], bool]) -> tuple[SplitPr
             block = _finite(compute, spec.member, store, split, start)
             probabilities[start : start + len(block)] = block
         path = spec.predictions_dir / layout.probabilities(split)
-        # np.save writes from C: on a full disk its error has no errno.
-        with replacing(path, check) as file:
-            np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(probabilities))
-            file.write(probabilities.data)
+        sha256 = write_npy(path, probabilities, check).sha256
         described = SplitPredictions(
             split=split,
             num_rows=len(images),
             num_classes=store.num_classes,
             rows_sha256=store.rows_sha256(split),
             data_digest=store.digest,
-            sha256=sha256_of(path),
+            sha256=sha256,
             checkpoint=member.checkpoint,
             checkpoint_sha256=member.checkpoint_sha256,
         )

@@ -50,35 +50,17 @@ def serves(rows: Tensor, size: int, beta: float) -> bool:
     )
 
 
-def normalise(rows: Tensor, size: int, scale: float, k: float, rectify: bool) -> Tensor:
+def apply(rows: Tensor, grad: Tensor | None, size: int, scale: float, k: float, rectify: bool) -> Tensor:
     """Computes x · (k + scale · Σ x²)^-0.75 over windows of `size` channels, of ReLU(x) if `rectify`.
 
-    Takes and returns contiguous [pixels, channels], float32 or bfloat16; computes in float32.
+    Given `grad`, the gradient of that output, computes the gradient of `rows`. All are contiguous [pixels, channels],
+    float32 or bfloat16; it computes in float32.
     """
-    return _apply(rows, None, size, scale, k, rectify)
-
-
-def gradient(rows: Tensor, grad: Tensor, size: int, scale: float, k: float, rectify: bool) -> Tensor:
-    """Computes the gradient of `rows`, the input of `normalise`, from that of its output, in the same shape."""
-    return _apply(rows, grad, size, scale, k, rectify)
-
-
-def _apply(rows: Tensor, grad: Tensor | None, size: int, scale: float, k: float, rectify: bool) -> Tensor:
     assert rows.is_contiguous()
     assert grad is None or (grad.is_contiguous() and grad.shape == rows.shape and grad.dtype == rows.dtype)
     output = torch.empty_like(rows)
     pixels, channels = rows.shape
-    _lrn.apply(
-        rows.data_ptr(),
-        0 if grad is None else grad.data_ptr(),
-        output.data_ptr(),
-        pixels,
-        channels,
-        size,
-        rows.dtype is torch.bfloat16,
-        rectify,
-        scale,
-        k,
-        torch.get_num_threads(),
-    )
+    pointers = rows.data_ptr(), 0 if grad is None else grad.data_ptr(), output.data_ptr()
+    is_bfloat16, num_threads = rows.dtype is torch.bfloat16, torch.get_num_threads()
+    _lrn.apply(*pointers, pixels, channels, size, is_bfloat16, rectify, scale, k, num_threads)
     return output

@@ -36,17 +36,9 @@ def square(pixels: np.ndarray, size: int) -> np.ndarray:
         return by_pillow(pixels, size)
     table = _table(side, size)
     scaled = np.empty((size, size, 3), np.uint8)
-    _resize.apply(
-        pixels.ctypes.data,
-        pixels.strides[0],
-        side,
-        table.first.ctypes.data,
-        table.count.ctypes.data,
-        table.weights.ctypes.data,
-        table.weights.shape[1],
-        scaled.ctypes.data,
-        size,
-    )
+    first, count, weights = (each.ctypes.data for each in (table.first, table.count, table.weights))
+    most = table.weights.shape[1]
+    _resize.apply(pixels.ctypes.data, pixels.strides[0], side, first, count, weights, most, scaled.ctypes.data, size)
     return scaled
 
 

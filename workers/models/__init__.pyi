@@ -4,4 +4,10 @@ from .geometry import POOL_STRIDE as POOL_STRIDE, Conv as Conv
 from .layers import Outline as Outline
 from .lrn import LocalResponseNorm as LocalResponseNorm
 from .outlines import check_name as check_name, outline as outline
-from .parts import beside as beside, parts_of as parts_of, saved_parts_of as saved_parts_of, whole_shape as whole_shape
+from .parts import (
+    beside as beside,
+    fill as fill,
+    parts_of as parts_of,
+    saved_parts_of as saved_parts_of,
+    whole_shape as whole_shape,
+)

@@ -8,7 +8,7 @@ from workers.models.fresh import draw
 from workers.models.halves import HalvedAlexNet
 from workers.models.nets import construct
 from workers.models.outlines import outline
-from workers.models.parts import beside, parts_of
+from workers.models.parts import fill, parts_of
 from workers.settings import InitSettings, ModelSettings
 
 
@@ -37,11 +37,7 @@ def initialise(module: nn.Module, init: InitSettings, seed: int) -> None:
     # Weights are drawn in the order of memory, so the layout must be that of training.
     whole = module.as_grouped().to(memory_format=torch.channels_last)
     draw(whole, init, generator)
-    weights = dict(whole.named_parameters())
-    with torch.no_grad():
-        for name, parts in parts_of(module).items():
-            for part, drawn in beside(parts, weights[name]):
-                part.copy_(drawn)
+    fill(parts_of(module), dict(whole.named_parameters()))
 
 
 def place(module: nn.Module, device: str) -> None:

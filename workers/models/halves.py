@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from workers.models.alexnet import HIDDEN, AlexNet, Layers
-from workers.models.geometry import Geometry, Linear, geometry
+from workers.models.geometry import Conv, Geometry, Linear, geometry
 from workers.settings import Layout, ModelSettings
 
 NUM_HALVES = 2
@@ -23,33 +23,24 @@ NUM_HALVES = 2
 class Segment:
     """The layers between two exchanges of the halves: convolutions by index, or a fully connected layer by name.
 
-    `widths` are the outputs of the two halves. If the number is odd, the first half has one more.
+    Dropout after a hidden layer has one mask for the whole, the same that the grouped net draws. `widths` are the
+    outputs of the two halves. If the number is odd, the first half has one more.
     """
 
     widths: tuple[int, int]
     convs: tuple[int, ...] = ()
     linear: str = ""
 
-    @property
-    def dropped(self) -> bool:
-        """Whether dropout follows, with one mask for the whole, the same that the grouped net draws."""
-        return self.linear in HIDDEN
-
 
 def half_geometry(whole: Geometry, index: int) -> Geometry:
     """Returns the layers of half `index`, 0 or 1."""
-    return Geometry(
-        tuple(
-            replace(
-                conv,
-                in_channels=conv.in_channels // conv.groups,
-                out_channels=_widths(conv.out_channels)[index],
-                groups=1,
-            )
-            for conv in whole.convs
-        ),
-        tuple(Linear(one.name, one.in_features, _widths(one.out_features)[index]) for one in whole.linears),
-    )
+
+    def halved(conv: Conv) -> Conv:
+        seen, made = conv.in_channels // conv.groups, _widths(conv.out_channels)[index]
+        return replace(conv, in_channels=seen, out_channels=made, groups=1)
+
+    linears = tuple(Linear(one.name, one.in_features, _widths(one.out_features)[index]) for one in whole.linears)
+    return Geometry(tuple(halved(conv) for conv in whole.convs), linears)
 
 
 def _segments(whole: Geometry) -> Iterator[Segment]:
@@ -123,5 +114,5 @@ class HalvedAlexNet(nn.Module):
         for segment in self.first.segments:
             parts = [half(whole.to(half.device), segment) for half in self.halves]
             whole = torch.cat([part.to(self.first.device) for part in parts], dim=1)
-            whole = self.first.drop(whole) if segment.dropped else whole
+            whole = self.first.drop(whole) if segment.linear in HIDDEN else whole
         return whole

@@ -55,13 +55,13 @@ class _CompiledLocalResponseNorm(torch.autograd.Function):
     def forward(ctx: Any, rows: Tensor, size: int, scale: float, k: float, rectify: bool) -> Tensor:
         ctx.save_for_backward(rows)
         ctx.settings = (size, scale, k, rectify)
-        return kernel.normalise(rows, *ctx.settings)
+        return kernel.apply(rows, None, *ctx.settings)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
         (rows,) = ctx.saved_tensors
-        return kernel.gradient(rows, grad.contiguous(), *ctx.settings), None, None, None, None
+        return kernel.apply(rows, grad.contiguous(), *ctx.settings), None, None, None, None
 
 
 class LocalResponseNorm(nn.Module):

@@ -4,8 +4,10 @@ Checkpoints, momentum, `reset`, `freeze` and `lr_scale` use only the whole net's
 the same in both layouts, and a member of either can start from a checkpoint of the other.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from workers.models.halves import HalvedAlexNet
@@ -43,3 +45,11 @@ def beside(parts: Sequence[Tensor], whole: Tensor) -> Iterator[tuple[Tensor, Ten
     if len(parts) == 1:
         return iter([(parts[0], whole)])
     return zip(parts, whole.split_with_sizes([len(part) for part in parts]), strict=True)
+
+
+def fill(saved: Mapping[str, Sequence[Tensor]], tensors: Mapping[str, Tensor | np.ndarray]) -> None:
+    """Copies the tensor of each name in `saved` into its parts."""
+    with torch.no_grad():
+        for name, parts in saved.items():
+            for part, value in beside(parts, torch.as_tensor(tensors[name])):
+                part.copy_(value)

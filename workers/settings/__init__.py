@@ -1,6 +1,6 @@
 """The settings of a stage and of a dataset, as frozen values that check themselves.
 
-They are the schema of the configuration groups. The process that trains receives them unchanged.
+They are the schema of the configuration groups, and the process that trains receives them unchanged.
 """
 
 from workers.faces import face

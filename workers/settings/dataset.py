@@ -9,31 +9,14 @@ from workers.settings.checks import require, require_least
 SPLITS = ("train", "dev", "val", "test")
 # Members never train on these splits, and predict them.
 HELD_OUT = SPLITS[1:]
-
-
-class Source(StrEnum):
-    """The form in which a dataset's images are supplied."""
-
-    digits = "digits"
-    folder = "folder"
-    csv = "csv"
-    webdataset = "webdataset"
-    parquet = "parquet"
-    torchvision = "torchvision"
-    ilsvrc = "ilsvrc"
-
-
+# The form in which a dataset's images are supplied.
+Source = StrEnum("Source", "digits folder csv webdataset parquet torchvision ilsvrc")
 # Sources that read images from files below a root.
 FILE_SOURCES = frozenset({Source.folder, Source.csv, Source.webdataset, Source.parquet, Source.ilsvrc})
-
-
-class OnBad(StrEnum):
-    """The answer of preparation to a training image that cannot be read."""
-
-    stop = "stop"
-    skip = "skip"
-
-
+# The answer of preparation to a training image that cannot be read.
+OnBad = StrEnum("OnBad", "stop skip")
+# The form of prepared pixels: raw (197 KB an image at 256 pixels), or JPEG, a fraction of that.
+StoreFormat = StrEnum("StoreFormat", "raw jpeg")
 _SPLIT_BY_FILES = frozenset({Source.csv, Source.webdataset, Source.parquet})
 # A setting that the source would ignore is an error.
 _READ_BY = {
@@ -51,13 +34,6 @@ _CREDENTIALS = re.compile(r"://[^/@:]*:(?!\d+(?:/|$))[^@]*@|\?\S*=")
 def is_url(root: str) -> bool:
     """Returns whether `root` is in an object store (`s3://bucket/folder`) and not a folder of this machine."""
     return _URL.match(root) is not None
-
-
-class StoreFormat(StrEnum):
-    """The form of prepared pixels: raw (197 KB an image at 256 pixels), or JPEG, a fraction of that."""
-
-    raw = "raw"
-    jpeg = "jpeg"
 
 
 @dataclass(frozen=True)
@@ -110,12 +86,9 @@ class DatasetSettings:
             "root: contains a password or a signature, which config.yaml would store: give it in the environment",
         )
         for name, sources in _READ_BY.items():
-            value = getattr(self, name)
-            readers = " or ".join(sorted(sources))
-            require(
-                value is None or self.source in sources,
-                f"{name}={value}: only source={readers} reads it, not {self.source}",
-            )
+            value, readers = getattr(self, name), " or ".join(sorted(sources))
+            is_read = value is None or self.source in sources
+            require(is_read, f"{name}={value}: only source={readers} reads it, not {self.source}")
         require(1 <= self.jpeg_quality <= 100, f"jpeg_quality={self.jpeg_quality}: give 1…100")
         require_least(self, 0, "declared_classes", "declared_train", "declared_val", "declared_test")
 
@@ -135,12 +108,8 @@ def stored_image_bytes(size: int, store_format: StoreFormat, jpeg_quality: int) 
 
 
 # The place of the images and their published counts. The names in `classes` count elsewhere, the file's path nowhere.
-_NO_OPTIONS = frozenset(
-    {
-        *("root", "download", "classes", "class_names"),
-        *("declared_classes", "declared_train", "declared_val", "declared_test"),
-    }
-)
+_DECLARED = ("declared_classes", "declared_train", "declared_val", "declared_test")
+_NO_OPTIONS = frozenset({"root", "download", "classes", "class_names", *_DECLARED})
 # These shape only JPEG pixels, so raw stores leave them out of keys and hashes.
 _JPEG_OPTIONS = frozenset({"store_format", "jpeg_quality"})
 

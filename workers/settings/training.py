@@ -10,84 +10,27 @@ from enum import StrEnum
 
 from workers.settings.checks import require, require_least
 
-
-class Layout(StrEnum):
-    """The placement of AlexNet's two groups of filters: together on one device, or each half on its own."""
-
-    grouped = "grouped"
-    halves = "halves"
-
-
-class InitScheme(StrEnum):
-    """The distribution of fresh weights."""
-
-    he = "he"
-    gaussian = "gaussian"
-
-
-class Activation(StrEnum):
-    """The activation after a convolution or a hidden fully connected layer."""
-
-    relu = "relu"
-    tanh = "tanh"
-
-
-class DropoutScaling(StrEnum):
-    """The way dropout makes up for zeroed outputs: scale kept ones up in training, or all of them down at test."""
-
-    train = "train"
-    test = "test"
-
-
-class Normalisation(StrEnum):
-    """The statistics that centre pixels: mean and deviation of the training set or of ImageNet, or a mean image.
-
-    `mean_image` is that of 2012: pixels stay on the scale 0…255, minus the training set's mean at each position.
-    """
-
-    dataset = "dataset"
-    imagenet = "imagenet"
-    mean_image = "mean_image"
-
-
-class ColourScale(StrEnum):
-    """The length of a colour shift along a principal direction: the root of its eigenvalue, or the eigenvalue.
-
-    The source released in 2012 uses the root, the paper's text the eigenvalue. The covariance is that of pixels on the
-    scale [0, 1]: on 0…255, eigenvalues would be shifts of a thousand grey levels.
-    """
-
-    root = "root"
-    eigenvalue = "eigenvalue"
-
-
-class Decay(StrEnum):
-    """The rule by which the learning rate falls."""
-
-    plateau = "plateau"
-    fixed = "fixed"
-
-
-class Velocity(StrEnum):
-    """The contents of momentum: past gradients, scaled by the current rate, or past updates, scaled when made."""
-
-    unscaled = "unscaled"
-    scaled = "scaled"
-
-
-class KeptCheckpoint(StrEnum):
-    """The checkpoint of a finished stage that predicts."""
-
-    last = "last"
-    best = "best"
-
-
-class Crops(StrEnum):
-    """The crops that predict: five and their reflections, or the centre crop alone."""
-
-    ten = "ten"
-    centre = "centre"
-
+# AlexNet's two groups of filters lie together on one device, or each half on its own.
+Layout = StrEnum("Layout", "grouped halves")
+InitScheme = StrEnum("InitScheme", "he gaussian")
+# After a convolution or a hidden fully connected layer.
+Activation = StrEnum("Activation", "relu tanh")
+# Dropout makes up for zeroed outputs: it scales kept ones up in training, or all of them down at test.
+DropoutScaling = StrEnum("DropoutScaling", "train test")
+# Pixels are centred by mean and deviation of the training set or of ImageNet, or by a mean image, that of 2012: pixels
+# stay on the scale 0…255, minus the training set's mean at each position.
+Normalisation = StrEnum("Normalisation", "dataset imagenet mean_image")
+# The length of a colour shift along a principal direction: the root of its eigenvalue (the release of 2012), or the
+# eigenvalue (the paper). The covariance is that of pixels on the scale [0, 1]: on 0…255, eigenvalues would be
+# shifts of a thousand grey levels.
+ColourScale = StrEnum("ColourScale", "root eigenvalue")
+Decay = StrEnum("Decay", "plateau fixed")
+# Momentum holds past gradients, scaled by the current rate, or past updates, scaled when made.
+Velocity = StrEnum("Velocity", "unscaled scaled")
+# The checkpoint of a finished stage that predicts.
+KeptCheckpoint = StrEnum("KeptCheckpoint", "last best")
+# The crops that predict: five and their reflections, or the centre crop alone.
+Crops = StrEnum("Crops", "ten centre")
 
 CONVS = ("conv1", "conv2", "conv3", "conv4", "conv5", "conv6")
 # Nothing pools or normalises between these.
@@ -197,9 +140,7 @@ class InitSettings:
     biased: tuple[str, ...] = ("conv2", "conv4", "conv5", "conv6", "fc6", "fc7")
 
     def __post_init__(self) -> None:
-        require_least(self, 0, "std")
-        for layer, std in self.layer_std.items():
-            require(std >= 0, f"layer_std.{layer}={std}: give 0 or more")
+        require_least(self, 0, "std", "layer_std")
 
 
 @dataclass(frozen=True)
@@ -230,9 +171,7 @@ class OptimizerSettings:
         require(0 <= self.momentum < 1, f"momentum={self.momentum}: give a value in [0, 1)")
         require(self.batch_size > 0, f"batch_size={self.batch_size}: give a positive count")
         require(self.bias_lr_scale > 0, f"bias_lr_scale={self.bias_lr_scale}: give a positive factor")
-        require_least(self, 0, "weight_decay", "clip_norm")
-        for layer, decay in self.layer_decay.items():
-            require(decay >= 0, f"layer_decay.{layer}={decay}: give 0 or more")
+        require_least(self, 0, "weight_decay", "clip_norm", "layer_decay")
 
 
 @dataclass(frozen=True)
@@ -247,10 +186,8 @@ class RateChange:
     layers: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        require_least(self, 0, "after_updates")
+        require_least(self, 0, "after_updates", "layers")
         require(0 <= self.after_share <= 1, f"after_share={self.after_share}: give a share in [0, 1]")
-        for layer, factor in self.layers.items():
-            require(factor >= 0, f"layers.{layer}={factor}: give 0 or more")
 
 
 @dataclass(frozen=True)
@@ -349,5 +286,4 @@ class Recipe(TrainingSettings):
     lr_scale: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for layer, factor in self.lr_scale.items():
-            require(factor >= 0, f"lr_scale.{layer}={factor}: give 0 or more")
+        require_least(self, 0, "lr_scale")

@@ -1,7 +1,7 @@
 from .atomic import (
     TEMPORARY_PREFIX as TEMPORARY_PREFIX,
     atomic_folder as atomic_folder,
-    fsync_folder as fsync_folder,
+    fsync as fsync,
     parse_json as parse_json,
     remove_leftovers as remove_leftovers,
     replacing as replacing,
@@ -29,3 +29,4 @@ from .fence import fence_of as fence_of, raise_fence as raise_fence
 from .finished import Finished as Finished, read_finished as read_finished, write_finished as write_finished
 from .heartbeat import beat as beat, beating as beating, silent as silent
 from .lock import is_locked as is_locked, locked as locked
+from .tensor_file import Written as Written, written as written

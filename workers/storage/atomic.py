@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -42,12 +43,8 @@ def storage_errors(path: Path) -> Iterator[None]:
         raise
 
 
-def fsync_folder(folder: Path) -> None:
-    """Makes the names inside `folder` durable."""
-    _fsync(folder)
-
-
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
+    """Makes a file's content, or the names inside a folder, durable."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -58,8 +55,8 @@ def _fsync(path: Path) -> None:
 def _fsync_tree(folder: Path) -> None:
     for parent, _, names in os.walk(folder):
         for name in names:
-            _fsync(Path(parent, name))
-        _fsync(Path(parent))
+            fsync(Path(parent, name))
+        fsync(Path(parent))
 
 
 @contextmanager
@@ -80,7 +77,7 @@ def replacing(path: Path, check: Check = unfenced) -> Iterator[IO[bytes]]:
             temporary.chmod(0o666 & ~_UMASK)
             check()
             temporary.replace(path)
-            fsync_folder(path.parent)
+            fsync(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -110,19 +107,30 @@ def atomic_folder(target: Path, check: Check = unfenced) -> Iterator[Path]:
     Raises:
         StorageError: `target` already exists at the end, or storage fails.
     """
+
+    def commit(folder: Path) -> None:
+        if target.exists():
+            # Checked here, because the rename would silently replace an empty folder.
+            raise StorageError(f"{target}: already exists: another process writes to {target.parent}; stop one")
+        check()
+        folder.rename(target)
+
+    with _temporary_folder(target, commit) as temporary:
+        yield temporary
+
+
+@contextmanager
+def _temporary_folder(target: Path, commit: Callable[[Path], None]) -> Iterator[Path]:
     with storage_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY_PREFIX}{target.name}-", dir=target.parent))
         try:
             yield temporary
             _fsync_tree(temporary)
-            if target.exists():
-                # Checked here, because the rename would silently replace an empty folder.
-                raise StorageError(f"{target}: already exists: another process writes to {target.parent}; stop one")
-            check()
-            temporary.rename(target)
-            fsync_folder(target.parent)
+            commit(temporary)
+            fsync(target.parent)
         finally:
+            # After an exchange of names, this is the old folder.
             shutil.rmtree(temporary, ignore_errors=True)
 
 
@@ -154,18 +162,9 @@ def replacing_folder(target: Path) -> Iterator[Path]:
     Every file inside is fsynced before. If the file system cannot exchange names (NFS, macOS), there is no folder for
     an instant, but never a mix of old and new files.
     """
-    with storage_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY_PREFIX}{target.name}-", dir=target.parent))
-        try:
-            yield temporary
-            temporary.chmod(0o777 & ~_UMASK)
-            _fsync_tree(temporary)
-            _take_place(temporary, target)
-            fsync_folder(target.parent)
-        finally:
-            # After an exchange of names, this is the old folder.
-            shutil.rmtree(temporary, ignore_errors=True)
+    with _temporary_folder(target, partial(_take_place, target=target)) as temporary:
+        yield temporary
+        temporary.chmod(0o777 & ~_UMASK)
 
 
 def _take_place(folder: Path, target: Path) -> None:

@@ -217,11 +217,7 @@ def newest_step(folder: Path) -> int:
 
 
 def prune(
-    folder: Path,
-    best_step: int | None,
-    verified: Collection[int] = (),
-    keep_last: int = 2,
-    check: Check = unfenced,
+    folder: Path, best_step: int | None, verified: Collection[int] = (), keep_last: int = 2, check: Check = unfenced
 ) -> set[int]:
     """Deletes all checkpoints but the best and the `keep_last` newest valid ones, and returns the steps of the latter.
 

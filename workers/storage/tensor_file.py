@@ -9,9 +9,12 @@ import json
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO
 
 import numpy as np
+
+from workers.storage.atomic import sha256_of
 
 # Fits a core's L2 cache, so that the write reads it from there after the hash.
 _PIECE_BYTES = 1 << 20
@@ -25,6 +28,11 @@ class Written:
 
     size: int
     sha256: str
+
+
+def written(path: Path) -> Written:
+    """Reads a file and returns its size and sha256."""
+    return Written(path.stat().st_size, sha256_of(path))
 
 
 def safetensors_pieces(tensors: Mapping[str, np.ndarray]) -> Iterator[memoryview | bytes]:

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from workers.errors import DataError
-from workers.models import beside, build, outline, saved_parts_of, whole_shape
+from workers.models import build, fill, outline, saved_parts_of, whole_shape
 from workers.protocol import InitFile
 from workers.settings import ModelSettings
 from workers.training.optimizer import layer_of
@@ -28,17 +28,8 @@ _PICKLES = (".pth", ".pt")
 _SAFETENSORS = ".safetensors"
 # What the loaders raise on bytes that are not such a file; a damaged pickle fails wherever the damage is.
 _UNREADABLE = (
-    pickle.UnpicklingError,
-    SafetensorError,
-    RuntimeError,
-    EOFError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    AssertionError,
-    OverflowError,
-    zipfile.BadZipFile,
+    *(pickle.UnpicklingError, SafetensorError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError, TypeError),
+    *(LookupError, AttributeError, AssertionError, OverflowError),
 )
 _log = logging.getLogger(__name__)
 
@@ -60,29 +51,18 @@ def load_init_file(model: nn.Module, given: InitFile, reset: Collection[str]) ->
     unused = [name for name in tensors if name not in own]
     if unused:
         _log.info("%s: %d tensors of layers that the model lacks, as %s", given.path, len(unused), unused[0])
-    with torch.no_grad():
-        for name, parts in wanted.items():
-            for part, value in beside(parts, tensors[name]):
-                part.copy_(value)
+    fill(wanted, tensors)
 
 
 def check_init_file(given: InitFile, model: ModelSettings, num_classes: int, reset: Collection[str]) -> None:
-    """Checks that `load_init_file` would succeed; `reset` may name several layers at once, such as `head`.
-
-    Raises:
-        DataError: as `load_init_file`.
-    """
+    """Raises as `load_init_file` would; `reset` may name several layers at once, such as `head`."""
     with torch.device("meta"):
         built = build(model, num_classes)
     load_init_file(built, given, outline(model, num_classes).select_all(reset))
 
 
 def read_init_file(given: InitFile) -> dict[str, Tensor]:
-    """Returns the file's tensors by name, on the CPU; compares its sha256 before parsing it.
-
-    Raises:
-        DataError: as `load_init_file`.
-    """
+    """Returns the file's tensors by name, on the CPU, after it compared the sha256; raises as `load_init_file`."""
     try:
         data = Path(given.path).read_bytes()
     except OSError as error:

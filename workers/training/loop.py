@@ -1,8 +1,9 @@
 """Trains one stage: epochs of updates, errors after each epoch, and a state from which any update can resume."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,8 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from workers.data.loading import TrainingBatches
 from workers.errors import Diverged
 from workers.numerics import autocast
-from workers.protocol import Numerics
-from workers.settings import OptimizerSettings, ScheduleSettings
+from workers.protocol import StageSpec
 from workers.training.batch_norm import batch_norms, set_modes
 from workers.training.evaluation import Evaluation, main_logits, mean_loss
 from workers.training.layer_rates import Phase
@@ -43,9 +43,6 @@ class TrainState:
     at_chance: bool = False
     rates: tuple[float, ...] = ()
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "TrainState":
         nested = {"schedule": ScheduleState(**value["schedule"]), "sums": EpochSums(**value["sums"])}
@@ -53,31 +50,21 @@ class TrainState:
 
 
 @dataclass(frozen=True)
-class EpochErrors:
-    """Errors after an epoch: `dev` decides on the schedule, `val` is only reported."""
-
-    dev: Evaluation
-    val: Evaluation
-
-
-@dataclass(frozen=True)
 class Stage:
     """All that the loop works on.
 
+    `evaluate` returns errors on dev, which decides on the schedule, and on val, which is only reported.
     A net with an error below `learnt_below_*` is no longer guessing. `later` are the phases of layers' rates that
     `optimizer` was built with.
     """
 
+    spec: StageSpec
     model: nn.Module
     optimizer: torch.optim.SGD
     batches: TrainingBatches
-    optimizer_settings: OptimizerSettings
-    schedule: ScheduleSettings
-    numerics: Numerics
-    seed: int
     learnt_below_dev: float
     learnt_below_val: float
-    evaluate: Callable[[], EpochErrors]
+    evaluate: Callable[[], tuple[Evaluation, Evaluation]]
     log: Callable[[int, float, Mapping[str, float]], None]
     after_update: Callable[[TrainState, bool], None]
     later: tuple[Phase, ...] = ()
@@ -89,12 +76,12 @@ def train(stage: Stage, state: TrainState) -> TrainState:
     `after_update(state, epoch_ended)` may save, or raise to stop.
     """
     per_epoch = stage.batches.per_epoch
-    total = per_epoch * stage.schedule.epochs
+    total = per_epoch * stage.spec.recipe.schedule.epochs
     clock = _Stopwatch()
     log_every = max(1, min(50, per_epoch // 2))
-    rates = LearningRates(stage.optimizer, stage.optimizer_settings.velocity, stage.later, state.rates)
+    rates = LearningRates(stage.optimizer, stage.spec.recipe.optimizer.velocity, stage.later, state.rates)
     norms = batch_norms(stage.model)
-    while state.step < total and not has_stalled(state.schedule, stage.schedule):
+    while state.step < total and not has_stalled(state.schedule, stage.spec.recipe.schedule):
         epoch, index = divmod(state.step, per_epoch)
         state = _update(stage, state, epoch, index, clock, rates, norms)
         epoch_ended = state.step % per_epoch == 0
@@ -118,15 +105,18 @@ def _update(
     """One update of momentum SGD."""
     with clock.waiting():
         batch = stage.batches.draw(epoch, index)
-    device = stage.numerics.device
+    device = stage.spec.numerics.device
     images, labels = batch.images.to(device, non_blocking=True), batch.labels.to(device, non_blocking=True)
-    rates.set(learning_rate(stage.optimizer_settings.lr, state.schedule, state.step, stage.schedule), state.step)
+    rates.set(
+        learning_rate(stage.spec.recipe.optimizer.lr, state.schedule, state.step, stage.spec.recipe.schedule),
+        state.step,
+    )
     if not stage.model.training:
         stage.model.train()
     set_modes(norms, len(labels))
     # Dropout depends on (seed, step) only, so no generator state has to be saved.
-    torch.manual_seed((stage.seed * 1_000_003 + state.step) % 2**63)
-    with autocast(stage.numerics):
+    torch.manual_seed((stage.spec.seed * 1_000_003 + state.step) % 2**63)
+    with autocast(stage.spec.numerics):
         outputs = stage.model(images)
     loss = mean_loss(outputs, labels)
     stage.optimizer.zero_grad()
@@ -149,7 +139,7 @@ def _refuse_divergence(stage: Stage, step: int, loss: float) -> None:
     if not (torch.isfinite(norm) and torch.isfinite(torch.tensor(loss))):
         message = f"update {step}: loss {loss}, gradient norm {norm.item()}; lower optimizer.lr or set clip_norm"
         raise Diverged(message, step=step)
-    limit = stage.optimizer_settings.clip_norm
+    limit = stage.spec.recipe.optimizer.clip_norm
     if limit > 0:
         torch.nn.utils.clip_grads_with_norm_(stage.model.parameters(), limit, norm)
 
@@ -157,23 +147,24 @@ def _refuse_divergence(stage: Stage, step: int, loss: float) -> None:
 def _end_epoch(stage: Stage, state: TrainState, clock: "_Stopwatch") -> TrainState:
     """Scores the epoch, advances the schedule, and notes whether this is the best epoch so far."""
     timing = clock.lap()
-    errors = stage.evaluate()
+    settings = stage.spec.recipe.schedule
+    dev, val = stage.evaluate()
     clock.restart()
-    if not (errors.dev.finite and errors.val.finite):
+    if not (dev.finite and val.finite):
         message = f"after update {state.step}: outputs on held-out images are not finite; lower optimizer.lr"
         raise Diverged(message, step=state.step)
-    schedule = after_epoch(state.schedule, errors.dev.top1_error, stage.schedule, stage.learnt_below_dev)
-    improved = errors.dev.top1_error < state.schedule.best_error
-    flagged_from = whole_epochs(stage.schedule.at_chance_after, stage.schedule.epochs)
-    at_chance = schedule.epochs >= flagged_from and errors.val.top1_error >= stage.learnt_below_val
-    rate = learning_rate(stage.optimizer_settings.lr, state.schedule, state.step - 1, stage.schedule)
+    schedule = after_epoch(state.schedule, dev.top1_error, settings, stage.learnt_below_dev)
+    improved = dev.top1_error < state.schedule.best_error
+    flagged_from = whole_epochs(settings.at_chance_after, settings.epochs)
+    at_chance = schedule.epochs >= flagged_from and val.top1_error >= stage.learnt_below_val
+    rate = learning_rate(stage.spec.recipe.optimizer.lr, state.schedule, state.step - 1, settings)
     metrics = {
         **_running(state.sums),
         **timing,
         "lr": rate,
-        "dev/top1_error": errors.dev.top1_error,
-        "val/top1_error": errors.val.top1_error,
-        "val/top5_error": errors.val.top5_error,
+        "dev/top1_error": dev.top1_error,
+        "val/top1_error": val.top1_error,
+        "val/top5_error": val.top5_error,
         "at_chance": float(at_chance),
     }
     stage.log(state.step, float(schedule.epochs), metrics)
@@ -182,8 +173,8 @@ def _end_epoch(stage: Stage, state: TrainState, clock: "_Stopwatch") -> TrainSta
         schedule=schedule,
         sums=EpochSums(),
         best_step=state.step if improved or state.best_step is None else state.best_step,
-        dev_error=errors.dev.top1_error,
-        val_error=errors.val.top1_error,
+        dev_error=dev.top1_error,
+        val_error=val.top1_error,
         at_chance=at_chance,
     )
 
@@ -201,25 +192,14 @@ class _Stopwatch:
     def restart(self) -> None:
         self.images, self._waited, self._since = 0, 0.0, time.perf_counter()
 
-    def waiting(self) -> "_Wait":
-        return _Wait(self)
-
-    def add_wait(self, seconds: float) -> None:
-        self._waited += seconds
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        since = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - since
 
     def lap(self) -> dict[str, float]:
         elapsed = max(time.perf_counter() - self._since, 1e-9)
         timing = {"images_per_second": self.images / elapsed, "data_wait": self._waited / elapsed}
         self.restart()
         return timing
-
-
-class _Wait:
-    def __init__(self, stopwatch: _Stopwatch) -> None:
-        self._stopwatch = stopwatch
-
-    def __enter__(self) -> None:
-        self._since = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self._stopwatch.add_wait(time.perf_counter() - self._since)

@@ -42,8 +42,6 @@ def build_optimizer(
     A group's `scales` are its factors in each phase, the first included.
 
     Args:
-        model: the model to train.
-        settings: the optimizer's settings.
         freeze: layers that never change.
         lr_scale: factors of the learning rate by layer in the first phase.
         later: the phases after it.

@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Self
 
@@ -167,18 +167,12 @@ class Saver:
     def _commit(self, state: TrainState, copied: Copied) -> Checkpoint:
         """Runs in the writing thread; syncs metrics first: a checkpoint means that its metrics are on disk."""
         self._metrics.sync()
+        folder, train, check = self._folder, {"train": asdict(state)}, self._fence.check
         checkpoint = write_checkpoint(
-            self._folder,
-            state.step,
-            copied.model,
-            copied.optimizer,
-            {"train": state.to_json()},
-            self._identity,
-            self._mark.beat,
-            self._fence.check,
+            folder, state.step, copied.model, copied.optimizer, train, self._identity, self._mark.beat, check
         )
         known = {*self._verified, checkpoint.step}
-        self._verified = prune(self._folder, state.best_step, known, check=self._fence.check)
+        self._verified = prune(folder, state.best_step, known, check=check)
         return checkpoint
 
     def _look(self) -> None:

@@ -4,7 +4,6 @@ import hashlib
 import logging
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -14,7 +13,7 @@ from workers import numerics
 from workers.data.loading import TrainingBatches, centre_batches, num_batches, pixel_statistics
 from workers.data.store import Store, open_on_node
 from workers.errors import DataError, StorageError
-from workers.models import Outline, beside, build, initialise, outline, parts_of, place, saved_parts_of, whole_shape
+from workers.models import Outline, build, fill, initialise, outline, parts_of, place, saved_parts_of, whole_shape
 from workers.protocol import StageResult, StageSpec
 from workers.settings import KeptCheckpoint
 from workers.storage import (
@@ -36,7 +35,7 @@ from workers.training.augmented import augmented_sheet
 from workers.training.evaluation import Evaluation, evaluate
 from workers.training.init_file import load_init_file
 from workers.training.layer_rates import Phase, later_phases
-from workers.training.loop import EpochErrors, Stage, TrainState, train
+from workers.training.loop import Stage, TrainState, train
 from workers.training.metrics import MetricsLog, StepMark, cut_back
 from workers.training.optimizer import build_optimizer, check_layers, check_trained, layer_of, load_momentum
 from workers.training.saver import Saver, Snapshot
@@ -84,33 +83,30 @@ def run_stage(spec: StageSpec, should_stop: Callable[[], bool]) -> StageResult:
     check_trained(set(found.layers) - frozen, lr_scale, later, per_epoch * spec.recipe.schedule.epochs)
     if spec.stage_dir.is_dir():
         remove_leftovers(spec.stage_dir, check=check)
-    begun = _begin(spec, found, model, optimizer)
-    _log.info("%s/%s: from update %d", spec.member, spec.stage, begun.state.step)
-    if begun.resumed is None:
+    state, resumed = _begin(spec, found, model, optimizer)
+    _log.info("%s/%s: from update %d", spec.member, spec.stage, state.step)
+    if resumed is None:
         write_bytes(spec.stage_dir / layout.AUGMENTED, augmented_sheet(store, spec.recipe, spec.seed), check)
     metrics_path = spec.stage_dir / layout.METRICS
-    cut_back(metrics_path, begun.state.step, check)
+    cut_back(metrics_path, state.step, check)
     with closing(MetricsLog(metrics_path)) as metrics, closing(StepMark(spec.stage_dir / layout.STEP)) as mark:
         # Both are open now. A newer attempt puts other files under their names, so no later write can reach its files.
         check()
-        mark.set(begun.state.step)
+        mark.set(state.step)
         snapshot = Snapshot(model, optimizer)
         classes = hashlib.sha256("\n".join(store.classes).encode()).hexdigest()
-        with Saver(spec, store.digest, snapshot, metrics, mark, should_stop, begun.resumed, classes) as saver:
-            final = train(_assemble(spec, store, model, optimizer, later, metrics, saver, mark), begun.state)
-            return _result(spec, final, saver.finish(final), resumed_from=begun.state.step)
+        with Saver(spec, store.digest, snapshot, metrics, mark, should_stop, resumed, classes) as saver:
+            final = train(_assemble(spec, store, model, optimizer, later, metrics, saver, mark), state)
+            return _result(spec, final, saver.finish(final), resumed_from=state.step)
 
 
-@dataclass(frozen=True)
-class _Begun:
-    """The state that training continues from; `resumed` is None at a fresh start."""
+def _begin(
+    spec: StageSpec, found: Outline, model: nn.Module, optimizer: torch.optim.SGD
+) -> tuple[TrainState, Checkpoint | None]:
+    """Fills model and optimizer, and returns the state and the checkpoint to resume from; None at a fresh start.
 
-    state: TrainState
-    resumed: Checkpoint | None
-
-
-def _begin(spec: StageSpec, found: Outline, model: nn.Module, optimizer: torch.optim.SGD) -> _Begun:
-    """Fills model and optimizer; the arrays read from disk are freed before training starts."""
+    The arrays read from disk are freed before training starts.
+    """
     saved = newest_checkpoint(
         spec.stage_dir / layout.CHECKPOINTS,
         lambda found: _misfit(found, spec, model, optimizer),
@@ -118,10 +114,10 @@ def _begin(spec: StageSpec, found: Outline, model: nn.Module, optimizer: torch.o
     )
     if saved is None:
         _start(model, found, spec)
-        return _Begun(TrainState(), None)
+        return TrainState(), None
     _load_weights(model, saved, only=None)
     load_momentum(model, optimizer, {name: torch.from_numpy(value) for name, value in saved.optimizer.items()})
-    return _Begun(TrainState.from_json(saved.state["train"]), saved.checkpoint)
+    return TrainState.from_json(saved.state["train"]), saved.checkpoint
 
 
 def _misfit(saved: Contents, spec: StageSpec, model: nn.Module, optimizer: torch.optim.SGD) -> str:
@@ -163,9 +159,9 @@ def _start(model: nn.Module, found: Outline, spec: StageSpec) -> None:
 
 def _load_weights(model: nn.Module, weights: Weights, only: set[str] | None) -> None:
     """Copies weights by name; the shapes must be equal. `only` names the layers to copy; None copies all."""
-    for name, parts in saved_parts_of(model).items():
-        if only is not None and layer_of(name) not in only:
-            continue
+    every = saved_parts_of(model)
+    wanted = {name: parts for name, parts in every.items() if only is None or layer_of(name) in only}
+    for name, parts in wanted.items():
         value, shape = weights.model.get(name), whole_shape(parts)
         if value is None or value.shape != shape:
             found = "missing" if value is None else f"{value.shape}"
@@ -173,9 +169,7 @@ def _load_weights(model: nn.Module, weights: Weights, only: set[str] | None) -> 
                 f"{weights.checkpoint.folder}: {name} is {found}, the model wants {shape}; "
                 f"add {layer_of(name)} to the stage's reset"
             )
-        with torch.no_grad():
-            for part, saved in beside(parts, torch.from_numpy(value)):
-                part.copy_(saved)
+    fill(wanted, weights.model)
 
 
 def _assemble(
@@ -195,15 +189,16 @@ def _assemble(
         raise DataError(f"{spec.store}: no dev or val images to schedule by; raise dev_fraction or val_fraction")
     scored = "val" if store.counts.get("val") else steering
 
-    def errors() -> EpochErrors:
+    def errors() -> tuple[Evaluation, Evaluation]:
         def on(split: str) -> Evaluation:
             batches = centre_batches(store, split, statistics, settings.model.input_size)
             return evaluate(model, beating(batches, mark.beat), spec.numerics)
 
         dev = on(steering)
-        return EpochErrors(dev, dev if scored == steering else on(scored))
+        return dev, dev if scored == steering else on(scored)
 
     return Stage(
+        spec=spec,
         model=model,
         optimizer=optimizer,
         batches=TrainingBatches(
@@ -215,10 +210,6 @@ def _assemble(
             input_size=settings.model.input_size,
             colour_epochs=whole_epochs(settings.augmentation.colour_until, settings.schedule.epochs),
         ),
-        optimizer_settings=settings.optimizer,
-        schedule=settings.schedule,
-        numerics=spec.numerics,
-        seed=spec.seed,
         learnt_below_dev=chance_threshold(store.num_classes, store.counts[steering]),
         learnt_below_val=chance_threshold(store.num_classes, store.counts[scored]),
         evaluate=errors,

@@ -10,7 +10,6 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 from fake_stages import make_plan, make_stage
@@ -58,9 +57,11 @@ def _wanted(plan=None):
 
 
 def begin(run, pixels="pixels 1", **chosen):
-    placed = SimpleNamespace(**{"numerics": Numerics(), "line": "", "lacked": "", **chosen})
     run.begin(
-        {"target": pixels}, {"target": run.paths.root}, lambda: placed, lambda folder: folder.mkdir(exist_ok=True)
+        {"target": pixels},
+        {"target": run.paths.root},
+        lambda record: replace(record, **chosen),
+        lambda folder: folder.mkdir(exist_ok=True),
     )
 
 
@@ -182,12 +183,12 @@ def test_what_killed_writers_left_goes_when_the_run_goes_on_but_for_a_stages_own
 
 def test_open_run_of_the_same_plan_resumes_with_the_id_crops_and_numerics_of_the_first_start(tmp_path):
     settled, wanted = Numerics(threads=8, precision="bf16", kernels="compiled"), replace(_wanted(), crops=Crops.centre)
-    first = read_record(_begin(tmp_path / "run", wanted, numerics=settled, line="8 threads each"))
+    first = read_record(_begin(tmp_path / "run", wanted, numerics=settled, placement="8 threads each"))
     with open_run(tmp_path / "run", wanted) as run:
         assert not run.new
         kept = (run.record.run_id, run.record.numerics, run.record.placement, run.record.crops)
         assert kept == (first.run_id, settled, "8 threads each", Crops.centre)
-        begin(run, numerics=Numerics(), line="another")
+        begin(run, numerics=Numerics(), placement="another")
     assert read_record(run.paths).numerics == settled
 
 

@@ -78,7 +78,7 @@ def closed_port():
 @pytest.fixture(autouse=True)
 def patience(monkeypatch):
     """A busy machine may take its time to end a run."""
-    monkeypatch.setattr("orchestrator.tracking.mlflow_tracker.CLOSE_S", 60)
+    monkeypatch.setattr("orchestrator.tracking.tracker.CLOSE_S", 60)
 
 
 def wait_until(holds, timeout_s=60):
@@ -218,8 +218,8 @@ def test_new_run_on_a_silent_host_is_refused():
 
 @pytest.mark.parametrize(("required", "new"), [(False, True), (True, False)])
 def test_store_that_is_away_stops_neither_optional_nor_resumed_runs(closed_port, caplog, required, new, monkeypatch):
-    monkeypatch.setattr("orchestrator.tracking.mlflow_tracker.CLOSE_S", 0.3)
-    monkeypatch.setattr("orchestrator.tracking.mlflow_tracker.REFUSED_S", 0.2)
+    monkeypatch.setattr("orchestrator.tracking.tracker.CLOSE_S", 0.3)
+    monkeypatch.setattr("orchestrator.tracking.tracker.REFUSED_S", 0.2)
     with caplog.at_level(logging.WARNING):
         tracker = opened(f"http://127.0.0.1:{closed_port}", required=required, new=new)
         tracker.stage_started(OTHER)

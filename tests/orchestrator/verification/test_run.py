@@ -127,7 +127,7 @@ def alter_weights(paths):
 
 
 def alter_checkpoint(paths):
-    """Other weights, with a manifest, sealed anew, and a DONE.json that fit them."""
+    """Writes other weights, with a manifest sealed again and a DONE.json that fit them."""
     folder = paths.members / "base1" / "train" / "checkpoints" / "step-00000010"
     flip(folder / "model.safetensors")
     manifest = json.loads((folder / "MANIFEST.json").read_text())

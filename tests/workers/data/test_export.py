@@ -11,7 +11,6 @@ from workers.data import export as contact_sheet
 from workers.data.export import Band, Tile, draw, prepared_sheet
 from workers.data.loading import Windows, crop, pixel_statistics, to_input
 from workers.data.store import Store, open_store
-from workers.protocol import StageSpec
 from workers.settings import AugmentationSettings, ModelSettings, Normalisation, ScheduleSettings, TrainingSettings
 from workers.training import augmented, run_stage
 from workers.training.augmented import augmented_sheet, to_pixels
@@ -40,7 +39,7 @@ def tiles_of(monkeypatch: pytest.MonkeyPatch, module: object) -> list[Band]:
     return found
 
 
-def test_draw_tile_shows_its_pixels_on_a_transparent_sheet() -> None:
+def test_draw_tile_shows_its_pixels_on_a_transparent_sheet():
     tile = np.random.default_rng(0).integers(0, 256, (28, 28, 3), dtype=np.uint8)
     sheet = opened(draw([Band("title", [Tile(tile, "a caption that is far too long for one tile of a sheet")])], 1))
     pixels = np.asarray(sheet)
@@ -50,7 +49,7 @@ def test_draw_tile_shows_its_pixels_on_a_transparent_sheet() -> None:
     assert (shown[..., 3] == 255).all()
 
 
-def test_prepared_sheet_shows_every_split_and_class_by_name(digits: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prepared_sheet_shows_every_split_and_class_by_name(digits, monkeypatch):
     bands = tiles_of(monkeypatch, contact_sheet)
     png = prepared_sheet(digits)
     assert [band.title.split(":")[0] for band in bands] == ["train", "dev", "val", "test"]
@@ -66,7 +65,7 @@ def test_prepared_sheet_shows_every_split_and_class_by_name(digits: Store, monke
 
 
 @pytest.mark.parametrize("normalisation", list(Normalisation))
-def test_to_pixels_undoes_normalisation_exactly(digits: Store, normalisation: Normalisation) -> None:
+def test_to_pixels_undoes_normalisation_exactly(digits, normalisation):
     statistics = pixel_statistics(digits, AugmentationSettings(normalisation=normalisation))
     windows = Windows(np.array([[0, 2], [1, 1]]), np.array([True, False]))
     pixels = crop(digits.images("train"), np.array([3, 4]), windows.offsets, windows.flips, 16)
@@ -74,7 +73,7 @@ def test_to_pixels_undoes_normalisation_exactly(digits: Store, normalisation: No
     np.testing.assert_array_equal(to_pixels(inputs, statistics, windows), pixels)
 
 
-def test_augmented_sheet_shows_windows_of_the_image_beside_them(digits: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_augmented_sheet_shows_windows_of_the_image_beside_them(digits, monkeypatch):
     bands = tiles_of(monkeypatch, augmented)
     settings = TrainingSettings(model=SEEN.model, augmentation=AugmentationSettings(colour_std=0, reflect=False))
     augmented_sheet(digits, settings, seed=5)
@@ -89,7 +88,7 @@ def test_augmented_sheet_shows_windows_of_the_image_beside_them(digits: Store, m
         assert any(np.array_equal(tile.pixels, window) for window in windows)
 
 
-def test_augmented_sheet_shifts_colours_when_training_does(digits: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_augmented_sheet_shifts_colours_when_training_does(digits, monkeypatch):
     augmentation = AugmentationSettings(colour_std=2.0, colour_until=0.5, random_crop=False, reflect=False)
     settings = TrainingSettings(model=SEEN.model, augmentation=augmentation, schedule=ScheduleSettings(epochs=4))
     bands = tiles_of(monkeypatch, augmented)
@@ -100,7 +99,7 @@ def test_augmented_sheet_shifts_colours_when_training_does(digits: Store, monkey
     assert [np.array_equal(tile.pixels, plain) for tile in seen] == [False, False, True, True]
 
 
-def test_run_stage_keeps_the_sheet_of_its_own_draws(tiny_spec: StageSpec) -> None:
+def test_run_stage_keeps_the_sheet_of_its_own_draws(tiny_spec):
     run_stage(tiny_spec, lambda: False)
     kept = (tiny_spec.stage_dir / "augmented.png").read_bytes()
     store = open_store(tiny_spec.store)

@@ -49,7 +49,7 @@ def file_size_limit(num_bytes: int) -> Iterator[None]:
 
 @pytest.mark.parametrize("reflect", [False, True])
 @pytest.mark.parametrize("crops", Crops)
-def test_crops_are_the_mean_probability_over_the_published_windows(reflect: bool, crops: Crops) -> None:
+def test_crops_are_the_mean_probability_over_the_published_windows(reflect, crops):
     image = np.random.default_rng(0).integers(0, 4, (1, 6, 6, 3), dtype=np.uint8)
     corners = [(0, 0), (0, 2), (1, 1), (2, 0), (2, 2)] if crops is Crops.ten else [(1, 1)]
     seen = [float(image[0, top, left, 0]) for top, left in corners]
@@ -70,7 +70,7 @@ def trained(tiny_spec: StageSpec) -> PredictSpec:
     )
 
 
-def test_predictions_are_probabilities_of_every_row_and_say_whose(trained: PredictSpec) -> None:
+def test_predictions_are_probabilities_of_every_row_and_say_whose(trained):
     described = {one.split: one for one in predict(trained, never)}
     store = open_store(trained.store)
     for split in ("val", "test"):
@@ -83,7 +83,7 @@ def test_predictions_are_probabilities_of_every_row_and_say_whose(trained: Predi
     assert described["test"].checkpoint == "step-00000003"
 
 
-def test_centre_crop_predictions_miss_as_many_as_the_stage_said_of_val(trained: PredictSpec) -> None:
+def test_centre_crop_predictions_miss_as_many_as_the_stage_said_of_val(trained):
     predict(replace(trained, crops=Crops.centre), never)
     store = open_store(trained.store)
     labels, guesses = store.labels("val"), np.load(trained.predictions_dir / "val.npy").argmax(axis=1)
@@ -96,18 +96,18 @@ def test_centre_crop_predictions_miss_as_many_as_the_stage_said_of_val(trained: 
     assert not np.allclose(centre, ten, atol=1e-4)
 
 
-def test_predictions_on_full_storage_are_a_storage_error_and_leave_no_file(trained: PredictSpec) -> None:
+def test_predictions_on_full_storage_are_a_storage_error_and_leave_no_file(trained):
     with pytest.raises(StorageError, match=r"val\.npy"), file_size_limit(1000):
         predict(trained, never)
     assert not list(trained.predictions_dir.iterdir())
 
 
-def test_predictions_asked_to_stop_end_after_the_block_and_keep_the_splits_that_are_whole(trained: PredictSpec) -> None:
+def test_predictions_asked_to_stop_end_after_the_block_and_keep_the_splits_that_are_whole(trained):
     store = open_store(trained.store)
     num_blocks = -(-store.counts["val"] // 32)
     asked: list[bool] = []
 
-    def should_stop() -> bool:
+    def should_stop():
         asked.append(len(asked) > num_blocks)
         return asked[-1]
 
@@ -117,7 +117,7 @@ def test_predictions_asked_to_stop_end_after_the_block_and_keep_the_splits_that_
     assert sorted(path.name for path in trained.predictions_dir.iterdir()) == ["val.json", "val.npy"]
 
 
-def test_weights_other_than_done_json_names_are_refused(trained: PredictSpec) -> None:
+def test_weights_other_than_done_json_names_are_refused(trained):
     path = trained.stage_dir / "DONE.json"
     done = json.loads(path.read_text())
     path.write_text(json.dumps({**done, "checkpoint_sha256": "0" * 64}))
@@ -126,16 +126,14 @@ def test_weights_other_than_done_json_names_are_refused(trained: PredictSpec) ->
 
 
 @pytest.mark.parametrize("passing", [True, False])
-def test_nan_is_computed_again_once_and_never_written(
-    trained: PredictSpec, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, passing: bool
-) -> None:
+def test_nan_is_computed_again_once_and_never_written(trained, monkeypatch, caplog, passing):
     undisturbed = [one.sha256 for one in predict(replace(trained, predictions_dir=trained.stage_dir / "first"), never)]
     plain, calls = prediction.mean_over_crops, 0
 
-    def poisoned(*arguments: object) -> np.ndarray:
+    def poisoned(*arguments):
         nonlocal calls
         calls += 1
-        block = plain(*arguments)  # type: ignore[arg-type]
+        block = plain(*arguments)
         if calls == 2 or (calls > 2 and not passing):
             block[1, 0] = np.nan
         return block

@@ -20,25 +20,25 @@ def _pixels(side: int, seed: int, *, extreme: bool) -> np.ndarray:
 
 @needs_kernel
 @given(side=st.integers(1, 90), size=st.integers(1, 70), seed=st.integers(0, 9), extreme=st.booleans())
-def test_square_any_sides_same_bits_as_pillow(side: int, size: int, seed: int, extreme: bool) -> None:
+def test_square_any_sides_same_bits_as_pillow(side, size, seed, extreme):
     pixels = _pixels(side, seed, extreme=extreme)
     np.testing.assert_array_equal(resize.square(pixels, size), resize.by_pillow(pixels, size))
 
 
 @needs_kernel
 @pytest.mark.parametrize(("side", "size"), [(388, 256), (255, 256), (1999, 256), (513, 224)])
-def test_square_sizes_of_photographs_same_bits_as_pillow(side: int, size: int) -> None:
+def test_square_sizes_of_photographs_same_bits_as_pillow(side, size):
     pixels = _pixels(side, 0, extreme=False)
     np.testing.assert_array_equal(resize.square(pixels, size), resize.by_pillow(pixels, size))
 
 
 @needs_kernel
-def test_square_ordinary_pixels_use_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_square_ordinary_pixels_use_the_kernel(monkeypatch):
     monkeypatch.delattr(resize, "by_pillow")
     assert (resize.square(np.full((40, 40, 3), 77, np.uint8), 16) == 77).all()
 
 
-def test_square_without_kernel_or_with_odd_strides_is_pillows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_square_without_kernel_or_with_odd_strides_is_pillows(monkeypatch):
     pixels = _pixels(30, 1, extreme=False)
     odd = np.ascontiguousarray(pixels.transpose(2, 0, 1)).transpose(1, 2, 0)
     expected = resize.by_pillow(pixels, 16)
@@ -47,11 +47,6 @@ def test_square_without_kernel_or_with_odd_strides_is_pillows(monkeypatch: pytes
     np.testing.assert_array_equal(resize.square(pixels, 16), expected)
 
 
-def test_square_of_the_wanted_size_is_itself() -> None:
-    pixels = _pixels(16, 2, extreme=False)
-    np.testing.assert_array_equal(resize.square(pixels, 16), pixels)
-
-
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
-def test_the_kernel_is_built_where_there_is_a_compiler() -> None:
+def test_the_kernel_is_built_where_there_is_a_compiler():
     assert resize.is_built()

@@ -14,7 +14,7 @@ RELEASE = ModelSettings(num_convs=6, bottleneck=2048)
 NUM_CLASSES = 21_843
 
 
-def test_bottleneck_of_the_release_has_the_parameters_that_the_arithmetic_gives() -> None:
+def test_bottleneck_of_the_release_has_the_parameters_that_the_arithmetic_gives():
     convs_and_fc6_fc7 = 61_555_304 - 4_097_000
     expected = convs_and_fc6_fc7 + (4096 * 2048 + 2048) + (2048 * NUM_CLASSES + NUM_CLASSES)
     found = outline(RELEASE, NUM_CLASSES)
@@ -28,7 +28,7 @@ def test_bottleneck_of_the_release_has_the_parameters_that_the_arithmetic_gives(
     assert found.num_neurons - plain.num_neurons == 2048
 
 
-def test_bottleneck_lies_between_fc7_and_the_head_and_has_a_name_to_reset_and_freeze_by() -> None:
+def test_bottleneck_lies_between_fc7_and_the_head_and_has_a_name_to_reset_and_freeze_by():
     found = outline(SMALL, 10)
     assert tuple(found.layers)[-4:] == ("fc6", "fc7", "bottleneck", "fc8")
     assert found.head == "fc8"
@@ -37,7 +37,7 @@ def test_bottleneck_lies_between_fc7_and_the_head_and_has_a_name_to_reset_and_fr
     assert not outline(ModelSettings(), 10).select("bottleneck")
 
 
-def test_bottleneck_is_linear_without_relu_or_dropout() -> None:
+def test_bottleneck_is_linear_without_relu_or_dropout():
     model = build(SMALL, 10)
     initialise(model, InitSettings(), seed=3)
     seen: dict[str, torch.Tensor] = {}
@@ -51,7 +51,7 @@ def test_bottleneck_is_linear_without_relu_or_dropout() -> None:
     assert not torch.allclose(logits, linear(relu(middle), head.weight, head.bias))
 
 
-def test_bottleneck_is_drawn_by_fan_in_without_the_factor_for_relu() -> None:
+def test_bottleneck_is_drawn_by_fan_in_without_the_factor_for_relu():
     model = build(replace(SMALL, fc_units=512, bottleneck=256), 10)
     initialise(model, InitSettings(bias=1.0), seed=3)
     narrow = model.get_submodule("bottleneck")

@@ -75,7 +75,7 @@ def gradients(model: nn.Module) -> dict[str, Tensor]:
 @pytest.mark.parametrize("num_convs", [5, 6])
 @pytest.mark.parametrize("lrn", [True, False])
 @pytest.mark.parametrize("layout", Layout)
-def test_either_layout_equals_the_paper_s_two_columns_in_float64(num_convs: int, lrn: bool, layout: Layout) -> None:
+def test_either_layout_equals_the_paper_s_two_columns_in_float64(num_convs, lrn, layout):
     settings = replace(HALVED, num_convs=num_convs, lrn=lrn, layout=layout, dropout=0.0)
     model, images = drawn(settings), photographs()
     weights = {
@@ -90,10 +90,10 @@ def test_either_layout_equals_the_paper_s_two_columns_in_float64(num_convs: int,
         torch.testing.assert_close(gradient, weights[name].grad, rtol=1e-12, atol=1e-12)
 
 
-def outcome(settings: ModelSettings, dtype: torch.dtype = torch.double, training: bool = True, seed: int = 4) -> dict:
+def outcome(settings: ModelSettings, dtype: torch.dtype = torch.double, training: bool = True) -> dict:
     """The logits and gradients of a fresh net."""
     model = drawn(settings, dtype).train(training)
-    torch.manual_seed(seed)
+    torch.manual_seed(4)
     logits = model(photographs(dtype))
     loss_of(logits).backward()
     return {"logits": logits.detach(), **gradients(model)}
@@ -106,7 +106,7 @@ def both_layouts(settings: ModelSettings, **how: Any) -> tuple[dict[str, Tensor]
 
 @pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("num_convs", [5, 6])
-def test_halves_equal_the_grouped_net_to_rounding_in_float32_dropout_and_all(num_convs: int) -> None:
+def test_halves_equal_the_grouped_net_to_rounding_in_float32_dropout_and_all(num_convs):
     halves, grouped = both_layouts(replace(HALVED, num_convs=num_convs), dtype=torch.float)
     for name, value in grouped.items():
         torch.testing.assert_close(halves[name], value, rtol=0, atol=1e-5 * value.abs().max().item())
@@ -130,20 +130,13 @@ def test_halves_equal_the_grouped_net_to_rounding_in_float32_dropout_and_all(num
     ],
     ids=["release", "tanh", "without-conv3", "without-conv4-conv5", "bottleneck"],
 )
-def test_halves_equal_the_grouped_net_in_every_reading(reading: dict[str, object], training: bool) -> None:
+def test_halves_equal_the_grouped_net_in_every_reading(reading, training):
     halves, grouped = both_layouts(replace(HALVED, **reading), training=training)
     torch.testing.assert_close(halves, grouped, rtol=1e-12, atol=1e-12)
 
 
-def test_halves_draw_one_mask_for_both_and_another_at_every_seed() -> None:
-    settings = replace(HALVED, dropout=0.5)
-    (halves, grouped), (other, _) = (both_layouts(settings, seed=seed) for seed in (0, 1))
-    torch.testing.assert_close(halves["logits"], grouped["logits"], rtol=1e-12, atol=1e-12)
-    assert not torch.allclose(halves["logits"], other["logits"])
-
-
 @pytest.mark.parametrize("num_convs", [5, 6])
-def test_halves_own_half_of_the_published_net_each_and_their_weights_join_to_its_shapes(num_convs: int) -> None:
+def test_halves_own_half_of_the_published_net_each_and_their_weights_join_to_its_shapes(num_convs):
     settings = ModelSettings(num_convs=num_convs, lrn_across_halves=False, layout=Layout.halves)
     with torch.device("meta"):
         halved, grouped = (build(replace(settings, layout=layout), 1000) for layout in (Layout.halves, Layout.grouped))
@@ -155,7 +148,7 @@ def test_halves_own_half_of_the_published_net_each_and_their_weights_join_to_its
     assert list(joined.items()) == [(name, tuple(one.shape)) for name, one in grouped.named_parameters()]
 
 
-def test_halves_start_from_the_bits_that_the_grouped_net_is_drawn_with() -> None:
+def test_halves_start_from_the_bits_that_the_grouped_net_is_drawn_with():
     halved, grouped = (drawn(replace(HALVED, layout=layout), torch.float) for layout in (Layout.halves, Layout.grouped))
     weights = dict(grouped.named_parameters())
     for name, parts in parts_of(halved).items():
@@ -182,7 +175,7 @@ def unplaced() -> HalvedAlexNet:
 
 
 @pytest.mark.usefixtures("unplaced", "simulated")
-def test_halves_on_two_gpus_never_mix_devices(unplaced: HalvedAlexNet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_halves_on_two_gpus_never_mix_devices(unplaced, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     place(unplaced, "cuda")
     assert [{str(one.device) for one in half.parameters()} for half in unplaced.halves] == [{"cuda:0"}, {"cuda:1"}]
@@ -195,9 +188,7 @@ def test_halves_on_two_gpus_never_mix_devices(unplaced: HalvedAlexNet, monkeypat
 
 @pytest.mark.usefixtures("unplaced", "simulated")
 @pytest.mark.parametrize(("device", "gpus"), [("cpu", 2), ("cuda", 1), ("cuda:1", 2)])
-def test_halves_share_a_device(
-    unplaced: HalvedAlexNet, monkeypatch: pytest.MonkeyPatch, device: str, gpus: int
-) -> None:
+def test_halves_share_a_device(unplaced, monkeypatch, device, gpus):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     place(unplaced, device)
     assert len({one.device for one in unplaced.parameters()}) == 1

@@ -80,13 +80,13 @@ def released(model: AlexNet, images: Tensor) -> Tensor:
     return logits
 
 
-def test_release_reading_equals_its_layers_written_out() -> None:
+def test_release_reading_equals_its_layers_written_out():
     model = net(RELEASE).eval()
     images = pictures()
     torch.testing.assert_close(model(images), released(model, images), rtol=0, atol=1e-12)
 
 
-def test_literal_alpha_sums_over_the_window() -> None:
+def test_literal_alpha_sums_over_the_window():
     hidden = torch.randn(2, 8, 27, 27, dtype=torch.float64, generator=torch.Generator().manual_seed(3)).relu() * 20
     for over_size, alpha in ((True, 1e-4 / 5), (False, 1e-4)):
         norm = net(replace(TINY, lrn_alpha_over_size=over_size)).get_submodule("norm_conv1")
@@ -95,7 +95,7 @@ def test_literal_alpha_sums_over_the_window() -> None:
 
 
 @pytest.mark.parametrize("size", [3, 5])
-def test_norm_within_maps_equals_the_slow_sum_and_its_gradient_the_numerical_one(size: int) -> None:
+def test_norm_within_maps_equals_the_slow_sum_and_its_gradient_the_numerical_one(size):
     norm = WithinMapNorm(size, 0.1, 0.75, 2.0)
     images = torch.randn(2, 3, 6, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     if size == 5:
@@ -103,13 +103,13 @@ def test_norm_within_maps_equals_the_slow_sum_and_its_gradient_the_numerical_one
     assert torch.autograd.gradcheck(norm, images.requires_grad_())
 
 
-def test_norm_within_maps_sums_bfloat16_in_float32() -> None:
+def test_norm_within_maps_sums_bfloat16_in_float32():
     images = torch.full((1, 1, 5, 5), 16.0, dtype=torch.bfloat16)
     exact = WithinMapNorm(5, 1.0, 0.75, 2.0)(images.double())
     assert WithinMapNorm(5, 1.0, 0.75, 2.0)(images).double().sub(exact).abs().max() < 0.01 * exact.max()
 
 
-def test_dropout_of_the_release_keeps_the_mean_between_training_and_test() -> None:
+def test_dropout_of_the_release_keeps_the_mean_between_training_and_test():
     torch.manual_seed(0)
     ones = torch.ones(400, 400)
     for scaling, trained, tested in ((DropoutScaling.train, 2.0, 1.0), (DropoutScaling.test, 1.0, 0.5)):
@@ -120,7 +120,7 @@ def test_dropout_of_the_release_keeps_the_mean_between_training_and_test() -> No
         assert set(model.eval().drop(ones).unique().tolist()) == {tested}
 
 
-def test_tanh_net_has_no_relu_anywhere() -> None:
+def test_tanh_net_has_no_relu_anywhere():
     model = net(replace(TINY, activation=Activation.tanh)).eval()
     hidden = model.convolve(0, pictures())
     assert hidden.min() < 0
@@ -129,7 +129,7 @@ def test_tanh_net_has_no_relu_anywhere() -> None:
 
 
 @pytest.mark.parametrize("left_out", [("conv3",), ("conv4",), ("conv5",), ("conv3", "conv4")])
-def test_net_without_middle_convolutions_keeps_the_pooling_and_the_names(left_out: tuple[str, ...]) -> None:
+def test_net_without_middle_convolutions_keeps_the_pooling_and_the_names(left_out):
     settings = replace(TINY, without=left_out)
     model = net(settings)
     assert [conv.name for conv in model.layers.convs] == [
@@ -141,7 +141,7 @@ def test_net_without_middle_convolutions_keeps_the_pooling_and_the_names(left_ou
     assert model(pictures()).shape == (3, 7)
 
 
-def test_net_on_one_gpu_has_half_the_filters_and_no_groups() -> None:
+def test_net_on_one_gpu_has_half_the_filters_and_no_groups():
     one = ModelSettings(groups=1, filters=(48, 128, 192, 192, 256, 256))
     layers = outline(one, 1000).layers
     assert layers["conv2"] == (128, 48, 5, 1)
@@ -149,7 +149,7 @@ def test_net_on_one_gpu_has_half_the_filters_and_no_groups() -> None:
     assert layers["fc6"] == outline(ModelSettings(), 1000).layers["fc6"]
 
 
-def test_init_of_single_layers_and_of_the_article_s_biases() -> None:
+def test_init_of_single_layers_and_of_the_article_s_biases():
     model = net(TINY)
     article = ("conv2", "conv4", "conv5", "conv6", "fc6", "fc7", "fc8")
     init = InitSettings(InitScheme.gaussian, 0.01, 1.0, {"conv3": 0.03, "conv4": 0.03}, article)
@@ -171,6 +171,6 @@ def test_init_of_single_layers_and_of_the_article_s_biases() -> None:
         ({"bottleneck": -1}, "bottleneck=-1"),
     ],
 )
-def test_impossible_geometry_is_refused_by_name(wrong: dict[str, object], named: str) -> None:
+def test_impossible_geometry_is_refused_by_name(wrong, named):
     with pytest.raises((ValueError, ConfigError), match=named):
-        replace(TINY, **wrong)  # type: ignore[arg-type]
+        replace(TINY, **wrong)

@@ -23,7 +23,7 @@ def pictures(size: int = 32, num_images: int = 4) -> Tensor:
     return torch.randn(num_images, 3, size, size, generator=torch.Generator().manual_seed(1))
 
 
-def test_lenet5_has_the_published_trainable_parameters_layer_by_layer() -> None:
+def test_lenet5_has_the_published_trainable_parameters_layer_by_layer():
     model = LeNet5(10)
     counts = {name: sum(one.numel() for one in layer.parameters()) for name, layer in model.named_children()}
     assert counts == {"c1": 156, "s2": 12, "c3": 1516, "s4": 32, "c5": 48_120, "f6": 10_164, "output": 850}
@@ -40,7 +40,7 @@ X X X . . . X X X . . X . X X X
 """
 
 
-def test_c3_equals_a_convolution_over_each_map_s_own_inputs() -> None:
+def test_c3_equals_a_convolution_over_each_map_s_own_inputs():
     layer = PartlyConnected()
     nn.init.normal_(layer.weight, generator=torch.Generator().manual_seed(0))
     hidden = torch.randn(2, 6, 14, 14, generator=torch.Generator().manual_seed(1))
@@ -54,7 +54,7 @@ def test_c3_equals_a_convolution_over_each_map_s_own_inputs() -> None:
     torch.testing.assert_close(layer(hidden), torch.cat(maps, dim=1), rtol=1e-4, atol=1e-4)
 
 
-def test_subsampling_is_a_scaled_mean_of_four_pixels() -> None:
+def test_subsampling_is_a_scaled_mean_of_four_pixels():
     layer = Subsampling(3)
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([1.0, 2.0, 3.0]))
@@ -64,11 +64,11 @@ def test_subsampling_is_a_scaled_mean_of_four_pixels() -> None:
     torch.testing.assert_close(layer(images), wanted + torch.tensor([0.0, 0.5, 1.0])[:, None, None])
 
 
-def test_cuda_convnet_s_net_of_80_seconds_equals_its_layers_in_the_published_order() -> None:
+def test_cuda_convnet_s_net_of_80_seconds_equals_its_layers_in_the_published_order():
     model = net("cifar_80s")
     weights = dict(model.named_parameters())
 
-    def conv(hidden: Tensor, name: str) -> Tensor:
+    def conv(hidden, name):
         return functional.conv2d(hidden, weights[f"{name}.weight"], weights[f"{name}.bias"], padding=2)
 
     hidden = functional.relu(functional.max_pool2d(conv(pictures(), "conv1"), 3, 2, ceil_mode=True))
@@ -81,14 +81,14 @@ def test_cuda_convnet_s_net_of_80_seconds_equals_its_layers_in_the_published_ord
     assert list(weights)[::2] == ["conv1.weight", "conv2.weight", "conv3.weight", "fc64.weight", "fc10.weight"]
 
 
-def test_net_of_18_percent_equals_its_layers_with_the_published_norm() -> None:
+def test_net_of_18_percent_equals_its_layers_with_the_published_norm():
     model, images = net("cifar_18pct").double(), 100 * pictures().double()
     weights = dict(model.named_parameters())
 
-    def conv(hidden: Tensor, name: str) -> Tensor:
+    def conv(hidden, name):
         return functional.conv2d(hidden, weights[f"{name}.weight"], weights[f"{name}.bias"], padding=2)
 
-    def normed(hidden: Tensor) -> Tensor:
+    def normed(hidden):
         # cuda-convnet divides the published scale of 5e-5 by the window's 9 pixels.
         padded = functional.pad(hidden.square(), (1, 1, 1, 1))
         height, width = hidden.shape[2:]
@@ -102,25 +102,25 @@ def test_net_of_18_percent_equals_its_layers_with_the_published_norm() -> None:
     torch.testing.assert_close(model(images), wanted)
 
 
-def test_closed_gate_carries_the_input_on_and_an_open_one_replaces_it() -> None:
+def test_closed_gate_carries_the_input_on_and_an_open_one_replaces_it():
     layer = HighwayConv(3)
     hidden = pictures(8)
     with torch.no_grad():
         nn.init.zeros_(layer.gate.weight)
-        layer.gate.bias.fill_(-50.0)  # type: ignore[union-attr]
+        layer.gate.bias.fill_(-50.0)
         assert torch.equal(layer(hidden), hidden)
-        layer.gate.bias.fill_(50.0)  # type: ignore[union-attr]
+        layer.gate.bias.fill_(50.0)
         torch.testing.assert_close(layer(hidden), functional.relu(layer.transform(hidden)))
 
 
-def test_fresh_highway_gates_let_most_of_the_input_through() -> None:
+def test_fresh_highway_gates_let_most_of_the_input_through():
     biases = {name: value for name, value in net("highway").named_parameters() if name.endswith("gate.bias")}
     assert len(biases) == 9
     assert all(bool((value == -2.0).all()) for value in biases.values())
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_outline_of_a_small_net_counts_what_is_built(name: str) -> None:
+def test_outline_of_a_small_net_counts_what_is_built(name):
     found, model = outline(ModelSettings(name=name, input_size=32), 10), net(name)
     assert found.num_parameters == sum(value.numel() for value in model.parameters())
     assert set(found.layers) == {key.rpartition(".")[0] for key, _ in model.named_parameters()}
@@ -129,7 +129,7 @@ def test_outline_of_a_small_net_counts_what_is_built(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_small_net_learns_eight_images_by_heart(name: str) -> None:
+def test_small_net_learns_eight_images_by_heart(name):
     model = build(ModelSettings(name=name, input_size=32, width=0.25), 10)
     initialise(model, InitSettings(), seed=0)
     images, labels = pictures(num_images=8), torch.arange(8)
@@ -137,14 +137,14 @@ def test_small_net_learns_eight_images_by_heart(name: str) -> None:
     for _ in range(80):
         optimizer.zero_grad()
         loss = functional.cross_entropy(model(images), labels)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         # White noise in place of images makes gradients of 10 and more: without clipping nets die at a loss of ln 8.
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
     assert loss.item() < 1.0, "a net that only knows how frequent classes are has ln 8 = 2.08"
 
 
-def test_published_deviations_can_be_given_to_cuda_convnet_s_net() -> None:
+def test_published_deviations_can_be_given_to_cuda_convnet_s_net():
     model = build(ModelSettings(name="cifar_80s", input_size=32), 10)
     published = {"conv1": 1e-4, "conv2": 0.01, "conv3": 0.01, "fc64": 0.1, "fc10": 0.1}
     initialise(model, InitSettings(InitScheme.gaussian, layer_std=published), seed=0)

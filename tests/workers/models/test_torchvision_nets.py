@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torch import Tensor
 from torch.nn import functional
 from torchvision import models
 
@@ -12,7 +11,6 @@ from workers.models import build, initialise, outline
 from workers.protocol import Numerics
 from workers.settings import InitSettings, ModelSettings, OptimizerSettings
 from workers.training import build_optimizer, mean_loss
-from workers.training.batch_norm import batch_norms, set_modes
 from workers.training.evaluation import main_logits
 
 NETS = ("resnet18", "googlenet", "squeezenet1_1", "mobilenet_v3_small", "efficientnet_b0", "vgg11")
@@ -23,19 +21,19 @@ def settings(name: str, size: int = 32) -> ModelSettings:
 
 
 @pytest.mark.parametrize(("name", "parameters", "macs"), [("resnet18", 11_689_512, 1.81), ("vgg11", 132_863_336, 7.61)])
-def test_counts_at_the_true_size_equal_the_published_ones(name: str, parameters: int, macs: float) -> None:
+def test_counts_at_the_true_size_equal_the_published_ones(name, parameters, macs):
     found = outline(settings(name, 224), 1000)
     assert found.num_parameters == parameters
     assert round(found.num_macs / 1e9, 2) == macs
 
 
-def test_counts_of_lenet_hold_the_connections_that_are_there_and_no_other() -> None:
+def test_counts_of_lenet_hold_the_connections_that_are_there_and_no_other():
     found = outline(ModelSettings(name="lenet5", input_size=32), 10)
     assert found.num_macs == 25 * 6 * 28**2 + 25 * 60 * 10**2 + 25 * 16 * 120 + 120 * 84 + 84 * 10
     assert found.num_neurons == 6 * 28**2 + 16 * 10**2 + 120 + 84 + 10
 
 
-def test_heads_of_a_net_with_auxiliary_classifiers_are_all_that_know_the_classes() -> None:
+def test_heads_of_a_net_with_auxiliary_classifiers_are_all_that_know_the_classes():
     found = outline(settings("googlenet"), 7)
     assert found.select("head") == ("fc", "aux1.fc2", "aux2.fc2")
     assert not set(found.select("body")) & set(found.select("head"))
@@ -53,19 +51,19 @@ def test_heads_of_a_net_with_auxiliary_classifiers_are_all_that_know_the_classes
         ("torchvision/fcn_resnet50", "torchvision/"),
     ],
 )
-def test_name_that_no_model_has_is_refused_with_the_nearest(asked: str, nearest: str) -> None:
+def test_name_that_no_model_has_is_refused_with_the_nearest(asked, nearest):
     with pytest.raises(ConfigError, match=rf"^model.name={asked}: did you mean {nearest}"):
         outline(ModelSettings(name=asked), 10)
 
 
 @pytest.mark.parametrize(("name", "size"), [("vgg11", 16), ("vit_b_16", 64), ("inception_v3", 32)])
-def test_images_that_a_model_does_not_take_are_refused_in_one_line(name: str, size: int) -> None:
+def test_images_that_a_model_does_not_take_are_refused_in_one_line(name, size):
     with pytest.raises(ConfigError, match=f"^model.input_size={size}: torchvision/{name} does not take") as refusal:
         outline(settings(name, size), 10)
     assert "\n" not in str(refusal.value)
 
 
-def test_fresh_weights_are_torchvisions_own_by_seed_and_draw_nothing_from_the_global_generator() -> None:
+def test_fresh_weights_are_torchvisions_own_by_seed_and_draw_nothing_from_the_global_generator():
     torch.manual_seed(5)
     before = torch.get_rng_state()
     net = build(settings("resnet18"), 10).to(memory_format=torch.channels_last)
@@ -82,7 +80,7 @@ def test_fresh_weights_are_torchvisions_own_by_seed_and_draw_nothing_from_the_gl
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("name", NETS)
-def test_update_moves_every_weight_that_the_loss_depends_on(name: str, precision: str) -> None:
+def test_update_moves_every_weight_that_the_loss_depends_on(name, precision):
     if precision == "bf16" and not numerics.capabilities().bf16:
         pytest.skip("this CPU has no bfloat16")
     chosen = Numerics(precision=precision)
@@ -97,7 +95,7 @@ def test_update_moves_every_weight_that_the_loss_depends_on(name: str, precision
     with numerics.autocast(chosen):
         outputs = net(images)
     loss = mean_loss(outputs, labels)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     optimizer.step()
     assert main_logits(outputs).shape == (4, 10)
     assert torch.isfinite(loss)
@@ -106,33 +104,15 @@ def test_update_moves_every_weight_that_the_loss_depends_on(name: str, precision
     assert all(one.grad is not None and torch.isfinite(one.grad).all() for one in net.parameters())
 
 
-def test_auxiliary_losses_count_a_third_less_a_bit_and_the_main_logits_are_the_first() -> None:
+def test_auxiliary_losses_count_a_third_less_a_bit_and_the_main_logits_are_the_first():
     generator = torch.Generator().manual_seed(0)
     main, second, first = (torch.randn(5, 4, generator=generator) for _ in range(3))
     labels = torch.tensor([0, 1, 2, 3, 0])
 
-    def alone(logits: Tensor) -> Tensor:
+    def alone(logits):
         return functional.cross_entropy(logits, labels)
 
     outputs = models.GoogLeNetOutputs(main, second, first)
     assert torch.allclose(mean_loss(outputs, labels), alone(main) + 0.3 * (alone(second) + alone(first)))
     assert torch.equal(mean_loss(main, labels), alone(main))
     assert main_logits(outputs) is main
-
-
-def test_batch_norm_of_a_single_pixel_takes_a_single_image_and_a_frozen_one_stands_still() -> None:
-    net = build(settings("shufflenet_v2_x0_5"), 10).train()
-    norms = batch_norms(net)
-    frozen = norms[0]
-    frozen.weight.requires_grad_(False)
-    before = frozen.running_mean.clone()  # type: ignore[union-attr]
-    one = torch.randn(1, 3, 32, 32)
-    with pytest.raises(ValueError, match="more than 1 value per channel"):
-        net(one)
-    frozen.running_mean.copy_(before)  # type: ignore[union-attr]
-    set_modes(norms, 1)
-    net(one)
-    set_modes(norms, 2)
-    net(torch.randn(2, 3, 32, 32))
-    assert torch.equal(frozen.running_mean, before)  # type: ignore[arg-type]
-    assert norms[1].num_batches_tracked == 2  # type: ignore[comparison-overlap]

@@ -24,17 +24,17 @@ def replace(folder: Path) -> None:
         (staged / "file").write_text("new")
 
 
-def test_folder_takes_the_place_of_another_by_two_renames(old: Path) -> None:
+def test_folder_takes_the_place_of_another_by_two_renames(old):
     replace(old)
     assert (old / "file").read_text() == "new"
     assert list(old.parent.iterdir()) == [old]
 
 
 @pytest.mark.parametrize("trouble", [OSError(errno.EIO, "Input/output error"), KeyboardInterrupt()])
-def test_trouble_between_renames_is_undone(old: Path, monkeypatch: pytest.MonkeyPatch, trouble: BaseException) -> None:
+def test_trouble_between_renames_is_undone(old, monkeypatch, trouble):
     rename, targets = Path.rename, []
 
-    def second_fails(self: Path, target: Path) -> Path:
+    def second_fails(self, target):
         targets.append(target)
         if len(targets) == 2:
             raise trouble

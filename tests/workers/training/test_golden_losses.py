@@ -47,7 +47,7 @@ def is_recorded_here() -> bool:
 
 
 @pytest.mark.parametrize("net", NETS)
-def test_losses_of_twenty_updates_are_the_recorded_ones(tiny_spec: StageSpec, net: str) -> None:
+def test_losses_of_twenty_updates_are_the_recorded_ones(tiny_spec, net):
     found, recorded = losses(tiny_spec, NETS[net]), GOLDEN["losses"][net]
     assert len(found) == len(recorded) == NUM_UPDATES
     if is_recorded_here():
@@ -56,5 +56,5 @@ def test_losses_of_twenty_updates_are_the_recorded_ones(tiny_spec: StageSpec, ne
         assert found == pytest.approx(recorded, rel=BOUND)
 
 
-def test_a_rate_that_is_a_hundredth_higher_is_seen(tiny_spec: StageSpec) -> None:
+def test_a_rate_that_is_a_hundredth_higher_is_seen(tiny_spec):
     assert losses(tiny_spec, SMALL, lr=0.0202) != GOLDEN["losses"]["alexnet"]

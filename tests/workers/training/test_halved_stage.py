@@ -30,7 +30,7 @@ def grouped(tiny_spec: StageSpec, tmp_path: Path) -> StageSpec:
     return laid(tiny_spec, Layout.grouped, tmp_path)
 
 
-def test_halved_stage_ends_with_the_grouped_ones_weights_to_rounding(halved: StageSpec, grouped: StageSpec) -> None:
+def test_halved_stage_ends_with_the_grouped_ones_weights_to_rounding(halved, grouped):
     ours, theirs = (contents(trained(spec)) for spec in (halved, grouped))
     for mine, other in ((ours.model, theirs.model), (ours.optimizer, theirs.optimizer)):
         assert {name: value.shape for name, value in mine.items()} == {n: value.shape for n, value in other.items()}
@@ -38,7 +38,7 @@ def test_halved_stage_ends_with_the_grouped_ones_weights_to_rounding(halved: Sta
             np.testing.assert_allclose(mine[name], value, rtol=0, atol=1e-4 * np.abs(value).max())
 
 
-def test_halved_stage_stopped_at_every_update_ends_with_the_same_bits(halved: StageSpec, tmp_path: Path) -> None:
+def test_halved_stage_stopped_at_every_update_ends_with_the_same_bits(halved, tmp_path):
     undisturbed = contents(trained(halved)).checkpoint
     interrupted, stops = replace(halved, stage_dir=tmp_path / "interrupted"), 0
     while stops < undisturbed.step:
@@ -50,7 +50,7 @@ def test_halved_stage_stopped_at_every_update_ends_with_the_same_bits(halved: St
 
 
 @pytest.mark.parametrize("begun", Layout)
-def test_layouts_start_from_each_other(begun: Layout, halved: StageSpec, grouped: StageSpec, tmp_path: Path) -> None:
+def test_layouts_start_from_each_other(begun, halved, grouped, tmp_path):
     ancestor, spec = (halved, grouped) if begun is Layout.halves else (grouped, halved)
     before = weights(trained(ancestor))
     frozen = ("conv1", "conv2", "conv3", "fc6")
@@ -67,7 +67,7 @@ def test_layouts_start_from_each_other(begun: Layout, halved: StageSpec, grouped
     assert {name.partition(".")[0] for name in saved.optimizer} == {"conv5", "fc7", "fc8"}
 
 
-def test_halved_member_and_the_grouped_net_predict_alike(halved: StageSpec, grouped: StageSpec, tmp_path: Path) -> None:
+def test_halved_member_and_the_grouped_net_predict_alike(halved, grouped, tmp_path):
     trained(halved)
     spec = PredictSpec(
         "base1", halved.stage_dir, halved.store, tmp_path / "predictions", ("val",), halved.recipe, halved.numerics

@@ -109,25 +109,25 @@ def after(settings: OptimizerSettings, rates: Sequence[float], resume_at: Sequen
 
 @pytest.mark.parametrize("settings", [SETTINGS, SCALED, replace(SCALED, decay_biases=True, bias_lr_scale=1.0), LAYERED])
 @pytest.mark.parametrize("num_updates", [1, 5, 9, 12, 16])
-def test_updates_follow_the_rule_through_warm_up_and_cuts(settings: OptimizerSettings, num_updates: int) -> None:
+def test_updates_follow_the_rule_through_warm_up_and_cuts(settings, num_updates):
     rates, factors = RATES[:num_updates], FACTORS[:num_updates]
     np.testing.assert_allclose(after(settings, rates), slow(settings, rates, factors), rtol=1e-12)
 
 
 @pytest.mark.parametrize("settings", [SETTINGS, SCALED])
-def test_updates_are_the_same_bits_when_resumed_before_every_one(settings: OptimizerSettings) -> None:
+def test_updates_are_the_same_bits_when_resumed_before_every_one(settings):
     straight = after(settings, RATES)
     assert after(settings, RATES, range(1, len(RATES))) == straight
     assert all(after(settings, RATES, [step]) == straight for step in range(1, len(RATES)))
 
 
-def test_layer_that_stood_still_from_the_start_moves_once_its_change_begins() -> None:
+def test_layer_that_stood_still_from_the_start_moves_once_its_change_begins():
     states, start, last = list(fast(SCALED, RATES, lr_scale=0.0)), Bowl().values(), slice(-6, None)
     assert all(values[last] == start[last] for values in states[:6])
     assert states[6][last] != start[last]
 
 
-def test_factors_that_leave_nothing_to_train_are_refused() -> None:
+def test_factors_that_leave_nothing_to_train_are_refused():
     still = (Phase(6, {"first": 0.0, "last": 0.0}),)
     with pytest.raises(ConfigError, match="from update 6 on no layer is left to train"):
         check_trained({"first", "last"}, {}, still, 10)

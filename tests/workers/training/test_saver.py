@@ -127,8 +127,8 @@ def assert_holds_its_own_step(folder: Path, step: int) -> None:
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(interval=st.integers(1, 6), updates=st.integers(1, 20), bests=st.sets(st.integers(1, 20), max_size=4))
 def test_checkpoints_are_committed_in_order_at_the_steps_that_are_due(
-    tiny_spec: StageSpec, tmp_path_factory: pytest.TempPathFactory, interval: int, updates: int, bests: set[int]
-) -> None:
+    tiny_spec, tmp_path_factory, interval, updates, bests
+):
     disk = Disk()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(saver_module, "write_checkpoint", disk.write)
@@ -151,7 +151,7 @@ def test_checkpoints_are_committed_in_order_at_the_steps_that_are_due(
         assert_holds_its_own_step(training.folder, step)
 
 
-def test_training_continues_while_a_checkpoint_of_its_own_step_is_written(tiny_spec: StageSpec, disk: Disk) -> None:
+def test_training_continues_while_a_checkpoint_of_its_own_step_is_written(tiny_spec, disk):
     with Training(tiny_spec) as training:
         disk.open.clear()
         for step in range(1, 2 * INTERVAL):
@@ -180,7 +180,7 @@ class Awaited:
         return self._future.result(GIVE_UP_S)
 
 
-def test_second_save_waits_for_the_commit_of_the_first(tiny_spec: StageSpec, disk: Disk) -> None:
+def test_second_save_waits_for_the_commit_of_the_first(tiny_spec, disk):
     with Training(tiny_spec) as training:
         disk.open.clear()
         training.update(INTERVAL)
@@ -195,7 +195,7 @@ def test_second_save_waits_for_the_commit_of_the_first(tiny_spec: StageSpec, dis
         assert_holds_its_own_step(training.folder, step)
 
 
-def test_snapshot_is_contiguous_and_reuses_its_memory() -> None:
+def test_snapshot_is_contiguous_and_reuses_its_memory():
     model = nn.Conv2d(3, 4, 2).to(memory_format=torch.channels_last)
     snapshot = Snapshot(model, torch.optim.SGD(model.parameters(), lr=0.1))
     snapshot.touch()
@@ -207,7 +207,7 @@ def test_snapshot_is_contiguous_and_reuses_its_memory() -> None:
 
 
 @pytest.mark.parametrize(("stop_at", "committed"), [(6, [INTERVAL, 6]), (INTERVAL, [INTERVAL])])
-def test_stop_request_commits_all_first(tiny_spec: StageSpec, disk: Disk, stop_at: int, committed: list[int]) -> None:
+def test_stop_request_commits_all_first(tiny_spec, disk, stop_at, committed):
     with Training(tiny_spec) as training, pytest.raises(Stopped, match=f"after update {stop_at}"):
         disk.open.clear()
         training.stop_at = stop_at
@@ -218,7 +218,7 @@ def test_stop_request_commits_all_first(tiny_spec: StageSpec, disk: Disk, stop_a
     assert_holds_its_own_step(training.folder, stop_at)
 
 
-def test_finish_of_a_state_just_resumed_writes_nothing_and_prunes(tiny_spec: StageSpec, disk: Disk) -> None:
+def test_finish_of_a_state_just_resumed_writes_nothing_and_prunes(tiny_spec, disk):
     folder = tiny_spec.stage_dir / "checkpoints"
     for step in (1, 2, 3):
         last = protocol.write_checkpoint(folder, step, {}, {}, {}, {"stage_hash": "s"})
@@ -230,9 +230,7 @@ def test_finish_of_a_state_just_resumed_writes_nothing_and_prunes(tiny_spec: Sta
 
 @pytest.mark.parametrize(("number", "raised"), [(errno.ENOSPC, StorageError), (errno.EBUSY, OSError)])
 @pytest.mark.parametrize("told_at", ["next update", "end", "stop"])
-def test_writers_error_surfaces_in_the_training_thread_with_its_type(
-    tiny_spec: StageSpec, disk: Disk, number: int, raised: type[Exception], told_at: str
-) -> None:
+def test_writers_error_surfaces_in_the_training_thread_with_its_type(tiny_spec, disk, number, raised, told_at):
     failing = 6 if told_at == "stop" else 2 * INTERVAL
     disk.fails_at = {failing: OSError(number, "as asked")}
     with Training(tiny_spec) as training:
@@ -249,37 +247,34 @@ def test_writers_error_surfaces_in_the_training_thread_with_its_type(
     assert on_disk(training.folder) == [INTERVAL], "the one before stays, and no leftover with it"
 
 
-def test_failure_of_the_stage_lets_the_checkpoint_in_flight_be_committed(tiny_spec: StageSpec, disk: Disk) -> None:
-    with pytest.raises(Diverged), Training(tiny_spec) as training:
+@pytest.mark.parametrize(("fails_at", "committed"), [({}, [INTERVAL]), ({INTERVAL: OSError(errno.ENOSPC, "full")}, [])])
+def test_stage_s_failure_outranks_the_writer_s_and_waits_for_it(tiny_spec, disk, caplog, fails_at, committed):
+    disk.fails_at = fails_at
+    with caplog.at_level(logging.WARNING), pytest.raises(Diverged), Training(tiny_spec) as training:
         disk.open.clear()
         training.update(INTERVAL)
         threading.Timer(0, disk.open.set).start()
         raise Diverged("as asked")
-    assert disk.committed == on_disk(training.folder) == [INTERVAL]
+    assert disk.committed == on_disk(training.folder) == committed
+    assert ("full" in caplog.text) is bool(fails_at)
 
 
-def test_stage_s_failure_outranks_the_writer_s(
-    tiny_spec: StageSpec, disk: Disk, caplog: pytest.LogCaptureFixture
-) -> None:
-    disk.fails_at = {INTERVAL: OSError(errno.ENOSPC, "full")}
-    with caplog.at_level(logging.WARNING), pytest.raises(Diverged), Training(tiny_spec) as training:
-        disk.open.clear()
-        training.update(INTERVAL)
-        disk.open.set()
-        raise Diverged("as asked")
-    assert "full" in caplog.text
-    assert list(training.folder.iterdir()) == []
+def test_step_mark_tells_the_last_step_set_and_a_full_disk(tmp_path):
+    with closing(StepMark(tmp_path / "step.txt")) as mark:
+        for step in (9, 123456, 7):
+            mark.set(step)
+    assert read_step(tmp_path / "step.txt") == 7
+    with closing(StepMark(Path("/dev/full"))) as mark, pytest.raises(StorageError, match="/dev/full"):
+        mark.set(1)
 
 
-def test_metrics_are_synced_before_checkpoints(
-    tiny_spec: StageSpec, disk: Disk, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_metrics_are_synced_before_checkpoints(tiny_spec, disk, monkeypatch):
     course: list[str] = []
     monkeypatch.setattr(MetricsLog, "sync", lambda _: course.append("metrics"))
     monkeypatch.setattr(saver_module, "prune", lambda *_, **__: course.append("prune"))
     plain = disk.write
 
-    def write(*arguments: Any) -> Checkpoint:
+    def write(*arguments):
         course.append("checkpoint")
         return plain(*arguments)
 
@@ -289,16 +284,14 @@ def test_metrics_are_synced_before_checkpoints(
     assert course == ["metrics", "checkpoint", "prune"]
 
 
-def test_kill_before_commit_resumes_from_the_checkpoint_before(
-    tiny_spec: StageSpec, disk: Disk, tmp_path: Path
-) -> None:
+def test_kill_before_commit_resumes_from_the_checkpoint_before(tiny_spec, disk, tmp_path):
     recipe = replace(tiny_spec.recipe, schedule=replace(tiny_spec.recipe.schedule, epochs=3))
     spec = replace(tiny_spec, checkpoint_updates=3, recipe=recipe)
     undisturbed = run_stage(replace(spec, stage_dir=tmp_path / "undisturbed"), lambda: False)
     assert undisturbed.num_updates > 7
     disk.entered, disk.asked, at_kill, made = threading.Semaphore(0), [], tmp_path / "at_kill", itertools.count(1)
 
-    def kill_in_flight() -> bool:
+    def kill_in_flight():
         """After update 7 the second checkpoint is under way; what is on disk then is what a kill leaves."""
         update = next(made)
         if update == 5:
@@ -319,23 +312,3 @@ def test_kill_before_commit_resumes_from_the_checkpoint_before(
     result = run_stage(replace(spec, stage_dir=at_kill), lambda: False)
     assert result.resumed_from == 3
     assert result.checkpoint_sha256 == undisturbed.checkpoint_sha256
-
-
-def test_step_mark_tells_the_last_step_set(tmp_path: Path) -> None:
-    mark = StepMark(tmp_path / "step.txt")
-    for step in (9, 123456, 7):
-        mark.set(step)
-    mark.close()
-    assert read_step(tmp_path / "step.txt") == 7
-
-
-def test_step_mark_on_full_storage_is_a_storage_error() -> None:
-    full = Path("/dev/full")
-    if not full.exists():
-        pytest.skip("no /dev/full here to play a full disk")
-    mark = StepMark(full)
-    try:
-        with pytest.raises(StorageError, match="/dev/full"):
-            mark.set(1)
-    finally:
-        mark.close()

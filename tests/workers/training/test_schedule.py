@@ -1,7 +1,6 @@
 """The learning rate: cuts on a plateau, none before the net has learnt anything, three at most."""
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from hypothesis import given, strategies as st
@@ -43,23 +42,23 @@ def run(errors: list[float], settings: ScheduleSettings = SETTINGS) -> list[int]
     ],
     ids=["plateau", "not yet", "improved", "at chance", "fixed"],
 )
-def test_rate_is_cut_on_a_plateau(errors: list[float], settings: ScheduleSettings, cuts: int) -> None:
+def test_rate_is_cut_on_a_plateau(errors, settings, cuts):
     assert run(errors, settings)[-1] == cuts
 
 
-def test_cut_is_made_at_its_latest_share_even_while_improving() -> None:
+def test_cut_is_made_at_its_latest_share_even_while_improving():
     cuts = run([0.5 - 0.001 * epoch for epoch in range(100)])
     assert [cuts.index(number) + 1 for number in (1, 2, 3)] == [60, 80, 95]
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=100))
-def test_cuts_only_grow_and_stay_within_three(errors: list[float]) -> None:
+def test_cuts_only_grow_and_stay_within_three(errors):
     cuts = run(errors)
     assert cuts == sorted(cuts)
     assert cuts[-1] <= 3
 
 
-def test_rate_falls_tenfold_a_cut_and_warms_up_linearly() -> None:
+def test_rate_falls_tenfold_a_cut_and_warms_up_linearly():
     warm = replace(SETTINGS, warmup_updates=10)
     assert learning_rate(0.01, ScheduleState(cuts=3), 50, SETTINGS) == 0.01 * 0.1**3
     assert learning_rate(0.01, ScheduleState(), 4, warm) == 0.01 * 0.5
@@ -68,19 +67,17 @@ def test_rate_falls_tenfold_a_cut_and_warms_up_linearly() -> None:
 
 @pytest.mark.parametrize(("cuts", "epochs"), [((25, 51, 79), 91), ((9, 22, 42), 54)])
 @pytest.mark.parametrize("digits", [8, 17])
-def test_fixed_cuts_of_2012_come_after_exactly_these_epochs(cuts: tuple[int, ...], epochs: int, digits: int) -> None:
+def test_fixed_cuts_of_2012_come_after_exactly_these_epochs(cuts, epochs, digits):
     shares = tuple(round(cut / epochs, digits) for cut in cuts)
     made = run([0.4] * epochs, ScheduleSettings(decay=Decay.fixed, epochs=epochs, latest=shares))
     assert [made.index(number) + 1 for number in (1, 2, 3)] == list(cuts)
 
 
 @given(st.integers(1, 3000), st.data())
-def test_share_that_means_a_whole_epoch_is_reached_there(epochs: int, data: st.DataObject) -> None:
+def test_share_that_means_a_whole_epoch_is_reached_there(epochs, data):
     wanted = data.draw(st.integers(0, epochs))
     assert whole_epochs(wanted / epochs, epochs) == wanted
-
-
-def test_share_between_two_epochs_is_reached_with_the_second() -> None:
+    # Between two epochs, the second.
     assert [whole_epochs(share, 10) for share in (0.0, 0.04, 0.11, 0.95, 1.0)] == [0, 1, 2, 10, 10]
 
 
@@ -109,13 +106,8 @@ def ended(errors: list[float], settings: ScheduleSettings = STOPPING) -> int | N
         ([0.5, 0.4, 0.4, 0.4], {"cuts": 0, "latest": ()}, 4),
     ],
 )
-def test_stage_ends_patience_epochs_after_the_last_cut_unless_the_error_improves(
-    errors: list[float], changes: dict[str, Any], end: int | None
-) -> None:
+def test_stage_ends_patience_epochs_after_the_last_cut_unless_the_error_improves(errors, changes, end):
     assert ended(errors, replace(STOPPING, **changes)) == end
-
-
-def test_stage_with_fixed_cuts_cannot_stall() -> None:
     with pytest.raises(ValueError, match="stop_when_stalled=true: only decay=plateau"):
         replace(STOPPING, decay=Decay.fixed)
 
@@ -128,7 +120,7 @@ def phases(lr_scale: dict[str, float] | None = None, **changes: RateChange) -> t
     return later_phases(FOUND, lr_scale or {}, ScheduleSettings(epochs=91, rate_changes=changes), PER_EPOCH)
 
 
-def test_change_begins_once_updates_and_share_are_both_reached() -> None:
+def test_change_begins_once_updates_and_share_are_both_reached():
     layers = {"fc8": 2.0}
     assert phases(a=RateChange(300, 0.0, layers))[0].begin == 300
     assert phases(a=RateChange(300, 72 / 91, layers))[0].begin == 72 * PER_EPOCH
@@ -136,31 +128,26 @@ def test_change_begins_once_updates_and_share_are_both_reached() -> None:
     assert phases(a=RateChange(0, 0.0, layers))[0].begin == 0
 
 
-def test_phase_keeps_the_factors_that_its_change_does_not_name() -> None:
+def test_phase_keeps_the_factors_that_its_change_does_not_name():
     found = phases({"conv1": 0.5, "fc8": 10.0}, a=RateChange(3, 0.0, {"conv1": 0.0}))
     assert found == (Phase(3, {"conv1": 0.0, "fc8": 10.0}),)
+    (phase,) = phases({"conv1": 0.1}, a=RateChange(2, 0.0, {"body": 0.0, "head": 5.0}))
+    assert phase.factors == {**dict.fromkeys(FOUND.select("body"), 0.0), "fc8": 5.0}
 
 
-def test_change_that_begins_later_counts_whatever_the_order_of_writing() -> None:
+def test_change_that_begins_later_counts_whatever_the_order_of_writing():
     early, late = RateChange(5, 0.0, {"fc8": 2.0}), RateChange(0, 1 / 91, {"fc8": 3.0})
     for found in (phases(a=early, b=late), phases(b=early, a=late), phases(b=late, a=early)):
         assert found == (Phase(5, {"fc8": 2.0}), Phase(7, {"fc8": 3.0}))
-
-
-def test_of_changes_that_begin_together_the_last_in_the_alphabet_counts() -> None:
-    found = phases(b=RateChange(5, 0.0, {"fc8": 2.0}), a=RateChange(5, 0.0, {"fc8": 3.0, "fc7": 4.0}))
+    # Of those that begin together, the last in the alphabet.
+    found = phases(b=early, a=RateChange(5, 0.0, {"fc8": 3.0, "fc7": 4.0}))
     assert found == (Phase(5, {"fc8": 2.0, "fc7": 4.0}),)
 
 
-def test_standstill_is_found_only_where_it_comes_to_pass() -> None:
+def test_standstill_is_found_only_where_it_comes_to_pass():
     both, later = {"a": 0.0, "b": 0.0}, (Phase(4, {"a": 0.0}), Phase(9, {"a": 0.0, "b": 0.0}))
     assert first_standstill({}, later, ("a", "b"), 20) == 9
     assert first_standstill({}, later, ("a", "b"), 9) is None
     assert first_standstill({}, later, ("a",), 20) == 4
     assert first_standstill(both, (), ("a", "b"), 20) == 0
     assert first_standstill(both, (Phase(0, {}),), ("a", "b"), 20) is None
-
-
-def test_change_may_name_all_but_the_last_layer() -> None:
-    (phase,) = phases({"conv1": 0.1}, a=RateChange(2, 0.0, {"body": 0.0, "head": 5.0}))
-    assert phase.factors == {**dict.fromkeys(FOUND.select("body"), 0.0), "fc8": 5.0}

@@ -4,7 +4,6 @@ The release's chain in small: five convolutions → a sixth and a bottleneck →
 """
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,7 +43,7 @@ def same_layers(one: StageSpec, other: StageSpec) -> set[str]:
     return {name.removesuffix(".weight") for name in shared if np.array_equal(first[name], second[name])}
 
 
-def test_chain_copies_what_is_not_reset_and_draws_the_rest_again(base: StageSpec, turned_store: Path) -> None:
+def test_chain_copies_what_is_not_reset_and_draws_the_rest_again(base, turned_store):
     six = after(base, "fall2009", {"num_convs": 6}, reset=("conv6", "fc6", "fc7", "head"))
     six = trained(replace(six, store=turned_store))
     assert same_layers(six, base) == set(FIVE)
@@ -61,7 +60,7 @@ def test_chain_copies_what_is_not_reset_and_draws_the_rest_again(base: StageSpec
     assert weights(fine)["fc8.weight"].shape == (10, 16)
 
 
-def test_frozen_layers_and_those_of_factor_zero_keep_their_bits_and_no_other_does(base: StageSpec) -> None:
+def test_frozen_layers_and_those_of_factor_zero_keep_their_bits_and_no_other_does(base):
     moving = base.recipe.optimizer
     narrow = trained(after(base, "narrow", {"bottleneck": 8}, reset=("bottleneck", "head"), optimizer=moving))
     still = {"freeze": ("conv1", "conv2", "bottleneck"), "lr_scale": {"fc6": 0.0}}
@@ -71,7 +70,7 @@ def test_frozen_layers_and_those_of_factor_zero_keep_their_bits_and_no_other_doe
     assert same_layers(slowed, narrow) == {"bottleneck"}
 
 
-def test_transfer_trains_the_last_layer_alone_and_keeps_momentum_of_nothing_else(base: StageSpec) -> None:
+def test_transfer_trains_the_last_layer_alone_and_keeps_momentum_of_nothing_else(base):
     optimizer = base.recipe.optimizer
     spec = trained(after(base, "transfer", reset=("head",), freeze=("body",), optimizer=optimizer))
     before, found = weights(base), contents(spec)
@@ -79,7 +78,7 @@ def test_transfer_trains_the_last_layer_alone_and_keeps_momentum_of_nothing_else
     assert moved == {"fc8.weight", "fc8.bias"} == set(found.optimizer)
 
 
-def test_ancestor_of_another_shape_and_unknown_layers_are_refused(base: StageSpec, turned_store: Path) -> None:
+def test_ancestor_of_another_shape_and_unknown_layers_are_refused(base, turned_store):
     with pytest.raises(StorageError, match=r"fc8.*reset"):
         run_stage(replace(after(base, "next"), store=turned_store), never)
     with pytest.raises(ConfigError, match="conv9"):
@@ -89,7 +88,7 @@ def test_ancestor_of_another_shape_and_unknown_layers_are_refused(base: StageSpe
 SMALL = ModelSettings(input_size=56, width=0.1, conv1_kernel=5, conv1_stride=2, fc_units=48)
 
 
-def test_frozen_body_ends_the_backward_pass_at_the_last_layer() -> None:
+def test_frozen_body_ends_the_backward_pass_at_the_last_layer():
     model = build(SMALL, 10)
     initialise(model, InitSettings(), seed=1)
     frozen = outline(SMALL, 10).select_all(("body",))
@@ -107,7 +106,7 @@ def test_frozen_body_ends_the_backward_pass_at_the_last_layer() -> None:
 
 
 @pytest.mark.parametrize("name", [*MODEL_NAMES, "torchvision/resnet18"])
-def test_parameters_left_to_train_are_those_of_the_built_layers_that_are_not_frozen(name: str) -> None:
+def test_parameters_left_to_train_are_those_of_the_built_layers_that_are_not_frozen(name):
     settings = ModelSettings(name=name, input_size={"alexnet": 224}.get(name, 32))
     found = outline(settings, 10)
     frozen = found.select_all(("body",))

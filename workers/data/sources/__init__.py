@@ -1,6 +1,6 @@
-"""Where a dataset's images, classes and splits come from: folders, tables, shards, archives, torchvision.
+"""The sources of a dataset's images, classes and splits: folders, tables, shards, archives, torchvision.
 
-A source only lists; it reads no pixels.
+A source lists images without decoding them.
 """
 
 from workers.faces import face

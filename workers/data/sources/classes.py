@@ -1,4 +1,4 @@
-"""From what a source found to a listing: which classes count, what is refused alike whatever the source."""
+"""Turns the images that a source found into a listing: selects classes, and makes the checks common to all sources."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -11,19 +11,19 @@ from workers.data.sources.tree import require_one_line
 from workers.errors import DataError
 from workers.settings import DatasetSettings
 
-# The class of images that are to be predicted and tell none.
+# The class of unlabelled images.
 NO_CLASS = ""
 ByClass = Mapping[str, Sequence[ImageFile]]
 
 
 @dataclass(frozen=True)
 class Found:
-    """All images of a source, by class; `NO_CLASS` holds the unlabelled ones of test.
+    """All images of a source, by class; `NO_CLASS` has the unlabelled ones of test.
 
     Attributes:
-        order: all class names; a label is an index into those of them that are kept.
-        val: None where the source has none.
-        train_at, val_at, test_at: where each split lies, for messages.
+        order: all class names; a label is an index into those that are kept.
+        val: None if the source has none.
+        train_at, val_at, test_at: the place of each split, for messages.
         left_out: images that are in no split, and why.
     """
 
@@ -37,12 +37,20 @@ class Found:
     left_out: tuple[LeftOut, ...] = ()
 
 
+def found_at(
+    place: str, order: tuple[str, ...], splits: Mapping[str, ByClass], left_out: tuple[LeftOut, ...] = ()
+) -> Found:
+    """Returns the images of the `splits` that a source has; `place` is the source's root, for messages."""
+    train_at, val_at, test_at = (f"{place}: {split}" for split in ("train", "val", "test"))
+    return Found(order, splits["train"], splits.get("val"), splits.get("test", {}), train_at, val_at, test_at, left_out)
+
+
 def file_listing(settings: DatasetSettings, contents: Contents, found: Found) -> FileListing:
-    """The listing of what a source found, cut to the classes that `settings` keep.
+    """Returns the listing of the images that a source found, of the classes that `settings` keep.
 
     Raises:
-        DataError: a class is listed and absent or has no image, val or test have one that train lacks, a split is
-            empty, or two images of a split have one name.
+        DataError: a listed class is absent or has no image, val or test have a class that train lacks, a split is
+            empty, or two images of a split have the same name.
     """
     for name in found.order:
         require_one_line(name, found.train_at)
@@ -60,7 +68,7 @@ def file_listing(settings: DatasetSettings, contents: Contents, found: Found) ->
         _require_distinct(split)
     val = None if found.val is None else _keep(found.val, wanted)
     if val == ():
-        raise DataError(f"{found.val_at}: no image of the {len(wanted)} classes: fill it, or remove it")
+        raise DataError(f"{found.val_at}: no image of the {len(wanted)} classes: add images, or remove it")
     others = known - wanted
     return FileListing(
         contents=contents,
@@ -78,40 +86,42 @@ def file_listing(settings: DatasetSettings, contents: Contents, found: Found) ->
 
 @dataclass(frozen=True)
 class Naming:
-    """How labels as written become class names.
+    """The mapping from written labels to class names.
 
     Attributes:
-        names: those of class 0, 1, …; None where labels are names themselves.
-        numbered: labels are numbers; with `names` they are places among these.
+        names: of classes 0, 1, …; None if labels are names themselves.
+        numbered: labels are numbers, and indices into `names` if there are any.
     """
 
     names: tuple[str, ...] | None
     numbered: bool
 
     def name_of(self, label: str, where: str) -> str:
-        """The class of a label; `where` is for the message."""
+        """Returns the class of a label; raises DataError with `where` if there is none."""
         if self.names is None:
             return label
         if self.numbered and label.isdecimal() and int(label) < len(self.names):
             return self.names[int(label)]
         if not self.numbered and label in self.names:
             return label
-        raise DataError(f"{where}: label {label} is none of the {len(self.names)} classes (0…{len(self.names) - 1})")
+        raise DataError(
+            f"{where}: label {label} is none of the {len(self.names)} classes, 0…{len(self.names) - 1}: fix it"
+        )
 
     def order(self, present: Iterable[str]) -> tuple[str, ...]:
-        """Classes in the order of their indices: as named, else numbers by size, else by code point."""
+        """Returns the classes in the order of their indices: as named, else numbers by value, else by code point."""
         if self.names is not None:
             return self.names
         return tuple(sorted(present, key=(lambda name: (int(name), name)) if self.numbered else None))
 
 
 def naming(train_labels: Iterable[str], names: tuple[str, ...] | None) -> Naming:
-    """The naming of a source whose train has these labels; `names` are those of its numbers, where they are known."""
+    """Returns the naming of a source with these labels in train; `names` are those of its numbers, if known."""
     return Naming(names, all(label.isdecimal() for label in train_labels))
 
 
 def read_class_names(settings: DatasetSettings) -> tuple[str, ...] | None:
-    """The names of class 0, 1, … from the file that `settings` name; None without one."""
+    """Reads the names of classes 0, 1, … from the file that `settings` name; None if they name none."""
     if settings.class_names is None:
         return None
     path = Path(settings.class_names).expanduser()
@@ -121,16 +131,16 @@ def read_class_names(settings: DatasetSettings) -> tuple[str, ...] | None:
 
 
 def require_names(names: Sequence[str], where: str) -> None:
-    """Refuses names that cannot stand for class 0, 1, …: an empty one, or two alike."""
+    """Raises DataError if a class name is empty or occurs twice."""
     if not all(names):
-        raise DataError(f"{where}: the name of class {names.index('')} is empty: write a name a line")
+        raise DataError(f"{where}: the name of class {names.index('')} is empty: write one name per line")
     name, count = Counter(names).most_common(1)[0]
     if count > 1:
-        raise DataError(f"{where}: {count} classes are named {name}: make them differ, as in {name} 1 and {name} 2")
+        raise DataError(f"{where}: {count} classes are named {name}: rename them, for example to {name} 1 and {name} 2")
 
 
 def grouped(pairs: Iterable[tuple[str, ImageFile]]) -> dict[str, list[ImageFile]]:
-    """Images by their class name."""
+    """Groups images by class name."""
     groups: dict[str, list[ImageFile]] = {}
     for name, file in pairs:
         groups.setdefault(name, []).append(file)
@@ -143,15 +153,15 @@ def _keep(files: ByClass, names: set[str]) -> tuple[ImageFile, ...]:
 
 
 def kept_classes(settings: DatasetSettings, known: Collection[str], train_at: str) -> set[str]:
-    """The `known` classes that `settings` keep; raises DataError where these name none, or an unknown one."""
+    """Returns the `known` classes that `settings` keep; raises DataError if they list none, or an unknown one."""
     if settings.classes is None:
         return set(known)
     path = Path(settings.classes).expanduser()
     lines = [line.strip() for line in _text(path, "classes").splitlines() if line.strip()]
-    # The first word is the class, what follows may describe it; but a class's own name may hold spaces.
+    # A description may follow the class after a space, but a class name may contain spaces too.
     names = [line if line in known else line.split()[0] for line in lines]
     if not names:
-        raise DataError(f"{path}: names no class: write one a line")
+        raise DataError(f"{path}: names no class: write one per line")
     for name in names:
         if name not in known:
             raise DataError(f"{path}: class {name} is not in {train_at}: correct the list or the root")
@@ -160,11 +170,11 @@ def kept_classes(settings: DatasetSettings, known: Collection[str], train_at: st
 
 def _text(path: Path, key: str) -> str:
     if not path.is_file():
-        raise DataError(f"{path}: no such file of classes: set datasets.<name>.{key} to one with a class a line")
+        raise DataError(f"{path}: no such file: set datasets.<name>.{key} to a file with one class per line")
     try:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as text with one class a line: {error}") from error
+        raise DataError(f"{path}: cannot be read as text with one class per line: {error}") from error
 
 
 def _require_known(classes: ByClass, train: ByClass, where: str, train_at: str) -> None:

@@ -1,8 +1,8 @@
-"""Csv files that name images, and folders that hold them: as most Kaggle sets come.
+"""Csv files that name images in folders, like most Kaggle datasets.
 
 ```
-train.csv (or labels.csv, train_labels.csv)     id,label; headers may be called otherwise
-val.csv, test.csv, sample_submission.csv        each may be absent; the sample's labels do not count
+train.csv (or labels.csv, train_labels.csv)     id,label; columns may have other names
+val.csv, test.csv, sample_submission.csv        each may be absent; the sample's labels are ignored
 train/, train_images/, test/, images/, …        images, named by ids with or without extension
 ```
 """
@@ -10,7 +10,7 @@ train/, train_images/, test/, images/, …        images, named by ids with or w
 import csv
 import io
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
@@ -33,7 +33,7 @@ _SHARED_FOLDER = "images"
 _SPLIT = "{split}"
 _IDS = ("id", "image_id", "imageid", "image", "image_name", "img", "filename", "file_name", "file", "path", "name")
 _LABELS = ("label", "labels", "class", "target", "category", "species", "breed")
-# A sample submission may have a column of labels; they only show how to write them.
+# Labels in a sample submission are only examples.
 _SAMPLE = "sample"
 _FILE_NAME = re.compile(r"\.[A-Za-z]\w{1,3}$")
 _FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True}
@@ -51,7 +51,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Table:
-    """A csv file below the root: `at` for messages, the header, and the cells of each line with its number."""
+    """A csv file below the root: its full path for messages, the header, and each line's number and cells."""
 
     path: str
     at: str
@@ -60,23 +60,23 @@ class Table:
 
 
 def list_csv(settings: DatasetSettings) -> FileListing:
-    """Lists a root by its csv files; reads no image.
+    """Lists a root by its csv files without reading images.
 
-    With `on_bad=skip`, lines of train and val whose image is absent are left out and listed. So are, always, images
-    that no line names, where they lie in a folder of that split alone.
+    With `on_bad=skip`, lines of train and val without an image are reported as left out. So are, always, images without
+    a line in a folder that belongs to one split.
 
     Raises:
-        DataError: no csv of train, columns that are not there, an empty label, an id that is there twice or names no
-            image, or what `file_listing` refuses.
+        DataError: train has no csv file, a column is missing, a label is empty, an id occurs twice or has no image, or
+            `file_listing` raises.
     """
     root = _Root(open_root(settings), settings)
-    train = root.table("train")
+    train = root.tables["train"]
     if train is None:
         raise DataError(
             f"{root.tree.describe('')}: none of {', '.join(_FILES['train'])} inside: set datasets.<name>.train to the "
-            "csv file that has a line for each image"
+            "csv file with a line for each image"
         )
-    splits = {split: root.split(split, table, train) for split in _FILES if (table := root.table(split)) is not None}
+    splits = {split: root.split(split, table, train) for split, table in root.tables.items() if table is not None}
     if "test" not in splits:
         splits["test"] = root.unlisted_test()
     by_class = {name: grouped((file.class_name, file) for file in split.files) for name, split in splits.items()}
@@ -102,24 +102,20 @@ class _Split:
 
 @dataclass(frozen=True)
 class _Folder:
-    """A folder of images below the root, and whether one split alone has its images there."""
+    """A folder of images below the root; `own` if all its images belong to one split."""
 
     path: str
     own: bool
 
 
 class _Root:
-    """A root, and what has been listed of it."""
+    """A root, its csv files by split (None if absent), and the folders listed so far."""
 
     def __init__(self, tree: Tree, settings: DatasetSettings) -> None:
         self.tree = tree
         self._settings = settings
         self._images: dict[str, _Images] = {}
-        self._tables = {split: self._table(split) for split in _FILES}
-
-    def table(self, split: str) -> Table | None:
-        """The csv file of a split: the one asked for, else the first of those usual; None if there is none."""
-        return self._tables[split]
+        self.tables = {split: self._table(split) for split in _FILES}
 
     def _table(self, split: str) -> Table | None:
         path = self._asked(split)
@@ -131,7 +127,7 @@ class _Root:
         return None if path is None else read_table(self.tree, path)
 
     def split(self, split: str, table: Table, train: Table) -> _Split:
-        """The images that the lines of a split's table name."""
+        """Returns the images that the lines of a split's table name."""
         folder = self._folder(split)
         images = self._images_below(folder.path)
         may_lack = split != "test" and self._settings.on_bad is OnBad.skip
@@ -148,7 +144,7 @@ class _Root:
                 left_out.append(LeftOut(split, line.id, f"line {line.number} of {table.path} names no image"))
                 continue
             if entry.path in line_of:
-                raise DataError(f"{where}: names {line.id}, as line {line_of[entry.path]} does: remove one of them")
+                raise DataError(f"{where}: names {line.id} like line {line_of[entry.path]}: remove one of them")
             line_of[entry.path] = line.number
             files.append(ImageFile(entry.path, images.below(entry.path), line.label, entry.version))
         if folder.own:
@@ -157,7 +153,7 @@ class _Root:
         return _Split(table.at, tuple(files), tuple(left_out))
 
     def unlisted_test(self) -> _Split:
-        """Without a csv file, all images of test's own folder, if there is one."""
+        """Returns all images of test's own folder, if there is one, for a test without a csv file."""
         path = self._asked("test")
         folder = self._folder("test") if path is None else _Folder(path, own=True)
         at = self.tree.describe(folder.path)
@@ -165,7 +161,7 @@ class _Root:
             return _Split(at)
         images = self._images_below(folder.path)
         if not images.entries:
-            raise DataError(f"{at}: no images: fill it, or remove it")
+            raise DataError(f"{at}: no images: add some, or remove the folder")
         return _Split(
             at, tuple(ImageFile(each.path, images.below(each.path), NO_CLASS, each.version) for each in images.entries)
         )
@@ -188,15 +184,13 @@ class _Root:
         if pattern is not None:
             path = below_root(pattern.replace(_SPLIT, split), "datasets.<name>.images")
             if not self._is_folder(path):
-                raise DataError(
-                    f"{self.tree.describe(path)}: no such folder: set datasets.<name>.images to the images'"
-                )
+                raise DataError(f"{self.tree.describe(path)}: no such folder: correct datasets.<name>.images")
             return _Folder(path, own=_SPLIT in pattern)
         own = [each.replace(_SPLIT, word) for each in _OWN_FOLDERS for word in WORDS[split]]
-        # Val may be a part of train that only its csv file tells apart.
+        # Val's images may lie in train's folder; then only its csv file separates them.
         others = [_SHARED_FOLDER, *(each.replace(_SPLIT, "train") for each in _OWN_FOLDERS if split == "val")]
         path = next((each for each in (*own, *others) if self._is_folder(each)), "")
-        shared = split == "train" and self.table("val") is not None and self._folder("val").path == path
+        shared = split == "train" and self.tables["val"] is not None and self._folder("val").path == path
         return _Folder(path, own=path in own and not shared)
 
     def _is_folder(self, path: str) -> bool:
@@ -213,7 +207,7 @@ class _Root:
         return self._images[folder]
 
 
-# By which an image is found, in this order.
+# The forms of an id, tried in this order.
 _KEYS: tuple[Callable[[PurePosixPath], str], ...] = (
     str,
     lambda path: str(path.with_suffix("")),
@@ -223,7 +217,7 @@ _KEYS: tuple[Callable[[PurePosixPath], str], ...] = (
 
 
 class _Images:
-    """The images below a folder at any depth, found by an id as competitions write it."""
+    """The images below a folder at any depth, and a search by the ids of competitions."""
 
     def __init__(self, tree: Tree, folder: str) -> None:
         self._folder = folder
@@ -231,22 +225,22 @@ class _Images:
         self.entries = tuple(entry for entry in walk(tree, folder) if may_be_image(entry))
 
     def below(self, path: str) -> str:
-        """A path below the root as one below the folder."""
+        """Turns a path below the root into one below the folder."""
         return path.removeprefix(f"{self._folder}/") if self._folder else path
 
     def find(self, name: str, where: str) -> Entry | None:
-        """The image whose path is `name`, or else its path without extension, its file name, its file name's stem.
+        """Finds the image whose path is `name`, or else its path without extension, its file name, or that one's stem.
 
         Raises:
-            DataError: several could be meant; `where` is for the message.
+            DataError: several images match; `where` is for the message.
         """
         for number, key in enumerate(_KEYS):
-            # An index is made once an id has not been found in those before it.
+            # An index is built only if an id is missing in those before it.
             if number == len(self._indices):
                 self._indices.append(self._index(key))
             hits = self._indices[number].get(name, ())
             if len(hits) > 1:
-                raise DataError(f"{where}: {name} may be {hits[0].path} or {hits[1].path}: write the path in full")
+                raise DataError(f"{where}: {name} may be {hits[0].path} or {hits[1].path}: write the full path")
             if hits:
                 return hits[0]
         return None
@@ -259,7 +253,7 @@ class _Images:
 
 
 def read_table(tree: Tree, path: str) -> Table:
-    """Parses a file whose cells are divided by commas, semicolons or tabs; raises DataError where it is none."""
+    """Parses a file with commas, semicolons or tabs between cells; raises DataError if it is malformed."""
     text, at = read_text(tree, path), tree.describe(path)
     first = text.partition("\n")[0]
     delimiter = next((each for each in ",;\t" if each in first), ",")
@@ -269,7 +263,7 @@ def read_table(tree: Tree, path: str) -> Table:
     except csv.Error as error:
         raise DataError(f"{at}: line {reader.line_num}: {error}") from error
     if len(lines) < 2:
-        raise DataError(f"{at}: no line below a header: write id,label and a line for each image")
+        raise DataError(f"{at}: no line below the header: write id,label and one line for each image")
     (_, header), *rest = lines
     for number, line in rest:
         if len(line) != len(header):
@@ -278,10 +272,10 @@ def read_table(tree: Tree, path: str) -> Table:
 
 
 def _lines(settings: DatasetSettings, split: str, table: Table, train: Table) -> Iterator[Line]:
-    """The lines of a split; `train` says which columns are classes where each has one.
+    """Yields the lines of a split; `train` has the column of labels, or the columns of classes.
 
     Raises:
-        DataError: a column is not there or cannot be told, or an id or a label is empty.
+        DataError: a column is missing or ambiguous, or an id or a label is empty.
     """
     id_place = _id_place(settings, table)
     is_sample = split == "test" and PurePosixPath(table.path).name.lower().startswith(_SAMPLE)
@@ -301,7 +295,7 @@ def _lines(settings: DatasetSettings, split: str, table: Table, train: Table) ->
 def _id_place(settings: DatasetSettings, table: Table) -> int:
     if settings.id_column is None:
         usual = _usual_places(table, _IDS)
-        # Beside the names of files an id is but a number, though some images may be called so.
+        # A column of file names is preferred to one of ids, which may be mere numbers.
         files = (place for place in usual if _FILE_NAME.search(table.lines[0][1][place]))
         return next(files, usual[0] if usual else 0)
     if settings.id_column not in table.header:
@@ -315,10 +309,12 @@ def _usual_places(table: Table, known: Iterable[str]) -> list[int]:
 
 
 def _labels(settings: DatasetSettings, table: Table, train: Table, id_place: int) -> list[str] | None:
-    """The label of each line, from the column that holds those of train; None where there is no such column."""
+    """Returns the label of each line, from train's column of labels or columns of classes; None if there is none."""
     name = settings.label_column
-    if name is None and (place := _label_place(settings, train)) is not None:
-        name = train.header[place]
+    if name is None and (usual := _usual_places(train, _LABELS)):
+        name = train.header[usual[0]]
+    elif name is None and len(train.header) == 2:
+        name = train.header[1 - _id_place(settings, train)]
     if name is None:
         return _marked_classes(table, train, table.header[id_place])
     if name not in table.header:
@@ -327,33 +323,25 @@ def _labels(settings: DatasetSettings, table: Table, train: Table, id_place: int
     return [cells[place] for _, cells in table.lines]
 
 
-def _label_place(settings: DatasetSettings, train: Table) -> int | None:
-    usual = _usual_places(train, _LABELS)
-    if not usual and len(train.header) == 2:
-        return 1 - _id_place(settings, train)
-    return usual[0] if usual else None
-
-
 def _marked_classes(table: Table, train: Table, id_name: str) -> list[str] | None:
-    """The class of each line where train has a column of 0 and 1 for each; None where it has not."""
+    """Returns the class of each line if train has a column of 0 and 1 for each class; otherwise None."""
     classes = [name for name in train.header if name != id_name]
     if not set(classes) <= set(table.header):
         return None
     places = [table.header.index(name) for name in classes]
     if not places or not all(cells[place] in _FLAGS for _, cells in table.lines for place in places):
         return None
-    return [_marked(table, number, cells, places) for number, cells in table.lines]
-
-
-def _marked(table: Table, number: int, cells: Sequence[str], places: Iterable[int]) -> str:
-    marked = [table.header[place] for place in places if _FLAGS[cells[place]]]
-    if len(marked) != 1:
-        raise DataError(f"{table.at}: line {number}: {len(marked)} classes are marked with 1: an image has just one")
-    return marked[0]
+    labels: list[str] = []
+    for number, cells in table.lines:
+        marked = [table.header[place] for place in places if _FLAGS[cells[place]]]
+        if len(marked) != 1:
+            raise DataError(f"{table.at}: line {number}: {len(marked)} classes are marked with 1: mark just one")
+        labels += marked
+    return labels
 
 
 def _no_column(table: Table, key: str, asked: str | None) -> DataError:
-    missing = "which column holds labels cannot be told" if asked is None else f"no column {asked}"
+    missing = "no known column of labels" if asked is None else f"no column {asked}"
     more = ", …" if len(table.header) > _MOST_NAMED else ""
     columns = ", ".join(table.header[:_MOST_NAMED]) + more
     return DataError(f"{table.at}: {missing} (columns: {columns}): set datasets.<name>.{key}")

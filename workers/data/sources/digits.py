@@ -1,6 +1,6 @@
-"""scikit-learn's bundled handwritten digits: 1797 real 8 × 8 images, no download.
+"""scikit-learn's bundled handwritten digits: 1797 real 8 × 8 images, without a download.
 
-The splits are made from the upright digits first; the superset of 40 classes then turns each digit inside its split.
+The upright digits are split first. The superset of 40 classes then turns each digit inside its split.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ class Digits:
 
 @cache
 def bundled_digits() -> Digits:
-    """Reads what scikit-learn brings along."""
+    """Reads the digits that scikit-learn bundles."""
     from sklearn.datasets import load_digits
 
     loaded = load_digits()
@@ -44,7 +44,7 @@ def bundled_digits() -> Digits:
 class DigitsListing:
     """The digits, each in `orientations` quarter turns; class index = digit · orientations + turns.
 
-    Every split, test too, holds every orientation of its own digits.
+    Every split, including test, has all orientations of its digits.
     """
 
     val_fraction: float
@@ -61,8 +61,7 @@ class DigitsListing:
         return tuple(f"{digit}@{90 * turns}" for digit in range(10) for turns in range(self.orientations))
 
     def counts(self) -> dict[str, int]:
-        splits = self.rows(unwatched).splits
-        return {split: len(splits[split]) for split in SPLITS}
+        return {split: len(rows) for split, rows in self.rows(unwatched).splits.items()}
 
     def fingerprint(self) -> str:
         digits = bundled_digits()
@@ -123,5 +122,5 @@ class DigitsListing:
 
 
 def list_digits(settings: DatasetSettings) -> DigitsListing:
-    """The digits as `settings` ask for them."""
+    """Returns the listing of the digits for `settings`."""
     return DigitsListing(settings.val_fraction, settings.dev_fraction, settings.orientations)

@@ -1,4 +1,4 @@
-"""A dataset whose images are files by name, wherever they lie: dealt out to the splits by their contents."""
+"""A dataset of named image files, in any storage, which are split by their contents."""
 
 import hashlib
 import socket
@@ -16,7 +16,7 @@ from workers.data.sources.tree import Entry, Tree
 from workers.errors import SourceLost
 from workers.settings import SPLITS
 
-# Files that lie beside images and are none: annotations, thumbnails, folder settings.
+# Files beside images that are no images: annotations, thumbnails, folder settings.
 _BESIDE = {".txt", ".csv", ".tsv", ".json", ".xml", ".yaml", ".md", ".html", ".mat", ".db", ".ini"}
 
 
@@ -25,10 +25,10 @@ class ImageFile:
     """A listed image, not yet read.
 
     Attributes:
-        path: what its source reads it by; told to people too.
+        path: the path by which its source reads it; messages show it.
         name: the row's id, the path below the split.
         class_name: "" for unlabelled.
-        version: changes when the file does: its size and time, or what an object store says of it.
+        version: changes when the file does: its size and time, or an object store's mark.
     """
 
     path: str
@@ -38,28 +38,28 @@ class ImageFile:
 
 
 class Contents(Protocol):
-    """Where the bytes of listed images come from; picklable, and read by many threads at once."""
+    """Reads the bytes of listed images. It must be picklable, and many threads read at once."""
 
     @property
     def identity(self) -> str:
-        """Names the place: two places may agree in all names, sizes and times and differ in pixels."""
+        """The place of the files, since two places with equal names, sizes and times may differ in pixels."""
 
     @property
     def num_readers(self) -> int | None:
-        """How many threads should read at once; None for one a core."""
+        """The number of threads that should read at once; None for one per core."""
 
     def read(self, path: str) -> bytes:
-        """The bytes of one image; raises BadImage where there are none."""
+        """Reads one image; raises BadImage if it cannot be read or is empty."""
 
 
 def may_be_image(entry: Entry) -> bool:
-    """Whether a file is to be taken for an image, be it a damaged one, by its name."""
+    """Returns whether a file counts as an image by its name; it may be damaged."""
     return not entry.is_folder and PurePosixPath(entry.name).suffix.lower() not in _BESIDE
 
 
 @dataclass(frozen=True)
 class PlainFiles:
-    """Each image is a file of its own."""
+    """Reads images that are files of their own."""
 
     tree: Tree
 
@@ -79,8 +79,8 @@ class PlainFiles:
 class FileLoader:
     """Decodes listed files.
 
-    One that could be read when it was listed, and cannot now, is no bad image: it may have been moved, or lie where not
-    all nodes see it. `load` raises SourceLost then.
+    `load` raises SourceLost and not BadImage if a file could be read when it was hashed, but cannot be now: it may have
+    been moved, or not all nodes can reach it.
     """
 
     contents: Contents
@@ -92,8 +92,8 @@ class FileLoader:
             if row.content == _unreadable(row.path):
                 raise
             raise SourceLost(
-                f"{row.path} below {self.contents.identity} could be read before, and cannot now on "
-                f"{socket.gethostname()} ({error}): bring it back, to storage that all nodes share, and run it again"
+                f"{row.path} below {self.contents.identity} could be read before, but not now on "
+                f"{socket.gethostname()} ({error}): restore it on storage that all nodes share, then run it again"
             ) from error
         return decode(content, size, row.path)
 
@@ -103,15 +103,15 @@ class FileListing:
     """All images of a dataset, not yet read.
 
     Attributes:
-        contents: reads them.
+        contents: reads the images.
         classes: a label is an index into them.
-        train: images to deal out, in any order.
-        val: None where the source has none; then `val_fraction` of train.
+        train: images to split, in any order.
+        val: None if the source has none; then `val_fraction` of train is held out.
         test: unlabelled unless `labelled_test`.
-        other_held_out: val and test images of classes that are left out: never a row, but copies of them are never
-            trained on either.
-        left_out: images that the source knows of and that are in no split.
-        class_ids: what a challenge calls each class in its submissions; empty where there is no such thing.
+        other_held_out: val and test images of classes that are left out; they get no row, but copies of them are not
+            trained on.
+        left_out: images that the source has and that are in no split.
+        class_ids: the names of the classes in a challenge's submissions; empty without a challenge.
     """
 
     contents: Contents
@@ -152,7 +152,7 @@ class FileListing:
     def fingerprint(self) -> str:
         digest = hashlib.sha256(self.contents.identity.encode(errors="surrogateescape") + b"\0")
         for files in (self.train, self.val, self.test, self.other_held_out):
-            # How many there are of each: a csv may move an image from the end of one to the beginning of the next.
+            # The count tells an image that moved from the end of one split to the start of the next.
             digest.update(f"{'none' if files is None else len(files)}\0".encode())
             for file in files or ():
                 digest.update(f"{file.path}\0{file.name}\0{file.class_name}\0{file.version}\0".encode())
@@ -175,7 +175,7 @@ class FileListing:
         for file in self.train:
             content = contents[file.path]
             if content in published:
-                # A copy of an image that is scored or predicted must not be learned from.
+                # Training must not see a copy of an image that is scored or predicted.
                 left_out.append(LeftOut("train", file.path, f"same content as {published[content]}"))
             elif content in held_out.val:
                 splits["val"].append(self._row(file, content))
@@ -199,5 +199,5 @@ class FileListing:
 
 
 def _unreadable(path: str) -> bytes:
-    """What stands for the content of an unreadable file: no two of them are copies of each other."""
+    """Returns a stand-in for the content of an unreadable file; no two such files count as copies."""
     return hashlib.sha256(b"unreadable\0" + path.encode()).digest()

@@ -20,16 +20,16 @@ ANNOTATIONS = "val_annotations.txt"
 
 
 def list_folder(settings: DatasetSettings) -> FileListing:
-    """Lists a root; reads no image.
+    """Lists a root without reading images.
 
     Raises:
-        DataError: no root, no class, an empty class, a listed class that is absent, a class of val or test that
-            train lacks, or names that cannot be told apart.
+        DataError: the root is missing, train has no classes or an empty class, a folder or annotation is misplaced, or
+            `file_listing` raises.
     """
     tree = open_root(settings)
     inside = {entry.name for entry in tree.entries("") if entry.is_folder}
     if "train" not in inside:
-        raise DataError(f"{tree.describe('')}: no train/ inside: the root must hold train/<class>/ with images")
+        raise DataError(f"{tree.describe('')}: no train/ inside: put images in train/<class>/, or correct the root")
     train = _class_folders(tree, "train")
     if not train:
         raise DataError(f"{tree.describe('train')}: no class folders: put images in train/<class>/")
@@ -54,11 +54,11 @@ def _files(class_name: str, entries: Iterable[Entry]) -> list[ImageFile]:
 
 
 def _class_folders(tree: Tree, split: str) -> dict[str, list[ImageFile]]:
-    """The files of each class folder of a split; refuses an empty class, and images outside any class."""
+    """Lists each class folder of a split; raises DataError if a class is empty or an image is in no class folder."""
     entries = tree.entries(split)
     for entry in entries:
         if may_be_image(entry):
-            raise DataError(f"{tree.describe(entry.path)}: lies outside any class folder: move it to {split}/<class>/")
+            raise DataError(f"{tree.describe(entry.path)}: not in a class folder: move it to {split}/<class>/")
     folders = [entry for entry in entries if entry.is_folder]
     listed = map_in_order(partial(_class_files, tree), folders, tree.num_readers)
     return {folder.name: files for folder, files in zip(folders, listed, strict=True)}
@@ -86,20 +86,20 @@ def _val(tree: Tree) -> dict[str, list[ImageFile]]:
 
 
 def _annotated(tree: Tree) -> dict[str, list[ImageFile]]:
-    """val/images/* by the class that the annotations (tab-separated: file, class, box) name for each."""
+    """Groups val/images/* by the classes in the annotations (tab-separated: file, class, box)."""
     path, folder = f"val/{ANNOTATIONS}", f"val/{IMAGES_FOLDER}"
     lines = [line.split("\t") for line in read_text(tree, path).splitlines() if line.strip()]
     for number, fields in enumerate(lines, start=1):
         if len(fields) < 2:
-            raise DataError(f"{tree.describe(path)}: entry {number} has no class: write file, tab, class")
+            raise DataError(f"{tree.describe(path)}: entry {number} has no class: write the file, a tab and the class")
     class_of = {fields[0].strip(): fields[1].strip() for fields in lines}
     if not any(entry.name == IMAGES_FOLDER for entry in tree.entries("val")):
-        raise DataError(f"{tree.describe(folder)}: no such folder, though {ANNOTATIONS} lists its images")
+        raise DataError(f"{tree.describe(folder)}: no such folder, but {ANNOTATIONS} lists its images: add it")
     known = []
     for file in _files(NO_CLASS, tree.entries(folder)):
         name = file.path.rsplit("/", 1)[-1]
         if name not in class_of:
-            raise DataError(f"{tree.describe(file.path)}: has no line in {ANNOTATIONS}: add one, or remove the image")
+            raise DataError(f"{tree.describe(file.path)}: no line in {ANNOTATIONS}: add one, or remove the image")
         known.append(replace(file, class_name=class_of.pop(name)))
     if class_of:
         raise DataError(
@@ -109,7 +109,7 @@ def _annotated(tree: Tree) -> dict[str, list[ImageFile]]:
 
 
 def _test(tree: Tree, train: Mapping[str, object]) -> dict[str, list[ImageFile]]:
-    """Flat and unlabelled, or class folders."""
+    """Lists test, which is flat and unlabelled or has class folders."""
     entries = tree.entries("test")
     folders = {entry.name for entry in entries if entry.is_folder}
     flat = _files(NO_CLASS, entries)
@@ -119,5 +119,5 @@ def _test(tree: Tree, train: Mapping[str, object]) -> dict[str, list[ImageFile]]
     if folders:
         return _class_folders(tree, "test")
     if not flat:
-        raise DataError(f"{tree.describe('test')}: no images: fill test/, or remove it")
+        raise DataError(f"{tree.describe('test')}: no images: add some, or remove test/")
     return {NO_CLASS: flat}

@@ -1,7 +1,7 @@
-"""sha256 of images' contents, kept on disk a block at a time: reading all of a large set takes hours, and a kill comes.
+"""Stores the sha256 of images' contents on disk in blocks, so that a kill does not cost hours of reading.
 
-A block is 32 bytes a file in the listing's order, committed by rename. Whoever uses a folder of blocks names it by the
-listing's fingerprint, which no change of a file leaves as it was.
+A block has 32 bytes for each file in the listing's order, and is committed by rename. The name of a folder of blocks
+must contain the listing's fingerprint, which changes with every file.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,16 +21,16 @@ _SHA256_BYTES = 32
 
 @dataclass(frozen=True)
 class KeptContents:
-    """`folder` is where blocks are; None keeps none."""
+    """A folder of blocks; None stores nothing."""
 
     folder: Path | None
 
     def hashed(
         self, content_of: Callable[[Item], bytes], items: Sequence[Item], num_readers: int | None = None
     ) -> Iterator[bytes]:
-        """Yields content_of(item), 32 bytes each, in order; reads the blocks that are there in place of the items.
+        """Yields content_of(item), 32 bytes each, in order; reads existing blocks in place of their items.
 
-        `num_readers` at once; None is one for each core.
+        `num_readers` threads read at once; None means one for each core.
 
         Raises:
             StorageError: a block cannot be written.
@@ -43,7 +43,7 @@ class KeptContents:
             if block is None
             for item in items[start : start + _BLOCK]
         ]
-        # Several at a time: handing one over to a thread takes as long as hashing a small image.
+        # Several at a time, because passing one item to a thread takes as long as hashing a small image.
         handfuls = (missing[start : start + _HANDFUL] for start in range(0, len(missing), _HANDFUL))
         contents = chain.from_iterable(
             map_in_order(lambda handful: [content_of(each) for each in handful], handfuls, num_readers)
@@ -56,23 +56,21 @@ class KeptContents:
             for content in islice(contents, min(_BLOCK, len(items) - start)):
                 hashed.append(content)
                 yield content
-            self._write(start, b"".join(hashed))
-
-    def _path(self, folder: Path, start: int) -> Path:
-        return folder / f"{start:09d}.sha256"
+            if self.folder is not None:
+                write_bytes(self.folder / _name(start), b"".join(hashed))
 
     def _read(self, start: int, num_items: int) -> bytes | None:
         if self.folder is None:
             return None
         try:
-            block = self._path(self.folder, start).read_bytes()
+            block = (self.folder / _name(start)).read_bytes()
         except OSError:
             return None
         return block if len(block) == num_items * _SHA256_BYTES else None
 
-    def _write(self, start: int, block: bytes) -> None:
-        if self.folder is not None:
-            write_bytes(self._path(self.folder, start), block)
+
+def _name(start: int) -> str:
+    return f"{start:09d}.sha256"
 
 
 UNKEPT = KeptContents(None)

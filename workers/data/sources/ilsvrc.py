@@ -1,4 +1,4 @@
-"""ILSVRC-2012 as it was handed out: archives or folders, and the development kit that says what is what.
+"""ILSVRC-2012 as published: archives or folders, and the development kit with classes and ground truth.
 
 ```
 ILSVRC2012_devkit_t12.tar.gz   or its folder
@@ -6,9 +6,9 @@ ILSVRC2012_img_train.tar       a tar of n01440764.tar …; or a folder of those,
 ILSVRC2012_img_val.tar         or a folder of ILSVRC2012_val_00000001.JPEG …; or val/
 ILSVRC2012_img_test*.tar       or a folder of ILSVRC2012_test_00000001.JPEG …; or test/; may be absent
 ```
-Where an archive and a folder are both there, the archive counts. Classes are WNIDs in the order of their
-ILSVRC2012_IDs, and so are labels; rows of val and test are in the order of their numbers, none missing, since a
-submission has a line for each and names none of them. Archives are read in place.
+If there are both an archive and a folder, the archive is used. Classes and labels are in the order of their
+ILSVRC2012_IDs. Rows of val and test are in the order of their numbers, and none may be missing, because a submission
+has a line for each and does not name them. Archives are read in place.
 """
 
 import re
@@ -29,33 +29,35 @@ _TASK_3 = "_t3"
 
 
 def list_ilsvrc(settings: DatasetSettings) -> FileListing:
-    """Lists the files of the challenge; reads the kit, and of archives the headers only.
+    """Lists the files of the challenge; reads the kit and the headers of archives.
 
     Raises:
-        DataError: no root, no kit, no train or val; a class without images; an archive that is damaged; images and
-            ground truth that do not match, or a number that is missing.
+        DataError: the root, the kit, train or val is missing, a class has no images, an archive is damaged, images and
+            ground truth do not match, or a number is missing.
     """
     tree = open_root(settings)
     kit = read_development_kit(tree)
     wanted = kept_classes(settings, kit.wnids, f"the low-level synsets of {kit.where}")
     train = _train(tree, kit, wanted)
+    val = grouped((file.class_name, file) for file in _val(tree, kit))
+    test = [replace(file, class_name=NO_CLASS) for file in _numbered(tree, "test")]
     found = Found(
         order=kit.wnids,
-        # The tars of classes that are left out are not looked into.
+        # The tars of other classes are not read.
         train={**dict.fromkeys(kit.wnids, ()), **train},
-        val=grouped((file.class_name, file) for file in _val(tree, kit)),
-        test={NO_CLASS: test} if (test := _test(tree)) else {},
+        val=val,
+        test={NO_CLASS: test} if test else {},
         train_at=kit.where,
         val_at=f"{tree.describe('')}: val",
         test_at=f"{tree.describe('')}: test",
     )
-    # The ids stay the kit's, also where some classes are left out.
+    # Classes keep the kit's ids even if others are left out.
     ids = tuple(str(number) for number, wnid in enumerate(kit.wnids, start=1) if wnid in wanted)
     return replace(file_listing(settings, ArchivesAndFiles(tree), found), class_ids=ids)
 
 
 def _train(tree: Tree, kit: DevelopmentKit, wanted: set[str]) -> dict[str, list[ImageFile]]:
-    """The images of each wanted class, from the tar of tars or from a folder of class tars or class folders."""
+    """Lists the images of each wanted class, from the tar of tars or a folder of class tars or class folders."""
     archive = _archive(tree, "train")
     if archive is not None:
         spans = {PurePosixPath(each.name).name: each.span for each in _members(tree, archive)}
@@ -90,18 +92,20 @@ def _every_class(
 ) -> dict[str, list[ImageFile]]:
     for number, wnid in enumerate(kit.wnids, start=1):
         if wnid in wanted and not classes.get(wnid):
-            lacks = "holds no image" if wnid in classes else f"has neither {wnid}.tar nor a folder there"
+            lacks = "has no image" if wnid in classes else f"has neither {wnid}.tar nor a folder there"
             raise DataError(f"{where}: class {wnid} (ILSVRC2012_ID {number}) {lacks}: add it, or fetch it again")
     return dict(classes)
 
 
 def _require_known(names: Iterable[str], kit: DevelopmentKit, where: str) -> None:
     for name in sorted(set(names) - set(kit.wnids)):
-        raise DataError(f"{where}: {name!a} is no low-level synset of {kit.where}: remove it, or fetch the right kit")
+        raise DataError(
+            f"{where}: {name!a} is not a low-level synset of {kit.where}: remove it, or fetch the right kit"
+        )
 
 
 def _archive(tree: Tree, split: str) -> Entry | None:
-    """The archive of a split, by the beginning of its name: that of test was handed out again with a date in it."""
+    """Finds the archive of a split by the start of its name, because test was published again with a date in it."""
     found = [
         each
         for each in tree.entries("")
@@ -113,14 +117,14 @@ def _archive(tree: Tree, split: str) -> Entry | None:
 
 
 def _folder(tree: Tree, split: str) -> str | None:
-    """The folder of a split: named as its archive would be unpacked to, or as the split."""
+    """Finds the folder of a split, named like its unpacked archive or like the split."""
     folders = [entry.name for entry in tree.entries("") if entry.is_folder]
     named = [name for name in folders if _is_of(split, name) or name == split]
     return named[0] if named else None
 
 
 def _is_of(split: str, name: str) -> bool:
-    """Whether a name is that of a split of classification; task 3, telling dogs apart, has images of its own."""
+    """Returns whether a name is that of a classification split; task 3, dog breeds, has its own images."""
     return name.startswith(f"{_PREFIX}{split}") and not name.endswith(_TASK_3)
 
 
@@ -131,7 +135,7 @@ def _members(tree: Tree, archive: Entry, within: Span | None = None, inner: str 
 
 
 def _of_class(tree: Tree, archive: Entry, within: Span, wnid: str) -> list[ImageFile]:
-    """The images of a class's tar, which is `archive` itself or lies `within` it."""
+    """Lists the images of a class's tar, which is `archive` itself or a part of it."""
     inner = f": {wnid}.tar" if archive.name != f"{wnid}.tar" else ""
     members = _members(tree, archive, within, inner)
     return [_image(archive, each, f"{wnid}/{each.name.rpartition('/')[2]}", wnid) for each in members]
@@ -149,35 +153,31 @@ def _val(tree: Tree, kit: DevelopmentKit) -> list[ImageFile]:
     if len(files) != len(kit.val_ids):
         raise DataError(
             f"{where}: {len(files)} images of val, but the ground truth in {kit.where} has {len(kit.val_ids)} lines; "
-            "fetch what is incomplete again"
+            "fetch the incomplete one again"
         )
     known, labelled = set(kit.wnids), []
     for file, number in zip(files, kit.val_ids, strict=True):
         wnid = kit.wnids[number - 1]
-        # Scripts sort val into class folders; what they have wrong would be scored as wrong.
+        # Scripts sort val into class folders, and may be wrong.
         if file.class_name in known and file.class_name != wnid:
-            raise DataError(f"{where}: {file.path} lies in another class than the ground truth's, {wnid}: move it")
+            raise DataError(f"{where}: {file.path} is in another class than the ground truth's, {wnid}: move it")
         labelled.append(replace(file, class_name=wnid))
     return labelled
 
 
-def _test(tree: Tree) -> list[ImageFile]:
-    return [replace(file, class_name=NO_CLASS) for file in _numbered(tree, "test")]
-
-
 def _numbered(tree: Tree, split: str) -> list[ImageFile]:
-    """A split's images in the order of their numbers, from 1 on without a gap; `class_name` is the folder of each."""
+    """Lists a split's images in the order of their numbers, from 1 on without a gap, with their folder as class."""
     found, numbers = _split_files(tree, split), {}
     for file in found:
         number = re.fullmatch(rf"ILSVRC2012_{split}_(\d{{8}})\.JPEG", file.name)
         if number is None or int(number[1]) in numbers:
-            problem = "occurs twice" if number else f"is not named as ILSVRC2012_{split}_00000001.JPEG is"
+            problem = "occurs twice" if number else f"is not named like ILSVRC2012_{split}_00000001.JPEG"
             raise DataError(f"{tree.describe('')}: {file.path} {problem}: remove or rename it")
         numbers[int(number[1])] = file
     for expected in range(1, len(found) + 1):
         if expected not in numbers:
             missing = f"ILSVRC2012_{split}_{expected:08d}.JPEG"
-            raise DataError(f"{tree.describe('')}: {missing} is missing, and {split} has later ones: fetch it again")
+            raise DataError(f"{tree.describe('')}: {missing} is missing, but {split} has later ones: fetch it again")
     return [numbers[number] for number in sorted(numbers)]
 
 

@@ -1,4 +1,4 @@
-"""ILSVRC-2012's development kit: which WNID each ILSVRC2012_ID is, and the ids of the validation images.
+"""ILSVRC-2012's development kit: the WNID of each ILSVRC2012_ID, and the ids of the validation images.
 
 Only `data/meta.mat` and `data/ILSVRC2012_validation_ground_truth.txt` are read, from the kit's folder or its archive.
 """
@@ -19,36 +19,25 @@ from workers.errors import DataError
 KIT = "ILSVRC2012_devkit_t12"
 META = "data/meta.mat"
 GROUND_TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"
-# Each is under 3 MB as published: what is far larger is not the kit, or is meant to fill the memory.
+# Each is under 3 MB as published. A far larger file is not the kit, or an attempt to fill the memory.
 _LARGEST_FILE = 1 << 25
 _LARGEST_META = 1 << 27
 _LARGEST_UNPACKED = 1 << 27
 _MOST_SYNSETS = 100_000
-# What scipy raises on files that are damaged, or no MATLAB files at all.
+# Errors that scipy raises on damaged files, or files that are not MATLAB's.
 _UNREADABLE = (
-    ValueError,
-    TypeError,
-    KeyError,
-    IndexError,
-    AttributeError,
-    OverflowError,
-    MemoryError,
-    RuntimeError,
-    ZeroDivisionError,
-    OSError,
-    EOFError,
-    struct.error,
-    zlib.error,
+    *(ValueError, TypeError, LookupError, AttributeError, ArithmeticError, MemoryError, RuntimeError),
+    *(OSError, EOFError, struct.error, zlib.error),
 )
 _MAT_HEADER, _TAG, _COMPRESSED = 128, 8, 15
 
 
 @dataclass(frozen=True)
 class DevelopmentKit:
-    """What the kit says of classes and validation images.
+    """The classes and validation labels in the kit.
 
     Attributes:
-        wnids: of the low-level synsets; the one at place i has ILSVRC2012_ID i + 1.
+        wnids: of the low-level synsets; the one at index i has ILSVRC2012_ID i + 1.
         val_ids: ILSVRC2012_ID of each validation image, in the order of their file names.
         where: the kit's folder or archive, for messages.
     """
@@ -62,21 +51,20 @@ def read_development_kit(tree: Tree) -> DevelopmentKit:
     """Reads `ILSVRC2012_devkit_t12.tar.gz`, or the folder `ILSVRC2012_devkit_t12`, or its data/; extracts nothing.
 
     Raises:
-        DataError: no kit, one of its files is missing or damaged, or its ids are not 1…n.
+        DataError: the kit or one of its files is missing or damaged, or its ids are not 1…n.
     """
     archive = f"{KIT}.tar.gz"
     if tree.find(archive) is not None:
         where = tree.describe(archive)
         files = _unpack(_read(tree, archive), where)
     elif tree.find(KIT) is not None or tree.find(META) is not None:
-        # Its folder, or what that holds.
         folder = f"{KIT}/" if tree.find(KIT) is not None else ""
         where = tree.describe(folder.rstrip("/"))
         files = {name: _read(tree, f"{folder}{name}") for name in (META, GROUND_TRUTH)}
     else:
         raise DataError(
-            f"{tree.describe('')}: no development kit: put {archive} or its folder there; class folders alone are read "
-            "with datasets.<name>.source=folder"
+            f"{tree.describe('')}: no development kit: put {archive} or its folder there, or read class folders with "
+            "datasets.<name>.source=folder"
         )
     wnids = _wnids(files[META], f"{where}: {META}")
     return DevelopmentKit(wnids, _val_ids(files[GROUND_TRUTH], len(wnids), f"{where}: {GROUND_TRUTH}"), where)
@@ -96,7 +84,7 @@ def _unpack(archive: bytes, where: str) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(archive)) as file:
-            # Unpacked in memory first, where a header can ask for no more than there is.
+            # Unpacked in memory first, so that a header cannot ask for more than there is.
             plain = file.read(_LARGEST_UNPACKED + 1)
         if len(plain) > _LARGEST_UNPACKED:
             raise DataError(f"{where}: larger than the kit is when unpacked; fetch it again")
@@ -115,19 +103,19 @@ def _unpack(archive: bytes, where: str) -> dict[str, bytes]:
         raise DataError(f"{where}: cannot be read as the kit's archive ({one_line(error)}); fetch it again") from error
     for name in (META, GROUND_TRUTH):
         if name not in found:
-            raise DataError(f"{where}: holds no {name}: it is not the development kit of 2012; fetch it again")
+            raise DataError(f"{where}: has no {name}: it is not the development kit of 2012; fetch it again")
     return found
 
 
 def _wnids(content: bytes, where: str) -> tuple[str, ...]:
-    """The WNIDs of the synsets without children, by their ILSVRC2012_ID."""
+    """Returns the WNIDs of the synsets without children, in the order of their ILSVRC2012_IDs."""
     wnid_of: dict[int, str] = {}
     try:
         for synset in _synsets(content):
             if int(synset["num_children"]) == 0:
                 number, wnid = int(synset["ILSVRC2012_ID"]), synset["WNID"]
                 if not isinstance(wnid, str) or not wnid.isascii() or not wnid.isalnum():
-                    raise ValueError(f"{wnid!a} is no WNID")
+                    raise ValueError(f"{wnid!a} is not a WNID")
                 if number in wnid_of:
                     raise ValueError(f"ILSVRC2012_ID {number} occurs twice")
                 wnid_of[number] = str(wnid)
@@ -146,7 +134,7 @@ def _wnids(content: bytes, where: str) -> tuple[str, ...]:
 
 
 def _synsets(content: bytes) -> Any:
-    """The struct array `synsets` of a MATLAB file of version 5: [N], with a field for each of the kit's columns."""
+    """Reads the struct array `synsets` [N] of a MATLAB file of version 5, with a field for each column of the kit."""
     import numpy as np
     from scipy.io import loadmat, whosmat
     from scipy.io.matlab import MatReadError
@@ -164,7 +152,7 @@ def _synsets(content: bytes) -> Any:
 
 
 def _decompressed(content: bytes) -> bytes:
-    """The same MATLAB file without compression, so that what scipy unpacks is known to fit into memory."""
+    """Returns the MATLAB file without compression, so that scipy cannot unpack more than fits into memory."""
     header, place = content[:_MAT_HEADER], _MAT_HEADER
     if len(header) < _MAT_HEADER or header[126:128] not in (b"IM", b"MI"):
         raise ValueError("no MATLAB file of version 5")
@@ -193,6 +181,8 @@ def _val_ids(content: bytes, num_classes: int, where: str) -> tuple[int, ...]:
     for number, line in enumerate(content.decode(errors="replace").rstrip().split("\n"), start=1):
         word = line.strip()
         if not (word.isascii() and word.isdigit() and len(word) < 10 and 1 <= int(word) <= num_classes):
-            raise DataError(f"{where}: line {number}: {word[:40]!a} is no ILSVRC2012_ID in 1…{num_classes}")
+            raise DataError(
+                f"{where}: line {number}: {word[:40]!a} is not an ILSVRC2012_ID in 1…{num_classes}; fetch the kit again"
+            )
         ids.append(int(word))
     return tuple(ids)

@@ -1,4 +1,4 @@
-"""What every source tells preparation: classes, a fingerprint, the rows of each split, and how to read one image."""
+"""The interface between sources and preparation: classes, a fingerprint, the rows of each split, and a loader."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ class Row:
 
     Attributes:
         name: the row's id, the path below the split.
-        path: what the source finds the image by.
+        path: the path by which the source reads the image.
         label: index into the classes, or UNLABELLED.
-        content: sha256 of the image's content (32 bytes), which decides the split.
+        content: sha256 of the image's content (32 bytes), from which its split is chosen.
     """
 
     name: str
@@ -29,7 +29,7 @@ class Row:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """An image of a labelled split that the store does not hold, and why."""
+    """An image of a labelled split that the store leaves out, and the reason."""
 
     split: str
     path: str
@@ -38,17 +38,17 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of every split in code-point order of their names, and what was left out for the splits' sake."""
+    """The rows of every split in code-point order of their names, and the images left out of all splits."""
 
     splits: Mapping[str, tuple[Row, ...]]
     left_out: tuple[LeftOut, ...]
 
 
 class Loader(Protocol):
-    """Reads single images; picklable, and light, since it is handed to every process that packs."""
+    """Reads single images. It must be picklable and small, since every packing process gets a copy."""
 
     def load(self, row: Row, size: int) -> Picture:
-        """Decodes one image; raises BadImage where it cannot. Called by many threads at once."""
+        """Decodes one image; raises BadImage if it cannot. Many threads call it at once."""
 
 
 class Listing(Protocol):
@@ -60,32 +60,32 @@ class Listing(Protocol):
 
     @property
     def class_ids(self) -> tuple[str, ...]:
-        """What a challenge calls each class in its submissions; empty where there is no such thing."""
+        """The names of the classes in a challenge's submissions; empty without a challenge."""
 
     @property
     def labelled_test(self) -> bool:
-        """Whether test rows carry labels."""
+        """True if test rows have labels."""
 
     def counts(self) -> dict[str, int]:
-        """Images of each split, from the listing alone; preparation may leave a few out."""
+        """Counts the images of each split without reading them; preparation may leave a few out."""
 
     def fingerprint(self) -> str:
-        """Changes with the files' names, sizes and times; hashes no content."""
+        """Returns a digest of the files' names, sizes and times, without reading their contents."""
 
     def rows(self, progress: Callable[[int, int], None], kept: KeptContents = UNKEPT) -> Rows:
-        """Hashes contents and deals the images out to the splits; `progress` gets (done, total).
+        """Hashes contents and splits the images; calls `progress` with (done, total).
 
-        What takes long to hash, `kept` keeps against a kill.
+        `kept` stores the hashes, so that they survive a kill.
         """
 
     def loader(self) -> Loader:
-        """What reads the rows' images."""
+        """Returns the loader of the rows' images."""
 
 
 def unwatched(_done: int, _total: int) -> None:
-    """A progress that nobody watches."""
+    """Ignores progress."""
 
 
 def by_name(rows: list[Row]) -> tuple[Row, ...]:
-    """Rows in code-point order of their names."""
+    """Sorts rows by their names in code-point order."""
     return tuple(sorted(rows, key=lambda row: row.name))

@@ -1,8 +1,8 @@
 """Parquet files with a row for each image, in the Hugging Face layout.
 
 `train-*.parquet`, `validation-*.parquet` and `test-*.parquet`, in the root or in `data/`, or what patterns name. A row
-has an image, `struct{bytes, path}` or plain bytes, and a label: a name, or a number whose name the schema's metadata
-tells.
+has an image, `struct{bytes, path}` or plain bytes, and a label: a name, or a number whose name is in the schema's
+metadata.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from workers.data.sources.classes import (
     NO_CLASS,
-    Found,
     Naming,
     file_listing,
+    found_at,
     grouped,
     naming,
     read_class_names,
@@ -39,7 +39,7 @@ _LEAF = "bytes"
 
 @dataclass(frozen=True)
 class _Rows:
-    """The rows of a file: their ids and labels as written ("" for none), and class names that the file itself tells."""
+    """The rows of a file: ids, labels as written ("" for none), and the class names in the file's metadata."""
 
     file: Entry
     table: Table
@@ -49,46 +49,37 @@ class _Rows:
 
 
 def list_parquet(settings: DatasetSettings) -> FileListing:
-    """Lists parquet files by their footers, and reads ids and labels; reads no image.
+    """Lists parquet files by their footers, and reads ids and labels, but no images.
 
-    A row's id is its file's stem and its number, so that rows in code-point order lie together, unless `id_column`
-    names a column, or a struct's field (`image.path`).
+    A row's id comes from `id_column`, which may be a struct's field (`image.path`). Without it, the id is the file's
+    stem and the row's number, so that rows in code-point order are neighbours.
 
     Raises:
-        DataError: no files, a damaged one, a column that is not there, a label that is no class, or what
-            `file_listing` refuses.
+        DataError: files or columns are missing, a file is damaged, a label is no class, or `file_listing` raises.
     """
     tree = open_root(settings)
     files = split_files(tree, settings, ".parquet")
     splits = {
         split: tuple(map_in_order(partial(_rows, tree, settings, split), listed, tree.num_readers))
-        for split, listed in (("train", files.train), ("val", files.val), ("test", files.test))
+        for split, listed in files.items()
     }
     every = [rows for split in splits.values() for rows in split]
     names = read_class_names(settings) or _one_naming(tree, every)
     known = naming((label for rows in splits["train"] for label in rows.labels), names)
     by_class = {split: _by_class(tree, split, rows, known) for split, rows in splits.items()}
-    found = Found(
-        order=known.order(by_class["train"]),
-        train=by_class["train"],
-        val=by_class["val"] if files.val else None,
-        test=by_class["test"],
-        train_at=f"{tree.describe('')}: train",
-        val_at=f"{tree.describe('')}: val",
-        test_at=f"{tree.describe('')}: test",
-    )
+    found = found_at(tree.describe(""), known.order(by_class["train"]), by_class)
     tables = {rows.file.path: rows.table for rows in every}
     return file_listing(settings, RowImages(tree, tables, RowGroups(tree)), found)
 
 
 def _one_naming(tree: Tree, every: Sequence[_Rows]) -> tuple[str, ...] | None:
-    """What the files' schemas call class 0, 1, …; raises DataError where two have labels and do not agree."""
+    """Returns the class names in the files' schemas; raises DataError if two files with labels differ."""
     first, *others = every
     for rows in others:
         if any(rows.labels) and rows.names is not None and rows.names != first.names:
             raise DataError(
                 f"{tree.describe(rows.file.path)}: its schema names other classes than that of {first.file.path}, or "
-                "in another order: set datasets.<name>.class_names if all their numbers mean the same"
+                "in another order: if their numbers mean the same, set datasets.<name>.class_names"
             )
     return first.names
 
@@ -105,13 +96,12 @@ def _rows(tree: Tree, settings: DatasetSettings, split: str, file: Entry) -> _Ro
     label = _label_column(settings, schema, features, at)
     if label is None and split != "test":
         raise DataError(
-            f"{at}: which column holds labels cannot be told (columns: {_listed(schema.names)}): set "
-            "datasets.<name>.label_column"
+            f"{at}: no known column of labels (columns: {_listed(schema.names)}): set datasets.<name>.label_column"
         )
     wanted = [name for name in (label, settings.id_column) if name is not None]
     for name in wanted:
         if not _has(schema, name):
-            raise DataError(f"{at}: no column {name} (columns: {_listed(schema.names)})")
+            raise DataError(f"{at}: no column {name} (columns: {_listed(schema.names)}): name one of them")
     columns = dict(zip(wanted, read_columns(tree, file.path, wanted, metadata), strict=True)) if wanted else {}
     labels = ("",) * metadata.num_rows if label is None else _labels(columns[label], at, label)
     if settings.id_column is None:
@@ -123,7 +113,7 @@ def _rows(tree: Tree, settings: DatasetSettings, split: str, file: Entry) -> _Ro
 
 
 def _by_class(tree: Tree, split: str, files: Iterable[_Rows], names: Naming) -> dict[str, list[ImageFile]]:
-    """Images by class; a test in which some rows have a label and others none is refused."""
+    """Groups images by class; raises DataError if only some rows of a split have labels."""
     files = tuple(files)
     labelled = any(any(rows.labels) for rows in files)
     pairs: list[tuple[str, ImageFile]] = []
@@ -132,7 +122,7 @@ def _by_class(tree: Tree, split: str, files: Iterable[_Rows], names: Naming) -> 
         at = tree.describe(rows.file.path)
         for row, (row_id, label) in enumerate(zip(rows.ids, rows.labels, strict=True)):
             if not label and (labelled or split != "test"):
-                raise DataError(f"{at}: row {row} has no label, though {split} has labels: add it, or remove the row")
+                raise DataError(f"{at}: row {row} has no label, but {split} has labels: add it, or remove the row")
             if label and label not in classes:
                 require_one_line(label, at)
                 classes[label] = names.name_of(label, f"{at}: row {row}")
@@ -142,15 +132,12 @@ def _by_class(tree: Tree, split: str, files: Iterable[_Rows], names: Naming) -> 
 
 
 def _features(schema: "Schema") -> dict[str, Any]:
-    """What the Hugging Face library writes of each column into a file's metadata; {} where it has not."""
+    """Returns the Hugging Face library's description of each column in a file's metadata; {} if there is none."""
     try:
-        told = parse_json((schema.metadata or {}).get(b"huggingface", b"{}"))
-        features = told["info"]["features"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+        features = parse_json((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+        return {name: each for name, each in features.items() if isinstance(each, dict)}
+    except (ValueError, KeyError, TypeError, AttributeError):
         return {}
-    return (
-        {name: each for name, each in features.items() if isinstance(each, dict)} if isinstance(features, dict) else {}
-    )
 
 
 def _class_names(features: dict[str, Any], label: str | None, at: str) -> tuple[str, ...] | None:
@@ -163,7 +150,7 @@ def _class_names(features: dict[str, Any], label: str | None, at: str) -> tuple[
 
 
 def _image_column(settings: DatasetSettings, schema: "Schema", features: dict[str, Any], at: str) -> str:
-    """The column of images, or the field of it that holds their bytes."""
+    """Returns the column of images, or its field with their bytes."""
     name = settings.image_column
     if name is None:
         told = [each for each, feature in features.items() if feature.get("_type") == "Image" and each in schema.names]
@@ -176,14 +163,14 @@ def _image_column(settings: DatasetSettings, schema: "Schema", features: dict[st
     leaf = _leaf(schema.field(name).type)
     if leaf is None:
         raise DataError(
-            f"{at}: column {name} holds {schema.field(name).type}, not the bytes of images: set "
+            f"{at}: column {name} has {schema.field(name).type}, not the bytes of images: set "
             "datasets.<name>.image_column"
         )
     return f"{name}.{leaf}" if leaf else name
 
 
 def _leaf(kind: "DataType") -> str | None:
-    """The field of a struct that holds an image's bytes; "" where the column itself does, None where nothing does."""
+    """Returns the field of a struct with an image's bytes; "" if the column has them itself, None if nothing has."""
     from pyarrow import types
 
     if types.is_binary(kind) or types.is_large_binary(kind):
@@ -215,14 +202,14 @@ def _has(schema: "Schema", name: str) -> bool:
 
 
 def _labels(column: Any, at: str, name: str) -> tuple[str, ...]:
-    """Labels as text; "" for none, for which -1 stands too."""
+    """Returns labels as text; "" for none or for -1."""
     from pyarrow import types
 
     kind = column.type.value_type if types.is_dictionary(column.type) else column.type
     readable = (types.is_integer, types.is_string, types.is_large_string, types.is_null)
     if not any(is_such(kind) for is_such in readable):
         raise DataError(
-            f"{at}: column {name} holds {kind}, not a name or a number for each image: set datasets.<name>.label_column"
+            f"{at}: column {name} has {kind}, not a name or a number for each image: set datasets.<name>.label_column"
         )
     return tuple("" if value is None or value == -1 else str(value).strip() for value in column.to_pylist())
 
@@ -231,7 +218,7 @@ def _ids(column: Any, at: str, name: str) -> tuple[str, ...]:
     ids = []
     for row, value in enumerate(column.to_pylist()):
         if not isinstance(value, str | int) or value == "":
-            raise DataError(f"{at}: row {row} has no id in column {name}: set datasets.<name>.id_column to another")
+            raise DataError(f"{at}: row {row} has no id in column {name}: give another datasets.<name>.id_column")
         require_one_line(str(value), at)
         ids.append(str(value))
     return tuple(ids)

@@ -1,4 +1,4 @@
-"""Reads images inside parquet files; a row group is read once for all of its rows that are asked for together."""
+"""Reads images inside parquet files; a row group is read once for neighbouring rows."""
 
 import threading
 from bisect import bisect_right
@@ -12,19 +12,20 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from workers.data.decoding import BadImage
+from workers.data.sources.files import PlainFiles
 from workers.data.sources.tree import Tree, driver_errors, one_line, said_by
 from workers.errors import DataError, SourceLost
 
 if TYPE_CHECKING:
     from pyarrow.parquet import FileMetaData
 
-# What row groups may take up in memory at once, besides the one that is being read.
+# Memory for row groups, besides those that are being read.
 _KEPT_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
 class Table:
-    """A parquet file below the root: its footer, and the column that holds images (`struct.field` names a field)."""
+    """A parquet file below the root: its footer, and its column of images (`struct.field` names a field)."""
 
     path: str
     metadata: "FileMetaData"
@@ -38,20 +39,11 @@ class Table:
 
 
 @dataclass(frozen=True)
-class RowImages:
-    """Images of parquet files; a path is `<file>/<row>`."""
+class RowImages(PlainFiles):
+    """Reads images of parquet files; a path is `<file>/<row>`."""
 
-    tree: Tree
     tables: Mapping[str, Table]
     groups: "RowGroups" = field(compare=False)
-
-    @property
-    def identity(self) -> str:
-        return self.tree.identity
-
-    @property
-    def num_readers(self) -> int | None:
-        return self.tree.num_readers
 
     def read(self, path: str) -> bytes:
         file, _, number = path.rpartition("/")
@@ -60,14 +52,14 @@ class RowImages:
         start = table.ends[group - 1] if group else 0
         content: bytes | None = self.groups.group(table, group)[row - start].as_py()
         if content is None:
-            raise BadImage("no bytes in its row: images that only a path names are not read")
+            raise BadImage("no bytes in its row, perhaps only a path: store the image's bytes in the row")
         if not content:
             raise BadImage("empty file")
         return content
 
 
 class RowGroups:
-    """Images by row group, the latest kept up to a number of bytes; read by many threads at once."""
+    """Images by row group, of which the most recent stay in memory; many threads read at once."""
 
     def __init__(self, tree: Tree, kept_bytes: int = _KEPT_BYTES) -> None:
         self._tree = tree
@@ -77,14 +69,14 @@ class RowGroups:
         self.num_read = 0
 
     def __getstate__(self) -> dict[str, object]:
-        """Another process starts with nothing read."""
+        """Leaves out the groups in memory."""
         return {"_tree": self._tree, "_kept_bytes": self._kept_bytes}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         self.__init__(state["_tree"], state["_kept_bytes"])  # type: ignore[misc]
 
     def group(self, table: Table, group: int) -> Any:
-        """The images of a row group, an array of bytes; whoever asks for one that is being read waits for it."""
+        """Returns the images of a row group, an array of bytes; waits if another thread is reading it."""
         key = (table.path, group)
         with self._lock:
             is_mine = key not in self._groups
@@ -105,7 +97,7 @@ class RowGroups:
         return future.result()
 
     def _forget(self) -> None:
-        """Drops the groups that were asked for longest ago."""
+        """Drops the least recently used groups."""
         with self._lock:
             read = ((key, future) for key, future in self._groups.items() if future.done() and not future.exception())
             done = {key: future.result().nbytes for key, future in read}
@@ -124,11 +116,11 @@ def read_columns(
     metadata: "FileMetaData | None" = None,
     groups: Sequence[int] | None = None,
 ) -> list[Any]:
-    """Columns of a file, or of some of its row groups, each a chunked array; `struct.field` names a field.
+    """Reads columns of a file, or of some of its row groups, as chunked arrays; `struct.field` names a field.
 
     Raises:
         DataError: the file is damaged.
-        SourceLost: it cannot be read.
+        SourceLost: the file cannot be read.
     """
     from pyarrow import compute, parquet
 
@@ -145,7 +137,7 @@ def read_columns(
 
 
 def read_footer(tree: Tree, path: str) -> "FileMetaData":
-    """Schema and row groups of a file; raises DataError as `read_columns`."""
+    """Reads the schema and row groups of a file; errors as `read_columns`."""
     from pyarrow import parquet
 
     with _readable(tree, path), tree.reader(path) as source, parquet.ParquetFile(source) as file:
@@ -161,11 +153,11 @@ def _readable(tree: Tree, path: str) -> Iterator[None]:
     except (pa.ArrowException, ValueError) as error:
         raise _damaged(tree, path, error) from error
     except driver_errors() as error:
-        # Of what it finds damaged pyarrow says some as a plain OSError, which no system has numbered.
+        # For some damage pyarrow raises an OSError without an errno.
         if type(error) is OSError and error.errno is None:
             raise _damaged(tree, path, error) from error
         raise SourceLost(f"{tree.describe(path)}: {said_by(error)}") from error
 
 
 def _damaged(tree: Tree, path: str, error: Exception) -> DataError:
-    return DataError(f"{tree.describe(path)}: no parquet file, or damaged: {one_line(error)}")
+    return DataError(f"{tree.describe(path)}: not a parquet file, or damaged ({one_line(error)}): fetch it again")

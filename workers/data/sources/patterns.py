@@ -1,9 +1,8 @@
-"""Which files below a root hold which split: by their names, or by patterns with `*`, `?`, `[…]` and `{000..146}`."""
+"""Finds the files of each split below a root, by their names or by patterns with `*`, `?`, `[…]` and `{000..146}`."""
 
 import fnmatch
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import PurePosixPath
 
@@ -18,22 +17,14 @@ _MAGIC = re.compile(r"[*?[]")
 _MOST_NAMES = 1_000_000
 
 
-@dataclass(frozen=True)
-class SplitFiles:
-    """The files of each split, in the order of their paths; `val` and `test` are empty where there are none."""
+def split_files(tree: Tree, settings: DatasetSettings, suffix: str) -> dict[str, tuple[Entry, ...]]:
+    """Returns the files of train, and of val and test if there are any, in the order of their paths.
 
-    train: tuple[Entry, ...]
-    val: tuple[Entry, ...]
-    test: tuple[Entry, ...]
-
-
-def split_files(tree: Tree, settings: DatasetSettings, suffix: str) -> SplitFiles:
-    """Files that end in `suffix`: those that patterns name, else those whose name, or folder, has the split's word.
-
-    They lie in the root, in `data/`, or below either in a folder of the split.
+    They are those that patterns name, else those that end in `suffix` and whose name, or folder, has the split's word,
+    in the root, in `data/`, or in a folder of either.
 
     Raises:
-        DataError: train has none, or a pattern names none.
+        DataError: train has no files, or a pattern matches none.
     """
     found: dict[str, tuple[Entry, ...]] = {}
     usual: dict[str, list[Entry]] | None = None
@@ -46,22 +37,22 @@ def split_files(tree: Tree, settings: DatasetSettings, suffix: str) -> SplitFile
         found[split] = tuple(sorted(usual[split], key=lambda entry: entry.path))
     if not found["train"]:
         raise DataError(
-            f"{tree.describe('')}: no train-*{suffix} inside: set datasets.<name>.train to a pattern of its files, as "
-            f"in train='shards/*{suffix}'"
+            f"{tree.describe('')}: no train-*{suffix} inside: set datasets.<name>.train to a pattern of its files, "
+            f"such as 'shards/*{suffix}'"
         )
-    return SplitFiles(**found)
+    return {split: files for split, files in found.items() if files}
 
 
 def glob(tree: Tree, pattern: str, key: str) -> tuple[Entry, ...]:
-    """The files below the root that a pattern names, in the order of their paths; `key` is the pattern's own.
+    """Returns the files below the root that a pattern names, in the order of their paths; `key` is the pattern's key.
 
     Raises:
-        DataError: there are none, or one that is spelled out is missing.
+        DataError: there are none, or one of the names that braces give is missing.
     """
     found: dict[str, Entry] = {}
     paths = expand(pattern, key)
     if not paths:
-        raise DataError(f"{key}={pattern}: its braces stand for no number: write the smaller one first")
+        raise DataError(f"{key}={pattern}: the range in braces is empty: write the smaller number first")
     for path in paths:
         parts = PurePosixPath(below_root(path, key)).parts
         entries = list(_matching(tree, "", parts)) if parts else []
@@ -72,18 +63,18 @@ def glob(tree: Tree, pattern: str, key: str) -> tuple[Entry, ...]:
 
 
 def expand(pattern: str, key: str) -> tuple[str, ...]:
-    """What braces stand for: `{000..146}` for numbers of as many digits, `{a,b}` for either."""
+    """Expands braces: `{000..146}` to numbers of three digits, `{a,b}` to either."""
     paths = [pattern]
     while any(_BRACES.search(path) for path in paths):
         expanded = (each for path in paths for each in _first_brace(path))
         paths = list(islice(expanded, _MOST_NAMES + 1))
         if len(paths) > _MOST_NAMES:
-            raise DataError(f"{key}={pattern}: stands for more than {_MOST_NAMES} files")
+            raise DataError(f"{key}={pattern}: expands to more than {_MOST_NAMES} files: give a narrower pattern")
     return tuple(paths)
 
 
 def below_root(path: str, key: str) -> str:
-    """A path as it may be given: relative to the root, and not out of it; "" for the root itself."""
+    """Returns a path relative to the root, "" for the root itself; raises DataError if it leads out of the root."""
     parts = PurePosixPath(path).parts
     if "://" in path or path.startswith(("pipe:", "/", "~")) or ".." in parts:
         raise DataError(f"{key}={path}: only files below the root are read: give a path relative to it")
@@ -100,7 +91,7 @@ def _first_brace(path: str) -> Iterator[str]:
         choices = brace[1].split(",")
     else:
         first, last = int(numbers[1]), int(numbers[2])
-        # As shells do it: 0 is a number like any other, 00 wants two digits.
+        # As in shells: 0 alone is not padded, 00 asks for two digits.
         is_padded = any(len(number) > 1 and number.startswith("0") for number in numbers.groups())
         width = max(map(len, numbers.groups())) if is_padded else 0
         choices = [f"{number:0{width}d}" for number in range(first, min(last, first + _MOST_NAMES) + 1)]
@@ -109,7 +100,7 @@ def _first_brace(path: str) -> Iterator[str]:
 
 
 def _matching(tree: Tree, folder: str, parts: tuple[str, ...]) -> Iterator[Entry]:
-    """Files at `parts` below a folder; only folders whose part has a wildcard are listed."""
+    """Yields the files at `parts` below a folder; lists a folder only for a wildcard."""
     part, rest = parts[0], parts[1:]
     if _MAGIC.search(part):
         entries = [entry for entry in tree.entries(folder) if fnmatch.fnmatchcase(entry.name, part)]
@@ -126,7 +117,7 @@ def _matching(tree: Tree, folder: str, parts: tuple[str, ...]) -> Iterator[Entry
 def _usual(tree: Tree, suffix: str) -> dict[str, list[Entry]]:
     found: dict[str, list[Entry]] = {split: [] for split in WORDS}
     for folder in ("", "data"):
-        # The root's own listing tells whether there is such a folder.
+        # Not listed unless the root has such a folder.
         if folder and not any(entry.is_folder and entry.name == folder for entry in tree.entries("")):
             continue
         for entry in tree.entries(folder):
@@ -145,6 +136,6 @@ def _is_one(entry: Entry, suffix: str) -> bool:
 
 
 def _split_of(name: str) -> str | None:
-    """The split whose word is the first of the words in a name."""
+    """Returns the split whose word comes first in a name."""
     words = re.split(r"[-_.]", name.lower())
     return next((split for word in words for split, known in WORDS.items() if word in known), None)

@@ -1,6 +1,6 @@
-"""What a dataset holds, found by listing files: nothing is decoded here."""
+"""Lists the dataset that settings describe, with the source that they name, without decoding images."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from workers.data.sources.csv import list_csv
@@ -15,14 +15,23 @@ from workers.data.sources.tree import tree_at
 from workers.data.sources.webdataset import list_webdataset
 from workers.settings import FILE_SOURCES, DatasetSettings, Source
 
+_LISTERS: Mapping[Source, Callable[[DatasetSettings], Listing]] = {
+    Source.digits: list_digits,
+    Source.folder: list_folder,
+    Source.csv: list_csv,
+    Source.webdataset: list_webdataset,
+    Source.parquet: list_parquet,
+    Source.torchvision: list_torchvision,
+    Source.ilsvrc: list_ilsvrc,
+}
+
 
 @dataclass(frozen=True)
 class Survey:
     """Classes and the number of images of each split (train, dev, val, test).
 
-    Counts are the most that training sees: preparation leaves out copies of held-out images, what the target holds
-    out, and with `on_bad=skip` what it cannot read. `declared`: the images are absent and the counts are the published
-    ones.
+    Counts are upper limits: preparation leaves out copies of held-out images, images that the target holds out, and
+    with `on_bad=skip` unreadable ones. `declared` says that images are absent and the counts are the published ones.
     """
 
     classes: tuple[str, ...]
@@ -32,42 +41,25 @@ class Survey:
 
 
 def open_listing(settings: DatasetSettings) -> Listing:
-    """Lists the dataset that `settings` describe; raises DataError where it does not hold what it must."""
-    match settings.source:
-        case Source.digits:
-            return list_digits(settings)
-        case Source.torchvision:
-            return list_torchvision(settings)
-        case Source.csv:
-            return list_csv(settings)
-        case Source.webdataset:
-            return list_webdataset(settings)
-        case Source.parquet:
-            return list_parquet(settings)
-        case Source.ilsvrc:
-            return list_ilsvrc(settings)
-        case Source.folder:
-            return list_folder(settings)
+    """Lists the dataset that `settings` describe; raises DataError if files, classes or images are missing."""
+    return _LISTERS[settings.source](settings)
 
 
 def survey(settings: DatasetSettings, *, allow_absent: bool = False) -> Survey:
-    """Classes and counts of a dataset.
+    """Returns classes and counts of a dataset.
 
     Args:
         settings: the dataset.
-        allow_absent: answer with the declared counts where the root is missing and counts are declared.
+        allow_absent: return the declared counts, if there are any, if the root is missing.
 
     Raises:
-        DataError: a missing root, an empty class, a class that train lacks.
+        DataError: the root is missing, or as `open_listing`.
     """
-    if allow_absent and settings.source in FILE_SOURCES and settings.declared_classes and _absent(settings.root):
+    may_declare = allow_absent and settings.source in FILE_SOURCES and settings.declared_classes
+    if may_declare and (settings.root is None or tree_at(settings.root).find("") is None):
         return _declared(settings)
     listing = open_listing(settings)
     return Survey(listing.classes, len(listing.classes), listing.counts(), declared=False)
-
-
-def _absent(root: str | None) -> bool:
-    return root is None or tree_at(root).find("") is None
 
 
 def _declared(settings: DatasetSettings) -> Survey:

@@ -1,6 +1,6 @@
-"""Data sets that torchvision knows by name and downloads, with the splits that they were published with.
+"""Datasets that torchvision knows by name and downloads, with their published splits.
 
-Some torchvision holds in memory; of the others, whose images lie in files of their own, it gives paths and labels.
+torchvision holds some of them in memory. Of the others, which have a file for each image, it gives paths and labels.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from workers.data.decoding import BadImage, Picture, centre_square
-from workers.data.sources.classes import NO_CLASS, Found, file_listing, grouped, kept_classes
+from workers.data.sources.classes import NO_CLASS, file_listing, found_at, grouped, kept_classes
 from workers.data.sources.files import FileListing, ImageFile, PlainFiles
 from workers.data.sources.hashes import UNKEPT, KeptContents
 from workers.data.sources.held_out import hold_out
@@ -34,8 +34,7 @@ from workers.settings import DatasetSettings
 
 Part = TypeVar("Part")
 
-# Raised for absent files, for a network that is not there, and by readers of damaged files: of most sets that are
-# unpacked torchvision checks no sums.
+# Errors for absent files, for a missing network, and of readers of damaged files: torchvision checks few checksums.
 _ABSENT_OR_DAMAGED = (
     *(RuntimeError, OSError, ValueError, TypeError, AssertionError, AttributeError, LookupError, EOFError),
     *(http.client.HTTPException, pickle.UnpicklingError, struct.error, tarfile.TarError),
@@ -44,16 +43,16 @@ _ABSENT_OR_DAMAGED = (
 
 
 def list_torchvision(settings: DatasetSettings) -> Listing:
-    """Reads the set `settings.name` from `settings.root`, and downloads it there first where it is absent.
+    """Reads the dataset `settings.name` from `settings.root`, and downloads it first if it is absent.
 
-    Images that lie in files of their own are listed only.
+    Images in files of their own are only listed.
 
     Raises:
-        DataError: no name or root, an unknown name, or files that are absent, damaged or cannot be had.
+        DataError: there is no root, the name is unknown, or files are absent, damaged or cannot be downloaded.
     """
     known = known_set(settings.name)
     if settings.root is None:
-        raise DataError("datasets.<name>.root: missing; give the folder that holds the data set, or is to hold it")
+        raise DataError("datasets.<name>.root: missing; give the folder of the dataset, or one to download it to")
     return _list_memory(settings, known) if known.kept is Kept.memory else _list_files(settings, known)
 
 
@@ -63,14 +62,14 @@ def _root(settings: DatasetSettings) -> Path:
 
 
 def _read_part(settings: DatasetSettings, known: KnownSet, split: str, take: Callable[[KnownSet, Any], Part]) -> Part:
-    """Takes a split from torchvision's object for it; downloads it first where it is absent and that is allowed."""
+    """Applies `take` to torchvision's object for a split; downloads it first if it is absent and that is allowed."""
     from scipy.io.matlab import MatReadError
     from torchvision import datasets
 
     root = _root(settings)
     arguments: dict[str, Any] = dict(known.parts[split])
     if known.kept is Kept.files:
-        # Asked for an image, the set then gives its path: nothing is decoded.
+        # Then the set returns an image's path and decodes nothing.
         arguments["loader"] = str
 
     absent_or_damaged = (*_ABSENT_OR_DAMAGED, MatReadError)
@@ -82,15 +81,15 @@ def _read_part(settings: DatasetSettings, known: KnownSet, split: str, take: Cal
         try:
             return read(download=False)
         except absent_or_damaged:
-            # Asked for a download, some sets refuse or fetch again what is there.
+            # Only now, because some sets fail or download again if the files exist.
             if not settings.download:
                 raise
         return read(download=True)
     except absent_or_damaged as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        what = "cannot be downloaded" if settings.download else "is not there, or damaged"
+        what = "cannot be downloaded" if settings.download else "is missing or damaged"
         raise DataError(
-            f"{root}: {settings.name} {what} ({reason}); put its files there, or allow datasets.<name>.download"
+            f"{root}: {settings.name} {what} ({reason}); put its files there, or set datasets.<name>.download=true"
         ) from error
 
 
@@ -105,9 +104,9 @@ def _list_memory(settings: DatasetSettings, known: KnownSet) -> "TorchvisionList
 
 @dataclass(frozen=True)
 class _Part:
-    """One part in memory: `images` [N, height, width] or [N, height, width, 3] uint8, `targets` [N] int64.
+    """A split in memory: `images` [N, height, width] or [N, height, width, 3] uint8, `targets` [N] int64.
 
-    The target of a class that is left out is `UNLABELLED`.
+    The target of classes that are left out is `UNLABELLED`.
     """
 
     images: np.ndarray
@@ -128,7 +127,7 @@ class _PartsLoader:
 
 @dataclass(frozen=True)
 class TorchvisionListing:
-    """A set that torchvision holds in memory; classes are in its order."""
+    """A dataset that torchvision holds in memory; classes are in its order."""
 
     parts: dict[str, _Part]
     classes: tuple[str, ...]
@@ -142,7 +141,7 @@ class TorchvisionListing:
         return {split: len(rows) for split, rows in self._rows.splits.items()}
 
     def fingerprint(self) -> str:
-        """Of the images themselves, which are in memory."""
+        """Hashes the images themselves, which are in memory."""
         digest = hashlib.sha256("\n".join(self.classes).encode())
         for part in self.parts.values():
             digest.update(part.images.tobytes())
@@ -186,7 +185,7 @@ class TorchvisionListing:
 
 
 def _only(part: _Part, wanted: set[str]) -> _Part:
-    """The part with labels counted among the wanted classes alone; images keep their places."""
+    """Returns the part with labels that count only the wanted classes; images keep their indices."""
     kept = [label for label, name in enumerate(part.classes) if name in wanted]
     label_of = np.full(len(part.classes), UNLABELLED, np.int64)
     label_of[kept] = np.arange(len(kept))
@@ -215,14 +214,13 @@ def _list_files(settings: DatasetSettings, known: KnownSet) -> FileListing:
             raise DataError(f"{root}: {settings.name}: {split} has other classes than train; fetch it again")
     tree = LocalTree(root)
     files = {split: grouped(_image_files(tree, part)) for split, part in parts.items()}
-    train_at, val_at, test_at = (f"{root}: {split} of {settings.name}" for split in ("train", "val", "test"))
-    found = Found(classes, files["train"], files.get("val"), files.get("test", {}), train_at, val_at, test_at)
-    return file_listing(settings, _Pixmaps(tree) if known.pixmaps else PlainFiles(tree), found)
+    contents = _Pixmaps(tree) if known.pixmaps else PlainFiles(tree)
+    return file_listing(settings, contents, found_at(f"{root}: {settings.name}", classes, files))
 
 
 @dataclass(frozen=True)
 class _FilesOfPart:
-    """A part's images: path and class of each, `NO_CLASS` where it is not published; and all classes in label order."""
+    """A split's images: path and class of each, `NO_CLASS` if it is not published; and all classes in label order."""
 
     classes: tuple[str, ...]
     paths: tuple[str, ...]
@@ -230,7 +228,7 @@ class _FilesOfPart:
 
 
 def _files_of(known: KnownSet, held: Any) -> _FilesOfPart:
-    """Paths and labels of torchvision's object `held`; raises what `_read_part` turns into an error."""
+    """Returns paths and labels of torchvision's object `held`; `_read_part` turns its errors into DataError."""
     classes = known.classes or tuple(str(name) for name in getattr(held, known.class_names))
     if known.kept is Kept.files:
         pairs = [held[index] for index in range(len(held))]
@@ -240,7 +238,7 @@ def _files_of(known: KnownSet, held: Any) -> _FilesOfPart:
     if not pairs:
         raise ValueError("no images")
     if not Path(pairs[0][0]).exists():
-        raise FileNotFoundError(f"{pairs[0][0]} is not there")
+        raise FileNotFoundError(f"{pairs[0][0]} is missing")
     labels = [None if label is None else int(label) for _, label in pairs]
     for label in labels:
         if label is not None and not 0 <= label < len(classes):
@@ -258,7 +256,7 @@ def _image_files(tree: LocalTree, part: _FilesOfPart) -> Iterator[tuple[str, Ima
 
 @dataclass(frozen=True)
 class _Pixmaps(PlainFiles):
-    """PPM files, given as the BMP of the same pixels: so the formats that any source may bring stay few."""
+    """Reads PPM files and returns BMPs of the same pixels, so that PPM is not among the formats of other sources."""
 
     def read(self, path: str) -> bytes:
         content = super().read(path)
@@ -267,6 +265,6 @@ class _Pixmaps(PlainFiles):
                 buffer = io.BytesIO()
                 image.convert("RGB").save(buffer, "BMP")
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            reason = "no portable pixmap" if content[:2] != b"P6" else one_line(error)
+            reason = "not a portable pixmap" if content[:2] != b"P6" else one_line(error)
             raise BadImage(reason) from error
         return buffer.getvalue()

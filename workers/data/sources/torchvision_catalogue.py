@@ -1,4 +1,4 @@
-"""Which of torchvision's data sets are known by name, how their parts are asked for, and how labels are counted."""
+"""The supported datasets of torchvision: their names, the arguments of their splits, and their labels."""
 
 import difflib
 from collections.abc import Mapping
@@ -12,9 +12,9 @@ Arguments = Mapping[str, Any]
 
 
 class Kept(StrEnum):
-    """Where torchvision keeps a set's images: all in memory, or each in a file of its own, read when it is needed.
+    """The place of a dataset's images in torchvision: all in memory, or each in a file, read when needed.
 
-    Of the latter most take a `loader`, which is given a path; `lists` are those that only keep paths and labels.
+    Most of the latter take a `loader`, which gets a path. `lists` have only lists of paths and labels.
     """
 
     memory = "memory"
@@ -24,18 +24,18 @@ class Kept(StrEnum):
 
 @dataclass(frozen=True)
 class KnownSet:
-    """One of torchvision's sets.
+    """One of torchvision's datasets.
 
     Attributes:
         factory: the class in `torchvision.datasets`.
-        parts: what each split is asked for with; a split that is absent is not published.
-        kept: where its images are.
-        labels: the attribute that holds the labels of a set in memory.
-        first_label: what the first class is counted as.
-        classes: their names, where torchvision has none.
-        class_names: the attribute that names them.
-        listed: where the paths and labels of a set of `lists` are: two attributes, or one of pairs.
-        pixmaps: its files are PPM, which is none of the formats that are read otherwise.
+        parts: the arguments for each published split.
+        kept: the place of its images.
+        labels: the attribute with the labels of a dataset in memory.
+        first_label: the label of the first class.
+        classes: the class names, if torchvision has none.
+        class_names: the attribute with the class names.
+        listed: the attributes with paths and labels for `lists`: two, or one with pairs.
+        pixmaps: its files are PPM, which other sources do not support.
     """
 
     factory: str
@@ -60,13 +60,13 @@ def _with(parts: Mapping[str, Arguments], **more: Any) -> dict[str, Arguments]:
 
 
 def _emnist(split: str) -> KnownSet:
-    # The letters are counted from 1, and torchvision names a class 0 that has no images.
+    # The labels of letters start at 1; torchvision's class 0 has no images.
     return KnownSet("EMNIST", _with(_TRAIN_AND_TEST, split=split), Kept.memory, first_label=int(split == "letters"))
 
 
 def _imagenette(size: str) -> KnownSet:
     parts = {split: {"split": split, "size": size} for split in ("train", "val")}
-    # Its classes are tuples of synonyms; WNIDs are the names that ImageNet's other sets go by.
+    # Its classes are tuples of synonyms; other ImageNet datasets use WNIDs.
     return KnownSet("Imagenette", parts, Kept.files, class_names="wnids")
 
 
@@ -108,7 +108,7 @@ SETS: Mapping[str, KnownSet] = {
 
 
 def known_set(name: object) -> KnownSet:
-    """The set of that name; raises DataError with the nearest one where there is none."""
+    """Returns the dataset called `name`; raises DataError with the nearest name if there is none."""
     if name not in SETS:
         close = difflib.get_close_matches(str(name), SETS, n=1)
         asked = f"did you mean {close[0]}? " if close else ""

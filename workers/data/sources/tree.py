@@ -1,4 +1,4 @@
-"""Where a dataset's files lie: a folder of this machine, or of an object store, which fsspec reads by URL."""
+"""The files of a dataset: in a folder of this machine, or of an object store, which fsspec reads by URL."""
 
 import os
 import re
@@ -14,15 +14,15 @@ from workers.data.decoding import BadImage, read_content
 from workers.errors import DataError, SourceLost
 from workers.settings import DatasetSettings, is_url
 
-# An object store answers after tens of milliseconds, whatever it is asked: many questions at once.
+# An object store takes tens of milliseconds to answer any request, so many are sent at once.
 _REMOTE_READERS = 16
-# Of a file that is read in pieces from afar: little images of a shard come many at a time, large ones are leapt over.
+# Block of a remote file: a shard's small images come many at a time, and large ones can be skipped.
 _BLOCK_BYTES = 1 << 20
-# Folders lie in folders only so far, unless a link leads back to one above it.
+# Deeper nesting of folders means that a link leads back to a folder above it.
 _DEEPEST = 32
-# What object stores call the mark that changes with an object's content; the first of these that is there.
+# Object stores' names for the mark that changes with an object's content; the first one present counts.
 _MARKS = ("ETag", "etag", "md5Hash", "content_md5", "LastModified", "last_modified", "updated", "mtime", "created")
-# Errors that drivers let through and that are no OSError, by the module that owns them once a driver has loaded it.
+# Errors of drivers that are not OSErrors, by the module that owns them once a driver has loaded it.
 _DRIVER_ERRORS = {
     "botocore.exceptions": "BotoCoreError",
     "aiohttp": "ClientError",
@@ -37,7 +37,7 @@ _DRIVER_ERRORS = {
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A file or folder: its name, its path below the root, and of a file size in bytes and a mark of its content."""
+    """A file or folder: its name and its path below the root; of a file, also bytes and a mark of its content."""
 
     name: str
     path: str
@@ -47,43 +47,43 @@ class Entry:
 
 
 class Tree(Protocol):
-    """Files below a root; paths are relative to it, with slashes, "" being the root itself."""
+    """Files below a root; paths are relative to it, with slashes, and "" is the root itself."""
 
     def __hash__(self) -> int: ...
 
     @property
     def identity(self) -> str:
-        """Names the root: two roots may agree in all names, sizes and times and differ in pixels."""
+        """The root, since two roots with equal names, sizes and times may differ in pixels."""
 
     @property
     def num_readers(self) -> int | None:
-        """How many threads should read at once; None for one a core."""
+        """The number of threads that should read at once; None for one per core."""
 
     def describe(self, path: str) -> str:
-        """The path as people know it."""
+        """Returns the full path for messages."""
 
     def find(self, path: str) -> Entry | None:
-        """What lies at `path`; None if nothing does. Raises DataError where that cannot be told."""
+        """Returns the file or folder at `path`, None if there is none; raises DataError if a store does not answer."""
 
     def entries(self, folder: str) -> tuple[Entry, ...]:
-        """What a folder holds, in code-point order, hidden entries left out.
+        """Lists a folder in code-point order without hidden entries.
 
-        Raises DataError if it cannot be listed, or holds a name that does not fit on a line of UTF-8.
+        Raises DataError if it cannot be listed, or has a name that does not fit on one line of UTF-8.
         """
 
     def read(self, path: str) -> bytes:
-        """The bytes of a file; raises BadImage where there are none, SourceLost where a store does not answer."""
+        """Reads a file; raises BadImage if it is missing or empty, SourceLost if a store does not answer."""
 
     def read_range(self, path: str, start: int, size: int) -> bytes:
-        """At most `size` bytes from `start` on; errors as `read`."""
+        """Reads at most `size` bytes from `start` on; errors as `read`."""
 
     def reader(self, path: str) -> IO[bytes]:
-        """A regular file, to be read in pieces; raises DataError."""
+        """Opens a regular file, to be read in pieces; raises DataError."""
 
 
 @dataclass(frozen=True)
 class LocalTree:
-    """A folder of this machine, or of storage that it mounts."""
+    """A folder of this machine or of mounted storage."""
 
     root: Path
 
@@ -128,9 +128,9 @@ class LocalTree:
     def reader(self, path: str) -> IO[bytes]:
         place = self.root / path
         try:
-            # A pipe would be waited for.
+            # Opening a pipe would block.
             if not stat.S_ISREG(place.stat().st_mode):
-                raise DataError(f"{place}: not a regular file")
+                raise DataError(f"{place}: not a regular file: replace it")
             return place.open("rb")
         except OSError as error:
             raise SourceLost(f"{place}: cannot be read: {error.strerror}") from error
@@ -138,7 +138,7 @@ class LocalTree:
 
 @dataclass(frozen=True)
 class RemoteTree:
-    """A folder of an object store: `url` as written, `system` fsspec's driver, `base` what that calls the folder."""
+    """A folder of an object store: `url` as written, `system` fsspec's driver, `base` the driver's name for it."""
 
     url: str
     system: Any
@@ -170,7 +170,7 @@ class RemoteTree:
         inside = []
         for info in listed:
             name = str(info["name"]).rstrip("/").rsplit("/", 1)[-1]
-            # Some tools put an object for the folder itself into it.
+            # Some tools create an object for the folder itself.
             if str(info["name"]).strip("/") != place.strip("/") and not name.startswith("."):
                 require_one_line(name, self.describe(folder))
                 inside.append(self._entry(info, _below(folder, name)))
@@ -195,7 +195,7 @@ class RemoteTree:
             try:
                 return bytes(self.system.cat_file(_below(self.base, path), **bounds))
             except FileNotFoundError as error:
-                raise BadImage("no such file any more") from error
+                raise BadImage("the file is gone") from error
 
     def _entry(self, info: dict[str, Any], path: str) -> Entry:
         mark = next((str(info[key]) for key in _MARKS if info.get(key) is not None), "")
@@ -204,7 +204,7 @@ class RemoteTree:
 
     @contextmanager
     def _answering(self, path: str) -> Iterator[None]:
-        """An outage must never pass for a bad image, which might be skipped."""
+        """Raises SourceLost on an outage, which must not count as a bad image that may be skipped."""
         try:
             yield
         except driver_errors() as error:
@@ -212,31 +212,30 @@ class RemoteTree:
 
 
 def open_root(settings: DatasetSettings) -> Tree:
-    """The root that `settings` name.
+    """Returns the root that `settings` name.
 
     Raises:
-        DataError: none is named, it is not there or does not answer, or the driver of its kind is not installed.
+        DataError: the root is not set, missing or unreachable, or its driver is not installed.
     """
     if settings.root is None:
         raise DataError("no root: set datasets.<name>.root=FOLDER")
     tree = tree_at(settings.root)
     found = tree.find("")
     if found is None or not found.is_folder:
-        raise DataError(f"{tree.describe('')}: no such folder: set datasets.<name>.root to the one that holds the data")
+        raise DataError(f"{tree.describe('')}: no such folder: set datasets.<name>.root to the folder with the data")
     return tree
 
 
 def tree_at(root: str) -> Tree:
-    """The files below a path or URL, whether there are any or not; raises DataError without a driver for them."""
-    if root.startswith("file://"):
-        root = root.removeprefix("file://")
+    """Returns the files below a path or URL, which may be missing; raises DataError if there is no driver for it."""
+    root = root.removeprefix("file://")
     if not is_url(root):
         return LocalTree(Path(root).expanduser())
     from fsspec.core import url_to_fs
 
     url = root.rstrip("/")
     try:
-        # Another process may change what lies there while this one runs.
+        # Not cached, because another process may change the files while this one runs.
         system, base = url_to_fs(url, use_listings_cache=False)
     except ImportError as error:
         scheme = url.partition("://")[0]
@@ -250,7 +249,7 @@ def tree_at(root: str) -> Tree:
 
 
 def read_text(tree: Tree, path: str) -> str:
-    """A file as text in UTF-8, with or without a byte-order mark; raises DataError where it is none."""
+    """Reads a file as UTF-8, with or without a byte-order mark; raises DataError if it is not UTF-8."""
     try:
         return tree.read(path).decode("utf-8-sig")
     except (BadImage, UnicodeDecodeError) as error:
@@ -258,9 +257,9 @@ def read_text(tree: Tree, path: str) -> str:
 
 
 def walk(tree: Tree, folder: str) -> Iterator[Entry]:
-    """All files at any depth below a folder; raises DataError where links lead in a circle."""
+    """Yields all files at any depth below a folder; raises DataError if links lead in a circle."""
     if folder.count("/") >= _DEEPEST:
-        raise DataError(f"{tree.describe(folder)}: lies too deep; a link may lead in a circle: remove it")
+        raise DataError(f"{tree.describe(folder)}: nested too deeply; a link may lead in a circle: remove it")
     for entry in tree.entries(folder):
         if entry.is_folder:
             yield from walk(tree, entry.path)
@@ -269,13 +268,13 @@ def walk(tree: Tree, folder: str) -> Iterator[Entry]:
 
 
 def driver_errors() -> tuple[type[Exception], ...]:
-    """What reading from object stores raises; drivers wrap most errors of their networks as OSError, not all."""
+    """Returns the errors of reading from object stores; drivers turn most network errors into OSError, but not all."""
     owned = [getattr(sys.modules.get(module), name, None) for module, name in _DRIVER_ERRORS.items()]
     return (OSError, *(error for error in owned if error is not None))
 
 
 def said_by(error: Exception) -> str:
-    """What went wrong, from an object store's driver, and what to do."""
+    """Returns a message for an error of an object store's driver, with advice."""
     return (
         f"cannot be read ({one_line(error)}): check the address, the network and the credentials in the environment, "
         "then run it again"
@@ -283,13 +282,13 @@ def said_by(error: Exception) -> str:
 
 
 def one_line(error: Exception) -> str:
-    """The message of an error that other code raised, on one line; a signed address loses its signature."""
+    """Returns the message of another library's error on one line, without the signatures of addresses."""
     text = " ".join(str(error).split()) or type(error).__name__
     return re.sub(r"\?\S*", "?…", text) if "://" in text else text
 
 
 def require_one_line(name: str, where: str) -> None:
-    """Refuses a name that does not fit on a line of UTF-8, as rows and classes are written."""
+    """Raises DataError if a name does not fit on one line of UTF-8, on which rows and classes are written."""
     if name.splitlines() != [name] or any("\ud800" <= letter <= "\udfff" for letter in name):
         raise DataError(f"{where}: the name {name!a} does not fit on one line of UTF-8: rename it")
 

@@ -1,18 +1,18 @@
-"""Tar shards, as ImageNet is commonly published: members that share a key are one sample.
+"""Tar shards in the WebDataset layout: members with the same key are one sample.
 
-The key is a member's path up to the first dot of its last part; the rest says what the member is: an image (`jpg`,
-`png`, …), or its label: `cls` (a number or a name), `json` (its `label`), or `txt` (a name). Shards are
-`train-*.tar`, `val-*.tar` and `test-*.tar`, or what patterns name.
+The key is a member's path up to the first dot of its file name. The rest is the kind of the member: an image (`jpg`,
+`png`, …), or a label: `cls` (a number or a name), `json` (its `label`), or `txt` (a name). Shards are `train-*.tar`,
+`val-*.tar` and `test-*.tar`, or what patterns name.
 """
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import IO
 
-from workers.data.sources.classes import NO_CLASS, Found, Naming, file_listing, grouped, naming, read_class_names
+from workers.data.sources.classes import NO_CLASS, Naming, file_listing, found_at, grouped, naming, read_class_names
 from workers.data.sources.files import FileListing, ImageFile
 from workers.data.sources.listing import LeftOut
 from workers.data.sources.patterns import split_files
@@ -23,20 +23,20 @@ from workers.settings import DatasetSettings, OnBad
 from workers.threads import map_in_order
 
 _IMAGES = {"jpg", "jpeg", "png", "webp", "bmp", "gif"}
-# In this order: a text beside a number may be a caption.
+# In this order, because a text beside a number may be a caption.
 _LABELS = ("cls", "json", "txt")
-# Labels are short; a longer file beside an image is none.
+# A longer file beside an image is not a label.
 _LABEL_BYTES = 1 << 20
-# Shards whose index is kept, so that surveying and then preparing a set reads its headers once.
+# Shards whose index stays in memory, so that a survey and the preparation after it read headers only once.
 _KEPT_SHARDS = 20_000
 _NOWHERE = Span(0, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A sample: its image's name and place in the shard, and its label as written, "" for none.
+    """A sample: its image's name and bytes in the shard, and its label as written, "" for none.
 
-    Of one that is not whole, `name` is the key and `problem` says why; `is_note` where it may be no sample at all.
+    Of an incomplete one, `name` is the key and `problem` the reason; `is_note` says that it may not be a sample at all.
     """
 
     name: str
@@ -53,7 +53,7 @@ class _Place:
 
     @property
     def shown(self) -> str:
-        """As people are told of it."""
+        """The sample's path in messages."""
         return f"{self.shard.path}/{self.sample.name}"
 
     @property
@@ -63,34 +63,23 @@ class _Place:
 
 
 def list_webdataset(settings: DatasetSettings) -> FileListing:
-    """Lists shards by their headers; reads labels, and no image.
+    """Lists shards by their headers, and reads labels, but no images.
 
-    With `on_bad=skip`, samples of train and val without a plain image or a label are left out and listed.
+    With `on_bad=skip`, samples of train and val without an image or a label are reported as left out.
 
     Raises:
-        DataError: no shards, a damaged one, a sample that is not whole, a label that is no class, or what
-            `file_listing` refuses.
+        DataError: there are no shards, a shard is damaged, a sample is incomplete, a label is no class, or
+            `file_listing` raises.
     """
     tree = open_root(settings)
-    shards = split_files(tree, settings, ".tar")
     left_out: list[LeftOut] = []
     samples = {
-        "train": _samples(tree, settings, "train", shards.train, left_out),
-        "val": _samples(tree, settings, "val", shards.val, left_out),
-        "test": _samples(tree, settings, "test", shards.test, left_out),
+        split: _samples(tree, settings, split, shards, left_out)
+        for split, shards in split_files(tree, settings, ".tar").items()
     }
     names = naming((each.sample.label for each in samples["train"]), read_class_names(settings))
     by_class = {split: _by_class(tree, split, each, names) for split, each in samples.items()}
-    found = Found(
-        order=names.order(by_class["train"]),
-        train=by_class["train"],
-        val=by_class["val"] if shards.val else None,
-        test=by_class["test"],
-        train_at=f"{tree.describe('')}: train",
-        val_at=f"{tree.describe('')}: val",
-        test_at=f"{tree.describe('')}: test",
-        left_out=tuple(left_out),
-    )
+    found = found_at(tree.describe(""), names.order(by_class["train"]), by_class, tuple(left_out))
     return file_listing(settings, ArchivesAndFiles(tree), found)
 
 
@@ -121,10 +110,10 @@ def _index(tree: Tree, shard: Entry) -> tuple[Sample, ...]:
 
 
 def index_shard(tree: Tree, shard: Entry) -> tuple[Sample, ...]:
-    """The samples of a tar file in its order; extensions are compared in lower case.
+    """Returns the samples of a tar file in its order; extensions are compared in lower case.
 
     Raises:
-        DataError: no tar file, a compressed or damaged or incomplete one, or a name that does not fit on one line.
+        DataError: the file is no tar, compressed or damaged, or a name does not fit on one line.
     """
     where = tree.describe(shard.path)
     parts: dict[str, _Parts] = {}
@@ -135,11 +124,11 @@ def index_shard(tree: Tree, shard: Entry) -> tuple[Sample, ...]:
 
 
 def _take(parts: dict[str, "_Parts"], member: Member, file: IO[bytes], where: str) -> None:
-    """Adds a member to the sample of its key; others than images and labels are nobody's."""
+    """Adds an image or a label to the sample of its key; ignores other members."""
     folder, _, base = member.name.rpartition("/")
     stem, dot, extension = base.partition(".")
     lower = extension.lower()
-    # Hidden files have no stem: what a Mac adds beside each file is none of the data.
+    # Hidden files have no stem; macOS adds one beside each file.
     if not stem or not dot or not (lower.rpartition(".")[2] in _IMAGES or lower in _LABELS):
         return
     require_one_line(member.name, where)
@@ -159,9 +148,9 @@ def _take(parts: dict[str, "_Parts"], member: Member, file: IO[bytes], where: st
 
 @dataclass(slots=True)
 class _Parts:
-    """The members of one shard that have one key: images and the content of labels, by extension.
+    """The members of one shard with one key: images and the content of labels, by extension.
 
-    `beside` is an image whose extension has a dot, as in seg.png: it is none of the sample's own.
+    `beside` is an image whose extension has a dot, such as seg.png, which is not the sample's image.
     """
 
     key: str
@@ -172,7 +161,7 @@ class _Parts:
 
     def take_image(self, extension: str, member: Member) -> None:
         if extension in self.images:
-            self.problem = self.problem or f"{member.name} is there twice"
+            self.problem = self.problem or f"{member.name} occurs twice"
         self.images[extension] = member
 
     def sample(self) -> Sample:
@@ -189,25 +178,23 @@ class _Parts:
             return f"{self.key} has {len(self.images)} images ({names})"
         for image in self.images.values():
             return f"{image.name} {image.problem}" if image.problem else ""
-        why = f" ({self.beside} is none of its own: a key ends at the first dot)" if self.beside else ""
+        why = f" ({self.beside} does not count: a key ends at the first dot)" if self.beside else ""
         return f"{self.key} has no image{why}"
 
     def _may_be_note(self) -> bool:
-        """Whether a text may be a note on the set, as lie beside its samples: no image, and nothing tells a class."""
+        """Returns whether a text may be a note on the dataset: there is no image and no class."""
         if self.images or self.beside or "cls" in self.labels:
             return False
         return not _json_label(self.labels.get("json", b"").decode(errors="surrogateescape"))
 
     def _label(self) -> str:
-        """The label as written; "" for none, or for -1, which stands for none."""
-        label = next((found for found in self._written_labels() if found), "")
-        return "" if label == "-1" else label
-
-    def _written_labels(self) -> Iterator[str]:
+        """Returns the label as written; "" for none or for -1."""
         for extension in _LABELS:
-            if extension in self.labels:
-                text = self.labels[extension].decode(errors="surrogateescape").strip()
-                yield _json_label(text) if extension == "json" else text
+            text = self.labels.get(extension, b"").decode(errors="surrogateescape").strip()
+            label = _json_label(text) if extension == "json" else text
+            if label:
+                return "" if label == "-1" else label
+        return ""
 
 
 def _json_label(text: str) -> str:
@@ -221,10 +208,10 @@ def _json_label(text: str) -> str:
 
 
 def _by_class(tree: Tree, split: str, samples: Sequence[_Place], names: Naming) -> dict[str, list[ImageFile]]:
-    """Images by class; a test in which some have a label and others none is refused."""
+    """Groups images by class; raises DataError if only some samples of a split have labels."""
     unlabelled = next((each for each in samples if not each.sample.label), None)
     if unlabelled is not None and any(each.sample.label for each in samples):
-        raise DataError(f"{tree.describe(unlabelled.shown)}: no label, though others of {split} have one: add it")
+        raise DataError(f"{tree.describe(unlabelled.shown)}: no label, but others of {split} have one: add it")
     classes: dict[str, str] = {"": NO_CLASS}
     pairs: list[tuple[str, ImageFile]] = []
     for each in samples:

@@ -10,6 +10,7 @@ from .shards import (
     npy_header as npy_header,
     pack_shard as pack_shard,
     rows_per_shard as rows_per_shard,
+    write_npy as write_npy,
 )
 from .store import (
     MANIFEST as MANIFEST,

@@ -1,10 +1,11 @@
-"""Checks before hours of work that a disk has enough free space for the result."""
+"""Makes folders for results, and checks before hours of work that their disk has enough free space."""
 
 import os
 from pathlib import Path
 
 from workers.errors import StorageError
 from workers.settings import StoreFormat, stored_image_bytes
+from workers.storage import storage_errors
 
 # Labels, sizes, sha256 and name of a row, its part of a record, and the headers of a JPEG.
 _ROW_BYTES = {StoreFormat.raw: 150, StoreFormat.jpeg: 800}
@@ -24,3 +25,12 @@ def require_space(folder: Path, needed: int, what: str, change: str) -> None:
     free = status.f_bavail * status.f_frsize
     if needed > free:
         raise StorageError(f"{folder}: {what} needs {needed:,} bytes, {free:,} bytes are free: free space, or {change}")
+
+
+def make_folder(folder: Path, setting: str) -> None:
+    """Makes a folder; raises StorageError with the `setting` to change if a file is in the way or storage fails."""
+    try:
+        with storage_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise StorageError(f"{folder}: not a folder, a file is in the way: set {setting}") from error

@@ -5,10 +5,10 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from workers.data.store.disk_space import require_space
+from workers.data.store.disk_space import make_folder, require_space
 from workers.data.store.store import MANIFEST, Store, open_store
 from workers.errors import StorageError
-from workers.storage import atomic_folder, locked, remove_leftovers, silent, storage_errors
+from workers.storage import atomic_folder, locked, remove_leftovers, silent
 
 _BLOCK_BYTES = 8 << 20
 
@@ -28,13 +28,7 @@ def open_on_node(store: Path, local_copy: Path | None, beat: Callable[[], None] 
     copy = local_copy / f"{store.name}-{source.digest[:16]}"
     found = _opened(copy, source)
     if found is None:
-        with storage_errors(local_copy):
-            try:
-                local_copy.mkdir(parents=True, exist_ok=True)
-            except (FileExistsError, NotADirectoryError) as error:
-                raise StorageError(
-                    f"{local_copy}: not a folder, a file is in the way: set datasets.local_copy"
-                ) from error
+        make_folder(local_copy, "datasets.local_copy")
         with locked(local_copy / f"{copy.name}.lock", beat):
             found = _opened(copy, source) or _copied(source, copy, beat)
     return found

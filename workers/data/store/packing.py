@@ -14,7 +14,6 @@ from workers.data.sources import Listing, Loader, Row
 from workers.data.store.shards import (
     Decided,
     Encoding,
-    FileEntry,
     PackedShard,
     ShardJob,
     ShardRunner,
@@ -25,7 +24,7 @@ from workers.data.store.shards import (
     write_npy,
 )
 from workers.settings import SPLITS
-from workers.storage import layout, sha256_of, write_text
+from workers.storage import Written, layout, write_text, written
 
 # Reporting every image would take the interpreter lock from the threads that decode.
 _TELL_EVERY_S = 0.1
@@ -98,20 +97,14 @@ class PackedSplit:
         unreadable: the images that could not be read.
         decided: the images with a decision.
         shards: the number of images in each shard.
+        files: all its files by name.
     """
 
     labels: np.ndarray
     unreadable: tuple[Unreadable, ...]
     decided: tuple[Decided, ...]
     shards: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Packed:
-    """The splits that have images, and all their files by name."""
-
-    splits: Mapping[str, PackedSplit]
-    files: Mapping[str, FileEntry]
+    files: Mapping[str, Written]
 
 
 def pack(
@@ -122,8 +115,8 @@ def pack(
     folder: Path,
     runner: ShardRunner,
     packed: Callable[[int], None],
-) -> Packed:
-    """Decodes every row into `folder`; finished shards of an earlier preparation are kept.
+) -> dict[str, PackedSplit]:
+    """Decodes every row into `folder`, and returns the splits with images; finished shards of earlier work are kept.
 
     An unreadable image of test keeps its row, grey and of size 0 × 0; in other splits it gets no row. `packed` is
     called with the number of images done since its last call.
@@ -145,14 +138,13 @@ def pack(
     # Running `missing` fills `finished`.
     made = list(runner.run(listing.loader(), missing(), packed))
     found = [*finished, *made]
-    files: dict[str, FileEntry] = {}
-    written: dict[str, PackedSplit] = {}
+    results: dict[str, PackedSplit] = {}
     for split in SPLITS:
         if splits[split]:
             labelled = split != "test" or listing.labelled_test
             shards = sorted((each for each in found if each.split == split), key=lambda each: each.number)
-            written[split] = _write_split(folder, split, splits[split], shards, labelled, files)
-    return Packed(written, files)
+            results[split] = _write_split(folder, split, splits[split], shards, labelled)
+    return results
 
 
 def _jobs(splits: Mapping[str, tuple[Row, ...]], size: int, encoding: Encoding, folder: Path) -> Iterator[ShardJob]:
@@ -160,27 +152,14 @@ def _jobs(splits: Mapping[str, tuple[Row, ...]], size: int, encoding: Encoding, 
         rows = splits[split]
         step = rows_per_shard(len(rows), size)
         for number, first in enumerate(range(0, len(rows), step)):
-            yield ShardJob(
-                folder,
-                split,
-                number,
-                first,
-                rows[first : first + step],
-                size,
-                encoding,
-                keep_unreadable=split == "test",
-            )
+            part = rows[first : first + step]
+            yield ShardJob(folder, split, number, first, part, size, encoding, keep_unreadable=split == "test")
 
 
 def _write_split(
-    folder: Path,
-    split: str,
-    rows: tuple[Row, ...],
-    shards: list[PackedShard],
-    labelled: bool,
-    files: dict[str, FileEntry],
+    folder: Path, split: str, rows: tuple[Row, ...], shards: list[PackedShard], labelled: bool
 ) -> PackedSplit:
-    """Writes labels, sizes, contents and names of a split's rows, and adds all its files to `files`."""
+    """Writes labels, sizes, contents and names of a split's rows."""
     unreadable = tuple(each for shard in shards for each in shard.unreadable)
     gone = set() if split == "test" else {each.index for each in unreadable}
     kept = [row for index, row in enumerate(rows) if index not in gone] if gone else rows
@@ -191,11 +170,11 @@ def _write_split(
     }
     if labelled:
         arrays[layout.labels(split)] = labels
-    files.update({name: write_npy(folder / name, array) for name, array in arrays.items()})
+    files = {name: write_npy(folder / name, array) for name, array in arrays.items()}
     path = folder / layout.rows(split)
     write_text(path, "".join(f"{row.name}\n" for row in kept))
-    files[path.name] = FileEntry(path.stat().st_size, sha256_of(path))
+    files[path.name] = written(path)
     for shard in shards:
         files.update(shard.files)
     decided = tuple(each for shard in shards for each in shard.decided)
-    return PackedSplit(labels, unreadable, decided, tuple(len(shard.sizes) for shard in shards))
+    return PackedSplit(labels, unreadable, decided, tuple(len(shard.sizes) for shard in shards), files)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -34,19 +34,6 @@ class ShardFiles:
     offsets: Path | None = None
 
 
-class _Shard(Protocol):
-    """An open shard."""
-
-    def window(self, index: int, rows: slice, columns: slice) -> np.ndarray:
-        """Returns [height, width, 3] uint8 of one image."""
-
-    def run(self, start: int, stop: int, rows: slice, columns: slice) -> np.ndarray:
-        """Returns [stop - start, height, width, 3] uint8."""
-
-    def will_need(self, start: int, stop: int) -> None:
-        """Asks the kernel to read these images ahead of time."""
-
-
 class Pixels:
     """[N, S, S, 3] uint8, read-only; indexed by images (one, slice, indices, mask), then slices of rows and columns.
 
@@ -61,7 +48,7 @@ class Pixels:
         self._files = [shard for shard in shards if shard.num_images]
         self._starts = [0, *accumulate(shard.num_images for shard in self._files)]
         self._size = size
-        self._open: OrderedDict[int, _Shard] = OrderedDict()
+        self._open: OrderedDict[int, _RawShard | _JpegShard] = OrderedDict()
         self._most_open = 0
         # Several threads may read at once; a shard's first reader opens it for all.
         self._opening = threading.Lock()
@@ -125,7 +112,7 @@ class Pixels:
             yield number, range(start - self._starts[number], end - self._starts[number])
             start, number = end, number + 1
 
-    def _shard(self, number: int) -> _Shard:
+    def _shard(self, number: int) -> "_RawShard | _JpegShard":
         shard = self._open.get(number)
         if shard is not None and len(self._files) <= self._most_open:
             return shard
@@ -162,7 +149,7 @@ def _room_for(num_shards: int) -> int:
     return max(1, min(num_shards, (soft - _OTHER_FILES) // 2))
 
 
-def _open_shard(files: ShardFiles, size: int) -> _Shard:
+def _open_shard(files: ShardFiles, size: int) -> "_RawShard | _JpegShard":
     try:
         if files.offsets is None:
             return _RawShard(files.images, (files.num_images, size, size, 3))

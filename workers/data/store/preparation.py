@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from workers.data.sources import KeptContents, LeftOut, Listing, Rows, open_listing
-from workers.data.store.disk_space import require_space, store_bytes
+from workers.data.store.disk_space import make_folder, require_space, store_bytes
 from workers.data.store.excluded import NOTHING, Excluded
 from workers.data.store.packing import PackingThreads, pack
 from workers.data.store.pixels import Pixels
@@ -22,7 +22,7 @@ from workers.data.store.statistics import image_statistics
 from workers.data.store.store import MANIFEST, MEAN_IMAGE, SCHEMA, digest_of, open_store, split_shards
 from workers.errors import DataError, SourceLost, StorageError
 from workers.settings import SPLITS, DatasetSettings, OnBad, StoreFormat, dataset_options
-from workers.storage import fsync_folder, is_locked, locked, remove_leftovers, storage_errors, write_json
+from workers.storage import fsync, is_locked, locked, remove_leftovers, storage_errors, write_json
 
 _MOST_NAMED = 10
 _WHOLE_VAL = "replace them: without a test split, the submission needs a line for each image of val"
@@ -72,13 +72,12 @@ def prepare(
     """
     listing = open_listing(settings)
     store_root = store_root.expanduser().absolute()
-    place = _Place(store_root, store_key(settings, listing), excluded)
-    found = _find(place)
+    key = store_key(settings, listing)
+    work = _Preparation(settings, listing, store_root, key, excluded, runner or PackingThreads(), progress)
+    found = _find(work)
     if found is None:
-        with _folder_made(store_root), locked(store_root / f"{place.key}.lock"):
-            found = _find(place)
-            if found is None:
-                found = _build(settings, listing, place, progress, runner or PackingThreads())
+        with _folder_made(store_root), locked(store_root / f"{key}.lock"):
+            found = _find(work) or _build(work)
     return open_store(found).path
 
 
@@ -89,12 +88,16 @@ def store_key(settings: DatasetSettings, listing: Listing) -> str:
 
 
 @dataclass(frozen=True)
-class _Place:
-    """The folders of a store: under the dataset's own key, or a narrowed key if excluded images were left out."""
+class _Preparation:
+    """A dataset to pack, under its own key in `root`, or under a narrowed key if excluded images are left out."""
 
+    settings: DatasetSettings
+    listing: Listing
     root: Path
     key: str
     excluded: Excluded
+    runner: ShardRunner
+    progress: Callable[[PrepareProgress], None] | None
 
     @property
     def building(self) -> Path:
@@ -104,11 +107,15 @@ class _Place:
     def of(self, *, narrowed: bool) -> Path:
         return self.root / (self.excluded.narrowed(self.key) if narrowed else self.key)
 
+    def report(self, phase: str, done: int, total: int) -> None:
+        if self.progress is not None:
+            self.progress(PrepareProgress(str(self.settings.source), phase, done, total))
 
-def _find(place: _Place) -> Path | None:
+
+def _find(work: _Preparation) -> Path | None:
     """Returns the existing store, if any, without reading an image, since a superset may have millions."""
-    whole, narrowed = place.of(narrowed=False), place.of(narrowed=True)
-    if whole.exists() and not place.excluded.meets_train_of(open_store(whole)):
+    whole, narrowed = work.of(narrowed=False), work.of(narrowed=True)
+    if whole.exists() and not work.excluded.meets_train_of(open_store(whole)):
         return whole
     return narrowed if narrowed.exists() else None
 
@@ -117,11 +124,7 @@ def _find(place: _Place) -> Path | None:
 def _folder_made(folder: Path) -> Iterator[None]:
     """Makes a folder, and deletes it if the block fails and leaves it empty."""
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
-    try:
-        with storage_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise StorageError(f"{folder}: not a folder, a file is in the way: set datasets.store") from error
+    make_folder(folder, "datasets.store")
     try:
         yield
     except BaseException:
@@ -131,29 +134,19 @@ def _folder_made(folder: Path) -> Iterator[None]:
         raise
 
 
-def _build(
-    settings: DatasetSettings,
-    listing: Listing,
-    place: _Place,
-    progress: Callable[[PrepareProgress], None] | None,
-    runner: ShardRunner,
-) -> Path:
-    def report(phase: str, done: int, total: int) -> None:
-        if progress is not None:
-            progress(PrepareProgress(str(settings.source), phase, done, total))
-
-    building = place.building
-    _remove_abandoned(place.root, besides=building)
-    _require_room(settings, listing, place)
+def _build(work: _Preparation) -> Path:
+    building = work.building
+    _remove_abandoned(work.root, besides=building)
+    _require_room(work)
     try:
-        every = listing.rows(partial(report, "read"), KeptContents(building / _CONTENTS))
-        rows = place.excluded.leave_out(every)
-        target = place.of(narrowed=len(rows.left_out) > len(every.left_out))
+        every = work.listing.rows(partial(work.report, "read"), KeptContents(building / _CONTENTS))
+        rows = work.excluded.leave_out(every)
+        target = work.of(narrowed=len(rows.left_out) > len(every.left_out))
         folder = building / target.name
         with storage_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder)
-        _write_store(settings, listing, rows, folder, report, runner)
+        _write_store(work, rows, folder)
         _commit(folder, target)
     except SourceLost:
         # Kept, because a short outage should not cost hours of hashing and packing.
@@ -170,9 +163,9 @@ def _commit(folder: Path, target: Path) -> None:
     """Renames a finished store into place; all its files are on disk, each committed by rename."""
     with storage_errors(target):
         remove_leftovers(folder)
-        fsync_folder(folder)
+        fsync(folder)
         folder.rename(target)
-        fsync_folder(target.parent)
+        fsync(target.parent)
 
 
 def _remove_abandoned(store_root: Path, besides: Path) -> None:
@@ -186,43 +179,37 @@ def _remove_abandoned(store_root: Path, besides: Path) -> None:
                 shutil.rmtree(building, ignore_errors=True)
 
 
-def _require_room(settings: DatasetSettings, listing: Listing, place: _Place) -> None:
+def _require_room(work: _Preparation) -> None:
     """Raises StorageError, before any image is read, if the disk has too little space for the unfinished shards."""
-    num_images = sum(listing.counts().values())
+    settings, num_images = work.settings, sum(work.listing.counts().values())
     needed, as_jpeg = (
         store_bytes(num_images, settings.size, each, settings.jpeg_quality)
         for each in (settings.store_format, StoreFormat.jpeg)
     )
     raw = settings.store_format is StoreFormat.raw
     smaller = f", or store JPEG with datasets.<name>.store_format=jpeg (about {as_jpeg:,} bytes)" if raw else ""
-    written = sum(path.stat().st_size for path in place.building.glob("*/*.npy"))
+    written = sum(path.stat().st_size for path in work.building.glob("*/*.npy"))
     require_space(
-        place.root,
+        work.root,
         max(0, needed - written),
         f"the prepared dataset of {num_images:,} images",
         f"set datasets.store to a folder on another disk{smaller}",
     )
 
 
-def _write_store(
-    settings: DatasetSettings,
-    listing: Listing,
-    rows: Rows,
-    folder: Path,
-    report: Callable[[str, int, int], None],
-    runner: ShardRunner,
-) -> None:
+def _write_store(work: _Preparation, rows: Rows, folder: Path) -> None:
+    settings, listing = work.settings, work.listing
     total = sum(len(rows.splits[split]) for split in SPLITS)
     done = 0
 
     def packed_more(num_images: int) -> None:
         nonlocal done
         done += num_images
-        report("pack", done, total)
+        work.report("pack", done, total)
 
     encoding = Encoding(settings.store_format, settings.jpeg_quality)
-    packed = pack(listing, rows.splits, settings.size, encoding, folder, runner, packed_more)
-    unreadable = {split: packed.splits[split].unreadable for split in packed.splits}
+    packed = pack(listing, rows.splits, settings.size, encoding, folder, work.runner, packed_more)
+    unreadable = {split: each.unreadable for split, each in packed.items()}
     kept_unreadable = unreadable.pop("test", ())
     if settings.on_bad is OnBad.stop:
         every = [each for split in unreadable.values() for each in split]
@@ -230,35 +217,33 @@ def _write_store(
     elif listing.class_ids and not rows.splits["test"]:
         # The challenge's submission is then on val, and names no image: after a missing line all others would be wrong.
         _require_readable(settings, list(unreadable.get("val", ())), _WHOLE_VAL)
-    left_out = [
-        *rows.left_out,
-        *(LeftOut(split, each.path, each.reason) for split in unreadable for each in unreadable[split]),
-    ]
-    train = packed.splits.get("train")
+    left_out = list(rows.left_out)
+    left_out += [LeftOut(split, each.path, each.reason) for split in unreadable for each in unreadable[split]]
+    train = packed.get("train")
     labels = np.empty(0, np.int64) if train is None else train.labels
     _require_every_class(settings, listing.classes, labels, left_out)
     assert train is not None
     statistics = image_statistics(Pixels(split_shards(folder, "train", encoding.format, train.shards), settings.size))
-    files = {**packed.files, MEAN_IMAGE: write_npy(folder / MEAN_IMAGE, statistics.mean_image)}
-    write_json(
-        folder / MANIFEST,
-        {
-            "schema": SCHEMA,
-            "options": dataset_options(settings),
-            "format": encoding.format.value,
-            "size": settings.size,
-            "classes": list(listing.classes),
-            "class_ids": list(listing.class_ids),
-            "counts": {split: sum(packed.splits[split].shards) if split in packed.splits else 0 for split in SPLITS},
-            "shards": {split: list(packed.splits[split].shards) for split in packed.splits},
-            "digest": digest_of(listing.classes, {name: entry.sha256 for name, entry in files.items()}),
-            **asdict(statistics.colour),
-            "left_out": [asdict(each) for each in left_out],
-            "decisions": {split: _by_decision(packed.splits[split].decided) for split in packed.splits},
-            "unreadable": {"test": [asdict(each) for each in kept_unreadable]},
-            "files": {name: asdict(files[name]) for name in sorted(files)},
-        },
-    )
+    files = {MEAN_IMAGE: write_npy(folder / MEAN_IMAGE, statistics.mean_image)}
+    for each in packed.values():
+        files |= each.files
+    manifest = {
+        "schema": SCHEMA,
+        "options": dataset_options(settings),
+        "format": encoding.format.value,
+        "size": settings.size,
+        "classes": list(listing.classes),
+        "class_ids": list(listing.class_ids),
+        "counts": {split: sum(packed[split].shards) if split in packed else 0 for split in SPLITS},
+        "shards": {split: list(each.shards) for split, each in packed.items()},
+        "digest": digest_of(listing.classes, {name: entry.sha256 for name, entry in files.items()}),
+        **asdict(statistics.colour),
+        "left_out": [asdict(each) for each in left_out],
+        "decisions": {split: _by_decision(each.decided) for split, each in packed.items()},
+        "unreadable": {"test": [asdict(each) for each in kept_unreadable]},
+        "files": {name: asdict(files[name]) for name in sorted(files)},
+    }
+    write_json(folder / MANIFEST, manifest)
 
 
 def _by_decision(decided: tuple[Decided, ...]) -> dict[str, list[str]]:

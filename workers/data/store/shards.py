@@ -18,7 +18,7 @@ from workers.data.decoding import BadImage, Picture, encode
 from workers.data.sources import Loader, Row
 from workers.data.store.pixels import ShardFiles
 from workers.settings import StoreFormat
-from workers.storage import parse_json, replacing, sha256_of, write_json
+from workers.storage import Written, parse_json, replacing, unfenced, write_json, written
 
 UNREADABLE_GREY = 128
 # Bytes of raw pixels. The upper limit keeps a store of 1.3 million images at 256 pixels below 2,000 files; the lower
@@ -89,14 +89,6 @@ class Decided:
     decisions: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class FileEntry:
-    """A file's size in bytes and its sha256."""
-
-    size: int
-    sha256: str
-
-
 @dataclass(frozen=True, eq=False)
 class PackedShard:
     """The result of a job.
@@ -114,7 +106,7 @@ class PackedShard:
     sizes: np.ndarray
     unreadable: tuple[Unreadable, ...]
     decided: tuple[Decided, ...]
-    files: dict[str, FileEntry]
+    files: dict[str, Written]
 
 
 class ShardRunner(Protocol):
@@ -156,7 +148,7 @@ def finished_shard(job: ShardJob) -> PackedShard | None:
         record = parse_json(job.record.read_bytes())
         if record["made_of"] != job.digest():
             return None
-        files = {name: FileEntry(**entry) for name, entry in record["files"].items()}
+        files = {name: Written(**entry) for name, entry in record["files"].items()}
         if any((job.folder / name).stat().st_size != entry.size for name, entry in files.items()):
             return None
         unreadable = tuple(Unreadable(**entry) for entry in record["unreadable"])
@@ -200,20 +192,16 @@ def pack_shard(loader: Loader, job: ShardJob, image_done: Callable[[], None]) ->
         encoded = [encode(pixels, job.encoding.jpeg_quality) for pixels in pictures()]
         offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
         content = np.frombuffer(b"".join(encoded), np.uint8)
-        files = {
-            where.images.name: write_npy(where.images, content),
-            where.offsets.name: write_npy(where.offsets, offsets),
-        }
-    write_json(
-        job.record,
-        {
-            "made_of": job.digest(),
-            "files": {name: asdict(entry) for name, entry in files.items()},
-            "sizes": sizes,
-            "unreadable": [asdict(each) for each in unreadable],
-            "decided": [asdict(each) for each in decided],
-        },
-    )
+        arrays: dict[Path, np.ndarray] = {where.images: content, where.offsets: offsets}
+        files = {path.name: write_npy(path, array) for path, array in arrays.items()}
+    record = {
+        "made_of": job.digest(),
+        "files": {name: asdict(entry) for name, entry in files.items()},
+        "sizes": sizes,
+        "unreadable": [asdict(each) for each in unreadable],
+        "decided": [asdict(each) for each in decided],
+    }
+    write_json(job.record, record)
     return PackedShard(job.split, job.number, _sizes(sizes), tuple(unreadable), tuple(decided), files)
 
 
@@ -221,7 +209,7 @@ def _sizes(pairs: list[tuple[int, int]]) -> np.ndarray:
     return np.array(pairs, dtype=np.int32).reshape(-1, 2)
 
 
-def _write_raw(path: Path, pictures: Iterator[np.ndarray], most: int, size: int) -> FileEntry:
+def _write_raw(path: Path, pictures: Iterator[np.ndarray], most: int, size: int) -> Written:
     """Writes images one by one, without a memory map, which would raise SIGBUS on a full disk and not an error."""
     header = npy_header(most, size)
     digest = hashlib.sha256(header)
@@ -237,23 +225,23 @@ def _write_raw(path: Path, pictures: Iterator[np.ndarray], most: int, size: int)
             # Rare, so the file is hashed again below.
             file.seek(0)
             file.write(npy_header(num_images, size))
-    if num_images < most:
-        return FileEntry(path.stat().st_size, sha256_of(path))
-    return FileEntry(path.stat().st_size, digest.hexdigest())
+    return written(path) if num_images < most else Written(path.stat().st_size, digest.hexdigest())
 
 
-def write_npy(path: Path, array: np.ndarray) -> FileEntry:
-    """Commits `array` as an npy file; unlike np.save's, an OSError on a full disk has its errno."""
-    with replacing(path) as file:
+def write_npy(path: Path, array: np.ndarray, check: Callable[[], None] = unfenced) -> Written:
+    """Commits `array` as an npy file; unlike np.save's, an OSError on a full disk has its errno.
+
+    `check` is called right before the rename, and may raise.
+    """
+    with replacing(path, check) as file:
         np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
         file.write(np.ascontiguousarray(array).data)
-    return FileEntry(path.stat().st_size, sha256_of(path))
+    return written(path)
 
 
 def npy_header(num_images: int, size: int) -> bytes:
     """Returns the npy header of [num_images, size, size, 3] uint8, padded to a length independent of num_images."""
     buffer = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        buffer, {"descr": "|u1", "fortran_order": False, "shape": (num_images, size, size, 3)}
-    )
+    described = {"descr": "|u1", "fortran_order": False, "shape": (num_images, size, size, 3)}
+    np.lib.format.write_array_header_1_0(buffer, described)
     return buffer.getvalue()

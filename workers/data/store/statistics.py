@@ -50,23 +50,16 @@ def image_statistics(images: np.ndarray | Pixels) -> ImageStatistics:
     # Sums of integers below 2**53 are exact in float64 in any order, so the bits do not depend on machine or threads.
     total = np.zeros(images.shape[1:], np.uint32)
     products = np.zeros((3, 3))
-    for share in map_in_order(partial(_sums, images), shares):
-        total += share.total
-        products += share.products
+    for levels, pairs in map_in_order(partial(_sums, images), shares):
+        total += levels
+        products += pairs
     num_pixels = len(chosen) * images.shape[1] * images.shape[2]
     mean = total.sum(axis=(0, 1), dtype=np.uint64) / num_pixels
     return ImageStatistics(_colour(mean, products, num_pixels), (total / len(chosen)).astype(np.float32))
 
 
-@dataclass(frozen=True, eq=False)
-class _Sums:
-    """Sums over some images: `total` of each position and channel, [S, S, 3] uint32; `products` from `_products`."""
-
-    total: np.ndarray
-    products: np.ndarray
-
-
-def _sums(images: np.ndarray | Pixels, chosen: range) -> _Sums:
+def _sums(images: np.ndarray | Pixels, chosen: range) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the sum of each position and channel, [S, S, 3] uint32, and that of `_products`, over some images."""
     step = max(1, _CHUNK_PIXELS // (images.shape[1] * images.shape[2]))
     total = np.zeros(images.shape[1:], np.uint32)
     products = np.zeros((3, 3))
@@ -75,7 +68,7 @@ def _sums(images: np.ndarray | Pixels, chosen: range) -> _Sums:
         block = images[part.start : part.stop : part.step]
         total += block.sum(axis=0, dtype=np.uint32)
         products += _products(block)
-    return _Sums(total, products)
+    return total, products
 
 
 def _products(block: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from workers.settings import AugmentationSettings
 DEFAULT = AugmentationSettings()
 
 
-def test_draws_same_seed_and_epoch_are_equal_and_others_differ() -> None:
+def test_draws_same_seed_and_epoch_are_equal_and_others_differ():
     first, again = draw_epoch(5, 2, 100, 8, DEFAULT), draw_epoch(5, 2, 100, 8, DEFAULT)
     assert all(np.array_equal(getattr(first, name), getattr(again, name)) for name in ("order", "offsets", "colour"))
     for other in (draw_epoch(5, 3, 100, 8, DEFAULT), draw_epoch(6, 2, 100, 8, DEFAULT)):
@@ -17,13 +17,13 @@ def test_draws_same_seed_and_epoch_are_equal_and_others_differ() -> None:
         assert not np.array_equal(first.offsets, other.offsets)
 
 
-def test_offsets_reach_both_ends_of_the_margin() -> None:
+def test_offsets_reach_both_ends_of_the_margin():
     offsets = draw_epoch(0, 0, 5000, 8, DEFAULT).offsets
     assert offsets.min() == 0
     assert offsets.max() == 8
 
 
-def test_switched_off_augmentation_is_the_centre_crop_unreflected() -> None:
+def test_switched_off_augmentation_is_the_centre_crop_unreflected():
     draws = draw_epoch(0, 0, 50, 8, AugmentationSettings(random_crop=False, reflect=False, colour_std=0))
     assert (draws.offsets == 4).all()
     assert not draws.flips.any()
@@ -31,7 +31,7 @@ def test_switched_off_augmentation_is_the_centre_crop_unreflected() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 5, 6, 104, 120])
-def test_crops_of_a_batch_are_those_of_its_images_one_by_one(size: int) -> None:
+def test_crops_of_a_batch_are_those_of_its_images_one_by_one(size):
     generator = np.random.default_rng(size)
     images = generator.integers(0, 256, (5, size + 3, size + 3, 3), dtype=np.uint8)
     images.flags.writeable = False  # As a mapped store is.

@@ -14,7 +14,7 @@ def order(num_images: int, window: int, seed: int = 1, epoch: int = 0) -> np.nda
     return draw_epoch(seed, epoch, num_images, 4, AugmentationSettings(shuffle_window=window)).order
 
 
-def test_whole_order_is_what_it_always_was() -> None:
+def test_whole_order_is_what_it_always_was():
     """Golden: another order would be other weights for every run there is."""
     draws = draw_epoch(7, 3, 10, 5, AugmentationSettings())
     assert draws.order.tolist() == [0, 9, 3, 6, 5, 1, 8, 7, 4, 2]
@@ -22,12 +22,12 @@ def test_whole_order_is_what_it_always_was() -> None:
 
 
 @given(st.integers(1, 3000), st.integers(0, 3000), st.integers(0, 5))
-def test_every_image_comes_once_an_epoch_whatever_the_window(num_images: int, window: int, epoch: int) -> None:
+def test_every_image_comes_once_an_epoch_whatever_the_window(num_images, window, epoch):
     assert sorted(order(num_images, window, epoch=epoch).tolist()) == list(range(num_images))
 
 
 @given(st.integers(200, 5000), st.integers(PIECES, 1000))
-def test_window_holds_few_pieces_of_neighbours(num_images: int, window: int) -> None:
+def test_window_holds_few_pieces_of_neighbours(num_images, window):
     """That is what makes reading from a disk cheap: the images of a window lie in few places."""
     if window >= num_images:
         return
@@ -37,7 +37,7 @@ def test_window_holds_few_pieces_of_neighbours(num_images: int, window: int) -> 
         assert np.count_nonzero(np.diff(held) > 1) <= PIECES
 
 
-def test_window_mixes_images_and_pieces_come_from_everywhere() -> None:
+def test_window_mixes_images_and_pieces_come_from_everywhere():
     drawn = order(100_000, 6400)
     first = drawn[:6400]
     assert np.count_nonzero(np.diff(first) == 1) < 0.05 * len(first)
@@ -60,7 +60,7 @@ class _Asked(Pixels):
         return [index for start, stop in self.pieces for index in range(start, stop)]
 
 
-def test_images_are_asked_for_once_and_before_they_are_due() -> None:
+def test_images_are_asked_for_once_and_before_they_are_due():
     num_images, batch, piece = 3000, 32, 5
     pixels, drawn = _Asked(), order(num_images, piece * PIECES)
     ahead = ReadAhead(pixels, piece * PIECES, least_bytes=0)
@@ -72,7 +72,7 @@ def test_images_are_asked_for_once_and_before_they_are_due() -> None:
     assert len(pixels.pieces) <= num_images / piece + num_images / (piece * PIECES) + 1
 
 
-def test_epoch_gone_on_with_asks_for_what_is_left_of_it() -> None:
+def test_epoch_gone_on_with_asks_for_what_is_left_of_it():
     pixels, drawn = _Asked(), order(1000, 0)
     ahead = ReadAhead(pixels, 100, least_bytes=0)
     for position in range(700, 1000, 100):
@@ -80,7 +80,7 @@ def test_epoch_gone_on_with_asks_for_what_is_left_of_it() -> None:
     assert sorted(pixels.images()) == sorted(drawn[700:].tolist())
 
 
-def test_small_store_is_not_asked_for() -> None:
+def test_small_store_is_not_asked_for():
     pixels = _Asked()
     ReadAhead(pixels, 10, least_bytes=1).to(order(100, 0), 0)
     assert not pixels.pieces

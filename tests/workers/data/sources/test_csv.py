@@ -1,6 +1,5 @@
 """What the csv source makes of the files that competitions hand out, and each wrong input with its one line."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,7 +42,7 @@ def dogs(tmp_path: Path) -> Path:
     return write_tree(tmp_path / "dogs", files)
 
 
-def test_ids_without_extension_find_their_images_and_the_test_is_that_of_the_sample(dogs: Path) -> None:
+def test_ids_without_extension_find_their_images_and_the_test_is_that_of_the_sample(dogs):
     listing = open_listing(csv(dogs))
     assert listing.classes == ("cat", "dog")
     assert not listing.labelled_test
@@ -52,7 +51,7 @@ def test_ids_without_extension_find_their_images_and_the_test_is_that_of_the_sam
     assert survey(csv(dogs)).counts == {"train": 6, "dev": 2, "val": 2, "test": 2}
 
 
-def test_one_folder_of_images_serves_train_and_test(tmp_path: Path) -> None:
+def test_one_folder_of_images_serves_train_and_test(tmp_path):
     """Plant leaves: numbers for ids, and features beside them."""
     files = images("images", [str(index) for index in range(14)])
     files["train.csv"] = lines("id,species,margin1", *(f"{index},{'ab'[index % 2]},0.{index}" for index in range(10)))
@@ -66,7 +65,7 @@ def test_one_folder_of_images_serves_train_and_test(tmp_path: Path) -> None:
     assert rows.left_out == ()
 
 
-def test_ids_with_extension_numbers_as_labels_and_folders_named_for_images(tmp_path: Path) -> None:
+def test_ids_with_extension_numbers_as_labels_and_folders_named_for_images(tmp_path):
     labels = [str(index % 12) for index in range(36)]
     files = {f"train_images/{index}.png": index for index in range(36)}
     files["train.csv"] = lines("image_id,label", *(f"{index}.png,{label}" for index, label in enumerate(labels)))
@@ -77,7 +76,7 @@ def test_ids_with_extension_numbers_as_labels_and_folders_named_for_images(tmp_p
     assert listing.counts()["test"] == 1
 
 
-def test_a_column_a_class_tells_the_class_marked_with_1(tmp_path: Path) -> None:
+def test_a_column_a_class_tells_the_class_marked_with_1(tmp_path):
     marked = [f"{name},{int(index % 2 == 0)},{int(index % 2 == 1)}" for index, name in enumerate(TEN)]
     files = {**images("images", TEN), "train.csv": lines("image_id,dog,cat", *marked)}
     files |= {"images/t.png": 100, "test.csv": lines("image_id", "t")}
@@ -96,12 +95,12 @@ def test_a_column_a_class_tells_the_class_marked_with_1(tmp_path: Path) -> None:
         ("a,b", '"{name}"," {kind} "'),
     ],
 )
-def test_headers_and_separators_of_other_kinds_are_read(tmp_path: Path, header: str, template: str) -> None:
+def test_headers_and_separators_of_other_kinds_are_read(tmp_path, header, template):
     root = write_tree(tmp_path, {**images("train", TEN), "train.csv": lines(header, *kinds(template))})
     assert labels_of(csv(root)) == EXPECTED
 
 
-def test_names_of_files_win_over_running_numbers_that_images_have_too(tmp_path: Path) -> None:
+def test_names_of_files_win_over_running_numbers_that_images_have_too(tmp_path):
     cells = [f"{number},{5 - number}.png,{'ab'[number % 2]}" for number in range(6)]
     write_tree(
         tmp_path,
@@ -112,7 +111,7 @@ def test_names_of_files_win_over_running_numbers_that_images_have_too(tmp_path: 
     assert labels_of(csv(tmp_path, id_column="id")) == by_number
 
 
-def test_columns_and_files_can_be_named(tmp_path: Path) -> None:
+def test_columns_and_files_can_be_named(tmp_path):
     files = {**images("jpg/a", TEN), "lists/all.csv": lines("id,label,x,y", *kinds("no,no,{name},{kind}"))}
     root = write_tree(tmp_path, files)
     settings = csv(root, train="lists/all.csv", images="jpg", id_column="x", label_column="y")
@@ -120,7 +119,7 @@ def test_columns_and_files_can_be_named(tmp_path: Path) -> None:
     assert labels_of(settings) == {f"a/{name}": kind for name, kind in EXPECTED.items()}
 
 
-def test_val_csv_may_name_images_of_trains_folder(tmp_path: Path) -> None:
+def test_val_csv_may_name_images_of_trains_folder(tmp_path):
     files = {**images("train", TEN), "train.csv": lines("id,label", *kinds()[:7])}
     files["val.csv"] = lines("id,label", *kinds()[7:])
     settings = csv(write_tree(tmp_path, files))
@@ -129,7 +128,7 @@ def test_val_csv_may_name_images_of_trains_folder(tmp_path: Path) -> None:
     assert rows.left_out == ()
 
 
-def test_labels_of_test_make_it_labelled(dogs: Path) -> None:
+def test_labels_of_test_make_it_labelled(dogs):
     (dogs / "test.csv").write_bytes(lines("id,breed", "x,cat", "y,dog"))
     listing = open_listing(csv(dogs))
     assert listing.labelled_test
@@ -140,12 +139,12 @@ def test_labels_of_test_make_it_labelled(dogs: Path) -> None:
     assert "line 3: no label of y" in refusal(csv(dogs))
 
 
-def test_folder_can_be_named_as_the_test(dogs: Path) -> None:
+def test_folder_can_be_named_as_the_test(dogs):
     (dogs / "sample_submission.csv").write_bytes(lines("id,value", "something else,0"))
     assert survey(csv(dogs, test="test")).counts["test"] == 2
 
 
-def test_image_without_a_line_and_line_without_an_image_are_left_out_and_listed(dogs: Path) -> None:
+def test_image_without_a_line_and_line_without_an_image_are_left_out_and_listed(dogs):
     (dogs / "train" / "i3.png").unlink()
     write_tree(dogs, {"train/extra.png": 70})
     skipping = csv(dogs, on_bad=OnBad.skip)
@@ -158,22 +157,22 @@ def test_image_without_a_line_and_line_without_an_image_are_left_out_and_listed(
 
 
 WRONG = {
-    "twice": (lines("id,breed", *kinds(), "i3,cat"), "line 12: names i3, as line 5 does"),
-    "twice with and without extension": (lines("id,breed", *kinds(), "i3.png,cat"), "as line 5 does"),
+    "twice": (lines("id,breed", *kinds(), "i3,cat"), "line 12: names i3 like line 5"),
+    "twice with and without extension": (lines("id,breed", *kinds(), "i3.png,cat"), "like line 5"),
     "no label": (lines("id,breed", *kinds(), "i3,"), "line 12: no label of i3"),
     "no id": (lines("id,breed", *kinds(), ",cat"), "line 12: no id"),
     "cells": (lines("id,breed", *kinds(), "i3,cat,1"), "line 12 has 3 cells"),
-    "only a header": (b"id,breed\n", "no line below a header"),
+    "only a header": (b"id,breed\n", "no line below the header"),
     "empty": (b"", "empty file"),
     "no text": (b"\xff\xfe\x00\x01", "cannot be read as text"),
     "quotes": (b'id,breed\n"i1,cat\n', "line"),
-    "which column": (lines("id,a,b", "i0,1.5,2", "i1,2,3"), "holds labels cannot be told (columns: id, a, b)"),
+    "which column": (lines("id,a,b", "i0,1.5,2", "i1,2,3"), "no known column of labels (columns: id, a, b)"),
     "climbs": (lines("id,breed", *kinds(), "../labels.csv,cat"), "no image ../labels.csv"),
 }
 
 
 @pytest.mark.parametrize(("content", "expected"), WRONG.values(), ids=WRONG)
-def test_wrong_csv_is_refused_with_its_place(dogs: Path, content: bytes, expected: str) -> None:
+def test_wrong_csv_is_refused_with_its_place(dogs, content, expected):
     (dogs / "labels.csv").write_bytes(content)
     assert expected in refusal(csv(dogs))
 
@@ -191,7 +190,7 @@ def test_wrong_csv_is_refused_with_its_place(dogs: Path, content: bytes, expecte
     ],
     ids=["no csv", "either", "zebra", "no image"],
 )
-def test_wrong_files_are_refused(dogs: Path, change: Callable[[Path], object], expected: str) -> None:
+def test_wrong_files_are_refused(dogs, change, expected):
     change(dogs)
     assert expected in refusal(csv(dogs))
 
@@ -201,18 +200,16 @@ def test_wrong_files_are_refused(dogs: Path, change: Callable[[Path], object], e
     [
         ({"label_column": "race"}, "no column race (columns: id, breed): set datasets.<name>.label_column"),
         ({"id_column": "key"}, "no column key"),
-        ({"images": "photos"}, "no such folder: set datasets.<name>.images"),
+        ({"images": "photos"}, "no such folder: correct datasets.<name>.images"),
         ({"train": "all.csv"}, "no such file: correct datasets.<name>.train"),
-        ({"train": "../other.csv"}, "only files below the root"),
         ({"images": "/etc"}, "only files below the root"),
-        ({"test": "pipe:cat x"}, "only files below the root"),
     ],
 )
-def test_wrong_setting_is_refused(dogs: Path, changes: dict[str, object], expected: str) -> None:
+def test_wrong_setting_is_refused(dogs, changes, expected):
     assert expected in refusal(csv(dogs, **changes))
 
 
-def test_image_that_moves_to_the_next_split_makes_another_dataset(tmp_path: Path) -> None:
+def test_image_that_moves_to_the_next_split_makes_another_dataset(tmp_path):
     """One class: the images of all splits, one after another, stay the same."""
     root = write_tree(tmp_path / "root", images("train_images", TEN))
     found = []

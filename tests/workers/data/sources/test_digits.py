@@ -16,7 +16,7 @@ def digits(root: Path, **changes: int) -> Store:
     return store_of(DatasetSettings(source=Source.digits, **{"size": 8, **changes}), root)
 
 
-def test_splits_hold_all_digits_in_their_shares(tmp_path: Path) -> None:
+def test_splits_hold_all_digits_in_their_shares(tmp_path):
     store = digits(tmp_path)
     assert sum(store.counts.values()) == 1797
     assert abs(store.counts["test"] / 1797 - 0.2) < 0.01
@@ -26,7 +26,7 @@ def test_splits_hold_all_digits_in_their_shares(tmp_path: Path) -> None:
         assert np.abs(share - 0.1).max() < 0.02
 
 
-def test_pixels_are_the_bundled_ones_scaled_to_a_byte(tmp_path: Path) -> None:
+def test_pixels_are_the_bundled_ones_scaled_to_a_byte(tmp_path):
     from sklearn.datasets import load_digits
 
     store, bundled = digits(tmp_path), load_digits()
@@ -38,7 +38,7 @@ def test_pixels_are_the_bundled_ones_scaled_to_a_byte(tmp_path: Path) -> None:
         assert (image[..., 0] == image[..., 2]).all()
 
 
-def test_turned_digits_are_quarter_turns_in_the_right_class(tmp_path: Path) -> None:
+def test_turned_digits_are_quarter_turns_in_the_right_class(tmp_path):
     upright, turned = digits(tmp_path), digits(tmp_path, orientations=4)
     assert turned.num_classes == 40
     for orientations, store in ((1, upright), (4, turned)):

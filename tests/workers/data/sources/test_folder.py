@@ -1,7 +1,6 @@
 """What the folder source finds, and each wrong input with its one line."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ def classes_file(place: Path, text: str) -> str:
     return str(place / "some.txt")
 
 
-def test_survey_without_val_counts_what_is_held_out(plain_tree: Path) -> None:
+def test_survey_without_val_counts_what_is_held_out(plain_tree):
     found = survey(folder(plain_tree))
     assert found.classes == ("a", "b", "c")
     assert found.num_classes == 3
@@ -26,14 +25,14 @@ def test_survey_without_val_counts_what_is_held_out(plain_tree: Path) -> None:
     assert not found.declared
 
 
-def test_survey_of_published_layout_reads_annotations_and_ignores_boxes(published_tree: Path) -> None:
+def test_survey_of_published_layout_reads_annotations_and_ignores_boxes(published_tree):
     found = survey(folder(published_tree))
     assert found.classes == ("n0", "n1", "n2")
     assert found.counts == {"train": 27, "dev": 3, "val": 6, "test": 4}
     assert survey(folder(published_tree, dev_fraction=0)).counts == {"train": 30, "dev": 0, "val": 6, "test": 4}
 
 
-def test_rows_are_sorted_paths_below_the_split_and_val_s_labels_are_annotated(published_tree: Path) -> None:
+def test_rows_are_sorted_paths_below_the_split_and_val_s_labels_are_annotated(published_tree):
     splits = rows_of(folder(published_tree)).splits
     assert [row.name for row in splits["test"]] == [f"images/test_{index}.JPEG" for index in range(4)]
     assert splits["train"][0].name.startswith("n0/images/n0_")
@@ -42,13 +41,13 @@ def test_rows_are_sorted_paths_below_the_split_and_val_s_labels_are_annotated(pu
     assert {row.name: row.label for row in splits["val"]} == {f"images/val_{n}.JPEG": n % 3 for n in range(6)}
 
 
-def test_classes_are_sorted_by_code_point_not_by_locale(tmp_path: Path) -> None:
+def test_classes_are_sorted_by_code_point_not_by_locale(tmp_path):
     names = ["b", "B", "a", "é", "Z", "10", "9"]
     write_tree(tmp_path, [f"train/{name}/{index}.png" for name in names for index in range(2)])
     assert survey(folder(tmp_path)).classes == ("10", "9", "B", "Z", "a", "b", "é")
 
 
-def test_classes_file_keeps_its_classes_and_the_whole_flat_test_set(published_tree: Path, tmp_path: Path) -> None:
+def test_classes_file_keeps_its_classes_and_the_whole_flat_test_set(published_tree, tmp_path):
     found = survey(folder(published_tree, classes=classes_file(tmp_path, "n2 the third\n\nn0\n")))
     assert found.classes == ("n0", "n2")
     assert found.counts == {"train": 18, "dev": 2, "val": 4, "test": 4}
@@ -57,7 +56,7 @@ def test_classes_file_keeps_its_classes_and_the_whole_flat_test_set(published_tr
     assert survey(folder(published_tree, classes=classes_file(tmp_path, "polar bear\n"))).classes == ("polar bear",)
 
 
-def test_test_in_class_folders_is_labelled_and_a_flat_one_is_not(plain_tree: Path) -> None:
+def test_test_in_class_folders_is_labelled_and_a_flat_one_is_not(plain_tree):
     assert not open_listing(folder(plain_tree)).labelled_test
     assert {row.label for row in rows_of(folder(plain_tree)).splits["test"]} == {-1}
     shutil.rmtree(plain_tree / "test")
@@ -66,14 +65,14 @@ def test_test_in_class_folders_is_labelled_and_a_flat_one_is_not(plain_tree: Pat
     assert [(row.name, row.label) for row in rows] == [("b/1.png", 1), ("c/2.png", 2)]
 
 
-def test_hidden_files_and_annotations_are_no_images(plain_tree: Path) -> None:
+def test_hidden_files_and_annotations_are_no_images(plain_tree):
     before = survey(folder(plain_tree))
     write_tree(plain_tree, {"train/a/.DS_Store": b"x", "train/a/a_boxes.txt": b"x", "train/notes.md": b"x"})
     write_tree(plain_tree, {"test/.hidden.png": b"x", "test/sizes.csv": b"x", "train/.cache/x.png": b"x"})
     assert survey(folder(plain_tree)) == before
 
 
-def test_root_that_is_missing_or_holds_no_classes_is_refused(tmp_path: Path) -> None:
+def test_root_that_is_missing_or_holds_no_classes_is_refused(tmp_path):
     assert "datasets.<name>.root" in refusal(DatasetSettings())
     assert str(tmp_path / "nowhere") in refusal(folder(tmp_path / "nowhere"))
     assert "no train/" in refusal(folder(tmp_path))
@@ -82,7 +81,7 @@ def test_root_that_is_missing_or_holds_no_classes_is_refused(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("inside", ["", "images", ".ipynb_checkpoints"])
-def test_empty_class_folder_is_named(plain_tree: Path, inside: str) -> None:
+def test_empty_class_folder_is_named(plain_tree, inside):
     (plain_tree / "train" / "hollow" / inside).mkdir(parents=True)
     message = refusal(folder(plain_tree))
     assert str(plain_tree / "train" / "hollow") in message
@@ -109,13 +108,7 @@ def test_empty_class_folder_is_named(plain_tree: Path, inside: str) -> None:
         ("plain", {"test/two\nlines.png": 1}, "rename it"),
     ],
 )
-def test_wrong_files_are_named(
-    layout: str,
-    change: dict[str, int | bytes] | Callable[[Path], object],
-    words: str,
-    plain_tree: Path,
-    published_tree: Path,
-) -> None:
+def test_wrong_files_are_named(layout, change, words, plain_tree, published_tree):
     root = plain_tree if layout == "plain" else published_tree
     if isinstance(change, dict):
         write_tree(root, change)
@@ -124,14 +117,14 @@ def test_wrong_files_are_named(
     assert words in refusal(folder(root))
 
 
-def test_classes_file_that_is_wrong_is_refused(plain_tree: Path) -> None:
+def test_classes_file_that_is_wrong_is_refused(plain_tree):
     for text, words in (("a\nunicorn\n", "class unicorn"), ("\n", "names no class")):
         assert words in refusal(folder(plain_tree, classes=classes_file(plain_tree, text)))
     assert "gone.txt: no such file" in refusal(folder(plain_tree, classes=str(plain_tree / "gone.txt")))
 
 
 @pytest.mark.parametrize(("num_val", "counts"), [(50, (900, 100, 50, 70)), (0, (810, 90, 100, 70))])
-def test_absent_images_are_declared_if_allowed(tmp_path: Path, num_val: int, counts: tuple[int, int, int, int]) -> None:
+def test_absent_images_are_declared_if_allowed(tmp_path, num_val, counts):
     declared = {"declared_classes": 1000, "declared_train": 1000, "declared_val": num_val, "declared_test": 70}
     settings = folder(tmp_path / "nowhere", **declared)
     found = survey(settings, allow_absent=True)

@@ -57,7 +57,7 @@ def challenge() -> Challenge:
 
 def settings(root: Path | str, **others: object) -> DatasetSettings:
     values: dict[str, object] = {"source": Source.ilsvrc, "root": str(root), "size": 8}
-    return DatasetSettings(**{**values, **others})  # type: ignore[arg-type]
+    return DatasetSettings(**{**values, **others})
 
 
 def store_of(root: Path, place: Path, **others: object) -> Store:
@@ -65,14 +65,12 @@ def store_of(root: Path, place: Path, **others: object) -> Store:
 
 
 @pytest.mark.parametrize("write", WRITERS)
-def test_labels_are_ids_less_one_and_rows_in_order(
-    challenge: Challenge, write: Callable[[Path, Challenge], Path], tmp_path: Path
-) -> None:
+def test_labels_are_ids_less_one_and_rows_in_order(challenge, write, tmp_path):
     store = store_of(write(tmp_path / "root", challenge), tmp_path / "stores")
     assert store.classes == WNIDS
     assert store.class_ids == ("1", "2", "3", "4")
     assert store.rows("val") == [f"ILSVRC2012_val_{number:08d}.JPEG" for number in range(1, NUM_VAL + 1)]
-    assert store.labels("val").tolist() == [number - 1 for number in challenge.val_ids]  # type: ignore[union-attr]
+    assert store.labels("val").tolist() == [number - 1 for number in challenge.val_ids]
     assert store.rows("test") == [f"ILSVRC2012_test_{number:08d}.JPEG" for number in range(1, NUM_TEST + 1)]
     assert store.labels("test") is None
     for split in ("train", "dev"):
@@ -85,7 +83,7 @@ def test_labels_are_ids_less_one_and_rows_in_order(
         assert np.abs(np.asarray(square.resize((8, 8)), np.int32) - pixels).mean() < 20
 
 
-def test_every_form_of_the_files_gives_the_same_digest(challenge: Challenge, tmp_path: Path) -> None:
+def test_every_form_of_the_files_gives_the_same_digest(challenge, tmp_path):
     stores = [
         store_of(write(tmp_path / str(place), challenge), tmp_path / "stores") for place, write in enumerate(WRITERS)
     ]
@@ -95,9 +93,7 @@ def test_every_form_of_the_files_gives_the_same_digest(challenge: Challenge, tmp
     assert store_of(write_archives(tmp_path / "swapped", swapped), tmp_path / "stores").digest != stores[0].digest
 
 
-def test_kit_may_lie_open_in_the_root_and_archives_of_the_task_of_dogs_are_not_looked_at(
-    challenge: Challenge, tmp_path: Path
-) -> None:
+def test_kit_may_lie_open_in_the_root_and_archives_of_the_task_of_dogs_are_not_looked_at(challenge, tmp_path):
     root = write_folders(tmp_path / "root", challenge)
     expected = open_listing(settings(root)).counts()
     (root / KIT / "data").rename(root / "data")
@@ -107,7 +103,7 @@ def test_kit_may_lie_open_in_the_root_and_archives_of_the_task_of_dogs_are_not_l
     assert open_listing(settings(root)).counts() == expected
 
 
-def test_files_in_an_object_store_give_the_same_digest(challenge: Challenge, tmp_path: Path) -> None:
+def test_files_in_an_object_store_give_the_same_digest(challenge, tmp_path):
     from fsspec.implementations.memory import MemoryFileSystem
 
     local = write_archives(tmp_path / "root", challenge)
@@ -124,7 +120,7 @@ def test_files_in_an_object_store_give_the_same_digest(challenge: Challenge, tmp
     assert few.class_ids == ("4",)
 
 
-def test_counts_are_known_from_headers_and_archives_are_read_in_place(challenge: Challenge, tmp_path: Path) -> None:
+def test_counts_are_known_from_headers_and_archives_are_read_in_place(challenge, tmp_path):
     root = write_archives(tmp_path / "root", challenge)
     before = {path: path.read_bytes() for path in root.iterdir()}
     found = survey(settings(root))
@@ -135,7 +131,7 @@ def test_counts_are_known_from_headers_and_archives_are_read_in_place(challenge:
     assert {path.name for path in tmp_path.iterdir()} == {"root", "stores"}
 
 
-def test_fewer_classes_keep_the_kit_s_ids(challenge: Challenge, tmp_path: Path) -> None:
+def test_fewer_classes_keep_the_kit_s_ids(challenge, tmp_path):
     root = write_archives(tmp_path / "root", challenge)
     (tmp_path / "few.txt").write_text("n01\nn03 a name\n")
     store = store_of(root, tmp_path / "stores", classes=str(tmp_path / "few.txt"))
@@ -147,7 +143,7 @@ def test_fewer_classes_keep_the_kit_s_ids(challenge: Challenge, tmp_path: Path) 
     assert json.loads((tmp_path / "data" / "dataset.json").read_bytes())["class_ids"] == ["2", "4"]
 
 
-def test_classes_left_out_need_no_tar(challenge: Challenge, tmp_path: Path) -> None:
+def test_classes_left_out_need_no_tar(challenge, tmp_path):
     root = write_folder_of_tars(tmp_path / "root", challenge)
     (root / "ILSVRC2012_img_train" / "n09.tar").unlink()
     (tmp_path / "few.txt").write_text("n01\nn03\n")
@@ -156,7 +152,7 @@ def test_classes_left_out_need_no_tar(challenge: Challenge, tmp_path: Path) -> N
         open_listing(settings(root))
 
 
-def test_another_kit_is_another_store(challenge: Challenge, tmp_path: Path) -> None:
+def test_another_kit_is_another_store(challenge, tmp_path):
     root = write_archives(tmp_path / "root", challenge)
     first = store_of(root, tmp_path / "stores")
     (tmp_path / "few.txt").write_text("n05\nn01\n")
@@ -173,30 +169,14 @@ def test_another_kit_is_another_store(challenge: Challenge, tmp_path: Path) -> N
 Change = Callable[[Path], object]
 
 
-def cut_train(root: Path) -> None:
-    path = root / "ILSVRC2012_img_train.tar"
-    path.write_bytes(path.read_bytes()[:9000])
-
-
-def cut_inner(root: Path) -> None:
-    inner = {f"{wnid}.tar": tar_of({"a.JPEG": jpeg(1)})[:1200] for wnid in WNIDS}
-    (root / "ILSVRC2012_img_train.tar").write_bytes(tar_of(inner))
-
-
-def with_inner(files: dict[str, bytes]) -> Change:
-    return lambda root: (root / "ILSVRC2012_img_train.tar").write_bytes(tar_of(files))
+def with_inner(files: dict[str, bytes], size: int | None = None) -> Change:
+    return lambda root: (root / "ILSVRC2012_img_train.tar").write_bytes(tar_of(files)[:size])
 
 
 def with_kit(**changes: bytes) -> Change:
-    def change(root: Path) -> None:
-        files = kit_files(WNIDS, [3, 1, 4, 2, 2, 4, 1, 3])
-        for name in list(files):
-            for key, content in changes.items():
-                if key in name:
-                    files[name] = content
-        write_kit(root, files)
-
-    return change
+    files = kit_files(WNIDS, [3, 1, 4, 2, 2, 4, 1, 3])
+    files |= {name: content for key, content in changes.items() for name in files if key in name}
+    return lambda root: write_kit(root, files)
 
 
 @pytest.mark.parametrize(
@@ -205,26 +185,29 @@ def with_kit(**changes: bytes) -> Change:
         (lambda root: (root / f"{KIT}.tar.gz").unlink(), "no development kit"),
         (lambda root: (root / "ILSVRC2012_img_train.tar").unlink(), "no ILSVRC2012_img_train.tar, .* or train/"),
         (lambda root: (root / "ILSVRC2012_img_val.tar").unlink(), "no ILSVRC2012_img_val.tar"),
-        (cut_train, "ILSVRC2012_img_train.tar: truncated"),
-        (cut_inner, r"ILSVRC2012_img_train.tar: n05.tar: truncated"),
-        (with_inner({f"{wnid}.tar": tar_of({}) for wnid in WNIDS}), r"n05 \(ILSVRC2012_ID 1\) holds no image"),
-        (with_inner({"n77.tar": tar_of({"a": b"1"})}), "'n77' is no low-level synset"),
+        (with_inner({"n05.tar": jpeg(1) * 20}, 9000), "ILSVRC2012_img_train.tar: truncated"),
+        (
+            with_inner({f"{wnid}.tar": tar_of({"a.JPEG": jpeg(1)})[:1200] for wnid in WNIDS}),
+            r"ILSVRC2012_img_train.tar: n05.tar: truncated",
+        ),
+        (with_inner({f"{wnid}.tar": tar_of({}) for wnid in WNIDS}), r"n05 \(ILSVRC2012_ID 1\) has no image"),
+        (with_inner({"n77.tar": tar_of({"a": b"1"})}), "'n77' is not a low-level synset"),
         (with_kit(ground=b"1\n2\n"), "8 images of val, but the ground truth in .* has 2 lines"),
-        (with_kit(ground=b"1\n2\n9\n"), r"line 3: '9' is no ILSVRC2012_ID in 1…4"),
+        (with_kit(ground=b"1\n2\n9\n"), r"line 3: '9' is not an ILSVRC2012_ID in 1…4"),
         (with_kit(ground=b"1\n\n3\n"), r"line 2: ''"),
         (with_kit(meta=b"MATLAB 7.3 MAT-file" * 100), "meta.mat: cannot be read as the kit's synsets"),
         (with_kit(meta=meta_mat(WNIDS)[:-40]), r"meta.mat: .*\(truncated\)"),
         (with_kit(meta=meta_mat(WNIDS, (1, 2, 3, 5))), "IDs from 1 on, without a gap; 4 is missing"),
         (with_kit(meta=meta_mat(WNIDS, (1, 2, 3, 3))), "ILSVRC2012_ID 3 occurs twice"),
         (with_kit(meta=meta_mat(("n1", "n2", "n2"))), "a WNID occurs twice"),
-        (with_kit(meta=meta_mat(("n1", "../n2"))), "'../n2' is no WNID"),
+        (with_kit(meta=meta_mat(("n1", "../n2"))), "'../n2' is not a WNID"),
         (lambda root: (root / "ILSVRC2012_img_test.tar").write_bytes(tar_of({"a": b"1"})), "keep one of them"),
         (lambda root: (root / f"{KIT}.tar.gz").write_bytes(b"\x1f\x8bno gzip"), "cannot be read as the kit's archive"),
-        (lambda root: write_kit(root, {"a/b": b"1"}), "holds no data/meta.mat"),
+        (lambda root: write_kit(root, {"a/b": b"1"}), "has no data/meta.mat"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_wrong_archives_are_told_in_one_line(challenge: Challenge, tmp_path: Path, change: Change, words: str) -> None:
+def test_wrong_archives_are_told_in_one_line(challenge, tmp_path, change, words):
     root = write_archives(tmp_path / "root", challenge)
     change(root)
     assert re.search(words, refusal(settings(root)))
@@ -241,15 +224,15 @@ def in_another_class(root: Path) -> None:
     [
         (lambda root: (root / "test/ILSVRC2012_test_00000002.JPEG").unlink(), "test_00000002.JPEG is missing"),
         (lambda root: (root / "val/ILSVRC2012_val_00000008.JPEG").unlink(), "7 images of val, but .* 8 lines"),
-        (lambda root: write_tree(root, {"test/other.JPEG": b"1"}), "test/other.JPEG is not named as"),
+        (lambda root: write_tree(root, {"test/other.JPEG": b"1"}), "test/other.JPEG is not named like"),
         (lambda root: write_tree(root, {"test/test/ILSVRC2012_test_00000001.JPEG": b"1"}), "occurs twice"),
-        (lambda root: write_tree(root, {"train/n77/a.JPEG": b"1"}), "'n77' is no low-level synset"),
+        (lambda root: write_tree(root, {"train/n77/a.JPEG": b"1"}), "'n77' is not a low-level synset"),
         (lambda root: shutil.rmtree(root / "train" / "n03"), r"n03 \(ILSVRC2012_ID 4\) has neither"),
         (lambda root: (root / KIT / "data/meta.mat").unlink(), "meta.mat: cannot be read: No such file"),
-        (in_another_class, "lies in another class than the ground truth's, n09"),
+        (in_another_class, "is in another class than the ground truth's, n09"),
     ],
 )
-def test_wrong_folders_are_told_in_one_line(challenge: Challenge, tmp_path: Path, change: Change, words: str) -> None:
+def test_wrong_folders_are_told_in_one_line(challenge, tmp_path, change, words):
     root = write_folders(tmp_path / "root", challenge)
     change(root)
     assert re.search(words, refusal(settings(root)))
@@ -277,7 +260,7 @@ def kit_flood(root: Path) -> None:
         (kit_flood, "larger than the kit is when unpacked", 400 << 20),
     ],
 )
-def test_flood_is_refused(challenge: Challenge, tmp_path: Path, flood: Change, words: str, most: int) -> None:
+def test_flood_is_refused(challenge, tmp_path, flood, words, most):
     root = write_archives(tmp_path / "root", challenge)
     flood(root)
     tracemalloc.start()
@@ -287,7 +270,7 @@ def test_flood_is_refused(challenge: Challenge, tmp_path: Path, flood: Change, w
     assert peak < most
 
 
-def test_val_that_is_to_be_submitted_loses_no_line(challenge: Challenge, tmp_path: Path) -> None:
+def test_val_that_is_to_be_submitted_loses_no_line(challenge, tmp_path):
     damaged = replace(challenge, val=[challenge.val[0], b"not an image", *challenge.val[2:]])
     root = write_archives(tmp_path / "root", replace(damaged, test=()))
     with pytest.raises(DataError, match=r"val_00000002.JPEG \(not an image\); replace them: without a test"):
@@ -296,7 +279,7 @@ def test_val_that_is_to_be_submitted_loses_no_line(challenge: Challenge, tmp_pat
     assert store.counts["val"] == NUM_VAL - 1
 
 
-def test_unreadable_image_inside_an_archive_is_listed(challenge: Challenge, tmp_path: Path) -> None:
+def test_unreadable_image_inside_an_archive_is_listed(challenge, tmp_path):
     damaged = replace(challenge, train={**challenge.train, "n01": [*challenge.train["n01"], b"not an image", b""]})
     root = write_archives(tmp_path / "root", damaged)
     with pytest.raises(DataError, match=r"n01/n01_106.JPEG \(not an image") as caught:

@@ -43,27 +43,18 @@ def write(root: Path, columns: dict[str, object] | pa.Table, name: str = "train-
     return root
 
 
-def test_hugging_face_layout_is_read_with_the_names_of_its_schema(root: Path) -> None:
+def test_hugging_face_layout_is_read_with_the_names_of_its_schema(root):
     listing = open_listing(rows(root))
     assert listing.classes == ("a", "b", "c")
     assert listing.counts() == {"train": 21, "dev": 3, "val": 6, "test": 5}
     assert not listing.labelled_test
+    # File and row, so that the order is that of the file.
+    test = rows_of(rows(root)).splits["test"]
+    assert test[0].name == "test-00000-of-00002/0000000"
+    assert [row.path for row in test] == sorted(row.path for row in test)
 
 
-def test_ids_are_file_and_row_so_that_order_is_that_of_the_file(root: Path) -> None:
-    splits = rows_of(rows(root)).splits
-    names = [row.name for row in splits["test"]]
-    assert names[0] == "test-00000-of-00002/0000000"
-    assert [row.path for row in splits["test"]] == sorted(row.path for row in splits["test"])
-
-
-def test_order_of_the_schemas_names_is_kept(tmp_path: Path, pictures: list[bytes]) -> None:
-    images = [Image(str(index), ("zebra", "ant")[index % 2], content) for index, content in enumerate(pictures)]
-    write_parquet(tmp_path / "train.parquet", images, ["zebra", "ant"])
-    assert open_listing(rows(tmp_path)).classes == ("zebra", "ant")
-
-
-def test_files_whose_schemas_do_not_agree_on_names_are_refused(tmp_path: Path, pictures: list[bytes]) -> None:
+def test_files_whose_schemas_do_not_agree_on_names_are_refused(tmp_path, pictures):
     for name, order in (("train-0.parquet", ["cat", "dog"]), ("validation-0.parquet", ["dog", "cat"])):
         features = {"label": {"_type": "ClassLabel", "names": order}}
         table = pa.table({"image": pictures, "label": [0, 1] * 3})
@@ -72,14 +63,21 @@ def test_files_whose_schemas_do_not_agree_on_names_are_refused(tmp_path: Path, p
     assert "names other classes than that of train-0.parquet" in refusal(rows(tmp_path))
     (tmp_path / "names.txt").write_text("cat\ndog\n")
     assert survey(rows(tmp_path, class_names=str(tmp_path / "names.txt"))).classes == ("cat", "dog")
+    (tmp_path / "validation-0.parquet").unlink()
+    write_parquet(
+        tmp_path / "train-0.parquet",
+        [Image("0", "zebra", pictures[0]), Image("1", "ant", pictures[1])],
+        ["zebra", "ant"],
+    )
+    assert open_listing(rows(tmp_path)).classes == ("zebra", "ant")
 
 
-def test_plain_bytes_and_names_as_labels_are_read(tmp_path: Path, pictures: list[bytes]) -> None:
+def test_plain_bytes_and_names_as_labels_are_read(tmp_path, pictures):
     write(tmp_path, {"img": pictures, "label": ["cat", "dog"] * 3, "key": list(range(6))})
     assert labels_of(rows(tmp_path, id_column="key")) == {str(index): ("cat", "dog")[index % 2] for index in range(6)}
 
 
-def test_dictionaries_and_numbers_without_names_are_read(tmp_path: Path, pictures: list[bytes]) -> None:
+def test_dictionaries_and_numbers_without_names_are_read(tmp_path, pictures):
     write(tmp_path, {"image": pictures, "label": pa.array(["x", "y"] * 3).dictionary_encode()})
     assert open_listing(rows(tmp_path)).classes == ("x", "y")
     write(tmp_path, {"image": pictures, "label": [10, 9, 10, 9, 10, 9]})
@@ -91,7 +89,7 @@ def test_dictionaries_and_numbers_without_names_are_read(tmp_path: Path, picture
     assert open_listing(replace(settings, classes=str(tmp_path / "kept.txt"))).classes == ("name 9", "name 10")
 
 
-def test_columns_can_be_named(tmp_path: Path, pictures: list[bytes]) -> None:
+def test_columns_can_be_named(tmp_path, pictures):
     columns = {"thumbnail": [b"x"] * 6, "photo": pictures, "kind": ["a", "b"] * 3, "label": ["no"] * 6}
     write(tmp_path, columns, "all.parquet")
     settings = rows(tmp_path, train="all.parquet", image_column="photo", label_column="kind")
@@ -100,7 +98,7 @@ def test_columns_can_be_named(tmp_path: Path, pictures: list[bytes]) -> None:
 
 
 @pytest.mark.parametrize("column", [IMAGE, pa.binary()])
-def test_image_without_bytes_is_a_bad_image(tmp_path: Path, pictures: list[bytes], column: pa.DataType) -> None:
+def test_image_without_bytes_is_a_bad_image(tmp_path, pictures, column):
     contents = [*pictures[:4], None, b""]
     images = contents if column == pa.binary() else [{"bytes": each, "path": "x.png"} for each in contents]
     write(tmp_path, {"image": pa.array(images, column), "label": ["a"] * 6})
@@ -112,17 +110,17 @@ def test_image_without_bytes_is_a_bad_image(tmp_path: Path, pictures: list[bytes
     ("columns", "expected"),
     [
         ({"label": ["a"] * 6}, "no column of images (columns: label)"),
-        ({"image": ["path.png"] * 6, "label": ["a"] * 6}, "column image holds string, not the bytes of images"),
-        ({"image": [b"x"] * 6}, "which column holds labels cannot be told (columns: image)"),
-        ({"image": [b"x"] * 6, "label": [1.5] * 6}, "column label holds double"),
-        ({"image": [b"x"] * 6, "label": [["a", "b"]] * 6}, "column label holds list"),
+        ({"image": ["path.png"] * 6, "label": ["a"] * 6}, "column image has string, not the bytes of images"),
+        ({"image": [b"x"] * 6}, "no known column of labels (columns: image)"),
+        ({"image": [b"x"] * 6, "label": [1.5] * 6}, "column label has double"),
+        ({"image": [b"x"] * 6, "label": [["a", "b"]] * 6}, "column label has list"),
         ({"image": [b"x"] * 6, "label": ["two\nlines"] * 6}, "does not fit on one line"),
         ({"image": [b"x"] * 6, "label": [None] * 6}, "row 0 has no label"),
         ({"image": [b"x"] * 6, "label": [0, 1, 0, 1, 0, -1]}, "row 5 has no label"),
         (pa.table([pa.array([b"x"]), pa.array([0]), pa.array([1])], ["image", "label", "label"]), "two columns are"),
     ],
 )
-def test_wrong_columns_are_refused(tmp_path: Path, columns: dict[str, object] | pa.Table, expected: str) -> None:
+def test_wrong_columns_are_refused(tmp_path, columns, expected):
     write(tmp_path, columns)
     assert expected in refusal(rows(tmp_path))
 
@@ -137,23 +135,23 @@ def test_wrong_columns_are_refused(tmp_path: Path, columns: dict[str, object] | 
         ({"train": "other/*.parquet"}, "correct datasets.<name>.train"),
     ],
 )
-def test_wrong_setting_is_refused(root: Path, changes: dict[str, object], expected: str) -> None:
+def test_wrong_setting_is_refused(root, changes, expected):
     (root / "other").mkdir()
     assert expected in refusal(rows(root, **changes))
 
 
 @pytest.mark.parametrize("cut", [0, 4, 100, -1, -200])
-def test_damaged_file_is_refused(root: Path, cut: int) -> None:
+def test_damaged_file_is_refused(root, cut):
     path = root / "data" / "train-00000-of-00002.parquet"
     whole = path.read_bytes()
     path.write_bytes(whole[:cut])
     assert str(path) in refusal(rows(root))
     # A damaged footer is not blamed on the network.
     path.write_bytes(whole[:-200] + b"\xff" * 192 + whole[-8:])
-    assert f"{path}: no parquet file, or damaged" in refusal(rows(root))
+    assert f"{path}: not a parquet file, or damaged" in refusal(rows(root))
 
 
-def test_damage_among_the_images_is_told_when_they_are_read(root: Path, tmp_path: Path) -> None:
+def test_damage_among_the_images_is_told_when_they_are_read(root, tmp_path):
     path = root / "data" / "train-00000-of-00002.parquet"
     content = bytearray(path.read_bytes())
     content[10:4000] = b"\xff" * 3990
@@ -172,14 +170,14 @@ def groups(tmp_path: Path) -> RowImages:
     return RowImages(tree, {path.name: table}, RowGroups(tree))
 
 
-def test_each_row_group_is_read_once_for_all_its_rows(groups: RowImages) -> None:
+def test_each_row_group_is_read_once_for_all_its_rows(groups):
     with ThreadPoolExecutor(4) as pool:
         contents = list(pool.map(groups.read, [f"x.parquet/{row:07d}" for row in range(48)]))
     assert contents == [bytes([index]) * 1000 for index in range(48)]
     assert groups.groups.num_read == 12
 
 
-def test_row_groups_that_are_not_asked_for_any_more_are_forgotten(groups: RowImages) -> None:
+def test_row_groups_that_are_not_asked_for_any_more_are_forgotten(groups):
     small = RowImages(groups.tree, groups.tables, RowGroups(groups.tree, kept_bytes=9000))
     for row in (0, 4, 1, 8, 2):
         small.read(f"x.parquet/{row:07d}")
@@ -189,12 +187,12 @@ def test_row_groups_that_are_not_asked_for_any_more_are_forgotten(groups: RowIma
     assert small.groups.num_read == 4
 
 
-def test_error_of_a_row_group_reaches_all_who_wait_and_is_not_kept(groups: RowImages, tmp_path: Path) -> None:
+def test_error_of_a_row_group_reaches_all_who_wait_and_is_not_kept(groups, tmp_path):
     content = (tmp_path / "x.parquet").read_bytes()
     (tmp_path / "x.parquet").unlink()
     start = threading.Barrier(3)
 
-    def read() -> str:
+    def read():
         start.wait()
         with pytest.raises(DataError) as caught:
             groups.read("x.parquet/0000000")
@@ -207,7 +205,7 @@ def test_error_of_a_row_group_reaches_all_who_wait_and_is_not_kept(groups: RowIm
     assert groups.read("x.parquet/0000000") == bytes(1000)
 
 
-def test_listing_can_be_sent_to_another_process(root: Path) -> None:
+def test_listing_can_be_sent_to_another_process(root):
     listing = open_listing(rows(root))
     assert isinstance(listing, FileListing)
     first = listing.rows(unwatched).splits["test"][0]

@@ -26,12 +26,12 @@ KEY = "datasets.<name>.train"
         ("a{0..11}", tuple(f"a{number}" for number in range(12))),
     ],
 )
-def test_braces_stand_for_numbers_and_choices(pattern: str, expected: tuple[str, ...]) -> None:
+def test_braces_stand_for_numbers_and_choices(pattern, expected):
     assert expand(pattern, KEY) == expected
 
 
 @pytest.mark.parametrize("pattern", ["{0..99999999}", "{0..999999}{0..9}", "{0..999999}{0..999999}"])
-def test_braces_that_stand_for_too_many_are_refused(pattern: str) -> None:
+def test_braces_that_stand_for_too_many_are_refused(pattern):
     with pytest.raises(DataError, match="more than 1000000 files"):
         expand(pattern, KEY)
 
@@ -52,7 +52,7 @@ def tree(tmp_path: Path) -> LocalTree:
         ("*.tar", ["[odd].tar", "top.tar"]),
     ],
 )
-def test_wildcards_match_within_one_part_of_a_path(tree: LocalTree, pattern: str, expected: list[str]) -> None:
+def test_wildcards_match_within_one_part_of_a_path(tree, pattern, expected):
     assert [entry.path for entry in glob(tree, pattern, KEY)] == expected
 
 
@@ -63,13 +63,13 @@ def test_wildcards_match_within_one_part_of_a_path(tree: LocalTree, pattern: str
         (("../a.tar", "a/../../b", "/etc/*", "~/x", "pipe:cat a", "s3://bucket/x"), "only files below the root"),
     ],
 )
-def test_pattern_of_nothing_or_out_of_the_root_is_refused(tree: LocalTree, patterns: tuple[str], words: str) -> None:
+def test_pattern_of_nothing_or_out_of_the_root_is_refused(tree, patterns, words):
     for pattern in patterns:
         with pytest.raises(DataError, match=words):
             glob(tree, pattern, KEY)
 
 
-def test_splits_are_told_by_the_first_word_that_names_one(tmp_path: Path) -> None:
+def test_splits_are_told_by_the_first_word_that_names_one(tmp_path):
     files = {
         "train": ["data/train-00000-of-00002.tar", "imagenet1k-train-0000.tar", "train/0001.tar"],
         "val": ["data/validation-0.tar", "val_000.tar", "valid/x.tar"],
@@ -80,4 +80,4 @@ def test_splits_are_told_by_the_first_word_that_names_one(tmp_path: Path) -> Non
     root = write_tree(tmp_path, dict.fromkeys([*names, *others], b"x"))
     found = split_files(LocalTree(root), DatasetSettings(source=Source.webdataset), ".tar")
     for split, expected in files.items():
-        assert [entry.path for entry in getattr(found, split)] == sorted(expected)
+        assert [entry.path for entry in found.get(split, ())] == sorted(expected)

@@ -44,7 +44,7 @@ def trees(plain_tree: Path, published_tree: Path) -> dict[str, Path]:
 
 @pytest.mark.parametrize("layout", ["plain", "published"])
 @pytest.mark.parametrize("dev_fraction", [0, 0.1, 0.4])
-def test_splits_share_no_image(trees: dict[str, Path], tmp_path: Path, layout: str, dev_fraction: float) -> None:
+def test_splits_share_no_image(trees, tmp_path, layout, dev_fraction):
     settings = folder(trees[layout], dev_fraction=dev_fraction)
     store = store_of(settings, tmp_path / "stores")
     assert_disjoint(store)
@@ -55,7 +55,7 @@ def test_splits_share_no_image(trees: dict[str, Path], tmp_path: Path, layout: s
 
 @pytest.mark.parametrize("layout", ["plain", "published"])
 @pytest.mark.parametrize("fraction", [0.1, 0.3])
-def test_superset_trains_on_no_held_out(trees: dict[str, Path], tmp_path: Path, layout: str, fraction: float) -> None:
+def test_superset_trains_on_no_held_out(trees, tmp_path, layout, fraction):
     superset = folder(trees[layout], val_fraction=fraction, dev_fraction=fraction)
     target = DatasetSettings(**{**superset.__dict__, "classes": str(trees[layout] / "target.txt")})
     stores = store_of(superset, tmp_path / "stores"), store_of(target, tmp_path / "stores")
@@ -63,13 +63,13 @@ def test_superset_trains_on_no_held_out(trees: dict[str, Path], tmp_path: Path, 
     assert_never_trained_on(*stores)
 
 
-def test_counts_agree_with_the_survey_without_copies(plain_tree: Path, published_tree: Path, tmp_path: Path) -> None:
+def test_counts_agree_with_the_survey_without_copies(plain_tree, published_tree, tmp_path):
     for root, dev in itertools.product((plain_tree, published_tree), (0, 0.1, 0.3)):
         settings = folder(root, dev_fraction=dev)
         assert store_of(settings, tmp_path / "stores").counts == survey(settings).counts
 
 
-def test_digits_and_their_orientations_never_mix(tmp_path: Path) -> None:
+def test_digits_and_their_orientations_never_mix(tmp_path):
     target = store_of(DatasetSettings(source=Source.digits, size=8), tmp_path)
     superset = store_of(DatasetSettings(source=Source.digits, size=8, orientations=4), tmp_path)
     assert_disjoint(target)

@@ -4,7 +4,7 @@ import bz2
 import hashlib
 import pickle
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,10 +48,10 @@ def cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def settings(root: Path, **others: object) -> DatasetSettings:
     values: dict[str, object] = {"source": Source.torchvision, "name": "CIFAR10", "root": str(root), "size": 32}
-    return DatasetSettings(**{**values, "download": False, **others})  # type: ignore[arg-type]
+    return DatasetSettings(**{**values, "download": False, **others})
 
 
-def test_store_holds_the_files_pixels_in_torchvision_s_classes(cifar: Path, tmp_path: Path) -> None:
+def test_store_holds_the_files_pixels_in_torchvision_s_classes(cifar, tmp_path):
     store = store_of(settings(cifar), tmp_path / "stores")
     assert store.classes == NAMES
     assert sum(store.counts.values()) == 6 * IN_A_BATCH
@@ -61,13 +61,13 @@ def test_store_holds_the_files_pixels_in_torchvision_s_classes(cifar: Path, tmp_
     assert len(set(contents)) == len(contents)
     theirs = datasets.CIFAR10(cifar, train=False)
     assert np.array_equal(store.images("test"), theirs.data)
-    assert store.labels("test").tolist() == theirs.targets  # type: ignore[union-attr]
+    assert store.labels("test").tolist() == theirs.targets
     assert store.rows("test")[:2] == ["test-000000", "test-000001"]
 
 
-def test_training_image_that_test_holds_too_is_left_out(cifar: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_image_that_test_holds_too_is_left_out(cifar, monkeypatch):
     listing = open_listing(settings(cifar))
-    parts = listing.parts  # type: ignore[attr-defined]
+    parts = listing.parts
     parts["train"].images[7] = parts["test"].images[0]
     rows = listing.rows(lambda _done, _total: None)
     assert [one.path for one in rows.left_out] == ["train/7"]
@@ -97,40 +97,17 @@ class Small:
     labels: list[int]
 
 
-def digits(root: Path, _patch: pytest.MonkeyPatch) -> Small:
-    mnist(root)
-    theirs = datasets.MNIST(root, train=False)
-    return Small(list(theirs.classes), grey(theirs.data), theirs.targets.tolist())
+def digits(name: str, classes: Sequence[str], emnist: str = "", first: int = 0) -> Callable[..., Small]:
+    """Writes a set in MNIST's format, whose files count labels from `first`."""
 
+    def write(root: Path, patch: pytest.MonkeyPatch) -> Small:
+        parts = (f"emnist-{emnist}-test", f"emnist-{emnist}-train") if emnist else ("t10k", "train")
+        mnist(root, name, parts, first)
+        patch.setitem(datasets.EMNIST.classes_split_dict, "letters", ["N/A", *"abcdefghij"])
+        theirs = getattr(datasets, name)(root, train=False, **({"split": emnist} if emnist else {}))
+        return Small(list(classes), grey(theirs.data), [label - first for label in theirs.targets.tolist()])
 
-def kuzushiji(root: Path, _patch: pytest.MonkeyPatch) -> Small:
-    mnist(root, "KMNIST")
-    theirs = datasets.KMNIST(root, train=False)
-    return Small(
-        ["o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"], grey(theirs.data), theirs.targets.tolist()
-    )
-
-
-def fashion(root: Path, _patch: pytest.MonkeyPatch) -> Small:
-    mnist(root, "FashionMNIST")
-    theirs = datasets.FashionMNIST(root, train=False)
-    return Small(list(theirs.classes), grey(theirs.data), theirs.targets.tolist())
-
-
-def emnist(root: Path, split: str, first: int, classes: str) -> Small:
-    mnist(root, "EMNIST", (f"emnist-{split}-test", f"emnist-{split}-train"), first=first)
-    theirs = datasets.EMNIST(root, split=split, train=False)
-    return Small(list(classes), grey(theirs.data), [label - first for label in theirs.targets.tolist()])
-
-
-def emnist_digits(root: Path, _patch: pytest.MonkeyPatch) -> Small:
-    return emnist(root, "digits", 0, "0123456789")
-
-
-def emnist_letters(root: Path, patch: pytest.MonkeyPatch) -> Small:
-    patch.setitem(datasets.EMNIST.classes_split_dict, "letters", ["N/A", *"abcdefghij"])
-    # The files count letters from 1.
-    return emnist(root, "letters", 1, "abcdefghij")
+    return write
 
 
 def post(root: Path, _patch: pytest.MonkeyPatch) -> Small:
@@ -181,19 +158,17 @@ def grey(images: object) -> np.ndarray:
 @pytest.mark.parametrize(
     ("name", "write"),
     [
-        ("MNIST", digits),
-        ("KMNIST", kuzushiji),
-        ("FashionMNIST", fashion),
-        ("EMNIST/digits", emnist_digits),
-        ("EMNIST/letters", emnist_letters),
+        ("MNIST", digits("MNIST", datasets.MNIST.classes)),
+        ("KMNIST", digits("KMNIST", ["o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"])),
+        ("FashionMNIST", digits("FashionMNIST", datasets.FashionMNIST.classes)),
+        ("EMNIST/digits", digits("EMNIST", "0123456789", "digits")),
+        ("EMNIST/letters", digits("EMNIST", "abcdefghij", "letters", first=1)),
         ("USPS", post),
         ("SVHN", house_numbers),
         ("STL10", stl),
     ],
 )
-def test_set_in_memory_has_its_files_pixels_and_labels(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, write: Callable[[Path, pytest.MonkeyPatch], Small]
-) -> None:
+def test_set_in_memory_has_its_files_pixels_and_labels(tmp_path, monkeypatch, name, write):
     root = tmp_path / "root"
     root.mkdir()
     small = write(root, monkeypatch)
@@ -206,14 +181,14 @@ def test_set_in_memory_has_its_files_pixels_and_labels(
     assert min(store.counts.values()) > 0
 
 
-def test_classes_file_keeps_those_it_names_under_their_own_rows(tmp_path: Path) -> None:
+def test_classes_file_keeps_those_it_names_under_their_own_rows(tmp_path):
     mnist(tmp_path)
     (tmp_path / "few.txt").write_text("7 - seven\n2 - two\n")
     few = settings(tmp_path, name="MNIST", classes=str(tmp_path / "few.txt"))
     store = store_of(few, tmp_path / "stores")
     assert store.classes == ("2 - two", "7 - seven")
     assert store.rows("test") == ["test-000002", "test-000007"]
-    assert store.labels("test").tolist() == [0, 1]  # type: ignore[union-attr]
+    assert store.labels("test").tolist() == [0, 1]
     assert sum(store.counts.values()) == 2 + 8
 
 
@@ -222,18 +197,18 @@ def test_classes_file_keeps_those_it_names_under_their_own_rows(tmp_path: Path) 
     [b"", b"\x00\x00\x08\x03", struct.pack(">4I", 0x803, 1, 28, 28) + bytes(784), bytes(16)],
     ids=["empty", "cut in its head", "fewer images than labels", "no head"],
 )
-def test_damaged_digits_are_told_in_one_line(tmp_path: Path, content: bytes) -> None:
+def test_damaged_digits_are_told_in_one_line(tmp_path, content):
     mnist(tmp_path).write_bytes(content)
-    assert "MNIST is not there, or damaged" in refusal(settings(tmp_path, name="MNIST"))
+    assert "MNIST is missing or damaged" in refusal(settings(tmp_path, name="MNIST"))
 
 
-def test_what_is_not_there_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "CIFAR10 is not there, or damaged" in refusal(settings(tmp_path))
+def test_what_is_not_there_is_told_in_one_line(tmp_path, monkeypatch):
+    assert "CIFAR10 is missing or damaged" in refusal(settings(tmp_path))
     assert "did you mean CIFAR10" in refusal(settings(tmp_path, name="CIFAR1O"))
     assert "known: CIFAR10" in refusal(settings(tmp_path, name=None))
     assert "root: missing" in refusal(DatasetSettings(source=Source.torchvision, name="CIFAR10"))
 
-    def refused(*_: object, **__: object) -> None:
+    def refused(*_, **__):
         raise OSError("connection refused")
 
     monkeypatch.setattr(datasets.CIFAR10, "download", refused)

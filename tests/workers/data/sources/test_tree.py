@@ -49,7 +49,7 @@ def tree(request: pytest.FixtureRequest, tmp_path: Path) -> Tree:
     return tree_at(url)
 
 
-def test_every_kind_of_tree_answers_alike(tree: Tree) -> None:
+def test_every_kind_of_tree_answers_alike(tree):
     assert [(each.name, each.path, each.is_folder) for each in tree.entries("")] == [
         ("a", "a", True),
         ("b", "b", True),
@@ -69,14 +69,14 @@ def test_every_kind_of_tree_answers_alike(tree: Tree) -> None:
         assert file.read() == b"ep"
 
 
-def test_every_kind_of_tree_refuses_alike(tree: Tree) -> None:
+def test_every_kind_of_tree_refuses_alike(tree):
     with pytest.raises(BadImage):
         tree.read("a/gone.png")
     with pytest.raises(DataError, match="nowhere: cannot be listed"):
         tree.entries("nowhere")
 
 
-def test_links_in_a_circle_are_told_and_not_followed_for_ever(tmp_path: Path) -> None:
+def test_links_in_a_circle_are_told_and_not_followed_for_ever(tmp_path):
     (tmp_path / "loop.png").symlink_to("loop.png")
     tree = tree_at(str(tmp_path))
     assert [(each.path, each.is_folder) for each in tree.entries("")] == [("loop.png", False)]
@@ -88,9 +88,7 @@ def test_links_in_a_circle_are_told_and_not_followed_for_ever(tmp_path: Path) ->
         list(walk(tree, ""))
 
 
-def test_bucket_can_be_the_root_and_folder_marks_are_no_files(
-    to_s3: Upload, small_folder: Path, tmp_path: Path
-) -> None:
+def test_bucket_can_be_the_root_and_folder_marks_are_no_files(to_s3, small_folder, tmp_path):
     import s3fs
 
     bucket, _, prefix = to_s3(small_folder, "m").removeprefix("s3://").partition("/")
@@ -104,7 +102,7 @@ def test_bucket_can_be_the_root_and_folder_marks_are_no_files(
     assert survey(settings) == survey(replace(settings, root=str(small_folder)))
 
 
-def test_content_that_changes_changes_the_version(to_s3: Upload, tmp_path: Path) -> None:
+def test_content_that_changes_changes_the_version(to_s3, tmp_path):
     tree = tree_at(to_s3(write_tree(tmp_path / "one", {"x.png": b"abc"}), "v"))
     before = tree.entries("")
     assert tree.entries("") == before
@@ -113,14 +111,14 @@ def test_content_that_changes_changes_the_version(to_s3: Upload, tmp_path: Path)
     assert tree.entries("")[0].version != before[0].version
 
 
-def test_folder_in_a_store_keeps_its_key_as_long_as_it_stays_the_same(to_s3: Upload, small_folder: Path) -> None:
+def test_folder_in_a_store_keeps_its_key_as_long_as_it_stays_the_same(to_s3, small_folder):
     settings = DatasetSettings(root=to_s3(small_folder, "f"), size=8)
     key = store_key(settings, open_listing(settings))
     assert store_key(settings, open_listing(settings)) == key
     assert store_key(settings, open_listing(folder(small_folder))) != key
 
 
-def test_dead_store_is_told_without_secrets(to_s3: Upload, small_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dead_store_is_told_without_secrets(to_s3, small_folder, monkeypatch):
     settings = DatasetSettings(root=to_s3(small_folder, "g"), size=8)
     listing = open_listing(settings)
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
@@ -148,7 +146,7 @@ class _Outage:
         raise ConnectionResetError(104, "Connection reset by peer")
 
 
-def test_outage_while_reading_never_passes_for_a_bad_image(memory: str, small_folder: Path) -> None:
+def test_outage_while_reading_never_passes_for_a_bad_image(memory, small_folder):
     fsspec.filesystem("memory").put(str(small_folder), memory, recursive=True)
     settings = DatasetSettings(root=memory, size=8, on_bad=OnBad.skip)
     listing = open_listing(settings)
@@ -169,20 +167,20 @@ def test_outage_while_reading_never_passes_for_a_bad_image(memory: str, small_fo
         ("tar://inside::file://{tmp}/x", "^tar://.*: cannot be read"),
     ],
 )
-def test_place_that_is_not_there_is_named(to_s3: Upload, tmp_path: Path, url: str, expected: str) -> None:
+def test_place_that_is_not_there_is_named(to_s3, tmp_path, url, expected):
     (tmp_path / "x").write_bytes(b"no archive" * 100)
     with pytest.raises(DataError, match=expected):
         open_root(DatasetSettings(root=url.format(tmp=tmp_path)))
 
 
-def test_missing_driver_names_the_extra_that_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_driver_names_the_extra_that_brings_it(monkeypatch):
     monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
     monkeypatch.setitem(sys.modules, "s3fs", None)
     with pytest.raises(DataError, match=r"pip install 'septet\[s3\]'"):
         open_root(DatasetSettings(root="s3://bucket/x"))
 
 
-def test_name_that_would_break_a_line_is_refused_in_a_store_too(memory: str) -> None:
+def test_name_that_would_break_a_line_is_refused_in_a_store_too(memory):
     fsspec.filesystem("memory").pipe_file(f"{memory}/two\nlines.png", b"x")
     with pytest.raises(DataError, match="rename it"):
         tree_at(memory).entries("")

@@ -52,9 +52,7 @@ def roots(draw: st.DrawFn) -> dict[str, int]:
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(roots(), roots(), fractions, fractions)
-def test_no_image_that_the_target_holds_out_is_trained_on_elsewhere(
-    target: dict[str, int], superset: dict[str, int], of_target: tuple[float, float], of_superset: tuple[float, float]
-) -> None:
+def test_no_image_that_the_target_holds_out_is_trained_on_elsewhere(target, superset, of_target, of_superset):
     with tempfile.TemporaryDirectory() as place:
         stores = Path(place, "stores")
         narrow, wide = (
@@ -74,7 +72,7 @@ def test_no_image_that_the_target_holds_out_is_trained_on_elsewhere(
         assert (kept.path == alone.path) == (not contents(alone, "train") & held_out)
 
 
-def test_left_out_images_are_listed_with_the_reason_and_all_their_copies(plain_tree: Path, tmp_path: Path) -> None:
+def test_left_out_images_are_listed_with_the_reason_and_all_their_copies(plain_tree, tmp_path):
     alone = store_of(folder(plain_tree), tmp_path / "stores")
     gone = alone.rows("train")[:2]
     write_tree(plain_tree, {"train/a/copy.png": (plain_tree / "train" / gone[0]).read_bytes()})
@@ -86,16 +84,7 @@ def test_left_out_images_are_listed_with_the_reason_and_all_their_copies(plain_t
     np.testing.assert_array_equal(kept, alone.images("train")[2:])
 
 
-@pytest.mark.parametrize("split", ["dev", "val", "test"])
-def test_store_is_the_dataset_s_own_where_train_has_none_of_them(plain_tree: Path, tmp_path: Path, split: str) -> None:
-    alone = store_of(folder(plain_tree), tmp_path / "one")
-    keep_out = some_of(alone, split, 2)
-    store = store_of(folder(plain_tree), tmp_path / "two", excluded=keep_out)
-    assert (store.path.name, store.digest) == (alone.path.name, alone.digest)
-    assert prepare(folder(plain_tree), tmp_path / "one", excluded=keep_out) == alone.path
-
-
-def test_each_set_of_excluded_images_has_a_store_found_again_without_reading(plain_tree: Path, tmp_path: Path) -> None:
+def test_each_set_of_excluded_images_has_a_store_found_again_without_reading(plain_tree, tmp_path):
     alone = store_of(folder(plain_tree), tmp_path / "one")
     # With the dataset's own store beside them, and without.
     for place in (tmp_path / "one", tmp_path / "two"):
@@ -110,7 +99,7 @@ def test_each_set_of_excluded_images_has_a_store_found_again_without_reading(pla
     assert prepare(folder(plain_tree), tmp_path / "one") == alone.path
 
 
-def test_class_that_is_held_out_whole_is_named_with_the_reason(plain_tree: Path, tmp_path: Path) -> None:
+def test_class_that_is_held_out_whole_is_named_with_the_reason(plain_tree, tmp_path):
     alone = store_of(folder(plain_tree), tmp_path / "stores")
     labels = alone.labels("train")
     assert labels is not None
@@ -119,7 +108,7 @@ def test_class_that_is_held_out_whole_is_named_with_the_reason(plain_tree: Path,
         prepare(folder(plain_tree), tmp_path / "stores", excluded=whole)
 
 
-def test_contents_that_end_in_zeros_are_told_apart() -> None:
+def test_contents_that_end_in_zeros_are_told_apart():
     ends = [bytes([7] * 31 + [last]) for last in (0, 1)]
     keep_out = excluded(ends[:1])
     assert keep_out._among(np.array(ends, "S32")).tolist() == [True, False]

@@ -35,7 +35,7 @@ def _open_and_report(store: Path, folder: Path, start: Any, outcome: Any) -> Non
     outcome.put(str(open_on_node(store, folder).path))
 
 
-def test_processes_of_a_node_copy_a_store_once(store: Path, tmp_path: Path) -> None:
+def test_processes_of_a_node_copy_a_store_once(store, tmp_path):
     node = tmp_path / "node"
     said = at_once(_open_and_report, [(store, node)] * 3, num_reports=4)
     (copy,) = node.iterdir()
@@ -45,7 +45,7 @@ def test_processes_of_a_node_copy_a_store_once(store: Path, tmp_path: Path) -> N
     assert all((copy / name).read_bytes() == (store / name).read_bytes() for name in names)
 
 
-def test_copying_and_waiting_are_signs_of_life(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_copying_and_waiting_are_signs_of_life(store, tmp_path, monkeypatch):
     beats: list[str] = []
     monkeypatch.setattr(local_copy, "_BLOCK_BYTES", 1 << 10)
     open_on_node(store, tmp_path / "node", lambda: beats.append("copying"))
@@ -53,7 +53,7 @@ def test_copying_and_waiting_are_signs_of_life(store: Path, tmp_path: Path, monk
     assert len(beats) >= num_bytes // (1 << 10)
     lock, waited = tmp_path / "a.lock", threading.Event()
 
-    def wait() -> bool:
+    def wait():
         with locked(lock, waited.set):
             return waited.is_set()
 
@@ -66,9 +66,10 @@ def test_copying_and_waiting_are_signs_of_life(store: Path, tmp_path: Path, monk
         assert waiting.result(20)
 
 
-def test_members_read_the_copy_and_not_the_store(store: Path, tmp_path: Path) -> None:
+def test_members_read_the_copy_and_not_the_store(store, tmp_path):
     opened = open_on_node(store, tmp_path / "node")
     assert opened.digest == open_store(store).digest
+    assert open_on_node(store, None).path == store
     expected = np.array(open_store(store).images("train"))
     for shard in store.glob("train-*.npy"):
         shard.write_bytes(bytes(shard.stat().st_size))
@@ -77,11 +78,7 @@ def test_members_read_the_copy_and_not_the_store(store: Path, tmp_path: Path) ->
     assert np.array_equal(again.images("train"), expected), "it was copied a second time"
 
 
-def test_no_folder_reads_the_store_itself(store: Path) -> None:
-    assert open_on_node(store, None).path == store
-
-
-def test_copy_that_lost_a_file_is_made_anew(store: Path, tmp_path: Path) -> None:
+def test_copy_that_lost_a_file_is_made_anew(store, tmp_path):
     copy = open_on_node(store, tmp_path / "node").path
     (copy / "val.labels.npy").unlink()
     again = open_on_node(store, tmp_path / "node")
@@ -89,7 +86,7 @@ def test_copy_that_lost_a_file_is_made_anew(store: Path, tmp_path: Path) -> None
     assert np.array_equal(again.labels("val"), open_store(store).labels("val"))
 
 
-def test_store_whose_bytes_are_not_those_of_its_manifest_is_not_copied(store: Path, tmp_path: Path) -> None:
+def test_store_whose_bytes_are_not_those_of_its_manifest_is_not_copied(store, tmp_path):
     shard = store / "train-00000.images.npy"
     shard.write_bytes(shard.read_bytes()[:-1] + b"\0\1"[shard.read_bytes()[-1] == 0 :][:1])
     with pytest.raises(StorageError, match=rf"{shard}.*sha256"):
@@ -97,7 +94,7 @@ def test_store_whose_bytes_are_not_those_of_its_manifest_is_not_copied(store: Pa
     assert not list((tmp_path / "node").iterdir())
 
 
-def test_node_without_room_is_told_what_to_change(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_node_without_room_is_told_what_to_change(store, tmp_path, monkeypatch):
     real = os.statvfs(tmp_path)
     full = os.statvfs_result((*real[:3], 2, 1, *real[5:]))
     monkeypatch.setattr(os, "statvfs", lambda path: full)
@@ -119,7 +116,7 @@ def _open_and_die(store: Path, folder: Path) -> None:
     open_on_node(store, folder)
 
 
-def test_copy_that_was_killed_on_its_way_leaves_nothing_for_the_next(store: Path, tmp_path: Path) -> None:
+def test_copy_that_was_killed_on_its_way_leaves_nothing_for_the_next(store, tmp_path):
     node = tmp_path / "node"
     other = node / ".tmp-another-0123-x"
     other.mkdir(parents=True)

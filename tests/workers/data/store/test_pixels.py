@@ -2,7 +2,6 @@
 
 import resource
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -45,7 +44,7 @@ sides = st.builds(slice, st.none() | st.integers(0, SIZE), st.none() | st.intege
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=4), st.data())
-def test_indexing_gives_what_the_whole_array_would(tmp_path: Path, counts: list[int], data: st.DataObject) -> None:
+def test_indexing_gives_what_the_whole_array_would(tmp_path, counts, data):
     images = noise(sum(counts))
     stored = raw(tmp_path, images, counts)
     assert stored.shape == images.shape
@@ -67,14 +66,14 @@ def test_indexing_gives_what_the_whole_array_would(tmp_path: Path, counts: list[
         assert np.array_equal(stored[mask], images[mask])
 
 
-def test_image_beyond_the_last_is_refused(tmp_path: Path) -> None:
+def test_image_beyond_the_last_is_refused(tmp_path):
     stored = raw(tmp_path, noise(3), [2, 1])
     for index in (3, -4, (0, 1)):
         with pytest.raises(IndexError):
             stored[index]
 
 
-def test_slice_within_a_shard_is_a_view_of_the_file_that_cannot_be_written(tmp_path: Path) -> None:
+def test_slice_within_a_shard_is_a_view_of_the_file_that_cannot_be_written(tmp_path):
     stored = raw(tmp_path, noise(6), [3, 3])
     view = stored[3:6]
     assert not view.flags.owndata
@@ -85,10 +84,10 @@ def test_slice_within_a_shard_is_a_view_of_the_file_that_cannot_be_written(tmp_p
     assert stored[:].any()
 
 
-def test_shards_are_mapped_when_they_are_asked_for(tmp_path: Path) -> None:
+def test_shards_are_mapped_when_they_are_asked_for(tmp_path):
     stored = raw(tmp_path, noise(9), [3, 3, 3])
 
-    def mapped() -> int:
+    def mapped():
         return Path("/proc/self/maps").read_text().count(str(tmp_path))
 
     assert mapped() == 0
@@ -98,7 +97,7 @@ def test_shards_are_mapped_when_they_are_asked_for(tmp_path: Path) -> None:
     assert mapped() == 2
 
 
-def test_shards_beyond_the_limit_of_open_files_give_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shards_beyond_the_limit_of_open_files_give_way(tmp_path, monkeypatch):
     images = noise(40)
     stored = raw(tmp_path, images, [2] * 20)
     limits = module._OTHER_FILES + 14, module._OTHER_FILES + 14
@@ -109,7 +108,7 @@ def test_shards_beyond_the_limit_of_open_files_give_way(tmp_path: Path, monkeypa
         assert Path("/proc/self/maps").read_text().count(str(tmp_path)) <= 7
 
 
-def test_threads_that_read_at_once_open_shards_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_that_read_at_once_open_shards_in_turn(tmp_path, monkeypatch):
     images = noise(40)
     stored = raw(tmp_path, images, [2] * 20)
     limits = module._OTHER_FILES + 4, module._OTHER_FILES + 4
@@ -117,7 +116,7 @@ def test_threads_that_read_at_once_open_shards_in_turn(tmp_path: Path, monkeypat
     opening, met = threading.Semaphore(1), threading.Event()
     really_open = module._open_shard
 
-    def open_shard(files: ShardFiles, size: int) -> Any:
+    def open_shard(files, size):
         if not opening.acquire(blocking=False):
             met.set()
             return really_open(files, size)
@@ -135,7 +134,7 @@ def test_threads_that_read_at_once_open_shards_in_turn(tmp_path: Path, monkeypat
     assert not met.is_set()
 
 
-def test_limit_of_open_files_is_raised_where_it_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_limit_of_open_files_is_raised_where_it_may_be(tmp_path, monkeypatch):
     raised = []
     monkeypatch.setattr(resource, "getrlimit", lambda which: (64, 100_000))
     monkeypatch.setattr(resource, "setrlimit", lambda which, limits: raised.append(limits))
@@ -156,7 +155,7 @@ def test_limit_of_open_files_is_raised_where_it_may_be(tmp_path: Path, monkeypat
     ],
     ids=["absent", "short", "cut", "shape", "dtype"],
 )
-def test_shard_unlike_its_manifest_is_a_storage_error(tmp_path: Path, damage: Callable[[Path], object]) -> None:
+def test_shard_unlike_its_manifest_is_a_storage_error(tmp_path, damage):
     stored = raw(tmp_path, noise(4), [4])
     (path,) = tmp_path.iterdir()
     damage(path)
@@ -164,7 +163,7 @@ def test_shard_unlike_its_manifest_is_a_storage_error(tmp_path: Path, damage: Ca
         stored[0]
 
 
-def test_crops_across_shards_are_those_of_one_array(tmp_path: Path) -> None:
+def test_crops_across_shards_are_those_of_one_array(tmp_path):
     images = noise(30)
     generator = np.random.default_rng(0)
     chosen, offsets = generator.integers(0, 30, 50), generator.integers(0, 5, (50, 2))
@@ -174,7 +173,7 @@ def test_crops_across_shards_are_those_of_one_array(tmp_path: Path) -> None:
         assert np.array_equal(crop(raw(tmp_path, images, counts), chosen, offsets, flips, 12), expected)
 
 
-def test_jpeg_store_holds_the_encoded_pixels_and_gives_their_windows(plain_tree: Path, tmp_path: Path) -> None:
+def test_jpeg_store_holds_the_encoded_pixels_and_gives_their_windows(plain_tree, tmp_path):
     wanted: Any = folder(plain_tree, size=40)
     raw_store = store_of(wanted, tmp_path / "stores")
     as_jpeg = folder(plain_tree, size=40, store_format=StoreFormat.jpeg, jpeg_quality=70)
@@ -200,7 +199,7 @@ def test_jpeg_store_holds_the_encoded_pixels_and_gives_their_windows(plain_tree:
     np.testing.assert_allclose(store.mean, np.asarray(store.images("train")).mean(axis=(0, 1, 2)) / 255, rtol=1e-5)
 
 
-def test_jpeg_store_drops_unreadable_images_and_keeps_test_rows(plain_tree: Path, tmp_path: Path) -> None:
+def test_jpeg_store_drops_unreadable_images_and_keeps_test_rows(plain_tree, tmp_path):
     write_tree(plain_tree, {"train/a/bad.png": b"bad", "test/t2.png": b""})
     options = {"root": str(plain_tree), "size": 24, "on_bad": "skip", "store_format": StoreFormat.jpeg}
     store = store_of(DatasetSettings(**options), tmp_path / "stores")
@@ -209,7 +208,7 @@ def test_jpeg_store_drops_unreadable_images_and_keeps_test_rows(plain_tree: Path
     assert store.unreadable("test") == (2,)
 
 
-def test_damaged_image_of_a_jpeg_store_is_a_storage_error_that_names_it(tmp_path: Path) -> None:
+def test_damaged_image_of_a_jpeg_store_is_a_storage_error_that_names_it(tmp_path):
     encoded = [encode(image, 90) for image in noise(2)]
     content = np.frombuffer(b"".join(encoded), np.uint8).copy()
     content[len(encoded[0]) + len(encoded[1]) // 2 :] = 0

@@ -102,8 +102,9 @@ class Preparation:
         return spared
 
 
-def kill_and_compare(tree: Path, place: Path, num_kills: int) -> None:
-    reference = Preparation(tree, place / "reference")
+@pytest.mark.parametrize("num_kills", [4, pytest.param(20, marks=pytest.mark.soak)])
+def test_preparation_that_is_killed_again_and_again_ends_in_the_same_bytes(tree, tmp_path, num_kills):
+    reference = Preparation(tree, tmp_path / "reference")
     assert not reference.run_until(None)
     expected = {path.name: path.read_bytes() for path in reference.store().path.iterdir()}
     counts = Counter(line.split()[0] for line in reference.lines())
@@ -112,7 +113,7 @@ def kill_and_compare(tree: Path, place: Path, num_kills: int) -> None:
     killed = spared = rounds = 0
     while killed < num_kills:
         rounds += 1
-        preparation = Preparation(tree, place / f"round{rounds}")
+        preparation = Preparation(tree, tmp_path / f"round{rounds}")
         kills = 0
         while killed < num_kills and preparation.run_until(moments.randrange(1, 2 * NUM_IMAGES)):
             kills += 1
@@ -128,15 +129,6 @@ def kill_and_compare(tree: Path, place: Path, num_kills: int) -> None:
     assert spared > 0, "no kill met a finished shard"
 
 
-def test_preparation_killed_a_few_times_ends_in_the_same_bytes(tree: Path, tmp_path: Path) -> None:
-    kill_and_compare(tree, tmp_path, 4)
-
-
-@pytest.mark.soak
-def test_preparation_killed_twenty_times_ends_in_the_same_bytes(tree: Path, tmp_path: Path) -> None:
-    kill_and_compare(tree, tmp_path, 20)
-
-
 def interrupted(tree: Path, stores: Path, num_images: int = 600) -> None:
     """Prepares until that many images are packed."""
 
@@ -149,10 +141,8 @@ def interrupted(tree: Path, stores: Path, num_images: int = 600) -> None:
 
 
 @pytest.mark.parametrize("step", ["image_statistics", "_commit"])
-def test_interruption_at_the_end_is_free(
-    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
-) -> None:
-    def interrupt(*_: object) -> None:
+def test_interruption_at_the_end_is_free(tree, tmp_path, monkeypatch, step):
+    def interrupt(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as interrupted, pytest.raises(KeyboardInterrupt):
@@ -163,18 +153,16 @@ def test_interruption_at_the_end_is_free(
 
 
 @pytest.mark.parametrize("on_bad", list(OnBad))
-def test_files_gone_while_packing_cost_no_finished_shard(
-    tree: Path, tmp_path: Path, digest: str, on_bad: OnBad
-) -> None:
+def test_files_gone_while_packing_cost_no_finished_shard(tree, tmp_path, digest, on_bad):
     """As where one node of a cluster, or a mount that broke down, does not have them: none may become a grey row."""
     chosen = settings(tree, on_bad=on_bad)
     gone = tmp_path / "gone"
 
-    def unmount(state: PrepareProgress) -> None:
+    def unmount(state):
         if state.phase == "pack" and state.done >= 300 and not gone.exists():
             tree.rename(gone)
 
-    with pytest.raises(SourceLost, match=rf"below {tree} could be read before, and cannot now on .*No such file"):
+    with pytest.raises(SourceLost, match=rf"below {tree} could be read before, but not now on .*No such file"):
         prepare(chosen, tmp_path / "stores", unmount)
     assert list((tmp_path / "stores").glob(RECORDS))
     gone.rename(tree)
@@ -186,7 +174,7 @@ def test_files_gone_while_packing_cost_no_finished_shard(
     assert store.digest == digest
 
 
-def test_shards_of_a_listing_that_changed_are_not_used(tree: Path, tmp_path: Path) -> None:
+def test_shards_of_a_listing_that_changed_are_not_used(tree, tmp_path):
     stores = tmp_path / "stores"
     interrupted(tree, stores)
     write_tree(tree, {"train/a/000.png": 99_999})
@@ -205,7 +193,7 @@ def test_shards_of_a_listing_that_changed_are_not_used(tree: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("damage", ["truncate", "remove", "record"])
-def test_damaged_shard_of_a_killed_one_is_packed_again(tree: Path, tmp_path: Path, digest: str, damage: str) -> None:
+def test_damaged_shard_of_a_killed_one_is_packed_again(tree, tmp_path, digest, damage):
     stores = tmp_path / "stores"
     interrupted(tree, stores)
     record = next(path for path in stores.glob(RECORDS) if path.stem.startswith("train"))
@@ -219,7 +207,7 @@ def test_damaged_shard_of_a_killed_one_is_packed_again(tree: Path, tmp_path: Pat
     assert store_of(settings(tree), stores).digest == digest
 
 
-def test_error_after_an_interruption_leaves_nothing(tree: Path, tmp_path: Path) -> None:
+def test_error_after_an_interruption_leaves_nothing(tree, tmp_path):
     write_tree(tree, {"train/a/bad.png": b"bad"})
     interrupted(tree, tmp_path / "stores")
     with pytest.raises(DataError, match=r"bad\.png"):
@@ -227,7 +215,7 @@ def test_error_after_an_interruption_leaves_nothing(tree: Path, tmp_path: Path) 
     assert not list((tmp_path / "stores").iterdir())
 
 
-def test_abandoned_preparations_go_after_a_week(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_abandoned_preparations_go_after_a_week(tree, tmp_path, monkeypatch):
     stores = tmp_path / "stores"
     now = time.time()
     interrupted(tree, stores)
@@ -237,13 +225,13 @@ def test_abandoned_preparations_go_after_a_week(tree: Path, tmp_path: Path, monk
         assert len(list(stores.glob(".building-*"))) == left
 
 
-def test_lock_of_another_user_counts_as_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lock_of_another_user_counts_as_held(tmp_path, monkeypatch):
     """What that user's killed preparation left is not removed, and nobody's launch ends over it."""
     path = tmp_path / "x.lock"
     path.touch()
     assert not is_locked(path)
 
-    def refused(*_: object) -> int:
+    def refused(*_):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(os, "open", refused)

@@ -67,7 +67,7 @@ def _member(path: Path, name: str, all_mapped: Any, outcome: Any) -> None:
 
 
 @pytest.mark.slow
-def test_seven_members_hold_the_images_once_and_each_has_its_own_order_and_crops(tmp_path: Path) -> None:
+def test_seven_members_hold_the_images_once_and_each_has_its_own_order_and_crops(tmp_path):
     write_tree(tmp_path / "photos", [f"train/{'ab'[index % 2]}/{index}.png" for index in range(NUM_IMAGES)], side=8)
     path = prepare(folder(tmp_path / "photos", size=SIZE), tmp_path / "stores")
     seen = at_once(_member, [(path, name) for name in MEMBERS], fork=True)

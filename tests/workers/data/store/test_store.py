@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from workers.data.store import open_store, prepare
 from workers.errors import StorageError
 
 
-def test_split_that_is_not_there_is_empty(plain_tree: Path, tmp_path: Path) -> None:
+def test_split_that_is_not_there_is_empty(plain_tree, tmp_path):
     store = store_of(folder(plain_tree, dev_fraction=0), tmp_path / "stores")
     assert store.counts == {"train": 54, "dev": 0, "val": 6, "test": 5}
     assert store.images("dev").shape == (0, 8, 8, 3)
@@ -24,7 +23,7 @@ def test_split_that_is_not_there_is_empty(plain_tree: Path, tmp_path: Path) -> N
     assert store.rows("dev") == []
 
 
-def test_mean_image_is_in_the_manifest_and_not_in_the_digest(plain_tree: Path, tmp_path: Path) -> None:
+def test_mean_image_is_in_the_manifest_and_not_in_the_digest(plain_tree, tmp_path):
     store = store_of(folder(plain_tree), tmp_path / "stores")
     wanted = np.asarray(store.images("train"), np.float64).mean(axis=0)
     np.testing.assert_allclose(store.mean_image(), wanted, rtol=1e-6)
@@ -41,7 +40,7 @@ def test_mean_image_is_in_the_manifest_and_not_in_the_digest(plain_tree: Path, t
         open_store(store.path)
 
 
-def test_store_of_another_schema_is_refused(plain_tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_store_of_another_schema_is_refused(plain_tree, tmp_path, monkeypatch):
     current = prepare(folder(plain_tree), tmp_path / "stores")
     with monkeypatch.context() as later:
         for module in ("preparation", "store"):
@@ -52,7 +51,7 @@ def test_store_of_another_schema_is_refused(plain_tree: Path, tmp_path: Path, mo
         open_store(other)
 
 
-def test_export_holds_what_scoring_and_submitting_need(plain_tree: Path, tmp_path: Path) -> None:
+def test_export_holds_what_scoring_and_submitting_need(plain_tree, tmp_path):
     write_tree(plain_tree, {"test/t2.png": b"bad"})
     store = store_of(folder(plain_tree), tmp_path / "stores")
     data = tmp_path / "run" / "data"
@@ -60,13 +59,8 @@ def test_export_holds_what_scoring_and_submitting_need(plain_tree: Path, tmp_pat
     assert (data / "classes.txt").read_text() == "a\nb\nc\n"
     kept = {each.name for each in data.iterdir()}
     assert kept == {
-        "classes.txt",
-        "dataset.json",
-        "prepared.png",
-        *(f"{split}.rows.txt" for split in ("dev", "val", "test")),
-        *(f"{split}.sizes.npy" for split in ("dev", "val", "test")),
-        "dev.labels.npy",
-        "val.labels.npy",
+        *("classes.txt", "dataset.json", "prepared.png", "dev.labels.npy", "val.labels.npy"),
+        *(f"{split}.{kind}" for split in ("dev", "val", "test") for kind in ("rows.txt", "sizes.npy")),
     }
     for split in ("dev", "val", "test"):
         assert hashlib.sha256((data / f"{split}.rows.txt").read_bytes()).hexdigest() == store.rows_sha256(split)
@@ -79,7 +73,7 @@ def test_export_holds_what_scoring_and_submitting_need(plain_tree: Path, tmp_pat
     }
 
 
-def test_export_over_an_earlier_one_leaves_nothing_that_the_store_lacks(plain_tree: Path, tmp_path: Path) -> None:
+def test_export_over_an_earlier_one_leaves_nothing_that_the_store_lacks(plain_tree, tmp_path):
     store = store_of(folder(plain_tree, dev_fraction=0), tmp_path / "stores")
     data = tmp_path / "data"
     data.mkdir()

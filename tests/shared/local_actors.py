@@ -1,4 +1,4 @@
-"""Runs members as threads of this process, behind the same interface as Ray: for tests and debugging.
+"""Runs members as threads of this process, behind the same interface as Ray.
 
 torch's generator and thread count belong to the process: real duties give a run's own bits only with one slot.
 """
@@ -17,9 +17,10 @@ class ActorDied(BaseException):
 
 
 class LocalActors:
-    """A `Cluster` of `num_slots` threads. `acquired`, `released` and `discarded` list the calls, in order.
+    """Stands for `RayCluster`, with `num_slots` threads.
 
-    `told_to_leave` holds the members whose node a test declares to be draining.
+    `acquired`, `released` and `discarded` list the calls, in
+    order. `told_to_leave` holds the members whose node a test declares to be draining.
     """
 
     def __init__(self, num_slots: int, duties: Callable[[], Duties] = worker_duties) -> None:
