@@ -42,7 +42,7 @@ BREACHES = {
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def project(tmp_path_factory):
     """Copies the two packages and the contracts."""
     folder = tmp_path_factory.mktemp("project")
     for package in PACKAGES:
@@ -51,7 +51,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def broken(project: Path) -> set[str]:
+def broken(project):
     """Returns the ids of the contracts that import-linter reports as broken in `project`."""
     command = "from importlinter.cli import lint_imports_command as run; run()"
     run = subprocess.run(

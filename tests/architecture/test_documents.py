@@ -15,13 +15,13 @@ DOCUMENTS = sorted(
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 
-def _anchors(text: str) -> set[str]:
+def _anchors(text):
     """The anchors that the common Markdown renderers give a document's headings."""
     headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings}
 
 
-def broken_links(document: Path) -> list[str]:
+def broken_links(document):
     """Relative links of `document` whose file or heading is absent."""
     found = []
     for link in _LINK.findall(document.read_text()):
@@ -68,7 +68,7 @@ def test_modules_named_in_architecture_exist():
             assert (CHECKOUT / room / f"{stem}.py").is_file(), f"{room}/{stem}.py"
 
 
-def listed_tree(page: str) -> dict[str, set[str]]:
+def listed_tree(page):
     """Reads the entries of each folder from the fenced block below "## The tree"; folders end in a slash.
 
     A line is an entry's name, two spaces or more, and what it is; entries of a folder are indented by two spaces more.

@@ -11,38 +11,25 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 import pytest
 from folder_listing import entries
+from module_sources import CHECKOUT, PACKAGES, sources
 
-CHECKOUT = Path(__file__).resolve().parents[2]
-PACKAGES = ("orchestrator", "workers")
 MOST_AT_THE_TOP = 24
 MOST_BELOW = 22
 
-# By package: each exported name and the module that the stub takes it from.
-Faces = Mapping[str, Mapping[str, str]]
 
-
-def _dotted(path: Path) -> str:
+def _dotted(path):
     return ".".join(path.relative_to(CHECKOUT).with_suffix("").parts).removesuffix(".__init__")
 
 
-def modules() -> dict[str, str]:
-    """Reads the sources of every module of the two packages, by dotted name."""
-    found = {_dotted(path): path.read_text() for top in PACKAGES for path in (CHECKOUT / top).rglob("*.py")}
-    assert len(found) > 100, "the walk finds too few modules"
-    return found
-
-
-def _face(package: str, stub: str) -> dict[str, str]:
+def _face(package, stub):
     nodes = [node for node in ast.parse(stub).body if isinstance(node, ast.ImportFrom)]
     return {alias.asname or alias.name: f"{package}.{node.module}" for node in nodes for alias in node.names}
 
 
-def faces() -> dict[str, dict[str, str]]:
+def faces():
     """Reads the face of every package that has one."""
     stubs = [path for top in PACKAGES for path in (CHECKOUT / top).rglob("__init__.pyi")]
     found = {_dotted(path): _face(_dotted(path), path.read_text()) for path in stubs}
@@ -50,17 +37,18 @@ def faces() -> dict[str, dict[str, str]]:
     return found
 
 
-MODULES = modules()
+# The source of every module, by dotted name.
+MODULES = {_dotted(CHECKOUT / path): source for path, source in sources().items()}
 FACES = faces()
 
 
-def _defining(package: str, name: str, faces: Faces) -> str:
+def _defining(package, name, faces):
     """Finds the module that defines a name of a face, also where a face passes on another's name."""
     module = faces[package][name]
     return _defining(module, name, faces) if name in faces.get(module, {}) else module
 
 
-def _imports(source: str, faces: Faces) -> Iterator[tuple[str, set[str]]]:
+def _imports(source, faces):
     """Yields for each import of `source` the package whose face it uses ("" for none) and the modules it may load.
 
     A package that is imported whole may load all that its face names.
@@ -81,7 +69,7 @@ def _imports(source: str, faces: Faces) -> Iterator[tuple[str, set[str]]]:
                 yield "", {place, whole}
 
 
-def circles(sources: Mapping[str, str], faces: Faces) -> list[str]:
+def circles(sources, faces):
     """Lists imports of a module's own face, and the first circle of modules: faces and late imports count too."""
     found, needs = [], {}
     for module, source in sources.items():
@@ -147,7 +135,7 @@ for package, face in faces.items():
 """
 
 
-def _misleading(names: list[str], faces: Faces, folder: Path) -> str:
+def _misleading(names, faces, folder):
     run = subprocess.run(
         [sys.executable, "-c", _LOOK_UP], input=json.dumps([names, faces]), capture_output=True, text=True, cwd=folder
     )
@@ -168,7 +156,7 @@ def test_exported_name_that_a_submodule_has_overwritten_is_reported(tmp_path):
     assert "shop.sell is <module" in said
 
 
-def sentences(source: str) -> int:
+def sentences(source):
     """Counts the sentences of a module's docstring; 0 without one."""
     text = ast.get_docstring(ast.parse(source)) or ""
     return len(re.findall(r"[^.!?]+[.!?](?=\s|$)", text))
@@ -184,7 +172,7 @@ def test_sentences_are_counted():
     assert [sentences(text) for text in texts] == [0, 2, 0, 3]
 
 
-def used(module: str, source: str, faces: Faces) -> set[str]:
+def used(module, source, faces):
     """Returns the exported names that a module outside their package uses: `orchestrator.run.RunPaths`."""
     tree, found, rooms = ast.parse(source), set(), {}
     for node in ast.walk(tree):

@@ -10,7 +10,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 HEAVY = {"torch", "torchvision", "ray", "mlflow", "matplotlib", "sklearn", "pyarrow", "fsspec", "s3fs", "botocore"}
 
 
-def _loaded(statement: str) -> set[str]:
+def _loaded(statement):
     """Returns the heavy packages that a fresh interpreter holds after `statement`."""
     code = f"{statement}\nimport sys\nprint(*({HEAVY!r} & set(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=CHECKOUT)

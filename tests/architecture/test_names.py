@@ -2,10 +2,9 @@
 
 import ast
 import re
-from collections.abc import Iterator
-from pathlib import Path
 
-CHECKOUT = Path(__file__).resolve().parents[2]
+from module_sources import CHECKOUT, sources
+
 SPELLERS = ("workers/storage/layout.py", "orchestrator/run/paths.py")
 # The same word names another thing there, or stands in a message.
 OTHERS = {
@@ -18,7 +17,7 @@ _OF_SPLIT = re.compile(r"\{(split|name)(\.name)?\}\.(npy|json|rows\.txt|labels\.
 _FILE = re.compile(r"[\w*-]*\.\w+")
 
 
-def _strings(tree: ast.Module) -> Iterator[str]:
+def _strings(tree):
     """Every string constant, and every f-string as it is written."""
     computed = [node for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)]
     parts = {id(part) for node in computed for part in node.values}
@@ -28,13 +27,13 @@ def _strings(tree: ast.Module) -> Iterator[str]:
             yield node.value
 
 
-def _names() -> set[str]:
+def _names():
     """The file names that the two modules spell, and the folder names that are no common word."""
     found = {text for path in SPELLERS for text in _strings(ast.parse((CHECKOUT / path).read_text()))}
     return {text for text in found if _FILE.fullmatch(text)} | {"checkpoints", "step-"}
 
 
-def _spelt(source: str, names: set[str]) -> list[str]:
+def _spelt(source, names):
     return [
         text
         for text in _strings(ast.parse(source))
@@ -46,12 +45,10 @@ def test_names_of_a_runs_files_are_spelt_in_two_modules_alone():
     names = _names()
     assert {"metrics.jsonl", "DONE.json", ".attempt", "manifest.json", "run.json", "submission.csv"} <= names
     others = {}
-    for package in ("orchestrator", "workers"):
-        for path in sorted((CHECKOUT / package).rglob("*.py")):
-            place = str(path.relative_to(CHECKOUT))
-            found = set(_spelt(path.read_text(), names)) - OTHERS.get(place, set())
-            if place not in SPELLERS and found:
-                others[place] = found
+    for place, source in sources().items():
+        found = set(_spelt(source, names)) - OTHERS.get(place, set())
+        if place not in SPELLERS and found:
+            others[place] = found
     assert others == {}
 
 

@@ -1,11 +1,8 @@
 """No module of the two packages makes code out of data: calls that could are forbidden, or bound to a safe form."""
 
 import ast
-from collections.abc import Iterator
-from pathlib import Path
 
-CHECKOUT = Path(__file__).resolve().parents[2]
-PACKAGES = ("orchestrator", "workers")
+from module_sources import CHECKOUT, sources
 
 # Modules whose very loading runs what is loaded. `pickle` is looked at call by call: its errors are caught.
 MODULES = {"dill", "joblib", "cloudpickle", "jsonpickle", "shelve", "marshal", "runpy", "codeop", "imp", "xml"}
@@ -33,7 +30,7 @@ BOUND = {
 EXEMPT = {"workers/throughput/process.py:pickle.load": "a pipe whose other end is the process that started it"}
 
 
-def _name(node: ast.expr) -> tuple[str, str]:
+def _name(node):
     """`("os", "system")` for `os.system`, `("", "eval")` for `eval`, `("PIL.Image", "open")`."""
     if isinstance(node, ast.Name):
         return "", node.id
@@ -42,21 +39,21 @@ def _name(node: ast.expr) -> tuple[str, str]:
     return "", ""
 
 
-def _has(call: ast.Call, argument: str, value: object) -> bool:
+def _has(call, argument, value):
     for keyword in call.keywords:
         if keyword.arg == argument:
             return value is ... or (isinstance(keyword.value, ast.Constant) and keyword.value.value is value)
     return False
 
 
-def _imported(node: ast.AST) -> Iterator[tuple[str, str]]:
+def _imported(node):
     if isinstance(node, ast.Import):
         yield from ((alias.name.split(".")[0], "") for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
         yield from (((node.module or "").split(".")[0], alias.name) for alias in node.names)
 
 
-def _unsafe(node: ast.AST) -> Iterator[tuple[str, str]]:
+def _unsafe(node):
     """What a node does, and why it must not."""
     for module, name in _imported(node):
         if module in MODULES:
@@ -80,7 +77,7 @@ def _unsafe(node: ast.AST) -> Iterator[tuple[str, str]]:
         yield shown, "with a shell"
 
 
-def unsafe(path: str, source: str) -> list[str]:
+def unsafe(path, source):
     """Unsafe calls in `source`, the module at `path`."""
     found = [(node, *said) for node in ast.walk(ast.parse(source)) for said in _unsafe(node)]
     return [
@@ -90,16 +87,8 @@ def unsafe(path: str, source: str) -> list[str]:
     ]
 
 
-def _modules() -> list[str]:
-    found = sorted(
-        path.relative_to(CHECKOUT).as_posix() for package in PACKAGES for path in (CHECKOUT / package).rglob("*.py")
-    )
-    assert len(found) > 20, "the walk finds no modules"
-    return found
-
-
 def test_no_module_makes_code_out_of_data():
-    found = [line for path in _modules() for line in unsafe(path, (CHECKOUT / path).read_text())]
+    found = [line for path, source in sources().items() for line in unsafe(path, source)]
     assert not found, "\n".join(found)
 
 

@@ -3,7 +3,6 @@
 import io
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,7 +32,7 @@ RELEASE_EPOCHS = tuple(f"ensemble.stages.{stage}.epochs=1" for stage in ("fall20
 
 
 @pytest.fixture(scope="module")
-def photographs(real_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def photographs(real_images, tmp_path_factory):
     """A few real photographs of eight classes, with the files that name each dataset's classes and their ids."""
     place = tmp_path_factory.mktemp("photographs")
     classes = sorted(path.name for path in (real_images / "train").iterdir())[: NUM_CLASSES["superset"]]
@@ -52,10 +51,10 @@ def photographs(real_images: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 class Runs:
     """Launches in this process."""
 
-    def __init__(self, place: Path, photographs: Path) -> None:
+    def __init__(self, place, photographs):
         self.place, self.photographs = place, photographs
 
-    def launch(self, name: str, datasets: tuple[str, ...], *overrides: str) -> RunPaths:
+    def launch(self, name, datasets, *overrides):
         given = [f"run_dir={self.place / name}", f"datasets.store={self.place / 'store'}"]
         given.append(f"tracking.uri=sqlite:///{self.place / 'mlflow.db'}")
         for dataset in datasets:
@@ -68,34 +67,34 @@ class Runs:
 
 
 @pytest.fixture
-def runs(tmp_path: Path, photographs: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
+def runs(tmp_path, photographs, monkeypatch):
     monkeypatch.setattr(story.cluster, "open_cluster", one_slot)
     return Runs(tmp_path, photographs)
 
 
-def final_weights(paths: RunPaths, stage: str) -> dict[str, np.ndarray]:
+def final_weights(paths, stage):
     ref = StageRef.parse(stage)
     return load_file(paths.checkpoints(ref) / read_finished(paths.stage(ref)).checkpoint / "model.safetensors")
 
 
-def same_layers(paths: RunPaths, one: str, other: str) -> set[str]:
+def same_layers(paths, one, other):
     """Layers whose weights have equal bits at the end of both stages."""
     first, second = final_weights(paths, one), final_weights(paths, other)
     names = {name for name in first.keys() & second.keys() if name.endswith(".weight")}
     return {name.removesuffix(".weight") for name in names if np.array_equal(first[name], second[name])}
 
 
-def counts(paths: RunPaths) -> dict[str, int]:
+def counts(paths):
     """How many members each row of the table is about."""
     scores = json.loads((paths.report / "scores.json").read_text())
     return {row["name"]: len(row["members"]) for row in scores["rows"]}
 
 
-def submitted(paths: RunPaths) -> list[str]:
+def submitted(paths):
     return (paths.submission / "submission.txt").read_text().splitlines()
 
 
-def test_release_chain_trains_each_shared_ancestor_once_and_copies_to_the_bit(runs: Runs, photographs: Path) -> None:
+def test_release_chain_trains_each_shared_ancestor_once_and_copies_to_the_bit(runs, photographs):
     paths = runs.launch(
         "release",
         ("target", "superset2009", "superset"),
@@ -123,40 +122,7 @@ def test_release_chain_trains_each_shared_ancestor_once_and_copies_to_the_bit(ru
     assert {label for line in submitted(paths) for label in line.split()} == {"1", "2", "3", "4"}
 
 
-@pytest.mark.soak
-def test_release_chain_at_its_own_rates_moves_every_layer_and_copied_ones_less(runs: Runs) -> None:
-    paths = runs.launch(
-        "moving",
-        ("target", "superset2009", "superset"),
-        "experiment=ilsvrc2012_release",
-        "submission=labels",
-        NARROW,
-        *RELEASE_EPOCHS,
-        "optimizer.lr=0.01",
-    )
-
-    def moved(one: str, other: str, layer: str) -> float:
-        """The mean step of a layer's weights between the ends of two stages."""
-        first, second = (final_weights(paths, stage)[f"{layer}.weight"] for stage in (one, other))
-        return float(np.abs(second - first).mean())
-
-    for one, other in (
-        ("base1/train", "pretrained1/fall2009"),
-        ("pretrained1/fall2009", "pretrained1/fall2011"),
-        ("pretrained1/fall2011", "pretrained3/finetune"),
-    ):
-        assert not same_layers(paths, one, other)
-    # A tenth of the rate on what is copied to Fall 2009's classes, and on conv1 where the target is fine-tuned.
-    assert moved("base1/train", "pretrained1/fall2009", "conv3") < 0.3 * moved(
-        "pretrained1/fall2009", "pretrained1/fall2011", "conv3"
-    )
-    assert (
-        moved("pretrained1/fall2011", "pretrained3/finetune", "conv1")
-        < moved("pretrained1/fall2009", "pretrained1/fall2011", "conv1") / 30
-    )
-
-
-def test_article_s_seven_train_five_and_two_with_each_superset_net_of_its_own(runs: Runs, photographs: Path) -> None:
+def test_article_s_seven_train_five_and_two_with_each_superset_net_of_its_own(runs, photographs):
     paths = runs.launch(
         "article",
         ("target", "superset"),
@@ -175,7 +141,7 @@ def test_article_s_seven_train_five_and_two_with_each_superset_net_of_its_own(ru
     assert len(submitted(paths)) == 4 * HELD_OUT_IMAGES
 
 
-def test_transfer_from_another_run_s_file_trains_the_last_layer_alone(runs: Runs) -> None:
+def test_transfer_from_another_run_s_file_trains_the_last_layer_alone(runs):
     stages = "ensemble.members.transferred.stages"
     rates = ("experiment=tiny_imagenet", "ensemble=transfer", "optimizer.lr=0.01", "ensemble.stages.pretrain.epochs=1")
     chain = runs.launch("chain", ("target", "superset"), *rates)

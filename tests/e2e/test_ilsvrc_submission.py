@@ -3,8 +3,6 @@
 import io
 import json
 import shutil
-from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,7 +21,7 @@ NUM_TRAIN, NUM_VAL, NUM_TEST = 12, 14, 21
 LARGEST_ID, MOST_GUESSES = 1000, 5
 
 
-def photograph(generator: np.random.Generator, place: int) -> bytes:
+def photograph(generator, place):
     """A noisy image of the class's colour."""
     pixels = np.clip(np.float64(COLOURS[place]) + generator.normal(0, 25, (36, 44, 3)), 0, 255).astype(np.uint8)
     buffer = io.BytesIO()
@@ -32,13 +30,13 @@ def photograph(generator: np.random.Generator, place: int) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def truth() -> list[int]:
+def truth():
     """The ids of the test images, which the challenge keeps to itself."""
     return np.random.default_rng(5).permutation([1 + index % len(WNIDS) for index in range(NUM_TEST)]).tolist()
 
 
 @pytest.fixture(scope="module")
-def challenge(truth: list[int]) -> Challenge:
+def challenge(truth):
     generator = np.random.default_rng(0)
     val_ids = [1 + index % len(WNIDS) for index in range(NUM_VAL)]
     return Challenge(
@@ -50,7 +48,7 @@ def challenge(truth: list[int]) -> Challenge:
     )
 
 
-def kit_rule(text: str, num_images: int) -> list[str]:
+def kit_rule(text, num_images):
     """What the development kit's evaluation would refuse: a line an image, one to five ids in 1…1000, none blank."""
     problems = []
     lines = text.splitlines()
@@ -65,13 +63,13 @@ def kit_rule(text: str, num_images: int) -> list[str]:
     return problems
 
 
-def top1_error(text: str, ids: Sequence[int]) -> float:
+def top1_error(text, ids):
     """As the kit counts it: the share of lines whose first id is not the image's."""
     first = [int(line.split()[0]) for line in text.splitlines()]
     return float(np.mean([guess != number for guess, number in zip(first, ids, strict=True)]))
 
 
-def launch(root: Path, *overrides: str) -> int:
+def launch(root, *overrides):
     return main(
         [
             *("launch", "experiment=ilsvrc2012", "dataset@datasets.target=ilsvrc", f"datasets.target.root={root}"),
@@ -85,18 +83,18 @@ def launch(root: Path, *overrides: str) -> int:
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(tmp_path, monkeypatch):
     monkeypatch.setattr(cluster, "open_cluster", one_slot)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def submitted(here: Path) -> str:
+def submitted(here):
     return (here / "run" / "submission" / "submission.txt").read_text()
 
 
 @pytest.mark.slow
-def test_archives_and_kit_become_a_submission_by_ids(challenge: Challenge, truth: list[int], here: Path) -> None:
+def test_archives_and_kit_become_a_submission_by_ids(challenge, truth, here):
     root = write_archives(here / "ilsvrc", challenge)
     assert launch(root) == 0
     text = submitted(here)
@@ -121,7 +119,7 @@ def test_archives_and_kit_become_a_submission_by_ids(challenge: Challenge, truth
 
 
 @pytest.mark.slow
-def test_some_classes_are_submitted_by_their_ids_in_the_kit(challenge: Challenge, truth: list[int], here: Path) -> None:
+def test_some_classes_are_submitted_by_their_ids_in_the_kit(challenge, truth, here):
     root = write_archives(here / "ilsvrc", challenge)
     kept = [2, 4, 5, 7]
     (here / "kept.txt").write_text("".join(f"{WNIDS[number - 1]}\n" for number in kept))

@@ -4,9 +4,7 @@ import csv
 import json
 import signal
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 
 import numpy as np
 import psutil
@@ -16,7 +14,6 @@ from redone import redone_updates
 
 from orchestrator.run.holder import is_locked
 from orchestrator.run.ledger import read_ledger
-from orchestrator.run.paths import RunPaths
 from orchestrator.run.record import read_record
 from orchestrator.run.status import State, read_status
 
@@ -34,7 +31,7 @@ SMALL = (
 class Folder(Place):
     """A run of the default experiment, with the tracking store that a look from outside reads."""
 
-    def query(self, sql: str) -> list[tuple[str, ...]]:
+    def query(self, sql):
         """Asks the MLflow store; nothing while there is none."""
         database = self.root / "mlflow.db"
         if not database.exists():
@@ -45,14 +42,14 @@ class Folder(Place):
             except sqlite3.OperationalError:
                 return []
 
-    def live_points(self) -> int:
+    def live_points(self):
         """Training-loss points of stages that still run."""
         found = self.query(
             "select count(*) from metrics join runs using (run_uuid) where key = 'train/loss' and status = 'RUNNING'"
         )
         return int(found[0][0]) if found else 0
 
-    def runs(self) -> dict[str, str]:
+    def runs(self):
         """MLflow's run ids by member/stage (`/` the ensemble's)."""
         tags = self.query("select run_uuid, key, value from tags where key like 'septet.%'")
         named: dict[str, dict[str, str]] = {}
@@ -62,14 +59,14 @@ class Folder(Place):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Folder]:
+def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("digits")
     place = Folder(root, root / "store", SMALL)
     yield place
     place.close()
 
 
-def test_launch_interrupted_and_repeated_comes_to_a_whole_run(folder: Folder) -> None:
+def test_launch_interrupted_and_repeated_comes_to_a_whole_run(folder):
     first = folder.start()
     wait_for(lambda: folder.live_points() >= 2 or first.poll() is not None)
     assert first.poll() is None, folder.ended(first)
@@ -102,7 +99,7 @@ def test_launch_interrupted_and_repeated_comes_to_a_whole_run(folder: Folder) ->
     assert (folder.paths.report / "table.md").read_text()
 
 
-def _check_directory(paths: RunPaths) -> None:
+def _check_directory(paths):
     record = read_record(paths)
     assert set(record.data_digests) == {"target", "superset"}
     assert (record.numerics.threads, record.numerics.device) == (1, "cpu")
@@ -135,7 +132,7 @@ def _check_directory(paths: RunPaths) -> None:
     assert read_status(paths).state is State.done
 
 
-def _check_tracking(folder: Folder, before: dict[str, str]) -> None:
+def _check_tracking(folder, before):
     runs = folder.runs()
     assert len(runs) == 1 + len(MEMBERS) + len(STAGES)
     assert before.items() <= runs.items(), "a resumed run has new ids"
@@ -153,7 +150,7 @@ def _check_tracking(folder: Folder, before: dict[str, str]) -> None:
 
 
 @pytest.mark.soak
-def test_member_alone_has_the_bits_it_has_among_seven_and_interrupted(folder: Folder, tmp_path: Path) -> None:
+def test_member_alone_has_the_bits_it_has_among_seven_and_interrupted(folder, tmp_path):
     # No member is left that has a stage `train`, and a setting of none is refused.
     alone = Folder(tmp_path, folder.store, tuple(word for word in SMALL if ".train." not in word))
     without = [f"~ensemble.members.{member}" for member in MEMBERS if member != "pretrained2"]
@@ -166,5 +163,5 @@ def test_member_alone_has_the_bits_it_has_among_seven_and_interrupted(folder: Fo
     assert np.array_equal(*arrays)
 
 
-def _final_sha256(folder: Folder, stage: str) -> str:
+def _final_sha256(folder, stage):
     return str(json.loads((folder.paths.members / stage / "DONE.json").read_text())["checkpoint_sha256"])

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ MEMBERS = {"alexnet", "lenet5", "highway", "resnet18", "googlenet", "squeezenet"
 
 
 @pytest.fixture
-def few_photographs(real_images: Path, tmp_path: Path) -> Path:
+def few_photographs(real_images, tmp_path):
     """A handful of photographs of three classes: train/<class>/* and val/<class>/*."""
     root = tmp_path / "photographs"
     for folder in sorted((real_images / "train").iterdir())[:NUM_CLASSES]:
@@ -29,7 +28,7 @@ def few_photographs(real_images: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_launch_averages_different_nets(few_photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_launch_averages_different_nets(few_photographs, tmp_path, monkeypatch):
     monkeypatch.setattr(cluster, "open_cluster", one_slot)
     monkeypatch.chdir(tmp_path)
     small = ("model.width=0.1", "model.fc_units=32", "optimizer.batch_size=16", "ensemble.stages.train.epochs=1")

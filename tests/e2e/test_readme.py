@@ -12,7 +12,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.slow
-def test_python_example_of_the_readme_trains_verifies_and_explains(tmp_path: Path) -> None:
+def test_python_example_of_the_readme_trains_verifies_and_explains(tmp_path):
     (example,) = re.findall(r"^```python\n(.*?)^```$", (CHECKOUT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
     environment = {**os.environ, "HOME": str(tmp_path), "PYTHONPATH": str(CHECKOUT)}
     environment.pop("MLFLOW_TRACKING_URI", None)

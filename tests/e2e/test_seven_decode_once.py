@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from pictures import write_photos
@@ -25,20 +24,14 @@ def counted(content, *others, **options):
 module.decode = counted
 """
 SMALL = (
-    "experiment=tiny_imagenet",
-    "model.width=0.08",
-    "model.fc_units=24",
-    "optimizer.batch_size=32",
-    "schedule.epochs=1",
-    *(f"ensemble.stages.{stage}.epochs=1" for stage in ("pretrain", "finetune")),
-    "precision=fp32",
-    "cluster.cpus_per_member=1",
-    "tracking.required=false",
+    *("experiment=tiny_imagenet", "model.width=0.08", "model.fc_units=24", "optimizer.batch_size=32"),
+    *("schedule.epochs=1", *(f"ensemble.stages.{stage}.epochs=1" for stage in ("pretrain", "finetune"))),
+    *("precision=fp32", "cluster.cpus_per_member=1", "tracking.required=false"),
 )
 
 
 @pytest.mark.slow
-def test_launch_of_seven_members_decodes_each_image_once(tmp_path: Path, checkout: Path) -> None:
+def test_launch_of_seven_members_decodes_each_image_once(tmp_path, checkout):
     photos = tmp_path / "photos"
     for name in "abc":
         write_photos(photos / "train" / name, 20, side=64)

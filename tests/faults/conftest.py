@@ -1,29 +1,27 @@
 """What fault tests share: one undisturbed run a session, and an eye on every process that a test starts."""
 
 import subprocess
-from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 from in_process_launch import Place as InProcess
 from one_slot import one_slot
-from oracle import Family, Place, placed
+from oracle import Family, placed
 from run_artefacts import artefacts
-from tracked_run import REQUEST_S, MlflowServer, mlflow_server
+from tracked_run import REQUEST_S, mlflow_server
 
-from benchmarks.misbehaving_proxy import Proxy, serving_badly
+from benchmarks.misbehaving_proxy import serving_badly
 from orchestrator import cluster
 
 
 @pytest.fixture(scope="session")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def store(tmp_path_factory):
     """The prepared digits, shared by all runs of the session."""
     return tmp_path_factory.mktemp("fault-store") / "store"
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Iterator[Place]:
+def undisturbed(tmp_path_factory, store):
     """The reference: the small run that nothing befell. On threads: Ray gives the same bits, as a test here shows."""
     with placed(tmp_path_factory.mktemp("undisturbed"), store, in_process=True) as place:
         ended = place.launch()
@@ -34,7 +32,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Iterat
 
 
 @pytest.fixture(scope="session")
-def smallest(tmp_path_factory: pytest.TempPathFactory) -> InProcess:
+def smallest(tmp_path_factory):
     """The undisturbed launch of one member in the tests' own process."""
     folder = tmp_path_factory.mktemp("smallest")
     place = InProcess(folder / "undisturbed", folder)
@@ -45,19 +43,19 @@ def smallest(tmp_path_factory: pytest.TempPathFactory) -> InProcess:
 
 
 @pytest.fixture
-def small_place(smallest: InProcess, tmp_path: Path) -> InProcess:
+def small_place(smallest, tmp_path):
     """A place of the test's own for such a launch, beside the same store."""
     return InProcess(tmp_path / "run", smallest.shared)
 
 
 @pytest.fixture
-def in_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+def in_threads(monkeypatch):
     """Launches in the test's own process train in its threads, in place of Ray."""
     monkeypatch.setattr(cluster, "open_cluster", one_slot)
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def small_disk(tmp_path):
     """A file system of its own, of sixteen megabytes."""
     folder = tmp_path / "small"
     folder.mkdir()
@@ -71,37 +69,37 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def family() -> Iterator[Family]:
+def family():
     """Every process that the test starts; what lives at its end is killed."""
     with Family() as found:
         yield found
 
 
 @pytest.fixture
-def new_place(tmp_path: Path, store: Path, undisturbed: Place) -> Iterator[Callable[..., Place]]:
+def new_place(tmp_path, store, undisturbed):
     """Makes places of the test's own: `new_place("name", in_process=True)`."""
     with ExitStack() as stack:
 
-        def make(name: str, *, in_process: bool = False) -> Place:
+        def make(name, *, in_process=False):
             return stack.enter_context(placed(tmp_path / name, store, in_process=in_process))
 
         yield make
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+def server(tmp_path_factory):
     with mlflow_server(tmp_path_factory.mktemp("server")) as running:
         yield running
 
 
 @pytest.fixture
-def proxy(server: MlflowServer) -> Iterator[Proxy]:
+def proxy(server):
     with serving_badly(server.port) as started:
         yield started
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def impatient(monkeypatch):
     """Gives up a request after a second, and the wait at a launch's end after half of one."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", str(REQUEST_S))
     monkeypatch.setattr("orchestrator.tracking.tracker.CLOSE_S", 0.5)

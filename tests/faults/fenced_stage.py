@@ -42,15 +42,15 @@ def main(spec_file: str, where: str, left: str) -> None:
     worker = Worker(where, int(left))
     plain_rename, plain_begin = Path.rename, stage._begin
 
-    def rename(path: Path, target: Path) -> Path:
+    def rename(path, target):
         worker.halt_at(f"before naming {Path(target).name}")
         return plain_rename(path, target)
 
-    def begin(*arguments: object) -> object:
+    def begin(*arguments):
         worker.halt_at("before resuming")
-        return plain_begin(*arguments)  # type: ignore[arg-type]
+        return plain_begin(*arguments)
 
-    Path.rename, stage._begin = rename, begin  # type: ignore[method-assign,assignment]
+    Path.rename, stage._begin = rename, begin
     try:
         stage.run_stage(spec, worker.should_stop)
         sys.stdout.write("trained\n")

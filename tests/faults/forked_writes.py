@@ -128,7 +128,7 @@ JOBS: dict[str, Job] = {
 def _child(job: str, fsync: str, folder: Path, ready: int, gate: int) -> int:
     try:
         if fsync == "without":
-            os.fsync = lambda descriptor: None  # type: ignore[assignment]
+            os.fsync = lambda descriptor: None
         with (folder.parent / "err.txt").open("wb") as err:
             os.dup2(err.fileno(), 2)
         # What comes before is not traced, however late the tracer attaches: calls are counted from here.

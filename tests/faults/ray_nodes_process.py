@@ -21,7 +21,6 @@ class Nodes:
 
     def order(self, line: str) -> None:
         """Returns when it is done."""
-        assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.write(f"{line}\n")
         self.process.stdin.flush()
         assert self.process.stdout.readline() == "done\n"
@@ -48,7 +47,6 @@ def ray_of_nodes(num_nodes: int, log: Path, environment: Mapping[str, str], *fol
             env={**child_environment(), **environment},
             start_new_session=True,
         )
-    assert process.stdout is not None
     address = next(line.strip() for line in process.stdout if ":" in line and " " not in line.strip())
     nodes = Nodes(process, address, psutil.Process(process.pid).children(recursive=True))
     try:

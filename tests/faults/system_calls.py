@@ -84,7 +84,6 @@ class ForkedWrites:
         return _parsed((folder.parent / "trace.txt").read_text(), folder)
 
     def _ask(self, line: str) -> int:
-        assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.write(f"{line}\n")
         self._process.stdin.flush()
         return int(self._process.stdout.readline())
@@ -96,7 +95,6 @@ def _traced(child: int, log: Path, inject: str) -> Iterator[None]:
     strace = subprocess.Popen(
         [*command, *(["-e", f"inject={inject}"] if inject else [])], stderr=subprocess.PIPE, text=True
     )
-    assert strace.stderr is not None
     # It says so once the child is stopped: no call of the child's is made unseen after it.
     assert "attached" in (said := strace.stderr.readline()), said
     try:

@@ -2,7 +2,6 @@
 
 import csv
 import json
-from pathlib import Path
 
 import pytest
 from bad_files import files
@@ -18,7 +17,7 @@ DECIDED = ("png.JPEG", "cmyk.jpg", "grey.jpg", "grey16.png", "palette.png")
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
+def root(tmp_path):
     """Two classes of good images; one has every kind of bad ones too, and so has the test split."""
     root = tmp_path / "images"
     for number in range(60):
@@ -37,7 +36,7 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def words(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_threads: None) -> list[str]:
+def words(root, tmp_path, monkeypatch, in_threads):
     """A launch of one small member on them."""
     monkeypatch.chdir(tmp_path)
     write_ensemble(tmp_path / "groups", "solo", "solo")
@@ -50,9 +49,7 @@ def words(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_thread
     ]
 
 
-def test_bad_training_images_stop_a_launch(
-    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_training_images_stop_a_launch(words, tmp_path, capsys):
     assert main(words) == 3
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("septet: ")]
     for name in REFUSED:
@@ -62,7 +59,7 @@ def test_bad_training_images_stop_a_launch(
     assert not (tmp_path / "run").exists()
 
 
-def test_skipped_images_are_listed_and_test_images_keep_their_rows(words: list[str], tmp_path: Path) -> None:
+def test_skipped_images_are_listed_and_test_images_keep_their_rows(words, tmp_path):
     assert main([*words, "datasets.target.on_bad=skip"]) == 0
     (manifest,) = (tmp_path / "store").glob("*/manifest.json")
     told = json.loads(manifest.read_text())

@@ -1,11 +1,9 @@
 """A member that always fails: its budget ends, the run says which and why; a submission only where that is allowed."""
 
 import json
-from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +17,6 @@ from orchestrator.cluster.actor import Duties, worker_duties
 from orchestrator.run.holder import is_locked
 from orchestrator.run.ledger import AttemptEnd, read_ledger
 from orchestrator.run.paths import RunPaths
-from workers.protocol import PredictSpec, SplitPredictions, StageResult, StageSpec
 from workers.storage.atomic import TEMPORARY_PREFIX
 
 SMALL = (
@@ -33,10 +30,10 @@ BUDGET = 1
 class RecordingTracker(NoTracker):
     """Keeps the tags of the ensemble's run."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.tags: dict[str, str] = {}
 
-    def tag_ensemble(self, tags: Mapping[str, str]) -> None:
+    def tag_ensemble(self, tags):
         self.tags.update(tags)
 
 
@@ -54,59 +51,58 @@ class Bench:
     tracker: RecordingTracker = field(default_factory=RecordingTracker)
 
     @property
-    def paths(self) -> RunPaths:
+    def paths(self):
         return RunPaths(self.root / "run")
 
-    def launch(self, *words: str) -> int:
+    def launch(self, *words):
         self.trained.clear()
         self.injected = 0
         places = (f"run_dir={self.paths.root}", f"datasets.store={self.store}", f"--config-dir={self.groups}")
         return main(["launch", *places, *SMALL, *words])
 
-    def duties(self) -> Duties:
+    def duties(self):
         real = worker_duties()
 
-        def fail(member: str, at: str) -> None:
+        def fail(member, at):
             if member in self.failing and self.fails_at == at:
                 self.injected += 1
                 raise RuntimeError("a bolt is loose")
 
-        def run_stage(spec: StageSpec, should_stop: Callable[[], bool]) -> StageResult:
+        def run_stage(spec, should_stop):
             self.trained.append(spec.member)
             fail(spec.member, "train")
             return real.run_stage(spec, should_stop)
 
-        def predict(spec: PredictSpec, should_stop: Callable[[], bool]) -> tuple[SplitPredictions, ...]:
+        def predict(spec, should_stop):
             fail(spec.member, "predictions")
             return real.predict(spec, should_stop)
 
         return Duties(run_stage, predict)
 
     @property
-    def submission(self) -> bytes | None:
+    def submission(self):
         path = self.paths.submission / "submission.csv"
         return path.read_bytes() if path.exists() else None
 
-    def manifest(self) -> dict[str, Any]:
-        said: dict[str, Any] = json.loads((self.paths.submission / "manifest.json").read_text())
-        return said
+    def manifest(self):
+        return json.loads((self.paths.submission / "manifest.json").read_text())
 
-    def require_nothing_left_behind(self) -> None:
+    def require_nothing_left_behind(self):
         assert not is_locked(self.paths)
         assert not list(self.paths.root.rglob(f"{TEMPORARY_PREFIX}*"))
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def store(tmp_path_factory):
     return tmp_path_factory.mktemp("store")
 
 
 @pytest.fixture
-def bench(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+def bench(tmp_path, store, monkeypatch):
     return made(tmp_path, store, monkeypatch)
 
 
-def made(root: Path, store: Path, patch: pytest.MonkeyPatch) -> Bench:
+def made(root, store, patch):
     bench = Bench(root, store, write_ensemble(root / "groups", "three", *"abc"))
     patch.setattr(cluster, "open_cluster", lambda _: nullcontext(LocalActors(1, bench.duties)))
     patch.setattr(story.tracking, "probe", lambda *_: "")
@@ -116,7 +112,7 @@ def made(root: Path, store: Path, patch: pytest.MonkeyPatch) -> Bench:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, store: Path) -> bytes:
+def undisturbed(tmp_path_factory, store):
     """The submission of a launch in which nothing fails."""
     with pytest.MonkeyPatch.context() as patch:
         bench = made(tmp_path_factory.mktemp("undisturbed"), store, patch)
@@ -124,12 +120,10 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, store: Path) -> bytes:
         assert bench.manifest()["missing"] == []
         digests = {f"septet.{name}_sha256" for name in ("submission", "manifest")}
         assert set(bench.tracker.tags) == digests
-        content = bench.submission
-        assert content is not None
-        return content
+        return bench.submission
 
 
-def require_budget_spent(bench: Bench) -> None:
+def require_budget_spent(bench):
     """The member was tried as often as its budget says, and not once more."""
     assert bench.injected == BUDGET + 1
     ledger = read_ledger(bench.paths.ledger)
@@ -137,9 +131,7 @@ def require_budget_spent(bench: Bench) -> None:
     assert [attempt.outcome for attempt in attempts] == [AttemptEnd.failed] * (BUDGET + 1)
 
 
-def test_member_that_always_fails_spends_its_budget(
-    bench: Bench, undisturbed: bytes, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_member_that_always_fails_spends_its_budget(bench, undisturbed, capsys):
     bench.failing = {"b"}
     assert bench.launch() == 4
     last = capsys.readouterr().err.splitlines()[-1]
@@ -155,9 +147,7 @@ def test_member_that_always_fails_spends_its_budget(
 
 
 @pytest.mark.parametrize("fails_at", ["train", pytest.param("predictions", marks=pytest.mark.soak)])
-def test_min_members_has_the_others_submit_and_everything_says_who_is_missing(
-    bench: Bench, undisturbed: bytes, fails_at: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_min_members_has_the_others_submit_and_everything_says_who_is_missing(bench, undisturbed, fails_at, capsys):
     bench.failing, bench.fails_at = {"b"}, fails_at
     assert bench.launch("submission.min_members=2") == 4
     said = capsys.readouterr()
@@ -196,9 +186,7 @@ def test_min_members_has_the_others_submit_and_everything_says_who_is_missing(
     assert "missing" not in json.loads((bench.paths.report / "scores.json").read_text())
 
 
-def test_too_few_members_submit_only_where_fewer_are_asked_for(
-    bench: Bench, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_too_few_members_submit_only_where_fewer_are_asked_for(bench, capsys):
     bench.failing = {"b"}
     assert bench.launch("submission.min_members=3") == 4
     assert "no submission: 2 of 3 members have predictions" in capsys.readouterr().err
@@ -214,9 +202,7 @@ def test_too_few_members_submit_only_where_fewer_are_asked_for(
 
 
 @pytest.mark.parametrize(("number", "words"), [("4", "the ensemble has 3 members"), ("0", "give 1 or more")])
-def test_impossible_min_members_exits_2(
-    bench: Bench, number: str, words: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_impossible_min_members_exits_2(bench, number, words, capsys):
     assert bench.launch(f"submission.min_members={number}") == 2
     assert words in capsys.readouterr().err
     assert not bench.paths.root.exists()

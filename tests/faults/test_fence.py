@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,7 +31,7 @@ CASES = {
 
 
 @pytest.fixture(scope="module")
-def spec(tmp_path_factory: pytest.TempPathFactory) -> StageSpec:
+def spec(tmp_path_factory):
     """Four updates an epoch, twenty in all: a woken worker that nothing ends makes six more, and is not done."""
     optimizer, schedule = replace(TINY.optimizer, batch_size=300), replace(TINY.schedule, epochs=5)
     recipe = replace(TINY, optimizer=optimizer, schedule=schedule)
@@ -41,11 +40,11 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> StageSpec:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(spec: StageSpec) -> StageResult:
+def undisturbed(spec):
     return run_stage(spec, never)
 
 
-def _begin_attempt(spec: StageSpec, number: int) -> StageSpec:
+def _begin_attempt(spec, number):
     """As the driver does: the fence, then another step.txt."""
     begun = replace(spec, attempt=number, fence=f"train, attempt {number}")
     raise_fence(begun.stage_dir.parent, begun.fence)
@@ -53,7 +52,7 @@ def _begin_attempt(spec: StageSpec, number: int) -> StageSpec:
     return begun
 
 
-def _stopped(spec: StageSpec, where: str, folder: Path) -> "subprocess.Popen[str]":
+def _stopped(spec, where, folder):
     """The first attempt, stopped."""
     (folder / "spec").write_bytes(pickle.dumps(spec))
     words = [sys.executable, str(SCRIPT), str(folder / "spec"), where, "6"]
@@ -75,7 +74,7 @@ class Both:
     end: str
     seen: set[tuple[int, int]]
 
-    def differences(self, whole: StageSpec, undisturbed: StageResult) -> list[str]:
+    def differences(self, whole, undisturbed):
         """What of the second attempt's stage is not as if there had been no other."""
         folder = self.spec.stage_dir
         late = [attempt for step, attempt in self.seen if step > self.result.resumed_from]
@@ -89,7 +88,7 @@ class Both:
         return [name for name, is_wrong in wrong.items() if is_wrong]
 
 
-def _checkpoints(stage_dir: Path) -> set[tuple[int, int]]:
+def _checkpoints(stage_dir):
     found = set()
     for path in stage_dir.glob("checkpoints/step-*/MANIFEST.json"):
         # The second attempt's own thread may prune it meanwhile.
@@ -99,13 +98,13 @@ def _checkpoints(stage_dir: Path) -> set[tuple[int, int]]:
     return found
 
 
-def _both(spec: StageSpec, where: str, folder: Path) -> Both:
+def _both(spec, where, folder):
     first = _begin_attempt(replace(spec, stage_dir=folder / "base1" / "train"), 0)
     zombie = _stopped(first, where, folder)
     second, ends, made = _begin_attempt(first, 1), [], [0]
     seen: set[tuple[int, int]] = set()
 
-    def should_stop() -> bool:
+    def should_stop():
         made[0] += 1
         if made[0] == CASES[where]:
             psutil.Process(zombie.pid).resume()
@@ -125,23 +124,23 @@ def _both(spec: StageSpec, where: str, folder: Path) -> Both:
 
 
 @pytest.mark.parametrize("where", [pytest.param(w, marks=pytest.mark.soak if "update" in w else ()) for w in CASES])
-def test_woken_worker_changes_nothing(spec: StageSpec, undisturbed: StageResult, tmp_path: Path, where: str) -> None:
+def test_woken_worker_changes_nothing(spec, undisturbed, tmp_path, where):
     both = _both(spec, where, tmp_path)
     # The one that had looked at the fence finds nothing left under the name that it was to rename.
     assert both.end in (Superseded.__name__, *(["FileNotFoundError"] if "naming" in where else []))
     assert both.differences(spec, undisturbed) == []
 
 
-def test_attempt_whose_mark_is_not_there_says_that_storage_is_not_shared(tmp_path: Path) -> None:
+def test_attempt_whose_mark_is_not_there_says_that_storage_is_not_shared(tmp_path):
     with pytest.raises(StorageError, match="storage that all nodes share"):
         fence_of(tmp_path / "base1" / "train", "train, attempt 0").enter(wait_s=0)
 
 
-def test_attempt_begins_once_a_late_cache_shows_its_mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attempt_begins_once_a_late_cache_shows_its_mark(tmp_path, monkeypatch):
     raise_fence(tmp_path / "base1", "train, attempt 0")
     looks = []
 
-    def arrive_at_the_third_look(pause_s: float) -> None:
+    def arrive_at_the_third_look(pause_s):
         looks.append(pause_s)
         if len(looks) == 3:
             raise_fence(tmp_path / "base1", "train, attempt 1")
@@ -156,7 +155,7 @@ def test_attempt_begins_once_a_late_cache_shows_its_mark(tmp_path: Path, monkeyp
 @pytest.mark.parametrize(
     "take_over", [lambda member: raise_fence(member, "train, attempt 1"), shutil.rmtree], ids=["newer", "taken away"]
 )
-def test_fence_lets_its_own_attempt_through_alone(tmp_path: Path, take_over: Callable[[Path], None]) -> None:
+def test_fence_lets_its_own_attempt_through_alone(tmp_path, take_over):
     fence = fence_of(tmp_path / "base1" / "train", "train, attempt 0")
     raise_fence(tmp_path / "base1", "train, attempt 0")
     fence.check()

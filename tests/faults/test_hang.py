@@ -4,7 +4,6 @@ import ctypes
 import os
 import signal
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,12 +21,12 @@ from orchestrator.config.schema import ClusterConfig
 from orchestrator.execution import driver as driver_module
 from orchestrator.execution.driver import Driver
 from orchestrator.execution.jobs import Work
-from orchestrator.plan.model import Plan, StageRef
+from orchestrator.plan.model import StageRef
 from orchestrator.run.ledger import AttemptEnd, Budgets, Ledger, read_ledger
 from orchestrator.run.paths import RunPaths
 from workers.data.store.store import open_store
 from workers.inference import prediction as predict_module
-from workers.protocol import Numerics, PredictSpec, StageResult, StageSpec
+from workers.protocol import Numerics, PredictSpec
 from workers.settings.training import Crops, KeptCheckpoint
 from workers.storage import atomic
 from workers.storage.finished import read_finished
@@ -43,16 +42,16 @@ HOW = ("stopped", "holding")
 class SkippingClock:
     """Stands still until `is_hung`, then leaps at every look: no test waits for a deadline, or meets it by chance."""
 
-    def __init__(self, is_hung: Callable[[], bool]) -> None:
+    def __init__(self, is_hung):
         self._is_hung, self._now_s = is_hung, 0.0
 
-    def __call__(self) -> float:
+    def __call__(self):
         if self._is_hung():
             self._now_s += 25.0
         return self._now_s
 
 
-def work_of(root: Path, plan: Plan, store: Path, digest: str, splits: tuple[str, ...]) -> Work:
+def work_of(root, plan, store, digest, splits):
     # No failure may be spent, and one loss.
     return Work(
         paths=RunPaths(root),
@@ -70,16 +69,16 @@ def work_of(root: Path, plan: Plan, store: Path, digest: str, splits: tuple[str,
     )
 
 
-def hanging_duties(pids: Path) -> Callable[[], Duties]:
+def hanging_duties(pids):
     """Nested, so that Ray sends it by value; each member hangs once, at the same update, and says who it is."""
 
-    def make() -> Duties:
+    def make():
         real = worker_duties()
 
-        def run_stage(spec: StageSpec, should_stop: Callable[[], bool]) -> StageResult:
+        def run_stage(spec, should_stop):
             calls = iter(range(1, 10_000))
 
-            def hanging() -> bool:
+            def hanging():
                 mine = pids / spec.member
                 if next(calls) == HANGS_AT and not mine.exists():
                     mine.with_suffix(".part").write_text(str(os.getpid()))
@@ -98,11 +97,11 @@ def hanging_duties(pids: Path) -> Callable[[], Duties]:
 
 
 @pytest.fixture(scope="module")
-def spec(tmp_path_factory: pytest.TempPathFactory) -> StageSpec:
+def spec(tmp_path_factory):
     return make_spec(make_store(tmp_path_factory.mktemp("store")), tmp_path_factory.mktemp("undisturbed"))
 
 
-def plan_like(spec: StageSpec, members: tuple[str, ...], num_updates: int) -> Plan:
+def plan_like(spec, members, num_updates):
     plan = plan_of({member: {"train": None} for member in members})
     stages = [
         replace(stage, recipe=replace(TINY, dataset="target"), seed=spec.seed, num_updates=num_updates)
@@ -111,7 +110,7 @@ def plan_like(spec: StageSpec, members: tuple[str, ...], num_updates: int) -> Pl
     return replace(plan, stages=tuple(stages))
 
 
-def is_alive(pid: int) -> bool:
+def is_alive(pid):
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -119,7 +118,7 @@ def is_alive(pid: int) -> bool:
 
 
 @pytest.mark.slow
-def test_hung_processes_are_killed_and_end_in_the_same_bits(spec: StageSpec, tmp_path: Path) -> None:
+def test_hung_processes_are_killed_and_end_in_the_same_bits(spec, tmp_path):
     undisturbed = run_stage(spec, never)
     pids = tmp_path / "pids"
     pids.mkdir()
@@ -128,7 +127,7 @@ def test_hung_processes_are_killed_and_end_in_the_same_bits(spec: StageSpec, tmp
     work = work_of(tmp_path / "run", plan, store, open_store(store).digest, ("val",))
     ledger = Ledger(work.paths.ledger)
 
-    def is_hung() -> bool:
+    def is_hung():
         """Whether all that is at work hangs: no time passes for a member that may be starting."""
         begun = {name: entry for name, entry in ledger.contents.stages.items() if entry.attempts}
         at_work = {name: entry for name, entry in begun.items() if entry.attempts[-1].outcome is None}
@@ -159,7 +158,7 @@ def test_hung_processes_are_killed_and_end_in_the_same_bits(spec: StageSpec, tmp
     assert not list(work.paths.root.rglob(".tmp-*"))
 
 
-def test_predictions_that_hang_are_given_up_and_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_predictions_that_hang_are_given_up_and_made_again(tmp_path, monkeypatch):
     """Of stages that train nothing, in threads; the first attempt hangs."""
     monkeypatch.setattr(driver_module, "_POLL_S", 0.01)
     fakes = FakeStages(waiting=frozenset({"base0/predictions"}))
@@ -168,11 +167,11 @@ def test_predictions_that_hang_are_given_up_and_made_again(tmp_path: Path, monke
     work = work_of(tmp_path / "run", plan, tmp_path / "store", "d", ("val", "test"))
     ledger = Ledger(work.paths.ledger)
 
-    def outcomes() -> list[AttemptEnd | None]:
+    def outcomes():
         predictions = ledger.contents.predictions
         return [attempt.outcome for attempt in predictions["base0"].attempts] if predictions else []
 
-    def show() -> None:
+    def show():
         if outcomes() and outcomes()[0] is not None:
             fakes.waiting = frozenset()
 
@@ -182,13 +181,11 @@ def test_predictions_that_hang_are_given_up_and_made_again(tmp_path: Path, monke
     assert outcomes() == [AttemptEnd.lost, AttemptEnd.done]
 
 
-def test_evaluation_saving_and_prediction_beat(
-    spec: StageSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_evaluation_saving_and_prediction_beat(spec, tmp_path, monkeypatch):
     beats: list[int] = []
     real = StepMark.beat
 
-    def beat(mark: StepMark) -> None:
+    def beat(mark):
         beats.append(1)
         real(mark)
 
@@ -209,5 +206,5 @@ def test_evaluation_saving_and_prediction_beat(
     assert blocks == [own.stage_dir]
 
 
-def _stop_there(*_: object) -> None:
+def _stop_there(*_):
     raise InterruptedError

@@ -7,21 +7,15 @@ import hashlib
 import io
 import os
 import pickle
-import tarfile
 import zipfile
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import command_line
 import pytest
 import torch
-from command_line import Answer, write_ensemble
-from image_forms import write_shard
+from command_line import write_ensemble
 from pictures import png
 
 from orchestrator.cli.program import main
-from orchestrator.report.page import MemberEntry, Page, Picture, render
 from workers.protocol import InitFile
 from workers.training import init_file
 
@@ -29,22 +23,19 @@ from workers.training import init_file
 class Make:
     """Unpickled, it makes a folder."""
 
-    def __init__(self, marker: Path) -> None:
+    def __init__(self, marker):
         self.marker = marker
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self):
         return os.mkdir, (str(self.marker),)
 
 
-Ask = Callable[..., Answer]
-
-
 @pytest.fixture
-def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Ask:
+def ask(tmp_path, monkeypatch, capsys):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
 
-    def run(*words: str) -> Answer:
+    def run(*words):
         answer = command_line.ask(capsys, "prepare", *words)
         assert answer.code == 0 or answer.line
         assert not set("\x1b\x07\x9b") & set(answer.said)
@@ -53,55 +44,14 @@ def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     return run
 
 
-def _target(source: str, root: Path, *more: str) -> list[str]:
+def _target(source, root, *more):
     return ["ensemble=five", f"dataset@datasets.target={source}", f"datasets.target.root={root}", *more]
-
-
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [("../../escaped.png", tarfile.REGTYPE), ("escaped.png", tarfile.LNKTYPE), ("\x1b]0;x\x07.png", tarfile.SYMTYPE)],
-)
-def test_tar_entry_that_leads_elsewhere_makes_no_file(name: str, kind: bytes, tmp_path: Path, ask: Ask) -> None:
-    root = tmp_path / "shards"
-    root.mkdir()
-    hostile = tarfile.TarInfo(name)
-    hostile.type, hostile.linkname = kind, "/etc/passwd"
-    members = [(f"{number:02d}.png", png(number)) for number in range(20)]
-    members += [(f"{number:02d}.cls", b"%d" % (number % 2)) for number in range(20)]
-    members += [(name, png(1)), (f"{name[:-3]}cls", b"0")] if hostile.isreg() else []
-    write_shard(root / "train-000.tar", members, [] if hostile.isreg() else [hostile])
-    answer = ask(*_target("webdataset", root))
-    assert answer.code == 3
-    assert "train-000.tar" in answer.said
-    assert not [*tmp_path.rglob("*escaped*"), *tmp_path.parent.glob("*escaped*")]
-
-
-@pytest.mark.parametrize("key", ["train", "root"])
-def test_pipe_address_of_webdataset_starts_no_command(key: str, tmp_path: Path, ask: Ask) -> None:
-    marker = tmp_path / "marker"
-    (tmp_path / "shards").mkdir()
-    words = _target("webdataset", tmp_path / "shards", f"datasets.target.{key}='pipe:mkdir {marker}'")
-    assert ask(*words).code == 3
-    assert not marker.exists()
-    os.system(f"mkdir {marker}")  # what webdataset itself would do with it
-    assert marker.exists()
-
-
-def test_csv_that_names_files_outside_its_root_is_refused(tmp_path: Path, ask: Ask) -> None:
-    root = tmp_path / "root"
-    (root / "images").mkdir(parents=True)
-    (tmp_path / "secret.png").write_bytes(png(1))
-    (root / "images" / "a.png").write_bytes(png(2))
-    (root / "train.csv").write_text("id,label\na.png,x\n../../secret.png,y\n")
-    answer = ask(*_target("csv", root))
-    assert answer.code == 3
-    assert "../../secret.png" in answer.said
 
 
 @pytest.mark.parametrize(
     "cell", ["x" * (1 << 18), '"' + "x\n" * 5000, "x\x1b]0;owned\x07"], ids=["huge", "never closed", "escape"]
 )
-def test_csv_cell_beyond_measure_is_told_in_one_printable_line(cell: str, tmp_path: Path, ask: Ask) -> None:
+def test_csv_cell_beyond_measure_is_told_in_one_printable_line(cell, tmp_path, ask):
     root = tmp_path / "root"
     (root / "images").mkdir(parents=True)
     (root / "images" / "a.png").write_bytes(png(2))
@@ -111,7 +61,7 @@ def test_csv_cell_beyond_measure_is_told_in_one_printable_line(cell: str, tmp_pa
     assert len(answer.said) < 1 << 19
 
 
-def test_pickle_in_the_place_of_cifar_is_refused_by_its_checksum(tmp_path: Path, ask: Ask) -> None:
+def test_pickle_in_the_place_of_cifar_is_refused_by_its_checksum(tmp_path, ask):
     marker, folder = tmp_path / "marker", tmp_path / "root" / "cifar-10-batches-py"
     folder.mkdir(parents=True)
     payload = pickle.dumps(Make(marker))
@@ -125,9 +75,7 @@ def test_pickle_in_the_place_of_cifar_is_refused_by_its_checksum(tmp_path: Path,
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".pth", ".safetensors"])
-def test_pickle_in_the_place_of_published_weights_is_refused_and_not_run(
-    suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pickle_in_the_place_of_published_weights_is_refused_and_not_run(suffix, tmp_path, capsys, monkeypatch):
     marker, path = tmp_path / "marker", tmp_path / f"weights{suffix}"
     torch.save({"fc8.weight": Make(marker)}, path)
     assert not marker.exists()
@@ -141,7 +89,7 @@ def test_pickle_in_the_place_of_published_weights_is_refused_and_not_run(
     assert marker.exists(), "the payload is no live one"
 
 
-def test_compressed_archive_of_weights_is_not_unpacked(tmp_path: Path) -> None:
+def test_compressed_archive_of_weights_is_not_unpacked(tmp_path):
     plain, packed = tmp_path / "plain.pt", tmp_path / "packed.pt"
     torch.save({"w": torch.zeros(1 << 20)}, plain)
     with zipfile.ZipFile(plain) as source, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as target:
@@ -149,7 +97,7 @@ def test_compressed_archive_of_weights_is_not_unpacked(tmp_path: Path) -> None:
             target.writestr(entry.filename, source.read(entry))
     assert packed.stat().st_size < plain.stat().st_size / 100
 
-    def given(path: Path) -> InitFile:
+    def given(path):
         return InitFile(str(path), hashlib.sha256(path.read_bytes()).hexdigest())
 
     assert init_file.read_init_file(given(plain))["w"].numel() == 1 << 20
@@ -157,11 +105,7 @@ def test_compressed_archive_of_weights_is_not_unpacked(tmp_path: Path) -> None:
         init_file.read_init_file(given(packed))
 
 
-SCRIPT = "<script>alert(1)</script>"
-IMAGE = '"><img src=x onerror=alert(1)>'
-
-
-def test_class_and_file_names_reach_terminal_and_report_as_text(tmp_path: Path, ask: Ask) -> None:
+def test_class_and_file_names_reach_terminal_and_report_as_text(tmp_path, ask):
     root = tmp_path / "root"
     names = ("\x1b]0;owned\x07", "=cmd|' calc'!A0", "<script>alert(1)<", "\x9b31m")
     for label, name in enumerate(names):
@@ -175,34 +119,3 @@ def test_class_and_file_names_reach_terminal_and_report_as_text(tmp_path: Path, 
     assert "\\x1b[2Jbad.png" in answer.said
     skipped = ask(*_target("folder", root, "datasets.target.size=16", "datasets.target.on_bad=skip"))
     assert skipped.code == 0
-
-
-def test_report_shows_hostile_names_as_text() -> None:
-    from orchestrator.combine.averaging import CombineMethod
-    from orchestrator.report.table import SplitScores
-
-    picture = Picture(b"", b"", IMAGE)
-    member = MemberEntry(SCRIPT, False, SCRIPT, IMAGE, IMAGE, True, b"png")
-    scores = _scores(SplitScores, CombineMethod.mean)
-    page = render(Page(SCRIPT, (scores,), False, (member,), picture, picture, (), SCRIPT, {IMAGE: SCRIPT}))
-    assert "&lt;script&gt;" in page
-    assert "<script" not in page and "<img src=x" not in page and 'onerror=alert(1)>"' not in page
-    raw = page.replace("&lt;", "<").replace("&gt;", ">")
-    assert "<script" in raw, "the names never reached the page"
-
-
-def _scores(kind: Any, method: Any) -> Any:
-    from orchestrator.report.scores import Score, TableRow
-    from orchestrator.report.table import ScoredRow
-
-    score = Score(0.1, 0.05, 0.3, 0.0)
-    return kind(
-        split=SCRIPT,
-        num_images=10,
-        num_classes=2,
-        members={SCRIPT: score},
-        rows=(ScoredRow(TableRow(IMAGE, (SCRIPT,), True), score),),
-        ensemble=score,
-        disagreement=0.0,
-        method=method,
-    )

@@ -2,8 +2,6 @@
 
 import http.client
 import urllib.parse
-from collections.abc import Mapping
-from pathlib import Path
 
 import pytest
 
@@ -14,7 +12,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 
 @pytest.fixture(scope="module")
-def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+def uri(tmp_path_factory):
     from orchestrator.tracking.mlflow_store import Store
 
     folder = tmp_path_factory.mktemp("ui")
@@ -23,7 +21,7 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     return store.uri
 
 
-def _status(address: str, method: str, headers: Mapping[str, str]) -> int:
+def _status(address, method, headers):
     place = urllib.parse.urlsplit(address)
     connection = http.client.HTTPConnection(str(place.hostname), place.port, timeout=30)
     body = '{"max_results": 1}'
@@ -34,7 +32,7 @@ def _status(address: str, method: str, headers: Mapping[str, str]) -> int:
     return connection.getresponse().status
 
 
-def test_page_of_another_site_is_answered_nothing(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_page_of_another_site_is_answered_nothing(uri, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE", "true")
     monkeypatch.chdir(tmp_path)
     marker = tmp_path / "marker"
@@ -55,11 +53,11 @@ def test_page_of_another_site_is_answered_nothing(uri: str, tmp_path: Path, monk
 
 
 @pytest.mark.soak
-def test_page_of_another_site_is_answered_without_the_protection(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_page_of_another_site_is_answered_without_the_protection(uri, monkeypatch):
     careful = ui._environment
 
-    def careless(*given: object) -> dict[str, str]:
-        return careful(*given) | {"MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE": "true"}  # type: ignore[arg-type]
+    def careless(*given):
+        return careful(*given) | {"MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE": "true"}
 
     monkeypatch.setattr(ui, "_environment", careless)
     with serving(uri) as server:

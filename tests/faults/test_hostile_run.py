@@ -11,14 +11,12 @@ import pickle
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from command_line import Answer, ask
+from command_line import ask
 from in_process_launch import MEMBER, Place
 
 from workers.storage import checkpoint
@@ -31,20 +29,20 @@ class Copy(Place):
     capture: pytest.CaptureFixture[str]
 
     @property
-    def newest(self) -> Path:
+    def newest(self):
         return max(self.checkpoints.glob("step-*"))
 
     @property
-    def submission(self) -> bytes:
+    def submission(self):
         return (self.root / "submission" / "submission.csv").read_bytes()
 
-    def launch_again(self) -> Answer:
+    def launch_again(self):
         return self.ask(*self.words())
 
-    def ask(self, *words: object) -> Answer:
+    def ask(self, *words):
         return ask(self.capture, *words)
 
-    def undo_training(self) -> None:
+    def undo_training(self):
         """As if the run had been killed behind its last checkpoint."""
         (self.stage_dir / "DONE.json").unlink()
         shutil.rmtree(self.paths.predictions(MEMBER))
@@ -52,7 +50,7 @@ class Copy(Place):
 
 
 @pytest.fixture
-def place(smallest: Place, in_threads: None, capsys: pytest.CaptureFixture[str]) -> Iterator[Copy]:
+def place(smallest, in_threads, capsys):
     """A copy of the run where it lay, so that nothing in it says otherwise; the original waits beside it."""
     aside = smallest.root.with_name("aside")
     shutil.copytree(smallest.root, aside)
@@ -64,18 +62,18 @@ def place(smallest: Place, in_threads: None, capsys: pytest.CaptureFixture[str])
 class Touch:
     """Unpickled, it makes a file."""
 
-    def __init__(self, marker: Path) -> None:
+    def __init__(self, marker):
         self.marker = marker
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self):
         return os.mkdir, (str(self.marker),)
 
 
-def _sha256(data: bytes) -> str:
+def _sha256(data):
     return hashlib.sha256(data).hexdigest()
 
 
-def _replace_model(folder: Path, data: bytes) -> None:
+def _replace_model(folder, data):
     """Puts other bytes in the place of the weights, their sha256 into the manifest, and seals that again."""
     (folder / "model.safetensors").write_bytes(data)
     manifest = json.loads((folder / "MANIFEST.json").read_text())
@@ -84,7 +82,7 @@ def _replace_model(folder: Path, data: bytes) -> None:
     (folder / "MANIFEST.json").write_bytes(checkpoint._sealed(manifest))
 
 
-def test_pickle_in_place_of_weights_is_set_aside_and_the_one_before_used(place: Copy, tmp_path: Path) -> None:
+def test_pickle_in_place_of_weights_is_set_aside_and_the_one_before_used(place, tmp_path):
     marker, wanted, step = tmp_path / "marker", place.submission, place.newest.name
     payload = pickle.dumps(Touch(marker))
     place.undo_training()
@@ -94,22 +92,20 @@ def test_pickle_in_place_of_weights_is_set_aside_and_the_one_before_used(place: 
     assert answer.code == 0, answer.err
     assert not marker.exists()
     assert list((place.stage_dir / "checkpoints").glob(f"corrupt-*-{step}"))
-    assert "no safetensors file" in (place.stage_dir / "log.txt").read_text()
+    assert "is not a safetensors file" in (place.stage_dir / "log.txt").read_text()
     assert place.submission == wanted
     pickle.loads(payload)  # noqa: S301 – to show that it is live
     assert marker.exists(), "the payload is no live one"
 
 
-def _pickled_array(marker: Path) -> bytes:
+def _pickled_array(marker):
     file = io.BytesIO()
     np.save(file, np.array([Touch(marker)], dtype=object), allow_pickle=True)
     return file.getvalue()
 
 
-@pytest.mark.parametrize(
-    ("name", "code"), [("members/solo/predictions/test.npy", 8), ("data/val.labels.npy", 7), ("data/test.sizes.npy", 7)]
-)
-def test_pickle_in_an_npy_file_is_refused_and_not_run(name: str, code: int, place: Copy, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "code"), [("members/solo/predictions/test.npy", 8), ("data/val.labels.npy", 7)])
+def test_pickle_in_an_npy_file_is_refused_and_not_run(name, code, place, tmp_path):
     marker, before = tmp_path / "marker", place.submission
     payload = _pickled_array(marker)
     target = place.root / name
@@ -133,22 +129,19 @@ DEEP = "[" * 100_000 + "]" * 100_000
     ("name", "verb", "code"),
     [
         ("run.json", "status", 7),
-        ("ledger.json", "status", 7),
         ("members/solo/train/DONE.json", "status", 7),
-        ("data/dataset.json", "submit", 7),
         ("members/solo/predictions/test.json", "submit", 8),
-        ("submission/manifest.json", "report", 7),
         ("submission/manifest.json", "verify", 8),
     ],
 )
-def test_json_nested_beyond_all_measure_is_called_damaged(name: str, verb: str, code: int, place: Copy) -> None:
+def test_json_nested_beyond_all_measure_is_called_damaged(name, verb, code, place):
     (place.root / name).write_text(DEEP)
     answer = place.ask(verb, place.root)
     assert answer.code == code, answer.err
     assert Path(name).name in answer.line or "data" in answer.line
 
 
-def test_manifest_nested_beyond_all_measure_costs_only_its_checkpoint(place: Copy) -> None:
+def test_manifest_nested_beyond_all_measure_costs_only_its_checkpoint(place):
     newest = place.newest
     (newest / "MANIFEST.json").write_text(DEEP)
     found = checkpoint.newest_checkpoint(newest.parent)
@@ -163,7 +156,7 @@ def test_manifest_nested_beyond_all_measure_costs_only_its_checkpoint(place: Cop
         "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}' if n else 'x'] * 9)}]\n" for n in range(9)),
     ],
 )
-def test_hostile_config_yaml_of_a_run_is_refused(text: str, place: Copy, tmp_path: Path) -> None:
+def test_hostile_config_yaml_of_a_run_is_refused(text, place, tmp_path):
     marker = tmp_path / "marker"
     (place.root / "config.yaml").write_text(text.format(marker=marker))
     answer = place.ask("submit", place.root)
@@ -173,7 +166,7 @@ def test_hostile_config_yaml_of_a_run_is_refused(text: str, place: Copy, tmp_pat
 
 
 @pytest.fixture
-def victim(tmp_path: Path) -> Path:
+def victim(tmp_path):
     """Another's folder, with names that a run's own housekeeping would clear away."""
     folder = tmp_path / "victim"
     (folder / "step-00000001").mkdir(parents=True)
@@ -182,11 +175,11 @@ def victim(tmp_path: Path) -> Path:
     return folder
 
 
-def _content(folder: Path) -> dict[str, bytes]:
+def _content(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def _link(path: Path, target: Path) -> None:
+def _link(path, target):
     shutil.rmtree(path, ignore_errors=True)
     path.unlink(missing_ok=True)
     path.symlink_to(target)
@@ -195,8 +188,6 @@ def _link(path: Path, target: Path) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "members/solo",
-        "members/solo/train",
         "members/solo/train/checkpoints",
         "members/solo/train/metrics.jsonl",
         "members/solo/predictions",
@@ -204,7 +195,7 @@ def _link(path: Path, target: Path) -> None:
         "report",
     ],
 )
-def test_link_inside_a_run_is_refused_and_not_followed(name: str, place: Copy, victim: Path) -> None:
+def test_link_inside_a_run_is_refused_and_not_followed(name, place, victim):
     place.undo_training()
     _link(place.root / name, victim if "." not in name else victim / ".tmp-notes")
     before = _content(victim)
@@ -214,7 +205,7 @@ def test_link_inside_a_run_is_refused_and_not_followed(name: str, place: Copy, v
     assert _content(victim) == before
 
 
-def test_lock_that_is_a_link_overwrites_nothing(place: Copy, victim: Path) -> None:
+def test_lock_that_is_a_link_overwrites_nothing(place, victim):
     _link(place.root / ".lock", victim / ".tmp-notes")
     answer = place.ask("submit", place.root)
     assert answer.code == 7
@@ -222,13 +213,13 @@ def test_lock_that_is_a_link_overwrites_nothing(place: Copy, victim: Path) -> No
     assert (victim / ".tmp-notes").read_text() == "precious"
 
 
-def test_run_directory_may_itself_be_a_link(place: Copy, tmp_path: Path) -> None:
+def test_run_directory_may_itself_be_a_link(place, tmp_path):
     (tmp_path / "latest").symlink_to(place.root)
     assert place.ask("submit", tmp_path / "latest").code == 0
 
 
 @pytest.mark.parametrize("name", ["", "model.safetensors", "MANIFEST.json"])
-def test_checkpoint_that_is_a_link_or_holds_one_is_set_aside(name: str, place: Copy, tmp_path: Path) -> None:
+def test_checkpoint_that_is_a_link_or_holds_one_is_set_aside(name, place, tmp_path):
     newest = place.newest
     elsewhere = tmp_path / "elsewhere"
     shutil.copytree(newest, elsewhere)
@@ -240,7 +231,7 @@ def test_checkpoint_that_is_a_link_or_holds_one_is_set_aside(name: str, place: C
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
-def test_files_are_as_open_as_the_users_umask_says(umask: int, mode: int, tmp_path: Path) -> None:
+def test_files_are_as_open_as_the_users_umask_says(umask, mode, tmp_path):
     program = "import os, sys; os.umask(int(sys.argv[1])); from workers.storage.atomic import write_text; "
     program += "from pathlib import Path; write_text(Path(sys.argv[2]), 'x')"
     subprocess.run([sys.executable, "-c", program, str(umask), str(tmp_path / "file")], check=True)

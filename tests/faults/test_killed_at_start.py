@@ -2,12 +2,10 @@
 
 import shutil
 import signal
-from collections.abc import Callable
-from pathlib import Path
 
 import psutil
 import pytest
-from oracle import Family, Place, expect_clean_end, wait_for
+from oracle import expect_clean_end, wait_for
 
 # What is there when the driver is killed: Ray's first process, and its agents, which do not see their parent die.
 FIRST, AGENT = "gcs_server", "agent.py"
@@ -18,7 +16,7 @@ BEFORE_THE_FIRST_LOOK = (
 )
 
 
-def kill_at_start(place: Place, family: Family, awaited: str) -> None:
+def kill_at_start(place, family, awaited):
     process = place.start()
     wait_for(
         lambda: (
@@ -32,7 +30,7 @@ def kill_at_start(place: Place, family: Family, awaited: str) -> None:
     assert place.ended(process).code == -signal.SIGKILL
 
 
-def patched(checkout: Path, target: Path) -> str:
+def patched(checkout, target):
     """A copy of the packages whose guard has no look before the driver is dead; its path."""
     for package in ("orchestrator", "workers", "conf"):
         shutil.copytree(checkout / package, target / package, ignore=shutil.ignore_patterns("__pycache__"))
@@ -45,16 +43,14 @@ def patched(checkout: Path, target: Path) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("awaited", [pytest.param(FIRST, marks=pytest.mark.soak), AGENT])
-def test_driver_killed_while_ray_starts_leaves_nothing(
-    awaited: str, new_place: Callable[..., Place], family: Family, checkout: Path, tmp_path: Path
-) -> None:
+def test_driver_killed_while_ray_starts_leaves_nothing(awaited, new_place, family, checkout, tmp_path):
     place = new_place("killed")
     place.environment["PYTHONPATH"] = patched(checkout, tmp_path / "packages")
     kill_at_start(place, family, awaited)
     expect_clean_end(place, family)
 
 
-def command_of(process: psutil.Process) -> list[str]:
+def command_of(process):
     try:
         return list(process.cmdline())
     except psutil.Error:

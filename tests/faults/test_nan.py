@@ -3,28 +3,21 @@
 import json
 import logging
 import sqlite3
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from in_process_launch import Place
 from run_artefacts import artefacts
 from stored import read_checkpoint
 from tiny_stage import course, make_spec, make_store, never
-from torch import nn
 
 from orchestrator.run.ledger import AttemptEnd, StageState
 from orchestrator.run.status import read_status, status_lines
 from workers.errors import Diverged
-from workers.protocol import StageResult, StageSpec
 from workers.settings.training import ModelSettings
 from workers.storage import checkpoint as protocol
 from workers.training import loop, stage as stage_module
-from workers.training.evaluation import Evaluation
 from workers.training.stage import run_stage
 
 pytestmark = pytest.mark.timeout(300)
@@ -40,17 +33,17 @@ class Poison:
     at: int = AT
     fired: int = 0
 
-    def due(self, step: int) -> bool:
+    def due(self, step):
         if step != self.at or self.fired >= self.times:
             return False
         self.fired += 1
         return True
 
 
-def in_the_loss(poison: Poison, patch: pytest.MonkeyPatch) -> None:
+def in_the_loss(poison, patch):
     real, mean_loss = loop._update, loop.mean_loss
 
-    def update(stage: loop.Stage, state: loop.TrainState, *rest: Any) -> loop.TrainState:
+    def update(stage, state, *rest):
         with pytest.MonkeyPatch.context() as inner:
             if poison.due(state.step):
                 inner.setattr(loop, "mean_loss", lambda *given: mean_loss(*given) * float("nan"))
@@ -59,10 +52,10 @@ def in_the_loss(poison: Poison, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(loop, "_update", update)
 
 
-def in_the_gradient(poison: Poison, patch: pytest.MonkeyPatch) -> None:
+def in_the_gradient(poison, patch):
     real = loop._refuse_divergence
 
-    def check(stage: loop.Stage, step: int, loss: float) -> None:
+    def check(stage, step, loss):
         if poison.due(step):
             gradient = next(p.grad for p in stage.model.parameters() if p.grad is not None)
             gradient[(0,) * gradient.ndim] = float("inf")
@@ -71,10 +64,10 @@ def in_the_gradient(poison: Poison, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(loop, "_refuse_divergence", check)
 
 
-def _after_the_update(poison: Poison, patch: pytest.MonkeyPatch, spoil: Callable[[loop.Stage], None]) -> None:
+def _after_the_update(poison, patch, spoil):
     real = loop._update
 
-    def update(stage: loop.Stage, state: loop.TrainState, *rest: Any) -> loop.TrainState:
+    def update(stage, state, *rest):
         after = real(stage, state, *rest)
         if poison.due(after.step):
             spoil(stage)
@@ -83,8 +76,8 @@ def _after_the_update(poison: Poison, patch: pytest.MonkeyPatch, spoil: Callable
     patch.setattr(loop, "_update", update)
 
 
-def in_a_weight(poison: Poison, patch: pytest.MonkeyPatch) -> None:
-    def spoil(stage: loop.Stage) -> None:
+def in_a_weight(poison, patch):
+    def spoil(stage):
         with torch.no_grad():
             # Of the last layer's biases: a NaN further down is lost in the comparison of max pooling or ReLU.
             list(stage.model.parameters())[-1].view(-1)[0] = float("nan")
@@ -92,23 +85,23 @@ def in_a_weight(poison: Poison, patch: pytest.MonkeyPatch) -> None:
     _after_the_update(poison, patch, spoil)
 
 
-def in_the_momentum(poison: Poison, patch: pytest.MonkeyPatch) -> None:
-    def spoil(stage: loop.Stage) -> None:
+def in_the_momentum(poison, patch):
+    def spoil(stage):
         first = next(p for p in stage.model.parameters() if p in stage.optimizer.state)
         stage.optimizer.state[first]["momentum_buffer"][(0,) * first.ndim] = float("inf")
 
     _after_the_update(poison, patch, spoil)
 
 
-def in_the_evaluation(poison: Poison, patch: pytest.MonkeyPatch) -> None:
+def in_the_evaluation(poison, patch):
     real, real_end, step = stage_module.evaluate, loop._end_epoch, 0
 
-    def end_epoch(stage: loop.Stage, state: loop.TrainState, *rest: Any) -> loop.TrainState:
+    def end_epoch(stage, state, *rest):
         nonlocal step
         step = state.step
         return real_end(stage, state, *rest)
 
-    def evaluate(model: nn.Module, *rest: Any) -> Evaluation:
+    def evaluate(model, *rest):
         if not poison.due(step):
             return real(model, *rest)
         with model.register_forward_hook(lambda *given: given[2] * float("nan")):
@@ -124,7 +117,7 @@ EVERYWHERE = (
 )
 
 
-def poisoned(checkpoints: Path) -> list[str]:
+def poisoned(checkpoints):
     """Checkpoints that hold something that is not finite, read without the protocol's own check."""
     folders = [folder for folder in checkpoints.iterdir() if folder.name.startswith("step-")]
     assert folders
@@ -139,24 +132,19 @@ def poisoned(checkpoints: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def spec(tmp_path_factory: pytest.TempPathFactory) -> StageSpec:
+def spec(tmp_path_factory):
     return make_spec(make_store(tmp_path_factory.mktemp("store")), tmp_path_factory.mktemp("undisturbed"))
 
 
 @pytest.fixture(scope="module")
-def undisturbed_stage(spec: StageSpec) -> StageResult:
+def undisturbed_stage(spec):
     return run_stage(spec, never)
 
 
 @pytest.mark.parametrize(("inject", "at"), EVERYWHERE)
 def test_stage_that_meets_a_nan_saves_nothing_of_it_and_its_replay_ends_in_the_same_bits(
-    spec: StageSpec,
-    undisturbed_stage: StageResult,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    inject: Callable[[Poison, pytest.MonkeyPatch], None],
-    at: int,
-) -> None:
+    spec, undisturbed_stage, tmp_path, monkeypatch, inject, at
+):
     poison, own = Poison(times=1, at=at), replace(spec, stage_dir=tmp_path)
     inject(poison, monkeypatch)
     with pytest.raises(Diverged) as caught:
@@ -170,10 +158,8 @@ def test_stage_that_meets_a_nan_saves_nothing_of_it_and_its_replay_ends_in_the_s
     assert course(tmp_path) == course(spec.stage_dir)
 
 
-def test_poisoned_batch_norm_statistics_are_not_saved(
-    spec: StageSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def spoil(stage: loop.Stage) -> None:
+def test_poisoned_batch_norm_statistics_are_not_saved(spec, tmp_path, monkeypatch):
+    def spoil(stage):
         next(value for name, value in stage.model.named_buffers() if name.endswith("running_var"))[0] = float("inf")
 
     poison = Poison(times=1, at=2)
@@ -186,7 +172,7 @@ def test_poisoned_batch_norm_statistics_are_not_saved(
     assert {folder.name for folder in (tmp_path / "checkpoints").iterdir()} == {"step-00000001"}
 
 
-def tags(place: Place, key: str) -> list[str]:
+def tags(place, key):
     """What the tracking store has under `key` in this run's runs."""
     known = json.dumps(json.loads(place.paths.run_json.read_text())["mlflow"])
     with sqlite3.connect(place.shared / "mlflow.db") as database:
@@ -195,8 +181,8 @@ def tags(place: Place, key: str) -> list[str]:
 
 
 def test_launch_that_meets_a_nan_once_replays_reports_it_and_ends_in_the_same_bytes(
-    small_place: Place, smallest: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+    small_place, smallest, monkeypatch, caplog
+):
     place, poison = small_place, Poison(times=1)
     in_the_loss(poison, monkeypatch)
     with caplog.at_level(logging.WARNING):
@@ -216,8 +202,8 @@ def test_launch_that_meets_a_nan_once_replays_reports_it_and_ends_in_the_same_by
 
 
 def test_launch_that_meets_a_nan_at_the_same_update_again_fails_the_member_at_once(
-    small_place: Place, smallest: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+    small_place, smallest, monkeypatch, capsys
+):
     place, poison = small_place, Poison(times=99)
     with monkeypatch.context() as patch:
         in_the_loss(poison, patch)

@@ -3,17 +3,15 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
-from oracle import Family, Place, Process, expect_end_in_order, expect_recovered, placed, wait_for
-from ray_nodes_process import Nodes, ray_of_nodes
+from oracle import expect_end_in_order, expect_recovered, placed, wait_for
+from ray_nodes_process import ray_of_nodes
 from redone import redone_updates
 from run_artefacts import artefacts
 from septet_held import UNWATCHED
 
-from orchestrator.run.ledger import AttemptEnd, Entry, read_ledger
+from orchestrator.run.ledger import AttemptEnd, read_ledger
 from workers.training.metrics import read_step
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(1800)]
@@ -26,31 +24,31 @@ LONG = (
 GROUP = "members:\n  one: {stages: {train: {dataset: target}}}\n  two: {stages: {train: {dataset: target}}}\n"
 
 
-def make_long(place: Place) -> Place:
+def make_long(place):
     (place.root / "groups" / "ensemble" / "plain.yaml").write_text(GROUP)
     place.overrides = LONG
     return place
 
 
 @pytest.fixture
-def nodes(tmp_path: Path) -> Iterator[Nodes]:
+def nodes(tmp_path):
     with ray_of_nodes(3, tmp_path / "cluster.txt", OPEN) as found:
         yield found
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Iterator[Place]:
+def undisturbed(tmp_path_factory, store):
     with placed(tmp_path_factory.mktemp("long"), store, in_process=True) as place:
         assert make_long(place).launch().code == 0
         yield place
 
 
 @pytest.fixture
-def place(new_place: Callable[..., Place]) -> Place:
+def place(new_place):
     return make_long(new_place("nodes"))
 
 
-def _launch(place: Place, nodes: Nodes, moment: str = "") -> Process:
+def _launch(place, nodes, moment=""):
     """A launch on the cluster, its members well under way."""
     place.environment = OPEN | {"PYTHONPATH": os.pathsep.join(sys.path)}
     process = place.start(f"cluster.address={nodes.address}", moment=moment)
@@ -59,18 +57,16 @@ def _launch(place: Place, nodes: Nodes, moment: str = "") -> Process:
     return process
 
 
-def _step(place: Place, member: str) -> int:
+def _step(place, member):
     return read_step(place.paths.members / member / "train" / "step.txt")
 
 
-def _entries(place: Place) -> list[Entry]:
+def _entries(place):
     return [entry for name, entry in read_ledger(place.paths.ledger).stages.items() if name.endswith("/train")]
 
 
 @pytest.mark.parametrize("notice", [True, False], ids=["drained", "lost"])
-def test_member_of_a_lost_node_ends_in_the_same_bytes(
-    undisturbed: Place, place: Place, nodes: Nodes, notice: bool
-) -> None:
+def test_member_of_a_lost_node_ends_in_the_same_bytes(undisturbed, place, nodes, notice):
     process = _launch(place, nodes)
     nodes.order("drain" if notice else "remove")
     ended = place.ended(process, 480.0)
@@ -84,9 +80,7 @@ def test_member_of_a_lost_node_ends_in_the_same_bytes(
     assert not list(place.paths.root.rglob(".tmp-*")) and place.running_in_mlflow() == []
 
 
-def test_lost_head_ends_the_launch_and_it_resumes(
-    undisturbed: Place, place: Place, nodes: Nodes, family: Family
-) -> None:
+def test_lost_head_ends_the_launch_and_it_resumes(undisturbed, place, nodes, family):
     process = _launch(place, nodes)
     nodes.kill()
     ended = place.ended(process, 480.0)
@@ -100,7 +94,7 @@ def test_lost_head_ends_the_launch_and_it_resumes(
     assert all(attempt.resumed_from > 0 for entry in _entries(place) for attempt in entry.attempts[1:])
 
 
-def test_unwatched_head_that_is_lost_takes_the_launch_down_without_a_word(place: Place, nodes: Nodes) -> None:
+def test_unwatched_head_that_is_lost_takes_the_launch_down_without_a_word(place, nodes):
     """The control: without the look at the head Ray ends the process, and nobody says what to do."""
     process = _launch(place, nodes, UNWATCHED)
     nodes.kill()

@@ -3,17 +3,14 @@
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 
 import pytest
-from oracle import Ended, Family, Place, expect_clean_end, expect_line, expect_recovered, submission_state, wait_for
+from oracle import Ended, expect_clean_end, expect_line, expect_recovered, submission_state, wait_for
 from run_artefacts import artefacts
 
 
 @pytest.mark.slow
-def test_launch_on_ray_killed_passes_every_check(
-    undisturbed: Place, new_place: Callable[..., Place], family: Family
-) -> None:
+def test_launch_on_ray_killed_passes_every_check(undisturbed, new_place, family):
     place = new_place("ray")
     in_training = place.paths.members / "plain" / "train" / "checkpoints"
     ended = place.launch_until(
@@ -24,7 +21,7 @@ def test_launch_on_ray_killed_passes_every_check(
     expect_recovered(place, undisturbed, family)
 
 
-def test_processes_whose_parent_is_gone_are_seen(family: Family) -> None:
+def test_processes_whose_parent_is_gone_are_seen(family):
     inner = "import time; time.sleep(600)"
     outer = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {inner!r}], start_new_session=True)"
     subprocess.run([sys.executable, "-c", outer], check=True)
@@ -49,7 +46,7 @@ NEW = {"submission.csv": b"new", "manifest.json": b"about new"}
         {**NEW, "submission.txt": b"of another format"},
     ],
 )
-def test_submission_that_is_a_mix_is_caught(found: dict[str, bytes]) -> None:
+def test_submission_that_is_a_mix_is_caught(found):
     assert [submission_state(whole, OLD, NEW) for whole in ({}, OLD, NEW)] == ["absent", "old", "new"]
     with pytest.raises(AssertionError, match="a mix"):
         submission_state(found, OLD, NEW)
@@ -58,13 +55,13 @@ def test_submission_that_is_a_mix_is_caught(found: dict[str, bytes]) -> None:
 @pytest.mark.parametrize(
     "err", ["", "septet: one\nseptet: two\n", "septet: full\nTraceback (most recent call last)\n", "septet: other\n"]
 )
-def test_line_that_is_none_or_not_the_one_is_caught(err: str) -> None:
+def test_line_that_is_none_or_not_the_one_is_caught(err):
     expect_line(Ended(7, "", "progress\nseptet: disk is full\n"), 7, "full")
     with pytest.raises(AssertionError):
         expect_line(Ended(7, "", err), 7, "full")
 
 
-def test_weights_that_changed_under_their_done_json_are_caught(undisturbed: Place) -> None:
+def test_weights_that_changed_under_their_done_json_are_caught(undisturbed):
     newest = max(undisturbed.paths.members.glob("plain/train/checkpoints/*/model.safetensors"))
     whole = newest.read_bytes()
     try:

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 from command_line import write_ensemble
@@ -22,7 +21,7 @@ SMALL = (
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(tmp_path_factory):
     """A working directory with a finished run."""
     folder = tmp_path_factory.mktemp("finished")
     write_ensemble(folder / "groups", "one", "one")
@@ -36,7 +35,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def folder(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_threads: None) -> Path:
+def folder(finished, tmp_path, monkeypatch, in_threads):
     """A copy of it, to work in."""
     copy = tmp_path / "copy"
     shutil.copytree(finished, copy)
@@ -44,13 +43,13 @@ def folder(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_t
     return copy
 
 
-def _state(run: Path) -> dict[str, bytes]:
+def _state(run):
     """All files of the run; the lock says who held it last."""
     files = [path for path in run.rglob("*") if path.is_file() and path.name != ".lock"]
     return {str(path.relative_to(run)): path.read_bytes() for path in files}
 
 
-def _change(folder: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> tuple[str, ...]:
+def _change(folder, monkeypatch, what):
     """Makes the change; the words that it adds to the command line."""
     if what == "data":
         shutil.copy(folder / "images/train/cat/0.png", folder / "images/train/dog/more.png")
@@ -71,8 +70,6 @@ def _change(folder: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> tuple[s
     ("what", "said"),
     [
         ("optimizer.lr=0.5", ("optimizer.lr: ", " → 0.5", "one/train")),
-        ("seed=7", ("seed: 0 → 7", "one/train")),
-        ("model.dropout=0.1", ("model.dropout: 0.5 → 0.1",)),
         ("class", ("datasets.target: 2 classes → 2; 1 gone (dog…), 1 new (fox…)",)),
         ("data", ("the content of datasets.target", "digest ", " → ")),
         ("code", ("the code of workers/", " → 0123456789ab")),
@@ -80,8 +77,8 @@ def _change(folder: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> tuple[s
     ],
 )
 def test_change_since_the_run_began_is_refused_by_name_and_nothing_on_disk_changes(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], what: str, said: tuple[str, ...]
-) -> None:
+    folder, monkeypatch, capsys, what, said
+):
     words = _change(folder, monkeypatch, what)
     before = _state(folder / "run")
     assert main(["launch", *SMALL, *words]) == 6
@@ -90,18 +87,16 @@ def test_change_since_the_run_began_is_refused_by_name_and_nothing_on_disk_chang
     assert _state(folder / "run") == before
 
 
-@pytest.mark.parametrize("what", ["data", "code", pytest.param("torch", marks=pytest.mark.soak)])
-def test_accepted_change_is_recorded_and_not_asked_about(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, what: str
-) -> None:
+@pytest.mark.parametrize("what", ["data", "code"])
+def test_accepted_change_is_recorded_and_not_asked_about(folder, monkeypatch, what):
     words = _change(folder, monkeypatch, what)
     assert main(["launch", *SMALL, *words, "--accept-changes"]) == 0
     (accepted,) = json.loads((folder / "run" / "run.json").read_text())["accepted"]
-    assert {"data": "datasets.target", "code": "workers/", "torch": "→ 99.0"}[what] in accepted
+    assert {"data": "datasets.target", "code": "workers/"}[what] in accepted
     assert main(["launch", *SMALL, *words]) == 0
 
 
-def test_other_plan_is_refused_also_where_changes_are_accepted(folder: Path) -> None:
+def test_other_plan_is_refused_also_where_changes_are_accepted(folder):
     before = _state(folder / "run")
     assert main(["launch", *SMALL, "optimizer.lr=0.5", "--accept-changes"]) == 6
     assert _state(folder / "run") == before

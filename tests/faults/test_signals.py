@@ -5,21 +5,10 @@ import os
 import pty
 import signal
 import subprocess
-import sys
 import termios
-from collections.abc import Callable
 
 import pytest
-from oracle import (
-    GIVE_UP_S,
-    Family,
-    Place,
-    expect_clean_end,
-    expect_end_in_order,
-    expect_line,
-    expect_recovered,
-    hear_all_signals,
-)
+from oracle import expect_clean_end, expect_end_in_order, expect_line, expect_recovered, hear_all_signals
 from redone import redone_updates
 from run_artefacts import artefacts
 from septet_held import MOMENTS, RAY, UNPROTECTED
@@ -38,18 +27,16 @@ CASES = [
 
 
 @pytest.fixture
-def place(new_place: Callable[..., Place]) -> Place:
+def place(new_place):
     return new_place("signalled", in_process=True)
 
 
-def redone(place: Place) -> int:
+def redone(place):
     return sum(redone_updates(entry) for entry in read_ledger(place.paths.ledger).stages.values())
 
 
 @pytest.mark.parametrize(("moment", "number"), CASES)
-def test_signal_at_any_moment_stops_in_order(
-    undisturbed: Place, place: Place, family: Family, moment: str, number: signal.Signals
-) -> None:
+def test_signal_at_any_moment_stops_in_order(undisturbed, place, family, moment, number):
     if moment == "measuring":
         place.overrides = tuple(word for word in place.overrides if "cpus_per_member" not in word)
     process = place.start(moment=moment)
@@ -65,7 +52,7 @@ def test_signal_at_any_moment_stops_in_order(
 
 
 @pytest.mark.soak
-def test_second_ctrl_c_leaves_no_process_and_no_lock(undisturbed: Place, place: Place, family: Family) -> None:
+def test_second_ctrl_c_leaves_no_process_and_no_lock(undisturbed, place, family):
     process = place.start(moment="submission")
     # Both are there when it continues: the second finds the first one's clean-up at its very beginning.
     for number in (signal.SIGSTOP, signal.SIGINT, signal.SIGTERM, signal.SIGCONT):
@@ -75,25 +62,12 @@ def test_second_ctrl_c_leaves_no_process_and_no_lock(undisturbed: Place, place: 
     expect_recovered(place, undisturbed, family)
 
 
-@pytest.mark.soak
-def test_stop_verb_ends_a_launch_at_its_checkpoints(undisturbed: Place, place: Place, family: Family) -> None:
-    process = place.start(moment="training")
-    words = [sys.executable, "-m", "orchestrator.cli.program", "stop", str(place.paths.root)]
-    asked = subprocess.run(words, capture_output=True, text=True, timeout=GIVE_UP_S, check=False)
-    assert asked.returncode == 0, asked.stderr
-    assert f"process {process.pid} " in asked.stdout and "has stopped" in asked.stdout
-    expect_line(place.ended(process), 143, "`septet stop` asked for it")
-    assert read_ledger(place.paths.ledger).state is StageState.stopped
-    expect_end_in_order(place, family)
-    expect_recovered(place, undisturbed, family)
-
-
-def _take_terminal() -> None:
+def _take_terminal():
     hear_all_signals()
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
-def test_closed_terminal_ends_a_launch_at_its_checkpoints(undisturbed: Place, place: Place, family: Family) -> None:
+def test_closed_terminal_ends_a_launch_at_its_checkpoints(undisturbed, place, family):
     outer, inner = pty.openpty()
     streams = {"stdin": inner, "stdout": inner, "stderr": inner}
     process = place.start(moment="training", start_new_session=True, preexec_fn=_take_terminal, **streams)
@@ -108,7 +82,7 @@ def test_closed_terminal_ends_a_launch_at_its_checkpoints(undisturbed: Place, pl
 
 
 @pytest.mark.soak
-def test_terminal_closed_on_a_launch_that_does_not_answer_redoes_updates(place: Place) -> None:
+def test_terminal_closed_on_a_launch_that_does_not_answer_redoes_updates(place):
     process = place.start(moment=f"training{UNPROTECTED}")
     process.send_signal(signal.SIGHUP)
     assert place.ended(process).code == -signal.SIGHUP
@@ -116,7 +90,7 @@ def test_terminal_closed_on_a_launch_that_does_not_answer_redoes_updates(place: 
 
 
 @pytest.mark.soak
-def test_launch_under_nohup_does_not_hear_the_terminal_close(undisturbed: Place, place: Place) -> None:
+def test_launch_under_nohup_does_not_hear_the_terminal_close(undisturbed, place):
     process = place.start(moment="training", before=("nohup",), stdin=subprocess.DEVNULL)
     process.send_signal(signal.SIGHUP)
     place.let_go()

@@ -15,18 +15,16 @@ from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 
 import psutil
 import pytest
-from oracle import PAUSE_S, Ended, Family, Place, Process, placed, wait_for
-from ray_nodes_process import Nodes, ray_of_nodes
+from oracle import PAUSE_S, placed, wait_for
+from ray_nodes_process import ray_of_nodes
 from redone import redone_updates
 from run_artefacts import artefacts
 
 from orchestrator.run.holder import is_locked
 from orchestrator.run.ledger import AttemptEnd, read_ledger
-from orchestrator.run.paths import RunPaths
 from workers.numerics import capabilities
 from workers.training.metrics import read_step
 
@@ -62,11 +60,11 @@ class Kill:
     at_share: float | None
     after_s: float
 
-    def __str__(self) -> str:
+    def __str__(self):
         return f"{self.victim} {f'+{self.after_s} s' if self.at_share is None else f'{self.at_share:.1%}'}"
 
 
-def schedule(seed: int) -> list[Kill]:
+def schedule(seed):
     """The same kills for the same seed; a member is killed at its work, since it is gone between."""
     draw = random.Random(seed)
     victims = draw.choices(list(Victim), weights=(11, 13, 6), k=NUM_KILLS)
@@ -78,7 +76,7 @@ def schedule(seed: int) -> list[Kill]:
     return kills
 
 
-def done_so_far(paths: RunPaths) -> int:
+def done_so_far(paths):
     """The run's work in updates, by its files; a member that is set back to its checkpoint sets this back."""
     num_updates = sum(read_step(path) for path in paths.members.glob("*/*/step.txt"))
     return num_updates + UPDATES_A_PREDICTION * sum(1 for _ in paths.members.glob("*/predictions/*.json"))
@@ -87,7 +85,7 @@ def done_so_far(paths: RunPaths) -> int:
 class Soak:
     """One run and what befalls it."""
 
-    def __init__(self, place: Place, elsewhere: Nodes, family: Family, draw: random.Random, whole: int) -> None:
+    def __init__(self, place, elsewhere, family, draw, whole):
         self.place, self.elsewhere, self.family, self.draw = place, elsewhere, family, draw
         self.whole = whole
         self.done: Counter[Victim] = Counter()
@@ -95,7 +93,7 @@ class Soak:
         self.give_up = time.monotonic() + DEADLINE_S
         self.launch = self._start()
 
-    def suffer(self, kill: Kill) -> None:
+    def suffer(self, kill):
         """Waits for the kill's moment, and kills."""
         if kill.at_share is None:
             moment = time.monotonic() + kill.after_s
@@ -112,7 +110,7 @@ class Soak:
                 self.elsewhere.order(f"replace {self.draw.randrange(NUM_NODES)}")
         self.done[kill.victim] += 1
 
-    def end(self) -> Ended:
+    def end(self):
         """Launches until a launch ends well; the cluster may count as lost once more for the last node."""
         while True:
             ended = self.place.ended(self.launch, LONGEST_LAUNCH_S)
@@ -120,10 +118,10 @@ class Soak:
                 return ended
             self.launch = self._start()
 
-    def _start(self) -> Process:
+    def _start(self):
         return self.place.start(f"cluster.address={self.elsewhere.address}")
 
-    def _wait(self, holds: object) -> None:
+    def _wait(self, holds):
         assert callable(holds)
         while not holds():
             assert time.monotonic() < self.give_up, "the deadline of the soak"
@@ -133,27 +131,27 @@ class Soak:
                 self.launch = self._start()
             time.sleep(PAUSE_S)
 
-    def _lost_its_cluster(self, ended: Ended) -> bool:
+    def _lost_its_cluster(self, ended):
         """Whether the launch ended by the loss of the node that it was attached to: bounded, and said in a line."""
         lost = ended.code == 1 and "run the same command again" in ended.line
         self.cluster_lost += lost
         return lost
 
-    def _kill_driver(self) -> None:
+    def _kill_driver(self):
         self.launch.kill()
         # Over by itself just before: nothing was killed, and the schedule says so.
         assert self.launch.wait() == -signal.SIGKILL, "the driver was over before its kill"
         assert not is_locked(self.place.paths), "the lock outlived its holder"
         self.launch = self._start()
 
-    def _kill_member(self) -> None:
+    def _kill_member(self):
         self._wait(lambda: bool(self._members()))
         victim = self.draw.choice(self._members())
         with suppress(psutil.NoSuchProcess):
             victim.kill()
         wait_for(lambda: not victim.is_running() or victim.status() == psutil.STATUS_ZOMBIE)
 
-    def _members(self) -> list[psutil.Process]:
+    def _members(self):
         """The processes that train or predict, as Ray titles them."""
         found = []
         for process in self.family.living():
@@ -163,7 +161,7 @@ class Soak:
         return sorted(found, key=lambda process: process.pid)
 
 
-def test_everything_killed_at_random_ends_in_the_same_bytes(real_images: Path, tmp_path: Path, family: Family) -> None:
+def test_everything_killed_at_random_ends_in_the_same_bytes(real_images, tmp_path, family):
     overrides = (
         *SMALL,
         f"datasets.target.root={real_images}",
@@ -211,6 +209,6 @@ def test_everything_killed_at_random_ends_in_the_same_bytes(real_images: Path, t
         assert [path for path in place.leftovers() if place.temporary not in path.parents] == []
 
 
-def say(line: str) -> None:
+def say(line):
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()

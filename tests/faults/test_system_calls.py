@@ -7,7 +7,7 @@ show a missing fsync, since the page cache outlives the process: that is what th
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +33,7 @@ ERRORS = {
 _MAY_PASS = ("unlink", "unlinkat", "rmdir")
 
 
-def tree(folder: Path) -> TREE:
+def tree(folder):
     """Every file by path, and every empty folder."""
     return {
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b"folder"
@@ -53,23 +53,23 @@ class Sweep:
     before: TREE
     after: TREE
 
-    def run(self, place: Path, inject: str) -> int:
+    def run(self, place, inject):
         """The job in a fresh copy of what was there before it."""
         shutil.rmtree(place, ignore_errors=True)
         shutil.copytree(self.origin, place)
         return self.writes.run(self.job, place, inject=inject)
 
-    def again(self, place: Path) -> None:
+    def again(self, place):
         """Lets the next process resume from whatever is there, undisturbed."""
         assert self.writes.run(self.job, place) == 0, (place.parent / "err.txt").read_text()
 
-    def expect_whole(self, place: Path) -> bool:
+    def expect_whole(self, place):
         """Fails on a mix; says whether it is the new one."""
         return READERS[self.job](self, place)
 
 
 @pytest.fixture(scope="module")
-def writes() -> Iterator[ForkedWrites]:
+def writes():
     found = ForkedWrites()
     yield found
     found.close()
@@ -82,11 +82,11 @@ SOAK = ("submission/format",)
 @pytest.fixture(
     scope="module", params=[pytest.param(job, marks=pytest.mark.soak if job in SOAK else ()) for job in JOBS]
 )
-def sweep(request: pytest.FixtureRequest, writes: ForkedWrites, tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+def sweep(request, writes, tmp_path_factory):
     return make_sweep(request.param, writes, tmp_path_factory.mktemp("sweep"))
 
 
-def make_sweep(job: str, writes: ForkedWrites, folder: Path, *, with_fsync: bool = True) -> Sweep:
+def make_sweep(job, writes, folder, *, with_fsync=True):
     origin, done = folder / "before" / "run", folder / "after" / "run"
     origin.mkdir(parents=True)
     BEFORE[job.partition("/")[0]](origin)
@@ -95,7 +95,7 @@ def make_sweep(job: str, writes: ForkedWrites, folder: Path, *, with_fsync: bool
     return Sweep(job, writes, origin, calls, tree(origin), tree(done))
 
 
-def _whole_checkpoint(sweep: Sweep, place: Path) -> bool:
+def _whole_checkpoint(sweep, place):
     # A reader sets corrupt ones aside and cleans: on a copy, so that the next process finds what the kill left.
     copy = place.parent / "read"
     shutil.rmtree(copy, ignore_errors=True)
@@ -117,15 +117,15 @@ def _whole_checkpoint(sweep: Sweep, place: Path) -> bool:
     return step == NEW_STEP
 
 
-def _whole_submission(sweep: Sweep, place: Path) -> bool:
-    def files(found: Mapping[str, bytes]) -> dict[str, bytes]:
+def _whole_submission(sweep, place):
+    def files(found):
         inside = {name.partition("/")[2]: data for name, data in found.items() if name.startswith("submission/")}
         return {name: data for name, data in inside.items() if not name.startswith(".tmp-")}
 
     return submission_state(files(tree(place)), files(sweep.before), files(sweep.after)) == "new"
 
 
-def _whole_records(sweep: Sweep, place: Path) -> bool:
+def _whole_records(sweep, place):
     found = {name: data for name, data in tree(place).items() if ".tmp-" not in name}
     assert found.keys() == sweep.after.keys()
     new = [name for name, data in found.items() if data == sweep.after[name]]
@@ -142,7 +142,7 @@ READERS: dict[str, Callable[[Sweep, Path], bool]] = {
 }
 
 
-def _expect_end_state(sweep: Sweep, place: Path) -> None:
+def _expect_end_state(sweep, place):
     """The undisturbed tree, byte for byte: nothing missing, nothing left over. A ledger counts its launches."""
     found, wanted = tree(place), dict(sweep.after)
     for each in (found, wanted):
@@ -151,7 +151,7 @@ def _expect_end_state(sweep: Sweep, place: Path) -> None:
     assert found == wanted
 
 
-def test_kill_at_every_call_leaves_the_old_or_the_new(sweep: Sweep, tmp_path: Path) -> None:
+def test_kill_at_every_call_leaves_the_old_or_the_new(sweep, tmp_path):
     place, states = tmp_path / "run", []
     for call in sweep.calls:
         code = sweep.run(place, f"{call.name}:signal=KILL:when={call.number}")
@@ -171,7 +171,7 @@ def test_kill_at_every_call_leaves_the_old_or_the_new(sweep: Sweep, tmp_path: Pa
 
 
 @pytest.mark.parametrize("error", ["ENOSPC", pytest.param("EIO", marks=pytest.mark.soak)])
-def test_error_at_every_call_leaves_the_old_or_the_new(sweep: Sweep, error: str, tmp_path: Path) -> None:
+def test_error_at_every_call_leaves_the_old_or_the_new(sweep, error, tmp_path):
     place, num_refused = tmp_path / "run", 0
     for call in sweep.calls:
         reads = call.name == "openat" and "O_CREAT" not in call.text
@@ -198,9 +198,7 @@ def test_error_at_every_call_leaves_the_old_or_the_new(sweep: Sweep, error: str,
 
 
 @pytest.mark.parametrize("answer", ["EINVAL", "ENOSYS"])
-def test_file_system_without_exchange_gets_the_new_submission(
-    writes: ForkedWrites, tmp_path: Path, answer: str
-) -> None:
+def test_file_system_without_exchange_gets_the_new_submission(writes, tmp_path, answer):
     """As NFS and older kernels answer; a rename that fails after that leaves the old one."""
     sweep = make_sweep("submission", writes, tmp_path / "sweep")
     assert sum(call.name == "renameat2" for call in sweep.calls) == 1, "nothing is exchanged"
@@ -210,7 +208,7 @@ def test_file_system_without_exchange_gets_the_new_submission(
     _expect_end_state(sweep, place)
 
 
-def committed_in_order(calls: list[Call]) -> list[str]:
+def committed_in_order(calls):
     """What breaks the order that survives a loss of power, empty for nothing.
 
     At each rename to a name that is no temporary one: every file written below the old name was fsynced after its last
@@ -246,13 +244,13 @@ def committed_in_order(calls: list[Call]) -> list[str]:
     return broken
 
 
-def test_all_is_durable_before_the_name_that_says_so(sweep: Sweep) -> None:
+def test_all_is_durable_before_the_name_that_says_so(sweep):
     assert any(call.name.startswith("rename") for call in sweep.calls)
     assert committed_in_order(sweep.calls) == []
 
 
 @pytest.mark.soak
-def test_fsync_taken_out_breaks_the_order(writes: ForkedWrites, tmp_path: Path) -> None:
+def test_fsync_taken_out_breaks_the_order(writes, tmp_path):
     for job in JOBS:
         sweep = make_sweep(job, writes, tmp_path / job, with_fsync=False)
         assert not any(call.name == "fsync" for call in sweep.calls)

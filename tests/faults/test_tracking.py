@@ -5,8 +5,6 @@ Every fault here was really met: the proxy counts what it did.
 
 import logging
 import time
-from pathlib import Path
-from typing import Any
 
 import pytest
 from flushed import flushed
@@ -15,7 +13,6 @@ from tracked_run import (
     GIVE_UP_S,
     REQUEST_S,
     FakeRun,
-    MlflowServer,
     check_complete,
     finish_when_sent,
     found_runs,
@@ -24,18 +21,11 @@ from tracked_run import (
     stop_and_join,
 )
 
-from benchmarks.misbehaving_proxy import Fault, Proxy
+from benchmarks.misbehaving_proxy import Fault
 from orchestrator.plan.model import StageRef
 from orchestrator.tracking.sender import Sender
 
 pytestmark = pytest.mark.timeout(300)
-
-
-def make_stages_known(run: FakeRun, tracker: Any) -> None:
-    """All runs are made, so that the next batches to be logged are of points."""
-    for ref in run.plan.by_ref:
-        tracker.stage_started(ref)
-    assert flushed(tracker, GIVE_UP_S) == 0
 
 
 # Six requests meet the fault: the first runs, their parameters and tags, the first points, a status.
@@ -46,14 +36,14 @@ MORE_FAULTS = [
 ]
 
 
-def soak_only(*values: Any) -> Any:
+def soak_only(*values):
     return pytest.param(*values, marks=pytest.mark.soak)
 
 
 @pytest.mark.parametrize(("fault", "only", "times"), [*FAULTS, *(soak_only(*each) for each in MORE_FAULTS)])
 def test_fault_that_passes_while_a_launch_runs_leaves_no_gap_and_no_duplicate(
-    server: MlflowServer, proxy: Proxy, tmp_path: Path, impatient: None, fault: Fault, only: str, times: int
-) -> None:
+    server, proxy, tmp_path, impatient, fault, only, times
+):
     run = FakeRun(tmp_path, proxy.address)
     tracker = run.open()
     proxy.break_it(fault, only, left=times)
@@ -63,23 +53,7 @@ def test_fault_that_passes_while_a_launch_runs_leaves_no_gap_and_no_duplicate(
     check_complete(server.client, run)
 
 
-@pytest.mark.parametrize("fault", [Fault.drop_reply, *map(soak_only, (Fault.slow, Fault.cut, Fault.absent))])
-def test_points_of_faulty_batches_are_there_once(
-    server: MlflowServer, proxy: Proxy, tmp_path: Path, impatient: None, fault: Fault
-) -> None:
-    run = FakeRun(tmp_path, proxy.address)
-    tracker = run.open()
-    make_stages_known(run, tracker)
-    proxy.break_it(fault, "log-batch", left=3, delay_s=REQUEST_S + 0.5)
-    run.train(tracker)
-    finish_when_sent(run, tracker)
-    assert proxy.injected[fault] == 3
-    check_complete(server.client, run)
-
-
-def test_creation_that_arrives_late_is_undone(
-    server: MlflowServer, proxy: Proxy, tmp_path: Path, impatient: None
-) -> None:
+def test_creation_that_arrives_late_is_undone(server, proxy, tmp_path, impatient):
     """The creation of a member's run sits in the proxy until another has been made in its place."""
     run = FakeRun(tmp_path, proxy.address)
     tracker = run.open()
@@ -93,9 +67,7 @@ def test_creation_that_arrives_late_is_undone(
 
 
 @pytest.mark.parametrize("fault", [Fault.error, *map(soak_only, (Fault.hang, Fault.slow, Fault.drop_reply))])
-def test_store_lost_midway_and_for_good_is_filled_by_the_next_launch(
-    server: MlflowServer, proxy: Proxy, tmp_path: Path, impatient: None, fault: Fault, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_store_lost_midway_and_for_good_is_filled_by_the_next_launch(server, proxy, tmp_path, impatient, fault, caplog):
     run = FakeRun(tmp_path, proxy.address)
     tracker = run.open()
     first = StageRef("base", "train")
@@ -116,7 +88,7 @@ def test_store_lost_midway_and_for_good_is_filled_by_the_next_launch(
     check_complete(server.client, run)
 
 
-def test_runs_of_a_killed_driver_are_closed_and_continued(server: MlflowServer, proxy: Proxy, tmp_path: Path) -> None:
+def test_runs_of_a_killed_driver_are_closed_and_continued(server, proxy, tmp_path):
     run = FakeRun(tmp_path, proxy.address)
     tracker = run.open()
     tracker.stage_started(StageRef("base", "train"))
@@ -135,7 +107,7 @@ def test_runs_of_a_killed_driver_are_closed_and_continued(server: MlflowServer, 
     assert {key: after[key] for key in before} == before
 
 
-def test_another_store_gets_the_whole_history(server: MlflowServer, proxy: Proxy, tmp_path: Path) -> None:
+def test_another_store_gets_the_whole_history(server, proxy, tmp_path):
     from mlflow import MlflowClient
 
     run = FakeRun(tmp_path / "run", proxy.address)
@@ -147,15 +119,15 @@ def test_another_store_gets_the_whole_history(server: MlflowServer, proxy: Proxy
 
 
 def test_interrupt_in_the_wait_at_the_end_ends_it_and_says_what_is_lacking(
-    proxy: Proxy, tmp_path: Path, impatient: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+    proxy, tmp_path, impatient, monkeypatch, caplog
+):
     run = FakeRun(tmp_path, proxy.address)
     tracker = run.open()
     proxy.break_it(Fault.hang)
     run.train(tracker)
     flush = Sender.flush
 
-    def interrupted(self: Sender, timeout_s: float) -> int:
+    def interrupted(self, timeout_s):
         if timeout_s:
             raise KeyboardInterrupt
         return flush(self, timeout_s)
@@ -165,25 +137,3 @@ def test_interrupt_in_the_wait_at_the_end_ends_it_and_says_what_is_lacking(
         run.finish(tracker)
     assert "lacks the end of this run and 30 metric values" in caplog.text
     stop_and_join(tracker)
-
-
-@pytest.mark.soak
-def test_server_that_takes_half_a_minute_holds_up_nothing_and_is_filled_by_the_next_launch(
-    server: MlflowServer, proxy: Proxy, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """With the patience that users get."""
-    run = FakeRun(tmp_path, proxy.address)
-    tracker = run.open()
-    make_stages_known(run, tracker)
-    proxy.break_it(Fault.slow, delay_s=30.0)
-    with caplog.at_level(logging.WARNING):
-        run.train(tracker)
-        run.finish(tracker)
-    assert proxy.injected[Fault.slow] > 0
-    assert "lacks the end of this run and 30 metric values" in caplog.text
-    stop_and_join(tracker)
-    time_out = time.monotonic() + 31.0
-    wait_for(lambda: time.monotonic() > time_out)
-    proxy.restore()
-    launch_again(run)
-    check_complete(server.client, run)

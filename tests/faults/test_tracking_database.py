@@ -7,20 +7,18 @@ import logging
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from pathlib import Path
 
 import pytest
 from flushed import flushed
 from oracle import fill_disk, wait_for
-from tracked_run import FakeRun, MlflowServer, check_complete, finish_when_sent, launch_again, stop_and_join
+from tracked_run import FakeRun, check_complete, finish_when_sent, launch_again, stop_and_join
 
 pytestmark = pytest.mark.timeout(300)
 
 
 @contextmanager
-def locked(database: Path) -> Iterator[None]:
+def locked(database):
     """Another process holds the database exclusively; it is seen to."""
     script = (
         "import sqlite3, sys; held = sqlite3.connect(sys.argv[1], isolation_level=None); "
@@ -30,7 +28,6 @@ def locked(database: Path) -> Iterator[None]:
         [sys.executable, "-c", script, str(database)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     try:
-        assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         with closing(sqlite3.connect(database, timeout=0)) as asking, pytest.raises(sqlite3.OperationalError):
             asking.execute("SELECT count(*) FROM runs")
@@ -39,7 +36,7 @@ def locked(database: Path) -> Iterator[None]:
         holder.communicate()
 
 
-def test_database_locked_for_a_while_costs_no_point(server: MlflowServer, tmp_path: Path) -> None:
+def test_database_locked_for_a_while_costs_no_point(server, tmp_path):
     from mlflow import MlflowClient
 
     run = FakeRun(tmp_path / "run", server.another_store(tmp_path / "own"))
@@ -51,9 +48,7 @@ def test_database_locked_for_a_while_costs_no_point(server: MlflowServer, tmp_pa
     check_complete(MlflowClient(run.uri), run)
 
 
-def test_database_locked_to_the_end_is_filled_later(
-    server: MlflowServer, tmp_path: Path, impatient: None, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_database_locked_to_the_end_is_filled_later(server, tmp_path, impatient, caplog):
     from mlflow import MlflowClient
 
     run = FakeRun(tmp_path / "run", server.another_store(tmp_path / "own"))
@@ -67,9 +62,7 @@ def test_database_locked_to_the_end_is_filled_later(
     check_complete(MlflowClient(run.uri), run)
 
 
-def test_full_disk_of_the_database_costs_no_point(
-    server: MlflowServer, tmp_path: Path, small_disk: Path, impatient: None, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_full_disk_of_the_database_costs_no_point(server, tmp_path, small_disk, impatient, caplog):
     from mlflow import MlflowClient
 
     run = FakeRun(tmp_path / "run", server.another_store(small_disk))

@@ -1,15 +1,12 @@
 """Whole launches that train, by the command line: whatever MLflow does, exit 0 and the same bytes."""
 
 import logging
-from pathlib import Path
-from typing import Any
 
 import pytest
 from in_process_launch import NUM_UPDATES, Place
 from run_artefacts import artefacts
-from tracked_run import MlflowServer, check_runs, found_runs
+from tracked_run import check_runs, found_runs
 
-from benchmarks.misbehaving_proxy import Proxy
 from orchestrator.plan.model import plan_from_json
 from orchestrator.run.holder import is_locked
 from orchestrator.run.record import read_record
@@ -21,10 +18,10 @@ pytestmark = pytest.mark.timeout(300)
 class Tracked(Place):
     """A place whose launches need no tracking, and have it at an address."""
 
-    def launch_at(self, uri: str) -> int:
+    def launch_at(self, uri):
         return self.launch("tracking.required=false", uri=uri)
 
-    def check(self, client: Any) -> None:
+    def check(self, client):
         """The store is whole, run.json knows its ids, and nothing temporary is left."""
         record = read_record(self.paths)
         by_key = check_runs(client, record.run_id, plan_from_json(record.plan), self.paths)
@@ -35,7 +32,7 @@ class Tracked(Place):
         assert not is_locked(self.paths)
 
 
-def launch_without(place: Tracked, proxy: Proxy) -> int:
+def launch_without(place, proxy):
     """A launch that need not wait long for a store which will not come."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("orchestrator.tracking.tracker.CLOSE_S", 0.5)
@@ -44,13 +41,8 @@ def launch_without(place: Tracked, proxy: Proxy) -> int:
 
 
 def test_launch_with_mlflow_down_from_the_start_ends_alike_and_is_told_later(
-    server: MlflowServer,
-    proxy: Proxy,
-    smallest: Place,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+    server, proxy, smallest, tmp_path, capsys, caplog
+):
     place = Tracked(tmp_path / "run", smallest.shared)
     proxy.refuse()
     with caplog.at_level(logging.WARNING):
@@ -67,14 +59,12 @@ def test_launch_with_mlflow_down_from_the_start_ends_alike_and_is_told_later(
     assert artefacts(place.paths) == artefacts(smallest.paths)
 
 
-def test_launch_whose_mlflow_dies_midway_ends_alike_and_is_told_later(
-    server: MlflowServer, proxy: Proxy, smallest: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_launch_whose_mlflow_dies_midway_ends_alike_and_is_told_later(server, proxy, smallest, tmp_path, monkeypatch):
     place = Tracked(tmp_path / "run", smallest.shared)
     append = MetricsLog.append
     points: list[int] = []
 
-    def append_and_refuse(self: MetricsLog, step: int, epoch: float, metrics: Any) -> None:
+    def append_and_refuse(self, step, epoch, metrics):
         append(self, step, epoch, metrics)
         points.append(step)
         if len(points) == 4:

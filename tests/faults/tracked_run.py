@@ -60,7 +60,6 @@ def mlflow_server(folder: Path) -> Iterator[MlflowServer]:
         with closing(sqlite3.connect(folder / "mlflow.db")) as made, closing(sqlite3.connect(folder / "empty")) as copy:
             made.backup(copy)
         port = urlsplit(server.address).port
-        assert port is not None
         yield MlflowServer(port, uri, folder / "empty", MlflowClient(uri))
 
 
@@ -90,7 +89,7 @@ class FakeRun:
 
     def train(self, tracker: Tracker) -> None:
         """All that is not done yet, by the real driver."""
-        self.work.tracker = tracker  # type: ignore[assignment]
+        self.work.tracker = tracker
         assert self.work.launch()
 
     def finish(self, tracker: Tracker) -> None:

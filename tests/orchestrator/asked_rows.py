@@ -16,7 +16,7 @@ ALL_FORMATS = list(SubmissionFormat)
 def make_question(submission_format: SubmissionFormat, **changes: object) -> Question:
     rows = tuple(f"test_{index:02d}.JPEG" for index in range(NUM_ROWS))
     sizes = np.array([(100 + index, 50 + index) for index in range(NUM_ROWS)], np.int32)
-    return replace(Question(submission_format, rows, CLASSES, sizes), **changes)  # type: ignore[arg-type]
+    return replace(Question(submission_format, rows, CLASSES, sizes), **changes)
 
 
 def draw(seed: int = 0) -> np.ndarray:

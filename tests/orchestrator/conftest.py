@@ -1,21 +1,19 @@
 """Fixtures that need a finished run."""
 
-from collections.abc import Callable, Iterator
-
 import pytest
-from whole_run import Run, build_run
+from whole_run import build_run
 
 from orchestrator.report import plots
 
 
 @pytest.fixture(scope="session")
-def make_run() -> Callable[..., Run]:
+def make_run():
     """`build_run`, for tests to call with the run they need."""
     return build_run
 
 
 @pytest.fixture(scope="module")
-def no_drawing() -> Iterator[None]:
+def no_drawing():
     """Drawing takes a second a report; report/ has the tests of it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plots, "learning_curves", lambda *_: b"png")

@@ -2,18 +2,16 @@
 
 import dataclasses
 import json
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from orchestrator.config.composition import compose, reopen
-from orchestrator.config.schema import Config
 from orchestrator.inputs import check_init_files, hash_init_files, survey_all
 from orchestrator.plan.build import make_plan
 from orchestrator.plan.diff import ChangeKind, compare
-from orchestrator.plan.model import Plan, StageRef, plan_from_json, plan_to_json
+from orchestrator.plan.model import StageRef, plan_from_json, plan_to_json
 from orchestrator.plan.report import make_report
 from orchestrator.tracking.tracker import stage_params
 from workers.errors import ConfigError, DataError
@@ -24,16 +22,16 @@ TINY = ("model.width=0.1", "model.fc_units=16")
 MEMBER = "ensemble.members.own.stages.train"
 
 
-def composed(file: object, *overrides: str) -> Config:
+def composed(file, *overrides):
     keys = (f"{MEMBER}.dataset=target", f"{MEMBER}.init_file={file}", f"{MEMBER}.reset=[head]")
     return compose(["ensemble=five", *TINY, *keys, *overrides])
 
 
-def planned(config: Config) -> Plan:
+def planned(config):
     return make_plan(config, survey_all(config), hash_init_files(config))
 
 
-def write_weights(path: Path, num_classes: int = 7, seed: int = 1) -> Path:
+def write_weights(path, num_classes=7, seed=1):
     path.parent.mkdir(parents=True, exist_ok=True)
     model = build(ModelSettings(input_size=28, width=0.1, conv1_kernel=5, conv1_stride=1, fc_units=16), num_classes)
     initialise(model, InitSettings(), seed)
@@ -41,7 +39,7 @@ def write_weights(path: Path, num_classes: int = 7, seed: int = 1) -> Path:
     return path
 
 
-def own(plan: Plan) -> StageRef:
+def own(plan):
     return plan.last_stage("own").ref
 
 

@@ -2,29 +2,28 @@
 
 import os
 import shutil
-from pathlib import Path
 
 import pytest
 from pictures import write_tree
 
 from orchestrator.config.composition import compose
-from orchestrator.inputs import Prepared, prepare_all, survey_all
+from orchestrator.inputs import prepare_all, survey_all
 from workers.errors import DataError, StorageError
 
 
-def paint(path: Path, seed: int) -> None:
+def paint(path, seed):
     write_tree(path.parent, {f"{path.name}.png": seed}, side=8)
 
 
 @pytest.fixture
-def photos(tmp_path: Path) -> Path:
+def photos(tmp_path):
     for number, name in enumerate(("cat", "dog", "owl")):
         for image in range(20):
             paint(tmp_path / "photos" / "train" / name / f"{image}", 100 * number + image)
     return tmp_path / "photos"
 
 
-def overrides(photos: Path, *more: str) -> list[str]:
+def overrides(photos, *more):
     (photos.parent / "two.txt").write_text("cat\ndog\n")
     return [
         "experiment=tiny_imagenet",
@@ -36,11 +35,11 @@ def overrides(photos: Path, *more: str) -> list[str]:
     ]
 
 
-def prepared(photos: Path, *changes: str) -> Prepared:
+def prepared(photos, *changes):
     return prepare_all(compose(overrides(photos, *changes)), lambda name, progress: None)
 
 
-def assert_never_trained_on(inputs: Prepared) -> int:
+def assert_never_trained_on(inputs):
     """Target images held out and pre-trained on: none. How many were left out of the superset for that."""
     target, superset = inputs.stores["target"], inputs.stores["superset"]
     held_out = {bytes(row) for split in ("dev", "val", "test") for row in target.contents(split)}

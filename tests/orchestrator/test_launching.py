@@ -1,7 +1,6 @@
 """How a launch ends, told by what it leaves; tests/e2e has launches that train."""
 
 import math
-from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -9,7 +8,6 @@ from local_actors import LocalActors
 
 from orchestrator import cluster
 from orchestrator.cli.program import main
-from orchestrator.config.schema import ClusterConfig
 from orchestrator.placement import choice as placement
 from orchestrator.run.paths import RunPaths
 from orchestrator.run.record import read_record
@@ -20,7 +18,7 @@ from workers.errors import ClusterLost
 @pytest.mark.slow
 def test_launch_that_lost_its_cluster_left_the_run_failed_and_not_as_if_killed(tmp_path, monkeypatch):
     @contextmanager
-    def lost(settings: ClusterConfig) -> Iterator[None]:
+    def lost(settings):
         raise ClusterLost("the cluster is gone")
         yield
 
@@ -33,7 +31,7 @@ def test_launch_that_lost_its_cluster_left_the_run_failed_and_not_as_if_killed(t
 @pytest.mark.slow
 def test_launch_measures_its_placement_once_and_keeps_it(tmp_path, monkeypatch, capsys):
     @contextmanager
-    def one_slot(settings: ClusterConfig) -> Iterator[LocalActors]:
+    def one_slot(settings):
         yield LocalActors(num_slots=1)
 
     monkeypatch.setattr(cluster, "open_cluster", one_slot)

@@ -2,46 +2,42 @@
 
 import csv
 import json
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from record_committed import record_committed
-from whole_run import Run
 
 from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionConfig, SubmissionFormat
-from orchestrator.outputs import Results, rebuild_report, write_results
+from orchestrator.outputs import rebuild_report, write_results
 from orchestrator.report.curves import read_curves
 from orchestrator.run.paths import RunPaths
 from workers.errors import CheckFailed, DataError, MemberFailed
 
-MakeRun = Callable[..., Run]
 pytestmark = pytest.mark.usefixtures("no_drawing")
 MEAN = CombineConfig()
 PROBABILITIES = SubmissionConfig(SubmissionFormat.probabilities)
 
 
-def finish(run: Run, combine: CombineConfig = MEAN, submission: SubmissionConfig = PROBABILITIES) -> Results:
+def finish(run, combine=MEAN, submission=PROBABILITIES):
     return write_results(run.paths, run.plan, combine, submission)
 
 
-def scores_of(run: Run) -> dict:
+def scores_of(run):
     return json.loads((run.paths.report / "scores.json").read_text())
 
 
-def stored(run: Run, member: str, split: str) -> np.ndarray:
+def stored(run, member, split):
     return np.load(run.paths.predictions(member) / f"{split}.npy")
 
 
-def submitted(run: Run) -> np.ndarray:
+def submitted(run):
     with (run.paths.submission / "submission.csv").open(newline="") as file:
         return np.array([line[1:] for line in csv.reader(file)][1:], dtype=np.float32)
 
 
 @pytest.fixture
-def run(tmp_path: Path, make_run: MakeRun) -> Run:
+def run(tmp_path, make_run):
     return make_run(tmp_path / "run")
 
 
@@ -95,7 +91,6 @@ def test_write_results_no_test_split_submits_val(tmp_path, make_run):
 def test_write_results_members_listed_in_another_order_same_submission_bytes(tmp_path, make_run, method):
     run = make_run(tmp_path / "run")
     first = finish(run, CombineConfig(method))
-    assert first.submission is not None
     before = first.submission.read_bytes()
     reordered = replace(run.plan, members=run.plan.members[::-1])
     write_results(run.paths, reordered, CombineConfig(method), PROBABILITIES)

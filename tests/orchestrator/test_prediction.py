@@ -2,7 +2,6 @@
 
 import csv
 import json
-from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from orchestrator.cli.program import main
 from orchestrator.combine.averaging import Combined, equal
 from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionConfig
 from orchestrator.outputs import write_results
-from orchestrator.plan.model import Stage, StageRef, plan_from_json
+from orchestrator.plan.model import StageRef, plan_from_json
 from orchestrator.prediction import find_images, predict
 from orchestrator.run.paths import RunPaths
 from orchestrator.run.record import read_record, write_record
@@ -41,27 +40,27 @@ _SETTINGS: dict[str, Any] = {
 }
 
 
-def _noise(path: Path, seed: int, bright: bool) -> None:
+def _noise(path, seed, bright):
     path.parent.mkdir(parents=True, exist_ok=True)
     low = 128 if bright else 0
     pixels = np.random.default_rng(seed).integers(low, low + 128, (20, 24, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
 
 
-def _train_and_predict(paths: RunPaths, stage: Stage, store: Path) -> None:
+def _train_and_predict(paths, stage, store):
     spec = make_spec(paths.stage(stage.ref), stage, store)
     write_finished(spec.stage_dir, stage.hash, run_stage(spec, lambda: False))
     predict_splits(_predict_spec(paths, stage, store, paths.predictions(spec.member)), lambda: False)
 
 
-def _predict_spec(paths: RunPaths, stage: Stage, store: Path, folder: Path, crops: Crops = Crops.ten) -> PredictSpec:
+def _predict_spec(paths, stage, store, folder, crops=Crops.ten):
     splits = ("dev", "val", "test")
     where = paths.stage(stage.ref)
     return PredictSpec(stage.ref.member, where, store, folder, splits, stage.recipe, Numerics(), crops=crops)
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images(tmp_path_factory):
     """Dark and bright noise, 20 training images each, and five test images."""
     root = tmp_path_factory.mktemp("images")
     for index in range(20):
@@ -73,7 +72,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(images: Path, tmp_path_factory: pytest.TempPathFactory) -> RunPaths:
+def run(images, tmp_path_factory):
     """A finished run of two members, combined geometrically."""
     paths = RunPaths(tmp_path_factory.mktemp("runs") / "run")
     settings = DatasetSettings(source=Source.folder, root=str(images), size=18)
@@ -92,7 +91,7 @@ def run(images: Path, tmp_path_factory: pytest.TempPathFactory) -> RunPaths:
     return paths
 
 
-def _combined(folders: list[Path]) -> list[dict[str, float]]:
+def _combined(folders):
     """What the members' test predictions give, image by image; they are combined in the order of their names."""
     rows = Combined([np.load(folder / "test.npy") for folder in folders], equal(CombineMethod.geometric, 2))[:]
     return [{"bright": row[0], "dark": row[1]} for row in rows]
@@ -124,7 +123,7 @@ def test_prediction_takes_the_crops_that_the_run_has_kept(run, images, tmp_path)
 
 
 @contextmanager
-def _changed(path: Path, content: str | None) -> Iterator[None]:
+def _changed(path, content):
     """`content` in place of what a file of the shared run holds; None: without the file."""
     kept = path.read_bytes()
     path.unlink() if content is None else path.write_text(content)

@@ -149,7 +149,7 @@ def commit(run: Run, combine: CombineConfig, submission: SubmissionConfig) -> Re
     return write_results(paths, run.plan, combine, submission)
 
 
-def real_checkpoint(run: Run, ref, number: int):  # type: ignore[no-untyped-def]
+def real_checkpoint(run: Run, ref, number: int):
     for old in (run.paths.checkpoints(ref)).glob("step-*/*"):
         old.unlink()
     for old in (run.paths.checkpoints(ref)).glob("step-*"):

@@ -3,10 +3,8 @@
 import io
 import json
 import shutil
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -21,7 +19,7 @@ from workers.storage import atomic
 
 
 @pytest.fixture
-def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def work(tmp_path, monkeypatch):
     """An empty working directory with an empty home beside it."""
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
@@ -73,7 +71,7 @@ def test_verb_with_what_does_not_go_together_exits_2(line, said, capsys):
 
 
 @pytest.fixture
-def finished(work: Path, make_run: Callable[..., Any]) -> RunPaths:
+def finished(work, make_run):
     """A run with stored predictions and the configuration it was launched with."""
     paths: RunPaths = make_run(work / "work" / "run").paths
     atomic.write_text(paths.config_yaml, compose([]).yaml)
@@ -117,7 +115,7 @@ def test_watch_shows_a_run_as_long_as_a_launch_holds_it(finished, state):
     streams = Streams(io.StringIO(), io.StringIO())
     pauses = []
 
-    def pause(seconds: float) -> None:
+    def pause(seconds):
         pauses.append(seconds)
         if len(pauses) == 3:
             held.close()

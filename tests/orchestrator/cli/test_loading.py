@@ -3,9 +3,6 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,14 +11,14 @@ from orchestrator.run import RunPaths
 
 
 @pytest.fixture
-def finished(tmp_path: Path, make_run: Callable[..., Any]) -> Path:
+def finished(tmp_path, make_run):
     """Makes a finished run and returns its directory."""
     paths: RunPaths = make_run(tmp_path / "run").paths
     paths.config_yaml.write_text(compose([]).yaml)
     return paths.root
 
 
-def _loads_torch(statement: str, folder: Path) -> bool:
+def _loads_torch(statement, folder):
     """Says whether a fresh interpreter holds torch after `statement`."""
     run = subprocess.run(
         [sys.executable, "-c", f"import json, sys\n{statement}\nprint(json.dumps('torch' in sys.modules))"],

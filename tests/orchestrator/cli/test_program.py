@@ -4,26 +4,23 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
 from orchestrator.cli.commands import VERBS
-from orchestrator.cli.parser import Request
 from orchestrator.cli.program import main
-from orchestrator.cli.streams import Streams
 from workers import errors
 
 _SEPTET = [sys.executable, "-m", "orchestrator.cli.program"]
 
 
 @pytest.fixture
-def doctor_raises(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
+def doctor_raises(monkeypatch):
     """Makes `septet doctor` raise an error."""
 
-    def set_error(error: BaseException) -> None:
-        def run(_request: Request, _streams: Streams) -> int:
+    def set_error(error):
+        def run(_request, _streams):
             raise error
 
         monkeypatch.setitem(VERBS, "doctor", replace(VERBS["doctor"], run=run))
@@ -111,7 +108,7 @@ def test_reader_that_leaves_early_gets_no_traceback(checkout):
 def test_sigterm_ends_with_143_and_one_line(monkeypatch, capsys):
     before = signal.getsignal(signal.SIGTERM)
 
-    def terminated(_request: Request, _streams: Streams) -> int:
+    def terminated(_request, _streams):
         signal.raise_signal(signal.SIGTERM)
         return 0
 

@@ -4,8 +4,6 @@ import fcntl
 import logging
 import pickle
 import threading
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from fake_stages import make_spec
@@ -13,24 +11,24 @@ from fake_stages import make_spec
 from orchestrator.cluster.actor import Duties, MemberActor
 from orchestrator.cluster.interface import Failure, Halted, Outcome, Trained
 from workers.errors import CheckFailed, DataError, Diverged, Stopped, StorageError
-from workers.protocol import PredictSpec, SplitPredictions, StageResult, StageSpec
+from workers.protocol import StageResult
 
 RESULT = StageResult(1, 0, "step-00000001", "sha", 0.1, 0.2, False)
 
 
-def _spec(root: Path) -> StageSpec:
+def _spec(root):
     return make_spec(root / "a" / "train")
 
 
-def _actor(root: Path, work: Callable[[Callable[[], bool]], StageResult]) -> MemberActor:
-    def predict(spec: PredictSpec, should_stop: Callable[[], bool]) -> tuple[SplitPredictions, ...]:
+def _actor(root, work):
+    def predict(spec, should_stop):
         raise AssertionError("not asked for")
 
     return MemberActor(lambda: Duties(lambda spec, should_stop: work(should_stop), predict))
 
 
-def _outcome(root: Path, error: Exception) -> Outcome:
-    def work(should_stop: Callable[[], bool]) -> StageResult:
+def _outcome(root, error):
+    def work(should_stop):
         raise error
 
     return _actor(root, work).run_stage(_spec(root))
@@ -39,7 +37,7 @@ def _outcome(root: Path, error: Exception) -> Outcome:
 class Unpicklable(RuntimeError):
     """Cannot travel between processes: it holds a lock."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__("holds a lock")
         self.lock = threading.Lock()
 
@@ -72,7 +70,7 @@ def test_error_comes_out_as_a_picklable_value_that_says_whether_to_retry(tmp_pat
 def test_stop_reaches_a_running_stage_from_another_thread(tmp_path):
     running = threading.Event()
 
-    def work(should_stop: Callable[[], bool]) -> StageResult:
+    def work(should_stop):
         running.set()
         while not should_stop():
             pass
@@ -91,7 +89,7 @@ def test_stop_reaches_a_running_stage_from_another_thread(tmp_path):
 def test_worker_that_outlives_its_driver_is_waited_for(tmp_path):
     held = []
 
-    def work(should_stop: Callable[[], bool]) -> StageResult:
+    def work(should_stop):
         with (tmp_path / "a" / ".lock").open("rb") as other:
             try:
                 fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -115,7 +113,7 @@ def test_why_a_stage_failed_is_in_its_log_file_with_the_traceback_and_a_stop_is_
 
 
 def test_what_a_stage_logs_is_in_its_log_file(tmp_path):
-    def work(should_stop: Callable[[], bool]) -> StageResult:
+    def work(should_stop):
         logging.getLogger("workers.training.stage").info("from update %d", 7)
         return RESULT
 

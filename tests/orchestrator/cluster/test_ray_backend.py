@@ -7,10 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -18,7 +16,7 @@ from fake_stages import make_spec
 from pictures import write_tree
 
 from orchestrator.cluster.actor import Duties
-from orchestrator.cluster.interface import Completed, Halted, Lost, Trained
+from orchestrator.cluster.interface import Halted, Lost, Trained
 from orchestrator.cluster.ray_backend import RayCluster, check_resources, open_cluster, shard_runner
 from orchestrator.cluster.ray_nodes import Head, Node, count_slots
 from orchestrator.cluster.ray_session import available_cpus
@@ -27,7 +25,7 @@ from workers.data.sources.files import FileLoader, PlainFiles
 from workers.data.sources.tree import LocalTree
 from workers.data.store.preparation import prepare
 from workers.errors import ClusterLost, ConfigError, Stopped
-from workers.protocol import PredictSpec, SplitPredictions, StageResult, StageSpec
+from workers.protocol import StageResult
 from workers.settings.dataset import DatasetSettings
 
 GIVE_UP_S = 120.0
@@ -57,11 +55,11 @@ def test_slots_of_none_that_fits_are_refused_saying_what_there_is(cpus, gpus):
         check_resources(ClusterConfig(cpus_per_member=available_cpus() + 1))
 
 
-def _duties() -> Callable[[], Duties]:
+def _duties():
     """Nested, so that Ray sends it by value: its workers cannot import this file."""
 
-    def make() -> Duties:
-        def run_stage(spec: StageSpec, should_stop: Callable[[], bool]) -> StageResult:
+    def make():
+        def run_stage(spec, should_stop):
             if spec.member == "waits":
                 while not should_stop():
                     time.sleep(0.01)
@@ -72,7 +70,7 @@ def _duties() -> Callable[[], Duties]:
                 os.kill(os.getpid(), signal.SIGKILL)
             return StageResult(os.getpid(), 0, "", os.environ["OMP_NUM_THREADS"], 0.0, 0.0, False)
 
-        def predict(spec: PredictSpec, should_stop: Callable[[], bool]) -> tuple[SplitPredictions, ...]:
+        def predict(spec, should_stop):
             raise RuntimeError
 
         return Duties(run_stage, predict)
@@ -80,7 +78,7 @@ def _duties() -> Callable[[], Duties]:
     return make
 
 
-def _next(cluster: RayCluster) -> Completed:
+def _next(cluster):
     give_up = time.monotonic() + GIVE_UP_S
     while time.monotonic() < give_up:
         if found := cluster.poll(1.0):
@@ -133,7 +131,7 @@ with open_cluster(ClusterConfig()):
 """
 
 
-def _cluster() -> "subprocess.Popen[str]":
+def _cluster():
     """A process with a cluster open; it prints its address and token, and ends with its stdin."""
     pipe = subprocess.PIPE
     words = [sys.executable, "-c", _CLUSTER]
@@ -157,7 +155,7 @@ def test_driver_killed_outright_leaves_no_process_and_no_folder():
     assert not any(Path(folder).exists() for folder in folders)
 
 
-def _lives(process: psutil.Process) -> bool:
+def _lives(process):
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
@@ -171,7 +169,7 @@ class Elsewhere:
     address: str
     token: str
 
-    def run(self, *arguments: object) -> dict[str, Any]:
+    def run(self, *arguments):
         """What `pack_elsewhere.py` prints of these arguments."""
         script = Path(__file__).with_name("pack_elsewhere.py")
         done = subprocess.run(
@@ -182,20 +180,18 @@ class Elsewhere:
             timeout=240,
         )
         assert done.returncode == 0, done.stderr
-        answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-        return answer
+        return json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.fixture(scope="module")
-def cluster_elsewhere() -> Iterator[Elsewhere]:
+def cluster_elsewhere():
     with _cluster() as process:
-        assert process.stdout is not None
         address, token = process.stdout.readline().split()
         yield Elsewhere(address, token)
         process.communicate("")
 
 
-def test_shards_packed_over_a_cluster_are_those_packed_here(cluster_elsewhere: Elsewhere, tmp_path: Path) -> None:
+def test_shards_packed_over_a_cluster_are_those_packed_here(cluster_elsewhere, tmp_path):
     photos = write_tree(tmp_path / "photos", [f"train/{'ab'[index % 2]}/{index}.png" for index in range(120)])
     # Large enough for several shards.
     here = prepare(DatasetSettings(root=str(photos), size=256), tmp_path / "here", runner=shard_runner(ClusterConfig()))

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
 from pathlib import Path
@@ -26,7 +25,7 @@ LONGEST_SOCKET = 107
 
 
 @contextmanager
-def private(call: str, user: str) -> Iterator[None]:
+def private(call, user):
     """Fails with one clear line where Ray has moved `call`, which `user` relies on."""
     said = f"Ray {ray.__version__} has moved {call}, which orchestrator.cluster.{user} relies on"
     try:
@@ -36,7 +35,7 @@ def private(call: str, user: str) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def working_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def working_directory(tmp_path_factory):
     """A working directory that the driver does not import from."""
     folder = tmp_path_factory.mktemp("work")
     with pytest.MonkeyPatch.context() as patch:
@@ -45,7 +44,7 @@ def working_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path
 
 
 @pytest.fixture(scope="module")
-def started(working_directory: Path) -> Iterator[list[psutil.Process]]:
+def started(working_directory):
     """Ray's processes of a local Ray that lives as long as this module's tests."""
     before = set(psutil.Process().children(recursive=True))
     with private("an argument of ray.init (_temp_dir?)", "ray_session.local"), local():
@@ -53,11 +52,11 @@ def started(working_directory: Path) -> Iterator[list[psutil.Process]]:
 
 
 @pytest.fixture(scope="module")
-def worker(started: object) -> Any:
+def worker(started):
     """An actor that asks for no GPU and calls functions."""
 
     class Worker:
-        def call(self, function: Callable[[], Any]) -> Any:
+        def call(self, function):
             return function()
 
     remote: Any = ray.remote(Worker)
@@ -65,7 +64,7 @@ def worker(started: object) -> Any:
 
 
 @pytest.fixture(scope="module")
-def in_worker(worker: Any) -> Callable[[Callable[[], Any]], Any]:
+def in_worker(worker):
     """Calls a function in the worker and returns what it returns."""
     return lambda function: ray.get(worker.call.remote(function))
 

@@ -5,7 +5,6 @@ import pytest
 from orchestrator.config.composition import compose
 from orchestrator.inputs import survey_all
 from orchestrator.plan.build import make_plan
-from orchestrator.plan.model import Plan
 from workers.errors import ConfigError
 from workers.models.outlines import outline
 from workers.settings.training import Layout, ModelSettings
@@ -13,7 +12,7 @@ from workers.settings.training import Layout, ModelSettings
 HALVES = ("model.layout=halves", "model.lrn_across_halves=false")
 
 
-def planned(*overrides: str) -> Plan:
+def planned(*overrides):
     config = compose(overrides)
     return make_plan(config, survey_all(config))
 

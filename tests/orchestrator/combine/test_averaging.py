@@ -12,14 +12,14 @@ from orchestrator.config.schema import CombineMethod
 from orchestrator.report.scores import score
 
 
-def draw_members(seed: int, num_members: int = 3, num_rows: int = 40, num_classes: int = 12) -> list[np.ndarray]:
+def draw_members(seed, num_members=3, num_rows=40, num_classes=12):
     generator = np.random.default_rng(seed)
     return [
         generator.dirichlet(np.full(num_classes, 0.2), size=num_rows).astype(np.float32) for _ in range(num_members)
     ]
 
 
-def draw_labels(seed: int, members: list[np.ndarray]) -> np.ndarray:
+def draw_labels(seed, members):
     return np.random.default_rng(seed + 1).integers(0, members[0].shape[1], size=len(members[0]))
 
 
@@ -78,7 +78,7 @@ def test_combined_slices_equal_the_whole():
     np.testing.assert_array_equal(np.concatenate([combined[:7], combined[7:30], combined[30:]]), combined[:])
 
 
-def obvious(members: list[np.ndarray], combination: Combination) -> np.ndarray:
+def obvious(members, combination):
     """The definition, on whole arrays: float64 in the order given, one rounding to float32."""
     total = np.zeros(members[0].shape)
     for member, weight in zip(members, combination.weights, strict=True):
@@ -113,7 +113,7 @@ def test_combine_any_shape_and_part_same_bits_as_the_definition(method, seed, sh
     np.testing.assert_array_equal(combined.view(np.uint32), obvious(members, combination).view(np.uint32))
 
 
-def num_wrong(members: list[np.ndarray], weights: tuple[float, ...], labels: np.ndarray, k: int) -> int:
+def num_wrong(members, weights, labels, k):
     combined = Combined([member.astype(np.float64) for member in members], Combination(CombineMethod.weighted, weights))
     return int((probabilities.ranks(combined[:], labels) >= k).sum())
 

@@ -57,7 +57,7 @@ def test_experiments_open_with_a_comment_on_cost():
 
 
 @pytest.fixture(scope="module")
-def composed() -> str:
+def composed():
     """The default configuration as text: reading it again is quick, composing takes a fifth of a second."""
     return compose([]).yaml
 
@@ -89,19 +89,13 @@ def test_value_out_of_bounds_is_named_with_what_to_give(composed, override):
     [
         ("optimizer.lrr=3", "optimizer.lrr: no such key; did you mean optimizer.lr?"),
         ("lr=3", "lr: no such key; did you mean optimizer.lr?"),
-        ("ensemble.members.base1.stages.train.epoch=1", "did you mean ensemble.members.base1.stages.train.epochs?"),
-        ("schedule.rate_changes.late.after_shar=0.5", "did you mean schedule.rate_changes.late.after_share?"),
         ("schedule.decay=platou", "schedule.decay=platou: did you mean plateau? (known: fixed, plateau)"),
-        ("model.name=alexnett", "model.name=alexnett: did you mean alexnet?"),
         ("optimizer.lr=fast", "optimizer.lr=fast: give a number"),
         ("optimizer.lr=nan", "optimizer.lr=nan: give a number"),
-        ("optimizer.lr=null", "optimizer.lr=null: give a number"),
-        ("optimizer.lr=true", "optimizer.lr=true: give a number"),
         ("schedule.epochs=1.5", "schedule.epochs=1.5: give a whole number"),
         ("model.lrn=1", "model.lrn=1: give true or false"),
         ("schedule.latest=0.5", "schedule.latest=0.5: give a list"),
         ("schedule.latest=[a]", "schedule.latest[0]=a: give a number"),
-        ("schedule.rate_changes.late.layers.conv1=slow", "rate_changes.late.layers.conv1=slow: give a number"),
         ("schedule.rate_changes.late=3", "schedule.rate_changes.late=3: give keys below"),
         ("model.width={a:1}", "model.width"),
         ("cluster.cpus_per_member=aut", "cluster.cpus_per_member=aut: give a whole number or auto"),
@@ -111,12 +105,10 @@ def test_value_out_of_bounds_is_named_with_what_to_give(composed, override):
         ("foo", "foo: not an override; write key=value"),
         ("a=[b", "a=[b: not an override"),
         ("ensemble.members.base1._target_=os.system", "ensemble.members.base1._target_: classes cannot be named"),
-        ("sweep._target_=os.system", "sweep._target_"),
         ("ensemble.members.bas1.optimizer.lr=0.1", "did you mean base1?"),
         ("ensemble.members.base1.stages.trian.epochs=3", "trian.dataset: missing; did you mean the stage train?"),
         ("ensemble.members.base1.stages.predictions.dataset=target", "stages.predictions: this folder name is taken"),
         ("ensemble.members.a b.stages.train.dataset=target", "ensemble.members.a b"),
-        ("ensemble.members._a.stages.train.dataset=target", "ensemble.members._a: a member's name"),
         ("ensemble.members.a.stages._b.dataset=target", "ensemble.members.a.stages._b: a stage's name"),
         ("datasets.target.root=${oc.env:SEPTET_NO_SUCH}", "datasets.target.root: "),
         ("sweep.seed=[0,1]", "sweep.seed: a sweep needs a template"),
@@ -133,17 +125,14 @@ def test_value_that_is_mistaken_is_named_in_one_line(composed, override, words):
         (["+foo=1"], "foo: no such key"),
         (["ensemble=sweep", "sweep.epochs=[1]"], "did you mean sweep.schedule.epochs?"),
         (["optimizer=sgdd"], "optimizer=sgdd: did you mean sgd?"),
-        (["dataset@datasets.target=foldr"], "dataset@datasets.target=foldr: did you mean folder?"),
         (["datset@datasets.target=folder"], "datset@datasets.target: no such group; did you mean dataset?"),
         (["dataset=folder"], "dataset@datasets.target=folder"),
         (["optimizer=null"], "optimizer=null: (known: cifar_18pct, cifar_80s, release, sgd)"),
         (["optimizer=sgd", "optimizer.lr.x=1"], "optimizer.lr"),
         (["hydra.run.dir=x"], "Hydra's own settings"),
         (["datasets.targt.root=/x"], "datasets.targt: no stage uses it; did you mean target?"),
-        (["datasets.stor=/x"], "datasets.stor"),
         (["~datasets.target"], "datasets.target: missing"),
         (["schedule=fixed", "schedule.stop_when_stalled=true"], "schedule.stop_when_stalled=true: only decay=plateau"),
-        (["~ensemble.members.base9"], "ensemble.members.base9"),
         (["ensemble.members={}", "ensemble=five", "~ensemble.members"], "ensemble.members: there is no member"),
         (["ensemble.stages.pretrian.epochs=3"], "no member has such a stage; did you mean pretrain?"),
         (["ensemble=sweep"], "sweep: there is nothing to sweep over; give values, as in ensemble=sweep"),
@@ -172,7 +161,7 @@ def test_compose_value_wins_over_member_defaults_in_order_of_nearness():
         ]
     )
 
-    def rate(member: str, stage: str) -> float:
+    def rate(member, stage):
         return config.members[member].stages[stage].optimizer.lr
 
     assert rate("base1", "train") == 0.1
@@ -233,7 +222,7 @@ def test_rate_changes_are_laid_over_one_another_by_name():
         ]
     )
 
-    def changes(member: str, stage: str) -> dict[str, RateChange]:
+    def changes(member, stage):
         return dict(config.members[member].stages[stage].schedule.rate_changes)
 
     frozen = RateChange(0, 0.79120879, {"conv1": 0.0})

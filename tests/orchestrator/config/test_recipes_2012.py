@@ -98,7 +98,7 @@ def test_release_of_91_epochs_cuts_freezes_conv1_and_shifts_colours_when_it_did(
 
 
 def test_augmentation_readings_differ_where_their_sources_do():
-    def reading(name: str) -> AugmentationSettings:
+    def reading(name):
         return compose([f"augmentation={name}"]).members["base1"].stages["train"].augmentation
 
     article, paper, release = reading("article"), reading("paper"), reading("release")

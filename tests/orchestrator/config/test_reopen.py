@@ -42,7 +42,7 @@ def test_addresses_in_object_stores_are_kept_as_they_are_and_read_back(monkeypat
 
 
 @pytest.fixture(scope="module")
-def folder() -> str:
+def folder():
     """A configuration with a folder as its target, as text: reading it again is quicker than composing."""
     return compose(["dataset@datasets.target=folder", "datasets.target.root=/x"]).yaml
 

@@ -1,11 +1,9 @@
 """Progress of a preparation with its rate and time left, and the summary at its end."""
 
 import io
-from pathlib import Path
 
 import pytest
 from pictures import noise
-from PIL import Image
 from rich.console import Console
 
 from orchestrator.display.preparation import Pace, Watch, summary
@@ -17,14 +15,14 @@ from workers.settings.dataset import DatasetSettings, OnBad
 class Clock:
     """Seconds that pass when told to."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.now_s = 100.0
 
-    def __call__(self) -> float:
+    def __call__(self):
         return self.now_s
 
 
-def play(watch: Watch, clock: Clock, seconds_each: float) -> None:
+def play(watch, clock, seconds_each):
     """A hundred images hashed in no time, then decoded one by one."""
     for done in range(1, 101):
         watch("target", PrepareProgress("folder", "read", done, 100))
@@ -66,7 +64,7 @@ def test_watch_on_a_terminal_draws_a_bar_for_each_phase_and_leaves_it():
     assert "s left" in stream.getvalue()
 
 
-def summarised(folder: Path, files: dict[str, Image.Image | bytes]) -> list[str]:
+def summarised(folder, files):
     for name, content in files.items():
         path = folder / "root" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,7 +73,7 @@ def summarised(folder: Path, files: dict[str, Image.Image | bytes]) -> list[str]
     return list(summary("target", open_store(prepare(settings, folder / "stores"))))
 
 
-def images(number: int, mode: str) -> dict[str, Image.Image | bytes]:
+def images(number, mode):
     return {
         f"train/{'ab'[seed % 2]}/{mode}{seed}.png": noise(seed + number, 9, 9).convert(mode) for seed in range(number)
     }

@@ -2,7 +2,6 @@
 
 import io
 from dataclasses import replace
-from typing import Any
 
 from rich.console import Console
 
@@ -16,20 +15,20 @@ _WAITING = StageStatus(
 )
 
 
-def _stage(member: str, stage: str = "target", **changes: Any) -> StageStatus:
+def _stage(member, stage="target", **changes):
     return replace(_WAITING, member=member, stage=stage, **changes)
 
 
-def _running(member: str, step: int = 50, stage: str = "target") -> StageStatus:
+def _running(member, step=50, stage="target"):
     course = {"val_error": 0.25, "images_per_second": 1234.0, "remaining_s": 65.0}
     return _stage(member, stage, state=State.running, step=step, epoch=step / 10, **course)
 
 
-def _run(*stages: StageStatus, state: State = State.running) -> RunStatus:
+def _run(*stages, state=State.running):
     return RunStatus(name="digits-1a2b3c4d", state=state, stages=stages)
 
 
-def _plain(*shown: tuple[float, RunStatus]) -> list[str]:
+def _plain(*shown):
     stream = io.StringIO()
     now = iter([time_s for time_s, _ in shown])
     display = Display(stream, clock=lambda: next(now))
@@ -69,7 +68,7 @@ def test_plain_output_of_a_member_at_chance_and_of_a_failure_says_so():
     assert "b/target: failed (loss became NaN)" in lines
 
 
-def _rendered(*shown: RunStatus) -> str:
+def _rendered(*shown):
     console = Console(record=True, width=120, force_terminal=True, file=io.StringIO())
     display = Display(io.StringIO(), clock=lambda: 0.0, console=console)
     for status in shown:

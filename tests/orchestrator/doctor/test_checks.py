@@ -35,7 +35,7 @@ _HEALTHY = Facts(
 )
 
 
-def _check(facts: Facts, name: str) -> Check:
+def _check(facts, name):
     return next(check for check in examine(facts) if check.name == name)
 
 
@@ -79,7 +79,7 @@ def test_examine_of_a_healthy_machine_finds_nothing_amiss():
     ],
 )
 def test_check_of_what_is_amiss_says_so_and_how_to_fix_it(name, broken, outcome, said):
-    facts = replace(_HEALTHY, **broken)  # type: ignore[arg-type]
+    facts = replace(_HEALTHY, **broken)
     check = _check(facts, name)
     assert check.outcome is outcome
     assert said in check.detail + check.fix

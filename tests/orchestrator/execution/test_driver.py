@@ -1,7 +1,6 @@
 """The driver on threads with stages that train nothing: order, budgets, stops, resumes, extensions."""
 
 import json
-from pathlib import Path
 
 import pytest
 from driver_run import SEVEN, Run
@@ -15,7 +14,7 @@ from workers.settings.training import Crops
 
 
 @pytest.fixture
-def seven(tmp_path: Path) -> Run:
+def seven(tmp_path):
     return Run(tmp_path, plan_of(SEVEN))
 
 

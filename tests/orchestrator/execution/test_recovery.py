@@ -2,8 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,16 +12,15 @@ from fake_stages import NUM_UPDATES, plan_of
 from orchestrator.plan.model import StageRef
 from orchestrator.run.ledger import AttemptEnd, Budgets
 from workers.errors import CheckFailed, Diverged, MemberFailed
-from workers.protocol import StageResult, StageSpec
 from workers.storage.atomic import sha256_of
 
 
 @pytest.fixture
-def seven(tmp_path: Path) -> Run:
+def seven(tmp_path):
     return Run(tmp_path, plan_of(SEVEN))
 
 
-def alter_predictions(run: Run) -> None:
+def alter_predictions(run):
     """Other numbers, and a description that fits them."""
     array, about = (run.paths.predictions("base1") / f"test.{end}" for end in ("npy", "json"))
     np.save(array, np.load(array)[:, ::-1] * np.float32([0.5, 1.5]))
@@ -72,7 +69,7 @@ def test_driver_refuses_a_finished_stage_that_is_not_the_one_it_committed(seven)
 
 
 def test_driver_killed_between_the_note_and_done_json_goes_on(seven, monkeypatch):
-    def killed(*_: object) -> None:
+    def killed(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -84,7 +81,7 @@ def test_driver_killed_between_the_note_and_done_json_goes_on(seven, monkeypatch
     assert len(seven.book.committed.stages) == len(seven.plan.stages)
 
 
-def _final(run: Run, ref: str) -> Path:
+def _final(run, ref):
     return run.paths.checkpoints(StageRef.parse(ref)) / f"step-{NUM_UPDATES:08d}"
 
 
@@ -94,14 +91,14 @@ def test_driver_goes_back_a_checkpoint_where_a_finished_one_that_is_still_needed
         (_final(seven, ref) / "model.safetensors").write_bytes(b"[]")
     real = seven.fakes.run_stage
 
-    def run_stage(spec: StageSpec, should_stop: Callable[[], bool]) -> StageResult:
+    def run_stage(spec, should_stop):
         """Discards a damaged checkpoint first: what a real stage does when it resumes, and a fake one does not."""
         weights = spec.stage_dir / "checkpoints" / f"step-{NUM_UPDATES:08d}" / "model.safetensors"
         if weights.exists() and weights.read_bytes() != b"{}":
             shutil.rmtree(weights.parent)
         return real(spec, should_stop)
 
-    seven.fakes.run_stage = run_stage  # type: ignore[method-assign]
+    seven.fakes.run_stage = run_stage
     assert seven.launch()
     # Of base0 and wide1 all is there that is made of their weights.
     assert sorted(set(seven.fakes.started)) == [

@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -36,7 +35,7 @@ _DEFERS = """
 
 
 @contextmanager
-def _started(setting: str) -> Iterator["subprocess.Popen[str]"]:
+def _started(setting):
     process = subprocess.Popen(
         [sys.executable, "-c", _AT_WORK.format(setting=setting)],
         stdout=subprocess.PIPE,
@@ -46,7 +45,6 @@ def _started(setting: str) -> Iterator["subprocess.Popen[str]"]:
         preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL) and None,
     )
     try:
-        assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         yield process
     finally:
@@ -67,7 +65,6 @@ def test_signal_ends_in_order_with_its_exit_code(number, code, setting):
 def test_second_signal_ends_at_once():
     with _started(_DEFERS.format(obstinate=True)) as process:
         process.send_signal(signal.SIGINT)
-        assert process.stdout is not None
         assert process.stdout.readline() == "noted\n"
         process.send_signal(signal.SIGINT)
         out, _ = process.communicate(timeout=60)
@@ -79,7 +76,6 @@ def test_second_signal_ends_at_once():
 def test_echo_of_a_signal_does_not_end_at_once(numbers):
     with _started(_DEFERS.format(obstinate=True).replace("time.sleep(250)", "time.sleep(0.5)")) as process:
         process.send_signal(numbers[0])
-        assert process.stdout is not None
         assert process.stdout.readline() == "noted\n"
         for number in numbers[1:]:
             process.send_signal(number)

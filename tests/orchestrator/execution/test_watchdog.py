@@ -12,26 +12,26 @@ LOOK_S = 0.5
 class Clock:
     now_s: float = 1000.0
 
-    def __call__(self) -> float:
+    def __call__(self):
         return self.now_s
 
 
 class Watch:
     """Looks at one member twice a second."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.clock = Clock()
         self.deadlines = Deadlines(TIMEOUT_S, self.clock)
         self.mark = 0
         self.deadlines.begin("a", self.mark)
 
-    def moves_after(self, *pauses_s: float) -> None:
+    def moves_after(self, *pauses_s):
         for pause_s in pauses_s:
             assert self.quiet_for(pause_s) == ""
             self.mark += 1
             assert self.deadlines.look("a", self.mark) == ""
 
-    def quiet_for(self, seconds: float) -> str:
+    def quiet_for(self, seconds):
         """Looks until then, or until it is to be ended."""
         until_s = self.clock.now_s + seconds
         while self.clock.now_s < until_s:
@@ -41,7 +41,7 @@ class Watch:
                 return reason
         return ""
 
-    def ended_after(self, at_most_s: float = 1e5) -> float:
+    def ended_after(self, at_most_s=1e5):
         began_s = self.clock.now_s
         assert "no progress" in self.quiet_for(at_most_s)
         return self.clock.now_s - began_s

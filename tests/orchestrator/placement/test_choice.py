@@ -5,14 +5,13 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.config.composition import compose
-from orchestrator.config.schema import Config, Precision
+from orchestrator.config.schema import Precision
 from orchestrator.inputs import survey_all
 from orchestrator.placement import choice as placement, placing
 from orchestrator.placement.choice import MARGIN, Candidate
 from orchestrator.placement.measuring import cpu_model, measure, rates_file, read_rates, write_rates
 from orchestrator.placement.placing import Measuring, place
 from orchestrator.plan.build import make_plan
-from orchestrator.plan.model import Plan
 from workers.numerics import Capabilities
 from workers.protocol import Numerics
 
@@ -21,13 +20,13 @@ ONE = Candidate(threads=2, members=1, precision="bf16")
 ABOUT = {"asked": ["1 thread"], "cpu": "a CPU", "num_cpus": 2}
 
 
-def planned(*overrides: str) -> tuple[Config, Plan]:
+def planned(*overrides):
     config = compose(overrides)
     return config, make_plan(config, survey_all(config))
 
 
 @pytest.fixture(scope="module")
-def digits() -> Plan:
+def digits():
     return planned()[1]
 
 
@@ -111,12 +110,12 @@ def test_cpu_model_is_the_kernel_s_name(tmp_path):
 
 
 @pytest.fixture
-def two_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+def two_cpus(monkeypatch):
     monkeypatch.setattr(placing, "available_cpus", lambda: 2)
     monkeypatch.setattr(placing, "capabilities", lambda: Capabilities(bf16=True, compiled_kernels=False))
 
 
-def _note(line: str) -> None:
+def _note(line):
     pass
 
 
@@ -141,7 +140,7 @@ def test_place_of_what_needs_no_measurement_makes_none(monkeypatch, overrides, m
 def test_place_of_a_long_plan_measures_once_and_chooses_alike_after(tmp_path, monkeypatch):
     calls = []
 
-    def measured(stage: object, given: tuple[Candidate, ...], *_: object) -> dict[Candidate, float]:
+    def measured(stage, given, *_):
         calls.append(given)
         return {one: 500.0 if one == ONE else 100.0 for one in given}
 

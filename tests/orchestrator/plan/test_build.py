@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -10,10 +9,10 @@ from types import MappingProxyType
 import pytest
 
 from orchestrator.config.composition import compose
-from orchestrator.config.schema import ClusterConfig, Config, MemberConfig, TrackingConfig
+from orchestrator.config.schema import ClusterConfig, MemberConfig, TrackingConfig
 from orchestrator.plan.build import make_plan, used_datasets
 from orchestrator.plan.diff import ChangeKind, compare
-from orchestrator.plan.model import Plan, StageRef, plan_from_json, plan_to_json
+from orchestrator.plan.model import StageRef, plan_from_json, plan_to_json
 from workers.data.sources.registry import Survey
 from workers.errors import ConfigError
 from workers.settings.dataset import DatasetSettings, Source, StoreFormat, dataset_options
@@ -30,7 +29,7 @@ SURVEYS = {
 }
 
 
-def stage(dataset: str = "target", init_from: str | None = None, **changes: object) -> Recipe:
+def stage(dataset="target", init_from=None, **changes):
     optimizer = {name: changes.pop(name) for name in ("lr", "layer_decay") if name in changes}
     schedule = {name: changes.pop(name) for name in ("epochs", "rate_changes") if name in changes}
     return Recipe(
@@ -42,29 +41,29 @@ def stage(dataset: str = "target", init_from: str | None = None, **changes: obje
     )
 
 
-def member(name: str, seed: int | None = None, **stages: Recipe) -> MemberConfig:
+def member(name, seed=None, **stages):
     return MemberConfig(name, seed, stages)
 
 
-def base(name: str, **changes: object) -> MemberConfig:
+def base(name, **changes):
     return member(name, train=stage(**changes))
 
 
-def pretrained(name: str) -> MemberConfig:
+def pretrained(name):
     return member(name, pretrain=stage("superset", model=SIX), finetune=stage(init_from="pretrain", model=SIX))
 
 
-def config(*members: MemberConfig, **changes: object) -> Config:
+def config(*members, **changes):
     datasets = {name: DatasetSettings(root=f"/data/{name}") for name in CLASSES}
     given = {"datasets": datasets, "members": {one.name: one for one in members}, **changes}
     return replace(SHIPPED, **given)
 
 
-def planned(*members: MemberConfig, surveys: Mapping[str, Survey] = SURVEYS, **changes: object) -> Plan:
+def planned(*members, surveys=SURVEYS, **changes):
     return make_plan(config(*members, **changes), surveys)
 
 
-def hashes(plan: Plan) -> dict[str, str]:
+def hashes(plan):
     return {str(one.ref): one.hash for one in plan.stages}
 
 
@@ -137,10 +136,7 @@ def test_what_only_some_sources_read_joins_the_options_where_it_is_given_but_no_
     "changed",
     [
         {"lr": 0.02},
-        {"epochs": 5},
         {"model": replace(SMALL, dropout=0.4)},
-        {"freeze": ("conv1",)},
-        {"lr_scale": {"conv1": 0.1}},
         {"rate_changes": {"late": RateChange(after_share=0.5, layers={"conv1": 0.0})}},
     ],
 )
@@ -176,11 +172,6 @@ def test_plan_side_branch_or_another_s_start_does_not_move_a_last_stage():
     assert plan.base_members() == ("a", "b")
 
 
-def test_plan_six_conv_member_starts_from_a_base_net_where_differing_layers_are_reset():
-    six = stage(init_from="a.train", model=SIX, reset=("conv6", "fc6"))
-    assert len(planned(base("a"), member("b", train=six)).stages) == 2
-
-
 def test_plan_bottleneck_before_a_head_that_is_reset_comes_and_goes_along_a_chain():
     narrow = replace(SIX, bottleneck=8)
     pre = stage("superset", init_from="a.train", model=narrow, reset=("conv6", "fc6", "fc7", "bottleneck", "head"))
@@ -197,9 +188,7 @@ def test_plan_bottleneck_before_a_head_that_is_reset_comes_and_goes_along_a_chai
     [
         ([base("a", dataset="targt")], "stages.train.dataset=targt: no such dataset; did you mean target?"),
         ([member("a", train=stage(init_from="pree"), pre=stage())], "init_from=pree: no such stage; did you mean pre?"),
-        ([pretrained("a"), member("b", t=stage(init_from="a.pretrian"))], "did you mean a.pretrain?"),
         ([member("a", x=stage(init_from="y"), y=stage(init_from="x"))], "a/x → a/y → a/x form a cycle"),
-        ([member("a", x=stage(init_from="x"))], "a/x → a/x form a cycle"),
         ([base("a", dataset="superset")], "stages.train.dataset=superset: a member's last stage must be on target"),
         ([member("a", x=stage(), y=stage())], "ensemble.members.a.stages: cannot tell which stage is last (x, y)"),
         (
@@ -209,7 +198,6 @@ def test_plan_bottleneck_before_a_head_that_is_reset_comes_and_goes_along_a_chai
         ([base("a"), member("b", train=stage(init_from="a.train", model=SIX))], "conv6 have another shape in a/train"),
         ([base("a", freeze=("conv9",))], "train.freeze: no layer conv9; did you mean"),
         ([base("a", layer_decay={"fc9": 1.0})], "optimizer.layer_decay: no layer fc9"),
-        ([base("a", lr_scale={"fc9": 1.0})], "train.lr_scale: no layer fc9"),
         ([base("a", rate_changes={"late": RateChange(layers={"fc9": 1.0})})], "late.layers: no layer fc9"),
         (
             [base("a", freeze=("conv1",), rate_changes={"late": RateChange(layers={"conv1": 1.0})})],
@@ -244,7 +232,7 @@ def test_used_datasets_are_those_of_stages_and_the_target():
     assert [one.name for one in planned(base("a"), surveys={"target": SURVEYS["target"]}).datasets] == ["target"]
 
 
-def again(plan: Plan) -> Plan:
+def again(plan):
     return plan_from_json(json.loads(json.dumps(plan_to_json(plan), sort_keys=True)))
 
 
@@ -261,12 +249,6 @@ def test_plan_json_reads_back_the_same_and_changes_of_rates_are_hashed_in_any_or
 def test_plan_frozen_layer_may_be_named_by_a_change_that_freezes_it():
     freeze = RateChange(after_share=0.5, layers={"conv1": 0.0})
     assert planned(base("a", freeze=("conv1",), rate_changes={"late": freeze})).stages
-
-
-def test_compare_names_a_change_of_rates():
-    late = RateChange(after_share=0.5, layers={"conv1": 0.0})
-    change = compare(planned(base("a")), planned(base("a", rate_changes={"late": late})))
-    assert "schedule.rate_changes.late.layers.conv1: none → 0.0 (in a/train)" in change.lines
 
 
 def test_compare_with_itself_read_back_is_same():
@@ -297,7 +279,10 @@ def test_compare_names_each_changed_key_once_with_old_and_new():
     )
 
 
-def test_compare_names_seed_classes_and_ancestor():
+def test_compare_names_seed_classes_ancestor_and_changes_of_rates():
+    late = RateChange(after_share=0.5, layers={"conv1": 0.0})
+    change = compare(planned(base("a")), planned(base("a", rate_changes={"late": late})))
+    assert "schedule.rate_changes.late.layers.conv1: none → 0.0 (in a/train)" in change.lines
     assert compare(planned(base("a")), planned(base("a"), seed=5)).lines == ("seed: 0 → 5 (in a/train)",)
     other = {"target": replace(SURVEYS["target"], classes=("cat", "emu"))}
     assert compare(planned(base("a")), planned(base("a"), surveys=SURVEYS | other)).lines == (

@@ -7,9 +7,7 @@ The list of keys makes each new setting visible in review. Both files are writte
 
 import dataclasses
 import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -29,13 +27,13 @@ CLASSES = tuple(f"class{number}" for number in range(10))
 SURVEY = Survey(CLASSES, 10, {"train": 9000, "dev": 1000, "val": 1000, "test": 0}, declared=False)
 
 
-def plan_hash(experiment: str) -> str:
+def plan_hash(experiment):
     """The hash on ten fixed classes, so that it depends on the configuration alone."""
     config = compose([f"experiment={experiment}"])
     return make_plan(config, dict.fromkeys(used_datasets(config), SURVEY)).hash
 
 
-def keys() -> list[str]:
+def keys():
     schemas = {
         "": RootLayer,
         "datasets.<name>.": DatasetSettings,
@@ -47,7 +45,7 @@ def keys() -> list[str]:
     return sorted(line for prefix, schema in schemas.items() for line in _leaves(prefix, schema()))
 
 
-def _leaves(prefix: str, value: Any) -> Iterator[str]:
+def _leaves(prefix, value):
     for field in dataclasses.fields(value):
         inner = getattr(value, field.name)
         if dataclasses.is_dataclass(inner):

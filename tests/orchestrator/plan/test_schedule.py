@@ -20,7 +20,7 @@ class Case:
 
 
 @st.composite
-def cases(draw: st.DrawFn, *, one_stage_members: bool = False) -> Case:
+def cases(draw, *, one_stage_members=False):
     """Random forests of stages; each starts afresh or from any earlier stage of any member."""
     stages: list[Stage] = []
     for number in range(draw(st.integers(1, 12))):

@@ -10,7 +10,7 @@ from orchestrator.report import plots
 from orchestrator.report.curves import Curve, Series
 
 
-def read(png: bytes) -> Image.Image:
+def read(png):
     image = Image.open(io.BytesIO(png))
     image.load()
     assert image.format == "PNG"
@@ -49,7 +49,7 @@ def test_conv1_kernels_png_enlarges_each_weight():
     np.testing.assert_array_equal(np.asarray(image.convert("RGB"))[1::3, 1::3], plots.kernel_mosaic(weights))
 
 
-def make_curves(num: int, num_epochs: int) -> list[Curve]:
+def make_curves(num, num_epochs):
     epochs = tuple(float(epoch) for epoch in range(1, num_epochs + 1))
     series = Series(epochs, tuple(1 / epoch for epoch in epochs))
     return [Curve(f"member{index}", index % 3 == 2, series, series, (2.0,)) for index in range(num)]

@@ -11,7 +11,7 @@ from orchestrator.combine import rows as probabilities
 from orchestrator.report.scores import disagreement, mean_score, score, standard_error, table_rows
 
 
-def draw(seed: int, num_rows: int = 60, num_classes: int = 9) -> np.ndarray:
+def draw(seed, num_rows=60, num_classes=9):
     return np.random.default_rng(seed).dirichlet(np.full(num_classes, 0.3), size=num_rows).astype(np.float32)
 
 

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,16 +16,14 @@ from orchestrator.report.write import first_convolution
 PNG = b"\x89PNG"
 
 
-def make_scores(
-    base: tuple[str, ...] = ("a", "b"), method: CombineMethod = CombineMethod.mean
-) -> scoreboard.SplitScores:
+def make_scores(base=("a", "b"), method=CombineMethod.mean):
     generator = np.random.default_rng(0)
     members = {name: generator.dirichlet(np.ones(12), 50).astype(np.float32) for name in (*base, "deep")}
     combined = Combined(list(members.values()), equal(method, len(members)))
     return scoreboard.score_split("val", members, base, ("deep",), combined, generator.integers(0, 12, 50))
 
 
-def make_page(**changes: object) -> Page:
+def make_page(**changes):
     scores = make_scores()
     entries = tuple(
         MemberEntry(name, name == "deep", "train", "step-00000010", "ab" * 32, name == "b", PNG)
@@ -35,7 +32,7 @@ def make_page(**changes: object) -> Page:
     picture = Picture(PNG, PNG, "a caption")
     sheets = (Sheet("prepared.png", PNG, "as they are prepared"),)
     page = Page("digits", (scores,), False, entries, picture, picture, sheets, "septet launch", {"plan hash": "f00"})
-    return replace(page, **changes)  # type: ignore[arg-type]
+    return replace(page, **changes)
 
 
 class Reader(HTMLParser):
@@ -43,27 +40,27 @@ class Reader(HTMLParser):
 
     VOID = ("meta", "img", "source")
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.open: list[str] = []
         self.tags: set[str] = set()
         self.references: list[str] = []
         self.text: list[str] = []
 
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+    def handle_starttag(self, tag, attributes):
         self.tags.add(tag)
         self.references += [value or "" for name, value in attributes if name in ("src", "srcset", "href")]
         if tag not in self.VOID:
             self.open.append(tag)
 
-    def handle_endtag(self, tag: str) -> None:
+    def handle_endtag(self, tag):
         assert self.open.pop() == tag
 
-    def handle_data(self, data: str) -> None:
+    def handle_data(self, data):
         self.text.append(data)
 
 
-def parse(page: Page) -> Reader:
+def parse(page):
     reader = Reader()
     reader.feed(render(page))
     reader.close()
@@ -134,7 +131,7 @@ def test_table_lines_other_than_mean_adds_the_ensemble(method):
 def test_write_results_again_gives_the_same_bytes_and_copies_the_sheets_that_the_run_has(tmp_path, make_run):
     run = make_run(tmp_path)
 
-    def written() -> dict[Path, bytes]:
+    def written():
         files = write_results(run.paths, run.plan, CombineConfig(), SubmissionConfig()).files
         assert all(path.is_file() for path in files)
         folders = (run.paths.submission, run.paths.report)

@@ -13,7 +13,7 @@ from workers.errors import CheckFailed, ClusterLost, Stopped, StorageError
 STAGE = TrainJob(StageRef("a", "train"))
 
 
-def _attempt(ledger: Ledger, outcome: AttemptEnd) -> int:
+def _attempt(ledger, outcome):
     number = ledger.begin(STAGE, started=1.0, resumed_from=0)
     ledger.end(STAGE, outcome, StageState.waiting, error="why")
     return number
@@ -108,7 +108,7 @@ def test_ledger_that_cannot_be_written_hides_no_error(tmp_path):
         raise CheckFailed("the first error")
 
 
-def _met_nan(ledger: Ledger, diverged_at: int) -> bool:
+def _met_nan(ledger, diverged_at):
     ledger.begin(STAGE, started=1.0, resumed_from=0)
     ledger.end(STAGE, AttemptEnd.diverged, StageState.waiting, diverged_at=diverged_at)
     return ledger.may_replay(STAGE)

@@ -9,11 +9,11 @@ from orchestrator.run.metrics import Follower
 from workers.training.metrics import MetricsLog, cut_back
 
 
-def _line(step: int, time: float = 0.0) -> str:
+def _line(step, time=0.0):
     return json.dumps({"step": step, "epoch": 0.0, "time": time or float(step), "metrics": {"x": 1.0}}) + "\n"
 
 
-def _steps(follower: Follower) -> list[int]:
+def _steps(follower):
     return [point.step for point in follower.read()]
 
 

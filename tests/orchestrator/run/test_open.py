@@ -8,18 +8,14 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
 from fake_stages import make_plan, make_stage
 
-from orchestrator.plan.model import Plan
 from orchestrator.run.holder import is_locked, lock
-from orchestrator.run.open import OpenedRun, Wanted, open_run
+from orchestrator.run.open import Wanted, open_run
 from orchestrator.run.paths import RunPaths
 from orchestrator.run.record import read_record, write_record
 from workers.errors import ConfigError, DataError, RunInUse, RunMismatch, StorageError
@@ -37,12 +33,11 @@ with lock(RunPaths(Path(sys.argv[1]))):
 
 
 @contextmanager
-def _holder(root: Path) -> Iterator["subprocess.Popen[str]"]:
+def _holder(root):
     process = subprocess.Popen(
         [sys.executable, "-c", _HOLD, str(root)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     try:
-        assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
         yield process
     finally:
@@ -50,18 +45,18 @@ def _holder(root: Path) -> Iterator["subprocess.Popen[str]"]:
         process.communicate()
 
 
-def _plan(*members: str, lr: float = 0.01) -> Plan:
+def _plan(*members, lr=0.01):
     chosen = OptimizerSettings(lr=lr)
     return make_plan(
         *(make_stage(f"{member}/train", optimizer=chosen) for member in members or "ab"), experiment="tried"
     )
 
 
-def _wanted(plan: Plan | None = None) -> Wanted:
+def _wanted(plan=None):
     return Wanted(plan or _plan(), "seed: 0\n", KeptCheckpoint.last, "code 1", {"torch": "2.14"}, lacking=lambda _: "")
 
 
-def begin(run: OpenedRun, pixels: str = "pixels 1", **chosen: Any) -> None:
+def begin(run, pixels="pixels 1", **chosen):
     run.begin(
         {"target": pixels},
         {"target": run.paths.root},
@@ -70,19 +65,19 @@ def begin(run: OpenedRun, pixels: str = "pixels 1", **chosen: Any) -> None:
     )
 
 
-def _begin(root: Path, wanted: Wanted | None = None, **chosen: Any) -> RunPaths:
+def _begin(root, wanted=None, **chosen):
     with open_run(root, wanted or _wanted()) as run:
         begin(run, **chosen)
         run.commit()
     return run.paths
 
 
-def _everything(root: Path) -> dict[str, bytes]:
+def _everything(root):
     return {str(path.relative_to(root)): path.read_bytes() if path.is_file() else b"" for path in root.rglob("*")}
 
 
 @contextmanager
-def _refused(error: type[Exception], said: str, root: Path) -> Iterator[None]:
+def _refused(error, said, root):
     """That what is done is refused, and changes nothing but the lock's own file."""
     before = _everything(root)
     with pytest.raises(error, match=said):
@@ -110,7 +105,6 @@ def test_lock_is_not_inherited_by_a_child_that_outlives_its_holder(tmp_path):
     spawn = "import subprocess; child = subprocess.Popen(['sleep', '250'], stdout=2); print(child.pid, flush=True)"
     words = [sys.executable, "-c", _HOLD.replace('print("held", flush=True)', spawn), str(tmp_path)]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
         child = int(process.stdout.readline())
         process.kill()
     try:
@@ -140,7 +134,7 @@ def test_lock_is_taken_while_another_process_looks_at_it(tmp_path):
         looker.join()
 
 
-def _look_often(root: Path) -> None:
+def _look_often(root):
     while True:
         is_locked(RunPaths(root))
 
@@ -187,13 +181,13 @@ def test_what_killed_writers_left_goes_when_the_run_goes_on_but_for_a_stages_own
     assert not any(path.exists() for path in left)
 
 
-def test_open_run_of_the_same_plan_resumes_with_the_id_and_numerics_of_the_first_start(tmp_path):
-    settled = Numerics(threads=8, precision="bf16", kernels="compiled")
-    first = read_record(_begin(tmp_path / "run", numerics=settled, placement="8 threads each"))
-    with open_run(tmp_path / "run", _wanted()) as run:
+def test_open_run_of_the_same_plan_resumes_with_the_id_crops_and_numerics_of_the_first_start(tmp_path):
+    settled, wanted = Numerics(threads=8, precision="bf16", kernels="compiled"), replace(_wanted(), crops=Crops.centre)
+    first = read_record(_begin(tmp_path / "run", wanted, numerics=settled, placement="8 threads each"))
+    with open_run(tmp_path / "run", wanted) as run:
         assert not run.new
-        kept = (run.record.run_id, run.record.numerics, run.record.placement)
-        assert kept == (first.run_id, settled, "8 threads each")
+        kept = (run.record.run_id, run.record.numerics, run.record.placement, run.record.crops)
+        assert kept == (first.run_id, settled, "8 threads each", Crops.centre)
         begin(run, numerics=Numerics(), placement="another")
     assert read_record(run.paths).numerics == settled
 
@@ -242,13 +236,6 @@ def test_open_run_that_differs_is_refused_and_nothing_changes(tmp_path, wanted, 
     _begin(tmp_path / "run")
     with _refused(RunMismatch, said, tmp_path), open_run(tmp_path / "run", wanted):
         pass
-
-
-def test_open_run_keeps_the_crops_of_its_first_start(tmp_path):
-    wanted = replace(_wanted(), crops=Crops.centre)
-    assert read_record(_begin(tmp_path / "run", wanted)).crops is Crops.centre
-    with open_run(tmp_path / "run", wanted) as run:
-        assert run.record.crops is Crops.centre
 
 
 def test_open_run_with_other_data_or_in_use_is_refused_and_nothing_changes(tmp_path):

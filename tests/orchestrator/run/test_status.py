@@ -1,14 +1,12 @@
 """How a run stands, read from files that a driver and its workers leave."""
 
 import json
-from collections.abc import Iterable
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import pytest
 from fake_stages import make_plan, make_record, make_stage
 
-from orchestrator.plan.model import PredictJob, Stage, TrainJob
+from orchestrator.plan.model import PredictJob, TrainJob
 from orchestrator.run.holder import lock
 from orchestrator.run.ledger import AttemptEnd, Entry, Ledger, StageState
 from orchestrator.run.metrics import Point
@@ -17,7 +15,6 @@ from orchestrator.run.record import write_record
 from orchestrator.run.status import (
     Course,
     RunStatus,
-    StageStatus,
     State,
     course_of,
     pace,
@@ -43,34 +40,34 @@ _FIRST = _STAGES[0].ref
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> RunPaths:
+def run(tmp_path):
     """A run of two stages of 100 updates of 10 images, in which nothing has happened yet."""
     paths = RunPaths(tmp_path / "digits-ffffffff")
     write_record(paths, make_record(make_plan(*_STAGES)))
     return paths
 
 
-def _point(step: int, time_s: float, **metrics: float) -> Point:
+def _point(step, time_s, **metrics):
     return Point(step, step / 20, time_s, metrics)
 
 
-def _write_metrics(path: Path, points: Iterable[Point], torn: str = "") -> None:
+def _write_metrics(path, points, torn=""):
     atomic.write_text(path, "".join(json.dumps(asdict(point)) + "\n" for point in points) + torn)
 
 
-def _start(run: RunPaths, started: float = 1000.0) -> Ledger:
+def _start(run, started=1000.0):
     ledger = Ledger(run.ledger)
     ledger.set_state(StageState.running)
     ledger.begin(_JOBS[0], started=started, resumed_from=0)
     return ledger
 
 
-def _finish(run: RunPaths, num_updates: int) -> None:
+def _finish(run, num_updates):
     result = StageResult(num_updates, 0, "step", "0", dev_error=0.2, val_error=0.25, at_chance=False)
     write_finished(run.stage(_FIRST), _STAGES[0].hash, result)
 
 
-def _read_held(run: RunPaths) -> RunStatus:
+def _read_held(run):
     with lock(run):
         return read_status(run)
 
@@ -175,7 +172,7 @@ def test_course_with_a_torn_last_line_is_that_of_the_lines_before_and_of_no_file
     assert read_course(path) == course_of([_point(1, 0.0), _point(2, 1.0)])
 
 
-def _rates(*rates: float) -> list[Point]:
+def _rates(*rates):
     return [_point(step, 100.0 + step, images_per_second=rate) for step, rate in enumerate(rates, start=1)]
 
 
@@ -205,5 +202,5 @@ def test_nan_that_was_passed_is_in_the_line_and_in_the_document():
     assert document["stages"][0]["passed_nans"] == (7, 9)
 
 
-def _running(course: Course, stage: Stage = _STAGES[0]) -> StageStatus:
+def _running(course, stage=_STAGES[0]):
     return stage_status(stage, entry=Entry(state=StageState.running), course=course, finished=None, locked=True)

@@ -2,7 +2,6 @@
 
 import csv
 import tempfile
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,25 +16,25 @@ from orchestrator.submission.formats import Question, Template, file_lines, make
 from workers.errors import CheckFailed, ConfigError
 
 
-def lines_of(question: Question, probabilities: np.ndarray | None = None, **layout: object) -> list[str]:
+def lines_of(question, probabilities=None, **layout):
     """The lines of a file, by a layout that may be wrong in the given ways."""
-    laid_out = replace(make_layout(question), **layout)  # type: ignore[arg-type]
+    laid_out = replace(make_layout(question), **layout)
     return list(file_lines(question, laid_out, draw() if probabilities is None else probabilities))
 
 
-def check(path: Path, question: Question, lines: list[str]) -> None:
+def check(path, question, lines):
     (path / "file").write_text("".join(lines))
     check_submission(path / "file", question, draw())
 
 
-def shifted(question: Question, by: int) -> list[str]:
+def shifted(question, by):
     """Class ids off by one. In probabilities the class of a value is its column: those are shifted."""
     layout = make_layout(question)
     columns = tuple(np.roll(layout.columns, by).tolist())
     return lines_of(question, names=layout.names[by:] + layout.names[:by], columns=columns)
 
 
-def exchanged(question: Question) -> list[str]:
+def exchanged(question):
     lines = lines_of(question)
     first = len(lines) - NUM_ROWS + 4
     lines[first], lines[first + 1] = lines[first + 1], lines[first]
@@ -164,7 +163,7 @@ def test_class_ids_file_that_does_not_fit_is_a_config_error(text, words):
         make_layout(make_question(SubmissionFormat.ilsvrc, class_ids=read_class_ids(text, "ids.txt")))
 
 
-def shuffled_ids(question: Question, spell: Callable[[str], str]) -> tuple[str, ...]:
+def shuffled_ids(question, spell):
     order = np.random.default_rng(3).permutation(NUM_ROWS)
     return tuple(spell(question.rows[index]) for index in order)
 

@@ -2,7 +2,6 @@
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -21,7 +20,7 @@ class Refused(Exception):
     error_code = "INVALID_PARAMETER_VALUE"
 
 
-def point(step: int) -> Point:
+def point(step):
     return Point(KEY, step, step * 1000, {"lr": 0.1})
 
 
@@ -34,7 +33,7 @@ class Memory:
     away: bool = False
     refused: frozenset[int] = frozenset()
 
-    def deliver(self, points: Sequence[Point]) -> None:
+    def deliver(self, points):
         if self.away:
             raise OSError("Connection refused")
         if any(each.step in self.refused for each in points):
@@ -44,12 +43,12 @@ class Memory:
 
 
 @pytest.fixture
-def memory() -> Memory:
+def memory():
     return Memory()
 
 
 @pytest.fixture
-def sender(memory: Memory) -> Iterator[Sender]:
+def sender(memory):
     sender = Sender(memory.deliver, "there", pace=QUICK)
     yield sender
     sender.stop()
@@ -88,11 +87,11 @@ def test_refused_point_costs_no_other_point(memory, sender):
     assert memory.steps == [0, 1, 2, 4, 5]
 
 
-def failing(*errors: Exception, then: Callable[[], None] = lambda: None) -> Callable[[], None]:
+def failing(*errors, then=lambda: None):
     """Raises one error a call; then all goes well."""
     left = list(errors)
 
-    def work() -> None:
+    def work():
         if left:
             raise left.pop(0)
         then()

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def target(tmp_path_factory: pytest.TempPathFactory) -> Target:
+def target(tmp_path_factory):
     """A store with one run that has an artifact, as the tracker makes it."""
     from orchestrator.tracking.mlflow_store import About, RunKey, Store
 
@@ -34,14 +34,14 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Target:
     return Target(uri, store.ids["experiment_id"], store.ids["run_id"])
 
 
-def ask(url: str, body: dict[str, object] | None = None) -> bytes:
+def ask(url, body=None):
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=30) as answer:
         return bytes(answer.read())
 
 
-def is_open(address: str) -> bool:
+def is_open(address):
     parts = urllib.parse.urlsplit(address)
     with socket.socket() as caller:
         return caller.connect_ex((parts.hostname, parts.port)) == 0
@@ -74,7 +74,6 @@ def test_interrupt_ends_the_server_cleanly_though_its_port_was_taken(target):
         port = taken.getsockname()[1]
         words = [sys.executable, "-c", program, target.uri, target.experiment_id, target.run_id, str(port)]
         with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
-            assert process.stdout is not None
             lines = [process.stdout.readline() for _ in range(3)]
             address = lines[1].split()[-1]
             assert address.endswith(f"/#/experiments/{target.experiment_id}/runs/{target.run_id}")

@@ -3,14 +3,11 @@
 import json
 import math
 import shutil
-from collections.abc import Callable
 from functools import cache
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from whole_run import Run, alter_predictions, commit
+from whole_run import alter_predictions, commit
 
 from orchestrator.cli.program import main
 from orchestrator.config.composition import compose
@@ -18,18 +15,15 @@ from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionC
 from orchestrator.run.paths import RunPaths
 from workers.storage import atomic
 
-Committed = Callable[..., RunPaths]
 pytestmark = pytest.mark.usefixtures("no_drawing")
 
 
 @pytest.fixture(scope="module")
-def committed(no_drawing: None, make_run: Callable[..., Run], tmp_path_factory: pytest.TempPathFactory) -> Committed:
+def committed(no_drawing, make_run, tmp_path_factory):
     """A run whose submission is as asked for; its third test image could not be read. Tests may only read it."""
 
     @cache
-    def make(
-        method: CombineMethod = CombineMethod.mean, submission: SubmissionFormat = SubmissionFormat.labels
-    ) -> RunPaths:
+    def make(method=CombineMethod.mean, submission=SubmissionFormat.labels):
         run = make_run(tmp_path_factory.mktemp("committed") / "run", unreadable=(3,))
         atomic.write_text(run.paths.config_yaml, compose([]).yaml)
         ids = {"uri": "sqlite://", "run_id": "e", "members": {"base1": "f00d"}, "stages": {}}
@@ -41,14 +35,13 @@ def committed(no_drawing: None, make_run: Callable[..., Run], tmp_path_factory: 
 
 
 @pytest.fixture
-def own_copy(committed: Committed, tmp_path: Path) -> RunPaths:
+def own_copy(committed, tmp_path):
     return RunPaths(shutil.copytree(committed().root, tmp_path / "run"))
 
 
-def told(paths: RunPaths, image_id: str, capsys: pytest.CaptureFixture[str], *flags: str) -> dict[str, Any]:
+def told(paths, image_id, capsys, *flags):
     assert main(["explain", str(paths.root), image_id, "--json", *flags]) == 0
-    document: dict[str, Any] = json.loads(capsys.readouterr().out)
-    return document
+    return json.loads(capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("method", list(CombineMethod))

@@ -4,21 +4,20 @@ import errno
 import itertools
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from whole_run import Run, alter_predictions, commit
+from whole_run import alter_predictions, commit
 
 from orchestrator.cli.program import main
 from orchestrator.config.composition import compose
 from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionConfig, SubmissionFormat
 from orchestrator.outputs import write_results
-from orchestrator.run.digests import Book, open_book
-from orchestrator.run.holder import lock
+from orchestrator.run.digests import open_book
+from orchestrator.run.holder import is_locked, lock
 from orchestrator.run.paths import RunPaths
 from orchestrator.run.record import Committed
 from orchestrator.verification.run import verify
@@ -32,7 +31,7 @@ MEAN = CombineConfig()
 
 
 @pytest.fixture(scope="module")
-def whole(no_drawing: None, make_run: Callable[..., Run], tmp_path_factory: pytest.TempPathFactory) -> Run:
+def whole(no_drawing, make_run, tmp_path_factory):
     """A finished run, made once: each test has a copy."""
     run = make_run(tmp_path_factory.mktemp("whole") / "run")
     atomic.write_text(run.paths.config_yaml, compose([]).yaml)
@@ -41,12 +40,12 @@ def whole(no_drawing: None, make_run: Callable[..., Run], tmp_path_factory: pyte
 
 
 @pytest.fixture
-def run(whole: Run, tmp_path: Path) -> Run:
+def run(whole, tmp_path):
     shutil.copytree(whole.paths.root, tmp_path / "run")
     return replace(whole, paths=RunPaths(tmp_path / "run"))
 
 
-def told(paths: RunPaths, capsys: pytest.CaptureFixture[str], code: int) -> dict[str, Any]:
+def told(paths, capsys, code):
     """The document of `septet verify --json`, which must end with `code` and one line on stderr unless it is 0."""
     before = {path: path.stat().st_mtime_ns for path in paths.root.rglob("*")}
     assert main(["verify", str(paths.root), "--json"]) == code
@@ -58,7 +57,7 @@ def told(paths: RunPaths, capsys: pytest.CaptureFixture[str], code: int) -> dict
     return document
 
 
-def forget(paths: RunPaths, **entries: Any) -> None:
+def forget(paths, **entries):
     """Takes what was committed out of run.json, or puts `entries` of it there instead."""
     said = json.loads(paths.run_json.read_text())
     atomic.write_json(paths.run_json, said | {"committed": {**asdict(Committed()), **entries}})
@@ -99,14 +98,14 @@ def test_verify_after_submit_with_a_template_and_class_ids_finds_the_same(run, t
     assert document["rebuilt"] and "sample.csv: missing or changed" in document["notes"][0]
 
 
-def flip(path: Path) -> None:
+def flip(path):
     content = bytearray(path.read_bytes())
     # The lowest bit of a float32's mantissa, near the end: still a probability and a weight like any other.
     content[-4] ^= 1
     path.write_bytes(bytes(content))
 
 
-def alter_submission(paths: RunPaths) -> None:
+def alter_submission(paths):
     """Another class for the first image, and a manifest that fits it."""
     path = paths.submission / "submission.csv"
     lines = path.read_text().splitlines(keepends=True)
@@ -115,11 +114,11 @@ def alter_submission(paths: RunPaths) -> None:
     amend(paths.submission / "manifest.json", sha256=sha256_of(path))
 
 
-def amend(path: Path, **values: Any) -> None:
+def amend(path, **values):
     atomic.write_json(path, json.loads(path.read_text()) | values)
 
 
-def alter_weights(paths: RunPaths) -> None:
+def alter_weights(paths):
     """Weights of a person's own in the manifest."""
     path = paths.submission / "manifest.json"
     members = json.loads(path.read_text())["members"]
@@ -127,7 +126,7 @@ def alter_weights(paths: RunPaths) -> None:
     amend(path, members=members)
 
 
-def alter_checkpoint(paths: RunPaths) -> None:
+def alter_checkpoint(paths):
     """Writes other weights, with a manifest sealed again and a DONE.json that fit them."""
     folder = paths.members / "base1" / "train" / "checkpoints" / "step-00000010"
     flip(folder / "model.safetensors")
@@ -199,11 +198,11 @@ class Killed(BaseException):
     pass
 
 
-def kill(*_: object) -> None:
+def kill(*_):
     raise Killed
 
 
-def kill_at(step: str, book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
+def kill_at(step, book, monkeypatch):
     """Ends a writer before its manifest, after its announcement, or once both have their place and are not noted."""
     if step == "announce":
         announce = book.announce
@@ -242,21 +241,40 @@ def test_two_writers_killed_in_a_row_are_no_forgers(run, monkeypatch):
         assert not [problem.what for problem in verify(run.paths).problems if "submission" in problem.what]
 
 
+def spoil(paths):
+    """One NaN, and a manifest that fits the array."""
+    array = paths.predictions("base2") / "test.npy"
+    rows = np.load(array)
+    rows[11, 0] = np.nan
+    np.save(array, rows)
+    amend(array.with_suffix(".json"), sha256=sha256_of(array))
+
+
+def misname(paths, **values):
+    amend(paths.predictions("base2") / "test.json", **values)
+
+
 @pytest.mark.parametrize(
-    ("alter", "words"),
+    ("alter", "code", "words"),
     [
-        (lambda paths: alter_predictions(paths, "base2", "test"), ("base2", "altered since it was committed")),
-        (lambda paths: flip(paths.data / "val.labels.npy"), ("val.labels.npy was altered",)),
-        (lambda paths: flip(paths.data / "classes.txt"), ("classes.txt was altered",)),
+        (lambda paths: alter_predictions(paths, "base2", "test"), 8, ("base2", "altered since it was committed")),
+        (lambda paths: flip(paths.data / "val.labels.npy"), 8, ("val.labels.npy was altered",)),
+        (lambda paths: flip(paths.data / "classes.txt"), 8, ("classes.txt was altered",)),
+        (lambda paths: (paths.predictions("base2") / "test.npy").unlink(), 4, ("base2: no predictions of test",)),
+        (spoil, 8, ("11 (test_011.png)",)),
+        (lambda paths: misname(paths, rows_sha256="e" * 64), 8, ("of other images than data/test.rows.txt",)),
+        (lambda paths: misname(paths, data_digest="e" * 64), 8, ("content is not that of data/",)),
+        (lambda paths: misname(paths, checkpoint_sha256="e" * 64), 8, ("of another checkpoint",)),
     ],
 )
-def test_submit_over_altered_files_exits_8_and_leaves_the_last_submission(run, alter, words, capsys):
+def test_submit_over_altered_files_tells_it_in_a_line_and_leaves_the_last_submission(run, alter, code, words, capsys):
     before = {path: path.read_bytes() for path in run.paths.submission.iterdir()}
     alter(run.paths)
-    assert main(["submit", str(run.paths.root), "combine=geometric"]) == 8
+    assert main(["submit", str(run.paths.root), "combine=geometric"]) == code
     said = capsys.readouterr().err
-    assert all(word in said for word in words)
+    assert all(word in said for word in words) and said.count("\n") == 1
     assert {path: path.read_bytes() for path in run.paths.submission.iterdir()} == before
+    assert not is_locked(run.paths) and not list(run.paths.root.rglob(f"{atomic.TEMPORARY_PREFIX}*"))
 
 
 def test_shuffled_rows_of_one_member_are_found_by_the_rebuilt_submission_alone(run, capsys):
@@ -292,7 +310,7 @@ def test_storage_that_does_not_answer_is_told_as_storage_and_nothing_is_said_of_
 ):
     asked = []
 
-    def refuse(*_: object, **__: object) -> None:
+    def refuse(*_, **__):
         asked.append(reader)
         raise OSError(errno.EACCES, "Permission denied")
 
