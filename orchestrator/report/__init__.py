@@ -1,6 +1,6 @@
-"""Writes the report of a finished run: scores, table, curves, pictures and the page that holds them.
+"""Scores, table, curves and pictures of a finished run, and the page that holds them.
 
-The only package that knows matplotlib. All content comes from files on disk.
+The only package that imports matplotlib; everything it shows can be rebuilt from files on disk.
 """
 
 from workers.faces import face
