@@ -3,7 +3,9 @@
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from command_line import ask
@@ -45,12 +47,12 @@ LOOK_S = 0.01
 
 
 @pytest.fixture(autouse=True)
-def quick_looks(monkeypatch):
+def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stop, "_LOOK_EVERY_S", LOOK_S)
 
 
 @pytest.fixture
-def paths(tmp_path):
+def paths(tmp_path: Path) -> RunPaths:
     """A run directory of which a launch has said that it was stopped."""
     paths = RunPaths(tmp_path / "run")
     paths.root.mkdir()
@@ -60,11 +62,12 @@ def paths(tmp_path):
 
 
 @contextmanager
-def _started(paths, kind="launch"):
+def _started(paths: RunPaths, kind: str = "launch") -> Iterator["subprocess.Popen[str]"]:
     process = subprocess.Popen(
         [sys.executable, "-c", _LAUNCH, str(paths.root), kind], stdout=subprocess.PIPE, text=True
     )
     try:
+        assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         yield process
     finally:
@@ -72,7 +75,7 @@ def _started(paths, kind="launch"):
         process.communicate()
 
 
-def test_stop_ends_the_launch_as_sigterm_does(paths, capsys):
+def test_stop_ends_the_launch_as_sigterm_does(paths: RunPaths, capsys: pytest.CaptureFixture[str]) -> None:
     with _started(paths) as process:
         answer = ask(capsys, "stop", paths.root, "--timeout", "60")
         out, _ = process.communicate(timeout=60)
@@ -84,7 +87,9 @@ def test_stop_ends_the_launch_as_sigterm_does(paths, capsys):
 
 
 @pytest.mark.parametrize("prepares", [True, False])
-def test_stop_tells_how_its_own_launch_ended(paths, capsys, prepares):
+def test_stop_tells_how_its_own_launch_ended(
+    paths: RunPaths, capsys: pytest.CaptureFixture[str], prepares: bool
+) -> None:
     """The ledger says that an earlier launch failed; this one had opened it, or still prepared its data."""
     Ledger(paths.ledger).set_state(StageState.failed)
     with _started(paths):
@@ -96,7 +101,7 @@ def test_stop_tells_how_its_own_launch_ended(paths, capsys, prepares):
     assert "failed" not in said
 
 
-def test_stop_where_nothing_runs_changes_nothing(paths, capsys):
+def test_stop_where_nothing_runs_changes_nothing(paths: RunPaths, capsys: pytest.CaptureFixture[str]) -> None:
     before = sorted(paths.root.rglob("*"))
     nobody, nowhere = (ask(capsys, "stop", root) for root in (paths.root, paths.root / "nowhere"))
     assert nobody.code == 0 and "nothing to stop" in nobody.out
@@ -104,14 +109,14 @@ def test_stop_where_nothing_runs_changes_nothing(paths, capsys):
     assert sorted(paths.root.rglob("*")) == before
 
 
-def test_stop_of_what_is_no_launch_names_its_holder(paths, capsys):
+def test_stop_of_what_is_no_launch_names_its_holder(paths: RunPaths, capsys: pytest.CaptureFixture[str]) -> None:
     with _started(paths, "submit") as process:
         answer = ask(capsys, "stop", paths.root)
         assert answer.code == 5 and f"process {process.pid}" in answer.line
         assert not paths.stop_request.exists()
 
 
-def test_stop_that_gives_up_leaves_the_request(paths, capsys):
+def test_stop_that_gives_up_leaves_the_request(paths: RunPaths, capsys: pytest.CaptureFixture[str]) -> None:
     # Held by this very process, which does not look.
     with lock(paths, obeys=True) as holder:
         late = ask(capsys, "stop", paths.root, "--timeout", "0.05")
@@ -124,20 +129,20 @@ def test_stop_that_gives_up_leaves_the_request(paths, capsys):
 class Asked(Interrupts):
     """Notes that it was asked, in place of a signal to the process of the tests."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.heard = threading.Event()
 
-    def ask(self):
+    def ask(self) -> None:
         self.heard.set()
 
 
 @pytest.mark.parametrize("token", ["that of an earlier launch", "own"])
-def test_request_stops_only_the_launch_it_names(paths, monkeypatch, token):
+def test_request_stops_only_the_launch_it_names(paths: RunPaths, monkeypatch: pytest.MonkeyPatch, token: str) -> None:
     looks, interrupts = threading.Semaphore(0), Asked()
     plain = stop._requested
 
-    def requested(of):
+    def requested(of: RunPaths) -> str | None:
         looks.release()
         return plain(of)
 
