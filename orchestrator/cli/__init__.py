@@ -1,7 +1,4 @@
-"""Implements the command line: a parser for each verb, the verbs, and exit codes.
-
-Each verb calls another package and prints the result; no training logic is here.
-"""
+"""Parses the command line and prints results. Every verb calls another package, and nothing is decided here."""
 
 from workers.faces import face
 

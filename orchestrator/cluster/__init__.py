@@ -1,7 +1,4 @@
-"""Runs members as Ray actors and shards as Ray tasks; the only package that knows Ray.
-
-Other packages see the `Cluster` interface and plain values.
-"""
+"""Joins or starts Ray and runs members as actors. Other packages get outcomes that are plain values."""
 
 from workers.faces import face
 

@@ -1,7 +1,4 @@
-"""Checks the members' stored predictions, reads them in blocks of rows, and combines them into the ensemble's.
-
-Only `predictions` and `absent` read files; the rest takes and returns arrays.
-"""
+"""Checks the members' stored predictions and combines them. Its cores take and return arrays."""
 
 from workers.faces import face
 

@@ -1,7 +1,4 @@
-"""Composes the configuration, checks it and suggests the nearest right name; no other package imports Hydra.
-
-It returns a frozen `Config`: `schema` defines what a person may write, and `members` resolves the members.
-"""
+"""Composes, checks and resolves the configuration. It is the only package that imports Hydra."""
 
 from workers.faces import face
 

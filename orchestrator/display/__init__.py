@@ -1,7 +1,4 @@
-"""Shows progress to a person: live on a terminal, a plain line now and then elsewhere.
-
-It reads a run's status and writes to a stream; nothing depends on it.
-"""
+"""Shows progress, live on a terminal and line by line elsewhere. Nothing depends on it."""
 
 from workers.faces import face
 

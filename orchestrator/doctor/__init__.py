@@ -1,7 +1,4 @@
-"""Reports problems that a launch would meet on this machine.
-
-`facts` gathers the facts and `checks` judges them, so each check is a pure function.
-"""
+"""Says what would go wrong on this machine. `facts` gathers what there is to know, and `checks` judges it."""
 
 from workers.faces import face
 

@@ -1,7 +1,4 @@
-"""Runs a plan on a cluster: starts jobs, and handles those that fail, hang or must stop.
-
-Only the driver writes a run's ledger and MLflow.
-"""
+"""Runs a plan's jobs on a cluster. It tries again after failures and losses, and obeys signals and stops."""
 
 from workers.faces import face
 

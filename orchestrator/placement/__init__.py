@@ -1,7 +1,4 @@
-"""Chooses threads, precision and how many members run at once, by measuring real steps on this machine.
-
-The choice is made at a run's first start and kept, since it changes bits.
-"""
+"""Chooses threads, precision and members at once by measurement. The choice is kept, since it changes bits."""
 
 from workers.faces import face
 

@@ -1,7 +1,4 @@
-"""Turns a configuration into stages with dependencies, seeds and hashes, and estimates the cost of that plan.
-
-It is pure, so a plan does not depend on where its data and its run directory are.
-"""
+"""Turns a configuration into stages with seeds and hashes. It is pure: values in, values out."""
 
 from workers.faces import face
 

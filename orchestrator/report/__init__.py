@@ -1,7 +1,4 @@
-"""Scores, table, curves and pictures of a finished run, and the page that holds them.
-
-The only package that imports matplotlib; everything it shows can be rebuilt from files on disk.
-"""
+"""Writes scores, table, curves, pictures and the page. It is the only package that imports matplotlib."""
 
 from workers.faces import face
 

@@ -1,7 +1,4 @@
-"""The run directory: its paths, lock, record, ledger, status and the digests of what is committed.
-
-`RunPaths` is the only place that knows where a run's files are.
-"""
+"""Owns the run directory: paths, lock, record, ledger, status, digests. `RunPaths` names its files."""
 
 from workers.faces import face
 

@@ -1,7 +1,4 @@
-"""Writes, reads and checks the submission file and its manifest.
-
-Both are replaced in one rename, so neither is ever seen without the other.
-"""
+"""Writes, reads and checks the submission and its manifest. One rename replaces both."""
 
 from workers.faces import face
 

@@ -1,7 +1,4 @@
-"""Logs a run to an MLflow store without delaying training; no other package imports MLflow.
-
-`Tracker` takes what a launch tells it; one thread sends what is queued and repeats what failed.
-"""
+"""Sends a run's metrics and results to MLflow, which only it imports. One thread sends and repeats."""
 
 from workers.faces import face
 

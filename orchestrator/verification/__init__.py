@@ -1,7 +1,4 @@
-"""Checks a finished run against its own records, and explains one line of its submission.
-
-Changes nothing on disk.
-"""
+"""Checks a finished run against its records and explains its lines. It changes nothing on disk."""
 
 from workers.faces import face
 

@@ -1,7 +1,4 @@
-"""Predictions of a trained member: the mean over ten crops of each image.
-
-It reads a finished stage's weights and writes one file of probabilities per split.
-"""
+"""Predicts with a trained member: ten crops an image, averaged. It writes one file a split."""
 
 from workers.faces import face
 

@@ -1,7 +1,4 @@
-"""The nets: builds them by name, draws their weights from a seed, and lists their layers and costs.
-
-A plan needs only a net's outline, which loads torch for all nets but AlexNet.
-"""
+"""Builds nets by name, draws their weights, and counts layers and costs. Counting AlexNets loads no torch."""
 
 from workers.faces import face
 

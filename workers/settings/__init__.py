@@ -1,7 +1,4 @@
-"""The settings of a stage and of a dataset, as frozen values that check themselves.
-
-They are the schema of the configuration groups, and the process that trains receives them unchanged.
-"""
+"""Holds the settings of stages and datasets as frozen values that check themselves. They are the schema."""
 
 from workers.faces import face
 

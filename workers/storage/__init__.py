@@ -1,7 +1,4 @@
-"""The files that later steps rely on: atomic writes, checkpoints, fences, locks and finished stages.
-
-Every artefact is written to a temporary name, fsynced and renamed.
-"""
+"""Writes files that are trusted later: atomic files, checkpoints, fences. Each is synced, then renamed."""
 
 from workers.faces import face
 

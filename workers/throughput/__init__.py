@@ -1,7 +1,4 @@
-"""Measures how many images a second a stage would train, with real steps.
-
-Placement runs it in processes side by side; plans use it for an estimate.
-"""
+"""Times training steps for placement and plans. It runs in processes of its own, side by side."""
 
 from workers.faces import face
 

@@ -1,7 +1,4 @@
-"""Trains one stage: its loop, optimizer, schedule, evaluation and metrics.
-
-`run_stage` resumes from the newest valid checkpoint and returns when the stage is finished.
-"""
+"""Trains one stage: loop, optimizer, schedule, evaluation, metrics. `run_stage` resumes and finishes it."""
 
 from workers.faces import face
 

@@ -1,7 +1,4 @@
-"""Decodes an image file to RGB pixels: the supported formats, the treatment of unusual files, the errors.
-
-The same bytes give the same pixels on every machine.
-"""
+"""Decodes one image file to RGB pixels, or refuses it. The same bytes give the same pixels everywhere."""
 
 from workers.faces import face
 

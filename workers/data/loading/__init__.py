@@ -1,7 +1,4 @@
-"""Batches for training and evaluation: order, crops, reflections and colour as functions of seed, epoch and index.
-
-Images stay uint8 in the mapped store until a batch needs them.
-"""
+"""Makes batches: order, crops, reflections, colour from seed and epoch. Pixels stay uint8 until then."""
 
 from workers.faces import face
 

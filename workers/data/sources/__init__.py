@@ -1,7 +1,4 @@
-"""The sources of a dataset's images, classes and splits: folders, tables, shards, archives, torchvision.
-
-A source lists images without decoding them.
-"""
+"""Finds a dataset's images, classes and splits in folders, tables, archives. A source reads no pixels."""
 
 from workers.faces import face
 

@@ -1,7 +1,4 @@
-"""The prepared dataset: images decoded once into shards that NumPy can map, with statistics and a manifest.
-
-Preparation may be killed at any moment; it resumes without packing finished shards again.
-"""
+"""Packs images, decoded once, into shards that are mapped. A preparation survives a kill at any moment."""
 
 from workers.faces import face
 
