@@ -68,6 +68,8 @@ def write_store(
         "eigenvectors": np.eye(3).tolist(),
         "left_out": [],
         "unreadable": {"test": []},
+        "decisions": {},
+        "class_ids": [],
         "files": files,
     }
     (folder / MANIFEST).write_text(json.dumps(manifest))

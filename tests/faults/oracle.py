@@ -55,7 +55,8 @@ Process = subprocess.Popen[str]
 
 def child_environment() -> dict[str, str]:
     """What a test's own processes get: this checkout's packages, not an installation's, and one thread."""
-    path = os.pathsep.join(filter(None, (str(CHECKOUT), os.environ.get("PYTHONPATH"))))
+    shared = str(CHECKOUT / "tests" / "shared")
+    path = os.pathsep.join(filter(None, (str(CHECKOUT), shared, os.environ.get("PYTHONPATH"))))
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
 
 
@@ -214,8 +215,7 @@ class Family:
         """Nothing lives, within a minute."""
         give_up = time.monotonic() + GONE_S
         while living := self.living():
-            shown = [f"{process.pid} {' '.join(process.cmdline())[:100]}" for process in living if process.is_running()]
-            assert time.monotonic() < give_up, f"orphans: {shown}"
+            assert time.monotonic() < give_up, f"orphans: {living}"
             time.sleep(PAUSE_S)
 
 

@@ -117,7 +117,7 @@ def is_alive(pid):
         return False
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_hung_processes_are_killed_and_end_in_the_same_bits(spec, tmp_path):
     undisturbed = run_stage(spec, never)
     pids = tmp_path / "pids"
