@@ -3,9 +3,9 @@
 import argparse
 import difflib
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -126,15 +126,21 @@ def _top_parser(verbs: Mapping[str, Verb]) -> Parser:
         description="Trains an ensemble of image classifiers on Ray and hands back one averaged submission.",
         epilog=f"verbs:\n{lines}\n\n`{_PROGRAM} VERB --help` shows a verb's flags and examples.",
     )
-    parser.add_argument("--version", action="version", version=f"{_PROGRAM} {_version()}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     return parser
 
 
-def _version() -> str:
-    try:
-        return metadata.version(_PROGRAM)
-    except metadata.PackageNotFoundError:
-        return "(a checkout that is not installed)"
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
+        # Imported here: it takes 20 ms, a fifth of `septet --help`.
+        from importlib import metadata
+
+        try:
+            version = metadata.version(_PROGRAM)
+        except metadata.PackageNotFoundError:
+            version = "(a checkout that is not installed)"
+        sys.stdout.write(f"{_PROGRAM} {version}\n")
+        parser.exit()
 
 
 def _parse_verb(name: str, parser: Parser, argv: Sequence[str]) -> Request:
