@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from types import MappingProxyType
 from typing import Any
 
@@ -32,6 +33,8 @@ from workers.threads import map_in_order
 
 SUM_TOLERANCE = 1e-3
 _SHOWN_ROWS = 3
+# NumPy parses a header with `ast`, at which CPython 3.11 sometimes fails if two threads do it at once.
+_ONE_HEADER = Lock()
 
 
 @dataclass(frozen=True)
@@ -231,7 +234,8 @@ def _compare(path: Path, about: SplitPredictions, expected: Expected) -> None:
 def _offset(path: Path, about: SplitPredictions, expected: Expected) -> int:
     """Returns the byte offset of the first row, after checking that the header has the expected shape."""
     try:
-        header = np.load(path, mmap_mode="r", allow_pickle=False)
+        with _ONE_HEADER:
+            header = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise _Unusable(Flaw.damaged, f"{path} is not a whole .npy file ({error}); predict again") from error
     rows, said = expected.rows, (about.num_rows, about.num_classes)
