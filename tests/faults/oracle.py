@@ -215,7 +215,12 @@ class Family:
         """Nothing lives, within a minute."""
         give_up = time.monotonic() + GONE_S
         while living := self.living():
-            assert time.monotonic() < give_up, f"orphans: {living}"
+            shown = []
+            for process in living:
+                # One may end, and be a zombie, between two looks.
+                with contextlib.suppress(psutil.Error):
+                    shown.append(f"{process.pid} {' '.join(process.cmdline())[:100]}")
+            assert time.monotonic() < give_up, f"orphans: {shown}"
             time.sleep(PAUSE_S)
 
 
