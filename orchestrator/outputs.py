@@ -18,7 +18,7 @@ from orchestrator.combine import (
 )
 from orchestrator.config import CombineConfig, CombineMethod, SubmissionConfig
 from orchestrator.plan import Plan
-from orchestrator.report import Evidence, SplitScores, score_split, table_text, write_report
+from orchestrator.report import Caveats, Evidence, SplitScores, score_split, table_text, write_report
 from orchestrator.run import (
     Book,
     Committed,
@@ -32,7 +32,7 @@ from orchestrator.run import (
     require_data,
     require_stage,
 )
-from orchestrator.submission import Provenance, ask, find_manifest, write_submission
+from orchestrator.submission import ask, find_manifest, write_submission
 from workers.errors import DataError, MemberFailed
 from workers.storage import Finished
 
@@ -88,19 +88,8 @@ def write_results(
     missing = allowed_missing(paths, plan, data, submission)
     plan, book = without(plan, missing), book or open_book(paths)
     opened = open_results(paths, plan, combine.method, book.committed)
-    last = {member: plan.last_stage(member) for member in plan.members}
-    provenance = {member: Provenance(stage.ref.stage, stage.hash) for member, stage in last.items()}
-    split = opened.data.submitted
-    written = write_submission(
-        paths.submission,
-        submission,
-        opened.data,
-        opened.combined(split),
-        opened.members[split],
-        provenance,
-        missing,
-        book,
-    )
+    combined, members = opened.combined(data.submitted), opened.members[data.submitted]
+    written = write_submission(paths.submission, submission, opened.data, combined, members, plan, missing, book)
     return replace(_report(paths, plan, opened, missing), submission=written.path, digests=written.digests)
 
 
@@ -166,12 +155,11 @@ def _report(paths: RunPaths, plan: Plan, opened: Opened, missing: tuple[Missing,
         raise DataError(f"{paths.data}: neither test nor val has labels, so there is nothing to report")
     at_chance = tuple(member for member in plan.members if opened.finished[member].at_chance)
     # The table says it whatever is combined.
-    cuts_saw_val = not opened.data.splits.keys() & {_SEARCH_SPLIT}
+    caveats = Caveats(at_chance, _SEARCH_SPLIT not in opened.data.splits, missing)
     predictions = {one.member: one for one in opened.members[opened.data.scored[0]]}
-    evidence = Evidence(scores, predictions, at_chance, cuts_saw_val, missing)
-    files = write_report(paths, plan, read_record(paths), evidence)
+    files = write_report(paths, plan, read_record(paths), Evidence(scores, predictions, caveats))
     main = scores[0]
-    text = table_text(main, at_chance, cuts_saw_val=cuts_saw_val, missing=missing)
+    text = table_text(main, caveats)
     if opened.combination.note:
         text += opened.combination.note + "\n"
     ensemble = {**asdict(main.ensemble), "disagreement": main.disagreement}

@@ -1,4 +1,5 @@
 from .table import (
+    Caveats as Caveats,
     SplitScores as SplitScores,
     score_split as score_split,
     scores_json as scores_json,

@@ -1,16 +1,16 @@
 """Renders report/index.html, one self-contained page, from values and page.html.j2. Pure."""
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from orchestrator.combine import Missing
 from orchestrator.report.table import (
     AT_CHANCE_MARK,
     HEADER,
+    Caveats,
     SplitScores,
     percent,
     table_lines,
@@ -47,7 +47,6 @@ class MemberEntry:
     stages: str
     checkpoint: str
     checkpoint_sha256: str
-    at_chance: bool
     kernels: bytes | None
 
 
@@ -57,14 +56,13 @@ class Page:
 
     title: str
     scores: tuple[SplitScores, ...]
-    cuts_saw_val: bool
+    caveats: Caveats
     members: tuple[MemberEntry, ...]
     errors: Picture
     curves: Picture
     sheets: tuple[Sheet, ...]
     command: str
     facts: Mapping[str, str]
-    missing: tuple[Missing, ...] = ()
 
 
 def render(page: Page) -> str:
@@ -79,25 +77,24 @@ def render(page: Page) -> str:
     environment.filters["data_uri"] = lambda png: "data:image/png;base64," + base64.b64encode(png).decode()
     template = environment.get_template("page.html.j2")
     main = page.scores[0]
-    at_chance = [member.name for member in page.members if member.at_chance]
     return template.render(
         page=page,
         mean_top1_error=sum(own.top1_error for own in main.members.values()) / len(page.members),
         header=HEADER,
-        tables=[_table(page, scores, at_chance) for scores in page.scores],
+        tables=[_table(scores, page.caveats) for scores in page.scores],
         mark=AT_CHANCE_MARK,
         percent=percent,
         counted=counted,
     )
 
 
-def _table(page: Page, scores: SplitScores, at_chance: Sequence[str]) -> dict[str, Any]:
+def _table(scores: SplitScores, caveats: Caveats) -> dict[str, Any]:
     """Returns one table's text; `best` are the indices of the lines with the lowest top-1 error."""
-    lines = table_lines(scores, at_chance)
+    lines = table_lines(scores, caveats)
     errors = [*(one.score.top1_error for one in scores.rows), scores.ensemble.top1_error][: len(lines)]
     return {
         "title": table_title(scores),
         "lines": lines,
         "best": [index for index, error in enumerate(errors) if error == min(errors)],
-        "notes": table_notes(scores, at_chance, cuts_saw_val=page.cuts_saw_val, missing=page.missing),
+        "notes": table_notes(scores, caveats),
     }

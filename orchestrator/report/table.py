@@ -34,6 +34,15 @@ class SplitScores:
     method: CombineMethod
 
 
+@dataclass(frozen=True)
+class Caveats:
+    """What qualifies the scores: members at chance, members left out, and whether val chose the learning-rate cuts."""
+
+    at_chance: tuple[str, ...] = ()
+    cuts_saw_val: bool = False
+    missing: tuple[Missing, ...] = ()
+
+
 # Cells of a line of the table; errors are in percent with one binomial standard error.
 Line = tuple[str, str, str, str, str]
 HEADER: Line = ("", "members", "top-1 error", "top-5 error", "NLL")
@@ -94,16 +103,16 @@ def _errors(value: Score) -> dict[str, float]:
     return {"top1_error": value.top1_error, "top5_error": value.top5_error, "nll": value.nll}
 
 
-def table_lines(scores: SplitScores, at_chance: Sequence[str]) -> tuple[Line, ...]:
+def table_lines(scores: SplitScores, caveats: Caveats) -> tuple[Line, ...]:
     """Returns the paper's rows, and the ensemble unless it is the plain mean; marks rows with a member at chance."""
     lines = []
     for one in scores.rows:
-        mark = f" {AT_CHANCE_MARK}" if set(one.row.members) & set(at_chance) else ""
+        mark = f" {AT_CHANCE_MARK}" if set(one.row.members) & set(caveats.at_chance) else ""
         count = len(one.row.members)
         members = str(count) if one.row.averaged or count == 1 else f"mean of {count}"
         lines.append(_line(one.row.name + mark, members, one.score, scores.num_images))
     if scores.method is not CombineMethod.mean:
-        mark = f" {AT_CHANCE_MARK}" if at_chance else ""
+        mark = f" {AT_CHANCE_MARK}" if caveats.at_chance else ""
         name = f"ensemble, {scores.method}{mark}"
         lines.append(_line(name, str(len(scores.members)), scores.ensemble, scores.num_images))
     return tuple(lines)
@@ -124,47 +133,41 @@ def table_title(scores: SplitScores) -> str:
     return f"{scores.split}: {counted(scores.num_images, 'image')}, {counted(scores.num_classes, 'class')}"
 
 
-def table_notes(
-    scores: SplitScores, at_chance: Sequence[str], *, cuts_saw_val: bool, missing: Sequence[Missing] = ()
-) -> tuple[str, ...]:
+def table_notes(scores: SplitScores, caveats: Caveats) -> tuple[str, ...]:
     """Returns the notes below the table."""
-    notes = [f"MISSING: {one.member} is not in any row and not in the submission ({one.why})." for one in missing]
+    gone = caveats.missing
+    notes = [f"MISSING: {one.member} is not in any row and not in the submission ({one.why})." for one in gone]
     notes.append(
         "± is one binomial standard error; rows share images, so differences between rows are more precise than ± "
         "suggests."
     )
-    if cuts_saw_val:
+    if caveats.cuts_saw_val:
         notes.append("dev_fraction is 0: val also chose learning-rate cuts and best checkpoints, as in the paper.")
-    present = [member for member in scores.members if member in at_chance]
+    present = [member for member in scores.members if member in caveats.at_chance]
     if present:
         verb = "was" if len(present) == 1 else "were"
         notes.append(f"{AT_CHANCE_MARK} with {', '.join(present)}, which {verb} still at chance on val after training.")
     return tuple(notes)
 
 
-def table_text(
-    scores: SplitScores, at_chance: Sequence[str], *, cuts_saw_val: bool, missing: Sequence[Missing] = ()
-) -> str:
+def table_text(scores: SplitScores, caveats: Caveats) -> str:
     """Returns the table for a terminal, ending in a newline."""
-    lines = (HEADER, *table_lines(scores, at_chance))
+    lines = (HEADER, *table_lines(scores, caveats))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     body = ["  ".join((name.ljust(widths[0]), *map(str.rjust, cells, widths[1:]))).rstrip() for name, *cells in lines]
-    notes = table_notes(scores, at_chance, cuts_saw_val=cuts_saw_val, missing=missing)
-    return "\n".join([table_title(scores), "", *body, "", *notes]) + "\n"
+    return "\n".join([table_title(scores), "", *body, "", *table_notes(scores, caveats)]) + "\n"
 
 
-def to_markdown(
-    scores: SplitScores, at_chance: Sequence[str], *, cuts_saw_val: bool, missing: Sequence[Missing] = ()
-) -> str:
+def to_markdown(scores: SplitScores, caveats: Caveats) -> str:
     """Returns the table in Markdown, ending in a newline."""
     lines = [
         f"## {table_title(scores)}",
         "",
         _markdown_row(HEADER),
         "|:---|---:|---:|---:|---:|",
-        *(_markdown_row(line) for line in table_lines(scores, at_chance)),
+        *(_markdown_row(line) for line in table_lines(scores, caveats)),
         "",
-        *(f"- {note}" for note in table_notes(scores, at_chance, cuts_saw_val=cuts_saw_val, missing=missing)),
+        *(f"- {note}" for note in table_notes(scores, caveats)),
     ]
     return "\n".join(lines) + "\n"
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from orchestrator.combine import MemberPredictions, Missing
+from orchestrator.combine import MemberPredictions
 from orchestrator.config import CombineMethod
 from orchestrator.plan import Plan
 from orchestrator.report import plots
 from orchestrator.report.curves import read_curves
 from orchestrator.report.page import MemberEntry, Page, Picture, Sheet, render
 from orchestrator.report.scores import standard_error
-from orchestrator.report.table import SplitScores, scores_json, to_markdown
+from orchestrator.report.table import Caveats, SplitScores, scores_json, to_markdown
 from orchestrator.run import RunPaths, RunRecord, read_ledger
 from workers.storage import layout, write_bytes, write_json, write_text
 
@@ -27,20 +27,15 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Evidence:
-    """The inputs of a report: scores (main split first), the members' predictions of any split, members at chance.
-
-    `missing` are members that are left out; the plan passed with it has the others.
-    """
+    """The inputs of a report: scores (main split first), the members' predictions of any split, and caveats."""
 
     scores: tuple[SplitScores, ...]
     predictions: Mapping[str, MemberPredictions]
-    at_chance: tuple[str, ...]
-    cuts_saw_val: bool
-    missing: tuple[Missing, ...] = ()
+    caveats: Caveats
 
 
 def write_report(paths: RunPaths, plan: Plan, record: RunRecord, evidence: Evidence) -> tuple[Path, ...]:
-    """Writes the report and returns its files, index.html last."""
+    """Writes the report of the plan's members, which are present, and returns its files, index.html last."""
     curves = read_curves(paths, plan)
     bars = _bars(plan, evidence.scores[0])
     kernels = {member: png for member in plan.members if (png := _kernels(paths, plan, member, evidence)) is not None}
@@ -48,7 +43,7 @@ def write_report(paths: RunPaths, plan: Plan, record: RunRecord, evidence: Evide
     page = Page(
         title=f"{plan.experiment}: an ensemble of {len(plan.members)}",
         scores=evidence.scores,
-        cuts_saw_val=evidence.cuts_saw_val,
+        caveats=evidence.caveats,
         members=tuple(_entry(plan, member, evidence, kernels.get(member)) for member in plan.members),
         errors=Picture(plots.member_errors(bars, plots.LIGHT), plots.member_errors(bars, plots.DARK), _ERRORS_CAPTION),
         curves=Picture(
@@ -57,7 +52,6 @@ def write_report(paths: RunPaths, plan: Plan, record: RunRecord, evidence: Evide
         sheets=sheets,
         command=f"septet launch experiment={plan.experiment}",
         facts={**_facts(plan, record), **_passed_nans(paths)},
-        missing=evidence.missing,
     )
     figures = {
         "learning_curves": page.curves.light,
@@ -70,13 +64,10 @@ def write_report(paths: RunPaths, plan: Plan, record: RunRecord, evidence: Evide
         files.append(paths.figure(name))
         write_bytes(files[-1], content)
     files.append(paths.report_table)
-    tables = [
-        to_markdown(scores, evidence.at_chance, cuts_saw_val=evidence.cuts_saw_val, missing=evidence.missing)
-        for scores in evidence.scores
-    ]
+    tables = [to_markdown(scores, evidence.caveats) for scores in evidence.scores]
     write_text(files[-1], f"# {plan.experiment}\n\n" + "\n".join(tables))
     files.append(paths.report_scores)
-    write_json(files[-1], scores_json(evidence.scores, evidence.missing))
+    write_json(files[-1], scores_json(evidence.scores, evidence.caveats.missing))
     files.append(paths.report_page)
     write_text(files[-1], render(page))
     return tuple(files)
@@ -118,7 +109,6 @@ def _entry(plan: Plan, member: str, evidence: Evidence, kernels: bytes | None) -
         stages=" → ".join(stage.ref.stage if stage.ref.member == member else str(stage.ref) for stage in chain),
         checkpoint=about.checkpoint,
         checkpoint_sha256=about.checkpoint_sha256,
-        at_chance=member in evidence.at_chance,
         kernels=kernels,
     )
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from orchestrator.combine import Combined, MemberPredictions, Missing
 from orchestrator.config import SubmissionConfig, SubmissionFormat
+from orchestrator.plan import Plan
 from orchestrator.run import SUBMISSION_MANIFEST, Book, RunData, SubmissionDigests
 from orchestrator.submission.check import check_submission
 from orchestrator.submission.formats import (
@@ -27,14 +28,6 @@ from orchestrator.submission.formats import (
 from orchestrator.submission.manifest import Manifest, ManifestMember, NamedFile
 from workers.errors import ConfigError
 from workers.storage import remove_leftovers, replacing_folder, sha256_of, write_text
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """The last stage of one member: its name and hash."""
-
-    stage: str
-    stage_hash: str
 
 
 @dataclass(frozen=True)
@@ -91,14 +84,14 @@ def write_submission(
     data: RunData,
     combined: Combined,
     members: tuple[MemberPredictions, ...],
-    provenance: Mapping[str, Provenance],
+    plan: Plan,
     missing: Sequence[Missing],
     book: Book,
 ) -> Submission:
     """Writes, reads again and commits the submission of `combined` (the rows of `data.submitted`) and its manifest.
 
-    `members` are those of `combined`, in the same order; `missing` are those it does without. `book` records the
-    digests before the file is put in place and after. The caller must hold the run directory's lock.
+    `members` are those of `combined`, in the same order; `plan` has their stages; `missing` are those it does without.
+    `book` records the digests before the file is put in place and after. The caller must hold the run directory's lock.
 
     Raises:
         ConfigError: template or class ids do not fit; nothing has been changed.
@@ -113,7 +106,7 @@ def write_submission(
                 file.write(line.encode(errors="surrogateescape"))
         check_submission(candidate, question, combined)
         sha256 = sha256_of(candidate)
-        manifest = _manifest(config, data, question, combined, members, provenance, missing, sha256)
+        manifest = _manifest(config, data, question, combined, members, plan, missing, sha256)
         text = manifest.to_text()
         write_text(staged / SUBMISSION_MANIFEST, text)
         digests = SubmissionDigests(candidate.name, sha256, hashlib.sha256(text.encode()).hexdigest())
@@ -129,7 +122,7 @@ def _manifest(
     question: Question,
     combined: Combined,
     members: tuple[MemberPredictions, ...],
-    provenance: Mapping[str, Provenance],
+    plan: Plan,
     missing: Sequence[Missing],
     sha256: str,
 ) -> Manifest:
@@ -151,8 +144,8 @@ def _manifest(
             ManifestMember(
                 name=one.member,
                 weight=weights[one.member],
-                stage=provenance[one.member].stage,
-                stage_hash=provenance[one.member].stage_hash,
+                stage=plan.last_stages[one.member].stage,
+                stage_hash=plan.last_stage(one.member).hash,
                 predictions_sha256=one.about.sha256,
                 checkpoint=one.about.checkpoint,
                 checkpoint_sha256=one.about.checkpoint_sha256,

@@ -17,6 +17,7 @@ import numpy as np
 from orchestrator.combine.averaging import mean
 from orchestrator.combine.predictions import MemberPredictions
 from orchestrator.config.schema import SubmissionConfig, SubmissionFormat
+from orchestrator.plan.model import Plan, Stage, StageRef
 from orchestrator.run import Book, Committed
 from orchestrator.run.data import RunData, SplitData
 from orchestrator.run.ledger import Ledger, StageState
@@ -25,6 +26,7 @@ from orchestrator.run.record import RunRecord, write_record
 from orchestrator.submission import write as submission
 from workers.errors import SeptetError
 from workers.protocol import Numerics, SplitPredictions, StageResult
+from workers.settings.training import Recipe
 from workers.storage import atomic, checkpoint
 from workers.storage.finished import write_finished
 
@@ -69,19 +71,12 @@ def write_submission(folder: Path, number: int, kind: SubmissionFormat) -> None:
         offset = int(np.load(path, mmap_mode="r").offset)
         about = SplitPredictions("test", NUM_ROWS, len(CLASSES), "r", "d", "s", "c", "w")
         members = (MemberPredictions("a", path, about, offset),)
-        provenance = {"a": submission.Provenance("train", f"hash-{number}")}
         kept = [Committed()]
         data = RunData("d", CLASSES, {"test": split})
-        submission.write_submission(
-            folder / "submission",
-            SubmissionConfig(kind),
-            data,
-            mean(members),
-            members,
-            provenance,
-            (),
-            Book(lambda: kept[-1], kept.append),
-        )
+        stage = Stage(StageRef("a", "train"), Recipe(), None, 0, 0, f"hash-{number}", NUM_ROWS, 1, len(CLASSES))
+        plan = Plan("digits", "hash", ("a",), (stage,), (), {"a": stage.ref})
+        config, book = SubmissionConfig(kind), Book(lambda: kept[-1], kept.append)
+        submission.write_submission(folder / "submission", config, data, mean(members), members, plan, (), book)
 
 
 def old_submission(folder: Path) -> None:

@@ -11,6 +11,7 @@ from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionC
 from orchestrator.outputs import write_results
 from orchestrator.report import table as scoreboard
 from orchestrator.report.page import MemberEntry, Page, Picture, Sheet, render
+from orchestrator.report.table import Caveats
 from orchestrator.report.write import first_convolution
 
 PNG = b"\x89PNG"
@@ -26,12 +27,12 @@ def make_scores(base=("a", "b"), method=CombineMethod.mean):
 def make_page(**changes):
     scores = make_scores()
     entries = tuple(
-        MemberEntry(name, name == "deep", "train", "step-00000010", "ab" * 32, name == "b", PNG)
-        for name in scores.members
+        MemberEntry(name, name == "deep", "train", "step-00000010", "ab" * 32, PNG) for name in scores.members
     )
     picture = Picture(PNG, PNG, "a caption")
     sheets = (Sheet("prepared.png", PNG, "as they are prepared"),)
-    page = Page("digits", (scores,), False, entries, picture, picture, sheets, "septet launch", {"plan hash": "f00"})
+    caveats, facts = Caveats(at_chance=("b",)), {"plan hash": "f00"}
+    page = Page("digits", (scores,), caveats, entries, picture, picture, sheets, "septet launch", facts)
     return replace(page, **changes)
 
 
@@ -100,7 +101,7 @@ def test_render_shows_sheets_and_kernels_where_there_are_some():
 
 
 def test_to_text_columns_line_up_and_no_line_is_long():
-    text = scoreboard.table_text(make_scores(), (), cuts_saw_val=False)
+    text = scoreboard.table_text(make_scores(), Caveats())
     lines = text.splitlines()
     assert lines[0] == "val: 50 images, 12 classes"
     table = lines[2:7]
@@ -109,11 +110,11 @@ def test_to_text_columns_line_up_and_no_line_is_long():
     assert "mean of 2" in table[1]
     assert max(len(line) for line in lines) <= 120
     assert text.endswith("\n") and "†" not in text and "dev_fraction" not in text
-    assert "dev_fraction is 0" in scoreboard.table_text(make_scores(), (), cuts_saw_val=True)
+    assert "dev_fraction is 0" in scoreboard.table_text(make_scores(), Caveats(cuts_saw_val=True))
 
 
 def test_to_markdown_asterisks_are_literal_and_cells_equal_in_number():
-    text = scoreboard.to_markdown(make_scores(), ("b",), cuts_saw_val=False)
+    text = scoreboard.to_markdown(make_scores(), Caveats(at_chance=("b",)))
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert {row.count("|") for row in rows} == {6}
     assert r"3 CNNs\* †" in text
@@ -122,10 +123,10 @@ def test_to_markdown_asterisks_are_literal_and_cells_equal_in_number():
 
 @pytest.mark.parametrize("method", [CombineMethod.weighted, CombineMethod.geometric])
 def test_table_lines_other_than_mean_adds_the_ensemble(method):
-    lines = scoreboard.table_lines(make_scores(method=method), ())
+    lines = scoreboard.table_lines(make_scores(method=method), Caveats())
     assert lines[-1][0] == f"ensemble, {method}"
     assert len(lines) == 5
-    assert len(scoreboard.table_lines(make_scores(), ())) == 4
+    assert len(scoreboard.table_lines(make_scores(), Caveats())) == 4
 
 
 def test_write_results_again_gives_the_same_bytes_and_copies_the_sheets_that_the_run_has(tmp_path, make_run):

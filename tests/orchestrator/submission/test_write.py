@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from asked_rows import ALL_FORMATS, CLASSES, NUM_ROWS, draw, make_question, names_of, write
 from book_in_memory import book_in_memory
+from fake_stages import plan_of
 
 from orchestrator.combine.averaging import mean
 from orchestrator.combine.predictions import MemberPredictions
@@ -19,9 +20,11 @@ from orchestrator.run.paths import RunPaths
 from orchestrator.submission.check import check_submission
 from orchestrator.submission.formats import file_lines, make_layout
 from orchestrator.submission.manifest import read_manifest
-from orchestrator.submission.write import Provenance, ask, check_config, write_submission
+from orchestrator.submission.write import ask, check_config, write_submission
 from workers.errors import CheckFailed, ConfigError
 from workers.protocol import SplitPredictions
+
+PLAN = plan_of({"a": {"main": None}, "b": {"main": None}})
 
 
 def make_data(unreadable=(), splits=("val", "test")):
@@ -44,11 +47,8 @@ def store_member(folder, name, seed, unreadable):
 
 def submit(tmp_path, config, unreadable=()):
     members = tuple(store_member(tmp_path, name, seed, unreadable) for seed, name in enumerate(("a", "b")))
-    provenance = {one.member: Provenance("main", f"hash-{one.member}") for one in members}
-    data = make_data(unreadable)
-    return write_submission(
-        tmp_path / "submission", config, data, mean(members), members, provenance, (), book_in_memory()
-    )
+    data, book = make_data(unreadable), book_in_memory()
+    return write_submission(tmp_path / "submission", config, data, mean(members), members, PLAN, (), book)
 
 
 @pytest.mark.parametrize("submission_format", ALL_FORMATS)
@@ -62,7 +62,12 @@ def test_write_submission_leaves_one_file_and_a_manifest_of_it(tmp_path, submiss
     assert manifest["format"] == submission_format.value
     assert (manifest["split"], manifest["num_rows"], manifest["method"]) == ("test", NUM_ROWS, "mean")
     assert [one["name"] for one in manifest["members"]] == ["a", "b"]
-    of_b = {"weight": 0.5, "stage_hash": "hash-b", "predictions_sha256": "sha-b", "checkpoint_sha256": "checkpoint-b"}
+    of_b = {
+        "weight": 0.5,
+        "stage_hash": PLAN.last_stage("b").hash,
+        "predictions_sha256": "sha-b",
+        "checkpoint_sha256": "checkpoint-b",
+    }
     assert manifest["members"][1].items() >= of_b.items()
 
 
@@ -110,10 +115,9 @@ def test_write_submission_predictions_cut_after_their_check_keeps_the_last_one(t
     members = tuple(store_member(tmp_path, name, seed, ()) for seed, name in enumerate(("a", "b")))
     content = members[1].path.read_bytes()
     members[1].path.write_bytes(content[:-4])
-    provenance = {one.member: Provenance("main", f"hash-{one.member}") for one in members}
     with pytest.raises(CheckFailed, match="became shorter"):
         book = book_in_memory()
-        write_submission(tmp_path / "submission", config, make_data(), mean(members), members, provenance, (), book)
+        write_submission(tmp_path / "submission", config, make_data(), mean(members), members, PLAN, (), book)
     assert contents(tmp_path) == before
 
 
