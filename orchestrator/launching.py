@@ -1,7 +1,7 @@
 """Launches a run: from the configuration to trained members, submission and report."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -78,7 +78,8 @@ def launch(config: Config, stream: IO[str], *, accept_changes: bool = False) -> 
         root = Path(config.run_dir) if config.run_dir else default_run_dir(config.experiment, plan.hash)
         kept, lacking = config.predict, placement.lacking(config)
         wanted = Wanted(plan, config.yaml, kept.checkpoint, code_digest(), versions(), lacking, kept.crops)
-        with open_run(root, wanted, accept_changes=accept_changes) as run, _stoppable(run, interrupts):
+        opened = open_run(root, wanted, accept_changes=accept_changes)
+        with opened as run, obeying(run.paths, run.holder, interrupts):
             if run.new and config.tracking.required:
                 tracking.probe(config.tracking.uri)
             with watching(stream) as watch:
@@ -214,9 +215,9 @@ def _tracked(config: Config, plan: Plan, run: OpenedRun, prepared: Prepared) -> 
 
 
 def _publish(results: Results, paths: RunPaths, tracker: Tracker) -> None:
-    tracker.log_ensemble({f"ensemble/{name}": value for name, value in results.ensemble.items()})
+    tracker.log_scores({f"ensemble/{name}": value for name, value in results.ensemble.items()})
     for member, scores in results.members.items():
-        tracker.log_member(member, {f"final/{name}": value for name, value in scores.items()})
+        tracker.log_scores({f"final/{name}": value for name, value in scores.items()}, member)
     if results.digests is not None:
         # Also kept outside the run directory, to detect changes of its files.
         digests = results.digests
@@ -225,8 +226,3 @@ def _publish(results: Results, paths: RunPaths, tracker: Tracker) -> None:
     tracker.log_artifact(paths.config_yaml)
     tracker.log_artifact(paths.submission, "submission")
     tracker.log_artifact(paths.report, "report")
-
-
-def _stoppable(run: OpenedRun, interrupts: Interrupts) -> AbstractContextManager[None]:
-    assert run.holder is not None
-    return obeying(run.paths, run.holder, interrupts)

@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from orchestrator.combine import Combination, Combined, top_classes
+from orchestrator.config import TARGET
 from orchestrator.plan import Plan, plan_from_json
 from orchestrator.run import RunPaths, RunRecord, find_finished, read_record
 from orchestrator.submission import read_manifest
@@ -21,7 +22,6 @@ from workers.errors import ConfigError, DataError, MemberFailed
 from workers.numerics import capabilities, usable
 from workers.storage import write_text
 
-TARGET = "target"
 # 256-pixel images of one block: at most 400 MB. Members are loaded once for each block.
 _BLOCK_IMAGES = 2048
 _SUFFIXES = {".jpeg", ".jpg", *(f".{name.lower()}" for name in FORMATS)}
@@ -85,24 +85,19 @@ def predict(
 
 def find_images(given: Sequence[Path]) -> tuple[Path, ...]:
     """Returns the files to predict: every file named, and in folders every file that looks like an image."""
-
-    def found() -> Iterator[Path]:
-        for path in given:
-            if path.is_dir():
-                inside = sorted(
-                    file
-                    for file in path.rglob("*")
-                    if file.suffix.lower() in _SUFFIXES and not file.name.startswith(".") and file.is_file()
-                )
-                if not inside:
-                    raise DataError(f"{path}: no image in that folder ({', '.join(sorted(_SUFFIXES))})")
-                yield from inside
-            elif path.is_file():
-                yield path
-            else:
-                raise DataError(f"{path}: no such image file or folder")
-
-    return tuple(found())
+    found: list[Path] = []
+    for path in given:
+        if path.is_dir():
+            files = (file for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES and file.is_file())
+            inside = sorted(file for file in files if not file.name.startswith("."))
+            if not inside:
+                raise DataError(f"{path}: no image in that folder ({', '.join(sorted(_SUFFIXES))})")
+            found += inside
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise DataError(f"{path}: no such image file or folder")
+    return tuple(found)
 
 
 def prediction_json(predictions: Sequence[Prediction]) -> list[dict[str, Any]]:

@@ -11,8 +11,6 @@ _NAMED = re.compile(
     r"((?:password|passwd|token|secret|signature|credential|api[_-]?key|access[_-]?key)=)[^&\s'\"]+", re.IGNORECASE
 )
 _HEADER = re.compile(r"(authorization\W+(?:bearer|basic)\s+)[\w.~+/=-]+", re.IGNORECASE)
-
-
 # Terminals act on these: cursor, title, clipboard, colours (C0, DEL, C1), and writing direction.
 _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _SECRET_NAME = re.compile(r"PASSWORD|PASSWD|SECRET|TOKEN|CREDENTIAL|API_?KEY|ACCESS_KEY|PRIVATE_KEY", re.IGNORECASE)

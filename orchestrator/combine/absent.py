@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from orchestrator.combine.predictions import Expected, Flaw, Invalid, check_predictions
 from orchestrator.config import SubmissionConfig
 from orchestrator.plan import Job, Plan, TrainJob
-from orchestrator.run import Contents, RunData, RunPaths, StageState, find_finished, read_ledger
+from orchestrator.run import Contents, RunData, RunPaths, State, find_finished, read_ledger
 from workers.errors import ConfigError, MemberFailed
 
 
@@ -90,5 +90,5 @@ def _why(paths: RunPaths, plan: Plan, member: str, splits: Sequence[str], digest
 def _failures(ledger: Contents, jobs: Sequence[Job]) -> Iterator[str]:
     for job in jobs:
         entry = ledger.entry(job)
-        if entry.state is StageState.failed:
+        if entry.state is State.failed:
             yield f"{job}: {entry.attempts[-1].error}"

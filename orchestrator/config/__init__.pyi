@@ -11,4 +11,4 @@ from .schema import (
     TrackingConfig as TrackingConfig,
     default_run_dir as default_run_dir,
 )
-from .structure import choices as choices, overlay as overlay
+from .structure import choices as choices, overlay as overlay, shown as shown

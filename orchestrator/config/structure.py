@@ -58,7 +58,7 @@ def overlay(base: T, values: object, key: str) -> T:
 def mapping(values: object, key: str) -> dict[str, Any]:
     """Returns `values` as a dict with text keys; raises ConfigError if it is not a mapping."""
     if not isinstance(values, Mapping):
-        raise ConfigError(f"{key}={_shown(values)}: give keys below {key}, as in {key}.<key>=<value>")
+        raise ConfigError(f"{key}={shown(values)}: give keys below {key}, as in {key}.<key>=<value>")
     return {str(name): value for name, value in values.items()}
 
 
@@ -125,7 +125,7 @@ def _convert(hint: Any, value: object, key: str) -> Any:
         return _alternative(arguments, value, key)
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise ConfigError(f"{key}={_shown(value)}: give a list, as in {key}=[…]")
+            raise ConfigError(f"{key}={shown(value)}: give a list, as in {key}=[…]")
         return tuple(_convert(arguments[0], item, f"{key}[{index}]") for index, item in enumerate(value))
     if origin is not None:
         return {name: _convert(arguments[1], item, join(key, name)) for name, item in mapping(value, key).items()}
@@ -150,7 +150,7 @@ def _member_of(enum: type[StrEnum], value: object, key: str) -> StrEnum:
     names = [str(member) for member in enum]
     if isinstance(value, str) and value in names:
         return enum(value)
-    raise ConfigError(f"{key}={_shown(value)}: {choices(_shown(value), names)}")
+    raise ConfigError(f"{key}={shown(value)}: {choices(shown(value), names)}")
 
 
 def _scalar(kind: type, value: object, key: str) -> object:
@@ -161,10 +161,11 @@ def _scalar(kind: type, value: object, key: str) -> object:
         return str(value)
     if (kind is int and is_int) or (kind in (bool, str) and isinstance(value, kind)):
         return value
-    raise ConfigError(f"{key}={_shown(value)}: give {_WANTED[kind]}")
+    raise ConfigError(f"{key}={shown(value)}: give {_WANTED[kind]}")
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """Returns a value as YAML spells it."""
     if value is None:
         return "null"
     if isinstance(value, bool):

@@ -11,7 +11,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -29,6 +28,7 @@ from orchestrator.plan import make_plan
 from workers.data.decoding import FORMATS, BadImage, decode
 from workers.data.sources import survey
 from workers.errors import SeptetError
+from workers.numerics import capabilities
 from workers.settings import DatasetSettings
 
 _TORCH_TIMEOUT_S = 120
@@ -75,7 +75,7 @@ def gather(config: Config, note: Callable[[str], None]) -> Facts:
         tracking_required=config.tracking.required,
         datasets={name: ask_dataset(settings) for name, settings in config.datasets.items()},
         placement=Answer(placed.line) if isinstance(placed, Placed) else placed,
-        compiled_kernels=find_spec("workers.kernels._lrn") is not None,
+        compiled_kernels=capabilities().compiled_kernels,
         placements=() if chosen is None else tuple(map(str, chosen.options)),
     )
 

@@ -16,7 +16,7 @@ from orchestrator.execution.jobs import Work, stored_predictions
 from orchestrator.execution.recovery import reopen_damaged
 from orchestrator.execution.watchdog import Deadlines, mark_of
 from orchestrator.plan import Job, Plan, PredictJob, StageRef, TrainJob, ready
-from orchestrator.run import AttemptEnd, Book, Follower, Ledger, StageState, find_finished, require_stage
+from orchestrator.run import AttemptEnd, Book, Follower, Ledger, State, find_finished, require_stage
 from orchestrator.tracking import Ending, Tracker
 from workers.errors import CheckFailed, DataError, MemberFailed, SeptetError, StorageError
 from workers.protocol import StageResult
@@ -66,7 +66,7 @@ class Driver:
         Raises:
             CheckFailed: a finished stage differs from the committed one.
         """
-        self._ledger.set_state(StageState.running)
+        self._ledger.set_state(State.running)
         self._follow(self._followers)
         # Cached, since each check reads whole files.
         stored = cache(partial(stored_predictions, self._work, self._book.committed))
@@ -76,19 +76,19 @@ class Driver:
             finished = find_finished(self._work.paths, stage)
             if finished is not None:
                 self._done.add(stage.ref)
-                self._ledger.declare(train, StageState.done)
+                self._ledger.declare(train, State.done)
                 folder = self._work.paths.stage(stage.ref)
                 require_stage(self._book.committed, stage.ref, folder, finished.checkpoint_sha256)
                 at_chance = finished.at_chance
                 self._tracker.stage_finished(stage.ref, Ending.FINISHED, {_AT_CHANCE_TAG: str(at_chance).lower()})
             else:
-                self._ledger.declare(train, StageState.waiting)
+                self._ledger.declare(train, State.waiting)
         for member in self._work.plan.members:
             found = stored(member) if self._work.plan.last_stages[member] in self._done else None
             if found is not None:
                 self._predicted.add(member)
             job = self._work.plan.predict_job(member)
-            self._ledger.declare(job, StageState.waiting if found is None else StageState.done)
+            self._ledger.declare(job, State.waiting if found is None else State.done)
         return self._complete
 
     @property
@@ -131,10 +131,10 @@ class Driver:
         for member in sorted(self._actors):
             self._discard(member)
         if self._failed:
-            self._ledger.set_state(StageState.failed)
+            self._ledger.set_state(State.failed)
             raise self._failure()
         if not self._complete:
-            self._ledger.set_state(StageState.stopped)
+            self._ledger.set_state(State.stopped)
         show()
         return self._complete
 
@@ -207,11 +207,11 @@ class Driver:
             case Predicted(splits):
                 self._book.predictions(job.member, {one.split: one.sha256 for one in splits})
                 self._predicted.add(job.member)
-                self._ledger.end(job, AttemptEnd.done, StageState.done)
+                self._ledger.end(job, AttemptEnd.done, State.done)
             case Halted() if moving and not self._stopping:
-                self._ledger.end(job, AttemptEnd.preempted, StageState.waiting)
+                self._ledger.end(job, AttemptEnd.preempted, State.waiting)
             case Halted():
-                self._ledger.end(job, AttemptEnd.stopped, StageState.stopped)
+                self._ledger.end(job, AttemptEnd.stopped, State.stopped)
                 self._track_end(job, Ending.KILLED)
             case Lost(reason, announced):
                 end = AttemptEnd.preempted if moving or announced else AttemptEnd.lost
@@ -238,7 +238,7 @@ class Driver:
         self._done.add(ref)
         self._note_passed(ref, result.num_updates + 1)
         self._ledger.flag_at_chance(job, result.at_chance)
-        self._ledger.end(job, AttemptEnd.done, StageState.done, resumed_from=result.resumed_from)
+        self._ledger.end(job, AttemptEnd.done, State.done, resumed_from=result.resumed_from)
         self._tracker.stage_finished(ref, Ending.FINISHED, {_AT_CHANCE_TAG: str(result.at_chance).lower()})
 
     def _retry(self, job: Job, end: AttemptEnd, failure: Failure) -> None:
@@ -250,10 +250,10 @@ class Driver:
         if failure.diverged_at is not None:
             end = AttemptEnd.diverged
         if self._stopping:
-            self._ledger.end(job, end, StageState.stopped, error=message, diverged_at=failure.diverged_at)
+            self._ledger.end(job, end, State.stopped, error=message, diverged_at=failure.diverged_at)
             self._track_end(job, Ending.KILLED)
             return
-        self._ledger.end(job, end, StageState.waiting, error=message, diverged_at=failure.diverged_at)
+        self._ledger.end(job, end, State.waiting, error=message, diverged_at=failure.diverged_at)
         if end is AttemptEnd.diverged:
             if self._ledger.may_replay(job):
                 _log.warning("%s: replaying from its newest checkpoint, in case the fault is transient", job)
@@ -261,7 +261,7 @@ class Driver:
             failure = replace(failure, message=f"{failure.message} (again after a replay, so it is no transient fault)")
         elif failure.retryable and self._ledger.may_retry(job, end, self._work.budgets):
             return
-        self._ledger.declare(job, StageState.failed)
+        self._ledger.declare(job, State.failed)
         self._failed[job] = failure
         self._track_end(job, Ending.FAILED)
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from orchestrator.execution.signals import Interrupts
-from orchestrator.run import Holder, RunPaths, StageState, is_locked, read_holder, read_ledger
+from orchestrator.run import Holder, RunPaths, State, is_locked, read_holder, read_ledger
 from workers.errors import DataError, RunInUse, StorageError
 from workers.storage import write_text
 
@@ -111,9 +111,9 @@ def _ended(paths: RunPaths, holder: Holder, since: float) -> str:
     try:
         state = read_ledger(paths.ledger).state
     except StorageError:
-        state = StageState.failed
-    if state is StageState.done:
+        state = State.failed
+    if state is State.done:
         return f"{holder} finished before it could stop: the run is done"
-    if state is StageState.failed:
+    if state is State.failed:
         return f"{holder} has ended, and the run failed; `septet status {paths.root}` shows why"
     return f"{holder} has stopped after saving checkpoints; run the same command again to resume"

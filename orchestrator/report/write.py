@@ -86,7 +86,6 @@ def _sheets(paths: RunPaths, plan: Plan) -> tuple[Sheet, ...]:
 
 
 def _bars(plan: Plan, scores: SplitScores) -> Sequence[plots.Bar]:
-
     def bar(name: str, error: float, *, averaged: bool) -> plots.Bar:
         pretrained = not averaged and plan.is_pretrained(name)
         return plots.Bar(name, error, standard_error(error, scores.num_images), pretrained, averaged)

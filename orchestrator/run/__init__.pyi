@@ -13,7 +13,7 @@ from .ledger import (
     Budgets as Budgets,
     Contents as Contents,
     Ledger as Ledger,
-    StageState as StageState,
+    State as State,
     end_noted as end_noted,
     read_ledger as read_ledger,
 )
@@ -34,7 +34,6 @@ from .record import (
 from .status import (
     RunStatus as RunStatus,
     StageStatus as StageStatus,
-    State as State,
     find_finished as find_finished,
     pace as pace,
     read_status as read_status,

@@ -17,14 +17,18 @@ from workers.errors import Stopped, StorageError
 from workers.storage import parse_json, storage_errors, write_json
 
 
-class StageState(StrEnum):
-    """The state of a job, or of the whole run."""
+class State(StrEnum):
+    """The state of a job, or of the whole run.
+
+    `interrupted` is never written: the ledger says running, but no process holds the run.
+    """
 
     waiting = "waiting"
     running = "running"
     done = "done"
     failed = "failed"
     stopped = "stopped"
+    interrupted = "interrupted"
 
 
 class AttemptEnd(StrEnum):
@@ -66,7 +70,7 @@ class Attempt:
 class Entry:
     """The history of one job. `passed_nans` are updates at which a replay did not meet the NaN again."""
 
-    state: StageState = StageState.waiting
+    state: State = State.waiting
     attempts: tuple[Attempt, ...] = ()
     at_chance: bool = False
     passed_nans: tuple[int, ...] = ()
@@ -90,7 +94,7 @@ class Budgets:
 class Contents:
     """The content of ledger.json: training by `member/stage`, predictions by member."""
 
-    state: StageState = StageState.waiting
+    state: State = State.waiting
     launch: int = 0
     stages: Mapping[str, Entry] = field(default_factory=dict)
     predictions: Mapping[str, Entry] = field(default_factory=dict)
@@ -124,12 +128,12 @@ class Ledger:
     def entry(self, job: Job) -> Entry:
         return self.contents.entry(job)
 
-    def set_state(self, state: StageState) -> None:
+    def set_state(self, state: State) -> None:
         """Sets the state of the whole run."""
         self.contents = replace(self.contents, state=state)
         self._save()
 
-    def declare(self, job: Job, state: StageState) -> None:
+    def declare(self, job: Job, state: State) -> None:
         """Sets the state of a job that waits, has failed for good, or was done by an earlier launch."""
         if self.entry(job).state is not state:
             self._put(job, replace(self.entry(job), state=state))
@@ -138,7 +142,7 @@ class Ledger:
         """Begins the next attempt and returns its number."""
         entry = self.entry(job)
         attempt = Attempt(len(entry.attempts), self.contents.launch, started, resumed_from, last_step=resumed_from)
-        self._put(job, replace(entry, state=StageState.running, attempts=(*entry.attempts, attempt)))
+        self._put(job, replace(entry, state=State.running, attempts=(*entry.attempts, attempt)))
         return attempt.attempt
 
     def reach(self, job: Job, last_step: int) -> None:
@@ -155,7 +159,7 @@ class Ledger:
         self,
         job: Job,
         outcome: AttemptEnd,
-        state: StageState,
+        state: State,
         *,
         error: str = "",
         resumed_from: int | None = None,
@@ -214,15 +218,15 @@ def end_noted(ledger: Ledger) -> Iterator[None]:
     try:
         yield
     except (Stopped, KeyboardInterrupt):
-        _note_end(ledger, StageState.stopped)
+        _note_end(ledger, State.stopped)
         raise
     except BaseException:
-        _note_end(ledger, StageState.failed)
+        _note_end(ledger, State.failed)
         raise
-    ledger.set_state(StageState.done)
+    ledger.set_state(State.done)
 
 
-def _note_end(ledger: Ledger, state: StageState) -> None:
+def _note_end(ledger: Ledger, state: State) -> None:
     # The original error matters more; the same storage fault may make this write fail too.
     with suppress(OSError, StorageError):
         ledger.set_state(state)
@@ -234,7 +238,7 @@ def read_ledger(path: Path) -> Contents:
         with storage_errors(path):
             value = parse_json(path.read_bytes())
         entries = ({key: _entry(entry) for key, entry in value[kind].items()} for kind in ("stages", "predictions"))
-        return Contents(StageState(value["state"]), value["launch"], *entries)
+        return Contents(State(value["state"]), value["launch"], *entries)
     except FileNotFoundError:
         return Contents()
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -246,7 +250,7 @@ def _entry(value: Mapping[str, Any]) -> Entry:
         Attempt(**{**attempt, "outcome": attempt["outcome"] and AttemptEnd(attempt["outcome"])})
         for attempt in value["attempts"]
     )
-    return Entry(StageState(value["state"]), attempts, value["at_chance"], tuple(value["passed_nans"]))
+    return Entry(State(value["state"]), attempts, value["at_chance"], tuple(value["passed_nans"]))
 
 
 def _close_interrupted(entries: Mapping[str, Entry]) -> dict[str, Entry]:
@@ -255,7 +259,7 @@ def _close_interrupted(entries: Mapping[str, Entry]) -> dict[str, Entry]:
     for key, entry in entries.items():
         if entry.attempts and entry.attempts[-1].outcome is None:
             last = replace(entry.attempts[-1], outcome=AttemptEnd.interrupted)
-            closed[key] = replace(entry, state=StageState.waiting, attempts=(*entry.attempts[:-1], last))
+            closed[key] = replace(entry, state=State.waiting, attempts=(*entry.attempts[:-1], last))
     return closed
 
 

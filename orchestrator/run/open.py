@@ -55,7 +55,7 @@ class OpenedRun:
         self.paths = paths
         self.new = new
         self.committed = False
-        self.holder: Holder | None = None
+        self.holder: Holder  # set by `open_run`
         self.record = record
         self._wanted = wanted
         self._accept_changes = accept_changes

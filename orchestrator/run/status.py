@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from enum import StrEnum
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from orchestrator.plan import PredictJob, Stage, TrainJob, plan_from_json
 from orchestrator.run.holder import is_locked
-from orchestrator.run.ledger import Entry, StageState, read_ledger
+from orchestrator.run.ledger import Entry, State, read_ledger
 from orchestrator.run.metrics import Point, read_tail
 from orchestrator.run.paths import RunPaths
 from orchestrator.run.record import read_record
@@ -25,43 +24,42 @@ _STRAGGLING = 0.5
 _FEWEST_RATES = 5
 
 
-class State(StrEnum):
-    """State of a run or stage; `interrupted`: the ledger says running, but no process holds the run."""
-
-    waiting = "waiting"
-    running = "running"
-    done = "done"
-    failed = "failed"
-    stopped = "stopped"
-    interrupted = "interrupted"
-
-
 @dataclass(frozen=True)
-class StageStatus:
+class Course:
+    """The latest values in a stage's metrics.jsonl; unknown values are None.
+
+    `data_wait` is the share of training time spent waiting for the next batch, in [0, 1]. `share_of_usual_rate` is the
+    latest rate divided by this attempt's median.
+    """
+
+    step: int = 0
+    epoch: float = 0.0
+    val_error: float | None = None
+    images_per_second: float | None = None
+    data_wait: float | None = None
+    updates_per_second: float | None = None
+    at_chance: bool = False
+    share_of_usual_rate: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageStatus(Course):
     """The state of one stage. Errors are in [0, 1]; unknown values are None.
 
-    `data_wait` is the share of training time spent waiting for the next batch, in [0, 1]. If the stage
-    `may_end_early`, then `num_updates`, `num_epochs` and `remaining_s` are upper bounds. `passed_nans` are updates
-    whose NaN did not return in a replay. `share_of_usual_rate` is the latest rate divided by this attempt's median.
+    If the stage `may_end_early`, then `num_updates`, `num_epochs` and `remaining_s` are upper bounds. `passed_nans` are
+    updates whose NaN did not return in a replay.
     """
 
     member: str
     stage: str
     state: State
-    step: int
     num_updates: int
-    epoch: float
     num_epochs: int
     batch_size: int
-    val_error: float | None
-    images_per_second: float | None
-    remaining_s: float | None
-    error: str | None
-    at_chance: bool
+    remaining_s: float | None = None
+    error: str | None = None
     may_end_early: bool = False
-    data_wait: float | None = None
     passed_nans: tuple[int, ...] = ()
-    share_of_usual_rate: float | None = None
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -119,20 +117,6 @@ class RunStatus:
         return left / sum(rates) if rates else None
 
 
-@dataclass(frozen=True)
-class Course:
-    """The latest values in a stage's metrics.jsonl."""
-
-    step: int = 0
-    epoch: float = 0.0
-    val_error: float | None = None
-    images_per_second: float | None = None
-    data_wait: float | None = None
-    updates_per_second: float | None = None
-    at_chance: bool = False
-    share_of_usual_rate: float | None = None
-
-
 def read_status(paths: RunPaths) -> RunStatus:
     """Reads run.json, ledger.json, DONE.json files and the ends of the metrics.
 
@@ -150,7 +134,7 @@ def read_status(paths: RunPaths) -> RunStatus:
         finished = find_finished(paths, stage)
         status = stage_status(stage, entry=entry, course=course, finished=finished, locked=locked)
         predictions = ledger.entry(PredictJob(stage.ref))
-        if plan.last_stages[stage.ref.member] == stage.ref and predictions.state is StageState.failed:
+        if plan.last_stages[stage.ref.member] == stage.ref and predictions.state is State.failed:
             # Predictions have no line of their own; without this, no line would say why the run failed.
             return replace(status, error=f"predictions: {_last_error(predictions)}")
         return status
@@ -177,24 +161,21 @@ def stage_status(stage: Stage, *, entry: Entry, course: Course, finished: Finish
     remaining_s = None
     if state is State.running and course.updates_per_second:
         remaining_s = max(0, stage.num_updates - step) / course.updates_per_second
+    latest: dict[str, Any] = {"step": step, "at_chance": entry.at_chance or course.at_chance}
+    if finished:
+        latest |= {"val_error": finished.val_error, "at_chance": finished.at_chance}
     return StageStatus(
+        **{**asdict(course), **latest},
         member=stage.ref.member,
         stage=stage.ref.stage,
         state=state,
-        step=step,
         num_updates=stage.num_updates,
-        epoch=course.epoch,
         num_epochs=stage.recipe.schedule.epochs,
         batch_size=stage.recipe.optimizer.batch_size,
-        val_error=finished.val_error if finished else course.val_error,
-        images_per_second=course.images_per_second,
         remaining_s=remaining_s,
         error=None if state is State.done else _last_error(entry),
-        at_chance=finished.at_chance if finished else entry.at_chance or course.at_chance,
         may_end_early=stage.recipe.schedule.stop_when_stalled,
-        data_wait=course.data_wait,
         passed_nans=entry.passed_nans,
-        share_of_usual_rate=course.share_of_usual_rate,
     )
 
 
@@ -306,6 +287,5 @@ def _images_left(stage: StageStatus) -> int:
     return 0 if stage.state is State.done else max(0, stage.num_updates - stage.step) * stage.batch_size
 
 
-def _state(recorded: str, locked: bool) -> State:
-    state = State(recorded)
-    return State.interrupted if state is State.running and not locked else state
+def _state(recorded: State, locked: bool) -> State:
+    return State.interrupted if recorded is State.running and not locked else recorded

@@ -131,12 +131,10 @@ class Tracker:
         self._make_known(ref, _now_ms())
         self._submit(lambda: self._store.tag(_key(ref), {key: value}), "a tag")
 
-    def log_member(self, member: str, scores: Mapping[str, float]) -> None:
-        self._log_scores(RunKey(member), scores)
-
-    def log_ensemble(self, scores: Mapping[str, float]) -> None:
-        """Logs the final scores of the ensemble (`ensemble/top1_error` …), on the parent run."""
-        self._log_scores(RunKey(), scores)
+    def log_scores(self, scores: Mapping[str, float], member: str = "") -> None:
+        """Logs final scores of a member, or of the ensemble (`ensemble/top1_error` …) on the parent run."""
+        values, now_ms = dict(scores), _now_ms()
+        self._submit(lambda: self._store.set_scores(RunKey(member), values, now_ms), "scores")
 
     def tag_ensemble(self, tags: Mapping[str, str]) -> None:
         own = dict(tags)
@@ -200,10 +198,6 @@ class Tracker:
 
         # Vital: everything logged later needs this run.
         self._submit(ensure, f"the run of {ref}", vital=True)
-
-    def _log_scores(self, key: RunKey, scores: Mapping[str, float]) -> None:
-        values, now_ms = dict(scores), _now_ms()
-        self._submit(lambda: self._store.set_scores(key, values, now_ms), "scores")
 
     def _submit(self, work: Callable[[], None], what: str, attempts: int = 0, vital: bool = False) -> None:
         self._sender.submit(Task(work, what, attempts, vital))

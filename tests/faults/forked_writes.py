@@ -20,7 +20,7 @@ from orchestrator.config.schema import SubmissionConfig, SubmissionFormat
 from orchestrator.plan.model import Plan, Stage, StageRef
 from orchestrator.run import Book, Committed
 from orchestrator.run.data import RunData, SplitData
-from orchestrator.run.ledger import Ledger, StageState
+from orchestrator.run.ledger import Ledger, State
 from orchestrator.run.paths import RunPaths
 from orchestrator.run.record import RunRecord, write_record
 from orchestrator.submission import write as submission
@@ -99,7 +99,7 @@ def write_records(folder: Path, number: int) -> None:
         atomic.remove_leftovers(Path(inside))
     write_record(paths, RunRecord("id", "digits", {}, "plan", 0.0, {}, f"code-{number}", Numerics()))
     write_finished(paths.members / "a" / "train", f"hash-{number}", StageResult(9, 0, "step-9", "s", 0.1, 0.1, False))
-    Ledger(paths.ledger).set_state(StageState.running if number == 1 else StageState.done)
+    Ledger(paths.ledger).set_state(State.running if number == 1 else State.done)
 
 
 def old_records(folder: Path) -> None:

@@ -6,7 +6,7 @@ from fake_stages import NUM_UPDATES, FakeStages, plan_of
 from local_actors import LocalActors
 
 from orchestrator.cluster.ray_nodes import Node, count_slots
-from orchestrator.run.ledger import AttemptEnd, Budgets, StageState
+from orchestrator.run.ledger import AttemptEnd, Budgets, State
 
 PLAN = plan_of({"a": {"train": None}, "b": {"train": None}})
 NONE_TO_SPARE = Budgets(max_losses=0, max_failures=0)
@@ -49,7 +49,7 @@ def test_members_of_a_leaving_machine_move_and_no_budget_is_touched(tmp_path):
     assert [attempt.outcome for attempt in entry.attempts] == [*[AttemptEnd.preempted] * 3, AttemptEnd.done]
     # Nothing is redone: each attempt resumes from where the one before it was stopped.
     assert [attempt.resumed_from for attempt in entry.attempts] == [0, 1, 2, 3]
-    assert entry.state is StageState.done
+    assert entry.state is State.done
     assert entry.attempts[-1].last_step == NUM_UPDATES
     assert actors.discarded.count("a") >= 3, "an actor that was told to stop was used again"
 

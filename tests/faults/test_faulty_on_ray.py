@@ -7,7 +7,7 @@ import pytest
 from oracle import SMALL, Family, Place, expect_clean_end, expect_line
 from septet_held import FAULTY, POISONED_UPDATE
 
-from orchestrator.run.ledger import AttemptEnd, StageState, read_ledger
+from orchestrator.run.ledger import AttemptEnd, State, read_ledger
 
 # Each of these faults has a quick test on threads.
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(600)]
@@ -35,7 +35,7 @@ def test_failing_diverging_and_passing_members_are_told_apart(new_place: Callabl
     }
     assert [one.diverged_at for one in stages["diverging/train"].attempts] == [POISONED_UPDATE] * 2
     assert stages["passing/train"].passed_nans == (POISONED_UPDATE,)
-    assert stages["failing/train"].state is StageState.failed
+    assert stages["failing/train"].state is State.failed
     manifest = json.loads((place.paths.submission / "manifest.json").read_text())
     assert {one["name"] for one in manifest["members"]} == {"passing", "sound"}
     assert {one["member"] for one in manifest["missing"]} == {"failing", "diverging"}

@@ -12,7 +12,7 @@ from run_artefacts import artefacts
 from stored import read_checkpoint
 from tiny_stage import course, make_spec, make_store, never
 
-from orchestrator.run.ledger import AttemptEnd, StageState
+from orchestrator.run.ledger import AttemptEnd, State
 from orchestrator.run.status import read_status, status_lines
 from workers.errors import Diverged
 from workers.settings.training import ModelSettings
@@ -213,7 +213,7 @@ def test_launch_that_meets_a_nan_at_the_same_update_again_fails_the_member_at_on
     assert f"train: update {AT}: loss nan" in said
     assert "again after a replay" in said
     assert place.outcomes == [AttemptEnd.diverged] * 2, "a budget was touched"
-    assert place.entry.state is StageState.failed
+    assert place.entry.state is State.failed
     assert not place.has_submission()
     assert poisoned(place.checkpoints) == []
     assert not place.leftovers()

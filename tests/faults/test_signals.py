@@ -13,7 +13,7 @@ from redone import redone_updates
 from run_artefacts import artefacts
 from septet_held import MOMENTS, RAY, UNPROTECTED
 
-from orchestrator.run.ledger import StageState, read_ledger
+from orchestrator.run.ledger import State, read_ledger
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
@@ -76,7 +76,7 @@ def test_closed_terminal_ends_a_launch_at_its_checkpoints(undisturbed, place, fa
     os.close(outer)
     assert place.ended(process).code == 129
     expect_end_in_order(place, family)
-    assert read_ledger(place.paths.ledger).state is StageState.stopped
+    assert read_ledger(place.paths.ledger).state is State.stopped
     expect_recovered(place, undisturbed, family)
     assert redone(place) == 0
 
@@ -86,7 +86,7 @@ def test_terminal_closed_on_a_launch_that_does_not_answer_redoes_updates(place):
     process = place.start(moment=f"training{UNPROTECTED}")
     process.send_signal(signal.SIGHUP)
     assert place.ended(process).code == -signal.SIGHUP
-    assert read_ledger(place.paths.ledger).state is StageState.running, "it was in no position to say so"
+    assert read_ledger(place.paths.ledger).state is State.running, "it was in no position to say so"
 
 
 @pytest.mark.soak

@@ -14,7 +14,7 @@ from orchestrator.execution import stop
 from orchestrator.execution.signals import Interrupts
 from orchestrator.execution.stop import obeying
 from orchestrator.run.holder import Holder, is_locked, lock
-from orchestrator.run.ledger import Ledger, StageState
+from orchestrator.run.ledger import Ledger, State
 from orchestrator.run.paths import RunPaths
 
 # What a launch holds its run directory with.
@@ -57,7 +57,7 @@ def paths(tmp_path: Path) -> RunPaths:
     paths = RunPaths(tmp_path / "run")
     paths.root.mkdir()
     paths.run_json.write_text("{}")
-    Ledger(paths.ledger).set_state(StageState.stopped)
+    Ledger(paths.ledger).set_state(State.stopped)
     return paths
 
 
@@ -91,10 +91,10 @@ def test_stop_tells_how_its_own_launch_ended(
     paths: RunPaths, capsys: pytest.CaptureFixture[str], prepares: bool
 ) -> None:
     """The ledger says that an earlier launch failed; this one had opened it, or still prepared its data."""
-    Ledger(paths.ledger).set_state(StageState.failed)
+    Ledger(paths.ledger).set_state(State.failed)
     with _started(paths):
         if not prepares:
-            Ledger(paths.ledger).set_state(StageState.stopped)
+            Ledger(paths.ledger).set_state(State.stopped)
         said = ask(capsys, "stop", paths.root, "--timeout", "60").out
     assert ("before it resumed" in said) is prepares
     assert ("after saving checkpoints" in said) is not prepares

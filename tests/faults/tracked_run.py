@@ -94,8 +94,8 @@ class FakeRun:
 
     def finish(self, tracker: Tracker) -> None:
         """The end of a launch that went well."""
-        tracker.log_ensemble(SCORES)
-        tracker.log_member("base", {"final/nll": 0.5})
+        tracker.log_scores(SCORES)
+        tracker.log_scores({"final/nll": 0.5}, "base")
         tracker.log_artifact(self.paths.ledger, "submission")
         tracker.close(Ending.FINISHED)
 

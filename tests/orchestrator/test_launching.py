@@ -9,9 +9,10 @@ from local_actors import LocalActors
 from orchestrator import cluster
 from orchestrator.cli.program import main
 from orchestrator.placement import choice as placement
+from orchestrator.run.ledger import State
 from orchestrator.run.paths import RunPaths
 from orchestrator.run.record import read_record
-from orchestrator.run.status import State, read_status
+from orchestrator.run.status import read_status
 from workers.errors import ClusterLost
 
 

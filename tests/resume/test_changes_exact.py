@@ -144,8 +144,9 @@ def test_stalled_stage_ends_early_and_says_how_many_updates_it_made(trained: Cal
     assert again == replace(whole.result, resumed_from=whole.result.num_updates)
 
 
-def test_change_of_an_unknown_layer_is_refused_by_name(trained: Callable[[str], Undisturbed], tmp_path: Path) -> None:
-    schedule = replace(BASE.schedule, rate_changes={"late": RateChange(layers={"conv9": 1.0})})
+def test_rates_that_leave_nothing_to_train_are_refused(trained: Callable[[str], Undisturbed], tmp_path: Path) -> None:
+    change = RateChange(after_updates=6, layers={"body": 0.0, "head": 0.0})
+    schedule = replace(BASE.schedule, rate_changes={"late": change})
     spec = replace(trained("scaled").spec, recipe=replace(BASE, schedule=schedule), stage_dir=tmp_path)
-    with pytest.raises(ConfigError, match=r"schedule\.rate_changes\.late: no layer conv9"):
+    with pytest.raises(ConfigError, match="from update 6 on no layer is left to train"):
         run_stage(spec, never)

@@ -2,16 +2,15 @@
 
 import math
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from workers.errors import ConfigError
-from workers.models import Outline, beside, parts_of
+from workers.models import beside, parts_of
 from workers.settings import OptimizerSettings, Velocity
-from workers.training.layer_rates import Phase, first_standstill
+from workers.training.layer_rates import Phase
 
 _MOMENTUM = "momentum_buffer"
 
@@ -19,14 +18,6 @@ _MOMENTUM = "momentum_buffer"
 def layer_of(parameter: str) -> str:
     """Returns the layer of a parameter's name: `conv1.weight` → `conv1`."""
     return parameter.rpartition(".")[0]
-
-
-def check_layers(found: Outline, named: Mapping[str, Iterable[str]]) -> None:
-    """Refuses names of layers that a model lacks; `named` maps a setting's name to the layers it lists."""
-    for setting, listed in named.items():
-        for layer in listed:
-            if not found.select(layer):
-                raise ConfigError(f"{setting}: no layer {layer}; the model has {', '.join(found.layers)}")
 
 
 def build_optimizer(
@@ -66,15 +57,6 @@ def build_optimizer(
         momentum=settings.momentum,
         fused=True,
     )
-
-
-def check_trained(
-    trained: Collection[str], lr_scale: Mapping[str, float], later: Sequence[Phase], num_updates: int
-) -> None:
-    """Refuses factors that stop all `trained` layers from some update on."""
-    update = first_standstill(lr_scale, later, trained, num_updates)
-    if update is not None:
-        raise ConfigError(f"lr_scale, schedule.rate_changes: from update {update} on no layer is left to train")
 
 
 class LearningRates:

@@ -12,7 +12,7 @@ from torch import nn
 from workers import numerics
 from workers.data.loading import TrainingBatches, centre_batches, num_batches, pixel_statistics
 from workers.data.store import Store, open_on_node
-from workers.errors import DataError, StorageError
+from workers.errors import ConfigError, DataError, StorageError
 from workers.models import Outline, build, fill, initialise, outline, parts_of, place, saved_parts_of, whole_shape
 from workers.protocol import StageResult, StageSpec
 from workers.settings import KeptCheckpoint
@@ -34,10 +34,10 @@ from workers.storage import (
 from workers.training.augmented import augmented_sheet
 from workers.training.evaluation import Evaluation, evaluate
 from workers.training.init_file import load_init_file
-from workers.training.layer_rates import Phase, later_phases
+from workers.training.layer_rates import Phase, first_standstill, later_phases
 from workers.training.loop import Stage, TrainState, train
 from workers.training.metrics import MetricsLog, StepMark, cut_back
-from workers.training.optimizer import build_optimizer, check_layers, check_trained, layer_of, load_momentum
+from workers.training.optimizer import build_optimizer, layer_of, load_momentum
 from workers.training.saver import Saver, Snapshot
 from workers.training.schedule import chance_threshold, whole_epochs
 
@@ -58,7 +58,7 @@ def run_stage(spec: StageSpec, should_stop: Callable[[], bool]) -> StageResult:
         Diverged: loss, gradient, weights or outputs are not finite.
         StorageError: no valid checkpoint is left, or storage fails.
         DataError: the store has nothing to train on.
-        ConfigError: a setting names a layer that the model lacks, or leaves none to train.
+        ConfigError: the rates leave no layer to train.
         Superseded: a newer attempt has taken over.
     """
     fence = fence_of(spec.stage_dir, spec.fence)
@@ -70,17 +70,16 @@ def run_stage(spec: StageSpec, should_stop: Callable[[], bool]) -> StageResult:
         raise DataError(f"{spec.store}: no training images; check the dataset's root and splits")
     model = build(spec.recipe.model, store.num_classes).to(memory_format=torch.channels_last)
     found = outline(spec.recipe.model, store.num_classes)
-    changes = spec.recipe.schedule.rate_changes
-    named = {f"schedule.rate_changes.{name}": tuple(change.layers) for name, change in changes.items()}
-    scaled, layer_decay = tuple(spec.recipe.lr_scale), spec.recipe.optimizer.layer_decay
-    named["optimizer.layer_decay"] = tuple(layer_decay)
-    check_layers(found, {"reset": spec.recipe.reset, "freeze": spec.recipe.freeze, "lr_scale": scaled, **named})
     place(model, spec.numerics.device)
     frozen, lr_scale = found.select_all(spec.recipe.freeze), found.factors(spec.recipe.lr_scale)
     per_epoch = num_batches(store.counts["train"], spec.recipe.optimizer.batch_size)
     later = later_phases(found, lr_scale, spec.recipe.schedule, per_epoch)
-    optimizer = build_optimizer(model, spec.recipe.optimizer, frozen, lr_scale, later, found.factors(layer_decay))
-    check_trained(set(found.layers) - frozen, lr_scale, later, per_epoch * spec.recipe.schedule.epochs)
+    layer_decay = found.factors(spec.recipe.optimizer.layer_decay)
+    optimizer = build_optimizer(model, spec.recipe.optimizer, frozen, lr_scale, later, layer_decay)
+    total, trained = per_epoch * spec.recipe.schedule.epochs, set(found.layers) - frozen
+    # The plan checks this too, but with a count of images that is an upper bound.
+    if (update := first_standstill(lr_scale, later, trained, total)) is not None:
+        raise ConfigError(f"lr_scale, schedule.rate_changes: from update {update} on no layer is left to train")
     if spec.stage_dir.is_dir():
         remove_leftovers(spec.stage_dir, check=check)
     state, resumed = _begin(spec, found, model, optimizer)

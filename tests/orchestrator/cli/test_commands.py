@@ -13,7 +13,7 @@ from orchestrator.cli.program import main
 from orchestrator.cli.streams import Streams
 from orchestrator.config.composition import compose
 from orchestrator.run.holder import lock
-from orchestrator.run.ledger import Ledger, StageState
+from orchestrator.run.ledger import Ledger, State
 from orchestrator.run.paths import RunPaths
 from workers.storage import atomic
 
@@ -109,7 +109,7 @@ def test_verb_that_writes_into_a_run_in_use_or_without_its_configuration_writes_
     assert not finished.submission.exists() and not finished.report.exists()
 
 
-@pytest.mark.parametrize("state", [StageState.waiting, StageState.running, StageState.failed])
+@pytest.mark.parametrize("state", [State.waiting, State.running, State.failed])
 def test_watch_shows_a_run_as_long_as_a_launch_holds_it(finished, state):
     Ledger(finished.ledger).set_state(state)  # before it runs, a launch leaves what the one before has left
     streams = Streams(io.StringIO(), io.StringIO())

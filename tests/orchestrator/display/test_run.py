@@ -6,13 +6,10 @@ from dataclasses import replace
 from rich.console import Console
 
 from orchestrator.display.run import Display, current_stages, trend
-from orchestrator.run.status import RunStatus, StageStatus, State
+from orchestrator.run.ledger import State
+from orchestrator.run.status import RunStatus, StageStatus
 
-_WAITING = StageStatus(
-    *("a", "target", State.waiting, 0, 100, 0.0, 10, 32),
-    **dict.fromkeys(("val_error", "images_per_second", "remaining_s", "error")),
-    at_chance=False,
-)
+_WAITING = StageStatus(member="a", stage="target", state=State.waiting, num_updates=100, num_epochs=10, batch_size=32)
 
 
 def _stage(member, stage="target", **changes):

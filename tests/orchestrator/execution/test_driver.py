@@ -8,7 +8,7 @@ from fake_stages import NUM_UPDATES, died, plan_of
 from redone import redone_updates
 
 from orchestrator.plan.model import StageRef, TrainJob
-from orchestrator.run.ledger import AttemptEnd, Budgets, Ledger, StageState
+from orchestrator.run.ledger import AttemptEnd, Budgets, Ledger, State
 from workers.errors import CheckFailed, DataError, Diverged, MemberFailed, SeptetError, StorageError
 from workers.settings.training import Crops
 
@@ -25,7 +25,7 @@ def test_driver_undisturbed_trains_every_stage_once_after_its_ancestor_and_predi
     assert sorted(started) == sorted(wanted)
     assert all(started.index(f"wide{n}/pre") < started.index(f"wide{n}/fine") for n in range(2))
     assert all((seven.paths.done(ref)).exists() for ref in seven.plan.by_ref)
-    assert {entry.state for entry in seven.ledger.stages.values()} == {StageState.done}
+    assert {entry.state for entry in seven.ledger.stages.values()} == {State.done}
     assert sorted(seven.tracker.ended) == sorted((str(ref), "FINISHED") for ref in seven.plan.by_ref)
     assert len(set(seven.tracker.points)) == len(seven.plan.stages) * NUM_UPDATES
     assert seven.fakes.crops == dict.fromkeys(seven.plan.members, Crops.centre)
@@ -109,8 +109,8 @@ def test_driver_with_a_budget_spent_names_stage_and_reason_after_the_others_are_
     assert "wide0/fine" not in seven.fakes.started
     others = set(seven.plan.members) - {"wide0"}
     assert {f"{member}/predictions" for member in others} <= set(seven.fakes.started)
-    assert seven.ledger.state is StageState.failed
-    assert seven.ledger.stages["wide0/pre"].state is StageState.failed
+    assert seven.ledger.state is State.failed
+    assert seven.ledger.stages["wide0/pre"].state is State.failed
     assert ("wide0/pre", "FAILED") in seven.tracker.ended
 
 
@@ -144,9 +144,9 @@ def test_driver_with_predictions_that_are_no_probabilities_ends_with_the_check_u
     with pytest.raises(CheckFailed, match="base0/predictions: predictions of val"):
         seven.launch()
     assert seven.fakes.started.count("base0/predictions") == 1
-    assert seven.ledger.predictions["base0"].state is StageState.failed
+    assert seven.ledger.predictions["base0"].state is State.failed
     assert not seven.driver().take_stock()
-    assert seven.ledger.predictions["base0"].state is StageState.waiting, "the next launch tries again"
+    assert seven.ledger.predictions["base0"].state is State.waiting, "the next launch tries again"
 
 
 def test_driver_asked_to_stop_has_every_actor_checkpoint_and_the_next_launch_redoes_nothing(seven):
@@ -154,7 +154,7 @@ def test_driver_asked_to_stop_has_every_actor_checkpoint_and_the_next_launch_red
     assert not seven.launch(stop_when="wide1/pre")
     assert sorted(seven.fakes.started) == ["wide0/pre", "wide1/pre"]
     assert seven.outcomes("wide0/pre") == [AttemptEnd.stopped]
-    assert seven.ledger.state is StageState.stopped
+    assert seven.ledger.state is State.stopped
     assert ("wide0/pre", "KILLED") in seven.tracker.ended
     assert sorted(seven.cluster.discarded) == ["wide0", "wide1"]
     before = list(seven.fakes.updates)
@@ -175,7 +175,7 @@ def test_driver_asked_to_stop_while_members_predict_stops_them_too(seven):
 
 def test_driver_launched_again_after_its_own_death_closes_the_open_attempt(seven):
     ledger = Ledger(seven.paths.ledger)
-    ledger.set_state(StageState.running)
+    ledger.set_state(State.running)
     ledger.begin(TrainJob(StageRef("base0", "train")), started=1.0, resumed_from=0)
     assert seven.launch()
     assert seven.outcomes("base0/train") == [AttemptEnd.interrupted, AttemptEnd.done]

@@ -282,7 +282,7 @@ def test_compare_names_each_changed_key_once_with_old_and_new():
 def test_compare_names_seed_classes_ancestor_and_changes_of_rates():
     late = RateChange(after_share=0.5, layers={"conv1": 0.0})
     change = compare(planned(base("a")), planned(base("a", rate_changes={"late": late})))
-    assert "schedule.rate_changes.late.layers.conv1: none → 0.0 (in a/train)" in change.lines
+    assert "schedule.rate_changes.late.layers.conv1: null → 0.0 (in a/train)" in change.lines
     assert compare(planned(base("a")), planned(base("a"), seed=5)).lines == ("seed: 0 → 5 (in a/train)",)
     other = {"target": replace(SURVEYS["target"], classes=("cat", "emu"))}
     assert compare(planned(base("a")), planned(base("a"), surveys=SURVEYS | other)).lines == (

@@ -7,7 +7,7 @@ import pytest
 from redone import redone_updates
 
 from orchestrator.plan.model import StageRef, TrainJob
-from orchestrator.run.ledger import AttemptEnd, Budgets, Ledger, StageState, end_noted, read_ledger
+from orchestrator.run.ledger import AttemptEnd, Budgets, Ledger, State, end_noted, read_ledger
 from workers.errors import CheckFailed, ClusterLost, Stopped, StorageError
 
 STAGE = TrainJob(StageRef("a", "train"))
@@ -15,7 +15,7 @@ STAGE = TrainJob(StageRef("a", "train"))
 
 def _attempt(ledger, outcome):
     number = ledger.begin(STAGE, started=1.0, resumed_from=0)
-    ledger.end(STAGE, outcome, StageState.waiting, error="why")
+    ledger.end(STAGE, outcome, State.waiting, error="why")
     return number
 
 
@@ -44,11 +44,11 @@ def test_every_change_is_on_disk_before_the_method_returns(tmp_path):
     path = tmp_path / "ledger.json"
     ledger = Ledger(path)
     changes = [
-        lambda: ledger.set_state(StageState.running),
-        lambda: ledger.declare(STAGE, StageState.waiting),
+        lambda: ledger.set_state(State.running),
+        lambda: ledger.declare(STAGE, State.waiting),
         lambda: ledger.begin(STAGE, started=5.0, resumed_from=3),
         lambda: ledger.flag_at_chance(STAGE, True),
-        lambda: ledger.end(STAGE, AttemptEnd.done, StageState.done, resumed_from=2),
+        lambda: ledger.end(STAGE, AttemptEnd.done, State.done, resumed_from=2),
     ]
     for change in changes:
         change()
@@ -63,7 +63,7 @@ def test_attempt_of_a_dead_driver_is_closed_as_interrupted_and_its_stage_waits(t
     path = tmp_path / "ledger.json"
     assert [Ledger(path).begin(STAGE, started=1.0, resumed_from=0) for _ in range(2)] == [0, 1]
     entry = Ledger(path).entry(STAGE)
-    assert entry.state is StageState.waiting
+    assert entry.state is State.waiting
     assert [attempt.outcome for attempt in entry.attempts] == [AttemptEnd.interrupted] * 2
 
 
@@ -72,7 +72,7 @@ def test_redone_updates_are_what_lay_beyond_the_checkpoint_resumed_from(tmp_path
     for resumed_from, reached in ((0, 17), (10, 12), (12, 30)):
         ledger.begin(STAGE, started=1.0, resumed_from=resumed_from)
         ledger.reach(STAGE, reached)
-        ledger.end(STAGE, AttemptEnd.lost, StageState.waiting)
+        ledger.end(STAGE, AttemptEnd.lost, State.waiting)
     assert redone_updates(ledger.entry(STAGE)) == 7
 
 
@@ -85,18 +85,18 @@ def test_ledger_damaged_is_refused_by_name(tmp_path):
 @pytest.mark.parametrize(
     ("error", "state"),
     [
-        (Stopped("as asked"), StageState.stopped),
-        (KeyboardInterrupt(), StageState.stopped),
-        (ClusterLost("gone"), StageState.failed),
-        (CheckFailed("no probabilities"), StageState.failed),
-        (AssertionError("a bug"), StageState.failed),
-        (None, StageState.done),
+        (Stopped("as asked"), State.stopped),
+        (KeyboardInterrupt(), State.stopped),
+        (ClusterLost("gone"), State.failed),
+        (CheckFailed("no probabilities"), State.failed),
+        (AssertionError("a bug"), State.failed),
+        (None, State.done),
     ],
 )
 def test_ledger_says_how_a_launch_ended_whatever_ended_it(tmp_path, error, state):
     ledger = Ledger(tmp_path / "ledger.json")
     with pytest.raises(type(error)) if error else nullcontext(), end_noted(ledger):
-        ledger.set_state(StageState.running)
+        ledger.set_state(State.running)
         if error:
             raise error
     assert read_ledger(tmp_path / "ledger.json").state is state
@@ -110,7 +110,7 @@ def test_ledger_that_cannot_be_written_hides_no_error(tmp_path):
 
 def _met_nan(ledger, diverged_at):
     ledger.begin(STAGE, started=1.0, resumed_from=0)
-    ledger.end(STAGE, AttemptEnd.diverged, StageState.waiting, diverged_at=diverged_at)
+    ledger.end(STAGE, AttemptEnd.diverged, State.waiting, diverged_at=diverged_at)
     return ledger.may_replay(STAGE)
 
 

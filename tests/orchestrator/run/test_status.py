@@ -8,14 +8,13 @@ from fake_stages import make_plan, make_record, make_stage
 
 from orchestrator.plan.model import PredictJob, TrainJob
 from orchestrator.run.holder import lock
-from orchestrator.run.ledger import AttemptEnd, Entry, Ledger, StageState
+from orchestrator.run.ledger import AttemptEnd, Entry, Ledger, State
 from orchestrator.run.metrics import Point
 from orchestrator.run.paths import RunPaths
 from orchestrator.run.record import write_record
 from orchestrator.run.status import (
     Course,
     RunStatus,
-    State,
     course_of,
     pace,
     read_course,
@@ -57,7 +56,7 @@ def _write_metrics(path, points, torn=""):
 
 def _start(run, started=1000.0):
     ledger = Ledger(run.ledger)
-    ledger.set_state(StageState.running)
+    ledger.set_state(State.running)
     ledger.begin(_JOBS[0], started=started, resumed_from=0)
     return ledger
 
@@ -127,17 +126,17 @@ def test_status_of_a_stage_that_may_end_early_says_the_most_that_is_left():
 
 def test_status_of_a_stage_or_predictions_that_failed_tells_the_last_error(run):
     ledger = _start(run)
-    ledger.end(_JOBS[0], AttemptEnd.failed, StageState.failed, error="loss became NaN")
-    ledger.set_state(StageState.failed)
+    ledger.end(_JOBS[0], AttemptEnd.failed, State.failed, error="loss became NaN")
+    ledger.set_state(State.failed)
     assert (read_status(run).state, read_status(run).stages[0].error) == (State.failed, "loss became NaN")
     assert "loss became NaN" in status_lines(read_status(run))[1]
-    ledger.end(_JOBS[0], AttemptEnd.done, StageState.done)
+    ledger.end(_JOBS[0], AttemptEnd.done, State.done)
     _finish(run, 100)
     ledger.begin(PredictJob(_FIRST), started=2000.0, resumed_from=0)
-    ledger.end(PredictJob(_FIRST), AttemptEnd.failed, StageState.waiting, error="RuntimeError: once")
+    ledger.end(PredictJob(_FIRST), AttemptEnd.failed, State.waiting, error="RuntimeError: once")
     assert [stage.error for stage in read_status(run).stages] == [None, None], "it is tried again"
     ledger.begin(PredictJob(_FIRST), started=2001.0, resumed_from=0)
-    ledger.end(PredictJob(_FIRST), AttemptEnd.failed, StageState.failed, error="CheckFailed: not finite")
+    ledger.end(PredictJob(_FIRST), AttemptEnd.failed, State.failed, error="CheckFailed: not finite")
     status = read_status(run)
     assert [stage.error for stage in status.stages] == ["predictions: CheckFailed: not finite", None]
     assert status.stages[0].state is State.done
@@ -203,4 +202,4 @@ def test_nan_that_was_passed_is_in_the_line_and_in_the_document():
 
 
 def _running(course, stage=_STAGES[0]):
-    return stage_status(stage, entry=Entry(state=StageState.running), course=course, finished=None, locked=True)
+    return stage_status(stage, entry=Entry(state=State.running), course=course, finished=None, locked=True)

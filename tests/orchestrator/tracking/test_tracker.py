@@ -176,7 +176,7 @@ def test_datasets_scores_artifacts_and_load_reach_the_parent_though_one_is_refus
     tracker.set_datasets({"target": DatasetInput("target", digest, "digits"), "superset": superset})
     tracker.stage_started(OTHER)
     for error in (0.3, 0.2, 0.2):
-        tracker.log_ensemble({"ensemble/top1_error": error})
+        tracker.log_scores({"ensemble/top1_error": error})
     tracker.log_artifact(tmp_path / "absent.txt")
     tracker.log_artifact(tmp_path / "submission.txt", "submission")
     tracker.log_artifact(tmp_path / "report", "report")

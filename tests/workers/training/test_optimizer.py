@@ -8,11 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from workers.errors import ConfigError
 from workers.settings import OptimizerSettings, Velocity
 from workers.training import build_optimizer
 from workers.training.layer_rates import Phase
-from workers.training.optimizer import LearningRates, check_trained, load_momentum, momentum_parts
+from workers.training.optimizer import LearningRates, load_momentum, momentum_parts
 
 SETTINGS = OptimizerSettings(momentum=0.9, weight_decay=0.1, decay_biases=False, bias_lr_scale=2.0)
 SCALED = replace(SETTINGS, velocity=Velocity.scaled)
@@ -125,12 +124,3 @@ def test_layer_that_stood_still_from_the_start_moves_once_its_change_begins():
     states, start, last = list(fast(SCALED, RATES, lr_scale=0.0)), Bowl().values(), slice(-6, None)
     assert all(values[last] == start[last] for values in states[:6])
     assert states[6][last] != start[last]
-
-
-def test_factors_that_leave_nothing_to_train_are_refused():
-    still = (Phase(6, {"first": 0.0, "last": 0.0}),)
-    with pytest.raises(ConfigError, match="from update 6 on no layer is left to train"):
-        check_trained({"first", "last"}, {}, still, 10)
-    check_trained({"first", "last"}, {}, still, 6)
-    with pytest.raises(ConfigError, match="from update 6"):
-        check_trained({"first"}, {}, LATER, 10)

@@ -19,7 +19,7 @@ from workers.data.sources.classes import NO_CLASS, Found, file_listing, grouped,
 from workers.data.sources.files import FileListing, ImageFile, PlainFiles, may_be_image
 from workers.data.sources.listing import LeftOut
 from workers.data.sources.patterns import WORDS, below_root
-from workers.data.sources.tree import Entry, Tree, open_root, read_text, walk
+from workers.data.sources.tree import Entry, Tree, open_root, read_text, some, walk
 from workers.errors import DataError
 from workers.settings import DatasetSettings, OnBad
 
@@ -37,7 +37,6 @@ _LABELS = ("label", "labels", "class", "target", "category", "species", "breed")
 _SAMPLE = "sample"
 _FILE_NAME = re.compile(r"\.[A-Za-z]\w{1,3}$")
 _FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True}
-_MOST_NAMED = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,6 +341,4 @@ def _marked_classes(table: Table, train: Table, id_name: str) -> list[str] | Non
 
 def _no_column(table: Table, key: str, asked: str | None) -> DataError:
     missing = "no known column of labels" if asked is None else f"no column {asked}"
-    more = ", …" if len(table.header) > _MOST_NAMED else ""
-    columns = ", ".join(table.header[:_MOST_NAMED]) + more
-    return DataError(f"{table.at}: {missing} (columns: {columns}): set datasets.<name>.{key}")
+    return DataError(f"{table.at}: {missing} (columns: {some(table.header)}): set datasets.<name>.{key}")

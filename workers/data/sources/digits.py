@@ -1,5 +1,7 @@
 """scikit-learn's bundled handwritten digits: 1797 real 8 × 8 images, without a download.
 
+The file is read in its installation: importing scikit-learn takes two seconds, and reading the file 20 ms.
+
 The upright digits are split first. The superset of 40 classes then turns each digit inside its split.
 """
 
@@ -7,6 +9,8 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
+from importlib.util import find_spec
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -19,7 +23,7 @@ from workers.data.sources.listing import Loader, Row, Rows, by_name, unwatched
 from workers.settings import SPLITS, DatasetSettings
 
 TEST_FRACTION = 0.2
-# load_digits counts ink from 0 to 16.
+# The file counts ink from 0 to 16.
 _BRIGHTEST = 16
 
 
@@ -33,11 +37,12 @@ class Digits:
 
 @cache
 def bundled_digits() -> Digits:
-    """Reads the digits that scikit-learn bundles."""
-    from sklearn.datasets import load_digits
-
-    loaded = load_digits()
-    return Digits(np.round(loaded.images * (255 / _BRIGHTEST)).astype(np.uint8), loaded.target.astype(np.int64))
+    """Reads the digits that scikit-learn bundles: a line has the ink of 64 pixels, row by row, then the digit."""
+    spec = find_spec("sklearn")
+    assert spec is not None and spec.origin is not None, "scikit-learn is a dependency"
+    table = np.loadtxt(Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
+    images = np.round(table[:, :-1] * (255 / _BRIGHTEST)).astype(np.uint8)
+    return Digits(images.reshape(-1, 8, 8), table[:, -1].astype(np.int64))
 
 
 @dataclass(frozen=True)
@@ -84,11 +89,7 @@ class DigitsListing:
         )
 
         def split_of(row: Row) -> str:
-            if row.content in test:
-                return "test"
-            if row.content in held_out.val:
-                return "val"
-            return "dev" if row.content in held_out.dev else "train"
+            return "test" if row.content in test else held_out.split_of(row.content)
 
         return Rows(
             {

@@ -177,10 +177,8 @@ class FileListing:
             if content in published:
                 # Training must not see a copy of an image that is scored or predicted.
                 left_out.append(LeftOut("train", file.path, f"same content as {published[content]}"))
-            elif content in held_out.val:
-                splits["val"].append(self._row(file, content))
             else:
-                splits["dev" if content in held_out.dev else "train"].append(self._row(file, content))
+                splits[held_out.split_of(content)].append(self._row(file, content))
         splits["val"] += [self._row(file, contents[file.path]) for file in self.val or ()]
         splits["test"] += [self._row(file, contents[file.path]) for file in self.test]
         return Rows({split: by_name(rows) for split, rows in splits.items()}, tuple(left_out))

@@ -15,6 +15,10 @@ class HeldOut:
     val: frozenset[bytes]
     dev: frozenset[bytes]
 
+    def split_of(self, content: bytes) -> str:
+        """Returns the split of an image of train: val, dev or train."""
+        return "val" if content in self.val else "dev" if content in self.dev else "train"
+
 
 def num_held_out(fraction: float, num_images: int) -> int:
     """Returns how many images of a class are held out: the rounded share, at least one, never all of them."""

@@ -167,8 +167,7 @@ class TorchvisionListing:
         held_out = hold_out(of_class, self.val_fraction, self.dev_fraction)
         splits: dict[str, list[Row]] = {"train": [], "dev": [], "val": []}
         for row in train:
-            split = "val" if row.content in held_out.val else "dev" if row.content in held_out.dev else "train"
-            splits[split].append(row)
+            splits[held_out.split_of(row.content)].append(row)
         left_out = tuple(LeftOut("train", row.path, "the same image as one of test") for row in copies)
         return Rows({split: by_name(rows) for split, rows in {**splits, "test": test}.items()}, left_out)
 

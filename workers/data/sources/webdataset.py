@@ -87,7 +87,7 @@ def _samples(
     tree: Tree, settings: DatasetSettings, split: str, shards: Sequence[Entry], left_out: list[LeftOut]
 ) -> list[_Place]:
     found: list[_Place] = []
-    indices = map_in_order(partial(_index, tree), shards, tree.num_readers)
+    indices = map_in_order(partial(index_shard, tree), shards, tree.num_readers)
     for shard, samples in zip(shards, indices, strict=True):
         for sample in samples:
             problem = sample.problem
@@ -105,10 +105,6 @@ def _samples(
 
 
 @lru_cache(maxsize=_KEPT_SHARDS)
-def _index(tree: Tree, shard: Entry) -> tuple[Sample, ...]:
-    return index_shard(tree, shard)
-
-
 def index_shard(tree: Tree, shard: Entry) -> tuple[Sample, ...]:
     """Returns the samples of a tar file in its order; extensions are compared in lower case.
 

@@ -63,7 +63,6 @@ class PackingThreads:
                 packed(num_images)
 
         with ThreadPoolExecutor(num_threads, thread_name_prefix="pack") as pool:
-            num_waiting = 0
 
             def start_next() -> int:
                 job = next(jobs, None)
