@@ -1,4 +1,4 @@
-"""The laws of docs/architecture.md that import-linter cannot state, checked on syntax trees; each with a breach."""
+"""The laws of docs/architecture.md that neither import-linter nor ruff can state, checked on syntax trees."""
 
 import ast
 import re
@@ -9,12 +9,6 @@ from module_sources import CHECKOUT, sources
 
 MAX_LINES = 400
 
-# Where `except Exception` may stand: nothing but values leaves there.
-CATCH_ALL = {
-    "orchestrator/cluster/actor.py": "the actor boundary encodes the error and returns it",
-    "orchestrator/tracking/sender.py": "the sender thread's boundary: no outage of a tracking store stops a run",
-    "orchestrator/cli/program.py": "exit code 1 and its one line are made here",
-}
 ATOMIC = "workers/storage/atomic.py"
 ATOMIC_BLOCKS = {"replacing", "atomic_folder", "replacing_folder"}
 # Functions that write without workers.storage.atomic, each for a reason.
@@ -98,17 +92,6 @@ def _unprotected_writes(node, function="", protected=False):
         yield from _unprotected_writes(child, function, protected)
 
 
-def _catches_all(handler):
-    """Says whether a handler swallows everything; one that ends in a bare `raise` only cleans up."""
-    last = handler.body[-1]
-    if isinstance(last, ast.Raise) and last.exc is None:
-        return False
-    caught = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
-    return any(
-        kind is None or (isinstance(kind, ast.Name) and kind.id in {"Exception", "BaseException"}) for kind in caught
-    )
-
-
 def _pure():
     """Reads the modules that the contract `pure` in pyproject.toml names, as paths."""
     contracts = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
@@ -135,20 +118,9 @@ def violations(path, source):
             f"{place}:{line}: writes without workers.storage.atomic" for line, place in writes if place not in IN_PLACE
         ]
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            found.append(f"{path}:{node.lineno}: relative import: name the module in full")
-        if isinstance(node, ast.Call) and _called(node) in {"import_module", "__import__"}:
-            found.append(f"{path}:{node.lineno}: imports by name, which no contract sees: use an import statement")
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":
-            found.append(f"{path}:{node.lineno}: prints")
-        if (
-            isinstance(node, ast.Call)
-            and path in PURE
-            and _called(node) in {"open", "load", "default_rng", "read_text"}
-        ):
-            found.append(f"{path}:{node.lineno}: a pure module calls {_called(node)}")
-        if isinstance(node, ast.ExceptHandler) and path not in CATCH_ALL and _catches_all(node):
-            found.append(f"{path}:{node.lineno}: catches everything: name the errors")
+        called = _called(node) if isinstance(node, ast.Call) else ""
+        if path in PURE and called in {"open", "load", "default_rng", "read_text"}:
+            found.append(f"{path}:{node.lineno}: a pure module calls {called}")
         if isinstance(node, ast.Name) and node.id == "NotImplementedError":
             found.append(f"{path}:{node.lineno}: unfinished")
     return found
@@ -160,44 +132,32 @@ def test_modules_as_they_are_keep_every_law():
 
 
 STAGE, PREDICTION = "workers/training/stage.py", "workers/inference/prediction.py"
-CATCHES, WRITES = "catches everything", "writes without"
+WRITES = "writes without"
 BREACHES = [
-    ("imports by name", STAGE, "import importlib\nimportlib.import_module('mlflow')\n"),
-    ("imports by name", STAGE, "__import__(name)\n"),
-    ("relative", "orchestrator/cli/program.py", "from . import launch\n"),
     ("pure module calls open", "orchestrator/combine/averaging.py", "def f(p):\n    return open(p)\n"),
     ("named for nothing", "workers/data/image_utils.py", "X = 1\n"),
     ("named for nothing", "orchestrator/helpers/sort.py", "X = 1\n"),
-    ("prints", STAGE, "print('x')\n"),
-    (CATCHES, STAGE, "try:\n    f()\nexcept Exception:\n    pass\n"),
-    (CATCHES, STAGE, "try:\n    f()\nexcept (OSError, Exception) as e:\n    g(e)\n"),
-    (CATCHES, STAGE, "try:\n    f()\nexcept:\n    pass\n"),
     ("more than", STAGE, "x = 1\n" * (MAX_LINES + 1)),
     ("unfinished", STAGE, "def f():\n    raise NotImplementedError\n"),
     (WRITES, PREDICTION, "open('x', 'w')\n"),
-    (WRITES, PREDICTION, "open('x', mode='ab')\n"),
     (WRITES, PREDICTION, "path.open('wb')\n"),
     (WRITES, PREDICTION, "open('x', mode)\n"),
     (WRITES, PREDICTION, "path.write_text('x')\n"),
     (WRITES, PREDICTION, "json.dump(x, file)\n"),
     (WRITES, PREDICTION, "np.save('x.npy', a)\n"),
     (WRITES, PREDICTION, "np.lib.format.open_memmap('x.npy', mode='w+')\n"),
-    (WRITES, PREDICTION, "figure.savefig(path)\n"),
     (WRITES, PREDICTION, "os.open(p, os.O_WRONLY | os.O_CREAT)\n"),
     (WRITES, PREDICTION, "import os\nos.replace(a, b)\n"),
     (WRITES, PREDICTION, "a.replace(b)\n"),
     (WRITES, PREDICTION, "with replacing(p) as file:\n    np.save(file, a)\nnp.save('y', a)\n"),
 ]
 LAWFUL = [
-    ("orchestrator/cluster/actor.py", "try:\n    f()\nexcept Exception as e:\n    g(e)\n"),
-    (STAGE, "try:\n    f()\nexcept BaseException:\n    g()\n    raise\n"),
     (STAGE, "saver.save(state)\n"),
     (PREDICTION, "open('x')\npath.open('rb')\nos.open('x', os.O_RDONLY)\n"),
     (PREDICTION, "np.lib.format.open_memmap('x.npy', mode='r')\n"),
     (PREDICTION, "atomic.write_text(p, 'x')\nwrite_json(p, {})\n"),
     (PREDICTION, "with replacing(p) as file:\n    np.save(file, a)\n"),
     ("orchestrator/plan/build.py", "s.replace('a', 'b')\nreplace(x, a=1)\n"),
-    ("orchestrator/plan/schedule.py", "from orchestrator.plan.model import Plan\nimport math\n"),
     ("orchestrator/commonality.py", "X = 1\n"),
 ]
 
@@ -213,12 +173,8 @@ def test_lawful_source_is_left_alone(path, source):
 
 
 def test_exemptions_are_all_still_needed():
-    assert set(sources()) >= PURE | set(CATCH_ALL) | {ATOMIC}
+    assert set(sources()) >= PURE | {ATOMIC}
     for place in IN_PLACE:
         path, function = place.split(":")
         tree = ast.parse((CHECKOUT / path).read_text())
         assert function in {name for _, name in _unprotected_writes(tree)}, f"{place} writes nothing in place"
-    for path in CATCH_ALL:
-        nodes = ast.walk(ast.parse((CHECKOUT / path).read_text()))
-        caught = any(isinstance(node, ast.ExceptHandler) and _catches_all(node) for node in nodes)
-        assert caught, f"{path} catches nothing of the kind"

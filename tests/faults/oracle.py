@@ -37,7 +37,7 @@ PAUSE_S = 0.02
 # A small run of two members, one of them pre-trained: three stages and every kind of artefact.
 SMALL = (
     *("ensemble=two", "checkpoint_updates=4", "cluster.cpus_per_member=1", "precision=fp32"),
-    *("optimizer.batch_size=400", "model.width=0.1", "model.fc_units=32", "ensemble.stages.train.epochs=5"),
+    *("optimizer.batch_size=400", "model.width=0.05", "model.fc_units=16", "ensemble.stages.train.epochs=5"),
     *("ensemble.stages.pretrain.epochs=1", "ensemble.stages.finetune.epochs=4"),
 )
 GROUP = """

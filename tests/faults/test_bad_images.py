@@ -49,16 +49,6 @@ def words(root, tmp_path, monkeypatch, in_threads):
     ]
 
 
-def test_bad_training_images_stop_a_launch(words, tmp_path, capsys):
-    assert main(words) == 3
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("septet: ")]
-    for name in REFUSED:
-        assert f"train/a/{name}" in line
-    assert not any(name in line for name in DECIDED)
-    assert "on_bad=skip" in line
-    assert not (tmp_path / "run").exists()
-
-
 def test_skipped_images_are_listed_and_test_images_keep_their_rows(words, tmp_path):
     assert main([*words, "datasets.target.on_bad=skip"]) == 0
     (manifest,) = (tmp_path / "store").glob("*/manifest.json")

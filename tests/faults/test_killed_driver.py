@@ -14,8 +14,8 @@ from orchestrator.run.ledger import AttemptEnd, read_ledger
 from orchestrator.run.record import read_record
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-# Three updates an epoch, of two members' first stages 15 and 3: the ledger counts exactly.
-MOMENTS = ("training 6", "training 14", "predicting 2", "submission")
+# The soak kills at more. Three updates an epoch: the ledger counts exactly.
+MOMENTS = ("training 6", "predicting 2")
 # Of SMALL.
 INTERVAL = 4
 # Long enough for a dozen kills.
@@ -44,11 +44,8 @@ def test_driver_killed_ends_in_the_same_bytes(
         assert process.wait() == -signal.SIGKILL
         assert not is_locked(place.paths)
     expect_recovered(place, undisturbed, family)
-    check_ledger(place, num_interrupted=2)
+    check_ledger(place, num_interrupted=1)
     assert read_record(place.paths).mlflow["run_id"]
-    attempts = {name: entry.attempts for name, entry in read_ledger(place.paths.ledger).stages.items()}
-    expect_recovered(place, undisturbed, family)
-    assert {name: entry.attempts for name, entry in read_ledger(place.paths.ledger).stages.items()} == attempts
 
 
 def launch_and_kill(place: Place, due: Callable[[], bool]) -> bool:

@@ -4,7 +4,6 @@ import json
 from contextlib import nullcontext
 
 import pytest
-from redone import redone_updates
 
 from orchestrator.plan.model import StageRef, TrainJob
 from orchestrator.run.ledger import AttemptEnd, Budgets, Ledger, State, end_noted, read_ledger
@@ -65,15 +64,6 @@ def test_attempt_of_a_dead_driver_is_closed_as_interrupted_and_its_stage_waits(t
     entry = Ledger(path).entry(STAGE)
     assert entry.state is State.waiting
     assert [attempt.outcome for attempt in entry.attempts] == [AttemptEnd.interrupted] * 2
-
-
-def test_redone_updates_are_what_lay_beyond_the_checkpoint_resumed_from(tmp_path):
-    ledger = Ledger(tmp_path / "ledger.json")
-    for resumed_from, reached in ((0, 17), (10, 12), (12, 30)):
-        ledger.begin(STAGE, started=1.0, resumed_from=resumed_from)
-        ledger.reach(STAGE, reached)
-        ledger.end(STAGE, AttemptEnd.lost, State.waiting)
-    assert redone_updates(ledger.entry(STAGE)) == 7
 
 
 def test_ledger_damaged_is_refused_by_name(tmp_path):

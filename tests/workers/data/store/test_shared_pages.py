@@ -1,12 +1,12 @@
 """Seven members on one node: the images are in memory once, and each member sees them in its own order and crops."""
 
 import hashlib
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from at_once import at_once
 from listed import folder
@@ -36,18 +36,6 @@ class Seen:
     rss: int
 
 
-def _memory_of(path: Path) -> dict[str, int]:
-    """Pss and Rss of the mappings of files below `path`, as the kernel counts them for this process."""
-    counted = {"Pss": 0, "Rss": 0}
-    below = False
-    for line in Path("/proc/self/smaps").read_text().splitlines():
-        if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
-            below = str(path) in line
-        elif below and (found := re.match(r"(Pss|Rss): +(\d+) kB", line)):
-            counted[found[1]] += 1024 * int(found[2])
-    return counted
-
-
 def _member(path: Path, name: str, all_mapped: Any, outcome: Any) -> None:
     store = open_store(path)
     augmentation = AugmentationSettings()
@@ -58,10 +46,10 @@ def _member(path: Path, name: str, all_mapped: Any, outcome: Any) -> None:
         crops.update(batches.draw(0, index).images.numpy().tobytes())
     order = batches._draws.order
     all_mapped.wait(120)
-    memory = _memory_of(path)
+    memory = [each for each in psutil.Process().memory_maps() if each.path.startswith(str(path))]
     contents = hashlib.sha256(np.sort(order).tobytes()).hexdigest()
-    order_sha256 = hashlib.sha256(order.tobytes()).hexdigest()
-    outcome.put(Seen(order_sha256, crops.hexdigest(), contents, memory["Pss"], memory["Rss"]))
+    pss, rss = sum(each.pss for each in memory), sum(each.rss for each in memory)
+    outcome.put(Seen(hashlib.sha256(order.tobytes()).hexdigest(), crops.hexdigest(), contents, pss, rss))
     # Nobody unmaps before everybody has looked.
     all_mapped.wait(120)
 
