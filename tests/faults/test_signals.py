@@ -17,8 +17,8 @@ from orchestrator.run.ledger import State, read_ledger
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
-# All in the soak; the quick part also closes a terminal while members train, and tests/e2e has a Ctrl-C then.
-QUICK = {("tracking", signal.SIGTERM)}
+# All in the soak; tests/e2e has a Ctrl-C while members train.
+QUICK = {("training", signal.SIGHUP)}
 CASES = [
     pytest.param(moment, number, marks=() if (moment, number) in QUICK else pytest.mark.soak)
     for moment in (*MOMENTS, RAY)
@@ -67,6 +67,7 @@ def _take_terminal():
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
+@pytest.mark.soak
 def test_closed_terminal_ends_a_launch_at_its_checkpoints(undisturbed, place, family):
     outer, inner = pty.openpty()
     streams = {"stdin": inner, "stdout": inner, "stderr": inner}

@@ -29,7 +29,7 @@ def test_launch_that_lost_its_cluster_left_the_run_failed_and_not_as_if_killed(t
     assert read_status(RunPaths(tmp_path / "run")).state is State.failed
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_launch_measures_its_placement_once_and_keeps_it(tmp_path, monkeypatch, capsys):
     @contextmanager
     def one_slot(settings):
