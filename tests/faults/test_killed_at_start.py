@@ -41,8 +41,8 @@ def patched(checkout, target):
     return str(target)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("awaited", [pytest.param(FIRST, marks=pytest.mark.soak), AGENT])
+@pytest.mark.soak
+@pytest.mark.parametrize("awaited", [FIRST, AGENT])
 def test_driver_killed_while_ray_starts_leaves_nothing(awaited, new_place, family, checkout, tmp_path):
     place = new_place("killed")
     place.environment["PYTHONPATH"] = patched(checkout, tmp_path / "packages")
