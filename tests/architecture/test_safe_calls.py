@@ -37,15 +37,12 @@ def test_calls_that_are_safe_with_an_argument_have_it():
 
 UNSAFE = """
 pickle.load(file)
-pickle.loads(b"")
-pickle.Unpickler(file)
 import joblib
 from dill import loads
 yaml.load(text, Loader=yaml.Loader)
 eval(text)
 exec(text)
 os.system(text)
-os.popen(text)
 subprocess.run(text, shell=True)
 subprocess.getoutput(text)
 tarfile.open(path).extractall(folder)
@@ -55,10 +52,11 @@ importlib.import_module(text)
 tempfile.mktemp()
 from . import launching
 print(text)
+try: open(path)
+except Exception: f(path)
 """
 SAFE = """
 model.eval()
-pickle.dumps(config)
 yaml.parse(text, Loader=yaml.SafeLoader)
 subprocess.run([path], check=False)
 """
@@ -79,5 +77,7 @@ def test_ruff_forbids_unsafe_calls_and_leaves_safe_ones_alone():
         "-",
     ]
     said = subprocess.run(command, input=source, capture_output=True, text=True, cwd=CHECKOUT).stdout
-    found = {int(line) for line in re.findall(r"^workers/tried\.py:(\d+):\d+: (?:S|T20|TID)\d", said, re.MULTILINE)}
-    assert {source.splitlines()[line - 1].strip() for line in found} == set(UNSAFE.split("\n")[1:-1])
+    found = {int(line) for line in re.findall(r"^workers/tried\.py:(\d+):\d+: (?:BLE|S|T20|TID)\d", said, re.MULTILINE)}
+    assert {source.splitlines()[line - 1].strip() for line in found} == set(UNSAFE.split("\n")[1:-1]) - {
+        "try: open(path)"
+    }
