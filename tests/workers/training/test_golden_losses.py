@@ -1,11 +1,12 @@
 """Losses of the first 20 updates of three nets, in float32 on one thread, against recorded ones.
 
-They are equal to the last digit with the CPU capability and the torch that they were recorded on. Elsewhere other
-instructions add in another order, and the losses stay within `BOUND` of the recorded ones. A change that claims to
-leave numerics alone leaves this file alone.
+They are equal to the last digit on the CPU model and with the torch that they were recorded on. Elsewhere, also between
+two CPUs with AVX512, libraries add in another order, and the losses stay within `BOUND` of the recorded ones. A change
+that claims to leave numerics alone leaves this file alone.
 """
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,8 +19,8 @@ from workers.training import run_stage
 
 GOLDEN = json.loads(Path(__file__).with_name("golden_losses.json").read_text())
 NUM_UPDATES = 20
-# Measured between AVX2 and AVX512 on one machine: at most 2.1e-7 of the loss.
-BOUND = 1e-4
+# Measured: at most 2.1e-7 of the loss between AVX2 and AVX512, and 1.1e-7 between two CPUs with AVX512.
+BOUND = 1e-6
 SMALL = ModelSettings(input_size=16, width=0.05, conv1_kernel=3, conv1_stride=1, conv1_padding=1, fc_units=16)
 NETS = {
     "alexnet": SMALL,
@@ -42,19 +43,17 @@ def losses(spec: StageSpec, model: ModelSettings, lr: float = 0.02) -> list[floa
 
 
 def is_recorded_here() -> bool:
-    here = {"capability": torch.backends.cpu.get_cpu_capability(), "torch": torch.__version__.partition("+")[0]}
-    return here == {name: GOLDEN[name] for name in here}
+    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    fields = re.findall(r"^(?:vendor_id|cpu family|model)\s*: (.*)", info, re.MULTILINE)
+    here = [" ".join(fields[:3]), torch.backends.cpu.get_cpu_capability(), torch.__version__.partition("+")[0]]
+    return here == [GOLDEN["cpu"], GOLDEN["capability"], GOLDEN["torch"]]
 
 
 @pytest.mark.parametrize("net", NETS)
 def test_losses_of_twenty_updates_are_the_recorded_ones(tiny_spec, net):
     found, recorded = losses(tiny_spec, NETS[net]), GOLDEN["losses"][net]
-    assert len(found) == len(recorded) == NUM_UPDATES
-    if is_recorded_here():
-        assert found == recorded
-    else:
-        assert found == pytest.approx(recorded, rel=BOUND)
+    assert found == (recorded if is_recorded_here() else pytest.approx(recorded, rel=BOUND))
 
 
 def test_a_rate_that_is_a_hundredth_higher_is_seen(tiny_spec):
-    assert losses(tiny_spec, SMALL, lr=0.0202) != GOLDEN["losses"]["alexnet"]
+    assert losses(tiny_spec, SMALL, lr=0.0202) != pytest.approx(GOLDEN["losses"]["alexnet"], rel=BOUND)
