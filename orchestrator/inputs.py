@@ -65,7 +65,8 @@ def prepare_all(config: Config, watch: Watcher) -> Prepared:
 def _prepare(config: Config, name: str, watch: Watcher, excluded: Excluded) -> Store:
     with _named(name):
         runner = shard_runner(config.cluster)
-        store = open_store(prepare(config.datasets[name], config.store, partial(watch, name), excluded, runner))
+        settings, watched = config.datasets[name], partial(watch, name)
+        store = open_store(prepare(settings, config.store, watched, excluded, runner, config.verify))
         _require_held_out(name, store.counts)
     return store
 

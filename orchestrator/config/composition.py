@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 import hydra
 from hydra.core.config_loader import ConfigLoader
@@ -32,6 +33,7 @@ from orchestrator.config.schema import (
     Config,
     MemberConfig,
     RootLayer,
+    StoresLayer,
     TrackingConfig,
     check_safe_name,
 )
@@ -148,9 +150,8 @@ def _checked(composed: DictConfig, asked: _Asked | None) -> Config:
     members = resolve_members(root)
     datasets = {name: value for name, value in root.datasets.items() if name not in BESIDE_DATASETS}
     settings = {name: _dataset(name, value) for name, value in datasets.items()}
-    local_copy = root.datasets.get("local_copy")
-    if not isinstance(local_copy, str | None):
-        raise ConfigError(f"datasets.local_copy={local_copy}: give a folder of each node, or null")
+    beside = {name: root.datasets[name] for name in BESIDE_DATASETS if name in root.datasets}
+    stores = overlay(StoresLayer(), beside, "datasets")
     if TARGET not in settings:
         raise ConfigError("datasets.target: missing; choose its source, as in dataset@datasets.target=folder")
     if asked is not None:
@@ -159,7 +160,7 @@ def _checked(composed: DictConfig, asked: _Asked | None) -> Config:
         experiment=root.experiment,
         seed=root.seed,
         run_dir=root.run_dir,
-        store=_absolute(str(root.datasets.get("store", "~/.cache/septet"))),
+        store=_absolute(stores.store),
         datasets=settings,
         members=members,
         tracking=TrackingConfig(_tracking_uri(root.tracking.uri), root.tracking.required),
@@ -169,7 +170,8 @@ def _checked(composed: DictConfig, asked: _Asked | None) -> Config:
         predict=root.predict,
         checkpoint_updates=root.checkpoint_updates,
         precision=root.precision,
-        local_copy=None if local_copy is None else _absolute(local_copy),
+        verify=stores.verify,
+        local_copy=None if stores.local_copy is None else _absolute(stores.local_copy),
         yaml=_kept_text(composed),
     )
 
@@ -265,7 +267,9 @@ def _tracking_uri(explicit: str | None) -> str:
     """Returns the store's address; a relative file is resolved against the working directory."""
     uri = explicit or os.environ.get("MLFLOW_TRACKING_URI") or _DEFAULT_URI
     if uri.startswith("sqlite:///"):
-        return f"sqlite:///{_absolute(uri.removeprefix('sqlite:///'))}"
+        path, mark, query = uri.removeprefix("sqlite:///").partition("?")
+        # Quoted, since the working directory may have `?` or `%` in its name.
+        return f"sqlite:///{quote(str(_absolute(unquote(path))), safe='/ ')}{mark}{query}"
     if uri.startswith("file:") and not uri.startswith("file://"):
         return _absolute(uri.removeprefix("file:")).as_uri()
     if ":" not in uri and uri != "databricks":

@@ -5,13 +5,22 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from workers.errors import ConfigError
-from workers.settings import Crops, DatasetSettings, KeptCheckpoint, Recipe, TrainingSettings, require, require_least
+from workers.settings import (
+    Crops,
+    DatasetSettings,
+    KeptCheckpoint,
+    Recipe,
+    TrainingSettings,
+    Verify,
+    require,
+    require_least,
+)
 
 GROUPS = (
     "experiment",
@@ -29,8 +38,6 @@ GROUPS = (
     "reading",
 )
 TARGET = "target"
-# Keys below `datasets` that are not datasets.
-BESIDE_DATASETS = ("store", "local_copy")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.=,-]{0,63}")
 
 
@@ -58,6 +65,18 @@ class Auto(StrEnum):
     """Is written in place of a number that the program chooses."""
 
     auto = "auto"
+
+
+@dataclass(frozen=True)
+class StoresLayer:
+    """Holds the keys below `datasets` that are not datasets: where all of them are prepared, copied and verified."""
+
+    store: str = "~/.cache/septet"
+    local_copy: str | None = None
+    verify: Verify = Verify.changed
+
+
+BESIDE_DATASETS = tuple(each.name for each in fields(StoresLayer))
 
 
 @dataclass(frozen=True)
@@ -214,6 +233,7 @@ class Config:
     predict: PredictConfig
     checkpoint_updates: int
     precision: Precision
+    verify: Verify
     local_copy: Path | None = None
     yaml: str = field(default="", repr=False, compare=False)
 

@@ -15,7 +15,7 @@ from workers.data.store import MANIFEST, PrepareProgress
 if TYPE_CHECKING:
     from workers.data.store import Store
 
-_PHASES = {"read": "reading", "pack": "packing"}
+_PHASES = {"read": "reading", "pack": "packing", "verify": "verifying"}
 _PLAIN_EVERY_S = 10.0
 _REDRAWN_EVERY_S = 0.1
 _RATE_OVER_S = 30.0

@@ -10,7 +10,6 @@ import getpass
 import json
 import logging
 import math
-import os
 import socket
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -18,12 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from orchestrator.text import redact
-from orchestrator.tracking.uri import artifact_root, check_database_place, sqlite_path
+from orchestrator.tracking.connection import connect
+from orchestrator.tracking.uri import artifact_root
 from workers.errors import ConfigError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import Experiment, Run
 
 T = TypeVar("T")
 
@@ -124,8 +124,7 @@ class Store:
 
     def ping(self) -> None:
         """Asks for one experiment; raises any error of the store."""
-        self._client = _make_client(self.uri)
-        self._client.search_experiments(max_results=1)
+        self._client = connect(self.uri)
 
     def open(self) -> None:
         """Connects, finds or makes the experiment, and closes runs that a killed driver left RUNNING.
@@ -133,21 +132,14 @@ class Store:
         Raises:
             ConfigError: the database cannot be written, or the experiment is deleted in MLflow.
         """
-        self._client = _make_client(self.uri)
-        found = self._client.get_experiment_by_name(self._experiment)
-        if found is not None and found.lifecycle_stage != "active":
+        self._client = connect(self.uri)
+        found = self._client.get_experiment_by_name(self._experiment) or self._new_experiment()
+        if found.lifecycle_stage != "active":
             raise ConfigError(
                 f"the experiment {self._experiment} is deleted in MLflow; restore it with "
                 f"`mlflow experiments restore --experiment-id {found.experiment_id}`, or set another name"
             )
-        if found is not None:
-            self._experiment_id = found.experiment_id
-        else:
-            root = artifact_root(self.uri)
-            # Absolute: MLflow's default depends on the working directory.
-            self._experiment_id = self._client.create_experiment(
-                self._experiment, root.as_uri() if root else None, {_KIND_TAG: _MODEL_TRAINING}
-            )
+        self._experiment_id = found.experiment_id
         self._find_all()
         for key, entry in self._entries.items():
             if key.role != "ensemble" and entry.status == "RUNNING":
@@ -259,6 +251,21 @@ class Store:
         assert self._client is not None, "open() comes first"
         return self._client
 
+    def _new_experiment(self) -> "Experiment":
+        from mlflow import MlflowException
+
+        client, root = self._connected, artifact_root(self.uri)
+        try:
+            # Absolute: MLflow's default depends on the working directory.
+            client.create_experiment(self._experiment, root.as_uri() if root else None, {_KIND_TAG: _MODEL_TRAINING})
+        except MlflowException as error:
+            # Another first launch may have made it meanwhile.
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        found = client.get_experiment_by_name(self._experiment)
+        assert found is not None, "it exists, since it was just made or found"
+        return found
+
     def _find_all(self) -> None:
         token: str | None = None
         found: list[Run] = []
@@ -351,25 +358,6 @@ def make_sampler() -> Callable[[], dict[str, float]]:
         return values
 
     return sample
-
-
-def _make_client(uri: str) -> "MlflowClient":
-    path = sqlite_path(uri)
-    if path is not None:
-        check_database_place(path)
-    # The sender retries; MLflow's default is 7 silent retries of 120 s.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "8")
-    # Overrides the environment: MLflow repeats creations too, without checking whether one succeeded.
-    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    # Otherwise it prints the addresses of a server's runs to stdout, which is for results.
-    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
-    from mlflow import MlflowClient
-
-    # MLflow also logs what it raises, with tracebacks; the exception is enough.
-    logging.getLogger("mlflow").setLevel(logging.CRITICAL)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    return MlflowClient(uri)
 
 
 def _user() -> str:

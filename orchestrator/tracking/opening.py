@@ -10,6 +10,7 @@ from pathlib import Path
 from orchestrator.config import TrackingConfig
 from orchestrator.plan import Plan
 from orchestrator.text import redact
+from orchestrator.tracking.connection import make_database
 from orchestrator.tracking.mlflow_store import Store
 from orchestrator.tracking.sender import REFUSED_S, Pace, Sender, Task
 from orchestrator.tracking.tracker import Ending, RunIdentity, Tracker
@@ -41,6 +42,9 @@ def open_tracking(
     Raises:
         ConfigError: the run is new, the store is required, and it did not answer within 10 s.
     """
+    with contextlib.suppress(ConfigError):
+        # Here and not in the sender, since it may take longer than a store may take to answer.
+        make_database(config.uri)
     tracker = Tracker(config.uri, run, plan, params, tags, pace)
     try:
         problem = tracker.wait_until_open(needed=run.new and config.required)

@@ -60,7 +60,9 @@ def explain(error: Exception) -> str:
         return "the connection was lost"
     if "database is locked" in text:
         return "another process holds the database"
-    return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 3] + "..."
+    # MLflow's own lines end with what to do; a database's quote whole statements.
+    whole = type(error).__module__.partition(".")[0] in ("mlflow", "workers")
+    return text if whole or len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 3] + "..."
 
 
 _log = logging.getLogger(__name__)

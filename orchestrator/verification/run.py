@@ -5,6 +5,7 @@ because the run is not finished.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from orchestrator.combine import Expected, Flaw, Invalid, MemberPredictions, check_predictions, in_words
 from orchestrator.config import TARGET
@@ -13,6 +14,7 @@ from orchestrator.run import RunData, RunPaths, data_digests, find_finished, is_
 from orchestrator.submission import Manifest, find_manifest
 from orchestrator.verification.findings import Examined, Verification
 from orchestrator.verification.submission import check_report, check_submission
+from workers.data.store import damaged_files, read_store
 from workers.errors import DataError, SeptetError, StorageError, StorageSilent
 from workers.storage import Finished, layout, sha256_of, verify_checkpoint
 from workers.threads import map_in_order
@@ -31,6 +33,7 @@ def verify(paths: RunPaths) -> Verification:
     run.manifest = _read_manifest(run)
     finished = _check_stages(run)
     data = _check_data(run)
+    _check_stores(run)
     predictions = _check_predictions(run, data, finished) if data else {}
     if run.manifest is not None:
         check_submission(run, run.manifest, data, predictions)
@@ -112,6 +115,21 @@ def _check_data(run: Examined) -> RunData | None:
     if recorded != data.digest:
         run.differs(f"{folder / layout.DATASET}: digest {data.digest[:12]}, run.json has {str(recorded)[:12]}")
     return data
+
+
+def _check_stores(run: Examined) -> None:
+    """Reads every prepared dataset that is still in its place."""
+    for name, path in run.record.stores.items():
+        try:
+            store = read_store(Path(path))
+        except StorageError as error:
+            run.notes.append(f"datasets.{name}: not checked: {error}")
+            continue
+        for damaged in damaged_files(store.path, store.files):
+            run.differs(f"{store.path / damaged}: damaged; the next launch packs it again")
+        if store.digest != run.record.data_digests.get(name):
+            run.differs(f"{store.path}: digest {store.digest[:12]} of datasets.{name} is not run.json's")
+        run.count("prepared datasets")
 
 
 def _check_predictions(

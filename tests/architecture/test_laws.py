@@ -14,11 +14,13 @@ ATOMIC_BLOCKS = {"replacing", "atomic_folder", "replacing_folder"}
 # Functions that write without workers.storage.atomic, each for a reason.
 IN_PLACE = {
     "orchestrator/report/plots.py:_png": "draws into memory",
+    "orchestrator/tracking/connection.py:make_database": "MLflow writes the file; then it is fsynced and renamed",
     "orchestrator/run/holder.py:lock": "a lock is held on an open file; what it says is for the message alone",
     "workers/storage/checkpoint.py:_set_aside": "a corrupt checkpoint is renamed, never rewritten",
     "workers/storage/checkpoint.py:_write_durably": "the folder it is given is an atomic_folder",
     "workers/data/store/local_copy.py:_copy_checked": "the folder it is given is an atomic_folder",
     "workers/data/store/preparation.py:_commit": "renames a folder of files that are each committed",
+    "workers/data/store/preparation.py:_repair": "moves files that are each committed",
     "workers/throughput/process.py:main": "a pipe, kept for answers",
     "workers/training/metrics.py:__init__": "metrics.jsonl grows line by line, step.txt is overwritten by one number",
 }

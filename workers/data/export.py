@@ -131,8 +131,8 @@ def export(store: Store, directory: Path) -> None:
     write_text(directory / layout.CLASSES, "".join(f"{name}\n" for name in store.classes))
     for split in HELD_OUT:
         for name in (layout.rows(split), layout.sizes(split), layout.labels(split)):
-            if name in store.file_hashes:
-                write_bytes(directory / name, (store.path / name).read_bytes())
+            if name in store.files:
+                write_bytes(directory / name, store.content_of(name))
             else:
                 # Old labels would be taken for those of the current images.
                 with storage_errors(directory / name):

@@ -7,6 +7,7 @@ from .dataset import (
     OnBad as OnBad,
     Source as Source,
     StoreFormat as StoreFormat,
+    Verify as Verify,
     dataset_options as dataset_options,
     is_url as is_url,
     stored_image_bytes as stored_image_bytes,

@@ -17,6 +17,8 @@ FILE_SOURCES = frozenset({Source.folder, Source.csv, Source.webdataset, Source.p
 OnBad = StrEnum("OnBad", "stop skip")
 # The form of prepared pixels: raw (197 KB an image at 256 pixels), or JPEG, a fraction of that.
 StoreFormat = StrEnum("StoreFormat", "raw jpeg")
+# How often a prepared dataset is read whole when it is opened, to find damage.
+Verify = StrEnum("Verify", "always changed never")
 _SPLIT_BY_FILES = frozenset({Source.csv, Source.webdataset, Source.parquet})
 # A setting that the source would ignore is an error.
 _READ_BY = {

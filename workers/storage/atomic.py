@@ -126,6 +126,7 @@ def _temporary_folder(target: Path, commit: Callable[[Path], None]) -> Iterator[
         temporary = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY_PREFIX}{target.name}-", dir=target.parent))
         try:
             yield temporary
+            temporary.chmod(0o777 & ~_UMASK)
             _fsync_tree(temporary)
             commit(temporary)
             fsync(target.parent)
@@ -164,7 +165,6 @@ def replacing_folder(target: Path) -> Iterator[Path]:
     """
     with _temporary_folder(target, partial(_take_place, target=target)) as temporary:
         yield temporary
-        temporary.chmod(0o777 & ~_UMASK)
 
 
 def _take_place(folder: Path, target: Path) -> None:

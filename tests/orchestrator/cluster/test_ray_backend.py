@@ -198,8 +198,8 @@ def test_shards_packed_over_a_cluster_are_those_packed_here(cluster_elsewhere, t
     answer = cluster_elsewhere.run(photos, tmp_path / "there")
     there = Path(answer["store"])
     assert len(list(there.glob("train-*.images.npy"))) > 3
-    assert {path.name: path.read_bytes() for path in there.iterdir()} == {
-        path.name: path.read_bytes() for path in here.iterdir()
+    assert {path.name: path.read_bytes() for path in there.glob("[!.]*")} == {
+        path.name: path.read_bytes() for path in here.glob("[!.]*")
     }
     assert answer["packed"][-1] == 120
 

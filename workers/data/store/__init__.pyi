@@ -1,4 +1,5 @@
 from .excluded import NOTHING as NOTHING, Excluded as Excluded, held_out_by as held_out_by
+from .integrity import damaged_files as damaged_files
 from .local_copy import open_on_node as open_on_node
 from .packing import PackingThreads as PackingThreads
 from .pixels import Pixels as Pixels
@@ -18,4 +19,5 @@ from .store import (
     Store as Store,
     digest_of as digest_of,
     open_store as open_store,
+    read_store as read_store,
 )

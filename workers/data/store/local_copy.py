@@ -6,8 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from workers.data.store.disk_space import make_folder, require_space
+from workers.data.store.integrity import damaged_files, note_whole
 from workers.data.store.store import MANIFEST, Store, open_store
 from workers.errors import StorageError
+from workers.settings import Verify
 from workers.storage import atomic_folder, locked, remove_leftovers, silent
 
 _BLOCK_BYTES = 8 << 20
@@ -40,21 +42,22 @@ def _opened(copy: Path, source: Store) -> Store | None:
         opened = open_store(copy)
     except StorageError:
         return None
-    return opened if opened.digest == source.digest else None
+    whole = opened.digest == source.digest and not damaged_files(copy, opened.files, Verify.changed)
+    return opened if whole else None
 
 
 def _copied(source: Store, copy: Path, beat: Callable[[], None]) -> Store:
     shutil.rmtree(copy, ignore_errors=True)
     # Deletes the rest of a killed copy, which may be as large as the store, and which nothing else deletes.
     remove_leftovers(copy.parent, copy.name)
-    needed = sum((source.path / name).stat().st_size for name in source.file_hashes)
+    needed = sum(entry.size for entry in source.files.values())
     change = "set datasets.local_copy to a larger disk of the nodes, or to null to read the store from shared storage"
     require_space(copy.parent, needed, f"the copy of {source.path}", change)
     with atomic_folder(copy) as folder:
-        for name, sha256 in source.file_hashes.items():
-            _copy_checked(source.path / name, folder / name, sha256, beat)
+        for name, entry in source.files.items():
+            _copy_checked(source.path / name, folder / name, entry.sha256, beat)
         (folder / MANIFEST).write_bytes((source.path / MANIFEST).read_bytes())
-        folder.chmod(0o755)
+        note_whole(folder, list(source.files))
     return open_store(copy)
 
 

@@ -165,6 +165,7 @@ def _write_split(
     labels = np.array([row.label for row in kept], dtype=np.int64)
     arrays = {
         layout.sizes(split): np.concatenate([shard.sizes for shard in shards]),
+        f"{split}.checksums.npy": np.concatenate([shard.checksums for shard in shards]),
         f"{split}.contents.npy": np.frombuffer(b"".join(row.content for row in kept), dtype=np.uint8).reshape(-1, 32),
     }
     if labelled:

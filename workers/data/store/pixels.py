@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from workers.data.decoding import decode_window
+from workers.data.store.integrity import checksum, image_damaged
 from workers.errors import StorageError
 
 # Other files that a training process has open: libraries, logs, sockets, other splits.
@@ -43,7 +44,9 @@ class Pixels:
     dtype = np.dtype(np.uint8)
     ndim = 4
 
-    def __init__(self, shards: Sequence[ShardFiles], size: int) -> None:
+    def __init__(self, shards: Sequence[ShardFiles], size: int, checksums: np.ndarray | None = None) -> None:
+        """Opens nothing yet; images are compared with `checksums` [N] uint32 as they are read, None for not at all."""
+        self._checksums: list[int] | None = None if checksums is None else checksums.tolist()
         # An empty file cannot be mapped.
         self._files = [shard for shard in shards if shard.num_images]
         self._starts = [0, *accumulate(shard.num_images for shard in self._files)]
@@ -117,7 +120,8 @@ class Pixels:
         with self._opening:
             shard = self._open.get(number)
             if shard is None:
-                shard = _open_shard(self._files[number], self._size)
+                span = slice(self._starts[number], self._starts[number + 1])
+                shard = _open_shard(self._files[number], self._size, self._checksums and self._checksums[span])
                 self._most_open = self._most_open or _room_for(len(self._files))
                 while len(self._open) >= self._most_open:
                     self._open.popitem(last=False)
@@ -147,11 +151,11 @@ def _room_for(num_shards: int) -> int:
     return max(1, min(num_shards, (soft - _OTHER_FILES) // 2))
 
 
-def _open_shard(files: ShardFiles, size: int) -> "_RawShard | _JpegShard":
+def _open_shard(files: ShardFiles, size: int, checksums: list[int] | None) -> "_RawShard | _JpegShard":
     try:
         if files.offsets is None:
-            return _RawShard(files.images, (files.num_images, size, size, 3))
-        return _JpegShard(files.images, np.load(files.offsets, allow_pickle=False), size)
+            return _RawShard(files.images, (files.num_images, size, size, 3), checksums)
+        return _JpegShard(files.images, np.load(files.offsets, allow_pickle=False), size, checksums)
     # NumPy raises TypeError if a file ends early.
     except (OSError, ValueError, TypeError) as error:
         raise StorageError(
@@ -186,41 +190,48 @@ class _Mapped:
 
 
 class _RawShard:
-    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
+    def __init__(self, path: Path, shape: tuple[int, ...], checksums: list[int] | None) -> None:
+        self._path = path
         self._mapped = _Mapped(path, shape)
         self._images = self._mapped.array
-        self._bytes = int(np.prod(shape[1:]))
+        self._flat = self._images.reshape(shape[0], -1)
+        self._checksums = checksums
 
     def window(self, index: int, rows: slice, columns: slice) -> np.ndarray:
+        if self._checksums is not None and checksum(self._flat[index]) != self._checksums[index]:
+            raise image_damaged(self._path, index)
         return self._images[index, rows, columns]
 
     def run(self, start: int, stop: int, rows: slice, columns: slice) -> np.ndarray:
+        for index in range(start, stop):
+            self.window(index, rows, columns)
         return self._images[start:stop, rows, columns]
 
     def will_need(self, start: int, stop: int) -> None:
-        self._mapped.will_need(start * self._bytes, stop * self._bytes)
+        self._mapped.will_need(start * self._flat.shape[1], stop * self._flat.shape[1])
 
 
 class _JpegShard:
-    def __init__(self, path: Path, offsets: np.ndarray, size: int) -> None:
+    def __init__(self, path: Path, offsets: np.ndarray, size: int, checksums: list[int] | None) -> None:
         self._path = path
         self._mapped = _Mapped(path, (int(offsets[-1]),))
-        self._content = self._mapped.array.data
+        self._content = self._mapped.array
+        self._checksums = checksums
         self._offsets: list[int] = offsets.tolist()
         self._size = size
 
     def window(self, index: int, rows: slice, columns: slice) -> np.ndarray:
         content = self._content[self._offsets[index] : self._offsets[index + 1]]
+        if self._checksums is not None and checksum(content) != self._checksums[index]:
+            raise image_damaged(self._path, index)
         top, bottom, down = rows.indices(self._size)
         left, right, across = columns.indices(self._size)
         try:
             if bottom - top == right - left and down == across == 1:
-                return decode_window(content, top, left, bottom - top)
-            return decode_window(content, 0, 0, self._size)[rows, columns]
+                return decode_window(content.data, top, left, bottom - top)
+            return decode_window(content.data, 0, 0, self._size)[rows, columns]
         except ValueError as error:
-            raise StorageError(
-                f"{self._path}: image {index} is damaged ({error}): delete the dataset's folder, then run it again"
-            ) from error
+            raise image_damaged(self._path, index) from error
 
     def run(self, start: int, stop: int, rows: slice, columns: slice) -> np.ndarray:
         return np.stack([self.window(index, rows, columns) for index in range(start, stop)])

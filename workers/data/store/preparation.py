@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -15,13 +16,14 @@ import numpy as np
 from workers.data.sources import KeptContents, LeftOut, Listing, Rows, open_listing
 from workers.data.store.disk_space import make_folder, require_space, store_bytes
 from workers.data.store.excluded import NOTHING, Excluded
+from workers.data.store.integrity import damaged_files, note_whole
 from workers.data.store.packing import PackingThreads, pack
 from workers.data.store.pixels import Pixels
-from workers.data.store.shards import Decided, Encoding, ShardRunner, Unreadable, write_npy
+from workers.data.store.shards import RECORDS, Decided, Encoding, ShardRunner, Unreadable, records_of, write_npy
 from workers.data.store.statistics import image_statistics
-from workers.data.store.store import MANIFEST, MEAN_IMAGE, SCHEMA, digest_of, open_store, split_shards
+from workers.data.store.store import MANIFEST, MEAN_IMAGE, SCHEMA, digest_of, open_store, read_store, split_shards
 from workers.errors import DataError, SourceLost, StorageError
-from workers.settings import SPLITS, DatasetSettings, OnBad, StoreFormat, dataset_options
+from workers.settings import SPLITS, DatasetSettings, OnBad, StoreFormat, Verify, dataset_options
 from workers.storage import fsync, is_locked, locked, remove_leftovers, storage_errors, write_json
 
 _MOST_NAMED = 10
@@ -29,11 +31,16 @@ _WHOLE_VAL = "replace them: without a test split, the submission needs a line fo
 _BUILDING = ".building-"
 _CONTENTS = "contents"
 _ABANDONED_S = 7 * 24 * 3600.0
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class PrepareProgress:
-    """The progress of a preparation: images hashed (`phase` "read"), then decoded and written ("pack")."""
+    """The progress of a preparation.
+
+    Images are hashed (`phase` "read"), then decoded and written ("pack"); those of an existing store are compared with
+    its manifest ("verify").
+    """
 
     source: str
     phase: str
@@ -47,12 +54,14 @@ def prepare(
     progress: Callable[[PrepareProgress], None] | None = None,
     excluded: Excluded = NOTHING,
     runner: ShardRunner | None = None,
+    verify: Verify = Verify.changed,
 ) -> Path:
     """Packs a dataset into `store_root/<key>`, unless it exists, and returns that folder.
 
     The key covers options, classes and every file's path, size and time. If train has images in `excluded`, they are
     left out and the key covers `excluded` too; otherwise store and key are those of the dataset alone. If several
-    processes prepare the same dataset, one builds it and the others wait.
+    processes prepare the same dataset, one builds it and the others wait. Damaged files of an existing store are packed
+    again from the source, and must get the same bytes.
 
     A preparation that was killed, interrupted or cut off from its source leaves `.building-<key>` with the finished
     shards, from which the next one resumes. After other errors nothing is left on disk. Memory holds the pixels of one
@@ -64,20 +73,21 @@ def prepare(
         progress: called several times a second.
         excluded: contents that train must not have.
         runner: packs the shards; None for threads of this process.
+        verify: how often an existing store is read whole (`integrity.damaged_files`).
 
     Raises:
         DataError: images or classes are missing, or images cannot be read.
         SourceLost: listed files can no longer be read.
-        StorageError: the disk has too little space, or the store is unwritable or damaged.
+        StorageError: the disk has too little space, or the store is unwritable, or damaged and cannot be packed again.
     """
     listing = open_listing(settings)
     store_root = store_root.expanduser().absolute()
     key = store_key(settings, listing)
-    work = _Preparation(settings, listing, store_root, key, excluded, runner or PackingThreads(), progress)
-    found = _find(work)
+    work = _Preparation(settings, listing, store_root, key, excluded, runner or PackingThreads(), verify, progress)
+    found = _find(work, repair=False)
     if found is None:
         with _folder_made(store_root), locked(store_root / f"{key}.lock"):
-            found = _find(work) or _build(work)
+            found = _find(work, repair=True) or _build(work)
     return open_store(found).path
 
 
@@ -97,6 +107,7 @@ class _Preparation:
     key: str
     excluded: Excluded
     runner: ShardRunner
+    verify: Verify
     progress: Callable[[PrepareProgress], None] | None
 
     @property
@@ -112,12 +123,65 @@ class _Preparation:
             self.progress(PrepareProgress(str(self.settings.source), phase, done, total))
 
 
-def _find(work: _Preparation) -> Path | None:
-    """Returns the existing store, if any, without reading an image, since a superset may have millions."""
-    whole, narrowed = work.of(narrowed=False), work.of(narrowed=True)
-    if whole.exists() and not work.excluded.meets_train_of(open_store(whole)):
-        return whole
-    return narrowed if narrowed.exists() else None
+def _find(work: _Preparation, *, repair: bool) -> Path | None:
+    """Returns the existing store, if any, without reading the source; a damaged one counts only after a repair."""
+    for narrowed in (False, True):
+        folder = work.of(narrowed=narrowed)
+        if not folder.exists():
+            continue
+        damaged = _damaged_files(work, folder)
+        if damaged and not repair:
+            return None
+        if damaged:
+            _repair(work, folder, damaged)
+        if narrowed or not work.excluded.meets_train_of(open_store(folder)):
+            return folder
+    return None
+
+
+def _damaged_files(work: _Preparation, folder: Path) -> list[str]:
+    store = read_store(folder)
+    num_images = {each.images.name: each.num_images for shards in store.shards.values() for each in shards}
+    done = 0
+
+    def read(name: str) -> None:
+        nonlocal done
+        done += num_images.get(name, 0)
+        if name in num_images:
+            work.report("verify", done, sum(num_images.values()))
+
+    return damaged_files(folder, store.files, work.verify, read)
+
+
+def _repair(work: _Preparation, folder: Path, damaged: list[str]) -> None:
+    """Packs the damaged files of a store again, beside it, and puts them in place one by one."""
+    where = f"{folder / damaged[0]}{f' and {len(damaged) - 1} more files' if damaged[1:] else ''}"
+    _log.warning("%s: damaged; packing it again from %s", where, work.settings.root or work.settings.source)
+    store, building = read_store(folder), work.building
+    beside = building / folder.name
+    try:
+        with storage_errors(beside):
+            beside.mkdir(parents=True, exist_ok=True)
+            shutil.copytree(folder / RECORDS, records_of(beside), dirs_exist_ok=True)
+            for name in store.files.keys() - damaged:
+                # A file that cannot be linked there is packed again.
+                with suppress(OSError):
+                    (beside / name).hardlink_to(folder / name)
+        every = _every_row(work)
+        _write_store(work, every if folder == work.of(narrowed=False) else work.excluded.leave_out(every), beside)
+        made = read_store(beside).files
+        differing = [name for name in damaged if made.get(name) != store.files[name]]
+        if differing:
+            raise StorageError(f"{differing[0]} would have other bytes now; delete {folder} to prepare it anew")
+        with storage_errors(folder):
+            for name in damaged:
+                (beside / name).replace(folder / name)
+            fsync(folder)
+    except (DataError, SourceLost, StorageError, OSError) as error:
+        raise StorageError(f"{where}: the prepared dataset is damaged and cannot be packed again: {error}") from error
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    note_whole(folder, list(store.files))
 
 
 @contextmanager
@@ -139,7 +203,7 @@ def _build(work: _Preparation) -> Path:
     _remove_abandoned(work.root, besides=building)
     _require_room(work)
     try:
-        every = work.listing.rows(partial(work.report, "read"), KeptContents(building / _CONTENTS))
+        every = _every_row(work)
         rows = work.excluded.leave_out(every)
         target = work.of(narrowed=len(rows.left_out) > len(every.left_out))
         folder = building / target.name
@@ -159,10 +223,18 @@ def _build(work: _Preparation) -> Path:
     return target
 
 
+def _every_row(work: _Preparation) -> Rows:
+    return work.listing.rows(partial(work.report, "read"), KeptContents(work.building / _CONTENTS))
+
+
 def _commit(folder: Path, target: Path) -> None:
     """Renames a finished store into place; all its files are on disk, each committed by rename."""
     with storage_errors(target):
         remove_leftovers(folder)
+        # Kept for repairs: with them only the damaged shards are packed again.
+        shutil.rmtree(folder / RECORDS, ignore_errors=True)
+        records_of(folder).rename(folder / RECORDS)
+        note_whole(folder, list(read_store(folder).files))
         fsync(folder)
         folder.rename(target)
         fsync(target.parent)
@@ -232,7 +304,7 @@ def _write_store(work: _Preparation, rows: Rows, folder: Path) -> None:
         "class_ids": list(listing.class_ids),
         "counts": {split: sum(packed[split].shards) if split in packed else 0 for split in SPLITS},
         "shards": {split: list(each.shards) for split, each in packed.items()},
-        "digest": digest_of(listing.classes, {name: entry.sha256 for name, entry in files.items()}),
+        "digest": digest_of(listing.classes, files),
         **asdict(statistics.colour),
         "left_out": [asdict(each) for each in left_out],
         "decisions": {split: _by_decision(each.decided) for split, each in packed.items()},

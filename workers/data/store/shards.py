@@ -16,6 +16,7 @@ import numpy as np
 
 from workers.data.decoding import BadImage, Picture, encode
 from workers.data.sources import Loader, Row
+from workers.data.store.integrity import checksum
 from workers.data.store.pixels import ShardFiles
 from workers.settings import StoreFormat
 from workers.storage import Written, parse_json, replacing, unfenced, write_json, written
@@ -27,7 +28,7 @@ _LARGEST_BYTES = 128 << 20
 _SMALLEST_BYTES = 4 << 20
 # CPUs work on different shards, and a kill loses at most the unfinished ones, so a split should have several.
 _WANTED_SHARDS = 32
-_RECORDS = ".records"
+RECORDS = ".records"
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,8 @@ class ShardJob:
 
     @property
     def record(self) -> Path:
-        """The record's path, outside the store's folder, so that the finished store needs only a rename."""
-        return self.folder.with_name(f"{self.folder.name}{_RECORDS}") / f"{self.stem}.json"
+        """The record's path, outside the store's folder, whose files it describes."""
+        return records_of(self.folder) / f"{self.stem}.json"
 
     def digest(self) -> str:
         """Returns the sha256 of all that the shard is made from; its folder does not count."""
@@ -96,6 +97,7 @@ class PackedShard:
     Attributes:
         split, number: of the shard.
         sizes: [n, 2] int32, width and height of the originals of its rows.
+        checksums: [n] uint32, of the images' bytes.
         unreadable: images that could not be read.
         decided: images with a decision.
         files: its files by name.
@@ -104,6 +106,7 @@ class PackedShard:
     split: str
     number: int
     sizes: np.ndarray
+    checksums: np.ndarray
     unreadable: tuple[Unreadable, ...]
     decided: tuple[Decided, ...]
     files: dict[str, Written]
@@ -118,6 +121,11 @@ class ShardRunner(Protocol):
         `packed` is called in the caller's thread with the number of images done since its last call. Raises
         StorageError as `pack_shard` does.
         """
+
+
+def records_of(building: Path) -> Path:
+    """Returns the folder of the records of the shards in `building`."""
+    return building.with_name(f"{building.name}{RECORDS}")
 
 
 def shard_stem(split: str, number: int) -> str:
@@ -153,7 +161,8 @@ def finished_shard(job: ShardJob) -> PackedShard | None:
             return None
         unreadable = tuple(Unreadable(**entry) for entry in record["unreadable"])
         decided = tuple(Decided(each["path"], tuple(each["decisions"])) for each in record["decided"])
-        return PackedShard(job.split, job.number, _sizes(record["sizes"]), unreadable, decided, files)
+        checksums = np.array(record["checksums"], np.uint32)
+        return PackedShard(job.split, job.number, _sizes(record["sizes"]), checksums, unreadable, decided, files)
     # The record is absent or invalid, so the shard is packed again.
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -186,10 +195,13 @@ def pack_shard(loader: Loader, job: ShardJob, image_done: Callable[[], None]) ->
             image_done()
 
     where = shard_files(job.folder, job.stem, job.encoding.format, len(job.rows))
+    checksums: list[int] = []
     if where.offsets is None:
-        files = {where.images.name: _write_raw(where.images, pictures(), len(job.rows), job.size)}
+        written_raw = _write_raw(where.images, pictures(), len(job.rows), job.size, checksums)
+        files = {where.images.name: written_raw}
     else:
         encoded = [encode(pixels, job.encoding.jpeg_quality) for pixels in pictures()]
+        checksums += [checksum(np.frombuffer(each, np.uint8)) for each in encoded]
         offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
         content = np.frombuffer(b"".join(encoded), np.uint8)
         arrays: dict[Path, np.ndarray] = {where.images: content, where.offsets: offsets}
@@ -198,28 +210,34 @@ def pack_shard(loader: Loader, job: ShardJob, image_done: Callable[[], None]) ->
         "made_of": job.digest(),
         "files": {name: asdict(entry) for name, entry in files.items()},
         "sizes": sizes,
+        "checksums": checksums,
         "unreadable": [asdict(each) for each in unreadable],
         "decided": [asdict(each) for each in decided],
     }
     write_json(job.record, record)
-    return PackedShard(job.split, job.number, _sizes(sizes), tuple(unreadable), tuple(decided), files)
+    summed = np.array(checksums, np.uint32)
+    return PackedShard(job.split, job.number, _sizes(sizes), summed, tuple(unreadable), tuple(decided), files)
 
 
 def _sizes(pairs: list[tuple[int, int]]) -> np.ndarray:
     return np.array(pairs, dtype=np.int32).reshape(-1, 2)
 
 
-def _write_raw(path: Path, pictures: Iterator[np.ndarray], most: int, size: int) -> Written:
-    """Writes images one by one, without a memory map, which would raise SIGBUS on a full disk and not an error."""
+def _write_raw(path: Path, pictures: Iterator[np.ndarray], most: int, size: int, checksums: list[int]) -> Written:
+    """Writes images one by one, without a memory map, which would raise SIGBUS on a full disk and not an error.
+
+    Appends each image's checksum to `checksums`.
+    """
     header = npy_header(most, size)
     digest = hashlib.sha256(header)
     num_images = 0
     with replacing(path) as file:
         file.write(header)
         for pixels in pictures:
-            content = np.ascontiguousarray(pixels).data
-            file.write(content)
-            digest.update(content)
+            content = np.ascontiguousarray(pixels).reshape(-1)
+            file.write(content.data)
+            digest.update(content.data)
+            checksums.append(checksum(content))
             num_images += 1
         if num_images < most:
             # Rare, so the file is hashed again below.

@@ -8,14 +8,17 @@
 <split>.rows.txt           N lines: the row ids
 <split>.sizes.npy          [N, 2] int32: the original's width and height in pixels, 0 × 0 if it cannot be read
 <split>.contents.npy       [N, 32] uint8: sha256 of each image's content, from which its split was chosen
+<split>.checksums.npy      [N] uint32: a checksum of each image's bytes in its shard (`integrity`)
 mean_image.npy             [S, S, 3] float32: the mean of train at each position, on the scale 0…255
 manifest.json              written last: options, classes, counts, images in each shard, digest, statistics, and each
                            file's size and sha256
 ```
-A split without images has no files. A shard without readable images has files with no images.
+A split without images has no files. A shard without readable images has files with no images. Two hidden entries belong
+to preparation: `.records` (`shards`) and `.verified.json` (`integrity`).
 """
 
 import hashlib
+import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,15 +27,17 @@ from typing import Any
 
 import numpy as np
 
+from workers.data.store.integrity import damaged_files
 from workers.data.store.pixels import Pixels, ShardFiles
 from workers.data.store.shards import shard_files, shard_stem
 from workers.errors import StorageError
-from workers.settings import StoreFormat
-from workers.storage import layout, parse_json, storage_errors
+from workers.settings import StoreFormat, Verify
+from workers.storage import Written, layout, parse_json
 
 MANIFEST = "manifest.json"
 MEAN_IMAGE = "mean_image.npy"
-SCHEMA = 3
+SCHEMA = 4
+_CHECKSUMS = ".checksums.npy"
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ class Store:
         left_out: images of the source that are in no split, as {"split", "path", "reason"}.
         decided: the number of images of each decision (`workers.data.decoding`); the manifest lists their paths.
         unreadable_rows: indices of the rows whose image could not be read, by split.
-        file_hashes: sha256 of each file.
+        files: size and sha256 of each file.
         class_ids: the names of the classes in a challenge's submissions; empty without a challenge.
     """
 
@@ -69,7 +74,7 @@ class Store:
     left_out: tuple[Mapping[str, str], ...]
     decided: Mapping[str, int]
     unreadable_rows: Mapping[str, tuple[int, ...]]
-    file_hashes: Mapping[str, str]
+    files: Mapping[str, Written]
     class_ids: tuple[str, ...]
 
     @property
@@ -77,20 +82,23 @@ class Store:
         return len(self.classes)
 
     def images(self, split: str) -> Pixels:
-        """Returns [N, S, S, 3] uint8, memory-mapped and read-only; N = 0 if the split is absent."""
-        return Pixels(self.shards.get(split, ()), self.size)
+        """Returns [N, S, S, 3] uint8, memory-mapped and read-only; N = 0 if the split is absent.
+
+        Each image is compared with its checksum whenever it is read; a damaged one is a StorageError.
+        """
+        checksums = self._load(f"{split}{_CHECKSUMS}") if self.counts[split] else None
+        return Pixels(self.shards.get(split, ()), self.size, checksums)
 
     def labels(self, split: str) -> np.ndarray | None:
         """Returns [N] int64, or None if the split has no labels or is absent."""
         name = layout.labels(split)
-        return self._load(name) if name in self.file_hashes else None
+        return self._load(name) if name in self.files else None
 
     def rows(self, split: str) -> list[str]:
         """Returns the ids of the split's rows: paths below the split, in code-point order."""
         if self.counts[split] == 0:
             return []
-        with storage_errors(self.path):
-            return (self.path / layout.rows(split)).read_text(encoding="utf-8").split("\n")[:-1]
+        return self.content_of(layout.rows(split)).decode().split("\n")[:-1]
 
     def sizes(self, split: str) -> np.ndarray:
         """Returns [N, 2] int32, the originals' width and height in pixels; 0 × 0 for an unreadable one."""
@@ -99,7 +107,7 @@ class Store:
     def contents(self, split: str) -> np.ndarray:
         """Returns [N, 32] uint8, the sha256 of each image's content; equal rows are equal images, in any store."""
         name = f"{split}.contents.npy"
-        return self._load(name, map_pages=True) if self.counts[split] else np.empty((0, 32), np.uint8)
+        return self._load(name) if self.counts[split] else np.empty((0, 32), np.uint8)
 
     def mean_image(self) -> np.ndarray:
         """Returns [S, S, 3] float32, the mean of train at each position and channel on the scale 0…255."""
@@ -111,12 +119,24 @@ class Store:
 
     def rows_sha256(self, split: str) -> str:
         """Returns the sha256 of `<split>.rows.txt`, or of nothing if the split is absent."""
-        return self.file_hashes.get(layout.rows(split), hashlib.sha256(b"").hexdigest())
+        rows = self.files.get(layout.rows(split))
+        return rows.sha256 if rows else hashlib.sha256(b"").hexdigest()
 
-    def _load(self, name: str, *, map_pages: bool = False) -> np.ndarray:
+    def content_of(self, name: str) -> bytes:
+        """Reads a whole file; raises StorageError if its sha256 is not the manifest's."""
         try:
-            loaded: np.ndarray = np.load(self.path / name, mmap_mode="r" if map_pages else None, allow_pickle=False)
-        except (OSError, ValueError) as error:
+            content = (self.path / name).read_bytes()
+        except OSError as error:
+            raise _damaged(self.path, f"{name} cannot be read ({error})") from error
+        if hashlib.sha256(content).hexdigest() != self.files[name].sha256:
+            raise _damaged(self.path, f"the sha256 of {name} differs from {MANIFEST}")
+        return content
+
+    def _load(self, name: str) -> np.ndarray:
+        content = self.content_of(name)
+        try:
+            loaded: np.ndarray = np.load(io.BytesIO(content), allow_pickle=False)
+        except ValueError as error:
             raise _damaged(self.path, f"{name} cannot be read ({error})") from error
         return loaded
 
@@ -127,6 +147,18 @@ def open_store(path: Path) -> Store:
     Raises:
         StorageError: the store is missing or damaged.
     """
+    store = read_store(path)
+    for name in damaged_files(path, store.files, Verify.never):
+        raise _damaged(path, f"{name} is missing or has another size than {store.files[name].size} bytes")
+    return store
+
+
+def read_store(path: Path) -> Store:
+    """Reads a store's manifest; its files may be damaged or missing.
+
+    Raises:
+        StorageError: the manifest is missing or damaged.
+    """
     try:
         manifest: dict[str, Any] = parse_json((path / MANIFEST).read_bytes())
     except FileNotFoundError as error:
@@ -135,17 +167,9 @@ def open_store(path: Path) -> Store:
     except (OSError, ValueError) as error:
         raise _damaged(path, f"{MANIFEST} cannot be read ({error})") from error
     try:
-        store = _from_manifest(path, manifest)
-        sizes = {name: entry["size"] for name, entry in manifest["files"].items()}
+        return _from_manifest(path, manifest)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise _damaged(path, f"{MANIFEST} lacks {error}") from error
-    for name, size in sizes.items():
-        file = path / name
-        if not file.is_file():
-            raise _damaged(path, f"{name} is missing")
-        if file.stat().st_size != size:
-            raise _damaged(path, f"{name} has {file.stat().st_size} bytes, not {size}")
-    return store
 
 
 def _from_manifest(path: Path, manifest: dict[str, Any]) -> Store:
@@ -170,7 +194,7 @@ def _from_manifest(path: Path, manifest: dict[str, Any]) -> Store:
         unreadable_rows={
             split: tuple(entry["index"] for entry in entries) for split, entries in manifest["unreadable"].items()
         },
-        file_hashes={name: entry["sha256"] for name, entry in manifest["files"].items()},
+        files={name: Written(**entry) for name, entry in manifest["files"].items()},
         class_ids=tuple(manifest["class_ids"]),
     )
 
@@ -193,10 +217,11 @@ def _damaged(path: Path, what: str) -> StorageError:
     return StorageError(f"{path}: the prepared dataset is damaged: {what}; delete the folder, then run it again")
 
 
-def digest_of(classes: tuple[str, ...], file_hashes: Mapping[str, str]) -> str:
+def digest_of(classes: tuple[str, ...], files: Mapping[str, Written]) -> str:
     """Returns one sha256 for a dataset, from its classes and the sha256 of each split's files.
 
-    Statistics are left out because they follow from the pixels.
+    Statistics and checksums are left out because they follow from the pixels.
     """
-    lines = [*classes, "", *(f"{name} {file_hashes[name]}" for name in sorted(file_hashes) if name != MEAN_IMAGE)]
+    own = sorted(name for name in files if name != MEAN_IMAGE and not name.endswith(_CHECKSUMS))
+    lines = [*classes, "", *(f"{name} {files[name].sha256}" for name in own)]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

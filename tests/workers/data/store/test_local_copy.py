@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from at_once import at_once
-from listed import folder
+from listed import flip, folder
 
 from workers.data.store import local_copy, open_on_node, open_store, prepare
 from workers.errors import StorageError
@@ -40,8 +40,8 @@ def test_processes_of_a_node_copy_a_store_once(store, tmp_path):
     said = at_once(_open_and_report, [(store, node)] * 3, num_reports=4)
     (copy,) = node.iterdir()
     assert sorted(said) == sorted(["copied", *[str(copy)] * 3])
-    names = {path.name for path in store.iterdir()}
-    assert {path.name for path in copy.iterdir()} == names
+    names = {path.name for path in store.glob("[!.]*")}
+    assert {path.name for path in copy.glob("[!.]*")} == names
     assert all((copy / name).read_bytes() == (store / name).read_bytes() for name in names)
 
 
@@ -49,7 +49,7 @@ def test_copying_and_waiting_are_signs_of_life(store, tmp_path, monkeypatch):
     beats: list[str] = []
     monkeypatch.setattr(local_copy, "_BLOCK_BYTES", 1 << 10)
     open_on_node(store, tmp_path / "node", lambda: beats.append("copying"))
-    num_bytes = sum(path.stat().st_size for path in store.iterdir())
+    num_bytes = sum(path.stat().st_size for path in store.glob("[!.]*"))
     assert len(beats) >= num_bytes // (1 << 10)
     lock, waited = tmp_path / "a.lock", threading.Event()
 
@@ -78,12 +78,17 @@ def test_members_read_the_copy_and_not_the_store(store, tmp_path):
     assert np.array_equal(again.images("train"), expected), "it was copied a second time"
 
 
-def test_copy_that_lost_a_file_is_made_anew(store, tmp_path):
-    copy = open_on_node(store, tmp_path / "node").path
-    (copy / "val.labels.npy").unlink()
+def test_damaged_copy_is_made_again(store, tmp_path):
+    copied = open_on_node(store, tmp_path / "node")
+    (copied.path / "val.labels.npy").unlink()
     again = open_on_node(store, tmp_path / "node")
-    assert again.path == copy
+    assert again.path == copied.path
     assert np.array_equal(again.labels("val"), open_store(store).labels("val"))
+    flip(copied.path / "train-00000.images.npy")
+    with pytest.raises(StorageError, match="image 4 of this shard is damaged"):
+        copied.images("train")[:]
+    again = open_on_node(store, tmp_path / "node")
+    assert np.array_equal(again.images("train"), open_store(store).images("train"))
 
 
 def test_store_whose_bytes_are_not_those_of_its_manifest_is_not_copied(store, tmp_path):

@@ -116,13 +116,13 @@ def test_threads_that_read_at_once_open_shards_in_turn(tmp_path, monkeypatch):
     opening, met = threading.Semaphore(1), threading.Event()
     really_open = module._open_shard
 
-    def open_shard(files, size):
+    def open_shard(*arguments):
         if not opening.acquire(blocking=False):
             met.set()
-            return really_open(files, size)
+            return really_open(*arguments)
         # Without a lock, another thread would come by now.
         met.wait(0.01)
-        shard = really_open(files, size)
+        shard = really_open(*arguments)
         opening.release()
         return shard
 
@@ -218,5 +218,5 @@ def test_damaged_image_of_a_jpeg_store_is_a_storage_error_that_names_it(tmp_path
     np.save(tmp_path / "offsets.npy", np.cumsum([0, *map(len, encoded)]))
     stored = Pixels([ShardFiles(2, tmp_path / "images.npy", tmp_path / "offsets.npy")], SIZE)
     assert stored[0].shape == (SIZE, SIZE, 3)
-    with pytest.raises(StorageError, match=r"images.npy: image 1 is damaged"):
+    with pytest.raises(StorageError, match=r"images.npy: image 1 of this shard is damaged"):
         stored[1, 2:10, 2:10]

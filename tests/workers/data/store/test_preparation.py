@@ -38,7 +38,9 @@ def test_store_is_plain_npy_and_text(plain_tree, tmp_path):
         assert (tmp_path / "again.npy").read_bytes() == array.read_bytes()
     assert [each.name for each in (tmp_path / "stores").iterdir()] == [path.name]
     hashes = {
-        each.name: hashlib.sha256(each.read_bytes()).hexdigest() for each in path.iterdir() if each.suffix != ".json"
+        each.name: hashlib.sha256(each.read_bytes()).hexdigest()
+        for each in path.glob("[!.]*")
+        if each.suffix != ".json"
     }
     files = json.loads((path / "manifest.json").read_text())["files"]
     assert {name: about["sha256"] for name, about in files.items()} == hashes
@@ -89,9 +91,8 @@ def test_damaged_store_is_refused_by_name(plain_tree, tmp_path):
     for name in ("train-00000.images.npy", "val.labels.npy", "test.rows.txt"):
         whole = (path / name).read_bytes()
         (path / name).write_bytes(whole[:-1])
-        for attempt in (lambda: open_store(path), lambda: prepare(folder(plain_tree), tmp_path / "stores")):
-            with pytest.raises(StorageError, match=f"{path}.*{name}.*delete"):
-                attempt()
+        with pytest.raises(StorageError, match=f"{path}.*{name}.*delete"):
+            open_store(path)
         (path / name).unlink()
         with pytest.raises(StorageError, match="missing"):
             open_store(path)
@@ -194,7 +195,7 @@ def test_needed_bytes_bound_what_is_written(plain_tree, tmp_path):
         path = prepare(settings, tmp_path / "stores")
         # A mean image, and headers and records of files, are there once, however many images there are.
         fixed = (path / "mean_image.npy").stat().st_size + 20_000
-        written = sum(each.stat().st_size for each in path.iterdir()) - fixed
+        written = sum(each.stat().st_size for each in path.glob("[!.]*")) - fixed
         assert written <= store_bytes(65, 100, store_format, settings.jpeg_quality)
 
 

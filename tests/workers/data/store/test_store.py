@@ -28,15 +28,15 @@ def test_mean_image_is_in_the_manifest_and_not_in_the_digest(plain_tree, tmp_pat
     wanted = np.asarray(store.images("train"), np.float64).mean(axis=0)
     np.testing.assert_allclose(store.mean_image(), wanted, rtol=1e-6)
     content = (store.path / "mean_image.npy").read_bytes()
-    assert store.file_hashes["mean_image.npy"] == hashlib.sha256(content).hexdigest()
-    files = sorted(set(store.file_hashes) - {"mean_image.npy"})
+    assert store.files["mean_image.npy"].sha256 == hashlib.sha256(content).hexdigest()
+    files = sorted(name for name in store.files if name != "mean_image.npy" and "checksums" not in name)
     assert {name.split(".")[0] for name in files} == {
         f"{split}{shard}" for split in ("train", "dev", "val", "test") for shard in ("", "-00000")
     }
-    lines = [*store.classes, "", *(f"{name} {store.file_hashes[name]}" for name in files)]
+    lines = [*store.classes, "", *(f"{name} {store.files[name].sha256}" for name in files)]
     assert store.digest == hashlib.sha256("\n".join(lines).encode()).hexdigest()
     (store.path / "mean_image.npy").write_bytes(content[:-1])
-    with pytest.raises(StorageError, match=r"mean_image\.npy has \d+ bytes"):
+    with pytest.raises(StorageError, match=r"mean_image\.npy is missing or has another size"):
         open_store(store.path)
 
 
@@ -44,10 +44,10 @@ def test_store_of_another_schema_is_refused(plain_tree, tmp_path, monkeypatch):
     current = prepare(folder(plain_tree), tmp_path / "stores")
     with monkeypatch.context() as later:
         for module in ("preparation", "store"):
-            later.setattr(f"workers.data.store.{module}.SCHEMA", 4)
+            later.setattr(f"workers.data.store.{module}.SCHEMA", 5)
         other = prepare(folder(plain_tree), tmp_path / "stores")
     assert other != current
-    with pytest.raises(StorageError, match=r"manifest\.json has schema 4, not 3"):
+    with pytest.raises(StorageError, match=r"manifest\.json has schema 5, not 4"):
         open_store(other)
 
 

@@ -1,0 +1,97 @@
+"""Connects to an MLflow store, and makes a database that does not exist yet."""
+
+import logging
+import os
+import re
+from typing import TYPE_CHECKING
+
+from orchestrator.tracking.uri import check_database_place, sqlite_path
+from workers.errors import ConfigError
+from workers.storage import TEMPORARY_PREFIX, fsync, locked
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+# What SQLite, and MLflow's migrations, say of a database that was made only in part, or is none.
+_BROKEN = re.compile(
+    r"(?:table \S+ already exists|duplicate column name|no such (?:table|column)|malformed|not a database|"
+    r"Online migration expected)[^\n]*"
+)
+
+
+def connect(uri: str) -> "MlflowClient":
+    """Connects to a store, which answers; makes a database that does not exist yet.
+
+    Raises:
+        ConfigError: the database cannot be made or written, or is broken.
+    """
+    make_database(uri)
+    _set_up_mlflow()
+    from alembic.util import CommandError
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import DatabaseError
+
+    try:
+        client = MlflowClient(uri)
+        client.search_experiments(max_results=1)
+    except (MlflowException, DatabaseError, CommandError) as error:
+        path, broken = sqlite_path(uri), _BROKEN.search(str(error))
+        if path is None or broken is None:
+            raise
+        raise ConfigError(
+            f"{path} is broken ({broken[0]}), perhaps by a kill while another program made it: move it away, then run "
+            "it again; each launch fills the new one with its run"
+        ) from error
+    return client
+
+
+def make_database(uri: str) -> None:
+    """Makes the database of a `sqlite:` address if there is none; of several processes only one does.
+
+    It has a temporary name until it is whole: MLflow itself would leave a part after a kill, and two processes would
+    disturb each other.
+
+    Raises:
+        ConfigError: it cannot be made there.
+    """
+    path = sqlite_path(uri)
+    if path is None:
+        return
+    check_database_place(path)
+    if path.exists():
+        return
+    _set_up_mlflow()
+    from mlflow.exceptions import MlflowException
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import DatabaseError
+
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}")
+    try:
+        with locked(path.with_name(f"{path.name}.lock")):
+            if path.exists():
+                return
+            for left in (temporary, temporary.with_name(f"{temporary.name}-journal")):
+                left.unlink(missing_ok=True)
+            address = str(make_url(uri).set(database=str(temporary)))
+            SqlAlchemyStore(address, str(path.absolute().parent / "mlartifacts")).engine.dispose()
+            fsync(temporary)
+            temporary.replace(path)
+            fsync(path.absolute().parent)
+    except (MlflowException, DatabaseError, OSError) as error:
+        raise ConfigError(f"{path} cannot be made ({str(error).splitlines()[0]})") from error
+
+
+def _set_up_mlflow() -> None:
+    """Sets what MLflow reads when it is loaded; also where it was loaded before."""
+    # The sender retries; MLflow's default is 7 silent retries of 120 s.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "8")
+    # Overrides the environment: MLflow repeats creations too, without checking whether one succeeded.
+    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    # Otherwise it prints the addresses of a server's runs to stdout, which is for results.
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
+    # MLflow also logs what it raises, with tracebacks; the exception is enough.
+    logging.getLogger("mlflow").setLevel(logging.CRITICAL)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
