@@ -9,7 +9,6 @@ from orchestrator.combine import (
     Combined,
     MemberPredictions,
     Missing,
-    all_present,
     allowed_missing,
     equal,
     find_weights,
@@ -117,17 +116,14 @@ def open_results(paths: RunPaths, plan: Plan, method: CombineMethod, committed: 
     finished = {member: _finished(paths, plan, member, committed) for member in plan.members}
     # Sorted, so that the order of members in the configuration changes no bit of the average.
     directories = {member: paths.predictions(member) for member in sorted(plan.members)}
-    splits = [*dict.fromkeys((data.submitted, *data.scored))]
-    note = None
-    if method is CombineMethod.weighted:
-        if _SEARCH_SPLIT in data.splits and all_present(directories, _SEARCH_SPLIT):
-            splits.append(_SEARCH_SPLIT)
-        else:
-            note = "no predictions of dev: weights were searched on val, so its errors are too optimistic"
+    # Every split, also one that this combination does without: `septet verify` misses it too.
     members = {
         split: open_predictions(directories, data.splits[split], len(data.classes), data.digest, finished, committed)
-        for split in dict.fromkeys(splits)
+        for split in dict.fromkeys((data.submitted, *data.scored, *data.splits))
     }
+    note = None
+    if method is CombineMethod.weighted and _SEARCH_SPLIT not in data.splits:
+        note = "no images of dev: weights were searched on val, so its errors are too optimistic"
     combination = equal(method, len(directories))
     if method is CombineMethod.weighted:
         searched_on = _SEARCH_SPLIT if _SEARCH_SPLIT in members else "val"

@@ -120,11 +120,14 @@ def prediction_lines(predictions: Sequence[Prediction]) -> tuple[str, ...]:
 
 
 def check_out(path: Path) -> None:
-    """Raises ConfigError if `write_out` could not write `path`; called before any work."""
+    """Raises ConfigError if `write_out` could not write `path`, or it is a run's; called before any work."""
     if path.suffix.lower() not in _OUT_SUFFIXES:
         raise ConfigError(f"--out {path}: give a file that ends in {' or '.join(_OUT_SUFFIXES)}")
     if not path.absolute().parent.is_dir():
         raise ConfigError(f"--out {path}: there is no folder {path.absolute().parent}")
+    for folder in path.resolve().parents:
+        if RunPaths(folder).run_json.exists():
+            raise ConfigError(f"--out {path}: lies in the run directory {folder}; give another place")
 
 
 def write_out(path: Path, predictions: Sequence[Prediction]) -> None:

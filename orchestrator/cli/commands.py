@@ -35,6 +35,7 @@ _SUBMIT_GROUPS = ("combine", "submission")
     "ensemble=sweep 'sweep.seed=[0,1,2]' 'sweep.optimizer.lr=[0.01,0.02]'",
     "run_dir=runs/mine",
     takes=[args.OVERRIDES, args.ACCEPT_CHANGES, args.CONFIG_DIR],
+    news=True,
 )
 def launch(request: Request, streams: Streams) -> int:
     from orchestrator.config import compose
@@ -94,6 +95,7 @@ def _members_at_once(cluster: "ClusterConfig", streams: Streams) -> int:
     "pack the datasets only",
     "experiment=tiny_imagenet datasets.target.root=~/photos",
     takes=[args.OVERRIDES, args.CONFIG_DIR],
+    news=True,
 )
 def prepare(request: Request, streams: Streams) -> int:
     from orchestrator.config import compose
@@ -144,6 +146,7 @@ def watch_run(paths: "RunPaths", streams: Streams, pause: Callable[[float], None
     "combine the stored predictions again and write the submission",
     "runs/digits-1a2b3c4d combine=weighted submission=probabilities",
     takes=[args.RUN_DIR, args.SUBMIT_OVERRIDES],
+    news=True,
 )
 def submit(request: Request, streams: Streams) -> int:
     from orchestrator.outputs import write_results
@@ -210,7 +213,7 @@ def verify(request: Request, streams: Streams) -> int:
     return _OK
 
 
-@verb("rebuild the report from the run's files", "runs/digits-1a2b3c4d", takes=[args.RUN_DIR])
+@verb("rebuild the report from the run's files", "runs/digits-1a2b3c4d", takes=[args.RUN_DIR], news=True)
 def report(request: Request, streams: Streams) -> int:
     from orchestrator.outputs import rebuild_report
     from orchestrator.run import lock

@@ -74,13 +74,17 @@ class Verb:
     summary: str
     examples: tuple[str, ...]
     parser: Parser
+    news: bool
     run: Callable[[Request, Streams], int]
 
 
 def verb(
-    summary: str, *examples: str, takes: Sequence[argparse.ArgumentParser]
+    summary: str, *examples: str, takes: Sequence[argparse.ArgumentParser], news: bool = False
 ) -> Callable[[Callable[[Request, Streams], int]], Verb]:
-    """Turns a function into a verb of the same name; `examples` are lines of help, without the program and verb."""
+    """Turns a function into a verb of the same name; `examples` are lines of help, without the program and verb.
+
+    With `news`, all that it writes to stdout is also in files, or is only for people who watch.
+    """
 
     def made(run: Callable[[Request, Streams], int]) -> Verb:
         name = run.__name__
@@ -93,7 +97,7 @@ def verb(
         )
         words = [parser.prog, *(str(action.metavar) for action in parser.positionals), "[--flags]"]
         parser.usage = " ".join(words)
-        return Verb(name, summary, lines, parser, run)
+        return Verb(name, summary, lines, parser, news, run)
 
     return made
 

@@ -13,7 +13,7 @@ from types import FrameType
 
 from orchestrator.cli.commands import VERBS
 from orchestrator.cli.parser import parse
-from orchestrator.cli.streams import Streams
+from orchestrator.cli.streams import Streams, carry_news, guard_standard_streams
 from orchestrator.text import complaint
 from workers.errors import SeptetError
 
@@ -37,11 +37,10 @@ class _Terminated(BaseException):
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `septet` with `argv` (default: the process's) and returns the exit code; never raises."""
     words = list(sys.argv[1:] if argv is None else argv)
+    guard_standard_streams()
     try:
         with _sigterm_raises():
-            code = _run(words)
-            sys.stdout.flush()
-            return code
+            return _run(words)
     except KeyboardInterrupt:
         _complain("interrupted; run the same command again to resume")
         return _INTERRUPTED
@@ -56,15 +55,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(words: list[str]) -> int:
     try:
-        request = parse(words, VERBS)
-        return VERBS[request.verb].run(request, Streams(sys.stdout, sys.stderr))
+        code = _verb(words)
+        sys.stdout.flush()
+        return code
     except SeptetError as error:
         if "--debug" in words:
             sys.stderr.write(complaint(traceback.format_exc()))
         _complain(str(error))
         return error.exit_code
-    except SystemExit as exit_:
-        return exit_.code if isinstance(exit_.code, int) else 0
     except BrokenPipeError:
         raise
     except Exception as error:  # noqa: BLE001 - every other error becomes exit code 1
@@ -74,6 +72,17 @@ def _run(words: list[str]) -> int:
         hint = "" if "--debug" in words else "; --debug shows where"
         _complain(f"internal error: {type(error).__name__}: {said}{hint}")
         return _INTERNAL_ERROR
+
+
+def _verb(words: list[str]) -> int:
+    try:
+        request = parse(words, VERBS)
+        chosen = VERBS[request.verb]
+        if chosen.news or request.watch:
+            carry_news()
+        return chosen.run(request, Streams(sys.stdout, sys.stderr))
+    except SystemExit as exit_:
+        return exit_.code if isinstance(exit_.code, int) else 0
 
 
 def _complain(message: str) -> None:

@@ -1,14 +1,66 @@
-"""Writes a verb's results to stdout and its progress to stderr."""
+"""Writes a verb's results to stdout and its progress to stderr.
 
+Either may be closed or full. Progress is then dropped, and so are results that are also in files (news); a lost result
+that is nowhere else is an error.
+"""
+
+import io
 import json
+import os
 import re
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import IO, Any
 
 from orchestrator.text import complaint, printable
+from workers.errors import StorageError
 
+_UTF8 = (None, "utf-8", "UTF-8")
 _CONTROL = re.compile("[\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+class _Descriptor(io.FileIO):
+    """A descriptor on which a failed write is dropped if it carries `news`, and a StorageError once otherwise."""
+
+    news = False
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            if not self.news and isinstance(error, BrokenPipeError):
+                raise
+            news, self.news = self.news, True
+            if not news:
+                raise StorageError(f"stdout: the result cannot be written ({error.strerror})") from error
+            return memoryview(data).nbytes
+
+
+def guard_standard_streams() -> None:
+    """Replaces stdout and stderr by streams that survive closed descriptors and other encodings than UTF-8."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            # Occupied, or the next file that is opened would take the number; unwritable, so that results are missed.
+            os.open(os.devnull, os.O_RDONLY)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        before = getattr(sys, name)
+        if before is getattr(sys, f"__{name}__"):
+            raw = _Descriptor(number, "w", closefd=False)
+            raw.news = name == "stderr"
+            encoding = before.encoding if before else "utf-8"
+            is_line_buffered = name == "stderr" or raw.isatty()
+            stream = io.TextIOWrapper(io.BufferedWriter(raw), encoding, "replace", line_buffering=is_line_buffered)
+            setattr(sys, name, stream)
+
+
+def carry_news() -> None:
+    """Makes stdout drop what it cannot write: the exit code tells how the verb ended."""
+    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    if isinstance(raw, _Descriptor):
+        raw.news = True
 
 
 @dataclass(frozen=True)
@@ -31,7 +83,7 @@ class Streams:
 
     def document(self, value: Any) -> None:
         """Writes one JSON document to stdout."""
-        text = json.dumps(value, indent=1, ensure_ascii=False)
+        text = json.dumps(value, indent=1, ensure_ascii=getattr(self.out, "encoding", None) not in _UTF8)
         # Escapes control characters that json leaves and a terminal would act on.
         self.out.write(_CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
 

@@ -6,6 +6,7 @@ from .interface import (
     Predicted as Predicted,
     Trained as Trained,
 )
+from .memory import memory_limit as memory_limit
 from .ray_backend import (
     RayCluster as RayCluster,
     check_resources as check_resources,

@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.cluster.actor import Duties, MemberActor, failure_of, worker_duties
-from orchestrator.cluster.interface import Completed, Lost, Outcome
+from orchestrator.cluster.interface import Completed, Failure, Lost, Outcome
+from orchestrator.cluster.memory import memory_limit, oom_kills
 from orchestrator.cluster.ray_nodes import (
     LOOK_EVERY_S,
     Head,
@@ -36,6 +37,7 @@ from orchestrator.cluster.ray_session import (
     local,
     unless_lost,
 )
+from orchestrator.text import counted, size
 from workers.data.sources import Loader
 from workers.data.store import PackedShard, PackingThreads, ShardJob, ShardRunner, pack_shard
 from workers.errors import ClusterLost, SeptetError, StorageError
@@ -158,6 +160,7 @@ class RayCluster:
         self._actors: dict[str, Any] = {}
         self._idle: list[Any] = []
         self._calls: dict[Any, str] = {}
+        self._oom_kills = oom_kills()
 
     def warm_up(self, num_members: int, num_threads: int) -> None:
         """Starts actors for members to come, and makes them load what they need; returns at once."""
@@ -230,7 +233,10 @@ class RayCluster:
         with lost_as_such():
             ray.wait(list(self._calls), timeout=timeout_s)
             ready, _ = ray.wait(list(self._calls), num_returns=len(self._calls), timeout=0)
-            return [Completed(self._calls.pop(call), self._outcome(call)) for call in ready]
+            num_running = len(self._calls)
+            completed = [Completed(self._calls.pop(call), self._outcome(call, num_running)) for call in ready]
+        self._oom_kills = oom_kills() if completed else self._oom_kills
+        return completed
 
     def close(self) -> None:
         """Ends every actor, even if the cluster is already gone."""
@@ -255,7 +261,7 @@ class RayCluster:
         options = actor.options(max_restarts=0, max_concurrency=2, **self._resources)
         return options.remote(self._duties)
 
-    def _outcome(self, call: Any) -> Outcome:
+    def _outcome(self, call: Any, num_running: int) -> Outcome:
         import ray
         from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayTaskError, WorkerCrashedError
 
@@ -265,10 +271,21 @@ class RayCluster:
             # If the head is gone too, the driver's next call to Ray would hang until Ray ends this process.
             while not self._look_at_head():
                 time.sleep(LOOK_EVERY_S)
+            if isinstance(error, OutOfMemoryError) or oom_kills() > self._oom_kills:
+                return self._out_of_memory(num_running)
             return Lost(first_line(error), announced=isinstance(error, RayActorError) and error.preempted)
         except RayTaskError as error:
             return failure_of(error)
         return outcome
+
+    def _out_of_memory(self, num_running: int) -> Outcome:
+        """Makes fewer members run at once; with one alone, repeating it unchanged would end in the same way."""
+        why = f"it was killed because memory ran out (the limit here is {size(memory_limit())})"
+        if num_running > 1:
+            self.num_slots = max(1, min(self.num_slots, num_running) - 1)
+            return Lost(f"{why}; from now on at most {counted(self.num_slots, 'member')} at once")
+        remedy = "lower optimizer.batch_size or model.width, or raise the limit"
+        return Failure("OutOfMemory", f"{why} though nothing ran beside it: {remedy}", "", retryable=False)
 
 
 def _kill(actor: Any) -> None:

@@ -1,6 +1,7 @@
 """Counts what the nodes of a Ray cluster offer, and finds those that are draining."""
 
 import math
+import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,8 @@ from workers.errors import ClusterLost, ConfigError
 # A spot machine ends two minutes (AWS) to 30 s (Azure, GCP) after its notice. A look takes 10 ms.
 LOOK_EVERY_S = 1.0
 _CONNECT_S = 2.0
+# A client's first bytes (RFC 9113), with an empty frame of settings, and the type of the frame that a server answers.
+_HTTP2_OPENING, _HTTP2_SETTINGS = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0", b"\4"
 _PATIENCE_S = 25.0
 
 
@@ -92,6 +95,29 @@ def _connects(address: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def _answers(address: str) -> bool:
+    """Returns whether a gRPC server answers, by HTTP/2's opening; one with TLS need only take the connection."""
+    if os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
+        return _connects(address)
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S) as connection:
+            connection.sendall(_HTTP2_OPENING)
+            answer = connection.recv(4)
+    except (OSError, ValueError):
+        return False
+    return answer[3:] == _HTTP2_SETTINGS
+
+
+def await_head(address: str, wait_s: float = 10.0) -> None:
+    """Waits for a cluster's head that may be starting; raises ConnectionError if none answers in `wait_s` seconds."""
+    until = time.monotonic() + wait_s
+    while not _answers(address):
+        if time.monotonic() > until:
+            raise ConnectionError(f"nothing at {address} answered as Ray does in {wait_s:.0f} s")
+        time.sleep(LOOK_EVERY_S)
 
 
 class Head:

@@ -6,6 +6,7 @@ A local Ray listens only on loopback, with its own token in this process's envir
 
 import os
 import secrets
+import shutil
 import signal
 import sys
 import tempfile
@@ -18,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.cluster import process_guard
-from workers.errors import ClusterLost, ConfigError
+from orchestrator.cluster.ray_nodes import await_head
+from orchestrator.text import size
+from workers.errors import ClusterLost, ConfigError, StorageError
 
 
 class _NoMorePaths(list[str]):
@@ -41,6 +44,8 @@ def keep_own_path(job_config: Any) -> Any:
 # A Unix socket's path has at most 107 characters. Ray's plasma socket is up to 64 below its folder, and that is 22
 # below the root (/septet-ray-12345678/r).
 _LONGEST_TEMPORARY_ROOT = 21
+# Logs, sockets and session files. Without room for them Ray waits 37 s and then says that a node timed out.
+_LEAST_TEMPORARY_BYTES = 20_000_000
 # Only specs and outcomes, a few KB each, go through the object store.
 _OBJECT_STORE_BYTES = 80 * 1024 * 1024
 _NICENESS = "RAY_worker_niceness"
@@ -76,6 +81,10 @@ def local() -> Iterator[None]:
     root = tempfile.gettempdir()
     if len(root) > _LONGEST_TEMPORARY_ROOT:
         root = "/tmp"
+    free = shutil.disk_usage(root).free
+    if free < _LEAST_TEMPORARY_BYTES:
+        needed = size(_LEAST_TEMPORARY_BYTES)
+        raise StorageError(f"{root}: has {size(free)} free, and Ray needs {needed} there: free space, or set TMPDIR")
     folder = Path(tempfile.mkdtemp(prefix="septet-ray-", dir=root))
     values = {
         **LOCAL_ENVIRONMENT,
@@ -111,10 +120,13 @@ def attached(address: str) -> Iterator[None]:
     """Joins the Ray at `address` for the length of the block; raises ConfigError if none answers."""
     with environment(_QUIET):
         import ray
+        from ray._private.services import canonicalize_bootstrap_address_or_die
         from ray.exceptions import RayError
         from ray.job_config import JobConfig
 
     try:
+        # Ray itself would wait 14 minutes for a head that is not there, deaf to Ctrl-C.
+        await_head(canonicalize_bootstrap_address_or_die(address))
         _init(address=address, log_to_driver=False, configure_logging=False, job_config=keep_own_path(JobConfig()))
     except (ConnectionError, RayError, RuntimeError, ValueError) as error:
         raise ConfigError(f"cluster.address={address}: no Ray cluster answers there ({first_line(error)})") from error

@@ -12,7 +12,6 @@ from .predictions import (
     Flaw as Flaw,
     Invalid as Invalid,
     MemberPredictions as MemberPredictions,
-    all_present as all_present,
     check_predictions as check_predictions,
     open_predictions as open_predictions,
 )

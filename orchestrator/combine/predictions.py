@@ -162,11 +162,6 @@ def open_predictions(
     return tuple(one for one in found.values() if isinstance(one, MemberPredictions))
 
 
-def all_present(directories: Mapping[str, Path], split: str) -> bool:
-    """Returns whether every member has a file of predictions of `split`, valid or not."""
-    return all((folder / layout.probabilities(split)).is_file() for folder in directories.values())
-
-
 def check_predictions(
     member: str, folder: Path, split: str, expected: Expected, *, read: bool = True
 ) -> MemberPredictions | Invalid:

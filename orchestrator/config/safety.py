@@ -17,6 +17,10 @@ _DEEPEST = 50
 _INSTANTIATING = frozenset({"_target_", "_partial_", "_args_", "_convert_", "_recursive_"})
 _YAML_TAG = "tag:yaml.org,2002:"
 _FROM_ENVIRONMENT = re.compile(r"\$\{\s*oc\.env\s*:\s*(?P<name>[^,}]*)")
+# Hydra's own settings (callbacks, logging, search path) name classes and files: as a file's package, as a key, or in a
+# list of defaults.
+_HYDRA_PACKAGE = re.compile(r"^\s*#\s*@package\s+(_global_\.)?hydra\b", re.MULTILINE)
+_HYDRA_SETTING = re.compile(r"^(override\s+)?/?hydra([/@.:]|$)|@(_global_\.)?hydra\b")
 # A secret is allowed in these addresses: it is hidden wherever they are written.
 _MAY_HOLD_SECRETS = frozenset({"tracking.uri"})
 
@@ -43,12 +47,14 @@ def check_folder(folder: Path) -> None:
 def check_text(text: str, where: str) -> None:
     """Raises ConfigError, naming `where`, if YAML has tags, nests too deep, or expands to too many values."""
     try:
+        if _HYDRA_PACKAGE.search(text):
+            raise _Refused("# @package hydra would change Hydra's own settings; remove it")
         _check_events(yaml.parse(text, Loader=yaml.SafeLoader))
     except (yaml.YAMLError, RecursionError) as error:
         said = " ".join(str(getattr(error, "problem", None) or error).split())
         raise ConfigError(f"{where}: cannot be read as YAML ({said})") from error
     except _Refused as refused:
-        raise ConfigError(f"{where}: {refused}; write it in full") from None
+        raise ConfigError(f"{where}: {refused}") from None
 
 
 class _Refused(Exception):
@@ -65,7 +71,7 @@ def _check_events(events: Iterator[yaml.Event]) -> None:
             _check_tag(event.tag)
             open_ones.append((event.anchor, total))
             if len(open_ones) > _DEEPEST:
-                raise _Refused(f"nested deeper than {_DEEPEST} levels")
+                raise _Refused(f"nested deeper than {_DEEPEST} levels; write it in full")
         elif isinstance(event, yaml.CollectionEndEvent):
             anchor, before = open_ones.pop()
             total += 1
@@ -74,20 +80,22 @@ def _check_events(events: Iterator[yaml.Event]) -> None:
         elif isinstance(event, yaml.AliasEvent):
             # An unknown alias lies inside its own anchor, or has none.
             if event.anchor not in anchors:
-                raise _Refused(f"*{event.anchor} has no anchor before it")
+                raise _Refused(f"*{event.anchor} has no anchor before it; write it in full")
             total += anchors[event.anchor]
         elif isinstance(event, yaml.ScalarEvent):
             _check_tag(event.tag)
+            if _HYDRA_SETTING.search(event.value):
+                raise _Refused(f"{event.value} would change Hydra's own settings; remove it")
             total += 1
             if event.anchor is not None:
                 anchors[event.anchor] = 1
         if total > _MOST_VALUES:
-            raise _Refused(f"its aliases expand to more than {_MOST_VALUES} values")
+            raise _Refused(f"its aliases expand to more than {_MOST_VALUES} values; write it in full")
 
 
 def _check_tag(tag: str | None) -> None:
     if tag not in (None, "!") and (not tag.startswith(_YAML_TAG) or tag.startswith(f"{_YAML_TAG}python")):
-        raise _Refused(f"the tag {tag.replace(_YAML_TAG, '!!')} is not allowed")
+        raise _Refused(f"the tag {tag.replace(_YAML_TAG, '!!')} is not allowed; write it in full")
 
 
 def check_values(value: object, key: str = "") -> None:

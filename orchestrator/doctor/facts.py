@@ -43,7 +43,7 @@ def gather(config: Config, note: Callable[[str], None]) -> Facts:
     a line.
     """
     requirements = tuple(text for text in metadata.requires("septet") or () if "extra ==" not in text)
-    memory = psutil.virtual_memory()
+    memory, limit = psutil.virtual_memory(), int(cluster.memory_limit())
     torch = ask_torch()
     placed = Answer(problem="torch does not load") if torch.problem else ask_placement(config, note)
     chosen = placed if isinstance(placed, Placed) else None
@@ -59,8 +59,8 @@ def gather(config: Config, note: Callable[[str], None]) -> Facts:
         cpus_per_member=(chosen or config).cluster.cpus_per_member,
         gpus_per_member=config.cluster.gpus_per_member,
         cluster_address=config.cluster.address,
-        memory_bytes=memory.total,
-        memory_available_bytes=memory.available,
+        memory_bytes=limit,
+        memory_available_bytes=min(memory.available, limit),
         places=(
             place("run directory", Path(config.run_dir or "runs")),
             place("store", config.store),

@@ -13,10 +13,10 @@ from functools import cache, partial
 
 from orchestrator.cluster import Completed, Failure, Halted, Lost, Predicted, RayCluster, Trained
 from orchestrator.execution.jobs import Work, stored_predictions
-from orchestrator.execution.recovery import reopen_damaged
+from orchestrator.execution.recovery import check_finished
 from orchestrator.execution.watchdog import Deadlines, mark_of
 from orchestrator.plan import Job, Plan, PredictJob, StageRef, TrainJob, ready
-from orchestrator.run import AttemptEnd, Book, Follower, Ledger, State, find_finished, require_stage
+from orchestrator.run import AttemptEnd, Book, Follower, Ledger, State, find_finished
 from orchestrator.tracking import Ending, Tracker
 from workers.errors import CheckFailed, DataError, MemberFailed, SeptetError, StorageError
 from workers.protocol import StageResult
@@ -70,15 +70,13 @@ class Driver:
         self._follow(self._followers)
         # Cached, since each check reads whole files.
         stored = cache(partial(stored_predictions, self._work, self._book.committed))
-        reopen_damaged(self._work.paths, self._work.plan, lambda name: stored(name) is not None)
+        check_finished(self._work.paths, self._work.plan, self._book.committed)
         for stage in self._work.plan.stages:
             train = TrainJob(stage.ref)
             finished = find_finished(self._work.paths, stage)
             if finished is not None:
                 self._done.add(stage.ref)
                 self._ledger.declare(train, State.done)
-                folder = self._work.paths.stage(stage.ref)
-                require_stage(self._book.committed, stage.ref, folder, finished.checkpoint_sha256)
                 at_chance = finished.at_chance
                 self._tracker.stage_finished(stage.ref, Ending.FINISHED, {_AT_CHANCE_TAG: str(at_chance).lower()})
             else:
@@ -115,8 +113,13 @@ class Driver:
         while True:
             if stop_requested() and not self._stopping:
                 self._stopping = True
-                for member in self._busy:
-                    self._cluster.stop(member)
+                for member, job in list(self._busy.items()):
+                    if self._has_unsaved(job):
+                        self._cluster.stop(member)
+                    else:
+                        # Not waited for: it may take long to start.
+                        self._discard(member)
+                        self._settle(Completed(member, Halted("before it had anything to save")))
             if not self._stopping:
                 self._start_what_fits()
             if not self._busy:
@@ -137,6 +140,11 @@ class Driver:
             self._ledger.set_state(State.stopped)
         show()
         return self._complete
+
+    def _has_unsaved(self, job: Job) -> bool:
+        """Returns whether a stage has trained beyond its newest checkpoint."""
+        paths = self._work.paths
+        return isinstance(job, TrainJob) and read_step(paths.step(job.ref)) > newest_step(paths.checkpoints(job.ref))
 
     def _move_off_leaving_machines(self) -> None:
         """Makes the members on draining nodes checkpoint and stop; they resume on another node."""

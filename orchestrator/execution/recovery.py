@@ -1,46 +1,48 @@
-"""Reopens finished stages whose final checkpoint is damaged but still needed; they resume from the one before.
+"""Checks the final checkpoint of each finished stage before anything starts.
 
-This happens before anything starts, so it costs one checkpoint interval of updates, and the bits are the same. A stage
-without another checkpoint is not reopened: the job that reads its checkpoint fails with the reason.
+If it is damaged and there is an earlier one, the stage is reopened and resumes from that, which costs one checkpoint
+interval of updates, and the bits are the same.
 """
 
 import logging
-from collections.abc import Callable
-from pathlib import Path
 
-from orchestrator.plan import Plan
-from orchestrator.run import RunPaths, find_finished
-from workers.errors import StorageError, StorageSilent
-from workers.storage import layout, steps_of, verify_checkpoint
+from orchestrator.plan import Plan, Stage
+from orchestrator.run import Committed, RunPaths, find_finished, require_stage
+from workers.errors import CheckFailed, StorageError, StorageSilent
+from workers.storage import Finished, layout, steps_of, verify_checkpoint
+from workers.threads import map_in_order
 
 _log = logging.getLogger(__name__)
 
 
-def reopen_damaged(paths: RunPaths, plan: Plan, has_predictions: Callable[[str], bool]) -> None:
-    """Deletes DONE.json of each finished stage that a stage or predictions still need and that does not verify."""
-    done = {stage.ref: finished for stage in plan.stages if (finished := find_finished(paths, stage)) is not None}
-    for stage in plan.stages:
-        if stage.ref not in done:
-            continue
-        wanted = any(later.init_from == stage.ref and later.ref not in done for later in plan.stages)
-        if not wanted and plan.last_stages[stage.ref.member] == stage.ref:
-            wanted = not has_predictions(stage.ref.member)
-        if wanted and _is_damaged(paths.checkpoints(stage.ref), done[stage.ref].checkpoint):
-            _log.warning("%s: its last checkpoint is damaged; it resumes from the one before", stage.ref)
-            paths.done(stage.ref).unlink()
+def check_finished(paths: RunPaths, plan: Plan, committed: Committed) -> None:
+    """Reads the final checkpoint of each finished stage; deletes DONE.json of one that is damaged and can resume.
 
-
-def _is_damaged(folder: Path, name: str) -> bool:
-    """Returns whether a finished stage's checkpoint is damaged and there is an earlier one to resume from.
-
-    If it is not the newest (with `predict.checkpoint=best`), resuming would not make it again.
+    Raises:
+        CheckFailed: a checkpoint is not the one that was committed, or is damaged and there is none before it.
     """
-    steps = steps_of(folder)
-    if len(steps) < 2 or layout.checkpoint(max(steps)) != name:
-        return False
+    finished = [(stage, done) for stage in plan.stages if (done := find_finished(paths, stage)) is not None]
+    for _ in map_in_order(lambda pair: _check(paths, *pair, committed), finished):
+        pass
+
+
+def _check(paths: RunPaths, stage: Stage, done: Finished, committed: Committed) -> None:
+    ref, folder = stage.ref, paths.checkpoints(stage.ref)
+    require_stage(committed, ref, paths.stage(ref), done.checkpoint_sha256)
+    if not (folder / done.checkpoint).exists():
+        # Deleted to save space: only a job that reads it fails.
+        return
     try:
-        verify_checkpoint(folder / name)
-    except StorageError as error:
+        found = verify_checkpoint(folder / done.checkpoint)
+    except StorageSilent:
         # A storage that does not answer proves nothing about the checkpoint.
-        return not isinstance(error, StorageSilent)
-    return False
+        return
+    except StorageError as error:
+        steps = steps_of(folder)
+        # If it is not the newest (with `predict.checkpoint=best`), resuming would not make it again.
+        if len(steps) < 2 or layout.checkpoint(max(steps)) != done.checkpoint:
+            raise CheckFailed(f"{error}; {ref} is finished and cannot make it again") from error
+        _log.warning("%s: its last checkpoint is damaged; it resumes from the one before", ref)
+        paths.done(ref).unlink()
+        return
+    require_stage(committed, ref, paths.stage(ref), found.model_sha256)

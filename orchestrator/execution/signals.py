@@ -1,11 +1,13 @@
 """Handles Ctrl-C, SIGTERM and a closed terminal: the first signal stops a launch in order, the second ends it at once.
 
+A thread counts the signals themselves: Python runs a handler only between the main thread's calls, and once for all
+signals of a number that came during one call, so a second Ctrl-C while Ray starts would be lost.
+
 If the process was started with SIGHUP ignored, as `nohup` does, it stays ignored.
 """
 
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,7 +21,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # One event may arrive as two signals: both the shell and the kernel report a closed terminal, and `timeout` and service
 # managers signal the process and its group. A second Ctrl-C is never taken for an echo.
 _ECHO_S = 1.0
-_SHOW_CURSOR = "\x1b[?25h"
+_SHOW_CURSOR = b"\x1b[?25h"
 
 
 class Terminated(Stopped):
@@ -46,7 +48,7 @@ class Interrupts:
 
     def __init__(self) -> None:
         self._received: signal.Signals | None = None
-        self._since_s = 0.0
+        self._wakeup_before = -1
         self._deferring = False
         self._before: dict[signal.Signals, Any] = {}
         self._ignores_hangup = False
@@ -76,13 +78,23 @@ class Interrupts:
     def __enter__(self) -> Self:
         self._ignores_hangup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
         self._terminals = tuple(number for number in (1, 2) if os.isatty(number))
+        self._heard, self._told = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(self._told, False)
+        self._counter = threading.Thread(target=self._count, name="septet-signals", daemon=True)
+        self._counter.start()
         self._install()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self._before:
+            signal.set_wakeup_fd(self._wakeup_before)
         self._before.clear()
+        os.write(self._told, bytes(1))
+        self._counter.join()
+        os.close(self._heard)
+        os.close(self._told)
         if isinstance(error, KeyboardInterrupt) and self.requested:
             raise self.error() from None
 
@@ -100,22 +112,33 @@ class Interrupts:
     def _install(self) -> None:
         if threading.current_thread() is not threading.main_thread():
             return
+        before = signal.set_wakeup_fd(self._told, warn_on_full_buffer=False)
+        self._wakeup_before = self._wakeup_before if before == self._told else before
         for number in _SIGNALS:
             if number is signal.SIGHUP and self._ignores_hangup:
                 continue
             handler = signal.signal(number, self._receive)
             self._before.setdefault(number, handler)
 
+    def _count(self) -> None:
+        """Ends the process at the second signal; a byte 0 ends the thread."""
+        first_s: float | None = None
+        while number := os.read(self._heard, 1)[0]:
+            now_s = time.monotonic()
+            if number not in _SIGNALS:
+                continue
+            if first_s is None:
+                first_s = now_s
+            elif number == signal.SIGINT or (number == signal.SIGTERM and now_s - first_s >= _ECHO_S):
+                # No clean-up: the kernel frees the locks, and the process guard ends Ray's processes.
+                if 2 in self._terminals:
+                    os.write(2, _SHOW_CURSOR)
+                os._exit(128 + number)
+
     def _receive(self, number: int, _: FrameType | None) -> None:
         if self._received is not None:
-            if number == signal.SIGHUP or (number == signal.SIGTERM and time.monotonic() - self._since_s < _ECHO_S):
-                return
-            # No clean-up: the kernel frees the locks, and the process guard ends Ray's processes.
-            if sys.stderr.isatty():
-                sys.stderr.write(_SHOW_CURSOR)
-                sys.stderr.flush()
-            os._exit(128 + number)
-        self._received, self._since_s = signal.Signals(number), time.monotonic()
+            return
+        self._received = signal.Signals(number)
         self._replace_closed_terminals()
         if not self._deferring:
             raise KeyboardInterrupt

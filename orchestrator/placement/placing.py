@@ -6,11 +6,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
-from pathlib import Path
 
-import psutil
-
-from orchestrator.cluster import available_cpus, check_resources
+from orchestrator.cluster import available_cpus, check_resources, memory_limit
 from orchestrator.config import ClusterConfig, Config, Precision
 from orchestrator.placement import choice
 from orchestrator.placement.choice import Candidate, Kind, Option
@@ -23,7 +20,6 @@ from workers.protocol import Numerics
 
 _ASK_GPU = "from workers.throughput.measure import gpu_has_bf16; print(gpu_has_bf16())"
 _GPU_TIMEOUT_S = 120
-_MEMORY_MAX = Path("/sys/fs/cgroup/memory.max")
 
 
 class Measuring(StrEnum):
@@ -71,7 +67,7 @@ def place(config: Config, plan: Plan, note: Callable[[str], None], measuring: Me
         why = "as configured" if settled else "not measured: the cluster is elsewhere"
         return _placed(config, plan, default, f"{default.terms} ({why})")
     num_cpus = available_cpus()
-    given = choice.candidates(num_cpus, choice.most_members(plan, _memory_bytes()), precisions, threads)
+    given = choice.candidates(num_cpus, choice.most_members(plan, memory_limit()), precisions, threads)
     default = given[0]
     if len(given) == 1:
         return _placed(config, plan, default, f"{default} (as configured)")
@@ -93,7 +89,7 @@ def kept(config: Config, plan: Plan, numerics: Numerics) -> ClusterConfig:
         return cluster
     cpus = numerics.threads
     if not cluster.address and not cluster.gpus_per_member:
-        num_cpus, members = available_cpus(), choice.most_members(plan, _memory_bytes())
+        num_cpus, members = available_cpus(), choice.most_members(plan, memory_limit())
         cpus = min(cpus, num_cpus)
         if members < len(plan.members):
             cpus = choice.reserved_cpus(cpus, num_cpus, members)
@@ -187,11 +183,3 @@ def _gpu_has_bf16() -> bool:
     except subprocess.TimeoutExpired:
         return False
     return asked.stdout.strip() == "True"
-
-
-def _memory_bytes() -> float:
-    """Returns the machine's memory or a container's limit (cgroup v2); free memory varies too much."""
-    total = float(psutil.virtual_memory().total)
-    with contextlib.suppress(OSError, ValueError):
-        return min(total, float(_MEMORY_MAX.read_text()))
-    return total

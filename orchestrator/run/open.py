@@ -20,10 +20,10 @@ from orchestrator.run.digests import Book
 from orchestrator.run.holder import Holder, lock
 from orchestrator.run.paths import RunPaths
 from orchestrator.run.record import Committed, RunRecord, read_record, write_record
-from workers.errors import ConfigError, RunMismatch
+from workers.errors import ConfigError, RunMismatch, StorageError
 from workers.protocol import Numerics
 from workers.settings import Crops, KeptCheckpoint
-from workers.storage import TEMPORARY_PREFIX, layout, remove_leftovers, storage_errors, write_text
+from workers.storage import TEMPORARY_PREFIX, hold, layout, remove_leftovers, storage_errors, write_text
 
 _SHOWN_LINES = 5
 
@@ -168,16 +168,21 @@ def open_run(root: Path, wanted: Wanted, *, accept_changes: bool = False) -> Ite
         RunInUse: another process holds it.
         RunMismatch: it holds another plan, or began with other code.
         ConfigError: it has files, but no run.
+        StorageError: it cannot be made, read or written there.
     """
     paths = RunPaths(root.absolute())
-    _opened(paths, wanted, accept_changes)
-    made = _make_folders(paths.root)
+    try:
+        _opened(paths, wanted, accept_changes)
+        made = _make_folders(paths.root)
+    except OSError as error:
+        raise StorageError(f"run_dir={root}: cannot be used ({error.strerror}); give another") from error
     with lock(paths, obeys=True) as holder:
         new = not paths.run_json.exists()
         run = None
         try:
             run = _opened(paths, wanted, accept_changes)
             run.holder = holder
+            hold(paths.root)
             yield run
         finally:
             if new and not (run and run.committed):

@@ -131,7 +131,7 @@ class FakeStages:
             if should_stop():
                 _save(spec.stage_dir, step)
                 raise Stopped(f"{ref}: stopped after update {step}")
-        return StageResult(NUM_UPDATES, resumed_from, f"step-{NUM_UPDATES:08d}", f"sha of {ref}", 0.1, 0.2, False)
+        return StageResult(NUM_UPDATES, resumed_from, f"step-{NUM_UPDATES:08d}", weights_sha256(ref), 0.1, 0.2, False)
 
     def predict(self, spec: PredictSpec, should_stop: Callable[[], bool]) -> tuple[SplitPredictions, ...]:
         name = f"{spec.member}/predictions"
@@ -144,7 +144,12 @@ class FakeStages:
                 raise Stopped(f"{name}: stopped")
             time.sleep(0.005)
         ref = f"{spec.member}/{spec.stage_dir.name}"
-        return tuple(_write_predictions(spec, split, f"sha of {ref}") for split in spec.splits)
+        return tuple(_write_predictions(spec, split, weights_sha256(ref)) for split in spec.splits)
+
+
+def weights_sha256(ref: object) -> str:
+    """What the final checkpoint of a stage, `member/stage`, has for a digest."""
+    return hashlib.sha256(str(ref).encode()).hexdigest()
 
 
 def _append(path: Path, step: int) -> None:
@@ -161,13 +166,14 @@ def _cut_back(path: Path, step: int) -> None:
 
 
 def _save(stage_dir: Path, step: int) -> None:
-    """A checkpoint that verifies, of nothing, and without the fsyncs of a real one."""
+    """A checkpoint that verifies, of the stage's name, and without the fsyncs of a real one."""
+    content = f"{stage_dir.parent.name}/{stage_dir.name}".encode()
     folder = stage_dir / layout.CHECKPOINTS / layout.checkpoint(step)
     folder.mkdir(parents=True, exist_ok=True)
     files = {}
     for name in (layout.MODEL, layout.OPTIMIZER, layout.STATE):
-        (folder / name).write_bytes(b"{}")
-        files[name] = {"size": 2, "sha256": hashlib.sha256(b"{}").hexdigest()}
+        (folder / name).write_bytes(content)
+        files[name] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     (folder / layout.MANIFEST).write_bytes(_sealed({"schema": _SCHEMA, "step": step, "stage_hash": "", "files": files}))
 
 

@@ -2,6 +2,7 @@ from .atomic import (
     TEMPORARY_PREFIX as TEMPORARY_PREFIX,
     atomic_folder as atomic_folder,
     fsync as fsync,
+    hold as hold,
     parse_json as parse_json,
     remove_leftovers as remove_leftovers,
     replacing as replacing,

@@ -16,7 +16,10 @@ from typing import IO, Any
 
 from workers.errors import StorageError
 
-_STORAGE_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+_STORAGE_ERRNOS = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.ESTALE),
+}
 TEMPORARY_PREFIX = ".tmp-"
 # renameat2(2): the folder that relative paths start from, and the flag that exchanges two names in one step.
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
@@ -26,6 +29,22 @@ _UMASK = os.umask(0o077)
 os.umask(_UMASK)
 
 Check = Callable[[], None]
+# Folders that this process must not make again.
+_held: set[Path] = set()
+
+
+def hold(folder: Path) -> None:
+    """Makes later writes below `folder` fail once it is renamed or deleted; else they would make a second one."""
+    _held.add(folder)
+
+
+def _make_parent(path: Path) -> None:
+    for folder in _held:
+        if path.is_relative_to(folder) and not folder.is_dir():
+            raise StorageError(
+                f"{folder}: was renamed or deleted while it was in use; rename it back, or run it again on the new name"
+            )
+    path.parent.mkdir(parents=True, exist_ok=True)
 
 
 def unfenced() -> None:
@@ -66,7 +85,7 @@ def replacing(path: Path, check: Check = unfenced) -> Iterator[IO[bytes]]:
     `check` is called right before the rename, and may raise.
     """
     with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_parent(path)
         descriptor, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=path.parent)
         temporary = Path(name)
         try:
@@ -122,7 +141,7 @@ def atomic_folder(target: Path, check: Check = unfenced) -> Iterator[Path]:
 @contextmanager
 def _temporary_folder(target: Path, commit: Callable[[Path], None]) -> Iterator[Path]:
     with storage_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
+        _make_parent(target)
         temporary = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY_PREFIX}{target.name}-", dir=target.parent))
         try:
             yield temporary

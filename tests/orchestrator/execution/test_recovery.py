@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from book_in_memory import book_in_memory
 from driver_run import SEVEN, Run
-from fake_stages import NUM_UPDATES, plan_of
+from fake_stages import NUM_UPDATES, plan_of, weights_sha256
 
 from orchestrator.plan.model import StageRef
 from orchestrator.run.ledger import AttemptEnd, Budgets
@@ -30,7 +30,7 @@ def alter_predictions(run):
 def test_driver_notes_the_digests_of_what_it_commits(seven):
     assert seven.launch()
     committed = seven.book.committed
-    assert committed.stages == {str(ref): f"sha of {ref}" for ref in seven.plan.by_ref}
+    assert committed.stages == {str(ref): weights_sha256(ref) for ref in seven.plan.by_ref}
     files = {path: sha256_of(path) for path in seven.root.rglob("*.npy")}
     noted = {
         seven.paths.predictions(member) / f"{split}.npy": digest
@@ -63,7 +63,7 @@ def test_driver_predicts_again_what_a_driver_was_killed_before_it_could_record(s
 def test_driver_refuses_a_finished_stage_that_is_not_the_one_it_committed(seven):
     assert seven.launch()
     done = seven.paths.done(StageRef("base1", "train"))
-    done.write_text(done.read_text().replace("sha of base1/train", "another"))
+    done.write_text(done.read_text().replace(weights_sha256("base1/train"), "another"))
     with pytest.raises(CheckFailed, match=r"base1/train: the checkpoint .* was altered since it was committed"):
         seven.launch()
 
@@ -85,7 +85,7 @@ def _final(run, ref):
     return run.paths.checkpoints(StageRef.parse(ref)) / f"step-{NUM_UPDATES:08d}"
 
 
-def test_driver_goes_back_a_checkpoint_where_a_finished_one_that_is_still_needed_is_damaged(seven):
+def test_driver_goes_back_a_checkpoint_where_a_finished_one_is_damaged(seven):
     seven.fail_once("base1/predictions", "wide0/fine")
     for ref in ("base0/train", "base1/train", "wide0/pre", "wide1/pre"):
         (_final(seven, ref) / "model.safetensors").write_bytes(b"[]")
@@ -94,20 +94,20 @@ def test_driver_goes_back_a_checkpoint_where_a_finished_one_that_is_still_needed
     def run_stage(spec, should_stop):
         """Discards a damaged checkpoint first: what a real stage does when it resumes, and a fake one does not."""
         weights = spec.stage_dir / "checkpoints" / f"step-{NUM_UPDATES:08d}" / "model.safetensors"
-        if weights.exists() and weights.read_bytes() != b"{}":
+        if weights.exists() and weights.read_bytes() == b"[]":
             shutil.rmtree(weights.parent)
         return real(spec, should_stop)
 
     seven.fakes.run_stage = run_stage
     assert seven.launch()
-    # Of base0 and wide1 all is there that is made of their weights.
     assert sorted(set(seven.fakes.started)) == [
-        *("base1/predictions", "base1/train", "wide0/fine", "wide0/pre", "wide0/predictions")
+        *("base0/predictions", "base0/train", "base1/predictions", "base1/train"),
+        *("wide0/fine", "wide0/pre", "wide0/predictions", "wide1/pre"),
     ]
 
 
 @pytest.mark.parametrize("others", ["none", "newer"])
-def test_driver_leaves_a_finished_stage_alone_that_no_further_update_would_repair(seven, others):
+def test_driver_refuses_a_damaged_finished_stage_that_no_further_update_would_repair(seven, others):
     """A fresh start would hide the loss; where the best checkpoint is damaged, the newest has nothing left to train."""
     seven.fail_once("base1/predictions")
     final = _final(seven, "base1/train")
@@ -117,8 +117,18 @@ def test_driver_leaves_a_finished_stage_alone_that_no_further_update_would_repai
         for folder in set(final.parent.iterdir()) - {final}:
             shutil.rmtree(folder)
     (final / "model.safetensors").write_bytes(b"[]")
-    seven.driver().take_stock()
+    with pytest.raises(CheckFailed, match=r"model\.safetensors.*base1/train is finished and cannot make it again"):
+        seven.driver().take_stock()
     assert seven.paths.done(StageRef("base1", "train")).exists()
+
+
+def test_driver_refuses_a_finished_stage_whose_weights_were_replaced_together_with_their_manifest(seven):
+    assert seven.launch()
+    shutil.copytree(_final(seven, "base0/train"), _final(seven, "base1/train"), dirs_exist_ok=True)
+    with pytest.raises(CheckFailed, match=r"base1/train: the checkpoint .* was altered since it was committed"):
+        seven.launch()
+    shutil.rmtree(_final(seven, "base1/train"))
+    assert seven.launch(), "deleted to save space"
 
 
 def test_driver_replays_a_nan_once_an_update_and_reports_what_was_passed(seven):

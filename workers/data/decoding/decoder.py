@@ -4,7 +4,9 @@ import io
 import re
 import stat
 import struct
+import threading
 import zlib
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +35,10 @@ _DECODING_ERRORS = (
 )
 # A JPEG is decoded at a fraction of its resolution if its sides still have this many times the wanted pixels.
 _DRAFT_FACTOR = 2
+_STRIP_PIXELS = 1 << 20
+# Images of more pixels, which take up to 7 bytes each, are decoded one at a time (JPEGs are decoded at reduced size).
+_LARGE_PIXELS = 24_000_000
+_one_large = threading.Lock()
 # Pillow calls a JPEG that is followed by previews MPO.
 _JPEGS = ("JPEG", "MPO")
 
@@ -95,7 +101,8 @@ def decode(content: bytes, size: int, name: str = "") -> Picture:
                 decisions += square.decisions
                 pixels = square.pixels
             else:
-                pixels = _centre_square(image)
+                with _one_large if width * height > _LARGE_PIXELS else nullcontext():
+                    pixels = _centre_square(image)
             if _has_frames(image):
                 decisions += (Decision.first_frame,)
             return Picture(_scaled(pixels, size), width, height, decisions)
@@ -156,7 +163,15 @@ def _centre_square(image: Image.Image) -> np.ndarray:
     """Returns a copy of the unscaled centre square, [side, side, 3] uint8."""
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
-    return np.asarray(to_rgb(image.crop((left, top, left + side, top + side))))
+    rows = max(1, _STRIP_PIXELS // side)
+    if side <= rows:
+        return np.asarray(to_rgb(image.crop((left, top, left + side, top + side))))
+    # In strips: the steps to RGB take up to 20 bytes a pixel.
+    pixels = np.empty((side, side, 3), np.uint8)
+    for start in range(0, side, rows):
+        stop = min(start + rows, side)
+        pixels[start:stop] = np.asarray(to_rgb(image.crop((left, top + start, left + side, top + stop))))
+    return pixels
 
 
 def _square_of(pixels: np.ndarray) -> np.ndarray:
