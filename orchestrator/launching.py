@@ -15,7 +15,7 @@ from orchestrator.execution import Driver, Interrupts, Work, obeying
 from orchestrator.inputs import Prepared, check_init_files, hash_init_files, prepare_all, survey_all
 from orchestrator.outputs import Results, write_results
 from orchestrator.placement import Measuring
-from orchestrator.plan import Plan, make_plan
+from orchestrator.plan import Plan, disk_estimate, make_plan
 from orchestrator.run import (
     Budgets,
     Ledger,
@@ -32,6 +32,7 @@ from orchestrator.run import (
 )
 from orchestrator.tracking import DatasetInput, Ending, RunIdentity, Tracker, open_tracking
 from workers.data.export import export
+from workers.data.store import require_space
 from workers.errors import CheckFailed, ClusterLost, DataError, MemberFailed, SeptetError, Stopped
 from workers.numerics import code_digest
 from workers.settings import HELD_OUT
@@ -82,6 +83,7 @@ def launch(config: Config, stream: IO[str], *, accept_changes: bool = False) -> 
         with opened as run, obeying(run.paths, run.holder, interrupts):
             if run.new and config.tracking.required:
                 tracking.probe(config.tracking.uri)
+            _require_room(plan, run.paths)
             with watching(stream) as watch:
                 prepared = prepare_all(config, watch)
             # Before the first file changes: a template that does not fit must not change the run.
@@ -106,6 +108,14 @@ def launch(config: Config, stream: IO[str], *, accept_changes: bool = False) -> 
                 display.show(read_status(run.paths))
             run.save_mlflow(tracker.ids)
     return LaunchResult(run.paths.root, results)
+
+
+def _require_room(plan: Plan, paths: RunPaths) -> None:
+    """Raises StorageError if the disk is too small for checkpoints and predictions, before anything is trained."""
+    wanted = disk_estimate(plan)
+    there = sum(path.stat().st_size for path in paths.members.rglob("*") if path.is_file())
+    change = "give a run_dir on another disk"
+    require_space(paths.root, wanted.checkpoints + wanted.predictions - there, "the run", change)
 
 
 def _train(

@@ -11,5 +11,5 @@ from .model import (
     plan_from_json as plan_from_json,
     plan_to_json as plan_to_json,
 )
-from .report import make_report as make_report
+from .report import disk_estimate as disk_estimate, make_report as make_report
 from .schedule import estimate as estimate, multiply_adds as multiply_adds, ready as ready

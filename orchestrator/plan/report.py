@@ -119,7 +119,7 @@ def make_report(
     stages = tuple(_stage_report(stage, images_per_second) for stage in plan.stages)
     seconds = {report.stage.ref: report.seconds for report in stages if report.seconds is not None}
     time = estimate(plan, seconds, num_slots) if len(seconds) == len(stages) else None
-    return PlanReport(plan, stages, _disk(plan, stages), time, cluster, num_slots, placement)
+    return PlanReport(plan, stages, disk_estimate(plan), time, cluster, num_slots, placement)
 
 
 def _stage_report(stage: Stage, rates: Mapping[StageRef, float] | None) -> StageReport:
@@ -130,11 +130,13 @@ def _stage_report(stage: Stage, rates: Mapping[StageRef, float] | None) -> Stage
     return StageReport(stage, counts.num_parameters, trained, counts.num_macs, counts.num_neurons, rate, seconds)
 
 
-def _disk(plan: Plan, stages: Sequence[StageReport]) -> DiskEstimate:
+def disk_estimate(plan: Plan) -> DiskEstimate:
+    """Returns the bytes that a run of the plan keeps at its end."""
     target = plan.target
+    num_parameters = sum(outline(stage.recipe.model, stage.num_classes).num_parameters for stage in plan.stages)
     predicted = sum(target.counts.get(split, 0) for split in HELD_OUT)
     return DiskEstimate(
-        checkpoints=sum(report.num_parameters for report in stages) * _STATE_BYTES * KEPT_CHECKPOINTS,
+        checkpoints=num_parameters * _STATE_BYTES * KEPT_CHECKPOINTS,
         predictions=len(plan.members) * predicted * target.num_classes * _PREDICTION_BYTES,
         stores=sum(sum(dataset.counts.values()) * _image_bytes(dataset.options) for dataset in plan.datasets),
     )

@@ -92,6 +92,8 @@ def _set_up_mlflow() -> None:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     # Otherwise it prints the addresses of a server's runs to stdout, which is for results.
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
+    import mlflow.store.db.utils  # noqa: F401 - its import sets the levels
+
     # MLflow also logs what it raises, with tracebacks; the exception is enough.
     logging.getLogger("mlflow").setLevel(logging.CRITICAL)
     logging.getLogger("alembic").setLevel(logging.WARNING)

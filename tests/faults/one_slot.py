@@ -11,4 +11,8 @@ from orchestrator.config import ClusterConfig
 @contextmanager
 def one_slot(_settings: ClusterConfig) -> Iterator[LocalActors]:
     """Takes the place of `open_cluster`: one member at a time, since torch's generator is the process's."""
-    yield LocalActors(num_slots=1)
+    actors = LocalActors(num_slots=1)
+    yield actors
+    # Ray would have killed them; a thread that computes while the interpreter ends would abort it.
+    for thread in actors.threads:
+        thread.join(20)

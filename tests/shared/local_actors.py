@@ -33,6 +33,7 @@ class LocalActors:
         self.released: list[str] = []
         self.discarded: list[str] = []
         self.num_started = 0
+        self.threads: list[threading.Thread] = []
         self.told_to_leave: set[str] = set()
 
     @property
@@ -103,4 +104,5 @@ class LocalActors:
             if self._actors.get(member) is actor:
                 self._completed.put(Completed(member, outcome))
 
-        threading.Thread(target=run, name=f"member-{member}", daemon=True).start()
+        self.threads.append(threading.Thread(target=run, name=f"member-{member}", daemon=True))
+        self.threads[-1].start()

@@ -1,3 +1,4 @@
+from .disk_space import require_space as require_space
 from .excluded import NOTHING as NOTHING, Excluded as Excluded, held_out_by as held_out_by
 from .integrity import damaged_files as damaged_files
 from .local_copy import open_on_node as open_on_node

@@ -21,7 +21,8 @@ def require_space(folder: Path, needed: int, what: str, change: str) -> None:
 
     `what` names the data that needs them, `change` an alternative to freeing space.
     """
-    status = os.statvfs(folder)
+    with storage_errors(folder):
+        status = os.statvfs(folder)
     free = status.f_bavail * status.f_frsize
     if needed > free:
         raise StorageError(f"{folder}: {what} needs {needed:,} bytes, {free:,} bytes are free: free space, or {change}")

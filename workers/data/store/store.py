@@ -37,6 +37,8 @@ from workers.storage import Written, layout, parse_json
 MANIFEST = "manifest.json"
 MEAN_IMAGE = "mean_image.npy"
 SCHEMA = 4
+# Of earlier schemas, those that finished runs may still be read with: 3 has no checksums.
+_READABLE = (3, SCHEMA)
 _CHECKSUMS = ".checksums.npy"
 
 
@@ -86,8 +88,8 @@ class Store:
 
         Each image is compared with its checksum whenever it is read; a damaged one is a StorageError.
         """
-        checksums = self._load(f"{split}{_CHECKSUMS}") if self.counts[split] else None
-        return Pixels(self.shards.get(split, ()), self.size, checksums)
+        name = f"{split}{_CHECKSUMS}"
+        return Pixels(self.shards.get(split, ()), self.size, self._load(name) if name in self.files else None)
 
     def labels(self, split: str) -> np.ndarray | None:
         """Returns [N] int64, or None if the split has no labels or is absent."""
@@ -173,7 +175,7 @@ def read_store(path: Path) -> Store:
 
 
 def _from_manifest(path: Path, manifest: dict[str, Any]) -> Store:
-    if manifest["schema"] != SCHEMA:
+    if manifest["schema"] not in _READABLE:
         raise _damaged(path, f"{MANIFEST} has schema {manifest['schema']}, not {SCHEMA}")
     return Store(
         path=path,
