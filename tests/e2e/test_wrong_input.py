@@ -149,3 +149,18 @@ def test_template_of_other_images_exits_2(images, here, ask, capsys):
     answer = ask("launch", *_on(images), f"run_dir={paths.root}", "submission=labels", template)
     assert answer.code == 2
     assert "another.png" in answer.line
+
+
+@pytest.mark.parametrize("place", ["/proc/there/run", f"/tmp/{'long' * 100}"])
+def test_run_directory_that_cannot_be_is_a_storage_error(place, ask):
+    answer = ask("launch", f"run_dir={place}")
+    assert (answer.code, answer.line.startswith(f"septet: run_dir={place}: cannot be used (")) == (7, True)
+
+
+def test_out_that_lies_in_a_run_directory_is_refused(ask, here):
+    (here / "run").mkdir()
+    (here / "run" / "run.json").write_text("{}")
+    (here / "run" / "report").mkdir()
+    for name in ("run.json", "report/new.csv"):
+        answer = ask("predict", here / "run", here / "x.png", "--out", here / "run" / name)
+        assert (answer.code, "lies in the run directory" in answer.line) == (2, True)

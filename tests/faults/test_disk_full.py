@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,3 +88,13 @@ def test_launch_on_a_full_disk_resumes(smallest, small_disk, capsys):
         fault.fired += 1
 
     check_stops_and_resumes(place, smallest, fill, ballast.unlink, capsys, "No space left")
+
+
+def test_launch_on_a_disk_too_small_for_its_checkpoints_is_refused_before_training(small_disk, small_place, capsys):
+    fill = small_disk / "ballast"
+    fill_disk(fill)
+    with fill.open("r+b") as file:
+        file.truncate(fill.stat().st_size - (64 << 10))
+    assert small_place.launch(f"run_dir={small_disk / 'run'}") == 7
+    assert re.search(r"run: the run needs [\d,]+ bytes, [\d,]+ bytes are free", capsys.readouterr().err)
+    assert [path.name for path in small_disk.iterdir()] == ["ballast"]

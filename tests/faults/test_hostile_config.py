@@ -79,7 +79,8 @@ def test_python_tag_in_a_users_file_is_not_run(where, groups, tmp_path, ask):
     (groups / "ensemble" / "own.yaml").write_text(f"{above}members: {payload}\n")
     answer = ask("plan", "--config-dir", str(groups), "ensemble=own")
     assert answer.code == 2
-    assert "own.yaml" in answer.line and "python/object/apply" in answer.line
+    assert "own.yaml" in answer.line
+    assert ("python/object/apply" if where == "members" else "Hydra's own settings") in answer.line
     assert not marker.exists()
     yaml.unsafe_load(payload)
     assert marker.exists(), "the payload is no live one"
@@ -142,3 +143,20 @@ def test_escape_sequence_in_an_override_is_shown_and_not_obeyed(ask):
 
 def test_files_of_the_package_itself_pass(checkout):
     check_folder(checkout / "conf")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# @package hydra\ncallbacks: {evil: {}}\n",
+        "#@package   hydra.job_logging\nversion: 1\n",
+        "# @package _global_\nhydra: {callbacks: {}}\n",
+        "# @package _global_\ndefaults: [{override /hydra/job_logging: mine}]\n",
+        "# @package _global_\ndefaults: [{'mine@hydra.callbacks': own}]\n",
+    ],
+)
+def test_settings_of_hydra_itself_in_a_file_are_refused(text, groups, ask):
+    (groups / "experiment" / "evil.yaml").write_text(text)
+    answer = ask("plan", f"--config-dir={groups}", "experiment=evil")
+    assert answer.code == 2
+    assert "evil.yaml: " in answer.line and "would change Hydra's own settings" in answer.line

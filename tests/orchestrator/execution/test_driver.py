@@ -1,6 +1,7 @@
 """The driver on threads with stages that train nothing: order, budgets, stops, resumes, extensions."""
 
 import json
+import threading
 
 import pytest
 from driver_run import SEVEN, Run
@@ -162,6 +163,21 @@ def test_driver_asked_to_stop_has_every_actor_checkpoint_and_the_next_launch_red
     assert seven.launch()
     both = before + seven.fakes.updates
     assert len(both) == len(set(both)) == len(seven.plan.stages) * NUM_UPDATES, "an update was made twice"
+
+
+def test_driver_asked_to_stop_does_not_wait_for_members_that_have_nothing_to_save(seven):
+    over = threading.Event()
+
+    def starting(spec, should_stop):
+        """Deaf, as a process that imports torch is."""
+        seven.fakes.started.append(f"{spec.member}/{spec.stage}")
+        over.wait(250)
+        raise OSError("was waited for")
+
+    seven.fakes.run_stage = starting
+    assert not seven.launch(stop_when="wide1/pre")
+    assert seven.outcomes("wide0/pre") == seven.outcomes("wide1/pre") == [AttemptEnd.stopped]
+    over.set()
 
 
 def test_driver_asked_to_stop_while_members_predict_stops_them_too(seven):

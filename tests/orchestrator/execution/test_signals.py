@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 
 import pytest
@@ -82,3 +83,13 @@ def test_echo_of_a_signal_does_not_end_at_once(numbers):
         out, err = process.communicate(timeout=60)
         assert (process.returncode, err) == (128 + numbers[0], "")
         assert out == "cleaned up\n"
+
+
+def test_second_ctrl_c_during_one_call_that_python_cannot_interrupt_ends_at_once():
+    blocked = "print('ready', flush=True); import hashlib; hashlib.pbkdf2_hmac('sha256', b'a', b'b', 2**31 - 1)"
+    with _started(blocked) as process:
+        while process.poll() is None:
+            # Two that the kernel finds waiting together are one.
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.05)
+    assert process.returncode == 130
