@@ -20,7 +20,7 @@ from orchestrator.run import AttemptEnd, Book, Follower, Ledger, State, find_fin
 from orchestrator.tracking import Ending, Tracker
 from workers.errors import CheckFailed, DataError, MemberFailed, SeptetError, StorageError
 from workers.protocol import StageResult
-from workers.storage import newest_step, raise_fence, write_finished, write_text
+from workers.storage import newest_step, raise_fence, require_held, write_finished, write_text
 from workers.training import read_step
 
 _POLL_S = 0.5
@@ -126,6 +126,7 @@ class Driver:
                 break
             self._move_off_leaving_machines()
             completed = self._cluster.poll(_POLL_S)
+            require_held(self._work.paths.root)
             self._follow()
             for one in completed:
                 self._settle(one)

@@ -7,6 +7,7 @@ from .atomic import (
     remove_leftovers as remove_leftovers,
     replacing as replacing,
     replacing_folder as replacing_folder,
+    require_held as require_held,
     sha256_of as sha256_of,
     storage_errors as storage_errors,
     unfenced as unfenced,

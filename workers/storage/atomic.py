@@ -38,12 +38,17 @@ def hold(folder: Path) -> None:
     _held.add(folder)
 
 
-def _make_parent(path: Path) -> None:
+def require_held(path: Path) -> None:
+    """Raises StorageError if a held folder that `path` is in has been renamed or deleted."""
     for folder in _held:
         if path.is_relative_to(folder) and not folder.is_dir():
             raise StorageError(
                 f"{folder}: was renamed or deleted while it was in use; rename it back, or run it again on the new name"
             )
+
+
+def _make_parent(path: Path) -> None:
+    require_held(path)
     path.parent.mkdir(parents=True, exist_ok=True)
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ from pictures import write_tree
 from orchestrator.cluster.actor import Duties
 from orchestrator.cluster.interface import Halted, Lost, Trained
 from orchestrator.cluster.ray_backend import RayCluster, check_resources, open_cluster, shard_runner
-from orchestrator.cluster.ray_nodes import Head, Node, count_slots
+from orchestrator.cluster.ray_nodes import Head, Node, await_head, count_slots
 from orchestrator.cluster.ray_session import available_cpus
 from orchestrator.config.schema import ClusterConfig
 from workers.data.sources.files import FileLoader, PlainFiles
@@ -229,3 +230,10 @@ def test_head_that_answers_again_in_time_is_not_lost_and_one_that_stays_away_is(
     now[0] = 51.0
     with pytest.raises(ClusterLost, match=r"127\.0\.0\.1:1 is gone; run the same command again"):
         head.look()
+
+
+def test_head_that_is_not_there_or_says_nothing_is_told_within_seconds():
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        for port in (silent.getsockname()[1], 1):
+            with pytest.raises(ConnectionError, match=f"nothing at 127.0.0.1:{port} answered as Ray does"):
+                await_head(f"127.0.0.1:{port}", 0.5)

@@ -61,7 +61,7 @@ def test_database_that_another_program_made_in_part_is_told_with_what_to_do(tmp_
         # As a kill in the midst of MLflow's migrations leaves it.
         database.execute("DROP TABLE tags")
         database.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")
-    broken = r"half\.db is broken \(table experiment_tags already exists\), perhaps by a kill.*move it away, then run it again"
+    broken = r"half\.db is broken \(table experiment_tags already exists\), perhaps.*move it away, then run it again"
     with pytest.raises(ConfigError, match=broken):
         connect(f"sqlite:///{path}")
 

@@ -1,11 +1,13 @@
 """One image file to RGB pixels."""
 
+import io
+
 import numpy as np
 import pytest
 from pictures import encoded, noise
 from PIL import Image
 
-from workers.data.decoding import BadImage, decode
+from workers.data.decoding import BadImage, decode, decoder
 
 
 @pytest.mark.parametrize(("width", "height"), [(16, 16), (30, 16), (16, 31), (16, 17)])
@@ -75,3 +77,17 @@ def test_damaged_bytes_never_raise_anything_else():
                 assert decode(damaged.tobytes(), 8).pixels.shape == (8, 8, 3)
             except BadImage as error:
                 assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "I;16", "1"])
+def test_large_image_is_converted_in_strips_to_the_same_pixels(mode, monkeypatch):
+    pixels = np.random.default_rng(0).integers(0, 256, (61, 47, 4), dtype=np.uint8)
+    if mode == "I;16":
+        image = Image.fromarray(pixels[..., :2].copy().view(np.uint16)[..., 0])
+    else:
+        image = Image.fromarray(pixels).convert(mode)
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    whole = decode(file.getvalue(), 20).pixels
+    monkeypatch.setattr(decoder, "_STRIP_PIXELS", 47 * 10)
+    assert np.array_equal(decode(file.getvalue(), 20).pixels, whole)

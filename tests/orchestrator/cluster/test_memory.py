@@ -1,0 +1,93 @@
+"""The memory limit of a control group: read in both versions, and told when the kernel kills a member for it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from oracle import child_environment
+
+from orchestrator.cluster.memory import memory_limit, oom_kills
+
+GROUP = Path("/sys/fs/cgroup/memory/septet-test")
+LIMIT = 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("line", "folder", "files", "limit", "kills"),
+    [
+        ("0::/a/b", "a", {"memory.max": "1000\n", "memory.events": "low 0\noom 3\noom_kill 2\n"}, 1000, 2),
+        ("4:memory:/a/b", "memory/a/b", {"memory.limit_in_bytes": "2000", "memory.oom_control": "oom_kill 1"}, 2000, 1),
+        ("0::/host/path", "", {"memory.max": "3000\n"}, 3000, 0),
+        ("0::/a", "a", {"memory.max": "max\n"}, psutil.virtual_memory().total, 0),
+        ("4:cpu:/a", "cpu/a", {"memory.max": "1"}, psutil.virtual_memory().total, 0),
+    ],
+)
+def test_limit_and_kills_of_the_group_are_read(tmp_path, line, folder, files, limit, kills):
+    (tmp_path / "mount" / folder).mkdir(parents=True)
+    for name, text in files.items():
+        (tmp_path / "mount" / folder / name).write_text(text)
+    (tmp_path / "groups").write_text(f"9:name=systemd:/\n{line}\n")
+    where = (tmp_path / "groups", tmp_path / "mount")
+    assert (memory_limit(*where), oom_kills(*where)) == (limit, kills)
+    assert memory_limit(tmp_path / "absent", tmp_path) == psutil.virtual_memory().total
+
+
+LIMITED = """
+import sys
+from pathlib import Path
+from orchestrator.cluster.actor import Duties
+from orchestrator.cluster.ray_backend import RayCluster
+from orchestrator.cluster.ray_session import local
+from fake_stages import make_spec
+
+def greedy():
+    def run_stage(spec, should_stop):
+        if spec.member == "greedy":
+            kept = [bytearray(b"x" * (64 << 20)) for _ in range(64)]
+        while not should_stop():
+            pass
+    return Duties(run_stage, None)
+
+with local():
+    cluster = RayCluster(2, 1, 0, greedy)
+    for members in (("patient", "greedy"), ("greedy",)):
+        for member in members:
+            cluster.acquire(member)
+            cluster.run_stage(make_spec(Path(sys.argv[1], member, "train")))
+        ended = ()
+        while not ended:
+            ended = cluster.poll(0.5)
+        print(ended[0].member, ended[0].outcome, cluster.num_slots, flush=True)
+        for member in members:
+            cluster.discard(member)
+    cluster.close()
+"""
+
+
+@pytest.mark.timeout(300)
+def test_member_that_the_kernel_kills_for_memory_runs_with_fewer_beside_it_and_alone_fails(tmp_path):
+    try:
+        GROUP.mkdir(exist_ok=True)
+        (GROUP / "memory.limit_in_bytes").write_text(str(LIMIT))
+    except OSError:
+        pytest.skip("making a control group for memory is not allowed here")
+    environment = child_environment()
+    try:
+        enter = f'echo $$ > {GROUP}/tasks && exec "$0" "$@"'
+        ended = subprocess.run(
+            ["sh", "-c", enter, sys.executable, "-c", LIMITED, str(tmp_path)],
+            env=environment | {"PYTHONPATH": f"{environment['PYTHONPATH']}:{Path(__file__).parents[1]}"},
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    finally:
+        GROUP.rmdir()
+    first, second = ended.stdout.splitlines()
+    why = "memory ran out (the limit here is 1.1 GB)"
+    assert (
+        first.startswith("greedy Lost(")
+        and why in first
+        and first.endswith("at most 1 member at once', announced=False) 1")
+    )
+    assert second.startswith("greedy Failure(kind='OutOfMemory'") and why in second and "retryable=False" in second
