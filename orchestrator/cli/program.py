@@ -10,16 +10,18 @@ import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from types import FrameType
+from typing import NoReturn
 
 from orchestrator.cli.commands import VERBS
 from orchestrator.cli.parser import parse
 from orchestrator.cli.streams import Streams, carry_news, guard_standard_streams
 from orchestrator.text import complaint
-from workers.errors import SeptetError
+from workers.errors import SeptetError, StorageError
 
 _INTERNAL_ERROR = 1
-_INTERRUPTED = 128 + signal.SIGINT
-_PIPE_CLOSED = 128 + signal.SIGPIPE
+_SIGNALLED = 128
+_INTERRUPTED = _SIGNALLED + signal.SIGINT
+_PIPE_CLOSED = _SIGNALLED + signal.SIGPIPE
 
 
 # Skips Python's last collections, which walk MLflow's objects for 0.4 to 0.6 s before the process frees them anyway.
@@ -115,5 +117,18 @@ def _sigterm_raises() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def command() -> NoReturn:
+    """Runs `septet` as a process, and ends it with the exit code."""
+    code = main()
+    if code > _SIGNALLED:
+        # A signal may have come while Ray or MLflow started. Python's own end has then crashed on their threads; the
+        # process guard ends Ray's processes.
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, StorageError):
+                stream.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

@@ -22,6 +22,7 @@ from orchestrator.tracking.uri import is_local
 _log = logging.getLogger(__name__)
 
 CLOSE_S = 10.0  # the end of a run waits this long for a store that does not answer
+_STOP_S = 5.0  # after a signal: a supervisor may kill the launch 10 s after SIGTERM
 _ANSWER_S = 7.0  # the interface promises an end within 10 s, of which importing MLflow takes one or two
 _CREATE_S = 60.0  # a new SQLite store takes 2–5 s, more on a busy machine
 _UPLOAD_S = 300.0  # for a large artifact, while the store answers
@@ -147,7 +148,7 @@ class Tracker:
         )
 
     def close(self, status: str) -> None:
-        """Ends the parent run and every open run; if the store is down, waits 10 s and logs what the store lacks."""
+        """Ends the parent run and every open run; if the store is down, waits 10 s (after a signal 5) and logs what it lacks."""
         now_ms = _now_ms()
 
         def finish() -> None:
@@ -158,8 +159,9 @@ class Tracker:
 
         self._submit(finish, "the end of the run")
         try:
-            self._sender.flush(CLOSE_S)
-            until = time.monotonic() + _UPLOAD_S
+            wait_s, upload_s = (min(CLOSE_S, _STOP_S), 0.0) if status == Ending.KILLED else (CLOSE_S, _UPLOAD_S)
+            self._sender.flush(wait_s)
+            until = time.monotonic() + upload_s
             while self._sender.is_progressing(CLOSE_S) and time.monotonic() < until:
                 self._sender.flush(1.0)
         finally:  # also after Ctrl-C

@@ -41,6 +41,7 @@ def test_error_that_cannot_be_told_keeps_its_code(redirected, tmp_path):
 
 def test_reader_that_ends_early_ends_a_result_and_not_a_launch(tmp_path):
     script = '; echo "${PIPESTATUS[0]}" >&2'
+    given = child_environment() | {"HOME": str(tmp_path)}
     for words, code in ((("plan", "--json"), "141"), (("prepare",), "0")):
         quoted = " ".join((sys.executable, "-m", "orchestrator.cli.program", *words))
         ended = subprocess.run(

@@ -79,7 +79,7 @@ class Ended:
 class Place:
     """One run's own folder: run directory, tracking database and TMPDIR; the store may be shared.
 
-    `in_process` puts threads in Ray's place. `environment` is added to the launch's.
+    `in_process` puts threads in Ray's place. `environment` is added to the launch's. `run_dir` None is below `root`.
     """
 
     root: Path
@@ -87,6 +87,7 @@ class Place:
     overrides: tuple[str, ...] = SMALL
     in_process: bool = False
     environment: dict[str, str] = field(default_factory=dict)
+    run_dir: Path | None = None
 
     def __post_init__(self) -> None:
         (self.root / "groups" / "ensemble").mkdir(parents=True, exist_ok=True)
@@ -98,7 +99,7 @@ class Place:
 
     @property
     def paths(self) -> RunPaths:
-        return RunPaths(self.root / "run")
+        return RunPaths(self.run_dir or self.root / "run")
 
     def command(self, *words: str, moment: str = "") -> list[str]:
         """`septet launch` with `words`; held at a moment of `septet_held.py`, if one is named."""
