@@ -22,8 +22,8 @@ check: $(VENV)/.installed-dev ## format, lint, types, architecture laws
 	$(BIN)/python -m pytest --quiet tests/architecture
 
 .PHONY: soak
-soak: $(VENV)/.installed-test ## kill runs on photographs at dozens of seeded moments and compare their bytes; an hour
-	$(BIN)/python -m pytest -m soak --capture=no
+soak: $(VENV)/.installed-test ## kill runs at dozens of seeded moments, compare their bytes; an hour; SEEDS=0-99 SOAK=path
+	SEPTET_SOAK_DONE=.soak SEEDS=$(or $(SEEDS),2012) $(BIN)/python -m pytest -m soak --capture=no $(SOAK)
 
 .PHONY: bench
 bench: $(VENV)/.installed-bench ## compare with peers, both sides in one run; ROWS="step ten_crop", BENCH_FLAGS=--help

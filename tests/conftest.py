@@ -1,5 +1,6 @@
 """What all tests share: an isolated home, one thread, and real images where they are at hand."""
 
+import hashlib
 import os
 import tarfile
 from collections.abc import Iterator
@@ -21,6 +22,37 @@ IMAGES_ARCHIVE = "tiny-imagenet-40.tar"
 PHOTOGRAPHS_ARCHIVE = "imagenet-photos.tar"
 # What a developer's shell may hold and no test may follow: a tracking server, a cluster, a launch's own marks.
 _FOREIGN = ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "RAY_ADDRESS")
+
+
+def _soak_note() -> Path | None:
+    """The file that says which tests of a soak have passed with this code, so that an interrupted one resumes."""
+    folder = os.environ.get("SEPTET_SOAK_DONE")
+    if not folder:
+        return None
+    digest = hashlib.sha256()
+    for top in ("orchestrator", "workers", "conf", "tests"):
+        for path in sorted((CHECKOUT / top).rglob("*.[py][ya]*")):
+            digest.update(path.read_bytes())
+    return Path(folder) / digest.hexdigest()[:16]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    note = _soak_note()
+    passed = set(note.read_text().splitlines()) if note and note.exists() else set()
+    config.hook.pytest_deselected(items=[item for item in items if item.nodeid in passed])
+    items[:] = [item for item in items if item.nodeid not in passed]
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.when == "call" and report.passed and "soak" in report.keywords and (note := _soak_note()):
+        note.parent.mkdir(exist_ok=True)
+        with note.open("a") as file:
+            file.write(f"{report.nodeid}\n")
+
+
+def pytest_sessionfinish(exitstatus: int) -> None:
+    if exitstatus == 0 and (note := _soak_note()):
+        note.unlink(missing_ok=True)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,7 +1,8 @@
 """Handles Ctrl-C, SIGTERM and a closed terminal: the first signal stops a launch in order, the second ends it at once.
 
-A thread counts the signals themselves: Python runs a handler only between the main thread's calls, and once for all
-signals of a number that came during one call, so a second Ctrl-C while Ray starts would be lost.
+A thread counts the signals themselves. Python runs a handler only between the main thread's calls, once for all signals
+of a number that came during one call, so that a second Ctrl-C while Ray starts would be lost; and Ray's start has a
+handler of its own for a while, whose exception may be lost too.
 
 If the process was started with SIGHUP ignored, as `nohup` does, it stays ignored.
 """
@@ -48,6 +49,7 @@ class Interrupts:
 
     def __init__(self) -> None:
         self._received: signal.Signals | None = None
+        self._counted: signal.Signals | None = None
         self._wakeup_before = -1
         self._deferring = False
         self._before: dict[signal.Signals, Any] = {}
@@ -58,11 +60,11 @@ class Interrupts:
     @property
     def requested(self) -> bool:
         """Returns whether a signal has arrived."""
-        return self._received is not None
+        return self._received is not None or self._counted is not None
 
     def error(self) -> Stopped:
         """Returns the error to raise once everything has stopped."""
-        kind = _KINDS[self._received or signal.SIGINT]
+        kind = _KINDS[self._received or self._counted or signal.SIGINT]
         why = "stopped because `septet stop` asked for it" if self._asked else "stopped as asked"
         return kind(f"{why}; run the same command again to resume from the last checkpoints")
 
@@ -128,7 +130,7 @@ class Interrupts:
             if number not in _SIGNALS:
                 continue
             if first_s is None:
-                first_s = now_s
+                first_s, self._counted = now_s, signal.Signals(number)
             elif number == signal.SIGINT or (number == signal.SIGTERM and now_s - first_s >= _ECHO_S):
                 # No clean-up: the kernel frees the locks, and the process guard ends Ray's processes.
                 if 2 in self._terminals:

@@ -148,7 +148,7 @@ class Tracker:
         )
 
     def close(self, status: str) -> None:
-        """Ends the parent run and every open run; if the store is down, waits 10 s (after a signal 5) and logs what it lacks."""
+        """Ends the parent run and every open run; waits for a store that is down for 10 s, after a signal for 5."""
         now_ms = _now_ms()
 
         def finish() -> None:

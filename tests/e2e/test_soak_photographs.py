@@ -9,12 +9,12 @@ import pytest
 from oracle import placed
 from redone import redone_updates
 from run_artefacts import artefacts
+from soak_seeds import seeds
 
 from orchestrator.run.holder import is_locked
 from orchestrator.run.ledger import read_ledger
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(3600)]
-SEED = 2012
 NUM_KILLS = 12
 CHECKPOINT_UPDATES = 20
 LONGEST_LAUNCH_S = 3000.0
@@ -26,10 +26,13 @@ SMALL = (
 )
 
 
-def test_driver_killed_a_dozen_times_on_photographs_ends_in_the_same_bytes(real_images: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("seed", seeds())
+def test_driver_killed_a_dozen_times_on_photographs_ends_in_the_same_bytes(
+    seed: int, real_images: Path, tmp_path: Path
+) -> None:
     roots = (f"datasets.target.root={real_images}", f"datasets.superset.root={real_images}")
     overrides = (*SMALL, *roots, f"datasets.target.classes={real_images / 'target-10.txt'}")
-    store, moments, lives = tmp_path / "store", random.Random(SEED), []
+    store, moments, lives = tmp_path / "store", random.Random(seed), []
     with placed(tmp_path / "undisturbed", store) as undisturbed, placed(tmp_path / "killed", store) as place:
         undisturbed.overrides = place.overrides = overrides
         ended = undisturbed.launch(give_up_s=LONGEST_LAUNCH_S)
@@ -48,7 +51,7 @@ def test_driver_killed_a_dozen_times_on_photographs_ends_in_the_same_bytes(real_
         assert ended.code == 0, ended.err
         entries = read_ledger(place.paths.ledger).stages
         redone = {name: redone_updates(entry) for name, entry in entries.items()}
-        print(f"seed {SEED}, lives {lives} s, redone {redone}, last launch {time.monotonic() - started:.0f} s")  # noqa: T201
+        print(f"seed {seed}, lives {lives} s, redone {redone}, last launch {time.monotonic() - started:.0f} s")  # noqa: T201
         for entry in entries.values():
             for before, after in zip(entry.attempts, entry.attempts[1:], strict=False):
                 # A save waits for the commit of the one before it: two intervals are lost where that took a whole one.

@@ -1,6 +1,6 @@
 """`make soak`: driver, members and nodes of one seven-member run on photographs, killed at seeded random moments.
 
-`SEPTET_SOAK_SEED` names another seed, `SEPTET_SOAK_KILLS` another number of kills. Seed and schedule are printed
+`SEEDS` names other seeds, `SEPTET_SOAK_KILLS` another number of kills. Seed and schedule are printed
 before the first kill, so that a failure can be run again. Most moments are shares of the run's own work, so that a fast
 machine is not done before the last of them; the others come while whatever was killed before is still starting.
 """
@@ -22,6 +22,7 @@ from oracle import PAUSE_S, placed, wait_for
 from ray_nodes_process import ray_of_nodes
 from redone import redone_updates
 from run_artefacts import artefacts
+from soak_seeds import seeds
 
 from orchestrator.run.holder import is_locked
 from orchestrator.run.ledger import AttemptEnd, read_ledger
@@ -29,7 +30,6 @@ from workers.numerics import capabilities
 from workers.training.metrics import read_step
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(3 * 3600)]
-SEED = int(os.environ.get("SEPTET_SOAK_SEED", "2012"))
 NUM_KILLS = int(os.environ.get("SEPTET_SOAK_KILLS", "32"))
 NUM_NODES = 2
 UPDATES_A_PREDICTION = 20
@@ -161,7 +161,8 @@ class Soak:
         return sorted(found, key=lambda process: process.pid)
 
 
-def test_everything_killed_at_random_ends_in_the_same_bytes(real_images, tmp_path, family):
+@pytest.mark.parametrize("seed", seeds())
+def test_everything_killed_at_random_ends_in_the_same_bytes(seed, real_images, tmp_path, family):
     overrides = (
         *SMALL,
         f"datasets.target.root={real_images}",
@@ -169,8 +170,8 @@ def test_everything_killed_at_random_ends_in_the_same_bytes(real_images, tmp_pat
         f"datasets.target.classes={real_images / 'target-10.txt'}",
         f"precision={'bf16' if capabilities().bf16 else 'fp32'}",
     )
-    kills = schedule(SEED)
-    say(f"seed {SEED}, {NUM_KILLS} kills: {', '.join(map(str, kills))}")
+    kills = schedule(seed)
+    say(f"seed {seed}, {NUM_KILLS} kills: {', '.join(map(str, kills))}")
     with (
         placed(tmp_path / "undisturbed", tmp_path / "store") as reference,
         placed(tmp_path / "killed", tmp_path / "store") as place,
@@ -186,7 +187,7 @@ def test_everything_killed_at_random_ends_in_the_same_bytes(real_images, tmp_pat
         place.environment |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "TMPDIR": str(place.temporary)}
         folder = str(place.temporary / "ray")
         with ray_of_nodes(NUM_NODES, tmp_path / "cluster.txt", place.environment, folder) as elsewhere:
-            soak = Soak(place, elsewhere, family, random.Random(SEED), done_so_far(reference.paths))
+            soak = Soak(place, elsewhere, family, random.Random(seed), done_so_far(reference.paths))
             for number, kill in enumerate(kills):
                 soak.suffer(kill)
                 say(f"{time.monotonic() - began:.0f} s: {number + 1}. {kill}, met {done_so_far(place.paths)}")
@@ -196,7 +197,7 @@ def test_everything_killed_at_random_ends_in_the_same_bytes(real_images, tmp_pat
         ends = Counter(attempt.outcome for entry in entries.values() for attempt in entry.attempts)
         redone = sum(redone_updates(entry) for entry in entries.values())
         say(
-            f"seed {SEED}: {time.monotonic() - began:.0f} s, killed {dict(soak.done)}, launches that lost their "
+            f"seed {seed}: {time.monotonic() - began:.0f} s, killed {dict(soak.done)}, launches that lost their "
             f"cluster {soak.cluster_lost}, attempts {dict(ends)}, updates redone {redone}"
         )
         assert sum(soak.done.values()) == NUM_KILLS

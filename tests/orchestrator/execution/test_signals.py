@@ -93,3 +93,19 @@ def test_second_ctrl_c_during_one_call_that_python_cannot_interrupt_ends_at_once
             process.send_signal(signal.SIGINT)
             time.sleep(0.05)
     assert process.returncode == 130
+
+
+def test_signal_that_another_handler_took_stops_all_the_same():
+    taken = """
+        import signal
+        # As Ray's start does for a while; its handler's exception may be lost.
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        print("ready", flush=True)
+        while not interrupts.requested:
+            time.sleep(0.01)
+        raise interrupts.error()
+"""
+    with _started(taken.strip()) as process:
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=60)
+    assert (process.returncode, out) == (143, "cleaned up\n")
