@@ -37,6 +37,7 @@ ENTRIES = (
     Entry("large_store", "benchmarks.large_store:run", "20 s, 0.2 GB of disk", "a store of 1.3 million images"),
     Entry("cold_store", "benchmarks.cold_store:run", "2 min, 2.5 GB of disk", "batches from a store not in memory"),
     Entry("crops", "benchmarks.stored_crops:run", "40 s", "uint8 crops from a raw and a JPEG store beside torchvision"),
+    Entry("verify", "benchmarks.verification:run", "1 min", "verifying prepared pixels: a step, and opening a store"),
     Entry("prepare", "benchmarks.preparing:run", "2 min", "preparing photographs on one core and on two beside PIL"),
     Entry("lrn", "benchmarks.normalisation:run", "15 s", "local response normalisation beside torch's"),
     Entry("job", "benchmarks.whole_job:run", "12 min", "seven members on photographs, from command to file", long=True),

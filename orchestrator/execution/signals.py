@@ -9,6 +9,7 @@ If the process was started with SIGHUP ignored, as `nohup` does, it stays ignore
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -84,6 +85,7 @@ class Interrupts:
         os.set_blocking(self._told, False)
         self._counter = threading.Thread(target=self._count, name="septet-signals", daemon=True)
         self._counter.start()
+        self._unraisable_before, sys.unraisablehook = sys.unraisablehook, self._report_unraisable
         self._install()
         return self
 
@@ -93,6 +95,7 @@ class Interrupts:
         if self._before:
             signal.set_wakeup_fd(self._wakeup_before)
         self._before.clear()
+        sys.unraisablehook = self._unraisable_before
         os.write(self._told, bytes(1))
         self._counter.join()
         os.close(self._heard)
@@ -121,6 +124,11 @@ class Interrupts:
                 continue
             handler = signal.signal(number, self._receive)
             self._before.setdefault(number, handler)
+
+    def _report_unraisable(self, found: Any) -> None:
+        """Drops what Python would print where it cannot raise the handler's KeyboardInterrupt, as in a fork's hooks."""
+        if not self.requested:
+            self._unraisable_before(found)
 
     def _count(self) -> None:
         """Ends the process at the second signal; a byte 0 ends the thread."""
