@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import signal
 import sqlite3
 from contextlib import closing
@@ -99,6 +100,10 @@ def test_launch_interrupted_and_repeated_comes_to_a_whole_run(folder):
     assert (folder.paths.report / "table.md").read_text()
 
 
+UMASK = os.umask(0o022)
+os.umask(UMASK)
+
+
 def _check_directory(paths):
     record = read_record(paths)
     assert set(record.data_digests) == {"target", "superset"}
@@ -130,6 +135,9 @@ def _check_directory(paths):
     scores = json.loads((paths.report / "scores.json").read_text())
     assert (scores["split"], set(scores["members"])) == ("test", set(MEMBERS))
     assert read_status(paths).state is State.done
+    # Another account may verify and predict: what is new has the mode that the umask says.
+    modes = {path.stat().st_mode & 0o777 for path in paths.root.rglob("*")}
+    assert modes == {0o777 & ~UMASK, 0o666 & ~UMASK}
 
 
 def _check_tracking(folder, before):

@@ -18,7 +18,7 @@ from workers.errors import StorageError
 
 _STORAGE_ERRNOS = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
-    *(errno.ENAMETOOLONG, errno.ELOOP, errno.ESTALE),
+    *(errno.ENAMETOOLONG, errno.ESTALE),
 }
 TEMPORARY_PREFIX = ".tmp-"
 # renameat2(2): the folder that relative paths start from, and the flag that exchanges two names in one step.

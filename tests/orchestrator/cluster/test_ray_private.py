@@ -10,6 +10,7 @@ import time
 from contextlib import contextmanager
 from ipaddress import ip_address
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -20,6 +21,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from orchestrator.cluster.ray_backend import RayCluster
 from orchestrator.cluster.ray_nodes import Head, Node, cluster_errors, leaving_nodes, living_nodes, local_gpus, node_of
 from orchestrator.cluster.ray_session import _LONGEST_TEMPORARY_ROOT, available_cpus, local
+from workers.errors import StorageError
 
 LONGEST_SOCKET = 107
 
@@ -184,3 +186,9 @@ def test_exceptions_say_what_the_driver_asks_of_them():
         cause = ValueError("x")
         assert RayTaskError("f", "traceback", cause).cause is cause
         assert all(issubclass(kind, Exception) for kind in cluster_errors())
+
+
+def test_temporary_folder_without_room_is_told_before_ray_waits_for_it(monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10_000_000))
+    with pytest.raises(StorageError, match=r"has 10\.0 MB free, and Ray needs 20\.0 MB there: .*TMPDIR"), local():
+        pass
