@@ -232,12 +232,9 @@ def test_checkpoint_that_is_a_link_or_holds_one_is_set_aside(name, place, tmp_pa
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
 def test_files_are_as_open_as_the_users_umask_says(umask, mode, tmp_path):
-    program = (
-        "import os, sys; os.umask(int(sys.argv[1])); from workers.storage.atomic import atomic_folder, write_text; "
-    )
-    program += "from pathlib import Path; made = atomic_folder(Path(sys.argv[2]).parent / 'folder'); "
-    program += "made.__enter__(); made.__exit__(None, None, None); "
-    program += "from pathlib import Path; write_text(Path(sys.argv[2]), 'x')"
+    program = "import os, sys; os.umask(int(sys.argv[1])); from workers.storage import atomic; "
+    program += "from pathlib import Path; made = atomic.atomic_folder(Path(sys.argv[2]).parent / 'folder'); "
+    program += "made.__enter__(); made.__exit__(None, None, None); atomic.write_text(Path(sys.argv[2]), 'x')"
     subprocess.run([sys.executable, "-c", program, str(umask), str(tmp_path / "file")], check=True)
     assert (tmp_path / "file").stat().st_mode & 0o777 == mode
     assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o777 & ~umask
