@@ -83,7 +83,10 @@ def launch(config: Config, stream: IO[str], *, accept_changes: bool = False) -> 
         with opened as run, obeying(run.paths, run.holder, interrupts):
             if run.new and config.tracking.required:
                 tracking.probe(config.tracking.uri)
-            _require_room(plan, run.paths)
+            if run.new:
+                needed = disk_estimate(plan)
+                change = "give a run_dir on another disk"
+                require_space(run.paths.root, needed.checkpoints + needed.predictions, "the run", change)
             with watching(stream) as watch:
                 prepared = prepare_all(config, watch)
             # Before the first file changes: a template that does not fit must not change the run.
@@ -108,14 +111,6 @@ def launch(config: Config, stream: IO[str], *, accept_changes: bool = False) -> 
                 display.show(read_status(run.paths))
             run.save_mlflow(tracker.ids)
     return LaunchResult(run.paths.root, results)
-
-
-def _require_room(plan: Plan, paths: RunPaths) -> None:
-    """Raises StorageError if the disk is too small for checkpoints and predictions, before anything is trained."""
-    wanted = disk_estimate(plan)
-    there = sum(path.stat().st_size for path in paths.members.rglob("*") if path.is_file())
-    change = "give a run_dir on another disk"
-    require_space(paths.root, wanted.checkpoints + wanted.predictions - there, "the run", change)
 
 
 def _train(

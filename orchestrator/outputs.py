@@ -119,7 +119,7 @@ def open_results(paths: RunPaths, plan: Plan, method: CombineMethod, committed: 
     # Every split, also one that this combination does without: `septet verify` misses it too.
     members = {
         split: open_predictions(directories, data.splits[split], len(data.classes), data.digest, finished, committed)
-        for split in dict.fromkeys((data.submitted, *data.scored, *data.splits))
+        for split in data.splits
     }
     note = None
     if method is CombineMethod.weighted and _SEARCH_SPLIT not in data.splits:

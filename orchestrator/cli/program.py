@@ -80,8 +80,7 @@ def _verb(words: list[str]) -> int:
     try:
         request = parse(words, VERBS)
         chosen = VERBS[request.verb]
-        if chosen.news or request.watch:
-            carry_news()
+        carry_news(news=chosen.news or request.watch)
         return chosen.run(request, Streams(sys.stdout, sys.stderr))
     except SystemExit as exit_:
         return exit_.code if isinstance(exit_.code, int) else 0

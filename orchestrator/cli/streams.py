@@ -44,23 +44,24 @@ def guard_standard_streams() -> None:
             os.fstat(number)
         except OSError:
             # Occupied, or the next file that is opened would take the number; unwritable, so that results are missed.
-            os.open(os.devnull, os.O_RDONLY)
+            os.set_inheritable(os.open(os.devnull, os.O_RDONLY), True)
     for number, name in ((1, "stdout"), (2, "stderr")):
         before = getattr(sys, name)
         if before is getattr(sys, f"__{name}__"):
-            raw = _Descriptor(number, "w", closefd=False)
+            raw, encoding, is_line_buffered = _Descriptor(number, "w", closefd=False), "utf-8", False
             raw.news = name == "stderr"
-            encoding = before.encoding if before else "utf-8"
-            is_line_buffered = name == "stderr" or raw.isatty()
+            if before is not None:
+                before.flush()
+                encoding, is_line_buffered = before.encoding, before.line_buffering or before.write_through
             stream = io.TextIOWrapper(io.BufferedWriter(raw), encoding, "replace", line_buffering=is_line_buffered)
             setattr(sys, name, stream)
 
 
-def carry_news() -> None:
-    """Makes stdout drop what it cannot write: the exit code tells how the verb ended."""
+def carry_news(*, news: bool) -> None:
+    """With `news`, makes stdout drop what it cannot write: the exit code tells how the verb ended."""
     raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
     if isinstance(raw, _Descriptor):
-        raw.news = True
+        raw.news = news
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from orchestrator.cluster.interface import Failure, Halted, Outcome, Predicted, Trained
 from workers.errors import CheckFailed, ConfigError, DataError, Diverged, Stopped, StorageError, Superseded
 from workers.protocol import PredictSpec, SplitPredictions, StageResult, StageSpec
-from workers.storage import beat, hold, layout, storage_errors
+from workers.storage import beat, hold, layout, require_held, storage_errors
 
 # Texts of RuntimeErrors that GPU drivers and libraries raise themselves, without torch's allocator.
 _ACCELERATOR_WORDS = (
@@ -112,9 +112,11 @@ class MemberActor:
 
     def _encoded(self, spec: StageSpec | PredictSpec, work: Callable[[], Outcome]) -> Outcome:
         try:
+            # The driver has made the member's folder.
+            hold(spec.stage_dir.parent)
+            require_held(spec.stage_dir)
             with self._one_at_a_time, _logging_to(spec.stage_dir / layout.LOG):
                 _set_openmp_threads(spec.numerics.threads)
-                hold(spec.stage_dir.parent)
                 beat(spec.stage_dir)
                 return _logged(spec.stage_dir.parent, work)
         except Stopped as stopped:

@@ -20,7 +20,8 @@ def memory_limit(groups: Path = _GROUPS, mount: Path = _MOUNT) -> float:
 def oom_kills(groups: Path = _GROUPS, mount: Path = _MOUNT) -> int:
     """Returns how many processes of this group the kernel has killed because memory ran out."""
     found = (re.search(r"^oom_kill (\d+)", text, re.MULTILINE) for text in _read(_COUNTS, groups, mount))
-    return max((int(one[1]) for one in found if one), default=0)
+    # The group's own: those around it count others' too.
+    return next((int(one[1]) for one in found if one), 0)
 
 
 def _read(names: tuple[str, ...], groups: Path, mount: Path) -> Iterator[str]:

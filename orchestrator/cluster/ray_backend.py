@@ -85,6 +85,9 @@ def shard_runner(settings: "ClusterConfig") -> ShardRunner:
     return PackingThreads() if settings.address is None else RayShards(settings.address)
 
 
+_DEATH_TOLD_S = 10.0
+
+
 class RayShards:
     """A `ShardRunner` of Ray tasks, one for each CPU of the cluster. Joins the cluster when there is a shard to pack.
 
@@ -153,6 +156,7 @@ class RayCluster:
     ) -> None:
         """`num_slots` members run at once, fewer while nodes drain; `nodes_change`: nodes may join, leave and drain."""
         self.num_slots = num_slots
+        self.is_local = not nodes_change
         self._nodes_change, self._looked_s = nodes_change, 0.0
         self._head: Head | None = None
         self._resources = {"num_cpus": cpus_per_member, "num_gpus": gpus_per_member}
@@ -160,7 +164,10 @@ class RayCluster:
         self._actors: dict[str, Any] = {}
         self._idle: list[Any] = []
         self._calls: dict[Any, str] = {}
-        self._oom_kills = oom_kills()
+        # After a member ran out of memory, fewer run at once.
+        self._most = num_slots
+        # The kernel's count some seconds ago and before: Ray tells a death late.
+        self._oom_kills, self._counted_s = (oom_kills(),) * 2, 0.0
 
     def warm_up(self, num_members: int, num_threads: int) -> None:
         """Starts actors for members to come, and makes them load what they need; returns at once."""
@@ -182,7 +189,7 @@ class RayCluster:
             asked = int(self._resources["num_cpus"]), self._resources["num_gpus"]
             staying = [node for node in living_nodes() if node.name not in gone_soon]
             # At least one, which waits for a node to join.
-            self.num_slots = count_slots(staying, *asked, least=1)
+            self.num_slots = min(self._most, count_slots(staying, *asked, least=1))
             if not gone_soon:
                 return frozenset()
             for actor in [actor for actor in self._idle if node_of(actor) in gone_soon]:
@@ -230,13 +237,13 @@ class RayCluster:
         if not self._calls:
             return ()
         self._look_at_head()
+        if time.monotonic() - self._counted_s > _DEATH_TOLD_S:
+            self._oom_kills, self._counted_s = (self._oom_kills[1], oom_kills()), time.monotonic()
         with lost_as_such():
             ray.wait(list(self._calls), timeout=timeout_s)
             ready, _ = ray.wait(list(self._calls), num_returns=len(self._calls), timeout=0)
             num_running = len(self._calls)
-            completed = [Completed(self._calls.pop(call), self._outcome(call, num_running)) for call in ready]
-        self._oom_kills = oom_kills() if completed else self._oom_kills
-        return completed
+            return [Completed(self._calls.pop(call), self._outcome(call, num_running)) for call in ready]
 
     def close(self) -> None:
         """Ends every actor, even if the cluster is already gone."""
@@ -271,7 +278,7 @@ class RayCluster:
             # If the head is gone too, the driver's next call to Ray would hang until Ray ends this process.
             while not self._look_at_head():
                 time.sleep(LOOK_EVERY_S)
-            if isinstance(error, OutOfMemoryError) or oom_kills() > self._oom_kills:
+            if isinstance(error, OutOfMemoryError) or (not self._nodes_change and oom_kills() > self._oom_kills[0]):
                 return self._out_of_memory(num_running)
             return Lost(first_line(error), announced=isinstance(error, RayActorError) and error.preempted)
         except RayTaskError as error:
@@ -282,7 +289,7 @@ class RayCluster:
         """Makes fewer members run at once; with one alone, repeating it unchanged would end in the same way."""
         why = f"it was killed because memory ran out (the limit here is {size(memory_limit())})"
         if num_running > 1:
-            self.num_slots = max(1, min(self.num_slots, num_running) - 1)
+            self.num_slots = self._most = max(1, min(self.num_slots, num_running) - 1)
             return Lost(f"{why}; from now on at most {counted(self.num_slots, 'member')} at once")
         remedy = "lower optimizer.batch_size or model.width, or raise the limit"
         return Failure("OutOfMemory", f"{why} though nothing ran beside it: {remedy}", "", retryable=False)

@@ -50,7 +50,7 @@ def allowed_missing(paths: RunPaths, plan: Plan, data: RunData, config: Submissi
 def find_missing(paths: RunPaths, plan: Plan, data: RunData) -> tuple[Missing, ...]:
     """Returns the members whose last stage is not done, or whose predictions are missing or do not belong to it."""
     ledger = read_ledger(paths.ledger)
-    splits = tuple(dict.fromkeys((data.submitted, *data.scored)))
+    splits = tuple(data.splits)
     return tuple(
         Missing(member, why)
         for member in plan.members

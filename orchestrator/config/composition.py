@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 import hydra
 from hydra.core.config_loader import ConfigLoader
@@ -268,8 +268,8 @@ def _tracking_uri(explicit: str | None) -> str:
     uri = explicit or os.environ.get("MLFLOW_TRACKING_URI") or _DEFAULT_URI
     if uri.startswith("sqlite:///"):
         path, mark, query = uri.removeprefix("sqlite:///").partition("?")
-        # Quoted, since the working directory may have `?` or `%` in its name.
-        return f"sqlite:///{quote(str(_absolute(unquote(path))), safe='/ ')}{mark}{query}"
+        quoted = str(_absolute(unquote(path))).replace("%", "%25").replace("?", "%3F")
+        return f"sqlite:///{quoted}{mark}{query}"
     if uri.startswith("file:") and not uri.startswith("file://"):
         return _absolute(uri.removeprefix("file:")).as_uri()
     if ":" not in uri and uri != "databricks":

@@ -50,6 +50,7 @@ def check_text(text: str, where: str) -> None:
         if _HYDRA_PACKAGE.search(text):
             raise _Refused("# @package hydra would change Hydra's own settings; remove it")
         _check_events(yaml.parse(text, Loader=yaml.SafeLoader))
+        _check_hydra(yaml.safe_load(text))
     except (yaml.YAMLError, RecursionError) as error:
         said = " ".join(str(getattr(error, "problem", None) or error).split())
         raise ConfigError(f"{where}: cannot be read as YAML ({said})") from error
@@ -84,13 +85,21 @@ def _check_events(events: Iterator[yaml.Event]) -> None:
             total += anchors[event.anchor]
         elif isinstance(event, yaml.ScalarEvent):
             _check_tag(event.tag)
-            if _HYDRA_SETTING.search(event.value):
-                raise _Refused(f"{event.value} would change Hydra's own settings; remove it")
             total += 1
             if event.anchor is not None:
                 anchors[event.anchor] = 1
         if total > _MOST_VALUES:
             raise _Refused(f"its aliases expand to more than {_MOST_VALUES} values; write it in full")
+
+
+def _check_hydra(document: object) -> None:
+    """Raises _Refused if a key of the document, or an entry of its list of defaults, is a setting of Hydra's own."""
+    if isinstance(document, dict):
+        defaults = document.get("defaults")
+        entries = [entry for entry in defaults if entry] if isinstance(defaults, list) else []
+        for name in (*document, *(key for entry in entries for key in (entry if isinstance(entry, dict) else [entry]))):
+            if _HYDRA_SETTING.search(str(name)):
+                raise _Refused(f"{name} would change Hydra's own settings; remove it")
 
 
 def _check_tag(tag: str | None) -> None:

@@ -9,7 +9,6 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import cache, partial
 
 from orchestrator.cluster import Completed, Failure, Halted, Lost, Predicted, RayCluster, Trained
 from orchestrator.execution.jobs import Work, stored_predictions
@@ -55,6 +54,7 @@ class Driver:
         self._actors: set[str] = set()
         self._failed: dict[Job, Failure] = {}
         self._followers = {stage.ref: Follower(work.paths.metrics(stage.ref)) for stage in work.plan.stages}
+        self._unsound: CheckFailed | None = None
         self._stopping = False
         self._deadlines = Deadlines(work.progress_timeout_s, monotonic)
         self._moving: set[str] = set()
@@ -64,13 +64,11 @@ class Driver:
         """Reads from disk which jobs are done, sends missing metrics to the tracker, and returns whether all are done.
 
         Raises:
-            CheckFailed: a finished stage differs from the committed one.
+            CheckFailed: a finished stage differs from the committed one; or its checkpoint does, and all jobs are done.
         """
         self._ledger.set_state(State.running)
         self._follow(self._followers)
-        # Cached, since each check reads whole files.
-        stored = cache(partial(stored_predictions, self._work, self._book.committed))
-        check_finished(self._work.paths, self._work.plan, self._book.committed)
+        self._unsound = check_finished(self._work.paths, self._work.plan, self._book.committed)
         for stage in self._work.plan.stages:
             train = TrainJob(stage.ref)
             finished = find_finished(self._work.paths, stage)
@@ -82,11 +80,13 @@ class Driver:
             else:
                 self._ledger.declare(train, State.waiting)
         for member in self._work.plan.members:
-            found = stored(member) if self._work.plan.last_stages[member] in self._done else None
-            if found is not None:
-                self._predicted.add(member)
+            if self._work.plan.last_stages[member] in self._done:
+                found = stored_predictions(self._work, self._book.committed, member)
+                self._predicted |= {member} if found is not None else set()
             job = self._work.plan.predict_job(member)
-            self._ledger.declare(job, State.waiting if found is None else State.done)
+            self._ledger.declare(job, State.done if member in self._predicted else State.waiting)
+        if self._complete and self._unsound:
+            raise self._unsound
         return self._complete
 
     @property
@@ -114,7 +114,7 @@ class Driver:
             if stop_requested() and not self._stopping:
                 self._stopping = True
                 for member, job in list(self._busy.items()):
-                    if self._has_unsaved(job):
+                    if self._has_unsaved(job) or not self._cluster.is_local:
                         self._cluster.stop(member)
                     else:
                         # Not waited for: it may take long to start.
@@ -137,13 +137,15 @@ class Driver:
         if self._failed:
             self._ledger.set_state(State.failed)
             raise self._failure()
+        if self._complete and self._unsound:
+            raise self._unsound
         if not self._complete:
             self._ledger.set_state(State.stopped)
         show()
         return self._complete
 
     def _has_unsaved(self, job: Job) -> bool:
-        """Returns whether a stage has trained beyond its newest checkpoint."""
+        """Returns whether a stage has trained beyond its newest checkpoint; another node's files may be seen late."""
         paths = self._work.paths
         return isinstance(job, TrainJob) and read_step(paths.step(job.ref)) > newest_step(paths.checkpoints(job.ref))
 

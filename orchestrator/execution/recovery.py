@@ -15,34 +15,42 @@ from workers.threads import map_in_order
 _log = logging.getLogger(__name__)
 
 
-def check_finished(paths: RunPaths, plan: Plan, committed: Committed) -> None:
+def check_finished(paths: RunPaths, plan: Plan, committed: Committed) -> CheckFailed | None:
     """Reads the final checkpoint of each finished stage; deletes DONE.json of one that is damaged and can resume.
 
+    Returns the error for a checkpoint that is not the committed one, or is damaged and has none before it. Other
+    members may train all the same; a job that needs it will fail.
+
     Raises:
-        CheckFailed: a checkpoint is not the one that was committed, or is damaged and there is none before it.
+        CheckFailed: a DONE.json does not name the committed checkpoint.
     """
     finished = [(stage, done) for stage in plan.stages if (done := find_finished(paths, stage)) is not None]
-    for _ in map_in_order(lambda pair: _check(paths, *pair, committed), finished):
-        pass
+    for stage, done in finished:
+        require_stage(committed, stage.ref, paths.stage(stage.ref), done.checkpoint_sha256)
+    found = [*map_in_order(lambda pair: _checked(paths, *pair, committed), finished)]
+    return next((error for error in found if error is not None), None)
 
 
-def _check(paths: RunPaths, stage: Stage, done: Finished, committed: Committed) -> None:
+def _checked(paths: RunPaths, stage: Stage, done: Finished, committed: Committed) -> CheckFailed | None:
     ref, folder = stage.ref, paths.checkpoints(stage.ref)
-    require_stage(committed, ref, paths.stage(ref), done.checkpoint_sha256)
     if not (folder / done.checkpoint).exists():
         # Deleted to save space: only a job that reads it fails.
-        return
+        return None
     try:
         found = verify_checkpoint(folder / done.checkpoint)
     except StorageSilent:
         # A storage that does not answer proves nothing about the checkpoint.
-        return
+        return None
     except StorageError as error:
         steps = steps_of(folder)
         # If it is not the newest (with `predict.checkpoint=best`), resuming would not make it again.
         if len(steps) < 2 or layout.checkpoint(max(steps)) != done.checkpoint:
-            raise CheckFailed(f"{error}; {ref} is finished and cannot make it again") from error
+            return CheckFailed(str(error))
         _log.warning("%s: its last checkpoint is damaged; it resumes from the one before", ref)
         paths.done(ref).unlink()
-        return
-    require_stage(committed, ref, paths.stage(ref), found.model_sha256)
+        return None
+    try:
+        require_stage(committed, ref, paths.stage(ref), found.model_sha256)
+    except CheckFailed as error:
+        return error
+    return None

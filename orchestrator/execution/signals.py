@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -37,6 +37,9 @@ class HungUp(Stopped):
 
     exit_code = 129
 
+
+# Ctrl-C reaches a forked child too, which has the pipe until it becomes another program: it would count twice.
+os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1) and None)
 
 _KINDS = {signal.SIGINT: Stopped, signal.SIGTERM: Terminated, signal.SIGHUP: HungUp}
 
@@ -81,7 +84,7 @@ class Interrupts:
     def __enter__(self) -> Self:
         self._ignores_hangup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
         self._terminals = tuple(number for number in (1, 2) if os.isatty(number))
-        self._heard, self._told = os.pipe2(os.O_CLOEXEC)
+        self._heard, self._told = os.pipe()
         os.set_blocking(self._told, False)
         self._counter = threading.Thread(target=self._count, name="septet-signals", daemon=True)
         self._counter.start()
@@ -141,8 +144,8 @@ class Interrupts:
                 first_s, self._counted = now_s, signal.Signals(number)
             elif number == signal.SIGINT or (number == signal.SIGTERM and now_s - first_s >= _ECHO_S):
                 # No clean-up: the kernel frees the locks, and the process guard ends Ray's processes.
-                if 2 in self._terminals:
-                    os.write(2, _SHOW_CURSOR)
+                with suppress(OSError):
+                    os.write(2 if 2 in self._terminals else self._told, _SHOW_CURSOR)
                 os._exit(128 + number)
 
     def _receive(self, number: int, _: FrameType | None) -> None:

@@ -3,15 +3,17 @@
 import logging
 import os
 import re
+import time
 from typing import TYPE_CHECKING
 
 from orchestrator.tracking.uri import check_database_place, sqlite_path
-from workers.errors import ConfigError
+from workers.errors import ConfigError, StorageError
 from workers.storage import TEMPORARY_PREFIX, fsync, locked
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+_MAKING_S = 60.0  # it takes 2 to 5 s, more on a busy machine
 # What SQLite, and MLflow's migrations, say of a database that was made only in part, or is none.
 _BROKEN = re.compile(
     r"(?:table \S+ already exists|duplicate column name|no such (?:table|column)|malformed|not a database|"
@@ -68,8 +70,14 @@ def make_database(uri: str) -> None:
     from sqlalchemy.exc import DatabaseError
 
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}")
+    until = time.monotonic() + _MAKING_S
+
+    def waiting() -> None:
+        if time.monotonic() > until:
+            raise ConfigError(f"{path}: another process has been making it for {_MAKING_S:.0f} s; end that one")
+
     try:
-        with locked(path.with_name(f"{path.name}.lock")):
+        with locked(path.with_name(f"{path.name}.lock"), waiting):
             if path.exists():
                 return
             for left in (temporary, temporary.with_name(f"{temporary.name}-journal")):
@@ -79,7 +87,7 @@ def make_database(uri: str) -> None:
             fsync(temporary)
             temporary.replace(path)
             fsync(path.absolute().parent)
-    except (MlflowException, DatabaseError, OSError) as error:
+    except (MlflowException, DatabaseError, OSError, StorageError) as error:
         raise ConfigError(f"{path} cannot be made ({str(error).splitlines()[0]})") from error
 
 

@@ -126,7 +126,7 @@ def _check_stores(run: Examined) -> None:
             run.notes.append(f"datasets.{name}: not checked: {error}")
             continue
         for damaged in damaged_files(store.path, store.files):
-            run.differs(f"{store.path / damaged}: damaged; the next launch packs it again")
+            run.differs(f"{store.path / damaged}: damaged (datasets.{name})")
         if store.digest != run.record.data_digests.get(name):
             run.differs(f"{store.path}: digest {store.digest[:12]} of datasets.{name} is not run.json's")
         run.count("prepared datasets")

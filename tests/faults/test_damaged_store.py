@@ -48,4 +48,4 @@ def test_damage_before_a_launch_is_packed_again_and_verify_tells_it(undisturbed,
     damage(place)
     told = ask(capsys, "verify", place.paths.root)
     assert told.code == 8
-    assert "train-00000.images.npy: damaged; the next launch packs it again" in told.out
+    assert "train-00000.images.npy: damaged (datasets.target)" in told.out

@@ -5,7 +5,7 @@ import hydra.utils
 import pytest
 import yaml
 
-from orchestrator.config.safety import check_folder
+from orchestrator.config.safety import check_folder, check_text
 
 MEMBERS = "members: {solo: {stages: {train: {dataset: target}}}}\n"
 # Nine to the ninth: 387 million values from nine lines.
@@ -79,8 +79,7 @@ def test_python_tag_in_a_users_file_is_not_run(where, groups, tmp_path, ask):
     (groups / "ensemble" / "own.yaml").write_text(f"{above}members: {payload}\n")
     answer = ask("plan", "--config-dir", str(groups), "ensemble=own")
     assert answer.code == 2
-    assert "own.yaml" in answer.line
-    assert ("python/object/apply" if where == "members" else "Hydra's own settings") in answer.line
+    assert "own.yaml" in answer.line and "python/object/apply" in answer.line
     assert not marker.exists()
     yaml.unsafe_load(payload)
     assert marker.exists(), "the payload is no live one"
@@ -160,3 +159,4 @@ def test_settings_of_hydra_itself_in_a_file_are_refused(text, groups, ask):
     answer = ask("plan", f"--config-dir={groups}", "experiment=evil")
     assert answer.code == 2
     assert "evil.yaml: " in answer.line and "would change Hydra's own settings" in answer.line
+    check_text("datasets: {target: {root: /hydra/photos, classes: hydra}}", "a path or a class of that name")

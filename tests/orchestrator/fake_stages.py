@@ -70,6 +70,8 @@ def plan_of(chains: Mapping[str, Mapping[str, str | None]], epochs: Mapping[str,
 def make_spec(stage_dir: Path, stage: Stage | None = None, store: Path | None = None) -> StageSpec:
     """What a worker is told of a stage (by default an undescribed one named by `stage_dir`'s last two folders)."""
     stage = stage or make_stage(f"{stage_dir.parent.name}/{stage_dir.name}")
+    # The driver's fence is there before a worker starts.
+    stage_dir.parent.mkdir(parents=True, exist_ok=True)
     return StageSpec(
         member=stage.ref.member,
         stage=stage.ref.stage,

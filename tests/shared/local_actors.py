@@ -23,6 +23,8 @@ class LocalActors:
     order. `told_to_leave` holds the members whose node a test declares to be draining.
     """
 
+    is_local = True
+
     def __init__(self, num_slots: int, duties: Callable[[], Duties] = worker_duties) -> None:
         self._num_slots = num_slots
         self._duties = duties

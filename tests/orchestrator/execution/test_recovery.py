@@ -117,8 +117,8 @@ def test_driver_refuses_a_damaged_finished_stage_that_no_further_update_would_re
         for folder in set(final.parent.iterdir()) - {final}:
             shutil.rmtree(folder)
     (final / "model.safetensors").write_bytes(b"[]")
-    with pytest.raises(CheckFailed, match=r"model\.safetensors.*base1/train is finished and cannot make it again"):
-        seven.driver().take_stock()
+    with pytest.raises(CheckFailed, match=r"base1/train/.*model\.safetensors differs"):
+        seven.launch()
     assert seven.paths.done(StageRef("base1", "train")).exists()
 
 

@@ -1,5 +1,6 @@
 """Signals sent to processes of their own: exit codes, the orderly stop, and the second Ctrl-C."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -36,12 +37,13 @@ _DEFERS = """
 
 
 @contextmanager
-def _started(setting):
+def _started(setting, **options):
     process = subprocess.Popen(
         [sys.executable, "-c", _AT_WORK.format(setting=setting)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        **options,
         # Whoever started the tests may ignore it.
         preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL) and None,
     )
@@ -109,3 +111,20 @@ def test_signal_that_another_handler_took_stops_all_the_same():
         process.send_signal(signal.SIGTERM)
         out, _ = process.communicate(timeout=60)
     assert (process.returncode, out) == (143, "cleaned up\n")
+
+
+def test_ctrl_c_that_a_forked_child_hears_too_is_counted_once():
+    forking = """
+        import subprocess
+        with interrupts.deferred():
+            # As Ray starts its processes; Ctrl-C goes to the whole group.
+            wait = lambda: (print("ready", flush=True), time.sleep(1))
+            subprocess.run([sys.executable, "-c", "pass"], preexec_fn=wait)
+            while not interrupts.requested:
+                time.sleep(0.01)
+        raise interrupts.error()
+"""
+    with _started(forking.strip(), start_new_session=True) as process:
+        os.killpg(process.pid, signal.SIGINT)
+        out, _ = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "cleaned up\n")

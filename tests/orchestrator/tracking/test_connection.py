@@ -10,7 +10,6 @@ import pytest
 from at_once import at_once
 
 from orchestrator.config.composition import compose
-from orchestrator.tracking import connection
 from orchestrator.tracking.connection import connect, make_database
 from orchestrator.tracking.mlflow_store import Store
 from orchestrator.tracking.sender import explain
@@ -91,4 +90,3 @@ def test_line_of_mlflow_s_own_is_shown_to_its_end():
     line = f"{'The schema is of an older version. ' * 9}Run `mlflow db upgrade`."
     assert explain(MlflowException(line)) == line
     assert explain(OSError("x" * 200)).endswith("...")
-    assert connection.sqlite_path("sqlite:////a%3Fb/c") is not None

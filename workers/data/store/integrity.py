@@ -35,7 +35,7 @@ def checksum(content: np.ndarray) -> int:
         return zlib.crc32(content.data)
     summed = num_rows * 8 * _COLUMNS
     words = content[:summed].view("<u8").reshape(num_rows, _COLUMNS)
-    return zlib.crc32(content[summed:].data, zlib.crc32(np.add.reduce(words).data))
+    return zlib.crc32(content[summed:].data, zlib.crc32(np.add.reduce(words).astype("<u8").data))
 
 
 def damaged_files(
@@ -83,8 +83,8 @@ def image_damaged(path: Path, index: int) -> StorageError:
     with suppress(OSError):
         (path.parent / _NOTE).unlink()
     return StorageError(
-        f"{path}: image {index} of this shard is damaged (its checksum differs); check that disk, then run it again, "
-        "which packs the shard again"
+        f"{path}: image {index} of this shard is damaged (its checksum differs); check that disk, then run it again "
+        "with datasets.verify=always, which packs the shard again"
     )
 
 

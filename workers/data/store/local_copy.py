@@ -1,7 +1,6 @@
 """Copies a store onto a node's own disk, so that the node reads shared storage once and not in every epoch."""
 
 import hashlib
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from workers.data.store.integrity import damaged_files, note_whole
 from workers.data.store.store import MANIFEST, Store, open_store
 from workers.errors import StorageError
 from workers.settings import Verify
-from workers.storage import atomic_folder, locked, remove_leftovers, silent
+from workers.storage import locked, remove_leftovers, replacing_folder, silent
 
 _BLOCK_BYTES = 8 << 20
 
@@ -28,32 +27,32 @@ def open_on_node(store: Path, local_copy: Path | None, beat: Callable[[], None] 
     if local_copy is None:
         return source
     copy = local_copy / f"{store.name}-{source.digest[:16]}"
-    found = _opened(copy, source)
+    found = _opened(copy, source, beat)
     if found is None:
         make_folder(local_copy, "datasets.local_copy")
         with locked(local_copy / f"{copy.name}.lock", beat):
-            found = _opened(copy, source) or _copied(source, copy, beat)
+            found = _opened(copy, source, beat) or _copied(source, copy, beat)
     return found
 
 
-def _opened(copy: Path, source: Store) -> Store | None:
-    """Opens the copy if it exists and is complete."""
+def _opened(copy: Path, source: Store, beat: Callable[[], None]) -> Store | None:
+    """Opens the copy if it exists and is whole; reads changed files, and all of them once a week."""
     try:
         opened = open_store(copy)
     except StorageError:
         return None
-    whole = opened.digest == source.digest and not damaged_files(copy, opened.files, Verify.changed)
+    whole = opened.digest == source.digest and not damaged_files(copy, opened.files, Verify.changed, lambda _: beat())
     return opened if whole else None
 
 
 def _copied(source: Store, copy: Path, beat: Callable[[], None]) -> Store:
-    shutil.rmtree(copy, ignore_errors=True)
     # Deletes the rest of a killed copy, which may be as large as the store, and which nothing else deletes.
     remove_leftovers(copy.parent, copy.name)
     needed = sum(entry.size for entry in source.files.values())
     change = "set datasets.local_copy to a larger disk of the nodes, or to null to read the store from shared storage"
     require_space(copy.parent, needed, f"the copy of {source.path}", change)
-    with atomic_folder(copy) as folder:
+    # Other members of this node may be reading a damaged copy.
+    with replacing_folder(copy) as folder:
         for name, entry in source.files.items():
             _copy_checked(source.path / name, folder / name, entry.sha256, beat)
         (folder / MANIFEST).write_bytes((source.path / MANIFEST).read_bytes())

@@ -46,7 +46,7 @@ class Pixels:
 
     def __init__(self, shards: Sequence[ShardFiles], size: int, checksums: np.ndarray | None = None) -> None:
         """Opens nothing yet; images are compared with `checksums` [N] uint32 as they are read, None for not at all."""
-        self._checksums: list[int] | None = None if checksums is None else checksums.tolist()
+        self._checksums = checksums
         # An empty file cannot be mapped.
         self._files = [shard for shard in shards if shard.num_images]
         self._starts = [0, *accumulate(shard.num_images for shard in self._files)]
@@ -121,7 +121,9 @@ class Pixels:
             shard = self._open.get(number)
             if shard is None:
                 span = slice(self._starts[number], self._starts[number + 1])
-                shard = _open_shard(self._files[number], self._size, self._checksums and self._checksums[span])
+                shard = _open_shard(
+                    self._files[number], self._size, None if self._checksums is None else self._checksums[span]
+                )
                 self._most_open = self._most_open or _room_for(len(self._files))
                 while len(self._open) >= self._most_open:
                     self._open.popitem(last=False)
@@ -151,7 +153,7 @@ def _room_for(num_shards: int) -> int:
     return max(1, min(num_shards, (soft - _OTHER_FILES) // 2))
 
 
-def _open_shard(files: ShardFiles, size: int, checksums: list[int] | None) -> "_RawShard | _JpegShard":
+def _open_shard(files: ShardFiles, size: int, checksums: np.ndarray | None) -> "_RawShard | _JpegShard":
     try:
         if files.offsets is None:
             return _RawShard(files.images, (files.num_images, size, size, 3), checksums)
@@ -190,7 +192,7 @@ class _Mapped:
 
 
 class _RawShard:
-    def __init__(self, path: Path, shape: tuple[int, ...], checksums: list[int] | None) -> None:
+    def __init__(self, path: Path, shape: tuple[int, ...], checksums: np.ndarray | None) -> None:
         self._path = path
         self._mapped = _Mapped(path, shape)
         self._images = self._mapped.array
@@ -212,7 +214,7 @@ class _RawShard:
 
 
 class _JpegShard:
-    def __init__(self, path: Path, offsets: np.ndarray, size: int, checksums: list[int] | None) -> None:
+    def __init__(self, path: Path, offsets: np.ndarray, size: int, checksums: np.ndarray | None) -> None:
         self._path = path
         self._mapped = _Mapped(path, (int(offsets[-1]),))
         self._content = self._mapped.array
@@ -231,7 +233,9 @@ class _JpegShard:
                 return decode_window(content.data, top, left, bottom - top)
             return decode_window(content.data, 0, 0, self._size)[rows, columns]
         except ValueError as error:
-            raise image_damaged(self._path, index) from error
+            raise StorageError(
+                f"{self._path}: image {index} is damaged ({error}): delete the dataset's folder, then run it again"
+            ) from error
 
     def run(self, start: int, stop: int, rows: slice, columns: slice) -> np.ndarray:
         return np.stack([self.window(index, rows, columns) for index in range(start, stop)])

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +22,16 @@ from workers.data.store.packing import PackingThreads, pack
 from workers.data.store.pixels import Pixels
 from workers.data.store.shards import RECORDS, Decided, Encoding, ShardRunner, Unreadable, records_of, write_npy
 from workers.data.store.statistics import image_statistics
-from workers.data.store.store import MANIFEST, MEAN_IMAGE, SCHEMA, digest_of, open_store, read_store, split_shards
+from workers.data.store.store import (
+    MANIFEST,
+    MEAN_IMAGE,
+    SCHEMA,
+    digest_of,
+    open_store,
+    read_store,
+    seal_of,
+    split_shards,
+)
 from workers.errors import DataError, SourceLost, StorageError
 from workers.settings import SPLITS, DatasetSettings, OnBad, StoreFormat, Verify, dataset_options
 from workers.storage import fsync, is_locked, locked, remove_leftovers, storage_errors, write_json
@@ -130,6 +140,11 @@ def _find(work: _Preparation, *, repair: bool) -> Path | None:
         if not folder.exists():
             continue
         damaged = _damaged_files(work, folder)
+        if damaged and not os.access(folder, os.W_OK):
+            raise StorageError(
+                f"{folder / damaged[0]}: the prepared dataset is damaged, and this account cannot write there: let its "
+                "owner run this, or give another datasets.store"
+            )
         if damaged and not repair:
             return None
         if damaged:
@@ -160,8 +175,10 @@ def _repair(work: _Preparation, folder: Path, damaged: list[str]) -> None:
     store, building = read_store(folder), work.building
     beside = building / folder.name
     try:
+        # What a killed repair left may be links to files that have been damaged since.
+        shutil.rmtree(beside, ignore_errors=True)
         with storage_errors(beside):
-            beside.mkdir(parents=True, exist_ok=True)
+            beside.mkdir(parents=True)
             shutil.copytree(folder / RECORDS, records_of(beside), dirs_exist_ok=True)
             for name in store.files.keys() - damaged:
                 # A file that cannot be linked there is packed again.
@@ -181,7 +198,6 @@ def _repair(work: _Preparation, folder: Path, damaged: list[str]) -> None:
         raise StorageError(f"{where}: the prepared dataset is damaged and cannot be packed again: {error}") from error
     finally:
         shutil.rmtree(building, ignore_errors=True)
-    note_whole(folder, list(store.files))
 
 
 @contextmanager
@@ -311,7 +327,7 @@ def _write_store(work: _Preparation, rows: Rows, folder: Path) -> None:
         "unreadable": {"test": [asdict(each) for each in kept_unreadable]},
         "files": {name: asdict(files[name]) for name in sorted(files)},
     }
-    write_json(folder / MANIFEST, manifest)
+    write_json(folder / MANIFEST, {**manifest, "seal": seal_of(manifest)})
 
 
 def _by_decision(decided: tuple[Decided, ...]) -> dict[str, list[str]]:

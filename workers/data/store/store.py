@@ -10,8 +10,8 @@
 <split>.contents.npy       [N, 32] uint8: sha256 of each image's content, from which its split was chosen
 <split>.checksums.npy      [N] uint32: a checksum of each image's bytes in its shard (`integrity`)
 mean_image.npy             [S, S, 3] float32: the mean of train at each position, on the scale 0…255
-manifest.json              written last: options, classes, counts, images in each shard, digest, statistics, and each
-                           file's size and sha256
+manifest.json              written last: options, classes, counts, images in each shard, digest, statistics, each file's
+                           size and sha256, and a seal, the sha256 of all this
 ```
 A split without images has no files. A shard without readable images has files with no images. Two hidden entries belong
 to preparation: `.records` (`shards`) and `.verified.json` (`integrity`).
@@ -19,6 +19,7 @@ to preparation: `.records` (`shards`) and `.verified.json` (`integrity`).
 
 import hashlib
 import io
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -37,8 +38,8 @@ from workers.storage import Written, layout, parse_json
 MANIFEST = "manifest.json"
 MEAN_IMAGE = "mean_image.npy"
 SCHEMA = 4
-# Of earlier schemas, those that finished runs may still be read with: 3 has no checksums.
-_READABLE = (3, SCHEMA)
+# Finished runs may still read stores of this schema, which have no checksums and no seal.
+_OLDEST = 3
 _CHECKSUMS = ".checksums.npy"
 
 
@@ -175,8 +176,10 @@ def read_store(path: Path) -> Store:
 
 
 def _from_manifest(path: Path, manifest: dict[str, Any]) -> Store:
-    if manifest["schema"] not in _READABLE:
+    if manifest["schema"] not in (_OLDEST, SCHEMA):
         raise _damaged(path, f"{MANIFEST} has schema {manifest['schema']}, not {SCHEMA}")
+    if manifest["schema"] == SCHEMA and manifest.pop("seal") != seal_of(manifest):
+        raise _damaged(path, f"{MANIFEST} differs from its seal")
     return Store(
         path=path,
         digest=manifest["digest"],
@@ -199,6 +202,11 @@ def _from_manifest(path: Path, manifest: dict[str, Any]) -> Store:
         files={name: Written(**entry) for name, entry in manifest["files"].items()},
         class_ids=tuple(manifest["class_ids"]),
     )
+
+
+def seal_of(manifest: Mapping[str, Any]) -> str:
+    """Returns the sha256 of a manifest without its seal."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _num_decided(decisions: Mapping[str, Mapping[str, Sequence[str]]]) -> dict[str, int]:

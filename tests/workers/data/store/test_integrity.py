@@ -129,3 +129,36 @@ def test_shard_whose_source_has_changed_unseen_stays_and_is_named(store, setting
         prepare(settings, tmp_path / "stores")
     assert contents(store.path) == before
     shutil.rmtree(store.path)
+
+
+def test_repair_does_not_trust_what_a_killed_repair_has_linked(store, settings, tmp_path):
+    """Its links are the damaged files themselves, if they were damaged since."""
+    name = next(iter(store.shards["train"])).images.name
+    whole = contents(store.path)
+    left = tmp_path / "stores" / f".building-{store.path.name}" / store.path.name
+    left.mkdir(parents=True)
+    for file in whole:
+        (left / file).hardlink_to(store.path / file)
+    shutil.copytree(store.path / ".records", left.with_name(f"{left.name}.records"))
+    flip(store.path / name)
+    touch(store.path / name)
+    assert prepare(settings, tmp_path / "stores") == store.path
+    assert contents(store.path) == whole
+    assert damaged_files(store.path, store.files) == []
+
+
+def test_repair_gives_files_that_it_did_not_read_no_new_week(store, settings, tmp_path):
+    (store.path / ".verified.json").unlink()
+    flip(store.path / "val.sizes.npy", 130)
+    (store.path / "test.rows.txt").unlink()
+    prepare(settings, tmp_path / "stores", verify=Verify.never)
+    assert damaged_files(store.path, store.files, Verify.changed) == ["val.sizes.npy"]
+
+
+def test_manifest_that_lost_a_bit_is_told(store):
+    text = (store.path / "manifest.json").read_text()
+    at = text.index('"mean"') + len('"mean": [\n  0.')
+    changed = text[:at] + str((int(text[at]) + 1) % 10) + text[at + 1 :]
+    (store.path / "manifest.json").write_text(changed)
+    with pytest.raises(StorageError, match=r"manifest\.json differs from its seal; delete the folder"):
+        open_store(store.path)

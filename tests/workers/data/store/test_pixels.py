@@ -218,5 +218,5 @@ def test_damaged_image_of_a_jpeg_store_is_a_storage_error_that_names_it(tmp_path
     np.save(tmp_path / "offsets.npy", np.cumsum([0, *map(len, encoded)]))
     stored = Pixels([ShardFiles(2, tmp_path / "images.npy", tmp_path / "offsets.npy")], SIZE)
     assert stored[0].shape == (SIZE, SIZE, 3)
-    with pytest.raises(StorageError, match=r"images.npy: image 1 of this shard is damaged"):
+    with pytest.raises(StorageError, match=r"images.npy: image 1 is damaged"):
         stored[1, 2:10, 2:10]
