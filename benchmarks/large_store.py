@@ -6,6 +6,7 @@ The images are small and all zero, in sparse files: nothing measured here depend
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -14,8 +15,9 @@ import numpy as np
 from benchmarks.row import Measure, Row, Settings, Spread, Wanted
 from benchmarks.turns import Turns, take_turns
 from workers.data.loading import draw_epoch
-from workers.data.store import MANIFEST, SCHEMA, Store, digest_of, npy_header, open_store, rows_per_shard
+from workers.data.store import MANIFEST, SCHEMA, Store, digest_of, npy_header, open_store, rows_per_shard, seal_of
 from workers.settings import SPLITS, AugmentationSettings
+from workers.storage import Written, sha256_of
 
 PixelWriter = Callable[[Path, bytes, int], None]
 NUM_IMAGES, NUM_CLASSES = 1_300_000, 1000
@@ -33,7 +35,7 @@ def write_store(
     """
     write_pixels = write_pixels or _sparse
     folder.mkdir(parents=True)
-    files: dict[str, dict[str, str | int]] = {}
+    files: dict[str, Written] = {}
     shards = {}
     for split in SPLITS:
         count = num_images if split == "train" else 1
@@ -50,8 +52,10 @@ def write_store(
         (folder / f"{split}.rows.txt").write_text("".join(names))
     np.save(folder / "mean_image.npy", np.zeros((size, size, 3), np.float32))
     for path in sorted(folder.iterdir()):
-        # A digest of the name: reading all pixels would be most of the work.
-        files[path.name] = {"size": path.stat().st_size, "sha256": hashlib.sha256(path.name.encode()).hexdigest()}
+        # Of pixels a digest of the name: reading them all would be most of the work.
+        pixels = path.name.endswith(".images.npy")
+        sha256 = hashlib.sha256(path.name.encode()).hexdigest() if pixels else sha256_of(path)
+        files[path.name] = Written(path.stat().st_size, sha256)
     classes = tuple(f"n{number:08d}" for number in range(NUM_CLASSES))
     manifest = {
         "schema": SCHEMA,
@@ -61,7 +65,7 @@ def write_store(
         "classes": classes,
         "counts": {split: sum(shards[split]) for split in SPLITS},
         "shards": shards,
-        "digest": digest_of(classes, {name: str(entry["sha256"]) for name, entry in files.items()}),
+        "digest": digest_of(classes, files),
         "mean": [0.5] * 3,
         "std": [0.25] * 3,
         "eigenvalues": [0.1, 0.01, 0.001],
@@ -70,9 +74,9 @@ def write_store(
         "unreadable": {"test": []},
         "decisions": {},
         "class_ids": [],
-        "files": files,
+        "files": {name: asdict(entry) for name, entry in files.items()},
     }
-    (folder / MANIFEST).write_text(json.dumps(manifest))
+    (folder / MANIFEST).write_text(json.dumps({**manifest, "seal": seal_of(manifest)}))
     return folder
 
 

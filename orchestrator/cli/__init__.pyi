@@ -1,1 +1,1 @@
-from .program import command as command, main as main
+from .program import command as command

@@ -12,7 +12,9 @@ from orchestrator.config import ClusterConfig
 def one_slot(_settings: ClusterConfig) -> Iterator[LocalActors]:
     """Takes the place of `open_cluster`: one member at a time, since torch's generator is the process's."""
     actors = LocalActors(num_slots=1)
-    yield actors
-    # Ray would have killed them; a thread that computes while the interpreter ends would abort it.
-    for thread in actors.threads:
-        thread.join(20)
+    try:
+        yield actors
+    finally:
+        # Ray would have killed them; a thread that computes while the interpreter ends would abort it.
+        for thread in actors.threads:
+            thread.join(20)

@@ -1,6 +1,5 @@
 from .atomic import (
     TEMPORARY_PREFIX as TEMPORARY_PREFIX,
-    atomic_folder as atomic_folder,
     fsync as fsync,
     hold as hold,
     parse_json as parse_json,

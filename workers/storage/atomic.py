@@ -40,7 +40,8 @@ def hold(folder: Path) -> None:
 
 def require_held(path: Path) -> None:
     """Raises StorageError if a held folder that `path` is in has been renamed or deleted."""
-    for folder in _held:
+    # A copy: other threads may add to it.
+    for folder in tuple(_held):
         if path.is_relative_to(folder) and not folder.is_dir():
             raise StorageError(
                 f"{folder}: was renamed or deleted while it was in use; rename it back, or run it again on the new name"

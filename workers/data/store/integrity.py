@@ -19,6 +19,7 @@ from workers.storage import Written, parse_json, sha256_of, write_json
 from workers.threads import map_in_order
 
 _NOTE = ".verified.json"
+_NO_NOTE: dict[str, Any] = {"time": 0.0, "files": {}}
 _WHOLE_EVERY_S = 7 * 24 * 3600.0
 # Columns of eight bytes; a prime, so that no two blocks of a disk can change places unnoticed. Shorter content is not
 # worth summing.
@@ -50,9 +51,8 @@ def damaged_files(
     the last whole reading is a week old; `never` compares sizes. `read` is called with each name that was read.
     """
     found = {name: _stat(folder / name) for name in files}
-    noted = _noted(folder)
-    recent = 0 <= time.time() - noted["time"] < _WHOLE_EVERY_S
-    trusted = noted["files"] if verify is Verify.changed and recent else {}
+    noted = _noted(folder) if verify is Verify.changed else _NO_NOTE
+    trusted = noted["files"] if 0 <= time.time() - noted["time"] < _WHOLE_EVERY_S else {}
     suspect = [name for name in files if found[name] is None or trusted.get(name) != found[name]]
     if verify is Verify.never:
         suspect = [name for name in suspect if not _has_size(found[name], files[name])]
@@ -105,7 +105,7 @@ def _noted(folder: Path) -> dict[str, Any]:
         noted = parse_json((folder / _NOTE).read_bytes())
         return {"time": float(noted["time"]), "files": dict(noted["files"])}
     except (OSError, ValueError, KeyError, TypeError):
-        return {"time": 0.0, "files": {}}
+        return _NO_NOTE
 
 
 def _write_note(folder: Path, time_s: float, files: Mapping[str, list[int] | None]) -> None:
