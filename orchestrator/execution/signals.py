@@ -144,8 +144,9 @@ class Interrupts:
                 first_s, self._counted = now_s, signal.Signals(number)
             elif number == signal.SIGINT or (number == signal.SIGTERM and now_s - first_s >= _ECHO_S):
                 # No clean-up: the kernel frees the locks, and the process guard ends Ray's processes.
-                with suppress(OSError):
-                    os.write(2 if 2 in self._terminals else self._told, _SHOW_CURSOR)
+                if 2 in self._terminals:
+                    with suppress(OSError):
+                        os.write(2, _SHOW_CURSOR)
                 os._exit(128 + number)
 
     def _receive(self, number: int, _: FrameType | None) -> None:

@@ -189,7 +189,7 @@ def _repair(work: _Preparation, folder: Path, damaged: list[str]) -> None:
         made = read_store(beside).files
         differing = [name for name in damaged if made.get(name) != store.files[name]]
         if differing:
-            raise StorageError(f"{differing[0]} would have other bytes now; delete {folder} to prepare it anew")
+            raise StorageError(f"{differing[0]} would have other bytes now; delete {folder} to prepare all of it again")
         with storage_errors(folder):
             for name in damaged:
                 (beside / name).replace(folder / name)
