@@ -32,7 +32,7 @@ def _loads_torch(statement, folder):
 
 def test_status_and_submit_of_a_finished_run_load_no_torch(finished, tmp_path):
     verbs = "\n".join(f"assert main([{verb!r}, {str(finished)!r}]) == 0" for verb in ("status", "submit"))
-    assert not _loads_torch(f"from orchestrator.cli import main\n{verbs}", tmp_path)
+    assert not _loads_torch(f"from orchestrator.cli.program import main\n{verbs}", tmp_path)
     assert (finished / "submission" / "manifest.json").is_file()
 
 
