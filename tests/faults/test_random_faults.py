@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import psutil
 import pytest
-from command_line import write_ensemble
+from command_line import ask, write_ensemble
 from listed import flip
 from oracle import Ended, Place, expect_clean_end, fill_disk, placed
 from run_artefacts import artefacts
@@ -218,7 +218,9 @@ def disk(tmp_path):
 
 
 @pytest.mark.parametrize("seed", seeds())
-def test_launch_with_one_random_fault_ends_in_the_same_bytes_or_one_right_line(seed, reference, disk, tmp_path, family):
+def test_launch_with_one_random_fault_ends_in_the_same_bytes_or_one_right_line(
+    seed, reference, disk, tmp_path, family, capsys
+):
     whole, expected, seconds = reference
     draw = random.Random(seed)
     fault, after_s = draw.choice(FAULTS), draw.uniform(0.0, seconds)
@@ -239,4 +241,9 @@ def test_launch_with_one_random_fault_ends_in_the_same_bytes_or_one_right_line(s
         sys.stdout.write(f"{line}\n")
         expect_clean_end(place, family)
         if again.code == 0:
-            assert artefacts(place.paths) == expected, line
+            try:
+                assert artefacts(place.paths) == expected, line
+            except FileNotFoundError:
+                # A final checkpoint that nothing else needs may be deleted to save space; only `verify` misses it.
+                assert fault.act is delete_a_checkpoint, line
+                assert ask(capsys, "verify", place.paths.root).code == 8
