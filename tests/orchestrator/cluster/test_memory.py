@@ -1,16 +1,17 @@
 """The memory limit of a control group: read in both versions, and told when the kernel kills a member for it."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import psutil
 import pytest
-from oracle import child_environment
+from oracle import child_environment, wait_for
 
 from orchestrator.cluster.memory import memory_limit, oom_kills
 
-GROUP = Path("/sys/fs/cgroup/memory/septet-test")
+GROUP = Path(f"/sys/fs/cgroup/memory/septet-test-{os.getpid()}")
 LIMIT = 1 << 30
 
 
@@ -82,6 +83,8 @@ def test_member_that_the_kernel_kills_for_memory_runs_with_fewer_beside_it_and_a
             capture_output=True, text=True, check=False,
         )  # fmt: skip
     finally:
+        # Once Ray's last processes have left it.
+        wait_for(lambda: not (GROUP / "tasks").read_text(), give_up_s=60)
         GROUP.rmdir()
     first, second = ended.stdout.splitlines()
     why = "memory ran out (the limit here is 1.1 GB)"
