@@ -4,7 +4,6 @@ The images are small and all zero, in sparse files: nothing measured here depend
 """
 
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -15,9 +14,9 @@ import numpy as np
 from benchmarks.row import Measure, Row, Settings, Spread, Wanted
 from benchmarks.turns import Turns, take_turns
 from workers.data.loading import draw_epoch
-from workers.data.store import MANIFEST, SCHEMA, Store, digest_of, npy_header, open_store, rows_per_shard, seal_of
+from workers.data.store import MANIFEST, SCHEMA, Store, digest_of, npy_header, open_store, rows_per_shard
 from workers.settings import SPLITS, AugmentationSettings
-from workers.storage import Written, sha256_of
+from workers.storage import Written, sealed, sha256_of
 
 PixelWriter = Callable[[Path, bytes, int], None]
 NUM_IMAGES, NUM_CLASSES = 1_300_000, 1000
@@ -76,7 +75,7 @@ def write_store(
         "class_ids": [],
         "files": {name: asdict(entry) for name, entry in files.items()},
     }
-    (folder / MANIFEST).write_text(json.dumps({**manifest, "seal": seal_of(manifest)}))
+    (folder / MANIFEST).write_bytes(sealed(manifest))
     return folder
 
 

@@ -4,6 +4,7 @@ import hashlib
 import os
 import tarfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 # Set before numpy or torch is imported: thread counts are read then, and results depend on them bit for bit.
@@ -24,6 +25,7 @@ PHOTOGRAPHS_ARCHIVE = "imagenet-photos.tar"
 _FOREIGN = ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "RAY_ADDRESS")
 
 
+@cache
 def _soak_note() -> Path | None:
     """The file that says which tests of a soak have passed with this code, so that an interrupted one resumes."""
     folder = os.environ.get("SEPTET_SOAK_DONE")
@@ -31,8 +33,9 @@ def _soak_note() -> Path | None:
         return None
     digest = hashlib.sha256()
     for top in ("orchestrator", "workers", "conf", "tests"):
-        for path in sorted((CHECKOUT / top).rglob("*.[py][ya]*")):
-            digest.update(path.read_bytes())
+        for path in sorted((CHECKOUT / top).rglob("*")):
+            if path.suffix in (".py", ".c", ".yaml"):
+                digest.update(path.read_bytes())
     return Path(folder) / digest.hexdigest()[:16]
 
 

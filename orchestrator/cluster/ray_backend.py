@@ -46,6 +46,9 @@ from workers.protocol import PredictSpec, StageSpec
 if TYPE_CHECKING:
     from orchestrator.config import ClusterConfig
 
+# Ray tells a worker's death within this time.
+_DEATH_TOLD_S = 10.0
+
 
 def check_resources(settings: "ClusterConfig") -> int:
     """Returns how many members run at once. Called before anything on disk is touched.
@@ -83,9 +86,6 @@ def shard_runner(settings: "ClusterConfig") -> ShardRunner:
     A local Ray takes seconds to start and has the same CPUs.
     """
     return PackingThreads() if settings.address is None else RayShards(settings.address)
-
-
-_DEATH_TOLD_S = 10.0
 
 
 class RayShards:
@@ -166,7 +166,7 @@ class RayCluster:
         self._calls: dict[Any, str] = {}
         # After a member ran out of memory, fewer run at once.
         self._most = num_slots
-        # The kernel's count some seconds ago and before: Ray tells a death late.
+        # The kernel's count at the last two looks, `_DEATH_TOLD_S` apart.
         self._oom_kills, self._counted_s = (oom_kills(),) * 2, 0.0
 
     def warm_up(self, num_members: int, num_threads: int) -> None:

@@ -88,33 +88,25 @@ def node_of(actor: Any) -> str:
     return str(about["Address"]["NodeID"]) if about.get("State") == "ALIVE" else ""
 
 
-def _connects(address: str) -> bool:
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
-    except OSError:
-        return False
-    return True
-
-
-def _answers(address: str) -> bool:
-    """Returns whether a gRPC server answers, by HTTP/2's opening; one with TLS need only take the connection."""
-    if os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
-        return _connects(address)
+def _connects(address: str, opening: bytes = b"", answer: bytes = b"") -> bool:
+    """Returns whether a server takes a connection, and whether its answer to `opening` has `answer` at byte 3."""
     host, _, port = address.rpartition(":")
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S) as connection:
-            connection.sendall(_HTTP2_OPENING)
-            answer = connection.recv(4)
-    except (OSError, ValueError):
+            connection.sendall(opening)
+            return not answer or connection.recv(4)[3:] == answer
+    except OSError:
         return False
-    return answer[3:] == _HTTP2_SETTINGS
 
 
 def await_head(address: str, wait_s: float = 10.0) -> None:
-    """Waits for a cluster's head that may be starting; raises ConnectionError if none answers in `wait_s` seconds."""
+    """Waits for a cluster's head that may be starting; raises ConnectionError if none answers in `wait_s` seconds.
+
+    A gRPC server answers HTTP/2's opening; one with TLS need only take the connection.
+    """
     until = time.monotonic() + wait_s
-    while not _answers(address):
+    opening = () if os.environ.get("RAY_USE_TLS", "0") not in ("", "0") else (_HTTP2_OPENING, _HTTP2_SETTINGS)
+    while not _connects(address, *opening):
         if time.monotonic() > until:
             raise ConnectionError(f"nothing at {address} answered as Ray does in {wait_s:.0f} s")
         time.sleep(LOOK_EVERY_S)

@@ -6,7 +6,6 @@ A local Ray listens only on loopback, with its own token in this process's envir
 
 import os
 import secrets
-import shutil
 import signal
 import sys
 import tempfile
@@ -20,8 +19,8 @@ from typing import Any
 
 from orchestrator.cluster import process_guard
 from orchestrator.cluster.ray_nodes import await_head
-from orchestrator.text import size
-from workers.errors import ClusterLost, ConfigError, StorageError
+from workers.data.store import require_space
+from workers.errors import ClusterLost, ConfigError
 
 
 class _NoMorePaths(list[str]):
@@ -81,10 +80,7 @@ def local() -> Iterator[None]:
     root = tempfile.gettempdir()
     if len(root) > _LONGEST_TEMPORARY_ROOT:
         root = "/tmp"
-    free = shutil.disk_usage(root).free
-    if free < _LEAST_TEMPORARY_BYTES:
-        needed = size(_LEAST_TEMPORARY_BYTES)
-        raise StorageError(f"{root}: has {size(free)} free, and Ray needs {needed} there: free space, or set TMPDIR")
+    require_space(Path(root), _LEAST_TEMPORARY_BYTES, "Ray", "set TMPDIR to another disk")
     folder = Path(tempfile.mkdtemp(prefix="septet-ray-", dir=root))
     values = {
         **LOCAL_ENVIRONMENT,

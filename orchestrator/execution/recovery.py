@@ -27,30 +27,33 @@ def check_finished(paths: RunPaths, plan: Plan, committed: Committed) -> CheckFa
     finished = [(stage, done) for stage in plan.stages if (done := find_finished(paths, stage)) is not None]
     for stage, done in finished:
         require_stage(committed, stage.ref, paths.stage(stage.ref), done.checkpoint_sha256)
-    found = [*map_in_order(lambda pair: _checked(paths, *pair, committed), finished)]
-    return next((error for error in found if error is not None), None)
+
+    def error_of(pair: tuple[Stage, Finished]) -> CheckFailed | None:
+        try:
+            _check(paths, *pair, committed)
+        except CheckFailed as error:
+            return error
+        return None
+
+    return next((error for error in [*map_in_order(error_of, finished)] if error is not None), None)
 
 
-def _checked(paths: RunPaths, stage: Stage, done: Finished, committed: Committed) -> CheckFailed | None:
+def _check(paths: RunPaths, stage: Stage, done: Finished, committed: Committed) -> None:
     ref, folder = stage.ref, paths.checkpoints(stage.ref)
     if not (folder / done.checkpoint).exists():
         # Deleted to save space: only a job that reads it fails.
-        return None
+        return
     try:
         found = verify_checkpoint(folder / done.checkpoint)
     except StorageSilent:
         # A storage that does not answer proves nothing about the checkpoint.
-        return None
+        return
     except StorageError as error:
         steps = steps_of(folder)
         # If it is not the newest (with `predict.checkpoint=best`), resuming would not make it again.
         if len(steps) < 2 or layout.checkpoint(max(steps)) != done.checkpoint:
-            return CheckFailed(str(error))
+            raise CheckFailed(str(error)) from error
         _log.warning("%s: its last checkpoint is damaged; it resumes from the one before", ref)
         paths.done(ref).unlink()
-        return None
-    try:
-        require_stage(committed, ref, paths.stage(ref), found.model_sha256)
-    except CheckFailed as error:
-        return error
-    return None
+        return
+    require_stage(committed, ref, paths.stage(ref), found.model_sha256)

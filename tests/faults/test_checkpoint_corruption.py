@@ -121,7 +121,7 @@ def resealed(name, data):
         manifest = json.loads((folder / layout.MANIFEST).read_bytes())
         del manifest["manifest_sha256"]
         manifest["files"][name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-        (folder / layout.MANIFEST).write_bytes(protocol._sealed(manifest))
+        (folder / layout.MANIFEST).write_bytes(protocol.sealed(manifest))
 
     return damage
 

@@ -19,7 +19,7 @@ import pytest
 from command_line import ask
 from in_process_launch import MEMBER, Place
 
-from workers.storage import checkpoint
+from workers.storage import atomic, checkpoint
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,8 @@ def _replace_model(folder, data):
     (folder / "model.safetensors").write_bytes(data)
     manifest = json.loads((folder / "MANIFEST.json").read_text())
     manifest["files"]["model.safetensors"] |= {"size": len(data), "sha256": _sha256(data)}
-    manifest.pop(checkpoint._SEAL)
-    (folder / "MANIFEST.json").write_bytes(checkpoint._sealed(manifest))
+    manifest.pop(atomic.SEAL)
+    (folder / "MANIFEST.json").write_bytes(checkpoint.sealed(manifest))
 
 
 def test_pickle_in_place_of_weights_is_set_aside_and_the_one_before_used(place, tmp_path):

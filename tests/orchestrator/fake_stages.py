@@ -21,7 +21,7 @@ from workers.errors import Stopped
 from workers.protocol import Numerics, PredictSpec, SplitPredictions, StageResult, StageSpec
 from workers.settings.training import Crops, KeptCheckpoint, Recipe, ScheduleSettings
 from workers.storage import atomic, layout
-from workers.storage.checkpoint import _SCHEMA, _sealed, newest_step
+from workers.storage.checkpoint import _SCHEMA, newest_step
 from workers.storage.finished import read_finished
 
 NUM_UPDATES = 10
@@ -176,7 +176,9 @@ def _save(stage_dir: Path, step: int) -> None:
     for name in (layout.MODEL, layout.OPTIMIZER, layout.STATE):
         (folder / name).write_bytes(content)
         files[name] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    (folder / layout.MANIFEST).write_bytes(_sealed({"schema": _SCHEMA, "step": step, "stage_hash": "", "files": files}))
+    (folder / layout.MANIFEST).write_bytes(
+        atomic.sealed({"schema": _SCHEMA, "step": step, "stage_hash": "", "files": files})
+    )
 
 
 def _write_predictions(spec: PredictSpec, split: str, checkpoint_sha256: str) -> SplitPredictions:

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ _STORAGE_ERRNOS = {
     *(errno.ENAMETOOLONG, errno.ESTALE),
 }
 TEMPORARY_PREFIX = ".tmp-"
+SEAL = "manifest_sha256"
 # renameat2(2): the folder that relative paths start from, and the flag that exchanges two names in one step.
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 _CANNOT_EXCHANGE = {errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP}
@@ -223,6 +224,21 @@ def sha256_of(path: Path) -> str:
     """Returns the sha256 of a file in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sealed(manifest: Mapping[str, Any]) -> bytes:
+    """Serialises a manifest in its only valid form, with its own sha256, so that any changed byte is detected."""
+    seal = hashlib.sha256(_seal_text(manifest)).hexdigest()
+    return _seal_text({**manifest, SEAL: seal})
+
+
+def is_sealed(data: bytes, manifest: Mapping[str, Any]) -> bool:
+    """Returns whether `data` is what `sealed` made of `manifest`, which was parsed from it."""
+    return data == sealed({key: value for key, value in manifest.items() if key != SEAL})
+
+
+def _seal_text(manifest: Mapping[str, Any]) -> bytes:
+    return json.dumps(manifest, indent=1, allow_nan=False, ensure_ascii=False).encode()
 
 
 def parse_json(text: str | bytes) -> Any:

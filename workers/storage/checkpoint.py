@@ -27,8 +27,10 @@ from workers.storage import layout
 from workers.storage.atomic import (
     Check,
     atomic_folder,
+    is_sealed,
     parse_json,
     remove_leftovers,
+    sealed,
     sha256_of,
     storage_errors,
     unfenced,
@@ -39,7 +41,6 @@ from workers.storage.tensor_file import Written, first_not_finite, safetensors_p
 Tensors = Mapping[str, np.ndarray]
 
 _SCHEMA = 2
-_SEAL = "manifest_sha256"
 _SET_ASIDE = "corrupt-"
 # A checkpoint whose read fails with one of these is damaged. After other errors (no permission, no memory, a server out
 # of reach) it may be good, and must not be set aside.
@@ -126,7 +127,7 @@ def write_checkpoint(
         written = {name: _write_durably(temporary / name, beating(pieces, beat)) for name, pieces in files.items()}
         described = {name: asdict(each) for name, each in written.items()}
         manifest = {"schema": _SCHEMA, "step": step, **identity, "files": described}
-        _write_durably(temporary / layout.MANIFEST, [_sealed(manifest)])
+        _write_durably(temporary / layout.MANIFEST, [sealed(manifest)])
     try:
         return _verified(target)
     except _Invalid as invalid:
@@ -146,12 +147,6 @@ def _write_durably(path: Path, pieces: Iterable[memoryview | bytes]) -> Written:
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     return written
-
-
-def _sealed(manifest: Mapping[str, Any]) -> bytes:
-    """Serialises the manifest in its only valid form, with its own sha256, so that any changed byte is detected."""
-    seal = hashlib.sha256(json.dumps(manifest, indent=1, allow_nan=False).encode()).hexdigest()
-    return json.dumps({**manifest, _SEAL: seal}, indent=1, allow_nan=False).encode()
 
 
 def read_weights(folder: Path) -> Weights:
@@ -269,7 +264,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
         own = layout.checkpoint(manifest["step"]) == folder.name and isinstance(manifest["stage_hash"], str)
         if not (whole and own):
             raise _Invalid("its manifest belongs to another checkpoint or schema")
-        if data != _sealed({key: value for key, value in manifest.items() if key != _SEAL}):
+        if not is_sealed(data, manifest):
             raise _Invalid("its manifest differs from its own sha256")
         manifest["files"] = {name: Written(**described) for name, described in manifest["files"].items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

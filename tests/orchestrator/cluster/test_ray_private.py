@@ -189,6 +189,6 @@ def test_exceptions_say_what_the_driver_asks_of_them():
 
 
 def test_temporary_folder_without_room_is_told_before_ray_waits_for_it(monkeypatch):
-    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10_000_000))
-    with pytest.raises(StorageError, match=r"has 10\.0 MB free, and Ray needs 20\.0 MB there: .*TMPDIR"), local():
+    monkeypatch.setattr("os.statvfs", lambda path: SimpleNamespace(f_bavail=10, f_frsize=1000))
+    with pytest.raises(StorageError, match=r"Ray needs 20,000,000 bytes, 10,000 bytes are free: .*TMPDIR"), local():
         pass

@@ -133,7 +133,7 @@ def alter_checkpoint(paths):
     manifest = json.loads((folder / "MANIFEST.json").read_text())
     del manifest["manifest_sha256"]
     manifest["files"]["model.safetensors"]["sha256"] = sha256_of(folder / "model.safetensors")
-    (folder / "MANIFEST.json").write_bytes(checkpoint._sealed(manifest))
+    (folder / "MANIFEST.json").write_bytes(checkpoint.sealed(manifest))
     amend(paths.members / "base1" / "train" / "DONE.json", checkpoint_sha256=sha256_of(folder / "model.safetensors"))
 
 

@@ -162,7 +162,7 @@ def test_checkpoint_of_another_schema_is_refused(tmp_path):
     folder = save(tmp_path, 1)
     value = json.loads((folder / "MANIFEST.json").read_text())
     del value["manifest_sha256"]
-    (folder / "MANIFEST.json").write_bytes(protocol._sealed({**value, "schema": 1}))
+    (folder / "MANIFEST.json").write_bytes(protocol.sealed({**value, "schema": 1}))
     with pytest.raises(StorageError, match="another checkpoint or schema"):
         verify_checkpoint(folder)
 

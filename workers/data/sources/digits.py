@@ -17,9 +17,8 @@ import numpy as np
 from PIL import Image
 
 from workers.data.decoding import Picture
-from workers.data.sources.hashes import UNKEPT, KeptContents
 from workers.data.sources.held_out import hold_out, lowest
-from workers.data.sources.listing import Loader, Row, Rows, by_name, unwatched
+from workers.data.sources.listing import UNKEPT, KeptContents, Loader, Row, Rows, by_name, unwatched
 from workers.settings import SPLITS, DatasetSettings
 
 TEST_FRACTION = 0.2

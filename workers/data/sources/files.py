@@ -9,9 +9,8 @@ from pathlib import PurePosixPath
 from typing import Protocol
 
 from workers.data.decoding import BadImage, Picture, decode
-from workers.data.sources.hashes import UNKEPT, KeptContents
 from workers.data.sources.held_out import hold_out, num_held_out
-from workers.data.sources.listing import UNLABELLED, LeftOut, Loader, Row, Rows, by_name
+from workers.data.sources.listing import UNKEPT, UNLABELLED, KeptContents, LeftOut, Loader, Row, Rows, by_name
 from workers.data.sources.tree import Entry, Tree
 from workers.errors import SourceLost
 from workers.settings import SPLITS

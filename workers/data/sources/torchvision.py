@@ -24,9 +24,8 @@ from PIL import Image
 from workers.data.decoding import BadImage, Picture, centre_square
 from workers.data.sources.classes import NO_CLASS, file_listing, found_at, grouped, kept_classes
 from workers.data.sources.files import FileListing, ImageFile, PlainFiles
-from workers.data.sources.hashes import UNKEPT, KeptContents
 from workers.data.sources.held_out import hold_out
-from workers.data.sources.listing import UNLABELLED, LeftOut, Listing, Loader, Row, Rows, by_name
+from workers.data.sources.listing import UNKEPT, UNLABELLED, KeptContents, LeftOut, Listing, Loader, Row, Rows, by_name
 from workers.data.sources.torchvision_catalogue import Kept, KnownSet, known_set
 from workers.data.sources.tree import LocalTree, one_line
 from workers.errors import DataError

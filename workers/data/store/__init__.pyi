@@ -21,5 +21,4 @@ from .store import (
     digest_of as digest_of,
     open_store as open_store,
     read_store as read_store,
-    seal_of as seal_of,
 )

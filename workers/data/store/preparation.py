@@ -29,12 +29,11 @@ from workers.data.store.store import (
     digest_of,
     open_store,
     read_store,
-    seal_of,
     split_shards,
 )
 from workers.errors import DataError, SourceLost, StorageError
 from workers.settings import SPLITS, DatasetSettings, OnBad, StoreFormat, Verify, dataset_options
-from workers.storage import fsync, is_locked, locked, remove_leftovers, storage_errors, write_json
+from workers.storage import fsync, is_locked, locked, remove_leftovers, sealed, storage_errors, write_bytes
 
 _MOST_NAMED = 10
 _WHOLE_VAL = "replace them: without a test split, the submission needs a line for each image of val"
@@ -327,7 +326,7 @@ def _write_store(work: _Preparation, rows: Rows, folder: Path) -> None:
         "unreadable": {"test": [asdict(each) for each in kept_unreadable]},
         "files": {name: asdict(files[name]) for name in sorted(files)},
     }
-    write_json(folder / MANIFEST, {**manifest, "seal": seal_of(manifest)})
+    write_bytes(folder / MANIFEST, sealed(manifest))
 
 
 def _by_decision(decided: tuple[Decided, ...]) -> dict[str, list[str]]:

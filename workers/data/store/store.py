@@ -11,7 +11,7 @@
 <split>.checksums.npy      [N] uint32: a checksum of each image's bytes in its shard (`integrity`)
 mean_image.npy             [S, S, 3] float32: the mean of train at each position, on the scale 0…255
 manifest.json              written last: options, classes, counts, images in each shard, digest, statistics, each file's
-                           size and sha256, and a seal, the sha256 of all this
+                           size and sha256, and the sha256 of all this
 ```
 A split without images has no files. A shard without readable images has files with no images. Two hidden entries belong
 to preparation: `.records` (`shards`) and `.verified.json` (`integrity`).
@@ -19,7 +19,6 @@ to preparation: `.records` (`shards`) and `.verified.json` (`integrity`).
 
 import hashlib
 import io
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,7 +32,7 @@ from workers.data.store.pixels import Pixels, ShardFiles
 from workers.data.store.shards import shard_files, shard_stem
 from workers.errors import StorageError
 from workers.settings import StoreFormat, Verify
-from workers.storage import Written, layout, parse_json
+from workers.storage import Written, is_sealed, layout, parse_json
 
 MANIFEST = "manifest.json"
 MEAN_IMAGE = "mean_image.npy"
@@ -163,13 +162,16 @@ def read_store(path: Path) -> Store:
         StorageError: the manifest is missing or damaged.
     """
     try:
-        manifest: dict[str, Any] = parse_json((path / MANIFEST).read_bytes())
+        data = (path / MANIFEST).read_bytes()
+        manifest: dict[str, Any] = parse_json(data)
     except FileNotFoundError as error:
         absent = f"{path}: no prepared dataset there: prepare it again, on storage that all nodes share"
         raise StorageError(absent) from error
     except (OSError, ValueError) as error:
         raise _damaged(path, f"{MANIFEST} cannot be read ({error})") from error
     try:
+        if manifest["schema"] == SCHEMA and not is_sealed(data, manifest):
+            raise _damaged(path, f"{MANIFEST} differs from its own sha256")
         return _from_manifest(path, manifest)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise _damaged(path, f"{MANIFEST} lacks {error}") from error
@@ -178,8 +180,6 @@ def read_store(path: Path) -> Store:
 def _from_manifest(path: Path, manifest: dict[str, Any]) -> Store:
     if manifest["schema"] not in (_OLDEST, SCHEMA):
         raise _damaged(path, f"{MANIFEST} has schema {manifest['schema']}, not {SCHEMA}")
-    if manifest["schema"] == SCHEMA and manifest.pop("seal") != seal_of(manifest):
-        raise _damaged(path, f"{MANIFEST} differs from its seal")
     return Store(
         path=path,
         digest=manifest["digest"],
@@ -202,11 +202,6 @@ def _from_manifest(path: Path, manifest: dict[str, Any]) -> Store:
         files={name: Written(**entry) for name, entry in manifest["files"].items()},
         class_ids=tuple(manifest["class_ids"]),
     )
-
-
-def seal_of(manifest: Mapping[str, Any]) -> str:
-    """Returns the sha256 of a manifest without its seal."""
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _num_decided(decisions: Mapping[str, Mapping[str, Sequence[str]]]) -> dict[str, int]:

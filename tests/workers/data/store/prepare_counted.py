@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from workers.data.sources import files, hashes as kept_contents, tree
+from workers.data.sources import files, listing, tree
 from workers.data.store import prepare
 from workers.settings import DatasetSettings
 
@@ -28,7 +28,7 @@ def main(root: str, stores: str, log: str, size: str) -> None:
         return load(self, row, size)
 
     tree.LocalTree.read, files.FileLoader.load = noted_read, noted_load
-    kept_contents._BLOCK = 50
+    listing._BLOCK = 50
     prepare(DatasetSettings(root=root, size=int(size)), Path(stores))
 
 

@@ -160,5 +160,5 @@ def test_manifest_that_lost_a_bit_is_told(store):
     at = text.index('"mean"') + len('"mean": [\n  0.')
     changed = text[:at] + str((int(text[at]) + 1) % 10) + text[at + 1 :]
     (store.path / "manifest.json").write_text(changed)
-    with pytest.raises(StorageError, match=r"manifest\.json differs from its seal; delete the folder"):
+    with pytest.raises(StorageError, match=r"manifest\.json differs from its own sha256; delete the folder"):
         open_store(store.path)
