@@ -7,7 +7,6 @@ needs a library the driver has not loaded, therefore cannot crash the driver.
 import logging
 import os
 import threading
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -54,7 +53,6 @@ def advice(error: Exception) -> str:
 # unreachable node, may live forever: the fence keeps it from writing, and the next one does not wait for it.
 _PREDECESSOR_GONE_S = 10.0
 _HOLD_PAUSE_S = 0.05
-_LOOK_AT_PARENT_S = 1.0
 # torch's message about memory is half a page; log.txt has all of it.
 _LONGEST_SAID = 160
 _NEVER_RETRIED = (Diverged, ConfigError, DataError, StorageError, CheckFailed)
@@ -93,17 +91,6 @@ class MemberActor:
         self._stop = threading.Event()
         # Two threads that import torch at once may see it half loaded.
         self._one_at_a_time = threading.Lock()
-
-    def end_with_parent(self) -> None:
-        """Ends this process when its parent, the node's raylet, is gone: Ray does so only if init adopts it."""
-        parent = os.getppid()
-
-        def watch() -> None:
-            while os.getppid() == parent:
-                time.sleep(_LOOK_AT_PARENT_S)
-            os._exit(1)
-
-        threading.Thread(target=watch, name="septet-parent", daemon=True).start()
 
     def warm_up(self, num_threads: int) -> None:
         """Loads what a stage on `num_threads` threads needs."""

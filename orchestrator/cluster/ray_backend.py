@@ -266,9 +266,7 @@ class RayCluster:
         # Two threads: one for the stage, one for `stop`.
         actor: Any = ray.remote(MemberActor)
         options = actor.options(max_restarts=0, max_concurrency=2, **self._resources)
-        made = options.remote(self._duties)
-        made.end_with_parent.remote()
-        return made
+        return options.remote(self._duties)
 
     def _outcome(self, call: Any, num_running: int) -> Outcome:
         import ray
