@@ -229,8 +229,9 @@ def _absolute_root(root: str) -> str:
 
 def _absolute_paths(composed: DictConfig) -> None:
     """Makes the kept text independent of the working directory; references stay as they are."""
-    datasets = [name for name in OmegaConf.select(composed, "datasets", default={}) if name not in BESIDE_DATASETS]
-    below = [f"datasets.{name}.{field}" for name in datasets for field in _DATASET_PATH_KEYS]
+    datasets = OmegaConf.select(composed, "datasets")
+    names = datasets.keys() - set(BESIDE_DATASETS) if isinstance(datasets, DictConfig) else ()
+    below = [f"datasets.{name}.{field}" for name in names for field in _DATASET_PATH_KEYS]
     for key in (*_PATH_KEYS, *below):
         value = _written(composed, key)
         if isinstance(value, str):

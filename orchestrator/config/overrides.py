@@ -16,6 +16,8 @@ from workers.errors import ConfigError
 
 # Nobody types this much; the parser recurses on nested brackets.
 _LONGEST, _SHOWN = 1 << 16, 80
+# What Hydra and OmegaConf raise on files of an unexpected form.
+_UNCAUGHT = (ValueError, TypeError, LookupError, AttributeError, AssertionError)
 _PLAIN = re.compile(r"(?P<key>[\w.@+-]+)=(?P<value>[^\s\[{'\"$,][^\[\]{}'\",]*)")
 
 
@@ -28,9 +30,9 @@ def one_line(action: Any) -> Any:
         key = getattr(error, "full_key", None)
         where = f"{key}: " if key else ""
         raise ConfigError(where + (lines[0] if lines else type(error).__name__)) from error
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError, *_UNCAUGHT) as error:
         # Hydra does not catch these.
-        raise ConfigError(" ".join(str(error).split())) from error
+        raise ConfigError(" ".join(str(error).split()) or f"cannot be read ({type(error).__name__})") from error
 
 
 def parse(text: str, loader: ConfigLoader) -> Override:

@@ -237,8 +237,9 @@ def _header_of(question: Question, names: tuple[str, ...]) -> tuple[tuple[str, .
 
 def _csv_line(values: Iterable[str]) -> str:
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerow(values)
-    return buffer.getvalue()
+    # The writer quotes only the characters of its own line end, and a lone "\r" in a name ends a line for readers.
+    csv.writer(buffer, lineterminator="\r\n").writerow(values)
+    return buffer.getvalue().removesuffix("\r\n") + "\n"
 
 
 def _require_distinct(values: Sequence[str], what: str, change: str = "") -> None:
