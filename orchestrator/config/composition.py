@@ -230,7 +230,7 @@ def _absolute_root(root: str) -> str:
 def _absolute_paths(composed: DictConfig) -> None:
     """Makes the kept text independent of the working directory; references stay as they are."""
     datasets = OmegaConf.select(composed, "datasets")
-    names = datasets.keys() - set(BESIDE_DATASETS) if isinstance(datasets, DictConfig) else ()
+    names = set(map(str, datasets)) - set(BESIDE_DATASETS) if isinstance(datasets, DictConfig) else set()
     below = [f"datasets.{name}.{field}" for name in names for field in _DATASET_PATH_KEYS]
     for key in (*_PATH_KEYS, *below):
         value = _written(composed, key)
