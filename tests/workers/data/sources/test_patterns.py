@@ -70,7 +70,7 @@ def test_pattern_of_nothing_or_out_of_the_root_is_refused(tree, patterns, words)
 def test_splits_are_told_by_the_first_word_that_names_one(tmp_path):
     files = {
         "train": ["data/train-00000-of-00002.tar", "imagenet1k-train-0000.tar", "train/0001.tar"],
-        "val": ["data/validation-0.tar", "val_000.tar", "valid/x.tar"],
+        "val": ["data/validation-0.tar", "Validation_000.tar", "validation/x.tar"],
         "test": ["test.tar"],
     }
     others = ["trainer-0.tar", "data/extra.tar", "train-0.txt", "other/train-1.tar"]
