@@ -9,7 +9,7 @@ train/, train_images/, test/, images/, …        images, named by ids with or w
 """
 
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
@@ -59,6 +59,7 @@ def list_csv(settings: DatasetSettings) -> FileListing:
     splits = {split: root.split(split, each, names) for split, each in columns.items()}
     if "test" not in splits:
         splits["test"] = root.unlisted_test()
+    unlabelled = () if "val" in splits else root.unlisted_val({file.path for file in splits["train"].files})
     by_class = {name: grouped((file.class_name, file) for file in split.files) for name, split in splits.items()}
     found = Found(
         order=names.order(by_class["train"]),
@@ -68,7 +69,7 @@ def list_csv(settings: DatasetSettings) -> FileListing:
         train_at=splits["train"].at,
         val_at=splits["val"].at if "val" in splits else "",
         test_at=splits["test"].at,
-        left_out=tuple(each for split in splits.values() for each in split.left_out),
+        left_out=(*(each for split in splits.values() for each in split.left_out), *unlabelled),
     )
     return file_listing(settings, PlainFiles(root.tree), found)
 
@@ -190,6 +191,12 @@ class _Root:
         return _Split(
             at, tuple(ImageFile(each.path, images.below(each.path), NO_CLASS, each.version) for each in images.entries)
         )
+
+    def unlisted_val(self, used: Collection[str]) -> tuple[LeftOut, ...]:
+        """Returns all images of val's own folder but those `used`, for a val without a csv file."""
+        entries = [entry for folder in self._own_folders("val")[:1] for entry in self._images_below(folder).entries]
+        unused = (entry.path for entry in entries if entry.path not in used)
+        return tuple(LeftOut("val", path, "no csv file of val has its label") for path in unused)
 
     @cached_property
     def _top(self) -> tuple[Entry, ...]:

@@ -355,3 +355,8 @@ def test_line_without_a_mark_has_no_label(tmp_path):
     root = write_tree(tmp_path, files)
     assert "line 11: no label of i9" in refusal(csv(root))
     assert set(labels_of(csv(root, on_bad=OnBad.skip)).values()) == {"MEL", "NV"}
+
+
+def test_folder_of_val_without_a_csv_file_is_listed_as_left_out(dogs):
+    write_tree(dogs, images("val", ("v",), first=60))
+    assert [(each.split, each.path) for each in rows_of(csv(dogs)).left_out] == [("val", "val/v.png")]
