@@ -1,6 +1,6 @@
 """Surveys the datasets of a configuration for the plan, prepares them for the run, and checks files of weights."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +13,7 @@ from workers.data.sources import Survey, survey
 from workers.data.store import NOTHING, Excluded, PrepareProgress, Store, held_out_by, open_store, prepare
 from workers.errors import DataError, StorageError
 from workers.protocol import InitFile
+from workers.settings import DatasetSettings
 from workers.storage import sha256_of
 
 # Is called for every image, with the name of its dataset.
@@ -41,7 +42,7 @@ def survey_all(config: Config, *, allow_absent: bool = False) -> dict[str, Surve
         with _named(name):
             surveys[name] = survey(config.datasets[name], allow_absent=allow_absent)
             if not surveys[name].declared:
-                _require_held_out(name, surveys[name].counts)
+                _require_enough(name, config.datasets[name], surveys[name].classes, surveys[name].counts)
     return surveys
 
 
@@ -67,19 +68,28 @@ def _prepare(config: Config, name: str, watch: Watcher, excluded: Excluded) -> S
         runner = shard_runner(config.cluster)
         settings, watched = config.datasets[name], partial(watch, name)
         store = open_store(prepare(settings, config.store, watched, excluded, runner, config.verify))
-        _require_held_out(name, store.counts)
+        _require_enough(name, settings, store.classes, store.counts)
     return store
 
 
-def _require_held_out(name: str, counts: Mapping[str, int]) -> None:
-    """Raises DataError if no images are left to cut the learning rate by, or to score the target."""
+def _require_enough(name: str, settings: DatasetSettings, classes: Sequence[str], counts: Mapping[str, int]) -> None:
+    """Raises DataError if there is only one class, or no image to cut the learning rate by or to score the target."""
+    if len(classes) == 1:
+        raise DataError(f"{classes[0]} is its only class: add images of another, since at least two are needed")
     if name == TARGET and not counts["val"]:
         raise DataError(
             "no image is held out as val: a class needs two images to hold one out, three with dev; add images, or "
             "val/<class>/"
         )
-    if not counts["dev"] and not counts["val"]:
+    if counts["dev"] or (counts["val"] and not settings.dev_fraction):
+        return
+    if not counts["val"]:
         raise DataError("no image is held out as dev or val: a class needs two images to hold one out; add images")
+    raise DataError(
+        f"dev would be empty: beside val, {counts['train']:,} images of {len(classes):,} classes are left to train "
+        f"on, too few to hold out one of a class as dev: add images, or set datasets.{name}.dev_fraction=0, which "
+        "steers the training by val"
+    )
 
 
 @contextmanager

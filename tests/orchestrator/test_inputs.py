@@ -113,7 +113,29 @@ def test_dataset_of_one_image_a_class_is_refused_at_once(photos, name):
     for read in (survey_all, lambda config: prepare_all(config, lambda name, progress: None)):
         with pytest.raises(DataError, match=rf"^datasets\.{name}: no image is held out as .*; add"):
             read(config)
-    # With a val of its own, one image a class is enough.
+    # With a val of its own, one image a class is enough if val steers the training too.
     for number, one in enumerate(("cat", "dog")):
         paint(single / "val" / one / "0", 7100 + number)
+    with pytest.raises(DataError, match=rf"2 images of 2 classes are left .* set datasets\.{name}\.dev_fraction=0, "):
+        survey_all(config)
+    config = compose(overrides(photos, f"datasets.{name}.root={single}", f"datasets.{name}.dev_fraction=0"))
     assert survey_all(config)[name].counts["val"] == 2
+
+
+def test_dataset_of_two_images_a_class_is_refused_for_its_empty_dev(photos):
+    pairs = photos.parent / "pairs"
+    for number, one in enumerate(("cat", "cat", "dog", "dog")):
+        paint(pairs / "train" / one / str(number), 7200 + number)
+    with pytest.raises(DataError, match=r"^datasets\.target: dev would be empty: beside val, 2 images of 2 classes"):
+        survey_all(compose(overrides(photos, f"datasets.target.root={pairs}")))
+
+
+def test_dataset_of_one_class_is_refused_by_its_name(photos):
+    for number in range(8):
+        paint(photos.parent / "alone" / "train" / "cat" / str(number), 7300 + number)
+    config = compose(
+        overrides(photos, f"datasets.target.root={photos.parent / 'alone'}", "datasets.target.classes=null")
+    )
+    for read in (survey_all, lambda config: prepare_all(config, lambda name, progress: None)):
+        with pytest.raises(DataError, match=r"^datasets\.target: cat is its only class: add images of another"):
+            read(config)

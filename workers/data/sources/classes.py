@@ -1,8 +1,10 @@
 """Turns the images that a source found into a listing: selects classes, and makes the checks common to all sources."""
 
+import re
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from workers.data.sources.files import Contents, FileListing, ImageFile
@@ -54,6 +56,7 @@ def file_listing(settings: DatasetSettings, contents: Contents, found: Found) ->
     """
     for name in found.order:
         require_one_line(name, found.train_at)
+    found = _in_one_form(found)
     known = set(found.order)
     wanted = kept_classes(settings, known, found.train_at)
     for name in found.order:
@@ -84,6 +87,18 @@ def file_listing(settings: DatasetSettings, contents: Contents, found: Found) ->
     )
 
 
+# Written by pandas, numpy, spreadsheets and databases where there is no value.
+_MISSING = {"", "nan", "null", "<na>", "#n/a"}
+# Also 1.0, as pandas writes whole numbers if one of their column is missing.
+_NUMBER = re.compile(r"(-?\d+)(\.0*)?")
+_NEGATIVE = "-1"
+
+
+def is_missing(label: str) -> bool:
+    """Returns whether a written label stands for none."""
+    return label.lower() in _MISSING
+
+
 @dataclass(frozen=True)
 class Naming:
     """The mapping from written labels to class names.
@@ -91,22 +106,31 @@ class Naming:
     Attributes:
         names: of classes 0, 1, …; None if labels are names themselves.
         numbered: labels are numbers, and indices into `names` if there are any.
+        none_is_negative: -1 stands for no label, as in published test sets.
     """
 
     names: tuple[str, ...] | None
     numbered: bool
+    none_is_negative: bool = True
+
+    def clean(self, label: str) -> str:
+        """Returns a label without the form that its file gives it: numbers as integers, "" for a missing one."""
+        if is_missing(label):
+            return ""
+        number = _NUMBER.fullmatch(label) if self.numbered else None
+        label = label if number is None else number[1]
+        return "" if label == _NEGATIVE and self.none_is_negative else label
 
     def name_of(self, label: str, where: str) -> str:
-        """Returns the class of a label; raises DataError with `where` if there is none."""
+        """Returns the class of a clean label; raises DataError with `where` if there is none."""
         if self.names is None:
             return label
         if self.numbered and label.isdecimal() and int(label) < len(self.names):
             return self.names[int(label)]
         if not self.numbered and label in self.names:
             return label
-        raise DataError(
-            f"{where}: label {label} is none of the {len(self.names)} classes, 0…{len(self.names) - 1}: fix it"
-        )
+        known = f"{len(self.names)} classes" + (f", 0…{len(self.names) - 1}" if self.numbered else " by name")
+        raise DataError(f"{where}: label {label} is none of the {known}: fix it")
 
     def order(self, present: Iterable[str]) -> tuple[str, ...]:
         """Returns the classes in the order of their indices: as named, else numbers by value, else by code point."""
@@ -115,9 +139,25 @@ class Naming:
         return tuple(sorted(present, key=(lambda name: (int(name), name)) if self.numbered else None))
 
 
-def naming(train_labels: Iterable[str], names: tuple[str, ...] | None) -> Naming:
-    """Returns the naming of a source with these labels in train; `names` are those of its numbers, if known."""
-    return Naming(names, all(label.isdecimal() for label in train_labels))
+def naming(train_labels: Iterable[str], names: tuple[str, ...] | None, where: str) -> Naming:
+    """Returns the naming of a source with these labels in train; `names` are those of its numbers, if known.
+
+    Raises:
+        DataError: a single label is a name among numbers, or a number among names; `where` is for the message.
+    """
+    counts = Counter({label: count for label, count in Counter(train_labels).items() if not is_missing(label)})
+    numbers = {label: number[1] for label in counts if (number := _NUMBER.fullmatch(label))}
+    num_numbers = sum(counts[label] for label in numbers)
+    is_mostly_numbers = 2 * num_numbers > counts.total()
+    if names is not None:
+        return Naming(names, is_mostly_numbers)
+    odd = [label for label in counts if (label in numbers) is not is_mostly_numbers]
+    once = next((label for label in odd if counts[label] == 1 and label != _NEGATIVE), None)
+    if once is not None:
+        kinds = "a name among numbers" if is_mostly_numbers else "a number among names"
+        raise DataError(f"{where}: one image has the label {once}, {kinds}: correct it, or leave it empty")
+    # -1 and 1 are the two classes of some authors.
+    return Naming(None, is_mostly_numbers and not odd, set(numbers.values()) != {_NEGATIVE, "1"})
 
 
 def read_class_names(settings: DatasetSettings) -> tuple[str, ...] | None:
@@ -147,6 +187,30 @@ def grouped(pairs: Iterable[tuple[str, ImageFile]]) -> dict[str, list[ImageFile]
     return groups
 
 
+def _in_one_form(found: Found) -> Found:
+    """Names the classes of val and test as in train if they differ only in Unicode form, as after unpacking on macOS.
+
+    Raises:
+        DataError: two classes of train do.
+    """
+    name_of: dict[str, str] = {}
+    for name in found.order:
+        other = name_of.setdefault(unicodedata.normalize("NFC", name), name)
+        if other != name:
+            raise DataError(
+                f"{found.train_at}: classes {other!a} and {name!a} look the same, and differ only in Unicode form: "
+                "merge them"
+            )
+
+    def named(files: ByClass) -> ByClass:
+        names = {name: name_of.get(unicodedata.normalize("NFC", name), name) for name in files}
+        if all(own == name for own, name in names.items()):
+            return files
+        return grouped((names[own], replace(file, class_name=names[own])) for own in files for file in files[own])
+
+    return replace(found, val=None if found.val is None else named(found.val), test=named(found.test))
+
+
 def _keep(files: ByClass, names: set[str]) -> tuple[ImageFile, ...]:
     kept = [file for name, group in files.items() if name in names for file in group]
     return tuple(sorted(kept, key=lambda file: file.path))
@@ -159,7 +223,10 @@ def kept_classes(settings: DatasetSettings, known: Collection[str], train_at: st
     path = Path(settings.classes).expanduser()
     lines = [line.strip() for line in _text(path, "classes").splitlines() if line.strip()]
     # A description may follow the class after a space, but a class name may contain spaces too.
-    names = [line if line in known else line.split()[0] for line in lines]
+    form_of = {unicodedata.normalize("NFC", name): name for name in known}
+    names = [
+        line if line in known else form_of.get(unicodedata.normalize("NFC", line), line.split()[0]) for line in lines
+    ]
     if not names:
         raise DataError(f"{path}: names no class: write one per line")
     for name in names:

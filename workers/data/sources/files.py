@@ -17,6 +17,11 @@ from workers.settings import SPLITS
 
 # Files beside images that are no images: annotations, thumbnails, folder settings.
 _BESIDE = {".txt", ".csv", ".tsv", ".json", ".xml", ".yaml", ".md", ".html", ".mat", ".db", ".ini"}
+# Extensions by which a file in an unexpected place counts as an image, whether or not it can be decoded.
+_IMAGES = {
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp"),
+    *(".tif", ".tiff", ".avif", ".heic", ".heif", ".ppm", ".pgm"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,11 @@ class Contents(Protocol):
 def may_be_image(entry: Entry) -> bool:
     """Returns whether a file counts as an image by its name; it may be damaged."""
     return not entry.is_folder and PurePosixPath(entry.name).suffix.lower() not in _BESIDE
+
+
+def is_named_as_image(entry: Entry) -> bool:
+    """Returns whether a file has the extension of an image."""
+    return not entry.is_folder and PurePosixPath(entry.name).suffix.lower() in _IMAGES
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ ILSVRC2012_img_train.tar       a tar of n01440764.tar …; or a folder of those,
 ILSVRC2012_img_val.tar         or a folder of ILSVRC2012_val_00000001.JPEG …; or val/
 ILSVRC2012_img_test*.tar       or a folder of ILSVRC2012_test_00000001.JPEG …; or test/; may be absent
 ```
+Kaggle's copy (`ILSVRC/Data/CLS-LOC/`) has no kit, and is read as class folders.
+
 If there are both an archive and a folder, the archive is used. Classes and labels are in the order of their
 ILSVRC2012_IDs. Rows of val and test are in the order of their numbers, and none may be missing, because a submission
 has a line for each and does not name them. Archives are read in place.
@@ -18,6 +20,7 @@ from pathlib import PurePosixPath
 
 from workers.data.sources.classes import NO_CLASS, Found, file_listing, grouped, kept_classes
 from workers.data.sources.files import FileListing, ImageFile, may_be_image
+from workers.data.sources.folder import KAGGLE_ILSVRC, list_folder
 from workers.data.sources.ilsvrc_devkit import DevelopmentKit, read_development_kit
 from workers.data.sources.tar import ArchivesAndFiles, Member, Span, index_tar, path_in_archive
 from workers.data.sources.tree import Entry, Tree, open_root
@@ -36,6 +39,8 @@ def list_ilsvrc(settings: DatasetSettings) -> FileListing:
             ground truth do not match, or a number is missing.
     """
     tree = open_root(settings)
+    if tree.find(KAGGLE_ILSVRC) is not None:
+        return list_folder(settings)
     kit = read_development_kit(tree)
     wanted = kept_classes(settings, kit.wnids, f"the low-level synsets of {kit.where}")
     train = _train(tree, kit, wanted)

@@ -153,6 +153,11 @@ class Listing(Protocol):
         """Returns the loader of the rows' images."""
 
 
+def or_skip(split: str) -> str:
+    """Returns the end of an error line about an incomplete image; a row of test is never left out."""
+    return "" if split == "test" else ", or set datasets.<name>.on_bad=skip"
+
+
 def unwatched(_done: int, _total: int) -> None:
     """Ignores progress."""
 

@@ -5,7 +5,7 @@ has an image, `struct{bytes, path}` or plain bytes, and a label: a name, or a nu
 metadata.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -21,11 +21,12 @@ from workers.data.sources.classes import (
     require_names,
 )
 from workers.data.sources.files import FileListing, ImageFile
+from workers.data.sources.listing import LeftOut, or_skip
 from workers.data.sources.parquet_rows import RowGroups, RowImages, Table, read_columns, read_footer
 from workers.data.sources.patterns import split_files
 from workers.data.sources.tree import Entry, Tree, open_root, require_one_line, some
 from workers.errors import DataError
-from workers.settings import DatasetSettings
+from workers.settings import DatasetSettings, OnBad
 from workers.storage import parse_json
 from workers.threads import map_in_order
 
@@ -54,8 +55,11 @@ def list_parquet(settings: DatasetSettings) -> FileListing:
     A row's id comes from `id_column`, which may be a struct's field (`image.path`). Without it, the id is the file's
     stem and the row's number, so that rows in code-point order are neighbours.
 
+    With `on_bad=skip`, rows of train and val without a label are reported as left out.
+
     Raises:
-        DataError: files or columns are missing, a file is damaged, a label is no class, or `file_listing` raises.
+        DataError: files or columns are missing, a file is damaged, a label is missing or no class, or `file_listing`
+            raises.
     """
     tree = open_root(settings)
     files = split_files(tree, settings, ".parquet")
@@ -65,9 +69,10 @@ def list_parquet(settings: DatasetSettings) -> FileListing:
     }
     every = [rows for split in splits.values() for rows in split]
     names = read_class_names(settings) or _one_naming(tree, every)
-    known = naming((label for rows in splits["train"] for label in rows.labels), names)
-    by_class = {split: _by_class(tree, split, rows, known) for split, rows in splits.items()}
-    found = found_at(tree.describe(""), known.order(by_class["train"]), by_class)
+    known = naming((label for rows in splits["train"] for label in rows.labels), names, tree.describe(""))
+    left_out: list[LeftOut] = []
+    by_class = {split: _by_class(tree, settings, split, rows, known, left_out) for split, rows in splits.items()}
+    found = found_at(tree.describe(""), known.order(by_class["train"]), by_class, tuple(left_out))
     tables = {rows.file.path: rows.table for rows in every}
     return file_listing(settings, RowImages(tree, tables, RowGroups(tree)), found)
 
@@ -112,22 +117,27 @@ def _rows(tree: Tree, settings: DatasetSettings, split: str, file: Entry) -> _Ro
     return _Rows(file, Table(file.path, metadata, images), ids, labels, _class_names(features, label, at))
 
 
-def _by_class(tree: Tree, split: str, files: Iterable[_Rows], names: Naming) -> dict[str, list[ImageFile]]:
-    """Groups images by class; raises DataError if only some rows of a split have labels."""
-    files = tuple(files)
-    labelled = any(any(rows.labels) for rows in files)
+def _by_class(
+    tree: Tree, settings: DatasetSettings, split: str, files: Sequence[_Rows], names: Naming, left_out: list[LeftOut]
+) -> dict[str, list[ImageFile]]:
+    """Groups images by class, and adds the rows without a label to `left_out`; a test may be without labels."""
+    labelled = split != "test" or any(names.clean(label) for rows in files for label in rows.labels)
     pairs: list[tuple[str, ImageFile]] = []
     classes: dict[str, str] = {}
     for rows in files:
         at = tree.describe(rows.file.path)
-        for row, (row_id, label) in enumerate(zip(rows.ids, rows.labels, strict=True)):
-            if not label and (labelled or split != "test"):
-                raise DataError(f"{at}: row {row} has no label, but {split} has labels: add it, or remove the row")
+        for row, (row_id, written) in enumerate(zip(rows.ids, rows.labels, strict=True)):
+            path, label = f"{rows.file.path}/{row:07d}", names.clean(written)
+            if labelled and not label and (split == "test" or settings.on_bad is OnBad.stop):
+                raise DataError(f"{at}: row {row} has no label: write it, or remove the row{or_skip(split)}")
+            if labelled and not label:
+                left_out.append(LeftOut(split, path, "no label"))
+                continue
             if label and label not in classes:
                 require_one_line(label, at)
                 classes[label] = names.name_of(label, f"{at}: row {row}")
             name = classes[label] if label else NO_CLASS
-            pairs.append((name, ImageFile(f"{rows.file.path}/{row:07d}", row_id, name, rows.file.version)))
+            pairs.append((name, ImageFile(path, row_id, name, rows.file.version)))
     return grouped(pairs)
 
 
@@ -207,11 +217,15 @@ def _labels(column: Any, at: str, name: str) -> tuple[str, ...]:
 
     kind = column.type.value_type if types.is_dictionary(column.type) else column.type
     readable = (types.is_integer, types.is_string, types.is_large_string, types.is_null)
-    if not any(is_such(kind) for is_such in readable):
+    values = column.to_pylist()
+    if types.is_floating(kind) and all(value is None or value != value or value.is_integer() for value in values):
+        # As pandas stores whole numbers if one of their column is missing.
+        values = [None if value is None or value != value else int(value) for value in values]
+    elif not any(is_such(kind) for is_such in readable):
         raise DataError(
             f"{at}: column {name} has {kind}, not a name or a number for each image: set datasets.<name>.label_column"
         )
-    return tuple("" if value is None or value == -1 else str(value).strip() for value in column.to_pylist())
+    return tuple("" if value is None or value == -1 else str(value).strip() for value in values)
 
 
 def _ids(column: Any, at: str, name: str) -> tuple[str, ...]:

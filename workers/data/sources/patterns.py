@@ -2,15 +2,18 @@
 
 import fnmatch
 import re
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice
 from pathlib import PurePosixPath
 
 from workers.data.sources.tree import Entry, Tree
 from workers.errors import DataError
 from workers.settings import DatasetSettings
 
+# The words for each split in the names of folders and files, in any letter case. `dev` is none of them: to some it is
+# val, and here it is a part of train.
 WORDS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
+_SPLIT_OF = {word: split for split, words in WORDS.items() for word in words}
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _MAGIC = re.compile(r"[*?[]")
@@ -34,13 +37,41 @@ def split_files(tree: Tree, settings: DatasetSettings, suffix: str) -> dict[str,
             found[split] = glob(tree, pattern, f"datasets.<name>.{split}")
             continue
         usual = usual or _usual(tree, suffix)
-        found[split] = tuple(sorted(usual[split], key=lambda entry: entry.path))
+        # For example val-*.tar and validation-*.tar: probably the same images twice.
+        named = [usual[word] for word in WORDS[split] if usual[word]]
+        change = f"set datasets.<name>.{split} to a pattern of its files"
+        require_one(tree, split, [files[0] for files in named], change)
+        found[split] = tuple(sorted(chain.from_iterable(named), key=lambda entry: entry.path))
     if not found["train"]:
         raise DataError(
             f"{tree.describe('')}: no train-*{suffix} inside: set datasets.<name>.train to a pattern of its files, "
             f"such as 'shards/*{suffix}'"
         )
     return {split: files for split, files in found.items() if files}
+
+
+def split_folders(tree: Tree, parent: str = "") -> dict[str, str]:
+    """Returns the paths of the folders in `parent` that are named for a split, by split.
+
+    Raises:
+        DataError: two folders that are not empty mean the same split.
+    """
+    found: dict[str, str] = {}
+    for split in WORDS:
+        named = [each for each in tree.entries(parent) if each.is_folder and _SPLIT_OF.get(each.name.lower()) == split]
+        if len(named) > 1:
+            named = [each for each in named if tree.entries(each.path)] or named[:1]
+        require_one(tree, split, named, "rename or move one of them")
+        if named:
+            found[split] = named[0].path
+    return found
+
+
+def require_one(tree: Tree, split: str, named: Sequence[Entry], change: str) -> None:
+    """Raises DataError if several files or folders are named for the same split."""
+    if len(named) > 1:
+        first, second = (tree.describe(each.path) for each in named[:2])
+        raise DataError(f"{first} and {second} both mean {split}: {change}")
 
 
 def glob(tree: Tree, pattern: str, key: str) -> tuple[Entry, ...]:
@@ -115,19 +146,17 @@ def _matching(tree: Tree, folder: str, parts: tuple[str, ...]) -> Iterator[Entry
 
 
 def _usual(tree: Tree, suffix: str) -> dict[str, list[Entry]]:
-    found: dict[str, list[Entry]] = {split: [] for split in WORDS}
+    """Returns the files by the word for a split in their names, or in those of their folders."""
+    found: dict[str, list[Entry]] = {word: [] for word in _SPLIT_OF}
     for folder in ("", "data"):
         # Not listed unless the root has such a folder.
         if folder and not any(entry.is_folder and entry.name == folder for entry in tree.entries("")):
             continue
         for entry in tree.entries(folder):
-            split = _split_of(entry.name)
-            if split is None:
-                continue
-            if entry.is_folder:
-                found[split] += [each for each in tree.entries(entry.path) if _is_one(each, suffix)]
-            elif _is_one(entry, suffix):
-                found[split].append(entry)
+            word = split_word(entry.name)
+            if word is not None:
+                inside = tree.entries(entry.path) if entry.is_folder else (entry,)
+                found[word] += [each for each in inside if _is_one(each, suffix)]
     return found
 
 
@@ -135,7 +164,6 @@ def _is_one(entry: Entry, suffix: str) -> bool:
     return not entry.is_folder and entry.name.endswith(suffix)
 
 
-def _split_of(name: str) -> str | None:
-    """Returns the split whose word comes first in a name."""
-    words = re.split(r"[-_.]", name.lower())
-    return next((split for word in words for split, known in WORDS.items() if word in known), None)
+def split_word(name: str) -> str | None:
+    """Returns the first part of a name that is a word for a split, in lower case."""
+    return next((word for word in re.split(r"[-_.]", name.lower()) if word in _SPLIT_OF), None)

@@ -18,6 +18,8 @@ from workers.settings import DatasetSettings, is_url
 _REMOTE_READERS = 16
 # Block of a remote file: a shard's small images come many at a time, and large ones can be skipped.
 _BLOCK_BYTES = 1 << 20
+# Folders that systems put beside a user's own: macOS into archives, Windows on disks, network storage for previews.
+_SYSTEM_FOLDERS = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
 # Deeper nesting of folders means that a link leads back to a folder above it.
 _DEEPEST = 32
 # Object stores' names for the mark that changes with an object's content; the first one present counts.
@@ -108,7 +110,7 @@ class LocalTree:
         place = self.root / folder
         try:
             with os.scandir(place) as found:
-                inside = sorted((each for each in found if not each.name.startswith(".")), key=lambda each: each.name)
+                inside = sorted((each for each in found if not _is_hidden(each.name)), key=lambda each: each.name)
         except OSError as error:
             raise DataError(f"{place}: cannot be listed: {error.strerror}") from error
         for each in inside:
@@ -171,7 +173,7 @@ class RemoteTree:
         for info in listed:
             name = str(info["name"]).rstrip("/").rsplit("/", 1)[-1]
             # Some tools create an object for the folder itself.
-            if str(info["name"]).strip("/") != place.strip("/") and not name.startswith("."):
+            if str(info["name"]).strip("/") != place.strip("/") and not _is_hidden(name):
                 require_one_line(name, self.describe(folder))
                 inside.append(self._entry(info, _below(folder, name)))
         return tuple(sorted(inside, key=lambda each: each.name))
@@ -296,6 +298,10 @@ def require_one_line(name: str, where: str) -> None:
     """Raises DataError if a name does not fit on one line of UTF-8, on which rows and classes are written."""
     if name.splitlines() != [name] or any("\ud800" <= letter <= "\udfff" for letter in name):
         raise DataError(f"{where}: the name {name!a} does not fit on one line of UTF-8: rename it")
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name in _SYSTEM_FOLDERS
 
 
 def _below(folder: str, name: str) -> str:

@@ -12,9 +12,18 @@ from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import IO
 
-from workers.data.sources.classes import NO_CLASS, Naming, file_listing, found_at, grouped, naming, read_class_names
+from workers.data.sources.classes import (
+    NO_CLASS,
+    Naming,
+    file_listing,
+    found_at,
+    grouped,
+    is_missing,
+    naming,
+    read_class_names,
+)
 from workers.data.sources.files import FileListing, ImageFile
-from workers.data.sources.listing import LeftOut
+from workers.data.sources.listing import LeftOut, or_skip
 from workers.data.sources.patterns import split_files
 from workers.data.sources.tar import ArchivesAndFiles, Member, Span, path_in_archive, read_headers, readable
 from workers.data.sources.tree import Entry, Tree, open_root, require_one_line
@@ -77,7 +86,8 @@ def list_webdataset(settings: DatasetSettings) -> FileListing:
         split: _samples(tree, settings, split, shards, left_out)
         for split, shards in split_files(tree, settings, ".tar").items()
     }
-    names = naming((each.sample.label for each in samples["train"]), read_class_names(settings))
+    written = (each.sample.label for each in samples["train"])
+    names = naming(written, read_class_names(settings), tree.describe(""))
     by_class = {split: _by_class(tree, split, each, names) for split, each in samples.items()}
     found = found_at(tree.describe(""), names.order(by_class["train"]), by_class, tuple(left_out))
     return file_listing(settings, ArchivesAndFiles(tree), found)
@@ -99,8 +109,7 @@ def _samples(
             elif sample.is_note or (split != "test" and settings.on_bad is OnBad.skip):
                 left_out.append(LeftOut(split, place.shown, problem))
             else:
-                or_skip = "" if split == "test" else ", or set datasets.<name>.on_bad=skip"
-                raise DataError(f"{tree.describe(shard.path)}: {problem}: fix the shard{or_skip}")
+                raise DataError(f"{tree.describe(shard.path)}: {problem}: fix the shard{or_skip(split)}")
     return found
 
 
@@ -189,7 +198,7 @@ class _Parts:
             text = self.labels.get(extension, b"").decode(errors="surrogateescape").strip()
             label = _json_label(text) if extension == "json" else text
             if label:
-                return "" if label == "-1" else label
+                return "" if label == "-1" or is_missing(label) else label
         return ""
 
 
@@ -214,6 +223,6 @@ def _by_class(tree: Tree, split: str, samples: Sequence[_Place], names: Naming) 
         label = each.sample.label
         if label not in classes:
             require_one_line(label, tree.describe(each.shown))
-            classes[label] = names.name_of(label, tree.describe(each.shown))
+            classes[label] = names.name_of(names.clean(label), tree.describe(each.shown))
         pairs.append((classes[label], ImageFile(each.path, each.sample.name, classes[label], each.shard.version)))
     return grouped(pairs)

@@ -220,3 +220,143 @@ def test_image_that_moves_to_the_next_split_makes_another_dataset(tmp_path):
         assert listing.counts()["val"] == 10 - num_train
         found.append(listing.fingerprint())
     assert len(set(found)) == 2
+
+
+def test_of_two_id_columns_the_one_whose_cells_name_images_is_taken(tmp_path):
+    cells = [f"{number},{number + 100},{'ab'[number % 2]}" for number in range(6)]
+    files = {**images("train", [str(number + 100) for number in range(6)])}
+    root = write_tree(tmp_path, {**files, "train.csv": lines("id,image_id,label", *cells)})
+    assert labels_of(csv(root)) == {f"{number + 100}.png": "ab"[number % 2] for number in range(6)}
+
+
+@pytest.mark.parametrize("header", ["id,image_id,label", "id,picture,label"])
+@pytest.mark.parametrize("gone", [(), ("0",), ("5",)], ids=["all", "one of these", "one of those"])
+def test_two_columns_that_name_different_images_are_refused(tmp_path, header, gone):
+    """Case by case: running numbers beside ids that are numbers, and an image or two that is gone."""
+    suffix = ".png" if "picture" in header else ""
+    cells = [f"{number},{(number + 1) % 6}{suffix},{'ab'[number % 2]}" for number in range(6)]
+    files = images("train", [str(number) for number in range(6) if str(number) not in gone])
+    root = write_tree(tmp_path, {**files, "train.csv": lines(header, *cells)})
+    names = header.split(",")[:2]
+    for on_bad in OnBad:
+        assert f"both {names[0]} and {names[1]} name images, not the same ones (line " in refusal(
+            csv(root, on_bad=on_bad)
+        )
+    skipping = csv(root, on_bad=OnBad.skip, id_column=names[1])
+    assert labels_of(skipping) == {
+        f"{(number + 1) % 6}.png": "ab"[number % 2] for number in range(6) if str((number + 1) % 6) not in gone
+    }
+
+
+def test_two_columns_of_labels_are_refused_unless_they_say_the_same(tmp_path):
+    cells = [f"{number},{number % 2},{'ab'[number % 2]},{'xyz'[number % 3]}" for number in range(6)]
+    files = images("train", [str(number) for number in range(6)])
+    root = write_tree(tmp_path, {**files, "train.csv": lines("id,label,class,species", *cells)})
+    assert "labels may be label or species: set datasets.<name>.label_column" in refusal(csv(root))
+    assert set(labels_of(csv(root, label_column="class")).values()) == {"a", "b"}
+    (root / "train.csv").write_bytes(lines("id,label,class,kind", *cells))
+    assert set(labels_of(csv(root)).values()) == {"0", "1"}
+
+
+@pytest.mark.parametrize(
+    "template", ["{name}.png,{kind}", "{name},{kind}", "train/{name}.png,{kind}", "x{name},{kind}"]
+)
+def test_csv_without_a_header_is_refused(tmp_path, template):
+    root = write_tree(tmp_path, {**images("train", TEN), "train.csv": lines(*kinds(template))})
+    assert "looks like an image, not like a header: write a line id,label above it" in refusal(csv(root))
+
+
+def test_numbers_as_pandas_writes_them_are_integers(tmp_path):
+    plain = [f"{name},{index % 11}" for index, name in enumerate(f"i{number}" for number in range(22))]
+    files = images("train", [f"i{number}" for number in range(22)])
+    root = write_tree(tmp_path, {**files, "train.csv": lines("id,label", *plain)})
+    before = labels_of(csv(root)), open_listing(csv(root)).classes
+    (root / "train.csv").write_bytes(lines("id,label", *(f"{line}.0" for line in plain)))
+    assert (labels_of(csv(root)), open_listing(csv(root)).classes) == before
+
+
+@pytest.mark.parametrize("missing", ["", "nan", "NaN", "null", "NULL", "<NA>", "-1", "-1.0"])
+def test_missing_label_stops_or_is_left_out_and_listed(tmp_path, missing):
+    cells = [f"{name},{index % 2}.0" for index, name in enumerate(TEN)]
+    files = {**images("train", TEN), "train.csv": lines("id,label", *cells[:9], f"i9,{missing}")}
+    root = write_tree(tmp_path, files)
+    assert "line 11: no label of i9" in refusal(csv(root))
+    rows = rows_of(csv(root, on_bad=OnBad.skip))
+    assert [(each.path, each.reason) for each in rows.left_out] == [
+        ("train/i9.png", "line 11 of train.csv has no label")
+    ]
+    assert sum(map(len, rows.splits.values())) == 9
+
+
+def test_minus_one_and_one_are_two_classes_and_test_s_minus_ones_no_labels(tmp_path):
+    files = {
+        **images("train", TEN),
+        "train.csv": lines("id,label", *(f"{each},{1 - 2 * (each > 'i4')}" for each in TEN)),
+    }
+    root = write_tree(tmp_path, {**files, **images("test", ("x", "y"), first=100)})
+    assert open_listing(csv(root)).classes == ("-1", "1")
+    (root / "train.csv").write_bytes(lines("id,label", *(f"{each},{int(each > 'i4')}" for each in TEN)))
+    (root / "test.csv").write_bytes(lines("id,label", "x,-1", "y,-1"))
+    assert not open_listing(csv(root)).labelled_test
+
+
+def test_single_name_among_numbers_is_refused_and_a_class_of_them_is_not(tmp_path):
+    cells = [f"{name},{index % 2}" for index, name in enumerate(TEN)]
+    root = write_tree(tmp_path, {**images("train", TEN), "train.csv": lines("id,label", *cells[:9], "i9,cat")})
+    assert "one image has the label cat, a name among numbers" in refusal(csv(root))
+    (root / "train.csv").write_bytes(lines("id,label", *cells[:8], "i8,none", "i9,none"))
+    assert open_listing(csv(root)).classes == ("0", "1", "none")
+
+
+def test_ids_and_labels_in_another_unicode_form_than_the_files_are_found(tmp_path):
+    nfc, nfd = "é", "e\u0301"
+    files = images("train", [f"{nfd}{index}" for index in range(6)])
+    cells = [f"{nfc}{index},{nfc if index % 2 else 'b'}" for index in range(6)]
+    root = write_tree(tmp_path, {**files, "train.csv": lines("id,label", *cells)})
+    assert len(labels_of(csv(root))) == 6
+    (root / "train.csv").write_bytes(lines("id,label", *cells[:5], f"{nfc}5,{nfd}"))
+    assert "look the same, and differ only in Unicode form" in refusal(csv(root))
+
+
+def test_kaggle_s_train_labels_and_folders_in_other_letter_case_are_found(tmp_path):
+    files = {**images("train", TEN), **images("Test", ("x", "y"), first=100)}
+    root = write_tree(tmp_path, {**files, "trainLabels.csv": lines("image,level", *kinds())})
+    assert labels_of(csv(root)) == EXPECTED
+    assert survey(csv(root)).counts["test"] == 2
+
+
+def test_two_files_for_a_split_are_refused_unless_one_is_named(dogs):
+    write_tree(dogs, {**images("val", ("v", "w"), first=60), "val.csv": lines("id,breed", "v,cat", "w,dog")})
+    (dogs / "Validation.csv").write_bytes(lines("id,breed", "v,cat"))
+    message = refusal(csv(dogs))
+    assert "Validation.csv" in message and "val.csv both mean val: set datasets.<name>.val" in message
+    assert survey(csv(dogs, val="val.csv")).counts["val"] == 2
+
+
+def test_roboflow_s_table_in_each_split_s_folder_is_read(tmp_path):
+    files: dict[str, int | bytes] = {"README.dataset.txt": b"x"}
+    for place, split in enumerate(("train", "valid", "test")):
+        names = [f"{name}_jpg.rf.{place}" for name in TEN]
+        files |= images(split, names, ".jpg", 100 * place)
+        marked = [f"{name}.jpg, {int(index % 2 == 0)}, {int(index % 2)}" for index, name in enumerate(names)]
+        files[f"{split}/_classes.csv"] = lines("filename, dog, cat", *marked)
+    root = write_tree(tmp_path, files)
+    listing = open_listing(csv(root))
+    assert listing.classes == ("cat", "dog") and listing.labelled_test
+    assert listing.counts() == {"train": 8, "dev": 2, "val": 10, "test": 10}
+    (row, *_) = rows_of(csv(root)).splits["test"]
+    assert (row.name, row.label) == ("i0_jpg.rf.2.jpg", 1)
+
+
+def test_line_without_a_mark_has_no_label(tmp_path):
+    """Columns of 1.0 and 0.0, as in the challenges on skin lesions."""
+    marked = [f"{name},{float(index % 2 == 0)},{float(index % 2)}" for index, name in enumerate(TEN)]
+    files = {**images("images", TEN), "train.csv": lines("image,MEL,NV", *marked[:9], "i9,0.0,0.0")}
+    root = write_tree(tmp_path, files)
+    assert "line 11: no label of i9" in refusal(csv(root))
+    assert set(labels_of(csv(root, on_bad=OnBad.skip)).values()) == {"MEL", "NV"}
+
+
+def test_folder_of_val_without_a_csv_file_is_listed_as_left_out(dogs):
+    write_tree(dogs, images("val", ("v",), first=60))
+    assert [(each.split, each.path) for each in rows_of(csv(dogs)).left_out] == [("val", "val/v.png")]

@@ -21,7 +21,7 @@ from workers.data.sources.parquet_rows import RowGroups, RowImages, Table, read_
 from workers.data.sources.tree import LocalTree
 from workers.data.store import prepare
 from workers.errors import DataError
-from workers.settings import DatasetSettings, Source
+from workers.settings import DatasetSettings, OnBad, Source
 
 
 def rows(root: Path, **changes: object) -> DatasetSettings:
@@ -212,3 +212,36 @@ def test_listing_can_be_sent_to_another_process(root):
     copied = pickle.loads(pickle.dumps(listing))  # noqa: S301
     assert copied.contents.read(first.path) == listing.contents.read(first.path)
     assert copied.fingerprint() == listing.fingerprint()
+
+
+def test_missing_label_stops_or_is_left_out_and_listed(tmp_path, pictures):
+    for labels in (
+        ["cat", "dog", "cat", None, "dog", "cat"],
+        ["0", "1", "0", None, "1", "0"],
+        ["a", "b", "a", "nan"] + ["b"] * 2,
+    ):
+        write(tmp_path, {"image": pictures, "label": labels})
+        assert "row 3 has no label: write it, or remove the row, or set datasets.<name>.on_bad=skip" in refusal(
+            rows(tmp_path)
+        )
+        listed = rows_of(rows(tmp_path, on_bad=OnBad.skip))
+        assert [(each.split, each.path, each.reason) for each in listed.left_out] == [
+            ("train", "train-0.parquet/0000003", "no label")
+        ]
+        assert sum(map(len, listed.splits.values())) == 5
+
+
+def test_whole_numbers_stored_as_floats_are_integers_and_nan_is_no_label(tmp_path, pictures):
+    write(tmp_path, {"image": pictures, "label": [10.0, 9.0, 10.0, 9.0, 10.0, float("nan")]})
+    assert "row 5 has no label" in refusal(rows(tmp_path))
+    assert open_listing(rows(tmp_path, on_bad=OnBad.skip)).classes == ("9", "10")
+
+
+def test_name_among_numbers_is_told_as_what_it_is(tmp_path, pictures):
+    (tmp_path / "names.txt").write_text("cat\ndog\n")
+    write(tmp_path, {"image": pictures, "label": ["0", "1", "0", "dog", "1", "0"]})
+    named = rows(tmp_path, class_names=str(tmp_path / "names.txt"))
+    assert "row 3: label dog is none of the 2 classes, 0…1" in refusal(named)
+    assert "one image has the label dog, a name among numbers" in refusal(rows(tmp_path))
+    write(tmp_path, {"image": pictures, "label": ["cat", "dog", "cat", "7", "dog", "cat"]})
+    assert "row 3: label 7 is none of the 2 classes by name" in refusal(named)

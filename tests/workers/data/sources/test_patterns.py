@@ -70,7 +70,7 @@ def test_pattern_of_nothing_or_out_of_the_root_is_refused(tree, patterns, words)
 def test_splits_are_told_by_the_first_word_that_names_one(tmp_path):
     files = {
         "train": ["data/train-00000-of-00002.tar", "imagenet1k-train-0000.tar", "train/0001.tar"],
-        "val": ["data/validation-0.tar", "val_000.tar", "valid/x.tar"],
+        "val": ["data/validation-0.tar", "Validation_000.tar", "validation/x.tar"],
         "test": ["test.tar"],
     }
     others = ["trainer-0.tar", "data/extra.tar", "train-0.txt", "other/train-1.tar"]
@@ -79,3 +79,11 @@ def test_splits_are_told_by_the_first_word_that_names_one(tmp_path):
     found = split_files(LocalTree(root), DatasetSettings(source=Source.webdataset), ".tar")
     for split, expected in files.items():
         assert [entry.path for entry in found.get(split, ())] == sorted(expected)
+
+
+def test_two_words_for_a_split_are_refused_unless_a_pattern_names_it(tmp_path):
+    tree = LocalTree(write_tree(tmp_path, dict.fromkeys(["train-0.tar", "val-0.tar", "data/Validation-0.tar"], b"x")))
+    with pytest.raises(DataError, match=r"val-0\.tar and .*Validation-0\.tar both mean val: set datasets\.<name>\.val"):
+        split_files(tree, DatasetSettings(source=Source.webdataset), ".tar")
+    found = split_files(tree, DatasetSettings(source=Source.webdataset, val="val-*.tar"), ".tar")
+    assert [entry.path for entry in found["val"]] == ["val-0.tar"]

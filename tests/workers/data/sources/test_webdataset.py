@@ -213,3 +213,11 @@ def test_hostile_members_are_refused_or_left_out_and_touch_nothing(tmp_path):
     assert "s001.cls is a link" in reasons["train-000.tar/s001"]
     rows = {row for split in ("train", "dev", "val") for row in store.rows(split)}
     assert rows == {f"s{index:03d}.png" for index in range(8) if index != 1}
+
+
+def test_numbers_written_as_floats_are_integers_and_nan_is_no_label(tmp_path):
+    write_shard(tmp_path / "train-000.tar", samples(24, lambda index: f"{index % 11}.0"))
+    assert open_listing(shards(tmp_path)).classes == tuple(str(number) for number in range(11))
+    write_shard(tmp_path / "train-000.tar", samples(9, lambda index: "nan" if index == 4 else by_two(index)))
+    assert "s004.png has no label" in refusal(shards(tmp_path))
+    assert [each.path for each in rows_of(shards(tmp_path, on_bad=OnBad.skip)).left_out] == ["train-000.tar/s004.png"]
