@@ -89,6 +89,8 @@ def file_listing(settings: DatasetSettings, contents: Contents, found: Found) ->
 
 # Written by pandas, numpy, spreadsheets and databases where there is no value.
 _MISSING = {"", "nan", "null", "<na>", "#n/a"}
+# Among names these may be classes ("no defect", "North America"), among numbers they are none.
+_MISSING_NUMBERS = {"none", "na", "n/a", "-", "?"}
 # Also 1.0, as pandas writes whole numbers if one of their column is missing.
 _NUMBER = re.compile(r"(-?\d+)(\.0*)?")
 _NEGATIVE = "-1"
@@ -115,7 +117,7 @@ class Naming:
 
     def clean(self, label: str) -> str:
         """Returns a label without the form that its file gives it: numbers as integers, "" for a missing one."""
-        if is_missing(label):
+        if is_missing(label) or (self.numbered and label.lower() in _MISSING_NUMBERS):
             return ""
         number = _NUMBER.fullmatch(label) if self.numbered else None
         label = label if number is None else number[1]
@@ -152,6 +154,8 @@ def naming(train_labels: Iterable[str], names: tuple[str, ...] | None, where: st
     if names is not None:
         return Naming(names, is_mostly_numbers)
     odd = [label for label in counts if (label in numbers) is not is_mostly_numbers]
+    if is_mostly_numbers:
+        odd = [label for label in odd if label.lower() not in _MISSING_NUMBERS]
     once = next((label for label in odd if counts[label] == 1 and label != _NEGATIVE), None)
     if once is not None:
         kinds = "a name among numbers" if is_mostly_numbers else "a number among names"
