@@ -11,15 +11,9 @@ from workers.errors import DataError
 Arguments = Mapping[str, Any]
 
 
-class Kept(StrEnum):
-    """The place of a dataset's images in torchvision: all in memory, or each in a file, read when needed.
-
-    Most of the latter take a `loader`, which gets a path. `lists` have only lists of paths and labels.
-    """
-
-    memory = "memory"
-    files = "files"
-    lists = "lists"
+# The place of a dataset's images in torchvision: all in memory, or each in a file, read when needed. Most of the latter
+# take a `loader`, which gets a path. `lists` have only lists of paths and labels.
+Kept = StrEnum("Kept", "memory files lists")
 
 
 @dataclass(frozen=True)
