@@ -210,11 +210,9 @@ def _tracked(config: Config, plan: Plan, run: OpenedRun, prepared: Prepared) -> 
     )
     try:
         yield tracker
-    except (Stopped, ClusterLost, KeyboardInterrupt):
-        tracker.close(Ending.KILLED)
-        raise
-    except BaseException:
-        tracker.close(Ending.FAILED)
+    except BaseException as error:
+        killed = isinstance(error, Stopped | ClusterLost | KeyboardInterrupt)
+        tracker.close(Ending.KILLED if killed else Ending.FAILED)
         raise
     tracker.close(Ending.FINISHED)
 

@@ -195,19 +195,12 @@ def end_noted(ledger: Ledger) -> Iterator[None]:
     """Records in the ledger how the block, a launch's work, ended; otherwise status would report a killed launch."""
     try:
         yield
-    except (Stopped, KeyboardInterrupt):
-        _note_end(ledger, State.stopped)
-        raise
-    except BaseException:
-        _note_end(ledger, State.failed)
+    except BaseException as error:
+        # The error matters more; the same storage fault may make this write fail too.
+        with suppress(OSError, StorageError):
+            ledger.set_state(State.stopped if isinstance(error, Stopped | KeyboardInterrupt) else State.failed)
         raise
     ledger.set_state(State.done)
-
-
-def _note_end(ledger: Ledger, state: State) -> None:
-    # The original error matters more; the same storage fault may make this write fail too.
-    with suppress(OSError, StorageError):
-        ledger.set_state(state)
 
 
 def read_ledger(path: Path) -> Contents:
