@@ -3,7 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from typing import IO, TYPE_CHECKING
 
 from rich.console import Console
@@ -106,14 +106,9 @@ def _doing(progress: PrepareProgress) -> str:
     return _PHASES.get(progress.phase, progress.phase)
 
 
-@contextmanager
-def watching(stream: IO[str]) -> Iterator[Watch]:
-    """Yields a `Watch` whose display ends with the block."""
-    watch = Watch(stream)
-    try:
-        yield watch
-    finally:
-        watch.close()
+def watching(stream: IO[str]) -> closing[Watch]:
+    """Returns the context of a `Watch` whose display ends with the block."""
+    return closing(Watch(stream))
 
 
 def summary(name: str, store: "Store") -> Iterator[str]:
