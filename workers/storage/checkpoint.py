@@ -28,14 +28,14 @@ from workers.storage.atomic import (
     Check,
     atomic_folder,
     is_sealed,
+    nothing,
     parse_json,
     remove_leftovers,
     sealed,
     sha256_of,
     storage_errors,
-    unfenced,
 )
-from workers.storage.heartbeat import beating, silent
+from workers.storage.heartbeat import beating
 from workers.storage.tensor_file import Written, first_not_finite, safetensors_pieces, write_hashed
 
 Tensors = Mapping[str, np.ndarray]
@@ -85,8 +85,8 @@ def write_checkpoint(
     optimizer: Tensors,
     state: Mapping[str, Any],
     identity: Mapping[str, Any],
-    beat: Callable[[], None] = silent,
-    check: Check = unfenced,
+    beat: Callable[[], None] = nothing,
+    check: Check = nothing,
 ) -> Checkpoint:
     """Commits `folder/step-…` and verifies it by reading it again.
 
@@ -170,7 +170,7 @@ def verify_checkpoint(folder: Path) -> Checkpoint:
 
 
 def newest_checkpoint(
-    folder: Path, misfit: Callable[[Contents], str] = lambda _contents: "", check: Check = unfenced
+    folder: Path, misfit: Callable[[Contents], str] = lambda _contents: "", check: Check = nothing
 ) -> Contents | None:
     """Reads the newest valid checkpoint in `folder` and sets invalid ones aside; None if there never was one.
 
@@ -210,7 +210,7 @@ def newest_step(folder: Path) -> int:
 
 
 def prune(
-    folder: Path, best_step: int | None, verified: Collection[int] = (), keep_last: int = 2, check: Check = unfenced
+    folder: Path, best_step: int | None, verified: Collection[int] = (), keep_last: int = 2, check: Check = nothing
 ) -> set[int]:
     """Deletes all checkpoints but the best and the `keep_last` newest valid ones, and returns the steps of the latter.
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from workers.storage import parse_json, storage_errors, unfenced, write_bytes
+from workers.storage import nothing, parse_json, storage_errors, write_bytes
 
 
 class MetricsLog:
@@ -65,7 +65,7 @@ def read_step(path: Path) -> int:
         return 0
 
 
-def cut_back(path: Path, step: int, check: Callable[[], None] = unfenced) -> None:
+def cut_back(path: Path, step: int, check: Callable[[], None] = nothing) -> None:
     """Drops the points after `step` and a torn last line, because a resumed stage writes them again.
 
     It always puts another file under the name, even if nothing is dropped: an attempt that still has the old file open

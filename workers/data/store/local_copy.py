@@ -9,12 +9,12 @@ from workers.data.store.integrity import damaged_files, note_whole
 from workers.data.store.store import MANIFEST, Store, open_store
 from workers.errors import StorageError
 from workers.settings import Verify
-from workers.storage import locked, remove_leftovers, replacing_folder, silent
+from workers.storage import locked, nothing, remove_leftovers, replacing_folder
 
 _BLOCK_BYTES = 8 << 20
 
 
-def open_on_node(store: Path, local_copy: Path | None, beat: Callable[[], None] = silent) -> Store:
+def open_on_node(store: Path, local_copy: Path | None, beat: Callable[[], None] = nothing) -> Store:
     """Opens the copy of `store` in this node's folder `local_copy`, which is made first if it is missing or damaged.
 
     None opens `store` itself. If several processes want the same copy, one makes it and the others wait. Copied files
