@@ -10,8 +10,7 @@ from pathlib import Path
 from orchestrator.config import TrackingConfig
 from orchestrator.plan import Plan
 from orchestrator.text import redact
-from orchestrator.tracking.connection import make_database
-from orchestrator.tracking.mlflow_store import Store
+from orchestrator.tracking.connection import connect, make_database
 from orchestrator.tracking.sender import REFUSED_S, Pace, Sender, Task
 from orchestrator.tracking.tracker import Ending, RunIdentity, Tracker
 from orchestrator.tracking.uri import check_database_place, sqlite_path
@@ -74,12 +73,11 @@ def probe(uri: str, timeout_s: float = ANSWER_S) -> str:
             return _look_into(path, timeout_s)
         except (ConfigError, sqlite3.Error) as error:
             raise _unreachable(uri, str(error)) from error
-    store = Store(uri, "", "")
-    sender = Sender(store.add_points, redact(uri))
+    sender = Sender(lambda _: None, redact(uri))
     answered = threading.Event()
 
     def ask() -> None:
-        store.ping()
+        connect(uri)
         answered.set()
 
     sender.submit(Task(ask, "the question", vital=True, quiet=True))
