@@ -71,25 +71,18 @@ def _read_part(settings: DatasetSettings, known: KnownSet, split: str, take: Cal
         # Then the set returns an image's path and decodes nothing.
         arguments["loader"] = str
 
-    absent_or_damaged = (*_ABSENT_OR_DAMAGED, MatReadError)
-
-    def read(*, download: bool) -> Part:
-        return take(known, getattr(datasets, known.factory)(root, download=download, **arguments))
-
-    try:
+    failure: Exception | None = None
+    # At first without a download, because some sets fail or download again if the files exist.
+    for download in (False, True) if settings.download else (False,):
         try:
-            return read(download=False)
-        except absent_or_damaged:
-            # Only now, because some sets fail or download again if the files exist.
-            if not settings.download:
-                raise
-        return read(download=True)
-    except absent_or_damaged as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        what = "cannot be downloaded" if settings.download else "is missing or damaged"
-        raise DataError(
-            f"{root}: {settings.name} {what} ({reason}); put its files there, or set datasets.<name>.download=true"
-        ) from error
+            return take(known, getattr(datasets, known.factory)(root, download=download, **arguments))
+        except (*_ABSENT_OR_DAMAGED, MatReadError) as error:
+            failure = error
+    reason = " ".join(str(failure).split()) or type(failure).__name__
+    what = "cannot be downloaded" if settings.download else "is missing or damaged"
+    raise DataError(
+        f"{root}: {settings.name} {what} ({reason}); put its files there, or set datasets.<name>.download=true"
+    ) from failure
 
 
 def _list_memory(settings: DatasetSettings, known: KnownSet) -> "TorchvisionListing":
