@@ -197,8 +197,7 @@ def pack_shard(loader: Loader, job: ShardJob, image_done: Callable[[], None]) ->
     where = shard_files(job.folder, job.stem, job.encoding.format, len(job.rows))
     checksums: list[int] = []
     if where.offsets is None:
-        written_raw = _write_raw(where.images, pictures(), len(job.rows), job.size, checksums)
-        files = {where.images.name: written_raw}
+        files = {where.images.name: _write_raw(where.images, pictures(), len(job.rows), job.size, checksums)}
     else:
         encoded = [encode(pixels, job.encoding.jpeg_quality) for pixels in pictures()]
         checksums += [checksum(np.frombuffer(each, np.uint8)) for each in encoded]
