@@ -116,8 +116,7 @@ def write_checkpoint(
         try:
             return _verified(target)
         except _Invalid as invalid:
-            check()
-            _set_aside(target, invalid)
+            _set_aside(target, invalid, check)
     files = {
         layout.MODEL: safetensors_pieces(model),
         layout.OPTIMIZER: safetensors_pieces(optimizer),
@@ -131,8 +130,7 @@ def write_checkpoint(
     try:
         return _verified(target)
     except _Invalid as invalid:
-        check()
-        _set_aside(target, invalid)
+        _set_aside(target, invalid, check)
         raise StorageError(
             f"{target}: {invalid} when read again: the storage returns other bytes than were written; check the disk"
         ) from None
@@ -194,8 +192,7 @@ def newest_checkpoint(
             if reason:
                 raise _Invalid(reason)
         except _Invalid as invalid:
-            check()
-            _set_aside(folder / layout.checkpoint(step), invalid)
+            _set_aside(folder / layout.checkpoint(step), invalid, check)
         else:
             return contents
     if candidates or any(folder.glob(f"{_SET_ASIDE}*")):
@@ -230,8 +227,7 @@ def prune(
                 _verified(one)
             kept.add(step)
         except _Invalid as invalid:
-            check()
-            _set_aside(one, invalid)
+            _set_aside(one, invalid, check)
     return kept
 
 
@@ -243,7 +239,8 @@ def steps_of(folder: Path) -> list[int]:
         return [step for entry in folder.iterdir() if (step := layout.step_of(entry.name)) is not None]
 
 
-def _set_aside(folder: Path, reason: Exception) -> None:
+def _set_aside(folder: Path, reason: Exception, check: Check) -> None:
+    check()
     taken = {path.name.removeprefix(_SET_ASIDE)[:3] for path in folder.parent.glob(f"{_SET_ASIDE}*")}
     number = next(number for number in range(len(taken) + 1) if f"{number:03d}" not in taken)
     target = folder.with_name(f"{_SET_ASIDE}{number:03d}-{folder.name}")
