@@ -88,8 +88,8 @@ def write_results(
     plan, book = without(plan, missing), book or open_book(paths)
     opened = open_results(paths, plan, combine.method, book.committed)
     combined, members = opened.combined(data.submitted), opened.members[data.submitted]
-    written = write_submission(paths.submission, submission, opened.data, combined, members, plan, missing, book)
-    return replace(_report(paths, plan, opened, missing), submission=written.path, digests=written.digests)
+    digests = write_submission(paths.submission, submission, opened.data, combined, members, plan, missing, book)
+    return replace(_report(paths, plan, opened, missing), submission=paths.submission / digests.file, digests=digests)
 
 
 def rebuild_report(paths: RunPaths, plan: Plan, combine: CombineConfig) -> Results:

@@ -6,7 +6,6 @@ submission with the manifest of another.
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -28,15 +27,6 @@ from orchestrator.submission.formats import (
 from orchestrator.submission.manifest import Manifest, ManifestMember, NamedFile
 from workers.errors import ConfigError
 from workers.storage import remove_leftovers, replacing_folder, sha256_of, write_text
-
-
-@dataclass(frozen=True)
-class Submission:
-    """The committed file and its manifest."""
-
-    path: Path
-    manifest: Manifest
-    digests: SubmissionDigests
 
 
 def check_config(config: SubmissionConfig) -> None:
@@ -87,7 +77,7 @@ def write_submission(
     plan: Plan,
     missing: Sequence[Missing],
     book: Book,
-) -> Submission:
+) -> SubmissionDigests:
     """Writes, reads again and commits the submission of `combined` (the rows of `data.submitted`) and its manifest.
 
     `members` are those of `combined`, in the same order; `plan` has their stages; `missing` are those it does without.
@@ -106,14 +96,13 @@ def write_submission(
                 file.write(line.encode(errors="surrogateescape"))
         check_submission(candidate, question, combined)
         sha256 = sha256_of(candidate)
-        manifest = _manifest(config, data, question, combined, members, plan, missing, sha256)
-        text = manifest.to_text()
+        text = _manifest(config, data, question, combined, members, plan, missing, sha256).to_text()
         write_text(staged / SUBMISSION_MANIFEST, text)
         digests = SubmissionDigests(candidate.name, sha256, hashlib.sha256(text.encode()).hexdigest())
         book.settle(folder / SUBMISSION_MANIFEST)
         book.announce(digests)
     book.submission(digests)
-    return Submission(folder / candidate.name, manifest, digests)
+    return digests
 
 
 def _manifest(
