@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from workers.data.export import Band, Tile, draw, some_classes
+from workers.data.export import Band, Tile, draw, spread
 from workers.data.loading import PixelStatistics, Windows, crop, draw_epoch, pixel_statistics, to_input
 from workers.data.store import Store
 from workers.settings import TrainingSettings
@@ -18,7 +18,7 @@ def augmented_sheet(store: Store, settings: TrainingSettings, seed: int) -> byte
     assert labels is not None
     statistics = pixel_statistics(store, settings.augmentation)
     size, margin = settings.model.input_size, store.size - settings.model.input_size
-    shown = {label: int(np.argmax(labels == label)) for label in some_classes(store)[:_MOST_IMAGES]}
+    shown = {label: int(np.argmax(labels == label)) for label in spread(store.num_classes)[:_MOST_IMAGES]}
     chosen = np.array(list(shown.values()))
     colour_epochs = whole_epochs(settings.augmentation.colour_until, settings.schedule.epochs)
     seen = []
