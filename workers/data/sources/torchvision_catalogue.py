@@ -49,13 +49,10 @@ _TWO = {split: {"split": split} for split in ("train", "test")}
 _THREE = {split: {"split": split} for split in ("train", "val", "test")}
 
 
-def _with(parts: Mapping[str, Arguments], **more: Any) -> dict[str, Arguments]:
-    return {split: {**arguments, **more} for split, arguments in parts.items()}
-
-
 def _emnist(split: str) -> KnownSet:
     # The labels of letters start at 1; torchvision's class 0 has no images.
-    return KnownSet("EMNIST", _with(_TRAIN_AND_TEST, split=split), Kept.memory, first_label=int(split == "letters"))
+    parts = {name: {**arguments, "split": split} for name, arguments in _TRAIN_AND_TEST.items()}
+    return KnownSet("EMNIST", parts, Kept.memory, first_label=int(split == "letters"))
 
 
 def _imagenette(size: str) -> KnownSet:
