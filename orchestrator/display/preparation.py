@@ -68,7 +68,7 @@ class Watch:
         if self._console.is_terminal:
             self._show_bar(name, progress, begins=begins)
         else:
-            what = f"datasets.{name}: {_doing(progress)} images, {progress.done:,} of {progress.total:,}"
+            what = f"datasets.{name}: {_PHASES[progress.phase]} images, {progress.done:,} of {progress.total:,}"
             self._stream.write(", ".join((what, *self._said(progress))) + "\n")
             self._stream.flush()
 
@@ -97,13 +97,9 @@ class Watch:
             self._bars = Progress(*columns, console=self._console, auto_refresh=False)
             self._bars.start()
         if begins or self._task is None:
-            self._task = self._bars.add_task(f"{name}: {_doing(progress)}", total=progress.total, said="")
+            self._task = self._bars.add_task(f"{name}: {_PHASES[progress.phase]}", total=progress.total, said="")
         said = " · ".join(self._said(progress))
         self._bars.update(self._task, completed=progress.done, said=said, refresh=True)
-
-
-def _doing(progress: PrepareProgress) -> str:
-    return _PHASES.get(progress.phase, progress.phase)
 
 
 def watching(stream: IO[str]) -> closing[Watch]:
