@@ -29,13 +29,15 @@ from workers.errors import ConfigError
 from workers.storage import remove_leftovers, replacing_folder, sha256_of, write_text
 
 
-def check_config(config: SubmissionConfig) -> None:
-    """Checks the files that `config` names, so that errors are reported before anything starts.
+def read_named(config: SubmissionConfig) -> tuple[Template | None, Mapping[str, str] | None]:
+    """Reads the template and the class ids that `config` names; None for one that it does not.
 
     Raises:
         ConfigError: a file is missing or not what it should be.
     """
-    _read_named(config)
+    named, ids = config.template, config.class_ids
+    template = None if named is None else read_template(_text(Path(named), "submission.template"), named)
+    return template, None if ids is None else read_class_ids(_text(Path(ids), "submission.class_ids"), ids)
 
 
 def ask(config: SubmissionConfig, data: RunData) -> Question:
@@ -44,13 +46,7 @@ def ask(config: SubmissionConfig, data: RunData) -> Question:
     Raises:
         ConfigError: template or class ids are missing, malformed, or do not fit the data.
     """
-    return question_of(SubmissionFormat(config.format), data, *_read_named(config))
-
-
-def _read_named(config: SubmissionConfig) -> tuple[Template | None, Mapping[str, str] | None]:
-    named, ids = config.template, config.class_ids
-    template = None if named is None else read_template(_text(Path(named), "submission.template"), named)
-    return template, None if ids is None else read_class_ids(_text(Path(ids), "submission.class_ids"), ids)
+    return question_of(SubmissionFormat(config.format), data, *read_named(config))
 
 
 def question_of(

@@ -20,7 +20,7 @@ from orchestrator.run.paths import RunPaths
 from orchestrator.submission.check import check_submission
 from orchestrator.submission.formats import file_lines, make_layout
 from orchestrator.submission.manifest import read_manifest
-from orchestrator.submission.write import ask, check_config, write_submission
+from orchestrator.submission.write import ask, read_named, write_submission
 from workers.errors import CheckFailed, ConfigError
 from workers.protocol import SplitPredictions
 
@@ -160,9 +160,9 @@ def test_ids_of_the_dataset_are_written_in_ilsvrc_alone_and_class_ids_beat_them(
         check_submission(path, replace(own, class_ids=None), draw())
 
 
-def test_check_config_missing_files_are_config_errors(tmp_path):
-    check_config(SubmissionConfig())
+def test_read_named_missing_files_are_config_errors(tmp_path):
+    read_named(SubmissionConfig())
     with pytest.raises(ConfigError, match=r"submission.template=.*nowhere.csv: No such file"):
-        check_config(SubmissionConfig(template=str(tmp_path / "nowhere.csv")))
+        read_named(SubmissionConfig(template=str(tmp_path / "nowhere.csv")))
     with pytest.raises(ConfigError, match=r"submission.class_ids=.*nowhere.txt: No such file"):
-        check_config(SubmissionConfig(class_ids=str(tmp_path / "nowhere.txt")))
+        read_named(SubmissionConfig(class_ids=str(tmp_path / "nowhere.txt")))
