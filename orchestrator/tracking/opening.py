@@ -5,7 +5,6 @@ import logging
 import sqlite3
 import threading
 from collections.abc import Mapping
-from pathlib import Path
 
 from orchestrator.config import TrackingConfig
 from orchestrator.plan import Plan
@@ -70,7 +69,12 @@ def probe(uri: str, timeout_s: float = ANSWER_S) -> str:
     if path is not None:
         try:
             check_database_place(path)
-            return _look_into(path, timeout_s)
+            if not path.exists():
+                return f"{path} will be made"
+            address = f"{path.absolute().as_uri()}?mode=ro"
+            with contextlib.closing(sqlite3.connect(address, timeout_s, uri=True)) as database:
+                database.execute("SELECT count(*) FROM sqlite_master")
+            return f"{path} opens"
         except (ConfigError, sqlite3.Error) as error:
             raise _unreachable(uri, str(error)) from error
     sender = Sender(lambda _: None, redact(uri))
@@ -86,14 +90,6 @@ def probe(uri: str, timeout_s: float = ANSWER_S) -> str:
     if problem:
         raise _unreachable(uri, problem)
     return f"{redact(uri)} answers"
-
-
-def _look_into(path: Path, timeout_s: float) -> str:
-    if not path.exists():
-        return f"{path} will be made"
-    with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", timeout_s, uri=True)) as database:
-        database.execute("SELECT count(*) FROM sqlite_master")
-    return f"{path} opens"
 
 
 def _unreachable(uri: str, problem: str) -> ConfigError:
