@@ -4,6 +4,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from workers.storage import nothing, parse_json, storage_errors, write_bytes
@@ -77,11 +78,8 @@ def cut_back(path: Path, step: int, check: Callable[[], None] = nothing) -> None
     with storage_errors(path):
         lines = path.read_bytes().splitlines(keepends=True)
     for line in lines:
-        try:
-            belongs = line.endswith(b"\n") and parse_json(line)["step"] <= step
-        except (ValueError, KeyError, TypeError):
-            # Torn, or not one of our lines.
-            continue
-        if belongs:
-            kept.append(line)
+        # Else it is torn, or not one of our lines.
+        with suppress(ValueError, KeyError, TypeError):
+            if line.endswith(b"\n") and parse_json(line)["step"] <= step:
+                kept.append(line)
     write_bytes(path, b"".join(kept), check)
