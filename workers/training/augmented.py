@@ -26,7 +26,7 @@ def augmented_sheet(store: Store, settings: TrainingSettings, seed: int) -> byte
         draws = draw_epoch(seed, epoch, len(labels), margin, settings.augmentation)
         place = np.array([int(np.argmax(draws.order == index)) for index in chosen])
         windows = Windows(draws.offsets[place], draws.flips[place])
-        pixels = crop(images, chosen, windows.offsets, windows.flips, size)
+        pixels = crop(images, chosen, windows, size)
         shifted = settings.augmentation.colour_std > 0 and epoch < colour_epochs
         colour = draws.colour[place] if shifted else None
         seen.append(to_pixels(to_input(pixels, statistics, colour, windows), statistics, windows))
