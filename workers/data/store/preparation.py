@@ -226,16 +226,7 @@ def _build(work: _Preparation) -> Path:
             folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder)
         _write_store(work, rows, folder)
-        with storage_errors(target):
-            remove_leftovers(folder)
-            # Kept for repairs: with them only the damaged shards are packed again.
-            shutil.rmtree(folder / RECORDS, ignore_errors=True)
-            records_of(folder).rename(folder / RECORDS)
-            note_whole(folder, list(read_store(folder).files))
-            # All its files are on disk, each committed by rename.
-            fsync(folder)
-            folder.rename(target)
-            fsync(target.parent)
+        _commit(folder, target)
     except SourceLost:
         # Kept, because a short outage should not cost hours of hashing and packing.
         raise
@@ -249,6 +240,19 @@ def _build(work: _Preparation) -> Path:
 
 def _every_row(work: _Preparation) -> Rows:
     return work.listing.rows(partial(work.report, "read"), KeptContents(work.building / _CONTENTS))
+
+
+def _commit(folder: Path, target: Path) -> None:
+    """Renames a finished store into place; all its files are on disk, each committed by rename."""
+    with storage_errors(target):
+        remove_leftovers(folder)
+        # Kept for repairs: with them only the damaged shards are packed again.
+        shutil.rmtree(folder / RECORDS, ignore_errors=True)
+        records_of(folder).rename(folder / RECORDS)
+        note_whole(folder, list(read_store(folder).files))
+        fsync(folder)
+        folder.rename(target)
+        fsync(target.parent)
 
 
 def _remove_abandoned(store_root: Path, besides: Path) -> None:

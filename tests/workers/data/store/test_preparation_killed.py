@@ -141,7 +141,7 @@ def interrupted(tree: Path, stores: Path, num_images: int = 600) -> None:
         prepare(settings(tree), stores, interrupt)
 
 
-@pytest.mark.parametrize("step", ["image_statistics", "records_of"])
+@pytest.mark.parametrize("step", ["image_statistics", "_commit"])
 def test_interruption_at_the_end_is_free(tree, tmp_path, monkeypatch, step):
     interrupt = Mock(side_effect=KeyboardInterrupt)
     with monkeypatch.context() as interrupted, pytest.raises(KeyboardInterrupt):
