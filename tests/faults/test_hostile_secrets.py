@@ -23,7 +23,7 @@ from oracle import child_environment
 
 from orchestrator.cli.streams import Streams
 from orchestrator.config.composition import compose
-from orchestrator.doctor.facts import _ask
+from orchestrator.doctor.facts import ask as ask_doctor
 from orchestrator.text import complaint, redact
 from orchestrator.tracking import mlflow_store as tracking_store, probe
 from workers.errors import ConfigError
@@ -185,7 +185,7 @@ def test_password_of_an_address_is_in_no_output(verb, secretive, capsys):
 
 
 def test_doctor_says_what_store_does_not_answer_without_its_password(secretive):
-    answer = str(_ask(lambda: probe(f"http://me:{CANARY}@127.0.0.1:9")))
+    answer = str(ask_doctor(lambda: probe(f"http://me:{CANARY}@127.0.0.1:9")))
     assert "127.0.0.1:9" in answer and CANARY not in answer
 
 
