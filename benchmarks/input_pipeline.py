@@ -15,7 +15,7 @@ from benchmarks.numerics import fastest
 from benchmarks.row import Measure, Row, Settings, Spread
 from benchmarks.turns import Turns, ratios, take_turns
 from workers import numerics
-from workers.data.loading import IMAGENET_MEAN, IMAGENET_STD, PixelStatistics, crop, to_input
+from workers.data.loading import IMAGENET_MEAN, IMAGENET_STD, PixelStatistics, Windows, crop, to_input
 
 _BATCH, _STORED, _INPUT = 64, 256, 224
 
@@ -40,7 +40,7 @@ def _ours(turns: Turns) -> None:
     def batch() -> torch.Tensor:
         offsets = generator.integers(0, _STORED - _INPUT + 1, size=(_BATCH, 2))
         flips = generator.random(_BATCH) < 0.5
-        return to_input(crop(stored, np.arange(len(stored)), offsets, flips, _INPUT), statistics, None)
+        return to_input(crop(stored, np.arange(len(stored)), Windows(offsets, flips), _INPUT), statistics, None)
 
     turns.play(batch)
 

@@ -74,7 +74,7 @@ def launch(config: Config, stream: IO[str], *, accept_changes: bool = False) -> 
         plan = make_plan(config, survey_all(config), hash_init_files(config))
         check_init_files(plan)
         cluster.check_resources(config.cluster)
-        submission.check_config(config.submission)
+        submission.read_named(config.submission)
         check_min_members(config.submission, plan)
         root = Path(config.run_dir) if config.run_dir else default_run_dir(config.experiment, plan.hash)
         kept, lacking = config.predict, placement.lacking(config)
@@ -210,11 +210,9 @@ def _tracked(config: Config, plan: Plan, run: OpenedRun, prepared: Prepared) -> 
     )
     try:
         yield tracker
-    except (Stopped, ClusterLost, KeyboardInterrupt):
-        tracker.close(Ending.KILLED)
-        raise
-    except BaseException:
-        tracker.close(Ending.FAILED)
+    except BaseException as error:
+        killed = isinstance(error, Stopped | ClusterLost | KeyboardInterrupt)
+        tracker.close(Ending.KILLED if killed else Ending.FAILED)
         raise
     tracker.close(Ending.FINISHED)
 

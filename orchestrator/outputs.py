@@ -88,8 +88,8 @@ def write_results(
     plan, book = without(plan, missing), book or open_book(paths)
     opened = open_results(paths, plan, combine.method, book.committed)
     combined, members = opened.combined(data.submitted), opened.members[data.submitted]
-    written = write_submission(paths.submission, submission, opened.data, combined, members, plan, missing, book)
-    return replace(_report(paths, plan, opened, missing), submission=written.path, digests=written.digests)
+    digests = write_submission(paths.submission, submission, opened.data, combined, members, plan, missing, book)
+    return replace(_report(paths, plan, opened, missing), submission=paths.submission / digests.file, digests=digests)
 
 
 def rebuild_report(paths: RunPaths, plan: Plan, combine: CombineConfig) -> Results:
@@ -121,12 +121,14 @@ def open_results(paths: RunPaths, plan: Plan, method: CombineMethod, committed: 
         split: open_predictions(directories, data.splits[split], len(data.classes), data.digest, finished, committed)
         for split in data.splits
     }
-    note = None
-    if method is CombineMethod.weighted and _SEARCH_SPLIT not in data.splits:
-        note = "no images of dev: weights were searched on val, so its errors are too optimistic"
     combination = equal(method, len(directories))
     if method is CombineMethod.weighted:
-        searched_on = _SEARCH_SPLIT if _SEARCH_SPLIT in members else "val"
+        searched_on, note = _SEARCH_SPLIT, None
+        if _SEARCH_SPLIT not in members:
+            searched_on, note = (
+                "val",
+                "no images of dev: weights were searched on val, so its errors are too optimistic",
+            )
         if data.splits[searched_on].labels is None:
             raise DataError(f"{paths.data}: {searched_on} has no labels to find weights with; choose combine=mean")
         weights = find_weights(members[searched_on], data.labels(searched_on))

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.combine import Combination, Combined, top_classes
+from orchestrator.combine import ClassProbability, Combination, Combined, top_classes
 from orchestrator.config import TARGET
 from orchestrator.plan import Plan, plan_from_json
 from orchestrator.run import RunPaths, RunRecord, find_finished, read_record
@@ -29,19 +29,11 @@ _OUT_SUFFIXES = (".csv", ".json")
 
 
 @dataclass(frozen=True)
-class Guess:
-    """A class and the ensemble's probability of it, in [0, 1]."""
-
-    name: str
-    probability: float
-
-
-@dataclass(frozen=True)
 class Prediction:
     """The most probable classes of one image, best first."""
 
     path: str
-    top: tuple[Guess, ...]
+    top: tuple[ClassProbability, ...]
 
 
 @dataclass(frozen=True)
@@ -78,7 +70,7 @@ def predict(
         probabilities = _predict_block(ensemble, [_read(file, ensemble.store.size) for file in block], progress)
         best = top_classes(probabilities, top)
         for file, row, places in zip(block, probabilities, best, strict=True):
-            guesses = tuple(Guess(ensemble.store.classes[place], float(row[place])) for place in places)
+            guesses = tuple(ClassProbability(ensemble.store.classes[place], float(row[place])) for place in places)
             predictions.append(Prediction(str(file), guesses))
     return tuple(predictions)
 

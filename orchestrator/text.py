@@ -29,17 +29,12 @@ def printable(text: str) -> str:
     return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
-def without_secrets(text: str, environment: Mapping[str, str] = os.environ) -> str:
-    """Returns `text` without passwords in addresses and without the values of variables with secret names."""
+def complaint(text: str, environment: Mapping[str, str] = os.environ) -> str:
+    """Returns an error's text or traceback, safe to show: without passwords, and values of secret variables."""
     for name, value in environment.items():
         if len(value) >= _SHORTEST_SECRET and is_secret_name(name):
             text = text.replace(value, "***")
-    return redact(text)
-
-
-def complaint(text: str) -> str:
-    """Returns an error's text or traceback, safe to show."""
-    return printable(without_secrets(text))
+    return printable(redact(text))
 
 
 def redact(text: str) -> str:

@@ -11,16 +11,13 @@ from typing import Any
 
 import lazy_loader
 
+Face = tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]
 _FROM = re.compile(r"^from \.(\w+) import (?:\(([^)]*)\)|(.+))$", re.MULTILINE)
 
 
-def face(package: str, init_file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+def face(package: str, init_file: str) -> Face:
     """Returns `__getattr__`, `__dir__` and `__all__` of `package`, whose `__init__` is `init_file`."""
     stub = Path(init_file).with_suffix(".pyi").read_text(encoding="utf-8")
-    names: dict[str, list[str]] = {}
-    for module, several, one in _FROM.findall(stub):
-        names[module] = re.findall(r"(\w+) as \w+", several or one)
-    attached: tuple[Callable[[str], Any], Callable[[], list[str]], list[str]] = lazy_loader.attach(
-        package, submod_attrs=names
-    )
+    names = {module: re.findall(r"(\w+) as \w+", several or one) for module, several, one in _FROM.findall(stub)}
+    attached: Face = lazy_loader.attach(package, submod_attrs=names)
     return attached

@@ -29,11 +29,7 @@ atexit.register(gc.freeze)
 
 
 class _Terminated(BaseException):
-    """SIGTERM or SIGHUP arrived; a BaseException, so that no `except Exception` catches it."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
+    """This signal, SIGTERM or SIGHUP, arrived; a BaseException, so that no `except Exception` catches it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _INTERRUPTED
     except _Terminated as terminated:
         _complain("terminated; run the same command again to resume")
-        return 128 + terminated.number
+        return _SIGNALLED + int(terminated.args[0])
     except BrokenPipeError:
         # The reader of stdout has ended (`| head`); without this, Python would print an error when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -60,16 +56,14 @@ def _run(words: list[str]) -> int:
         code = _verb(words)
         sys.stdout.flush()
         return code
-    except SeptetError as error:
-        if "--debug" in words:
-            sys.stderr.write(complaint(traceback.format_exc()))
-        _complain(str(error))
-        return error.exit_code
     except BrokenPipeError:
         raise
-    except Exception as error:  # noqa: BLE001 - every other error becomes exit code 1
+    except Exception as error:  # noqa: BLE001 - every error that is not meant for users becomes exit code 1
         if "--debug" in words:
             sys.stderr.write(complaint(traceback.format_exc()))
+        if isinstance(error, SeptetError):
+            _complain(str(error))
+            return error.exit_code
         said = " ".join(str(error).split())
         hint = "" if "--debug" in words else "; --debug shows where"
         _complain(f"internal error: {type(error).__name__}: {said}{hint}")

@@ -118,7 +118,8 @@ class MemberActor:
             with self._one_at_a_time, _logging_to(spec.stage_dir / layout.LOG):
                 _set_openmp_threads(spec.numerics.threads)
                 beat(spec.stage_dir)
-                return _logged(spec.stage_dir.parent, work)
+                with _after_predecessor(spec.stage_dir.parent):
+                    return work()
         except Stopped as stopped:
             return Halted(str(stopped))
         except Exception as error:  # noqa: BLE001 - the boundary: only values leave an actor
@@ -128,21 +129,6 @@ class MemberActor:
 def _set_openmp_threads(num_threads: int) -> None:
     # Read when torch is first imported; set_num_threads is too late for some of its libraries.
     os.environ["OMP_NUM_THREADS"] = str(num_threads)
-
-
-def _logged(member_dir: Path, work: Callable[[], Outcome]) -> Outcome:
-    """Does the work and logs why it failed: messages to the user point to log.txt."""
-    try:
-        with _after_predecessor(member_dir):
-            return work()
-    except Stopped:
-        raise
-    except Superseded as superseded:
-        _log.warning("%s", superseded)
-        raise
-    except Exception as error:
-        _log.exception("%s", " ".join(str(error).split()) or type(error).__name__)
-        raise
 
 
 def failure_of(error: Exception) -> Failure:
@@ -181,7 +167,7 @@ def _after_predecessor(member_dir: Path) -> Iterator[None]:
 
 @contextmanager
 def _logging_to(path: Path) -> Iterator[None]:
-    """Copies the project's log records to `path`."""
+    """Copies the project's log records to `path`, and why the block failed: messages to the user point there."""
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handler = logging.FileHandler(path, encoding="utf-8")
@@ -193,6 +179,14 @@ def _logging_to(path: Path) -> Iterator[None]:
     _log.setLevel(logging.INFO)
     try:
         yield
+    except Stopped:
+        raise
+    except Superseded as superseded:
+        _log.warning("%s", superseded)
+        raise
+    except Exception as error:
+        _log.exception("%s", " ".join(str(error).split()) or type(error).__name__)
+        raise
     finally:
         _log.removeHandler(handler)
         handler.close()

@@ -13,7 +13,6 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +29,14 @@ class _NoMorePaths(list[str]):
         pass
 
 
-def keep_own_path(job_config: Any) -> Any:
-    """Changes Ray's JobConfig so that members do not import, say, a `numpy.py` in the working directory.
+def own_path() -> Any:
+    """Returns a JobConfig of Ray with which members do not import, say, a `numpy.py` in the working directory.
 
     If the driver imports from there (a checkout that is not installed), members do too.
     """
+    from ray.job_config import JobConfig
+
+    job_config = JobConfig()
     if not {"", str(Path.cwd())} & set(sys.path):
         job_config._py_driver_sys_path = _NoMorePaths()
     return job_config
@@ -47,6 +49,8 @@ _LONGEST_TEMPORARY_ROOT = 21
 _LEAST_TEMPORARY_BYTES = 20_000_000
 # Only specs and outcomes, a few KB each, go through the object store.
 _OBJECT_STORE_BYTES = 80 * 1024 * 1024
+# One for each process: Ray keeps the first it gets, and would refuse a second cluster with another.
+_TOKEN = secrets.token_hex(32)
 _NICENESS = "RAY_worker_niceness"
 LOCAL_ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
@@ -67,12 +71,6 @@ def available_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-@cache
-def _token() -> str:
-    """Returns this process's token. Ray keeps the first it gets, and would refuse a second cluster with another."""
-    return secrets.token_hex(32)
-
-
 @contextmanager
 def local() -> Iterator[None]:
     """Starts a local Ray for the length of the block."""
@@ -88,12 +86,11 @@ def local() -> Iterator[None]:
         # Ray gives its workers nice 15, so that members get almost nothing beside any other job (measured: a
         # thirtieth). To yield to other jobs, start septet under `nice`, which they inherit.
         _NICENESS: os.environ.get(_NICENESS, "0"),
-        "RAY_AUTH_TOKEN": _token(),
+        "RAY_AUTH_TOKEN": _TOKEN,
         process_guard.MARK: mark,
     }
     with process_guard.guarding(mark, folder), environment(values):
         import ray
-        from ray.job_config import JobConfig
 
         # Without "local" Ray joins any cluster it finds.
         _init(
@@ -101,11 +98,8 @@ def local() -> Iterator[None]:
             num_cpus=available_cpus(),
             object_store_memory=_OBJECT_STORE_BYTES,
             include_dashboard=False,
-            log_to_driver=False,
-            configure_logging=False,
             # Ray makes its folder world-writable (0777, with sockets and logs), so its parent is private.
             _temp_dir=str(folder / "r"),
-            job_config=keep_own_path(JobConfig()),
         )
         with unless_lost(ray.shutdown):
             yield
@@ -118,12 +112,11 @@ def attached(address: str) -> Iterator[None]:
         import ray
         from ray._private.services import canonicalize_bootstrap_address_or_die
         from ray.exceptions import RayError
-        from ray.job_config import JobConfig
 
     try:
         # Ray itself would wait 14 minutes for a head that is not there, deaf to Ctrl-C.
         await_head(canonicalize_bootstrap_address_or_die(address))
-        _init(address=address, log_to_driver=False, configure_logging=False, job_config=keep_own_path(JobConfig()))
+        _init(address=address)
     except (ConnectionError, RayError, RuntimeError, ValueError) as error:
         raise ConfigError(f"cluster.address={address}: no Ray cluster answers there ({first_line(error)})") from error
     with unless_lost(ray.shutdown):
@@ -150,7 +143,7 @@ def _init(**options: Any) -> None:
 
     before = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(**options)
+        ray.init(log_to_driver=False, configure_logging=False, job_config=own_path(), **options)
     except SystemExit as left:
         if left.code != signal.SIGTERM or not callable(before):
             raise

@@ -18,6 +18,7 @@ from .predictions import (
 from .rows import (
     SMALLEST_PROBABILITY as SMALLEST_PROBABILITY,
     Block as Block,
+    ClassProbability as ClassProbability,
     Labels as Labels,
     Rows as Rows,
     blocks as blocks,

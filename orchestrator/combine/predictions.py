@@ -93,14 +93,8 @@ class MemberPredictions:
         return descriptor
 
 
-class Flaw(StrEnum):
-    """The reason why stored predictions are not valid."""
-
-    missing = "missing"
-    damaged = "damaged"
-    other_images = "other images"
-    other_checkpoint = "other checkpoint"
-    altered = "altered"
+# The reason why stored predictions are not valid.
+Flaw = StrEnum("Flaw", "missing damaged other_images other_checkpoint altered")
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ Ties are broken the same way everywhere: of two equally probable classes the one
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -25,6 +26,14 @@ class Rows(Protocol):
     def shape(self) -> tuple[int, ...]: ...
 
     def __getitem__(self, rows: Any, /) -> Any: ...
+
+
+@dataclass(frozen=True)
+class ClassProbability:
+    """A class by its name in classes.txt, and its probability in [0, 1]."""
+
+    name: str
+    probability: float
 
 
 def blocks(num_rows: int, num_classes: int, max_elements: int = BLOCK_ELEMENTS) -> Iterator[slice]:

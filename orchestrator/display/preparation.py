@@ -3,7 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from typing import IO, TYPE_CHECKING
 
 from rich.console import Console
@@ -68,7 +68,7 @@ class Watch:
         if self._console.is_terminal:
             self._show_bar(name, progress, begins=begins)
         else:
-            what = f"datasets.{name}: {_doing(progress)} images, {progress.done:,} of {progress.total:,}"
+            what = f"datasets.{name}: {_PHASES[progress.phase]} images, {progress.done:,} of {progress.total:,}"
             self._stream.write(", ".join((what, *self._said(progress))) + "\n")
             self._stream.flush()
 
@@ -97,23 +97,14 @@ class Watch:
             self._bars = Progress(*columns, console=self._console, auto_refresh=False)
             self._bars.start()
         if begins or self._task is None:
-            self._task = self._bars.add_task(f"{name}: {_doing(progress)}", total=progress.total, said="")
+            self._task = self._bars.add_task(f"{name}: {_PHASES[progress.phase]}", total=progress.total, said="")
         said = " · ".join(self._said(progress))
         self._bars.update(self._task, completed=progress.done, said=said, refresh=True)
 
 
-def _doing(progress: PrepareProgress) -> str:
-    return _PHASES.get(progress.phase, progress.phase)
-
-
-@contextmanager
-def watching(stream: IO[str]) -> Iterator[Watch]:
-    """Yields a `Watch` whose display ends with the block."""
-    watch = Watch(stream)
-    try:
-        yield watch
-    finally:
-        watch.close()
+def watching(stream: IO[str]) -> closing[Watch]:
+    """Returns the context of a `Watch` whose display ends with the block."""
+    return closing(Watch(stream))
 
 
 def summary(name: str, store: "Store") -> Iterator[str]:

@@ -25,12 +25,8 @@ _FIX_LOCAL_RAY = "see the logs below /tmp/ray/session_latest/logs"
 _FIX_STORE = "check tracking.uri or MLFLOW_TRACKING_URI, or set tracking.required=false"
 
 
-class Outcome(StrEnum):
-    """Says how a check ended; only `fail` stops a launch."""
-
-    ok = "ok"
-    warn = "warn"
-    fail = "fail"
+# How a check ended; only `fail` stops a launch.
+Outcome = StrEnum("Outcome", "ok warn fail")
 
 
 @dataclass(frozen=True)

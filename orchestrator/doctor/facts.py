@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -70,10 +71,10 @@ def gather(config: Config, note: Callable[[str], None]) -> Facts:
         auth_mode=os.environ.get("RAY_AUTH_MODE"),
         has_auth_token=_has_auth_token(os.environ),
         image_formats={name: ask_decoder(name) for name in FORMATS},
-        ray=_ask(lambda: ask_ray(config.cluster)),
-        tracking=_ask(lambda: tracking.probe(config.tracking.uri)),
+        ray=ask(partial(ask_ray, config.cluster)),
+        tracking=ask(partial(tracking.probe, config.tracking.uri)),
         tracking_required=config.tracking.required,
-        datasets={name: ask_dataset(settings) for name, settings in config.datasets.items()},
+        datasets={name: ask(partial(ask_dataset, settings)) for name, settings in config.datasets.items()},
         placement=Answer(placed.line) if isinstance(placed, Placed) else placed,
         compiled_kernels=capabilities().compiled_kernels,
         placements=() if chosen is None else tuple(map(str, chosen.options)),
@@ -119,15 +120,11 @@ def ask_ray(settings: ClusterConfig) -> str:
         return f"{settings.address or 'local'}: room for {actors.num_slots} members at once"
 
 
-def ask_dataset(settings: DatasetSettings) -> Answer:
+def ask_dataset(settings: DatasetSettings) -> str:
     """Surveys a dataset without decoding images."""
-
-    def look() -> str:
-        found = survey(settings)
-        counts = ", ".join(f"{count:,} {split}" for split, count in found.counts.items())
-        return f"{found.num_classes} classes, {counts}"
-
-    return _ask(look)
+    found = survey(settings)
+    counts = ", ".join(f"{count:,} {split}" for split, count in found.counts.items())
+    return f"{found.num_classes} classes, {counts}"
 
 
 def place(name: str, path: Path) -> Place:
@@ -147,7 +144,8 @@ def cpu_quota(cpu_max: Path = Path("/sys/fs/cgroup/cpu.max")) -> float | None:
     return None if quota == "max" else int(quota) / int(period)
 
 
-def _ask(question: Callable[[], str]) -> Answer:
+def ask(question: Callable[[], str]) -> Answer:
+    """Returns the answer to `question`, or the error that it raised for users."""
     try:
         return Answer(question())
     except SeptetError as error:

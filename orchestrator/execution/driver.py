@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from orchestrator.cluster import Completed, Failure, Halted, Lost, Predicted, RayCluster, Trained
-from orchestrator.execution.jobs import Work, stored_predictions
+from orchestrator.execution.jobs import Work, has_predicted
 from orchestrator.execution.recovery import check_finished
 from orchestrator.execution.watchdog import Deadlines, mark_of
 from orchestrator.plan import Job, Plan, PredictJob, StageRef, TrainJob, ready
@@ -80,9 +80,8 @@ class Driver:
             else:
                 self._ledger.declare(train, State.waiting)
         for member in self._work.plan.members:
-            if self._work.plan.last_stages[member] in self._done:
-                found = stored_predictions(self._work, self._book.committed, member)
-                self._predicted |= {member} if found is not None else set()
+            if has_predicted(self._work, self._book.committed, member):
+                self._predicted.add(member)
             job = self._work.plan.predict_job(member)
             self._ledger.declare(job, State.done if member in self._predicted else State.waiting)
         if self._complete and self._unsound:

@@ -70,16 +70,13 @@ class Work:
         )
 
 
-def stored_predictions(work: Work, committed: Committed, member: str) -> dict[str, str] | None:
-    """Returns the sha256 of a member's predictions by split; None if its last stage is not done or one is not valid."""
+def has_predicted(work: Work, committed: Committed, member: str) -> bool:
+    """Returns whether a member's last stage is done, and its predictions of every split are valid."""
     finished = find_finished(work.paths, work.plan.last_stage(member))
     if finished is None:
-        return None
-    digests = {}
+        return False
     for split in work.splits:
         expected = Expected(work.target_digest, finished=finished, committed=committed.of_predictions(member, split))
-        found = check_predictions(member, work.paths.predictions(member), split, expected)
-        if isinstance(found, Invalid):
-            return None
-        digests[split] = found.about.sha256
-    return digests
+        if isinstance(check_predictions(member, work.paths.predictions(member), split, expected), Invalid):
+            return False
+    return True

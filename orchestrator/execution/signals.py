@@ -57,9 +57,7 @@ class Interrupts:
         self._wakeup_before = -1
         self._deferring = False
         self._before: dict[signal.Signals, Any] = {}
-        self._ignores_hangup = False
         self._asked = False
-        self._terminals: tuple[int, ...] = ()
 
     @property
     def requested(self) -> bool:

@@ -22,12 +22,8 @@ _ASK_GPU = "from workers.throughput.measure import gpu_has_bf16; print(gpu_has_b
 _GPU_TIMEOUT_S = 120
 
 
-class Measuring(StrEnum):
-    """When to measure unknown rates; rates measured earlier are always used."""
-
-    never = "never"
-    where_it_pays = "where_it_pays"
-    always = "always"
+# When to measure unknown rates; rates measured earlier are always used.
+Measuring = StrEnum("Measuring", "never where_it_pays always")
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,8 @@ from orchestrator.plan.model import Plan, PlannedDataset, Stage, plain
 _SHOWN_STAGES = 3
 
 
-class ChangeKind(StrEnum):
-    """Says how a wanted plan relates to the recorded one."""
-
-    same = "same"
-    extends = "extends"
-    differs = "differs"
+# How a wanted plan relates to the recorded one.
+ChangeKind = StrEnum("ChangeKind", "same extends differs")
 
 
 @dataclass(frozen=True)

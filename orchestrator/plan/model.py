@@ -171,7 +171,9 @@ def changed(value: object) -> Any:
 
 
 def plain(value: object) -> Any:
-    """Converts dataclasses, enums and tuples to JSON's types; keys are in field order."""
+    """Converts dataclasses, enums and tuples to JSON's types; keys are in field order. A reference becomes its text."""
+    if isinstance(value, StageRef):
+        return str(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, StrEnum):
@@ -185,21 +187,8 @@ def plain(value: object) -> Any:
 
 def plan_to_json(plan: Plan) -> dict[str, Any]:
     """Converts a plan to the JSON that run.json keeps."""
-    return {
-        "experiment": plan.experiment,
-        "hash": plan.hash,
-        "members": list(plan.members),
-        "last_stages": {member: str(ref) for member, ref in plan.last_stages.items()},
-        "datasets": [plain(dataset) for dataset in plan.datasets],
-        "stages": [
-            {
-                **plain(stage),
-                "ref": str(stage.ref),
-                "init_from": None if stage.init_from is None else str(stage.init_from),
-            }
-            for stage in plan.stages
-        ],
-    }
+    names = ("experiment", "hash", "members", "last_stages", "datasets", "stages")
+    return {name: plain(getattr(plan, name)) for name in names}
 
 
 def plan_from_json(document: Mapping[str, Any]) -> Plan:

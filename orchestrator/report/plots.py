@@ -158,13 +158,11 @@ def _member_colours(pretrained: Sequence[bool], theme: Theme) -> list[str]:
     """Returns a colour for each member: a hue for each kind, a shade for each member."""
     from matplotlib.colors import LinearSegmentedColormap, to_hex
 
-    counts = {kind: sum(one == kind for one in pretrained) for kind in (False, True)}
-    seen = {False: 0, True: 0}
     colours = []
-    for kind in pretrained:
+    for index, kind in enumerate(pretrained):
         shades = LinearSegmentedColormap.from_list("", theme.pretrained if kind else theme.base)
-        colours.append(to_hex(shades(seen[kind] / max(1, counts[kind] - 1))))
-        seen[kind] += 1
+        place = pretrained[:index].count(kind) / max(1, pretrained.count(kind) - 1)
+        colours.append(to_hex(shades(place)))
     return colours
 
 

@@ -7,6 +7,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,11 +65,7 @@ def _confidence_bins(confidence: NDArray[np.float64], correct: NDArray[np.bool_]
 
 def mean_score(scores: Sequence[Score]) -> Score:
     """Returns the mean of members' own scores."""
-    return Score(*map(_mean, zip(*map(astuple, scores), strict=True)))
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
+    return Score(*map(fmean, zip(*map(astuple, scores), strict=True)))
 
 
 def disagreement(members: Sequence[Rows]) -> float:
@@ -78,7 +75,7 @@ def disagreement(members: Sequence[Rows]) -> float:
     best = [
         np.concatenate([top_classes(member[rows], 1)[:, 0] for rows in blocks(*member.shape[:2])]) for member in members
     ]
-    return _mean([float((one != other).mean()) for one, other in itertools.combinations(best, 2)])
+    return fmean([float((one != other).mean()) for one, other in itertools.combinations(best, 2)])
 
 
 def standard_error(error: float, num_images: int) -> float:

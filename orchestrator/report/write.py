@@ -59,18 +59,13 @@ def write_report(paths: RunPaths, plan: Plan, record: RunRecord, evidence: Evide
         **{f"conv1_{member}": png for member, png in kernels.items()},
         **{sheet.name: sheet.png for sheet in sheets},
     }
-    files = []
     for name, content in figures.items():
-        files.append(paths.figure(name))
-        write_bytes(files[-1], content)
-    files.append(paths.report_table)
+        write_bytes(paths.figure(name), content)
     tables = [to_markdown(scores, evidence.caveats) for scores in evidence.scores]
-    write_text(files[-1], f"# {plan.experiment}\n\n" + "\n".join(tables))
-    files.append(paths.report_scores)
-    write_json(files[-1], scores_json(evidence.scores, evidence.caveats.missing))
-    files.append(paths.report_page)
-    write_text(files[-1], render(page))
-    return tuple(files)
+    write_text(paths.report_table, f"# {plan.experiment}\n\n" + "\n".join(tables))
+    write_json(paths.report_scores, scores_json(evidence.scores, evidence.caveats.missing))
+    write_text(paths.report_page, render(page))
+    return (*map(paths.figure, figures), paths.report_table, paths.report_scores, paths.report_page)
 
 
 def _sheets(paths: RunPaths, plan: Plan) -> tuple[Sheet, ...]:

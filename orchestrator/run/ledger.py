@@ -16,33 +16,11 @@ from orchestrator.plan import Job, PredictJob
 from workers.errors import Stopped, StorageError
 from workers.storage import parse_json, storage_errors, write_json
 
-
-class State(StrEnum):
-    """The state of a job, or of the whole run.
-
-    `interrupted` is never written: the ledger says running, but no process holds the run.
-    """
-
-    waiting = "waiting"
-    running = "running"
-    done = "done"
-    failed = "failed"
-    stopped = "stopped"
-    interrupted = "interrupted"
-
-
-class AttemptEnd(StrEnum):
-    """The end of an attempt; `interrupted`: its driver died, `preempted`: its node was draining."""
-
-    done = "done"
-    lost = "lost"
-    failed = "failed"
-    stopped = "stopped"
-    interrupted = "interrupted"
-    diverged = "diverged"
-    preempted = "preempted"
-
-
+# The state of a job, or of the whole run. `interrupted` is never written: the ledger says running, but no process holds
+# the run.
+State = StrEnum("State", "waiting running done failed stopped interrupted")
+# The end of an attempt; `interrupted`: its driver died, `preempted`: its node was draining.
+AttemptEnd = StrEnum("AttemptEnd", "done lost failed stopped interrupted diverged preempted")
 # A single fault does not return at later updates: after this many replays in a launch, NaNs count as divergence.
 _MAX_REPLAYS = 3
 
@@ -217,19 +195,12 @@ def end_noted(ledger: Ledger) -> Iterator[None]:
     """Records in the ledger how the block, a launch's work, ended; otherwise status would report a killed launch."""
     try:
         yield
-    except (Stopped, KeyboardInterrupt):
-        _note_end(ledger, State.stopped)
-        raise
-    except BaseException:
-        _note_end(ledger, State.failed)
+    except BaseException as error:
+        # The error matters more; the same storage fault may make this write fail too.
+        with suppress(OSError, StorageError):
+            ledger.set_state(State.stopped if isinstance(error, Stopped | KeyboardInterrupt) else State.failed)
         raise
     ledger.set_state(State.done)
-
-
-def _note_end(ledger: Ledger, state: State) -> None:
-    # The original error matters more; the same storage fault may make this write fail too.
-    with suppress(OSError, StorageError):
-        ledger.set_state(state)
 
 
 def read_ledger(path: Path) -> Contents:

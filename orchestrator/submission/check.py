@@ -18,6 +18,7 @@ from orchestrator.submission.formats import MAX_GUESSES, Question, is_csv
 from workers.errors import CheckFailed
 
 _SUM_TOLERANCE = 1e-3
+_NOT_THE_BEST = "its classes are not the most probable ones, best first"
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,6 @@ def check_submission(path: Path, question: Question, probabilities: Rows) -> Non
 
 def _failed(number: int, what: str) -> CheckFailed:
     return CheckFailed(f"submission line {number}: {what}; nothing was replaced; this is a bug in septet: report it")
-
-
-def _not_the_best(number: int) -> CheckFailed:
-    return _failed(number, "its classes are not the most probable ones, best first")
 
 
 def _expected_rows(question: Question) -> list[int]:
@@ -150,11 +147,11 @@ class _Checker:
             self._keep_guesses(line, row)
 
     def _spellings(self, row: int) -> tuple[str, ...]:
-        path = PurePosixPath(self._question.rows[row])
+        name = self._question.rows[row]
         if self._question.template is not None:
-            return _every_spelling(self._question.rows[row])
+            return _every_spelling(name)
         attribute = self._ids.get(self._question.format)
-        return (self._question.rows[row] if attribute is None else getattr(path, attribute),)
+        return (name if attribute is None else getattr(PurePosixPath(name), attribute),)
 
     def _check_probabilities(self, line: Line, probabilities: NDArray[np.float32]) -> None:
         try:
@@ -183,7 +180,7 @@ class _Checker:
         complete = ranks(block[: len(guesses)], guesses[:, -1]) == guesses.shape[1] - 1
         wrong = np.flatnonzero(~(in_order.all(axis=1) & complete))
         if wrong.size:
-            raise _not_the_best(numbers[wrong[0]])
+            raise _failed(numbers[wrong[0]], _NOT_THE_BEST)
 
     def _keep_guesses(self, line: Line, row: int) -> None:
         names = self._guesses(line, row)
@@ -192,7 +189,7 @@ class _Checker:
             raise _failed(line.number, f"no class is called {unknown[0]!r}")
         several = self._question.format in (SubmissionFormat.ilsvrc, SubmissionFormat.kaggle_loc)
         if len(names) != min(MAX_GUESSES if several else 1, len(self._index)):
-            raise _not_the_best(line.number)
+            raise _failed(line.number, _NOT_THE_BEST)
         self._guessed.append([self._index[name] for name in names])
         self._guessed_on.append(line.number)
 

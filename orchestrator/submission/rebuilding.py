@@ -9,6 +9,7 @@ from pathlib import Path
 from orchestrator.combine import Rows
 from orchestrator.run import RunData
 from orchestrator.submission.formats import (
+    Layout,
     Question,
     Template,
     file_lines,
@@ -90,8 +91,7 @@ def _shown(content: bytes) -> str:
     return repr(text + ("…" if len(content) > _SHOWN_BYTES else ""))
 
 
-def line_number(question: Question, index: int) -> int:
+def line_number(question: Question, layout: Layout, index: int) -> int:
     """Returns the number, from 1, of the first line of answer `index` in the layout; ids may contain line feeds."""
-    layout = make_layout(question)
     before = [*layout.header, *(layout.ids[:index] if is_csv(question.format) else ())]
     return 1 + (1 if layout.header else 0) + index + sum(text.count("\n") for text in before)

@@ -6,7 +6,6 @@ submission with the manifest of another.
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -30,22 +29,15 @@ from workers.errors import ConfigError
 from workers.storage import remove_leftovers, replacing_folder, sha256_of, write_text
 
 
-@dataclass(frozen=True)
-class Submission:
-    """The committed file and its manifest."""
-
-    path: Path
-    manifest: Manifest
-    digests: SubmissionDigests
-
-
-def check_config(config: SubmissionConfig) -> None:
-    """Checks the files that `config` names, so that errors are reported before anything starts.
+def read_named(config: SubmissionConfig) -> tuple[Template | None, Mapping[str, str] | None]:
+    """Reads the template and the class ids that `config` names; None for one that it does not.
 
     Raises:
         ConfigError: a file is missing or not what it should be.
     """
-    _read_named(config)
+    named, ids = config.template, config.class_ids
+    template = None if named is None else read_template(_text(Path(named), "submission.template"), named)
+    return template, None if ids is None else read_class_ids(_text(Path(ids), "submission.class_ids"), ids)
 
 
 def ask(config: SubmissionConfig, data: RunData) -> Question:
@@ -54,13 +46,7 @@ def ask(config: SubmissionConfig, data: RunData) -> Question:
     Raises:
         ConfigError: template or class ids are missing, malformed, or do not fit the data.
     """
-    return question_of(SubmissionFormat(config.format), data, *_read_named(config))
-
-
-def _read_named(config: SubmissionConfig) -> tuple[Template | None, Mapping[str, str] | None]:
-    named, ids = config.template, config.class_ids
-    template = None if named is None else read_template(_text(Path(named), "submission.template"), named)
-    return template, None if ids is None else read_class_ids(_text(Path(ids), "submission.class_ids"), ids)
+    return question_of(SubmissionFormat(config.format), data, *read_named(config))
 
 
 def question_of(
@@ -87,7 +73,7 @@ def write_submission(
     plan: Plan,
     missing: Sequence[Missing],
     book: Book,
-) -> Submission:
+) -> SubmissionDigests:
     """Writes, reads again and commits the submission of `combined` (the rows of `data.submitted`) and its manifest.
 
     `members` are those of `combined`, in the same order; `plan` has their stages; `missing` are those it does without.
@@ -106,14 +92,13 @@ def write_submission(
                 file.write(line.encode(errors="surrogateescape"))
         check_submission(candidate, question, combined)
         sha256 = sha256_of(candidate)
-        manifest = _manifest(config, data, question, combined, members, plan, missing, sha256)
-        text = manifest.to_text()
+        text = _manifest(config, data, question, combined, members, plan, missing, sha256).to_text()
         write_text(staged / SUBMISSION_MANIFEST, text)
         digests = SubmissionDigests(candidate.name, sha256, hashlib.sha256(text.encode()).hexdigest())
         book.settle(folder / SUBMISSION_MANIFEST)
         book.announce(digests)
     book.submission(digests)
-    return Submission(folder / candidate.name, manifest, digests)
+    return digests
 
 
 def _manifest(

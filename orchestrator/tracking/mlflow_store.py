@@ -106,7 +106,7 @@ class Store:
         self._run = run
         self._experiment_id = ""
         self._entries: dict[RunKey, _Entry] = {}
-        self._client: MlflowClient | None = None
+        self._client: MlflowClient  # set by `open`
         self._in_doubt = False
 
     @property
@@ -121,10 +121,6 @@ class Store:
             "members": {key.member: entry.id for key, entry in entries.items() if key.role == "member"},
             "stages": {f"{key.member}/{key.stage}": entry.id for key, entry in entries.items() if key.stage},
         }
-
-    def ping(self) -> None:
-        """Asks for one experiment; raises any error of the store."""
-        self._client = connect(self.uri)
 
     def open(self) -> None:
         """Connects, finds or makes the experiment, and closes runs that a killed driver left RUNNING.
@@ -147,7 +143,7 @@ class Store:
 
     def ensure(self, key: RunKey, about: About, started_ms: int) -> None:
         """Finds or makes a run and adds the parameters it lacks (they are immutable); its parent must exist."""
-        client = self._connected
+        client = self._client
         if key not in self._entries:
             self._find_all()  # the answer to an earlier creation may have been lost
         if key not in self._entries:
@@ -181,7 +177,7 @@ class Store:
         """Closes a run as FINISHED, FAILED or KILLED; a run with that status keeps its end time."""
         entry = self._entries[key]
         if entry.status != status:
-            self._connected.set_terminated(entry.id, status, ended_ms)
+            self._client.set_terminated(entry.id, status, ended_ms)
             entry.status = status
 
     def started_ms(self, key: RunKey) -> int:
@@ -201,7 +197,7 @@ class Store:
         from mlflow.entities import RunTag
 
         for part in _parts([RunTag(name, value) for name, value in tags.items()], _MAX_PARAMS_OR_TAGS):
-            self._connected.log_batch(self._entries[key].id, tags=part)
+            self._client.log_batch(self._entries[key].id, tags=part)
 
     def add_points(self, points: Iterable[Point]) -> None:
         """Adds points, without each (metric, step) that the store has: replayed metrics add nothing."""
@@ -216,14 +212,14 @@ class Store:
         from mlflow.entities import Metric
 
         entry = self._entries[key]
-        held = self._connected.get_run(entry.id).data.metrics
+        held = self._client.get_run(entry.id).data.metrics
         new = [
             Metric(name, value, time_ms, self._next_step(entry, name) if name in held else 0)
             for name, value in scores.items()
             if not (name in held and _same(held[name], value))
         ]
         for part in _parts(new, _MAX_METRICS):
-            self._connected.log_batch(entry.id, metrics=part)
+            self._client.log_batch(entry.id, metrics=part)
 
     def add_inputs(self, key: RunKey, datasets: Iterable[DatasetInput]) -> None:
         """Adds the datasets that a run uses; the whole digest is a tag, since MLflow keeps 36 characters."""
@@ -238,23 +234,18 @@ class Store:
             for each in datasets
         ]
         if inputs:
-            self._connected.log_inputs(self._entries[key].id, inputs)
+            self._client.log_inputs(self._entries[key].id, inputs)
             self.tag(key, {f"septet.dataset.{each.name}": each.digest for each in datasets})
 
     def add_artifact(self, key: RunKey, path: Path, folder: str | None) -> None:
         """Copies a file, or the content of a folder, into `folder` of the run's artifacts."""
-        send = self._connected.log_artifacts if path.is_dir() else self._connected.log_artifact
+        send = self._client.log_artifacts if path.is_dir() else self._client.log_artifact
         send(self._entries[key].id, str(path), folder)
-
-    @property
-    def _connected(self) -> "MlflowClient":
-        assert self._client is not None, "open() comes first"
-        return self._client
 
     def _new_experiment(self) -> "Experiment":
         from mlflow import MlflowException
 
-        client, root = self._connected, artifact_root(self.uri)
+        client, root = self._client, artifact_root(self.uri)
         try:
             # Absolute: MLflow's default depends on the working directory.
             client.create_experiment(self._experiment, root.as_uri() if root else None, {_KIND_TAG: _MODEL_TRAINING})
@@ -270,7 +261,7 @@ class Store:
         token: str | None = None
         found: list[Run] = []
         while True:
-            page = self._connected.search_runs(
+            page = self._client.search_runs(
                 [self._experiment_id],
                 f"tags.`septet.run` = '{self._run}'",
                 max_results=_PAGE,
@@ -286,7 +277,7 @@ class Store:
             key = RunKey(run.data.tags.get("septet.member", ""), run.data.tags.get("septet.stage", ""))
             if (entry := self._entries.get(key)) is not None:
                 if run.info.run_id != entry.id and not run.data.metrics:
-                    self._connected.delete_run(run.info.run_id)
+                    self._client.delete_run(run.info.run_id)
                     _log.info("MLflow run %s was a copy of %s and is deleted", run.info.run_id, entry.id)
             else:
                 # The parent's points, the machine's load, are never replayed: no need to read them.
@@ -295,10 +286,10 @@ class Store:
                 self._entries[key] = _Entry(info.run_id, info.status, info.start_time, frozenset(run.data.params), seen)
 
     def _next_step(self, entry: _Entry, name: str) -> int:
-        return 1 + max(metric.step for metric in self._connected.get_metric_history(entry.id, name))
+        return 1 + max(metric.step for metric in self._client.get_metric_history(entry.id, name))
 
     def _set_status(self, entry: _Entry, status: str) -> None:
-        self._connected.update_run(entry.id, status=status)
+        self._client.update_run(entry.id, status=status)
         entry.status = status
 
     def _add_params(self, entry: _Entry, params: Mapping[str, str]) -> None:
@@ -306,7 +297,7 @@ class Store:
 
         new = [Param(name, value) for name, value in params.items() if name not in entry.params]
         for part in _parts(new, _MAX_PARAMS_OR_TAGS):
-            self._connected.log_batch(entry.id, params=part)
+            self._client.log_batch(entry.id, params=part)
         entry.params |= {param.key for param in new}
 
     def _add_points(self, entry: _Entry, points: list[Point]) -> None:
@@ -314,9 +305,9 @@ class Store:
 
         if entry.seen is None:
             # All steps, not only the last: an outage may have left a gap.
-            names = self._connected.get_run(entry.id).data.metrics
+            names = self._client.get_run(entry.id).data.metrics
             entry.seen = {
-                name: {metric.step for metric in self._connected.get_metric_history(entry.id, name)} for name in names
+                name: {metric.step for metric in self._client.get_metric_history(entry.id, name)} for name in names
             }
         new: dict[tuple[str, int], Metric] = {}
         for point in points:
@@ -327,7 +318,7 @@ class Store:
         for part in _parts(list(new.values()), _MAX_METRICS):
             # If the answer is lost, the steps are unknown and are read again before anything is resent.
             entry.seen = None
-            self._connected.log_batch(entry.id, metrics=part)
+            self._client.log_batch(entry.id, metrics=part)
             for metric in part:
                 seen.setdefault(metric.key, set()).add(metric.step)
             entry.seen = seen

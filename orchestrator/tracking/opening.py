@@ -5,13 +5,11 @@ import logging
 import sqlite3
 import threading
 from collections.abc import Mapping
-from pathlib import Path
 
 from orchestrator.config import TrackingConfig
 from orchestrator.plan import Plan
 from orchestrator.text import redact
-from orchestrator.tracking.connection import make_database
-from orchestrator.tracking.mlflow_store import Store
+from orchestrator.tracking.connection import connect, make_database
 from orchestrator.tracking.sender import REFUSED_S, Pace, Sender, Task
 from orchestrator.tracking.tracker import Ending, RunIdentity, Tracker
 from orchestrator.tracking.uri import check_database_place, sqlite_path
@@ -71,15 +69,19 @@ def probe(uri: str, timeout_s: float = ANSWER_S) -> str:
     if path is not None:
         try:
             check_database_place(path)
-            return _look_into(path, timeout_s)
+            if not path.exists():
+                return f"{path} will be made"
+            address = f"{path.absolute().as_uri()}?mode=ro"
+            with contextlib.closing(sqlite3.connect(address, timeout_s, uri=True)) as database:
+                database.execute("SELECT count(*) FROM sqlite_master")
+            return f"{path} opens"
         except (ConfigError, sqlite3.Error) as error:
             raise _unreachable(uri, str(error)) from error
-    store = Store(uri, "", "")
-    sender = Sender(store.add_points, redact(uri))
+    sender = Sender(lambda _: None, redact(uri))
     answered = threading.Event()
 
     def ask() -> None:
-        store.ping()
+        connect(uri)
         answered.set()
 
     sender.submit(Task(ask, "the question", vital=True, quiet=True))
@@ -88,14 +90,6 @@ def probe(uri: str, timeout_s: float = ANSWER_S) -> str:
     if problem:
         raise _unreachable(uri, problem)
     return f"{redact(uri)} answers"
-
-
-def _look_into(path: Path, timeout_s: float) -> str:
-    if not path.exists():
-        return f"{path} will be made"
-    with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", timeout_s, uri=True)) as database:
-        database.execute("SELECT count(*) FROM sqlite_master")
-    return f"{path} opens"
 
 
 def _unreachable(uri: str, problem: str) -> ConfigError:

@@ -12,6 +12,7 @@ import numpy as np
 
 from orchestrator.combine import (
     SMALLEST_PROBABILITY,
+    ClassProbability,
     Combination,
     Combined,
     MemberPredictions,
@@ -20,19 +21,20 @@ from orchestrator.combine import (
 )
 from orchestrator.config import CombineMethod
 from orchestrator.run import Committed, RunData, RunPaths, read_record, read_run_data, require_data
-from orchestrator.submission import Manifest, Question, asked_by, file_lines, line_number, make_layout, read_manifest
+from orchestrator.submission import (
+    Layout,
+    Manifest,
+    Question,
+    asked_by,
+    file_lines,
+    line_number,
+    make_layout,
+    read_manifest,
+)
 from orchestrator.text import counted
 from workers.errors import CheckFailed, DataError
 
 _SHOWN_IDS = 3
-
-
-@dataclass(frozen=True)
-class ClassProbability:
-    """A class by its name in classes.txt, and its probability in [0, 1]."""
-
-    name: str
-    probability: float
 
 
 @dataclass(frozen=True)
@@ -99,13 +101,13 @@ def explain(paths: RunPaths, image_id: str, top: int = 5) -> Explanation:
     if not submission.is_file():
         raise CheckFailed(f"{submission}: missing, though the manifest names it; `septet submit` writes it again")
     question, _ = asked_by(manifest, data, submission)
-    index = _index_of(question, image_id, submission)
     layout = make_layout(question)
+    index = _index_of(question, layout, image_id, submission)
     row = int(layout.order[index])
     members = _members(paths, manifest, data, record.committed)
     combination = manifest.combination
     combined = Combined(members, combination)[row : row + 1]
-    line, number = _line(question, combined, index), line_number(question, index)
+    line, number = _line(question, layout, combined, index), line_number(question, layout, index)
     _require_line(submission, line, number)
     best = top_classes(combined, top)[0]
     ids = record.mlflow.get("members", {}) if isinstance(record.mlflow, Mapping) else {}
@@ -143,9 +145,8 @@ def explain(paths: RunPaths, image_id: str, top: int = 5) -> Explanation:
     )
 
 
-def _index_of(question: Question, image_id: str, submission: Path) -> int:
+def _index_of(question: Question, layout: Layout, image_id: str, submission: Path) -> int:
     """Returns the index of the image's answer; an id of the file takes precedence over an equal path."""
-    layout = make_layout(question)
     paths = [question.rows[row] for row in layout.order.tolist()]
     for names in (layout.ids, paths):
         if image_id in names:
@@ -172,9 +173,8 @@ def _members(paths: RunPaths, manifest: Manifest, data: RunData, committed: Comm
     return opened
 
 
-def _line(question: Question, combined: np.ndarray, index: int) -> str:
+def _line(question: Question, layout: Layout, combined: np.ndarray, index: int) -> str:
     """Returns one line, as the whole file would have it."""
-    layout = make_layout(question)
     row = int(layout.order[index])
     one = replace(question, sizes=question.sizes[row : row + 1])
     only = replace(layout, ids=(layout.ids[index],), order=np.array([0]))

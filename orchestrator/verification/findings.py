@@ -11,12 +11,8 @@ from orchestrator.submission import Manifest
 from orchestrator.text import counted
 from workers.errors import CheckFailed, MemberFailed
 
-
-class Kind(StrEnum):
-    """`differs` is a failed check; `missing` is something that an unfinished run does not have yet."""
-
-    differs = "differs"
-    missing = "missing"
+# `differs` is a failed check; `missing` is something that an unfinished run does not have yet.
+Kind = StrEnum("Kind", "differs missing")
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ from oracle import child_environment
 
 from orchestrator.cli.streams import Streams
 from orchestrator.config.composition import compose
-from orchestrator.doctor.facts import _ask
-from orchestrator.text import complaint, redact, without_secrets
+from orchestrator.doctor.facts import ask as ask_doctor
+from orchestrator.text import complaint, redact
 from orchestrator.tracking import mlflow_store as tracking_store, probe
 from workers.errors import ConfigError
 
@@ -185,7 +185,7 @@ def test_password_of_an_address_is_in_no_output(verb, secretive, capsys):
 
 
 def test_doctor_says_what_store_does_not_answer_without_its_password(secretive):
-    answer = str(_ask(lambda: probe(f"http://me:{CANARY}@127.0.0.1:9")))
+    answer = str(ask_doctor(lambda: probe(f"http://me:{CANARY}@127.0.0.1:9")))
     assert "127.0.0.1:9" in answer and CANARY not in answer
 
 
@@ -226,7 +226,7 @@ def test_canary_in_other_peoples_messages_is_hidden(text):
 
 def test_value_of_a_secret_variable_is_hidden_wherever_it_stands():
     environment = {"DB_PASSWORD": "hunter2hunter2", "HOME": "/home/somebody", "API_KEY": "abc"}
-    assert without_secrets("x=hunter2hunter2 in /home/somebody abc", environment) == "x=*** in /home/somebody abc"
+    assert complaint("x=hunter2hunter2 in /home/somebody abc", environment) == "x=*** in /home/somebody abc"
 
 
 def test_traceback_shows_no_canary(secretive, capsys, monkeypatch):

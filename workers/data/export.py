@@ -91,19 +91,15 @@ def prepared_sheet(store: Store) -> bytes:
     return draw(bands, min(_MOST_CLASSES, max(len(band.tiles) for band in bands)))
 
 
-def some_classes(store: Store) -> list[int]:
-    """Returns the labels of a few classes, evenly spread over the list."""
-    return _spread(store.num_classes)
-
-
-def _spread(count: int) -> list[int]:
+def spread(count: int) -> list[int]:
+    """Returns a few indices, such as labels, evenly spread over `count`."""
     shown = min(count, _MOST_CLASSES)
     return [index * count // shown for index in range(shown)]
 
 
 def _of_classes(store: Store, split: str, labels: np.ndarray, rows: int) -> list[Tile]:
     images = store.images(split)
-    places = {label: np.flatnonzero(labels == label) for label in some_classes(store)}
+    places = {label: np.flatnonzero(labels == label) for label in spread(store.num_classes)}
     return [
         Tile(images[int(found[row * len(found) // rows])], store.classes[label])
         for row in range(rows)
@@ -116,7 +112,7 @@ def _of_rows(store: Store, split: str) -> list[Tile]:
     images, names, unreadable = store.images(split), store.rows(split), set(store.unreadable(split))
     return [
         Tile(images[index], "unreadable" if index in unreadable else names[index])
-        for index in _spread(store.counts[split])
+        for index in spread(store.counts[split])
     ]
 
 

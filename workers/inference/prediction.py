@@ -2,19 +2,18 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 from workers import numerics
-from workers.data.loading import PixelStatistics, pixel_statistics
+from workers.data.loading import pixel_statistics
 from workers.data.store import Store, open_on_node, open_store, write_npy
 from workers.errors import CheckFailed, Stopped
-from workers.inference.ten_crop import mean_probabilities
+from workers.inference.ten_crop import TrainedMember, mean_over_crops
 from workers.models import build, fill, place, saved_parts_of
 from workers.protocol import Numerics, PredictSpec, SplitPredictions
 from workers.settings import Crops, TrainingSettings
@@ -23,18 +22,6 @@ from workers.storage import beat, fence_of, layout, read_finished, read_weights,
 # 64 at once are 1 % faster for the full-size net in bf16, but take 0.5 GB more.
 _IMAGES_AT_ONCE = 32
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TrainedMember:
-    """A member that is ready to predict."""
-
-    model: nn.Module
-    statistics: PixelStatistics
-    settings: TrainingSettings
-    numerics: Numerics
-    checkpoint: str
-    checkpoint_sha256: str
 
 
 def load_member(stage_dir: Path, store_path: Path, settings: TrainingSettings, chosen: Numerics) -> TrainedMember:
@@ -56,20 +43,6 @@ def load_member(stage_dir: Path, store_path: Path, settings: TrainingSettings, c
     model.eval()
     statistics = pixel_statistics(store, settings.augmentation)
     return TrainedMember(model, statistics, settings, chosen, finished.checkpoint, finished.checkpoint_sha256)
-
-
-def mean_over_crops(member: TrainedMember, images: np.ndarray, crops: Crops) -> np.ndarray:
-    """Returns the mean softmax over the windows of `images` [batch, side, side, 3] uint8: [batch, classes] float32."""
-    settings = member.settings
-    return mean_probabilities(
-        member.model,
-        images,
-        settings.model.input_size,
-        member.statistics,
-        reflect=settings.augmentation.reflect,
-        chosen=member.numerics,
-        crops=crops,
-    )
 
 
 def predict(spec: PredictSpec, should_stop: Callable[[], bool]) -> tuple[SplitPredictions, ...]:

@@ -5,6 +5,8 @@ reflected image is the reflection of a window, and the five offsets are symmetri
 images.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -14,7 +16,7 @@ from workers.data.loading import PixelStatistics, to_input
 from workers.inference.shared_windows import Offset, logits_of_windows, shared_convs, stack
 from workers.models import AlexNet
 from workers.protocol import Numerics
-from workers.settings import Crops
+from workers.settings import Crops, TrainingSettings
 
 
 def crop_offsets(margin: int) -> list[Offset]:
@@ -23,40 +25,40 @@ def crop_offsets(margin: int) -> list[Offset]:
     return list(dict.fromkeys(corners))
 
 
-def mean_probabilities(
-    model: nn.Module,
-    images: np.ndarray,
-    size: int,
-    statistics: PixelStatistics,
-    *,
-    reflect: bool,
-    chosen: Numerics,
-    crops: Crops = Crops.ten,
-) -> np.ndarray:
-    """Returns the mean softmax over the windows and, with `reflect`, their reflections.
+@dataclass(frozen=True)
+class TrainedMember:
+    """A member that is ready to predict; `model` is in evaluation mode, on the device of `numerics`."""
 
-    If `model` is an AlexNet and the windows align with its strides, they share its first convolutions
+    model: nn.Module
+    statistics: PixelStatistics
+    settings: TrainingSettings
+    numerics: Numerics
+    checkpoint: str
+    checkpoint_sha256: str
+
+
+def mean_over_crops(member: TrainedMember, images: np.ndarray, crops: Crops) -> np.ndarray:
+    """Returns the mean softmax over the windows and, if training reflected them, their reflections.
+
+    If the model is an AlexNet and the windows align with its strides, they share its first convolutions
     (workers.inference.shared_windows). The result equals one forward pass per crop to rounding.
 
     Args:
-        model: in evaluation mode, on the device of `chosen`.
+        member: the net, and how it saw pixels.
         images: [batch, side, side, 3] uint8.
-        size: side of a window in pixels.
-        statistics: mean and deviation, or mean image, of the pixels.
-        reflect: adds the reflections.
-        chosen: precision and device.
         crops: ten, or the centre, which is never reflected.
 
     Returns:
         [batch, classes] float32; each row sums to 1.
     """
+    size, reflect = member.settings.model.input_size, member.settings.augmentation.reflect
     margin = images.shape[1] - size
     offsets = crop_offsets(margin)
     if crops is Crops.centre:
         offsets, reflect = [(margin // 2, margin // 2)], False
-    with torch.inference_mode(), numerics.autocast(chosen):
-        inputs = _both_sides(images, statistics, reflect=reflect, chosen=chosen)
-        logits = _logits(model, inputs, offsets, size)
+    with torch.inference_mode(), numerics.autocast(member.numerics):
+        inputs = _both_sides(images, member.statistics, reflect=reflect, chosen=member.numerics)
+        logits = _logits(member.model, inputs, offsets, size)
         probabilities = logits.double().softmax(dim=1)
         views = probabilities.view(-1, len(images), logits.shape[1])
         mean: np.ndarray = views.mean(dim=0).float().cpu().numpy()

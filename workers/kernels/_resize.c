@@ -120,20 +120,15 @@ static void scale(const uint8_t *source, Py_ssize_t stride, Py_ssize_t side, con
 
 static int scale_with_scratch(const uint8_t *source, Py_ssize_t stride, Py_ssize_t side, const Table *table,
                               Py_ssize_t size, uint8_t *output) {
-    const size_t larger = (size_t)(side > size ? side : size);
-    const Scratch scratch = {
-        malloc(larger * LANES),
-        malloc((size_t)side * LANES * sizeof(int32_t)),
-        malloc((size_t)size * LANES * sizeof(int32_t)),
-        malloc((size_t)side * (size_t)size * 3),
-    };
-    const int enough = scratch.bytes && scratch.levels && scratch.sums && scratch.rows;
-    if (enough) scale(source, stride, side, table, size, output, &scratch);
-    free(scratch.bytes);
-    free(scratch.levels);
-    free(scratch.sums);
-    free(scratch.rows);
-    return enough;
+    const size_t levels = (size_t)side * LANES, sums = (size_t)size * LANES, larger = levels > sums ? levels : sums;
+    /* The integers come first, for their alignment. */
+    int32_t *memory = malloc((levels + sums) * sizeof(int32_t) + larger + (size_t)side * (size_t)size * 3);
+    if (!memory) return 0;
+    uint8_t *bytes = (uint8_t *)(memory + levels + sums);
+    const Scratch scratch = {bytes, memory, memory + levels, bytes + larger};
+    scale(source, stride, side, table, size, output, &scratch);
+    free(memory);
+    return 1;
 }
 
 static PyObject *apply(PyObject *module, PyObject *arguments) {

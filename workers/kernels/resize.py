@@ -21,11 +21,6 @@ _A = -0.5
 _REACH = 2.0
 
 
-def is_built() -> bool:
-    """Returns whether the installation has the kernel."""
-    return _resize is not None
-
-
 def square(pixels: np.ndarray, size: int) -> np.ndarray:
     """Scales [side, side, 3] uint8, whose rows may have any stride, to [size, size, 3] uint8."""
     side = len(pixels)

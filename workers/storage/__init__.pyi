@@ -3,6 +3,7 @@ from .atomic import (
     fsync as fsync,
     hold as hold,
     is_sealed as is_sealed,
+    nothing as nothing,
     parse_json as parse_json,
     remove_leftovers as remove_leftovers,
     replacing as replacing,
@@ -11,7 +12,6 @@ from .atomic import (
     sealed as sealed,
     sha256_of as sha256_of,
     storage_errors as storage_errors,
-    unfenced as unfenced,
     write_bytes as write_bytes,
     write_json as write_json,
     write_text as write_text,
@@ -30,6 +30,6 @@ from .checkpoint import (
 )
 from .fence import fence_of as fence_of, raise_fence as raise_fence
 from .finished import Finished as Finished, read_finished as read_finished, write_finished as write_finished
-from .heartbeat import beat as beat, beating as beating, silent as silent
+from .heartbeat import beat as beat, beating as beating
 from .lock import is_locked as is_locked, locked as locked
-from .tensor_file import Written as Written, written as written
+from .tensor_file import Written as Written, write_hashed as write_hashed, written as written

@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -54,8 +54,8 @@ def _make_parent(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
 
 
-def unfenced() -> None:
-    """Checks nothing; for work that no other attempt competes with."""
+def nothing() -> None:
+    """Does nothing, for work that no other attempt competes with, or that nobody watches or waits for."""
 
 
 @contextmanager
@@ -86,7 +86,7 @@ def _fsync_tree(folder: Path) -> None:
 
 
 @contextmanager
-def replacing(path: Path, check: Check = unfenced) -> Iterator[IO[bytes]]:
+def replacing(path: Path, check: Check = nothing) -> Iterator[IO[bytes]]:
     """Yields a binary file that replaces `path` when the block succeeds, and is deleted if it fails.
 
     `check` is called right before the rename, and may raise.
@@ -108,7 +108,7 @@ def replacing(path: Path, check: Check = unfenced) -> Iterator[IO[bytes]]:
             temporary.unlink(missing_ok=True)
 
 
-def write_bytes(path: Path, data: bytes, check: Check = unfenced) -> None:
+def write_bytes(path: Path, data: bytes, check: Check = nothing) -> None:
     """Replaces `path` by `data`; `check` as in `replacing`."""
     with replacing(path, check) as file:
         file.write(data)
@@ -124,8 +124,7 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
 
-@contextmanager
-def atomic_folder(target: Path, check: Check = unfenced) -> Iterator[Path]:
+def atomic_folder(target: Path, check: Check = nothing) -> AbstractContextManager[Path]:
     """Yields an empty folder beside `target` that becomes `target` when the block succeeds.
 
     Every file inside is fsynced before the rename. `check` is as in `replacing`.
@@ -141,8 +140,7 @@ def atomic_folder(target: Path, check: Check = unfenced) -> Iterator[Path]:
         check()
         folder.rename(target)
 
-    with _temporary_folder(target, commit) as temporary:
-        yield temporary
+    return _temporary_folder(target, commit)
 
 
 @contextmanager
@@ -161,7 +159,7 @@ def _temporary_folder(target: Path, commit: Callable[[Path], None]) -> Iterator[
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def remove_leftovers(folder: Path, of: str = "", check: Check = unfenced) -> None:
+def remove_leftovers(folder: Path, of: str = "", check: Check = nothing) -> None:
     """Deletes the temporary files of killed writers in `folder`; only the folder's owner may call this.
 
     An owner of only one target names it by `of`: then only what `atomic_folder` left of that target is deleted. `check`
@@ -182,15 +180,13 @@ def remove_leftovers(folder: Path, of: str = "", check: Check = unfenced) -> Non
                 leftover.unlink(missing_ok=True)
 
 
-@contextmanager
-def replacing_folder(target: Path) -> Iterator[Path]:
+def replacing_folder(target: Path) -> AbstractContextManager[Path]:
     """Yields an empty folder that replaces the folder `target` in one rename when the block succeeds.
 
     Every file inside is fsynced before. If the file system cannot exchange names (NFS, macOS), there is no folder for
     an instant, but never a mix of old and new files.
     """
-    with _temporary_folder(target, partial(_take_place, target=target)) as temporary:
-        yield temporary
+    return _temporary_folder(target, partial(_take_place, target=target))
 
 
 def _take_place(folder: Path, target: Path) -> None:

@@ -28,14 +28,14 @@ from workers.storage.atomic import (
     Check,
     atomic_folder,
     is_sealed,
+    nothing,
     parse_json,
     remove_leftovers,
     sealed,
     sha256_of,
     storage_errors,
-    unfenced,
 )
-from workers.storage.heartbeat import beating, silent
+from workers.storage.heartbeat import beating
 from workers.storage.tensor_file import Written, first_not_finite, safetensors_pieces, write_hashed
 
 Tensors = Mapping[str, np.ndarray]
@@ -85,8 +85,8 @@ def write_checkpoint(
     optimizer: Tensors,
     state: Mapping[str, Any],
     identity: Mapping[str, Any],
-    beat: Callable[[], None] = silent,
-    check: Check = unfenced,
+    beat: Callable[[], None] = nothing,
+    check: Check = nothing,
 ) -> Checkpoint:
     """Commits `folder/step-…` and verifies it by reading it again.
 
@@ -116,8 +116,7 @@ def write_checkpoint(
         try:
             return _verified(target)
         except _Invalid as invalid:
-            check()
-            _set_aside(target, invalid)
+            _set_aside(target, invalid, check)
     files = {
         layout.MODEL: safetensors_pieces(model),
         layout.OPTIMIZER: safetensors_pieces(optimizer),
@@ -131,8 +130,7 @@ def write_checkpoint(
     try:
         return _verified(target)
     except _Invalid as invalid:
-        check()
-        _set_aside(target, invalid)
+        _set_aside(target, invalid, check)
         raise StorageError(
             f"{target}: {invalid} when read again: the storage returns other bytes than were written; check the disk"
         ) from None
@@ -170,7 +168,7 @@ def verify_checkpoint(folder: Path) -> Checkpoint:
 
 
 def newest_checkpoint(
-    folder: Path, misfit: Callable[[Contents], str] = lambda _contents: "", check: Check = unfenced
+    folder: Path, misfit: Callable[[Contents], str] = lambda _contents: "", check: Check = nothing
 ) -> Contents | None:
     """Reads the newest valid checkpoint in `folder` and sets invalid ones aside; None if there never was one.
 
@@ -194,8 +192,7 @@ def newest_checkpoint(
             if reason:
                 raise _Invalid(reason)
         except _Invalid as invalid:
-            check()
-            _set_aside(folder / layout.checkpoint(step), invalid)
+            _set_aside(folder / layout.checkpoint(step), invalid, check)
         else:
             return contents
     if candidates or any(folder.glob(f"{_SET_ASIDE}*")):
@@ -210,7 +207,7 @@ def newest_step(folder: Path) -> int:
 
 
 def prune(
-    folder: Path, best_step: int | None, verified: Collection[int] = (), keep_last: int = 2, check: Check = unfenced
+    folder: Path, best_step: int | None, verified: Collection[int] = (), keep_last: int = 2, check: Check = nothing
 ) -> set[int]:
     """Deletes all checkpoints but the best and the `keep_last` newest valid ones, and returns the steps of the latter.
 
@@ -230,8 +227,7 @@ def prune(
                 _verified(one)
             kept.add(step)
         except _Invalid as invalid:
-            check()
-            _set_aside(one, invalid)
+            _set_aside(one, invalid, check)
     return kept
 
 
@@ -243,7 +239,8 @@ def steps_of(folder: Path) -> list[int]:
         return [step for entry in folder.iterdir() if (step := layout.step_of(entry.name)) is not None]
 
 
-def _set_aside(folder: Path, reason: Exception) -> None:
+def _set_aside(folder: Path, reason: Exception, check: Check) -> None:
+    check()
     taken = {path.name.removeprefix(_SET_ASIDE)[:3] for path in folder.parent.glob(f"{_SET_ASIDE}*")}
     number = next(number for number in range(len(taken) + 1) if f"{number:03d}" not in taken)
     target = folder.with_name(f"{_SET_ASIDE}{number:03d}-{folder.name}")

@@ -13,10 +13,6 @@ from workers.storage.atomic import storage_errors
 _T = TypeVar("_T")
 
 
-def silent() -> None:
-    """Does nothing; for work that nobody watches."""
-
-
 def beat(stage_dir: Path) -> None:
     """Updates the modification time of the stage's step.txt, whose folder must exist."""
     path = stage_dir / layout.STEP

@@ -6,18 +6,17 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from workers.storage.atomic import storage_errors
+from workers.storage.atomic import nothing, storage_errors
 
 _PAUSE_S = 0.2
 
 
 @contextmanager
-def locked(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+def locked(path: Path, waiting: Callable[[], None] = nothing) -> Iterator[None]:
     """Holds the lock at `path`; calls `waiting` again and again while another process holds it."""
 
     def keep_waiting() -> bool:
-        if waiting is not None:
-            waiting()
+        waiting()
         return False
 
     lock = _lock_at(path)

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from workers.data.export import Band, Tile, draw, some_classes
+from workers.data.export import Band, Tile, draw, spread
 from workers.data.loading import PixelStatistics, Windows, crop, draw_epoch, pixel_statistics, to_input
 from workers.data.store import Store
 from workers.settings import TrainingSettings
@@ -18,7 +18,7 @@ def augmented_sheet(store: Store, settings: TrainingSettings, seed: int) -> byte
     assert labels is not None
     statistics = pixel_statistics(store, settings.augmentation)
     size, margin = settings.model.input_size, store.size - settings.model.input_size
-    shown = {label: int(np.argmax(labels == label)) for label in some_classes(store)[:_MOST_IMAGES]}
+    shown = {label: int(np.argmax(labels == label)) for label in spread(store.num_classes)[:_MOST_IMAGES]}
     chosen = np.array(list(shown.values()))
     colour_epochs = whole_epochs(settings.augmentation.colour_until, settings.schedule.epochs)
     seen = []
@@ -26,7 +26,7 @@ def augmented_sheet(store: Store, settings: TrainingSettings, seed: int) -> byte
         draws = draw_epoch(seed, epoch, len(labels), margin, settings.augmentation)
         place = np.array([int(np.argmax(draws.order == index)) for index in chosen])
         windows = Windows(draws.offsets[place], draws.flips[place])
-        pixels = crop(images, chosen, windows.offsets, windows.flips, size)
+        pixels = crop(images, chosen, windows, size)
         shifted = settings.augmentation.colour_std > 0 and epoch < colour_epochs
         colour = draws.colour[place] if shifted else None
         seen.append(to_pixels(to_input(pixels, statistics, colour, windows), statistics, windows))

@@ -4,9 +4,10 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
-from workers.storage import parse_json, storage_errors, unfenced, write_bytes
+from workers.storage import nothing, parse_json, storage_errors, write_bytes
 
 
 class MetricsLog:
@@ -65,7 +66,7 @@ def read_step(path: Path) -> int:
         return 0
 
 
-def cut_back(path: Path, step: int, check: Callable[[], None] = unfenced) -> None:
+def cut_back(path: Path, step: int, check: Callable[[], None] = nothing) -> None:
     """Drops the points after `step` and a torn last line, because a resumed stage writes them again.
 
     It always puts another file under the name, even if nothing is dropped: an attempt that still has the old file open
@@ -77,11 +78,8 @@ def cut_back(path: Path, step: int, check: Callable[[], None] = unfenced) -> Non
     with storage_errors(path):
         lines = path.read_bytes().splitlines(keepends=True)
     for line in lines:
-        try:
-            belongs = line.endswith(b"\n") and parse_json(line)["step"] <= step
-        except (ValueError, KeyError, TypeError):
-            # Torn, or not one of our lines.
-            continue
-        if belongs:
-            kept.append(line)
+        # Else it is torn, or not one of our lines.
+        with suppress(ValueError, KeyError, TypeError):
+            if line.endswith(b"\n") and parse_json(line)["step"] <= step:
+                kept.append(line)
     write_bytes(path, b"".join(kept), check)

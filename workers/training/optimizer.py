@@ -75,13 +75,9 @@ class LearningRates:
         self._optimizer = optimizer
         self._keeps_moves = velocity is Velocity.scaled
         self._begins = [phase.begin for phase in later]
-        self._last = tuple(last) or (0.0,) * len(optimizer.param_groups)
+        # The rate at which each group last moved, which its momentum belongs to; 0 if it never did.
+        self.last: tuple[float, ...] = tuple(last) or (0.0,) * len(optimizer.param_groups)
         self._rate, self._until = math.nan, 0.0
-
-    @property
-    def last(self) -> tuple[float, ...]:
-        """The rate at which each group last moved, which its momentum belongs to; 0 if it never did."""
-        return self._last
 
     def set(self, rate: float, step: int) -> None:
         """Sets the rates of update `step` (from 0): `rate` times each group's factor."""
@@ -90,9 +86,9 @@ class LearningRates:
         phase = bisect_right(self._begins, step)
         self._rate, self._until = rate, (*self._begins, math.inf)[phase]
         groups = self._optimizer.param_groups
-        self._last = tuple(
+        self.last = tuple(
             self._set_group(group, last, rate * group["scales"][phase])
-            for group, last in zip(groups, self._last, strict=True)
+            for group, last in zip(groups, self.last, strict=True)
         )
 
     def _set_group(self, group: dict[str, Any], last: float, rate: float) -> float:

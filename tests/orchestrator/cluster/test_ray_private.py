@@ -120,7 +120,7 @@ def test_gpus_are_counted_without_starting_ray():
 
 
 def test_working_directory_is_not_on_a_worker_s_path(in_worker, working_directory):
-    with private("JobConfig._py_driver_sys_path", "ray_session.keep_own_path"):
+    with private("JobConfig._py_driver_sys_path", "ray_session.own_path"):
         path = in_worker(lambda: sys.path)
         assert str(working_directory) not in path, "a numpy.py that lies there would run in every member"
 

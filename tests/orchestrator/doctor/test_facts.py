@@ -2,7 +2,7 @@
 
 import pytest
 
-from orchestrator.doctor.facts import ask_dataset, ask_decoder, cpu_quota, place
+from orchestrator.doctor.facts import ask, ask_dataset, ask_decoder, cpu_quota, place
 from workers.data.decoding.decoder import FORMATS
 from workers.settings.dataset import DatasetSettings, Source
 
@@ -34,6 +34,8 @@ def test_decoder_of_every_accepted_format_works_here(name):
 
 
 def test_dataset_that_is_there_is_described_and_one_whose_root_is_missing_names_it(tmp_path):
-    said = ask_dataset(DatasetSettings(source=Source.digits, size=8))
+    said = ask(lambda: ask_dataset(DatasetSettings(source=Source.digits, size=8)))
     assert not said.problem and "10 classes" in said.said
-    assert "gone" in ask_dataset(DatasetSettings(source=Source.folder, root=str(tmp_path / "gone"))).problem
+    assert (
+        "gone" in ask(lambda: ask_dataset(DatasetSettings(source=Source.folder, root=str(tmp_path / "gone")))).problem
+    )

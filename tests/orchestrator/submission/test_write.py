@@ -20,7 +20,7 @@ from orchestrator.run.paths import RunPaths
 from orchestrator.submission.check import check_submission
 from orchestrator.submission.formats import file_lines, make_layout
 from orchestrator.submission.manifest import read_manifest
-from orchestrator.submission.write import ask, check_config, write_submission
+from orchestrator.submission.write import ask, read_named, write_submission
 from workers.errors import CheckFailed, ConfigError
 from workers.protocol import SplitPredictions
 
@@ -53,12 +53,13 @@ def submit(tmp_path, config, unreadable=()):
 
 @pytest.mark.parametrize("submission_format", ALL_FORMATS)
 def test_write_submission_leaves_one_file_and_a_manifest_of_it(tmp_path, submission_format):
-    submission = submit(tmp_path, SubmissionConfig(submission_format))
-    folder = tmp_path / "submission"
-    assert {path.name for path in folder.iterdir()} == {submission.path.name, "manifest.json"}
-    manifest = json.loads((folder / "manifest.json").read_text())
-    assert read_manifest(RunPaths(tmp_path)) == submission.manifest
-    assert manifest["sha256"] == hashlib.sha256(submission.path.read_bytes()).hexdigest()
+    digests = submit(tmp_path, SubmissionConfig(submission_format))
+    files = contents(tmp_path)
+    assert set(files) == {digests.file, "manifest.json"}
+    manifest = json.loads(files["manifest.json"])
+    assert read_manifest(RunPaths(tmp_path)).to_text().encode() == files["manifest.json"]
+    assert digests.manifest_sha256 == hashlib.sha256(files["manifest.json"]).hexdigest()
+    assert manifest["sha256"] == digests.sha256 == hashlib.sha256(files[digests.file]).hexdigest()
     assert manifest["format"] == submission_format.value
     assert (manifest["split"], manifest["num_rows"], manifest["method"]) == ("test", NUM_ROWS, "mean")
     assert [one["name"] for one in manifest["members"]] == ["a", "b"]
@@ -122,22 +123,22 @@ def test_write_submission_predictions_cut_after_their_check_keeps_the_last_one(t
 
 
 def test_write_submission_unreadable_images_keep_their_rows_uniform(tmp_path):
-    submission = submit(tmp_path, SubmissionConfig(SubmissionFormat.probabilities), unreadable=(4, 29))
-    lines = list(csv.reader(io.StringIO(submission.path.read_text())))[1:]
+    digests = submit(tmp_path, SubmissionConfig(SubmissionFormat.probabilities), unreadable=(4, 29))
+    lines = list(csv.reader(io.StringIO(contents(tmp_path)[digests.file].decode())))[1:]
     assert len(lines) == NUM_ROWS
     for row in (4, 29):
         np.testing.assert_allclose(np.float64(lines[row][1:]), 1 / 7, rtol=1e-6)
     assert not np.allclose(np.float64(lines[5][1:]), 1 / 7)
-    assert submission.manifest.unreadable == ("test_04.JPEG", "test_29.JPEG")
+    assert read_manifest(RunPaths(tmp_path)).unreadable == ("test_04.JPEG", "test_29.JPEG")
 
 
 def test_write_submission_ilsvrc_without_ids_says_so_in_the_manifest(tmp_path):
-    assert (
-        "position in data/classes.txt" in submit(tmp_path, SubmissionConfig(SubmissionFormat.ilsvrc)).manifest.class_ids
-    )
+    submit(tmp_path, SubmissionConfig(SubmissionFormat.ilsvrc))
+    assert "position in data/classes.txt" in read_manifest(RunPaths(tmp_path)).class_ids
     ids = tmp_path / "ids.txt"
     ids.write_text("".join(f"{name} {index + 1}\n" for index, name in enumerate(CLASSES)))
-    manifest = submit(tmp_path, SubmissionConfig(SubmissionFormat.ilsvrc, class_ids=str(ids))).manifest
+    submit(tmp_path, SubmissionConfig(SubmissionFormat.ilsvrc, class_ids=str(ids)))
+    manifest = read_manifest(RunPaths(tmp_path))
     assert manifest.class_ids == "ids from submission.class_ids"
     assert manifest.class_ids_file.sha256 == hashlib.sha256(ids.read_bytes()).hexdigest()
 
@@ -159,9 +160,9 @@ def test_ids_of_the_dataset_are_written_in_ilsvrc_alone_and_class_ids_beat_them(
         check_submission(path, replace(own, class_ids=None), draw())
 
 
-def test_check_config_missing_files_are_config_errors(tmp_path):
-    check_config(SubmissionConfig())
+def test_read_named_missing_files_are_config_errors(tmp_path):
+    read_named(SubmissionConfig())
     with pytest.raises(ConfigError, match=r"submission.template=.*nowhere.csv: No such file"):
-        check_config(SubmissionConfig(template=str(tmp_path / "nowhere.csv")))
+        read_named(SubmissionConfig(template=str(tmp_path / "nowhere.csv")))
     with pytest.raises(ConfigError, match=r"submission.class_ids=.*nowhere.txt: No such file"):
-        check_config(SubmissionConfig(class_ids=str(tmp_path / "nowhere.txt")))
+        read_named(SubmissionConfig(class_ids=str(tmp_path / "nowhere.txt")))

@@ -67,7 +67,7 @@ def test_prepared_sheet_shows_every_split_and_class_by_name(digits, monkeypatch)
 def test_to_pixels_undoes_normalisation_exactly(digits, normalisation):
     statistics = pixel_statistics(digits, AugmentationSettings(normalisation=normalisation))
     windows = Windows(np.array([[0, 2], [1, 1]]), np.array([True, False]))
-    pixels = crop(digits.images("train"), np.array([3, 4]), windows.offsets, windows.flips, 16)
+    pixels = crop(digits.images("train"), np.array([3, 4]), windows, 16)
     inputs = to_input(pixels, statistics, None, windows)
     np.testing.assert_array_equal(to_pixels(inputs, statistics, windows), pixels)
 

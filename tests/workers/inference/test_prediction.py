@@ -17,7 +17,7 @@ from workers.data.loading import PixelStatistics
 from workers.data.store import open_store
 from workers.errors import CheckFailed, Stopped, StorageError
 from workers.inference import mean_over_crops, predict, predict_images, prediction
-from workers.inference.prediction import TrainedMember
+from workers.inference.ten_crop import TrainedMember
 from workers.protocol import Numerics, PredictSpec
 from workers.settings import AugmentationSettings, Crops, ModelSettings, Recipe
 

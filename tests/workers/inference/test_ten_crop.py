@@ -15,7 +15,7 @@ from workers.inference.shared_windows import shared_convs
 from workers.models import AlexNet
 from workers.models.fresh import draw
 from workers.protocol import Numerics
-from workers.settings import Activation, Crops, InitSettings, ModelSettings
+from workers.settings import Activation, AugmentationSettings, Crops, InitSettings, ModelSettings, TrainingSettings
 
 FULL = ModelSettings(width=0.1, fc_units=32)
 SMALL = ModelSettings(input_size=56, width=0.1, conv1_kernel=5, conv1_stride=2, fc_units=32)
@@ -86,11 +86,29 @@ def one_by_one(
     return np.array(rows)
 
 
+def by_crops(
+    model: nn.Module,
+    images: np.ndarray,
+    size: int,
+    statistics: PixelStatistics = STATISTICS,
+    crops: Crops = Crops.ten,
+    *,
+    reflect: bool = True,
+    chosen: Numerics,
+) -> np.ndarray:
+    """The fast way, for a member whose training had windows of `size` and reflections or none."""
+    augmentation = AugmentationSettings(reflect=reflect)
+    settings = TrainingSettings(model=ModelSettings(input_size=size), augmentation=augmentation)
+    return ten_crop.mean_over_crops(
+        ten_crop.TrainedMember(model, statistics, settings, chosen, "step-00000001", ""), images, crops
+    )
+
+
 def difference(settings: ModelSettings, side: int, *, reflect: bool = True, precision: str = "fp32") -> float:
     """The largest difference of a probability between fast and slow."""
     model, images, chosen = net(settings), photographs(side), Numerics(precision=precision)
     size = settings.input_size
-    fast = ten_crop.mean_probabilities(model, images, size, STATISTICS, reflect=reflect, chosen=chosen)
+    fast = by_crops(model, images, size, reflect=reflect, chosen=chosen)
     slow = one_by_one(model, images, size, reflect=reflect, chosen=chosen)
     assert fast.dtype == np.float32 and fast.shape == slow.shape
     assert np.ptp(slow, axis=1).min() > 0.02, "a net that finds all classes alike would hide a fault"
@@ -117,9 +135,7 @@ def test_centre_crop_equals_the_net_on_the_window_in_the_middle(name):
     model, images, size = net(settings), photographs(side), settings.input_size
     # The second prediction shows that the first left the net as it was.
     for crops in (Crops.ten, Crops.centre):
-        found = ten_crop.mean_probabilities(
-            model, images, size, STATISTICS, reflect=True, chosen=Numerics(), crops=crops
-        )
+        found = by_crops(model, images, size, crops=crops, chosen=Numerics())
     first = (side - size) // 2
     window = np.ascontiguousarray(images[:, first : first + size, first : first + size])
     with torch.inference_mode():
@@ -134,7 +150,7 @@ def test_ten_crop_less_a_mean_image_equals_each_crop_alone(name):
     with torch.no_grad():
         model.get_submodule("conv1").weight.mul_(0.02)
     size, chosen = settings.input_size, Numerics()
-    fast = ten_crop.mean_probabilities(model, images, size, statistics, reflect=True, chosen=chosen)
+    fast = by_crops(model, images, size, statistics, chosen=chosen)
     slow = one_by_one(model, images, size, reflect=True, chosen=chosen, statistics=statistics)
     other = one_by_one(model, images, size, reflect=True, chosen=chosen)
     assert np.abs(fast - slow).max() < 1e-5 < 1e-3 < np.abs(fast - other).max()

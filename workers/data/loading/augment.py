@@ -74,22 +74,37 @@ def _order(generator: np.random.Generator, num_images: int, window: int) -> np.n
     return order
 
 
-def crop(
-    images: np.ndarray | Pixels, chosen: np.ndarray, offsets: np.ndarray, flips: np.ndarray, size: int
-) -> np.ndarray:
-    """Cuts a `size` × `size` window out of each chosen image and reflects it if `flips` says so.
+@dataclass(frozen=True)
+class Windows:
+    """The positions of crops in their images.
+
+    Attributes:
+        offsets: [batch, 2] int64, top and left.
+        flips: [batch] bool, whether the crop was reflected.
+    """
+
+    offsets: np.ndarray
+    flips: np.ndarray
+
+    @classmethod
+    def all_at(cls, place: int, batch: int) -> "Windows":
+        """Returns windows of a batch that all have `place` as top and left, unreflected."""
+        return cls(np.full((batch, 2), place), np.zeros(batch, dtype=bool))
+
+
+def crop(images: np.ndarray | Pixels, chosen: np.ndarray, windows: Windows, size: int) -> np.ndarray:
+    """Cuts a `size` × `size` window out of each chosen image and reflects it if its window says so.
 
     Args:
         images: [images, side, side, 3] uint8, possibly mapped from a file; only the windows are read.
         chosen: [batch] indices into `images`.
-        offsets: [batch, 2] top and left.
-        flips: [batch] bool.
+        windows: of the batch.
 
     Returns:
         [batch, size, size, 3] uint8.
     """
     crops = np.empty((len(chosen), size, size, 3), dtype=np.uint8)
-    places = zip(crops, chosen.tolist(), offsets.tolist(), flips.tolist(), strict=True)
+    places = zip(crops, chosen.tolist(), windows.offsets.tolist(), windows.flips.tolist(), strict=True)
     for target, image, (top, left), reflected in places:
         target[...] = images[image, top : top + size, left : left + size]
         if reflected:
@@ -122,24 +137,6 @@ class PixelStatistics:
     std: Tensor
     components: Tensor
     mean_images: np.ndarray | None = None
-
-
-@dataclass(frozen=True)
-class Windows:
-    """The positions of crops in their images.
-
-    Attributes:
-        offsets: [batch, 2] int64, top and left.
-        flips: [batch] bool, whether the crop was reflected.
-    """
-
-    offsets: np.ndarray
-    flips: np.ndarray
-
-    @classmethod
-    def all_at(cls, place: int, batch: int) -> "Windows":
-        """Returns windows of a batch that all have `place` as top and left, unreflected."""
-        return cls(np.full((batch, 2), place), np.zeros(batch, dtype=bool))
 
 
 def to_input(

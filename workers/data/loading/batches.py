@@ -118,7 +118,7 @@ class TrainingBatches:
         self._read_ahead.to(self._draws.order, span.start)
         chosen = self._draws.order[span]
         windows = Windows(self._draws.offsets[span], self._draws.flips[span])
-        pixels = crop(self._images, chosen, windows.offsets, windows.flips, self._input_size)
+        pixels = crop(self._images, chosen, windows, self._input_size)
         shifts = self._augmentation.colour_std > 0 and (self._colour_epochs is None or epoch < self._colour_epochs)
         # Drawn even if not used, so that the epoch's other draws do not depend on it.
         colour = self._draws.colour[span] if shifts else None

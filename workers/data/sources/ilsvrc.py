@@ -14,7 +14,7 @@ has a line for each and does not name them. Archives are read in place.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import PurePosixPath
 
@@ -63,43 +63,32 @@ def list_ilsvrc(settings: DatasetSettings) -> FileListing:
 
 def _train(tree: Tree, kit: DevelopmentKit, wanted: set[str]) -> dict[str, list[ImageFile]]:
     """Lists the images of each wanted class, from the tar of tars or a folder of class tars or class folders."""
-    archive = _archive(tree, "train")
-    if archive is not None:
-        spans = {PurePosixPath(each.name).name: each.span for each in _members(tree, archive)}
-        _require_known((name.removesuffix(".tar") for name in spans), kit, tree.describe(archive.path))
-        classes = {
-            wnid: _of_class(tree, archive, spans[f"{wnid}.tar"], wnid)
-            for wnid in kit.wnids
-            if wnid in wanted and f"{wnid}.tar" in spans
-        }
-        return _every_class(classes, kit, wanted, tree.describe(archive.path))
-    folder = _folder(tree, "train")
-    if folder is None:
+    folders: dict[str, Entry] = {}
+    if (archive := _archive(tree, "train")) is not None:
+        where = tree.describe(archive.path)
+        tars = {PurePosixPath(each.name).name: (archive, each.span) for each in _members(tree, archive)}
+    elif (folder := _folder(tree, "train")) is not None:
+        where, entries = tree.describe(folder), tree.entries(folder)
+        tars = {each.name: (each, Span(0, each.size)) for each in entries if each.name.endswith(".tar")}
+        folders = {each.name: each for each in entries if each.is_folder and each.name not in tars}
+    else:
         raise DataError(f"{tree.describe('')}: no {_PREFIX}train.tar, {_PREFIX}train/ or train/: put one of them there")
-    found = {entry.name: entry for entry in tree.entries(folder) if entry.is_folder or entry.name.endswith(".tar")}
-    _require_known((name.removesuffix(".tar") for name in found), kit, tree.describe(folder))
-    classes = {}
+    _require_known((name.removesuffix(".tar") for name in (*tars, *folders)), kit, where)
+    classes: dict[str, list[ImageFile]] = {}
     for wnid in (each for each in kit.wnids if each in wanted):
-        if f"{wnid}.tar" in found:
-            archive = found[f"{wnid}.tar"]
-            classes[wnid] = _of_class(tree, archive, Span(0, archive.size), wnid)
-        elif wnid in found:
+        if f"{wnid}.tar" in tars:
+            classes[wnid] = _of_class(tree, *tars[f"{wnid}.tar"], wnid)
+        elif wnid in folders:
             classes[wnid] = [
-                ImageFile(entry.path, f"{wnid}/{entry.name}", wnid, entry.version)
-                for entry in tree.entries(found[wnid].path)
-                if may_be_image(entry)
+                ImageFile(each.path, f"{wnid}/{each.name}", wnid, each.version)
+                for each in tree.entries(folders[wnid].path)
+                if may_be_image(each)
             ]
-    return _every_class(classes, kit, wanted, tree.describe(folder))
-
-
-def _every_class(
-    classes: Mapping[str, list[ImageFile]], kit: DevelopmentKit, wanted: set[str], where: str
-) -> dict[str, list[ImageFile]]:
     for number, wnid in enumerate(kit.wnids, start=1):
         if wnid in wanted and not classes.get(wnid):
             lacks = "has no image" if wnid in classes else f"has neither {wnid}.tar nor a folder there"
             raise DataError(f"{where}: class {wnid} (ILSVRC2012_ID {number}) {lacks}: add it, or fetch it again")
-    return dict(classes)
+    return classes
 
 
 def _require_known(names: Iterable[str], kit: DevelopmentKit, where: str) -> None:

@@ -71,25 +71,18 @@ def _read_part(settings: DatasetSettings, known: KnownSet, split: str, take: Cal
         # Then the set returns an image's path and decodes nothing.
         arguments["loader"] = str
 
-    absent_or_damaged = (*_ABSENT_OR_DAMAGED, MatReadError)
-
-    def read(*, download: bool) -> Part:
-        return take(known, getattr(datasets, known.factory)(root, download=download, **arguments))
-
-    try:
+    failure: Exception | None = None
+    # At first without a download, because some sets fail or download again if the files exist.
+    for download in (False, True) if settings.download else (False,):
         try:
-            return read(download=False)
-        except absent_or_damaged:
-            # Only now, because some sets fail or download again if the files exist.
-            if not settings.download:
-                raise
-        return read(download=True)
-    except absent_or_damaged as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        what = "cannot be downloaded" if settings.download else "is missing or damaged"
-        raise DataError(
-            f"{root}: {settings.name} {what} ({reason}); put its files there, or set datasets.<name>.download=true"
-        ) from error
+            return take(known, getattr(datasets, known.factory)(root, download=download, **arguments))
+        except (*_ABSENT_OR_DAMAGED, MatReadError) as error:
+            failure = error
+    reason = " ".join(str(failure).split()) or type(failure).__name__
+    what = "cannot be downloaded" if settings.download else "is missing or damaged"
+    raise DataError(
+        f"{root}: {settings.name} {what} ({reason}); put its files there, or set datasets.<name>.download=true"
+    ) from failure
 
 
 def _list_memory(settings: DatasetSettings, known: KnownSet) -> "TorchvisionListing":
@@ -221,8 +214,7 @@ class _FilesOfPart:
     """A split's images: path and class of each, `NO_CLASS` if it is not published; and all classes in label order."""
 
     classes: tuple[str, ...]
-    paths: tuple[str, ...]
-    class_names: tuple[str, ...]
+    images: tuple[tuple[str, str], ...]
 
 
 def _files_of(known: KnownSet, held: Any) -> _FilesOfPart:
@@ -237,16 +229,16 @@ def _files_of(known: KnownSet, held: Any) -> _FilesOfPart:
         raise ValueError("no images")
     if not Path(pairs[0][0]).exists():
         raise FileNotFoundError(f"{pairs[0][0]} is missing")
-    labels = [None if label is None else int(label) for _, label in pairs]
-    for label in labels:
-        if label is not None and not 0 <= label < len(classes):
-            raise ValueError(f"label {label} of {len(classes)} classes")
-    names = tuple(NO_CLASS if label is None else classes[label] for label in labels)
-    return _FilesOfPart(classes, tuple(str(path) for path, _ in pairs), names)
+    images = []
+    for path, label in pairs:
+        if label is not None and not 0 <= int(label) < len(classes):
+            raise ValueError(f"label {int(label)} of {len(classes)} classes")
+        images.append((str(path), NO_CLASS if label is None else classes[int(label)]))
+    return _FilesOfPart(classes, tuple(images))
 
 
 def _image_files(tree: LocalTree, part: _FilesOfPart) -> Iterator[tuple[str, ImageFile]]:
-    for path, class_name in zip(part.paths, part.class_names, strict=True):
+    for path, class_name in part.images:
         below = os.path.relpath(path, tree.root)
         entry = tree.find(below)
         yield class_name, ImageFile(below, below, class_name, entry.version if entry else "missing")

@@ -11,15 +11,9 @@ from workers.errors import DataError
 Arguments = Mapping[str, Any]
 
 
-class Kept(StrEnum):
-    """The place of a dataset's images in torchvision: all in memory, or each in a file, read when needed.
-
-    Most of the latter take a `loader`, which gets a path. `lists` have only lists of paths and labels.
-    """
-
-    memory = "memory"
-    files = "files"
-    lists = "lists"
+# The place of a dataset's images in torchvision: all in memory, or each in a file, read when needed. Most of the latter
+# take a `loader`, which gets a path. `lists` have only lists of paths and labels.
+Kept = StrEnum("Kept", "memory files lists")
 
 
 @dataclass(frozen=True)
@@ -55,13 +49,10 @@ _TWO = {split: {"split": split} for split in ("train", "test")}
 _THREE = {split: {"split": split} for split in ("train", "val", "test")}
 
 
-def _with(parts: Mapping[str, Arguments], **more: Any) -> dict[str, Arguments]:
-    return {split: {**arguments, **more} for split, arguments in parts.items()}
-
-
 def _emnist(split: str) -> KnownSet:
     # The labels of letters start at 1; torchvision's class 0 has no images.
-    return KnownSet("EMNIST", _with(_TRAIN_AND_TEST, split=split), Kept.memory, first_label=int(split == "letters"))
+    parts = {name: {**arguments, "split": split} for name, arguments in _TRAIN_AND_TEST.items()}
+    return KnownSet("EMNIST", parts, Kept.memory, first_label=int(split == "letters"))
 
 
 def _imagenette(size: str) -> KnownSet:

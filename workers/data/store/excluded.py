@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from workers.data.sources import LeftOut, Row, Rows
+from workers.data.sources import LeftOut, Rows
 from workers.data.store.store import Store
 from workers.settings import HELD_OUT
 
@@ -31,14 +31,9 @@ class Excluded:
         """Returns the rows without those of train that have one of these contents; other splits are unchanged."""
         train = rows.splits["train"]
         hit = self._among(np.frombuffer(b"".join(row.content for row in train), _SHA256))
-        kept: list[Row] = []
-        left_out = list(rows.left_out)
-        for row, excluded in zip(train, hit, strict=True):
-            if excluded:
-                left_out.append(LeftOut("train", row.path, _REASON))
-            else:
-                kept.append(row)
-        return Rows({**rows.splits, "train": tuple(kept)}, tuple(left_out))
+        kept = tuple(row for row, excluded in zip(train, hit, strict=True) if not excluded)
+        left_out = (LeftOut("train", row.path, _REASON) for row, excluded in zip(train, hit, strict=True) if excluded)
+        return Rows({**rows.splits, "train": kept}, (*rows.left_out, *left_out))
 
     def _among(self, keys: np.ndarray) -> np.ndarray:
         """Returns [N] bool, which of `keys` [N] S32 are excluded, by a search, since sorting takes longer."""

@@ -51,15 +51,16 @@ def damaged_files(
     the last whole reading is a week old; `never` compares sizes. `read` is called with each name that was read.
     """
     found = {name: _stat(folder / name) for name in files}
+    sized = {name for name, stat in found.items() if stat is not None and stat[0] == files[name].size}
     noted = _noted(folder) if verify is Verify.changed else _NO_NOTE
     trusted = noted["files"] if 0 <= time.time() - noted["time"] < _WHOLE_EVERY_S else {}
     suspect = [name for name in files if found[name] is None or trusted.get(name) != found[name]]
     if verify is Verify.never:
-        suspect = [name for name in suspect if not _has_size(found[name], files[name])]
+        suspect = [name for name in files if name not in sized]
 
     def differs(name: str) -> bool:
         try:
-            return not _has_size(found[name], files[name]) or sha256_of(folder / name) != files[name].sha256
+            return name not in sized or sha256_of(folder / name) != files[name].sha256
         except OSError:
             return True
 
@@ -94,10 +95,6 @@ def _stat(path: Path) -> list[int] | None:
     except OSError:
         return None
     return [found.st_size, found.st_mtime_ns, found.st_ino]
-
-
-def _has_size(found: list[int] | None, expected: Written) -> bool:
-    return found is not None and found[0] == expected.size
 
 
 def _noted(folder: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Copies a store onto a node's own disk, so that the node reads shared storage once and not in every epoch."""
 
-import hashlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from workers.data.store.disk_space import make_folder, require_space
@@ -9,12 +9,12 @@ from workers.data.store.integrity import damaged_files, note_whole
 from workers.data.store.store import MANIFEST, Store, open_store
 from workers.errors import StorageError
 from workers.settings import Verify
-from workers.storage import locked, remove_leftovers, replacing_folder, silent
+from workers.storage import Written, beating, locked, nothing, remove_leftovers, replacing_folder, write_hashed
 
 _BLOCK_BYTES = 8 << 20
 
 
-def open_on_node(store: Path, local_copy: Path | None, beat: Callable[[], None] = silent) -> Store:
+def open_on_node(store: Path, local_copy: Path | None, beat: Callable[[], None] = nothing) -> Store:
     """Opens the copy of `store` in this node's folder `local_copy`, which is made first if it is missing or damaged.
 
     None opens `store` itself. If several processes want the same copy, one makes it and the others wait. Copied files
@@ -54,20 +54,17 @@ def _copied(source: Store, copy: Path, beat: Callable[[], None]) -> Store:
     # Other members of this node may be reading a damaged copy.
     with replacing_folder(copy) as folder:
         for name, entry in source.files.items():
-            _copy_checked(source.path / name, folder / name, entry.sha256, beat)
+            _copy_checked(source.path / name, folder / name, entry, beat)
         (folder / MANIFEST).write_bytes((source.path / MANIFEST).read_bytes())
         note_whole(folder, list(source.files))
     return open_store(copy)
 
 
-def _copy_checked(source: Path, target: Path, sha256: str, beat: Callable[[], None]) -> None:
-    digest = hashlib.sha256()
+def _copy_checked(source: Path, target: Path, expected: Written, beat: Callable[[], None]) -> None:
     with source.open("rb") as reading, target.open("wb") as writing:
-        while block := reading.read(_BLOCK_BYTES):
-            beat()
-            digest.update(block)
-            writing.write(block)
-    if digest.hexdigest() != sha256:
+        blocks = iter(partial(reading.read, _BLOCK_BYTES), b"")
+        copied = write_hashed(writing, beating(blocks, beat))
+    if copied != expected:
         raise StorageError(
             f"{source}: the prepared dataset is damaged: its sha256 differs from {MANIFEST}; delete the folder, then "
             "run it again"

@@ -2,11 +2,12 @@
 
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from queue import Empty, SimpleQueue
 
 import numpy as np
 
@@ -42,47 +43,35 @@ class PackingThreads:
 
     def run(self, loader: Loader, jobs: Iterator[ShardJob], packed: Callable[[int], None]) -> Iterator[PackedShard]:
         num_threads = len(os.sched_getaffinity(0)) + 1
-        finished: SimpleQueue[Future[PackedShard]] = SimpleQueue()
-        counting = threading.Lock()
-        untold = 0
+        untold: deque[None] = deque()
         stop = threading.Event()
 
         def image_done() -> None:
-            nonlocal untold
             if stop.is_set():
                 raise _Abandoned
-            with counting:
-                untold += 1
+            untold.append(None)
 
         def tell() -> None:
             """Reports finished images in the caller's thread."""
-            nonlocal untold
-            with counting:
-                num_images, untold = untold, 0
+            num_images = len(untold)
+            for _ in range(num_images):
+                untold.popleft()
             if num_images:
                 packed(num_images)
 
         with ThreadPoolExecutor(num_threads, thread_name_prefix="pack") as pool:
 
-            def start_next() -> int:
-                job = next(jobs, None)
-                if job is None:
-                    return 0
-                pool.submit(pack_shard, loader, job, image_done).add_done_callback(finished.put)
-                return 1
+            def start(most: int) -> set[Future[PackedShard]]:
+                return {pool.submit(pack_shard, loader, job, image_done) for job in islice(jobs, most)}
 
             try:
-                num_waiting = sum(start_next() for _ in range(num_threads))
-                while num_waiting:
-                    try:
-                        done = finished.get(timeout=_TELL_EVERY_S)
-                    except Empty:
-                        tell()
-                        continue
-                    shard = done.result()
+                running = start(num_threads)
+                while running:
+                    finished, running = wait(running, _TELL_EVERY_S, FIRST_COMPLETED)
+                    shards = [one.result() for one in finished]
                     tell()
-                    num_waiting += start_next() - 1
-                    yield shard
+                    running |= start(len(shards))
+                    yield from shards
             finally:
                 stop.set()
 

@@ -95,10 +95,8 @@ class Pixels:
         if isinstance(chosen, range) and chosen.step == 1:
             found = self._parts(chosen.start, chosen.stop)
             parts = [self._shard(number).run(within.start, within.stop, rows, columns) for number, within in found]
-            if len(parts) == 1:
-                return parts[0]
             if parts:
-                return np.concatenate(parts)
+                return parts[0] if len(parts) == 1 else np.concatenate(parts)
         height, width = (len(range(*each.indices(self._size))) for each in (rows, columns))
         gathered = np.empty((len(chosen), height, width, 3), np.uint8)
         for place, index in enumerate(chosen):
@@ -166,13 +164,14 @@ def _open_shard(files: ShardFiles, size: int, checksums: np.ndarray | None) -> "
         ) from error
 
 
-class _Mapped:
-    """The uint8 array of an npy file with the expected `shape`, mapped and read-only.
+class _Shard:
+    """The uint8 array of an npy file with the expected `shape`, mapped and read-only, and its images' checksums.
 
     NumPy's memmap is slower: it makes an object of its own class for each view, which doubles the time of a small crop.
     """
 
-    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
+    def __init__(self, path: Path, shape: tuple[int, ...], checksums: np.ndarray | None) -> None:
+        self._path, self._checksums = path, checksums
         with path.open("rb") as file:
             version = np.lib.format.read_magic(file)
             if version != (1, 0):
@@ -182,50 +181,46 @@ class _Mapped:
                 raise ValueError(f"{dtype} {found} in place of uint8 {shape}")
             self._start = file.tell()
             self._pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self.array = np.ndarray(shape, np.uint8, self._pages, self._start)
+        self._array = np.ndarray(shape, np.uint8, self._pages, self._start)
 
-    def will_need(self, start: int, stop: int) -> None:
+    def _require_whole(self, index: int, content: np.ndarray) -> None:
+        if self._checksums is not None and checksum(content) != self._checksums[index]:
+            raise image_damaged(self._path, index)
+
+    def _read_ahead(self, start: int, stop: int) -> None:
         """Asks the kernel to read the array's bytes `start` … `stop` ahead of time."""
         first, last = self._start + start, self._start + stop
         aligned = first - first % mmap.PAGESIZE
         self._pages.madvise(mmap.MADV_WILLNEED, aligned, last - aligned)
 
 
-class _RawShard:
+class _RawShard(_Shard):
     def __init__(self, path: Path, shape: tuple[int, ...], checksums: np.ndarray | None) -> None:
-        self._path = path
-        self._mapped = _Mapped(path, shape)
-        self._images = self._mapped.array
-        self._flat = self._images.reshape(shape[0], -1)
-        self._checksums = checksums
+        super().__init__(path, shape, checksums)
+        self._flat = self._array.reshape(shape[0], -1)
 
     def window(self, index: int, rows: slice, columns: slice) -> np.ndarray:
-        if self._checksums is not None and checksum(self._flat[index]) != self._checksums[index]:
-            raise image_damaged(self._path, index)
-        return self._images[index, rows, columns]
+        self._require_whole(index, self._flat[index])
+        return self._array[index, rows, columns]
 
     def run(self, start: int, stop: int, rows: slice, columns: slice) -> np.ndarray:
         for index in range(start, stop):
             self.window(index, rows, columns)
-        return self._images[start:stop, rows, columns]
+        return self._array[start:stop, rows, columns]
 
     def will_need(self, start: int, stop: int) -> None:
-        self._mapped.will_need(start * self._flat.shape[1], stop * self._flat.shape[1])
+        self._read_ahead(start * self._flat.shape[1], stop * self._flat.shape[1])
 
 
-class _JpegShard:
+class _JpegShard(_Shard):
     def __init__(self, path: Path, offsets: np.ndarray, size: int, checksums: np.ndarray | None) -> None:
-        self._path = path
-        self._mapped = _Mapped(path, (int(offsets[-1]),))
-        self._content = self._mapped.array
-        self._checksums = checksums
+        super().__init__(path, (int(offsets[-1]),), checksums)
         self._offsets: list[int] = offsets.tolist()
         self._size = size
 
     def window(self, index: int, rows: slice, columns: slice) -> np.ndarray:
-        content = self._content[self._offsets[index] : self._offsets[index + 1]]
-        if self._checksums is not None and checksum(content) != self._checksums[index]:
-            raise image_damaged(self._path, index)
+        content = self._array[self._offsets[index] : self._offsets[index + 1]]
+        self._require_whole(index, content)
         top, bottom, down = rows.indices(self._size)
         left, right, across = columns.indices(self._size)
         try:
@@ -241,4 +236,4 @@ class _JpegShard:
         return np.stack([self.window(index, rows, columns) for index in range(start, stop)])
 
     def will_need(self, start: int, stop: int) -> None:
-        self._mapped.will_need(self._offsets[start], self._offsets[stop])
+        self._read_ahead(self._offsets[start], self._offsets[stop])

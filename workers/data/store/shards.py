@@ -19,7 +19,7 @@ from workers.data.sources import Loader, Row
 from workers.data.store.integrity import checksum
 from workers.data.store.pixels import ShardFiles
 from workers.settings import StoreFormat
-from workers.storage import Written, parse_json, replacing, unfenced, write_json, written
+from workers.storage import Written, nothing, parse_json, replacing, write_json, written
 
 UNREADABLE_GREY = 128
 # Bytes of raw pixels. The upper limit keeps a store of 1.3 million images at 256 pixels below 2,000 files; the lower
@@ -197,8 +197,7 @@ def pack_shard(loader: Loader, job: ShardJob, image_done: Callable[[], None]) ->
     where = shard_files(job.folder, job.stem, job.encoding.format, len(job.rows))
     checksums: list[int] = []
     if where.offsets is None:
-        written_raw = _write_raw(where.images, pictures(), len(job.rows), job.size, checksums)
-        files = {where.images.name: written_raw}
+        files = {where.images.name: _write_raw(where.images, pictures(), len(job.rows), job.size, checksums)}
     else:
         encoded = [encode(pixels, job.encoding.jpeg_quality) for pixels in pictures()]
         checksums += [checksum(np.frombuffer(each, np.uint8)) for each in encoded]
@@ -246,7 +245,7 @@ def _write_raw(path: Path, pictures: Iterator[np.ndarray], most: int, size: int,
     return written(path) if num_images < most else Written(path.stat().st_size, digest.hexdigest())
 
 
-def write_npy(path: Path, array: np.ndarray, check: Callable[[], None] = unfenced) -> Written:
+def write_npy(path: Path, array: np.ndarray, check: Callable[[], None] = nothing) -> Written:
     """Commits `array` as an npy file; unlike np.save's, an OSError on a full disk has its errno.
 
     `check` is called right before the rename, and may raise.

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from workers.data.loading import crop, draw_epoch
+from workers.data.loading import Windows, crop, draw_epoch
 from workers.settings import AugmentationSettings
 
 DEFAULT = AugmentationSettings()
@@ -32,6 +32,6 @@ def test_crops_of_a_batch_are_those_of_its_images_one_by_one(size):
     images.flags.writeable = False  # As a mapped store is.
     chosen, offsets = generator.integers(0, 5, 12), generator.integers(0, 4, (12, 2))
     flips = generator.random(12) < 0.5
-    for index, pixels in enumerate(crop(images, chosen, offsets, flips, size)):
+    for index, pixels in enumerate(crop(images, chosen, Windows(offsets, flips), size)):
         (top, left), step = offsets[index], -1 if flips[index] else 1
         assert np.array_equal(pixels, images[chosen[index], top : top + size, left : left + size][:, ::step])
