@@ -12,7 +12,7 @@ from orchestrator.cli.program import main
 
 NUM_CLASSES = 2
 # Files that cannot be read, and files that are read though they are not what they seem.
-REFUSED = ("empty.jpg", "cut.jpg", "text.jpg", "bomb.png", "tiff.jpg", "page.jpg", "script.jpg")
+REFUSED = ("empty.jpg", "cut.jpg", "text.jpg", "bomb.png", "cut.tiff", "page.jpg", "script.jpg")
 DECIDED = ("png.JPEG", "cmyk.jpg", "grey.jpg", "grey16.png", "palette.png")
 
 

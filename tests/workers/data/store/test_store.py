@@ -44,10 +44,10 @@ def test_store_of_another_schema_is_refused(plain_tree, tmp_path, monkeypatch):
     current = prepare(folder(plain_tree), tmp_path / "stores")
     with monkeypatch.context() as later:
         for module in ("preparation", "store"):
-            later.setattr(f"workers.data.store.{module}.SCHEMA", 5)
+            later.setattr(f"workers.data.store.{module}.SCHEMA", 6)
         other = prepare(folder(plain_tree), tmp_path / "stores")
     assert other != current
-    with pytest.raises(StorageError, match=r"manifest\.json has schema 5, not 4"):
+    with pytest.raises(StorageError, match=r"manifest\.json has schema 6, not 5"):
         open_store(other)
 
 
