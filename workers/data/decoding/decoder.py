@@ -47,6 +47,7 @@ _JPEGS = ("JPEG", "MPO")
 # White in images whose pixels have no fixed range.
 _WHITES = (1, 255, 65535)
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
+_TOO_LARGE = "{} pixels are more than datasets.<name>.max_pixels={} allows"
 # Pillow's limit is the process's, and each dataset has its own, with which every image is compared when it is opened.
 Image.MAX_IMAGE_PIXELS = LARGEST_MAX_PIXELS
 
@@ -135,7 +136,7 @@ def _decode(content: bytes, size: int, name: str, rules: Rules) -> Picture:
         other = f"not supported; convert it to {' or '.join(FORMATS[:2])}"
         raise BadImage(f"{kind}, {'its header is damaged or cut off' if supported else other}") from error
     except Image.DecompressionBombError as error:
-        raise BadImage(_bomb(f"over {LARGEST_MAX_PIXELS}", rules)) from error
+        raise BadImage(_TOO_LARGE.format(f"over {LARGEST_MAX_PIXELS}", rules.max_pixels)) from error
     except _DECODING_ERRORS as error:
         raise BadImage(" ".join(str(error).split()) or type(error).__name__) from error
 
@@ -146,7 +147,7 @@ def _picture(image: Image.Image, content: bytes, size: int, name: str, rules: Ru
     # A tile of a TIFF is decoded whole.
     num_pixels = max(width * height, tags.get(_TILE_WIDTH, 0) * tags.get(_TILE_LENGTH, 0))
     if num_pixels > rules.max_pixels:
-        raise BadImage(_bomb(f"{num_pixels}", rules))
+        raise BadImage(_TOO_LARGE.format(num_pixels, rules.max_pixels))
     decisions = decisions_of(image, name)
     orientation = orientation_of(image)
     applied = rules.exif is Exif.apply
@@ -168,10 +169,6 @@ def _picture(image: Image.Image, content: bytes, size: int, name: str, rules: Ru
     if turn.swap:
         width, height = height, width
     return Picture(_scaled(square.pixels, size), width, height, decisions)
-
-
-def _bomb(num_pixels: str, rules: Rules) -> str:
-    return f"{num_pixels} pixels are more than datasets.<name>.max_pixels={rules.max_pixels} allows"
 
 
 def _alone(image: Image.Image, size: int) -> AbstractContextManager[object]:

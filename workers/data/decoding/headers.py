@@ -29,9 +29,8 @@ _TOLD = frozenset(b"eXIf acTL fcTL fdAT".split())
 def plain_header(content: bytes) -> bytes:
     """Returns a JPEG or PNG without what is odd in its header and affects no pixel; others as they are.
 
-    JPEG, before the first scan: without stray bytes, comments and application data but EXIF, with a JFIF revision, an
-    Adobe transform and scan values that decoders take for those of the file. PNG: without text, colour profiles and
-    the like, which nothing here applies. All else stays, damaged or not.
+    A JPEG loses stray bytes, comments and application data but EXIF before its first scan, and gets the usual JFIF
+    revision, Adobe transform and scan values; a PNG loses text, colour profile and the like. All else stays.
     """
     if content.startswith(_PNG):
         return _plain_png(content)

@@ -20,10 +20,7 @@ class Turn:
     swap: bool = False
 
     def corner(self, width: int, height: int) -> tuple[int, int]:
-        """Returns left and top, in the file's pixels, of the shown image's centre square.
-
-        Of an odd difference of the sides, the shown image loses one more at its right or bottom.
-        """
+        """Returns left and top, in the file's pixels, of what is the centre square once it is shown."""
         side = min(width, height)
         return (width - side + self.columns) // 2, (height - side + self.rows) // 2
 
@@ -55,10 +52,7 @@ def turn_of(orientation: int, *, wanted: bool, done: bool = False) -> Turn:
 
 
 def orientation_of(image: Image.Image) -> int:
-    """Returns the orientation, 2…8, of an opened image; 1 if it has none or its EXIF is damaged.
-
-    A PNG may have it behind its pixels, so that it is known only after loading; a TIFF has it only before.
-    """
+    """Returns the orientation, 1…8, of an opened image; 1 if it has none or its EXIF is damaged."""
     value = getattr(image, "tag_v2", {}).get(_TAG) or _in_exif(image.info.get("exif"))
     return value if value in _TURNS else 1
 
