@@ -219,6 +219,7 @@ def _tracked(config: Config, plan: Plan, run: OpenedRun, prepared: Prepared) -> 
 
 def _publish(results: Results, paths: RunPaths, tracker: Tracker) -> None:
     tracker.log_scores({f"ensemble/{name}": value for name, value in results.ensemble.items()})
+    tracker.log_scores({f"data/{split}_unreadable": count for split, count in results.num_unreadable.items()})
     for member, scores in results.members.items():
         tracker.log_scores({f"final/{name}": value for name, value in scores.items()}, member)
     if results.digests is not None:

@@ -1,7 +1,7 @@
 """Makes table, submission and report from stored predictions; needs no model, dataset or cluster."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from orchestrator.combine import (
@@ -43,7 +43,7 @@ class Results:
     """A run's results: the table as text, the ensemble's scores by their names in scores.json, and files.
 
     `members` are each member's scores; `files` are the report's; `submission` and `digests` are None if only the report
-    was made. `missing` are members that the run does without.
+    was made. `missing` are members that the run does without; `num_unreadable` counts rows of the submission's split.
     """
 
     table_text: str
@@ -53,6 +53,7 @@ class Results:
     files: tuple[Path, ...]
     missing: tuple[Missing, ...] = ()
     digests: SubmissionDigests | None = None
+    num_unreadable: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,9 @@ def _report(paths: RunPaths, plan: Plan, opened: Opened, missing: tuple[Missing,
         raise DataError(f"{paths.data}: neither test nor val has labels, so there is nothing to report")
     at_chance = tuple(member for member in plan.members if opened.finished[member].at_chance)
     # The table says it whatever is combined.
-    caveats = Caveats(at_chance, _SEARCH_SPLIT not in opened.data.splits, missing)
+    splits = opened.data.splits
+    unreadable = {name: [one.rows[row] for row in one.unreadable] for name, one in splits.items() if one.unreadable}
+    caveats = Caveats(at_chance, _SEARCH_SPLIT not in splits, missing, unreadable)
     predictions = {one.member: one for one in opened.members[opened.data.scored[0]]}
     files = write_report(paths, plan, read_record(paths), Evidence(scores, predictions, caveats))
     main = scores[0]
@@ -162,7 +165,8 @@ def _report(paths: RunPaths, plan: Plan, opened: Opened, missing: tuple[Missing,
         text += opened.combination.note + "\n"
     ensemble = {**asdict(main.ensemble), "disagreement": main.disagreement}
     members = {name: asdict(score) for name, score in main.members.items()}
-    return Results(text, ensemble, members, None, files, missing)
+    num_unreadable = {opened.data.submitted: len(splits[opened.data.submitted].unreadable)}
+    return Results(text, ensemble, members, None, files, missing, None, num_unreadable)
 
 
 def _finished(paths: RunPaths, plan: Plan, member: str, committed: Committed) -> Finished:

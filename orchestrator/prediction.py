@@ -16,7 +16,7 @@ from orchestrator.plan import Plan, plan_from_json
 from orchestrator.run import RunPaths, RunRecord, find_finished, read_record
 from orchestrator.submission import read_manifest
 from orchestrator.text import counted
-from workers.data.decoding import FORMATS, BadImage, decode, read_content
+from workers.data.decoding import SUFFIXES, BadImage, Rules, decode, read_content
 from workers.data.store import Store, open_store
 from workers.errors import ConfigError, DataError, MemberFailed
 from workers.numerics import capabilities, usable
@@ -24,7 +24,6 @@ from workers.storage import write_text
 
 # 256-pixel images of one block: at most 400 MB. Members are loaded once for each block.
 _BLOCK_IMAGES = 2048
-_SUFFIXES = {".jpeg", ".jpg", *(f".{name.lower()}" for name in FORMATS)}
 _OUT_SUFFIXES = (".csv", ".json")
 
 
@@ -67,7 +66,9 @@ def predict(
     predictions: list[Prediction] = []
     for start in range(0, len(files), _BLOCK_IMAGES):
         block = files[start : start + _BLOCK_IMAGES]
-        probabilities = _predict_block(ensemble, [_read(file, ensemble.store.size) for file in block], progress)
+        probabilities = _predict_block(
+            ensemble, [_read(file, ensemble.store.size, ensemble.store.rules) for file in block], progress
+        )
         best = top_classes(probabilities, top)
         for file, row, places in zip(block, probabilities, best, strict=True):
             guesses = tuple(ClassProbability(ensemble.store.classes[place], float(row[place])) for place in places)
@@ -80,10 +81,10 @@ def find_images(given: Sequence[Path]) -> tuple[Path, ...]:
     found: list[Path] = []
     for path in given:
         if path.is_dir():
-            files = (file for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES and file.is_file())
+            files = (file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
             inside = sorted(file for file in files if not file.name.startswith("."))
             if not inside:
-                raise DataError(f"{path}: no image in that folder ({', '.join(sorted(_SUFFIXES))})")
+                raise DataError(f"{path}: no image in that folder ({', '.join(SUFFIXES)})")
             found += inside
         elif path.is_file():
             found.append(path)
@@ -177,8 +178,8 @@ def _predict_block(ensemble: _Ensemble, images: Sequence[np.ndarray], progress: 
     return combined
 
 
-def _read(path: Path, size: int) -> np.ndarray:
+def _read(path: Path, size: int, rules: Rules) -> np.ndarray:
     try:
-        return decode(read_content(path), size).pixels
+        return decode(read_content(path), size, rules=rules).pixels
     except BadImage as bad:
         raise DataError(f"{path}: cannot be read as an image ({bad}); replace it or leave it out") from bad

@@ -1,7 +1,7 @@
 """Scores a split: each member, the paper's rows, the ensemble; as values, JSON and text. Pure."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from orchestrator.combine import Combined, Labels, Missing, Rows, mean
@@ -10,6 +10,7 @@ from orchestrator.report.scores import Score, TableRow, disagreement, mean_score
 from orchestrator.text import counted
 
 AT_CHANCE_MARK = "†"
+_MOST_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,16 @@ class SplitScores:
 
 @dataclass(frozen=True)
 class Caveats:
-    """What qualifies the scores: members at chance, members left out, and whether val chose the learning-rate cuts."""
+    """What qualifies the scores.
+
+    Members at chance, members left out, whether val chose the learning-rate cuts, and images that count as uniform
+    because they cannot be read, by split.
+    """
 
     at_chance: tuple[str, ...] = ()
     cuts_saw_val: bool = False
     missing: tuple[Missing, ...] = ()
+    unreadable: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 # Cells of a line of the table; errors are in percent with one binomial standard error.
@@ -137,6 +143,10 @@ def table_notes(scores: SplitScores, caveats: Caveats) -> tuple[str, ...]:
     """Returns the notes below the table."""
     gone = caveats.missing
     notes = [f"MISSING: {one.member} is not in any row and not in the submission ({one.why})." for one in gone]
+    for split, rows in caveats.unreadable.items():
+        named = ", ".join(rows[:_MOST_NAMED]) + (", …" if rows[_MOST_NAMED:] else "")
+        which = counted(len(rows), f"{split} image")
+        notes.append(f"UNREADABLE: {which} could not be read and got uniform probabilities: {named}")
     notes.append(
         "± is one binomial standard error; rows share images, so differences between rows are more precise than ± "
         "suggests."

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import sqlite3
+from contextlib import closing
 
 import pytest
 from bad_files import files
@@ -12,7 +14,7 @@ from orchestrator.cli.program import main
 
 NUM_CLASSES = 2
 # Files that cannot be read, and files that are read though they are not what they seem.
-REFUSED = ("empty.jpg", "cut.jpg", "text.jpg", "bomb.png", "tiff.jpg", "page.jpg", "script.jpg")
+REFUSED = ("empty.jpg", "cut.jpg", "text.jpg", "bomb.png", "cut.tiff", "page.jpg", "script.jpg")
 DECIDED = ("png.JPEG", "cmyk.jpg", "grey.jpg", "grey16.png", "palette.png")
 
 
@@ -49,8 +51,12 @@ def words(root, tmp_path, monkeypatch, in_threads):
     ]
 
 
-def test_skipped_images_are_listed_and_test_images_keep_their_rows(words, tmp_path):
+def test_skipped_images_are_listed_and_test_images_keep_their_rows(words, tmp_path, capsys):
     assert main([*words, "datasets.target.on_bad=skip"]) == 0
+    assert f"UNREADABLE: {len(REFUSED)} test images could not be read" in capsys.readouterr().out
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
+        logged = database.execute("SELECT value FROM latest_metrics WHERE key = 'data/test_unreadable'").fetchall()
+    assert logged == [(len(REFUSED),)]
     (manifest,) = (tmp_path / "store").glob("*/manifest.json")
     told = json.loads(manifest.read_text())
     left_out = {entry["path"] for entry in told["left_out"]}

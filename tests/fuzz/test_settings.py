@@ -111,11 +111,7 @@ def test_text_as_a_file_of_settings_is_refused_in_a_line(own, text):
         assert str(error).strip()
 
 
-@given(
-    st.lists(
-        st.one_of(OVERRIDE, st.sampled_from(("plan", "status", "--json", "submit", "-h", "--"))), max_size=4
-    )
-)
+@given(st.lists(st.one_of(OVERRIDE, st.sampled_from(("plan", "status", "--json", "submit", "-h", "--"))), max_size=4))
 @fuzzed(40)
 def test_command_lines_of_anything_end_in_a_known_way(capsys, words):
     code = main(["status", *words])

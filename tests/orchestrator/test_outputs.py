@@ -127,7 +127,12 @@ def test_write_results_member_at_chance_is_marked_wherever_it_counts(tmp_path, m
 
 def test_write_results_unreadable_test_images_are_uniform(tmp_path, make_run):
     run = make_run(tmp_path / "run", unreadable=(3,))
-    finish(run)
+    results = finish(run)
+    said = "UNREADABLE: 1 test image could not be read and got uniform probabilities: test_003.png"
+    assert said in results.table_text.splitlines()
+    for name in ("index.html", "table.md"):
+        assert said in (run.paths.report / name).read_text()
+    assert results.num_unreadable == {"test": 1}
     np.testing.assert_allclose(submitted(run)[3], 1 / 12, rtol=1e-6)
     assert json.loads((run.paths.submission / "manifest.json").read_text())["unreadable"] == ["test_003.png"]
 

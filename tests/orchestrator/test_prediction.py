@@ -13,6 +13,7 @@ from fake_stages import make_plan, make_record, make_spec, make_stage
 from PIL import Image
 from record_committed import record_committed
 
+from orchestrator import prediction
 from orchestrator.cli.program import main
 from orchestrator.combine.averaging import Combined, equal
 from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionConfig
@@ -21,13 +22,14 @@ from orchestrator.plan.model import StageRef, plan_from_json
 from orchestrator.prediction import find_images, predict
 from orchestrator.run.paths import RunPaths
 from orchestrator.run.record import read_record, write_record
+from workers.data.decoding import Rules
 from workers.data.export import export
 from workers.data.store.preparation import prepare
 from workers.data.store.store import open_store
 from workers.errors import DataError
 from workers.inference.prediction import predict as predict_splits
 from workers.protocol import Numerics, PredictSpec
-from workers.settings.dataset import DatasetSettings, Source
+from workers.settings.dataset import DatasetSettings, Exif, Source
 from workers.settings.training import Crops, ModelSettings, OptimizerSettings, ScheduleSettings
 from workers.storage.finished import write_finished
 from workers.training.stage import run_stage
@@ -122,6 +124,19 @@ def test_prediction_takes_the_crops_that_the_run_has_kept(run, images, tmp_path)
     assert [{guess.name: guess.probability for guess in each.top} for each in found] == wanted
 
 
+def test_prediction_turns_images_as_the_store_of_the_run_does(run, tmp_path, monkeypatch):
+    image = Image.fromarray(np.random.default_rng(7).integers(0, 256, (20, 25, 3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    image.save(tmp_path / "a.png", exif=exif)
+    image.save(tmp_path / "b.png")
+    image.transpose(Image.Transpose.ROTATE_180).save(tmp_path / "c.png")
+    tagged, stored, shown = (each.top for each in predict(run, [tmp_path], top=2, progress=lambda line: None))
+    assert tagged == shown != stored
+    monkeypatch.setattr(prediction, "open_store", lambda path: replace(open_store(path), rules=Rules(Exif.ignore)))
+    assert predict(run, [tmp_path / "a.png"], top=2, progress=lambda line: None)[0].top == stored
+
+
 @contextmanager
 def _changed(path, content):
     """`content` in place of what a file of the shared run holds; None: without the file."""
@@ -182,10 +197,13 @@ def test_prediction_with_a_manifest_that_does_not_serve_names_it(run, images, ca
 
 
 def test_images_of_a_folder_are_found_at_any_depth_in_order_and_other_files_left_out(tmp_path):
-    for name in ("b.JPG", "a/z.png", "a/notes.txt", ".hidden.png"):
+    for name in ("b.JPG", "a/z.png", "a/y.HEIC", "a/x.tif", "a/notes.txt", ".hidden.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert find_images([tmp_path]) == (tmp_path / "a" / "z.png", tmp_path / "b.JPG")
+    assert find_images([tmp_path]) == (
+        *(tmp_path / "a" / name for name in ("x.tif", "y.HEIC", "z.png")),
+        tmp_path / "b.JPG",
+    )
     assert find_images([tmp_path / "a" / "notes.txt"]) == (tmp_path / "a" / "notes.txt",)
 
 

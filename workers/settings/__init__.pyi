@@ -2,8 +2,11 @@ from .checks import require as require, require_least as require_least
 from .dataset import (
     FILE_SOURCES as FILE_SOURCES,
     HELD_OUT as HELD_OUT,
+    LARGEST_MAX_PIXELS as LARGEST_MAX_PIXELS,
+    MAX_PIXELS as MAX_PIXELS,
     SPLITS as SPLITS,
     DatasetSettings as DatasetSettings,
+    Exif as Exif,
     OnBad as OnBad,
     Source as Source,
     StoreFormat as StoreFormat,

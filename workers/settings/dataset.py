@@ -17,9 +17,14 @@ FILE_SOURCES = frozenset({Source.folder, Source.csv, Source.webdataset, Source.p
 OnBad = StrEnum("OnBad", "stop skip")
 # The form of prepared pixels: raw (197 KB an image at 256 pixels), or JPEG, a fraction of that.
 StoreFormat = StrEnum("StoreFormat", "raw jpeg")
+# The answer to an EXIF orientation: images are turned as viewers show them, or kept as they are stored.
+Exif = StrEnum("Exif", "apply ignore")
 # How often a prepared dataset is read whole when it is opened, to find damage.
 Verify = StrEnum("Verify", "always changed never")
 _SPLIT_BY_FILES = frozenset({Source.csv, Source.webdataset, Source.parquet})
+# Photographs of 200 megapixels, the most that phones make, have a little less. In a PNG, they take 1.4 GB of memory.
+MAX_PIXELS = 200_000_000
+LARGEST_MAX_PIXELS = 1_000_000_000
 # A setting that the source would ignore is an error.
 _READ_BY = {
     **dict.fromkeys(("train", "val", "test"), _SPLIT_BY_FILES),
@@ -27,6 +32,7 @@ _READ_BY = {
     **dict.fromkeys(("id_column", "label_column"), frozenset({Source.csv, Source.parquet})),
     "image_column": frozenset({Source.parquet}),
     "class_names": frozenset({Source.webdataset, Source.parquet}),
+    **dict.fromkeys(("exif", "max_pixels"), FILE_SOURCES | {Source.torchvision}),
 }
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(::[A-Za-z][A-Za-z0-9+.-]*)*://")
 # A secret may contain slashes, and one address another. A port is no secret. A query may be a signature.
@@ -51,6 +57,8 @@ class DatasetSettings:
         images: csv's folder of images, with `{split}` if each split has one.
         id_column: a column of csv or parquet, as the other two.
         class_names: a file with the names of classes 0, 1, …, one a line, for labels that are numbers.
+        exif: whether images are turned as their EXIF orientation says.
+        max_pixels: the most pixels of an image; larger ones cannot be read.
     """
 
     source: Source = Source.folder
@@ -77,6 +85,8 @@ class DatasetSettings:
     class_names: str | None = None
     store_format: StoreFormat = StoreFormat.raw
     jpeg_quality: int = 90
+    exif: Exif = Exif.apply
+    max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
         require(1 <= self.size <= 4096, f"size={self.size}: give pixels in 1…4096")
@@ -89,11 +99,15 @@ class DatasetSettings:
         )
         for name, sources in _READ_BY.items():
             value, readers = getattr(self, name), " or ".join(sorted(sources))
-            is_read = value is None or self.source in sources
+            is_read = value == _DEFAULTS[name] or self.source in sources
             require(is_read, f"{name}={value}: only source={readers} reads it, not {self.source}")
+        limits = f"give 1…{LARGEST_MAX_PIXELS}"
+        require(1 <= self.max_pixels <= LARGEST_MAX_PIXELS, f"max_pixels={self.max_pixels}: {limits}")
         require(1 <= self.jpeg_quality <= 100, f"jpeg_quality={self.jpeg_quality}: give 1…100")
         require_least(self, 0, "declared_classes", "declared_train", "declared_val", "declared_test")
 
+
+_DEFAULTS = {field.name: field.default for field in fields(DatasetSettings)}
 
 # Photographs at quality 90 and 256 pixels took 0.34. Higher qualities take up to three times that.
 _JPEG_BYTES_A_PIXEL = 0.45
@@ -124,5 +138,5 @@ def dataset_options(settings: DatasetSettings) -> dict[str, str | int | float]:
     """
     unused = _NO_OPTIONS if settings.store_format is StoreFormat.jpeg else _NO_OPTIONS | _JPEG_OPTIONS
     values = {field.name: getattr(settings, field.name) for field in fields(settings) if field.name not in unused}
-    values = {name: value for name, value in values.items() if name not in _READ_BY or value is not None}
+    values = {name: value for name, value in values.items() if name not in _READ_BY or value != _DEFAULTS[name]}
     return {name: value.value if isinstance(value, StrEnum) else value for name, value in values.items()}

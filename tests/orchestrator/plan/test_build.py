@@ -15,7 +15,7 @@ from orchestrator.plan.diff import ChangeKind, compare
 from orchestrator.plan.model import StageRef, plan_from_json, plan_to_json
 from workers.data.sources.registry import Survey
 from workers.errors import ConfigError
-from workers.settings.dataset import DatasetSettings, Source, StoreFormat, dataset_options
+from workers.settings.dataset import DatasetSettings, Exif, Source, StoreFormat, dataset_options
 from workers.settings.training import ModelSettings, OptimizerSettings, RateChange, Recipe, ScheduleSettings
 
 SHIPPED = compose([])
@@ -130,6 +130,12 @@ def test_what_only_some_sources_read_joins_the_options_where_it_is_given_but_no_
     chosen = replace(plain, label_column="kind", class_names=None, root="/elsewhere")
     assert dataset_options(chosen) == {**dataset_options(plain), "label_column": "kind"}
     assert dataset_options(replace(parquet, class_names="/a/file")) == dataset_options(parquet)
+    decoded = replace(plain, exif=Exif.ignore, max_pixels=500)
+    assert dataset_options(decoded) == {**dataset_options(plain), "exif": "ignore", "max_pixels": 500}
+    with pytest.raises(ValueError, match=r"exif=ignore: only source=csv or folder or .* reads it, not digits"):
+        DatasetSettings(source=Source.digits, exif=Exif.ignore)
+    with pytest.raises(ValueError, match="max_pixels=0: give 1…1000000000"):
+        replace(plain, max_pixels=0)
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,14 @@ def test_to_text_columns_line_up_and_no_line_is_long():
     assert "dev_fraction is 0" in scoreboard.table_text(make_scores(), Caveats(cuts_saw_val=True))
 
 
+def test_unreadable_images_are_counted_and_the_first_named():
+    rows = [f"{number}.jpg" for number in range(1200)]
+    text = scoreboard.table_text(make_scores(), Caveats(unreadable={"test": rows}))
+    assert "1,200 test images could not be read" in text
+    assert "uniform probabilities: 0.jpg, 1.jpg, 2.jpg, 3.jpg, 4.jpg, …\n" in text
+    assert "UNREADABLE" not in scoreboard.table_text(make_scores(), Caveats())
+
+
 def test_to_markdown_asterisks_are_literal_and_cells_equal_in_number():
     text = scoreboard.to_markdown(make_scores(), Caveats(at_chance=("b",)))
     rows = [line for line in text.splitlines() if line.startswith("|")]

@@ -90,6 +90,7 @@ def files(marker: str) -> dict[str, File]:
     stray = in_rows[:first_restart] + b"stray" * 20 + in_rows[first_restart:]
     postscript = f"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n({marker}) (w) file closefile\n".encode()
     palette = rgb.quantize(16)
+    deflated = encoded(photograph(3, 90), "TIFF", compression="tiff_adobe_deflate")
     return {
         "plain.jpg": File(jpeg),
         "progressive.jpg": File(progressive),
@@ -119,20 +120,20 @@ def files(marker: str) -> dict[str, File]:
             encoded(rgb, "WEBP", save_all=True, append_images=[other], lossless=True), (Decision.first_frame,)
         ),
         "preview.jpg": File(encoded(rgb, "MPO", save_all=True, append_images=[other]), (Decision.first_frame,)),
-        "rotated.jpg": File(encoded(rgb, "JPEG", exif=exif), (Decision.orientation,)),
-        "rotated.png": File(encoded(rgb, "PNG", exif=exif), (Decision.orientation,)),
-        "rotated.webp": File(encoded(rgb, "WEBP", exif=exif), (Decision.orientation,)),
+        "rotated.jpg": File(encoded(rgb, "JPEG", exif=exif), (Decision.turned,)),
+        "rotated.png": File(encoded(rgb, "PNG", exif=exif), (Decision.turned,)),
+        "rotated.webp": File(encoded(rgb, "WEBP", exif=exif), (Decision.turned,)),
         "png.JPEG": File(encoded(other, "PNG"), (Decision.png_renamed,)),
         "jpeg.png": File(encoded(other, "JPEG"), (Decision.jpeg_renamed,)),
         "bmp.gif": File(encoded(other, "BMP"), (Decision.bmp_renamed,)),
         "gif.jpg": File(encoded(other.quantize(16), "GIF"), (Decision.palette, Decision.gif_renamed)),
         "webp.jpg": File(encoded(other, "WEBP"), (Decision.webp_renamed,)),
         "stray.jpg": File(large[:-2] + b"stray" * 20 + large[-2:], (Decision.stray_bytes,)),
-        "odd_scan.jpg": File(odd_scan(large), (Decision.odd_scan,)),
+        "odd_scan.jpg": File(odd_scan(large), (Decision.odd_header,)),
         "cut_odd_scan.jpg": File(odd_scan(large[:middle]), refused="truncated"),
         "damaged_odd_scan.jpg": File(odd_scan(large[:middle] + b"\xff\xd9"), refused="premature end of data segment"),
         "stray_odd_scan.jpg": File(
-            odd_scan(large[:-2] + b"stray" * 20 + large[-2:]), (Decision.odd_scan, Decision.stray_bytes)
+            odd_scan(large[:-2] + b"stray" * 20 + large[-2:]), (Decision.stray_bytes, Decision.odd_header)
         ),
         "stray_and_cut.jpg": File(stray[: len(stray) * 2 // 3], refused="truncated"),
         "stray_and_damaged.jpg": File(stray[: len(stray) * 2 // 3] + b"\xff\xd9", refused="extraneous bytes"),
@@ -146,13 +147,30 @@ def files(marker: str) -> dict[str, File]:
         ),
         "cut_progressive.jpg": File(progressive[: len(progressive) // 2], refused="truncated"),
         "cut.png": File(encoded(photograph(3, 90), "PNG")[:middle], refused="truncated"),
-        "head.jpg": File(b"\xff\xd8\xff\xe0", refused="JPEG, damaged at its start"),
-        "tiff.jpg": File(encoded(rgb, "TIFF"), refused="TIFF, not supported"),
+        "head.jpg": File(b"\xff\xd8\xff\xe0", refused="JPEG, its header is damaged"),
+        "tiff.jpg": File(encoded(photograph(12), "TIFF"), (Decision.tiff_renamed,)),
+        "plain.tif": File(encoded(photograph(13), "TIFF")),
+        "pages.tiff": File(
+            encoded(photograph(14), "TIFF", save_all=True, append_images=[other]), (Decision.first_frame,)
+        ),
+        "rotated.tiff": File(encoded(photograph(15), "TIFF", exif=exif), (Decision.turned,)),
+        "cut.tiff": File(encoded(photograph(3, 90), "TIFF")[:middle], refused="truncated"),
+        "damaged.tiff": File(deflated[:50] + bytes(100) + deflated[150:], refused="decoder error"),
+        "float.tif": File(
+            encoded(Image.fromarray(np.linspace(0, 1, SIDE * SIDE, dtype=np.float32).reshape(SIDE, SIDE)), "TIFF"),
+            (Decision.grey, Decision.wide),
+        ),
+        "negative.tif": File(
+            encoded(Image.fromarray(np.full((SIDE, SIDE), -5, np.int32)), "TIFF"), refused="no known white"
+        ),
+        "plain.avif": File(encoded(photograph(16), "AVIF")),
+        "avif.png": File(encoded(photograph(17), "AVIF"), (Decision.avif_renamed,)),
+        "photo.heic": File(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", refused="needs pillow-heif: pip install"),
         "icon.png": File(encoded(rgb, "ICO"), refused="ICO, not supported"),
         "pixels.ppm": File(encoded(rgb, "PPM"), refused="PPM, not supported"),
         "script.jpg": File(postscript, refused="PostScript, not supported"),
         "drawing.svg": File(b'<svg onload="x"/>', refused="SVG or XML, not supported"),
         "page.jpg": File(b"<!DOCTYPE html><title>404</title>", refused="HTML, not supported"),
-        "film.jpg": File(b"\0\0\0\x1cftypavif\0\0\0\0avifmif1", refused="AVIF, not supported"),
+        "film.jpg": File(b"\0\0\0\x1cftypavif\0\0\0\0avifmif1", refused="AVIF, its header is damaged"),
         **{name: File(content, refused="pixels are more than") for name, content in bombs(30_000).items()},
     }

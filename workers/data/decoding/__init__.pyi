@@ -1,6 +1,9 @@
+from .decisions import SUFFIXES as SUFFIXES
 from .decoder import (
+    RULES as RULES,
     BadImage as BadImage,
     Picture as Picture,
+    Rules as Rules,
     centre_square as centre_square,
     decode as decode,
     read_content as read_content,

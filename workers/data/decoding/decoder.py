@@ -1,22 +1,24 @@
 """Decodes one image file to `size` × `size` RGB pixels."""
 
 import io
-import re
 import stat
 import struct
 import threading
 import zlib
-from contextlib import nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from workers.data.decoding.decisions import Decision, decisions_of, has_transparency
-from workers.data.decoding.formats import FORMATS, format_of
+from workers.data.decoding.decisions import WIDE, Decision, decisions_of, has_transparency
+from workers.data.decoding.formats import FORMATS, format_of, readers_of
+from workers.data.decoding.headers import plain_header
 from workers.data.decoding.jpeg import DamagedJpeg, Decoded, UnusualJpeg, check_cmyk, decode_divided, divisor
+from workers.data.decoding.orientation import UPRIGHT, Turn, orientation_of, turn_of
 from workers.kernels import resize
+from workers.settings import LARGEST_MAX_PIXELS, MAX_PIXELS, Exif
 
 # Errors that Pillow's readers raise on damaged files.
 _DECODING_ERRORS = (
@@ -28,6 +30,7 @@ _DECODING_ERRORS = (
     TypeError,
     ArithmeticError,
     MemoryError,
+    RuntimeError,
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
@@ -36,11 +39,17 @@ _DECODING_ERRORS = (
 # A JPEG is decoded at a fraction of its resolution if its sides still have this many times the wanted pixels.
 _DRAFT_FACTOR = 2
 _STRIP_PIXELS = 1 << 20
-# Images of more pixels, which take up to 7 bytes each, are decoded one at a time (JPEGs are decoded at reduced size).
+# Images of more pixels, which take up to 7 bytes each, are decoded one at a time.
 _LARGE_PIXELS = 24_000_000
 _one_large = threading.Lock()
 # Pillow calls a JPEG that is followed by previews MPO.
 _JPEGS = ("JPEG", "MPO")
+# White in images whose pixels have no fixed range.
+_WHITES = (1, 255, 65535)
+_TILE_WIDTH, _TILE_LENGTH = 322, 323
+_TOO_LARGE = "{} pixels are more than datasets.<name>.max_pixels={} allows"
+# Pillow's limit is the process's, and each dataset has its own, with which every image is compared when it is opened.
+Image.MAX_IMAGE_PIXELS = LARGEST_MAX_PIXELS
 
 
 class BadImage(Exception):
@@ -53,7 +62,7 @@ class Picture:
 
     Attributes:
         pixels: [size, size, 3] uint8.
-        width, height: of the original, in pixels.
+        width, height: of the original in pixels, as it is shown: a quarter turn by EXIF swaps them if it is applied.
         decisions: the ways in which the file differs from a plain RGB image of its name's format.
     """
 
@@ -61,6 +70,17 @@ class Picture:
     width: int
     height: int
     decisions: tuple[Decision, ...] = ()
+
+
+@dataclass(frozen=True)
+class Rules:
+    """A dataset's choices about decoding: whether EXIF turns images, and the most pixels of one."""
+
+    exif: Exif = Exif.apply
+    max_pixels: int = MAX_PIXELS
+
+
+RULES = Rules()
 
 
 def read_content(path: Path) -> bytes:
@@ -76,74 +96,113 @@ def read_content(path: Path) -> bytes:
     return content
 
 
-def decode(content: bytes, size: int, name: str = "") -> Picture:
+def decode(content: bytes, size: int, name: str = "", rules: Rules = RULES) -> Picture:
     """Decodes an image, scales its shorter side to `size` (antialiased bicubic) and keeps the centre square.
 
-    EXIF rotation is not applied. Of several frames, the first is used.
+    Of several frames, the first is used. An image that cannot be decoded is decoded again without the odd parts of its
+    header (`plain_header`), just as strictly.
 
     Args:
         content: the bytes of the file.
         size: side of the result in pixels.
         name: the file's name; the decisions say if its extension names another format.
+        rules: the dataset's choices.
 
     Raises:
         BadImage: the image is truncated, damaged or too large, or its format is not supported.
     """
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            width, height = image.size
-            # Pillow only warns of these sizes, and a warning filter would change the whole process.
-            if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
-                raise BadImage(_bomb(f"{width} × {height}"))
-            decisions = decisions_of(image, name)
-            if image.format in _JPEGS:
-                square = _jpeg_square(image, content, size)
-                decisions += square.decisions
-                pixels = square.pixels
-            else:
-                with _one_large if width * height > _LARGE_PIXELS else nullcontext():
-                    pixels = _centre_square(image)
-            if _has_frames(image):
-                decisions += (Decision.first_frame,)
-            return Picture(_scaled(pixels, size), width, height, decisions)
+        return _decode(content, size, name, rules)
+    except BadImage:
+        plain = plain_header(content)
+        if plain == content:
+            raise
+    picture = _decode(plain, size, name, rules)
+    return replace(picture, decisions=(*picture.decisions, Decision.odd_header))
+
+
+def _decode(content: bytes, size: int, name: str, rules: Rules) -> Picture:
+    kind = format_of(content)
+    readers = readers_of(kind)
+    if not readers:
+        raise BadImage(f"{kind}, which needs pillow-heif: pip install 'septet[heic]'")
+    try:
+        with Image.open(io.BytesIO(content), formats=readers) as image:
+            return _picture(image, content, size, name, rules)
     except UnidentifiedImageError as error:
-        found = format_of(content)
-        if found is None:
+        if kind is None:
             raise BadImage("not an image") from error
-        supported = found in FORMATS
-        advice = "damaged at its start" if supported else f"not supported; convert it to {' or '.join(FORMATS[:2])}"
-        raise BadImage(f"{found}, {advice}") from error
+        supported = kind in FORMATS or readers != FORMATS
+        other = f"not supported; convert it to {' or '.join(FORMATS[:2])}"
+        raise BadImage(f"{kind}, {'its header is damaged or cut off' if supported else other}") from error
     except Image.DecompressionBombError as error:
-        # Pillow raises this from twice the number that it warns of.
-        size_of = re.search(r"\d+", str(error))
-        raise BadImage(_bomb(size_of[0] if size_of else "its")) from error
+        raise BadImage(_TOO_LARGE.format(f"over {LARGEST_MAX_PIXELS}", rules.max_pixels)) from error
     except _DECODING_ERRORS as error:
         raise BadImage(" ".join(str(error).split()) or type(error).__name__) from error
 
 
-def _bomb(num_pixels: str) -> str:
-    return f"{num_pixels} pixels are more than the {Image.MAX_IMAGE_PIXELS} allowed"
+def _picture(image: Image.Image, content: bytes, size: int, name: str, rules: Rules) -> Picture:
+    width, height = image.size
+    tags = getattr(image, "tag_v2", {})
+    # A tile of a TIFF is decoded whole.
+    num_pixels = max(width * height, tags.get(_TILE_WIDTH, 0) * tags.get(_TILE_LENGTH, 0))
+    if num_pixels > rules.max_pixels:
+        raise BadImage(_TOO_LARGE.format(num_pixels, rules.max_pixels))
+    decisions = decisions_of(image, name)
+    orientation = orientation_of(image)
+    applied = rules.exif is Exif.apply
+    with _alone(image, size):
+        if image.format in _JPEGS:
+            turn = turn_of(orientation, wanted=applied)
+            square = _jpeg_square(image, content, size, turn)
+        else:
+            image.load()
+            # Only now is the EXIF behind a PNG's pixels known. A TIFF was turned, and its orientation is gone.
+            orientation = max(orientation, orientation_of(image))
+            turn = turn_of(orientation, wanted=applied, done=image.format == "TIFF")
+            square = Decoded(_centre_square(image, turn))
+    decisions += square.decisions
+    if orientation > 1:
+        decisions += (Decision.turned if applied else Decision.not_turned,)
+    if _has_frames(image):
+        decisions += (Decision.first_frame,)
+    if turn.swap:
+        width, height = height, width
+    return Picture(_scaled(square.pixels, size), width, height, decisions)
 
 
-def _jpeg_square(image: Image.Image, content: bytes, size: int) -> Decoded:
+def _alone(image: Image.Image, size: int) -> AbstractContextManager[object]:
+    """Returns the lock for decoding an image that takes much memory."""
+    held = image.width * image.height
+    # Of a progressive JPEG, libjpeg keeps all coefficients; one in CMYK is checked whole.
+    if image.format in _JPEGS and image.mode != "CMYK" and "progressive" not in image.info:
+        held //= divisor(image.width, image.height, _DRAFT_FACTOR * size) ** 2
+    return _one_large if held > _LARGE_PIXELS else nullcontext()
+
+
+def _jpeg_square(image: Image.Image, content: bytes, size: int, turn: Turn) -> Decoded:
     """Returns the centre square of an opened JPEG, not yet scaled; raises BadImage if libjpeg finds damage."""
     width, height = image.size
     divided_by = divisor(width, height, _DRAFT_FACTOR * size)
+
+    def by_pillow() -> np.ndarray:
+        if divided_by > 1:
+            image.draft(None, (width // divided_by, height // divided_by))
+        return _centre_square(image, turn)
+
     try:
         if image.mode in ("RGB", "L"):
             decoded = decode_divided(content, width, height, divided_by)
-            return Decoded(_square_of(decoded.pixels), decoded.decisions)
+            return replace(decoded, pixels=_square_of(decoded.pixels, turn))
         # Pillow knows the several kinds of CMYK, but does not report damage.
         decisions = check_cmyk(content)
     except DamagedJpeg as error:
         # If Pillow notices the damage too, its message says more.
-        _centre_square(image)
+        by_pillow()
         raise BadImage(str(error)) from error
     except UnusualJpeg:
         decisions = ()
-    if divided_by > 1:
-        image.draft(None, (width // divided_by, height // divided_by))
-    return Decoded(_centre_square(image), decisions)
+    return Decoded(by_pillow(), decisions)
 
 
 def _has_frames(image: Image.Image) -> bool:
@@ -156,30 +215,45 @@ def _has_frames(image: Image.Image) -> bool:
 
 def centre_square(image: Image.Image, size: int) -> np.ndarray:
     """Returns the centre square, [size, size, 3] uint8; scales only the square, to save memory on long strips."""
-    return _scaled(_centre_square(image), size)
+    return _scaled(_centre_square(image, UPRIGHT), size)
 
 
-def _centre_square(image: Image.Image) -> np.ndarray:
-    """Returns a copy of the unscaled centre square, [side, side, 3] uint8."""
+def _centre_square(image: Image.Image, turn: Turn) -> np.ndarray:
+    """Returns a copy of the unscaled centre square of the turned image, [side, side, 3] uint8."""
     side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    rows = max(1, _STRIP_PIXELS // side)
-    if side <= rows:
-        return np.asarray(to_rgb(image.crop((left, top, left + side, top + side))))
-    # In strips: the steps to RGB take up to 20 bytes a pixel.
+    left, top = turn.corner(*image.size)
+    white = _white_of(image) if image.mode in WIDE else 0
     pixels = np.empty((side, side, 3), np.uint8)
+    in_file_order = turn.in_file_order(pixels)
+    # In strips: the steps to RGB take up to 20 bytes a pixel.
+    rows = max(1, _STRIP_PIXELS // side)
     for start in range(0, side, rows):
         stop = min(start + rows, side)
-        pixels[start:stop] = np.asarray(to_rgb(image.crop((left, top + start, left + side, top + stop))))
+        strip = image.crop((left, top + start, left + side, top + stop))
+        in_file_order[start:stop] = np.asarray(to_rgb(strip, white))
     return pixels
 
 
-def _square_of(pixels: np.ndarray) -> np.ndarray:
-    """Returns the centre square of [height, width, 3] as a view, the same as `_centre_square`'s."""
+def _square_of(pixels: np.ndarray, turn: Turn) -> np.ndarray:
+    """Returns the centre square of [height, width, 3], the same as `_centre_square`'s; upright, as a view."""
     height, width, _ = pixels.shape
     side = min(height, width)
-    left, top = (width - side) // 2, (height - side) // 2
-    return pixels[top : top + side, left : left + side]
+    left, top = turn.corner(width, height)
+    square = pixels[top : top + side, left : left + side]
+    if turn == UPRIGHT:
+        return square
+    shown = np.empty((side, side, 3), np.uint8)
+    turn.in_file_order(shown)[:] = square
+    return shown
+
+
+def _white_of(image: Image.Image) -> int:
+    """Returns the level that is white in an image of whole numbers or floats, from its largest."""
+    least, most = np.asarray(image.getextrema(), float)
+    white = next((each for each in _WHITES if 0 <= least <= most <= each), 0)
+    if not white:
+        raise BadImage(f"levels from {least:g} to {most:g} have no known white; convert it to 8 or 16 bits a channel")
+    return white
 
 
 def _scaled(pixels: np.ndarray, size: int) -> np.ndarray:
@@ -187,8 +261,16 @@ def _scaled(pixels: np.ndarray, size: int) -> np.ndarray:
     return np.ascontiguousarray(resize.square(pixels, size))
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Converts any mode to RGB: the high byte of 16-bit grey, transparency on white, the rest as Pillow does it."""
+def to_rgb(image: Image.Image, white: int = 0) -> Image.Image:
+    """Converts any mode to RGB: the high byte of 16-bit grey, transparency on white, the rest as Pillow does it.
+
+    `white` is the level that becomes 255 in an image of whole numbers or floats.
+    """
+    if image.mode in WIDE:
+        levels = np.asarray(image) * (255 / white)
+        if np.isnan(levels).any():
+            raise BadImage("some levels are not a number; convert it to 8 or 16 bits a channel")
+        return Image.fromarray(np.rint(levels).astype(np.uint8)).convert("RGB")
     if image.mode.startswith("I"):
         return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
     if has_transparency(image):

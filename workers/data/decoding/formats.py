@@ -1,7 +1,11 @@
 """Recognises file formats by their first bytes."""
 
+from functools import cache
+
+from PIL import features
+
 # Widely used and well fuzzed. The rest of Pillow's readers are a needless risk on files from elsewhere.
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", *(("AVIF",) if features.check("avif") else ()))
 
 _BEGINNINGS = (
     (b"\xff\xd8", "JPEG"),
@@ -31,7 +35,13 @@ _BEGINNINGS = (
     (b"PK\3\4", "ZIP"),
     (b"\x1f\x8b", "gzip"),
 )
-_BRANDS = {b"avif": "AVIF", b"avis": "AVIF", b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIF", b"msf1": "HEIF"}
+_BRANDS = {
+    b"avif": "AVIF",
+    b"avis": "AVIF",
+    **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"), "HEIC"),
+}
+# Brands of any codec; another brand says which.
+_CONTAINERS = (b"mif1", b"msf1")
 
 
 def format_of(content: bytes) -> str | None:
@@ -42,6 +52,8 @@ def format_of(content: bytes) -> str | None:
     if content.startswith(b"RIFF") and content[8:12] == b"WEBP":
         return "WEBP"
     if content[4:8] == b"ftyp":
+        if content[8:12] in _CONTAINERS:
+            return "AVIF" if b"avif" in content[8 : int.from_bytes(content[:4], "big")] else "HEIC"
         return _BRANDS.get(content[8:12], "MP4")
     if content[:1] == b"P" and content[1:2] in b"1234567" and content[2:3].isspace():
         return "PPM"
@@ -51,3 +63,16 @@ def format_of(content: bytes) -> str | None:
     if start.startswith((b"<!doctype html", b"<html")):
         return "HTML"
     return None
+
+
+@cache
+def readers_of(kind: str | None) -> tuple[str, ...]:
+    """Returns Pillow's readers for a file of the format `kind`; none for HEIC if pillow-heif is not installed."""
+    if kind != "HEIC":
+        return FORMATS
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return ()
+    register_heif_opener()
+    return ("HEIF",)

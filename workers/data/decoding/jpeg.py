@@ -17,13 +17,9 @@ from workers.data.decoding.decisions import Decision
 
 # libjpeg can halve an image up to three times while it decodes, which saves most of the work.
 _DIVISORS = (8, 4, 2)
-# libjpeg reports only its first warning. After the end of the image no other can follow. Stray bytes before any other
-# marker may hide that the file is cut off or damaged further on.
+# libjpeg reports only its first warning. After the end of the image no other can follow. Any other may hide that the
+# file is cut off or damaged further on.
 _STRAY_BYTES = re.compile(r"Corrupt JPEG data: \d+ extraneous bytes before marker 0xd9$")
-# Some cameras (Samsung's) write such a scan header. Decoders ignore these values of a sequential JPEG.
-_ODD_SCAN = "Invalid SOS parameters for sequential JPEG"
-_START_OF_SCAN = 0xDA
-_SEQUENTIAL = bytes((0, 63, 0))
 # simplejpeg's messages about images that it cannot handle, but Pillow may.
 _NOT_HANDLED = re.compile(r"tj\w+\(\)")
 
@@ -57,8 +53,7 @@ def decode_divided(content: bytes, width: int, height: int, divided_by: int) -> 
     """Decodes a grey or RGB image of `width` × `height` with both sides divided and rounded up.
 
     Raises:
-        DamagedJpeg: libjpeg warns of damage. Stray bytes at the end and odd values in a scan's header, which some
-            cameras and editors write, do not count.
+        DamagedJpeg: libjpeg warns of anything but stray bytes at the end, which some cameras and editors write.
         UnusualJpeg: simplejpeg cannot handle the image, which may be damaged or not.
     """
     least = {} if divided_by == 1 else {"min_height": -(-height // divided_by), "min_width": -(-width // divided_by)}
@@ -77,25 +72,9 @@ def _decode(content: bytes, options: Mapping[str, Any]) -> Decoded:
         message = str(error)
         if _NOT_HANDLED.match(message):
             raise UnusualJpeg(message) from error
-        plain = _with_plain_scan(content) if message == _ODD_SCAN else content
-        if plain != content:
-            # Decoded strictly again, because other warnings may follow this one.
-            decoded = _decode(plain, options)
-            return Decoded(decoded.pixels, (Decision.odd_scan, *decoded.decisions))
         if not _STRAY_BYTES.match(message):
             raise DamagedJpeg(message) from error
     return Decoded(simplejpeg.decode_jpeg(content, **options, strict=False), (Decision.stray_bytes,))
-
-
-def _with_plain_scan(content: bytes) -> bytes:
-    """Returns the JPEG with the standard values of a sequential one in its first scan's header."""
-    at = 2
-    while content[at : at + 1] == b"\xff" and at + 4 <= len(content):
-        end = at + 2 + int.from_bytes(content[at + 2 : at + 4], "big")
-        if content[at + 1] == _START_OF_SCAN:
-            return content[: end - len(_SEQUENTIAL)] + _SEQUENTIAL + content[end:]
-        at = end
-    return content
 
 
 def encode(pixels: np.ndarray, quality: int) -> bytes:

@@ -16,7 +16,7 @@ from typing import ClassVar
 import numpy as np
 from PIL import Image
 
-from workers.data.decoding import Picture
+from workers.data.decoding import RULES, Picture, Rules
 from workers.data.sources.held_out import hold_out, lowest
 from workers.data.sources.listing import UNKEPT, KeptContents, Loader, Row, Rows, by_name, unwatched
 from workers.settings import SPLITS, DatasetSettings
@@ -114,7 +114,8 @@ class DigitsListing:
     def loader(self) -> Loader:
         return self
 
-    def load(self, row: Row, size: int) -> Picture:
+    def load(self, row: Row, size: int, rules: Rules = RULES) -> Picture:
+        del rules
         index, _, turns = row.path.partition("@")
         digit = np.ascontiguousarray(np.rot90(bundled_digits().images[int(index)], int(turns or 0)))
         pixels = np.asarray(Image.fromarray(digit).resize((size, size), Image.Resampling.BICUBIC).convert("RGB"))

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Protocol
 
-from workers.data.decoding import BadImage, Picture, decode
+from workers.data.decoding import RULES, BadImage, Picture, Rules, decode
 from workers.data.sources.held_out import hold_out, num_held_out
 from workers.data.sources.listing import UNKEPT, UNLABELLED, KeptContents, LeftOut, Loader, Row, Rows, by_name
 from workers.data.sources.tree import Entry, Tree
@@ -94,7 +94,7 @@ class FileLoader:
 
     contents: Contents
 
-    def load(self, row: Row, size: int) -> Picture:
+    def load(self, row: Row, size: int, rules: Rules = RULES) -> Picture:
         try:
             content = self.contents.read(row.path)
         except BadImage as error:
@@ -104,7 +104,7 @@ class FileLoader:
                 f"{row.path} below {self.contents.identity} could be read before, but not now on "
                 f"{socket.gethostname()} ({error}): restore it on storage that all nodes share, then run it again"
             ) from error
-        return decode(content, size, row.path)
+        return decode(content, size, row.path, rules)
 
 
 @dataclass(frozen=True)

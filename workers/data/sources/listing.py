@@ -9,7 +9,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from workers.data.decoding import Picture
+from workers.data.decoding import RULES, Picture, Rules
 from workers.storage import write_bytes
 from workers.threads import map_in_order
 
@@ -57,8 +57,8 @@ class Rows:
 class Loader(Protocol):
     """Reads single images. It must be picklable and small, since every packing process gets a copy."""
 
-    def load(self, row: Row, size: int) -> Picture:
-        """Decodes one image; raises BadImage if it cannot. Many threads call it at once."""
+    def load(self, row: Row, size: int, rules: Rules = RULES) -> Picture:
+        """Decodes one image by the dataset's rules; raises BadImage if it cannot. Many threads call it at once."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from workers.data.decoding import RULES, Rules
 from workers.data.sources import Listing, Loader, Row
 from workers.data.store.shards import (
     Decided,
@@ -103,6 +104,7 @@ def pack(
     folder: Path,
     runner: ShardRunner,
     packed: Callable[[int], None],
+    rules: Rules = RULES,
 ) -> dict[str, PackedSplit]:
     """Decodes every row into `folder`, and returns the splits with images; finished shards of earlier work are kept.
 
@@ -115,7 +117,7 @@ def pack(
     finished: list[PackedShard] = []
 
     def missing() -> Iterator[ShardJob]:
-        for job in _jobs(splits, size, encoding, folder):
+        for job in _jobs(splits, size, encoding, folder, rules):
             shard = finished_shard(job)
             if shard is None:
                 yield job
@@ -135,13 +137,15 @@ def pack(
     return results
 
 
-def _jobs(splits: Mapping[str, tuple[Row, ...]], size: int, encoding: Encoding, folder: Path) -> Iterator[ShardJob]:
+def _jobs(
+    splits: Mapping[str, tuple[Row, ...]], size: int, encoding: Encoding, folder: Path, rules: Rules
+) -> Iterator[ShardJob]:
     for split in SPLITS:
         rows = splits[split]
         step = rows_per_shard(len(rows), size)
         for number, first in enumerate(range(0, len(rows), step)):
             part = rows[first : first + step]
-            yield ShardJob(folder, split, number, first, part, size, encoding, keep_unreadable=split == "test")
+            yield ShardJob(folder, split, number, first, part, size, encoding, split == "test", rules)
 
 
 def _write_split(

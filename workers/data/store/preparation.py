@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from workers.data.decoding import Rules
 from workers.data.sources import KeptContents, LeftOut, Listing, Rows, open_listing
 from workers.data.store.disk_space import make_folder, require_space, store_bytes
 from workers.data.store.excluded import NOTHING, Excluded
@@ -291,7 +292,8 @@ def _write_store(work: _Preparation, rows: Rows, folder: Path) -> None:
         work.report("pack", done, total)
 
     encoding = Encoding(settings.store_format, settings.jpeg_quality)
-    packed = pack(listing, rows.splits, settings.size, encoding, folder, work.runner, packed_more)
+    rules = Rules(settings.exif, settings.max_pixels)
+    packed = pack(listing, rows.splits, settings.size, encoding, folder, work.runner, packed_more, rules)
     unreadable = {split: each.unreadable for split, each in packed.items()}
     kept_unreadable = unreadable.pop("test", ())
     if settings.on_bad is OnBad.stop:

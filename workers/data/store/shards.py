@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
-from workers.data.decoding import BadImage, Picture, encode
+from workers.data.decoding import RULES, BadImage, Picture, Rules, encode
 from workers.data.sources import Loader, Row
 from workers.data.store.integrity import checksum
 from workers.data.store.pixels import ShardFiles
@@ -54,6 +54,7 @@ class ShardJob:
     size: int
     encoding: Encoding
     keep_unreadable: bool
+    rules: Rules = RULES
 
     @property
     def stem(self) -> str:
@@ -67,6 +68,7 @@ class ShardJob:
     def digest(self) -> str:
         """Returns the sha256 of all that the shard is made from; its folder does not count."""
         made_of = [self.stem, self.first_row, self.size, *asdict(self.encoding).values(), self.keep_unreadable]
+        made_of += asdict(self.rules).values()
         digest = hashlib.sha256(json.dumps(made_of).encode())
         for row in self.rows:
             digest.update(f"{row.name}\0{row.path}\0{row.label}\0".encode() + row.content)
@@ -183,7 +185,7 @@ def pack_shard(loader: Loader, job: ShardJob, image_done: Callable[[], None]) ->
     def pictures() -> Iterator[np.ndarray]:
         for index, row in enumerate(job.rows, start=job.first_row):
             try:
-                picture = loader.load(row, job.size)
+                picture = loader.load(row, job.size, job.rules)
             except BadImage as error:
                 unreadable.append(Unreadable(index, row.path, str(error)))
                 picture = Picture(np.full((job.size, job.size, 3), UNREADABLE_GREY, np.uint8), 0, 0)

@@ -27,18 +27,20 @@ from typing import Any
 
 import numpy as np
 
+from workers.data.decoding import RULES, Rules
 from workers.data.store.integrity import damaged_files
 from workers.data.store.pixels import Pixels, ShardFiles
 from workers.data.store.shards import shard_files, shard_stem
 from workers.errors import StorageError
-from workers.settings import StoreFormat, Verify
+from workers.settings import Exif, StoreFormat, Verify
 from workers.storage import Written, is_sealed, layout, parse_json
 
 MANIFEST = "manifest.json"
 MEAN_IMAGE = "mean_image.npy"
-SCHEMA = 4
-# Finished runs may still read stores of this schema, which have no checksums and no seal.
-_OLDEST = 3
+SCHEMA = 5
+# Finished runs may still read stores of earlier schemas. They applied no EXIF orientation, and the oldest have no
+# checksums and no seal.
+_OLDEST, _UNTURNED = 3, 4
 _CHECKSUMS = ".checksums.npy"
 
 
@@ -61,6 +63,7 @@ class Store:
         unreadable_rows: indices of the rows whose image could not be read, by split.
         files: size and sha256 of each file.
         class_ids: the names of the classes in a challenge's submissions; empty without a challenge.
+        rules: by which its images were decoded.
     """
 
     path: Path
@@ -78,6 +81,7 @@ class Store:
     unreadable_rows: Mapping[str, tuple[int, ...]]
     files: Mapping[str, Written]
     class_ids: tuple[str, ...]
+    rules: Rules = RULES
 
     @property
     def num_classes(self) -> int:
@@ -170,7 +174,7 @@ def read_store(path: Path) -> Store:
     except (OSError, ValueError) as error:
         raise _damaged(path, f"{MANIFEST} cannot be read ({error})") from error
     try:
-        if manifest["schema"] == SCHEMA and not is_sealed(data, manifest):
+        if manifest["schema"] > _OLDEST and not is_sealed(data, manifest):
             raise _damaged(path, f"{MANIFEST} differs from its own sha256")
         return _from_manifest(path, manifest)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -178,7 +182,7 @@ def read_store(path: Path) -> Store:
 
 
 def _from_manifest(path: Path, manifest: dict[str, Any]) -> Store:
-    if manifest["schema"] not in (_OLDEST, SCHEMA):
+    if manifest["schema"] not in range(_OLDEST, SCHEMA + 1):
         raise _damaged(path, f"{MANIFEST} has schema {manifest['schema']}, not {SCHEMA}")
     return Store(
         path=path,
@@ -201,7 +205,14 @@ def _from_manifest(path: Path, manifest: dict[str, Any]) -> Store:
         },
         files={name: Written(**entry) for name, entry in manifest["files"].items()},
         class_ids=tuple(manifest["class_ids"]),
+        rules=_rules_of(manifest),
     )
+
+
+def _rules_of(manifest: Mapping[str, Any]) -> Rules:
+    options = manifest["options"]
+    exif = Exif.ignore if manifest["schema"] <= _UNTURNED else Exif(options.get("exif", RULES.exif))
+    return Rules(exif, options.get("max_pixels", RULES.max_pixels))
 
 
 def _num_decided(decisions: Mapping[str, Mapping[str, Sequence[str]]]) -> dict[str, int]:

@@ -6,11 +6,16 @@ import json
 import numpy as np
 import pytest
 from listed import folder, store_of
-from pictures import write_tree
+from pictures import encoded, noise, write_tree
+from PIL import Image
 
+from workers.data.decoding import Rules
+from workers.data.decoding.decisions import Decision
 from workers.data.export import export
 from workers.data.store import open_store, prepare
 from workers.errors import StorageError
+from workers.settings import Exif
+from workers.storage import sealed
 
 
 def test_split_that_is_not_there_is_empty(plain_tree, tmp_path):
@@ -44,11 +49,40 @@ def test_store_of_another_schema_is_refused(plain_tree, tmp_path, monkeypatch):
     current = prepare(folder(plain_tree), tmp_path / "stores")
     with monkeypatch.context() as later:
         for module in ("preparation", "store"):
-            later.setattr(f"workers.data.store.{module}.SCHEMA", 5)
+            later.setattr(f"workers.data.store.{module}.SCHEMA", 6)
         other = prepare(folder(plain_tree), tmp_path / "stores")
     assert other != current
-    with pytest.raises(StorageError, match=r"manifest\.json has schema 5, not 4"):
+    with pytest.raises(StorageError, match=r"manifest\.json has schema 6, not 5"):
         open_store(other)
+
+
+def test_store_is_decoded_by_the_datasets_rules_and_tells_them(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    names = [f"{split}/{kind}/{number}.png" for split in ("train", "val") for kind in "ab" for number in range(2)]
+    write_tree(tmp_path / "root", names)
+    write_tree(
+        tmp_path / "root",
+        {"test/turned.png": encoded(noise(90, 8, 12), exif=exif), "test/z.png": encoded(noise(91, 11, 11))},
+    )
+    applied = store_of(folder(tmp_path / "root", dev_fraction=0), tmp_path / "stores")
+    ignored = store_of(folder(tmp_path / "root", dev_fraction=0, exif=Exif.ignore, max_pixels=100), tmp_path / "stores")
+    assert (applied.rules, ignored.rules) == (Rules(), Rules(Exif.ignore, 100))
+    assert applied.sizes("test").tolist() == [[12, 8], [11, 11]]
+    assert ignored.sizes("test").tolist() == [[8, 12], [0, 0]] and ignored.unreadable("test") == (1,)
+    assert applied.decided == {Decision.turned: 1} and ignored.decided == {Decision.not_turned: 1}
+    turned = np.rot90(np.asarray(ignored.images("test"))[0], -1)
+    np.testing.assert_array_equal(np.asarray(applied.images("test"))[0], turned)
+    assert applied.digest != ignored.digest
+
+
+@pytest.mark.parametrize("schema", [3, 4])
+def test_store_of_an_earlier_schema_is_read_as_one_that_turned_nothing(plain_tree, tmp_path, schema):
+    store = store_of(folder(plain_tree), tmp_path / "stores")
+    manifest = json.loads((store.path / "manifest.json").read_text())
+    manifest.pop("manifest_sha256")
+    (store.path / "manifest.json").write_bytes(sealed({**manifest, "schema": schema}))
+    assert open_store(store.path).rules == Rules(Exif.ignore)
 
 
 def test_export_holds_what_scoring_and_submitting_need(plain_tree, tmp_path):
