@@ -20,6 +20,8 @@ CHECKPOINT_UPDATES = 20
 LONGEST_LAUNCH_S = 3000.0
 # Ray alone takes some seconds to start: a shorter life would always end before the first update.
 SHORTEST_LIFE_S, LONGEST_LIFE_S = 3.0, 25.0
+# All lives together must be shorter than the whole launch.
+LONGEST_LIFE_SHARE = 1 / 6
 SMALL = (
     *("experiment=tiny_imagenet", f"checkpoint_updates={CHECKPOINT_UPDATES}", "tracking.required=false"),
     *(f"ensemble.stages.{name}.epochs={epochs}" for name, epochs in (("train", 5), ("pretrain", 2), ("finetune", 4))),
@@ -35,10 +37,13 @@ def test_driver_killed_a_dozen_times_on_photographs_ends_in_the_same_bytes(
     store, moments, lives = tmp_path / "store", random.Random(seed), []
     with placed(tmp_path / "undisturbed", store) as undisturbed, placed(tmp_path / "killed", store) as place:
         undisturbed.overrides = place.overrides = overrides
+        started = time.monotonic()
         ended = undisturbed.launch(give_up_s=LONGEST_LAUNCH_S)
         assert ended.code == 0, ended.err
+        whole_s = time.monotonic() - started
+        longest_s = min(LONGEST_LIFE_S, SHORTEST_LIFE_S + LONGEST_LIFE_SHARE * whole_s)
         while len(lives) < NUM_KILLS:
-            life_s, process = moments.uniform(SHORTEST_LIFE_S, LONGEST_LIFE_S), place.start()
+            life_s, process = moments.uniform(SHORTEST_LIFE_S, longest_s), place.start()
             with pytest.raises(subprocess.TimeoutExpired):
                 process.wait(life_s)
                 raise AssertionError(f"over before kill {len(lives) + 1}: train longer")

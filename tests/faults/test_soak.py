@@ -145,8 +145,14 @@ class Soak:
         self.launch = self._start()
 
     def _kill_member(self):
-        self._wait(lambda: bool(self._members()))
-        victim = self.draw.choice(self._members())
+        alive: list[psutil.Process] = []
+
+        def found():
+            alive[:] = self._members()
+            return bool(alive)
+
+        self._wait(found)
+        victim = self.draw.choice(alive)
         with suppress(psutil.NoSuchProcess):
             victim.kill()
         wait_for(lambda: not victim.is_running() or victim.status() == psutil.STATUS_ZOMBIE)
