@@ -25,6 +25,15 @@ check: $(VENV)/.installed-dev ## format, lint, types, architecture laws
 soak: $(VENV)/.installed-test ## kill runs at dozens of seeded moments, compare their bytes; an hour; SEEDS=0-99 SOAK=path
 	SEPTET_SOAK_DONE=.soak SEEDS=$(or $(SEEDS),2012) $(BIN)/python -m pytest -m soak --capture=no $(SOAK)
 
+SOAK_KILLS := $(addprefix tests/faults/test_,killed_driver.py killed_at_start.py nodes.py soak.py)
+
+.PHONY: soak-stressed
+soak-stressed: $(VENV)/.installed-test ## the soak's kills with both cores taken (needs stress-ng) and a slow fsync
+	mkdir -p .soak && cc -shared -fPIC -o .soak/slow_fsync.so tests/faults/slow_fsync.c -ldl
+	stress-ng --quiet --cpu 2 & stress=$$!; trap "kill $$stress" EXIT; \
+	  LD_PRELOAD=$(CURDIR)/.soak/slow_fsync.so SEPTET_SOAK_DONE=.soak SEEDS=$(or $(SEEDS),2012) \
+	  $(BIN)/python -m pytest -m soak --capture=no $(or $(SOAK),$(SOAK_KILLS))
+
 .PHONY: bench
 bench: $(VENV)/.installed-bench ## compare with peers, both sides in one run; ROWS="step ten_crop", BENCH_FLAGS=--help
 	$(BIN)/python -m benchmarks $(ROWS) $(BENCH_FLAGS) \
