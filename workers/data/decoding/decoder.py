@@ -175,7 +175,7 @@ def _alone(image: Image.Image, size: int) -> AbstractContextManager[object]:
     """Returns the lock for decoding an image that takes much memory."""
     held = image.width * image.height
     # Of a progressive JPEG, libjpeg keeps all coefficients; one in CMYK is checked whole.
-    if image.format in _JPEGS and image.mode != "CMYK" and "progressive" not in image.info:
+    if held > _LARGE_PIXELS and image.format in _JPEGS and image.mode != "CMYK" and "progressive" not in image.info:
         held //= divisor(image.width, image.height, _DRAFT_FACTOR * size) ** 2
     return _one_large if held > _LARGE_PIXELS else nullcontext()
 
