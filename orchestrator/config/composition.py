@@ -75,7 +75,8 @@ def compose(overrides: Sequence[str], config_dir: Path | None = None) -> Config:
 def reopen(text: str, overrides: Sequence[str] = ()) -> Config:
     """Reads a run directory's config.yaml again, for verbs that take `RUN_DIR` and a few overrides.
 
-    A group choice (`combine=weighted`) replaces that group; values override it, whatever their order.
+    A group choice (`combine=weighted`) replaces what its file sets; the run's other keys stay, such as
+    `submission.template`, which is null in every file. Values override it, whatever their order.
 
     Raises:
         ConfigError: as `compose`, or an override chooses another experiment, dataset or ensemble.
@@ -91,7 +92,9 @@ def reopen(text: str, overrides: Sequence[str] = ()) -> Config:
             if group in ("experiment", "dataset", "ensemble") or override.is_delete():
                 raise ConfigError(f"{override.input_line}: cannot be changed in a run that exists; launch a new run")
             if group in GROUPS:
-                config = OmegaConf.merge(config, one_line(partial(hydra.compose, f"{group}/{override.value()}")))
+                chosen = one_line(partial(hydra.compose, f"{group}/{override.value()}"))
+                said = {name: value for name, value in chosen[group].items() if value is not None}
+                config = OmegaConf.merge(config, {group: said})
             else:
                 one_line(partial(OmegaConf.update, config, group, override.value(), force_add=True))
     if not isinstance(config, DictConfig):
