@@ -1,7 +1,7 @@
 """The public face of Septet under its own name: `import septet` gives what `import orchestrator` does.
 
-Names load on first use. The console script starts here: if a package of the user's hides one of Septet's, this module is
-the only one that is certainly ours.
+Names load on first use. The console script starts here: if a package of the user's hides one of Septet's, this module
+is the only one that is certainly ours.
 """
 
 import sys

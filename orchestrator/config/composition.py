@@ -37,7 +37,8 @@ from orchestrator.config.schema import (
     TrackingConfig,
     check_safe_name,
 )
-from orchestrator.config.structure import choices, mapping, overlay
+from orchestrator.config.structure import choices, mapping, overlay, shown
+from orchestrator.config.unread import refuse_unread
 from orchestrator.text import redact
 from workers.errors import ConfigError
 from workers.settings import DatasetSettings, is_url
@@ -116,6 +117,18 @@ class _Asked:
             if override.key_or_group.startswith(prefix) and not override.is_delete():
                 yield override.key_or_group.removeprefix(prefix).split(".", 1)[0]
 
+    def values(self) -> dict[str, str]:
+        """Returns the values that overrides set, as text by dotted key; those of mappings one by one."""
+        found: dict[str, str] = {}
+        open_ones = [(one.key_or_group, one.value()) for one in self.overrides if not one.is_delete()]
+        while open_ones:
+            key, value = open_ones.pop()
+            if isinstance(value, dict):
+                open_ones += [(f"{key}.{name}", inner) for name, inner in value.items()]
+            elif key not in GROUPS:
+                found[key] = shown(value)
+        return found
+
 
 @contextmanager
 def _hydra(config_dir: Path | None) -> Iterator[ConfigLoader]:
@@ -159,6 +172,7 @@ def _checked(composed: DictConfig, asked: _Asked | None) -> Config:
         raise ConfigError("datasets.target: missing; choose its source, as in dataset@datasets.target=folder")
     if asked is not None:
         _refuse_strays(asked, root, settings, members)
+        refuse_unread(asked.values(), settings, members)
     return Config(
         experiment=root.experiment,
         seed=root.seed,
