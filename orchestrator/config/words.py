@@ -1,7 +1,6 @@
 """Maps the words of other programs to what does the same here. Pure."""
 
-from dataclasses import fields, is_dataclass
-from enum import StrEnum
+from dataclasses import is_dataclass
 from typing import Any
 
 from orchestrator.config.schema import BESIDE_DATASETS, RootLayer
@@ -43,6 +42,9 @@ _ADVICE = {
     "resume resume_from": "leave it out: the same launch again resumes",
 }
 _BY_WORD = {word: advice for words, advice in _ADVICE.items() for word in words.split()}
+# Settings in which members may differ.
+_SWEPT = ("seed", "model", "init", "optimizer", "schedule", "augmentation")
+_SCALARS = (bool, int, float, str)
 _ABOUT_DATASETS = ("dataset", "datasets", "data", "target")
 
 
@@ -55,7 +57,7 @@ def check_word(key: str, text: str, value: object) -> None:
         value: its value as parsed; a list for a setting that takes one value is a sweep elsewhere.
     """
     wanted = _type_of(key)
-    if wanted is None:
+    if wanted is None and not isinstance(value, dict):
         *parents, word = key.split(".")
         advice = _BY_WORD.get(word)
         in_place = parents[0] in _ABOUT_DATASETS if parents else word != "name"
@@ -64,7 +66,7 @@ def check_word(key: str, text: str, value: object) -> None:
         if advice is not None:
             give = "" if advice.startswith("leave") else "give "
             raise ConfigError(f"{key}={text}: no such key; {give}{_filled(advice, text)}")
-    elif isinstance(value, list) and _is_scalar(wanted) and _varies(key):
+    elif isinstance(value, list) and wanted in _SCALARS and key.split(".", 1)[0] in _SWEPT:
         raise ConfigError(f"{key}={text}: several values; give ensemble=sweep 'sweep.{key}={text}'")
 
 
@@ -83,34 +85,21 @@ def _type_of(key: str) -> Any:
     """Returns the type of the setting `key`; None if there is none. Names of members and datasets are free."""
     hint: Any = RootLayer
     names = key.split(".")
-    for place, name in enumerate(names):
-        if not is_dataclass(hint):
-            break
-        hint = field_types(hint).get(name)  # type: ignore[arg-type]
-        if hint is None:
-            return None
-        if name == "datasets" and place == 0 and len(names) == 2 and names[1] not in BESIDE_DATASETS:
-            return None if names[1] in {*_BY_WORD, *(each.name for each in fields(DatasetSettings))} else hint
-        if name == "datasets" and place == 0 and len(names) == 3:
-            return field_types(DatasetSettings).get(names[2])
+    if names[0] == "datasets" and len(names) == 2 and names[1] not in BESIDE_DATASETS:
+        return None if names[1] in {*_BY_WORD, *field_types(DatasetSettings)} else hint
+    if names[0] == "datasets" and len(names) == 3:
+        return field_types(DatasetSettings).get(names[2])
+    for name in names:
+        if is_dataclass(hint):
+            hint = field_types(hint).get(name)  # type: ignore[arg-type]
     return hint
 
 
-def _is_scalar(hint: Any) -> bool:
-    return hint in (bool, int, float, str) or (isinstance(hint, type) and issubclass(hint, StrEnum))
-
-
-def _varies(key: str) -> bool:
-    """Returns whether members may differ in the setting."""
-    return key.split(".", 1)[0] in ("seed", "model", "init", "optimizer", "schedule", "augmentation")
-
-
 def _filled(advice: str, text: str) -> str:
-    number = int(text) if text.isdecimal() else None
-    seeds = "0,1,2" if number is None else ",".join(map(str, range(min(number, 10)))) + (",…" if number > 10 else "")
-    stored = "SIZE" if number is None else stored_for(number)
+    number = int(text) if text.isdecimal() and len(text) < 5 else 0
+    seeds = ",".join(map(str, range(number if 0 < number <= 10 else 3))) + (",…" if number > 10 else "")
     net = _net(text) if "{net}" in advice else ""
-    return advice.format(value=text, seeds=seeds, stored=stored, net=net)
+    return advice.format(value=text, seeds=seeds, stored=stored_for(number) or "SIZE", net=net)
 
 
 def stored_for(crop: int) -> int:

@@ -245,7 +245,8 @@ def _header_of(question: Question, names: tuple[str, ...]) -> tuple[tuple[str, .
         if template is not None and len(template.header) != 2:
             raise ConfigError(
                 f"submission={question.format} has two columns, submission.template {len(template.header)}: "
-                f"{some(template.header)}; is it meant for submission=probabilities?"
+                f"{some(template.header)}; is it meant for submission=probabilities? "
+                "Or give submission.template=null"
             )
         usual = ("ImageId", "PredictionString") if question.format is SubmissionFormat.kaggle_loc else ("id", "label")
         return (usual if template is None else template.header), every
