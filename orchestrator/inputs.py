@@ -39,11 +39,17 @@ def survey_all(config: Config, *, allow_absent: bool = False) -> dict[str, Surve
     """Surveys every dataset that a stage reads; raises DataError if one lacks images that it needs."""
     surveys = {}
     for name in used_datasets(config):
-        with _named(name):
-            surveys[name] = survey(config.datasets[name], allow_absent=allow_absent)
-            if not surveys[name].declared:
+        surveys[name] = survey_one(config, name, allow_absent=allow_absent)
+        if not surveys[name].declared:
+            with _named(config, name):
                 _require_enough(name, config.datasets[name], surveys[name].classes, surveys[name].counts)
     return surveys
+
+
+def survey_one(config: Config, name: str, *, allow_absent: bool = False) -> Survey:
+    """Surveys the dataset `name` as `survey_all` does; it may lack images that a launch needs."""
+    with _named(config, name):
+        return survey(config.datasets[name], allow_absent=allow_absent)
 
 
 def prepare_all(config: Config, watch: Watcher) -> Prepared:
@@ -64,7 +70,7 @@ def prepare_all(config: Config, watch: Watcher) -> Prepared:
 
 
 def _prepare(config: Config, name: str, watch: Watcher, excluded: Excluded) -> Store:
-    with _named(name):
+    with _named(config, name):
         runner = shard_runner(config.cluster)
         settings, watched = config.datasets[name], partial(watch, name)
         store = open_store(prepare(settings, config.store, watched, excluded, runner, config.verify))
@@ -93,13 +99,15 @@ def _require_enough(name: str, settings: DatasetSettings, classes: Sequence[str]
 
 
 @contextmanager
-def _named(name: str) -> Iterator[None]:
-    """Adds the dataset's name to an error; the readers of datasets do not know it."""
+def _named(config: Config, name: str) -> Iterator[None]:
+    """Adds the dataset's name to an error, and how to do without it; the readers of datasets do not know it."""
     try:
         yield
     except (DataError, StorageError) as error:
         text = str(error).replace("datasets.<name>.", f"datasets.{name}.")
-        raise type(error)(f"datasets.{name}: {text}") from error
+        rootless = name != TARGET and config.datasets[name].root is None
+        without = ", or do without it: ensemble=five" if rootless else ""
+        raise type(error)(f"datasets.{name}: {text}{without}") from error
 
 
 def hash_init_files(config: Config) -> Mapping[str, InitFile]:

@@ -15,7 +15,7 @@ from orchestrator.execution import Driver, Interrupts, Work, obeying
 from orchestrator.inputs import Prepared, check_init_files, hash_init_files, prepare_all, survey_all
 from orchestrator.outputs import Results, write_results
 from orchestrator.placement import Measuring
-from orchestrator.plan import Plan, disk_estimate, make_plan
+from orchestrator.plan import Plan, disk_estimate, make_plan, warm_up_lines
 from orchestrator.run import (
     Budgets,
     Ledger,
@@ -76,6 +76,8 @@ def launch(config: Config, stream: IO[str], *, accept_changes: bool = False) -> 
         cluster.check_resources(config.cluster)
         submission.read_named(config.submission)
         check_min_members(config.submission, plan)
+        for line in warm_up_lines(plan):
+            display.note(line)
         root = Path(config.run_dir) if config.run_dir else default_run_dir(config.experiment, plan.hash)
         kept, lacking = config.predict, placement.lacking(config)
         wanted = Wanted(plan, config.yaml, kept.checkpoint, code_digest(), versions(), lacking, kept.crops)

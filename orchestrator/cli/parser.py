@@ -114,7 +114,7 @@ def parse(argv: Sequence[str], verbs: Mapping[str, Verb]) -> Request:
         raise ConfigError(f"give a verb: {', '.join(verbs)}; see `{_PROGRAM} --help`")
     name = argv[position]
     if name not in verbs:
-        near = difflib.get_close_matches(name, verbs, n=1, cutoff=0.5)
+        near = difflib.get_close_matches(name, verbs, n=1, cutoff=0.6)
         hint = f"did you mean `{near[0]}`?" if near else f"choose from {', '.join(verbs)}"
         raise ConfigError(f"no verb `{name}`: {hint}")
     return _parse_verb(name, verbs[name].parser, [*argv[:position], *argv[position + 1 :]])
@@ -152,8 +152,10 @@ def _parse_verb(name: str, parser: Parser, argv: Sequence[str]) -> Request:
     unknown = [word for word in left if word != "--"]
     flag = next((word for word in unknown if word.startswith("-")), None)
     if flag is not None:
-        near = difflib.get_close_matches(flag, parser.flags, n=1)
-        parser.error(f"`{name}` has no flag {flag}" + (f", did you mean {near[0]}?" if near else ""))
+        near = difflib.get_close_matches(flag, parser.flags, n=1, cutoff=0.8)
+        settings = ": write settings as key=value, as in experiment=digits" if "overrides" in vars(found) else ""
+        hint = f", did you mean {near[0]}?" if near else settings
+        parser.error(f"`{name}` has no flag {flag}{hint}")
     fields: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in vars(found).items()
     }
@@ -165,6 +167,8 @@ def _parse_verb(name: str, parser: Parser, argv: Sequence[str]) -> Request:
     request = Request(name, **fields)
     for word in request.overrides:
         if not _OVERRIDE.match(word):
+            if any(each.startswith("=") or each.endswith("=") or " =" in each for each in request.overrides):
+                parser.error(f"{word}: write no space around =, as in optimizer.lr=0.1")
             parser.error(f"{word}: write overrides as key=value (a run directory as run_dir={word})")
     if request.top < 1:
         parser.error(f"--top {request.top}: give 1 or more")

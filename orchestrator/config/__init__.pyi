@@ -12,3 +12,4 @@ from .schema import (
     default_run_dir as default_run_dir,
 )
 from .structure import choices as choices, overlay as overlay, shown as shown
+from .words import OWN_IMAGES as OWN_IMAGES, stored_for as stored_for

@@ -37,7 +37,8 @@ from orchestrator.config.schema import (
     TrackingConfig,
     check_safe_name,
 )
-from orchestrator.config.structure import choices, mapping, overlay
+from orchestrator.config.structure import choices, mapping, overlay, shown
+from orchestrator.config.unread import refuse_unread
 from orchestrator.text import redact
 from workers.errors import ConfigError
 from workers.settings import DatasetSettings, is_url
@@ -75,7 +76,8 @@ def compose(overrides: Sequence[str], config_dir: Path | None = None) -> Config:
 def reopen(text: str, overrides: Sequence[str] = ()) -> Config:
     """Reads a run directory's config.yaml again, for verbs that take `RUN_DIR` and a few overrides.
 
-    A group choice (`combine=weighted`) replaces that group; values override it, whatever their order.
+    A group choice (`combine=weighted`) replaces what its file sets; the run's other keys stay, such as
+    `submission.template`, which is null in every file. Values override it, whatever their order.
 
     Raises:
         ConfigError: as `compose`, or an override chooses another experiment, dataset or ensemble.
@@ -91,7 +93,9 @@ def reopen(text: str, overrides: Sequence[str] = ()) -> Config:
             if group in ("experiment", "dataset", "ensemble") or override.is_delete():
                 raise ConfigError(f"{override.input_line}: cannot be changed in a run that exists; launch a new run")
             if group in GROUPS:
-                config = OmegaConf.merge(config, one_line(partial(hydra.compose, f"{group}/{override.value()}")))
+                chosen = one_line(partial(hydra.compose, f"{group}/{override.value()}"))
+                said = {name: value for name, value in chosen[group].items() if value is not None}
+                config = OmegaConf.merge(config, {group: said})
             else:
                 one_line(partial(OmegaConf.update, config, group, override.value(), force_add=True))
     if not isinstance(config, DictConfig):
@@ -112,6 +116,18 @@ class _Asked:
         for override in self.overrides:
             if override.key_or_group.startswith(prefix) and not override.is_delete():
                 yield override.key_or_group.removeprefix(prefix).split(".", 1)[0]
+
+    def values(self) -> dict[str, str]:
+        """Returns the values that overrides set, as text by dotted key; those of mappings one by one."""
+        found: dict[str, str] = {}
+        open_ones = [(one.key_or_group, one.value()) for one in self.overrides if not one.is_delete()]
+        while open_ones:
+            key, value = open_ones.pop()
+            if isinstance(value, dict):
+                open_ones += [(f"{key}.{name}", inner) for name, inner in value.items()]
+            elif key not in GROUPS:
+                found[key] = shown(value)
+        return found
 
 
 @contextmanager
@@ -156,6 +172,7 @@ def _checked(composed: DictConfig, asked: _Asked | None) -> Config:
         raise ConfigError("datasets.target: missing; choose its source, as in dataset@datasets.target=folder")
     if asked is not None:
         _refuse_strays(asked, root, settings, members)
+        refuse_unread(asked.values(), settings, members)
     return Config(
         experiment=root.experiment,
         seed=root.seed,

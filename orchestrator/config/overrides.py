@@ -11,7 +11,8 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from orchestrator.config.schema import GROUPS
-from orchestrator.config.structure import choices
+from orchestrator.config.structure import choices, shown
+from orchestrator.config.words import check_word, instead_of
 from workers.errors import ConfigError
 
 # Nobody types this much; the parser recurses on nested brackets.
@@ -69,15 +70,20 @@ def check_override(override: Override, loader: ConfigLoader, prefix: list[str]) 
         raise ConfigError(f"{override.input_line}: Hydra's own settings have no effect here; remove it")
     if override.package is not None and group not in GROUPS:
         raise ConfigError(f"{group}@{override.package}: no such group; {choices(group, GROUPS)}")
-    if group not in GROUPS or override.is_delete():
+    if override.is_delete():
+        return
+    if group not in GROUPS:
+        check_word(group, str(override.input_line).partition("=")[2], override.value())
         return
     options = loader.get_group_options(group, overrides=prefix)
+    value = override.value()
+    said = f"{_key_of(override)}={shown(value)}: no such {group}"
+    if value not in options and (advice := instead_of(group, shown(value))):
+        raise ConfigError(f"{said}; {advice}")
     if group == "dataset" and not (override.package or "").startswith("datasets."):
         raise ConfigError(f"{override.input_line}: say for which dataset, as in dataset@datasets.target=folder")
-    value = override.value()
     if value not in options:
-        shown = "null" if value is None else str(value)
-        raise ConfigError(f"{_key_of(override)}={shown}: {choices(shown, options)}")
+        raise ConfigError(f"{said}; {choices(shown(value), options)}")
 
 
 def _key_of(override: Override) -> str:
@@ -90,6 +96,9 @@ def ready(override: Override, selected: frozenset[str]) -> str:
     `selected` holds each `group@package` of the defaults.
     """
     text = str(override.input_line)
+    if override.type is OverrideType.ADD and override.package is None and override.key_or_group in GROUPS:
+        # `+experiment=…`, as other projects have it: here every group is in the list of defaults.
+        return text.removeprefix("+")
     if override.type is not OverrideType.CHANGE:
         return text
     if override.key_or_group not in GROUPS:

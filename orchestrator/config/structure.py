@@ -67,7 +67,7 @@ def join(key: str, name: str) -> str:
     return f"{key}.{name}" if key else name
 
 
-def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.75) -> str | None:
     """Returns the known name that is most like `name`; None if none is close."""
     matches = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
     return matches[0] if matches else None
@@ -77,8 +77,8 @@ def choices(name: str, known: Iterable[str]) -> str:
     """Returns the end of a message: the nearest known name, if any, then all known names."""
     names = sorted(known)
     close = nearest(name, names)
-    asked = f"did you mean {close}? " if close else ""
-    return f"{asked}(known: {', '.join(names) or 'none'})"
+    known = f"known: {', '.join(names) or 'none'}"
+    return f"did you mean {close}? ({known})" if close else known
 
 
 def unknown_key(key: str, name: str, schema: type) -> ConfigError:
@@ -86,7 +86,7 @@ def unknown_key(key: str, name: str, schema: type) -> ConfigError:
     fields = field_types(schema)
     inner = {path.rsplit(".", 1)[-1]: path for path in sorted(_leaves(schema), reverse=True)}
     close = inner.get(name) or nearest(name, fields)
-    if close is None and (alike := nearest(name, inner)):
+    if close is None and (alike := nearest(name, inner, 0.8)):
         close = inner[alike]
     if close is None:
         return ConfigError(f"{join(key, name)}: no such key (known: {', '.join(sorted(fields))})")
@@ -150,7 +150,7 @@ def _member_of(enum: type[StrEnum], value: object, key: str) -> StrEnum:
     names = [str(member) for member in enum]
     if isinstance(value, str) and value in names:
         return enum(value)
-    raise ConfigError(f"{key}={shown(value)}: {choices(shown(value), names)}")
+    raise ConfigError(f"{key}={shown(value)}: no such value; {choices(shown(value), names)}")
 
 
 def _scalar(kind: type, value: object, key: str) -> object:

@@ -23,14 +23,12 @@ from orchestrator import cluster, placement, tracking
 from orchestrator.cluster import available_cpus
 from orchestrator.config import ClusterConfig, Config
 from orchestrator.doctor.checks import Answer, Facts, Place
-from orchestrator.inputs import hash_init_files, survey_all
+from orchestrator.inputs import hash_init_files, survey_all, survey_one
 from orchestrator.placement import Measuring, Placed
-from orchestrator.plan import make_plan
+from orchestrator.plan import make_plan, used_datasets
 from workers.data.decoding import FORMATS, BadImage, decode
-from workers.data.sources import survey
 from workers.errors import SeptetError
 from workers.numerics import capabilities
-from workers.settings import DatasetSettings
 
 _TORCH_TIMEOUT_S = 120
 # Runs in another process: if torch crashes while loading, only a check fails.
@@ -74,7 +72,7 @@ def gather(config: Config, note: Callable[[str], None]) -> Facts:
         ray=ask(partial(ask_ray, config.cluster)),
         tracking=ask(partial(tracking.probe, config.tracking.uri)),
         tracking_required=config.tracking.required,
-        datasets={name: ask(partial(ask_dataset, settings)) for name, settings in config.datasets.items()},
+        datasets={name: ask(partial(ask_dataset, config, name)) for name in used_datasets(config)},
         placement=Answer(placed.line) if isinstance(placed, Placed) else placed,
         compiled_kernels=capabilities().compiled_kernels,
         placements=() if chosen is None else tuple(map(str, chosen.options)),
@@ -120,9 +118,9 @@ def ask_ray(settings: ClusterConfig) -> str:
         return f"{settings.address or 'local'}: room for {actors.num_slots} members at once"
 
 
-def ask_dataset(settings: DatasetSettings) -> str:
-    """Surveys a dataset without decoding images."""
-    found = survey(settings)
+def ask_dataset(config: Config, name: str) -> str:
+    """Surveys a dataset without decoding images; raises as `survey_one`."""
+    found = survey_one(config, name)
     counts = ", ".join(f"{count:,} {split}" for split, count in found.counts.items())
     return f"{found.num_classes} classes, {counts}"
 

@@ -1,4 +1,5 @@
 from .build import make_plan as make_plan, used_datasets as used_datasets
+from .checks import warm_up_lines as warm_up_lines
 from .diff import ChangeKind as ChangeKind, compare as compare
 from .model import (
     Job as Job,

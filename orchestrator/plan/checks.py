@@ -2,22 +2,47 @@
 
 from collections.abc import Mapping
 
-from orchestrator.config import choices
-from orchestrator.plan.model import PlannedDataset, Stage
+from orchestrator.config import OWN_IMAGES, choices, stored_for
+from orchestrator.plan.model import Plan, PlannedDataset, Stage, StageRef
 from workers.errors import ConfigError
 from workers.models import Outline, outline
 from workers.settings import Layout
 from workers.training import first_standstill, later_phases
 
+# The share of a stage's updates from which its warm-up is worth a word; the experiments' own have up to a seventh.
+_LONG_WARM_UP = 1 / 3
+
 
 def check_crop(stage: Stage, dataset: PlannedDataset) -> None:
-    """Raises ConfigError if a crop is larger than its images."""
-    crop, size = stage.recipe.model.input_size, dataset.options["size"]
+    """Raises ConfigError if a crop is larger than its images, or so small that the net sees no object in it."""
+    crop, size = stage.recipe.model.input_size, int(dataset.options["size"])
     if crop > size:
         raise ConfigError(
             f"{_where(stage)}.model.input_size={crop}: larger than its images, datasets.{dataset.name}.size={size}; "
             f"give a smaller model.input_size, or a larger datasets.{dataset.name}.size"
         )
+    if crop * 2 < size:
+        raise ConfigError(
+            f"{_where(stage)}.model.input_size={crop}: less than half of its images' side, "
+            f"datasets.{dataset.name}.size={size}, so the net would see fragments; set "
+            f"datasets.{dataset.name}.size={stored_for(crop)}, or choose a net for larger images, as in {OWN_IMAGES}"
+        )
+
+
+def warm_up_lines(plan: Plan) -> list[str]:
+    """Returns a line for the stages that spend much of their updates on warming up, those of equal length together."""
+    alike: dict[tuple[int, int], list[StageRef]] = {}
+    for stage in plan.stages:
+        warm_up = stage.recipe.schedule.warmup_updates
+        if warm_up > stage.num_updates * _LONG_WARM_UP:
+            alike.setdefault((warm_up, stage.num_updates), []).append(stage.ref)
+    lines = []
+    for (warm_up, updates), refs in alike.items():
+        others = f" and {len(refs) - 1} more" if len(refs) > 1 else ""
+        reached = f": the rate ends at {updates / warm_up:.0%} of optimizer.lr" if updates < warm_up else ""
+        change = f"give schedule.warmup_updates={max(1, updates // 10)}, or more epochs"
+        lines.append(f"{refs[0]}{others}: {warm_up} updates of warm-up for {updates} in all{reached}; {change}")
+    return lines
 
 
 def check_layers(stage: Stage) -> None:

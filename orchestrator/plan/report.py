@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.config import ClusterConfig
+from orchestrator.plan.checks import warm_up_lines
 from orchestrator.plan.model import Plan, Stage, StageRef
 from orchestrator.plan.schedule import Estimate, estimate
 from orchestrator.text import counted, duration, size
@@ -75,6 +76,7 @@ class PlanReport:
             "cpus_per_member": self.cluster.cpus_per_member,
             "gpus_per_member": self.cluster.gpus_per_member,
             "placement": self.placement,
+            "warnings": warm_up_lines(self.plan),
             "declared": [dataset.name for dataset in self.plan.datasets if dataset.declared],
         }
 
@@ -97,6 +99,7 @@ class PlanReport:
             f"disk: {size(disk.total)} (checkpoints {size(disk.checkpoints)}, predictions "
             f"{size(disk.predictions)}, prepared datasets {size(disk.stores)})"
         )
+        lines += warm_up_lines(plan)
         return "\n".join(lines) + "\n"
 
 

@@ -9,8 +9,10 @@
 Lines follow the rows of the split, unless a template (a sample submission) gives ids, order and columns.
 """
 
+import codecs
 import csv
 import io
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +27,8 @@ from orchestrator.run import SUBMISSION_FILES
 from workers.errors import ConfigError
 
 MAX_GUESSES = 5
+# Control characters other than white space: any archive or table of an office program has some.
+_NOT_IN_TEXT = re.compile(r"[\x00-\x08\x0e-\x1f]")
 
 
 @dataclass(frozen=True)
@@ -72,9 +76,29 @@ def file_name(submission_format: SubmissionFormat) -> str:
     return SUBMISSION_FILES[is_csv(submission_format)]
 
 
+def text_of(content: bytes, where: str) -> str:
+    """Returns a named file's text: UTF-16 with its mark, else UTF-8, in which a name may hold other bytes.
+
+    Raises:
+        ConfigError: it is no text, such as an archive; `where` is for the message.
+    """
+    is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = content.decode("utf-16") if is_wide else content.decode("utf-8-sig", errors="surrogateescape")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{where}: damaged UTF-16 ({error.reason}); save it as text in UTF-8") from error
+    if strange := _NOT_IN_TEXT.search(text):
+        kind = "a zip archive (or .xlsx)" if content.startswith(b"PK") else f"it holds the byte {ord(strange[0]):#04x}"
+        raise ConfigError(f"{where}: is not text ({kind}); unpack it, or save it as text in UTF-8")
+    return text
+
+
 def read_template(text: str, where: str) -> Template:
     """Parses a sample submission (csv with a header; the first column holds ids); `where` is for the message."""
-    lines = [line for line in csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline="")) if line]
+    try:
+        lines = [line for line in csv.reader(io.StringIO(text, newline="")) if line]
+    except csv.Error as error:
+        raise ConfigError(f"{where}: not a sample submission ({error}); give a csv with a header") from error
     if len(lines) < 2 or len(lines[0]) < 2:
         raise ConfigError(f"{where}: not a sample submission: give a csv with a header and ids in its first column")
     template = Template(tuple(lines[0]), tuple(line[0] for line in lines[1:]))
@@ -85,7 +109,7 @@ def read_template(text: str, where: str) -> Template:
 
 def read_class_ids(text: str, where: str) -> dict[str, str]:
     """Parses lines `class id`; a class may contain spaces, an id may not."""
-    pairs = [line.rsplit(None, 1) for line in text.removeprefix("\ufeff").splitlines() if line.strip()]
+    pairs = [line.rsplit(None, 1) for line in text.splitlines() if line.strip()]
     short = [" ".join(pair) for pair in pairs if len(pair) != 2]
     if short or not pairs:
         raise ConfigError(f"{where}: give lines `class id`; wrong: {some(short) or 'the file is empty'}")
@@ -213,20 +237,27 @@ def _header_of(question: Question, names: tuple[str, ...]) -> tuple[tuple[str, .
     if not is_csv(question.format):
         if template is not None:
             raise ConfigError(
-                f"submission={question.format} takes no submission.template: it has no header and columns"
+                f"submission={question.format} takes no submission.template: it has no header and columns; "
+                "give submission.template=null"
             )
         return (), every
     if question.format is not SubmissionFormat.probabilities:
         if template is not None and len(template.header) != 2:
             raise ConfigError(
                 f"submission={question.format} has two columns, submission.template {len(template.header)}: "
-                f"{some(template.header)}; is it meant for submission=probabilities?"
+                f"{some(template.header)}; is it meant for submission=probabilities? "
+                "Or give submission.template=null"
             )
         usual = ("ImageId", "PredictionString") if question.format is SubmissionFormat.kaggle_loc else ("id", "label")
         return (usual if template is None else template.header), every
     if template is None:
         return ("id", *names), every
     columns = template.header[1:]
+    if len(columns) == 1 < len(names):
+        raise ConfigError(
+            f"submission.template has two columns, {some(template.header)}, and submission=probabilities one for each "
+            f"of {len(names)} classes; choose submission=labels, or give submission.template=null"
+        )
     if set(columns) != set(names):
         wrong = sorted(set(columns) ^ set(names))
         raise ConfigError(

@@ -17,6 +17,7 @@ from orchestrator.submission.formats import (
     make_layout,
     read_class_ids,
     read_template,
+    text_of,
 )
 from orchestrator.submission.manifest import Manifest, NamedFile
 from orchestrator.submission.write import question_of
@@ -61,7 +62,7 @@ def asked_by(manifest: Manifest, data: RunData, submission: Path) -> tuple[Quest
 def _unchanged(file: NamedFile) -> str | None:
     try:
         if sha256_of(Path(file.path)) == file.sha256:
-            return Path(file.path).read_text(encoding="utf-8", errors="surrogateescape")
+            return text_of(Path(file.path).read_bytes(), file.path)
     except OSError:
         pass
     return None

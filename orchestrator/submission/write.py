@@ -23,6 +23,7 @@ from orchestrator.submission.formats import (
     read_class_ids,
     read_template,
     row_id,
+    text_of,
 )
 from orchestrator.submission.manifest import Manifest, ManifestMember, NamedFile
 from workers.errors import ConfigError
@@ -168,6 +169,6 @@ def _named_file(path: str | None) -> NamedFile | None:
 
 def _text(path: Path, key: str) -> str:
     try:
-        return path.read_text(encoding="utf-8", errors="surrogateescape")
+        return text_of(path.read_bytes(), f"{key}={path}")
     except OSError as error:
         raise ConfigError(f"{key}={path}: {error.strerror}; give a file that can be read") from error

@@ -112,6 +112,9 @@ def test_root_of_another_kind_of_files_exits_3_and_says_what_is_sought(source, v
         ("launch", "cluster.cpus_per_member=9999", "cluster.cpus_per_member"),
         ("launch", "cluster.gpus_per_member=9999", "cluster.gpus_per_member"),
         ("launch", "submission.template=sample.csv", "sample.csv"),
+        ("launch", "num_members=3", "ensemble=sweep 'sweep.seed=[0,1,2]'"),
+        ("launch", "root=/photos", "experiment=tiny_imagenet ensemble=five datasets.target.root=/photos"),
+        ("plan", "datasets.target.root=/nonexistent", "reads no root; for images of your own give experiment="),
         ("launch", "cluster.address=nonsense://127.0.0.1:1", "nonsense"),
     ],
 )
@@ -119,6 +122,18 @@ def test_wrong_override_exits_2_and_names_the_key(verb, override, said, ask):
     answer = ask(verb, override)
     assert answer.code == 2
     assert said in answer.line
+
+
+@pytest.mark.parametrize("verb", ["launch", "plan"])
+def test_crop_of_a_fragment_exits_2_and_says_which_size_suits(verb, images, ask):
+    answer = ask(verb, "ensemble=five", "dataset@datasets.target=folder", f"datasets.target.root={images}")
+    assert (answer.code, "set datasets.target.size=32, or" in answer.line) == (2, True)
+
+
+@pytest.mark.parametrize("verb", ["launch", "plan"])
+def test_superset_that_nobody_gave_exits_3_and_says_how_to_do_without(verb, images, ask):
+    answer = ask(verb, "experiment=tiny_imagenet", f"datasets.target.root={images}")
+    assert (answer.code, answer.line.endswith("or do without it: ensemble=five")) == (3, True)
 
 
 def _recorded_run(root, overrides):

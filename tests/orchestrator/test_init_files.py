@@ -112,7 +112,12 @@ def test_published_torchvision_file_starts_a_torchvision_member(tmp_path):
         published = torchvision.models.alexnet(num_classes=1000).state_dict()
     # As published: torchvision's names, a thousand classes, torch's own format.
     torch.save({name: torch.zeros(value.shape) for name, value in published.items()}, tmp_path / "alexnet.pth")
-    model = (f"{MEMBER}.model.name=torchvision/alexnet", f"{MEMBER}.model.input_size=224", "datasets.target.size=256")
+    model = (
+        f"{MEMBER}.model.name=torchvision/alexnet",
+        f"{MEMBER}.model.input_size=64",
+        "datasets.target.size=64",
+        "model.input_size=56",
+    )
     plan = planned(composed(tmp_path / "alexnet.pth", *model, f"{MEMBER}.freeze=[body]"))
     check_init_files(plan)
     stage = plan.last_stage("own")

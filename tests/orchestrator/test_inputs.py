@@ -90,7 +90,9 @@ def test_wrong_dataset_is_named_with_what_to_change(photos):
     for read in (survey_all, lambda config: prepare_all(config, lambda name, progress: None)):
         with pytest.raises(DataError) as caught:
             read(config)
-        assert str(caught.value) == "datasets.superset: no root: set datasets.superset.root=FOLDER"
+        assert str(caught.value) == (
+            "datasets.superset: no root: set datasets.superset.root=FOLDER, or do without it: ensemble=five"
+        )
 
 
 def test_disk_without_room_is_a_storage_error_that_names_the_dataset(photos, monkeypatch):

@@ -58,7 +58,7 @@ def test_wheel_names_licence_and_console_script(wheel: Path) -> None:
         text = {
             name.split("/", 1)[1]: archive.read(name).decode() for name in archive.namelist() if ".dist-info/" in name
         }
-    assert "septet = orchestrator.cli:command" in text["entry_points.txt"]
+    assert "septet = septet:command" in text["entry_points.txt"]
     assert "License-Expression: Apache-2.0" in text["METADATA"]
     assert "Apache License" in text["licenses/LICENSE"]
 

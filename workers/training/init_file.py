@@ -10,7 +10,7 @@ import io
 import logging
 import pickle
 import zipfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import safetensors.torch
@@ -26,6 +26,8 @@ from workers.training.optimizer import layer_of
 
 _PICKLES = (".pth", ".pt")
 _SAFETENSORS = ".safetensors"
+_COUNTER = ".num_batches_tracked"
+_SHOWN = 3
 # What the loaders raise on bytes that are not such a file; a damaged pickle fails wherever the damage is.
 _UNREADABLE = (
     *(pickle.UnpicklingError, SafetensorError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError, TypeError),
@@ -37,20 +39,21 @@ _log = logging.getLogger(__name__)
 def load_init_file(model: nn.Module, given: InitFile, reset: Collection[str]) -> None:
     """Copies the file's tensors into the parameters and persistent buffers of all layers but the `reset` ones.
 
-    It skips tensors of layers that the model lacks, and logs how many.
-
     Raises:
-        DataError: the file is absent, changed since planning, holds anything but tensors, or lacks what the model
-            needs.
+        DataError: the file is absent, changed since planning, holds anything but tensors, lacks what the model needs,
+            or holds what the model lacks: the weights of a deeper net would fit layer by layer, and mean nothing.
     """
     tensors = read_init_file(given)
     own = saved_parts_of(model)
     wanted = {name: parts for name, parts in own.items() if layer_of(name) not in reset}
+    # Batch norm's counter, which older files lack and nothing reads.
+    wanted = {name: parts for name, parts in wanted.items() if name in tensors or not name.endswith(_COUNTER)}
+    _require_all(given, [name for name in wanted if name not in tensors], tensors)
     for name, parts in wanted.items():
-        _require_fit(given, name, whole_shape(parts), tensors)
-    unused = [name for name in tensors if name not in own]
+        _require_fit(given, name, whole_shape(parts), tensors[name])
+    unused = [name for name in tensors if name not in own and not _is_of(layer_of(name), reset)]
     if unused:
-        _log.info("%s: %d tensors of layers that the model lacks, as %s", given.path, len(unused), unused[0])
+        raise DataError(f"init_file={given.path}: the model has no {_some(unused)}; give weights of this model")
     fill(wanted, tensors)
 
 
@@ -115,13 +118,28 @@ def _strange(content: object) -> str:
     return ""
 
 
-def _require_fit(given: InitFile, name: str, shape: tuple[int, ...], tensors: Mapping[str, Tensor]) -> None:
-    found = tensors.get(name)
-    reset = f"add {layer_of(name) or name} to the stage's reset"
-    if found is None:
-        close = difflib.get_close_matches(name, tensors, n=1)
+def _is_of(layer: str, reset: Collection[str]) -> bool:
+    """Returns whether `layer` is one of `reset`, or below it: a head may be several layers in a file."""
+    return any(layer == each or layer.startswith(f"{each}.") for each in reset)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+
+
+def _require_all(given: InitFile, missing: Sequence[str], tensors: Mapping[str, Tensor]) -> None:
+    if missing:
+        close = difflib.get_close_matches(missing[0], tensors, n=1)
         hint = f" (it has {close[0]})" if close else ""
-        raise DataError(f"init_file={given.path}: has no {name}{hint}; {reset}, or give weights of this model")
+        layers = _some(list(dict.fromkeys(layer_of(name) or name for name in missing)))
+        raise DataError(
+            f"init_file={given.path}: has no {_some(missing)}{hint}; add {layers} to the stage's reset, or give "
+            "weights of this model"
+        )
+
+
+def _require_fit(given: InitFile, name: str, shape: tuple[int, ...], found: Tensor) -> None:
+    reset = f"add {layer_of(name) or name} to the stage's reset"
     if tuple(found.shape) != shape:
         shapes = f"{tuple(found.shape)}, the model wants {shape}"
         raise DataError(f"init_file={given.path}: {name} is {shapes}; {reset}, or give weights of this model")

@@ -88,6 +88,25 @@ def test_submit_combines_again_as_overrides_say_and_prints_where_it_lies(finishe
     assert said.err == ""
 
 
+def test_submit_in_another_format_keeps_the_template_of_the_launch(finished, capsys):
+    assert main(["submit", "run", "submission=probabilities"]) == 0
+    header, *lines = (finished.submission / "submission.csv").read_text().splitlines()
+    columns = ["image", *header.split(",")[:0:-1]]
+    template = finished.root.parent / "sample.csv"
+    ids = [line.split(",")[0] for line in lines[::-1]]
+    template.write_text("\n".join([",".join(columns), *(",".join([one, *"0" * (len(columns) - 1)]) for one in ids)]))
+    atomic.write_text(finished.config_yaml, compose([f"submission.template={template}"]).yaml)
+    assert main(["submit", "run", "combine=geometric", "submission=probabilities"]) == 0
+    header, *lines = (finished.submission / "submission.csv").read_text().splitlines()
+    assert (header.split(","), [line.split(",")[0] for line in lines]) == (columns, ids)
+    manifest = json.loads((finished.submission / "manifest.json").read_text())
+    assert manifest["template"]["path"] == str(template)
+    template.write_bytes(b"PK\3\4\0\0" + template.read_bytes())
+    capsys.readouterr()
+    assert main(["submit", "run", "submission=probabilities"]) == 2
+    assert "sample.csv: is not text (a zip archive" in capsys.readouterr().err
+
+
 def test_report_is_rebuilt_as_the_last_submission_was_combined(finished, capsys):
     assert main(["submit", "run", "combine=geometric"]) == 0
     scores = (finished.report / "scores.json").read_bytes()

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.config.composition import compose, reopen
-from orchestrator.config.schema import CombineMethod, SubmissionFormat, default_run_dir
+from orchestrator.config.schema import CombineMethod, SubmissionConfig, SubmissionFormat, default_run_dir
 from workers.errors import ConfigError
 from workers.settings.dataset import Source
 
@@ -91,13 +91,15 @@ def test_yaml_leaves_the_environment_s_tracking_uri_out(monkeypatch):
     assert "hush" not in compose([]).yaml
 
 
-def test_reopen_changes_combination_and_submission():
-    text = compose(["ensemble=sweep", "sweep.seed=[0,1]", "submission.template=a.csv"]).yaml
+def test_reopen_with_another_format_keeps_template_ids_and_min_members_that_are_not_overridden():
+    kept = ["submission.template=/a.csv", "submission.class_ids=/old", "submission.min_members=2"]
+    text = compose(["ensemble=sweep", "sweep.seed=[0,1]", *kept]).yaml
     config = reopen(text, ["combine=weighted", "submission=kaggle_loc", "submission.class_ids=/ids"])
     assert config.combine.method is CombineMethod.weighted
-    assert config.submission.format is SubmissionFormat.kaggle_loc
-    assert (config.submission.template, config.submission.class_ids) == (None, "/ids")
+    assert config.submission == SubmissionConfig(SubmissionFormat.kaggle_loc, "/a.csv", "/ids", 2)
     assert list(config.members) == ["seed-0", "seed-1"]
+    config = reopen(text, ["submission.template=null", "submission=probabilities"])
+    assert config.submission == SubmissionConfig(SubmissionFormat.probabilities, None, "/old", 2)
 
 
 @pytest.mark.parametrize("order", [1, -1])

@@ -2,9 +2,12 @@
 
 import pytest
 
-from orchestrator.doctor.facts import ask, ask_dataset, ask_decoder, cpu_quota, place
+from orchestrator.config.composition import compose
+from orchestrator.doctor import facts
+from orchestrator.doctor.checks import Answer
+from orchestrator.doctor.facts import ask_dataset, ask_decoder, cpu_quota, place
 from workers.data.decoding.decoder import FORMATS
-from workers.settings.dataset import DatasetSettings, Source
+from workers.errors import DataError
 
 
 def test_place_that_does_not_exist_yet_is_judged_by_its_nearest_parent_and_not_made(tmp_path):
@@ -34,8 +37,19 @@ def test_decoder_of_every_accepted_format_works_here(name):
 
 
 def test_dataset_that_is_there_is_described_and_one_whose_root_is_missing_names_it(tmp_path):
-    said = ask(lambda: ask_dataset(DatasetSettings(source=Source.digits, size=8)))
-    assert not said.problem and "10 classes" in said.said
-    assert (
-        "gone" in ask(lambda: ask_dataset(DatasetSettings(source=Source.folder, root=str(tmp_path / "gone")))).problem
-    )
+    assert ask_dataset(compose([]), "target").startswith("10 classes, ")
+    config = compose(["experiment=tiny_imagenet", f"datasets.target.root={tmp_path / 'gone'}"])
+    with pytest.raises(DataError, match=r"^datasets\.target: .*gone"):
+        ask_dataset(config, "target")
+    with pytest.raises(DataError, match=r"^datasets\.superset: no root: .*, or do without it: ensemble=five$"):
+        ask_dataset(config, "superset")
+
+
+def test_dataset_that_no_stage_reads_is_not_asked_for(monkeypatch):
+    monkeypatch.setattr(facts, "ask_torch", lambda: Answer(problem="not asked here"))
+    monkeypatch.setattr(facts, "ask_ray", lambda _: "")
+    monkeypatch.setattr(facts.tracking, "probe", lambda _: "")
+    monkeypatch.setattr(facts, "ask_dataset", lambda _, name: name)
+    experiment = ["experiment=tiny_imagenet", "datasets.target.root=/x"]
+    asked = [set(facts.gather(compose([*experiment, *more]), print).datasets) for more in ([], ["ensemble=five"])]
+    assert asked == [{"target", "superset"}, {"target"}]

@@ -19,7 +19,7 @@ from workers.settings.dataset import DatasetSettings, Exif, Source, StoreFormat,
 from workers.settings.training import ModelSettings, OptimizerSettings, RateChange, Recipe, ScheduleSettings
 
 SHIPPED = compose([])
-SMALL = ModelSettings(input_size=56, width=0.25, conv1_kernel=5, conv1_stride=2, fc_units=64)
+SMALL = ModelSettings(input_size=128, width=0.25, conv1_kernel=5, conv1_stride=2, fc_units=64)
 ALL_LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
 SIX = replace(SMALL, num_convs=6)
 CLASSES = {"target": ("cat", "dog"), "superset": ("cat", "dog", "eel")}
@@ -152,7 +152,7 @@ def test_plan_hash_depends_on_what_shapes_weights(changed):
 
 def test_plan_hash_depends_on_dataset_options_and_classes_where_they_are_read():
     plan = planned(*SEVEN)
-    larger = {name: DatasetSettings(size=300 if name == "superset" else 256) for name in CLASSES}
+    larger = {name: DatasetSettings(size=200 if name == "superset" else 256) for name in CLASSES}
     resized = planned(*SEVEN, datasets=larger)
     renamed = planned(*SEVEN, surveys=SURVEYS | {"superset": replace(SURVEYS["superset"], classes=("a", "b", "c"))})
     for other in (resized, renamed):
@@ -216,6 +216,10 @@ def test_plan_bottleneck_before_a_head_that_is_reset_comes_and_goes_along_a_chai
         ([base("a", reset=("fc8",))], "train.reset: has no effect without init_from"),
         ([base("a", model=replace(SMALL, input_size=20))], "input_size=20"),
         ([base("a", model=replace(SMALL, input_size=257))], "input_size=257: larger than its images, datasets.target"),
+        (
+            [base("a", model=replace(SMALL, input_size=112))],
+            "datasets.target.size=256, so the net would see fragments; set datasets.target.size=128, or choose",
+        ),
         ([base("a"), member("b", train=stage(init_from="a.train", freeze=("fc8",)))], "fc8 would keep random weights"),
         ([base("a"), member("b", t=stage(init_from="a.train", reset=(), freeze=ALL_LAYERS))], "every layer is frozen"),
     ],
@@ -276,11 +280,11 @@ def test_compare_names_each_changed_key_once_with_old_and_new():
         replace(one, stages={name: replace(part, optimizer=faster) for name, part in one.stages.items()})
         for one in SEVEN
     ]
-    change = compare(planned(*SEVEN), planned(*wanted, datasets={name: DatasetSettings(size=99) for name in CLASSES}))
+    change = compare(planned(*SEVEN), planned(*wanted, datasets={name: DatasetSettings(size=199) for name in CLASSES}))
     assert change.kind is ChangeKind.differs
     assert change.lines == (
-        "datasets.target.size: 256 → 99",
-        "datasets.superset.size: 256 → 99",
+        "datasets.target.size: 256 → 199",
+        "datasets.superset.size: 256 → 199",
         "optimizer.lr: 0.01 → 0.5 (in base1/train, base2/train, base3/train and 6 more)",
     )
 

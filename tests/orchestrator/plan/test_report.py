@@ -138,3 +138,17 @@ def test_report_disk_of_a_jpeg_store_is_about_a_tenth(digits):
         make_report(replace(digits, datasets=each), compose([]).cluster, 2).disk for each in (digits.datasets, datasets)
     ]
     assert 0.1 < disks[1].stores / disks[0].stores < 0.2
+
+
+def test_warm_up_that_takes_much_of_a_stage_is_said_with_numbers_and_what_to_change():
+    long = make_report(plan_of("schedule.epochs=2", "ensemble=five"), compose([]).cluster, 1)
+    line = "base1/train and 4 more: 50 updates of warm-up for 38 in all: the rate ends at 76% of optimizer.lr; give "
+    assert long.to_json()["warnings"] == [f"{line}schedule.warmup_updates=3, or more epochs"]
+    assert long.to_text().endswith(f"{line}schedule.warmup_updates=3, or more epochs\n")
+    for enough in ("schedule.epochs=20", "schedule.warmup_updates=3"):
+        assert (
+            make_report(plan_of("schedule.epochs=2", enough, "ensemble=five"), compose([]).cluster, 1).to_json()[
+                "warnings"
+            ]
+            == []
+        )

@@ -1,7 +1,10 @@
 """Every submission format, written, read again, and caught when it says something else."""
 
 import csv
+import gzip
+import io
 import tempfile
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +15,15 @@ from hypothesis import given, settings, strategies as st
 
 from orchestrator.config.schema import SubmissionFormat
 from orchestrator.submission.check import check_submission
-from orchestrator.submission.formats import Question, Template, file_lines, make_layout, read_class_ids, read_template
+from orchestrator.submission.formats import (
+    Question,
+    Template,
+    file_lines,
+    make_layout,
+    read_class_ids,
+    read_template,
+    text_of,
+)
 from workers.errors import CheckFailed, ConfigError
 
 
@@ -208,7 +219,12 @@ ROWS = make_question(SubmissionFormat.labels).rows
         ("labels", Template(("id", "label"), ROWS[2:]), "lacks ids of the images test_00.JPEG, test_01.JPEG"),
         ("probabilities", Template(("id", *CLASSES[:-1]), ROWS), "columns and classes differ in n06"),
         ("probabilities", Template(("id", *CLASSES, "n77"), ROWS), "columns and classes differ in n77"),
-        ("ilsvrc", Template(("id", "label"), ROWS), r"takes no submission.template"),
+        (
+            "probabilities",
+            Template(("id", "label"), ROWS),
+            r"has two columns, id, label, .* for each of 7 classes; choose",
+        ),
+        ("ilsvrc", Template(("id", "label"), ROWS), r"takes no submission.template: .*give submission.template=null"),
     ],
 )
 def test_template_that_does_not_fit_is_a_config_error_naming_what(submission_format, template, words):
@@ -222,8 +238,37 @@ def test_read_template_malformed_is_a_config_error(text):
         read_template(text, "sample.csv")
 
 
-def test_read_template_with_byte_order_mark_and_crlf_is_read():
-    assert read_template("\ufeffid,label\r\na,0\r\n", "x") == Template(("id", "label"), ("a",))
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_template_in_any_of_these_encodings_with_crlf_is_read(encoding):
+    text = text_of("id,label\r\né.png,0\r\n".encode(encoding), "x")
+    assert read_template(text, "x") == Template(("id", "label"), ("é.png",))
+
+
+def test_name_that_is_not_utf_8_survives():
+    assert text_of(b"id,label\n\xe9.png,0\n", "x").encode(errors="surrogateescape") == b"id,label\n\xe9.png,0\n"
+
+
+def _zipped(compression):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", compression) as archive:
+        archive.writestr("sample.csv", "id,label\na,0\nb,1\n")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (_zipped(zipfile.ZIP_STORED), "a zip archive"),
+        (_zipped(zipfile.ZIP_DEFLATED), "a zip archive"),
+        (gzip.compress(b"id,label\na,0\n"), "it holds the byte 0x"),
+        ("id,label\na,0\n".encode("utf-16-le"), "it holds the byte 0x00"),
+        ("id,label\na,0\n".encode("utf-32"), "it holds the byte 0x00"),
+        ("id,label\na,0\n".encode("utf-16")[:-1], "damaged UTF-16"),
+    ],
+)
+def test_template_that_is_no_text_is_refused_in_one_line(content, words):
+    with pytest.raises(ConfigError, match=rf"^sample\.csv: [^\n]*{words}[^\n]*save it as text in UTF-8$"):
+        text_of(content, "sample.csv")
 
 
 def test_tiny_imagenet_equal_base_names_in_two_folders_is_a_config_error():

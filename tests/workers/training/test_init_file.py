@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from safetensors.torch import save_file
 from stages import never, trained, weights
 from torch import Tensor
@@ -16,7 +17,7 @@ from torch import Tensor
 from workers.errors import DataError
 from workers.models import build, initialise, saved_parts_of
 from workers.protocol import InitFile
-from workers.settings import InitSettings, Layout, OptimizerSettings
+from workers.settings import InitSettings, Layout, ModelSettings, OptimizerSettings
 from workers.training import check_init_file, run_stage
 from workers.training.init_file import load_init_file, read_init_file
 
@@ -59,9 +60,8 @@ def test_stage_takes_all_but_the_reset_layers_of_the_file_to_the_bit(tiny_spec, 
     assert all(after[one].tobytes() == published[one].numpy().tobytes() for one in body)
 
 
-def test_old_state_dict_is_read_and_unknown_layers_left_out(tiny_spec, published, tmp_path):
+def test_old_state_dict_is_read(tiny_spec, published, tmp_path):
     ordered = collections.OrderedDict((name, torch.nn.Parameter(value)) for name, value in published.items())
-    ordered["aux.weight"] = torch.nn.Parameter(torch.ones(2))
     torch.save(ordered, tmp_path / "w.pth", _use_new_zipfile_serialization=False)
     model = build(tiny_spec.recipe.model, 40)
     load_init_file(model, given(tmp_path / "w.pth"), reset=())
@@ -73,6 +73,8 @@ def test_persistent_buffers_are_copied_and_must_be_there(tmp_path):
     source.get_submodule("0").running_mean.fill_(7.0)
     load_init_file(target, saved_pth(source.state_dict(), tmp_path / "w.pth"), reset=())
     assert target.get_submodule("0").running_mean.tolist() == [7.0, 7.0, 7.0]
+    old = {name: value for name, value in source.state_dict().items() if name != "0.num_batches_tracked"}
+    load_init_file(target, saved_pth(old, tmp_path / "w.pth"), reset=())
     without = {name: value for name, value in source.state_dict().items() if name != "0.running_mean"}
     with pytest.raises(DataError, match=r"has no 0.running_mean"):
         load_init_file(target, saved_pth(without, tmp_path / "w.pth"), reset=())
@@ -84,12 +86,20 @@ def test_persistent_buffers_are_copied_and_must_be_there(tmp_path):
         (dict, "fc8.weight is (40, 16), the model wants (10, 16); add fc8 to the stage's reset"),
         (lambda given: given | {"conv2.weight": given["conv2.weight"][:, :, :3, :3].clone()}, "conv2.weight is"),
         (lambda given: {name: given[name] for name in given if name != "fc7.bias"}, "has no fc7.bias (it has fc"),
+        (
+            lambda given: {name: given[name] for name in given if not name.startswith(("conv1", "fc6"))},
+            "has no conv1.weight, conv1.bias, fc6.weight and 1 more (it has conv5.weight); add conv1, fc6 to the stage",
+        ),
+        (
+            lambda given: given | {f"aux{number}.weight": torch.ones(2) for number in range(5)},
+            "the model has no aux0.weight, aux1.weight, aux2.weight and 2 more; give weights of this model",
+        ),
         (lambda given: given | {"fc6.bias": given["fc6.bias"] * float("nan")}, "fc6.bias is not finite"),
         (lambda given: {"state_dict": given, "epoch": 90}, "dict ('state_dict' is a dict, not a dense tensor)"),
         (lambda _: torch.nn.Linear(2, 2), "(UnpicklingError; only tensors are loaded, and no code is run)"),
         (list, "not a plain state dict (it holds a list)"),
     ],
-    ids=["head", "shape", "layer", "nan", "nested", "model", "list"],
+    ids=["head", "shape", "layer", "layers", "more", "nan", "nested", "model", "list"],
 )
 def test_file_that_does_not_fit_is_refused_in_one_line(tiny_spec, published, tmp_path, change, words):
     file = saved_pth(change(published), tmp_path / "w.pth")
@@ -113,6 +123,24 @@ def test_bytes_that_are_no_weights_are_refused_in_one_line(published, tmp_path, 
         with pytest.raises(DataError, match=r"not a (plain|safetensors)|is not a known kind") as caught:
             read_init_file(given(tmp_path / name))
         assert "\n" not in str(caught.value)
+
+
+def test_head_of_several_layers_in_the_file_is_left_out_where_the_head_is_reset(tiny_spec, published, tmp_path):
+    other = {name.replace("fc8.", "fc8.1."): value for name, value in published.items()} | {"fc8.0.bias": torch.ones(3)}
+    check_init_file(saved_pth(other, tmp_path / "w.pth"), tiny_spec.recipe.model, 10, ("head",))
+
+
+@pytest.mark.parametrize("deep", ["resnet34", "resnet18"])
+def test_weights_of_a_deeper_net_are_refused(tmp_path, deep):
+    published = torchvision.models.get_model(deep, weights=None).state_dict()
+    zeros = {name: torch.zeros(value.shape, dtype=value.dtype) for name, value in published.items()}
+    wanted = ModelSettings(name="torchvision/resnet18", input_size=64)
+    file = saved_pth(zeros, tmp_path / f"{deep}.pth")
+    if deep == "resnet18":
+        check_init_file(file, wanted, 10, ("head",))
+        return
+    with pytest.raises(DataError, match=r"has no layer1.2.conv1.weight, .* and \d+ more; give weights of this model"):
+        check_init_file(file, wanted, 10, ("head",))
 
 
 class Marker:

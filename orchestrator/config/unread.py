@@ -1,0 +1,75 @@
+"""Refuses typed settings that the chosen source or net would ignore. Pure.
+
+Only what a person typed is refused: files of conf/ set values for several sources and nets at once.
+"""
+
+from collections.abc import Mapping
+
+from orchestrator.config.schema import TARGET, MemberConfig
+from orchestrator.config.structure import field_types
+from orchestrator.config.words import OWN_IMAGES
+from workers.errors import ConfigError
+from workers.settings import FILE_SOURCES, DatasetSettings, InitSettings, ModelSettings, Recipe, Source
+
+_NOT_DIGITS = frozenset(Source) - {Source.digits}
+# `DatasetSettings` itself refuses the columns and files that only some sources read.
+_SOURCES = {
+    **dict.fromkeys(("root", "classes", "on_bad"), _NOT_DIGITS),
+    **dict.fromkeys(("name", "download"), frozenset({Source.torchvision})),
+    **dict.fromkeys(("declared_classes", "declared_train", "declared_val", "declared_test"), FILE_SOURCES),
+    "orientations": frozenset({Source.digits}),
+}
+# AlexNet reads every setting of a model, and every net these.
+_ANY_NET = ("name", "input_size")
+_ALEXNET, _TORCHVISION = "alexnet", "torchvision/"
+_ALSO_READ_BY = {"width": ("highway",)}
+
+
+def refuse_unread(
+    typed: Mapping[str, str], datasets: Mapping[str, DatasetSettings], members: Mapping[str, MemberConfig]
+) -> None:
+    """Raises ConfigError for a setting of `typed`, values as text by dotted key, that nothing reads."""
+    for key, value in typed.items():
+        names = key.split(".")
+        if len(names) == 3 and names[0] == "datasets" and names[1] in datasets:
+            _check_source(key, value, datasets[names[1]].source, is_target=names[1] == TARGET)
+        elif len(names) > 1:
+            _check_nets(key, value, names, _recipes(names, members))
+
+
+def _check_source(key: str, value: str, source: Source, *, is_target: bool) -> None:
+    field = key.rsplit(".", 1)[-1]
+    readers = _SOURCES.get(field, frozenset({source}))
+    if source not in readers:
+        if is_target and field == "root":
+            advice = f"for images of your own give {OWN_IMAGES} {key}={value}"
+            raise ConfigError(f"{key}={value}: source={source}, the default, reads no root; {advice}")
+        only = " or ".join(sorted(readers))
+        raise ConfigError(f"{key}={value}: only source={only} reads it, not {source}; remove it")
+
+
+def _recipes(names: list[str], members: Mapping[str, MemberConfig]) -> list[Recipe]:
+    """Returns the stages that a key is about: of one member, of one name, or all."""
+    member, stage = (
+        names[place] if kind in names and (place := names.index(kind) + 1) < len(names) else None
+        for kind in ("members", "stages")
+    )
+    return [
+        recipe
+        for one in members.values()
+        for name, recipe in one.stages.items()
+        if member in (None, one.name) and stage in (None, name)
+    ]
+
+
+def _check_nets(key: str, value: str, names: list[str], recipes: list[Recipe]) -> None:
+    group, field = names[-2:]
+    nets = sorted({recipe.model.name for recipe in recipes})
+    if group == "model" and field in field_types(ModelSettings) and field not in _ANY_NET:
+        readers = (_ALEXNET, *_ALSO_READ_BY.get(field, ()))
+        if nets and not set(nets) & set(readers):
+            only = f"only {' and '.join(readers)} read{'s' if len(readers) == 1 else ''} it"
+            raise ConfigError(f"{key}={value}: {only}, not {', '.join(nets)}; remove it")
+    theirs = nets and all(net.startswith(_TORCHVISION) for net in nets)
+    if group == "init" and field in field_types(InitSettings) and theirs:
+        raise ConfigError(f"{key}={value}: torchvision draws the weights of {', '.join(nets)}; remove it")

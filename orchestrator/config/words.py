@@ -1,0 +1,119 @@
+"""Maps the words of other programs to what does the same here. Pure."""
+
+from dataclasses import is_dataclass
+from typing import Any
+
+from orchestrator.config.schema import BESIDE_DATASETS, RootLayer
+from orchestrator.config.structure import field_types
+from workers.errors import ConfigError
+from workers.models import check_name
+from workers.settings import DatasetSettings
+
+# What trains on class folders of one's own, without a superset; see docs/own-images.md.
+OWN_IMAGES = "experiment=tiny_imagenet ensemble=five"
+_SEEDS = "ensemble=sweep 'sweep.seed=[{seeds}]'"
+# What to type for any of the words before it; `{value}` is what was typed.
+_ADVICE = {
+    "root data data_dir data_path data_root dataset_root images image_dir images_dir train_dir path dir folder input": (
+        f"{OWN_IMAGES} datasets.target.root={{value}}"
+    ),
+    "num_members n_members members num_models n_models num_nets ensemble_size": _SEEDS,
+    "model_name arch architecture backbone net network": "model.name={net} ensemble=five",
+    "num_epochs max_epochs n_epochs epochs": "schedule.epochs={value}",
+    "learning_rate base_lr lr": "optimizer.lr={value}",
+    "batch bs batch_size train_batch_size": "optimizer.batch_size={value}",
+    "wd weight_decay": "optimizer.weight_decay={value}",
+    "gpus num_gpus n_gpus ngpus gpu": "cluster.gpus_per_member={value}",
+    "device devices cuda accelerator": "cluster.gpus_per_member=1 for a GPU per member, or 0 for CPUs",
+    "cpus num_cpus n_cpus workers num_workers threads num_threads n_jobs": "cluster.cpus_per_member={value}",
+    "output_dir output out out_dir outdir save_dir log_dir results_dir checkpoint_dir": "run_dir={value}",
+    "img_size image_size imgsz resolution": "model.input_size={value} datasets.target.size={stored}",
+    "pretrained weights init_weights": (
+        "a file of weights: ensemble.stages.train.init_file=FILE 'ensemble.stages.train.reset=[head]'"
+    ),
+    "num_classes n_classes nclasses": "leave it out: the data tell; datasets.target.classes=FILE keeps some",
+    "val_split val_size validation_split val_ratio": "datasets.target.val_fraction={value}",
+    "amp fp16 bf16 mixed_precision": "precision=bf16 or precision=fp32",
+    "early_stopping": "schedule.stop_when_stalled=true",
+    "scheduler lr_scheduler": "schedule=plateau or schedule=fixed",
+    "augment augmentations transforms": "augmentation=alexnet or augmentation=none",
+    "random_state random_seed manual_seed": "seed={value}",
+    "tta": "predict.crops=ten, the default",
+    "resume resume_from": "leave it out: the same launch again resumes",
+}
+_BY_WORD = {word: advice for words, advice in _ADVICE.items() for word in words.split()}
+# Settings in which members may differ.
+_SWEPT = ("seed", "model", "init", "optimizer", "schedule", "augmentation")
+_SCALARS = (bool, int, float, str)
+_ABOUT_DATASETS = ("dataset", "datasets", "data", "target")
+
+
+def check_word(key: str, text: str, value: object) -> None:
+    """Raises ConfigError, with what to type, if `key` is no setting but a word known from elsewhere.
+
+    Args:
+        key: dotted key of an override that names no group.
+        text: its value as typed.
+        value: its value as parsed; a list for a setting that takes one value is a sweep elsewhere.
+    """
+    wanted = _type_of(key)
+    if wanted is None and not isinstance(value, dict):
+        *parents, word = key.split(".")
+        advice = _BY_WORD.get(word)
+        in_place = parents[0] in _ABOUT_DATASETS if parents else word != "name"
+        if advice is None and word in field_types(DatasetSettings) and in_place:
+            advice = f"datasets.target.{word}={{value}}"
+        if advice is not None:
+            give = "" if advice.startswith("leave") else "give "
+            raise ConfigError(f"{key}={text}: no such key; {give}{_filled(advice, text)}")
+    elif isinstance(value, list) and wanted in _SCALARS and key.split(".", 1)[0] in _SWEPT:
+        raise ConfigError(f"{key}={text}: several values; give ensemble=sweep 'sweep.{key}={text}'")
+
+
+def instead_of(group: str, value: str) -> str:
+    """Returns what to type in place of an unknown option that is a net, a count or a folder; else an empty text."""
+    if group == "model" and _is_net(net := _net(value)):
+        return f"give model.name={net} ensemble=five"
+    if group == "ensemble" and value.isdecimal():
+        return f"give {_filled(_SEEDS, value)}"
+    if group == "dataset" and "/" in value:
+        return f"give {OWN_IMAGES} datasets.target.root={value}"
+    return ""
+
+
+def _type_of(key: str) -> Any:
+    """Returns the type of the setting `key`; None if there is none. Names of members and datasets are free."""
+    hint: Any = RootLayer
+    names = key.split(".")
+    if names[0] == "datasets" and len(names) == 2 and names[1] not in BESIDE_DATASETS:
+        return None if names[1] in {*_BY_WORD, *field_types(DatasetSettings)} else hint
+    if names[0] == "datasets" and len(names) == 3:
+        return field_types(DatasetSettings).get(names[2])
+    for name in names:
+        if is_dataclass(hint):
+            hint = field_types(hint).get(name)  # type: ignore[arg-type]
+    return hint
+
+
+def _filled(advice: str, text: str) -> str:
+    number = int(text) if text.isdecimal() and len(text) < 5 else 0
+    seeds = ",".join(map(str, range(number if 0 < number <= 10 else 3))) + (",…" if number > 10 else "")
+    net = _net(text) if "{net}" in advice else ""
+    return advice.format(value=text, seeds=seeds, stored=stored_for(number) or "SIZE", net=net)
+
+
+def stored_for(crop: int) -> int:
+    """Returns the side of stored images that suits a crop of `crop` pixels, as 256 suits 224."""
+    return -(-crop * 8 // 7)
+
+
+def _net(text: str) -> str:
+    return text if "/" in text or not _is_net(f"torchvision/{text}") else f"torchvision/{text}"
+
+
+def _is_net(name: str) -> bool:
+    try:
+        check_name(name)
+    except ConfigError:
+        return False
+    return True

@@ -1,0 +1,121 @@
+"""Newcomers' words lead to the right setting, and settings that nothing would read are refused."""
+
+import re
+import shlex
+
+import pytest
+
+from orchestrator.config.composition import compose
+from workers.errors import ConfigError
+
+OWN = "experiment=tiny_imagenet ensemble=five datasets.target.root="
+# What is typed, and what the line then says to type.
+GIVEN = [
+    ("num_members=4", "ensemble=sweep 'sweep.seed=[0,1,2,3]'"),
+    ("ensemble=3", "ensemble=sweep 'sweep.seed=[0,1,2]'"),
+    ("seed=[1,2]", "ensemble=sweep 'sweep.seed=[1,2]'"),
+    ("optimizer.lr=[0.1,0.2]", "ensemble=sweep 'sweep.optimizer.lr=[0.1,0.2]'"),
+    ("model=resnet50", "model.name=torchvision/resnet50 ensemble=five"),
+    ("model=torchvision/resnet50", "model.name=torchvision/resnet50 ensemble=five"),
+    ("arch=resnet18", "model.name=torchvision/resnet18 ensemble=five"),
+    *((f"{key}=/x", f"{OWN}/x") for key in ("root", "data", "images", "dataset.root", "datasets.root", "target.path")),
+    ("dataset=/x", f"{OWN}/x"),
+    ("dataset@datasets.target=/x", f"{OWN}/x"),
+    ("datasets.target.dir=/x", f"{OWN}/x"),
+    ("trainer.max_epochs=5", "schedule.epochs=5"),
+    ("learning_rate=0.1", "optimizer.lr=0.1"),
+    ("batch_size=64", "optimizer.batch_size=64"),
+    ("gpus=1", "cluster.gpus_per_member=1"),
+    ("cluster.gpus=1", "cluster.gpus_per_member=1"),
+    ("num_workers=4", "cluster.cpus_per_member=4"),
+    ("output_dir=/x", "run_dir=/x"),
+    ("img_size=224", "model.input_size=224 datasets.target.size=256"),
+    ("val_fraction=0.2", "datasets.target.val_fraction=0.2"),
+    ("early_stopping=true", "schedule.stop_when_stalled=true"),
+]
+
+
+def told(*overrides):
+    with pytest.raises(ConfigError) as caught:
+        compose(overrides)
+    line = str(caught.value)
+    assert "\n" not in line
+    return line
+
+
+@pytest.mark.parametrize(("override", "advice"), GIVEN)
+def test_word_of_another_program_leads_to_what_does_it_here(override, advice):
+    said = "several values" if override.endswith("]") else f"no such {override.split('=')[0].split('@')[0]}"
+    said = said if override.split("@")[0].split("=")[0] in ("model", "ensemble", "dataset") else said.split(" ")[0]
+    line = told(override)
+    assert line.startswith(f"{override}: {said}") and line.endswith(f"; give {advice}")
+
+
+@pytest.mark.parametrize("advice", sorted({advice for _, advice in GIVEN}))
+def test_what_those_lines_say_to_type_composes(advice):
+    compose(shlex.split(advice))
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("class_weights=[1,2]", "class_weights: no such key (known: "),
+        ("mixup=0.2", "mixup: no such key (known: "),
+        ("ensemble.size=3", "ensemble.size: no such key (known: "),
+        ("optimizer=adam", "optimizer=adam: no such optimizer; known: "),
+        ("model=nonsense", "model=nonsense: no such model; known: "),
+        ("num_classes=3", "num_classes=3: no such key; leave it out: the data tell"),
+        ("pretrained=true", "pretrained=true: no such key; give a file of weights: ensemble.stages.train.init_file="),
+    ],
+)
+def test_word_that_nothing_does_leads_nowhere_else(override, line):
+    assert told(override).startswith(line) and "did you mean" not in told(override)
+
+
+def test_every_group_may_be_chosen_with_a_plus():
+    plain = ["experiment=tiny_imagenet", "model=alexnet"]
+    assert compose([f"+{one}" for one in plain]) == compose(plain)
+
+
+TORCHVISION = ["ensemble=five", "model.name=torchvision/resnet18"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (
+            ["datasets.target.root=/x"],
+            f"source=digits, the default, reads no root; for images of your own give {OWN}/x",
+        ),
+        (["datasets.target={root: /x}"], "datasets.target.root=/x: source=digits"),
+        (["datasets.superset.root=/x"], "datasets.superset.root=/x: only source=csv or folder or"),
+        (["datasets.target.on_bad=skip"], "datasets.target.on_bad=skip: only source="),
+        (
+            ["experiment=cifar10", "datasets.target.orientations=4"],
+            "only source=digits reads it, not folder; remove it",
+        ),
+        (["experiment=cifar10", "datasets.target.name=CIFAR10"], "only source=torchvision reads it, not folder"),
+        ([*TORCHVISION, "model.width=0.5"], "only alexnet and highway read it, not torchvision/resnet18; remove it"),
+        ([*TORCHVISION, "model.dropout=0.2"], "model.dropout=0.2: only alexnet reads it"),
+        ([*TORCHVISION, "init.std=0.1"], "init.std=0.1: torchvision draws the weights of torchvision/resnet18"),
+        (["ensemble.members.base1.model={name: lenet5, lrn: false}"], "ensemble.members.base1.model.lrn=false: only"),
+        (["ensemble=sweep", "sweep.model.name=[lenet5,highway]", "sweep.model.lrn=[true]"], "not highway, lenet5"),
+    ],
+)
+def test_setting_that_source_or_net_would_ignore_is_refused(overrides, words):
+    assert re.search(re.escape(words), told(*overrides))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["dataset@datasets.target=folder", "datasets.target.root=/x", "datasets.target.on_bad=skip"],
+        ["datasets.superset.orientations=1", "datasets.target.val_fraction=0.2"],
+        ["ensemble=five", "model.width=0.5", "ensemble.members.base1.model.name=torchvision/resnet18"],
+        ["ensemble=five", "model=highway", "model.width=0.5", "init.std=0.1"],
+        # Files of conf/ set what only some sources and nets read.
+        [*TORCHVISION, "model=alexnet_64", "dataset@datasets.superset=folder"],
+    ],
+)
+def test_setting_that_some_source_or_net_reads_is_taken(overrides):
+    compose(overrides)
