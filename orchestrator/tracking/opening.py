@@ -10,11 +10,11 @@ from pathlib import Path
 from orchestrator.config import TrackingConfig
 from orchestrator.plan import Plan
 from orchestrator.text import redact
-from orchestrator.tracking.connection import make_database
+from orchestrator.tracking.connection import check_schema, make_database
 from orchestrator.tracking.mlflow_store import Store
 from orchestrator.tracking.sender import REFUSED_S, Pace, Sender, Task
 from orchestrator.tracking.tracker import Ending, RunIdentity, Tracker
-from orchestrator.tracking.uri import check_database_place, sqlite_path
+from orchestrator.tracking.uri import check_database_place, meant, sqlite_path
 from workers.errors import ConfigError
 
 ANSWER_S = 8.0  # the interface promises an end within 10 s
@@ -95,10 +95,13 @@ def _look_into(path: Path, timeout_s: float) -> str:
         return f"{path} will be made"
     with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", timeout_s, uri=True)) as database:
         database.execute("SELECT count(*) FROM sqlite_master")
+    check_schema(path)
     return f"{path} opens"
 
 
 def _unreachable(uri: str, problem: str) -> ConfigError:
+    if (address := meant(uri)) is not None:
+        return ConfigError(f"tracking store {redact(uri)} is no address: did you mean tracking.uri={redact(address)}?")
     return ConfigError(
         f"tracking store {redact(uri)} cannot be used: {problem}; start it, correct tracking.uri, "
         "or use tracking.required=false to continue without it"
