@@ -1,9 +1,12 @@
 """Connects to an MLflow store, and makes a database that does not exist yet."""
 
+import contextlib
 import logging
 import os
 import re
+import sqlite3
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.tracking.uri import check_database_place, sqlite_path
@@ -25,7 +28,7 @@ def connect(uri: str) -> "MlflowClient":
     """Connects to a store, which answers; makes a database that does not exist yet.
 
     Raises:
-        ConfigError: the database cannot be made or written, or is broken.
+        ConfigError: the database cannot be made or written, is broken, or was made by another version of MLflow.
     """
     make_database(uri)
     _set_up_mlflow()
@@ -39,6 +42,8 @@ def connect(uri: str) -> "MlflowClient":
         client.search_experiments(max_results=1)
     except (MlflowException, DatabaseError, CommandError) as error:
         path, broken = sqlite_path(uri), _BROKEN.search(str(error))
+        if path is not None and broken is None:
+            check_schema(path)
         if path is None or broken is None:
             raise
         raise ConfigError(
@@ -46,6 +51,37 @@ def connect(uri: str) -> "MlflowClient":
             "it again; each launch fills the new one with its run"
         ) from error
     return client
+
+
+def check_schema(path: Path) -> None:
+    """Checks, without a change, that this MLflow can use the tables of a SQLite file; a file without any is fine.
+
+    MLflow calls every other version "out-of-date", a newer one too, which `mlflow db upgrade` cannot help.
+
+    Raises:
+        ConfigError: they are of an older or a newer MLflow; the line says what to run.
+    """
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+            ((found,),) = database.execute("SELECT version_num FROM alembic_version")
+    except (sqlite3.Error, ValueError):
+        # No tables, locked, or no database of MLflow's: MLflow tells these apart.
+        return
+    _set_up_mlflow()
+    import mlflow
+    from alembic.script import ScriptDirectory
+    from alembic.util import CommandError
+    from mlflow.store.db.utils import _get_alembic_config
+
+    known = ScriptDirectory.from_config(_get_alembic_config(""))
+    advice = f"copy it, then run `mlflow db upgrade 'sqlite:///{path.absolute()}'`, or move it away"
+    try:
+        if found == known.get_current_head():
+            return
+        known.get_revision(found)
+    except CommandError:
+        advice = "run `pip install --upgrade mlflow`, or give another tracking.uri"
+    raise ConfigError(f"{path} has the tables of another MLflow than {mlflow.__version__}, which is here: {advice}")
 
 
 def make_database(uri: str) -> None:
@@ -87,7 +123,8 @@ def make_database(uri: str) -> None:
             fsync(temporary)
             temporary.replace(path)
             fsync(path.absolute().parent)
-    except (MlflowException, DatabaseError, OSError, StorageError) as error:
+    except (MlflowException, DatabaseError, OSError, StorageError, UnicodeError) as error:
+        # UnicodeError: a folder's name is not UTF-8, but an address has to be.
         raise ConfigError(f"{path} cannot be made ({str(error).splitlines()[0]})") from error
 
 

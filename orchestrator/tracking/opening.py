@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from orchestrator.config import TrackingConfig
 from orchestrator.plan import Plan
 from orchestrator.text import redact
-from orchestrator.tracking.connection import connect, make_database
+from orchestrator.tracking.connection import check_schema, connect, make_database
 from orchestrator.tracking.sender import REFUSED_S, Pace, Sender, Task
 from orchestrator.tracking.tracker import Ending, RunIdentity, Tracker
-from orchestrator.tracking.uri import check_database_place, sqlite_path
+from orchestrator.tracking.uri import check_database_place, meant, sqlite_path
 from workers.errors import ConfigError
 
 ANSWER_S = 8.0  # the interface promises an end within 10 s
@@ -74,6 +74,7 @@ def probe(uri: str, timeout_s: float = ANSWER_S) -> str:
             address = f"{path.absolute().as_uri()}?mode=ro"
             with contextlib.closing(sqlite3.connect(address, timeout_s, uri=True)) as database:
                 database.execute("SELECT count(*) FROM sqlite_master")
+            check_schema(path)
             return f"{path} opens"
         except (ConfigError, sqlite3.Error) as error:
             raise _unreachable(uri, str(error)) from error
@@ -93,6 +94,8 @@ def probe(uri: str, timeout_s: float = ANSWER_S) -> str:
 
 
 def _unreachable(uri: str, problem: str) -> ConfigError:
+    if (address := meant(uri)) is not None:
+        return ConfigError(f"tracking store {redact(uri)} is no address: did you mean tracking.uri={redact(address)}?")
     return ConfigError(
         f"tracking store {redact(uri)} cannot be used: {problem}; start it, correct tracking.uri, "
         "or use tracking.required=false to continue without it"

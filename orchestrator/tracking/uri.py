@@ -1,6 +1,7 @@
 """Reads tracking URIs, without asking the store and without loading mlflow."""
 
 import os
+import re
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -18,6 +19,17 @@ def sqlite_path(uri: str) -> Path | None:
         return None
     path = unquote(uri.split("///", 1)[1].partition("?")[0])
     return Path(path) if path and path != ":memory:" else None
+
+
+def meant(uri: str) -> str | None:
+    """Returns the address that is likely meant by one that MLflow takes for a folder; None for any other.
+
+    `localhost:5000` means a server, `/data/mlflow.db` a database.
+    """
+    if re.fullmatch(r"[\w.-]+:\d+(?:/.*)?", uri):
+        return f"http://{uri}"
+    path = uri.removeprefix("file://")
+    return f"sqlite:///{path}" if path.startswith("/") and path.endswith((".db", ".sqlite", ".sqlite3")) else None
 
 
 def artifact_root(uri: str) -> Path | None:

@@ -5,6 +5,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from at_once import at_once
@@ -12,6 +13,7 @@ from at_once import at_once
 from orchestrator.config.composition import compose
 from orchestrator.tracking.connection import connect, make_database
 from orchestrator.tracking.mlflow_store import Store
+from orchestrator.tracking.opening import probe
 from orchestrator.tracking.sender import explain
 from workers.errors import ConfigError
 
@@ -90,3 +92,43 @@ def test_line_of_mlflow_s_own_is_shown_to_its_end():
     line = f"{'The schema is of an older version. ' * 9}Run `mlflow db upgrade`."
     assert explain(MlflowException(line)) == line
     assert explain(OSError("x" * 200)).endswith("...")
+
+
+@pytest.mark.parametrize(
+    ("version", "told"),
+    [
+        ("451aebb31d03", r"mlflow db upgrade 'sqlite:///\S+mlflow\.db'"),
+        ("ffffffffffff", "pip install --upgrade mlflow"),
+    ],
+    ids=["older", "newer"],
+)
+def test_tables_of_another_mlflow_are_told_before_a_run_starts(version, told, tmp_path):
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    make_database(uri)
+    probe(uri)
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        database.execute("UPDATE alembic_version SET version_num = ?", (version,))
+    for ask in (probe, connect):
+        with pytest.raises(ConfigError, match=told):
+            ask(uri)
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("127.0.0.1:9", "http://127.0.0.1:9"),
+        ("localhost:9", "http://localhost:9"),
+        ("/nowhere/mlflow.db", "sqlite:////nowhere/mlflow.db"),
+        ("file:///nowhere/mlflow.db", "sqlite:////nowhere/mlflow.db"),
+    ],
+)
+def test_address_that_mlflow_takes_for_a_folder_is_told_with_what_is_meant(written, meant):
+    with pytest.raises(ConfigError, match=f"did you mean tracking.uri={meant}\\?"):
+        probe(written, timeout_s=1)
+
+
+def test_folder_whose_name_is_not_utf_8_is_told_in_one_line(tmp_path):
+    folder = os.fsdecode(os.fsencode(tmp_path) + b"/\xe9")
+    Path(folder).mkdir()
+    with pytest.raises(ConfigError, match="cannot be made"):
+        make_database(f"sqlite:///{folder}/mlflow.db")

@@ -38,6 +38,9 @@ from workers.storage import fsync, is_locked, locked, remove_leftovers, sealed, 
 
 _MOST_NAMED = 10
 _WHOLE_VAL = "replace them: without a test split, the submission needs a line for each image of val"
+_WHOLE_TEST = (
+    "all of test, so that each line of the submission would be a guess: replace them, or remove the test split"
+)
 _BUILDING = ".building-"
 _CONTENTS = "contents"
 _ABANDONED_S = 7 * 24 * 3600.0
@@ -302,12 +305,15 @@ def _write_store(work: _Preparation, rows: Rows, folder: Path) -> None:
     elif listing.class_ids and not rows.splits["test"]:
         # The challenge's submission is then on val, and names no image: after a missing line all others would be wrong.
         _require_readable(settings, list(unreadable.get("val", ())), _WHOLE_VAL)
+    if len(kept_unreadable) == len(rows.splits["test"]):
+        _require_readable(settings, list(kept_unreadable), _WHOLE_TEST)
     left_out = list(rows.left_out)
     left_out += [LeftOut(split, each.path, each.reason) for split in unreadable for each in unreadable[split]]
     train = packed.get("train")
     labels = np.empty(0, np.int64) if train is None else train.labels
     _require_every_class(settings, listing.classes, labels, left_out)
-    assert train is not None
+    if train is None:
+        raise DataError(f"{settings.root}: train has no image: add some, or correct the root")
     statistics = image_statistics(Pixels(split_shards(folder, "train", encoding.format, train.shards), settings.size))
     files = {MEAN_IMAGE: write_npy(folder / MEAN_IMAGE, statistics.mean_image)}
     for each in packed.values():

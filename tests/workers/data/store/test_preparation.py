@@ -5,6 +5,7 @@ import json
 import os
 import resource
 import signal
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from PIL import Image
 from workers.data.store import PrepareProgress, open_store, prepare
 from workers.data.store.disk_space import store_bytes
 from workers.errors import DataError, StorageError
-from workers.settings import DatasetSettings, OnBad, StoreFormat
+from workers.settings import DatasetSettings, OnBad, Source, StoreFormat
 
 
 def test_store_is_plain_npy_and_text(plain_tree, tmp_path):
@@ -84,6 +85,27 @@ def test_class_without_a_readable_image_is_named(plain_tree, tmp_path):
     write_tree(plain_tree, {f"train/dark/{index}.png": b"x" * (index + 1) for index in range(4)})
     with pytest.raises(DataError, match="class dark"):
         prepare(folder(plain_tree, on_bad=OnBad.skip), tmp_path / "stores")
+
+
+def test_test_split_is_refused_only_if_no_image_of_it_can_be_read(tmp_path):
+    root, stores = tmp_path / "root", tmp_path / "stores"
+    write_tree(root, [f"train/{name}/{number}.png" for name in "ab" for number in range(4)])
+    # As a clone without Git LFS leaves them.
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize 9\n"
+    write_tree(root, {f"test/{name}.jpg": pointer.format(name).encode() for name in ("1", "2")})
+    with pytest.raises(DataError, match=r"2 of its images cannot be read: test/\d\.jpg .*each line .* be a guess"):
+        prepare(folder(root), stores)
+    assert not stores.exists()
+    write_tree(root, {"test/3.png": 99})
+    assert list(store_of(folder(root), stores).unreadable("test")) == [0, 1]
+
+
+def test_train_of_shards_without_a_sample_is_refused(tmp_path):
+    with tarfile.open(tmp_path / "train-0.tar", "w"):
+        pass
+    settings = folder(tmp_path, source=Source.webdataset)
+    with pytest.raises(DataError, match="train has no image"):
+        prepare(settings, tmp_path / "stores")
 
 
 def test_damaged_store_is_refused_by_name(plain_tree, tmp_path):
