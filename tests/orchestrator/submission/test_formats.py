@@ -260,7 +260,7 @@ def _zipped(compression):
     [
         (_zipped(zipfile.ZIP_STORED), "a zip archive"),
         (_zipped(zipfile.ZIP_DEFLATED), "a zip archive"),
-        (gzip.compress(b"id,label\na,0\n"), "it holds the byte 0x"),
+        (gzip.compress(b"id,label\na,0\n", mtime=0), "it holds the byte 0x"),
         ("id,label\na,0\n".encode("utf-16-le"), "it holds the byte 0x00"),
         ("id,label\na,0\n".encode("utf-32"), "it holds the byte 0x00"),
         ("id,label\na,0\n".encode("utf-16")[:-1], "damaged UTF-16"),
