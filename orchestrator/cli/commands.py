@@ -39,9 +39,25 @@ _SUBMIT_GROUPS = ("combine", "submission")
 )
 def launch(request: Request, streams: Streams) -> int:
     from orchestrator.config import compose
+
+    return _launch(compose(request.overrides, request.config_dir), request, streams)
+
+
+@verb(
+    "launch again what the run's newest launch asked for, from any folder: to finish it after a reboot",
+    "runs/digits-1a2b3c4d",
+    takes=[args.RUN_DIR, args.ACCEPT_CHANGES],
+    news=True,
+)
+def resume(request: Request, streams: Streams) -> int:
+    from orchestrator.launching import recompose
+
+    return _launch(recompose(request.paths), request, streams)
+
+
+def _launch(config: "Config", request: Request, streams: Streams) -> int:
     from orchestrator.launching import Incomplete, launch as run_launch
 
-    config = compose(request.overrides, request.config_dir)
     try:
         done = run_launch(config, streams.err, accept_changes=request.accept_changes)
     except Incomplete as incomplete:
@@ -265,7 +281,8 @@ def doctor(request: Request, streams: Streams) -> int:
 
 
 VERBS = {
-    one.name: one for one in (launch, plan, prepare, status, submit, predict, explain, verify, report, stop, ui, doctor)
+    one.name: one
+    for one in (launch, resume, plan, prepare, status, submit, predict, explain, verify, report, stop, ui, doctor)
 }
 
 

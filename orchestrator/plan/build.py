@@ -84,7 +84,7 @@ def make_plan(
         if ancestor is not None:
             check_fit(stages[ref], ancestor, datasets)
     return Plan(
-        experiment=config.experiment,
+        experiment=config.name,
         hash=_digest({str(ref): stage.hash for ref, stage in stages.items()}),
         members=tuple(config.members),
         stages=tuple(stages.values()),
