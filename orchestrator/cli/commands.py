@@ -269,10 +269,10 @@ def stop(request: Request, streams: Streams) -> int:
     takes=[args.FOLDER, args.JSON],
 )
 def list_(request: Request, streams: Streams) -> int:
-    from orchestrator.run import list_runs, listing_json, listing_lines
+    from orchestrator.run import list_runs, listing_lines
 
     found = list_runs(request.folder)
-    streams.answer(listing_json(found) if request.json else None, listing_lines(found))
+    streams.answer([asdict(run) for run in found] if request.json else None, listing_lines(found))
     return _OK
 
 
@@ -334,7 +334,7 @@ def help_(request: Request, streams: Streams) -> int:
         case []:
             streams.out.write(top_help(VERBS))
         case ["config"]:
-            streams.results(overview_lines())
+            streams.results(overview_lines(common=False))
         case ["config", group]:
             streams.results(group_lines(group))
         case [name] if name in VERBS:

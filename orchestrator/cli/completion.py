@@ -6,12 +6,11 @@ from orchestrator.cli.arguments import OVERRIDES, SUBMIT_OVERRIDES
 from orchestrator.cli.parser import Verb
 from orchestrator.config import GROUPS, group_choices, group_keys
 
-_SUBMITTED = ("combine", "submission")
-# Words are cut at = and @ where bash cuts them; a match is then only what follows the cut.
+# Bash cuts words at = and @; what it offers is then only what follows the cut.
 _BASH = """_septet() {{
-  local cur="${{COMP_WORDS[COMP_CWORD]}}" line="${{COMP_LINE:0:COMP_POINT}}" words match
+  local cur="${{COMP_WORDS[COMP_CWORD]}}" line="${{COMP_LINE:0:COMP_POINT}}" words="" match
   local full="${{line##*[[:space:]]}}"
-  [[ $cur == [=@:] ]] && cur=""
+  [[ $cur == [=@] ]] && cur=""
   case "${{COMP_WORDS[1]}}" in
 {cases}
   esac
@@ -23,7 +22,7 @@ _BASH = """_septet() {{
 complete -o default -F _septet septet
 """
 _ZSH = """_septet() {{
-  local candidates
+  local candidates=""
   case "${{words[2]}}" in
 {cases}
   esac
@@ -45,15 +44,11 @@ def completion_script(shell: str, verbs: Mapping[str, Verb]) -> str:
 def _words(verb: Verb) -> Iterator[str]:
     """Yields what may follow the verb, besides files: flags, groups with their choices, keys with theirs."""
     yield from verb.parser.flags
-    groups = ("", *GROUPS) if OVERRIDES in verb.parser.takes else ()
-    for group in _SUBMITTED if SUBMIT_OVERRIDES in verb.parser.takes else groups:
+    yield from {"help": ("config", *GROUPS), "completion": ("bash", "zsh")}.get(verb.name, ())
+    groups = ("combine", "submission") if SUBMIT_OVERRIDES in verb.parser.takes else ("", *GROUPS)
+    for group in groups if {OVERRIDES, SUBMIT_OVERRIDES} & {*verb.parser.takes} else ():
         asked = "dataset@datasets.target" if group == "dataset" else group
         yield from (f"{asked}={choice}" for choice in (group_choices(group) if group else ()))
-        for key in group_keys(group):
-            # A name in angle brackets is the user's to choose.
-            if "<" not in key.name:
-                yield from (f"{key.name}={word}" for word in (key.takes if key.is_choice else ("",)))
-    if verb.name == "help":
-        yield from ("config", *GROUPS)
-    if verb.name == "completion":
-        yield from ("bash", "zsh")
+        # A name in angle brackets is the user's to choose.
+        keys = [key for key in group_keys(group) if "<" not in key.name]
+        yield from (f"{key.name}={word}" for key in keys for word in key.words or ("",))

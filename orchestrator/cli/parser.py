@@ -67,9 +67,9 @@ class Parser(argparse.ArgumentParser):
         text = super().format_help()
         if self.prog != _PROGRAM and OVERRIDES not in self.takes:
             return text
-        from orchestrator.config import common_lines
+        from orchestrator.config import overview_lines
 
-        return "\n".join([text, *common_lines(), ""])
+        return "\n".join([text, *overview_lines(common=True), ""])
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}; see `{self.prog} --help`")

@@ -1,6 +1,4 @@
 from .catalogue import (
-    Key as Key,
-    common_lines as common_lines,
     group_choices as group_choices,
     group_keys as group_keys,
     group_lines as group_lines,

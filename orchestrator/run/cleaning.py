@@ -25,17 +25,16 @@ def clean(paths: RunPaths, *, dry_run: bool = False) -> int:
     """
     read_record(paths)
     with lock(paths):
-        record = read_record(paths)
-        found = {stage.ref: find_finished(paths, stage) for stage in plan_from_json(record.plan).stages}
-        finished = {ref: done for ref, done in found.items() if done is not None}
-        if finished.keys() != found.keys() or read_ledger(paths.ledger).state is not State.done:
-            raise MemberFailed(f"{paths.root}: the run is not finished; finish it first with `septet resume`")
-        for ref, done in finished.items():
-            require_stage(record.committed, ref, paths.stage(ref), done.checkpoint_sha256)
-        # All are looked at, before the first is cleaned.
-        used = [(paths.checkpoints(ref), done.checkpoint) for ref, done in finished.items()]
-        num_bytes = sum(keep_weights(folder, name, dry_run=True) for folder, name in used)
+        record, used = read_record(paths), {}
+        for stage in plan_from_json(record.plan).stages:
+            done = find_finished(paths, stage)
+            if done is None or read_ledger(paths.ledger).state is not State.done:
+                raise MemberFailed(f"{paths.root}: the run is not finished; finish it first with `septet resume`")
+            require_stage(record.committed, stage.ref, paths.stage(stage.ref), done.checkpoint_sha256)
+            used[paths.checkpoints(stage.ref)] = done.checkpoint
+        # All are looked at before the first is cleaned.
+        num_bytes = sum(keep_weights(folder, name, dry_run=True) for folder, name in used.items())
         if not dry_run:
-            for folder, name in used:
+            for folder, name in used.items():
                 keep_weights(folder, name)
     return num_bytes
