@@ -235,6 +235,7 @@ def _work(config: Config, plan: Plan, run: OpenedRun, prepared: Prepared) -> Wor
         crops=run.record.crops,
         local_copy=config.local_copy,
         progress_timeout_s=config.cluster.progress_timeout_s,
+        shorter=run.record.shorter,
     )
 
 

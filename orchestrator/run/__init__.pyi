@@ -18,7 +18,7 @@ from .ledger import (
     end_noted as end_noted,
     read_ledger as read_ledger,
 )
-from .listing import Listed as Listed, list_runs as list_runs, listing_lines as listing_lines
+from .listing import list_runs as list_runs, listing_lines as listing_lines
 from .metrics import Follower as Follower
 from .open import OpenedRun as OpenedRun, Wanted as Wanted, open_run as open_run
 from .paths import (

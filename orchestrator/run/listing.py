@@ -43,8 +43,9 @@ def list_runs(folder: Path) -> tuple[Listed, ...]:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; give the one that your runs are in, as in `septet list FOLDER`")
     closed: list[OSError] = []
-    roots = {Path(place) for place, _, files in os.walk(folder, onerror=closed.append) if "run.json" in files}
-    roots |= {path.parent for path in folder.glob("*/run.json")}
+    name = RunPaths(folder).run_json.name
+    roots = {Path(place) for place, _, files in os.walk(folder, onerror=closed.append) if name in files}
+    roots |= {path.parent for path in folder.glob(f"*/{name}")}
     shut = (Listed(str(error.filename), 0, problem=f"cannot be read ({error.strerror})") for error in closed)
     return tuple(sorted((*map(_read, roots), *shut), key=lambda run: run.path))
 

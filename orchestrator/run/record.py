@@ -2,7 +2,7 @@
 
 import dataclasses
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ from workers.settings import Crops, KeptCheckpoint
 from workers.storage import parse_json, storage_errors, write_json
 
 # Keys that runs of earlier releases lack.
-_LATER: Mapping[str, Any] = {"command": (), "directory": ""}
+_LATER: Mapping[str, Any] = {"command": (), "directory": "", "shorter": {}}
 _RECORDED = ("septet", "torch", "numpy", "pillow", "ray", "mlflow", "safetensors")
 
 
@@ -69,7 +69,8 @@ class RunRecord:
     crops of an image to predict from. `placement` says why `numerics` were chosen, `lacked` what of them the first
     machine lacked (`workers.numerics.missing`). `accepted` lists the changes that `--accept-changes` allowed, one line
     each. `committed` holds the digests of what the driver committed. `command` holds the words of the newest launch,
-    without passwords, and `directory` its working directory; both are empty in runs of 0.1.0.
+    without passwords, and `directory` its working directory; both are empty in runs of 0.1.0. `shorter` holds, by
+    `member/stage`, the hashes that a stage had before it was given more epochs.
     """
 
     run_id: str
@@ -91,6 +92,7 @@ class RunRecord:
     committed: Committed = field(default_factory=Committed)
     command: tuple[str, ...] = ()
     directory: str = ""
+    shorter: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def read_record(paths: RunPaths) -> RunRecord:
