@@ -1,15 +1,16 @@
 """Launches a run: from the configuration to trained members, submission and report."""
 
+import shlex
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import chdir, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import IO
 
 from orchestrator import cluster, placement, submission, tracking
-from orchestrator.combine import check_min_members, find_missing
-from orchestrator.config import TARGET, Config, default_run_dir
+from orchestrator.combine import check_min_members, find_missing, left_out, without
+from orchestrator.config import TARGET, Config, compose, default_run_dir
 from orchestrator.display import Display, watching
 from orchestrator.execution import Driver, Interrupts, Work, obeying
 from orchestrator.inputs import Prepared, check_init_files, hash_init_files, prepare_all, survey_all
@@ -26,16 +27,20 @@ from orchestrator.run import (
     end_noted,
     of_store,
     open_run,
+    read_record,
     read_run_data,
     read_status,
     versions,
 )
+from orchestrator.text import redact, without_secrets
 from orchestrator.tracking import DatasetInput, Ending, RunIdentity, Tracker, open_tracking
 from workers.data.export import export
 from workers.data.store import require_space
-from workers.errors import CheckFailed, ClusterLost, DataError, MemberFailed, SeptetError, Stopped
+from workers.errors import CheckFailed, ClusterLost, ConfigError, DataError, MemberFailed, SeptetError, Stopped
 from workers.numerics import code_digest
 from workers.settings import HELD_OUT
+
+_CONFIG_DIR = "--config-dir="
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class LaunchResult:
 
 
 class Incomplete(MemberFailed):
-    """Is raised if members failed for good and `submission.min_members` allowed a submission of the others."""
+    """Is raised if members failed for good and the configuration allowed a submission of the others."""
 
     def __init__(self, failure: SeptetError, plan: Plan, done: LaunchResult) -> None:
         missing, num_all = [one.member for one in done.results.missing], len(plan.members)
@@ -75,14 +80,20 @@ def launch(config: Config, stream: IO[str], *, accept_changes: bool = False) -> 
         check_init_files(plan)
         cluster.check_resources(config.cluster)
         submission.read_named(config.submission)
-        check_min_members(config.submission, plan)
+        check_min_members(config.submission, without(plan, left_out(config.combine, plan)))
         for line in warm_up_lines(plan):
             display.note(line)
-        root = Path(config.run_dir) if config.run_dir else default_run_dir(config.experiment, plan.hash)
+        root = Path(config.run_dir) if config.run_dir else default_run_dir(config.name, plan.hash)
         kept, lacking = config.predict, placement.lacking(config)
-        wanted = Wanted(plan, config.yaml, kept.checkpoint, code_digest(), versions(), lacking, kept.crops)
+        words = tuple(map(without_secrets, config.command))
+        wanted = Wanted(
+            plan, config.yaml, kept.checkpoint, code_digest(), versions(), lacking, kept.crops, words, config.directory
+        )
         opened = open_run(root, wanted, accept_changes=accept_changes)
         with opened as run, obeying(run.paths, run.holder, interrupts):
+            if run.record.experiment != plan.experiment:
+                display.note(f"the name stays {run.record.experiment}, as in the run's first launch")
+                plan = replace(plan, experiment=run.record.experiment)
             if run.new and config.tracking.required:
                 tracking.probe(config.tracking.uri)
             if run.new:
@@ -113,6 +124,40 @@ def launch(config: Config, stream: IO[str], *, accept_changes: bool = False) -> 
                 display.show(read_status(run.paths))
             run.save_mlflow(tracker.ids)
     return LaunchResult(run.paths.root, results)
+
+
+def recompose(paths: RunPaths) -> Config:
+    """Composes the configuration of the run's newest launch again, as if in that launch's working directory.
+
+    Raises:
+        DataError: there is no such run, or the working directory of the launch is gone.
+        ConfigError: run.json does not have the whole command.
+    """
+    record = read_record(paths)
+    if not record.command:
+        raise ConfigError(
+            f"{paths.root}: an earlier release wrote its run.json, without the command: type the launch again, with "
+            f"run_dir={paths.root}; from then on `septet resume` knows it"
+        )
+    typed, uri = shlex.join(record.command), str(record.mlflow.get("uri") or "")
+    if hidden := next((word for word in record.command if "***" in word), None):
+        raise ConfigError(f"run.json keeps no password, as in {hidden}; type the launch again with it: {typed}")
+    _, _, *words = record.command
+    folders = [Path(word.removeprefix(_CONFIG_DIR)) for word in words if word.startswith(_CONFIG_DIR)]
+    try:
+        with chdir(record.directory):
+            config = compose([word for word in words if not word.startswith(_CONFIG_DIR)], *folders)
+    except OSError as error:
+        raise DataError(
+            f"{record.directory}: {error.strerror}, and the run was launched there, so paths in its command may be "
+            f"relative to it; type the launch again: {typed}"
+        ) from error
+    if uri and redact(config.tracking.uri) != uri:
+        # The launch had it from MLFLOW_TRACKING_URI, which another shell or another day may lack.
+        if "***" in uri:
+            raise ConfigError(f"run.json keeps no password of {uri}; put the whole address into MLFLOW_TRACKING_URI")
+        config = replace(config, tracking=replace(config.tracking, uri=uri))
+    return replace(config, run_dir=str(paths.root.absolute()))
 
 
 def _train(
@@ -149,12 +194,13 @@ def _train(
 
 
 def _require_enough(failure: SeptetError, config: Config, plan: Plan, run: OpenedRun) -> None:
-    """Raises `failure` unless `submission.min_members` allows a submission of the other members."""
-    wanted = config.submission.min_members
-    if wanted is None:
+    """Raises `failure` unless `combine.without` or `submission.min_members` allows a submission of other members."""
+    plan, wanted = without(plan, left_out(config.combine, plan)), config.submission.min_members
+    missing = find_missing(run.paths, plan, read_run_data(run.paths.data))
+    if missing and wanted is None:
         raise failure
-    num_present = len(plan.members) - len(find_missing(run.paths, plan, read_run_data(run.paths.data)))
-    if num_present < wanted:
+    num_present = len(plan.members) - len(missing)
+    if wanted is not None and num_present < wanted:
         raise type(failure)(
             f"{failure}; no submission: {num_present} of {len(plan.members)} members have predictions, "
             f"submission.min_members={wanted}"
@@ -191,6 +237,7 @@ def _work(config: Config, plan: Plan, run: OpenedRun, prepared: Prepared) -> Wor
         crops=run.record.crops,
         local_copy=config.local_copy,
         progress_timeout_s=config.cluster.progress_timeout_s,
+        shorter=run.record.shorter,
     )
 
 

@@ -12,6 +12,7 @@ from orchestrator.combine import (
     allowed_missing,
     equal,
     find_weights,
+    left_out,
     open_predictions,
     without,
 )
@@ -77,7 +78,8 @@ def write_results(
     `book` has the digests of what was committed and records those of the submission; by default the run's own.
 
     Raises:
-        ConfigError: the submission's template, class ids or `min_members` do not fit; nothing has been changed.
+        ConfigError: the submission's template, class ids or `min_members`, or `combine.without`, do not fit; nothing
+            has been changed.
         MemberFailed: a member's last stage is not finished, or its predictions are missing; with `min_members`: of
             more members than it allows.
         CheckFailed: predictions are damaged, of other data or another checkpoint, changed since they were committed, or
@@ -85,8 +87,10 @@ def write_results(
     """
     data = read_run_data(paths.data)
     ask(submission, data)
-    missing = allowed_missing(paths, plan, data, submission)
-    plan, book = without(plan, missing), book or open_book(paths)
+    chosen = left_out(combine, plan)
+    plan = without(plan, chosen)
+    failed = allowed_missing(paths, plan, data, submission)
+    missing, plan, book = (*chosen, *failed), without(plan, failed), book or open_book(paths)
     opened = open_results(paths, plan, combine.method, book.committed)
     combined, members = opened.combined(data.submitted), opened.members[data.submitted]
     digests = write_submission(paths.submission, submission, opened.data, combined, members, plan, missing, book)

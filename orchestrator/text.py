@@ -30,11 +30,16 @@ def printable(text: str) -> str:
 
 
 def complaint(text: str, environment: Mapping[str, str] = os.environ) -> str:
-    """Returns an error's text or traceback, safe to show: without passwords, and values of secret variables."""
+    """Returns an error's text or traceback, safe to show."""
+    return printable(without_secrets(text, environment))
+
+
+def without_secrets(text: str, environment: Mapping[str, str] = os.environ) -> str:
+    """Returns `text` without passwords in addresses and without the values of variables with secret names."""
     for name, value in environment.items():
         if len(value) >= _SHORTEST_SECRET and is_secret_name(name):
             text = text.replace(value, "***")
-    return printable(redact(text))
+    return redact(text)
 
 
 def redact(text: str) -> str:

@@ -43,6 +43,7 @@ class StageSpec:
         stage_hash: the plan's hash of the stage, kept in every checkpoint.
         init_file: a file of weights to start from in place of `init_dir`, or None.
         local_copy: a folder on the node's own disk that the store is copied to and read from, or None.
+        shorter: hashes that the stage had with fewer epochs; it resumes from such checkpoints too.
         fence: the attempt's mark (`workers.storage.fence`).
     """
 
@@ -61,6 +62,7 @@ class StageSpec:
     init_file: InitFile | None = None
     local_copy: Path | None = None
     fence: str = ""
+    shorter: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

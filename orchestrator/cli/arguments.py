@@ -31,9 +31,16 @@ OVERRIDES = _argument("overrides", metavar="[HYDRA OVERRIDES]", nargs="*", help=
 SUBMIT_OVERRIDES = _argument(
     "overrides", metavar="[combine=… submission=…]", nargs="*", help="settings of combine and submission"
 )
+FOLDER = _argument("folder", metavar="[FOLDER]", nargs="?", type=_path, default=Path("runs"), help="default: runs")
+TOPICS = _argument("topics", metavar="[VERB | config [GROUP]]", nargs="*", help="what to explain")
+SHELL = _argument("shell", metavar="SHELL", nargs="?", choices=("bash", "zsh"), help="a shell: bash or zsh")
 
 DEBUG = _flag("--debug", "show a traceback if an error occurs")
 JSON = _flag("--json", "print one JSON document")
+CFG = _flag("--cfg", "print the composed configuration, and do nothing else")
+DRY_RUN = _flag("--dry-run", "say how much would be freed, and delete nothing")
+HOST = _argument("--host", default="127.0.0.1", metavar="HOST", help="the address to serve on (default: 127.0.0.1)")
+PORT = _argument("--port", type=int, default=5000, metavar="PORT", help="the port (default: 5000, or a free one)")
 WATCH = _flag("--watch", "refresh until the run ends")
 ACCEPT_CHANGES = _flag("--accept-changes", "continue although data or code have changed; the run records it")
 TOP = _argument("--top", type=int, default=5, metavar="K", help="number of classes to show (default: 5)")

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.cli import arguments as args
-from orchestrator.cli.parser import Request, verb
+from orchestrator.cli.parser import Request, top_help, verb
 from orchestrator.cli.streams import Streams
-from orchestrator.text import counted, printable
+from orchestrator.text import counted, printable, size
 from workers.errors import ConfigError, StorageError
 
 if TYPE_CHECKING:
@@ -34,14 +34,36 @@ _SUBMIT_GROUPS = ("combine", "submission")
     "experiment=tiny_imagenet datasets.target.root=~/photos datasets.superset.root=~/more",
     "ensemble=sweep 'sweep.seed=[0,1,2]' 'sweep.optimizer.lr=[0.01,0.02]'",
     "run_dir=runs/mine",
-    takes=[args.OVERRIDES, args.ACCEPT_CHANGES, args.CONFIG_DIR],
+    takes=[args.OVERRIDES, args.ACCEPT_CHANGES, args.CFG, args.CONFIG_DIR],
     news=True,
 )
 def launch(request: Request, streams: Streams) -> int:
     from orchestrator.config import compose
-    from orchestrator.launching import Incomplete, launch as run_launch
 
     config = compose(request.overrides, request.config_dir)
+    return _show(config, streams) if request.cfg else _launch(config, request, streams)
+
+
+@verb(
+    "launch again what the run's newest launch asked for, from any folder: to finish it after a reboot",
+    "runs/digits-1a2b3c4d",
+    takes=[args.RUN_DIR, args.ACCEPT_CHANGES],
+    news=True,
+)
+def resume(request: Request, streams: Streams) -> int:
+    from orchestrator.launching import recompose
+
+    return _launch(recompose(request.paths), request, streams)
+
+
+def _show(config: "Config", streams: Streams) -> int:
+    streams.out.write(printable(config.yaml))
+    return _OK
+
+
+def _launch(config: "Config", request: Request, streams: Streams) -> int:
+    from orchestrator.launching import Incomplete, launch as run_launch
+
     try:
         done = run_launch(config, streams.err, accept_changes=request.accept_changes)
     except Incomplete as incomplete:
@@ -56,7 +78,7 @@ def launch(request: Request, streams: Streams) -> int:
     "show what a launch would do: stages, updates, sizes, disk, time; changes nothing",
     "",
     "experiment=ilsvrc2012 datasets.target.root=/data/ilsvrc --json",
-    takes=[args.OVERRIDES, args.JSON, args.CONFIG_DIR],
+    takes=[args.OVERRIDES, args.JSON, args.CFG, args.CONFIG_DIR],
 )
 def plan(request: Request, streams: Streams) -> int:
     from orchestrator.config import compose
@@ -65,6 +87,8 @@ def plan(request: Request, streams: Streams) -> int:
     from orchestrator.plan import make_plan, make_report
 
     config = compose(request.overrides, request.config_dir)
+    if request.cfg:
+        return _show(config, streams)
     planned = make_plan(config, survey_all(config, allow_absent=True), hash_init_files(config))
     check_init_files(planned)
     placed = place(config, planned, streams.progress, Measuring.never)
@@ -239,13 +263,46 @@ def stop(request: Request, streams: Streams) -> int:
 
 
 @verb(
-    "open the MLflow UI on a run's store, and print its address", "", "runs/digits-1a2b3c4d", takes=[args.ANY_RUN_DIR]
+    "list the runs below a folder: state, members, error of the ensemble, size, date",
+    "",
+    "/data/runs --json",
+    takes=[args.FOLDER, args.JSON],
+)
+def list_(request: Request, streams: Streams) -> int:
+    from orchestrator.run import list_runs, listing_lines
+
+    found = list_runs(request.folder)
+    streams.answer([asdict(run) for run in found] if request.json else None, listing_lines(found))
+    return _OK
+
+
+@verb(
+    "delete what only training needs from a finished run: optimizer states, and checkpoints that nothing uses",
+    "runs/digits-1a2b3c4d --dry-run",
+    "runs/digits-1a2b3c4d",
+    takes=[args.RUN_DIR, args.DRY_RUN],
+    news=True,
+)
+def clean(request: Request, streams: Streams) -> int:
+    from orchestrator.run import clean as clean_run
+
+    freed = size(clean_run(request.paths, dry_run=request.dry_run))
+    done = "would free" if request.dry_run else "freed"
+    streams.results([f"{_near(request.paths.root)}: {done} {freed}; after that, its stages cannot be trained further"])
+    return _OK
+
+
+@verb(
+    "open the MLflow UI on a run's store, and print its address",
+    "",
+    "runs/digits-1a2b3c4d --port 8080",
+    takes=[args.ANY_RUN_DIR, args.HOST, args.PORT],
 )
 def ui(request: Request, streams: Streams) -> int:
     from orchestrator.config import compose
     from orchestrator.tracking import find_target, open_ui
 
-    open_ui(find_target(request.run_dir, compose([]).tracking.uri), streams.out)
+    open_ui(find_target(request.run_dir, compose([]).tracking.uri), streams.out, request.host, request.port)
     return _OK
 
 
@@ -264,8 +321,48 @@ def doctor(request: Request, streams: Streams) -> int:
     return _DOCTOR_FAILED if has_failed(checks) else _OK
 
 
+@verb(
+    "explain a verb, or the configuration: its groups, their choices, and keys with defaults",
+    "config",
+    "config schedule",
+    takes=[args.TOPICS],
+)
+def help_(request: Request, streams: Streams) -> int:
+    from orchestrator.config import group_lines, overview_lines
+
+    match request.topics:
+        case []:
+            streams.out.write(top_help(VERBS))
+        case ["config"]:
+            streams.results(overview_lines(common=False))
+        case ["config", group]:
+            streams.results(group_lines(group))
+        case [name] if name in VERBS:
+            streams.out.write(VERBS[name].parser.format_help())
+        case words:
+            raise ConfigError(f"help {' '.join(words)}: give a verb, `config`, or `config GROUP`")
+    return _OK
+
+
+@verb(
+    "print a script for ~/.bashrc or ~/.zshrc that completes verbs, flags, groups, choices and keys",
+    "bash",
+    "zsh",
+    takes=[args.SHELL],
+)
+def completion(request: Request, streams: Streams) -> int:
+    from orchestrator.cli.completion import completion_script
+
+    streams.out.write(completion_script(request.shell, VERBS))
+    return _OK
+
+
 VERBS = {
-    one.name: one for one in (launch, plan, prepare, status, submit, predict, explain, verify, report, stop, ui, doctor)
+    one.name: one
+    for one in (
+        *(launch, resume, plan, prepare, status, list_, submit, predict, explain, verify, report, stop, clean, ui),
+        *(doctor, help_, completion),
+    )
 }
 
 

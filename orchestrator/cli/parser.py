@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from orchestrator.cli.arguments import DEBUG
+from orchestrator.cli.arguments import DEBUG, OVERRIDES
 from orchestrator.cli.streams import Streams
 from workers.errors import ConfigError
 
@@ -37,6 +37,13 @@ class Request:
     config_dir: Path | None = None
     image_id: str = ""
     timeout: float = 600.0
+    folder: Path = Path("runs")
+    dry_run: bool = False
+    host: str = "127.0.0.1"
+    port: int = 5000
+    cfg: bool = False
+    topics: tuple[str, ...] = ()
+    shell: str = ""
 
     @property
     def paths(self) -> "RunPaths":
@@ -53,6 +60,16 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, prog: str, takes: Sequence[argparse.ArgumentParser], **options: Any) -> None:
         options |= {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
         super().__init__(prog, parents=[DEBUG, *takes], **options)
+        self.takes = takes
+
+    def format_help(self) -> str:
+        """Returns the help; with what overrides may name, if the verb takes any, or for the program itself."""
+        text = super().format_help()
+        if self.prog != _PROGRAM and OVERRIDES not in self.takes:
+            return text
+        from orchestrator.config import overview_lines
+
+        return "\n".join([text, *overview_lines(common=True), ""])
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}; see `{self.prog} --help`")
@@ -87,7 +104,8 @@ def verb(
     """
 
     def made(run: Callable[[Request, Streams], int]) -> Verb:
-        name = run.__name__
+        # A verb may have the name of a built-in.
+        name = run.__name__.rstrip("_")
         lines = tuple(f"{_PROGRAM} {name} {example}".rstrip() for example in examples)
         parser = Parser(
             f"{_PROGRAM} {name}",
@@ -118,6 +136,11 @@ def parse(argv: Sequence[str], verbs: Mapping[str, Verb]) -> Request:
         hint = f"did you mean `{near[0]}`?" if near else f"choose from {', '.join(verbs)}"
         raise ConfigError(f"no verb `{name}`: {hint}")
     return _parse_verb(name, verbs[name].parser, [*argv[:position], *argv[position + 1 :]])
+
+
+def top_help(verbs: Mapping[str, Verb]) -> str:
+    """Returns what `septet --help` prints."""
+    return _top_parser(verbs).format_help()
 
 
 def _top_parser(verbs: Mapping[str, Verb]) -> Parser:
@@ -172,6 +195,8 @@ def _parse_verb(name: str, parser: Parser, argv: Sequence[str]) -> Request:
             parser.error(f"{word}: write overrides as key=value (a run directory as run_dir={word})")
     if request.top < 1:
         parser.error(f"--top {request.top}: give 1 or more")
+    if not 0 <= request.port < 1 << 16:
+        parser.error(f"--port {request.port}: give 0 to 65535")
     if not request.timeout >= 0:
         parser.error(f"--timeout {request.timeout}: give 0 or more")
     return request

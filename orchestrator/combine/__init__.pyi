@@ -4,6 +4,7 @@ from .absent import (
     check_min_members as check_min_members,
     find_missing as find_missing,
     in_words as in_words,
+    left_out as left_out,
     without as without,
 )
 from .averaging import Combination as Combination, Combined as Combined, equal as equal, mean as mean

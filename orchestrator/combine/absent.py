@@ -4,10 +4,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from orchestrator.combine.predictions import Expected, Flaw, Invalid, check_predictions
-from orchestrator.config import SubmissionConfig
+from orchestrator.config import CombineConfig, SubmissionConfig, choices
 from orchestrator.plan import Job, Plan, TrainJob
 from orchestrator.run import Contents, RunData, RunPaths, State, find_finished, read_ledger
 from workers.errors import ConfigError, MemberFailed
+
+LEFT_OUT = "left out by combine.without"
 
 
 @dataclass(frozen=True)
@@ -16,6 +18,20 @@ class Missing:
 
     member: str
     why: str
+
+
+def left_out(config: CombineConfig, plan: Plan) -> tuple[Missing, ...]:
+    """Returns the members that `combine.without` names.
+
+    Raises:
+        ConfigError: the plan has no such member, or none would be left.
+    """
+    for name in config.without:
+        if name not in plan.members:
+            raise ConfigError(f"combine.without: the ensemble has no member {name}; {choices(name, plan.members)}")
+    if set(config.without) == set(plan.members):
+        raise ConfigError("combine.without: leaves no member to combine; leave out fewer")
+    return tuple(Missing(name, LEFT_OUT) for name in plan.members if name in config.without)
 
 
 def check_min_members(config: SubmissionConfig, plan: Plan) -> None:

@@ -1,5 +1,12 @@
+from .catalogue import (
+    group_choices as group_choices,
+    group_keys as group_keys,
+    group_lines as group_lines,
+    overview_lines as overview_lines,
+)
 from .composition import compose as compose, reopen as reopen
 from .schema import (
+    GROUPS as GROUPS,
     TARGET as TARGET,
     ClusterConfig as ClusterConfig,
     CombineConfig as CombineConfig,

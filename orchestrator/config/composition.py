@@ -70,7 +70,10 @@ def compose(overrides: Sequence[str], config_dir: Path | None = None) -> Config:
     config = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
     OmegaConf.set_struct(config, False)
     config.experiment = chosen.get("experiment", "")
-    return _checked(config, _Asked(tuple(parsed), frozenset(chosen)))
+    folder = () if config_dir is None else (f"--config-dir={config_dir.resolve()}",)
+    command = ("septet", "launch", *overrides, *folder)
+    checked = _checked(config, _Asked(tuple(parsed), frozenset(chosen)))
+    return replace(checked, command=command, directory=str(Path.cwd()))
 
 
 def reopen(text: str, overrides: Sequence[str] = ()) -> Config:
@@ -163,6 +166,8 @@ def _checked(composed: DictConfig, asked: _Asked | None) -> Config:
     root = overlay(RootLayer(), raw, "")
     if root.experiment:
         check_safe_name("experiment", root.experiment, f"experiment={root.experiment}")
+    if root.name is not None:
+        check_safe_name("run", root.name, f"name={root.name}")
     members = resolve_members(root)
     datasets = {name: value for name, value in root.datasets.items() if name not in BESIDE_DATASETS}
     settings = {name: _dataset(name, value) for name, value in datasets.items()}
@@ -175,6 +180,7 @@ def _checked(composed: DictConfig, asked: _Asked | None) -> Config:
         refuse_unread(asked.values(), settings, members)
     return Config(
         experiment=root.experiment,
+        name=root.name or root.experiment,
         seed=root.seed,
         run_dir=root.run_dir,
         store=_absolute(stores.store),

@@ -130,7 +130,10 @@ class TrackingConfig:
 
 @dataclass(frozen=True)
 class CombineConfig:
+    """Says how members are combined; those in `without` are trained, and left out of the ensemble."""
+
     method: CombineMethod = CombineMethod.mean
+    without: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -189,6 +192,7 @@ class RootLayer(TrainingSettings):
     """Holds the whole configuration as a person writes it."""
 
     experiment: str = ""
+    name: str | None = None
     seed: int = 0
     run_dir: str | None = None
     datasets: Mapping[str, Any] = field(default_factory=dict)
@@ -218,9 +222,14 @@ class MemberConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """Holds the checked configuration of a run; `yaml` is its composed text, with references left unresolved."""
+    """Holds the checked configuration of a run; `yaml` is its composed text, with references left unresolved.
+
+    `name` names the run directory and the MLflow experiment. `command` is the command line that means it, typed in
+    `directory`; empty if it was read from a run.
+    """
 
     experiment: str
+    name: str
     seed: int
     run_dir: str | None
     store: Path
@@ -236,11 +245,13 @@ class Config:
     verify: Verify
     local_copy: Path | None = None
     yaml: str = field(default="", repr=False, compare=False)
+    command: tuple[str, ...] = field(default=(), repr=False, compare=False)
+    directory: str = field(default="", repr=False, compare=False)
 
 
-def default_run_dir(experiment: str, plan_hash: str) -> Path:
+def default_run_dir(name: str, plan_hash: str) -> Path:
     """Returns the run directory that is used when `run_dir` is not given."""
-    return Path("runs") / f"{experiment}-{plan_hash[:8]}"
+    return Path("runs") / f"{name}-{plan_hash[:8]}"
 
 
 def check_safe_name(kind: str, name: str, key: str) -> None:

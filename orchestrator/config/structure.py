@@ -16,7 +16,7 @@ from workers.errors import ConfigError
 
 T = TypeVar("T")
 
-_WANTED: dict[object, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+WANTED: dict[object, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
 
 def overlay(base: T, values: object, key: str) -> T:
@@ -161,7 +161,7 @@ def _scalar(kind: type, value: object, key: str) -> object:
         return str(value)
     if (kind is int and is_int) or (kind in (bool, str) and isinstance(value, kind)):
         return value
-    raise ConfigError(f"{key}={shown(value)}: give {_WANTED[kind]}")
+    raise ConfigError(f"{key}={shown(value)}: give {WANTED[kind]}")
 
 
 def shown(value: object) -> str:

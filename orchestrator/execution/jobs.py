@@ -1,7 +1,7 @@
 """Holds the inputs of a driver, and finds the predictions that are already on disk."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrator.combine import Expected, Invalid, check_predictions
@@ -16,7 +16,7 @@ class Work:
     """Holds everything that a driver needs to train and predict.
 
     `stores` are the prepared datasets by name, `target_digest` is the digest of `target`'s store. Members predict
-    `splits`. `local_copy` is the folder of each node for copies of the stores, or None.
+    `splits`. `local_copy` is the folder of each node for copies of the stores, or None. `shorter` is as in run.json.
     """
 
     paths: RunPaths
@@ -32,6 +32,7 @@ class Work:
     crops: Crops = Crops.ten
     local_copy: Path | None = None
     progress_timeout_s: float = 900.0
+    shorter: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def stage_spec(self, stage: Stage, attempt: int, fence: str = "") -> StageSpec:
         """Returns the specification by which an actor trains `stage`."""
@@ -51,6 +52,7 @@ class Work:
             init_file=stage.init_file,
             local_copy=self.local_copy,
             fence=fence,
+            shorter=tuple(self.shorter.get(str(stage.ref), ())),
         )
 
     def predict_spec(self, member: str, fence: str = "") -> PredictSpec:

@@ -18,13 +18,13 @@ from orchestrator.plan.checks import check_crop, check_fit, check_gpus, check_la
 from orchestrator.plan.model import Plan, PlannedDataset, Stage, StageRef, changed
 from workers.errors import ConfigError
 from workers.protocol import InitFile
-from workers.settings import DatasetSettings, Recipe, dataset_options
+from workers.settings import DatasetSettings, Recipe, ScheduleSettings, dataset_options
 
 if TYPE_CHECKING:
     from workers.data.sources import Survey
 
 
-_DEFAULTS = DatasetSettings()
+_DEFAULTS, _DEFAULT_EPOCHS = DatasetSettings(), ScheduleSettings().epochs
 
 
 def used_datasets(config: Config) -> tuple[str, ...]:
@@ -84,7 +84,7 @@ def make_plan(
         if ancestor is not None:
             check_fit(stages[ref], ancestor, datasets)
     return Plan(
-        experiment=config.experiment,
+        experiment=config.name,
         hash=_digest({str(ref): stage.hash for ref, stage in stages.items()}),
         members=tuple(config.members),
         stages=tuple(stages.values()),
@@ -114,26 +114,26 @@ def _stage(
     own = replace(recipe, dataset="", init_from=None, init_file=None)
     # As with `changed`: a new option at its default changes no hash.
     options = {name: value for name, value in dataset.options.items() if value != getattr(_DEFAULTS, name)}
-    digest = _digest(
-        {
-            "recipe": changed(own),
-            "seed": seed,
-            "dataset": {"options": options, "classes": dataset.classes},
-            "ancestor": None if ancestor is None else ancestor.hash,
-            "init_file": None if init_file is None else init_file.sha256,
-        }
-    )
+    hashed = {
+        "recipe": changed(own),
+        "seed": seed,
+        "dataset": {"options": options, "classes": dataset.classes},
+        "ancestor": None if ancestor is None else ancestor.hash,
+        "init_file": None if init_file is None else init_file.sha256,
+    }
+    endless = replace(own, schedule=replace(own.schedule, epochs=_DEFAULT_EPOCHS))
     return Stage(
         ref=ref,
         recipe=recipe,
         init_from=None if ancestor is None else ancestor.ref,
         member_seed=member_seed,
         seed=seed,
-        hash=digest,
+        hash=_digest(hashed),
         num_images=num_images,
         num_updates=recipe.schedule.epochs * ceil(num_images / recipe.optimizer.batch_size),
         num_classes=dataset.num_classes,
         init_file=init_file,
+        trunk=_digest({**hashed, "recipe": changed(endless)}),
     )
 
 

@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Any
 
 from orchestrator.config import shown
-from orchestrator.plan.model import Plan, PlannedDataset, Stage, plain
+from orchestrator.plan.model import Plan, PlannedDataset, Stage, StageRef, plain
 
 _SHOWN_STAGES = 3
 
@@ -17,23 +17,46 @@ ChangeKind = StrEnum("ChangeKind", "same extends differs")
 
 @dataclass(frozen=True)
 class Change:
-    """Holds a comparison; `lines` name the new stages (extends) or each difference, old → new (differs)."""
+    """Holds a comparison; `lines` name the new stages (extends) or each difference, old → new (differs).
+
+    `lengthened` stages train on for more epochs; the bits are those of a stage that had as many from the start.
+    """
 
     kind: ChangeKind
     lines: tuple[str, ...]
+    lengthened: tuple[StageRef, ...] = ()
 
 
 def compare(recorded: Plan, wanted: Plan) -> Change:
-    """Returns whether `wanted` is the same as `recorded`, only adds stages to it, or differs from it."""
+    """Returns whether `wanted` is the same as `recorded`, only adds stages or epochs to it, or differs from it."""
     old, new = recorded.by_ref, wanted.by_ref
-    if all(ref in new and new[ref].hash == stage.hash for ref, stage in old.items()):
+    longer = [ref for ref, stage in old.items() if ref in new and _is_longer(stage, new[ref])]
+    bound = {ref: why for ref in longer if (why := _why_bound(new[ref], wanted))}
+    if not bound and all(ref in new and (new[ref].hash == stage.hash or ref in longer) for ref, stage in old.items()):
         added = tuple(f"new stage {ref}" for ref in new if ref not in old)
-        return Change(ChangeKind.extends if added else ChangeKind.same, added)
-    lines = [f"{ref}: recorded, no longer wanted" for ref in old if ref not in new]
+        added += tuple(f"{ref}: more epochs" for ref in longer)
+        return Change(ChangeKind.extends if added else ChangeKind.same, added, tuple(longer))
+    lines = [f"{ref} cannot be trained for longer, since {why}" for ref, why in bound.items()]
+    lines += [f"{ref}: recorded, no longer wanted" for ref in old if ref not in new]
     lines += _dataset_lines(recorded, wanted)
     changed = [(stage, new[ref]) for ref, stage in old.items() if ref in new and new[ref].hash != stage.hash]
     lines += _stage_lines(changed)
     return Change(ChangeKind.differs, tuple(lines) or ("the ancestors of its stages differ",))
+
+
+def _is_longer(before: Stage, after: Stage) -> bool:
+    return before.trunk == after.trunk != "" and before.recipe.schedule.epochs < after.recipe.schedule.epochs
+
+
+def _why_bound(stage: Stage, plan: Plan) -> str:
+    """Returns why the first epochs of a longer stage would differ from those of a shorter one; "" if they would not."""
+    schedule, colour_until = stage.recipe.schedule, stage.recipe.augmentation.colour_until
+    if schedule.cuts:
+        return "schedule.latest cuts the rate at shares of all epochs (schedule=constant does not)"
+    if any(change.after_share for change in schedule.rate_changes.values()) or 0 < colour_until < 1:
+        return "schedule.rate_changes or augmentation.colour_until begin or end at shares of all epochs"
+    started = next((str(other.ref) for other in plan.stages if other.init_from == stage.ref), "")
+    return started and f"{started} starts from it"
 
 
 def _dataset_lines(recorded: Plan, wanted: Plan) -> Iterator[str]:

@@ -81,7 +81,8 @@ class Stage:
 
     `init_from` and `init_file` are resolved from the recipe. `num_images` counts one epoch, `num_updates` counts all.
     Both are upper bounds: preparation leaves out copies of held-out images, and a stage may end early
-    (`schedule.stop_when_stalled`). `hash` covers everything that affects the weights, ancestors included.
+    (`schedule.stop_when_stalled`). `hash` covers everything that affects the weights, ancestors included;
+    `trunk` covers all of that but the number of epochs.
     """
 
     ref: StageRef
@@ -94,6 +95,7 @@ class Stage:
     num_updates: int
     num_classes: int
     init_file: InitFile | None = None
+    trunk: str = ""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import logging
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +51,7 @@ def write_report(paths: RunPaths, plan: Plan, record: RunRecord, evidence: Evide
             plots.learning_curves(curves, plots.LIGHT), plots.learning_curves(curves, plots.DARK), _CURVES_CAPTION
         ),
         sheets=sheets,
-        command=f"septet launch experiment={plan.experiment}",
+        command=shlex.join(record.command) or "(run.json has none: an earlier release launched the run)",
         facts={**_facts(plan, record), **_passed_nans(paths)},
     )
     figures = {
@@ -157,5 +158,6 @@ def _facts(plan: Plan, record: RunRecord) -> dict[str, str]:
         "arithmetic": f"{numerics.precision} on {numerics.device}, threads a member: {numerics.threads}",
         **({"placement": record.placement} if record.placement else {}),
         "versions": ", ".join(f"{name} {version}" for name, version in record.versions.items()),
+        **({"launched in": record.directory} if record.directory else {}),
         **({"accepted changes": "; ".join(record.accepted)} if record.accepted else {}),
     }

@@ -1,3 +1,4 @@
+from .cleaning import clean as clean
 from .data import RunData as RunData, SplitData as SplitData, of_store as of_store, read_run_data as read_run_data
 from .digests import (
     Book as Book,
@@ -17,6 +18,7 @@ from .ledger import (
     end_noted as end_noted,
     read_ledger as read_ledger,
 )
+from .listing import list_runs as list_runs, listing_lines as listing_lines
 from .metrics import Follower as Follower
 from .open import OpenedRun as OpenedRun, Wanted as Wanted, open_run as open_run
 from .paths import (

@@ -23,7 +23,7 @@ from orchestrator.run.record import Committed, RunRecord, read_record, write_rec
 from workers.errors import ConfigError, RunMismatch, StorageError
 from workers.protocol import Numerics
 from workers.settings import Crops, KeptCheckpoint
-from workers.storage import TEMPORARY_PREFIX, hold, layout, remove_leftovers, storage_errors, write_text
+from workers.storage import TEMPORARY_PREFIX, hold, layout, newest_step, remove_leftovers, storage_errors, write_text
 
 _SHOWN_LINES = 5
 
@@ -34,6 +34,7 @@ class Wanted:
 
     Attributes:
         lacking: returns what this machine lacks of given numerics, or "".
+        command: the words of the command line, without passwords, typed in `directory`.
     """
 
     plan: Plan
@@ -43,6 +44,8 @@ class Wanted:
     versions: Mapping[str, str]
     lacking: Callable[[Numerics], str]
     crops: Crops = Crops.ten
+    command: tuple[str, ...] = ()
+    directory: str = ""
 
 
 class OpenedRun:
@@ -226,6 +229,8 @@ def _first_record(wanted: Wanted) -> RunRecord:
         numerics=Numerics(),
         keep=wanted.keep,
         crops=wanted.crops,
+        command=wanted.command,
+        directory=wanted.directory,
     )
 
 
@@ -244,7 +249,17 @@ def _compared(paths: RunPaths, record: RunRecord, wanted: Wanted) -> RunRecord:
         shown = "; ".join(lines[:_SHOWN_LINES])
         more = f"; and {len(lines) - _SHOWN_LINES} more" if len(lines) > _SHOWN_LINES else ""
         raise RunMismatch(f"{paths.root}: run directory holds another plan: {shown}{more}; give another run_dir")
-    return replace(record, plan=plan_to_json(wanted.plan), plan_hash=wanted.plan.hash)
+    shorter = dict(record.shorter)
+    for ref in change.lengthened:
+        folder = paths.checkpoints(ref)
+        newest = folder / layout.checkpoint(newest_step(folder))
+        if newest.exists() and not (newest / layout.OPTIMIZER).exists():
+            raise RunMismatch(f"{newest}: `septet clean` deleted what training on needs; give another run_dir")
+        shorter[str(ref)] = [*shorter.get(str(ref), ()), recorded.stage(ref).hash]
+    # Like the MLflow experiment, in which this run's runs are, the name stays that of the first launch.
+    plan = replace(wanted.plan, experiment=record.experiment)
+    record = replace(record, command=wanted.command, directory=wanted.directory, shorter=shorter)
+    return replace(record, plan=plan_to_json(plan), plan_hash=plan.hash)
 
 
 def _make_folders(root: Path) -> tuple[Path, ...]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,8 @@ from workers.protocol import Numerics
 from workers.settings import Crops, KeptCheckpoint
 from workers.storage import parse_json, storage_errors, write_json
 
+# Keys that runs of earlier releases lack.
+_LATER: Mapping[str, Any] = {"command": (), "directory": "", "shorter": {}}
 _RECORDED = ("septet", "torch", "numpy", "pillow", "ray", "mlflow", "safetensors")
 
 
@@ -66,7 +68,9 @@ class RunRecord:
     are by dataset name. `created` is in Unix seconds. `keep` says which checkpoint of a stage to use, `crops` how many
     crops of an image to predict from. `placement` says why `numerics` were chosen, `lacked` what of them the first
     machine lacked (`workers.numerics.missing`). `accepted` lists the changes that `--accept-changes` allowed, one line
-    each. `committed` holds the digests of what the driver committed.
+    each. `committed` holds the digests of what the driver committed. `command` holds the words of the newest launch,
+    without passwords, and `directory` its working directory; both are empty in runs of 0.1.0. `shorter` holds, by
+    `member/stage`, the hashes that a stage had before it was given more epochs.
     """
 
     run_id: str
@@ -86,17 +90,20 @@ class RunRecord:
     lacked: str = ""
     crops: Crops = Crops.ten
     committed: Committed = field(default_factory=Committed)
+    command: tuple[str, ...] = ()
+    directory: str = ""
+    shorter: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def read_record(paths: RunPaths) -> RunRecord:
     """Reads run.json; raises DataError if there is none, StorageError if it is damaged."""
     try:
         with storage_errors(paths.run_json):
-            value = parse_json(paths.run_json.read_text())
+            value = {**_LATER, **parse_json(paths.run_json.read_text())}
         value["numerics"] = Numerics(**value["numerics"])
         value["keep"] = KeptCheckpoint(value["keep"])
         value["crops"] = Crops(value["crops"])
-        value["accepted"] = tuple(value["accepted"])
+        value |= {name: tuple(value[name]) for name in ("accepted", "command")}
         value["committed"] = _committed(value["committed"])
         absent = [each.name for each in dataclasses.fields(RunRecord) if each.name not in value]
         if absent:

@@ -206,3 +206,22 @@ def test_impossible_min_members_exits_2(bench, number, words, capsys):
     assert bench.launch(f"submission.min_members={number}") == 2
     assert words in capsys.readouterr().err
     assert not bench.paths.root.exists()
+
+
+def test_member_that_fails_and_is_left_out_by_choice_costs_no_submission(bench, capsys):
+    bench.failing = {"b"}
+    assert bench.launch("combine.without=[b]") == 4
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "b/train: a bolt is loose" in last and "a submission of 2 of 3 members was written, without b" in last
+    assert bench.manifest()["missing"] == [{"member": "b", "why": "left out by combine.without"}]
+    assert main(["verify", str(bench.paths.root)]) == 0
+    bench.failing = set()
+    assert bench.launch("combine.without=[b]") == 0
+    assert bench.trained == ["b"]
+    assert [member["name"] for member in bench.manifest()["members"]] == ["a", "c"]
+
+
+def test_unknown_member_to_leave_out_exits_2_before_anything_starts(bench, capsys):
+    assert bench.launch("combine.without=[d]") == 2
+    assert "the ensemble has no member d; (known: a, b, c)" in capsys.readouterr().err
+    assert not bench.paths.root.exists()

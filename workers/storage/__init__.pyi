@@ -20,6 +20,7 @@ from .checkpoint import (
     Checkpoint as Checkpoint,
     Contents as Contents,
     Weights as Weights,
+    keep_weights as keep_weights,
     newest_checkpoint as newest_checkpoint,
     newest_step as newest_step,
     prune as prune,

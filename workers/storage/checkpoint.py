@@ -25,6 +25,7 @@ from safetensors.numpy import load
 from workers.errors import Diverged, StorageError, StorageSilent
 from workers.storage import layout
 from workers.storage.atomic import (
+    SEAL,
     Check,
     atomic_folder,
     is_sealed,
@@ -34,6 +35,7 @@ from workers.storage.atomic import (
     sealed,
     sha256_of,
     storage_errors,
+    write_bytes,
 )
 from workers.storage.heartbeat import beating
 from workers.storage.tensor_file import Written, first_not_finite, safetensors_pieces, write_hashed
@@ -41,6 +43,7 @@ from workers.storage.tensor_file import Written, first_not_finite, safetensors_p
 Tensors = Mapping[str, np.ndarray]
 
 _SCHEMA = 2
+_FILES = {layout.MODEL, layout.OPTIMIZER, layout.STATE}
 _SET_ASIDE = "corrupt-"
 # A checkpoint whose read fails with one of these is damaged. After other errors (no permission, no memory, a server out
 # of reach) it may be good, and must not be set aside.
@@ -231,6 +234,34 @@ def prune(
     return kept
 
 
+def keep_weights(folder: Path, name: str, *, dry_run: bool = False) -> int:
+    """Deletes all checkpoints in `folder` but `name`, also those set aside, and the optimizer state of `name`.
+
+    Its weights stay valid, but training cannot resume from it. Returns the bytes freed, and only counts with `dry_run`.
+
+    Raises:
+        StorageError: the checkpoint `name` is missing or corrupt; nothing is deleted.
+    """
+    kept = verify_checkpoint(folder / name).folder
+    with storage_errors(folder):
+        others = [*folder.glob(f"{_SET_ASIDE}*"), *(folder / layout.checkpoint(step) for step in steps_of(folder))]
+        others.remove(kept)
+        files = [file for one in others for file in one.rglob("*") if file.is_file()]
+        files += [kept / layout.OPTIMIZER] if (kept / layout.OPTIMIZER).exists() else []
+        freed = sum(file.lstat().st_size for file in files)
+        if dry_run:
+            return freed
+        for one in others:
+            shutil.rmtree(one)
+        manifest = parse_json((kept / layout.MANIFEST).read_bytes())
+        if manifest["files"].pop(layout.OPTIMIZER, None):
+            said = {key: value for key, value in manifest.items() if key != SEAL}
+            write_bytes(kept / layout.MANIFEST, sealed(said))
+        # Only now, so that the manifest never names a file that is gone.
+        (kept / layout.OPTIMIZER).unlink(missing_ok=True)
+    return freed
+
+
 def steps_of(folder: Path) -> list[int]:
     """Returns the steps of all checkpoints in `folder`, valid or not, in no order."""
     if not folder.is_dir():
@@ -256,8 +287,8 @@ def _manifest(folder: Path) -> dict[str, Any]:
         data = _read_own(folder / layout.MANIFEST)
     try:
         manifest: dict[str, Any] = parse_json(data)
-        files = {layout.MODEL, layout.OPTIMIZER, layout.STATE}
-        whole = manifest["schema"] == _SCHEMA and set(manifest["files"]) == files
+        # `keep_weights` deletes the optimizer state.
+        whole = manifest["schema"] == _SCHEMA and {*manifest["files"], layout.OPTIMIZER} == _FILES
         own = layout.checkpoint(manifest["step"]) == folder.name and isinstance(manifest["stage_hash"], str)
         if not (whole and own):
             raise _Invalid("its manifest belongs to another checkpoint or schema")
@@ -282,6 +313,11 @@ def _verified(folder: Path) -> Checkpoint:
 
 def _read(folder: Path) -> Contents:
     manifest = _manifest(folder)
+    if layout.OPTIMIZER not in manifest["files"]:
+        raise StorageError(
+            f"{folder}: `septet clean` deleted its optimizer state, without which training cannot resume; delete the "
+            "stage's folder to train it from its start, or launch into another run_dir"
+        )
     weights = _read_weights(folder, manifest)
     optimizer = _tensors(folder, layout.OPTIMIZER, manifest)
     try:

@@ -121,7 +121,7 @@ def _begin(
 
 def _misfit(saved: Contents, spec: StageSpec, model: nn.Module, optimizer: torch.optim.SGD) -> str:
     """Returns why this stage cannot resume from a checkpoint whose hashes are right; empty if it can."""
-    if saved.checkpoint.stage_hash != spec.stage_hash:
+    if saved.checkpoint.stage_hash not in (spec.stage_hash, *spec.shorter):
         return "it is of another stage"
     weights = {name: whole_shape(parts) for name, parts in saved_parts_of(model).items()}
     momentum = {name: weights[name] for name in parts_of(model)}

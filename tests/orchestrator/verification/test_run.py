@@ -319,3 +319,46 @@ def test_storage_that_does_not_answer_is_told_as_storage_and_nothing_is_said_of_
     assert main([verb, str(run.paths.root), *([rows[0]] if verb == "explain" else [])]) == 7
     assert asked
     assert "Permission denied" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", ["mean", "weighted"])
+def test_submit_without_a_member_says_so_everywhere_and_is_verified(run, method, capsys):
+    paths = run.paths
+    kept = ["base1", "base2", "deep1"]
+    assert (
+        main(["submit", str(paths.root), f"combine={method}", "combine.without=[base3]", "submission=probabilities"])
+        == 0
+    )
+    assert "MISSING: base3 is not in any row and not in the submission (left out by combine.without)" in (
+        capsys.readouterr().out
+    )
+    manifest = json.loads(paths.submission_manifest.read_text())
+    assert [member["name"] for member in manifest["members"]] == kept and set(manifest["weights"]) == set(kept)
+    assert manifest["missing"] == [{"member": "base3", "why": "left out by combine.without"}]
+    document = told(paths, capsys, 0)
+    assert document["rebuilt"] and "without base3 (left out by combine.without)" in document["notes"][0]
+    if method == "mean":
+        rows = [np.load(paths.predictions(name) / "test.npy")[0] for name in kept]
+        first = (paths.submission / "submission.csv").read_text().splitlines()[1].split(",")
+        np.testing.assert_allclose(np.array(first[1:], dtype=float), np.mean(rows, axis=0), rtol=1e-6)
+        assert main(["explain", str(paths.root), first[0], "--json"]) == 0
+        assert [member["name"] for member in json.loads(capsys.readouterr().out)["members"]] == kept
+    before = paths.report_scores.read_bytes()
+    assert main(["report", str(paths.root)]) == 0
+    assert paths.report_scores.read_bytes() == before
+    assert main(["submit", str(paths.root)]) == 0
+    assert json.loads(paths.submission_manifest.read_text())["missing"] == []
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ("base4", "no member base4; did you mean base3? (known: base1, base2, base3, deep1)"),
+        ("base1,base2,base3,deep1", "leaves no member to combine"),
+    ],
+)
+def test_submit_that_leaves_out_a_stranger_or_everybody_exits_2_and_leaves_the_last(run, names, words, capsys):
+    before = run.paths.submission_manifest.read_bytes()
+    assert main(["submit", str(run.paths.root), f"combine.without=[{names}]"]) == 2
+    assert words in capsys.readouterr().err
+    assert run.paths.submission_manifest.read_bytes() == before
