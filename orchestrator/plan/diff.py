@@ -51,8 +51,8 @@ def _is_longer(before: Stage, after: Stage) -> bool:
 def _why_bound(stage: Stage, plan: Plan) -> str:
     """Returns why the first epochs of a longer stage would differ from those of a shorter one; "" if they would not."""
     schedule, colour_until = stage.recipe.schedule, stage.recipe.augmentation.colour_until
-    if schedule.cuts:
-        return "schedule.latest cuts the rate at shares of all epochs (schedule=constant does not)"
+    if schedule.latest:
+        return "schedule.latest cuts the rate at shares of all epochs (schedule=constant or schedule.latest=[] do not)"
     if any(change.after_share for change in schedule.rate_changes.values()) or 0 < colour_until < 1:
         return "schedule.rate_changes or augmentation.colour_until begin or end at shares of all epochs"
     started = next((str(other.ref) for other in plan.stages if other.init_from == stage.ref), "")

@@ -274,13 +274,14 @@ def test_strips_are_read(size):
 
 def test_path_with_any_sign_needs_no_quotes_but_for_a_comma():
     path = "/data/epoch=9-step=8/a%20b#c/me@host (1)+$x/日本"
-    assert compose([f"datasets.target.root={path}"]).datasets["target"].root == path
-    assert compose(['datasets.target.root="/data/a,b"']).datasets["target"].root == "/data/a,b"
+    folder = "dataset@datasets.target=folder"
+    assert compose([folder, f"datasets.target.root={path}"]).datasets["target"].root == path
+    assert compose([folder, 'datasets.target.root="/data/a,b"']).datasets["target"].root == "/data/a,b"
 
 
 def test_tilde_is_the_home_folder(monkeypatch):
     monkeypatch.setenv("HOME", "/home/someone")
-    assert compose(["datasets.target.root=~/photos"]).datasets["target"].root == "/home/someone/photos"
+    assert compose(["dataset@datasets.target=folder", "datasets.target.root=~/photos"]).datasets["target"].root == "/home/someone/photos"
 
 
 def test_numbers_may_have_an_exponent_or_no_zero():

@@ -190,8 +190,8 @@ class RateChange:
 class ScheduleSettings:
     """The course of the learning rate over `epochs`: `cuts` cuts, each by `factor`.
 
-    `plateau` cuts after `patience` epochs without a better dev error, at the latest at the cut's share in `latest`;
-    epochs whose dev error is at chance do not count. `fixed` cuts exactly at the shares in `latest`. A share of epochs
+    `plateau` cuts after `patience` epochs without a better dev error, at the latest at the cut's share in `latest`,
+    which may be empty; epochs whose dev error is at chance do not count. `fixed` cuts exactly at the shares in `latest`. A share of epochs
     is reached at the end of an epoch.
 
     Attributes:
@@ -218,7 +218,7 @@ class ScheduleSettings:
         require_least(self, 0, "cuts", "warmup_updates")
         require_least(self, 1, "patience")
         require(0 <= self.at_chance_after <= 1, f"at_chance_after={self.at_chance_after}: give a share in [0, 1]")
-        fits = len(self.latest) == self.cuts
+        fits = len(self.latest) == self.cuts or (not self.latest and self.decay is Decay.plateau)
         require(fits, f"latest={list(self.latest)}: give one share for each of the {self.cuts} cuts")
         require(all(0 < share <= 1 for share in self.latest), f"latest={list(self.latest)}: give shares in (0, 1]")
         watched = "stop_when_stalled=true: only decay=plateau watches dev error; give decay=plateau, or leave this out"

@@ -46,7 +46,7 @@ def after_epoch(
     moved = replace(state, epochs=epochs, best_error=best, epochs_since_best=waited)
     if state.cuts >= settings.cuts:
         return moved
-    due = epochs >= whole_epochs(settings.latest[state.cuts], settings.epochs)
+    due = bool(settings.latest) and epochs >= whole_epochs(settings.latest[state.cuts], settings.epochs)
     stalled = settings.decay is Decay.plateau and waited >= settings.patience
     return replace(moved, cuts=state.cuts + 1, epochs_since_best=0) if due or stalled else moved
 

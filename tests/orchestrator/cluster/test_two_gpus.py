@@ -50,7 +50,7 @@ def test_halves_that_would_share_a_gpu_are_refused_saying_how_many_they_want(gpu
         (("model.groups=1",), r"model\.groups=1: .*give 2"),
         (("model.fc_units=63",), r"model\.fc_units=63: .*even"),
         (("model.name=other",), r"only alexnet has halves, not other"),
-        (("model.layout=halved",), r"model\.layout=halved: did you mean halves"),
+        (("model.layout=halved",), r"model\.layout=halved: no such value; did you mean halves"),
     ],
 )
 def test_what_does_not_lie_in_halves_is_refused_in_one_line(wrong, message):

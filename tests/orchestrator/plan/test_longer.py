@@ -27,6 +27,10 @@ def test_more_epochs_of_a_constant_rate_extend_every_stage():
     assert [str(ref) for ref in found.lengthened] == [f"base{number}/train" for number in range(1, 6)]
 
 
+def test_more_epochs_of_a_plateau_without_latest_cuts_extend():
+    assert change(5, "schedule=plateau", "schedule.latest=[]").kind is ChangeKind.extends
+
+
 @pytest.mark.parametrize(
     ("words", "why"),
     [
