@@ -81,7 +81,7 @@ def launch(config: Config, stream: IO[str], *, accept_changes: bool = False) -> 
         cluster.check_resources(config.cluster)
         submission.read_named(config.submission)
         check_min_members(config.submission, without(plan, left_out(config.combine, plan)))
-        for line in warm_up_lines(plan):
+        for line in (*config.notes, *warm_up_lines(plan)):
             display.note(line)
         root = Path(config.run_dir) if config.run_dir else default_run_dir(config.name, plan.hash)
         kept, lacking = config.predict, placement.lacking(config)

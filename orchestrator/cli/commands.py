@@ -89,6 +89,8 @@ def plan(request: Request, streams: Streams) -> int:
     config = compose(request.overrides, request.config_dir)
     if request.cfg:
         return _show(config, streams)
+    for line in config.notes:
+        streams.progress(line)
     planned = make_plan(config, survey_all(config, allow_absent=True), hash_init_files(config))
     check_init_files(planned)
     placed = place(config, planned, streams.progress, Measuring.never)

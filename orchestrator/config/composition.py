@@ -20,6 +20,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
+import conf
 from orchestrator.config.members import resolve_members
 from orchestrator.config.overrides import check_override, one_line, parse, ready
 from orchestrator.config.safety import check_folder, check_path, check_text, check_values
@@ -45,6 +46,9 @@ from workers.settings import DatasetSettings, is_url
 
 _PATH_KEYS = ("run_dir", "datasets.store", "datasets.local_copy", "submission.template", "submission.class_ids")
 _DATASET_PATH_KEYS = ("root", "classes", "class_names")
+_OWN_FOLDER = Path(str(conf.__file__)).parent
+# Groups whose values an experiment may replace.
+_SETTINGS = ("model", "optimizer", "schedule", "augmentation", "init", "cluster", "tracking", "combine", "submission")
 _DEFAULT_URI = "sqlite:///mlflow.db"
 
 
@@ -72,8 +76,29 @@ def compose(overrides: Sequence[str], config_dir: Path | None = None) -> Config:
     config.experiment = chosen.get("experiment", "")
     folder = () if config_dir is None else (f"--config-dir={config_dir.resolve()}",)
     command = ("septet", "launch", *overrides, *folder)
-    checked = _checked(config, _Asked(tuple(parsed), frozenset(chosen)))
-    return replace(checked, command=command, directory=str(Path.cwd()))
+    # A dataset of the experiment may be unused, one that only the command line chooses is a typing error.
+    checked = _checked(config, _Asked(tuple(parsed), selected or frozenset(chosen)))
+    notes = tuple(_overruled(parsed, config, config_dir))
+    return replace(checked, command=command, directory=str(Path.cwd()), notes=notes)
+
+
+def _overruled(parsed: Sequence[Override], composed: DictConfig, config_dir: Path | None) -> Iterator[str]:
+    """Yields a line for each chosen group of which the experiment or reading, which come later, replace values."""
+    typed = {one.key_or_group for one in parsed}
+    for one in parsed:
+        group, file = one.key_or_group, f"{one.key_or_group}/{one.value()}.yaml"
+        if one.is_delete() or group not in _SETTINGS:
+            continue
+        path = next(each for folder in (config_dir, _OWN_FOLDER) if folder and (each := folder / file).is_file())
+        said = mapping(OmegaConf.to_container(OmegaConf.load(path), resolve=False) or {}, group)
+        found = {key: OmegaConf.select(composed, f"{group}.{key}") for key in said}
+        lost = [
+            f"{group}.{key}={shown(found[key])} and not {shown(value)}"
+            for key, value in said.items()
+            if isinstance(value, bool | int | float) and f"{group}.{key}" not in typed and found[key] != value
+        ]
+        if lost:
+            yield f"{one.input_line}: experiment={composed.experiment} keeps {', '.join(lost)}; give a key to change it"
 
 
 def reopen(text: str, overrides: Sequence[str] = ()) -> Config:
@@ -117,8 +142,10 @@ class _Asked:
         """Yields the names that overrides set directly below `key`."""
         prefix = f"{key}."
         for override in self.overrides:
-            if override.key_or_group.startswith(prefix) and not override.is_delete():
-                yield override.key_or_group.removeprefix(prefix).split(".", 1)[0]
+            # `dataset@datasets.<name>=…` sets a name too.
+            named = override.package or override.key_or_group
+            if named.startswith(prefix) and not override.is_delete():
+                yield named.removeprefix(prefix).split(".", 1)[0]
 
     def values(self) -> dict[str, str]:
         """Returns the values that overrides set, as text by dotted key; those of mappings one by one."""
@@ -137,6 +164,10 @@ class _Asked:
 def _hydra(config_dir: Path | None) -> Iterator[ConfigLoader]:
     if config_dir is not None:
         check_folder(config_dir)
+        for group in GROUPS:
+            for path in (config_dir / group).glob("*.yaml"):
+                if (_OWN_FOLDER / group / path.name).exists():
+                    raise ConfigError(f"{path}: has the name of one of Septet's, which would be used; rename it")
     with hydra.initialize_config_module("conf", version_base="1.3", job_name="septet"):
         yield GlobalHydra.instance().config_loader()
 
@@ -239,6 +270,8 @@ def _kept_text(composed: DictConfig) -> str:
 
 def _absolute(path: str) -> Path:
     check_path(path, "path")
+    if not path.strip():
+        raise ConfigError("an empty path: write one (a shell variable may be unset), or null")
     try:
         return Path(path).expanduser().absolute()
     except RuntimeError as error:
@@ -290,6 +323,8 @@ def _written(composed: DictConfig, key: str) -> Any:
 def _tracking_uri(explicit: str | None) -> str:
     """Returns the store's address; a relative file is resolved against the working directory."""
     uri = explicit or os.environ.get("MLFLOW_TRACKING_URI") or _DEFAULT_URI
+    if uri.startswith("sqlite:///:memory:"):
+        raise ConfigError(f"tracking.uri={uri}: its runs would be gone at the end; name a file, as in {_DEFAULT_URI}")
     if uri.startswith("sqlite:///"):
         path, mark, query = uri.removeprefix("sqlite:///").partition("?")
         quoted = str(_absolute(unquote(path))).replace("%", "%25").replace("?", "%3F")

@@ -19,7 +19,7 @@ from workers.errors import ConfigError
 _LONGEST, _SHOWN = 1 << 16, 80
 # What Hydra and OmegaConf raise on files of an unexpected form.
 _UNCAUGHT = (ValueError, TypeError, LookupError, AttributeError, AssertionError)
-_PLAIN = re.compile(r"(?P<key>[\w.@+-]+)=(?P<value>[^\s\[{'\"$,][^\[\]{}'\",]*)")
+_PLAIN = re.compile(r"(?P<key>[\w+][\w.@+-]*)=(?P<value>[^\s\[{'\"$,][^\[\]{}'\",]*)")
 
 
 def one_line(action: Any) -> Any:
@@ -27,7 +27,9 @@ def one_line(action: Any) -> Any:
     try:
         return action()
     except (HydraException, OmegaConfBaseException) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        # Hydra's own text may be no more than a class's name.
+        text = str(error) if " " in str(error).strip() else f"{error.__cause__ or error}"
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
         key = getattr(error, "full_key", None)
         where = f"{key}: " if key else ""
         raise ConfigError(where + (lines[0] if lines else type(error).__name__)) from error
@@ -56,9 +58,10 @@ def parse(text: str, loader: ConfigLoader) -> Override:
         value = plain["value"].replace("\\", "\\\\").replace("'", "\\'")
         override = parser.parse_overrides([f"{plain['key']}='{value}'"])[0]
     if override.is_sweep_override():
-        key = override.key_or_group
+        key = override.key_or_group.removeprefix("sweep.")
         raise ConfigError(
-            f"{text}: several values; write a list ({key}=[a,b]), or ensemble=sweep with sweep.{key}=[a,b]"
+            f"{text}: several values; write a list ({override.key_or_group}=[a,b]), put a value with a comma in quotes "
+            f"('{key}=\"a,b\"'), or give ensemble=sweep with sweep.{key}=[a,b]"
         )
     return override
 

@@ -225,7 +225,7 @@ class Config:
     """Holds the checked configuration of a run; `yaml` is its composed text, with references left unresolved.
 
     `name` names the run directory and the MLflow experiment. `command` is the command line that means it, typed in
-    `directory`; empty if it was read from a run.
+    `directory`; empty if it was read from a run. `notes` are lines to show: what was typed and does not hold.
     """
 
     experiment: str
@@ -247,6 +247,7 @@ class Config:
     yaml: str = field(default="", repr=False, compare=False)
     command: tuple[str, ...] = field(default=(), repr=False, compare=False)
     directory: str = field(default="", repr=False, compare=False)
+    notes: tuple[str, ...] = field(default=(), repr=False, compare=False)
 
 
 def default_run_dir(name: str, plan_hash: str) -> Path:

@@ -281,7 +281,10 @@ def test_path_with_any_sign_needs_no_quotes_but_for_a_comma():
 
 def test_tilde_is_the_home_folder(monkeypatch):
     monkeypatch.setenv("HOME", "/home/someone")
-    assert compose(["dataset@datasets.target=folder", "datasets.target.root=~/photos"]).datasets["target"].root == "/home/someone/photos"
+    assert (
+        compose(["dataset@datasets.target=folder", "datasets.target.root=~/photos"]).datasets["target"].root
+        == "/home/someone/photos"
+    )
 
 
 def test_numbers_may_have_an_exponent_or_no_zero():
@@ -305,3 +308,56 @@ def test_words_that_yaml_would_guess_about_are_refused(override, wanted):
 def test_sample_submissions_of_any_program_are_read(text):
     template = read_template(text, "sample.csv")
     assert (template.header, template.ids) == (("Id", "Class"), ("a", "b"))
+
+
+@pytest.mark.parametrize("between", ["test", "unknown", "unlabelled"])
+def test_folder_that_other_loaders_want_around_unlabelled_images_is_no_class(between, tmp_path):
+    _train(tmp_path, "a", "b")
+    write_tree(tmp_path, {f"test/{between}/x.png": 90, f"test/{between}/y.png": 91})
+    assert not open_listing(folder(tmp_path)).labelled_test
+    assert len(_rows(folder(tmp_path))["test"]) == 2
+
+
+def test_notes_archives_and_sums_beside_test_images_get_no_line(tmp_path):
+    _train(tmp_path, "a", "b")
+    notes = ("metadata.jsonl", "readme.rst", "README", "images.zip", "SHA256SUMS", "notebook.ipynb")
+    write_tree(tmp_path, {"test/x.png": 90, **{f"test/{name}": b"x" for name in notes}})
+    assert _rows(folder(tmp_path))["test"] == ["x.png"]
+
+
+def test_archive_as_a_root_is_told_to_be_unpacked(tmp_path):
+    (tmp_path / "images.zip").write_bytes(b"PK")
+    assert "images.zip: a file, not a folder: unpack it" in refusal(folder(tmp_path / "images.zip"))
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("run_dir=", "an empty path"),
+        ("submission.template=", "an empty path"),
+        ("tracking.uri=sqlite:///:memory:", "would be gone at the end"),
+        ("dataset@datasets.tarket=folder", "datasets.tarket: no stage uses it; did you mean target"),
+        ("--optimizer.lr=0.1", "not an override"),
+        ("seed=range(3)", r"ensemble=sweep with sweep\.seed=\[a,b\]"),
+    ],
+)
+def test_setting_that_would_have_been_taken_for_another_is_refused(override, line):
+    with pytest.raises(ConfigError, match=line):
+        compose([override])
+
+
+def test_own_file_with_the_name_of_one_of_septet_s_is_refused(tmp_path):
+    (tmp_path / "optimizer").mkdir()
+    (tmp_path / "optimizer" / "sgd.yaml").write_text("lr: 7\n")
+    with pytest.raises(ConfigError, match=r"sgd\.yaml: has the name of one of Septet's"):
+        compose([], tmp_path)
+
+
+def test_chosen_group_says_which_of_its_values_the_experiment_replaces(tmp_path):
+    (tmp_path / "optimizer").mkdir()
+    (tmp_path / "optimizer" / "mine.yaml").write_text("defaults: [sgd]\nlr: 7.0\nmomentum: 0.5\n")
+    config = compose(["optimizer=mine"], tmp_path)
+    assert {stage.optimizer.momentum for one in config.members.values() for stage in one.stages.values()} == {0.5}
+    (note,) = config.notes
+    assert note.startswith("optimizer=mine: experiment=digits keeps optimizer.lr=0.02 and not 7.0; give a key")
+    assert compose(["optimizer=mine", "optimizer.lr=0.1"], tmp_path).notes == compose(["seed=1"]).notes == ()

@@ -102,8 +102,10 @@ def test_jpeg_with_a_changed_header_has_pillow_s_pixels_or_is_refused(data, kind
             content[each] = data.draw(st.integers(0, 255))
         changed = bytes(content)
     pixels, expected, lying = ours(changed), pillows(changed), pillows(changed, upright=False)
+    # After stray bytes Pillow itself misses the segment that says how CMYK is meant.
+    plain = pillows(jpeg) if how == "stray" else None
     if pixels is not None and not (marker in _IGNORED and expected is None):
-        assert is_one_of(pixels, expected, lying)
+        assert is_one_of(pixels, expected, lying, plain)
     if (marker in _IGNORED and how != "stray") or (how == "stray" and start > 2):
         assert pixels is not None or expected is None
 

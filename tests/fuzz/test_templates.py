@@ -9,10 +9,10 @@ from fuzzing import fuzzed
 from hypothesis import given, strategies as st
 
 from orchestrator.config.schema import SubmissionFormat
-from orchestrator.submission.formats import file_lines, make_layout, read_template
+from orchestrator.submission.formats import file_lines, make_layout, read_template, text_of
 from workers.errors import ConfigError
 
-CELL = st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), max_size=6)
+CELL = st.text(st.characters(codec="utf-8", exclude_categories=("Cs",), exclude_characters="\ufeff"), max_size=6)
 
 
 @given(data=st.data(), kind=st.sampled_from((SubmissionFormat.labels, SubmissionFormat.probabilities)))
@@ -32,9 +32,9 @@ def test_template_gives_header_ids_and_order_or_is_refused(data, kind):
     csv.writer(buffer, lineterminator=end, quoting=quoting).writerows(
         [header, *([image_id, *("0" for _ in columns)] for image_id in ids)]
     )
-    text = data.draw(st.sampled_from(("", "\ufeff"))) + buffer.getvalue()
+    text, encoding = buffer.getvalue(), data.draw(st.sampled_from(("utf-8", "utf-8-sig", "utf-16")))
     try:
-        template = read_template(text, "sample.csv")
+        template = read_template(text_of(text.encode(encoding), "sample.csv"), "sample.csv")
         asked = replace(question, template=template)
         lines = "".join(file_lines(asked, make_layout(asked), draw()))
     except ConfigError:

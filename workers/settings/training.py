@@ -191,8 +191,8 @@ class ScheduleSettings:
     """The course of the learning rate over `epochs`: `cuts` cuts, each by `factor`.
 
     `plateau` cuts after `patience` epochs without a better dev error, at the latest at the cut's share in `latest`,
-    which may be empty; epochs whose dev error is at chance do not count. `fixed` cuts exactly at the shares in `latest`. A share of epochs
-    is reached at the end of an epoch.
+    which may be empty; epochs whose dev error is at chance do not count. `fixed` cuts exactly at the shares in
+    `latest`. A share of epochs is reached at the end of an epoch.
 
     Attributes:
         warmup_updates: updates that raise the rate linearly from zero.

@@ -281,7 +281,11 @@ class _Images:
             if number == len(self._indices):
                 self._indices.append(self._index(key))
             # Archives of macOS write names in the other Unicode form than most editors.
-            forms = dict.fromkeys((name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))))
+            # Some tables have the path from the root, or from the table, with the separators of Windows.
+            plain = str(PurePosixPath(name.replace("\\", "/"))).removeprefix(f"{self._folder}/")
+            forms = dict.fromkeys(
+                (name, *(unicodedata.normalize(form, each) for each in (name, plain) for form in ("NFC", "NFD")))
+            )
             hits = next((found for form in forms if (found := self._indices[number].get(form))), [])
             if len(hits) > 1:
                 raise DataError(f"{where}: {name} may be {hits[0].path} or {hits[1].path}: write the full path")

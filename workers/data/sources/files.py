@@ -15,8 +15,14 @@ from workers.data.sources.tree import Entry, Tree
 from workers.errors import SourceLost
 from workers.settings import SPLITS
 
-# Files beside images that are no images: annotations, thumbnails, folder settings.
-_BESIDE = {".txt", ".csv", ".tsv", ".json", ".xml", ".yaml", ".md", ".html", ".mat", ".db", ".ini"}
+# Files beside images that are no images: annotations, documents, archives, arrays, films, folder settings.
+_BESIDE = {
+    *(".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".md", ".rst", ".html", ".htm", ".pdf"),
+    *(".xls", ".xlsx", ".docx", ".mat", ".npy", ".npz", ".pkl", ".h5", ".hdf5", ".parquet", ".db", ".ini", ".cfg"),
+    *(".zip", ".gz", ".tgz", ".tar", ".7z", ".rar", ".py", ".ipynb", ".sh", ".log", ".lnk", ".url", ".aae", ".xmp"),
+    *(".mp4", ".mov", ".avi", ".pt", ".pth", ".sha256", ".md5"),
+}
+_NOTES = {"readme", "license", "licence", "makefile", "sha256sums", "md5sums", "checksums"}
 # Extensions by which a file in an unexpected place counts as an image, whether or not it can be decoded.
 _IMAGES = {
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp"),
@@ -58,7 +64,8 @@ class Contents(Protocol):
 
 def may_be_image(entry: Entry) -> bool:
     """Returns whether a file counts as an image by its name; it may be damaged."""
-    return not entry.is_folder and PurePosixPath(entry.name).suffix.lower() not in _BESIDE
+    name = entry.name.lower()
+    return not entry.is_folder and PurePosixPath(name).suffix not in _BESIDE and name not in _NOTES
 
 
 def is_named_as_image(entry: Entry) -> bool:

@@ -25,6 +25,8 @@ from workers.threads import map_in_order
 
 IMAGES_FOLDER = "images"
 ANNOTATIONS = "val_annotations.txt"
+# Folders that stand between test/ and its unlabelled images; loaders of other programs need one.
+_NO_CLASSES = {IMAGES_FOLDER, "test", "unknown", "unlabelled", "unlabeled", "all"}
 KAGGLE_ILSVRC = "ILSVRC/Data/CLS-LOC"
 _KAGGLE_VAL = "LOC_val_solution.csv"
 _KAGGLE_CLASSES = "LOC_synset_mapping.txt"
@@ -182,9 +184,8 @@ def _test(tree: Tree, folder: str, train: Mapping[str, object]) -> dict[str, lis
     entries = tree.entries(folder)
     folders = {entry.name for entry in entries if entry.is_folder}
     flat = _files(NO_CLASS, entries, folder)
-    if folders == {IMAGES_FOLDER} and IMAGES_FOLDER not in train:
-        flat += _files(NO_CLASS, tree.entries(f"{folder}/{IMAGES_FOLDER}"), folder)
-        folders = set()
+    if len(folders) == 1 and folders <= _NO_CLASSES and not folders & train.keys():
+        flat += _files(NO_CLASS, tree.entries(f"{folder}/{folders.pop()}"), folder)
     if folders:
         return _class_folders(tree, folder)
     if not flat:

@@ -17,6 +17,8 @@ _SPLIT_OF = {word: split for split, words in WORDS.items() for word in words}
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _MAGIC = re.compile(r"[*?[]")
+# As in train-00000-of-00004.parquet and train-000123.tar.
+_PART = re.compile(r"(.*?)(\d+)(?:-of-(\d+))?\.[a-z]+")
 _MOST_NAMES = 1_000_000
 
 
@@ -24,10 +26,11 @@ def split_files(tree: Tree, settings: DatasetSettings, suffix: str) -> dict[str,
     """Returns the files of train, and of val and test if there are any, in the order of their paths.
 
     They are those that patterns name, else those that end in `suffix` and whose name, or folder, has the split's word,
-    in the root, in `data/`, or in a folder of either.
+    in the root, in `data/`, or in a folder of either. Others are refused if train's are found by their names.
 
     Raises:
-        DataError: train has no files, or a pattern matches none.
+        DataError: train has no files, a pattern matches none, a part of a numbered row of files is missing, or a file's
+            name means no split.
     """
     found: dict[str, tuple[Entry, ...]] = {}
     usual: dict[str, list[Entry]] | None = None
@@ -36,12 +39,13 @@ def split_files(tree: Tree, settings: DatasetSettings, suffix: str) -> dict[str,
         if pattern is not None:
             found[split] = glob(tree, pattern, f"datasets.<name>.{split}")
             continue
-        usual = usual or _usual(tree, suffix)
+        usual = usual or _usual(tree, suffix, is_all=settings.train is None)
         # For example val-*.tar and validation-*.tar: probably the same images twice.
         named = [usual[word] for word in WORDS[split] if usual[word]]
         change = f"set datasets.<name>.{split} to a pattern of its files"
         require_one(tree, split, [files[0] for files in named], change)
         found[split] = tuple(sorted(chain.from_iterable(named), key=lambda entry: entry.path))
+        _require_parts(tree, found[split], change)
     if not found["train"]:
         raise DataError(
             f"{tree.describe('')}: no train-*{suffix} inside: set datasets.<name>.train to a pattern of its files, "
@@ -145,8 +149,11 @@ def _matching(tree: Tree, folder: str, parts: tuple[str, ...]) -> Iterator[Entry
             yield entry
 
 
-def _usual(tree: Tree, suffix: str) -> dict[str, list[Entry]]:
-    """Returns the files by the word for a split in their names, or in those of their folders."""
+def _usual(tree: Tree, suffix: str, *, is_all: bool) -> dict[str, list[Entry]]:
+    """Returns the files by the word for a split in their names, or in those of their folders.
+
+    If `is_all`, one without such a word raises DataError.
+    """
     found: dict[str, list[Entry]] = {word: [] for word in _SPLIT_OF}
     for folder in ("", "data"):
         # Not listed unless the root has such a folder.
@@ -154,10 +161,30 @@ def _usual(tree: Tree, suffix: str) -> dict[str, list[Entry]]:
             continue
         for entry in tree.entries(folder):
             word = split_word(entry.name)
+            if word is None and is_all and _is_one(entry, suffix):
+                raise DataError(
+                    f"{tree.describe(entry.path)}: its name means no split: move it, rename it to train-*, val-* or "
+                    "test-*, or set datasets.<name>.train, val and test to patterns of their files"
+                )
             if word is not None:
                 inside = tree.entries(entry.path) if entry.is_folder else (entry,)
                 found[word] += [each for each in inside if _is_one(each, suffix)]
     return found
+
+
+def _require_parts(tree: Tree, entries: Sequence[Entry], change: str) -> None:
+    """Raises DataError if numbered files lack one, as after a download that was cut off."""
+    numbers: dict[tuple[str, str], set[int]] = {}
+    for entry in entries:
+        if (part := _PART.fullmatch(entry.path)) is not None:
+            numbers.setdefault((part[1], part[3] or ""), set()).add(int(part[2]))
+    for (start, total), present in numbers.items():
+        first, last = (0, int(total) - 1) if total else (min(present), max(present))
+        missing = sorted({*range(first, last + 1)} - present) if last - first < _MOST_NAMES else []
+        # One-based parts of N are 1 … N.
+        if missing and not (total and present == {*range(1, int(total) + 1)}):
+            of = f" of {total}" if total else ""
+            raise DataError(f"{tree.describe(start)}…: part {missing[0]}{of} is missing: fetch it, or {change}")
 
 
 def _is_one(entry: Entry, suffix: str) -> bool:

@@ -223,7 +223,11 @@ def open_root(settings: DatasetSettings) -> Tree:
         raise DataError("no root: set datasets.<name>.root=FOLDER")
     tree = tree_at(settings.root)
     found = tree.find("")
-    if found is None or not found.is_folder:
+    if found is not None and not found.is_folder:
+        raise DataError(
+            f"{tree.describe('')}: a file, not a folder: unpack it, and set datasets.<name>.root to the result"
+        )
+    if found is None:
         raise DataError(f"{tree.describe('')}: no such folder: set datasets.<name>.root to the folder with the data")
     return tree
 

@@ -304,8 +304,17 @@ def test_single_name_among_numbers_is_refused_and_a_class_of_them_is_not(tmp_pat
     cells = [f"{name},{index % 2}" for index, name in enumerate(TEN)]
     root = write_tree(tmp_path, {**images("train", TEN), "train.csv": lines("id,label", *cells[:9], "i9,cat")})
     assert "one image has the label cat, a name among numbers" in refusal(csv(root))
-    (root / "train.csv").write_bytes(lines("id,label", *cells[:8], "i8,none", "i9,none"))
-    assert open_listing(csv(root)).classes == ("0", "1", "none")
+    (root / "train.csv").write_bytes(lines("id,label", *cells[:8], "i8,blank", "i9,blank"))
+    assert open_listing(csv(root)).classes == ("0", "1", "blank")
+    (root / "train.csv").write_bytes(lines("id,label", *cells[:8], "i8,none", "i9,NA"))
+    assert "no label of i8 (none stands for none)" in refusal(csv(root))
+
+
+@pytest.mark.parametrize("spelled", ["./{}.png", "train/{}.png", "train\\{}", "{}.png"])
+def test_ids_may_be_paths_from_the_root_with_any_separator(tmp_path, spelled):
+    table = lines("path,label", *(f"{spelled.format(name)},{index % 2}" for index, name in enumerate(TEN)))
+    root = write_tree(tmp_path, {**images("train", TEN), "train.csv": table})
+    assert labels_of(csv(root)) == {f"{name}.png": str(index % 2) for index, name in enumerate(TEN)}
 
 
 def test_ids_and_labels_in_another_unicode_form_than_the_files_are_found(tmp_path):

@@ -69,16 +69,42 @@ def test_pattern_of_nothing_or_out_of_the_root_is_refused(tree, patterns, words)
 
 def test_splits_are_told_by_the_first_word_that_names_one(tmp_path):
     files = {
-        "train": ["data/train-00000-of-00002.tar", "imagenet1k-train-0000.tar", "train/0001.tar"],
+        "train": ["data/train-00000-of-00001.tar", "imagenet1k-train-0000.tar", "train/0001.tar"],
         "val": ["data/validation-0.tar", "Validation_000.tar", "validation/x.tar"],
         "test": ["test.tar"],
     }
-    others = ["trainer-0.tar", "data/extra.tar", "train-0.txt", "other/train-1.tar"]
+    others = ["trainer-0.txt", "train-0.txt", "other/train-1.tar"]
     names = [name for of_split in files.values() for name in of_split]
     root = write_tree(tmp_path, dict.fromkeys([*names, *others], b"x"))
     found = split_files(LocalTree(root), DatasetSettings(source=Source.webdataset), ".tar")
     for split, expected in files.items():
         assert [entry.path for entry in found.get(split, ())] == sorted(expected)
+
+
+@pytest.mark.parametrize(
+    ("names", "line"),
+    [
+        (
+            ["train-00000-of-00003.tar", "train-00002-of-00003.tar"],
+            r"train-…: part 1 of 00003 is missing: fetch it, or",
+        ),
+        (["train-00000-of-00003.tar", "train-00001-of-00003.tar"], r"part 2 of 00003 is missing"),
+        (["train-000000.tar", "train-000001.tar", "train-000003.tar"], r"train-…: part 2 is missing"),
+        (["train-0.tar", "data/extra.tar"], r"extra\.tar: its name means no split"),
+        (["train-0.tar", "dev-0.tar"], r"dev-0\.tar: its name means no split"),
+    ],
+)
+def test_files_that_are_missing_or_in_no_split_are_told_unless_a_pattern_names_the_others(tmp_path, names, line):
+    tree = LocalTree(write_tree(tmp_path, dict.fromkeys(names, b"x")))
+    with pytest.raises(DataError, match=line):
+        split_files(tree, DatasetSettings(source=Source.webdataset), ".tar")
+    named = DatasetSettings(source=Source.webdataset, train="train-*.tar", val="train-*.tar", test="train-*.tar")
+    assert split_files(tree, named, ".tar")["train"]
+
+
+def test_parts_may_be_numbered_from_one(tmp_path):
+    tree = LocalTree(write_tree(tmp_path, dict.fromkeys(["train-1-of-2.tar", "train-2-of-2.tar"], b"x")))
+    assert len(split_files(tree, DatasetSettings(source=Source.webdataset), ".tar")["train"]) == 2
 
 
 def test_two_words_for_a_split_are_refused_unless_a_pattern_names_it(tmp_path):
