@@ -111,7 +111,7 @@ def check_values(value: object, key: str = "") -> None:
     """Checks a composed configuration whose references are still as written.
 
     Raises:
-        ConfigError: a key names a class, or a secret of the environment would be written into the run.
+        ConfigError: a key names a class or is not text, or a secret of the environment would be written into the run.
     """
     if isinstance(value, list):
         for index, item in enumerate(value):
@@ -121,6 +121,9 @@ def check_values(value: object, key: str = "") -> None:
             inner = f"{key}.{name}" if key else str(name)
             if name in _INSTANTIATING:
                 raise ConfigError(f"{inner}: classes cannot be named in a configuration; remove it")
+            if not isinstance(name, str):
+                # YAML reads on, yes, 1 and the like as values.
+                raise ConfigError(f"{inner}: the key is not text to YAML; put it in quotes in the file that has it")
             check_values(item, inner)
     elif isinstance(value, str) and key not in _MAY_HOLD_SECRETS:
         _check_reference(value, key)

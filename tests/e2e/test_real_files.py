@@ -353,6 +353,18 @@ def test_own_file_with_the_name_of_one_of_septet_s_is_refused(tmp_path):
         compose([], tmp_path)
 
 
+@pytest.mark.parametrize("name", ["on", "1", "1.0"])
+def test_member_whose_name_is_a_value_to_yaml_is_told_to_be_quoted(name, tmp_path):
+    (tmp_path / "ensemble").mkdir()
+    own = tmp_path / "ensemble" / "mine.yaml"
+    own.write_text(f"members:\n  {name}: {{stages: {{train: {{dataset: target}}}}}}\n")
+    with pytest.raises(ConfigError, match=r"members\..*: the key is not text to YAML; put it in quotes"):
+        compose(["ensemble=mine"], tmp_path)
+    own.write_text(f"members:\n  '{name}': {{stages: {{train: {{dataset: target}}}}}}\n")
+    if name != "1.0":
+        assert list(compose(["ensemble=mine"], tmp_path).members) == [name]
+
+
 def test_chosen_group_says_which_of_its_values_the_experiment_replaces(tmp_path):
     (tmp_path / "optimizer").mkdir()
     (tmp_path / "optimizer" / "mine.yaml").write_text("defaults: [sgd]\nlr: 7.0\nmomentum: 0.5\n")
