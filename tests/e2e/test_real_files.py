@@ -43,6 +43,15 @@ def _rows(settings):
 # Folders.
 
 
+def test_image_in_two_classes_is_listed(tmp_path):
+    _train(tmp_path, "a", "b")
+    for name in ("a", "b"):
+        write_tree(tmp_path, {f"train/{name}/same.png": 90, f"val/{name}/v.png": 91 + (name == "b")})
+    assert store_of(folder(tmp_path), tmp_path / "stores").decided == {
+        "the same image in another class too, used for both": 2
+    }
+
+
 def test_folders_that_notebooks_and_systems_hide_are_no_classes(tmp_path):
     _train(tmp_path, "cat", "dog")
     write_tree(tmp_path, {"train/.ipynb_checkpoints/0.png": 90, "train/.DS_Store": b"x", "train/cat/._0.png": b"x"})

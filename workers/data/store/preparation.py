@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from workers.data.decoding import Rules
-from workers.data.sources import KeptContents, LeftOut, Listing, Rows, open_listing
+from workers.data.sources import KeptContents, LeftOut, Listing, Row, Rows, open_listing
 from workers.data.store.disk_space import make_folder, require_space, store_bytes
 from workers.data.store.excluded import NOTHING, Excluded
 from workers.data.store.integrity import damaged_files, note_whole
@@ -33,7 +33,7 @@ from workers.data.store.store import (
     split_shards,
 )
 from workers.errors import DataError, SourceLost, StorageError
-from workers.settings import SPLITS, DatasetSettings, OnBad, StoreFormat, Verify, dataset_options
+from workers.settings import SPLITS, DatasetSettings, OnBad, Source, StoreFormat, Verify, dataset_options
 from workers.storage import fsync, is_locked, locked, remove_leftovers, sealed, storage_errors, write_bytes
 
 _MOST_NAMED = 10
@@ -41,6 +41,7 @@ _WHOLE_VAL = "replace them: without a test split, the submission needs a line fo
 _WHOLE_TEST = (
     "all of test, so that each line of the submission would be a guess: replace them, or remove the test split"
 )
+_TWO_CLASSES = "the same image in another class too, used for both"
 _BUILDING = ".building-"
 _CONTENTS = "contents"
 _ABANDONED_S = 7 * 24 * 3600.0
@@ -330,11 +331,24 @@ def _write_store(work: _Preparation, rows: Rows, folder: Path) -> None:
         "digest": digest_of(listing.classes, files),
         **asdict(statistics.colour),
         "left_out": [asdict(each) for each in left_out],
-        "decisions": {split: _by_decision(each.decided) for split, each in packed.items()},
+        "decisions": {
+            split: _by_decision((*each.decided, *_in_two_classes(settings, rows.splits[split])))
+            for split, each in packed.items()
+        },
         "unreadable": {"test": [asdict(each) for each in kept_unreadable]},
         "files": {name: asdict(files[name]) for name in sorted(files)},
     }
     write_bytes(folder / MANIFEST, sealed(manifest))
+
+
+def _in_two_classes(settings: DatasetSettings, rows: Sequence[Row]) -> Iterator[Decided]:
+    """Yields a decision for each image whose content has several labels in its split."""
+    if settings.source is Source.digits:
+        return  # whose orientations are turned only when they are decoded
+    labels: dict[bytes, set[int]] = {}
+    for row in rows:
+        labels.setdefault(row.content, set()).add(row.label)
+    yield from (Decided(row.path, (_TWO_CLASSES,)) for row in rows if len(labels[row.content]) > 1)
 
 
 def _by_decision(decided: tuple[Decided, ...]) -> dict[str, list[str]]:
