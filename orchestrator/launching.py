@@ -81,8 +81,6 @@ def launch(config: Config, stream: IO[str], *, accept_changes: bool = False) -> 
         cluster.check_resources(config.cluster)
         submission.read_named(config.submission)
         check_min_members(config.submission, without(plan, left_out(config.combine, plan)))
-        for line in (*config.notes, *warm_up_lines(plan)):
-            display.note(line)
         root = Path(config.run_dir) if config.run_dir else default_run_dir(config.name, plan.hash)
         kept, lacking = config.predict, placement.lacking(config)
         words = tuple(map(without_secrets, config.command))
@@ -91,6 +89,8 @@ def launch(config: Config, stream: IO[str], *, accept_changes: bool = False) -> 
         )
         opened = open_run(root, wanted, accept_changes=accept_changes)
         with opened as run, obeying(run.paths, run.holder, interrupts):
+            for line in (*config.notes, *warm_up_lines(plan)):
+                display.note(line)
             if run.record.experiment != plan.experiment:
                 display.note(f"the name stays {run.record.experiment}, as in the run's first launch")
                 plan = replace(plan, experiment=run.record.experiment)

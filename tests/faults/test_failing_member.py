@@ -223,5 +223,5 @@ def test_member_that_fails_and_is_left_out_by_choice_costs_no_submission(bench, 
 
 def test_unknown_member_to_leave_out_exits_2_before_anything_starts(bench, capsys):
     assert bench.launch("combine.without=[d]") == 2
-    assert "the ensemble has no member d; (known: a, b, c)" in capsys.readouterr().err
+    assert "the ensemble has no member d; known: a, b, c" in capsys.readouterr().err
     assert not bench.paths.root.exists()

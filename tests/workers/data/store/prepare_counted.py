@@ -23,9 +23,9 @@ def main(root: str, stores: str, log: str, size: str) -> None:
         note("read", path)
         return read(self, path)
 
-    def noted_load(self, row, size):
+    def noted_load(self, row, size, rules):
         note("decode", row.path)
-        return load(self, row, size)
+        return load(self, row, size, rules)
 
     tree.LocalTree.read, files.FileLoader.load = noted_read, noted_load
     listing._BLOCK = 50
