@@ -34,6 +34,10 @@ soak-stressed: $(VENV)/.installed-test ## the soak's kills with both cores taken
 	  LD_PRELOAD=$(CURDIR)/.soak/slow_fsync.so SEPTET_SOAK_DONE=.soak SEEDS=$(or $(SEEDS),2012) \
 	  $(BIN)/python -m pytest -m soak --capture=no $(or $(SOAK),$(SOAK_KILLS))
 
+.PHONY: fuzz
+fuzz: $(VENV)/.installed-test ## the fuzzed tests with sixty times as many inputs, others each time; about an hour
+	FUZZ=$(or $(FUZZ),60) $(BIN)/python -m pytest --override-ini timeout=7200 tests/fuzz
+
 .PHONY: bench
 bench: $(VENV)/.installed-bench ## compare with peers, both sides in one run; ROWS="step ten_crop", BENCH_FLAGS=--help
 	$(BIN)/python -m benchmarks $(ROWS) $(BENCH_FLAGS) \
@@ -41,7 +45,7 @@ bench: $(VENV)/.installed-bench ## compare with peers, both sides in one run; RO
 
 .PHONY: help
 help: ## print this list
-	@sed -n 's/^\([a-z.$$()A-Z]*\):.* ## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | sed 's/^$$(VENV)/.venv/' \
+	@sed -n 's/^\([a-z.$$()A-Z-]*\):.* ## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | sed 's/^$$(VENV)/.venv/' \
 	  | awk -F'|' '{ printf "make %-12s %s\n", $$1, $$2 }'
 
 .PHONY: $(VENV)
