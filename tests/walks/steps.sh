@@ -23,5 +23,3 @@ lines_of_submission_are() { [ "$(wc -l <"$(submission)")" = "$1" ]; }
 
 # The submission has a line for each image of the split, and a header.
 lines_of_submission_match() { lines_of_submission_are $(("$(wc -l <run/data/"$1".rows.txt)" + 1)); }
-
-said_of_data() { grep -rqF -- "$2" "$1"/report/index.html "$1"/run.json; }
