@@ -27,6 +27,7 @@ from orchestrator.config.safety import check_folder, check_path, check_text, che
 from orchestrator.config.schema import (
     BESIDE_DATASETS,
     GROUPS,
+    SETTINGS,
     TARGET,
     Auto,
     ClusterConfig,
@@ -47,8 +48,6 @@ from workers.settings import DatasetSettings, is_url
 _PATH_KEYS = ("run_dir", "datasets.store", "datasets.local_copy", "submission.template", "submission.class_ids")
 _DATASET_PATH_KEYS = ("root", "classes", "class_names")
 _OWN_FOLDER = Path(str(conf.__file__)).parent
-# Groups whose values an experiment may replace.
-_SETTINGS = ("model", "optimizer", "schedule", "augmentation", "init", "cluster", "tracking", "combine", "submission")
 _DEFAULT_URI = "sqlite:///mlflow.db"
 
 
@@ -87,7 +86,7 @@ def _overruled(parsed: Sequence[Override], composed: DictConfig, config_dir: Pat
     typed = {one.key_or_group for one in parsed}
     for one in parsed:
         group, file = one.key_or_group, f"{one.key_or_group}/{one.value()}.yaml"
-        if one.is_delete() or group not in _SETTINGS:
+        if one.is_delete() or group not in SETTINGS:
             continue
         path = next(each for folder in (config_dir, _OWN_FOLDER) if folder and (each := folder / file).is_file())
         said = mapping(OmegaConf.to_container(OmegaConf.load(path), resolve=False) or {}, group)
