@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import PurePosixPath
 
-from workers.data.sources.classes import NO_CLASS, Found, file_listing, grouped, kept_classes
+from workers.data.sources.classes import NO_CLASS, ByClass, file_listing, found_at, grouped, kept_classes
 from workers.data.sources.files import FileListing, ImageFile, may_be_image
 from workers.data.sources.folder import KAGGLE_ILSVRC, list_folder
 from workers.data.sources.ilsvrc_devkit import DevelopmentKit, read_development_kit
@@ -44,18 +44,14 @@ def list_ilsvrc(settings: DatasetSettings) -> FileListing:
     kit = read_development_kit(tree)
     wanted = kept_classes(settings, kit.wnids, f"the low-level synsets of {kit.where}")
     train = _train(tree, kit, wanted)
-    val = grouped((file.class_name, file) for file in _val(tree, kit))
-    test = [replace(file, class_name=NO_CLASS) for file in _numbered(tree, "test")]
-    found = Found(
-        order=kit.wnids,
-        # The tars of other classes are not read.
-        train={**dict.fromkeys(kit.wnids, ()), **train},
-        val=val,
-        test={NO_CLASS: test} if test else {},
-        train_at=kit.where,
-        val_at=f"{tree.describe('')}: val",
-        test_at=f"{tree.describe('')}: test",
-    )
+    test = grouped(replace(file, class_name=NO_CLASS) for file in _numbered(tree, "test"))
+    # The tars of other classes are not read.
+    splits: dict[str, ByClass] = {
+        "train": {**dict.fromkeys(kit.wnids, ()), **train},
+        "val": grouped(_val(tree, kit)),
+        "test": test,
+    }
+    found = replace(found_at(tree.describe(""), kit.wnids, splits), train_at=kit.where)
     # Classes keep the kit's ids even if others are left out.
     ids = tuple(str(number) for number, wnid in enumerate(kit.wnids, start=1) if wnid in wanted)
     return replace(file_listing(settings, ArchivesAndFiles(tree), found), class_ids=ids)

@@ -218,11 +218,11 @@ def _by_class(tree: Tree, split: str, samples: Sequence[_Place], names: Naming) 
     if unlabelled is not None and any(each.sample.label for each in samples):
         raise DataError(f"{tree.describe(unlabelled.shown)}: no label, but others of {split} have one: add it")
     classes: dict[str, str] = {"": NO_CLASS}
-    pairs: list[tuple[str, ImageFile]] = []
+    files: list[ImageFile] = []
     for each in samples:
         label = each.sample.label
         if label not in classes:
             require_one_line(label, tree.describe(each.shown))
             classes[label] = names.name_of(names.clean(label), tree.describe(each.shown))
-        pairs.append((classes[label], ImageFile(each.path, each.sample.name, classes[label], each.shard.version)))
-    return grouped(pairs)
+        files.append(ImageFile(each.path, each.sample.name, classes[label], each.shard.version))
+    return grouped(files)
