@@ -111,13 +111,9 @@ class Plan:
         """Returns the stage; raises KeyError if the plan has none of that name."""
         return self.by_ref[ref]
 
-    def dataset(self, name: str) -> PlannedDataset:
-        """Returns the dataset; raises KeyError if no stage reads it."""
-        return {dataset.name: dataset for dataset in self.datasets}[name]
-
     @property
     def target(self) -> PlannedDataset:
-        return self.dataset(TARGET)
+        return next(dataset for dataset in self.datasets if dataset.name == TARGET)
 
     def predict_job(self, member: str) -> PredictJob:
         return PredictJob(self.last_stages[member])
