@@ -227,7 +227,6 @@ def _work(config: Config, plan: Plan, run: OpenedRun, stores: Mapping[str, Store
         paths=run.paths,
         plan=plan,
         stores={name: store.path for name, store in stores.items()},
-        target=TARGET,
         target_digest=stores[TARGET].digest,
         splits=tuple(split for split in HELD_OUT if counts.get(split)),
         numerics=run.record.numerics,
