@@ -46,7 +46,7 @@ def measured(init: InitSettings, images: Tensor, labels: Tensor, num_classes: in
     hidden = images
     for index, conv in enumerate(model.layers.convs):
         hidden = outputs[conv.name] = model.convolve(index, hidden)
-    functional.cross_entropy(model.classify(hidden, first=len(model.layers.convs)), labels).backward()
+    functional.cross_entropy(model(hidden, first=len(model.layers.convs)), labels).backward()
     shares, ratios = [], []
     for name in LAYERS:
         output = outputs[name].detach().float()

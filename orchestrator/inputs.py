@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -18,21 +17,6 @@ from workers.storage import sha256_of
 
 # Is called for every image, with the name of its dataset.
 Watcher = Callable[[str, PrepareProgress], None]
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Holds the prepared stores by dataset name."""
-
-    stores: Mapping[str, Store]
-
-    @property
-    def digests(self) -> dict[str, str]:
-        return {name: store.digest for name, store in self.stores.items()}
-
-    @property
-    def paths(self) -> dict[str, Path]:
-        return {name: store.path for name, store in self.stores.items()}
 
 
 def survey_all(config: Config, *, allow_absent: bool = False) -> dict[str, Survey]:
@@ -52,10 +36,10 @@ def survey_one(config: Config, name: str, *, allow_absent: bool = False) -> Surv
         return survey(config.datasets[name], allow_absent=allow_absent)
 
 
-def prepare_all(config: Config, watch: Watcher) -> Prepared:
-    """Packs every dataset that a stage reads, or finds it packed; `watch` is called for every image.
+def prepare_all(config: Config, watch: Watcher) -> dict[str, Store]:
+    """Packs every dataset that a stage reads, or finds it packed, and returns their stores by name.
 
-    The target comes first: its held-out images are left out of the others' train splits.
+    `watch` is called for every image. The target comes first: its held-out images are left out of the others' train.
 
     Raises:
         DataError: images cannot be read, or a split lacks images that it needs.
@@ -64,9 +48,9 @@ def prepare_all(config: Config, watch: Watcher) -> Prepared:
     """
     target = _prepare(config, TARGET, watch, NOTHING)
     excluded = held_out_by(target)
-    return Prepared(
-        {name: target if name == TARGET else _prepare(config, name, watch, excluded) for name in used_datasets(config)}
-    )
+    return {
+        name: target if name == TARGET else _prepare(config, name, watch, excluded) for name in used_datasets(config)
+    }
 
 
 def _prepare(config: Config, name: str, watch: Watcher, excluded: Excluded) -> Store:

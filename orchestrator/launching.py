@@ -1,7 +1,7 @@
 """Launches a run: from the configuration to trained members, submission and report."""
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import chdir, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,7 +13,7 @@ from orchestrator.combine import check_min_members, find_missing, left_out, with
 from orchestrator.config import TARGET, Config, compose, default_run_dir
 from orchestrator.display import Display, watching
 from orchestrator.execution import Driver, Interrupts, Work, obeying
-from orchestrator.inputs import Prepared, check_init_files, hash_init_files, prepare_all, survey_all
+from orchestrator.inputs import check_init_files, hash_init_files, prepare_all, survey_all
 from orchestrator.outputs import Results, write_results
 from orchestrator.placement import Measuring
 from orchestrator.plan import Plan, disk_estimate, make_plan, warm_up_lines
@@ -35,7 +35,7 @@ from orchestrator.run import (
 from orchestrator.text import redact, without_secrets
 from orchestrator.tracking import DatasetInput, Ending, RunIdentity, Tracker, open_tracking
 from workers.data.export import export
-from workers.data.store import require_space
+from workers.data.store import Store, require_space
 from workers.errors import CheckFailed, ClusterLost, ConfigError, DataError, MemberFailed, SeptetError, Stopped
 from workers.numerics import code_digest
 from workers.settings import HELD_OUT
@@ -101,21 +101,21 @@ def launch(config: Config, stream: IO[str], *, accept_changes: bool = False) -> 
                 change = "give a run_dir on another disk"
                 require_space(run.paths.root, needed.checkpoints + needed.predictions, "the run", change)
             with watching(stream) as watch:
-                prepared = prepare_all(config, watch)
+                stores = prepare_all(config, watch)
             # Before the first file changes: a template that does not fit must not change the run.
-            submission.ask(config.submission, of_store(prepared.stores[TARGET]))
+            submission.ask(config.submission, of_store(stores[TARGET]))
             run.begin(
-                prepared.digests,
-                prepared.paths,
+                {name: store.digest for name, store in stores.items()},
+                {name: store.path for name, store in stores.items()},
                 choose=partial(_choose_numerics, config, plan, display),
-                keep_data=partial(export, prepared.stores[TARGET]),
+                keep_data=partial(export, stores[TARGET]),
             )
             config = _placed(config, plan, run, display)
-            with _tracked(config, plan, run, prepared) as tracker:
+            with _tracked(config, plan, run, stores) as tracker:
                 run.commit()
                 ledger = Ledger(run.paths.ledger)
                 with end_noted(ledger):
-                    driver = Driver(_work(config, plan, run, prepared), ledger, tracker, run.book)
+                    driver = Driver(_work(config, plan, run, stores), ledger, tracker, run.book)
                     failure = _train(config, plan, run, driver, tracker, interrupts, display)
                     results = write_results(run.paths, plan, config.combine, config.submission, run.book)
                     _publish(results, run.paths, tracker)
@@ -221,14 +221,13 @@ def _placed(config: Config, plan: Plan, run: OpenedRun, display: Display) -> Con
     return replace(config, cluster=placement.kept(config, plan, kept))
 
 
-def _work(config: Config, plan: Plan, run: OpenedRun, prepared: Prepared) -> Work:
-    counts = prepared.stores[TARGET].counts
+def _work(config: Config, plan: Plan, run: OpenedRun, stores: Mapping[str, Store]) -> Work:
+    counts = stores[TARGET].counts
     return Work(
         paths=run.paths,
         plan=plan,
-        stores=prepared.paths,
-        target=TARGET,
-        target_digest=prepared.digests[TARGET],
+        stores={name: store.path for name, store in stores.items()},
+        target_digest=stores[TARGET].digest,
         splits=tuple(split for split in HELD_OUT if counts.get(split)),
         numerics=run.record.numerics,
         keep=run.record.keep,
@@ -242,7 +241,7 @@ def _work(config: Config, plan: Plan, run: OpenedRun, prepared: Prepared) -> Wor
 
 
 @contextmanager
-def _tracked(config: Config, plan: Plan, run: OpenedRun, prepared: Prepared) -> Iterator[Tracker]:
+def _tracked(config: Config, plan: Plan, run: OpenedRun, stores: Mapping[str, Store]) -> Iterator[Tracker]:
     """Opens the tracker for the block; its MLflow runs end with the status of the block."""
     identity = RunIdentity(run.record.run_id, plan.experiment, plan.hash, run.paths.root.name, run.new)
     # Tags, since parameters are immutable: an extension changes the members, another launch the method.
@@ -253,10 +252,8 @@ def _tracked(config: Config, plan: Plan, run: OpenedRun, prepared: Prepared) -> 
         # MLflow may know the run already: the next launch must find it again.
         run.commit()
         raise
-    sources = {name: config.datasets[name].root or config.datasets[name].source.value for name in prepared.stores}
-    tracker.set_datasets(
-        {name: DatasetInput(name, store.digest, sources[name]) for name, store in prepared.stores.items()}
-    )
+    sources = {name: config.datasets[name].root or config.datasets[name].source.value for name in stores}
+    tracker.set_datasets({name: DatasetInput(name, store.digest, sources[name]) for name, store in stores.items()})
     try:
         yield tracker
     except BaseException as error:

@@ -130,10 +130,8 @@ def open_results(paths: RunPaths, plan: Plan, method: CombineMethod, committed: 
     if method is CombineMethod.weighted:
         searched_on, note = _SEARCH_SPLIT, None
         if _SEARCH_SPLIT not in members:
-            searched_on, note = (
-                "val",
-                "no images of dev: weights were searched on val, so its errors are too optimistic",
-            )
+            searched_on = "val"
+            note = "no images of dev: weights were searched on val, so its errors are too optimistic"
         if data.splits[searched_on].labels is None:
             raise DataError(f"{paths.data}: {searched_on} has no labels to find weights with; choose combine=mean")
         weights = find_weights(members[searched_on], data.labels(searched_on))

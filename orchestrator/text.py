@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 _SCHEME = r"(\w://)"
 # A password may contain @ and slashes, though it should not; what follows a colon may also be a port.
@@ -68,6 +68,15 @@ def size(num_bytes: float) -> str:
             break
         value, unit = value / 1000, larger
     return f"{value:.1f} {unit}" if unit != "B" and value < 99.95 else f"{value:.0f} {unit}"
+
+
+def table(rows: Iterable[Sequence[str]], num_texts: int) -> list[str]:
+    """Aligns the columns of `rows`, the first `num_texts` to the left and all others to the right."""
+    columns = []
+    for place, column in enumerate(zip(*rows, strict=True)):
+        width = max(map(len, column))
+        columns.append([cell.ljust(width) if place < num_texts else cell.rjust(width) for cell in column])
+    return ["  ".join(row).rstrip() for row in zip(*columns, strict=True)]
 
 
 def counted(number: float, noun: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.cli import arguments as args
-from orchestrator.cli.parser import Request, top_help, verb
+from orchestrator.cli.parser import Request, top_parser, verb
 from orchestrator.cli.streams import Streams
 from orchestrator.text import counted, printable, size
 from workers.errors import ConfigError, StorageError
@@ -99,10 +99,7 @@ def plan(request: Request, streams: Streams) -> int:
     # Rates of members that do not fit this machine cannot be measured on it.
     rates = measure_rates(planned, placed, streams.progress) if here else None
     report = make_report(planned, placed.cluster, max(1, slots), rates, placed.line)
-    if request.json:
-        streams.document(report.to_json())
-    else:
-        streams.out.write(printable(report.to_text()))
+    streams.answer(report.to_json() if request.json else None, [report.to_text().rstrip("\n")])
     return _OK
 
 
@@ -130,8 +127,8 @@ def prepare(request: Request, streams: Streams) -> int:
 
     config = compose(request.overrides, request.config_dir)
     with watching(streams.err) as watch:
-        prepared = prepare_all(config, watch)
-    for name, store in prepared.stores.items():
+        stores = prepare_all(config, watch)
+    for name, store in stores.items():
         streams.results(summary(name, store))
     return _OK
 
@@ -334,7 +331,7 @@ def help_(request: Request, streams: Streams) -> int:
 
     match request.topics:
         case []:
-            streams.out.write(top_help(VERBS))
+            streams.out.write(top_parser(VERBS).format_help())
         case ["config"]:
             streams.results(overview_lines(common=False))
         case ["config", group]:

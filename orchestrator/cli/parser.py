@@ -128,7 +128,7 @@ def parse(argv: Sequence[str], verbs: Mapping[str, Verb]) -> Request:
     """
     position = next((index for index, word in enumerate(argv) if not word.startswith("-")), None)
     if position is None:
-        _top_parser(verbs).parse_args(argv)
+        top_parser(verbs).parse_args(argv)
         raise ConfigError(f"give a verb: {', '.join(verbs)}; see `{_PROGRAM} --help`")
     name = argv[position]
     if name not in verbs:
@@ -138,12 +138,8 @@ def parse(argv: Sequence[str], verbs: Mapping[str, Verb]) -> Request:
     return _parse_verb(name, verbs[name].parser, [*argv[:position], *argv[position + 1 :]])
 
 
-def top_help(verbs: Mapping[str, Verb]) -> str:
-    """Returns what `septet --help` prints."""
-    return _top_parser(verbs).format_help()
-
-
-def _top_parser(verbs: Mapping[str, Verb]) -> Parser:
+def top_parser(verbs: Mapping[str, Verb]) -> Parser:
+    """Returns the parser of `septet` itself, whose help lists the verbs."""
     width = max(map(len, verbs))
     lines = "\n".join(f"  {name:<{width}}  {one.summary}" for name, one in verbs.items())
     parser = Parser(

@@ -76,15 +76,11 @@ class Streams:
         self.out.write("".join(f"{printable(str(line))}\n" for line in lines))
 
     def answer(self, document: Any, lines: Iterable[str]) -> None:
-        """Writes the document, or the lines if it is None."""
+        """Writes one JSON document to stdout, or the lines if it is None."""
         if document is None:
             self.results(lines)
-        else:
-            self.document(document)
-
-    def document(self, value: Any) -> None:
-        """Writes one JSON document to stdout."""
-        text = json.dumps(value, indent=1, ensure_ascii=getattr(self.out, "encoding", None) not in _UTF8)
+            return
+        text = json.dumps(document, indent=1, ensure_ascii=getattr(self.out, "encoding", None) not in _UTF8)
         # Escapes control characters that json leaves and a terminal would act on.
         self.out.write(_CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
 

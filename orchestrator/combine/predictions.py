@@ -19,10 +19,8 @@ from functools import cached_property
 from pathlib import Path
 from threading import Lock
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from orchestrator.combine.rows import Block, blocks
 from orchestrator.run import Committed, SplitData, alteration
@@ -259,7 +257,10 @@ def _check_content(predictions: MemberPredictions, split: SplitData | None) -> N
         block = predictions.stored(rows)
         digest.update(block.data)
         if len(bad) < _SHOWN_ROWS:
-            bad.extend((np.flatnonzero(~_are_distributions(block)) + rows.start).tolist())
+            # NaN fails every comparison and infinity makes the sum infinite, so neither passes.
+            sums = block.sum(axis=1, dtype=np.float64)
+            good = (block >= 0).all(axis=1) & (np.abs(sums - 1) <= SUM_TOLERANCE)
+            bad.extend((np.flatnonzero(~good) + rows.start).tolist())
     if bad:
         shown = ", ".join(f"{row} ({split.rows[row]})" if split else str(row) for row in bad[:_SHOWN_ROWS])
         why = f"{predictions.path} has rows that are not probabilities, the first {shown}; predict again"
@@ -270,10 +271,3 @@ def _check_content(predictions: MemberPredictions, split: SplitData | None) -> N
             f"{predictions.path} differs from the sha256 in {described}: changed since it was predicted; predict again"
         )
         raise _Unusable(Flaw.damaged, why)
-
-
-def _are_distributions(block: NDArray[Any]) -> NDArray[np.bool_]:
-    # NaN fails every comparison and infinity makes the sum infinite, so neither passes.
-    sums = block.sum(axis=1, dtype=np.float64)
-    result: NDArray[np.bool_] = (block >= 0).all(axis=1) & (np.abs(sums - 1) <= SUM_TOLERANCE)
-    return result

@@ -11,6 +11,7 @@ from typing import Any, Union, get_args, get_origin
 import conf
 from orchestrator.config.schema import GROUPS, MemberLayer, RootLayer, StageLayer, StoresLayer
 from orchestrator.config.structure import WANTED, choices, field_types, join, shown
+from orchestrator.text import table
 from workers.errors import ConfigError
 from workers.settings import DatasetSettings, TrainingSettings
 
@@ -110,5 +111,4 @@ def _key_table(keys: list[Key]) -> Iterator[str]:
 
 
 def _table(rows: list[tuple[str, ...]]) -> Iterator[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return (f"  {'  '.join(map(str.ljust, row, widths))}".rstrip() for row in rows)
+    return (f"  {line}" for line in table(rows, 3))

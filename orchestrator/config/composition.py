@@ -22,15 +22,15 @@ from omegaconf import DictConfig, OmegaConf
 
 import conf
 from orchestrator.config.members import resolve_members
-from orchestrator.config.overrides import check_override, one_line, parse, ready
+from orchestrator.config.overrides import check_override, one_line, parse, quoted, ready
 from orchestrator.config.safety import check_folder, check_path, check_text, check_values
 from orchestrator.config.schema import (
     BESIDE_DATASETS,
     GROUPS,
+    SETTINGS,
     TARGET,
     Auto,
     ClusterConfig,
-    ClusterLayer,
     Config,
     MemberConfig,
     RootLayer,
@@ -47,8 +47,6 @@ from workers.settings import DatasetSettings, is_url
 _PATH_KEYS = ("run_dir", "datasets.store", "datasets.local_copy", "submission.template", "submission.class_ids")
 _DATASET_PATH_KEYS = ("root", "classes", "class_names")
 _OWN_FOLDER = Path(str(conf.__file__)).parent
-# Groups whose values an experiment may replace.
-_SETTINGS = ("model", "optimizer", "schedule", "augmentation", "init", "cluster", "tracking", "combine", "submission")
 _DEFAULT_URI = "sqlite:///mlflow.db"
 
 
@@ -64,7 +62,7 @@ def compose(overrides: Sequence[str], config_dir: Path | None = None) -> Config:
     """
     with _hydra(config_dir) as loader:
         parsed = [parse(text, loader) for text in overrides]
-        prefix = _search_path(config_dir)
+        prefix = [f"hydra.searchpath=[{quoted(f'file://{config_dir.resolve()}')}]"] if config_dir else []
         for override in parsed:
             check_override(override, loader, prefix)
         selected = _selected_packages(parsed, prefix)
@@ -87,7 +85,7 @@ def _overruled(parsed: Sequence[Override], composed: DictConfig, config_dir: Pat
     typed = {one.key_or_group for one in parsed}
     for one in parsed:
         group, file = one.key_or_group, f"{one.key_or_group}/{one.value()}.yaml"
-        if one.is_delete() or group not in _SETTINGS:
+        if one.is_delete() or group not in SETTINGS:
             continue
         path = next(each for folder in (config_dir, _OWN_FOLDER) if folder and (each := folder / file).is_file())
         said = mapping(OmegaConf.to_container(OmegaConf.load(path), resolve=False) or {}, group)
@@ -172,13 +170,6 @@ def _hydra(config_dir: Path | None) -> Iterator[ConfigLoader]:
         yield GlobalHydra.instance().config_loader()
 
 
-def _search_path(config_dir: Path | None) -> list[str]:
-    if config_dir is None:
-        return []
-    quoted = str(config_dir.resolve()).replace("\\", "\\\\").replace("'", "\\'")
-    return [f"hydra.searchpath=['file://{quoted}']"]
-
-
 def _selected_packages(parsed: Sequence[Override], prefix: list[str]) -> frozenset[str]:
     """Returns each `group@package` that the chosen experiment selects; overriding any other needs Hydra's `+`."""
     if not any(override.package for override in parsed):
@@ -209,6 +200,7 @@ def _checked(composed: DictConfig, asked: _Asked | None) -> Config:
     if asked is not None:
         _refuse_strays(asked, root, settings, members)
         refuse_unread(asked.values(), settings, members)
+    cpus = {"cpus_per_member": 1, "choose_cpus": True} if isinstance(root.cluster.cpus_per_member, Auto) else {}
     return Config(
         experiment=root.experiment,
         name=root.name or root.experiment,
@@ -218,7 +210,7 @@ def _checked(composed: DictConfig, asked: _Asked | None) -> Config:
         datasets=settings,
         members=members,
         tracking=TrackingConfig(_tracking_uri(root.tracking.uri), root.tracking.required),
-        cluster=_cluster(root.cluster),
+        cluster=ClusterConfig(**{**asdict(root.cluster), **cpus}),
         combine=root.combine,
         submission=root.submission,
         predict=root.predict,
@@ -228,11 +220,6 @@ def _checked(composed: DictConfig, asked: _Asked | None) -> Config:
         local_copy=None if stores.local_copy is None else _absolute(stores.local_copy),
         yaml=_kept_text(composed),
     )
-
-
-def _cluster(layer: ClusterLayer) -> ClusterConfig:
-    choose = isinstance(layer.cpus_per_member, Auto)
-    return ClusterConfig(**(asdict(layer) | ({"cpus_per_member": 1} if choose else {})), choose_cpus=choose)
 
 
 def _dataset(name: str, values: object) -> DatasetSettings:

@@ -55,8 +55,7 @@ def parse(text: str, loader: ConfigLoader) -> Override:
                 "symbols, as in \"key='a value'\""
             ) from error
         # Hydra's grammar refuses characters that paths may hold (~, parentheses); such a value can only be text.
-        value = plain["value"].replace("\\", "\\\\").replace("'", "\\'")
-        override = parser.parse_overrides([f"{plain['key']}='{value}'"])[0]
+        override = parser.parse_overrides([f"{plain['key']}={quoted(plain['value'])}"])[0]
     if override.is_sweep_override():
         key = override.key_or_group.removeprefix("sweep.")
         raise ConfigError(
@@ -64,6 +63,11 @@ def parse(text: str, loader: ConfigLoader) -> Override:
             f"('{key}=\"a,b\"'), or give ensemble=sweep with sweep.{key}=[a,b]"
         )
     return override
+
+
+def quoted(text: str) -> str:
+    """Returns `text` as a value in quotes."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def check_override(override: Override, loader: ConfigLoader, prefix: list[str]) -> None:

@@ -126,17 +126,13 @@ def check_values(value: object, key: str = "") -> None:
                 raise ConfigError(f"{inner}: the key is not text to YAML; put it in quotes in the file that has it")
             check_values(item, inner)
     elif isinstance(value, str) and key not in _MAY_HOLD_SECRETS:
-        _check_reference(value, key)
-
-
-def _check_reference(text: str, key: str) -> None:
-    for found in _FROM_ENVIRONMENT.finditer(text):
-        name = found["name"].strip().strip("'\"")
-        if "$" in name or is_secret_name(name):
-            raise ConfigError(
-                f"{key}={text}: this may write a secret into the run; remove it: libraries read secrets from the "
-                "environment themselves"
-            )
+        for found in _FROM_ENVIRONMENT.finditer(value):
+            secret = found["name"].strip().strip("'\"")
+            if "$" in secret or is_secret_name(secret):
+                raise ConfigError(
+                    f"{key}={value}: this may write a secret into the run; remove it: libraries read secrets from the "
+                    "environment themselves"
+                )
 
 
 def check_path(text: str, key: str) -> None:

@@ -22,49 +22,16 @@ from workers.settings import (
     require_least,
 )
 
-GROUPS = (
-    "experiment",
-    "dataset",
-    "ensemble",
-    "model",
-    "optimizer",
-    "schedule",
-    "augmentation",
-    "init",
-    "cluster",
-    "tracking",
-    "combine",
-    "submission",
-    "reading",
-)
+# Groups whose values an experiment may replace.
+SETTINGS = ("model", "optimizer", "schedule", "augmentation", "init", "cluster", "tracking", "combine", "submission")
+GROUPS = ("experiment", "dataset", "ensemble", *SETTINGS, "reading")
 TARGET = "target"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.=,-]{0,63}")
-
-
-class CombineMethod(StrEnum):
-    mean = "mean"
-    weighted = "weighted"
-    geometric = "geometric"
-
-
-class SubmissionFormat(StrEnum):
-    ilsvrc = "ilsvrc"
-    tiny_imagenet = "tiny_imagenet"
-    labels = "labels"
-    probabilities = "probabilities"
-    kaggle_loc = "kaggle_loc"
-
-
-class Precision(StrEnum):
-    auto = "auto"
-    fp32 = "fp32"
-    bf16 = "bf16"
-
-
-class Auto(StrEnum):
-    """Is written in place of a number that the program chooses."""
-
-    auto = "auto"
+CombineMethod = StrEnum("CombineMethod", "mean weighted geometric")
+SubmissionFormat = StrEnum("SubmissionFormat", "ilsvrc tiny_imagenet labels probabilities kaggle_loc")
+Precision = StrEnum("Precision", "auto fp32 bf16")
+# Is written in place of a number that the program chooses.
+Auto = StrEnum("Auto", "auto")
 
 
 @dataclass(frozen=True)

@@ -130,7 +130,9 @@ def _convert(hint: Any, value: object, key: str) -> Any:
     if origin is not None:
         return {name: _convert(arguments[1], item, join(key, name)) for name, item in mapping(value, key).items()}
     if issubclass(hint, StrEnum):
-        return _member_of(hint, value, key)
+        if isinstance(value, str) and value in list(hint):
+            return hint(value)
+        raise ConfigError(f"{key}={shown(value)}: no such value; {choices(shown(value), map(str, hint))}")
     return _scalar(hint, value, key)
 
 
@@ -144,13 +146,6 @@ def _alternative(kinds: tuple[Any, ...], value: object, key: str) -> Any:
         return _convert(first, value, key)
     except ConfigError as error:
         raise ConfigError(" or ".join((str(error), *allowed))) from None
-
-
-def _member_of(enum: type[StrEnum], value: object, key: str) -> StrEnum:
-    names = [str(member) for member in enum]
-    if isinstance(value, str) and value in names:
-        return enum(value)
-    raise ConfigError(f"{key}={shown(value)}: no such value; {choices(shown(value), names)}")
 
 
 def _scalar(kind: type, value: object, key: str) -> object:

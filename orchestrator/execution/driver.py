@@ -135,7 +135,10 @@ class Driver:
             self._discard(member)
         if self._failed:
             self._ledger.set_state(State.failed)
-            raise self._failure()
+            (job, failure), *others = self._failed.items()
+            more = f" ({len(others)} more failed: {', '.join(str(other) for other, _ in others)})" if others else ""
+            message = f"{job}: {failure.message}{more}; see {self._work.paths.log(job.ref)}"
+            raise _KEPT_KINDS.get(failure.kind, MemberFailed)(message)
         if self._complete and self._unsound:
             raise self._unsound
         if not self._complete:
@@ -306,10 +309,3 @@ class Driver:
             _log.warning("%s: the NaN at update %s did not come again in a replay: check the hardware", ref, steps)
             all_passed = self._ledger.entry(TrainJob(ref)).passed_nans
             self._tracker.tag(ref, _PASSED_NAN_TAG, ", ".join(map(str, all_passed)))
-
-    def _failure(self) -> SeptetError:
-        job, failure = next(iter(self._failed.items()))
-        others = ", ".join(map(str, list(self._failed)[1:]))
-        more = f" ({len(self._failed) - 1} more failed: {others})" if others else ""
-        message = f"{job}: {failure.message}{more}; see {self._work.paths.log(job.ref)}"
-        return _KEPT_KINDS.get(failure.kind, MemberFailed)(message)

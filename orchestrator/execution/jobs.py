@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrator.combine import Expected, Invalid, check_predictions
+from orchestrator.config import TARGET
 from orchestrator.plan import Plan, Stage
 from orchestrator.run import Budgets, Committed, RunPaths, find_finished
 from workers.protocol import Numerics, PredictSpec, StageSpec
@@ -15,14 +16,13 @@ from workers.settings import Crops, KeptCheckpoint
 class Work:
     """Holds everything that a driver needs to train and predict.
 
-    `stores` are the prepared datasets by name, `target_digest` is the digest of `target`'s store. Members predict
+    `stores` are the prepared datasets by name, `target_digest` is the digest of the target's store. Members predict
     `splits`. `local_copy` is the folder of each node for copies of the stores, or None. `shorter` is as in run.json.
     """
 
     paths: RunPaths
     plan: Plan
     stores: Mapping[str, Path]
-    target: str
     target_digest: str
     splits: tuple[str, ...]
     numerics: Numerics
@@ -61,7 +61,7 @@ class Work:
         return PredictSpec(
             member=member,
             stage_dir=self.paths.stage(last.ref),
-            store=self.stores[self.target],
+            store=self.stores[TARGET],
             predictions_dir=self.paths.predictions(member),
             splits=self.splits,
             recipe=last.recipe,

@@ -70,7 +70,11 @@ def ask_to_stop(paths: RunPaths, timeout_s: float) -> str:
                 "with --timeout, or end it by its pid"
             )
         time.sleep(_LOOK_EVERY_S)
-    _withdraw(paths, holder)
+    if _requested(paths) == holder.token:
+        # The launch has ended, and may have deleted its run directory otherwise.
+        with contextlib.suppress(OSError):
+            paths.stop_request.unlink(missing_ok=True)
+            paths.root.rmdir()
     return _ended(paths, holder, since)
 
 
@@ -84,14 +88,6 @@ def _changed(path: Path) -> float:
 
 def _holds(paths: RunPaths, holder: Holder) -> bool:
     return is_locked(paths) and read_holder(paths) == holder
-
-
-def _withdraw(paths: RunPaths, holder: Holder) -> None:
-    """Deletes the request: its launch has ended, and may have deleted its run directory otherwise."""
-    if _requested(paths) == holder.token:
-        with contextlib.suppress(OSError):
-            paths.stop_request.unlink(missing_ok=True)
-            paths.root.rmdir()
 
 
 def _requested(paths: RunPaths) -> str | None:

@@ -30,34 +30,28 @@ class StageRef:
 
 
 @dataclass(frozen=True)
-class TrainJob:
-    """Trains one stage."""
+class Job:
+    """Work of a member's actor on the stage `ref`."""
 
     ref: StageRef
 
     @property
     def member(self) -> str:
         return self.ref.member
+
+
+class TrainJob(Job):
+    """Trains one stage."""
 
     def __str__(self) -> str:
         return str(self.ref)
 
 
-@dataclass(frozen=True)
-class PredictJob:
+class PredictJob(Job):
     """Predicts the target's held-out splits as `member`, with the weights of its last stage `ref`."""
-
-    ref: StageRef
-
-    @property
-    def member(self) -> str:
-        return self.ref.member
 
     def __str__(self) -> str:
         return f"{self.member}/predictions"
-
-
-Job = TrainJob | PredictJob
 
 
 @dataclass(frozen=True)
@@ -105,9 +99,9 @@ class Plan:
     experiment: str
     hash: str
     members: tuple[str, ...]
-    stages: tuple[Stage, ...]
-    datasets: tuple[PlannedDataset, ...]
     last_stages: Mapping[str, StageRef]
+    datasets: tuple[PlannedDataset, ...]
+    stages: tuple[Stage, ...]
 
     @cached_property
     def by_ref(self) -> dict[StageRef, Stage]:
@@ -117,13 +111,9 @@ class Plan:
         """Returns the stage; raises KeyError if the plan has none of that name."""
         return self.by_ref[ref]
 
-    def dataset(self, name: str) -> PlannedDataset:
-        """Returns the dataset; raises KeyError if no stage reads it."""
-        return {dataset.name: dataset for dataset in self.datasets}[name]
-
     @property
     def target(self) -> PlannedDataset:
-        return self.dataset(TARGET)
+        return next(dataset for dataset in self.datasets if dataset.name == TARGET)
 
     def predict_job(self, member: str) -> PredictJob:
         return PredictJob(self.last_stages[member])
@@ -189,8 +179,8 @@ def plain(value: object) -> Any:
 
 def plan_to_json(plan: Plan) -> dict[str, Any]:
     """Converts a plan to the JSON that run.json keeps."""
-    names = ("experiment", "hash", "members", "last_stages", "datasets", "stages")
-    return {name: plain(getattr(plan, name)) for name in names}
+    document: dict[str, Any] = plain(plan)
+    return document
 
 
 def plan_from_json(document: Mapping[str, Any]) -> Plan:

@@ -8,7 +8,7 @@ from orchestrator.config import ClusterConfig
 from orchestrator.plan.checks import warm_up_lines
 from orchestrator.plan.model import Plan, Stage, StageRef
 from orchestrator.plan.schedule import Estimate, estimate
-from orchestrator.text import counted, duration, size
+from orchestrator.text import counted, duration, size, table
 from workers.models import outline
 from workers.settings import HELD_OUT, StoreFormat, stored_image_bytes
 
@@ -84,7 +84,7 @@ class PlanReport:
         """Returns a table of the stages, then resources, time and disk."""
         plan = self.plan
         heading = f"{plan.experiment}: {counted(len(plan.members), 'member')}, {counted(len(plan.stages), 'stage')}"
-        lines = [f"{heading} · plan {plan.hash[:8]}", "", *_table(_columns(self.stages)), "", *_dataset_lines(plan)]
+        lines = [f"{heading} · plan {plan.hash[:8]}", "", *_stage_table(self.stages), "", *_dataset_lines(plan)]
         cluster = self.cluster
         lines.append(
             f"each member: {counted(cluster.cpus_per_member, 'CPU')}, {counted(cluster.gpus_per_member, 'GPU')}"
@@ -180,7 +180,7 @@ def _init_from(stage: Stage) -> str | None:
     return f"{stage.init_from.member}.{stage.init_from.stage}"
 
 
-def _columns(reports: Sequence[StageReport]) -> dict[str, list[str]]:
+def _stage_table(reports: Sequence[StageReport]) -> list[str]:
     stages = [report.stage for report in reports]
     columns = {
         "stage": [str(stage.ref) for stage in stages],
@@ -199,15 +199,7 @@ def _columns(reports: Sequence[StageReport]) -> dict[str, list[str]]:
     if all(report.seconds is not None for report in reports):
         columns["images/s"] = [f"{report.images_per_second:,.0f}" for report in reports]
         columns["time"] = [duration(report.seconds or 0.0) for report in reports]
-    return columns
-
-
-def _table(columns: Mapping[str, list[str]]) -> list[str]:
-    padded = []
-    for place, column in enumerate([name, *cells] for name, cells in columns.items()):
-        width = max(map(len, column))
-        padded.append([cell.ljust(width) if place < _NUM_TEXTS else cell.rjust(width) for cell in column])
-    return ["  ".join(row).rstrip() for row in zip(*padded, strict=True)]
+    return table(zip(*([name, *cells] for name, cells in columns.items()), strict=True), _NUM_TEXTS)
 
 
 def _dataset_lines(plan: Plan) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 from orchestrator.combine import Combined, Labels, Missing, Rows, mean
 from orchestrator.config import CombineMethod
 from orchestrator.report.scores import Score, TableRow, disagreement, mean_score, score, standard_error, table_rows
-from orchestrator.text import counted
+from orchestrator.text import counted, table
 
 AT_CHANCE_MARK = "†"
 _MOST_NAMED = 5
@@ -163,9 +163,7 @@ def table_notes(scores: SplitScores, caveats: Caveats) -> tuple[str, ...]:
 def table_text(scores: SplitScores, caveats: Caveats) -> str:
     """Returns the table for a terminal, ending in a newline."""
     lines = (HEADER, *table_lines(scores, caveats))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    body = ["  ".join((name.ljust(widths[0]), *map(str.rjust, cells, widths[1:]))).rstrip() for name, *cells in lines]
-    return "\n".join([table_title(scores), "", *body, "", *table_notes(scores, caveats)]) + "\n"
+    return "\n".join([table_title(scores), "", *table(lines, 1), "", *table_notes(scores, caveats)]) + "\n"
 
 
 def to_markdown(scores: SplitScores, caveats: Caveats) -> str:

@@ -1,7 +1,7 @@
 """Lists the runs below a folder, from their files alone: takes no lock."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,11 +10,11 @@ from pathlib import Path
 from orchestrator.run.paths import RunPaths
 from orchestrator.run.record import read_record
 from orchestrator.run.status import read_status
-from orchestrator.text import size
+from orchestrator.text import size, table
 from workers.errors import DataError, SeptetError
 from workers.storage import parse_json
 
-_HEADER = ("run", "state", "members", "error", "size", "began")
+_HEADER = ("run", "state", "members", "error", "size", "began", "")
 
 
 @dataclass(frozen=True)
@@ -66,15 +66,13 @@ def _read(root: Path) -> Listed:
         return Listed(str(root), num_bytes, problem=f"cannot be read ({' '.join(str(error).split())})")
 
 
-def listing_lines(runs: Sequence[Listed]) -> Iterator[str]:
-    """Yields a line a run: path, state, members, the ensemble's top-1 error, size and date of the first launch."""
-    rows = [_HEADER, *map(_cells, runs)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row, problem in zip(rows, (None, *(run.problem for run in runs)), strict=True):
-        yield "  ".join((*map(str.ljust, row, widths), problem or "")).rstrip()
+def listing_lines(runs: Sequence[Listed]) -> list[str]:
+    """Returns a line a run: path, state, members, the ensemble's top-1 error, size and date of the first launch."""
+    return table([_HEADER, *map(_cells, runs)], len(_HEADER))
 
 
 def _cells(run: Listed) -> tuple[str, ...]:
     error = "-" if run.top1_error is None else f"{run.top1_error:.2%}"
     began = "-" if run.created is None else f"{datetime.fromtimestamp(run.created):%Y-%m-%d %H:%M}"
-    return (run.path, run.state or "-", str(run.num_members or "-"), error, size(run.size_bytes), began)
+    members = str(run.num_members or "-")
+    return (run.path, run.state or "-", members, error, size(run.size_bytes), began, run.problem or "")

@@ -202,6 +202,8 @@ def course_of(points: Sequence[Point], since: float = 0.0) -> Course:
         latest.update(point.metrics)
     end = points[-1]
     recent = [point for point in points if point.time >= max(since, end.time - _RATE_WINDOW_S)]
+    # The stage's own rates are the measure, since usual rates differ between members.
+    rates = [each for point in points if point.time >= since and (each := point.metrics.get("images_per_second"))]
     rate = None
     if recent and recent[-1].time > recent[0].time:
         rate = (recent[-1].step - recent[0].step) / (recent[-1].time - recent[0].time)
@@ -213,15 +215,8 @@ def course_of(points: Sequence[Point], since: float = 0.0) -> Course:
         data_wait=latest.get("data_wait"),
         updates_per_second=rate or None,
         at_chance=bool(latest.get("at_chance", 0.0)),
-        share_of_usual_rate=_share_of_usual_rate(points, since),
+        share_of_usual_rate=rates[-1] / median(rates) if len(rates) >= _FEWEST_RATES else None,
     )
-
-
-def _share_of_usual_rate(points: Sequence[Point], since: float) -> float | None:
-    """Compares with the stage's own rates, since usual rates differ between members."""
-    rates = [point.metrics.get("images_per_second") for point in points if point.time >= since]
-    known = [rate for rate in rates if rate]
-    return known[-1] / median(known) if len(known) >= _FEWEST_RATES else None
 
 
 def status_json(status: RunStatus) -> dict[str, Any]:

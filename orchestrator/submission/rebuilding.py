@@ -49,7 +49,9 @@ def asked_by(manifest: Manifest, data: RunData, submission: Path) -> tuple[Quest
     if manifest.template is not None:
         text = _unchanged(manifest.template)
         if text is None:
-            template = _own_template(submission)
+            with submission.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+                lines = csv.reader(file)
+                template = Template(tuple(next(lines, [])), tuple(line[0] for line in lines if line))
             note = (
                 f"{manifest.template.path}: missing or changed, so ids, order and columns were taken from the "
                 "submission itself"
@@ -66,12 +68,6 @@ def _unchanged(file: NamedFile) -> str | None:
     except OSError:
         pass
     return None
-
-
-def _own_template(submission: Path) -> Template:
-    with submission.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-        lines = csv.reader(file)
-        return Template(tuple(next(lines, [])), tuple(line[0] for line in lines if line))
 
 
 def first_difference(submission: Path, question: Question, rows: Rows) -> str | None:

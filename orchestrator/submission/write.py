@@ -47,7 +47,7 @@ def ask(config: SubmissionConfig, data: RunData) -> Question:
     Raises:
         ConfigError: template or class ids are missing, malformed, or do not fit the data.
     """
-    return question_of(SubmissionFormat(config.format), data, *read_named(config))
+    return question_of(config.format, data, *read_named(config))
 
 
 def question_of(
@@ -58,9 +58,7 @@ def question_of(
     if class_ids is None and data.class_ids and submission_format is SubmissionFormat.ilsvrc:
         # Other formats name a class by its WNID, which is its name.
         class_ids = dict(zip(data.classes, data.class_ids, strict=True))
-    question = Question(
-        submission_format, split.rows, data.classes, split.sizes, template=template, class_ids=class_ids
-    )
+    question = Question(submission_format, split.rows, data.classes, split.sizes, template, class_ids)
     make_layout(question)
     return question
 

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -122,7 +122,7 @@ def serving(uri: str, host: str = "127.0.0.1", port: int = 0, timeout_s: float =
         words = ["--host", host, "--port", str(port), "--workers", "1", "--uvicorn-opts", apart]
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "mlflow", "server", *words],
-            env=_environment(uri, _names_of(shown)),
+            env=_environment(uri, shown),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -136,25 +136,22 @@ def serving(uri: str, host: str = "127.0.0.1", port: int = 0, timeout_s: float =
             _end(process)
 
 
-def _environment(uri: str, allowed_hosts: Sequence[str]) -> dict[str, str]:
+def _environment(uri: str, shown: str) -> dict[str, str]:
     """Returns the server's environment; it holds the URI, since any user can read a password on a command line."""
     root = artifact_root(uri)
     settings = {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     if root is not None:
         settings["MLFLOW_ARTIFACTS_DESTINATION"] = str(root)
+    # The names by which a browser may address the server; any port, since it may be forwarded. A name with a star is a
+    # pattern, in which a bracket begins a set of characters.
+    names = ("localhost", f"[{shown}]" if ":" in shown else shown)
+    allowed = [each for name in names for each in (name, f"{name.replace('[', '[[]', 1)}:*")]
     # A request by another name may come from another site's page (DNS rebinding); MLflow itself allows private
     # addresses. To serve under another name, set this variable, as for MLflow.
-    defaults = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(allowed_hosts)}
+    defaults = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(allowed)}
     # -P does not reach uvicorn, which MLflow starts and which would import from the working directory first.
     settings |= {"MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE": "false", "PYTHONSAFEPATH": "1"}
     return defaults | os.environ | settings
-
-
-def _names_of(shown: str) -> tuple[str, ...]:
-    """Returns the names by which a browser may address the server; any port, since it may be forwarded."""
-    names = ("localhost", f"[{shown}]" if ":" in shown else shown)
-    # A name with a star is a pattern, in which a bracket begins a set of characters.
-    return tuple(each for name in names for each in (name, f"{name.replace('[', '[[]', 1)}:*"))
 
 
 def _free_port(host: str, wanted: int) -> int:
@@ -174,21 +171,15 @@ def _free_port(host: str, wanted: int) -> int:
 def _await_answer(server: Server, timeout_s: float) -> None:
     until = time.monotonic() + timeout_s
     while True:
-        if _answers(server.address):
-            return
+        # URLError is an OSError.
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{server.address}/health", timeout=_ASK_S) as answer:
+            if answer.status == 200:
+                return
         if server.process.poll() is not None:
             raise ConfigError(f"the MLflow UI does not start: {server.last_line()}")
         if time.monotonic() >= until:
             raise ConfigError(f"the MLflow UI does not answer at {server.address} after {timeout_s:.0f} s")
         time.sleep(_POLL_S)
-
-
-def _answers(address: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{address}/health", timeout=_ASK_S) as answer:
-            return bool(answer.status == 200)
-    except OSError:  # URLError is one
-        return False
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -62,7 +62,7 @@ def test_output_that_is_not_utf_8_shows_question_marks_and_whole_json(tmp_path):
     told = septet(tmp_path, "", "prepare", f"datasets.store={place}", **narrow)
     assert (told.returncode, "folder" in told.stdout, "??" in told.stdout) == (0, True, True), told.stderr
     out = io.TextIOWrapper(io.BytesIO(), "ascii")
-    Streams(out, out).document(str(place))
+    Streams(out, out).answer(str(place), [])
     out.flush()
     assert json.loads(out.buffer.getvalue()) == str(place)
     assert os.fsdecode(b"x") == "x"

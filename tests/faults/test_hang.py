@@ -57,7 +57,6 @@ def work_of(root, plan, store, digest, splits):
         paths=RunPaths(root),
         plan=plan,
         stores={"target": store},
-        target="target",
         target_digest=digest,
         splits=splits,
         numerics=Numerics(),

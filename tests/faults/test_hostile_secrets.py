@@ -241,7 +241,7 @@ def test_traceback_shows_no_canary(secretive, capsys, monkeypatch):
 
 def test_json_documents_are_json_whatever_names_hold(capsys):
     name = "\x1b]0;owned\x07\x9b\x7f\u202e"
-    Streams(sys.stdout, sys.stderr).document({"class": name})
+    Streams(sys.stdout, sys.stderr).answer({"class": name}, [])
     said = capsys.readouterr().out
     assert json.loads(said) == {"class": name}
     assert not set(name) & {"\x1b", "\x07", "\x9b", "\x7f", "\u202e"} & set(said)

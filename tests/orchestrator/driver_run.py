@@ -91,7 +91,7 @@ class Run:
         splits, keep = ("val", "test"), KeptCheckpoint.last
         stores = {"target": store}
         work = Work(
-            *(self.paths, self.plan, stores, "target", self.digest, splits, Numerics(), keep, EVERY, self.budgets),
+            *(self.paths, self.plan, stores, self.digest, splits, Numerics(), keep, EVERY, self.budgets),
             crops=Crops.centre,
         )
         return Driver(work, Ledger(self.paths.ledger), self.tracker, self.book)

@@ -41,7 +41,7 @@ def prepared(photos, *changes):
 
 def assert_never_trained_on(inputs):
     """Target images held out and pre-trained on: none. How many were left out of the superset for that."""
-    target, superset = inputs.stores["target"], inputs.stores["superset"]
+    target, superset = inputs["target"], inputs["superset"]
     held_out = {bytes(row) for split in ("dev", "val", "test") for row in target.contents(split)}
     assert not held_out & {bytes(row) for row in superset.contents("train")}
     return len(superset.left_out)
@@ -80,8 +80,8 @@ def test_target_with_its_own_val_and_test_is_never_trained_on_by_a_superset_that
     paint(other / "test" / "0", 205)
     inputs = prepared(photos, f"datasets.target.root={other}")
     assert_never_trained_on(inputs)
-    held = {row for split in ("dev", "val") for row in inputs.stores["superset"].rows(split)}
-    left_out = {each["path"] for each in inputs.stores["superset"].left_out}
+    held = {row for split in ("dev", "val") for row in inputs["superset"].rows(split)}
+    left_out = {each["path"] for each in inputs["superset"].left_out}
     assert left_out | {f"train/{row}" for row in held} >= {"train/cat/3.png", "train/dog/4.png", "train/owl/5.png"}
 
 

@@ -111,7 +111,8 @@ def logits_of_windows(
         windows = list(hidden.chunk(len(offsets)))
         for axis, outputs in repaired.items():
             _paste(conv, windows, axis, outputs)
-    return model.classify(hidden, first=len(shared))
+    logits: Tensor = model(hidden, first=len(shared))
+    return logits
 
 
 def stack(images: Tensor, offsets: Sequence[Offset], size: int) -> Tensor:

@@ -95,12 +95,8 @@ class AlexNet(Layers):
                 return self.layers.convs[:index]
         return self.layers.convs
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Takes normalised [batch, 3, size, size], returns logits [batch, classes]."""
-        return self.classify(images)
-
-    def classify(self, hidden: Tensor, first: int = 0) -> Tensor:
-        """Computes logits [batch, classes] from the input of convolution `first` (0 is conv1)."""
+    def forward(self, hidden: Tensor, first: int = 0) -> Tensor:
+        """Takes normalised [batch, 3, size, size], or convolution `first`'s input; returns logits [batch, classes]."""
         for index in range(first, len(self.layers.convs)):
             hidden = self.convolve(index, hidden)
         hidden = hidden.flatten(1)

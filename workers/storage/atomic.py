@@ -78,13 +78,6 @@ def fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _fsync_tree(folder: Path) -> None:
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            fsync(Path(parent, name))
-        fsync(Path(parent))
-
-
 @contextmanager
 def replacing(path: Path, check: Check = nothing) -> Iterator[IO[bytes]]:
     """Yields a binary file that replaces `path` when the block succeeds, and is deleted if it fails.
@@ -151,7 +144,10 @@ def _temporary_folder(target: Path, commit: Callable[[Path], None]) -> Iterator[
         try:
             yield temporary
             temporary.chmod(0o777 & ~_UMASK)
-            _fsync_tree(temporary)
+            for parent, _, names in os.walk(temporary):
+                for name in names:
+                    fsync(Path(parent, name))
+                fsync(Path(parent))
             commit(temporary)
             fsync(target.parent)
         finally:

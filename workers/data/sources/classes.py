@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from workers.data.sources.files import Contents, FileListing, ImageFile
+from workers.data.sources.files import FileListing, ImageFile, PlainFiles
 from workers.data.sources.listing import LeftOut
 from workers.data.sources.tree import require_one_line
 from workers.errors import DataError
@@ -47,7 +47,7 @@ def found_at(
     return Found(order, splits["train"], splits.get("val"), splits.get("test", {}), train_at, val_at, test_at, left_out)
 
 
-def file_listing(settings: DatasetSettings, contents: Contents, found: Found) -> FileListing:
+def file_listing(settings: DatasetSettings, contents: PlainFiles, found: Found) -> FileListing:
     """Returns the listing of the images that a source found, of the classes that `settings` keep.
 
     Raises:
@@ -183,11 +183,11 @@ def require_names(names: Sequence[str], where: str) -> None:
         raise DataError(f"{where}: {count} classes are named {name}: rename them, for example to {name} 1 and {name} 2")
 
 
-def grouped(pairs: Iterable[tuple[str, ImageFile]]) -> dict[str, list[ImageFile]]:
+def grouped(files: Iterable[ImageFile]) -> dict[str, list[ImageFile]]:
     """Groups images by class name."""
     groups: dict[str, list[ImageFile]] = {}
-    for name, file in pairs:
-        groups.setdefault(name, []).append(file)
+    for file in files:
+        groups.setdefault(file.class_name, []).append(file)
     return groups
 
 
@@ -210,7 +210,7 @@ def _in_one_form(found: Found) -> Found:
         names = {name: name_of.get(unicodedata.normalize("NFC", name), name) for name in files}
         if all(own == name for own, name in names.items()):
             return files
-        return grouped((names[own], replace(file, class_name=names[own])) for own in files for file in files[own])
+        return grouped(replace(file, class_name=names[own]) for own in files for file in files[own])
 
     return replace(found, val=None if found.val is None else named(found.val), test=named(found.test))
 

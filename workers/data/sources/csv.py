@@ -60,7 +60,7 @@ def list_csv(settings: DatasetSettings) -> FileListing:
     if "test" not in splits:
         splits["test"] = root.unlisted_test()
     unlabelled = () if "val" in splits else root.unlisted_val({file.path for file in splits["train"].files})
-    by_class = {name: grouped((file.class_name, file) for file in split.files) for name, split in splits.items()}
+    by_class = {name: grouped(split.files) for name, split in splits.items()}
     found = Found(
         order=names.order(by_class["train"]),
         train=by_class["train"],

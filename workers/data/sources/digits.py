@@ -46,23 +46,21 @@ def bundled_digits() -> Digits:
 
 @dataclass(frozen=True)
 class DigitsListing:
-    """The digits, each in `orientations` quarter turns; class index = digit · orientations + turns.
+    """The digits, each in `settings.orientations` quarter turns; class index = digit · orientations + turns.
 
     Every split, including test, has all orientations of its digits.
     """
 
-    val_fraction: float
-    dev_fraction: float
-    orientations: int
+    settings: DatasetSettings
 
     labelled_test = True
     class_ids: ClassVar[tuple[str, ...]] = ()
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
-        if self.orientations == 1:
+        if self.settings.orientations == 1:
             return tuple(str(digit) for digit in range(10))
-        return tuple(f"{digit}@{90 * turns}" for digit in range(10) for turns in range(self.orientations))
+        return tuple(f"{digit}@{90 * turns}" for digit in range(10) for turns in range(self.settings.orientations))
 
     def counts(self) -> dict[str, int]:
         return {split: len(rows) for split, rows in self.rows(unwatched).splits.items()}
@@ -83,8 +81,8 @@ class DigitsListing:
         test = frozenset[bytes]().union(*(lowest(contents, TEST_FRACTION, b"test") for contents in classes))
         held_out = hold_out(
             [[content for content in contents if content not in test] for contents in classes],
-            self.val_fraction,
-            self.dev_fraction,
+            self.settings.val_fraction,
+            self.settings.dev_fraction,
         )
 
         def split_of(row: Row) -> str:
@@ -99,16 +97,16 @@ class DigitsListing:
         )
 
     def _turns(self, row: Row) -> list[Row]:
-        if self.orientations == 1:
+        if self.settings.orientations == 1:
             return [row]
         return [
             replace(
                 row,
                 name=f"{row.name}@{90 * turns}",
                 path=f"{row.path}@{turns}",
-                label=row.label * self.orientations + turns,
+                label=row.label * self.settings.orientations + turns,
             )
-            for turns in range(self.orientations)
+            for turns in range(self.settings.orientations)
         ]
 
     def loader(self) -> Loader:
@@ -120,8 +118,3 @@ class DigitsListing:
         digit = np.ascontiguousarray(np.rot90(bundled_digits().images[int(index)], int(turns or 0)))
         pixels = np.asarray(Image.fromarray(digit).resize((size, size), Image.Resampling.BICUBIC).convert("RGB"))
         return Picture(pixels, digit.shape[1], digit.shape[0])
-
-
-def list_digits(settings: DatasetSettings) -> DigitsListing:
-    """Returns the listing of the digits for `settings`."""
-    return DigitsListing(settings.val_fraction, settings.dev_fraction, settings.orientations)

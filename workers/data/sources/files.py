@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
-from typing import Protocol
 
 from workers.data.decoding import RULES, BadImage, Picture, Rules, decode
 from workers.data.sources.held_out import hold_out, num_held_out
@@ -47,21 +46,6 @@ class ImageFile:
     version: str
 
 
-class Contents(Protocol):
-    """Reads the bytes of listed images. It must be picklable, and many threads read at once."""
-
-    @property
-    def identity(self) -> str:
-        """The place of the files, since two places with equal names, sizes and times may differ in pixels."""
-
-    @property
-    def num_readers(self) -> int | None:
-        """The number of threads that should read at once; None for one per core."""
-
-    def read(self, path: str) -> bytes:
-        """Reads one image; raises BadImage if it cannot be read or is empty."""
-
-
 def may_be_image(entry: Entry) -> bool:
     """Returns whether a file counts as an image by its name; it may be damaged."""
     name = entry.name.lower()
@@ -75,19 +59,12 @@ def is_named_as_image(entry: Entry) -> bool:
 
 @dataclass(frozen=True)
 class PlainFiles:
-    """Reads images that are files of their own."""
+    """Reads images that are files of their own; subclasses read others. Picklable, and many threads read at once."""
 
     tree: Tree
 
-    @property
-    def identity(self) -> str:
-        return self.tree.identity
-
-    @property
-    def num_readers(self) -> int | None:
-        return self.tree.num_readers
-
     def read(self, path: str) -> bytes:
+        """Reads one image; raises BadImage if it cannot be read or is empty."""
         return self.tree.read(path)
 
 
@@ -99,7 +76,7 @@ class FileLoader:
     been moved, or not all nodes can reach it.
     """
 
-    contents: Contents
+    contents: PlainFiles
 
     def load(self, row: Row, size: int, rules: Rules = RULES) -> Picture:
         try:
@@ -108,7 +85,7 @@ class FileLoader:
             if row.content == _unreadable(row.path):
                 raise
             raise SourceLost(
-                f"{row.path} below {self.contents.identity} could be read before, but not now on "
+                f"{row.path} below {self.contents.tree.identity} could be read before, but not now on "
                 f"{socket.gethostname()} ({error}): restore it on storage that all nodes share, then run it again"
             ) from error
         return decode(content, size, row.path, rules)
@@ -130,7 +107,7 @@ class FileListing:
         class_ids: the names of the classes in a challenge's submissions; empty without a challenge.
     """
 
-    contents: Contents
+    contents: PlainFiles
     classes: tuple[str, ...]
     train: tuple[ImageFile, ...]
     val: tuple[ImageFile, ...] | None
@@ -166,7 +143,7 @@ class FileListing:
         }
 
     def fingerprint(self) -> str:
-        digest = hashlib.sha256(self.contents.identity.encode(errors="surrogateescape") + b"\0")
+        digest = hashlib.sha256(self.contents.tree.identity.encode(errors="surrogateescape") + b"\0")
         for files in (self.train, self.val, self.test, self.other_held_out):
             # The count tells an image that moved from the end of one split to the start of the next.
             digest.update(f"{'none' if files is None else len(files)}\0".encode())
@@ -177,7 +154,7 @@ class FileListing:
 
     def rows(self, progress: Callable[[int, int], None], kept: KeptContents = UNKEPT) -> Rows:
         contents: dict[str, bytes] = {}
-        read = kept.hashed(self._content, self._all, self.contents.num_readers)
+        read = kept.hashed(self._content, self._all, self.contents.tree.num_readers)
         for file, content in zip(self._all, read, strict=True):
             contents[file.path] = content
             progress(len(contents), len(self._all))

@@ -176,7 +176,7 @@ def _annotated(tree: Tree, split: str, images: str, annotations: _Annotations) -
         raise DataError(
             f"{tree.describe(path)}: lists {min(class_of)}, which is not in {tree.describe(images)}: restore the image"
         )
-    return grouped((file.class_name, file) for file in known)
+    return grouped(known)
 
 
 def _test(tree: Tree, folder: str, train: Mapping[str, object]) -> dict[str, list[ImageFile]]:

@@ -14,11 +14,10 @@ has a line for each and does not name them. Archives are read in place.
 """
 
 import re
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import PurePosixPath
 
-from workers.data.sources.classes import NO_CLASS, Found, file_listing, grouped, kept_classes
+from workers.data.sources.classes import NO_CLASS, ByClass, file_listing, found_at, grouped, kept_classes
 from workers.data.sources.files import FileListing, ImageFile, may_be_image
 from workers.data.sources.folder import KAGGLE_ILSVRC, list_folder
 from workers.data.sources.ilsvrc_devkit import DevelopmentKit, read_development_kit
@@ -44,18 +43,13 @@ def list_ilsvrc(settings: DatasetSettings) -> FileListing:
     kit = read_development_kit(tree)
     wanted = kept_classes(settings, kit.wnids, f"the low-level synsets of {kit.where}")
     train = _train(tree, kit, wanted)
-    val = grouped((file.class_name, file) for file in _val(tree, kit))
-    test = [replace(file, class_name=NO_CLASS) for file in _numbered(tree, "test")]
-    found = Found(
-        order=kit.wnids,
-        # The tars of other classes are not read.
-        train={**dict.fromkeys(kit.wnids, ()), **train},
-        val=val,
-        test={NO_CLASS: test} if test else {},
-        train_at=kit.where,
-        val_at=f"{tree.describe('')}: val",
-        test_at=f"{tree.describe('')}: test",
-    )
+    # The tars of other classes are not read.
+    splits: dict[str, ByClass] = {
+        "train": {**dict.fromkeys(kit.wnids, ()), **train},
+        "val": grouped(_val(tree, kit)),
+        "test": grouped(replace(file, class_name=NO_CLASS) for file in _numbered(tree, "test")),
+    }
+    found = replace(found_at(tree.describe(""), kit.wnids, splits), train_at=kit.where)
     # Classes keep the kit's ids even if others are left out.
     ids = tuple(str(number) for number, wnid in enumerate(kit.wnids, start=1) if wnid in wanted)
     return replace(file_listing(settings, ArchivesAndFiles(tree), found), class_ids=ids)
@@ -73,11 +67,19 @@ def _train(tree: Tree, kit: DevelopmentKit, wanted: set[str]) -> dict[str, list[
         folders = {each.name: each for each in entries if each.is_folder and each.name not in tars}
     else:
         raise DataError(f"{tree.describe('')}: no {_PREFIX}train.tar, {_PREFIX}train/ or train/: put one of them there")
-    _require_known((name.removesuffix(".tar") for name in (*tars, *folders)), kit, where)
+    strange = {name.removesuffix(".tar") for name in (*tars, *folders)}.difference(kit.wnids)
+    if strange:
+        raise DataError(
+            f"{where}: {min(strange)!a} is not a low-level synset of {kit.where}: remove it, or fetch the right kit"
+        )
     classes: dict[str, list[ImageFile]] = {}
     for wnid in (each for each in kit.wnids if each in wanted):
         if f"{wnid}.tar" in tars:
-            classes[wnid] = _of_class(tree, *tars[f"{wnid}.tar"], wnid)
+            # The class's tar is the archive itself or a part of it.
+            archive, within = tars[f"{wnid}.tar"]
+            inner = f": {wnid}.tar" if archive.name != f"{wnid}.tar" else ""
+            members = _members(tree, archive, within, inner)
+            classes[wnid] = [_image(archive, each, f"{wnid}/{each.name.rpartition('/')[2]}", wnid) for each in members]
         elif wnid in folders:
             classes[wnid] = [
                 ImageFile(each.path, f"{wnid}/{each.name}", wnid, each.version)
@@ -89,13 +91,6 @@ def _train(tree: Tree, kit: DevelopmentKit, wanted: set[str]) -> dict[str, list[
             lacks = "has no image" if wnid in classes else f"has neither {wnid}.tar nor a folder there"
             raise DataError(f"{where}: class {wnid} (ILSVRC2012_ID {number}) {lacks}: add it, or fetch it again")
     return classes
-
-
-def _require_known(names: Iterable[str], kit: DevelopmentKit, where: str) -> None:
-    for name in sorted(set(names) - set(kit.wnids)):
-        raise DataError(
-            f"{where}: {name!a} is not a low-level synset of {kit.where}: remove it, or fetch the right kit"
-        )
 
 
 def _archive(tree: Tree, split: str) -> Entry | None:
@@ -126,13 +121,6 @@ def _members(tree: Tree, archive: Entry, within: Span | None = None, inner: str 
     where = f"{tree.describe(archive.path)}{inner}"
     with tree.reader(archive.path) as file:
         return list(index_tar(file, within or Span(0, archive.size), where))
-
-
-def _of_class(tree: Tree, archive: Entry, within: Span, wnid: str) -> list[ImageFile]:
-    """Lists the images of a class's tar, which is `archive` itself or a part of it."""
-    inner = f": {wnid}.tar" if archive.name != f"{wnid}.tar" else ""
-    members = _members(tree, archive, within, inner)
-    return [_image(archive, each, f"{wnid}/{each.name.rpartition('/')[2]}", wnid) for each in members]
 
 
 def _image(archive: Entry, member: Member, name: str, class_name: str) -> ImageFile:

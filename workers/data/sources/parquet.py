@@ -122,7 +122,7 @@ def _by_class(
 ) -> dict[str, list[ImageFile]]:
     """Groups images by class, and adds the rows without a label to `left_out`; a test may be without labels."""
     labelled = split != "test" or any(names.clean(label) for rows in files for label in rows.labels)
-    pairs: list[tuple[str, ImageFile]] = []
+    found: list[ImageFile] = []
     classes: dict[str, str] = {}
     for rows in files:
         at = tree.describe(rows.file.path)
@@ -136,9 +136,8 @@ def _by_class(
             if label and label not in classes:
                 require_one_line(label, at)
                 classes[label] = names.name_of(label, f"{at}: row {row}")
-            name = classes[label] if label else NO_CLASS
-            pairs.append((name, ImageFile(path, row_id, name, rows.file.version)))
-    return grouped(pairs)
+            found.append(ImageFile(path, row_id, classes[label] if label else NO_CLASS, rows.file.version))
+    return grouped(found)
 
 
 def _features(schema: "Schema") -> dict[str, Any]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from workers.data.sources.csv import list_csv
-from workers.data.sources.digits import list_digits
+from workers.data.sources.digits import DigitsListing
 from workers.data.sources.folder import list_folder
 from workers.data.sources.held_out import num_held_out
 from workers.data.sources.ilsvrc import list_ilsvrc
@@ -16,7 +16,7 @@ from workers.data.sources.webdataset import list_webdataset
 from workers.settings import FILE_SOURCES, DatasetSettings, Source
 
 _LISTERS: Mapping[Source, Callable[[DatasetSettings], Listing]] = {
-    Source.digits: list_digits,
+    Source.digits: DigitsListing,
     Source.folder: list_folder,
     Source.csv: list_csv,
     Source.webdataset: list_webdataset,

@@ -238,11 +238,11 @@ def _files_of(known: KnownSet, held: Any) -> _FilesOfPart:
     return _FilesOfPart(classes, tuple(images))
 
 
-def _image_files(tree: LocalTree, part: _FilesOfPart) -> Iterator[tuple[str, ImageFile]]:
+def _image_files(tree: LocalTree, part: _FilesOfPart) -> Iterator[ImageFile]:
     for path, class_name in part.images:
         below = os.path.relpath(path, tree.root)
         entry = tree.find(below)
-        yield class_name, ImageFile(below, below, class_name, entry.version if entry else "missing")
+        yield ImageFile(below, below, class_name, entry.version if entry else "missing")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, ClassVar
 
 from workers.data.decoding import BadImage, read_content
 from workers.errors import DataError, SourceLost
@@ -48,57 +48,28 @@ class Entry:
     version: str = ""
 
 
-class Tree(Protocol):
-    """Files below a root; paths are relative to it, with slashes, and "" is the root itself."""
+@dataclass(frozen=True)
+class LocalTree:
+    """A folder of this machine or of mounted storage; paths are relative to it, with slashes, and "" is the folder.
 
-    def __hash__(self) -> int: ...
+    `num_readers` is the number of threads that should read at once; None for one per core.
+    """
+
+    root: Path
+
+    num_readers: ClassVar[int | None] = None
 
     @property
     def identity(self) -> str:
         """The root, since two roots with equal names, sizes and times may differ in pixels."""
-
-    @property
-    def num_readers(self) -> int | None:
-        """The number of threads that should read at once; None for one per core."""
-
-    def describe(self, path: str) -> str:
-        """Returns the full path for messages."""
-
-    def find(self, path: str) -> Entry | None:
-        """Returns the file or folder at `path`, None if there is none; raises DataError if a store does not answer."""
-
-    def entries(self, folder: str) -> tuple[Entry, ...]:
-        """Lists a folder in code-point order without hidden entries.
-
-        Raises DataError if it cannot be listed, or has a name that does not fit on one line of UTF-8.
-        """
-
-    def read(self, path: str) -> bytes:
-        """Reads a file; raises BadImage if it is missing or empty, SourceLost if a store does not answer."""
-
-    def read_range(self, path: str, start: int, size: int) -> bytes:
-        """Reads at most `size` bytes from `start` on; errors as `read`."""
-
-    def reader(self, path: str) -> IO[bytes]:
-        """Opens a regular file, to be read in pieces; raises DataError."""
-
-
-@dataclass(frozen=True)
-class LocalTree:
-    """A folder of this machine or of mounted storage."""
-
-    root: Path
-
-    num_readers = None
-
-    @property
-    def identity(self) -> str:
         return str(self.root.resolve())
 
     def describe(self, path: str) -> str:
+        """Returns the full path for messages."""
         return str(self.root / path)
 
     def find(self, path: str) -> Entry | None:
+        """Returns the file or folder at `path`, None if there is none; raises DataError if a store does not answer."""
         place = self.root / path
         try:
             status = place.stat()
@@ -107,6 +78,10 @@ class LocalTree:
         return Entry(place.name, path, stat.S_ISDIR(status.st_mode), status.st_size, _version(status))
 
     def entries(self, folder: str) -> tuple[Entry, ...]:
+        """Lists a folder in code-point order without hidden entries.
+
+        Raises DataError if it cannot be listed, or has a name that does not fit on one line of UTF-8.
+        """
         place = self.root / folder
         try:
             with os.scandir(place) as found:
@@ -118,9 +93,11 @@ class LocalTree:
         return tuple(_entry(each, _below(folder, each.name)) for each in inside)
 
     def read(self, path: str) -> bytes:
+        """Reads a file; raises BadImage if it is missing or empty, SourceLost if a store does not answer."""
         return read_content(self.root / path)
 
     def read_range(self, path: str, start: int, size: int) -> bytes:
+        """Reads at most `size` bytes from `start` on; errors as `read`."""
         try:
             with (self.root / path).open("rb") as file:
                 return os.pread(file.fileno(), size, start)
@@ -128,6 +105,7 @@ class LocalTree:
             raise BadImage(error.strerror or "cannot be read") from error
 
     def reader(self, path: str) -> IO[bytes]:
+        """Opens a regular file, to be read in pieces; raises DataError."""
         place = self.root / path
         try:
             # Opening a pipe would block.
@@ -140,13 +118,13 @@ class LocalTree:
 
 @dataclass(frozen=True)
 class RemoteTree:
-    """A folder of an object store: `url` as written, `system` fsspec's driver, `base` the driver's name for it."""
+    """The same in an object store: `url` as written, `system` fsspec's driver, `base` the driver's name for it."""
 
     url: str
     system: Any
     base: str
 
-    num_readers = _REMOTE_READERS
+    num_readers: ClassVar[int | None] = _REMOTE_READERS
 
     @property
     def identity(self) -> str:
@@ -211,6 +189,9 @@ class RemoteTree:
             yield
         except driver_errors() as error:
             raise SourceLost(f"{self.describe(path)}: {said_by(error)}") from error
+
+
+Tree = LocalTree | RemoteTree
 
 
 def open_root(settings: DatasetSettings) -> Tree:

@@ -141,7 +141,9 @@ def _take(parts: dict[str, "_Parts"], member: Member, file: IO[bytes], where: st
     key = "/".join((*(part for part in folder.split("/") if part not in ("", ".")), stem))
     own = parts.setdefault(key, _Parts(key))
     if lower in _IMAGES:
-        own.take_image(lower, member)
+        if lower in own.images:
+            own.problem = own.problem or f"{member.name} occurs twice"
+        own.images[lower] = member
     elif lower not in _LABELS:
         own.beside = member.name
     elif member.problem or member.span.size > _LABEL_BYTES:
@@ -164,15 +166,13 @@ class _Parts:
     problem: str = ""
     beside: str = ""
 
-    def take_image(self, extension: str, member: Member) -> None:
-        if extension in self.images:
-            self.problem = self.problem or f"{member.name} occurs twice"
-        self.images[extension] = member
-
     def sample(self) -> Sample:
         problem = self.problem or self._image_problem()
         if problem:
-            return Sample(self.key, problem=problem, is_note=self._may_be_note())
+            # A text without an image and a class may be a note on the dataset.
+            told = _json_label(self.labels.get("json", b"").decode(errors="surrogateescape"))
+            is_note = not (self.images or self.beside or "cls" in self.labels or told)
+            return Sample(self.key, problem=problem, is_note=is_note)
         ((extension, image),) = self.images.items()
         written = image.name[-len(extension) :]
         return Sample(f"{self.key}.{written}", sys.intern(self._label()), image.span)
@@ -185,12 +185,6 @@ class _Parts:
             return f"{image.name} {image.problem}" if image.problem else ""
         why = f" ({self.beside} does not count: a key ends at the first dot)" if self.beside else ""
         return f"{self.key} has no image{why}"
-
-    def _may_be_note(self) -> bool:
-        """Returns whether a text may be a note on the dataset: there is no image and no class."""
-        if self.images or self.beside or "cls" in self.labels:
-            return False
-        return not _json_label(self.labels.get("json", b"").decode(errors="surrogateescape"))
 
     def _label(self) -> str:
         """Returns the label as written; "" for none or for -1."""
@@ -218,11 +212,11 @@ def _by_class(tree: Tree, split: str, samples: Sequence[_Place], names: Naming) 
     if unlabelled is not None and any(each.sample.label for each in samples):
         raise DataError(f"{tree.describe(unlabelled.shown)}: no label, but others of {split} have one: add it")
     classes: dict[str, str] = {"": NO_CLASS}
-    pairs: list[tuple[str, ImageFile]] = []
+    files: list[ImageFile] = []
     for each in samples:
         label = each.sample.label
         if label not in classes:
             require_one_line(label, tree.describe(each.shown))
             classes[label] = names.name_of(names.clean(label), tree.describe(each.shown))
-        pairs.append((classes[label], ImageFile(each.path, each.sample.name, classes[label], each.shard.version)))
-    return grouped(pairs)
+        files.append(ImageFile(each.path, each.sample.name, classes[label], each.shard.version))
+    return grouped(files)

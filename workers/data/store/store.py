@@ -184,6 +184,10 @@ def read_store(path: Path) -> Store:
 def _from_manifest(path: Path, manifest: dict[str, Any]) -> Store:
     if manifest["schema"] not in range(_OLDEST, SCHEMA + 1):
         raise _damaged(path, f"{MANIFEST} has schema {manifest['schema']}, not {SCHEMA}")
+    options, decided = manifest["options"], Counter[str]()
+    for by_decision in manifest["decisions"].values():
+        decided.update({decision: len(paths) for decision, paths in by_decision.items()})
+    exif = Exif.ignore if manifest["schema"] <= _UNTURNED else Exif(options.get("exif", RULES.exif))
     return Store(
         path=path,
         digest=manifest["digest"],
@@ -199,27 +203,14 @@ def _from_manifest(path: Path, manifest: dict[str, Any]) -> Store:
             for split, counts in manifest["shards"].items()
         },
         left_out=tuple(manifest["left_out"]),
-        decided=_num_decided(manifest["decisions"]),
+        decided=dict(decided.most_common()),
         unreadable_rows={
             split: tuple(entry["index"] for entry in entries) for split, entries in manifest["unreadable"].items()
         },
         files={name: Written(**entry) for name, entry in manifest["files"].items()},
         class_ids=tuple(manifest["class_ids"]),
-        rules=_rules_of(manifest),
+        rules=Rules(exif, options.get("max_pixels", RULES.max_pixels)),
     )
-
-
-def _rules_of(manifest: Mapping[str, Any]) -> Rules:
-    options = manifest["options"]
-    exif = Exif.ignore if manifest["schema"] <= _UNTURNED else Exif(options.get("exif", RULES.exif))
-    return Rules(exif, options.get("max_pixels", RULES.max_pixels))
-
-
-def _num_decided(decisions: Mapping[str, Mapping[str, Sequence[str]]]) -> dict[str, int]:
-    counts: Counter[str] = Counter()
-    for by_decision in decisions.values():
-        counts.update({decision: len(paths) for decision, paths in by_decision.items()})
-    return dict(counts.most_common())
 
 
 def split_shards(folder: Path, split: str, store_format: StoreFormat, counts: Sequence[int]) -> tuple[ShardFiles, ...]:
