@@ -81,9 +81,8 @@ def images(number, mode):
 
 def test_summary_tells_counts_decisions_what_is_left_out_and_where_it_lies(tmp_path):
     bad = {f"train/a/bad{index:02d}.png": f"not an image {index}".encode() for index in range(12)}
-    lines = summarised(
-        tmp_path, {**images(30, "RGB"), **images(4, "L"), **bad, "test/t.png": b"neither", "test/u.png": noise(99, 9, 9)}
-    )
+    test = {"test/t.png": b"neither", "test/u.png": noise(99, 9, 9)}
+    lines = summarised(tmp_path, {**images(30, "RGB"), **images(4, "L"), **bad, **test})
     text = "\n".join(lines)
     assert lines[0].startswith("target: 2 classes at 8 px; ")
     assert lines[0].endswith("2 test")
