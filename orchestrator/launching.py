@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO
 
 from orchestrator import cluster, placement, submission, tracking
-from orchestrator.combine import check_min_members, find_missing, left_out, without
+from orchestrator.combine import LEFT_OUT, check_min_members, find_missing, left_out, without
 from orchestrator.config import TARGET, Config, compose, default_run_dir
 from orchestrator.display import Display, watching
 from orchestrator.execution import Driver, Interrupts, Work, obeying
@@ -55,10 +55,11 @@ class Incomplete(MemberFailed):
     """Is raised if members failed for good and the configuration allowed a submission of the others."""
 
     def __init__(self, failure: SeptetError, plan: Plan, done: LaunchResult) -> None:
-        missing, num_all = [one.member for one in done.results.missing], len(plan.members)
+        missing, num_all = done.results.missing, len(plan.members)
+        named = ", ".join(f"{one.member} ({one.why})" if one.why == LEFT_OUT else one.member for one in missing)
         super().__init__(
-            f"{failure}; a submission of {num_all - len(missing)} of {num_all} members was written, without "
-            f"{', '.join(missing)}: run it again to retry them"
+            f"{failure}; a submission of {num_all - len(missing)} of {num_all} members was written, without {named}: "
+            "run it again to retry those that failed"
         )
         self.done = done
 

@@ -1,4 +1,5 @@
 from .absent import (
+    LEFT_OUT as LEFT_OUT,
     Missing as Missing,
     allowed_missing as allowed_missing,
     check_min_members as check_min_members,

@@ -106,6 +106,8 @@ def ready(override: Override, selected: frozenset[str]) -> str:
     if override.type is OverrideType.ADD and override.package is None and override.key_or_group in GROUPS:
         # `+experiment=…`, as other projects have it: here every group is in the list of defaults.
         return text.removeprefix("+")
+    if override.type is OverrideType.ADD and override.package is None:
+        return f"+{text}"
     if override.type is not OverrideType.CHANGE:
         return text
     if override.key_or_group not in GROUPS:

@@ -6,7 +6,7 @@ Only what a person typed is refused: files of conf/ set values for several sourc
 from collections.abc import Mapping
 
 from orchestrator.config.schema import TARGET, MemberConfig
-from orchestrator.config.structure import field_types
+from orchestrator.config.structure import field_types, shown
 from orchestrator.config.words import OWN_IMAGES
 from workers.errors import ConfigError
 from workers.settings import FILE_SOURCES, DatasetSettings, InitSettings, ModelSettings, Recipe, Source
@@ -40,7 +40,7 @@ def refuse_unread(
 def _check_source(key: str, value: str, source: Source, *, is_target: bool) -> None:
     field = key.rsplit(".", 1)[-1]
     readers = _SOURCES.get(field, frozenset({source}))
-    if source not in readers:
+    if source not in readers and value != shown(getattr(DatasetSettings(), field, None)):
         if is_target and field == "root":
             advice = f"for images of your own give {OWN_IMAGES} {key}={value}"
             raise ConfigError(f"{key}={value}: source={source}, the default, reads no root; {advice}")

@@ -21,9 +21,9 @@ def check_crop(stage: Stage, dataset: PlannedDataset) -> None:
             f"{_where(stage)}.model.input_size={crop}: larger than its images, datasets.{dataset.name}.size={size}; "
             f"give a smaller model.input_size, or a larger datasets.{dataset.name}.size"
         )
-    if crop * 2 < size:
+    if crop * 3 < size:
         raise ConfigError(
-            f"{_where(stage)}.model.input_size={crop}: less than half of its images' side, "
+            f"{_where(stage)}.model.input_size={crop}: less than a third of its images' side, "
             f"datasets.{dataset.name}.size={size}, so the net would see fragments; set "
             f"datasets.{dataset.name}.size={stored_for(crop)}, or choose a net for larger images, as in {OWN_IMAGES}"
         )

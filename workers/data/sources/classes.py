@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from workers.data.sources.files import FileListing, ImageFile, PlainFiles
-from workers.data.sources.listing import LeftOut
+from workers.data.sources.listing import LeftOut, or_skip
 from workers.data.sources.tree import require_one_line
 from workers.errors import DataError
-from workers.settings import DatasetSettings
+from workers.settings import DatasetSettings, OnBad
 
 # The class of unlabelled images.
 NO_CLASS = ""
@@ -141,11 +141,41 @@ class Naming:
         return tuple(sorted(present, key=(lambda name: (int(name), name)) if self.numbered else None))
 
 
+class SplitLabels:
+    """Gives the class of each image of a split from its label as written; `left_out` are images without one."""
+
+    def __init__(
+        self, settings: DatasetSettings, split: str, names: Naming, written: Iterable[str], unit: str, hint: str = ""
+    ) -> None:
+        """Takes all labels of the split; `unit` is what holds one, and `hint` says where a label may be."""
+        self.left_out: list[LeftOut] = []
+        self._split, self._names, self._unit, self._hint = split, names, unit, hint
+        self._may_lack = split != "test" and settings.on_bad is OnBad.skip
+        self._is_labelled = split != "test" or any(map(names.clean, written))
+        self._classes: dict[str, str] = {}
+
+    def class_of(self, written: str, where: str, path: str) -> str | None:
+        """Returns the class, NO_CLASS in a test without labels, None if the image is left out; raises DataError."""
+        label = self._names.clean(written)
+        if not label and not self._is_labelled:
+            return NO_CLASS
+        if not label and self._may_lack:
+            self.left_out.append(LeftOut(self._split, path, "no label"))
+            return None
+        if not label:
+            told = f" ({written} stands for none)" if written else self._hint
+            raise DataError(f"{where} has no label{told}: write it, or remove the {self._unit}{or_skip(self._split)}")
+        if label not in self._classes:
+            require_one_line(label, where)
+            self._classes[label] = self._names.name_of(label, where)
+        return self._classes[label]
+
+
 def naming(train_labels: Iterable[str], names: tuple[str, ...] | None, where: str) -> Naming:
     """Returns the naming of a source with these labels in train; `names` are those of its numbers, if known.
 
     Raises:
-        DataError: a single label is a name among numbers, or a number among names; `where` is for the message.
+        DataError: a single label is a name among numbers; `where` is for the message.
     """
     counts = Counter({label: count for label, count in Counter(train_labels).items() if not is_missing(label)})
     numbers = {label: number[1] for label in counts if (number := _NUMBER.fullmatch(label))}
@@ -156,10 +186,9 @@ def naming(train_labels: Iterable[str], names: tuple[str, ...] | None, where: st
     odd = [label for label in counts if (label in numbers) is not is_mostly_numbers]
     if is_mostly_numbers:
         odd = [label for label in odd if label.lower() not in _MISSING_NUMBERS]
-    once = next((label for label in odd if counts[label] == 1 and label != _NEGATIVE), None)
-    if once is not None:
-        kinds = "a name among numbers" if is_mostly_numbers else "a number among names"
-        raise DataError(f"{where}: one image has the label {once}, {kinds}: correct it, or leave it empty")
+    once = next((label for label in odd if counts[label] == 1), None)
+    if once is not None and is_mostly_numbers:
+        raise DataError(f"{where}: one image has the label {once}, a name among numbers: correct it, or leave it empty")
     # -1 and 1 are the two classes of some authors.
     return Naming(None, is_mostly_numbers and not odd, set(numbers.values()) != {_NEGATIVE, "1"})
 

@@ -194,7 +194,10 @@ class _Root:
 
     def unlisted_val(self, used: Collection[str]) -> tuple[LeftOut, ...]:
         """Returns all images of val's own folder but those `used`, for a val without a csv file."""
-        entries = [entry for folder in self._own_folders("val")[:1] for entry in self._images_below(folder).entries]
+        names = {each.replace(_SPLIT, word) for each in _OWN_FOLDERS for word in WORDS["val"]}
+        folders = [each.path for each in self._top if each.is_folder and each.name.lower() in names]
+        folders += [name for name in names if "/" in name and self._is_folder(name)]
+        entries = [entry for folder in sorted(folders) for entry in self._images_below(folder).entries]
         unused = (entry.path for entry in entries if entry.path not in used)
         return tuple(LeftOut("val", path, "no csv file of val has its label") for path in unused)
 

@@ -96,7 +96,13 @@ def _require_header(settings: DatasetSettings, table: Table, find: Find) -> None
     if settings.label_column in table.header or _usual_places(table, (*_IDS, *_LABELS)):
         return
     header = table.header
-    is_label = len(header) == 2 and any(name in table.column(place) for place, name in enumerate(header))
+    # The other cell looks like those below it: `photo,y` is a header of lines like `000.png,y`.
+    first = table.lines[0][1]
+    is_label = len(header) == 2 and any(
+        header[place] in table.column(place)
+        and bool(_FILE_NAME.search(header[1 - place])) == bool(_FILE_NAME.search(first[1 - place]))
+        for place in (0, 1)
+    )
     if is_label or any(name and find(name) for name in header):
         raise DataError(
             f"{table.at}: line 1 ({some(header, 3)}) looks like an image, not like a header: write a line id,label "

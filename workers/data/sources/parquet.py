@@ -11,8 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from workers.data.sources.classes import (
-    NO_CLASS,
-    Naming,
+    SplitLabels,
     file_listing,
     found_at,
     grouped,
@@ -21,12 +20,12 @@ from workers.data.sources.classes import (
     require_names,
 )
 from workers.data.sources.files import FileListing, ImageFile
-from workers.data.sources.listing import LeftOut, or_skip
+from workers.data.sources.listing import LeftOut
 from workers.data.sources.parquet_rows import RowGroups, RowImages, Table, read_columns, read_footer
 from workers.data.sources.patterns import split_files
 from workers.data.sources.tree import Entry, Tree, open_root, require_one_line, some
 from workers.errors import DataError
-from workers.settings import DatasetSettings, OnBad
+from workers.settings import DatasetSettings
 from workers.storage import parse_json
 from workers.threads import map_in_order
 
@@ -71,7 +70,12 @@ def list_parquet(settings: DatasetSettings) -> FileListing:
     names = read_class_names(settings) or _one_naming(tree, every)
     known = naming((label for rows in splits["train"] for label in rows.labels), names, tree.describe(""))
     left_out: list[LeftOut] = []
-    by_class = {split: _by_class(tree, settings, split, rows, known, left_out) for split, rows in splits.items()}
+    by_class = {}
+    for split, files_of_split in splits.items():
+        written = (label for rows in files_of_split for label in rows.labels)
+        labels = SplitLabels(settings, split, known, written, "row")
+        by_class[split] = _by_class(tree, files_of_split, labels)
+        left_out += labels.left_out
     found = found_at(tree.describe(""), known.order(by_class["train"]), by_class, tuple(left_out))
     tables = {rows.file.path: rows.table for rows in every}
     return file_listing(settings, RowImages(tree, tables, RowGroups(tree)), found)
@@ -117,26 +121,16 @@ def _rows(tree: Tree, settings: DatasetSettings, split: str, file: Entry) -> _Ro
     return _Rows(file, Table(file.path, metadata, images), ids, labels, _class_names(features, label, at))
 
 
-def _by_class(
-    tree: Tree, settings: DatasetSettings, split: str, files: Sequence[_Rows], names: Naming, left_out: list[LeftOut]
-) -> dict[str, list[ImageFile]]:
-    """Groups images by class, and adds the rows without a label to `left_out`; a test may be without labels."""
-    labelled = split != "test" or any(names.clean(label) for rows in files for label in rows.labels)
+def _by_class(tree: Tree, files: Sequence[_Rows], labels: SplitLabels) -> dict[str, list[ImageFile]]:
+    """Groups images by class; raises DataError as `SplitLabels.class_of`."""
     found: list[ImageFile] = []
-    classes: dict[str, str] = {}
     for rows in files:
         at = tree.describe(rows.file.path)
         for row, (row_id, written) in enumerate(zip(rows.ids, rows.labels, strict=True)):
-            path, label = f"{rows.file.path}/{row:07d}", names.clean(written)
-            if labelled and not label and (split == "test" or settings.on_bad is OnBad.stop):
-                raise DataError(f"{at}: row {row} has no label: write it, or remove the row{or_skip(split)}")
-            if labelled and not label:
-                left_out.append(LeftOut(split, path, "no label"))
-                continue
-            if label and label not in classes:
-                require_one_line(label, at)
-                classes[label] = names.name_of(label, f"{at}: row {row}")
-            found.append(ImageFile(path, row_id, classes[label] if label else NO_CLASS, rows.file.version))
+            path = f"{rows.file.path}/{row:07d}"
+            name = labels.class_of(written, f"{at}: row {row}", path)
+            if name is not None:
+                found.append(ImageFile(path, row_id, name, rows.file.version))
     return grouped(found)
 
 
@@ -224,7 +218,7 @@ def _labels(column: Any, at: str, name: str) -> tuple[str, ...]:
         raise DataError(
             f"{at}: column {name} has {kind}, not a name or a number for each image: set datasets.<name>.label_column"
         )
-    return tuple("" if value is None or value == -1 else str(value).strip() for value in values)
+    return tuple("" if value is None else str(value).strip() for value in values)
 
 
 def _ids(column: Any, at: str, name: str) -> tuple[str, ...]:

@@ -66,21 +66,26 @@ def other_folders(tree: Tree, on_bad: OnBad, splits: Collection[str]) -> tuple[L
                     "it to train, val or test, move it away, or set datasets.<name>.on_bad=skip to leave it out"
                 )
             count = 1 + sum(1 for _ in images)
-            left_out.append(LeftOut("every split", f"{entry.path}/", f"its {count} images belong to no split"))
+            left_out.append(
+                LeftOut(
+                    "every split",
+                    f"{entry.path}/",
+                    f"holds {count:,} images, in no split",
+                )
+            )
     return tuple(left_out)
 
 
 def _meant(tree: Tree, folder: str, depth: int) -> str | None:
-    """Returns the first folder below `folder` that has a train folder, or two folders with images directly inside."""
+    """Returns the only folder below `folder` that has a train folder, or two folders with images directly inside."""
     inside = [entry.path for entry in tree.entries(folder) if entry.is_folder] if depth else []
+    found: list[str] = []
     for path, entries in zip(inside, map_in_order(tree.entries, inside, tree.num_readers), strict=True):
         below = [each.path for each in entries if each.is_folder]
         # Images directly inside make it a class, whatever else it has.
         if below and not any(map(is_named_as_image, entries)):
             classes = (each for each in below if any(map(is_named_as_image, tree.entries(each))))
-            if "train" in split_folders(tree, path) or (next(classes, None) and next(classes, None)):
-                return path
-            deeper = _meant(tree, path, depth - 1)
-            if deeper is not None:
-                return deeper
-    return None
+            is_root = "train" in split_folders(tree, path) or (next(classes, None) and next(classes, None))
+            found += [path] if is_root else filter(None, [_meant(tree, path, depth - 1)])
+    # Any of several would leave out the others' images.
+    return found[0] if len(found) == 1 else None

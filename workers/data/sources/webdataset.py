@@ -13,12 +13,10 @@ from functools import lru_cache, partial
 from typing import IO
 
 from workers.data.sources.classes import (
-    NO_CLASS,
-    Naming,
+    SplitLabels,
     file_listing,
     found_at,
     grouped,
-    is_missing,
     naming,
     read_class_names,
 )
@@ -86,9 +84,13 @@ def list_webdataset(settings: DatasetSettings) -> FileListing:
         split: _samples(tree, settings, split, shards, left_out)
         for split, shards in split_files(tree, settings, ".tar").items()
     }
-    written = (each.sample.label for each in samples["train"])
-    names = naming(written, read_class_names(settings), tree.describe(""))
-    by_class = {split: _by_class(tree, split, each, names) for split, each in samples.items()}
+    written = {split: [each.sample.label for each in places] for split, places in samples.items()}
+    names = naming(written["train"], read_class_names(settings), tree.describe(""))
+    by_class = {}
+    for split, places in samples.items():
+        labels = SplitLabels(settings, split, names, written[split], "sample", f" (.{', .'.join(_LABELS)})")
+        by_class[split] = _by_class(tree, places, labels)
+        left_out += labels.left_out
     found = found_at(tree.describe(""), names.order(by_class["train"]), by_class, tuple(left_out))
     return file_listing(settings, ArchivesAndFiles(tree), found)
 
@@ -101,8 +103,6 @@ def _samples(
     for shard, samples in zip(shards, indices, strict=True):
         for sample in samples:
             problem = sample.problem
-            if not problem and not sample.label and split != "test":
-                problem = f"{sample.name} has no label (.{', .'.join(_LABELS)})"
             place = _Place(shard, sample)
             if not problem:
                 found.append(place)
@@ -187,12 +187,12 @@ class _Parts:
         return f"{self.key} has no image{why}"
 
     def _label(self) -> str:
-        """Returns the label as written; "" for none or for -1."""
+        """Returns the label as written; "" for none."""
         for extension in _LABELS:
             text = self.labels.get(extension, b"").decode(errors="surrogateescape").strip()
             label = _json_label(text) if extension == "json" else text
             if label:
-                return "" if label == "-1" or is_missing(label) else label
+                return label
         return ""
 
 
@@ -206,17 +206,12 @@ def _json_label(text: str) -> str:
     return str(label).strip() if is_label else ""
 
 
-def _by_class(tree: Tree, split: str, samples: Sequence[_Place], names: Naming) -> dict[str, list[ImageFile]]:
-    """Groups images by class; raises DataError if only some samples of a split have labels."""
-    unlabelled = next((each for each in samples if not each.sample.label), None)
-    if unlabelled is not None and any(each.sample.label for each in samples):
-        raise DataError(f"{tree.describe(unlabelled.shown)}: no label, but others of {split} have one: add it")
-    classes: dict[str, str] = {"": NO_CLASS}
+def _by_class(tree: Tree, samples: Sequence[_Place], labels: SplitLabels) -> dict[str, list[ImageFile]]:
+    """Groups images by class; raises DataError as `SplitLabels.class_of`."""
     files: list[ImageFile] = []
     for each in samples:
-        label = each.sample.label
-        if label not in classes:
-            require_one_line(label, tree.describe(each.shown))
-            classes[label] = names.name_of(names.clean(label), tree.describe(each.shown))
-        files.append(ImageFile(each.path, each.sample.name, classes[label], each.shard.version))
+        where = f"{tree.describe(each.shard.path)}: {each.sample.name}"
+        name = labels.class_of(each.sample.label, where, each.shown)
+        if name is not None:
+            files.append(ImageFile(each.path, each.sample.name, name, each.shard.version))
     return grouped(files)

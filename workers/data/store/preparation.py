@@ -345,10 +345,9 @@ def _in_two_classes(settings: DatasetSettings, rows: Sequence[Row]) -> Iterator[
     """Yields a decision for each image whose content has several labels in its split."""
     if settings.source is Source.digits:
         return  # whose orientations are turned only when they are decoded
-    labels: dict[bytes, set[int]] = {}
-    for row in rows:
-        labels.setdefault(row.content, set()).add(row.label)
-    yield from (Decided(row.path, (_TWO_CLASSES,)) for row in rows if len(labels[row.content]) > 1)
+    first: dict[bytes, int] = {}
+    several = {row.content for row in rows if first.setdefault(row.content, row.label) != row.label}
+    yield from (Decided(row.path, (_TWO_CLASSES,)) for row in rows if row.content in several)
 
 
 def _by_decision(decided: tuple[Decided, ...]) -> dict[str, list[str]]:

@@ -52,7 +52,7 @@ def test_folder_of_images_beside_train_is_refused_or_left_out_and_counted(tmp_pa
     assert f"{root / 'dev'}: holds images (0.png), but is not named like a split" in message
     left_out = rows_of(folder(root, on_bad=OnBad.skip)).left_out
     assert {(each.path, each.reason) for each in left_out} == {
-        ("dev/", "its 6 images belong to no split"),
+        ("dev/", "holds 6 images, in no split"),
         ("sample.png", "in no split and no class"),
     }
 
