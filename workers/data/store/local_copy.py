@@ -9,7 +9,7 @@ from workers.data.store.integrity import damaged_files, note_whole
 from workers.data.store.store import MANIFEST, Store, open_store
 from workers.errors import StorageError
 from workers.settings import Verify
-from workers.storage import beating, locked, nothing, remove_leftovers, replacing_folder, write_hashed
+from workers.storage import Written, beating, locked, nothing, remove_leftovers, replacing_folder, write_hashed
 
 _BLOCK_BYTES = 8 << 20
 
@@ -54,14 +54,18 @@ def _copied(source: Store, copy: Path, beat: Callable[[], None]) -> Store:
     # Other members of this node may be reading a damaged copy.
     with replacing_folder(copy) as folder:
         for name, entry in source.files.items():
-            with (source.path / name).open("rb") as reading, (folder / name).open("wb") as writing:
-                blocks = iter(partial(reading.read, _BLOCK_BYTES), b"")
-                copied = write_hashed(writing, beating(blocks, beat))
-            if copied != entry:
-                raise StorageError(
-                    f"{source.path / name}: the prepared dataset is damaged: its sha256 differs from {MANIFEST}; "
-                    "delete the folder, then run it again"
-                )
+            _copy_checked(source.path / name, folder / name, entry, beat)
         (folder / MANIFEST).write_bytes((source.path / MANIFEST).read_bytes())
         note_whole(folder, list(source.files))
     return open_store(copy)
+
+
+def _copy_checked(source: Path, target: Path, expected: Written, beat: Callable[[], None]) -> None:
+    with source.open("rb") as reading, target.open("wb") as writing:
+        blocks = iter(partial(reading.read, _BLOCK_BYTES), b"")
+        copied = write_hashed(writing, beating(blocks, beat))
+    if copied != expected:
+        raise StorageError(
+            f"{source}: the prepared dataset is damaged: its sha256 differs from {MANIFEST}; delete the folder, then "
+            "run it again"
+        )
