@@ -27,7 +27,7 @@ def few_photographs(real_images, tmp_path):
     return root
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_launch_averages_different_nets(few_photographs, tmp_path, monkeypatch):
     monkeypatch.setattr(cluster, "open_cluster", one_slot)
     monkeypatch.chdir(tmp_path)

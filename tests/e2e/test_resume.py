@@ -13,7 +13,7 @@ from orchestrator.inputs import survey_all
 from orchestrator.plan.build import make_plan
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_killed_launch_is_resumed_from_elsewhere_and_its_report_tells_the_plan(tmp_path, monkeypatch):
     typed, elsewhere = tmp_path / "typed here", tmp_path / "elsewhere"
     typed.mkdir()

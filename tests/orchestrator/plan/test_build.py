@@ -217,8 +217,8 @@ def test_plan_bottleneck_before_a_head_that_is_reset_comes_and_goes_along_a_chai
         ([base("a", model=replace(SMALL, input_size=20))], "input_size=20"),
         ([base("a", model=replace(SMALL, input_size=257))], "input_size=257: larger than its images, datasets.target"),
         (
-            [base("a", model=replace(SMALL, input_size=112))],
-            "datasets.target.size=256, so the net would see fragments; set datasets.target.size=128, or choose",
+            [base("a", model=replace(SMALL, input_size=84))],
+            "datasets.target.size=256, so the net would see fragments; set datasets.target.size=96, or choose",
         ),
         ([base("a"), member("b", train=stage(init_from="a.train", freeze=("fc8",)))], "fc8 would keep random weights"),
         ([base("a"), member("b", t=stage(init_from="a.train", reset=(), freeze=ALL_LAYERS))], "every layer is frozen"),

@@ -161,3 +161,13 @@ def test_kaggle_s_ilsvrc_is_refused_where_list_and_images_differ(kaggle):
     assert "LOC_val_solution.csv: lists ILSVRC2012_val_00000003" in refusal(folder(kaggle))
     (kaggle / "LOC_val_solution.csv").unlink()
     assert "not in a class folder" in refusal(folder(kaggle))
+
+
+def test_two_folders_that_hold_classes_are_not_one_root(tmp_path):
+    files = [
+        f"{kind}/{name}/{index}.png"
+        for kind, name in (("animals", "cat"), ("animals", "dog"), ("cars", "bus"), ("cars", "van"))
+        for index in range(3)
+    ]
+    line = refusal(folder(write_tree(tmp_path, files)))
+    assert "set datasets.<name>.root" not in line

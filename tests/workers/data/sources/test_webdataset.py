@@ -129,8 +129,30 @@ def test_broken_sample_is_named(tmp_path, members, expected):
     assert expected in message and "train-000.tar" in message
     rows = rows_of(shards(tmp_path, on_bad=OnBad.skip))
     (left_out,) = rows.left_out
-    assert left_out.path in ("train-000.tar/k", "train-000.tar/k.png") and expected in left_out.reason
+    assert left_out.path in ("train-000.tar/k", "train-000.tar/k.png") and (
+        expected in left_out.reason or left_out.reason == "no label"
+    )
     assert sum(len(split) for split in rows.splits.values()) == 8
+
+
+@pytest.mark.parametrize("word", ["none", "-", "NaN"])
+def test_word_for_no_label_among_numbers_is_told_in_train_and_in_test(tmp_path, word):
+    write_shard(
+        tmp_path / "train-000.tar",
+        [*samples(8, lambda index: str(index % 2)), ("k.png", b"1"), ("k.cls", word.encode())],
+    )
+    assert f"k.png has no label ({word} stands for none)" in refusal(shards(tmp_path))
+    assert len(rows_of(shards(tmp_path, on_bad=OnBad.skip)).left_out) == 1
+    write_shard(tmp_path / "train-000.tar", samples(8, lambda index: str(index % 2)))
+    write_shard(
+        tmp_path / "test-000.tar", [("a.png", b"2"), ("a.cls", b"1"), ("k.png", b"1"), ("k.cls", word.encode())]
+    )
+    assert f"k.png has no label ({word} stands for none)" in refusal(shards(tmp_path))
+
+
+def test_minus_one_and_one_are_two_classes(tmp_path):
+    write_shard(tmp_path / "train-000.tar", samples(8, lambda index: "1" if index % 2 else "-1"))
+    assert open_listing(shards(tmp_path)).classes == ("-1", "1")
 
 
 def test_number_without_a_name_is_refused(tmp_path):
