@@ -183,14 +183,12 @@ def naming(train_labels: Iterable[str], names: tuple[str, ...] | None, where: st
     is_mostly_numbers = 2 * num_numbers > counts.total()
     if names is not None:
         return Naming(names, is_mostly_numbers)
-    odd = [label for label in counts if (label in numbers) is not is_mostly_numbers]
-    if is_mostly_numbers:
-        odd = [label for label in odd if label.lower() not in _MISSING_NUMBERS]
-    once = next((label for label in odd if counts[label] == 1), None)
+    others = [label for label in counts if label not in numbers and label.lower() not in _MISSING_NUMBERS]
+    once = next((label for label in others if counts[label] == 1), None)
     if once is not None and is_mostly_numbers:
         raise DataError(f"{where}: one image has the label {once}, a name among numbers: correct it, or leave it empty")
     # -1 and 1 are the two classes of some authors.
-    return Naming(None, is_mostly_numbers and not odd, set(numbers.values()) != {_NEGATIVE, "1"})
+    return Naming(None, is_mostly_numbers and not others, set(numbers.values()) != {_NEGATIVE, "1"})
 
 
 def read_class_names(settings: DatasetSettings) -> tuple[str, ...] | None:

@@ -179,10 +179,11 @@ def _require_parts(tree: Tree, entries: Sequence[Entry], change: str) -> None:
         if (part := _PART.fullmatch(entry.path)) is not None:
             numbers.setdefault((part[1], part[3] or ""), set()).add(int(part[2]))
     for (start, total), present in numbers.items():
-        first, last = (0, int(total) - 1) if total else (min(present), max(present))
+        # Of N parts the first is 0 or 1.
+        first = min(1, *present) if total else min(present)
+        last = first + int(total) - 1 if total else max(present)
         missing = sorted({*range(first, last + 1)} - present) if last - first < _MOST_NAMES else []
-        # One-based parts of N are 1 … N.
-        if missing and not (total and present == {*range(1, int(total) + 1)}):
+        if missing:
             of = f" of {total}" if total else ""
             raise DataError(f"{tree.describe(start)}…: part {missing[0]}{of} is missing: fetch it, or {change}")
 
