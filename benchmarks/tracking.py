@@ -65,7 +65,7 @@ def _plan(spec: StageSpec) -> Plan:
         num_classes=_CLASSES,
     )
     dataset = PlannedDataset("target", {}, (), _CLASSES, {"train": stage.num_images}, True)
-    return Plan("benchmark", "benchmark", (spec.member,), (stage,), (dataset,), {spec.member: stage.ref})
+    return Plan("benchmark", "benchmark", (spec.member,), {spec.member: stage.ref}, (dataset,), (stage,))
 
 
 def _drive(spec: StageSpec, address: str) -> None:

@@ -74,7 +74,7 @@ def write_submission(folder: Path, number: int, kind: SubmissionFormat) -> None:
         kept = [Committed()]
         data = RunData("d", CLASSES, {"test": split})
         stage = Stage(StageRef("a", "train"), Recipe(), None, 0, 0, f"hash-{number}", NUM_ROWS, 1, len(CLASSES))
-        plan = Plan("digits", "hash", ("a",), (stage,), (), {"a": stage.ref})
+        plan = Plan("digits", "hash", ("a",), {"a": stage.ref}, (), (stage,))
         config, book = SubmissionConfig(kind), Book(lambda: kept[-1], kept.append)
         submission.write_submission(folder / "submission", config, data, mean(members), members, plan, (), book)
 
