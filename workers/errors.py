@@ -3,7 +3,13 @@
 A message is one line: what is wrong, where, and what to change.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
+
+
+def some(values: Sequence[str], most: int = 3) -> str:
+    """Returns the first few of `values`, for a message."""
+    return ", ".join(values[:most]) + (f" and {len(values) - most} more" if len(values) > most else "")
 
 
 class SeptetError(Exception):

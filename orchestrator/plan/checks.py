@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from orchestrator.config import OWN_IMAGES, choices, stored_for
 from orchestrator.plan.model import Plan, PlannedDataset, Stage, StageRef
-from workers.errors import ConfigError
+from workers.errors import ConfigError, some
 from workers.models import Outline, outline
 from workers.settings import Layout
 from workers.training import first_standstill, later_phases
@@ -126,7 +126,7 @@ def _some_of(dataset: PlannedDataset, other: PlannedDataset) -> str:
     if not dataset.classes or not other.classes:
         return ""
     alone = [name for name in dataset.classes if name not in set(other.classes)]
-    return ", ".join(alone[:3]) + ("…" if len(alone) > 3 else "")
+    return some(alone)
 
 
 def _where(stage: Stage) -> str:

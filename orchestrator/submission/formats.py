@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from orchestrator.combine import Rows, blocks, gather, top_classes
 from orchestrator.config import SubmissionFormat
 from orchestrator.run import SUBMISSION_FILES
-from workers.errors import ConfigError
+from workers.errors import ConfigError, some
 
 MAX_GUESSES = 5
 # Control characters other than white space: any archive or table of an office program has some.
@@ -151,11 +151,6 @@ def row_id(submission_format: SubmissionFormat, row: str) -> str:
     if submission_format is SubmissionFormat.kaggle_loc:
         return PurePosixPath(row).stem
     return row
-
-
-def some(values: Sequence[str], shown: int = 3) -> str:
-    """Returns the first few of `values`, for a message."""
-    return ", ".join(values[:shown]) + (f" and {len(values) - shown} more" if len(values) > shown else "")
 
 
 def _guess_line(question: Question, image_id: str, names: Sequence[str], row: int) -> str:

@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from workers.errors import DataError
+from workers.errors import DataError, some
 from workers.models import build, fill, outline, saved_parts_of, whole_shape
 from workers.protocol import InitFile
 from workers.settings import ModelSettings
@@ -27,7 +27,6 @@ from workers.training.optimizer import layer_of
 _PICKLES = (".pth", ".pt")
 _SAFETENSORS = ".safetensors"
 _COUNTER = ".num_batches_tracked"
-_SHOWN = 3
 # What the loaders raise on bytes that are not such a file; a damaged pickle fails wherever the damage is.
 _UNREADABLE = (
     *(pickle.UnpicklingError, SafetensorError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError, TypeError),
@@ -53,7 +52,7 @@ def load_init_file(model: nn.Module, given: InitFile, reset: Collection[str]) ->
         _require_fit(given, name, whole_shape(parts), tensors[name])
     unused = [name for name in tensors if name not in own and not _is_of(layer_of(name), reset)]
     if unused:
-        raise DataError(f"init_file={given.path}: the model has no {_some(unused)}; give weights of this model")
+        raise DataError(f"init_file={given.path}: the model has no {some(unused)}; give weights of this model")
     fill(wanted, tensors)
 
 
@@ -123,17 +122,13 @@ def _is_of(layer: str, reset: Collection[str]) -> bool:
     return any(layer == each or layer.startswith(f"{each}.") for each in reset)
 
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
-
-
 def _require_all(given: InitFile, missing: Sequence[str], tensors: Mapping[str, Tensor]) -> None:
     if missing:
         close = difflib.get_close_matches(missing[0], tensors, n=1)
         hint = f" (it has {close[0]})" if close else ""
-        layers = _some(list(dict.fromkeys(layer_of(name) or name for name in missing)))
+        layers = some(list(dict.fromkeys(layer_of(name) or name for name in missing)))
         raise DataError(
-            f"init_file={given.path}: has no {_some(missing)}{hint}; add {layers} to the stage's reset, or give "
+            f"init_file={given.path}: has no {some(missing)}{hint}; add {layers} to the stage's reset, or give "
             "weights of this model"
         )
 

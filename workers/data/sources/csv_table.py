@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from workers.data.sources.tree import Tree, read_text, some
-from workers.errors import DataError
+from workers.data.sources.tree import Tree, read_text
+from workers.errors import DataError, some
 from workers.settings import DatasetSettings
 
 _IDS = ("id", "image_id", "imageid", "image", "image_name", "img", "filename", "file_name", "file", "path", "name")
@@ -105,7 +105,7 @@ def _require_header(settings: DatasetSettings, table: Table, find: Find) -> None
     )
     if is_label or any(name and find(name) for name in header):
         raise DataError(
-            f"{table.at}: line 1 ({some(header, 3)}) looks like an image, not like a header: write a line id,label "
+            f"{table.at}: line 1 ({some(header)}) looks like an image, not like a header: write a line id,label "
             "above it, or set datasets.<name>.id_column if it is the header"
         )
 
@@ -159,7 +159,7 @@ def _marked_classes(table: Table, train: Table, id_name: str) -> tuple[str, ...]
 def no_column(table: Table, key: str, asked: str | None) -> DataError:
     """Returns the error of a column that is missing; `key` is the setting that names it."""
     missing = "no known column of labels" if asked is None else f"no column {asked}"
-    return DataError(f"{table.at}: {missing} (columns: {some(table.header)}): set datasets.<name>.{key}")
+    return DataError(f"{table.at}: {missing} (columns: {some(table.header, 10)}): set datasets.<name>.{key}")
 
 
 def _usual_places(table: Table, known: Iterable[str]) -> list[int]:

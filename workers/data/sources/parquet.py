@@ -23,8 +23,8 @@ from workers.data.sources.files import FileListing, ImageFile
 from workers.data.sources.listing import LeftOut
 from workers.data.sources.parquet_rows import RowGroups, RowImages, Table, read_columns, read_footer
 from workers.data.sources.patterns import split_files
-from workers.data.sources.tree import Entry, Tree, open_root, require_one_line, some
-from workers.errors import DataError
+from workers.data.sources.tree import Entry, Tree, open_root, require_one_line
+from workers.errors import DataError, some
 from workers.settings import DatasetSettings
 from workers.storage import parse_json
 from workers.threads import map_in_order
@@ -105,12 +105,12 @@ def _rows(tree: Tree, settings: DatasetSettings, split: str, file: Entry) -> _Ro
     label = _label_column(settings, schema, features, at)
     if label is None and split != "test":
         raise DataError(
-            f"{at}: no known column of labels (columns: {some(schema.names)}): set datasets.<name>.label_column"
+            f"{at}: no known column of labels (columns: {some(schema.names, 10)}): set datasets.<name>.label_column"
         )
     wanted = [name for name in (label, settings.id_column) if name is not None]
     for name in wanted:
         if not _has(schema, name):
-            raise DataError(f"{at}: no column {name} (columns: {some(schema.names)}): name one of them")
+            raise DataError(f"{at}: no column {name} (columns: {some(schema.names, 10)}): name one of them")
     columns = dict(zip(wanted, read_columns(tree, file.path, wanted, metadata), strict=True)) if wanted else {}
     labels = ("",) * metadata.num_rows if label is None else _labels(columns[label], at, label)
     if settings.id_column is None:
@@ -162,7 +162,7 @@ def _image_column(settings: DatasetSettings, schema: "Schema", features: dict[st
         name = next((each[0] for each in (told, usual, held) if each), None)
     if name is None or name not in schema.names:
         missing = "no column of images" if name is None else f"no column {name}"
-        raise DataError(f"{at}: {missing} (columns: {some(schema.names)}): set datasets.<name>.image_column")
+        raise DataError(f"{at}: {missing} (columns: {some(schema.names, 10)}): set datasets.<name>.image_column")
     leaf = _leaf(schema.field(name).type)
     if leaf is None:
         raise DataError(

@@ -6,8 +6,8 @@ from pathlib import PurePosixPath
 from workers.data.sources.files import is_named_as_image
 from workers.data.sources.listing import LeftOut
 from workers.data.sources.patterns import split_folders, split_word
-from workers.data.sources.tree import Tree, some, walk
-from workers.errors import DataError
+from workers.data.sources.tree import Tree, walk
+from workers.errors import DataError, some
 from workers.settings import OnBad
 from workers.threads import map_in_order
 
@@ -56,23 +56,14 @@ def other_folders(tree: Tree, on_bad: OnBad, splits: Collection[str]) -> tuple[L
         if is_named_as_image(entry):
             left_out.append(LeftOut("every split", entry.path, "in no split and no class"))
         elif entry.is_folder and entry.path not in splits:
-            images = (each for each in walk(tree, entry.path) if is_named_as_image(each))
-            first = next(images, None)
-            if first is None:
-                continue
-            if on_bad is OnBad.stop:
+            images = [each for each in walk(tree, entry.path) if is_named_as_image(each)]
+            if images and on_bad is OnBad.stop:
                 raise DataError(
-                    f"{tree.describe(entry.path)}: holds images ({first.name}), but is not named like a split: rename "
-                    "it to train, val or test, move it away, or set datasets.<name>.on_bad=skip to leave it out"
+                    f"{tree.describe(entry.path)}: holds images ({images[0].name}), but is not named like a split: "
+                    "rename it to train, val or test, move it away, or set datasets.<name>.on_bad=skip to leave it out"
                 )
-            count = 1 + sum(1 for _ in images)
-            left_out.append(
-                LeftOut(
-                    "every split",
-                    f"{entry.path}/",
-                    f"holds {count:,} images, in no split",
-                )
-            )
+            if images:
+                left_out.append(LeftOut("every split", f"{entry.path}/", f"holds {len(images):,} images, in no split"))
     return tuple(left_out)
 
 

@@ -4,7 +4,7 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -272,11 +272,6 @@ def one_line(error: Exception) -> str:
     """Returns the message of another library's error on one line, without the signatures of addresses."""
     text = " ".join(str(error).split()) or type(error).__name__
     return re.sub(r"\?\S*", "?…", text) if "://" in text else text
-
-
-def some(names: Sequence[str], most: int = 10) -> str:
-    """Returns the first names, for a message."""
-    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
 
 
 def require_one_line(name: str, where: str) -> None:

@@ -32,7 +32,7 @@ from workers.data.store.store import (
     read_store,
     split_shards,
 )
-from workers.errors import DataError, SourceLost, StorageError
+from workers.errors import DataError, SourceLost, StorageError, some
 from workers.settings import SPLITS, DatasetSettings, OnBad, Source, StoreFormat, Verify, dataset_options
 from workers.storage import fsync, is_locked, locked, remove_leftovers, sealed, storage_errors, write_bytes
 
@@ -361,9 +361,8 @@ def _by_decision(decided: tuple[Decided, ...]) -> dict[str, list[str]]:
 
 def _require_readable(settings: DatasetSettings, bad: list[Unreadable], advice: str) -> None:
     if bad:
-        named = ", ".join(f"{each.path} ({each.reason})" for each in bad[:_MOST_NAMED])
-        more = f" and {len(bad) - _MOST_NAMED} more" if len(bad) > _MOST_NAMED else ""
-        raise DataError(f"{settings.root}: {len(bad)} of its images cannot be read: {named}{more}; {advice}")
+        named = some([f"{each.path} ({each.reason})" for each in bad], _MOST_NAMED)
+        raise DataError(f"{settings.root}: {len(bad)} of its images cannot be read: {named}; {advice}")
 
 
 def _require_every_class(
