@@ -18,7 +18,7 @@ from workers.errors import ConfigError
 # Nobody types this much; the parser recurses on nested brackets.
 _LONGEST, _SHOWN = 1 << 16, 80
 # What Hydra and OmegaConf raise on files of an unexpected form.
-_UNCAUGHT = (ValueError, TypeError, LookupError, AttributeError, AssertionError)
+_UNCAUGHT = (ValueError, TypeError, LookupError, AttributeError, AssertionError, OSError)
 _PLAIN = re.compile(r"(?P<key>[\w+][\w.@+-]*)=(?P<value>[^\s\[{'\"$,][^\[\]{}'\",]*)")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 from fuzzing import fuzzed
-from hypothesis import given, strategies as st
+from hypothesis import example, given, strategies as st
 
 from orchestrator.cli.program import main
 from orchestrator.config.composition import compose, reopen
@@ -102,6 +102,7 @@ def test_file_of_settings_is_composed_or_refused_in_a_line(own, document):
 
 
 @given(st.text(max_size=40))
+@example("0")
 @fuzzed(60)
 def test_text_as_a_file_of_settings_is_refused_in_a_line(own, text):
     (own / "mine.yaml").write_bytes(text.encode("utf-8", "surrogatepass"))
