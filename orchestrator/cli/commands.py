@@ -5,12 +5,12 @@ Imports are inside the verbs, so that `septet status` need not wait for Ray, MLf
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.cli import arguments as args
+from orchestrator.cli.outcome import near, outcome_lines
 from orchestrator.cli.parser import Request, top_parser, verb
 from orchestrator.cli.streams import Streams
 from orchestrator.text import counted, printable, size
@@ -18,7 +18,6 @@ from workers.errors import ConfigError, StorageError
 
 if TYPE_CHECKING:
     from orchestrator.config import ClusterConfig, Config
-    from orchestrator.outputs import Results
     from orchestrator.plan import Plan
     from orchestrator.run import RunPaths
 
@@ -67,10 +66,10 @@ def _launch(config: "Config", request: Request, streams: Streams) -> int:
     try:
         done = run_launch(config, streams.err, accept_changes=request.accept_changes)
     except Incomplete as incomplete:
-        streams.results(_outcome_lines(incomplete.done.results))
+        streams.results(outcome_lines(incomplete.done.results))
         raise
-    streams.results(_outcome_lines(done.results))
-    streams.results([f"run         {_near(done.run_dir)}", f"curves      septet ui {_near(done.run_dir)}"])
+    streams.results(outcome_lines(done.results))
+    streams.results([f"run         {near(done.run_dir)}", f"curves      septet ui {near(done.run_dir)}"])
     return _OK
 
 
@@ -182,7 +181,7 @@ def submit(request: Request, streams: Streams) -> int:
     planned, config = _stored(request)
     with lock(request.paths):
         results = write_results(request.paths, planned, config.combine, config.submission)
-    streams.results(_outcome_lines(results))
+    streams.results(outcome_lines(results))
     return _OK
 
 
@@ -230,7 +229,7 @@ def verify(request: Request, streams: Streams) -> int:
     from orchestrator.verification import require_ok, verification_json, verification_lines, verify
 
     found = verify(request.paths)
-    lines = verification_lines(str(_near(request.paths.root)), found)
+    lines = verification_lines(str(near(request.paths.root)), found)
     streams.answer(verification_json(found) if request.json else None, lines)
     require_ok(request.paths, found)
     return _OK
@@ -244,7 +243,7 @@ def report(request: Request, streams: Streams) -> int:
     planned, config = _stored(request)
     with lock(request.paths):
         results = rebuild_report(request.paths, planned, config.combine)
-    streams.results(_outcome_lines(results))
+    streams.results(outcome_lines(results))
     return _OK
 
 
@@ -287,7 +286,7 @@ def clean(request: Request, streams: Streams) -> int:
 
     freed = size(clean_run(request.paths, dry_run=request.dry_run))
     done = "would free" if request.dry_run else "freed"
-    streams.results([f"{_near(request.paths.root)}: {done} {freed}; after that, its stages cannot be trained further"])
+    streams.results([f"{near(request.paths.root)}: {done} {freed}; after that, its stages cannot be trained further"])
     return _OK
 
 
@@ -379,21 +378,3 @@ def _stored(request: Request) -> "tuple[Plan, Config]":
         problem = "missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
         raise StorageError(f"{path}: {problem}; run `septet launch` again to write it") from error
     return planned, reopen(text, request.overrides)
-
-
-def _outcome_lines(results: "Results") -> Iterator[str]:
-    """Yields the table, then the paths of submission and report."""
-    yield results.table_text.rstrip("\n")
-    yield ""
-    if results.submission is not None:
-        yield f"submission  {_near(results.submission)}"
-    if results.digests is not None:
-        yield f"digest      {results.digests.manifest_sha256} (sha256 of the submission's manifest.json)"
-    for page in results.files:
-        if page.suffix == ".html":
-            yield f"report      {_near(page)}"
-
-
-def _near(path: Path) -> Path:
-    """Returns the path relative to the working directory if it is inside, else the absolute path."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

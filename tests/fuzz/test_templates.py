@@ -41,7 +41,7 @@ def test_template_gives_header_ids_and_order_or_is_refused(data, kind):
         strange = any(not cell.isprintable() or not cell for cell in header) or len({*header}) < len(header)
         assert spelling not in ("path", "stem") or strange
         return
-    assert spelling in ("path", "stem") or sorted(ids) in (sorted(question.rows), sorted(asked.template.ids))
+    assert spelling in ("path", "stem")
     written = list(csv.reader(io.StringIO(lines, newline="")))
     assert written[0] == header
     assert [line[0] for line in written[1:]] == list(ids)

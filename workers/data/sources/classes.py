@@ -96,7 +96,7 @@ _NUMBER = re.compile(r"(-?\d+)(\.0*)?")
 _NEGATIVE = "-1"
 
 
-def is_missing(label: str) -> bool:
+def _is_missing(label: str) -> bool:
     """Returns whether a written label stands for none."""
     return label.lower() in _MISSING
 
@@ -117,7 +117,7 @@ class Naming:
 
     def clean(self, label: str) -> str:
         """Returns a label without the form that its file gives it: numbers as integers, "" for a missing one."""
-        if is_missing(label) or (self.numbered and label.lower() in _MISSING_NUMBERS):
+        if _is_missing(label) or (self.numbered and label.lower() in _MISSING_NUMBERS):
             return ""
         number = _NUMBER.fullmatch(label) if self.numbered else None
         label = label if number is None else number[1]
@@ -177,7 +177,7 @@ def naming(train_labels: Iterable[str], names: tuple[str, ...] | None, where: st
     Raises:
         DataError: a single label is a name among numbers; `where` is for the message.
     """
-    counts = Counter({label: count for label, count in Counter(train_labels).items() if not is_missing(label)})
+    counts = Counter({label: count for label, count in Counter(train_labels).items() if not _is_missing(label)})
     numbers = {label: number[1] for label in counts if (number := _NUMBER.fullmatch(label))}
     num_numbers = sum(counts[label] for label in numbers)
     is_mostly_numbers = 2 * num_numbers > counts.total()

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
 
-from workers.data.sources.classes import NO_CLASS, Found, Naming, file_listing, grouped, naming
+from workers.data.sources.classes import NO_CLASS, Found, Naming, SplitLabels, file_listing, grouped, naming
 from workers.data.sources.csv_table import Table, id_place, label_name, labels_of, no_column, read_table
 from workers.data.sources.files import FileListing, ImageFile, PlainFiles, may_be_image
-from workers.data.sources.listing import LeftOut, or_skip
+from workers.data.sources.listing import LeftOut
 from workers.data.sources.patterns import WORDS, below_root, require_one
 from workers.data.sources.tree import Entry, Tree, open_root, walk
 from workers.errors import DataError
@@ -146,19 +146,14 @@ class _Root:
         images = self._images_below(folder.path)
         may_lack = split != "test" and self._settings.on_bad is OnBad.skip
         written = columns.labels or ("",) * len(columns.ids)
-        labels = tuple(map(names.clean, written))
-        is_labelled = split != "test" or any(labels)
+        labels = SplitLabels(self._settings, split, names, written, "line")
         files: list[ImageFile] = []
         left_out: list[LeftOut] = []
         line_of: dict[str, int] = {}
-        for (number, _), name, label, own in zip(table.lines, columns.ids, labels, written, strict=True):
+        for (number, _), name, label in zip(table.lines, columns.ids, written, strict=True):
             where = f"{table.at}: line {number}"
             if not name:
                 raise DataError(f"{where}: no id: write the image's name, or remove the line")
-            is_missing = is_labelled and not label
-            if is_missing and not may_lack:
-                told = f" ({own} stands for none)" if own else ""
-                raise DataError(f"{where}: no label of {name}{told}: write it, or remove the line{or_skip(split)}")
             entry = images.find(name, where)
             if entry is None and not may_lack:
                 place = self.tree.describe(folder.path)
@@ -169,14 +164,13 @@ class _Root:
             if entry.path in line_of:
                 raise DataError(f"{where}: names {name} like line {line_of[entry.path]}: remove one of them")
             line_of[entry.path] = number
-            if is_missing:
-                left_out.append(LeftOut(split, entry.path, f"line {number} of {table.path} has no label"))
-            else:
-                files.append(ImageFile(entry.path, images.below(entry.path), label or NO_CLASS, entry.version))
+            class_name = labels.class_of(label, f"{where}: {name}", entry.path)
+            if class_name is not None:
+                files.append(ImageFile(entry.path, images.below(entry.path), class_name, entry.version))
         if folder.own:
             unnamed = (entry.path for entry in images.entries if entry.path not in line_of)
             left_out += [LeftOut(split, path, f"no line in {table.path}") for path in unnamed]
-        return _Split(table.at, tuple(files), tuple(left_out))
+        return _Split(table.at, tuple(files), (*left_out, *labels.left_out))
 
     def unlisted_test(self) -> _Split:
         """Returns all images of test's own folder, if there is one, for a test without a csv file."""

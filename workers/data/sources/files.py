@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
 
-from workers.data.decoding import RULES, BadImage, Picture, Rules, decode
+from workers.data.decoding import RULES, SUFFIXES, BadImage, Picture, Rules, decode
 from workers.data.sources.held_out import hold_out, num_held_out
 from workers.data.sources.listing import UNKEPT, UNLABELLED, KeptContents, LeftOut, Loader, Row, Rows, by_name
 from workers.data.sources.tree import Entry, Tree
@@ -23,10 +23,7 @@ _BESIDE = {
 }
 _NOTES = {"readme", "license", "licence", "makefile", "sha256sums", "md5sums", "checksums"}
 # Extensions by which a file in an unexpected place counts as an image, whether or not it can be decoded.
-_IMAGES = {
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp"),
-    *(".tif", ".tiff", ".avif", ".heic", ".heif", ".ppm", ".pgm"),
-}
+_IMAGES = {*SUFFIXES, ".pgm", ".ppm"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,19 +8,19 @@ Tiny-ImageNet puts `images/` between a class (or `val`, `test`) and its files, a
 `LOC_val_solution.csv`.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import PurePosixPath
 
 from workers.data.sources.classes import NO_CLASS, Found, file_listing, grouped
 from workers.data.sources.csv_table import read_table
-from workers.data.sources.files import FileListing, ImageFile, PlainFiles, may_be_image
-from workers.data.sources.patterns import split_folders
-from workers.data.sources.root import other_folders, require_class_folders
-from workers.data.sources.tree import Entry, Tree, open_root, read_text
-from workers.errors import DataError
-from workers.settings import DatasetSettings
+from workers.data.sources.files import FileListing, ImageFile, PlainFiles, is_named_as_image, may_be_image
+from workers.data.sources.listing import LeftOut
+from workers.data.sources.patterns import split_folders, split_word
+from workers.data.sources.tree import Entry, Tree, open_root, read_text, walk
+from workers.errors import DataError, some
+from workers.settings import DatasetSettings, OnBad
 from workers.threads import map_in_order
 
 IMAGES_FOLDER = "images"
@@ -30,6 +30,11 @@ _NO_CLASSES = {IMAGES_FOLDER, "test", "unknown", "unlabelled", "unlabeled", "all
 KAGGLE_ILSVRC = "ILSVRC/Data/CLS-LOC"
 _KAGGLE_VAL = "LOC_val_solution.csv"
 _KAGGLE_CLASSES = "LOC_synset_mapping.txt"
+# How far below the root the folder that was meant is looked for, for example root/archive/data/train.
+_DEEPEST = 3
+# Folders with these names hold parts of a dataset, and are no classes.
+_PARTS = {"images", "image", "imgs", "img", "photos", "data", "annotations", "labels", "masks"}
+_TABLES = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".tar": "webdataset"}
 
 
 def list_folder(settings: DatasetSettings) -> FileListing:
@@ -46,7 +51,7 @@ def list_folder(settings: DatasetSettings) -> FileListing:
     folders = split_folders(tree, KAGGLE_ILSVRC if is_kaggle else "")
     is_flat = "train" not in folders
     if is_flat:
-        require_class_folders(tree, folders)
+        _require_class_folders(tree, folders)
         folders = {"train": ""}
     train = _class_folders(tree, folders["train"])
     if not train:
@@ -60,7 +65,7 @@ def list_folder(settings: DatasetSettings) -> FileListing:
         train_at=tree.describe("") if is_flat else f"{folders['train']}/",
         val_at=tree.describe(folders.get("val", "val")),
         test_at=tree.describe(folders.get("test", "test")),
-        left_out=() if is_kaggle else other_folders(tree, settings.on_bad, train if is_flat else folders.values()),
+        left_out=() if is_kaggle else _other_folders(tree, settings.on_bad, train if is_flat else folders.values()),
     )
     return file_listing(settings, PlainFiles(tree), found)
 
@@ -191,3 +196,67 @@ def _test(tree: Tree, folder: str, train: Mapping[str, object]) -> dict[str, lis
     if not flat:
         raise DataError(f"{tree.describe(folder)}: no images: add some, or remove {folder}/")
     return {NO_CLASS: flat}
+
+
+def _require_class_folders(tree: Tree, folders: Mapping[str, str]) -> None:
+    """Checks that the folders of a root without train/ are classes; `folders` are its other splits.
+
+    Raises:
+        DataError: they are not; the line says which folder or setting was probably meant.
+    """
+    where, entries = tree.describe(""), tree.entries("")
+    inside = [entry.name for entry in entries if entry.is_folder]
+    meant = None if folders else _meant(tree, "", _DEEPEST)
+    if meant is not None:
+        raise DataError(
+            f"{where}: no train/ inside, but {meant}/ holds splits or class folders: set "
+            f"datasets.<name>.root={tree.describe(meant)}"
+        )
+    for entry in entries:
+        kind = _TABLES.get(PurePosixPath(entry.name).suffix.lower())
+        if kind is not None and any(word in entry.name.lower() for word in ("train", "label")):
+            raise DataError(
+                f"{where}: no train/ inside, but {entry.name}: set datasets.<name>.source={kind}, or put images in "
+                "train/<class>/"
+            )
+    odd = [name for name in inside if split_word(name.replace(" ", "_")) or name.lower() in _PARTS]
+    if odd or not inside:
+        found = f", and {some(odd)} may be a split or a class" if odd else ""
+        raise DataError(f"{where}: no train/ inside{found}: put images in train/<class>/, or correct the root")
+
+
+def _other_folders(tree: Tree, on_bad: OnBad, splits: Collection[str]) -> tuple[LeftOut, ...]:
+    """Returns what a root has beside its splits: single images, and with `on_bad=skip` also folders of images.
+
+    Raises:
+        DataError: there is a folder of images; it may be a split under a name that is not understood.
+    """
+    left_out = []
+    for entry in tree.entries(""):
+        if is_named_as_image(entry):
+            left_out.append(LeftOut("every split", entry.path, "in no split and no class"))
+        elif entry.is_folder and entry.path not in splits:
+            images = [each for each in walk(tree, entry.path) if is_named_as_image(each)]
+            if images and on_bad is OnBad.stop:
+                raise DataError(
+                    f"{tree.describe(entry.path)}: holds images ({images[0].name}), but is not named like a split: "
+                    "rename it to train, val or test, move it away, or set datasets.<name>.on_bad=skip to leave it out"
+                )
+            if images:
+                left_out.append(LeftOut("every split", f"{entry.path}/", f"holds {len(images):,} images, in no split"))
+    return tuple(left_out)
+
+
+def _meant(tree: Tree, folder: str, depth: int) -> str | None:
+    """Returns the only folder below `folder` that has a train folder, or two folders with images directly inside."""
+    inside = [entry.path for entry in tree.entries(folder) if entry.is_folder] if depth else []
+    found: list[str] = []
+    for path, entries in zip(inside, map_in_order(tree.entries, inside, tree.num_readers), strict=True):
+        below = [each.path for each in entries if each.is_folder]
+        # Images directly inside make it a class, whatever else it has.
+        if below and not any(map(is_named_as_image, entries)):
+            classes = (each for each in below if any(map(is_named_as_image, tree.entries(each))))
+            is_root = "train" in split_folders(tree, path) or (next(classes, None) and next(classes, None))
+            found += [path] if is_root else filter(None, [_meant(tree, path, depth - 1)])
+    # Any of several would leave out the others' images.
+    return found[0] if len(found) == 1 else None

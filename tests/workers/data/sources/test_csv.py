@@ -136,7 +136,7 @@ def test_labels_of_test_make_it_labelled(dogs):
     (dogs / "test.csv").write_bytes(lines("id,breed", "x,", "y,"))
     assert not open_listing(csv(dogs)).labelled_test
     (dogs / "test.csv").write_bytes(lines("id,breed", "x,cat", "y,"))
-    assert "line 3: no label of y" in refusal(csv(dogs))
+    assert "line 3: y has no label" in refusal(csv(dogs))
 
 
 def test_folder_can_be_named_as_the_test(dogs):
@@ -159,7 +159,7 @@ def test_image_without_a_line_and_line_without_an_image_are_left_out_and_listed(
 WRONG = {
     "twice": (lines("id,breed", *kinds(), "i3,cat"), "line 12: names i3 like line 5"),
     "twice with and without extension": (lines("id,breed", *kinds(), "i3.png,cat"), "like line 5"),
-    "no label": (lines("id,breed", *kinds(), "i3,"), "line 12: no label of i3"),
+    "no label": (lines("id,breed", *kinds()[:9], "i9,"), "line 11: i9 has no label"),
     "no id": (lines("id,breed", *kinds(), ",cat"), "line 12: no id"),
     "cells": (lines("id,breed", *kinds(), "i3,cat,1"), "line 12 has 3 cells"),
     "only a header": (b"id,breed\n", "no line below the header"),
@@ -280,11 +280,9 @@ def test_missing_label_stops_or_is_left_out_and_listed(tmp_path, missing):
     cells = [f"{name},{index % 2}.0" for index, name in enumerate(TEN)]
     files = {**images("train", TEN), "train.csv": lines("id,label", *cells[:9], f"i9,{missing}")}
     root = write_tree(tmp_path, files)
-    assert "line 11: no label of i9" in refusal(csv(root))
+    assert "line 11: i9 has no label" in refusal(csv(root))
     rows = rows_of(csv(root, on_bad=OnBad.skip))
-    assert [(each.path, each.reason) for each in rows.left_out] == [
-        ("train/i9.png", "line 11 of train.csv has no label")
-    ]
+    assert [(each.path, each.reason) for each in rows.left_out] == [("train/i9.png", "no label")]
     assert sum(map(len, rows.splits.values())) == 9
 
 
@@ -307,7 +305,7 @@ def test_single_name_among_numbers_is_refused_and_a_class_of_them_is_not(tmp_pat
     (root / "train.csv").write_bytes(lines("id,label", *cells[:8], "i8,blank", "i9,blank"))
     assert open_listing(csv(root)).classes == ("0", "1", "blank")
     (root / "train.csv").write_bytes(lines("id,label", *cells[:8], "i8,none", "i9,NA"))
-    assert "no label of i8 (none stands for none)" in refusal(csv(root))
+    assert "i8 has no label (none stands for none)" in refusal(csv(root))
 
 
 @pytest.mark.parametrize("spelled", ["./{}.png", "train/{}.png", "train\\{}", "{}.png"])
@@ -362,7 +360,7 @@ def test_line_without_a_mark_has_no_label(tmp_path):
     marked = [f"{name},{float(index % 2 == 0)},{float(index % 2)}" for index, name in enumerate(TEN)]
     files = {**images("images", TEN), "train.csv": lines("image,MEL,NV", *marked[:9], "i9,0.0,0.0")}
     root = write_tree(tmp_path, files)
-    assert "line 11: no label of i9" in refusal(csv(root))
+    assert "line 11: i9 has no label" in refusal(csv(root))
     assert set(labels_of(csv(root, on_bad=OnBad.skip)).values()) == {"MEL", "NV"}
 
 
