@@ -27,10 +27,13 @@ soak: $(VENV)/.installed-test ## kill runs at dozens of seeded moments, compare 
 
 SOAK_KILLS := $(addprefix tests/faults/test_,killed_driver.py killed_at_start.py nodes.py soak.py)
 
+# Ray runs members at this priority: a load above it would leave them no core at all.
+MEMBERS_NICE := 15
+
 .PHONY: soak-stressed
 soak-stressed: $(VENV)/.installed-test ## the soak's kills with both cores taken (needs stress-ng) and a slow fsync
 	mkdir -p .soak && cc -shared -fPIC -o .soak/slow_fsync.so tests/faults/slow_fsync.c -ldl
-	stress-ng --quiet --cpu 2 & stress=$$!; trap "kill $$stress" EXIT; \
+	nice -n $(MEMBERS_NICE) stress-ng --quiet --cpu 2 & stress=$$!; trap "kill $$stress" EXIT; \
 	  LD_PRELOAD=$(CURDIR)/.soak/slow_fsync.so SEPTET_SOAK_DONE=.soak SEEDS=$(or $(SEEDS),2012) \
 	  $(BIN)/python -m pytest -m soak --capture=no $(or $(SOAK),$(SOAK_KILLS))
 

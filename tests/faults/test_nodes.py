@@ -15,7 +15,9 @@ from septet_held import UNWATCHED
 from orchestrator.run.ledger import AttemptEnd, read_ledger
 from workers.training.metrics import read_step
 
-pytestmark = [pytest.mark.soak, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(3600)]
+# Of a launch; members under stress get a tenth of a core.
+GIVE_UP_S = 1500.0
 OPEN = {"RAY_AUTH_MODE": "disabled"}
 # Long enough to be met in the midst of.
 LONG = (
@@ -70,7 +72,7 @@ def _entries(place):
 def test_member_of_a_lost_node_ends_in_the_same_bytes(undisturbed, place, nodes, notice):
     process = _launch(place, nodes)
     nodes.order("drain" if notice else "remove")
-    ended = place.ended(process, 480.0)
+    ended = place.ended(process, GIVE_UP_S)
     assert ended.code == 0, ended.err
     ends = [attempt.outcome for entry in _entries(place) for attempt in entry.attempts]
     assert ends.count(AttemptEnd.preempted if notice else AttemptEnd.lost) == 1, ends
@@ -86,7 +88,7 @@ def test_lost_head_ends_the_launch_and_it_resumes(undisturbed, place, nodes, fam
     monkeypatch.setattr(oracle, "GONE_S", 300.0)
     process = _launch(place, nodes)
     nodes.kill()
-    ended = place.ended(process, 480.0)
+    ended = place.ended(process, GIVE_UP_S)
     # Ray's own threads may complain after it.
     said = [line for line in ended.err.splitlines() if line.startswith("septet: ")]
     assert ended.code == 1 and len(said) == 1 and "run the same command again" in said[0], ended
@@ -102,7 +104,7 @@ def test_unwatched_head_that_is_lost_takes_the_launch_down_without_a_word(place,
     process = _launch(place, nodes, UNWATCHED)
     nodes.kill()
     try:
-        process.wait(480.0)
+        process.wait(GIVE_UP_S)
     except subprocess.TimeoutExpired:
         process.kill()
     ended = place.ended(process)

@@ -41,7 +41,7 @@ def load_member(stage_dir: Path, store_path: Path, settings: TrainingSettings, c
     fill(saved_parts_of(model), contents.model)
     place(model, chosen.device)
     model.eval()
-    statistics = pixel_statistics(store, settings.augmentation)
+    statistics = pixel_statistics(store, settings.augmentation).to(chosen.device)
     return TrainedMember(model, statistics, settings, chosen, finished.checkpoint, finished.checkpoint_sha256)
 
 

@@ -81,7 +81,8 @@ def _both_sides(images: np.ndarray, statistics: PixelStatistics, *, reflect: boo
     """
     precision = torch.bfloat16 if chosen.precision == "bf16" else torch.float32
     # Copied, because torch takes no read-only array.
-    inputs = to_input(np.array(images), statistics, None).to(chosen.device, precision)
+    pixels = torch.from_numpy(np.array(images)).to(chosen.device)
+    inputs = to_input(pixels, statistics).to(precision)
     if not reflect:
         return inputs
     return torch.cat([inputs, inputs.flip(3)]).contiguous(memory_format=torch.channels_last)

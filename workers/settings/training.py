@@ -150,6 +150,10 @@ class OptimizerSettings:
         velocity: unscaled is torch's rule, v ← m·v + g + wd·w, w ← w − lr·v; scaled is that of 2012 (Krizhevsky et al.,
             §5), v ← m·v − lr·(g + wd·w), w ← w + v. They differ only for some updates after a change of the rate.
         layer_decay: decay of single layers, in place of `weight_decay`.
+        shards: parts that a batch is cut into, as evenly as can be; each draws its own dropout and has its own batch
+            statistics, and their gradients are summed in order.
+        micro_batch: most images of a shard that go through the net at once, to save memory; 0 for all. Each piece has
+            its own batch statistics.
     """
 
     lr: float = 0.01
@@ -161,13 +165,23 @@ class OptimizerSettings:
     bias_lr_scale: float = 1.0
     velocity: Velocity = Velocity.unscaled
     layer_decay: Mapping[str, float] = field(default_factory=dict)
+    shards: int = 1
+    micro_batch: int = 0
 
     def __post_init__(self) -> None:
         require(self.lr > 0, f"lr={self.lr}: give a positive learning rate")
         require(0 <= self.momentum < 1, f"momentum={self.momentum}: give a value in [0, 1)")
         require(self.batch_size > 0, f"batch_size={self.batch_size}: give a positive count")
         require(self.bias_lr_scale > 0, f"bias_lr_scale={self.bias_lr_scale}: give a positive factor")
-        require_least(self, 0, "weight_decay", "clip_norm", "layer_decay")
+        require_least(self, 0, "weight_decay", "clip_norm", "layer_decay", "micro_batch")
+        fits = 1 <= self.shards <= self.batch_size
+        require(fits, f"shards={self.shards}: give a count from 1 to batch_size={self.batch_size}")
+
+    @property
+    def most_at_once(self) -> int:
+        """The most images that go through the net at once in training."""
+        of_a_shard = -(-self.batch_size // self.shards)
+        return min(of_a_shard, self.micro_batch or of_a_shard)
 
 
 @dataclass(frozen=True)

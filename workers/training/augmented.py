@@ -28,8 +28,9 @@ def augmented_sheet(store: Store, settings: TrainingSettings, seed: int) -> byte
         windows = Windows(draws.offsets[place], draws.flips[place])
         pixels = crop(images, chosen, windows, size)
         shifted = settings.augmentation.colour_std > 0 and epoch < colour_epochs
-        colour = draws.colour[place] if shifted else None
-        seen.append(to_pixels(to_input(pixels, statistics, colour, windows), statistics, windows))
+        colour = torch.from_numpy(draws.colour[place]) if shifted else None
+        inputs = to_input(torch.from_numpy(pixels), statistics, colour, windows)
+        seen.append(to_pixels(inputs, statistics, windows))
     tiles = []
     for row, (label, index) in enumerate(shown.items()):
         tiles.append(Tile(images[index], store.classes[label]))
@@ -43,7 +44,7 @@ def to_pixels(inputs: torch.Tensor, statistics: PixelStatistics, windows: Window
     batch, _, side, _ = inputs.shape
 
     def of_level(level: int) -> torch.Tensor:
-        return to_input(np.full((batch, side, side, 3), level, np.uint8), statistics, None, windows)
+        return to_input(torch.full((batch, side, side, 3), level, dtype=torch.uint8), statistics, None, windows)
 
     # `to_input` is linear in the pixels, so two levels determine it.
     black, white = of_level(0), of_level(255)

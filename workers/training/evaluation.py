@@ -25,27 +25,30 @@ class Evaluation:
     finite: bool = True
 
 
-def _missed(logits: Tensor, labels: Tensor, k: int) -> int:
+def _missed(logits: Tensor, labels: Tensor, k: int) -> Tensor:
+    """Counts the labels that are not among the `k` largest logits, on the device."""
     guesses = logits.topk(min(k, logits.shape[1]), dim=1).indices
-    return len(labels) - int((guesses == labels[:, None]).any(dim=1).sum())
+    return (guesses != labels[:, None]).all(dim=1).sum()
 
 
 def evaluate(model: nn.Module, batches: Iterable[Batch], numerics: Numerics) -> Evaluation:
-    """Returns top-1 and top-5 error of `model` over `batches`; leaves the model in evaluation mode."""
+    """Returns top-1 and top-5 error of `model` over `batches`, which are on its device.
+
+    Leaves the model in evaluation mode.
+    """
     model.eval()
-    num_images = missed_top1 = missed_top5 = 0
-    finite = True
+    num_images, counts = 0, []
     with torch.inference_mode():
         for batch in batches:
             with autocast(numerics):
-                logits = model(batch.images.to(numerics.device)).float()
-            labels = batch.labels.to(numerics.device)
-            num_images += len(labels)
+                logits = model(batch.images).float()
+            num_images += len(batch)
             # topk treats NaN as the largest value, so a broken net would look like one at chance.
-            finite = finite and bool(torch.isfinite(logits).all())
-            missed_top1 += _missed(logits, labels, 1)
-            missed_top5 += _missed(logits, labels, 5)
-    return Evaluation(missed_top1 / num_images, missed_top5 / num_images, finite)
+            broken = (~torch.isfinite(logits)).sum()
+            counts.append(torch.stack([_missed(logits, batch.labels, 1), _missed(logits, batch.labels, 5), broken]))
+        # Read once, so that the device works on while the next batch is made.
+        missed_top1, missed_top5, broken_logits = torch.stack(counts).sum(dim=0).tolist()
+    return Evaluation(missed_top1 / num_images, missed_top5 / num_images, broken_logits == 0)
 
 
 def main_logits(outputs: Outputs) -> Tensor:

@@ -1,38 +1,34 @@
 """Trains one stage: epochs of updates, errors after each epoch, and a state from which any update can resume."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor, nn
 
 from workers.data.loading import TrainingBatches
 from workers.errors import Diverged
-from workers.numerics import autocast
+from workers.models import parts_of
 from workers.protocol import StageSpec
-from workers.training.batch_norm import batch_norms, set_modes
-from workers.training.evaluation import Evaluation, main_logits, mean_loss
+from workers.training.batch_norm import batch_norms
+from workers.training.evaluation import Evaluation
+from workers.training.gradients import compute_gradients, dropout_seed
 from workers.training.layer_rates import Phase
 from workers.training.optimizer import LearningRates
+from workers.training.readings import EpochSums, Readings
 from workers.training.schedule import ScheduleState, after_epoch, has_stalled, learning_rate, whole_epochs
 
 
 @dataclass(frozen=True)
-class EpochSums:
-    """Sums over the running epoch; saved, so that a resumed epoch reports the same figures."""
-
-    loss: float = 0.0
-    missed: int = 0
-    images: int = 0
-
-
-@dataclass(frozen=True)
 class TrainState:
-    """All that the next update depends on, besides weights and momentum; `rates` are `LearningRates.last`."""
+    """All that the next update depends on, besides weights and momentum; `rates` are `LearningRates.last`.
+
+    While updates are not read, `sums` lacks them.
+    """
 
     step: int = 0
     schedule: ScheduleState = field(default_factory=ScheduleState)
@@ -54,8 +50,9 @@ class Stage:
     """All that the loop works on.
 
     `evaluate` returns errors on dev, which decides on the schedule, and on val, which is only reported.
-    A net with an error below `learnt_below_*` is no longer guessing. `later` are the phases of layers' rates that
-    `optimizer` was built with.
+    A net with an error below `learnt_below_*` is no longer guessing. `is_due` is told of each update, and says whether
+    `after_update` wants its state; that is also called at each epoch's end. `later` are the phases of layers' rates
+    that `optimizer` was built with.
     """
 
     spec: StageSpec
@@ -66,6 +63,7 @@ class Stage:
     learnt_below_val: float
     evaluate: Callable[[], tuple[Evaluation, Evaluation]]
     log: Callable[[int, float, Mapping[str, float]], None]
+    is_due: Callable[[int], bool]
     after_update: Callable[[TrainState, bool], None]
     later: tuple[Phase, ...] = ()
 
@@ -73,67 +71,68 @@ class Stage:
 def train(stage: Stage, state: TrainState) -> TrainState:
     """Trains from `state` to the last epoch, or to an earlier one if the schedule ends a stalled stage.
 
-    `after_update(state, epoch_ended)` may save, or raise to stop.
+    What updates measure is read where it is needed: for a point of metrics, a checkpoint, an epoch's end. Between
+    those, the host never waits for the device. `after_update(state, epoch_ended)` may save, or raise to stop.
+
+    Raises:
+        Diverged: the loss or the gradient of an update was not finite; no state that came after it is handed on.
     """
     per_epoch = stage.batches.per_epoch
     total = per_epoch * stage.spec.recipe.schedule.epochs
     clock = _Stopwatch()
     log_every = max(1, min(50, per_epoch // 2))
-    rates = LearningRates(stage.optimizer, stage.spec.recipe.optimizer.velocity, stage.later, state.rates)
-    norms = batch_norms(stage.model)
+    update = _Update(stage, state, log_every, clock)
     while state.step < total and not has_stalled(state.schedule, stage.spec.recipe.schedule):
-        state = _update(stage, state, clock, rates, norms)
-        epoch_ended = state.step % per_epoch == 0
+        state = update.make(state)
+        epoch_ended, logs = state.step % per_epoch == 0, state.step % log_every == 0
+        is_due = stage.is_due(state.step)
+        if not (epoch_ended or logs or is_due):
+            continue
+        state = replace(state, sums=update.readings.read(state.sums))
         if epoch_ended:
             state = _end_epoch(stage, state, clock)
-        elif state.step % log_every == 0:
+        elif logs:
             stage.log(state.step, state.step / per_epoch, {**_running(state.sums), **clock.lap()})
-        stage.after_update(state, epoch_ended)
+        if epoch_ended or is_due:
+            stage.after_update(state, epoch_ended)
     return state
 
 
-def _update(
-    stage: Stage, state: TrainState, clock: "_Stopwatch", rates: LearningRates, norms: Sequence[_BatchNorm]
-) -> TrainState:
-    """One update of momentum SGD."""
-    epoch, index = divmod(state.step, stage.batches.per_epoch)
-    with clock.waiting():
-        batch = stage.batches.draw(epoch, index)
-    device = stage.spec.numerics.device
-    images, labels = batch.images.to(device, non_blocking=True), batch.labels.to(device, non_blocking=True)
-    recipe = stage.spec.recipe
-    rates.set(learning_rate(recipe.optimizer.lr, state.schedule, state.step, recipe.schedule), state.step)
-    if not stage.model.training:
-        stage.model.train()
-    set_modes(norms, len(labels))
-    # Dropout depends on (seed, step) only, so no generator state has to be saved.
-    torch.manual_seed((stage.spec.seed * 1_000_003 + state.step) % 2**63)
-    with autocast(stage.spec.numerics):
-        outputs = stage.model(images)
-    loss = mean_loss(outputs, labels)
-    stage.optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    _refuse_divergence(stage, state.step, loss.item())
-    stage.optimizer.step()
-    clock.images += len(labels)
-    sums = EpochSums(
-        loss=state.sums.loss + loss.item() * len(labels),
-        missed=state.sums.missed + int((main_logits(outputs).argmax(dim=1) != labels).sum()),
-        images=state.sums.images + len(labels),
-    )
-    return replace(state, step=state.step + 1, sums=sums, rates=rates.last)
+class _Update:
+    """One update of momentum SGD after another; `readings` has what those since the last reading measured."""
 
+    def __init__(self, stage: Stage, state: TrainState, most_unread: int, clock: "_Stopwatch") -> None:
+        self._stage, self._clock = stage, clock
+        self._rates = LearningRates(stage.optimizer, stage.spec.recipe.optimizer.velocity, stage.later, state.rates)
+        self._norms = batch_norms(stage.model)
+        self._parameters = [part for parts in parts_of(stage.model).values() for part in parts]
+        self.readings = Readings(most_unread, self._parameters[0].device)
 
-def _refuse_divergence(stage: Stage, step: int, loss: float) -> None:
-    """Raises before a NaN or infinity reaches the weights; clips the gradient if `clip_norm` is set."""
-    gradients = [p.grad for p in stage.model.parameters() if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients)
-    if not (torch.isfinite(norm) and torch.isfinite(torch.tensor(loss))):
-        message = f"update {step}: loss {loss}, gradient norm {norm.item()}; lower optimizer.lr or set clip_norm"
-        raise Diverged(message, step=step)
-    limit = stage.spec.recipe.optimizer.clip_norm
-    if limit > 0:
-        torch.nn.utils.clip_grads_with_norm_(stage.model.parameters(), limit, norm)
+    def make(self, state: TrainState) -> TrainState:
+        """Makes the update after `state`, without waiting for the device."""
+        stage, step, recipe = self._stage, state.step, self._stage.spec.recipe
+        with self._clock.waiting():
+            batch = stage.batches.take(step)
+        self._rates.set(learning_rate(recipe.optimizer.lr, state.schedule, step, recipe.schedule), step)
+        if not stage.model.training:
+            stage.model.train()
+        # Dropout depends on (seed, step, shard) only, so no generator state has to be saved.
+        seeds = partial(dropout_seed, stage.spec.seed, step)
+        measured = compute_gradients(
+            stage.model, self._parameters, self._norms, batch, recipe.optimizer, stage.spec.numerics, seeds
+        )
+        norm = self._clip(recipe.optimizer.clip_norm)
+        stage.optimizer.step()
+        self.readings.record(step, len(batch), measured.loss, norm, measured.missed)
+        self._clock.images += len(batch)
+        return replace(state, step=step + 1, rates=self._rates.last)
+
+    def _clip(self, limit: float) -> Tensor:
+        """Returns the gradient's norm, a scalar on the device; scales the gradient down if it is above a `limit`."""
+        norm = torch.nn.utils.get_total_norm([part.grad for part in self._parameters if part.grad is not None])
+        if limit > 0:
+            torch.nn.utils.clip_grads_with_norm_(self._parameters, limit, norm)
+        return norm
 
 
 def _end_epoch(stage: Stage, state: TrainState, clock: "_Stopwatch") -> TrainState:

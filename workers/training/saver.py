@@ -105,6 +105,7 @@ class Saver:
         self._verified = set() if resumed is None else {resumed.step}
         self._saved_step = None if resumed is None else resumed.step
         self._in_flight: Future[Checkpoint] | None = None
+        self._stops = False
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._touched = self._thread.submit(snapshot.touch)
 
@@ -121,23 +122,33 @@ class Saver:
         if unseen is not None:
             _log.warning("%s/%s: the last checkpoint was not written: %s", self._spec.member, self._spec.stage, unseen)
 
+    def is_due(self, step: int) -> bool:
+        """Notes that update `step` is made, and returns whether `after_update` has to see its state.
+
+        Raises:
+            Diverged: the checkpoint in flight is not finite.
+            StorageError: it could not be written.
+            Superseded: a newer attempt has taken over.
+        """
+        self._mark.set(step)
+        self._look()
+        if self._in_flight is not None and self._in_flight.done():
+            self._wait()
+        self._stops = self._should_stop()
+        return self._stops or self._overdue(step)
+
     def after_update(self, state: TrainState, epoch_ended: bool) -> None:
-        """Saves if a checkpoint is due, and stops here if asked to.
+        """Saves if a checkpoint is due, and stops here if asked to; call `is_due` before.
 
         Raises:
             Stopped: `should_stop` returned true; `state` is committed.
             Diverged: the state is not finite.
             StorageError: a checkpoint could not be written.
-            Superseded: a newer attempt has taken over.
         """
-        self._mark.set(state.step)
-        self._look()
-        if self._in_flight is not None and self._in_flight.done():
-            self._wait()
         best_now = epoch_ended and state.best_step == state.step
-        if best_now or state.step - (self._saved_step or 0) >= self._spec.checkpoint_updates:
+        if best_now or self._overdue(state.step):
             self._save(state)
-        if self._should_stop():
+        if self._stops:
             self.finish(state)
             raise Stopped(f"{self._spec.member}/{self._spec.stage}: stopped after update {state.step}")
 
@@ -155,6 +166,9 @@ class Saver:
         # Again, because a kill may have come between a commit and the pruning after it.
         self._verified = prune(self._folder, state.best_step, self._verified, check=self._fence.check)
         return committed
+
+    def _overdue(self, step: int) -> bool:
+        return step - (self._saved_step or 0) >= self._spec.checkpoint_updates
 
     def _save(self, state: TrainState) -> None:
         """Waits for the previous checkpoint, then copies the state and hands it to the writer."""

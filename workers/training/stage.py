@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from workers import numerics
-from workers.data.loading import TrainingBatches, centre_batches, num_batches, pixel_statistics
+from workers.data.loading import TrainingBatches, batches_ahead, centre_batches, num_batches, pixel_statistics
 from workers.data.store import Store, open_on_node
 from workers.errors import ConfigError, DataError, StorageError
 from workers.models import Outline, build, fill, initialise, outline, parts_of, place, saved_parts_of, whole_shape
@@ -95,7 +95,9 @@ def run_stage(spec: StageSpec, should_stop: Callable[[], bool]) -> StageResult:
         snapshot = Snapshot(model, optimizer)
         classes = hashlib.sha256("\n".join(store.classes).encode()).hexdigest()
         with Saver(spec, store.digest, snapshot, metrics, mark, should_stop, resumed, classes) as saver:
-            final = train(_assemble(spec, store, model, optimizer, later, metrics, saver, mark), state)
+            stage = _assemble(spec, store, model, optimizer, later, metrics, saver, mark)
+            with closing(stage.batches):
+                final = train(stage, state)
             return _result(spec, final, saver.finish(final), resumed_from=state.step)
 
 
@@ -181,7 +183,7 @@ def _assemble(
     saver: Saver,
     mark: StepMark,
 ) -> Stage:
-    settings = spec.recipe
+    settings, device = spec.recipe, spec.numerics.device
     statistics = pixel_statistics(store, settings.augmentation)
     steering = "dev" if store.counts.get("dev") else "val"
     if not store.counts.get(steering):
@@ -190,7 +192,7 @@ def _assemble(
 
     def errors() -> tuple[Evaluation, Evaluation]:
         def on(split: str) -> Evaluation:
-            batches = centre_batches(store, split, statistics, settings.model.input_size)
+            batches = centre_batches(store, split, statistics, settings.model.input_size, device=device)
             return evaluate(model, beating(batches, mark.beat), spec.numerics)
 
         dev = on(steering)
@@ -208,11 +210,15 @@ def _assemble(
             batch_size=settings.optimizer.batch_size,
             input_size=settings.model.input_size,
             colour_epochs=whole_epochs(settings.augmentation.colour_until, settings.schedule.epochs),
+            device=device,
+            depth=batches_ahead(spec.numerics),
+            threads=spec.numerics.threads,
         ),
         learnt_below_dev=chance_threshold(store.num_classes, store.counts[steering]),
         learnt_below_val=chance_threshold(store.num_classes, store.counts[scored]),
         evaluate=errors,
         log=metrics.append,
+        is_due=saver.is_due,
         after_update=saver.after_update,
         later=later,
     )

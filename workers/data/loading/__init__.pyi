@@ -10,6 +10,7 @@ from .batches import (
     IMAGENET_STD as IMAGENET_STD,
     Batch as Batch,
     TrainingBatches as TrainingBatches,
+    batches_ahead as batches_ahead,
     centre_batches as centre_batches,
     num_batches as num_batches,
     pixel_statistics as pixel_statistics,

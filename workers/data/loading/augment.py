@@ -14,8 +14,8 @@ from workers.settings import AugmentationSettings
 
 # Runs of neighbouring images in a window of a shuffled order.
 PIECES = 128
-# torch splits work on more bytes among its threads, and waking those takes longer than reflecting a crop.
-_ONE_THREAD_BYTES = 32_768
+# Numbers that a CPU normalises at a time: they stay in its second-level cache between the operations.
+_NUMBERS_AT_ONCE = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Windows:
 
     Attributes:
         offsets: [batch, 2] int64, top and left.
-        flips: [batch] bool, whether the crop was reflected.
+        flips: [batch] bool, whether the crop is reflected.
     """
 
     offsets: np.ndarray
@@ -91,33 +91,29 @@ class Windows:
         """Returns windows of a batch that all have `place` as top and left, unreflected."""
         return cls(np.full((batch, 2), place), np.zeros(batch, dtype=bool))
 
+    def __getitem__(self, span: slice) -> "Windows":
+        return Windows(self.offsets[span], self.flips[span])
 
-def crop(images: np.ndarray | Pixels, chosen: np.ndarray, windows: Windows, size: int) -> np.ndarray:
-    """Cuts a `size` × `size` window out of each chosen image and reflects it if its window says so.
+
+def crop(
+    images: np.ndarray | Pixels, chosen: np.ndarray, windows: Windows, size: int, crops: np.ndarray | None = None
+) -> np.ndarray:
+    """Copies a `size` × `size` window out of each chosen image; `to_input` reflects it.
 
     Args:
         images: [images, side, side, 3] uint8, possibly mapped from a file; only the windows are read.
         chosen: [batch] indices into `images`.
         windows: of the batch.
+        size: side of a window in pixels.
+        crops: [batch, size, size, 3] uint8 to write to; None for a new array.
 
     Returns:
         [batch, size, size, 3] uint8.
     """
-    crops = np.empty((len(chosen), size, size, 3), dtype=np.uint8)
-    places = zip(crops, chosen.tolist(), windows.offsets.tolist(), windows.flips.tolist(), strict=True)
-    for target, image, (top, left), reflected in places:
+    crops = np.empty((len(chosen), size, size, 3), dtype=np.uint8) if crops is None else crops
+    for target, image, (top, left) in zip(crops, chosen.tolist(), windows.offsets.tolist(), strict=True):
         target[...] = images[image, top : top + size, left : left + size]
-        if reflected:
-            _reflect(target)
     return crops
-
-
-def _reflect(pixels: np.ndarray) -> None:
-    """Reflects [height, width, 3] uint8 left to right in place, by torch, several times as fast as NumPy."""
-    num_rows = max(1, _ONE_THREAD_BYTES // (pixels.shape[1] * 3))
-    for start in range(0, len(pixels), num_rows):
-        rows = pixels[start : start + num_rows]
-        rows[...] = torch.from_numpy(rows).flip(1).numpy()
 
 
 @dataclass(frozen=True)
@@ -136,48 +132,78 @@ class PixelStatistics:
     mean: Tensor
     std: Tensor
     components: Tensor
-    mean_images: np.ndarray | None = None
+    mean_images: Tensor | None = None
+
+    def to(self, device: str) -> "PixelStatistics":
+        moved = None if self.mean_images is None else self.mean_images.to(device)
+        return PixelStatistics(self.mean.to(device), self.std.to(device), self.components.to(device), moved)
 
 
 def to_input(
-    pixels: np.ndarray, statistics: PixelStatistics, colour: np.ndarray | None, windows: Windows | None = None
+    pixels: Tensor, statistics: PixelStatistics, colour: Tensor | None = None, windows: Windows | None = None
 ) -> Tensor:
-    """Normalises uint8 [batch, side, side, 3] to float32 [batch, 3, side, side] in channels_last order.
+    """Reflects and normalises uint8 [batch, side, side, 3] to float32 [batch, 3, side, side] in channels_last order.
 
-    The colour shift (Krizhevsky et al. 2012, §4.1) is one constant per image and channel, so it is part of the
-    normalisation's offset.
+    It works on the device of `pixels`, on which `statistics` and `colour` are too, and does not wait for it. The colour
+    shift (Krizhevsky et al. 2012, §4.1) is one constant per image and channel, so it is part of the normalisation's
+    offset.
 
     Args:
-        pixels: whole images, or crops from `crop`.
+        pixels: whole images, or crops from `crop`; unchanged.
         statistics: of the training set.
         colour: [batch, 3] float32, multiples of each component; None for no shift.
-        windows: the crops' positions, which only a mean image needs; None for whole images.
+        windows: the crops' positions and reflections; None for whole images.
     """
     batch, height, width, _ = pixels.shape
-    if statistics.mean_images is not None:
-        images = _less_mean_image(pixels, statistics.mean_images, windows or Windows.all_at(0, batch))
-        if colour is not None:
-            shift = torch.from_numpy(colour) @ statistics.components.T * 255.0
-            images.view(batch, height, width * 3).add_(shift.repeat(1, width)[:, None, :])
-        return images.permute(0, 3, 1, 2)
-    offset = (-statistics.mean / statistics.std).expand(batch, 3)
-    if colour is not None:
-        offset = offset + torch.from_numpy(colour) @ statistics.components.T / statistics.std
+    windows = windows or Windows.all_at(0, batch)
     # Rows of width × 3 numbers, because torch does not vectorise over a last axis of three.
-    scale = (1.0 / (255.0 * statistics.std)).repeat(width)
-    images = torch.from_numpy(pixels).view(batch, height, width * 3).to(torch.float32)
-    images.mul_(scale).add_(offset.repeat(1, width)[:, None, :])
+    images = torch.empty((batch, height, width * 3), dtype=torch.float32, device=pixels.device)
+    scale, offset = _scale_and_offset(statistics, colour, batch, width)
+    at_once = max(1, _NUMBERS_AT_ONCE // max(1, height * width * 3)) if pixels.device.type == "cpu" else batch
+    for start in range(0, batch, at_once):
+        span = slice(start, start + at_once)
+        block = images[span]
+        block.copy_(_reflected(pixels[span], windows.flips[span]).view(-1, height, width * 3))
+        if statistics.mean_images is not None:
+            _subtract_mean_image(block.view(-1, height, width, 3), statistics.mean_images, windows[span])
+        if scale is not None:
+            block.mul_(scale)
+        if offset is not None:
+            block.add_(offset[span])
     return images.view(batch, height, width, 3).permute(0, 3, 1, 2)
 
 
-def _less_mean_image(pixels: np.ndarray, mean_images: np.ndarray, windows: Windows) -> Tensor:
-    """Subtracts from each crop its window of the mean image: [batch, height, width, 3] float32."""
-    _, height, width, _ = pixels.shape
+def _scale_and_offset(
+    statistics: PixelStatistics, colour: Tensor | None, batch: int, width: int
+) -> tuple[Tensor | None, Tensor | None]:
+    """Returns the factor of pixels, [width · 3], and what is added after, [batch, 1, width · 3]; None for neither."""
+    # In float32 also where the net is not.
+    with torch.autocast(statistics.components.device.type, enabled=False):
+        shift = None if colour is None else colour @ statistics.components.T
+    if statistics.mean_images is not None:
+        return None, None if shift is None else (shift * 255.0).repeat(1, width)[:, None, :]
+    offset = (-statistics.mean / statistics.std).expand(batch, 3)
+    if shift is not None:
+        offset = offset + shift / statistics.std
+    return (1.0 / (255.0 * statistics.std)).repeat(width), offset.repeat(1, width)[:, None, :]
+
+
+def _reflected(pixels: Tensor, flips: np.ndarray) -> Tensor:
+    """Returns [batch, height, width, 3] with the images of `flips` [batch] reflected left to right."""
+    if not flips.any():
+        return pixels
+    if flips.all():
+        return pixels.flip(2)
+    chosen = torch.from_numpy(np.flatnonzero(flips)).to(pixels.device, non_blocking=True)
+    return pixels.index_copy(0, chosen, pixels.index_select(0, chosen).flip(2))
+
+
+def _subtract_mean_image(images: Tensor, mean_images: Tensor, windows: Windows) -> None:
+    """Subtracts from each crop of [batch, height, width, 3] float32 its window of the mean image, in place."""
+    _, height, width, _ = images.shape
     side = mean_images.shape[2]
-    images = torch.from_numpy(pixels).to(torch.float32)
-    places = zip(images.numpy(), windows.offsets.tolist(), windows.flips.tolist(), strict=True)
+    places = zip(images, windows.offsets.tolist(), windows.flips.tolist(), strict=True)
     for image, (top, left), flipped in places:
         # A reflected window starts as far from the left as the window ends from the right.
         first = side - left - width if flipped else left
         image -= mean_images[int(flipped), top : top + height, first : first + width]
-    return images

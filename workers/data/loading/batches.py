@@ -1,8 +1,16 @@
-"""Batches of one split, each a function of (seed, epoch, index), so that any can be drawn without those before it."""
+"""Batches of one split, each a function of (seed, epoch, index), so that any can be drawn without those before it.
+
+Pixels stay uint8 until they are on the device that trains. They are cut into buffers that are used again, page-locked
+where a GPU reads them, as many batches ahead as is told.
+"""
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
@@ -10,6 +18,7 @@ from torch import Tensor
 
 from workers.data.loading.augment import EpochDraws, PixelStatistics, Windows, crop, draw_epoch, to_input, window_images
 from workers.data.store import Pixels, Store
+from workers.protocol import Numerics
 from workers.settings import AugmentationSettings, ColourScale, Normalisation
 
 # The channel statistics that torchvision's models use, on the [0, 1] scale.
@@ -21,10 +30,43 @@ _READ_AHEAD_FROM_BYTES = 2 << 30
 
 @dataclass(frozen=True)
 class Batch:
-    """Normalised float32 images [batch, 3, size, size] and int64 labels [batch]."""
+    """Crops as they lie in the store, and all that turns them into what the net sees.
 
-    images: Tensor
+    Attributes:
+        pixels: [batch, size, size, 3] uint8, on the device that trains; it may be a buffer that the next batch reuses.
+        labels: [batch] int64, on the same device.
+        windows: positions and reflections.
+        colour: [batch, 3] float32, or None for no shift.
+        statistics: what pixels are normalised by.
+    """
+
+    pixels: Tensor
     labels: Tensor
+    windows: Windows
+    colour: Tensor | None
+    statistics: PixelStatistics
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, span: slice) -> "Batch":
+        colour = None if self.colour is None else self.colour[span]
+        return replace(
+            self, pixels=self.pixels[span], labels=self.labels[span], windows=self.windows[span], colour=colour
+        )
+
+    @property
+    def images(self) -> Tensor:
+        """Makes normalised float32 images, [batch, 3, size, size]."""
+        return to_input(self.pixels, self.statistics, self.colour, self.windows)
+
+    def to(self, device: str) -> "Batch":
+        """Sends the batch without waiting for the device."""
+        if self.pixels.device == torch.device(device):
+            return self
+        colour = None if self.colour is None else self.colour.to(device, non_blocking=True)
+        pixels, labels = (each.to(device, non_blocking=True) for each in (self.pixels, self.labels))
+        return replace(self, pixels=pixels, labels=labels, colour=colour)
 
 
 def pixel_statistics(store: Store, augmentation: AugmentationSettings) -> PixelStatistics:
@@ -38,13 +80,22 @@ def pixel_statistics(store: Store, augmentation: AugmentationSettings) -> PixelS
     mean_images = None
     if augmentation.normalisation is Normalisation.mean_image:
         mean_image = store.mean_image()
-        mean_images = np.stack([mean_image, mean_image[:, ::-1]])
+        mean_images = torch.from_numpy(np.stack([mean_image, mean_image[:, ::-1]]))
     return PixelStatistics(
         mean_images=mean_images,
         mean=torch.tensor(np.asarray(mean), dtype=torch.float32),
         std=torch.tensor(np.asarray(std), dtype=torch.float32).clamp_min(1e-6),
         components=torch.from_numpy(components),
     )
+
+
+def batches_ahead(numerics: Numerics) -> int:
+    """Returns how many batches a stage draws ahead in threads.
+
+    None where CPUs train: a thread that draws takes from the step what it saves (docs/benchmarks.md). Two a thread
+    where a GPU does.
+    """
+    return 0 if numerics.device == "cpu" else 2 * numerics.threads
 
 
 def num_batches(num_images: int, batch_size: int) -> int:
@@ -80,6 +131,26 @@ class ReadAhead:
             self._asked = due
 
 
+class _Slot:
+    """Host memory of one batch, used again and again; page-locked where a GPU reads it while the host goes on."""
+
+    def __init__(self, batch_size: int, size: int, device: str) -> None:
+        on_gpu = torch.device(device).type == "cuda"
+        self._pixels = torch.empty((batch_size, size, size, 3), dtype=torch.uint8, pin_memory=on_gpu)
+        self._sent = torch.cuda.Event() if on_gpu else None  # type: ignore[no-untyped-call]
+
+    def free(self, num_images: int) -> Tensor:
+        """Returns the memory of `num_images` once the device has read what was in it."""
+        if self._sent is not None:
+            self._sent.synchronize()
+        return self._pixels[:num_images]
+
+    def mark_sent(self) -> None:
+        """Notes that the device reads the memory now."""
+        if self._sent is not None:
+            self._sent.record()
+
+
 class TrainingBatches:
     """The training split in shuffled, augmented batches of `batch_size`; the last one of an epoch may be short."""
 
@@ -93,48 +164,104 @@ class TrainingBatches:
         batch_size: int,
         input_size: int,
         colour_epochs: int | None = None,
+        device: str = "cpu",
+        depth: int = 0,
+        threads: int = 1,
     ) -> None:
-        """Opens the split; colours are shifted in the first `colour_epochs` epochs, None for all."""
+        """Opens the split.
+
+        Args:
+            colour_epochs: colours are shifted in that many epochs, the first ones; None for all.
+            device: that trains.
+            depth: batches that `take` draws ahead of the one it returns; with 0 it draws that one when it is called.
+            threads: that draw ahead.
+        """
         self._images, labels = store.images("train"), store.labels("train")
         assert labels is not None
-        self._labels, self._statistics, self._augmentation = labels, statistics, augmentation
+        self._labels, self._statistics, self._augmentation = labels, statistics.to(device), augmentation
         self._seed, self._batch_size, self._input_size = seed, batch_size, input_size
-        self._colour_epochs = colour_epochs
-        self._epoch, self._draws = -1, EpochDraws(*(np.empty(0),) * 4)
+        self._colour_epochs, self._device = colour_epochs, device
+        margin = self._images.shape[1] - input_size
+        draws = partial(draw_epoch, seed, num_images=len(labels), margin=margin, augmentation=augmentation)
+        # Of two epochs, because batches of the next are drawn ahead.
+        self._draws_of, self._drawing = lru_cache(maxsize=2)(lambda epoch: draws(epoch=epoch)), threading.Lock()
         window = augmentation.shuffle_window
         self._read_ahead = ReadAhead(self._images, window_images(window) if window else batch_size)
+        self._slots = tuple(_Slot(batch_size, input_size, device) for _ in range(depth + 1))
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="batches") if depth else None
+        # The batches that are being drawn, in order, and the update after theirs.
+        self._coming: deque[Callable[[], Batch]] = deque()
+        self._next_step = 0
 
     @property
     def per_epoch(self) -> int:
         return num_batches(len(self._labels), self._batch_size)
 
-    def draw(self, epoch: int, index: int) -> Batch:
-        """Draws batch `index` of `epoch`."""
-        if epoch != self._epoch:
-            margin = self._images.shape[1] - self._input_size
-            self._draws = draw_epoch(self._seed, epoch, len(self._labels), margin, self._augmentation)
-            self._epoch = epoch
-        span = slice(index * self._batch_size, (index + 1) * self._batch_size)
-        self._read_ahead.to(self._draws.order, span.start)
-        chosen = self._draws.order[span]
-        windows = Windows(self._draws.offsets[span], self._draws.flips[span])
-        pixels = crop(self._images, chosen, windows, self._input_size)
+    def draw(self, epoch: int, index: int, slot: _Slot | None = None) -> Batch:
+        """Draws batch `index` of `epoch` on the host, into new memory or that of `slot`."""
+        draws, span = self._draws(epoch), slice(index * self._batch_size, (index + 1) * self._batch_size)
+        chosen, windows = draws.order[span], Windows(draws.offsets[span], draws.flips[span])
         shifts = self._augmentation.colour_std > 0 and (self._colour_epochs is None or epoch < self._colour_epochs)
         # Drawn even if not used, so that the epoch's other draws do not depend on it.
-        colour = self._draws.colour[span] if shifts else None
-        return Batch(to_input(pixels, self._statistics, colour, windows), torch.from_numpy(self._labels[chosen]))
+        colour = torch.from_numpy(draws.colour[span]) if shifts else None
+        place = None if slot is None else slot.free(len(chosen)).numpy()
+        pixels = torch.from_numpy(crop(self._images, chosen, windows, self._input_size, place))
+        return Batch(pixels, torch.from_numpy(self._labels[chosen]), windows, colour, self._statistics)
+
+    def take(self, step: int) -> Batch:
+        """Returns the batch of update `step` on the device, which is valid until the next call.
+
+        Calls for consecutive steps are the fast ones.
+        """
+        if step != self._next_step - len(self._coming):
+            for drawn in self._coming:
+                drawn()
+            self._coming.clear()
+            self._next_step = step
+        while self._next_step < step + len(self._slots):
+            self._coming.append(self._begin(self._next_step))
+            self._next_step += 1
+        batch = self._coming.popleft()().to(self._device)
+        self._slot(step).mark_sent()
+        return batch
+
+    def close(self) -> None:
+        """Ends the threads."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def _begin(self, step: int) -> Callable[[], Batch]:
+        """Starts to draw the batch of `step`; the result waits for it."""
+        epoch, index = divmod(step, self.per_epoch)
+        self._read_ahead.to(self._draws(epoch).order, index * self._batch_size)
+        draw = partial(self.draw, epoch, index, self._slot(step))
+        return draw if self._pool is None else self._pool.submit(draw).result
+
+    def _slot(self, step: int) -> _Slot:
+        return self._slots[step % len(self._slots)]
+
+    def _draws(self, epoch: int) -> EpochDraws:
+        # Under a lock, because `lru_cache` lets several threads compute the same epoch.
+        with self._drawing:
+            return self._draws_of(epoch)
 
 
 def centre_batches(
-    store: Store, split: str, statistics: PixelStatistics, input_size: int, batch_size: int = 256
+    store: Store,
+    split: str,
+    statistics: PixelStatistics,
+    input_size: int,
+    batch_size: int = 256,
+    device: str = "cpu",
 ) -> Iterator[Batch]:
-    """Yields the centre crops of a labelled split, in row order."""
+    """Yields the centre crops of a labelled split, in row order, on `device`."""
     images, labels = store.images(split), store.labels(split)
     assert labels is not None
+    statistics = statistics.to(device)
     first = (images.shape[1] - input_size) // 2
     last = first + input_size
     for start in range(0, len(images), batch_size):
-        pixels = np.ascontiguousarray(images[start : start + batch_size, first:last, first:last])
+        pixels = torch.from_numpy(np.array(images[start : start + batch_size, first:last, first:last]))
         windows = Windows.all_at(first, len(pixels))
-        images_in = to_input(pixels, statistics, None, windows)
-        yield Batch(images_in, torch.from_numpy(labels[start : start + batch_size].copy()))
+        own = torch.from_numpy(labels[start : start + batch_size].copy())
+        yield Batch(pixels, own, windows, None, statistics).to(device)

@@ -1,0 +1,104 @@
+"""The gradient of one batch, summed over shards whose results do not depend on who computes them.
+
+A batch is cut into a fixed number of shards. Each draws its own dropout and has its own batch statistics, and their
+gradients are summed in order, in float32. A shard may go through the net in smaller pieces to save memory.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from workers.data.loading import Batch
+from workers.numerics import autocast
+from workers.protocol import Numerics
+from workers.settings import OptimizerSettings
+from workers.training.batch_norm import set_modes
+from workers.training.evaluation import Outputs, main_logits, mean_loss
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The mean loss over a batch, and how many images' labels were missed: scalars on the device."""
+
+    loss: Tensor
+    missed: Tensor
+
+
+def shards(num_images: int, settings: OptimizerSettings) -> Iterator[tuple[int, list[slice]]]:
+    """Yields each shard's number and the pieces of the batch that it is computed in.
+
+    Shards differ by one image at most, the larger ones first; those without an image are left out.
+    """
+    sizes = [len(part) for part in np.array_split(np.arange(num_images), settings.shards)]
+    start = 0
+    for number, size in enumerate(sizes):
+        if size:
+            at_once, end = settings.micro_batch or size, start + size
+            yield number, [slice(first, min(first + at_once, end)) for first in range(start, end, at_once)]
+        start += size
+
+
+def dropout_seed(seed: int, step: int, shard: int) -> int:
+    """Returns the seed of a shard's dropout in update `step`; nothing of a generator has to be saved."""
+    if shard == 0:
+        return (seed * 1_000_003 + step) % 2**63
+    return int(np.random.SeedSequence([seed, step, shard]).generate_state(1, np.uint64)[0]) % 2**63
+
+
+def compute_gradients(
+    forward: Callable[[Tensor], Outputs],
+    parameters: Sequence[nn.Parameter],
+    norms: Sequence[_BatchNorm],
+    batch: Batch,
+    settings: OptimizerSettings,
+    numerics: Numerics,
+    seeds: Callable[[int], int],
+) -> Measured:
+    """Leaves in `parameters` the gradient of the mean loss over `batch`, in place of what was there.
+
+    Args:
+        forward: the net, in training mode; takes normalised [images, 3, size, size].
+        parameters: of the net.
+        norms: its batch norms, whose running statistics take in the shards in order.
+        batch: on the device.
+        settings: say how it is cut.
+        numerics: the precision.
+        seeds: a shard's seed of dropout, by the shard's number.
+    """
+    losses, missed = [], []
+    total: dict[nn.Parameter, Tensor] = {}
+    for number, pieces in shards(len(batch), settings):
+        for parameter in parameters:
+            parameter.grad = None
+        torch.manual_seed(seeds(number))
+        for piece in pieces:
+            part = batch[piece]
+            set_modes(norms, len(part))
+            with autocast(numerics):
+                outputs = forward(part.images)
+            loss = mean_loss(outputs, part.labels)
+            if len(part) < len(batch):
+                loss = loss * (len(part) / len(batch))
+            loss.backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.detach())
+            missed.append((main_logits(outputs).detach().argmax(dim=1) != part.labels).sum())
+        _add(total, {parameter: parameter.grad for parameter in parameters if parameter.grad is not None})
+    for parameter, gradient in total.items():
+        parameter.grad = gradient
+    return Measured(_sum(losses), _sum(missed))
+
+
+def _add(total: dict[nn.Parameter, Tensor], own: dict[nn.Parameter, Tensor]) -> None:
+    """Adds one shard's gradients to those of the shards before it."""
+    both = [parameter for parameter in own if parameter in total]
+    if both:
+        torch._foreach_add_([total[parameter] for parameter in both], [own[parameter] for parameter in both])
+    total |= {parameter: gradient for parameter, gradient in own.items() if parameter not in total}
+
+
+def _sum(scalars: list[Tensor]) -> Tensor:
+    return scalars[0] if len(scalars) == 1 else torch.stack(scalars).sum()
