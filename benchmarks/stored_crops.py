@@ -66,7 +66,7 @@ def run(settings: Settings) -> tuple[Row, ...]:
                 measure=Measure.times,
                 wanted=Wanted(_WANTED[store_format]),
                 repeats=settings.repeats,
-                note=f"{_INPUT} px of {_STORED} px, half reflected, uint8, 1 thread; peer: RandomResizedCrop",
+                note=f"{_INPUT} px of {_STORED} px, uint8, not reflected, 1 thread; peer: RandomResizedCrop",
             )
         )
     return tuple(rows)

@@ -27,12 +27,12 @@ _ACCELERATOR_WORDS = (
 )
 _HOST_WORDS = ("DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory")
 _ON_ACCELERATOR = (
-    "the accelerator's memory is too small for this member: lower optimizer.batch_size, give it more of a GPU "
-    "(cluster.gpus_per_member), or set precision=bf16"
+    "the accelerator's memory is too small for this member: set optimizer.micro_batch, lower optimizer.batch_size, "
+    "give it more of a GPU (cluster.gpus_per_member), or set precision=bf16"
 )
 _ON_HOST = (
-    "this machine's memory is too small for the running members: lower optimizer.batch_size, or run fewer members at "
-    "once (more cluster.cpus_per_member)"
+    "this machine's memory is too small for the running members: set optimizer.micro_batch, lower "
+    "optimizer.batch_size, or run fewer members at once (more cluster.cpus_per_member)"
 )
 
 

@@ -291,7 +291,7 @@ class RayCluster:
         if num_running > 1:
             self.num_slots = self._most = max(1, min(self.num_slots, num_running) - 1)
             return Lost(f"{why}; from now on at most {counted(self.num_slots, 'member')} at once")
-        remedy = "lower optimizer.batch_size or model.width, or raise the limit"
+        remedy = "set optimizer.micro_batch, lower optimizer.batch_size or model.width, or raise the limit"
         return Failure("OutOfMemory", f"{why} though nothing ran beside it: {remedy}", "", retryable=False)
 
 

@@ -22,6 +22,9 @@ _ADVICE = {
     "num_epochs max_epochs n_epochs epochs": "schedule.epochs={value}",
     "learning_rate base_lr lr": "optimizer.lr={value}",
     "batch bs batch_size train_batch_size": "optimizer.batch_size={value}",
+    "grad_accum accum_iter accumulate_grad_batches gradient_accumulation_steps accumulation_steps": (
+        "optimizer.shards={value}"
+    ),
     "wd weight_decay": "optimizer.weight_decay={value}",
     "gpus num_gpus n_gpus ngpus gpu": "cluster.gpus_per_member={value}",
     "device devices cuda accelerator": "cluster.gpus_per_member=1 for a GPU per member, or 0 for CPUs",

@@ -69,7 +69,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Kind:
-    """The settings that determine the time of a step."""
+    """The settings that determine the rate of training; `batch_size` is what goes through the net at once."""
 
     model: ModelSettings
     batch_size: int
@@ -77,7 +77,7 @@ class Kind:
 
 
 def kind_of(stage: Stage) -> Kind:
-    return Kind(stage.recipe.model, stage.recipe.optimizer.batch_size, stage.num_classes)
+    return Kind(stage.recipe.model, stage.recipe.optimizer.most_at_once, stage.num_classes)
 
 
 def macs(stage: Stage) -> int:
@@ -97,7 +97,7 @@ def costliest(plan: Plan) -> Stage:
 def is_worth_measuring(plan: Plan, default: Candidate, num_cpus: int) -> bool:
     """Returns whether measuring takes a small enough share of the plan's training."""
     stage = costliest(plan)
-    step = min(stage.recipe.optimizer.batch_size * macs(stage), MOST_STEP_WORK)
+    step = min(stage.recipe.optimizer.most_at_once * macs(stage), MOST_STEP_WORK)
     share = SHARE_OF_BUSY if default.threads * default.members >= num_cpus else SHARE_OF_IDLE
     return _MEASURING_WORK + _MEASURED_STEPS * step <= share * sum(multiply_adds(plan).values())
 
@@ -105,7 +105,7 @@ def is_worth_measuring(plan: Plan, default: Candidate, num_cpus: int) -> bool:
 def member_bytes(stage: Stage) -> float:
     """Estimates the memory of a process that trains `stage`, in bytes."""
     net = outline(stage.recipe.model, stage.num_classes)
-    neurons = stage.recipe.optimizer.batch_size * net.num_neurons
+    neurons = stage.recipe.optimizer.most_at_once * net.num_neurons
     return _PROCESS_BYTES + net.num_parameters * _PARAMETER_BYTES + neurons * _NEURON_BYTES
 
 

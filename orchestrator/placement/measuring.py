@@ -45,7 +45,7 @@ def measure(
     Returns:
         Images per second of all members together. A candidate whose processes die, say of too little memory, has none.
     """
-    batch_size = max(1, min(stage.recipe.optimizer.batch_size, int(MOST_STEP_WORK / macs(stage))))
+    batch_size = max(1, min(stage.recipe.optimizer.most_at_once, int(MOST_STEP_WORK / macs(stage))))
     best: dict[Candidate, float] = {}
     processes: list[_Process] = []
     try:

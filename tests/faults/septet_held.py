@@ -48,7 +48,7 @@ MOMENTS: dict[str, tuple[Any, str]] = {
     "preparing": (launching, "prepare_all"),
     "measuring": (measuring, "_rate"),
     "tracking": (tracker.Tracker, "wait_until_open"),
-    "training": (loop, "_update"),
+    "training": (loop._Update, "make"),
     "predicting": (prediction, "mean_over_crops"),
     "submission": (write, "check_submission"),
 }
@@ -82,7 +82,7 @@ def _faulty(injected: Path) -> Callable[[], Duties]:
     """Nested, so that Ray sends it by value."""
 
     def run_stage(spec: StageSpec, should_stop: Callable[[], bool]) -> StageResult:
-        from workers.training import loop, stage
+        from workers.training import gradients, loop, stage
 
         mine = injected / spec.member
 
@@ -93,20 +93,20 @@ def _faulty(injected: Path) -> Callable[[], Duties]:
         if spec.member == "failing":
             count()
             raise RuntimeError("it always fails")
-        update, mean_loss = loop._update, loop.mean_loss
+        make, mean_loss = loop._Update.make, gradients.mean_loss
 
-        def poisoned(of: Any, state: Any, *rest: Any) -> Any:
+        def poisoned(of: Any, state: Any) -> Any:
             due = spec.member == "diverging" or (spec.member == "passing" and not mine.exists())
             if state.step == POISONED_UPDATE and due:
                 count()
-                loop.mean_loss = lambda *given: mean_loss(*given) * float("nan")
-            return update(of, state, *rest)
+                gradients.mean_loss = lambda *given: mean_loss(*given) * float("nan")
+            return make(of, state)
 
-        loop._update = poisoned
+        loop._Update.make = poisoned
         try:
             return stage.run_stage(spec, should_stop)
         finally:
-            loop._update, loop.mean_loss = update, mean_loss
+            loop._Update.make, gradients.mean_loss = make, mean_loss
 
     return lambda: replace(worker_duties(), run_stage=run_stage)
 

@@ -17,7 +17,7 @@ from orchestrator.run.status import read_status, status_lines
 from workers.errors import Diverged
 from workers.settings.training import ModelSettings
 from workers.storage import checkpoint as protocol
-from workers.training import loop, stage as stage_module
+from workers.training import gradients, loop, stage as stage_module
 from workers.training.stage import run_stage
 
 pytestmark = pytest.mark.timeout(300)
@@ -41,39 +41,46 @@ class Poison:
 
 
 def in_the_loss(poison, patch):
-    real, mean_loss = loop._update, loop.mean_loss
+    make, mean_loss = loop._Update.make, gradients.mean_loss
 
-    def update(stage, state, *rest):
+    def poisoned(update, state):
         with pytest.MonkeyPatch.context() as inner:
             if poison.due(state.step):
-                inner.setattr(loop, "mean_loss", lambda *given: mean_loss(*given) * float("nan"))
-            return real(stage, state, *rest)
+                inner.setattr(gradients, "mean_loss", lambda *given: mean_loss(*given) * float("nan"))
+            return make(update, state)
 
-    patch.setattr(loop, "_update", update)
+    patch.setattr(loop._Update, "make", poisoned)
 
 
 def in_the_gradient(poison, patch):
-    real = loop._refuse_divergence
+    make, compute, step = loop._Update.make, loop.compute_gradients, 0
 
-    def check(stage, step, loss):
+    def poisoned(update, state):
+        nonlocal step
+        step = state.step
+        return make(update, state)
+
+    def spoilt(forward, parameters, *rest):
+        measured = compute(forward, parameters, *rest)
         if poison.due(step):
-            gradient = next(p.grad for p in stage.model.parameters() if p.grad is not None)
+            gradient = next(parameter.grad for parameter in parameters if parameter.grad is not None)
             gradient[(0,) * gradient.ndim] = float("inf")
-        real(stage, step, loss)
+        return measured
 
-    patch.setattr(loop, "_refuse_divergence", check)
+    patch.setattr(loop._Update, "make", poisoned)
+    patch.setattr(loop, "compute_gradients", spoilt)
 
 
 def _after_the_update(poison, patch, spoil):
-    real = loop._update
+    make = loop._Update.make
 
-    def update(stage, state, *rest):
-        after = real(stage, state, *rest)
+    def poisoned(update, state):
+        after = make(update, state)
         if poison.due(after.step):
-            spoil(stage)
+            spoil(update._stage)
         return after
 
-    patch.setattr(loop, "_update", update)
+    patch.setattr(loop._Update, "make", poisoned)
 
 
 def in_a_weight(poison, patch):

@@ -67,7 +67,7 @@ def images_per_second(
     The batch is smaller than in training, so that a full-size net is timed in seconds. Other work on the machine lowers
     the estimate.
     """
-    batch_size = min(settings.optimizer.batch_size, _MOST_IMAGES)
+    batch_size = min(settings.optimizer.most_at_once, _MOST_IMAGES)
     return TimedSteps(settings, num_classes, chosen, batch_size, freeze).images_per_second(_LEAST_SECONDS)
 
 

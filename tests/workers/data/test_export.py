@@ -4,6 +4,7 @@ import io
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from workers.data import export as contact_sheet
@@ -68,7 +69,8 @@ def test_to_pixels_undoes_normalisation_exactly(digits, normalisation):
     statistics = pixel_statistics(digits, AugmentationSettings(normalisation=normalisation))
     windows = Windows(np.array([[0, 2], [1, 1]]), np.array([True, False]))
     pixels = crop(digits.images("train"), np.array([3, 4]), windows, 16)
-    inputs = to_input(pixels, statistics, None, windows)
+    inputs = to_input(torch.from_numpy(pixels), statistics, None, windows)
+    pixels[0] = pixels[0, :, ::-1]
     np.testing.assert_array_equal(to_pixels(inputs, statistics, windows), pixels)
 
 

@@ -62,7 +62,7 @@ def photographs(side: int, num_images: int = 2) -> np.ndarray:
 def with_mean_image(side: int) -> PixelStatistics:
     """A mean image in which no two places are alike; scaled, so that what the net says stays far from 0 and 1."""
     mean = np.random.default_rng(2).uniform(60, 180, (side, side, 3)).astype(np.float32)
-    return replace(STATISTICS, mean_images=np.stack([mean, mean[:, ::-1]]))
+    return replace(STATISTICS, mean_images=torch.from_numpy(np.stack([mean, mean[:, ::-1]])))
 
 
 def one_by_one(
@@ -78,7 +78,7 @@ def one_by_one(
             for top, left in corners:
                 window = image[top : top + size, left : left + size]
                 for flipped in (False, True) if how["reflect"] else (False,):
-                    view = np.ascontiguousarray(window[None, :, ::-1] if flipped else window[None])
+                    view = torch.from_numpy(np.ascontiguousarray(window[None]))
                     where = Windows(np.array([[top, left]]), np.array([flipped]))
                     inputs = to_input(view, statistics, None, where)
                     seen.append(model(inputs).double().softmax(dim=1)[0].numpy())
@@ -139,7 +139,7 @@ def test_centre_crop_equals_the_net_on_the_window_in_the_middle(name):
     first = (side - size) // 2
     window = np.ascontiguousarray(images[:, first : first + size, first : first + size])
     with torch.inference_mode():
-        wanted = model(to_input(window, STATISTICS, None)).softmax(dim=1).numpy()
+        wanted = model(to_input(torch.from_numpy(window), STATISTICS)).softmax(dim=1).numpy()
     np.testing.assert_allclose(found, wanted, atol=1e-6)
 
 

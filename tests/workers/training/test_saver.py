@@ -101,7 +101,8 @@ class Training:
             for parameter in self.model.parameters():
                 parameter.data.fill_(self.step)
                 self.optimizer.state[parameter]["momentum_buffer"] = torch.full_like(parameter, -self.step)
-            self.saver.after_update(TrainState(step=self.step, best_step=best_step), best_step == self.step)
+            if self.saver.is_due(self.step) or best_step == self.step:
+                self.saver.after_update(TrainState(step=self.step, best_step=best_step), best_step == self.step)
 
     def finish(self) -> Checkpoint:
         return self.saver.finish(TrainState(step=self.step))

@@ -136,14 +136,15 @@ class _Slot:
 
     def __init__(self, batch_size: int, size: int, device: str) -> None:
         on_gpu = torch.device(device).type == "cuda"
-        self._pixels = torch.empty((batch_size, size, size, 3), dtype=torch.uint8, pin_memory=on_gpu)
+        self.pixels = torch.empty((batch_size, size, size, 3), dtype=torch.uint8, pin_memory=on_gpu)
+        self._array = self.pixels.numpy()
         self._sent = torch.cuda.Event() if on_gpu else None  # type: ignore[no-untyped-call]
 
-    def free(self, num_images: int) -> Tensor:
-        """Returns the memory of `num_images` once the device has read what was in it."""
+    def free(self) -> np.ndarray:
+        """Returns the memory to write to, once the device has read what was in it."""
         if self._sent is not None:
             self._sent.synchronize()
-        return self._pixels[:num_images]
+        return self._array
 
     def mark_sent(self) -> None:
         """Notes that the device reads the memory now."""
@@ -197,16 +198,9 @@ class TrainingBatches:
     def per_epoch(self) -> int:
         return num_batches(len(self._labels), self._batch_size)
 
-    def draw(self, epoch: int, index: int, slot: _Slot | None = None) -> Batch:
-        """Draws batch `index` of `epoch` on the host, into new memory or that of `slot`."""
-        draws, span = self._draws(epoch), slice(index * self._batch_size, (index + 1) * self._batch_size)
-        chosen, windows = draws.order[span], Windows(draws.offsets[span], draws.flips[span])
-        shifts = self._augmentation.colour_std > 0 and (self._colour_epochs is None or epoch < self._colour_epochs)
-        # Drawn even if not used, so that the epoch's other draws do not depend on it.
-        colour = torch.from_numpy(draws.colour[span]) if shifts else None
-        place = None if slot is None else slot.free(len(chosen)).numpy()
-        pixels = torch.from_numpy(crop(self._images, chosen, windows, self._input_size, place))
-        return Batch(pixels, torch.from_numpy(self._labels[chosen]), windows, colour, self._statistics)
+    def draw(self, epoch: int, index: int) -> Batch:
+        """Draws batch `index` of `epoch` on the host, into new memory."""
+        return self._draw(epoch, index, _Slot(self._batch_size, self._input_size, "cpu"))
 
     def take(self, step: int) -> Batch:
         """Returns the batch of update `step` on the device, which is valid until the next call.
@@ -230,11 +224,21 @@ class TrainingBatches:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
+    def _draw(self, epoch: int, index: int, slot: _Slot) -> Batch:
+        draws, span = self._draws(epoch), slice(index * self._batch_size, (index + 1) * self._batch_size)
+        chosen, windows = draws.order[span], Windows(draws.offsets[span], draws.flips[span])
+        shifts = self._augmentation.colour_std > 0 and (self._colour_epochs is None or epoch < self._colour_epochs)
+        # Drawn even if not used, so that the epoch's other draws do not depend on it.
+        colour = torch.from_numpy(draws.colour[span]) if shifts else None
+        crop(self._images, chosen, windows, self._input_size, slot.free()[: len(chosen)])
+        pixels = slot.pixels[: len(chosen)]
+        return Batch(pixels, torch.from_numpy(self._labels[chosen]), windows, colour, self._statistics)
+
     def _begin(self, step: int) -> Callable[[], Batch]:
         """Starts to draw the batch of `step`; the result waits for it."""
         epoch, index = divmod(step, self.per_epoch)
         self._read_ahead.to(self._draws(epoch).order, index * self._batch_size)
-        draw = partial(self.draw, epoch, index, self._slot(step))
+        draw = partial(self._draw, epoch, index, self._slot(step))
         return draw if self._pool is None else self._pool.submit(draw).result
 
     def _slot(self, step: int) -> _Slot:

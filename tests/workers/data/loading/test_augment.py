@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+import torch
 
-from workers.data.loading import Windows, crop, draw_epoch
+from workers.data.loading import PixelStatistics, Windows, augment, crop, draw_epoch, to_input
 from workers.settings import AugmentationSettings
 
 DEFAULT = AugmentationSettings()
@@ -32,6 +33,25 @@ def test_crops_of_a_batch_are_those_of_its_images_one_by_one(size):
     images.flags.writeable = False  # As a mapped store is.
     chosen, offsets = generator.integers(0, 5, 12), generator.integers(0, 4, (12, 2))
     flips = generator.random(12) < 0.5
-    for index, pixels in enumerate(crop(images, chosen, Windows(offsets, flips), size)):
-        (top, left), step = offsets[index], -1 if flips[index] else 1
-        assert np.array_equal(pixels, images[chosen[index], top : top + size, left : left + size][:, ::step])
+    buffer = np.empty((12, size, size, 3), np.uint8)
+    assert crop(images, chosen, Windows(offsets, flips), size, buffer) is buffer
+    for index, pixels in enumerate(buffer):
+        top, left = offsets[index]
+        assert np.array_equal(pixels, images[chosen[index], top : top + size, left : left + size])
+
+
+@pytest.mark.parametrize("at_once", [1, 2 * 7 * 7 * 3, 1 << 20])
+def test_images_are_reflected_and_normalised_one_by_one_or_many_at_a_time(at_once, monkeypatch):
+    monkeypatch.setattr(augment, "_NUMBERS_AT_ONCE", at_once)
+    generator = np.random.default_rng(0)
+    pixels = torch.from_numpy(generator.integers(0, 256, (9, 7, 7, 3), dtype=np.uint8))
+    before, flips = pixels.clone(), np.array([False, True, True, False, False, True, True, True, False])
+    colour = torch.from_numpy(generator.normal(size=(9, 3)).astype(np.float32))
+    statistics = PixelStatistics(torch.tensor([0.4, 0.5, 0.6]), torch.tensor([0.2, 0.25, 0.3]), torch.eye(3))
+    found = to_input(pixels, statistics, colour, Windows(np.zeros((9, 2), np.int64), flips))
+    assert torch.equal(pixels, before), "the buffer was changed"
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    for index, flipped in enumerate(flips.tolist()):
+        seen = pixels[index].flip(1) if flipped else pixels[index]
+        factor, offset = 1 / (255 * statistics.std), -statistics.mean / statistics.std + colour[index] / statistics.std
+        assert torch.equal(found[index].permute(1, 2, 0), seen.float() * factor + offset)

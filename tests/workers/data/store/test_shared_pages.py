@@ -44,7 +44,7 @@ def _member(path: Path, name: str, all_mapped: Any, outcome: Any) -> None:
     crops = hashlib.sha256()
     for index in range(batches.per_epoch):
         crops.update(batches.draw(0, index).images.numpy().tobytes())
-    order = batches._draws.order
+    order = batches._draws(0).order
     all_mapped.wait(120)
     memory = [each for each in psutil.Process().memory_maps() if each.path.startswith(str(path))]
     contents = hashlib.sha256(np.sort(order).tobytes()).hexdigest()

@@ -1,0 +1,158 @@
+"""A batch cut into shards and pieces: equal to the plain sum in plain torch, bit for bit."""
+
+import copy
+from dataclasses import replace
+from functools import partial
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from stages import stop_after, trained, weights
+from torch.nn import functional
+
+from workers.data.loading import TrainingBatches, pixel_statistics
+from workers.data.store import open_store
+from workers.errors import ConfigError, Stopped
+from workers.models import build, initialise
+from workers.numerics import autocast
+from workers.protocol import Numerics
+from workers.settings import InitSettings, ModelSettings, OptimizerSettings
+from workers.training import run_stage
+from workers.training.batch_norm import batch_norms
+from workers.training.gradients import compute_gradients, dropout_seed, shards
+
+WITH_NORMS = ModelSettings(name="torchvision/shufflenet_v2_x0_5", input_size=16)
+SEEDS = partial(dropout_seed, 11, 5)
+FP32 = Numerics()
+
+
+def net(model):
+    module = build(model, 10).to(memory_format=torch.channels_last)
+    initialise(module, InitSettings(), seed=0)
+    return module.train()
+
+
+@pytest.fixture
+def batch(tiny_spec):
+    store, augmentation = open_store(tiny_spec.store), tiny_spec.recipe.augmentation
+    statistics = pixel_statistics(store, augmentation)
+    return TrainingBatches(store, statistics, augmentation, seed=1, batch_size=50, input_size=16).draw(0, 0)
+
+
+def gradients(module):
+    return {name: parameter.grad for name, parameter in module.named_parameters()}
+
+
+def computed(module, batch, settings, numerics=FP32):
+    measured = compute_gradients(
+        module, list(module.parameters()), batch_norms(module), batch, settings, numerics, SEEDS
+    )
+    return measured, gradients(module)
+
+
+def by_hand(module, batch, pieces, numerics):
+    """Each shard's gradient alone, in pieces, then their sum in order."""
+    losses, total = [], {}
+    for number, spans in pieces:
+        torch.manual_seed(SEEDS(number))
+        own = {}
+        for first, last in spans:
+            module.zero_grad()
+            with autocast(numerics):
+                logits = module(batch.images[first:last])
+            loss = functional.cross_entropy(logits.float(), batch.labels[first:last]) * ((last - first) / len(batch))
+            loss.backward()
+            own = {name: own[name] + grad if own else grad.clone() for name, grad in gradients(module).items()}
+            losses.append(loss.item())
+        total = {name: total[name] + grad if total else grad for name, grad in own.items()}
+    return losses, total
+
+
+# In bf16, oneDNN's weight gradient of a strided convolution on 1×1 maps, which the other net has at this size, holds what
+# was in memory before.
+@pytest.mark.parametrize(
+    ("model", "precision"), [("with dropout", "fp32"), ("with dropout", "bf16"), ("with norms", "fp32")]
+)
+@pytest.mark.parametrize("num_shards", [1, 2, 4, 8])
+def test_shards_are_the_sum_of_their_gradients_by_hand(tiny_spec, batch, num_shards, model, precision):
+    module = net(tiny_spec.recipe.model if model == "with dropout" else WITH_NORMS)
+    plain, numerics = copy.deepcopy(module), Numerics(precision=precision)
+    edges = np.cumsum([0, *(len(part) for part in np.array_split(np.arange(50), num_shards))]).tolist()
+    spans = [(number, [span]) for number, span in enumerate(pairwise(edges))]
+    losses, wanted = by_hand(plain, batch, spans, numerics)
+    measured, found = computed(module, batch, OptimizerSettings(batch_size=50, shards=num_shards), numerics)
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    assert measured.loss.item() == pytest.approx(sum(losses), rel=1e-6)
+    # Running statistics took in the shards one after another.
+    assert all(map(torch.equal, module.state_dict().values(), plain.state_dict().values()))
+
+
+def test_pieces_of_a_shard_are_summed_before_the_shards_are(tiny_spec, batch):
+    module = net(tiny_spec.recipe.model)
+    spans = [(0, [(0, 10), (10, 20), (20, 25)]), (1, [(25, 35), (35, 45), (45, 50)])]
+    _, wanted = by_hand(copy.deepcopy(module), batch, spans, Numerics())
+    _, found = computed(module, batch, OptimizerSettings(batch_size=50, shards=2, micro_batch=10))
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_a_shards_gradient_does_not_depend_on_the_other_shards(tiny_spec, batch):
+    """What lets other workers compute them."""
+    settings, module = OptimizerSettings(batch_size=50, shards=2), net(tiny_spec.recipe.model)
+    _, whole = computed(module, batch, settings)
+    alone = []
+    for number, span in enumerate((slice(0, 25), slice(25, 50))):
+        module.zero_grad()
+        torch.manual_seed(SEEDS(number))
+        part = batch[span]
+        (functional.cross_entropy(module(part.images).float(), part.labels) * 0.5).backward()
+        alone.append({name: grad.clone() for name, grad in gradients(module).items()})
+    assert all(torch.equal(alone[0][name] + alone[1][name], whole[name]) for name in whole)
+
+
+@pytest.mark.parametrize("num_images", [1, 3, 4, 7, 8, 50])
+@pytest.mark.parametrize("micro_batch", [0, 1, 3])
+def test_every_image_is_in_one_piece(num_images, micro_batch):
+    """Also in the short last batch of an epoch, which may have fewer images than shards."""
+    settings = OptimizerSettings(batch_size=50, shards=4, micro_batch=micro_batch)
+    cut = list(shards(num_images, settings))
+    seen = [image for _, pieces in cut for piece in pieces for image in range(num_images)[piece]]
+    assert seen == list(range(num_images))
+    assert [number for number, _ in cut] == list(range(min(4, num_images)))
+    sizes = [sum(piece.stop - piece.start for piece in pieces) for _, pieces in cut]
+    assert max(sizes) - min(sizes) <= 1
+    assert max(piece.stop - piece.start for _, pieces in cut for piece in pieces) <= settings.most_at_once
+
+
+def test_a_micro_batch_bounds_what_the_net_sees_at_once(tiny_spec, batch):
+    module, seen = net(tiny_spec.recipe.model), []
+    module.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    computed(module, batch, OptimizerSettings(batch_size=50, shards=2, micro_batch=8))
+    assert (max(seen), sum(seen)) == (8, 50)
+
+
+def test_dropout_differs_between_shards_and_updates_and_one_shard_keeps_its_seeds():
+    assert dropout_seed(7, 3, 0) == 7 * 1_000_003 + 3
+    assert len({dropout_seed(seed, step, shard) for seed in range(3) for step in range(5) for shard in range(8)}) == 120
+
+
+@pytest.mark.parametrize("settings", ["shards=0", "shards=51", "micro_batch=-1"])
+def test_impossible_cuts_are_refused(settings):
+    name, _, value = settings.partition("=")
+    with pytest.raises((ConfigError, ValueError), match=name):
+        OptimizerSettings(batch_size=50, **{name: int(value)})
+
+
+@pytest.mark.parametrize("model", ["with dropout", "with norms"])
+def test_stage_of_shards_and_pieces_resumes_to_the_same_bits(tiny_spec, tmp_path, model):
+    recipe = replace(tiny_spec.recipe, optimizer=OptimizerSettings(batch_size=400, shards=3, micro_batch=50))
+    recipe = recipe if model == "with dropout" else replace(recipe, model=WITH_NORMS)
+    spec = replace(tiny_spec, recipe=recipe)
+    straight = weights(trained(replace(spec, stage_dir=tmp_path / "straight")))
+    with pytest.raises(Stopped):
+        run_stage(spec, stop_after(2))
+    resumed = weights(trained(spec))
+    assert all(np.array_equal(resumed[name], straight[name]) for name in straight)
+    one = replace(recipe, optimizer=replace(recipe.optimizer, shards=1))
+    other = weights(trained(replace(spec, recipe=one, stage_dir=tmp_path / "one")))
+    assert any(not np.array_equal(other[name], straight[name]) for name in straight), "the shards made no difference"
