@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch._inductor.config as inductor
 
 from workers.errors import ConfigError
 from workers.kernels import lrn
@@ -51,6 +52,7 @@ def state():
     """What `apply` sets for GPUs, as torch's readers tell it."""
     return {
         "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "compiler": inductor.deterministic,
         "cudnn": (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark),
         "filled": torch.utils.deterministic.fill_uninitialized_memory,
         "tf32": {
@@ -84,6 +86,7 @@ def test_apply_sets_gpus_and_cpus_up_explicitly_whatever_was_before():
             with torch.backends.cudnn.flags(enabled=True):
                 pass
         assert found["deterministic"]
+        assert found["compiler"]
         assert not found["filled"]
         assert found["cudnn"] == (True, False)
         assert found["tf32"] == {precision == "tf32"}

@@ -21,7 +21,7 @@ from orchestrator.placement.placing import Measuring, place
 from orchestrator.plan.build import make_plan
 from workers.errors import ConfigError
 from workers.numerics import Capabilities
-from workers.protocol import Numerics
+from workers.protocol import COMPILE_MODES, Numerics
 
 MANY = Candidate(threads=1, members=2, precision="bf16")
 ONE = Candidate(threads=2, members=1, precision="bf16")
@@ -261,5 +261,13 @@ def test_measured_modes_are_those_whose_process_answers(monkeypatch):
     monkeypatch.setattr(measuring, "COMPILE_MODES", ("off",))
     _, plan = planned("model.width=0.05", "model.fc_units=16", "optimizer.batch_size=8", "ensemble=five")
     assert measure_modes(plan.stages[0], Numerics(), _note)["off"] > 0
-    # A device that no machine has ends the process, as a failing compilation does.
+    # A device that this machine lacks ends the process, as a failing compilation does.
     assert measure_modes(plan.stages[0], Numerics(device="cuda:99"), _note) == {}
+
+
+@pytest.mark.soak
+def test_all_modes_are_measured_in_real_processes():
+    _, plan = planned("model.width=0.05", "model.fc_units=16", "optimizer.batch_size=8", "ensemble=five")
+    rates = measure_modes(plan.stages[0], Numerics(), _note)
+    assert list(rates) == list(COMPILE_MODES)
+    assert all(rate > 0 for rate in rates.values())
