@@ -10,7 +10,7 @@ from typing import IO
 
 from orchestrator import cluster, placement, submission, tracking
 from orchestrator.combine import LEFT_OUT, check_min_members, find_missing, left_out, without
-from orchestrator.config import TARGET, Config, compose, default_run_dir
+from orchestrator.config import TARGET, Compile, Config, compose, default_run_dir
 from orchestrator.display import Display, watching
 from orchestrator.execution import Driver, Interrupts, Work, obeying
 from orchestrator.inputs import check_init_files, hash_init_files, prepare_all, survey_all
@@ -219,6 +219,8 @@ def _placed(config: Config, plan: Plan, run: OpenedRun, display: Display) -> Con
     kept = run.record.numerics
     if not run.new and config.precision.value not in ("auto", kept.precision):
         display.note(f"precision stays {kept.precision}, as in the run's first launch")
+    if not run.new and config.compile is Compile.off and kept.compile != "off":
+        display.note(f"compile stays {kept.compile}, as in the run's first launch")
     return replace(config, cluster=placement.kept(config, plan, kept))
 
 

@@ -2,18 +2,28 @@
 
 import ctypes
 import hashlib
+import os
 import platform
-from contextlib import AbstractContextManager
+import re
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from workers.errors import ConfigError
 from workers.protocol import Numerics
+
+if TYPE_CHECKING:
+    from torch import nn
 
 # mallopt's parameter numbers (malloc.h).
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+# The workspaces with which cuBLAS gives the same bits each time; the first is the faster one.
+_CUBLAS_WORKSPACES = (":4096:8", ":16:8")
+_REFUSAL = re.compile(r"(\w+)( with [\w ]+)? does not have a deterministic implementation")
 
 
 @dataclass(frozen=True)
@@ -53,8 +63,9 @@ def missing(numerics: Numerics, found: Capabilities) -> str:
 def apply(numerics: Numerics) -> None:
     """Sets this process up for `numerics`; call it before any other use of torch.
 
-    It sets the threads by a call, because torch ignores OMP_NUM_THREADS once it is loaded. It switches TF32 off, so
-    that fp32 means fp32 on GPUs.
+    It sets the threads by a call, because torch ignores OMP_NUM_THREADS once it is loaded. TF32 is on only if asked
+    for, so that fp32 means fp32 on GPUs. On a GPU, operations are deterministic or refused (see `refusals`). On a CPU
+    they are as torch has them, also after a GPU's numerics were applied to the same process.
     """
     import torch
 
@@ -63,11 +74,20 @@ def apply(numerics: Numerics) -> None:
     _keep_freed_memory()
     lrn.select(numerics.kernels)
     torch.set_num_threads(numerics.threads)
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
-    if numerics.device.startswith("cuda"):
-        torch.backends.cudnn.benchmark = False
-        torch.backends.cudnn.deterministic = True
+    # These set torch's newer `fp32_precision` too. If only that is set, readers of the older settings raise, and in
+    # torch 2.14 its compiler and `cudnn.flags` are among them.
+    torch.backends.cuda.matmul.allow_tf32 = numerics.precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = numerics.precision == "tf32"
+    on_gpu = numerics.device.startswith("cuda")
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = on_gpu
+    if on_gpu and os.environ.get("CUBLAS_WORKSPACE_CONFIG") not in _CUBLAS_WORKSPACES:
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = _CUBLAS_WORKSPACES[0]
+    # Not called without need, since it loads torch's compiler, which takes seconds.
+    if torch.are_deterministic_algorithms_enabled() != on_gpu:
+        torch.use_deterministic_algorithms(on_gpu)
+    # It would fill every new tensor with NaN first, a pass over memory for each.
+    torch.utils.deterministic.fill_uninitialized_memory = not on_gpu  # type: ignore[attr-defined]
 
 
 def usable(numerics: Numerics, found: Capabilities) -> Numerics:
@@ -92,6 +112,34 @@ def autocast(numerics: Numerics) -> AbstractContextManager[Any]:
 
     device_type = numerics.device.partition(":")[0]
     return torch.autocast(device_type, dtype=torch.bfloat16, enabled=numerics.precision == "bf16")
+
+
+@contextmanager
+def refusals(net: str) -> Iterator[None]:
+    """Raises ConfigError if torch refuses an operation of the block, which trains the model `net`, on a GPU."""
+    try:
+        yield
+    except RuntimeError as error:
+        if (refused := _REFUSAL.search(str(error))) is None:
+            raise
+        raise ConfigError(
+            f"model.name={net}: torch's {refused[1]} gives other bits each time on GPUs; choose another model, or "
+            "train on CPUs (cluster.gpus_per_member=0)"
+        ) from error
+
+
+def compiled(model: "nn.Module", numerics: Numerics) -> Callable[..., Any]:
+    """Returns the forward pass of `model` for training: the model itself, or its compiled form with the same weights.
+
+    It is compiled at its first call for each shape of batch and each mode of a module, in seconds to a minute. Where
+    operations must be deterministic (`apply`), the compiler chooses kernels by rule and never by timing them.
+    """
+    import torch
+
+    if numerics.compile == "off":
+        return model
+    mode = "reduce-overhead" if numerics.compile == "graphs" else "default"
+    return torch.compile(model, dynamic=False, mode=mode)
 
 
 def code_digest() -> str:

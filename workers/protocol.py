@@ -5,19 +5,24 @@ from pathlib import Path
 
 from workers.settings import Crops, KeptCheckpoint, Recipe, TrainingSettings
 
+# What torch.compile does to a training step: nothing; fuses operators; replays fused ones as CUDA graphs.
+COMPILE_MODES = ("off", "fused", "graphs")
+
 
 @dataclass(frozen=True)
 class Numerics:
     """The settings that change bits; fixed when a run first starts.
 
-    `threads` counts torch's intra-op threads. `precision` is fp32 or bf16. `kernels`, "compiled" or "torch", computes
-    local response normalisation.
+    `threads` counts torch's intra-op threads. `precision` is fp32, bf16, or tf32 on GPUs: float32 whose products round
+    their factors to TF32. `kernels`, "compiled" or "torch", computes local response normalisation. `compile` is one of
+    `COMPILE_MODES`.
     """
 
     threads: int = 1
     precision: str = "fp32"
     device: str = "cpu"
     kernels: str = "torch"
+    compile: str = "off"
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from .schema import (
     ClusterConfig as ClusterConfig,
     CombineConfig as CombineConfig,
     CombineMethod as CombineMethod,
+    Compile as Compile,
     Config as Config,
     Precision as Precision,
     SubmissionConfig as SubmissionConfig,

@@ -216,6 +216,7 @@ def _checked(composed: DictConfig, asked: _Asked | None) -> Config:
         predict=root.predict,
         checkpoint_updates=root.checkpoint_updates,
         precision=root.precision,
+        compile=root.compile,
         verify=stores.verify,
         local_copy=None if stores.local_copy is None else _absolute(stores.local_copy),
         yaml=_kept_text(composed),

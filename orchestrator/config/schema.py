@@ -29,7 +29,8 @@ TARGET = "target"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.=,-]{0,63}")
 CombineMethod = StrEnum("CombineMethod", "mean weighted geometric")
 SubmissionFormat = StrEnum("SubmissionFormat", "ilsvrc tiny_imagenet labels probabilities kaggle_loc")
-Precision = StrEnum("Precision", "auto fp32 bf16")
+Precision = StrEnum("Precision", "auto fp32 bf16 tf32")
+Compile = StrEnum("Compile", "auto off")
 # Is written in place of a number that the program chooses.
 Auto = StrEnum("Auto", "auto")
 
@@ -172,10 +173,14 @@ class RootLayer(TrainingSettings):
     predict: PredictConfig = PredictConfig()
     checkpoint_updates: int = 200
     precision: Precision = Precision.auto
+    compile: Compile = Compile.auto
 
     def __post_init__(self) -> None:
         require_least(self, 0, "seed")
         require_least(self, 1, "checkpoint_updates")
+        on_gpus = self.cluster.gpus_per_member > 0
+        tf32 = "precision=tf32: only NVIDIA GPUs have it; give fp32, or cluster.gpus_per_member=1"
+        require(on_gpus or self.precision is not Precision.tf32, tf32)
 
 
 @dataclass(frozen=True)
@@ -209,6 +214,7 @@ class Config:
     predict: PredictConfig
     checkpoint_updates: int
     precision: Precision
+    compile: Compile
     verify: Verify
     local_copy: Path | None = None
     yaml: str = field(default="", repr=False, compare=False)

@@ -130,6 +130,8 @@ def _convert(hint: Any, value: object, key: str) -> Any:
     if origin is not None:
         return {name: _convert(arguments[1], item, join(key, name)) for name, item in mapping(value, key).items()}
     if issubclass(hint, StrEnum):
+        # YAML reads a bare `off` as false.
+        value = "off" if value is False and "off" in list(hint) else value
         if isinstance(value, str) and value in list(hint):
             return hint(value)
         raise ConfigError(f"{key}={shown(value)}: no such value; {choices(shown(value), map(str, hint))}")

@@ -4,6 +4,7 @@ Candidates are compared by the time that the whole plan would take to train. Ima
 members, two at once, leave one to train alone at the end.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -26,6 +27,9 @@ MOST_STEP_WORK = 1e11
 # The work of two cores while they measure: 7 s for nets of small steps, 42 s for the full-size one.
 _MEASURING_WORK = 3e11
 _MEASURED_STEPS = 25
+# The forward multiply-adds of a GPU that trains at 100 TFLOP/s for the two minutes that measuring how to compile may
+# take. An estimate: it was never measured on a GPU.
+_COMPILING_WORK = 2e15
 _MEMORY_SHARE = 0.8
 _PROCESS_BYTES = 600e6
 # Weight, gradient, momentum and the weight in another precision; a checkpoint's copies of weight and momentum.
@@ -100,6 +104,18 @@ def is_worth_measuring(plan: Plan, default: Candidate, num_cpus: int) -> bool:
     step = min(stage.recipe.optimizer.most_at_once * macs(stage), MOST_STEP_WORK)
     share = SHARE_OF_BUSY if default.threads * default.members >= num_cpus else SHARE_OF_IDLE
     return _MEASURING_WORK + _MEASURED_STEPS * step <= share * sum(multiply_adds(plan).values())
+
+
+def is_worth_compiling(plan: Plan) -> bool:
+    """Returns whether measuring the ways to compile a step on a GPU takes a small enough share of the training."""
+    return SHARE_OF_IDLE * sum(multiply_adds(plan).values()) >= _COMPILING_WORK
+
+
+def compile_mode(rates: Mapping[str, float]) -> str:
+    """Returns the fastest of `COMPILE_MODES` by images per second; "off" if that has no rate, or the gain is small."""
+    usual = rates.get("off", math.inf)
+    best = max(rates, key=lambda mode: rates[mode], default="off")
+    return best if rates.get(best, 0.0) > usual * (1 + MARGIN) else "off"
 
 
 def member_bytes(stage: Stage) -> float:

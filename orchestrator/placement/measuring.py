@@ -13,6 +13,7 @@ import platform
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,13 +22,14 @@ from typing import Any
 from orchestrator.placement.choice import HOPELESS, MOST_STEP_WORK, Candidate, is_hopeless, macs
 from orchestrator.plan import Stage
 from workers.errors import StorageError
-from workers.protocol import Numerics
+from workers.protocol import COMPILE_MODES, Numerics
 from workers.storage import parse_json, write_json
 from workers.throughput import Request
 
 _CPU_INFO = Path("/proc/cpuinfo")
 _SECONDS = 0.6
 _TURNS = 2
+_MODE_TIMEOUT_S = 300
 
 _log = logging.getLogger(__name__)
 _Process = subprocess.Popen[bytes]
@@ -68,6 +70,30 @@ def measure(
     finally:
         _end(processes)
     return best
+
+
+def measure_modes(stage: Stage, numerics: Numerics, note: Callable[[str], None]) -> dict[str, float]:
+    """Times training steps of `stage` on a GPU for each of `COMPILE_MODES`, each in a process of its own.
+
+    Returns:
+        Images per second of one member alone. A mode whose process ends, or takes minutes, has none.
+    """
+    rates: dict[str, float] = {}
+    for mode in COMPILE_MODES:
+        note(f"measuring compile={mode} on a GPU")
+        asked = replace(numerics, compile=mode)
+        process = _start()
+        limit = threading.Timer(_MODE_TIMEOUT_S, process.kill)
+        limit.start()
+        try:
+            request = Request(stage.recipe, stage.num_classes, asked, stage.recipe.optimizer.batch_size, _SECONDS)
+            rate = _rate([process], request)
+        finally:
+            limit.cancel()
+            _end([process])
+        if rate is not None:
+            rates[mode] = rate
+    return rates
 
 
 def _start() -> _Process:

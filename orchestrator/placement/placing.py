@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 
 from orchestrator.cluster import available_cpus, check_resources, memory_limit
-from orchestrator.config import ClusterConfig, Config, Precision
+from orchestrator.config import ClusterConfig, Compile, Config, Precision
 from orchestrator.placement import choice
 from orchestrator.placement.choice import Candidate, Kind, Option
-from orchestrator.placement.measuring import cpu_model, measure, read_rates, write_rates
+from orchestrator.placement.measuring import cpu_model, measure, measure_modes, read_rates, write_rates
 from orchestrator.plan import Plan, StageRef
 from workers.errors import ConfigError
 from workers.models import outline
@@ -54,7 +54,7 @@ def place(config: Config, plan: Plan, note: Callable[[str], None], measuring: Me
     precision that suits this machine's CPU.
     """
     if config.cluster.gpus_per_member:
-        return _on_gpus(config, plan)
+        return _on_gpus(config, plan, note, measuring)
     threads = None if config.cluster.choose_cpus else config.cluster.cpus_per_member
     precisions = _precisions(config.precision, bf16=capabilities().bf16)
     if config.cluster.address:
@@ -157,18 +157,28 @@ def _kernels() -> str:
     return "compiled" if capabilities().compiled_kernels else "torch"
 
 
-def _on_gpus(config: Config, plan: Plan) -> Placed:
-    """Gives each member its share of the CPUs, measuring nothing. Has never run on a GPU."""
-    wanted = config.cluster
+def _on_gpus(config: Config, plan: Plan, note: Callable[[str], None], measuring: Measuring) -> Placed:
+    """Gives each member its share of the CPUs, and measures how to compile its steps. Has never run on a GPU."""
+    wanted, is_here = config.cluster, False
     precision = _precisions(config.precision, bf16=config.precision is Precision.auto and _gpu_has_bf16())[0]
     threads = wanted.cpus_per_member
-    if wanted.choose_cpus and not wanted.address:
+    if not wanted.address:
         # A launch has already refused what does not fit here; `septet plan` reports it and continues.
         with contextlib.suppress(ConfigError):
-            threads = max(1, available_cpus() // min(len(plan.members), check_resources(wanted)))
+            slots = check_resources(wanted)
+            threads = max(1, available_cpus() // min(len(plan.members), slots)) if wanted.choose_cpus else threads
+            is_here = True
     numerics = Numerics(threads, precision, "cuda")
-    line = f"{Candidate(threads, 1, precision).terms}, {wanted.gpus_per_member:g} GPUs (not measured on GPUs)"
-    return Placed(numerics, kept(config, plan, numerics), line)
+    worth_it = measuring is Measuring.always or (
+        measuring is Measuring.where_it_pays and choice.is_worth_compiling(plan)
+    )
+    rates = {}
+    if is_here and worth_it and config.compile is Compile.auto:
+        rates = measure_modes(choice.costliest(plan), numerics, note)
+    numerics = replace(numerics, compile=choice.compile_mode(rates))
+    found = ", ".join(f"{mode} {rate:,.0f} images/s" for mode, rate in rates.items()) or "not measured on GPUs"
+    line = f"{Candidate(threads, 1, precision).terms}, {wanted.gpus_per_member:g} GPUs, compile={numerics.compile}"
+    return Placed(numerics, kept(config, plan, numerics), f"{line} ({found})")
 
 
 def _gpu_has_bf16() -> bool:

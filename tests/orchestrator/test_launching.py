@@ -2,18 +2,21 @@
 
 import math
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 from local_actors import LocalActors
 
-from orchestrator import cluster
+from orchestrator import cluster, launching
 from orchestrator.cli.program import main
+from orchestrator.config.composition import compose
 from orchestrator.placement import choice as placement
 from orchestrator.run.ledger import State
 from orchestrator.run.paths import RunPaths
 from orchestrator.run.record import read_record
 from orchestrator.run.status import read_status
 from workers.errors import ClusterLost
+from workers.protocol import Numerics
 
 
 @pytest.mark.slow
@@ -50,3 +53,19 @@ def test_launch_measures_its_placement_once_and_keeps_it(tmp_path, monkeypatch, 
     assert main(words) == 0
     assert "measuring" not in capsys.readouterr().err
     assert read_record(RunPaths(tmp_path / "run")).numerics == first.numerics
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("compile=off", ["compile stays graphs, as in the run's first launch"]),
+        ("precision=tf32", ["precision stays bf16, as in the run's first launch"]),
+        ("compile=auto", []),
+    ],
+)
+def test_launch_that_resumes_says_which_arithmetic_stays(override, said):
+    kept = Numerics(precision="bf16", device="cuda", compile="graphs")
+    run, told = SimpleNamespace(new=False, record=SimpleNamespace(numerics=kept)), []
+    config = compose(["cluster.gpus_per_member=1", override])
+    launching._placed(config, None, run, SimpleNamespace(note=told.append))
+    assert told == said

@@ -87,8 +87,9 @@ def test_recompose_says_why_it_cannot(place, changes, error, words):
 def test_record_of_an_earlier_release_has_no_command_and_resume_says_what_to_type(place, capsys):
     paths = RunPaths(place / "run")
     entries = json.loads(paths.run_json.read_text())
-    del entries["command"], entries["directory"]
+    del entries["command"], entries["directory"], entries["numerics"]["compile"]
     paths.run_json.write_text(json.dumps(entries))
+    assert read_record(paths).numerics.compile == "off"
     assert main(["resume", str(paths.root)]) == 2
     assert "type the launch again, with run_dir=" in capsys.readouterr().err
 

@@ -41,8 +41,13 @@ def initialise(module: nn.Module, init: InitSettings, seed: int) -> None:
 
 
 def place(module: nn.Module, device: str) -> None:
-    """Moves a built model to `device`; if that is "cuda" and there are two GPUs, each half to its own."""
+    """Moves a built model to `device`; if that is "cuda" and there are two GPUs, each half to its own.
+
+    On a GPU, poolings of torchvision's models that torch would refuse are replaced by equal ones.
+    """
     if isinstance(module, HalvedAlexNet):
         module.place(device)
     else:
         module.to(device)
+        if device.startswith("cuda") and torchvision_nets.is_one(module):
+            torchvision_nets.replace_poolings(module)

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from workers.data.loading import TrainingBatches
 from workers.errors import Diverged
 from workers.models import parts_of
+from workers.numerics import refusals
 from workers.protocol import StageSpec
 from workers.training.batch_norm import batch_norms
-from workers.training.evaluation import Evaluation
+from workers.training.evaluation import Evaluation, Outputs
 from workers.training.gradients import compute_gradients, dropout_seed
 from workers.training.layer_rates import Phase
 from workers.training.optimizer import LearningRates
@@ -49,14 +50,15 @@ class TrainState:
 class Stage:
     """All that the loop works on.
 
-    `evaluate` returns errors on dev, which decides on the schedule, and on val, which is only reported.
-    A net with an error below `learnt_below_*` is no longer guessing. `is_due` is told of each update, and says whether
-    `after_update` wants its state; that is also called at each epoch's end. `later` are the phases of layers' rates
-    that `optimizer` was built with.
+    `forward` is the forward pass of `model` in training, perhaps compiled. `evaluate` returns errors on dev, which
+    decides on the schedule, and on val, which is only reported. A net with an error below `learnt_below_*` is no longer
+    guessing. `is_due` is told of each update, and says whether `after_update` wants its state; that is also called at
+    each epoch's end. `later` are the phases of layers' rates that `optimizer` was built with.
     """
 
     spec: StageSpec
     model: nn.Module
+    forward: Callable[[Tensor], Outputs]
     optimizer: torch.optim.SGD
     batches: TrainingBatches
     learnt_below_dev: float
@@ -118,9 +120,10 @@ class _Update:
             stage.model.train()
         # Dropout depends on (seed, step, shard) only, so no generator state has to be saved.
         seeds = partial(dropout_seed, stage.spec.seed, step)
-        measured = compute_gradients(
-            stage.model, self._parameters, self._norms, batch, recipe.optimizer, stage.spec.numerics, seeds
-        )
+        with refusals(recipe.model.name):
+            measured = compute_gradients(
+                stage.forward, self._parameters, self._norms, batch, recipe.optimizer, stage.spec.numerics, seeds
+            )
         norm = self._clip(recipe.optimizer.clip_norm)
         stage.optimizer.step()
         self.readings.record(step, len(batch), measured.loss, norm, measured.missed)

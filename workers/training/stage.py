@@ -4,10 +4,11 @@ import hashlib
 import logging
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from workers import numerics
 from workers.data.loading import TrainingBatches, batches_ahead, centre_batches, num_batches, pixel_statistics
@@ -32,7 +33,7 @@ from workers.storage import (
     write_bytes,
 )
 from workers.training.augmented import augmented_sheet
-from workers.training.evaluation import Evaluation, evaluate
+from workers.training.evaluation import Evaluation, Outputs, evaluate
 from workers.training.init_file import load_init_file
 from workers.training.layer_rates import Phase, first_standstill, later_phases
 from workers.training.loop import Stage, TrainState, train
@@ -201,6 +202,7 @@ def _assemble(
     return Stage(
         spec=spec,
         model=model,
+        forward=_forward(model, spec),
         optimizer=optimizer,
         batches=TrainingBatches(
             store,
@@ -222,6 +224,19 @@ def _assemble(
         after_update=saver.after_update,
         later=later,
     )
+
+
+def _forward(model: nn.Module, spec: StageSpec) -> Callable[[Tensor], Outputs]:
+    """Returns the forward pass in training.
+
+    A CUDA graph's gradients lie in memory that its next replay overwrites, so where a batch goes through the net in
+    pieces it is compiled without graphs.
+    """
+    optimizer, chosen = spec.recipe.optimizer, spec.numerics
+    in_pieces = optimizer.most_at_once < optimizer.batch_size
+    mode = "fused" if in_pieces and chosen.compile == "graphs" else chosen.compile
+    forward: Callable[[Tensor], Outputs] = numerics.compiled(model, replace(chosen, compile=mode))
+    return forward
 
 
 def _result(spec: StageSpec, state: TrainState, last: Checkpoint, resumed_from: int) -> StageResult:

@@ -7,7 +7,7 @@ import pytest
 
 import conf
 from orchestrator.config.composition import compose, reopen
-from orchestrator.config.schema import GROUPS
+from orchestrator.config.schema import GROUPS, Compile, Precision
 from workers.errors import ConfigError
 from workers.settings.dataset import Source
 from workers.settings.training import Decay, InitScheme, RateChange
@@ -98,6 +98,9 @@ def test_value_out_of_bounds_is_named_with_what_to_give(composed, override):
         ("optimizer.lr=nan", "optimizer.lr=nan: give a number"),
         ("schedule.epochs=1.5", "schedule.epochs=1.5: give a whole number"),
         ("model.lrn=1", "model.lrn=1: give true or false"),
+        ("precision=tf32", "precision=tf32: only NVIDIA GPUs have it; give fp32, or cluster.gpus_per_member=1"),
+        ("precision=off", "precision=off: no such value"),
+        ("compile=fused", "compile=fused: no such value; known: auto, off"),
         ("schedule.latest=0.5", "schedule.latest=0.5: give a list"),
         ("schedule.latest=[a]", "schedule.latest[0]=a: give a number"),
         ("schedule.rate_changes.late=3", "schedule.rate_changes.late=3: give keys below"),
@@ -264,3 +267,12 @@ def test_sweep_over_lists_and_many_axes_keeps_names_short_and_apart():
     )
     assert len(config.members) == 16
     assert all(len(name) <= 64 for name in config.members)
+
+
+def test_arithmetic_of_gpus_is_taken_with_a_gpu_and_off_is_off_in_a_file_too(tmp_path):
+    config = compose(["precision=tf32", "cluster.gpus_per_member=0.5", "compile=off"])
+    assert (config.precision, config.compile) == (Precision.tf32, Compile.off)
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "own.yaml").write_text("# @package _global_\n# Costs nothing.\ncompile: off\n")
+    assert compose(["experiment=own"], tmp_path).compile is Compile.off
+    assert compose([]).compile is Compile.auto

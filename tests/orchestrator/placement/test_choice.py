@@ -1,19 +1,27 @@
-"""The choice of threads, members and precision: a pure function of rates, and what keeps the rates."""
+"""The choice of threads, members, precision and compilation: pure functions of rates, and what keeps the rates."""
 
 from dataclasses import replace
 
 import pytest
 
 from orchestrator.config.composition import compose
-from orchestrator.config.schema import Precision
+from orchestrator.config.schema import Compile, Precision
 from orchestrator.inputs import survey_all
-from orchestrator.placement import choice as placement, placing
+from orchestrator.placement import choice as placement, measuring, placing
 from orchestrator.placement.choice import MARGIN, Candidate
-from orchestrator.placement.measuring import cpu_model, measure, rates_file, read_rates, write_rates
+from orchestrator.placement.measuring import (
+    cpu_model,
+    measure,
+    measure_modes,
+    rates_file,
+    read_rates,
+    write_rates,
+)
 from orchestrator.placement.placing import Measuring, place
 from orchestrator.plan.build import make_plan
+from workers.errors import ConfigError
 from workers.numerics import Capabilities
-from workers.protocol import Numerics
+from workers.protocol import COMPILE_MODES, Numerics
 
 MANY = Candidate(threads=1, members=2, precision="bf16")
 ONE = Candidate(threads=2, members=1, precision="bf16")
@@ -167,3 +175,99 @@ def test_measure_times_real_processes_side_by_side():
     assert list(rates) == list(given)
     assert all(rate > 0 for rate in rates.values())
     assert told
+
+
+@pytest.mark.parametrize(
+    ("rates", "chosen"),
+    [
+        ({"off": 100.0, "fused": 120.0, "graphs": 130.0}, "graphs"),
+        ({"off": 100.0, "fused": 120.0, "graphs": 90.0}, "fused"),
+        ({"off": 100.0, "fused": 100 * (1 + MARGIN * 0.9)}, "off"),
+        ({"off": 100.0}, "off"),
+        # Without a rate of "off" nothing shows a gain; perhaps the GPU itself failed meanwhile.
+        ({"fused": 120.0}, "off"),
+        ({}, "off"),
+    ],
+)
+def test_compiled_steps_are_chosen_only_if_measured_to_be_faster_by_the_margin(rates, chosen):
+    assert placement.compile_mode(rates) == chosen
+
+
+@pytest.fixture
+def a_gpu(monkeypatch, two_cpus):
+    """A machine with one GPU, by what the placement asks; returns the stages whose modes were measured."""
+    measured = []
+
+    def modes(stage, numerics, note):
+        measured.append((stage, numerics))
+        return {"off": 100.0, "fused": 120.0}
+
+    monkeypatch.setattr(placing, "check_resources", lambda _: 1)
+    monkeypatch.setattr(placing, "_gpu_has_bf16", lambda: True)
+    monkeypatch.setattr(placing, "measure_modes", modes)
+    return measured
+
+
+ON_GPU = ("cluster.gpus_per_member=1", "ensemble=five")
+LONG = "ensemble.stages.train.epochs=20000000"
+
+
+def test_place_on_a_gpu_compiles_a_long_plan_s_steps_if_that_was_measured_to_be_faster(a_gpu):
+    config, plan = planned(*ON_GPU, LONG)
+    placed = place(config, plan, _note, Measuring.where_it_pays)
+    assert placed.numerics == Numerics(2, "bf16", "cuda", compile="fused")
+    assert placed.line == "2 threads each, bf16, 1 GPUs, compile=fused (off 100 images/s, fused 120 images/s)"
+    assert a_gpu == [(placement.costliest(plan), replace(placed.numerics, compile="off"))]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "measuring"),
+    [
+        ((LONG,), Measuring.never),
+        ((), Measuring.where_it_pays),
+        ((LONG, "compile=off"), Measuring.always),
+        ((LONG, "cluster.address=10.0.0.1:6379"), Measuring.always),
+    ],
+    ids=["not now", "a short plan", "off", "a cluster elsewhere"],
+)
+def test_place_on_gpus_that_are_not_measured_compiles_nothing(a_gpu, overrides, measuring):
+    placed = place(*planned(*ON_GPU, *overrides), _note, measuring)
+    assert (placed.numerics.compile, a_gpu) == ("off", [])
+    assert placed.line.endswith("compile=off (not measured on GPUs)")
+
+
+def test_place_where_no_gpu_fits_measures_none_of_it(a_gpu, monkeypatch):
+    def refuse(_):
+        raise ConfigError("no node has room for a member")
+
+    monkeypatch.setattr(placing, "check_resources", refuse)
+    assert place(*planned(*ON_GPU, LONG), _note, Measuring.always).numerics.compile == "off"
+    assert a_gpu == []
+
+
+def test_place_never_chooses_tf32_by_itself_nor_compiles_on_cpus(a_gpu):
+    config, plan = planned(*ON_GPU, "precision=tf32")
+    assert place(config, plan, _note, Measuring.never).numerics.precision == "tf32"
+    for precision in ("bf16", "fp32"):
+        found = placing._precisions(Precision.auto, bf16=precision == "bf16")
+        assert found[0] == precision
+        assert "tf32" not in found
+    config, plan = planned("model.width=0.1", "ensemble=five")
+    assert config.compile is Compile.auto
+    assert place(config, plan, _note, Measuring.where_it_pays).numerics.compile == "off"
+
+
+def test_measured_modes_are_those_whose_process_answers(monkeypatch):
+    monkeypatch.setattr(measuring, "COMPILE_MODES", ("off",))
+    _, plan = planned("model.width=0.05", "model.fc_units=16", "optimizer.batch_size=8", "ensemble=five")
+    assert measure_modes(plan.stages[0], Numerics(), _note)["off"] > 0
+    # A device that this machine lacks ends the process, as a failing compilation does.
+    assert measure_modes(plan.stages[0], Numerics(device="cuda:99"), _note) == {}
+
+
+@pytest.mark.soak
+def test_all_modes_are_measured_in_real_processes():
+    _, plan = planned("model.width=0.05", "model.fc_units=16", "optimizer.batch_size=8", "ensemble=five")
+    rates = measure_modes(plan.stages[0], Numerics(), _note)
+    assert list(rates) == list(COMPILE_MODES)
+    assert all(rate > 0 for rate in rates.values())

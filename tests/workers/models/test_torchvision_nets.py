@@ -7,7 +7,8 @@ from torchvision import models
 
 from workers import numerics
 from workers.errors import ConfigError
-from workers.models import build, initialise, outline
+from workers.models import build, initialise, outline, place
+from workers.models.torchvision_nets import AveragePool
 from workers.protocol import Numerics
 from workers.settings import InitSettings, ModelSettings, OptimizerSettings
 from workers.training import build_optimizer, mean_loss
@@ -116,3 +117,62 @@ def test_auxiliary_losses_count_a_third_less_a_bit_and_the_main_logits_are_the_f
     assert torch.allclose(mean_loss(outputs, labels), alone(main) + 0.3 * (alone(second) + alone(first)))
     assert torch.equal(mean_loss(main, labels), alone(main))
     assert main_logits(outputs) is main
+
+
+@pytest.mark.parametrize("inputs", [(1, 1), (2, 9), (6, 6), (7, 7), (13, 5), (14, 14)])
+@pytest.mark.parametrize("size", [(4, 4), (6, 6), (7, 7), (3, 5)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_average_pool_is_torchs_adaptive_one_in_value_and_gradient(inputs, size, dtype):
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.randn(2, 3, *inputs, generator=generator).to(dtype).contiguous(memory_format=torch.channels_last)
+    grad = torch.randn(2, 3, *size, generator=generator).to(dtype)
+    found = []
+    # The reference is exact; autocast would round the matrices to 16 bits.
+    for pool, given in ((AveragePool(size), maps), (torch.nn.AdaptiveAvgPool2d(size), maps.double())):
+        given.requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
+            output = pool(given)
+        output.backward(grad.to(output.dtype))
+        assert output.dtype == given.grad.dtype == given.dtype
+        found.append((output.detach().double(), given.grad.double()))
+    bound = 1e-6 if dtype is torch.float32 else 8e-3
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=bound, atol=bound)
+
+
+@pytest.mark.parametrize(("name", "size"), [("alexnet", 96), ("googlenet", 64), ("resnet18", 32)])
+def test_net_placed_on_a_gpu_has_other_poolings_and_is_the_same_in_outputs_gradients_and_names(name, size, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(2, 3, size, size, generator=generator)
+    found = []
+    for device in ("cpu", "cuda"):
+        net = build(settings(name, size), 10)
+        initialise(net, InitSettings(), seed=0)
+        if device == "cuda":
+            monkeypatch.setattr(torch.nn.Module, "to", lambda self, *_: self)
+            # On a GPU its gradient is refused; here whoever calls it is caught, unless it makes one pixel.
+            monkeypatch.setattr(functional, "adaptive_avg_pool2d", _only_one_pixel(functional.adaptive_avg_pool2d))
+        place(net, device)
+        assert any(isinstance(one, AveragePool) for one in net.modules()) is (device == "cuda" and name == "alexnet")
+        torch.manual_seed(0)
+        outputs = net(images)
+        mean_loss(outputs, torch.tensor([1, 2])).backward()
+        found.append((main_logits(outputs).detach(), {key: one.grad for key, one in net.named_parameters()}))
+        assert list(net.state_dict()) == list(models.get_model(name, num_classes=10, **_whole(name)).state_dict())
+    (before, grads), (after, new) = found
+    torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5)
+    assert grads.keys() == new.keys()
+    for key in grads:
+        torch.testing.assert_close(new[key], grads[key], rtol=1e-3, atol=1e-3 * grads[key].abs().max().item() + 1e-9)
+
+
+def _whole(name):
+    return {"aux_logits": True, "init_weights": False} if name == "googlenet" else {}
+
+
+def _only_one_pixel(pool):
+    def checked(maps, output_size):
+        assert output_size in (1, (1, 1))
+        return pool(maps, output_size)
+
+    return checked

@@ -69,8 +69,8 @@ def by_hand(module, batch, pieces, numerics):
     return losses, total
 
 
-# In bf16, oneDNN's weight gradient of a strided convolution on 1×1 maps, which the other net has at this size, holds what
-# was in memory before.
+# In bf16, oneDNN's weight gradient of a strided convolution on 1×1 maps holds what was in memory before; the net with
+# norms has one at this size.
 @pytest.mark.parametrize(
     ("model", "precision"), [("with dropout", "fp32"), ("with dropout", "bf16"), ("with norms", "fp32")]
 )
