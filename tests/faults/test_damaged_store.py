@@ -38,6 +38,7 @@ def test_damage_while_members_train_ends_with_the_shard_s_name_and_the_next_laun
     expect_recovered(place, undisturbed, family)
 
 
+@pytest.mark.soak
 def test_damage_before_a_launch_is_packed_again_and_verify_tells_it(undisturbed, place, capsys):
     damage(place)
     launched = place.launch("datasets.verify=always")

@@ -9,7 +9,7 @@ from oracle import Ended, expect_clean_end, expect_line, expect_recovered, submi
 from run_artefacts import artefacts
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_launch_on_ray_killed_passes_every_check(undisturbed, new_place, family):
     place = new_place("ray")
     in_training = place.paths.members / "plain" / "train" / "checkpoints"

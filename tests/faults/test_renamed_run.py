@@ -6,7 +6,7 @@ from run_artefacts import artefacts
 
 from orchestrator.run.paths import RunPaths
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(300)]
 
 
 def test_run_renamed_while_members_train_leaves_no_second_directory(undisturbed, new_place, family):

@@ -67,6 +67,7 @@ with local():
 """
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(300)
 def test_member_that_the_kernel_kills_for_memory_runs_with_fewer_beside_it_and_alone_fails(tmp_path):
     try:
