@@ -10,16 +10,19 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.row import Spread
 from benchmarks.turns import Turns, ratios
 
 _HERE = Path(__file__).parents[1]
 _CASES = ("full step", "small step", "input path")
+# Of one turn.
 _UPDATES = {"full step": 1, "small step": 25}
+_AT_ONCE = 10
 
 
 class _Lines(Turns):
@@ -27,6 +30,10 @@ class _Lines(Turns):
 
     def __init__(self, metrics: Path) -> None:
         self._metrics = metrics
+
+    def play(self, work: Callable[[], object], *rest: Any) -> None:
+        """Reports the seconds of several pieces of work, as they follow one another in training."""
+        super().play(lambda: [work() for _ in range(_AT_ONCE)], *rest)
 
     def next(self, reading: float) -> None:
         sys.stdout.write(f"{reading}\n")

@@ -36,14 +36,16 @@ def _ours(turns: Turns) -> None:
     generator = np.random.Generator(np.random.Philox(key=0))
     stored = _photographs(generator)
     statistics = PixelStatistics(torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD), torch.zeros(3, 3))
+    # As a stage has it: both are used again for every batch.
     buffer = np.empty((_BATCH, _INPUT, _INPUT, 3), np.uint8)
+    place = torch.empty(buffer.size)
 
     def batch() -> torch.Tensor:
         offsets = generator.integers(0, _STORED - _INPUT + 1, size=(_BATCH, 2))
         flips = generator.random(_BATCH) < 0.5
         windows = Windows(offsets, flips)
         pixels = torch.from_numpy(crop(stored, np.arange(len(stored)), windows, _INPUT, buffer))
-        return to_input(pixels, statistics, None, windows)
+        return to_input(pixels, statistics, None, windows, place)
 
     turns.play(batch)
 

@@ -57,6 +57,7 @@ def compute_gradients(
     settings: OptimizerSettings,
     numerics: Numerics,
     seeds: Callable[[int], int],
+    place: Tensor | None = None,
 ) -> Measured:
     """Leaves in `parameters` the gradient of the mean loss over `batch`, in place of what was there.
 
@@ -68,6 +69,7 @@ def compute_gradients(
         settings: say how it is cut.
         numerics: the precision.
         seeds: a shard's seed of dropout, by the shard's number.
+        place: memory on the device for the float32 images of the largest piece; None for new memory.
     """
     losses, missed = [], []
     total: dict[nn.Parameter, Tensor] = {}
@@ -79,7 +81,7 @@ def compute_gradients(
             part = batch[piece]
             set_modes(norms, len(part))
             with autocast(numerics):
-                outputs = forward(part.images)
+                outputs = forward(part.images_in(place))
             loss = mean_loss(outputs, part.labels)
             if len(part) < len(batch):
                 loss = loss * (len(part) / len(batch))

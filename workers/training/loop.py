@@ -108,7 +108,11 @@ class _Update:
         self._rates = LearningRates(stage.optimizer, stage.spec.recipe.optimizer.velocity, stage.later, state.rates)
         self._norms = batch_norms(stage.model)
         self._parameters = [part for parts in parts_of(stage.model).values() for part in parts]
-        self.readings = Readings(most_unread, self._parameters[0].device)
+        settings = stage.spec.recipe
+        num_numbers = settings.optimizer.most_at_once * settings.model.input_size**2 * 3
+        # Used again for every batch; the next one is written when the gradients of the last are there.
+        self._place = torch.empty(num_numbers, device=self._parameters[0].device)
+        self.readings = Readings(most_unread, self._place.device)
 
     def make(self, state: TrainState) -> TrainState:
         """Makes the update after `state`, without waiting for the device."""
@@ -122,7 +126,9 @@ class _Update:
         seeds = partial(dropout_seed, stage.spec.seed, step)
         with refusals(recipe.model.name):
             measured = compute_gradients(
-                stage.forward, self._parameters, self._norms, batch, recipe.optimizer, stage.spec.numerics, seeds
+                *(stage.forward, self._parameters, self._norms, batch, recipe.optimizer, stage.spec.numerics),
+                seeds,
+                self._place,
             )
         norm = self._clip(recipe.optimizer.clip_norm)
         stage.optimizer.step()

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from workers.data.store import Pixels
+from workers.kernels import pixels as kernel
 from workers.settings import AugmentationSettings
 
 # Runs of neighbouring images in a window of a shuffled order.
 PIECES = 128
-# Numbers that a CPU normalises at a time: they stay in its second-level cache between the operations.
-_NUMBERS_AT_ONCE = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -140,7 +139,11 @@ class PixelStatistics:
 
 
 def to_input(
-    pixels: Tensor, statistics: PixelStatistics, colour: Tensor | None = None, windows: Windows | None = None
+    pixels: Tensor,
+    statistics: PixelStatistics,
+    colour: Tensor | None = None,
+    windows: Windows | None = None,
+    place: Tensor | None = None,
 ) -> Tensor:
     """Reflects and normalises uint8 [batch, side, side, 3] to float32 [batch, 3, side, side] in channels_last order.
 
@@ -153,39 +156,37 @@ def to_input(
         statistics: of the training set.
         colour: [batch, 3] float32, multiples of each component; None for no shift.
         windows: the crops' positions and reflections; None for whole images.
+        place: [at least batch · side · side · 3] float32 to write to; None for new memory.
     """
     batch, height, width, _ = pixels.shape
     windows = windows or Windows.all_at(0, batch)
-    # Rows of width × 3 numbers, because torch does not vectorise over a last axis of three.
-    images = torch.empty((batch, height, width * 3), dtype=torch.float32, device=pixels.device)
-    scale, offset = _scale_and_offset(statistics, colour, batch, width)
-    at_once = max(1, _NUMBERS_AT_ONCE // max(1, height * width * 3)) if pixels.device.type == "cpu" else batch
-    for start in range(0, batch, at_once):
-        span = slice(start, start + at_once)
-        block = images[span]
-        block.copy_(_reflected(pixels[span], windows.flips[span]).view(-1, height, width * 3))
-        if statistics.mean_images is not None:
-            _subtract_mean_image(block.view(-1, height, width, 3), statistics.mean_images, windows[span])
-        if scale is not None:
-            block.mul_(scale)
-        if offset is not None:
-            block.add_(offset[span])
-    return images.view(batch, height, width, 3).permute(0, 3, 1, 2)
-
-
-def _scale_and_offset(
-    statistics: PixelStatistics, colour: Tensor | None, batch: int, width: int
-) -> tuple[Tensor | None, Tensor | None]:
-    """Returns the factor of pixels, [width · 3], and what is added after, [batch, 1, width · 3]; None for neither."""
-    # In float32 also where the net is not.
-    with torch.autocast(statistics.components.device.type, enabled=False):
-        shift = None if colour is None else colour @ statistics.components.T
+    if place is None:
+        place = torch.empty(pixels.numel(), dtype=torch.float32, device=pixels.device)
+    images = place[: pixels.numel()].view(batch, height, width, 3)
+    shift = _shift(statistics, colour)
     if statistics.mean_images is not None:
-        return None, None if shift is None else (shift * 255.0).repeat(1, width)[:, None, :]
-    offset = (-statistics.mean / statistics.std).expand(batch, 3)
-    if shift is not None:
-        offset = offset + shift / statistics.std
-    return (1.0 / (255.0 * statistics.std)).repeat(width), offset.repeat(1, width)[:, None, :]
+        images.copy_(_reflected(pixels, windows.flips))
+        _subtract_mean_image(images, statistics.mean_images, windows)
+        if shift is not None:
+            images.view(batch, height, width * 3).add_((shift * 255.0).repeat(1, width)[:, None, :])
+        return images.permute(0, 3, 1, 2)
+    scale = 1.0 / (255.0 * statistics.std)
+    offsets = (-statistics.mean / statistics.std).expand(batch, 3)
+    offsets = offsets if shift is None else offsets + shift / statistics.std
+    if kernel.serves(pixels):
+        kernel.to_floats(pixels, windows.flips, scale, offsets, images)
+    else:
+        # Rows of width × 3 numbers, because torch does not vectorise over a last axis of three.
+        rows = images.view(batch, height, width * 3)
+        rows.copy_(_reflected(pixels, windows.flips).reshape(batch, height, width * 3))
+        rows.mul_(scale.repeat(width)).add_(offsets.repeat(1, width)[:, None, :])
+    return images.permute(0, 3, 1, 2)
+
+
+def _shift(statistics: PixelStatistics, colour: Tensor | None) -> Tensor | None:
+    """Returns each image's shift of colour, [batch, 3] on the [0, 1] scale; in float32 also where the net is not."""
+    with torch.autocast(statistics.components.device.type, enabled=False):
+        return None if colour is None else colour @ statistics.components.T
 
 
 def _reflected(pixels: Tensor, flips: np.ndarray) -> Tensor:

@@ -58,7 +58,11 @@ class Batch:
     @property
     def images(self) -> Tensor:
         """Makes normalised float32 images, [batch, 3, size, size]."""
-        return to_input(self.pixels, self.statistics, self.colour, self.windows)
+        return self.images_in(None)
+
+    def images_in(self, place: Tensor | None) -> Tensor:
+        """Makes them in the memory of `place`, [at least batch · size · size · 3] float32 on the device."""
+        return to_input(self.pixels, self.statistics, self.colour, self.windows, place)
 
     def to(self, device: str) -> "Batch":
         """Sends the batch without waiting for the device."""
@@ -188,6 +192,8 @@ class TrainingBatches:
         self._draws_of, self._drawing = lru_cache(maxsize=2)(lambda epoch: draws(epoch=epoch)), threading.Lock()
         window = augmentation.shuffle_window
         self._read_ahead = ReadAhead(self._images, window_images(window) if window else batch_size)
+        # Copies have a stream of their own, so that they run beside the kernels of the batch before.
+        self._copies = torch.cuda.Stream(device) if torch.device(device).type == "cuda" else None  # type: ignore[no-untyped-call]
         self._slots = tuple(_Slot(batch_size, input_size, device) for _ in range(depth + 1))
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="batches") if depth else None
         # The batches that are being drawn, in order, and the update after theirs.
@@ -215,9 +221,7 @@ class TrainingBatches:
         while self._next_step < step + len(self._slots):
             self._coming.append(self._begin(self._next_step))
             self._next_step += 1
-        batch = self._coming.popleft()().to(self._device)
-        self._slot(step).mark_sent()
-        return batch
+        return self._send(self._coming.popleft()(), self._slot(step))
 
     def close(self) -> None:
         """Ends the threads."""
@@ -240,6 +244,19 @@ class TrainingBatches:
         self._read_ahead.to(self._draws(epoch).order, index * self._batch_size)
         draw = partial(self._draw, epoch, index, self._slot(step))
         return draw if self._pool is None else self._pool.submit(draw).result
+
+    def _send(self, batch: Batch, slot: _Slot) -> Batch:
+        """Sends the batch, which is in `slot`, to the device without waiting for it."""
+        if self._copies is None:
+            return batch
+        with torch.cuda.stream(self._copies):
+            sent = batch.to(self._device)
+            slot.mark_sent()
+        training = torch.cuda.current_stream(self._device)
+        training.wait_stream(self._copies)
+        for tensor in (sent.pixels, sent.labels, *(() if sent.colour is None else (sent.colour,))):
+            tensor.record_stream(training)
+        return sent
 
     def _slot(self, step: int) -> _Slot:
         return self._slots[step % len(self._slots)]

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from workers.data.loading import PixelStatistics, Windows, augment, crop, draw_epoch, to_input
+from workers.data.loading import PixelStatistics, Windows, crop, draw_epoch, to_input
+from workers.kernels import pixels as pixels_kernel
 from workers.settings import AugmentationSettings
 
 DEFAULT = AugmentationSettings()
@@ -40,9 +41,10 @@ def test_crops_of_a_batch_are_those_of_its_images_one_by_one(size):
         assert np.array_equal(pixels, images[chosen[index], top : top + size, left : left + size])
 
 
-@pytest.mark.parametrize("at_once", [1, 2 * 7 * 7 * 3, 1 << 20])
-def test_images_are_reflected_and_normalised_one_by_one_or_many_at_a_time(at_once, monkeypatch):
-    monkeypatch.setattr(augment, "_NUMBERS_AT_ONCE", at_once)
+@pytest.mark.parametrize("kernel", ["compiled", "torch"])
+def test_images_are_reflected_and_normalised_with_the_same_bits_by_kernel_and_torch(kernel, monkeypatch):
+    if kernel == "torch":
+        monkeypatch.setattr(pixels_kernel, "_pixels", None)
     generator = np.random.default_rng(0)
     pixels = torch.from_numpy(generator.integers(0, 256, (9, 7, 7, 3), dtype=np.uint8))
     before, flips = pixels.clone(), np.array([False, True, True, False, False, True, True, True, False])
