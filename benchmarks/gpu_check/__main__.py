@@ -31,7 +31,7 @@ def main(words: Sequence[str] | None = None) -> int:
     checks = _chosen(options)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="septet-gpu-check-", dir=options.scratch) as scratch:
-        target = Target(options.device, options.quick, Path(scratch))
+        target = Target(options.device, options.quick, Path(scratch).absolute())
         results = perform_all(checks, target, options.limit, report=_report)
     seconds = time.monotonic() - began
     found = {"commit": _commit(), "device": options.device, "quick": options.quick, "seconds": round(seconds, 1)}

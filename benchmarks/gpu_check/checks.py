@@ -16,6 +16,7 @@ from typing import Any
 # A check that has less time than this left is not started.
 _LEAST_S = 10.0
 _STDERR = 2
+_CHECKOUT = Path(__file__).parents[2]
 
 
 class Outcome(StrEnum):
@@ -105,7 +106,7 @@ def perform_apart(check: Check, target: Target, timeout_s: float) -> Result:
                str(target.scratch), str(so_far), str(answer)]  # fmt: skip
     since = time.monotonic()
     # A session of its own, so that contestants and launches end with it; what it says goes to stderr.
-    process = subprocess.Popen(command, start_new_session=True, stdout=_STDERR)
+    process = subprocess.Popen(command, start_new_session=True, stdout=_STDERR, cwd=_CHECKOUT)
     try:
         code = process.wait(timeout_s)
     except subprocess.TimeoutExpired:

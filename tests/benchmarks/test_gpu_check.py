@@ -131,7 +131,9 @@ def test_each_way_to_lose_bits_has_its_line(target, monkeypatch, hashes, begun, 
 
 
 def test_halves_are_close_to_the_grouped_net_and_one_that_is_not_is_told(target, monkeypatch):
-    assert bits.halves(target).ok
+    found = bits.halves(target)
+    assert found.ok, found.lines
+    monkeypatch.setattr(bits, "_compared", lambda *_: found)
     own = bits._weights
     monkeypatch.setattr(
         bits, "_weights", lambda spec: {k: v * (1 + 1e-3 * (spec.stage != "grouped")) for k, v in own(spec).items()}
@@ -186,8 +188,34 @@ def test_our_side_of_the_rates_reports_whole_turns_and_no_evaluation(target, mon
     with pytest.raises(SystemExit):
         rates.ours(spec, turns)  # type: ignore[arg-type]
     assert turns.readings[0] == 0
-    assert all(0 < reading < 0.5 for reading in turns.readings[1:]), turns.readings
+    assert all(0 < reading < 0.2 for reading in turns.readings[1:]), turns.readings
     assert evaluated, "an epoch ended meanwhile"
+
+
+def test_peers_side_reports_the_seconds_of_one_step(target):
+    turns = _Readings(3)
+    since = time.perf_counter()
+    with pytest.raises(SystemExit):
+        rates._peer(rates.peers.tuned, ("small", 4, 2, 1), "cpu", turns)
+    first, *steps = turns.readings
+    assert first == 0
+    assert 0 < sum(steps) * rates._TIMED < time.perf_counter() - since
+
+
+def test_rates_are_medians_of_both_sides_and_ratios_of_the_same_rounds(target, monkeypatch):
+    asked = []
+
+    def turns(contestants, rounds):
+        asked.append((sorted(contestants), rounds))
+        return {name: [0.5, 0.2, 1.0] if name == "ours" else [1.0, 1.0, 3.0] for name in contestants}
+
+    monkeypatch.setattr(rates, "take_turns", turns)
+    monkeypatch.setattr(stages, "compile_choices", lambda: (None,))
+    found = rates.beside_plain_torch(target)
+    assert asked == [(["ours", "tuned"], 1), (["ours", "plain", "plain with TF32"], 1)]
+    assert found.figures["bf16"]["images_per_second"] == {"ours": 8, "tuned": 4}
+    assert found.figures["fp32"]["ours_over_plain"] == {"ours": 3}
+    assert found.lines[1] == "fp32, images/s: ours 8, plain 4, plain with TF32 4; ours is 3.00 × plain"
 
 
 def _slow(evaluated):
@@ -196,7 +224,7 @@ def _slow(evaluated):
 
     def evaluate(*parts):
         evaluated.append(1)
-        until = time.perf_counter() + 5
+        until = time.perf_counter() + 2
         while time.perf_counter() < until:
             pass
         return evaluation.evaluate(*parts)
