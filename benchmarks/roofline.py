@@ -22,8 +22,10 @@ import torch
 from torch import Tensor
 
 from benchmarks import synthetic
-from benchmarks.gpus import Gpu, known
-from benchmarks.operations import Counted, Event, Kind, no_gpu
+from benchmarks.gpus import H100_SXM, Gpu, known
+from benchmarks.no_gpu import no_gpu
+from benchmarks.operations import Counted, Event, Kind
+from benchmarks.step_time import Host, Input, estimate, kernel_seconds
 from workers.data.loading import PixelStatistics, Windows, crop, to_input
 from workers.models import LocalResponseNorm
 from workers.protocol import Numerics
@@ -31,64 +33,43 @@ from workers.settings import ModelSettings
 from workers.training import run_stage
 
 BATCH, NUM_CLASSES = 128, 1000
-_WARM_UP, _STEPS = 2, 8
-# The same rows, counted and estimated for an H100 SXM at the commit before the input path and the loop were changed.
+_WARM_UP = 2
+# The first row for an H100 SXM, counted and estimated before the input path and the loop were changed.
 BEFORE_COMMIT = "b0e3440"
-BEFORE: Mapping[str, Mapping[str, float | int | str | bool]] = {}
+BEFORE: Mapping[str, Mapping[str, float | int | str]] = {
+    "bf16": {
+        "case": f"recorded at {BEFORE_COMMIT}",
+        "launches": 158,
+        "waits": 6,
+        "sent_bytes": 77_071_360,
+        "kernel_bytes": 14_366_581_689,
+        "flop": 568_093_065_216,
+        "ideal_s": 0.000977,
+        "kernels_s": 0.004818,
+        "step_s": 0.030799,
+        "share": 0.031738,
+        "share_copies_apart": 0.031738,
+        "share_at_three_quarters": 0.030199,
+    },
+    "fp32": {
+        "case": f"recorded at {BEFORE_COMMIT}",
+        "launches": 113,
+        "waits": 6,
+        "sent_bytes": 77_071_360,
+        "kernel_bytes": 16_546_749_881,
+        "flop": 568_093_065_216,
+        "ideal_s": 0.008277,
+        "kernels_s": 0.012533,
+        "step_s": 0.036207,
+        "share": 0.228594,
+        "share_copies_apart": 0.228594,
+        "share_at_three_quarters": 0.205026,
+    },
+}
 _HEAD = (
     "| {precision} step | launches | waits | sent MB | GB | TFLOP | ideal ms | kernels ms | step ms | share "
     "| copies apart | at 75 % |"
 )
-
-
-@dataclass(frozen=True)
-class Host:
-    """What is assumed of the machine around the GPU.
-
-    Attributes:
-        launch_s: the host's time to issue one operator from Python; 0 where a CUDA graph issues all of them.
-        shortest_s: the time that the shortest kernel takes from the one before it.
-        wait_s: the host's time to notice that the device is done.
-        pageable: bytes per second to the device from memory that is not pinned.
-        threads: CPU threads of a member.
-        reach: share of the data sheet's figures that kernels reach.
-        own_stream: copies from pinned memory run beside kernels, not between them.
-    """
-
-    launch_s: float = 5e-6
-    shortest_s: float = 2e-6
-    wait_s: float = 10e-6
-    pageable: float = 6e9
-    threads: int = 8
-    reach: float = 1.0
-    own_stream: bool = False
-
-
-@dataclass(frozen=True)
-class Input:
-    """The host's work on one batch, in seconds: `blocking` before the step's first operator, `ahead` by threads."""
-
-    blocking: float = 0.0
-    ahead: float = 0.0
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """One step on one GPU; times in seconds.
-
-    Attributes:
-        ideal: matrix products at peak or at their bytes, and the optimizer's bytes; all else is free.
-        kernels: all kernels, each at its bytes or its FLOP.
-        step: with the host's part: launches, waits, copies and input.
-    """
-
-    ideal: float
-    kernels: float
-    step: float
-
-    @property
-    def share(self) -> float:
-        return self.ideal / self.step
 
 
 class _StepDone(Exception):
@@ -143,61 +124,6 @@ def fused_lrn() -> Iterator[None]:
         yield
 
 
-def kernel_seconds(event: Event, gpu: Gpu, host: Host, *, tf32: bool = False) -> float:
-    """Returns the time of one kernel: at its bytes or its FLOP, whichever is longer."""
-    memory = event.num_bytes / (gpu.bandwidth * host.reach)
-    products = event.flop / (gpu.peak(event.dtype, tf32=tf32) * host.reach)
-    return max(memory, products, host.shortest_s * event.launches)
-
-
-def ideal_seconds(events: Sequence[Event], gpu: Gpu, *, tf32: bool = False) -> float:
-    """Returns the least time: matrix products and the optimizer at the data sheet's figures, and nothing else."""
-
-    def least(event: Event) -> float:
-        if event.where.startswith("lrn."):
-            return 0.0
-        if event.flop or event.name.startswith("_fused_"):
-            return max(event.num_bytes / gpu.bandwidth, event.flop / gpu.peak(event.dtype, tf32=tf32))
-        return 0.0
-
-    return sum(map(least, events))
-
-
-def estimate(
-    events: Sequence[Event], gpu: Gpu, host: Host, loading: Input, *, graphs: bool = False, tf32: bool = False
-) -> Estimate:
-    """Plays the steps on two clocks, the host's and the device's, and takes the mean of the later ones."""
-    issue = 0.0 if graphs else host.launch_s
-    on_host = on_device = began = 0.0
-    for step in range(_STEPS):
-        if step == _STEPS // 2:
-            began = max(on_host, on_device)
-        on_host += loading.blocking
-        for event in events:
-            if event.kind is Kind.wait:
-                on_host = max(on_host, on_device) + host.wait_s
-            elif event.kind is Kind.to_device and not event.pinned:
-                # It goes through a buffer of the driver, after all that was issued before.
-                on_host = max(on_host, on_device) + event.bytes_read / host.pageable
-                on_device = on_host
-            else:
-                on_host += issue
-                if event.kind is Kind.kernel:
-                    on_device = max(on_host, on_device) + kernel_seconds(event, gpu, host, tf32=tf32)
-                elif not host.own_stream:
-                    on_device = max(on_host, on_device) + event.bytes_read / gpu.link
-        if graphs:
-            on_host += host.wait_s
-    step_s = (max(on_host, on_device) - began) / (_STEPS - _STEPS // 2)
-    link_s = sum(event.bytes_read for event in events if event.kind is Kind.to_device) / gpu.link
-    kernels = [event for event in events if event.kind is Kind.kernel]
-    return Estimate(
-        ideal=ideal_seconds(kernels, gpu, tf32=tf32),
-        kernels=sum(kernel_seconds(event, gpu, host, tf32=tf32) for event in kernels),
-        step=max(step_s, link_s, loading.ahead / host.threads),
-    )
-
-
 def planned(counted: Counted, batch_bytes: int) -> list[Event]:
     """Returns the events of a step whose input is uint8 in pinned memory and whose reads wait for nobody."""
     events, images = [], True
@@ -224,7 +150,7 @@ def input_seconds(side: int = 256, size: int = 224, batch: int = BATCH) -> tuple
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     cut, normalised = [], []
-    for _ in range(5):
+    for _ in range(20):
         since = time.perf_counter()
         pixels = crop(images, chosen, windows, size)
         cut.append(time.perf_counter() - since)
@@ -316,7 +242,7 @@ def cases(scratch: Path, precision: str, threads: int) -> list[Case]:
     ]
 
 
-def described(case: Case, gpu: Gpu, host: Host) -> dict[str, float | int | str | bool]:
+def described(case: Case, gpu: Gpu, host: Host) -> dict[str, float | int | str]:
     """Returns a case's counts and estimates as plain values; times in seconds."""
     counted = Counted(list(case.events))
     best, likely = (
@@ -374,7 +300,7 @@ def page(found: Mapping[str, Any]) -> str:
             f"| {row['kernel_bytes'] / 1e9:.2f} | {row['flop'] / 1e12:.3f} | {row['ideal_s'] * 1e3:.2f} "
             f"| {row['kernels_s'] * 1e3:.2f} | {row['step_s'] * 1e3:.2f} | {row['share']:.0%} "
             f"| {row['share_copies_apart']:.0%} | {row['share_at_three_quarters']:.0%} |"
-            for row in rows
+            for row in (*([BEFORE[precision]] if found["gpu"]["name"] == H100_SXM.name else []), *rows)
         ]
         blocking, ahead = rows[0]["input_blocking_s"], rows[1]["input_ahead_s"]
         lines += [

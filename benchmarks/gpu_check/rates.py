@@ -20,6 +20,7 @@ from workers.training import run_stage
 # Twelve updates make a turn, in each of which two warm up, eight are timed and two pass untimed: an epoch ends after
 # whole turns, so its evaluation is in none of them.
 _UPDATES, _WARM_UP, _TIMED = 12, 2, 8
+_CHECKPOINT_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,10 @@ def ours(spec: StageSpec, turns: Turns) -> None:
     def should_stop() -> bool:
         nonlocal count, seconds, since
         count += 1
-        if count % _UPDATES == _WARM_UP:
-            # The first reading is none: it says that this side has warmed up. Later ones are of the turn before.
+        if count % _UPDATES == _WARM_UP and count > 2 * _UPDATES:
+            # The first reading only says that this side has warmed up. Later ones are of the turn before.
+            if count < 3 * _UPDATES:
+                _wait_for_checkpoint(spec)
             _finish(spec.numerics.device)
             turns.next(seconds)
             since = time.perf_counter()
@@ -56,6 +59,13 @@ def ours(spec: StageSpec, turns: Turns) -> None:
         return False
 
     run_stage(spec, should_stop)
+
+
+def _wait_for_checkpoint(spec: StageSpec) -> None:
+    """Waits until the one checkpoint, which the first epoch's end starts, is written and disturbs no turn."""
+    until = time.monotonic() + _CHECKPOINT_S
+    while not list((spec.stage_dir / "checkpoints").glob("step-*/MANIFEST.json")) and time.monotonic() < until:
+        time.sleep(0.05)
 
 
 def _finish(device: str) -> None:

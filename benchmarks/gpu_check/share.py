@@ -9,7 +9,8 @@ import torch
 from benchmarks.gpu_check import rates
 from benchmarks.gpu_check.checks import Finding, Outcome, Skipped, Target
 from benchmarks.gpus import Gpu, known
-from benchmarks.roofline import counted_step, ideal_seconds
+from benchmarks.roofline import counted_step
+from benchmarks.step_time import ideal_seconds
 from workers.protocol import Numerics
 
 _TRIES = 5

@@ -7,7 +7,8 @@ import pytest
 
 from benchmarks.gpus import H100_SXM, Gpu, known
 from benchmarks.operations import Event, Kind
-from benchmarks.roofline import Host, Input, counted_step, estimate, fused_lrn, planned
+from benchmarks.roofline import counted_step, fused_lrn, planned
+from benchmarks.step_time import Host, Input, estimate
 from workers.protocol import Numerics
 from workers.settings import ModelSettings
 

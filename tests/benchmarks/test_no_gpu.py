@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.operations import Counted, Event, Kind, count, no_gpu
+from benchmarks.no_gpu import count, no_gpu
+from benchmarks.operations import Counted, Event, Kind
 
 
 def only(counted: Counted) -> Event:
@@ -91,7 +92,7 @@ def test_planted_reads_are_counted_with_their_places() -> None:
 
     waits = count(step).of(Kind.wait)
     assert [event.name for event in waits] == ["_local_scalar_dense", "_local_scalar_dense", "cpu"]
-    assert all(event.where == "test_operations.step" for event in waits)
+    assert all(event.where == "test_no_gpu.step" for event in waits)
 
 
 def test_copy_blocks_unless_its_source_is_pinned_and_it_is_asked_not_to() -> None:
@@ -107,6 +108,23 @@ def test_copy_blocks_unless_its_source_is_pinned_and_it_is_asked_not_to() -> Non
     assert [event.bytes_read for event in copies] == [100, 100, 100, 90, 100]
     assert [event.pinned for event in copies] == [False, True, True, True, False]
     assert counted.synchronisations == 2
+
+
+def test_streams_and_events_order_nothing_and_a_whole_device_is_waited_for() -> None:
+    def step() -> None:
+        stream, ready = torch.cuda.Stream(), torch.cuda.Event()
+        source = torch.zeros(8).pin_memory()
+        with torch.cuda.stream(stream):
+            images = source.to("cuda", non_blocking=True)
+            ready.record(stream)
+        torch.cuda.current_stream().wait_event(ready)
+        images.record_stream(torch.cuda.current_stream())
+        images.add_(1)
+        torch.cuda.synchronize()
+
+    counted = count(step)
+    assert [event.kind for event in counted.events] == [Kind.to_device, Kind.kernel, Kind.wait]
+    assert counted.synchronisations == 1
 
 
 def test_host_tensors_are_computed_and_torch_is_as_before_afterwards() -> None:
