@@ -2,7 +2,7 @@
 
 import json
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from benchmarks.gpu_check.__main__ import main
 from benchmarks.gpu_check.catalogue import CHECKS
 from benchmarks.gpu_check.checks import Check, Finding, Outcome, Result, Skipped, Target, perform, perform_all
 from benchmarks.gpu_check.page import page
+from benchmarks.operations import Counted, Event, Kind
 from workers import numerics
 from workers.models import LocalResponseNorm
 from workers.numerics import capabilities
@@ -241,6 +242,28 @@ def test_share_divides_the_ideal_step_by_the_measured_one(target):
     assert 0 < ideal < 1
     assert found.figures["peaks"]["source"] == "not in the table: measured here"
     assert gpus.known("NVIDIA L4").source == "vendor's data sheet, dense, without sparsity"
+
+
+def test_step_faster_than_its_ideal_is_told(target, monkeypatch):
+    event = Event(Kind.kernel, "mm", "x.y", 10**9, 0, flop=1, dtype="float32", launches=1)
+    monkeypatch.setattr(share, "counted_step", lambda *_: Counted([event]))
+    monkeypatch.setattr(share, "peaks", lambda _target: gpus.H100_SXM)
+    timed = Result("rates", Outcome.ok, figures={"fp32": {"seconds": {"ours": 2e-4}}})
+    wrong = share.of_roofline(replace(target, quick=False, so_far={"rates": timed}))
+    assert not wrong.ok
+    assert wrong.lines[0] == "fp32: faster than the ideal step, so the count or the peaks are wrong"
+
+
+def test_every_choice_of_compile_is_measured_where_numerics_have_one(target, monkeypatch):
+    @dataclass(frozen=True)
+    class Choosing(Numerics):
+        compile: str = "off"
+
+    monkeypatch.setattr(stages, "Numerics", Choosing)
+    assert stages.compile_choices() == ("off", "fused", "graphs")
+    assert stages.numerics(target, "bf16", "fused").compile == "fused"
+    found = rates._contestants(target, rates.QUICK, target.scratch, "bf16")
+    assert list(found) == ["ours off", "ours fused", "ours graphs", "tuned"]
 
 
 def outcomes(results):
