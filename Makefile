@@ -46,6 +46,10 @@ bench: $(VENV)/.installed-bench ## compare with peers, both sides in one run; RO
 	$(BIN)/python -m benchmarks $(ROWS) $(BENCH_FLAGS) \
 	  $(if $(BENCH_IMAGES),--images $(BENCH_IMAGES)) $(if $(BENCH_TINY_IMAGENET),--tiny-imagenet $(BENCH_TINY_IMAGENET))
 
+.PHONY: gpu-check
+gpu-check: $(VENV)/.installed-test ## check this machine's GPUs in ten minutes; one page to paste into an issue; GPU_FLAGS=--help
+	$(BIN)/python -m benchmarks.gpu_check $(GPU_FLAGS)
+
 .PHONY: help
 help: ## print this list
 	@sed -n 's/^\([a-z.$$()A-Z-]*\):.* ## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | sed 's/^$$(VENV)/.venv/' \
