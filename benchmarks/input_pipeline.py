@@ -43,8 +43,8 @@ def _ours(turns: Turns) -> None:
     def batch() -> torch.Tensor:
         offsets = generator.integers(0, _STORED - _INPUT + 1, size=(_BATCH, 2))
         flips = generator.random(_BATCH) < 0.5
-        windows = Windows(offsets, flips)
-        pixels = torch.from_numpy(crop(stored, np.arange(len(stored)), windows, _INPUT, buffer))
+        windows = Windows(offsets, torch.from_numpy(flips))
+        pixels = torch.from_numpy(crop(stored, np.arange(len(stored)), offsets, _INPUT, buffer))
         return to_input(pixels, statistics, None, windows, place)
 
     turns.play(batch)

@@ -26,7 +26,7 @@ from benchmarks.gpus import H100_SXM, Gpu, known
 from benchmarks.no_gpu import no_gpu
 from benchmarks.operations import Counted, Event, Kind
 from benchmarks.step_time import Host, Input, estimate, kernel_seconds
-from workers.data.loading import PixelStatistics, Windows, crop, to_input
+from workers.data.loading import crop
 from workers.models import LocalResponseNorm
 from workers.protocol import Numerics
 from workers.settings import ModelSettings
@@ -48,7 +48,6 @@ BEFORE: Mapping[str, Mapping[str, float | int | str]] = {
         "kernels_s": 0.004818,
         "step_s": 0.030799,
         "share": 0.031738,
-        "share_copies_apart": 0.031738,
         "share_at_three_quarters": 0.030199,
     },
     "fp32": {
@@ -62,13 +61,11 @@ BEFORE: Mapping[str, Mapping[str, float | int | str]] = {
         "kernels_s": 0.012533,
         "step_s": 0.036207,
         "share": 0.228594,
-        "share_copies_apart": 0.228594,
         "share_at_three_quarters": 0.205026,
     },
 }
 _HEAD = (
-    "| {precision} step | launches | waits | sent MB | GB | TFLOP | ideal ms | kernels ms | step ms | share "
-    "| copies apart | at 75 % |"
+    "| {precision} step | launches | waits | sent MB | GB | TFLOP | ideal ms | kernels ms | step ms | share | at 75 % |"
 )
 
 
@@ -124,41 +121,26 @@ def fused_lrn() -> Iterator[None]:
         yield
 
 
-def planned(counted: Counted, batch_bytes: int) -> list[Event]:
-    """Returns the events of a step whose input is uint8 in pinned memory and whose reads wait for nobody."""
-    events, images = [], True
-    for event in counted.events:
-        if event.kind is Kind.to_device and not event.pinned:
-            size = batch_bytes if images else event.bytes_read
-            events.append(replace(event, bytes_read=size, bytes_written=size, pinned=True))
-            if images:
-                normalise = Event(Kind.kernel, "normalise", "planned", size, event.bytes_written, 0, event.dtype, 1)
-                events.append(normalise)
-            images = False
-        elif event.kind is not Kind.wait:
-            events.append(event)
-    return events
+def without_biases(counted: Counted) -> list[Event]:
+    """Returns the events of a compiled step, in which the kernel after a convolution adds the bias."""
+    return [event for event in counted.events if event.name != "convolution bias"]
 
 
-def input_seconds(side: int = 256, size: int = 224, batch: int = BATCH) -> tuple[float, float]:
-    """Measures on one thread the seconds of a batch: to cut uint8 crops, and to make them normalised float32."""
+def input_seconds(side: int = 256, size: int = 224, batch: int = BATCH) -> float:
+    """Measures on one thread the seconds to cut the uint8 crops of a batch."""
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (batch, side, side, 3), dtype=np.uint8)
-    windows = Windows(generator.integers(0, side - size + 1, (batch, 2)), generator.random(batch) < 0.5)
-    statistics = PixelStatistics(torch.full((3,), 0.5), torch.full((3,), 0.25), torch.eye(3))
-    colour, chosen = generator.standard_normal((batch, 3), dtype=np.float32), generator.permutation(batch)
+    offsets = generator.integers(0, side - size + 1, (batch, 2))
+    chosen = generator.permutation(batch)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    cut, normalised = [], []
+    cut = []
     for _ in range(20):
         since = time.perf_counter()
-        pixels = crop(images, chosen, windows, size)
+        crop(images, chosen, offsets, size)
         cut.append(time.perf_counter() - since)
-        since = time.perf_counter()
-        to_input(pixels, statistics, colour, windows)
-        normalised.append(time.perf_counter() - since)
     torch.set_num_threads(threads)
-    return min(cut), min(normalised)
+    return min(cut)
 
 
 @dataclass(frozen=True)
@@ -226,19 +208,17 @@ class Case:
     graphs: bool = False
 
 
-def cases(scratch: Path, precision: str, threads: int) -> list[Case]:
-    """Counts the step as it is, and as it is planned: uint8 input, no waits, LRN in one pass, graphs."""
+def cases(scratch: Path, precision: str) -> list[Case]:
+    """Counts the step as it is with `compile=off`, and what compiling it makes of normalisation and biases."""
     numerics = Numerics(precision=precision, kernels="torch")
-    cut, normalised = input_seconds()
+    ahead = Input(ahead=input_seconds())
     now = counted_step(scratch / "separate", numerics)
     with fused_lrn():
-        fused = counted_step(scratch / "fused", numerics)
-    size, ahead = BATCH * 224 * 224 * 3, Input(ahead=cut)
+        compiled = without_biases(counted_step(scratch / "fused", numerics))
     return [
-        Case("as it is", now.events, Input(blocking=cut + normalised / threads)),
-        Case("uint8, no waits", planned(now, size), ahead),
-        Case("uint8, no waits, LRN fused", planned(fused, size), ahead),
-        Case("uint8, no waits, LRN fused, graphs", planned(fused, size), ahead, graphs=True),
+        Case("compile=off", now.events, ahead),
+        Case("compiled: LRN in one pass, biases in the next kernel", compiled, ahead),
+        Case("the same in CUDA graphs", compiled, ahead, graphs=True),
     ]
 
 
@@ -248,7 +228,6 @@ def described(case: Case, gpu: Gpu, host: Host) -> dict[str, float | int | str]:
     best, likely = (
         estimate(case.events, gpu, replace(host, reach=reach), case.loading, graphs=case.graphs) for reach in (1, 0.75)
     )
-    apart = estimate(case.events, gpu, replace(host, own_stream=True), case.loading, graphs=case.graphs)
     kernels = counted.of(Kind.kernel)
     return {
         "case": case.name,
@@ -261,9 +240,7 @@ def described(case: Case, gpu: Gpu, host: Host) -> dict[str, float | int | str]:
         "kernels_s": best.kernels,
         "step_s": best.step,
         "share": best.share,
-        "share_copies_apart": apart.share,
         "share_at_three_quarters": likely.share,
-        "input_blocking_s": case.loading.blocking,
         "input_ahead_s": case.loading.ahead,
     }
 
@@ -282,10 +259,10 @@ def main() -> None:
     found: dict[str, Any] = {"gpu": asdict(gpu), "host": asdict(host), "steps": {}, "items": {}}
     for precision in options.precision:
         with tempfile.TemporaryDirectory(prefix="septet-roofline-") as scratch:
-            rows = cases(Path(scratch), precision, options.threads)
+            rows = cases(Path(scratch), precision)
         found["steps"][precision] = [described(row, gpu, host) for row in rows]
         found["items"][precision] = {
-            row.name: [asdict(item) for item in largest(row.events, gpu, host)] for row in (rows[0], rows[2])
+            row.name: [asdict(item) for item in largest(row.events, gpu, host)] for row in (rows[0], rows[1])
         }
     print(json.dumps(found, indent=1) if options.json else page(found))
 
@@ -294,20 +271,15 @@ def page(found: Mapping[str, Any]) -> str:
     """Returns the tables of docs/gpus.md."""
     lines = [f"{found['gpu']['name']}, {found['gpu']['source']}; batch {BATCH}, an estimate", ""]
     for precision, rows in found["steps"].items():
-        lines += [_HEAD.format(precision=precision), f"|---|{'---:|' * 11}"]
+        lines += [_HEAD.format(precision=precision), f"|---|{'---:|' * 10}"]
         lines += [
             f"| {row['case']} | {row['launches']} | {row['waits']} | {row['sent_bytes'] / 1e6:.1f} "
             f"| {row['kernel_bytes'] / 1e9:.2f} | {row['flop'] / 1e12:.3f} | {row['ideal_s'] * 1e3:.2f} "
             f"| {row['kernels_s'] * 1e3:.2f} | {row['step_s'] * 1e3:.2f} | {row['share']:.0%} "
-            f"| {row['share_copies_apart']:.0%} | {row['share_at_three_quarters']:.0%} |"
+            f"| {row['share_at_three_quarters']:.0%} |"
             for row in (*([BEFORE[precision]] if found["gpu"]["name"] == H100_SXM.name else []), *rows)
         ]
-        blocking, ahead = rows[0]["input_blocking_s"], rows[1]["input_ahead_s"]
-        lines += [
-            "",
-            f"input: {blocking * 1e3:.1f} ms a batch before the step; ahead, {ahead * 1e3:.1f} ms on a thread",
-            "",
-        ]
+        lines += ["", f"input: {rows[0]['input_ahead_s'] * 1e3:.1f} ms a batch on one thread, ahead of time", ""]
         for name, items in found["items"][precision].items():
             lines += [f"| {precision}, {name} | launches | ms | GB | GFLOP |", "|---|---:|---:|---:|---:|"]
             lines += [

@@ -30,7 +30,7 @@ class Host:
     pageable: float = 6e9
     threads: int = 8
     reach: float = 1.0
-    own_stream: bool = False
+    own_stream: bool = True
 
 
 @dataclass(frozen=True)

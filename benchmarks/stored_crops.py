@@ -7,7 +7,7 @@ from benchmarks.peers.transforms import training_crops
 from benchmarks.row import Measure, Row, Settings, Skipped, Spread, Wanted
 from benchmarks.turns import Turns, ratios, take_turns
 from benchmarks.whole_job import photographs
-from workers.data.loading import Windows, crop, draw_epoch
+from workers.data.loading import crop, draw_epoch
 from workers.data.store import open_store, prepare
 from workers.settings import AugmentationSettings, DatasetSettings, StoreFormat
 
@@ -29,7 +29,7 @@ def _ours(store: Path, num_passes: int, turns: Turns) -> None:
             draws = draw_epoch(0, epoch, len(images), _STORED - _INPUT, AugmentationSettings())
             for start in range(0, len(images), _BATCH):
                 span = slice(start, start + _BATCH)
-                crop(images, draws.order[span], Windows(draws.offsets[span], draws.flips[span]), _INPUT)
+                crop(images, draws.order[span], draws.offsets[span], _INPUT)
 
     turns.play(passes)
 

@@ -85,13 +85,16 @@ def test_net_agrees_with_the_cpu_and_a_kernel_of_less_precision_is_told(target, 
     assert wrong.figures["logits"] > wrong.figures["bound"]
 
 
-def test_input_is_equal_in_bits_and_one_that_is_off_by_a_rounding_is_told(target, monkeypatch):
-    assert kernels.net_input(target).lines == ["equal bits"]
+def test_input_is_the_cpu_s_and_one_that_is_off_by_more_than_a_rounding_is_told(target, monkeypatch):
+    found = kernels.net_input(target)
+    assert found.ok and found.figures == {"batches": 2, "largest_difference": 0.0}
+    first, second = kernels._inputs(target, "two")
+    assert not torch.equal(first, second)
     own = kernels._inputs
     monkeypatch.setattr(
         kernels,
         "_inputs",
-        lambda to, name: [batch * (1 + (name == "ours") * 2**-23) for batch in own(to, f"again-{name}")],
+        lambda to, name: [batch * (1 + (name == "ours") * 2e-6) for batch in own(to, f"again-{name}")],
     )
     wrong = kernels.net_input(target)
     assert not wrong.ok

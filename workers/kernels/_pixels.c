@@ -16,7 +16,7 @@
 
 typedef struct {
     const uint8_t *pixels; /* [images][height][width][3] */
-    const uint8_t *flips;  /* [images], whether an image is reflected left to right */
+    const uint8_t *flips;  /* [images], whether an image is reflected left to right; NULL for none */
     const float *scale;    /* [3] */
     const float *offsets;  /* [images][3] */
     float *output;         /* like pixels */
@@ -53,7 +53,7 @@ static int turn(const Work *work, Py_ssize_t first, Py_ssize_t last) {
         for (Py_ssize_t y = 0; y < work->height; y++) {
             const Py_ssize_t place = (image * work->height + y) * count;
             const uint8_t *row = work->pixels + place;
-            if (work->flips[image]) {
+            if (work->flips && work->flips[image]) {
                 reflect(row, work->width, reflected);
                 row = reflected;
             }

@@ -3,7 +3,6 @@
 The bits are the same, so a run need not know which of them it uses.
 """
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,20 +17,22 @@ def serves(pixels: Tensor) -> bool:
     return _pixels is not None and pixels.device.type == "cpu" and pixels.is_contiguous()
 
 
-def to_floats(pixels: Tensor, flips: np.ndarray, scale: Tensor, offsets: Tensor, output: Tensor) -> None:
+def to_floats(pixels: Tensor, flips: Tensor | None, scale: Tensor, offsets: Tensor, output: Tensor) -> None:
     """Writes pixels · scale + offset to `output`, reflected left to right where `flips` says so.
 
     Args:
         pixels: [images, height, width, 3] uint8; `serves` is true of it.
-        flips: [images] bool.
+        flips: [images] bool; None for no image.
         scale: [3] float32.
         offsets: [images, 3] float32.
         output: contiguous float32 of as many numbers as `pixels`.
     """
     images, height, width, _ = pixels.shape
     assert pixels.dtype == torch.uint8 and output.dtype == torch.float32 and output.is_contiguous()
-    assert output.numel() == pixels.numel() and flips.shape == (images,) and flips.dtype == bool
-    flips, scale, offsets = np.ascontiguousarray(flips), scale.contiguous(), offsets.contiguous()
+    assert output.numel() == pixels.numel()
+    assert flips is None or (flips.shape == (images,) and flips.dtype == torch.bool and flips.is_contiguous())
+    scale, offsets = scale.contiguous(), offsets.contiguous()
     assert scale.dtype == offsets.dtype == torch.float32 and offsets.shape == (images, 3)
-    addresses = (pixels.data_ptr(), flips.ctypes.data, scale.data_ptr(), offsets.data_ptr(), output.data_ptr())
+    flips_address = 0 if flips is None else flips.data_ptr()
+    addresses = (pixels.data_ptr(), flips_address, scale.data_ptr(), offsets.data_ptr(), output.data_ptr())
     _pixels.apply(*addresses, images, height, width, torch.get_num_threads())

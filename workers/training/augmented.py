@@ -25,8 +25,8 @@ def augmented_sheet(store: Store, settings: TrainingSettings, seed: int) -> byte
     for epoch in range(min(_EPOCHS, settings.schedule.epochs)):
         draws = draw_epoch(seed, epoch, len(labels), margin, settings.augmentation)
         place = np.array([int(np.argmax(draws.order == index)) for index in chosen])
-        windows = Windows(draws.offsets[place], draws.flips[place])
-        pixels = crop(images, chosen, windows, size)
+        windows = Windows(draws.offsets[place], torch.from_numpy(draws.flips[place]))
+        pixels = crop(images, chosen, windows.offsets, size)
         shifted = settings.augmentation.colour_std > 0 and epoch < colour_epochs
         colour = torch.from_numpy(draws.colour[place]) if shifted else None
         inputs = to_input(torch.from_numpy(pixels), statistics, colour, windows)

@@ -110,9 +110,12 @@ class _Update:
         self._parameters = [part for parts in parts_of(stage.model).values() for part in parts]
         settings = stage.spec.recipe
         num_numbers = settings.optimizer.most_at_once * settings.model.input_size**2 * 3
-        # Used again for every batch; the next one is written when the gradients of the last are there.
-        self._place = torch.empty(num_numbers, device=self._parameters[0].device)
-        self.readings = Readings(most_unread, self._place.device)
+        device, halved = self._parameters[0].device, stage.spec.numerics.precision == "bf16"
+        # Used again for every batch: the next one is written when the gradients of the last are there. A GPU writes
+        # what the first layer would convert to.
+        precision = torch.bfloat16 if halved and device.type == "cuda" else torch.float32
+        self._place = torch.empty(num_numbers, dtype=precision, device=device)
+        self.readings = Readings(most_unread, device)
 
     def make(self, state: TrainState) -> TrainState:
         """Makes the update after `state`, without waiting for the device."""

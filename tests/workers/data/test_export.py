@@ -67,8 +67,8 @@ def test_prepared_sheet_shows_every_split_and_class_by_name(digits, monkeypatch)
 @pytest.mark.parametrize("normalisation", list(Normalisation))
 def test_to_pixels_undoes_normalisation_exactly(digits, normalisation):
     statistics = pixel_statistics(digits, AugmentationSettings(normalisation=normalisation))
-    windows = Windows(np.array([[0, 2], [1, 1]]), np.array([True, False]))
-    pixels = crop(digits.images("train"), np.array([3, 4]), windows, 16)
+    windows = Windows(np.array([[0, 2], [1, 1]]), torch.tensor([True, False]))
+    pixels = crop(digits.images("train"), np.array([3, 4]), windows.offsets, 16)
     inputs = to_input(torch.from_numpy(pixels), statistics, None, windows)
     pixels[0] = pixels[0, :, ::-1]
     np.testing.assert_array_equal(to_pixels(inputs, statistics, windows), pixels)

@@ -62,7 +62,7 @@ def photographs(side: int, num_images: int = 2) -> np.ndarray:
 def with_mean_image(side: int) -> PixelStatistics:
     """A mean image in which no two places are alike; scaled, so that what the net says stays far from 0 and 1."""
     mean = np.random.default_rng(2).uniform(60, 180, (side, side, 3)).astype(np.float32)
-    return replace(STATISTICS, mean_images=torch.from_numpy(np.stack([mean, mean[:, ::-1]])))
+    return replace(STATISTICS, mean_image=torch.from_numpy(mean))
 
 
 def one_by_one(
@@ -79,7 +79,7 @@ def one_by_one(
                 window = image[top : top + size, left : left + size]
                 for flipped in (False, True) if how["reflect"] else (False,):
                     view = torch.from_numpy(np.ascontiguousarray(window[None]))
-                    where = Windows(np.array([[top, left]]), np.array([flipped]))
+                    where = Windows(np.array([[top, left]]), torch.tensor([flipped]))
                     inputs = to_input(view, statistics, None, where)
                     seen.append(model(inputs).double().softmax(dim=1)[0].numpy())
             rows.append(np.mean(seen, axis=0))

@@ -26,7 +26,7 @@ def test_floats_are_product_and_sum_each_rounded(num_images, height, width, thre
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        kernel.to_floats(pixels, flips, scale, offsets, memory[4:-4])
+        kernel.to_floats(pixels, torch.from_numpy(flips) if flips.any() else None, scale, offsets, memory[4:-4])
     finally:
         torch.set_num_threads(before)
     seen = torch.stack(

@@ -79,30 +79,30 @@ class Windows:
 
     Attributes:
         offsets: [batch, 2] int64, top and left.
-        flips: [batch] bool, whether the crop is reflected.
+        flips: [batch] bool on the device of the pixels, whether the crop is reflected; None for none of them.
     """
 
     offsets: np.ndarray
-    flips: np.ndarray
+    flips: Tensor | None = None
 
     @classmethod
     def all_at(cls, place: int, batch: int) -> "Windows":
         """Returns windows of a batch that all have `place` as top and left, unreflected."""
-        return cls(np.full((batch, 2), place), np.zeros(batch, dtype=bool))
+        return cls(np.full((batch, 2), place))
 
     def __getitem__(self, span: slice) -> "Windows":
-        return Windows(self.offsets[span], self.flips[span])
+        return Windows(self.offsets[span], None if self.flips is None else self.flips[span])
 
 
 def crop(
-    images: np.ndarray | Pixels, chosen: np.ndarray, windows: Windows, size: int, crops: np.ndarray | None = None
+    images: np.ndarray | Pixels, chosen: np.ndarray, offsets: np.ndarray, size: int, crops: np.ndarray | None = None
 ) -> np.ndarray:
     """Copies a `size` × `size` window out of each chosen image; `to_input` reflects it.
 
     Args:
         images: [images, side, side, 3] uint8, possibly mapped from a file; only the windows are read.
         chosen: [batch] indices into `images`.
-        windows: of the batch.
+        offsets: [batch, 2] int64, top and left of each window.
         size: side of a window in pixels.
         crops: [batch, size, size, 3] uint8 to write to; None for a new array.
 
@@ -110,7 +110,7 @@ def crop(
         [batch, size, size, 3] uint8.
     """
     crops = np.empty((len(chosen), size, size, 3), dtype=np.uint8) if crops is None else crops
-    for target, image, (top, left) in zip(crops, chosen.tolist(), windows.offsets.tolist(), strict=True):
+    for target, image, (top, left) in zip(crops, chosen.tolist(), offsets.tolist(), strict=True):
         target[...] = images[image, top : top + size, left : left + size]
     return crops
 
@@ -124,17 +124,17 @@ class PixelStatistics:
         std: [3] float32.
         components: [3, 3] float32, each column an eigenvector of the RGB covariance times the root of its eigenvalue
             (or the eigenvalue).
-        mean_images: None; or, in place of mean and std, [2, S, S, 3] float32 on the scale 0…255, to be subtracted from
-            a whole image and from its reflection without a division.
+        mean_image: None; or, in place of mean and std, [S, S, 3] float32 on the scale 0…255, to be subtracted from an
+            image without a division.
     """
 
     mean: Tensor
     std: Tensor
     components: Tensor
-    mean_images: Tensor | None = None
+    mean_image: Tensor | None = None
 
     def to(self, device: str) -> "PixelStatistics":
-        moved = None if self.mean_images is None else self.mean_images.to(device)
+        moved = None if self.mean_image is None else self.mean_image.to(device)
         return PixelStatistics(self.mean.to(device), self.std.to(device), self.components.to(device), moved)
 
 
@@ -156,7 +156,7 @@ def to_input(
         statistics: of the training set.
         colour: [batch, 3] float32, multiples of each component; None for no shift.
         windows: the crops' positions and reflections; None for whole images.
-        place: [at least batch · side · side · 3] float32 to write to; None for new memory.
+        place: [at least batch · side · side · 3] to write to, float32, or on GPUs bfloat16; None for new memory.
     """
     batch, height, width, _ = pixels.shape
     windows = windows or Windows.all_at(0, batch)
@@ -164,9 +164,12 @@ def to_input(
         place = torch.empty(pixels.numel(), dtype=torch.float32, device=pixels.device)
     images = place[: pixels.numel()].view(batch, height, width, 3)
     shift = _shift(statistics, colour)
-    if statistics.mean_images is not None:
-        images.copy_(_reflected(pixels, windows.flips))
-        _subtract_mean_image(images, statistics.mean_images, windows)
+    if statistics.mean_image is not None:
+        images.copy_(pixels)
+        for image, (top, left) in zip(images, windows.offsets.tolist(), strict=True):
+            image -= statistics.mean_image[top : top + height, left : left + width]
+        if windows.flips is not None:
+            images.copy_(_reflected(images, windows.flips))
         if shift is not None:
             images.view(batch, height, width * 3).add_((shift * 255.0).repeat(1, width)[:, None, :])
         return images.permute(0, 3, 1, 2)
@@ -177,10 +180,21 @@ def to_input(
         kernel.to_floats(pixels, windows.flips, scale, offsets, images)
     else:
         # Rows of width × 3 numbers, because torch does not vectorise over a last axis of three.
-        rows = images.view(batch, height, width * 3)
-        rows.copy_(_reflected(pixels, windows.flips).reshape(batch, height, width * 3))
-        rows.mul_(scale.repeat(width)).add_(offsets.repeat(1, width)[:, None, :])
+        seen, rows = (each.reshape(batch, height, width * 3) for each in (_reflected(pixels, windows.flips), images))
+        scaled = scaled_at_once if pixels.is_cuda else _scaled_in_turn
+        scaled(seen, scale.repeat(width), offsets.repeat(1, width)[:, None, :], rows)
     return images.permute(0, 3, 1, 2)
+
+
+def scaled_at_once(pixels: Tensor, scale: Tensor, offsets: Tensor, output: Tensor) -> None:
+    """Writes pixels · scale + offset by one operator, which may round once; `output` may be bfloat16."""
+    torch.addcmul(offsets, pixels, scale, out=output)
+
+
+def _scaled_in_turn(pixels: Tensor, scale: Tensor, offsets: Tensor, output: Tensor) -> None:
+    """The same by three operators, with the bits of the compiled kernel."""
+    output.copy_(pixels)
+    output.mul_(scale).add_(offsets)
 
 
 def _shift(statistics: PixelStatistics, colour: Tensor | None) -> Tensor | None:
@@ -189,22 +203,6 @@ def _shift(statistics: PixelStatistics, colour: Tensor | None) -> Tensor | None:
         return None if colour is None else colour @ statistics.components.T
 
 
-def _reflected(pixels: Tensor, flips: np.ndarray) -> Tensor:
+def _reflected(images: Tensor, flips: Tensor | None) -> Tensor:
     """Returns [batch, height, width, 3] with the images of `flips` [batch] reflected left to right."""
-    if not flips.any():
-        return pixels
-    if flips.all():
-        return pixels.flip(2)
-    chosen = torch.from_numpy(np.flatnonzero(flips)).to(pixels.device, non_blocking=True)
-    return pixels.index_copy(0, chosen, pixels.index_select(0, chosen).flip(2))
-
-
-def _subtract_mean_image(images: Tensor, mean_images: Tensor, windows: Windows) -> None:
-    """Subtracts from each crop of [batch, height, width, 3] float32 its window of the mean image, in place."""
-    _, height, width, _ = images.shape
-    side = mean_images.shape[2]
-    places = zip(images, windows.offsets.tolist(), windows.flips.tolist(), strict=True)
-    for image, (top, left), flipped in places:
-        # A reflected window starts as far from the left as the window ends from the right.
-        first = side - left - width if flipped else left
-        image -= mean_images[int(flipped), top : top + height, first : first + width]
+    return images if flips is None else torch.where(flips[:, None, None, None], images.flip(2), images)

@@ -35,7 +35,7 @@ class Batch:
     Attributes:
         pixels: [batch, size, size, 3] uint8, on the device that trains; it may be a buffer that the next batch reuses.
         labels: [batch] int64, on the same device.
-        windows: positions and reflections.
+        windows: positions, and reflections on the same device.
         colour: [batch, 3] float32, or None for no shift.
         statistics: what pixels are normalised by.
     """
@@ -68,9 +68,12 @@ class Batch:
         """Sends the batch without waiting for the device."""
         if self.pixels.device == torch.device(device):
             return self
-        colour = None if self.colour is None else self.colour.to(device, non_blocking=True)
         pixels, labels = (each.to(device, non_blocking=True) for each in (self.pixels, self.labels))
-        return replace(self, pixels=pixels, labels=labels, colour=colour)
+        colour, flips = (
+            None if each is None else each.to(device, non_blocking=True) for each in (self.colour, self.windows.flips)
+        )
+        windows = Windows(self.windows.offsets, flips)
+        return replace(self, pixels=pixels, labels=labels, colour=colour, windows=windows)
 
 
 def pixel_statistics(store: Store, augmentation: AugmentationSettings) -> PixelStatistics:
@@ -81,12 +84,11 @@ def pixel_statistics(store: Store, augmentation: AugmentationSettings) -> PixelS
     if augmentation.colour_scale is ColourScale.root:
         lengths = np.sqrt(lengths)
     components = (np.asarray(store.eigenvectors, dtype=np.float64) * lengths).astype(np.float32)
-    mean_images = None
+    mean_image = None
     if augmentation.normalisation is Normalisation.mean_image:
-        mean_image = store.mean_image()
-        mean_images = torch.from_numpy(np.stack([mean_image, mean_image[:, ::-1]]))
+        mean_image = torch.from_numpy(store.mean_image())
     return PixelStatistics(
-        mean_images=mean_images,
+        mean_image=mean_image,
         mean=torch.tensor(np.asarray(mean), dtype=torch.float32),
         std=torch.tensor(np.asarray(std), dtype=torch.float32).clamp_min(1e-6),
         components=torch.from_numpy(components),
@@ -141,14 +143,16 @@ class _Slot:
     def __init__(self, batch_size: int, size: int, device: str) -> None:
         on_gpu = torch.device(device).type == "cuda"
         self.pixels = torch.empty((batch_size, size, size, 3), dtype=torch.uint8, pin_memory=on_gpu)
-        self._array = self.pixels.numpy()
+        self.array = self.pixels.numpy()
+        self.labels = torch.empty(batch_size, dtype=torch.int64, pin_memory=on_gpu)
+        self.flips = torch.empty(batch_size, dtype=torch.bool, pin_memory=on_gpu)
+        self.colour = torch.empty((batch_size, 3), dtype=torch.float32, pin_memory=on_gpu)
         self._sent = torch.cuda.Event() if on_gpu else None  # type: ignore[no-untyped-call]
 
-    def free(self) -> np.ndarray:
-        """Returns the memory to write to, once the device has read what was in it."""
+    def wait(self) -> None:
+        """Waits until the device has read what is in the memory."""
         if self._sent is not None:
             self._sent.synchronize()
-        return self._array
 
     def mark_sent(self) -> None:
         """Notes that the device reads the memory now."""
@@ -230,13 +234,18 @@ class TrainingBatches:
 
     def _draw(self, epoch: int, index: int, slot: _Slot) -> Batch:
         draws, span = self._draws(epoch), slice(index * self._batch_size, (index + 1) * self._batch_size)
-        chosen, windows = draws.order[span], Windows(draws.offsets[span], draws.flips[span])
+        chosen = draws.order[span]
         shifts = self._augmentation.colour_std > 0 and (self._colour_epochs is None or epoch < self._colour_epochs)
         # Drawn even if not used, so that the epoch's other draws do not depend on it.
-        colour = torch.from_numpy(draws.colour[span]) if shifts else None
-        crop(self._images, chosen, windows, self._input_size, slot.free()[: len(chosen)])
-        pixels = slot.pixels[: len(chosen)]
-        return Batch(pixels, torch.from_numpy(self._labels[chosen]), windows, colour, self._statistics)
+        slot.wait()
+        used = slice(len(chosen))
+        pixels, labels, flips, colour = slot.pixels[used], slot.labels[used], slot.flips[used], slot.colour[used]
+        crop(self._images, chosen, draws.offsets[span], self._input_size, slot.array[used])
+        labels.copy_(torch.from_numpy(self._labels[chosen]))
+        flips.copy_(torch.from_numpy(draws.flips[span]))
+        colour.copy_(torch.from_numpy(draws.colour[span]))
+        windows = Windows(draws.offsets[span], flips if self._augmentation.reflect else None)
+        return Batch(pixels, labels, windows, colour if shifts else None, self._statistics)
 
     def _begin(self, step: int) -> Callable[[], Batch]:
         """Starts to draw the batch of `step`; the result waits for it."""
@@ -254,8 +263,9 @@ class TrainingBatches:
             slot.mark_sent()
         training = torch.cuda.current_stream(self._device)
         training.wait_stream(self._copies)
-        for tensor in (sent.pixels, sent.labels, *(() if sent.colour is None else (sent.colour,))):
-            tensor.record_stream(training)
+        for tensor in (sent.pixels, sent.labels, sent.colour, sent.windows.flips):
+            if tensor is not None:
+                tensor.record_stream(training)
         return sent
 
     def _slot(self, step: int) -> _Slot:

@@ -13,7 +13,7 @@ from listed import folder, store_of
 from pictures import write_tree
 
 from workers.data.decoding import decode_window, encode
-from workers.data.loading import Windows, crop
+from workers.data.loading import crop
 from workers.data.store import Pixels, pixels as module
 from workers.data.store.pixels import ShardFiles
 from workers.errors import StorageError
@@ -167,10 +167,9 @@ def test_crops_across_shards_are_those_of_one_array(tmp_path):
     images = noise(30)
     generator = np.random.default_rng(0)
     chosen, offsets = generator.integers(0, 30, 50), generator.integers(0, 5, (50, 2))
-    windows = Windows(offsets, generator.random(50) < 0.5)
-    expected = crop(images, chosen, windows, 12)
+    expected = crop(images, chosen, offsets, 12)
     for counts in ([30], [7, 0, 20, 3]):
-        assert np.array_equal(crop(raw(tmp_path, images, counts), chosen, windows, 12), expected)
+        assert np.array_equal(crop(raw(tmp_path, images, counts), chosen, offsets, 12), expected)
 
 
 def test_jpeg_store_holds_the_encoded_pixels_and_gives_their_windows(plain_tree, tmp_path):
@@ -194,9 +193,9 @@ def test_jpeg_store_holds_the_encoded_pixels_and_gives_their_windows(plain_tree,
             assert np.array_equal(images[index, 3:33, 5:35], decode_window(file, 3, 5, 30))
         assert np.array_equal(images[:, 2:9, 1:30], np.asarray(images)[:, 2:9, 1:30])
         images.will_need(0, count)
-        windows = Windows(np.arange(2 * count).reshape(-1, 2) % 11, np.arange(count) % 2 == 0)
+        offsets = np.arange(2 * count).reshape(-1, 2) % 11
         assert np.array_equal(
-            crop(images, np.arange(count), windows, 30), crop(np.asarray(images), np.arange(count), windows, 30)
+            crop(images, np.arange(count), offsets, 30), crop(np.asarray(images), np.arange(count), offsets, 30)
         )
     # Noise is what JPEG is worst at; the statistics are of what training will see.
     assert store.mean != raw_store.mean
