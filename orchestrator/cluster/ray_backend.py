@@ -263,9 +263,9 @@ class RayCluster:
     def _new(self) -> Any:
         import ray
 
-        # Two threads: one for the stage, one for `stop`.
+        # Three threads: one for the stage, one for `warm_up`, which may wait for the stage, and one for `stop`.
         actor: Any = ray.remote(MemberActor)
-        options = actor.options(max_restarts=0, max_concurrency=2, **self._resources)
+        options = actor.options(max_restarts=0, max_concurrency=3, **self._resources)
         return options.remote(self._duties)
 
     def _outcome(self, call: Any, num_running: int) -> Outcome:

@@ -20,10 +20,15 @@ class Nodes:
     family: list[psutil.Process]
 
     def order(self, line: str) -> None:
-        """Returns when it is done."""
+        """Returns when it is done; Ray may print lines of its own before."""
         self.process.stdin.write(f"{line}\n")
         self.process.stdin.flush()
-        assert self.process.stdout.readline() == "done\n"
+        said = []
+        for answer in self.process.stdout:
+            if answer == "done\n":
+                return
+            said.append(answer)
+        raise AssertionError(f"the cluster's process ended at {line!r}: {said}")
 
     def kill(self) -> None:
         """The head and all nodes, at once."""

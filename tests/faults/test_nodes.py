@@ -84,8 +84,9 @@ def test_member_of_a_lost_node_ends_in_the_same_bytes(undisturbed, place, nodes,
 
 
 def test_lost_head_ends_the_launch_and_it_resumes(undisturbed, place, nodes, family, monkeypatch):
-    # Idle workers of the lost cluster are Ray's to end, after its own time-outs: more than 75 s measured, under 280 s.
-    monkeypatch.setattr(oracle, "GONE_S", 300.0)
+    # Idle workers of the lost cluster are Ray's to end, after its own time-outs: more than 75 s measured, under 280 s;
+    # actors under stress take longer than 300 s.
+    monkeypatch.setattr(oracle, "GONE_S", 900.0)
     process = _launch(place, nodes)
     nodes.kill()
     ended = place.ended(process, GIVE_UP_S)

@@ -62,6 +62,7 @@ def _duties():
     def make():
         def run_stage(spec, should_stop):
             if spec.member == "waits":
+                (spec.stage_dir / "waits").touch()
                 while not should_stop():
                     time.sleep(0.01)
                 raise Stopped("stopped")
@@ -113,6 +114,11 @@ def test_cluster_of_real_actors_survives_a_death_and_passes_a_stop_on(tmp_path):
         cluster.release("other")
         cluster.acquire("waits")
         cluster.run_stage(make_spec(tmp_path / "waits" / "train"))
+        give_up = time.monotonic() + GIVE_UP_S
+        while not (tmp_path / "waits" / "train" / "waits").exists():
+            assert time.monotonic() < give_up
+        # On a busy machine the stage may begin before its actor warms up, which then waits for it.
+        cluster._actors["waits"].warm_up.remote(1)
         cluster.stop("waits")
         assert isinstance(_next(cluster).outcome, Halted)
         cluster.close()
