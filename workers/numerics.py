@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 # The workspaces with which cuBLAS gives the same bits each time; the first is the faster one.
 _CUBLAS_WORKSPACES = (":4096:8", ":16:8")
+# Of a net's compiled step in one process: sizes of pieces, times phases of layers' rates, times stages.
+_MOST_FORMS = 1024
 _REFUSAL = re.compile(r"(\w+)( with [\w ]+)? does not have a deterministic implementation")
 
 
@@ -138,6 +140,9 @@ def compiled(model: "nn.Module", numerics: Numerics) -> Callable[..., Any]:
 
     if numerics.compile == "off":
         return model
+    # Beyond its usual 8 forms a process, torch leaves the rest uncompiled: a resumed stage, which begins to count anew,
+    # would compile others than the undisturbed one, and have other bits.
+    torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = _MOST_FORMS
     mode = "reduce-overhead" if numerics.compile == "graphs" else "default"
     return torch.compile(model, dynamic=False, mode=mode)
 

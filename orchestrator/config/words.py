@@ -23,7 +23,7 @@ _ADVICE = {
     "learning_rate base_lr lr": "optimizer.lr={value}",
     "batch bs batch_size train_batch_size": "optimizer.batch_size={value}",
     "grad_accum accum_iter accumulate_grad_batches gradient_accumulation_steps accumulation_steps": (
-        "optimizer.shards={value}"
+        "optimizer.shards={value}, and in optimizer.batch_size the images of all {value} together"
     ),
     "wd weight_decay": "optimizer.weight_decay={value}",
     "gpus num_gpus n_gpus ngpus gpu": "cluster.gpus_per_member={value}",

@@ -131,6 +131,24 @@ def test_model_that_is_not_compiled_is_itself():
     assert compiled(model, Numerics()) is model
 
 
+def test_every_shape_and_phase_is_compiled_whatever_the_process_compiled_before(monkeypatch):
+    """Otherwise what is compiled, and so the bits, would depend on where a stage was resumed."""
+    forms, compiler = [], torch.compile
+
+    def noted(graph, inputs):
+        forms.append(inputs)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", lambda model, dynamic, mode: compiler(model, dynamic=dynamic, backend=noted))
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+    forward = compiled(model, Numerics(compile="fused"))
+    for num_images in range(2, 9):
+        for frozen in (False, True):
+            model[0].requires_grad_(not frozen)
+            forward(torch.zeros(num_images, 4))
+    assert len(forms) == 7 * 2
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("mode", COMPILE_MODES[1:])
 def test_compiled_model_has_the_same_weights_and_nearly_the_same_logits_and_gradients(mode):

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from workers.data.loading import TrainingBatches
 from workers.errors import Diverged
-from workers.models import parts_of
 from workers.numerics import refusals
 from workers.protocol import StageSpec
 from workers.training.batch_norm import batch_norms
@@ -107,7 +106,8 @@ class _Update:
         self._stage, self._clock = stage, clock
         self._rates = LearningRates(stage.optimizer, stage.spec.recipe.optimizer.velocity, stage.later, state.rates)
         self._norms = batch_norms(stage.model)
-        self._parameters = [part for parts in parts_of(stage.model).values() for part in parts]
+        # The order in which their norms are summed: the net's own, also of two halves.
+        self._parameters = list(stage.model.parameters())
         settings = stage.spec.recipe
         num_numbers = settings.optimizer.most_at_once * settings.model.input_size**2 * 3
         device, halved = self._parameters[0].device, stage.spec.numerics.precision == "bf16"

@@ -65,6 +65,11 @@ def test_what_those_lines_say_to_type_composes(advice):
         ("optimizer=adam", "optimizer=adam: no such optimizer; known: "),
         ("model=nonsense", "model=nonsense: no such model; known: "),
         ("num_classes=3", "num_classes=3: no such key; leave it out: the data tell"),
+        # Elsewhere it multiplies the batch; shards only cut it.
+        (
+            "accumulate_grad_batches=4",
+            "accumulate_grad_batches=4: no such key; give optimizer.shards=4, and in optimizer.batch_size the images",
+        ),
         ("pretrained=true", "pretrained=true: no such key; give a file of weights: ensemble.stages.train.init_file="),
     ],
 )

@@ -265,6 +265,24 @@ def test_measured_modes_are_those_whose_process_answers(monkeypatch):
     assert measure_modes(plan.stages[0], Numerics(device="cuda:99"), _note) == {}
 
 
+@pytest.mark.parametrize(
+    ("cut", "images", "modes"),
+    [
+        ("optimizer.shards=1", 8, list(COMPILE_MODES)),
+        ("optimizer.micro_batch=3", 3, ["off", "fused"]),
+        ("optimizer.shards=2", 4, ["off", "fused"]),
+    ],
+)
+def test_modes_are_measured_as_they_train(monkeypatch, cut, images, modes):
+    """A batch that does not fit at once would end every process, and a mode that training replaces says nothing."""
+    asked = []
+    monkeypatch.setattr(measuring, "_rate", lambda _, request: asked.append(request) or 1.0)
+    _, plan = planned("model.width=0.05", "model.fc_units=16", "optimizer.batch_size=8", "ensemble=five", cut)
+    assert list(measure_modes(plan.stages[0], Numerics(), _note)) == modes
+    assert [request.batch_size for request in asked] == [images] * len(modes)
+    assert [request.numerics.compile for request in asked] == modes
+
+
 @pytest.mark.soak
 def test_all_modes_are_measured_in_real_processes():
     _, plan = planned("model.width=0.05", "model.fc_units=16", "optimizer.batch_size=8", "ensemble=five")

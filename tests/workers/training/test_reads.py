@@ -10,7 +10,7 @@ from synchronisations import synchronisations
 from tiny_stage import TINY, course, make_spec, make_store
 
 from workers.errors import Diverged, Stopped
-from workers.settings import ModelSettings, OptimizerSettings
+from workers.settings import Layout, ModelSettings, OptimizerSettings
 from workers.storage import read_weights
 from workers.training import loop, run_stage
 from workers.training.readings import EpochSums, Readings
@@ -139,3 +139,25 @@ def test_readings_are_summed_in_order_and_only_once():
     assert (found.missed, found.images) == (16, 35)
     assert found.loss == ((1.0 + np.float32(0.1).item() * 5) + np.float32(0.7).item() * 5) + np.float32(0.3).item() * 5
     assert readings.read(found) == found
+
+
+def test_gradients_norm_is_that_of_the_nets_own_order_of_weights(spec, tmp_path, monkeypatch):
+    """Another order rounds the norm otherwise, which scales all weights where it is clipped."""
+    halves = replace(spec.recipe.model, layout=Layout.halves, lrn_across_halves=False)
+    own = replace(spec, recipe=replace(spec.recipe, model=halves), stage_dir=tmp_path)
+    norm_of, seen = torch.nn.utils.get_total_norm, []
+
+    def spoil(update):
+        wanted = [parameter.grad for parameter in update._stage.model.parameters()]
+        assert len(seen[-1]) == len(wanted)
+        assert all(found is gradient for found, gradient in zip(seen[-1], wanted, strict=True))
+
+    def noted(gradients):
+        seen.append(gradients)
+        return norm_of(gradients)
+
+    monkeypatch.setattr(torch.nn.utils, "get_total_norm", noted)
+    watched(monkeypatch, spoil)
+    with pytest.raises(Stopped):
+        run_stage(own, stop_after(2))
+    assert len(seen) == 2

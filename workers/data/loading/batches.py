@@ -26,6 +26,8 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 # Reading ahead costs a few microseconds an image, which is not worth it for a split that stays in memory.
 _READ_AHEAD_FROM_BYTES = 2 << 30
+# Two batches for each of eight threads, which draw one in less than a millisecond (docs/gpus.md).
+_MOST_AHEAD = 16
 
 
 @dataclass(frozen=True)
@@ -99,9 +101,9 @@ def batches_ahead(numerics: Numerics) -> int:
     """Returns how many batches a stage draws ahead in threads.
 
     None where CPUs train: a thread that draws takes from the step what it saves (docs/benchmarks.md). Two a thread
-    where a GPU does.
+    where a GPU does, but no more than hide a batch's drawing: each holds page-locked memory (19 MB at full size).
     """
-    return 0 if numerics.device == "cpu" else 2 * numerics.threads
+    return 0 if numerics.device == "cpu" else min(2 * numerics.threads, _MOST_AHEAD)
 
 
 def num_batches(num_images: int, batch_size: int) -> int:

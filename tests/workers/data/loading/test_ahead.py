@@ -7,9 +7,10 @@ import pytest
 import torch
 from listed import folder, store_of
 
-from workers.data.loading import TrainingBatches, pixel_statistics
+from workers.data.loading import TrainingBatches, batches_ahead, pixel_statistics
 from workers.data.store import Pixels
 from workers.errors import StorageError
+from workers.protocol import Numerics
 from workers.settings import AugmentationSettings
 
 SIZE = 8
@@ -45,6 +46,14 @@ def test_batches_are_the_same_whatever_is_drawn_ahead(store, depth, num_threads,
     assert len(threads()) <= (num_threads if depth else 0)
     ahead.close()
     assert not threads()
+
+
+@pytest.mark.parametrize(
+    ("device", "num_threads", "depth"), [("cpu", 8, 0), ("cuda", 1, 2), ("cuda", 4, 8), ("cuda", 192, 16)]
+)
+def test_page_locked_memory_does_not_grow_with_the_machines_cpus(device, num_threads, depth):
+    """A lone member of a GPU machine gets all of its CPUs: two batches for each of 192 would lock 7 GB."""
+    assert batches_ahead(Numerics(threads=num_threads, device=device)) == depth
 
 
 def test_damaged_image_of_a_batch_ahead_is_told_when_that_batch_is_due(store, monkeypatch):
