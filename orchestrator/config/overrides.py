@@ -43,19 +43,22 @@ def parse(text: str, loader: ConfigLoader) -> Override:
     parser = OverridesParser.create(loader)
     if len(text) > _LONGEST:
         raise ConfigError(f"{text[:_SHOWN]}…: {len(text)} characters are too many; use a file (--config-dir)")
+    plain = _PLAIN.fullmatch(text)
     try:
-        override = parser.parse_overrides([text])[0]
+        try:
+            override = parser.parse_overrides([text])[0]
+        except HydraException:
+            if plain is None:
+                raise
+            # Hydra's grammar refuses characters that paths may hold (~, parentheses); such a value can only be text.
+            override = parser.parse_overrides([f"{plain['key']}={quoted(plain['value'])}"])[0]
     except (RecursionError, ValueError) as error:
         raise ConfigError(f"{text[:_SHOWN]}…: cannot be read ({type(error).__name__})") from error
     except HydraException as error:
-        plain = _PLAIN.fullmatch(text)
-        if plain is None:
-            raise ConfigError(
-                f"{text}: not an override; write key=value, and put quotes around a value with commas, brackets or "
-                "symbols, as in \"key='a value'\""
-            ) from error
-        # Hydra's grammar refuses characters that paths may hold (~, parentheses); such a value can only be text.
-        override = parser.parse_overrides([f"{plain['key']}={quoted(plain['value'])}"])[0]
+        raise ConfigError(
+            f"{text}: not an override; write key=value, and put quotes around a value with commas, brackets or "
+            "symbols, as in \"key='a value'\""
+        ) from error
     if override.is_sweep_override():
         key = override.key_or_group.removeprefix("sweep.")
         raise ConfigError(

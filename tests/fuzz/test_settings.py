@@ -81,6 +81,8 @@ def own(tmp_path_factory):
 
 
 @given(st.lists(OVERRIDE, min_size=1, max_size=3))
+@example(["0=0"])
+@example(["+=~"])
 @fuzzed(60)
 def test_overrides_are_composed_or_refused_in_a_line(overrides):
     try:

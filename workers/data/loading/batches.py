@@ -157,7 +157,7 @@ class _Slot:
             self._sent.synchronize()
 
     def mark_sent(self) -> None:
-        """Notes that the device reads the memory now."""
+        """Notes that the memory is read by all that the device was asked for up to now."""
         if self._sent is not None:
             self._sent.record()
 
@@ -262,9 +262,10 @@ class TrainingBatches:
             return batch
         with torch.cuda.stream(self._copies):
             sent = batch.to(self._device)
-            slot.mark_sent()
         training = torch.cuda.current_stream(self._device)
         training.wait_stream(self._copies)
+        # On the stream that trains, so that no more batches lie on the device than there are slots.
+        slot.mark_sent()
         for tensor in (sent.pixels, sent.labels, sent.colour, sent.windows.flips):
             if tensor is not None:
                 tensor.record_stream(training)
