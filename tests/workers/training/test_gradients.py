@@ -131,6 +131,34 @@ def test_a_micro_batch_bounds_what_the_net_sees_at_once(tiny_spec, batch):
     assert (max(seen), sum(seen)) == (8, 50)
 
 
+def saved_for_backward(module, batch, settings):
+    """The most bytes of activations that a piece keeps for its backward pass."""
+    weights = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
+    pieces = []
+    handle = module.register_forward_pre_hook(lambda *_: pieces.append({}))
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            pieces[-1][storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        computed(module, batch, settings)
+    handle.remove()
+    return max(sum(piece.values()) for piece in pieces)
+
+
+@pytest.mark.parametrize("model", ["with dropout", "with norms"])
+def test_a_micro_batch_bounds_the_memory_of_activations(tiny_spec, batch, model):
+    module = net(tiny_spec.recipe.model if model == "with dropout" else WITH_NORMS)
+    whole = saved_for_backward(module, batch, OptimizerSettings(batch_size=50))
+    for num_shards, micro_batch in ((1, 10), (2, 10), (5, 0), (1, 5)):
+        settings = OptimizerSettings(batch_size=50, shards=num_shards, micro_batch=micro_batch)
+        share = settings.most_at_once / 50
+        assert saved_for_backward(module, batch, settings) < 1.2 * share * whole
+
+
 def test_dropout_differs_between_shards_and_updates_and_one_shard_keeps_its_seeds():
     assert dropout_seed(7, 3, 0) == 7 * 1_000_003 + 3
     assert len({dropout_seed(seed, step, shard) for seed in range(3) for step in range(5) for shard in range(8)}) == 120

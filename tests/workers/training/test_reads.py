@@ -10,6 +10,7 @@ from synchronisations import synchronisations
 from tiny_stage import TINY, course, make_spec, make_store
 
 from workers.errors import Diverged, Stopped
+from workers.protocol import Numerics
 from workers.settings import Layout, ModelSettings, OptimizerSettings
 from workers.storage import read_weights
 from workers.training import loop, run_stage
@@ -78,6 +79,25 @@ def test_a_planted_read_is_counted(spec, tmp_path, monkeypatch):
     with pytest.raises(Stopped):
         run_stage(replace(spec, stage_dir=tmp_path), stop_after(2))
     assert waits == [1, 1]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@pytest.mark.parametrize("way", ["plain", "clipped", "shards", "batch norm"])
+def test_no_update_waits_for_a_gpu(spec, tmp_path, monkeypatch, way):
+    """By torch's own word: in this mode it raises at each wait."""
+    make = loop._Update.make
+
+    def watched_make(update, state):
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            return make(update, state)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(loop._Update, "make", watched_make)
+    on_gpu = replace(spec, recipe=ways(spec)[way], stage_dir=tmp_path, numerics=Numerics(device="cuda"))
+    with pytest.raises(Stopped):
+        run_stage(on_gpu, stop_after(AT_ONCE + 3))
 
 
 def test_a_checkpoint_is_never_ahead_of_what_was_read(spec, tmp_path, monkeypatch):
