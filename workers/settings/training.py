@@ -7,6 +7,7 @@ They are the schema of the configuration groups (`orchestrator.config.compositio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from workers.settings.checks import require, require_least
 
@@ -141,10 +142,14 @@ class InitSettings:
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """Momentum SGD.
+    """A first-order optimizer, and how a batch becomes its gradient.
 
     Attributes:
+        name: `sgd`, with `momentum`, `nesterov` and `velocity`; or another of torch.optim, in lower case.
+        args: the optimizer's own arguments, by torch's names; those not given have torch's defaults.
         decay_biases: false applies weight decay to weights only.
+        decay_norms: false leaves out weights of one dimension, those of norms.
+        layer_lr_decay: multiplies the rate once for each layer from the head back; see `layer_rates.depth_factors`.
         clip_norm: largest norm of the gradient; 0 does not clip.
         bias_lr_scale: a bias's rate over its layer's.
         velocity: unscaled is torch's rule, v ← m·v + g + wd·w, w ← w − lr·v; scaled is that of 2012 (Krizhevsky et al.,
@@ -156,6 +161,7 @@ class OptimizerSettings:
             its own batch statistics.
     """
 
+    name: str = "sgd"
     lr: float = 0.01
     momentum: float = 0.9
     weight_decay: float = 5e-4
@@ -167,10 +173,19 @@ class OptimizerSettings:
     layer_decay: Mapping[str, float] = field(default_factory=dict)
     shards: int = 1
     micro_batch: int = 0
+    nesterov: bool = False
+    args: Mapping[str, Any] = field(default_factory=dict)
+    decay_norms: bool = True
+    layer_lr_decay: float = 1.0
 
     def __post_init__(self) -> None:
         require(self.lr > 0, f"lr={self.lr}: give a positive learning rate")
         require(0 <= self.momentum < 1, f"momentum={self.momentum}: give a value in [0, 1)")
+        require(
+            self.momentum > 0 or not self.nesterov, "nesterov=true: has no effect without momentum; give momentum=0.9"
+        )
+        fits = 0 < self.layer_lr_decay <= 1
+        require(fits, f"layer_lr_decay={self.layer_lr_decay}: give a factor in (0, 1]; 1 is none")
         require(self.batch_size > 0, f"batch_size={self.batch_size}: give a positive count")
         require(self.bias_lr_scale > 0, f"bias_lr_scale={self.bias_lr_scale}: give a positive factor")
         require_least(self, 0, "weight_decay", "clip_norm", "layer_decay", "micro_batch")
@@ -182,6 +197,12 @@ class OptimizerSettings:
         """The most images that go through the net at once in training."""
         of_a_shard = -(-self.batch_size // self.shards)
         return min(of_a_shard, self.micro_batch or of_a_shard)
+
+    @property
+    def num_states(self) -> int:
+        """The numbers that the optimizer keeps for each weight, and checkpoints with it."""
+        switched_on = sum(bool(self.args.get(name)) for name in ("amsgrad", "centered", "momentum"))
+        return {"sgd": 1, "adagrad": 1, "asgd": 1, "rmsprop": 1, "adafactor": 0}.get(self.name, 2) + switched_on
 
 
 @dataclass(frozen=True)

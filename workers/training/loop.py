@@ -26,7 +26,7 @@ from workers.training.schedule import ScheduleState, after_epoch, has_stalled, l
 
 @dataclass(frozen=True)
 class TrainState:
-    """All that the next update depends on, besides weights and momentum; `rates` are `LearningRates.last`.
+    """All that the next update depends on, besides weights and the optimizer's state; `rates` are `LearningRates.last`.
 
     While updates are not read, `sums` lacks them.
     """
@@ -59,7 +59,7 @@ class Stage:
     spec: StageSpec
     model: nn.Module
     forward: Callable[[Tensor], Outputs]
-    optimizer: torch.optim.SGD
+    optimizer: torch.optim.Optimizer
     batches: TrainingBatches
     learnt_below_dev: float
     learnt_below_val: float
@@ -101,7 +101,7 @@ def train(stage: Stage, state: TrainState) -> TrainState:
 
 
 class _Update:
-    """One update of momentum SGD after another; `readings` has what those since the last reading measured."""
+    """One update after another; `readings` has what those since the last reading measured."""
 
     def __init__(self, stage: Stage, state: TrainState, most_unread: int, clock: "_Stopwatch") -> None:
         self._stage, self._clock = stage, clock
