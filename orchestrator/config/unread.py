@@ -9,7 +9,16 @@ from orchestrator.config.schema import TARGET, MemberConfig
 from orchestrator.config.structure import field_types, shown
 from orchestrator.config.words import OWN_IMAGES
 from workers.errors import ConfigError
-from workers.settings import FILE_SOURCES, DatasetSettings, InitSettings, ModelSettings, Recipe, Source
+from workers.settings import (
+    FILE_SOURCES,
+    DatasetSettings,
+    Decay,
+    InitSettings,
+    ModelSettings,
+    Recipe,
+    ScheduleSettings,
+    Source,
+)
 
 _NOT_DIGITS = frozenset(Source) - {Source.digits}
 # `DatasetSettings` itself refuses the columns and files that only some sources read.
@@ -23,6 +32,14 @@ _SOURCES = {
 _ANY_NET = ("name", "input_size")
 _ALEXNET, _TORCHVISION = "alexnet", "torchvision/"
 _ALSO_READ_BY = {"width": ("highway",)}
+_CUTTING = (Decay.plateau, Decay.fixed)
+_DECAYS = {
+    **dict.fromkeys(("cuts", "latest"), _CUTTING),
+    "patience": (Decay.plateau,),
+    "factor": (*_CUTTING, Decay.step),
+    "step_epochs": (Decay.step,),
+    "final_lr_share": (Decay.cosine, Decay.one_cycle),
+}
 
 
 def refuse_unread(
@@ -34,7 +51,9 @@ def refuse_unread(
         if len(names) == 3 and names[0] == "datasets" and names[1] in datasets:
             _check_source(key, value, datasets[names[1]].source, is_target=names[1] == TARGET)
         elif len(names) > 1:
-            _check_nets(key, value, names, _recipes(names, members))
+            recipes = _recipes(names, members)
+            _check_nets(key, value, names, recipes)
+            _check_schedules(key, value, names, recipes)
 
 
 def _check_source(key: str, value: str, source: Source, *, is_target: bool) -> None:
@@ -73,3 +92,14 @@ def _check_nets(key: str, value: str, names: list[str], recipes: list[Recipe]) -
     theirs = nets and all(net.startswith(_TORCHVISION) for net in nets)
     if group == "init" and field in field_types(InitSettings) and theirs:
         raise ConfigError(f"{key}={value}: torchvision draws the weights of {', '.join(nets)}; remove it")
+
+
+def _check_schedules(key: str, value: str, names: list[str], recipes: list[Recipe]) -> None:
+    group, field = names[-2:]
+    readers = _DECAYS.get(field, ()) if group == "schedule" else ()
+    found = sorted({recipe.schedule.decay for recipe in recipes} if readers else ())
+    default = getattr(ScheduleSettings(), field, None)
+    usual = shown(list(default) if isinstance(default, tuple) else default)
+    if found and not set(found) & set(readers) and value != usual:
+        only = " or ".join(readers)
+        raise ConfigError(f"{key}={value}: only schedule.decay={only} reads it, not {', '.join(found)}; remove it")

@@ -25,7 +25,7 @@ Normalisation = StrEnum("Normalisation", "dataset imagenet mean_image")
 # eigenvalue (the paper). The covariance is that of pixels on the scale [0, 1]: on 0…255, eigenvalues would be
 # shifts of a thousand grey levels.
 ColourScale = StrEnum("ColourScale", "root eigenvalue")
-Decay = StrEnum("Decay", "plateau fixed")
+Decay = StrEnum("Decay", "plateau fixed step cosine one_cycle")
 # Momentum holds past gradients, scaled by the current rate, or past updates, scaled when made.
 Velocity = StrEnum("Velocity", "unscaled scaled")
 # The checkpoint of a finished stage that predicts.
@@ -223,14 +223,18 @@ class RateChange:
 
 @dataclass(frozen=True)
 class ScheduleSettings:
-    """The course of the learning rate over `epochs`: `cuts` cuts, each by `factor`.
+    """The course of the learning rate over `epochs`.
 
-    `plateau` cuts after `patience` epochs without a better dev error, at the latest at the cut's share in `latest`,
-    which may be empty; epochs whose dev error is at chance do not count. `fixed` cuts exactly at the shares in
-    `latest`. A share of epochs is reached at the end of an epoch.
+    `plateau` and `fixed` make `cuts` cuts, each by `factor`. `plateau` cuts after `patience` epochs without a better
+    dev error, at the latest at the cut's share in `latest`, which may be empty; epochs whose dev error is at chance do
+    not count. `fixed` cuts exactly at the shares in `latest`. A share of epochs is reached at the end of an epoch.
+    `step` cuts by `factor` every `step_epochs`. `cosine` falls with every update after warm-up, along half a cosine.
+    `one_cycle` rises from a 25th of the rate and falls again, each along half a cosine (as torch's OneCycleLR).
 
     Attributes:
-        warmup_updates: updates that raise the rate linearly from zero.
+        warmup_updates: updates that raise the rate linearly from zero; under `one_cycle`, those of its rise.
+        warmup_share: the same as a share of the stage's updates; the longer one counts.
+        final_lr_share: the share of the rate to which `cosine` and `one_cycle` fall.
         rate_changes: later changes of single layers' rates. If two name the same layer, the later one counts; if both
             begin together, the last in alphabetical order.
         stop_when_stalled: ends the stage after `patience` epochs without a better dev error since the last cut.
@@ -246,14 +250,22 @@ class ScheduleSettings:
     at_chance_after: float = 0.2
     rate_changes: Mapping[str, RateChange] = field(default_factory=dict)
     stop_when_stalled: bool = False
+    step_epochs: int = 30
+    warmup_share: float = 0.0
+    final_lr_share: float = 0.0
 
     def __post_init__(self) -> None:
         require(self.epochs > 0, f"epochs={self.epochs}: give a positive count")
         require(0 < self.factor <= 1, f"factor={self.factor}: give a share in (0, 1]")
         require_least(self, 0, "cuts", "warmup_updates")
-        require_least(self, 1, "patience")
+        require_least(self, 1, "patience", "step_epochs")
+        for name in ("warmup_share", "final_lr_share"):
+            share = getattr(self, name)
+            require(0 <= share <= 1, f"{name}={share}: give a share in [0, 1]")
+        ends = "final_lr_share=0: the last update of decay=one_cycle would not move; give a small share, as 4e-6"
+        require(self.decay is not Decay.one_cycle or self.final_lr_share > 0, ends)
         require(0 <= self.at_chance_after <= 1, f"at_chance_after={self.at_chance_after}: give a share in [0, 1]")
-        fits = len(self.latest) == self.cuts or (not self.latest and self.decay is Decay.plateau)
+        fits = len(self.latest) == self.cuts or (not self.latest and self.decay is not Decay.fixed)
         require(fits, f"latest={list(self.latest)}: give one share for each of the {self.cuts} cuts")
         require(all(0 < share <= 1 for share in self.latest), f"latest={list(self.latest)}: give shares in (0, 1]")
         watched = "stop_when_stalled=true: only decay=plateau watches dev error; give decay=plateau, or leave this out"

@@ -7,6 +7,7 @@ from contextlib import closing
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -212,14 +213,20 @@ def _assemble(
             depth=batches_ahead(spec.numerics),
             threads=spec.numerics.threads,
         ),
-        learnt_below_dev=chance_threshold(store.num_classes, store.counts[steering]),
-        learnt_below_val=chance_threshold(store.num_classes, store.counts[scored]),
+        learnt_below_dev=_learnt_below(store, steering),
+        learnt_below_val=_learnt_below(store, scored),
         evaluate=errors,
         log=metrics.append,
         is_due=saver.is_due,
         after_update=saver.after_update,
         later=later,
     )
+
+
+def _learnt_below(store: Store, split: str) -> float:
+    labels = store.labels(split)
+    assert labels is not None
+    return chance_threshold(np.bincount(labels).tolist())
 
 
 def _forward(model: nn.Module, spec: StageSpec) -> Callable[[Tensor], Outputs]:
