@@ -67,7 +67,8 @@ BOUNDS = """
 optimizer.lr=-1 optimizer.bias_lr_scale=0 optimizer.weight_decay=-0.1 optimizer.layer_decay.fc8=-1
 optimizer.clip_norm=-1 optimizer.layer_lr_decay=0 optimizer.layer_lr_decay=1.1
 schedule.cuts=2 schedule.factor=0 schedule.factor=-0.1 schedule.patience=0
-schedule.warmup_updates=-1 schedule.at_chance_after=1.1 schedule.at_chance_after=-0.1
+schedule.warmup_updates=-1 schedule.warmup_share=1.1 schedule.final_lr_share=-0.1 schedule.step_epochs=0
+schedule.at_chance_after=1.1 schedule.at_chance_after=-0.1
 schedule.rate_changes.late.after_share=1.5 schedule.rate_changes.late.after_updates=-1
 schedule.rate_changes.late.layers.conv1=-1 init.std=-0.1 augmentation.colour_std=-0.1 augmentation.colour_until=1.1
 model.input_size=0 model.groups=0 model.conv1_kernel=0 model.conv1_stride=0 model.conv1_padding=-1 model.fc_units=0

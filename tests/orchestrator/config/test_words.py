@@ -104,6 +104,16 @@ TORCHVISION = ["ensemble=five", "model.name=torchvision/resnet18"]
             ["optimizer=adamw", "optimizer.velocity=scaled"],
             "only optimizer.name=sgd reads it, not adamw; leave it at unscal",
         ),
+        (
+            ["schedule=cosine", "schedule.cuts=2"],
+            "schedule.cuts=2: only schedule.decay=plateau or fixed reads it, not cosine",
+        ),
+        (["schedule=fixed", "schedule.patience=3"], "only schedule.decay=plateau reads it, not fixed; remove it"),
+        (["schedule.step_epochs=3"], "schedule.step_epochs=3: only schedule.decay=step reads it, not plateau"),
+        (
+            ["schedule=step", "schedule.final_lr_share=0.1"],
+            "only schedule.decay=cosine or one_cycle reads it, not step",
+        ),
         ([*TORCHVISION, "model.width=0.5"], "only alexnet and highway read it, not torchvision/resnet18; remove it"),
         ([*TORCHVISION, "model.dropout=0.2"], "model.dropout=0.2: only alexnet reads it"),
         ([*TORCHVISION, "init.std=0.1"], "init.std=0.1: torchvision draws the weights of torchvision/resnet18"),
