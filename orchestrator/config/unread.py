@@ -9,16 +9,7 @@ from orchestrator.config.schema import TARGET, MemberConfig
 from orchestrator.config.structure import field_types, shown
 from orchestrator.config.words import OWN_IMAGES
 from workers.errors import ConfigError
-from workers.settings import (
-    FILE_SOURCES,
-    DatasetSettings,
-    Decay,
-    InitSettings,
-    ModelSettings,
-    Recipe,
-    ScheduleSettings,
-    Source,
-)
+from workers.settings import FILE_SOURCES, DatasetSettings, Decay, InitSettings, ModelSettings, Recipe, Source
 
 _NOT_DIGITS = frozenset(Source) - {Source.digits}
 # `DatasetSettings` itself refuses the columns and files that only some sources read.
@@ -98,8 +89,6 @@ def _check_schedules(key: str, value: str, names: list[str], recipes: list[Recip
     group, field = names[-2:]
     readers = _DECAYS.get(field, ()) if group == "schedule" else ()
     found = sorted({recipe.schedule.decay for recipe in recipes} if readers else ())
-    default = getattr(ScheduleSettings(), field, None)
-    usual = shown(list(default) if isinstance(default, tuple) else default)
-    if found and not set(found) & set(readers) and value != usual:
+    if found and not set(found) & set(readers):
         only = " or ".join(readers)
         raise ConfigError(f"{key}={value}: only schedule.decay={only} reads it, not {', '.join(found)}; remove it")

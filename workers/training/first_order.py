@@ -5,6 +5,7 @@ It loads torch only for another optimizer than plain sgd, so that a plan of 2012
 
 import difflib
 import inspect
+import json
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,6 @@ _UNFIT = {
     "muon": "it takes matrices alone, and nets have biases and convolutions",
     "sparseadam": "it takes sparse gradients alone, and nets' gradients are dense",
 }
-_NO_OPTIMIZERS = ("optimizer", *_UNFIT)
 # Arguments that have settings of their own, or that say how torch computes.
 _NOT_OWN = {"params", "lr", "weight_decay", "maximize", "foreach", "fused", "capturable", "differentiable"}
 _OF_SGD = ("momentum", "nesterov", "velocity")
@@ -32,11 +32,10 @@ def optimizer_class(name: str) -> "type[Optimizer]":
     """Returns torch's class; raises ConfigError with the nearest name if torch has no such first-order optimizer."""
     from torch import optim
 
-    every = {one.lower(): getattr(optim, one) for one in optim.__all__ if one[0].isupper()}
-    known = sorted(one for one in every if one not in _NO_OPTIMIZERS)
+    every: dict[str, type[Optimizer]] = {one.lower(): getattr(optim, one) for one in optim.__all__ if one[0].isupper()}
+    known = sorted(every.keys() - _UNFIT.keys() - {"optimizer"})
     if name in known:
-        found: type[Optimizer] = every[name]
-        return found
+        return every[name]
     if (why := _UNFIT.get(name.lower())) is not None:
         raise ConfigError(f"optimizer.name={name}: {why}; choose one of {', '.join(known)}")
     raise ConfigError(f"optimizer.name={name}: no such optimizer; {_choices(name, known)}")
@@ -94,9 +93,7 @@ def _is_like(value: object, default: object) -> bool:
 
 
 def _shown(value: object) -> str:
-    """Returns a value as the configuration spells it."""
-    shown = str(list(value) if isinstance(value, tuple) else value)
-    return shown.replace("None", "null").replace("True", "true").replace("False", "false")
+    return json.dumps(value).strip('"')
 
 
 def _choices(name: str, known: Mapping[str, Any] | list[str]) -> str:

@@ -69,15 +69,6 @@ class Stage:
     after_update: Callable[[TrainState, bool], None]
     later: tuple[Phase, ...] = ()
 
-    @property
-    def num_updates(self) -> int:
-        return self.batches.per_epoch * self.spec.recipe.schedule.epochs
-
-    def learning_rate(self, state: ScheduleState, step: int) -> float:
-        """Returns the rate of update `step` (from 0), before the factors of single layers."""
-        recipe = self.spec.recipe
-        return learning_rate(recipe.optimizer.lr, state, step, recipe.schedule, self.num_updates)
-
 
 def train(stage: Stage, state: TrainState) -> TrainState:
     """Trains from `state` to the last epoch, or to an earlier one if the schedule ends a stalled stage.
@@ -89,7 +80,7 @@ def train(stage: Stage, state: TrainState) -> TrainState:
         Diverged: the loss or the gradient of an update was not finite; no state that came after it is handed on.
     """
     per_epoch = stage.batches.per_epoch
-    total = stage.num_updates
+    total = per_epoch * stage.spec.recipe.schedule.epochs
     clock = _Stopwatch()
     log_every = max(1, min(50, per_epoch // 2))
     update = _Update(stage, state, log_every, clock)
@@ -131,7 +122,7 @@ class _Update:
         stage, step, recipe = self._stage, state.step, self._stage.spec.recipe
         with self._clock.waiting():
             batch = stage.batches.take(step)
-        self._rates.set(stage.learning_rate(state.schedule, step), step)
+        self._rates.set(_rate(stage, state, step), step)
         if not stage.model.training:
             stage.model.train()
         # Dropout depends on (seed, step, shard) only, so no generator state has to be saved.
@@ -169,11 +160,10 @@ def _end_epoch(stage: Stage, state: TrainState, clock: "_Stopwatch") -> TrainSta
     improved = dev.top1_error < state.schedule.best_error
     flagged_from = whole_epochs(settings.at_chance_after, settings.epochs)
     at_chance = schedule.epochs >= flagged_from and val.top1_error >= stage.learnt_below_val
-    rate = stage.learning_rate(state.schedule, state.step - 1)
     metrics = {
         **_running(state.sums),
         **timing,
-        "lr": rate,
+        "lr": _rate(stage, state, state.step - 1),
         "dev/top1_error": dev.top1_error,
         "val/top1_error": val.top1_error,
         "val/top5_error": val.top5_error,
@@ -189,6 +179,11 @@ def _end_epoch(stage: Stage, state: TrainState, clock: "_Stopwatch") -> TrainSta
         val_error=val.top1_error,
         at_chance=at_chance,
     )
+
+
+def _rate(stage: Stage, state: TrainState, step: int) -> float:
+    recipe, num_updates = stage.spec.recipe, stage.batches.per_epoch * stage.spec.recipe.schedule.epochs
+    return learning_rate(recipe.optimizer.lr, state.schedule, step, recipe.schedule, num_updates)
 
 
 def _running(sums: EpochSums) -> dict[str, float]:

@@ -3,8 +3,9 @@
 import inspect
 import math
 from bisect import bisect_right
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -149,26 +150,16 @@ class Slot:
     def saved(self) -> tuple[Tensor, ...]:
         return self.places if self.places[0].ndim else self.places[:1]
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return whole_shape(self.saved)
-
 
 def slots(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[Slot]:
     """Yields what `optimizer` would keep for each weight of `model` after an update, in new memory that is not set."""
-    for weight, parts in parts_of(model).items():
-        fresh = [_fresh_state(part, optimizer) for part in parts]
-        yield from (_slot(optimizer, weight, key, parts, fresh) for key in fresh[0])
+    return _slots(model, optimizer, partial(_fresh_state, optimizer))
 
 
 def state_parts(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, tuple[Tensor, ...]]:
     """Returns the state by name, in the weights' own parts; without that of weights that have not moved yet."""
-    found: dict[str, tuple[Tensor, ...]] = {}
-    for weight, parts in parts_of(model).items():
-        states = [optimizer.state.get(part, {}) for part in parts]
-        every = (_slot(optimizer, weight, key, parts, states) for key in states[0])
-        found |= {slot.name: slot.saved for slot in every}
-    return found
+    found = _slots(model, optimizer, lambda part: optimizer.state.get(part, {}))
+    return {slot.name: slot.saved for slot in found}
 
 
 def load_state(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
@@ -186,32 +177,28 @@ def misfit(saved: Mapping[str, np.ndarray], model: nn.Module, optimizer: torch.o
 
     Weights that have not moved yet have no state, others have all of it.
     """
-    shapes: dict[str, tuple[int, ...]] = {}
-    names: dict[str, list[str]] = {}
+    shapes, weights = {}, {}
     for slot in slots(model, optimizer):
-        shapes[slot.name] = slot.shape
-        names.setdefault(slot.weight, []).append(slot.name)
+        shapes[slot.name], weights[slot.name] = whole_shape(slot.saved), slot.weight
     for name, value in saved.items():
         if shapes.get(name) != value.shape:
             return f"the optimizer's {name} is {value.shape}, the model wants {shapes.get(name, 'none')}"
-    gone = [name for group in names.values() for name in group if name not in saved and saved.keys() & group]
-    if gone or (shapes and not saved):
-        return f"it lacks the optimizer's {gone[0] if gone else 'state'}"
-    return ""
+    moved = {weights[name] for name in saved}
+    gone = [name for name, weight in weights.items() if name not in saved and (weight in moved or not moved)]
+    return f"it lacks the optimizer's {gone[0]}" if gone else ""
 
 
-def _slot(
-    optimizer: torch.optim.Optimizer,
-    weight: str,
-    key: str,
-    parts: tuple[nn.Parameter, ...],
-    states: Sequence[Mapping[str, Tensor]],
-) -> Slot:
-    name = weight if isinstance(optimizer, torch.optim.SGD) else f"{key}/{weight}"
-    return Slot(name, weight, key, parts, tuple(state[key] for state in states))
+def _slots(
+    model: nn.Module, optimizer: torch.optim.Optimizer, state_of: Callable[[Tensor], Mapping[str, Tensor]]
+) -> Iterator[Slot]:
+    for weight, parts in parts_of(model).items():
+        states = [state_of(part) for part in parts]
+        for key in states[0]:
+            name = weight if isinstance(optimizer, torch.optim.SGD) else f"{key}/{weight}"
+            yield Slot(name, weight, key, parts, tuple(state[key] for state in states))
 
 
-def _fresh_state(part: Tensor, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _fresh_state(optimizer: torch.optim.Optimizer, part: Tensor) -> dict[str, Tensor]:
     """Returns tensors as the optimizer keeps them for `part`, by key, found by an update of a weight of two a side.
 
     State has the weight's shape, or is 1 wide where Adafactor keeps means, or is a single number.
