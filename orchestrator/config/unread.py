@@ -24,12 +24,15 @@ _ANY_NET = ("name", "input_size")
 _ALEXNET, _TORCHVISION = "alexnet", "torchvision/"
 _ALSO_READ_BY = {"width": ("highway",)}
 _CUTTING = (Decay.plateau, Decay.fixed)
-_DECAYS = {
-    **dict.fromkeys(("cuts", "latest"), _CUTTING),
-    "patience": (Decay.plateau,),
-    "factor": (*_CUTTING, Decay.step),
-    "step_epochs": (Decay.step,),
-    "final_lr_share": (Decay.cosine, Decay.one_cycle),
+# Settings that one choice of the same group reads: the setting that chooses, and its values that do.
+_CHOSEN = {
+    **dict.fromkeys((("optimizer", field) for field in ("momentum", "nesterov", "velocity")), ("name", ("sgd",))),
+    ("schedule", "cuts"): ("decay", _CUTTING),
+    ("schedule", "latest"): ("decay", _CUTTING),
+    ("schedule", "patience"): ("decay", (Decay.plateau,)),
+    ("schedule", "factor"): ("decay", (*_CUTTING, Decay.step)),
+    ("schedule", "step_epochs"): ("decay", (Decay.step,)),
+    ("schedule", "final_lr_share"): ("decay", (Decay.cosine, Decay.one_cycle)),
 }
 
 
@@ -44,7 +47,7 @@ def refuse_unread(
         elif len(names) > 1:
             recipes = _recipes(names, members)
             _check_nets(key, value, names, recipes)
-            _check_schedules(key, value, names, recipes)
+            _check_chosen(key, value, names, recipes)
 
 
 def _check_source(key: str, value: str, source: Source, *, is_target: bool) -> None:
@@ -85,10 +88,12 @@ def _check_nets(key: str, value: str, names: list[str], recipes: list[Recipe]) -
         raise ConfigError(f"{key}={value}: torchvision draws the weights of {', '.join(nets)}; remove it")
 
 
-def _check_schedules(key: str, value: str, names: list[str], recipes: list[Recipe]) -> None:
+def _check_chosen(key: str, value: str, names: list[str], recipes: list[Recipe]) -> None:
     group, field = names[-2:]
-    readers = _DECAYS.get(field, ()) if group == "schedule" else ()
-    found = sorted({recipe.schedule.decay for recipe in recipes} if readers else ())
+    if (group, field) not in _CHOSEN or value == shown(getattr(getattr(Recipe(), group), field)):
+        return
+    choice, readers = _CHOSEN[group, field]
+    found = sorted({getattr(getattr(recipe, group), choice) for recipe in recipes})
     if found and not set(found) & set(readers):
-        only = " or ".join(readers)
-        raise ConfigError(f"{key}={value}: only schedule.decay={only} reads it, not {', '.join(found)}; remove it")
+        only = f"only {group}.{choice}={' or '.join(readers)} reads it"
+        raise ConfigError(f"{key}={value}: {only}, not {', '.join(found)}; remove it")

@@ -31,19 +31,19 @@ def check_crop(stage: Stage, dataset: PlannedDataset) -> None:
 
 def warm_up_lines(plan: Plan) -> list[str]:
     """Returns a line for the stages that spend much of their updates on warming up, those of equal length together."""
-    alike: dict[tuple[int, int, bool], list[StageRef]] = {}
+    alike: dict[tuple[int, int, str], list[StageRef]] = {}
     for stage in plan.stages:
-        warm_up = warm_up_updates(stage.recipe.schedule, stage.num_updates)
-        if warm_up > stage.num_updates * _LONG_WARM_UP:
-            by_share = warm_up > stage.recipe.schedule.warmup_updates
-            alike.setdefault((warm_up, stage.num_updates, by_share), []).append(stage.ref)
+        schedule, updates = stage.recipe.schedule, stage.num_updates
+        warm_up = warm_up_updates(schedule, updates)
+        if warm_up > updates * _LONG_WARM_UP:
+            fewer = f"schedule.warmup_updates={max(1, updates // 10)}, or more epochs"
+            change = fewer if warm_up == schedule.warmup_updates else "schedule.warmup_share=0.1"
+            alike.setdefault((warm_up, updates, change), []).append(stage.ref)
     lines = []
-    for (warm_up, updates, by_share), refs in alike.items():
+    for (warm_up, updates, change), refs in alike.items():
         others = f" and {len(refs) - 1} more" if len(refs) > 1 else ""
         reached = f": the rate ends at {updates / warm_up:.0%} of optimizer.lr" if updates < warm_up else ""
-        change = "schedule.warmup_share=0.1" if by_share else f"schedule.warmup_updates={max(1, updates // 10)}"
-        what = f"{warm_up} updates of warm-up for {updates} in all{reached}"
-        lines.append(f"{refs[0]}{others}: {what}; give {change}{', or more epochs' * (not by_share)}")
+        lines.append(f"{refs[0]}{others}: {warm_up} updates of warm-up for {updates} in all{reached}; give {change}")
     return lines
 
 

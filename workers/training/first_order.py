@@ -25,7 +25,7 @@ _UNFIT = {
 }
 # Arguments that have settings of their own, or that say how torch computes.
 _NOT_OWN = {"params", "lr", "weight_decay", "maximize", "foreach", "fused", "capturable", "differentiable"}
-_OF_SGD = ("momentum", "nesterov", "velocity")
+_OF_SGD = ("momentum", "nesterov")
 
 
 def optimizer_class(name: str) -> "type[Optimizer]":
@@ -60,12 +60,6 @@ def check_optimizer(settings: OptimizerSettings) -> None:
     if settings.name == SGD and not settings.args:
         return
     made, own = optimizer_class(settings.name), arguments(settings.name)
-    default = OptimizerSettings()
-    for name in _OF_SGD if settings.name != SGD else ():
-        value, usual = getattr(settings, name), getattr(default, name)
-        if value != usual:
-            only = f"only optimizer.name=sgd reads it, not {settings.name}"
-            raise ConfigError(f"optimizer.{name}={_shown(value)}: {only}; leave it at {_shown(usual)}")
     for name, value in settings.args.items():
         if name not in own:
             raise ConfigError(f"optimizer.args.{name}: {settings.name} takes no such argument; {_choices(name, own)}")

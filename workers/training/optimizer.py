@@ -100,7 +100,7 @@ class LearningRates:
     ) -> None:
         """`later` are the phases `optimizer` was built with; `last` is this class's value when training stopped."""
         self._optimizer = optimizer
-        self._keeps_moves = velocity is Velocity.scaled
+        self._keeps_moves = velocity is Velocity.scaled and isinstance(optimizer, torch.optim.SGD)
         self._begins = [phase.begin for phase in later]
         # The rate at which each group last moved, which its momentum belongs to; 0 if it never did.
         self.last: tuple[float, ...] = tuple(last) or (0.0,) * len(optimizer.param_groups)

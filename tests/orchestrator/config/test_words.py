@@ -102,13 +102,21 @@ TORCHVISION = ["ensemble=five", "model.name=torchvision/resnet18"]
         (["experiment=cifar10", "datasets.target.name=CIFAR10"], "only source=torchvision reads it, not folder"),
         (
             ["optimizer=adamw", "optimizer.velocity=scaled"],
-            "only optimizer.name=sgd reads it, not adamw; leave it at unscal",
+            "only optimizer.name=sgd reads it, not adamw; remove it",
         ),
         (
             ["schedule=cosine", "schedule.cuts=2"],
             "schedule.cuts=2: only schedule.decay=plateau or fixed reads it, not cosine",
         ),
         (["schedule=fixed", "schedule.patience=3"], "only schedule.decay=plateau reads it, not fixed; remove it"),
+        (
+            ["optimizer.name=nadam", "optimizer.momentum=0.8"],
+            "optimizer.momentum=0.8: only optimizer.name=sgd reads it, not nadam",
+        ),
+        (
+            ["ensemble.members.base1.optimizer={name: adam, nesterov: true}"],
+            "nesterov=true: only optimizer.name=sgd reads it",
+        ),
         (["schedule.step_epochs=3"], "schedule.step_epochs=3: only schedule.decay=step reads it, not plateau"),
         (
             ["schedule=step", "schedule.final_lr_share=0.1"],

@@ -60,8 +60,6 @@ def test_defaults_of_torch_are_taken_as_arguments(name):
         ({"args": {"eps": "small"}}, "optimizer.args.eps=small: give a value like 1e-08"),
         ({"args": {"amsgrad": 1}}, "optimizer.args.amsgrad=1: give a value like false"),
         ({"args": {"eps": -1.0}}, "optimizer.args: adamw refuses them (Invalid epsilon value: -1.0)"),
-        ({"momentum": 0.8}, "optimizer.momentum=0.8: only optimizer.name=sgd reads it, not adamw; leave it at 0.9"),
-        ({"nesterov": True}, "optimizer.nesterov=true: only optimizer.name=sgd reads it"),
         (
             {"name": "sgd", "args": {"betas": [0.9, 0.9]}},
             "optimizer.args.betas: sgd takes no such argument; known: damp",

@@ -158,3 +158,11 @@ def test_rate_falls_by_the_factor_a_layer_from_the_head_back_and_norms_go_with_t
     found = {name: rates[id(parameter)] for name, parameter in net.named_parameters()}
     weights = {"0.weight": 0.25, "1.weight": 0.25, "2.weight": 5.0, "3.weight": 0.5, "4.weight": 1.0}
     assert found == {**weights, **{name.replace("weight", "bias"): 2 * rate for name, rate in weights.items()}}
+
+
+def test_velocity_of_2012_is_sgd_s_alone():
+    ends = []
+    for velocity in Velocity:
+        settings = OptimizerSettings(name="rmsprop", weight_decay=0.0, args={"momentum": 0.9}, velocity=velocity)
+        ends.append(after(settings, RATES))
+    assert ends[0] == ends[1]
