@@ -149,7 +149,7 @@ class OptimizerSettings:
         args: the optimizer's own arguments, by torch's names; those not given have torch's defaults.
         decay_biases: false applies weight decay to weights only.
         decay_norms: false leaves out weights of one dimension, those of norms.
-        layer_lr_decay: multiplies the rate once for each layer from the head back; see `layer_rates.depth_factors`.
+        layer_lr_decay: multiplies the rate once for each layer from the head back; see `optimizer.depth_factors`.
         clip_norm: largest norm of the gradient; 0 does not clip.
         bias_lr_scale: a bias's rate over its layer's.
         velocity: unscaled is torch's rule, v ← m·v + g + wd·w, w ← w − lr·v; scaled is that of 2012 (Krizhevsky et al.,
