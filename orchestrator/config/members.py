@@ -18,6 +18,7 @@ from orchestrator.config.structure import choices, field_types, join, mapping, n
 from workers.errors import ConfigError
 from workers.models import check_name
 from workers.settings import Recipe, TrainingSettings
+from workers.training import check_optimizer
 
 _SWEEP_USAGE = "ensemble=sweep 'sweep.seed=[0,1,2]' 'sweep.optimizer.lr=[0.01,0.02]'"
 _MAX_NAME = 64
@@ -97,6 +98,7 @@ def _recipe(layer: StageLayer, key: str, siblings: Sequence[str]) -> Recipe:
         hint = f"did you mean the stage {close}?" if close else f"as in {key}.dataset=target"
         raise ConfigError(f"{key}.dataset: missing; {hint}")
     check_name(layer.model.name)
+    check_optimizer(layer.optimizer)
     if layer.init_from is not None and layer.init_file is not None:
         raise ConfigError(f"{key}: init_from and init_file exclude each other; set one of them to null")
     written = {name: getattr(layer, name) for name in field_types(Recipe)}

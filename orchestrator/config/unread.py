@@ -9,7 +9,7 @@ from orchestrator.config.schema import TARGET, MemberConfig
 from orchestrator.config.structure import field_types, shown
 from orchestrator.config.words import OWN_IMAGES
 from workers.errors import ConfigError
-from workers.settings import FILE_SOURCES, DatasetSettings, InitSettings, ModelSettings, Recipe, Source
+from workers.settings import FILE_SOURCES, DatasetSettings, Decay, InitSettings, ModelSettings, Recipe, Source
 
 _NOT_DIGITS = frozenset(Source) - {Source.digits}
 # `DatasetSettings` itself refuses the columns and files that only some sources read.
@@ -23,6 +23,17 @@ _SOURCES = {
 _ANY_NET = ("name", "input_size")
 _ALEXNET, _TORCHVISION = "alexnet", "torchvision/"
 _ALSO_READ_BY = {"width": ("highway",)}
+_CUTTING = (Decay.plateau, Decay.fixed)
+# Settings that one choice of the same group reads: the setting that chooses, and its values that do.
+_CHOSEN = {
+    **dict.fromkeys((("optimizer", field) for field in ("momentum", "nesterov", "velocity")), ("name", ("sgd",))),
+    ("schedule", "cuts"): ("decay", _CUTTING),
+    ("schedule", "latest"): ("decay", _CUTTING),
+    ("schedule", "patience"): ("decay", (Decay.plateau,)),
+    ("schedule", "factor"): ("decay", (*_CUTTING, Decay.step)),
+    ("schedule", "step_epochs"): ("decay", (Decay.step,)),
+    ("schedule", "final_lr_share"): ("decay", (Decay.cosine, Decay.one_cycle)),
+}
 
 
 def refuse_unread(
@@ -34,7 +45,9 @@ def refuse_unread(
         if len(names) == 3 and names[0] == "datasets" and names[1] in datasets:
             _check_source(key, value, datasets[names[1]].source, is_target=names[1] == TARGET)
         elif len(names) > 1:
-            _check_nets(key, value, names, _recipes(names, members))
+            recipes = _recipes(names, members)
+            _check_nets(key, value, names, recipes)
+            _check_chosen(key, value, names, recipes)
 
 
 def _check_source(key: str, value: str, source: Source, *, is_target: bool) -> None:
@@ -73,3 +86,14 @@ def _check_nets(key: str, value: str, names: list[str], recipes: list[Recipe]) -
     theirs = nets and all(net.startswith(_TORCHVISION) for net in nets)
     if group == "init" and field in field_types(InitSettings) and theirs:
         raise ConfigError(f"{key}={value}: torchvision draws the weights of {', '.join(nets)}; remove it")
+
+
+def _check_chosen(key: str, value: str, names: list[str], recipes: list[Recipe]) -> None:
+    group, field = names[-2:]
+    if (group, field) not in _CHOSEN or value == shown(getattr(getattr(Recipe(), group), field)):
+        return
+    choice, readers = _CHOSEN[group, field]
+    found = sorted({getattr(getattr(recipe, group), choice) for recipe in recipes})
+    if found and not set(found) & set(readers):
+        only = f"only {group}.{choice}={' or '.join(readers)} reads it"
+        raise ConfigError(f"{key}={value}: {only}, not {', '.join(found)}; remove it")

@@ -1,5 +1,6 @@
 """Maps the words of other programs to what does the same here. Pure."""
 
+from collections.abc import Callable
 from dataclasses import is_dataclass
 from typing import Any
 
@@ -8,6 +9,7 @@ from orchestrator.config.structure import field_types
 from workers.errors import ConfigError
 from workers.models import check_name
 from workers.settings import DatasetSettings
+from workers.training import optimizer_class
 
 # What trains on class folders of one's own, without a superset; see docs/own-images.md.
 OWN_IMAGES = "experiment=tiny_imagenet ensemble=five"
@@ -38,7 +40,7 @@ _ADVICE = {
     "val_split val_size validation_split val_ratio": "datasets.target.val_fraction={value}",
     "amp fp16 bf16 mixed_precision": "precision=bf16 or precision=fp32",
     "early_stopping": "schedule.stop_when_stalled=true",
-    "scheduler lr_scheduler": "schedule=plateau or schedule=fixed",
+    "scheduler lr_scheduler": "schedule=cosine, one_cycle, step, plateau or fixed",
     "augment augmentations transforms": "augmentation=alexnet or augmentation=none",
     "random_state random_seed manual_seed": "seed={value}",
     "tta": "predict.crops=ten, the default",
@@ -77,6 +79,8 @@ def instead_of(group: str, value: str) -> str:
     """Returns what to type in place of an unknown option that is a net, a count or a folder; else an empty text."""
     if group == "model" and _is_net(net := _net(value)):
         return f"give model.name={net} ensemble=five"
+    if group == "optimizer" and _is_known(optimizer_class, value.lower()):
+        return f"give optimizer.name={value.lower()}"
     if group == "ensemble" and value.isdecimal():
         return f"give {_filled(_SEEDS, value)}"
     if group == "dataset" and "/" in value:
@@ -115,8 +119,12 @@ def _net(text: str) -> str:
 
 
 def _is_net(name: str) -> bool:
+    return _is_known(check_name, name)
+
+
+def _is_known(check: Callable[[str], object], name: str) -> bool:
     try:
-        check_name(name)
+        check(name)
     except ConfigError:
         return False
     return True

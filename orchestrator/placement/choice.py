@@ -32,8 +32,7 @@ _MEASURED_STEPS = 25
 _COMPILING_WORK = 2e15
 _MEMORY_SHARE = 0.8
 _PROCESS_BYTES = 600e6
-# Weight, gradient, momentum and the weight in another precision; a checkpoint's copies of weight and momentum.
-_PARAMETER_BYTES = 6 * 4
+_NUMBER_BYTES = 4
 # For each neuron and image: a full-size member took 0.6 GB for 128 images, besides its weights.
 _NEURON_BYTES = 8
 
@@ -122,7 +121,9 @@ def member_bytes(stage: Stage) -> float:
     """Estimates the memory of a process that trains `stage`, in bytes."""
     net = outline(stage.recipe.model, stage.num_classes)
     neurons = stage.recipe.optimizer.most_at_once * net.num_neurons
-    return _PROCESS_BYTES + net.num_parameters * _PARAMETER_BYTES + neurons * _NEURON_BYTES
+    # Weight, gradient and the weight in another precision; a checkpoint's copy; the optimizer's state, and its copy.
+    numbers = net.num_parameters * (4 + 2 * stage.recipe.optimizer.num_states)
+    return _PROCESS_BYTES + numbers * _NUMBER_BYTES + neurons * _NEURON_BYTES
 
 
 def most_members(plan: Plan, memory_bytes: float) -> int:

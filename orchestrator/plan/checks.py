@@ -7,7 +7,7 @@ from orchestrator.plan.model import Plan, PlannedDataset, Stage, StageRef
 from workers.errors import ConfigError, some
 from workers.models import Outline, outline
 from workers.settings import Layout
-from workers.training import first_standstill, later_phases
+from workers.training import first_standstill, later_phases, warm_up_updates
 
 # The share of a stage's updates from which its warm-up is worth a word; the experiments' own have up to a seventh.
 _LONG_WARM_UP = 1 / 3
@@ -31,17 +31,19 @@ def check_crop(stage: Stage, dataset: PlannedDataset) -> None:
 
 def warm_up_lines(plan: Plan) -> list[str]:
     """Returns a line for the stages that spend much of their updates on warming up, those of equal length together."""
-    alike: dict[tuple[int, int], list[StageRef]] = {}
+    alike: dict[tuple[int, int, str], list[StageRef]] = {}
     for stage in plan.stages:
-        warm_up = stage.recipe.schedule.warmup_updates
-        if warm_up > stage.num_updates * _LONG_WARM_UP:
-            alike.setdefault((warm_up, stage.num_updates), []).append(stage.ref)
+        schedule, updates = stage.recipe.schedule, stage.num_updates
+        warm_up = warm_up_updates(schedule, updates)
+        if warm_up > updates * _LONG_WARM_UP:
+            fewer = f"schedule.warmup_updates={max(1, updates // 10)}, or more epochs"
+            change = fewer if warm_up == schedule.warmup_updates else "schedule.warmup_share=0.1"
+            alike.setdefault((warm_up, updates, change), []).append(stage.ref)
     lines = []
-    for (warm_up, updates), refs in alike.items():
+    for (warm_up, updates, change), refs in alike.items():
         others = f" and {len(refs) - 1} more" if len(refs) > 1 else ""
         reached = f": the rate ends at {updates / warm_up:.0%} of optimizer.lr" if updates < warm_up else ""
-        change = f"give schedule.warmup_updates={max(1, updates // 10)}, or more epochs"
-        lines.append(f"{refs[0]}{others}: {warm_up} updates of warm-up for {updates} in all{reached}; {change}")
+        lines.append(f"{refs[0]}{others}: {warm_up} updates of warm-up for {updates} in all{reached}; give {change}")
     return lines
 
 

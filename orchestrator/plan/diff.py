@@ -7,6 +7,7 @@ from typing import Any
 
 from orchestrator.config import shown
 from orchestrator.plan.model import Plan, PlannedDataset, Stage, StageRef, plain
+from workers.settings import Decay
 
 _SHOWN_STAGES = 3
 
@@ -51,7 +52,9 @@ def _is_longer(before: Stage, after: Stage) -> bool:
 def _why_bound(stage: Stage, plan: Plan) -> str:
     """Returns why the first epochs of a longer stage would differ from those of a shorter one; "" if they would not."""
     schedule, colour_until = stage.recipe.schedule, stage.recipe.augmentation.colour_until
-    if schedule.latest:
+    if schedule.decay in (Decay.cosine, Decay.one_cycle) or schedule.warmup_share:
+        return "schedule.decay or schedule.warmup_share follows the number of all updates (schedule=constant does not)"
+    if schedule.latest and schedule.decay is not Decay.step:
         return "schedule.latest cuts the rate at shares of all epochs (schedule=constant or schedule.latest=[] do not)"
     if any(change.after_share for change in schedule.rate_changes.values()) or 0 < colour_until < 1:
         return "schedule.rate_changes or augmentation.colour_until begin or end at shares of all epochs"

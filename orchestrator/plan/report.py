@@ -13,7 +13,7 @@ from workers.models import outline
 from workers.settings import HELD_OUT, StoreFormat, stored_image_bytes
 
 KEPT_CHECKPOINTS = 3  # the best and the last two
-_STATE_BYTES = 2 * 4  # a weight and its momentum, float32
+_NUMBER_BYTES = 4  # float32
 _PREDICTION_BYTES = 4
 _NUM_TEXTS = 3  # columns that are aligned to the left
 
@@ -136,10 +136,13 @@ def _stage_report(stage: Stage, rates: Mapping[StageRef, float] | None) -> Stage
 def disk_estimate(plan: Plan) -> DiskEstimate:
     """Returns the bytes that a run of the plan keeps at its end."""
     target = plan.target
-    num_parameters = sum(outline(stage.recipe.model, stage.num_classes).num_parameters for stage in plan.stages)
+    num_numbers = sum(
+        outline(stage.recipe.model, stage.num_classes).num_parameters * (1 + stage.recipe.optimizer.num_states)
+        for stage in plan.stages
+    )
     predicted = sum(target.counts.get(split, 0) for split in HELD_OUT)
     return DiskEstimate(
-        checkpoints=num_parameters * _STATE_BYTES * KEPT_CHECKPOINTS,
+        checkpoints=num_numbers * _NUMBER_BYTES * KEPT_CHECKPOINTS,
         predictions=len(plan.members) * predicted * target.num_classes * _PREDICTION_BYTES,
         stores=sum(sum(dataset.counts.values()) * _image_bytes(dataset.options) for dataset in plan.datasets),
     )

@@ -223,6 +223,7 @@ def stage_params(stage: Stage) -> dict[str, str]:
         "freeze": ",".join(recipe.freeze),
         "model": recipe.model.name,
         "init": recipe.init.scheme,
+        "optimizer": recipe.optimizer.name,
     }
     leaves: tuple[tuple[object, tuple[str, ...]], ...] = (
         (stage, ("seed", "num_images", "num_updates", "num_classes")),

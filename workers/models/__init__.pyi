@@ -1,7 +1,7 @@
 from .alexnet import AlexNet as AlexNet
 from .construction import build as build, initialise as initialise, place as place
 from .geometry import POOL_STRIDE as POOL_STRIDE, Conv as Conv
-from .layers import Outline as Outline
+from .layers import HEAD as HEAD, Outline as Outline
 from .lrn import LocalResponseNorm as LocalResponseNorm
 from .outlines import check_name as check_name, outline as outline
 from .parts import (

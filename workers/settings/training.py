@@ -7,6 +7,7 @@ They are the schema of the configuration groups (`orchestrator.config.compositio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from workers.settings.checks import require, require_least
 
@@ -24,7 +25,7 @@ Normalisation = StrEnum("Normalisation", "dataset imagenet mean_image")
 # eigenvalue (the paper). The covariance is that of pixels on the scale [0, 1]: on 0…255, eigenvalues would be
 # shifts of a thousand grey levels.
 ColourScale = StrEnum("ColourScale", "root eigenvalue")
-Decay = StrEnum("Decay", "plateau fixed")
+Decay = StrEnum("Decay", "plateau fixed step cosine one_cycle")
 # Momentum holds past gradients, scaled by the current rate, or past updates, scaled when made.
 Velocity = StrEnum("Velocity", "unscaled scaled")
 # The checkpoint of a finished stage that predicts.
@@ -141,10 +142,14 @@ class InitSettings:
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """Momentum SGD.
+    """A first-order optimizer, and how a batch becomes its gradient.
 
     Attributes:
+        name: `sgd`, with `momentum`, `nesterov` and `velocity`; or another of torch.optim, in lower case.
+        args: the optimizer's own arguments, by torch's names; those not given have torch's defaults.
         decay_biases: false applies weight decay to weights only.
+        decay_norms: false leaves out weights of one dimension, those of norms.
+        layer_lr_decay: multiplies the rate once for each layer from the head back; see `optimizer.depth_factors`.
         clip_norm: largest norm of the gradient; 0 does not clip.
         bias_lr_scale: a bias's rate over its layer's.
         velocity: unscaled is torch's rule, v ← m·v + g + wd·w, w ← w − lr·v; scaled is that of 2012 (Krizhevsky et al.,
@@ -156,6 +161,7 @@ class OptimizerSettings:
             its own batch statistics.
     """
 
+    name: str = "sgd"
     lr: float = 0.01
     momentum: float = 0.9
     weight_decay: float = 5e-4
@@ -167,10 +173,19 @@ class OptimizerSettings:
     layer_decay: Mapping[str, float] = field(default_factory=dict)
     shards: int = 1
     micro_batch: int = 0
+    nesterov: bool = False
+    args: Mapping[str, Any] = field(default_factory=dict)
+    decay_norms: bool = True
+    layer_lr_decay: float = 1.0
 
     def __post_init__(self) -> None:
         require(self.lr > 0, f"lr={self.lr}: give a positive learning rate")
         require(0 <= self.momentum < 1, f"momentum={self.momentum}: give a value in [0, 1)")
+        require(
+            self.momentum > 0 or not self.nesterov, "nesterov=true: has no effect without momentum; give momentum=0.9"
+        )
+        fits = 0 < self.layer_lr_decay <= 1
+        require(fits, f"layer_lr_decay={self.layer_lr_decay}: give a factor in (0, 1]; 1 is none")
         require(self.batch_size > 0, f"batch_size={self.batch_size}: give a positive count")
         require(self.bias_lr_scale > 0, f"bias_lr_scale={self.bias_lr_scale}: give a positive factor")
         require_least(self, 0, "weight_decay", "clip_norm", "layer_decay", "micro_batch")
@@ -182,6 +197,12 @@ class OptimizerSettings:
         """The most images that go through the net at once in training."""
         of_a_shard = -(-self.batch_size // self.shards)
         return min(of_a_shard, self.micro_batch or of_a_shard)
+
+    @property
+    def num_states(self) -> int:
+        """The numbers that the optimizer keeps for each weight, and checkpoints with it."""
+        switched_on = sum(bool(self.args.get(name)) for name in ("amsgrad", "centered", "momentum"))
+        return {"sgd": 1, "adagrad": 1, "asgd": 1, "rmsprop": 1, "adafactor": 0}.get(self.name, 2) + switched_on
 
 
 @dataclass(frozen=True)
@@ -202,14 +223,18 @@ class RateChange:
 
 @dataclass(frozen=True)
 class ScheduleSettings:
-    """The course of the learning rate over `epochs`: `cuts` cuts, each by `factor`.
+    """The course of the learning rate over `epochs`.
 
-    `plateau` cuts after `patience` epochs without a better dev error, at the latest at the cut's share in `latest`,
-    which may be empty; epochs whose dev error is at chance do not count. `fixed` cuts exactly at the shares in
-    `latest`. A share of epochs is reached at the end of an epoch.
+    `plateau` and `fixed` make `cuts` cuts, each by `factor`. `plateau` cuts after `patience` epochs without a better
+    dev error, at the latest at the cut's share in `latest`, which may be empty; epochs whose dev error is at chance do
+    not count. `fixed` cuts exactly at the shares in `latest`. A share of epochs is reached at the end of an epoch.
+    `step` cuts by `factor` every `step_epochs`. `cosine` falls with every update after warm-up, along half a cosine.
+    `one_cycle` rises from a 25th of the rate and falls again, each along half a cosine (as torch's OneCycleLR).
 
     Attributes:
-        warmup_updates: updates that raise the rate linearly from zero.
+        warmup_updates: updates that raise the rate linearly from zero; under `one_cycle`, those of its rise.
+        warmup_share: the same as a share of the stage's updates; the longer one counts.
+        final_lr_share: the share of the rate to which `cosine` and `one_cycle` fall.
         rate_changes: later changes of single layers' rates. If two name the same layer, the later one counts; if both
             begin together, the last in alphabetical order.
         stop_when_stalled: ends the stage after `patience` epochs without a better dev error since the last cut.
@@ -225,14 +250,22 @@ class ScheduleSettings:
     at_chance_after: float = 0.2
     rate_changes: Mapping[str, RateChange] = field(default_factory=dict)
     stop_when_stalled: bool = False
+    step_epochs: int = 30
+    warmup_share: float = 0.0
+    final_lr_share: float = 0.0
 
     def __post_init__(self) -> None:
         require(self.epochs > 0, f"epochs={self.epochs}: give a positive count")
         require(0 < self.factor <= 1, f"factor={self.factor}: give a share in (0, 1]")
         require_least(self, 0, "cuts", "warmup_updates")
-        require_least(self, 1, "patience")
+        require_least(self, 1, "patience", "step_epochs")
+        for name in ("warmup_share", "final_lr_share"):
+            share = getattr(self, name)
+            require(0 <= share <= 1, f"{name}={share}: give a share in [0, 1]")
+        ends = "final_lr_share=0: the last update of decay=one_cycle would not move; give a small share, as 4e-6"
+        require(self.decay is not Decay.one_cycle or self.final_lr_share > 0, ends)
         require(0 <= self.at_chance_after <= 1, f"at_chance_after={self.at_chance_after}: give a share in [0, 1]")
-        fits = len(self.latest) == self.cuts or (not self.latest and self.decay is Decay.plateau)
+        fits = len(self.latest) == self.cuts or (not self.latest and self.decay is not Decay.fixed)
         require(fits, f"latest={list(self.latest)}: give one share for each of the {self.cuts} cuts")
         require(all(0 < share <= 1 for share in self.latest), f"latest={list(self.latest)}: give shares in (0, 1]")
         watched = "stop_when_stalled=true: only decay=plateau watches dev error; give decay=plateau, or leave this out"

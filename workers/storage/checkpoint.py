@@ -99,18 +99,18 @@ def write_checkpoint(
         folder: the folder of the stage's checkpoints.
         step: the number of updates made.
         model: the weights and persistent buffers by name, float32 or int64; they must not change until this returns.
-        optimizer: the momentum by name, likewise.
+        optimizer: the optimizer's state by name, likewise.
         state: the rest that the next update depends on, as JSON.
         identity: entries of the manifest that identify the stage, `stage_hash` among them.
         beat: called again and again while bytes are written.
         check: called before any name is created, changed or deleted; may raise.
 
     Raises:
-        Diverged: a weight, a buffer or a momentum is not finite; nothing is written.
+        Diverged: a weight, a buffer or a state of the optimizer is not finite; nothing is written.
         StorageError: the disk is full, storage fails otherwise, or returns other bytes than were written; only
             checkpoints that were set aside are left.
     """
-    for what, tensors in (("the weights", model), ("the momentum", optimizer)):
+    for what, tensors in (("the weights", model), ("the optimizer's state", optimizer)):
         name = first_not_finite(tensors)
         if name is not None:
             raise Diverged(f"after update {step}: {what} of {name} are not finite, and are not saved", step=step)
@@ -151,7 +151,7 @@ def _write_durably(path: Path, pieces: Iterable[memoryview | bytes]) -> Written:
 
 
 def read_weights(folder: Path) -> Weights:
-    """Verifies and reads the weights of one named checkpoint, but not its momentum, which has the same size.
+    """Verifies and reads the weights of one named checkpoint, but not its optimizer state, which is as large or larger.
 
     Raises:
         StorageError: the weights are missing or corrupt.

@@ -25,7 +25,7 @@ from workers.training.schedule import ScheduleState, after_epoch, has_stalled, l
 
 @dataclass(frozen=True)
 class TrainState:
-    """All that the next update depends on, besides weights and momentum; `rates` are `LearningRates.last`.
+    """All that the next update depends on, besides weights and the optimizer's state; `rates` are `LearningRates.last`.
 
     While updates are not read, `sums` lacks them.
     """
@@ -58,7 +58,7 @@ class Stage:
     spec: StageSpec
     model: nn.Module
     forward: Callable[[Tensor], Outputs]
-    optimizer: torch.optim.SGD
+    optimizer: torch.optim.Optimizer
     batches: TrainingBatches
     learnt_below_dev: float
     learnt_below_val: float
@@ -100,7 +100,7 @@ def train(stage: Stage, state: TrainState) -> TrainState:
 
 
 class _Update:
-    """One update of momentum SGD after another; `readings` has what those since the last reading measured."""
+    """One update after another; `readings` has what those since the last reading measured."""
 
     def __init__(self, stage: Stage, state: TrainState, most_unread: int, clock: "_Stopwatch") -> None:
         self._stage, self._clock = stage, clock
@@ -122,7 +122,7 @@ class _Update:
         stage, step, recipe = self._stage, state.step, self._stage.spec.recipe
         with self._clock.waiting():
             batch = stage.batches.take(step)
-        self._rates.set(learning_rate(recipe.optimizer.lr, state.schedule, step, recipe.schedule), step)
+        self._rates.set(_rate(stage, state, step), step)
         if not stage.model.training:
             stage.model.train()
         # Dropout depends on (seed, step, shard) only, so no generator state has to be saved.
@@ -160,11 +160,10 @@ def _end_epoch(stage: Stage, state: TrainState, clock: "_Stopwatch") -> TrainSta
     improved = dev.top1_error < state.schedule.best_error
     flagged_from = whole_epochs(settings.at_chance_after, settings.epochs)
     at_chance = schedule.epochs >= flagged_from and val.top1_error >= stage.learnt_below_val
-    rate = learning_rate(stage.spec.recipe.optimizer.lr, state.schedule, state.step - 1, settings)
     metrics = {
         **_running(state.sums),
         **timing,
-        "lr": rate,
+        "lr": _rate(stage, state, state.step - 1),
         "dev/top1_error": dev.top1_error,
         "val/top1_error": val.top1_error,
         "val/top5_error": val.top5_error,
@@ -180,6 +179,11 @@ def _end_epoch(stage: Stage, state: TrainState, clock: "_Stopwatch") -> TrainSta
         val_error=val.top1_error,
         at_chance=at_chance,
     )
+
+
+def _rate(stage: Stage, state: TrainState, step: int) -> float:
+    recipe, num_updates = stage.spec.recipe, stage.batches.per_epoch * stage.spec.recipe.schedule.epochs
+    return learning_rate(recipe.optimizer.lr, state.schedule, step, recipe.schedule, num_updates)
 
 
 def _running(sums: EpochSums) -> dict[str, float]:

@@ -1,9 +1,9 @@
 """Saves checkpoints off the training path: the training thread copies the state, another hashes and writes it.
 
-A save costs the training thread one copy of weights and momentum, into buffers that are reused. At most one checkpoint
-is in flight; the next save waits until it is committed. So memory is bounded (one copy, 8 bytes a parameter: 0.49 GB
-for the full-size net) and checkpoints are committed in the order of their steps. A kill costs the work since the last
-committed copy, never more than two intervals.
+A save costs the training thread one copy of weights and optimizer state, into buffers that are reused. At most one
+checkpoint is in flight; the next save waits until it is committed. So memory is bounded (one copy, with SGD 8 bytes a
+parameter: 0.49 GB for the full-size net) and checkpoints are committed in the order of their steps. A kill costs the
+work since the last committed copy, never more than two intervals.
 """
 
 import logging
@@ -19,12 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from workers.errors import Diverged, Stopped
-from workers.models import beside, parts_of, saved_parts_of, whole_shape
+from workers.models import beside, saved_parts_of, whole_shape
 from workers.protocol import StageSpec
 from workers.storage import Checkpoint, fence_of, layout, prune, write_checkpoint
 from workers.training.loop import TrainState
 from workers.training.metrics import MetricsLog, StepMark
-from workers.training.optimizer import momentum_parts
+from workers.training.optimizer import slots, state_parts
 
 _LOOK_EVERY_S = 1.0
 _log = logging.getLogger(__name__)
@@ -32,31 +32,31 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Copied:
-    """Weights (with persistent buffers) and momentum as they were at one update, by name."""
+    """Weights (with persistent buffers) and the optimizer's state as they were at one update, by name."""
 
     model: dict[str, np.ndarray]
     optimizer: dict[str, np.ndarray]
 
 
 class Snapshot:
-    """Copies weights and momentum into host memory that is allocated once."""
+    """Copies weights and optimizer state into host memory that is allocated once."""
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.SGD) -> None:
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         self._model, self._optimizer = model, optimizer
         self._weights = {name: _buffer(parts) for name, parts in saved_parts_of(model).items()}
-        trained = {name: parts for name, parts in parts_of(model).items() if parts[0].requires_grad}
-        self._momentum = {name: _buffer(parts) for name, parts in trained.items()}
+        every = slots(model, optimizer)
+        self._state = {slot.name: _buffer(slot.saved) for slot in every if slot.parts[0].requires_grad}
 
     def touch(self) -> None:
         """Makes the kernel map the buffers now; during the first copy it would take longer than the copy itself."""
-        for buffer in (*self._weights.values(), *self._momentum.values()):
+        for buffer in (*self._weights.values(), *self._state.values()):
             # NumPy, because torch would start a second set of OpenMP threads for the calling thread.
             buffer.numpy().fill(0)
 
     def take(self) -> Copied:
         """Returns a copy, which overwrites the previous one."""
-        momentum = momentum_parts(self._model, self._optimizer)
-        return Copied(_copied(saved_parts_of(self._model), self._weights), _copied(momentum, self._momentum))
+        state = state_parts(self._model, self._optimizer)
+        return Copied(_copied(saved_parts_of(self._model), self._weights), _copied(state, self._state))
 
 
 def _buffer(parts: Sequence[Tensor]) -> Tensor:

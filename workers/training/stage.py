@@ -7,6 +7,7 @@ from contextlib import closing
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,7 +15,7 @@ from workers import numerics
 from workers.data.loading import TrainingBatches, batches_ahead, centre_batches, num_batches, pixel_statistics
 from workers.data.store import Store, open_on_node
 from workers.errors import ConfigError, DataError, StorageError
-from workers.models import Outline, build, fill, initialise, outline, parts_of, place, saved_parts_of, whole_shape
+from workers.models import HEAD, Outline, build, fill, initialise, outline, place, saved_parts_of, whole_shape
 from workers.protocol import StageResult, StageSpec
 from workers.settings import KeptCheckpoint
 from workers.storage import (
@@ -38,7 +39,7 @@ from workers.training.init_file import load_init_file
 from workers.training.layer_rates import Phase, first_standstill, later_phases
 from workers.training.loop import Stage, TrainState, train
 from workers.training.metrics import MetricsLog, StepMark, cut_back
-from workers.training.optimizer import build_optimizer, layer_of, load_momentum
+from workers.training.optimizer import build_optimizer, layer_of, load_state, misfit
 from workers.training.saver import Saver, Snapshot
 from workers.training.schedule import chance_threshold, whole_epochs
 
@@ -76,7 +77,8 @@ def run_stage(spec: StageSpec, should_stop: Callable[[], bool]) -> StageResult:
     per_epoch = num_batches(store.counts["train"], spec.recipe.optimizer.batch_size)
     later = later_phases(found, lr_scale, spec.recipe.schedule, per_epoch)
     layer_decay = found.factors(spec.recipe.optimizer.layer_decay)
-    optimizer = build_optimizer(model, spec.recipe.optimizer, frozen, lr_scale, later, layer_decay)
+    heads = found.select(HEAD)
+    optimizer = build_optimizer(model, spec.recipe.optimizer, frozen, lr_scale, later, layer_decay, heads)
     total, trained = per_epoch * spec.recipe.schedule.epochs, set(found.layers) - frozen
     # The plan checks this too, but with a count of images that is an upper bound.
     if (update := first_standstill(lr_scale, later, trained, total)) is not None:
@@ -103,7 +105,7 @@ def run_stage(spec: StageSpec, should_stop: Callable[[], bool]) -> StageResult:
 
 
 def _begin(
-    spec: StageSpec, found: Outline, model: nn.Module, optimizer: torch.optim.SGD
+    spec: StageSpec, found: Outline, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[TrainState, Checkpoint | None]:
     """Fills model and optimizer, and returns the state and the checkpoint to resume from; None at a fresh start.
 
@@ -118,26 +120,21 @@ def _begin(
         _start(model, found, spec)
         return TrainState(), None
     _load_weights(model, saved, only=None)
-    load_momentum(model, optimizer, {name: torch.from_numpy(value) for name, value in saved.optimizer.items()})
+    load_state(model, optimizer, {name: torch.from_numpy(value) for name, value in saved.optimizer.items()})
     return TrainState.from_json(saved.state["train"]), saved.checkpoint
 
 
-def _misfit(saved: Contents, spec: StageSpec, model: nn.Module, optimizer: torch.optim.SGD) -> str:
+def _misfit(saved: Contents, spec: StageSpec, model: nn.Module, optimizer: torch.optim.Optimizer) -> str:
     """Returns why this stage cannot resume from a checkpoint whose hashes are right; empty if it can."""
     if saved.checkpoint.stage_hash not in (spec.stage_hash, *spec.shorter):
         return "it is of another stage"
     weights = {name: whole_shape(parts) for name, parts in saved_parts_of(model).items()}
-    momentum = {name: weights[name] for name in parts_of(model)}
     for name, shape in weights.items():
         found = saved.model.get(name)
         if found is None or found.shape != shape:
             return f"{name} is {'missing' if found is None else found.shape}, the model wants {shape}"
-    for name, value in saved.optimizer.items():
-        if momentum.get(name) != value.shape:
-            return f"the momentum of {name} is {value.shape}, the model wants {momentum.get(name, 'none')}"
-    # Single layers may lack it: those that have not moved yet have none.
-    if spec.recipe.optimizer.momentum and not saved.optimizer:
-        return "it holds no momentum"
+    if why := misfit(saved.optimizer, model, optimizer):
+        return why
     try:
         state = TrainState.from_json(saved.state["train"])
     except (KeyError, TypeError, ValueError) as error:
@@ -178,7 +175,7 @@ def _assemble(
     spec: StageSpec,
     store: Store,
     model: nn.Module,
-    optimizer: torch.optim.SGD,
+    optimizer: torch.optim.Optimizer,
     later: tuple[Phase, ...],
     metrics: MetricsLog,
     saver: Saver,
@@ -216,14 +213,20 @@ def _assemble(
             depth=batches_ahead(spec.numerics),
             threads=spec.numerics.threads,
         ),
-        learnt_below_dev=chance_threshold(store.num_classes, store.counts[steering]),
-        learnt_below_val=chance_threshold(store.num_classes, store.counts[scored]),
+        learnt_below_dev=_learnt_below(store, steering),
+        learnt_below_val=_learnt_below(store, scored),
         evaluate=errors,
         log=metrics.append,
         is_due=saver.is_due,
         after_update=saver.after_update,
         later=later,
     )
+
+
+def _learnt_below(store: Store, split: str) -> float:
+    labels = store.labels(split)
+    assert labels is not None
+    return chance_threshold(np.bincount(labels).tolist())
 
 
 def _forward(model: nn.Module, spec: StageSpec) -> Callable[[Tensor], Outputs]:

@@ -65,8 +65,10 @@ def composed():
 # Every bound that a setting has: the value just outside it.
 BOUNDS = """
 optimizer.lr=-1 optimizer.bias_lr_scale=0 optimizer.weight_decay=-0.1 optimizer.layer_decay.fc8=-1
-optimizer.clip_norm=-1 schedule.cuts=2 schedule.factor=0 schedule.factor=-0.1 schedule.patience=0
-schedule.warmup_updates=-1 schedule.at_chance_after=1.1 schedule.at_chance_after=-0.1
+optimizer.clip_norm=-1 optimizer.layer_lr_decay=0 optimizer.layer_lr_decay=1.1
+schedule.cuts=2 schedule.factor=0 schedule.factor=-0.1 schedule.patience=0
+schedule.warmup_updates=-1 schedule.warmup_share=1.1 schedule.final_lr_share=-0.1 schedule.step_epochs=0
+schedule.at_chance_after=1.1 schedule.at_chance_after=-0.1
 schedule.rate_changes.late.after_share=1.5 schedule.rate_changes.late.after_updates=-1
 schedule.rate_changes.late.layers.conv1=-1 init.std=-0.1 augmentation.colour_std=-0.1 augmentation.colour_until=1.1
 model.input_size=0 model.groups=0 model.conv1_kernel=0 model.conv1_stride=0 model.conv1_padding=-1 model.fc_units=0
@@ -89,10 +91,13 @@ def test_value_out_of_bounds_is_named_with_what_to_give(composed, override):
     [
         ("optimizer.lrr=3", "optimizer.lrr: no such key; did you mean optimizer.lr?"),
         ("lr=3", "lr=3: no such key; give optimizer.lr=3"),
-        ("schedule.decay=cosine", "schedule.decay=cosine: no such value; known: fixed, plateau"),
+        (
+            "schedule.decay=linear",
+            "schedule.decay=linear: no such value; known: cosine, fixed, one_cycle, plateau, step",
+        ),
         (
             "schedule.decay=platou",
-            "schedule.decay=platou: no such value; did you mean plateau? (known: fixed, plateau)",
+            "schedule.decay=platou: no such value; did you mean plateau? (known: cosine, fixed, one_cycle,",
         ),
         ("optimizer.lr=fast", "optimizer.lr=fast: give a number"),
         ("optimizer.lr=nan", "optimizer.lr=nan: give a number"),
@@ -134,7 +139,7 @@ def test_value_that_is_mistaken_is_named_in_one_line(composed, override, words):
         (["optimizer=sgdd"], "optimizer=sgdd: no such optimizer; did you mean sgd?"),
         (["datset@datasets.target=folder"], "datset@datasets.target: no such group; did you mean dataset?"),
         (["dataset=folder"], "dataset@datasets.target=folder"),
-        (["optimizer=null"], "optimizer=null: no such optimizer; known: cifar_18pct, cifar_80s, release, sgd"),
+        (["optimizer=null"], "optimizer=null: no such optimizer; known: adamw, cifar_18pct, cifar_80s, release, sgd"),
         (["optimizer=sgd", "optimizer.lr.x=1"], "optimizer.lr"),
         (["hydra.run.dir=x"], "Hydra's own settings"),
         (["datasets.targt.root=/x"], "datasets.targt: no stage uses it; did you mean target?"),

@@ -122,7 +122,7 @@ def test_config_dir_adds_options_and_refuses_a_missing_folder(tmp_path):
     (folder / "optimizer" / "slow.yaml").write_text("lr: 0.0001\n")
     config = compose(["experiment=ilsvrc2012", "optimizer=slow"], config_dir=folder)
     assert config.members["base1"].stages["train"].optimizer.lr == 0.0001
-    with pytest.raises(ConfigError, match=r"known: cifar_18pct, cifar_80s, release, sgd, slow"):
+    with pytest.raises(ConfigError, match=r"known: adamw, cifar_18pct, cifar_80s, release, sgd, slow"):
         compose(["optimizer=slw"], config_dir=folder)
     with pytest.raises(ConfigError, match="no such folder"):
         compose([], config_dir=tmp_path / "absent")

@@ -31,6 +31,7 @@ GIVEN = [
     ("output_dir=/x", "run_dir=/x"),
     ("img_size=224", "model.input_size=224 datasets.target.size=256"),
     ("val_fraction=0.2", "datasets.target.val_fraction=0.2"),
+    ("optimizer=adam", "optimizer.name=adam"),
     ("early_stopping=true", "schedule.stop_when_stalled=true"),
 ]
 
@@ -46,7 +47,11 @@ def told(*overrides):
 @pytest.mark.parametrize(("override", "advice"), GIVEN)
 def test_word_of_another_program_leads_to_what_does_it_here(override, advice):
     said = "several values" if override.endswith("]") else f"no such {override.split('=')[0].split('@')[0]}"
-    said = said if override.split("@")[0].split("=")[0] in ("model", "ensemble", "dataset") else said.split(" ")[0]
+    said = (
+        said
+        if override.split("@")[0].split("=")[0] in ("model", "ensemble", "dataset", "optimizer")
+        else said.split(" ")[0]
+    )
     line = told(override)
     assert line.startswith(f"{override}: {said}") and line.endswith(f"; give {advice}")
 
@@ -62,7 +67,7 @@ def test_what_those_lines_say_to_type_composes(advice):
         ("class_weights=[1,2]", "class_weights: no such key (known: "),
         ("mixup=0.2", "mixup: no such key (known: "),
         ("ensemble.size=3", "ensemble.size: no such key (known: "),
-        ("optimizer=adam", "optimizer=adam: no such optimizer; known: "),
+        ("optimizer=lamb", "optimizer=lamb: no such optimizer; known: "),
         ("model=nonsense", "model=nonsense: no such model; known: "),
         ("num_classes=3", "num_classes=3: no such key; leave it out: the data tell"),
         # Elsewhere it multiplies the batch; shards only cut it.
@@ -100,6 +105,28 @@ TORCHVISION = ["ensemble=five", "model.name=torchvision/resnet18"]
             "only source=digits reads it, not folder; remove it",
         ),
         (["experiment=cifar10", "datasets.target.name=CIFAR10"], "only source=torchvision reads it, not folder"),
+        (
+            ["optimizer=adamw", "optimizer.velocity=scaled"],
+            "only optimizer.name=sgd reads it, not adamw; remove it",
+        ),
+        (
+            ["schedule=cosine", "schedule.cuts=2"],
+            "schedule.cuts=2: only schedule.decay=plateau or fixed reads it, not cosine",
+        ),
+        (["schedule=fixed", "schedule.patience=3"], "only schedule.decay=plateau reads it, not fixed; remove it"),
+        (
+            ["optimizer.name=nadam", "optimizer.momentum=0.8"],
+            "optimizer.momentum=0.8: only optimizer.name=sgd reads it, not nadam",
+        ),
+        (
+            ["ensemble.members.base1.optimizer={name: adam, nesterov: true}"],
+            "nesterov=true: only optimizer.name=sgd reads it",
+        ),
+        (["schedule.step_epochs=3"], "schedule.step_epochs=3: only schedule.decay=step reads it, not plateau"),
+        (
+            ["schedule=step", "schedule.final_lr_share=0.1"],
+            "only schedule.decay=cosine or one_cycle reads it, not step",
+        ),
         ([*TORCHVISION, "model.width=0.5"], "only alexnet and highway read it, not torchvision/resnet18; remove it"),
         ([*TORCHVISION, "model.dropout=0.2"], "model.dropout=0.2: only alexnet reads it"),
         ([*TORCHVISION, "init.std=0.1"], "init.std=0.1: torchvision draws the weights of torchvision/resnet18"),

@@ -31,11 +31,18 @@ def test_more_epochs_of_a_plateau_without_latest_cuts_extend():
     assert change(5, "schedule=plateau", "schedule.latest=[]").kind is ChangeKind.extends
 
 
+def test_more_epochs_of_steps_at_fixed_epochs_extend():
+    assert change(5, "schedule=step", "schedule.step_epochs=2").kind is ChangeKind.extends
+
+
 @pytest.mark.parametrize(
     ("words", "why"),
     [
         (["schedule=plateau"], "schedule.latest cuts the rate at shares of all epochs"),
         (["schedule=fixed"], "schedule.latest cuts the rate at shares of all epochs"),
+        (["schedule=cosine"], "schedule.decay or schedule.warmup_share follows the number of all updates"),
+        (["schedule=one_cycle"], "schedule.decay or schedule.warmup_share follows the number of all updates"),
+        (["schedule=step", "schedule.warmup_share=0.1"], "schedule.decay or schedule.warmup_share follows"),
         (["augmentation.colour_until=0.5"], "augmentation.colour_until"),
         (["schedule.rate_changes.late={{after_share: 0.5, layers: {{conv1: 0.1}}}}"], "schedule.rate_changes"),
         (["ensemble=pair", "ensemble.stages.pretrain.epochs={}"], "pretrained1/finetune starts from it"),

@@ -145,6 +145,9 @@ def test_warm_up_that_takes_much_of_a_stage_is_said_with_numbers_and_what_to_cha
     line = "base1/train and 4 more: 50 updates of warm-up for 38 in all: the rate ends at 76% of optimizer.lr; give "
     assert long.to_json()["warnings"] == [f"{line}schedule.warmup_updates=3, or more epochs"]
     assert long.to_text().endswith(f"{line}schedule.warmup_updates=3, or more epochs\n")
+    by_share = make_report(plan_of("schedule=cosine", "schedule.warmup_share=0.5"), compose([]).cluster, 1)
+    assert all(line.endswith("; give schedule.warmup_share=0.1") for line in by_share.to_json()["warnings"])
+    assert by_share.to_json()["warnings"]
     for enough in ("schedule.epochs=20", "schedule.warmup_updates=3"):
         assert (
             make_report(plan_of("schedule.epochs=2", enough, "ensemble=five"), compose([]).cluster, 1).to_json()[

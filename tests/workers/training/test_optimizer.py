@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from workers.settings import OptimizerSettings, Velocity
 from workers.training import build_optimizer
 from workers.training.layer_rates import Phase
-from workers.training.optimizer import LearningRates, load_momentum, momentum_parts
+from workers.training.optimizer import LearningRates, depth_factors, load_state, state_parts
 
 SETTINGS = OptimizerSettings(momentum=0.9, weight_decay=0.1, decay_biases=False, bias_lr_scale=2.0)
 SCALED = replace(SETTINGS, velocity=Velocity.scaled)
@@ -73,7 +73,7 @@ def slow(settings: OptimizerSettings, rates: Sequence[float], factors: Sequence[
 @dataclass(frozen=True)
 class Trained:
     model: Bowl
-    optimizer: torch.optim.SGD
+    optimizer: torch.optim.Optimizer
 
 
 def fast(
@@ -91,8 +91,8 @@ def fast(
         if step in resume_at:
             saved, last, now = now, setter.last, built()
             now.model.load_state_dict(saved.model.state_dict())
-            momentum = momentum_parts(saved.model, saved.optimizer).items()
-            load_momentum(now.model, now.optimizer, {name: value.clone() for name, (value,) in momentum})
+            momentum = state_parts(saved.model, saved.optimizer).items()
+            load_state(now.model, now.optimizer, {name: value.clone() for name, (value,) in momentum})
             setter = LearningRates(now.optimizer, settings.velocity, LATER, last)
         setter.set(rate, step)
         now.optimizer.zero_grad()
@@ -124,3 +124,45 @@ def test_layer_that_stood_still_from_the_start_moves_once_its_change_begins():
     states, start, last = list(fast(SCALED, RATES, lr_scale=0.0)), Bowl().values(), slice(-6, None)
     assert all(values[last] == start[last] for values in states[:6])
     assert states[6][last] != start[last]
+
+
+def decays(net: nn.Module, **changes: object) -> dict[str, float]:
+    """Each parameter's weight decay."""
+    optimizer = build_optimizer(net, OptimizerSettings(name="adamw", weight_decay=0.1, **changes), (), {})  # type: ignore[arg-type]
+    names = {parameter: name for name, parameter in net.named_parameters()}
+    return {names[one]: group["weight_decay"] for group in optimizer.param_groups for one in group["params"]}
+
+
+def test_norms_and_biases_are_decayed_by_choice():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2))
+    every = {name for name, _ in net.named_parameters()}
+    biases, norms = {"0.bias", "1.bias", "2.bias"}, {"1.weight"}
+    for changes, left_out in (
+        ({}, set()),
+        ({"decay_norms": False}, norms),
+        ({"decay_biases": False}, biases),
+        ({"decay_norms": False, "decay_biases": False}, norms | biases),
+    ):
+        found = decays(net, **changes)
+        assert {name for name in every if found[name] == 0.0} == left_out
+        assert all(found[name] == 0.1 for name in every - left_out)
+
+
+def test_rate_falls_by_the_factor_a_layer_from_the_head_back_and_norms_go_with_the_layer_before():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3), nn.LayerNorm(4), nn.Linear(4, 2))
+    assert depth_factors(net, ("4",), 0.5) == {"0": 0.25, "1": 0.25, "2": 0.5, "3": 0.5}
+    settings = OptimizerSettings(layer_lr_decay=0.5, bias_lr_scale=2.0)
+    optimizer = build_optimizer(net, settings, (), {"2": 10.0}, heads=("4",))
+    LearningRates(optimizer, settings.velocity, ()).set(1.0, 0)
+    rates = {id(one): group["lr"] for group in optimizer.param_groups for one in group["params"]}
+    found = {name: rates[id(parameter)] for name, parameter in net.named_parameters()}
+    weights = {"0.weight": 0.25, "1.weight": 0.25, "2.weight": 5.0, "3.weight": 0.5, "4.weight": 1.0}
+    assert found == {**weights, **{name.replace("weight", "bias"): 2 * rate for name, rate in weights.items()}}
+
+
+def test_velocity_of_2012_is_sgd_s_alone():
+    ends = []
+    for velocity in Velocity:
+        settings = OptimizerSettings(name="rmsprop", weight_decay=0.0, args={"momentum": 0.9}, velocity=velocity)
+        ends.append(after(settings, RATES))
+    assert ends[0] == ends[1]

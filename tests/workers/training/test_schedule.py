@@ -1,9 +1,14 @@
 """The learning rate: cuts on a plateau, none before the net has learnt anything, three at most."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given, strategies as st
+from torch.optim import lr_scheduler
+from torch.optim.lr_scheduler import LRScheduler
 
 from workers.models import outline
 from workers.settings import Decay, ModelSettings, RateChange, ScheduleSettings
@@ -19,7 +24,7 @@ from workers.training.schedule import (
 )
 
 SETTINGS = ScheduleSettings(epochs=100, patience=3, latest=(0.6, 0.8, 0.95))
-LEARNT = chance_threshold(10, 225)
+LEARNT = chance_threshold([22] * 10)
 
 
 def run(errors: list[float], settings: ScheduleSettings = SETTINGS) -> list[int]:
@@ -60,9 +65,9 @@ def test_cuts_only_grow_and_stay_within_three(errors):
 
 def test_rate_falls_tenfold_a_cut_and_warms_up_linearly():
     warm = replace(SETTINGS, warmup_updates=10)
-    assert learning_rate(0.01, ScheduleState(cuts=3), 50, SETTINGS) == 0.01 * 0.1**3
-    assert learning_rate(0.01, ScheduleState(), 4, warm) == 0.01 * 0.5
-    assert learning_rate(0.01, ScheduleState(), 10, warm) == 0.01
+    assert learning_rate(0.01, ScheduleState(cuts=3), 50, SETTINGS, 900) == 0.01 * 0.1**3
+    assert learning_rate(0.01, ScheduleState(), 4, warm, 900) == 0.01 * 0.5
+    assert learning_rate(0.01, ScheduleState(), 10, warm, 900) == 0.01
 
 
 @pytest.mark.parametrize(("cuts", "epochs"), [((25, 51, 79), 91), ((9, 22, 42), 54)])
@@ -151,3 +156,81 @@ def test_standstill_is_found_only_where_it_comes_to_pass():
     assert first_standstill({}, later, ("a",), 20) == 4
     assert first_standstill(both, (), ("a", "b"), 20) == 0
     assert first_standstill(both, (Phase(0, {}),), ("a", "b"), 20) is None
+
+
+def course(settings: ScheduleSettings, per_epoch: int, base: float = 0.3) -> list[float]:
+    """The rate of every update, the schedule's state advanced at each epoch's end."""
+    state, rates, num_updates = ScheduleState(), [], settings.epochs * per_epoch
+    for step in range(num_updates):
+        rates.append(learning_rate(base, state, step, settings, num_updates))
+        if (step + 1) % per_epoch == 0:
+            state = after_epoch(state, 0.5, settings, LEARNT)
+    return rates
+
+
+def torch_s(make: Callable[[torch.optim.Optimizer], LRScheduler], num_updates: int, base: float = 0.3) -> list[float]:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=base)
+    scheduler, rates = make(optimizer), []
+    for _ in range(num_updates):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return rates
+
+
+# 20 epochs of 7 updates: 140 in all.
+TWENTY = ScheduleSettings(epochs=20, cuts=0, latest=())
+COSINE = replace(TWENTY, decay=Decay.cosine)
+CYCLE = replace(TWENTY, decay=Decay.one_cycle, warmup_share=0.3, final_lr_share=1 / 25e4)
+
+
+def warmed(optimizer: torch.optim.Optimizer, rise: int, then: LRScheduler) -> LRScheduler:
+    up = lr_scheduler.LinearLR(optimizer, start_factor=1 / rise, total_iters=rise - 1)
+    return lr_scheduler.SequentialLR(optimizer, [up, then], milestones=[rise])
+
+
+@pytest.mark.parametrize(
+    ("settings", "theirs"),
+    [
+        (COSINE, lambda o: lr_scheduler.CosineAnnealingLR(o, 140)),
+        (replace(COSINE, final_lr_share=0.1), lambda o: lr_scheduler.CosineAnnealingLR(o, 140, eta_min=0.03)),
+        (replace(COSINE, warmup_updates=14), lambda o: warmed(o, 14, lr_scheduler.CosineAnnealingLR(o, 126))),
+        (replace(COSINE, warmup_share=0.25), lambda o: warmed(o, 35, lr_scheduler.CosineAnnealingLR(o, 105))),
+        (CYCLE, lambda o: lr_scheduler.OneCycleLR(o, 0.3, 140, cycle_momentum=False)),
+        (
+            replace(CYCLE, warmup_share=0.0, warmup_updates=7, final_lr_share=0.01),
+            lambda o: lr_scheduler.OneCycleLR(o, 0.3, 140, pct_start=0.05, final_div_factor=4.0, cycle_momentum=False),
+        ),
+        (replace(TWENTY, decay=Decay.step, step_epochs=6), lambda o: lr_scheduler.StepLR(o, 42, gamma=0.1)),
+        (replace(TWENTY, warmup_updates=30), lambda o: lr_scheduler.LinearLR(o, 1 / 30, total_iters=29)),
+    ],
+    ids=["cosine", "to a share", "warmed up", "warmed up for a share", "one cycle", "short rise", "step", "warm-up"],
+)
+def test_rates_of_a_whole_course_are_torch_s(settings, theirs):
+    np.testing.assert_allclose(course(settings, 7), torch_s(theirs, 140), rtol=1e-12, atol=0)
+
+
+def test_schedules_that_cut_by_no_share_make_no_cut_of_their_own():
+    for decay in (Decay.step, Decay.cosine):
+        assert run([0.4] * 100, replace(SETTINGS, decay=decay))[-1] == 0
+
+
+def test_one_cycle_that_would_end_at_nothing_is_refused():
+    with pytest.raises(ValueError, match="final_lr_share=0: the last update of decay=one_cycle would not move"):
+        replace(CYCLE, final_lr_share=0.0)
+    assert course(replace(CYCLE, epochs=1), 1) == [0.3]
+    assert all(rate > 0 for rate in course(COSINE, 7))
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 7, 10, 1000])
+@pytest.mark.parametrize("each", [5, 50, 3])
+def test_chance_of_equal_classes_is_one_of_the_classes_to_the_bit(num_classes, each):
+    chance, num_images = 1.0 - 1.0 / num_classes, num_classes * each
+    assert chance_threshold([each] * num_classes) == chance - 2.0 * (chance * (1.0 - chance) / num_images) ** 0.5
+
+
+def test_chance_is_the_error_of_naming_the_largest_class():
+    assert chance_threshold([400, 40]) == pytest.approx(1 / 11 - 2 * (10 / 121 / 440) ** 0.5)
+    # Two standard errors are more than chance itself: no error at all is still better.
+    assert 0 < chance_threshold([19, 1]) < 1 / 20
+    assert chance_threshold([0, 8]) > 0

@@ -1,0 +1,81 @@
+"""Twenty updates of a torchvision net through a whole stage beside the plainest loop in plain torch: equal bits."""
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from stages import trained, weights
+from torch.nn import functional
+from torch.optim import lr_scheduler
+from torchvision import models
+
+from workers.data.loading import TrainingBatches, pixel_statistics
+from workers.data.store import open_store, prepare
+from workers.models import build, initialise
+from workers.settings import DatasetSettings, Decay, ModelSettings, OptimizerSettings, ScheduleSettings, Source
+
+NET, SIZE, NUM_UPDATES = "shufflenet_v2_x0_5", 32, 20
+CONSTANT = ScheduleSettings(epochs=1, cuts=0, latest=())
+COSINE = replace(CONSTANT, decay=Decay.cosine)
+CYCLE = replace(CONSTANT, decay=Decay.one_cycle, warmup_share=0.3, final_lr_share=1 / 25e4)
+NESTEROV = OptimizerSettings(lr=0.05, batch_size=59, nesterov=True)
+ADAMW = OptimizerSettings(name="adamw", lr=0.002, batch_size=59, weight_decay=0.05, args={"betas": [0.9, 0.99]})
+PLAIN_SGD = partial(torch.optim.SGD, lr=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True)
+PLAIN_ADAMW = partial(torch.optim.AdamW, lr=0.002, betas=(0.9, 0.99), weight_decay=0.05, fused=True)
+NO_SCHEDULE = partial(lr_scheduler.ConstantLR, factor=1.0)
+PLAIN_COSINE = partial(lr_scheduler.CosineAnnealingLR, T_max=NUM_UPDATES)
+PLAIN_CYCLE = partial(lr_scheduler.OneCycleLR, total_steps=NUM_UPDATES, cycle_momentum=False)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return prepare(DatasetSettings(source=Source.digits, size=SIZE + 2), tmp_path_factory.mktemp("store"))
+
+
+def plain_loop(spec, make_optimizer, make_schedule):
+    """What a script would do with the same initial weights and batches."""
+    recipe, opened = spec.recipe, open_store(spec.store)
+    net = models.get_model(NET, weights=None, num_classes=opened.num_classes).to(memory_format=torch.channels_last)
+    begun = build(recipe.model, opened.num_classes)
+    initialise(begun, recipe.init, spec.seed)
+    net.load_state_dict(begun.state_dict())
+    statistics = pixel_statistics(opened, recipe.augmentation)
+    batches = TrainingBatches(
+        opened,
+        statistics,
+        recipe.augmentation,
+        seed=spec.seed,
+        batch_size=recipe.optimizer.batch_size,
+        input_size=recipe.model.input_size,
+    )
+    optimizer = make_optimizer(net.parameters())
+    schedule = make_schedule(optimizer)
+    for step in range(NUM_UPDATES):
+        batch = batches.take(step)
+        loss = functional.cross_entropy(net(batch.images), batch.labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return net.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "schedule", "plain_optimizer", "plain_schedule"),
+    [
+        (NESTEROV, CONSTANT, PLAIN_SGD, NO_SCHEDULE),
+        (NESTEROV, COSINE, PLAIN_SGD, PLAIN_COSINE),
+        (ADAMW, CONSTANT, PLAIN_ADAMW, NO_SCHEDULE),
+        (ADAMW, CYCLE, PLAIN_ADAMW, partial(PLAIN_CYCLE, max_lr=0.002)),
+    ],
+    ids=["nesterov", "cosine", "adamw", "one cycle"],
+)
+def test_stage_equals_the_plainest_loop(store, tiny_spec, optimizer, schedule, plain_optimizer, plain_schedule):
+    model = ModelSettings(name=f"torchvision/{NET}", input_size=SIZE)
+    recipe = replace(tiny_spec.recipe, model=model, optimizer=optimizer, schedule=schedule)
+    spec = replace(tiny_spec, store=store, recipe=recipe)
+    ours, theirs = weights(trained(spec)), plain_loop(spec, plain_optimizer, plain_schedule)
+    assert ours.keys() == theirs.keys() and ours["conv1.1.num_batches_tracked"] == NUM_UPDATES
+    unlike = [name for name, value in theirs.items() if not torch.equal(torch.from_numpy(ours[name]), value)]
+    assert not unlike
