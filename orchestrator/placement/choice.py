@@ -122,7 +122,9 @@ def member_bytes(stage: Stage) -> float:
     net = outline(stage.recipe.model, stage.num_classes)
     neurons = stage.recipe.optimizer.most_at_once * net.num_neurons
     # Weight, gradient and the weight in another precision; a checkpoint's copy; the optimizer's state, and its copy.
-    numbers = net.num_parameters * (4 + 2 * stage.recipe.optimizer.num_states)
+    # Gradients of the shards before.
+    of_shards = stage.recipe.optimizer.shards > 1
+    numbers = net.num_parameters * (4 + 2 * stage.recipe.optimizer.num_states + of_shards)
     return _PROCESS_BYTES + numbers * _NUMBER_BYTES + neurons * _NEURON_BYTES
 
 
