@@ -15,15 +15,10 @@ from septet_held import MOMENTS, RAY, UNPROTECTED
 
 from orchestrator.run.ledger import State, read_ledger
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+# tests/e2e has a Ctrl-C while members train, in every run of the tests.
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(900)]
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
-# All in the soak; tests/e2e has a Ctrl-C while members train.
-QUICK = {("training", signal.SIGHUP)}
-CASES = [
-    pytest.param(moment, number, marks=() if (moment, number) in QUICK else pytest.mark.soak)
-    for moment in (*MOMENTS, RAY)
-    for number in CODES
-]
+CASES = [(moment, number) for moment in (*MOMENTS, RAY) for number in CODES]
 
 
 @pytest.fixture
@@ -51,7 +46,6 @@ def test_signal_at_any_moment_stops_in_order(undisturbed, place, family, moment,
     assert moment != "training" or redone(place) == 0
 
 
-@pytest.mark.soak
 def test_second_ctrl_c_leaves_no_process_and_no_lock(undisturbed, place, family):
     process = place.start(moment="submission")
     # Both are there when it continues: the second finds the first one's clean-up at its very beginning.
@@ -67,7 +61,6 @@ def _take_terminal():
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
-@pytest.mark.soak
 def test_closed_terminal_ends_a_launch_at_its_checkpoints(undisturbed, place, family):
     outer, inner = pty.openpty()
     streams = {"stdin": inner, "stdout": inner, "stderr": inner}
@@ -82,7 +75,6 @@ def test_closed_terminal_ends_a_launch_at_its_checkpoints(undisturbed, place, fa
     assert redone(place) == 0
 
 
-@pytest.mark.soak
 def test_terminal_closed_on_a_launch_that_does_not_answer_redoes_updates(place):
     process = place.start(moment=f"training{UNPROTECTED}")
     process.send_signal(signal.SIGHUP)
@@ -90,7 +82,6 @@ def test_terminal_closed_on_a_launch_that_does_not_answer_redoes_updates(place):
     assert read_ledger(place.paths.ledger).state is State.running, "it was in no position to say so"
 
 
-@pytest.mark.soak
 def test_launch_under_nohup_does_not_hear_the_terminal_close(undisturbed, place):
     process = place.start(moment="training", before=("nohup",), stdin=subprocess.DEVNULL)
     process.send_signal(signal.SIGHUP)

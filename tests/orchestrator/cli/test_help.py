@@ -66,7 +66,9 @@ def test_defaults_are_the_schema_s(capsys):
 def test_help_lists_groups_choices_and_common_keys(words, capsys):
     assert main(words) == 0
     said = capsys.readouterr().out
-    assert "  schedule      constant fixed plateau release" in said and all(f"\n  {name} " in said for name in COMMON)
+    assert "  schedule      constant cosine fixed one_cycle plateau release step" in said and all(
+        f"\n  {name} " in said for name in COMMON
+    )
 
 
 def test_help_of_a_verb_without_overrides_has_none_of_it_and_of_a_stranger_exits_2(capsys):

@@ -50,7 +50,7 @@ def roots(draw: st.DrawFn) -> dict[str, int]:
     return files
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(roots(), roots(), fractions, fractions)
 def test_no_image_that_the_target_holds_out_is_trained_on_elsewhere(target, superset, of_target, of_superset):
     with tempfile.TemporaryDirectory() as place:
