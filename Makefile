@@ -11,7 +11,7 @@ quickstart: $(VENV)/.installed ## install, then train the embedded seven-member 
 
 .PHONY: test
 test: $(VENV)/.installed-test ## install if needed, then run the test suite in three processes
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile
 
 .PHONY: check
 check: $(VENV)/.installed-dev ## format, lint, types, architecture laws
