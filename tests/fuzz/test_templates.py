@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from asked_rows import CLASSES, NUM_ROWS, draw, make_question
 from fuzzing import fuzzed
-from hypothesis import given, strategies as st
+from hypothesis import assume, given, strategies as st
 
 from orchestrator.config.schema import SubmissionFormat
 from orchestrator.submission.formats import file_lines, make_layout, read_template, text_of
@@ -32,6 +32,8 @@ def test_template_gives_header_ids_and_order_or_is_refused(data, kind):
     csv.writer(buffer, lineterminator=end, quoting=quoting).writerows(
         [header, *([image_id, *("0" for _ in columns)] for image_id in ids)]
     )
+    # `csv` does not quote a carriage return at a line's end, where it is read as part of the end.
+    assume(next(csv.reader(io.StringIO(buffer.getvalue(), newline=""))) == header)
     text, encoding = buffer.getvalue(), data.draw(st.sampled_from(("utf-8", "utf-8-sig", "utf-16")))
     try:
         template = read_template(text_of(text.encode(encoding), "sample.csv"), "sample.csv")
