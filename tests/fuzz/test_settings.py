@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 from fuzzing import fuzzed
-from hypothesis import example, given, strategies as st
+from hypothesis import assume, example, given, strategies as st
 
 from orchestrator.cli.program import main
 from orchestrator.config.composition import compose, reopen
@@ -117,6 +117,8 @@ def test_text_as_a_file_of_settings_is_refused_in_a_line(own, text):
 @given(st.lists(st.one_of(OVERRIDE, st.sampled_from(("plan", "status", "--json", "submit", "-h", "--"))), max_size=4))
 @fuzzed(40)
 def test_command_lines_of_anything_end_in_a_known_way(capsys, words):
+    # No shell can hand on such a word.
+    assume("\0" not in "".join(words))
     code = main(["status", *words])
     assert code in (0, 2, 3)
     assert "Traceback" not in capsys.readouterr().err
