@@ -59,6 +59,7 @@ def _perform(case: str, scratch: Path, threads: int, repeats: int) -> None:
     turns = _Lines(scratch / "member" / "metrics.jsonl")
     if case == "input path":
         input_pipeline._ours(turns)
+        return
     model, side, batch, classes = (
         (synthetic.FULL_SIZE, 256, 128, 1000) if case == "full step" else (synthetic.SMALL, 64, 64, 40)
     )

@@ -11,7 +11,7 @@ from typing import Any, Self
 from unittest.mock import patch
 
 import torch
-from torch import Tensor
+from torch import Tensor, library as torch_operators
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.nn import functional
 from torch.nn.parameter import Parameter
@@ -88,7 +88,7 @@ def _cuda_stand_ins(counter: "_Counter") -> dict[str, Any]:
 @contextmanager
 def _autocast_as_cuda() -> Iterator[None]:
     """Lets `torch.autocast("cuda")` act on the CPU's tensors, with CUDA's list of operators in float32."""
-    own, library = torch.autocast, torch.library.Library("aten", "IMPL")
+    own, library = torch.autocast, torch_operators.Library("aten", "IMPL")
     off = torch._C._ExcludeDispatchKeyGuard
     keys = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
 

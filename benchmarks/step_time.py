@@ -35,9 +35,8 @@ class Host:
 
 @dataclass(frozen=True)
 class Input:
-    """The host's work on one batch, in seconds: `blocking` before the step's first operator, `ahead` by threads."""
+    """The host's work on one batch, in seconds by one thread, ahead of time."""
 
-    blocking: float = 0.0
     ahead: float = 0.0
 
 
@@ -89,7 +88,6 @@ def estimate(
     for step in range(_STEPS):
         if step == _STEPS // 2:
             began = max(on_host, on_device)
-        on_host += loading.blocking
         for event in events:
             if event.kind is Kind.wait:
                 on_host = max(on_host, on_device) + host.wait_s

@@ -140,8 +140,8 @@ def compiled(model: "nn.Module", numerics: Numerics) -> Callable[..., Any]:
 
     if numerics.compile == "off":
         return model
-    # Beyond its usual 8 forms a process, torch leaves the rest uncompiled: a resumed stage, which begins to count anew,
-    # would compile others than the undisturbed one, and have other bits.
+    # Beyond its usual 8 forms a process, torch leaves the rest uncompiled. A resumed stage counts from none again,
+    # so it would compile others than the undisturbed one, and have other bits.
     torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = _MOST_FORMS
     mode = "reduce-overhead" if numerics.compile == "graphs" else "default"
     return torch.compile(model, dynamic=False, mode=mode)

@@ -104,8 +104,6 @@ def net_input(target: Target) -> Finding:
 def _inputs(target: Target, name: str) -> list[Tensor]:
     """Trains two updates and returns the images that the model was called with."""
     spec = stages.stage(target, f"input-{name}", "fp32")
-    # A graph calls the model only while it is recorded.
-    spec = replace(spec, numerics=stages.numerics(target, "fp32", stages.compile_choices()[0]))
     batch = spec.recipe.optimizer.batch_size
     seen: list[Tensor] = []
 

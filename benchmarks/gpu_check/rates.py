@@ -103,11 +103,10 @@ def beside_plain_torch(target: Target) -> Finding:
 def _contestants(target: Target, size: Size, store: Any, precision: str) -> dict[str, Contestant]:
     found: dict[str, Contestant] = {}
     threads = stages.numerics(target, precision).threads
-    for choice in stages.compile_choices():
-        name = f"ours {choice}" if choice else "ours"
-        numerics = stages.numerics(target, precision, choice)
-        folder = target.scratch / "rates" / f"{precision}-{choice}"
-        found[name] = partial(ours, synthetic.stage(store, folder, size.model, size.batch, numerics))
+    for mode in stages.modes(target):
+        numerics = stages.numerics(target, precision, mode)
+        folder = target.scratch / "rates" / f"{precision}-{mode}"
+        found[f"ours {mode}"] = partial(ours, synthetic.stage(store, folder, size.model, size.batch, numerics))
     parts = (size.peer, size.num_classes, size.batch, threads)
     beside = {"tuned": peers.tuned} if precision == "bf16" else {
         "plain": peers.plain_without_tf32, "plain with TF32": peers.plain}  # fmt: skip

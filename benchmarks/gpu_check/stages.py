@@ -1,17 +1,17 @@
 """Makes the stages and numerics that checks train with: real pixels, the digits that Septet brings along."""
 
 import os
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
+from benchmarks import synthetic
 from benchmarks.gpu_check.checks import Target
 from workers.data.store import prepare
 from workers.numerics import capabilities
-from workers.protocol import Numerics, StageSpec
+from workers.protocol import COMPILE_MODES, Numerics, StageSpec
 from workers.settings import (
     AugmentationSettings,
     DatasetSettings,
-    KeptCheckpoint,
     Layout,
     ModelSettings,
     OptimizerSettings,
@@ -30,17 +30,16 @@ RECIPE = Recipe(
 NUM_UPDATES = 12
 
 
-def numerics(target: Target, precision: str, compile_: str | None = None) -> Numerics:
-    """Returns what a run would choose on the target's device; `compile_` is for a `Numerics` that has that choice."""
+def numerics(target: Target, precision: str, mode: str = "off") -> Numerics:
+    """Returns what a run would choose on the target's device; `mode` is how its steps are compiled."""
     threads = 1 if target.quick else min(8, os.cpu_count() or 1)
     kernels = "compiled" if target.device == "cpu" and capabilities().compiled_kernels else "torch"
-    chosen = Numerics(threads=threads, precision=precision, device=target.device, kernels=kernels)
-    return chosen if compile_ is None else replace(chosen, compile=compile_)  # type: ignore[call-arg]
+    return Numerics(threads=threads, precision=precision, device=target.device, kernels=kernels, compile=mode)
 
 
-def compile_choices() -> tuple[str | None, ...]:
-    """Returns what `Numerics.compile` may be; None alone where this program has no such choice."""
-    return ("off", "fused", "graphs") if "compile" in {one.name for one in fields(Numerics)} else (None,)
+def modes(target: Target) -> tuple[str, ...]:
+    """Returns how steps may be compiled there; on CPUs they never are."""
+    return COMPILE_MODES if target.device == "cuda" else COMPILE_MODES[:1]
 
 
 def digits(target: Target) -> Path:
@@ -51,16 +50,6 @@ def digits(target: Target) -> Path:
 def stage(target: Target, name: str, precision: str, layout: Layout = Layout.grouped) -> StageSpec:
     """Returns the stage of `RECIPE` in a folder of its own; it saves a checkpoint after every update."""
     model = replace(RECIPE.model, layout=layout, lrn_across_halves=False)
-    return StageSpec(
-        member="check",
-        stage=name,
-        seed=11,
-        recipe=replace(RECIPE, model=model),
-        store=digits(target),
-        stage_dir=target.scratch / "stages" / name,
-        init_dir=None,
-        numerics=numerics(target, precision),
-        checkpoint_updates=1,
-        keep=KeptCheckpoint.last,
-        stage_hash="gpu-check",
-    )
+    place = target.scratch / "stages" / name
+    plain = synthetic.stage(digits(target), place, model, RECIPE.optimizer.batch_size, numerics(target, precision))
+    return replace(plain, stage=name, recipe=replace(RECIPE, model=model), checkpoint_updates=1)

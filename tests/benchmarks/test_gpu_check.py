@@ -2,7 +2,7 @@
 
 import json
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -211,15 +211,14 @@ def test_rates_are_medians_of_both_sides_and_ratios_of_the_same_rounds(target, m
 
     def turns(contestants, rounds):
         asked.append((sorted(contestants), rounds))
-        return {name: [0.5, 0.2, 1.0] if name == "ours" else [1.0, 1.0, 3.0] for name in contestants}
+        return {name: [0.5, 0.2, 1.0] if name == "ours off" else [1.0, 1.0, 3.0] for name in contestants}
 
     monkeypatch.setattr(rates, "take_turns", turns)
-    monkeypatch.setattr(stages, "compile_choices", lambda: (None,))
     found = rates.beside_plain_torch(target)
-    assert asked == [(["ours", "tuned"], 1), (["ours", "plain", "plain with TF32"], 1)]
-    assert found.figures["bf16"]["images_per_second"] == {"ours": 8, "tuned": 4}
-    assert found.figures["fp32"]["ours_over_plain"] == {"ours": 3}
-    assert found.lines[1] == "fp32, images/s: ours 8, plain 4, plain with TF32 4; ours is 3.00 × plain"
+    assert asked == [(["ours off", "tuned"], 1), (["ours off", "plain", "plain with TF32"], 1)]
+    assert found.figures["bf16"]["images_per_second"] == {"ours off": 8, "tuned": 4}
+    assert found.figures["fp32"]["ours_over_plain"] == {"ours off": 3}
+    assert found.lines[1] == "fp32, images/s: ours off 8, plain 4, plain with TF32 4; ours is 3.00 × plain"
 
 
 def _slow(evaluated):
@@ -257,16 +256,12 @@ def test_step_faster_than_its_ideal_is_told(target, monkeypatch):
     assert wrong.lines[0] == "fp32: faster than the ideal step, so the count or the peaks are wrong"
 
 
-def test_every_choice_of_compile_is_measured_where_numerics_have_one(target, monkeypatch):
-    @dataclass(frozen=True)
-    class Choosing(Numerics):
-        compile: str = "off"
-
-    monkeypatch.setattr(stages, "Numerics", Choosing)
-    assert stages.compile_choices() == ("off", "fused", "graphs")
-    assert stages.numerics(target, "bf16", "fused").compile == "fused"
-    found = rates._contestants(target, rates.QUICK, target.scratch, "bf16")
+def test_every_way_to_compile_is_measured_on_a_gpu_and_none_on_a_cpu(target):
+    on_gpu = replace(target, device="cuda")
+    found = rates._contestants(on_gpu, rates.QUICK, target.scratch, "bf16")
     assert list(found) == ["ours off", "ours fused", "ours graphs", "tuned"]
+    assert found["ours fused"].args[0].numerics.compile == "fused"
+    assert list(rates._contestants(target, rates.QUICK, target.scratch, "bf16")) == ["ours off", "tuned"]
 
 
 def outcomes(results):

@@ -48,8 +48,7 @@ def test_copy_from_memory_that_is_not_pinned_is_added_and_a_pinned_one_beside_ke
     assert step_ms(pinned, LONG, host=replace(HOST, own_stream=False)) == pytest.approx(1.1)
 
 
-def test_input_before_the_step_is_added_and_input_ahead_only_bounds() -> None:
-    assert step_ms(LONG, WAIT, loading=Input(blocking=5e-3)) == pytest.approx(6.01)
+def test_input_ahead_of_time_only_bounds_the_step() -> None:
     assert step_ms(LONG, WAIT, loading=Input(ahead=5e-3)) == pytest.approx(1.01)
     assert step_ms(LONG, WAIT, loading=Input(ahead=40e-3)) == pytest.approx(5)
 

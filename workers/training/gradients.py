@@ -69,7 +69,7 @@ def compute_gradients(
         settings: say how it is cut.
         numerics: the precision.
         seeds: a shard's seed of dropout, by the shard's number.
-        place: memory on the device for the float32 images of the largest piece; None for new memory.
+        place: memory on the device for the images of the largest piece, as `to_input` takes it; None for new memory.
     """
     losses, missed = [], []
     total: dict[nn.Parameter, Tensor] = {}

@@ -63,7 +63,7 @@ class Batch:
         return self.images_in(None)
 
     def images_in(self, place: Tensor | None) -> Tensor:
-        """Makes them in the memory of `place`, [at least batch · size · size · 3] float32 on the device."""
+        """Makes them in the memory of `place`; see `to_input`."""
         return to_input(self.pixels, self.statistics, self.colour, self.windows, place)
 
     def to(self, device: str) -> "Batch":
@@ -238,13 +238,13 @@ class TrainingBatches:
         draws, span = self._draws(epoch), slice(index * self._batch_size, (index + 1) * self._batch_size)
         chosen = draws.order[span]
         shifts = self._augmentation.colour_std > 0 and (self._colour_epochs is None or epoch < self._colour_epochs)
-        # Drawn even if not used, so that the epoch's other draws do not depend on it.
         slot.wait()
         used = slice(len(chosen))
         pixels, labels, flips, colour = slot.pixels[used], slot.labels[used], slot.flips[used], slot.colour[used]
         crop(self._images, chosen, draws.offsets[span], self._input_size, slot.array[used])
         labels.copy_(torch.from_numpy(self._labels[chosen]))
         flips.copy_(torch.from_numpy(draws.flips[span]))
+        # Drawn even if not used, so that the epoch's other draws do not depend on it.
         colour.copy_(torch.from_numpy(draws.colour[span]))
         windows = Windows(draws.offsets[span], flips if self._augmentation.reflect else None)
         return Batch(pixels, labels, windows, colour if shifts else None, self._statistics)
