@@ -10,8 +10,8 @@ quickstart: $(VENV)/.installed ## install, then train the embedded seven-member 
 	$(BIN)/septet launch
 
 .PHONY: test
-test: $(VENV)/.installed-test ## install if needed, then run the test suite in three processes
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile
+test: $(VENV)/.installed-test ## install if needed, then run the test suite in two processes
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --maxfail 10
 
 .PHONY: check
 check: $(VENV)/.installed-dev ## format, lint, types, architecture laws

@@ -69,6 +69,14 @@ def isolated_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield home
 
 
+@pytest.fixture(scope="session", autouse=True)
+def freed_memory_goes_back() -> Iterator[None]:
+    """Leaves glibc as it is: a process that trains keeps freed memory, and one that runs many tests would grow by GBs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("workers.numerics._keep_freed_memory", lambda: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def checkout() -> Path:
     """The top folder of the repository."""
