@@ -42,7 +42,9 @@ def write_store(
         shards[split] = [min(step, count - start) for start in range(0, count, step)]
         for number, in_shard in enumerate(shards[split]):
             write_pixels(
-                folder / f"{split}-{number:05d}.images.npy", npy_header(in_shard, size), in_shard * size * size * 3
+                folder / f"{split}-{number:05d}.images.npy",
+                npy_header(in_shard, size, size, 3),
+                in_shard * size * size * 3,
             )
         np.save(folder / f"{split}.labels.npy", np.arange(count, dtype=np.int64) % NUM_CLASSES)
         np.save(folder / f"{split}.sizes.npy", np.full((count, 2), 500, np.int32))

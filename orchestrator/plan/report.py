@@ -10,7 +10,7 @@ from orchestrator.plan.model import Plan, Stage, StageRef
 from orchestrator.plan.schedule import Estimate, estimate
 from orchestrator.text import counted, duration, size, table
 from workers.models import outline
-from workers.settings import HELD_OUT, StoreFormat, stored_image_bytes
+from workers.settings import HELD_OUT, Keep, StoreFormat, stored_image_bytes
 
 KEPT_CHECKPOINTS = 3  # the best and the last two
 _NUMBER_BYTES = 4  # float32
@@ -149,9 +149,10 @@ def disk_estimate(plan: Plan) -> DiskEstimate:
 
 
 def _image_bytes(options: Mapping[str, str | int | float]) -> int:
-    """Returns the bytes of a prepared image; the options name its format only if that is JPEG."""
+    """Returns the bytes of a prepared image; the options name format and `keep` only if these are not the defaults."""
     store_format = StoreFormat(str(options.get("store_format", StoreFormat.raw)))
-    return stored_image_bytes(int(options["size"]), store_format, int(options.get("jpeg_quality", 0)))
+    keep = Keep(str(options.get("keep", Keep.centre)))
+    return stored_image_bytes(int(options["size"]), store_format, int(options.get("jpeg_quality", 0)), keep)
 
 
 def _stage_json(report: StageReport) -> dict[str, Any]:

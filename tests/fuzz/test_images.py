@@ -11,8 +11,7 @@ from hypothesis import given, strategies as st
 from pictures import encoded, smooth
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
-from workers.data.decoding import BadImage, decode
-from workers.data.decoding.decoder import centre_square
+from workers.data.decoding import BadImage, decode, kept_pixels
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 SIDE, SIZE = 48, 32
@@ -74,7 +73,7 @@ def pillows(content, *, upright=True):
     try:
         with Image.open(io.BytesIO(content)) as image:
             image.load()
-            return centre_square(ImageOps.exif_transpose(image) if upright else image, SIZE)
+            return kept_pixels(ImageOps.exif_transpose(image) if upright else image, SIZE)
     except Exception:  # noqa: BLE001 - whatever Pillow raises is a refusal
         return None
 

@@ -1,4 +1,4 @@
-"""Scales a square of RGB pixels by antialiased bicubic interpolation, in C if it was built, else by Pillow.
+"""Scales RGB pixels by antialiased bicubic interpolation: squares in C if it was built, all else by Pillow.
 
 The bits are the same. Pillow's loops handle one pixel at a time, and take longer than decoding the photograph (2.0 ms
 of a core against 1.2 ms, to 256 pixels).
@@ -19,6 +19,13 @@ except ImportError:  # No C compiler at installation.
 _FRACTION_BITS = 22
 _A = -0.5
 _REACH = 2.0
+
+
+def to_shape(pixels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Scales [height, width, 3] uint8 to the height and width of `shape`."""
+    if pixels.shape[0] == pixels.shape[1] and shape[0] == shape[1]:
+        return square(pixels, shape[0])
+    return np.asarray(Image.fromarray(pixels).resize(shape[::-1], Image.Resampling.BICUBIC))
 
 
 def square(pixels: np.ndarray, size: int) -> np.ndarray:

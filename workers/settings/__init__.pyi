@@ -7,6 +7,7 @@ from .dataset import (
     SPLITS as SPLITS,
     DatasetSettings as DatasetSettings,
     Exif as Exif,
+    Keep as Keep,
     OnBad as OnBad,
     Source as Source,
     StoreFormat as StoreFormat,

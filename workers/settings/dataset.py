@@ -19,6 +19,8 @@ OnBad = StrEnum("OnBad", "stop skip")
 StoreFormat = StrEnum("StoreFormat", "raw jpeg")
 # The answer to an EXIF orientation: images are turned as viewers show them, or kept as they are stored.
 Exif = StrEnum("Exif", "apply ignore")
+# What is kept of an image whose shorter side is scaled to `size`: the centre square, or all of it.
+Keep = StrEnum("Keep", "centre whole")
 # How often a prepared dataset is read whole when it is opened, to find damage.
 Verify = StrEnum("Verify", "always changed never")
 _SPLIT_BY_FILES = frozenset({Source.csv, Source.webdataset, Source.parquet})
@@ -32,7 +34,7 @@ _READ_BY = {
     **dict.fromkeys(("id_column", "label_column"), frozenset({Source.csv, Source.parquet})),
     "image_column": frozenset({Source.parquet}),
     "class_names": frozenset({Source.webdataset, Source.parquet}),
-    **dict.fromkeys(("exif", "max_pixels"), FILE_SOURCES | {Source.torchvision}),
+    **dict.fromkeys(("exif", "max_pixels", "keep"), FILE_SOURCES | {Source.torchvision}),
 }
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(::[A-Za-z][A-Za-z0-9+.-]*)*://")
 # A secret may contain slashes, and one address another. A port is no secret. A query may be a signature.
@@ -59,6 +61,7 @@ class DatasetSettings:
         class_names: a file with the names of classes 0, 1, …, one a line, for labels that are numbers.
         exif: whether images are turned as their EXIF orientation says.
         max_pixels: the most pixels of an image; larger ones cannot be read.
+        keep: the part of an image that is prepared: its centre square, or the whole for crops to choose from.
     """
 
     source: Source = Source.folder
@@ -87,6 +90,7 @@ class DatasetSettings:
     jpeg_quality: int = 90
     exif: Exif = Exif.apply
     max_pixels: int = MAX_PIXELS
+    keep: Keep = Keep.centre
 
     def __post_init__(self) -> None:
         require(1 <= self.size <= 4096, f"size={self.size}: give pixels in 1…4096")
@@ -113,10 +117,14 @@ _DEFAULTS = {field.name: field.default for field in fields(DatasetSettings)}
 _JPEG_BYTES_A_PIXEL = 0.45
 _FINE_JPEG_BYTES_A_PIXEL = 1.5
 _FINE_QUALITY = 90
+# The widest of most cameras' photographs, 3:2, in squares.
+_WHOLE_SQUARES = 1.5
 
 
-def stored_image_bytes(size: int, store_format: StoreFormat, jpeg_quality: int) -> int:
-    """Returns the bytes of a prepared image of `size` × `size` pixels; an estimate on the high side for JPEG."""
+def stored_image_bytes(size: int, store_format: StoreFormat, jpeg_quality: int, keep: Keep = Keep.centre) -> int:
+    """Returns the bytes of a prepared image; an estimate on the high side for JPEG and for whole photographs."""
+    if keep is Keep.whole:
+        return round(_WHOLE_SQUARES * stored_image_bytes(size, store_format, jpeg_quality))
     if store_format is StoreFormat.raw:
         return 3 * size * size
     a_pixel = _JPEG_BYTES_A_PIXEL if jpeg_quality <= _FINE_QUALITY else _FINE_JPEG_BYTES_A_PIXEL

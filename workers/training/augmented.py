@@ -5,7 +5,7 @@ import torch
 
 from workers.data.export import Band, Tile, draw, spread
 from workers.data.loading import PixelStatistics, Windows, crop, draw_epoch, pixel_statistics, to_input
-from workers.data.store import Store
+from workers.data.store import Store, centre_square
 from workers.settings import TrainingSettings
 from workers.training.schedule import whole_epochs
 
@@ -14,10 +14,10 @@ _MOST_IMAGES, _EPOCHS = 6, 7
 
 def augmented_sheet(store: Store, settings: TrainingSettings, seed: int) -> bytes:
     """Returns a PNG with one row an image: the image, then what the net sees of it in each of the first epochs."""
-    images, labels = store.images("train"), store.labels("train")
+    images, labels = store.images("train", whole=True), store.labels("train")
     assert labels is not None
     statistics = pixel_statistics(store, settings.augmentation)
-    size, margin = settings.model.input_size, store.size - settings.model.input_size
+    size, margin = settings.model.input_size, images.margins(settings.model.input_size)
     shown = {label: int(np.argmax(labels == label)) for label in spread(store.num_classes)[:_MOST_IMAGES]}
     chosen = np.array(list(shown.values()))
     colour_epochs = whole_epochs(settings.augmentation.colour_until, settings.schedule.epochs)
@@ -33,7 +33,7 @@ def augmented_sheet(store: Store, settings: TrainingSettings, seed: int) -> byte
         seen.append(to_pixels(inputs, statistics, windows))
     tiles = []
     for row, (label, index) in enumerate(shown.items()):
-        tiles.append(Tile(images[index], store.classes[label]))
+        tiles.append(Tile(centre_square(images[index], store.size), store.classes[label]))
         tiles += [Tile(pixels[row], f"epoch {epoch + 1}") for epoch, pixels in enumerate(seen)]
     title = f"{store.size} px as prepared, then {size} px as the net sees them"
     return draw([Band(title, tiles)], 1 + len(seen))

@@ -4,9 +4,10 @@ from .decoder import (
     BadImage as BadImage,
     Picture as Picture,
     Rules as Rules,
-    centre_square as centre_square,
     decode as decode,
+    kept_pixels as kept_pixels,
     read_content as read_content,
+    stored_shape as stored_shape,
 )
 from .formats import FORMATS as FORMATS
-from .jpeg import decode_window as decode_window, encode as encode
+from .jpeg import decode_stored as decode_stored, encode as encode

@@ -21,6 +21,7 @@ class Decision(StrEnum):
     first_frame = "several frames, the first kept"
     turned = "EXIF orientation, applied"
     not_turned = "EXIF orientation, not applied"
+    ends_cut = "longer than four times its shorter side, both ends cut off"
     stray_bytes = "stray bytes inside the JPEG, skipped"
     odd_header = "odd header or metadata that affects no pixel, skipped"
     jpeg_renamed = "JPEG under another format's name"

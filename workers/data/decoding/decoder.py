@@ -1,4 +1,4 @@
-"""Decodes one image file to `size` × `size` RGB pixels."""
+"""Decodes one image file to RGB pixels whose shorter side is `size`: the centre square, or the whole image."""
 
 import io
 import stat
@@ -18,7 +18,7 @@ from workers.data.decoding.headers import plain_header
 from workers.data.decoding.jpeg import DamagedJpeg, Decoded, UnusualJpeg, check_cmyk, decode_divided, divisor
 from workers.data.decoding.orientation import UPRIGHT, Turn, orientation_of, turn_of
 from workers.kernels import resize
-from workers.settings import LARGEST_MAX_PIXELS, MAX_PIXELS, Exif
+from workers.settings import LARGEST_MAX_PIXELS, MAX_PIXELS, Exif, Keep
 
 # Errors that Pillow's readers raise on damaged files.
 _DECODING_ERRORS = (
@@ -47,6 +47,8 @@ _JPEGS = ("JPEG", "MPO")
 # White in images whose pixels have no fixed range.
 _WHITES = (1, 255, 65535)
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
+# The longer side of a whole image, in shorter ones. The rest of a panorama is cut off: it takes the memory of many.
+_LONGEST = 4
 _TOO_LARGE = "{} pixels are more than datasets.<name>.max_pixels={} allows"
 # Pillow's limit is the process's, and each dataset has its own, with which every image is compared when it is opened.
 Image.MAX_IMAGE_PIXELS = LARGEST_MAX_PIXELS
@@ -61,7 +63,7 @@ class Picture:
     """A decoded image.
 
     Attributes:
-        pixels: [size, size, 3] uint8.
+        pixels: [height, width, 3] uint8 of `stored_shape`.
         width, height: of the original in pixels, as it is shown: a quarter turn by EXIF swaps them if it is applied.
         decisions: the ways in which the file differs from a plain RGB image of its name's format.
     """
@@ -74,10 +76,11 @@ class Picture:
 
 @dataclass(frozen=True)
 class Rules:
-    """A dataset's choices about decoding: whether EXIF turns images, and the most pixels of one."""
+    """A dataset's choices about decoding: whether EXIF turns images, the most pixels of one, and what is kept of it."""
 
     exif: Exif = Exif.apply
     max_pixels: int = MAX_PIXELS
+    keep: Keep = Keep.centre
 
 
 RULES = Rules()
@@ -96,15 +99,28 @@ def read_content(path: Path) -> bytes:
     return content
 
 
+def _kept_sides(width: int, height: int, keep: Keep) -> tuple[int, int]:
+    """Returns width and height of the part of an image, around its centre, that is kept."""
+    most = min(width, height) * (_LONGEST if keep is Keep.whole else 1)
+    return min(width, most), min(height, most)
+
+
+def stored_shape(width: int, height: int, size: int, keep: Keep) -> tuple[int, int]:
+    """Returns height and width to which an original is scaled, in pixels; an unreadable one, 0 × 0, is a square."""
+    kept, side = _kept_sides(width, height, keep), min(width, height)
+    across, down = ((2 * each * size + side) // (2 * side) for each in kept) if side else (size, size)
+    return down, across
+
+
 def decode(content: bytes, size: int, name: str = "", rules: Rules = RULES) -> Picture:
-    """Decodes an image, scales its shorter side to `size` (antialiased bicubic) and keeps the centre square.
+    """Decodes an image, scales its shorter side to `size` (antialiased bicubic) and keeps what `rules.keep` says.
 
     Of several frames, the first is used. An image that cannot be decoded is decoded again without the odd parts of its
     header (`plain_header`), just as strictly.
 
     Args:
         content: the bytes of the file.
-        size: side of the result in pixels.
+        size: shorter side of the result in pixels.
         name: the file's name; the decisions say if its extension names another format.
         rules: the dataset's choices.
 
@@ -154,21 +170,23 @@ def _picture(image: Image.Image, content: bytes, size: int, name: str, rules: Ru
     with _alone(image, size):
         if image.format in _JPEGS:
             turn = turn_of(orientation, wanted=applied)
-            square = _jpeg_square(image, content, size, turn)
+            decoded = _jpeg_pixels(image, content, size, turn, rules.keep)
         else:
             image.load()
             # Only now is the EXIF behind a PNG's pixels known. A TIFF was turned, and its orientation is gone.
             orientation = max(orientation, orientation_of(image))
             turn = turn_of(orientation, wanted=applied, done=image.format == "TIFF")
-            square = Decoded(_centre_square(image, turn))
-    decisions += square.decisions
+            decoded = Decoded(_kept(image, turn, rules.keep))
+    decisions += decoded.decisions
     if orientation > 1:
         decisions += (Decision.turned if applied else Decision.not_turned,)
     if _has_frames(image):
         decisions += (Decision.first_frame,)
     if turn.swap:
         width, height = height, width
-    return Picture(_scaled(square.pixels, size), width, height, decisions)
+    if rules.keep is Keep.whole and max(width, height) > _LONGEST * min(width, height):
+        decisions += (Decision.ends_cut,)
+    return Picture(_scaled(decoded.pixels, stored_shape(width, height, size, rules.keep)), width, height, decisions)
 
 
 def _alone(image: Image.Image, size: int) -> AbstractContextManager[object]:
@@ -180,20 +198,20 @@ def _alone(image: Image.Image, size: int) -> AbstractContextManager[object]:
     return _one_large if held > _LARGE_PIXELS else nullcontext()
 
 
-def _jpeg_square(image: Image.Image, content: bytes, size: int, turn: Turn) -> Decoded:
-    """Returns the centre square of an opened JPEG, not yet scaled; raises BadImage if libjpeg finds damage."""
+def _jpeg_pixels(image: Image.Image, content: bytes, size: int, turn: Turn, keep: Keep) -> Decoded:
+    """Returns what is kept of an opened JPEG, not yet scaled; raises BadImage if libjpeg finds damage."""
     width, height = image.size
     divided_by = divisor(width, height, _DRAFT_FACTOR * size)
 
     def by_pillow() -> np.ndarray:
         if divided_by > 1:
             image.draft(None, (width // divided_by, height // divided_by))
-        return _centre_square(image, turn)
+        return _kept(image, turn, keep)
 
     try:
         if image.mode in ("RGB", "L"):
             decoded = decode_divided(content, width, height, divided_by)
-            return replace(decoded, pixels=_square_of(decoded.pixels, turn))
+            return replace(decoded, pixels=_part_of(decoded.pixels, turn, keep))
         # Pillow knows the several kinds of CMYK, but does not report damage.
         decisions = check_cmyk(content)
     except DamagedJpeg as error:
@@ -213,37 +231,37 @@ def _has_frames(image: Image.Image) -> bool:
         return True
 
 
-def centre_square(image: Image.Image, size: int) -> np.ndarray:
-    """Returns the centre square, [size, size, 3] uint8; scales only the square, to save memory on long strips."""
-    return _scaled(_centre_square(image, UPRIGHT), size)
+def kept_pixels(image: Image.Image, size: int, keep: Keep = Keep.centre) -> np.ndarray:
+    """Returns what is kept of an image, uint8 of `stored_shape`; scales no more than that, to save memory on strips."""
+    return _scaled(_kept(image, UPRIGHT, keep), stored_shape(*image.size, size, keep))
 
 
-def _centre_square(image: Image.Image, turn: Turn) -> np.ndarray:
-    """Returns a copy of the unscaled centre square of the turned image, [side, side, 3] uint8."""
-    side = min(image.size)
-    left, top = turn.corner(*image.size)
+def _kept(image: Image.Image, turn: Turn, keep: Keep) -> np.ndarray:
+    """Returns a copy of the unscaled part of the turned image that is kept, [height, width, 3] uint8."""
+    width, height = sides = _kept_sides(*image.size, keep)
+    left, top = turn.corner(image.size, sides)
     white = _white_of(image) if image.mode in WIDE else 0
-    pixels = np.empty((side, side, 3), np.uint8)
+    pixels = np.empty((*(sides if turn.swap else sides[::-1]), 3), np.uint8)
     in_file_order = turn.in_file_order(pixels)
     # In strips: the steps to RGB take up to 20 bytes a pixel.
-    rows = max(1, _STRIP_PIXELS // side)
-    for start in range(0, side, rows):
-        stop = min(start + rows, side)
-        strip = image.crop((left, top + start, left + side, top + stop))
+    rows = max(1, _STRIP_PIXELS // width)
+    for start in range(0, height, rows):
+        stop = min(start + rows, height)
+        strip = image.crop((left, top + start, left + width, top + stop))
         in_file_order[start:stop] = np.asarray(to_rgb(strip, white))
     return pixels
 
 
-def _square_of(pixels: np.ndarray, turn: Turn) -> np.ndarray:
-    """Returns the centre square of [height, width, 3], the same as `_centre_square`'s; upright, as a view."""
+def _part_of(pixels: np.ndarray, turn: Turn, keep: Keep) -> np.ndarray:
+    """Returns the part of [height, width, 3] that is kept, the same as `_kept`'s; upright, as a view."""
     height, width, _ = pixels.shape
-    side = min(height, width)
-    left, top = turn.corner(width, height)
-    square = pixels[top : top + side, left : left + side]
+    sides = _kept_sides(width, height, keep)
+    left, top = turn.corner((width, height), sides)
+    part = pixels[top : top + sides[1], left : left + sides[0]]
     if turn == UPRIGHT:
-        return square
-    shown = np.empty((side, side, 3), np.uint8)
-    turn.in_file_order(shown)[:] = square
+        return part
+    shown = np.empty((*(sides if turn.swap else sides[::-1]), 3), np.uint8)
+    turn.in_file_order(shown)[:] = part
     return shown
 
 
@@ -256,9 +274,9 @@ def _white_of(image: Image.Image) -> int:
     return white
 
 
-def _scaled(pixels: np.ndarray, size: int) -> np.ndarray:
+def _scaled(pixels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     # Copied, because a view would keep the whole image in memory.
-    return np.ascontiguousarray(resize.square(pixels, size))
+    return np.ascontiguousarray(resize.to_shape(pixels, shape))
 
 
 def to_rgb(image: Image.Image, white: int = 0) -> Image.Image:

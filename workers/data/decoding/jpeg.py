@@ -78,17 +78,13 @@ def _decode(content: bytes, options: Mapping[str, Any]) -> Decoded:
 
 
 def encode(pixels: np.ndarray, quality: int) -> bytes:
-    """Encodes [size, size, 3] uint8 as a JPEG with 4:2:0 chroma, like photographs."""
+    """Encodes [height, width, 3] uint8 as a JPEG with 4:2:0 chroma, like photographs."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=quality, subsampling="4:2:0")
     return buffer.getvalue()
 
 
-def decode_window(content: bytes | memoryview, top: int, left: int, size: int) -> np.ndarray:
-    """Decodes the `size` × `size` window at (top, left) of an image from `encode`: [size, size, 3] uint8, a view.
-
-    Raises:
-        ValueError: the JPEG is damaged.
-    """
-    pixels: np.ndarray = simplejpeg.decode_jpeg(content)[top : top + size, left : left + size]
+def decode_stored(content: bytes | memoryview) -> np.ndarray:
+    """Decodes an image from `encode`: [height, width, 3] uint8; raises ValueError if the JPEG is damaged."""
+    pixels: np.ndarray = simplejpeg.decode_jpeg(content)
     return pixels

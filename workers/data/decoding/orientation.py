@@ -19,13 +19,12 @@ class Turn:
     rows: bool = False
     swap: bool = False
 
-    def corner(self, width: int, height: int) -> tuple[int, int]:
-        """Returns left and top, in the file's pixels, of what is the centre square once it is shown."""
-        side = min(width, height)
-        return (width - side + self.columns) // 2, (height - side + self.rows) // 2
+    def corner(self, sides: tuple[int, int], kept: tuple[int, int]) -> tuple[int, int]:
+        """Returns left and top, in the file's pixels, of the shown image's centre; sides are (width, height)."""
+        return (sides[0] - kept[0] + self.columns) // 2, (sides[1] - kept[1] + self.rows) // 2
 
     def in_file_order(self, shown: np.ndarray) -> np.ndarray:
-        """Returns a view of the shown square [side, side, 3], to be filled with the file's pixels."""
+        """Returns a view of the shown pixels [height, width, 3], to be filled with the file's."""
         swapped = shown.swapaxes(0, 1) if self.swap else shown
         return swapped[:: -1 if self.rows else 1, :: -1 if self.columns else 1]
 

@@ -34,18 +34,24 @@ class EpochDraws:
     colour: np.ndarray
 
 
-def draw_epoch(seed: int, epoch: int, num_images: int, margin: int, augmentation: AugmentationSettings) -> EpochDraws:
+def draw_epoch(
+    seed: int, epoch: int, num_images: int, margin: int | np.ndarray, augmentation: AugmentationSettings
+) -> EpochDraws:
     """Draws an epoch's order and augmentation from one Philox generator keyed by (seed, epoch).
 
-    `margin` is image side − crop side; an offset lies in 0…margin, both ends included (33 values for 256 − 224).
+    `margin` is that of `Pixels.margins`; an offset lies in 0…margin, both ends included (33 values for 256 − 224).
     """
     generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch])))
     order = _order(generator, num_images, augmentation.shuffle_window)
-    offsets = generator.integers(0, margin + 1, size=(num_images, 2))
+    if isinstance(margin, int):
+        offsets = generator.integers(0, margin + 1, size=(num_images, 2))
+    else:
+        margin = margin[order]
+        offsets = (generator.random((num_images, 2)) * (margin + 1)).astype(np.int64)
     flips = generator.random(num_images) < 0.5
     colour = generator.standard_normal((num_images, 3), dtype=np.float32)
     if not augmentation.random_crop:
-        offsets = np.full_like(offsets, margin // 2)
+        offsets[:] = margin // 2
     if not augmentation.reflect:
         flips = np.zeros_like(flips)
     return EpochDraws(order, offsets, flips, colour * np.float32(augmentation.colour_std))
@@ -100,7 +106,7 @@ def crop(
     """Copies a `size` × `size` window out of each chosen image; `to_input` reflects it.
 
     Args:
-        images: [images, side, side, 3] uint8, possibly mapped from a file; only the windows are read.
+        images: [images, side, side, 3] uint8 or whole images, possibly mapped from a file; only windows are read.
         chosen: [batch] indices into `images`.
         offsets: [batch, 2] int64, top and left of each window.
         size: side of a window in pixels.

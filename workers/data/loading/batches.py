@@ -187,12 +187,12 @@ class TrainingBatches:
             depth: batches that `take` draws ahead of the one it returns; with 0 it draws that one when it is called.
             threads: that draw ahead.
         """
-        self._images, labels = store.images("train"), store.labels("train")
+        self._images, labels = store.images("train", whole=True), store.labels("train")
         assert labels is not None
         self._labels, self._statistics, self._augmentation = labels, statistics.to(device), augmentation
         self._seed, self._batch_size, self._input_size = seed, batch_size, input_size
         self._colour_epochs, self._device = colour_epochs, device
-        margin = self._images.shape[1] - input_size
+        margin = self._images.margins(input_size)
         draws = partial(draw_epoch, seed, num_images=len(labels), margin=margin, augmentation=augmentation)
         # Of two epochs, because batches of the next are drawn ahead.
         self._draws_of, self._drawing = lru_cache(maxsize=2)(lambda epoch: draws(epoch=epoch)), threading.Lock()

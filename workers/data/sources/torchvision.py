@@ -21,7 +21,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 from PIL import Image
 
-from workers.data.decoding import RULES, BadImage, Picture, Rules, centre_square
+from workers.data.decoding import RULES, BadImage, Picture, Rules, kept_pixels
 from workers.data.sources.classes import NO_CLASS, file_listing, found_at, grouped, kept_classes
 from workers.data.sources.files import FileListing, ImageFile, PlainFiles
 from workers.data.sources.held_out import hold_out
@@ -111,10 +111,9 @@ class _PartsLoader:
     parts: dict[str, _Part]
 
     def load(self, row: Row, size: int, rules: Rules = RULES) -> Picture:
-        del rules
         part, _, index = row.path.partition("/")
         image = self.parts[part].images[int(index)]
-        pixels = centre_square(Image.fromarray(image), size)
+        pixels = kept_pixels(Image.fromarray(image), size, rules.keep)
         return Picture(pixels, image.shape[1], image.shape[0])
 
 

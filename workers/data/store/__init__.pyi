@@ -3,7 +3,7 @@ from .excluded import NOTHING as NOTHING, Excluded as Excluded, held_out_by as h
 from .integrity import damaged_files as damaged_files
 from .local_copy import open_on_node as open_on_node
 from .packing import PackingThreads as PackingThreads
-from .pixels import Pixels as Pixels
+from .pixels import Pixels as Pixels, centre_square as centre_square
 from .preparation import PrepareProgress as PrepareProgress, prepare as prepare
 from .shards import (
     PackedShard as PackedShard,

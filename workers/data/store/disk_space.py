@@ -4,16 +4,18 @@ import os
 from pathlib import Path
 
 from workers.errors import StorageError
-from workers.settings import StoreFormat, stored_image_bytes
+from workers.settings import Keep, StoreFormat, stored_image_bytes
 from workers.storage import storage_errors
 
 # Labels, sizes, sha256 and name of a row, its part of a record, and the headers of a JPEG.
 _ROW_BYTES = {StoreFormat.raw: 150, StoreFormat.jpeg: 800}
 
 
-def store_bytes(num_images: int, size: int, store_format: StoreFormat, jpeg_quality: int) -> int:
-    """Returns the bytes of a store of `num_images` images of `size` pixels; an estimate for JPEG."""
-    return num_images * (stored_image_bytes(size, store_format, jpeg_quality) + _ROW_BYTES[store_format])
+def store_bytes(
+    num_images: int, size: int, store_format: StoreFormat, jpeg_quality: int, keep: Keep = Keep.centre
+) -> int:
+    """Returns the bytes of a store of `num_images` images of `size` pixels; an estimate for JPEG and whole images."""
+    return num_images * (stored_image_bytes(size, store_format, jpeg_quality, keep) + _ROW_BYTES[store_format])
 
 
 def require_space(folder: Path, needed: int, what: str, change: str) -> None:

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from workers.data.decoding import RULES, Rules
+from workers.data.decoding import RULES, Rules, stored_shape
 from workers.data.sources import Listing, Loader, Row
 from workers.data.store.shards import (
+    SHAPES,
     Decided,
     Encoding,
     PackedShard,
@@ -25,7 +26,7 @@ from workers.data.store.shards import (
     rows_per_shard,
     write_npy,
 )
-from workers.settings import SPLITS
+from workers.settings import SPLITS, Keep
 from workers.storage import Written, layout, write_text, written
 
 # Reporting every image would take the interpreter lock from the threads that decode.
@@ -87,6 +88,7 @@ class PackedSplit:
         decided: the images with a decision.
         shards: the number of images in each shard.
         files: all its files by name.
+        shapes: [N, 2] int32, height and width of its images; None where all are squares.
     """
 
     labels: np.ndarray
@@ -94,6 +96,7 @@ class PackedSplit:
     decided: tuple[Decided, ...]
     shards: tuple[int, ...]
     files: Mapping[str, Written]
+    shapes: np.ndarray | None
 
 
 def pack(
@@ -133,7 +136,7 @@ def pack(
         if splits[split]:
             labelled = split != "test" or listing.labelled_test
             shards = sorted((each for each in found if each.split == split), key=lambda each: each.number)
-            results[split] = _write_split(folder, split, splits[split], shards, labelled)
+            results[split] = _write_split(folder, split, splits[split], shards, labelled, size, rules.keep)
     return results
 
 
@@ -149,20 +152,25 @@ def _jobs(
 
 
 def _write_split(
-    folder: Path, split: str, rows: tuple[Row, ...], shards: list[PackedShard], labelled: bool
+    folder: Path, split: str, rows: tuple[Row, ...], shards: list[PackedShard], labelled: bool, size: int, keep: Keep
 ) -> PackedSplit:
-    """Writes labels, sizes, contents and names of a split's rows."""
+    """Writes labels, sizes, contents and names of a split's rows, and the shapes of whole images."""
     unreadable = tuple(each for shard in shards for each in shard.unreadable)
     gone = set() if split == "test" else {each.index for each in unreadable}
     kept = [row for index, row in enumerate(rows) if index not in gone] if gone else rows
     labels = np.array([row.label for row in kept], dtype=np.int64)
+    sizes = np.concatenate([shard.sizes for shard in shards])
     arrays = {
-        layout.sizes(split): np.concatenate([shard.sizes for shard in shards]),
+        layout.sizes(split): sizes,
         f"{split}.checksums.npy": np.concatenate([shard.checksums for shard in shards]),
         f"{split}.contents.npy": np.frombuffer(b"".join(row.content for row in kept), dtype=np.uint8).reshape(-1, 32),
     }
     if labelled:
         arrays[layout.labels(split)] = labels
+    shapes = None
+    if keep is Keep.whole:
+        found = [stored_shape(width, height, size, keep) for width, height in sizes.tolist()]
+        shapes = arrays[f"{split}{SHAPES}"] = np.array(found, np.int32).reshape(-1, 2)
     files = {name: write_npy(folder / name, array) for name, array in arrays.items()}
     path = folder / layout.rows(split)
     write_text(path, "".join(f"{row.name}\n" for row in kept))
@@ -170,4 +178,4 @@ def _write_split(
     for shard in shards:
         files.update(shard.files)
     decided = tuple(each for shard in shards for each in shard.decided)
-    return PackedSplit(labels, unreadable, decided, tuple(len(shard.sizes) for shard in shards), files)
+    return PackedSplit(labels, unreadable, decided, tuple(len(shard.sizes) for shard in shards), files, shapes)

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from workers.data.decoding import decode_window
+from workers.data.decoding import decode_stored
 from workers.data.store.integrity import checksum, image_damaged
 from workers.errors import StorageError
 
@@ -28,7 +28,7 @@ _WHOLE = slice(None)
 
 @dataclass(frozen=True)
 class ShardFiles:
-    """The files of one shard's images: `images` is [n, S, S, 3] uint8, or [bytes] uint8 with `offsets` [n + 1]."""
+    """The files of one shard's images: `images` is [n, S, S, 3] uint8, or [bytes]; of JPEGs with `offsets` [n + 1]."""
 
     num_images: int
     images: Path
@@ -39,19 +39,32 @@ class Pixels:
     """[N, S, S, 3] uint8, read-only; indexed by images (one, slice, indices, mask), then slices of rows and columns.
 
     A slice of raw images in one shard is a view of the mapped file. Everything else is a copy of just the selection.
+    Of whole images this shows the centre squares; with `whole`, all of each, indexed alone; `shape` is the squares'.
     """
 
     dtype = np.dtype(np.uint8)
     ndim = 4
 
-    def __init__(self, shards: Sequence[ShardFiles], size: int, checksums: np.ndarray | None = None) -> None:
-        """Opens nothing yet; images are compared with `checksums` [N] uint32 as they are read, None for not at all."""
-        self._checksums = checksums
+    def __init__(
+        self,
+        shards: Sequence[ShardFiles],
+        size: int,
+        checksums: np.ndarray | None = None,
+        shapes: np.ndarray | None = None,
+        *,
+        whole: bool = False,
+    ) -> None:
+        """Opens nothing yet; images are compared with `checksums` [N] uint32 as they are read, None for not at all.
+
+        `shapes` is [N, 2] int32, height and width of whole images, whose shorter side is `size`; None for squares.
+        """
+        self._checksums, self._shapes = checksums, shapes
+        self._uneven, self._centred = shapes is not None and whole, shapes is not None and not whole
         # An empty file cannot be mapped.
         self._files = [shard for shard in shards if shard.num_images]
         self._starts = [0, *accumulate(shard.num_images for shard in self._files)]
         self._size = size
-        self._open: OrderedDict[int, _RawShard | _JpegShard] = OrderedDict()
+        self._open: OrderedDict[int, _RawShard | _UnevenShard] = OrderedDict()
         self._most_open = 0
         # Several threads may read at once; a shard's first reader opens it for all.
         self._opening = threading.Lock()
@@ -59,6 +72,10 @@ class Pixels:
     @property
     def shape(self) -> tuple[int, int, int, int]:
         return (len(self), self._size, self._size, 3)
+
+    def margins(self, window: int) -> int | np.ndarray:
+        """Returns side − `window`: one number for squares, [N, 2] (down, across) for whole images."""
+        return self._size - window if self._shapes is None else self._shapes - window
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -80,7 +97,10 @@ class Pixels:
         if not 0 <= index < len(self):
             raise IndexError(f"image {first} of {len(self)}")
         number = bisect_right(self._starts, index) - 1
-        return self._shard(number).window(index - self._starts[number], rows, columns)
+        shard, place = self._shard(number), index - self._starts[number]
+        if self._centred:
+            return centre_square(shard.window(place, _WHOLE, _WHOLE), self._size)[rows, columns]
+        return shard.window(place, rows, columns)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         pixels = self[:]
@@ -92,7 +112,9 @@ class Pixels:
             self._shard(number).will_need(within.start, within.stop)
 
     def _many(self, chosen: Sequence[int], rows: slice, columns: slice) -> np.ndarray:
-        if isinstance(chosen, range) and chosen.step == 1:
+        if self._uneven:
+            raise IndexError("whole images differ in shape: index them one by one")
+        if not self._centred and isinstance(chosen, range) and chosen.step == 1:
             found = self._parts(chosen.start, chosen.stop)
             parts = [self._shard(number).run(within.start, within.stop, rows, columns) for number, within in found]
             if parts:
@@ -111,7 +133,7 @@ class Pixels:
             yield number, range(start - self._starts[number], end - self._starts[number])
             start, number = end, number + 1
 
-    def _shard(self, number: int) -> "_RawShard | _JpegShard":
+    def _shard(self, number: int) -> "_RawShard | _UnevenShard":
         shard = self._open.get(number)
         if shard is not None and len(self._files) <= self._most_open:
             return shard
@@ -119,9 +141,8 @@ class Pixels:
             shard = self._open.get(number)
             if shard is None:
                 span = slice(self._starts[number], self._starts[number + 1])
-                shard = _open_shard(
-                    self._files[number], self._size, None if self._checksums is None else self._checksums[span]
-                )
+                checksums, shapes = (None if each is None else each[span] for each in (self._checksums, self._shapes))
+                shard = _open_shard(self._files[number], self._size, checksums, shapes)
                 self._most_open = self._most_open or _room_for(len(self._files))
                 while len(self._open) >= self._most_open:
                     self._open.popitem(last=False)
@@ -129,6 +150,12 @@ class Pixels:
             else:
                 self._open.move_to_end(number)
         return shard
+
+
+def centre_square(image: np.ndarray, size: int) -> np.ndarray:
+    """Returns a view of the centre `size` × `size` pixels of [height, width, 3]."""
+    top, left = ((side - size) // 2 for side in image.shape[:2])
+    return image[top : top + size, left : left + size]
 
 
 def _spelt_out(key: Any) -> tuple[Any, slice, slice]:
@@ -151,11 +178,16 @@ def _room_for(num_shards: int) -> int:
     return max(1, min(num_shards, (soft - _OTHER_FILES) // 2))
 
 
-def _open_shard(files: ShardFiles, size: int, checksums: np.ndarray | None) -> "_RawShard | _JpegShard":
+def _open_shard(
+    files: ShardFiles, size: int, checksums: np.ndarray | None, shapes: np.ndarray | None
+) -> "_RawShard | _UnevenShard":
     try:
-        if files.offsets is None:
-            return _RawShard(files.images, (files.num_images, size, size, 3), checksums)
-        return _JpegShard(files.images, np.load(files.offsets, allow_pickle=False), size, checksums)
+        if files.offsets is not None:
+            return _UnevenShard(files.images, np.load(files.offsets, allow_pickle=False), checksums)
+        if shapes is not None:
+            offsets = np.cumsum([0, *3 * shapes.prod(axis=1, dtype=np.int64)])
+            return _UnevenShard(files.images, offsets, checksums, shapes)
+        return _RawShard(files.images, (files.num_images, size, size, 3), checksums)
     # NumPy raises TypeError if a file ends early.
     except (OSError, ValueError, TypeError) as error:
         raise StorageError(
@@ -212,21 +244,23 @@ class _RawShard(_Shard):
         self._read_ahead(start * self._flat.shape[1], stop * self._flat.shape[1])
 
 
-class _JpegShard(_Shard):
-    def __init__(self, path: Path, offsets: np.ndarray, size: int, checksums: np.ndarray | None) -> None:
+class _UnevenShard(_Shard):
+    """JPEGs, or raw images of `shapes` [n, 2]; the bytes of image i lie between offsets i and i + 1."""
+
+    def __init__(
+        self, path: Path, offsets: np.ndarray, checksums: np.ndarray | None, shapes: np.ndarray | None = None
+    ) -> None:
         super().__init__(path, (int(offsets[-1]),), checksums)
         self._offsets: list[int] = offsets.tolist()
-        self._size = size
+        self._shapes = None if shapes is None else shapes.tolist()
 
     def window(self, index: int, rows: slice, columns: slice) -> np.ndarray:
         content = self._array[self._offsets[index] : self._offsets[index + 1]]
         self._require_whole(index, content)
-        top, bottom, down = rows.indices(self._size)
-        left, right, across = columns.indices(self._size)
+        if self._shapes is not None:
+            return content.reshape(*self._shapes[index], 3)[rows, columns]
         try:
-            if bottom - top == right - left and down == across == 1:
-                return decode_window(content.data, top, left, bottom - top)
-            return decode_window(content.data, 0, 0, self._size)[rows, columns]
+            return decode_stored(content.data)[rows, columns]
         except ValueError as error:
             raise StorageError(
                 f"{self._path}: image {index} is damaged ({error}): delete the dataset's folder, then run it again"

@@ -275,7 +275,7 @@ def _require_room(work: _Preparation) -> None:
     """Raises StorageError, before any image is read, if the disk has too little space for the unfinished shards."""
     settings, num_images = work.settings, sum(work.listing.counts().values())
     needed, as_jpeg = (
-        store_bytes(num_images, settings.size, each, settings.jpeg_quality)
+        store_bytes(num_images, settings.size, each, settings.jpeg_quality, settings.keep)
         for each in (settings.store_format, StoreFormat.jpeg)
     )
     raw = settings.store_format is StoreFormat.raw
@@ -296,7 +296,7 @@ def _write_store(work: _Preparation, rows: Rows, folder: Path) -> None:
         work.report("pack", done, total)
 
     encoding = Encoding(settings.store_format, settings.jpeg_quality)
-    rules = Rules(settings.exif, settings.max_pixels)
+    rules = Rules(settings.exif, settings.max_pixels, settings.keep)
     packed = pack(listing, rows.splits, settings.size, encoding, folder, work.runner, packed_more, rules)
     unreadable = {split: each.unreadable for split, each in packed.items()}
     kept_unreadable = unreadable.pop("test", ())
@@ -315,7 +315,8 @@ def _write_store(work: _Preparation, rows: Rows, folder: Path) -> None:
     _require_every_class(settings, listing.classes, labels, left_out)
     if train is None:
         raise DataError(f"{settings.root}: train has no image: add some, or correct the root")
-    statistics = image_statistics(Pixels(split_shards(folder, "train", encoding.format, train.shards), settings.size))
+    shards = split_shards(folder, "train", encoding.format, train.shards)
+    statistics = image_statistics(Pixels(shards, settings.size, shapes=train.shapes))
     files = {MEAN_IMAGE: write_npy(folder / MEAN_IMAGE, statistics.mean_image)}
     for each in packed.values():
         files |= each.files

@@ -7,6 +7,7 @@ preparation can use a shard that a killed one finished, and never one that was m
 import hashlib
 import io
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from workers.data.decoding import RULES, BadImage, Picture, Rules, encode
 from workers.data.sources import Loader, Row
 from workers.data.store.integrity import checksum
 from workers.data.store.pixels import ShardFiles
-from workers.settings import StoreFormat
+from workers.settings import Keep, StoreFormat
 from workers.storage import Written, nothing, parse_json, replacing, write_json, written
 
 UNREADABLE_GREY = 128
@@ -29,6 +30,7 @@ _SMALLEST_BYTES = 4 << 20
 # CPUs work on different shards, and a kill loses at most the unfinished ones, so a split should have several.
 _WANTED_SHARDS = 32
 RECORDS = ".records"
+SHAPES = ".shapes.npy"
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,9 @@ class ShardJob:
     def digest(self) -> str:
         """Returns the sha256 of all that the shard is made from; its folder does not count."""
         made_of = [self.stem, self.first_row, self.size, *asdict(self.encoding).values(), self.keep_unreadable]
-        made_of += asdict(self.rules).values()
+        made_of += [self.rules.exif, self.rules.max_pixels]
+        # Only then, so that the records of earlier stores still count.
+        made_of += ["whole"] if self.rules.keep is Keep.whole else []
         digest = hashlib.sha256(json.dumps(made_of).encode())
         for row in self.rows:
             digest.update(f"{row.name}\0{row.path}\0{row.label}\0".encode() + row.content)
@@ -199,7 +203,8 @@ def pack_shard(loader: Loader, job: ShardJob, image_done: Callable[[], None]) ->
     where = shard_files(job.folder, job.stem, job.encoding.format, len(job.rows))
     checksums: list[int] = []
     if where.offsets is None:
-        files = {where.images.name: _write_raw(where.images, pictures(), len(job.rows), job.size, checksums)}
+        shape = (0,) if job.rules.keep is Keep.whole else (len(job.rows), job.size, job.size, 3)
+        files = {where.images.name: _write_raw(where.images, pictures(), shape, checksums)}
     else:
         encoded = [encode(pixels, job.encoding.jpeg_quality) for pixels in pictures()]
         checksums += [checksum(np.frombuffer(each, np.uint8)) for each in encoded]
@@ -224,14 +229,15 @@ def _sizes(pairs: list[tuple[int, int]]) -> np.ndarray:
     return np.array(pairs, dtype=np.int32).reshape(-1, 2)
 
 
-def _write_raw(path: Path, pictures: Iterator[np.ndarray], most: int, size: int, checksums: list[int]) -> Written:
+def _write_raw(path: Path, pictures: Iterator[np.ndarray], expected: tuple[int, ...], checksums: list[int]) -> Written:
     """Writes images one by one, without a memory map, which would raise SIGBUS on a full disk and not an error.
 
-    Appends each image's checksum to `checksums`.
+    Appends each image's checksum to `checksums`. `expected` is the shape of the array if all images can be read; (0,)
+    writes a flat array, whose length is known only at its end.
     """
-    header = npy_header(most, size)
+    header = npy_header(*expected)
     digest = hashlib.sha256(header)
-    num_images = 0
+    num_bytes = 0
     with replacing(path) as file:
         file.write(header)
         for pixels in pictures:
@@ -239,12 +245,13 @@ def _write_raw(path: Path, pictures: Iterator[np.ndarray], most: int, size: int,
             file.write(content.data)
             digest.update(content.data)
             checksums.append(checksum(content))
-            num_images += 1
-        if num_images < most:
-            # Rare, so the file is hashed again below.
+            num_bytes += content.size
+        shape = (num_bytes // math.prod(expected[1:]), *expected[1:])
+        if shape != expected:
+            # Rare or, of flat arrays, read back in a fraction of the time of decoding: the file is hashed again below.
             file.seek(0)
-            file.write(npy_header(num_images, size))
-    return written(path) if num_images < most else Written(path.stat().st_size, digest.hexdigest())
+            file.write(npy_header(*shape))
+    return written(path) if shape != expected else Written(path.stat().st_size, digest.hexdigest())
 
 
 def write_npy(path: Path, array: np.ndarray, check: Callable[[], None] = nothing) -> Written:
@@ -258,9 +265,9 @@ def write_npy(path: Path, array: np.ndarray, check: Callable[[], None] = nothing
     return written(path)
 
 
-def npy_header(num_images: int, size: int) -> bytes:
-    """Returns the npy header of [num_images, size, size, 3] uint8, padded to a length independent of num_images."""
+def npy_header(*shape: int) -> bytes:
+    """Returns the npy header of uint8 of this shape, padded to a length independent of the first number."""
     buffer = io.BytesIO()
-    described = {"descr": "|u1", "fortran_order": False, "shape": (num_images, size, size, 3)}
+    described = {"descr": "|u1", "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(buffer, described)
     return buffer.getvalue()

@@ -2,6 +2,8 @@
 
 ```
 <split>-00000.images.npy   [n, S, S, 3] uint8, RGB; one file for each shard of the split
+                           or, with keep=whole, [bytes] uint8: one image after another, each [height, width, 3], and
+<split>.shapes.npy         [N, 2] int32: the height and width of each image (also beside JPEGs)
 <split>-00000.jpeg.npy     or, in a store of JPEGs: [bytes] uint8, one JPEG after another, and
 <split>-00000.offsets.npy  [n + 1] int64: the start of each JPEG in those bytes, and the end of the last
 <split>.labels.npy         [N] int64; absent for an unlabelled split
@@ -30,9 +32,9 @@ import numpy as np
 from workers.data.decoding import RULES, Rules
 from workers.data.store.integrity import damaged_files
 from workers.data.store.pixels import Pixels, ShardFiles
-from workers.data.store.shards import shard_files, shard_stem
+from workers.data.store.shards import SHAPES, shard_files, shard_stem
 from workers.errors import StorageError
-from workers.settings import Exif, StoreFormat, Verify
+from workers.settings import Exif, Keep, StoreFormat, Verify
 from workers.storage import Written, is_sealed, layout, parse_json
 
 MANIFEST = "manifest.json"
@@ -52,8 +54,8 @@ class Store:
         path: the store's folder.
         digest: sha256 over classes and every file of a split: pixels, labels, rows, sizes, contents.
         classes: names; a label is an index into them.
-        size: side of the square images, in pixels.
-        mean, std: of each channel of train, on the [0, 1] scale.
+        size: side of the square images, in pixels; of whole images, the shorter side.
+        mean, std: of each channel of train, on the [0, 1] scale; as all statistics, of centre squares.
         eigenvalues: of the RGB covariance of train, largest first.
         eigenvectors: 3 × 3, one eigenvector a column.
         counts: images of each of train, dev, val, test; 0 for an absent split.
@@ -87,13 +89,16 @@ class Store:
     def num_classes(self) -> int:
         return len(self.classes)
 
-    def images(self, split: str) -> Pixels:
+    def images(self, split: str, *, whole: bool = False) -> Pixels:
         """Returns [N, S, S, 3] uint8, memory-mapped and read-only; N = 0 if the split is absent.
 
-        Each image is compared with its checksum whenever it is read; a damaged one is a StorageError.
+        Each image is compared with its checksum whenever it is read; a damaged one is a StorageError. Of whole images,
+        these are the centre squares; `whole` returns all that is stored, one image at a time.
         """
-        name = f"{split}{_CHECKSUMS}"
-        return Pixels(self.shards.get(split, ()), self.size, self._load(name) if name in self.files else None)
+        checksums, shapes = (
+            self._load(name) if (name := f"{split}{kind}") in self.files else None for kind in (_CHECKSUMS, SHAPES)
+        )
+        return Pixels(self.shards.get(split, ()), self.size, checksums, shapes, whole=whole)
 
     def labels(self, split: str) -> np.ndarray | None:
         """Returns [N] int64, or None if the split has no labels or is absent."""
@@ -209,7 +214,7 @@ def _from_manifest(path: Path, manifest: dict[str, Any]) -> Store:
         },
         files={name: Written(**entry) for name, entry in manifest["files"].items()},
         class_ids=tuple(manifest["class_ids"]),
-        rules=Rules(exif, options.get("max_pixels", RULES.max_pixels)),
+        rules=Rules(exif, options.get("max_pixels", RULES.max_pixels), Keep(options.get("keep", RULES.keep))),
     )
 
 
