@@ -22,7 +22,8 @@ from workers.errors import ConfigError, DataError, MemberFailed
 from workers.numerics import capabilities, usable
 from workers.storage import write_text
 
-# 256-pixel images of one block: at most 400 MB. Members are loaded once for each block.
+# 256-pixel squares of one block: at most 400 MB; whole images, a third more if 4:3. Members are loaded once for each
+# block.
 _BLOCK_IMAGES = 2048
 _OUT_SUFFIXES = (".csv", ".json")
 

@@ -43,7 +43,8 @@ _ADVICE = {
     "scheduler lr_scheduler": "schedule=cosine, one_cycle, step, plateau or fixed",
     "augment augmentations transforms": "augmentation=alexnet or augmentation=none",
     "random_state random_seed manual_seed": "seed={value}",
-    "tta": "predict.crops=ten, the default",
+    "tta": "predict.crops=ten, the default, or five_scales",
+    "center_crop centre_crop": "datasets.target.keep=centre, the default, or whole",
     "resume resume_from": "leave it out: the same launch again resumes",
 }
 _BY_WORD = {word: advice for words, advice in _ADVICE.items() for word in words.split()}

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.config import TARGET, Config, choices
-from orchestrator.plan.checks import check_crop, check_fit, check_gpus, check_layers
+from orchestrator.plan.checks import check_crop, check_fit, check_gpus, check_layers, check_mean_image
 from orchestrator.plan.model import Plan, PlannedDataset, Stage, StageRef, changed
 from workers.errors import ConfigError
 from workers.protocol import InitFile
@@ -79,6 +79,7 @@ def make_plan(
         init_file = None if given is None else init_files[given]
         stages[ref] = _stage(ref, configs[ref], datasets, ancestor, seed, init_file)
         check_crop(stages[ref], datasets[configs[ref].dataset])
+        check_mean_image(stages[ref], datasets[configs[ref].dataset], config.predict.crops)
         check_layers(stages[ref])
         check_gpus(stages[ref], config.cluster.gpus_per_member)
         if ancestor is not None:

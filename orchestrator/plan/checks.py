@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 
-from orchestrator.config import OWN_IMAGES, choices, stored_for
+from orchestrator.config import OWN_IMAGES, TARGET, choices, stored_for
 from orchestrator.plan.model import Plan, PlannedDataset, Stage, StageRef
 from workers.errors import ConfigError, some
 from workers.models import Outline, outline
-from workers.settings import Layout
+from workers.settings import Crops, Keep, Layout, Normalisation
 from workers.training import first_standstill, later_phases, warm_up_updates
 
 # The share of a stage's updates from which its warm-up is worth a word; the experiments' own have up to a seventh.
@@ -26,6 +26,18 @@ def check_crop(stage: Stage, dataset: PlannedDataset) -> None:
             f"{_where(stage)}.model.input_size={crop}: less than a third of its images' side, "
             f"datasets.{dataset.name}.size={size}, so the net would see fragments; set "
             f"datasets.{dataset.name}.size={stored_for(crop)}, or choose a net for larger images, as in {OWN_IMAGES}"
+        )
+
+
+def check_mean_image(stage: Stage, dataset: PlannedDataset, crops: Crops) -> None:
+    """Raises ConfigError if a mean image would be subtracted from images of other shapes; `crops` are the target's."""
+    whole = dataset.options.get("keep") == Keep.whole
+    scaled = dataset.name == TARGET and crops is Crops.five_scales
+    if stage.recipe.augmentation.normalisation is Normalisation.mean_image and (whole or scaled):
+        key, value = (f"datasets.{dataset.name}.keep", Keep.whole) if whole else ("predict.crops", crops)
+        raise ConfigError(
+            f"{_where(stage)}.augmentation.normalisation=mean_image: with {key}={value}, images have other "
+            f"shapes than the mean image; give augmentation.normalisation=dataset, or leave {key} out"
         )
 
 

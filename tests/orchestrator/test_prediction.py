@@ -29,7 +29,7 @@ from workers.data.store.store import open_store
 from workers.errors import DataError
 from workers.inference.prediction import predict as predict_splits
 from workers.protocol import Numerics, PredictSpec
-from workers.settings.dataset import DatasetSettings, Exif, Source
+from workers.settings.dataset import DatasetSettings, Exif, Keep, Source
 from workers.settings.training import Crops, ModelSettings, OptimizerSettings, ScheduleSettings
 from workers.storage.finished import write_finished
 from workers.training.stage import run_stage
@@ -49,10 +49,10 @@ def _noise(path, seed, bright):
     Image.fromarray(pixels).save(path)
 
 
-def _train_and_predict(paths, stage, store):
+def _train_and_predict(paths, stage, store, crops):
     spec = make_spec(paths.stage(stage.ref), stage, store)
     write_finished(spec.stage_dir, stage.hash, run_stage(spec, lambda: False))
-    predict_splits(_predict_spec(paths, stage, store, paths.predictions(spec.member)), lambda: False)
+    predict_splits(_predict_spec(paths, stage, store, paths.predictions(spec.member), crops), lambda: False)
 
 
 def _predict_spec(paths, stage, store, folder, crops=Crops.ten):
@@ -76,8 +76,12 @@ def images(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(images, tmp_path_factory):
     """A finished run of two members, combined geometrically."""
+    return _finished(images, tmp_path_factory, Keep.centre, Crops.ten)
+
+
+def _finished(images, tmp_path_factory, keep, crops):
     paths = RunPaths(tmp_path_factory.mktemp("runs") / "run")
-    settings = DatasetSettings(source=Source.folder, root=str(images), size=18)
+    settings = DatasetSettings(source=Source.folder, root=str(images), size=18, keep=keep)
     store = open_store(prepare(settings, tmp_path_factory.mktemp("store")))
     stages = tuple(
         make_stage(f"{member}/train", images=30, num_classes=2, seed=ord(member), **_SETTINGS) for member in _MEMBERS
@@ -85,9 +89,10 @@ def run(images, tmp_path_factory):
     plan = make_plan(*stages, classes=store.classes)
     export(store, paths.data)
     for stage in stages:
-        _train_and_predict(paths, stage, store.path)
+        _train_and_predict(paths, stage, store.path, crops)
     stores = {"target": str(store.path)}
-    write_record(paths, make_record(plan, data_digests={"target": store.digest}, stores=stores))
+    record = make_record(plan, data_digests={"target": store.digest}, stores=stores)
+    write_record(paths, replace(record, crops=crops))
     record_committed(paths, plan)
     write_results(paths, plan, CombineConfig(CombineMethod.geometric), SubmissionConfig())
     return paths
@@ -105,6 +110,14 @@ def test_prediction_of_the_test_images_is_that_of_the_run_bit_for_bit(run, image
     wanted = _combined([run.predictions(member) for member in sorted(_MEMBERS)])
     assert [{guess.name: guess.probability for guess in each.top} for each in found] == wanted
     assert all(each.top[0].probability >= each.top[1].probability for each in found)
+
+
+@pytest.mark.parametrize("crops", [Crops.ten, Crops.five_scales])
+def test_prediction_prepares_images_whole_as_the_runs_store_did(images, tmp_path_factory, crops):
+    run = _finished(images, tmp_path_factory, Keep.whole, crops)
+    found = predict(run, [images / "test"], top=2, progress=lambda line: None)
+    wanted = _combined([run.predictions(member) for member in sorted(_MEMBERS)])
+    assert [{guess.name: guess.probability for guess in each.top} for each in found] == wanted
 
 
 def test_prediction_takes_the_crops_that_the_run_has_kept(run, images, tmp_path):

@@ -63,7 +63,7 @@ def predict(spec: PredictSpec, should_stop: Callable[[], bool]) -> tuple[SplitPr
     member = load_member(spec.stage_dir, store.path, spec.recipe, spec.numerics)
     results = []
     for split in spec.splits:
-        images = store.images(split)
+        images = store.images(split, whole=True)
         probabilities = np.empty((len(images), store.num_classes), dtype=np.float32)
         for start in range(0, len(images), _IMAGES_AT_ONCE):
             if should_stop():
@@ -71,7 +71,8 @@ def predict(spec: PredictSpec, should_stop: Callable[[], bool]) -> tuple[SplitPr
             # A superseded attempt must not beat for its successor.
             check()
             beat(spec.stage_dir)
-            compute = partial(mean_over_crops, member, images[start : start + _IMAGES_AT_ONCE], spec.crops)
+            block_images = [images[index] for index in range(start, min(start + _IMAGES_AT_ONCE, len(images)))]
+            compute = partial(mean_over_crops, member, block_images, spec.crops)
             block = _finite(compute, spec.member, store, split, start)
             probabilities[start : start + len(block)] = block
         path = spec.predictions_dir / layout.probabilities(split)
@@ -113,10 +114,10 @@ def predict_images(
     chosen: Numerics,
     crops: Crops,
 ) -> np.ndarray:
-    """Predicts prepared images, each [side, side, 3] uint8, and returns [images, classes] float32."""
+    """Predicts prepared images, each [height, width, 3] uint8, and returns [images, classes] float32."""
     member = load_member(stage_dir, store_path, settings, chosen)
     blocks = [
-        mean_over_crops(member, np.stack(images[start : start + _IMAGES_AT_ONCE]), crops)
+        mean_over_crops(member, images[start : start + _IMAGES_AT_ONCE], crops)
         for start in range(0, len(images), _IMAGES_AT_ONCE)
     ]
     return np.concatenate(blocks)

@@ -31,7 +31,7 @@ Velocity = StrEnum("Velocity", "unscaled scaled")
 # The checkpoint of a finished stage that predicts.
 KeptCheckpoint = StrEnum("KeptCheckpoint", "last best")
 # The crops that predict: five and their reflections, or the centre crop alone.
-Crops = StrEnum("Crops", "ten centre")
+Crops = StrEnum("Crops", "ten centre flip five_scales")
 
 CONVS = ("conv1", "conv2", "conv3", "conv4", "conv5", "conv6")
 # Nothing pools or normalises between these.

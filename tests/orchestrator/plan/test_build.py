@@ -9,14 +9,23 @@ from types import MappingProxyType
 import pytest
 
 from orchestrator.config.composition import compose
-from orchestrator.config.schema import ClusterConfig, MemberConfig, TrackingConfig
+from orchestrator.config.schema import ClusterConfig, MemberConfig, PredictConfig, TrackingConfig
 from orchestrator.plan.build import make_plan, used_datasets
 from orchestrator.plan.diff import ChangeKind, compare
 from orchestrator.plan.model import StageRef, plan_from_json, plan_to_json
 from workers.data.sources.registry import Survey
 from workers.errors import ConfigError
-from workers.settings.dataset import DatasetSettings, Exif, Source, StoreFormat, dataset_options
-from workers.settings.training import ModelSettings, OptimizerSettings, RateChange, Recipe, ScheduleSettings
+from workers.settings.dataset import DatasetSettings, Exif, Keep, Source, StoreFormat, dataset_options
+from workers.settings.training import (
+    AugmentationSettings,
+    Crops,
+    ModelSettings,
+    Normalisation,
+    OptimizerSettings,
+    RateChange,
+    Recipe,
+    ScheduleSettings,
+)
 
 SHIPPED = compose([])
 SMALL = ModelSettings(input_size=128, width=0.25, conv1_kernel=5, conv1_stride=2, fc_units=64)
@@ -227,6 +236,32 @@ def test_plan_bottleneck_before_a_head_that_is_reset_comes_and_goes_along_a_chai
 def test_plan_that_cannot_be_is_refused_in_one_line(members, words):
     with pytest.raises(ConfigError, match=rf"^[^\n]*{re.escape(words)}[^\n]*$"):
         planned(*members)
+
+
+def test_mean_image_is_refused_where_images_have_other_shapes_than_it():
+    by_image = AugmentationSettings(normalisation=Normalisation.mean_image)
+    flagship = base("a", augmentation=by_image)
+    datasets = {name: DatasetSettings(root="/data") for name in CLASSES}
+    whole = {name: datasets | {name: DatasetSettings(root="/data", keep=Keep.whole)} for name in CLASSES}
+    refused = r"^ensemble\.members\.a\.stages\.\w+\.augmentation\.normalisation=mean_image: with {}, [^\n]*; give "
+    with pytest.raises(ConfigError, match=refused.format(r"datasets\.target\.keep=whole")):
+        planned(flagship, datasets=whole["target"])
+    with pytest.raises(ConfigError, match=refused.format(r"predict\.crops=five_scales")):
+        planned(flagship, predict=PredictConfig(crops=Crops.five_scales))
+    # Neither an unused dataset nor a stage that predicts nothing is in the way.
+    assert planned(flagship, datasets=whole["superset"], predict=PredictConfig(crops=Crops.flip)).stages
+    assert planned(base("a"), datasets=whole["target"], predict=PredictConfig(crops=Crops.five_scales)).stages
+    tuned = member("a", pre=stage("superset", augmentation=by_image), train=stage(init_from="pre"))
+    assert planned(tuned, predict=PredictConfig(crops=Crops.five_scales)).stages
+    with pytest.raises(ConfigError, match=refused.format(r"datasets\.superset\.keep=whole")):
+        planned(tuned, datasets=whole["superset"])
+
+
+def test_keep_changes_the_hash_where_it_is_not_the_default():
+    datasets = {name: DatasetSettings(root="/data", keep=Keep.whole) for name in CLASSES}
+    plain, whole = planned(base("a")), planned(base("a"), datasets=datasets)
+    assert plain.hash != whole.hash and "keep" not in plain.target.options
+    assert compare(plain, whole).lines == ("datasets.target.keep: null → whole",)
 
 
 def test_plan_same_count_of_other_classes_needs_a_fresh_last_layer():

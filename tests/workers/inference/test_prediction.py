@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import stages
 import torch
+from PIL import Image
 from stages import never
 from torch import Tensor, nn
 
@@ -48,17 +49,55 @@ def file_size_limit(num_bytes: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("reflect", [False, True])
-@pytest.mark.parametrize("crops", Crops)
+@pytest.mark.parametrize("crops", [Crops.ten, Crops.centre, Crops.flip])
 def test_crops_are_the_mean_probability_over_the_published_windows(reflect, crops):
     image = np.random.default_rng(0).integers(0, 4, (1, 6, 6, 3), dtype=np.uint8)
     corners = [(0, 0), (0, 2), (1, 1), (2, 0), (2, 2)] if crops is Crops.ten else [(1, 1)]
     seen = [float(image[0, top, left, 0]) for top, left in corners]
-    if reflect and crops is Crops.ten:
+    if reflect and crops is not Crops.centre:
         seen += [float(image[0, top, left + 3, 0]) for top, left in corners]
     expected = np.mean([1 / (1 + np.exp(-value)) for value in seen])
     probabilities = mean_over_crops(member(reflect), image, crops)
     assert probabilities.dtype == np.float32
     np.testing.assert_allclose(probabilities[0], [expected, 1 - expected], rtol=1e-6)
+
+
+@pytest.mark.parametrize("crops", [Crops.ten, Crops.centre, Crops.flip])
+def test_crops_of_whole_images_are_those_of_their_centre_squares_to_the_bit(crops):
+    generator = np.random.default_rng(1)
+    whole = [generator.integers(0, 256, (*shape, 3), dtype=np.uint8) for shape in [(8, 13), (21, 8), (8, 8), (9, 8)]]
+    squares = np.stack([whole[0][:, 2:10], whole[1][6:14], whole[2], whole[3][:8]])
+    wanted = mean_over_crops(member(True, 6), squares, crops)
+    np.testing.assert_array_equal(mean_over_crops(member(True, 6), whole, crops), wanted)
+
+
+# For windows of 14: the image's shape at each scale, and the windows' tops and lefts.
+LANDSCAPE = {
+    (14, 21): [(0, 0), (0, 3), (0, 7)],
+    (16, 24): [(1, 0), (1, 5), (1, 10)],
+    (18, 27): [(2, 0), (2, 6), (2, 13)],
+    (20, 30): [(3, 0), (3, 8), (3, 16)],
+    (22, 33): [(4, 0), (4, 9), (4, 19)],
+}
+PORTRAIT = {(across, down): [(left, top) for top, left in places] for (down, across), places in LANDSCAPE.items()}
+SQUARE = {(14, 14): [(0, 0)], (16, 16): [(1, 1)], (18, 18): [(2, 2)], (20, 20): [(3, 3)], (22, 22): [(4, 4)]}
+
+
+@pytest.mark.parametrize("reflect", [False, True])
+@pytest.mark.parametrize(("shape", "scales"), [((16, 24), LANDSCAPE), ((24, 16), PORTRAIT), ((16, 16), SQUARE)])
+def test_five_scales_are_the_mean_probability_over_windows_of_pillows_scaling(reflect, shape, scales):
+    # Dark, since the member's logits are levels: brighter ones would all be certain.
+    image = np.random.default_rng(2).integers(0, 5, (*shape, 3), dtype=np.uint8)
+    seen = []
+    for (down, across), places in scales.items():
+        scaled = np.asarray(Image.fromarray(image).resize((across, down), Image.Resampling.BICUBIC))
+        for top, left in places:
+            seen += [scaled[top, left, 0]] + [scaled[top, left + 13, 0]] * reflect
+    expected = np.mean([1 / (1 + np.exp(-float(value))) for value in seen])
+    # Two images, of which the other has another shape and other windows.
+    found = mean_over_crops(member(reflect, 14), [np.zeros((18, 16, 3), np.uint8), image], Crops.five_scales)
+    assert found.dtype == np.float32 and found[0].tolist() == [0.5, 0.5]
+    np.testing.assert_allclose(found[1], [expected, 1 - expected], rtol=1e-6)
 
 
 @pytest.fixture
