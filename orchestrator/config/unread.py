@@ -34,6 +34,8 @@ _CHOSEN = {
     ("schedule", "step_epochs"): ("decay", (Decay.step,)),
     ("schedule", "final_lr_share"): ("decay", (Decay.cosine, Decay.one_cycle)),
 }
+# A switch of the same group that has the setting read as well, whatever is chosen.
+_ALSO_READ_WITH = {("schedule", "patience"): "stop_when_stalled"}
 
 
 def refuse_unread(
@@ -93,7 +95,10 @@ def _check_chosen(key: str, value: str, names: list[str], recipes: list[Recipe])
     if (group, field) not in _CHOSEN or value == shown(getattr(getattr(Recipe(), group), field)):
         return
     choice, readers = _CHOSEN[group, field]
+    switch = _ALSO_READ_WITH.get((group, field), "")
     found = sorted({getattr(getattr(recipe, group), choice) for recipe in recipes})
-    if found and not set(found) & set(readers):
-        only = f"only {group}.{choice}={' or '.join(readers)} reads it"
+    is_on = switch and any(getattr(getattr(recipe, group), switch) for recipe in recipes)
+    if found and not is_on and not set(found) & set(readers):
+        also = f" or {group}.{switch}=true" if switch else ""
+        only = f"only {group}.{choice}={' or '.join(readers)}{also} reads it"
         raise ConfigError(f"{key}={value}: {only}, not {', '.join(found)}; remove it")

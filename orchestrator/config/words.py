@@ -40,6 +40,7 @@ _ADVICE = {
     "val_split val_size validation_split val_ratio": "datasets.target.val_fraction={value}",
     "amp fp16 bf16 mixed_precision": "precision=bf16 or precision=fp32",
     "early_stopping": "schedule.stop_when_stalled=true",
+    "early_stopping_patience early_stopping_rounds": "schedule.stop_when_stalled=true schedule.patience={value}",
     "scheduler lr_scheduler": "schedule=cosine, one_cycle, step, plateau or fixed",
     "augment augmentations transforms": "augmentation=alexnet or augmentation=none",
     "random_state random_seed manual_seed": "seed={value}",

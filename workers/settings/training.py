@@ -237,7 +237,8 @@ class ScheduleSettings:
         final_lr_share: the share of the rate to which `cosine` and `one_cycle` fall.
         rate_changes: later changes of single layers' rates. If two name the same layer, the later one counts; if both
             begin together, the last in alphabetical order.
-        stop_when_stalled: ends the stage after `patience` epochs without a better dev error since the last cut.
+        stop_when_stalled: ends the stage after `patience` epochs without a better dev error, counted from the last cut
+            where there are cuts. Under the other decays the rate has then not reached its end.
     """
 
     decay: Decay = Decay.plateau
@@ -268,8 +269,6 @@ class ScheduleSettings:
         fits = len(self.latest) == self.cuts or (not self.latest and self.decay is not Decay.fixed)
         require(fits, f"latest={list(self.latest)}: give one share for each of the {self.cuts} cuts")
         require(all(0 < share <= 1 for share in self.latest), f"latest={list(self.latest)}: give shares in (0, 1]")
-        watched = "stop_when_stalled=true: only decay=plateau watches dev error; give decay=plateau, or leave this out"
-        require(self.decay is Decay.plateau or not self.stop_when_stalled, watched)
 
 
 @dataclass(frozen=True)

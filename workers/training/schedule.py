@@ -8,6 +8,7 @@ from workers.settings import Decay, ScheduleSettings
 
 # In epochs. 25/91 of 91 is 25.000000000000004 in binary, and must not mean 26; nor must 0.27472528 in a file.
 _ROUNDING = 1e-6
+_CUTTING = (Decay.plateau, Decay.fixed)
 # Torch's default.
 _ONE_CYCLE_START = 1 / 25
 
@@ -56,7 +57,7 @@ def after_epoch(
     best = min(dev_error, state.best_error)
     waited = 0 if improved or best >= learnt_below else state.epochs_since_best + 1
     moved = replace(state, epochs=epochs, best_error=best, epochs_since_best=waited)
-    if state.cuts >= settings.cuts or settings.decay not in (Decay.plateau, Decay.fixed):
+    if state.cuts >= settings.cuts or settings.decay not in _CUTTING:
         return moved
     due = bool(settings.latest) and epochs >= whole_epochs(settings.latest[state.cuts], settings.epochs)
     stalled = settings.decay is Decay.plateau and waited >= settings.patience
@@ -65,8 +66,8 @@ def after_epoch(
 
 def has_stalled(state: ScheduleState, settings: ScheduleSettings) -> bool:
     """Returns whether a stage that may end early ends now: no cut is left, and dev error has stopped improving."""
-    waited_out = state.cuts >= settings.cuts and state.epochs_since_best >= settings.patience
-    return settings.stop_when_stalled and waited_out
+    is_cut_left = settings.decay in _CUTTING and state.cuts < settings.cuts
+    return settings.stop_when_stalled and not is_cut_left and state.epochs_since_best >= settings.patience
 
 
 def warm_up_updates(settings: ScheduleSettings, num_updates: int) -> int:

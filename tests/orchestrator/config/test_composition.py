@@ -144,7 +144,6 @@ def test_value_that_is_mistaken_is_named_in_one_line(composed, override, words):
         (["hydra.run.dir=x"], "Hydra's own settings"),
         (["datasets.targt.root=/x"], "datasets.targt: no stage uses it; did you mean target?"),
         (["~datasets.target"], "datasets.target: missing"),
-        (["schedule=fixed", "schedule.stop_when_stalled=true"], "schedule.stop_when_stalled=true: only decay=plateau"),
         (["ensemble.members={}", "ensemble=five", "~ensemble.members"], "ensemble.members: there is no member"),
         (["ensemble.stages.pretrian.epochs=3"], "no member has such a stage; did you mean pretrain?"),
         (["ensemble=sweep"], "sweep: there is nothing to sweep over; give values, as in ensemble=sweep"),

@@ -33,6 +33,7 @@ GIVEN = [
     ("val_fraction=0.2", "datasets.target.val_fraction=0.2"),
     ("optimizer=adam", "optimizer.name=adam"),
     ("early_stopping=true", "schedule.stop_when_stalled=true"),
+    ("early_stopping_patience=3", "schedule.stop_when_stalled=true schedule.patience=3"),
 ]
 
 
@@ -113,7 +114,10 @@ TORCHVISION = ["ensemble=five", "model.name=torchvision/resnet18"]
             ["schedule=cosine", "schedule.cuts=2"],
             "schedule.cuts=2: only schedule.decay=plateau or fixed reads it, not cosine",
         ),
-        (["schedule=fixed", "schedule.patience=3"], "only schedule.decay=plateau reads it, not fixed; remove it"),
+        (
+            ["schedule=cosine", "schedule.patience=3"],
+            "only schedule.decay=plateau or schedule.stop_when_stalled=true reads it, not cosine; remove it",
+        ),
         (
             ["optimizer.name=nadam", "optimizer.momentum=0.8"],
             "optimizer.momentum=0.8: only optimizer.name=sgd reads it, not nadam",
@@ -145,6 +149,7 @@ def test_setting_that_source_or_net_would_ignore_is_refused(overrides, words):
         ["datasets.superset.orientations=1", "datasets.target.val_fraction=0.2"],
         ["ensemble=five", "model.width=0.5", "ensemble.members.base1.model.name=torchvision/resnet18"],
         ["ensemble=five", "model=highway", "model.width=0.5", "init.std=0.1"],
+        ["schedule=one_cycle", "schedule.stop_when_stalled=true", "schedule.patience=3"],
         # Files of conf/ set what only some sources and nets read.
         [*TORCHVISION, "model=alexnet_64", "dataset@datasets.superset=folder"],
     ],

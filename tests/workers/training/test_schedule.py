@@ -109,12 +109,25 @@ def ended(errors: list[float], settings: ScheduleSettings = STOPPING) -> int | N
         ([0.5] * 20, {"stop_when_stalled": False}, None),
         ([0.9] * 20, {}, None),
         ([0.5, 0.4, 0.4, 0.4], {"cuts": 0, "latest": ()}, 4),
+        # The last of three fixed cuts is after epoch 6 of 20, whatever the error does before.
+        ([0.5] * 20, {"decay": Decay.fixed, "latest": (0.1, 0.2, 0.3)}, 8),
+        ([0.5] * 7 + [0.4] * 9, {"decay": Decay.fixed, "latest": (0.1, 0.2, 0.3)}, 10),
+        *(
+            case
+            for decay in (Decay.step, Decay.cosine, Decay.one_cycle)
+            for case in (
+                ([0.5] * 20, {"decay": decay, "final_lr_share": 0.1}, 3),
+                ([0.5, 0.4, 0.4, 0.3, 0.3, 0.3], {"decay": decay, "final_lr_share": 0.1}, 6),
+                # At chance nothing counts, and nothing ends a stage that is still improving.
+                ([0.9] * 20, {"decay": decay, "final_lr_share": 0.1}, None),
+                ([0.5 - 0.01 * epoch for epoch in range(20)], {"decay": decay, "final_lr_share": 0.1}, None),
+                ([0.5] * 20, {"decay": decay, "final_lr_share": 0.1, "stop_when_stalled": False}, None),
+            )
+        ),
     ],
 )
-def test_stage_ends_patience_epochs_after_the_last_cut_unless_the_error_improves(errors, changes, end):
-    assert ended(errors, replace(STOPPING, **changes)) == end
-    with pytest.raises(ValueError, match="stop_when_stalled=true: only decay=plateau"):
-        replace(STOPPING, decay=Decay.fixed)
+def test_stage_ends_patience_epochs_after_the_best_or_the_last_cut_unless_the_error_improves(errors, changes, end):
+    assert ended(errors, replace(STOPPING, epochs=20, **changes)) == end
 
 
 PER_EPOCH = 7
