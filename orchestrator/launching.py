@@ -196,7 +196,7 @@ def _train(
 
 def _require_enough(failure: SeptetError, config: Config, plan: Plan, run: OpenedRun) -> None:
     """Raises `failure` unless `combine.without` or `submission.min_members` allows a submission of other members."""
-    plan, wanted = without(plan, left_out(config.combine, plan)), config.submission.min_members
+    plan, wanted = without(plan, left_out(config.combine, plan, run.paths)), config.submission.min_members
     missing = find_missing(run.paths, plan, read_run_data(run.paths.data))
     if missing and wanted is None:
         raise failure

@@ -87,7 +87,7 @@ def write_results(
     """
     data = read_run_data(paths.data)
     ask(submission, data)
-    chosen = left_out(combine, plan)
+    chosen = left_out(combine, plan, paths)
     plan = without(plan, chosen)
     failed = allowed_missing(paths, plan, data, submission)
     missing, plan, book = (*chosen, *failed), without(plan, failed), book or open_book(paths)

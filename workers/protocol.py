@@ -50,6 +50,7 @@ class StageSpec:
         local_copy: a folder on the node's own disk that the store is copied to and read from, or None.
         shorter: hashes that the stage had with fewer epochs; it resumes from such checkpoints too.
         fence: the attempt's mark (`workers.storage.fence`).
+        until: epochs after which the stage pauses, with a checkpoint; 0 trains it to its end.
     """
 
     member: str
@@ -68,11 +69,12 @@ class StageSpec:
     local_copy: Path | None = None
     fence: str = ""
     shorter: tuple[str, ...] = ()
+    until: int = 0
 
 
 @dataclass(frozen=True)
 class StageResult:
-    """A finished stage: its final checkpoint, and its errors on dev and val in [0, 1]."""
+    """A finished or paused stage: its last checkpoint, and its errors on dev and val in [0, 1]."""
 
     num_updates: int
     resumed_from: int

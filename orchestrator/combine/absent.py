@@ -20,8 +20,8 @@ class Missing:
     why: str
 
 
-def left_out(config: CombineConfig, plan: Plan) -> tuple[Missing, ...]:
-    """Returns the members that `combine.without` names.
+def left_out(config: CombineConfig, plan: Plan, paths: RunPaths | None = None) -> tuple[Missing, ...]:
+    """Returns the members that `combine.without` names and, of a run in `paths`, those that a rung of a sweep ended.
 
     Raises:
         ConfigError: the plan has no such member, or none would be left.
@@ -29,17 +29,24 @@ def left_out(config: CombineConfig, plan: Plan) -> tuple[Missing, ...]:
     for name in config.without:
         if name not in plan.members:
             raise ConfigError(f"combine.without: the ensemble has no member {name}; {choices(name, plan.members)}")
-    if set(config.without) == set(plan.members):
+    gone = [Missing(name, LEFT_OUT) for name in plan.members if name in config.without]
+    ledger = read_ledger(paths.ledger) if paths and plan.rungs else Contents()
+    for member, ref in plan.last_stages.items():
+        entry = ledger.entry(TrainJob(ref))
+        if entry.state is State.ended and member not in config.without:
+            errors = ", ".join(f"{error:.1%}" for error in entry.rungs) or "none"
+            gone.append(Missing(member, f"ended by sweep_stop=halving; dev error at its rungs: {errors}"))
+    if len(gone) == len(plan.members):
         raise ConfigError("combine.without: leaves no member to combine; leave out fewer")
-    return tuple(Missing(name, LEFT_OUT) for name in plan.members if name in config.without)
+    return tuple(gone)
 
 
 def check_min_members(config: SubmissionConfig, plan: Plan) -> None:
-    """Raises ConfigError if `min_members` is more than the plan has."""
-    if config.min_members is not None and config.min_members > len(plan.members):
+    """Raises ConfigError if `min_members` is more than the plan has, or its sweep goes on with."""
+    most = min(len(plan.members), plan.rungs[-1].kept) if plan.rungs else len(plan.members)
+    if config.min_members is not None and config.min_members > most:
         raise ConfigError(
-            f"submission.min_members={config.min_members}: the ensemble has {len(plan.members)} members; "
-            "give at most that, or null"
+            f"submission.min_members={config.min_members}: the ensemble has {most} members; give at most that, or null"
         )
 
 

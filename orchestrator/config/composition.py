@@ -35,6 +35,7 @@ from orchestrator.config.schema import (
     MemberConfig,
     RootLayer,
     StoresLayer,
+    SweepStop,
     TrackingConfig,
     check_safe_name,
 )
@@ -219,6 +220,8 @@ def _checked(composed: DictConfig, asked: _Asked | None) -> Config:
         compile=root.compile,
         verify=stores.verify,
         local_copy=None if stores.local_copy is None else _absolute(stores.local_copy),
+        sweep_rungs=root.sweep_rungs if root.sweep_stop is SweepStop.halving else 0,
+        sweep_eta=root.sweep_eta,
         yaml=_kept_text(composed),
     )
 

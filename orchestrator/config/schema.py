@@ -31,6 +31,7 @@ CombineMethod = StrEnum("CombineMethod", "mean weighted geometric")
 SubmissionFormat = StrEnum("SubmissionFormat", "ilsvrc tiny_imagenet labels probabilities kaggle_loc")
 Precision = StrEnum("Precision", "auto fp32 bf16 tf32")
 Compile = StrEnum("Compile", "auto off")
+SweepStop = StrEnum("SweepStop", "none halving")
 # Is written in place of a number that the program chooses.
 Auto = StrEnum("Auto", "auto")
 
@@ -174,8 +175,18 @@ class RootLayer(TrainingSettings):
     checkpoint_updates: int = 200
     precision: Precision = Precision.auto
     compile: Compile = Compile.auto
+    sweep_stop: SweepStop = SweepStop.none
+    sweep_rungs: int = 2
+    sweep_eta: int = 3
 
     def __post_init__(self) -> None:
+        halves = self.sweep_stop is SweepStop.halving
+        for name, least, usual in (("sweep_rungs", 1, 2), ("sweep_eta", 2, 3)):
+            require_least(self, least, name)
+            value = getattr(self, name)
+            require(halves or value == usual, f"{name}={value}: only sweep_stop=halving reads it; remove it")
+        alone = self.ensemble.template is not None and not self.ensemble.members
+        require(alone or not halves, "sweep_stop=halving: compares the points of a sweep alone; give ensemble=sweep")
         require_least(self, 0, "seed")
         require_least(self, 1, "checkpoint_updates")
         on_gpus = self.cluster.gpus_per_member > 0
@@ -198,6 +209,7 @@ class Config:
 
     `name` names the run directory and the MLflow experiment. `command` is the command line that means it, typed in
     `directory`; empty if it was read from a run. `notes` are lines to show: what was typed and does not hold.
+    `sweep_rungs` is 0 unless a sweep is halved.
     """
 
     experiment: str
@@ -217,6 +229,8 @@ class Config:
     compile: Compile
     verify: Verify
     local_copy: Path | None = None
+    sweep_rungs: int = 0
+    sweep_eta: int = 3
     yaml: str = field(default="", repr=False, compare=False)
     command: tuple[str, ...] = field(default=(), repr=False, compare=False)
     directory: str = field(default="", repr=False, compare=False)

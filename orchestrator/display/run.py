@@ -28,6 +28,8 @@ _MARKS = {
     State.running: Text("●", style="cyan"),
     State.done: Text("✔", style="green"),
     State.failed: Text("✘", style="bold red"),
+    State.paused: Text("■", style="dim"),
+    State.ended: Text("–", style="dim"),
     State.stopped: Text("■", style="yellow"),
     State.interrupted: Text("■", style="yellow"),
 }

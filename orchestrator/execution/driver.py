@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from orchestrator.cluster import Completed, Failure, Halted, Lost, Predicted, RayCluster, Trained
+from orchestrator.execution.halving import Halving
 from orchestrator.execution.jobs import Work, has_predicted
 from orchestrator.execution.recovery import check_finished
 from orchestrator.execution.watchdog import Deadlines, mark_of
@@ -28,6 +29,7 @@ _KEPT_KINDS: dict[str, type[SeptetError]] = {kind.__name__: kind for kind in (Ch
 _AT_CHANCE = "at_chance"
 _AT_CHANCE_TAG = "septet.at_chance"
 _PASSED_NAN_TAG = "septet.passed_nan"
+_ENDED = {"septet.ended": "halving"}
 _log = logging.getLogger(__name__)
 
 
@@ -54,6 +56,7 @@ class Driver:
         self._actors: set[str] = set()
         self._failed: dict[Job, Failure] = {}
         self._followers = {stage.ref: Follower(work.paths.metrics(stage.ref)) for stage in work.plan.stages}
+        self._halving = Halving(work.plan, ledger)
         self._unsound: CheckFailed | None = None
         self._stopping = False
         self._deadlines = Deadlines(work.progress_timeout_s, monotonic)
@@ -64,33 +67,41 @@ class Driver:
         """Reads from disk which jobs are done, sends missing metrics to the tracker, and returns whether all are done.
 
         Raises:
-            CheckFailed: a finished stage differs from the committed one; or its checkpoint does, and all jobs are done.
+            CheckFailed: a finished stage differs from the committed one; or its checkpoint does, and all jobs are done;
+                or the ledger of a halved sweep was lost.
         """
+        self._halving.require_ledger(self._work.paths)
         self._ledger.set_state(State.running)
         self._follow(self._followers)
         self._unsound = check_finished(self._work.paths, self._work.plan, self._book.committed)
+        ended, held = self._halving.points(State.ended), self._halving.points(State.ended, State.paused)
         for stage in self._work.plan.stages:
             train = TrainJob(stage.ref)
             finished = find_finished(self._work.paths, stage)
-            if finished is not None:
+            if stage.ref in ended:
+                self._tracker.stage_finished(stage.ref, Ending.FINISHED, _ENDED)
+            elif finished is not None:
                 self._done.add(stage.ref)
                 self._ledger.declare(train, State.done)
                 at_chance = finished.at_chance
                 self._tracker.stage_finished(stage.ref, Ending.FINISHED, {_AT_CHANCE_TAG: str(at_chance).lower()})
-            else:
+            elif stage.ref not in held:
                 self._ledger.declare(train, State.waiting)
         for member in self._work.plan.members:
             if has_predicted(self._work, self._book.committed, member):
                 self._predicted.add(member)
             job = self._work.plan.predict_job(member)
-            self._ledger.declare(job, State.done if member in self._predicted else State.waiting)
+            if job.ref not in ended:
+                self._ledger.declare(job, State.done if member in self._predicted else State.waiting)
         if self._complete and self._unsound:
             raise self._unsound
         return self._complete
 
     @property
     def _complete(self) -> bool:
-        return self._predicted >= set(self._work.plan.members)
+        return self._predicted >= set(self._work.plan.members) - {
+            ref.member for ref in self._halving.points(State.ended)
+        }
 
     def run(self, cluster: RayCluster, stop_requested: Callable[[], bool], show: Callable[[], None]) -> bool:
         """Trains and predicts until all jobs are done, the rest cannot run, or a stop is requested.
@@ -160,6 +171,9 @@ class Driver:
 
     def _start_what_fits(self) -> None:
         """Starts predictions first, since they are short and free their actor; then stages, longest path first."""
+        for ref in self._halving.decide():
+            self._failed.pop(TrainJob(ref), None)
+            self._tracker.stage_finished(ref, Ending.FINISHED, _ENDED)
         work = self._work
         chosen: dict[str, Job] = {}
         for member in work.plan.members:
@@ -168,7 +182,7 @@ class Driver:
             if wanted and predict not in self._failed and len(self._busy) + len(chosen) < self._cluster.num_slots:
                 chosen[member] = predict
         running = {job.ref for job in (*self._busy.values(), *chosen.values())}
-        for stage in ready(self._without_failed(), self._done, running, self._cluster.num_slots):
+        for stage in ready(self._trainable(), self._done, running, self._cluster.num_slots):
             chosen[stage.ref.member] = TrainJob(stage.ref)
         for member in sorted(self._actors - set(self._busy) - set(chosen)):
             self._actors.discard(member)
@@ -177,13 +191,14 @@ class Driver:
             self._start(job)
         self._cluster.end_idle()
 
-    def _without_failed(self) -> Plan:
-        """Returns the plan without the stages that failed for good and those that start from them."""
-        plan = self._work.plan
+    def _trainable(self) -> Plan:
+        """Returns the plan without the stages that failed for good, those that start from them, and held points."""
+        plan, held = self._work.plan, self._halving.points(State.ended, State.paused)
         kept = tuple(
             stage
             for stage in plan.stages
-            if not self._failed.keys() & {TrainJob(one.ref) for one in (stage, *plan.ancestors(stage))}
+            if stage.ref not in held
+            and not self._failed.keys() & {TrainJob(one.ref) for one in (stage, *plan.ancestors(stage))}
         )
         return replace(plan, stages=kept)
 
@@ -205,7 +220,8 @@ class Driver:
         match job:
             case TrainJob(ref):
                 self._tracker.stage_started(ref)
-                self._cluster.run_stage(self._work.stage_spec(self._work.plan.stage(ref), attempt, fence))
+                spec = self._work.stage_spec(self._work.plan.stage(ref), attempt, fence)
+                self._cluster.run_stage(replace(spec, until=self._halving.until(ref)))
             case PredictJob():
                 self._cluster.predict(self._work.predict_spec(member, fence))
 
@@ -215,6 +231,10 @@ class Driver:
         moving = completed.member in self._moving
         self._moving.discard(completed.member)
         match completed.outcome:
+            case Trained(result) if self._halving.until(job.ref):
+                self._note_passed(job.ref, result.num_updates + 1)
+                reached, resumed_from = result.dev_error, result.resumed_from
+                self._ledger.end(job, AttemptEnd.paused, State.paused, resumed_from=resumed_from, rung=reached)
             case Trained(result):
                 self._commit(job.ref, result)
             case Predicted(splits):

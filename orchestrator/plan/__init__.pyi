@@ -1,11 +1,13 @@
 from .build import make_plan as make_plan, used_datasets as used_datasets
 from .checks import warm_up_lines as warm_up_lines
 from .diff import ChangeKind as ChangeKind, compare as compare
+from .halving import choose_best as choose_best
 from .model import (
     Job as Job,
     Plan as Plan,
     PlannedDataset as PlannedDataset,
     PredictJob as PredictJob,
+    Rung as Rung,
     Stage as Stage,
     StageRef as StageRef,
     TrainJob as TrainJob,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.config import TARGET, Config, choices
 from orchestrator.plan.checks import check_crop, check_fit, check_gpus, check_layers, check_mean_image
+from orchestrator.plan.halving import make_rungs
 from orchestrator.plan.model import Plan, PlannedDataset, Stage, StageRef, changed
 from workers.errors import ConfigError
 from workers.protocol import InitFile
@@ -55,7 +56,8 @@ def make_plan(
 
     Raises:
         ConfigError: a dataset, stage or layer is unknown, a crop is larger than its images, stages form a cycle, a
-            member has no last stage on the target, an ancestor's weights do not fit, or halves would share a GPU.
+            member has no last stage on the target, an ancestor's weights do not fit, halves would share a GPU, or a
+            sweep's points or epochs do not suffice for its rungs.
     """
     datasets = {}
     for name in used_datasets(config):
@@ -84,7 +86,7 @@ def make_plan(
         check_gpus(stages[ref], config.cluster.gpus_per_member)
         if ancestor is not None:
             check_fit(stages[ref], ancestor, datasets)
-    return Plan(
+    plan = Plan(
         experiment=config.name,
         hash=_digest({str(ref): stage.hash for ref, stage in stages.items()}),
         members=tuple(config.members),
@@ -92,6 +94,7 @@ def make_plan(
         datasets=tuple(datasets.values()),
         last_stages=_last_stages(config, parents),
     )
+    return replace(plan, rungs=make_rungs(plan, config.sweep_rungs, config.sweep_eta))
 
 
 def stage_seed(member_seed: int, ref: StageRef) -> int:

@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Any
 
 from orchestrator.config import shown
+from orchestrator.plan.halving import rungs_in_words
 from orchestrator.plan.model import Plan, PlannedDataset, Stage, StageRef, plain
 from workers.settings import Decay
 
@@ -33,11 +34,15 @@ def compare(recorded: Plan, wanted: Plan) -> Change:
     old, new = recorded.by_ref, wanted.by_ref
     longer = [ref for ref, stage in old.items() if ref in new and _is_longer(stage, new[ref])]
     bound = {ref: why for ref in longer if (why := _why_bound(new[ref], wanted))}
-    if not bound and all(ref in new and (new[ref].hash == stage.hash or ref in longer) for ref, stage in old.items()):
-        added = tuple(f"new stage {ref}" for ref in new if ref not in old)
-        added += tuple(f"{ref}: more epochs" for ref in longer)
+    added = tuple(f"new stage {ref}" for ref in new if ref not in old)
+    added += tuple(f"{ref}: more epochs" for ref in longer)
+    # Its decisions compared all of its points.
+    halved = recorded.rungs != wanted.rungs or bool(added and wanted.rungs)
+    kept = all(ref in new and (new[ref].hash == stage.hash or ref in longer) for ref, stage in old.items())
+    if kept and not bound and not halved:
         return Change(ChangeKind.extends if added else ChangeKind.same, added, tuple(longer))
-    lines = [f"{ref} cannot be trained for longer, since {why}" for ref, why in bound.items()]
+    lines = [f"sweep_stop: {rungs_in_words(recorded)} → {rungs_in_words(wanted)}"] if halved else []
+    lines += [f"{ref} cannot be trained for longer, since {why}" for ref, why in bound.items()]
     lines += [f"{ref}: recorded, no longer wanted" for ref in old if ref not in new]
     lines += _dataset_lines(recorded, wanted)
     changed = [(stage, new[ref]) for ref, stage in old.items() if ref in new and new[ref].hash != stage.hash]

@@ -93,8 +93,22 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Rung:
+    """Lies after 1/`part` of the epochs of each point's last stage; the `kept` best points go on from it."""
+
+    part: int
+    kept: int
+
+    def epochs(self, stage: Stage) -> int:
+        return -(-stage.recipe.schedule.epochs // self.part)
+
+
+@dataclass(frozen=True)
 class Plan:
-    """Holds all stages, each after its ancestor; members and stages are otherwise in the order written."""
+    """Holds all stages, each after its ancestor; members and stages are otherwise in the order written.
+
+    No hash covers the `rungs`, first to last, of a sweep that is halved.
+    """
 
     experiment: str
     hash: str
@@ -102,6 +116,7 @@ class Plan:
     last_stages: Mapping[str, StageRef]
     datasets: tuple[PlannedDataset, ...]
     stages: tuple[Stage, ...]
+    rungs: tuple[Rung, ...] = ()
 
     @cached_property
     def by_ref(self) -> dict[StageRef, Stage]:
@@ -198,6 +213,8 @@ def plan_from_json(document: Mapping[str, Any]) -> Plan:
             PlannedDataset(**{**entry, "classes": tuple(entry["classes"])}) for entry in document["datasets"]
         ),
         last_stages={member: StageRef.parse(ref) for member, ref in document["last_stages"].items()},
+        # Plans of earlier releases lack them.
+        rungs=tuple(Rung(**rung) for rung in document.get("rungs", ())),
     )
 
 

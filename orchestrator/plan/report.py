@@ -6,8 +6,9 @@ from typing import Any
 
 from orchestrator.config import ClusterConfig
 from orchestrator.plan.checks import warm_up_lines
-from orchestrator.plan.model import Plan, Stage, StageRef
-from orchestrator.plan.schedule import Estimate, estimate
+from orchestrator.plan.halving import estimate_halved, rungs_in_words
+from orchestrator.plan.model import Plan, Stage, StageRef, plain
+from orchestrator.plan.schedule import Estimate
 from orchestrator.text import counted, duration, size, table
 from workers.models import outline
 from workers.settings import HELD_OUT, Keep, StoreFormat, stored_image_bytes
@@ -49,7 +50,7 @@ class DiskEstimate:
 
 @dataclass(frozen=True)
 class PlanReport:
-    """Holds a plan with its costs; `time` is None if no rate was measured.
+    """Holds a plan with its costs; `time` is None if no rate was measured, an upper bound for a sweep that is halved.
 
     `placement` gives the reason for the members' threads and precision. Stages that may end early count as if they ran
     to their last epoch.
@@ -78,6 +79,7 @@ class PlanReport:
             "placement": self.placement,
             "warnings": warm_up_lines(self.plan),
             "declared": [dataset.name for dataset in self.plan.datasets if dataset.declared],
+            "rungs": plain(self.plan.rungs),
         }
 
     def to_text(self) -> str:
@@ -92,8 +94,10 @@ class PlanReport:
         )
         if self.placement:
             lines.append(f"placement: {self.placement}")
+        if plan.rungs:
+            lines.append(f"sweep_stop={rungs_in_words(plan)}")
         early = any(stage.recipe.schedule.stop_when_stalled for stage in plan.stages)
-        lines.append(_time_line(self.time, early=early))
+        lines.append(_time_line(self.time, early=early, halved=bool(plan.rungs)))
         disk = self.disk
         lines.append(
             f"disk: {size(disk.total)} (checkpoints {size(disk.checkpoints)}, predictions "
@@ -121,7 +125,7 @@ def make_report(
     """
     stages = tuple(_stage_report(stage, images_per_second) for stage in plan.stages)
     seconds = {report.stage.ref: report.seconds for report in stages if report.seconds is not None}
-    time = estimate(plan, seconds, num_slots) if len(seconds) == len(stages) else None
+    time = estimate_halved(plan, seconds, num_slots) if len(seconds) == len(stages) else None
     return PlanReport(plan, stages, disk_estimate(plan), time, cluster, num_slots, placement)
 
 
@@ -216,10 +220,12 @@ def _dataset_lines(plan: Plan) -> list[str]:
     return lines
 
 
-def _time_line(time: Estimate | None, *, early: bool) -> str:
+def _time_line(time: Estimate | None, *, early: bool, halved: bool) -> str:
     if time is None:
         return "training: no rate measured, so no time is given"
     makespan, bound = duration(time.makespan_s), duration(time.lower_bound_s)
+    if halved:
+        return f"training: at most about {makespan}, the time if at each rung the costliest points go on"
     if early:
         return (
             f"training: at most about {makespan} (no schedule beats {bound}), less where a stage stalls and ends early"

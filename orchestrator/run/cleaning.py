@@ -1,6 +1,6 @@
 """Deletes what only training needs from a finished run: optimizer states, and checkpoints that nothing uses."""
 
-from orchestrator.plan import plan_from_json
+from orchestrator.plan import TrainJob, plan_from_json
 from orchestrator.run.digests import require_stage
 from orchestrator.run.holder import lock
 from orchestrator.run.ledger import State, read_ledger
@@ -25,10 +25,12 @@ def clean(paths: RunPaths, *, dry_run: bool = False) -> int:
     """
     read_record(paths)
     with lock(paths):
-        record, used = read_record(paths), {}
+        record, ledger, used = read_record(paths), read_ledger(paths.ledger), {}
         for stage in plan_from_json(record.plan).stages:
             done = find_finished(paths, stage)
-            if done is None or read_ledger(paths.ledger).state is not State.done:
+            if ledger.state is State.done and ledger.entry(TrainJob(stage.ref)).state is State.ended:
+                continue
+            if done is None or ledger.state is not State.done:
                 raise MemberFailed(f"{paths.root}: the run is not finished; finish it first with `septet resume`")
             require_stage(record.committed, stage.ref, paths.stage(stage.ref), done.checkpoint_sha256)
             used[paths.checkpoints(stage.ref)] = done.checkpoint

@@ -5,22 +5,22 @@ launch starts with full budgets, since a person has looked at the run in between
 driver died, whose node was draining, or that met a NaN: a NaN is replayed to tell a passing fault from divergence.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from orchestrator.plan import Job, PredictJob
+from orchestrator.plan import Job, PredictJob, StageRef, TrainJob
 from workers.errors import Stopped, StorageError
 from workers.storage import parse_json, storage_errors, write_json
 
-# The state of a job, or of the whole run. `interrupted` is never written: the ledger says running, but no process holds
-# the run.
-State = StrEnum("State", "waiting running done failed stopped interrupted")
-# The end of an attempt; `interrupted`: its driver died, `preempted`: its node was draining.
-AttemptEnd = StrEnum("AttemptEnd", "done lost failed stopped interrupted diverged preempted")
+# The state of a job, or of the whole run. At a rung of a halved sweep a point is `paused`, until it goes on or is
+# `ended`. `interrupted` is never written: the ledger says running, but no process holds the run.
+State = StrEnum("State", "waiting running done failed stopped interrupted paused ended")
+# The end of an attempt; `interrupted`: its driver died, `preempted`: its node was draining, `paused`: at a rung.
+AttemptEnd = StrEnum("AttemptEnd", "done lost failed stopped interrupted diverged preempted paused")
 # A single fault does not return at later updates: after this many replays in a launch, NaNs count as divergence.
 _MAX_REPLAYS = 3
 
@@ -46,12 +46,16 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Entry:
-    """The history of one job. `passed_nans` are updates at which a replay did not meet the NaN again."""
+    """The history of one job.
+
+    `passed_nans` are updates at which a replay did not meet the NaN again; `rungs` are dev errors at rungs.
+    """
 
     state: State = State.waiting
     attempts: tuple[Attempt, ...] = ()
     at_chance: bool = False
     passed_nans: tuple[int, ...] = ()
+    rungs: tuple[float, ...] = ()
 
     @property
     def open_nans(self) -> tuple[int, ...]:
@@ -142,13 +146,25 @@ class Ledger:
         error: str = "",
         resumed_from: int | None = None,
         diverged_at: int | None = None,
+        rung: float | None = None,
     ) -> None:
-        """Ends the running attempt. `resumed_from` corrects the value given to `begin`."""
+        """Ends the running attempt. `resumed_from` corrects the value given to `begin`; `rung` is a dev error."""
         entry = self.entry(job)
         last = entry.attempts[-1]
         corrected = last.resumed_from if resumed_from is None else resumed_from
         ended = replace(last, outcome=outcome, error=error, resumed_from=corrected, diverged_at=diverged_at)
-        self._put(job, replace(entry, state=state, attempts=(*entry.attempts[:-1], ended)))
+        rungs = entry.rungs if rung is None else (*entry.rungs, rung)
+        self._put(job, replace(entry, state=state, attempts=(*entry.attempts[:-1], ended), rungs=rungs))
+
+    def decide(self, kept: Collection[StageRef], ended: Collection[StageRef]) -> None:
+        """Records a rung's decision in one write: the points that go on wait for their turn, the others have ended."""
+        contents = self.contents
+        for ref in (*kept, *ended):
+            for job in (TrainJob(ref), PredictJob(ref)):
+                entry = replace(contents.entry(job), state=State.waiting if ref in kept else State.ended)
+                contents = contents.with_entry(job, entry)
+        self.contents = contents
+        self._save()
 
     def flag_at_chance(self, job: Job, at_chance: bool) -> None:
         """Records whether the stage's validation error is still at chance."""
@@ -213,7 +229,8 @@ def read_ledger(path: Path) -> Contents:
     except FileNotFoundError:
         return Contents()
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StorageError(f"{path}: damaged ({error}); delete it: only the count of attempts is lost") from error
+        remedy = "delete it: only the count of attempts is lost; restore it if a sweep was halved"
+        raise StorageError(f"{path}: damaged ({error}); {remedy}") from error
 
 
 def _entry(value: Mapping[str, Any]) -> Entry:
@@ -221,7 +238,8 @@ def _entry(value: Mapping[str, Any]) -> Entry:
         Attempt(**{**attempt, "outcome": attempt["outcome"] and AttemptEnd(attempt["outcome"])})
         for attempt in value["attempts"]
     )
-    return Entry(State(value["state"]), attempts, value["at_chance"], tuple(value["passed_nans"]))
+    passed, rungs = tuple(value["passed_nans"]), tuple(value.get("rungs", ()))
+    return Entry(State(value["state"]), attempts, value["at_chance"], passed, rungs)
 
 
 def _close_interrupted(entries: Mapping[str, Entry]) -> dict[str, Entry]:

@@ -22,6 +22,7 @@ _RATE_WINDOW_S = 600.0
 # A stage below this share of its usual rate is reported; the usual rate needs at least so many rates.
 _STRAGGLING = 0.5
 _FEWEST_RATES = 5
+_OVER = (State.done, State.ended)
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class RunStatus:
 
     @property
     def num_done(self) -> int:
-        return sum(stage.state is State.done for stage in self.stages)
+        return sum(stage.state in _OVER for stage in self.stages)
 
     @property
     def images_per_second(self) -> float:
@@ -133,6 +134,8 @@ def read_status(paths: RunPaths) -> RunStatus:
         course = read_course(paths.metrics(stage.ref), since=entry.attempts[-1].started if entry.attempts else 0.0)
         finished = find_finished(paths, stage)
         status = stage_status(stage, entry=entry, course=course, finished=finished, locked=locked)
+        is_point = bool(plan.rungs) and plan.last_stages[stage.ref.member] == stage.ref
+        status = replace(status, may_end_early=status.may_end_early or is_point)
         predictions = ledger.entry(PredictJob(stage.ref))
         if plan.last_stages[stage.ref.member] == stage.ref and predictions.state is State.failed:
             # Predictions have no line of their own; without this, no line would say why the run failed.
@@ -248,7 +251,7 @@ def pace(status: RunStatus) -> tuple[str, ...]:
     rate = f"{status.images_per_second:,.0f} images/s"
     if status.remaining_s is None:
         return (rate,)
-    early = any(stage.may_end_early for stage in status.stages if stage.state is not State.done)
+    early = any(stage.may_end_early for stage in status.stages if stage.state not in _OVER)
     return (rate, f"{'at most ' if early else ''}{duration(status.remaining_s)} left")
 
 
@@ -279,7 +282,7 @@ def _last_error(entry: Entry) -> str | None:
 
 
 def _images_left(stage: StageStatus) -> int:
-    return 0 if stage.state is State.done else max(0, stage.num_updates - stage.step) * stage.batch_size
+    return 0 if stage.state in _OVER else max(0, stage.num_updates - stage.step) * stage.batch_size
 
 
 def _state(recorded: State, locked: bool) -> State:

@@ -98,7 +98,8 @@ class FakeStages:
     """`script[ref]` lists, an attempt each, an exception to raise after an update (predictions: at once); then all
     goes well.
 
-    `waiting` names stages that stay at their first update, and predictions, until they are asked to stop.
+    `waiting` names stages that stay at their first update, and predictions, until they are asked to stop. `errors` are
+    dev errors, 0.1 where there is none. A stage that pauses after some of its epochs makes that share of its updates.
     """
 
     script: Mapping[str, list[tuple[int, BaseException]]] = field(default_factory=dict)
@@ -106,6 +107,7 @@ class FakeStages:
     started: list[str] = field(default_factory=list)
     updates: list[tuple[str, int]] = field(default_factory=list)
     crops: dict[str, Crops] = field(default_factory=dict)
+    errors: Mapping[str, float] = field(default_factory=dict)
 
     def duties(self) -> Duties:
         return Duties(self.run_stage, self.predict)
@@ -120,11 +122,12 @@ class FakeStages:
         trouble_at, trouble = planned[attempt] if attempt < len(planned) else (-1, None)
         resumed_from = newest_step(spec.stage_dir / "checkpoints")
         _cut_back(spec.stage_dir / "metrics.jsonl", resumed_from)
-        for step in range(resumed_from + 1, NUM_UPDATES + 1):
+        last = NUM_UPDATES * spec.until // spec.recipe.schedule.epochs or NUM_UPDATES
+        for step in range(resumed_from + 1, last + 1):
             self.updates.append((ref, step))
             _append(spec.stage_dir / "metrics.jsonl", step)
             (spec.stage_dir / "step.txt").write_text(str(step))
-            if step % EVERY == 0 or step == NUM_UPDATES:
+            if step % EVERY == 0 or step == last:
                 _save(spec.stage_dir, step)
             if step == trouble_at and trouble is not None:
                 raise trouble
@@ -133,7 +136,8 @@ class FakeStages:
             if should_stop():
                 _save(spec.stage_dir, step)
                 raise Stopped(f"{ref}: stopped after update {step}")
-        return StageResult(NUM_UPDATES, resumed_from, f"step-{NUM_UPDATES:08d}", weights_sha256(ref), 0.1, 0.2, False)
+        error = self.errors.get(ref, 0.1)
+        return StageResult(last, resumed_from, f"step-{last:08d}", weights_sha256(ref), error, 0.2, False)
 
     def predict(self, spec: PredictSpec, should_stop: Callable[[], bool]) -> tuple[SplitPredictions, ...]:
         name = f"{spec.member}/predictions"

@@ -70,7 +70,7 @@ class Stage:
 
 
 def train(stage: Stage, state: TrainState) -> TrainState:
-    """Trains from `state` to the last epoch, or to an earlier one if the schedule ends a stalled stage.
+    """Trains from `state` to the last epoch, to the one before which the stage pauses, or until it stalls and may end.
 
     What updates measure is read where it is needed: for a point of metrics, a checkpoint, an epoch's end. Between
     those, the host never waits for the device. `after_update(state, epoch_ended)` may save, or raise to stop.
@@ -79,7 +79,7 @@ def train(stage: Stage, state: TrainState) -> TrainState:
         Diverged: the loss or the gradient of an update was not finite; no state that came after it is handed on.
     """
     per_epoch = stage.batches.per_epoch
-    total = per_epoch * stage.spec.recipe.schedule.epochs
+    total = per_epoch * (stage.spec.until or stage.spec.recipe.schedule.epochs)
     clock = _Stopwatch()
     log_every = max(1, min(50, per_epoch // 2))
     update = _Update(stage, state, log_every, clock)
