@@ -7,7 +7,6 @@ from .model import (
     Plan as Plan,
     PlannedDataset as PlannedDataset,
     PredictJob as PredictJob,
-    Rung as Rung,
     Stage as Stage,
     StageRef as StageRef,
     TrainJob as TrainJob,

@@ -37,8 +37,8 @@ def choose_best(plan: Plan, rung: Rung, errors: Mapping[StageRef, float]) -> tup
 
 
 def rungs_in_words(plan: Plan) -> str:
-    """Returns words like `of 9 points, the best 3 go on after 1/9 of the epochs, the best 1 go on after 1/3 …`."""
-    steps = (f"the best {rung.kept} go on after 1/{rung.part} of the epochs" for rung in plan.rungs)
+    """Returns words like `halving: of 9 points, the best 3 from 1/9 of the epochs on, the best 1 from 1/3 …`."""
+    steps = (f"the best {rung.kept} from 1/{rung.part} of the epochs on" for rung in plan.rungs)
     return ", ".join((f"halving: of {len(plan.members)} points", *steps)) if plan.rungs else "none"
 
 

@@ -115,8 +115,8 @@ def test_plan_says_the_rungs_and_an_upper_bound_of_the_time(halved):
     report = make_report(halved, compose([]).cluster, 1, rates)
     text = report.to_text()
     assert (
-        "sweep_stop=halving: of 9 points, the best 3 go on after 1/9 of the epochs, "
-        "the best 1 go on after 1/3 of the epochs\n" in text
+        "sweep_stop=halving: of 9 points, the best 3 from 1/9 of the epochs on, "
+        "the best 1 from 1/3 of the epochs on\n" in text
     )
     # One second an epoch: 9 points to epoch 3, 3 to epoch 9, 1 to epoch 27.
     assert report.time.makespan_s == pytest.approx(9 * 3 + 3 * 6 + 18)
