@@ -71,7 +71,7 @@ def isolated_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session", autouse=True)
 def freed_memory_goes_back() -> Iterator[None]:
-    """Leaves glibc as it is: freed memory that is kept, as where a member trains, would be gigabytes after many tests."""
+    """Leaves glibc as it is: freed memory that is kept, as where a member trains, becomes gigabytes in many tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("workers.numerics._keep_freed_memory", lambda: None)
         yield
