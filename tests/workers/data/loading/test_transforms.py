@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from listed import folder, store_of
+from pictures import encoded, noise, write_tree
 from scipy import stats
 from tiny_stage import make_store
 from torchvision.transforms import v2
@@ -15,7 +16,7 @@ from torchvision.transforms.v2 import functional
 
 from workers.data.loading import TrainingBatches, Transforms, pixel_statistics, transforms
 from workers.data.store import open_store
-from workers.settings import AugmentationSettings, Normalisation, Policy
+from workers.settings import AugmentationSettings, Keep, Normalisation, Policy
 
 SIZE, MEAN = 12, torch.tensor([0.4, 0.5, 0.6])
 OFF = AugmentationSettings(reflect=False, colour_std=0)
@@ -47,7 +48,7 @@ def changed(settings, images, seeds, size=SIZE):
     return crops
 
 
-def noise(*shape):
+def pixels(*shape):
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
@@ -58,7 +59,7 @@ def planes(image):
 @pytest.mark.parametrize("case", ALONE)
 def test_each_setting_is_torchvisions_transform_under_the_images_seed(case):
     given, theirs = ALONE[case]
-    image, seeds = noise(SIZE, SIZE, 3), range(30)
+    image, seeds = pixels(SIZE, SIZE, 3), range(30)
     found = changed(replace(OFF, **given), [image] * len(seeds), seeds)
     for seed, crop in zip(seeds, found, strict=True):
         torch.manual_seed(seed)
@@ -67,7 +68,7 @@ def test_each_setting_is_torchvisions_transform_under_the_images_seed(case):
 
 
 def test_transforms_follow_one_another_as_in_torchvisions_recipe():
-    image = noise(40, 30, 3)
+    image = pixels(40, 30, 3)
     settings = replace(OFF, reflect=True, resized_crop=True, policy=Policy.trivialaugment, random_erasing=1.0)
     for seed, crop in zip(range(20), changed(settings, [image] * 20, range(20)), strict=True):
         torch.manual_seed(seed)
@@ -149,6 +150,20 @@ def test_batches_do_not_depend_on_threads_order_or_batch_size(store, depth, thre
     assert torch.equal(opened(store).draw(1, 4).images, seen[batches.per_epoch + 4])
     assert not torch.equal(whole.draw(0, 0).images, whole.draw(1, 0).images)
     assert torch.equal(torch.get_rng_state(), before), "the global generator was drawn from"
+
+
+def test_boxes_of_a_store_of_whole_images_lie_anywhere_in_them(tmp_path):
+    files = {
+        f"train/{name}/{side}.png": encoded(noise(side, side, 60 - side)) for name in "ab" for side in range(20, 40)
+    }
+    store = store_of(folder(write_tree(tmp_path / "tree", files), size=16, keep=Keep.whole), tmp_path / "stores")
+    settings = replace(OFF, resized_crop=True)
+    batches, images = opened(store, settings), store.images("train", whole=True)
+    batch, draws = batches.draw(1, 0), batches._draws(1)
+    assert len({images[image].shape for image in draws.order[:7]}) > 1
+    for crop, image, seed in zip(batch.pixels, draws.order, draws.seeds, strict=False):
+        torch.manual_seed(int(seed))
+        assert torch.equal(crop.permute(2, 0, 1), v2.RandomResizedCrop(SIZE)(planes(images[image])))
 
 
 def test_draws_without_a_generator_of_their_own_do_not_repeat(store, monkeypatch):
