@@ -82,7 +82,7 @@ def _launch(config: "Config", request: Request, streams: Streams) -> int:
 def plan(request: Request, streams: Streams) -> int:
     from orchestrator.config import compose
     from orchestrator.inputs import check_init_files, hash_init_files, survey_all
-    from orchestrator.placement import Measuring, measure_rates, place
+    from orchestrator.placement import Measuring, augmentation_line, measure_rates, place
     from orchestrator.plan import make_plan, make_report
 
     config = compose(request.overrides, request.config_dir)
@@ -97,7 +97,8 @@ def plan(request: Request, streams: Streams) -> int:
     slots = _members_at_once(placed.cluster, streams) if config.cluster.address else here
     # Rates of members that do not fit this machine cannot be measured on it.
     rates = measure_rates(planned, placed, streams.progress) if here else None
-    report = make_report(planned, placed.cluster, max(1, slots), rates, placed.line)
+    costs = augmentation_line(planned, rates, placed.numerics) if rates else ""
+    report = make_report(planned, placed.cluster, max(1, slots), rates, placed.line, costs)
     streams.answer(report.to_json() if request.json else None, [report.to_text().rstrip("\n")])
     return _OK
 

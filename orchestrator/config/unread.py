@@ -9,7 +9,7 @@ from orchestrator.config.schema import TARGET, MemberConfig
 from orchestrator.config.structure import field_types, shown
 from orchestrator.config.words import OWN_IMAGES
 from workers.errors import ConfigError
-from workers.settings import FILE_SOURCES, DatasetSettings, Decay, InitSettings, ModelSettings, Recipe, Source
+from workers.settings import FILE_SOURCES, DatasetSettings, Decay, InitSettings, ModelSettings, Policy, Recipe, Source
 
 _NOT_DIGITS = frozenset(Source) - {Source.digits}
 # `DatasetSettings` itself refuses the columns and files that only some sources read.
@@ -33,6 +33,8 @@ _CHOSEN = {
     ("schedule", "factor"): ("decay", (*_CUTTING, Decay.step)),
     ("schedule", "step_epochs"): ("decay", (Decay.step,)),
     ("schedule", "final_lr_share"): ("decay", (Decay.cosine, Decay.one_cycle)),
+    **dict.fromkeys((("augmentation", field) for field in ("num_ops", "magnitude")), ("policy", (Policy.randaugment,))),
+    **dict.fromkeys((("augmentation", field) for field in ("crop_scale", "crop_ratio")), ("resized_crop", (True,))),
 }
 # A switch of the same group that has the setting read as well, whatever is chosen.
 _ALSO_READ_WITH = {("schedule", "patience"): "stop_when_stalled"}
@@ -100,5 +102,5 @@ def _check_chosen(key: str, value: str, names: list[str], recipes: list[Recipe])
     is_on = switch and any(getattr(getattr(recipe, group), switch) for recipe in recipes)
     if found and not is_on and not set(found) & set(readers):
         also = f" or {group}.{switch}=true" if switch else ""
-        only = f"only {group}.{choice}={' or '.join(readers)}{also} reads it"
-        raise ConfigError(f"{key}={value}: {only}, not {', '.join(found)}; remove it")
+        only = f"only {group}.{choice}={' or '.join(map(shown, readers))}{also} reads it"
+        raise ConfigError(f"{key}={value}: {only}, not {', '.join(map(shown, found))}; remove it")

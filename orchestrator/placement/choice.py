@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from orchestrator.plan import Plan, Stage, estimate, multiply_adds
 from orchestrator.text import counted, duration
 from workers.models import outline
-from workers.settings import ModelSettings
+from workers.settings import AugmentationSettings, ModelSettings
 
 # A candidate replaces the default only if it is faster by this share, which is more than noise.
 MARGIN = 0.05
@@ -77,10 +77,12 @@ class Kind:
     model: ModelSettings
     batch_size: int
     num_classes: int
+    augmentation: AugmentationSettings | None = None  # where it takes a share of the step
 
 
 def kind_of(stage: Stage) -> Kind:
-    return Kind(stage.recipe.model, stage.recipe.optimizer.most_at_once, stage.num_classes)
+    changes = stage.recipe.augmentation if stage.recipe.augmentation.changes_images else None
+    return Kind(stage.recipe.model, stage.recipe.optimizer.most_at_once, stage.num_classes, changes)
 
 
 def macs(stage: Stage) -> int:

@@ -120,6 +120,21 @@ def measure_rates(plan: Plan, placed: Placed, progress: Callable[[str], None]) -
     return rates
 
 
+def augmentation_line(plan: Plan, rates: Mapping[StageRef, float], numerics: Numerics) -> str:
+    """Returns a line on what changing images costs, measured for the stage where it costs most; empty for none."""
+    from workers.throughput import drawing_seconds
+
+    recipes = {stage.ref: stage.recipe for stage in plan.stages}
+    costs = {ref: drawing_seconds(one.augmentation, one.model.input_size) for ref, one in recipes.items()}
+    ref, seconds = max(costs.items(), key=lambda cost: cost[1])
+    if not seconds:
+        return ""
+    share = f"{seconds * rates[ref]:.0%} of the step of {ref}"
+    if numerics.device != "cpu":
+        share = f"beside the step: {numerics.threads} threads draw at most {numerics.threads / seconds:,.0f} images/s"
+    return f"{seconds * 1000:.2g} ms of a CPU an image, {share}"
+
+
 def _placed(config: Config, plan: Plan, chosen: Candidate, line: str, found: tuple[Option, ...] = ()) -> Placed:
     numerics = Numerics(chosen.threads, chosen.precision, "cpu", _kernels())
     return Placed(numerics, kept(config, plan, numerics), line, lacking(config)(numerics), found)

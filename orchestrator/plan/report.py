@@ -52,8 +52,8 @@ class DiskEstimate:
 class PlanReport:
     """Holds a plan with its costs; `time` is None if no rate was measured, an upper bound for a sweep that is halved.
 
-    `placement` gives the reason for the members' threads and precision. Stages that may end early count as if they ran
-    to their last epoch.
+    `placement` gives the reason for the members' threads and precision, `augmentation` what that costs. Stages that
+    may end early count as if they ran to their last epoch.
     """
 
     plan: Plan
@@ -63,6 +63,7 @@ class PlanReport:
     cluster: ClusterConfig
     num_slots: int
     placement: str = ""
+    augmentation: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Returns the document of `septet plan --json`."""
@@ -77,6 +78,7 @@ class PlanReport:
             "cpus_per_member": self.cluster.cpus_per_member,
             "gpus_per_member": self.cluster.gpus_per_member,
             "placement": self.placement,
+            "augmentation": self.augmentation,
             "warnings": warm_up_lines(self.plan),
             "declared": [dataset.name for dataset in self.plan.datasets if dataset.declared],
             "rungs": plain(self.plan.rungs),
@@ -92,8 +94,8 @@ class PlanReport:
             f"each member: {counted(cluster.cpus_per_member, 'CPU')}, {counted(cluster.gpus_per_member, 'GPU')}"
             f" · {counted(self.num_slots, 'member')} at once"
         )
-        if self.placement:
-            lines.append(f"placement: {self.placement}")
+        said = {"placement": self.placement, "augmentation": self.augmentation}
+        lines += [f"{name}: {line}" for name, line in said.items() if line]
         if plan.rungs:
             lines.append(f"sweep_stop={rungs_in_words(plan)}")
         early = any(stage.recipe.schedule.stop_when_stalled for stage in plan.stages)
@@ -113,6 +115,7 @@ def make_report(
     num_slots: int,
     images_per_second: Mapping[StageRef, float] | None = None,
     placement: str = "",
+    augmentation: str = "",
 ) -> PlanReport:
     """Estimates the cost of a plan.
 
@@ -122,11 +125,12 @@ def make_report(
         num_slots: members that fit at once, at least 1.
         images_per_second: each stage's measured training rate, or None if no rate was measured.
         placement: one line with the reason for the placement.
+        augmentation: one line with the cost of changing images.
     """
     stages = tuple(_stage_report(stage, images_per_second) for stage in plan.stages)
     seconds = {report.stage.ref: report.seconds for report in stages if report.seconds is not None}
     time = estimate_halved(plan, seconds, num_slots) if len(seconds) == len(stages) else None
-    return PlanReport(plan, stages, disk_estimate(plan), time, cluster, num_slots, placement)
+    return PlanReport(plan, stages, disk_estimate(plan), time, cluster, num_slots, placement, augmentation)
 
 
 def _stage_report(stage: Stage, rates: Mapping[StageRef, float] | None) -> StageReport:

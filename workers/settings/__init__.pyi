@@ -32,6 +32,7 @@ from .training import (
     ModelSettings as ModelSettings,
     Normalisation as Normalisation,
     OptimizerSettings as OptimizerSettings,
+    Policy as Policy,
     RateChange as RateChange,
     Recipe as Recipe,
     ScheduleSettings as ScheduleSettings,

@@ -4,6 +4,7 @@ They are the schema of the configuration groups (`orchestrator.config.compositio
 `StageSpec` carries them unchanged to the process that trains. Import nothing heavy here.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -25,6 +26,8 @@ Normalisation = StrEnum("Normalisation", "dataset imagenet mean_image")
 # eigenvalue (the paper). The covariance is that of pixels on the scale [0, 1]: on 0…255, eigenvalues would be
 # shifts of a thousand grey levels.
 ColourScale = StrEnum("ColourScale", "root eigenvalue")
+# Operations on single images, named as in the field; their spaces and magnitudes are torchvision's.
+Policy = StrEnum("Policy", "none randaugment trivialaugment augmix")
 Decay = StrEnum("Decay", "plateau fixed step cosine one_cycle")
 # Momentum holds past gradients, scaled by the current rate, or past updates, scaled when made.
 Velocity = StrEnum("Velocity", "unscaled scaled")
@@ -277,6 +280,15 @@ class AugmentationSettings:
 
     Colours are shifted until `colour_until` of the stage's epochs is done. `shuffle_window` is for stores larger than
     memory: 0 mixes all images; n mixes n at a time, in runs of neighbours that are read together.
+
+    Attributes:
+        resized_crop: cuts a box of a random area and aspect in place of a window, and scales it to the net's input.
+        crop_scale, crop_ratio: least and largest share of the image's area in a box, and width over height of it.
+        reflect_vertically: reflects every second image top to bottom.
+        rotation_degrees: largest angle, to either side.
+        policy: `randaugment` applies `num_ops` operations of `magnitude` 0…30; the others choose for themselves.
+        brightness, contrast, saturation: largest change of a factor of 1; `hue`: largest turn of the colour circle.
+        random_erasing: share of images of which a box gets the mean colour, the zero of a normalised image.
     """
 
     random_crop: bool = True
@@ -286,10 +298,43 @@ class AugmentationSettings:
     colour_scale: ColourScale = ColourScale.root
     colour_until: float = 1.0
     shuffle_window: int = 0
+    resized_crop: bool = False
+    crop_scale: tuple[float, ...] = (0.08, 1.0)
+    crop_ratio: tuple[float, ...] = (0.75, 1.3333333333333333)
+    reflect_vertically: bool = False
+    rotation_degrees: float = 0.0
+    policy: Policy = Policy.none
+    num_ops: int = 2
+    magnitude: int = 9
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    random_erasing: float = 0.0
 
     def __post_init__(self) -> None:
-        require_least(self, 0, "colour_std", "shuffle_window")
+        require_least(self, 0, "colour_std", "shuffle_window", "brightness", "contrast", "saturation")
+        require_least(self, 1, "num_ops")
+        limits = {"rotation_degrees": 180, "magnitude": 30, "hue": 0.5, "random_erasing": 1}
+        for name, most in limits.items():
+            require(0 <= (value := getattr(self, name)) <= most, f"{name}={value}: give a number in [0, {most}]")
+        for name, largest, example in (("crop_scale", 1.0, "0.08,1"), ("crop_ratio", math.inf, "0.75,1.33")):
+            given = getattr(self, name)
+            fits = len(given) == 2 and 0 < given[0] <= given[1] <= largest
+            require(fits, f"{name}={list(given)}: give the least and the largest, as in [{example}]")
+        centred = "random_crop=false: resized_crop=true cuts random boxes; leave out one of them"
+        require(self.random_crop or not self.resized_crop, centred)
+        fixed = (
+            "normalisation=mean_image: fits windows alone; give dataset, or leave out resized_crop, policy and the like"
+        )
+        require(self.normalisation is not Normalisation.mean_image or not self.changes_images, fixed)
         require(0 <= self.colour_until <= 1, f"colour_until={self.colour_until}: give a share in [0, 1]")
+
+    @property
+    def changes_images(self) -> bool:
+        """Whether more than window, reflection and colour shift is asked for; torchvision does that, on the CPU."""
+        shares = (self.brightness, self.contrast, self.saturation, self.hue, self.random_erasing, self.rotation_degrees)
+        return self.resized_crop or self.reflect_vertically or self.policy is not Policy.none or max(shares) > 0
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,19 @@
 """Times training steps on random pixels, for placement and `septet plan`."""
 
 import time
-from collections.abc import Collection
+import timeit
+from collections.abc import Callable, Collection
+from functools import cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from workers import numerics
+from workers.data.loading import Transforms
 from workers.models import build, initialise, place
 from workers.protocol import Numerics
-from workers.settings import TrainingSettings
+from workers.settings import AugmentationSettings, TrainingSettings
 from workers.training import build_optimizer, mean_loss
 
 _MOST_IMAGES = 32
@@ -20,7 +24,10 @@ _COMPILED_WARM_UP_STEPS = 3
 
 
 class TimedSteps:
-    """A net with fresh weights and one batch; a step is forward, backward and update, without reading or evaluating."""
+    """A net with fresh weights and one batch; a step is forward, backward and update, without reading or evaluating.
+
+    On a CPU it also changes images as `augmentation` does; beside a GPU, threads do that.
+    """
 
     def __init__(
         self,
@@ -43,6 +50,8 @@ class TimedSteps:
         images = torch.randn(batch_size, 3, side, side, generator=generator)
         self._images = images.contiguous(memory_format=torch.channels_last).to(chosen.device)
         self._labels = torch.zeros(batch_size, dtype=torch.int64, device=chosen.device)
+        on_cpu = chosen.device == "cpu" and settings.augmentation.changes_images
+        self._draw = _drawing(settings.augmentation, side, batch_size) if on_cpu else lambda: None
         for _ in range(0 if chosen.compile == "off" else _COMPILED_WARM_UP_STEPS):
             self._step()
         self.images_per_second(_WARM_UP_SECONDS)
@@ -58,6 +67,7 @@ class TimedSteps:
         return steps * len(self._labels) / (time.perf_counter() - since)
 
     def _step(self) -> Tensor:
+        self._draw()
         with numerics.refusals(self._name):
             with numerics.autocast(self._chosen):
                 outputs = self._forward(self._images)
@@ -66,6 +76,25 @@ class TimedSteps:
             loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
         return loss.detach()
+
+
+def _drawing(augmentation: AugmentationSettings, side: int, batch_size: int) -> Callable[[], None]:
+    """Returns what changes a batch of random pixels as `augmentation` does."""
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (batch_size, side, side, 3), dtype=np.uint8)
+    fill = Transforms(augmentation, side, torch.full((3,), 0.5)).fill
+    crops, chosen, offsets = np.empty_like(images), np.arange(batch_size), np.zeros((batch_size, 2), np.int64)
+    return lambda: fill(crops, images, chosen, offsets, generator.integers(2**32, size=batch_size))
+
+
+@cache
+def drawing_seconds(augmentation: AugmentationSettings, side: int) -> float:
+    """Returns the seconds that one CPU takes to change an image of `side` pixels; 0 if `augmentation` changes none."""
+    if not augmentation.changes_images:
+        return 0.0
+    draw = _drawing(augmentation, side, _MOST_IMAGES)
+    number, seconds = timeit.Timer(draw, draw).autorange()
+    return seconds / (number * _MOST_IMAGES)
 
 
 def images_per_second(

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from workers.data.export import Band, Tile, draw, spread
-from workers.data.loading import PixelStatistics, Windows, crop, draw_epoch, pixel_statistics, to_input
+from workers.data.loading import PixelStatistics, TrainingBatches, Windows, pixel_statistics, to_input
 from workers.data.store import Store, centre_square
 from workers.settings import TrainingSettings
 from workers.training.schedule import whole_epochs
@@ -17,25 +17,24 @@ def augmented_sheet(store: Store, settings: TrainingSettings, seed: int) -> byte
     images, labels = store.images("train", whole=True), store.labels("train")
     assert labels is not None
     statistics = pixel_statistics(store, settings.augmentation)
-    size, margin = settings.model.input_size, images.margins(settings.model.input_size)
     shown = {label: int(np.argmax(labels == label)) for label in spread(store.num_classes)[:_MOST_IMAGES]}
     chosen = np.array(list(shown.values()))
-    colour_epochs = whole_epochs(settings.augmentation.colour_until, settings.schedule.epochs)
-    seen = []
-    for epoch in range(min(_EPOCHS, settings.schedule.epochs)):
-        draws = draw_epoch(seed, epoch, len(labels), margin, settings.augmentation)
-        place = np.array([int(np.argmax(draws.order == index)) for index in chosen])
-        windows = Windows(draws.offsets[place], torch.from_numpy(draws.flips[place]))
-        pixels = crop(images, chosen, windows.offsets, size)
-        shifted = settings.augmentation.colour_std > 0 and epoch < colour_epochs
-        colour = torch.from_numpy(draws.colour[place]) if shifted else None
-        inputs = to_input(torch.from_numpy(pixels), statistics, colour, windows)
-        seen.append(to_pixels(inputs, statistics, windows))
+    batches = TrainingBatches(
+        store,
+        statistics,
+        settings.augmentation,
+        seed=seed,
+        batch_size=len(chosen),
+        input_size=settings.model.input_size,
+        colour_epochs=whole_epochs(settings.augmentation.colour_until, settings.schedule.epochs),
+    )
+    drawn = [batches.draw_images(epoch, chosen) for epoch in range(min(_EPOCHS, settings.schedule.epochs))]
+    seen = [to_pixels(batch.images, statistics, batch.windows) for batch in drawn]
     tiles = []
     for row, (label, index) in enumerate(shown.items()):
         tiles.append(Tile(centre_square(images[index], store.size), store.classes[label]))
         tiles += [Tile(pixels[row], f"epoch {epoch + 1}") for epoch, pixels in enumerate(seen)]
-    title = f"{store.size} px as prepared, then {size} px as the net sees them"
+    title = f"{store.size} px as prepared, then {settings.model.input_size} px as the net sees them"
     return draw([Band(title, tiles)], 1 + len(seen))
 
 

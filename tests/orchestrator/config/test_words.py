@@ -34,6 +34,13 @@ GIVEN = [
     ("optimizer=adam", "optimizer.name=adam"),
     ("early_stopping=true", "schedule.stop_when_stalled=true"),
     ("early_stopping_patience=3", "schedule.stop_when_stalled=true schedule.patience=3"),
+    ("hflip=0.5", "augmentation.reflect=true"),
+    ("augmentation.vflip=0.5", "augmentation.reflect_vertically=true"),
+    ("auto_augment=ra", "augmentation.policy=randaugment"),
+    ("augmentation.ta_wide=true", "augmentation.policy=trivialaugment"),
+    ("color_jitter=0.4", " ".join(f"augmentation.{name}=0.4" for name in ("brightness", "contrast", "saturation"))),
+    ("reprob=0.25", "augmentation.random_erasing=0.25"),
+    ("degrees=15", "augmentation.rotation_degrees=15"),
 ]
 
 
@@ -130,6 +137,18 @@ TORCHVISION = ["ensemble=five", "model.name=torchvision/resnet18"]
         (
             ["schedule=step", "schedule.final_lr_share=0.1"],
             "only schedule.decay=cosine or one_cycle reads it, not step",
+        ),
+        (
+            ["augmentation=modern", "augmentation.magnitude=5"],
+            "only augmentation.policy=randaugment reads it, not triv",
+        ),
+        (
+            ["augmentation.crop_scale=[0.5,1]"],
+            "only augmentation.resized_crop=true reads it, not false; remove it",
+        ),
+        (
+            ["reading=paper", "augmentation=modern"],
+            "augmentation.normalisation=mean_image: fits windows alone; give dataset, or leave out resized_crop",
         ),
         ([*TORCHVISION, "model.width=0.5"], "only alexnet and highway read it, not torchvision/resnet18; remove it"),
         ([*TORCHVISION, "model.dropout=0.2"], "model.dropout=0.2: only alexnet reads it"),

@@ -15,3 +15,4 @@ from .batches import (
     num_batches as num_batches,
     pixel_statistics as pixel_statistics,
 )
+from .transforms import Transforms as Transforms

@@ -26,12 +26,14 @@ class EpochDraws:
         offsets: [images, 2] int64, top and left of the crop.
         flips: [images] bool, whether the crop is reflected.
         colour: [images, 3] float32, multiples of each principal component.
+        seeds: [images] uint32, from which `Transforms` draws all else.
     """
 
     order: np.ndarray
     offsets: np.ndarray
     flips: np.ndarray
     colour: np.ndarray
+    seeds: np.ndarray
 
 
 def draw_epoch(
@@ -50,11 +52,12 @@ def draw_epoch(
         offsets = (generator.random((num_images, 2)) * (margin + 1)).astype(np.int64)
     flips = generator.random(num_images) < 0.5
     colour = generator.standard_normal((num_images, 3), dtype=np.float32)
+    seeds = generator.integers(2**32, size=num_images, dtype=np.uint32)
     if not augmentation.random_crop:
         offsets[:] = margin // 2
     if not augmentation.reflect:
         flips = np.zeros_like(flips)
-    return EpochDraws(order, offsets, flips, colour * np.float32(augmentation.colour_std))
+    return EpochDraws(order, offsets, flips, colour * np.float32(augmentation.colour_std), seeds)
 
 
 def window_images(shuffle_window: int) -> int:

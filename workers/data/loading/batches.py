@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from workers.data.loading.augment import EpochDraws, PixelStatistics, Windows, crop, draw_epoch, to_input, window_images
+from workers.data.loading.transforms import Transforms
 from workers.data.store import Pixels, Store
 from workers.protocol import Numerics
 from workers.settings import AugmentationSettings, ColourScale, Normalisation
@@ -192,6 +193,8 @@ class TrainingBatches:
         self._labels, self._statistics, self._augmentation = labels, statistics.to(device), augmentation
         self._seed, self._batch_size, self._input_size = seed, batch_size, input_size
         self._colour_epochs, self._device = colour_epochs, device
+        changes = augmentation.changes_images
+        self._transforms = Transforms(augmentation, input_size, statistics.mean.cpu()) if changes else None
         margin = self._images.margins(input_size)
         draws = partial(draw_epoch, seed, num_images=len(labels), margin=margin, augmentation=augmentation)
         # Of two epochs, because batches of the next are drawn ahead.
@@ -212,7 +215,13 @@ class TrainingBatches:
 
     def draw(self, epoch: int, index: int) -> Batch:
         """Draws batch `index` of `epoch` on the host, into new memory."""
-        return self._draw(epoch, index, _Slot(self._batch_size, self._input_size, "cpu"))
+        return self._draw(epoch, self._span(index), _Slot(self._batch_size, self._input_size, "cpu"))
+
+    def draw_images(self, epoch: int, images: np.ndarray) -> Batch:
+        """Draws `images` [at most a batch] as they are at their places in the order of `epoch`."""
+        order = self._draws(epoch).order
+        places = np.array([int(np.argmax(order == image)) for image in images])
+        return self._draw(epoch, places, _Slot(self._batch_size, self._input_size, "cpu"))
 
     def take(self, step: int) -> Batch:
         """Returns the batch of update `step` on the device, which is valid until the next call.
@@ -234,26 +243,34 @@ class TrainingBatches:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
-    def _draw(self, epoch: int, index: int, slot: _Slot) -> Batch:
-        draws, span = self._draws(epoch), slice(index * self._batch_size, (index + 1) * self._batch_size)
-        chosen = draws.order[span]
+    def _span(self, index: int) -> slice:
+        return slice(index * self._batch_size, (index + 1) * self._batch_size)
+
+    def _draw(self, epoch: int, places: slice | np.ndarray, slot: _Slot) -> Batch:
+        """Draws the images at `places` in the order of `epoch`."""
+        draws = self._draws(epoch)
+        chosen, offsets = draws.order[places], draws.offsets[places]
         shifts = self._augmentation.colour_std > 0 and (self._colour_epochs is None or epoch < self._colour_epochs)
         slot.wait()
         used = slice(len(chosen))
         pixels, labels, flips, colour = slot.pixels[used], slot.labels[used], slot.flips[used], slot.colour[used]
-        crop(self._images, chosen, draws.offsets[span], self._input_size, slot.array[used])
+        if self._transforms is None:
+            crop(self._images, chosen, offsets, self._input_size, slot.array[used])
+        else:
+            self._transforms.fill(slot.array[used], self._images, chosen, offsets, draws.seeds[places])
         labels.copy_(torch.from_numpy(self._labels[chosen]))
-        flips.copy_(torch.from_numpy(draws.flips[span]))
+        flips.copy_(torch.from_numpy(draws.flips[places]))
         # Drawn even if not used, so that the epoch's other draws do not depend on it.
-        colour.copy_(torch.from_numpy(draws.colour[span]))
-        windows = Windows(draws.offsets[span], flips if self._augmentation.reflect else None)
+        colour.copy_(torch.from_numpy(draws.colour[places]))
+        reflects = self._augmentation.reflect and self._transforms is None
+        windows = Windows(offsets, flips if reflects else None)
         return Batch(pixels, labels, windows, colour if shifts else None, self._statistics)
 
     def _begin(self, step: int) -> Callable[[], Batch]:
         """Starts to draw the batch of `step`; the result waits for it."""
         epoch, index = divmod(step, self.per_epoch)
         self._read_ahead.to(self._draws(epoch).order, index * self._batch_size)
-        draw = partial(self._draw, epoch, index, self._slot(step))
+        draw = partial(self._draw, epoch, self._span(index), self._slot(step))
         return draw if self._pool is None else self._pool.submit(draw).result
 
     def _send(self, batch: Batch, slot: _Slot) -> Batch:
