@@ -26,6 +26,10 @@ Normalisation = StrEnum("Normalisation", "dataset imagenet mean_image")
 # shifts of a thousand grey levels.
 ColourScale = StrEnum("ColourScale", "root eigenvalue")
 Decay = StrEnum("Decay", "plateau fixed step cosine one_cycle")
+# An epoch has every image once, or every class equally often.
+Sampler = StrEnum("Sampler", "shuffled balanced")
+# `balanced` is images / (classes · the class's images) in the training split, as in scikit-learn.
+ClassWeights = StrEnum("ClassWeights", "none balanced")
 # Momentum holds past gradients, scaled by the current rate, or past updates, scaled when made.
 Velocity = StrEnum("Velocity", "unscaled scaled")
 # The checkpoint of a finished stage that predicts.
@@ -276,7 +280,9 @@ class AugmentationSettings:
     """Random crop, reflection, and a shift along the colour eigenvectors by `colour_std` (0 for none).
 
     Colours are shifted until `colour_until` of the stage's epochs is done. `shuffle_window` is for stores larger than
-    memory: 0 mixes all images; n mixes n at a time, in runs of neighbours that are read together.
+    memory: 0 mixes all images; n mixes n at a time, in runs of neighbours that are read together. `mixup` (Zhang et al.
+    2018) and `cutmix` (Yun et al. 2019) are the α of Beta(α, α), which gives a mixed image's share of its own label; 0
+    for none. With both, each shard of a batch draws which.
     """
 
     random_crop: bool = True
@@ -286,10 +292,28 @@ class AugmentationSettings:
     colour_scale: ColourScale = ColourScale.root
     colour_until: float = 1.0
     shuffle_window: int = 0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    sampler: Sampler = Sampler.shuffled
 
     def __post_init__(self) -> None:
-        require_least(self, 0, "colour_std", "shuffle_window")
+        require_least(self, 0, "colour_std", "shuffle_window", "mixup", "cutmix")
+        fits = self.sampler is Sampler.shuffled or self.shuffle_window == 0
+        require(fits, "sampler=balanced: takes images from the whole store; give shuffle_window=0")
         require(0 <= self.colour_until <= 1, f"colour_until={self.colour_until}: give a share in [0, 1]")
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """The cross-entropy as torch defines it; `class_weights` may also have a weight for each class by name."""
+
+    label_smoothing: float = 0.0
+    class_weights: Mapping[str, float] | ClassWeights = ClassWeights.none
+
+    def __post_init__(self) -> None:
+        require(0 <= self.label_smoothing < 1, f"label_smoothing={self.label_smoothing}: give a share in [0, 1)")
+        for name, weight in self.class_weights.items() if isinstance(self.class_weights, Mapping) else ():
+            require(weight > 0, f"class_weights.{name}={weight}: give a positive number")
 
 
 @dataclass(frozen=True)
@@ -301,6 +325,7 @@ class TrainingSettings:
     optimizer: OptimizerSettings = OptimizerSettings()
     schedule: ScheduleSettings = ScheduleSettings()
     augmentation: AugmentationSettings = AugmentationSettings()
+    loss: LossSettings = LossSettings()
 
 
 @dataclass(frozen=True)
