@@ -39,11 +39,11 @@ from orchestrator.config.schema import (
     TrackingConfig,
     check_safe_name,
 )
-from orchestrator.config.structure import choices, mapping, overlay, shown
+from orchestrator.config.structure import choices, join, mapping, overlay, shown
 from orchestrator.config.unread import refuse_unread
 from orchestrator.text import redact
 from workers.errors import ConfigError
-from workers.settings import DatasetSettings, is_url
+from workers.settings import ClassWeights, DatasetSettings, is_url
 
 _PATH_KEYS = ("run_dir", "datasets.store", "datasets.local_copy", "submission.template", "submission.class_ids")
 _DATASET_PATH_KEYS = ("root", "classes", "class_names")
@@ -283,14 +283,15 @@ def _absolute_paths(composed: DictConfig) -> None:
         value = _written(composed, key)
         if isinstance(value, str):
             OmegaConf.update(composed, key, _absolute_root(value) if key in below else str(_absolute(value)))
-    _absolute_init_files(composed.get("ensemble"))
+    for key in ("ensemble", "loss"):
+        _resolve_files(composed.get(key), key)
     uri = _written(composed, "tracking.uri")
     if isinstance(uri, str) or (uri is None and not os.environ.get("MLFLOW_TRACKING_URI")):
         OmegaConf.update(composed, "tracking.uri", _tracking_uri(uri), force_add=True)
 
 
-def _absolute_init_files(node: Any) -> None:
-    """Makes each `init_file` below `node` absolute; references stay as they are."""
+def _resolve_files(node: Any, key: str) -> None:
+    """Makes each `init_file` below `node`, at `key`, absolute, and reads class weights; references stay as they are."""
     if not isinstance(node, DictConfig):
         return
     for name in map(str, node):
@@ -299,7 +300,20 @@ def _absolute_init_files(node: Any) -> None:
         value = node[name]
         if name == "init_file" and isinstance(value, str):
             node[name] = str(_absolute(value))
-        _absolute_init_files(value)
+        if name == "class_weights" and isinstance(value, str) and value not in list(ClassWeights):
+            node[name] = _class_weights(value, join(key, name))
+        _resolve_files(value, join(key, name))
+
+
+def _class_weights(path: str, key: str) -> dict[str, float]:
+    try:
+        lines = [line.split() for line in _absolute(path).read_text("utf-8-sig").splitlines() if line.strip()]
+        found = {" ".join(names): float(weight) for *names, weight in lines}
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{key}={path}: {error}; give none, balanced, or a file of lines `class weight`") from error
+    if len(found) < len(lines):
+        raise ConfigError(f"{key}={path}: has a class twice; give each class one line")
+    return found
 
 
 def _written(composed: DictConfig, key: str) -> Any:

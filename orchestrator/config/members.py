@@ -99,6 +99,10 @@ def _recipe(layer: StageLayer, key: str, siblings: Sequence[str]) -> Recipe:
         raise ConfigError(f"{key}.dataset: missing; {hint}")
     check_name(layer.model.name)
     check_optimizer(layer.optimizer)
+    mixes = layer.augmentation.mixup > 0 or layer.augmentation.cutmix > 0
+    if mixes and layer.optimizer.micro_batch:
+        where = f"{key}.optimizer.micro_batch={layer.optimizer.micro_batch}"
+        raise ConfigError(f"{where}: augmentation.mixup and cutmix need whole shards; give optimizer.shards instead")
     if layer.init_from is not None and layer.init_file is not None:
         raise ConfigError(f"{key}: init_from and init_file exclude each other; set one of them to null")
     written = {name: getattr(layer, name) for name in field_types(Recipe)}

@@ -54,6 +54,11 @@ _ADVICE = {
     ),
     "erasing cutout reprob random_erase": "augmentation.random_erasing={value}",
     "degrees rotate rotation random_rotation": "augmentation.rotation_degrees={value}",
+    "label_smoothing smoothing": "loss.label_smoothing={value}",
+    "class_weight class_weights loss_weights": "loss.class_weights=balanced, or a file of lines `class weight`",
+    "mixup mixup_alpha": "augmentation.mixup={value}",
+    "cutmix cutmix_alpha": "augmentation.cutmix={value}",
+    "sampler balanced_sampler weighted_sampler class_balanced oversample": "augmentation.sampler=balanced",
     "random_state random_seed manual_seed": "seed={value}",
     "tta": "predict.crops=ten, the default, or five_scales",
     "center_crop centre_crop": "datasets.target.keep=centre, the default, or whole",
@@ -61,7 +66,7 @@ _ADVICE = {
 }
 _BY_WORD = {word: advice for words, advice in _ADVICE.items() for word in words.split()}
 # Settings in which members may differ.
-_SWEPT = ("seed", "model", "init", "optimizer", "schedule", "augmentation")
+_SWEPT = ("seed", "model", "init", "optimizer", "schedule", "augmentation", "loss")
 _SCALARS = (bool, int, float, str)
 _ABOUT_DATASETS = ("dataset", "datasets", "data", "target")
 

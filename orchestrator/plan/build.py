@@ -14,7 +14,14 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.config import TARGET, Config, choices
-from orchestrator.plan.checks import check_crop, check_fit, check_gpus, check_layers, check_mean_image
+from orchestrator.plan.checks import (
+    check_class_weights,
+    check_crop,
+    check_fit,
+    check_gpus,
+    check_layers,
+    check_mean_image,
+)
 from orchestrator.plan.halving import make_rungs
 from orchestrator.plan.model import Plan, PlannedDataset, Stage, StageRef, changed
 from workers.errors import ConfigError
@@ -82,6 +89,7 @@ def make_plan(
         stages[ref] = _stage(ref, configs[ref], datasets, ancestor, seed, init_file)
         check_crop(stages[ref], datasets[configs[ref].dataset])
         check_mean_image(stages[ref], datasets[configs[ref].dataset], config.predict.crops)
+        check_class_weights(stages[ref], datasets[configs[ref].dataset])
         check_layers(stages[ref])
         check_gpus(stages[ref], config.cluster.gpus_per_member)
         if ancestor is not None:

@@ -41,6 +41,17 @@ def check_mean_image(stage: Stage, dataset: PlannedDataset, crops: Crops) -> Non
         )
 
 
+def check_class_weights(stage: Stage, dataset: PlannedDataset) -> None:
+    """Raises ConfigError if the loss weighs a class that the dataset lacks, or not all of its classes."""
+    given, where = stage.recipe.loss.class_weights, f"{_where(stage)}.loss.class_weights"
+    if not isinstance(given, Mapping) or not dataset.classes:
+        return
+    if unknown := sorted(set(given) - set(dataset.classes)):
+        raise ConfigError(f"{where}: {dataset.name} has no class {unknown[0]}; {choices(unknown[0], dataset.classes)}")
+    if missing := sorted(set(dataset.classes) - set(given)):
+        raise ConfigError(f"{where}: no weight of {some(missing)}; give every class of {dataset.name} one")
+
+
 def warm_up_lines(plan: Plan) -> list[str]:
     """Returns a line for the stages that spend much of their updates on warming up, those of equal length together."""
     alike: dict[tuple[int, int, str], list[StageRef]] = {}

@@ -230,7 +230,11 @@ def stage_params(stage: Stage) -> dict[str, str]:
         (recipe.model, ("input_size", "width", "num_convs", "fc_units", "dropout", "lrn")),
         (recipe.optimizer, ("lr", "momentum", "weight_decay", "batch_size", "velocity")),
         (recipe.schedule, ("epochs", "decay", "cuts", "patience", "stop_when_stalled")),
-        (recipe.augmentation, ("random_crop", "resized_crop", "reflect", "colour_std", "policy")),
+        (
+            recipe.augmentation,
+            ("random_crop", "resized_crop", "reflect", "colour_std", "policy", "mixup", "cutmix", "sampler"),
+        ),
+        (recipe.loss, ("label_smoothing",)),
     )
     values |= {name: getattr(group, name) for group, names in leaves for name in names}
     return {name: str(value) for name, value in values.items() if value != ""}

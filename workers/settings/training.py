@@ -29,6 +29,10 @@ ColourScale = StrEnum("ColourScale", "root eigenvalue")
 # Operations on single images, named as in the field; their spaces and magnitudes are torchvision's.
 Policy = StrEnum("Policy", "none randaugment trivialaugment augmix")
 Decay = StrEnum("Decay", "plateau fixed step cosine one_cycle")
+# An epoch has every image once, or every class equally often.
+Sampler = StrEnum("Sampler", "shuffled balanced")
+# `balanced` is images / (classes · the class's images) in the training split, as in scikit-learn.
+ClassWeights = StrEnum("ClassWeights", "none balanced")
 # Momentum holds past gradients, scaled by the current rate, or past updates, scaled when made.
 Velocity = StrEnum("Velocity", "unscaled scaled")
 # The checkpoint of a finished stage that predicts.
@@ -289,6 +293,8 @@ class AugmentationSettings:
         policy: `randaugment` applies `num_ops` operations of `magnitude` 0…30; the others choose for themselves.
         brightness, contrast, saturation: largest change of a factor of 1; `hue`: largest turn of the colour circle.
         random_erasing: share of images of which a box gets the mean colour, the zero of a normalised image.
+        mixup, cutmix: the α of Beta(α, α), which gives a mixed image's share of its own label; 0 for none (Zhang et al.
+            2018, Yun et al. 2019). With both, each shard of a batch draws which.
     """
 
     random_crop: bool = True
@@ -311,9 +317,14 @@ class AugmentationSettings:
     saturation: float = 0.0
     hue: float = 0.0
     random_erasing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    sampler: Sampler = Sampler.shuffled
 
     def __post_init__(self) -> None:
-        require_least(self, 0, "colour_std", "shuffle_window", "brightness", "contrast", "saturation")
+        require_least(
+            self, 0, "colour_std", "shuffle_window", "brightness", "contrast", "saturation", "mixup", "cutmix"
+        )
         require_least(self, 1, "num_ops")
         limits = {"rotation_degrees": 180, "magnitude": 30, "hue": 0.5, "random_erasing": 1}
         for name, most in limits.items():
@@ -328,6 +339,8 @@ class AugmentationSettings:
             "normalisation=mean_image: fits windows alone; give dataset, or leave out resized_crop, policy and the like"
         )
         require(self.normalisation is not Normalisation.mean_image or not self.changes_images, fixed)
+        whole = "sampler=balanced: takes images from the whole store; give shuffle_window=0"
+        require(self.sampler is Sampler.shuffled or self.shuffle_window == 0, whole)
         require(0 <= self.colour_until <= 1, f"colour_until={self.colour_until}: give a share in [0, 1]")
 
     @property
@@ -335,6 +348,19 @@ class AugmentationSettings:
         """Whether more than window, reflection and colour shift is asked for; torchvision does that, on the CPU."""
         shares = (self.brightness, self.contrast, self.saturation, self.hue, self.random_erasing, self.rotation_degrees)
         return self.resized_crop or self.reflect_vertically or self.policy is not Policy.none or max(shares) > 0
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """The cross-entropy as torch defines it; `class_weights` may also have a weight for each class by name."""
+
+    label_smoothing: float = 0.0
+    class_weights: Mapping[str, float] | ClassWeights = ClassWeights.none
+
+    def __post_init__(self) -> None:
+        require(0 <= self.label_smoothing < 1, f"label_smoothing={self.label_smoothing}: give a share in [0, 1)")
+        for name, weight in self.class_weights.items() if isinstance(self.class_weights, Mapping) else ():
+            require(weight > 0, f"class_weights.{name}={weight}: give a positive number")
 
 
 @dataclass(frozen=True)
@@ -346,6 +372,7 @@ class TrainingSettings:
     optimizer: OptimizerSettings = OptimizerSettings()
     schedule: ScheduleSettings = ScheduleSettings()
     augmentation: AugmentationSettings = AugmentationSettings()
+    loss: LossSettings = LossSettings()
 
 
 @dataclass(frozen=True)

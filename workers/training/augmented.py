@@ -1,12 +1,14 @@
 """Draws what the net sees: some training images as a stage draws them in its first epochs."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
 from workers.data.export import Band, Tile, draw, spread
 from workers.data.loading import PixelStatistics, TrainingBatches, Windows, pixel_statistics, to_input
 from workers.data.store import Store, centre_square
-from workers.settings import TrainingSettings
+from workers.settings import Sampler, TrainingSettings
 from workers.training.schedule import whole_epochs
 
 _MOST_IMAGES, _EPOCHS = 6, 7
@@ -22,7 +24,8 @@ def augmented_sheet(store: Store, settings: TrainingSettings, seed: int) -> byte
     batches = TrainingBatches(
         store,
         statistics,
-        settings.augmentation,
+        # An epoch of the balanced sampler may lack an image.
+        replace(settings.augmentation, sampler=Sampler.shuffled),
         seed=seed,
         batch_size=len(chosen),
         input_size=settings.model.input_size,

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from workers.data.loading import Batch
 from workers.numerics import autocast
 from workers.protocol import Numerics
 
 AUXILIARY_WEIGHT = 0.3
+CROSS_ENTROPY = nn.CrossEntropyLoss()
 # Logits, or logits followed by those of auxiliary classifiers.
 Outputs = Tensor | tuple[Tensor, ...]
 
@@ -56,16 +56,17 @@ def main_logits(outputs: Outputs) -> Tensor:
     return outputs if isinstance(outputs, Tensor) else outputs[0]
 
 
-def mean_loss(outputs: Outputs, labels: Tensor) -> Tensor:
+def mean_loss(outputs: Outputs, targets: Tensor, criterion: nn.CrossEntropyLoss = CROSS_ENTROPY) -> Tensor:
     """Returns the cross-entropy in float32, plus a share of the auxiliary classifiers' losses.
 
     Args:
         outputs: logits [batch, classes]; or, as GoogLeNet and Inception give in training, several such tensors, the
             main one first. The others' losses count 0.3 (Szegedy et al. 2014, §5).
-        labels: [batch] int64.
+        targets: labels, [batch] int64, or mixed ones, [batch, classes] float32.
+        criterion: has weights of classes and label smoothing.
     """
-    loss = functional.cross_entropy(main_logits(outputs).float(), labels)
+    loss: Tensor = criterion(main_logits(outputs).float(), targets)
     if not isinstance(outputs, Tensor):
         for logits in outputs[1:]:
-            loss = loss + AUXILIARY_WEIGHT * functional.cross_entropy(logits.float(), labels)
+            loss = loss + AUXILIARY_WEIGHT * criterion(logits.float(), targets)
     return loss

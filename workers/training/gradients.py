@@ -17,12 +17,13 @@ from workers.numerics import autocast
 from workers.protocol import Numerics
 from workers.settings import OptimizerSettings
 from workers.training.batch_norm import set_modes
-from workers.training.evaluation import Outputs, main_logits, mean_loss
+from workers.training.evaluation import CROSS_ENTROPY, Outputs, main_logits, mean_loss
+from workers.training.mixing import Mix
 
 
 @dataclass(frozen=True)
 class Measured:
-    """The mean loss over a batch, and how many images' labels were missed: scalars on the device."""
+    """The mean loss over a batch, and how many images' labels (of a mixed image, the larger) were missed: scalars."""
 
     loss: Tensor
     missed: Tensor
@@ -58,6 +59,8 @@ def compute_gradients(
     numerics: Numerics,
     seeds: Callable[[int], int],
     place: Tensor | None = None,
+    criterion: nn.CrossEntropyLoss = CROSS_ENTROPY,
+    mix_of: Callable[[int], Mix | None] = lambda _: None,
 ) -> Measured:
     """Leaves in `parameters` the gradient of the mean loss over `batch`, in place of what was there.
 
@@ -70,6 +73,8 @@ def compute_gradients(
         numerics: the precision.
         seeds: a shard's seed of dropout, by the shard's number.
         place: memory on the device for the images of the largest piece, as `to_input` takes it; None for new memory.
+        criterion: on the device.
+        mix_of: how a shard is mixed, by the shard's number; a mixed one is whole.
     """
     losses, missed = [], []
     total: dict[nn.Parameter, Tensor] = {}
@@ -77,21 +82,33 @@ def compute_gradients(
         for parameter in parameters:
             parameter.grad = None
         torch.manual_seed(seeds(number))
+        mix = mix_of(number)
         for piece in pieces:
             part = batch[piece]
             set_modes(norms, len(part))
             with autocast(numerics):
-                outputs = forward(part.images_in(place))
-            loss = mean_loss(outputs, part.labels)
+                images = part.images_in(place)
+                outputs = forward(images if mix is None else mix.images(images))
+            logits, labels = main_logits(outputs).detach(), part.labels
+            targets = labels if mix is None else mix.targets(labels, logits.shape[1])
+            loss = mean_loss(outputs, targets, criterion)
             if len(part) < len(batch):
-                loss = loss * (len(part) / len(batch))
+                loss = loss * _share(targets, batch.labels, criterion.weight)
             loss.backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
-            missed.append((main_logits(outputs).detach().argmax(dim=1) != part.labels).sum())
+            larger = labels if mix is None or mix.share >= 0.5 else labels.roll(1)
+            missed.append((logits.argmax(dim=1) != larger).sum())
         _add(total, {parameter: parameter.grad for parameter in parameters if parameter.grad is not None})
     for parameter, gradient in total.items():
         parameter.grad = gradient
     return Measured(_sum(losses), _sum(missed))
+
+
+def _share(part: Tensor, batch: Tensor, weights: Tensor | None) -> Tensor | float:
+    """Returns the share of a part's mean loss in the batch's; torch divides the loss of labels by their weights."""
+    if weights is None or part.is_floating_point():
+        return len(part) / len(batch)
+    return weights[part].sum() / weights[batch].sum()
 
 
 def _add(total: dict[nn.Parameter, Tensor], own: dict[nn.Parameter, Tensor]) -> None:

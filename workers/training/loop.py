@@ -15,9 +15,10 @@ from workers.errors import Diverged
 from workers.numerics import refusals
 from workers.protocol import StageSpec
 from workers.training.batch_norm import batch_norms
-from workers.training.evaluation import Evaluation, Outputs
+from workers.training.evaluation import CROSS_ENTROPY, Evaluation, Outputs
 from workers.training.gradients import compute_gradients, dropout_seed
 from workers.training.layer_rates import Phase
+from workers.training.mixing import draw_mix
 from workers.training.optimizer import LearningRates
 from workers.training.readings import EpochSums, Readings
 from workers.training.schedule import ScheduleState, after_epoch, has_stalled, learning_rate, whole_epochs
@@ -67,6 +68,7 @@ class Stage:
     is_due: Callable[[int], bool]
     after_update: Callable[[TrainState, bool], None]
     later: tuple[Phase, ...] = ()
+    criterion: nn.CrossEntropyLoss = CROSS_ENTROPY
 
 
 def train(stage: Stage, state: TrainState) -> TrainState:
@@ -125,13 +127,13 @@ class _Update:
         self._rates.set(_rate(stage, state, step), step)
         if not stage.model.training:
             stage.model.train()
-        # Dropout depends on (seed, step, shard) only, so no generator state has to be saved.
+        # Dropout and mixing depend on (seed, step, shard) only, so no generator state has to be saved.
         seeds = partial(dropout_seed, stage.spec.seed, step)
+        mix_of = partial(draw_mix, stage.spec.seed, step, recipe.model.input_size, recipe.augmentation)
         with refusals(recipe.model.name):
             measured = compute_gradients(
                 *(stage.forward, self._parameters, self._norms, batch, recipe.optimizer, stage.spec.numerics),
-                seeds,
-                self._place,
+                *(seeds, self._place, stage.criterion, mix_of),
             )
         norm = self._clip(recipe.optimizer.clip_norm)
         stage.optimizer.step()

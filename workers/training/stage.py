@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -17,7 +17,7 @@ from workers.data.store import Store, open_on_node
 from workers.errors import ConfigError, DataError, StorageError
 from workers.models import HEAD, Outline, build, fill, initialise, outline, place, saved_parts_of, whole_shape
 from workers.protocol import StageResult, StageSpec
-from workers.settings import KeptCheckpoint
+from workers.settings import ClassWeights, KeptCheckpoint, LossSettings
 from workers.storage import (
     Checkpoint,
     Contents,
@@ -220,7 +220,21 @@ def _assemble(
         is_due=saver.is_due,
         after_update=saver.after_update,
         later=later,
+        criterion=_criterion(settings.loss, store).to(device),
     )
+
+
+def _criterion(settings: LossSettings, store: Store) -> nn.CrossEntropyLoss:
+    labels, given, weights = store.labels("train"), settings.class_weights, None
+    assert labels is not None
+    counts = np.bincount(labels, minlength=store.num_classes)
+    if given is not ClassWeights.none:
+        relative = 1.0 / np.maximum(counts, 1)
+        if isinstance(given, Mapping):
+            relative = np.array([given[name] for name in store.classes])
+        # An image's mean weight is 1: torch divides the loss of mixed labels by images, not by weights.
+        weights = torch.tensor(relative * (len(labels) / (relative * counts).sum()), dtype=torch.float32)
+    return nn.CrossEntropyLoss(weights, label_smoothing=settings.label_smoothing)
 
 
 def _learnt_below(store: Store, split: str) -> float:

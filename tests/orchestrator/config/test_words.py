@@ -41,6 +41,11 @@ GIVEN = [
     ("color_jitter=0.4", " ".join(f"augmentation.{name}=0.4" for name in ("brightness", "contrast", "saturation"))),
     ("reprob=0.25", "augmentation.random_erasing=0.25"),
     ("degrees=15", "augmentation.rotation_degrees=15"),
+    ("loss.smoothing=0.1", "loss.label_smoothing=0.1"),
+    ("loss.label_smoothing=[0,0.1]", "ensemble=sweep 'sweep.loss.label_smoothing=[0,0.1]'"),
+    ("mixup=0.2", "augmentation.mixup=0.2"),
+    ("cutmix_alpha=1.0", "augmentation.cutmix=1.0"),
+    ("weighted_sampler=true", "augmentation.sampler=balanced"),
 ]
 
 
@@ -72,8 +77,10 @@ def test_what_those_lines_say_to_type_composes(advice):
 @pytest.mark.parametrize(
     ("override", "line"),
     [
-        ("class_weights=[1,2]", "class_weights: no such key (known: "),
-        ("mixup=0.2", "mixup: no such key (known: "),
+        (
+            "class_weights=[1,2]",
+            "class_weights=[1,2]: no such key; give loss.class_weights=balanced, or a file of lines",
+        ),
         ("ensemble.size=3", "ensemble.size: no such key (known: "),
         ("optimizer=lamb", "optimizer=lamb: no such optimizer; known: "),
         ("model=nonsense", "model=nonsense: no such model; known: "),
@@ -175,3 +182,12 @@ def test_setting_that_source_or_net_would_ignore_is_refused(overrides, words):
 )
 def test_setting_that_some_source_or_net_reads_is_taken(overrides):
     compose(overrides)
+
+
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_pieces_of_a_shard_are_refused_where_its_images_are_mixed(kind):
+    line = told("optimizer.micro_batch=16", f"augmentation.{kind}=0.2")
+    assert line.endswith(
+        "micro_batch=16: augmentation.mixup and cutmix need whole shards; give optimizer.shards instead"
+    )
+    compose(["optimizer.shards=8", f"augmentation.{kind}=0.2"])

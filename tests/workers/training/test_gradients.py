@@ -17,10 +17,11 @@ from workers.errors import ConfigError, Stopped
 from workers.models import build, initialise
 from workers.numerics import autocast
 from workers.protocol import Numerics
-from workers.settings import InitSettings, ModelSettings, OptimizerSettings
+from workers.settings import AugmentationSettings, InitSettings, ModelSettings, OptimizerSettings, Sampler
 from workers.training import run_stage
 from workers.training.batch_norm import batch_norms
 from workers.training.gradients import compute_gradients, dropout_seed, shards
+from workers.training.mixing import Mix, draw_mix
 
 WITH_NORMS = ModelSettings(name="torchvision/shufflenet_v2_x0_5", input_size=16)
 SEEDS = partial(dropout_seed, 11, 5)
@@ -44,9 +45,9 @@ def gradients(module):
     return {name: parameter.grad for name, parameter in module.named_parameters()}
 
 
-def computed(module, batch, settings, numerics=FP32):
+def computed(module, batch, settings, numerics=FP32, **how):
     measured = compute_gradients(
-        module, list(module.parameters()), batch_norms(module), batch, settings, numerics, SEEDS
+        module, list(module.parameters()), batch_norms(module), batch, settings, numerics, SEEDS, **how
     )
     return measured, gradients(module)
 
@@ -159,6 +160,75 @@ def test_a_micro_batch_bounds_the_memory_of_activations(tiny_spec, batch, model)
         assert saved_for_backward(module, batch, settings) < 1.2 * share * whole
 
 
+WEIGHTS = torch.tensor([3.0, 0.1, 1.0, 7.0, 0.5, 2.0, 1.0, 0.2, 1.0, 4.0])
+CUTS = [(2, 0), (3, 0), (50, 0), (1, 7), (2, 10)]
+MIXES = {"mixup": AugmentationSettings(mixup=1.0), "cutmix": AugmentationSettings(cutmix=1.0)}
+
+
+def furthest(found, wanted):
+    """The largest difference of any gradient, as a share of the largest gradient of its parameter."""
+    return max(((found[name] - wanted[name]).abs().max() / wanted[name].abs().max()).item() for name in wanted)
+
+
+@pytest.mark.parametrize(("num_shards", "micro_batch"), CUTS)
+def test_weighted_loss_in_parts_has_the_gradient_of_torchs_on_the_whole_batch(
+    tiny_spec, batch, num_shards, micro_batch
+):
+    module = net(replace(tiny_spec.recipe.model, dropout=0.0))
+    criterion = torch.nn.CrossEntropyLoss(WEIGHTS, label_smoothing=0.1)
+    whole = criterion(module(batch.images), batch.labels)
+    whole.backward()
+    wanted = {name: grad.clone() for name, grad in gradients(module).items()}
+    cut = OptimizerSettings(batch_size=50, shards=num_shards, micro_batch=micro_batch)
+    measured, found = computed(module, batch, cut, criterion=criterion)
+    assert measured.loss.item() == pytest.approx(whole.item(), rel=1e-6)
+    assert furthest(found, wanted) < 1e-5
+    # Negative control: by shares of images, as without weights.
+    by_images = nn_loss_of_images(criterion)
+    _, other = computed(module, batch, cut, criterion=by_images)
+    assert furthest(other, wanted) > 1e-2
+
+
+def nn_loss_of_images(criterion):
+    """The same loss, which does not tell that it has weights."""
+    plain = torch.nn.CrossEntropyLoss()
+    plain.forward = criterion.forward
+    return plain
+
+
+@pytest.mark.parametrize("kind", MIXES)
+def test_a_shard_is_mixed_by_itself_and_its_loss_counts_by_its_images(tiny_spec, batch, kind):
+    """Also where classes have weights: torch divides the loss of mixed labels by images."""
+    module = net(tiny_spec.recipe.model)
+    mix_of, criterion = partial(draw_mix, 4, 9, 16, MIXES[kind]), torch.nn.CrossEntropyLoss(WEIGHTS)
+    settings = OptimizerSettings(batch_size=50, shards=3)
+    measured, whole = computed(module, batch, settings, criterion=criterion, mix_of=mix_of)
+    whole = {name: gradient.clone() for name, gradient in whole.items()}
+    losses, total = [], dict.fromkeys(whole, 0.0)
+    for number, span in enumerate((slice(0, 17), slice(17, 34), slice(34, 50))):
+        module.zero_grad()
+        torch.manual_seed(SEEDS(number))
+        part, mix = batch[span], mix_of(number)
+        one_hot = functional.one_hot(part.labels, 10).float()
+        targets = mix.share * one_hot + (1 - mix.share) * one_hot.roll(1, 0)
+        losses.append(criterion(module(mix.images(part.images)), targets) * (len(part) / 50))
+        losses[-1].backward()
+        total = {name: total[name] + gradient for name, gradient in gradients(module).items()}
+    assert measured.loss.item() == pytest.approx(sum(losses).item(), rel=1e-6)
+    assert furthest(whole, total) < 1e-5
+
+
+def test_mixed_images_count_as_missed_by_the_label_of_their_larger_share(tiny_spec, batch):
+    module = net(tiny_spec.recipe.model)
+    # It names class 0 for every image.
+    torch.nn.init.zeros_(module.fc8.weight)
+    module.fc8.bias.data = torch.eye(10)[0]
+    settings = OptimizerSettings(batch_size=50)
+    for share, labels in ((0.7, batch.labels), (0.3, batch.labels.roll(1))):
+        measured, _ = computed(module, batch, settings, mix_of=lambda _, share=share: Mix(share))
+        assert measured.missed.item() == (labels != 0).sum().item()
+
+
 def test_dropout_differs_between_shards_and_updates_and_one_shard_keeps_its_seeds():
     assert dropout_seed(7, 3, 0) == 7 * 1_000_003 + 3
     assert len({dropout_seed(seed, step, shard) for seed in range(3) for step in range(5) for shard in range(8)}) == 120
@@ -171,10 +241,16 @@ def test_impossible_cuts_are_refused(settings):
         OptimizerSettings(batch_size=50, **{name: int(value)})
 
 
-@pytest.mark.parametrize("model", ["with dropout", "with norms"])
+MIXED = AugmentationSettings(reflect=False, mixup=0.5, cutmix=0.5, sampler=Sampler.balanced)
+
+
+@pytest.mark.parametrize("model", ["with dropout", "with norms", "mixed"])
 def test_stage_of_shards_and_pieces_resumes_to_the_same_bits(tiny_spec, tmp_path, model):
     recipe = replace(tiny_spec.recipe, optimizer=OptimizerSettings(batch_size=400, shards=3, micro_batch=50))
-    recipe = recipe if model == "with dropout" else replace(recipe, model=WITH_NORMS)
+    recipe = replace(recipe, model=WITH_NORMS) if model == "with norms" else recipe
+    if model == "mixed":
+        whole = replace(recipe.optimizer, micro_batch=0)
+        recipe = replace(recipe, augmentation=MIXED, optimizer=whole)
     spec = replace(tiny_spec, recipe=recipe)
     straight = weights(trained(replace(spec, stage_dir=tmp_path / "straight")))
     with pytest.raises(Stopped):

@@ -3,17 +3,30 @@
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from stages import trained, weights
 from torch.nn import functional
 from torch.optim import lr_scheduler
 from torchvision import models
+from torchvision.transforms import v2
 
 from workers.data.loading import TrainingBatches, pixel_statistics
 from workers.data.store import open_store, prepare
 from workers.models import build, initialise
-from workers.settings import DatasetSettings, Decay, ModelSettings, OptimizerSettings, ScheduleSettings, Source
+from workers.settings import (
+    AugmentationSettings,
+    ClassWeights,
+    DatasetSettings,
+    Decay,
+    LossSettings,
+    ModelSettings,
+    OptimizerSettings,
+    ScheduleSettings,
+    Source,
+)
+from workers.training.mixing import draw_mix
 
 NET, SIZE, NUM_UPDATES = "shufflenet_v2_x0_5", 32, 20
 CONSTANT = ScheduleSettings(epochs=1, cuts=0, latest=())
@@ -33,7 +46,24 @@ def store(tmp_path_factory):
     return prepare(DatasetSettings(source=Source.digits, size=SIZE + 2), tmp_path_factory.mktemp("store"))
 
 
-def plain_loop(spec, make_optimizer, make_schedule):
+def as_it_is(images, labels, step):
+    return images, labels
+
+
+def mixed_by_torchvision(spec, images, labels, step):
+    """MixUp or CutMix of torchvision with the share and the box that were drawn here."""
+    recipe = spec.recipe
+    mix = draw_mix(spec.seed, step, recipe.model.input_size, recipe.augmentation, 0)
+    transform, drawn = v2.MixUp(num_classes=10), {"lam": mix.share}
+    if mix.box is not None:
+        rows, columns = mix.box
+        transform = v2.CutMix(num_classes=10)
+        drawn = {"box": (columns.start, rows.start, columns.stop, rows.stop), "lam_adjusted": mix.share}
+    transform.make_params = lambda _: drawn
+    return transform(images, labels)
+
+
+def plain_loop(spec, make_optimizer, make_schedule, criterion=functional.cross_entropy, mixed=as_it_is):
     """What a script would do with the same initial weights and batches."""
     recipe, opened = spec.recipe, open_store(spec.store)
     net = models.get_model(NET, weights=None, num_classes=opened.num_classes).to(memory_format=torch.channels_last)
@@ -53,7 +83,8 @@ def plain_loop(spec, make_optimizer, make_schedule):
     schedule = make_schedule(optimizer)
     for step in range(NUM_UPDATES):
         batch = batches.take(step)
-        loss = functional.cross_entropy(net(batch.images), batch.labels)
+        images, labels = mixed(batch.images, batch.labels, step)
+        loss = criterion(net(images), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -75,7 +106,45 @@ def test_stage_equals_the_plainest_loop(store, tiny_spec, optimizer, schedule, p
     model = ModelSettings(name=f"torchvision/{NET}", input_size=SIZE)
     recipe = replace(tiny_spec.recipe, model=model, optimizer=optimizer, schedule=schedule)
     spec = replace(tiny_spec, store=store, recipe=recipe)
-    ours, theirs = weights(trained(spec)), plain_loop(spec, plain_optimizer, plain_schedule)
+    check_equal(weights(trained(spec)), plain_loop(spec, plain_optimizer, plain_schedule))
+
+
+def check_equal(ours, theirs):
     assert ours.keys() == theirs.keys() and ours["conv1.1.num_batches_tracked"] == NUM_UPDATES
     unlike = [name for name, value in theirs.items() if not torch.equal(torch.from_numpy(ours[name]), value)]
     assert not unlike
+
+
+@pytest.fixture
+def ours(store, tiny_spec):
+    """A stage of twenty updates with a loss and an augmentation."""
+
+    def made(loss, **augmentation):
+        model = ModelSettings(name=f"torchvision/{NET}", input_size=SIZE)
+        settings = AugmentationSettings(reflect=False, **augmentation)
+        recipe = replace(tiny_spec.recipe, model=model, optimizer=NESTEROV, schedule=CONSTANT, augmentation=settings)
+        return replace(tiny_spec, store=store, recipe=replace(recipe, loss=loss))
+
+    return made
+
+
+def test_stage_with_label_smoothing_equals_the_plainest_loop(ours):
+    spec = ours(LossSettings(label_smoothing=0.1))
+    criterion = partial(functional.cross_entropy, label_smoothing=0.1)
+    check_equal(weights(trained(spec)), plain_loop(spec, PLAIN_SGD, NO_SCHEDULE, criterion))
+
+
+def test_stage_with_balanced_class_weights_equals_the_plainest_loop(ours, store):
+    spec = ours(LossSettings(class_weights=ClassWeights.balanced))
+    counts = np.bincount(open_store(store).labels("train"))
+    balanced = torch.tensor(counts.sum() / (len(counts) * counts), dtype=torch.float32)
+    criterion = partial(functional.cross_entropy, weight=balanced)
+    check_equal(weights(trained(spec)), plain_loop(spec, PLAIN_SGD, NO_SCHEDULE, criterion))
+
+
+@pytest.mark.parametrize("alphas", [{"mixup": 0.8}, {"cutmix": 1.0}, {"mixup": 0.8, "cutmix": 1.0}], ids=str)
+def test_stage_with_mixed_images_equals_torchvisions_transforms(ours, alphas):
+    spec = ours(LossSettings(label_smoothing=0.1), **alphas)
+    criterion = partial(functional.cross_entropy, label_smoothing=0.1)
+    mixed = partial(mixed_by_torchvision, spec)
+    check_equal(weights(trained(spec)), plain_loop(spec, PLAIN_SGD, NO_SCHEDULE, criterion, mixed))

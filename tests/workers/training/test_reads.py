@@ -11,7 +11,7 @@ from tiny_stage import TINY, course, make_spec, make_store
 
 from workers.errors import Diverged, Stopped
 from workers.protocol import Numerics
-from workers.settings import Layout, ModelSettings, OptimizerSettings
+from workers.settings import ClassWeights, Layout, LossSettings, ModelSettings, OptimizerSettings
 from workers.storage import read_weights
 from workers.training import loop, run_stage
 from workers.training.readings import EpochSums, Readings
@@ -59,10 +59,20 @@ def ways(spec):
     clipped = replace(spec.recipe, optimizer=replace(spec.recipe.optimizer, clip_norm=1.0))
     cut = replace(spec.recipe, optimizer=replace(spec.recipe.optimizer, shards=2, micro_batch=10))
     norms = replace(spec.recipe, model=ModelSettings(name="torchvision/shufflenet_v2_x0_5", input_size=16))
-    return {"plain": spec.recipe, "clipped": clipped, "shards": cut, "batch norm": norms}
+    mixed = replace(
+        spec.recipe,
+        optimizer=replace(cut.optimizer, micro_batch=0),
+        augmentation=replace(cut.augmentation, mixup=0.2, cutmix=1.0),
+        loss=LossSettings(label_smoothing=0.1, class_weights=ClassWeights.balanced),
+    )
+    all_ways = (spec.recipe, clipped, cut, norms, mixed, replace(cut, loss=mixed.loss))
+    return dict(zip(WAYS, all_ways, strict=True))
 
 
-@pytest.mark.parametrize("way", ["plain", "clipped", "shards", "batch norm"])
+WAYS = ("plain", "clipped", "shards", "batch norm", "mixed", "weighted")
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_no_update_waits_for_the_device(spec, tmp_path, monkeypatch, way):
     waits, reads = watched(monkeypatch)
     with pytest.raises(Stopped):
@@ -82,7 +92,7 @@ def test_a_planted_read_is_counted(spec, tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
-@pytest.mark.parametrize("way", ["plain", "clipped", "shards", "batch norm"])
+@pytest.mark.parametrize("way", WAYS)
 def test_no_update_waits_for_a_gpu(spec, tmp_path, monkeypatch, way):
     """By torch's own word: in this mode it raises at each wait."""
     make = loop._Update.make

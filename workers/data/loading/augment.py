@@ -3,7 +3,7 @@
 All of them are functions of (seed, epoch), so that a resumed stage needs no generator state.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -34,6 +34,20 @@ class EpochDraws:
     flips: np.ndarray
     colour: np.ndarray
     seeds: np.ndarray
+
+    def balanced(self, seed: int, epoch: int, labels: np.ndarray) -> "EpochDraws":
+        """Returns the draws with an order in which every class has equally many images, or one more.
+
+        A class with too many images gives a random part of them, each once; one with too few gives all of them as often
+        as it takes, and a random part once more.
+        """
+        generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch, 0, 2])))
+        counts = np.unique(labels, return_counts=True)[1]
+        by_class = np.split(np.argsort(labels, kind="stable"), np.cumsum(counts)[:-1])
+        wanted = generator.permutation((len(labels) + np.arange(len(counts))) // len(counts))
+        # `resize` cuts off what is too long, and repeats what is too short.
+        chosen = [np.resize(generator.permutation(own), count) for own, count in zip(by_class, wanted, strict=True)]
+        return replace(self, order=generator.permutation(np.concatenate(chosen)))
 
 
 def draw_epoch(
