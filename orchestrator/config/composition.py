@@ -283,23 +283,24 @@ def _absolute_paths(composed: DictConfig) -> None:
         value = _written(composed, key)
         if isinstance(value, str):
             OmegaConf.update(composed, key, _absolute_root(value) if key in below else str(_absolute(value)))
-    _absolute_init_files(composed.get("ensemble"))
+    for key in ("model", "ensemble"):
+        _absolute_files(composed.get(key), key)
     uri = _written(composed, "tracking.uri")
     if isinstance(uri, str) or (uri is None and not os.environ.get("MLFLOW_TRACKING_URI")):
         OmegaConf.update(composed, "tracking.uri", _tracking_uri(uri), force_add=True)
 
 
-def _absolute_init_files(node: Any) -> None:
-    """Makes each `init_file` below `node` absolute; references stay as they are."""
+def _absolute_files(node: Any, key: str) -> None:
+    """Makes each `init_file` and `model.file` below `node`, the value of `key`, absolute; references stay."""
     if not isinstance(node, DictConfig):
         return
     for name in map(str, node):
         if OmegaConf.is_interpolation(node, name) or OmegaConf.is_missing(node, name):
             continue
         value = node[name]
-        if name == "init_file" and isinstance(value, str):
+        if (name == "init_file" or (key, name) == ("model", "file")) and isinstance(value, str):
             node[name] = str(_absolute(value))
-        _absolute_init_files(value)
+        _absolute_files(value, name)
 
 
 def _written(composed: DictConfig, key: str) -> Any:

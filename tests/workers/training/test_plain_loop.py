@@ -1,4 +1,4 @@
-"""Twenty updates of a torchvision net through a whole stage beside the plainest loop in plain torch: equal bits."""
+"""Twenty updates of others' nets through a whole stage beside the plainest loop in plain torch: equal bits."""
 
 from dataclasses import replace
 from functools import partial
@@ -23,6 +23,7 @@ NESTEROV = OptimizerSettings(lr=0.05, batch_size=59, nesterov=True)
 ADAMW = OptimizerSettings(name="adamw", lr=0.002, batch_size=59, weight_decay=0.05, args={"betas": [0.9, 0.99]})
 PLAIN_SGD = partial(torch.optim.SGD, lr=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True)
 PLAIN_ADAMW = partial(torch.optim.AdamW, lr=0.002, betas=(0.9, 0.99), weight_decay=0.05, fused=True)
+PLAIN_NET = partial(models.get_model, NET)
 NO_SCHEDULE = partial(lr_scheduler.ConstantLR, factor=1.0)
 PLAIN_COSINE = partial(lr_scheduler.CosineAnnealingLR, T_max=NUM_UPDATES)
 PLAIN_CYCLE = partial(lr_scheduler.OneCycleLR, total_steps=NUM_UPDATES, cycle_momentum=False)
@@ -33,10 +34,10 @@ def store(tmp_path_factory):
     return prepare(DatasetSettings(source=Source.digits, size=SIZE + 2), tmp_path_factory.mktemp("store"))
 
 
-def plain_loop(spec, make_optimizer, make_schedule):
+def plain_loop(spec, make_optimizer, make_schedule, make_net=PLAIN_NET):
     """What a script would do with the same initial weights and batches."""
     recipe, opened = spec.recipe, open_store(spec.store)
-    net = models.get_model(NET, weights=None, num_classes=opened.num_classes).to(memory_format=torch.channels_last)
+    net = make_net(num_classes=opened.num_classes).to(memory_format=torch.channels_last)
     begun = build(recipe.model, opened.num_classes)
     initialise(begun, recipe.init, spec.seed)
     net.load_state_dict(begun.state_dict())
@@ -79,3 +80,15 @@ def test_stage_equals_the_plainest_loop(store, tiny_spec, optimizer, schedule, p
     assert ours.keys() == theirs.keys() and ours["conv1.1.num_batches_tracked"] == NUM_UPDATES
     unlike = [name for name, value in theirs.items() if not torch.equal(torch.from_numpy(ours[name]), value)]
     assert not unlike
+
+
+def test_stage_of_a_timm_net_equals_the_plainest_loop(store, tiny_spec):
+    timm = pytest.importorskip("timm", reason="the extra `timm` is not installed")
+    model = ModelSettings(name="timm/test_resnet", input_size=SIZE)
+    spec = replace(
+        tiny_spec, store=store, recipe=replace(tiny_spec.recipe, model=model, optimizer=ADAMW, schedule=COSINE)
+    )
+    ours = weights(trained(spec))
+    theirs = plain_loop(spec, PLAIN_ADAMW, PLAIN_COSINE, partial(timm.create_model, "test_resnet"))
+    assert ours.keys() == theirs.keys() and ours["bn1.num_batches_tracked"] == NUM_UPDATES
+    assert not [name for name, value in theirs.items() if not torch.equal(torch.from_numpy(ours[name]), value)]
