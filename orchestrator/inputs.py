@@ -1,7 +1,9 @@
-"""Surveys the datasets of a configuration for the plan, prepares them for the run, and checks files of weights."""
+"""Surveys and prepares the datasets of a configuration, and identifies its files of weights and of code."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -10,9 +12,10 @@ from orchestrator.config import TARGET, Config
 from orchestrator.plan import Plan, used_datasets
 from workers.data.sources import Survey, survey
 from workers.data.store import NOTHING, Excluded, PrepareProgress, Store, held_out_by, open_store, prepare
-from workers.errors import DataError, StorageError
+from workers.errors import ConfigError, DataError, StorageError
+from workers.models import code_of
 from workers.protocol import InitFile
-from workers.settings import DatasetSettings
+from workers.settings import DatasetSettings, ModelSettings, Recipe
 from workers.storage import sha256_of
 
 # Is called for every image, with the name of its dataset.
@@ -92,6 +95,37 @@ def _named(config: Config, name: str) -> Iterator[None]:
         rootless = name != TARGET and config.datasets[name].root is None
         without = ", or do without it: ensemble=five" if rootless else ""
         raise type(error)(f"datasets.{name}: {text}{without}") from error
+
+
+def with_code(config: Config, *, trusted: bool) -> Config:
+    """Returns `config` with `model.code` of each net that users' code builds; none of it is imported.
+
+    Raises:
+        ConfigError: a file of code is named that is not `trusted`, cannot be read, or has another sha256 than is typed.
+    """
+
+    def identified(recipe: Recipe) -> Recipe:
+        require_trust(recipe.model, trusted=trusted)
+        # A sweep's paths are as written.
+        model = replace(recipe.model, file=recipe.model.file and str(Path(recipe.model.file).expanduser().absolute()))
+        if model.code not in ("", found := code_of(model)):
+            raise ConfigError(f"model.code={model.code}: {model.file or model.name} has {found or 'no code of yours'}")
+        return replace(recipe, model=replace(model, code=found))
+
+    members = {
+        name: replace(member, stages={stage: identified(recipe) for stage, recipe in member.stages.items()})
+        for name, member in config.members.items()
+    }
+    return replace(config, members=members)
+
+
+def require_trust(model: ModelSettings, *, trusted: bool) -> None:
+    """Raises ConfigError if a file builds the net and is not `trusted`, nor all code by SEPTET_TRUST_CODE=1."""
+    if model.file and not trusted and os.environ.get("SEPTET_TRUST_CODE") != "1":
+        raise ConfigError(
+            f"model.file={model.file}: is code, which has all your rights; if you trust it and all of its folder, "
+            "add --trust-code (or set SEPTET_TRUST_CODE=1)"
+        )
 
 
 def hash_init_files(config: Config) -> Mapping[str, InitFile]:

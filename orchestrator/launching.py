@@ -13,7 +13,7 @@ from orchestrator.combine import LEFT_OUT, check_min_members, find_missing, left
 from orchestrator.config import TARGET, Compile, Config, compose, default_run_dir
 from orchestrator.display import Display, watching
 from orchestrator.execution import Driver, Interrupts, Work, obeying
-from orchestrator.inputs import check_init_files, hash_init_files, prepare_all, survey_all
+from orchestrator.inputs import check_init_files, hash_init_files, prepare_all, survey_all, with_code
 from orchestrator.outputs import Results, write_results
 from orchestrator.placement import Measuring
 from orchestrator.plan import Plan, disk_estimate, make_plan, warm_up_lines
@@ -25,6 +25,7 @@ from orchestrator.run import (
     RunRecord,
     Wanted,
     end_noted,
+    keep_code,
     of_store,
     open_run,
     read_record,
@@ -64,18 +65,20 @@ class Incomplete(MemberFailed):
         self.done = done
 
 
-def launch(config: Config, stream: IO[str], *, accept_changes: bool = False) -> LaunchResult:
+def launch(config: Config, stream: IO[str], *, accept_changes: bool = False, trust_code: bool = False) -> LaunchResult:
     """Trains every stage that is not done yet, predicts, combines, and writes submission and report.
 
     Args:
         config: the composed configuration.
         stream: receives the progress display.
         accept_changes: continues although data or code differ from the run's, and records the change.
+        trust_code: runs the code of nets in files that `config` names.
 
     Raises:
         Incomplete: the submission combines only some of the members.
         SeptetError: with the exit code of docs/operations.md; after 2, 3, 5 and 6 nothing on disk has changed.
     """
+    config = with_code(config, trusted=trust_code)
     with Interrupts() as interrupts, closing(Display(stream)) as display:
         plan = make_plan(config, survey_all(config), hash_init_files(config))
         check_init_files(plan)
@@ -111,6 +114,7 @@ def launch(config: Config, stream: IO[str], *, accept_changes: bool = False) -> 
                 choose=partial(_choose_numerics, config, plan, display),
                 keep_data=partial(export, stores[TARGET]),
             )
+            keep_code(run.paths, plan)
             config = _placed(config, plan, run, display)
             with _tracked(config, plan, run, stores) as tracker:
                 run.commit()

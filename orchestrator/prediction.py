@@ -12,8 +12,9 @@ import numpy as np
 
 from orchestrator.combine import ClassProbability, Combination, Combined, top_classes
 from orchestrator.config import TARGET
+from orchestrator.inputs import require_trust
 from orchestrator.plan import Plan, plan_from_json
-from orchestrator.run import RunPaths, RunRecord, find_finished, read_record
+from orchestrator.run import RunPaths, RunRecord, find_finished, from_kept_code, read_record
 from orchestrator.submission import read_manifest
 from orchestrator.text import counted
 from workers.data.decoding import SUFFIXES, BadImage, Rules, decode, read_content
@@ -47,7 +48,7 @@ class _Ensemble:
 
 
 def predict(
-    paths: RunPaths, images: Sequence[Path], top: int, progress: Callable[[str], None]
+    paths: RunPaths, images: Sequence[Path], top: int, progress: Callable[[str], None], *, trust_code: bool = False
 ) -> tuple[Prediction, ...]:
     """Predicts image files, and those in folders, with every member of a finished run, combined as in its submission.
 
@@ -56,13 +57,17 @@ def predict(
         images: files and folders; folders are searched recursively, in the order of paths.
         top: number of classes to return for each image.
         progress: called with a line for each member and block.
+        trust_code: runs the code of nets that the run keeps.
 
     Raises:
+        ConfigError: the run's nets need code that is not trusted.
         DataError: no run, no such file, no image in a folder, or an image that cannot be read (it is named).
         MemberFailed: a member has not finished.
         StorageError: the submission's manifest, which says how to combine, is damaged.
     """
     ensemble = _open(paths)
+    for member in ensemble.members:
+        require_trust(ensemble.plan.last_stage(member).recipe.model, trusted=trust_code)
     files = find_images(images)
     predictions: list[Prediction] = []
     for start in range(0, len(files), _BLOCK_IMAGES):
@@ -170,11 +175,8 @@ def _predict_block(ensemble: _Ensemble, images: Sequence[np.ndarray], progress: 
     for member in ensemble.members:
         progress(f"{member}: predicting {counted(len(images), 'image')}")
         stage = ensemble.plan.last_stage(member)
-        probabilities.append(
-            predict_by_member(
-                ensemble.paths.stage(stage.ref), ensemble.store.path, stage.recipe, images, numerics, record.crops
-            )
-        )
+        recipe, folder = from_kept_code(ensemble.paths, stage.recipe), ensemble.paths.stage(stage.ref)
+        probabilities.append(predict_by_member(folder, ensemble.store.path, recipe, images, numerics, record.crops))
     combined: np.ndarray = Combined(probabilities, ensemble.combination)[:]
     return combined
 

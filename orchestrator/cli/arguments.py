@@ -43,6 +43,7 @@ HOST = _argument("--host", default="127.0.0.1", metavar="HOST", help="the addres
 PORT = _argument("--port", type=int, default=5000, metavar="PORT", help="the port (default: 5000, or a free one)")
 WATCH = _flag("--watch", "refresh until the run ends")
 ACCEPT_CHANGES = _flag("--accept-changes", "continue although data or code have changed; the run records it")
+TRUST_CODE = _flag("--trust-code", "run the code of nets in files that the configuration names (model.file)")
 TOP = _argument("--top", type=int, default=5, metavar="K", help="number of classes to show (default: 5)")
 OUT = _argument("--out", type=Path, metavar="FILE", help="write the predictions to FILE (.csv or .json)")
 TIMEOUT = _argument(

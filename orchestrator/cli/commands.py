@@ -33,7 +33,7 @@ _SUBMIT_GROUPS = ("combine", "submission")
     "experiment=tiny_imagenet datasets.target.root=~/photos datasets.superset.root=~/more",
     "ensemble=sweep 'sweep.seed=[0,1,2]' 'sweep.optimizer.lr=[0.01,0.02]'",
     "run_dir=runs/mine",
-    takes=[args.OVERRIDES, args.ACCEPT_CHANGES, args.CFG, args.CONFIG_DIR],
+    takes=[args.OVERRIDES, args.ACCEPT_CHANGES, args.TRUST_CODE, args.CFG, args.CONFIG_DIR],
     news=True,
 )
 def launch(request: Request, streams: Streams) -> int:
@@ -46,7 +46,7 @@ def launch(request: Request, streams: Streams) -> int:
 @verb(
     "launch again what the run's newest launch asked for, from any folder: to finish it after a reboot",
     "runs/digits-1a2b3c4d",
-    takes=[args.RUN_DIR, args.ACCEPT_CHANGES],
+    takes=[args.RUN_DIR, args.ACCEPT_CHANGES, args.TRUST_CODE],
     news=True,
 )
 def resume(request: Request, streams: Streams) -> int:
@@ -64,7 +64,8 @@ def _launch(config: "Config", request: Request, streams: Streams) -> int:
     from orchestrator.launching import Incomplete, launch as run_launch
 
     try:
-        done = run_launch(config, streams.err, accept_changes=request.accept_changes)
+        changes, trust = request.accept_changes, request.trust_code
+        done = run_launch(config, streams.err, accept_changes=changes, trust_code=trust)
     except Incomplete as incomplete:
         streams.results(outcome_lines(incomplete.done.results))
         raise
@@ -77,17 +78,18 @@ def _launch(config: "Config", request: Request, streams: Streams) -> int:
     "show what a launch would do: stages, updates, sizes, disk, time; changes nothing",
     "",
     "experiment=ilsvrc2012 datasets.target.root=/data/ilsvrc --json",
-    takes=[args.OVERRIDES, args.JSON, args.CFG, args.CONFIG_DIR],
+    takes=[args.OVERRIDES, args.JSON, args.TRUST_CODE, args.CFG, args.CONFIG_DIR],
 )
 def plan(request: Request, streams: Streams) -> int:
     from orchestrator.config import compose
-    from orchestrator.inputs import check_init_files, hash_init_files, survey_all
+    from orchestrator.inputs import check_init_files, hash_init_files, survey_all, with_code
     from orchestrator.placement import Measuring, augmentation_line, measure_rates, place
     from orchestrator.plan import make_plan, make_report
 
     config = compose(request.overrides, request.config_dir)
     if request.cfg:
         return _show(config, streams)
+    config = with_code(config, trusted=request.trust_code)
     for line in config.notes:
         streams.progress(line)
     planned = make_plan(config, survey_all(config, allow_absent=True), hash_init_files(config))
@@ -190,14 +192,14 @@ def submit(request: Request, streams: Streams) -> int:
     "predict new image files, or folders of them, with the finished ensemble",
     "runs/digits-1a2b3c4d cat.jpg more_photos/",
     "runs/digits-1a2b3c4d photos/ --top 3 --out photos.csv",
-    takes=[args.RUN_DIR, args.IMAGES, args.JSON, args.TOP, args.OUT],
+    takes=[args.RUN_DIR, args.IMAGES, args.JSON, args.TOP, args.OUT, args.TRUST_CODE],
 )
 def predict(request: Request, streams: Streams) -> int:
     from orchestrator.prediction import check_out, predict, prediction_json, prediction_lines, write_out
 
     if request.out is not None:
         check_out(request.out)
-    found = predict(request.paths, request.images, request.top, streams.progress)
+    found = predict(request.paths, request.images, request.top, streams.progress, trust_code=request.trust_code)
     if request.out is not None:
         write_out(request.out, found)
         streams.progress(f"{counted(len(found), 'image')}: {request.out}")
@@ -309,13 +311,15 @@ def ui(request: Request, streams: Streams) -> int:
     "check versions, devices, threads, disk, Ray and MLflow before they cause trouble",
     "",
     "experiment=tiny_imagenet cluster.address=auto",
-    takes=[args.OVERRIDES, args.JSON, args.CONFIG_DIR],
+    takes=[args.OVERRIDES, args.JSON, args.TRUST_CODE, args.CONFIG_DIR],
 )
 def doctor(request: Request, streams: Streams) -> int:
     from orchestrator.config import compose
     from orchestrator.doctor import check_lines, examine, gather, has_failed
+    from orchestrator.inputs import with_code
 
-    checks = examine(gather(compose(request.overrides, request.config_dir), streams.progress))
+    config = with_code(compose(request.overrides, request.config_dir), trusted=request.trust_code)
+    checks = examine(gather(config, streams.progress))
     streams.answer([asdict(check) for check in checks] if request.json else None, check_lines(checks))
     return _DOCTOR_FAILED if has_failed(checks) else _OK
 

@@ -32,6 +32,7 @@ class Request:
     debug: bool = False
     watch: bool = False
     accept_changes: bool = False
+    trust_code: bool = False
     top: int = 5
     out: Path | None = None
     config_dir: Path | None = None

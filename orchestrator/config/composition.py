@@ -283,7 +283,7 @@ def _absolute_paths(composed: DictConfig) -> None:
         value = _written(composed, key)
         if isinstance(value, str):
             OmegaConf.update(composed, key, _absolute_root(value) if key in below else str(_absolute(value)))
-    for key in ("ensemble", "loss"):
+    for key in ("model", "ensemble", "loss"):
         _resolve_files(composed.get(key), key)
     uri = _written(composed, "tracking.uri")
     if isinstance(uri, str) or (uri is None and not os.environ.get("MLFLOW_TRACKING_URI")):
@@ -291,14 +291,14 @@ def _absolute_paths(composed: DictConfig) -> None:
 
 
 def _resolve_files(node: Any, key: str) -> None:
-    """Makes each `init_file` below `node`, at `key`, absolute, and reads class weights; references stay as they are."""
+    """Makes files below `node`, at `key`, absolute, and reads those of class weights; references stay as they are."""
     if not isinstance(node, DictConfig):
         return
     for name in map(str, node):
         if OmegaConf.is_interpolation(node, name) or OmegaConf.is_missing(node, name):
             continue
         value = node[name]
-        if name == "init_file" and isinstance(value, str):
+        if (name == "init_file" or join(key, name).endswith("model.file")) and isinstance(value, str):
             node[name] = str(_absolute(value))
         if name == "class_weights" and isinstance(value, str) and value not in list(ClassWeights):
             node[name] = _class_weights(value, join(key, name))

@@ -97,7 +97,12 @@ def _recipe(layer: StageLayer, key: str, siblings: Sequence[str]) -> Recipe:
         close = nearest(key.rsplit(".", 1)[-1], siblings)
         hint = f"did you mean the stage {close}?" if close else f"as in {key}.dataset=target"
         raise ConfigError(f"{key}.dataset: missing; {hint}")
-    check_name(layer.model.name)
+    if layer.model.file is None:
+        check_name(layer.model.name)
+    else:
+        # What builds the net, wherever its name is shown.
+        net = {"name": f"{layer.model.file.rpartition('/')[2]}:{layer.model.function}"}
+        layer = dataclasses.replace(layer, model=overlay(layer.model, net, f"{key}.model"))
     check_optimizer(layer.optimizer)
     mixes = layer.augmentation.mixup > 0 or layer.augmentation.cutmix > 0
     if mixes and layer.optimizer.micro_batch:

@@ -6,9 +6,10 @@ Only what a person typed is refused: files of conf/ set values for several sourc
 from collections.abc import Mapping
 
 from orchestrator.config.schema import TARGET, MemberConfig
-from orchestrator.config.structure import field_types, shown
+from orchestrator.config.structure import field_types, nearest, shown
 from orchestrator.config.words import OWN_IMAGES
 from workers.errors import ConfigError
+from workers.models import MODEL_NAMES
 from workers.settings import FILE_SOURCES, DatasetSettings, Decay, InitSettings, ModelSettings, Policy, Recipe, Source
 
 _NOT_DIGITS = frozenset(Source) - {Source.digits}
@@ -19,9 +20,9 @@ _SOURCES = {
     **dict.fromkeys(("declared_classes", "declared_train", "declared_val", "declared_test"), FILE_SOURCES),
     "orientations": frozenset({Source.digits}),
 }
-# AlexNet reads every setting of a model, and every net these.
-_ANY_NET = ("name", "input_size")
-_ALEXNET, _TORCHVISION = "alexnet", "torchvision/"
+# AlexNet reads every other setting of a model; these belong to every net, or to the choice of one.
+_ANY_NET = ("name", "input_size", "file", "function", "args", "code")
+_ALEXNET = "alexnet"
 _ALSO_READ_BY = {"width": ("highway",)}
 _CUTTING = (Decay.plateau, Decay.fixed)
 # Settings that one choice of the same group reads: the setting that chooses, and its values that do.
@@ -81,15 +82,24 @@ def _recipes(names: list[str], members: Mapping[str, MemberConfig]) -> list[Reci
 
 def _check_nets(key: str, value: str, names: list[str], recipes: list[Recipe]) -> None:
     group, field = names[-2:]
-    nets = sorted({recipe.model.name for recipe in recipes})
+    models = {recipe.model.name: recipe.model for recipe in recipes}
+    nets = sorted(models)
     if group == "model" and field in field_types(ModelSettings) and field not in _ANY_NET:
         readers = (_ALEXNET, *_ALSO_READ_BY.get(field, ()))
         if nets and not set(nets) & set(readers):
+            # Imported here, since it loads torch.
+            from workers.models import arguments
+
             only = f"only {' and '.join(readers)} read{'s' if len(readers) == 1 else ''} it"
-            raise ConfigError(f"{key}={value}: {only}, not {', '.join(nets)}; remove it")
-    theirs = nets and all(net.startswith(_TORCHVISION) for net in nets)
-    if group == "init" and field in field_types(InitSettings) and theirs:
-        raise ConfigError(f"{key}={value}: torchvision draws the weights of {', '.join(nets)}; remove it")
+            theirs = nearest(field, {name for model in models.values() for name in arguments(model)}, 0.6)
+            instead = f"give {key.removesuffix(field)}args.{theirs}={value}" if theirs else "remove it"
+            raise ConfigError(f"{key}={value}: {only}, not {', '.join(nets)}; {instead}")
+    if group == "model" and field == "name" and nets and all(model.file for model in models.values()):
+        raise ConfigError(f"{key}={value}: model.file builds the net; remove one of them")
+    if group == "model" and field == "function" and nets and not any(model.file for model in models.values()):
+        raise ConfigError(f"{key}={value}: is looked up in a file; give model.file too")
+    if group == "init" and field in field_types(InitSettings) and nets and not set(nets) & set(MODEL_NAMES):
+        raise ConfigError(f"{key}={value}: the builder of {', '.join(nets)} draws its weights; remove it")
 
 
 def _check_chosen(key: str, value: str, names: list[str], recipes: list[Recipe]) -> None:

@@ -36,6 +36,8 @@ _ADVICE = {
     "pretrained weights init_weights": (
         "a file of weights: ensemble.stages.train.init_file=FILE 'ensemble.stages.train.reset=[head]'"
     ),
+    "drop_path drop_path_rate": "model.args.drop_path_rate={value}, for a net of timm",
+    "trust_code trust_remote_code": "leave it out: --trust-code on the command line",
     "num_classes n_classes nclasses": "leave it out: the data tell; datasets.target.classes=FILE keeps some",
     "val_split val_size validation_split val_ratio": "datasets.target.val_fraction={value}",
     "amp fp16 bf16 mixed_precision": "precision=bf16 or precision=fp32",
@@ -133,7 +135,8 @@ def stored_for(crop: int) -> int:
 
 
 def _net(text: str) -> str:
-    return text if "/" in text or not _is_net(f"torchvision/{text}") else f"torchvision/{text}"
+    names = () if "/" in text else (f"torchvision/{text}", f"timm/{text}")
+    return next((name for name in names if _is_net(name)), text)
 
 
 def _is_net(name: str) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from orchestrator.combine import Expected, Invalid, check_predictions
 from orchestrator.config import TARGET
 from orchestrator.plan import Plan, Stage
-from orchestrator.run import Budgets, Committed, RunPaths, find_finished
+from orchestrator.run import Budgets, Committed, RunPaths, find_finished, from_kept_code
 from workers.protocol import Numerics, PredictSpec, StageSpec
 from workers.settings import Crops, KeptCheckpoint
 
@@ -40,7 +40,7 @@ class Work:
             member=stage.ref.member,
             stage=stage.ref.stage,
             seed=stage.seed,
-            recipe=stage.recipe,
+            recipe=from_kept_code(self.paths, stage.recipe),
             store=self.stores[stage.recipe.dataset],
             stage_dir=self.paths.stage(stage.ref),
             init_dir=None if stage.init_from is None else self.paths.stage(stage.init_from),
@@ -64,7 +64,7 @@ class Work:
             store=self.stores[TARGET],
             predictions_dir=self.paths.predictions(member),
             splits=self.splits,
-            recipe=last.recipe,
+            recipe=from_kept_code(self.paths, last.recipe),
             numerics=self.numerics,
             crops=self.crops,
             local_copy=self.local_copy,

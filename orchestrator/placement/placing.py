@@ -56,7 +56,9 @@ def place(config: Config, plan: Plan, note: Callable[[str], None], measuring: Me
     if config.cluster.gpus_per_member:
         return _on_gpus(config, plan, note, measuring)
     threads = None if config.cluster.choose_cpus else config.cluster.cpus_per_member
-    precisions = _precisions(config.precision, bf16=capabilities().bf16)
+    # Where a CPU would compute wrong gradients in it, bf16 is no choice.
+    wrong = any(outline(stage.recipe.model, stage.num_classes).strided_on_a_pixel for stage in plan.stages)
+    precisions = _precisions(config.precision, bf16=capabilities().bf16 and not wrong)
     if config.cluster.address:
         settled = threads is not None and len(precisions) == 1
         default = Candidate(threads or 1, 1, precisions[0])

@@ -13,8 +13,9 @@ from math import ceil
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.config import TARGET, Config, choices
+from orchestrator.config import TARGET, Config, Precision, choices
 from orchestrator.plan.checks import (
+    check_bf16,
     check_class_weights,
     check_crop,
     check_fit,
@@ -92,6 +93,8 @@ def make_plan(
         check_class_weights(stages[ref], datasets[configs[ref].dataset])
         check_layers(stages[ref])
         check_gpus(stages[ref], config.cluster.gpus_per_member)
+        if config.precision is Precision.bf16 and not config.cluster.gpus_per_member:
+            check_bf16(stages[ref])
         if ancestor is not None:
             check_fit(stages[ref], ancestor, datasets)
     plan = Plan(
@@ -123,7 +126,8 @@ def _stage(
     seed = stage_seed(member_seed, ref)
     num_images = dataset.counts["train"]
     # Names and paths do not affect weights: the hash covers the dataset's content and the hashes of ancestor and file.
-    own = replace(recipe, dataset="", init_from=None, init_file=None)
+    model = replace(recipe.model, file=recipe.model.file and recipe.model.file.rpartition("/")[2])
+    own = replace(recipe, dataset="", init_from=None, init_file=None, model=model)
     # As with `changed`: a new option at its default changes no hash.
     options = {name: value for name, value in dataset.options.items() if value != getattr(_DEFAULTS, name)}
     hashed = {

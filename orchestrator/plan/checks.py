@@ -122,6 +122,16 @@ def check_gpus(stage: Stage, gpus_per_member: float) -> None:
         )
 
 
+def check_bf16(stage: Stage) -> None:
+    """Raises ConfigError if a CPU would compute a wrong gradient of the stage's net in bfloat16 (torch 2.14)."""
+    if layer := outline(stage.recipe.model, stage.num_classes).strided_on_a_pixel:
+        key, side = f"{_where(stage)}.model.input_size", stage.recipe.model.input_size
+        raise ConfigError(
+            f"{key}={side}: {layer} would see maps of one pixel, and torch computes wrong gradients of strided "
+            f"convolutions on those in bfloat16; give {key}={2 * side}, or precision=fp32"
+        )
+
+
 def check_fit(stage: Stage, ancestor: Stage, datasets: Mapping[str, PlannedDataset]) -> None:
     """Raises ConfigError if a copied layer has another shape than the ancestor's, or the last one other classes."""
     mine = outline(stage.recipe.model, stage.num_classes)

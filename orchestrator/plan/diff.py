@@ -100,8 +100,11 @@ def _stage_lines(changed: list[tuple[Stage, Stage]]) -> Iterator[str]:
 
 def _own(stage: Stage) -> dict[str, Any]:
     """Returns the settings in a stage's hash that a person writes."""
+    model = stage.recipe.model
+    code = {"code": f"{model.file} (sha256 {model.code[:12]})"} if model.file else {}
     return {
         **plain(stage.recipe),
+        "model": {**plain(model), **code},
         "init_from": None if stage.init_from is None else str(stage.init_from),
         "init_file": None if stage.init_file is None else f"sha256 {stage.init_file.sha256[:12]}",
         "seed": stage.member_seed,

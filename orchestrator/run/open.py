@@ -275,7 +275,8 @@ def _remove(paths: RunPaths, made: tuple[Path, ...]) -> None:
     if not made:
         for path in (paths.run_json, paths.config_yaml, paths.lock):
             path.unlink(missing_ok=True)
-        shutil.rmtree(paths.data, ignore_errors=True)
+        for folder in (paths.data, paths.code):
+            shutil.rmtree(folder, ignore_errors=True)
         return
     shutil.rmtree(made[0], ignore_errors=True)
     for folder in made[1:]:

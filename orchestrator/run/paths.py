@@ -50,6 +50,7 @@ class RunPaths:
     config_yaml = _At("config.yaml")
     ledger = _At("ledger.json")
     data = _At("data")
+    code = _At("code")
     prepared_sheet = _At("data", layout.PREPARED)
     members = _At("members")
     submission = _At("submission")

@@ -14,7 +14,7 @@ from workers.storage import parse_json, storage_errors, write_json
 
 # Keys that runs of earlier releases lack.
 _LATER: Mapping[str, Any] = {"command": (), "directory": "", "shorter": {}}
-_RECORDED = ("septet", "torch", "numpy", "pillow", "ray", "mlflow", "safetensors")
+_RECORDED = ("septet", "torch", "torchvision", "timm", "numpy", "pillow", "ray", "mlflow", "safetensors")
 
 
 def versions() -> dict[str, str]:

@@ -3,12 +3,13 @@
 import torch
 from torch import nn
 
-from workers.models import torchvision_nets
+from workers.models import builders
 from workers.models.fresh import draw
 from workers.models.halves import HalvedAlexNet
 from workers.models.nets import construct
 from workers.models.outlines import outline
 from workers.models.parts import fill, parts_of
+from workers.models.poolings import replace_poolings
 from workers.settings import InitSettings, ModelSettings
 
 
@@ -16,7 +17,7 @@ def build(model: ModelSettings, num_classes: int) -> nn.Module:
     """Builds `model`; its weights are undefined until `initialise` draws them or a checkpoint is loaded.
 
     Raises:
-        ConfigError: there is no such model, or it is too deep for its input.
+        ConfigError: there is no such model, its builder fails, or it is too deep for its input.
     """
     outline(model, num_classes)
     return construct(model, num_classes)
@@ -25,10 +26,10 @@ def build(model: ModelSettings, num_classes: int) -> nn.Module:
 def initialise(module: nn.Module, init: InitSettings, seed: int) -> None:
     """Draws all weights of a built model from `seed`; halves get those of the grouped net.
 
-    torchvision's models ignore `init`: torchvision draws their weights.
+    Others' models ignore `init`: their builders draw their weights.
     """
-    if torchvision_nets.is_one(module):
-        torchvision_nets.initialise(module, seed)
+    if builders.is_one(module):
+        builders.initialise(module, seed)
         return
     generator = torch.Generator().manual_seed(seed % 2**63)
     if not isinstance(module, HalvedAlexNet):
@@ -43,11 +44,11 @@ def initialise(module: nn.Module, init: InitSettings, seed: int) -> None:
 def place(module: nn.Module, device: str) -> None:
     """Moves a built model to `device`; if that is "cuda" and there are two GPUs, each half to its own.
 
-    On a GPU, poolings of torchvision's models that torch would refuse are replaced by equal ones.
+    On a GPU, poolings of others' models that torch would refuse are replaced by equal ones.
     """
     if isinstance(module, HalvedAlexNet):
         module.place(device)
     else:
         module.to(device)
-        if device.startswith("cuda") and torchvision_nets.is_one(module):
-            torchvision_nets.replace_poolings(module)
+        if device.startswith("cuda") and builders.is_one(module):
+            replace_poolings(module)

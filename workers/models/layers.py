@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 ALEXNET = "alexnet"
 MODEL_NAMES = (ALEXNET, "lenet5", "cifar_80s", "cifar_18pct", "highway")
-# The prefix of torchvision's classification models, as in torchvision/resnet18.
-TORCHVISION = "torchvision/"
+# The prefixes of two libraries' classification models, as in torchvision/resnet18.
+TORCHVISION, TIMM = LIBRARIES = ("torchvision/", "timm/")
 HEAD, BODY = "head", "body"
 
 
@@ -24,7 +24,9 @@ class Outline:
         num_macs: multiply-adds of one image's forward pass, in convolutions and fully connected layers.
         num_neurons: outputs of those layers for one image.
         parameters: weights and biases of each layer.
-        auxiliary_heads: other layers that give logits, in training only (GoogLeNet's); `head` selects them too.
+        auxiliary_heads: other layers that give logits (GoogLeNet's, in training only); `head` selects them too.
+        strided_on_a_pixel: a strided convolution of several pixels on maps of one, or "". On CPUs, torch 2.14 computes
+            a gradient of its weights in bfloat16 that is 1e16 times too large, or infinite.
     """
 
     layers: Mapping[str, tuple[int, ...]]
@@ -34,6 +36,7 @@ class Outline:
     num_neurons: int
     parameters: Mapping[str, int]
     auxiliary_heads: tuple[str, ...] = ()
+    strided_on_a_pixel: str = ""
 
     def select(self, name: str) -> tuple[str, ...]:
         """Returns the layers that `name` means: the layer itself, those below it (`features.0` for `features`), the

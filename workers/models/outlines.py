@@ -5,7 +5,8 @@ from functools import lru_cache
 
 from workers.errors import ConfigError
 from workers.models.geometry import Geometry, geometry
-from workers.models.layers import ALEXNET, MODEL_NAMES, TORCHVISION, Outline
+from workers.models.layers import ALEXNET, LIBRARIES, MODEL_NAMES, TIMM, TORCHVISION, Outline
+from workers.models.own_code import packages
 from workers.settings import ModelSettings
 
 
@@ -14,9 +15,12 @@ def outline(model: ModelSettings, num_classes: int) -> Outline:
     """Returns the outline of `model` with `num_classes` outputs.
 
     Raises:
-        ConfigError: there is no such model, or it is too deep for its input.
+        ConfigError: there is no such model, its builder fails, or it is too deep for its input.
     """
-    check_name(model.name)
+    if model.file is None:
+        check_name(model.name)
+    if model.args and model.name in MODEL_NAMES:
+        raise ConfigError(f"model.args: {model.name} has its settings below model, and takes none here; remove them")
     if model.name == ALEXNET:
         return _of_geometry(geometry(model, num_classes))
     # Imported here, because a plan of AlexNets must not load torch.
@@ -26,21 +30,22 @@ def outline(model: ModelSettings, num_classes: int) -> Outline:
 
 
 def check_name(name: str) -> None:
-    """Raises ConfigError with the nearest names if no model is called `name`; loads torchvision only where needed."""
-    if name in MODEL_NAMES:
+    """Raises ConfigError with the nearest names if no model is called `name`; loads a library only where needed."""
+    own = MODEL_NAMES if name.startswith(LIBRARIES) or name in MODEL_NAMES else (*MODEL_NAMES, *packages())
+    if name in own:
         return
-    close = difflib.get_close_matches(name, MODEL_NAMES, n=1, cutoff=0.8)
+    close = difflib.get_close_matches(name, own, n=1, cutoff=0.8)
     if not close:
-        from workers.models.torchvision_nets import names
+        from workers.models.builders import library_names
 
-        theirs = [f"{TORCHVISION}{one}" for one in names()]
+        theirs = library_names(TIMM if name.startswith(TIMM) else TORCHVISION)
         if name in theirs:
             return
-        asked = name if name.startswith(TORCHVISION) else f"{TORCHVISION}{name}"
+        asked = name if name.startswith(LIBRARIES) else f"{TORCHVISION}{name}"
         close = difflib.get_close_matches(asked, theirs, n=3, cutoff=0.0)
     raise ConfigError(
-        f"model.name={name}: did you mean {' or '.join(close)}? (known: {', '.join(MODEL_NAMES)}, "
-        f"{TORCHVISION}<classification model of torchvision>)"
+        f"model.name={name}: did you mean {' or '.join(close)}? (known: {', '.join(own)}, "
+        f"{TORCHVISION}<classification model of torchvision>, {TIMM}<model of timm>)"
     )
 
 

@@ -70,6 +70,9 @@ class ModelSettings:
         lrn_across_halves: false keeps the windows of `lrn` inside one group's channels, as on two GPUs.
         layout: the groups' placement; it changes neither counts nor checkpoints.
         bottleneck: outputs of a linear layer before the last, with which the release has 22,000 classes; 0 for none.
+        file: a Python file whose `function` builds the net in place of `name`; run only where its code is trusted.
+        args: arguments of torchvision's, timm's or a user's builder, by its names.
+        code: the sha256 of the file's folder, or a user's package and its version; planning fills it in.
     """
 
     name: str = "alexnet"
@@ -99,8 +102,14 @@ class ModelSettings:
     lrn_across_halves: bool = True
     layout: Layout = Layout.grouped
     bottleneck: int = 0
+    file: str | None = None
+    function: str = "build"
+    # A mapping has no hash; equality sees it.
+    args: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    code: str = ""
 
     def __post_init__(self) -> None:
+        require(_is_finite(self.args), f"args={self.args}: give finite numbers")
         require(self.num_convs in (5, 6), f"num_convs={self.num_convs}: give 5 or 6")
         all_given = len(self.filters) == len(CONVS) and min(self.filters) > 0
         require(all_given, f"filters={list(self.filters)}: give a positive count for each of {', '.join(CONVS)}")
@@ -128,6 +137,11 @@ class ModelSettings:
             "lrn_across_halves=true: with layout=halves each half normalises only its own channels; "
             "give lrn_across_halves=false",
         )
+
+
+def _is_finite(value: object) -> bool:
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    return all(map(_is_finite, inner)) and not (isinstance(value, float) and not math.isfinite(value))
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,8 @@ def load_init_file(model: nn.Module, given: InitFile, reset: Collection[str]) ->
 
 def check_init_file(given: InitFile, model: ModelSettings, num_classes: int, reset: Collection[str]) -> None:
     """Raises as `load_init_file` would; `reset` may name several layers at once, such as `head`."""
-    with torch.device("meta"):
+    # A user's code may look at values, which meta tensors lack.
+    with torch.device("cpu" if model.code else "meta"):
         built = build(model, num_classes)
     load_init_file(built, given, outline(model, num_classes).select_all(reset))
 

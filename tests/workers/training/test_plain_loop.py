@@ -1,4 +1,4 @@
-"""Twenty updates of a torchvision net through a whole stage beside the plainest loop in plain torch: equal bits."""
+"""Twenty updates of others' nets through a whole stage beside the plainest loop in plain torch: equal bits."""
 
 from dataclasses import replace
 from functools import partial
@@ -36,6 +36,7 @@ NESTEROV = OptimizerSettings(lr=0.05, batch_size=59, nesterov=True)
 ADAMW = OptimizerSettings(name="adamw", lr=0.002, batch_size=59, weight_decay=0.05, args={"betas": [0.9, 0.99]})
 PLAIN_SGD = partial(torch.optim.SGD, lr=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True)
 PLAIN_ADAMW = partial(torch.optim.AdamW, lr=0.002, betas=(0.9, 0.99), weight_decay=0.05, fused=True)
+PLAIN_NET = partial(models.get_model, NET)
 NO_SCHEDULE = partial(lr_scheduler.ConstantLR, factor=1.0)
 PLAIN_COSINE = partial(lr_scheduler.CosineAnnealingLR, T_max=NUM_UPDATES)
 PLAIN_CYCLE = partial(lr_scheduler.OneCycleLR, total_steps=NUM_UPDATES, cycle_momentum=False)
@@ -63,10 +64,12 @@ def mixed_by_torchvision(spec, images, labels, step):
     return transform(images, labels)
 
 
-def plain_loop(spec, make_optimizer, make_schedule, criterion=functional.cross_entropy, mixed=as_it_is):
+def plain_loop(
+    spec, make_optimizer, make_schedule, criterion=functional.cross_entropy, mixed=as_it_is, make_net=PLAIN_NET
+):
     """What a script would do with the same initial weights and batches."""
     recipe, opened = spec.recipe, open_store(spec.store)
-    net = models.get_model(NET, weights=None, num_classes=opened.num_classes).to(memory_format=torch.channels_last)
+    net = make_net(num_classes=opened.num_classes).to(memory_format=torch.channels_last)
     begun = build(recipe.model, opened.num_classes)
     initialise(begun, recipe.init, spec.seed)
     net.load_state_dict(begun.state_dict())
@@ -109,8 +112,8 @@ def test_stage_equals_the_plainest_loop(store, tiny_spec, optimizer, schedule, p
     check_equal(weights(trained(spec)), plain_loop(spec, plain_optimizer, plain_schedule))
 
 
-def check_equal(ours, theirs):
-    assert ours.keys() == theirs.keys() and ours["conv1.1.num_batches_tracked"] == NUM_UPDATES
+def check_equal(ours, theirs, norm="conv1.1"):
+    assert ours.keys() == theirs.keys() and ours[f"{norm}.num_batches_tracked"] == NUM_UPDATES
     unlike = [name for name, value in theirs.items() if not torch.equal(torch.from_numpy(ours[name]), value)]
     assert not unlike
 
@@ -148,3 +151,13 @@ def test_stage_with_mixed_images_equals_torchvisions_transforms(ours, alphas):
     criterion = partial(functional.cross_entropy, label_smoothing=0.1)
     mixed = partial(mixed_by_torchvision, spec)
     check_equal(weights(trained(spec)), plain_loop(spec, PLAIN_SGD, NO_SCHEDULE, criterion, mixed))
+
+
+def test_stage_of_a_timm_net_equals_the_plainest_loop(store, tiny_spec):
+    timm = pytest.importorskip("timm", reason="the extra `timm` is not installed")
+    model = ModelSettings(name="timm/test_resnet", input_size=SIZE)
+    spec = replace(
+        tiny_spec, store=store, recipe=replace(tiny_spec.recipe, model=model, optimizer=ADAMW, schedule=COSINE)
+    )
+    theirs = plain_loop(spec, PLAIN_ADAMW, PLAIN_COSINE, make_net=partial(timm.create_model, "test_resnet"))
+    check_equal(weights(trained(spec)), theirs, norm="bn1")

@@ -103,8 +103,10 @@ def test_frozen_body_ends_the_backward_pass_at_the_last_layer():
     assert {name for name, one in model.named_parameters() if one.grad is not None} == {"fc8.weight", "fc8.bias"}
 
 
-@pytest.mark.parametrize("name", [*MODEL_NAMES, "torchvision/resnet18"])
+@pytest.mark.parametrize("name", [*MODEL_NAMES, "torchvision/resnet18", "timm/test_resnet"])
 def test_parameters_left_to_train_are_those_of_the_built_layers_that_are_not_frozen(name):
+    if name.startswith("timm/"):
+        pytest.importorskip("timm", reason="the extra `timm` is not installed")
     settings = ModelSettings(name=name, input_size={"alexnet": 224}.get(name, 32))
     found = outline(settings, 10)
     frozen = found.select_all(("body",))
