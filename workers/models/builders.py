@@ -90,7 +90,9 @@ def initialise(module: nn.Module, seed: int) -> None:
     drawn = _drawn(recipe, seed)
     again = _drawn(recipe, seed) if model.code else drawn
     if unlike := [name for name, value in drawn.items() if not torch.equal(value, again[name])]:
-        raise ConfigError(f"{_where(model)}: draws {unlike[0]} anew each time; draw it from torch's global generator")
+        raise ConfigError(
+            f"{_where(model)}: draws other numbers for {unlike[0]} each time; draw from torch's global generator"
+        )
     module.load_state_dict(drawn)
 
 

@@ -256,5 +256,5 @@ def test_weights_follow_the_seed_alone_and_a_net_that_draws_otherwise_is_refused
             return net
     """,
     )
-    with pytest.raises(ConfigError, match=r"draws 1.weight anew each time; draw it from torch's global generator"):
+    with pytest.raises(ConfigError, match=r"draws other numbers for 1.weight each time; draw from torch's"):
         initialise(build(settings(odd), 5), InitSettings(), 3)
