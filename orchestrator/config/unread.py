@@ -20,7 +20,7 @@ _SOURCES = {
     "orientations": frozenset({Source.digits}),
 }
 # AlexNet reads every setting of a model, and every net these.
-_ANY_NET = ("name", "input_size")
+_ANY_NET = ("name", "input_size", "pretrained")
 _ALEXNET, _TORCHVISION = "alexnet", "torchvision/"
 _ALSO_READ_BY = {"width": ("highway",)}
 _CUTTING = (Decay.plateau, Decay.fixed)

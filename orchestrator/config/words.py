@@ -34,7 +34,7 @@ _ADVICE = {
     "output_dir output out out_dir outdir save_dir log_dir results_dir checkpoint_dir": "run_dir={value}",
     "img_size image_size imgsz resolution": "model.input_size={value} datasets.target.size={stored}",
     "pretrained weights init_weights": (
-        "a file of weights: ensemble.stages.train.init_file=FILE 'ensemble.stages.train.reset=[head]'"
+        "model.pretrained=true, or a file: ensemble.stages.train.init_file=FILE 'ensemble.stages.train.reset=[head]'"
     ),
     "num_classes n_classes nclasses": "leave it out: the data tell; datasets.target.classes=FILE keeps some",
     "val_split val_size validation_split val_ratio": "datasets.target.val_fraction={value}",

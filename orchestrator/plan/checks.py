@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 
 from orchestrator.config import OWN_IMAGES, choices, stored_for
-from orchestrator.plan.model import Plan, PlannedDataset, Stage, StageRef
+from orchestrator.plan.model import Plan, PlannedDataset, Stage, StageRef, normalised_as
 from workers.errors import ConfigError, some
 from workers.models import Outline, outline
-from workers.settings import Layout
+from workers.settings import Layout, Normalisation
 from workers.training import first_standstill, later_phases, warm_up_updates
 
 # The share of a stage's updates from which its warm-up is worth a word; the experiments' own have up to a seventh.
@@ -27,6 +27,33 @@ def check_crop(stage: Stage, dataset: PlannedDataset) -> None:
             f"datasets.{dataset.name}.size={size}, so the net would see fragments; set "
             f"datasets.{dataset.name}.size={stored_for(crop)}, or choose a net for larger images, as in {OWN_IMAGES}"
         )
+
+
+def check_mean_image(stage: Stage, origin: Stage, datasets: Mapping[str, PlannedDataset]) -> None:
+    """Raises ConfigError if `stage` inherits the mean image of `origin`, and its own images have another size."""
+    here, there = (datasets[one.recipe.dataset].options["size"] for one in (stage, origin))
+    if origin.recipe.augmentation.normalisation is Normalisation.mean_image and here != there:
+        raise ConfigError(
+            f"{_where(stage)}.augmentation.normalisation=auto: {origin.ref} has a mean image of {there} pixels, not of "
+            f"datasets.{stage.recipe.dataset}.size={here}; give both one size, or mean_image for a mean of its own"
+        )
+
+
+def note_lines(plan: Plan) -> list[str]:
+    """Returns lines about what a user may not expect: long warm-ups, and pixels that another dataset normalises."""
+    alike: dict[tuple[str, str, str], list[Stage]] = {}
+    for stage in plan.stages:
+        origin = normalised_as(stage, plan.by_ref)
+        kind, there = origin.recipe.augmentation.normalisation, origin.recipe.dataset
+        constant = kind is Normalisation.imagenet or (origin.init_file and origin.init_file.scale)
+        if there != stage.recipe.dataset and not constant:
+            own = "dataset" if kind is Normalisation.auto else kind
+            alike.setdefault((there, stage.recipe.dataset, own), []).append(stage)
+    return warm_up_lines(plan) + [
+        f"{first.ref}{f' and {len(others)} more' if others else ''}: normalised as "
+        f"{normalised_as(first, plan.by_ref).ref} on {there}; augmentation.normalisation={own} for its own"
+        for (there, _, own), (first, *others) in alike.items()
+    ]
 
 
 def warm_up_lines(plan: Plan) -> list[str]:

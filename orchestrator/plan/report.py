@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.config import ClusterConfig
-from orchestrator.plan.checks import warm_up_lines
+from orchestrator.plan.checks import note_lines, warm_up_lines
 from orchestrator.plan.model import Plan, Stage, StageRef
 from orchestrator.plan.schedule import Estimate, estimate
 from orchestrator.text import counted, duration, size, table
@@ -99,7 +99,7 @@ class PlanReport:
             f"disk: {size(disk.total)} (checkpoints {size(disk.checkpoints)}, predictions "
             f"{size(disk.predictions)}, prepared datasets {size(disk.stores)})"
         )
-        lines += warm_up_lines(plan)
+        lines += note_lines(plan)
         return "\n".join(lines) + "\n"
 
 

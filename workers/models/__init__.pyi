@@ -11,3 +11,4 @@ from .parts import (
     saved_parts_of as saved_parts_of,
     whole_shape as whole_shape,
 )
+from .torchvision_nets import INCEPTIONS as INCEPTIONS

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.utils import _pair
 
-# These have auxiliary classifiers, and warn unless they are told to draw weights from a truncated normal (slow).
-_INCEPTIONS = ("googlenet", "inception_v3")
+# These have auxiliary classifiers, and warn unless they are told to draw weights from a truncated normal (slow). Their
+# published weights are from a framework with pixels in [-1, 1].
+INCEPTIONS = ("googlenet", "inception_v3")
 # Builds the same net again, since torchvision draws weights while it builds.
 _recipes: WeakKeyDictionary[nn.Module, Callable[[], nn.Module]] = WeakKeyDictionary()
 
@@ -99,6 +100,6 @@ def _auxiliary_logits(classifier: Any, pool: AveragePool, maps: Tensor) -> Tenso
 def _construct(name: str, num_classes: int) -> nn.Module:
     from torchvision import models
 
-    options = {"aux_logits": True, "init_weights": True} if name in _INCEPTIONS else {}
+    options = {"aux_logits": True, "init_weights": True} if name in INCEPTIONS else {}
     module: nn.Module = models.get_model(name, weights=None, num_classes=num_classes, **options)
     return module

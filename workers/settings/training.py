@@ -19,8 +19,9 @@ Activation = StrEnum("Activation", "relu tanh")
 # Dropout makes up for zeroed outputs: it scales kept ones up in training, or all of them down at test.
 DropoutScaling = StrEnum("DropoutScaling", "train test")
 # Pixels are centred by mean and deviation of the training set or of ImageNet, or by a mean image, that of 2012: pixels
-# stay on the scale 0…255, minus the training set's mean at each position.
-Normalisation = StrEnum("Normalisation", "dataset imagenet mean_image")
+# stay on the scale 0…255, minus the training set's mean at each position. `auto` is the normalisation of the stage or
+# the pre-trained weights that a stage starts from, else `dataset`.
+Normalisation = StrEnum("Normalisation", "auto dataset imagenet mean_image")
 # The length of a colour shift along a principal direction: the root of its eigenvalue (the release of 2012), or the
 # eigenvalue (the paper). The covariance is that of pixels on the scale [0, 1]: on 0…255, eigenvalues would be
 # shifts of a thousand grey levels.
@@ -63,6 +64,7 @@ class ModelSettings:
         lrn_across_halves: false keeps the windows of `lrn` inside one group's channels, as on two GPUs.
         layout: the groups' placement; it changes neither counts nor checkpoints.
         bottleneck: outputs of a linear layer before the last, with which the release has 22,000 classes; 0 for none.
+        pretrained: starts from weights that the net's library publishes, its default ones (true) or those of a tag.
     """
 
     name: str = "alexnet"
@@ -92,6 +94,7 @@ class ModelSettings:
     lrn_across_halves: bool = True
     layout: Layout = Layout.grouped
     bottleneck: int = 0
+    pretrained: bool | str = False
 
     def __post_init__(self) -> None:
         require(self.num_convs in (5, 6), f"num_convs={self.num_convs}: give 5 or 6")
@@ -283,7 +286,7 @@ class AugmentationSettings:
     random_crop: bool = True
     reflect: bool = True
     colour_std: float = 0.1
-    normalisation: Normalisation = Normalisation.dataset
+    normalisation: Normalisation = Normalisation.auto
     colour_scale: ColourScale = ColourScale.root
     colour_until: float = 1.0
     shuffle_window: int = 0
