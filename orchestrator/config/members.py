@@ -106,7 +106,7 @@ def _recipe(layer: StageLayer, key: str, siblings: Sequence[str]) -> Recipe:
     starts = {"init_from": layer.init_from, "init_file": layer.init_file, "model.pretrained": pretrained or None}
     given = [name for name, value in starts.items() if value is not None]
     if len(given) > 1:
-        clear = f"{key}.model.pretrained=false" if pretrained else "set one of them to null"
+        clear = f"give {key}.model.pretrained=false" if pretrained else "set one of them to null"
         raise ConfigError(f"{key}: {' and '.join(given)} exclude each other; {clear}")
     written = {name: getattr(layer, name) for name in field_types(Recipe)}
     if pretrained is not False:

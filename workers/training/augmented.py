@@ -6,18 +6,17 @@ import torch
 from workers.data.export import Band, Tile, draw, spread
 from workers.data.loading import PixelStatistics, Windows, crop, draw_epoch, pixel_statistics, to_input
 from workers.data.store import Store
-from workers.protocol import Normaliser
 from workers.settings import TrainingSettings
 from workers.training.schedule import whole_epochs
 
 _MOST_IMAGES, _EPOCHS = 6, 7
 
 
-def augmented_sheet(store: Store, settings: TrainingSettings, seed: int, normaliser: Normaliser | None = None) -> bytes:
+def augmented_sheet(store: Store, settings: TrainingSettings, seed: int) -> bytes:
     """Returns a PNG with one row an image: the image, then what the net sees of it in each of the first epochs."""
     images, labels = store.images("train"), store.labels("train")
     assert labels is not None
-    statistics = pixel_statistics(store, settings.augmentation, normaliser)
+    statistics = pixel_statistics(store, settings.augmentation)
     size, margin = settings.model.input_size, store.size - settings.model.input_size
     shown = {label: int(np.argmax(labels == label)) for label in spread(store.num_classes)[:_MOST_IMAGES]}
     chosen = np.array(list(shown.values()))
