@@ -167,7 +167,7 @@ def test_machine_without_network_is_told_which_file_to_put_where(published, cach
         (
             ("ensemble=pair",),
             "true",
-            "stages.finetune: init_from and model.pretrained exclude each other; give ensemble.members.pretrained1.stages.",
+            "stages.finetune: init_from and model.pretrained exclude each other; give ensemble.members.pretrained1.",
         ),
         (
             ("ensemble.members.base1.stages.train.init_file=/a.pth",),
@@ -256,6 +256,13 @@ def test_timm_s_weights_come_from_hugging_face_s_cache_as_timm_loads_them(huggin
     load_init_file(own, found, {"fc"})
     body = {name: value for name, value in theirs.state_dict().items() if not name.startswith("fc.")}
     assert all(torch.equal(value, own.state_dict()[name]) for name, value in body.items())
+
+
+def test_net_of_another_library_has_none():
+    with pytest.raises(
+        ConfigError, match=r"^model.pretrained=true: no such weights of own/net; it has none; give false$"
+    ):
+        find_pretrained("own/net", True)
 
 
 def test_timm_s_weights_that_are_damaged_absent_or_unknown_are_refused_in_one_line(hugging_face):

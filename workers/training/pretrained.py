@@ -28,7 +28,8 @@ def find_pretrained(net: str, tag: bool | str) -> InitFile:
     """
     said = f"model.pretrained={'true' if tag is True else tag}"
     library, _, name = net.partition("/")
-    known = _of_timm(name) if library == "timm" else _of_torchvision(name)
+    find = {"torchvision": _of_torchvision, "timm": _of_timm}.get(library)
+    known = {} if find is None else find(name)
     if tag not in known:
         tags = [one for one in known if isinstance(one, str)]
         close = " or ".join(difflib.get_close_matches(str(tag), tags, n=3, cutoff=0.0))
