@@ -37,7 +37,7 @@ def find_pretrained(net: str, tag: bool | str) -> InitFile:
         raise ConfigError(f"{said}: no such weights of {net}; {advice}")
     address, scale = known[tag]
     file = Path(torch.hub.get_dir(), "checkpoints", address.rpartition("/")[2])
-    wanted = _hash_in(file)
+    wanted = _hash_in(file.name)
     put = f"{file.name}{f' (its sha256 begins with {wanted})' if wanted else ''} into {file.parent}"
     try:
         if "://" not in address:
@@ -45,7 +45,7 @@ def find_pretrained(net: str, tag: bool | str) -> InitFile:
 
             put = f"what Hugging Face's cache has of {address} elsewhere into this machine's"
             file = Path(hf_hub_download(address, "model.safetensors"))
-            wanted = _hash_in(file.resolve())
+            wanted = _hash_in(file.resolve().name)
         elif not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(address, str(file), wanted, progress=sys.stderr.isatty())
@@ -89,6 +89,5 @@ def _of_timm(name: str) -> _Known:
     return known if chosen is None else {**known, True: chosen}
 
 
-def _hash_in(file: Path) -> str:
-    match = _HASH.search(file.name)
-    return "" if match is None else match[1]
+def _hash_in(name: str) -> str:
+    return next(iter(_HASH.findall(name)), "")
