@@ -4,18 +4,18 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from orchestrator.cluster import shard_runner
 from orchestrator.config import TARGET, Config
-from orchestrator.plan import Plan, used_datasets
+from orchestrator.plan import Plan, StageRef, used_datasets
 from workers.data.sources import Survey, survey
 from workers.data.store import NOTHING, Excluded, PrepareProgress, Store, held_out_by, open_store, prepare
 from workers.errors import ConfigError, DataError, StorageError
 from workers.models import code_of
 from workers.protocol import InitFile
-from workers.settings import DatasetSettings, ModelSettings, Recipe
+from workers.settings import DatasetSettings, ModelSettings, Normalisation, Recipe
 from workers.storage import sha256_of
 
 # Is called for every image, with the name of its dataset.
@@ -128,24 +128,41 @@ def require_trust(model: ModelSettings, *, trusted: bool) -> None:
         )
 
 
-def hash_init_files(config: Config) -> Mapping[str, InitFile]:
-    """Hashes each file that a stage starts from; returns them by the path as configured.
+def hash_init_files(config: Config) -> Mapping[StageRef, InitFile]:
+    """Finds and hashes each file that a stage starts from, published ones in the caches of their libraries.
 
     Raises:
-        DataError: a file cannot be read.
+        ConfigError: no such weights are published.
+        DataError: a file cannot be read or downloaded.
     """
-    found: dict[str, InitFile] = {}
+    found: dict[StageRef, InitFile] = {}
+    find = cache(_init_file)
     for member in config.members.values():
         for name, stage in member.stages.items():
-            if stage.init_file is None or stage.init_file in found:
-                continue
-            path = Path(stage.init_file).expanduser().absolute()
             try:
-                found[stage.init_file] = InitFile(str(path), sha256_of(path))
-            except OSError as error:
-                where = f"ensemble.members.{member.name}.stages.{name}.init_file={path}"
-                raise DataError(f"{where}: cannot be read ({error.strerror}); give a file of weights") from error
+                file = find(stage.init_file, stage.model.name, stage.model.pretrained)
+            except (ConfigError, DataError) as error:
+                raise type(error)(f"ensemble.members.{member.name}.stages.{name}.{error}") from error
+            if file is not None:
+                # Another normalisation than that of the weights may be wanted.
+                inherits = stage.augmentation.normalisation is Normalisation.auto
+                found[StageRef(member.name, name)] = file if inherits else replace(file, scale=())
     return found
+
+
+def _init_file(given: str | None, net: str, pretrained: bool | str) -> InitFile | None:
+    if pretrained is not False:
+        # Imported here, since it loads torch.
+        from workers.training import find_pretrained
+
+        return find_pretrained(net, pretrained)
+    if given is None:
+        return None
+    path = Path(given).expanduser().absolute()
+    try:
+        return InitFile(str(path), sha256_of(path))
+    except OSError as error:
+        raise DataError(f"init_file={path}: cannot be read ({error.strerror}); give a file of weights") from error
 
 
 def check_init_files(plan: Plan) -> None:

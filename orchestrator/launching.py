@@ -16,7 +16,7 @@ from orchestrator.execution import Driver, Interrupts, Work, obeying
 from orchestrator.inputs import check_init_files, hash_init_files, prepare_all, survey_all, with_code
 from orchestrator.outputs import Results, write_results
 from orchestrator.placement import Measuring
-from orchestrator.plan import Plan, disk_estimate, make_plan, warm_up_lines
+from orchestrator.plan import Plan, disk_estimate, make_plan, note_lines
 from orchestrator.run import (
     Budgets,
     Ledger,
@@ -93,7 +93,7 @@ def launch(config: Config, stream: IO[str], *, accept_changes: bool = False, tru
         )
         opened = open_run(root, wanted, accept_changes=accept_changes)
         with opened as run, obeying(run.paths, run.holder, interrupts):
-            for line in (*config.notes, *warm_up_lines(plan)):
+            for line in (*config.notes, *note_lines(plan)):
                 display.note(line)
             if run.record.experiment != plan.experiment:
                 display.note(f"the name stays {run.record.experiment}, as in the run's first launch")

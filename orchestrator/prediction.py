@@ -12,6 +12,7 @@ import numpy as np
 
 from orchestrator.combine import ClassProbability, Combination, Combined, top_classes
 from orchestrator.config import TARGET
+from orchestrator.execution import normaliser
 from orchestrator.inputs import require_trust
 from orchestrator.plan import Plan, plan_from_json
 from orchestrator.run import RunPaths, RunRecord, find_finished, from_kept_code, read_record
@@ -169,14 +170,17 @@ def _predict_block(ensemble: _Ensemble, images: Sequence[np.ndarray], progress: 
     # Imported here, since torch takes a second to load and a mistyped path should be reported at once.
     from workers.inference import predict_images as predict_by_member
 
-    record = ensemble.record
+    record, stores = ensemble.record, {name: Path(path) for name, path in ensemble.record.stores.items()}
     numerics = usable(record.numerics, capabilities())
     probabilities = []
     for member in ensemble.members:
         progress(f"{member}: predicting {counted(len(images), 'image')}")
         stage = ensemble.plan.last_stage(member)
         recipe, folder = from_kept_code(ensemble.paths, stage.recipe), ensemble.paths.stage(stage.ref)
-        probabilities.append(predict_by_member(folder, ensemble.store.path, recipe, images, numerics, record.crops))
+        given = normaliser(ensemble.plan, stage, stores)
+        probabilities.append(
+            predict_by_member(folder, ensemble.store.path, recipe, images, numerics, record.crops, given)
+        )
     combined: np.ndarray = Combined(probabilities, ensemble.combination)[:]
     return combined
 

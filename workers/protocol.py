@@ -3,10 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from workers.settings import Crops, KeptCheckpoint, Recipe, TrainingSettings
+from workers.settings import Crops, KeptCheckpoint, Normalisation, Recipe, TrainingSettings
 
 # What torch.compile does to a training step: nothing; fuses operators; replays fused ones as CUDA graphs.
 COMPILE_MODES = ("off", "fused", "graphs")
+
+# Mean and deviation of each channel, on the scale [0, 1] of pixels; empty for none.
+Scale = tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -27,14 +30,24 @@ class Numerics:
 
 @dataclass(frozen=True)
 class InitFile:
-    """A user's file of weights to start from: its absolute path, and its sha256 when the plan was made."""
+    """A file of weights to start from: its absolute path, its sha256 at planning, and a published one's scale."""
 
     path: str
     sha256: str
+    scale: Scale = ()
 
     @property
     def name(self) -> str:
         return Path(self.path).name
+
+
+@dataclass(frozen=True)
+class Normaliser:
+    """How pixels are normalised: by `scale` if it is given, else as `kind` says, by the dataset prepared at `store`."""
+
+    kind: Normalisation
+    store: Path
+    scale: Scale = ()
 
 
 @dataclass(frozen=True)
@@ -49,6 +62,7 @@ class StageSpec:
         init_file: a file of weights to start from in place of `init_dir`, or None.
         local_copy: a folder on the node's own disk that the store is copied to and read from, or None.
         shorter: hashes that the stage had with fewer epochs; it resumes from such checkpoints too.
+        normaliser: in place of what the recipe says of `store`; None to follow the recipe.
         fence: the attempt's mark (`workers.storage.fence`).
         until: epochs after which the stage pauses, with a checkpoint; 0 trains it to its end.
     """
@@ -70,6 +84,7 @@ class StageSpec:
     fence: str = ""
     shorter: tuple[str, ...] = ()
     until: int = 0
+    normaliser: Normaliser | None = None
 
 
 @dataclass(frozen=True)
@@ -99,6 +114,7 @@ class PredictSpec:
     crops: Crops = Crops.ten
     local_copy: Path | None = None
     fence: str = ""
+    normaliser: Normaliser | None = None
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.config.schema import MemberConfig, MemberLayer, RootLayer, StageLayer, check_safe_name
-from orchestrator.config.structure import choices, field_types, join, mapping, nearest, overlay
+from orchestrator.config.structure import choices, field_types, join, mapping, nearest, overlay, shown
 from workers.errors import ConfigError
-from workers.models import check_name
+from workers.models import HEAD, check_name
 from workers.settings import Recipe, TrainingSettings
 from workers.training import check_optimizer
 
@@ -108,9 +108,18 @@ def _recipe(layer: StageLayer, key: str, siblings: Sequence[str]) -> Recipe:
     if mixes and layer.optimizer.micro_batch:
         where = f"{key}.optimizer.micro_batch={layer.optimizer.micro_batch}"
         raise ConfigError(f"{where}: augmentation.mixup and cutmix need whole shards; give optimizer.shards instead")
-    if layer.init_from is not None and layer.init_file is not None:
-        raise ConfigError(f"{key}: init_from and init_file exclude each other; set one of them to null")
+    pretrained = layer.model.pretrained
+    if pretrained is not False and "/" not in layer.model.name:
+        why = f"{layer.model.name} has none; give a net of torchvision, as model.name=torchvision/resnet18"
+        raise ConfigError(f"{key}.model.pretrained={shown(pretrained)}: {why}")
+    starts = {"init_from": layer.init_from, "init_file": layer.init_file, "model.pretrained": pretrained or None}
+    given = [name for name, value in starts.items() if value is not None]
+    if len(given) > 1:
+        clear = f"give {key}.model.pretrained=false" if pretrained else "set one of them to null"
+        raise ConfigError(f"{key}: {' and '.join(given)} exclude each other; {clear}")
     written = {name: getattr(layer, name) for name in field_types(Recipe)}
+    if pretrained is not False:
+        written["reset"] = (*written["reset"], HEAD)
     return Recipe(**{**written, **{name: tuple(sorted(set(written[name]))) for name in ("reset", "freeze")}})
 
 

@@ -141,7 +141,9 @@ def _convert(hint: Any, value: object, key: str) -> Any:
 def _alternative(kinds: tuple[Any, ...], value: object, key: str) -> Any:
     """Returns `value` as the first of `kinds`, or as a word of the enum that comes second, as in `int | Auto`."""
     first, *words = (kind for kind in kinds if kind is not types.NoneType)
-    allowed = [str(word) for enum in words for word in enum]
+    if str in words and isinstance(value, str):
+        return value
+    allowed = [WANTED[str]] if str in words else [str(word) for enum in words for word in enum]
     if value in allowed:
         return words[0](value)
     try:

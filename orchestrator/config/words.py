@@ -34,7 +34,7 @@ _ADVICE = {
     "output_dir output out out_dir outdir save_dir log_dir results_dir checkpoint_dir": "run_dir={value}",
     "img_size image_size imgsz resolution": "model.input_size={value} datasets.target.size={stored}",
     "pretrained weights init_weights": (
-        "a file of weights: ensemble.stages.train.init_file=FILE 'ensemble.stages.train.reset=[head]'"
+        "model.pretrained=true, or a file: ensemble.stages.train.init_file=FILE 'ensemble.stages.train.reset=[head]'"
     ),
     "drop_path drop_path_rate": "model.args.drop_path_rate={value}, for a net of timm",
     "trust_code trust_remote_code": "leave it out: --trust-code on the command line",

@@ -1,4 +1,4 @@
 from .driver import Driver as Driver
-from .jobs import Work as Work
+from .jobs import Work as Work, normaliser as normaliser
 from .signals import Interrupts as Interrupts
 from .stop import ask_to_stop as ask_to_stop, obeying as obeying

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from orchestrator.combine import Expected, Invalid, check_predictions
 from orchestrator.config import TARGET
-from orchestrator.plan import Plan, Stage
+from orchestrator.plan import Plan, Stage, normalised_as
 from orchestrator.run import Budgets, Committed, RunPaths, find_finished, from_kept_code
-from workers.protocol import Numerics, PredictSpec, StageSpec
+from workers.protocol import Normaliser, Numerics, PredictSpec, StageSpec
 from workers.settings import Crops, KeptCheckpoint
 
 
@@ -53,6 +53,7 @@ class Work:
             local_copy=self.local_copy,
             fence=fence,
             shorter=tuple(self.shorter.get(str(stage.ref), ())),
+            normaliser=normaliser(self.plan, stage, self.stores),
         )
 
     def predict_spec(self, member: str, fence: str = "") -> PredictSpec:
@@ -69,7 +70,17 @@ class Work:
             crops=self.crops,
             local_copy=self.local_copy,
             fence=fence,
+            normaliser=normaliser(self.plan, last, self.stores),
         )
+
+
+def normaliser(plan: Plan, stage: Stage, stores: Mapping[str, Path]) -> Normaliser | None:
+    """Returns the normalisation that `stage` has from its ancestors or from published weights; None if its own."""
+    origin = normalised_as(stage, plan.by_ref)
+    scale = origin.init_file.scale if origin.init_file else ()
+    if origin.ref == stage.ref and not scale:
+        return None
+    return Normaliser(origin.recipe.augmentation.normalisation, stores[origin.recipe.dataset], scale)
 
 
 def has_predicted(work: Work, committed: Committed, member: str) -> bool:

@@ -1,5 +1,5 @@
 from .build import make_plan as make_plan, used_datasets as used_datasets
-from .checks import warm_up_lines as warm_up_lines
+from .checks import note_lines as note_lines
 from .diff import ChangeKind as ChangeKind, compare as compare
 from .halving import choose_best as choose_best
 from .model import (
@@ -10,6 +10,7 @@ from .model import (
     Stage as Stage,
     StageRef as StageRef,
     TrainJob as TrainJob,
+    normalised_as as normalised_as,
     plan_from_json as plan_from_json,
     plan_to_json as plan_to_json,
 )

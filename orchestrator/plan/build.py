@@ -24,10 +24,10 @@ from orchestrator.plan.checks import (
     check_mean_image,
 )
 from orchestrator.plan.halving import make_rungs
-from orchestrator.plan.model import Plan, PlannedDataset, Stage, StageRef, changed
+from orchestrator.plan.model import Plan, PlannedDataset, Stage, StageRef, changed, normalised_as
 from workers.errors import ConfigError
 from workers.protocol import InitFile
-from workers.settings import DatasetSettings, Recipe, ScheduleSettings, dataset_options
+from workers.settings import DatasetSettings, Normalisation, Recipe, ScheduleSettings, dataset_options
 
 if TYPE_CHECKING:
     from workers.data.sources import Survey
@@ -53,14 +53,14 @@ def used_datasets(config: Config) -> tuple[str, ...]:
 
 
 def make_plan(
-    config: Config, surveys: Mapping[str, "Survey"], init_files: Mapping[str, InitFile] = MappingProxyType({})
+    config: Config, surveys: Mapping[str, "Survey"], init_files: Mapping[StageRef, InitFile] = MappingProxyType({})
 ) -> Plan:
     """Returns the plan of `config`.
 
     Args:
         config: the checked configuration.
         surveys: the survey of each of `used_datasets(config)`.
-        init_files: the hashed files that stages start from, by the path as configured.
+        init_files: the hashed files that stages start from.
 
     Raises:
         ConfigError: a dataset, stage or layer is unknown, a crop is larger than its images, stages form a cycle, a
@@ -85,11 +85,9 @@ def make_plan(
         seed = config.seed if member_seed is None else member_seed
         parent = parents[ref]
         ancestor = None if parent is None else stages[parent]
-        given = configs[ref].init_file
-        init_file = None if given is None else init_files[given]
-        stages[ref] = _stage(ref, configs[ref], datasets, ancestor, seed, init_file)
+        stages[ref] = _stage(ref, configs[ref], datasets, stages, parent, seed, init_files.get(ref))
         check_crop(stages[ref], datasets[configs[ref].dataset])
-        check_mean_image(stages[ref], datasets[configs[ref].dataset], config.predict.crops)
+        check_mean_image(stages[ref], normalised_as(stages[ref], stages), datasets, config.predict.crops)
         check_class_weights(stages[ref], datasets[configs[ref].dataset])
         check_layers(stages[ref])
         check_gpus(stages[ref], config.cluster.gpus_per_member)
@@ -118,39 +116,52 @@ def _stage(
     ref: StageRef,
     recipe: Recipe,
     datasets: Mapping[str, PlannedDataset],
-    ancestor: Stage | None,
+    stages: Mapping[StageRef, Stage],
+    parent: StageRef | None,
     member_seed: int,
     init_file: InitFile | None,
 ) -> Stage:
     dataset = datasets[recipe.dataset]
-    seed = stage_seed(member_seed, ref)
     num_images = dataset.counts["train"]
-    # Names and paths do not affect weights: the hash covers the dataset's content and the hashes of ancestor and file.
-    model = replace(recipe.model, file=recipe.model.file and recipe.model.file.rpartition("/")[2])
-    own = replace(recipe, dataset="", init_from=None, init_file=None, model=model)
-    # As with `changed`: a new option at its default changes no hash.
-    options = {name: value for name, value in dataset.options.items() if value != getattr(_DEFAULTS, name)}
-    hashed = {
-        "recipe": changed(own),
-        "seed": seed,
-        "dataset": {"options": options, "classes": dataset.classes},
-        "ancestor": None if ancestor is None else ancestor.hash,
-        "init_file": None if init_file is None else init_file.sha256,
-    }
-    endless = replace(own, schedule=replace(own.schedule, epochs=_DEFAULT_EPOCHS))
-    return Stage(
+    stage = Stage(
         ref=ref,
         recipe=recipe,
-        init_from=None if ancestor is None else ancestor.ref,
+        init_from=parent,
         member_seed=member_seed,
-        seed=seed,
-        hash=_digest(hashed),
+        seed=stage_seed(member_seed, ref),
+        hash="",
         num_images=num_images,
         num_updates=recipe.schedule.epochs * ceil(num_images / recipe.optimizer.batch_size),
         num_classes=dataset.num_classes,
         init_file=init_file,
-        trunk=_digest({**hashed, "recipe": changed(endless)}),
     )
+    origin = normalised_as(stage, stages)
+    # Inherited or not, and by name or not, the same normalisation is the same hash; `dataset` has none, as before.
+    kind = origin.recipe.augmentation.normalisation
+    kind = Normalisation.auto if kind is Normalisation.dataset else kind
+    augmentation = replace(recipe.augmentation, normalisation=kind)
+    model = replace(recipe.model, pretrained=False, file=recipe.model.file and recipe.model.file.rpartition("/")[2])
+    # Names and paths do not affect weights: the hash covers the dataset's content and the hashes of ancestor and file.
+    own = replace(recipe, dataset="", init_from=None, init_file=None, augmentation=augmentation, model=model)
+    hashed = {
+        "recipe": changed(own),
+        "seed": stage.seed,
+        "dataset": _content(dataset),
+        "ancestor": None if parent is None else stages[parent].hash,
+        "init_file": None if init_file is None else init_file.sha256,
+    }
+    if origin.init_file and origin.init_file.scale:
+        hashed["normalised_by"] = origin.init_file.scale
+    elif origin.recipe.dataset != recipe.dataset and kind is not Normalisation.imagenet:
+        hashed["normalised_by"] = _content(datasets[origin.recipe.dataset])
+    endless = replace(own, schedule=replace(own.schedule, epochs=_DEFAULT_EPOCHS))
+    return replace(stage, hash=_digest(hashed), trunk=_digest({**hashed, "recipe": changed(endless)}))
+
+
+def _content(dataset: PlannedDataset) -> dict[str, Any]:
+    # As with `changed`: a new option at its default changes no hash.
+    options = {name: value for name, value in dataset.options.items() if value != getattr(_DEFAULTS, name)}
+    return {"options": options, "classes": dataset.classes}
 
 
 def _digest(value: Any) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from orchestrator.config import OWN_IMAGES, TARGET, choices, stored_for
-from orchestrator.plan.model import Plan, PlannedDataset, Stage, StageRef
+from orchestrator.plan.model import Plan, PlannedDataset, Stage, StageRef, normalised_as
 from workers.errors import ConfigError, some
 from workers.models import Outline, outline
 from workers.settings import Crops, Keep, Layout, Normalisation
@@ -29,15 +29,26 @@ def check_crop(stage: Stage, dataset: PlannedDataset) -> None:
         )
 
 
-def check_mean_image(stage: Stage, dataset: PlannedDataset, crops: Crops) -> None:
-    """Raises ConfigError if a mean image would be subtracted from images of other shapes; `crops` are the target's."""
+def check_mean_image(stage: Stage, origin: Stage, datasets: Mapping[str, PlannedDataset], crops: Crops) -> None:
+    """Raises ConfigError if a mean image, perhaps of an `origin` far up the chain, does not fit a stage's images.
+
+    `crops` are those of the target's predictions.
+    """
+    if origin.recipe.augmentation.normalisation is not Normalisation.mean_image:
+        return
+    dataset, where = datasets[stage.recipe.dataset], f"{_where(stage)}.augmentation.normalisation"
     whole = dataset.options.get("keep") == Keep.whole
-    scaled = dataset.name == TARGET and crops is Crops.five_scales
-    if stage.recipe.augmentation.normalisation is Normalisation.mean_image and (whole or scaled):
+    if whole or (dataset.name == TARGET and crops is Crops.five_scales):
         key, value = (f"datasets.{dataset.name}.keep", Keep.whole) if whole else ("predict.crops", crops)
         raise ConfigError(
-            f"{_where(stage)}.augmentation.normalisation=mean_image: with {key}={value}, images have other "
-            f"shapes than the mean image; give augmentation.normalisation=dataset, or leave {key} out"
+            f"{where}=mean_image: with {key}={value}, images have other shapes than the mean image; give "
+            f"augmentation.normalisation=dataset, or leave {key} out"
+        )
+    here, there = (datasets[one.recipe.dataset].options["size"] for one in (stage, origin))
+    if here != there:
+        raise ConfigError(
+            f"{where}=auto: {origin.ref} has a mean image of {there} pixels, not of "
+            f"datasets.{dataset.name}.size={here}; give both one size, or mean_image for a mean of its own"
         )
 
 
@@ -50,6 +61,23 @@ def check_class_weights(stage: Stage, dataset: PlannedDataset) -> None:
         raise ConfigError(f"{where}: {dataset.name} has no class {unknown[0]}; {choices(unknown[0], dataset.classes)}")
     if missing := sorted(set(dataset.classes) - set(given)):
         raise ConfigError(f"{where}: no weight of {some(missing)}; give every class of {dataset.name} one")
+
+
+def note_lines(plan: Plan) -> list[str]:
+    """Returns lines about what a user may not expect: long warm-ups, and pixels that another dataset normalises."""
+    alike: dict[tuple[str, str, str], list[Stage]] = {}
+    for stage in plan.stages:
+        origin = normalised_as(stage, plan.by_ref)
+        kind, there = origin.recipe.augmentation.normalisation, origin.recipe.dataset
+        constant = kind is Normalisation.imagenet or (origin.init_file and origin.init_file.scale)
+        if there != stage.recipe.dataset and not constant:
+            own = "dataset" if kind is Normalisation.auto else kind
+            alike.setdefault((there, stage.recipe.dataset, own), []).append(stage)
+    return warm_up_lines(plan) + [
+        f"{first.ref}{f' and {len(others)} more' if others else ''}: normalised as "
+        f"{normalised_as(first, plan.by_ref).ref} on {there}; augmentation.normalisation={own} for its own"
+        for (there, _, own), (first, *others) in alike.items()
+    ]
 
 
 def warm_up_lines(plan: Plan) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from orchestrator.config import TARGET, overlay
 from workers.protocol import InitFile
-from workers.settings import Recipe
+from workers.settings import Normalisation, Recipe
 
 
 @dataclass(frozen=True, order=True)
@@ -163,6 +163,13 @@ class Plan:
         return tuple(member for member in self.members if self.is_pretrained(member))
 
 
+def normalised_as(stage: Stage, stages: Mapping[StageRef, Stage]) -> Stage:
+    """Returns the stage whose normalisation `stage` has: itself, or the one of `stages` that it inherits it from."""
+    while stage.recipe.augmentation.normalisation is Normalisation.auto and stage.init_from is not None:
+        stage = stages[stage.init_from]
+    return stage
+
+
 def changed(value: object) -> Any:
     """Returns the fields of a value that differ from its class's defaults, as JSON's types.
 
@@ -225,6 +232,6 @@ def _stage(entry: Mapping[str, Any]) -> Stage:
             "ref": StageRef.parse(entry["ref"]),
             "init_from": None if entry["init_from"] is None else StageRef.parse(entry["init_from"]),
             "recipe": overlay(Recipe(), entry["recipe"], str(entry["ref"])),
-            "init_file": InitFile(**file) if (file := entry["init_file"]) else None,
+            "init_file": overlay(InitFile("", ""), file, "init_file") if (file := entry["init_file"]) else None,
         }
     )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.config import ClusterConfig
-from orchestrator.plan.checks import warm_up_lines
+from orchestrator.plan.checks import note_lines, warm_up_lines
 from orchestrator.plan.halving import estimate_halved, rungs_in_words
 from orchestrator.plan.model import Plan, Stage, StageRef, plain
 from orchestrator.plan.schedule import Estimate
@@ -105,7 +105,7 @@ class PlanReport:
             f"disk: {size(disk.total)} (checkpoints {size(disk.checkpoints)}, predictions "
             f"{size(disk.predictions)}, prepared datasets {size(disk.stores)})"
         )
-        lines += warm_up_lines(plan)
+        lines += note_lines(plan)
         return "\n".join(lines) + "\n"
 
 

@@ -11,6 +11,7 @@ OTHERS = {
     "workers/data/store/store.py": {"manifest.json"},
     "orchestrator/config/composition.py": {"config.yaml"},
     "orchestrator/verification/run.py": {"checkpoints"},
+    "workers/training/pretrained.py": {"checkpoints", "model.safetensors"},
 }
 # A split's files have a name that is computed.
 _OF_SPLIT = re.compile(r"\{(split|name)(\.name)?\}\.(npy|json|rows\.txt|labels\.npy|sizes\.npy)")

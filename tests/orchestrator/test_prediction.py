@@ -17,9 +17,11 @@ from orchestrator import prediction
 from orchestrator.cli.program import main
 from orchestrator.combine.averaging import Combined, equal
 from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionConfig
+from orchestrator.execution.jobs import Work
 from orchestrator.outputs import write_results
 from orchestrator.plan.model import StageRef, plan_from_json
 from orchestrator.prediction import find_images, predict
+from orchestrator.run.ledger import Budgets
 from orchestrator.run.paths import RunPaths
 from orchestrator.run.record import read_record, write_record
 from workers.data.decoding import Rules
@@ -30,7 +32,7 @@ from workers.errors import DataError
 from workers.inference.prediction import predict as predict_splits
 from workers.protocol import Numerics, PredictSpec
 from workers.settings.dataset import DatasetSettings, Exif, Keep, Source
-from workers.settings.training import Crops, ModelSettings, OptimizerSettings, ScheduleSettings
+from workers.settings.training import Crops, KeptCheckpoint, ModelSettings, OptimizerSettings, ScheduleSettings
 from workers.storage.finished import write_finished
 from workers.training.stage import run_stage
 
@@ -135,6 +137,41 @@ def test_prediction_takes_the_crops_that_the_run_has_kept(run, images, tmp_path)
     assert found != ten
     wanted = _combined([tmp_path / member for member in sorted(_MEMBERS)])
     assert [{guess.name: guess.probability for guess in each.top} for each in found] == wanted
+
+
+def test_prediction_sees_images_as_the_member_that_inherits_its_normalisation_does(images, tmp_path):
+    paths = RunPaths(tmp_path / "run")
+    roots = {"target": images, "superset": tmp_path / "superset"}
+    for index in range(20):
+        for place, name in enumerate(("one", "two")):
+            _noise(roots["superset"] / "train" / name / f"{index}.png", 300 + 100 * place + index, bright=True)
+    settings = {name: DatasetSettings(source=Source.folder, root=str(root), size=18) for name, root in roots.items()}
+    stores = {name: prepare(one, tmp_path / "stores") for name, one in settings.items()}
+    pre = make_stage("a/pre", images=30, num_classes=2, **(_SETTINGS | {"dataset": "superset"}))
+    fine = make_stage("a/fine", "a/pre", images=30, num_classes=2, reset=("head",), **_SETTINGS)
+    target = open_store(stores["target"])
+    plan = make_plan(pre, fine, classes=target.classes)
+    splits, kept = ("dev", "val", "test"), KeptCheckpoint.last
+    work = Work(paths, plan, stores, target.digest, splits, Numerics(), kept, 100, Budgets(1, 1))
+    export(target, paths.data)
+    for stage in plan.stages:
+        paths.member("a").mkdir(parents=True, exist_ok=True)
+        spec = work.stage_spec(stage, 0)
+        write_finished(spec.stage_dir, stage.hash, run_stage(spec, lambda: False))
+    predict_splits(work.predict_spec("a"), lambda: False)
+    digests = {"target": target.digest}
+    record = make_record(plan, data_digests=digests, stores={name: str(path) for name, path in stores.items()})
+    write_record(paths, record)
+    record_committed(paths, plan)
+    write_results(paths, plan, CombineConfig(CombineMethod.geometric), SubmissionConfig())
+    found = predict(paths, [images / "test"], top=2, progress=lambda line: None)
+    rows = np.load(paths.predictions("a") / "test.npy")
+    assert [{guess.name: guess.probability for guess in each.top} for each in found] == [
+        {"bright": row[0], "dark": row[1]} for row in Combined([rows], equal(CombineMethod.geometric, 1))[:]
+    ]
+    own = replace(work.predict_spec("a"), predictions_dir=tmp_path / "own", normaliser=None)
+    predict_splits(own, lambda: False)
+    assert not np.array_equal(np.load(tmp_path / "own" / "test.npy"), rows)
 
 
 def test_prediction_turns_images_as_the_store_of_the_run_does(run, tmp_path, monkeypatch):

@@ -53,7 +53,12 @@ def test_submit_and_report_make_the_same_files(place):
 
 
 def test_resume_says_in_one_line_why_the_bits_would_change(place):
-    ended = septet(place, "launch", *LAUNCH)
-    assert ended.returncode == 6
-    (line,) = ended.stderr.strip().splitlines()
+    def refused(*more):
+        ended = septet(place, "launch", *LAUNCH, *more)
+        assert ended.returncode == 6
+        (line,) = ended.stderr.strip().splitlines()
+        return line
+
+    assert "another plan: augmentation.normalisation: dataset → auto (in pretrained1/finetune)" in refused()
+    line = refused("augmentation.normalisation=dataset")
     assert "since the run began, the code of workers/ (digest" in line and "--accept-changes" in line

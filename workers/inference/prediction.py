@@ -15,7 +15,7 @@ from workers.data.store import Store, open_on_node, open_store, write_npy
 from workers.errors import CheckFailed, Stopped
 from workers.inference.ten_crop import TrainedMember, mean_over_crops
 from workers.models import build, fill, place, saved_parts_of
-from workers.protocol import Numerics, PredictSpec, SplitPredictions
+from workers.protocol import Normaliser, Numerics, PredictSpec, SplitPredictions
 from workers.settings import Crops, TrainingSettings
 from workers.storage import beat, fence_of, layout, read_finished, read_weights, remove_leftovers, write_json
 
@@ -24,7 +24,9 @@ _IMAGES_AT_ONCE = 32
 _log = logging.getLogger(__name__)
 
 
-def load_member(stage_dir: Path, store_path: Path, settings: TrainingSettings, chosen: Numerics) -> TrainedMember:
+def load_member(
+    stage_dir: Path, store_path: Path, settings: TrainingSettings, chosen: Numerics, given: Normaliser | None = None
+) -> TrainedMember:
     """Loads the checkpoint that the stage's DONE.json names, and the pixel statistics of its training.
 
     Raises:
@@ -41,7 +43,7 @@ def load_member(stage_dir: Path, store_path: Path, settings: TrainingSettings, c
     fill(saved_parts_of(model), contents.model)
     place(model, chosen.device)
     model.eval()
-    statistics = pixel_statistics(store, settings.augmentation).to(chosen.device)
+    statistics = pixel_statistics(store, settings.augmentation, given).to(chosen.device)
     return TrainedMember(model, statistics, settings, chosen, finished.checkpoint, finished.checkpoint_sha256)
 
 
@@ -60,7 +62,7 @@ def predict(spec: PredictSpec, should_stop: Callable[[], bool]) -> tuple[SplitPr
     store = open_on_node(spec.store, spec.local_copy, partial(beat, spec.stage_dir))
     if spec.predictions_dir.is_dir():
         remove_leftovers(spec.predictions_dir, check=check)
-    member = load_member(spec.stage_dir, store.path, spec.recipe, spec.numerics)
+    member = load_member(spec.stage_dir, store.path, spec.recipe, spec.numerics, spec.normaliser)
     results = []
     for split in spec.splits:
         images = store.images(split, whole=True)
@@ -113,9 +115,10 @@ def predict_images(
     images: Sequence[np.ndarray],
     chosen: Numerics,
     crops: Crops,
+    given: Normaliser | None = None,
 ) -> np.ndarray:
     """Predicts prepared images, each [height, width, 3] uint8, and returns [images, classes] float32."""
-    member = load_member(stage_dir, store_path, settings, chosen)
+    member = load_member(stage_dir, store_path, settings, chosen, given)
     blocks = [
         mean_over_crops(member, images[start : start + _IMAGES_AT_ONCE], crops)
         for start in range(0, len(images), _IMAGES_AT_ONCE)

@@ -1,5 +1,5 @@
 from .alexnet import AlexNet as AlexNet
-from .builders import arguments as arguments
+from .builders import INCEPTIONS as INCEPTIONS, arguments as arguments
 from .construction import build as build, initialise as initialise, place as place
 from .geometry import POOL_STRIDE as POOL_STRIDE, Conv as Conv
 from .layers import HEAD as HEAD, MODEL_NAMES as MODEL_NAMES, Outline as Outline

@@ -29,7 +29,8 @@ _TAKEN = {
     "weights",
 }
 # torchvision's with auxiliary classifiers, which warn unless they are told to draw from a truncated normal (slow).
-_INCEPTIONS = tuple(f"{TORCHVISION}{name}" for name in ("googlenet", "inception_v3"))
+# Their published weights are from a framework with pixels in [-1, 1].
+INCEPTIONS = tuple(f"{TORCHVISION}{name}" for name in ("googlenet", "inception_v3"))
 _LONGEST_SAID = 160
 _recipes: WeakKeyDictionary[nn.Module, "partial[nn.Module]"] = WeakKeyDictionary()
 
@@ -56,7 +57,7 @@ def _library(name: str) -> Any:
 
 def _of_library(name: str, **given: Any) -> nn.Module:
     library, short = _library(name), name.rpartition("/")[2]
-    options = {"aux_logits": True, "init_weights": True} if name in _INCEPTIONS else {}
+    options = {"aux_logits": True, "init_weights": True} if name in INCEPTIONS else {}
     make = library.create_model if name.startswith(TIMM) else partial(library.get_model, weights=None)
     net: nn.Module = make(short, **options, **given)
     return net

@@ -20,8 +20,9 @@ Activation = StrEnum("Activation", "relu tanh")
 # Dropout makes up for zeroed outputs: it scales kept ones up in training, or all of them down at test.
 DropoutScaling = StrEnum("DropoutScaling", "train test")
 # Pixels are centred by mean and deviation of the training set or of ImageNet, or by a mean image, that of 2012: pixels
-# stay on the scale 0…255, minus the training set's mean at each position.
-Normalisation = StrEnum("Normalisation", "dataset imagenet mean_image")
+# stay on the scale 0…255, minus the training set's mean at each position. `auto` is the normalisation of the stage or
+# the pre-trained weights that a stage starts from, else `dataset`.
+Normalisation = StrEnum("Normalisation", "auto dataset imagenet mean_image")
 # The length of a colour shift along a principal direction: the root of its eigenvalue (the release of 2012), or the
 # eigenvalue (the paper). The covariance is that of pixels on the scale [0, 1]: on 0…255, eigenvalues would be
 # shifts of a thousand grey levels.
@@ -73,6 +74,7 @@ class ModelSettings:
         file: a Python file whose `function` builds the net in place of `name`; run only where its code is trusted.
         args: arguments of torchvision's, timm's or a user's builder, by its names.
         code: the sha256 of the file's folder, or a user's package and its version; planning fills it in.
+        pretrained: starts from weights that the net's library publishes, its default ones (true) or those of a tag.
     """
 
     name: str = "alexnet"
@@ -107,6 +109,7 @@ class ModelSettings:
     # A mapping has no hash; equality sees it.
     args: Mapping[str, Any] = field(default_factory=dict, hash=False)
     code: str = ""
+    pretrained: bool | str = False
 
     def __post_init__(self) -> None:
         require(_is_finite(self.args), f"args={self.args}: give finite numbers")
@@ -314,7 +317,7 @@ class AugmentationSettings:
     random_crop: bool = True
     reflect: bool = True
     colour_std: float = 0.1
-    normalisation: Normalisation = Normalisation.dataset
+    normalisation: Normalisation = Normalisation.auto
     colour_scale: ColourScale = ColourScale.root
     colour_until: float = 1.0
     shuffle_window: int = 0

@@ -9,6 +9,7 @@ import hashlib
 import io
 import logging
 import pickle
+import re
 import zipfile
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -27,6 +28,8 @@ from workers.training.optimizer import layer_of
 _PICKLES = (".pth", ".pt")
 _SAFETENSORS = ".safetensors"
 _COUNTER = ".num_batches_tracked"
+# DenseNet's published files name `norm1` as torch did until its modules' names could hold no dots.
+_OLD_DENSE = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(?=[12]\.)")
 # What the loaders raise on bytes that are not such a file; a damaged pickle fails wherever the damage is.
 _UNREADABLE = (
     *(pickle.UnpicklingError, SafetensorError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError, TypeError),
@@ -94,8 +97,8 @@ def _parsed(given: InitFile, data: bytes) -> dict[str, Tensor]:
     strange = _strange(content)
     if strange:
         raise DataError(f"init_file={given.path}: not a plain state dict ({strange}); save model.state_dict() alone")
-    tensors: dict[str, Tensor] = content
-    return tensors
+    assert isinstance(content, Mapping)
+    return {_OLD_DENSE.sub(r"\1", name): value for name, value in content.items()}
 
 
 def _refuse_packed(data: bytes) -> None:

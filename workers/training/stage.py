@@ -182,7 +182,7 @@ def _assemble(
     mark: StepMark,
 ) -> Stage:
     settings, device = spec.recipe, spec.numerics.device
-    statistics = pixel_statistics(store, settings.augmentation)
+    statistics = pixel_statistics(store, settings.augmentation, spec.normaliser)
     steering = "dev" if store.counts.get("dev") else "val"
     if not store.counts.get(steering):
         raise DataError(f"{spec.store}: no dev or val images to schedule by; raise dev_fraction or val_fraction")

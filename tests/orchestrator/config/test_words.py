@@ -90,7 +90,10 @@ def test_what_those_lines_say_to_type_composes(advice):
             "accumulate_grad_batches=4",
             "accumulate_grad_batches=4: no such key; give optimizer.shards=4, and in optimizer.batch_size the images",
         ),
-        ("pretrained=true", "pretrained=true: no such key; give a file of weights: ensemble.stages.train.init_file="),
+        (
+            "pretrained=true",
+            "pretrained=true: no such key; give model.pretrained=true, or a file: ensemble.stages.train.ini",
+        ),
     ],
 )
 def test_word_that_nothing_does_leads_nowhere_else(override, line):

@@ -251,7 +251,11 @@ def test_mean_image_is_refused_where_images_have_other_shapes_than_it():
     # Neither an unused dataset nor a stage that predicts nothing is in the way.
     assert planned(flagship, datasets=whole["superset"], predict=PredictConfig(crops=Crops.flip)).stages
     assert planned(base("a"), datasets=whole["target"], predict=PredictConfig(crops=Crops.five_scales)).stages
-    tuned = member("a", pre=stage("superset", augmentation=by_image), train=stage(init_from="pre"))
+    heir = member("a", pre=stage("superset", augmentation=by_image), train=stage(init_from="pre"))
+    with pytest.raises(ConfigError, match=refused.format(r"predict\.crops=five_scales")):
+        planned(heir, predict=PredictConfig(crops=Crops.five_scales))
+    own = stage(init_from="pre", augmentation=AugmentationSettings(normalisation=Normalisation.dataset))
+    tuned = member("a", pre=stage("superset", augmentation=by_image), train=own)
     assert planned(tuned, predict=PredictConfig(crops=Crops.five_scales)).stages
     with pytest.raises(ConfigError, match=refused.format(r"datasets\.superset\.keep=whole")):
         planned(tuned, datasets=whole["superset"])

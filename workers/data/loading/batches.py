@@ -18,8 +18,8 @@ from torch import Tensor
 
 from workers.data.loading.augment import EpochDraws, PixelStatistics, Windows, crop, draw_epoch, to_input, window_images
 from workers.data.loading.transforms import Transforms
-from workers.data.store import Pixels, Store
-from workers.protocol import Numerics
+from workers.data.store import Pixels, Store, open_store
+from workers.protocol import Normaliser, Numerics
 from workers.settings import AugmentationSettings, ColourScale, Normalisation, Sampler
 
 # The channel statistics that torchvision's models use, on the [0, 1] scale.
@@ -79,17 +79,24 @@ class Batch:
         return replace(self, pixels=pixels, labels=labels, colour=colour, windows=windows)
 
 
-def pixel_statistics(store: Store, augmentation: AugmentationSettings) -> PixelStatistics:
-    """Returns the statistics that `augmentation` normalises and colours the pixels of `store` with."""
-    imagenet = augmentation.normalisation is Normalisation.imagenet
-    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if imagenet else (store.mean, store.std)
+def pixel_statistics(
+    store: Store, augmentation: AugmentationSettings, given: Normaliser | None = None
+) -> PixelStatistics:
+    """Returns the statistics that `augmentation` normalises and colours the pixels of `store` with.
+
+    With `given`, pixels are normalised as it says. Colours are always those of `store`.
+    """
+    given = given or Normaliser(augmentation.normalisation, store.path)
+    source = store if given.store == store.path else open_store(given.store)
+    imagenet = (IMAGENET_MEAN, IMAGENET_STD) if given.kind is Normalisation.imagenet else ()
+    mean, std = given.scale or imagenet or (source.mean, source.std)
     lengths = np.maximum(np.asarray(store.eigenvalues, dtype=np.float64), 0.0)
     if augmentation.colour_scale is ColourScale.root:
         lengths = np.sqrt(lengths)
     components = (np.asarray(store.eigenvectors, dtype=np.float64) * lengths).astype(np.float32)
     mean_image = None
-    if augmentation.normalisation is Normalisation.mean_image:
-        mean_image = torch.from_numpy(store.mean_image())
+    if given.kind is Normalisation.mean_image:
+        mean_image = torch.from_numpy(source.mean_image())
     return PixelStatistics(
         mean_image=mean_image,
         mean=torch.tensor(np.asarray(mean), dtype=torch.float32),

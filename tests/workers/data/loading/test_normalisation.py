@@ -44,8 +44,8 @@ def obvious(image, place, flipped, colour, store: Store, settings: AugmentationS
     if settings.normalisation is Normalisation.mean_image:
         seen = seen - store.mean_image()[rows, columns] + 255 * shift
     else:
-        dataset = settings.normalisation is Normalisation.dataset
-        mean, std = (store.mean, store.std) if dataset else (IMAGENET_MEAN, IMAGENET_STD)
+        imagenet = settings.normalisation is Normalisation.imagenet
+        mean, std = (IMAGENET_MEAN, IMAGENET_STD) if imagenet else (store.mean, store.std)
         seen = (seen / 255 + shift - np.array(mean)) / np.array(std)
     return seen.transpose(2, 0, 1)
 
