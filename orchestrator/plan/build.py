@@ -20,6 +20,7 @@ from orchestrator.plan.checks import (
     check_crop,
     check_fit,
     check_gpus,
+    check_held_out,
     check_layers,
     check_mean_image,
 )
@@ -27,7 +28,7 @@ from orchestrator.plan.halving import make_rungs
 from orchestrator.plan.model import Plan, PlannedDataset, Stage, StageRef, changed
 from workers.errors import ConfigError
 from workers.protocol import InitFile
-from workers.settings import DatasetSettings, Recipe, ScheduleSettings, dataset_options
+from workers.settings import DatasetSettings, Decay, Recipe, ScheduleSettings, dataset_options
 
 if TYPE_CHECKING:
     from workers.data.sources import Survey
@@ -65,7 +66,7 @@ def make_plan(
     Raises:
         ConfigError: a dataset, stage or layer is unknown, a crop is larger than its images, stages form a cycle, a
             member has no last stage on the target, an ancestor's weights do not fit, halves would share a GPU, or a
-            sweep's points or epochs do not suffice for its rungs.
+            sweep's points or epochs do not suffice for its rungs, or a stage looks at images that are not held out.
     """
     datasets = {}
     for name in used_datasets(config):
@@ -78,19 +79,23 @@ def make_plan(
         for member in config.members.values()
         for name, stage in member.stages.items()
     }
-    parents = {ref: _parent(ref, stage, configs) for ref, stage in configs.items()}
+    origins = {ref: _parent(ref, stage, configs) for ref, stage in configs.items()}
+    firsts = {ref: StageRef(ref.member, stage.refit) for ref, stage in configs.items() if stage.refit}
+    parents = {**origins, **firsts}
     stages: dict[StageRef, Stage] = {}
     for ref in _in_order(parents):
         member_seed = config.members[ref.member].seed
         seed = config.seed if member_seed is None else member_seed
-        parent = parents[ref]
-        ancestor = None if parent is None else stages[parent]
+        origin, first = origins[ref], stages[firsts[ref]] if ref in firsts else None
+        ancestor = None if origin is None else stages[origin]
         given = configs[ref].init_file
         init_file = None if given is None else init_files[given]
-        stages[ref] = _stage(ref, configs[ref], datasets, ancestor, seed, init_file)
+        recipe = _blind(configs[ref], datasets[configs[ref].dataset]) if config.entire else configs[ref]
+        stages[ref] = _stage(ref, recipe, datasets, ancestor, seed, init_file, first)
         check_crop(stages[ref], datasets[configs[ref].dataset])
         check_mean_image(stages[ref], datasets[configs[ref].dataset], config.predict.crops)
         check_class_weights(stages[ref], datasets[configs[ref].dataset])
+        check_held_out(stages[ref], first, datasets[configs[ref].dataset], config.predict.checkpoint)
         check_layers(stages[ref])
         check_gpus(stages[ref], config.cluster.gpus_per_member)
         if config.precision is Precision.bf16 and not config.cluster.gpus_per_member:
@@ -121,13 +126,14 @@ def _stage(
     ancestor: Stage | None,
     member_seed: int,
     init_file: InitFile | None,
+    first: Stage | None,
 ) -> Stage:
     dataset = datasets[recipe.dataset]
     seed = stage_seed(member_seed, ref)
-    num_images = dataset.counts["train"]
+    num_images = sum(dataset.counts[split] for split in recipe.trained_on)
     # Names and paths do not affect weights: the hash covers the dataset's content and the hashes of ancestor and file.
     model = replace(recipe.model, file=recipe.model.file and recipe.model.file.rpartition("/")[2])
-    own = replace(recipe, dataset="", init_from=None, init_file=None, model=model)
+    own = replace(recipe, dataset="", init_from=None, init_file=None, model=model, refit=None)
     # As with `changed`: a new option at its default changes no hash.
     options = {name: value for name, value in dataset.options.items() if value != getattr(_DEFAULTS, name)}
     hashed = {
@@ -136,6 +142,7 @@ def _stage(
         "dataset": {"options": options, "classes": dataset.classes},
         "ancestor": None if ancestor is None else ancestor.hash,
         "init_file": None if init_file is None else init_file.sha256,
+        **({} if first is None else {"refit": first.hash}),
     }
     endless = replace(own, schedule=replace(own.schedule, epochs=_DEFAULT_EPOCHS))
     return Stage(
@@ -150,7 +157,16 @@ def _stage(
         num_classes=dataset.num_classes,
         init_file=init_file,
         trunk=_digest({**hashed, "recipe": changed(endless)}),
+        refit=None if first is None else first.ref,
     )
+
+
+def _blind(recipe: Recipe, dataset: PlannedDataset) -> Recipe:
+    """Returns the recipe with the cuts of a plateau at its `latest` shares, if it would have nothing to look at."""
+    schedule = recipe.schedule
+    if dataset.holds_out or schedule.decay is not Decay.plateau or not schedule.latest:
+        return recipe
+    return replace(recipe, schedule=replace(schedule, decay=Decay.fixed))
 
 
 def _digest(value: Any) -> str:
