@@ -90,7 +90,8 @@ def run_stage(spec: StageSpec, should_stop: Callable[[], bool]) -> StageResult:
     state, resumed = _begin(spec, found, model, optimizer)
     _log.info("%s/%s: from update %d", spec.member, spec.stage, state.step)
     if resumed is None:
-        write_bytes(spec.stage_dir / layout.AUGMENTED, augmented_sheet(store, spec.recipe, spec.seed), check)
+        sheet = augmented_sheet(store, spec.recipe, spec.seed, spec.recipe.trained_on)
+        write_bytes(spec.stage_dir / layout.AUGMENTED, sheet, check)
     metrics_path = spec.stage_dir / layout.METRICS
     cut_back(metrics_path, state.step, check)
     with closing(MetricsLog(metrics_path)) as metrics, closing(StepMark(spec.stage_dir / layout.STEP)) as mark:
