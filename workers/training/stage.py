@@ -223,12 +223,12 @@ def _assemble(
         is_due=saver.is_due,
         after_update=saver.after_update,
         later=later,
-        criterion=_criterion(settings.loss, store).to(device),
+        criterion=_criterion(settings.loss, store, settings.trained_on).to(device),
     )
 
 
-def _criterion(settings: LossSettings, store: Store) -> nn.CrossEntropyLoss:
-    labels, given, weights = store.labels("train"), settings.class_weights, None
+def _criterion(settings: LossSettings, store: Store, splits: tuple[str, ...]) -> nn.CrossEntropyLoss:
+    labels, given, weights = store.labels(*splits), settings.class_weights, None
     assert labels is not None
     counts = np.bincount(labels, minlength=store.num_classes)
     if given is not ClassWeights.none:
