@@ -66,15 +66,19 @@ def _prepare(config: Config, name: str, watch: Watcher, excluded: Excluded) -> S
 
 
 def _require_enough(name: str, settings: DatasetSettings, classes: Sequence[str], counts: Mapping[str, int]) -> None:
-    """Raises DataError if there is only one class, or no image to cut the learning rate by or to score the target."""
+    """Raises DataError if there is only one class, nothing to predict, or a split empty that is to be held out."""
     if len(classes) == 1:
         raise DataError(f"{classes[0]} is its only class: add images of another, since at least two are needed")
-    if name == TARGET and not counts["val"]:
+    if name == TARGET and not (counts["val"] or counts["test"] or settings.val_fraction):
+        raise DataError(
+            f"nothing is left to predict, since it has no test: add one, or set datasets.{name}.val_fraction=0.1"
+        )
+    if name == TARGET and not counts["val"] and settings.val_fraction:
         raise DataError(
             "no image is held out as val: a class needs two images to hold one out, three with dev; add images, or "
             "val/<class>/"
         )
-    if counts["dev"] or (counts["val"] and not settings.dev_fraction):
+    if counts["dev"] or (not settings.dev_fraction and (counts["val"] or not settings.val_fraction)):
         return
     if not counts["val"]:
         raise DataError("no image is held out as dev or val: a class needs two images to hold one out; add images")

@@ -10,13 +10,13 @@ from typing import IO
 
 from orchestrator import cluster, placement, submission, tracking
 from orchestrator.combine import LEFT_OUT, check_min_members, find_missing, left_out, without
-from orchestrator.config import TARGET, Compile, Config, compose, default_run_dir
+from orchestrator.config import TARGET, CombineMethod, Compile, Config, compose, default_run_dir
 from orchestrator.display import Display, watching
 from orchestrator.execution import Driver, Interrupts, Work, obeying
 from orchestrator.inputs import check_init_files, hash_init_files, prepare_all, survey_all, with_code
-from orchestrator.outputs import Results, write_results
+from orchestrator.outputs import Results, weighed_on, write_results
 from orchestrator.placement import Measuring
-from orchestrator.plan import Plan, disk_estimate, make_plan, note_lines
+from orchestrator.plan import Plan, disk_estimate, make_plan, remarks
 from orchestrator.run import (
     Budgets,
     Ledger,
@@ -84,7 +84,10 @@ def launch(config: Config, stream: IO[str], *, accept_changes: bool = False, tru
         check_init_files(plan)
         cluster.check_resources(config.cluster)
         submission.read_named(config.submission)
-        check_min_members(config.submission, without(plan, left_out(config.combine, plan)))
+        combined = without(plan, left_out(config.combine, plan))
+        check_min_members(config.submission, combined)
+        if config.combine.method is CombineMethod.weighted:
+            weighed_on(combined, [split for split, count in plan.target.counts.items() if count])
         root = Path(config.run_dir) if config.run_dir else default_run_dir(config.name, plan.hash)
         kept, lacking = config.predict, placement.lacking(config)
         words = tuple(map(without_secrets, config.command))
@@ -93,7 +96,7 @@ def launch(config: Config, stream: IO[str], *, accept_changes: bool = False, tru
         )
         opened = open_run(root, wanted, accept_changes=accept_changes)
         with opened as run, obeying(run.paths, run.holder, interrupts):
-            for line in (*config.notes, *note_lines(plan)):
+            for line in (*config.notes, *remarks(plan)):
                 display.note(line)
             if run.record.experiment != plan.experiment:
                 display.note(f"the name stays {run.record.experiment}, as in the run's first launch")

@@ -1,6 +1,6 @@
 """Makes table, submission and report from stored predictions; needs no model, dataset or cluster."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -33,7 +33,8 @@ from orchestrator.run import (
     require_stage,
 )
 from orchestrator.submission import ask, find_manifest, write_submission
-from workers.errors import DataError, MemberFailed
+from workers.errors import ConfigError, DataError, MemberFailed
+from workers.settings import KeptCheckpoint
 from workers.storage import Finished
 
 _SEARCH_SPLIT = "dev"
@@ -128,9 +129,8 @@ def open_results(paths: RunPaths, plan: Plan, method: CombineMethod, committed: 
     }
     combination = equal(method, len(directories))
     if method is CombineMethod.weighted:
-        searched_on, note = _SEARCH_SPLIT, None
-        if _SEARCH_SPLIT not in members:
-            searched_on = "val"
+        searched_on, note = weighed_on(plan, members), None
+        if searched_on != _SEARCH_SPLIT:
             note = "no images of dev: weights were searched on val, so its errors are too optimistic"
         if data.splits[searched_on].labels is None:
             raise DataError(f"{paths.data}: {searched_on} has no labels to find weights with; choose combine=mean")
@@ -139,10 +139,25 @@ def open_results(paths: RunPaths, plan: Plan, method: CombineMethod, committed: 
     return Opened(data, members, finished, combination)
 
 
+def weighed_on(plan: Plan, splits: Collection[str]) -> str:
+    """Returns which of the held-out `splits` the weights of the plan's members are searched on.
+
+    Raises:
+        ConfigError: there is none, or a member is trained on it.
+    """
+    found = next((split for split in (_SEARCH_SPLIT, "val") if split in splits), None)
+    if found is None or plan.refits:
+        why = f"{', '.join(plan.refits)} trained on them" if plan.refits else "neither is held out"
+        raise ConfigError(f"combine=weighted: searches on dev or val, and {why}; give combine=mean")
+    return found
+
+
 def score_splits(plan: Plan, opened: Opened) -> tuple[SplitScores, ...]:
-    """Returns the scores of every labelled split, the main one first."""
+    """Returns the scores of every labelled split that no member was trained on, the main one first."""
     scores = []
     for split in opened.data.scored:
+        if plan.refits and split != "test":
+            continue
         by_name = {one.member: one for one in opened.members[split]}
         members = {member: by_name[member] for member in plan.members}
         base, pretrained = plan.base_members(), plan.pretrained_members()
@@ -152,21 +167,23 @@ def score_splits(plan: Plan, opened: Opened) -> tuple[SplitScores, ...]:
 
 def _report(paths: RunPaths, plan: Plan, opened: Opened, missing: tuple[Missing, ...]) -> Results:
     scores = score_splits(plan, opened)
-    if not scores:
-        raise DataError(f"{paths.data}: neither test nor val has labels, so there is nothing to report")
     at_chance = tuple(member for member in plan.members if opened.finished[member].at_chance)
     # The table says it whatever is combined.
-    splits = opened.data.splits
+    splits, record = opened.data.splits, read_record(paths)
     unreadable = {name: [one.rows[row] for row in one.unreadable] for name, one in splits.items() if one.unreadable}
-    caveats = Caveats(at_chance, _SEARCH_SPLIT not in splits, missing, unreadable)
-    predictions = {one.member: one for one in opened.members[opened.data.scored[0]]}
-    files = write_report(paths, plan, read_record(paths), Evidence(scores, predictions, caveats))
-    main = scores[0]
+    looks = record.keep is KeptCheckpoint.best or any(stage.recipe.schedule.looks for stage in plan.stages)
+    first = {member: find_finished(paths, plan.ancestors(plan.last_stage(member))[0]) for member in plan.refits}
+    refits = {member: None if found is None else found.val_error for member, found in first.items()}
+    cuts_saw_val = (looks or bool(refits or plan.rungs)) and _SEARCH_SPLIT not in splits and "val" in splits
+    caveats = Caveats(at_chance, cuts_saw_val, missing, unreadable, refits)
+    predictions = {one.member: one for one in opened.members[opened.data.submitted]}
+    files = write_report(paths, plan, record, Evidence(scores, predictions, caveats))
+    main = scores[0] if scores else None
     text = table_text(main, caveats)
     if opened.combination.note:
         text += opened.combination.note + "\n"
-    ensemble = {**asdict(main.ensemble), "disagreement": main.disagreement}
-    members = {name: asdict(score) for name, score in main.members.items()}
+    ensemble = {**asdict(main.ensemble), "disagreement": main.disagreement} if main else {}
+    members = {name: asdict(score) for name, score in main.members.items()} if main else {}
     num_unreadable = {opened.data.submitted: len(splits[opened.data.submitted].unreadable)}
     return Results(text, ensemble, members, None, files, missing, None, num_unreadable)
 

@@ -64,7 +64,7 @@ class StageSpec:
         shorter: hashes that the stage had with fewer epochs; it resumes from such checkpoints too.
         normaliser: in place of what the recipe says of `store`; None to follow the recipe.
         fence: the attempt's mark (`workers.storage.fence`).
-        until: epochs after which the stage pauses, with a checkpoint; 0 trains it to its end.
+        until: epochs after which the stage pauses, with a checkpoint, or a refit ends; 0 trains all.
     """
 
     member: str
@@ -89,15 +89,20 @@ class StageSpec:
 
 @dataclass(frozen=True)
 class StageResult:
-    """A finished or paused stage: its last checkpoint, and its errors on dev and val in [0, 1]."""
+    """A finished or paused stage: its last checkpoint, and its errors on dev and val in [0, 1], None if there are none.
+
+    `best_epochs` is the number of epochs with the lowest error on dev, and `cut_at` are those that ended in a cut.
+    """
 
     num_updates: int
     resumed_from: int
     checkpoint: str
     checkpoint_sha256: str
-    dev_error: float
-    val_error: float
+    dev_error: float | None
+    val_error: float | None
     at_chance: bool
+    best_epochs: int | None = None
+    cut_at: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -196,11 +196,14 @@ def _checked(composed: DictConfig, asked: _Asked | None) -> Config:
     settings = {name: _dataset(name, value) for name, value in datasets.items()}
     beside = {name: root.datasets[name] for name in BESIDE_DATASETS if name in root.datasets}
     stores = overlay(StoresLayer(), beside, "datasets")
+    typed = {} if asked is None else asked.values()
+    if stores.entire:
+        settings = {name: _entire(name, value, typed) for name, value in settings.items()}
     if TARGET not in settings:
         raise ConfigError("datasets.target: missing; choose its source, as in dataset@datasets.target=folder")
     if asked is not None:
         _refuse_strays(asked, root, settings, members)
-        refuse_unread(asked.values(), settings, members)
+        refuse_unread(typed, settings, members)
     cpus = {"cpus_per_member": 1, "choose_cpus": True} if isinstance(root.cluster.cpus_per_member, Auto) else {}
     return Config(
         experiment=root.experiment,
@@ -222,6 +225,7 @@ def _checked(composed: DictConfig, asked: _Asked | None) -> Config:
         local_copy=None if stores.local_copy is None else _absolute(stores.local_copy),
         sweep_rungs=root.sweep_rungs if root.sweep_stop is SweepStop.halving else 0,
         sweep_eta=root.sweep_eta,
+        entire=stores.entire,
         yaml=_kept_text(composed),
     )
 
@@ -232,6 +236,13 @@ def _dataset(name: str, values: object) -> DatasetSettings:
     settings = overlay(DatasetSettings(), mapping(values, key), key)
     paths = {field: _absolute_root(path) for field in _DATASET_PATH_KEYS if (path := getattr(settings, field))}
     return replace(settings, **paths)  # type: ignore[arg-type]
+
+
+def _entire(name: str, settings: DatasetSettings, typed: Mapping[str, str]) -> DatasetSettings:
+    """Returns the settings with no image held out but the target's val; what was typed stays."""
+    keeps_val, keeps_dev = (f"datasets.{name}.{split}_fraction" in typed for split in ("val", "dev"))
+    val_fraction = settings.val_fraction if keeps_val or name == TARGET else 0.0
+    return replace(settings, val_fraction=val_fraction, dev_fraction=settings.dev_fraction if keeps_dev else 0.0)
 
 
 def _refuse_strays(

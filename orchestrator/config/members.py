@@ -74,13 +74,26 @@ def _member(root: RootLayer, name: str, texts: Sequence[_Written]) -> MemberConf
         check_safe_name("stage", stage, key)
         if stage == "predictions":
             raise ConfigError(f"{key}: this folder name is taken; give the stage another name")
-        written = _over(StageLayer(**groups), root.ensemble.stages.get(stage, {}), f"ensemble.stages.{stage}")
+        others = [one for one in known if one != stage]
+        settled = (*_refitted(stage, [root.ensemble.stages, *(text.stages for text in texts)], key, others), stage)
+        written = StageLayer(**groups)
+        for one in settled:
+            written = _over(written, root.ensemble.stages.get(one, {}), f"ensemble.stages.{one}")
         for text in texts:
             written = _over(written, text.settings, text.key)
-        for text in texts:
-            written = _over(written, text.stages.get(stage, {}), f"{text.key}.stages.{stage}")
-        stages[stage] = _recipe(written, key, [one for one in known if one != stage])
+        for one, text in itertools.product(settled, texts):
+            written = _over(written, text.stages.get(one, {}), f"{text.key}.stages.{one}")
+        stages[stage] = _recipe(written, key, others)
     return MemberConfig(name, layer.seed, stages)
+
+
+def _refitted(stage: str, layers: Sequence[Mapping[str, Any]], key: str, others: Sequence[str]) -> tuple[str, ...]:
+    """Returns the stage that `stage` refits, whose settings it takes, if it names one."""
+    said = (mapping(layer.get(stage, {}), key).get("refit") for layer in layers)
+    refitted = tuple(name for name in said if name is not None)[-1:]
+    if not set(refitted) <= set(others):
+        raise ConfigError(f"{key}.refit={refitted[0]}: no such stage; {choices(str(refitted[0]), others)}")
+    return refitted
 
 
 def _over(layer: StageLayer, values: object, key: str) -> StageLayer:

@@ -38,11 +38,16 @@ Auto = StrEnum("Auto", "auto")
 
 @dataclass(frozen=True)
 class StoresLayer:
-    """Holds the keys below `datasets` that are not datasets: where all of them are prepared, copied and verified."""
+    """Holds the keys below `datasets` that are not datasets: where all of them are prepared, copied and verified.
+
+    `entire` holds out no image but the target's val; where a plateau is left with nothing to look at, it cuts at its
+    `latest` shares.
+    """
 
     store: str = "~/.cache/septet"
     local_copy: str | None = None
     verify: Verify = Verify.changed
+    entire: bool = False
 
 
 BESIDE_DATASETS = tuple(each.name for each in fields(StoresLayer))
@@ -231,6 +236,7 @@ class Config:
     local_copy: Path | None = None
     sweep_rungs: int = 0
     sweep_eta: int = 3
+    entire: bool = False
     yaml: str = field(default="", repr=False, compare=False)
     command: tuple[str, ...] = field(default=(), repr=False, compare=False)
     directory: str = field(default="", repr=False, compare=False)

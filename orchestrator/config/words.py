@@ -64,6 +64,7 @@ _ADVICE = {
     "random_state random_seed manual_seed": "seed={value}",
     "tta": "predict.crops=ten, the default, or five_scales",
     "center_crop centre_crop": "datasets.target.keep=centre, the default, or whole",
+    "refit refit_full train_on_all use_all_data full_train": "ensemble=refit",
     "resume resume_from": "leave it out: the same launch again resumes",
 }
 _BY_WORD = {word: advice for words, advice in _ADVICE.items() for word in words.split()}

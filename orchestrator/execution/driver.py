@@ -221,7 +221,7 @@ class Driver:
             case TrainJob(ref):
                 self._tracker.stage_started(ref)
                 spec = self._work.stage_spec(self._work.plan.stage(ref), attempt, fence)
-                self._cluster.run_stage(replace(spec, until=self._halving.until(ref)))
+                self._cluster.run_stage(replace(spec, until=self._halving.until(ref) or spec.until))
             case PredictJob():
                 self._cluster.predict(self._work.predict_spec(member, fence))
 

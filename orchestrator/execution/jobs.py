@@ -1,15 +1,17 @@
 """Holds the inputs of a driver, and finds the predictions that are already on disk."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from orchestrator.combine import Expected, Invalid, check_predictions
 from orchestrator.config import TARGET
 from orchestrator.plan import Plan, Stage, normalised_as
 from orchestrator.run import Budgets, Committed, RunPaths, find_finished, from_kept_code
+from workers.errors import DataError
 from workers.protocol import Normaliser, Numerics, PredictSpec, StageSpec
-from workers.settings import Crops, KeptCheckpoint
+from workers.settings import Crops, Decay, KeptCheckpoint, Recipe
+from workers.storage import read_finished
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,19 @@ class Work:
     shorter: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def stage_spec(self, stage: Stage, attempt: int, fence: str = "") -> StageSpec:
-        """Returns the specification by which an actor trains `stage`."""
+        """Returns the specification by which an actor trains `stage`.
+
+        Raises:
+            DataError: an earlier release trained what it refits, and did not record the best epoch.
+        """
+        recipe, until = stage.recipe, 0
+        if stage.refit is not None:
+            recipe, until = _found(recipe, self.paths.stage(stage.refit))
         return StageSpec(
             member=stage.ref.member,
             stage=stage.ref.stage,
             seed=stage.seed,
-            recipe=from_kept_code(self.paths, stage.recipe),
+            recipe=from_kept_code(self.paths, recipe),
             store=self.stores[stage.recipe.dataset],
             stage_dir=self.paths.stage(stage.ref),
             init_dir=None if stage.init_from is None else self.paths.stage(stage.init_from),
@@ -54,6 +63,7 @@ class Work:
             fence=fence,
             shorter=tuple(self.shorter.get(str(stage.ref), ())),
             normaliser=normaliser(self.plan, stage, self.stores),
+            until=until,
         )
 
     def predict_spec(self, member: str, fence: str = "") -> PredictSpec:
@@ -81,6 +91,17 @@ def normaliser(plan: Plan, stage: Stage, stores: Mapping[str, Path]) -> Normalis
     if origin.ref == stage.ref and not scale:
         return None
     return Normaliser(origin.recipe.augmentation.normalisation, stores[origin.recipe.dataset], scale)
+
+
+def _found(recipe: Recipe, stage_dir: Path) -> tuple[Recipe, int]:
+    """Returns `recipe` with the cuts that the stage in `stage_dir` made, and the epochs that were best there."""
+    first, schedule = read_finished(stage_dir), replace(recipe.schedule, stop_when_stalled=False)
+    if first.best_epochs is None:
+        raise DataError(f"{stage_dir}: an earlier release trained it and recorded no best epoch; give another run_dir")
+    if schedule.decay is Decay.plateau:
+        shares = tuple(epoch / schedule.epochs for epoch in first.cut_at)
+        schedule = replace(schedule, decay=Decay.fixed, cuts=len(shares), latest=shares)
+    return replace(recipe, schedule=schedule), first.best_epochs
 
 
 def has_predicted(work: Work, committed: Committed, member: str) -> bool:

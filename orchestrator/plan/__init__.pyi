@@ -1,5 +1,5 @@
 from .build import make_plan as make_plan, used_datasets as used_datasets
-from .checks import note_lines as note_lines
+from .checks import remarks as remarks
 from .diff import ChangeKind as ChangeKind, compare as compare
 from .halving import choose_best as choose_best
 from .model import (

@@ -20,6 +20,7 @@ from orchestrator.plan.checks import (
     check_crop,
     check_fit,
     check_gpus,
+    check_held_out,
     check_layers,
     check_mean_image,
 )
@@ -27,7 +28,7 @@ from orchestrator.plan.halving import make_rungs
 from orchestrator.plan.model import Plan, PlannedDataset, Stage, StageRef, changed, normalised_as
 from workers.errors import ConfigError
 from workers.protocol import InitFile
-from workers.settings import DatasetSettings, Normalisation, Recipe, ScheduleSettings, dataset_options
+from workers.settings import DatasetSettings, Decay, Normalisation, Recipe, ScheduleSettings, dataset_options
 
 if TYPE_CHECKING:
     from workers.data.sources import Survey
@@ -65,7 +66,7 @@ def make_plan(
     Raises:
         ConfigError: a dataset, stage or layer is unknown, a crop is larger than its images, stages form a cycle, a
             member has no last stage on the target, an ancestor's weights do not fit, halves would share a GPU, or a
-            sweep's points or epochs do not suffice for its rungs.
+            sweep's points or epochs do not suffice for its rungs, or a stage looks at images that are not held out.
     """
     datasets = {}
     for name in used_datasets(config):
@@ -78,17 +79,21 @@ def make_plan(
         for member in config.members.values()
         for name, stage in member.stages.items()
     }
-    parents = {ref: _parent(ref, stage, configs) for ref, stage in configs.items()}
+    origins = {ref: _parent(ref, stage, configs) for ref, stage in configs.items()}
+    firsts = {ref: StageRef(ref.member, stage.refit) for ref, stage in configs.items() if stage.refit}
+    parents = {**origins, **firsts}
     stages: dict[StageRef, Stage] = {}
     for ref in _in_order(parents):
         member_seed = config.members[ref.member].seed
         seed = config.seed if member_seed is None else member_seed
-        parent = parents[ref]
-        ancestor = None if parent is None else stages[parent]
-        stages[ref] = _stage(ref, configs[ref], datasets, stages, parent, seed, init_files.get(ref))
+        origin, first = origins[ref], stages[firsts[ref]] if ref in firsts else None
+        ancestor = None if origin is None else stages[origin]
+        recipe = _blind(configs[ref], datasets[configs[ref].dataset]) if config.entire else configs[ref]
+        stages[ref] = _stage(ref, recipe, datasets, stages, origin, seed, init_files.get(ref), first)
         check_crop(stages[ref], datasets[configs[ref].dataset])
         check_mean_image(stages[ref], normalised_as(stages[ref], stages), datasets, config.predict.crops)
         check_class_weights(stages[ref], datasets[configs[ref].dataset])
+        check_held_out(stages[ref], first, datasets[configs[ref].dataset], config.predict.checkpoint)
         check_layers(stages[ref])
         check_gpus(stages[ref], config.cluster.gpus_per_member)
         if config.precision is Precision.bf16 and not config.cluster.gpus_per_member:
@@ -120,9 +125,10 @@ def _stage(
     parent: StageRef | None,
     member_seed: int,
     init_file: InitFile | None,
+    first: Stage | None,
 ) -> Stage:
     dataset = datasets[recipe.dataset]
-    num_images = dataset.counts["train"]
+    num_images = sum(dataset.counts[split] for split in recipe.trained_on)
     stage = Stage(
         ref=ref,
         recipe=recipe,
@@ -134,6 +140,7 @@ def _stage(
         num_updates=recipe.schedule.epochs * ceil(num_images / recipe.optimizer.batch_size),
         num_classes=dataset.num_classes,
         init_file=init_file,
+        refit=None if first is None else first.ref,
     )
     origin = normalised_as(stage, stages)
     # Inherited or not, and by name or not, the same normalisation is the same hash; `dataset` has none, as before.
@@ -142,7 +149,9 @@ def _stage(
     augmentation = replace(recipe.augmentation, normalisation=kind)
     model = replace(recipe.model, pretrained=False, file=recipe.model.file and recipe.model.file.rpartition("/")[2])
     # Names and paths do not affect weights: the hash covers the dataset's content and the hashes of ancestor and file.
-    own = replace(recipe, dataset="", init_from=None, init_file=None, augmentation=augmentation, model=model)
+    own = replace(
+        recipe, dataset="", init_from=None, init_file=None, augmentation=augmentation, model=model, refit=None
+    )
     hashed = {
         "recipe": changed(own),
         "seed": stage.seed,
@@ -150,6 +159,8 @@ def _stage(
         "ancestor": None if parent is None else stages[parent].hash,
         "init_file": None if init_file is None else init_file.sha256,
     }
+    if first is not None:
+        hashed["refit"] = first.hash
     if origin.init_file and origin.init_file.scale:
         hashed["normalised_by"] = origin.init_file.scale
     elif origin.recipe.dataset != recipe.dataset and kind is not Normalisation.imagenet:
@@ -162,6 +173,14 @@ def _content(dataset: PlannedDataset) -> dict[str, Any]:
     # As with `changed`: a new option at its default changes no hash.
     options = {name: value for name, value in dataset.options.items() if value != getattr(_DEFAULTS, name)}
     return {"options": options, "classes": dataset.classes}
+
+
+def _blind(recipe: Recipe, dataset: PlannedDataset) -> Recipe:
+    """Returns the recipe with the cuts of a plateau at its `latest` shares, if it would have nothing to look at."""
+    schedule = recipe.schedule
+    if dataset.holds_out or schedule.decay is not Decay.plateau or not schedule.latest:
+        return recipe
+    return replace(recipe, schedule=replace(schedule, decay=Decay.fixed))
 
 
 def _digest(value: Any) -> str:

@@ -6,7 +6,7 @@ from orchestrator.config import OWN_IMAGES, TARGET, choices, stored_for
 from orchestrator.plan.model import Plan, PlannedDataset, Stage, StageRef, normalised_as
 from workers.errors import ConfigError, some
 from workers.models import Outline, outline
-from workers.settings import Crops, Keep, Layout, Normalisation
+from workers.settings import Crops, Decay, Keep, KeptCheckpoint, Layout, Normalisation
 from workers.training import first_standstill, later_phases, warm_up_updates
 
 # The share of a stage's updates from which its warm-up is worth a word; the experiments' own have up to a seventh.
@@ -63,8 +63,45 @@ def check_class_weights(stage: Stage, dataset: PlannedDataset) -> None:
         raise ConfigError(f"{where}: no weight of {some(missing)}; give every class of {dataset.name} one")
 
 
-def note_lines(plan: Plan) -> list[str]:
-    """Returns lines about what a user may not expect: long warm-ups, and pixels that another dataset normalises."""
+def check_held_out(stage: Stage, first: Stage | None, dataset: PlannedDataset, keep: KeptCheckpoint) -> None:
+    """Raises ConfigError if a setting needs held-out images and there are none, or a refit of `first` is not honest."""
+    if first is not None:
+        _check_refit(stage, first, dataset)
+    if first is not None or dataset.holds_out:
+        return
+    schedule, where = stage.recipe.schedule, _where(stage)
+    for setting, needed, instead in (
+        (f"{where}.schedule.stop_when_stalled=true", schedule.stop_when_stalled, "schedule.stop_when_stalled=false"),
+        (f"{where}.schedule.decay={schedule.decay}", schedule.looks, "schedule=fixed, cosine, one_cycle or step"),
+        ("predict.checkpoint=best", keep is KeptCheckpoint.best, "predict.checkpoint=last"),
+    ):
+        if needed:
+            raise ConfigError(
+                f"{setting}: looks at dev or val, and {dataset.name} holds out neither; give {instead}, or "
+                f"datasets.{dataset.name}.dev_fraction=0.1"
+            )
+
+
+def _check_refit(stage: Stage, first: Stage, dataset: PlannedDataset) -> None:
+    own, theirs = stage.recipe, first.recipe
+    for fits, why in (
+        (first.refit is None, f"{first.ref} is a refit itself; name a first pass"),
+        (own.dataset == theirs.dataset == TARGET, "only a stage on target can be trained again on dev and val"),
+        (own.schedule == theirs.schedule, f"it has the schedule of {first.ref}; set it there"),
+        (dataset.holds_out, "its epochs are found on dev or val, and neither is held out; give ensemble=five"),
+        (dataset.counts["test"], "it trains on val too, so it can only predict test, and there is none; add test/"),
+    ):
+        if not fits:
+            raise ConfigError(f"{_where(stage)}.refit={own.refit}: {why}")
+
+
+def remarks(plan: Plan) -> list[str]:
+    """Returns the lines that `plan` and `launch` show about a plan: long warm-ups, pixels that another
+    dataset normalises, and stages that look at nothing."""
+    return [*_warm_up_lines(plan), *_inherited_lines(plan), *_unseen_lines(plan)]
+
+
+def _inherited_lines(plan: Plan) -> list[str]:
     alike: dict[tuple[str, str, str], list[Stage]] = {}
     for stage in plan.stages:
         origin = normalised_as(stage, plan.by_ref)
@@ -73,14 +110,30 @@ def note_lines(plan: Plan) -> list[str]:
         if there != stage.recipe.dataset and not constant:
             own = "dataset" if kind is Normalisation.auto else kind
             alike.setdefault((there, stage.recipe.dataset, own), []).append(stage)
-    return warm_up_lines(plan) + [
-        f"{first.ref}{f' and {len(others)} more' if others else ''}: normalised as "
-        f"{normalised_as(first, plan.by_ref).ref} on {there}; augmentation.normalisation={own} for its own"
-        for (there, _, own), (first, *others) in alike.items()
+    return [
+        f"{_and_more([stage.ref for stage in stages])}: normalised as {normalised_as(stages[0], plan.by_ref).ref} on "
+        f"{there}; augmentation.normalisation={own} for its own"
+        for (there, _, own), stages in alike.items()
     ]
 
 
-def warm_up_lines(plan: Plan) -> list[str]:
+def _unseen_lines(plan: Plan) -> list[str]:
+    datasets, alike = {one.name: one for one in plan.datasets}, dict[str, list[StageRef]]()
+    for stage in plan.stages:
+        name, schedule = stage.recipe.dataset, stage.recipe.schedule
+        if datasets[name].holds_out:
+            continue
+        cuts = f"; the rate is cut at {', '.join(f'{share:.0%}' for share in schedule.latest)} of the epochs"
+        line = f"trains on all of {name} and looks at no other image{cuts if schedule.decay is Decay.fixed else ''}"
+        alike.setdefault(line, []).append(stage.ref)
+    return [f"{_and_more(refs)}: {line}" for line, refs in alike.items()]
+
+
+def _and_more(refs: list[StageRef]) -> str:
+    return f"{refs[0]}{f' and {len(refs) - 1} more' if len(refs) > 1 else ''}"
+
+
+def _warm_up_lines(plan: Plan) -> list[str]:
     """Returns a line for the stages that spend much of their updates on warming up, those of equal length together."""
     alike: dict[tuple[int, int, str], list[StageRef]] = {}
     for stage in plan.stages:
@@ -92,9 +145,8 @@ def warm_up_lines(plan: Plan) -> list[str]:
             alike.setdefault((warm_up, updates, change), []).append(stage.ref)
     lines = []
     for (warm_up, updates, change), refs in alike.items():
-        others = f" and {len(refs) - 1} more" if len(refs) > 1 else ""
         reached = f": the rate ends at {updates / warm_up:.0%} of optimizer.lr" if updates < warm_up else ""
-        lines.append(f"{refs[0]}{others}: {warm_up} updates of warm-up for {updates} in all{reached}; give {change}")
+        lines.append(f"{_and_more(refs)}: {warm_up} updates of warm-up for {updates} in all{reached}; give {change}")
     return lines
 
 
@@ -167,6 +219,9 @@ def check_fit(stage: Stage, ancestor: Stage, datasets: Mapping[str, PlannedDatas
     reset = mine.select_all(stage.recipe.reset)
     copied = [layer for layer in mine.layers if layer not in reset]
     where = _where(stage)
+    if ancestor.refit is not None:
+        # What starts from it would be scored on what it was trained on.
+        raise ConfigError(f"{where}.init_from: {ancestor.ref} trained on dev and val; start from {ancestor.refit}")
     same_classes = datasets[stage.recipe.dataset].classes == datasets[ancestor.recipe.dataset].classes
     if mine.head in copied and (stage.num_classes != ancestor.num_classes or not same_classes):
         there = _some_of(datasets[ancestor.recipe.dataset], datasets[stage.recipe.dataset])

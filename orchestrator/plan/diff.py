@@ -63,7 +63,7 @@ def _why_bound(stage: Stage, plan: Plan) -> str:
         return "schedule.latest cuts the rate at shares of all epochs (schedule=constant or schedule.latest=[] do not)"
     if any(change.after_share for change in schedule.rate_changes.values()) or 0 < colour_until < 1:
         return "schedule.rate_changes or augmentation.colour_until begin or end at shares of all epochs"
-    started = next((str(other.ref) for other in plan.stages if other.init_from == stage.ref), "")
+    started = next((str(other.ref) for other in plan.stages if other.after == stage.ref), "")
     return started and f"{started} starts from it"
 
 

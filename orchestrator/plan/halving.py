@@ -26,8 +26,9 @@ def make_rungs(plan: Plan, num_rungs: int, eta: int) -> tuple[Rung, ...]:
         epochs = [*(rung.epochs(stage) for rung in rungs), stage.recipe.schedule.epochs]
         if len(set(epochs)) < len(epochs):
             raise ConfigError(f"{key}: {stage.ref} has too few epochs; give it {eta**num_rungs}, or fewer rungs")
-    if rungs and not any(plan.target.counts.get(split) for split in ("dev", "val")):
-        raise ConfigError("sweep_stop=halving: decides by dev error; raise datasets.target.dev_fraction above 0")
+    if rungs and (plan.refits or not plan.target.holds_out):
+        instead = "sweep without a refit" if plan.refits else "raise datasets.target.dev_fraction above 0"
+        raise ConfigError(f"sweep_stop=halving: decides by dev error; {instead}")
     return rungs
 
 

@@ -68,15 +68,19 @@ class PlannedDataset:
     counts: Mapping[str, int]
     declared: bool
 
+    @property
+    def holds_out(self) -> bool:
+        """Whether a stage on it has labelled images to look at."""
+        return bool(self.counts.get("dev") or self.counts.get("val"))
+
 
 @dataclass(frozen=True)
 class Stage:
     """Describes one stage of one member: its recipe, and everything that the plan resolves.
 
-    `init_from` and `init_file` are resolved from the recipe. `num_images` counts one epoch, `num_updates` counts all.
-    Both are upper bounds: preparation leaves out copies of held-out images, and a stage may end early
-    (`schedule.stop_when_stalled`). `hash` covers everything that affects the weights, ancestors included;
-    `trunk` covers all of that but the number of epochs.
+    `init_from`, `init_file` and `refit` are resolved from the recipe. `num_images` counts one epoch, `num_updates`
+    counts all. Both are upper bounds: preparation leaves out copies of held-out images, and a stage may end early.
+    `hash` covers everything that affects the weights, ancestors included; `trunk` all of that but the epochs.
     """
 
     ref: StageRef
@@ -90,6 +94,16 @@ class Stage:
     num_classes: int
     init_file: InitFile | None = None
     trunk: str = ""
+    refit: StageRef | None = None
+
+    @property
+    def after(self) -> StageRef | None:
+        """The stage that has to be done before: the one that this one refits or starts from."""
+        return self.refit or self.init_from
+
+    @property
+    def may_end_early(self) -> bool:
+        return self.recipe.schedule.stop_when_stalled or self.refit is not None
 
 
 @dataclass(frozen=True)
@@ -141,10 +155,10 @@ class Plan:
         return tuple(stage for stage in self.stages if stage.ref.member == member)
 
     def ancestors(self, stage: Stage) -> tuple[Stage, ...]:
-        """Returns the chain of stages that `stage` starts from, nearest first."""
+        """Returns the chain of stages before `stage`, which it starts from or refits, nearest first."""
         chain = []
-        while stage.init_from is not None:
-            stage = self.stage(stage.init_from)
+        while stage.after is not None:
+            stage = self.stage(stage.after)
             chain.append(stage)
         return tuple(chain)
 
@@ -155,6 +169,11 @@ class Plan:
         return any(stage.recipe.dataset != TARGET for stage in ancestors) or any(
             stage.init_file is not None for stage in (last, *ancestors)
         )
+
+    @property
+    def refits(self) -> tuple[str, ...]:
+        """The members that are trained on dev and val too."""
+        return tuple(member for member in self.members if self.last_stage(member).refit is not None)
 
     def base_members(self) -> tuple[str, ...]:
         return tuple(member for member in self.members if not self.is_pretrained(member))
@@ -231,6 +250,7 @@ def _stage(entry: Mapping[str, Any]) -> Stage:
             **entry,
             "ref": StageRef.parse(entry["ref"]),
             "init_from": None if entry["init_from"] is None else StageRef.parse(entry["init_from"]),
+            "refit": StageRef.parse(first) if (first := entry.get("refit")) else None,
             "recipe": overlay(Recipe(), entry["recipe"], str(entry["ref"])),
             "init_file": overlay(InitFile("", ""), file, "init_file") if (file := entry["init_file"]) else None,
         }

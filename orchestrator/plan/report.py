@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.config import ClusterConfig
-from orchestrator.plan.checks import note_lines, warm_up_lines
+from orchestrator.plan.checks import remarks
 from orchestrator.plan.halving import estimate_halved, rungs_in_words
 from orchestrator.plan.model import Plan, Stage, StageRef, plain
 from orchestrator.plan.schedule import Estimate
@@ -79,7 +79,7 @@ class PlanReport:
             "gpus_per_member": self.cluster.gpus_per_member,
             "placement": self.placement,
             "augmentation": self.augmentation,
-            "warnings": warm_up_lines(self.plan),
+            "warnings": remarks(self.plan),
             "declared": [dataset.name for dataset in self.plan.datasets if dataset.declared],
             "rungs": plain(self.plan.rungs),
         }
@@ -98,14 +98,14 @@ class PlanReport:
         lines += [f"{name}: {line}" for name, line in said.items() if line]
         if plan.rungs:
             lines.append(f"sweep_stop={rungs_in_words(plan)}")
-        early = any(stage.recipe.schedule.stop_when_stalled for stage in plan.stages)
+        early = any(stage.may_end_early for stage in plan.stages)
         lines.append(_time_line(self.time, early=early, halved=bool(plan.rungs)))
         disk = self.disk
         lines.append(
             f"disk: {size(disk.total)} (checkpoints {size(disk.checkpoints)}, predictions "
             f"{size(disk.predictions)}, prepared datasets {size(disk.stores)})"
         )
-        lines += note_lines(plan)
+        lines += remarks(plan)
         return "\n".join(lines) + "\n"
 
 
@@ -169,12 +169,13 @@ def _stage_json(report: StageReport) -> dict[str, Any]:
         "member": stage.ref.member,
         "stage": stage.ref.stage,
         "init_from": _init_from(stage),
+        "refit": stage.recipe.refit,
         "dataset": stage.recipe.dataset,
         "num_images": stage.num_images,
         "num_classes": stage.num_classes,
         "epochs": stage.recipe.schedule.epochs,
         "num_updates": stage.num_updates,
-        "may_end_early": stage.recipe.schedule.stop_when_stalled,
+        "may_end_early": stage.may_end_early,
         "num_parameters": report.num_parameters,
         "num_trained_parameters": report.num_trained_parameters,
         "num_macs": report.num_macs,
@@ -192,11 +193,16 @@ def _init_from(stage: Stage) -> str | None:
     return f"{stage.init_from.member}.{stage.init_from.stage}"
 
 
+def _start(stage: Stage) -> str:
+    start = str(stage.init_from or _init_from(stage) or "–")
+    return start if stage.refit is None else f"{start}, epochs of {stage.refit}"
+
+
 def _stage_table(reports: Sequence[StageReport]) -> list[str]:
     stages = [report.stage for report in reports]
     columns = {
         "stage": [str(stage.ref) for stage in stages],
-        "starts from": [str(stage.init_from or _init_from(stage) or "–") for stage in stages],
+        "starts from": [_start(stage) for stage in stages],
         "dataset": [stage.recipe.dataset for stage in stages],
         "classes": [f"{stage.num_classes:,}" for stage in stages],
         "images": [f"{stage.num_images:,}" for stage in stages],
@@ -231,7 +237,5 @@ def _time_line(time: Estimate | None, *, early: bool, halved: bool) -> str:
     if halved:
         return f"training: at most about {makespan}, the time if at each rung the costliest points go on"
     if early:
-        return (
-            f"training: at most about {makespan} (no schedule beats {bound}), less where a stage stalls and ends early"
-        )
+        return f"training: at most about {makespan} (no schedule beats {bound}), less where a stage ends early"
     return f"training: about {makespan}; no schedule beats {bound}"

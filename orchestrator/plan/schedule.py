@@ -42,7 +42,7 @@ def ready(
     for stage in sorted(waiting, key=lambda stage: -urgency[stage.ref]):
         if len(running) + len(started) >= num_slots:
             break
-        if stage.ref.member in busy or (stage.init_from is not None and stage.init_from not in done):
+        if stage.ref.member in busy or (stage.after is not None and stage.after not in done):
             continue
         busy.add(stage.ref.member)
         started.append(stage)
@@ -77,8 +77,8 @@ def remaining_path(plan: Plan, costs: Mapping[StageRef, float]) -> dict[StageRef
     path: dict[StageRef, float] = {}
     for stage in reversed(plan.stages):
         path[stage.ref] = costs[stage.ref] + longest_after.get(stage.ref, 0.0)
-        if stage.init_from is not None:
-            longest_after[stage.init_from] = max(longest_after.get(stage.init_from, 0.0), path[stage.ref])
+        if stage.after is not None:
+            longest_after[stage.after] = max(longest_after.get(stage.after, 0.0), path[stage.ref])
     return path
 
 

@@ -52,13 +52,13 @@ class MemberEntry:
 
 @dataclass(frozen=True)
 class Page:
-    """The content of the page. The first of `scores` is the main split; `facts` are what a repetition needs."""
+    """The content of the page. The first of `scores`, if any, is the main split; a repetition needs `facts`."""
 
     title: str
     scores: tuple[SplitScores, ...]
     caveats: Caveats
     members: tuple[MemberEntry, ...]
-    errors: Picture
+    errors: Picture | None
     curves: Picture
     sheets: tuple[Sheet, ...]
     command: str
@@ -76,10 +76,12 @@ def render(page: Page) -> str:
     )
     environment.filters["data_uri"] = lambda png: "data:image/png;base64," + base64.b64encode(png).decode()
     template = environment.get_template("page.html.j2")
-    main = page.scores[0]
+    main = page.scores[0] if page.scores else None
     return template.render(
         page=page,
-        mean_top1_error=sum(own.top1_error for own in main.members.values()) / len(page.members),
+        main=main,
+        mean_top1_error=sum(own.top1_error for own in main.members.values()) / len(page.members) if main else None,
+        notes=() if main else table_notes(page.caveats, scored=False),
         header=HEADER,
         tables=[_table(scores, page.caveats) for scores in page.scores],
         mark=AT_CHANCE_MARK,
@@ -96,5 +98,5 @@ def _table(scores: SplitScores, caveats: Caveats) -> dict[str, Any]:
         "title": table_title(scores),
         "lines": lines,
         "best": [index for index, error in enumerate(errors) if error == min(errors)],
-        "notes": table_notes(scores, caveats),
+        "notes": table_notes(caveats),
     }

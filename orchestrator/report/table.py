@@ -11,6 +11,10 @@ from orchestrator.text import counted, table
 
 AT_CHANCE_MARK = "†"
 _MOST_NAMED = 5
+_PRECISION = (
+    "± is one binomial standard error; rows share images, so differences between rows are more precise than ± suggests."
+)
+_NO_SCORES = "No labelled image is held out of training, so there are no errors to report."
 
 
 @dataclass(frozen=True)
@@ -39,14 +43,16 @@ class SplitScores:
 class Caveats:
     """What qualifies the scores.
 
-    Members at chance, members left out, whether val chose the learning-rate cuts, and images that count as uniform
-    because they cannot be read, by split.
+    Members at chance, members left out, whether val chose learning-rate cuts or checkpoints, and images that count as
+    uniform because they cannot be read, by split; members trained on dev and val too, with the val errors of their
+    first passes, None if unknown.
     """
 
     at_chance: tuple[str, ...] = ()
     cuts_saw_val: bool = False
     missing: tuple[Missing, ...] = ()
     unreadable: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    refits: Mapping[str, float | None] = field(default_factory=dict)
 
 
 # Cells of a line of the table; errors are in percent with one binomial standard error.
@@ -139,7 +145,7 @@ def table_title(scores: SplitScores) -> str:
     return f"{scores.split}: {counted(scores.num_images, 'image')}, {counted(scores.num_classes, 'class')}"
 
 
-def table_notes(scores: SplitScores, caveats: Caveats) -> tuple[str, ...]:
+def table_notes(caveats: Caveats, *, scored: bool = True) -> tuple[str, ...]:
     """Returns the notes below the table."""
     gone = caveats.missing
     notes = [f"MISSING: {one.member} is not in any row and not in the submission ({one.why})." for one in gone]
@@ -147,23 +153,26 @@ def table_notes(scores: SplitScores, caveats: Caveats) -> tuple[str, ...]:
         named = ", ".join(rows[:_MOST_NAMED]) + (", …" if rows[_MOST_NAMED:] else "")
         which = counted(len(rows), f"{split} image")
         notes.append(f"UNREADABLE: {which} could not be read and got uniform probabilities: {named}")
-    notes.append(
-        "± is one binomial standard error; rows share images, so differences between rows are more precise than ± "
-        "suggests."
-    )
+    if caveats.refits:
+        firsts = (name if error is None else f"{name} ({error:.1%})" for name, error in caveats.refits.items())
+        notes.append(f"REFIT on dev and val, which are not scored (val error of the first pass): {', '.join(firsts)}")
+    notes.append(_PRECISION if scored else _NO_SCORES)
     if caveats.cuts_saw_val:
         notes.append("dev_fraction is 0: val also chose learning-rate cuts and best checkpoints, as in the paper.")
-    present = [member for member in scores.members if member in caveats.at_chance]
-    if present:
-        verb = "was" if len(present) == 1 else "were"
-        notes.append(f"{AT_CHANCE_MARK} with {', '.join(present)}, which {verb} still at chance on val after training.")
+    if caveats.at_chance:
+        verb = "was" if len(caveats.at_chance) == 1 else "were"
+        notes.append(
+            f"{AT_CHANCE_MARK} with {', '.join(caveats.at_chance)}, which {verb} still at chance after training."
+        )
     return tuple(notes)
 
 
-def table_text(scores: SplitScores, caveats: Caveats) -> str:
-    """Returns the table for a terminal, ending in a newline."""
+def table_text(scores: SplitScores | None, caveats: Caveats) -> str:
+    """Returns the table for a terminal, ending in a newline; its notes alone if nothing is scored."""
+    if scores is None:
+        return "\n".join(table_notes(caveats, scored=False)) + "\n"
     lines = (HEADER, *table_lines(scores, caveats))
-    return "\n".join([table_title(scores), "", *table(lines, 1), "", *table_notes(scores, caveats)]) + "\n"
+    return "\n".join([table_title(scores), "", *table(lines, 1), "", *table_notes(caveats)]) + "\n"
 
 
 def to_markdown(scores: SplitScores, caveats: Caveats) -> str:
@@ -175,7 +184,7 @@ def to_markdown(scores: SplitScores, caveats: Caveats) -> str:
         "|:---|---:|---:|---:|---:|",
         *(_markdown_row(line) for line in table_lines(scores, caveats)),
         "",
-        *(f"- {note}" for note in table_notes(scores, caveats)),
+        *(f"- {note}" for note in table_notes(caveats)),
     ]
     return "\n".join(lines) + "\n"
 

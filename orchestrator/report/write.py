@@ -16,7 +16,7 @@ from orchestrator.report import plots
 from orchestrator.report.curves import read_curves
 from orchestrator.report.page import MemberEntry, Page, Picture, Sheet, render
 from orchestrator.report.scores import standard_error
-from orchestrator.report.table import Caveats, SplitScores, scores_json, to_markdown
+from orchestrator.report.table import Caveats, SplitScores, scores_json, table_text, to_markdown
 from orchestrator.run import RunPaths, RunRecord, read_ledger
 from workers.storage import layout, write_bytes, write_json, write_text
 
@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Evidence:
-    """The inputs of a report: scores (main split first), the members' predictions of any split, and caveats."""
+    """The inputs of a report: scores (main split first, or none), members' predictions of any split, and caveats."""
 
     scores: tuple[SplitScores, ...]
     predictions: Mapping[str, MemberPredictions]
@@ -38,7 +38,7 @@ class Evidence:
 def write_report(paths: RunPaths, plan: Plan, record: RunRecord, evidence: Evidence) -> tuple[Path, ...]:
     """Writes the report of the plan's members, which are present, and returns its files, index.html last."""
     curves = read_curves(paths, plan)
-    bars = _bars(plan, evidence.scores[0])
+    errors = _errors(plan, evidence.scores[0]) if evidence.scores else None
     kernels = {member: png for member in plan.members if (png := _kernels(paths, plan, member, evidence)) is not None}
     sheets = _sheets(paths, plan)
     page = Page(
@@ -46,7 +46,7 @@ def write_report(paths: RunPaths, plan: Plan, record: RunRecord, evidence: Evide
         scores=evidence.scores,
         caveats=evidence.caveats,
         members=tuple(_entry(plan, member, evidence, kernels.get(member)) for member in plan.members),
-        errors=Picture(plots.member_errors(bars, plots.LIGHT), plots.member_errors(bars, plots.DARK), _ERRORS_CAPTION),
+        errors=errors,
         curves=Picture(
             plots.learning_curves(curves, plots.LIGHT), plots.learning_curves(curves, plots.DARK), _CURVES_CAPTION
         ),
@@ -56,17 +56,24 @@ def write_report(paths: RunPaths, plan: Plan, record: RunRecord, evidence: Evide
     )
     figures = {
         "learning_curves": page.curves.light,
-        "member_errors": page.errors.light,
+        **({"member_errors": errors.light} if errors else {}),
         **{f"conv1_{member}": png for member, png in kernels.items()},
         **{sheet.name: sheet.png for sheet in sheets},
     }
     for name, content in figures.items():
         write_bytes(paths.figure(name), content)
-    tables = [to_markdown(scores, evidence.caveats) for scores in evidence.scores]
+    tables = [to_markdown(scores, evidence.caveats) for scores in evidence.scores] or [
+        table_text(None, evidence.caveats)
+    ]
     write_text(paths.report_table, f"# {plan.experiment}\n\n" + "\n".join(tables))
-    write_json(paths.report_scores, scores_json(evidence.scores, evidence.caveats.missing))
+    if evidence.scores:
+        write_json(paths.report_scores, scores_json(evidence.scores, evidence.caveats.missing))
+    else:
+        # Of a launch before a refit joined.
+        paths.report_scores.unlink(missing_ok=True)
     write_text(paths.report_page, render(page))
-    return (*map(paths.figure, figures), paths.report_table, paths.report_scores, paths.report_page)
+    scored = (paths.report_scores,) if evidence.scores else ()
+    return (*map(paths.figure, figures), paths.report_table, *scored, paths.report_page)
 
 
 def _sheets(paths: RunPaths, plan: Plan) -> tuple[Sheet, ...]:
@@ -81,7 +88,7 @@ def _sheets(paths: RunPaths, plan: Plan) -> tuple[Sheet, ...]:
     return tuple(Sheet(path.stem, path.read_bytes(), caption) for path, caption in kept.items() if path.is_file())
 
 
-def _bars(plan: Plan, scores: SplitScores) -> Sequence[plots.Bar]:
+def _errors(plan: Plan, scores: SplitScores) -> Picture:
     def bar(name: str, error: float, *, averaged: bool) -> plots.Bar:
         pretrained = not averaged and plan.is_pretrained(name)
         return plots.Bar(name, error, standard_error(error, scores.num_images), pretrained, averaged)
@@ -90,7 +97,7 @@ def _bars(plan: Plan, scores: SplitScores) -> Sequence[plots.Bar]:
     bars += [bar(one.row.name, one.score.top1_error, averaged=True) for one in scores.rows if one.row.averaged]
     if scores.method is not CombineMethod.mean:
         bars.append(bar(f"ensemble, {scores.method}", scores.ensemble.top1_error, averaged=True))
-    return bars
+    return Picture(plots.member_errors(bars, plots.LIGHT), plots.member_errors(bars, plots.DARK), _ERRORS_CAPTION)
 
 
 def _entry(plan: Plan, member: str, evidence: Evidence, kernels: bytes | None) -> MemberEntry:

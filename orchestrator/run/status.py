@@ -23,6 +23,8 @@ _RATE_WINDOW_S = 600.0
 _STRAGGLING = 0.5
 _FEWEST_RATES = 5
 _OVER = (State.done, State.ended)
+# A metric of each epoch's end.
+_AT_CHANCE = "at_chance"
 
 
 @dataclass(frozen=True)
@@ -177,22 +179,21 @@ def stage_status(stage: Stage, *, entry: Entry, course: Course, finished: Finish
         batch_size=stage.recipe.optimizer.batch_size,
         remaining_s=remaining_s,
         error=None if state is State.done else _last_error(entry),
-        may_end_early=stage.recipe.schedule.stop_when_stalled,
+        may_end_early=stage.may_end_early,
         passed_nans=entry.passed_nans,
     )
 
 
 def read_course(metrics: Path, since: float = 0.0) -> Course:
-    """Reads the end of a metrics.jsonl, as many blocks as are needed to find a validation error.
+    """Reads the end of a metrics.jsonl, as many blocks as are needed to find the end of an epoch.
 
     `since` (Unix seconds) is the start of the present attempt: rates must not span a time in which nothing ran.
     """
     num_bytes = _BLOCK_BYTES
     while True:
         points, whole = read_tail(metrics, num_bytes)
-        course = course_of(points, since)
-        if whole or course.val_error is not None or num_bytes >= _MOST_TAIL_BYTES:
-            return course
+        if whole or num_bytes >= _MOST_TAIL_BYTES or any(_AT_CHANCE in point.metrics for point in points):
+            return course_of(points, since)
         num_bytes *= 4
 
 
@@ -217,7 +218,7 @@ def course_of(points: Sequence[Point], since: float = 0.0) -> Course:
         images_per_second=latest.get("images_per_second"),
         data_wait=latest.get("data_wait"),
         updates_per_second=rate or None,
-        at_chance=bool(latest.get("at_chance", 0.0)),
+        at_chance=bool(latest.get(_AT_CHANCE, 0.0)),
         share_of_usual_rate=rates[-1] / median(rates) if len(rates) >= _FEWEST_RATES else None,
     )
 

@@ -108,13 +108,13 @@ def check_report(
     names = [member.name for member in manifest.members]
     if not data.scored or any(name not in predictions[split] for split in data.scored for name in names):
         return
-    if not path.is_file():
-        run.notes.append("no report/scores.json: `septet report` writes it")
-        return
     plan = without(run.plan, manifest.missing)
     members = {split: tuple(predictions[split][name] for name in names) for split in data.scored}
     done = {ref.member: one for ref, one in finished.items()}
     scores = score_splits(plan, Opened(data, members, done, manifest.combination))
+    if not path.is_file():
+        run.notes += ["no report/scores.json: `septet report` writes it"] if scores else []
+        return
     run.count("scores")
     try:
         told = parse_json(path.read_bytes())

@@ -132,6 +132,28 @@ def test_dataset_of_two_images_a_class_is_refused_for_its_empty_dev(photos):
         survey_all(compose(overrides(photos, f"datasets.target.root={pairs}")))
 
 
+def test_every_image_is_trained_on_where_nothing_is_held_out_but_test(photos):
+    changes = ("datasets.target.val_fraction=0", "datasets.target.dev_fraction=0")
+    with pytest.raises(
+        DataError, match=r"^datasets\.target: nothing is left to predict, since it has no test: add one, or"
+    ):
+        survey_all(compose(overrides(photos, *changes)))
+    paint(photos / "test" / "0", 7300)
+    paint(photos / "test" / "1", 1)
+    inputs = prepared(photos, *changes)
+    # One image is a copy of a test image.
+    assert inputs["target"].counts == {"train": 39, "dev": 0, "val": 0, "test": 2}
+    assert_never_trained_on(inputs)
+
+
+def test_superset_may_hold_out_nothing(photos):
+    inputs = prepared(photos, "datasets.superset.val_fraction=0", "datasets.superset.dev_fraction=0")
+    assert (inputs["superset"].counts["dev"], inputs["superset"].counts["val"]) == (0, 0)
+    held_out = sum(inputs["target"].counts[split] for split in ("dev", "val"))
+    assert assert_never_trained_on(inputs) == held_out
+    assert inputs["superset"].counts["train"] == 60 - held_out
+
+
 def test_dataset_of_one_class_is_refused_by_its_name(photos):
     for number in range(8):
         paint(photos.parent / "alone" / "train" / "cat" / str(number), 7300 + number)

@@ -12,7 +12,8 @@ from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionC
 from orchestrator.outputs import rebuild_report, write_results
 from orchestrator.report.curves import read_curves
 from orchestrator.run.paths import RunPaths
-from workers.errors import CheckFailed, DataError, MemberFailed
+from workers.errors import CheckFailed, ConfigError, DataError, MemberFailed
+from workers.settings import ScheduleSettings
 
 pytestmark = pytest.mark.usefixtures("no_drawing")
 MEAN = CombineConfig()
@@ -115,6 +116,67 @@ def test_write_results_weighted_without_dev_falls_back_to_val_and_says_so(tmp_pa
     assert "searched on val" in manifest["weights_note"]
     assert "searched on val" in text
     assert "dev_fraction is 0" in text
+
+
+def test_write_results_without_a_labelled_image_submits_and_reports_no_errors(tmp_path, make_run):
+    run = make_run(tmp_path / "run", splits=("test",), labelled=(), at_chance=("base1",))
+    results = finish(run)
+    assert results.table_text.splitlines()[0].startswith("No labelled image is held out of training")
+    assert (len(submitted(run)), results.ensemble, results.members) == (80, {}, {})
+    assert "dev_fraction is 0" not in results.table_text
+    assert {path.name for path in results.files} >= {"index.html", "table.md", "learning_curves.png"}
+    assert not run.paths.report_scores.exists()
+    page = run.paths.report_page.read_text()
+    assert "No labelled image is held out" in page and "base1 <span" in page and "top-1 error" not in page
+    assert rebuild_report(run.paths, run.plan, MEAN).table_text == results.table_text
+    with pytest.raises(ConfigError, match="combine=weighted: searches on dev or val, and neither is held out; give"):
+        finish(run, CombineConfig(CombineMethod.weighted))
+
+
+def test_write_results_labelled_test_alone_is_scored_and_val_chose_nothing(tmp_path, make_run):
+    run = make_run(tmp_path / "run", splits=("test",), labelled=("test",))
+    text = finish(run).table_text
+    assert text.startswith("test: 80 images") and "dev_fraction is 0" not in text
+
+
+def test_write_results_val_chose_nothing_where_no_setting_looks(tmp_path, make_run):
+    run = make_run(tmp_path / "run", splits=("val", "test"), labelled=("val",))
+    assert "dev_fraction is 0" in finish(run).table_text
+    constant = ScheduleSettings(cuts=0, latest=())
+    stages = tuple(replace(one, recipe=replace(one.recipe, schedule=constant)) for one in run.plan.stages)
+    run = replace(run, plan=replace(run.plan, stages=stages))
+    assert "dev_fraction is 0" not in finish(run).table_text
+
+
+def with_refit(run):
+    """The run, as if deep1's last stage had trained again on dev and val what its first one found."""
+    first, last = (stage.ref for stage in run.plan.stages_of("deep1"))
+    stages = tuple(
+        replace(one, init_from=None, refit=first, recipe=replace(one.recipe, refit="pretrain"))
+        if one.ref == last
+        else one
+        for one in run.plan.stages
+    )
+    return replace(run, plan=replace(run.plan, stages=stages))
+
+
+@pytest.mark.parametrize(("labelled", "scored"), [(("dev", "val", "test"), ["test"]), (("dev", "val"), [])])
+def test_write_results_with_a_refit_has_no_errors_on_what_it_trained_on(tmp_path, make_run, labelled, scored):
+    run = make_run(tmp_path / "run", labelled=labelled)
+    finish(run)
+    run = with_refit(run)
+    results = finish(run)
+    said = "REFIT on dev and val, which are not scored (val error of the first pass): deep1 (20.0%)"
+    assert said in results.table_text.splitlines()
+    assert said in run.paths.report_page.read_text() and said in run.paths.report_table.read_text()
+    splits = [scores_of(run)["split"], *scores_of(run)["splits"]] if run.paths.report_scores.exists() else []
+    assert splits == scored
+    assert "val:" not in results.table_text
+    assert json.loads((run.paths.submission / "manifest.json").read_text())["split"] == "test"
+    with pytest.raises(ConfigError, match="combine=weighted: searches on dev or val, and deep1 trained on them; give"):
+        finish(run, CombineConfig(CombineMethod.weighted))
+    weighted = finish(run, CombineConfig(CombineMethod.weighted, without=("deep1",)))
+    assert weighted.table_text.startswith("test" if scored else "val"), "without the refit val is held out again"
 
 
 def test_write_results_member_at_chance_is_marked_wherever_it_counts(tmp_path, make_run):

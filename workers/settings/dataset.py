@@ -94,8 +94,9 @@ class DatasetSettings:
 
     def __post_init__(self) -> None:
         require(1 <= self.size <= 4096, f"size={self.size}: give pixels in 1…4096")
-        require(0 < self.val_fraction < 1, f"val_fraction={self.val_fraction}: give a share in (0, 1)")
-        require(0 <= self.dev_fraction < 1, f"dev_fraction={self.dev_fraction}: give a share in [0, 1)")
+        for name in ("val_fraction", "dev_fraction"):
+            share = getattr(self, name)
+            require(0 <= share < 1, f"{name}={share}: give a share in [0, 1)")
         require(self.orientations in (1, 4), f"orientations={self.orientations}: give 1 or 4")
         require(
             not (is_url(self.root or "") and _CREDENTIALS.search(self.root or "")),

@@ -294,6 +294,11 @@ class ScheduleSettings:
         require(fits, f"latest={list(self.latest)}: give one share for each of the {self.cuts} cuts")
         require(all(0 < share <= 1 for share in self.latest), f"latest={list(self.latest)}: give shares in (0, 1]")
 
+    @property
+    def looks(self) -> bool:
+        """Whether errors on held-out images decide on the rate or the end."""
+        return self.stop_when_stalled or (self.decay is Decay.plateau and self.cuts > 0)
+
 
 @dataclass(frozen=True)
 class AugmentationSettings:
@@ -403,6 +408,8 @@ class Recipe(TrainingSettings):
         reset: layers drawn again after the weights are loaded, sorted by name.
         freeze: layers that are not trained, sorted by name.
         lr_scale: factors of the learning rate by layer (`conv1` … `fc8`, `head`, `body`).
+        refit: the stage of the same member that this one trains again, on dev and val too, for the epochs that were
+            best there.
     """
 
     dataset: str = ""
@@ -411,6 +418,12 @@ class Recipe(TrainingSettings):
     reset: tuple[str, ...] = ()
     freeze: tuple[str, ...] = ()
     lr_scale: Mapping[str, float] = field(default_factory=dict)
+    refit: str | None = None
 
     def __post_init__(self) -> None:
         require_least(self, 0, "lr_scale")
+
+    @property
+    def trained_on(self) -> tuple[str, ...]:
+        """The splits of the dataset that are trained on."""
+        return ("train",) if self.refit is None else ("train", "dev", "val")

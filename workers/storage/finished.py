@@ -17,9 +17,11 @@ class Finished:
     num_updates: int
     checkpoint: str
     checkpoint_sha256: str
-    dev_error: float
-    val_error: float
+    dev_error: float | None
+    val_error: float | None
     at_chance: bool
+    best_epochs: int | None = None
+    cut_at: tuple[int, ...] = ()
 
 
 def write_finished(stage_dir: Path, stage_hash: str, result: StageResult) -> None:

@@ -14,9 +14,9 @@ from workers.training.schedule import whole_epochs
 _MOST_IMAGES, _EPOCHS = 6, 7
 
 
-def augmented_sheet(store: Store, settings: TrainingSettings, seed: int) -> bytes:
+def augmented_sheet(store: Store, settings: TrainingSettings, seed: int, splits: tuple[str, ...] = ("train",)) -> bytes:
     """Returns a PNG with one row an image: the image, then what the net sees of it in each of the first epochs."""
-    images, labels = store.images("train", whole=True), store.labels("train")
+    images, labels = store.images(*splits, whole=True), store.labels(*splits)
     assert labels is not None
     statistics = pixel_statistics(store, settings.augmentation)
     shown = {label: int(np.argmax(labels == label)) for label in spread(store.num_classes)[:_MOST_IMAGES]}
@@ -30,6 +30,7 @@ def augmented_sheet(store: Store, settings: TrainingSettings, seed: int) -> byte
         batch_size=len(chosen),
         input_size=settings.model.input_size,
         colour_epochs=whole_epochs(settings.augmentation.colour_until, settings.schedule.epochs),
+        splits=splits,
     )
     drawn = [batches.draw_images(epoch, chosen) for epoch in range(min(_EPOCHS, settings.schedule.epochs))]
     seen = [to_pixels(batch.images, statistics, batch.windows) for batch in drawn]

@@ -28,21 +28,22 @@ from workers.training.schedule import ScheduleState, after_epoch, has_stalled, l
 class TrainState:
     """All that the next update depends on, besides weights and the optimizer's state; `rates` are `LearningRates.last`.
 
-    While updates are not read, `sums` lacks them.
+    While updates are not read, `sums` lacks them. Errors are None until an epoch ends, and where nothing is held out.
     """
 
     step: int = 0
     schedule: ScheduleState = field(default_factory=ScheduleState)
     sums: EpochSums = field(default_factory=EpochSums)
     best_step: int | None = None
-    dev_error: float = 1.0
-    val_error: float = 1.0
+    dev_error: float | None = None
+    val_error: float | None = None
     at_chance: bool = False
     rates: tuple[float, ...] = ()
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "TrainState":
-        nested = {"schedule": ScheduleState(**value["schedule"]), "sums": EpochSums(**value["sums"])}
+        schedule = {**value["schedule"], "cut_at": tuple(value["schedule"].get("cut_at", ()))}
+        nested = {"schedule": ScheduleState(**schedule), "sums": EpochSums(**value["sums"])}
         return cls(**{**value, **nested, "rates": tuple(value["rates"])})
 
 
@@ -51,9 +52,11 @@ class Stage:
     """All that the loop works on.
 
     `forward` is the forward pass of `model` in training, perhaps compiled. `evaluate` returns errors on dev, which
-    decides on the schedule, and on val, which is only reported. A net with an error below `learnt_below_*` is no longer
-    guessing. `is_due` is told of each update, and says whether `after_update` wants its state; that is also called at
-    each epoch's end. `later` are the phases of layers' rates that `optimizer` was built with.
+    decides on the schedule, and on val, which is only reported; val stands in for an absent dev, and None is an absent
+    split. A net is no longer guessing if its error on dev is below `learnt_below_dev`, or that on val, or dev, or in
+    training, the first that there is, below `learnt_below_val`. `is_due` is told of each update, and says whether
+    `after_update` wants its state; that is also called at each epoch's end. `later` are the phases of layers' rates
+    that `optimizer` was built with.
     """
 
     spec: StageSpec
@@ -63,7 +66,7 @@ class Stage:
     batches: TrainingBatches
     learnt_below_dev: float
     learnt_below_val: float
-    evaluate: Callable[[], tuple[Evaluation, Evaluation]]
+    evaluate: Callable[[], tuple[Evaluation | None, Evaluation | None]]
     log: Callable[[int, float, Mapping[str, float]], None]
     is_due: Callable[[int], bool]
     after_update: Callable[[TrainState, bool], None]
@@ -155,30 +158,31 @@ def _end_epoch(stage: Stage, state: TrainState, clock: "_Stopwatch") -> TrainSta
     settings = stage.spec.recipe.schedule
     dev, val = stage.evaluate()
     clock.restart()
-    if not (dev.finite and val.finite):
+    if not all(each.finite for each in (dev, val) if each is not None):
         message = f"after update {state.step}: outputs on held-out images are not finite; lower optimizer.lr"
         raise Diverged(message, step=state.step)
-    schedule = after_epoch(state.schedule, dev.top1_error, settings, stage.learnt_below_dev)
-    improved = dev.top1_error < state.schedule.best_error
+    dev_error, val_error = (None if each is None else each.top1_error for each in (dev, val))
+    running = _running(state.sums)
+    # An error of 1 is never an improvement, so nothing counts as the best epoch.
+    seen = 1.0 if dev_error is None else dev_error
+    schedule = after_epoch(state.schedule, seen, settings, stage.learnt_below_dev)
+    improved = seen < state.schedule.best_error or (dev is not None and state.best_step is None)
     flagged_from = whole_epochs(settings.at_chance_after, settings.epochs)
-    at_chance = schedule.epochs >= flagged_from and val.top1_error >= stage.learnt_below_val
-    metrics = {
-        **_running(state.sums),
-        **timing,
-        "lr": _rate(stage, state, state.step - 1),
-        "dev/top1_error": dev.top1_error,
-        "val/top1_error": val.top1_error,
-        "val/top5_error": val.top5_error,
-        "at_chance": float(at_chance),
-    }
+    judged = next(each for each in (val_error, dev_error, running["train/top1_error"]) if each is not None)
+    at_chance = schedule.epochs >= flagged_from and judged >= stage.learnt_below_val
+    metrics = {**running, **timing, "lr": _rate(stage, state, state.step - 1), "at_chance": float(at_chance)}
+    if dev is not None:
+        metrics["dev/top1_error"] = dev.top1_error
+    if val is not None:
+        metrics |= {"val/top1_error": val.top1_error, "val/top5_error": val.top5_error}
     stage.log(state.step, float(schedule.epochs), metrics)
     return replace(
         state,
         schedule=schedule,
         sums=EpochSums(),
-        best_step=state.step if improved or state.best_step is None else state.best_step,
-        dev_error=dev.top1_error,
-        val_error=val.top1_error,
+        best_step=state.step if improved else state.best_step,
+        dev_error=dev_error,
+        val_error=val_error,
         at_chance=at_chance,
     )
 

@@ -15,12 +15,13 @@ _ONE_CYCLE_START = 1 / 25
 
 @dataclass(frozen=True)
 class ScheduleState:
-    """The schedule's state after some epochs; saved with every checkpoint."""
+    """The schedule's state after some epochs; saved with every checkpoint. Epochs in `cut_at` ended in a cut."""
 
     epochs: int = 0
     cuts: int = 0
     best_error: float = 1.0
     epochs_since_best: int = 0
+    cut_at: tuple[int, ...] = ()
 
 
 def whole_epochs(share: float, epochs: int) -> int:
@@ -61,7 +62,9 @@ def after_epoch(
         return moved
     due = bool(settings.latest) and epochs >= whole_epochs(settings.latest[state.cuts], settings.epochs)
     stalled = settings.decay is Decay.plateau and waited >= settings.patience
-    return replace(moved, cuts=state.cuts + 1, epochs_since_best=0) if due or stalled else moved
+    if not (due or stalled):
+        return moved
+    return replace(moved, cuts=state.cuts + 1, epochs_since_best=0, cut_at=(*state.cut_at, epochs))
 
 
 def has_stalled(state: ScheduleState, settings: ScheduleSettings) -> bool:

@@ -74,7 +74,9 @@ def run_stage(spec: StageSpec, should_stop: Callable[[], bool]) -> StageResult:
     found = outline(spec.recipe.model, store.num_classes)
     place(model, spec.numerics.device)
     frozen, lr_scale = found.select_all(spec.recipe.freeze), found.factors(spec.recipe.lr_scale)
-    per_epoch = num_batches(store.counts["train"], spec.recipe.optimizer.batch_size)
+    per_epoch = num_batches(
+        sum(store.counts[split] for split in spec.recipe.trained_on), spec.recipe.optimizer.batch_size
+    )
     later = later_phases(found, lr_scale, spec.recipe.schedule, per_epoch)
     layer_decay = found.factors(spec.recipe.optimizer.layer_decay)
     heads = found.select(HEAD)
@@ -88,7 +90,8 @@ def run_stage(spec: StageSpec, should_stop: Callable[[], bool]) -> StageResult:
     state, resumed = _begin(spec, found, model, optimizer)
     _log.info("%s/%s: from update %d", spec.member, spec.stage, state.step)
     if resumed is None:
-        write_bytes(spec.stage_dir / layout.AUGMENTED, augmented_sheet(store, spec.recipe, spec.seed), check)
+        sheet = augmented_sheet(store, spec.recipe, spec.seed, spec.recipe.trained_on)
+        write_bytes(spec.stage_dir / layout.AUGMENTED, sheet, check)
     metrics_path = spec.stage_dir / layout.METRICS
     cut_back(metrics_path, state.step, check)
     with closing(MetricsLog(metrics_path)) as metrics, closing(StepMark(spec.stage_dir / layout.STEP)) as mark:
@@ -101,7 +104,7 @@ def run_stage(spec: StageSpec, should_stop: Callable[[], bool]) -> StageResult:
             stage = _assemble(spec, store, model, optimizer, later, metrics, saver, mark)
             with closing(stage.batches):
                 final = train(stage, state)
-            return _result(spec, final, saver.finish(final), resumed_from=state.step)
+            return _result(spec, final, saver.finish(final), per_epoch, resumed_from=state.step)
 
 
 def _begin(
@@ -183,18 +186,17 @@ def _assemble(
 ) -> Stage:
     settings, device = spec.recipe, spec.numerics.device
     statistics = pixel_statistics(store, settings.augmentation, spec.normaliser)
-    steering = "dev" if store.counts.get("dev") else "val"
-    if not store.counts.get(steering):
+    held_out = [split for split in ("dev", "val") if store.counts.get(split) and split not in settings.trained_on]
+    if not held_out and settings.schedule.looks:
         raise DataError(f"{spec.store}: no dev or val images to schedule by; raise dev_fraction or val_fraction")
-    scored = "val" if store.counts.get("val") else steering
+    steering, scored = (held_out[0], held_out[-1]) if held_out else ("train", "train")
 
-    def errors() -> tuple[Evaluation, Evaluation]:
-        def on(split: str) -> Evaluation:
+    def errors() -> tuple[Evaluation | None, Evaluation | None]:
+        found = {}
+        for split in held_out:
             batches = centre_batches(store, split, statistics, settings.model.input_size, device=device)
-            return evaluate(model, beating(batches, mark.beat), spec.numerics)
-
-        dev = on(steering)
-        return dev, dev if scored == steering else on(scored)
+            found[split] = evaluate(model, beating(batches, mark.beat), spec.numerics)
+        return found.get(steering), found.get("val")
 
     return Stage(
         spec=spec,
@@ -212,6 +214,7 @@ def _assemble(
             device=device,
             depth=batches_ahead(spec.numerics),
             threads=spec.numerics.threads,
+            splits=settings.trained_on,
         ),
         learnt_below_dev=_learnt_below(store, steering),
         learnt_below_val=_learnt_below(store, scored),
@@ -220,12 +223,12 @@ def _assemble(
         is_due=saver.is_due,
         after_update=saver.after_update,
         later=later,
-        criterion=_criterion(settings.loss, store).to(device),
+        criterion=_criterion(settings.loss, store, settings.trained_on).to(device),
     )
 
 
-def _criterion(settings: LossSettings, store: Store) -> nn.CrossEntropyLoss:
-    labels, given, weights = store.labels("train"), settings.class_weights, None
+def _criterion(settings: LossSettings, store: Store, splits: tuple[str, ...]) -> nn.CrossEntropyLoss:
+    labels, given, weights = store.labels(*splits), settings.class_weights, None
     assert labels is not None
     counts = np.bincount(labels, minlength=store.num_classes)
     if given is not ClassWeights.none:
@@ -256,7 +259,7 @@ def _forward(model: nn.Module, spec: StageSpec) -> Callable[[Tensor], Outputs]:
     return forward
 
 
-def _result(spec: StageSpec, state: TrainState, last: Checkpoint, resumed_from: int) -> StageResult:
+def _result(spec: StageSpec, state: TrainState, last: Checkpoint, per_epoch: int, resumed_from: int) -> StageResult:
     chosen = last
     if spec.keep is KeptCheckpoint.best and state.best_step is not None:
         chosen = verify_checkpoint(last.folder.with_name(layout.checkpoint(state.best_step)))
@@ -268,4 +271,6 @@ def _result(spec: StageSpec, state: TrainState, last: Checkpoint, resumed_from: 
         dev_error=state.dev_error,
         val_error=state.val_error,
         at_chance=state.at_chance,
+        best_epochs=None if state.best_step is None else state.best_step // per_epoch,
+        cut_at=state.schedule.cut_at,
     )

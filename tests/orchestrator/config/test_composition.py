@@ -1,6 +1,7 @@
 """Composing conf/: what comes out, and what is refused with which words."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -287,3 +288,13 @@ def test_arithmetic_of_gpus_is_taken_with_a_gpu_and_off_is_off_in_a_file_too(tmp
     (tmp_path / "experiment" / "own.yaml").write_text("# @package _global_\n# Costs nothing.\ncompile: off\n")
     assert compose(["experiment=own"], tmp_path).compile is Compile.off
     assert compose([]).compile is Compile.auto
+
+
+def test_refit_has_the_settings_of_the_stage_that_it_names_and_its_own_over_them():
+    config = compose(["ensemble=refit", "ensemble.stages.train.epochs=7", "ensemble.stages.refit.optimizer.lr=0.5"])
+    train, refit = config.members["base3"].stages.values()
+    assert (train.refit, refit.refit, refit.dataset, refit.schedule.epochs) == (None, "train", "target", 7)
+    assert replace(refit, refit=None, optimizer=train.optimizer) == train
+    assert refit.optimizer == replace(train.optimizer, lr=0.5)
+    with pytest.raises(ConfigError, match=r"base1\.stages\.refit\.refit=trian: no such stage; did you mean train\?"):
+        compose(["ensemble=refit", "ensemble.members.base1.stages.refit.refit=trian"])

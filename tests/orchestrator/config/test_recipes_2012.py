@@ -5,11 +5,21 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.config.composition import compose
+from orchestrator.inputs import survey_all
+from orchestrator.plan.build import make_plan
+from orchestrator.plan.checks import remarks
+from workers.errors import ConfigError
 from workers.models.outlines import outline
 from workers.settings.dataset import Source
-from workers.settings.training import AugmentationSettings, ColourScale, ModelSettings, Normalisation, Velocity
+from workers.settings.training import AugmentationSettings, ColourScale, Decay, ModelSettings, Normalisation, Velocity
 from workers.training.layer_rates import later_phases
 from workers.training.schedule import ScheduleState, after_epoch, whole_epochs
+
+
+def whole_plan(*overrides):
+    """The plan on the declared counts, where the images are absent."""
+    config = compose(overrides)
+    return make_plan(config, survey_all(config, allow_absent=True))
 
 
 def test_ilsvrc2012_is_the_published_recipe():
@@ -53,6 +63,45 @@ def test_readings_of_paper_and_release_name_what_the_sources_tell_differently():
     assert (release.optimizer.bias_lr_scale, release.optimizer.decay_biases) == (2.0, False)
     assert release.optimizer.velocity is Velocity.scaled
     assert release.init.layer_std["conv4"] == 0.03
+
+
+@pytest.mark.parametrize("reading", ["article", "paper", "release"])
+def test_reading_trains_on_the_entire_sets_with_fixed_cuts_where_nothing_is_left_to_look_at(reading):
+    plan = whole_plan("experiment=ilsvrc2012", f"reading={reading}")
+    counts = {dataset.name: dict(dataset.counts) for dataset in plan.datasets}
+    assert counts["target"] == {"train": 1_281_167, "dev": 0, "val": 50_000, "test": 100_000}
+    assert counts["superset"] == {"train": 15_000_000, "dev": 0, "val": 0, "test": 0}
+    decays = {str(stage.ref): stage.recipe.schedule.decay for stage in plan.stages}
+    assert (decays["base1/train"], decays["pretrained1/finetune"]) == (Decay.plateau, Decay.plateau)
+    assert decays["pretrained1/pretrain"] is Decay.fixed
+    (line,) = remarks(plan)
+    assert line.startswith("pretrained1/pretrain and 1 more: trains on all of superset and looks at no other image")
+    assert line.endswith("; the rate is cut at 60%, 80%, 95% of the epochs")
+
+
+def test_reading_of_the_release_trains_on_both_supersets_entirely_and_no_reading_on_less():
+    images = {str(stage.ref): stage.num_images for stage in whole_plan("experiment=ilsvrc2012").stages}
+    assert images["pretrained1/pretrain"] == 12_150_000
+    chain = whole_plan("experiment=ilsvrc2012_release", "reading=release")
+    images = {str(stage.ref): stage.num_images for stage in chain.stages}
+    assert (images["pretrained1/fall2009"], images["pretrained1/fall2011"]) == (8_900_000, 15_000_000)
+
+
+def test_reading_keeps_what_is_typed_and_what_a_plateau_can_still_look_at():
+    typed = compose(["reading=paper", "datasets.superset.dev_fraction=0.1"]).datasets
+    assert [(one.val_fraction, one.dev_fraction) for one in typed.values()] == [(0.1, 0.0), (0.0, 0.1)]
+    looked = whole_plan("experiment=ilsvrc2012", "reading=paper", "datasets.superset.dev_fraction=0.1")
+    assert {stage.recipe.schedule.decay for stage in looked.stages} == {Decay.plateau}
+    off = compose(["reading=paper", "datasets.entire=false"]).datasets
+    assert {(one.val_fraction, one.dev_fraction) for one in off.values()} == {(0.1, 0.1)}
+
+
+def test_reading_with_a_plateau_that_has_no_latest_cuts_is_refused():
+    cutless = ("schedule.latest=[]",)
+    with pytest.raises(
+        ConfigError, match=r"pretrain\.schedule\.decay=plateau: looks at dev or val, and superset holds"
+    ):
+        whole_plan("experiment=ilsvrc2012", "reading=paper", *cutless)
 
 
 def test_each_cifar_net_has_its_published_decay_of_single_layers():

@@ -61,6 +61,11 @@ def test_plan_with_rungs_survives_json_and_one_without_them_is_read(halved):
             {"counts": {"train": 900, "test": 9}},
             r"sweep_stop=halving: decides by dev error; raise datasets\.target",
         ),
+        (
+            ["ensemble.template.stages.refit.refit=train"],
+            {"counts": {**COUNTS, "test": 9}},
+            r"sweep_stop=halving: decides by dev error; sweep without a refit",
+        ),
     ],
 )
 def test_sweep_that_cannot_be_halved_is_refused_in_one_line(words, changes, said):

@@ -7,7 +7,7 @@ import pytest
 
 from orchestrator.config.composition import compose
 from orchestrator.plan.build import make_plan, used_datasets
-from orchestrator.plan.checks import note_lines
+from orchestrator.plan.checks import remarks
 from orchestrator.plan.model import StageRef, normalised_as, plan_from_json, plan_to_json
 from workers.data.sources.registry import Survey
 from workers.errors import ConfigError
@@ -55,7 +55,7 @@ def test_stage_that_inherits_what_it_would_have_anyway_keeps_its_hash():
     inherited = planned("ensemble=pair", first)
     named = planned("ensemble=pair", first, f"ensemble.stages.finetune.{KIND}=imagenet")
     assert hashes(inherited) == hashes(named)
-    assert note_lines(inherited) == []
+    assert remarks(inherited) == []
 
 
 def test_chain_of_three_has_the_first_stage_s_normalisation_and_a_stage_that_names_its_own_ends_it():
@@ -81,8 +81,8 @@ def test_hash_of_an_heir_follows_the_images_that_normalise_it():
 def test_plan_says_whose_images_normalise_a_stage_and_how_to_have_its_own(kind, own):
     plan = planned(f"ensemble.stages.pretrain.{KIND}={kind}", "schedule.warmup_updates=1")
     line = "pretrained1/finetune and 1 more: normalised as pretrained1/pretrain on superset; "
-    assert note_lines(plan) == [f"{line}{KIND}={own} for its own"]
-    assert note_lines(planned(f"{KIND}={own}", "schedule.warmup_updates=1")) == []
+    assert remarks(plan) == [f"{line}{KIND}={own} for its own"]
+    assert remarks(planned(f"{KIND}={own}", "schedule.warmup_updates=1")) == []
 
 
 def test_mean_image_of_another_size_is_refused_in_one_line():

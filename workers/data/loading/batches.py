@@ -171,7 +171,7 @@ class _Slot:
 
 
 class TrainingBatches:
-    """The training split in shuffled, augmented batches of `batch_size`; the last one of an epoch may be short."""
+    """The training images in shuffled, augmented batches of `batch_size`; the last one of an epoch may be short."""
 
     def __init__(
         self,
@@ -186,16 +186,18 @@ class TrainingBatches:
         device: str = "cpu",
         depth: int = 0,
         threads: int = 1,
+        splits: tuple[str, ...] = ("train",),
     ) -> None:
-        """Opens the split.
+        """Opens the splits.
 
         Args:
             colour_epochs: colours are shifted in that many epochs, the first ones; None for all.
             device: that trains.
             depth: batches that `take` draws ahead of the one it returns; with 0 it draws that one when it is called.
             threads: that draw ahead.
+            splits: that are trained on.
         """
-        self._images, labels = store.images("train", whole=True), store.labels("train")
+        self._images, labels = store.images(*splits, whole=True), store.labels(*splits)
         assert labels is not None
         self._labels, self._statistics, self._augmentation = labels, statistics.to(device), augmentation
         self._seed, self._batch_size, self._input_size = seed, batch_size, input_size

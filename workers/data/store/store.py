@@ -89,21 +89,19 @@ class Store:
     def num_classes(self) -> int:
         return len(self.classes)
 
-    def images(self, split: str, *, whole: bool = False) -> Pixels:
-        """Returns [N, S, S, 3] uint8, memory-mapped and read-only; N = 0 if the split is absent.
+    def images(self, *splits: str, whole: bool = False) -> Pixels:
+        """Returns [N, S, S, 3] uint8 of the splits in turn, memory-mapped and read-only; absent ones add none.
 
         Each image is compared with its checksum whenever it is read; a damaged one is a StorageError. Of whole images,
         these are the centre squares; `whole` returns all that is stored, one image at a time.
         """
-        checksums, shapes = (
-            self._load(name) if (name := f"{split}{kind}") in self.files else None for kind in (_CHECKSUMS, SHAPES)
-        )
-        return Pixels(self.shards.get(split, ()), self.size, checksums, shapes, whole=whole)
+        shards = [shard for split in splits for shard in self.shards.get(split, ())]
+        checksums, shapes = (self._joined([f"{split}{kind}" for split in splits]) for kind in (_CHECKSUMS, SHAPES))
+        return Pixels(shards, self.size, checksums, shapes, whole=whole)
 
-    def labels(self, split: str) -> np.ndarray | None:
-        """Returns [N] int64, or None if the split has no labels or is absent."""
-        name = layout.labels(split)
-        return self._load(name) if name in self.files else None
+    def labels(self, *splits: str) -> np.ndarray | None:
+        """Returns [N] int64 in the order of `images`, or None if the splits have no labels or are absent."""
+        return self._joined([layout.labels(split) for split in splits])
 
     def rows(self, split: str) -> list[str]:
         """Returns the ids of the split's rows: paths below the split, in code-point order."""
@@ -142,6 +140,11 @@ class Store:
         if hashlib.sha256(content).hexdigest() != self.files[name].sha256:
             raise _damaged(self.path, f"the sha256 of {name} differs from {MANIFEST}")
         return content
+
+    def _joined(self, names: Sequence[str]) -> np.ndarray | None:
+        """Returns the rows of those files that there are, one after another; None if there is none."""
+        arrays = [self._load(name) for name in names if name in self.files]
+        return np.concatenate(arrays) if arrays else None
 
     def _load(self, name: str) -> np.ndarray:
         content = self.content_of(name)
