@@ -17,6 +17,7 @@ from workers.errors import ConfigError
 from workers.protocol import Numerics
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 # mallopt's parameter numbers (malloc.h).
@@ -108,12 +109,19 @@ def _keep_freed_memory() -> None:
         libc.mallopt(_M_TRIM_THRESHOLD, ctypes.c_int(2**31 - 1))
 
 
+def convolution_dtype(numerics: Numerics) -> "torch.dtype":
+    """Returns what a forward pass converts the inputs of convolutions and products to."""
+    import torch
+
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(numerics.precision, torch.float32)
+
+
 def autocast(numerics: Numerics) -> AbstractContextManager[Any]:
     """Returns the context that a forward pass runs in."""
     import torch
 
-    device_type = numerics.device.partition(":")[0]
-    return torch.autocast(device_type, dtype=torch.bfloat16, enabled=numerics.precision == "bf16")
+    device_type, dtype = numerics.device.partition(":")[0], convolution_dtype(numerics)
+    return torch.autocast(device_type, dtype=dtype, enabled=dtype is not torch.float32)
 
 
 @contextmanager

@@ -16,9 +16,9 @@ Scale = tuple[tuple[float, ...], ...]
 class Numerics:
     """The settings that change bits; fixed when a run first starts.
 
-    `threads` counts torch's intra-op threads. `precision` is fp32, bf16, or tf32 on GPUs: float32 whose products round
-    their factors to TF32. `kernels`, "compiled" or "torch", computes local response normalisation. `compile` is one of
-    `COMPILE_MODES`.
+    `threads` counts torch's intra-op threads. `precision` is fp32, bf16, or on GPUs fp16, with a scaled loss, or tf32:
+    float32 whose products round their factors to TF32. `kernels`, "compiled" or "torch", computes local response
+    normalisation. `compile` is one of `COMPILE_MODES`.
     """
 
     threads: int = 1

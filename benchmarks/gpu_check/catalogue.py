@@ -12,6 +12,7 @@ CHECKS = (
     Check("input", 60, kernels.net_input),
     Check("bits-fp32", 90, partial(bits.resumed, "fp32")),
     Check("bits-bf16", 90, partial(bits.resumed, "bf16")),
+    Check("bits-fp16", 90, partial(bits.resumed, "fp16")),
     Check("halves", 90, bits.halves),
     Check("rates", 240, rates.beside_plain_torch),
     Check("roofline", 60, share.of_roofline),

@@ -13,12 +13,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.config.schema import MemberConfig, MemberLayer, RootLayer, StageLayer, check_safe_name
+from orchestrator.config.schema import MemberConfig, MemberLayer, Precision, RootLayer, StageLayer, check_safe_name
 from orchestrator.config.structure import choices, field_types, join, mapping, nearest, overlay, shown
 from workers.errors import ConfigError
 from workers.models import HEAD, check_name
 from workers.settings import Recipe, TrainingSettings
-from workers.training import check_optimizer
+from workers.training import FUSED, check_optimizer
 
 _SWEEP_USAGE = "ensemble=sweep 'sweep.seed=[0,1,2]' 'sweep.optimizer.lr=[0.01,0.02]'"
 _MAX_NAME = 64
@@ -84,6 +84,9 @@ def _member(root: RootLayer, name: str, texts: Sequence[_Written]) -> MemberConf
         for one, text in itertools.product(settled, texts):
             written = _over(written, text.stages.get(one, {}), f"{text.key}.stages.{one}")
         stages[stage] = _recipe(written, key, others)
+        if root.precision is Precision.fp16 and (optimizer := stages[stage].optimizer.name) not in FUSED:
+            give = f"give precision=fp32, or one of {', '.join(FUSED)}"
+            raise ConfigError(f"precision=fp16: {key} has optimizer.name={optimizer}; {give}")
     return MemberConfig(name, layer.seed, stages)
 
 

@@ -29,7 +29,7 @@ TARGET = "target"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.=,-]{0,63}")
 CombineMethod = StrEnum("CombineMethod", "mean weighted geometric")
 SubmissionFormat = StrEnum("SubmissionFormat", "ilsvrc tiny_imagenet labels probabilities kaggle_loc")
-Precision = StrEnum("Precision", "auto fp32 bf16 tf32")
+Precision = StrEnum("Precision", "auto fp32 bf16 tf32 fp16")
 Compile = StrEnum("Compile", "auto off")
 SweepStop = StrEnum("SweepStop", "none halving")
 # Is written in place of a number that the program chooses.
@@ -195,8 +195,8 @@ class RootLayer(TrainingSettings):
         require_least(self, 0, "seed")
         require_least(self, 1, "checkpoint_updates")
         on_gpus = self.cluster.gpus_per_member > 0
-        tf32 = "precision=tf32: only NVIDIA GPUs have it; give fp32, or cluster.gpus_per_member=1"
-        require(on_gpus or self.precision is not Precision.tf32, tf32)
+        of_gpus = f"precision={self.precision}: only NVIDIA GPUs have it; give fp32, or cluster.gpus_per_member=1"
+        require(on_gpus or self.precision not in (Precision.tf32, Precision.fp16), of_gpus)
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ _ADVICE = {
     "trust_code trust_remote_code": "leave it out: --trust-code on the command line",
     "num_classes n_classes nclasses": "leave it out: the data tell; datasets.target.classes=FILE keeps some",
     "val_split val_size validation_split val_ratio": "datasets.target.val_fraction={value}",
-    "amp fp16 bf16 mixed_precision": "precision=bf16 or precision=fp32",
+    "amp fp16 bf16 mixed_precision": "precision=bf16, precision=fp16 (GPUs) or precision=fp32",
     "early_stopping": "schedule.stop_when_stalled=true",
     "early_stopping_patience early_stopping_rounds": "schedule.stop_when_stalled=true schedule.patience={value}",
     "scheduler lr_scheduler": "schedule=cosine, one_cycle, step, plateau or fixed",

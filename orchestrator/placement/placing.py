@@ -17,8 +17,9 @@ from workers.errors import ConfigError
 from workers.models import outline
 from workers.numerics import capabilities, code_digest, missing
 from workers.protocol import Numerics
+from workers.training import FUSED
 
-_ASK_GPU = "from workers.throughput.measure import gpu_has_bf16; print(gpu_has_bf16())"
+_ASK_GPU = "from workers.throughput.measure import gpu_precision; print(gpu_precision())"
 _GPU_TIMEOUT_S = 120
 
 
@@ -177,7 +178,7 @@ def _kernels() -> str:
 def _on_gpus(config: Config, plan: Plan, note: Callable[[str], None], measuring: Measuring) -> Placed:
     """Gives each member its share of the CPUs, and measures how to compile its steps. Has never run on a GPU."""
     wanted, is_here = config.cluster, False
-    precision = _precisions(config.precision, bf16=config.precision is Precision.auto and _gpu_has_bf16())[0]
+    precision = _gpu_precision(plan) if config.precision is Precision.auto else config.precision.value
     threads = wanted.cpus_per_member
     if not wanted.address:
         # A launch has already refused what does not fit here; `septet plan` reports it and continues.
@@ -198,11 +199,13 @@ def _on_gpus(config: Config, plan: Plan, note: Callable[[str], None], measuring:
     return Placed(numerics, kept(config, plan, numerics), f"{line} ({found})")
 
 
-def _gpu_has_bf16() -> bool:
-    """Asks in another process, so that this one holds no GPU memory."""
+def _gpu_precision(plan: Plan) -> str:
+    """Asks for the GPU's in another process, so that this one holds no GPU memory; fp16 needs fused optimizers."""
     command = [sys.executable, "-P", "-c", _ASK_GPU]
     try:
         asked = subprocess.run(command, capture_output=True, text=True, timeout=_GPU_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired:
-        return False
-    return asked.stdout.strip() == "True"
+        return "fp32"
+    fused = all(stage.recipe.optimizer.name in FUSED for stage in plan.stages)
+    said = asked.stdout.strip()
+    return said if said == "bf16" or (said == "fp16" and fused) else "fp32"

@@ -116,7 +116,7 @@ def _both_sides(images: np.ndarray, statistics: PixelStatistics, *, reflect: boo
 
     They have the precision of the first convolution, which would otherwise convert each of its inputs.
     """
-    precision = torch.bfloat16 if chosen.precision == "bf16" else torch.float32
+    precision = numerics.convolution_dtype(chosen)
     inputs = to_input(torch.from_numpy(images).to(chosen.device), statistics).to(precision)
     if not reflect:
         return inputs

@@ -109,6 +109,11 @@ def images_per_second(
     return TimedSteps(settings, num_classes, chosen, batch_size, freeze).images_per_second(_LEAST_SECONDS)
 
 
-def gpu_has_bf16() -> bool:
-    """Returns whether the GPU multiplies bfloat16 in hardware."""
-    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+def gpu_precision() -> str:
+    """Returns the half precision that the GPU multiplies in hardware, bf16 before fp16; fp32 if it has neither."""
+    if not torch.cuda.is_available():
+        return "fp32"
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return "bf16"
+    # Volta is the first with fast products of float16.
+    return "fp16" if torch.cuda.get_device_capability() >= (7, 0) else "fp32"

@@ -1,5 +1,5 @@
 from .evaluation import mean_loss as mean_loss
-from .first_order import check_optimizer as check_optimizer, optimizer_class as optimizer_class
+from .first_order import FUSED as FUSED, check_optimizer as check_optimizer, optimizer_class as optimizer_class
 from .init_file import check_init_file as check_init_file
 from .layer_rates import first_standstill as first_standstill, later_phases as later_phases
 from .metrics import read_step as read_step

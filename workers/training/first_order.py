@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 SGD = "sgd"
+# Those of which torch has a fused form; only these skip an update without a wait for the device.
+FUSED = ("adagrad", "adam", "adamw", SGD)
 # What torch.optim has besides, and why it does not fit.
 _UNFIT = {
     "lbfgs": "it computes the loss several times in an update",

@@ -61,6 +61,7 @@ def compute_gradients(
     place: Tensor | None = None,
     criterion: nn.CrossEntropyLoss = CROSS_ENTROPY,
     mix_of: Callable[[int], Mix | None] = lambda _: None,
+    scale: Callable[[Tensor], Tensor] = lambda loss: loss,
 ) -> Measured:
     """Leaves in `parameters` the gradient of the mean loss over `batch`, in place of what was there.
 
@@ -75,6 +76,7 @@ def compute_gradients(
         place: memory on the device for the images of the largest piece, as `to_input` takes it; None for new memory.
         criterion: on the device.
         mix_of: how a shard is mixed, by the shard's number; a mixed one is whole.
+        scale: of the loss, and so of the gradient.
     """
     losses, missed = [], []
     total: dict[nn.Parameter, Tensor] = {}
@@ -94,7 +96,7 @@ def compute_gradients(
             loss = mean_loss(outputs, targets, criterion)
             if len(part) < len(batch):
                 loss = loss * _share(targets, batch.labels, criterion.weight)
-            loss.backward()  # type: ignore[no-untyped-call]
+            scale(loss).backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
             larger = labels if mix is None or mix.share >= 0.5 else labels.roll(1)
             missed.append((logits.argmax(dim=1) != larger).sum())

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from workers.data.loading import TrainingBatches
 from workers.errors import Diverged
-from workers.numerics import refusals
+from workers.numerics import convolution_dtype, refusals
 from workers.protocol import StageSpec
 from workers.training.batch_norm import batch_norms
 from workers.training.evaluation import CROSS_ENTROPY, Evaluation, Outputs
 from workers.training.gradients import compute_gradients, dropout_seed
 from workers.training.layer_rates import Phase
+from workers.training.loss_scale import LossScale
 from workers.training.mixing import draw_mix
 from workers.training.optimizer import LearningRates
 from workers.training.readings import EpochSums, Readings
@@ -28,7 +29,8 @@ from workers.training.schedule import ScheduleState, after_epoch, has_stalled, l
 class TrainState:
     """All that the next update depends on, besides weights and the optimizer's state; `rates` are `LearningRates.last`.
 
-    While updates are not read, `sums` lacks them. Errors are None until an epoch ends, and where nothing is held out.
+    While updates are not read, `sums` and `loss_scale`, which is `LossScale.state()`, lack them. Errors are None until an
+    epoch ends, and where nothing is held out.
     """
 
     step: int = 0
@@ -39,6 +41,7 @@ class TrainState:
     val_error: float | None = None
     at_chance: bool = False
     rates: tuple[float, ...] = ()
+    loss_scale: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "TrainState":
@@ -94,7 +97,7 @@ def train(stage: Stage, state: TrainState) -> TrainState:
         is_due = stage.is_due(state.step)
         if not (epoch_ended or logs or is_due):
             continue
-        state = replace(state, sums=update.readings.read(state.sums))
+        state = replace(state, sums=update.readings.read(state.sums), loss_scale=update.loss_scale.state())
         if epoch_ended:
             state = _end_epoch(stage, state, clock)
         elif logs:
@@ -115,12 +118,13 @@ class _Update:
         self._parameters = list(stage.model.parameters())
         settings = stage.spec.recipe
         num_numbers = settings.optimizer.most_at_once * settings.model.input_size**2 * 3
-        device, halved = self._parameters[0].device, stage.spec.numerics.precision == "bf16"
+        device, numerics = self._parameters[0].device, stage.spec.numerics
         # Used again for every batch: the next one is written when the gradients of the last are there. A GPU writes
         # what the first layer would convert to.
-        precision = torch.bfloat16 if halved and device.type == "cuda" else torch.float32
+        precision = convolution_dtype(numerics) if device.type == "cuda" else torch.float32
         self._place = torch.empty(num_numbers, dtype=precision, device=device)
         self.readings = Readings(most_unread, device)
+        self.loss_scale = LossScale(stage.optimizer, device, state.loss_scale, enabled=numerics.precision == "fp16")
 
     def make(self, state: TrainState) -> TrainState:
         """Makes the update after `state`, without waiting for the device."""
@@ -136,10 +140,10 @@ class _Update:
         with refusals(recipe.model.name):
             measured = compute_gradients(
                 *(stage.forward, self._parameters, self._norms, batch, recipe.optimizer, stage.spec.numerics),
-                *(seeds, self._place, stage.criterion, mix_of),
+                *(seeds, self._place, stage.criterion, mix_of, self.loss_scale.scale),
             )
-        norm = self._clip(recipe.optimizer.clip_norm)
-        stage.optimizer.step()
+        self.loss_scale.unscale()
+        norm = self.loss_scale.step(self._clip(recipe.optimizer.clip_norm))
         self.readings.record(step, len(batch), measured.loss, norm, measured.missed)
         self._clock.images += len(batch)
         return replace(state, step=step + 1, rates=self._rates.last)
@@ -168,7 +172,7 @@ def _end_epoch(stage: Stage, state: TrainState, clock: "_Stopwatch") -> TrainSta
     schedule = after_epoch(state.schedule, seen, settings, stage.learnt_below_dev)
     improved = seen < state.schedule.best_error or (dev is not None and state.best_step is None)
     flagged_from = whole_epochs(settings.at_chance_after, settings.epochs)
-    judged = next(each for each in (val_error, dev_error, running["train/top1_error"]) if each is not None)
+    judged = next(each for each in (val_error, dev_error, running.get("train/top1_error", 1.0)) if each is not None)
     at_chance = schedule.epochs >= flagged_from and judged >= stage.learnt_below_val
     metrics = {**running, **timing, "lr": _rate(stage, state, state.step - 1), "at_chance": float(at_chance)}
     if dev is not None:
@@ -193,7 +197,10 @@ def _rate(stage: Stage, state: TrainState, step: int) -> float:
 
 
 def _running(sums: EpochSums) -> dict[str, float]:
-    return {"train/loss": sums.loss / sums.images, "train/top1_error": sums.missed / sums.images}
+    skipped = {"train/skipped": float(sums.skipped)} if sums.skipped else {}
+    if not sums.images:
+        return skipped
+    return {"train/loss": sums.loss / sums.images, "train/top1_error": sums.missed / sums.images, **skipped}
 
 
 class _Stopwatch:

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from workers.models import beside, parts_of, whole_shape
 from workers.settings import OptimizerSettings, Velocity
-from workers.training.first_order import given_arguments, optimizer_class
+from workers.training.first_order import FUSED, given_arguments, optimizer_class
 from workers.training.layer_rates import Phase
 
-_MOMENTUM = "momentum_buffer"
+MOMENTUM = "momentum_buffer"
 
 
 def layer_of(parameter: str) -> str:
@@ -64,7 +64,7 @@ def build_optimizer(
         groups.setdefault((scales, decay), []).extend(parts)
     made = optimizer_class(settings.name)
     given = given_arguments(settings)
-    if "fused" in inspect.signature(made).parameters:
+    if settings.name in FUSED:
         given["fused"] = True
     every = [{"params": params, "scales": scales, "weight_decay": decay} for (scales, decay), params in groups.items()]
     return made(every, **given)
@@ -126,7 +126,7 @@ class LearningRates:
             return last
         if self._keeps_moves and last > 0 and rate != last:
             states = (self._optimizer.state.get(parameter, {}) for parameter in group["params"])
-            momentum = [state[_MOMENTUM] for state in states if _MOMENTUM in state]
+            momentum = [state[MOMENTUM] for state in states if MOMENTUM in state]
             if momentum:
                 torch._foreach_mul_(momentum, last / rate)
         return rate

@@ -4,7 +4,7 @@ Reading a number from a GPU waits for all that was asked of it before, and meanw
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,11 +14,12 @@ from workers.errors import Diverged
 
 @dataclass(frozen=True)
 class EpochSums:
-    """Sums over the running epoch; saved, so that a resumed epoch reports the same figures."""
+    """Sums over the running epoch; saved, so that a resumed epoch reports the same figures; without skipped updates."""
 
     loss: float = 0.0
     missed: int = 0
     images: int = 0
+    skipped: int = 0
 
 
 class Readings:
@@ -31,7 +32,7 @@ class Readings:
         self._updates: list[tuple[int, int]] = []
 
     def record(self, step: int, num_images: int, loss: Tensor, norm: Tensor, missed: Tensor) -> None:
-        """Keeps what update `step` measured, all of them scalars on any device, without waiting for it."""
+        """Keeps what update `step` measured, scalars on any device, without waiting; `norm` is of `LossScale.step`."""
         row = self._values[len(self._updates)]
         for place, value in zip(row, (loss.detach(), norm, missed), strict=True):
             place.copy_(value, non_blocking=True)
@@ -41,13 +42,18 @@ class Readings:
         """Waits for the device and returns `sums` with the recorded updates added, in order.
 
         Raises:
-            Diverged: an update's loss or gradient was not finite; it names the first.
+            Diverged: an update's loss or gradient was not finite, in fp16 even at a scale near 1; it names the first.
         """
         values = self._values[: len(self._updates)].tolist()
-        for (step, num_images), (loss, norm, missed) in zip(self._updates, values, strict=True):
-            if not (math.isfinite(loss) and math.isfinite(norm)):
-                message = f"update {step}: loss {loss}, gradient norm {norm}; lower optimizer.lr or set clip_norm"
-                raise Diverged(message, step=step)
-            sums = EpochSums(sums.loss + loss * num_images, sums.missed + int(missed), sums.images + num_images)
+        for (step, size), (loss, norm, missed) in zip(self._updates, values, strict=True):
+            if norm <= -1:
+                sums = replace(sums, skipped=sums.skipped + 1)
+                continue
+            if not (math.isfinite(loss) and 0 <= norm < math.inf):
+                found, give = f"gradient norm {norm}", "set clip_norm"
+                if norm < 0:
+                    found, give = f"gradients not finite at a loss scale of {-2 * norm:g}", "give precision=fp32"
+                raise Diverged(f"update {step}: loss {loss}, {found}; lower optimizer.lr or {give}", step=step)
+            sums = EpochSums(sums.loss + loss * size, sums.missed + int(missed), sums.images + size, sums.skipped)
         self._updates.clear()
         return sums

@@ -144,6 +144,8 @@ def _misfit(saved: Contents, spec: StageSpec, model: nn.Module, optimizer: torch
         return f"its state.json is not of this program ({error})"
     if state.step != saved.checkpoint.step or len(state.rates) not in (0, len(optimizer.param_groups)):
         return "its state.json is of another step or optimizer"
+    if bool(state.loss_scale) != (spec.numerics.precision == "fp16"):
+        return "its state.json has a loss scale, or lacks it, against the run's precision"
     return ""
 
 

@@ -112,6 +112,7 @@ def test_value_out_of_bounds_is_named_with_what_to_give(composed, override):
         ("schedule.epochs=1.5", "schedule.epochs=1.5: give a whole number"),
         ("model.lrn=1", "model.lrn=1: give true or false"),
         ("precision=tf32", "precision=tf32: only NVIDIA GPUs have it; give fp32, or cluster.gpus_per_member=1"),
+        ("precision=fp16", "precision=fp16: only NVIDIA GPUs have it; give fp32, or cluster.gpus_per_member=1"),
         ("precision=off", "precision=off: no such value"),
         ("compile=fused", "compile=fused: no such value; known: auto, off"),
         ("schedule.latest=0.5", "schedule.latest=0.5: give a list"),
@@ -279,6 +280,16 @@ def test_sweep_over_lists_and_many_axes_keeps_names_short_and_apart():
     )
     assert len(config.members) == 16
     assert all(len(name) <= 64 for name in config.members)
+
+
+def test_fp16_is_refused_for_a_stage_whose_optimizer_would_wait_for_the_gpu():
+    own = ["cluster.gpus_per_member=1", "ensemble=five", "ensemble.members.base2.stages.train.optimizer.name=rmsprop"]
+    line = (
+        "^precision=fp16: ensemble.members.base2.stages.train has optimizer.name=rmsprop; give precision=fp32, or one "
+    )
+    with pytest.raises(ConfigError, match=f"{line}of adagrad, adam, adamw, sgd$"):
+        compose([*own, "precision=fp16"])
+    assert compose([*own[:2], "precision=fp16"]).precision is Precision.fp16
 
 
 def test_arithmetic_of_gpus_is_taken_with_a_gpu_and_off_is_off_in_a_file_too(tmp_path):

@@ -1,8 +1,10 @@
 """The choice of threads, members, precision and compilation: pure functions of rates, and what keeps the rates."""
 
+import subprocess
 from dataclasses import replace
 
 import pytest
+import torch
 
 from orchestrator.config.composition import compose
 from orchestrator.config.schema import Compile, Precision
@@ -22,6 +24,7 @@ from orchestrator.plan.build import make_plan
 from workers.errors import ConfigError
 from workers.numerics import Capabilities
 from workers.protocol import COMPILE_MODES, Numerics
+from workers.throughput.measure import gpu_precision
 
 MANY = Candidate(threads=1, members=2, precision="bf16")
 ONE = Candidate(threads=2, members=1, precision="bf16")
@@ -203,7 +206,7 @@ def a_gpu(monkeypatch, two_cpus):
         return {"off": 100.0, "fused": 120.0}
 
     monkeypatch.setattr(placing, "check_resources", lambda _: 1)
-    monkeypatch.setattr(placing, "_gpu_has_bf16", lambda: True)
+    monkeypatch.setattr(placing, "_gpu_precision", lambda _: "bf16")
     monkeypatch.setattr(placing, "measure_modes", modes)
     return measured
 
@@ -234,6 +237,38 @@ def test_place_on_gpus_that_are_not_measured_compiles_nothing(a_gpu, overrides, 
     placed = place(*planned(*ON_GPU, *overrides), _note, measuring)
     assert (placed.numerics.compile, a_gpu) == ("off", [])
     assert placed.line.endswith("compile=off (not measured on GPUs)")
+
+
+@pytest.mark.parametrize(
+    ("said", "optimizer", "precision"),
+    [
+        ("fp16", "adamw", "fp16"),
+        ("fp16", "rmsprop", "fp32"),
+        ("bf16", "rmsprop", "bf16"),
+        ("fp32", "sgd", "fp32"),
+        ("", "sgd", "fp32"),
+    ],
+)
+def test_place_takes_fp16_on_a_gpu_without_bf16_if_the_optimizers_do(two_cpus, monkeypatch, said, optimizer, precision):
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, f"{said}\n"))
+    config, plan = planned(*ON_GPU, f"optimizer.name={optimizer}")
+    assert place(config, plan, _note, Measuring.never).numerics.precision == precision
+
+
+@pytest.mark.parametrize(
+    ("available", "bf16", "capability", "precision"),
+    [
+        (False, True, (9, 0), "fp32"),
+        (True, True, (8, 0), "bf16"),
+        (True, False, (7, 0), "fp16"),
+        (True, False, (6, 1), "fp32"),
+    ],
+)
+def test_gpu_says_which_half_precision_it_multiplies(monkeypatch, available, bf16, capability, precision):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    assert gpu_precision() == precision
 
 
 def test_place_where_no_gpu_fits_measures_none_of_it(a_gpu, monkeypatch):

@@ -7,7 +7,7 @@ import torch
 
 from workers.errors import ConfigError
 from workers.settings import OptimizerSettings
-from workers.training.first_order import arguments, check_optimizer, optimizer_class
+from workers.training.first_order import FUSED, arguments, check_optimizer, optimizer_class
 
 NAMES = (
     "adadelta",
@@ -77,3 +77,8 @@ def test_what_torch_would_refuse_or_ignore_has_its_line(settings, line):
 def test_plain_sgd_is_checked_without_torch(monkeypatch):
     monkeypatch.setattr("workers.training.first_order.optimizer_class", None)
     check_optimizer(OptimizerSettings())
+
+
+def test_optimizers_that_torch_fuses_are_known():
+    made = {name: optimizer_class(name) for name in NAMES}
+    assert tuple(name for name, one in made.items() if "fused" in inspect.signature(one).parameters) == FUSED
