@@ -29,8 +29,8 @@ from workers.training.schedule import ScheduleState, after_epoch, has_stalled, l
 class TrainState:
     """All that the next update depends on, besides weights and the optimizer's state; `rates` are `LearningRates.last`.
 
-    While updates are not read, `sums` and `loss_scale`, which is `LossScale.state()`, lack them. Errors are None until an
-    epoch ends, and where nothing is held out.
+    While updates are not read, `sums` and `loss_scale`, which is `LossScale.state()`, lack them. Errors are None until
+    an epoch ends, and where nothing is held out.
     """
 
     step: int = 0

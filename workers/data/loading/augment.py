@@ -179,7 +179,7 @@ def to_input(
         statistics: of the training set.
         colour: [batch, 3] float32, multiples of each component; None for no shift.
         windows: the crops' positions and reflections; None for whole images.
-        place: [at least batch · side · side · 3] to write to, float32, or on GPUs a half precision; None for new memory.
+        place: [at least batch · side · side · 3] to write to, float32, or on GPUs bf16 or fp16; None for new memory.
     """
     batch, height, width, _ = pixels.shape
     windows = windows or Windows.all_at(0, batch)
