@@ -12,7 +12,7 @@ from workers.settings import DatasetSettings
 from workers.training import optimizer_class
 
 # What trains on class folders of one's own, without a superset; see docs/own-images.md.
-OWN_IMAGES = "experiment=tiny_imagenet ensemble=five"
+OWN_IMAGES = "experiment=photos"
 _SEEDS = "ensemble=sweep 'sweep.seed=[{seeds}]'"
 # What to type for any of the words before it; `{value}` is what was typed.
 _ADVICE = {

@@ -113,7 +113,7 @@ def test_root_of_another_kind_of_files_exits_3_and_says_what_is_sought(source, v
         ("launch", "cluster.gpus_per_member=9999", "cluster.gpus_per_member"),
         ("launch", "submission.template=sample.csv", "sample.csv"),
         ("launch", "num_members=3", "ensemble=sweep 'sweep.seed=[0,1,2]'"),
-        ("launch", "root=/photos", "experiment=tiny_imagenet ensemble=five datasets.target.root=/photos"),
+        ("launch", "root=/photos", "experiment=photos datasets.target.root=/photos"),
         ("plan", "datasets.target.root=/nonexistent", "reads no root; for images of your own give experiment="),
         ("launch", "cluster.address=nonsense://127.0.0.1:1", "nonsense"),
     ],

@@ -8,7 +8,7 @@ import pytest
 from orchestrator.config.composition import compose
 from workers.errors import ConfigError
 
-OWN = "experiment=tiny_imagenet ensemble=five datasets.target.root="
+OWN = "experiment=photos datasets.target.root="
 # What is typed, and what the line then says to type.
 GIVEN = [
     ("num_members=4", "ensemble=sweep 'sweep.seed=[0,1,2,3]'"),
