@@ -104,7 +104,7 @@ def launch(config: Config, stream: IO[str], *, accept_changes: bool = False, tru
             if run.new and config.tracking.required:
                 tracking.probe(config.tracking.uri)
             if run.new:
-                needed = disk_estimate(plan)
+                needed = disk_estimate(plan, kept.checkpoint)
                 change = "give a run_dir on another disk"
                 require_space(run.paths.root, needed.checkpoints + needed.predictions, "the run", change)
             with watching(stream) as watch:

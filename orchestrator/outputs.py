@@ -34,7 +34,6 @@ from orchestrator.run import (
 )
 from orchestrator.submission import ask, find_manifest, write_submission
 from workers.errors import ConfigError, DataError, MemberFailed
-from workers.settings import KeptCheckpoint
 from workers.storage import Finished
 
 _SEARCH_SPLIT = "dev"
@@ -171,7 +170,7 @@ def _report(paths: RunPaths, plan: Plan, opened: Opened, missing: tuple[Missing,
     # The table says it whatever is combined.
     splits, record = opened.data.splits, read_record(paths)
     unreadable = {name: [one.rows[row] for row in one.unreadable] for name, one in splits.items() if one.unreadable}
-    looks = record.keep is KeptCheckpoint.best or any(stage.recipe.schedule.looks for stage in plan.stages)
+    looks = any(stage.recipe.picks_epochs(record.keep) or stage.recipe.schedule.looks for stage in plan.stages)
     first = {member: find_finished(paths, plan.ancestors(plan.last_stage(member))[0]) for member in plan.refits}
     refits = {member: None if found is None else found.val_error for member, found in first.items()}
     cuts_saw_val = (looks or bool(refits or plan.rungs)) and _SEARCH_SPLIT not in splits and "val" in splits

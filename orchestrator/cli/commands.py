@@ -99,8 +99,8 @@ def plan(request: Request, streams: Streams) -> int:
     slots = _members_at_once(placed.cluster, streams) if config.cluster.address else here
     # Rates of members that do not fit this machine cannot be measured on it.
     rates = measure_rates(planned, placed, streams.progress) if here else None
-    costs = augmentation_line(planned, rates, placed.numerics) if rates else ""
-    report = make_report(planned, placed.cluster, max(1, slots), rates, placed.line, costs)
+    costs, keep = augmentation_line(planned, rates, placed.numerics) if rates else "", config.predict.checkpoint
+    report = make_report(planned, placed.cluster, max(1, slots), rates, placed.line, costs, keep)
     streams.answer(report.to_json() if request.json else None, [report.to_text().rstrip("\n")])
     return _OK
 

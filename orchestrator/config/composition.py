@@ -203,7 +203,7 @@ def _checked(composed: DictConfig, asked: _Asked | None) -> Config:
         raise ConfigError("datasets.target: missing; choose its source, as in dataset@datasets.target=folder")
     if asked is not None:
         _refuse_strays(asked, root, settings, members)
-        refuse_unread(typed, settings, members)
+        refuse_unread(typed, settings, members, root.predict.checkpoint)
     cpus = {"cpus_per_member": 1, "choose_cpus": True} if isinstance(root.cluster.cpus_per_member, Auto) else {}
     return Config(
         experiment=root.experiment,

@@ -17,7 +17,7 @@ from orchestrator.config.schema import MemberConfig, MemberLayer, Precision, Roo
 from orchestrator.config.structure import choices, field_types, join, mapping, nearest, overlay, shown
 from workers.errors import ConfigError
 from workers.models import HEAD, check_name
-from workers.settings import Recipe, TrainingSettings
+from workers.settings import KeptCheckpoint, Recipe, TrainingSettings
 from workers.training import FUSED, check_optimizer
 
 _SWEEP_USAGE = "ensemble=sweep 'sweep.seed=[0,1,2]' 'sweep.optimizer.lr=[0.01,0.02]'"
@@ -87,6 +87,9 @@ def _member(root: RootLayer, name: str, texts: Sequence[_Written]) -> MemberConf
         if root.precision is Precision.fp16 and (optimizer := stages[stage].optimizer.name) not in FUSED:
             give = f"give precision=fp32, or one of {', '.join(FUSED)}"
             raise ConfigError(f"precision=fp16: {key} has optimizer.name={optimizer}; {give}")
+        if root.predict.checkpoint is KeptCheckpoint.swa and written.schedule.stop_when_stalled:
+            ends = "a stage that stalls may end before averaging.swa_from; give predict.checkpoint=ema or soup"
+            raise ConfigError(f"{key}.schedule.stop_when_stalled=true: {ends}")
     return MemberConfig(name, layer.seed, stages)
 
 

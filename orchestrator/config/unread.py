@@ -25,7 +25,8 @@ _ANY_NET = ("name", "input_size", "file", "function", "args", "code", "pretraine
 _ALEXNET = "alexnet"
 _ALSO_READ_BY = {"width": ("highway",)}
 _CUTTING = (Decay.plateau, Decay.fixed)
-# Settings that one choice of the same group reads: the setting that chooses, and its values that do.
+# Settings that one choice of the same group reads: the setting that chooses, and its values that do. An average's are
+# read by choices of predict.checkpoint.
 _CHOSEN = {
     **dict.fromkeys((("optimizer", field) for field in ("momentum", "nesterov", "velocity")), ("name", ("sgd",))),
     ("schedule", "cuts"): ("decay", _CUTTING),
@@ -36,15 +37,24 @@ _CHOSEN = {
     ("schedule", "final_lr_share"): ("decay", (Decay.cosine, Decay.one_cycle)),
     **dict.fromkeys((("augmentation", field) for field in ("num_ops", "magnitude")), ("policy", (Policy.randaugment,))),
     **dict.fromkeys((("augmentation", field) for field in ("crop_scale", "crop_ratio")), ("resized_crop", (True,))),
+    ("averaging", "ema_decay"): ("", ("ema",)),
+    ("averaging", "swa_from"): ("", ("swa",)),
+    **dict.fromkeys((("averaging", "soup"), ("averaging", "soup_checkpoints")), ("", ("soup",))),
 }
 # A switch of the same group that has the setting read as well, whatever is chosen.
 _ALSO_READ_WITH = {("schedule", "patience"): "stop_when_stalled"}
 
 
 def refuse_unread(
-    typed: Mapping[str, str], datasets: Mapping[str, DatasetSettings], members: Mapping[str, MemberConfig]
+    typed: Mapping[str, str],
+    datasets: Mapping[str, DatasetSettings],
+    members: Mapping[str, MemberConfig],
+    keep: str,
 ) -> None:
-    """Raises ConfigError for a setting of `typed`, values as text by dotted key, that nothing reads."""
+    """Raises ConfigError for a setting of `typed`, values as text by dotted key, that nothing reads.
+
+    `keep` is `predict.checkpoint`.
+    """
     for key, value in typed.items():
         names = key.split(".")
         if len(names) == 3 and names[0] == "datasets" and names[1] in datasets:
@@ -52,7 +62,7 @@ def refuse_unread(
         elif len(names) > 1:
             recipes = _recipes(names, members)
             _check_nets(key, value, names, recipes)
-            _check_chosen(key, value, names, recipes)
+            _check_chosen(key, value, names, recipes, keep)
 
 
 def _check_source(key: str, value: str, source: Source, *, is_target: bool) -> None:
@@ -102,15 +112,15 @@ def _check_nets(key: str, value: str, names: list[str], recipes: list[Recipe]) -
         raise ConfigError(f"{key}={value}: the builder of {', '.join(nets)} draws its weights; remove it")
 
 
-def _check_chosen(key: str, value: str, names: list[str], recipes: list[Recipe]) -> None:
+def _check_chosen(key: str, value: str, names: list[str], recipes: list[Recipe], keep: str) -> None:
     group, field = names[-2:]
     if (group, field) not in _CHOSEN or value == shown(getattr(getattr(Recipe(), group), field)):
         return
     choice, readers = _CHOSEN[group, field]
-    switch = _ALSO_READ_WITH.get((group, field), "")
-    found = sorted({getattr(getattr(recipe, group), choice) for recipe in recipes})
+    where, switch = f"{group}.{choice}" if choice else "predict.checkpoint", _ALSO_READ_WITH.get((group, field), "")
+    found = sorted({getattr(getattr(recipe, group), choice) for recipe in recipes}) if choice else [keep]
     is_on = switch and any(getattr(getattr(recipe, group), switch) for recipe in recipes)
     if found and not is_on and not set(found) & set(readers):
         also = f" or {group}.{switch}=true" if switch else ""
-        only = f"only {group}.{choice}={' or '.join(map(shown, readers))}{also} reads it"
+        only = f"only {where}={' or '.join(map(shown, readers))}{also} reads it"
         raise ConfigError(f"{key}={value}: {only}, not {', '.join(map(shown, found))}; remove it")

@@ -41,6 +41,9 @@ _ADVICE = {
     "num_classes n_classes nclasses": "leave it out: the data tell; datasets.target.classes=FILE keeps some",
     "val_split val_size validation_split val_ratio": "datasets.target.val_fraction={value}",
     "amp fp16 bf16 mixed_precision": "precision=bf16, precision=fp16 (GPUs) or precision=fp32",
+    "ema model_ema use_ema": "predict.checkpoint=ema",
+    "model_ema_decay": "predict.checkpoint=ema averaging.ema_decay={value}",
+    "swa use_swa": "predict.checkpoint=swa",
     "early_stopping": "schedule.stop_when_stalled=true",
     "early_stopping_patience early_stopping_rounds": "schedule.stop_when_stalled=true schedule.patience={value}",
     "scheduler lr_scheduler": "schedule=cosine, one_cycle, step, plateau or fixed",
@@ -69,7 +72,7 @@ _ADVICE = {
 }
 _BY_WORD = {word: advice for words, advice in _ADVICE.items() for word in words.split()}
 # Settings in which members may differ.
-_SWEPT = ("seed", "model", "init", "optimizer", "schedule", "augmentation", "loss")
+_SWEPT = ("seed", "model", "init", "optimizer", "schedule", "augmentation", "loss", "averaging")
 _SCALARS = (bool, int, float, str)
 _ABOUT_DATASETS = ("dataset", "datasets", "data", "target")
 

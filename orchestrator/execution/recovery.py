@@ -49,9 +49,10 @@ def _check(paths: RunPaths, stage: Stage, done: Finished, committed: Committed) 
         # A storage that does not answer proves nothing about the checkpoint.
         return
     except StorageError as error:
-        steps = steps_of(folder)
-        # If it is not the newest (with `predict.checkpoint=best`), resuming would not make it again.
-        if len(steps) < 2 or layout.checkpoint(max(steps)) != done.checkpoint:
+        names = sorted(map(layout.checkpoint, steps_of(folder)))
+        earlier = [name for name in names if name != done.checkpoint]
+        # If it is neither the newest (with `predict.checkpoint=best`) nor averaged, resuming would not make it again.
+        if not earlier or not (layout.is_averaged(done.checkpoint) or names[-1] == done.checkpoint):
             raise CheckFailed(str(error)) from error
         _log.warning("%s: its last checkpoint is damaged; it resumes from the one before", ref)
         paths.done(ref).unlink()

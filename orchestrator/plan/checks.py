@@ -73,7 +73,7 @@ def check_held_out(stage: Stage, first: Stage | None, dataset: PlannedDataset, k
     for setting, needed, instead in (
         (f"{where}.schedule.stop_when_stalled=true", schedule.stop_when_stalled, "schedule.stop_when_stalled=false"),
         (f"{where}.schedule.decay={schedule.decay}", schedule.looks, "schedule=fixed, cosine, one_cycle or step"),
-        ("predict.checkpoint=best", keep is KeptCheckpoint.best, "predict.checkpoint=last"),
+        (f"predict.checkpoint={keep}", stage.recipe.picks_epochs(keep), "predict.checkpoint=last"),
     ):
         if needed:
             raise ConfigError(

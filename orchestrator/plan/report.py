@@ -11,7 +11,7 @@ from orchestrator.plan.model import Plan, Stage, StageRef, plain
 from orchestrator.plan.schedule import Estimate
 from orchestrator.text import counted, duration, size, table
 from workers.models import outline
-from workers.settings import HELD_OUT, Keep, StoreFormat, stored_image_bytes
+from workers.settings import HELD_OUT, Keep, KeptCheckpoint, StoreFormat, stored_image_bytes
 
 KEPT_CHECKPOINTS = 3  # the best and the last two
 _NUMBER_BYTES = 4  # float32
@@ -116,6 +116,7 @@ def make_report(
     images_per_second: Mapping[StageRef, float] | None = None,
     placement: str = "",
     augmentation: str = "",
+    keep: KeptCheckpoint = KeptCheckpoint.last,
 ) -> PlanReport:
     """Estimates the cost of a plan.
 
@@ -126,11 +127,13 @@ def make_report(
         images_per_second: each stage's measured training rate, or None if no rate was measured.
         placement: one line with the reason for the placement.
         augmentation: one line with the cost of changing images.
+        keep: what predicts.
     """
     stages = tuple(_stage_report(stage, images_per_second) for stage in plan.stages)
     seconds = {report.stage.ref: report.seconds for report in stages if report.seconds is not None}
     time = estimate_halved(plan, seconds, num_slots) if len(seconds) == len(stages) else None
-    return PlanReport(plan, stages, disk_estimate(plan), time, cluster, num_slots, placement, augmentation)
+    disk = disk_estimate(plan, keep)
+    return PlanReport(plan, stages, disk, time, cluster, num_slots, placement, augmentation)
 
 
 def _stage_report(stage: Stage, rates: Mapping[StageRef, float] | None) -> StageReport:
@@ -141,16 +144,19 @@ def _stage_report(stage: Stage, rates: Mapping[StageRef, float] | None) -> Stage
     return StageReport(stage, counts.num_parameters, trained, counts.num_macs, counts.num_neurons, rate, seconds)
 
 
-def disk_estimate(plan: Plan) -> DiskEstimate:
+def disk_estimate(plan: Plan, keep: KeptCheckpoint = KeptCheckpoint.last) -> DiskEstimate:
     """Returns the bytes that a run of the plan keeps at its end."""
     target = plan.target
+    averages = keep in (KeptCheckpoint.ema, KeptCheckpoint.swa)
     num_numbers = sum(
-        outline(stage.recipe.model, stage.num_classes).num_parameters * (1 + stage.recipe.optimizer.num_states)
+        outline(stage.recipe.model, stage.num_classes).num_parameters
+        * (1 + stage.recipe.optimizer.num_states + averages)
+        * (KEPT_CHECKPOINTS + (stage.recipe.averaging.soup_checkpoints if keep is KeptCheckpoint.soup else 0))
         for stage in plan.stages
     )
     predicted = sum(target.counts.get(split, 0) for split in HELD_OUT)
     return DiskEstimate(
-        checkpoints=num_numbers * _NUMBER_BYTES * KEPT_CHECKPOINTS,
+        checkpoints=num_numbers * _NUMBER_BYTES,
         predictions=len(plan.members) * predicted * target.num_classes * _PREDICTION_BYTES,
         stores=sum(sum(dataset.counts.values()) * _image_bytes(dataset.options) for dataset in plan.datasets),
     )

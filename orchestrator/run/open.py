@@ -244,6 +244,8 @@ def _compared(paths: RunPaths, record: RunRecord, wanted: Wanted) -> RunRecord:
     change = compare(recorded, wanted.plan)
     settled = (("checkpoint", record.keep, wanted.keep), ("crops", record.crops, wanted.crops))
     others = [f"predict.{name}: {before} → {after}" for name, before, after in settled if before != after]
+    if change.lengthened and record.keep is KeptCheckpoint.swa:
+        others.append("predict.checkpoint=swa begins at a share of all epochs (averaging.swa_from), which are more now")
     lines = [*change.lines, *others]
     if change.kind is ChangeKind.differs or others:
         shown = "; ".join(lines[:_SHOWN_LINES])
@@ -253,8 +255,8 @@ def _compared(paths: RunPaths, record: RunRecord, wanted: Wanted) -> RunRecord:
     for ref in change.lengthened:
         folder = paths.checkpoints(ref)
         newest = folder / layout.checkpoint(newest_step(folder))
-        if newest.exists() and not (newest / layout.OPTIMIZER).exists():
-            raise RunMismatch(f"{newest}: `septet clean` deleted what training on needs; give another run_dir")
+        if paths.done(ref).exists() and not (newest / layout.OPTIMIZER).exists():
+            raise RunMismatch(f"{folder}: `septet clean` deleted what training on needs; give another run_dir")
         shorter[str(ref)] = [*shorter.get(str(ref), ()), recorded.stage(ref).hash]
     # Like the MLflow experiment, in which this run's runs are, the name stays that of the first launch.
     plan = replace(wanted.plan, experiment=record.experiment)

@@ -44,7 +44,7 @@ def save_checkpoint(folder: Path, step: int) -> None:
     """Does what a stage does: resumes from its newest checkpoint, comes to `step`, and saves."""
     checkpoint.newest_checkpoint(folder)
     checkpoint.write_checkpoint(folder, step, tensors(step), tensors(-step), {"step": step}, {"stage_hash": "s"})
-    checkpoint.prune(folder, None)
+    checkpoint.prune(folder, ())
 
 
 def old_checkpoints(folder: Path) -> None:

@@ -1,12 +1,13 @@
 """Trains a stage to its end or to a stop, and reads what it leaves."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from stored import read_checkpoint
 
 from workers.protocol import StageSpec
-from workers.storage import Contents, read_finished, write_finished
+from workers.storage import Contents, read_finished, read_weights, write_finished
 from workers.training import run_stage
 
 
@@ -34,8 +35,13 @@ def trained(spec: StageSpec) -> StageSpec:
 
 def contents(spec: StageSpec) -> Contents:
     """Reads the final checkpoint of a finished stage."""
-    return read_checkpoint(spec.stage_dir / "checkpoints" / read_finished(spec.stage_dir).checkpoint)
+    return read_checkpoint(_final(spec))
 
 
 def weights(spec: StageSpec) -> dict[str, np.ndarray]:
-    return contents(spec).model
+    """Reads the weights that a finished stage predicts with."""
+    return read_weights(_final(spec)).model
+
+
+def _final(spec: StageSpec) -> Path:
+    return spec.stage_dir / "checkpoints" / read_finished(spec.stage_dir).checkpoint

@@ -1,3 +1,4 @@
+from .averaging import Soup as Soup
 from .checks import require as require, require_least as require_least
 from .dataset import (
     FILE_SOURCES as FILE_SOURCES,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from workers.settings.averaging import AveragingSettings, Soup
 from workers.settings.checks import require, require_least
 
 # AlexNet's two groups of filters lie together on one device, or each half on its own.
@@ -36,8 +37,8 @@ Sampler = StrEnum("Sampler", "shuffled balanced")
 ClassWeights = StrEnum("ClassWeights", "none balanced")
 # Momentum holds past gradients, scaled by the current rate, or past updates, scaled when made.
 Velocity = StrEnum("Velocity", "unscaled scaled")
-# The checkpoint of a finished stage that predicts.
-KeptCheckpoint = StrEnum("KeptCheckpoint", "last best")
+# What a finished stage predicts with: its last weights, those of its best epoch, or an average (`AveragingSettings`).
+KeptCheckpoint = StrEnum("KeptCheckpoint", "last best ema swa soup")
 # The crops that predict: five and their reflections, or the centre crop alone.
 Crops = StrEnum("Crops", "ten centre flip five_scales")
 
@@ -395,6 +396,7 @@ class TrainingSettings:
     schedule: ScheduleSettings = ScheduleSettings()
     augmentation: AugmentationSettings = AugmentationSettings()
     loss: LossSettings = LossSettings()
+    averaging: AveragingSettings = field(default_factory=AveragingSettings)
 
 
 @dataclass(frozen=True)
@@ -422,6 +424,10 @@ class Recipe(TrainingSettings):
 
     def __post_init__(self) -> None:
         require_least(self, 0, "lr_scale")
+
+    def picks_epochs(self, keep: KeptCheckpoint) -> bool:
+        """Whether errors on held-out images decide which weights predict."""
+        return keep is KeptCheckpoint.best or (keep is KeptCheckpoint.soup and self.averaging.soup is Soup.best)
 
     @property
     def trained_on(self) -> tuple[str, ...]:

@@ -85,13 +85,13 @@ def write_checkpoint(
     folder: Path,
     step: int,
     model: Tensors,
-    optimizer: Tensors,
+    optimizer: Tensors | None,
     state: Mapping[str, Any],
     identity: Mapping[str, Any],
     beat: Callable[[], None] = nothing,
     check: Check = nothing,
 ) -> Checkpoint:
-    """Commits `folder/step-…` and verifies it by reading it again.
+    """Commits `folder/step-…`, or `folder/averaged-…` without `optimizer`, and verifies it by reading it again.
 
     A valid checkpoint of the same step that already exists has the same bits, and is kept.
 
@@ -99,7 +99,7 @@ def write_checkpoint(
         folder: the folder of the stage's checkpoints.
         step: the number of updates made.
         model: the weights and persistent buffers by name, float32 or int64; they must not change until this returns.
-        optimizer: the optimizer's state by name, likewise.
+        optimizer: the optimizer's state by name, likewise; None for averaged weights, which nothing resumes from.
         state: the rest that the next update depends on, as JSON.
         identity: entries of the manifest that identify the stage, `stage_hash` among them.
         beat: called again and again while bytes are written.
@@ -111,10 +111,10 @@ def write_checkpoint(
             checkpoints that were set aside are left.
     """
     for what, tensors in (("the weights", model), ("the optimizer's state", optimizer)):
-        name = first_not_finite(tensors)
+        name = first_not_finite(tensors or {})
         if name is not None:
             raise Diverged(f"after update {step}: {what} of {name} are not finite, and are not saved", step=step)
-    target = folder / layout.checkpoint(step)
+    target = folder / (layout.averaged if optimizer is None else layout.checkpoint)(step)
     if target.exists():
         try:
             return _verified(target)
@@ -122,7 +122,7 @@ def write_checkpoint(
             _set_aside(target, invalid, check)
     files = {
         layout.MODEL: safetensors_pieces(model),
-        layout.OPTIMIZER: safetensors_pieces(optimizer),
+        **({} if optimizer is None else {layout.OPTIMIZER: safetensors_pieces(optimizer)}),
         layout.STATE: [json.dumps(state, indent=1, allow_nan=False).encode()],
     }
     with atomic_folder(target, check) as temporary:
@@ -210,9 +210,11 @@ def newest_step(folder: Path) -> int:
 
 
 def prune(
-    folder: Path, best_step: int | None, verified: Collection[int] = (), keep_last: int = 2, check: Check = nothing
+    folder: Path, wanted: Collection[int], verified: Collection[int] = (), keep_last: int = 2, check: Check = nothing
 ) -> set[int]:
-    """Deletes all checkpoints but the best and the `keep_last` newest valid ones, and returns the steps of the latter.
+    """Deletes all checkpoints but those of the steps `wanted` and the `keep_last` newest valid ones.
+
+    Returns the steps of the latter. Averaged weights are left alone.
 
     Checkpoints whose steps are not in `verified` are read, and set aside if they are invalid. Nothing is deleted until
     there are `keep_last` valid ones. `check` is called before any name is changed, and may raise.
@@ -221,7 +223,7 @@ def prune(
     for step in sorted(steps_of(folder), reverse=True):
         one = folder / layout.checkpoint(step)
         if len(kept) == keep_last:
-            if step != best_step:
+            if step not in wanted:
                 check()
                 shutil.rmtree(one, ignore_errors=True)
             continue
@@ -244,7 +246,9 @@ def keep_weights(folder: Path, name: str, *, dry_run: bool = False) -> int:
     """
     kept = verify_checkpoint(folder / name).folder
     with storage_errors(folder):
-        others = [*folder.glob(f"{_SET_ASIDE}*"), *(folder / layout.checkpoint(step) for step in steps_of(folder))]
+        averaged = [entry for entry in folder.iterdir() if layout.is_averaged(entry.name)]
+        steps = (folder / layout.checkpoint(step) for step in steps_of(folder))
+        others = [*folder.glob(f"{_SET_ASIDE}*"), *averaged, *steps]
         others.remove(kept)
         files = [file for one in others for file in one.rglob("*") if file.is_file()]
         files += [kept / layout.OPTIMIZER] if (kept / layout.OPTIMIZER).exists() else []
@@ -287,9 +291,10 @@ def _manifest(folder: Path) -> dict[str, Any]:
         data = _read_own(folder / layout.MANIFEST)
     try:
         manifest: dict[str, Any] = parse_json(data)
-        # `keep_weights` deletes the optimizer state.
+        # Averaged weights have no optimizer state, and `keep_weights` deletes it.
         whole = manifest["schema"] == _SCHEMA and {*manifest["files"], layout.OPTIMIZER} == _FILES
-        own = layout.checkpoint(manifest["step"]) == folder.name and isinstance(manifest["stage_hash"], str)
+        names = layout.checkpoint(manifest["step"]), layout.averaged(manifest["step"])
+        own = folder.name in names and isinstance(manifest["stage_hash"], str)
         if not (whole and own):
             raise _Invalid("its manifest belongs to another checkpoint or schema")
         if not is_sealed(data, manifest):

@@ -25,11 +25,22 @@ DATASET = "dataset.json"
 PREPARED = "prepared.png"
 
 _STEP = "step-"
+_AVERAGED = "averaged-"
 
 
 def checkpoint(step: int) -> str:
     """Returns the folder name of the checkpoint after `step` updates."""
     return f"{_STEP}{step:08d}"
+
+
+def averaged(step: int) -> str:
+    """Returns the folder name of the averaged weights of a stage that ended after `step` updates."""
+    return f"{_AVERAGED}{step:08d}"
+
+
+def is_averaged(name: str) -> bool:
+    """Returns whether a checkpoint's folder of that name holds averaged weights, from which no training resumes."""
+    return name.startswith(_AVERAGED)
 
 
 def step_of(name: str) -> int | None:

@@ -14,6 +14,8 @@ from workers.data.loading import TrainingBatches
 from workers.errors import Diverged
 from workers.numerics import convolution_dtype, refusals
 from workers.protocol import StageSpec
+from workers.settings import KeptCheckpoint, Soup
+from workers.training.averaging import Average, ema_share, next_soup, swa_share
 from workers.training.batch_norm import batch_norms
 from workers.training.evaluation import CROSS_ENTROPY, Evaluation, Outputs
 from workers.training.gradients import compute_gradients, dropout_seed
@@ -30,7 +32,7 @@ class TrainState:
     """All that the next update depends on, besides weights and the optimizer's state; `rates` are `LearningRates.last`.
 
     While updates are not read, `sums` and `loss_scale`, which is `LossScale.state()`, lack them. Errors are None until
-    an epoch ends, and where nothing is held out.
+    an epoch ends, and where nothing is held out. `soup` are the checkpoints to average, as (step, dev error).
     """
 
     step: int = 0
@@ -42,12 +44,19 @@ class TrainState:
     at_chance: bool = False
     rates: tuple[float, ...] = ()
     loss_scale: dict[str, Any] = field(default_factory=dict)
+    soup: tuple[tuple[int, float], ...] = ()
+
+    @property
+    def kept_steps(self) -> set[int]:
+        """The steps of the best checkpoint and of those to average."""
+        return {step for step in (self.best_step, *dict(self.soup)) if step is not None}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "TrainState":
         schedule = {**value["schedule"], "cut_at": tuple(value["schedule"].get("cut_at", ()))}
         nested = {"schedule": ScheduleState(**schedule), "sums": EpochSums(**value["sums"])}
-        return cls(**{**value, **nested, "rates": tuple(value["rates"])})
+        soup = tuple((step, error) for step, error in value.get("soup", ()))
+        return cls(**{**value, **nested, "rates": tuple(value["rates"]), "soup": soup})
 
 
 @dataclass(frozen=True)
@@ -59,7 +68,7 @@ class Stage:
     split. A net is no longer guessing if its error on dev is below `learnt_below_dev`, or that on val, or dev, or in
     training, the first that there is, below `learnt_below_val`. `is_due` is told of each update, and says whether
     `after_update` wants its state; that is also called at each epoch's end. `later` are the phases of layers' rates
-    that `optimizer` was built with.
+    that `optimizer` was built with. `average` is of the weights if `spec.keep` is `ema` or `swa`, else of nothing.
     """
 
     spec: StageSpec
@@ -73,7 +82,8 @@ class Stage:
     log: Callable[[int, float, Mapping[str, float]], None]
     is_due: Callable[[int], bool]
     after_update: Callable[[TrainState, bool], None]
-    later: tuple[Phase, ...] = ()
+    later: tuple[Phase, ...]
+    average: Average
     criterion: nn.CrossEntropyLoss = CROSS_ENTROPY
 
 
@@ -144,6 +154,8 @@ class _Update:
             )
         self.loss_scale.unscale()
         norm = self.loss_scale.step(self._clip(recipe.optimizer.clip_norm))
+        if stage.spec.keep is KeptCheckpoint.ema:
+            stage.average.take_in(ema_share(recipe.averaging.ema_decay, step))
         self.readings.record(step, len(batch), measured.loss, norm, measured.missed)
         self._clock.images += len(batch)
         return replace(state, step=step + 1, rates=self._rates.last)
@@ -157,38 +169,52 @@ class _Update:
 
 
 def _end_epoch(stage: Stage, state: TrainState, clock: "_Stopwatch") -> TrainState:
-    """Scores the epoch, advances the schedule, and notes whether this is the best epoch so far."""
+    """Scores the epoch, advances the schedule, and notes whether this is one of the best epochs so far."""
     timing = clock.lap()
-    settings = stage.spec.recipe.schedule
-    dev, val = stage.evaluate()
+    recipe, before = stage.spec.recipe, state.schedule
+    running = {**_running(state.sums), **timing, "lr": _rate(stage, state, state.step - 1)}
+    state, errors = score(stage, state, before.epochs + 1)
     clock.restart()
-    if not all(each.finite for each in (dev, val) if each is not None):
-        message = f"after update {state.step}: outputs on held-out images are not finite; lower optimizer.lr"
-        raise Diverged(message, step=state.step)
-    dev_error, val_error = (None if each is None else each.top1_error for each in (dev, val))
-    running = _running(state.sums)
     # An error of 1 is never an improvement, so nothing counts as the best epoch.
-    seen = 1.0 if dev_error is None else dev_error
-    schedule = after_epoch(state.schedule, seen, settings, stage.learnt_below_dev)
-    improved = seen < state.schedule.best_error or (dev is not None and state.best_step is None)
-    flagged_from = whole_epochs(settings.at_chance_after, settings.epochs)
-    judged = next(each for each in (val_error, dev_error, running.get("train/top1_error", 1.0)) if each is not None)
-    at_chance = schedule.epochs >= flagged_from and judged >= stage.learnt_below_val
-    metrics = {**running, **timing, "lr": _rate(stage, state, state.step - 1), "at_chance": float(at_chance)}
-    if dev is not None:
-        metrics["dev/top1_error"] = dev.top1_error
-    if val is not None:
-        metrics |= {"val/top1_error": val.top1_error, "val/top5_error": val.top5_error}
-    stage.log(state.step, float(schedule.epochs), metrics)
+    seen = 1.0 if state.dev_error is None else state.dev_error
+    schedule = after_epoch(before, seen, recipe.schedule, stage.learnt_below_dev)
+    improved = seen < before.best_error or (state.dev_error is not None and state.best_step is None)
+    stage.log(state.step, float(schedule.epochs), {**running, **errors})
+    keep, soup = stage.spec.keep, state.soup
+    if keep is KeptCheckpoint.swa and (share := swa_share(stage.spec, schedule.epochs)):
+        stage.average.take_in(share)
+    if keep is KeptCheckpoint.soup:
+        # Where nothing is held out, as in a refit, all errors are 1: the last are taken.
+        is_last = recipe.averaging.soup is Soup.last or state.dev_error is None
+        soup = next_soup(soup, (state.step, seen), recipe.averaging.soup_checkpoints, is_last=is_last)
     return replace(
         state,
         schedule=schedule,
         sums=EpochSums(),
         best_step=state.step if improved else state.best_step,
-        dev_error=dev_error,
-        val_error=val_error,
-        at_chance=at_chance,
+        soup=soup,
     )
+
+
+def score(stage: Stage, state: TrainState, epochs: int) -> tuple[TrainState, dict[str, float]]:
+    """Returns `state` with the net's errors after `epochs`, and these as metrics; raises Diverged if not finite."""
+    dev, val = stage.evaluate()
+    if not all(each.finite for each in (dev, val) if each is not None):
+        message = f"after update {state.step}: outputs on held-out images are not finite; lower optimizer.lr"
+        raise Diverged(message, step=state.step)
+    dev_error, val_error = (None if each is None else each.top1_error for each in (dev, val))
+    in_training = _running(state.sums).get("train/top1_error", 1.0 if state.sums.skipped else None)
+    judged = next((each for each in (val_error, dev_error, in_training) if each is not None), None)
+    settings, at_chance = stage.spec.recipe.schedule, state.at_chance
+    if judged is not None:
+        flagged_from = whole_epochs(settings.at_chance_after, settings.epochs)
+        at_chance = epochs >= flagged_from and judged >= stage.learnt_below_val
+    metrics = {"at_chance": float(at_chance)}
+    if dev is not None:
+        metrics["dev/top1_error"] = dev.top1_error
+    if val is not None:
+        metrics |= {"val/top1_error": val.top1_error, "val/top5_error": val.top5_error}
+    return replace(state, dev_error=dev_error, val_error=val_error, at_chance=at_chance), metrics
 
 
 def _rate(stage: Stage, state: TrainState, step: int) -> float:

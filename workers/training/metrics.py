@@ -9,6 +9,9 @@ from pathlib import Path
 
 from workers.storage import nothing, parse_json, storage_errors, write_bytes
 
+# Marks the point at a stage's end that has the errors of averaged weights.
+AVERAGED = "averaged"
+
 
 class MetricsLog:
     """Appends points; each reaches the file at once, and `sync` makes them durable before a checkpoint is committed."""
@@ -67,7 +70,7 @@ def read_step(path: Path) -> int:
 
 
 def cut_back(path: Path, step: int, check: Callable[[], None] = nothing) -> None:
-    """Drops the points after `step` and a torn last line, because a resumed stage writes them again.
+    """Drops the points after `step`, that of averaged weights and a torn last line: a resumed stage writes them again.
 
     It always puts another file under the name, even if nothing is dropped: an attempt that still has the old file open
     then writes into a file without a name. `check` is as in `atomic.replacing`.
@@ -80,6 +83,7 @@ def cut_back(path: Path, step: int, check: Callable[[], None] = nothing) -> None
     for line in lines:
         # Else it is torn, or not one of our lines.
         with suppress(ValueError, KeyError, TypeError):
-            if line.endswith(b"\n") and parse_json(line)["step"] <= step:
+            point = parse_json(line)
+            if line.endswith(b"\n") and point["step"] <= step and AVERAGED not in point["metrics"]:
                 kept.append(line)
     write_bytes(path, b"".join(kept), check)

@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from types import TracebackType
 from typing import Self
 
@@ -22,6 +22,7 @@ from workers.errors import Diverged, Stopped
 from workers.models import beside, saved_parts_of, whole_shape
 from workers.protocol import StageSpec
 from workers.storage import Checkpoint, fence_of, layout, prune, write_checkpoint
+from workers.training.averaging import Average
 from workers.training.loop import TrainState
 from workers.training.metrics import MetricsLog, StepMark
 from workers.training.optimizer import slots, state_parts
@@ -32,20 +33,25 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Copied:
-    """Weights (with persistent buffers) and the optimizer's state as they were at one update, by name."""
+    """Weights (with persistent buffers) and the optimizer's state as they were at one update, by name.
+
+    The average of the weights, if one is kept up, is with the optimizer's state; averaged weights have no such state.
+    """
 
     model: dict[str, np.ndarray]
-    optimizer: dict[str, np.ndarray]
+    optimizer: dict[str, np.ndarray] | None
 
 
 class Snapshot:
-    """Copies weights and optimizer state into host memory that is allocated once."""
+    """Copies weights, optimizer state and their average, if there is one, into host memory that is allocated once."""
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, average: Average | None = None) -> None:
         self._model, self._optimizer = model, optimizer
+        self._average = {} if average is None else average.parts
         self._weights = {name: _buffer(parts) for name, parts in saved_parts_of(model).items()}
         every = slots(model, optimizer)
         self._state = {slot.name: _buffer(slot.saved) for slot in every if slot.parts[0].requires_grad}
+        self._state |= {name: _buffer(parts) for name, parts in self._average.items()}
 
     def touch(self) -> None:
         """Makes the kernel map the buffers now; during the first copy it would take longer than the copy itself."""
@@ -55,7 +61,7 @@ class Snapshot:
 
     def take(self) -> Copied:
         """Returns a copy, which overwrites the previous one."""
-        state = state_parts(self._model, self._optimizer)
+        state = {**state_parts(self._model, self._optimizer), **self._average}
         return Copied(_copied(saved_parts_of(self._model), self._weights), _copied(state, self._state))
 
 
@@ -72,7 +78,7 @@ def _copied(tensors: Mapping[str, Sequence[Tensor]], buffers: Mapping[str, Tenso
 
 
 class Saver:
-    """Decides after each update whether a checkpoint is due, and keeps the best and the last two.
+    """Decides after each update whether a checkpoint is due, and keeps the best, the last two and those to average.
 
     Use it as a context manager: after the block, the checkpoint in flight is finished and the thread has ended. The
     next call raises an error of the writing thread as it is. If the block ends by another error, the writer's error is
@@ -145,8 +151,8 @@ class Saver:
             Diverged: the state is not finite.
             StorageError: a checkpoint could not be written.
         """
-        best_now = epoch_ended and state.best_step == state.step
-        if best_now or self._overdue(state.step):
+        keeps_it = epoch_ended and state.step in state.kept_steps
+        if keeps_it or self._overdue(state.step):
             self._save(state)
         if self._stops:
             self.finish(state)
@@ -164,8 +170,12 @@ class Saver:
         committed = self._wait()
         assert committed is not None
         # Again, because a kill may have come between a commit and the pruning after it.
-        self._verified = prune(self._folder, state.best_step, self._verified, check=self._fence.check)
+        self._verified = prune(self._folder, state.kept_steps, self._verified, check=self._fence.check)
         return committed
+
+    def write_averaged(self, state: TrainState) -> Checkpoint:
+        """Commits the net's weights as they are now, and nothing to resume from; call `finish` first; raises as it."""
+        return self._commit(state, replace(self._snapshot.take(), optimizer=None))
 
     def _overdue(self, step: int) -> bool:
         return step - (self._saved_step or 0) >= self._spec.checkpoint_updates
@@ -186,7 +196,7 @@ class Saver:
             folder, state.step, copied.model, copied.optimizer, train, self._identity, self._mark.beat, check
         )
         known = {*self._verified, checkpoint.step}
-        self._verified = prune(folder, state.best_step, known, check=check)
+        self._verified = prune(folder, state.kept_steps, known, check=check)
         return checkpoint
 
     def _look(self) -> None:

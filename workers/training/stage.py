@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from workers import numerics
 from workers.data.loading import TrainingBatches, batches_ahead, centre_batches, num_batches, pixel_statistics
 from workers.data.store import Store, open_on_node
 from workers.errors import ConfigError, DataError, StorageError
-from workers.models import HEAD, Outline, build, fill, initialise, outline, place, saved_parts_of, whole_shape
+from workers.models import HEAD, Outline, build, fill, initialise, outline, parts_of, place, saved_parts_of, whole_shape
 from workers.protocol import StageResult, StageSpec
 from workers.settings import ClassWeights, KeptCheckpoint, LossSettings
 from workers.storage import (
@@ -34,11 +35,12 @@ from workers.storage import (
     write_bytes,
 )
 from workers.training.augmented import augmented_sheet
+from workers.training.averaging import Average, renew_statistics
 from workers.training.evaluation import Evaluation, Outputs, evaluate
 from workers.training.init_file import load_init_file
 from workers.training.layer_rates import Phase, first_standstill, later_phases
-from workers.training.loop import Stage, TrainState, train
-from workers.training.metrics import MetricsLog, StepMark, cut_back
+from workers.training.loop import Stage, TrainState, score, train
+from workers.training.metrics import AVERAGED, MetricsLog, StepMark, cut_back
 from workers.training.optimizer import build_optimizer, layer_of, load_state, misfit
 from workers.training.saver import Saver, Snapshot
 from workers.training.schedule import chance_threshold, whole_epochs
@@ -87,7 +89,8 @@ def run_stage(spec: StageSpec, should_stop: Callable[[], bool]) -> StageResult:
         raise ConfigError(f"lr_scale, schedule.rate_changes: from update {update} on no layer is left to train")
     if spec.stage_dir.is_dir():
         remove_leftovers(spec.stage_dir, check=check)
-    state, resumed = _begin(spec, found, model, optimizer)
+    average = Average(parts_of(model) if spec.keep in (KeptCheckpoint.ema, KeptCheckpoint.swa) else {})
+    state, resumed = _begin(spec, found, model, optimizer, average)
     _log.info("%s/%s: from update %d", spec.member, spec.stage, state.step)
     if resumed is None:
         sheet = augmented_sheet(store, spec.recipe, spec.seed, spec.recipe.trained_on)
@@ -98,25 +101,24 @@ def run_stage(spec: StageSpec, should_stop: Callable[[], bool]) -> StageResult:
         # Both are open now. A newer attempt puts other files under their names, so no later write can reach its files.
         check()
         mark.set(state.step)
-        snapshot = Snapshot(model, optimizer)
+        snapshot = Snapshot(model, optimizer, average)
         classes = hashlib.sha256("\n".join(store.classes).encode()).hexdigest()
         with Saver(spec, store.digest, snapshot, metrics, mark, should_stop, resumed, classes) as saver:
-            stage = _assemble(spec, store, model, optimizer, later, metrics, saver, mark)
+            stage = _assemble(spec, store, model, optimizer, later, metrics, saver, mark, average)
             with closing(stage.batches):
-                final = train(stage, state)
-            return _result(spec, final, saver.finish(final), per_epoch, resumed_from=state.step)
+                return _result(stage, saver, train(stage, state), mark, resumed_from=state.step)
 
 
 def _begin(
-    spec: StageSpec, found: Outline, model: nn.Module, optimizer: torch.optim.Optimizer
+    spec: StageSpec, found: Outline, model: nn.Module, optimizer: torch.optim.Optimizer, average: Average
 ) -> tuple[TrainState, Checkpoint | None]:
-    """Fills model and optimizer, and returns the state and the checkpoint to resume from; None at a fresh start.
+    """Fills what trains, and returns the state and the checkpoint to resume from; None at a fresh start.
 
     The arrays read from disk are freed before training starts.
     """
     saved = newest_checkpoint(
         spec.stage_dir / layout.CHECKPOINTS,
-        lambda found: _misfit(found, spec, model, optimizer),
+        lambda found: _misfit(found, spec, model, optimizer, average),
         fence_of(spec.stage_dir, spec.fence).check,
     )
     if saved is None:
@@ -124,19 +126,25 @@ def _begin(
         return TrainState(), None
     _load_weights(model, saved, only=None)
     load_state(model, optimizer, {name: torch.from_numpy(value) for name, value in saved.optimizer.items()})
+    fill(average.parts, saved.optimizer)
     return TrainState.from_json(saved.state["train"]), saved.checkpoint
 
 
-def _misfit(saved: Contents, spec: StageSpec, model: nn.Module, optimizer: torch.optim.Optimizer) -> str:
+def _misfit(
+    saved: Contents, spec: StageSpec, model: nn.Module, optimizer: torch.optim.Optimizer, average: Average
+) -> str:
     """Returns why this stage cannot resume from a checkpoint whose hashes are right; empty if it can."""
     if saved.checkpoint.stage_hash not in (spec.stage_hash, *spec.shorter):
         return "it is of another stage"
-    weights = {name: whole_shape(parts) for name, parts in saved_parts_of(model).items()}
-    for name, shape in weights.items():
-        found = saved.model.get(name)
+    wanted = {name: whole_shape(parts) for name, parts in {**saved_parts_of(model), **average.parts}.items()}
+    averages = {name: value for name, value in saved.optimizer.items() if name in average.parts}
+    held = {**saved.model, **averages}
+    for name, shape in wanted.items():
+        found = held.get(name)
         if found is None or found.shape != shape:
             return f"{name} is {'missing' if found is None else found.shape}, the model wants {shape}"
-    if why := misfit(saved.optimizer, model, optimizer):
+    own = {name: value for name, value in saved.optimizer.items() if name not in averages}
+    if why := misfit(own, model, optimizer):
         return why
     try:
         state = TrainState.from_json(saved.state["train"])
@@ -185,6 +193,7 @@ def _assemble(
     metrics: MetricsLog,
     saver: Saver,
     mark: StepMark,
+    average: Average,
 ) -> Stage:
     settings, device = spec.recipe, spec.numerics.device
     statistics = pixel_statistics(store, settings.augmentation, spec.normaliser)
@@ -226,6 +235,7 @@ def _assemble(
         after_update=saver.after_update,
         later=later,
         criterion=_criterion(settings.loss, store, settings.trained_on).to(device),
+        average=average,
     )
 
 
@@ -261,10 +271,18 @@ def _forward(model: nn.Module, spec: StageSpec) -> Callable[[Tensor], Outputs]:
     return forward
 
 
-def _result(spec: StageSpec, state: TrainState, last: Checkpoint, per_epoch: int, resumed_from: int) -> StageResult:
-    chosen = last
-    if spec.keep is KeptCheckpoint.best and state.best_step is not None:
-        chosen = verify_checkpoint(last.folder.with_name(layout.checkpoint(state.best_step)))
+def _result(stage: Stage, saver: Saver, state: TrainState, mark: StepMark, resumed_from: int) -> StageResult:
+    chosen, keep = saver.finish(state), stage.spec.keep
+    if keep is KeptCheckpoint.best:
+        chosen = verify_checkpoint(chosen.folder.with_name(layout.checkpoint(state.best_step or state.step)))
+    elif keep is not KeptCheckpoint.last and not stage.spec.pauses:
+        # All of it follows from checkpoints that are committed, so a stage killed here ends with the same bits.
+        average = stage.average if keep is not KeptCheckpoint.soup else _soup(stage, state, chosen.folder.parent)
+        average.put_into_net()
+        renew_statistics(stage.model, stage.optimizer, stage.batches, stage.spec, mark.beat)
+        state, errors = score(stage, state, state.schedule.epochs)
+        stage.log(state.step, float(state.schedule.epochs), {**errors, AVERAGED: 1.0})
+        chosen = saver.write_averaged(state)
     return StageResult(
         num_updates=state.step,
         resumed_from=resumed_from,
@@ -273,6 +291,14 @@ def _result(spec: StageSpec, state: TrainState, last: Checkpoint, per_epoch: int
         dev_error=state.dev_error,
         val_error=state.val_error,
         at_chance=state.at_chance,
-        best_epochs=None if state.best_step is None else state.best_step // per_epoch,
+        best_epochs=None if state.best_step is None else state.best_step // stage.batches.per_epoch,
         cut_at=state.schedule.cut_at,
     )
+
+
+def _soup(stage: Stage, state: TrainState, folder: Path) -> Average:
+    average = Average(parts_of(stage.model))
+    for count, step in enumerate(sorted(dict(state.soup)), start=1):
+        fill(parts_of(stage.model), read_weights(folder / layout.checkpoint(step)).model)
+        average.take_in(1 / count)
+    return average

@@ -46,6 +46,9 @@ GIVEN = [
     ("mixup=0.2", "augmentation.mixup=0.2"),
     ("cutmix_alpha=1.0", "augmentation.cutmix=1.0"),
     ("weighted_sampler=true", "augmentation.sampler=balanced"),
+    ("model_ema=true", "predict.checkpoint=ema"),
+    ("model_ema_decay=0.99", "predict.checkpoint=ema averaging.ema_decay=0.99"),
+    ("use_swa=true", "predict.checkpoint=swa"),
 ]
 
 
@@ -143,6 +146,15 @@ TORCHVISION = ["ensemble=five", "model.name=torchvision/resnet18"]
             ["ensemble.members.base1.optimizer={name: adam, nesterov: true}"],
             "nesterov=true: only optimizer.name=sgd reads it",
         ),
+        (
+            ["averaging.ema_decay=0.99"],
+            "averaging.ema_decay=0.99: only predict.checkpoint=ema reads it, not last; remove it",
+        ),
+        (["predict.checkpoint=ema", "averaging.swa_from=0.5"], "only predict.checkpoint=swa reads it, not ema"),
+        (
+            ["predict.checkpoint=swa", "ensemble.stages.finetune.averaging.soup=best"],
+            "ensemble.stages.finetune.averaging.soup=best: only predict.checkpoint=soup reads it, not swa",
+        ),
         (["schedule.step_epochs=3"], "schedule.step_epochs=3: only schedule.decay=step reads it, not plateau"),
         (
             ["schedule=step", "schedule.final_lr_share=0.1"],
@@ -186,6 +198,7 @@ def test_setting_that_source_or_net_would_ignore_is_refused(overrides, words):
         ["ensemble=five", "model.width=0.5", "ensemble.members.base1.model.name=torchvision/resnet18"],
         ["ensemble=five", "model=highway", "model.width=0.5", "init.std=0.1"],
         ["schedule=one_cycle", "schedule.stop_when_stalled=true", "schedule.patience=3"],
+        ["predict.checkpoint=soup", "averaging.soup=best", "averaging.soup_checkpoints=5", "averaging.swa_from=0.75"],
         # Files of conf/ set what only some sources and nets read.
         [*TORCHVISION, "model=alexnet_64", "dataset@datasets.superset=folder"],
     ],

@@ -122,6 +122,24 @@ def test_driver_refuses_a_damaged_finished_stage_that_no_further_update_would_re
     assert seven.paths.done(StageRef("base1", "train")).exists()
 
 
+@pytest.mark.parametrize("others", ["kept", "none"])
+def test_damaged_average_is_made_again_from_the_last_checkpoint_if_that_is_left(seven, others):
+    seven.fail_once("base1/predictions")
+    final, done = _final(seven, "base1/train"), seven.paths.done(StageRef("base1", "train"))
+    averaged = final.rename(final.with_name(f"averaged-{NUM_UPDATES:08d}"))
+    done.write_text(done.read_text().replace(final.name, averaged.name))
+    (averaged / "model.safetensors").write_bytes(b"[]")
+    if others == "none":
+        for folder in set(final.parent.iterdir()) - {averaged}:
+            shutil.rmtree(folder)
+        with pytest.raises(CheckFailed, match=r"base1/train/.*averaged-"):
+            seven.launch()
+        assert done.exists()
+    else:
+        assert seven.launch()
+        assert "base1/train" in seven.fakes.started
+
+
 def test_driver_refuses_a_finished_stage_whose_weights_were_replaced_together_with_their_manifest(seven):
     assert seven.launch()
     shutil.copytree(_final(seven, "base0/train"), _final(seven, "base1/train"), dirs_exist_ok=True)

@@ -9,6 +9,7 @@ from orchestrator.config.composition import compose
 from orchestrator.plan.build import make_plan, used_datasets
 from orchestrator.plan.report import make_report
 from workers.data.sources.registry import survey
+from workers.settings.training import Decay, KeptCheckpoint
 
 
 def plan_of(*overrides):
@@ -108,6 +109,25 @@ def test_report_disk_is_checkpoints_predictions_and_stores(digits):
     images = sum(sum(dataset.counts.values()) for dataset in digits.datasets)
     assert report.disk.stores == images * 32 * 32 * 3
     assert report.to_json()["disk_bytes"] == report.disk.checkpoints + report.disk.predictions + report.disk.stores
+
+
+@pytest.mark.parametrize(("keep", "numbers"), [("best", 2 * 3), ("ema", 3 * 3), ("swa", 3 * 3), ("soup", 2 * (3 + 5))])
+def test_report_disk_has_room_for_the_averages_of_weights(keep, numbers):
+    plan = plan_of("ensemble=five", "averaging.soup_checkpoints=5", "predict.checkpoint=soup")
+    report = make_report(plan, compose([]).cluster, 2, keep=KeptCheckpoint(keep))
+    assert report.disk.checkpoints == sum(stage.num_parameters for stage in report.stages) * 4 * numbers
+
+
+def test_snapshots_are_a_chain_of_cycles_on_the_target_that_counts_as_no_pre_training():
+    one, cycles = plan_of("ensemble=five", "schedule.epochs=10"), plan_of("ensemble=snapshots", "schedule.epochs=2")
+    stages = stages_of(make_report(cycles, compose([]).cluster, 2))
+    names = [f"snapshot{number}" for number in range(1, 6)]
+    assert list(stages) == [f"{name}/train" for name in names]
+    assert [stage["init_from"] for stage in stages.values()] == [None, *(f"{name}.train" for name in names[:-1])]
+    assert cycles.base_members() == tuple(names) and cycles.pretrained_members() == ()
+    assert {stage.recipe.schedule.decay for stage in cycles.stages} == {Decay.cosine}
+    assert sum(stage.num_updates for stage in cycles.stages) == one.stages[0].num_updates
+    assert len({stage.seed for stage in cycles.stages}) == len(names)
 
 
 def test_report_of_transfer_shows_how_little_is_trained_beside_training_from_scratch():

@@ -15,13 +15,14 @@ from dataclasses import replace
 import pytest
 from fake_stages import make_plan, make_stage
 
+from orchestrator.plan.model import StageRef
 from orchestrator.run.holder import is_locked, lock
 from orchestrator.run.open import Wanted, open_run
 from orchestrator.run.paths import RunPaths
 from orchestrator.run.record import read_record, write_record
 from workers.errors import ConfigError, DataError, RunInUse, RunMismatch, StorageError
 from workers.protocol import Numerics
-from workers.settings.training import Crops, KeptCheckpoint, OptimizerSettings
+from workers.settings.training import Crops, KeptCheckpoint, OptimizerSettings, ScheduleSettings
 
 _HOLD = """
 import sys
@@ -51,6 +52,12 @@ def _plan(*members, lr=0.01):
     return make_plan(
         *(make_stage(f"{member}/train", optimizer=chosen) for member in members or "ab"), experiment="tried"
     )
+
+
+def _lasting(epochs):
+    """A plan of one stage at a constant rate, which more epochs extend."""
+    stage = replace(make_stage("a/train", schedule=ScheduleSettings(epochs=epochs, cuts=0, latest=())), trunk="t")
+    return make_plan(replace(stage, hash=f"hash {epochs}"), experiment="tried")
 
 
 def _wanted(plan=None):
@@ -204,6 +211,25 @@ def test_open_run_of_a_plan_that_adds_a_member_extends_the_run(tmp_path):
     extended = read_record(_begin(tmp_path / "run", _wanted(_plan("a", "b", "c"))))
     assert extended.run_id == first.run_id
     assert extended.plan["members"] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("keep", KeptCheckpoint)
+def test_more_epochs_extend_a_run_unless_its_average_begins_at_a_share_of_them(tmp_path, keep):
+    short, long = (replace(_wanted(_lasting(epochs)), keep=keep) for epochs in (2, 3))
+    paths = _begin(tmp_path / "run", short)
+    if keep is KeptCheckpoint.swa:
+        with _refused(RunMismatch, r"predict\.checkpoint=swa begins at a share of all epochs", tmp_path):
+            _begin(paths.root, long)
+    else:
+        assert read_record(_begin(paths.root, long)).shorter == {"a/train": ["hash 2"]}
+
+
+def test_more_epochs_after_only_averaged_weights_are_left_are_refused(tmp_path):
+    paths = _begin(tmp_path / "run", _wanted(_lasting(2)))
+    paths.stage(StageRef("a", "train")).mkdir(parents=True)
+    paths.done(StageRef("a", "train")).write_text("{}")
+    with _refused(RunMismatch, "`septet clean` deleted what training on needs", tmp_path):
+        _begin(paths.root, _wanted(_lasting(3)))
 
 
 @pytest.mark.parametrize(

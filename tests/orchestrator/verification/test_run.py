@@ -98,6 +98,19 @@ def test_verify_after_submit_with_a_template_and_class_ids_finds_the_same(run, t
     assert document["rebuilt"] and "sample.csv: missing or changed" in document["notes"][0]
 
 
+def test_verify_reads_the_averaged_weights_that_done_names_and_tells_a_changed_bit(run, capsys):
+    done = run.paths.done(run.plan.stages[0].ref)
+    final = run.paths.checkpoints(run.plan.stages[0].ref) / json.loads(done.read_text())["checkpoint"]
+    weights = checkpoint.read_weights(final).model
+    averaged = checkpoint.write_checkpoint(final.parent, 10, weights, None, {"train": {}}, {"stage_hash": "x"}).folder
+    amend(done, checkpoint=averaged.name)
+    shutil.rmtree(final)
+    assert told(run.paths, capsys, 0)["checked"]["checkpoints"] == 5
+    flip(averaged / "model.safetensors")
+    (problem,) = told(run.paths, capsys, 8)["problems"]
+    assert "averaged-00000010: model.safetensors differs from its sha256" in problem
+
+
 def flip(path):
     content = bytearray(path.read_bytes())
     # The lowest bit of a float32's mantissa, near the end: still a probability and a weight like any other.

@@ -124,11 +124,11 @@ def test_pruning_counts_only_what_reads_well_and_deletes_nothing_before_two_do(t
         save(tmp_path, step)
     for step in (3, 4):
         (tmp_path / f"step-{step:08d}" / "state.json").write_bytes(b"{}")
-    assert prune(tmp_path, None, verified={5}) == {2, 5}
+    assert prune(tmp_path, (), verified={5}) == {2, 5}
     assert steps(tmp_path) == ["step-00000002", "step-00000005"]
     assert sum(entry.name.startswith("corrupt-") for entry in tmp_path.iterdir()) == 2
     (tmp_path / "step-00000002" / "state.json").write_bytes(b"{}")
-    assert prune(tmp_path, None) == {5}
+    assert prune(tmp_path, ()) == {5}
 
 
 @pytest.mark.parametrize("error", [errno.EACCES, errno.ESTALE, errno.EMFILE])

@@ -9,6 +9,7 @@ import torch
 from stages import trained, weights
 from torch.nn import functional
 from torch.optim import lr_scheduler
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 from torchvision import models
 from torchvision.transforms import v2
 
@@ -20,12 +21,14 @@ from workers.settings import (
     ClassWeights,
     DatasetSettings,
     Decay,
+    KeptCheckpoint,
     LossSettings,
     ModelSettings,
     OptimizerSettings,
     ScheduleSettings,
     Source,
 )
+from workers.settings.averaging import AveragingSettings
 from workers.training.mixing import draw_mix
 
 NET, SIZE, NUM_UPDATES = "shufflenet_v2_x0_5", 32, 20
@@ -65,9 +68,15 @@ def mixed_by_torchvision(spec, images, labels, step):
 
 
 def plain_loop(
-    spec, make_optimizer, make_schedule, criterion=functional.cross_entropy, mixed=as_it_is, make_net=PLAIN_NET
+    spec,
+    make_optimizer,
+    make_schedule,
+    criterion=functional.cross_entropy,
+    mixed=as_it_is,
+    make_net=PLAIN_NET,
+    average=None,
 ):
-    """What a script would do with the same initial weights and batches."""
+    """What a script would do with the same initial weights and batches; with `average`, by torch's own averaging."""
     recipe, opened = spec.recipe, open_store(spec.store)
     net = make_net(num_classes=opened.num_classes).to(memory_format=torch.channels_last)
     begun = build(recipe.model, opened.num_classes)
@@ -82,6 +91,7 @@ def plain_loop(
         batch_size=recipe.optimizer.batch_size,
         input_size=recipe.model.input_size,
     )
+    averaged = AveragedModel(net, multi_avg_fn=average)
     optimizer = make_optimizer(net.parameters())
     schedule = make_schedule(optimizer)
     for step in range(NUM_UPDATES):
@@ -92,7 +102,17 @@ def plain_loop(
         loss.backward()
         optimizer.step()
         schedule.step()
-    return net.state_dict()
+        averaged.update_parameters(net)
+    if average is None:
+        return net.state_dict()
+    update_bn((batches.take(step).images for step in range(NUM_UPDATES)), averaged)
+    return averaged.module.state_dict()
+
+
+def warmed_up(averaged, current, num_averaged):
+    decay = min(0.999, (1 + int(num_averaged)) / (10 + int(num_averaged)))
+    for mean, weight in zip(averaged, current, strict=True):
+        mean.lerp_(weight, 1 - decay)
 
 
 @pytest.mark.parametrize(
@@ -161,3 +181,14 @@ def test_stage_of_a_timm_net_equals_the_plainest_loop(store, tiny_spec):
     )
     theirs = plain_loop(spec, PLAIN_ADAMW, PLAIN_COSINE, make_net=partial(timm.create_model, "test_resnet"))
     check_equal(weights(trained(spec)), theirs, norm="bn1")
+
+
+@pytest.mark.parametrize(
+    ("decay", "average"), [(0.18, get_ema_multi_avg_fn(0.18)), (0.999, warmed_up)], ids=["torch's", "warmed up"]
+)
+def test_exponential_average_and_its_batch_norm_equal_torch_s_own(store, tiny_spec, decay, average):
+    model = ModelSettings(name=f"torchvision/{NET}", input_size=SIZE)
+    averaging = AveragingSettings(ema_decay=decay)
+    recipe = replace(tiny_spec.recipe, model=model, optimizer=ADAMW, schedule=CONSTANT, averaging=averaging)
+    spec = replace(tiny_spec, store=store, recipe=recipe, keep=KeptCheckpoint.ema)
+    check_equal(weights(trained(spec)), plain_loop(spec, PLAIN_ADAMW, NO_SCHEDULE, average=average))
