@@ -15,7 +15,7 @@ from tiny_stage import course, make_spec, make_store, never
 from orchestrator.run.ledger import AttemptEnd, State
 from orchestrator.run.status import read_status, status_lines
 from workers.errors import Diverged
-from workers.settings.training import ModelSettings
+from workers.settings.model import ModelSettings
 from workers.storage import checkpoint as protocol
 from workers.training import gradients, loop, stage as stage_module
 from workers.training.stage import run_stage

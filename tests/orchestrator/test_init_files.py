@@ -16,7 +16,7 @@ from orchestrator.plan.report import make_report
 from orchestrator.tracking.tracker import stage_params
 from workers.errors import ConfigError, DataError
 from workers.models.construction import build, initialise
-from workers.settings.training import InitSettings, ModelSettings
+from workers.settings.model import InitSettings, ModelSettings
 
 TINY = ("model.width=0.1", "model.fc_units=16")
 MEMBER = "ensemble.members.own.stages.train"

@@ -32,7 +32,8 @@ from workers.errors import DataError
 from workers.inference.prediction import predict as predict_splits
 from workers.protocol import Numerics, PredictSpec
 from workers.settings.dataset import DatasetSettings, Exif, Keep, Source
-from workers.settings.training import Crops, KeptCheckpoint, ModelSettings, OptimizerSettings, ScheduleSettings
+from workers.settings.model import ModelSettings
+from workers.settings.training import Crops, KeptCheckpoint, OptimizerSettings, ScheduleSettings
 from workers.storage.finished import write_finished
 from workers.training.stage import run_stage
 

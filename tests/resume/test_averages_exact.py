@@ -12,7 +12,8 @@ from tiny_stage import TINY, course, interrupted, make_spec, make_store, never, 
 from workers.errors import StorageError
 from workers.protocol import StageResult, StageSpec
 from workers.settings.averaging import AveragingSettings, Soup
-from workers.settings.training import KeptCheckpoint, Layout, OptimizerSettings
+from workers.settings.model import Layout
+from workers.settings.training import KeptCheckpoint, OptimizerSettings
 from workers.storage.checkpoint import read_weights, write_checkpoint
 from workers.training.stage import run_stage
 

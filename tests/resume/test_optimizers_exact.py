@@ -11,7 +11,8 @@ from tiny_stage import TINY, interrupted, make_spec, make_store, never, run_in_p
 
 from workers.errors import StorageError
 from workers.protocol import StageResult, StageSpec
-from workers.settings.training import Decay, Layout, OptimizerSettings, RateChange, ScheduleSettings
+from workers.settings.model import Layout
+from workers.settings.training import Decay, OptimizerSettings, RateChange, ScheduleSettings
 from workers.storage.checkpoint import Contents, write_checkpoint
 from workers.training.stage import run_stage
 

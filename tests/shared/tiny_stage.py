@@ -11,14 +11,8 @@ from workers.data.store.preparation import prepare
 from workers.errors import Stopped
 from workers.protocol import Numerics, StageResult, StageSpec
 from workers.settings.dataset import DatasetSettings, Source
-from workers.settings.training import (
-    AugmentationSettings,
-    KeptCheckpoint,
-    ModelSettings,
-    OptimizerSettings,
-    Recipe,
-    ScheduleSettings,
-)
+from workers.settings.model import ModelSettings
+from workers.settings.training import AugmentationSettings, KeptCheckpoint, OptimizerSettings, Recipe, ScheduleSettings
 from workers.training.stage import run_stage
 
 TINY = Recipe(

@@ -17,22 +17,24 @@ from .dataset import (
     is_url as is_url,
     stored_image_bytes as stored_image_bytes,
 )
-from .training import (
+from .model import (
     CONVS as CONVS,
     MIDDLE_CONVS as MIDDLE_CONVS,
     Activation as Activation,
+    DropoutScaling as DropoutScaling,
+    InitScheme as InitScheme,
+    InitSettings as InitSettings,
+    Layout as Layout,
+    ModelSettings as ModelSettings,
+)
+from .training import (
     AugmentationSettings as AugmentationSettings,
     ClassWeights as ClassWeights,
     ColourScale as ColourScale,
     Crops as Crops,
     Decay as Decay,
-    DropoutScaling as DropoutScaling,
-    InitScheme as InitScheme,
-    InitSettings as InitSettings,
     KeptCheckpoint as KeptCheckpoint,
-    Layout as Layout,
     LossSettings as LossSettings,
-    ModelSettings as ModelSettings,
     Normalisation as Normalisation,
     OptimizerSettings as OptimizerSettings,
     Policy as Policy,

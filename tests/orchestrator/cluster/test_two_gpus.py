@@ -7,7 +7,7 @@ from orchestrator.inputs import survey_all
 from orchestrator.plan.build import make_plan
 from workers.errors import ConfigError
 from workers.models.outlines import outline
-from workers.settings.training import Layout, ModelSettings
+from workers.settings.model import Layout, ModelSettings
 
 HALVES = ("model.layout=halves", "model.lrn_across_halves=false")
 

@@ -11,7 +11,8 @@ from orchestrator.config.composition import compose, reopen
 from orchestrator.config.schema import GROUPS, Compile, Precision
 from workers.errors import ConfigError
 from workers.settings.dataset import Source
-from workers.settings.training import Decay, InitScheme, RateChange
+from workers.settings.model import InitScheme
+from workers.settings.training import Decay, RateChange
 
 OPTIONS = {
     group: sorted(path.stem for path in (Path(str(conf.__file__)).parent / group).glob("*.yaml")) for group in GROUPS

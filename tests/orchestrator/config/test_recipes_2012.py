@@ -11,7 +11,8 @@ from orchestrator.plan.checks import remarks
 from workers.errors import ConfigError
 from workers.models.outlines import outline
 from workers.settings.dataset import Source
-from workers.settings.training import AugmentationSettings, ColourScale, Decay, ModelSettings, Normalisation, Velocity
+from workers.settings.model import ModelSettings
+from workers.settings.training import AugmentationSettings, ColourScale, Decay, Normalisation, Velocity
 from workers.training.layer_rates import later_phases
 from workers.training.schedule import ScheduleState, after_epoch, whole_epochs
 

@@ -18,12 +18,12 @@ from orchestrator.plan.schedule import ready
 from workers.data.sources.registry import Survey
 from workers.errors import ConfigError
 from workers.settings.dataset import DatasetSettings, Exif, Keep, Source, StoreFormat, dataset_options
+from workers.settings.model import ModelSettings
 from workers.settings.training import (
     AugmentationSettings,
     Crops,
     Decay,
     KeptCheckpoint,
-    ModelSettings,
     Normalisation,
     OptimizerSettings,
     RateChange,
