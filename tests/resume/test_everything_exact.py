@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from stored import read_checkpoint
-from tiny_stage import course, interrupted, make_spec, never
+from tiny_stage import course, interrupted, make_spec, never, run_stopped_at
 
 from workers.data.store.preparation import prepare
 from workers.protocol import StageResult, StageSpec
@@ -75,11 +75,7 @@ def test_stage_with_everything_on_resumes_at_ten_updates_with_the_same_bits(
 ) -> None:
     spec, whole = undisturbed
     assert whole.num_updates == NUM_UPDATES
-    for updates in np.diff([0, *STOPS]):
-        interrupted(spec, tmp_path, int(updates))
-    result = run_stage(replace(spec, stage_dir=tmp_path), never)
-    assert result.resumed_from == STOPS[-1]
-    assert result.checkpoint_sha256 == whole.checkpoint_sha256
+    assert run_stopped_at(spec, tmp_path, STOPS).checkpoint_sha256 == whole.checkpoint_sha256
     assert course(tmp_path) == course(spec.stage_dir)
 
 

@@ -1,10 +1,12 @@
 """One small real stage on scikit-learn's digits: twelve updates in four epochs, a checkpoint after each."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from stages import never as never, stop_after
 
 from workers.data.store.preparation import prepare
@@ -62,6 +64,15 @@ def run_in_pieces(spec: StageSpec, every: int) -> tuple[StageResult, int]:
             return run_stage(spec, stop_after(every)), stops
         except Stopped:
             stops += 1
+
+
+def run_stopped_at(spec: StageSpec, stage_dir: Path, updates: Sequence[int]) -> StageResult:
+    """Stops the stage when so many updates are made in all, one after another, and then runs it to its end."""
+    for more in np.diff([0, *updates]):
+        interrupted(spec, stage_dir, int(more))
+    result = run_stage(replace(spec, stage_dir=stage_dir), never)
+    assert result.resumed_from == updates[-1]
+    return result
 
 
 def course(stage_dir: Path) -> list[tuple[int, dict[str, Any]]]:
