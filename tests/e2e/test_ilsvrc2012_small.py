@@ -143,7 +143,9 @@ def test_article_s_seven_train_five_and_two_with_each_superset_net_of_its_own(ru
 
 def test_transfer_from_another_run_s_file_trains_the_last_layer_alone(runs):
     stages = "ensemble.members.transferred.stages"
-    rates = ("experiment=tiny_imagenet", "ensemble=transfer", "optimizer.lr=0.01", "ensemble.stages.pretrain.epochs=1")
+    # A file does not say what normalised the pixels of its net, as a stage does.
+    alike = ("experiment=tiny_imagenet", "ensemble=transfer", "augmentation.normalisation=dataset")
+    rates = (*alike, "optimizer.lr=0.01", "ensemble.stages.pretrain.epochs=1")
     chain = runs.launch("chain", ("target", "superset"), *rates)
     moved = {"fc8"}
     own = set(final_weights(chain, "transferred/transfer"))

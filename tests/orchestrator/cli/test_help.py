@@ -114,7 +114,7 @@ def completed(line):
     [
         ("septet res", ["resume"]),
         ("septet launch experiment=ilsvrc2012_", ["ilsvrc2012_release"]),
-        ("septet launch precision=", ["auto", "fp32", "bf16", "tf32"]),
+        ("septet launch precision=", ["auto", "fp32", "bf16", "tf32", "fp16"]),
         ("septet launch optimizer.lr", ["optimizer.lr="]),
         ("septet plan dataset@datasets.target=web", ["webdataset"]),
         ("septet plan --js", ["--json"]),
