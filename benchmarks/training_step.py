@@ -4,6 +4,7 @@ Ours is `workers.training.run_stage` itself. It asks after every update whether 
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -71,22 +72,42 @@ def small(settings: Settings) -> tuple[Row, ...]:
 
 def cifar(settings: Settings) -> Row:
     """Measures cuda-convnet's net of 80 seconds at 32 pixels, batch 128, beside a plain loop on a ready batch."""
-    model, batch, updates = ModelSettings(name="cifar_80s", input_size=32), 128, 10
-    num_images = (_WARM_UP + (settings.repeats + 2) * updates) * batch
-    store = synthetic.store(settings.scratch, num_images, 10, 32)
-    spec = synthetic.stage(store, settings.scratch / "member", model, batch, fastest(settings.threads))
+    case = _Case(
+        "CIFAR-10 net of 80 seconds", "cifar_80s", ModelSettings(name="cifar_80s", input_size=32), 10, 32, 128,
+        settings.threads, updates=10,
+    )  # fmt: skip
+    return _beside(case, peers.plain, "plain PyTorch, fp32", settings, Wanted(1.6))
+
+
+def modern(settings: Settings) -> tuple[Row, ...]:
+    """Measures a ResNet of torchvision and a small one of timm at 64 pixels, batch 64, beside tuned PyTorch."""
+    cases = (
+        _Case(
+            f"{name}, 64 px", net, ModelSettings(name=name, input_size=64), 40, 64, 64, settings.threads, updates=2
+        )
+        for name, net in (("torchvision/resnet18", "resnet18"), ("timm/resnet10t", "resnet10t"))
+    )  # fmt: skip
+    title = "PyTorch with channels_last, bf16 autocast, fused SGD"
+    return tuple(_beside(case, peers.tuned, title, settings, Wanted(1.0)) for case in cases)
+
+
+def _beside(case: _Case, peer: Callable[..., None], title: str, settings: Settings, wanted: Wanted) -> Row:
+    """Measures the step of a case beside that of one peer."""
+    num_images = (_WARM_UP + (settings.repeats + 2) * case.updates) * case.batch
+    store = synthetic.store(settings.scratch, num_images, case.num_classes, case.side)
+    spec = synthetic.stage(store, settings.scratch / "member", case.model, case.batch, fastest(case.threads))
     readings = take_turns(
         {
-            "ours": partial(ours, spec, updates),
-            "plain": partial(peers.plain, "cifar_80s", 10, batch, settings.threads),
+            "ours": partial(ours, spec, case.updates),
+            "peer": partial(peer, case.net, case.num_classes, case.batch, case.threads),
         },
         settings.repeats,
     )
-    speed = {name: batch / Spread.of(seconds).median for name, seconds in readings.items()}
+    speed = {name: case.batch / Spread.of(seconds).median for name, seconds in readings.items()}
     return Row(
-        "CIFAR-10 net of 80 seconds: training step beside plain PyTorch, fp32", "images/s", speed["ours"],
-        speed["plain"], None, Spread.of(ratios(readings, "plain", "ours")), Measure.times, Wanted(1.6),
-        settings.repeats, f"32 px, batch {batch}, {settings.threads} threads, {spec.numerics.precision}",
+        f"{case.title}: training step beside {title}", "images/s", speed["ours"], speed["peer"], None,
+        Spread.of(ratios(readings, "peer", "ours")), Measure.times, wanted, settings.repeats,
+        f"{case.model.input_size} px, batch {case.batch}, {case.threads} threads, {spec.numerics.precision}",
     )  # fmt: skip
 
 

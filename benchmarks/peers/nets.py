@@ -1,5 +1,6 @@
 """Defines the nets of conf/model as a user writes them with torch.nn alone."""
 
+import torchvision
 from torch import nn
 
 
@@ -65,5 +66,20 @@ def cifar_80s(num_classes: int) -> nn.Sequential:
     )
 
 
-NETS = {"full_size": full_size, "small": small, "cifar_80s": cifar_80s}
-CROPS = {"full_size": 224, "small": 56, "cifar_80s": 32}
+def resnet18(num_classes: int) -> nn.Module:
+    """Builds torchvision's."""
+    return torchvision.models.resnet18(num_classes=num_classes)
+
+
+def resnet10t(num_classes: int) -> nn.Module:
+    """Builds timm's small ResNet."""
+    import timm
+
+    return timm.create_model("resnet10t", num_classes=num_classes)
+
+
+NETS = {
+    "full_size": full_size, "small": small, "cifar_80s": cifar_80s,
+    "resnet18": resnet18, "resnet10t": resnet10t,
+}
+CROPS = {"full_size": 224, "small": 56, "cifar_80s": 32, "resnet18": 64, "resnet10t": 64}
