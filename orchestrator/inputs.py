@@ -13,13 +13,15 @@ from orchestrator.plan import Plan, StageRef, used_datasets
 from workers.data.sources import Survey, survey
 from workers.data.store import NOTHING, Excluded, PrepareProgress, Store, held_out_by, open_store, prepare
 from workers.errors import ConfigError, DataError, StorageError
-from workers.models import code_of
+from workers.models import code_of, read_sources
 from workers.protocol import InitFile
 from workers.settings import DatasetSettings, ModelSettings, Normalisation, Recipe
 from workers.storage import sha256_of
 
 # Is called for every image, with the name of its dataset.
 Watcher = Callable[[str, PrepareProgress], None]
+# A folder of code with more files is likely to hold more than a net.
+_MANY_FILES = 50
 
 
 def survey_all(config: Config, *, allow_absent: bool = False) -> dict[str, Survey]:
@@ -120,7 +122,14 @@ def with_code(config: Config, *, trusted: bool) -> Config:
         name: replace(member, stages={stage: identified(recipe) for stage, recipe in member.stages.items()})
         for name, member in config.members.items()
     }
-    return replace(config, members=members)
+    files = {recipe.model.file for member in members.values() for recipe in member.stages.values() if recipe.model.file}
+    counts = {file: len(read_sources(Path(file))) for file in sorted(files)}
+    notes = [
+        f"model.file={file}: {count} files of code in its folder are hashed and copied; give it a folder of its own"
+        for file, count in counts.items()
+        if count > _MANY_FILES
+    ]
+    return replace(config, members=members, notes=(*config.notes, *notes))
 
 
 def require_trust(model: ModelSettings, *, trusted: bool) -> None:

@@ -11,7 +11,7 @@ from typing import IO
 from orchestrator import cluster, placement, submission, tracking
 from orchestrator.combine import LEFT_OUT, check_min_members, find_missing, left_out, without
 from orchestrator.config import TARGET, CombineMethod, Compile, Config, compose, default_run_dir
-from orchestrator.display import Display, watching
+from orchestrator.display import Display, unseen_classes, watching
 from orchestrator.execution import Driver, Interrupts, Work, obeying
 from orchestrator.inputs import check_init_files, hash_init_files, prepare_all, survey_all, with_code
 from orchestrator.outputs import Results, weighed_on, write_results
@@ -109,6 +109,8 @@ def launch(config: Config, stream: IO[str], *, accept_changes: bool = False, tru
                 require_space(run.paths.root, needed.checkpoints + needed.predictions, "the run", change)
             with watching(stream) as watch:
                 stores = prepare_all(config, watch)
+            for line in unseen_classes(stores[TARGET]):
+                display.note(f"{TARGET}: {line}")
             # Before the first file changes: a template that does not fit must not change the run.
             submission.ask(config.submission, of_store(stores[TARGET]))
             run.begin(

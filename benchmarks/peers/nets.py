@@ -79,7 +79,10 @@ def resnet10t(num_classes: int) -> nn.Module:
 
 
 NETS = {
-    "full_size": full_size, "small": small, "cifar_80s": cifar_80s,
-    "resnet18": resnet18, "resnet10t": resnet10t,
+    "full_size": full_size,
+    "small": small,
+    "cifar_80s": cifar_80s,
+    "resnet18": resnet18,
+    "resnet10t": resnet10t,
 }
 CROPS = {"full_size": 224, "small": 56, "cifar_80s": 32, "resnet18": 64, "resnet10t": 64}

@@ -173,7 +173,8 @@ def _parse_verb(name: str, parser: Parser, argv: Sequence[str]) -> Request:
     flag = next((word for word in unknown if word.startswith("-")), None)
     if flag is not None:
         near = difflib.get_close_matches(flag, parser.flags, n=1, cutoff=0.8)
-        settings = ": write settings as key=value, as in experiment=digits" if "overrides" in vars(found) else ""
+        setting = f"{flag.lstrip('-').partition('=')[0]}=…"
+        settings = f": settings have no dashes, as {setting}" if "overrides" in vars(found) else ""
         hint = f", did you mean {near[0]}?" if near else settings
         parser.error(f"`{name}` has no flag {flag}{hint}")
     fields: dict[str, Any] = {

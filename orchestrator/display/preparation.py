@@ -11,6 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from orchestrator.text import counted, duration, size
 from workers.data.store import MANIFEST, PrepareProgress
+from workers.errors import some
+from workers.settings import HELD_OUT
 
 if TYPE_CHECKING:
     from workers.data.store import Store
@@ -107,6 +109,15 @@ def watching(stream: IO[str]) -> closing[Watch]:
     return closing(Watch(stream))
 
 
+def unseen_classes(store: "Store") -> Iterator[str]:
+    """Yields a line for each held-out split in which classes have no image, so that nothing there tells of them."""
+    for split in HELD_OUT:
+        labels = store.labels(split) if store.counts[split] else None
+        if labels is not None and (missing := sorted(set(range(store.num_classes)) - set(labels.tolist()))):
+            named = some([store.classes[label] for label in missing])
+            yield f"{counted(len(missing), 'class')} without an image in {split}, so it says nothing of them: {named}"
+
+
 def summary(name: str, store: "Store") -> Iterator[str]:
     """Yields lines about a prepared dataset: contents, folder, and what was decided about its files."""
     counts = ", ".join(f"{count:,} {split}" for split, count in store.counts.items())
@@ -115,6 +126,8 @@ def summary(name: str, store: "Store") -> Iterator[str]:
     yield f"  digest {store.digest}"
     size_bytes = sum(path.stat().st_size for path in store.path.iterdir())
     yield f"  on disk {size(size_bytes)}"
+    for line in unseen_classes(store):
+        yield f"  {line}"
     for decision, count in store.decided.items():
         yield f"  {counted(count, 'image')}: {decision}"
     for split, rows in store.unreadable_rows.items():

@@ -53,6 +53,17 @@ def write_net(folder, marker, width=4):
     (folder / "helper.py").write_text(f"WIDTH = {width}\n")
 
 
+def test_file_among_many_others_is_noted_since_all_are_copied(tmp_path):
+    folder = tmp_path / "mine"
+    write_net(folder, tmp_path / "marker")
+    asked = compose(["ensemble=five", f"model.file={folder / 'my_nets.py'}"])
+    assert with_code(asked, trusted=True).notes == ()
+    for index in range(60):
+        (folder / f"other{index}.py").touch()
+    (note,) = with_code(asked, trusted=True).notes
+    assert ": 62 files of code in its folder are hashed and copied" in note
+
+
 def planned(file="mine/my_nets.py", *overrides):
     config = with_code(compose(["ensemble=five", f"model.file={file}", *overrides]), trusted=True)
     return make_plan(config, survey_all(config))

@@ -138,6 +138,8 @@ def _built(model: ModelSettings, num_classes: int) -> nn.Module:
             make = _function(model, file)
             known, others = _parameters(make)
             given["input_size"] = model.input_size
+            if lacking := [name for name in given if name not in known and not others]:
+                raise ConfigError(f"takes no {lacking[0]}; it is called with num_classes, input_size and model.args")
         for name in model.args:
             _check_argument(model, name, known - _TAKEN, others=others)
         module: nn.Module = make(**given, **model.args)
@@ -150,8 +152,10 @@ def _function(model: ModelSettings, file: ModuleType | None) -> Any:
     if file is not None:
         if callable(function := getattr(file, model.function, None)):
             return function
-        near = difflib.get_close_matches(model.function, vars(file), n=1)
-        hint = f"did you mean {near[0]}?" if near else "define it, or give another"
+        callables = [name for name, value in vars(file).items() if callable(value)]
+        near = difflib.get_close_matches(model.function, callables, n=1)
+        missing = f"define {model.function}(num_classes, input_size), or give another"
+        hint = f"did you mean {near[0]}?" if near else missing
         raise ConfigError(f"model.function={model.function}: {model.file} has no such function; {hint}")
     if model.file is not None:
         raise ConfigError("a configuration's code runs only with --trust-code")

@@ -56,7 +56,7 @@ def test_parse_of_a_well_formed_line_keeps_every_word(line, request_):
         ("--jsn", "--jsn"),
         ("show run", "no verb `show`: choose from launch, resume, plan"),
         *((line, "write no space around =, as in") for line in ("plan lr = 0.1", "plan lr =0.1", "plan lr= 0.1")),
-        ("plan --config-name x", "no flag --config-name: write settings as key=value"),
+        ("plan --config-name x", "no flag --config-name: settings have no dashes, as config-name=…"),
         ("status run --config-name", "no flag --config-name; see"),
     ],
 )

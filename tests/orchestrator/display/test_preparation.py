@@ -98,6 +98,12 @@ def test_summary_tells_counts_decisions_what_is_left_out_and_where_it_lies(tmp_p
     assert lines[-1] == f"  every file by name: {store / 'manifest.json'}"
 
 
+def test_summary_names_classes_that_no_held_out_image_shows(tmp_path):
+    lines = summarised(tmp_path, {**images(30, "RGB"), "train/lonely/one.png": noise(99, 9, 9)})
+    for split in ("dev", "val"):
+        assert f"  1 class without an image in {split}, so it says nothing of them: lonely" in lines
+
+
 def test_summary_of_plain_images_is_short(tmp_path):
     assert [line.split()[0] for line in summarised(tmp_path, images(30, "RGB"))] == [
         "target:",
