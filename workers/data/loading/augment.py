@@ -3,7 +3,7 @@
 All of them are functions of (seed, epoch), so that a resumed stage needs no generator state.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from workers.data.store import Pixels
 from workers.kernels import pixels as kernel
-from workers.settings import AugmentationSettings
+from workers.settings import AugmentationSettings, Sampler
 
 # Runs of neighbouring images in a window of a shuffled order.
 PIECES = 128
@@ -35,30 +35,26 @@ class EpochDraws:
     colour: np.ndarray
     seeds: np.ndarray
 
-    def balanced(self, seed: int, epoch: int, labels: np.ndarray) -> "EpochDraws":
-        """Returns the draws with an order in which every class has equally many images, or one more.
-
-        A class with too many images gives a random part of them, each once; one with too few gives all of them as often
-        as it takes, and a random part once more.
-        """
-        generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch, 0, 2])))
-        counts = np.unique(labels, return_counts=True)[1]
-        by_class = np.split(np.argsort(labels, kind="stable"), np.cumsum(counts)[:-1])
-        wanted = generator.permutation((len(labels) + np.arange(len(counts))) // len(counts))
-        # `resize` cuts off what is too long, and repeats what is too short.
-        chosen = [np.resize(generator.permutation(own), count) for own, count in zip(by_class, wanted, strict=True)]
-        return replace(self, order=generator.permutation(np.concatenate(chosen)))
-
 
 def draw_epoch(
-    seed: int, epoch: int, num_images: int, margin: int | np.ndarray, augmentation: AugmentationSettings
+    seed: int,
+    epoch: int,
+    num_images: int,
+    margin: int | np.ndarray,
+    augmentation: AugmentationSettings,
+    labels: np.ndarray | None = None,
 ) -> EpochDraws:
     """Draws an epoch's order and augmentation from one Philox generator keyed by (seed, epoch).
 
     `margin` is that of `Pixels.margins`; an offset lies in 0…margin, both ends included (33 values for 256 − 224).
+    Only the balanced sampler reads `labels` [images].
     """
     generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch])))
     order = _order(generator, num_images, augmentation.shuffle_window)
+    if augmentation.sampler is Sampler.balanced:
+        assert labels is not None
+        # By a generator of its own, so that the draws below are those of the shuffled sampler.
+        order = _balanced(np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch, 0, 2]))), labels)
     if isinstance(margin, int):
         offsets = generator.integers(0, margin + 1, size=(num_images, 2))
     else:
@@ -72,6 +68,20 @@ def draw_epoch(
     if not augmentation.reflect:
         flips = np.zeros_like(flips)
     return EpochDraws(order, offsets, flips, colour * np.float32(augmentation.colour_std), seeds)
+
+
+def _balanced(generator: np.random.Generator, labels: np.ndarray) -> np.ndarray:
+    """Returns an order in which every class has equally many images, or one more.
+
+    A class with too many images gives a random part of them, each once; one with too few gives all of them as often
+    as it takes, and a random part once more.
+    """
+    counts = np.unique(labels, return_counts=True)[1]
+    by_class = np.split(np.argsort(labels, kind="stable"), np.cumsum(counts)[:-1])
+    wanted = generator.permutation((len(labels) + np.arange(len(counts))) // len(counts))
+    # `resize` cuts off what is too long, and repeats what is too short.
+    chosen = [np.resize(generator.permutation(own), count) for own, count in zip(by_class, wanted, strict=True)]
+    return generator.permutation(np.concatenate(chosen))
 
 
 def window_images(shuffle_window: int) -> int:

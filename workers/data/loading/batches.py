@@ -20,7 +20,7 @@ from workers.data.loading.augment import EpochDraws, PixelStatistics, Windows, c
 from workers.data.loading.transforms import Transforms
 from workers.data.store import Pixels, Store, open_store
 from workers.protocol import Normaliser, Numerics
-from workers.settings import AugmentationSettings, ColourScale, Normalisation, Sampler
+from workers.settings import AugmentationSettings, ColourScale, Normalisation
 
 # The channel statistics that torchvision's models use, on the [0, 1] scale.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -205,14 +205,11 @@ class TrainingBatches:
         changes = augmentation.changes_images
         self._transforms = Transforms(augmentation, input_size, statistics.mean.cpu()) if changes else None
         margin = self._images.margins(input_size)
-        draws = partial(draw_epoch, seed, num_images=len(labels), margin=margin, augmentation=augmentation)
-
-        def draws_of(epoch: int) -> EpochDraws:
-            drawn = draws(epoch=epoch)
-            return drawn.balanced(seed, epoch, labels) if augmentation.sampler is Sampler.balanced else drawn
-
+        draws = partial(
+            draw_epoch, seed, num_images=len(labels), margin=margin, augmentation=augmentation, labels=labels
+        )
         # Of two epochs, because batches of the next are drawn ahead.
-        self._draws_of, self._drawing = lru_cache(maxsize=2)(draws_of), threading.Lock()
+        self._draws_of, self._drawing = lru_cache(maxsize=2)(lambda epoch: draws(epoch=epoch)), threading.Lock()
         window = augmentation.shuffle_window
         self._read_ahead = ReadAhead(self._images, window_images(window) if window else batch_size)
         # Copies have a stream of their own, so that they run beside the kernels of the batch before.

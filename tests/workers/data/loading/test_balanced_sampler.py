@@ -10,11 +10,12 @@ from workers.data.loading import TrainingBatches, draw_epoch, pixel_statistics
 from workers.data.store import open_store
 from workers.settings import AugmentationSettings, Sampler
 
+BALANCED = AugmentationSettings(sampler=Sampler.balanced)
 LABELS = np.repeat([0, 1, 3], [70, 6, 24])
 
 
 def order(seed=5, epoch=2, labels=LABELS):
-    return draw_epoch(seed, epoch, len(labels), 4, AugmentationSettings()).balanced(seed, epoch, labels).order
+    return draw_epoch(seed, epoch, len(labels), 4, BALANCED, labels).order
 
 
 @pytest.mark.parametrize("epoch", range(4))
@@ -59,6 +60,16 @@ def test_augmentation_is_that_of_the_shuffled_sampler_by_position(tiny_spec):
     assert np.array_equal(shuffled.windows.offsets, balanced.windows.offsets)
     assert shuffled.windows.flips.equal(balanced.windows.flips) and shuffled.colour.equal(balanced.colour)
     assert not shuffled.labels.equal(balanced.labels)
+
+
+def test_windows_of_whole_images_lie_inside_the_images_that_the_sampler_chose():
+    """Where images differ in shape, a window belongs to the image and not to its place in the epoch."""
+    margins = np.stack([LABELS, 5 * (3 - LABELS)], axis=1)
+    drawn = draw_epoch(5, 2, len(LABELS), margins, BALANCED, LABELS)
+    assert (drawn.offsets >= 0).all() and (drawn.offsets <= margins[drawn.order]).all()
+    assert (drawn.offsets.max(axis=0) == margins.max(axis=0)).all()
+    centred = draw_epoch(5, 2, len(LABELS), margins, replace(BALANCED, random_crop=False), LABELS)
+    assert np.array_equal(centred.offsets, margins[centred.order] // 2)
 
 
 def test_a_balanced_sampler_of_windows_is_refused():
