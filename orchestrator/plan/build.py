@@ -23,6 +23,7 @@ from orchestrator.plan.checks import (
     check_held_out,
     check_layers,
     check_mean_image,
+    check_refit,
 )
 from orchestrator.plan.halving import make_rungs
 from orchestrator.plan.model import Plan, PlannedDataset, Stage, StageRef, changed, normalised_as
@@ -81,6 +82,8 @@ def make_plan(
     }
     origins = {ref: _parent(ref, stage, configs) for ref, stage in configs.items()}
     firsts = {ref: StageRef(ref.member, stage.refit) for ref, stage in configs.items() if stage.refit}
+    for ref in firsts:
+        check_refit(ref, configs, datasets[configs[ref].dataset])
     parents = {**origins, **firsts}
     stages: dict[StageRef, Stage] = {}
     for ref in _in_order(parents):
@@ -93,7 +96,7 @@ def make_plan(
         check_crop(stages[ref], datasets[configs[ref].dataset])
         check_mean_image(stages[ref], normalised_as(stages[ref], stages), datasets, config.predict.crops)
         check_class_weights(stages[ref], datasets[configs[ref].dataset])
-        check_held_out(stages[ref], first, datasets[configs[ref].dataset], config.predict.checkpoint)
+        check_held_out(stages[ref], datasets[configs[ref].dataset], config.predict.checkpoint)
         check_layers(stages[ref])
         check_gpus(stages[ref], config.cluster.gpus_per_member)
         if config.precision is Precision.bf16 and not config.cluster.gpus_per_member:

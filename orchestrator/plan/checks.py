@@ -6,7 +6,7 @@ from orchestrator.config import OWN_IMAGES, TARGET, choices, stored_for
 from orchestrator.plan.model import Plan, PlannedDataset, Stage, StageRef, normalised_as
 from workers.errors import ConfigError, some
 from workers.models import Outline, outline
-from workers.settings import Crops, Decay, Keep, KeptCheckpoint, Layout, Normalisation
+from workers.settings import Crops, Decay, Keep, KeptCheckpoint, Layout, Normalisation, Recipe
 from workers.training import first_standstill, later_phases, warm_up_updates
 
 # The share of a stage's updates from which its warm-up is worth a word; the experiments' own have up to a seventh.
@@ -18,12 +18,12 @@ def check_crop(stage: Stage, dataset: PlannedDataset) -> None:
     crop, size = stage.recipe.model.input_size, int(dataset.options["size"])
     if crop > size:
         raise ConfigError(
-            f"{_where(stage)}.model.input_size={crop}: larger than its images, datasets.{dataset.name}.size={size}; "
+            f"{_where(stage.ref)}.model.input_size={crop}: larger than its images, datasets.{dataset.name}.size={size}; "
             f"give a smaller model.input_size, or a larger datasets.{dataset.name}.size"
         )
     if crop * 3 < size:
         raise ConfigError(
-            f"{_where(stage)}.model.input_size={crop}: less than a third of its images' side, "
+            f"{_where(stage.ref)}.model.input_size={crop}: less than a third of its images' side, "
             f"datasets.{dataset.name}.size={size}, so the net would see fragments; set "
             f"datasets.{dataset.name}.size={stored_for(crop)}, or choose a net for larger images, as in {OWN_IMAGES}"
         )
@@ -36,7 +36,7 @@ def check_mean_image(stage: Stage, origin: Stage, datasets: Mapping[str, Planned
     """
     if origin.recipe.augmentation.normalisation is not Normalisation.mean_image:
         return
-    dataset, where = datasets[stage.recipe.dataset], f"{_where(stage)}.augmentation.normalisation"
+    dataset, where = datasets[stage.recipe.dataset], f"{_where(stage.ref)}.augmentation.normalisation"
     whole = dataset.options.get("keep") == Keep.whole
     if whole or (dataset.name == TARGET and crops is Crops.five_scales):
         key, value = (f"datasets.{dataset.name}.keep", Keep.whole) if whole else ("predict.crops", crops)
@@ -54,7 +54,7 @@ def check_mean_image(stage: Stage, origin: Stage, datasets: Mapping[str, Planned
 
 def check_class_weights(stage: Stage, dataset: PlannedDataset) -> None:
     """Raises ConfigError if the loss weighs a class that the dataset lacks, or not all of its classes."""
-    given, where = stage.recipe.loss.class_weights, f"{_where(stage)}.loss.class_weights"
+    given, where = stage.recipe.loss.class_weights, f"{_where(stage.ref)}.loss.class_weights"
     if not isinstance(given, Mapping) or not dataset.classes:
         return
     if unknown := sorted(set(given) - set(dataset.classes)):
@@ -63,13 +63,11 @@ def check_class_weights(stage: Stage, dataset: PlannedDataset) -> None:
         raise ConfigError(f"{where}: no weight of {some(missing)}; give every class of {dataset.name} one")
 
 
-def check_held_out(stage: Stage, first: Stage | None, dataset: PlannedDataset, keep: KeptCheckpoint) -> None:
-    """Raises ConfigError if a setting needs held-out images and there are none, or a refit of `first` is not honest."""
-    if first is not None:
-        _check_refit(stage, first, dataset)
-    if first is not None or dataset.holds_out:
+def check_held_out(stage: Stage, dataset: PlannedDataset, keep: KeptCheckpoint) -> None:
+    """Raises ConfigError if a setting needs held-out images and there are none; a refit looks at none."""
+    if stage.refit is not None or dataset.holds_out:
         return
-    schedule, where = stage.recipe.schedule, _where(stage)
+    schedule, where = stage.recipe.schedule, _where(stage.ref)
     for setting, needed, instead in (
         (f"{where}.schedule.stop_when_stalled=true", schedule.stop_when_stalled, "schedule.stop_when_stalled=false"),
         (f"{where}.schedule.decay={schedule.decay}", schedule.looks, "schedule=fixed, cosine, one_cycle or step"),
@@ -82,17 +80,24 @@ def check_held_out(stage: Stage, first: Stage | None, dataset: PlannedDataset, k
             )
 
 
-def _check_refit(stage: Stage, first: Stage, dataset: PlannedDataset) -> None:
-    own, theirs = stage.recipe, first.recipe
+def check_refit(ref: StageRef, recipes: Mapping[StageRef, Recipe], dataset: PlannedDataset) -> None:
+    """Raises ConfigError if `ref` refits a stage that starts or trains otherwise, or is no honest first pass."""
+    own, first = recipes[ref], StageRef(ref.member, str(recipes[ref].refit))
+    theirs = recipes[first]
+    starts = (own.init_from, own.init_file) == (theirs.init_from, theirs.init_file)
     for fits, why in (
-        (first.refit is None, f"{first.ref} is a refit itself; name a first pass"),
+        (theirs.refit is None, f"{first} is a refit itself; name a first pass"),
         (own.dataset == theirs.dataset == TARGET, "only a stage on target can be trained again on dev and val"),
-        (own.schedule == theirs.schedule, f"it has the schedule of {first.ref}; set it there"),
-        (dataset.holds_out, "its epochs are found on dev or val, and neither is held out; give ensemble=five"),
+        (starts, f"it starts from what {first} starts from; set it there"),
+        (own.schedule == theirs.schedule, f"it has the schedule of {first}; set it there"),
+        (
+            dataset.holds_out,
+            "its epochs are found on dev or val, and neither is held out; give dev_fraction=0.1, or ensemble=five",
+        ),
         (dataset.counts["test"], "it trains on val too, so it can only predict test, and there is none; add test/"),
     ):
         if not fits:
-            raise ConfigError(f"{_where(stage)}.refit={own.refit}: {why}")
+            raise ConfigError(f"{_where(ref)}.refit={own.refit}: {why}")
 
 
 def remarks(plan: Plan) -> list[str]:
@@ -153,7 +158,7 @@ def _warm_up_lines(plan: Plan) -> list[str]:
 def check_layers(stage: Stage) -> None:
     """Raises ConfigError if a named layer is unknown, or if rates, `reset` and `freeze` contradict one another."""
     found = outline(stage.recipe.model, stage.num_classes)
-    where = _where(stage)
+    where = _where(stage.ref)
     scaled = tuple(stage.recipe.lr_scale)
     changes = stage.recipe.schedule.rate_changes
     changed = [(f"schedule.rate_changes.{name}.layers", tuple(change.layers)) for name, change in changes.items()]
@@ -205,7 +210,7 @@ def check_gpus(stage: Stage, gpus_per_member: float) -> None:
 def check_bf16(stage: Stage) -> None:
     """Raises ConfigError if a CPU would compute a wrong gradient of the stage's net in bfloat16 (torch 2.14)."""
     if layer := outline(stage.recipe.model, stage.num_classes).strided_on_a_pixel:
-        key, side = f"{_where(stage)}.model.input_size", stage.recipe.model.input_size
+        key, side = f"{_where(stage.ref)}.model.input_size", stage.recipe.model.input_size
         raise ConfigError(
             f"{key}={side}: {layer} would see maps of one pixel, and torch computes wrong gradients of strided "
             f"convolutions on those in bfloat16; give {key}={2 * side}, or precision=fp32"
@@ -218,7 +223,7 @@ def check_fit(stage: Stage, ancestor: Stage, datasets: Mapping[str, PlannedDatas
     theirs = outline(ancestor.recipe.model, ancestor.num_classes).layers
     reset = mine.select_all(stage.recipe.reset)
     copied = [layer for layer in mine.layers if layer not in reset]
-    where = _where(stage)
+    where = _where(stage.ref)
     if ancestor.refit is not None:
         # What starts from it would be scored on what it was trained on.
         raise ConfigError(f"{where}.init_from: {ancestor.ref} trained on dev and val; start from {ancestor.refit}")
@@ -247,5 +252,5 @@ def _some_of(dataset: PlannedDataset, other: PlannedDataset) -> str:
     return some(alone)
 
 
-def _where(stage: Stage) -> str:
-    return f"ensemble.members.{stage.ref.member}.stages.{stage.ref.stage}"
+def _where(ref: StageRef) -> str:
+    return f"ensemble.members.{ref.member}.stages.{ref.stage}"

@@ -336,7 +336,13 @@ def test_plan_refit_has_its_first_pass_in_its_hash_and_starts_like_it():
     ("members", "surveys", "words"),
     [
         ([refitted(epochs=9)], SURVEYS, "refit.refit=train: it has the schedule of a/train; set it there"),
-        ([refitted()], UNSEEN | {"target": replace(UNSEEN["target"])}, "decay=plateau: looks at dev or val"),
+        ([refitted()], UNSEEN, "its epochs are found on dev or val, and neither is held out; give dev_fraction=0.1"),
+        (
+            # Written after the refit, so that an order by refits alone would come to it too late.
+            [member("a", train=stage(), refit=replace(stage(init_from="warm"), refit="train"), warm=stage())],
+            SURVEYS,
+            "a.stages.refit.refit=train: it starts from what a/train starts from; set it there",
+        ),
         (
             [refitted()],
             {"target": replace(SURVEYS["target"], counts={"train": 300, "dev": 30, "val": 30, "test": 0})},
@@ -366,13 +372,6 @@ def test_plan_refit_has_its_first_pass_in_its_hash_and_starts_like_it():
 def test_plan_refit_that_cannot_be_honest_is_refused(members, surveys, words):
     with pytest.raises(ConfigError, match=rf"^[^\n]*{re.escape(words)}[^\n]*$"):
         planned(*members, surveys=surveys)
-
-
-def test_plan_refit_needs_images_to_find_its_epochs_on():
-    blind = {"cuts": 0, "latest": ()}
-    first = replace(stage(), schedule=ScheduleSettings(epochs=4, **blind))
-    with pytest.raises(ConfigError, match="its epochs are found on dev or val, and neither is held out"):
-        planned(member("a", train=first, refit=replace(first, refit="train")), surveys=UNSEEN)
 
 
 def test_plan_same_count_of_other_classes_needs_a_fresh_last_layer():
