@@ -116,6 +116,9 @@ def _recipe(layer: StageLayer, key: str, siblings: Sequence[str]) -> Recipe:
         close = nearest(key.rsplit(".", 1)[-1], siblings)
         hint = f"did you mean the stage {close}?" if close else f"as in {key}.dataset=target"
         raise ConfigError(f"{key}.dataset: missing; {hint}")
+    if layer.model.code:
+        # It is what makes code run, so no configuration may have it.
+        raise ConfigError(f"{key}.model.code={layer.model.code}: planning fills it in; remove it")
     if layer.model.file is None:
         check_name(layer.model.name)
     else:

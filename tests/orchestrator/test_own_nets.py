@@ -121,11 +121,16 @@ def test_plan_hash_follows_the_code_of_the_folder_and_never_its_place(place):
     assert planned("mine/my_nets.py", "model.args={}").hash == here.hash
 
 
-def test_code_that_is_typed_must_be_that_of_the_folder(place):
+def test_configuration_that_says_its_codes_sha256_itself_is_refused_and_imports_nothing(place):
+    """Else whoever wrote it, and not whoever runs it, would say that it is trusted: `make_plan` asks nobody."""
     code = planned().stages[0].recipe.model.code
-    assert planned("mine/my_nets.py", f"model.code={code}").hash == planned().hash
-    with pytest.raises(ConfigError, match=rf"^model.code=abc: \S+/mine/my_nets.py has {code}$"):
-        planned("mine/my_nets.py", "model.code=abc")
+    (place / "marker").unlink()
+    for typed in (f"model.code={code}", f"ensemble.members.base1.model.code={code}"):
+        with pytest.raises(ConfigError, match=rf"^\S+\.model\.code={code}: planning fills it in; remove it$"):
+            compose([*OWN, typed])
+    with pytest.raises(ConfigError, match="runs only with --trust-code$"):
+        make_plan(config := compose([*OWN]), survey_all(config))
+    assert not (place / "marker").exists()
 
 
 def test_layers_of_an_own_net_are_reset_frozen_and_scaled_by_name(place):
