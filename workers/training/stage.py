@@ -18,7 +18,7 @@ from workers.data.store import Store, open_on_node
 from workers.errors import ConfigError, DataError, StorageError
 from workers.models import HEAD, Outline, build, fill, initialise, outline, parts_of, place, saved_parts_of, whole_shape
 from workers.protocol import StageResult, StageSpec
-from workers.settings import ClassWeights, KeptCheckpoint, LossSettings
+from workers.settings import AugmentationSettings, ClassWeights, KeptCheckpoint, LossSettings, Sampler
 from workers.storage import (
     Checkpoint,
     Contents,
@@ -227,8 +227,8 @@ def _assemble(
             threads=spec.numerics.threads,
             splits=settings.trained_on,
         ),
-        learnt_below_dev=_learnt_below(store, steering),
-        learnt_below_val=_learnt_below(store, scored),
+        learnt_below_dev=_learnt_below(store, steering, settings.augmentation),
+        learnt_below_val=_learnt_below(store, scored, settings.augmentation),
         evaluate=errors,
         log=metrics.append,
         is_due=saver.is_due,
@@ -252,10 +252,14 @@ def _criterion(settings: LossSettings, store: Store, splits: tuple[str, ...]) ->
     return nn.CrossEntropyLoss(weights, label_smoothing=settings.label_smoothing)
 
 
-def _learnt_below(store: Store, split: str) -> float:
+def _learnt_below(store: Store, split: str, settings: AugmentationSettings) -> float:
     labels = store.labels(split)
     assert labels is not None
-    return chance_threshold(np.bincount(labels).tolist())
+    counts = np.bincount(labels)
+    if split == "train" and settings.sampler is Sampler.balanced:
+        # Of the images that a net sees in training: those of a large class are not more.
+        counts = np.full(np.count_nonzero(counts), len(labels) // np.count_nonzero(counts))
+    return chance_threshold(counts.tolist())
 
 
 def _forward(model: nn.Module, spec: StageSpec) -> Callable[[Tensor], Outputs]:

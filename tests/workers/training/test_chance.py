@@ -10,6 +10,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.metrics import f1_score
 from stages import never, trained, weights
+from tiny_stage import course
 
 from workers.data.loading import centre_batches, pixel_statistics
 from workers.data.store import open_store, prepare
@@ -17,8 +18,11 @@ from workers.models import build
 from workers.settings import (
     ClassWeights,
     DatasetSettings,
+    InitScheme,
+    InitSettings,
     LossSettings,
     OptimizerSettings,
+    Sampler,
     ScheduleSettings,
     Source,
 )
@@ -92,3 +96,21 @@ def test_balanced_class_weights_learn_a_rare_class_that_the_plain_loss_does_not_
     assert at_chance and error == 80 / 880 and f1 < 0.5
     at_chance, error, f1 = scores[ClassWeights.balanced]
     assert not at_chance and error < 0.05 and f1 > 0.85
+
+
+@pytest.mark.parametrize(("std", "at_chance"), [(1e-30, True), (0.1, False)])
+def test_training_error_of_a_balanced_sampler_is_judged_by_what_it_draws(noughts, tiny_spec, std, at_chance):
+    """Where nothing is held out: half of the images drawn are of the rare class, which is an eleventh of all."""
+    recipe = replace(
+        tiny_spec.recipe,
+        model=replace(tiny_spec.recipe.model, width=0.1, fc_units=32, dropout=0.0),
+        init=InitSettings(scheme=InitScheme.gaussian, std=std),
+        optimizer=OptimizerSettings(lr=0.01, batch_size=64),
+        schedule=ScheduleSettings(epochs=1, cuts=0, latest=()),
+        augmentation=replace(tiny_spec.recipe.augmentation, sampler=Sampler.balanced),
+        refit="train",
+    )
+    spec = replace(tiny_spec, store=noughts, recipe=recipe)
+    result = run_stage(spec, never)
+    (*_, (_, last)) = course(spec.stage_dir)
+    assert result.at_chance is at_chance and last["train/top1_error"] > 0.1
