@@ -18,8 +18,9 @@ def check_crop(stage: Stage, dataset: PlannedDataset) -> None:
     crop, size = stage.recipe.model.input_size, int(dataset.options["size"])
     if crop > size:
         raise ConfigError(
-            f"{_where(stage.ref)}.model.input_size={crop}: larger than its images, datasets.{dataset.name}.size={size}; "
-            f"give a smaller model.input_size, or a larger datasets.{dataset.name}.size"
+            f"{_where(stage.ref)}.model.input_size={crop}: larger than its images, "
+            f"datasets.{dataset.name}.size={size}; give a smaller model.input_size, or a larger "
+            f"datasets.{dataset.name}.size"
         )
     if crop * 3 < size:
         raise ConfigError(
@@ -37,6 +38,9 @@ def check_mean_image(stage: Stage, origin: Stage, datasets: Mapping[str, Planned
     if origin.recipe.augmentation.normalisation is not Normalisation.mean_image:
         return
     dataset, where = datasets[stage.recipe.dataset], f"{_where(stage.ref)}.augmentation.normalisation"
+    if stage.recipe.augmentation.changes_images:
+        instead = "give augmentation.normalisation=dataset, or leave out resized_crop, policy and the like"
+        raise ConfigError(f"{where}=mean_image: of {origin.ref}, fits windows alone; {instead}")
     whole = dataset.options.get("keep") == Keep.whole
     if whole or (dataset.name == TARGET and crops is Crops.five_scales):
         key, value = (f"datasets.{dataset.name}.keep", Keep.whole) if whole else ("predict.crops", crops)

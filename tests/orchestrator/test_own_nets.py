@@ -128,7 +128,7 @@ def test_configuration_that_says_its_codes_sha256_itself_is_refused_and_imports_
     for typed in (f"model.code={code}", f"ensemble.members.base1.model.code={code}"):
         with pytest.raises(ConfigError, match=rf"^\S+\.model\.code={code}: planning fills it in; remove it$"):
             compose([*OWN, typed])
-    with pytest.raises(ConfigError, match="runs only with --trust-code$"):
+    with pytest.raises(ConfigError, match=r"runs only with --trust-code$"):
         make_plan(config := compose([*OWN]), survey_all(config))
     assert not (place / "marker").exists()
 

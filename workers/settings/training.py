@@ -230,10 +230,6 @@ class AugmentationSettings:
             require(fits, f"{name}={list(given)}: give the least and the largest, as in [{example}]")
         centred = "random_crop=false: resized_crop=true cuts random boxes; leave out one of them"
         require(self.random_crop or not self.resized_crop, centred)
-        fixed = (
-            "normalisation=mean_image: fits windows alone; give dataset, or leave out resized_crop, policy and the like"
-        )
-        require(self.normalisation is not Normalisation.mean_image or not self.changes_images, fixed)
         whole = "sampler=balanced: takes images from the whole store; give shuffle_window=0"
         require(self.sampler is Sampler.shuffled or self.shuffle_window == 0, whole)
         require(0 <= self.colour_until <= 1, f"colour_until={self.colour_until}: give a share in [0, 1]")

@@ -168,10 +168,6 @@ TORCHVISION = ["ensemble=five", "model.name=torchvision/resnet18"]
             ["augmentation.crop_scale=[0.5,1]"],
             "only augmentation.resized_crop=true reads it, not false; remove it",
         ),
-        (
-            ["reading=paper", "augmentation=modern"],
-            "augmentation.normalisation=mean_image: fits windows alone; give dataset, or leave out resized_crop",
-        ),
         ([*TORCHVISION, "model.width=0.5"], "only alexnet and highway read it, not torchvision/resnet18; remove it"),
         ([*TORCHVISION, "model.dropout=0.2"], "model.dropout=0.2: only alexnet reads it"),
         (

@@ -85,6 +85,17 @@ def test_plan_says_whose_images_normalise_a_stage_and_how_to_have_its_own(kind, 
     assert remarks(planned(f"{KIND}={own}", "schedule.warmup_updates=1")) == []
 
 
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+@pytest.mark.parametrize("change", ["resized_crop=true", "rotation_degrees=1", "policy=augmix", "hue=0.1"])
+def test_mean_image_of_a_stages_own_or_inherited_is_refused_for_changed_images(stage, change):
+    """A position of the mean image means nothing once a crop is scaled or turned."""
+    words = (f"ensemble.stages.pretrain.{KIND}=mean_image", f"ensemble.stages.{stage}.augmentation.{change}")
+    refused = rf"^{CHAIN}\.{stage}\.{KIND}=mean_image: of pretrained1/pretrain, fits windows alone; give {KIND}=dataset"
+    with pytest.raises(ConfigError, match=refused):
+        planned(*words)
+    assert planned(*words, f"ensemble.stages.{stage}.{KIND}=dataset").stages
+
+
 def test_mean_image_of_another_size_is_refused_in_one_line():
     sizes = (f"ensemble.stages.pretrain.{KIND}=mean_image", "datasets.superset.size=36")
     with pytest.raises(ConfigError) as caught:

@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import functional
 
 from workers.data.loading import TrainingBatches, Transforms, pixel_statistics, transforms
 from workers.data.store import open_store
-from workers.settings import AugmentationSettings, Keep, Normalisation, Policy
+from workers.settings import AugmentationSettings, Keep, Policy
 
 SIZE, MEAN = 12, torch.tensor([0.4, 0.5, 0.6])
 OFF = AugmentationSettings(reflect=False, colour_std=0)
@@ -198,10 +198,6 @@ def test_batches_without_transforms_are_those_before_there_were_any(tmp_path):
         ({"crop_scale": (0.5, 0.1)}, "crop_scale=[0.5, 0.1]: give the least and the largest, as in [0.08,1]"),
         ({"crop_ratio": (0.5,)}, "crop_ratio=[0.5]: give the least"),
         ({"resized_crop": True, "random_crop": False}, "random_crop=false: resized_crop=true cuts random boxes"),
-        *(
-            ({**given, "normalisation": Normalisation.mean_image}, "normalisation=mean_image: fits windows alone")
-            for given in ({"resized_crop": True}, {"rotation_degrees": 1.0}, {"policy": Policy.augmix}, {"hue": 0.1})
-        ),
     ],
 )
 def test_settings_that_contradict_one_another_are_refused(given, line):
