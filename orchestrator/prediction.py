@@ -67,8 +67,9 @@ def predict(
         StorageError: the submission's manifest, which says how to combine, is damaged.
     """
     ensemble = _open(paths)
-    for member in ensemble.members:
-        require_trust(ensemble.plan.last_stage(member).recipe.model, trusted=trust_code)
+    for stage in map(ensemble.plan.last_stage, ensemble.members):
+        # Of the code that would run, which may be another than lies where the run says that it came from.
+        require_trust(from_kept_code(paths, stage.recipe).model, trusted=trust_code)
     files = find_images(images)
     predictions: list[Prediction] = []
     for start in range(0, len(files), _BLOCK_IMAGES):

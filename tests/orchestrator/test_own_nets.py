@@ -185,6 +185,7 @@ def test_run_keeps_its_code_resumes_with_it_alone_and_predicts_after_the_origina
     Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(place / "x.png")
     answer = command_line.ask(capsys, "predict", "run", "x.png")
     assert (answer.code, (place / "marker").exists()) == (2, False)
+    assert answer.line.startswith(f"septet: model.file=run/code/{code}/my_nets.py: is code, "), "what would run"
     answer = command_line.ask(capsys, "predict", "run", "x.png", "--trust-code")
     assert (answer.code, (place / "marker").exists()) == (0, True), answer.err
 
