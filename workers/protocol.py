@@ -84,13 +84,12 @@ class StageSpec:
     fence: str = ""
     shorter: tuple[str, ...] = ()
     until: int = 0
+    normaliser: Normaliser | None = None
 
     @property
     def pauses(self) -> bool:
         """Whether the stage goes on after `until`; a refit ends there."""
         return self.until > 0 and self.recipe.refit is None
-
-    normaliser: Normaliser | None = None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from stages import never, trained, weights
 
-from workers.data.loading import pixel_statistics
+from workers.data.loading import IMAGENET_MEAN, pixel_statistics
 from workers.data.store import open_store, prepare
 from workers.inference import predict, predict_images, prediction
 from workers.protocol import Normaliser, PredictSpec
@@ -39,7 +39,11 @@ def test_statistics_are_the_given_ones_and_colours_stay_the_store_s(digits_store
     assert not torch.equal(found.mean, plain.mean)
     image = pixel_statistics(own, AugmentationSettings(), Normaliser(MEAN_IMAGE, other_store)).mean_image
     assert image is not None and np.array_equal(image, other.mean_image())
-    scaled = pixel_statistics(own, AugmentationSettings(), Normaliser(AUTO, other_store, SCALE))
+    # These need no store: the ancestor's may be gone when the run predicts.
+    gone = other_store.with_name("gone")
+    scaled = pixel_statistics(own, AugmentationSettings(), Normaliser(AUTO, gone, SCALE))
+    imagenet = pixel_statistics(own, AugmentationSettings(), Normaliser(Normalisation.imagenet, gone))
+    assert torch.equal(imagenet.mean, torch.tensor(IMAGENET_MEAN))
     assert torch.equal(scaled.mean, torch.tensor(SCALE[0])) and torch.equal(scaled.std, torch.tensor(SCALE[1]))
     assert all(torch.equal(one.components, plain.components) for one in (found, scaled))
 

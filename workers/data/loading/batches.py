@@ -87,9 +87,9 @@ def pixel_statistics(
     With `given`, pixels are normalised as it says. Colours are always those of `store`.
     """
     given = given or Normaliser(augmentation.normalisation, store.path)
-    source = store if given.store == store.path else open_store(given.store)
-    imagenet = (IMAGENET_MEAN, IMAGENET_STD) if given.kind is Normalisation.imagenet else ()
-    mean, std = given.scale or imagenet or (source.mean, source.std)
+    known = given.scale or ((IMAGENET_MEAN, IMAGENET_STD) if given.kind is Normalisation.imagenet else ())
+    source = store if known or given.store == store.path else open_store(given.store)
+    mean, std = known or (source.mean, source.std)
     lengths = np.maximum(np.asarray(store.eigenvalues, dtype=np.float64), 0.0)
     if augmentation.colour_scale is ColourScale.root:
         lengths = np.sqrt(lengths)
