@@ -21,7 +21,7 @@ _SOURCES = {
     "orientations": frozenset({Source.digits}),
 }
 # AlexNet reads every other setting of a model; these belong to every net, or to the choice of one.
-_ANY_NET = ("name", "input_size", "file", "function", "args", "code", "pretrained")
+_ANY_NET = ("name", "input_size", "file", "function", "args", "pretrained")
 _ALEXNET = "alexnet"
 _ALSO_READ_BY = {"width": ("highway",)}
 _CUTTING = (Decay.plateau, Decay.fixed)

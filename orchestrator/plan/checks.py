@@ -72,10 +72,11 @@ def check_held_out(stage: Stage, dataset: PlannedDataset, keep: KeptCheckpoint) 
     if stage.refit is not None or dataset.holds_out:
         return
     schedule, where = stage.recipe.schedule, _where(stage.ref)
+    last = "averaging.soup=last" if keep is KeptCheckpoint.soup else "predict.checkpoint=last"
     for setting, needed, instead in (
         (f"{where}.schedule.stop_when_stalled=true", schedule.stop_when_stalled, "schedule.stop_when_stalled=false"),
         (f"{where}.schedule.decay={schedule.decay}", schedule.looks, "schedule=fixed, cosine, one_cycle or step"),
-        (f"predict.checkpoint={keep}", stage.recipe.picks_epochs(keep), "predict.checkpoint=last"),
+        (f"predict.checkpoint={keep}", stage.recipe.picks_epochs(keep), last),
     ):
         if needed:
             raise ConfigError(

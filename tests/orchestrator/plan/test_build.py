@@ -17,6 +17,7 @@ from orchestrator.plan.model import StageRef, plan_from_json, plan_to_json
 from orchestrator.plan.schedule import ready
 from workers.data.sources.registry import Survey
 from workers.errors import ConfigError
+from workers.settings.averaging import AveragingSettings, Soup
 from workers.settings.dataset import DatasetSettings, Exif, Keep, Source, StoreFormat, dataset_options
 from workers.settings.model import ModelSettings
 from workers.settings.training import (
@@ -284,10 +285,12 @@ FIXED = {"decay": Decay.fixed, "latest": (0.5, 0.75, 0.9)}
         ({}, "last", "a.stages.train.schedule.decay=plateau: looks at dev or val, and target holds out neither; give "),
         ({"stop_when_stalled": True}, "last", "a.stages.train.schedule.stop_when_stalled=true: looks at dev or val"),
         (FIXED, "best", "predict.checkpoint=best: looks at dev or val, and target holds out neither; give predict.ch"),
+        (FIXED, "soup", "predict.checkpoint=soup: looks at dev or val, and target holds out neither; give averaging."),
     ],
 )
 def test_plan_that_looks_where_nothing_is_held_out_is_refused(schedule, keep, words):
-    looking = member("a", train=replace(stage(), schedule=ScheduleSettings(epochs=4, **schedule)))
+    best = AveragingSettings(soup=Soup.best)
+    looking = member("a", train=replace(stage(), schedule=ScheduleSettings(epochs=4, **schedule), averaging=best))
     predict = PredictConfig(KeptCheckpoint(keep))
     with pytest.raises(ConfigError, match=rf"^[^\n]*{re.escape(words)}[^\n]*$"):
         planned(looking, surveys=UNSEEN, predict=predict)
