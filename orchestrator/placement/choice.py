@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from orchestrator.plan import Plan, Stage, estimate, multiply_adds
 from orchestrator.text import counted, duration
 from workers.models import outline
-from workers.settings import AugmentationSettings, ModelSettings
+from workers.settings import AugmentationSettings, KeptCheckpoint, ModelSettings
 
 # A candidate replaces the default only if it is faster by this share, which is more than noise.
 MARGIN = 0.05
@@ -119,20 +119,20 @@ def compile_mode(rates: Mapping[str, float]) -> str:
     return best if rates.get(best, 0.0) > usual * (1 + MARGIN) else "off"
 
 
-def member_bytes(stage: Stage) -> float:
-    """Estimates the memory of a process that trains `stage`, in bytes."""
+def member_bytes(stage: Stage, keep: KeptCheckpoint = KeptCheckpoint.last) -> float:
+    """Estimates the memory of a process that trains `stage` and keeps what `keep` says, in bytes."""
     net = outline(stage.recipe.model, stage.num_classes)
     neurons = stage.recipe.optimizer.most_at_once * net.num_neurons
     # Weight, gradient and the weight in another precision; a checkpoint's copy; the optimizer's state, and its copy.
-    # Gradients of the shards before.
-    of_shards = stage.recipe.optimizer.shards > 1
-    numbers = net.num_parameters * (4 + 2 * stage.recipe.optimizer.num_states + of_shards)
+    # Gradients of the shards before. An average of the weights, and its copy.
+    of_shards, averages = stage.recipe.optimizer.shards > 1, keep in (KeptCheckpoint.ema, KeptCheckpoint.swa)
+    numbers = net.num_parameters * (4 + 2 * (stage.recipe.optimizer.num_states + averages) + of_shards)
     return _PROCESS_BYTES + numbers * _NUMBER_BYTES + neurons * _NEURON_BYTES
 
 
-def most_members(plan: Plan, memory_bytes: float) -> int:
+def most_members(plan: Plan, keep: KeptCheckpoint, memory_bytes: float) -> int:
     """Returns how many members fit in `memory_bytes` at once, at least 1 and at most the plan's."""
-    largest = max(map(member_bytes, plan.stages))
+    largest = max(member_bytes(stage, keep) for stage in plan.stages)
     return max(1, min(len(plan.members), int(memory_bytes * _MEMORY_SHARE / largest)))
 
 

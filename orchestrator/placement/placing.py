@@ -66,7 +66,9 @@ def place(config: Config, plan: Plan, note: Callable[[str], None], measuring: Me
         why = "as configured" if settled else "not measured: the cluster is elsewhere"
         return _placed(config, plan, default, f"{default.terms} ({why})")
     num_cpus = available_cpus()
-    given = choice.candidates(num_cpus, choice.most_members(plan, memory_limit()), precisions, threads)
+    given = choice.candidates(
+        num_cpus, choice.most_members(plan, config.predict.checkpoint, memory_limit()), precisions, threads
+    )
     default = given[0]
     if len(given) == 1:
         return _placed(config, plan, default, f"{default} (as configured)")
@@ -88,7 +90,7 @@ def kept(config: Config, plan: Plan, numerics: Numerics) -> ClusterConfig:
         return cluster
     cpus = numerics.threads
     if not cluster.address and not cluster.gpus_per_member:
-        num_cpus, members = available_cpus(), choice.most_members(plan, memory_limit())
+        num_cpus, members = available_cpus(), choice.most_members(plan, config.predict.checkpoint, memory_limit())
         cpus = min(cpus, num_cpus)
         if members < len(plan.members):
             cpus = choice.reserved_cpus(cpus, num_cpus, members)

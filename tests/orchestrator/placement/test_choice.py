@@ -22,8 +22,10 @@ from orchestrator.placement.measuring import (
 from orchestrator.placement.placing import Measuring, place
 from orchestrator.plan.build import make_plan
 from workers.errors import ConfigError
+from workers.models import outline
 from workers.numerics import Capabilities
 from workers.protocol import COMPILE_MODES, Numerics
+from workers.settings import KeptCheckpoint
 from workers.throughput.measure import gpu_precision
 
 MANY = Candidate(threads=1, members=2, precision="bf16")
@@ -71,9 +73,16 @@ def test_candidates_begin_with_the_default_and_never_ask_for_more_than_there_is(
 
 def test_members_at_once_are_bounded_by_memory_and_by_the_plan(digits):
     need = max(placement.member_bytes(stage) for stage in digits.stages)
-    assert placement.most_members(digits, 0) == 1
-    assert placement.most_members(digits, need * 3 / 0.79) == 3
-    assert placement.most_members(digits, need * 1000) == len(digits.members)
+    assert placement.most_members(digits, KeptCheckpoint.last, 0) == 1
+    assert placement.most_members(digits, KeptCheckpoint.last, need * 3 / 0.79) == 3
+    assert placement.most_members(digits, KeptCheckpoint.last, need * 1000) == len(digits.members)
+
+
+def test_average_of_the_weights_and_its_copy_count_as_memory(digits):
+    stage = digits.stages[0]
+    more = placement.member_bytes(stage, KeptCheckpoint.ema) - placement.member_bytes(stage)
+    assert more == 2 * 4 * outline(stage.recipe.model, stage.num_classes).num_parameters
+    assert placement.member_bytes(stage, KeptCheckpoint.soup) == placement.member_bytes(stage)
 
 
 @pytest.mark.parametrize("num_cpus", [1, 2, 5, 8, 64])
