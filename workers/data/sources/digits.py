@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from workers.data.decoding import RULES, Picture, Rules
-from workers.data.sources.held_out import hold_out, lowest
+from workers.data.held_out import hold_out, lowest
 from workers.data.sources.listing import UNKEPT, KeptContents, Loader, Row, Rows, by_name, unwatched
 from workers.settings import SPLITS, DatasetSettings
 

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import PurePosixPath
 
 from workers.data.decoding import RULES, SUFFIXES, BadImage, Picture, Rules, decode
-from workers.data.sources.held_out import hold_out, num_held_out
+from workers.data.held_out import hold_out, num_held_out
 from workers.data.sources.listing import UNKEPT, UNLABELLED, KeptContents, LeftOut, Loader, Row, Rows, by_name
 from workers.data.sources.tree import Entry, Tree
 from workers.errors import SourceLost

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from workers.data.held_out import num_held_out
 from workers.data.sources.csv import list_csv
 from workers.data.sources.digits import DigitsListing
 from workers.data.sources.folder import list_folder
-from workers.data.sources.held_out import num_held_out
 from workers.data.sources.ilsvrc import list_ilsvrc
 from workers.data.sources.listing import Listing
 from workers.data.sources.parquet import list_parquet

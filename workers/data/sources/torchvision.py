@@ -22,9 +22,9 @@ import numpy as np
 from PIL import Image
 
 from workers.data.decoding import RULES, BadImage, Picture, Rules, kept_pixels
+from workers.data.held_out import hold_out
 from workers.data.sources.classes import NO_CLASS, file_listing, found_at, grouped, kept_classes
 from workers.data.sources.files import FileListing, ImageFile, PlainFiles
-from workers.data.sources.held_out import hold_out
 from workers.data.sources.listing import UNKEPT, UNLABELLED, KeptContents, LeftOut, Listing, Loader, Row, Rows, by_name
 from workers.data.sources.torchvision_catalogue import Kept, KnownSet, known_set
 from workers.data.sources.tree import LocalTree, one_line

@@ -4,7 +4,7 @@ import hashlib
 
 from hypothesis import given, settings, strategies as st
 
-from workers.data.sources.held_out import hold_out, lowest, num_held_out
+from workers.data.held_out import hold_out, lowest, num_held_out
 
 contents = st.integers(0, 60).map(lambda number: hashlib.sha256(str(number).encode()).digest())
 classes = st.lists(st.lists(contents, max_size=30), max_size=4)
