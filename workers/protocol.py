@@ -88,7 +88,7 @@ class StageSpec:
 
     @property
     def pauses(self) -> bool:
-        """Whether the stage goes on after `until`; a refit ends there."""
+        """Whether the stage continues after `until`; a refit ends there."""
         return self.until > 0 and self.recipe.refit is None
 
 

@@ -42,7 +42,7 @@ def left_out(config: CombineConfig, plan: Plan, paths: RunPaths | None = None) -
 
 
 def check_min_members(config: SubmissionConfig, plan: Plan) -> None:
-    """Raises ConfigError if `min_members` is more than the plan has, or its sweep goes on with."""
+    """Raises ConfigError if `min_members` is more than the plan has, or than its sweep keeps."""
     most = min(len(plan.members), plan.rungs[-1].kept) if plan.rungs else len(plan.members)
     if config.min_members is not None and config.min_members > most:
         raise ConfigError(

@@ -132,7 +132,7 @@ def _recipe(layer: StageLayer, key: str, siblings: Sequence[str]) -> Recipe:
         raise ConfigError(f"{where}: augmentation.mixup and cutmix need whole shards; give optimizer.shards instead")
     pretrained = layer.model.pretrained
     if pretrained is not False and "/" not in layer.model.name:
-        why = f"{layer.model.name} has none; give a net of torchvision, as model.name=torchvision/resnet18"
+        why = f"{layer.model.name} has none; give a net of torchvision or timm, as model.name=torchvision/resnet18"
         raise ConfigError(f"{key}.model.pretrained={shown(pretrained)}: {why}")
     starts = {"init_from": layer.init_from, "init_file": layer.init_file, "model.pretrained": pretrained or None}
     given = [name for name, value in starts.items() if value is not None]

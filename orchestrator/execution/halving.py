@@ -7,7 +7,7 @@ from workers.storage import newest_step
 
 
 class Halving:
-    """Says how far each point trains now, and decides who goes on; without rungs, every stage trains to its end."""
+    """Says how far each point trains now, and decides who continues; without rungs, every stage trains to its end."""
 
     def __init__(self, plan: Plan, ledger: Ledger) -> None:
         self._plan, self._ledger = plan, ledger

@@ -1,4 +1,4 @@
-"""Halves a sweep: all its points train to a rung, the best go on from there, the others end. Pure.
+"""Halves a sweep: all its points train to a rung, the best continue from there, the others end. Pure.
 
 It is synchronous successive halving (Jamieson & Talwalkar 2016; Li et al. 2017): a rung is decided when the last point
 has reached it, so no result depends on who was first. Stages before a member's last one are trained to their end.
@@ -12,7 +12,7 @@ from workers.errors import ConfigError
 
 
 def make_rungs(plan: Plan, num_rungs: int, eta: int) -> tuple[Rung, ...]:
-    """Returns the rungs of a plan whose members are the points of a sweep; at each, one point in `eta` goes on.
+    """Returns the rungs of a plan whose members are the points of a sweep; at each, one point in `eta` continues.
 
     Raises:
         ConfigError: the points or their epochs do not suffice for so many rungs, or no images tell a dev error.
@@ -33,7 +33,7 @@ def make_rungs(plan: Plan, num_rungs: int, eta: int) -> tuple[Rung, ...]:
 
 
 def choose_best(plan: Plan, rung: Rung, errors: Mapping[StageRef, float]) -> tuple[StageRef, ...]:
-    """Returns the points that go on from `rung`, by their `errors` on dev; the stage's hash orders equal ones."""
+    """Returns the points that continue from `rung`, by their `errors` on dev; the stage's hash orders equal ones."""
     return tuple(sorted(errors, key=lambda ref: (errors[ref], plan.stage(ref).hash))[: rung.kept])
 
 

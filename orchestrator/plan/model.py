@@ -108,7 +108,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Rung:
-    """Lies after 1/`part` of the epochs of each point's last stage; the `kept` best points go on from it."""
+    """Lies after 1/`part` of the epochs of each point's last stage; the `kept` best points continue from it."""
 
     part: int
     kept: int

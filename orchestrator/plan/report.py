@@ -241,7 +241,7 @@ def _time_line(time: Estimate | None, *, early: bool, halved: bool) -> str:
         return "training: no rate measured, so no time is given"
     makespan, bound = duration(time.makespan_s), duration(time.lower_bound_s)
     if halved:
-        return f"training: at most about {makespan}, the time if at each rung the costliest points go on"
+        return f"training: at most about {makespan}, the time if at each rung the costliest points continue"
     if early:
         return f"training: at most about {makespan} (no schedule beats {bound}), less where a stage ends early"
     return f"training: about {makespan}; no schedule beats {bound}"

@@ -16,7 +16,7 @@ from orchestrator.plan import Job, PredictJob, StageRef, TrainJob
 from workers.errors import Stopped, StorageError
 from workers.storage import parse_json, storage_errors, write_json
 
-# The state of a job, or of the whole run. At a rung of a halved sweep a point is `paused`, until it goes on or is
+# The state of a job, or of the whole run. At a rung of a halved sweep a point is `paused`, until it continues or is
 # `ended`. `interrupted` is never written: the ledger says running, but no process holds the run.
 State = StrEnum("State", "waiting running done failed stopped interrupted paused ended")
 # The end of an attempt; `interrupted`: its driver died, `preempted`: its node was draining, `paused`: at a rung.
@@ -157,7 +157,7 @@ class Ledger:
         self._put(job, replace(entry, state=state, attempts=(*entry.attempts[:-1], ended), rungs=rungs))
 
     def decide(self, kept: Collection[StageRef], ended: Collection[StageRef]) -> None:
-        """Records a rung's decision in one write: the points that go on wait for their turn, the others have ended."""
+        """Records a rung's decision in one write: points that continue wait for their turn, others have ended."""
         contents = self.contents
         for ref in (*kept, *ended):
             for job in (TrainJob(ref), PredictJob(ref)):

@@ -163,7 +163,11 @@ def test_machine_without_network_is_told_which_file_to_put_where(published, cach
     ("overrides", "tag", "words"),
     [
         ((), "IMAGENET1K_V3", f"{KEY}=IMAGENET1K_V3: no such weights of {NET}; did you mean IMAGENET1K_V1? (known: "),
-        (("model.name=alexnet",), "true", f"{KEY}=true: alexnet has none; give a net of torchvision, as model.name="),
+        (
+            ("model.name=alexnet",),
+            "true",
+            f"{KEY}=true: alexnet has none; give a net of torchvision or timm, as model.name=",
+        ),
         (
             ("ensemble=pair",),
             "true",

@@ -23,7 +23,7 @@ class LossScale:
         self.scale, self.unscale, self.state = scaler.scale, partial(scaler.unscale_, optimizer), scaler.state_dict
         if saved:
             scaler.load_state_dict(saved)
-        # Torch's fused SGD would go on with whatever memory held if its first update were skipped.
+        # Torch's fused SGD would continue with whatever memory held if its first update were skipped.
         for group in optimizer.param_groups if enabled else ():
             for weight in group["params"] if group.get("momentum") else ():
                 optimizer.state[weight].setdefault(MOMENTUM, torch.zeros_like(weight))

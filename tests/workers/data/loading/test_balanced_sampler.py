@@ -50,7 +50,7 @@ def test_classes_are_mixed_and_not_in_turns():
 
 
 def test_augmentation_is_that_of_the_shuffled_sampler_by_position(tiny_spec):
-    """An image that comes twice is cropped anew each time."""
+    """An image that comes twice gets a crop of its own each time."""
     store = open_store(tiny_spec.store)
     settings = replace(TINY.augmentation, reflect=True)
     shuffled, balanced = (
