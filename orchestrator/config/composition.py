@@ -321,7 +321,8 @@ def _class_weights(path: str, key: str) -> dict[str, float]:
         lines = [line.split() for line in _absolute(path).read_text("utf-8-sig").splitlines() if line.strip()]
         found = {" ".join(names): float(weight) for *names, weight in lines}
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{key}={path}: {error}; give none, balanced, or a file of lines `class weight`") from error
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{key}={path}: {reason}; give none, balanced, or a file of lines `class weight`") from error
     if len(found) < len(lines):
         raise ConfigError(f"{key}={path}: has a class twice; give each class one line")
     return found
