@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import IO
 
 from orchestrator import cluster, placement, submission, tracking
-from orchestrator.combine import LEFT_OUT, check_min_members, find_missing, left_out, without
-from orchestrator.config import TARGET, CombineMethod, Compile, Config, compose, default_run_dir
+from orchestrator.combine import LEFT_OUT, check_min_members, find_missing, left_out, weights_of, without
+from orchestrator.config import FITTED, TARGET, Compile, Config, compose, default_run_dir
 from orchestrator.display import Display, unseen_classes, watching
 from orchestrator.execution import Driver, Interrupts, Work, obeying
 from orchestrator.inputs import check_init_files, hash_init_files, prepare_all, survey_all, with_code
-from orchestrator.outputs import Results, weighed_on, write_results
+from orchestrator.outputs import Results, fitting_split, write_results
 from orchestrator.placement import Measuring
 from orchestrator.plan import Plan, disk_estimate, make_plan, remarks
 from orchestrator.run import (
@@ -86,8 +86,9 @@ def launch(config: Config, stream: IO[str], *, accept_changes: bool = False, tru
         submission.read_named(config.submission)
         combined = without(plan, left_out(config.combine, plan))
         check_min_members(config.submission, combined)
-        if config.combine.method is CombineMethod.weighted:
-            weighed_on(combined, [split for split, count in plan.target.counts.items() if count])
+        if (method := config.combine.method) in FITTED:
+            fitting_split(method, combined, [split for split, count in plan.target.counts.items() if count])
+        weights_of(config.combine, combined.members)
         root = Path(config.run_dir) if config.run_dir else default_run_dir(config.name, plan.hash)
         kept, lacking = config.predict, placement.lacking(config)
         words = tuple(map(without_secrets, config.command))
@@ -127,7 +128,7 @@ def launch(config: Config, stream: IO[str], *, accept_changes: bool = False, tru
                 with end_noted(ledger):
                     driver = Driver(_work(config, plan, run, stores), ledger, tracker, run.book)
                     failure = _train(config, plan, run, driver, tracker, interrupts, display)
-                    results = write_results(run.paths, plan, config.combine, config.submission, run.book)
+                    results = write_results(run.paths, plan, config.combine, config.submission, run.book, config.metric)
                     _publish(results, run.paths, tracker)
                     if failure is not None:
                         raise Incomplete(failure, plan, LaunchResult(run.paths.root, results))

@@ -11,12 +11,12 @@ from orchestrator.combine import (
     Missing,
     allowed_missing,
     equal,
-    find_weights,
     left_out,
     open_predictions,
+    weights_of,
     without,
 )
-from orchestrator.config import CombineConfig, CombineMethod, SubmissionConfig
+from orchestrator.config import FITTED, TARGET, CombineConfig, CombineMethod, Metric, SubmissionConfig, metric_of
 from orchestrator.plan import Plan
 from orchestrator.report import Caveats, Evidence, SplitScores, score_split, table_text, write_report
 from orchestrator.run import (
@@ -24,7 +24,9 @@ from orchestrator.run import (
     Committed,
     RunData,
     RunPaths,
+    RunRecord,
     SubmissionDigests,
+    enter_look,
     find_finished,
     open_book,
     read_record,
@@ -59,7 +61,11 @@ class Results:
 
 @dataclass(frozen=True)
 class Opened:
-    """A run's checked predictions by split and member, members sorted by name, and their combination."""
+    """A run's checked predictions by split and member, and their combination.
+
+    In every split the members are sorted by the sha256 of their predictions of the submitted one, so that neither their
+    names nor their order in the configuration change a bit of the result.
+    """
 
     data: RunData
     members: Mapping[str, tuple[MemberPredictions, ...]]
@@ -71,11 +77,17 @@ class Opened:
 
 
 def write_results(
-    paths: RunPaths, plan: Plan, combine: CombineConfig, submission: SubmissionConfig, book: Book | None = None
+    paths: RunPaths,
+    plan: Plan,
+    combine: CombineConfig,
+    submission: SubmissionConfig,
+    book: Book | None = None,
+    metric: Metric | None = None,
 ) -> Results:
     """Combines the stored predictions and writes submission and report. The caller holds the run directory's lock.
 
-    `book` has the digests of what was committed and records those of the submission; by default the run's own.
+    `book` has the digests of what was committed and records those of the submission; by default the run's own. By
+    `metric` a method is fitted; by default that of the submission's format.
 
     Raises:
         ConfigError: the submission's template, class ids or `min_members`, or `combine.without`, do not fit; nothing
@@ -91,14 +103,16 @@ def write_results(
     plan = without(plan, chosen)
     failed = allowed_missing(paths, plan, data, submission)
     missing, plan, book = (*chosen, *failed), without(plan, failed), book or open_book(paths)
-    opened = open_results(paths, plan, combine.method, book.committed)
+    opened = open_members(paths, plan, book.committed)
+    found = _combination(plan, opened, combine, metric or metric_of(submission.format))
+    opened = replace(opened, combination=found)
     combined, members = opened.combined(data.submitted), opened.members[data.submitted]
     digests = write_submission(paths.submission, submission, opened.data, combined, members, plan, missing, book)
     return replace(_report(paths, plan, opened, missing), submission=paths.submission / digests.file, digests=digests)
 
 
-def rebuild_report(paths: RunPaths, plan: Plan, combine: CombineConfig) -> Results:
-    """Writes the report again, combined like the last submission, or by `combine` if there is none.
+def rebuild_report(paths: RunPaths, plan: Plan, combine: CombineConfig, metric: Metric) -> Results:
+    """Writes the report again, combined as the last submission, or by `combine` and `metric` if the run has none.
 
     Raises:
         MemberFailed, CheckFailed: as `write_results`.
@@ -106,12 +120,20 @@ def rebuild_report(paths: RunPaths, plan: Plan, combine: CombineConfig) -> Resul
     last = find_manifest(paths)
     missing = last.missing if last else ()
     plan = without(plan, missing)
-    opened = open_results(paths, plan, last.method if last else combine.method, open_book(paths).committed)
+    opened = open_members(paths, plan, open_book(paths).committed)
+    if last is None or {one.name for one in last.members} != set(plan.members):
+        opened = replace(opened, combination=_combination(plan, opened, combine, metric))
+    else:
+        place = {one.name: index for index, one in enumerate(last.members)}
+        members = {
+            split: tuple(sorted(every, key=lambda one: place[one.member])) for split, every in opened.members.items()
+        }
+        opened = replace(opened, members=members, combination=last.combination)
     return _report(paths, plan, opened, missing)
 
 
-def open_results(paths: RunPaths, plan: Plan, method: CombineMethod, committed: Committed) -> Opened:
-    """Checks the predictions of the plan's members, also against what was `committed`, and fixes their combination.
+def open_members(paths: RunPaths, plan: Plan, committed: Committed) -> Opened:
+    """Checks the predictions of the plan's members, also against what was `committed`; they are not combined yet.
 
     Raises:
         MemberFailed, CheckFailed: as `write_results`.
@@ -119,27 +141,41 @@ def open_results(paths: RunPaths, plan: Plan, method: CombineMethod, committed: 
     require_data(committed, paths.data)
     data = read_run_data(paths.data)
     finished = {member: _finished(paths, plan, member, committed) for member in plan.members}
-    # Sorted, so that the order of members in the configuration changes no bit of the average.
-    directories = {member: paths.predictions(member) for member in sorted(plan.members)}
+    directories = {member: paths.predictions(member) for member in plan.members}
     # Every split, also one that this combination does without: `septet verify` misses it too.
     members = {
         split: open_predictions(directories, data.splits[split], len(data.classes), data.digest, finished, committed)
         for split in data.splits
     }
-    combination = equal(method, len(directories))
-    if method is CombineMethod.weighted:
-        searched_on, note = weighed_on(plan, members), None
-        if searched_on != _SEARCH_SPLIT:
-            note = "no images of dev: weights were searched on val, so its errors are too optimistic"
-        if data.splits[searched_on].labels is None:
-            raise DataError(f"{paths.data}: {searched_on} has no labels to find weights with; choose combine=mean")
-        weights = find_weights(members[searched_on], data.labels(searched_on))
-        combination = Combination(method, weights, searched_on, note)
-    return Opened(data, members, finished, combination)
+    digests = {one.member: one.about.sha256 for one in members[data.submitted]}
+    ordered = {
+        split: tuple(sorted(every, key=lambda one: (digests[one.member], one.member)))
+        for split, every in members.items()
+    }
+    return Opened(data, ordered, finished, equal(CombineMethod.mean, len(plan.members)))
 
 
-def weighed_on(plan: Plan, splits: Collection[str]) -> str:
-    """Returns which of the held-out `splits` the weights of the plan's members are searched on.
+def _combination(plan: Plan, opened: Opened, combine: CombineConfig, metric: Metric) -> Combination:
+    method, data = combine.method, opened.data
+    if method not in FITTED:
+        names = [one.member for one in opened.members[data.submitted]]
+        plain = equal(method, len(names))
+        return replace(plain, weights=weights_of(combine, names), given=combine.weights) if combine.weights else plain
+    split = fitting_split(method, plan, opened.members)
+    if data.splits[split].labels is None:
+        raise DataError(f"{split} has no labels to fit combine={method} to; choose combine=mean")
+    # Imported here, since scikit-learn takes a second.
+    from orchestrator.fitting import choose
+
+    found = choose(method, opened.members[split], data.labels(split), metric, split)
+    if split == _SEARCH_SPLIT:
+        return found
+    note = f"no images of dev: combine={method} was fitted on val, so its errors are too optimistic"
+    return replace(found, note=note)
+
+
+def fitting_split(method: CombineMethod, plan: Plan, splits: Collection[str]) -> str:
+    """Returns which of the held-out `splits` a method is fitted on.
 
     Raises:
         ConfigError: there is none, or a member is trained on it.
@@ -147,7 +183,7 @@ def weighed_on(plan: Plan, splits: Collection[str]) -> str:
     found = next((split for split in (_SEARCH_SPLIT, "val") if split in splits), None)
     if found is None or plan.refits:
         why = f"{', '.join(plan.refits)} trained on them" if plan.refits else "neither is held out"
-        raise ConfigError(f"combine=weighted: searches on dev or val, and {why}; give combine=mean")
+        raise ConfigError(f"combine={method}: is fitted on dev or val, and {why}; give combine=mean")
     return found
 
 
@@ -157,8 +193,7 @@ def score_splits(plan: Plan, opened: Opened) -> tuple[SplitScores, ...]:
     for split in opened.data.scored:
         if plan.refits and split != "test":
             continue
-        by_name = {one.member: one for one in opened.members[split]}
-        members = {member: by_name[member] for member in plan.members}
+        members = {one.member: one for one in opened.members[split]}
         base, pretrained = plan.base_members(), plan.pretrained_members()
         scores.append(score_split(split, members, base, pretrained, opened.combined(split), opened.data.labels(split)))
     return tuple(scores)
@@ -170,21 +205,30 @@ def _report(paths: RunPaths, plan: Plan, opened: Opened, missing: tuple[Missing,
     # The table says it whatever is combined.
     splits, record = opened.data.splits, read_record(paths)
     unreadable = {name: [one.rows[row] for row in one.unreadable] for name, one in splits.items() if one.unreadable}
-    looks = any(stage.recipe.picks_epochs(record.keep) or stage.recipe.schedule.looks for stage in plan.stages)
+    steers = any(stage.recipe.picks_epochs(record.keep) or stage.recipe.schedule.looks for stage in plan.stages)
     first = {member: find_finished(paths, plan.ancestors(plan.last_stage(member))[0]) for member in plan.refits}
     refits = {member: None if found is None else found.val_error for member, found in first.items()}
-    cuts_saw_val = (looks or bool(refits or plan.rungs)) and _SEARCH_SPLIT not in splits and "val" in splits
-    caveats = Caveats(at_chance, cuts_saw_val, missing, unreadable, refits)
+    cuts_saw_val = (steers or bool(refits or plan.rungs)) and _SEARCH_SPLIT not in splits and "val" in splits
+    looks = {one.split: _looks(record, opened, one.split) for one in scores}
+    caveats = Caveats(at_chance, cuts_saw_val, missing, unreadable, refits, looks)
     predictions = {one.member: one for one in opened.members[opened.data.submitted]}
     files = write_report(paths, plan, record, Evidence(scores, predictions, caveats))
     main = scores[0] if scores else None
     text = table_text(main, caveats)
-    if opened.combination.note:
-        text += opened.combination.note + "\n"
+    fit, note = opened.combination.fit, opened.combination.note
+    text += "".join(f"{line}\n" for line in (fit.line() if fit else "", note) if line)
     ensemble = {**asdict(main.ensemble), "disagreement": main.disagreement} if main else {}
     members = {name: asdict(score) for name, score in main.members.items()} if main else {}
     num_unreadable = {opened.data.submitted: len(splits[opened.data.submitted].unreadable)}
     return Results(text, ensemble, members, None, files, missing, None, num_unreadable)
+
+
+def _looks(record: RunRecord, opened: Opened, split: str) -> int:
+    """Enters that a split was scored, and returns how many different answers to it were; 0 if that is not known."""
+    combination = opened.combination
+    answer = [combination.method, combination.weights, *(one.about.sha256 for one in opened.members[split])]
+    store = record.stores.get(TARGET)
+    return enter_look(Path(store), opened.data.digest, split, answer, record.run_id) if store else 0
 
 
 def _finished(paths: RunPaths, plan: Plan, member: str, committed: Committed) -> Finished:

@@ -183,7 +183,7 @@ def submit(request: Request, streams: Streams) -> int:
             raise ConfigError(f"{override}: the run is trained; submit takes overrides of {groups} only")
     planned, config = _stored(request)
     with lock(request.paths):
-        results = write_results(request.paths, planned, config.combine, config.submission)
+        results = write_results(request.paths, planned, config.combine, config.submission, metric=config.metric)
     streams.results(outcome_lines(results))
     return _OK
 
@@ -245,7 +245,7 @@ def report(request: Request, streams: Streams) -> int:
 
     planned, config = _stored(request)
     with lock(request.paths):
-        results = rebuild_report(request.paths, planned, config.combine)
+        results = rebuild_report(request.paths, planned, config.combine, config.metric)
     streams.results(outcome_lines(results))
     return _OK
 

@@ -6,9 +6,20 @@ from .absent import (
     find_missing as find_missing,
     in_words as in_words,
     left_out as left_out,
+    weights_of as weights_of,
     without as without,
 )
-from .averaging import Combination as Combination, Combined as Combined, equal as equal, mean as mean
+from .averaging import (
+    OF_LOGS as OF_LOGS,
+    Combination as Combination,
+    Combined as Combined,
+    Stacking as Stacking,
+    combine_block as combine_block,
+    equal as equal,
+    mean as mean,
+    sum_members as sum_members,
+)
+from .fit import Fit as Fit, Interval as Interval
 from .predictions import (
     Expected as Expected,
     Flaw as Flaw,
@@ -28,4 +39,3 @@ from .rows import (
     ranks as ranks,
     top_classes as top_classes,
 )
-from .weights import find_weights as find_weights

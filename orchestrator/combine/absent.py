@@ -24,11 +24,12 @@ def left_out(config: CombineConfig, plan: Plan, paths: RunPaths | None = None) -
     """Returns the members that `combine.without` names and, of a run in `paths`, those that a rung of a sweep ended.
 
     Raises:
-        ConfigError: the plan has no such member, or none would be left.
+        ConfigError: the plan has no such member, or none of `combine.weights`, or none would be left.
     """
-    for name in config.without:
-        if name not in plan.members:
-            raise ConfigError(f"combine.without: the ensemble has no member {name}; {choices(name, plan.members)}")
+    for key, names in (("without", config.without), ("weights", config.weights)):
+        for name in names:
+            if name not in plan.members:
+                raise ConfigError(f"combine.{key}: the ensemble has no member {name}; {choices(name, plan.members)}")
     gone = [Missing(name, LEFT_OUT) for name in plan.members if name in config.without]
     ledger = read_ledger(paths.ledger) if paths and plan.rungs else Contents()
     for member, ref in plan.last_stages.items():
@@ -39,6 +40,18 @@ def left_out(config: CombineConfig, plan: Plan, paths: RunPaths | None = None) -
     if len(gone) == len(plan.members):
         raise ConfigError("combine.without: leaves no member to combine; leave out fewer")
     return tuple(gone)
+
+
+def weights_of(config: CombineConfig, members: Sequence[str]) -> tuple[float, ...]:
+    """Returns the weights of `members` as `combine.weights` gives them; they sum to 1.
+
+    Raises:
+        ConfigError: all are 0.
+    """
+    given = [float(config.weights.get(name, 1.0)) for name in members]
+    if not any(given):
+        raise ConfigError("combine.weights: all members have 0; give one of them more")
+    return tuple(weight / sum(given) for weight in given)
 
 
 def check_min_members(config: SubmissionConfig, plan: Plan) -> None:

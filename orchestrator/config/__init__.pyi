@@ -6,6 +6,7 @@ from .catalogue import (
 )
 from .composition import compose as compose, reopen as reopen
 from .schema import (
+    FITTED as FITTED,
     GROUPS as GROUPS,
     TARGET as TARGET,
     ClusterConfig as ClusterConfig,
@@ -13,11 +14,13 @@ from .schema import (
     CombineMethod as CombineMethod,
     Compile as Compile,
     Config as Config,
+    Metric as Metric,
     Precision as Precision,
     SubmissionConfig as SubmissionConfig,
     SubmissionFormat as SubmissionFormat,
     TrackingConfig as TrackingConfig,
     default_run_dir as default_run_dir,
+    metric_of as metric_of,
 )
 from .structure import choices as choices, overlay as overlay, shown as shown
 from .words import OWN_IMAGES as OWN_IMAGES, stored_for as stored_for

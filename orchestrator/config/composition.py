@@ -38,6 +38,7 @@ from orchestrator.config.schema import (
     SweepStop,
     TrackingConfig,
     check_safe_name,
+    metric_of,
 )
 from orchestrator.config.structure import choices, join, mapping, overlay, shown
 from orchestrator.config.unread import refuse_unread
@@ -219,6 +220,7 @@ def _checked(composed: DictConfig, asked: _Asked | None) -> Config:
         submission=root.submission,
         predict=root.predict,
         checkpoint_updates=root.checkpoint_updates,
+        metric=metric_of(root.submission.format) if isinstance(root.metric, Auto) else root.metric,
         precision=root.precision,
         compile=root.compile,
         verify=stores.verify,

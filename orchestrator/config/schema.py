@@ -27,11 +27,15 @@ SETTINGS = ("model", "optimizer", "schedule", "augmentation", "init", "cluster",
 GROUPS = ("experiment", "dataset", "ensemble", *SETTINGS, "reading")
 TARGET = "target"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.=,-]{0,63}")
-CombineMethod = StrEnum("CombineMethod", "mean weighted geometric")
+CombineMethod = StrEnum("CombineMethod", "mean weighted geometric rank greedy stacked")
+# Methods that are fitted to predictions of held-out images.
+FITTED = (CombineMethod.weighted, CombineMethod.greedy, CombineMethod.stacked)
 SubmissionFormat = StrEnum("SubmissionFormat", "ilsvrc tiny_imagenet labels probabilities kaggle_loc")
 Precision = StrEnum("Precision", "auto fp32 bf16 tf32 fp16")
 Compile = StrEnum("Compile", "auto off")
 SweepStop = StrEnum("SweepStop", "none halving")
+# By what a fit is chosen and members are judged; the definitions are scikit-learn's.
+Metric = StrEnum("Metric", "top1 top5 log_loss brier macro_f1 balanced_accuracy auc qwk")
 # Is written in place of a number that the program chooses.
 Auto = StrEnum("Auto", "auto")
 
@@ -104,10 +108,21 @@ class TrackingConfig:
 
 @dataclass(frozen=True)
 class CombineConfig:
-    """Says how members are combined; those in `without` are trained, and left out of the ensemble."""
+    """Says how members are combined; those in `without` are trained, and left out of the ensemble.
+
+    `weights` are of members by name; others have 1.
+    """
 
     method: CombineMethod = CombineMethod.mean
     without: tuple[str, ...] = ()
+    weights: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, weight in self.weights.items():
+            is_one = isinstance(weight, int | float) and not isinstance(weight, bool) and 0 <= weight < float("inf")
+            require(is_one, f"weights.{name}={weight}: give a number, 0 or more")
+        fits = f"weights: {self.method} finds its own; remove them, or give combine=mean, geometric or rank"
+        require(not self.weights or self.method not in FITTED, fits)
 
 
 @dataclass(frozen=True)
@@ -177,6 +192,7 @@ class RootLayer(TrainingSettings):
     combine: CombineConfig = CombineConfig()
     submission: SubmissionConfig = SubmissionConfig()
     predict: PredictConfig = PredictConfig()
+    metric: Metric | Auto = Auto.auto
     checkpoint_updates: int = 200
     precision: Precision = Precision.auto
     compile: Compile = Compile.auto
@@ -229,6 +245,7 @@ class Config:
     combine: CombineConfig
     submission: SubmissionConfig
     predict: PredictConfig
+    metric: Metric
     checkpoint_updates: int
     precision: Precision
     compile: Compile
@@ -246,6 +263,14 @@ class Config:
 def default_run_dir(name: str, plan_hash: str) -> Path:
     """Returns the run directory that is used when `run_dir` is not given."""
     return Path("runs") / f"{name}-{plan_hash[:8]}"
+
+
+def metric_of(submission_format: SubmissionFormat) -> Metric:
+    """Returns the metric by which submissions of this format are usually scored."""
+    if submission_format is SubmissionFormat.probabilities:
+        return Metric.log_loss
+    several = submission_format in (SubmissionFormat.ilsvrc, SubmissionFormat.kaggle_loc)
+    return Metric.top5 if several else Metric.top1
 
 
 def check_safe_name(kind: str, name: str, key: str) -> None:

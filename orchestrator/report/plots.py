@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.combine import Interval
 from orchestrator.report.curves import Curve
 
 if TYPE_CHECKING:
@@ -37,11 +38,10 @@ DARK = Theme("dark", "#161b22", "#d8dee9", "#2c3440", ("#3f7fc4", "#8dbbea"), ("
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar of the errors figure; `error` and its `standard_error` in [0, 1]."""
+    """One bar of the errors figure; `error` is in [0, 1]."""
 
     name: str
-    error: float
-    standard_error: float
+    error: Interval
     pretrained: bool
     averaged: bool
 
@@ -77,7 +77,7 @@ def learning_curves(curves: Sequence[Curve], theme: Theme) -> bytes:
 
 
 def member_errors(bars: Sequence[Bar], theme: Theme) -> bytes:
-    """Draws the top-1 error of each member and of the averages, with one binomial standard error."""
+    """Draws the top-1 error of each member and of the averages, with its interval."""
     figure = _figure(10.0, 0.9 + 0.32 * len(bars), theme)
     axes = figure.subplots()
     _dress(axes, theme)
@@ -85,16 +85,20 @@ def member_errors(bars: Sequence[Bar], theme: Theme) -> bytes:
     singles = iter(kinds)
     colours = [theme.ensemble if bar.averaged else next(singles) for bar in bars]
     places = np.arange(len(bars))
-    errors = [100 * bar.error for bar in bars]
-    spread = [100 * bar.standard_error for bar in bars]
+    errors = [100 * bar.error.estimate for bar in bars]
+    ends = [100 * bar.error.high for bar in bars]
+    spread = [
+        [100 * (bar.error.estimate - bar.error.low) for bar in bars],
+        [end - error for end, error in zip(ends, errors, strict=True)],
+    ]
     axes.barh(places, errors, color=colours, height=0.62)
     axes.errorbar(errors, places, xerr=spread, fmt="none", ecolor=theme.ink, elinewidth=1.1, capsize=2.5)
-    for place, (error, width) in enumerate(zip(errors, spread, strict=True)):
-        axes.text(error + width, place, f"  {error:.2f}", va="center", fontsize=8.5, color=theme.ink)
+    for place, (error, end) in enumerate(zip(errors, ends, strict=True)):
+        axes.text(end, place, f"  {error:.2f}", va="center", fontsize=8.5, color=theme.ink)
     axes.set_yticks(places, [bar.name for bar in bars])
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
-    axes.set_xlim(0, 1.12 * max([error + width for error, width in zip(errors, spread, strict=True)], default=1) or 1)
+    axes.set_xlim(0, 1.12 * max(ends, default=1))
     axes.set_xlabel("top-1 error, %")
     return _png(figure)
 

@@ -4,7 +4,6 @@ Errors are in [0, 1]. Top-k ties go to the lower class index, as in a submission
 """
 
 import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from statistics import fmean
@@ -38,22 +37,27 @@ class TableRow:
 
 def score(probabilities: Rows, labels: Labels) -> Score:
     """Scores `probabilities` (num_rows, num_classes) against `labels` (num_rows,), block by block."""
+    return score_images(probabilities, labels)[0]
+
+
+def score_images(probabilities: Rows, labels: Labels) -> tuple[Score, NDArray[np.bool_]]:
+    """Returns `score`, and which images (num_rows,) are wrong by their top-1 class."""
     num_rows, num_classes = probabilities.shape
     assert num_rows == len(labels) > 0, "one label a row"
-    wrong1 = wrong5 = 0
+    wrong, wrong5 = np.empty(num_rows, np.bool_), 0
     nll = 0.0
     bins = np.zeros((3, NUM_BINS))
     for rows in blocks(num_rows, num_classes):
         block, own = probabilities[rows], labels[rows]
         place = ranks(block, own)
-        wrong1 += int((place >= 1).sum())
+        wrong[rows] = place >= 1
         wrong5 += int((place >= 5).sum())
         right = block[np.arange(len(own)), own].astype(np.float64)
         nll -= float(np.log(np.clip(right, SMALLEST_PROBABILITY, 1.0)).sum())
         bins += _confidence_bins(block.max(axis=1).astype(np.float64), place == 0)
     _, confidence, correct = bins
     ece = float(np.abs(confidence - correct).sum()) / num_rows
-    return Score(wrong1 / num_rows, wrong5 / num_rows, nll / num_rows, ece)
+    return Score(int(wrong.sum()) / num_rows, wrong5 / num_rows, nll / num_rows, ece), wrong
 
 
 def _confidence_bins(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -76,11 +80,6 @@ def disagreement(members: Sequence[Rows]) -> float:
         np.concatenate([top_classes(member[rows], 1)[:, 0] for rows in blocks(*member.shape[:2])]) for member in members
     ]
     return fmean([float((one != other).mean()) for one, other in itertools.combinations(best, 2)])
-
-
-def standard_error(error: float, num_images: int) -> float:
-    """Returns the binomial standard error of an error rate measured on `num_images`."""
-    return math.sqrt(error * (1 - error) / num_images)
 
 
 def table_rows(base: Sequence[str], pretrained: Sequence[str]) -> tuple[TableRow, ...]:

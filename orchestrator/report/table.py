@@ -4,39 +4,49 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from orchestrator.combine import Combined, Labels, Missing, Rows, mean
+import numpy as np
+
+from orchestrator.combine import Combination, Combined, Interval, Labels, Missing, Rows, mean
 from orchestrator.config import CombineMethod
-from orchestrator.report.scores import Score, TableRow, disagreement, mean_score, score, standard_error, table_rows
+from orchestrator.report.comparisons import Compared, compare, compared_json, error_interval
+from orchestrator.report.scores import Score, TableRow, disagreement, mean_score, score_images, table_rows
 from orchestrator.text import counted, table
 
 AT_CHANCE_MARK = "†"
 _MOST_NAMED = 5
 _PRECISION = (
-    "± is one binomial standard error; rows share images, so differences between rows are more precise than ± suggests."
+    "In brackets: 95 % intervals of the top-1 error, over images (Wilson; of means and differences a bootstrap).",
+    "Differences are in points, on the same images; other seeds would add to all intervals.",
 )
 _NO_SCORES = "No labelled image is held out of training, so there are no errors to report."
 
 
 @dataclass(frozen=True)
 class ScoredRow:
-    """A row of the table and its score."""
+    """A row of the table, its score, and how it compares with other rows."""
 
     row: TableRow
     score: Score
+    compared: Compared
 
 
 @dataclass(frozen=True)
 class SplitScores:
-    """All scores of one labelled split; `method` is the combination method of `ensemble`."""
+    """All scores of one labelled split; `intervals` are of the members' top-1 errors.
+
+    `combined_as` names the combination of `ensemble`, "" for the plain mean.
+    """
 
     split: str
     num_images: int
     num_classes: int
     members: Mapping[str, Score]
+    intervals: Mapping[str, Interval]
     rows: tuple[ScoredRow, ...]
     ensemble: Score
+    ensemble_compared: Compared
     disagreement: float
-    method: CombineMethod
+    combined_as: str
 
 
 @dataclass(frozen=True)
@@ -45,7 +55,7 @@ class Caveats:
 
     Members at chance, members left out, whether val chose learning-rate cuts or checkpoints, and images that count as
     uniform because they cannot be read, by split; members trained on dev and val too, with the val errors of their
-    first passes, None if unknown.
+    first passes, None if unknown; how many different answers to each split were scored here, 0 if unknown.
     """
 
     at_chance: tuple[str, ...] = ()
@@ -53,11 +63,12 @@ class Caveats:
     missing: tuple[Missing, ...] = ()
     unreadable: Mapping[str, Sequence[str]] = field(default_factory=dict)
     refits: Mapping[str, float | None] = field(default_factory=dict)
+    looks: Mapping[str, int] = field(default_factory=dict)
 
 
-# Cells of a line of the table; errors are in percent with one binomial standard error.
-Line = tuple[str, str, str, str, str]
-HEADER: Line = ("", "members", "top-1 error", "top-5 error", "NLL")
+# Cells of a line of the table; errors in percent, differences in points.
+Line = tuple[str, ...]
+HEADER: Line = ("", "members", "top-1 error", "top-5 error", "NLL", "than the first row", "than the row above")
 
 
 def score_split(
@@ -68,26 +79,40 @@ def score_split(
     combined: Combined,
     labels: Labels,
 ) -> SplitScores:
-    """Scores `members` (name → rows × classes), the paper's rows and `combined` against `labels` (rows,)."""
-    own = {name: score(rows, labels) for name, rows in members.items()}
-    rows = []
-    for row in table_rows(base, pretrained):
+    """Scores `members` (name → rows × classes), the paper's rows and `combined` against `labels` (rows,).
+
+    Averages are summed in the order of `members`, like the submission, so that equal averages have equal bits.
+    """
+    scored = {name: score_images(members[name], labels) for name in (*base, *pretrained)}
+    table, values, wrongs = table_rows(base, pretrained), [], []
+    for row in table:
         if row.averaged:
-            # Sorted like the submission's mean, so that equal averages have equal bits.
-            value = score(mean([members[name] for name in sorted(row.members)]), labels)
+            value, wrong = score_images(mean([rows for name, rows in members.items() if name in row.members]), labels)
+            wrongs.append(wrong.astype(np.float64))
         else:
-            value = mean_score([own[name] for name in row.members])
-        rows.append(ScoredRow(row, value))
+            value = mean_score([scored[name][0] for name in row.members])
+            wrongs.append(np.mean([scored[name][1] for name in row.members], axis=0))
+        values.append(value)
+    ensemble, wrong = score_images(combined, labels)
+    *compared, of_ensemble = compare([*wrongs, wrong.astype(np.float64)])
     return SplitScores(
         split=split,
         num_images=len(labels),
         num_classes=combined.shape[1],
-        members=own,
-        rows=tuple(rows),
-        ensemble=score(combined, labels),
+        members={name: value for name, (value, _) in scored.items()},
+        intervals={name: error_interval(wrong.astype(np.float64)) for name, (_, wrong) in scored.items()},
+        rows=tuple(map(ScoredRow, table, values, compared)),
+        ensemble=ensemble,
+        ensemble_compared=of_ensemble,
         disagreement=disagreement(list(members.values())),
-        method=combined.combination.method,
+        combined_as=_name(combined.combination),
     )
+
+
+def _name(combination: Combination) -> str:
+    if combination.method is CombineMethod.mean and len(set(combination.weights)) == 1:
+        return ""
+    return f"{combination.method}{', weights given' if combination.given else ''}"
 
 
 def scores_json(scores: Sequence[SplitScores], missing: Sequence[Missing]) -> dict[str, Any]:
@@ -108,6 +133,11 @@ def _split_json(scores: SplitScores) -> dict[str, Any]:
         "members": {name: _errors(own) for name, own in scores.members.items()},
         "rows": [{"name": one.row.name, "members": list(one.row.members), **_errors(one.score)} for one in scores.rows],
         "ensemble": {**_errors(scores.ensemble), "ece": scores.ensemble.ece, "disagreement": scores.disagreement},
+        "intervals": {
+            "members": {name: asdict(one) for name, one in scores.intervals.items()},
+            "rows": compared_json({one.row.name: one.compared for one in scores.rows}),
+            **compared_json({"ensemble": scores.ensemble_compared}),
+        },
     }
 
 
@@ -122,22 +152,26 @@ def table_lines(scores: SplitScores, caveats: Caveats) -> tuple[Line, ...]:
         mark = f" {AT_CHANCE_MARK}" if set(one.row.members) & set(caveats.at_chance) else ""
         count = len(one.row.members)
         members = str(count) if one.row.averaged or count == 1 else f"mean of {count}"
-        lines.append(_line(one.row.name + mark, members, one.score, scores.num_images))
-    if scores.method is not CombineMethod.mean:
+        lines.append(_line(one.row.name + mark, members, one.score, one.compared))
+    if scores.combined_as:
         mark = f" {AT_CHANCE_MARK}" if caveats.at_chance else ""
-        name = f"ensemble, {scores.method}{mark}"
-        lines.append(_line(name, str(len(scores.members)), scores.ensemble, scores.num_images))
+        name = f"ensemble, {scores.combined_as}{mark}"
+        lines.append(_line(name, str(len(scores.members)), scores.ensemble, scores.ensemble_compared))
     return tuple(lines)
 
 
-def _line(name: str, members: str, value: Score, num_images: int) -> Line:
-    top1, top5 = percent(value.top1_error, num_images), percent(value.top5_error, num_images)
-    return (name, members, top1, top5, f"{value.nll:.4f}")
+def _line(name: str, members: str, value: Score, compared: Compared) -> Line:
+    differences = [
+        "" if one is None else f"{100 * one.estimate:+.2f} ({100 * one.low:+.1f} to {100 * one.high:+.1f})"
+        for one in (compared.than_first, compared.than_above)
+    ]
+    top1, top5 = percent(compared.error), f"{100 * value.top5_error:.2f} %"
+    return (name, members, top1, top5, f"{value.nll:.4f}", *differences)
 
 
-def percent(error: float, num_images: int) -> str:
-    """Formats an error in percent with its binomial standard error: `38.10 ± 2.17 %`."""
-    return f"{100 * error:.2f} ± {100 * standard_error(error, num_images):.2f} %"
+def percent(error: Interval) -> str:
+    """Formats an error in percent with its interval: `38.10 % (34.0 to 42.4)`."""
+    return f"{100 * error.estimate:.2f} % ({100 * error.low:.1f} to {100 * error.high:.1f})"
 
 
 def table_title(scores: SplitScores) -> str:
@@ -156,7 +190,11 @@ def table_notes(caveats: Caveats, *, scored: bool = True) -> tuple[str, ...]:
     if caveats.refits:
         firsts = (name if error is None else f"{name} ({error:.1%})" for name, error in caveats.refits.items())
         notes.append(f"REFIT on dev and val, which are not scored (val error of the first pass): {', '.join(firsts)}")
-    notes.append(_PRECISION if scored else _NO_SCORES)
+    notes += _PRECISION if scored else (_NO_SCORES,)
+    for split, count in caveats.looks.items():
+        if count > 1:
+            scored_times = f"LOOKS: {count} different answers to {split} of these images were scored on this store"
+            notes.append(f"{scored_times}; the best of many looks better than it is.")
     if caveats.cuts_saw_val:
         notes.append("dev_fraction is 0: val also chose learning-rate cuts and best checkpoints, as in the paper.")
     if caveats.at_chance:
@@ -181,7 +219,7 @@ def to_markdown(scores: SplitScores, caveats: Caveats) -> str:
         f"## {table_title(scores)}",
         "",
         _markdown_row(HEADER),
-        "|:---|---:|---:|---:|---:|",
+        "|:---" + "|---:" * (len(HEADER) - 1) + "|",
         *(_markdown_row(line) for line in table_lines(scores, caveats)),
         "",
         *(f"- {note}" for note in table_notes(caveats)),

@@ -9,20 +9,18 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from orchestrator.combine import MemberPredictions
-from orchestrator.config import CombineMethod
+from orchestrator.combine import Interval, MemberPredictions
 from orchestrator.plan import Plan
 from orchestrator.report import plots
 from orchestrator.report.curves import read_curves
 from orchestrator.report.page import MemberEntry, Page, Picture, Sheet, render
-from orchestrator.report.scores import standard_error
 from orchestrator.report.table import Caveats, SplitScores, scores_json, table_text, to_markdown
 from orchestrator.run import RunPaths, RunRecord, read_ledger
 from workers.storage import layout, write_bytes, write_json, write_text
 
 COLOURS = 3
 _CURVES_CAPTION = "Top-1 error of every member by epoch; a dotted line marks where a member's next stage begins."
-_ERRORS_CAPTION = "Top-1 error of every member and, below, of averaged probabilities; ± one binomial standard error."
+_ERRORS_CAPTION = "Top-1 error of every member and, below, of averaged probabilities, with 95 % intervals over images."
 _log = logging.getLogger(__name__)
 
 
@@ -89,14 +87,13 @@ def _sheets(paths: RunPaths, plan: Plan) -> tuple[Sheet, ...]:
 
 
 def _errors(plan: Plan, scores: SplitScores) -> Picture:
-    def bar(name: str, error: float, *, averaged: bool) -> plots.Bar:
-        pretrained = not averaged and plan.is_pretrained(name)
-        return plots.Bar(name, error, standard_error(error, scores.num_images), pretrained, averaged)
+    def bar(name: str, error: Interval, *, averaged: bool) -> plots.Bar:
+        return plots.Bar(name, error, not averaged and plan.is_pretrained(name), averaged)
 
-    bars = [bar(member, own.top1_error, averaged=False) for member, own in scores.members.items()]
-    bars += [bar(one.row.name, one.score.top1_error, averaged=True) for one in scores.rows if one.row.averaged]
-    if scores.method is not CombineMethod.mean:
-        bars.append(bar(f"ensemble, {scores.method}", scores.ensemble.top1_error, averaged=True))
+    bars = [bar(member, own, averaged=False) for member, own in scores.intervals.items()]
+    bars += [bar(one.row.name, one.compared.error, averaged=True) for one in scores.rows if one.row.averaged]
+    if scores.combined_as:
+        bars.append(bar(f"ensemble, {scores.combined_as}", scores.ensemble_compared.error, averaged=True))
     return Picture(plots.member_errors(bars, plots.LIGHT), plots.member_errors(bars, plots.DARK), _ERRORS_CAPTION)
 
 

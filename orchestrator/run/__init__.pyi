@@ -20,6 +20,7 @@ from .ledger import (
     read_ledger as read_ledger,
 )
 from .listing import list_runs as list_runs, listing_lines as listing_lines
+from .looks import enter_look as enter_look
 from .metrics import Follower as Follower
 from .open import OpenedRun as OpenedRun, Wanted as Wanted, open_run as open_run
 from .paths import (

@@ -2,10 +2,10 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from orchestrator.combine import Combination, Missing
+from orchestrator.combine import Combination, Fit, Missing, Stacking
 from orchestrator.config import CombineMethod, SubmissionFormat
 from orchestrator.run import SUBMISSION_FILES, RunPaths
 from workers.errors import MemberFailed, StorageError
@@ -39,6 +39,7 @@ class Manifest:
 
     `sha256` is of the submission. `unreadable` are ids of images that could not be read. `class_ids` says which ids
     classes have, and `class_names` are those from a file outside the run. `missing` are members it does without.
+    `weights_given` are those of `combine.weights`. Manifests of earlier releases end before it.
     """
 
     file: str
@@ -61,11 +62,15 @@ class Manifest:
     septet_version: str
     missing: tuple[Missing, ...]
     sha256: str
+    weights_given: Mapping[str, float] = field(default_factory=dict)
+    fit: Fit | None = None
+    stacking: Stacking | None = None
 
     @property
     def combination(self) -> Combination:
         """Returns the combination, in the order of `members`."""
-        return Combination(self.method, tuple(member.weight for member in self.members), self.weights_searched_on)
+        weights = tuple(member.weight for member in self.members)
+        return Combination(self.method, weights, self.stacking, self.fit, self.weights_given, self.weights_note)
 
     def to_text(self) -> str:
         """Returns the file's content."""
@@ -112,6 +117,8 @@ def _from_json(said: Mapping[str, Any]) -> Manifest:
             "missing": tuple(Missing(**one) for one in said["missing"]),
             "template": _named(said["template"]),
             "class_ids_file": _named(said["class_ids_file"]),
+            "fit": Fit.from_json(fit) if (fit := said.get("fit")) else None,
+            "stacking": Stacking(**stacking) if (stacking := said.get("stacking")) else None,
         }
     )
 

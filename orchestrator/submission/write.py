@@ -122,7 +122,7 @@ def _manifest(
         data_digest=data.digest,
         method=combined.combination.method,
         weights=weights,
-        weights_searched_on=combined.combination.searched_on,
+        weights_searched_on=fit.split if (fit := combined.combination.fit) else None,
         weights_note=combined.combination.note,
         members=tuple(
             ManifestMember(
@@ -145,6 +145,9 @@ def _manifest(
         septet_version=version("septet"),
         missing=tuple(missing),
         sha256=sha256,
+        weights_given=combined.combination.given,
+        fit=fit,
+        stacking=combined.combination.stacking,
     )
 
 

@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 
 from orchestrator.combine import (
+    OF_LOGS,
     SMALLEST_PROBABILITY,
     ClassProbability,
     Combination,
     Combined,
     MemberPredictions,
     open_predictions,
+    sum_members,
     top_classes,
 )
 from orchestrator.config import CombineMethod
@@ -35,14 +37,21 @@ from orchestrator.text import counted
 from workers.errors import CheckFailed, DataError
 
 _SHOWN_IDS = 3
+_KINDS = {
+    CombineMethod.geometric: "weight × log probability",
+    CombineMethod.rank: "weight × points for the place",
+    CombineMethod.stacked: "coefficients × log probabilities",
+}
 
 
 @dataclass(frozen=True)
 class Contribution:
     """The part of one member in one class of the ensemble.
 
-    `value` is weight × probability, and all members' values sum to the combined probability. For a geometric mean it is
-    weight × log probability, and the sum is the logarithm of the combined probability plus `Explanation.log_sum`.
+    `value` is weight × probability (× points for its place, of `rank`), and all members' values sum to the combined
+    probability. For a geometric mean it is weight × log probability, and for a stacked one the coefficients ×
+    log-probabilities; the sum, with the class's constant, is then the logarithm of the combined probability plus
+    `Explanation.log_sum`.
     """
 
     name: str
@@ -69,7 +78,7 @@ class Explanation:
     """One line of the submission. `row` is the image's path below its split; `line` is as in the file.
 
     `prediction` is the first guess, as the file names classes. `unreadable`: the image could not be read, so every
-    member counts as uniform. `log_sum` is set only for a geometric mean.
+    member counts as uniform. `log_sum` is set only for a geometric mean and a stacked one, `constants` for the latter.
     """
 
     id: str
@@ -83,6 +92,7 @@ class Explanation:
     unreadable: bool
     members: tuple[MemberPart, ...]
     log_sum: float | None = None
+    constants: tuple[float, ...] = ()
 
 
 def explain(paths: RunPaths, image_id: str, top: int = 5) -> Explanation:
@@ -112,23 +122,22 @@ def explain(paths: RunPaths, image_id: str, top: int = 5) -> Explanation:
     best = top_classes(combined, top)[0]
     ids = record.mlflow.get("members", {}) if isinstance(record.mlflow, Mapping) else {}
     stored = np.concatenate([member[row : row + 1] for member in members]).astype(np.float64)
+    given = _contributions(combination, stored)
+    offsets = combination.stacking.offsets if combination.stacking else np.zeros(len(data.classes))
     parts = tuple(
         MemberPart(
             name=said.name,
             weight=said.weight,
             top=_best(own, data.classes, top),
             contributions=tuple(
-                Contribution(
-                    data.classes[place], float(own[place]), _contribution(combination, said.weight, float(own[place]))
-                )
-                for place in best
+                Contribution(data.classes[place], float(own[place]), float(values[place])) for place in best
             ),
             run_id=ids.get(said.name) or None,
             checkpoint=said.checkpoint,
             checkpoint_sha256=said.checkpoint_sha256,
             predictions_sha256=said.predictions_sha256,
         )
-        for said, own in zip(manifest.members, stored, strict=True)
+        for said, own, values in zip(manifest.members, stored, given, strict=True)
     )
     return Explanation(
         id=layout.ids[index],
@@ -140,8 +149,9 @@ def explain(paths: RunPaths, image_id: str, top: int = 5) -> Explanation:
         method=manifest.method,
         combined=tuple(ClassProbability(data.classes[place], float(combined[0, place])) for place in best),
         unreadable=row in data.splits[manifest.split].unreadable,
-        members=parts,
-        log_sum=_log_sum(stored, combination) if manifest.method is CombineMethod.geometric else None,
+        members=tuple(sorted(parts, key=lambda one: one.name)),
+        log_sum=_log_sum(given.sum(axis=0) + offsets) if manifest.method in OF_LOGS else None,
+        constants=tuple(offsets[best].tolist()) if combination.stacking else (),
     )
 
 
@@ -196,16 +206,17 @@ def _best(probabilities: np.ndarray, classes: Sequence[str], top: int) -> tuple[
     return tuple(ClassProbability(classes[place], float(probabilities[place])) for place in places)
 
 
-def _contribution(combination: Combination, weight: float, probability: float) -> float:
-    if combination.method is CombineMethod.geometric:
-        return weight * math.log(max(probability, SMALLEST_PROBABILITY))
-    return weight * probability
+def _contributions(combination: Combination, stored: np.ndarray) -> np.ndarray:
+    """Returns what each member gives to each class, (members, classes) like `stored`."""
+    values = np.zeros(stored.shape)
+    for index, own in enumerate(stored):
+        part = combination.only(index)
+        if used := part.used([own[None]]):
+            values[index] = sum_members(part, used)[0]
+    return values
 
 
-def _log_sum(stored: np.ndarray, combination: Combination) -> float:
-    """Returns the logarithm of the sum over classes of the weighted geometric mean; `stored` is (members, classes)."""
-    logs = np.log(np.maximum(stored, SMALLEST_PROBABILITY))
-    total = (np.array(combination.weights)[:, None] * logs).sum(axis=0)
+def _log_sum(total: np.ndarray) -> float:
     return float(total.max() + np.log(np.exp(total - total.max()).sum()))
 
 
@@ -224,13 +235,12 @@ def explanation_json(found: Explanation) -> dict[str, Any]:
 
 def explanation_lines(found: Explanation) -> Iterator[str]:
     """Yields lines for a person: the line, a table of contributions that sum to it, and each member's best classes."""
-    geometric = found.method is CombineMethod.geometric
     yield f"{found.id}: {found.prediction}"
     yield f"image       {found.split}/{found.row}{' (could not be read: uniform)' if found.unreadable else ''}"
     shown = found.line if len(found.line) <= 100 else found.line[:100] + "…"
     yield f"line {found.line_number:<6} {shown}"
-    kind = "weight × log probability" if geometric else "weight × probability"
     yield ""
+    kind = _KINDS.get(found.method, "weight × probability")
     yield f"{found.method} of {counted(len(found.members), 'member')}; {kind}; they sum to the last line"
     width = max(len("log of their sum over classes"), *(len(member.name) for member in found.members))
     columns = [max(9, len(one.name)) for one in found.combined]
@@ -238,6 +248,9 @@ def explanation_lines(found: Explanation) -> Iterator[str]:
     for member in found.members:
         values = [f"{one.value:.6f}" for one in member.contributions]
         yield f"{member.name:<{width}}  {member.weight:>7.4f}  {_cells(values, columns)}"
+    if found.constants:
+        cells = _cells([f"{one:.6f}" for one in found.constants], columns)
+        yield f"{'constant of the class':<{width}}  {'':>7}  {cells}"
     if found.log_sum is not None:
         cells = _cells([f"{-found.log_sum:.6f}"] * len(columns), columns)
         yield f"{'log of their sum over classes':<{width}}  {'':>7}  {cells}"

@@ -2,10 +2,13 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from orchestrator.combine import Combined, MemberPredictions, equal, find_weights, without
-from orchestrator.config import CombineMethod
+import numpy as np
+
+from orchestrator.combine import Combination, Combined, MemberPredictions, equal, weights_of, without
+from orchestrator.config import FITTED, CombineConfig
 from orchestrator.outputs import Opened, score_splits
 from orchestrator.plan import StageRef
 from orchestrator.report import scores_json
@@ -15,6 +18,10 @@ from orchestrator.verification.findings import Examined
 from workers.errors import CheckFailed, ConfigError
 from workers.storage import Finished, parse_json, sha256_of, storage_errors
 
+# Fitted numbers are stored in millionths; another CPU may round the last one otherwise.
+_ROUNDING = 1.5e-6
+# Reports of earlier releases lack it.
+_ADDED = ("intervals",)
 # Valid predictions by split and member.
 Predictions = Mapping[str, Mapping[str, MemberPredictions]]
 
@@ -79,21 +86,39 @@ def _rebuild(run: Examined, manifest: Manifest, data: RunData, predictions: Pred
 
 
 def _check_weights(run: Examined, manifest: Manifest, data: RunData, predictions: Predictions) -> None:
-    said = manifest.combination.weights
-    if manifest.method is not CombineMethod.weighted:
-        wanted = equal(manifest.method, len(said)).weights
-    elif (split := data.splits.get(manifest.weights_searched_on or "")) is None or split.labels is None:
-        run.differs(
-            f"submission: no labels of {manifest.weights_searched_on}, on which the manifest's weights were searched"
-        )
+    said, names = manifest.combination, [member.name for member in manifest.members]
+    if said.fit is None and said.method in FITTED:
+        run.notes.append("the weights are an earlier release's and were not fitted again")
+        return
+    if said.fit is None:
+        wanted = equal(said.method, len(names))
+        if said.given:
+            wanted = replace(wanted, weights=weights_of(CombineConfig(said.method, weights=said.given), names))
+    elif (split := data.splits.get(said.fit.split)) is None or split.labels is None:
+        run.differs(f"submission: no labels of {said.fit.split}, on which the manifest's weights were fitted")
+        return
+    elif any(name not in predictions[split.name] for name in names):
         return
     else:
-        sound = predictions[split.name]
-        if any(member.name not in sound for member in manifest.members):
-            return
-        wanted = find_weights([sound[one.name] for one in manifest.members], data.labels(split.name))
-    if wanted != said:
-        run.differs(f"submission: the manifest's weights {_rounded(said)} are not the method's, {_rounded(wanted)}")
+        # Imported here, since scikit-learn takes a second.
+        from orchestrator.fitting import choose
+
+        sound = [predictions[split.name][name] for name in names]
+        wanted = choose(said.fit.asked, sound, data.labels(split.name), said.fit.metric, split.name)
+    if not _alike(said, wanted):
+        shown = f"{said.method} {_rounded(said.weights)}", f"{wanted.method} {_rounded(wanted.weights)}"
+        run.differs(f"submission: the manifest's weights, {shown[0]}, are not the method's, {shown[1]}")
+
+
+def _alike(one: Combination, other: Combination) -> bool:
+    """Returns whether two combinations are equal within the rounding of what is fitted."""
+    if one.method is not other.method or (one.stacking is None) != (other.stacking is None):
+        return False
+    pairs: list[tuple[Any, Any]] = [(one.weights, other.weights)]
+    if one.stacking is not None and other.stacking is not None:
+        pairs += [(one.stacking.factors, other.stacking.factors), (one.stacking.offsets, other.stacking.offsets)]
+    tolerance = _ROUNDING if one.fit else 0.0
+    return all(np.shape(said) == np.shape(wanted) and np.allclose(said, wanted, 0, tolerance) for said, wanted in pairs)
 
 
 def _rounded(weights: Sequence[float]) -> str:
@@ -133,6 +158,8 @@ def _different(told: Any, wanted: Any, key: str) -> Iterator[str]:
     """Yields the keys at which two JSON values differ; numbers may differ by another CPU's rounding of logarithms."""
     if isinstance(told, dict) and isinstance(wanted, dict):
         for name in dict.fromkeys((*told, *wanted)):
+            if name in _ADDED and name not in told:
+                continue
             yield from _different(told.get(name), wanted.get(name), f"{key}.{name}" if key else str(name))
     elif isinstance(told, list) and isinstance(wanted, list) and len(told) == len(wanted):
         for index, (one, other) in enumerate(zip(told, wanted, strict=True)):

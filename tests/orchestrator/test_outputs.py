@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from record_committed import record_committed
+from whole_run import write_predictions
 
-from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionConfig, SubmissionFormat
+from orchestrator.config.schema import CombineConfig, CombineMethod, Metric, SubmissionConfig, SubmissionFormat
 from orchestrator.outputs import rebuild_report, write_results
 from orchestrator.report.curves import read_curves
 from orchestrator.run.paths import RunPaths
@@ -20,8 +21,14 @@ MEAN = CombineConfig()
 PROBABILITIES = SubmissionConfig(SubmissionFormat.probabilities)
 
 
-def finish(run, combine=MEAN, submission=PROBABILITIES):
-    return write_results(run.paths, run.plan, combine, submission)
+def finish(run, combine=MEAN, submission=PROBABILITIES, metric=None):
+    return write_results(run.paths, run.plan, combine, submission, metric=metric)
+
+
+def spoil(run, member):
+    """Makes a member's predictions of dev those of other images."""
+    write_predictions(run.paths, member, "dev", stored(run, member, "dev")[::-1])
+    record_committed(run.paths, run.plan)
 
 
 def scores_of(run):
@@ -98,14 +105,61 @@ def test_write_results_members_listed_in_another_order_same_submission_bytes(tmp
     assert first.submission.read_bytes() == before
 
 
-def test_write_results_weighted_is_searched_on_dev_and_recorded(run):
+def test_write_results_weighted_is_fitted_on_dev_and_recorded(run):
+    spoil(run, "base1")
     text = finish(run, CombineConfig(CombineMethod.weighted)).table_text
     manifest = json.loads((run.paths.submission / "manifest.json").read_text())
     assert (manifest["method"], manifest["weights_searched_on"], manifest["weights_note"]) == ("weighted", "dev", None)
     assert sum(manifest["weights"].values()) == pytest.approx(1)
-    assert "ensemble, weighted" in text
+    assert manifest["weights"]["base1"] == min(manifest["weights"].values())
+    assert (manifest["fit"]["metric"], manifest["fit"]["num_images"]) == ("log_loss", 80)
+    assert "ensemble, weighted" in text and "so weighted is used" in text
     wanted = sum(weight * stored(run, name, "test") for name, weight in manifest["weights"].items())
     np.testing.assert_allclose(submitted(run), wanted, rtol=1e-5)
+
+
+def test_write_results_fit_without_a_gain_keeps_the_mean_and_says_so(run):
+    mean = finish(run).submission.read_bytes()
+    results = finish(run, CombineConfig(CombineMethod.greedy), metric=Metric.balanced_accuracy)
+    manifest = json.loads((run.paths.submission / "manifest.json").read_text())
+    assert (manifest["method"], manifest["fit"]["asked"]) == ("mean", "greedy")
+    assert "combine=greedy, fitted to 80 images of dev by balanced_accuracy" in results.table_text
+    assert "the plain mean is kept" in results.table_text
+    assert results.submission.read_bytes() == mean
+
+
+@pytest.mark.parametrize("method", [CombineMethod.mean, CombineMethod.geometric, CombineMethod.rank])
+def test_write_results_weights_by_hand_are_used_and_recorded(run, method):
+    results = finish(run, CombineConfig(method, weights={"base1": 0, "deep1": 2}))
+    manifest = json.loads((run.paths.submission / "manifest.json").read_text())
+    assert manifest["weights"] == {"base1": 0, "base2": 0.25, "base3": 0.25, "deep1": 0.5}
+    assert manifest["weights_given"] == {"base1": 0, "deep1": 2}
+    if method is CombineMethod.mean:
+        wanted = (stored(run, "base2", "test") + stored(run, "base3", "test") + 2 * stored(run, "deep1", "test")) / 4
+        np.testing.assert_allclose(submitted(run), wanted, rtol=1e-5)
+    assert f"ensemble, {method}" in results.table_text
+
+
+@pytest.mark.parametrize(
+    ("weights", "why"),
+    [
+        ({"base9": 1}, "combine.weights: the ensemble has no member base9"),
+        (dict.fromkeys(("base1", "base2", "base3", "deep1"), 0), "combine.weights: all members have 0"),
+    ],
+)
+def test_write_results_weights_by_hand_that_cannot_be_are_refused(run, weights, why):
+    with pytest.raises(ConfigError, match=why):
+        finish(run, CombineConfig(weights=weights))
+    assert not run.paths.submission.exists()
+
+
+@pytest.mark.parametrize("method", CombineMethod)
+def test_write_results_renamed_members_have_the_same_submission_bytes(tmp_path, make_run, method):
+    """`build_run` draws members in the order of their names' list, so another name gets the same predictions."""
+    first = make_run(tmp_path / "first", base=("base3", "base1", "base2"))
+    renamed = make_run(tmp_path / "renamed", base=("a", "z", "m"))
+    written = [finish(run, CombineConfig(method)).submission.read_bytes() for run in (first, renamed)]
+    assert written[0] == written[1]
 
 
 def test_write_results_weighted_without_dev_falls_back_to_val_and_says_so(tmp_path, make_run):
@@ -113,8 +167,8 @@ def test_write_results_weighted_without_dev_falls_back_to_val_and_says_so(tmp_pa
     text = finish(run, CombineConfig(CombineMethod.weighted)).table_text
     manifest = json.loads((run.paths.submission / "manifest.json").read_text())
     assert manifest["weights_searched_on"] == "val"
-    assert "searched on val" in manifest["weights_note"]
-    assert "searched on val" in text
+    assert "fitted on val" in manifest["weights_note"]
+    assert "fitted on val" in text
     assert "dev_fraction is 0" in text
 
 
@@ -128,8 +182,8 @@ def test_write_results_without_a_labelled_image_submits_and_reports_no_errors(tm
     assert not run.paths.report_scores.exists()
     page = run.paths.report_page.read_text()
     assert "No labelled image is held out" in page and "base1 <span" in page and "top-1 error" not in page
-    assert rebuild_report(run.paths, run.plan, MEAN).table_text == results.table_text
-    with pytest.raises(ConfigError, match="combine=weighted: searches on dev or val, and neither is held out; give"):
+    assert rebuild_report(run.paths, run.plan, MEAN, Metric.top1).table_text == results.table_text
+    with pytest.raises(ConfigError, match="combine=weighted: is fitted on dev or val, and neither is held out; give"):
         finish(run, CombineConfig(CombineMethod.weighted))
 
 
@@ -173,7 +227,7 @@ def test_write_results_with_a_refit_has_no_errors_on_what_it_trained_on(tmp_path
     assert splits == scored
     assert "val:" not in results.table_text
     assert json.loads((run.paths.submission / "manifest.json").read_text())["split"] == "test"
-    with pytest.raises(ConfigError, match="combine=weighted: searches on dev or val, and deep1 trained on them; give"):
+    with pytest.raises(ConfigError, match="combine=weighted: is fitted on dev or val, and deep1 trained on them; give"):
         finish(run, CombineConfig(CombineMethod.weighted))
     weighted = finish(run, CombineConfig(CombineMethod.weighted, without=("deep1",)))
     assert weighted.table_text.startswith("test" if scored else "val"), "without the refit val is held out again"
@@ -242,7 +296,7 @@ def test_rebuild_report_keeps_the_submission_and_its_method(run):
     scores = scores_of(run)
     content = (run.paths.submission / "submission.csv").read_bytes()
     (run.paths.report / "scores.json").unlink()
-    results = rebuild_report(run.paths, run.plan, MEAN)
+    results = rebuild_report(run.paths, run.plan, MEAN, Metric.top1)
     assert results.submission is None
     assert scores_of(run) == scores
     assert (run.paths.submission / "submission.csv").read_bytes() == content

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from orchestrator.combine import averaging, rows as probabilities, weights as weight_search
-from orchestrator.combine.averaging import Combination, Combined, equal, mean
+from orchestrator.combine import averaging, rows as probabilities
+from orchestrator.combine.averaging import Combination, Combined, Stacking, equal, mean
 from orchestrator.config.schema import CombineMethod
 from orchestrator.report.scores import score
 
@@ -33,7 +33,7 @@ def test_combine_any_order_of_members_same_probabilities(method, seed):
 
 
 @given(seed=st.integers(0, 10_000), copies=st.integers(1, 9))
-@pytest.mark.parametrize("method", list(CombineMethod))
+@pytest.mark.parametrize("method", [one for one in CombineMethod if one is not CombineMethod.rank])
 def test_combine_copies_of_one_member_is_that_member(method, seed, copies):
     (member,) = draw_members(seed, num_members=1)
     combined = Combined([member] * copies, equal(method, copies))[:]
@@ -83,10 +83,15 @@ def obvious(members, combination):
     total = np.zeros(members[0].shape)
     for member, weight in zip(members, combination.weights, strict=True):
         values = member.astype(np.float64)
-        if combination.method is CombineMethod.geometric:
+        if combination.method is CombineMethod.rank:
+            order = np.argsort(-member, axis=1, kind="stable")
+            places = np.argsort(order, axis=1)
+            num_classes = member.shape[1]
+            values = (num_classes - places) / (num_classes * (num_classes + 1) / 2)
+        if combination.method in averaging.OF_LOGS:
             values = np.log(np.maximum(values, probabilities.SMALLEST_PROBABILITY))
         total += weight * values
-    if combination.method is CombineMethod.geometric:
+    if combination.method in averaging.OF_LOGS:
         total = np.exp(total - total.max(axis=1, keepdims=True))
         total /= total.sum(axis=1, keepdims=True)
     return total.astype(np.float32)
@@ -113,52 +118,26 @@ def test_combine_any_shape_and_part_same_bits_as_the_definition(method, seed, sh
     np.testing.assert_array_equal(combined.view(np.uint32), obvious(members, combination).view(np.uint32))
 
 
-def num_wrong(members, weights, labels, k):
-    combined = Combined([member.astype(np.float64) for member in members], Combination(CombineMethod.weighted, weights))
-    return int((probabilities.ranks(combined[:], labels) >= k).sum())
+def test_combine_rank_counts_places_and_not_probabilities():
+    one, other = np.float32([[0.98, 0.01, 0.01]]), np.float32([[0.3, 0.4, 0.3]])
+    # Points 3 2 1 and 2 3 1 of 6: of equal probabilities the first class is ahead.
+    found = Combined([one, other], equal(CombineMethod.rank, 2))[:]
+    np.testing.assert_allclose(found, [[5 / 12, 5 / 12, 2 / 12]], rtol=1e-6)
 
 
-@given(seed=st.integers(0, 10_000), num_classes=st.sampled_from([4, 10, 11, 30]))
-def test_find_weights_any_members_never_worse_than_mean(seed, num_classes):
-    members = draw_members(seed, num_classes=num_classes)
-    labels = draw_labels(seed, members)
-    weights = weight_search.find_weights(members, labels)
-    k = 1 if num_classes <= 10 else 5
-    assert sum(weights) == pytest.approx(1)
-    assert min(weights) >= 0
-    assert num_wrong(members, weights, labels, k) <= num_wrong(members, (1 / 3,) * 3, labels, k)
+def test_combine_stacked_adds_coefficients_times_logarithms_and_constants():
+    members = draw_members(9, num_members=2, num_classes=3)
+    coefficients = np.random.default_rng(9).normal(size=(2, 3, 3)).round(6)
+    stacking = Stacking(tuple(coefficients.tolist()), (0.5, 0.0, -0.25))
+    found = Combined(members, Combination(CombineMethod.stacked, (1.0, 1.0), stacking=stacking))[:]
+    logs = [np.log(np.maximum(member.astype(np.float64), probabilities.SMALLEST_PROBABILITY)) for member in members]
+    scores = logs[0] @ coefficients[0].T + logs[1] @ coefficients[1].T + [0.5, 0.0, -0.25]
+    wanted = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
-def test_find_weights_one_good_member_among_noise_gets_the_most():
-    members = draw_members(5, num_members=2, num_rows=300, num_classes=8)
-    labels = draw_labels(5, members)
-    good = np.full_like(members[0], 0.7 / 7)
-    good[np.arange(300), labels] = 0.3
-    weights = weight_search.find_weights([members[0], good, members[1]], labels)
-    assert weights[1] == max(weights)
-    assert weights[1] > 1 / 3
-
-
-def test_find_weights_equal_members_stays_at_the_mean():
-    (member,) = draw_members(6, num_members=1)
-    assert weight_search.find_weights([member] * 4, draw_labels(6, [member])) == (0.25,) * 4
-
-
-@given(seed=st.integers(0, 10_000), twentieths=st.lists(st.integers(0, 20), min_size=3, max_size=3).filter(any))
-def test_num_errors_any_weights_equals_that_of_combined_rows(seed, twentieths):
-    members = draw_members(seed)
-    labels = draw_labels(seed, members)
-    rivals = weight_search.find_rivals(members, labels)
-    weights = tuple(count / sum(twentieths) for count in twentieths)
-    counted = weight_search.num_errors(rivals, np.array(twentieths), 5)
-    assert counted == num_wrong(members, weights, labels, 5)
-
-
-def test_find_rivals_small_budget_thins_evenly():
-    members = draw_members(7, num_rows=400)
-    rivals = weight_search.find_rivals(members, draw_labels(7, members), max_differences=3000)
-    assert rivals.differences.size <= 3000
-    kept = np.unique(rivals.row)
-    assert len(kept) > 20
-    assert set(np.diff(kept)) <= set(range(1, 20))
-    assert kept.max() > 350
+def test_combine_stacked_with_a_coefficient_a_member_of_equal_ones_is_the_geometric_mean():
+    members = draw_members(10)
+    stacking = Stacking((1 / 3,) * 3, (0.0,) * 12)
+    found = Combined(members, Combination(CombineMethod.stacked, (1 / 3,) * 3, stacking=stacking))[:]
+    np.testing.assert_allclose(found, Combined(members, equal(CombineMethod.geometric, 3))[:], rtol=1e-6)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from orchestrator.combine import Interval
 from orchestrator.report import plots
 from orchestrator.report.curves import Curve, Series
 
@@ -65,8 +66,11 @@ def test_learning_curves_any_number_of_members_is_drawn(num, num_epochs, theme):
 
 
 def test_member_errors_same_values_same_bytes():
-    bars = [plots.Bar("a", 0.5, 0.02, False, False), plots.Bar("b", 0.0, 0.0, True, False)]
-    bars.append(plots.Bar("2 CNNs*", 0.4, 0.02, False, True))
+    bars = [
+        plots.Bar("a", Interval(0.5, 0.4, 0.6), False, False),
+        plots.Bar("b", Interval(0.0, 0.0, 0.01), True, False),
+    ]
+    bars.append(plots.Bar("2 CNNs*", Interval(0.4, 0.38, 0.42), False, True))
     assert plots.member_errors(bars, plots.LIGHT) == plots.member_errors(bars, plots.LIGHT)
     assert plots.member_errors(bars, plots.LIGHT) != plots.member_errors(bars[:2], plots.LIGHT)
-    read(plots.member_errors([plots.Bar("perfect", 0.0, 0.0, False, False)], plots.DARK))
+    read(plots.member_errors([plots.Bar("perfect", Interval(0.0, 0.0, 0.01), False, False)], plots.DARK))

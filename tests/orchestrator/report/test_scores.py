@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from orchestrator.combine import rows as probabilities
-from orchestrator.report.scores import disagreement, mean_score, score, standard_error, table_rows
+from orchestrator.report.scores import disagreement, mean_score, score, table_rows
 
 
 def draw(seed, num_rows=60, num_classes=9):
@@ -54,7 +54,6 @@ def test_score_of_known_values():
     # Confidence on the edge of a bin: both of 0.6, one right, fall in the lower one, with an accuracy of 0.5.
     rows = np.array([[0.6, 0.4], [0.6, 0.4], [0.62, 0.38]])
     assert score(rows, np.array([0, 1, 0])).ece == pytest.approx((2 * 0.1 + 0.38) / 3)
-    assert standard_error(0.5, 500) == pytest.approx(0.02236, abs=1e-5)
 
 
 @given(seed=st.integers(0, 10_000))

@@ -1,0 +1,86 @@
+"""Chooses between a fitted combination and the plain mean by cross-fitting; says how optimistic the fit is. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import norm
+from threadpoolctl import threadpool_limits
+
+from orchestrator.combine import Combination, Fit, Interval, Labels, Rows, equal
+from orchestrator.config import CombineMethod, Metric
+from orchestrator.fitting.intervals import CONFIDENCE, mean_interval, resampled
+from orchestrator.fitting.methods import FITS
+from orchestrator.fitting.metrics import image_losses
+from orchestrator.fitting.sample import Sample, Scored, draw_sample
+
+NUM_FOLDS = 5
+# A bootstrap of an area under a curve sorts every class for each draw.
+_DRAWS = {Metric.auc: 200}
+_TWO_SIDED = float(norm.ppf((1 + CONFIDENCE) / 2))
+
+
+def choose(asked: CombineMethod, members: Sequence[Rows], labels: Labels, metric: Metric, split: str) -> Combination:
+    """Fits `asked` to `members` (each rows × classes) and `labels` (rows,), and takes it if it beats the plain mean.
+
+    It is taken if the cross-fitted gain is larger than its standard error; else the mean is kept. `split`, their
+    split's name, is only recorded.
+    """
+    # One thread: sums have one order, and the process may be beside others that train.
+    with threadpool_limits(1):
+        return _choose(asked, members, labels, metric, split)
+
+
+def _choose(asked: CombineMethod, members: Sequence[Rows], labels: Labels, metric: Metric, split: str) -> Combination:
+    sample = draw_sample(members, labels)
+    fits, plain = FITS[asked], equal(CombineMethod.mean, len(members))
+    held: list[list[Scored]] = []
+    folds = fold_of_rows(sample.labels)
+    order = np.concatenate([np.flatnonzero(folds == fold) for fold in range(NUM_FOLDS)])
+    for fold in range(NUM_FOLDS):
+        inside, outside = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
+        if len(inside) and len(outside):
+            held.append([sample.at(inside).combined(one) for one in fits(sample.at(outside), metric)])
+    crossed = [_joined(sample.at(order), parts) for parts in zip(*held, strict=True)]
+    losses = [one.loss(metric) for one in crossed]
+    best = losses.index(min(losses))
+    whole = fits(sample, metric)[best]
+    mean = sample.at(order).combined(plain)
+    gain = _difference(mean, crossed[best], metric)
+    is_taken = gain.estimate > (gain.high - gain.low) / 2 / _TWO_SIDED
+    taken, unseen = (whole, crossed[best]) if is_taken else (plain, mean)
+    fitted = sample.combined(taken).loss(metric)
+    ahead = _loss_interval(unseen, metric)
+    optimism = Interval(ahead.estimate - fitted, ahead.low - fitted, ahead.high - fitted)
+    num_images, plain_loss = sample.num_rows, mean.loss(metric)
+    fit = Fit(asked, metric, split, num_images, plain_loss, fitted, losses[best], gain, optimism, is_taken)
+    return replace(taken, fit=fit)
+
+
+def fold_of_rows(labels: Labels, num_folds: int = NUM_FOLDS) -> NDArray[np.int64]:
+    """Returns the fold (rows,) of each row: each class's rows go to the folds in turn."""
+    folds = np.empty(len(labels), np.int64)
+    folds[np.argsort(labels, kind="stable")] = np.arange(len(labels)) % num_folds
+    return folds
+
+
+def _joined(sample: Sample, parts: Sequence[Scored]) -> Scored:
+    return Scored(sample, np.concatenate([part.combined for part in parts]))
+
+
+def _loss_interval(scored: Scored, metric: Metric) -> Interval:
+    if (losses := image_losses(metric, scored.answers())) is not None:
+        return mean_interval(losses)
+    return resampled(lambda rows: scored.at(rows).loss(metric), scored.sample.num_rows, _DRAWS.get(metric, 1_000))
+
+
+def _difference(one: Scored, other: Scored, metric: Metric) -> Interval:
+    ours, theirs = (image_losses(metric, each.answers()) for each in (one, other))
+    if ours is not None and theirs is not None:
+        return mean_interval(ours - theirs)
+    return resampled(
+        lambda rows: one.at(rows).loss(metric) - other.at(rows).loss(metric),
+        one.sample.num_rows,
+        _DRAWS.get(metric, 1_000),
+    )

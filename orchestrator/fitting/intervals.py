@@ -1,0 +1,95 @@
+"""Computes confidence intervals and tests over images: Wilson, paired bootstrap, McNemar. Pure.
+
+Sources: Wilson 1927; Efron 1987 (BCa); McNemar 1947, in its exact form.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binomtest, norm
+
+from orchestrator.combine import Interval
+
+CONFIDENCE = 0.95
+DRAWS = 10_000
+# At most so many numbers are drawn for one interval (8 bytes each are never held at once); fewer draws for more images.
+_MOST_NUMBERS = 2**28
+_FEWEST_DRAWS = 1_000
+_HELD_NUMBERS = 2**22
+_FEW_VALUES = 64
+
+
+def wilson(num_errors: int, num_images: int, confidence: float = CONFIDENCE) -> Interval:
+    """Returns Wilson's interval of an error rate; it is within [0, 1], and not empty at 0 errors."""
+    found = binomtest(num_errors, num_images).proportion_ci(confidence, method="wilson")
+    return Interval(num_errors / num_images, float(found.low), float(found.high))
+
+
+def mcnemar(num_first: int, num_second: int) -> float:
+    """Returns the exact two-sided p-value for `num_first` images that only the first of two answers gets wrong."""
+    total = num_first + num_second
+    return float(binomtest(num_first, total).pvalue) if total else 1.0
+
+
+def mean_interval(values: NDArray[np.float64], confidence: float = CONFIDENCE, seed: int = 0) -> Interval:
+    """Returns the BCa bootstrap interval of the mean of `values` (images,), for example of paired differences.
+
+    Where all values are equal, no bootstrap can tell how far another sample would be off. The interval then reaches to
+    the mean of a sample in which a share of the images, as large as Wilson's bound for 0 of so many, differs by 1.
+    """
+    mean = float(values.mean())
+    if np.ptp(values) == 0:
+        reach = wilson(0, len(values), confidence).high
+        return Interval(mean, mean - reach, mean + reach)
+    means = np.sort(_drawn_means(values, np.random.Generator(np.random.PCG64(seed))))
+    # The share of draws below, with ties by half, since means of errors take few values.
+    below = (np.searchsorted(means, mean, "left") + np.searchsorted(means, mean, "right")) / 2 / len(means)
+    bias = norm.ppf(min(max(below, 1 / len(means)), 1 - 1 / len(means)))
+    centred = values - mean
+    # The acceleration of a mean, from its jackknife values.
+    acceleration = float((centred**3).sum() / (6 * (centred**2).sum() ** 1.5))
+    low, high = (_bca_level(bias, acceleration, level) for level in ((1 - confidence) / 2, (1 + confidence) / 2))
+    return Interval(mean, float(np.quantile(means, low)), float(np.quantile(means, high)))
+
+
+def _bca_level(bias: float, acceleration: float, level: float) -> float:
+    z = bias + norm.ppf(level)
+    return float(norm.cdf(bias + z / (1 - acceleration * z)))
+
+
+def _drawn_means(values: NDArray[np.float64], generator: np.random.Generator) -> NDArray[np.float64]:
+    """Returns the means of samples drawn from `values` with replacement."""
+    num_images = len(values)
+    found, counts = np.unique(values, return_counts=True)
+    if len(found) <= _FEW_VALUES:
+        drawn = generator.multinomial(num_images, counts / num_images, size=DRAWS)
+        means: NDArray[np.float64] = drawn @ found / num_images
+        return means
+    num_draws = max(_FEWEST_DRAWS, min(DRAWS, _MOST_NUMBERS // num_images))
+    step = max(1, _HELD_NUMBERS // num_images)
+    parts = [
+        values[generator.integers(num_images, size=(min(step, num_draws - start), num_images))].mean(axis=1)
+        for start in range(0, num_draws, step)
+    ]
+    return np.concatenate(parts)
+
+
+def resampled(
+    statistic: Callable[[NDArray[np.int64]], float],
+    num_images: int,
+    num_draws: int = _FEWEST_DRAWS,
+    confidence: float = CONFIDENCE,
+    seed: int = 0,
+) -> Interval:
+    """Returns the percentile bootstrap interval of a `statistic` of row indexes, for what is no mean over images.
+
+    Draws in which it is NaN are left out.
+    """
+    generator = np.random.Generator(np.random.PCG64(seed))
+    drawn = (statistic(generator.integers(num_images, size=num_images)) for _ in range(num_draws))
+    kept = [one for one in drawn if not math.isnan(one)]
+    estimate = statistic(np.arange(num_images))
+    low, high = np.quantile(kept, [(1 - confidence) / 2, (1 + confidence) / 2]) if kept else (math.nan, math.nan)
+    return Interval(estimate, float(low), float(high))

@@ -1,0 +1,119 @@
+"""Computes the metrics of a submission from probabilities, as scikit-learn defines them. Pure.
+
+Of two equally probable classes the one with the lower index comes first, as in a submission.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+
+from orchestrator.combine import Labels, Rows, blocks, ranks
+from orchestrator.config import Metric
+
+# As in scikit-learn's log_loss for float64.
+_SMALLEST = float(np.finfo(np.float64).eps)
+_COLUMNS_ELEMENTS = 2**24
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What all metrics but `auc` need of each row; arrays are (rows,).
+
+    `guess` is the most probable class, `rank` how many classes come before the right one, `right` the right class's
+    probability, `squares` the sum over classes of (probability − 1 if right, else 0)².
+    """
+
+    labels: Labels
+    guess: NDArray[np.int64]
+    rank: NDArray[np.int64]
+    right: NDArray[np.float64]
+    squares: NDArray[np.float64]
+    num_classes: int
+
+    def at(self, rows: NDArray[np.int64]) -> "Answers":
+        """Returns the answers of `rows`, which may repeat."""
+        given = (self.labels, self.guess, self.rank, self.right, self.squares)
+        return Answers(*(each[rows] for each in given), self.num_classes)
+
+
+def read_answers(probabilities: Rows, labels: Labels) -> Answers:
+    """Reads `probabilities` (rows, classes) once, block by block, against `labels` (rows,)."""
+    num_rows, num_classes = probabilities.shape
+    assert num_rows == len(labels) > 0, "one label a row"
+    guess, rank = np.empty(num_rows, np.int64), np.empty(num_rows, np.int64)
+    right, squares = np.empty(num_rows), np.empty(num_rows)
+    for rows in blocks(num_rows, num_classes):
+        block, own = np.asarray(probabilities[rows], np.float64), labels[rows]
+        guess[rows], rank[rows] = block.argmax(axis=1), ranks(block, own)
+        right[rows] = block[np.arange(len(own)), own]
+        squares[rows] = (block**2).sum(axis=1) - right[rows] ** 2 + (1 - right[rows]) ** 2
+    return Answers(labels, guess, rank, right, squares, num_classes)
+
+
+def value(metric: Metric, probabilities: Rows, labels: Labels) -> float:
+    """Returns scikit-learn's value of `metric`; `top1` and `top5` are accuracies, `auc` is one class against the rest.
+
+    `auc` averages over the classes that some rows have and others have not, NaN if there is none.
+    """
+    if metric is Metric.auc:
+        return _auc(probabilities, labels)
+    return value_of(metric, read_answers(probabilities, labels))
+
+
+def value_of(metric: Metric, answers: Answers) -> float:
+    """Returns `value` from answers, for every metric but `auc`."""
+    assert metric is not Metric.auc, "it needs all probabilities"
+    losses = image_losses(metric, answers)
+    if losses is not None:
+        mean = float(losses.mean())
+        return mean if metric in (Metric.log_loss, Metric.brier) else 1 - mean
+    if metric is Metric.qwk:
+        return _quadratic_kappa(answers)
+    counts = (answers.labels, answers.guess, answers.labels[answers.rank == 0])
+    num, guessed, right = (np.bincount(each, minlength=answers.num_classes) for each in counts)
+    if metric is Metric.macro_f1:
+        seen = num + guessed > 0
+        return float(np.mean(2 * right[seen] / (num + guessed)[seen]))
+    return float(np.mean(right[num > 0] / num[num > 0]))
+
+
+def _quadratic_kappa(answers: Answers) -> float:
+    """Returns Cohen's kappa with quadratic weights; NaN if all labels and guesses are of one class."""
+    label, guess = answers.labels.astype(np.float64), answers.guess.astype(np.float64)
+    expected = (label**2).sum() + (guess**2).sum() - 2 * label.sum() * guess.sum() / len(label)
+    return float(1 - ((label - guess) ** 2).sum() / expected) if expected else float("nan")
+
+
+def loss(metric: Metric, value: float) -> float:
+    """Returns what is better if it is lower: the value itself of `log_loss` and `brier`, else 1 − value."""
+    return value if metric in (Metric.log_loss, Metric.brier) else 1 - value
+
+
+def image_losses(metric: Metric, answers: Answers) -> NDArray[np.float64] | None:
+    """Returns each image's loss (rows,), whose mean is the loss of all; None if `metric` is no mean over images."""
+    if metric is Metric.top1:
+        return (answers.rank >= 1).astype(np.float64)
+    if metric is Metric.top5:
+        return (answers.rank >= 5).astype(np.float64)
+    if metric is Metric.log_loss:
+        losses: NDArray[np.float64] = -np.log(np.clip(answers.right, _SMALLEST, 1.0))
+        return losses
+    if metric is Metric.brier:
+        # Two classes count as one probability, as in Brier's binary score.
+        return answers.squares * (0.5 if answers.num_classes == 2 else 1.0)
+    return None
+
+
+def _auc(probabilities: Rows, labels: Labels) -> float:
+    num_rows, num_classes = probabilities.shape
+    classes = [1] if num_classes == 2 else range(num_classes)
+    classes = [one for one in classes if 0 < (labels == one).sum() < num_rows]
+    areas: list[float] = []
+    step = max(1, _COLUMNS_ELEMENTS // num_rows)
+    for start in range(0, len(classes), step):
+        some = classes[start : start + step]
+        columns = np.concatenate([probabilities[rows][:, some] for rows in blocks(num_rows, num_classes)])
+        areas += [float(roc_auc_score(labels == one, columns[:, place])) for place, one in enumerate(some)]
+    return float(np.mean(areas)) if areas else float("nan")

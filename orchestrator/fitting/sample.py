@@ -1,0 +1,116 @@
+"""Keeps of members' predictions what a fit needs, in bounded memory. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.combine import Combination, Labels, Rows, blocks, combine_block, ranks
+from orchestrator.config import Metric
+from orchestrator.fitting.metrics import Answers, loss, value, value_of
+
+# 256 MB of float32.
+MAX_ELEMENTS = 2**26
+# The most probable ones by the plain mean, and the right one; the others can hardly become a guess.
+KEPT_CLASSES = 64
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Evenly spaced rows of several sets of probabilities, with the classes that matter in each row.
+
+    `probabilities` is (members, rows, kept) float32; `classes` (rows, kept) are the kept classes, ascending; `right`
+    (rows,) is the right one's place among them; `labels` (rows,) is its index. All classes are kept up to 64.
+    """
+
+    probabilities: NDArray[np.float32]
+    classes: NDArray[np.int64]
+    right: NDArray[np.int64]
+    labels: Labels
+    num_classes: int
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.labels)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all classes are kept."""
+        return self.classes.shape[1] == self.num_classes
+
+    def at(self, rows: NDArray[np.int64]) -> "Sample":
+        """Returns the sample of `rows`, which may repeat."""
+        kept = (self.probabilities[:, rows], self.classes[rows], self.right[rows], self.labels[rows])
+        return Sample(*kept, self.num_classes)
+
+    def combined(self, combination: Combination) -> "Scored":
+        """Returns the rows combined."""
+        return Scored(self, combine_block(combination, combination.used(list(self.probabilities)), self.classes))
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Combined probabilities (rows, kept) of a sample, to be scored."""
+
+    sample: Sample
+    combined: NDArray[np.float64]
+
+    def answers(self) -> Answers:
+        sample, rows = self.sample, np.arange(self.sample.num_rows)
+        right = self.combined[rows, sample.right]
+        squares = (self.combined**2).sum(axis=1) - right**2 + (1 - right) ** 2
+        guess = sample.classes[rows, self.combined.argmax(axis=1)]
+        rank = ranks(self.combined, sample.right)
+        return Answers(sample.labels, guess, rank, right, squares, sample.num_classes)
+
+    def loss(self, metric: Metric) -> float:
+        """Returns the loss by `metric`; infinity where it is undefined."""
+        if metric is Metric.auc:
+            found = value(metric, self._all_classes(), self.sample.labels)
+        else:
+            found = value_of(metric, self.answers())
+        return float("inf") if np.isnan(found) else loss(metric, found)
+
+    def at(self, rows: NDArray[np.int64]) -> "Scored":
+        return Scored(self.sample.at(rows), self.combined[rows])
+
+    def _all_classes(self) -> NDArray[np.float64]:
+        if self.sample.is_whole:
+            return self.combined
+        whole = np.zeros((self.sample.num_rows, self.sample.num_classes))
+        np.put_along_axis(whole, self.sample.classes, self.combined, axis=1)
+        return whole
+
+
+def draw_sample(members: Sequence[Rows], labels: Labels, max_elements: int = MAX_ELEMENTS) -> Sample:
+    """Reads `members` (each rows × classes) once, in blocks, against `labels` (rows,)."""
+    num_rows, num_classes = members[0].shape
+    kept = min(num_classes, KEPT_CLASSES)
+    stride = -(-num_rows * kept * len(members) // max_elements)
+    parts = [_part(members, labels, rows, stride, kept) for rows in blocks(num_rows, num_classes * len(members))]
+    probabilities, classes, right, own = zip(*(part for part in parts if len(part[3])), strict=True)
+    return Sample(
+        np.concatenate(probabilities, axis=1),
+        np.concatenate(classes),
+        np.concatenate(right),
+        np.concatenate(own),
+        num_classes,
+    )
+
+
+def _part(
+    members: Sequence[Rows], labels: Labels, rows: slice, stride: int, kept: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64], Labels]:
+    first = -rows.start % stride
+    own = labels[rows][first::stride]
+    block = np.stack([np.asarray(member[rows][first::stride], np.float32) for member in members])
+    if kept == block.shape[2]:
+        classes = np.broadcast_to(np.arange(kept), (len(own), kept))
+        return block, classes, own, own
+    total = block.sum(axis=0)
+    # The right class is kept in any case.
+    np.put_along_axis(total, own[:, None], np.inf, axis=1)
+    classes = np.sort(np.argpartition(-total, kept, axis=1)[:, :kept], axis=1)
+    right = (classes < own[:, None]).sum(axis=1)
+    return np.take_along_axis(block, classes[None], axis=2), classes, right, own

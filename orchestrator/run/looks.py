@@ -1,0 +1,42 @@
+"""Counts how often the labels of a dataset's split were looked at: one file for each different answer that was scored.
+
+The files lie beside the prepared datasets, by the dataset's digest, so that all runs of a user share them.
+"""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from workers.errors import StorageError
+from workers.storage import storage_errors, write_json
+
+_FOLDER = "looks"
+_log = logging.getLogger(__name__)
+
+
+def enter_look(store: Path, digest: str, split: str, answer: Sequence[object], run: str) -> int:
+    """Enters that `answer` (values that identify it) was scored on a split of the dataset `digest`.
+
+    Args:
+        store: the folder of any prepared dataset; the files lie in its parent.
+        digest: the dataset's digest.
+        split: the split with the labels.
+        answer: what the scored probabilities were made from; the same again is no new look.
+        run: the run's id.
+
+    Returns the number of different answers that were scored so far; 0 if that place cannot be written.
+    """
+    folder = store.parent / _FOLDER / digest / split
+    name = hashlib.sha256(repr(tuple(answer)).encode()).hexdigest()[:32]
+    try:
+        with storage_errors(folder):
+            if not store.parent.is_dir():
+                return 0
+            folder.mkdir(parents=True, exist_ok=True)
+            if not (folder / f"{name}.json").exists():
+                write_json(folder / f"{name}.json", {"run": run})
+            return sum(1 for path in folder.glob("*.json"))
+    except (OSError, StorageError) as error:
+        _log.warning("looks at %s are not counted: %s", split, error)
+        return 0
