@@ -120,7 +120,8 @@ def _places(block: NDArray[Any]) -> NDArray[np.float64]:
     points = np.empty(block.shape)
     order = np.argsort(-block, axis=1, kind="stable")
     np.put_along_axis(points, order, np.arange(num_classes, 0, -1.0)[None], axis=1)
-    return points / (num_classes * (num_classes + 1) / 2)
+    points /= num_classes * (num_classes + 1) / 2
+    return points
 
 
 @dataclass(frozen=True)

@@ -32,11 +32,6 @@ class Answers:
     squares: NDArray[np.float64]
     num_classes: int
 
-    def at(self, rows: NDArray[np.int64]) -> "Answers":
-        """Returns the answers of `rows`, which may repeat."""
-        given = (self.labels, self.guess, self.rank, self.right, self.squares)
-        return Answers(*(each[rows] for each in given), self.num_classes)
-
 
 def read_answers(probabilities: Rows, labels: Labels) -> Answers:
     """Reads `probabilities` (rows, classes) once, block by block, against `labels` (rows,)."""

@@ -37,7 +37,7 @@ class Sample:
     @property
     def is_whole(self) -> bool:
         """Whether all classes are kept."""
-        return self.classes.shape[1] == self.num_classes
+        return bool(self.classes.shape[1] == self.num_classes)
 
     def at(self, rows: NDArray[np.int64]) -> "Sample":
         """Returns the sample of `rows`, which may repeat."""

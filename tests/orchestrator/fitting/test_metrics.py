@@ -67,4 +67,3 @@ def test_read_answers_of_equal_probabilities_takes_the_first_class():
     answers = read_answers(rows, np.array([0, 1, 3]))
     assert answers.guess.tolist() == [0, 0, 0]
     assert answers.rank.tolist() == [0, 1, 3]
-    assert answers.at(np.array([2, 2])).rank.tolist() == [3, 3]
