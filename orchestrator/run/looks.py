@@ -28,15 +28,15 @@ def enter_look(store: Path, digest: str, split: str, answer: Sequence[object], r
     Returns the number of different answers that were scored so far; 0 if that place cannot be written.
     """
     folder = store.parent / _FOLDER / digest / split
-    name = hashlib.sha256(repr(tuple(answer)).encode()).hexdigest()[:32]
+    look = folder / hashlib.sha256(repr(tuple(answer)).encode()).hexdigest()[:32]
     try:
         with storage_errors(folder):
             if not store.parent.is_dir():
                 return 0
             folder.mkdir(parents=True, exist_ok=True)
-            if not (folder / f"{name}.json").exists():
-                write_json(folder / f"{name}.json", {"run": run})
-            return sum(1 for path in folder.glob("*.json"))
+            if not look.exists():
+                write_json(look, {"run": run})
+            return sum(1 for path in folder.iterdir() if len(path.name) == len(look.name))
     except (OSError, StorageError) as error:
         _log.warning("looks at %s are not counted: %s", split, error)
         return 0

@@ -8,8 +8,9 @@ from synthetic import CASES, Case, draw
 
 from orchestrator.combine import Combined, mean
 from orchestrator.config import FITTED, CombineMethod, Metric
-from orchestrator.fitting import choose, loss, value
+from orchestrator.fitting import choose
 from orchestrator.fitting.methods import rounded_weights
+from orchestrator.fitting.metrics import loss, value
 from orchestrator.fitting.sample import draw_sample
 
 NUM_UNTOUCHED = 20_000

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap
 
-from orchestrator.fitting import mcnemar, mean_interval, resampled, wilson
+from orchestrator.fitting.intervals import mcnemar, mean_interval, resampled, wilson
 
 NUM_IMAGES = 500
 

@@ -5,7 +5,7 @@ import pytest
 import sklearn.metrics as theirs
 
 from orchestrator.config import Metric
-from orchestrator.fitting import image_losses, loss, read_answers, value
+from orchestrator.fitting.metrics import image_losses, loss, read_answers, value
 
 
 def _case(num_classes, num_rows=700, seed=0):
