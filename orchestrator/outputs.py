@@ -216,7 +216,7 @@ def _report(paths: RunPaths, plan: Plan, opened: Opened, missing: tuple[Missing,
     main = scores[0] if scores else None
     text = table_text(main, caveats)
     fit, note = opened.combination.fit, opened.combination.note
-    text += "".join(f"{line}\n" for line in (fit.line() if fit else "", note) if line)
+    text += "".join(f"{line}\n" for line in (*(fit.lines() if fit else ()), note) if line)
     ensemble = {**asdict(main.ensemble), "disagreement": main.disagreement} if main else {}
     members = {name: asdict(score) for name, score in main.members.items()} if main else {}
     num_unreadable = {opened.data.submitted: len(splits[opened.data.submitted].unreadable)}

@@ -46,13 +46,13 @@ class Fit:
         intervals = {name: Interval(**said[name]) for name in ("gain", "optimism")}
         return Fit(**{**said, "asked": CombineMethod(said["asked"]), "metric": Metric(said["metric"]), **intervals})
 
-    def line(self) -> str:
-        """Returns a line for people: what was gained in cross-fitting, what is used, and how optimistic its fit is."""
-        used = f"{self.asked} is used" if self.is_taken else "the plain mean is kept: the gain is within its error"
+    def lines(self) -> tuple[str, ...]:
+        """Returns lines for people: what was gained in cross-fitting, what is used, and how optimistic its fit is."""
+        used = f"{self.asked} is used" if self.is_taken else "the plain mean is kept: no more than its standard error"
         return (
-            f"combine={self.asked}, fitted to {counted(self.num_images, 'image')} of {self.split} by {self.metric}: "
-            f"cross-fitted it gains {self._shown(self.gain)} on the mean, so {used}. "
-            f"New images: worse by {self._shown(self.optimism)} than where it was fitted."
+            f"combine={self.asked}, fitted to {counted(self.num_images, 'image')} of {self.split} by {self.metric}",
+            f"  cross-fitted it gains {self._shown(self.gain)} on the mean, so {used}",
+            f"  on new images expect {self._shown(self.optimism)} more loss than on those of the fit",
         )
 
     def _shown(self, one: Interval) -> str:

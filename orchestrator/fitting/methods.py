@@ -4,11 +4,13 @@ Each method returns candidates, the plainest first; cross-fitting chooses betwee
 Members come in an order that does not depend on their names, and all random numbers have a fixed seed.
 """
 
+import warnings
 from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from orchestrator.combine import SMALLEST_PROBABILITY, Combination, Stacking
@@ -28,7 +30,8 @@ _BAGS, _PICKS = 10, 20
 # Selection scores many combinations; it looks at fewer rows of large samples.
 _MOST_SELECTED = 2**22
 # Inverse strengths of the penalty.
-_STRENGTHS = (0.001, 0.01, 0.1, 1.0)
+_STRENGTHS = (0.001, 0.01, 0.1)
+_MOST_ITERATIONS = 200
 MOST_STACKED_CLASSES = 50
 
 
@@ -106,15 +109,22 @@ def _stacked(coefficients: NDArray[np.float64], constants: NDArray[np.float64]) 
 
 def _full_regressions(sample: Sample, logs: NDArray[np.float64]) -> Iterator[_Regression]:
     num_members, num_rows, num_classes = logs.shape
-    features = logs.transpose(1, 0, 2).reshape(num_rows, num_members * num_classes)
+    # A constant in a member's row changes no score; without it, and on one scale, the fit converges.
+    centred = logs - logs.mean(axis=2, keepdims=True)
+    scale = float(centred.std()) or 1.0
+    features = centred.transpose(1, 0, 2).reshape(num_rows, num_members * num_classes) / scale
     for strength in _STRENGTHS:
-        model = LogisticRegression(C=strength, max_iter=500).fit(features, sample.labels)
-        coefficients = model.coef_
-        constants = model.intercept_
+        model = LogisticRegression(C=strength, max_iter=_MOST_ITERATIONS)
+        with warnings.catch_warnings():
+            # Where it stops is the same each time, and cross-fitting tells what that is worth.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model.fit(features, sample.labels)
+        coefficients, constants = model.coef_ / scale, model.intercept_
         if num_classes == 2:
             # scikit-learn gives the second class's alone.
             coefficients, constants = (np.concatenate([0 * one, one]) for one in (coefficients, constants))
-        yield coefficients.reshape(num_classes, num_members, num_classes).transpose(1, 0, 2), constants
+        by_member = coefficients.reshape(num_classes, num_members, num_classes).transpose(1, 0, 2)
+        yield by_member - by_member.mean(axis=2, keepdims=True), constants
 
 
 def _shared_regressions(sample: Sample, logs: NDArray[np.float64]) -> Iterator[_Regression]:

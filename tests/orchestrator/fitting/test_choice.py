@@ -50,7 +50,7 @@ def test_choose_one_much_worse_member_gains_and_says_so(method):
     assert found.fit.is_taken and found.method is method
     assert ours < plain
     assert found.weights[1] == min(found.weights)
-    assert f"so {method} is used" in found.fit.line()
+    assert f"so {method} is used" in "".join(found.fit.lines())
 
 
 @pytest.mark.parametrize("method", FITTED)
@@ -60,7 +60,7 @@ def test_choose_equal_members_keeps_the_mean(method):
     assert (found.method, found.weights) == (CombineMethod.mean, (1 / 3,) * 3)
     assert not found.fit.is_taken
     assert found.fit.mean == found.fit.fitted
-    assert "the plain mean is kept" in found.fit.line()
+    assert "the plain mean is kept" in "".join(found.fit.lines())
 
 
 @pytest.mark.parametrize("metric", Metric)
