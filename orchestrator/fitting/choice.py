@@ -5,12 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
 from threadpoolctl import threadpool_limits
 
 from orchestrator.combine import Combination, Fit, Interval, Labels, Rows, equal
 from orchestrator.config import CombineMethod, Metric
-from orchestrator.fitting.intervals import CONFIDENCE, mean_interval, resampled
+from orchestrator.fitting.intervals import mean_interval, resampled
 from orchestrator.fitting.methods import FITS
 from orchestrator.fitting.metrics import image_losses
 from orchestrator.fitting.sample import Sample, Scored, draw_sample
@@ -18,14 +17,13 @@ from orchestrator.fitting.sample import Sample, Scored, draw_sample
 NUM_FOLDS = 5
 # A bootstrap of an area under a curve sorts every class for each draw.
 _DRAWS = {Metric.auc: 200}
-_TWO_SIDED = float(norm.ppf((1 + CONFIDENCE) / 2))
 
 
 def choose(asked: CombineMethod, members: Sequence[Rows], labels: Labels, metric: Metric, split: str) -> Combination:
     """Fits `asked` to `members` (each rows × classes) and `labels` (rows,), and takes it if it beats the plain mean.
 
-    It is taken if the cross-fitted gain is larger than its standard error; else the mean is kept. `split`, their
-    split's name, is only recorded.
+    It is taken if the interval of the cross-fitted gain lies above 0; else the mean is kept. `split`, their split's
+    name, is only recorded.
     """
     # One thread: sums have one order, and the process may be beside others that train.
     with threadpool_limits(1):
@@ -48,7 +46,7 @@ def _choose(asked: CombineMethod, members: Sequence[Rows], labels: Labels, metri
     whole = fits(sample, metric)[best]
     mean = sample.at(order).combined(plain)
     gain = _difference(mean, crossed[best], metric)
-    is_taken = gain.estimate > (gain.high - gain.low) / 2 / _TWO_SIDED
+    is_taken = gain.low > 0
     taken, unseen = (whole, crossed[best]) if is_taken else (plain, mean)
     fitted = sample.combined(taken).loss(metric)
     ahead = _loss_interval(unseen, metric)
