@@ -19,16 +19,16 @@ from functools import cached_property
 from pathlib import Path
 from threading import Lock
 from types import MappingProxyType
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.combine.rows import Block, blocks
+from orchestrator.plan import OutsideFile
 from orchestrator.run import Committed, SplitData, alteration
 from workers.errors import CheckFailed, MemberFailed, SeptetError
 from workers.protocol import SplitPredictions
-from workers.storage import layout, parse_json, storage_errors
+from workers.storage import Finished, layout, parse_json, storage_errors
 from workers.threads import map_in_order
 
 SUM_TOLERANCE = 1e-3
@@ -109,14 +109,8 @@ class Invalid:
         return MemberFailed(self.why) if self.flaw is Flaw.missing else CheckFailed(self.why)
 
 
-class Source(Protocol):
-    """What predictions were made by, as their description names it: a finished stage, or a file of another tool."""
-
-    @property
-    def checkpoint(self) -> str: ...
-
-    @property
-    def checkpoint_sha256(self) -> str: ...
+# What predictions were made by: a finished stage, or another tool.
+Source = Finished | OutsideFile
 
 
 @dataclass(frozen=True)

@@ -177,8 +177,7 @@ class OutsideLayer:
 
     def __post_init__(self) -> None:
         for split, path in self.predictions.items():
-            known = ", ".join(_PREDICTED)
-            require(split in _PREDICTED, f"predictions.{split}: no such split; known: {known}")
+            require(split in _PREDICTED, f"predictions.{split}: no such split; known: {', '.join(_PREDICTED)}")
             ends_well = path.lower().endswith((".csv", ".npy", ".parquet"))
             require(ends_well, f"predictions.{split}={path}: give a file that ends in .csv, .npy or .parquet")
 
