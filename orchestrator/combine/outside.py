@@ -77,20 +77,20 @@ def _read(
             block = _of_array(np.load(path, mmap_mode="r", allow_pickle=False), split, len(classes))
         else:
             table = _table(path)
-            id_at = table.column_names.index("id") if "id" in table.column_names else 0
+            id_at = _id_place(table.column_names)
             columns = table.column_names[:id_at] + table.column_names[id_at + 1 :]
             _check_classes(columns, classes)
-            order = _order(table.column(id_at).cast("string").to_pylist(), split.rows)
+            order = _order(table.column(id_at).to_pylist(), split.rows)
             block = np.empty((len(split.rows), len(classes)), np.float32)
             for place, name in enumerate(classes):
-                block[:, place] = table.column(name).cast("double").to_numpy()[order]
+                block[:, place] = table.column(name).to_numpy()[order]
             if note and columns != list(classes):
                 note(f"{where}: its classes are in another order than data/{layout.CLASSES}; mapped by name")
         _check_rows(block, split.rows)
         if sha256_of(path) != file.sha256:
             raise ValueError("changed while it was read")
-    except (OSError, ValueError, TypeError, NotImplementedError, EOFError) as error:
-        # Arrow's errors are ValueErrors and NotImplementedErrors; some have several lines.
+    except (OSError, ValueError, EOFError) as error:
+        # Arrow's messages have several lines.
         raise DataError(f"{where}: {' '.join(str(error).split())}; correct the file, or leave it out") from error
     return block
 
@@ -103,20 +103,31 @@ def _of_array(array: NDArray[Any], split: SplitData, num_classes: int) -> Block:
 
 
 def _table(path: Path) -> "Table":
+    """Reads a csv or parquet file: ids as text, since one may look like a number such as 007, all else as float64."""
     # Imported here, since Arrow takes a while to load.
     import pyarrow as pa
     from pyarrow import csv, parquet
 
-    if path.suffix.lower() == ".parquet":
-        return parquet.read_table(path)
-    with path.open("rb") as file:
-        first = file.readline().decode(errors="replace")
-    parse = csv.ParseOptions(delimiter=next((each for each in ",;\t" if each in first), ","))
-    names = csv.open_csv(path, parse_options=parse).schema.names
-    # An id may look like a number, such as 007.
-    ids = "id" if "id" in names else names[0]
-    kinds = {name: pa.string() if name == ids else pa.float64() for name in names}
-    return csv.read_csv(path, parse_options=parse, convert_options=csv.ConvertOptions(column_types=kinds))
+    def kinds(names: Sequence[str]) -> list[tuple[str, Any]]:
+        ids = names[_id_place(names)]
+        return [(name, pa.string() if name == ids else pa.float64()) for name in names]
+
+    try:
+        if path.suffix.lower() == ".parquet":
+            table = parquet.read_table(path)
+            return table.cast(pa.schema(kinds(table.column_names)))
+        with path.open("rb") as file:
+            first = file.readline().decode(errors="replace")
+        parse = csv.ParseOptions(delimiter=next((each for each in ",;\t" if each in first), ","))
+        names = csv.open_csv(path, parse_options=parse).schema.names
+        convert = csv.ConvertOptions(column_types=dict(kinds(names)))
+        return csv.read_csv(path, parse_options=parse, convert_options=convert)
+    except pa.ArrowException as error:
+        raise ValueError(str(error)) from error
+
+
+def _id_place(names: Sequence[str]) -> int:
+    return names.index("id") if "id" in names else 0
 
 
 def _check_classes(columns: Sequence[str], classes: Sequence[str]) -> None:

@@ -78,6 +78,15 @@ def test_parquet_with_ids_in_another_column_is_stored(tmp_path, read):
     assert not notes
 
 
+def test_parquet_with_columns_of_no_numbers_is_refused_in_one_line(tmp_path, read):
+    for column in ([["a"]] * 5, ["much"] * 5):
+        columns = {"id": list(ROWS), "cat": column, "dog": [0.0] * 5, "eel": [1.0] * 5}
+        pq.write_table(pa.table(columns), tmp_path / "p.parquet")
+        with pytest.raises(DataError, match="correct the file") as error:
+            read(tmp_path / "p.parquet")
+        assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("delimiter", [";", "\t"])
 def test_csv_with_another_delimiter_and_first_column_of_ids_is_stored(tmp_path, read, delimiter):
     text = table(tmp_path / "p.csv", lines_of(), ("image", *CLASSES)).read_text().replace(",", delimiter)
