@@ -109,9 +109,13 @@ def make_plan(
             check_bf16(stages[ref])
         if ancestor is not None:
             check_fit(stages[ref], ancestor, datasets)
+    hashed: dict[str, Any] = {str(ref): stage.hash for ref, stage in stages.items()}
+    if outside:
+        # No stage has such a name.
+        hashed["outside"] = {member: sorted(files) for member, files in outside.items()}
     plan = Plan(
         experiment=config.name,
-        hash=_digest({str(ref): stage.hash for ref, stage in stages.items()} | _named(outside)),
+        hash=_digest(hashed),
         members=tuple(config.members),
         stages=tuple(stages.values()),
         datasets=tuple(datasets.values()),
@@ -178,11 +182,6 @@ def _stage(
         hashed["normalised_by"] = _content(datasets[origin.recipe.dataset])
     endless = replace(own, schedule=replace(own.schedule, epochs=_DEFAULT_EPOCHS))
     return replace(stage, hash=_digest(hashed), trunk=_digest({**hashed, "recipe": changed(endless)}))
-
-
-def _named(outside: Mapping[str, Mapping[str, OutsideFile]]) -> dict[str, Any]:
-    """Returns what the plan's hash covers of members from outside: no stage has such a key."""
-    return {"outside": {member: sorted(files) for member, files in outside.items()}} if outside else {}
 
 
 def _content(dataset: PlannedDataset) -> dict[str, Any]:

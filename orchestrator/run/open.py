@@ -129,7 +129,7 @@ class OpenedRun:
         write_record(self.paths, self.record)
 
     def check_outside(self, recorded: Plan) -> None:
-        """Raises RunMismatch if files of members from outside are not those of the `recorded` plan."""
+        """Raises RunMismatch if files of the `recorded` plan's members from outside have changed."""
         self._accept(compare(recorded, self._wanted.plan).replaced)
 
     def check_code(self) -> None:

@@ -13,9 +13,11 @@ from orchestrator.config.composition import compose
 from orchestrator.config.schema import CombineConfig, CombineMethod, MemberConfig, SubmissionConfig, SubmissionFormat
 from orchestrator.inputs import hash_outside
 from orchestrator.outputs import rebuild_report, write_results
+from orchestrator.placement.placing import Measuring, place
 from orchestrator.plan.build import make_plan
 from orchestrator.plan.diff import ChangeKind, compare
 from orchestrator.plan.model import OutsideFile, plan_from_json, plan_to_json
+from orchestrator.plan.report import make_report
 from orchestrator.prediction import predict
 from orchestrator.run.data import read_run_data
 from orchestrator.run.digests import open_book
@@ -154,6 +156,16 @@ def test_plan_hash_covers_which_files_there_are_and_not_their_content():
         ("other",),
         (),
     )
+
+
+@pytest.mark.parametrize("gpus", [0, 1])
+def test_place_of_members_from_outside_alone_measures_nothing(gpus):
+    given = config(MemberConfig("other", None, {}, {"test": "/x.npy"}))
+    given = replace(given, cluster=replace(given.cluster, gpus_per_member=gpus))
+    plan = make_plan(given, SURVEYS, outside={"other": {"test": OutsideFile("/x.npy", "1")}})
+    placed = place(given, plan, pytest.fail, Measuring.always)
+    assert (placed.line, placed.options) == ("nothing to train", ())
+    assert "other: from outside: test /x.npy (sha256 1)" in make_report(plan, placed.cluster, 1, {}).to_text()
 
 
 @pytest.mark.parametrize(
