@@ -9,7 +9,7 @@ from pathlib import Path
 
 from orchestrator.cluster import shard_runner
 from orchestrator.config import TARGET, Config
-from orchestrator.plan import Plan, StageRef, used_datasets
+from orchestrator.plan import OutsideFile, Plan, StageRef, used_datasets
 from workers.data.sources import Survey, survey
 from workers.data.store import NOTHING, Excluded, PrepareProgress, Store, held_out_by, open_store, prepare
 from workers.errors import ConfigError, DataError, StorageError
@@ -158,6 +158,20 @@ def hash_init_files(config: Config) -> Mapping[StageRef, InitFile]:
                 # Another normalisation than that of the weights may be wanted.
                 inherits = stage.augmentation.normalisation is Normalisation.auto
                 found[StageRef(member.name, name)] = file if inherits else replace(file, scale=())
+    return found
+
+
+def hash_outside(config: Config) -> Mapping[str, Mapping[str, OutsideFile]]:
+    """Hashes the files of members from outside, by member and split; raises DataError if one cannot be read."""
+    found: dict[str, dict[str, OutsideFile]] = {}
+    for member in config.members.values():
+        for split, given in member.predictions.items():
+            path = Path(given).expanduser().absolute()
+            try:
+                found.setdefault(member.name, {})[split] = OutsideFile(str(path), sha256_of(path))
+            except OSError as error:
+                key = f"ensemble.members.{member.name}.predictions.{split}={given}"
+                raise DataError(f"{key}: cannot be read ({error.strerror}); give a file of probabilities") from error
     return found
 
 

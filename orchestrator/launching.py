@@ -1,7 +1,7 @@
 """Launches a run: from the configuration to trained members, submission and report."""
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import chdir, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -9,11 +9,20 @@ from pathlib import Path
 from typing import IO
 
 from orchestrator import cluster, placement, submission, tracking
-from orchestrator.combine import LEFT_OUT, check_min_members, find_missing, left_out, weights_of, without
+from orchestrator.combine import (
+    LEFT_OUT,
+    check_min_members,
+    check_outside,
+    find_missing,
+    left_out,
+    store_outside,
+    weights_of,
+    without,
+)
 from orchestrator.config import FITTED, TARGET, Compile, Config, compose, default_run_dir
 from orchestrator.display import Display, unseen_classes, watching
 from orchestrator.execution import Driver, Interrupts, Work, obeying
-from orchestrator.inputs import check_init_files, hash_init_files, prepare_all, survey_all, with_code
+from orchestrator.inputs import check_init_files, hash_init_files, hash_outside, prepare_all, survey_all, with_code
 from orchestrator.outputs import Results, fitting_split, write_results
 from orchestrator.placement import Measuring
 from orchestrator.plan import Plan, disk_estimate, make_plan, remarks
@@ -80,7 +89,7 @@ def launch(config: Config, stream: IO[str], *, accept_changes: bool = False, tru
     """
     config = with_code(config, trusted=trust_code)
     with Interrupts() as interrupts, closing(Display(stream)) as display:
-        plan = make_plan(config, survey_all(config), hash_init_files(config))
+        plan = make_plan(config, survey_all(config), hash_init_files(config), hash_outside(config))
         check_init_files(plan)
         cluster.check_resources(config.cluster)
         submission.read_named(config.submission)
@@ -112,8 +121,10 @@ def launch(config: Config, stream: IO[str], *, accept_changes: bool = False, tru
                 stores = prepare_all(config, watch)
             for line in unseen_classes(stores[TARGET]):
                 display.note(f"{TARGET}: {line}")
-            # Before the first file changes: a template that does not fit must not change the run.
-            submission.ask(config.submission, of_store(stores[TARGET]))
+            # Before the first file changes: a template or a file that does not fit must not change the run.
+            data = of_store(stores[TARGET])
+            submission.ask(config.submission, data)
+            check_outside(run.paths, plan, data, run.book, display.note)
             run.begin(
                 {name: store.digest for name, store in stores.items()},
                 {name: store.path for name, store in stores.items()},
@@ -121,6 +132,7 @@ def launch(config: Config, stream: IO[str], *, accept_changes: bool = False, tru
                 keep_data=partial(export, stores[TARGET]),
             )
             keep_code(run.paths, plan)
+            store_outside(run.paths, plan, data, run.book)
             config = _placed(config, plan, run, display)
             with _tracked(config, plan, run, stores) as tracker:
                 run.commit()
@@ -129,7 +141,7 @@ def launch(config: Config, stream: IO[str], *, accept_changes: bool = False, tru
                     driver = Driver(_work(config, plan, run, stores), ledger, tracker, run.book)
                     failure = _train(config, plan, run, driver, tracker, interrupts, display)
                     results = write_results(run.paths, plan, config.combine, config.submission, run.book, config.metric)
-                    _publish(results, run.paths, tracker)
+                    _publish(results, run.paths, plan.trained, tracker)
                     if failure is not None:
                         raise Incomplete(failure, plan, LaunchResult(run.paths.root, results))
                 display.show(read_status(run.paths))
@@ -193,7 +205,7 @@ def _train(
         return None
     failure: SeptetError | None = None
     with cluster.open_cluster(config.cluster) as actors, interrupts.deferred():
-        actors.warm_up(len(config.members), run.record.numerics.threads)
+        actors.warm_up(len(plan.trained), run.record.numerics.threads)
         try:
             driver.run(actors, lambda: interrupts.requested, show)
         except (MemberFailed, DataError, CheckFailed) as error:
@@ -276,11 +288,13 @@ def _tracked(config: Config, plan: Plan, run: OpenedRun, stores: Mapping[str, St
     tracker.close(Ending.FINISHED)
 
 
-def _publish(results: Results, paths: RunPaths, tracker: Tracker) -> None:
+def _publish(results: Results, paths: RunPaths, trained: Collection[str], tracker: Tracker) -> None:
     tracker.log_scores({f"ensemble/{name}": value for name, value in results.ensemble.items()})
     tracker.log_scores({f"data/{split}_unreadable": count for split, count in results.num_unreadable.items()})
     for member, scores in results.members.items():
-        tracker.log_scores({f"final/{name}": value for name, value in scores.items()}, member)
+        # A member from outside has no run of its own.
+        key, own = ("final", member) if member in trained else (member, "")
+        tracker.log_scores({f"{key}/{name}": value for name, value in scores.items()}, own)
     if results.digests is not None:
         # Also kept outside the run directory, to detect changes of its files.
         digests = results.digests

@@ -9,6 +9,7 @@ from orchestrator.combine import (
     Combined,
     MemberPredictions,
     Missing,
+    Source,
     allowed_missing,
     equal,
     left_out,
@@ -64,7 +65,7 @@ class Opened:
     """A run's checked predictions by split and member, and their combination.
 
     In every split the members are sorted by the sha256 of their predictions of the submitted one, so that neither their
-    names nor their order in the configuration change a bit of the result.
+    names nor their order in the configuration change a bit of the result. Members from outside may lack other splits.
     """
 
     data: RunData
@@ -72,8 +73,13 @@ class Opened:
     finished: Mapping[str, Finished]
     combination: Combination
 
-    def combined(self, split: str) -> Combined:
-        return Combined(self.members[split], self.combination)
+    def combined(self, split: str) -> Combined | None:
+        """Returns the combination of all members or, if some lack the split, of the others, where that makes sense."""
+        all_members, held = self.members[self.data.submitted], {one.member for one in self.members[split]}
+        places = [place for place, one in enumerate(all_members) if one.member in held]
+        whole = len(places) == len(all_members)
+        combination = self.combination if whole else self.combination.among(places)
+        return None if combination is None else Combined(self.members[split], combination)
 
 
 def write_results(
@@ -106,7 +112,8 @@ def write_results(
     opened = open_members(paths, plan, book.committed)
     found = _combination(plan, opened, combine, metric or metric_of(submission.format))
     opened = replace(opened, combination=found)
-    combined, members = opened.combined(data.submitted), opened.members[data.submitted]
+    members = opened.members[data.submitted]
+    combined = Combined(members, found)
     digests = write_submission(paths.submission, submission, opened.data, combined, members, plan, missing, book)
     return replace(_report(paths, plan, opened, missing), submission=paths.submission / digests.file, digests=digests)
 
@@ -140,13 +147,14 @@ def open_members(paths: RunPaths, plan: Plan, committed: Committed) -> Opened:
     """
     require_data(committed, paths.data)
     data = read_run_data(paths.data)
-    finished = {member: _finished(paths, plan, member, committed) for member in plan.members}
-    directories = {member: paths.predictions(member) for member in plan.members}
+    finished = {member: _finished(paths, plan, member, committed) for member in plan.trained}
+    members = {}
     # Every split, also one that this combination does without: `septet verify` misses it too.
-    members = {
-        split: open_predictions(directories, data.splits[split], len(data.classes), data.digest, finished, committed)
-        for split in data.splits
-    }
+    for split, rows in data.splits.items():
+        sources: dict[str, Source] = {**finished}
+        sources |= {member: files[split] for member, files in plan.outside.items() if split in files}
+        directories = {member: paths.predictions(member) for member in plan.members if member in sources}
+        members[split] = open_predictions(directories, rows, len(data.classes), data.digest, sources, committed)
     digests = {one.member: one.about.sha256 for one in members[data.submitted]}
     ordered = {
         split: tuple(sorted(every, key=lambda one: (digests[one.member], one.member)))
@@ -178,30 +186,36 @@ def fitting_split(method: CombineMethod, plan: Plan, splits: Collection[str]) ->
     """Returns which of the held-out `splits` a method is fitted on.
 
     Raises:
-        ConfigError: there is none, or a member is trained on it.
+        ConfigError: there is none, a member is trained on it, or one from outside has no predictions of it.
     """
     found = next((split for split in (_SEARCH_SPLIT, "val") if split in splits), None)
     if found is None or plan.refits:
         why = f"{', '.join(plan.refits)} trained on them" if plan.refits else "neither is held out"
         raise ConfigError(f"combine={method}: is fitted on dev or val, and {why}; give combine=mean")
+    if lacking := plan.lacking(found):
+        give = f"give ensemble.members.{lacking[0]}.predictions.{found}=FILE, or combine=mean"
+        raise ConfigError(f"combine={method}: is fitted on {found}, of which {', '.join(lacking)} has nothing; {give}")
     return found
 
 
 def score_splits(plan: Plan, opened: Opened) -> tuple[SplitScores, ...]:
-    """Returns the scores of every labelled split that no member was trained on, the main one first."""
+    """Returns the scores of every labelled split that no member was trained on, the main one first.
+
+    A split that members from outside lack has the scores of the others.
+    """
     scores = []
     for split in opened.data.scored:
-        if plan.refits and split != "test":
+        if (plan.refits and split != "test") or (combined := opened.combined(split)) is None:
             continue
         members = {one.member: one for one in opened.members[split]}
         base, pretrained = plan.base_members(), plan.pretrained_members()
-        scores.append(score_split(split, members, base, pretrained, opened.combined(split), opened.data.labels(split)))
+        scores.append(score_split(split, members, base, pretrained, combined, opened.data.labels(split)))
     return tuple(scores)
 
 
 def _report(paths: RunPaths, plan: Plan, opened: Opened, missing: tuple[Missing, ...]) -> Results:
     scores = score_splits(plan, opened)
-    at_chance = tuple(member for member in plan.members if opened.finished[member].at_chance)
+    at_chance = tuple(member for member in plan.trained if opened.finished[member].at_chance)
     # The table says it whatever is combined.
     splits, record = opened.data.splits, read_record(paths)
     unreadable = {name: [one.rows[row] for row in one.unreadable] for name, one in splits.items() if one.unreadable}
@@ -210,7 +224,9 @@ def _report(paths: RunPaths, plan: Plan, opened: Opened, missing: tuple[Missing,
     refits = {member: None if found is None else found.val_error for member, found in first.items()}
     cuts_saw_val = (steers or bool(refits or plan.rungs)) and _SEARCH_SPLIT not in splits and "val" in splits
     looks = {one.split: _looks(record, opened, one.split) for one in scores}
-    caveats = Caveats(at_chance, cuts_saw_val, missing, unreadable, refits, looks)
+    partial = {split: lacking for split in opened.data.scored if (lacking := plan.lacking(split))}
+    unscored = tuple(split for split in partial if split not in looks)
+    caveats = Caveats(at_chance, cuts_saw_val, missing, unreadable, refits, looks, partial, unscored)
     predictions = {one.member: one for one in opened.members[opened.data.submitted]}
     files = write_report(paths, plan, record, Evidence(scores, predictions, caveats))
     main = scores[0] if scores else None

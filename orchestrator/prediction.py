@@ -153,6 +153,9 @@ def _open(paths: RunPaths) -> _Ensemble:
     # A submission may do without failed members, if `submission.min_members` allows it; then predictions do too.
     gone = {one.member for one in manifest.missing}
     wanted = {member for member in plan.members if member not in gone}
+    if given := sorted(wanted & plan.outside.keys()):
+        submit = f"`septet submit {paths.root} 'combine.without=[{','.join(given)}]'` to do without"
+        raise MemberFailed(f"{', '.join(given)}: has predictions from files alone, none of new images; {submit}")
     unfinished = [name for name in plan.members if name in wanted and not find_finished(paths, plan.last_stage(name))]
     if unfinished:
         raise MemberFailed(f"{paths.root}: not finished: {', '.join(unfinished)}; run `septet launch` again")

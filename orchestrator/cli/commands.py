@@ -82,7 +82,7 @@ def _launch(config: "Config", request: Request, streams: Streams) -> int:
 )
 def plan(request: Request, streams: Streams) -> int:
     from orchestrator.config import compose
-    from orchestrator.inputs import check_init_files, hash_init_files, survey_all, with_code
+    from orchestrator.inputs import check_init_files, hash_init_files, hash_outside, survey_all, with_code
     from orchestrator.placement import Measuring, augmentation_line, measure_rates, place
     from orchestrator.plan import make_plan, make_report
 
@@ -92,7 +92,7 @@ def plan(request: Request, streams: Streams) -> int:
     config = with_code(config, trusted=request.trust_code)
     for line in config.notes:
         streams.progress(line)
-    planned = make_plan(config, survey_all(config, allow_absent=True), hash_init_files(config))
+    planned = make_plan(config, survey_all(config, allow_absent=True), hash_init_files(config), hash_outside(config))
     check_init_files(planned)
     placed = place(config, planned, streams.progress, Measuring.never)
     here = _members_at_once(replace(placed.cluster, address=None), streams)

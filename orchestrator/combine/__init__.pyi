@@ -20,11 +20,13 @@ from .averaging import (
     sum_members as sum_members,
 )
 from .fit import Fit as Fit, Interval as Interval
+from .outside import check_outside as check_outside, store_outside as store_outside
 from .predictions import (
     Expected as Expected,
     Flaw as Flaw,
     Invalid as Invalid,
     MemberPredictions as MemberPredictions,
+    Source as Source,
     check_predictions as check_predictions,
     open_predictions as open_predictions,
 )

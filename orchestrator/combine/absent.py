@@ -106,7 +106,9 @@ def in_words(missing: Sequence[Missing]) -> str:
 
 
 def _why(paths: RunPaths, plan: Plan, member: str, splits: Sequence[str], digest: str, ledger: Contents) -> str | None:
-    """Returns why `member` is missing, or None if it is present."""
+    """Returns why `member` is missing, or None if it is present; a launch stores one from outside before it trains."""
+    if member in plan.outside:
+        return None
     last = plan.last_stage(member)
     finished = find_finished(paths, last)
     if finished is None:

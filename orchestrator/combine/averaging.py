@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from orchestrator.combine.fit import Fit
 from orchestrator.combine.rows import SMALLEST_PROBABILITY, Block, Rows, blocks
-from orchestrator.config import CombineMethod
+from orchestrator.config import FITTED, CombineMethod
 
 # One member's float32 and two float64 arrays of this many elements stay in the cache: 1.25 MiB.
 PART_ELEMENTS = 2**16
@@ -61,6 +61,13 @@ class Combination:
         """Returns those of `members`, or of what belongs to them, that count: one of weight 0 need not be read."""
         given = zip(members, self.weights, strict=True)
         return [member for member, weight in given if weight or self.stacking]
+
+    def among(self, members: Sequence[int]) -> "Combination | None":
+        """Returns the mean of some members alone; None if it would be another fit, or all have weight 0."""
+        total = sum(self.weights[member] for member in members)
+        if self.method in FITTED or not total:
+            return None
+        return replace(self, weights=tuple(self.weights[member] / total for member in members))
 
     def only(self, member: int) -> "Combination":
         """Returns the part of one member."""

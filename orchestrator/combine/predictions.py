@@ -21,8 +21,10 @@ from threading import Lock
 from types import MappingProxyType
 
 import numpy as np
+from numpy.typing import NDArray
 
 from orchestrator.combine.rows import Block, blocks
+from orchestrator.plan import OutsideFile
 from orchestrator.run import Committed, SplitData, alteration
 from workers.errors import CheckFailed, MemberFailed, SeptetError
 from workers.protocol import SplitPredictions
@@ -107,18 +109,22 @@ class Invalid:
         return MemberFailed(self.why) if self.flaw is Flaw.missing else CheckFailed(self.why)
 
 
+# What predictions were made by: a finished stage, or another tool.
+Source = Finished | OutsideFile
+
+
 @dataclass(frozen=True)
 class Expected:
     """The inputs of valid predictions of a split; fields that are None are not compared.
 
     `data_digest` is the digest of the predicted dataset and `rows` its images; `finished` is the member's last
-    stage; `committed` is the file's sha256 in run.json, "" if it is not recorded.
+    stage, or the file that another tool made; `committed` is their sha256 in run.json, "" if it is not recorded.
     """
 
     data_digest: str
     rows: SplitData | None = None
     num_classes: int | None = None
-    finished: Finished | None = None
+    finished: Source | None = None
     committed: str | None = None
 
 
@@ -127,7 +133,7 @@ def open_predictions(
     split: SplitData,
     num_classes: int,
     data_digest: str,
-    finished: Mapping[str, Finished] = MappingProxyType({}),
+    finished: Mapping[str, Source] = MappingProxyType({}),
     committed: Committed | None = None,
 ) -> tuple[MemberPredictions, ...]:
     """Opens and checks every member's predictions of `split`, in the order of `directories` (member → folder).
@@ -212,7 +218,7 @@ def _compare(path: Path, about: SplitPredictions, expected: Expected) -> None:
         raise _Unusable(Flaw.other_images, why)
     if finished is not None and about.checkpoint_sha256 != finished.checkpoint_sha256:
         why = (
-            f"{path} is of another checkpoint ({about.checkpoint}) than {layout.DONE} names ({finished.checkpoint}); "
+            f"{path} is of another checkpoint ({about.checkpoint}) than run.json has done ({finished.checkpoint}); "
             "run `septet launch` again"
         )
         raise _Unusable(Flaw.other_checkpoint, why)
@@ -249,6 +255,13 @@ def _rows_that_lack(shape: tuple[int, ...], split: SplitData | None) -> str:
     return f": {len(split.rows) - num_rows} images have no row, the first {shown}"
 
 
+def improper(block: Block) -> NDArray[np.int64]:
+    """Returns the rows of `block` (rows, classes) that are not probabilities."""
+    # NaN fails every comparison and infinity makes the sum infinite, so neither passes.
+    good = (block >= 0).all(axis=1) & (np.abs(block.sum(axis=1, dtype=np.float64) - 1) <= SUM_TOLERANCE)
+    return np.flatnonzero(~good)
+
+
 def _check_content(predictions: MemberPredictions, split: SplitData | None) -> None:
     """Checks in one pass the file's sha256, and that every row is a probability distribution."""
     digest = hashlib.sha256(predictions.header())
@@ -257,10 +270,7 @@ def _check_content(predictions: MemberPredictions, split: SplitData | None) -> N
         block = predictions.stored(rows)
         digest.update(block.data)
         if len(bad) < _SHOWN_ROWS:
-            # NaN fails every comparison and infinity makes the sum infinite, so neither passes.
-            sums = block.sum(axis=1, dtype=np.float64)
-            good = (block >= 0).all(axis=1) & (np.abs(sums - 1) <= SUM_TOLERANCE)
-            bad.extend((np.flatnonzero(~good) + rows.start).tolist())
+            bad.extend((improper(block) + rows.start).tolist())
     if bad:
         shown = ", ".join(f"{row} ({split.rows[row]})" if split else str(row) for row in bad[:_SHOWN_ROWS])
         why = f"{predictions.path} has rows that are not probabilities, the first {shown}; predict again"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Union, get_args, get_origin
 
 import conf
-from orchestrator.config.schema import GROUPS, MemberLayer, RootLayer, StageLayer, StoresLayer
+from orchestrator.config.schema import GROUPS, MemberLayer, OutsideLayer, RootLayer, StageLayer, StoresLayer
 from orchestrator.config.structure import WANTED, choices, field_types, join, shown
 from orchestrator.text import table
 from workers.errors import ConfigError
@@ -57,6 +57,7 @@ def group_keys(group: str) -> Iterator[Key]:
     if group == "ensemble":
         training = field_types(TrainingSettings)
         yield from _keys("ensemble.members.<member>", MemberLayer(), besides=training)
+        yield from _keys("ensemble.members.<member>", OutsideLayer())
         yield from _keys("ensemble.members.<member>.stages.<stage>", StageLayer(), besides=training)
 
 

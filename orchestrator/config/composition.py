@@ -311,7 +311,8 @@ def _resolve_files(node: Any, key: str) -> None:
         if OmegaConf.is_interpolation(node, name) or OmegaConf.is_missing(node, name):
             continue
         value = node[name]
-        if (name == "init_file" or join(key, name).endswith("model.file")) and isinstance(value, str):
+        is_file = name == "init_file" or join(key, name).endswith("model.file") or key.endswith(".predictions")
+        if is_file and isinstance(value, str):
             node[name] = str(_absolute(value))
         if name == "class_weights" and isinstance(value, str) and value not in list(ClassWeights):
             node[name] = _class_weights(value, join(key, name))

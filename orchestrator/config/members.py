@@ -13,7 +13,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.config.schema import MemberConfig, MemberLayer, Precision, RootLayer, StageLayer, check_safe_name
+from orchestrator.config.schema import (
+    MemberConfig,
+    MemberLayer,
+    OutsideLayer,
+    Precision,
+    RootLayer,
+    StageLayer,
+    check_safe_name,
+)
 from orchestrator.config.structure import choices, field_types, join, mapping, nearest, overlay, shown
 from workers.errors import ConfigError
 from workers.models import HEAD, check_name
@@ -52,13 +60,28 @@ def resolve_members(root: RootLayer) -> dict[str, MemberConfig]:
         if name in members:
             raise ConfigError(f"{key}: the sweep makes a member of the same name; rename this one")
         written = _Written(key, mapping(values, key))
+        if "predictions" in written.values:
+            members[name] = _outside(name, written)
+            continue
         if not written.stages:
             others = [other for other in root.ensemble.members if other != name]
-            raise ConfigError(f"{key}.stages: a member needs at least one stage; {choices(name, others)}")
+            raise ConfigError(
+                f"{key}.stages: a member needs at least one stage, or predictions; {choices(name, others)}"
+            )
         members[name] = _member(root, name, (written,))
     if not members:
         raise ConfigError("ensemble.members: there is no member; choose a group, as in ensemble=seven")
     return members
+
+
+def _outside(name: str, written: _Written) -> MemberConfig:
+    check_safe_name("member", name, written.key)
+    if more := sorted(set(written.values) - {"predictions"}):
+        raise ConfigError(f"{written.key}.{more[0]}: its predictions come from files; remove it, or predictions")
+    layer = overlay(OutsideLayer(), written.values, written.key)
+    if not layer.predictions:
+        raise ConfigError(f"{written.key}.predictions: names no file; give {written.key}.predictions.test=FILE")
+    return MemberConfig(name, None, {}, layer.predictions)
 
 
 def _member(root: RootLayer, name: str, texts: Sequence[_Written]) -> MemberConfig:

@@ -12,6 +12,7 @@ from typing import Any
 
 from workers.errors import ConfigError
 from workers.settings import (
+    HELD_OUT,
     Crops,
     DatasetSettings,
     KeptCheckpoint,
@@ -26,6 +27,7 @@ from workers.settings import (
 SETTINGS = ("model", "optimizer", "schedule", "augmentation", "init", "cluster", "tracking", "combine", "submission")
 GROUPS = ("experiment", "dataset", "ensemble", *SETTINGS, "reading")
 TARGET = "target"
+_PREDICTED = (*HELD_OUT, "oof")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.=,-]{0,63}")
 CombineMethod = StrEnum("CombineMethod", "mean weighted geometric rank greedy stacked")
 # Methods that are fitted to predictions of held-out images.
@@ -168,6 +170,19 @@ class MemberLayer(TrainingSettings):
 
 
 @dataclass(frozen=True)
+class OutsideLayer:
+    """Holds what a person writes about a member without stages: files of its probabilities by split."""
+
+    predictions: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for split, path in self.predictions.items():
+            require(split in _PREDICTED, f"predictions.{split}: no such split; known: {', '.join(_PREDICTED)}")
+            ends_well = path.lower().endswith((".csv", ".npy", ".parquet"))
+            require(ends_well, f"predictions.{split}={path}: give a file that ends in .csv, .npy or .parquet")
+
+
+@dataclass(frozen=True)
 class EnsembleLayer:
     """Holds members by name, defaults for all stages of one name (`stages`), and the member that a sweep copies."""
 
@@ -217,11 +232,15 @@ class RootLayer(TrainingSettings):
 
 @dataclass(frozen=True)
 class MemberConfig:
-    """Describes one member; with `seed` None it uses the run's seed."""
+    """Describes one member; with `seed` None it uses the run's seed.
+
+    One from outside has no stages, but files of `predictions` by split.
+    """
 
     name: str
     seed: int | None
     stages: Mapping[str, Recipe]
+    predictions: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

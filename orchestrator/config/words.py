@@ -68,6 +68,7 @@ _ADVICE = {
     "tta": "predict.crops=ten, the default, or five_scales",
     "center_crop centre_crop": "datasets.target.keep=centre, the default, or whole",
     "refit refit_full train_on_all use_all_data full_train": "ensemble=refit",
+    "preds predictions external_predictions": "'ensemble.members.other={{predictions: {{test: {value}}}}}'",
     "resume resume_from": "leave it out: the same launch again resumes",
 }
 _BY_WORD = {word: advice for words, advice in _ADVICE.items() for word in words.split()}

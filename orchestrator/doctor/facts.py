@@ -23,7 +23,7 @@ from orchestrator import cluster, placement, tracking
 from orchestrator.cluster import available_cpus
 from orchestrator.config import ClusterConfig, Config
 from orchestrator.doctor.checks import Answer, Facts, Place
-from orchestrator.inputs import hash_init_files, survey_all, survey_one
+from orchestrator.inputs import hash_init_files, hash_outside, survey_all, survey_one
 from orchestrator.placement import Measuring, Placed
 from orchestrator.plan import make_plan, used_datasets
 from workers.data.decoding import FORMATS, BadImage, decode
@@ -82,7 +82,7 @@ def gather(config: Config, note: Callable[[str], None]) -> Facts:
 def ask_placement(config: Config, note: Callable[[str], None]) -> Placed | Answer:
     """Returns the placement that a launch would choose, measured even for a short plan; else the problem."""
     try:
-        plan = make_plan(config, survey_all(config, allow_absent=True), hash_init_files(config))
+        plan = make_plan(config, survey_all(config, allow_absent=True), hash_init_files(config), hash_outside(config))
         return placement.place(config, plan, note, Measuring.always)
     except SeptetError as error:
         return Answer(problem=str(error))

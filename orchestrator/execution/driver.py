@@ -87,7 +87,7 @@ class Driver:
                 self._tracker.stage_finished(stage.ref, Ending.FINISHED, {_AT_CHANCE_TAG: str(at_chance).lower()})
             elif stage.ref not in held:
                 self._ledger.declare(train, State.waiting)
-        for member in self._work.plan.members:
+        for member in self._work.plan.trained:
             if has_predicted(self._work, self._book.committed, member):
                 self._predicted.add(member)
             job = self._work.plan.predict_job(member)
@@ -99,7 +99,7 @@ class Driver:
 
     @property
     def _complete(self) -> bool:
-        return self._predicted >= set(self._work.plan.members) - {
+        return self._predicted >= set(self._work.plan.trained) - {
             ref.member for ref in self._halving.points(State.ended)
         }
 
@@ -176,7 +176,7 @@ class Driver:
             self._tracker.stage_finished(ref, Ending.FINISHED, _ENDED)
         work = self._work
         chosen: dict[str, Job] = {}
-        for member in work.plan.members:
+        for member in work.plan.trained:
             predict = work.plan.predict_job(member)
             wanted = predict.ref in self._done and member not in self._predicted | set(self._busy)
             if wanted and predict not in self._failed and len(self._busy) + len(chosen) < self._cluster.num_slots:

@@ -132,8 +132,8 @@ def member_bytes(stage: Stage, keep: KeptCheckpoint = KeptCheckpoint.last) -> fl
 
 def most_members(plan: Plan, keep: KeptCheckpoint, memory_bytes: float) -> int:
     """Returns how many members fit in `memory_bytes` at once, at least 1 and at most the plan's."""
-    largest = max(member_bytes(stage, keep) for stage in plan.stages)
-    return max(1, min(len(plan.members), int(memory_bytes * _MEMORY_SHARE / largest)))
+    largest = max((member_bytes(stage, keep) for stage in plan.stages), default=1.0)
+    return max(1, min(len(plan.trained), int(memory_bytes * _MEMORY_SHARE / largest)))
 
 
 def candidates(

@@ -54,6 +54,8 @@ def place(config: Config, plan: Plan, note: Callable[[str], None], measuring: Me
     A plan too short for measuring to pay, and a cluster reached by its address, get one thread a member, in the
     precision that suits this machine's CPU.
     """
+    if not plan.stages:
+        return _placed(config, plan, Candidate(1, 1, "fp32"), "nothing to train")
     if config.cluster.gpus_per_member:
         return _on_gpus(config, plan, note, measuring)
     threads = None if config.cluster.choose_cpus else config.cluster.cpus_per_member
@@ -92,7 +94,7 @@ def kept(config: Config, plan: Plan, numerics: Numerics) -> ClusterConfig:
     if not cluster.address and not cluster.gpus_per_member:
         num_cpus, members = available_cpus(), choice.most_members(plan, config.predict.checkpoint, memory_limit())
         cpus = min(cpus, num_cpus)
-        if members < len(plan.members):
+        if members < len(plan.trained):
             cpus = choice.reserved_cpus(cpus, num_cpus, members)
     return replace(cluster, cpus_per_member=cpus, choose_cpus=False)
 
@@ -186,7 +188,7 @@ def _on_gpus(config: Config, plan: Plan, note: Callable[[str], None], measuring:
         # A launch has already refused what does not fit here; `septet plan` reports it and continues.
         with contextlib.suppress(ConfigError):
             slots = check_resources(wanted)
-            threads = max(1, available_cpus() // min(len(plan.members), slots)) if wanted.choose_cpus else threads
+            threads = max(1, available_cpus() // min(len(plan.trained), slots)) if wanted.choose_cpus else threads
             is_here = True
     numerics = Numerics(threads, precision, "cuda")
     worth_it = measuring is Measuring.always or (

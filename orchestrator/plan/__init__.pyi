@@ -4,6 +4,7 @@ from .diff import ChangeKind as ChangeKind, compare as compare
 from .halving import choose_best as choose_best
 from .model import (
     Job as Job,
+    OutsideFile as OutsideFile,
     Plan as Plan,
     PlannedDataset as PlannedDataset,
     PredictJob as PredictJob,

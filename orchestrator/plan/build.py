@@ -23,10 +23,11 @@ from orchestrator.plan.checks import (
     check_held_out,
     check_layers,
     check_mean_image,
+    check_outside,
     check_refit,
 )
 from orchestrator.plan.halving import make_rungs
-from orchestrator.plan.model import Plan, PlannedDataset, Stage, StageRef, changed, normalised_as
+from orchestrator.plan.model import OutsideFile, Plan, PlannedDataset, Stage, StageRef, changed, normalised_as
 from workers.errors import ConfigError
 from workers.protocol import InitFile
 from workers.settings import DatasetSettings, Decay, Normalisation, Recipe, ScheduleSettings, dataset_options
@@ -55,7 +56,10 @@ def used_datasets(config: Config) -> tuple[str, ...]:
 
 
 def make_plan(
-    config: Config, surveys: Mapping[str, "Survey"], init_files: Mapping[StageRef, InitFile] = MappingProxyType({})
+    config: Config,
+    surveys: Mapping[str, "Survey"],
+    init_files: Mapping[StageRef, InitFile] = MappingProxyType({}),
+    outside: Mapping[str, Mapping[str, OutsideFile]] = MappingProxyType({}),
 ) -> Plan:
     """Returns the plan of `config`.
 
@@ -63,11 +67,13 @@ def make_plan(
         config: the checked configuration.
         surveys: the survey of each of `used_datasets(config)`.
         init_files: the hashed files that stages start from.
+        outside: the hashed files of each member from outside, by split.
 
     Raises:
         ConfigError: a dataset, stage or layer is unknown, a crop is larger than its images, stages form a cycle, a
             member has no last stage on the target, an ancestor's weights do not fit, halves would share a GPU, or a
             sweep's points or epochs do not suffice for its rungs, or a stage looks at images that are not held out.
+        DataError: a member from outside lacks the submitted split, or has one that the target lacks.
     """
     datasets = {}
     for name in used_datasets(config):
@@ -103,14 +109,20 @@ def make_plan(
             check_bf16(stages[ref])
         if ancestor is not None:
             check_fit(stages[ref], ancestor, datasets)
+    hashed: dict[str, Any] = {str(ref): stage.hash for ref, stage in stages.items()}
+    if outside:
+        # No stage has such a name.
+        hashed["outside"] = {member: sorted(files) for member, files in outside.items()}
     plan = Plan(
         experiment=config.name,
-        hash=_digest({str(ref): stage.hash for ref, stage in stages.items()}),
+        hash=_digest(hashed),
         members=tuple(config.members),
         stages=tuple(stages.values()),
         datasets=tuple(datasets.values()),
         last_stages=_last_stages(config, parents),
+        outside=outside,
     )
+    check_outside(plan)
     return replace(plan, rungs=make_rungs(plan, config.sweep_rungs, config.sweep_eta))
 
 
@@ -228,6 +240,8 @@ def _last_stages(config: Config, parents: Mapping[StageRef, StageRef | None]) ->
     anywhere = set(parents.values())
     last = {}
     for member in config.members.values():
+        if member.predictions:
+            continue
         refs = [StageRef(member.name, name) for name in member.stages]
         within = {parents[ref] for ref in refs}
         ends = [ref for ref in refs if ref not in within]

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 from orchestrator.config import OWN_IMAGES, TARGET, choices, stored_for
 from orchestrator.plan.model import Plan, PlannedDataset, Stage, StageRef, normalised_as
-from workers.errors import ConfigError, some
+from workers.errors import ConfigError, DataError, some
 from workers.models import Outline, outline
-from workers.settings import Crops, Decay, Keep, KeptCheckpoint, Layout, Normalisation, Recipe
+from workers.settings import HELD_OUT, Crops, Decay, Keep, KeptCheckpoint, Layout, Normalisation, Recipe
 from workers.training import first_standstill, later_phases, warm_up_updates
 
 # The share of a stage's updates from which its warm-up is worth a word; the experiments' own have up to a seventh.
@@ -103,6 +103,19 @@ def check_refit(ref: StageRef, recipes: Mapping[StageRef, Recipe], dataset: Plan
     ):
         if not fits:
             raise ConfigError(f"{_where(ref)}.refit={own.refit}: {why}")
+
+
+def check_outside(plan: Plan) -> None:
+    """Raises DataError if a member from outside lacks the submitted split, or names one that no member predicts."""
+    splits = [split for split in HELD_OUT if plan.target.counts.get(split)]
+    submitted = "test" if "test" in splits else "val"
+    for member, files in plan.outside.items():
+        key = f"ensemble.members.{member}.predictions"
+        if surplus := [split for split in files if split not in splits]:
+            held = f"members predict {', '.join(splits)}"
+            raise DataError(f"{key}.{surplus[0]}: {TARGET} has no {surplus[0]} here ({held}); remove it")
+        if submitted not in files:
+            raise DataError(f"{key}: no file of {submitted}, which is submitted; give {key}.{submitted}=FILE")
 
 
 def remarks(plan: Plan) -> list[str]:

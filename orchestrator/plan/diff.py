@@ -7,7 +7,7 @@ from typing import Any
 
 from orchestrator.config import shown
 from orchestrator.plan.halving import rungs_in_words
-from orchestrator.plan.model import Plan, PlannedDataset, Stage, StageRef, plain
+from orchestrator.plan.model import OutsideFile, Plan, PlannedDataset, Stage, StageRef, plain
 from workers.settings import Decay
 
 _SHOWN_STAGES = 3
@@ -22,11 +22,13 @@ class Change:
     """Holds a comparison; `lines` name the new stages (extends) or each difference, old → new (differs).
 
     `lengthened` stages train on for more epochs; the bits are those of a stage that had as many from the start.
+    `replaced` names files of members from outside whose content is another.
     """
 
     kind: ChangeKind
     lines: tuple[str, ...]
     lengthened: tuple[StageRef, ...] = ()
+    replaced: tuple[str, ...] = ()
 
 
 def compare(recorded: Plan, wanted: Plan) -> Change:
@@ -36,18 +38,34 @@ def compare(recorded: Plan, wanted: Plan) -> Change:
     bound = {ref: why for ref in longer if (why := _why_bound(new[ref], wanted))}
     added = tuple(f"new stage {ref}" for ref in new if ref not in old)
     added += tuple(f"{ref}: more epochs" for ref in longer)
+    before, now = _outside_files(recorded), _outside_files(wanted)
+    added += tuple(f"new {key}" for key in now if key not in before)
+    replaced = tuple(
+        f"the content of {key} (sha256 {before[key].sha256[:12]} → {now[key].sha256[:12]})"
+        for key in before
+        if key in now and now[key].sha256 != before[key].sha256
+    )
     # Its decisions compared all of its points.
     halved = recorded.rungs != wanted.rungs or bool(added and wanted.rungs)
     kept = all(ref in new and (new[ref].hash == stage.hash or ref in longer) for ref, stage in old.items())
-    if kept and not bound and not halved:
-        return Change(ChangeKind.extends if added else ChangeKind.same, added, tuple(longer))
+    if kept and not bound and not halved and before.keys() <= now.keys():
+        return Change(ChangeKind.extends if added else ChangeKind.same, added, tuple(longer), replaced)
     lines = [f"sweep_stop: {rungs_in_words(recorded)} → {rungs_in_words(wanted)}"] if halved else []
     lines += [f"{ref} cannot be trained for longer, since {why}" for ref, why in bound.items()]
     lines += [f"{ref}: recorded, no longer wanted" for ref in old if ref not in new]
+    lines += [f"{key}: recorded, no longer wanted" for key in before if key not in now]
     lines += _dataset_lines(recorded, wanted)
     changed = [(stage, new[ref]) for ref, stage in old.items() if ref in new and new[ref].hash != stage.hash]
     lines += _stage_lines(changed)
     return Change(ChangeKind.differs, tuple(lines) or ("the ancestors of its stages differ",))
+
+
+def _outside_files(plan: Plan) -> dict[str, OutsideFile]:
+    return {
+        f"ensemble.members.{member}.predictions.{split}": file
+        for member, files in plan.outside.items()
+        for split, file in files.items()
+    }
 
 
 def _is_longer(before: Stage, after: Stage) -> bool:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from typing import Any
@@ -107,6 +107,23 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class OutsideFile:
+    """A file of probabilities that another tool made: its absolute path, and its sha256 at planning."""
+
+    path: str
+    sha256: str
+
+    @property
+    def checkpoint(self) -> str:
+        """What predictions say they were made from: the file's name."""
+        return self.path.rpartition("/")[2]
+
+    @property
+    def checkpoint_sha256(self) -> str:
+        return self.sha256
+
+
+@dataclass(frozen=True)
 class Rung:
     """Lies after 1/`part` of the epochs of each point's last stage; the `kept` best points continue from it."""
 
@@ -121,7 +138,8 @@ class Rung:
 class Plan:
     """Holds all stages, each after its ancestor; members and stages are otherwise in the order written.
 
-    No hash covers the `rungs`, first to last, of a sweep that is halved.
+    No hash covers the `rungs`, first to last, of a sweep that is halved. `outside` has the files, by member and split,
+    of members without stages; the plan's hash covers which there are, not their content, which is data.
     """
 
     experiment: str
@@ -131,6 +149,7 @@ class Plan:
     datasets: tuple[PlannedDataset, ...]
     stages: tuple[Stage, ...]
     rungs: tuple[Rung, ...] = ()
+    outside: Mapping[str, Mapping[str, OutsideFile]] = field(default_factory=dict)
 
     @cached_property
     def by_ref(self) -> dict[StageRef, Stage]:
@@ -143,6 +162,15 @@ class Plan:
     @property
     def target(self) -> PlannedDataset:
         return next(dataset for dataset in self.datasets if dataset.name == TARGET)
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """The members that have stages."""
+        return tuple(member for member in self.members if member in self.last_stages)
+
+    def lacking(self, split: str) -> tuple[str, ...]:
+        """Returns the members from outside that have no predictions of `split`."""
+        return tuple(name for name in self.members if name in self.outside and split not in self.outside[name])
 
     def predict_job(self, member: str) -> PredictJob:
         return PredictJob(self.last_stages[member])
@@ -164,6 +192,8 @@ class Plan:
 
     def is_pretrained(self, member: str) -> bool:
         """Returns whether `member` starts from a file of weights or from a stage on another dataset."""
+        if member in self.outside:
+            return False
         last = self.last_stage(member)
         ancestors = self.ancestors(last)
         return any(stage.recipe.dataset != TARGET for stage in ancestors) or any(
@@ -173,10 +203,10 @@ class Plan:
     @property
     def refits(self) -> tuple[str, ...]:
         """The members that are trained on dev and val too."""
-        return tuple(member for member in self.members if self.last_stage(member).refit is not None)
+        return tuple(member for member in self.trained if self.last_stage(member).refit is not None)
 
     def base_members(self) -> tuple[str, ...]:
-        return tuple(member for member in self.members if not self.is_pretrained(member))
+        return tuple(member for member in self.trained if not self.is_pretrained(member))
 
     def pretrained_members(self) -> tuple[str, ...]:
         return tuple(member for member in self.members if self.is_pretrained(member))
@@ -241,6 +271,10 @@ def plan_from_json(document: Mapping[str, Any]) -> Plan:
         last_stages={member: StageRef.parse(ref) for member, ref in document["last_stages"].items()},
         # Plans of earlier releases lack them.
         rungs=tuple(Rung(**rung) for rung in document.get("rungs", ())),
+        outside={
+            member: {split: OutsideFile(**file) for split, file in files.items()}
+            for member, files in document.get("outside", {}).items()
+        },
     )
 
 

@@ -85,6 +85,7 @@ class PlanReport:
             "warnings": remarks(self.plan),
             "declared": [dataset.name for dataset in self.plan.datasets if dataset.declared],
             "rungs": plain(self.plan.rungs),
+            "outside": plain(self.plan.outside),
         }
 
     def to_text(self) -> str:
@@ -92,6 +93,9 @@ class PlanReport:
         plan = self.plan
         heading = f"{plan.experiment}: {counted(len(plan.members), 'member')}, {counted(len(plan.stages), 'stage')}"
         lines = [f"{heading} · plan {plan.hash[:8]}", "", *_stage_table(self.stages), "", *_dataset_lines(plan)]
+        for member, files in plan.outside.items():
+            named = ", ".join(f"{split} {file.path} (sha256 {file.sha256[:12]})" for split, file in files.items())
+            lines.append(f"{member}: from outside: {named}")
         cluster = self.cluster
         lines.append(
             f"each member: {counted(cluster.cpus_per_member, 'CPU')}, {counted(cluster.gpus_per_member, 'GPU')}"

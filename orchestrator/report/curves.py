@@ -27,7 +27,7 @@ class Curve:
 
 def read_curves(paths: RunPaths, plan: Plan) -> tuple[Curve, ...]:
     """Returns the curves of every member, as far as they have been written."""
-    return tuple(_read_curve(paths, plan, member) for member in plan.members)
+    return tuple(_read_curve(paths, plan, member) for member in plan.trained)
 
 
 def _read_curve(paths: RunPaths, plan: Plan, member: str) -> Curve:

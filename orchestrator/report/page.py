@@ -80,7 +80,7 @@ def render(page: Page) -> str:
     return template.render(
         page=page,
         main=main,
-        mean_top1_error=sum(own.top1_error for own in main.members.values()) / len(page.members) if main else None,
+        mean_top1_error=sum(own.top1_error for own in main.members.values()) / len(main.members) if main else None,
         notes=() if main else table_notes(page.caveats, scored=False),
         header=HEADER,
         tables=[_table(scores, page.caveats) for scores in page.scores],

@@ -82,8 +82,11 @@ def disagreement(members: Sequence[Rows]) -> float:
     return fmean([float((one != other).mean()) for one, other in itertools.combinations(best, 2)])
 
 
-def table_rows(base: Sequence[str], pretrained: Sequence[str]) -> tuple[TableRow, ...]:
-    """Returns the paper's rows with the actual counts; omits rows that would be empty or repeat another."""
+def table_rows(base: Sequence[str], pretrained: Sequence[str], outside: Sequence[str] = ()) -> tuple[TableRow, ...]:
+    """Returns the paper's rows with the actual counts, then a row for each member from outside.
+
+    Rows that would be empty or repeat another are omitted.
+    """
     rows: list[TableRow] = []
     everyone = (*base, *pretrained)
     if base:
@@ -94,4 +97,4 @@ def table_rows(base: Sequence[str], pretrained: Sequence[str]) -> tuple[TableRow
         rows.append(TableRow("1 CNN*", tuple(pretrained), averaged=False))
         if len(everyone) > 1:
             rows.append(TableRow(f"{len(everyone)} CNNs*", everyone, averaged=True))
-    return tuple(rows)
+    return (*rows, *(TableRow(f"{name}, from outside", (name,), averaged=False) for name in outside))

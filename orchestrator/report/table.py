@@ -55,7 +55,8 @@ class Caveats:
 
     Members at chance, members left out, whether val chose learning-rate cuts or checkpoints, and images that count as
     uniform because they cannot be read, by split; members trained on dev and val too, with the val errors of their
-    first passes, None if unknown; how many different answers to each split were scored here, 0 if unknown.
+    first passes, None if unknown; how many different answers to each split were scored here, 0 if unknown;
+    by split the members from outside that have no predictions of it, and which of these splits are `unscored`.
     """
 
     at_chance: tuple[str, ...] = ()
@@ -64,6 +65,8 @@ class Caveats:
     unreadable: Mapping[str, Sequence[str]] = field(default_factory=dict)
     refits: Mapping[str, float | None] = field(default_factory=dict)
     looks: Mapping[str, int] = field(default_factory=dict)
+    partial: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    unscored: tuple[str, ...] = ()
 
 
 # Cells of a line of the table; errors in percent, differences in points.
@@ -83,8 +86,9 @@ def score_split(
 
     Averages are summed in the order of `members`, like the submission, so that equal averages have equal bits.
     """
-    scored = {name: score_images(members[name], labels) for name in (*base, *pretrained)}
-    table, values, wrongs = table_rows(base, pretrained), [], []
+    outside = tuple(sorted(set(members) - {*base, *pretrained}))
+    scored = {name: score_images(members[name], labels) for name in (*base, *pretrained, *outside)}
+    table, values, wrongs = table_rows(base, pretrained, outside), [], []
     for row in table:
         if row.averaged:
             value, wrong = score_images(mean([rows for name, rows in members.items() if name in row.members]), labels)
@@ -105,12 +109,13 @@ def score_split(
         ensemble=ensemble,
         ensemble_compared=of_ensemble,
         disagreement=disagreement(list(members.values())),
-        combined_as=_name(combined.combination),
+        combined_as=_name(combined.combination, by_rows=not outside),
     )
 
 
-def _name(combination: Combination) -> str:
-    if combination.method is CombineMethod.mean and len(set(combination.weights)) == 1:
+def _name(combination: Combination, *, by_rows: bool) -> str:
+    """Returns what names the combination; "" for the plain mean, if the last of the paper's rows is that."""
+    if by_rows and combination.method is CombineMethod.mean and len(set(combination.weights)) == 1:
         return ""
     return f"{combination.method}{', weights given' if combination.given else ''}"
 
@@ -190,7 +195,10 @@ def table_notes(caveats: Caveats, *, scored: bool = True) -> tuple[str, ...]:
     if caveats.refits:
         firsts = (name if error is None else f"{name} ({error:.1%})" for name, error in caveats.refits.items())
         notes.append(f"REFIT on dev and val, which are not scored (val error of the first pass): {', '.join(firsts)}")
-    notes += _PRECISION if scored else (_NO_SCORES,)
+    for split, names in caveats.partial.items():
+        rest = f"{split} is not scored" if split in caveats.unscored else f"the errors on {split} are of the others"
+        notes.append(f"FROM OUTSIDE: {', '.join(names)} has no predictions of {split}, so {rest}.")
+    notes += _PRECISION if scored else () if caveats.unscored else (_NO_SCORES,)
     for split, count in caveats.looks.items():
         if count > 1:
             scored_times = f"LOOKS: {count} different answers to {split} of these images were scored on this store"

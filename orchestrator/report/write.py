@@ -37,7 +37,7 @@ def write_report(paths: RunPaths, plan: Plan, record: RunRecord, evidence: Evide
     """Writes the report of the plan's members, which are present, and returns its files, index.html last."""
     curves = read_curves(paths, plan)
     errors = _errors(plan, evidence.scores[0]) if evidence.scores else None
-    kernels = {member: png for member in plan.members if (png := _kernels(paths, plan, member, evidence)) is not None}
+    kernels = {member: png for member in plan.trained if (png := _kernels(paths, plan, member, evidence)) is not None}
     sheets = _sheets(paths, plan)
     page = Page(
         title=f"{plan.experiment}: an ensemble of {len(plan.members)}",
@@ -76,13 +76,11 @@ def write_report(paths: RunPaths, plan: Plan, record: RunRecord, evidence: Evide
 
 def _sheets(paths: RunPaths, plan: Plan) -> tuple[Sheet, ...]:
     """Returns the contact sheets that the run has."""
-    member = plan.members[0]
-    kept = {
-        paths.prepared_sheet: "Images of the target as they are prepared, by split.",
-        paths.augmented_sheet(plan.last_stage(member).ref): (
+    kept = {paths.prepared_sheet: "Images of the target as they are prepared, by split."}
+    for member in plan.trained[:1]:
+        kept[paths.augmented_sheet(plan.last_stage(member).ref)] = (
             f"Some training images as {member}'s net sees them: each epoch draws crop, reflection and colours again."
-        ),
-    }
+        )
     return tuple(Sheet(path.stem, path.read_bytes(), caption) for path, caption in kept.items() if path.is_file())
 
 
@@ -99,13 +97,14 @@ def _errors(plan: Plan, scores: SplitScores) -> Picture:
 
 def _entry(plan: Plan, member: str, evidence: Evidence, kernels: bytes | None) -> MemberEntry:
     about = evidence.predictions[member].about
-    last = plan.last_stage(member)
-    chain = [*reversed(plan.ancestors(last)), last]
+    last = None if member in plan.outside else plan.last_stage(member)
+    chain = [] if last is None else [*reversed(plan.ancestors(last)), last]
     return MemberEntry(
         name=member,
         pretrained=plan.is_pretrained(member),
         # Another member's stage is given with that member's name.
-        stages=" → ".join(stage.ref.stage if stage.ref.member == member else str(stage.ref) for stage in chain),
+        stages=" → ".join(stage.ref.stage if stage.ref.member == member else str(stage.ref) for stage in chain)
+        or "from outside",
         checkpoint=about.checkpoint,
         checkpoint_sha256=about.checkpoint_sha256,
         kernels=kernels,
@@ -158,7 +157,7 @@ def _facts(plan: Plan, record: RunRecord) -> dict[str, str]:
         "plan hash": plan.hash,
         "code digest": record.code_digest,
         **digests,
-        "seeds": ", ".join(f"{member} {plan.last_stage(member).seed}" for member in plan.members),
+        "seeds": ", ".join(f"{member} {plan.last_stage(member).seed}" for member in plan.trained),
         "arithmetic": f"{numerics.precision} on {numerics.device}, threads a member: {numerics.threads}",
         **({"placement": record.placement} if record.placement else {}),
         "versions": ", ".join(f"{name} {version}" for name, version in record.versions.items()),

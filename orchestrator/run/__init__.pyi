@@ -1,6 +1,13 @@
 from .cleaning import clean as clean
 from .code import from_kept_code as from_kept_code, keep_code as keep_code
-from .data import RunData as RunData, SplitData as SplitData, of_store as of_store, read_run_data as read_run_data
+from .data import (
+    RunData as RunData,
+    SplitData as SplitData,
+    of_store as of_store,
+    read_run_data as read_run_data,
+    spelled_as as spelled_as,
+    spellings as spellings,
+)
 from .digests import (
     Book as Book,
     alteration as alteration,

@@ -1,9 +1,9 @@
 """Reads RUN_DIR/data: what a run keeps of its target dataset, enough to score and submit without the dataset."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,6 +62,18 @@ class RunData:
         labels = self.splits[split].labels
         assert labels is not None, f"{split} has no labels"
         return labels
+
+
+def spellings(row: str) -> tuple[str, str, str, str]:
+    """Returns the names that a file may use for the image at path `row`: with folders or not, with suffix or not."""
+    path = PurePosixPath(row)
+    return (row, str(path.with_suffix("")), path.name, path.stem)
+
+
+def spelled_as(ids: Collection[str], rows: Sequence[str]) -> tuple[str, ...]:
+    """Returns the names of `rows` in the spelling that is meant: the one that matches the most of `ids`."""
+    wanted = set(ids)
+    return max(zip(*map(spellings, rows), strict=True), key=lambda names: len(wanted.intersection(names)))
 
 
 def of_store(store: "Store") -> RunData:

@@ -60,8 +60,8 @@ def _read(root: Path) -> Listed:
     try:
         status, scores = read_status(paths), paths.report_scores
         error = parse_json(scores.read_bytes())["ensemble"]["top1_error"] if scores.exists() else None
-        num_members = len({stage.member for stage in status.stages})
-        return Listed(str(root), num_bytes, status.state, num_members, error, read_record(paths).created)
+        record = read_record(paths)
+        return Listed(str(root), num_bytes, status.state, len(record.plan["members"]), error, record.created)
     except (SeptetError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return Listed(str(root), num_bytes, problem=f"cannot be read ({' '.join(str(error).split())})")
 

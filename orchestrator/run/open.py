@@ -128,6 +128,10 @@ class OpenedRun:
         self.record = replace(self.record, committed=value)
         write_record(self.paths, self.record)
 
+    def check_outside(self, recorded: Plan) -> None:
+        """Raises RunMismatch if files of the `recorded` plan's members from outside have changed."""
+        self._accept(compare(recorded, self._wanted.plan).replaced)
+
     def check_code(self) -> None:
         """Raises RunMismatch if `workers` or torch have changed since the run began."""
         old, new = self.record.code_digest, self._wanted.code_digest
@@ -196,8 +200,11 @@ def _opened(paths: RunPaths, wanted: Wanted, accept_changes: bool) -> OpenedRun:
     new = not paths.run_json.exists()
     if new:
         _check_vacant(paths)
-    record = _first_record(wanted) if new else _compared(paths, read_record(paths), wanted)
+    before = None if new else read_record(paths)
+    record = _first_record(wanted) if before is None else _compared(paths, before, wanted)
     run = OpenedRun(paths, record, wanted, new=new, accept_changes=accept_changes)
+    if before is not None:
+        run.check_outside(plan_from_json(before.plan))
     run.check_code()
     run.check_machine()
     return run

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from orchestrator.combine import Block, Rows, blocks, gather, ranks
 from orchestrator.config import SubmissionFormat
+from orchestrator.run import spellings
 from orchestrator.submission.formats import MAX_GUESSES, Question, is_csv
 from workers.errors import CheckFailed
 
@@ -64,18 +65,12 @@ def _expected_rows(question: Question) -> list[int]:
     """Returns the row index that each line must be about."""
     if question.template is None:
         return list(range(len(question.rows)))
-    every = [_every_spelling(row) for row in question.rows]
+    every = [spellings(row) for row in question.rows]
     for spelled in zip(*every, strict=True):
         index = {name: number for number, name in enumerate(spelled)}
         if all(image_id in index for image_id in question.template.ids):
             return [index[image_id] for image_id in question.template.ids]
     raise CheckFailed("submission: the template's ids are not those of the images")
-
-
-def _every_spelling(row: str) -> tuple[str, ...]:
-    """Returns the names that a template may use for an image, the longest first."""
-    path = PurePosixPath(row)
-    return (row, str(path.with_suffix("")), path.name, path.stem)
 
 
 def _parsed(lines: Iterable[str], question: Question) -> Iterator[Line]:
@@ -149,7 +144,7 @@ class _Checker:
     def _spellings(self, row: int) -> tuple[str, ...]:
         name = self._question.rows[row]
         if self._question.template is not None:
-            return _every_spelling(name)
+            return spellings(name)
         attribute = self._ids.get(self._question.format)
         return (name if attribute is None else getattr(PurePosixPath(name), attribute),)
 

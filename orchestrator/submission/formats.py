@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from orchestrator.combine import Rows, blocks, gather, top_classes
 from orchestrator.config import SubmissionFormat
-from orchestrator.run import SUBMISSION_FILES
+from orchestrator.run import SUBMISSION_FILES, spelled_as
 from workers.errors import ConfigError, some
 
 MAX_GUESSES = 5
@@ -202,17 +202,8 @@ def _lines_of(question: Question) -> tuple[tuple[str, ...], NDArray[np.int64]]:
 
 
 def _match_template(template: Template, rows: Sequence[str]) -> NDArray[np.int64]:
-    """Returns the row index of each id; ids may be paths below the split or file names, with or without extension."""
-    paths = [PurePosixPath(row) for row in rows]
-    spellings = [
-        list(rows),
-        [str(path.with_suffix("")) for path in paths],
-        [path.name for path in paths],
-        [path.stem for path in paths],
-    ]
-    wanted = set(template.ids)
-    # The spelling that matches the most ids is meant; the message names the ids it does not match.
-    spelling = max(spellings, key=lambda names: len(wanted.intersection(names)))
+    """Returns the row index of each id; the message names ids that the spelling of most does not match."""
+    wanted, spelling = set(template.ids), spelled_as(template.ids, rows)
     known = set(spelling)
     unknown = [image_id for image_id in template.ids if image_id not in known]
     if unknown:

@@ -14,7 +14,10 @@ from workers.storage import parse_json
 
 @dataclass(frozen=True)
 class ManifestMember:
-    """One member; `stage` and `stage_hash` are of its last stage."""
+    """One member; `stage` and `stage_hash` are of its last stage.
+
+    Both are empty for one from outside, whose `checkpoint` is the file that another tool made.
+    """
 
     name: str
     weight: float

@@ -128,8 +128,8 @@ def _manifest(
             ManifestMember(
                 name=one.member,
                 weight=weights[one.member],
-                stage=plan.last_stages[one.member].stage,
-                stage_hash=plan.last_stage(one.member).hash,
+                stage="" if one.member in plan.outside else plan.last_stages[one.member].stage,
+                stage_hash="" if one.member in plan.outside else plan.last_stage(one.member).hash,
                 predictions_sha256=one.about.sha256,
                 checkpoint=one.about.checkpoint,
                 checkpoint_sha256=one.about.checkpoint_sha256,

@@ -63,7 +63,7 @@ class Tracker:
         self._uri = uri
         self._run = run
         self._stages = {stage.ref: stage for stage in plan.stages}
-        self._last_stages = {member: plan.last_stage(member) for member in plan.members}
+        self._last_stages = {member: plan.last_stage(member) for member in plan.trained}
         self._params = {name: str(value) for name, value in params.items()}
         self._tags = {**tags, "septet.plan": run.plan_hash}
         self._datasets: dict[str, DatasetInput] = {}

@@ -71,6 +71,7 @@ class MemberPart:
     checkpoint: str
     checkpoint_sha256: str
     predictions_sha256: str
+    from_outside: bool = False
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,7 @@ def explain(paths: RunPaths, image_id: str, top: int = 5) -> Explanation:
             checkpoint=said.checkpoint,
             checkpoint_sha256=said.checkpoint_sha256,
             predictions_sha256=said.predictions_sha256,
+            from_outside=not said.stage,
         )
         for said, own, values in zip(manifest.members, stored, given, strict=True)
     )
@@ -262,7 +264,8 @@ def explanation_lines(found: Explanation) -> Iterator[str]:
     for member in found.members:
         best = ", ".join(f"{one.name} {one.probability:.4f}" for one in member.top)
         yield f"{member.name}: {best}"
-        yield f"  MLflow run {member.run_id or 'unknown'}, {member.checkpoint} sha256 {member.checkpoint_sha256}"
+        made_by = "from outside" if member.from_outside else f"MLflow run {member.run_id or 'unknown'}"
+        yield f"  {made_by}, {member.checkpoint} sha256 {member.checkpoint_sha256}"
 
 
 def _cells(values: Sequence[str], widths: Sequence[int]) -> str:

@@ -136,17 +136,22 @@ def _check_predictions(
     run: Examined, data: RunData, finished: Mapping[StageRef, Finished]
 ) -> dict[str, dict[str, MemberPredictions]]:
     """Returns the valid predictions by split and member."""
+
+    def is_done(member: str) -> bool:
+        return run.paths.done(run.plan.last_stages[member]).exists()
+
     wanted = [
         (split, member)
         for split in data.splits
         for member in sorted(run.plan.members)
         # A stage that is not finished has no predictions, or an earlier stage's.
-        if member not in run.gone and run.paths.done(run.plan.last_stages[member]).exists()
+        if member not in run.gone and (split in files if (files := run.plan.outside.get(member)) else is_done(member))
     ]
 
     def check(split: str, member: str) -> MemberPredictions | Invalid:
-        done, recorded = finished.get(run.plan.last_stages[member]), run.record.committed.of_predictions(member, split)
-        expected = Expected(data.digest, data.splits[split], len(data.classes), done, recorded)
+        files, recorded = run.plan.outside.get(member), run.record.committed.of_predictions(member, split)
+        source = files[split] if files else finished.get(run.plan.last_stages[member])
+        expected = Expected(data.digest, data.splits[split], len(data.classes), source, recorded)
         try:
             return check_predictions(member, run.paths.predictions(member), split, expected)
         except SeptetError as error:

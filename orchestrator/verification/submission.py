@@ -131,10 +131,12 @@ def check_report(
     """Compares scores.json with scores computed again; `septet report` makes pictures and pages again."""
     path = run.paths.report_scores
     names = [member.name for member in manifest.members]
-    if not data.scored or any(name not in predictions[split] for split in data.scored for name in names):
-        return
     plan = without(run.plan, manifest.missing)
-    members = {split: tuple(predictions[split][name] for name in names) for split in data.scored}
+    of_split = {split: [name for name in names if name not in plan.lacking(split)] for split in data.splits}
+    needed = {*data.scored, data.submitted}
+    if not data.scored or any(name not in predictions[split] for split in needed for name in of_split[split]):
+        return
+    members = {split: tuple(predictions[split][name] for name in of_split[split]) for split in needed}
     done = {ref.member: one for ref, one in finished.items()}
     scores = score_splits(plan, Opened(data, members, done, manifest.combination))
     if not path.is_file():

@@ -47,6 +47,7 @@ GIVEN = [
     ("cutmix_alpha=1.0", "augmentation.cutmix=1.0"),
     ("weighted_sampler=true", "augmentation.sampler=balanced"),
     ("model_ema=true", "predict.checkpoint=ema"),
+    ("preds=p.csv", "'ensemble.members.other={predictions: {test: p.csv}}'"),
     ("model_ema_decay=0.99", "predict.checkpoint=ema averaging.ema_decay=0.99"),
     ("use_swa=true", "predict.checkpoint=swa"),
 ]

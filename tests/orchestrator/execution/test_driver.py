@@ -2,13 +2,14 @@
 
 import json
 import threading
+from dataclasses import replace
 
 import pytest
 from driver_run import SEVEN, Run
 from fake_stages import NUM_UPDATES, died, plan_of
 from redone import redone_updates
 
-from orchestrator.plan.model import StageRef, TrainJob
+from orchestrator.plan.model import OutsideFile, StageRef, TrainJob
 from orchestrator.run.ledger import AttemptEnd, Budgets, Ledger, State
 from workers.errors import CheckFailed, DataError, Diverged, MemberFailed, SeptetError, StorageError
 from workers.settings.training import Crops
@@ -49,6 +50,13 @@ def test_driver_waits_with_a_stage_until_another_members_ancestor_is_done(tmp_pa
     assert run.launch()
     assert run.fakes.started[0] == "a/pre"
     assert run.fakes.started.count("a/pre") == 1
+
+
+def test_driver_gives_a_member_from_outside_no_job(tmp_path):
+    outside = {"other": {"test": OutsideFile("/x.npy", "1")}}
+    run = Run(tmp_path, replace(plan_of({"a": {"train": None}}), members=("other", "a"), outside=outside))
+    assert run.launch()
+    assert run.fakes.started == ["a/train", "a/predictions"]
 
 
 def test_driver_on_a_finished_run_starts_nothing_and_with_other_pixels_predicts_again_alone(seven):
