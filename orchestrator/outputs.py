@@ -18,7 +18,16 @@ from orchestrator.combine import (
 )
 from orchestrator.config import FITTED, TARGET, CombineConfig, CombineMethod, Metric, SubmissionConfig, metric_of
 from orchestrator.plan import Plan
-from orchestrator.report import Caveats, Evidence, SplitScores, score_split, table_text, write_report
+from orchestrator.report import (
+    Caveats,
+    Evidence,
+    SplitScores,
+    Valued,
+    drop_note,
+    score_split,
+    table_text,
+    write_report,
+)
 from orchestrator.run import (
     Book,
     Committed,
@@ -26,6 +35,7 @@ from orchestrator.run import (
     RunPaths,
     RunRecord,
     SubmissionDigests,
+    core_seconds,
     enter_look,
     find_finished,
     open_book,
@@ -104,11 +114,13 @@ def write_results(
     failed = allowed_missing(paths, plan, data, submission)
     missing, plan, book = (*chosen, *failed), without(plan, failed), book or open_book(paths)
     opened = open_members(paths, plan, book.committed)
-    found = _combination(plan, opened, combine, metric or metric_of(submission.format))
+    metric = metric or metric_of(submission.format)
+    found = _combination(plan, opened, combine, metric)
     opened = replace(opened, combination=found)
     combined, members = opened.combined(data.submitted), opened.members[data.submitted]
     digests = write_submission(paths.submission, submission, opened.data, combined, members, plan, missing, book)
-    return replace(_report(paths, plan, opened, missing), submission=paths.submission / digests.file, digests=digests)
+    results = _report(paths, plan, opened, missing, metric)
+    return replace(results, submission=paths.submission / digests.file, digests=digests)
 
 
 def rebuild_report(paths: RunPaths, plan: Plan, combine: CombineConfig, metric: Metric) -> Results:
@@ -129,7 +141,7 @@ def rebuild_report(paths: RunPaths, plan: Plan, combine: CombineConfig, metric: 
             split: tuple(sorted(every, key=lambda one: place[one.member])) for split, every in opened.members.items()
         }
         opened = replace(opened, members=members, combination=last.combination)
-    return _report(paths, plan, opened, missing)
+    return _report(paths, plan, opened, missing, metric)
 
 
 def open_members(paths: RunPaths, plan: Plan, committed: Committed) -> Opened:
@@ -199,8 +211,21 @@ def score_splits(plan: Plan, opened: Opened) -> tuple[SplitScores, ...]:
     return tuple(scores)
 
 
-def _report(paths: RunPaths, plan: Plan, opened: Opened, missing: tuple[Missing, ...]) -> Results:
+def value_members(paths: RunPaths, plan: Plan, opened: Opened, split: str, metric: Metric) -> Valued | None:
+    """Returns what the members of a scored split are worth by `metric`, and their cost; None for one member."""
+    from orchestrator.fitting import member_worth
+
+    labels = opened.data.labels(split)
+    worth = member_worth({one.member: one for one in opened.members[split]}, labels, metric)
+    if worth is None:
+        return None
+    costs = core_seconds(paths, plan, read_record(paths).numerics.threads)
+    return Valued(split, len(labels), worth, costs)
+
+
+def _report(paths: RunPaths, plan: Plan, opened: Opened, missing: tuple[Missing, ...], metric: Metric) -> Results:
     scores = score_splits(plan, opened)
+    worth = value_members(paths, plan, opened, scores[0].split, metric) if scores else None
     at_chance = tuple(member for member in plan.members if opened.finished[member].at_chance)
     # The table says it whatever is combined.
     splits, record = opened.data.splits, read_record(paths)
@@ -210,9 +235,10 @@ def _report(paths: RunPaths, plan: Plan, opened: Opened, missing: tuple[Missing,
     refits = {member: None if found is None else found.val_error for member, found in first.items()}
     cuts_saw_val = (steers or bool(refits or plan.rungs)) and _SEARCH_SPLIT not in splits and "val" in splits
     looks = {one.split: _looks(record, opened, one.split) for one in scores}
-    caveats = Caveats(at_chance, cuts_saw_val, missing, unreadable, refits, looks)
+    drop = drop_note(worth) if worth else ""
+    caveats = Caveats(at_chance, cuts_saw_val, missing, unreadable, refits, looks, drop)
     predictions = {one.member: one for one in opened.members[opened.data.submitted]}
-    files = write_report(paths, plan, record, Evidence(scores, predictions, caveats))
+    files = write_report(paths, plan, record, Evidence(scores, predictions, caveats, worth))
     main = scores[0] if scores else None
     text = table_text(main, caveats)
     fit, note = opened.combination.fit, opened.combination.note
