@@ -11,7 +11,7 @@ from orchestrator.report.table import Line, markdown_table
 from orchestrator.text import counted
 
 TITLE = "What each member is worth"
-_HEADER: Line = ("", "worth", "loss without it", "core-seconds", "of all")
+_HEADER: Line = ("", "worth", "change without it", "core-seconds", "of all")
 _CURVE: Line = ("members", "added", "loss, best order", "mean of orders")
 
 
@@ -53,7 +53,10 @@ def worth_tables(valued: Valued) -> tuple[tuple[Line, Sequence[Line]], ...]:
     lines = []
     for name, one in sorted(worth.members.items(), key=lambda item: -item[1].shapley.estimate):
         cost = costs[name]
-        shares = ("unknown" if cost is None else f"{cost:,.1f}", f"{cost / total:.0%}" if cost and total else "")
+        shares = (
+            "unknown" if cost is None else f"{cost:,.1f}",
+            f"{100 * cost / total:.0f} %" if cost and total else "",
+        )
         lines.append((name, in_units(worth.metric, one.shapley), in_units(worth.metric, one.without, "+"), *shares))
     curve = [
         (str(number), name, *(loss_in_units(worth.metric, loss) for loss in losses))

@@ -184,13 +184,13 @@ def test_write_results_says_what_each_member_is_worth(run):
 
 
 def test_write_results_tells_of_a_member_that_should_be_dropped(run):
-    assert "DROP" not in finish(run, metric=Metric.log_loss).table_text
+    assert "DROP" not in finish(run, metric=Metric.top1).table_text
     probabilities = np.full_like(stored(run, "base1", "val"), 1e-6)
     labels = np.load(run.paths.data / "val.labels.npy")
     probabilities[np.arange(len(labels)), (labels + 1) % 12] = 1 - 11e-6
     write_predictions(run.paths, "base1", "val", probabilities)
     record_committed(run.paths, run.plan)
-    text = finish(run, metric=Metric.log_loss).table_text
+    text = finish(run, metric=Metric.top1).table_text
     assert "DROP: without base1" in text and "combine.without=[base1]" in text
 
 

@@ -20,8 +20,8 @@ def make(metric=Metric.top1, rise=(-0.01, -0.02, 0.005), costs=(300.0, 100.0), n
 
 def test_tables_have_the_best_member_first_with_its_share_of_the_cost():
     (_, members), (_, curve) = worth_tables(make())
-    assert members[0] == ("a", "40.00 points (30.00 to 50.00)", "+10.00 points (+5.00 to +20.00)", "100.0", "25%")
-    assert members[1][2:] == ("-1.00 points (-2.00 to +0.50)", "300.0", "75%")
+    assert members[0] == ("a", "40.00 points (30.00 to 50.00)", "+10.00 points (+5.00 to +20.00)", "100.0", "25 %")
+    assert members[1][2:] == ("-1.00 points (-2.00 to +0.50)", "300.0", "75 %")
     assert curve == [("1", "a", "25.00 %", "30.00 %"), ("2", "b*", "20.00 %", "20.00 %")]
     (_, nats), _ = worth_tables(make(Metric.log_loss))
     assert nats[0][1] == "0.4000 (0.3000 to 0.5000)"
