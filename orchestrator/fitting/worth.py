@@ -26,6 +26,8 @@ _MOST_HELD, _MOST_SUMMED = 2**25, 2**33
 # What a metric that is no mean over images does with an element, in sums.
 _DEAR = 16
 _BLOCK_ELEMENTS = 2**22
+# Sums of a part stay in the cache, and the table of its losses by set within 32 MB.
+_PART_ELEMENTS, _SETS_A_COLUMN = 2**16, 64
 _PLACES = {Metric.top1: 1, Metric.top5: 5}
 _IMAGE_METRICS = (Metric.top1, Metric.top5, Metric.log_loss, Metric.brier)
 _Array = NDArray[np.float64]
@@ -89,13 +91,13 @@ def member_worth(
 
 def _worth(members: Mapping[str, Rows], labels: Labels, metric: Metric, is_exact: bool) -> Worth | None:
     names, num = list(members), len(members)
-    num_sums = 2**num if is_exact else (NUM_ROUNDS + 1) * num**2
-    parts, num_images = _read(list(members.values()), labels, metric, num_sums)
+    parts, num_images = _read(list(members.values()), labels, metric, is_exact)
     generator = np.random.Generator(np.random.PCG64(0))
     orders = [np.roll(one, by) for one in generator.permuted([range(num)] * NUM_ROUNDS, axis=1) for by in range(num)]
     found = [_all_sets(part, num) if is_exact else _some_orders(part, np.array(orders)) for part in parts]
-    gains, without = (np.concatenate(each, axis=1) for each in list(zip(*found, strict=True))[:2])
-    curve, drawn = (sum(each) / gains.shape[1] for each in list(zip(*found, strict=True))[2:])
+    by_image, summed = (list(zip(*(one[cut] for one in found), strict=True)) for cut in (slice(2), slice(2, 4)))
+    gains, without = (np.concatenate(each, axis=1) for each in by_image)
+    curve, drawn = (sum(each) / gains.shape[1] for each in summed)
     if not isfinite(curve.sum()):
         return None
     order, best = _best_order(parts, num)
@@ -185,9 +187,10 @@ def _best_order(parts: Sequence[_Part], num: int) -> tuple[list[int], tuple[floa
     return order, tuple(curve)
 
 
-def _read(members: Sequence[Rows], labels: Labels, metric: Metric, num_sums: int) -> tuple[list[_Part], int]:
+def _read(members: Sequence[Rows], labels: Labels, metric: Metric, is_exact: bool) -> tuple[list[_Part], int]:
     """Returns evenly spaced images, at most as many as memory and time allow, and their number."""
     (num_rows, num_classes), num = members[0].shape, len(members)
+    num_sums = 2**num if is_exact else (NUM_ROUNDS + 1) * num**2
     most = min(_MOST_HELD // num, _MOST_SUMMED // num_sums)
     if metric not in _IMAGE_METRICS:
         # An area under a curve looks at all classes.
@@ -200,49 +203,68 @@ def _read(members: Sequence[Rows], labels: Labels, metric: Metric, num_sums: int
 
         return [_Part(sample.probabilities, loss)], sample.num_rows
 
-    def parts_of(stride: int) -> list[_Part]:
+    def read(stride: int) -> tuple[_Array, NDArray[np.int64], _Array]:
         rows = np.arange(0, num_rows, stride)
-        taken = [rows[one] for one in blocks(len(rows), max(num * num_classes, num_sums), _BLOCK_ELEMENTS)]
-        return [_part(metric, np.stack([gather(one, own) for one in members]), labels[own]) for own in taken]
+        taken = (rows[one] for one in blocks(len(rows), num * num_classes, _BLOCK_ELEMENTS))
+        found = [_elements(metric, np.stack([gather(one, own) for one in members]), labels[own]) for own in taken]
+        given, counts, floors = zip(*found, strict=True)
+        return np.concatenate(given, axis=1), np.concatenate(counts), np.concatenate(floors)
 
     # A first look tells how many elements an image has.
     first = -(-num_rows * num_classes * num // _BLOCK_ELEMENTS)
-    parts = parts_of(first)
-    stride = max(1, -(-first * sum(part.given[0].size for part in parts) // most))
-    return parts if stride == first else parts_of(stride), len(range(0, num_rows, stride))
+    given, counts, floors = read(first)
+    stride = max(1, -(-first * len(floors) // most))
+    if stride != first:
+        given, counts, floors = read(stride)
+    labels, ends, parts = labels[::stride], np.cumsum(counts), []
+    columns = max(-(-len(floors) // len(labels)), 2**num // _SETS_A_COLUMN if is_exact else 0)
+    for some in blocks(len(labels), columns, _PART_ELEMENTS):
+        own = slice(ends[some.start] - counts[some.start], ends[some.stop - 1])
+        parts.append(_part(metric, given[:, own], counts[some], floors[own], labels[some], num_classes))
+    return parts, len(labels)
 
 
-def _part(metric: Metric, block: NDArray[np.float32], labels: Labels) -> _Part:
-    """Returns some images of `block` (members, images, classes) by a metric that is a mean over images."""
+def _elements(metric: Metric, block: NDArray[np.float32], labels: Labels) -> tuple[_Array, NDArray[np.int64], _Array]:
+    """Returns what a metric needs of `block` (members, images, classes): some elements of each image.
+
+    These are (members, elements), image after image; how many each image has; and what an element's sum must exceed for
+    its class to come before the right one.
+    """
     given, images, num_classes = block.astype(np.float64), np.arange(len(labels)), block.shape[2]
     right = given[:, images, labels]
     if metric is Metric.log_loss:
-        empty = np.full(len(labels), 1 / num_classes)
-        return _Part(right, lambda total, size: -np.log(np.clip(total / size if size else empty, SMALLEST, 1)))
+        return right, np.ones(len(labels), np.int64), np.zeros(len(labels))
     if metric is Metric.brier:
-        return _squares(given, labels)
-    # Only classes that some member puts before the right one can come before it. It stays too: no run is empty.
+        given[:, images, labels] -= 1
+        if num_classes > len(given):
+            # Turned so that a member has only as many coordinates as there are members: lengths stay the same.
+            given = np.asarray(np.linalg.qr(given.transpose(1, 2, 0), mode="r")).transpose(2, 0, 1)
+        flat = given.reshape(len(given), -1)
+        return flat, np.full(len(labels), given.shape[2]), np.zeros(flat.shape[1])
+    # Only classes that some member puts before the right one can come before it. It stays too: no image is empty.
     given -= right[:, :, None]
     ahead = (given >= 0).any(axis=0)
-    starts = np.concatenate([[0], np.cumsum(ahead.sum(axis=1))[:-1]])
     # Of equal ones the lower index comes first: what is above the negative number next to 0 is at least 0.
-    floors = np.where(np.arange(num_classes) < labels[:, None], -np.finfo(np.float64).smallest_subnormal, 0.0)[ahead]
-    place = _PLACES[metric]
+    floors = np.where(np.arange(num_classes) < labels[:, None], -np.finfo(np.float64).smallest_subnormal, 0.0)
+    return given[:, ahead], ahead.sum(axis=1), floors[ahead]
+
+
+def _part(
+    metric: Metric, given: _Array, counts: NDArray[np.int64], floors: _Array, labels: Labels, num_classes: int
+) -> _Part:
+    starts, scale, place = np.cumsum(counts) - counts, 0.5 if num_classes == 2 else 1.0, _PLACES.get(metric, 0)
+    # Uniform probabilities are equal: as many classes come before the right one as have a lower index.
+    empty = (labels >= place).astype(np.float64)
+    if metric in (Metric.log_loss, Metric.brier):
+        empty[:] = np.log(num_classes) if metric is Metric.log_loss else scale * (1 - 1 / num_classes)
 
     def losses(total: _Array, size: int) -> _Array:
-        # All uniform probabilities are equal.
-        rank = np.add.reduceat(total > floors, starts, dtype=np.int32) if size else labels
-        return (rank >= place).astype(np.float64)
+        if not size:
+            return empty
+        if metric is Metric.log_loss:
+            return -np.log(np.clip(total / size, SMALLEST, 1))
+        if metric is Metric.brier:
+            return scale * np.add.reduceat((total / size) ** 2, starts)
+        return (np.add.reduceat(total > floors, starts, dtype=np.int32) >= place).astype(np.float64)
 
-    return _Part(given[:, ahead], losses)
-
-
-def _squares(given: _Array, labels: Labels) -> _Part:
-    num, _, num_classes = given.shape
-    scale = 0.5 if num_classes == 2 else 1.0
-    given[:, np.arange(len(labels)), labels] -= 1
-    if num_classes > num:
-        # Turned so that a member has only as many coordinates as there are members: lengths stay the same.
-        given = np.asarray(np.linalg.qr(given.transpose(1, 2, 0), mode="r")).transpose(2, 0, 1)
-    empty = np.full(len(labels), scale * (1 - 1 / num_classes))
-    return _Part(given, lambda total, size: scale * ((total / size) ** 2).sum(axis=1) if size else empty)
+    return _Part(given, losses)

@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator.combine import Interval
 from orchestrator.config import Metric
-from orchestrator.fitting import MemberWorth, Worth
+from orchestrator.fitting.worth import MemberWorth, Worth
 from orchestrator.report.worth import Valued, drop_note, worth_json, worth_markdown, worth_notes, worth_tables
 
 
