@@ -1,6 +1,7 @@
 """Makes table, submission and report from stored predictions; needs no model, dataset or cluster."""
 
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from orchestrator.report import (
     SplitScores,
     Valued,
     drop_note,
+    metric_told,
     score_split,
     table_text,
     write_report,
@@ -46,7 +48,7 @@ from orchestrator.run import (
 )
 from orchestrator.submission import ask, find_manifest, write_submission
 from workers.errors import ConfigError, DataError, MemberFailed
-from workers.storage import Finished
+from workers.storage import Finished, parse_json
 
 _SEARCH_SPLIT = "dev"
 
@@ -126,6 +128,8 @@ def write_results(
 def rebuild_report(paths: RunPaths, plan: Plan, combine: CombineConfig, metric: Metric) -> Results:
     """Writes the report again, combined as the last submission, or by `combine` and `metric` if the run has none.
 
+    Members are valued by the last report's metric, which a submission may have given, or by `metric`.
+
     Raises:
         MemberFailed, CheckFailed: as `write_results`.
     """
@@ -141,6 +145,8 @@ def rebuild_report(paths: RunPaths, plan: Plan, combine: CombineConfig, metric: 
             split: tuple(sorted(every, key=lambda one: place[one.member])) for split, every in opened.members.items()
         }
         opened = replace(opened, members=members, combination=last.combination)
+    with suppress(OSError, ValueError):
+        metric = metric_told(parse_json(paths.report_scores.read_bytes())) or metric
     return _report(paths, plan, opened, missing, metric)
 
 

@@ -6,6 +6,7 @@ from math import isfinite
 from typing import Any
 
 from orchestrator.combine import Interval, in_units, loss_in_units
+from orchestrator.config import Metric
 from orchestrator.fitting import Worth
 from orchestrator.report.table import Line, markdown_table
 from orchestrator.text import counted
@@ -39,6 +40,13 @@ def worth_json(valued: Valued) -> dict[str, Any]:
         "core_seconds": dict(valued.core_seconds),
         "curve": [{"added": name, "best": best, "mean": mean} for name, best, mean in curve],
     }
+
+
+def metric_told(scores: Any) -> Metric | None:
+    """Returns by which metric `scores`, the content of a scores.json, tells what members are worth."""
+    worth = scores.get("worth") if isinstance(scores, dict) else None
+    said = worth.get("metric") if isinstance(worth, dict) else None
+    return Metric(said) if said in list(Metric) else None
 
 
 def _bounded(one: Interval) -> dict[str, float]:

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from orchestrator.combine import Combination, Combined, MemberPredictions, equal, weights_of, without
-from orchestrator.config import FITTED, CombineConfig, Metric
+from orchestrator.config import FITTED, CombineConfig
 from orchestrator.outputs import Opened, score_splits, value_members
 from orchestrator.plan import StageRef
-from orchestrator.report import scores_json, worth_json
+from orchestrator.report import metric_told, scores_json, worth_json
 from orchestrator.run import SUBMISSION_FILES, RunData, SubmissionDigests
 from orchestrator.submission import Manifest, asked_by, first_difference
 from orchestrator.verification.findings import Examined
@@ -149,7 +149,7 @@ def check_report(
     except (ValueError, OSError) as error:
         run.differs(f"{path}: damaged ({error}); `septet report` writes it again")
         return
-    metric = _metric_of_worth(told)
+    metric = metric_told(told)
     worth = value_members(run.paths, plan, opened, scores[0].split, metric) if scores and metric else None
     different = list(_different(told, scores_json(scores, manifest.missing, worth_json(worth) if worth else None), ""))
     if different:
@@ -157,12 +157,6 @@ def check_report(
             f"{path}: {', '.join(different[:3])}{' and more' if len(different) > 3 else ''} differ from the scores "
             "computed again; `septet report` writes it again"
         )
-
-
-def _metric_of_worth(told: Any) -> Metric | None:
-    worth = told.get("worth") if isinstance(told, dict) else None
-    said = worth.get("metric") if isinstance(worth, dict) else None
-    return Metric(said) if said in list(Metric) else None
 
 
 def _different(told: Any, wanted: Any, key: str) -> Iterator[str]:
