@@ -1,6 +1,7 @@
 """Makes table, submission and report from stored predictions; needs no model, dataset or cluster."""
 
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -19,7 +20,17 @@ from orchestrator.combine import (
 )
 from orchestrator.config import FITTED, TARGET, CombineConfig, CombineMethod, Metric, SubmissionConfig, metric_of
 from orchestrator.plan import Plan
-from orchestrator.report import Caveats, Evidence, SplitScores, score_split, table_text, write_report
+from orchestrator.report import (
+    Caveats,
+    Evidence,
+    SplitScores,
+    Valued,
+    drop_note,
+    metric_told,
+    score_split,
+    table_text,
+    write_report,
+)
 from orchestrator.run import (
     Book,
     Committed,
@@ -27,6 +38,7 @@ from orchestrator.run import (
     RunPaths,
     RunRecord,
     SubmissionDigests,
+    core_seconds,
     enter_look,
     find_finished,
     open_book,
@@ -37,7 +49,7 @@ from orchestrator.run import (
 )
 from orchestrator.submission import ask, find_manifest, write_submission
 from workers.errors import ConfigError, DataError, MemberFailed
-from workers.storage import Finished
+from workers.storage import Finished, parse_json
 
 _SEARCH_SPLIT = "dev"
 
@@ -110,16 +122,20 @@ def write_results(
     failed = allowed_missing(paths, plan, data, submission)
     missing, plan, book = (*chosen, *failed), without(plan, failed), book or open_book(paths)
     opened = open_members(paths, plan, book.committed)
-    found = _combination(plan, opened, combine, metric or metric_of(submission.format))
+    metric = metric or metric_of(submission.format)
+    found = _combination(plan, opened, combine, metric)
     opened = replace(opened, combination=found)
     members = opened.members[data.submitted]
     combined = Combined(members, found)
     digests = write_submission(paths.submission, submission, opened.data, combined, members, plan, missing, book)
-    return replace(_report(paths, plan, opened, missing), submission=paths.submission / digests.file, digests=digests)
+    results = _report(paths, plan, opened, missing, metric)
+    return replace(results, submission=paths.submission / digests.file, digests=digests)
 
 
 def rebuild_report(paths: RunPaths, plan: Plan, combine: CombineConfig, metric: Metric) -> Results:
     """Writes the report again, combined as the last submission, or by `combine` and `metric` if the run has none.
+
+    Members are valued by the last report's metric, which a submission may have given, or by `metric`.
 
     Raises:
         MemberFailed, CheckFailed: as `write_results`.
@@ -136,7 +152,9 @@ def rebuild_report(paths: RunPaths, plan: Plan, combine: CombineConfig, metric: 
             split: tuple(sorted(every, key=lambda one: place[one.member])) for split, every in opened.members.items()
         }
         opened = replace(opened, members=members, combination=last.combination)
-    return _report(paths, plan, opened, missing)
+    with suppress(OSError, ValueError):
+        metric = metric_told(parse_json(paths.report_scores.read_bytes())) or metric
+    return _report(paths, plan, opened, missing, metric)
 
 
 def open_members(paths: RunPaths, plan: Plan, committed: Committed) -> Opened:
@@ -213,9 +231,22 @@ def score_splits(plan: Plan, opened: Opened) -> tuple[SplitScores, ...]:
     return tuple(scores)
 
 
-def _report(paths: RunPaths, plan: Plan, opened: Opened, missing: tuple[Missing, ...]) -> Results:
+def value_members(paths: RunPaths, plan: Plan, opened: Opened, split: str, metric: Metric) -> Valued | None:
+    """Returns what the members of a scored split are worth by `metric`, and their cost; None for one member."""
+    from orchestrator.fitting import member_worth
+
+    labels = opened.data.labels(split)
+    worth = member_worth({one.member: one for one in opened.members[split]}, labels, metric)
+    if worth is None:
+        return None
+    costs = core_seconds(paths, plan, read_record(paths).numerics.threads)
+    return Valued(split, len(labels), worth, costs)
+
+
+def _report(paths: RunPaths, plan: Plan, opened: Opened, missing: tuple[Missing, ...], metric: Metric) -> Results:
     scores = score_splits(plan, opened)
     at_chance = tuple(member for member in plan.trained if opened.finished[member].at_chance)
+    worth = value_members(paths, plan, opened, scores[0].split, metric) if scores else None
     # The table says it whatever is combined.
     splits, record = opened.data.splits, read_record(paths)
     unreadable = {name: [one.rows[row] for row in one.unreadable] for name, one in splits.items() if one.unreadable}
@@ -226,9 +257,10 @@ def _report(paths: RunPaths, plan: Plan, opened: Opened, missing: tuple[Missing,
     looks = {one.split: _looks(record, opened, one.split) for one in scores}
     partial = {split: lacking for split in opened.data.scored if (lacking := plan.lacking(split))}
     unscored = tuple(split for split in partial if split not in looks)
-    caveats = Caveats(at_chance, cuts_saw_val, missing, unreadable, refits, looks, partial, unscored)
+    drop = drop_note(worth) if worth else ""
+    caveats = Caveats(at_chance, cuts_saw_val, missing, unreadable, refits, looks, partial, unscored, drop)
     predictions = {one.member: one for one in opened.members[opened.data.submitted]}
-    files = write_report(paths, plan, record, Evidence(scores, predictions, caveats))
+    files = write_report(paths, plan, record, Evidence(scores, predictions, caveats, worth))
     main = scores[0] if scores else None
     text = table_text(main, caveats)
     fit, note = opened.combination.fit, opened.combination.note

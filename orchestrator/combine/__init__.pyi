@@ -19,7 +19,7 @@ from .averaging import (
     mean as mean,
     sum_members as sum_members,
 )
-from .fit import Fit as Fit, Interval as Interval
+from .fit import Fit as Fit, Interval as Interval, in_units as in_units, loss_in_units as loss_in_units
 from .outside import check_outside as check_outside, store_outside as store_outside
 from .predictions import (
     Expected as Expected,

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 from orchestrator.config import CombineMethod, Metric
@@ -53,11 +54,23 @@ class Fit:
         )
         return (
             f"combine={self.asked}, fitted to {counted(self.num_images, 'image')} of {self.split} by {self.metric}",
-            f"  cross-fitted it gains {self._shown(self.gain)} on the mean, so {used}",
-            f"  on new images expect {self._shown(self.optimism)} more loss than on those of the fit",
+            f"  cross-fitted it gains {in_units(self.metric, self.gain)} on the mean, so {used}",
+            f"  on new images expect {in_units(self.metric, self.optimism)} more loss than on those of the fit",
         )
 
-    def _shown(self, one: Interval) -> str:
-        scale, unit, places = (100, " points", 2) if self.metric in _IN_POINTS else (1, "", 4)
-        estimate, low, high = (f"{scale * value:.{places}f}" for value in (one.estimate, one.low, one.high))
-        return f"{estimate}{unit} ({low} to {high})"
+
+def in_units(metric: Metric, one: Interval, sign: str = "") -> str:
+    """Formats a difference of losses: `0.40 points (-1.30 to 0.50)`; without the brackets if it has no bounds."""
+    scale, unit, places = _unit(metric, " points")
+    estimate, low, high = (f"{scale * value:{sign}.{places}f}" for value in (one.estimate, one.low, one.high))
+    return f"{estimate}{unit}" + (f" ({low} to {high})" if isfinite(one.low) else "")
+
+
+def loss_in_units(metric: Metric, loss: float) -> str:
+    """Formats a loss: `12.50 %`, or `0.4312` of a metric that is no share."""
+    scale, unit, places = _unit(metric, " %")
+    return f"{scale * loss:.{places}f}{unit}"
+
+
+def _unit(metric: Metric, unit: str) -> tuple[int, str, int]:
+    return (100, unit, 2) if metric in _IN_POINTS else (1, "", 4)

@@ -19,6 +19,7 @@ _MOST_NUMBERS = 2**28
 _FEWEST_DRAWS = 1_000
 _HELD_NUMBERS = 2**22
 _FEW_VALUES = 64
+_TIE = 1e-12
 
 
 def wilson(num_errors: int, num_images: int, confidence: float = CONFIDENCE) -> Interval:
@@ -39,13 +40,33 @@ def mean_interval(values: NDArray[np.float64], confidence: float = CONFIDENCE, s
     Where all values are equal, no bootstrap can tell how far another sample would be off. The interval then reaches to
     the mean of a sample in which a share of the images, as large as Wilson's bound for 0 of so many, differs by 1.
     """
-    mean = float(values.mean())
+    return _bca(values, _drawn_means(values, np.random.Generator(np.random.PCG64(seed))), confidence)
+
+
+def mean_intervals(values: NDArray[np.float64], confidence: float = CONFIDENCE, seed: int = 0) -> tuple[Interval, ...]:
+    """Returns `mean_interval` of each row of `values` (rows, images), from the same draws of images."""
+    num_images = values.shape[1]
+    generator = np.random.Generator(np.random.PCG64(seed))
+    num_draws, step = _num_draws(num_images)
+    parts = []
+    for start in range(0, num_draws, step):
+        drawn = generator.integers(num_images, size=(min(step, num_draws - start), num_images))
+        drawn += np.arange(len(drawn))[:, None] * num_images
+        counts = np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape)
+        parts.append(counts.astype(np.float64) @ values.T / num_images)
+    means = np.concatenate(parts)
+    return tuple(_bca(own, means[:, row], confidence) for row, own in enumerate(values))
+
+
+def _bca(values: NDArray[np.float64], drawn: NDArray[np.float64], confidence: float) -> Interval:
+    """Returns the interval of the mean of `values` from the `drawn` means (draws,)."""
+    mean, means = float(values.mean()), np.sort(drawn)
     if np.ptp(values) == 0:
         reach = wilson(0, len(values), confidence).high
         return Interval(mean, mean - reach, mean + reach)
-    means = np.sort(_drawn_means(values, np.random.Generator(np.random.PCG64(seed))))
-    # The share of draws below, with ties by half, since means of errors take few values.
-    below = (np.searchsorted(means, mean, "left") + np.searchsorted(means, mean, "right")) / 2 / len(means)
+    # The share of draws below, with ties by half, since means of errors take few values; sums may be rounded.
+    ties = (np.searchsorted(means, mean - _TIE, "left"), np.searchsorted(means, mean + _TIE, "right"))
+    below = sum(ties) / 2 / len(means)
     bias = norm.ppf(min(max(below, 1 / len(means)), 1 - 1 / len(means)))
     centred = values - mean
     # The acceleration of a mean, from its jackknife values.
@@ -67,13 +88,17 @@ def _drawn_means(values: NDArray[np.float64], generator: np.random.Generator) ->
         drawn = generator.multinomial(num_images, counts / num_images, size=DRAWS)
         means: NDArray[np.float64] = drawn @ found / num_images
         return means
-    num_draws = max(_FEWEST_DRAWS, min(DRAWS, _MOST_NUMBERS // num_images))
-    step = max(1, _HELD_NUMBERS // num_images)
+    num_draws, step = _num_draws(num_images)
     parts = [
         values[generator.integers(num_images, size=(min(step, num_draws - start), num_images))].mean(axis=1)
         for start in range(0, num_draws, step)
     ]
     return np.concatenate(parts)
+
+
+def _num_draws(num_images: int) -> tuple[int, int]:
+    """Returns how many samples to draw, and how many at once."""
+    return max(_FEWEST_DRAWS, min(DRAWS, _MOST_NUMBERS // num_images)), max(1, _HELD_NUMBERS // num_images)
 
 
 def resampled(

@@ -5,4 +5,5 @@ from .table import (
     scores_json as scores_json,
     table_text as table_text,
 )
+from .worth import Valued as Valued, drop_note as drop_note, metric_told as metric_told, worth_json as worth_json
 from .write import Evidence as Evidence, write_report as write_report

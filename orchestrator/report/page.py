@@ -17,6 +17,7 @@ from orchestrator.report.table import (
     table_notes,
     table_title,
 )
+from orchestrator.report.worth import TITLE, Valued, worth_notes, worth_tables
 from orchestrator.text import counted
 
 
@@ -63,6 +64,7 @@ class Page:
     sheets: tuple[Sheet, ...]
     command: str
     facts: Mapping[str, str]
+    worth: Valued | None = None
 
 
 def render(page: Page) -> str:
@@ -84,6 +86,7 @@ def render(page: Page) -> str:
         notes=() if main else table_notes(page.caveats, scored=False),
         header=HEADER,
         tables=[_table(scores, page.caveats) for scores in page.scores],
+        worth=page.worth and (TITLE, worth_tables(page.worth), worth_notes(page.worth)),
         mark=AT_CHANCE_MARK,
         percent=percent,
         counted=counted,

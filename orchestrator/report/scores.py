@@ -3,7 +3,6 @@
 Errors are in [0, 1]. Top-k ties go to the lower class index, as in a submission.
 """
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from statistics import fmean
@@ -72,14 +71,21 @@ def mean_score(scores: Sequence[Score]) -> Score:
     return Score(*map(fmean, zip(*map(astuple, scores), strict=True)))
 
 
-def disagreement(members: Sequence[Rows]) -> float:
-    """Returns the share of rows with different top-1 classes, averaged over all pairs of members; 0 for one member."""
-    if len(members) < 2:
-        return 0.0
-    best = [
-        np.concatenate([top_classes(member[rows], 1)[:, 0] for rows in blocks(*member.shape[:2])]) for member in members
-    ]
-    return fmean([float((one != other).mean()) for one, other in itertools.combinations(best, 2)])
+def guesses(members: Sequence[Rows]) -> NDArray[np.int64]:
+    """Returns the top-1 classes (members, rows)."""
+    parts = ([top_classes(member[rows], 1)[:, 0] for rows in blocks(*member.shape[:2])] for member in members)
+    return np.stack([np.concatenate(part) for part in parts])
+
+
+def disagreements(guesses: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Returns the share of rows in which two members' top-1 classes differ (members, members)."""
+    return np.array([(guesses != own).mean(axis=1) for own in guesses])
+
+
+def error_correlations(guesses: NDArray[np.int64], labels: Labels) -> NDArray[np.float64]:
+    """Returns how members' top-1 errors correlate (members, members); NaN where a member is always right or wrong."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.atleast_2d(np.corrcoef(guesses != labels))
 
 
 def table_rows(base: Sequence[str], pretrained: Sequence[str], outside: Sequence[str] = ()) -> tuple[TableRow, ...]:

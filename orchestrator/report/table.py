@@ -5,11 +5,21 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from orchestrator.combine import Combination, Combined, Interval, Labels, Missing, Rows, mean
 from orchestrator.config import CombineMethod
 from orchestrator.report.comparisons import Compared, compare, compared_json, error_interval
-from orchestrator.report.scores import Score, TableRow, disagreement, mean_score, score_images, table_rows
+from orchestrator.report.scores import (
+    Score,
+    TableRow,
+    disagreements,
+    error_correlations,
+    guesses,
+    mean_score,
+    score_images,
+    table_rows,
+)
 from orchestrator.text import counted, table
 
 AT_CHANCE_MARK = "†"
@@ -34,7 +44,8 @@ class ScoredRow:
 class SplitScores:
     """All scores of one labelled split; `intervals` are of the members' top-1 errors.
 
-    `combined_as` names the combination of `ensemble`, "" for the plain mean.
+    `combined_as` names the combination of `ensemble`, "" for the plain mean. `disagreements` and `error_correlations`
+    (members, members) are of `members` in their order.
     """
 
     split: str
@@ -47,6 +58,8 @@ class SplitScores:
     ensemble_compared: Compared
     disagreement: float
     combined_as: str
+    disagreements: NDArray[np.float64]
+    error_correlations: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -56,7 +69,8 @@ class Caveats:
     Members at chance, members left out, whether val chose learning-rate cuts or checkpoints, and images that count as
     uniform because they cannot be read, by split; members trained on dev and val too, with the val errors of their
     first passes, None if unknown; how many different answers to each split were scored here, 0 if unknown;
-    by split the members from outside that have no predictions of it, and which of these splits are `unscored`.
+    by split the members from outside that have no predictions of it, and which of these splits are `unscored`; a line
+    on a member that should be dropped, or "".
     """
 
     at_chance: tuple[str, ...] = ()
@@ -67,6 +81,7 @@ class Caveats:
     looks: Mapping[str, int] = field(default_factory=dict)
     partial: Mapping[str, Sequence[str]] = field(default_factory=dict)
     unscored: tuple[str, ...] = ()
+    drop: str = ""
 
 
 # Cells of a line of the table; errors in percent, differences in points.
@@ -98,6 +113,8 @@ def score_split(
             wrongs.append(np.mean([scored[name][1] for name in row.members], axis=0))
         values.append(value)
     ensemble, wrong = score_images(combined, labels)
+    best = guesses([members[name] for name in scored])
+    apart = disagreements(best)
     *compared, of_ensemble = compare([*wrongs, wrong.astype(np.float64)])
     return SplitScores(
         split=split,
@@ -108,8 +125,10 @@ def score_split(
         rows=tuple(map(ScoredRow, table, values, compared)),
         ensemble=ensemble,
         ensemble_compared=of_ensemble,
-        disagreement=disagreement(list(members.values())),
+        disagreement=float(apart[np.triu_indices(len(best), 1)].mean()) if len(best) > 1 else 0.0,
         combined_as=_name(combined.combination, by_rows=not outside),
+        disagreements=apart,
+        error_correlations=error_correlations(best, labels),
     )
 
 
@@ -120,14 +139,17 @@ def _name(combination: Combination, *, by_rows: bool) -> str:
     return f"{combination.method}{', weights given' if combination.given else ''}"
 
 
-def scores_json(scores: Sequence[SplitScores], missing: Sequence[Missing]) -> dict[str, Any]:
-    """Returns the content of scores.json; the first of `scores` is the main split.
+def scores_json(
+    scores: Sequence[SplitScores], missing: Sequence[Missing], worth: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Returns the content of scores.json; the first of `scores` is the main split, `worth` what its members are worth.
 
-    The key `missing` exists only if a member is missing.
+    The keys `missing` and `worth` exist only if a member is missing, and if there are two members.
     """
     main, *others = scores
+    more = {"missing": [asdict(one) for one in missing], "worth": worth}
     splits = {other.split: _split_json(other) for other in others}
-    return _split_json(main) | {"splits": splits} | ({"missing": [asdict(one) for one in missing]} if missing else {})
+    return _split_json(main) | {"splits": splits} | {name: value for name, value in more.items() if value}
 
 
 def _split_json(scores: SplitScores) -> dict[str, Any]:
@@ -203,6 +225,8 @@ def table_notes(caveats: Caveats, *, scored: bool = True) -> tuple[str, ...]:
         if count > 1:
             scored_times = f"LOOKS: {count} different answers to {split} of these images were scored on this store"
             notes.append(f"{scored_times}; the best of many looks better than it is.")
+    if caveats.drop and scored:
+        notes.append(caveats.drop)
     if caveats.cuts_saw_val:
         notes.append("dev_fraction is 0: val also chose learning-rate cuts and best checkpoints, as in the paper.")
     if caveats.at_chance:
@@ -226,15 +250,15 @@ def to_markdown(scores: SplitScores, caveats: Caveats) -> str:
     lines = [
         f"## {table_title(scores)}",
         "",
-        _markdown_row(HEADER),
-        "|:---" + "|---:" * (len(HEADER) - 1) + "|",
-        *(_markdown_row(line) for line in table_lines(scores, caveats)),
+        *markdown_table(HEADER, table_lines(scores, caveats)),
         "",
         *(f"- {note}" for note in table_notes(caveats)),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _markdown_row(line: Line) -> str:
+def markdown_table(header: Line, lines: Sequence[Line]) -> list[str]:
+    """Returns a table's lines in Markdown; columns but the first are aligned right."""
     # An asterisk would start emphasis.
-    return "| " + " | ".join(cell.replace("*", "\\*") for cell in line) + " |"
+    first, *rows = ("| " + " | ".join(cell.replace("*", "\\*") for cell in line) + " |" for line in (header, *lines))
+    return [first, "|:---" + "|---:" * (len(header) - 1) + "|", *rows]

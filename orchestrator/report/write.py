@@ -15,6 +15,7 @@ from orchestrator.report import plots
 from orchestrator.report.curves import read_curves
 from orchestrator.report.page import MemberEntry, Page, Picture, Sheet, render
 from orchestrator.report.table import Caveats, SplitScores, scores_json, table_text, to_markdown
+from orchestrator.report.worth import Valued, worth_json, worth_markdown
 from orchestrator.run import RunPaths, RunRecord, read_ledger
 from workers.storage import layout, write_bytes, write_json, write_text
 
@@ -26,11 +27,15 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Evidence:
-    """The inputs of a report: scores (main split first, or none), members' predictions of any split, and caveats."""
+    """The inputs of a report: scores (main split first, or none), members' predictions of any split, and caveats.
+
+    `worth` is what members are worth on the main split, if there are two.
+    """
 
     scores: tuple[SplitScores, ...]
     predictions: Mapping[str, MemberPredictions]
     caveats: Caveats
+    worth: Valued | None = None
 
 
 def write_report(paths: RunPaths, plan: Plan, record: RunRecord, evidence: Evidence) -> tuple[Path, ...]:
@@ -51,6 +56,7 @@ def write_report(paths: RunPaths, plan: Plan, record: RunRecord, evidence: Evide
         sheets=sheets,
         command=shlex.join(record.command) or "(run.json has none: an earlier release launched the run)",
         facts={**_facts(plan, record), **_passed_nans(paths)},
+        worth=evidence.worth,
     )
     figures = {
         "learning_curves": page.curves.light,
@@ -63,15 +69,33 @@ def write_report(paths: RunPaths, plan: Plan, record: RunRecord, evidence: Evide
     tables = [to_markdown(scores, evidence.caveats) for scores in evidence.scores] or [
         table_text(None, evidence.caveats)
     ]
+    matrices: tuple[Path, ...] = ()
+    if evidence.worth:
+        tables.append(worth_markdown(evidence.worth))
+        matrices = _write_matrices(paths, evidence.scores[0])
     write_text(paths.report_table, f"# {plan.experiment}\n\n" + "\n".join(tables))
     if evidence.scores:
-        write_json(paths.report_scores, scores_json(evidence.scores, evidence.caveats.missing))
+        worth = worth_json(evidence.worth) if evidence.worth else None
+        write_json(paths.report_scores, scores_json(evidence.scores, evidence.caveats.missing, worth))
     else:
         # Of a launch before a refit joined.
         paths.report_scores.unlink(missing_ok=True)
     write_text(paths.report_page, render(page))
     scored = (paths.report_scores,) if evidence.scores else ()
-    return (*map(paths.figure, figures), paths.report_table, *scored, paths.report_page)
+    return (*map(paths.figure, figures), *matrices, paths.report_table, *scored, paths.report_page)
+
+
+def _write_matrices(paths: RunPaths, scores: SplitScores) -> tuple[Path, ...]:
+    """Writes how members' errors correlate and on how many images they disagree: a line and a column a member."""
+    matrices = {"error_correlation": scores.error_correlations, "disagreement": scores.disagreements}
+    names = list(scores.members)
+    for name, matrix in matrices.items():
+        lines = [
+            ["", *names],
+            *([own, *(f"{value:.6f}" for value in row)] for own, row in zip(names, matrix, strict=True)),
+        ]
+        write_text(paths.matrix(name), "".join(",".join(line) + "\n" for line in lines))
+    return tuple(map(paths.matrix, matrices))
 
 
 def _sheets(paths: RunPaths, plan: Plan) -> tuple[Sheet, ...]:

@@ -5,7 +5,8 @@ launch starts with full budgets, since a person has looked at the run in between
 driver died, whose node was draining, or that met a NaN: a NaN is replayed to tell a passing fault from divergence.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
@@ -27,7 +28,7 @@ _MAX_REPLAYS = 3
 
 @dataclass(frozen=True)
 class Attempt:
-    """One attempt at a job. `started` is in Unix seconds.
+    """One attempt at a job. `started` and `ended` are in Unix seconds; `ended` is None if its driver died.
 
     `resumed_from` is the update of the checkpoint that it resumed from. `last_step` is its last update, read from
     step.txt: the next attempt repeats this `last_step` minus the next `resumed_from` updates. `outcome` is None while
@@ -42,6 +43,7 @@ class Attempt:
     outcome: AttemptEnd | None = None
     error: str = ""
     diverged_at: int | None = None
+    ended: float | None = None
 
 
 @dataclass(frozen=True)
@@ -96,9 +98,9 @@ class Contents:
 class Ledger:
     """Keeps ledger.json while the driver runs. Each change except `reach` is on disk when the method returns."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
         """Reads the attempts of earlier launches and begins a new launch; writes nothing yet."""
-        self._path = path
+        self._path, self._clock = path, clock
         before = read_ledger(path)
         self.contents = replace(
             before,
@@ -153,6 +155,7 @@ class Ledger:
         last = entry.attempts[-1]
         corrected = last.resumed_from if resumed_from is None else resumed_from
         ended = replace(last, outcome=outcome, error=error, resumed_from=corrected, diverged_at=diverged_at)
+        ended = replace(ended, ended=round(self._clock(), 3))
         rungs = entry.rungs if rung is None else (*entry.rungs, rung)
         self._put(job, replace(entry, state=state, attempts=(*entry.attempts[:-1], ended), rungs=rungs))
 

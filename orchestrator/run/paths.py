@@ -69,6 +69,9 @@ class RunPaths:
     def figure(self, name: str) -> Path:
         return self.report / "figures" / f"{name}.png"
 
+    def matrix(self, name: str) -> Path:
+        return self.report / "figures" / f"{name}.csv"
+
     def member(self, member: str) -> Path:
         return self.members / member
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from orchestrator.combine import Combination, Combined, MemberPredictions, equal, weights_of, without
 from orchestrator.config import FITTED, CombineConfig
-from orchestrator.outputs import Opened, score_splits
+from orchestrator.outputs import Opened, score_splits, value_members
 from orchestrator.plan import StageRef
-from orchestrator.report import scores_json
+from orchestrator.report import metric_told, scores_json, worth_json
 from orchestrator.run import SUBMISSION_FILES, RunData, SubmissionDigests
 from orchestrator.submission import Manifest, asked_by, first_difference
 from orchestrator.verification.findings import Examined
@@ -21,7 +21,9 @@ from workers.storage import Finished, parse_json, sha256_of, storage_errors
 # Fitted numbers are stored in millionths; another CPU may round the last one otherwise.
 _ROUNDING = 1.5e-6
 # Reports of earlier releases lack it.
-_ADDED = ("intervals",)
+_ADDED = ("intervals", "worth")
+# What is counted from the ledger, which may be gone.
+_COUNTED = "worth.core_seconds."
 # Valid predictions by split and member.
 Predictions = Mapping[str, Mapping[str, MemberPredictions]]
 
@@ -138,7 +140,8 @@ def check_report(
         return
     members = {split: tuple(predictions[split][name] for name in of_split[split]) for split in needed}
     done = {ref.member: one for ref, one in finished.items()}
-    scores = score_splits(plan, Opened(data, members, done, manifest.combination))
+    opened = Opened(data, members, done, manifest.combination)
+    scores = score_splits(plan, opened)
     if not path.is_file():
         run.notes += ["no report/scores.json: `septet report` writes it"] if scores else []
         return
@@ -148,7 +151,9 @@ def check_report(
     except (ValueError, OSError) as error:
         run.differs(f"{path}: damaged ({error}); `septet report` writes it again")
         return
-    different = list(_different(told, scores_json(scores, manifest.missing), ""))
+    metric = metric_told(told)
+    worth = value_members(run.paths, plan, opened, scores[0].split, metric) if scores and metric else None
+    different = list(_different(told, scores_json(scores, manifest.missing, worth_json(worth) if worth else None), ""))
     if different:
         run.differs(
             f"{path}: {', '.join(different[:3])}{' and more' if len(different) > 3 else ''} differ from the scores "
@@ -158,6 +163,8 @@ def check_report(
 
 def _different(told: Any, wanted: Any, key: str) -> Iterator[str]:
     """Yields the keys at which two JSON values differ; numbers may differ by another CPU's rounding of logarithms."""
+    if wanted is None and key.startswith(_COUNTED):
+        return
     if isinstance(told, dict) and isinstance(wanted, dict):
         for name in dict.fromkeys((*told, *wanted)):
             if name in _ADDED and name not in told:

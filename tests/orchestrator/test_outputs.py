@@ -84,7 +84,7 @@ def test_write_results_labelled_test_is_the_main_split_and_val_beside_it(tmp_pat
     scores = scores_of(run)
     assert scores["split"] == "test"
     assert set(scores["splits"]) == {"val"}
-    assert set(scores["splits"]["val"]) == set(scores) - {"splits"}
+    assert set(scores["splits"]["val"]) == set(scores) - {"splits", "worth"}
     assert "## val: 80 images" in (run.paths.report / "table.md").read_text()
 
 
@@ -160,6 +160,58 @@ def test_write_results_renamed_members_have_the_same_submission_bytes(tmp_path, 
     renamed = make_run(tmp_path / "renamed", base=("a", "z", "m"))
     written = [finish(run, CombineConfig(method)).submission.read_bytes() for run in (first, renamed)]
     assert written[0] == written[1]
+
+
+def test_write_results_says_what_each_member_is_worth(run):
+    finish(run, metric=Metric.top1)
+    scores = scores_of(run)
+    worth, ensemble = scores["worth"], scores["ensemble"]["top1_error"]
+    assert (worth["metric"], worth["num_images"], worth["loss"]) == ("top1", 80, pytest.approx(ensemble))
+    values = {name: one["shapley"]["estimate"] for name, one in worth["members"].items()}
+    assert set(values) == set(run.plan.members)
+    assert sum(values.values()) == pytest.approx(worth["empty"] - ensemble, abs=1e-12)
+    assert worth["core_seconds"] == dict.fromkeys(values)
+    for name in ("table.md", "index.html"):
+        assert "What each member is worth" in (run.paths.report / name).read_text()
+    with (run.paths.report / "figures" / "disagreement.csv").open(newline="") as file:
+        (_, *names), *lines = list(csv.reader(file))
+    matrix = np.array([line[1:] for line in lines], dtype=float)
+    assert [line[0] for line in lines] == names == list(scores["members"])
+    off = matrix[np.triu_indices(len(names), 1)]
+    assert off.mean() == pytest.approx(scores["ensemble"]["disagreement"], abs=1e-6)
+    correlation = (run.paths.report / "figures" / "error_correlation.csv").read_text().splitlines()
+    assert len(correlation) == 5 and correlation[1].split(",")[1] == "1.000000"
+
+
+def test_write_results_tells_of_a_member_that_should_be_dropped(run):
+    assert "DROP" not in finish(run, metric=Metric.top1).table_text
+    probabilities = np.full_like(stored(run, "base1", "val"), 1e-6)
+    labels = np.load(run.paths.data / "val.labels.npy")
+    probabilities[np.arange(len(labels)), (labels + 1) % 12] = 1 - 11e-6
+    write_predictions(run.paths, "base1", "val", probabilities)
+    record_committed(run.paths, run.plan)
+    text = finish(run, metric=Metric.top1).table_text
+    assert "DROP: without base1" in text and "combine.without=[base1]" in text
+
+
+def test_write_results_of_one_member_have_no_worth(tmp_path, make_run):
+    run = make_run(tmp_path / "run", base=("base1",), pretrained=())
+    finish(run)
+    assert "worth" not in scores_of(run)
+    assert "What each member is worth" not in (run.paths.report / "index.html").read_text()
+    assert not (run.paths.report / "figures" / "disagreement.csv").exists()
+
+
+def test_write_results_renamed_members_are_worth_the_same(tmp_path, make_run):
+    worths = []
+    for place, base in enumerate((("base3", "base1", "base2"), ("a", "z", "m"))):
+        run = make_run(tmp_path / str(place), base=base)
+        finish(run)
+        names = dict(zip((*base, "deep1"), range(4), strict=True))
+        worth = scores_of(run)["worth"]
+        members = {names[name]: value for name, value in worth["members"].items()}
+        worths.append((members, [{**one, "added": names[one["added"]]} for one in worth["curve"]]))
+    assert worths[0] == worths[1]
 
 
 def test_write_results_weighted_without_dev_falls_back_to_val_and_says_so(tmp_path, make_run):
@@ -296,7 +348,7 @@ def test_rebuild_report_keeps_the_submission_and_its_method(run):
     scores = scores_of(run)
     content = (run.paths.submission / "submission.csv").read_bytes()
     (run.paths.report / "scores.json").unlink()
-    results = rebuild_report(run.paths, run.plan, MEAN, Metric.top1)
+    results = rebuild_report(run.paths, run.plan, MEAN, Metric.log_loss)
     assert results.submission is None
     assert scores_of(run) == scores
     assert (run.paths.submission / "submission.csv").read_bytes() == content

@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given, strategies as st
 
 from orchestrator.combine import rows as probabilities
-from orchestrator.report.scores import disagreement, mean_score, score, table_rows
+from orchestrator.report.scores import (
+    disagreements,
+    error_correlations,
+    guesses,
+    mean_score,
+    score,
+    table_rows,
+)
 
 
 def draw(seed, num_rows=60, num_classes=9):
@@ -57,14 +64,19 @@ def test_score_of_known_values():
 
 
 @given(seed=st.integers(0, 10_000))
-def test_disagreement_any_members_symmetric_and_zero_with_itself(seed):
+def test_disagreements_any_members_symmetric_and_zero_with_itself(seed):
     members = [draw(seed), draw(seed + 1), draw(seed + 2)]
-    assert disagreement([members[0], members[0]]) == 0
-    assert disagreement(members) == pytest.approx(disagreement(members[::-1]))
+    found = disagreements(guesses(members))
     first = [member.argmax(axis=1) for member in members]
-    pairs = [(first[0] != first[1]).mean(), (first[0] != first[2]).mean(), (first[1] != first[2]).mean()]
-    assert disagreement(members) == pytest.approx(np.mean(pairs))
-    assert disagreement(members[:1]) == 0
+    np.testing.assert_array_equal(found, [[(one != other).mean() for other in first] for one in first])
+    np.testing.assert_array_equal(found, found.T)
+
+
+def test_error_correlations_of_known_errors():
+    labels = np.zeros(4, dtype=np.int64)
+    correlations = error_correlations(np.array([[0, 0, 1, 1], [2, 2, 0, 0], [0, 1, 0, 1], [0, 0, 0, 0]]), labels)
+    np.testing.assert_allclose(correlations[:3, :3], [[1, -1, 0], [-1, 1, 0], [0, 0, 1]], atol=1e-12)
+    assert np.isnan(correlations[3]).all()
 
 
 def test_mean_score_of_members_is_mean_of_each_field():

@@ -41,7 +41,7 @@ def test_budget_of_failures_is_not_spent_by_losses_or_earlier_launches(tmp_path)
 
 def test_every_change_is_on_disk_before_the_method_returns(tmp_path):
     path = tmp_path / "ledger.json"
-    ledger = Ledger(path)
+    ledger = Ledger(path, clock=lambda: 7.5)
     changes = [
         lambda: ledger.set_state(State.running),
         lambda: ledger.declare(STAGE, State.waiting),
@@ -55,7 +55,7 @@ def test_every_change_is_on_disk_before_the_method_returns(tmp_path):
     entry = json.loads(path.read_text())["stages"]["a/train"]
     assert entry["at_chance"] is True
     attempt = {"attempt": 0, "launch": 1, "started": 5.0, "resumed_from": 2, "last_step": 3, "outcome": "done"}
-    assert entry["attempts"] == [{**attempt, "error": "", "diverged_at": None}]
+    assert entry["attempts"] == [{**attempt, "error": "", "diverged_at": None, "ended": 7.5}]
 
 
 def test_attempt_of_a_dead_driver_is_closed_as_interrupted_and_its_stage_waits(tmp_path):

@@ -150,6 +150,11 @@ def alter_checkpoint(paths):
     amend(paths.members / "base1" / "train" / "DONE.json", checkpoint_sha256=sha256_of(folder / "model.safetensors"))
 
 
+def amend_worth(paths, **changes):
+    path = paths.report / "scores.json"
+    amend(path, worth={**json.loads(path.read_text())["worth"], **changes})
+
+
 @pytest.mark.parametrize(
     ("alter", "words"),
     [
@@ -167,12 +172,23 @@ def alter_checkpoint(paths):
         (lambda paths: (paths.submission / "submission.txt").write_text("1\n"), ["submission.txt: is beside"]),
         (lambda paths: (paths.submission / "manifest.json").write_text("{"), ["manifest.json: damaged"]),
         (lambda paths: amend(paths.report / "scores.json", num_images=7), ["scores.json: num_images"]),
+        (lambda paths: amend_worth(paths, loss=0.0), ["scores.json: worth.loss"]),
+        (lambda paths: amend_worth(paths, metric="fun"), ["scores.json: worth"]),
     ],
 )
 def test_verify_finds_what_was_altered_even_with_what_describes_it(run, alter, words, capsys):
     alter(run.paths)
     problems = told(run.paths, capsys, 8)["problems"]
     assert any(all(word in problem for word in words) for problem in problems), problems
+
+
+def test_verify_takes_costs_that_the_ledger_no_longer_tells_and_scores_without_worth(run):
+    amend_worth(run.paths, core_seconds=dict.fromkeys(run.plan.members, 5.0))
+    assert verify(run.paths).problems == ()
+    scores = json.loads((run.paths.report / "scores.json").read_text())
+    del scores["worth"]
+    (run.paths.report / "scores.json").write_text(json.dumps(scores))
+    assert verify(run.paths).problems == ()
 
 
 def test_verify_tells_what_is_not_recorded(run, capsys):

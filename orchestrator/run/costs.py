@@ -1,0 +1,38 @@
+"""Sums what each member has cost: the time of all attempts, lost ones too, on the cores of one member."""
+
+from orchestrator.plan import Plan, PredictJob, TrainJob
+from orchestrator.run.ledger import Entry, read_ledger
+from orchestrator.run.metrics import Follower
+from orchestrator.run.paths import RunPaths
+
+
+def core_seconds(paths: RunPaths, plan: Plan, threads: int) -> dict[str, float | None]:
+    """Returns the core-seconds of each member's stages and predictions; None if the ledger lacks one of the stages, or the
+    member is from outside.
+
+    The cost of a stage is shared equally by the members of `plan` that start from it.
+    """
+    ledger = read_ledger(paths.ledger)
+    chains = {member: (last := plan.last_stage(member), *plan.ancestors(last)) for member in plan.trained}
+    # Another tool's work is not known.
+    costs: dict[str, float | None] = dict.fromkeys(plan.members)
+    costs |= {member: _seconds(ledger.entry(PredictJob(plan.last_stages[member]))) for member in plan.trained}
+    for stage in plan.stages:
+        users = [member for member, chain in chains.items() if stage in chain]
+        entry = ledger.entry(TrainJob(stage.ref))
+        # Of earlier releases and of a driver that died, only the metrics tell how long an attempt went on.
+        is_open = any(attempt.ended is None for attempt in entry.attempts)
+        times = [point.time for point in Follower(paths.metrics(stage.ref)).read()] if is_open else []
+        for member in users:
+            known = costs[member]
+            costs[member] = None if known is None or not entry.attempts else known + _seconds(entry, times) / len(users)
+    return {member: None if cost is None else round(threads * cost, 3) for member, cost in costs.items()}
+
+
+def _seconds(entry: Entry, times: list[float] | tuple[()] = ()) -> float:
+    starts = [*(attempt.started for attempt in entry.attempts[1:]), float("inf")]
+    total = 0.0
+    for attempt, following in zip(entry.attempts, starts, strict=False):
+        seen = [time for time in times if attempt.started <= time < following]
+        total += (max(seen, default=attempt.started) if attempt.ended is None else attempt.ended) - attempt.started
+    return total

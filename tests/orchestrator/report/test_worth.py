@@ -1,0 +1,62 @@
+"""What members are worth, as tables, notes and JSON."""
+
+from math import inf
+
+import pytest
+
+from orchestrator.combine import Interval
+from orchestrator.config import Metric
+from orchestrator.fitting.worth import MemberWorth, Worth
+from orchestrator.report.worth import Valued, drop_note, worth_json, worth_markdown, worth_notes, worth_tables
+
+
+def make(metric=Metric.top1, rise=(-0.01, -0.02, 0.005), costs=(300.0, 100.0), num_orders=None, num_images=50):
+    good = MemberWorth(Interval(0.4, 0.3, 0.5), Interval(0.1, 0.05, 0.2))
+    poor = MemberWorth(Interval(0.3, 0.2, 0.4), Interval(*rise))
+    members = {"b*": poor, "a": good}
+    worth = Worth(metric, num_images, num_orders, 0.001, 0.9, 0.2, members, ("a", "b*"), (0.25, 0.2), (0.3, 0.2))
+    return Valued("val", 50, worth, dict(zip(members, costs, strict=True)))
+
+
+def test_tables_have_the_best_member_first_with_its_share_of_the_cost():
+    (_, members), (_, curve) = worth_tables(make())
+    assert members[0] == ("a", "40.00 points (30.00 to 50.00)", "+10.00 points (+5.00 to +20.00)", "100.0", "25 %")
+    assert members[1][2:] == ("-1.00 points (-2.00 to +0.50)", "300.0", "75 %")
+    assert curve == [("1", "a", "25.00 %", "30.00 %"), ("2", "b*", "20.00 %", "20.00 %")]
+    (_, nats), _ = worth_tables(make(Metric.log_loss))
+    assert nats[0][1] == "0.4000 (0.3000 to 0.5000)"
+
+
+def test_tables_say_where_a_cost_is_unknown():
+    (_, members), _ = worth_tables(make(costs=(None, 100.0)))
+    assert [line[3:] for line in members] == [("100.0", ""), ("unknown", "")]
+
+
+def test_notes_tell_of_drawn_orders_thinned_images_and_no_intervals():
+    assert len(worth_notes(make())) == 4
+    drawn = " ".join(worth_notes(make(num_orders=220)))
+    assert "220 orders were drawn; the standard error from that is 0.10 points" in drawn
+    assert "25 evenly spaced ones of 50 images" in " ".join(worth_notes(make(num_images=25)))
+    assert "no intervals" in " ".join(worth_notes(make(rise=(0.1, -inf, inf))))
+
+
+@pytest.mark.parametrize(("rise", "said"), [((-0.01, -0.02, 0.005), False), ((-0.01, -0.02, -0.005), True)])
+def test_drop_note_only_where_the_loss_falls_beyond_the_interval(rise, said):
+    note = drop_note(make(rise=rise))
+    assert bool(note) == said
+    if said:
+        assert "without b* the mean of the others is better by 1.00 points (0.50 to 2.00) in top1 on val" in note
+        assert "combine.without=[b*]" in note
+
+
+def test_json_leaves_out_bounds_that_are_infinite():
+    found = worth_json(make(rise=(0.1, -inf, inf)))
+    assert found["members"]["b*"]["without"] == {"estimate": 0.1}
+    assert found["members"]["a"]["shapley"] == {"estimate": 0.4, "low": 0.3, "high": 0.5}
+    assert found["curve"] == [{"added": "a", "best": 0.25, "mean": 0.3}, {"added": "b*", "best": 0.2, "mean": 0.2}]
+
+
+def test_markdown_rows_have_equal_cells_and_literal_asterisks():
+    rows = [line for line in worth_markdown(make()).splitlines() if line.startswith("|")]
+    assert [row.count("|") for row in rows] == [6] * 4 + [5] * 4
+    assert r"| b\* |" in rows[3]
