@@ -19,6 +19,12 @@ from .averaging import (
     mean as mean,
     sum_members as sum_members,
 )
+from .calibration import (
+    Calibration as Calibration,
+    PredictionSets as PredictionSets,
+    corrected as corrected,
+    place_scores as place_scores,
+)
 from .fit import Fit as Fit, Interval as Interval
 from .predictions import (
     Expected as Expected,

@@ -1,2 +1,4 @@
+from .calibration import calibrate as calibrate
 from .choice import choose as choose
 from .intervals import mcnemar as mcnemar, mean_interval as mean_interval, wilson as wilson
+from .uncertainty import uncertainties as uncertainties

@@ -81,7 +81,7 @@ def render(page: Page) -> str:
         page=page,
         main=main,
         mean_top1_error=sum(own.top1_error for own in main.members.values()) / len(page.members) if main else None,
-        notes=() if main else table_notes(page.caveats, scored=False),
+        notes=() if main else table_notes(page.caveats, None),
         header=HEADER,
         tables=[_table(scores, page.caveats) for scores in page.scores],
         mark=AT_CHANCE_MARK,
@@ -98,5 +98,5 @@ def _table(scores: SplitScores, caveats: Caveats) -> dict[str, Any]:
         "title": table_title(scores),
         "lines": lines,
         "best": [index for index, error in enumerate(errors) if error == min(errors)],
-        "notes": table_notes(caveats),
+        "notes": table_notes(caveats, scores),
     }

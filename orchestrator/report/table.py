@@ -9,6 +9,7 @@ import numpy as np
 from orchestrator.combine import Combination, Combined, Interval, Labels, Missing, Rows, mean
 from orchestrator.config import CombineMethod
 from orchestrator.report.comparisons import Compared, compare, compared_json, error_interval
+from orchestrator.report.reliability import Calibrated, Reliability, measure
 from orchestrator.report.scores import Score, TableRow, disagreement, mean_score, score_images, table_rows
 from orchestrator.text import counted, table
 
@@ -47,6 +48,7 @@ class SplitScores:
     ensemble_compared: Compared
     disagreement: float
     combined_as: str
+    calibrated: Calibrated
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,7 @@ def score_split(
         ensemble_compared=of_ensemble,
         disagreement=disagreement(list(members.values())),
         combined_as=_name(combined.combination),
+        calibrated=measure(combined, labels),
     )
 
 
@@ -138,6 +141,7 @@ def _split_json(scores: SplitScores) -> dict[str, Any]:
             "rows": compared_json({one.row.name: one.compared for one in scores.rows}),
             **compared_json({"ensemble": scores.ensemble_compared}),
         },
+        "calibration": asdict(scores.calibrated),
     }
 
 
@@ -179,8 +183,8 @@ def table_title(scores: SplitScores) -> str:
     return f"{scores.split}: {counted(scores.num_images, 'image')}, {counted(scores.num_classes, 'class')}"
 
 
-def table_notes(caveats: Caveats, *, scored: bool = True) -> tuple[str, ...]:
-    """Returns the notes below the table."""
+def table_notes(caveats: Caveats, scores: SplitScores | None) -> tuple[str, ...]:
+    """Returns the notes below the table of `scores`, if any image is scored."""
     gone = caveats.missing
     notes = [f"MISSING: {one.member} is not in any row and not in the submission ({one.why})." for one in gone]
     for split, rows in caveats.unreadable.items():
@@ -190,7 +194,7 @@ def table_notes(caveats: Caveats, *, scored: bool = True) -> tuple[str, ...]:
     if caveats.refits:
         firsts = (name if error is None else f"{name} ({error:.1%})" for name, error in caveats.refits.items())
         notes.append(f"REFIT on dev and val, which are not scored (val error of the first pass): {', '.join(firsts)}")
-    notes += _PRECISION if scored else (_NO_SCORES,)
+    notes += (*_PRECISION, _reliability_note(scores.split, scores.calibrated)) if scores else (_NO_SCORES,)
     for split, count in caveats.looks.items():
         if count > 1:
             scored_times = f"LOOKS: {count} different answers to {split} of these images were scored on this store"
@@ -205,12 +209,29 @@ def table_notes(caveats: Caveats, *, scored: bool = True) -> tuple[str, ...]:
     return tuple(notes)
 
 
+def _reliability_note(split: str, found: Calibrated) -> str:
+    def told(one: Reliability) -> str:
+        ece = f"ECE {100 * one.ece:.2f} % (equal-mass {100 * one.ece_equal_mass:.2f} %)"
+        return f"{ece}, Brier {one.brier:.4f}, NLL {one.nll:.4f}"
+
+    note, now = f"The ensemble: {told(found.before)}.", found.after or found.before
+    if found.after is not None:
+        note = f"{note[:-1]}; calibrated: {told(found.after)}."
+    if found.sets is not None:
+        asked, share = (f"{100 * (each or 0):.4g} %" for each in (found.sets.coverage, now.coverage))
+        note += (
+            f" {share} of its prediction sets, for {asked}, hold the right class; they have {now.set_size:.2f} classes."
+        )
+        note += " Fitted to these images, so too good." if found.sets.split == split else ""
+    return note
+
+
 def table_text(scores: SplitScores | None, caveats: Caveats) -> str:
     """Returns the table for a terminal, ending in a newline; its notes alone if nothing is scored."""
     if scores is None:
-        return "\n".join(table_notes(caveats, scored=False)) + "\n"
+        return "\n".join(table_notes(caveats, None)) + "\n"
     lines = (HEADER, *table_lines(scores, caveats))
-    return "\n".join([table_title(scores), "", *table(lines, 1), "", *table_notes(caveats)]) + "\n"
+    return "\n".join([table_title(scores), "", *table(lines, 1), "", *table_notes(caveats, scores)]) + "\n"
 
 
 def to_markdown(scores: SplitScores, caveats: Caveats) -> str:
@@ -222,7 +243,7 @@ def to_markdown(scores: SplitScores, caveats: Caveats) -> str:
         "|:---" + "|---:" * (len(HEADER) - 1) + "|",
         *(_markdown_row(line) for line in table_lines(scores, caveats)),
         "",
-        *(f"- {note}" for note in table_notes(caveats)),
+        *(f"- {note}" for note in table_notes(caveats, scores)),
     ]
     return "\n".join(lines) + "\n"
 
