@@ -245,8 +245,7 @@ def _report(paths: RunPaths, plan: Plan, opened: Opened, missing: tuple[Missing,
     used, labelled = opened.combination, any(split.labels is not None for split in splits.values())
     lines = [*(used.fit.lines() if used.fit else ()), used.note, used.calibration and used.calibration.line()]
     lines.append(_NO_SETS if used.sets is None and (plan.refits or not labelled) else None)
-    text += "".join(f"{line}
-" for line in lines if line)
+    text += "".join(f"{line}\n" for line in lines if line)
     ensemble = {**asdict(main.ensemble), "disagreement": main.disagreement} if main else {}
     members = {name: asdict(score) for name, score in main.members.items()} if main else {}
     num_unreadable = {opened.data.submitted: len(splits[opened.data.submitted].unreadable)}

@@ -39,13 +39,13 @@ class Calibration:
         """Returns a line for people: what was gained in cross-fitting, and what is used."""
         used = "it is used" if self.is_taken else "the uncalibrated average is kept: the gain is within its error"
         return (
-            f"combine.calibration={self.asked}, fitted to {counted(self.num_images, 'image')} of {self.split}"
-            f"{self.temperature}: cross-fitted log-loss {self.after:.4f}, before {self.before:.4f}, so {used}."
+            f"combine.calibration={self.asked}{self.temperature}, fitted to {counted(self.num_images, 'image')} of "
+            f"{self.split}: cross-fitted log-loss {self.after:.4f}, before {self.before:.4f}, so {used}."
         )
 
     @property
     def temperature(self) -> str:
-        return f" (temperature {self.numbers[0]:g})" if self.asked is Calibrator.temperature else ""
+        return f" ({self.numbers[0]:g})" if self.asked is Calibrator.temperature else ""
 
 
 def corrected(asked: Calibrator, numbers: Sequence[Any], block: Block) -> Block:
