@@ -187,13 +187,9 @@ def _combination(plan: Plan, opened: Opened, combine: CombineConfig, metric: Met
 def _calibrated(plan: Plan, opened: Opened, combine: CombineConfig, metric: Metric) -> Combination:
     """Returns the combination with its calibration, and with prediction sets where labelled images are held out."""
     found, setting = _combination(plan, opened, combine, metric), f"combine.calibration={combine.calibration}"
-    labelled = [name for name in opened.members if opened.data.splits[name].labels is not None]
-    try:
-        split = fitting_split(setting, plan, labelled)
-    except ConfigError:
-        if combine.calibration is not Calibrator.none:
-            raise
+    if combine.calibration is Calibrator.none and _held_out(plan, opened.data.labelled) is None:
         return found
+    split = fitting_split(setting, plan, opened.data.labelled)
     # Imported here, since scikit-learn takes a second.
     from orchestrator.fitting import calibrate
 
@@ -206,12 +202,15 @@ def fitting_split(setting: str, plan: Plan, splits: Collection[str]) -> str:
     Raises:
         ConfigError: there is none, or a member is trained on it.
     """
-    found = next((split for split in (_SEARCH_SPLIT, "val") if split in splits), None)
-    if found is None or plan.refits:
+    if (found := _held_out(plan, splits)) is None:
         why = f"{', '.join(plan.refits)} trained on them" if plan.refits else "neither is held out"
         instead = "combine=mean" if setting.startswith("combine=") else "combine.calibration=none"
         raise ConfigError(f"{setting}: is fitted on dev or val, and {why}; give {instead}")
     return found
+
+
+def _held_out(plan: Plan, splits: Collection[str]) -> str | None:
+    return None if plan.refits else next((split for split in (_SEARCH_SPLIT, "val") if split in splits), None)
 
 
 def score_splits(plan: Plan, opened: Opened) -> tuple[SplitScores, ...]:
@@ -242,9 +241,9 @@ def _report(paths: RunPaths, plan: Plan, opened: Opened, missing: tuple[Missing,
     files = write_report(paths, plan, record, Evidence(scores, predictions, caveats))
     main = scores[0] if scores else None
     text = table_text(main, caveats)
-    used, labelled = opened.combination, any(split.labels is not None for split in splits.values())
+    used = opened.combination
     lines = [*(used.fit.lines() if used.fit else ()), used.note, used.calibration and used.calibration.line()]
-    lines.append(_NO_SETS if used.sets is None and (plan.refits or not labelled) else None)
+    lines.append(_NO_SETS if used.sets is None and _held_out(plan, opened.data.labelled) is None else None)
     text += "".join(f"{line}\n" for line in lines if line)
     ensemble = {**asdict(main.ensemble), "disagreement": main.disagreement} if main else {}
     members = {name: asdict(score) for name, score in main.members.items()} if main else {}

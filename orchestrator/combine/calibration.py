@@ -37,7 +37,7 @@ class Calibration:
 
     def line(self) -> str:
         """Returns a line for people: what was gained in cross-fitting, and what is used."""
-        used = "it is used" if self.is_taken else "the uncalibrated average is kept: the gain is within its error"
+        used = "it is used" if self.is_taken else "the uncalibrated average is kept: that is not better with confidence"
         return (
             f"combine.calibration={self.asked}{self.temperature}, fitted to {counted(self.num_images, 'image')} of "
             f"{self.split}: cross-fitted log-loss {self.after:.4f}, before {self.before:.4f}, so {used}."

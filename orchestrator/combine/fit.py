@@ -48,7 +48,9 @@ class Fit:
 
     def lines(self) -> tuple[str, ...]:
         """Returns lines for people: what was gained in cross-fitting, what is used, and how optimistic its fit is."""
-        used = f"{self.asked} is used" if self.is_taken else "the plain mean is kept: that is not above 0 with confidence"
+        used = (
+            f"{self.asked} is used" if self.is_taken else "the plain mean is kept: that is not above 0 with confidence"
+        )
         return (
             f"combine={self.asked}, fitted to {counted(self.num_images, 'image')} of {self.split} by {self.metric}",
             f"  cross-fitted it gains {self._shown(self.gain)} on the mean, so {used}",

@@ -18,6 +18,7 @@ from orchestrator.combine import SMALLEST_PROBABILITY, Block, Calibration, Combi
 from orchestrator.config import Calibrator, CombineConfig
 from orchestrator.fitting.choice import NUM_FOLDS, out_of_fold
 from orchestrator.fitting.conformal import fit_sets
+from orchestrator.fitting.intervals import mean_interval
 
 _MAX_ELEMENTS = 2**23
 _PLACES = 6
@@ -45,7 +46,7 @@ def calibrate(
 def fit_calibration(
     asked: Calibrator, block: Block, labels: Labels, folds: NDArray[np.int64], split: str
 ) -> tuple[Calibration, Block]:
-    """Fits `asked` to `block` (rows, classes), and takes it if its cross-fitted gain is above its standard error.
+    """Fits `asked` to `block` (rows, classes), and takes it if the interval of its cross-fitted gain lies above zero.
 
     Returns it, and `block` as new images would be: each row corrected by a fit to the rows of other `folds`.
     """
@@ -55,12 +56,10 @@ def fit_calibration(
         if len(inside) and len(outside):
             crossed[inside] = corrected(asked, _FITS[asked](block[outside], labels[outside]), block[inside])
     right = [_logs(each)[np.arange(len(labels)), labels] for each in (block, crossed)]
-    gains = right[1] - right[0]
-    is_taken = bool(gains.mean() > gains.std() / np.sqrt(len(gains)))
     before, after = (-float(each.mean()) for each in right)
     numbers = _FITS[asked](block, labels)
-    found = Calibration(asked, split, len(labels), before, after, is_taken, numbers)
-    return found, crossed if is_taken else block
+    found = Calibration(asked, split, len(labels), before, after, mean_interval(right[1] - right[0]).low > 0, numbers)
+    return found, crossed if found.is_taken else block
 
 
 def _logs(block: Block) -> NDArray[np.float64]:

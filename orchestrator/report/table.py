@@ -113,9 +113,11 @@ def score_split(
 
 
 def _name(combination: Combination) -> str:
-    if combination.method is CombineMethod.mean and len(set(combination.weights)) == 1:
+    calibration = combination.calibration
+    corrected = f", {calibration.asked}" if calibration and calibration.is_taken else ""
+    if combination.method is CombineMethod.mean and len(set(combination.weights)) == 1 and not corrected:
         return ""
-    return f"{combination.method}{', weights given' if combination.given else ''}"
+    return f"{combination.method}{', weights given' if combination.given else ''}{corrected}"
 
 
 def scores_json(scores: Sequence[SplitScores], missing: Sequence[Missing]) -> dict[str, Any]:
