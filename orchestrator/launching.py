@@ -19,7 +19,7 @@ from orchestrator.combine import (
     weights_of,
     without,
 )
-from orchestrator.config import FITTED, TARGET, Compile, Config, compose, default_run_dir
+from orchestrator.config import FITTED, TARGET, Calibrator, Compile, Config, compose, default_run_dir
 from orchestrator.display import Display, unseen_classes, watching
 from orchestrator.execution import Driver, Interrupts, Work, obeying
 from orchestrator.inputs import check_init_files, hash_init_files, hash_outside, prepare_all, survey_all, with_code
@@ -95,8 +95,11 @@ def launch(config: Config, stream: IO[str], *, accept_changes: bool = False, tru
         submission.read_named(config.submission)
         combined = without(plan, left_out(config.combine, plan))
         check_min_members(config.submission, combined)
+        held = [split for split, count in plan.target.counts.items() if count]
         if (method := config.combine.method) in FITTED:
-            fitting_split(method, combined, [split for split, count in plan.target.counts.items() if count])
+            fitting_split(f"combine={method}", combined, held)
+        if (calibration := config.combine.calibration) is not Calibrator.none:
+            fitting_split(f"combine.calibration={calibration}", combined, held)
         weights_of(config.combine, combined.members)
         root = Path(config.run_dir) if config.run_dir else default_run_dir(config.name, plan.hash)
         kept, lacking = config.predict, placement.lacking(config)

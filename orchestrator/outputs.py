@@ -18,7 +18,16 @@ from orchestrator.combine import (
     weights_of,
     without,
 )
-from orchestrator.config import FITTED, TARGET, CombineConfig, CombineMethod, Metric, SubmissionConfig, metric_of
+from orchestrator.config import (
+    FITTED,
+    TARGET,
+    Calibrator,
+    CombineConfig,
+    CombineMethod,
+    Metric,
+    SubmissionConfig,
+    metric_of,
+)
 from orchestrator.plan import Plan
 from orchestrator.report import (
     Caveats,
@@ -52,6 +61,7 @@ from workers.errors import ConfigError, DataError, MemberFailed
 from workers.storage import Finished, parse_json
 
 _SEARCH_SPLIT = "dev"
+_NO_SETS = "No labelled image is held out of training, so submission/uncertainty.parquet has no prediction sets."
 
 
 @dataclass(frozen=True)
@@ -123,7 +133,7 @@ def write_results(
     missing, plan, book = (*chosen, *failed), without(plan, failed), book or open_book(paths)
     opened = open_members(paths, plan, book.committed)
     metric = metric or metric_of(submission.format)
-    found = _combination(plan, opened, combine, metric)
+    found = _calibrated(plan, opened, combine, metric)
     opened = replace(opened, combination=found)
     members = opened.members[data.submitted]
     combined = Combined(members, found)
@@ -145,7 +155,7 @@ def rebuild_report(paths: RunPaths, plan: Plan, combine: CombineConfig, metric: 
     plan = without(plan, missing)
     opened = open_members(paths, plan, open_book(paths).committed)
     if last is None or {one.name for one in last.members} != set(plan.members):
-        opened = replace(opened, combination=_combination(plan, opened, combine, metric))
+        opened = replace(opened, combination=_calibrated(plan, opened, combine, metric))
     else:
         place = {one.name: index for index, one in enumerate(last.members)}
         members = {
@@ -187,7 +197,7 @@ def _combination(plan: Plan, opened: Opened, combine: CombineConfig, metric: Met
         names = [one.member for one in opened.members[data.submitted]]
         plain = equal(method, len(names))
         return replace(plain, weights=weights_of(combine, names), given=combine.weights) if combine.weights else plain
-    split = fitting_split(method, plan, opened.members)
+    split = fitting_split(f"combine={method}", plan, opened.members)
     if data.splits[split].labels is None:
         raise DataError(f"{split} has no labels to fit combine={method} to; choose combine=mean")
     # Imported here, since scikit-learn takes a second.
@@ -200,20 +210,36 @@ def _combination(plan: Plan, opened: Opened, combine: CombineConfig, metric: Met
     return replace(found, note=note)
 
 
-def fitting_split(method: CombineMethod, plan: Plan, splits: Collection[str]) -> str:
-    """Returns which of the held-out `splits` a method is fitted on.
+def _calibrated(plan: Plan, opened: Opened, combine: CombineConfig, metric: Metric) -> Combination:
+    """Returns the combination with its calibration, and with prediction sets where labelled images are held out."""
+    found, setting = _combination(plan, opened, combine, metric), f"combine.calibration={combine.calibration}"
+    if combine.calibration is Calibrator.none and _held_out(plan, opened.data.labelled) is None:
+        return found
+    split = fitting_split(setting, plan, opened.data.labelled)
+    # Imported here, since scikit-learn takes a second.
+    from orchestrator.fitting import calibrate
+
+    return calibrate(found, combine, opened.members[split], opened.data.labels(split), split)
+
+
+def fitting_split(setting: str, plan: Plan, splits: Collection[str]) -> str:
+    """Returns which of the held-out `splits` is looked at by a fit that a `setting`, `combine=weighted`, asks for.
 
     Raises:
         ConfigError: there is none, a member is trained on it, or one from outside has no predictions of it.
     """
-    found = next((split for split in (_SEARCH_SPLIT, "val") if split in splits), None)
-    if found is None or plan.refits:
+    if (found := _held_out(plan, splits)) is None:
         why = f"{', '.join(plan.refits)} trained on them" if plan.refits else "neither is held out"
-        raise ConfigError(f"combine={method}: is fitted on dev or val, and {why}; give combine=mean")
+        instead = "combine=mean" if setting.startswith("combine=") else "combine.calibration=none"
+        raise ConfigError(f"{setting}: is fitted on dev or val, and {why}; give {instead}")
     if lacking := plan.lacking(found):
         give = f"give ensemble.members.{lacking[0]}.predictions.{found}=FILE, or combine=mean"
-        raise ConfigError(f"combine={method}: is fitted on {found}, of which {', '.join(lacking)} has nothing; {give}")
+        raise ConfigError(f"{setting}: is fitted on {found}, of which {', '.join(lacking)} has nothing; {give}")
     return found
+
+
+def _held_out(plan: Plan, splits: Collection[str]) -> str | None:
+    return None if plan.refits else next((split for split in (_SEARCH_SPLIT, "val") if split in splits), None)
 
 
 def score_splits(plan: Plan, opened: Opened) -> tuple[SplitScores, ...]:
@@ -263,8 +289,10 @@ def _report(paths: RunPaths, plan: Plan, opened: Opened, missing: tuple[Missing,
     files = write_report(paths, plan, record, Evidence(scores, predictions, caveats, worth))
     main = scores[0] if scores else None
     text = table_text(main, caveats)
-    fit, note = opened.combination.fit, opened.combination.note
-    text += "".join(f"{line}\n" for line in (*(fit.lines() if fit else ()), note) if line)
+    used = opened.combination
+    lines = [*(used.fit.lines() if used.fit else ()), used.note, used.calibration and used.calibration.line()]
+    lines.append(_NO_SETS if used.sets is None and _held_out(plan, opened.data.labelled) is None else None)
+    text += "".join(f"{line}\n" for line in lines if line)
     ensemble = {**asdict(main.ensemble), "disagreement": main.disagreement} if main else {}
     members = {name: asdict(score) for name, score in main.members.items()} if main else {}
     num_unreadable = {opened.data.submitted: len(splits[opened.data.submitted].unreadable)}
@@ -273,8 +301,9 @@ def _report(paths: RunPaths, plan: Plan, opened: Opened, missing: tuple[Missing,
 
 def _looks(record: RunRecord, opened: Opened, split: str) -> int:
     """Enters that a split was scored, and returns how many different answers to it were; 0 if that is not known."""
-    combination = opened.combination
-    answer = [combination.method, combination.weights, *(one.about.sha256 for one in opened.members[split])]
+    used, digests = opened.combination, [one.about.sha256 for one in opened.members[split]]
+    corrected = [used.calibration] if used.calibration and used.calibration.is_taken else []
+    answer = [used.method, used.weights, *digests, *corrected]
     store = record.stores.get(TARGET)
     return enter_look(Path(store), opened.data.digest, split, answer, record.run_id) if store else 0
 

@@ -13,6 +13,7 @@ import numpy as np
 from orchestrator.combine import ClassProbability, Combination, Combined, top_classes
 from orchestrator.config import TARGET
 from orchestrator.execution import normaliser
+from orchestrator.fitting import uncertainties
 from orchestrator.inputs import require_trust
 from orchestrator.plan import Plan, plan_from_json
 from orchestrator.run import RunPaths, RunRecord, find_finished, from_kept_code, read_record
@@ -32,10 +33,16 @@ _OUT_SUFFIXES = (".csv", ".json")
 
 @dataclass(frozen=True)
 class Prediction:
-    """The most probable classes of one image, best first."""
+    """The most probable classes of one image, best first, and how sure the ensemble is (see `Uncertainty`).
+
+    `set` are the classes of its prediction set, None if the run has none.
+    """
 
     path: str
     top: tuple[ClassProbability, ...]
+    entropy: float
+    mutual_information: float
+    set: tuple[str, ...] | None
 
 
 @dataclass(frozen=True)
@@ -74,13 +81,15 @@ def predict(
     predictions: list[Prediction] = []
     for start in range(0, len(files), _BLOCK_IMAGES):
         block = files[start : start + _BLOCK_IMAGES]
-        probabilities = _predict_block(
+        members = _predict_block(
             ensemble, [_read(file, ensemble.store.size, ensemble.store.rules) for file in block], progress
         )
-        best = top_classes(probabilities, top)
-        for file, row, places in zip(block, probabilities, best, strict=True):
-            guesses = tuple(ClassProbability(ensemble.store.classes[place], float(row[place])) for place in places)
-            predictions.append(Prediction(str(file), guesses))
+        probabilities, classes = Combined(members, ensemble.combination)[:], ensemble.store.classes
+        best, doubts = top_classes(probabilities, top), uncertainties(ensemble.combination, probabilities, members)
+        for file, row, places, doubt in zip(block, probabilities, best, doubts, strict=True):
+            guesses = tuple(ClassProbability(classes[place], float(row[place])) for place in places)
+            kept = None if doubt.classes is None else tuple(classes[place] for place in doubt.classes)
+            predictions.append(Prediction(str(file), guesses, doubt.entropy, doubt.mutual_information, kept))
     return tuple(predictions)
 
 
@@ -107,6 +116,9 @@ def prediction_json(predictions: Sequence[Prediction]) -> list[dict[str, Any]]:
         {
             "path": prediction.path,
             "top": [{"class": guess.name, "probability": guess.probability} for guess in prediction.top],
+            "entropy": prediction.entropy,
+            "mutual_information": prediction.mutual_information,
+            "set": prediction.set,
         }
         for prediction in predictions
     ]
@@ -132,17 +144,19 @@ def check_out(path: Path) -> None:
 
 
 def write_out(path: Path, predictions: Sequence[Prediction]) -> None:
-    """Writes .json (as `--json` prints it) or .csv: path, then class and probability of each rank."""
+    """Writes .json (as `--json` prints it) or .csv: path, class and probability of each rank, how sure they are."""
     if path.suffix.lower() == ".json":
         write_text(path, json.dumps(prediction_json(predictions), indent=1, ensure_ascii=False) + "\n")
         return
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     places = range(1, 1 + max((len(prediction.top) for prediction in predictions), default=0))
-    writer.writerow(["path", *(f"{column}_{place}" for place in places for column in ("class", "probability"))])
+    ranked = [f"{column}_{place}" for place in places for column in ("class", "probability")]
+    writer.writerow(["path", *ranked, "entropy", "mutual_information", "set"])
     for prediction in predictions:
         guesses = [word for guess in prediction.top for word in (guess.name, f"{guess.probability:.9g}")]
-        writer.writerow([prediction.path, *guesses])
+        numbers = [f"{value:.6f}" for value in (prediction.entropy, prediction.mutual_information)]
+        writer.writerow([prediction.path, *guesses, *numbers, ";".join(prediction.set or ())])
     write_text(path, table.getvalue())
 
 
@@ -170,7 +184,9 @@ def _open(paths: RunPaths) -> _Ensemble:
     return _Ensemble(paths, record, plan, store, members, manifest.combination)
 
 
-def _predict_block(ensemble: _Ensemble, images: Sequence[np.ndarray], progress: Callable[[str], None]) -> np.ndarray:
+def _predict_block(
+    ensemble: _Ensemble, images: Sequence[np.ndarray], progress: Callable[[str], None]
+) -> list[np.ndarray]:
     # Imported here, since torch takes a second to load and a mistyped path should be reported at once.
     from workers.inference import predict_images as predict_by_member
 
@@ -185,8 +201,7 @@ def _predict_block(ensemble: _Ensemble, images: Sequence[np.ndarray], progress: 
         probabilities.append(
             predict_by_member(folder, ensemble.store.path, recipe, images, numerics, record.crops, given)
         )
-    combined: np.ndarray = Combined(probabilities, ensemble.combination)[:]
-    return combined
+    return probabilities
 
 
 def _read(path: Path, size: int, rules: Rules) -> np.ndarray:

@@ -19,6 +19,12 @@ from .averaging import (
     mean as mean,
     sum_members as sum_members,
 )
+from .calibration import (
+    Calibration as Calibration,
+    PredictionSets as PredictionSets,
+    corrected as corrected,
+    place_scores as place_scores,
+)
 from .fit import Fit as Fit, Interval as Interval, in_units as in_units, loss_in_units as loss_in_units
 from .outside import check_outside as check_outside, store_outside as store_outside
 from .predictions import (

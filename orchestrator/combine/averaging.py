@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.combine.calibration import Calibration, PredictionSets, corrected
 from orchestrator.combine.fit import Fit
 from orchestrator.combine.rows import SMALLEST_PROBABILITY, Block, Rows, blocks
 from orchestrator.config import FITTED, CombineMethod
@@ -48,6 +49,7 @@ class Combination:
     """A method and each member's weight (weights sum to 1, except those of `stacked`, its members' coefficients).
 
     `given` are the weights by member that a person gave; `fit` says how it was fitted, and `note` is a line about that.
+    `calibration` corrects what was combined; `sets` says how prediction sets are made of the result.
     """
 
     method: CombineMethod
@@ -56,6 +58,13 @@ class Combination:
     fit: Fit | None = None
     given: Mapping[str, float] = field(default_factory=dict)
     note: str | None = None
+    calibration: Calibration | None = None
+    sets: PredictionSets | None = None
+
+    @property
+    def uncalibrated(self) -> "Combination":
+        """The same without calibration, which comes last."""
+        return replace(self, calibration=None)
 
     def used(self, members: Sequence[Any]) -> list[Any]:
         """Returns those of `members`, or of what belongs to them, that count: one of weight 0 need not be read."""
@@ -156,6 +165,8 @@ class Combined:
             used = self.combination.used(self.members)
             read = (member[start + part.start : start + part.stop] for member in used)
             output[part] = combine_block(self.combination, read)
+            if (calibration := self.combination.calibration) is not None and calibration.is_taken:
+                output[part] = corrected(calibration.asked, calibration.numbers, output[part])
         return output
 
 

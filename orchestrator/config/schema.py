@@ -32,6 +32,9 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.=,-]{0,63}")
 CombineMethod = StrEnum("CombineMethod", "mean weighted geometric rank greedy stacked")
 # Methods that are fitted to predictions of held-out images.
 FITTED = (CombineMethod.weighted, CombineMethod.greedy, CombineMethod.stacked)
+Calibrator = StrEnum("Calibrator", "none temperature vector isotonic")
+# Scores of conformal prediction: adaptive sets, and with a penalty on places.
+SetScore = StrEnum("SetScore", "raps aps")
 SubmissionFormat = StrEnum("SubmissionFormat", "ilsvrc tiny_imagenet labels probabilities kaggle_loc")
 Precision = StrEnum("Precision", "auto fp32 bf16 tf32 fp16")
 Compile = StrEnum("Compile", "auto off")
@@ -112,14 +115,19 @@ class TrackingConfig:
 class CombineConfig:
     """Says how members are combined; those in `without` are trained, and left out of the ensemble.
 
-    `weights` are of members by name; others have 1.
+    `weights` are of members by name; others have 1. `calibration` corrects the combined probabilities; `sets` hold the
+    right class with probability `coverage`.
     """
 
     method: CombineMethod = CombineMethod.mean
     without: tuple[str, ...] = ()
     weights: Mapping[str, float] = field(default_factory=dict)
+    calibration: Calibrator = Calibrator.none
+    coverage: float = 0.9
+    sets: SetScore = SetScore.raps
 
     def __post_init__(self) -> None:
+        require(0 < self.coverage < 1, f"coverage={self.coverage}: give a share between 0 and 1, such as 0.9")
         for name, weight in self.weights.items():
             is_one = isinstance(weight, int | float) and not isinstance(weight, bool) and 0 <= weight < float("inf")
             require(is_one, f"weights.{name}={weight}: give a number, 0 or more")

@@ -67,6 +67,8 @@ _ADVICE = {
     "random_state random_seed manual_seed": "seed={value}",
     "tta": "predict.crops=ten, the default, or five_scales",
     "center_crop centre_crop": "datasets.target.keep=centre, the default, or whole",
+    "calibrate calibration temperature temperature_scaling": "combine.calibration=temperature",
+    "conformal alpha": "combine.coverage=0.9, the share of sets that hold the right class",
     "refit refit_full train_on_all use_all_data full_train": "ensemble=refit",
     "preds predictions external_predictions": "'ensemble.members.other={{predictions: {{test: {value}}}}}'",
     "resume resume_from": "leave it out: the same launch again resumes",

@@ -1,3 +1,5 @@
+from .calibration import calibrate as calibrate
 from .choice import choose as choose
 from .intervals import mcnemar as mcnemar, mean_interval as mean_interval, wilson as wilson
+from .uncertainty import uncertainties as uncertainties
 from .worth import Worth as Worth, member_worth as member_worth

@@ -7,7 +7,17 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from orchestrator.combine import Combination, Fit, Interval, Labels, Rows, equal
+from orchestrator.combine import (
+    Block,
+    Combination,
+    Fit,
+    Interval,
+    Labels,
+    Rows,
+    blocks,
+    combine_block,
+    equal,
+)
 from orchestrator.config import CombineMethod, Metric
 from orchestrator.fitting.intervals import mean_interval, resampled
 from orchestrator.fitting.methods import FITS
@@ -54,6 +64,30 @@ def _choose(asked: CombineMethod, members: Sequence[Rows], labels: Labels, metri
     num_images, plain_loss = sample.num_rows, mean.loss(metric)
     fit = Fit(asked, metric, split, num_images, plain_loss, fitted, losses[best], gain, optimism, is_taken)
     return replace(taken, fit=fit)
+
+
+def out_of_fold(
+    combination: Combination, members: Sequence[Rows], labels: Labels, stride: int
+) -> tuple[Block, NDArray[np.int64]]:
+    """Returns every `stride`-th row of `members` combined by fits to other folds, as a new image is; and its fold."""
+    parts, folds = [combination] * NUM_FOLDS, fold_of_rows(labels)
+    if (fit := combination.fit) is not None and fit.is_taken:
+        sample, fits = draw_sample(members, labels), FITS[fit.asked]
+        folds[sample.rows] = kept = fold_of_rows(sample.labels)
+        # Which of the candidates was taken; another CPU may have rounded it otherwise.
+        far = [np.abs(np.subtract(one.weights, combination.weights)).max() for one in fits(sample, fit.metric)]
+        others = (sample.at(np.flatnonzero(kept != fold)) for fold in range(NUM_FOLDS))
+        parts = [fits(other, fit.metric)[int(np.argmin(far))] for other in others]
+    folds = folds[::stride]
+    block, done = np.empty((len(folds), members[0].shape[1]), np.float32), 0
+    for rows in blocks(len(labels), block.shape[1] * len(members)):
+        read = [member[rows][-rows.start % stride :: stride] for member in members]
+        into = np.arange(done, done + len(read[0]))
+        for fold, part in enumerate(parts):
+            inside = folds[into] == fold
+            block[into[inside]] = combine_block(part, part.used([each[inside] for each in read]))
+        done += len(into)
+    return block, folds
 
 
 def fold_of_rows(labels: Labels, num_folds: int = NUM_FOLDS) -> NDArray[np.int64]:

@@ -21,7 +21,8 @@ class Sample:
     """Evenly spaced rows of several sets of probabilities, with the classes that matter in each row.
 
     `probabilities` is (members, rows, kept) float32; `classes` (rows, kept) are the kept classes, ascending; `right`
-    (rows,) is the right one's place among them; `labels` (rows,) is its index. All classes are kept up to 64.
+    (rows,) is the right one's place among them; `labels` (rows,) is its index. All classes are kept up to 64. `rows`
+    are the rows' indexes in what was sampled.
     """
 
     probabilities: NDArray[np.float32]
@@ -29,6 +30,7 @@ class Sample:
     right: NDArray[np.int64]
     labels: Labels
     num_classes: int
+    rows: NDArray[np.int64]
 
     @property
     def num_rows(self) -> int:
@@ -42,7 +44,7 @@ class Sample:
     def at(self, rows: NDArray[np.int64]) -> "Sample":
         """Returns the sample of `rows`, which may repeat."""
         kept = (self.probabilities[:, rows], self.classes[rows], self.right[rows], self.labels[rows])
-        return Sample(*kept, self.num_classes)
+        return Sample(*kept, self.num_classes, self.rows[rows])
 
     def combined(self, combination: Combination) -> "Scored":
         """Returns the rows combined."""
@@ -96,6 +98,7 @@ def draw_sample(members: Sequence[Rows], labels: Labels, max_elements: int = MAX
         np.concatenate(right),
         np.concatenate(own),
         num_classes,
+        np.arange(0, num_rows, stride),
     )
 
 

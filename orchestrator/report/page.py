@@ -83,7 +83,7 @@ def render(page: Page) -> str:
         page=page,
         main=main,
         mean_top1_error=sum(own.top1_error for own in main.members.values()) / len(main.members) if main else None,
-        notes=() if main else table_notes(page.caveats, scored=False),
+        notes=() if main else table_notes(page.caveats, None),
         header=HEADER,
         tables=[_table(scores, page.caveats) for scores in page.scores],
         worth=page.worth and (TITLE, worth_tables(page.worth), worth_notes(page.worth)),
@@ -101,5 +101,5 @@ def _table(scores: SplitScores, caveats: Caveats) -> dict[str, Any]:
         "title": table_title(scores),
         "lines": lines,
         "best": [index for index, error in enumerate(errors) if error == min(errors)],
-        "notes": table_notes(caveats),
+        "notes": table_notes(caveats, scores),
     }

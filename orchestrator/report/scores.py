@@ -61,9 +61,14 @@ def score_images(probabilities: Rows, labels: Labels) -> tuple[Score, NDArray[np
 
 def _confidence_bins(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Returns (3, bins): number of rows, summed confidence and number of right rows in each bin (lower, upper]."""
-    where = np.clip(np.ceil(confidence * NUM_BINS).astype(np.int64) - 1, 0, NUM_BINS - 1)
+    where = bins_of(confidence)
     weights = (np.ones_like(confidence), confidence, correct.astype(np.float64))
     return np.stack([np.bincount(where, weights=weight, minlength=NUM_BINS) for weight in weights])
+
+
+def bins_of(confidence: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Returns the bin (lower, upper] of each confidence, of equal width."""
+    return np.clip(np.ceil(confidence * NUM_BINS).astype(np.int64) - 1, 0, NUM_BINS - 1)
 
 
 def mean_score(scores: Sequence[Score]) -> Score:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from orchestrator.combine import Combination, Combined, Interval, Labels, Missing, Rows, mean
 from orchestrator.config import CombineMethod
 from orchestrator.report.comparisons import Compared, compare, compared_json, error_interval
+from orchestrator.report.reliability import Calibrated, Reliability, measure
 from orchestrator.report.scores import (
     Score,
     TableRow,
@@ -60,6 +61,7 @@ class SplitScores:
     combined_as: str
     disagreements: NDArray[np.float64]
     error_correlations: NDArray[np.float64]
+    calibrated: Calibrated
 
 
 @dataclass(frozen=True)
@@ -129,14 +131,17 @@ def score_split(
         combined_as=_name(combined.combination, by_rows=not outside),
         disagreements=apart,
         error_correlations=error_correlations(best, labels),
+        calibrated=measure(combined, labels),
     )
 
 
 def _name(combination: Combination, *, by_rows: bool) -> str:
     """Returns what names the combination; "" for the plain mean, if the last of the paper's rows is that."""
-    if by_rows and combination.method is CombineMethod.mean and len(set(combination.weights)) == 1:
+    calibration = combination.calibration
+    corrected = f", {calibration.asked}" if calibration and calibration.is_taken else ""
+    if by_rows and combination.method is CombineMethod.mean and len(set(combination.weights)) == 1 and not corrected:
         return ""
-    return f"{combination.method}{', weights given' if combination.given else ''}"
+    return f"{combination.method}{', weights given' if combination.given else ''}{corrected}"
 
 
 def scores_json(
@@ -165,6 +170,7 @@ def _split_json(scores: SplitScores) -> dict[str, Any]:
             "rows": compared_json({one.row.name: one.compared for one in scores.rows}),
             **compared_json({"ensemble": scores.ensemble_compared}),
         },
+        "calibration": asdict(scores.calibrated),
     }
 
 
@@ -206,8 +212,8 @@ def table_title(scores: SplitScores) -> str:
     return f"{scores.split}: {counted(scores.num_images, 'image')}, {counted(scores.num_classes, 'class')}"
 
 
-def table_notes(caveats: Caveats, *, scored: bool = True) -> tuple[str, ...]:
-    """Returns the notes below the table."""
+def table_notes(caveats: Caveats, scores: SplitScores | None) -> tuple[str, ...]:
+    """Returns the notes below the table of `scores`, if any image is scored."""
     gone = caveats.missing
     notes = [f"MISSING: {one.member} is not in any row and not in the submission ({one.why})." for one in gone]
     for split, rows in caveats.unreadable.items():
@@ -220,12 +226,15 @@ def table_notes(caveats: Caveats, *, scored: bool = True) -> tuple[str, ...]:
     for split, names in caveats.partial.items():
         rest = f"{split} is not scored" if split in caveats.unscored else f"the errors on {split} are of the others"
         notes.append(f"FROM OUTSIDE: {', '.join(names)} has no predictions of {split}, so {rest}.")
-    notes += _PRECISION if scored else () if caveats.unscored else (_NO_SCORES,)
+    if scores:
+        notes += (*_PRECISION, _reliability_note(scores.split, scores.calibrated))
+    elif not caveats.unscored:
+        notes.append(_NO_SCORES)
     for split, count in caveats.looks.items():
         if count > 1:
             scored_times = f"LOOKS: {count} different answers to {split} of these images were scored on this store"
             notes.append(f"{scored_times}; the best of many looks better than it is.")
-    if caveats.drop and scored:
+    if caveats.drop and scores:
         notes.append(caveats.drop)
     if caveats.cuts_saw_val:
         notes.append("dev_fraction is 0: val also chose learning-rate cuts and best checkpoints, as in the paper.")
@@ -237,12 +246,29 @@ def table_notes(caveats: Caveats, *, scored: bool = True) -> tuple[str, ...]:
     return tuple(notes)
 
 
+def _reliability_note(split: str, found: Calibrated) -> str:
+    def told(one: Reliability) -> str:
+        ece = f"ECE {100 * one.ece:.2f} % (equal-mass {100 * one.ece_equal_mass:.2f} %)"
+        return f"{ece}, Brier {one.brier:.4f}, NLL {one.nll:.4f}"
+
+    note, now = f"The ensemble: {told(found.before)}.", found.after or found.before
+    if found.after is not None:
+        note = f"{note[:-1]}; calibrated: {told(found.after)}."
+    if found.sets is not None:
+        asked, share = (f"{100 * (each or 0):.4g} %" for each in (found.sets.coverage, now.coverage))
+        note += (
+            f" {share} of its prediction sets, for {asked}, hold the right class; they have {now.set_size:.2f} classes."
+        )
+        note += " Fitted to these images, so too good." if found.sets.split == split else ""
+    return note
+
+
 def table_text(scores: SplitScores | None, caveats: Caveats) -> str:
     """Returns the table for a terminal, ending in a newline; its notes alone if nothing is scored."""
     if scores is None:
-        return "\n".join(table_notes(caveats, scored=False)) + "\n"
+        return "\n".join(table_notes(caveats, None)) + "\n"
     lines = (HEADER, *table_lines(scores, caveats))
-    return "\n".join([table_title(scores), "", *table(lines, 1), "", *table_notes(caveats)]) + "\n"
+    return "\n".join([table_title(scores), "", *table(lines, 1), "", *table_notes(caveats, scores)]) + "\n"
 
 
 def to_markdown(scores: SplitScores, caveats: Caveats) -> str:
@@ -252,7 +278,7 @@ def to_markdown(scores: SplitScores, caveats: Caveats) -> str:
         "",
         *markdown_table(HEADER, table_lines(scores, caveats)),
         "",
-        *(f"- {note}" for note in table_notes(caveats)),
+        *(f"- {note}" for note in table_notes(caveats, scores)),
     ]
     return "\n".join(lines) + "\n"
 

@@ -34,6 +34,7 @@ from .open import OpenedRun as OpenedRun, Wanted as Wanted, open_run as open_run
 from .paths import (
     SUBMISSION_FILES as SUBMISSION_FILES,
     SUBMISSION_MANIFEST as SUBMISSION_MANIFEST,
+    UNCERTAINTY as UNCERTAINTY,
     RunPaths as RunPaths,
 )
 from .record import (

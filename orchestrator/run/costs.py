@@ -7,8 +7,8 @@ from orchestrator.run.paths import RunPaths
 
 
 def core_seconds(paths: RunPaths, plan: Plan, threads: int) -> dict[str, float | None]:
-    """Returns the core-seconds of each member's stages and predictions; None if the ledger lacks one of the stages, or the
-    member is from outside.
+    """Returns the core-seconds of each member's stages and predictions; None if the ledger
+    lacks one of the stages, or the member is from outside.
 
     The cost of a stage is shared equally by the members of `plan` that start from it.
     """

@@ -48,9 +48,13 @@ class RunData:
     class_ids: tuple[str, ...] = ()
 
     @property
+    def labelled(self) -> tuple[str, ...]:
+        return tuple(name for name, split in self.splits.items() if split.labels is not None)
+
+    @property
     def scored(self) -> tuple[str, ...]:
         """Returns the splits to report scores on, the main one first: test if it has labels, then val."""
-        return tuple(name for name in ("test", "val") if name in self.splits and self.splits[name].labels is not None)
+        return tuple(name for name in ("test", "val") if name in self.labelled)
 
     @property
     def submitted(self) -> str:

@@ -10,9 +10,10 @@ from workers.storage import layout
 if TYPE_CHECKING:
     from orchestrator.plan import StageRef
 
-# In `submission`: one of SUBMISSION_FILES, and the manifest that records how it was made.
+# In `submission`: one of SUBMISSION_FILES, the manifest that records how it was made, and how sure each answer is.
 SUBMISSION_MANIFEST = "manifest.json"
 SUBMISSION_FILES = ("submission.txt", "submission.csv")
+UNCERTAINTY = "uncertainty.parquet"
 
 
 class _At:

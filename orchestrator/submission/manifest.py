@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from orchestrator.combine import Combination, Fit, Missing, Stacking
-from orchestrator.config import CombineMethod, SubmissionFormat
+from orchestrator.combine import Calibration, Combination, Fit, Missing, PredictionSets, Stacking
+from orchestrator.config import Calibrator, CombineMethod, SetScore, SubmissionFormat
 from orchestrator.run import SUBMISSION_FILES, RunPaths
 from workers.errors import MemberFailed, StorageError
 from workers.storage import parse_json
@@ -42,7 +42,8 @@ class Manifest:
 
     `sha256` is of the submission. `unreadable` are ids of images that could not be read. `class_ids` says which ids
     classes have, and `class_names` are those from a file outside the run. `missing` are members it does without.
-    `weights_given` are those of `combine.weights`. Manifests of earlier releases end before it.
+    `weights_given` are those of `combine.weights`. Manifests of earlier releases end before it. `uncertainty` names the
+    file beside the submission.
     """
 
     file: str
@@ -68,12 +69,16 @@ class Manifest:
     weights_given: Mapping[str, float] = field(default_factory=dict)
     fit: Fit | None = None
     stacking: Stacking | None = None
+    calibration: Calibration | None = None
+    sets: PredictionSets | None = None
+    uncertainty: str | None = None
 
     @property
     def combination(self) -> Combination:
         """Returns the combination, in the order of `members`."""
         weights = tuple(member.weight for member in self.members)
-        return Combination(self.method, weights, self.stacking, self.fit, self.weights_given, self.weights_note)
+        fitted = (self.stacking, self.fit, self.weights_given, self.weights_note, self.calibration, self.sets)
+        return Combination(self.method, weights, *fitted)
 
     def to_text(self) -> str:
         """Returns the file's content."""
@@ -122,6 +127,10 @@ def _from_json(said: Mapping[str, Any]) -> Manifest:
             "class_ids_file": _named(said["class_ids_file"]),
             "fit": Fit.from_json(fit) if (fit := said.get("fit")) else None,
             "stacking": Stacking(**stacking) if (stacking := said.get("stacking")) else None,
+            "calibration": (
+                Calibration(**{**one, "asked": Calibrator(one["asked"])}) if (one := said.get("calibration")) else None
+            ),
+            "sets": PredictionSets(**{**one, "kind": SetScore(one["kind"])}) if (one := said.get("sets")) else None,
         }
     )
 

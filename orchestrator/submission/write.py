@@ -1,6 +1,6 @@
-"""Writes RUN_DIR/submission: one submission file, read again and checked, and its manifest.
+"""Writes RUN_DIR/submission: one submission file, read again and checked, its uncertainty, and its manifest.
 
-Both are written to a temporary folder, which then replaces the last one in one rename: nobody sees the file of one
+All are written to a temporary folder, which then replaces the last one in one rename: nobody sees the file of one
 submission with the manifest of another.
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from orchestrator.combine import Combined, MemberPredictions, Missing
 from orchestrator.config import SubmissionConfig, SubmissionFormat
 from orchestrator.plan import Plan
-from orchestrator.run import SUBMISSION_MANIFEST, Book, RunData, SubmissionDigests
+from orchestrator.run import SUBMISSION_MANIFEST, UNCERTAINTY, Book, RunData, SubmissionDigests
 from orchestrator.submission.check import check_submission
 from orchestrator.submission.formats import (
     Question,
@@ -26,6 +26,7 @@ from orchestrator.submission.formats import (
     text_of,
 )
 from orchestrator.submission.manifest import Manifest, ManifestMember, NamedFile
+from orchestrator.submission.uncertainty import write_uncertainty
 from workers.errors import ConfigError
 from workers.storage import remove_leftovers, replacing_folder, sha256_of, write_text
 
@@ -90,6 +91,7 @@ def write_submission(
             for line in file_lines(question, make_layout(question), combined):
                 file.write(line.encode(errors="surrogateescape"))
         check_submission(candidate, question, combined)
+        write_uncertainty(staged / UNCERTAINTY, question, combined)
         sha256 = sha256_of(candidate)
         text = _manifest(config, data, question, combined, members, plan, missing, sha256).to_text()
         write_text(staged / SUBMISSION_MANIFEST, text)
@@ -148,6 +150,9 @@ def _manifest(
         weights_given=combined.combination.given,
         fit=fit,
         stacking=combined.combination.stacking,
+        calibration=combined.combination.calibration,
+        sets=combined.combination.sets,
+        uncertainty=UNCERTAINTY,
     )
 
 

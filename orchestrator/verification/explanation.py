@@ -22,6 +22,7 @@ from orchestrator.combine import (
     top_classes,
 )
 from orchestrator.config import CombineMethod
+from orchestrator.fitting import uncertainties
 from orchestrator.run import Committed, RunData, RunPaths, read_record, read_run_data, require_data
 from orchestrator.submission import (
     Layout,
@@ -80,6 +81,8 @@ class Explanation:
 
     `prediction` is the first guess, as the file names classes. `unreadable`: the image could not be read, so every
     member counts as uniform. `log_sum` is set only for a geometric mean and a stacked one, `constants` for the latter.
+    `entropy` and `mutual_information` are in nats, `set` are the classes of the prediction set, None without one.
+    `uncalibrated` are the probabilities of `combined` before `calibration`, empty without one.
     """
 
     id: str
@@ -94,6 +97,11 @@ class Explanation:
     members: tuple[MemberPart, ...]
     log_sum: float | None = None
     constants: tuple[float, ...] = ()
+    entropy: float = 0.0
+    mutual_information: float = 0.0
+    set: tuple[str, ...] | None = None
+    uncalibrated: tuple[float, ...] = ()
+    calibration: str = ""
 
 
 def explain(paths: RunPaths, image_id: str, top: int = 5) -> Explanation:
@@ -125,6 +133,8 @@ def explain(paths: RunPaths, image_id: str, top: int = 5) -> Explanation:
     stored = np.concatenate([member[row : row + 1] for member in members]).astype(np.float64)
     given = _contributions(combination, stored)
     offsets = combination.stacking.offsets if combination.stacking else np.zeros(len(data.classes))
+    (doubt,) = uncertainties(combination, combined, [member[row : row + 1] for member in members])
+    before, correction = Combined(members, combination.uncalibrated)[row : row + 1], combination.calibration
     parts = tuple(
         MemberPart(
             name=said.name,
@@ -154,6 +164,11 @@ def explain(paths: RunPaths, image_id: str, top: int = 5) -> Explanation:
         members=tuple(sorted(parts, key=lambda one: one.name)),
         log_sum=_log_sum(given.sum(axis=0) + offsets) if manifest.method in OF_LOGS else None,
         constants=tuple(offsets[best].tolist()) if combination.stacking else (),
+        entropy=doubt.entropy,
+        mutual_information=doubt.mutual_information,
+        set=None if doubt.classes is None else tuple(data.classes[place] for place in doubt.classes),
+        uncalibrated=tuple(before[0, best].tolist()) if correction and correction.is_taken else (),
+        calibration=f"{correction.asked}{correction.temperature}" if correction and correction.is_taken else "",
     )
 
 
@@ -256,10 +271,20 @@ def explanation_lines(found: Explanation) -> Iterator[str]:
     if found.log_sum is not None:
         cells = _cells([f"{-found.log_sum:.6f}"] * len(columns), columns)
         yield f"{'log of their sum over classes':<{width}}  {'':>7}  {cells}"
-        logs = [f"{math.log(max(one.probability, SMALLEST_PROBABILITY)):.6f}" for one in found.combined]
+        averaged = found.uncalibrated or [one.probability for one in found.combined]
+        logs = [f"{math.log(max(one, SMALLEST_PROBABILITY)):.6f}" for one in averaged]
         yield f"{'log of the ensemble':<{width}}  {'':>7}  {_cells(logs, columns)}"
+    if found.uncalibrated:
+        cells = _cells([f"{one:.6f}" for one in found.uncalibrated], columns)
+        yield f"{'before calibration':<{width}}  {'':>7}  {cells}"
     probabilities = [f"{one.probability:.6f}" for one in found.combined]
     yield f"{'the ensemble':<{width}}  {'':>7}  {_cells(probabilities, columns)}"
+    yield ""
+    if found.calibration:
+        yield f"calibrated by {found.calibration}"
+    yield f"entropy {found.entropy:.4f} nats, mutual information between members {found.mutual_information:.4f} nats"
+    if found.set is not None:
+        yield f"prediction set: {', '.join(found.set)}"
     yield ""
     for member in found.members:
         best = ", ".join(f"{one.name} {one.probability:.4f}" for one in member.top)

@@ -2,18 +2,18 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 
 from orchestrator.combine import Combination, Combined, MemberPredictions, equal, weights_of, without
-from orchestrator.config import FITTED, CombineConfig
+from orchestrator.config import FITTED, Calibrator, CombineConfig
 from orchestrator.outputs import Opened, score_splits, value_members
 from orchestrator.plan import StageRef
 from orchestrator.report import metric_told, scores_json, worth_json
 from orchestrator.run import SUBMISSION_FILES, RunData, SubmissionDigests
-from orchestrator.submission import Manifest, asked_by, first_difference
+from orchestrator.submission import Manifest, asked_by, first_difference, uncertainty_difference
 from orchestrator.verification.findings import Examined
 from workers.errors import CheckFailed, ConfigError
 from workers.storage import Finished, parse_json, sha256_of, storage_errors
@@ -21,7 +21,7 @@ from workers.storage import Finished, parse_json, sha256_of, storage_errors
 # Fitted numbers are stored in millionths; another CPU may round the last one otherwise.
 _ROUNDING = 1.5e-6
 # Reports of earlier releases lack it.
-_ADDED = ("intervals", "worth")
+_ADDED = ("intervals", "worth", "calibration")
 # What is counted from the ledger, which may be gone.
 _COUNTED = "worth.core_seconds."
 # Valid predictions by split and member.
@@ -71,16 +71,21 @@ def _rebuild(run: Examined, manifest: Manifest, data: RunData, predictions: Pred
         run.notes.append("the submission was not made again: some predictions are missing or invalid")
         return
     _check_weights(run, manifest, data, predictions)
+    _check_calibration(run, manifest, data, predictions)
     path = run.paths.submission / manifest.file
     try:
         question, note = asked_by(manifest, data, path)
         rows = Combined([sound[member.name] for member in manifest.members], manifest.combination)
         difference = first_difference(path, question, rows)
+        beside = run.paths.submission / manifest.uncertainty if manifest.uncertainty else None
+        other = beside and uncertainty_difference(beside, question, rows)
     except (ConfigError, CheckFailed) as error:
         run.differs(f"submission: {error}")
         return
     if note:
         run.notes.append(note)
+    if other:
+        run.differs(f"{beside}: differs from what the predictions give: {other}")
     if difference:
         run.differs(f"{path}: differs from the submission made again: {difference}")
     else:
@@ -110,6 +115,28 @@ def _check_weights(run: Examined, manifest: Manifest, data: RunData, predictions
     if not _alike(said, wanted):
         shown = f"{said.method} {_rounded(said.weights)}", f"{wanted.method} {_rounded(wanted.weights)}"
         run.differs(f"submission: the manifest's weights, {shown[0]}, are not the method's, {shown[1]}")
+
+
+def _check_calibration(run: Examined, manifest: Manifest, data: RunData, predictions: Predictions) -> None:
+    """Fits calibration and prediction sets again, to the combination that the manifest has."""
+    said, names = manifest.combination, [member.name for member in manifest.members]
+    if said.sets is None:
+        return
+    if (split := data.splits.get(said.sets.split)) is None or split.labels is None:
+        run.differs(f"submission: no labels of {said.sets.split}, to which its calibration and sets were fitted")
+        return
+    if any(name not in predictions[split.name] for name in names):
+        return
+    from orchestrator.fitting import calibrate
+
+    asked = said.calibration.asked if said.calibration else Calibrator.none
+    config = CombineConfig(calibration=asked, coverage=said.sets.coverage, sets=said.sets.kind)
+    members = [predictions[split.name][name] for name in names]
+    wanted = calibrate(said, config, members, split.labels, split.name)
+    for name in ("calibration", "sets"):
+        one, other = (asdict(found) if (found := getattr(each, name)) else {} for each in (said, wanted))
+        if different := list(_different(one, other, name, _ROUNDING)):
+            run.differs(f"submission: {', '.join(different[:3])} of the manifest are not what the predictions give")
 
 
 def _alike(one: Combination, other: Combination) -> bool:
@@ -161,7 +188,7 @@ def check_report(
         )
 
 
-def _different(told: Any, wanted: Any, key: str) -> Iterator[str]:
+def _different(told: Any, wanted: Any, key: str, tolerance: float = 1e-12) -> Iterator[str]:
     """Yields the keys at which two JSON values differ; numbers may differ by another CPU's rounding of logarithms."""
     if wanted is None and key.startswith(_COUNTED):
         return
@@ -169,12 +196,12 @@ def _different(told: Any, wanted: Any, key: str) -> Iterator[str]:
         for name in dict.fromkeys((*told, *wanted)):
             if name in _ADDED and name not in told:
                 continue
-            yield from _different(told.get(name), wanted.get(name), f"{key}.{name}" if key else str(name))
-    elif isinstance(told, list) and isinstance(wanted, list) and len(told) == len(wanted):
+            yield from _different(told.get(name), wanted.get(name), f"{key}.{name}" if key else str(name), tolerance)
+    elif isinstance(told, list | tuple) and isinstance(wanted, list | tuple) and len(told) == len(wanted):
         for index, (one, other) in enumerate(zip(told, wanted, strict=True)):
-            yield from _different(one, other, f"{key}[{index}]")
+            yield from _different(one, other, f"{key}[{index}]", tolerance)
     elif isinstance(told, float) and isinstance(wanted, float):
-        if not math.isclose(told, wanted, rel_tol=1e-9, abs_tol=1e-12):
+        if not math.isclose(told, wanted, rel_tol=1e-9, abs_tol=tolerance):
             yield key
     elif told != wanted:
         yield key

@@ -6,10 +6,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from pyarrow.parquet import read_table
 from record_committed import record_committed
 from whole_run import write_predictions
 
-from orchestrator.config.schema import CombineConfig, CombineMethod, Metric, SubmissionConfig, SubmissionFormat
+from orchestrator.config.schema import (
+    Calibrator,
+    CombineConfig,
+    CombineMethod,
+    Metric,
+    SubmissionConfig,
+    SubmissionFormat,
+)
 from orchestrator.outputs import rebuild_report, write_results
 from orchestrator.report.curves import read_curves
 from orchestrator.run.paths import RunPaths
@@ -341,6 +349,98 @@ def test_write_results_without_models_still_submits_and_reports(run):
     results = finish(run)
     assert "First-layer kernels" not in (run.paths.report / "index.html").read_text()
     assert not [path for path in results.files if path.name.startswith("conv1")]
+
+
+def manifest_of(run):
+    return json.loads((run.paths.submission / "manifest.json").read_text())
+
+
+def understate(run, power=0.3):
+    """Makes every member less sure than it could be."""
+    for member in run.plan.members:
+        for split in ("dev", "val", "test"):
+            rows = stored(run, member, split) ** power
+            write_predictions(run.paths, member, split, rows / rows.sum(axis=1, keepdims=True))
+    record_committed(run.paths, run.plan)
+
+
+CALIBRATED = [one for one in Calibrator if one is not Calibrator.none]
+
+
+@pytest.mark.parametrize("method", [CombineMethod.mean, CombineMethod.geometric, CombineMethod.stacked])
+@pytest.mark.parametrize("calibration", CALIBRATED)
+def test_write_results_calibration_is_recorded_used_and_reported(run, method, calibration):
+    understate(run)
+    plain = finish(run, CombineConfig(method)).submission.read_bytes()
+    assert manifest_of(run)["calibration"] is None
+    results = finish(run, CombineConfig(method, calibration=calibration))
+    said, scores = manifest_of(run), scores_of(run)["calibration"]
+    assert said["calibration"]["split"] == said["sets"]["split"] == "dev"
+    assert "fitted to 80 images of dev: cross-fitted log-loss" in results.table_text
+    assert (results.submission.read_bytes() != plain) == said["calibration"]["is_taken"]
+    if method is CombineMethod.mean and calibration is Calibrator.temperature:
+        assert said["calibration"]["is_taken"]
+        assert scores["after"]["nll"] < scores["before"]["nll"]
+        assert results.ensemble["nll"] == pytest.approx(scores["after"]["nll"], rel=1e-6)
+        assert "; calibrated: ECE" in results.table_text and "ensemble, mean, temperature" in results.table_text
+    # The report alone, from the manifest, says the same.
+    (run.paths.report / "scores.json").unlink()
+    assert rebuild_report(run.paths, run.plan, MEAN, Metric.top1).table_text == results.table_text
+    assert scores_of(run)["calibration"] == scores
+
+
+def test_write_results_temperature_changes_no_first_guess(run):
+    understate(run)
+    labels = SubmissionConfig(SubmissionFormat.labels)
+    plain = finish(run, MEAN, labels).submission.read_bytes()
+    calibrated = finish(run, CombineConfig(calibration=Calibrator.temperature), labels)
+    assert manifest_of(run)["calibration"]["is_taken"]
+    assert calibrated.submission.read_bytes() == plain
+
+
+@pytest.mark.parametrize("calibration", CALIBRATED)
+def test_write_results_calibrated_with_renamed_members_has_the_same_bytes(tmp_path, make_run, calibration):
+    found = []
+    for name, base in (("run", ("base3", "base1", "base2")), ("renamed", ("a", "z", "m"))):
+        run = make_run(tmp_path / name, base=base)
+        understate(run)
+        finish(run, CombineConfig(calibration=calibration))
+        found.append([path.read_bytes() for path in sorted(run.paths.submission.glob("[su]*"))])
+    assert found[0] == found[1]
+
+
+def test_write_results_uncertainty_has_a_row_for_each_line_of_the_submission(run, tmp_path):
+    rows = (run.paths.data / "test.rows.txt").read_text().split()
+    template = tmp_path / "sample.csv"
+    template.write_text("id,label\n" + "".join(f"{row},x\n" for row in reversed(rows)))
+    finish(run, MEAN, SubmissionConfig(SubmissionFormat.labels, template=str(template)))
+    table = read_table(run.paths.submission / "uncertainty.parquet").to_pydict()
+    assert list(table) == ["id", "entropy", "mutual_information", "set"]
+    assert table["id"] == rows[::-1]
+    with (run.paths.submission / "submission.csv").open(newline="") as file:
+        guesses = [line[1] for line in csv.reader(file)][1:]
+    assert [one[0] for one in table["set"]] == guesses
+    mean = np.mean([stored(run, member, "test").astype(np.float64) for member in run.plan.members], axis=0)[::-1]
+    assert table["entropy"] == pytest.approx(-(mean * np.log(mean)).sum(axis=1), abs=1e-6)
+    assert min(table["mutual_information"]) > 0
+    sets = scores_of(run)["calibration"]["sets"]
+    assert (sets["kind"], sets["coverage"], sets["num_images"]) == ("raps", 0.9, 80)
+
+
+def test_write_results_sets_fitted_on_what_is_scored_are_told(tmp_path, make_run):
+    run = make_run(tmp_path / "run", splits=("val", "test"), labelled=("val",))
+    assert "Fitted to these images, so too good." in finish(run).table_text
+
+
+def test_write_results_without_held_out_labels_leaves_out_the_sets_and_refuses_a_calibration(tmp_path, make_run):
+    run = make_run(tmp_path / "run", splits=("test",), labelled=())
+    assert "uncertainty.parquet has no prediction sets" in finish(run).table_text
+    table = read_table(run.paths.submission / "uncertainty.parquet").to_pydict()
+    assert set(table["set"]) == {None} and min(table["entropy"]) > 0
+    before = (run.paths.submission / "manifest.json").read_bytes()
+    with pytest.raises(ConfigError, match=r"combine.calibration=vector: .* give combine.calibration=none"):
+        finish(run, CombineConfig(calibration=Calibrator.vector))
+    assert (run.paths.submission / "manifest.json").read_bytes() == before
 
 
 def test_rebuild_report_keeps_the_submission_and_its_method(run):

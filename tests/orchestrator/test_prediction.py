@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from fake_stages import make_plan, make_record, make_spec, make_stage
 from PIL import Image
+from pyarrow.parquet import read_table
 from record_committed import record_committed
 
 from orchestrator import prediction
@@ -219,6 +220,12 @@ def test_prediction_as_json_and_csv_say_the_same(run, images, tmp_path, capsys):
         (row,) = csv.DictReader(file)
     assert (row["path"], row["class_1"]) == (image, guess["class"])
     assert float(row["probability_1"]) == pytest.approx(guess["probability"], rel=1e-8)
+    assert row["set"].split(";") == document[0]["set"]
+    # As the submission's own file says it, whose image it is.
+    stored = read_table(run.submission / "uncertainty.parquet").to_pylist()[0]
+    for name in ("entropy", "mutual_information"):
+        assert document[0][name] == float(row[name]) == stored[name]
+    assert document[0]["set"] == stored["set"]
 
 
 def test_prediction_into_a_file_of_unknown_format_exits_2(run, images, tmp_path, capsys):

@@ -44,13 +44,13 @@ def test_predict_gives_the_release_s_probabilities(place):
 
 
 def test_submit_and_report_make_the_same_files(place):
-    submission, scores = (place / "run" / name for name in ("submission/submission.csv", "report/scores.json"))
-    before, told = submission.read_bytes(), json.loads(scores.read_text())
+    submission, report = place / "run/submission/submission.csv", place / "run/report/scores.json"
+    content, scores = submission.read_bytes(), json.loads(report.read_text())
     said(place, "submit", "run")
     said(place, "report", "run")
-    assert submission.read_bytes() == before
-    now = json.loads(scores.read_text())
-    assert now.pop("intervals") and now.pop("worth") and now == told
+    assert submission.read_bytes() == content
+    # Later releases add keys.
+    assert json.loads(report.read_text()).items() >= scores.items()
     assert (place / "run/report/index.html").exists()
     said(place, "verify", "run")
 

@@ -82,6 +82,7 @@ model.lrn_size=0 model.lrn_size=4 model.lrn_k=0 model.lrn_alpha=-1 model.lrn_bet
 ensemble.members.base1.model.fc_units=0 ensemble.members.base1.stages.train.lr_scale.conv1=-1
 ensemble.members.base1.seed=-1 datasets.target.declared_train=-1 checkpoint_updates=0 cluster.max_failures=-1
 cluster.max_losses=-1 cluster.cpus_per_member=0 cluster.gpus_per_member=1.5 seed=-1
+combine.coverage=0 combine.coverage=1 combine.coverage=-0.5
 """
 
 
@@ -154,6 +155,8 @@ def test_value_that_is_mistaken_is_named_in_one_line(composed, override, words):
         (["averaging.ema_decay=1.0"], "averaging.ema_decay=1.0: give a share between 0 and 1"),
         (["averaging.swa_from=2"], "averaging.swa_from=2.0: give a share in"),
         (["averaging.soup_checkpoints=0"], "averaging.soup_checkpoints=0"),
+        (["combine.calibration=platt"], "combine.calibration=platt: no such value"),
+        (["combine.sets=lac"], "combine.sets=lac: no such value"),
         (["averaging.soup=worst"], "averaging.soup=worst: no such value"),
         (
             ["ensemble=five", "predict.checkpoint=swa", "schedule.stop_when_stalled=true"],

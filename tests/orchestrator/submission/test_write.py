@@ -55,7 +55,7 @@ def submit(tmp_path, config, unreadable=()):
 def test_write_submission_leaves_one_file_and_a_manifest_of_it(tmp_path, submission_format):
     digests = submit(tmp_path, SubmissionConfig(submission_format))
     files = contents(tmp_path)
-    assert set(files) == {digests.file, "manifest.json"}
+    assert set(files) == {digests.file, "manifest.json", "uncertainty.parquet"}
     manifest = json.loads(files["manifest.json"])
     assert read_manifest(RunPaths(tmp_path)).to_text().encode() == files["manifest.json"]
     assert digests.manifest_sha256 == hashlib.sha256(files["manifest.json"]).hexdigest()
@@ -80,7 +80,7 @@ def test_write_submission_again_gives_the_same_bytes_and_in_another_format_repla
     submit(tmp_path, SubmissionConfig(SubmissionFormat.ilsvrc))
     submit(tmp_path, SubmissionConfig(SubmissionFormat.labels))
     before = contents(tmp_path)
-    assert sorted(before) == ["manifest.json", "submission.csv"]
+    assert sorted(before) == ["manifest.json", "submission.csv", "uncertainty.parquet"]
     submit(tmp_path, SubmissionConfig(SubmissionFormat.labels))
     assert contents(tmp_path) == before
 

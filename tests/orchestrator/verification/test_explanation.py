@@ -61,6 +61,29 @@ def test_explain_contributions_of_every_class_add_up_to_the_line(committed, meth
         assert total == pytest.approx(line[one["class"]], rel=1e-6)
 
 
+def test_explain_calibrated_line_tells_temperature_uncertainty_and_what_it_was_before(own_copy, capsys):
+    paths = own_copy
+    plain = told(paths, "test_005.png", capsys)
+    assert (plain["calibration"], plain["uncalibrated"]) == ("", [])
+    path = paths.submission / "manifest.json"
+    # Taken whatever it gains: a fit would leave these members alone.
+    about = {"asked": "temperature", "split": "dev", "num_images": 80, "before": 1.5, "after": 1.4, "is_taken": True}
+    atomic.write_json(path, json.loads(path.read_text()) | {"calibration": about | {"numbers": [2.5]}})
+    document = told(paths, "test_005.png", capsys)
+    assert document["calibration"] == "temperature (2.5)"
+    assert document["uncalibrated"] == [one["probability"] for one in plain["combined"]]
+    hot = np.array([one["probability"] for one in document["combined"]])
+    cold = np.array(document["uncalibrated"])
+    np.testing.assert_allclose(hot / hot[0], (cold / cold[0]) ** (1 / 2.5), rtol=1e-5)
+    assert document["entropy"] > plain["entropy"]
+    assert document["mutual_information"] == plain["mutual_information"] > 0
+    assert document["set"][0] == document["prediction"]
+    assert main(["explain", str(paths.root), "test_005.png"]) == 0
+    said = capsys.readouterr().out
+    for words in ("before calibration", "calibrated by temperature (2.5)", "entropy ", "prediction set: class"):
+        assert words in said
+
+
 def test_explain_tells_each_members_own_view_weight_run_and_checkpoint(committed, capsys):
     paths = committed(CombineMethod.weighted)
     document = told(paths, "test_007.png", capsys)

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
+from record_committed import record_committed
 from whole_run import alter_predictions, commit
 
 from orchestrator.cli.program import main
 from orchestrator.config.composition import compose
-from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionConfig, SubmissionFormat
+from orchestrator.config.schema import Calibrator, CombineConfig, CombineMethod, SubmissionConfig, SubmissionFormat
 from orchestrator.outputs import write_results
 from orchestrator.run.digests import open_book
 from orchestrator.run.holder import is_locked, lock
@@ -80,6 +83,35 @@ def test_verify_of_what_was_committed_finds_it_the_same_byte_for_byte(run, metho
     assert all(words in said for words in ("all as committed", "same byte for byte", digest))
 
 
+@pytest.mark.parametrize("method", [CombineMethod.mean, CombineMethod.stacked])
+@pytest.mark.parametrize("calibration", [one for one in Calibrator if one is not Calibrator.none])
+def test_verify_fits_a_calibration_again(run, method, calibration, capsys):
+    understate(run)
+    write_results(run.paths, run.plan, CombineConfig(method, calibration=calibration), SubmissionConfig())
+    assert told(run.paths, capsys, 0)["rebuilt"]
+    path = run.paths.submission / "manifest.json"
+    said = json.loads(path.read_text())["calibration"]
+    amend(path, calibration=said | {"numbers": nudged(said["numbers"])})
+    problems = " | ".join(told(run.paths, capsys, 8)["problems"])
+    assert "calibration.numbers" in problems and "of the manifest are not what the predictions give" in problems
+
+
+def understate(run):
+    """Makes every member less sure than it could be."""
+    for member, split in itertools.product(run.plan.members, ("dev", "val", "test")):
+        array = run.paths.predictions(member) / f"{split}.npy"
+        rows = np.load(array) ** 0.3
+        np.save(array, rows / rows.sum(axis=1, keepdims=True))
+        amend(array.with_suffix(".json"), sha256=sha256_of(array))
+    record_committed(run.paths, run.plan)
+
+
+def nudged(numbers):
+    """The same numbers, the first one further off than rounding."""
+    head = nudged(numbers[0]) if isinstance(numbers[0], list) else numbers[0] + 1e-5
+    return [head, *numbers[1:]]
+
+
 def test_verify_after_submit_with_a_template_and_class_ids_finds_the_same(run, tmp_path, capsys):
     rows = (run.paths.data / "test.rows.txt").read_text().split()
     template = tmp_path / "sample.csv"
@@ -131,6 +163,20 @@ def amend(path, **values):
     atomic.write_json(path, json.loads(path.read_text()) | values)
 
 
+def alter_uncertainty(paths):
+    path = paths.submission / "uncertainty.parquet"
+    table = parquet.read_table(path).to_pydict()
+    table["entropy"][5] += 2e-6
+    parquet.write_table(pa.table(table, parquet.read_schema(path)), path)
+
+
+def alter_threshold(paths):
+    """A set's threshold of a person's own in the manifest, with the sets that it gives."""
+    path = paths.submission / "manifest.json"
+    sets = json.loads(path.read_text())["sets"]
+    amend(path, sets=sets | {"threshold": sets["threshold"] + 1e-4})
+
+
 def alter_weights(paths):
     """Weights of a person's own in the manifest."""
     path = paths.submission / "manifest.json"
@@ -174,6 +220,10 @@ def amend_worth(paths, **changes):
         (lambda paths: amend(paths.report / "scores.json", num_images=7), ["scores.json: num_images"]),
         (lambda paths: amend_worth(paths, loss=0.0), ["scores.json: worth.loss"]),
         (lambda paths: amend_worth(paths, metric="fun"), ["scores.json: worth"]),
+        (lambda paths: (paths.submission / "uncertainty.parquet").unlink(), ["uncertainty.parquet", "cannot be read"]),
+        (lambda paths: flip(paths.submission / "uncertainty.parquet"), ["uncertainty.parquet", "cannot be read"]),
+        (alter_uncertainty, ["uncertainty.parquet", "test_000.png or one of the 80 images"]),
+        (alter_threshold, ["sets.threshold of the manifest"]),
     ],
 )
 def test_verify_finds_what_was_altered_even_with_what_describes_it(run, alter, words, capsys):
