@@ -110,9 +110,8 @@ class Driver:
 
     @property
     def _complete(self) -> bool:
-        return {
-            ref for member, ref in self._work.plan.last_stages.items() if member not in self._predicted
-        } <= self._ended
+        last = self._work.plan.last_stages
+        return {last[member] for member in last.keys() - self._predicted} <= self._ended
 
     def run(self, cluster: RayCluster, stop_requested: Callable[[], bool], show: Callable[[], None]) -> bool:
         """Trains and predicts until all jobs are done, the rest cannot run, or a stop is requested.

@@ -36,7 +36,7 @@ def check_admission(config: Config, plan: Plan) -> None:
         (not plan.rungs, "sweep_stop=halving ends members too; leave out one of them"),
         (not plan.refits, f"decides by dev, and {', '.join(plan.refits)} trained on it; leave out the refit"),
         (plan.target.counts.get("dev"), "decides by dev, and none is held out; give datasets.target.dev_fraction=0.1"),
-        (max(sizes) > 2, "no three members differ only in their seeds, so it decides nothing; leave it out"),
+        (max(sizes, default=0) > 2, "no three members differ only in their seeds, so it decides nothing; leave it out"),
         (wanted <= least, f"may leave {least} members, and submission.min_members={wanted}; give at most {least}"),
     ):
         if not fits:

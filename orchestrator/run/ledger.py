@@ -186,10 +186,7 @@ class Ledger:
         self._put(job, replace(entry, state=state, attempts=(*entry.attempts[:-1], ended), rungs=rungs))
 
     def decide(
-        self,
-        kept: Collection[StageRef],
-        ended: Collection[StageRef],
-        admission: tuple[Decision, ...] = (),
+        self, kept: Collection[StageRef], ended: Collection[StageRef], admission: tuple[Decision, ...] = ()
     ) -> None:
         """Records a rung's decision, or all of `admission`, in one write: stages to train wait, others have ended."""
         contents = replace(self.contents, admission=admission)
