@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from driver_run import RecordingTracker, Run
+from driver_run import Killed, RecordingTracker, Run
 from fake_stages import NUM_UPDATES, died, plan_of
 from synthetic import Case, draw
 
@@ -69,6 +69,7 @@ def test_worth_out_of_reach_ends_all_but_the_first_two(tmp_path):
     assert one.why.startswith("ended by ensemble.admit: one more than base0, base1 gains 0.0")
     assert one.why.endswith("of top1, worth 0.5")
     assert run.launch() and run.fakes.started == []
+    assert run.tracker.tags == [], "the decision held all the time"
 
 
 def test_worth_of_nothing_trains_all_also_where_the_bound_is_below_zero(tmp_path):
@@ -139,6 +140,27 @@ def test_decision_is_in_the_ledger_before_it_acts(tmp_path):
     run.tracker.stage_finished = finished
     assert run.launch()
     assert seen == [[(), (), NAMES[4:]]] * 2
+
+
+def test_driver_killed_before_it_stops_a_member_does_not_go_on_with_it(tmp_path):
+    run, told = prepared(tmp_path, OUT_OF_REACH, num_slots=3), RecordingTracker.stage_finished
+    run.fakes.waiting = frozenset({"base2/train"})
+
+    def finished(ref, status, tags=None):
+        if tags == {"septet.ended": "admission"}:
+            raise Killed
+        told(run.tracker, ref, status, tags)
+
+    run.tracker.stage_finished = finished
+    with pytest.raises(Killed):
+        run.launch()
+    run.cluster.stop("base2")
+    for thread in run.cluster.threads:
+        thread.join()
+    run.tracker = RecordingTracker()
+    assert run.launch() and run.fakes.started == []
+    assert run.outcomes("base2/train") == [AttemptEnd.interrupted]
+    assert run.ledger.stages["base2/train"].state is State.ended
 
 
 def test_member_that_trains_is_stopped_and_goes_on_when_it_is_admitted(tmp_path):
