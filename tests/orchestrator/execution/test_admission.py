@@ -165,7 +165,7 @@ def test_driver_killed_before_it_stops_a_member_does_not_go_on_with_it(tmp_path)
 
 def test_member_that_trains_is_stopped_and_goes_on_when_it_is_admitted(tmp_path):
     run = prepared(tmp_path, OUT_OF_REACH, num_slots=3)
-    run.fakes.waiting = frozenset({"base2/train"})
+    run.fakes.waiting = frozenset({"base2/train", "base3/train"})
     assert run.launch()
     assert run.outcomes("base2/train") == [AttemptEnd.stopped]
     assert run.ledger.stages["base2/train"].state is State.ended and run.ledger.state is not State.failed
