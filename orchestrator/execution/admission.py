@@ -66,5 +66,5 @@ class Admission:
         folders, rows = {name: paths.predictions(name) for name in members}, data.splits[_SPLIT]
         opened = open_predictions(folders, rows, len(data.classes), data.digest, committed=committed)
         found = estimate_gain(opened, data.labels(_SPLIT), self._work.metric, self._work.admit.confidence)
-        gain = tuple(round(value, 6) for value in (found.estimate, found.low, found.high))
+        gain = tuple(round(value, 6) + 0.0 for value in (found.estimate, found.low, found.high))
         return gain if all(map(math.isfinite, gain)) else None
