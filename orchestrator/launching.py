@@ -265,6 +265,9 @@ def _work(config: Config, plan: Plan, run: OpenedRun, stores: Mapping[str, Store
         local_copy=config.local_copy,
         progress_timeout_s=config.cluster.progress_timeout_s,
         shorter=run.record.shorter,
+        admit=config.admit,
+        metric=config.metric,
+        without=config.combine.without,
     )
 
 

@@ -21,7 +21,8 @@ class Missing:
 
 
 def left_out(config: CombineConfig, plan: Plan, paths: RunPaths | None = None) -> tuple[Missing, ...]:
-    """Returns the members that `combine.without` names and, of a run in `paths`, those that a rung of a sweep ended.
+    """Returns the members that `combine.without` names and, of a run in `paths`, those that a rung of a sweep
+    or `ensemble.admit` ended.
 
     Raises:
         ConfigError: the plan has no such member, or none of `combine.weights`, or none would be left.
@@ -31,10 +32,14 @@ def left_out(config: CombineConfig, plan: Plan, paths: RunPaths | None = None) -
             if name not in plan.members:
                 raise ConfigError(f"combine.{key}: the ensemble has no member {name}; {choices(name, plan.members)}")
     gone = [Missing(name, LEFT_OUT) for name in plan.members if name in config.without]
-    ledger = read_ledger(paths.ledger) if paths and plan.rungs else Contents()
+    ledger = read_ledger(paths.ledger) if paths else Contents()
     for member, ref in plan.last_stages.items():
-        entry = ledger.entry(TrainJob(ref))
-        if entry.state is State.ended and member not in config.without:
+        entry, decision = ledger.entry(TrainJob(ref)), ledger.not_admitted.get(member)
+        if member in config.without:
+            continue
+        if decision:
+            gone.append(Missing(member, str(decision)))
+        elif entry.state is State.ended:
             errors = ", ".join(f"{error:.1%}" for error in entry.rungs) or "none"
             gone.append(Missing(member, f"ended by sweep_stop=halving; dev error at its rungs: {errors}"))
     if len(gone) == len(plan.members):

@@ -9,6 +9,7 @@ from .schema import (
     FITTED as FITTED,
     GROUPS as GROUPS,
     TARGET as TARGET,
+    AdmitConfig as AdmitConfig,
     Calibrator as Calibrator,
     ClusterConfig as ClusterConfig,
     CombineConfig as CombineConfig,

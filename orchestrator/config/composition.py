@@ -187,6 +187,8 @@ def _checked(composed: DictConfig, asked: _Asked | None) -> Config:
     raw = one_line(lambda: OmegaConf.to_container(composed, resolve=True, throw_on_missing=True))
     # Again: a resolved reference may hold what its text did not show.
     check_values(raw)
+    if isinstance(ensemble := raw.get("ensemble"), dict) and ensemble.get("admit", ...) is None:
+        del ensemble["admit"]
     root = overlay(RootLayer(), raw, "")
     if root.experiment:
         check_safe_name("experiment", root.experiment, f"experiment={root.experiment}")
@@ -228,6 +230,7 @@ def _checked(composed: DictConfig, asked: _Asked | None) -> Config:
         sweep_rungs=root.sweep_rungs if root.sweep_stop is SweepStop.halving else 0,
         sweep_eta=root.sweep_eta,
         entire=stores.entire,
+        admit=root.ensemble.admit,
         yaml=_kept_text(composed),
     )
 

@@ -191,12 +191,31 @@ class OutsideLayer:
 
 
 @dataclass(frozen=True)
+class AdmitConfig:
+    """Says when the other members of a recipe are not trained: one more surely gains less than `worth`; None never.
+
+    `worth` is in the loss of the run's metric. `confidence` is that of the gain's interval, two-sided.
+    """
+
+    worth: float | None = None
+    confidence: float = 0.9
+
+    def __post_init__(self) -> None:
+        worth, confidence = self.worth, self.confidence
+        require(worth is None or worth >= 0, f"worth={worth}: give 0 or more of the metric's loss, or null")
+        require(0 < confidence < 1, f"confidence={confidence}: give a share between 0 and 1, as in 0.9")
+        unread = f"confidence={confidence}: only ensemble.admit.worth reads it; give that too, or remove it"
+        require(worth is not None or confidence == AdmitConfig.confidence, unread)
+
+
+@dataclass(frozen=True)
 class EnsembleLayer:
     """Holds members by name, defaults for all stages of one name (`stages`), and the member that a sweep copies."""
 
     members: Mapping[str, Any] = field(default_factory=dict)
     stages: Mapping[str, Any] = field(default_factory=dict)
     template: Mapping[str, Any] | None = None
+    admit: AdmitConfig = AdmitConfig()
 
 
 @dataclass(frozen=True)
@@ -281,6 +300,7 @@ class Config:
     sweep_rungs: int = 0
     sweep_eta: int = 3
     entire: bool = False
+    admit: AdmitConfig = AdmitConfig()
     yaml: str = field(default="", repr=False, compare=False)
     command: tuple[str, ...] = field(default=(), repr=False, compare=False)
     directory: str = field(default="", repr=False, compare=False)

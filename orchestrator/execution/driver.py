@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from orchestrator.cluster import Completed, Failure, Halted, Lost, Predicted, RayCluster, Trained
+from orchestrator.execution.admission import Admission
 from orchestrator.execution.halving import Halving
 from orchestrator.execution.jobs import Work, has_predicted
 from orchestrator.execution.recovery import check_finished
@@ -29,7 +30,7 @@ _KEPT_KINDS: dict[str, type[SeptetError]] = {kind.__name__: kind for kind in (Ch
 _AT_CHANCE = "at_chance"
 _AT_CHANCE_TAG = "septet.at_chance"
 _PASSED_NAN_TAG = "septet.passed_nan"
-_ENDED = {"septet.ended": "halving"}
+_ENDED_TAG = "septet.ended"
 _log = logging.getLogger(__name__)
 
 
@@ -57,6 +58,7 @@ class Driver:
         self._failed: dict[Job, Failure] = {}
         self._followers = {stage.ref: Follower(work.paths.metrics(stage.ref)) for stage in work.plan.stages}
         self._halving = Halving(work.plan, ledger)
+        self._admission = Admission(work, ledger, book)
         self._unsound: CheckFailed | None = None
         self._stopping = False
         self._deadlines = Deadlines(work.progress_timeout_s, monotonic)
@@ -74,12 +76,16 @@ class Driver:
         self._ledger.set_state(State.running)
         self._follow(self._followers)
         self._unsound = check_finished(self._work.paths, self._work.plan, self._book.committed)
-        ended, held = self._halving.points(State.ended), self._halving.points(State.ended, State.paused)
+        before = self._admission.ended
+        self._admission.decide(())
+        for ref in sorted(before - self._admission.ended):
+            self._tracker.tag(ref, _ENDED_TAG, "no longer")
+        ended, held = self._ended, self._ended | self._halving.points(State.paused)
         for stage in self._work.plan.stages:
             train = TrainJob(stage.ref)
             finished = find_finished(self._work.paths, stage)
             if stage.ref in ended:
-                self._tracker.stage_finished(stage.ref, Ending.FINISHED, _ENDED)
+                self._end(stage.ref)
             elif finished is not None:
                 self._done.add(stage.ref)
                 self._ledger.declare(train, State.done)
@@ -93,15 +99,19 @@ class Driver:
             job = self._work.plan.predict_job(member)
             if job.ref not in ended:
                 self._ledger.declare(job, State.done if member in self._predicted else State.waiting)
+        self._decide()
         if self._complete and self._unsound:
             raise self._unsound
         return self._complete
 
     @property
+    def _ended(self) -> frozenset[StageRef]:
+        return self._halving.points(State.ended) | self._admission.ended
+
+    @property
     def _complete(self) -> bool:
-        return self._predicted >= set(self._work.plan.trained) - {
-            ref.member for ref in self._halving.points(State.ended)
-        }
+        last = self._work.plan.last_stages
+        return {last[member] for member in last.keys() - self._predicted} <= self._ended
 
     def run(self, cluster: RayCluster, stop_requested: Callable[[], bool], show: Callable[[], None]) -> bool:
         """Trains and predicts until all jobs are done, the rest cannot run, or a stop is requested.
@@ -123,13 +133,8 @@ class Driver:
         while True:
             if stop_requested() and not self._stopping:
                 self._stopping = True
-                for member, job in list(self._busy.items()):
-                    if self._has_unsaved(job) or not self._cluster.is_local:
-                        self._cluster.stop(member)
-                    else:
-                        # Not waited for: it may take long to start.
-                        self._discard(member)
-                        self._settle(Completed(member, Halted("before it had anything to save")))
+                for job in list(self._busy.values()):
+                    self._halt(job)
             if not self._stopping:
                 self._start_what_fits()
             if not self._busy:
@@ -157,6 +162,14 @@ class Driver:
         show()
         return self._complete
 
+    def _halt(self, job: Job) -> None:
+        if self._has_unsaved(job) or not self._cluster.is_local:
+            self._cluster.stop(job.member)
+        else:
+            # Not waited for: it may take long to start.
+            self._discard(job.member)
+            self._settle(Completed(job.member, Halted("before it had anything to save")))
+
     def _has_unsaved(self, job: Job) -> bool:
         """Returns whether a stage has trained beyond its newest checkpoint; another node's files may be seen late."""
         paths = self._work.paths
@@ -171,14 +184,12 @@ class Driver:
 
     def _start_what_fits(self) -> None:
         """Starts predictions first, since they are short and free their actor; then stages, longest path first."""
-        for ref in self._halving.decide():
-            self._failed.pop(TrainJob(ref), None)
-            self._tracker.stage_finished(ref, Ending.FINISHED, _ENDED)
-        work = self._work
+        self._decide()
+        work, done = self._work, self._done - self._ended
         chosen: dict[str, Job] = {}
         for member in work.plan.trained:
             predict = work.plan.predict_job(member)
-            wanted = predict.ref in self._done and member not in self._predicted | set(self._busy)
+            wanted = predict.ref in done and member not in self._predicted | set(self._busy)
             if wanted and predict not in self._failed and len(self._busy) + len(chosen) < self._cluster.num_slots:
                 chosen[member] = predict
         running = {job.ref for job in (*self._busy.values(), *chosen.values())}
@@ -191,16 +202,28 @@ class Driver:
             self._start(job)
         self._cluster.end_idle()
 
+    def _decide(self) -> None:
+        for ref in (*self._halving.decide(), *self._admission.decide(self._predicted)):
+            self._end(ref)
+
+    def _end(self, ref: StageRef) -> None:
+        """Acts on a decision that is in the ledger."""
+        train = TrainJob(ref)
+        for job in (train, PredictJob(ref)):
+            self._failed.pop(job, None)
+        why = "admission" if ref in self._admission.ended else "halving"
+        self._tracker.stage_finished(ref, Ending.FINISHED, {_ENDED_TAG: why})
+        if self._busy.get(ref.member) == train:
+            self._halt(train)
+
     def _trainable(self) -> Plan:
-        """Returns the plan without the stages that failed for good, those that start from them, and held points."""
-        plan, held = self._work.plan, self._halving.points(State.ended, State.paused)
-        kept = tuple(
-            stage
-            for stage in plan.stages
-            if stage.ref not in held
-            and not self._failed.keys() & {TrainJob(one.ref) for one in (stage, *plan.ancestors(stage))}
-        )
-        return replace(plan, stages=kept)
+        """Returns the plan without stages that failed for good, those that start from them, and those that wait."""
+        plan, failed = self._work.plan, self._failed.keys()
+        lost = {one.ref for one in plan.stages if failed & {TrainJob(each.ref) for each in (one, *plan.ancestors(one))}}
+        over = {name for name, ref in plan.last_stages.items() if ref in lost or PredictJob(ref) in failed}
+        later = self._admission.later(over | self._predicted, self._cluster.num_slots)
+        held = self._ended | self._halving.points(State.paused) | later | lost
+        return replace(plan, stages=tuple(stage for stage in plan.stages if stage.ref not in held))
 
     def _start(self, job: Job) -> None:
         member, paths = job.member, self._work.paths
@@ -241,6 +264,9 @@ class Driver:
                 self._book.predictions(job.member, {one.split: one.sha256 for one in splits})
                 self._predicted.add(job.member)
                 self._ledger.end(job, AttemptEnd.done, State.done)
+            case Halted() if job.ref in self._ended:
+                self._ledger.end(job, AttemptEnd.stopped, State.ended)
+                self._discard(job.member)
             case Halted() if moving and not self._stopping:
                 self._ledger.end(job, AttemptEnd.preempted, State.waiting)
             case Halted():
@@ -271,7 +297,8 @@ class Driver:
         self._done.add(ref)
         self._note_passed(ref, result.num_updates + 1)
         self._ledger.flag_at_chance(job, result.at_chance)
-        self._ledger.end(job, AttemptEnd.done, State.done, resumed_from=result.resumed_from)
+        state = State.ended if ref in self._ended else State.done
+        self._ledger.end(job, AttemptEnd.done, state, resumed_from=result.resumed_from)
         self._tracker.stage_finished(ref, Ending.FINISHED, {_AT_CHANCE_TAG: str(result.at_chance).lower()})
 
     def _retry(self, job: Job, end: AttemptEnd, failure: Failure) -> None:
@@ -282,6 +309,9 @@ class Driver:
         message = f"{failure.kind}: {failure.message}"
         if failure.diverged_at is not None:
             end = AttemptEnd.diverged
+        if job.ref in self._ended:
+            self._ledger.end(job, end, State.ended, error=message, diverged_at=failure.diverged_at)
+            return
         if self._stopping:
             self._ledger.end(job, end, State.stopped, error=message, diverged_at=failure.diverged_at)
             self._track_end(job, Ending.KILLED)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from orchestrator.combine import Expected, Invalid, check_predictions
-from orchestrator.config import TARGET
+from orchestrator.config import TARGET, AdmitConfig, Metric
 from orchestrator.plan import Plan, Stage, normalised_as
 from orchestrator.run import Budgets, Committed, RunPaths, find_finished, from_kept_code
 from workers.errors import DataError
@@ -20,6 +20,7 @@ class Work:
 
     `stores` are the prepared datasets by name, `target_digest` is the digest of the target's store. Members predict
     `splits`. `local_copy` is the folder of each node for copies of the stores, or None. `shorter` is as in run.json.
+    By `admit` and `metric` members are ended, but for those in `without`, which no ensemble has.
     """
 
     paths: RunPaths
@@ -35,6 +36,9 @@ class Work:
     local_copy: Path | None = None
     progress_timeout_s: float = 900.0
     shorter: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    admit: AdmitConfig = field(default_factory=AdmitConfig)
+    metric: Metric = Metric.top1
+    without: tuple[str, ...] = ()
 
     def stage_spec(self, stage: Stage, attempt: int, fence: str = "") -> StageSpec:
         """Returns the specification by which an actor trains `stage`.

@@ -1,3 +1,4 @@
+from .admission import estimate_gain as estimate_gain
 from .calibration import calibrate as calibrate
 from .choice import choose as choose
 from .intervals import mcnemar as mcnemar, mean_interval as mean_interval, wilson as wilson

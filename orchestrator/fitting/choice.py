@@ -19,9 +19,9 @@ from orchestrator.combine import (
     equal,
 )
 from orchestrator.config import CombineMethod, Metric
-from orchestrator.fitting.intervals import mean_interval, resampled
+from orchestrator.fitting.intervals import CONFIDENCE, mean_interval, resampled
 from orchestrator.fitting.methods import FITS
-from orchestrator.fitting.metrics import image_losses
+from orchestrator.fitting.metrics import image_losses, loss, value_of
 from orchestrator.fitting.sample import Sample, Scored, draw_sample
 
 NUM_FOLDS = 5
@@ -55,11 +55,11 @@ def _choose(asked: CombineMethod, members: Sequence[Rows], labels: Labels, metri
     best = losses.index(min(losses))
     whole = fits(sample, metric)[best]
     mean = sample.at(order).combined(plain)
-    gain = _difference(mean, crossed[best], metric)
+    gain = loss_interval([(1, mean), (-1, crossed[best])], metric)
     is_taken = gain.low > 0
     taken, unseen = (whole, crossed[best]) if is_taken else (plain, mean)
     fitted = sample.combined(taken).loss(metric)
-    ahead = _loss_interval(unseen, metric)
+    ahead = loss_interval([(1, unseen)], metric)
     optimism = Interval(ahead.estimate - fitted, ahead.low - fitted, ahead.high - fitted)
     num_images, plain_loss = sample.num_rows, mean.loss(metric)
     fit = Fit(asked, metric, split, num_images, plain_loss, fitted, losses[best], gain, optimism, is_taken)
@@ -101,18 +101,16 @@ def _joined(sample: Sample, parts: Sequence[Scored]) -> Scored:
     return Scored(sample, np.concatenate([part.combined for part in parts]))
 
 
-def _loss_interval(scored: Scored, metric: Metric) -> Interval:
-    if (losses := image_losses(metric, scored.answers())) is not None:
-        return mean_interval(losses)
-    return resampled(lambda rows: scored.at(rows).loss(metric), scored.sample.num_rows, _DRAWS.get(metric, 1_000))
+def loss_interval(parts: Sequence[tuple[float, Scored]], metric: Metric, confidence: float = CONFIDENCE) -> Interval:
+    """Returns the bootstrap interval, over images, of a sum of losses by `metric` of the same rows, with factors."""
+    answers = [(factor, scored.answers()) for factor, scored in parts]
+    losses = [(factor, own) for factor, each in answers if (own := image_losses(metric, each)) is not None]
+    if losses:
+        return mean_interval(np.sum([factor * own for factor, own in losses], axis=0), confidence)
 
+    def total(rows: NDArray[np.int64]) -> float:
+        if metric is Metric.auc:
+            return sum((factor * scored.at(rows).loss(metric) for factor, scored in parts), 0.0)
+        return sum((factor * loss(metric, value_of(metric, each.at(rows))) for factor, each in answers), 0.0)
 
-def _difference(one: Scored, other: Scored, metric: Metric) -> Interval:
-    ours, theirs = (image_losses(metric, each.answers()) for each in (one, other))
-    if ours is not None and theirs is not None:
-        return mean_interval(ours - theirs)
-    return resampled(
-        lambda rows: one.at(rows).loss(metric) - other.at(rows).loss(metric),
-        one.sample.num_rows,
-        _DRAWS.get(metric, 1_000),
-    )
+    return resampled(total, parts[0][1].sample.num_rows, _DRAWS.get(metric, 1_000), confidence)

@@ -32,6 +32,11 @@ class Answers:
     squares: NDArray[np.float64]
     num_classes: int
 
+    def at(self, rows: NDArray[np.int64]) -> "Answers":
+        """Returns the answers of `rows`, which may repeat."""
+        guess, rank, right, squares = self.guess[rows], self.rank[rows], self.right[rows], self.squares[rows]
+        return Answers(self.labels[rows], guess, rank, right, squares, self.num_classes)
+
 
 def read_answers(probabilities: Rows, labels: Labels) -> Answers:
     """Reads `probabilities` (rows, classes) once, block by block, against `labels` (rows,)."""

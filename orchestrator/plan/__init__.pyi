@@ -1,3 +1,4 @@
+from .admission import recipes as recipes
 from .build import make_plan as make_plan, used_datasets as used_datasets
 from .checks import remarks as remarks
 from .diff import ChangeKind as ChangeKind, compare as compare

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.config import TARGET, Config, Precision, choices
+from orchestrator.plan.admission import check_admission
 from orchestrator.plan.checks import (
     check_bf16,
     check_class_weights,
@@ -72,7 +73,8 @@ def make_plan(
     Raises:
         ConfigError: a dataset, stage or layer is unknown, a crop is larger than its images, stages form a cycle, a
             member has no last stage on the target, an ancestor's weights do not fit, halves would share a GPU, or a
-            sweep's points or epochs do not suffice for its rungs, or a stage looks at images that are not held out.
+            sweep's points or epochs do not suffice for its rungs, or a stage looks at images that are not held out, or
+            admission has nothing to decide, or nothing to decide by.
         DataError: a member from outside lacks the submitted split, or has one that the target lacks.
     """
     datasets = {}
@@ -123,7 +125,9 @@ def make_plan(
         outside=outside,
     )
     check_outside(plan)
-    return replace(plan, rungs=make_rungs(plan, config.sweep_rungs, config.sweep_eta))
+    plan = replace(plan, rungs=make_rungs(plan, config.sweep_rungs, config.sweep_eta))
+    check_admission(config, plan)
+    return plan
 
 
 def stage_seed(member_seed: int, ref: StageRef) -> int:

@@ -1,7 +1,7 @@
 """Defines a plan: its stages, the datasets they read, and its JSON form in run.json. Pure."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -189,6 +189,12 @@ class Plan:
             stage = self.stage(stage.after)
             chain.append(stage)
         return tuple(chain)
+
+    def needed_only_by(self, members: Collection[str]) -> frozenset[StageRef]:
+        """Returns the stages that no other member's last stage is, or starts from."""
+        last = [self.last_stage(member) for member in self.trained if member not in members]
+        needed = {stage.ref for each in last for stage in (each, *self.ancestors(each))}
+        return frozenset(self.by_ref.keys() - needed if members else ())
 
     def is_pretrained(self, member: str) -> bool:
         """Returns whether `member` starts from a file of weights or from a stage on another dataset."""

@@ -22,6 +22,7 @@ from .ledger import (
     AttemptEnd as AttemptEnd,
     Budgets as Budgets,
     Contents as Contents,
+    Decision as Decision,
     Ledger as Ledger,
     State as State,
     end_noted as end_noted,

@@ -75,13 +75,42 @@ class Budgets:
 
 
 @dataclass(frozen=True)
+class Decision:
+    """Says whether one more member is worth its training, by a recipe's first ones; losses are of `metric` on dev.
+
+    `members` are these, with the sha256 of their predictions. `gain` of one more is (estimate, low, high) with
+    `confidence`, None where the metric is not defined. `ended` are all later members of the recipe, or none.
+    """
+
+    members: Mapping[str, str]
+    metric: str
+    worth: float
+    confidence: float
+    gain: tuple[float, ...] | None = None
+    ended: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        estimate, low, high = self.gain or ()
+        gain = (
+            f"one more than {', '.join(self.members)} gains {estimate:.4f} ({low:.4f} to {high:.4f}) of {self.metric}"
+        )
+        return f"ended by ensemble.admit: {gain}, worth {self.worth:g}"
+
+
+@dataclass(frozen=True)
 class Contents:
-    """The content of ledger.json: training by `member/stage`, predictions by member."""
+    """The content of ledger.json: training by `member/stage`, predictions by member, decisions of `ensemble.admit`."""
 
     state: State = State.waiting
     launch: int = 0
     stages: Mapping[str, Entry] = field(default_factory=dict)
     predictions: Mapping[str, Entry] = field(default_factory=dict)
+    admission: tuple[Decision, ...] = ()
+
+    @property
+    def not_admitted(self) -> dict[str, Decision]:
+        """The members that `ensemble.admit` ended, each with the decision."""
+        return {member: decision for decision in self.admission for member in decision.ended}
 
     def entry(self, job: Job) -> Entry:
         """Returns the job's history, an empty one if it has none."""
@@ -159,9 +188,11 @@ class Ledger:
         rungs = entry.rungs if rung is None else (*entry.rungs, rung)
         self._put(job, replace(entry, state=state, attempts=(*entry.attempts[:-1], ended), rungs=rungs))
 
-    def decide(self, kept: Collection[StageRef], ended: Collection[StageRef]) -> None:
-        """Records a rung's decision in one write: points that continue wait for their turn, others have ended."""
-        contents = self.contents
+    def decide(
+        self, kept: Collection[StageRef], ended: Collection[StageRef], admission: tuple[Decision, ...] = ()
+    ) -> None:
+        """Records a rung's decision, or all of `admission`, in one write: stages to train wait, others have ended."""
+        contents = replace(self.contents, admission=admission)
         for ref in (*kept, *ended):
             for job in (TrainJob(ref), PredictJob(ref)):
                 entry = replace(contents.entry(job), state=State.waiting if ref in kept else State.ended)
@@ -227,13 +258,21 @@ def read_ledger(path: Path) -> Contents:
     try:
         with storage_errors(path):
             value = parse_json(path.read_bytes())
-        entries = ({key: _entry(entry) for key, entry in value[kind].items()} for kind in ("stages", "predictions"))
-        return Contents(State(value["state"]), value["launch"], *entries)
+        kinds = ("stages", "predictions")
+        stages, predictions = ({key: _entry(entry) for key, entry in value[kind].items()} for kind in kinds)
+        # Ledgers of earlier releases have no decisions.
+        decisions = tuple(map(_decision, value.get("admission", ())))
+        return Contents(State(value["state"]), value["launch"], stages, predictions, decisions)
     except FileNotFoundError:
         return Contents()
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         remedy = "delete it: only the count of attempts is lost; restore it if a sweep was halved"
         raise StorageError(f"{path}: damaged ({error}); {remedy}") from error
+
+
+def _decision(value: Mapping[str, Any]) -> Decision:
+    gain = value["gain"] and tuple(value["gain"])
+    return Decision(**{**value, "gain": gain, "ended": tuple(value["ended"])})
 
 
 def _entry(value: Mapping[str, Any]) -> Entry:
@@ -251,7 +290,8 @@ def _close_interrupted(entries: Mapping[str, Entry]) -> dict[str, Entry]:
     for key, entry in entries.items():
         if entry.attempts and entry.attempts[-1].outcome is None:
             last = replace(entry.attempts[-1], outcome=AttemptEnd.interrupted)
-            closed[key] = replace(entry, state=State.waiting, attempts=(*entry.attempts[:-1], last))
+            state = entry.state if entry.state is State.ended else State.waiting
+            closed[key] = replace(entry, state=state, attempts=(*entry.attempts[:-1], last))
     return closed
 
 

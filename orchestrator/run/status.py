@@ -161,7 +161,7 @@ def find_finished(paths: RunPaths, stage: Stage) -> Finished | None:
 
 def stage_status(stage: Stage, *, entry: Entry, course: Course, finished: Finished | None, locked: bool) -> StageStatus:
     """Returns one stage's status, from its ledger `entry`, its metrics and its DONE.json."""
-    state = State.done if finished else _state(entry.state, locked)
+    state = State.done if finished and entry.state is not State.ended else _state(entry.state, locked)
     step = finished.num_updates if finished else course.step
     remaining_s = None
     if state is State.running and course.updates_per_second:

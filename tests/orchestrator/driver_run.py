@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from book_in_memory import book_in_memory
@@ -10,9 +11,11 @@ from fake_stages import EVERY, FakeStages
 from local_actors import LocalActors
 from no_tracker import NoTracker
 
+from orchestrator.config.schema import AdmitConfig
 from orchestrator.execution.driver import Driver
 from orchestrator.execution.jobs import Work
 from orchestrator.plan.model import Plan, StageRef
+from orchestrator.run import ledger as ledger_module
 from orchestrator.run.digests import Book
 from orchestrator.run.ledger import AttemptEnd, Budgets, Contents, Ledger, read_ledger
 from orchestrator.run.paths import RunPaths
@@ -25,6 +28,10 @@ SEVEN = {
     **{f"base{number}": {"train": None} for number in range(5)},
     **{f"wide{number}": {"pre": None, "fine": f"wide{number}/pre"} for number in range(2)},
 }
+
+
+class Killed(BaseException):
+    """The driver is gone."""
 
 
 class RecordingTracker(NoTracker):
@@ -57,6 +64,9 @@ class Run:
     digest: str = "d1"
     tracker: RecordingTracker = field(default_factory=RecordingTracker)
     book: Book = field(default_factory=book_in_memory)
+    splits: tuple[str, ...] = ("val", "test")
+    admit: AdmitConfig = field(default_factory=AdmitConfig)
+    without: tuple[str, ...] = ()
 
     @property
     def paths(self) -> RunPaths:
@@ -84,15 +94,39 @@ class Run:
             self.launch()
         self.fakes.script, self.budgets = {}, budgets
 
+    def launch_killed(self, at: int, *, before: bool, monkeypatch: pytest.MonkeyPatch) -> bool:
+        """Kills the driver at one of its writes of the ledger; its actors go on to their end. False: it was over."""
+        real, count = ledger_module.write_json, iter(range(10**6))
+
+        def write(path: Path, value: Any) -> None:
+            is_now = next(count) == at
+            if not (is_now and before):
+                real(path, value)
+            if is_now:
+                raise Killed
+
+        with monkeypatch.context() as patch:
+            patch.setattr(ledger_module, "write_json", write)
+            try:
+                self.launch()
+                return False
+            except Killed:
+                return True
+            finally:
+                for thread in self.cluster.threads:
+                    thread.join()
+
     def driver(self) -> Driver:
         """That of the next launch."""
         store = self.root / "store"
         atomic.write_text(store / "digest", self.digest)
-        splits, keep = ("val", "test"), KeptCheckpoint.last
+        keep = KeptCheckpoint.last
         stores = {"target": store}
         work = Work(
-            *(self.paths, self.plan, stores, self.digest, splits, Numerics(), keep, EVERY, self.budgets),
+            *(self.paths, self.plan, stores, self.digest, self.splits, Numerics(), keep, EVERY, self.budgets),
             crops=Crops.centre,
+            admit=self.admit,
+            without=self.without,
         )
         return Driver(work, Ledger(self.paths.ledger), self.tracker, self.book)
 

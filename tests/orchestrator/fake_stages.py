@@ -100,6 +100,7 @@ class FakeStages:
 
     `waiting` names stages that stay at their first update, and predictions, until they are asked to stop. `errors` are
     dev errors, 0.1 where there is none. A stage that pauses after some of its epochs makes that share of its updates.
+    `probabilities` are those that members predict, of the images with `rows_sha256`; else four rows of two equal ones.
     """
 
     script: Mapping[str, list[tuple[int, BaseException]]] = field(default_factory=dict)
@@ -108,6 +109,8 @@ class FakeStages:
     updates: list[tuple[str, int]] = field(default_factory=list)
     crops: dict[str, Crops] = field(default_factory=dict)
     errors: Mapping[str, float] = field(default_factory=dict)
+    probabilities: Mapping[str, np.ndarray] = field(default_factory=dict)
+    rows_sha256: str = ""
 
     def duties(self) -> Duties:
         return Duties(self.run_stage, self.predict)
@@ -150,7 +153,10 @@ class FakeStages:
                 raise Stopped(f"{name}: stopped")
             time.sleep(0.005)
         ref = f"{spec.member}/{spec.stage_dir.name}"
-        return tuple(_write_predictions(spec, split, weights_sha256(ref)) for split in spec.splits)
+        rows = self.probabilities.get(spec.member, np.full((4, 2), 0.5, dtype=np.float32))
+        return tuple(
+            _write_predictions(spec, split, weights_sha256(ref), rows, self.rows_sha256) for split in spec.splits
+        )
 
 
 def weights_sha256(ref: object) -> str:
@@ -185,12 +191,15 @@ def _save(stage_dir: Path, step: int) -> None:
     )
 
 
-def _write_predictions(spec: PredictSpec, split: str, checkpoint_sha256: str) -> SplitPredictions:
+def _write_predictions(
+    spec: PredictSpec, split: str, checkpoint_sha256: str, rows: np.ndarray, rows_sha256: str
+) -> SplitPredictions:
     path = spec.predictions_dir / f"{split}.npy"
     with atomic.replacing(path) as file:
-        np.save(file, np.full((4, 2), 0.5, dtype=np.float32))
+        np.save(file, rows)
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    described = SplitPredictions(split, 4, 2, "", open_digest(spec.store), sha256, "", checkpoint_sha256)
+    digest = open_digest(spec.store)
+    described = SplitPredictions(split, *rows.shape, rows_sha256, digest, sha256, "", checkpoint_sha256)
     atomic.write_json(spec.predictions_dir / f"{split}.json", asdict(described))
     return described
 

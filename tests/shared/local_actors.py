@@ -30,7 +30,7 @@ class LocalActors:
         self._duties = duties
         self._actors: dict[str, MemberActor] = {}
         self._idle: list[MemberActor] = []
-        self._completed: queue.SimpleQueue[Completed] = queue.SimpleQueue()
+        self._completed: queue.SimpleQueue[tuple[MemberActor, Completed]] = queue.SimpleQueue()
         self.acquired: list[str] = []
         self.released: list[str] = []
         self.discarded: list[str] = []
@@ -86,7 +86,8 @@ class LocalActors:
             return ()
         while not self._completed.empty():
             found.append(self._completed.get())
-        return found
+        # A thread cannot be killed, so the outcome of a discarded actor is dropped.
+        return [one for actor, one in found if self._actors.get(one.member) is actor]
 
     def _new(self) -> MemberActor:
         if len(self._actors) + len(self._idle) >= self._num_slots:
@@ -102,9 +103,7 @@ class LocalActors:
                 outcome = work()
             except ActorDied as death:
                 outcome = Lost(str(death))
-            # A thread cannot be killed, so the outcome of a discarded actor is dropped.
-            if self._actors.get(member) is actor:
-                self._completed.put(Completed(member, outcome))
+            self._completed.put((actor, Completed(member, outcome)))
 
         self.threads.append(threading.Thread(target=run, name=f"member-{member}", daemon=True))
         self.threads[-1].start()

@@ -6,7 +6,6 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from book_in_memory import book_in_memory
@@ -21,7 +20,6 @@ from orchestrator.execution.driver import Driver
 from orchestrator.execution.jobs import Work
 from orchestrator.plan.halving import choose_best
 from orchestrator.plan.model import Plan, Rung, StageRef
-from orchestrator.run import ledger as ledger_module
 from orchestrator.run.ledger import AttemptEnd, Budgets, Ledger, State
 from orchestrator.run.paths import RunPaths
 from workers.data.store import read_store
@@ -93,40 +91,13 @@ def test_decision_is_in_the_ledger_before_it_acts(run):
     assert sum(state is State.ended for state in seen[0].values()) == 6
 
 
-class Killed(BaseException):
-    """The driver is gone."""
-
-
-def launch_killed(run: Run, at: int, *, before: bool, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Kills the driver at one of its writes of the ledger; its actors go on to their pause. False: it was over."""
-    real, count = ledger_module.write_json, iter(range(10**6))
-
-    def write(path: Path, value: Any) -> None:
-        is_now = next(count) == at
-        if not (is_now and before):
-            real(path, value)
-        if is_now:
-            raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(ledger_module, "write_json", write)
-        try:
-            run.launch()
-            return False
-        except Killed:
-            return True
-        finally:
-            for thread in run.cluster.threads:
-                thread.join()
-
-
 @pytest.mark.parametrize("seed", range(12))
 def test_driver_killed_at_any_moment_goes_on_to_the_same_survivor(run, seed, monkeypatch):
     moments = random.Random(seed)
     for _ in range(3):
         at, before = moments.randrange(NUM_WRITES), moments.random() < 0.5
         ended = {name for name, state in states(run).items() if state is State.ended}
-        launch_killed(run, at, before=before, monkeypatch=monkeypatch)
+        run.launch_killed(at, before=before, monkeypatch=monkeypatch)
         assert not {ref.partition("/")[0] for ref in run.fakes.started} & ended
     assert run.launch()
     assert states(run) == OUTCOME
@@ -135,8 +106,8 @@ def test_driver_killed_at_any_moment_goes_on_to_the_same_survivor(run, seed, mon
 
 
 def test_ledger_is_written_often_enough_for_those_kills(run, monkeypatch):
-    assert launch_killed(run, NUM_WRITES - 1, before=True, monkeypatch=monkeypatch)
-    assert not launch_killed(run, 99, before=True, monkeypatch=monkeypatch)
+    assert run.launch_killed(NUM_WRITES - 1, before=True, monkeypatch=monkeypatch)
+    assert not run.launch_killed(99, before=True, monkeypatch=monkeypatch)
 
 
 def test_stop_at_a_rung_resumes_to_the_same_survivor(run):
