@@ -385,7 +385,7 @@ def test_write_results_calibration_is_recorded_used_and_reported(run, method, ca
         assert "; calibrated: ECE" in results.table_text and "ensemble, mean, temperature" in results.table_text
     # The report alone, from the manifest, says the same.
     (run.paths.report / "scores.json").unlink()
-    assert rebuild_report(run.paths, run.plan, MEAN, Metric.top1).table_text == results.table_text
+    assert rebuild_report(run.paths, run.plan, MEAN, Metric.log_loss).table_text == results.table_text
     assert scores_of(run)["calibration"] == scores
 
 
