@@ -31,7 +31,8 @@ def check_admission(config: Config, plan: Plan) -> None:
     if config.admit.worth is None:
         return
     sizes = [len(members) for members in recipes(plan, config.combine.without)]
-    least, wanted = sum(min(2, size) for size in sizes), config.submission.min_members or 1
+    least, wanted = len(plan.outside.keys() - config.combine.without), config.submission.min_members or 1
+    least += sum(min(2, size) for size in sizes)
     for fits, why in (
         (not plan.rungs, "sweep_stop=halving ends members too; leave out one of them"),
         (not plan.refits, f"decides by dev, and {', '.join(plan.refits)} trained on it; leave out the refit"),
