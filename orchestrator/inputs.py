@@ -9,13 +9,14 @@ from pathlib import Path
 
 from orchestrator.cluster import shard_runner
 from orchestrator.config import TARGET, Config
+from orchestrator.folding import with_folds
 from orchestrator.plan import OutsideFile, Plan, StageRef, used_datasets
 from workers.data.sources import Survey, survey
 from workers.data.store import NOTHING, Excluded, PrepareProgress, Store, held_out_by, open_store, prepare
 from workers.errors import ConfigError, DataError, StorageError
 from workers.models import code_of, read_sources
 from workers.protocol import InitFile
-from workers.settings import DatasetSettings, ModelSettings, Normalisation, Recipe
+from workers.settings import ModelSettings, Normalisation, Recipe
 from workers.storage import sha256_of
 
 # Is called for every image, with the name of its dataset.
@@ -31,7 +32,7 @@ def survey_all(config: Config, *, allow_absent: bool = False) -> dict[str, Surve
         surveys[name] = survey_one(config, name, allow_absent=allow_absent)
         if not surveys[name].declared:
             with _named(config, name):
-                _require_enough(name, config.datasets[name], surveys[name].classes, surveys[name].counts)
+                _require_enough(config, name, surveys[name].classes, surveys[name].counts)
     return surveys
 
 
@@ -63,15 +64,16 @@ def _prepare(config: Config, name: str, watch: Watcher, excluded: Excluded) -> S
         runner = shard_runner(config.cluster)
         settings, watched = config.datasets[name], partial(watch, name)
         store = open_store(prepare(settings, config.store, watched, excluded, runner, config.verify))
-        _require_enough(name, settings, store.classes, store.counts)
+        _require_enough(config, name, store.classes, store.counts)
     return store
 
 
-def _require_enough(name: str, settings: DatasetSettings, classes: Sequence[str], counts: Mapping[str, int]) -> None:
+def _require_enough(config: Config, name: str, classes: Sequence[str], counts: Mapping[str, int]) -> None:
     """Raises DataError if there is only one class, nothing to predict, or a split empty that is to be held out."""
+    settings = config.datasets[name]
     if len(classes) == 1:
         raise DataError(f"{classes[0]} is its only class: add images of another, since at least two are needed")
-    if name == TARGET and not (counts["val"] or counts["test"] or settings.val_fraction):
+    if name == TARGET and not (counts["val"] or counts["test"] or settings.val_fraction or config.folds):
         raise DataError(
             f"nothing is left to predict, since it has no test: add one, or set datasets.{name}.val_fraction=0.1"
         )
@@ -104,10 +106,13 @@ def _named(config: Config, name: str) -> Iterator[None]:
 
 
 def with_code(config: Config, *, trusted: bool) -> Config:
-    """Returns `config` with `model.code` of each net that users' code builds; none of it is imported.
+    """Returns `config` with `model.code` of each net that users' code builds, and the sha256 of files of folds.
+
+    No code is imported.
 
     Raises:
-        ConfigError: a file of code is named that is not `trusted` or cannot be read.
+        ConfigError: a file of code is named that is not `trusted` or cannot be read, or one of folds is missing.
+        DataError: a file of groups or folds is malformed.
     """
 
     def identified(recipe: Recipe) -> Recipe:
@@ -127,7 +132,7 @@ def with_code(config: Config, *, trusted: bool) -> Config:
         for file, count in counts.items()
         if count > _MANY_FILES
     ]
-    return replace(config, members=members, notes=(*config.notes, *notes))
+    return with_folds(replace(config, members=members, notes=(*config.notes, *notes)))
 
 
 def require_trust(model: ModelSettings, *, trusted: bool) -> None:

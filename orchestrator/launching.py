@@ -22,6 +22,7 @@ from orchestrator.combine import (
 from orchestrator.config import FITTED, TARGET, Calibrator, Compile, Config, compose, default_run_dir
 from orchestrator.display import Display, unseen_classes, watching
 from orchestrator.execution import Driver, Interrupts, Work, obeying
+from orchestrator.folding import find_folds
 from orchestrator.inputs import check_init_files, hash_init_files, hash_outside, prepare_all, survey_all, with_code
 from orchestrator.outputs import Results, fitting_split, write_results
 from orchestrator.placement import Measuring
@@ -40,6 +41,7 @@ from orchestrator.run import (
     read_record,
     read_run_data,
     read_status,
+    require_same_folds,
     versions,
 )
 from orchestrator.text import redact, without_secrets
@@ -48,7 +50,7 @@ from workers.data.export import export
 from workers.data.store import Store, require_space
 from workers.errors import CheckFailed, ClusterLost, ConfigError, DataError, MemberFailed, SeptetError, Stopped
 from workers.numerics import code_digest
-from workers.settings import HELD_OUT
+from workers.settings import HELD_OUT, OUT_OF_FOLD
 
 _CONFIG_DIR = "--config-dir="
 
@@ -95,7 +97,8 @@ def launch(config: Config, stream: IO[str], *, accept_changes: bool = False, tru
         submission.read_named(config.submission)
         combined = without(plan, left_out(config.combine, plan))
         check_min_members(config.submission, combined)
-        held = [split for split, count in plan.target.counts.items() if count]
+        counts = {**plan.target.counts, OUT_OF_FOLD: combined.is_covered}
+        held = [split for split, count in counts.items() if count]
         if (method := config.combine.method) in FITTED:
             fitting_split(f"combine={method}", combined, held)
         if (calibration := config.combine.calibration) is not Calibrator.none:
@@ -124,15 +127,17 @@ def launch(config: Config, stream: IO[str], *, accept_changes: bool = False, tru
                 stores = prepare_all(config, watch)
             for line in unseen_classes(stores[TARGET]):
                 display.note(f"{TARGET}: {line}")
+            folds = find_folds(config, stores[TARGET])
+            require_same_folds(run.paths.data, folds)
             # Before the first file changes: a template or a file that does not fit must not change the run.
-            data = of_store(stores[TARGET])
+            data = of_store(stores[TARGET], folds)
             submission.ask(config.submission, data)
             check_outside(run.paths, plan, data, run.book, display.note)
             run.begin(
                 {name: store.digest for name, store in stores.items()},
                 {name: store.path for name, store in stores.items()},
                 choose=partial(_choose_numerics, config, plan, display),
-                keep_data=partial(export, stores[TARGET]),
+                keep_data=partial(export, stores[TARGET], folds=folds),
             )
             keep_code(run.paths, plan)
             store_outside(run.paths, plan, data, run.book)

@@ -10,11 +10,14 @@ from orchestrator.combine import (
     Combined,
     MemberPredictions,
     Missing,
+    OutOfFold,
+    Rows,
     Source,
     allowed_missing,
     equal,
     left_out,
     open_predictions,
+    regrouped,
     weights_of,
     without,
 )
@@ -58,6 +61,7 @@ from orchestrator.run import (
 )
 from orchestrator.submission import ask, find_manifest, write_submission
 from workers.errors import ConfigError, DataError, MemberFailed
+from workers.settings import OUT_OF_FOLD
 from workers.storage import Finished, parse_json
 
 _SEARCH_SPLIT = "dev"
@@ -88,20 +92,72 @@ class Opened:
 
     In every split the members are sorted by the sha256 of their predictions of the submitted one, so that neither their
     names nor their order in the configuration change a bit of the result. Members from outside may lack other splits.
+    `plan` is of these members.
     """
 
     data: RunData
     members: Mapping[str, tuple[MemberPredictions, ...]]
     finished: Mapping[str, Finished]
     combination: Combination
+    plan: Plan
 
     def combined(self, split: str) -> Combined | None:
         """Returns the combination of all members or, if some lack the split, of the others, where that makes sense."""
         all_members, held = self.members[self.data.submitted], {one.member for one in self.members[split]}
         places = [place for place, one in enumerate(all_members) if one.member in held]
         whole = len(places) == len(all_members)
-        combination = self.combination if whole else self.combination.among(places)
-        return None if combination is None else Combined(self.members[split], combination)
+        combination = self._of(split) if whole else self.combination.among(places)
+        return None if combination is None else Combined(tuple(self.rows(split).values()), combination)
+
+    def rows(self, split: str) -> dict[str, Rows]:
+        """Returns the probabilities of a split by member; of oof by voter, each put together from its members."""
+        members = self.members[split]
+        if split != OUT_OF_FOLD:
+            return {one.member: one for one in members}
+        rows = [self.data.rows_of(self.plan.fold(one.member)) for one in members]
+        num_rows = len(self.data.splits[split].rows)
+        return {
+            name: OutOfFold([members[place] for place in own], [rows[place] for place in own], num_rows)
+            for name, own in self._voters.items()
+        }
+
+    def fitted(self, method: CombineMethod, metric: Metric, split: str) -> Combination:
+        """Returns the combination of the members that `method` finds on a labelled split."""
+        # Imported here, since scikit-learn takes a second.
+        from orchestrator.fitting import choose
+
+        found = choose(method, tuple(self.rows(split).values()), self.data.labels(split), metric, split)
+        if split != OUT_OF_FOLD:
+            return found
+        # Each member has an equal part of its voter's weight.
+        shares = {place: {voter: 1 / len(own)} for voter, own in enumerate(self._voters.values()) for place in own}
+        return regrouped(found, [shares[place] for place in sorted(shares)])
+
+    def calibrated(self, combine: CombineConfig, split: str) -> Combination:
+        """Returns the combination with the calibration and the sets that are found on a labelled split."""
+        # Imported here, since scikit-learn takes a second.
+        from orchestrator.fitting import calibrate
+
+        found = calibrate(self._of(split), combine, tuple(self.rows(split).values()), self.data.labels(split), split)
+        return replace(self.combination, calibration=found.calibration, sets=found.sets)
+
+    def _of(self, split: str) -> Combination:
+        """Returns the combination of `rows`."""
+        if split != OUT_OF_FOLD:
+            return self.combination
+        return regrouped(self.combination, [dict.fromkeys(own, 1.0) for own in self._voters.values()])
+
+    @property
+    def _voters(self) -> dict[str, list[int]]:
+        """The places of each voter's members."""
+        found: dict[str, list[int]] = {}
+        for place, one in enumerate(self.members[OUT_OF_FOLD]):
+            found.setdefault(self.plan.voters[one.member], []).append(place)
+        return found
+
+    @property
+    def labelled(self) -> tuple[str, ...]:
+        return tuple(split for split in self.data.labelled if split in self.members)
 
 
 def write_results(
@@ -135,9 +191,10 @@ def write_results(
     metric = metric or metric_of(submission.format)
     found = _calibrated(plan, opened, combine, metric)
     opened = replace(opened, combination=found)
-    members = opened.members[data.submitted]
-    combined = Combined(members, found)
-    digests = write_submission(paths.submission, submission, opened.data, combined, members, plan, missing, book)
+    combined, members = opened.combined(data.submitted), opened.members[data.submitted]
+    assert combined is not None, "every member has the submitted split"
+    given = (submission, opened.data, combined, members, plan, missing, book, found)
+    digests = write_submission(paths.submission, *given)
     results = _report(paths, plan, opened, missing, metric)
     return replace(results, submission=paths.submission / digests.file, digests=digests)
 
@@ -178,17 +235,26 @@ def open_members(paths: RunPaths, plan: Plan, committed: Committed) -> Opened:
     finished = {member: _finished(paths, plan, member, committed) for member in plan.trained}
     members = {}
     # Every split, also one that this combination does without: `septet verify` misses it too.
-    for split, rows in data.splits.items():
+    for split in opened_splits(plan, data):
         sources: dict[str, Source] = {**finished}
         sources |= {member: files[split] for member, files in plan.outside.items() if split in files}
         directories = {member: paths.predictions(member) for member in plan.members if member in sources}
-        members[split] = open_predictions(directories, rows, len(data.classes), data.digest, sources, committed)
+        parts = {member: data.part(split, plan.fold(member)) for member in directories}
+        whole, num_classes = data.splits[split], len(data.classes)
+        members[split] = open_predictions(directories, whole, num_classes, data.digest, sources, committed, parts)
+    if data.submitted not in members:
+        raise MemberFailed(f"{paths.root}: no submission: without test and val, it needs the members of all folds")
     digests = {one.member: one.about.sha256 for one in members[data.submitted]}
     ordered = {
         split: tuple(sorted(every, key=lambda one: (digests[one.member], one.member)))
         for split, every in members.items()
     }
-    return Opened(data, ordered, finished, equal(CombineMethod.mean, len(plan.members)))
+    return Opened(data, ordered, finished, equal(CombineMethod.mean, len(plan.members)), plan)
+
+
+def opened_splits(plan: Plan, data: RunData) -> tuple[str, ...]:
+    """Returns the splits of which the plan's members have predictions of every image."""
+    return tuple(split for split in data.splits if split != OUT_OF_FOLD or plan.is_covered)
 
 
 def _combination(plan: Plan, opened: Opened, combine: CombineConfig, metric: Metric) -> Combination:
@@ -200,11 +266,8 @@ def _combination(plan: Plan, opened: Opened, combine: CombineConfig, metric: Met
     split = fitting_split(f"combine={method}", plan, opened.members)
     if data.splits[split].labels is None:
         raise DataError(f"{split} has no labels to fit combine={method} to; choose combine=mean")
-    # Imported here, since scikit-learn takes a second.
-    from orchestrator.fitting import choose
-
-    found = choose(method, opened.members[split], data.labels(split), metric, split)
-    if split == _SEARCH_SPLIT:
+    found = opened.fitted(method, metric, split)
+    if split != "val":
         return found
     note = f"no images of dev: combine={method} was fitted on val, so its errors are too optimistic"
     return replace(found, note=note)
@@ -213,13 +276,10 @@ def _combination(plan: Plan, opened: Opened, combine: CombineConfig, metric: Met
 def _calibrated(plan: Plan, opened: Opened, combine: CombineConfig, metric: Metric) -> Combination:
     """Returns the combination with its calibration, and with prediction sets where labelled images are held out."""
     found, setting = _combination(plan, opened, combine, metric), f"combine.calibration={combine.calibration}"
-    if combine.calibration is Calibrator.none and _held_out(plan, opened.data.labelled) is None:
+    if combine.calibration is Calibrator.none and _held_out(plan, opened.labelled) is None:
         return found
-    split = fitting_split(setting, plan, opened.data.labelled)
-    # Imported here, since scikit-learn takes a second.
-    from orchestrator.fitting import calibrate
-
-    return calibrate(found, combine, opened.members[split], opened.data.labels(split), split)
+    split = fitting_split(setting, plan, opened.labelled)
+    return replace(opened, combination=found).calibrated(combine, split)
 
 
 def fitting_split(setting: str, plan: Plan, splits: Collection[str]) -> str:
@@ -228,7 +288,11 @@ def fitting_split(setting: str, plan: Plan, splits: Collection[str]) -> str:
     Raises:
         ConfigError: there is none, a member is trained on it, or one from outside has no predictions of it.
     """
-    if (found := _held_out(plan, splits)) is None:
+    found = _held_out(plan, splits)
+    one_recipe = len(set(plan.voters.values())) == 1 and setting in ("combine=weighted", "combine=greedy")
+    if found == OUT_OF_FOLD and one_recipe:
+        raise ConfigError(f"{setting}: the folds have one recipe, so there is nothing to weigh; give combine=mean")
+    if found is None:
         why = f"{', '.join(plan.refits)} trained on them" if plan.refits else "neither is held out"
         instead = "combine=mean" if setting.startswith("combine=") else "combine.calibration=none"
         raise ConfigError(f"{setting}: is fitted on dev or val, and {why}; give {instead}")
@@ -239,7 +303,8 @@ def fitting_split(setting: str, plan: Plan, splits: Collection[str]) -> str:
 
 
 def _held_out(plan: Plan, splits: Collection[str]) -> str | None:
-    return None if plan.refits else next((split for split in (_SEARCH_SPLIT, "val") if split in splits), None)
+    order = (OUT_OF_FOLD, _SEARCH_SPLIT, "val")
+    return None if plan.refits else next((split for split in order if split in splits), None)
 
 
 def score_splits(plan: Plan, opened: Opened) -> tuple[SplitScores, ...]:
@@ -249,10 +314,13 @@ def score_splits(plan: Plan, opened: Opened) -> tuple[SplitScores, ...]:
     """
     scores = []
     for split in opened.data.scored:
-        if (plan.refits and split != "test") or (combined := opened.combined(split)) is None:
+        missing = split not in opened.members or (plan.refits and split != "test")
+        if missing or (combined := opened.combined(split)) is None:
             continue
-        members = {one.member: one for one in opened.members[split]}
+        members = opened.rows(split)
         base, pretrained = plan.base_members(), plan.pretrained_members()
+        if split == OUT_OF_FOLD:
+            base, pretrained = (tuple(dict.fromkeys(plan.voters[one] for one in own)) for own in (base, pretrained))
         scores.append(score_split(split, members, base, pretrained, combined, opened.data.labels(split)))
     return tuple(scores)
 
@@ -262,7 +330,7 @@ def value_members(paths: RunPaths, plan: Plan, opened: Opened, split: str, metri
     from orchestrator.fitting import member_worth
 
     labels = opened.data.labels(split)
-    worth = member_worth({one.member: one for one in opened.members[split]}, labels, metric)
+    worth = None if split == OUT_OF_FOLD else member_worth(opened.rows(split), labels, metric)
     if worth is None:
         return None
     costs = core_seconds(paths, plan, read_record(paths).numerics.threads)
@@ -280,21 +348,22 @@ def _report(paths: RunPaths, plan: Plan, opened: Opened, missing: tuple[Missing,
     first = {member: find_finished(paths, plan.ancestors(plan.last_stage(member))[0]) for member in plan.refits}
     refits = {member: None if found is None else found.val_error for member, found in first.items()}
     cuts_saw_val = (steers or bool(refits or plan.rungs)) and _SEARCH_SPLIT not in splits and "val" in splits
-    looks = {one.split: _looks(record, opened, one.split) for one in scores}
+    looks = {one.split: _looks(record, opened, one.split) for one in scores if one.split != OUT_OF_FOLD}
     partial = {split: lacking for split in opened.data.scored if (lacking := plan.lacking(split))}
-    unscored = tuple(split for split in partial if split not in looks)
+    unscored = tuple(split for split in partial if split not in {one.split for one in scores})
     drop = drop_note(worth) if worth else ""
-    caveats = Caveats(at_chance, cuts_saw_val, missing, unreadable, refits, looks, partial, unscored, drop)
+    out_of_fold = next((one.intervals for one in scores if one.split == OUT_OF_FOLD), {})
+    caveats = Caveats(at_chance, cuts_saw_val, missing, unreadable, refits, looks, partial, unscored, drop, out_of_fold)
     predictions = {one.member: one for one in opened.members[opened.data.submitted]}
     files = write_report(paths, plan, record, Evidence(scores, predictions, caveats, worth))
     main = scores[0] if scores else None
     text = table_text(main, caveats)
     used = opened.combination
     lines = [*(used.fit.lines() if used.fit else ()), used.note, used.calibration and used.calibration.line()]
-    lines.append(_NO_SETS if used.sets is None and _held_out(plan, opened.data.labelled) is None else None)
+    lines.append(_NO_SETS if used.sets is None and _held_out(plan, opened.labelled) is None else None)
     text += "".join(f"{line}\n" for line in lines if line)
     ensemble = {**asdict(main.ensemble), "disagreement": main.disagreement} if main else {}
-    members = {name: asdict(score) for name, score in main.members.items()} if main else {}
+    members = {name: asdict(score) for name, score in main.members.items() if name in plan.members} if main else {}
     num_unreadable = {opened.data.submitted: len(splits[opened.data.submitted].unreadable)}
     return Results(text, ensemble, members, None, files, missing, None, num_unreadable)
 

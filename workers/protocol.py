@@ -51,6 +51,19 @@ class Normaliser:
 
 
 @dataclass(frozen=True)
+class HeldFold:
+    """A fold of the training images of the dataset prepared at `target`.
+
+    `folds` is a file of [images, repeats] int16: each image's fold in each partition.
+    """
+
+    target: Path
+    folds: Path
+    number: int
+    repeat: int
+
+
+@dataclass(frozen=True)
 class StageSpec:
     """One stage of one member: its recipe, and where it reads and writes.
 
@@ -65,6 +78,7 @@ class StageSpec:
         normaliser: in place of what the recipe says of `store`; None to follow the recipe.
         fence: the attempt's mark (`workers.storage.fence`).
         until: epochs after which the stage pauses, with a checkpoint, or a refit ends; 0 trains all.
+        fold: images that the stage neither trains on nor looks at, or None.
     """
 
     member: str
@@ -85,6 +99,7 @@ class StageSpec:
     shorter: tuple[str, ...] = ()
     until: int = 0
     normaliser: Normaliser | None = None
+    fold: HeldFold | None = None
 
     @property
     def pauses(self) -> bool:
@@ -112,7 +127,10 @@ class StageResult:
 
 @dataclass(frozen=True)
 class PredictSpec:
-    """The prepared splits that a finished stage predicts into `predictions_dir`; other fields are as in `StageSpec`."""
+    """The prepared splits that a finished stage predicts into `predictions_dir`; other fields are as in `StageSpec`.
+
+    The split `oof` are the images of its fold.
+    """
 
     member: str
     stage_dir: Path
@@ -125,6 +143,7 @@ class PredictSpec:
     local_copy: Path | None = None
     fence: str = ""
     normaliser: Normaliser | None = None
+    fold: HeldFold | None = None
 
 
 @dataclass(frozen=True)

@@ -135,10 +135,11 @@ def open_predictions(
     data_digest: str,
     finished: Mapping[str, Source] = MappingProxyType({}),
     committed: Committed | None = None,
+    parts: Mapping[str, SplitData] = MappingProxyType({}),
 ) -> tuple[MemberPredictions, ...]:
     """Opens and checks every member's predictions of `split`, in the order of `directories` (member → folder).
 
-    `finished` and `committed` are compared if they are given (see `Expected`).
+    `finished` and `committed` are compared if they are given (see `Expected`). A member of `parts` has only those rows.
 
     Raises:
         MemberFailed: predictions of some members are missing (all are named).
@@ -147,7 +148,7 @@ def open_predictions(
 
     def check(member: str) -> MemberPredictions | Invalid:
         recorded = committed.of_predictions(member, split.name) if committed else None
-        expected = Expected(data_digest, split, num_classes, finished.get(member), recorded)
+        expected = Expected(data_digest, parts.get(member, split), num_classes, finished.get(member), recorded)
         return check_predictions(member, directories[member], split.name, expected)
 
     found = dict(zip(directories, map_in_order(check, directories), strict=True))

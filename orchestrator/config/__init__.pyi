@@ -16,6 +16,7 @@ from .schema import (
     CombineMethod as CombineMethod,
     Compile as Compile,
     Config as Config,
+    FoldsConfig as FoldsConfig,
     Metric as Metric,
     Precision as Precision,
     SetScore as SetScore,

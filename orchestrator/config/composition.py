@@ -21,6 +21,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 import conf
+from orchestrator.config.folds import fold_members
 from orchestrator.config.members import resolve_members
 from orchestrator.config.overrides import check_override, one_line, parse, quoted, ready
 from orchestrator.config.safety import check_folder, check_path, check_text, check_values
@@ -46,7 +47,14 @@ from orchestrator.text import redact
 from workers.errors import ConfigError
 from workers.settings import ClassWeights, DatasetSettings, is_url
 
-_PATH_KEYS = ("run_dir", "datasets.store", "datasets.local_copy", "submission.template", "submission.class_ids")
+_PATH_KEYS = (
+    "run_dir",
+    "datasets.store",
+    "datasets.local_copy",
+    "submission.template",
+    "submission.class_ids",
+    "folds.file",
+)
 _DATASET_PATH_KEYS = ("root", "classes", "class_names")
 _OWN_FOLDER = Path(str(conf.__file__)).parent
 _DEFAULT_URI = "sqlite:///mlflow.db"
@@ -202,11 +210,16 @@ def _checked(composed: DictConfig, asked: _Asked | None) -> Config:
     typed = {} if asked is None else asked.values()
     if stores.entire:
         settings = {name: _entire(name, value, typed) for name, value in settings.items()}
+    if root.ensemble.folded:
+        # The out-of-fold predictions replace a val that is cut from train; what was typed stays.
+        cut = {name for name in settings if f"datasets.{name}.val_fraction" not in typed}
+        settings = {name: replace(one, val_fraction=0.0) if name in cut else one for name, one in settings.items()}
     if TARGET not in settings:
         raise ConfigError("datasets.target: missing; choose its source, as in dataset@datasets.target=folder")
     if asked is not None:
         _refuse_strays(asked, root, settings, members)
         refuse_unread(typed, settings, members, root.predict.checkpoint)
+    folds = root.folds if root.ensemble.folded else None
     cpus = {"cpus_per_member": 1, "choose_cpus": True} if isinstance(root.cluster.cpus_per_member, Auto) else {}
     return Config(
         experiment=root.experiment,
@@ -215,7 +228,7 @@ def _checked(composed: DictConfig, asked: _Asked | None) -> Config:
         run_dir=root.run_dir,
         store=_absolute(stores.store),
         datasets=settings,
-        members=members,
+        members=members if folds is None else fold_members(members, folds),
         tracking=TrackingConfig(_tracking_uri(root.tracking.uri), root.tracking.required),
         cluster=ClusterConfig(**{**asdict(root.cluster), **cpus}),
         combine=root.combine,
@@ -231,6 +244,7 @@ def _checked(composed: DictConfig, asked: _Asked | None) -> Config:
         sweep_eta=root.sweep_eta,
         entire=stores.entire,
         admit=root.ensemble.admit,
+        folds=folds,
         yaml=_kept_text(composed),
     )
 
@@ -299,6 +313,9 @@ def _absolute_paths(composed: DictConfig) -> None:
         value = _written(composed, key)
         if isinstance(value, str):
             OmegaConf.update(composed, key, _absolute_root(value) if key in below else str(_absolute(value)))
+    groups = _written(composed, "folds.groups")
+    if isinstance(groups, str) and _absolute(groups).is_file():
+        OmegaConf.update(composed, "folds.groups", str(_absolute(groups)))
     for key in ("model", "ensemble", "loss"):
         _resolve_files(composed.get(key), key)
     uri = _written(composed, "tracking.uri")

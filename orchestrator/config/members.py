@@ -142,6 +142,8 @@ def _recipe(layer: StageLayer, key: str, siblings: Sequence[str]) -> Recipe:
     if layer.model.code:
         # It is what makes code run, so no configuration may have it.
         raise ConfigError(f"{key}.model.code={layer.model.code}: planning fills it in; remove it")
+    if layer.fold.k:
+        raise ConfigError(f"{key}.fold: ensemble=folds gives it, and folds.k how many there are; remove it")
     if layer.model.file is None:
         check_name(layer.model.name)
     else:

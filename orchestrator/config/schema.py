@@ -153,6 +153,26 @@ class SubmissionConfig:
 
 
 @dataclass(frozen=True)
+class FoldsConfig:
+    """Says how the target's training images are divided, `repeats` times into `k` folds.
+
+    `groups` is a column of the target's csv file, or a csv file `id,group`: images of a group are in one fold. `file`
+    is a csv file `id,fold` with folds 0 … k − 1 made elsewhere.
+    """
+
+    k: int = 5
+    repeats: int = 1
+    groups: str | None = None
+    file: str | None = None
+
+    def __post_init__(self) -> None:
+        require(2 <= self.k <= 1000, f"k={self.k}: give 2 … 1000 folds")
+        require(1 <= self.repeats <= 100, f"repeats={self.repeats}: give 1 … 100")
+        alone = self.file is None or (self.groups is None and self.repeats == 1)
+        require(alone, f"file={self.file}: has one division into folds; leave out folds.groups and folds.repeats")
+
+
+@dataclass(frozen=True)
 class PredictConfig:
     checkpoint: KeptCheckpoint = KeptCheckpoint.last
     crops: Crops = Crops.ten
@@ -210,12 +230,16 @@ class AdmitConfig:
 
 @dataclass(frozen=True)
 class EnsembleLayer:
-    """Holds members by name, defaults for all stages of one name (`stages`), and the member that a sweep copies."""
+    """Holds members by name, defaults for all stages of one name (`stages`), and the member that a sweep copies.
+
+    With `folded`, there is a member for each of them and each fold.
+    """
 
     members: Mapping[str, Any] = field(default_factory=dict)
     stages: Mapping[str, Any] = field(default_factory=dict)
     template: Mapping[str, Any] | None = None
     admit: AdmitConfig = AdmitConfig()
+    folded: bool = False
 
 
 @dataclass(frozen=True)
@@ -241,6 +265,7 @@ class RootLayer(TrainingSettings):
     sweep_stop: SweepStop = SweepStop.none
     sweep_rungs: int = 2
     sweep_eta: int = 3
+    folds: FoldsConfig = FoldsConfig()
 
     def __post_init__(self) -> None:
         halves = self.sweep_stop is SweepStop.halving
@@ -249,6 +274,12 @@ class RootLayer(TrainingSettings):
             value = getattr(self, name)
             require(halves or value == usual, f"{name}={value}: only sweep_stop=halving reads it; remove it")
         alone = self.ensemble.template is not None and not self.ensemble.members
+        for one in fields(FoldsConfig):
+            given = getattr(self.folds, one.name)
+            unread = f"folds.{one.name}={given}: only ensemble=folds (or ensemble.folded=true) reads it; remove it"
+            require(self.ensemble.folded or given == one.default, unread)
+        rungs = "sweep_stop=halving: compares points by dev, and members of folds are not alike; give sweep_stop=none"
+        require(not (halves and self.ensemble.folded), rungs)
         require(alone or not halves, "sweep_stop=halving: compares the points of a sweep alone; give ensemble=sweep")
         require_least(self, 0, "seed")
         require_least(self, 1, "checkpoint_updates")
@@ -276,7 +307,7 @@ class Config:
 
     `name` names the run directory and the MLflow experiment. `command` is the command line that means it, typed in
     `directory`; empty if it was read from a run. `notes` are lines to show: what was typed and does not hold.
-    `sweep_rungs` is 0 unless a sweep is halved.
+    `sweep_rungs` is 0 unless a sweep is halved, and `folds` is None unless members are trained in folds.
     """
 
     experiment: str
@@ -301,6 +332,7 @@ class Config:
     sweep_eta: int = 3
     entire: bool = False
     admit: AdmitConfig = AdmitConfig()
+    folds: FoldsConfig | None = None
     yaml: str = field(default="", repr=False, compare=False)
     command: tuple[str, ...] = field(default=(), repr=False, compare=False)
     directory: str = field(default="", repr=False, compare=False)

@@ -69,6 +69,10 @@ _ADVICE = {
     "center_crop centre_crop": "datasets.target.keep=centre, the default, or whole",
     "calibrate calibration temperature temperature_scaling": "combine.calibration=temperature",
     "conformal alpha": "combine.coverage=0.9, the share of sets that hold the right class",
+    "kfold k_fold kfolds k_folds n_folds num_folds n_splits cv cross_validation cross_validate": (
+        "ensemble=folds folds.k={value}"
+    ),
+    "group groups group_column group_kfold": "ensemble=folds folds.groups={value}",
     "refit refit_full train_on_all use_all_data full_train": "ensemble=refit",
     "preds predictions external_predictions": "'ensemble.members.other={{predictions: {{test: {value}}}}}'",
     "resume resume_from": "leave it out: the same launch again resumes",

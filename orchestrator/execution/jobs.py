@@ -9,9 +9,9 @@ from orchestrator.config import TARGET, AdmitConfig, Metric
 from orchestrator.plan import Plan, Stage, normalised_as
 from orchestrator.run import Budgets, Committed, RunPaths, find_finished, from_kept_code
 from workers.errors import DataError
-from workers.protocol import Normaliser, Numerics, PredictSpec, StageSpec
-from workers.settings import Crops, Decay, KeptCheckpoint, Recipe
-from workers.storage import read_finished
+from workers.protocol import HeldFold, Normaliser, Numerics, PredictSpec, StageSpec
+from workers.settings import OUT_OF_FOLD, Crops, Decay, KeptCheckpoint, Recipe
+from workers.storage import layout, read_finished
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,7 @@ class Work:
             shorter=tuple(self.shorter.get(str(stage.ref), ())),
             normaliser=normaliser(self.plan, stage, self.stores),
             until=until,
+            fold=self._fold(recipe),
         )
 
     def predict_spec(self, member: str, fence: str = "") -> PredictSpec:
@@ -78,14 +79,23 @@ class Work:
             stage_dir=self.paths.stage(last.ref),
             store=self.stores[TARGET],
             predictions_dir=self.paths.predictions(member),
-            splits=self.splits,
+            splits=self.splits_of(member),
             recipe=from_kept_code(self.paths, last.recipe),
             numerics=self.numerics,
             crops=self.crops,
             local_copy=self.local_copy,
             fence=fence,
             normaliser=normaliser(self.plan, last, self.stores),
+            fold=self._fold(last.recipe),
         )
+
+    def splits_of(self, member: str) -> tuple[str, ...]:
+        """Returns what `member` predicts: its own fold's images too."""
+        return (*self.splits, OUT_OF_FOLD) if self.plan.fold(member).k else self.splits
+
+    def _fold(self, recipe: Recipe) -> HeldFold | None:
+        own = recipe.fold
+        return HeldFold(self.stores[TARGET], self.paths.data / layout.FOLDS, own.number, own.repeat) if own.k else None
 
 
 def normaliser(plan: Plan, stage: Stage, stores: Mapping[str, Path]) -> Normaliser | None:
@@ -113,7 +123,7 @@ def has_predicted(work: Work, committed: Committed, member: str) -> bool:
     finished = find_finished(work.paths, work.plan.last_stage(member))
     if finished is None:
         return False
-    for split in work.splits:
+    for split in work.splits_of(member):
         expected = Expected(work.target_digest, finished=finished, committed=committed.of_predictions(member, split))
         if isinstance(check_predictions(member, work.paths.predictions(member), split, expected), Invalid):
             return False

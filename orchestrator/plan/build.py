@@ -148,6 +148,8 @@ def _stage(
 ) -> Stage:
     dataset = datasets[recipe.dataset]
     num_images = sum(dataset.counts[split] for split in recipe.trained_on)
+    if recipe.fold.k and dataset.name == TARGET:
+        num_images -= num_images // recipe.fold.k
     stage = Stage(
         ref=ref,
         recipe=recipe,

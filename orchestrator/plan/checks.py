@@ -6,7 +6,7 @@ from orchestrator.config import OWN_IMAGES, TARGET, choices, stored_for
 from orchestrator.plan.model import Plan, PlannedDataset, Stage, StageRef, normalised_as
 from workers.errors import ConfigError, DataError, some
 from workers.models import Outline, outline
-from workers.settings import HELD_OUT, Crops, Decay, Keep, KeptCheckpoint, Layout, Normalisation, Recipe
+from workers.settings import HELD_OUT, OUT_OF_FOLD, Crops, Decay, Keep, KeptCheckpoint, Layout, Normalisation, Recipe
 from workers.training import first_standstill, later_phases, warm_up_updates
 
 # The share of a stage's updates from which its warm-up is worth a word; the experiments' own have up to a seventh.
@@ -108,7 +108,9 @@ def check_refit(ref: StageRef, recipes: Mapping[StageRef, Recipe], dataset: Plan
 def check_outside(plan: Plan) -> None:
     """Raises DataError if a member from outside lacks the submitted split, or names one that no member predicts."""
     splits = [split for split in HELD_OUT if plan.target.counts.get(split)]
-    submitted = "test" if "test" in splits else "val"
+    if any(stage.recipe.fold.k for stage in plan.stages):
+        splits.append(OUT_OF_FOLD)
+    submitted = next((split for split in ("test", "val") if split in splits), OUT_OF_FOLD)
     for member, files in plan.outside.items():
         key = f"ensemble.members.{member}.predictions"
         if surplus := [split for split in files if split not in splits]:
@@ -147,7 +149,8 @@ def _unseen_lines(plan: Plan) -> list[str]:
         if datasets[name].holds_out:
             continue
         cuts = f"; the rate is cut at {', '.join(f'{share:.0%}' for share in schedule.latest)} of the epochs"
-        line = f"trains on all of {name} and looks at no other image{cuts if schedule.decay is Decay.fixed else ''}"
+        every = f"all of {name} but its fold" if stage.recipe.fold.k else f"all of {name}"
+        line = f"trains on {every} and looks at no other image{cuts if schedule.decay is Decay.fixed else ''}"
         alike.setdefault(line, []).append(stage.ref)
     return [f"{_and_more(refs)}: {line}" for line, refs in alike.items()]
 

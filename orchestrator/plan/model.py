@@ -1,6 +1,7 @@
 """Defines a plan: its stages, the datasets they read, and its JSON form in run.json. Pure."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -9,7 +10,7 @@ from typing import Any
 
 from orchestrator.config import TARGET, overlay
 from workers.protocol import InitFile
-from workers.settings import Normalisation, Recipe
+from workers.settings import OUT_OF_FOLD, Fold, Normalisation, Recipe
 
 
 @dataclass(frozen=True, order=True)
@@ -210,6 +211,24 @@ class Plan:
     def refits(self) -> tuple[str, ...]:
         """The members that are trained on dev and val too."""
         return tuple(member for member in self.trained if self.last_stage(member).refit is not None)
+
+    @cached_property
+    def voters(self) -> dict[str, str]:
+        """The recipe of each member: those of its folds are one voter where something is fitted."""
+        return {member: member.removesuffix(self.fold(member).suffix) for member in self.members}
+
+    def fold(self, member: str) -> Fold:
+        """Returns the training images that `member` never sees; of one from outside that is not known."""
+        return Fold() if member in self.outside else self.last_stage(member).recipe.fold
+
+    @property
+    def is_covered(self) -> bool:
+        """Whether each recipe has a member for each fold, and one from outside a file: all is predicted out of fold."""
+        folds = {member: self.fold(member) for member in self.trained}
+        repeats = {own.repeat for own in folds.values()}
+        counts = Counter(self.voters.values())
+        whole = not self.lacking(OUT_OF_FOLD) and bool(folds)
+        return whole and all(own.k * len(repeats) == counts[self.voters[member]] != 0 for member, own in folds.items())
 
     def base_members(self) -> tuple[str, ...]:
         return tuple(member for member in self.trained if not self.is_pretrained(member))

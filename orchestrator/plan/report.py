@@ -173,10 +173,12 @@ def disk_estimate(plan: Plan, keep: KeptCheckpoint = KeptCheckpoint.last) -> Dis
         * (KEPT_CHECKPOINTS + (stage.recipe.averaging.soup_checkpoints if keep is KeptCheckpoint.soup else 0))
         for stage in plan.stages
     )
-    predicted = sum(target.counts.get(split, 0) for split in HELD_OUT)
+    predicted = len(plan.members) * sum(target.counts.get(split, 0) for split in HELD_OUT)
+    # Each in a fold of its own.
+    predicted += sum(target.counts.get("train", 0) // own.k for own in map(plan.fold, plan.members) if own.k)
     return DiskEstimate(
         checkpoints=num_numbers * _NUMBER_BYTES,
-        predictions=len(plan.members) * predicted * target.num_classes * _PREDICTION_BYTES,
+        predictions=predicted * target.num_classes * _PREDICTION_BYTES,
         stores=sum(sum(dataset.counts.values()) * _image_bytes(dataset.options) for dataset in plan.datasets),
     )
 

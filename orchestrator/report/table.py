@@ -72,7 +72,7 @@ class Caveats:
     uniform because they cannot be read, by split; members trained on dev and val too, with the val errors of their
     first passes, None if unknown; how many different answers to each split were scored here, 0 if unknown;
     by split the members from outside that have no predictions of it, and which of these splits are `unscored`; a line
-    on a member that should be dropped, or "".
+    on a member that should be dropped, or ""; the recipes' errors out of fold.
     """
 
     at_chance: tuple[str, ...] = ()
@@ -84,6 +84,7 @@ class Caveats:
     partial: Mapping[str, Sequence[str]] = field(default_factory=dict)
     unscored: tuple[str, ...] = ()
     drop: str = ""
+    out_of_fold: Mapping[str, Interval] = field(default_factory=dict)
 
 
 # Cells of a line of the table; errors in percent, differences in points.
@@ -226,6 +227,9 @@ def table_notes(caveats: Caveats, scores: SplitScores | None) -> tuple[str, ...]
     for split, names in caveats.partial.items():
         rest = f"{split} is not scored" if split in caveats.unscored else f"the errors on {split} are of the others"
         notes.append(f"FROM OUTSIDE: {', '.join(names)} has no predictions of {split}, so {rest}.")
+    if caveats.out_of_fold:
+        errors = ", ".join(f"{name} {percent(error)}" for name, error in caveats.out_of_fold.items())
+        notes.append(f"OUT OF FOLD: top-1 error on training images, by the members that did not see them: {errors}")
     if scores:
         notes += (*_PRECISION, _reliability_note(scores.split, scores.calibrated))
     elif not caveats.unscored:

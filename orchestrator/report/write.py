@@ -109,8 +109,11 @@ def _sheets(paths: RunPaths, plan: Plan) -> tuple[Sheet, ...]:
 
 
 def _errors(plan: Plan, scores: SplitScores) -> Picture:
+    # Out of fold, a recipe stands for its members.
+    members = {voter: member for member, voter in plan.voters.items()} | {member: member for member in plan.members}
+
     def bar(name: str, error: Interval, *, averaged: bool) -> plots.Bar:
-        return plots.Bar(name, error, not averaged and plan.is_pretrained(name), averaged)
+        return plots.Bar(name, error, not averaged and plan.is_pretrained(members[name]), averaged)
 
     bars = [bar(member, own, averaged=False) for member, own in scores.intervals.items()]
     bars += [bar(one.row.name, one.compared.error, averaged=True) for one in scores.rows if one.row.averaged]

@@ -6,6 +6,7 @@ from .data import (
     SplitData as SplitData,
     of_store as of_store,
     read_run_data as read_run_data,
+    require_same_folds as require_same_folds,
     spelled_as as spelled_as,
     spellings as spellings,
 )

@@ -16,7 +16,7 @@ from orchestrator.run.record import Committed, SubmissionDigests, read_record, w
 from workers.errors import CheckFailed
 from workers.storage import layout, sha256_of, storage_errors
 
-_DATA_FILES = (layout.CLASSES, layout.DATASET, layout.rows("*"), layout.labels("*"), layout.sizes("*"))
+_DATA_FILES = (layout.CLASSES, layout.DATASET, layout.rows("*"), layout.labels("*"), layout.sizes("*"), layout.FOLDS)
 
 
 class Book:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from orchestrator.combine import Combined, MemberPredictions, Missing
+from orchestrator.combine import Combination, Combined, MemberPredictions, Missing
 from orchestrator.config import SubmissionConfig, SubmissionFormat
 from orchestrator.plan import Plan
 from orchestrator.run import SUBMISSION_MANIFEST, UNCERTAINTY, Book, RunData, SubmissionDigests
@@ -73,11 +73,13 @@ def write_submission(
     plan: Plan,
     missing: Sequence[Missing],
     book: Book,
+    combination: Combination | None = None,
 ) -> SubmissionDigests:
     """Writes, reads again and commits the submission of `combined` (the rows of `data.submitted`) and its manifest.
 
-    `members` are those of `combined`, in the same order; `plan` has their stages; `missing` are those it does without.
-    `book` records the digests before the file is put in place and after. The caller must hold the run directory's lock.
+    `members` are those of `combined`, or of `combination` where `combined` is of voters, in the same order; `plan` has
+    their stages; `missing` are those it does without. `book` records the digests before the file is put in place and
+    after. The caller must hold the run directory's lock.
 
     Raises:
         ConfigError: template or class ids do not fit; nothing has been changed.
@@ -93,7 +95,8 @@ def write_submission(
         check_submission(candidate, question, combined)
         write_uncertainty(staged / UNCERTAINTY, question, combined)
         sha256 = sha256_of(candidate)
-        text = _manifest(config, data, question, combined, members, plan, missing, sha256).to_text()
+        own = combination or combined.combination
+        text = _manifest(config, data, question, own, members, plan, missing, sha256).to_text()
         write_text(staged / SUBMISSION_MANIFEST, text)
         digests = SubmissionDigests(candidate.name, sha256, hashlib.sha256(text.encode()).hexdigest())
         book.settle(folder / SUBMISSION_MANIFEST)
@@ -106,14 +109,14 @@ def _manifest(
     config: SubmissionConfig,
     data: RunData,
     question: Question,
-    combined: Combined,
+    combination: Combination,
     members: tuple[MemberPredictions, ...],
     plan: Plan,
     missing: Sequence[Missing],
     sha256: str,
 ) -> Manifest:
     split = data.splits[data.submitted]
-    weights = dict(zip((one.member for one in members), combined.combination.weights, strict=True))
+    weights = dict(zip((one.member for one in members), combination.weights, strict=True))
     return Manifest(
         file=file_name(question.format),
         format=question.format,
@@ -122,10 +125,10 @@ def _manifest(
         num_classes=len(data.classes),
         rows_sha256=split.rows_sha256,
         data_digest=data.digest,
-        method=combined.combination.method,
+        method=combination.method,
         weights=weights,
-        weights_searched_on=fit.split if (fit := combined.combination.fit) else None,
-        weights_note=combined.combination.note,
+        weights_searched_on=fit.split if (fit := combination.fit) else None,
+        weights_note=combination.note,
         members=tuple(
             ManifestMember(
                 name=one.member,
@@ -147,11 +150,11 @@ def _manifest(
         septet_version=version("septet"),
         missing=tuple(missing),
         sha256=sha256,
-        weights_given=combined.combination.given,
+        weights_given=combination.given,
         fit=fit,
-        stacking=combined.combination.stacking,
-        calibration=combined.combination.calibration,
-        sets=combined.combination.sets,
+        stacking=combination.stacking,
+        calibration=combination.calibration,
+        sets=combination.sets,
         uncertainty=UNCERTAINTY,
     )
 

@@ -36,6 +36,7 @@ from orchestrator.submission import (
 )
 from orchestrator.text import counted
 from workers.errors import CheckFailed, DataError
+from workers.settings import OUT_OF_FOLD
 
 _SHOWN_IDS = 3
 _KINDS = {
@@ -119,6 +120,10 @@ def explain(paths: RunPaths, image_id: str, top: int = 5) -> Explanation:
     submission = paths.submission / manifest.file
     if not submission.is_file():
         raise CheckFailed(f"{submission}: missing, though the manifest names it; `septet submit` writes it again")
+    if manifest.split == OUT_OF_FOLD:
+        raise DataError(
+            f"{submission}: has out-of-fold predictions, each of some members; members/*/predictions/oof.npy has them"
+        )
     question, _ = asked_by(manifest, data, submission)
     layout = make_layout(question)
     index = _index_of(question, layout, image_id, submission)

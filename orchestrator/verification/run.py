@@ -16,6 +16,7 @@ from orchestrator.verification.findings import Examined, Verification
 from orchestrator.verification.submission import check_report, check_submission
 from workers.data.store import damaged_files, read_store
 from workers.errors import DataError, SeptetError, StorageError, StorageSilent
+from workers.settings import OUT_OF_FOLD
 from workers.storage import Finished, layout, sha256_of, verify_checkpoint
 from workers.threads import map_in_order
 
@@ -144,6 +145,7 @@ def _check_predictions(
         (split, member)
         for split in data.splits
         for member in sorted(run.plan.members)
+        if split != OUT_OF_FOLD or run.plan.fold(member).k or member in run.plan.outside
         # A stage that is not finished has no predictions, or an earlier stage's.
         if member not in run.gone and (split in files if (files := run.plan.outside.get(member)) else is_done(member))
     ]
@@ -151,7 +153,8 @@ def _check_predictions(
     def check(split: str, member: str) -> MemberPredictions | Invalid:
         files, recorded = run.plan.outside.get(member), run.record.committed.of_predictions(member, split)
         source = files[split] if files else finished.get(run.plan.last_stages[member])
-        expected = Expected(data.digest, data.splits[split], len(data.classes), source, recorded)
+        rows = data.part(split, run.plan.fold(member))
+        expected = Expected(data.digest, rows, len(data.classes), source, recorded)
         try:
             return check_predictions(member, run.paths.predictions(member), split, expected)
         except SeptetError as error:

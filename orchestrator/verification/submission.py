@@ -3,13 +3,14 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from orchestrator.combine import Combination, Combined, MemberPredictions, equal, weights_of, without
+from orchestrator.combine import Combination, MemberPredictions, equal, weights_of, without
 from orchestrator.config import FITTED, Calibrator, CombineConfig
-from orchestrator.outputs import Opened, score_splits, value_members
+from orchestrator.outputs import Opened, opened_splits, score_splits, value_members
 from orchestrator.plan import StageRef
 from orchestrator.report import metric_told, scores_json, worth_json
 from orchestrator.run import SUBMISSION_FILES, RunData, SubmissionDigests
@@ -70,12 +71,16 @@ def _rebuild(run: Examined, manifest: Manifest, data: RunData, predictions: Pred
     if any(member.name not in sound for member in manifest.members):
         run.notes.append("the submission was not made again: some predictions are missing or invalid")
         return
-    _check_weights(run, manifest, data, predictions)
-    _check_calibration(run, manifest, data, predictions)
+    opened = _opened(run, manifest, data, predictions)
+    rows = opened.combined(manifest.split) if manifest.split in opened.members else None
+    if rows is None:
+        run.notes.append("the submission was not made again: it needs the members of all folds")
+        return
+    _check_weights(run, manifest, opened)
+    _check_calibration(run, manifest, opened)
     path = run.paths.submission / manifest.file
     try:
         question, note = asked_by(manifest, data, path)
-        rows = Combined([sound[member.name] for member in manifest.members], manifest.combination)
         difference = first_difference(path, question, rows)
         beside = run.paths.submission / manifest.uncertainty if manifest.uncertainty else None
         other = beside and uncertainty_difference(beside, question, rows)
@@ -92,7 +97,29 @@ def _rebuild(run: Examined, manifest: Manifest, data: RunData, predictions: Pred
         run.rebuilt = True
 
 
-def _check_weights(run: Examined, manifest: Manifest, data: RunData, predictions: Predictions) -> None:
+def _opened(
+    run: Examined,
+    manifest: Manifest,
+    data: RunData,
+    predictions: Predictions,
+    finished: Mapping[StageRef, Finished] = MappingProxyType({}),
+) -> Opened:
+    """Returns the splits of which the predictions of all members are valid, in the manifest's order."""
+    plan, names = without(run.plan, manifest.missing), [member.name for member in manifest.members]
+    of_split = {
+        split: [name for name in names if name not in plan.lacking(split)] for split in opened_splits(plan, data)
+    }
+    members = {
+        split: tuple(predictions[split][name] for name in own)
+        for split, own in of_split.items()
+        if all(name in predictions[split] for name in own)
+    }
+    done = {ref.member: one for ref, one in finished.items()}
+    return Opened(data, members, done, manifest.combination, plan)
+
+
+def _check_weights(run: Examined, manifest: Manifest, opened: Opened) -> None:
+    data = opened.data
     said, names = manifest.combination, [member.name for member in manifest.members]
     if said.fit is None and said.method in FITTED:
         run.notes.append("the weights are an earlier release's and were not fitted again")
@@ -104,35 +131,29 @@ def _check_weights(run: Examined, manifest: Manifest, data: RunData, predictions
     elif (split := data.splits.get(said.fit.split)) is None or split.labels is None:
         run.differs(f"submission: no labels of {said.fit.split}, on which the manifest's weights were fitted")
         return
-    elif any(name not in predictions[split.name] for name in names):
+    elif split.name not in opened.members:
         return
     else:
-        # Imported here, since scikit-learn takes a second.
-        from orchestrator.fitting import choose
-
-        sound = [predictions[split.name][name] for name in names]
-        wanted = choose(said.fit.asked, sound, data.labels(split.name), said.fit.metric, split.name)
+        wanted = opened.fitted(said.fit.asked, said.fit.metric, split.name)
     if not _alike(said, wanted):
         shown = f"{said.method} {_rounded(said.weights)}", f"{wanted.method} {_rounded(wanted.weights)}"
         run.differs(f"submission: the manifest's weights, {shown[0]}, are not the method's, {shown[1]}")
 
 
-def _check_calibration(run: Examined, manifest: Manifest, data: RunData, predictions: Predictions) -> None:
+def _check_calibration(run: Examined, manifest: Manifest, opened: Opened) -> None:
     """Fits calibration and prediction sets again, to the combination that the manifest has."""
-    said, names = manifest.combination, [member.name for member in manifest.members]
+    said = manifest.combination
     if said.sets is None:
         return
-    if (split := data.splits.get(said.sets.split)) is None or split.labels is None:
+    if (split := opened.data.splits.get(said.sets.split)) is None or split.labels is None:
         run.differs(f"submission: no labels of {said.sets.split}, to which its calibration and sets were fitted")
         return
-    if any(name not in predictions[split.name] for name in names):
+    if len(opened.members.get(split.name, ())) < len(manifest.members):
         return
-    from orchestrator.fitting import calibrate
 
     asked = said.calibration.asked if said.calibration else Calibrator.none
     config = CombineConfig(calibration=asked, coverage=said.sets.coverage, sets=said.sets.kind)
-    members = [predictions[split.name][name] for name in names]
-    wanted = calibrate(said, config, members, split.labels, split.name)
+    wanted = opened.calibrated(config, split.name)
     for name in ("calibration", "sets"):
         one, other = (asdict(found) if (found := getattr(each, name)) else {} for each in (said, wanted))
         if different := list(_different(one, other, name, _ROUNDING)):
@@ -159,15 +180,11 @@ def check_report(
 ) -> None:
     """Compares scores.json with scores computed again; `septet report` makes pictures and pages again."""
     path = run.paths.report_scores
-    names = [member.name for member in manifest.members]
-    plan = without(run.plan, manifest.missing)
-    of_split = {split: [name for name in names if name not in plan.lacking(split)] for split in data.splits}
-    needed = {*data.scored, data.submitted}
-    if not data.scored or any(name not in predictions[split] for split in needed for name in of_split[split]):
+    opened = _opened(run, manifest, data, predictions, finished)
+    plan = opened.plan
+    needed = {*data.scored, data.submitted} & {*opened_splits(plan, data)}
+    if not data.scored or not needed <= set(opened.members):
         return
-    members = {split: tuple(predictions[split][name] for name in of_split[split]) for split in needed}
-    done = {ref.member: one for ref, one in finished.items()}
-    opened = Opened(data, members, done, manifest.combination)
     scores = score_splits(plan, opened)
     if not path.is_file():
         run.notes += ["no report/scores.json: `septet report` writes it"] if scores else []

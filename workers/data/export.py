@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from workers.data.store import Store
-from workers.settings import HELD_OUT, SPLITS
+from workers.data.store import Store, stored_split, write_npy
+from workers.settings import HELD_OUT, OUT_OF_FOLD, SPLITS
 from workers.storage import layout, storage_errors, write_bytes, write_json, write_text
 
 _MOST_CLASSES = 10
@@ -116,19 +116,24 @@ def _of_rows(store: Store, split: str) -> list[Tile]:
     ]
 
 
-def export(store: Store, directory: Path) -> None:
+def export(store: Store, directory: Path, folds: np.ndarray | None = None) -> None:
     """Writes the files that scoring, submitting and reporting need of the target dataset, so that they need no store.
 
     These are `classes.txt`, `dataset.json`, `prepared.png` (some images of every split), and for dev, val and test
     `<split>.rows.txt`, `<split>.sizes.npy` and, if there are labels, `<split>.labels.npy`. Files of an earlier export
-    that the store no longer has are deleted.
+    that the store no longer has are deleted. With `folds` [images, repeats] int16, those of the training images, there
+    are also `folds.npy` and, as the split `oof`, the files of train.
     """
-    splits = [split for split in HELD_OUT if store.counts[split]]
+    counts = {split: store.counts[split] for split in SPLITS}
+    if folds is not None:
+        counts[OUT_OF_FOLD] = store.counts["train"]
+        write_npy(directory / layout.FOLDS, folds)
     write_text(directory / layout.CLASSES, "".join(f"{name}\n" for name in store.classes))
-    for split in HELD_OUT:
-        for name in (layout.rows(split), layout.sizes(split), layout.labels(split)):
-            if name in store.files:
-                write_bytes(directory / name, store.content_of(name))
+    for split in (*HELD_OUT, OUT_OF_FOLD):
+        for name_of in (layout.rows, layout.sizes, layout.labels):
+            name, source = name_of(split), name_of(stored_split(split))
+            if counts.get(split) and source in store.files:
+                write_bytes(directory / name, store.content_of(source))
             else:
                 # Old labels would be taken for those of the current images.
                 with storage_errors(directory / name):
@@ -139,7 +144,7 @@ def export(store: Store, directory: Path) -> None:
         {
             "digest": store.digest,
             "class_ids": list(store.class_ids),
-            "counts": {split: store.counts[split] for split in SPLITS},
-            "unreadable": {split: list(store.unreadable(split)) for split in splits},
+            "counts": counts,
+            "unreadable": {split: list(store.unreadable(split)) for split in HELD_OUT if counts[split]},
         },
     )

@@ -11,7 +11,7 @@ import torch
 
 from workers import numerics
 from workers.data.loading import pixel_statistics
-from workers.data.store import Store, open_on_node, open_store, write_npy
+from workers.data.store import Store, only_fold, open_on_node, open_store, stored_split, write_npy
 from workers.errors import CheckFailed, Stopped
 from workers.inference.ten_crop import TrainedMember, mean_over_crops
 from workers.models import build, fill, place, saved_parts_of
@@ -60,12 +60,14 @@ def predict(spec: PredictSpec, should_stop: Callable[[], bool]) -> tuple[SplitPr
     fence.enter()
     check = fence.check
     store = open_on_node(spec.store, spec.local_copy, partial(beat, spec.stage_dir))
+    own = store if spec.fold is None else only_fold(store, spec.fold)
     if spec.predictions_dir.is_dir():
         remove_leftovers(spec.predictions_dir, check=check)
     member = load_member(spec.stage_dir, store.path, spec.recipe, spec.numerics, spec.normaliser)
     results = []
     for split in spec.splits:
-        images = store.images(split, whole=True)
+        stored = stored_split(split)
+        images = own.images(stored, whole=True)
         probabilities = np.empty((len(images), store.num_classes), dtype=np.float32)
         for start in range(0, len(images), _IMAGES_AT_ONCE):
             if should_stop():
@@ -75,7 +77,7 @@ def predict(spec: PredictSpec, should_stop: Callable[[], bool]) -> tuple[SplitPr
             beat(spec.stage_dir)
             block_images = [images[index] for index in range(start, min(start + _IMAGES_AT_ONCE, len(images)))]
             compute = partial(mean_over_crops, member, block_images, spec.crops)
-            block = _finite(compute, spec.member, store, split, start)
+            block = _finite(compute, spec.member, own, stored, start)
             probabilities[start : start + len(block)] = block
         path = spec.predictions_dir / layout.probabilities(split)
         sha256 = write_npy(path, probabilities, check).sha256
@@ -83,7 +85,7 @@ def predict(spec: PredictSpec, should_stop: Callable[[], bool]) -> tuple[SplitPr
             split=split,
             num_rows=len(images),
             num_classes=store.num_classes,
-            rows_sha256=store.rows_sha256(split),
+            rows_sha256=own.rows_sha256(stored),
             data_digest=store.digest,
             sha256=sha256,
             checkpoint=member.checkpoint,

@@ -9,6 +9,8 @@ from workers.settings.checks import require, require_least
 SPLITS = ("train", "dev", "val", "test")
 # Members never train on these splits, and predict them.
 HELD_OUT = SPLITS[1:]
+# The training images, each predicted by the members that it was held out of.
+OUT_OF_FOLD = "oof"
 # The form in which a dataset's images are supplied.
 Source = StrEnum("Source", "digits folder csv webdataset parquet torchvision ilsvrc")
 # Sources that read images from files below a root.
@@ -44,6 +46,25 @@ _CREDENTIALS = re.compile(r"://[^/@:]*:(?!\d+(?:/|$))[^@]*@|\?\S*=")
 def is_url(root: str) -> bool:
     """Returns whether `root` is in an object store (`s3://bucket/folder`) and not a folder of this machine."""
     return _URL.match(root) is not None
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Part `number` of `k` of the target's training images, in the division `repeat`; with `k` 0 none.
+
+    `groups` and `file` are sha256 of what keeps images together, and of folds made elsewhere.
+    """
+
+    k: int = 0
+    number: int = 0
+    repeat: int = 0
+    groups: str = ""
+    file: str = ""
+
+    @property
+    def suffix(self) -> str:
+        """The end of its members' names."""
+        return f"{f'-r{self.repeat}' if self.repeat else ''}-f{self.number}" if self.k else ""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 from workers.settings.averaging import AveragingSettings, Soup
 from workers.settings.checks import require, require_least
+from workers.settings.dataset import Fold
 from workers.settings.model import InitSettings, ModelSettings
 
 # Pixels are centred by mean and deviation of the training set or of ImageNet, or by a mean image, that of 2012: pixels
@@ -280,6 +281,7 @@ class Recipe(TrainingSettings):
         lr_scale: factors of the learning rate by layer (`conv1` … `fc8`, `head`, `body`).
         refit: the stage of the same member that this one trains again, on dev and val too, for the epochs that were
             best there.
+        fold: the training images of the target that it never sees.
     """
 
     dataset: str = ""
@@ -289,6 +291,7 @@ class Recipe(TrainingSettings):
     freeze: tuple[str, ...] = ()
     lr_scale: Mapping[str, float] = field(default_factory=dict)
     refit: str | None = None
+    fold: Fold = field(default_factory=Fold)
 
     def __post_init__(self) -> None:
         require_least(self, 0, "lr_scale")

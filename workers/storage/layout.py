@@ -23,6 +23,7 @@ MANIFEST = "MANIFEST.json"
 CLASSES = "classes.txt"
 DATASET = "dataset.json"
 PREPARED = "prepared.png"
+FOLDS = "folds.npy"
 
 _STEP = "step-"
 _AVERAGED = "averaged-"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from workers import numerics
 from workers.data.loading import TrainingBatches, batches_ahead, centre_batches, num_batches, pixel_statistics
-from workers.data.store import Store, open_on_node
+from workers.data.store import Store, open_on_node, without_fold
 from workers.errors import ConfigError, DataError, StorageError
 from workers.models import HEAD, Outline, build, fill, initialise, outline, parts_of, place, saved_parts_of, whole_shape
 from workers.protocol import StageResult, StageSpec
@@ -69,7 +69,7 @@ def run_stage(spec: StageSpec, should_stop: Callable[[], bool]) -> StageResult:
     fence.enter()
     check = fence.check
     numerics.apply(spec.numerics)
-    store = open_on_node(spec.store, spec.local_copy, partial(beat, spec.stage_dir))
+    store = without_fold(open_on_node(spec.store, spec.local_copy, partial(beat, spec.stage_dir)), spec.fold)
     if not store.counts.get("train"):
         raise DataError(f"{spec.store}: no training images; check the dataset's root and splits")
     model = build(spec.recipe.model, store.num_classes).to(memory_format=torch.channels_last)

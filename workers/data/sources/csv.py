@@ -20,7 +20,8 @@ from workers.data.sources.files import FileListing, ImageFile, PlainFiles, may_b
 from workers.data.sources.listing import LeftOut
 from workers.data.sources.patterns import WORDS, below_root, require_one
 from workers.data.sources.tree import Entry, Tree, open_root, walk
-from workers.errors import DataError
+from workers.data.sources.values import values_by_id
+from workers.errors import DataError, some
 from workers.settings import DatasetSettings, OnBad
 
 # The names of each split's file, in the order in which they are looked for; those of a group mean the same.
@@ -72,6 +73,16 @@ def list_csv(settings: DatasetSettings) -> FileListing:
         left_out=(*(each for split in splits.values() for each in split.left_out), *unlabelled),
     )
     return file_listing(settings, PlainFiles(root.tree), found)
+
+
+def column_of_train(settings: DatasetSettings, name: str) -> dict[str, str]:
+    """Returns a column of train's csv file by the ids; raises DataError if there is none of that name."""
+    root = _Root(open_root(settings), settings)
+    table = root.tables["train"]
+    if table is None or name not in table.header:
+        columns = f" (columns: {some(table.header, 10)})" if table else ""
+        raise DataError(f"{root.tree.describe('')}: its csv file of train has no column {name}{columns}")
+    return values_by_id(table, root.columns("train", table, table).ids, table.column(table.header.index(name)))
 
 
 @dataclass(frozen=True)

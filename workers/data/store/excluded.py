@@ -27,6 +27,10 @@ class Excluded:
         """Returns whether a prepared dataset trains on any of these contents."""
         return bool(self._among(_keys(store.contents("train"))).any())
 
+    def kept_of(self, store: Store, split: str) -> np.ndarray:
+        """Returns the indices of a split's images that have none of these contents."""
+        return np.flatnonzero(~self._among(_keys(store.contents(split))))
+
     def leave_out(self, rows: Rows) -> Rows:
         """Returns the rows without those of train that have one of these contents; other splits are unchanged."""
         train = rows.splits["train"]
@@ -49,7 +53,12 @@ NOTHING = Excluded(np.empty(0, _SHA256))
 
 def held_out_by(target: Store) -> Excluded:
     """Returns the contents of dev, val and test of `target`, which no dataset of its members may train on."""
-    return Excluded(np.unique(np.concatenate([_keys(target.contents(split)) for split in HELD_OUT])))
+    return contents_of(target, *HELD_OUT)
+
+
+def contents_of(store: Store, *splits: str) -> Excluded:
+    """Returns the contents of some splits."""
+    return Excluded(np.unique(np.concatenate([_keys(store.contents(split)) for split in splits])))
 
 
 def _keys(contents: np.ndarray) -> np.ndarray:

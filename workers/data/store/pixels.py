@@ -53,11 +53,14 @@ class Pixels:
         shapes: np.ndarray | None = None,
         *,
         whole: bool = False,
+        kept: np.ndarray | None = None,
     ) -> None:
         """Opens nothing yet; images are compared with `checksums` [N] uint32 as they are read, None for not at all.
 
         `shapes` is [N, 2] int32, height and width of whole images, whose shorter side is `size`; None for squares.
+        `kept` are the indices, ascending, of those images that this shows; None for all.
         """
+        self._kept = kept
         self._checksums, self._shapes = checksums, shapes
         self._uneven, self._centred = shapes is not None and whole, shapes is not None and not whole
         # An empty file cannot be mapped.
@@ -75,10 +78,12 @@ class Pixels:
 
     def margins(self, window: int) -> int | np.ndarray:
         """Returns side − `window`: one number for squares, [N, 2] (down, across) for whole images."""
-        return self._size - window if self._shapes is None else self._shapes - window
+        if self._shapes is None:
+            return self._size - window
+        return (self._shapes if self._kept is None else self._shapes[self._kept]) - window
 
     def __len__(self) -> int:
-        return self._starts[-1]
+        return self._starts[-1] if self._kept is None else len(self._kept)
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return (self[index] for index in range(len(self)))
@@ -87,15 +92,20 @@ class Pixels:
         # The first case is one training crop, and must be fast.
         first, rows, columns = key if isinstance(key, tuple) and len(key) == 3 else _spelt_out(key)
         if isinstance(first, slice):
-            return self._many(range(*first.indices(len(self))), rows, columns)
+            chosen = range(*first.indices(len(self)))
+            return self._many(chosen if self._kept is None else self._kept[first].tolist(), rows, columns)
         if isinstance(first, np.ndarray | list):
-            chosen = np.asarray(first)
-            return self._many((np.flatnonzero(chosen) if chosen.dtype == bool else chosen).tolist(), rows, columns)
+            places = np.asarray(first)
+            places = np.flatnonzero(places) if places.dtype == bool else places
+            return self._many((places if self._kept is None else self._kept[places]).tolist(), rows, columns)
         index = int(first)
         if index < 0:
             index += len(self)
         if not 0 <= index < len(self):
             raise IndexError(f"image {first} of {len(self)}")
+        return self._one(index if self._kept is None else int(self._kept[index]), rows, columns)
+
+    def _one(self, index: int, rows: slice, columns: slice) -> np.ndarray:
         number = bisect_right(self._starts, index) - 1
         shard, place = self._shard(number), index - self._starts[number]
         if self._centred:
@@ -108,6 +118,8 @@ class Pixels:
 
     def will_need(self, start: int, stop: int) -> None:
         """Asks the kernel to read images `start` … `stop` ahead of time; returns at once."""
+        if self._kept is not None:
+            start, stop = int(self._kept[start]), int(self._kept[stop - 1]) + 1
         for number, within in self._parts(start, stop):
             self._shard(number).will_need(within.start, within.stop)
 
@@ -122,7 +134,7 @@ class Pixels:
         height, width = (len(range(*each.indices(self._size))) for each in (rows, columns))
         gathered = np.empty((len(chosen), height, width, 3), np.uint8)
         for place, index in enumerate(chosen):
-            gathered[place] = self[index, rows, columns]
+            gathered[place] = self._one(index, rows, columns)
         return gathered
 
     def _parts(self, start: int, stop: int) -> Iterator[tuple[int, range]]:

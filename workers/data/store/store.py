@@ -23,7 +23,8 @@ import hashlib
 import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,7 @@ class Store:
         files: size and sha256 of each file.
         class_ids: the names of the classes in a challenge's submissions; empty without a challenge.
         rules: by which its images were decoded.
+        kept: the indices, ascending, of the images that this shows, by split; all of a split that is not named.
     """
 
     path: Path
@@ -84,10 +86,18 @@ class Store:
     files: Mapping[str, Written]
     class_ids: tuple[str, ...]
     rules: Rules = RULES
+    kept: Mapping[str, np.ndarray] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def num_classes(self) -> int:
         return len(self.classes)
+
+    def keeping(self, kept: Mapping[str, np.ndarray]) -> "Store":
+        """Returns the store as if it had those images only: their indices, ascending, by split; all of other splits.
+
+        Its digest and statistics stay those of all images.
+        """
+        return replace(self, kept=kept, counts={**self.counts, **{split: len(own) for split, own in kept.items()}})
 
     def images(self, *splits: str, whole: bool = False) -> Pixels:
         """Returns [N, S, S, 3] uint8 of the splits in turn, memory-mapped and read-only; absent ones add none.
@@ -96,27 +106,31 @@ class Store:
         these are the centre squares; `whole` returns all that is stored, one image at a time.
         """
         shards = [shard for split in splits for shard in self.shards.get(split, ())]
-        checksums, shapes = (self._joined([f"{split}{kind}" for split in splits]) for kind in (_CHECKSUMS, SHAPES))
-        return Pixels(shards, self.size, checksums, shapes, whole=whole)
+        names = ([f"{split}{kind}" for split in splits] for kind in (_CHECKSUMS, SHAPES))
+        checksums, shapes = ([self._load(name) for name in own if name in self.files] for own in names)
+        joined = (np.concatenate(arrays) if arrays else None for arrays in (checksums, shapes))
+        return Pixels(shards, self.size, *joined, whole=whole, kept=self._kept_of(splits))
 
     def labels(self, *splits: str) -> np.ndarray | None:
         """Returns [N] int64 in the order of `images`, or None if the splits have no labels or are absent."""
-        return self._joined([layout.labels(split) for split in splits])
+        arrays = [self._own(split, layout.labels(split)) for split in splits if layout.labels(split) in self.files]
+        return np.concatenate(arrays) if arrays else None
 
     def rows(self, split: str) -> list[str]:
         """Returns the ids of the split's rows: paths below the split, in code-point order."""
         if self.counts[split] == 0:
             return []
-        return self.content_of(layout.rows(split)).decode().split("\n")[:-1]
+        rows = self.content_of(layout.rows(split)).decode().split("\n")[:-1]
+        return [rows[index] for index in self.kept[split]] if split in self.kept else rows
 
     def sizes(self, split: str) -> np.ndarray:
         """Returns [N, 2] int32, the originals' width and height in pixels; 0 × 0 for an unreadable one."""
-        return self._load(layout.sizes(split)) if self.counts[split] else np.empty((0, 2), np.int32)
+        return self._own(split, layout.sizes(split)) if self.counts[split] else np.empty((0, 2), np.int32)
 
     def contents(self, split: str) -> np.ndarray:
         """Returns [N, 32] uint8, the sha256 of each image's content; equal rows are equal images, in any store."""
         name = f"{split}.contents.npy"
-        return self._load(name) if self.counts[split] else np.empty((0, 32), np.uint8)
+        return self._own(split, name) if self.counts[split] else np.empty((0, 32), np.uint8)
 
     def mean_image(self) -> np.ndarray:
         """Returns [S, S, 3] float32, the mean of train at each position and channel on the scale 0…255."""
@@ -129,6 +143,8 @@ class Store:
     def rows_sha256(self, split: str) -> str:
         """Returns the sha256 of `<split>.rows.txt`, or of nothing if the split is absent."""
         rows = self.files.get(layout.rows(split))
+        if split in self.kept:
+            return hashlib.sha256("".join(f"{row}\n" for row in self.rows(split)).encode()).hexdigest()
         return rows.sha256 if rows else hashlib.sha256(b"").hexdigest()
 
     def content_of(self, name: str) -> bytes:
@@ -141,10 +157,19 @@ class Store:
             raise _damaged(self.path, f"the sha256 of {name} differs from {MANIFEST}")
         return content
 
-    def _joined(self, names: Sequence[str]) -> np.ndarray | None:
-        """Returns the rows of those files that there are, one after another; None if there is none."""
-        arrays = [self._load(name) for name in names if name in self.files]
-        return np.concatenate(arrays) if arrays else None
+    def _kept_of(self, splits: Sequence[str]) -> np.ndarray | None:
+        """Returns the indices of the images that are kept of the splits in turn; None if all are."""
+        if not set(splits) & set(self.kept):
+            return None
+        sizes = [sum(shard.num_images for shard in self.shards.get(split, ())) for split in splits]
+        starts = [0, *accumulate(sizes)]
+        own = [self.kept.get(split, np.arange(size)) for split, size in zip(splits, sizes, strict=True)]
+        return np.concatenate([start + each for start, each in zip(starts, own, strict=False)])
+
+    def _own(self, split: str, name: str) -> np.ndarray:
+        """Returns a file's rows, of the images that are kept."""
+        rows = self._load(name)
+        return rows[self.kept[split]] if split in self.kept else rows
 
     def _load(self, name: str) -> np.ndarray:
         content = self.content_of(name)

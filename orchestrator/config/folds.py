@@ -1,0 +1,40 @@
+"""Makes a member of each recipe for each fold. Pure."""
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import replace
+
+from orchestrator.config.schema import FoldsConfig, MemberConfig, check_safe_name
+from workers.errors import ConfigError
+from workers.settings import Fold
+
+
+def fold_members(members: Mapping[str, MemberConfig], folds: FoldsConfig) -> dict[str, MemberConfig]:
+    """Returns each member for each fold, named `<member>-f<fold>`, and `<member>-r<repeat>-f<fold>` from repeat 1 on.
+
+    A stage of another member that one starts from is that of the same fold, so no ancestor sees the fold's images.
+
+    Raises:
+        ConfigError: a stage is a refit, which trains on what it looked at, or a name becomes too long.
+    """
+    found = {}
+    named = {f"{member.name}.{stage}": (member.name, stage) for member in members.values() for stage in member.stages}
+    for member, repeat, number in itertools.product(members.values(), range(folds.repeats), range(folds.k)):
+        if not member.stages:
+            # From outside: its predictions are of all images.
+            found[member.name] = member
+            continue
+        fold, stages = Fold(folds.k, number, repeat), {}
+        name = f"{member.name}{fold.suffix}"
+        check_safe_name("member", name, f"ensemble.members.{name}")
+        for stage, recipe in member.stages.items():
+            if recipe.refit is not None:
+                key = f"ensemble.members.{member.name}.stages.{stage}.refit={recipe.refit}"
+                raise ConfigError(f"{key}: a member of a fold never trains on all images; remove the stage")
+            origin = recipe.init_from
+            if origin is not None and origin not in member.stages and origin in named:
+                other, theirs = named[origin]
+                origin = f"{other}{fold.suffix}.{theirs}"
+            stages[stage] = replace(recipe, init_from=origin, fold=fold)
+        found[name] = replace(member, name=name, stages=stages)
+    return found
