@@ -29,20 +29,28 @@ NUM_FOLDS = 5
 _DRAWS = {Metric.auc: 200}
 
 
-def choose(asked: CombineMethod, members: Sequence[Rows], labels: Labels, metric: Metric, split: str) -> Combination:
+def choose(
+    asked: CombineMethod,
+    members: Sequence[Rows],
+    labels: Labels,
+    metric: Metric,
+    split: str,
+    plain: Combination | None = None,
+) -> Combination:
     """Fits `asked` to `members` (each rows × classes) and `labels` (rows,), and takes it if it beats the plain mean.
 
-    It is taken if the interval of the cross-fitted gain lies above 0; else the mean is kept. `split`, their split's
-    name, is only recorded.
+    It is taken if the interval of the cross-fitted gain lies above 0; else the mean is kept: `plain`, if members stand
+    for several each. `split`, their split's name, is only recorded.
     """
     # One thread: sums have one order, and the process may be beside others that train.
     with threadpool_limits(1):
-        return _choose(asked, members, labels, metric, split)
+        return _choose(asked, members, labels, metric, split, plain or equal(CombineMethod.mean, len(members)))
 
 
-def _choose(asked: CombineMethod, members: Sequence[Rows], labels: Labels, metric: Metric, split: str) -> Combination:
-    sample = draw_sample(members, labels)
-    fits, plain = FITS[asked], equal(CombineMethod.mean, len(members))
+def _choose(
+    asked: CombineMethod, members: Sequence[Rows], labels: Labels, metric: Metric, split: str, plain: Combination
+) -> Combination:
+    sample, fits = draw_sample(members, labels), FITS[asked]
     held: list[list[Scored]] = []
     folds = fold_of_rows(sample.labels)
     order = np.concatenate([np.flatnonzero(folds == fold) for fold in range(NUM_FOLDS)])
