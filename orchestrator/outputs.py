@@ -272,8 +272,10 @@ def _combination(plan: Plan, opened: Opened, combine: CombineConfig, metric: Met
     split = fitting_split(f"combine={method}", plan, opened.members)
     if data.splits[split].labels is None:
         raise DataError(f"{split} has no labels to fit combine={method} to; choose combine=mean")
+    if len(data.splits[split].rows) < 2:
+        raise DataError(f"combine={method}: {split} has one image, and fits need two or more; choose combine=mean")
     found = opened.fitted(method, metric, split)
-    if split != "val":
+    if split != "val" or (found.fit and not found.fit.is_taken):
         return found
     note = f"no images of dev: combine={method} was fitted on val, so its errors are too optimistic"
     return replace(found, note=note)
@@ -301,7 +303,7 @@ def fitting_split(setting: str, plan: Plan, splits: Collection[str]) -> str:
     instead = "combine=mean" if setting.startswith("combine=") else "combine.calibration=none"
     if found is None:
         why = f"{', '.join(plan.refits)} trained on them" if plan.refits else "neither is held out"
-        if any(plan.fold(member).k for member in plan.members):
+        if plan.is_folded:
             why += ", nor are there out-of-fold predictions of all members"
         raise ConfigError(f"{setting}: is fitted on dev or val, and {why}; give {instead}")
     if lacking := plan.lacking(found):
@@ -374,7 +376,8 @@ def _report(paths: RunPaths, plan: Plan, opened: Opened, missing: tuple[Missing,
     unscored = tuple(
         each for each in dict.fromkeys((*partial, *incomplete)) if each not in {one.split for one in scores}
     )
-    drop = drop_note(worth) if worth else ""
+    # Without one of its folds a recipe has no out-of-fold predictions.
+    drop = drop_note(worth) if worth and not plan.is_folded else ""
     out_of_fold = next((one.intervals for one in scores if one.split == OUT_OF_FOLD), {})
     caveats = Caveats(at_chance, cuts_saw_val, missing, unreadable, refits, looks, partial, unscored, drop, out_of_fold)
     predictions = {one.member: one for one in opened.members[opened.data.submitted]}

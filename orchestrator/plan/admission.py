@@ -36,7 +36,7 @@ def check_admission(config: Config, plan: Plan) -> None:
     for fits, why in (
         (not plan.rungs, "sweep_stop=halving ends members too; leave out one of them"),
         (
-            not any(plan.fold(member).k for member in plan.trained),
+            not plan.is_folded,
             "decides about single members, and those of a recipe's folds belong together; give one of them up",
         ),
         (not plan.refits, f"decides by dev, and {', '.join(plan.refits)} trained on it; leave out the refit"),

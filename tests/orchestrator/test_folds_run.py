@@ -183,6 +183,17 @@ def test_mean_that_is_kept_beside_a_member_from_outside_is_the_plain_mean(run, t
     assert verify(run).ok
 
 
+def test_no_member_of_a_fold_is_said_to_be_dropped(run):
+    """One that is always wrong: without it, its recipe would have no out-of-fold predictions."""
+    path, labels = run.predictions("base1-f0") / "test.npy", read_run_data(run.data).labels("test")
+    np.save(path, np.eye(10, dtype=np.float32)[(labels + 1) % 10])
+    about = path.with_suffix(".json")
+    about.write_text(json.dumps(json.loads(about.read_text()) | {"sha256": sha256_of(path)}))
+    record_committed(run, plan_of(run))
+    assert "DROP" not in results(run).table_text
+    assert scores_of(run)["worth"]["members"]["base1-f0"]["without"]["high"] < 0
+
+
 def test_run_in_folds_verifies_and_launched_again_trains_nothing(launched, run, capsys):
     found = verify(run)
     assert found.ok and found.rebuilt
