@@ -14,6 +14,7 @@ from orchestrator.combine import (
     check_min_members,
     check_outside,
     find_missing,
+    fitting_split,
     left_out,
     store_outside,
     weights_of,
@@ -24,7 +25,7 @@ from orchestrator.display import Display, unseen_classes, watching
 from orchestrator.execution import Driver, Interrupts, Work, obeying
 from orchestrator.folding import find_folds
 from orchestrator.inputs import check_init_files, hash_init_files, hash_outside, prepare_all, survey_all, with_code
-from orchestrator.outputs import Results, fitting_split, write_results
+from orchestrator.outputs import Results, write_results
 from orchestrator.placement import Measuring
 from orchestrator.plan import Plan, disk_estimate, make_plan, remarks
 from orchestrator.run import (

@@ -1,6 +1,6 @@
 """Makes table, submission and report from stored predictions; needs no model, dataset or cluster."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -15,7 +15,9 @@ from orchestrator.combine import (
     Source,
     allowed_missing,
     equal,
+    fitting_split,
     left_out,
+    no_sets,
     open_predictions,
     regrouped,
     weights_of,
@@ -60,11 +62,9 @@ from orchestrator.run import (
     require_stage,
 )
 from orchestrator.submission import ask, find_manifest, write_submission
-from workers.errors import ConfigError, DataError, MemberFailed
+from workers.errors import DataError, MemberFailed
 from workers.settings import OUT_OF_FOLD
 from workers.storage import Finished, parse_json
-
-_SEARCH_SPLIT = "dev"
 
 
 @dataclass(frozen=True)
@@ -284,49 +284,10 @@ def _combination(plan: Plan, opened: Opened, combine: CombineConfig, metric: Met
 def _calibrated(plan: Plan, opened: Opened, combine: CombineConfig, metric: Metric) -> Combination:
     """Returns the combination with its calibration, and with prediction sets where labelled images are held out."""
     found, setting = _combination(plan, opened, combine, metric), f"combine.calibration={combine.calibration}"
-    if combine.calibration is Calibrator.none and _no_sets(plan, opened.labelled):
+    if combine.calibration is Calibrator.none and no_sets(plan, opened.labelled):
         return found
     split = fitting_split(setting, plan, opened.labelled)
     return replace(opened, combination=found).calibrated(combine, split)
-
-
-def fitting_split(setting: str, plan: Plan, splits: Collection[str]) -> str:
-    """Returns which of the held-out `splits` is looked at by a fit that a `setting`, `combine=weighted`, asks for.
-
-    Raises:
-        ConfigError: there is none, a member is trained on it, or one from outside has no predictions of it.
-    """
-    found = _held_out(plan, splits)
-    one_recipe = len(set(plan.voters.values())) == 1 and setting in ("combine=weighted", "combine=greedy")
-    if found == OUT_OF_FOLD and one_recipe:
-        raise ConfigError(f"{setting}: the folds have one recipe, so there is nothing to weigh; give combine=mean")
-    instead = "combine=mean" if setting.startswith("combine=") else "combine.calibration=none"
-    if found is None:
-        why = f"{', '.join(plan.refits)} trained on them" if plan.refits else "neither is held out"
-        if plan.is_folded:
-            why += ", nor are there out-of-fold predictions of all members"
-        raise ConfigError(f"{setting}: is fitted on dev or val, and {why}; give {instead}")
-    if lacking := plan.lacking(found):
-        give = f"give ensemble.members.{lacking[0]}.predictions.{found}=FILE, or {instead}"
-        raise ConfigError(f"{setting}: is fitted on {found}, of which {', '.join(lacking)} has nothing; {give}")
-    return found
-
-
-def _held_out(plan: Plan, splits: Collection[str]) -> str | None:
-    order = (OUT_OF_FOLD, _SEARCH_SPLIT, "val")
-    return None if plan.refits else next((split for split in order if split in splits), None)
-
-
-def _no_sets(plan: Plan, splits: Collection[str]) -> str | None:
-    """Returns a line on why there are no prediction sets; None where `splits` has what they are fitted to."""
-    found = _held_out(plan, splits)
-    lacking = plan.lacking(found) if found else ()
-    if found and not lacking:
-        return None
-    why = (
-        f"{', '.join(lacking)} has no predictions of {found}" if found else "No labelled image is held out of training"
-    )
-    return f"{why}, so submission/uncertainty.parquet has no prediction sets."
 
 
 def score_splits(plan: Plan, opened: Opened) -> tuple[SplitScores, ...]:
@@ -369,7 +330,7 @@ def _report(paths: RunPaths, plan: Plan, opened: Opened, missing: tuple[Missing,
     steers = any(stage.recipe.picks_epochs(record.keep) or stage.recipe.schedule.looks for stage in plan.stages)
     first = {member: find_finished(paths, plan.ancestors(plan.last_stage(member))[0]) for member in plan.refits}
     refits = {member: None if found is None else found.val_error for member, found in first.items()}
-    cuts_saw_val = (steers or bool(refits or plan.rungs)) and _SEARCH_SPLIT not in splits and "val" in splits
+    cuts_saw_val = (steers or bool(refits or plan.rungs)) and "dev" not in splits and "val" in splits
     looks = {one.split: _looks(record, opened, one.split) for one in scores if one.split != OUT_OF_FOLD}
     partial = {split: lacking for split in opened.data.scored if (lacking := plan.lacking(split))}
     incomplete = () if plan.is_covered or OUT_OF_FOLD not in opened.data.scored else (OUT_OF_FOLD,)
@@ -386,7 +347,7 @@ def _report(paths: RunPaths, plan: Plan, opened: Opened, missing: tuple[Missing,
     text = table_text(main, caveats)
     used = opened.combination
     lines = [*(used.fit.lines() if used.fit else ()), used.note, used.calibration and used.calibration.line()]
-    lines.append(_no_sets(plan, opened.labelled) if used.sets is None else None)
+    lines.append(no_sets(plan, opened.labelled) if used.sets is None else None)
     text += "".join(f"{line}\n" for line in lines if line)
     ensemble = {**asdict(main.ensemble), "disagreement": main.disagreement} if main else {}
     members = {name: asdict(score) for name, score in main.members.items() if name in plan.members} if main else {}
