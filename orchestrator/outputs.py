@@ -276,7 +276,8 @@ def _combination(plan: Plan, opened: Opened, combine: CombineConfig, metric: Met
 def _calibrated(plan: Plan, opened: Opened, combine: CombineConfig, metric: Metric) -> Combination:
     """Returns the combination with its calibration, and with prediction sets where labelled images are held out."""
     found, setting = _combination(plan, opened, combine, metric), f"combine.calibration={combine.calibration}"
-    if combine.calibration is Calibrator.none and _held_out(plan, opened.labelled) is None:
+    held_out = _held_out(plan, opened.labelled)
+    if combine.calibration is Calibrator.none and (held_out is None or plan.lacking(held_out)):
         return found
     split = fitting_split(setting, plan, opened.labelled)
     return replace(opened, combination=found).calibrated(combine, split)
