@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from orchestrator.combine import Labels, Rows, blocks, ranks
+from orchestrator.combine import Labels, Rows, ranks
 from orchestrator.config import Metric
 
 # As in scikit-learn's log_loss for float64.
@@ -34,22 +34,16 @@ class Answers:
 
     def at(self, rows: NDArray[np.int64]) -> "Answers":
         """Returns the answers of `rows`, which may repeat."""
-        guess, rank, right, squares = self.guess[rows], self.rank[rows], self.right[rows], self.squares[rows]
-        return Answers(self.labels[rows], guess, rank, right, squares, self.num_classes)
+        kept = (self.labels, self.guess, self.rank, self.right, self.squares)
+        return Answers(*(each[rows] for each in kept), self.num_classes)
 
 
 def read_answers(probabilities: Rows, labels: Labels) -> Answers:
-    """Reads `probabilities` (rows, classes) once, block by block, against `labels` (rows,)."""
-    num_rows, num_classes = probabilities.shape
-    assert num_rows == len(labels) > 0, "one label a row"
-    guess, rank = np.empty(num_rows, np.int64), np.empty(num_rows, np.int64)
-    right, squares = np.empty(num_rows), np.empty(num_rows)
-    for rows in blocks(num_rows, num_classes):
-        block, own = np.asarray(probabilities[rows], np.float64), labels[rows]
-        guess[rows], rank[rows] = block.argmax(axis=1), ranks(block, own)
-        right[rows] = block[np.arange(len(own)), own]
-        squares[rows] = (block**2).sum(axis=1) - right[rows] ** 2 + (1 - right[rows]) ** 2
-    return Answers(labels, guess, rank, right, squares, num_classes)
+    """Reads `probabilities` (rows, classes) against `labels` (rows,)."""
+    block = np.asarray(probabilities[:], np.float64)
+    right = block[np.arange(len(labels)), labels]
+    squares = (block**2).sum(axis=1) - right**2 + (1 - right) ** 2
+    return Answers(labels, block.argmax(axis=1), ranks(block, labels), right, squares, block.shape[1])
 
 
 def value(metric: Metric, probabilities: Rows, labels: Labels) -> float:
@@ -114,8 +108,7 @@ def _auc(probabilities: Rows, labels: Labels) -> float:
     step = max(1, _COLUMNS_ELEMENTS // num_rows)
     for start in range(0, len(classes), step):
         some = classes[start : start + step]
-        columns = np.concatenate([probabilities[rows][:, some] for rows in blocks(num_rows, num_classes)])
-        places = rankdata(columns, axis=0)
+        places = rankdata(probabilities[:][:, some], axis=0)
         for place, one in enumerate(some):
             own = places[labels == one, place]
             # Mann and Whitney: the share of pairs in which the class's image comes first.

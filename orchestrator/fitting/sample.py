@@ -1,14 +1,14 @@
 """Keeps of members' predictions what a fit needs, in bounded memory. Pure."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.combine import Combination, Labels, Rows, blocks, combine_block, ranks
+from orchestrator.combine import Combination, Labels, Rows, blocks, combine_block
 from orchestrator.config import Metric
-from orchestrator.fitting.metrics import Answers, loss, value, value_of
+from orchestrator.fitting.metrics import Answers, loss, read_answers, value, value_of
 
 # 256 MB of float32.
 MAX_ELEMENTS = 2**26
@@ -59,12 +59,9 @@ class Scored:
     combined: NDArray[np.float64]
 
     def answers(self) -> Answers:
-        sample, rows = self.sample, np.arange(self.sample.num_rows)
-        right = self.combined[rows, sample.right]
-        squares = (self.combined**2).sum(axis=1) - right**2 + (1 - right) ** 2
-        guess = sample.classes[rows, self.combined.argmax(axis=1)]
-        rank = ranks(self.combined, sample.right)
-        return Answers(sample.labels, guess, rank, right, squares, sample.num_classes)
+        sample, kept = self.sample, read_answers(self.combined, self.sample.right)
+        guess = sample.classes[np.arange(sample.num_rows), kept.guess]
+        return replace(kept, labels=sample.labels, guess=guess, num_classes=sample.num_classes)
 
     def loss(self, metric: Metric) -> float:
         """Returns the loss by `metric`; infinity where it is undefined."""
@@ -78,8 +75,6 @@ class Scored:
         return Scored(self.sample.at(rows), self.combined[rows])
 
     def _all_classes(self) -> NDArray[np.float64]:
-        if self.sample.is_whole:
-            return self.combined
         whole = np.zeros((self.sample.num_rows, self.sample.num_classes))
         np.put_along_axis(whole, self.sample.classes, self.combined, axis=1)
         return whole
