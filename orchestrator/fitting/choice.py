@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from orchestrator.combine import Block, Combination, Fit, Interval, Labels, Rows, blocks, combine_block, equal
+from orchestrator.combine import Block, Combination, Fit, Interval, Labels, Rows, blocks, combine_block, equal, gather
 from orchestrator.config import CombineMethod, Metric
 from orchestrator.fitting.intervals import CONFIDENCE, mean_interval, resampled
 from orchestrator.fitting.methods import FITS
@@ -15,8 +15,6 @@ from orchestrator.fitting.metrics import image_losses, loss, value_of
 from orchestrator.fitting.sample import Scored, draw_sample
 
 NUM_FOLDS = 5
-# A bootstrap of an area under a curve sorts every class for each draw.
-_DRAWS = {Metric.auc: 200}
 
 
 def choose(asked: CombineMethod, members: Sequence[Rows], labels: Labels, metric: Metric, split: str) -> Combination:
@@ -62,15 +60,13 @@ def out_of_fold(
         far = [np.abs(np.subtract(one.weights, combination.weights)).max() for one in fits(sample, fit.metric)]
         others = (sample.at(np.flatnonzero(kept != fold)) for fold in range(NUM_FOLDS))
         parts = [fits(other, fit.metric)[int(np.argmin(far))] for other in others]
-    folds = folds[::stride]
-    block, done = np.empty((len(folds), members[0].shape[1]), np.float32), 0
-    for rows in blocks(len(labels), block.shape[1] * len(members)):
-        read = [member[rows][-rows.start % stride :: stride] for member in members]
-        into = np.arange(done, done + len(read[0]))
+    rows = np.arange(0, len(labels), stride)
+    folds, block = folds[rows], np.empty((len(rows), members[0].shape[1]), np.float32)
+    for some in blocks(len(rows), block.shape[1] * len(members)):
+        read = [gather(member, rows[some]) for member in members]
         for fold, part in enumerate(parts):
-            inside = folds[into] == fold
-            block[into[inside]] = combine_block(part, part.used([each[inside] for each in read]))
-        done += len(into)
+            inside = folds[some] == fold
+            block[some][inside] = combine_block(part, part.used([each[inside] for each in read]))
     return block, folds
 
 
@@ -101,4 +97,5 @@ def loss_interval(parts: Sequence[tuple[float, Scored]], metric: Metric, confide
             return sum((factor * scored.at(rows).loss(metric) for factor, scored in parts), 0.0)
         return sum((factor * loss(metric, value_of(metric, each.at(rows))) for factor, each in answers), 0.0)
 
-    return resampled(total, parts[0][1].sample.num_rows, _DRAWS.get(metric, 1_000), confidence)
+    # Each draw of an area under a curve sorts every class.
+    return resampled(total, parts[0][1].sample.num_rows, 200 if metric is Metric.auc else 1_000, confidence)

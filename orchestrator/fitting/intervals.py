@@ -90,13 +90,12 @@ def resampled(
     num_images: int,
     num_draws: int = _FEWEST_DRAWS,
     confidence: float = CONFIDENCE,
-    seed: int = 0,
 ) -> Interval:
     """Returns the percentile bootstrap interval of a `statistic` of row indexes, for what is no mean over images.
 
     Draws in which it is NaN are left out.
     """
-    generator = np.random.Generator(np.random.PCG64(seed))
+    generator = np.random.Generator(np.random.PCG64(0))
     drawn = (statistic(generator.integers(num_images, size=num_images)) for _ in range(num_draws))
     kept = [one for one in drawn if not math.isnan(one)]
     estimate = statistic(np.arange(num_images))

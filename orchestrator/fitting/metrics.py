@@ -14,7 +14,6 @@ from orchestrator.config import Metric
 
 # As in scikit-learn's log_loss for float64.
 SMALLEST = float(np.finfo(np.float64).eps)
-_COLUMNS_ELEMENTS = 2**24
 
 
 @dataclass(frozen=True)
@@ -102,15 +101,11 @@ def image_losses(metric: Metric, answers: Answers) -> NDArray[np.float64] | None
 
 def _auc(probabilities: Rows, labels: Labels) -> float:
     num_rows, num_classes = probabilities.shape
-    classes = [1] if num_classes == 2 else range(num_classes)
-    classes = [one for one in classes if 0 < (labels == one).sum() < num_rows]
     areas: list[float] = []
-    step = max(1, _COLUMNS_ELEMENTS // num_rows)
-    for start in range(0, len(classes), step):
-        some = classes[start : start + step]
-        places = rankdata(probabilities[:][:, some], axis=0)
-        for place, one in enumerate(some):
-            own = places[labels == one, place]
+    for one in [1] if num_classes == 2 else range(num_classes):
+        is_own = labels == one
+        if 0 < (num_own := int(is_own.sum())) < num_rows:
             # Mann and Whitney: the share of pairs in which the class's image comes first.
-            areas.append(float((own.mean() - (len(own) + 1) / 2) / (num_rows - len(own))))
+            places = rankdata(probabilities[:][:, one])[is_own]
+            areas.append(float((places.mean() - (num_own + 1) / 2) / (num_rows - num_own)))
     return float(np.mean(areas)) if areas else float("nan")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.combine import Combination, Labels, Rows, blocks, combine_block
+from orchestrator.combine import Combination, Labels, Rows, blocks, combine_block, gather
 from orchestrator.config import Metric
 from orchestrator.fitting.metrics import Answers, loss, read_answers, value, value_of
 
@@ -85,30 +85,26 @@ def draw_sample(members: Sequence[Rows], labels: Labels, max_elements: int = MAX
     num_rows, num_classes = members[0].shape
     kept = min(num_classes, KEPT_CLASSES)
     stride = -(-num_rows * kept * len(members) // max_elements)
-    parts = [_part(members, labels, rows, stride, kept) for rows in blocks(num_rows, num_classes * len(members))]
-    probabilities, classes, right, own = zip(*(part for part in parts if len(part[3])), strict=True)
-    return Sample(
-        np.concatenate(probabilities, axis=1),
-        np.concatenate(classes),
-        np.concatenate(right),
-        np.concatenate(own),
-        num_classes,
-        np.arange(0, num_rows, stride),
-    )
+    rows = np.arange(0, num_rows, stride)
+    labels = labels[rows]
+    parts = [
+        _part(np.stack([gather(member, rows[some]) for member in members]), labels[some], kept)
+        for some in blocks(len(rows), num_classes * len(members))
+    ]
+    probabilities, classes, right = zip(*parts, strict=True)
+    sampled = (np.concatenate(probabilities, axis=1), np.concatenate(classes), np.concatenate(right))
+    return Sample(*sampled, labels, num_classes, rows)
 
 
 def _part(
-    members: Sequence[Rows], labels: Labels, rows: slice, stride: int, kept: int
-) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64], Labels]:
-    first = -rows.start % stride
-    own = labels[rows][first::stride]
-    block = np.stack([np.asarray(member[rows][first::stride], np.float32) for member in members])
+    block: NDArray[np.float32], own: Labels, kept: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
+    """Returns the `kept` classes of `block` (members, rows, classes), which they are, and the right one's place."""
     if kept == block.shape[2]:
-        classes = np.broadcast_to(np.arange(kept), (len(own), kept))
-        return block, classes, own, own
+        return block, np.broadcast_to(np.arange(kept), (len(own), kept)), own
     total = block.sum(axis=0)
     # The right class is kept in any case.
     np.put_along_axis(total, own[:, None], np.inf, axis=1)
     classes = np.sort(np.argpartition(-total, kept, axis=1)[:, :kept], axis=1)
     right = (classes < own[:, None]).sum(axis=1)
-    return np.take_along_axis(block, classes[None], axis=2), classes, right, own
+    return np.take_along_axis(block, classes[None], axis=2), classes, right

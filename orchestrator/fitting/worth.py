@@ -142,22 +142,26 @@ def _drawn_steps(num: int) -> _Steps:
     generator = np.random.Generator(np.random.PCG64(0))
     drawn = generator.permuted([range(num)] * NUM_ROUNDS, axis=1)
     orders = np.array([np.roll(one, by) for one in drawn for by in range(num)])
-    # Of each order the first 0, 1, … members; and all but one, whom no order may have last.
+    # Of each order the first 0, 1, … members.
     first = np.argsort(orders, axis=1)[:, None, :] < np.arange(num + 1)[:, None]
-    has, places = np.unique(np.concatenate([*first, ~np.eye(num, dtype=bool)]), axis=0, return_inverse=True)
-    places = places[:-num].reshape(len(orders), num + 1)
+    has, places = np.unique(np.concatenate(first), axis=0, return_inverse=True)
+    places = places.reshape(len(orders), num + 1)
     share = np.full(orders.size, 1 / len(orders))
     return _Steps(has, places[:, :-1].ravel(), orders.ravel(), places[:, 1:].ravel(), share)
 
 
 def _by_image(part: _Part, steps: _Steps) -> tuple[_Array, _Array, _Array]:
     """Returns Shapley values and rises without a member (members, images), and the summed loss of each set (sets,)."""
-    table = _losses(part, steps.has)
+    num_sets, num = steps.has.shape
     places = (np.tile(steps.member, 2), np.concatenate([steps.before, steps.after]))
-    gains = coo_array((np.concatenate([steps.share, -steps.share]), places)).tocsr() @ table
-    num = steps.has.shape[1]
-    # In ascending order, the sets without one member lack the first, then the second, ….
-    return gains, table[steps.has.sum(axis=1) == num - 1] - table[-1], table.sum(axis=1)
+    shares = coo_array((np.concatenate([steps.share, -steps.share]), places), (num, num_sets)).tocsc()
+    *without, whole = _losses(part, np.concatenate([~np.eye(num, dtype=bool), steps.has[-1:]]))
+    gains, summed = np.zeros((num, len(whole))), []
+    for some in blocks(num_sets, len(whole), _BLOCK_ELEMENTS):
+        table = _losses(part, steps.has[some])
+        gains += shares[:, some] @ table
+        summed.append(table.sum(axis=1))
+    return gains, np.array(without) - whole, np.concatenate(summed)
 
 
 def _losses(part: _Part, has: NDArray[np.bool_]) -> _Array:
@@ -206,8 +210,7 @@ def _read(members: Sequence[Rows], labels: Labels, metric: Metric, num_sets: int
 
     def read(stride: int) -> list[_Part]:
         rows = np.arange(0, num_rows, stride)
-        # The table of a part's losses by set is no larger than what is read at once.
-        taken = (rows[one] for one in blocks(len(rows), max(num * num_classes, num_sets), _BLOCK_ELEMENTS))
+        taken = (rows[one] for one in blocks(len(rows), num * num_classes, _BLOCK_ELEMENTS))
         return [_part(metric, np.stack([gather(one, own) for one in members]), labels[own]) for own in taken]
 
     # A first look tells how many elements an image has.
