@@ -33,8 +33,8 @@ class Answers:
 
     def at(self, rows: NDArray[np.int64]) -> "Answers":
         """Returns the answers of `rows`, which may repeat."""
-        kept = (self.labels, self.guess, self.rank, self.right, self.squares)
-        return Answers(*(each[rows] for each in kept), self.num_classes)
+        guess, rank, right, squares = self.guess[rows], self.rank[rows], self.right[rows], self.squares[rows]
+        return Answers(self.labels[rows], guess, rank, right, squares, self.num_classes)
 
 
 def read_answers(probabilities: Rows, labels: Labels) -> Answers:
