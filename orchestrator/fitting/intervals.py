@@ -76,13 +76,9 @@ def _bca(values: NDArray[np.float64], drawn: NDArray[np.float64], confidence: fl
     centred = values - mean
     # The acceleration of a mean, from its jackknife values.
     acceleration = float((centred**3).sum() / (6 * (centred**2).sum() ** 1.5))
-    low, high = (_bca_level(bias, acceleration, level) for level in ((1 - confidence) / 2, (1 + confidence) / 2))
-    return Interval(mean, float(np.quantile(means, low)), float(np.quantile(means, high)))
-
-
-def _bca_level(bias: float, acceleration: float, level: float) -> float:
-    z = bias + norm.ppf(level)
-    return float(norm.cdf(bias + z / (1 - acceleration * z)))
+    z = bias + norm.ppf([(1 - confidence) / 2, (1 + confidence) / 2])
+    low, high = np.quantile(means, norm.cdf(bias + z / (1 - acceleration * z))).tolist()
+    return Interval(mean, low, high)
 
 
 def resampled(

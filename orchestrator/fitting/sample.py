@@ -36,11 +36,6 @@ class Sample:
     def num_rows(self) -> int:
         return len(self.labels)
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether all classes are kept."""
-        return bool(self.classes.shape[1] == self.num_classes)
-
     def at(self, rows: NDArray[np.int64]) -> "Sample":
         """Returns the sample of `rows`, which may repeat."""
         kept = (self.probabilities[:, rows], self.classes[rows], self.right[rows], self.labels[rows])
