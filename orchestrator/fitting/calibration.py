@@ -1,8 +1,10 @@
 """Fits a calibration of combined probabilities by log-loss, then prediction sets. Pure.
 
-Both are fitted to what each row gets from a combination that was fitted to other rows, at most 2²³ probabilities.
+Both are fitted to what each row gets from a combination that was fitted to other rows, at most 2²³ probabilities. The
+sets are those of split conformal prediction (Vovk et al. 2005).
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,10 +16,20 @@ from scipy.special import log_softmax
 from sklearn.isotonic import IsotonicRegression
 from threadpoolctl import threadpool_limits
 
-from orchestrator.combine import SMALLEST_PROBABILITY, Block, Calibration, Combination, Labels, Rows, corrected
+from orchestrator.combine import (
+    SMALLEST_PROBABILITY,
+    Block,
+    Calibration,
+    Combination,
+    Labels,
+    PredictionSets,
+    Rows,
+    corrected,
+    place_scores,
+    ranks,
+)
 from orchestrator.config import Calibrator, CombineConfig
-from orchestrator.fitting.choice import NUM_FOLDS, out_of_fold
-from orchestrator.fitting.conformal import fit_sets
+from orchestrator.fitting.choice import folds_and_others, out_of_fold
 from orchestrator.fitting.intervals import mean_interval
 
 _MAX_ELEMENTS = 2**23
@@ -40,7 +52,7 @@ def calibrate(
         found, labels = None, labels[::stride]
         if config.calibration is not Calibrator.none:
             found, block = fit_calibration(config.calibration, block, labels, folds, split)
-    return replace(combination, calibration=found, sets=fit_sets(config, block, labels, split))
+    return replace(combination, calibration=found, sets=_fit_sets(config, block, labels, split))
 
 
 def fit_calibration(
@@ -51,15 +63,27 @@ def fit_calibration(
     Returns it, and `block` as new images would be: each row corrected by a fit to the rows of other `folds`.
     """
     crossed = block.copy()
-    for fold in range(NUM_FOLDS):
-        inside, outside = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
-        if len(inside) and len(outside):
-            crossed[inside] = corrected(asked, _FITS[asked](block[outside], labels[outside]), block[inside])
+    for inside, outside in folds_and_others(folds):
+        crossed[inside] = corrected(asked, _FITS[asked](block[outside], labels[outside]), block[inside])
     right = [_logs(each)[np.arange(len(labels)), labels] for each in (block, crossed)]
     before, after = (-float(each.mean()) for each in right)
     numbers = _FITS[asked](block, labels)
     found = Calibration(asked, split, len(labels), before, after, mean_interval(right[1] - right[0]).low > 0, numbers)
     return found, crossed if found.is_taken else block
+
+
+def _fit_sets(config: CombineConfig, block: Block, labels: Labels, split: str) -> PredictionSets:
+    """Fits to `block` (rows, classes), of images that no fit has seen, and `labels` (rows,) of `split`.
+
+    The set of a new image holds its class with probability `config.coverage` at least; all sets hold all classes where
+    too few images are there to tell.
+    """
+    num_rows = len(labels)
+    scores = place_scores(config.sets, block)[np.arange(num_rows), ranks(block, labels)]
+    place = math.ceil((num_rows + 1) * config.coverage)
+    # Above any score.
+    threshold = 1.0 + block.shape[1] if place > num_rows else float(np.partition(scores, place - 1)[place - 1])
+    return PredictionSets(config.sets, config.coverage, split, num_rows, math.ceil(threshold * 1e6) / 1e6)
 
 
 def _logs(block: Block) -> NDArray[np.float64]:

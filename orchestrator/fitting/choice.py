@@ -1,32 +1,20 @@
 """Chooses between a fitted combination and the plain mean by cross-fitting; says how optimistic the fit is. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from orchestrator.combine import (
-    Block,
-    Combination,
-    Fit,
-    Interval,
-    Labels,
-    Rows,
-    blocks,
-    combine_block,
-    equal,
-)
+from orchestrator.combine import Block, Combination, Fit, Interval, Labels, Rows, blocks, combine_block, equal, gather
 from orchestrator.config import CombineMethod, Metric
 from orchestrator.fitting.intervals import CONFIDENCE, mean_interval, resampled
 from orchestrator.fitting.methods import FITS
 from orchestrator.fitting.metrics import image_losses, loss, value_of
-from orchestrator.fitting.sample import Sample, Scored, draw_sample
+from orchestrator.fitting.sample import Scored, draw_sample
 
 NUM_FOLDS = 5
-# A bootstrap of an area under a curve sorts every class for each draw.
-_DRAWS = {Metric.auc: 200}
 
 
 def choose(
@@ -42,35 +30,28 @@ def choose(
     It is taken if the interval of the cross-fitted gain lies above 0; else the mean is kept: `plain`, if members stand
     for several each. `split`, their split's name, is only recorded.
     """
+    fits, plain = FITS[asked], plain or equal(CombineMethod.mean, len(members))
     # One thread: sums have one order, and the process may be beside others that train.
     with threadpool_limits(1):
-        return _choose(asked, members, labels, metric, split, plain or equal(CombineMethod.mean, len(members)))
-
-
-def _choose(
-    asked: CombineMethod, members: Sequence[Rows], labels: Labels, metric: Metric, split: str, plain: Combination
-) -> Combination:
-    sample, fits = draw_sample(members, labels), FITS[asked]
-    held: list[list[Scored]] = []
-    folds = fold_of_rows(sample.labels)
-    order = np.concatenate([np.flatnonzero(folds == fold) for fold in range(NUM_FOLDS)])
-    for fold in range(NUM_FOLDS):
-        inside, outside = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
-        if len(inside) and len(outside):
-            held.append([sample.at(inside).combined(one) for one in fits(sample.at(outside), metric)])
-    crossed = [_joined(sample.at(order), parts) for parts in zip(*held, strict=True)]
-    losses = [one.loss(metric) for one in crossed]
-    best = losses.index(min(losses))
-    whole = fits(sample, metric)[best]
-    mean = sample.at(order).combined(plain)
-    gain = loss_interval([(1, mean), (-1, crossed[best])], metric)
-    is_taken = gain.low > 0
-    taken, unseen = (whole, crossed[best]) if is_taken else (plain, mean)
-    fitted = sample.combined(taken).loss(metric)
-    ahead = loss_interval([(1, unseen)], metric)
+        sample = draw_sample(members, labels)
+        pairs = list(folds_and_others(fold_of_rows(sample.labels)))
+        held = [
+            [sample.at(inside).combined(one).combined for one in fits(sample.at(outside), metric)]
+            for inside, outside in pairs
+        ]
+        ordered = sample.at(np.concatenate([inside for inside, _ in pairs]))
+        crossed = [Scored(ordered, np.concatenate(parts)) for parts in zip(*held, strict=True)]
+        losses = [one.loss(metric) for one in crossed]
+        best = losses.index(min(losses))
+        mean = ordered.combined(plain)
+        gain = loss_interval([(1, mean), (-1, crossed[best])], metric)
+        is_taken = gain.low > 0
+        taken, unseen = (fits(sample, metric)[best], crossed[best]) if is_taken else (plain, mean)
+        fitted = sample.combined(taken).loss(metric)
+        ahead = loss_interval([(1, unseen)], metric)
     optimism = Interval(ahead.estimate - fitted, ahead.low - fitted, ahead.high - fitted)
-    num_images, plain_loss = sample.num_rows, mean.loss(metric)
-    fit = Fit(asked, metric, split, num_images, plain_loss, fitted, losses[best], gain, optimism, is_taken)
+    plain_loss = mean.loss(metric)
+    fit = Fit(asked, metric, split, sample.num_rows, plain_loss, fitted, losses[best], gain, optimism, is_taken)
     return replace(taken, fit=fit)
 
 
@@ -86,27 +67,29 @@ def out_of_fold(
         far = [np.abs(np.subtract(one.weights, combination.weights)).max() for one in fits(sample, fit.metric)]
         others = (sample.at(np.flatnonzero(kept != fold)) for fold in range(NUM_FOLDS))
         parts = [fits(other, fit.metric)[int(np.argmin(far))] for other in others]
-    folds = folds[::stride]
-    block, done = np.empty((len(folds), members[0].shape[1]), np.float32), 0
-    for rows in blocks(len(labels), block.shape[1] * len(members)):
-        read = [member[rows][-rows.start % stride :: stride] for member in members]
-        into = np.arange(done, done + len(read[0]))
+    rows = np.arange(0, len(labels), stride)
+    folds, block = folds[rows], np.empty((len(rows), members[0].shape[1]), np.float32)
+    for some in blocks(len(rows), block.shape[1] * len(members)):
+        read = [gather(member, rows[some]) for member in members]
         for fold, part in enumerate(parts):
-            inside = folds[into] == fold
-            block[into[inside]] = combine_block(part, part.used([each[inside] for each in read]))
-        done += len(into)
+            inside = folds[some] == fold
+            block[some][inside] = combine_block(part, part.used([each[inside] for each in read]))
     return block, folds
 
 
-def fold_of_rows(labels: Labels, num_folds: int = NUM_FOLDS) -> NDArray[np.int64]:
+def fold_of_rows(labels: Labels) -> NDArray[np.int64]:
     """Returns the fold (rows,) of each row: each class's rows go to the folds in turn."""
     folds = np.empty(len(labels), np.int64)
-    folds[np.argsort(labels, kind="stable")] = np.arange(len(labels)) % num_folds
+    folds[np.argsort(labels, kind="stable")] = np.arange(len(labels)) % NUM_FOLDS
     return folds
 
 
-def _joined(sample: Sample, parts: Sequence[Scored]) -> Scored:
-    return Scored(sample, np.concatenate([part.combined for part in parts]))
+def folds_and_others(folds: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Yields the rows of each fold, and those of the others, where both have some."""
+    for fold in range(NUM_FOLDS):
+        inside, outside = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
+        if len(inside) and len(outside):
+            yield inside, outside
 
 
 def loss_interval(parts: Sequence[tuple[float, Scored]], metric: Metric, confidence: float = CONFIDENCE) -> Interval:
@@ -121,4 +104,5 @@ def loss_interval(parts: Sequence[tuple[float, Scored]], metric: Metric, confide
             return sum((factor * scored.at(rows).loss(metric) for factor, scored in parts), 0.0)
         return sum((factor * loss(metric, value_of(metric, each.at(rows))) for factor, each in answers), 0.0)
 
-    return resampled(total, parts[0][1].sample.num_rows, _DRAWS.get(metric, 1_000), confidence)
+    # Each draw of an area under a curve sorts every class.
+    return resampled(total, parts[0][1].sample.num_rows, 200 if metric is Metric.auc else 1_000, confidence)

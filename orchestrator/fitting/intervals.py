@@ -40,15 +40,20 @@ def mean_interval(values: NDArray[np.float64], confidence: float = CONFIDENCE, s
     Where all values are equal, no bootstrap can tell how far another sample would be off. The interval then reaches to
     the mean of a sample in which a share of the images, as large as Wilson's bound for 0 of so many, differs by 1.
     """
-    return _bca(values, _drawn_means(values, np.random.Generator(np.random.PCG64(seed))), confidence)
+    found, counts = np.unique(values, return_counts=True)
+    if len(found) > _FEW_VALUES:
+        return mean_intervals(values[None], confidence, seed)[0]
+    num_images, generator = len(values), np.random.Generator(np.random.PCG64(seed))
+    drawn = generator.multinomial(num_images, counts / num_images, size=DRAWS)
+    return _bca(values, drawn @ found / num_images, confidence)
 
 
 def mean_intervals(values: NDArray[np.float64], confidence: float = CONFIDENCE, seed: int = 0) -> tuple[Interval, ...]:
     """Returns `mean_interval` of each row of `values` (rows, images), from the same draws of images."""
     num_images = values.shape[1]
     generator = np.random.Generator(np.random.PCG64(seed))
-    num_draws, step = _num_draws(num_images)
-    parts = []
+    num_draws = max(_FEWEST_DRAWS, min(DRAWS, _MOST_NUMBERS // num_images))
+    step, parts = max(1, _HELD_NUMBERS // num_images), []
     for start in range(0, num_draws, step):
         drawn = generator.integers(num_images, size=(min(step, num_draws - start), num_images))
         drawn += np.arange(len(drawn))[:, None] * num_images
@@ -71,34 +76,9 @@ def _bca(values: NDArray[np.float64], drawn: NDArray[np.float64], confidence: fl
     centred = values - mean
     # The acceleration of a mean, from its jackknife values.
     acceleration = float((centred**3).sum() / (6 * (centred**2).sum() ** 1.5))
-    low, high = (_bca_level(bias, acceleration, level) for level in ((1 - confidence) / 2, (1 + confidence) / 2))
-    return Interval(mean, float(np.quantile(means, low)), float(np.quantile(means, high)))
-
-
-def _bca_level(bias: float, acceleration: float, level: float) -> float:
-    z = bias + norm.ppf(level)
-    return float(norm.cdf(bias + z / (1 - acceleration * z)))
-
-
-def _drawn_means(values: NDArray[np.float64], generator: np.random.Generator) -> NDArray[np.float64]:
-    """Returns the means of samples drawn from `values` with replacement."""
-    num_images = len(values)
-    found, counts = np.unique(values, return_counts=True)
-    if len(found) <= _FEW_VALUES:
-        drawn = generator.multinomial(num_images, counts / num_images, size=DRAWS)
-        means: NDArray[np.float64] = drawn @ found / num_images
-        return means
-    num_draws, step = _num_draws(num_images)
-    parts = [
-        values[generator.integers(num_images, size=(min(step, num_draws - start), num_images))].mean(axis=1)
-        for start in range(0, num_draws, step)
-    ]
-    return np.concatenate(parts)
-
-
-def _num_draws(num_images: int) -> tuple[int, int]:
-    """Returns how many samples to draw, and how many at once."""
-    return max(_FEWEST_DRAWS, min(DRAWS, _MOST_NUMBERS // num_images)), max(1, _HELD_NUMBERS // num_images)
+    z = bias + norm.ppf([(1 - confidence) / 2, (1 + confidence) / 2])
+    low, high = np.quantile(means, norm.cdf(bias + z / (1 - acceleration * z))).tolist()
+    return Interval(mean, low, high)
 
 
 def resampled(
@@ -106,13 +86,12 @@ def resampled(
     num_images: int,
     num_draws: int = _FEWEST_DRAWS,
     confidence: float = CONFIDENCE,
-    seed: int = 0,
 ) -> Interval:
     """Returns the percentile bootstrap interval of a `statistic` of row indexes, for what is no mean over images.
 
     Draws in which it is NaN are left out.
     """
-    generator = np.random.Generator(np.random.PCG64(seed))
+    generator = np.random.Generator(np.random.PCG64(0))
     drawn = (statistic(generator.integers(num_images, size=num_images)) for _ in range(num_draws))
     kept = [one for one in drawn if not math.isnan(one)]
     estimate = statistic(np.arange(num_images))

@@ -92,8 +92,8 @@ def fit_stacked(sample: Sample) -> tuple[Combination, ...]:
     Above 50 classes, or if a class has no image, a member has one coefficient for all classes and a class one constant;
     the penalty then pulls towards the geometric mean.
     """
-    whole = sample.is_whole and sample.num_classes <= MOST_STACKED_CLASSES
-    whole = whole and len(np.unique(sample.labels)) == sample.num_classes
+    # Of so few classes a sample keeps all.
+    whole = sample.num_classes <= MOST_STACKED_CLASSES and len(np.unique(sample.labels)) == sample.num_classes
     logs = np.log(np.maximum(sample.probabilities.astype(np.float64), SMALLEST_PROBABILITY))
     fits = _full_regressions(sample, logs) if whole else _shared_regressions(sample, logs)
     return tuple(_stacked(*fit) for fit in fits)

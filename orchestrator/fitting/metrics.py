@@ -9,12 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from orchestrator.combine import Labels, Rows, blocks, ranks
+from orchestrator.combine import Labels, Rows, ranks
 from orchestrator.config import Metric
 
 # As in scikit-learn's log_loss for float64.
 SMALLEST = float(np.finfo(np.float64).eps)
-_COLUMNS_ELEMENTS = 2**24
 
 
 @dataclass(frozen=True)
@@ -39,17 +38,11 @@ class Answers:
 
 
 def read_answers(probabilities: Rows, labels: Labels) -> Answers:
-    """Reads `probabilities` (rows, classes) once, block by block, against `labels` (rows,)."""
-    num_rows, num_classes = probabilities.shape
-    assert num_rows == len(labels) > 0, "one label a row"
-    guess, rank = np.empty(num_rows, np.int64), np.empty(num_rows, np.int64)
-    right, squares = np.empty(num_rows), np.empty(num_rows)
-    for rows in blocks(num_rows, num_classes):
-        block, own = np.asarray(probabilities[rows], np.float64), labels[rows]
-        guess[rows], rank[rows] = block.argmax(axis=1), ranks(block, own)
-        right[rows] = block[np.arange(len(own)), own]
-        squares[rows] = (block**2).sum(axis=1) - right[rows] ** 2 + (1 - right[rows]) ** 2
-    return Answers(labels, guess, rank, right, squares, num_classes)
+    """Reads `probabilities` (rows, classes) against `labels` (rows,)."""
+    block = np.asarray(probabilities[:], np.float64)
+    right = block[np.arange(len(labels)), labels]
+    squares = (block**2).sum(axis=1) - right**2 + (1 - right) ** 2
+    return Answers(labels, block.argmax(axis=1), ranks(block, labels), right, squares, block.shape[1])
 
 
 def value(metric: Metric, probabilities: Rows, labels: Labels) -> float:
@@ -108,16 +101,11 @@ def image_losses(metric: Metric, answers: Answers) -> NDArray[np.float64] | None
 
 def _auc(probabilities: Rows, labels: Labels) -> float:
     num_rows, num_classes = probabilities.shape
-    classes = [1] if num_classes == 2 else range(num_classes)
-    classes = [one for one in classes if 0 < (labels == one).sum() < num_rows]
     areas: list[float] = []
-    step = max(1, _COLUMNS_ELEMENTS // num_rows)
-    for start in range(0, len(classes), step):
-        some = classes[start : start + step]
-        columns = np.concatenate([probabilities[rows][:, some] for rows in blocks(num_rows, num_classes)])
-        places = rankdata(columns, axis=0)
-        for place, one in enumerate(some):
-            own = places[labels == one, place]
+    for one in [1] if num_classes == 2 else range(num_classes):
+        is_own = labels == one
+        if 0 < (num_own := int(is_own.sum())) < num_rows:
             # Mann and Whitney: the share of pairs in which the class's image comes first.
-            areas.append(float((own.mean() - (len(own) + 1) / 2) / (num_rows - len(own))))
+            places = rankdata(probabilities[:][:, one])[is_own]
+            areas.append(float((places.mean() - (num_own + 1) / 2) / (num_rows - num_own)))
     return float(np.mean(areas)) if areas else float("nan")

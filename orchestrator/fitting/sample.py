@@ -1,14 +1,14 @@
 """Keeps of members' predictions what a fit needs, in bounded memory. Pure."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.combine import Combination, Labels, Rows, blocks, combine_block, ranks
+from orchestrator.combine import Combination, Labels, Rows, blocks, combine_block, gather
 from orchestrator.config import Metric
-from orchestrator.fitting.metrics import Answers, loss, value, value_of
+from orchestrator.fitting.metrics import Answers, loss, read_answers, value, value_of
 
 # 256 MB of float32.
 MAX_ELEMENTS = 2**26
@@ -36,11 +36,6 @@ class Sample:
     def num_rows(self) -> int:
         return len(self.labels)
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether all classes are kept."""
-        return bool(self.classes.shape[1] == self.num_classes)
-
     def at(self, rows: NDArray[np.int64]) -> "Sample":
         """Returns the sample of `rows`, which may repeat."""
         kept = (self.probabilities[:, rows], self.classes[rows], self.right[rows], self.labels[rows])
@@ -59,12 +54,9 @@ class Scored:
     combined: NDArray[np.float64]
 
     def answers(self) -> Answers:
-        sample, rows = self.sample, np.arange(self.sample.num_rows)
-        right = self.combined[rows, sample.right]
-        squares = (self.combined**2).sum(axis=1) - right**2 + (1 - right) ** 2
-        guess = sample.classes[rows, self.combined.argmax(axis=1)]
-        rank = ranks(self.combined, sample.right)
-        return Answers(sample.labels, guess, rank, right, squares, sample.num_classes)
+        sample, kept = self.sample, read_answers(self.combined, self.sample.right)
+        guess = sample.classes[np.arange(sample.num_rows), kept.guess]
+        return replace(kept, labels=sample.labels, guess=guess, num_classes=sample.num_classes)
 
     def loss(self, metric: Metric) -> float:
         """Returns the loss by `metric`; infinity where it is undefined."""
@@ -78,8 +70,6 @@ class Scored:
         return Scored(self.sample.at(rows), self.combined[rows])
 
     def _all_classes(self) -> NDArray[np.float64]:
-        if self.sample.is_whole:
-            return self.combined
         whole = np.zeros((self.sample.num_rows, self.sample.num_classes))
         np.put_along_axis(whole, self.sample.classes, self.combined, axis=1)
         return whole
@@ -90,30 +80,26 @@ def draw_sample(members: Sequence[Rows], labels: Labels, max_elements: int = MAX
     num_rows, num_classes = members[0].shape
     kept = min(num_classes, KEPT_CLASSES)
     stride = -(-num_rows * kept * len(members) // max_elements)
-    parts = [_part(members, labels, rows, stride, kept) for rows in blocks(num_rows, num_classes * len(members))]
-    probabilities, classes, right, own = zip(*(part for part in parts if len(part[3])), strict=True)
-    return Sample(
-        np.concatenate(probabilities, axis=1),
-        np.concatenate(classes),
-        np.concatenate(right),
-        np.concatenate(own),
-        num_classes,
-        np.arange(0, num_rows, stride),
-    )
+    rows = np.arange(0, num_rows, stride)
+    labels = labels[rows]
+    parts = [
+        _part(np.stack([gather(member, rows[some]) for member in members]), labels[some], kept)
+        for some in blocks(len(rows), num_classes * len(members))
+    ]
+    probabilities, classes, right = zip(*parts, strict=True)
+    sampled = (np.concatenate(probabilities, axis=1), np.concatenate(classes), np.concatenate(right))
+    return Sample(*sampled, labels, num_classes, rows)
 
 
 def _part(
-    members: Sequence[Rows], labels: Labels, rows: slice, stride: int, kept: int
-) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64], Labels]:
-    first = -rows.start % stride
-    own = labels[rows][first::stride]
-    block = np.stack([np.asarray(member[rows][first::stride], np.float32) for member in members])
+    block: NDArray[np.float32], own: Labels, kept: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
+    """Returns the `kept` classes of `block` (members, rows, classes), which they are, and the right one's place."""
     if kept == block.shape[2]:
-        classes = np.broadcast_to(np.arange(kept), (len(own), kept))
-        return block, classes, own, own
+        return block, np.broadcast_to(np.arange(kept), (len(own), kept)), own
     total = block.sum(axis=0)
     # The right class is kept in any case.
     np.put_along_axis(total, own[:, None], np.inf, axis=1)
     classes = np.sort(np.argpartition(-total, kept, axis=1)[:, :kept], axis=1)
     right = (classes < own[:, None]).sum(axis=1)
-    return np.take_along_axis(block, classes[None], axis=2), classes, right, own
+    return np.take_along_axis(block, classes[None], axis=2), classes, right

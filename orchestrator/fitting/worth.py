@@ -4,12 +4,14 @@ The value of a set of members is the loss by a metric of their plain mean; of no
 Sources: Shapley 1953; Castro et al. 2009 (orders drawn at random).
 """
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import comb, inf, isfinite
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
 from threadpoolctl import threadpool_limits
 
 from orchestrator.combine import Interval, Labels, Rows, blocks, gather
@@ -26,8 +28,6 @@ _MOST_HELD, _MOST_SUMMED = 2**25, 2**33
 # What a metric that is no mean over images does with an element, in sums.
 _DEAR = 16
 _BLOCK_ELEMENTS = 2**22
-# Sums of a part stay in the cache, and the table of its losses by set within 32 MB.
-_PART_ELEMENTS, _SETS_A_COLUMN = 2**16, 64
 _PLACES = {Metric.top1: 1, Metric.top5: 5}
 _IMAGE_METRICS = (Metric.top1, Metric.top5, Metric.log_loss, Metric.brier)
 _Array = NDArray[np.float64]
@@ -76,6 +76,21 @@ class _Part:
     losses: Callable[[_Array, int], _Array]
 
 
+@dataclass(frozen=True)
+class _Steps:
+    """Sets of members, `has` (sets, members), ascending, so the last has all; and steps by which members join them.
+
+    In a step (steps,) `member` joins the set `before`, which makes it the set `after`. What members gain in their
+    steps, each times its `share`, adds up to their Shapley values. The shares of all steps from sets of a size are 1.
+    """
+
+    has: NDArray[np.bool_]
+    before: NDArray[np.int64]
+    member: NDArray[np.int64]
+    after: NDArray[np.int64]
+    share: _Array
+
+
 def member_worth(
     members: Mapping[str, Rows], labels: Labels, metric: Metric, most_exact: int = MOST_EXACT
 ) -> Worth | None:
@@ -91,107 +106,97 @@ def member_worth(
 
 def _worth(members: Mapping[str, Rows], labels: Labels, metric: Metric, is_exact: bool) -> Worth | None:
     names, num = list(members), len(members)
-    parts, num_images = _read(list(members.values()), labels, metric, is_exact)
-    generator = np.random.Generator(np.random.PCG64(0))
-    orders = [np.roll(one, by) for one in generator.permuted([range(num)] * NUM_ROUNDS, axis=1) for by in range(num)]
-    found = [_all_sets(part, num) if is_exact else _some_orders(part, np.array(orders)) for part in parts]
-    by_image, summed = (list(zip(*(one[cut] for one in found), strict=True)) for cut in (slice(2), slice(2, 4)))
-    gains, without = (np.concatenate(each, axis=1) for each in by_image)
-    curve, drawn = (sum(each) / gains.shape[1] for each in summed)
-    if not isfinite(curve.sum()):
+    steps = _all_steps(num) if is_exact else _drawn_steps(num)
+    parts, num_images = _read(list(members.values()), labels, metric, len(steps.has))
+    found = [_by_image(part, steps) for part in parts]
+    gains, without = (np.concatenate(each, axis=1) for each in list(zip(*found, strict=True))[:2])
+    losses = sum(summed for *_, summed in found) / gains.shape[1]
+    if not isfinite(losses.sum()):
         return None
     order, best = _best_order(parts, num)
     if metric in _IMAGE_METRICS:
         intervals = mean_intervals(np.concatenate([gains, without]))
     else:
         intervals = tuple(Interval(float(one), -inf, inf) for one in (*gains[:, 0], *without[:, 0]))
-    rounds = drawn.reshape(-1, num, num).mean(axis=1)
-    error = 0.0 if is_exact else float(rounds.std(axis=0, ddof=1).max() / NUM_ROUNDS**0.5)
     worths = {name: MemberWorth(intervals[place], intervals[num + place]) for place, name in enumerate(names)}
-    ordered = tuple(names[place] for place in order)
-    num_orders, (empty, *mean) = None if is_exact else len(orders), map(float, curve)
-    return Worth(metric, num_images, num_orders, error, empty, mean[-1], worths, ordered, best, tuple(mean))
+    ordered, num_orders = tuple(names[place] for place in order), None if is_exact else NUM_ROUNDS * num
+    curve = np.bincount(steps.has[steps.before].sum(axis=1), steps.share * losses[steps.after]).tolist()
+    error = 0.0
+    if not is_exact:
+        # An order's steps follow one another, and num orders are a round.
+        own = (losses[steps.before] - losses[steps.after])[np.argsort(steps.member, kind="stable")]
+        rounds = own.reshape(num, NUM_ROUNDS, num).mean(axis=2)
+        error = float(rounds.std(axis=1, ddof=1).max() / NUM_ROUNDS**0.5)
+    empty, whole = map(float, losses[[0, -1]])
+    return Worth(metric, num_images, num_orders, error, empty, whole, worths, ordered, best, tuple(curve))
 
 
-def _all_sets(part: _Part, num: int) -> tuple[_Array, _Array, _Array, _Array]:
-    """Returns Shapley values and rises without a member (members, images), and summed losses by number of members."""
-    nothing = np.zeros(part.given.shape[1:])
-    empty = part.losses(nothing, 0)
-    table = np.empty((2**num, len(empty)))
-    table[0] = empty
-
-    # Sums are made in the members' order, never by subtraction, which would undo ties.
-    def visit(total: _Array, chosen: int, size: int) -> None:
-        for member in range(chosen.bit_length(), num):
-            more = total + part.given[member]
-            table[chosen | 1 << member] = part.losses(more, size + 1)
-            visit(more, chosen | 1 << member, size + 1)
-
-    visit(nothing, 0, 0)
-    sets = np.arange(2**num)
-    has = (sets >> np.arange(num)[:, None] & 1).astype(bool)
-    sizes = has.sum(axis=0)
-    weights = np.array([1 / (num * comb(num - 1, size)) for size in range(num)] + [0.0])
-    gains = np.where(has, -weights[sizes - 1], weights[sizes]) @ table
-    without = table[sets[-1] ^ (1 << np.arange(num))] - table[-1]
-    counts = np.array([comb(num, size) for size in range(num + 1)])
-    curve = np.bincount(sizes, table.sum(axis=1)) / counts
-    return gains, without, curve, np.zeros((num, num))
+def _all_steps(num: int) -> _Steps:
+    has = np.array(list(itertools.product([False, True], repeat=num)))
+    before, member = np.nonzero(~has)
+    share = np.array([1 / (num * comb(num - 1, size)) for size in range(num)])[has[before].sum(axis=1)]
+    return _Steps(has, before, member, before + 2 ** (num - 1 - member), share)
 
 
-def _some_orders(part: _Part, orders: NDArray[np.int64]) -> tuple[_Array, _Array, _Array, _Array]:
-    """Returns what `_all_sets` does, from `orders`, and each order's summed gains (orders, members)."""
-    num = orders.shape[1]
-    nothing = np.zeros(part.given.shape[1:])
-    empty, whole = part.losses(nothing, 0), part.losses(_added(part, range(num)), num)
-    gains, curve, drawn = np.zeros((num, len(empty))), np.zeros(num + 1), np.zeros(orders.shape)
-    for row, order in enumerate(orders):
-        total, before = nothing, empty
-        curve[0] += before.sum()
-        for size, member in enumerate(order, 1):
-            total = total + part.given[member]
-            now = part.losses(total, size) if size < num else whole
-            gains[member] += before - now
-            drawn[row, member] = (before - now).sum()
-            curve[size] += now.sum()
-            before = now
-    others = [[one for one in range(num) if one != member] for member in range(num)]
-    without = np.array([part.losses(_added(part, rest), num - 1) - whole for rest in others])
-    return gains / len(orders), without, curve / len(orders), drawn
+def _drawn_steps(num: int) -> _Steps:
+    generator = np.random.Generator(np.random.PCG64(0))
+    drawn = generator.permuted([range(num)] * NUM_ROUNDS, axis=1)
+    orders = np.array([np.roll(one, by) for one in drawn for by in range(num)])
+    # Of each order the first 0, 1, … members.
+    first = np.argsort(orders, axis=1)[:, None, :] < np.arange(num + 1)[:, None]
+    has, places = np.unique(np.concatenate(first), axis=0, return_inverse=True)
+    places = places.reshape(len(orders), num + 1)
+    share = np.full(orders.size, 1 / len(orders))
+    return _Steps(has, places[:, :-1].ravel(), orders.ravel(), places[:, 1:].ravel(), share)
 
 
-def _added(part: _Part, members: Sequence[int]) -> _Array:
-    total = np.zeros(part.given.shape[1:])
-    for member in members:
-        total += part.given[member]
-    return total
+def _by_image(part: _Part, steps: _Steps) -> tuple[_Array, _Array, _Array]:
+    """Returns Shapley values and rises without a member (members, images), and the summed loss of each set (sets,)."""
+    num_sets, num = steps.has.shape
+    places = (np.tile(steps.member, 2), np.concatenate([steps.before, steps.after]))
+    shares = coo_array((np.concatenate([steps.share, -steps.share]), places), (num, num_sets)).tocsc()
+    *without, whole = _losses(part, np.concatenate([~np.eye(num, dtype=bool), steps.has[-1:]]))
+    gains, summed = np.zeros((num, len(whole))), []
+    for some in blocks(num_sets, len(whole), _BLOCK_ELEMENTS):
+        table = _losses(part, steps.has[some])
+        gains += shares[:, some] @ table
+        summed.append(table.sum(axis=1))
+    return gains, np.array(without) - whole, np.concatenate(summed)
+
+
+def _losses(part: _Part, has: NDArray[np.bool_]) -> _Array:
+    """Returns the losses (sets, images) of sets of members, `has` (sets, members).
+
+    A set shares the sums of its first members with the set before it. Sums are made in the members' order, never by
+    subtraction, which would undo ties.
+    """
+    sums, found = [np.zeros(part.given.shape[1:])] * (has.shape[1] + 1), []
+    for before, own in zip([~has[0], *has], has, strict=False):
+        for member in range(int(np.argmax(own != before)), len(own)):
+            sums[member + 1] = sums[member] + part.given[member] if own[member] else sums[member]
+        found.append(part.losses(sums[-1], int(own.sum())))
+    return np.stack(found)
 
 
 def _best_order(parts: Sequence[_Part], num: int) -> tuple[list[int], tuple[float, ...]]:
     """Returns the order that adds the member of lowest loss each time, and the losses."""
-    totals = [np.zeros(part.given.shape[1:]) for part in parts]
     order: list[int] = []
     curve: list[float] = []
     while len(order) < num:
-        left = [member for member in range(num) if member not in order]
-        tried = []
-        for member in left:
-            added = zip(parts, totals, strict=True)
-            found = [part.losses(total + part.given[member], len(order) + 1) for part, total in added]
-            tried.append(float(np.concatenate(found).mean()))
+        left = np.setdiff1d(range(num), order)
+        has = np.isin(range(num), order) | (left[:, None] == range(num))
+        tried = np.concatenate([_losses(part, has) for part in parts], axis=1).mean(axis=1)
         # Rounded, so that another CPU's logarithms choose the same member.
-        chosen = min(range(len(left)), key=lambda place: round(tried[place], 12))
-        curve.append(tried[chosen])
-        order.append(left[chosen])
-        totals = [total + part.given[order[-1]] for part, total in zip(parts, totals, strict=True)]
+        chosen = int(np.argmin(tried.round(12)))
+        curve.append(float(tried[chosen]))
+        order.append(int(left[chosen]))
     return order, tuple(curve)
 
 
-def _read(members: Sequence[Rows], labels: Labels, metric: Metric, is_exact: bool) -> tuple[list[_Part], int]:
+def _read(members: Sequence[Rows], labels: Labels, metric: Metric, num_sets: int) -> tuple[list[_Part], int]:
     """Returns evenly spaced images, at most as many as memory and time allow, and their number."""
     (num_rows, num_classes), num = members[0].shape, len(members)
-    num_sums = 2**num if is_exact else (NUM_ROUNDS + 1) * num**2
-    most = min(_MOST_HELD // num, _MOST_SUMMED // num_sums)
+    most = min(_MOST_HELD // num, _MOST_SUMMED // num_sets)
     if metric not in _IMAGE_METRICS:
         # An area under a curve looks at all classes.
         share = min(num_classes, KEPT_CLASSES) / num_classes if metric is Metric.auc else 1
@@ -203,68 +208,55 @@ def _read(members: Sequence[Rows], labels: Labels, metric: Metric, is_exact: boo
 
         return [_Part(sample.probabilities, loss)], sample.num_rows
 
-    def read(stride: int) -> tuple[_Array, NDArray[np.int64], _Array]:
+    def read(stride: int) -> list[_Part]:
         rows = np.arange(0, num_rows, stride)
         taken = (rows[one] for one in blocks(len(rows), num * num_classes, _BLOCK_ELEMENTS))
-        found = [_elements(metric, np.stack([gather(one, own) for one in members]), labels[own]) for own in taken]
-        given, counts, floors = zip(*found, strict=True)
-        return np.concatenate(given, axis=1), np.concatenate(counts), np.concatenate(floors)
+        return [_part(metric, np.stack([gather(one, own) for one in members]), labels[own]) for own in taken]
 
     # A first look tells how many elements an image has.
     first = -(-num_rows * num_classes * num // _BLOCK_ELEMENTS)
-    given, counts, floors = read(first)
-    stride = max(1, -(-first * len(floors) // most))
-    if stride != first:
-        given, counts, floors = read(stride)
-    labels, ends, parts = labels[::stride], np.cumsum(counts), []
-    columns = max(-(-len(floors) // len(labels)), 2**num // _SETS_A_COLUMN if is_exact else 0)
-    for some in blocks(len(labels), columns, _PART_ELEMENTS):
-        own = slice(ends[some.start] - counts[some.start], ends[some.stop - 1])
-        parts.append(_part(metric, given[:, own], counts[some], floors[own], labels[some], num_classes))
-    return parts, len(labels)
+    parts = read(first)
+    stride = max(1, -(-first * sum(part.given.shape[1] for part in parts) // most))
+    return parts if stride == first else read(stride), len(range(0, num_rows, stride))
 
 
-def _elements(metric: Metric, block: NDArray[np.float32], labels: Labels) -> tuple[_Array, NDArray[np.int64], _Array]:
-    """Returns what a metric needs of `block` (members, images, classes): some elements of each image.
-
-    These are (members, elements), image after image; how many each image has; and what an element's sum must exceed for
-    its class to come before the right one.
-    """
+def _part(metric: Metric, block: NDArray[np.float32], labels: Labels) -> _Part:
+    """Returns what a metric needs of `block` (members, images, classes): some elements of each image in turn."""
     given, images, num_classes = block.astype(np.float64), np.arange(len(labels)), block.shape[2]
     right = given[:, images, labels]
     if metric is Metric.log_loss:
-        return right, np.ones(len(labels), np.int64), np.zeros(len(labels))
+        uniform = np.full(len(labels), np.log(num_classes))
+        return _Part(right, lambda total, size: -np.log(np.clip(total / size, SMALLEST, 1)) if size else uniform)
     if metric is Metric.brier:
-        given[:, images, labels] -= 1
-        if num_classes > len(given):
-            # Turned so that a member has only as many coordinates as there are members: lengths stay the same.
-            given = np.asarray(np.linalg.qr(given.transpose(1, 2, 0), mode="r")).transpose(2, 0, 1)
-        flat = given.reshape(len(given), -1)
-        return flat, np.full(len(labels), given.shape[2]), np.zeros(flat.shape[1])
+        return _brier_part(given, labels)
+    place = _PLACES[metric]
+    # Uniform probabilities are equal: as many classes come before the right one as have a lower index.
+    empty = (labels >= place).astype(np.float64)
     # Only classes that some member puts before the right one can come before it. It stays too: no image is empty.
     given -= right[:, :, None]
     ahead = (given >= 0).any(axis=0)
+    starts = np.cumsum(ahead.sum(axis=1)) - ahead.sum(axis=1)
     # Of equal ones the lower index comes first: what is above the negative number next to 0 is at least 0.
-    floors = np.where(np.arange(num_classes) < labels[:, None], -np.finfo(np.float64).smallest_subnormal, 0.0)
-    return given[:, ahead], ahead.sum(axis=1), floors[ahead]
+    floors = np.where(np.arange(num_classes) < labels[:, None], -np.finfo(np.float64).smallest_subnormal, 0.0)[ahead]
 
-
-def _part(
-    metric: Metric, given: _Array, counts: NDArray[np.int64], floors: _Array, labels: Labels, num_classes: int
-) -> _Part:
-    starts, scale, place = np.cumsum(counts) - counts, 0.5 if num_classes == 2 else 1.0, _PLACES.get(metric, 0)
-    # Uniform probabilities are equal: as many classes come before the right one as have a lower index.
-    empty = (labels >= place).astype(np.float64)
-    if metric in (Metric.log_loss, Metric.brier):
-        empty[:] = np.log(num_classes) if metric is Metric.log_loss else scale * (1 - 1 / num_classes)
-
-    def losses(total: _Array, size: int) -> _Array:
+    def errors(total: _Array, size: int) -> _Array:
         if not size:
             return empty
-        if metric is Metric.log_loss:
-            return -np.log(np.clip(total / size, SMALLEST, 1))
-        if metric is Metric.brier:
-            return scale * np.add.reduceat((total / size) ** 2, starts)
         return (np.add.reduceat(total > floors, starts, dtype=np.int32) >= place).astype(np.float64)
 
-    return _Part(given, losses)
+    return _Part(given[:, ahead], errors)
+
+
+def _brier_part(given: _Array, labels: Labels) -> _Part:
+    num_classes, scale = given.shape[2], 0.5 if given.shape[2] == 2 else 1.0
+    uniform = np.full(len(labels), scale * (1 - 1 / num_classes))
+    given[:, np.arange(len(labels)), labels] -= 1
+    if num_classes > len(given):
+        # Turned so that a member has only as many coordinates as there are members: lengths stay the same.
+        given = np.asarray(np.linalg.qr(given.transpose(1, 2, 0), mode="r")).transpose(2, 0, 1)
+    shape = given.shape[1:]
+
+    def squares(total: _Array, size: int) -> _Array:
+        return scale * ((total / size) ** 2).reshape(shape).sum(axis=1) if size else uniform
+
+    return _Part(given.reshape(len(given), -1), squares)

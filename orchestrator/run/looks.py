@@ -16,16 +16,10 @@ _log = logging.getLogger(__name__)
 
 
 def enter_look(store: Path, digest: str, split: str, answer: Sequence[object], run: str) -> int:
-    """Enters that `answer` (values that identify it) was scored on a split of the dataset `digest`.
+    """Enters that `answer`, what probabilities were made from, was scored by the `run` on a split of dataset `digest`.
 
-    Args:
-        store: the folder of any prepared dataset; the files lie in its parent.
-        digest: the dataset's digest.
-        split: the split with the labels.
-        answer: what the scored probabilities were made from; the same again is no new look.
-        run: the run's id.
-
-    Returns the number of different answers that were scored so far; 0 if that place cannot be written.
+    The files lie in the parent of `store`, the folder of any prepared dataset. Returns the number of different answers
+    that were scored so far; 0 if that place cannot be written.
     """
     folder = store.parent / _FOLDER / digest / split
     look = folder / hashlib.sha256(repr(tuple(answer)).encode()).hexdigest()[:32]

@@ -167,7 +167,6 @@ def test_many_blocks_equal_one(monkeypatch):
     members, labels = make(3)
     whole = member_worth(members, labels, Metric.top1)
     monkeypatch.setattr(core, "_BLOCK_ELEMENTS", 4 * 3 * 200)
-    monkeypatch.setattr(core, "_PART_ELEMENTS", 100)
     assert shapley(member_worth(members, labels, Metric.top1)) == pytest.approx(shapley(whole), abs=1e-12)
 
 
