@@ -14,6 +14,7 @@ from orchestrator.combine import (
     check_min_members,
     check_outside,
     find_missing,
+    fitting_split,
     left_out,
     store_outside,
     weights_of,
@@ -24,7 +25,7 @@ from orchestrator.display import Display, unseen_classes, watching
 from orchestrator.execution import Driver, Interrupts, Work, obeying
 from orchestrator.folding import find_folds
 from orchestrator.inputs import check_init_files, hash_init_files, hash_outside, prepare_all, survey_all, with_code
-from orchestrator.outputs import Results, fitting_split, write_results
+from orchestrator.outputs import Results, write_results
 from orchestrator.placement import Measuring
 from orchestrator.plan import Plan, disk_estimate, make_plan, remarks
 from orchestrator.run import (
@@ -103,7 +104,7 @@ def launch(config: Config, stream: IO[str], *, accept_changes: bool = False, tru
             fitting_split(f"combine={method}", combined, held)
         if (calibration := config.combine.calibration) is not Calibrator.none:
             fitting_split(f"combine.calibration={calibration}", combined, held)
-        weights_of(config.combine, combined.members)
+        weights_of(config.combine, combined.members, combined.voters)
         root = Path(config.run_dir) if config.run_dir else default_run_dir(config.name, plan.hash)
         kept, lacking = config.predict, placement.lacking(config)
         words = tuple(map(without_secrets, config.command))
@@ -148,7 +149,7 @@ def launch(config: Config, stream: IO[str], *, accept_changes: bool = False, tru
                 with end_noted(ledger):
                     driver = Driver(_work(config, plan, run, stores), ledger, tracker, run.book)
                     failure = _train(config, plan, run, driver, tracker, interrupts, display)
-                    results = write_results(run.paths, plan, config.combine, config.submission, run.book, config.metric)
+                    results = _results(config, plan, run, failure)
                     _publish(results, run.paths, plan.trained, tracker)
                     if failure is not None:
                         raise Incomplete(failure, plan, LaunchResult(run.paths.root, results))
@@ -222,6 +223,16 @@ def _train(
     if interrupts.requested:
         raise interrupts.error()
     return failure
+
+
+def _results(config: Config, plan: Plan, run: OpenedRun, failure: SeptetError | None) -> Results:
+    """Writes submission and report; if they cannot do without what failed, that failure is told too."""
+    try:
+        return write_results(run.paths, plan, config.combine, config.submission, run.book, config.metric)
+    except (ConfigError, MemberFailed) as error:
+        if failure is None:
+            raise
+        raise type(failure)(f"{failure}; no submission: {error}") from failure
 
 
 def _require_enough(failure: SeptetError, config: Config, plan: Plan, run: OpenedRun) -> None:

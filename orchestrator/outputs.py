@@ -1,6 +1,6 @@
 """Makes table, submission and report from stored predictions; needs no model, dataset or cluster."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -15,7 +15,9 @@ from orchestrator.combine import (
     Source,
     allowed_missing,
     equal,
+    fitting_split,
     left_out,
+    no_sets,
     open_predictions,
     regrouped,
     weights_of,
@@ -60,12 +62,9 @@ from orchestrator.run import (
     require_stage,
 )
 from orchestrator.submission import ask, find_manifest, write_submission
-from workers.errors import ConfigError, DataError, MemberFailed
+from workers.errors import DataError, MemberFailed
 from workers.settings import OUT_OF_FOLD
 from workers.storage import Finished, parse_json
-
-_SEARCH_SPLIT = "dev"
-_NO_SETS = "No labelled image is held out of training, so submission/uncertainty.parquet has no prediction sets."
 
 
 @dataclass(frozen=True)
@@ -126,7 +125,12 @@ class Opened:
         # Imported here, since scikit-learn takes a second.
         from orchestrator.fitting import choose
 
-        found = choose(method, tuple(self.rows(split).values()), self.data.labels(split), metric, split)
+        plain = equal(CombineMethod.mean, len(self.members[split]))
+        given = (tuple(self.rows(split).values()), self.data.labels(split), metric, split)
+        found = choose(method, *given, replace(self, combination=plain)._of(split))
+        assert found.fit is not None
+        if not found.fit.is_taken:
+            return replace(plain, fit=found.fit)
         if split != OUT_OF_FOLD:
             return found
         # Each member has an equal part of its voter's weight.
@@ -261,13 +265,17 @@ def _combination(plan: Plan, opened: Opened, combine: CombineConfig, metric: Met
     method, data = combine.method, opened.data
     if method not in FITTED:
         names = [one.member for one in opened.members[data.submitted]]
-        plain = equal(method, len(names))
-        return replace(plain, weights=weights_of(combine, names), given=combine.weights) if combine.weights else plain
+        found = equal(method, len(names))
+        if combine.weights:
+            found = replace(found, weights=weights_of(combine, names, plan.voters), given=combine.weights)
+        return found
     split = fitting_split(f"combine={method}", plan, opened.members)
     if data.splits[split].labels is None:
         raise DataError(f"{split} has no labels to fit combine={method} to; choose combine=mean")
+    if len(data.splits[split].rows) < 2:
+        raise DataError(f"combine={method}: {split} has one image, and fits need two or more; choose combine=mean")
     found = opened.fitted(method, metric, split)
-    if split != "val":
+    if split != "val" or (found.fit and not found.fit.is_taken):
         return found
     note = f"no images of dev: combine={method} was fitted on val, so its errors are too optimistic"
     return replace(found, note=note)
@@ -276,36 +284,10 @@ def _combination(plan: Plan, opened: Opened, combine: CombineConfig, metric: Met
 def _calibrated(plan: Plan, opened: Opened, combine: CombineConfig, metric: Metric) -> Combination:
     """Returns the combination with its calibration, and with prediction sets where labelled images are held out."""
     found, setting = _combination(plan, opened, combine, metric), f"combine.calibration={combine.calibration}"
-    held_out = _held_out(plan, opened.labelled)
-    if combine.calibration is Calibrator.none and (held_out is None or plan.lacking(held_out)):
+    if combine.calibration is Calibrator.none and no_sets(plan, opened.labelled):
         return found
     split = fitting_split(setting, plan, opened.labelled)
     return replace(opened, combination=found).calibrated(combine, split)
-
-
-def fitting_split(setting: str, plan: Plan, splits: Collection[str]) -> str:
-    """Returns which of the held-out `splits` is looked at by a fit that a `setting`, `combine=weighted`, asks for.
-
-    Raises:
-        ConfigError: there is none, a member is trained on it, or one from outside has no predictions of it.
-    """
-    found = _held_out(plan, splits)
-    one_recipe = len(set(plan.voters.values())) == 1 and setting in ("combine=weighted", "combine=greedy")
-    if found == OUT_OF_FOLD and one_recipe:
-        raise ConfigError(f"{setting}: the folds have one recipe, so there is nothing to weigh; give combine=mean")
-    if found is None:
-        why = f"{', '.join(plan.refits)} trained on them" if plan.refits else "neither is held out"
-        instead = "combine=mean" if setting.startswith("combine=") else "combine.calibration=none"
-        raise ConfigError(f"{setting}: is fitted on dev or val, and {why}; give {instead}")
-    if lacking := plan.lacking(found):
-        give = f"give ensemble.members.{lacking[0]}.predictions.{found}=FILE, or combine=mean"
-        raise ConfigError(f"{setting}: is fitted on {found}, of which {', '.join(lacking)} has nothing; {give}")
-    return found
-
-
-def _held_out(plan: Plan, splits: Collection[str]) -> str | None:
-    order = (OUT_OF_FOLD, _SEARCH_SPLIT, "val")
-    return None if plan.refits else next((split for split in order if split in splits), None)
 
 
 def score_splits(plan: Plan, opened: Opened) -> tuple[SplitScores, ...]:
@@ -348,11 +330,15 @@ def _report(paths: RunPaths, plan: Plan, opened: Opened, missing: tuple[Missing,
     steers = any(stage.recipe.picks_epochs(record.keep) or stage.recipe.schedule.looks for stage in plan.stages)
     first = {member: find_finished(paths, plan.ancestors(plan.last_stage(member))[0]) for member in plan.refits}
     refits = {member: None if found is None else found.val_error for member, found in first.items()}
-    cuts_saw_val = (steers or bool(refits or plan.rungs)) and _SEARCH_SPLIT not in splits and "val" in splits
+    cuts_saw_val = (steers or bool(refits or plan.rungs)) and "dev" not in splits and "val" in splits
     looks = {one.split: _looks(record, opened, one.split) for one in scores if one.split != OUT_OF_FOLD}
     partial = {split: lacking for split in opened.data.scored if (lacking := plan.lacking(split))}
-    unscored = tuple(split for split in partial if split not in {one.split for one in scores})
-    drop = drop_note(worth) if worth else ""
+    incomplete = () if plan.is_covered or OUT_OF_FOLD not in opened.data.scored else (OUT_OF_FOLD,)
+    unscored = tuple(
+        each for each in dict.fromkeys((*partial, *incomplete)) if each not in {one.split for one in scores}
+    )
+    # Without one of its folds a recipe has no out-of-fold predictions.
+    drop = drop_note(worth) if worth and not plan.is_folded else ""
     out_of_fold = next((one.intervals for one in scores if one.split == OUT_OF_FOLD), {})
     caveats = Caveats(at_chance, cuts_saw_val, missing, unreadable, refits, looks, partial, unscored, drop, out_of_fold)
     predictions = {one.member: one for one in opened.members[opened.data.submitted]}
@@ -361,7 +347,7 @@ def _report(paths: RunPaths, plan: Plan, opened: Opened, missing: tuple[Missing,
     text = table_text(main, caveats)
     used = opened.combination
     lines = [*(used.fit.lines() if used.fit else ()), used.note, used.calibration and used.calibration.line()]
-    lines.append(_NO_SETS if used.sets is None and _held_out(plan, opened.labelled) is None else None)
+    lines.append(no_sets(plan, opened.labelled) if used.sets is None else None)
     text += "".join(f"{line}\n" for line in lines if line)
     ensemble = {**asdict(main.ensemble), "disagreement": main.disagreement} if main else {}
     members = {name: asdict(score) for name, score in main.members.items() if name in plan.members} if main else {}

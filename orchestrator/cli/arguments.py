@@ -29,7 +29,7 @@ IMAGES = _argument("images", metavar="IMAGE…", nargs="*", type=_path, help="at
 IMAGE_ID = _argument("image_id", metavar="IMAGE_ID", nargs="?", help="an image's id, as in the submission")
 OVERRIDES = _argument("overrides", metavar="[HYDRA OVERRIDES]", nargs="*", help="settings as key=value")
 SUBMIT_OVERRIDES = _argument(
-    "overrides", metavar="[combine=… submission=…]", nargs="*", help="settings of combine and submission"
+    "overrides", metavar="[combine=… submission=…]", nargs="*", help="settings of combine and submission, and metric"
 )
 FOLDER = _argument("folder", metavar="[FOLDER]", nargs="?", type=_path, default=Path("runs"), help="default: runs")
 TOPICS = _argument("topics", metavar="[VERB | config [GROUP]]", nargs="*", help="what to explain")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _OK = 0
 _DOCTOR_FAILED = 2
 _REFRESH_S = 1.0
-_SUBMIT_GROUPS = ("combine", "submission")
+_SUBMIT_GROUPS = ("combine", "submission", "metric")
 
 
 @verb(
@@ -179,8 +179,7 @@ def submit(request: Request, streams: Streams) -> int:
 
     for override in request.overrides:
         if re.split(r"[.=]", override)[0] not in _SUBMIT_GROUPS:
-            groups = " and ".join(_SUBMIT_GROUPS)
-            raise ConfigError(f"{override}: the run is trained; submit takes overrides of {groups} only")
+            raise ConfigError(f"{override}: the run is trained; submit takes combine, submission and metric only")
     planned, config = _stored(request)
     with lock(request.paths):
         results = write_results(request.paths, planned, config.combine, config.submission, metric=config.metric)

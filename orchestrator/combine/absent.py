@@ -1,6 +1,6 @@
 """Finds members that a submission must do without, and checks that `submission.min_members` allows it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from orchestrator.combine.predictions import Expected, Flaw, Invalid, check_predictions
@@ -21,21 +21,22 @@ class Missing:
 
 
 def left_out(config: CombineConfig, plan: Plan, paths: RunPaths | None = None) -> tuple[Missing, ...]:
-    """Returns the members that `combine.without` names and, of a run in `paths`, those that a rung of a sweep
-    or `ensemble.admit` ended.
+    """Returns the members that `combine.without` names, itself or by their recipe; of a run in `paths`, also those
+    that a rung of a sweep or `ensemble.admit` ended.
 
     Raises:
         ConfigError: the plan has no such member, or none of `combine.weights`, or none would be left.
     """
     for key, names in (("without", config.without), ("weights", config.weights)):
         for name in names:
-            if name not in plan.members:
+            if name not in plan.members and name not in plan.voters.values():
                 raise ConfigError(f"combine.{key}: the ensemble has no member {name}; {choices(name, plan.members)}")
-    gone = [Missing(name, LEFT_OUT) for name in plan.members if name in config.without]
+    named = {name for name, recipe in plan.voters.items() if not {name, recipe}.isdisjoint(config.without)}
+    gone = [Missing(name, LEFT_OUT) for name in plan.members if name in named]
     ledger = read_ledger(paths.ledger) if paths else Contents()
     for member, ref in plan.last_stages.items():
         entry, decision = ledger.entry(TrainJob(ref)), ledger.not_admitted.get(member)
-        if member in config.without:
+        if member in named:
             continue
         if decision:
             gone.append(Missing(member, str(decision)))
@@ -47,13 +48,13 @@ def left_out(config: CombineConfig, plan: Plan, paths: RunPaths | None = None) -
     return tuple(gone)
 
 
-def weights_of(config: CombineConfig, members: Sequence[str]) -> tuple[float, ...]:
-    """Returns the weights of `members` as `combine.weights` gives them; they sum to 1.
+def weights_of(config: CombineConfig, members: Sequence[str], recipes: Mapping[str, str]) -> tuple[float, ...]:
+    """Returns the weights of `members` as `combine.weights` gives them, by name or by recipe; they sum to 1.
 
     Raises:
         ConfigError: all are 0.
     """
-    given = [float(config.weights.get(name, 1.0)) for name in members]
+    given = [float(config.weights.get(name, config.weights.get(recipes[name], 1.0))) for name in members]
     if not any(given):
         raise ConfigError("combine.weights: all members have 0; give one of them more")
     return tuple(weight / sum(given) for weight in given)

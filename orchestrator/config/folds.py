@@ -15,10 +15,11 @@ def fold_members(members: Mapping[str, MemberConfig], folds: FoldsConfig) -> dic
     A stage of another member that one starts from is that of the same fold, so no ancestor sees the fold's images.
 
     Raises:
-        ConfigError: a stage is a refit, which trains on what it looked at, or a name becomes too long.
+        ConfigError: a stage is a refit, which trains on what it looked at, or a name becomes too long or another's.
     """
     found = {}
     named = {f"{member.name}.{stage}": (member.name, stage) for member in members.values() for stage in member.stages}
+    outside = {member.name for member in members.values() if not member.stages}
     for member, repeat, number in itertools.product(members.values(), range(folds.repeats), range(folds.k)):
         if not member.stages:
             # From outside: its predictions are of all images.
@@ -26,6 +27,8 @@ def fold_members(members: Mapping[str, MemberConfig], folds: FoldsConfig) -> dic
             continue
         fold, stages = Fold(folds.k, number, repeat), {}
         name = f"{member.name}{fold.suffix}"
+        if name in found or name in outside:
+            raise ConfigError(f"ensemble.members.{name}: two members would have this name; rename one of them")
         check_safe_name("member", name, f"ensemble.members.{name}")
         for stage, recipe in member.stages.items():
             if recipe.refit is not None:

@@ -17,13 +17,20 @@ from orchestrator.fitting.sample import Scored, draw_sample
 NUM_FOLDS = 5
 
 
-def choose(asked: CombineMethod, members: Sequence[Rows], labels: Labels, metric: Metric, split: str) -> Combination:
+def choose(
+    asked: CombineMethod,
+    members: Sequence[Rows],
+    labels: Labels,
+    metric: Metric,
+    split: str,
+    plain: Combination | None = None,
+) -> Combination:
     """Fits `asked` to `members` (each rows × classes) and `labels` (rows,), and takes it if it beats the plain mean.
 
-    It is taken if the interval of the cross-fitted gain lies above 0; else the mean is kept. `split`, their split's
-    name, is only recorded.
+    It is taken if the interval of the cross-fitted gain lies above 0; else the mean is kept: `plain`, if members stand
+    for several each. `split`, their split's name, is only recorded.
     """
-    fits, plain = FITS[asked], equal(CombineMethod.mean, len(members))
+    fits, plain = FITS[asked], plain or equal(CombineMethod.mean, len(members))
     # One thread: sums have one order, and the process may be beside others that train.
     with threadpool_limits(1):
         sample = draw_sample(members, labels)

@@ -35,6 +35,10 @@ def check_admission(config: Config, plan: Plan) -> None:
     least += sum(min(2, size) for size in sizes)
     for fits, why in (
         (not plan.rungs, "sweep_stop=halving ends members too; leave out one of them"),
+        (
+            not plan.is_folded,
+            "decides about single members, and those of a recipe's folds belong together; give one of them up",
+        ),
         (not plan.refits, f"decides by dev, and {', '.join(plan.refits)} trained on it; leave out the refit"),
         (plan.target.counts.get("dev"), "decides by dev, and none is held out; give datasets.target.dev_fraction=0.1"),
         (max(sizes, default=0) > 2, "no three members differ only in their seeds, so it decides nothing; leave it out"),

@@ -222,6 +222,11 @@ class Plan:
         return Fold() if member in self.outside else self.last_stage(member).recipe.fold
 
     @property
+    def is_folded(self) -> bool:
+        """Whether members are trained in folds."""
+        return any(self.fold(member).k for member in self.members)
+
+    @property
     def is_covered(self) -> bool:
         """Whether each recipe has a member for each fold, and one from outside a file: all is predicted out of fold."""
         folds = {member: self.fold(member) for member in self.trained}

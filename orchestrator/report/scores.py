@@ -89,6 +89,8 @@ def disagreements(guesses: NDArray[np.int64]) -> NDArray[np.float64]:
 
 def error_correlations(guesses: NDArray[np.int64], labels: Labels) -> NDArray[np.float64]:
     """Returns how members' top-1 errors correlate (members, members); NaN where a member is always right or wrong."""
+    if len(labels) < 2:
+        return np.full((len(guesses), len(guesses)), np.nan)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.atleast_2d(np.corrcoef(guesses != labels))
 

@@ -1,6 +1,6 @@
 """Scores a split: each member, the paper's rows, the ensemble; as values, JSON and text. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -22,6 +22,7 @@ from orchestrator.report.scores import (
     table_rows,
 )
 from orchestrator.text import counted, table
+from workers.settings import OUT_OF_FOLD
 
 AT_CHANCE_MARK = "†"
 _MOST_NAMED = 5
@@ -71,8 +72,8 @@ class Caveats:
     Members at chance, members left out, whether val chose learning-rate cuts or checkpoints, and images that count as
     uniform because they cannot be read, by split; members trained on dev and val too, with the val errors of their
     first passes, None if unknown; how many different answers to each split were scored here, 0 if unknown;
-    by split the members from outside that have no predictions of it, and which of these splits are `unscored`; a line
-    on a member that should be dropped, or ""; the recipes' errors out of fold.
+    by split the members from outside that have no predictions of it; splits that are `unscored` for want of some; a
+    line on a member that should be dropped, or ""; the recipes' errors out of fold.
     """
 
     at_chance: tuple[str, ...] = ()
@@ -224,9 +225,7 @@ def table_notes(caveats: Caveats, scores: SplitScores | None) -> tuple[str, ...]
     if caveats.refits:
         firsts = (name if error is None else f"{name} ({error:.1%})" for name, error in caveats.refits.items())
         notes.append(f"REFIT on dev and val, which are not scored (val error of the first pass): {', '.join(firsts)}")
-    for split, names in caveats.partial.items():
-        rest = f"{split} is not scored" if split in caveats.unscored else f"the errors on {split} are of the others"
-        notes.append(f"FROM OUTSIDE: {', '.join(names)} has no predictions of {split}, so {rest}.")
+    notes += _incomplete_notes(caveats)
     if caveats.out_of_fold:
         errors = ", ".join(f"{name} {percent(error)}" for name, error in caveats.out_of_fold.items())
         notes.append(f"OUT OF FOLD: top-1 error on training images, by the members that did not see them: {errors}")
@@ -248,6 +247,14 @@ def table_notes(caveats: Caveats, scores: SplitScores | None) -> tuple[str, ...]
             f"{AT_CHANCE_MARK} with {', '.join(caveats.at_chance)}, which {verb} still at chance after training."
         )
     return tuple(notes)
+
+
+def _incomplete_notes(caveats: Caveats) -> Iterator[str]:
+    for split, names in caveats.partial.items():
+        rest = f"{split} is not scored" if split in caveats.unscored else f"the errors on {split} are of the others"
+        yield f"FROM OUTSIDE: {', '.join(names)} has no predictions of {split}, so {rest}."
+    if OUT_OF_FOLD in caveats.unscored and OUT_OF_FOLD not in caveats.partial:
+        yield "OUT OF FOLD: not scored, since that needs the members of all folds."
 
 
 def _reliability_note(split: str, found: Calibrated) -> str:

@@ -127,7 +127,8 @@ def _check_weights(run: Examined, manifest: Manifest, opened: Opened) -> None:
     if said.fit is None:
         wanted = equal(said.method, len(names))
         if said.given:
-            wanted = replace(wanted, weights=weights_of(CombineConfig(said.method, weights=said.given), names))
+            given = CombineConfig(said.method, weights=said.given)
+            wanted = replace(wanted, weights=weights_of(given, names, opened.plan.voters))
     elif (split := data.splits.get(said.fit.split)) is None or split.labels is None:
         run.differs(f"submission: no labels of {said.fit.split}, on which the manifest's weights were fitted")
         return

@@ -1,8 +1,10 @@
 """A run in folds, from the launch to `verify`: two recipes, two folds, one of them pre-trained on a superset."""
 
 import json
+import re
 import shutil
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,12 +16,16 @@ from whole_run import alter_predictions
 
 from orchestrator import cluster, launching
 from orchestrator.cli.program import main
+from orchestrator.combine.outside import store_outside
 from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionConfig
 from orchestrator.outputs import open_members, write_results
-from orchestrator.plan import plan_from_json
+from orchestrator.plan import OutsideFile, plan_from_json, plan_to_json
 from orchestrator.run import RunPaths, open_book, read_record, read_run_data, require_same_folds
+from orchestrator.run.record import write_record
+from orchestrator.submission import read_manifest
 from orchestrator.verification.run import verify
 from workers.errors import CheckFailed, ConfigError, MemberFailed, RunMismatch
+from workers.storage import sha256_of
 
 pytestmark = pytest.mark.usefixtures("no_drawing")
 LABELS = SubmissionConfig()
@@ -140,10 +146,52 @@ def test_weights_of_one_recipe_are_not_fitted(run):
 
 
 def test_without_a_member_of_a_fold_nothing_is_scored_out_of_fold_and_fits_look_at_dev(run):
-    results(run, CombineMethod.weighted, without=("base1-f0",))
+    text = results(run, CombineMethod.weighted, without=("base1-f0",)).table_text
+    assert "OUT OF FOLD: not scored, since that needs the members of all folds." in text
     assert json.loads(run.submission_manifest.read_text())["fit"]["split"] == "dev"
     assert scores_of(run)["splits"] == {}
     assert verify(run).ok
+
+
+def test_recipes_names_stand_for_their_members_in_weights_and_without(run):
+    results(run, weights={"base1": 0, "deep1-f1": 2})
+    weights = json.loads(run.submission_manifest.read_text())["weights"]
+    assert weights == {"base1-f0": 0, "base1-f1": 0, "deep1-f0": pytest.approx(1 / 3), "deep1-f1": pytest.approx(2 / 3)}
+    assert verify(run).ok
+    results(run, without=("base1",))
+    assert set(read_manifest(run).weights) == {"deep1-f0", "deep1-f1"}
+
+
+def test_mean_that_is_kept_beside_a_member_from_outside_is_the_plain_mean(run, tmp_path):
+    """A recipe is one voter of a fit; but the mean that a fit is compared with, and kept, is that of all members."""
+    data, files = read_run_data(run.data), {}
+    for split in ("test", "dev", "oof"):
+        path = tmp_path / f"{split}.npy"
+        np.save(path, np.full((len(data.splits[split].rows), 10), 0.1, np.float32))
+        files[split] = OutsideFile(str(path), sha256_of(path))
+    plan = plan_of(run)
+    plan = replace(plan, members=(*plan.members, "other"), outside={"other": files})
+    write_record(run, replace(read_record(run), plan=plan_to_json(plan)))
+    store_outside(run, plan, data, open_book(run))
+    results(run)
+    mean = next(run.submission.glob("submission.*")).read_bytes()
+    results(run, CombineMethod.greedy)
+    manifest = read_manifest(run)
+    assert (manifest.fit.split, manifest.fit.is_taken) == ("oof", False)
+    assert set(manifest.weights.values()) == {0.2}
+    assert next(run.submission.glob("submission.*")).read_bytes() == mean
+    assert verify(run).ok
+
+
+def test_no_member_of_a_fold_is_said_to_be_dropped(run):
+    """One that is always wrong: without it, its recipe would have no out-of-fold predictions."""
+    path, labels = run.predictions("base1-f0") / "test.npy", read_run_data(run.data).labels("test")
+    np.save(path, np.eye(10, dtype=np.float32)[(labels + 1) % 10])
+    about = path.with_suffix(".json")
+    about.write_text(json.dumps(json.loads(about.read_text()) | {"sha256": sha256_of(path)}))
+    record_committed(run, plan_of(run))
+    assert "DROP" not in results(run).table_text
+    assert scores_of(run)["worth"]["members"]["base1-f0"]["without"]["high"] < 0
 
 
 def test_run_in_folds_verifies_and_launched_again_trains_nothing(launched, run, capsys):
@@ -204,6 +252,33 @@ def test_names_of_recipes_change_no_byte_of_a_fit(run, tmp_path):
     record_committed(run, plan)
     write_results(run, plan, CombineConfig(CombineMethod.stacked), LABELS)
     assert next(run.submission.glob("submission.*")).read_bytes() == written
+
+
+@pytest.mark.parametrize(
+    ("split", "why"),
+    [
+        ("train", "without test and val, it needs the members of all folds"),
+        ("test", "combine.calibration=temperature: .*, nor are there out-of-fold predictions of all members; give"),
+    ],
+)
+def test_member_that_failed_is_named_where_nothing_can_be_submitted_without_it(
+    tmp_path, capsys, monkeypatch, split, why
+):
+    names = {f"train/{name}/{index}.png" for name in "ab" for index in range(9)}
+    names |= {f"{split}/{name}/{index}.png" for name in "ab" for index in range(9, 11)}
+    root = write_tree(tmp_path / "images", {name: number for number, name in enumerate(sorted(names))})
+    train = launching._train
+
+    def losing(config, plan, run, *rest):
+        train(config, plan, run, *rest)
+        (run.paths.predictions("base1-f1") / "oof.json").unlink()
+        return MemberFailed("base1-f1/train: the disk burned")
+
+    monkeypatch.setattr(launching, "_train", losing)
+    data = ("dataset@datasets.target=folder", f"datasets.target.root={root}", "datasets.target.size=32")
+    words = (*data, "datasets.target.dev_fraction=0", "ensemble=folds", "schedule=cosine", "submission.min_members=1")
+    assert launch(tmp_path, *words, "combine.calibration=temperature") == 4
+    assert re.search(rf"base1-f1/train: the disk burned; no submission: .*{why}", capsys.readouterr().err)
 
 
 def test_without_test_and_val_the_submission_is_out_of_fold_and_the_table_scores_it(tmp_path, capsys):

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import whole_run
 from pyarrow.parquet import read_table
 from record_committed import record_committed
 from whole_run import write_predictions
@@ -26,6 +27,7 @@ from workers.settings import ScheduleSettings
 
 pytestmark = pytest.mark.usefixtures("no_drawing")
 MEAN = CombineConfig()
+GREEDY = CombineConfig(CombineMethod.greedy)
 PROBABILITIES = SubmissionConfig(SubmissionFormat.probabilities)
 
 
@@ -460,3 +462,19 @@ def test_read_curves_stages_follow_each_other(run):
     assert curves["deep1"].starts == (10.0,)
     assert curves["deep1"].val.epochs == tuple(float(epoch) for epoch in range(1, 21))
     assert len(curves["deep1"].train.errors) == 20
+
+
+def test_note_of_a_fit_on_val_is_only_there_if_the_fit_is_used(tmp_path, make_run):
+    run = make_run(tmp_path / "run", splits=("val",), labelled=("val",))
+    assert "greedy was fitted on val, so its errors are too optimistic" in finish(run, GREEDY).table_text
+    text = finish(run, CombineConfig(CombineMethod.stacked)).table_text
+    assert "so the plain mean is kept" in text
+    assert "too optimistic" not in text
+
+
+def test_fit_to_a_single_image_is_refused(tmp_path, make_run, monkeypatch):
+    monkeypatch.setattr(whole_run, "NUM_ROWS", 1)
+    run = make_run(tmp_path / "run")
+    with pytest.raises(DataError, match="combine=greedy: dev has one image, and fits need two or more"):
+        finish(run, GREEDY)
+    finish(run)

@@ -10,7 +10,14 @@ from whole_run import CLASSES, commit
 
 from orchestrator.combine.outside import check_outside, store_outside
 from orchestrator.config.composition import compose
-from orchestrator.config.schema import CombineConfig, CombineMethod, MemberConfig, SubmissionConfig, SubmissionFormat
+from orchestrator.config.schema import (
+    Calibrator,
+    CombineConfig,
+    CombineMethod,
+    MemberConfig,
+    SubmissionConfig,
+    SubmissionFormat,
+)
 from orchestrator.inputs import hash_outside
 from orchestrator.outputs import rebuild_report, write_results
 from orchestrator.placement.placing import Measuring, place
@@ -96,6 +103,7 @@ def test_split_that_the_member_lacks_has_the_scores_of_the_others(with_other):
     run = with_other("test")
     text = finish(run, weights={"other": 5, "base1": 2}).table_text
     assert "FROM OUTSIDE: other has no predictions of val, so the errors on val are of the others." in text
+    assert "other has no predictions of dev, so submission/uncertainty.parquet has no prediction sets." in text
     scores = json.loads(run.paths.report_scores.read_text())
     assert "other" not in scores["members"]
     stored = {name: np.load(run.paths.predictions(name) / "val.npy") for name in run.plan.trained}
@@ -118,7 +126,9 @@ def test_fit_on_a_split_that_the_member_lacks_is_refused(with_other):
     run = with_other("test", "val")
     with pytest.raises(ConfigError, match=r"combine=greedy: is fitted on dev, of which other has nothing; give"):
         finish(run, CombineMethod.greedy)
-    finish(run, CombineMethod.greedy, without=("other",))
+    with pytest.raises(ConfigError, match=r"of which other has nothing; give .* or combine.calibration=none"):
+        finish(run, calibration=Calibrator.temperature)
+    finish(run, CombineMethod.greedy, without=("other",), calibration=Calibrator.temperature)
 
 
 def test_altered_stored_predictions_are_found_and_stored_again(with_other):

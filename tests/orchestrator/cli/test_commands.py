@@ -63,7 +63,10 @@ def test_prepare_tells_folder_counts_and_digest_and_the_same_again_at_once(work,
 
 @pytest.mark.parametrize(
     ("line", "said"),
-    [("submit run optimizer.lr=1", "combine and submission only"), ("status run --watch --json", "--watch and --json")],
+    [
+        ("submit run optimizer.lr=1", "combine, submission and metric only"),
+        ("status run --watch --json", "--watch and --json"),
+    ],
 )
 def test_verb_with_what_does_not_go_together_exits_2(line, said, capsys):
     assert main(line.split()) == 2
@@ -86,6 +89,11 @@ def test_submit_combines_again_as_overrides_say_and_prints_where_it_lies(finishe
     assert "7 CNNs*" not in said.out and "ensemble, geometric" in said.out  # the synthetic run has four members
     assert f"submission  {Path('run/submission/submission.csv')}" in said.out
     assert said.err == ""
+
+
+def test_submit_fits_by_another_metric(finished, capsys):
+    assert main(["submit", "run", "combine=greedy", "metric=brier"]) == 0
+    assert "images of dev by brier" in capsys.readouterr().out
 
 
 def test_submit_in_another_format_keeps_the_template_of_the_launch(finished, capsys):

@@ -51,6 +51,14 @@ def test_any_ensemble_can_be_folded_and_ancestors_are_of_the_same_fold():
             r"folds.file=.*f: has one division into folds; leave out .* folds.repeats",
         ),
         (
+            ["ensemble=folds", "ensemble.members.base1-f0={predictions: {test: p.npy}}"],
+            r"ensemble.members.base1-f0: two members would have this name; rename one of them",
+        ),
+        (
+            ["ensemble=folds", "folds.repeats=2", "ensemble.members.base1-r1={stages: {train: {dataset: target}}}"],
+            r"ensemble.members.base1-r1-f0: two members would have this name",
+        ),
+        (
             ["ensemble=refit", "ensemble.folded=true"],
             r"base1.stages.refit.refit=train: a member of a fold never trains",
         ),

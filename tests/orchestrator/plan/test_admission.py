@@ -39,6 +39,7 @@ def test_admission_is_outside_the_plan():
         (["ensemble=pair"], {}, "no three members differ only in their seeds"),
         (["ensemble=five", "combine.without=[base1,base2,base3]"], {}, "no three members differ only in their seeds"),
         (["ensemble=five"], {"dev": 0}, "decides by dev, and none is held out; give datasets.target.dev_fraction=0.1"),
+        (["ensemble=five", "ensemble.folded=true"], {}, "decides about single members, and those of a recipe's folds"),
         (["ensemble=refit"], {}, "decides by dev, and .* trained on it; leave out the refit"),
         (
             ["ensemble=sweep", "sweep.seed=[0,1,2]", "sweep_stop=halving", "sweep_rungs=1"],

@@ -72,6 +72,11 @@ def test_disagreements_any_members_symmetric_and_zero_with_itself(seed):
     np.testing.assert_array_equal(found, found.T)
 
 
+@pytest.mark.filterwarnings("error")
+def test_error_correlations_of_one_image_are_not_known():
+    assert np.isnan(error_correlations(np.array([[0], [1]]), np.array([0]))).all()
+
+
 def test_error_correlations_of_known_errors():
     labels = np.zeros(4, dtype=np.int64)
     correlations = error_correlations(np.array([[0, 0, 1, 1], [2, 2, 0, 0], [0, 1, 0, 1], [0, 0, 0, 0]]), labels)
