@@ -150,6 +150,8 @@ def _drawn_steps(num: int) -> _Steps:
     return _Steps(has, places[:, :-1].ravel(), orders.ravel(), places[:, 1:].ravel(), share)
 
 
+# A metric may have no value for some sets.
+@np.errstate(invalid="ignore")
 def _by_image(part: _Part, steps: _Steps) -> tuple[_Array, _Array, _Array]:
     """Returns Shapley values and rises without a member (members, images), and the summed loss of each set (sets,)."""
     num_sets, num = steps.has.shape

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from orchestrator.combine import Combination, Combined, Interval, Labels, Missing, Rows, mean
 from orchestrator.config import CombineMethod
 from orchestrator.report.comparisons import Compared, compare, compared_json, error_interval
-from orchestrator.report.reliability import Calibrated, Reliability, measure
+from orchestrator.report.reliability import Calibrated, measure
 from orchestrator.report.scores import (
     Score,
     TableRow,
@@ -230,7 +230,7 @@ def table_notes(caveats: Caveats, scores: SplitScores | None) -> tuple[str, ...]
         errors = ", ".join(f"{name} {percent(error)}" for name, error in caveats.out_of_fold.items())
         notes.append(f"OUT OF FOLD: top-1 error on training images, by the members that did not see them: {errors}")
     if scores:
-        notes += (*_PRECISION, _reliability_note(scores.split, scores.calibrated))
+        notes += (*_PRECISION, *_reliability_notes(scores.split, scores.calibrated))
     elif not caveats.unscored:
         notes.append(_NO_SCORES)
     for split, count in caveats.looks.items():
@@ -257,21 +257,16 @@ def _incomplete_notes(caveats: Caveats) -> Iterator[str]:
         yield "OUT OF FOLD: not scored, since that needs the members of all folds."
 
 
-def _reliability_note(split: str, found: Calibrated) -> str:
-    def told(one: Reliability) -> str:
-        ece = f"ECE {100 * one.ece:.2f} % (equal-mass {100 * one.ece_equal_mass:.2f} %)"
-        return f"{ece}, Brier {one.brier:.4f}, NLL {one.nll:.4f}"
-
-    note, now = f"The ensemble: {told(found.before)}.", found.after or found.before
-    if found.after is not None:
-        note = f"{note[:-1]}; calibrated: {told(found.after)}."
+def _reliability_notes(split: str, found: Calibrated) -> Iterator[str]:
+    for name, one in (("the ensemble", found.before), ("calibrated", found.after)):
+        if one is not None:
+            ece = f"ECE {100 * one.ece:.2f} % (equal-mass {100 * one.ece_equal_mass:.2f} %)"
+            yield f"Reliability of {name}: {ece}, Brier {one.brier:.4f}, NLL {one.nll:.4f}."
     if found.sets is not None:
+        now = found.after or found.before
         asked, share = (f"{100 * (each or 0):.4g} %" for each in (found.sets.coverage, now.coverage))
-        note += (
-            f" {share} of its prediction sets, for {asked}, hold the right class; they have {now.set_size:.2f} classes."
-        )
-        note += " Fitted to these images, so too good." if found.sets.split == split else ""
-    return note
+        line = f"Prediction sets for {asked}: {share} hold the right class; they have {now.set_size:.2f} classes."
+        yield line + (" Fitted to these images, so too good." if found.sets.split == split else "")
 
 
 def table_text(scores: SplitScores | None, caveats: Caveats) -> str:
