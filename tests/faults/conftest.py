@@ -26,8 +26,8 @@ def undisturbed(tmp_path_factory, store):
     with placed(tmp_path_factory.mktemp("undisturbed"), store, in_process=True) as place:
         ended = place.launch()
         assert ended.code == 0, ended.err
-        # Two files of the submission, three splits of two members, three stages.
-        assert len(artefacts(place.paths)) == 2 + 2 * 3 + 3
+        # Three files of the submission, three splits of two members, three stages.
+        assert len(artefacts(place.paths)) == 3 + 2 * 3 + 3
         yield place
 
 
@@ -37,8 +37,8 @@ def smallest(tmp_path_factory):
     folder = tmp_path_factory.mktemp("smallest")
     place = InProcess(folder / "undisturbed", folder)
     assert place.launch() == 0
-    # Two files of the submission, three splits, one stage.
-    assert len(artefacts(place.paths)) == 2 + 3 + 1
+    # Three files of the submission, three splits, one stage.
+    assert len(artefacts(place.paths)) == 3 + 3 + 1
     return place
 
 
