@@ -384,7 +384,10 @@ def test_write_results_calibration_is_recorded_used_and_reported(run, method, ca
         assert said["calibration"]["is_taken"]
         assert scores["after"]["nll"] < scores["before"]["nll"]
         assert results.ensemble["nll"] == pytest.approx(scores["after"]["nll"], rel=1e-6)
-        assert "; calibrated: ECE" in results.table_text and "ensemble, mean, temperature" in results.table_text
+        assert (
+            "Reliability of calibrated: ECE" in results.table_text
+            and "ensemble, mean, temperature" in results.table_text
+        )
     # The report alone, from the manifest, says the same.
     (run.paths.report / "scores.json").unlink()
     assert rebuild_report(run.paths, run.plan, MEAN, Metric.log_loss).table_text == results.table_text
