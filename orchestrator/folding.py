@@ -1,7 +1,7 @@
 """Finds the folds of a run's training images: by their contents, by groups, or in a file made elsewhere."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.config import TARGET, Config, FoldsConfig, overlay
+from orchestrator.run import spellings
 from workers.data.folds import assign
-from workers.data.sources import column_of_train, read_values, values_of
+from workers.data.sources import column_of_train, read_values
 from workers.data.store import Store
-from workers.errors import ConfigError, DataError
+from workers.errors import ConfigError, DataError, some
 from workers.settings import Source
 
 
@@ -50,7 +51,7 @@ def find_folds(config: Config, target: Store) -> NDArray[np.int16] | None:
     contents, labels = target.contents("train"), target.labels("train")
     assert labels is not None
     if asked.groups or asked.file:
-        values = values_of(target.rows("train"), _values(config, asked), _key(asked))
+        values = _values_of(target.rows("train"), _values(config, asked), _key(asked))
         names, groups = np.unique(values, return_inverse=True)
     if asked.file:
         numbers = [int(name) if name.isdecimal() else asked.k for name in names]
@@ -85,6 +86,17 @@ def _values(config: Config, asked: FoldsConfig) -> Mapping[str, str]:
     raise ConfigError(
         f"{_key(asked)}: no such file; give a csv file with a line for each image, as id,group or id,fold"
     )
+
+
+def _values_of(rows: Sequence[str], values: Mapping[str, str], key: str) -> list[str]:
+    """Returns the value of each of `rows`, paths of training images, by any name that a file may use for them."""
+    plain = {name.replace("\\", "/").removeprefix("train/"): value for name, value in values.items()}
+    names = {row: next((name for name in spellings(row) if name in plain), "") for row in rows}
+    if missing := [row for row, name in names.items() if not name]:
+        raise DataError(f"{key}: no line for {len(missing)} training images: {some(missing)}; add them")
+    if len(set(names.values())) < len(names):
+        raise DataError(f"{key}: an id may be several images; write paths below train/")
+    return [plain[names[row]] for row in rows]
 
 
 def _require_copies_together(target: Store, folds: NDArray[np.int16], key: str) -> None:

@@ -13,7 +13,6 @@ from orchestrator.config.composition import compose
 from orchestrator.config.schema import CombineConfig, SubmissionConfig
 from orchestrator.outputs import write_results
 from orchestrator.plan.model import StageRef, TrainJob
-from orchestrator.run.cleaning import clean
 from orchestrator.run.ledger import Decision, Ledger, State
 from orchestrator.run.record import write_record
 from orchestrator.run.status import read_status, status_lines
@@ -76,12 +75,3 @@ def test_status_says_that_members_ended_also_those_that_were_trained(run):
     assert [stage.state for stage in status.stages] == [State.done, State.done, State.ended, State.ended]
     assert status.num_done == 4 and status.share == 1.0
     assert "base2/train  ended" in status_lines(status)[3]
-
-
-def test_clean_keeps_what_training_on_would_need(run):
-    write_results(run.paths, run.plan, MEAN, LABELS)
-    folders = [run.paths.checkpoints(StageRef(name, "train")) for name in GONE]
-    before = [sorted(folder.rglob("*")) for folder in folders]
-    assert clean(run.paths) > 0
-    assert [sorted(folder.rglob("*")) for folder in folders] == before
-    assert verify(run.paths).ok

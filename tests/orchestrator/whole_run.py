@@ -3,7 +3,9 @@
 `commit` makes every digest of such a run a real one, as the driver and a launch do at their end.
 """
 
+import csv
 import hashlib
+import itertools
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +15,7 @@ from fake_stages import make_plan, make_record, make_stage
 from record_committed import record_committed
 from safetensors.numpy import save_file
 
-from orchestrator.config.schema import CombineConfig, SubmissionConfig
+from orchestrator.config.schema import CombineConfig, SubmissionConfig, SubmissionFormat
 from orchestrator.outputs import Results, write_results
 from orchestrator.plan.model import Plan
 from orchestrator.run.paths import RunPaths
@@ -26,6 +28,8 @@ from workers.storage.finished import write_finished
 
 CLASSES = tuple(f"class{number:02d}" for number in range(12))
 NUM_ROWS = 80
+MEAN = CombineConfig()
+PROBABILITIES = SubmissionConfig(SubmissionFormat.probabilities)
 
 
 @dataclass(frozen=True)
@@ -164,3 +168,31 @@ def alter_predictions(paths: RunPaths, member: str, split: str) -> None:
     np.save(array, np.load(array)[:, ::-1].copy())
     about = array.with_suffix(".json")
     atomic.write_json(about, json.loads(about.read_text()) | {"sha256": sha256_of(array)})
+
+
+def finish(run, combine=MEAN, submission=PROBABILITIES, metric=None):
+    return write_results(run.paths, run.plan, combine, submission, metric=metric)
+
+
+def scores_of(run):
+    return json.loads((run.paths.report / "scores.json").read_text())
+
+
+def stored(run, member, split):
+    return np.load(run.paths.predictions(member) / f"{split}.npy")
+
+
+def submitted(run):
+    with (run.paths.submission / "submission.csv").open(newline="") as file:
+        return np.array([line[1:] for line in csv.reader(file)][1:], dtype=np.float32)
+
+
+def understate(run, power=0.3):
+    """Makes every member less sure than it could be."""
+    for member, split in itertools.product(run.plan.members, ("dev", "val", "test")):
+        array = run.paths.predictions(member) / f"{split}.npy"
+        rows = np.load(array) ** power
+        np.save(array, rows / rows.sum(axis=1, keepdims=True))
+        about = array.with_suffix(".json")
+        atomic.write_json(about, json.loads(about.read_text()) | {"sha256": sha256_of(array)})
+    record_committed(run.paths, run.plan)

@@ -1,4 +1,5 @@
 from .csv import column_of_train as column_of_train
+from .csv_table import read_values as read_values
 from .listing import (
     KeptContents as KeptContents,
     LeftOut as LeftOut,
@@ -8,4 +9,3 @@ from .listing import (
     Rows as Rows,
 )
 from .registry import Survey as Survey, open_listing as open_listing, survey as survey
-from .values import read_values as read_values, values_of as values_of

@@ -15,12 +15,11 @@ from functools import cached_property
 from pathlib import PurePosixPath
 
 from workers.data.sources.classes import NO_CLASS, Found, Naming, SplitLabels, file_listing, grouped, naming
-from workers.data.sources.csv_table import Table, id_place, label_name, labels_of, no_column, read_table
+from workers.data.sources.csv_table import Table, id_place, label_name, labels_of, no_column, read_table, values_by_id
 from workers.data.sources.files import FileListing, ImageFile, PlainFiles, may_be_image
 from workers.data.sources.listing import LeftOut
 from workers.data.sources.patterns import WORDS, below_root, require_one
 from workers.data.sources.tree import Entry, Tree, open_root, walk
-from workers.data.sources.values import values_by_id
 from workers.errors import DataError, some
 from workers.settings import DatasetSettings, OnBad
 

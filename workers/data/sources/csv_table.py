@@ -3,10 +3,11 @@
 import csv
 import io
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from workers.data.sources.tree import Tree, read_text
+from workers.data.sources.tree import LocalTree, Tree, read_text
 from workers.errors import DataError, some
 from workers.settings import DatasetSettings
 
@@ -165,3 +166,20 @@ def no_column(table: Table, key: str, asked: str | None) -> DataError:
 def _usual_places(table: Table, known: Iterable[str]) -> list[int]:
     lower = [name.lower() for name in table.header]
     return [lower.index(name) for name in known if name in lower]
+
+
+def read_values(path: Path) -> dict[str, str]:
+    """Returns the second column of a csv file by the first; raises DataError if it has others, or an id twice."""
+    table = read_table(LocalTree(path.absolute().parent), path.name)
+    if len(table.header) != 2:
+        raise DataError(f"{table.at}: has {len(table.header)} columns; give two, as in id,group")
+    return values_by_id(table, table.column(0), table.column(1))
+
+
+def values_by_id(table: Table, ids: Sequence[str], values: Sequence[str]) -> dict[str, str]:
+    """Returns `values` by `ids`, of each line of `table`; raises DataError if one is empty or an id has two values."""
+    found: dict[str, str] = {}
+    for (number, _), name, value in zip(table.lines, ids, values, strict=True):
+        if not value or found.setdefault(name, value) != value:
+            raise DataError(f"{table.at}: line {number}: {name} has no value, or another one above; fix the line")
+    return found
