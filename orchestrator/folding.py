@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.config import TARGET, Config, FoldsConfig, overlay
-from orchestrator.run import spellings
 from workers.data.folds import assign
-from workers.data.sources import column_of_train, read_values
+from workers.data.sources import column_of_train, ids_of_rows, read_values
 from workers.data.store import Store
 from workers.errors import ConfigError, DataError, some
 from workers.settings import Source
@@ -41,6 +40,8 @@ def with_folds(config: Config) -> Config:
 def find_folds(config: Config, target: Store) -> NDArray[np.int16] | None:
     """Returns the fold of each training image of `target` in each division, [images, repeats]; None without folds.
 
+    Corrected labels move no image to another fold, and those that are left out are in none.
+
     Raises:
         ConfigError, DataError: as `with_folds`; or an image has no group or fold, copies of one are in two folds, or a
             fold is empty.
@@ -48,6 +49,7 @@ def find_folds(config: Config, target: Store) -> NDArray[np.int16] | None:
     asked, groups = config.folds, None
     if asked is None:
         return None
+    whole, target = target, target.as_given()
     contents, labels = target.contents("train"), target.labels("train")
     assert labels is not None
     if asked.groups or asked.file:
@@ -63,6 +65,7 @@ def find_folds(config: Config, target: Store) -> NDArray[np.int16] | None:
     else:
         every = [assign(contents, labels, asked.k, repeat, groups) for repeat in range(asked.repeats)]
         folds = np.stack(every, axis=1)
+    folds = folds[whole.kept.get("train", slice(None))]
     if empty := [number for number in range(asked.k) if not (folds == number).any(axis=0).all()]:
         raise DataError(f"{_key(asked)}: no image is in fold {empty[0]}; give a smaller folds.k")
     return folds
@@ -90,13 +93,13 @@ def _values(config: Config, asked: FoldsConfig) -> Mapping[str, str]:
 
 def _values_of(rows: Sequence[str], values: Mapping[str, str], key: str) -> list[str]:
     """Returns the value of each of `rows`, paths of training images, by any name that a file may use for them."""
-    plain = {name.replace("\\", "/").removeprefix("train/"): value for name, value in values.items()}
-    names = {row: next((name for name in spellings(row) if name in plain), "") for row in rows}
-    if missing := [row for row, name in names.items() if not name]:
+    try:
+        names = ids_of_rows(rows, values)
+    except DataError as error:
+        raise DataError(f"{key}: {error}") from error
+    if missing := [row for row in rows if row not in names]:
         raise DataError(f"{key}: no line for {len(missing)} training images: {some(missing)}; add them")
-    if len(set(names.values())) < len(names):
-        raise DataError(f"{key}: an id may be several images; write paths below train/")
-    return [plain[names[row]] for row in rows]
+    return [values[names[row]] for row in rows]
 
 
 def _require_copies_together(target: Store, folds: NDArray[np.int16], key: str) -> None:

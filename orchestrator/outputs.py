@@ -33,6 +33,7 @@ from orchestrator.config import (
     SubmissionConfig,
     metric_of,
 )
+from orchestrator.fitting import LabelIssues, find_label_issues
 from orchestrator.plan import Plan
 from orchestrator.report import (
     Caveats,
@@ -44,6 +45,7 @@ from orchestrator.report import (
     score_split,
     table_text,
     write_report,
+    write_review,
 )
 from orchestrator.run import (
     Book,
@@ -308,6 +310,12 @@ def score_splits(plan: Plan, opened: Opened) -> tuple[SplitScores, ...]:
     return tuple(scores)
 
 
+def find_issues(opened: Opened) -> LabelIssues | None:
+    """Returns the training images whose label looks wrong; None without out-of-fold predictions of all of them."""
+    combined = opened.combined(OUT_OF_FOLD) if OUT_OF_FOLD in opened.members else None
+    return None if combined is None else find_label_issues(combined, opened.data.labels(OUT_OF_FOLD))
+
+
 def value_members(paths: RunPaths, plan: Plan, opened: Opened, split: str, metric: Metric) -> Valued | None:
     """Returns what the members of a scored split are worth by `metric`, and their cost; None for one member."""
     from orchestrator.fitting import member_worth
@@ -340,9 +348,12 @@ def _report(paths: RunPaths, plan: Plan, opened: Opened, missing: tuple[Missing,
     # Without one of its folds a recipe has no out-of-fold predictions.
     drop = drop_note(worth) if worth and not plan.is_folded else ""
     out_of_fold = next((one.intervals for one in scores if one.split == OUT_OF_FOLD), {})
-    caveats = Caveats(at_chance, cuts_saw_val, missing, unreadable, refits, looks, partial, unscored, drop, out_of_fold)
+    review = write_review(paths, record, opened.data, issues) if (issues := find_issues(opened)) else None
+    said = review.line if review else ""
+    notes = (missing, unreadable, refits, looks, partial, unscored, drop, out_of_fold, said)
+    caveats = Caveats(at_chance, cuts_saw_val, *notes)
     predictions = {one.member: one for one in opened.members[opened.data.submitted]}
-    files = write_report(paths, plan, record, Evidence(scores, predictions, caveats, worth))
+    files = write_report(paths, plan, record, Evidence(scores, predictions, caveats, worth, review))
     main = scores[0] if scores else None
     text = table_text(main, caveats)
     used = opened.combination

@@ -82,7 +82,14 @@ def _launch(config: "Config", request: Request, streams: Streams) -> int:
 )
 def plan(request: Request, streams: Streams) -> int:
     from orchestrator.config import compose
-    from orchestrator.inputs import check_init_files, hash_init_files, hash_outside, survey_all, with_code
+    from orchestrator.inputs import (
+        affected_by_labels,
+        check_init_files,
+        hash_init_files,
+        hash_outside,
+        survey_all,
+        with_code,
+    )
     from orchestrator.placement import Measuring, augmentation_line, measure_rates, place
     from orchestrator.plan import make_plan, make_report
 
@@ -92,7 +99,9 @@ def plan(request: Request, streams: Streams) -> int:
     config = with_code(config, trusted=request.trust_code)
     for line in config.notes:
         streams.progress(line)
-    planned = make_plan(config, survey_all(config, allow_absent=True), hash_init_files(config), hash_outside(config))
+    surveys = survey_all(config, allow_absent=True)
+    files = (hash_init_files(config), hash_outside(config))
+    planned = make_plan(config, surveys, *files)
     check_init_files(planned)
     placed = place(config, planned, streams.progress, Measuring.never)
     here = _members_at_once(replace(placed.cluster, address=None), streams)
@@ -101,6 +110,8 @@ def plan(request: Request, streams: Streams) -> int:
     rates = measure_rates(planned, placed, streams.progress) if here else None
     costs, keep = augmentation_line(planned, rates, placed.numerics) if rates else "", config.predict.checkpoint
     report = make_report(planned, placed.cluster, max(1, slots), rates, placed.line, costs, keep)
+    affected, before = affected_by_labels(config, surveys, files, planned)
+    report = replace(report, affected=affected, before=before)
     streams.answer(report.to_json() if request.json else None, [report.to_text().rstrip("\n")])
     return _OK
 

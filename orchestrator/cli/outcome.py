@@ -18,7 +18,7 @@ def outcome_lines(results: "Results") -> Iterator[str]:
         yield f"digest      {results.digests.manifest_sha256} (sha256 of the submission's manifest.json)"
     for page in results.files:
         if page.suffix == ".html":
-            yield f"report      {near(page)}"
+            yield f"{page.stem.replace('index', 'report'):12}{near(page)}"
 
 
 def near(path: Path) -> Path:

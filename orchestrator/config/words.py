@@ -75,6 +75,9 @@ _ADVICE = {
     "group groups group_column group_kfold": "ensemble=folds folds.groups={value}",
     "refit refit_full train_on_all use_all_data full_train": "ensemble=refit",
     "preds predictions external_predictions": "'ensemble.members.other={{predictions: {{test: {value}}}}}'",
+    "relabel label_issues corrected_labels clean_labels noisy_labels": (
+        "datasets.target.relabel={value}, a csv file with the columns id and correct"
+    ),
     "resume resume_from": "leave it out: the same launch again resumes",
 }
 _BY_WORD = {word: advice for words, advice in _ADVICE.items() for word in words.split()}

@@ -79,10 +79,7 @@ def make_plan(
     """
     datasets = {}
     for name in used_datasets(config):
-        found, options = surveys[name], dataset_options(config.datasets[name])
-        datasets[name] = PlannedDataset(
-            name, options, tuple(found.classes), found.num_classes, dict(found.counts), found.declared
-        )
+        datasets[name] = _planned(name, config.datasets[name], surveys[name])
     configs = {
         StageRef(member.name, name): stage
         for member in config.members.values()
@@ -128,6 +125,18 @@ def make_plan(
     plan = replace(plan, rungs=make_rungs(plan, config.sweep_rungs, config.sweep_eta))
     check_admission(config, plan)
     return plan
+
+
+def _planned(name: str, settings: DatasetSettings, found: "Survey") -> PlannedDataset:
+    options, line, left_out = dataset_options(settings), "", ""
+    if (corrections := found.relabelling) is not None:
+        line, left_out = corrections.line(), corrections.left_out_digest
+        # A file that changes nothing changes no hash.
+        options |= {"relabel": corrections.digest} if corrections.changes else {}
+    elif settings.relabel is not None:
+        line = "relabel: not read, since the images are absent"
+    known = (tuple(found.classes), found.num_classes, dict(found.counts), found.declared)
+    return PlannedDataset(name, options, *known, line, left_out)
 
 
 def stage_seed(member_seed: int, ref: StageRef) -> int:
@@ -182,6 +191,9 @@ def _stage(
     }
     if first is not None:
         hashed["refit"] = first.hash
+    if recipe.fold.k and dataset.name != TARGET and (left_out := datasets[TARGET].left_out):
+        # They are in no fold, so copies of them here are no longer left out.
+        hashed["left_out"] = left_out
     if origin.init_file and origin.init_file.scale:
         hashed["normalised_by"] = origin.init_file.scale
     elif origin.recipe.dataset != recipe.dataset and kind is not Normalisation.imagenet:

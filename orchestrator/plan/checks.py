@@ -121,9 +121,10 @@ def check_outside(plan: Plan) -> None:
 
 
 def remarks(plan: Plan) -> list[str]:
-    """Returns the lines that `plan` and `launch` show about a plan: long warm-ups, pixels that another
-    dataset normalises, and stages that look at nothing."""
-    return [*_warm_up_lines(plan), *_inherited_lines(plan), *_unseen_lines(plan)]
+    """Returns the lines that `plan` and `launch` show about a plan: corrected labels, long warm-ups, pixels that
+    another dataset normalises, and stages that look at nothing."""
+    corrected = [f"datasets.{dataset.name}: {dataset.relabelled}" for dataset in plan.datasets if dataset.relabelled]
+    return [*corrected, *_warm_up_lines(plan), *_inherited_lines(plan), *_unseen_lines(plan)]
 
 
 def _inherited_lines(plan: Plan) -> list[str]:

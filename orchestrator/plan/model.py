@@ -59,7 +59,8 @@ class PredictJob(Job):
 class PlannedDataset:
     """Holds the options and classes of a dataset that affect weights, and the number of images by split.
 
-    If the images were absent at planning, `classes` may be empty and `declared` is true.
+    If the images were absent at planning, `classes` may be empty and `declared` is true. `relabelled` is a line on what
+    `relabel` changes; `left_out` is the sha256 of the names of images that it leaves out, "" without any.
     """
 
     name: str
@@ -68,6 +69,8 @@ class PlannedDataset:
     num_classes: int
     counts: Mapping[str, int]
     declared: bool
+    relabelled: str = ""
+    left_out: str = ""
 
     @property
     def holds_out(self) -> bool:

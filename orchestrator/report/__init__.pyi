@@ -1,3 +1,4 @@
+from .review import review_json as review_json, write_review as write_review
 from .table import (
     Caveats as Caveats,
     SplitScores as SplitScores,

@@ -53,7 +53,9 @@ class MemberEntry:
 
 @dataclass(frozen=True)
 class Page:
-    """The content of the page. The first of `scores`, if any, is the main split; a repetition needs `facts`."""
+    """The content of the page. The first of `scores`, if any, is the main split; a repetition needs `facts`.
+
+    `review` is a line on labels to review, if there is a page of them."""
 
     title: str
     scores: tuple[SplitScores, ...]
@@ -65,19 +67,25 @@ class Page:
     command: str
     facts: Mapping[str, str]
     worth: Valued | None = None
+    review: str = ""
 
 
-def render(page: Page) -> str:
-    """Renders the page as HTML and escapes every name."""
-    environment = Environment(
+def environment() -> Environment:
+    """Returns where the templates of pages are; they escape every name."""
+    return Environment(
         loader=PackageLoader("orchestrator.report", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["data_uri"] = lambda png: "data:image/png;base64," + base64.b64encode(png).decode()
-    template = environment.get_template("page.html.j2")
+
+
+def render(page: Page) -> str:
+    """Renders the page as HTML and escapes every name."""
+    templates = environment()
+    templates.filters["data_uri"] = lambda png: "data:image/png;base64," + base64.b64encode(png).decode()
+    template = templates.get_template("page.html.j2")
     main = page.scores[0] if page.scores else None
     return template.render(
         page=page,

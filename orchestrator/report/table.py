@@ -73,7 +73,7 @@ class Caveats:
     uniform because they cannot be read, by split; members trained on dev and val too, with the val errors of their
     first passes, None if unknown; how many different answers to each split were scored here, 0 if unknown;
     by split the members from outside that have no predictions of it; splits that are `unscored` for want of some; a
-    line on a member that should be dropped, or ""; the recipes' errors out of fold.
+    line on a member that should be dropped, or ""; the recipes' errors out of fold; a line on labels to review, or "".
     """
 
     at_chance: tuple[str, ...] = ()
@@ -86,6 +86,7 @@ class Caveats:
     unscored: tuple[str, ...] = ()
     drop: str = ""
     out_of_fold: Mapping[str, Interval] = field(default_factory=dict)
+    review: str = ""
 
 
 # Cells of a line of the table; errors in percent, differences in points.
@@ -147,14 +148,18 @@ def _name(combination: Combination, *, by_rows: bool) -> str:
 
 
 def scores_json(
-    scores: Sequence[SplitScores], missing: Sequence[Missing], worth: Mapping[str, Any] | None = None
+    scores: Sequence[SplitScores],
+    missing: Sequence[Missing],
+    worth: Mapping[str, Any] | None = None,
+    review: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """Returns the content of scores.json; the first of `scores` is the main split, `worth` what its members are worth.
 
-    The keys `missing` and `worth` exist only if a member is missing, and if there are two members.
+    The keys `missing`, `worth` and `review` exist only if a member is missing, if there are two members, and if there
+    are out-of-fold predictions.
     """
     main, *others = scores
-    more = {"missing": [asdict(one) for one in missing], "worth": worth}
+    more = {"missing": [asdict(one) for one in missing], "worth": worth, "review": review}
     splits = {other.split: _split_json(other) for other in others}
     return _split_json(main) | {"splits": splits} | {name: value for name, value in more.items() if value}
 
@@ -229,6 +234,7 @@ def table_notes(caveats: Caveats, scores: SplitScores | None) -> tuple[str, ...]
     if caveats.out_of_fold:
         errors = ", ".join(f"{name} {percent(error)}" for name, error in caveats.out_of_fold.items())
         notes.append(f"OUT OF FOLD: top-1 error on training images, by the members that did not see them: {errors}")
+    notes += [caveats.review] if caveats.review else []
     if scores:
         notes += (*_PRECISION, *_reliability_notes(scores.split, scores.calibrated))
     elif not caveats.unscored:

@@ -14,6 +14,7 @@ from orchestrator.plan import Plan
 from orchestrator.report import plots
 from orchestrator.report.curves import read_curves
 from orchestrator.report.page import MemberEntry, Page, Picture, Sheet, render
+from orchestrator.report.review import Review
 from orchestrator.report.table import Caveats, SplitScores, scores_json, table_text, to_markdown
 from orchestrator.report.worth import Valued, worth_json, worth_markdown
 from orchestrator.run import RunPaths, RunRecord, read_ledger
@@ -29,13 +30,15 @@ _log = logging.getLogger(__name__)
 class Evidence:
     """The inputs of a report: scores (main split first, or none), members' predictions of any split, and caveats.
 
-    `worth` is what members are worth on the main split, if there are two.
+    `worth` is what members are worth on the main split, if there are two; `review` are the labels to review, if there
+    are out-of-fold predictions.
     """
 
     scores: tuple[SplitScores, ...]
     predictions: Mapping[str, MemberPredictions]
     caveats: Caveats
     worth: Valued | None = None
+    review: Review | None = None
 
 
 def write_report(paths: RunPaths, plan: Plan, record: RunRecord, evidence: Evidence) -> tuple[Path, ...]:
@@ -57,6 +60,7 @@ def write_report(paths: RunPaths, plan: Plan, record: RunRecord, evidence: Evide
         command=shlex.join(record.command) or "(run.json has none: an earlier release launched the run)",
         facts={**_facts(plan, record), **_passed_nans(paths)},
         worth=evidence.worth,
+        review=evidence.caveats.review,
     )
     figures = {
         "learning_curves": page.curves.light,
@@ -76,13 +80,15 @@ def write_report(paths: RunPaths, plan: Plan, record: RunRecord, evidence: Evide
     write_text(paths.report_table, f"# {plan.experiment}\n\n" + "\n".join(tables))
     if evidence.scores:
         worth = worth_json(evidence.worth) if evidence.worth else None
-        write_json(paths.report_scores, scores_json(evidence.scores, evidence.caveats.missing, worth))
+        counts = evidence.review.counts if evidence.review else None
+        write_json(paths.report_scores, scores_json(evidence.scores, evidence.caveats.missing, worth, counts))
     else:
         # Of a launch before a refit joined.
         paths.report_scores.unlink(missing_ok=True)
     write_text(paths.report_page, render(page))
     scored = (paths.report_scores,) if evidence.scores else ()
-    return (*map(paths.figure, figures), *matrices, paths.report_table, *scored, paths.report_page)
+    review = (evidence.review.table, evidence.review.page) if evidence.review else ()
+    return (*map(paths.figure, figures), *matrices, paths.report_table, *scored, *review, paths.report_page)
 
 
 def _write_matrices(paths: RunPaths, scores: SplitScores) -> tuple[Path, ...]:

@@ -8,7 +8,6 @@ from .data import (
     read_run_data as read_run_data,
     require_same_folds as require_same_folds,
     spelled_as as spelled_as,
-    spellings as spellings,
 )
 from .digests import (
     Book as Book,

@@ -3,12 +3,13 @@
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from workers.data.sources import spellings
 from workers.errors import DataError, RunMismatch, StorageError
 from workers.settings import HELD_OUT, OUT_OF_FOLD, Fold
 from workers.storage import layout, parse_json, storage_errors
@@ -86,12 +87,6 @@ class RunData:
         labels = self.splits[split].labels
         assert labels is not None, f"{split} has no labels"
         return labels
-
-
-def spellings(row: str) -> tuple[str, str, str, str]:
-    """Returns the names that a file may use for the image at path `row`: with folders or not, with suffix or not."""
-    path = PurePosixPath(row)
-    return (row, str(path.with_suffix("")), path.name, path.stem)
 
 
 def spelled_as(ids: Collection[str], rows: Sequence[str]) -> tuple[str, ...]:

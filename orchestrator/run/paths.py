@@ -60,6 +60,7 @@ class RunPaths:
     report_page = _At("report", "index.html")
     report_table = _At("report", "table.md")
     report_scores = _At("report", "scores.json")
+    review_page = _At("report", "review.html")
     checkpoints = _OfStage(layout.CHECKPOINTS)
     metrics = _OfStage(layout.METRICS)
     step = _OfStage(layout.STEP)
@@ -72,6 +73,10 @@ class RunPaths:
 
     def matrix(self, name: str) -> Path:
         return self.report / "figures" / f"{name}.csv"
+
+    def review(self, number: int) -> Path:
+        """Returns the path of the list of labels to review; from 2 on, of one beside those that were filled in."""
+        return self.report / f"review{f'-{number}' if number > 1 else ''}.csv"
 
     def member(self, member: str) -> Path:
         return self.members / member

@@ -10,9 +10,9 @@ import numpy as np
 
 from orchestrator.combine import Combination, MemberPredictions, equal, weights_of, without
 from orchestrator.config import FITTED, Calibrator, CombineConfig
-from orchestrator.outputs import Opened, opened_splits, score_splits, value_members
+from orchestrator.outputs import Opened, find_issues, opened_splits, score_splits, value_members
 from orchestrator.plan import StageRef
-from orchestrator.report import metric_told, scores_json, worth_json
+from orchestrator.report import metric_told, review_json, scores_json, worth_json
 from orchestrator.run import SUBMISSION_FILES, RunData, SubmissionDigests
 from orchestrator.submission import Manifest, asked_by, first_difference, uncertainty_difference
 from orchestrator.verification.findings import Examined
@@ -22,7 +22,7 @@ from workers.storage import Finished, parse_json, sha256_of, storage_errors
 # Fitted numbers are stored in millionths; another CPU may round the last one otherwise.
 _ROUNDING = 1.5e-6
 # Reports of earlier releases lack them.
-_ADDED = ("intervals", "worth", "calibration")
+_ADDED = ("intervals", "worth", "calibration", "review")
 # What is counted from the ledger, which may be gone.
 _COUNTED = "worth.core_seconds."
 # Valid predictions by split and member.
@@ -198,7 +198,9 @@ def check_report(
         return
     metric = metric_told(told)
     worth = value_members(run.paths, plan, opened, scores[0].split, metric) if scores and metric else None
-    different = list(_different(told, scores_json(scores, manifest.missing, worth_json(worth) if worth else None), ""))
+    review = review_json(issues) if (issues := find_issues(opened)) else None
+    wanted = scores_json(scores, manifest.missing, worth_json(worth) if worth else None, review)
+    different = list(_different(told, wanted, ""))
     if different:
         run.differs(
             f"{path}: {', '.join(different[:3])}{' and more' if len(different) > 3 else ''} differ from the scores "

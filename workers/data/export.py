@@ -15,6 +15,7 @@ from workers.storage import layout, storage_errors, write_bytes, write_json, wri
 
 _MOST_CLASSES = 10
 _TRAIN_ROWS = 3
+_THUMBNAIL = 176
 _TILE, _GAP, _CAPTION, _TITLE = 112, 8, 18, 30
 # Readable on light and dark pages: the sheet's background is transparent.
 _TITLE_COLOUR, _CAPTION_COLOUR = "#4f86c6", "#8a94a3"
@@ -58,6 +59,15 @@ def draw(bands: Sequence[Band], columns: int) -> bytes:
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def thumbnail(pixels: np.ndarray) -> tuple[str, bytes]:
+    """Returns the format, png or jpeg, and the content of a small picture of [side, side, 3] uint8."""
+    buffer, picture = io.BytesIO(), Image.fromarray(np.ascontiguousarray(pixels))
+    kind = "jpeg" if len(pixels) > _TILE else "png"
+    picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    picture.save(buffer, kind, quality=85)
+    return kind, buffer.getvalue()
 
 
 def _picture(pixels: np.ndarray) -> Image.Image:
@@ -130,14 +140,18 @@ def export(store: Store, directory: Path, folds: np.ndarray | None = None) -> No
         write_npy(directory / layout.FOLDS, folds)
     write_text(directory / layout.CLASSES, "".join(f"{name}\n" for name in store.classes))
     for split in (*HELD_OUT, OUT_OF_FOLD):
+        source = stored_split(split)
+        labels = store.labels(source) if counts.get(split) else None
+        if counts.get(split):
+            write_text(directory / layout.rows(split), "".join(f"{row}\n" for row in store.rows(source)))
+            write_npy(directory / layout.sizes(split), store.sizes(source))
+        if labels is not None:
+            write_npy(directory / layout.labels(split), labels)
         for name_of in (layout.rows, layout.sizes, layout.labels):
-            name, source = name_of(split), name_of(stored_split(split))
-            if counts.get(split) and source in store.files:
-                write_bytes(directory / name, store.content_of(source))
-            else:
+            if not counts.get(split) or (labels is None and name_of is layout.labels):
                 # Old labels would be taken for those of the current images.
-                with storage_errors(directory / name):
-                    (directory / name).unlink(missing_ok=True)
+                with storage_errors(directory / name_of(split)):
+                    (directory / name_of(split)).unlink(missing_ok=True)
     write_bytes(directory / layout.PREPARED, prepared_sheet(store))
     write_json(
         directory / layout.DATASET,

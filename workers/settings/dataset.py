@@ -83,6 +83,7 @@ class DatasetSettings:
         exif: whether images are turned as their EXIF orientation says.
         max_pixels: the most pixels of an image; larger ones cannot be read.
         keep: the part of an image that is prepared: its centre square, or the whole for crops to choose from.
+        relabel: a csv file with corrected labels of training images, by id.
     """
 
     source: Source = Source.folder
@@ -112,6 +113,7 @@ class DatasetSettings:
     exif: Exif = Exif.apply
     max_pixels: int = MAX_PIXELS
     keep: Keep = Keep.centre
+    relabel: str | None = None
 
     def __post_init__(self) -> None:
         require(1 <= self.size <= 4096, f"size={self.size}: give pixels in 1…4096")
@@ -153,9 +155,10 @@ def stored_image_bytes(size: int, store_format: StoreFormat, jpeg_quality: int, 
     return round(a_pixel * size * size)
 
 
-# The place of the images and their published counts. The names in `classes` count elsewhere, the file's path nowhere.
+# The place of the images and their published counts. What `classes` and `relabel` name counts elsewhere, the files'
+# paths nowhere.
 _DECLARED = ("declared_classes", "declared_train", "declared_val", "declared_test")
-_NO_OPTIONS = frozenset({"root", "download", "classes", "class_names", *_DECLARED})
+_NO_OPTIONS = frozenset({"root", "download", "classes", "class_names", "relabel", *_DECLARED})
 # These shape only JPEG pixels, so raw stores leave them out of keys and hashes.
 _JPEG_OPTIONS = frozenset({"store_format", "jpeg_quality"})
 

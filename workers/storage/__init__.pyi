@@ -1,4 +1,5 @@
 from .atomic import (
+    SEAL as SEAL,
     TEMPORARY_PREFIX as TEMPORARY_PREFIX,
     fsync as fsync,
     hold as hold,

@@ -149,6 +149,10 @@ class FileListing:
         digest.update("".join(f"\0{class_id}" for class_id in self.class_ids).encode())
         return digest.hexdigest()
 
+    def named_classes(self) -> dict[str, dict[str, str]]:
+        splits = {"train": self.train, "val": self.val or (), "test": self.test}
+        return {split: {file.name: file.class_name for file in files} for split, files in splits.items()}
+
     def rows(self, progress: Callable[[int, int], None], kept: KeptContents = UNKEPT) -> Rows:
         contents: dict[str, bytes] = {}
         read = kept.hashed(self._content, self._all, self.contents.tree.num_readers)

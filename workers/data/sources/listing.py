@@ -143,6 +143,12 @@ class Listing(Protocol):
     def fingerprint(self) -> str:
         """Returns a digest of the files' names, sizes and times, without reading their contents."""
 
+    def named_classes(self) -> dict[str, dict[str, str]]:
+        """Returns the class of each image by the name of its row, by split, without reading images.
+
+        Images of train that are held out by their contents may still be in train.
+        """
+
     def rows(self, progress: Callable[[int, int], None], kept: KeptContents = UNKEPT) -> Rows:
         """Hashes contents and splits the images; calls `progress` with (done, total).
 
@@ -156,6 +162,11 @@ class Listing(Protocol):
 def or_skip(split: str) -> str:
     """Returns the end of an error line about an incomplete image; a row of test is never left out."""
     return "" if split == "test" else ", or set datasets.<name>.on_bad=skip"
+
+
+def names_in_rows(rows: Rows, classes: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Returns `Listing.named_classes` of labelled rows."""
+    return {split: {row.name: classes[row.label] for row in own} for split, own in rows.splits.items()}
 
 
 def unwatched(_done: int, _total: int) -> None:

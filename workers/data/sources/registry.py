@@ -10,6 +10,7 @@ from workers.data.sources.folder import list_folder
 from workers.data.sources.ilsvrc import list_ilsvrc
 from workers.data.sources.listing import Listing
 from workers.data.sources.parquet import list_parquet
+from workers.data.sources.relabel import Relabelling, read_relabelling
 from workers.data.sources.torchvision import list_torchvision
 from workers.data.sources.tree import tree_at
 from workers.data.sources.webdataset import list_webdataset
@@ -32,12 +33,14 @@ class Survey:
 
     Counts are upper limits: preparation leaves out copies of held-out images, images that the target holds out, and
     with `on_bad=skip` unreadable ones. `declared` says that images are absent and the counts are the published ones.
+    `relabelling` is what `relabel` changes; None without it, or if images are absent.
     """
 
     classes: tuple[str, ...]
     num_classes: int
     counts: Mapping[str, int]
     declared: bool
+    relabelling: Relabelling | None = None
 
 
 def open_listing(settings: DatasetSettings) -> Listing:
@@ -59,7 +62,9 @@ def survey(settings: DatasetSettings, *, allow_absent: bool = False) -> Survey:
     if may_declare and (settings.root is None or tree_at(settings.root).find("") is None):
         return _declared(settings)
     listing = open_listing(settings)
-    return Survey(listing.classes, len(listing.classes), listing.counts(), declared=False)
+    counts, relabelling = listing.counts(), read_relabelling(settings, listing)
+    counts["train"] -= len(relabelling.left_out) if relabelling else 0
+    return Survey(listing.classes, len(listing.classes), counts, declared=False, relabelling=relabelling)
 
 
 def _declared(settings: DatasetSettings) -> Survey:

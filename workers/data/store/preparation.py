@@ -15,12 +15,13 @@ from pathlib import Path
 import numpy as np
 
 from workers.data.decoding import Rules
-from workers.data.sources import KeptContents, LeftOut, Listing, Row, Rows, open_listing
+from workers.data.sources import KeptContents, LeftOut, Listing, Row, Rows, open_listing, read_relabelling
 from workers.data.store.disk_space import make_folder, require_space, store_bytes
 from workers.data.store.excluded import NOTHING, Excluded
 from workers.data.store.integrity import damaged_files, note_whole
 from workers.data.store.packing import PackingThreads, pack
 from workers.data.store.pixels import Pixels
+from workers.data.store.relabelled import relabelled
 from workers.data.store.shards import RECORDS, Decided, Encoding, ShardRunner, Unreadable, records_of, write_npy
 from workers.data.store.statistics import image_statistics
 from workers.data.store.store import (
@@ -75,7 +76,7 @@ def prepare(
     The key covers options, classes and every file's path, size and time. If train has images in `excluded`, they are
     left out and the key covers `excluded` too; otherwise store and key are those of the dataset alone. If several
     processes prepare the same dataset, one builds it and the others wait. Damaged files of an existing store are packed
-    again from the source, and must get the same bytes.
+    again from the source, and must get the same bytes. Corrected labels make a store beside it, of the same pixels.
 
     A preparation that was killed, interrupted or cut off from its source leaves `.building-<key>` with the finished
     shards, from which the next one resumes. After other errors nothing is left on disk. Memory holds the pixels of one
@@ -96,13 +97,14 @@ def prepare(
     """
     listing = open_listing(settings)
     store_root = store_root.expanduser().absolute()
-    key = store_key(settings, listing)
+    key, corrections = store_key(settings, listing), read_relabelling(settings, listing)
     work = _Preparation(settings, listing, store_root, key, excluded, runner or PackingThreads(), verify, progress)
     found = _find(work, repair=False)
     if found is None:
         with _folder_made(store_root), locked(store_root / f"{key}.lock"):
             found = _find(work, repair=True) or _build(work)
-    return open_store(found).path
+    store = open_store(found)
+    return relabelled(store, corrections, verify) if corrections and corrections.changes else store.path
 
 
 def store_key(settings: DatasetSettings, listing: Listing) -> str:

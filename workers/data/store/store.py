@@ -12,6 +12,8 @@
 <split>.contents.npy       [N, 32] uint8: sha256 of each image's content, from which its split was chosen
 <split>.checksums.npy      [N] uint32: a checksum of each image's bytes in its shard (`integrity`)
 mean_image.npy             [S, S, 3] float32: the mean of train at each position, on the scale 0…255
+train.relabelled.npy       [N] int64: the labels that replace train's, -1 for an image that is left out; only where
+                           `relabel` changes some
 manifest.json              written last: options, classes, counts, images in each shard, digest, statistics, each file's
                            size and sha256, and the sha256 of all this
 ```
@@ -40,6 +42,7 @@ from workers.storage import Written, is_sealed, layout, parse_json
 
 MANIFEST = "manifest.json"
 MEAN_IMAGE = "mean_image.npy"
+RELABELLED = "train.relabelled.npy"
 SCHEMA = 5
 # Finished runs may still read stores of earlier schemas. They applied no EXIF orientation, and the oldest have no
 # checksums and no seal.
@@ -97,7 +100,15 @@ class Store:
 
         Its digest and statistics stay those of all images.
         """
-        return replace(self, kept=kept, counts={**self.counts, **{split: len(own) for split, own in kept.items()}})
+        counts = {**self.counts, **{split: len(own) for split, own in kept.items()}}
+        within = {split: self.kept[split][own] if split in self.kept else own for split, own in kept.items()}
+        return replace(self, kept={**self.kept, **within}, counts=counts)
+
+    def as_given(self) -> "Store":
+        """Returns the store of the dataset's own labels and images, before any `relabel`."""
+        counts = {split: sum(shard.num_images for shard in shards) for split, shards in self.shards.items()}
+        files = {name: written for name, written in self.files.items() if name != RELABELLED}
+        return replace(self, kept={}, counts={**self.counts, **counts}, files=files)
 
     def images(self, *splits: str, whole: bool = False) -> Pixels:
         """Returns [N, S, S, 3] uint8 of the splits in turn, memory-mapped and read-only; absent ones add none.
@@ -113,7 +124,10 @@ class Store:
 
     def labels(self, *splits: str) -> np.ndarray | None:
         """Returns [N] int64 in the order of `images`, or None if the splits have no labels or are absent."""
-        arrays = [self._own(split, layout.labels(split)) for split in splits if layout.labels(split) in self.files]
+        name_of = {split: layout.labels(split) for split in splits if layout.labels(split) in self.files}
+        if RELABELLED in self.files and "train" in name_of:
+            name_of["train"] = RELABELLED
+        arrays = [self._own(split, name_of[split]) for split in splits if split in name_of]
         return np.concatenate(arrays) if arrays else None
 
     def rows(self, split: str) -> list[str]:
@@ -221,7 +235,7 @@ def _from_manifest(path: Path, manifest: dict[str, Any]) -> Store:
     for by_decision in manifest["decisions"].values():
         decided.update({decision: len(paths) for decision, paths in by_decision.items()})
     exif = Exif.ignore if manifest["schema"] <= _UNTURNED else Exif(options.get("exif", RULES.exif))
-    return Store(
+    store = Store(
         path=path,
         digest=manifest["digest"],
         classes=tuple(manifest["classes"]),
@@ -244,6 +258,8 @@ def _from_manifest(path: Path, manifest: dict[str, Any]) -> Store:
         class_ids=tuple(manifest["class_ids"]),
         rules=Rules(exif, options.get("max_pixels", RULES.max_pixels), Keep(options.get("keep", RULES.keep))),
     )
+    left_out = manifest.get("relabel_leaves_out")
+    return store.keeping({"train": np.delete(np.arange(store.counts["train"]), left_out)}) if left_out else store
 
 
 def split_shards(folder: Path, split: str, store_format: StoreFormat, counts: Sequence[int]) -> tuple[ShardFiles, ...]:
