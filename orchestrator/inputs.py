@@ -11,7 +11,7 @@ from typing import Any
 from orchestrator.cluster import shard_runner
 from orchestrator.config import TARGET, Config, default_run_dir
 from orchestrator.folding import with_folds
-from orchestrator.plan import Affected, OutsideFile, Plan, StageRef, affected, make_plan, plan_from_json, used_datasets
+from orchestrator.plan import OutsideFile, Plan, StageRef, affected, make_plan, plan_from_json, used_datasets
 from orchestrator.run import RunPaths, read_record
 from workers.data.sources import Survey, survey
 from workers.data.store import NOTHING, Excluded, PrepareProgress, Store, held_out_by, open_store, prepare
@@ -46,21 +46,21 @@ def survey_one(config: Config, name: str, *, allow_absent: bool = False) -> Surv
 
 def affected_by_labels(
     config: Config, surveys: Mapping[str, Survey], files: tuple[Any, Any], wanted: Plan
-) -> tuple[Affected | None, str]:
-    """Returns which stages corrected labels change, None without any, and the name of what they are compared with.
+) -> list[str]:
+    """Returns a line on the stages that corrected labels change; none without any.
 
-    That is the run in `run_dir`, if there is one, or else the plan without corrections. `files` are the hashed files of
-    weights and of members from outside.
+    They are compared with the run in `run_dir`, if there is one, or else with the plan without corrections. `files` are
+    the hashed files of weights and of members from outside.
     """
     if not any("relabel" in dataset.options for dataset in wanted.datasets):
-        return None, ""
+        return []
     if config.run_dir and (paths := RunPaths(Path(config.run_dir))).run_json.exists():
-        return affected(plan_from_json(read_record(paths).plan), wanted), config.run_dir
+        return [f"stages beside {config.run_dir}: {affected(plan_from_json(read_record(paths).plan), wanted)}"]
     datasets = {name: replace(settings, relabel=None) for name, settings in config.datasets.items()}
     plain = {name: replace(found, relabelling=None) for name, found in surveys.items()}
     before = make_plan(replace(config, datasets=datasets), plain, *files)
     run_dir = default_run_dir(config.name, before.hash)
-    return affected(before, wanted), str(run_dir) if run_dir.exists() else "the plan without relabel"
+    return [f"stages beside {run_dir if run_dir.exists() else 'the plan without relabel'}: {affected(before, wanted)}"]
 
 
 def prepare_all(config: Config, watch: Watcher) -> dict[str, Store]:

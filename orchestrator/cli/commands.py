@@ -110,9 +110,9 @@ def plan(request: Request, streams: Streams) -> int:
     rates = measure_rates(planned, placed, streams.progress) if here else None
     costs, keep = augmentation_line(planned, rates, placed.numerics) if rates else "", config.predict.checkpoint
     report = make_report(planned, placed.cluster, max(1, slots), rates, placed.line, costs, keep)
-    affected, before = affected_by_labels(config, surveys, files, planned)
-    report = replace(report, affected=affected, before=before)
-    streams.answer(report.to_json() if request.json else None, [report.to_text().rstrip("\n")])
+    lines = affected_by_labels(config, surveys, files, planned)
+    document = report.to_json() | {"affected": lines} if request.json else None
+    streams.answer(document, [report.to_text().rstrip("\n"), *lines])
     return _OK
 
 

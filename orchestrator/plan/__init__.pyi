@@ -1,7 +1,7 @@
 from .admission import recipes as recipes
 from .build import make_plan as make_plan, used_datasets as used_datasets
 from .checks import remarks as remarks
-from .diff import Affected as Affected, ChangeKind as ChangeKind, affected as affected, compare as compare
+from .diff import ChangeKind as ChangeKind, affected as affected, compare as compare
 from .halving import choose_best as choose_best
 from .model import (
     Job as Job,

@@ -29,6 +29,7 @@ from orchestrator.plan.checks import (
 )
 from orchestrator.plan.halving import make_rungs
 from orchestrator.plan.model import OutsideFile, Plan, PlannedDataset, Stage, StageRef, changed, normalised_as
+from orchestrator.text import counted
 from workers.errors import ConfigError
 from workers.protocol import InitFile
 from workers.settings import DatasetSettings, Decay, Normalisation, Recipe, ScheduleSettings, dataset_options
@@ -130,7 +131,12 @@ def make_plan(
 def _planned(name: str, settings: DatasetSettings, found: "Survey") -> PlannedDataset:
     options, line, left_out = dataset_options(settings), "", ""
     if (corrections := found.relabelling) is not None:
-        line, left_out = corrections.line(), corrections.left_out_digest
+        gone, same = len(corrections.left_out), corrections.num_same
+        line = (
+            f"relabel: {counted(len(corrections.changes) - gone, 'label')} changed, {counted(gone, 'image')} left out"
+        )
+        line += f", {counted(same, 'row')} as in the dataset"
+        left_out = _digest(corrections.left_out) if gone else ""
         # A file that changes nothing changes no hash.
         options |= {"relabel": corrections.digest} if corrections.changes else {}
     elif settings.relabel is not None:

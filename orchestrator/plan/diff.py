@@ -60,28 +60,13 @@ def compare(recorded: Plan, wanted: Plan) -> Change:
     return Change(ChangeKind.differs, tuple(lines) or ("the ancestors of its stages differ",))
 
 
-@dataclass(frozen=True)
-class Affected:
-    """The stages of a plan that would be trained `again`, to other weights, and those that `stay` as before."""
-
-    again: tuple[str, ...]
-    stay: tuple[str, ...]
-
-    def line(self, before: str) -> str:
-        """Returns a line that names them; `before` is what the plan is compared with."""
-        named = [
-            f"{said}: {', '.join(own)}" for said, own in (("trained again", self.again), ("stay", self.stay)) if own
-        ]
-        return f"stages beside {before}: {'; '.join(named)}"
-
-
-def affected(before: Plan, wanted: Plan) -> Affected:
-    """Returns which stages of `wanted` have another hash than in the plan `before`, or are not in it."""
-    stay = {
-        ref for ref, stage in wanted.by_ref.items() if ref in before.by_ref and before.stage(ref).hash == stage.hash
-    }
-    again = (str(ref) for ref in wanted.by_ref if ref not in stay)
-    return Affected(tuple(again), tuple(str(ref) for ref in wanted.by_ref if ref in stay))
+def affected(before: Plan, wanted: Plan) -> str:
+    """Returns a line on the stages of `wanted` that `before` lacks or has with another hash, and on the others."""
+    hashes = {ref: stage.hash for ref, stage in before.by_ref.items()}
+    stages: dict[str, list[str]] = {"trained again": [], "stay": []}
+    for ref, stage in wanted.by_ref.items():
+        stages["stay" if hashes.get(ref) == stage.hash else "trained again"].append(str(ref))
+    return "; ".join(f"{said}: {', '.join(refs)}" for said, refs in stages.items() if refs)
 
 
 def _outside_files(plan: Plan) -> dict[str, OutsideFile]:

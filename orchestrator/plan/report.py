@@ -7,7 +7,6 @@ from typing import Any
 
 from orchestrator.config import ClusterConfig
 from orchestrator.plan.checks import remarks
-from orchestrator.plan.diff import Affected
 from orchestrator.plan.halving import estimate_halved, rungs_in_words
 from orchestrator.plan.model import Plan, Stage, StageRef, plain
 from orchestrator.plan.schedule import Estimate
@@ -57,8 +56,7 @@ class PlanReport:
     """Holds a plan with its costs; `time` is None if no rate was measured, an upper bound for a sweep that is halved.
 
     `placement` gives the reason for the members' threads and precision, `augmentation` what that costs. Stages that
-    may end early count as if they ran to their last epoch. `affected` are the stages that corrected labels change,
-    compared with what `before` names.
+    may end early count as if they ran to their last epoch.
     """
 
     plan: Plan
@@ -69,8 +67,6 @@ class PlanReport:
     num_slots: int
     placement: str = ""
     augmentation: str = ""
-    affected: Affected | None = None
-    before: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Returns the document of `septet plan --json`."""
@@ -90,7 +86,6 @@ class PlanReport:
             "declared": [dataset.name for dataset in self.plan.datasets if dataset.declared],
             "rungs": plain(self.plan.rungs),
             "outside": plain(self.plan.outside),
-            "affected": plain(self.affected),
         }
 
     def to_text(self) -> str:
@@ -119,7 +114,6 @@ class PlanReport:
             f"{size(disk.predictions)}, prepared datasets {size(disk.stores)})"
         )
         lines += remarks(plan)
-        lines += [self.affected.line(self.before)] if self.affected else []
         return "\n".join(lines) + "\n"
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from workers.data.decoding import RULES, Picture, Rules
 from workers.data.held_out import hold_out, lowest
-from workers.data.sources.listing import UNKEPT, KeptContents, Loader, Row, Rows, by_name, names_in_rows, unwatched
+from workers.data.sources.listing import UNKEPT, KeptContents, Loader, Row, Rows, by_name, unwatched
 from workers.settings import SPLITS, DatasetSettings
 
 TEST_FRACTION = 0.2
@@ -70,7 +70,7 @@ class DigitsListing:
         return hashlib.sha256(digits.images.tobytes() + digits.targets.tobytes()).hexdigest()
 
     def named_classes(self) -> dict[str, dict[str, str]]:
-        return names_in_rows(self.rows(unwatched), self.classes)
+        return self.rows(unwatched).named_classes(self.classes)
 
     def rows(self, progress: Callable[[int, int], None], kept: KeptContents = UNKEPT) -> Rows:
         del kept

@@ -53,6 +53,10 @@ class Rows:
     splits: Mapping[str, tuple[Row, ...]]
     left_out: tuple[LeftOut, ...]
 
+    def named_classes(self, classes: Sequence[str]) -> dict[str, dict[str, str]]:
+        """Returns what a listing of them does."""
+        return {split: {row.name: classes[row.label] for row in own} for split, own in self.splits.items()}
+
 
 class Loader(Protocol):
     """Reads single images. It must be picklable and small, since every packing process gets a copy."""
@@ -162,11 +166,6 @@ class Listing(Protocol):
 def or_skip(split: str) -> str:
     """Returns the end of an error line about an incomplete image; a row of test is never left out."""
     return "" if split == "test" else ", or set datasets.<name>.on_bad=skip"
-
-
-def names_in_rows(rows: Rows, classes: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Returns `Listing.named_classes` of labelled rows."""
-    return {split: {row.name: classes[row.label] for row in own} for split, own in rows.splits.items()}
 
 
 def unwatched(_done: int, _total: int) -> None:

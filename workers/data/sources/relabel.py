@@ -39,17 +39,8 @@ class Relabelling:
 
     @property
     def digest(self) -> str:
-        """The sha256 of what changes, wherever it is written and in whatever order; "" if nothing does."""
-        return _sha256(sorted(self.changes.items())) if self.changes else ""
-
-    @property
-    def left_out_digest(self) -> str:
-        return _sha256(self.left_out) if self.left_out else ""
-
-    def line(self) -> str:
-        num_left_out = len(self.left_out)
-        counts = (f"{len(self.changes) - num_left_out:,} labels changed", f"{num_left_out:,} images left out")
-        return f"relabel: {', '.join(counts)}, {self.num_same:,} rows say what the dataset says"
+        """16 hex digits of what changes, wherever it is written and in whatever order."""
+        return hashlib.sha256(json.dumps(sorted(self.changes.items())).encode()).hexdigest()[:16]
 
 
 def read_relabelling(settings: DatasetSettings, listing: Listing) -> Relabelling | None:
@@ -66,8 +57,8 @@ def read_relabelling(settings: DatasetSettings, listing: Listing) -> Relabelling
         answers, by_split = _read(Path(settings.relabel).expanduser(), listing.classes), listing.named_classes()
         train = by_split.pop("train")
         rows = {given: row for row, given in ids_of_rows(train, answers).items()}
-        for given in answers.keys() - rows.keys():
-            _explain(given, answers, train, by_split)
+        for given in [given for given in answers if given not in rows][:1]:
+            raise DataError(f"{given}: {_why(given, train, by_split)}")
     except DataError as error:
         raise DataError(f"{key}: {error}") from error
     found = {row: answers[given] for given, row in rows.items()}
@@ -98,34 +89,24 @@ def _read(path: Path, classes: Collection[str]) -> dict[str, str]:
             near = _nearest(answer, classes) or f"known: {some(sorted(classes), _MOST_NAMED)}"
             raise DataError(f"line {number}: no class {answer}; {near}; {LEFT_OUT} leaves the image out")
         if not given or answers.setdefault(given, answer) != answer:
-            raise DataError(f"line {number}: {given or 'no id'}: has another answer above, or no id; correct the line")
+            why = f"{given} has another answer above" if given else "has no id"
+            raise DataError(f"line {number}: {why}; correct the line")
     return answers
 
 
-def _explain(
-    given: str, answers: Mapping[str, str], train: Collection[str], by_split: Mapping[str, Collection[str]]
-) -> None:
-    """Raises DataError about an id of no image, unless another line has the same answer for its image."""
-    if same := ids_of_rows(train, [given]):
-        (row,) = same
-        other = ids_of_rows([row], answers)[row]
-        if answers[other] != answers[given]:
-            raise DataError(f"{given} and {other} are the same image, with two answers; keep one")
-        return
+def _why(given: str, train: Collection[str], by_split: Mapping[str, Collection[str]]) -> str:
+    """Returns what is wrong with an id that no training image has."""
+    if ids_of_rows(train, [given]):
+        return "another line names the same image; keep one"
     for split, names in by_split.items():
         if ids_of_rows(names, [given.removeprefix(f"{split}/")]):
-            raise DataError(f"{given} is an image of {split}: only training images are relabelled; remove the line")
+            return f"is an image of {split}, and only training images are relabelled; remove the line"
     name = given.rpartition("/")[2]
-    # All names take minutes where there are a million.
+    # To compare all names takes minutes where there are a million.
     alike = [row for row in train if row.rpartition("/")[2] == name] or sorted(train)[:: 1 + len(train) // 20_000]
-    near = _nearest(given, alike) or "ids are paths below train/, as in data/oof.rows.txt"
-    raise DataError(f"no training image {given}; {near}")
+    return f"no such training image; {_nearest(given, alike) or 'write paths below train/, as in data/oof.rows.txt'}"
 
 
 def _nearest(name: str, known: Collection[str]) -> str:
     close = get_close_matches(name, known, n=1, cutoff=0.6)
     return f"did you mean {close[0]}?" if close else ""
-
-
-def _sha256(value: object) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()

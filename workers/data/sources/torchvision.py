@@ -25,18 +25,7 @@ from workers.data.decoding import RULES, BadImage, Picture, Rules, kept_pixels
 from workers.data.held_out import hold_out
 from workers.data.sources.classes import NO_CLASS, file_listing, found_at, grouped, kept_classes
 from workers.data.sources.files import FileListing, ImageFile, PlainFiles
-from workers.data.sources.listing import (
-    UNKEPT,
-    UNLABELLED,
-    KeptContents,
-    LeftOut,
-    Listing,
-    Loader,
-    Row,
-    Rows,
-    by_name,
-    names_in_rows,
-)
+from workers.data.sources.listing import UNKEPT, UNLABELLED, KeptContents, LeftOut, Listing, Loader, Row, Rows, by_name
 from workers.data.sources.torchvision_catalogue import Kept, KnownSet, known_set
 from workers.data.sources.tree import LocalTree, one_line
 from workers.errors import DataError
@@ -152,7 +141,7 @@ class TorchvisionListing:
         return digest.hexdigest()
 
     def named_classes(self) -> dict[str, dict[str, str]]:
-        return names_in_rows(self._rows, self.classes)
+        return self._rows.named_classes(self.classes)
 
     def rows(self, progress: Callable[[int, int], None], kept: KeptContents = UNKEPT) -> Rows:
         del kept

@@ -55,13 +55,13 @@ def _corrected(store: Store, corrections: Relabelling) -> np.ndarray:
 
 
 def _is_whole(folder: Path, verify: Verify) -> bool:
-    """Returns whether the store exists; raises StorageError if pixels that it shares may be damaged."""
+    """Returns whether the store exists and is whole; raises StorageError if pixels that it shares are damaged."""
     try:
         damaged = damaged_files(folder, open_store(folder).files, verify)
     except StorageError:
         return False
-    if verify is not Verify.always and set(damaged) - {RELABELLED}:
-        # The same files are in the store that it was made of, which then was not read whole.
+    if damaged and verify is not Verify.always:
+        # Only then have they been repaired in the store that they came from.
         raise StorageError(f"{folder / damaged[0]}: damaged; run it again with datasets.verify=always")
     return not damaged
 
