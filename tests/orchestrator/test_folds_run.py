@@ -3,18 +3,16 @@
 import json
 import re
 import shutil
-from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from local_actors import LocalActors
-from no_tracker import NoTracker
 from pictures import write_tree
 from record_committed import record_committed
+from small_folds import launch
 from whole_run import alter_predictions
 
-from orchestrator import cluster, launching
+from orchestrator import launching
 from orchestrator.cli.program import main
 from orchestrator.combine.outside import store_outside
 from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionConfig
@@ -29,38 +27,6 @@ from workers.storage import sha256_of
 
 pytestmark = pytest.mark.usefixtures("no_drawing")
 LABELS = SubmissionConfig()
-GROUP = """folded: true
-members:
-  base1: {stages: {train: {dataset: target}}}
-  deep1:
-    stages:
-      first: {dataset: superset}
-      second: {dataset: target, init_from: first, reset: [head]}
-"""
-SMALL = (
-    *("model.width=0.05", "model.fc_units=16", "optimizer.batch_size=400", "schedule.epochs=1", "precision=fp32"),
-    *("schedule.warmup_updates=0", "folds.k=2", "cluster.cpus_per_member=1", "predict.crops=centre"),
-)
-
-
-@contextmanager
-def one_slot(_settings):
-    actors = LocalActors(num_slots=1)
-    yield actors
-    for thread in actors.threads:
-        thread.join(20)
-
-
-def launch(place, *words):
-    group = place / "groups" / "ensemble" / "two.yaml"
-    group.parent.mkdir(parents=True, exist_ok=True)
-    group.write_text(GROUP)
-    here = (f"run_dir={place / 'run'}", f"datasets.store={place / 'store'}", f"--config-dir={place / 'groups'}")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cluster, "open_cluster", one_slot)
-        patch.setattr(launching, "open_tracking", lambda *_: NoTracker())
-        ensemble = () if "ensemble=folds" in words else ("ensemble=two", "datasets.superset.orientations=1")
-        return main(["launch", *ensemble, f"tracking.uri=sqlite:///{place}/mlflow.db", *here, *SMALL, *words])
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import pytest
 from listed import flip, folder, store_of
 
 from workers.data.export import export
-from workers.data.store import open_store, only_fold, without_fold
+from workers.data.store import only_fold, open_store, without_fold
 from workers.data.store.store import RELABELLED
 from workers.errors import DataError, StorageError
 from workers.protocol import HeldFold
@@ -104,7 +104,7 @@ def test_damage_is_repaired_where_it_is_shared_and_where_it_is_not(base, correct
     store = corrected(answers)
     pixels = store.path / "train-00000.images.npy"
     flip(store.path / RELABELLED, 140)
-    with pytest.raises(StorageError, match="damaged; run it again with datasets.verify=always"):
+    with pytest.raises(StorageError, match=r"damaged; run it again with datasets.verify=always"):
         (store.path / ".verified.json").unlink()
         corrected(answers)
     flip(pixels)

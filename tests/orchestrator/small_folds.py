@@ -1,0 +1,43 @@
+"""Launches small runs in folds in the test's own process, without Ray: digits, two folds, one epoch."""
+
+from contextlib import contextmanager
+
+import pytest
+from local_actors import LocalActors
+from no_tracker import NoTracker
+
+from orchestrator import cluster, launching
+from orchestrator.cli.program import main
+
+GROUP = """folded: true
+members:
+  base1: {stages: {train: {dataset: target}}}
+  deep1:
+    stages:
+      first: {dataset: superset}
+      second: {dataset: target, init_from: first, reset: [head]}
+"""
+SMALL = (
+    *("model.width=0.05", "model.fc_units=16", "optimizer.batch_size=400", "schedule.epochs=1", "precision=fp32"),
+    *("schedule.warmup_updates=0", "folds.k=2", "cluster.cpus_per_member=1", "predict.crops=centre"),
+)
+
+
+@contextmanager
+def one_slot(_settings):
+    actors = LocalActors(num_slots=1)
+    yield actors
+    for thread in actors.threads:
+        thread.join(20)
+
+
+def launch(place, *words, run_dir="run"):
+    group = place / "groups" / "ensemble" / "two.yaml"
+    group.parent.mkdir(parents=True, exist_ok=True)
+    group.write_text(GROUP)
+    here = (f"run_dir={place / run_dir}", f"datasets.store={place / 'store'}", f"--config-dir={place / 'groups'}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cluster, "open_cluster", one_slot)
+        patch.setattr(launching, "open_tracking", lambda *_: NoTracker())
+        ensemble = () if "ensemble=folds" in words else ("ensemble=two", "datasets.superset.orientations=1")
+        return main(["launch", *ensemble, f"tracking.uri=sqlite:///{place}/mlflow.db", *here, *SMALL, *words])
