@@ -40,7 +40,8 @@ class LabelIssues:
 
     def estimate(self) -> str:
         share = f"{100 * self.num_wrong / self.num_images:.1f} %"
-        return f"By confident learning about {self.num_wrong:,} of the {self.num_images:,} labels are wrong ({share})."
+        counts = f"{self.num_wrong:,} of the {self.num_images:,} labels are wrong ({share})"
+        return f"By confident learning about {counts}; mistakes of weak members count too."
 
 
 def find_label_issues(probabilities: Rows, labels: Labels) -> LabelIssues:

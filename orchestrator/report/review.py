@@ -56,6 +56,7 @@ def write_review(paths: RunPaths, record: RunRecord, data: RunData, issues: "Lab
         "issues": issues,
         "table": table,
         "cards": [(line, pictures[place] if pictures else None) for place, line in enumerate(lines[:_MOST_SHOWN])],
+        "directory": record.directory,
         "command": shlex.join([*(words or ["septet", "launch", "…"]), f"datasets.{TARGET}.relabel={table.absolute()}"]),
     }
     write_text(paths.review_page, environment().get_template("review.html.j2").render(page))

@@ -44,7 +44,8 @@ def test_case_by_hand_has_two_issues_the_more_certain_first():
     # One of three labels 0 and one of three labels 1 are surely of another class.
     assert (found.num_wrong, found.num_images) == (2, 7)
     assert found.line() == "2 of 7 labels look wrong"
-    assert found.estimate() == "By confident learning about 2 of the 7 labels are wrong (28.6 %)."
+    wanted = "By confident learning about 2 of the 7 labels are wrong (28.6 %); mistakes of weak members count too."
+    assert found.estimate() == wanted
 
 
 def test_label_that_is_the_first_guess_is_no_issue_though_another_class_is_reached():
