@@ -55,12 +55,12 @@ def affected_by_labels(
     if not any("relabel" in dataset.options for dataset in wanted.datasets):
         return []
     if config.run_dir and (paths := RunPaths(Path(config.run_dir))).run_json.exists():
-        return [f"stages beside {config.run_dir}: {affected(plan_from_json(read_record(paths).plan), wanted)}"]
+        return [f"beside {config.run_dir}, {affected(plan_from_json(read_record(paths).plan), wanted)}"]
     datasets = {name: replace(settings, relabel=None) for name, settings in config.datasets.items()}
     plain = {name: replace(found, relabelling=None) for name, found in surveys.items()}
     before = make_plan(replace(config, datasets=datasets), plain, *files)
     run_dir = default_run_dir(config.name, before.hash)
-    return [f"stages beside {run_dir if run_dir.exists() else 'the plan without relabel'}: {affected(before, wanted)}"]
+    return [f"beside {run_dir if run_dir.exists() else 'the plan without relabel'}, {affected(before, wanted)}"]
 
 
 def prepare_all(config: Config, watch: Watcher) -> dict[str, Store]:

@@ -63,9 +63,10 @@ def compare(recorded: Plan, wanted: Plan) -> Change:
 def affected(before: Plan, wanted: Plan) -> str:
     """Returns a line on the stages of `wanted` that `before` lacks or has with another hash, and on the others."""
     hashes = {ref: stage.hash for ref, stage in before.by_ref.items()}
-    stages: dict[str, list[str]] = {"trained again": [], "stay": []}
+    stages: dict[str, list[str]] = {"these stages would be trained again": [], "these stay": []}
+    again, stay = stages.values()
     for ref, stage in wanted.by_ref.items():
-        stages["stay" if hashes.get(ref) == stage.hash else "trained again"].append(str(ref))
+        (stay if hashes.get(ref) == stage.hash else again).append(str(ref))
     return "; ".join(f"{said}: {', '.join(refs)}" for said, refs in stages.items() if refs)
 
 

@@ -184,4 +184,4 @@ def test_run_with_corrected_labels_keeps_folds_and_held_out_images(run, launched
     found = verify(paths)
     assert found.ok and found.rebuilt, found.problems
     assert main(["plan", *asked, f"run_dir={launched / 'corrected'}", "folds.k=2"]) == 0
-    assert "stages beside" in capsys.readouterr().out
+    assert re.search("beside .*corrected, these stay: base1-f0/train, base1-f1/train", capsys.readouterr().out)

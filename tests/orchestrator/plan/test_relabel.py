@@ -76,24 +76,24 @@ def test_images_that_are_absent_leave_the_file_unread():
 def test_affected_names_stages_by_their_hashes():
     members = (base("one"), pretrained("deep"))
     line = affected(planned(*members), planned(*members, surveys=surveys()))
-    assert line == "trained again: one/train, deep/finetune; stay: deep/pretrain"
+    assert line == "these stages would be trained again: one/train, deep/finetune; these stay: deep/pretrain"
 
 
 def test_plan_names_the_run_or_else_the_plan_that_it_is_compared_with(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     asked, found = config(base("one"), pretrained("deep")), surveys()
     wanted = planned(base("one"), pretrained("deep"), surveys=found)
-    line = "trained again: one/train, deep/finetune; stay: deep/pretrain"
+    line = "these stages would be trained again: one/train, deep/finetune; these stay: deep/pretrain"
     before = planned(base("one"), pretrained("deep"))
     assert affected_by_labels(asked, SURVEYS, ({}, {}), before) == []
-    assert affected_by_labels(asked, found, ({}, {}), wanted) == [f"stages beside the plan without relabel: {line}"]
+    assert affected_by_labels(asked, found, ({}, {}), wanted) == [f"beside the plan without relabel, {line}"]
     default = tmp_path / "runs" / f"{asked.name}-{before.hash[:8]}"
     default.mkdir(parents=True)
-    assert affected_by_labels(asked, found, ({}, {}), wanted) == [f"stages beside runs/{default.name}: {line}"]
+    assert affected_by_labels(asked, found, ({}, {}), wanted) == [f"beside runs/{default.name}, {line}"]
     write_record(RunPaths(tmp_path / "mine"), make_record(planned(base("one"))))
     given = replace(asked, run_dir="mine")
-    every = "trained again: one/train, deep/pretrain, deep/finetune"
-    assert affected_by_labels(given, found, ({}, {}), wanted) == [f"stages beside mine: {every}"]
+    every = "these stages would be trained again: one/train, deep/pretrain, deep/finetune"
+    assert affected_by_labels(given, found, ({}, {}), wanted) == [f"beside mine, {every}"]
 
 
 def test_record_of_an_earlier_release_lacks_the_new_fields():

@@ -18,7 +18,6 @@ from workers.settings import DatasetSettings
 
 # In place of a class: the image is left out of train.
 LEFT_OUT = "-"
-_ID, _CORRECT = "id", "correct"
 _MOST_NAMED = 10
 
 
@@ -72,7 +71,7 @@ def _read(path: Path, classes: Collection[str]) -> dict[str, str]:
         raise DataError("no such file; give a csv file with the columns id and correct, such as a report's review.csv")
     table = read_table(LocalTree(path.absolute().parent), path.name)
     header = [name.lower() for name in table.header]
-    for name in (_ID, _CORRECT):
+    for name in ("id", "correct"):
         if header.count(name) != 1:
             raise DataError(f"has no column {name}, or two (columns: {some(table.header, _MOST_NAMED)})")
     # Spreadsheets write 3.0 for the class 3.
@@ -80,7 +79,7 @@ def _read(path: Path, classes: Collection[str]) -> dict[str, str]:
     form_of = {unicodedata.normalize("NFC", name): name for name in classes}
     answers: dict[str, str] = {}
     for number, cells in table.lines:
-        given, written = cells[header.index(_ID)], cells[header.index(_CORRECT)]
+        given, written = cells[header.index("id")], cells[header.index("correct")]
         answer = written if written in (LEFT_OUT, *form_of) else naming.clean(written)
         if not answer:
             continue

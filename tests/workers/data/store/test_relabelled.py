@@ -5,7 +5,7 @@ import pytest
 from listed import flip, folder, store_of
 
 from workers.data.export import export
-from workers.data.store import only_fold, open_store, without_fold
+from workers.data.store import only_fold, open_on_node, open_store, without_fold
 from workers.data.store.store import RELABELLED
 from workers.errors import DataError, StorageError
 from workers.protocol import HeldFold
@@ -74,6 +74,13 @@ def test_folds_of_a_relabelled_store_see_its_images(base, corrected, tmp_path):
     np.testing.assert_array_equal(inside.labels("train"), store.labels("train")[1::3])
     assert {*inside.rows("train"), *outside.rows("train")} == {*store.rows("train")}
     np.testing.assert_array_equal(np.asarray(inside.images("train")), np.asarray(store.images("train"))[1::3])
+
+
+def test_copy_on_a_node_has_the_corrected_labels(base, corrected, tmp_path):
+    store = corrected({base.rows("train")[0]: "b", base.rows("train")[5]: "-"})
+    copy = open_on_node(store.path, tmp_path / "node")
+    assert copy.path != store.path and copy.rows("train") == store.rows("train")
+    np.testing.assert_array_equal(copy.labels("train"), store.labels("train"))
 
 
 def test_run_keeps_the_corrected_labels(base, corrected, tmp_path):
