@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 from record_committed import record_committed
-from small_folds import launch
+from small_folds import SMALL, launch
 
 from orchestrator.cli.program import main
 from orchestrator.config.schema import CombineConfig, SubmissionConfig
@@ -183,5 +183,5 @@ def test_run_with_corrected_labels_keeps_folds_and_held_out_images(run, launched
         np.testing.assert_array_equal(after.labels(split), before.labels(split))
     found = verify(paths)
     assert found.ok and found.rebuilt, found.problems
-    assert main(["plan", *asked, f"run_dir={launched / 'corrected'}", "folds.k=2"]) == 0
+    assert main(["plan", *asked, f"run_dir={launched / 'corrected'}", *SMALL]) == 0
     assert re.search("beside .*corrected, these stay: base1-f0/train, base1-f1/train", capsys.readouterr().out)
