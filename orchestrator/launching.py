@@ -34,6 +34,7 @@ from orchestrator.run import (
     OpenedRun,
     RunPaths,
     RunRecord,
+    StatusReader,
     Wanted,
     end_noted,
     keep_code,
@@ -206,9 +207,11 @@ def _train(
     A cluster is opened only if there is work.
     """
 
+    reader = StatusReader(run.paths)
+
     def show() -> None:
         run.save_mlflow(tracker.ids)
-        display.show(read_status(run.paths))
+        display.show(reader.read())
 
     if driver.take_stock():
         return None

@@ -167,12 +167,12 @@ def status(request: Request, streams: Streams) -> int:
 def watch_run(paths: "RunPaths", streams: Streams, pause: Callable[[float], None] = time.sleep) -> None:
     """Shows the run's progress until no process holds the run: a launch that prepares data is not yet running."""
     from orchestrator.display import Display
-    from orchestrator.run import is_locked, read_status
+    from orchestrator.run import StatusReader, is_locked
 
-    display = Display(streams.out)
+    display, reader = Display(streams.out), StatusReader(paths)
     try:
         while is_locked(paths):
-            display.show(read_status(paths))
+            display.show(reader.read())
             pause(_REFRESH_S)
     finally:
         display.close()

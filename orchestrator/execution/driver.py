@@ -7,7 +7,7 @@ any crash: a stage with a DONE.json is done, and any other resumes from its newe
 import logging
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from orchestrator.cluster import Completed, Failure, Halted, Lost, Predicted, RayCluster, Trained
@@ -56,7 +56,7 @@ class Driver:
         self._busy: dict[str, Job] = {}
         self._actors: set[str] = set()
         self._failed: dict[Job, Failure] = {}
-        self._followers = {stage.ref: Follower(work.paths.metrics(stage.ref)) for stage in work.plan.stages}
+        self._followers: dict[StageRef, Follower] = {}
         self._halving = Halving(work.plan, ledger)
         self._admission = Admission(work, ledger, book)
         self._unsound: CheckFailed | None = None
@@ -74,13 +74,14 @@ class Driver:
         """
         self._halving.require_ledger(self._work.paths)
         self._ledger.set_state(State.running)
-        self._follow(self._followers)
+        self._follow(stage.ref for stage in self._work.plan.stages)
         self._unsound = check_finished(self._work.paths, self._work.plan, self._book.committed)
         before = self._admission.ended
         self._admission.decide(())
         for ref in sorted(before - self._admission.ended):
             self._tracker.tag(ref, _ENDED_TAG, "no longer")
         ended, held = self._ended, self._ended | self._halving.points(State.paused)
+        found: dict[Job, State] = {}
         for stage in self._work.plan.stages:
             train = TrainJob(stage.ref)
             finished = find_finished(self._work.paths, stage)
@@ -88,17 +89,19 @@ class Driver:
                 self._end(stage.ref)
             elif finished is not None:
                 self._done.add(stage.ref)
-                self._ledger.declare(train, State.done)
+                found[train] = State.done
+                del self._followers[stage.ref]
                 at_chance = finished.at_chance
                 self._tracker.stage_finished(stage.ref, Ending.FINISHED, {_AT_CHANCE_TAG: str(at_chance).lower()})
             elif stage.ref not in held:
-                self._ledger.declare(train, State.waiting)
+                found[train] = State.waiting
         for member in self._work.plan.trained:
             if has_predicted(self._work, self._book.committed, member):
                 self._predicted.add(member)
             job = self._work.plan.predict_job(member)
             if job.ref not in ended:
-                self._ledger.declare(job, State.done if member in self._predicted else State.waiting)
+                found[job] = State.done if member in self._predicted else State.waiting
+        self._ledger.declare(found)
         self._decide()
         if self._complete and self._unsound:
             raise self._unsound
@@ -142,7 +145,7 @@ class Driver:
             self._move_off_leaving_machines()
             completed = self._cluster.poll(_POLL_S)
             require_held(self._work.paths.root)
-            self._follow()
+            self._follow([job.ref for job in self._busy.values() if isinstance(job, TrainJob)])
             for one in completed:
                 self._settle(one)
             self._end_hung()
@@ -219,11 +222,12 @@ class Driver:
     def _trainable(self) -> Plan:
         """Returns the plan without stages that failed for good, those that start from them, and those that wait."""
         plan, failed = self._work.plan, self._failed.keys()
-        lost = {one.ref for one in plan.stages if failed & {TrainJob(each.ref) for each in (one, *plan.ancestors(one))}}
+        chains = [(one, *plan.ancestors(one)) for one in plan.stages] if failed else []
+        lost = {chain[0].ref for chain in chains if failed & {TrainJob(each.ref) for each in chain}}
         over = {name for name, ref in plan.last_stages.items() if ref in lost or PredictJob(ref) in failed}
         later = self._admission.later(over | self._predicted, self._cluster.num_slots)
         held = self._ended | self._halving.points(State.paused) | later | lost
-        return replace(plan, stages=tuple(stage for stage in plan.stages if stage.ref not in held))
+        return replace(plan, stages=tuple(stage for stage in plan.stages if stage.ref not in held)) if held else plan
 
     def _start(self, job: Job) -> None:
         member, paths = job.member, self._work.paths
@@ -296,6 +300,8 @@ class Driver:
         write_finished(self._work.paths.stage(ref), self._work.plan.stage(ref).hash, result)
         self._done.add(ref)
         self._note_passed(ref, result.num_updates + 1)
+        # It holds what it has read.
+        self._followers.pop(ref, None)
         self._ledger.flag_at_chance(job, result.at_chance)
         state = State.ended if ref in self._ended else State.done
         self._ledger.end(job, AttemptEnd.done, state, resumed_from=result.resumed_from)
@@ -324,7 +330,7 @@ class Driver:
             failure = replace(failure, message=f"{failure.message} (again after a replay, so it is no transient fault)")
         elif failure.retryable and self._ledger.may_retry(job, end, self._work.budgets):
             return
-        self._ledger.declare(job, State.failed)
+        self._ledger.declare({job: State.failed})
         self._failed[job] = failure
         self._track_end(job, Ending.FAILED)
 
@@ -336,11 +342,11 @@ class Driver:
         self._actors.discard(member)
         self._cluster.discard(member)
 
-    def _follow(self, refs: Mapping[StageRef, Follower] | None = None) -> None:
-        """Sends the tracker and the ledger the new metrics of the running stages, or of `refs`."""
-        for ref in refs or [job.ref for job in self._busy.values() if isinstance(job, TrainJob)]:
+    def _follow(self, refs: Iterable[StageRef]) -> None:
+        """Sends the tracker and the ledger the new metrics of `refs`."""
+        for ref in refs:
             job = TrainJob(ref)
-            points = self._followers[ref].read()
+            points = self._followers.setdefault(ref, Follower(self._work.paths.metrics(ref))).read()
             for point in points:
                 self._tracker.log(ref, point.step, point.time, point.metrics)
             self._ledger.reach(job, read_step(self._work.paths.step(ref)))

@@ -196,9 +196,11 @@ class Plan:
 
     def needed_only_by(self, members: Collection[str]) -> frozenset[StageRef]:
         """Returns the stages that no other member's last stage is, or starts from."""
+        if not members:
+            return frozenset()
         last = [self.last_stage(member) for member in self.trained if member not in members]
         needed = {stage.ref for each in last for stage in (each, *self.ancestors(each))}
-        return frozenset(self.by_ref.keys() - needed if members else ())
+        return frozenset(self.by_ref.keys() - needed)
 
     def is_pretrained(self, member: str) -> bool:
         """Returns whether `member` starts from a file of weights or from a stage on another dataset."""

@@ -34,6 +34,8 @@ def ready(
         num_slots: members that fit at once.
         costs: a stage's cost in any unit (default: multiply-adds of its training).
     """
+    if len(running) >= num_slots:
+        return ()
     costs = multiply_adds(plan) if costs is None else costs
     urgency = remaining_path(plan, costs)
     busy = {ref.member for ref in running}

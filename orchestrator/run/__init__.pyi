@@ -50,9 +50,9 @@ from .status import (
     StageStatus as StageStatus,
     find_finished as find_finished,
     pace as pace,
-    read_status as read_status,
     run_line as run_line,
     stage_line as stage_line,
     status_json as status_json,
     status_lines as status_lines,
 )
+from .status_reader import StatusReader as StatusReader, read_status as read_status

@@ -8,14 +8,14 @@ driver died, whose node was draining, or that met a NaN: a NaN is replayed to te
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from orchestrator.plan import Job, PredictJob, StageRef, TrainJob
 from workers.errors import Stopped, StorageError
-from workers.storage import parse_json, storage_errors, write_json
+from workers.storage import parse_json, storage_errors, write_json_lines
 
 # The state of a job, or of the whole run. At a rung of a halved sweep a point is `paused`, until it continues or is
 # `ended`. `interrupted` is never written: the ledger says running, but no process holds the run.
@@ -117,11 +117,15 @@ class Contents:
         entries = self.predictions if isinstance(job, PredictJob) else self.stages
         return entries.get(_key(job), Entry())
 
-    def with_entry(self, job: Job, entry: Entry) -> "Contents":
-        """Returns these contents with `entry` as the history of `job`."""
-        if isinstance(job, PredictJob):
-            return replace(self, predictions={**self.predictions, _key(job): entry})
-        return replace(self, stages={**self.stages, _key(job): entry})
+    def with_entries(self, entries: Mapping[Job, Entry]) -> "Contents":
+        """Returns these contents with other histories of some jobs."""
+        predictions = {_key(job): entry for job, entry in entries.items() if isinstance(job, PredictJob)}
+        stages = {_key(job): entry for job, entry in entries.items() if not isinstance(job, PredictJob)}
+        return replace(self, stages={**self.stages, **stages}, predictions={**self.predictions, **predictions})
+
+    def with_states(self, states: Mapping[Job, State]) -> "Contents":
+        """Returns these contents with other states of some jobs."""
+        return self.with_entries({job: replace(self.entry(job), state=state) for job, state in states.items()})
 
 
 class Ledger:
@@ -146,10 +150,12 @@ class Ledger:
         self.contents = replace(self.contents, state=state)
         self._save()
 
-    def declare(self, job: Job, state: State) -> None:
-        """Sets the state of a job that waits, has failed for good, or was done by an earlier launch."""
-        if self.entry(job).state is not state:
-            self._put(job, replace(self.entry(job), state=state))
+    def declare(self, states: Mapping[Job, State]) -> None:
+        """Sets, in one write, the states of jobs that wait, have failed for good, or were done by an earlier launch."""
+        changed = {job: state for job, state in states.items() if self.entry(job).state is not state}
+        if changed:
+            self.contents = self.contents.with_states(changed)
+            self._save()
 
     def begin(self, job: Job, *, started: float, resumed_from: int) -> int:
         """Begins the next attempt and returns its number."""
@@ -166,7 +172,7 @@ class Ledger:
         entry = self.entry(job)
         if entry.attempts and last_step > entry.attempts[-1].last_step:
             attempts = (*entry.attempts[:-1], replace(entry.attempts[-1], last_step=last_step))
-            self.contents = self.contents.with_entry(job, replace(entry, attempts=attempts))
+            self.contents = self.contents.with_entries({job: replace(entry, attempts=attempts)})
 
     def end(
         self,
@@ -192,12 +198,11 @@ class Ledger:
         self, kept: Collection[StageRef], ended: Collection[StageRef], admission: tuple[Decision, ...] = ()
     ) -> None:
         """Records a rung's decision, or all of `admission`, in one write: stages to train wait, others have ended."""
-        contents = replace(self.contents, admission=admission)
-        for ref in (*kept, *ended):
-            for job in (TrainJob(ref), PredictJob(ref)):
-                entry = replace(contents.entry(job), state=State.waiting if ref in kept else State.ended)
-                contents = contents.with_entry(job, entry)
-        self.contents = contents
+        states = {**dict.fromkeys(ended, State.ended), **dict.fromkeys(kept, State.waiting)}
+        jobs: dict[Job, State] = {
+            job: state for ref, state in states.items() for job in (TrainJob(ref), PredictJob(ref))
+        }
+        self.contents = replace(self.contents.with_states(jobs), admission=admission)
         self._save()
 
     def flag_at_chance(self, job: Job, at_chance: bool) -> None:
@@ -233,11 +238,11 @@ class Ledger:
         return passed
 
     def _put(self, job: Job, entry: Entry) -> None:
-        self.contents = self.contents.with_entry(job, entry)
+        self.contents = self.contents.with_entries({job: entry})
         self._save()
 
     def _save(self) -> None:
-        write_json(self._path, asdict(self.contents))
+        write_json_lines(self._path, self.contents)
 
 
 @contextmanager

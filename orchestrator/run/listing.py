@@ -9,7 +9,7 @@ from pathlib import Path
 
 from orchestrator.run.paths import RunPaths
 from orchestrator.run.record import read_record
-from orchestrator.run.status import read_status
+from orchestrator.run.status_reader import read_status
 from orchestrator.text import size, table
 from workers.errors import DataError, SeptetError
 from workers.storage import parse_json

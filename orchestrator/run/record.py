@@ -10,7 +10,7 @@ from orchestrator.run.paths import RunPaths
 from workers.errors import DataError, StorageError
 from workers.protocol import Numerics
 from workers.settings import Crops, KeptCheckpoint
-from workers.storage import parse_json, storage_errors, write_json
+from workers.storage import parse_json, storage_errors, write_json_lines
 
 # Keys that runs of earlier releases lack.
 _LATER: Mapping[str, Any] = {"command": (), "directory": "", "shorter": {}}
@@ -123,4 +123,4 @@ def _committed(value: Mapping[str, Any]) -> Committed:
 
 def write_record(paths: RunPaths, record: RunRecord) -> None:
     """Replaces run.json."""
-    write_json(paths.run_json, dataclasses.asdict(record))
+    write_json_lines(paths.run_json, record)

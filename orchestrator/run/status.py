@@ -1,17 +1,15 @@
-"""Reads the state of a run from its files alone: takes no lock and asks the driver nothing."""
+"""Holds the state of a run as its files tell it, and puts it into words."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from orchestrator.plan import PredictJob, Stage, TrainJob, plan_from_json
-from orchestrator.run.holder import is_locked
-from orchestrator.run.ledger import Entry, State, read_ledger
+from orchestrator.plan import Stage
+from orchestrator.run.ledger import Entry, State
 from orchestrator.run.metrics import Point, read_tail
 from orchestrator.run.paths import RunPaths
-from orchestrator.run.record import read_record
 from orchestrator.text import duration
 from workers.storage import Finished, read_finished
 
@@ -120,34 +118,6 @@ class RunStatus:
         return left / sum(rates) if rates else None
 
 
-def read_status(paths: RunPaths) -> RunStatus:
-    """Reads run.json, ledger.json, DONE.json files and the ends of the metrics.
-
-    Raises:
-        DataError: there is no run directory at `paths`.
-    """
-    record = read_record(paths)
-    plan = plan_from_json(record.plan)
-    ledger = read_ledger(paths.ledger)
-    locked = is_locked(paths)
-
-    def read_stage(stage: Stage) -> StageStatus:
-        entry = ledger.entry(TrainJob(stage.ref))
-        course = read_course(paths.metrics(stage.ref), since=entry.attempts[-1].started if entry.attempts else 0.0)
-        finished = find_finished(paths, stage)
-        status = stage_status(stage, entry=entry, course=course, finished=finished, locked=locked)
-        is_point = bool(plan.rungs) and plan.last_stages[stage.ref.member] == stage.ref
-        status = replace(status, may_end_early=status.may_end_early or is_point)
-        predictions = ledger.entry(PredictJob(stage.ref))
-        if plan.last_stages[stage.ref.member] == stage.ref and predictions.state is State.failed:
-            # Predictions have no line of their own; without this, no line would say why the run failed.
-            return replace(status, error=f"predictions: {_last_error(predictions)}")
-        return status
-
-    stages = tuple(read_stage(stage) for stage in plan.stages)
-    return RunStatus(name=paths.root.name, state=_state(ledger.state, locked), stages=stages)
-
-
 def find_finished(paths: RunPaths, stage: Stage) -> Finished | None:
     """Reads the stage's DONE.json, which alone says that a stage is done.
 
@@ -161,7 +131,7 @@ def find_finished(paths: RunPaths, stage: Stage) -> Finished | None:
 
 def stage_status(stage: Stage, *, entry: Entry, course: Course, finished: Finished | None, locked: bool) -> StageStatus:
     """Returns one stage's status, from its ledger `entry`, its metrics and its DONE.json."""
-    state = State.done if finished and entry.state is not State.ended else _state(entry.state, locked)
+    state = State.done if finished and entry.state is not State.ended else state_of(entry.state, locked)
     step = finished.num_updates if finished else course.step
     remaining_s = None
     if state is State.running and course.updates_per_second:
@@ -178,7 +148,7 @@ def stage_status(stage: Stage, *, entry: Entry, course: Course, finished: Finish
         num_epochs=stage.recipe.schedule.epochs,
         batch_size=stage.recipe.optimizer.batch_size,
         remaining_s=remaining_s,
-        error=None if state is State.done else _last_error(entry),
+        error=None if state is State.done else last_error(entry),
         may_end_early=stage.may_end_early,
         passed_nans=entry.passed_nans,
     )
@@ -278,7 +248,7 @@ def stage_line(stage: StageStatus, width: int = 0) -> str:
     return line
 
 
-def _last_error(entry: Entry) -> str | None:
+def last_error(entry: Entry) -> str | None:
     return (entry.attempts[-1].error or None) if entry.attempts else None
 
 
@@ -286,5 +256,5 @@ def _images_left(stage: StageStatus) -> int:
     return 0 if stage.state in _OVER else max(0, stage.num_updates - stage.step) * stage.batch_size
 
 
-def _state(recorded: State, locked: bool) -> State:
+def state_of(recorded: State, locked: bool) -> State:
     return State.interrupted if recorded is State.running and not locked else recorded

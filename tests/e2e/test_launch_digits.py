@@ -16,7 +16,7 @@ from redone import redone_updates
 from orchestrator.run.holder import is_locked
 from orchestrator.run.ledger import State, read_ledger
 from orchestrator.run.record import read_record
-from orchestrator.run.status import read_status
+from orchestrator.run.status_reader import read_status
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 MEMBERS = ("base1", "base2", "base3", "base4", "base5", "pretrained1", "pretrained2")

@@ -13,7 +13,8 @@ from stored import read_checkpoint
 from tiny_stage import course, make_spec, make_store, never
 
 from orchestrator.run.ledger import AttemptEnd, State
-from orchestrator.run.status import read_status, status_lines
+from orchestrator.run.status import status_lines
+from orchestrator.run.status_reader import read_status
 from workers.errors import Diverged
 from workers.settings.model import ModelSettings
 from workers.storage import checkpoint as protocol

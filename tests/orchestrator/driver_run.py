@@ -96,7 +96,7 @@ class Run:
 
     def launch_killed(self, at: int, *, before: bool, monkeypatch: pytest.MonkeyPatch) -> bool:
         """Kills the driver at one of its writes of the ledger; its actors go on to their end. False: it was over."""
-        real, count = ledger_module.write_json, iter(range(10**6))
+        real, count = ledger_module.write_json_lines, iter(range(10**6))
 
         def write(path: Path, value: Any) -> None:
             is_now = next(count) == at
@@ -106,7 +106,7 @@ class Run:
                 raise Killed
 
         with monkeypatch.context() as patch:
-            patch.setattr(ledger_module, "write_json", write)
+            patch.setattr(ledger_module, "write_json_lines", write)
             try:
                 self.launch()
                 return False

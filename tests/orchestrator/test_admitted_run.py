@@ -15,7 +15,8 @@ from orchestrator.outputs import write_results
 from orchestrator.plan.model import StageRef, TrainJob
 from orchestrator.run.ledger import Decision, Ledger, State
 from orchestrator.run.record import write_record
-from orchestrator.run.status import read_status, status_lines
+from orchestrator.run.status import status_lines
+from orchestrator.run.status_reader import read_status
 from orchestrator.verification.run import verify
 from workers.errors import ConfigError
 from workers.storage import atomic
@@ -36,7 +37,7 @@ def run(tmp_path, make_run):
     atomic.write_text(run.paths.config_yaml, compose([]).yaml)
     ledger = Ledger(run.paths.ledger)
     for name in KEPT:
-        ledger.declare(TrainJob(StageRef(name, "train")), State.done)
+        ledger.declare({TrainJob(StageRef(name, "train")): State.done})
     decision = Decision(dict.fromkeys(KEPT, "0" * 64), "top1", 0.05, 0.9, (0.01, -0.02, 0.04), GONE)
     ledger.decide((), [StageRef(name, "train") for name in GONE], (decision,))
     ledger.set_state(State.done)

@@ -17,7 +17,8 @@ from orchestrator.plan.model import Rung, StageRef, TrainJob
 from orchestrator.run.cleaning import clean
 from orchestrator.run.ledger import AttemptEnd, Ledger, State
 from orchestrator.run.record import write_record
-from orchestrator.run.status import read_status, status_lines
+from orchestrator.run.status import status_lines
+from orchestrator.run.status_reader import read_status
 from orchestrator.verification.run import verify
 from workers.errors import ConfigError, MemberFailed
 from workers.storage import atomic
@@ -47,7 +48,7 @@ def run(tmp_path, make_run):
         run.paths.done(refs[name]).unlink()
         shutil.rmtree(run.paths.predictions(name))
     for name in BEST:
-        ledger.declare(TrainJob(refs[name]), State.done)
+        ledger.declare({TrainJob(refs[name]): State.done})
     ledger.set_state(State.done)
     record_committed(run.paths, plan)
     return run

@@ -14,7 +14,7 @@ from orchestrator.placement import choice as placement
 from orchestrator.run.ledger import State
 from orchestrator.run.paths import RunPaths
 from orchestrator.run.record import read_record
-from orchestrator.run.status import read_status
+from orchestrator.run.status_reader import read_status
 from workers.errors import ClusterLost
 from workers.protocol import Numerics
 

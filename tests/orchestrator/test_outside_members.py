@@ -30,7 +30,7 @@ from orchestrator.run.data import read_run_data
 from orchestrator.run.digests import open_book
 from orchestrator.run.open import Wanted, open_run
 from orchestrator.run.record import read_record, write_record
-from orchestrator.run.status import read_status
+from orchestrator.run.status_reader import read_status
 from orchestrator.verification.explanation import explain, explanation_lines
 from orchestrator.verification.run import verify
 from workers.errors import ConfigError, DataError, MemberFailed, RunMismatch

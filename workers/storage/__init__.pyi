@@ -15,6 +15,7 @@ from .atomic import (
     storage_errors as storage_errors,
     write_bytes as write_bytes,
     write_json as write_json,
+    write_json_lines as write_json_lines,
     write_text as write_text,
 )
 from .checkpoint import (

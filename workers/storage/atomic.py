@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import dataclasses
 import errno
 import hashlib
 import json
@@ -115,6 +116,32 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Replaces `path` by `value` as indented JSON; raises ValueError on NaN, which JSON lacks."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def write_json_lines(path: Path, value: Any) -> None:
+    """Replaces `path` by a dataclass as a JSON object, with a line for each entry of each of its mappings.
+
+    It is for what is written often and may be large: json indents a line at a time, and writes a line at a stroke.
+
+    Raises:
+        ValueError: on NaN, which JSON lacks.
+    """
+
+    def mapping(inner: Any) -> dict[str, Any]:
+        return {each.name: getattr(inner, each.name) for each in dataclasses.fields(inner)}
+
+    def text(inner: Any) -> str:
+        return json.dumps(inner, default=mapping, allow_nan=False, ensure_ascii=False)
+
+    def lines(inner: Any) -> str:
+        entries = mapping(inner) if dataclasses.is_dataclass(inner) else inner
+        if not isinstance(entries, Mapping) or not entries:
+            return text(entries)
+        return "{\n" + ",\n".join(f"  {text(key)}: {text(each)}" for key, each in entries.items()) + "\n }"
+
+    write_text(
+        path, "{\n" + ",\n".join(f" {text(key)}: {lines(each)}" for key, each in mapping(value).items()) + "\n}\n"
+    )
 
 
 def atomic_folder(target: Path, check: Check = nothing) -> AbstractContextManager[Path]:

@@ -2,10 +2,11 @@
 
 import json
 from contextlib import nullcontext
+from dataclasses import asdict
 
 import pytest
 
-from orchestrator.plan.model import StageRef, TrainJob
+from orchestrator.plan.model import PredictJob, StageRef, TrainJob
 from orchestrator.run.ledger import AttemptEnd, Budgets, Ledger, State, end_noted, read_ledger
 from workers.errors import CheckFailed, ClusterLost, Stopped, StorageError
 
@@ -44,7 +45,7 @@ def test_every_change_is_on_disk_before_the_method_returns(tmp_path):
     ledger = Ledger(path, clock=lambda: 7.5)
     changes = [
         lambda: ledger.set_state(State.running),
-        lambda: ledger.declare(STAGE, State.waiting),
+        lambda: ledger.declare({STAGE: State.waiting}),
         lambda: ledger.begin(STAGE, started=5.0, resumed_from=3),
         lambda: ledger.flag_at_chance(STAGE, True),
         lambda: ledger.end(STAGE, AttemptEnd.done, State.done, resumed_from=2),
@@ -56,6 +57,23 @@ def test_every_change_is_on_disk_before_the_method_returns(tmp_path):
     assert entry["at_chance"] is True
     attempt = {"attempt": 0, "launch": 1, "started": 5.0, "resumed_from": 2, "last_step": 3, "outcome": "done"}
     assert entry["attempts"] == [{**attempt, "error": "", "diverged_at": None, "ended": 7.5}]
+
+
+def test_file_has_a_line_for_each_job_and_no_number_that_json_lacks(tmp_path):
+    path, other = tmp_path / "ledger.json", TrainJob(StageRef("b", "train"))
+    ledger = Ledger(path)
+    ledger.declare({STAGE: State.done, other: State.failed, PredictJob(STAGE.ref): State.done})
+    ledger.begin(STAGE, started=5.0, resumed_from=3)
+    text = path.read_text()
+    assert json.loads(text) == json.loads(json.dumps(asdict(ledger.contents)))
+    assert [line.split(":")[0] for line in text.splitlines() if line.startswith("  ")] == [
+        '  "a/train"',
+        '  "b/train"',
+        '  "a"',
+    ]
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        ledger.begin(STAGE, started=float("nan"), resumed_from=3)
+    assert path.read_text() == text
 
 
 def test_attempt_of_a_dead_driver_is_closed_as_interrupted_and_its_stage_waits(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 from fake_stages import make_plan, make_record, make_stage
 
 from orchestrator.plan.model import PredictJob, TrainJob
+from orchestrator.run import status_reader
 from orchestrator.run.holder import lock
 from orchestrator.run.ledger import AttemptEnd, Entry, Ledger, State
 from orchestrator.run.metrics import Point
@@ -18,12 +19,12 @@ from orchestrator.run.status import (
     course_of,
     pace,
     read_course,
-    read_status,
     stage_line,
     stage_status,
     status_json,
     status_lines,
 )
+from orchestrator.run.status_reader import StatusReader, read_status
 from workers.errors import DataError
 from workers.protocol import StageResult
 from workers.settings.training import OptimizerSettings, Recipe, ScheduleSettings
@@ -203,3 +204,28 @@ def test_nan_that_was_passed_is_in_the_line_and_in_the_document():
 
 def _running(course, stage=_STAGES[0]):
     return stage_status(stage, entry=Entry(state=State.running), course=course, finished=None, locked=True)
+
+
+def test_reader_sees_each_change_and_reads_a_stage_again_only_when_something_changed(run, monkeypatch):
+    reader, read = StatusReader(run), []
+    real = status_reader.read_course
+    monkeypatch.setattr(status_reader, "read_course", lambda path, since: read.append(path) or real(path, since))
+    with lock(run):
+        assert reader.read() == read_status(run)
+        ledger = _start(run)
+        assert reader.read() == read_status(run)
+        read.clear()
+        _write_metrics(run.metrics(_FIRST), [_point(10, 1000.0)])
+        assert reader.read().stages[0].step == 10
+        assert read == [run.metrics(_FIRST)], "the other stage waits still"
+        _finish(run, 96)
+        ledger.end(_JOBS[0], AttemptEnd.done, State.done)
+        assert reader.read().stages[0].state is State.done
+        read.clear()
+        assert reader.read().stages[0].val_error == 0.25
+        assert read == []
+    write_record(run, make_record(make_plan(replace(_STAGES[0], num_updates=500), _STAGES[1])))
+    assert reader.read().stages[0].num_updates == 500
+    run.run_json.unlink()
+    with pytest.raises(DataError, match="run directory"):
+        reader.read()
