@@ -81,8 +81,8 @@ def _why_bound(stage: Stage, plan: Plan) -> str:
         return "schedule.latest cuts the rate at shares of all epochs (schedule=constant or schedule.latest=[] do not)"
     if any(change.after_share for change in schedule.rate_changes.values()) or 0 < colour_until < 1:
         return "schedule.rate_changes or augmentation.colour_until begin or end at shares of all epochs"
-    started = next((str(other.ref) for other in plan.stages if other.after == stage.ref), "")
-    return started and f"{started} starts from it"
+    started = next((str(other.ref) for other in plan.stages if stage.ref in other.follows), "")
+    return started and f"{started} starts from it or learns from it"
 
 
 def _dataset_lines(recorded: Plan, wanted: Plan) -> Iterator[str]:
@@ -126,6 +126,7 @@ def _own(stage: Stage) -> dict[str, Any]:
         "init_from": None if stage.init_from is None else str(stage.init_from),
         "init_file": None if stage.init_file is None else f"sha256 {stage.init_file.sha256[:12]}",
         "seed": stage.member_seed,
+        "teachers": plain(stage.teachers),
     }
 
 

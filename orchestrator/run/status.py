@@ -13,6 +13,7 @@ from orchestrator.run.metrics import Point, read_tail
 from orchestrator.run.paths import RunPaths
 from orchestrator.run.record import read_record
 from orchestrator.text import duration
+from workers.errors import some
 from workers.storage import Finished, read_finished
 
 _BLOCK_BYTES = 32 * 1024
@@ -50,7 +51,7 @@ class StageStatus(Course):
     """The state of one stage. Errors are in [0, 1]; unknown values are None.
 
     If the stage `may_end_early`, then `num_updates`, `num_epochs` and `remaining_s` are upper bounds. `passed_nans` are
-    updates whose NaN did not return in a replay.
+    updates whose NaN did not return in a replay. It `waits_for` the predictions of members that it learns from.
     """
 
     member: str
@@ -63,6 +64,7 @@ class StageStatus(Course):
     error: str | None = None
     may_end_early: bool = False
     passed_nans: tuple[int, ...] = ()
+    waits_for: tuple[str, ...] = ()
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -71,6 +73,8 @@ class StageStatus(Course):
         if self.passed_nans:
             steps = ", ".join(map(str, self.passed_nans))
             remarks.append(f"met NaN at update {steps}, but not when replayed: check the hardware")
+        if self.waits_for:
+            remarks.append(f"waits for the predictions of {some(self.waits_for)}")
         share = self.share_of_usual_rate
         if self.state is State.running and share is not None and share < _STRAGGLING:
             remarks.append(f"is down to {share:.0%} of its usual rate")
@@ -137,7 +141,13 @@ def read_status(paths: RunPaths) -> RunStatus:
         finished = find_finished(paths, stage)
         status = stage_status(stage, entry=entry, course=course, finished=finished, locked=locked)
         is_point = bool(plan.rungs) and plan.last_stages[stage.ref.member] == stage.ref
-        status = replace(status, may_end_early=status.may_end_early or is_point)
+        waits_for = [
+            each.member
+            for each in (stage.teachers if status.state is State.waiting else ())
+            if ledger.entry(PredictJob(each)).state is not State.done
+        ]
+        early = status.may_end_early or is_point
+        status = replace(status, may_end_early=early, waits_for=tuple(waits_for))
         predictions = ledger.entry(PredictJob(stage.ref))
         if plan.last_stages[stage.ref.member] == stage.ref and predictions.state is State.failed:
             # Predictions have no line of their own; without this, no line would say why the run failed.
