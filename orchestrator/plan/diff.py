@@ -8,6 +8,7 @@ from typing import Any
 from orchestrator.config import shown
 from orchestrator.plan.halving import rungs_in_words
 from orchestrator.plan.model import OutsideFile, Plan, PlannedDataset, Stage, StageRef, plain
+from workers.errors import some
 from workers.settings import Decay
 
 _SHOWN_STAGES = 3
@@ -126,7 +127,7 @@ def _own(stage: Stage) -> dict[str, Any]:
         "init_from": None if stage.init_from is None else str(stage.init_from),
         "init_file": None if stage.init_file is None else f"sha256 {stage.init_file.sha256[:12]}",
         "seed": stage.member_seed,
-        "teachers": plain(stage.teachers),
+        "teachers": some(plain(stage.teachers)),
     }
 
 

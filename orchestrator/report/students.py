@@ -67,10 +67,10 @@ def students_json(students: Mapping[str, Student]) -> dict[str, Any]:
 
 
 def student_line(name: str, one: Student) -> str:
-    """Returns a line like `STUDENT: student, at one member's cost: top-1 error 21.30 %, 1.20 points worse than …`."""
+    """Returns a line like `STUDENT: student, one net: top-1 error 21.30 %, 1.20 points worse than …`."""
     ensemble, members = _in_words(one.than_ensemble, "the ensemble"), _in_words(one.than_members, "the mean member")
     return (
-        f"STUDENT: {name}, at one member's cost: top-1 error {100 * one.score.top1_error:.2f} %, {ensemble}, {members}."
+        f"STUDENT: {name}, one net: top-1 error {100 * one.score.top1_error:.2f} %, {ensemble}, {members}."
     )
 
 

@@ -160,7 +160,7 @@ class _Slot:
         self.labels = torch.empty(batch_size, dtype=torch.int64, pin_memory=on_gpu)
         self.flips = torch.empty(batch_size, dtype=torch.bool, pin_memory=on_gpu)
         self.colour = torch.empty((batch_size, 3), dtype=torch.float32, pin_memory=on_gpu)
-        self.taught = torch.empty((batch_size, num_taught), dtype=torch.float32, pin_memory=on_gpu)
+        self.taught = torch.empty((batch_size, num_taught), dtype=torch.float32, pin_memory=on_gpu and num_taught > 0)
         self._sent = torch.cuda.Event() if on_gpu else None  # type: ignore[no-untyped-call]
 
     def wait(self) -> None:

@@ -5,10 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from workers.data.loading import Teachers
+from workers.data.loading import Teachers, TrainingBatches, draw_epoch, pixel_statistics
 from workers.data.store import open_store
 from workers.errors import CheckFailed
 from workers.protocol import HeldFold, Teacher
+from workers.settings import AugmentationSettings
 from workers.storage import sha256_of
 
 NUM_CLASSES = 10
@@ -88,3 +89,18 @@ def test_file_that_is_gone_is_refused(teachers):
     teachers[2].predictions.unlink()
     with pytest.raises(CheckFailed, match=r"r1-f0.npy: changed since it was predicted \(sha256 of no file"):
         Teachers(teachers, NUM_CLASSES)
+
+
+def test_batches_drawn_ahead_by_threads_bring_along_what_teachers_say_of_their_images(teachers, digits_store):
+    store, settings = open_store(digits_store), AugmentationSettings()
+    how = {"seed": 3, "batch_size": 100, "input_size": 16}
+    given = (store, pixel_statistics(store, settings), settings)
+    told = Teachers(teachers, NUM_CLASSES, 2.0)
+    batches = TrainingBatches(*given, **how, depth=3, threads=2, teachers=told)
+    order = draw_epoch(3, 0, store.counts["train"], 2, settings, store.labels("train")).order
+    for step in range(batches.per_epoch):
+        batch = batches.take(step)
+        assert np.array_equal(batch.taught.numpy(), told.of(order[step * 100 : (step + 1) * 100]))
+        assert len(batch[3:7].taught) == 4
+    batches.close()
+    assert TrainingBatches(*given, **how).draw(0, 0).taught is None
