@@ -11,7 +11,6 @@ from typing import IO
 from orchestrator import cluster, placement, submission, tracking
 from orchestrator.combine import (
     LEFT_OUT,
-    STUDENT,
     check_min_members,
     check_outside,
     find_missing,
@@ -70,8 +69,7 @@ class Incomplete(MemberFailed):
 
     def __init__(self, failure: SeptetError, plan: Plan, done: LaunchResult) -> None:
         missing, num_all = done.results.missing, len(plan.members)
-        said = (LEFT_OUT, STUDENT)
-        named = ", ".join(f"{one.member} ({one.why})" if one.why in said else one.member for one in missing)
+        named = ", ".join(f"{one.member} ({one.why})" if one.why == LEFT_OUT else one.member for one in missing)
         super().__init__(
             f"{failure}; a submission of {num_all - len(missing)} of {num_all} members was written, without {named}: "
             "run it again to retry those that failed"

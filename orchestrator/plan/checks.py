@@ -115,14 +115,10 @@ def check_distil(
         if before is not None and recipes[before].distil.weight:
             why = f"{before} learns from the ensemble, and such a stage is its member's last"
             raise ConfigError(f"{where}.{key}={getattr(own, key)}: {why}")
-    if not own.distil.weight:
-        return
-    for fits, why in (
-        (own.refit is None, "a refit trains on dev and val, of which teachers have no out-of-fold predictions"),
-        (teachers, "no member is trained in folds, so there is none to learn from; give ensemble=distilled"),
-    ):
-        if not fits:
-            raise ConfigError(f"{where}.distil.weight={own.distil.weight:g}: {why}")
+    if own.distil.weight and (own.refit or not teachers):
+        why = "no member is trained in folds, so there is none to learn from; give ensemble=distilled"
+        why = "a refit trains on dev and val, of which teachers say nothing out of fold" if own.refit else why
+        raise ConfigError(f"{where}.distil.weight={own.distil.weight:g}: {why}")
 
 
 def check_outside(plan: Plan) -> None:

@@ -22,7 +22,7 @@ from orchestrator.report.scores import (
     score_images,
     table_rows,
 )
-from orchestrator.report.students import Student, score_students, student_line, students_json
+from orchestrator.report.students import Student, score_students, student_line
 from orchestrator.text import counted, table
 from workers.settings import OUT_OF_FOLD
 
@@ -140,7 +140,7 @@ def score_split(
         disagreements=apart,
         error_correlations=error_correlations(best, labels),
         calibrated=measure(combined, labels),
-        students=score_students(students, labels, wrongs, wrongs[-1], of_members),
+        students=score_students(students, labels, wrongs, of_members),
     )
 
 
@@ -186,8 +186,10 @@ def _split_json(scores: SplitScores) -> dict[str, Any]:
 
 def _students_json(scores: SplitScores) -> dict[str, Any]:
     """Returns the key `students`, where there are any."""
-    more = students_json(scores.students)
-    own = {name: {**_errors(one.score), **more[name]} for name, one in scores.students.items()}
+    own = {}
+    for name, one in scores.students.items():
+        intervals = {"error": one.compared.error, "than_ensemble": one.than_ensemble, "than_members": one.than_members}
+        own[name] = {**_errors(one.score), **{key: asdict(each) for key, each in intervals.items()}}
     return {"students": own} if own else {}
 
 

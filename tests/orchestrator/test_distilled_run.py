@@ -1,4 +1,4 @@
-"""A student from the launch to `verify`, added to a finished run in folds: scored beside the ensemble, and used alone."""
+"""A student, added to a finished run in folds, from the launch to `verify`: scored beside the ensemble, used alone."""
 
 import json
 import shutil
@@ -152,7 +152,7 @@ def test_run_with_a_student_verifies_and_a_changed_one_is_told(run):
 def test_damaged_predictions_of_a_student_are_told_and_missing_ones_leave_the_ensemble(run):
     alter_predictions(run, "student", "test")
     assert any("student" in one.what and "altered" in one.what for one in verify(run).problems)
-    with pytest.raises(CheckFailed, match="member student: .*test.npy was altered"):
+    with pytest.raises(CheckFailed, match=r"member student: .*test.npy was altered"):
         write_results(run, plan_of(run), CombineConfig(), SubmissionConfig())
     shutil.rmtree(run.predictions("student"))
     assert any("student: no predictions of test" in one.what for one in verify(run).problems)
@@ -207,7 +207,9 @@ def test_predict_refuses_an_unknown_member_with_the_nearest_name(run, images, ca
     assert main(["predict", str(run.root), str(images)]) == 0
 
 
-def test_launch_again_trains_nothing_and_a_student_that_fails_leaves_a_submission(launched, tmp_path, capsys, monkeypatch):
+def test_launch_again_trains_nothing_and_a_student_that_fails_leaves_a_submission(
+    launched, tmp_path, capsys, monkeypatch
+):
     shutil.copytree(launched[0], tmp_path / "place")
     place = tmp_path / "place"
     assert launch(place, "distilled") == 0

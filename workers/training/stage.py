@@ -213,6 +213,7 @@ def _assemble(
     held_out = [split for split in ("dev", "val") if store.counts.get(split) and split not in settings.trained_on]
     if not held_out and settings.schedule.looks:
         raise DataError(f"{spec.store}: no dev or val images to schedule by; raise dev_fraction or val_fraction")
+    told = (store.num_classes, settings.distil.temperature)
     steering, scored = (held_out[0], held_out[-1]) if held_out else ("train", "train")
 
     def errors() -> tuple[Evaluation | None, Evaluation | None]:
@@ -239,7 +240,7 @@ def _assemble(
             depth=batches_ahead(spec.numerics),
             threads=spec.numerics.threads,
             splits=settings.trained_on,
-            teachers=_teachers(spec, store, mark),
+            teachers=Teachers(spec.teachers, *told, mark.beat) if spec.teachers else None,
         ),
         learnt_below_dev=_learnt_below(store, steering, settings.augmentation),
         learnt_below_val=_learnt_below(store, scored, settings.augmentation),
@@ -251,12 +252,6 @@ def _assemble(
         criterion=_criterion(settings.loss, store, settings.trained_on).to(device),
         average=average,
     )
-
-
-def _teachers(spec: StageSpec, store: Store, mark: StepMark) -> Teachers | None:
-    if not spec.teachers:
-        return None
-    return Teachers(spec.teachers, store.num_classes, spec.recipe.distil.temperature, mark.beat)
 
 
 def _criterion(settings: LossSettings, store: Store, splits: tuple[str, ...]) -> nn.CrossEntropyLoss:

@@ -113,7 +113,7 @@ def test_gradient_of_a_batch_without_teachers_has_the_bits_of_before(tiny_spec, 
 
 @pytest.fixture(scope="module")
 def student(digits_store, tmp_path_factory):
-    """A stage of 26 updates an epoch that learns from three teachers, with mixing and several threads' worth of crops."""
+    """A stage of 26 updates an epoch that learns from three teachers, with mixing."""
     folder, store = tmp_path_factory.mktemp("student"), open_store(digits_store)
     folds = assign(store.contents("train"), store.labels("train"), K)[:, None]
     np.save(folder / "folds.npy", folds)
