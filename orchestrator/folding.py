@@ -31,7 +31,8 @@ def with_folds(config: Config) -> Config:
     members = {}
     for name, member in config.members.items():
         stages = {
-            stage: replace(recipe, fold=overlay(recipe.fold, given, stage)) for stage, recipe in member.stages.items()
+            stage: replace(recipe, fold=overlay(recipe.fold, given, stage)) if recipe.fold.k else recipe
+            for stage, recipe in member.stages.items()
         }
         members[name] = replace(member, stages=stages)
     return replace(config, members=members)

@@ -1,5 +1,6 @@
 """Makes table, submission and report from stored predictions; needs no model, dataset or cluster."""
 
+import itertools
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -8,12 +9,15 @@ from pathlib import Path
 from orchestrator.combine import (
     Combination,
     Combined,
+    Expected,
+    Flaw,
     MemberPredictions,
     Missing,
     OutOfFold,
     Rows,
     Source,
     allowed_missing,
+    check_predictions,
     equal,
     fitting_split,
     left_out,
@@ -93,7 +97,7 @@ class Opened:
 
     In every split the members are sorted by the sha256 of their predictions of the submitted one, so that neither their
     names nor their order in the configuration change a bit of the result. Members from outside may lack other splits.
-    `plan` is of these members.
+    `plan` is of these members. `students` are the predictions of those that learned from them, by split and name.
     """
 
     data: RunData
@@ -101,6 +105,7 @@ class Opened:
     finished: Mapping[str, Finished]
     combination: Combination
     plan: Plan
+    students: Mapping[str, Mapping[str, MemberPredictions]] = field(default_factory=dict)
 
     def combined(self, split: str) -> Combined | None:
         """Returns the combination of all members or, if some lack the split, of the others, where that makes sense."""
@@ -255,7 +260,25 @@ def open_members(paths: RunPaths, plan: Plan, committed: Committed) -> Opened:
         split: tuple(sorted(every, key=lambda one: (digests[one.member], one.member)))
         for split, every in members.items()
     }
-    return Opened(data, ordered, finished, equal(CombineMethod.mean, len(plan.members)), plan)
+    students = _open_students(paths, plan, data, committed)
+    return Opened(data, ordered, finished, equal(CombineMethod.mean, len(plan.members)), plan, students)
+
+
+def _open_students(
+    paths: RunPaths, plan: Plan, data: RunData, committed: Committed
+) -> dict[str, dict[str, MemberPredictions]]:
+    """Returns the predictions that finished students have; the ensemble does not need them."""
+    found: dict[str, dict[str, MemberPredictions]] = {split: {} for split in data.splits}
+    done = [name for name in plan.students if find_finished(paths, plan.last_stage(name))]
+    for name, split in itertools.product(done, data.splits):
+        finished, recorded = _finished(paths, plan, name, committed), committed.of_predictions(name, split)
+        expected = Expected(data.digest, data.splits[split], len(data.classes), finished, recorded)
+        one = check_predictions(name, paths.predictions(name), split, expected)
+        if isinstance(one, MemberPredictions):
+            found[split][name] = one
+        elif one.flaw in (Flaw.damaged, Flaw.altered):
+            raise one.error
+    return found
 
 
 def opened_splits(plan: Plan, data: RunData) -> tuple[str, ...]:
@@ -306,7 +329,8 @@ def score_splits(plan: Plan, opened: Opened) -> tuple[SplitScores, ...]:
         base, pretrained = plan.base_members(), plan.pretrained_members()
         if split == OUT_OF_FOLD:
             base, pretrained = (tuple(dict.fromkeys(plan.voters[one] for one in own)) for own in (base, pretrained))
-        scores.append(score_split(split, members, base, pretrained, combined, opened.data.labels(split)))
+        own = opened.students.get(split, {})
+        scores.append(score_split(split, members, base, pretrained, combined, opened.data.labels(split), own))
     return tuple(scores)
 
 
@@ -362,13 +386,15 @@ def _report(paths: RunPaths, plan: Plan, opened: Opened, missing: tuple[Missing,
     text += "".join(f"{line}\n" for line in lines if line)
     ensemble = {**asdict(main.ensemble), "disagreement": main.disagreement} if main else {}
     members = {name: asdict(score) for name, score in main.members.items() if name in plan.members} if main else {}
+    members |= {name: asdict(one.score) for name, one in main.students.items()} if main else {}
     num_unreadable = {opened.data.submitted: len(splits[opened.data.submitted].unreadable)}
     return Results(text, ensemble, members, None, files, missing, None, num_unreadable)
 
 
 def _looks(record: RunRecord, opened: Opened, split: str) -> int:
     """Enters that a split was scored, and returns how many different answers to it were; 0 if that is not known."""
-    used, digests = opened.combination, [one.about.sha256 for one in opened.members[split]]
+    used, students = opened.combination, opened.students.get(split, {}).values()
+    digests = [one.about.sha256 for one in (*opened.members[split], *students)]
     corrected = [used.calibration] if used.calibration and used.calibration.is_taken else []
     answer = [used.method, used.weights, *digests, *corrected]
     store = record.stores.get(TARGET)

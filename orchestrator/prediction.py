@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.combine import ClassProbability, Combination, Combined, top_classes
-from orchestrator.config import TARGET
+from orchestrator.combine import ClassProbability, Combination, Combined, equal, top_classes
+from orchestrator.config import TARGET, CombineMethod, choices
 from orchestrator.execution import normaliser
 from orchestrator.fitting import uncertainties
 from orchestrator.inputs import require_trust
@@ -56,7 +56,13 @@ class _Ensemble:
 
 
 def predict(
-    paths: RunPaths, images: Sequence[Path], top: int, progress: Callable[[str], None], *, trust_code: bool = False
+    paths: RunPaths,
+    images: Sequence[Path],
+    top: int,
+    progress: Callable[[str], None],
+    *,
+    trust_code: bool = False,
+    member: str | None = None,
 ) -> tuple[Prediction, ...]:
     """Predicts image files, and those in folders, with every member of a finished run, combined as in its submission.
 
@@ -66,14 +72,15 @@ def predict(
         top: number of classes to return for each image.
         progress: called with a line for each member and block.
         trust_code: runs the code of nets that the run keeps.
+        member: predicts alone, without a submission's calibration or prediction sets.
 
     Raises:
-        ConfigError: the run's nets need code that is not trusted.
+        ConfigError: the run's nets need code that is not trusted, or it has no such member.
         DataError: no run, no such file, no image in a folder, or an image that cannot be read (it is named).
         MemberFailed: a member has not finished.
         StorageError: the submission's manifest, which says how to combine, is damaged.
     """
-    ensemble = _open(paths)
+    ensemble = _open(paths, member)
     for stage in map(ensemble.plan.last_stage, ensemble.members):
         # Of the code that would run, which may be another than lies where the run says that it came from.
         require_trust(from_kept_code(paths, stage.recipe).model, trusted=trust_code)
@@ -160,19 +167,24 @@ def write_out(path: Path, predictions: Sequence[Prediction]) -> None:
     write_text(path, table.getvalue())
 
 
-def _open(paths: RunPaths) -> _Ensemble:
+def _open(paths: RunPaths, alone: str | None) -> _Ensemble:
     record = read_record(paths)
     plan = plan_from_json(record.plan)
-    manifest = read_manifest(paths)
+    if alone is not None and alone not in plan.members:
+        raise ConfigError(f"--member {alone}: the run has no such member; {choices(alone, plan.members)}")
+    manifest = read_manifest(paths) if alone is None else None
     # A submission may do without failed members, if `submission.min_members` allows it; then predictions do too.
-    gone = {one.member for one in manifest.missing}
-    wanted = {member for member in plan.members if member not in gone}
+    gone = {*plan.students, *(one.member for one in manifest.missing)} if manifest else set[str]()
+    wanted = {member for member in plan.members if member not in gone} if alone is None else {alone}
     if given := sorted(wanted & plan.outside.keys()):
         submit = f"`septet submit {paths.root} 'combine.without=[{','.join(given)}]'` to do without"
         raise MemberFailed(f"{', '.join(given)}: has predictions from files alone, none of new images; {submit}")
     unfinished = [name for name in plan.members if name in wanted and not find_finished(paths, plan.last_stage(name))]
     if unfinished:
         raise MemberFailed(f"{paths.root}: not finished: {', '.join(unfinished)}; run `septet launch` again")
+    store = open_store(Path(record.stores[TARGET]))
+    if manifest is None:
+        return _Ensemble(paths, record, plan, store, tuple(wanted), equal(CombineMethod.mean, 1))
     # In the submission's order, so that sums are equal.
     members = tuple(member.name for member in manifest.members)
     if wanted != set(members):
@@ -180,7 +192,6 @@ def _open(paths: RunPaths) -> _Ensemble:
         raise MemberFailed(
             f"{paths.submission_manifest}: its members are not this run's ({others}); run `septet launch` again"
         )
-    store = open_store(Path(record.stores[TARGET]))
     return _Ensemble(paths, record, plan, store, members, manifest.combination)
 
 

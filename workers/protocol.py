@@ -64,6 +64,15 @@ class HeldFold:
 
 
 @dataclass(frozen=True)
+class Teacher:
+    """What a member predicts of the images of its `fold`: an .npy of [images, classes] float32, and its sha256."""
+
+    predictions: Path
+    sha256: str
+    fold: HeldFold
+
+
+@dataclass(frozen=True)
 class StageSpec:
     """One stage of one member: its recipe, and where it reads and writes.
 
@@ -79,6 +88,7 @@ class StageSpec:
         fence: the attempt's mark (`workers.storage.fence`).
         until: epochs after which the stage pauses, with a checkpoint, or a refit ends; 0 trains all.
         fold: images that the stage neither trains on nor looks at, or None.
+        teachers: what the stage learns from, in the order of their sha256.
     """
 
     member: str
@@ -100,6 +110,12 @@ class StageSpec:
     until: int = 0
     normaliser: Normaliser | None = None
     fold: HeldFold | None = None
+    teachers: tuple[Teacher, ...] = ()
+
+    @property
+    def taught_by(self) -> list[str]:
+        """The sha256 of all that the stage learns from, as its checkpoints keep it."""
+        return [teacher.sha256 for teacher in self.teachers]
 
     @property
     def pauses(self) -> bool:

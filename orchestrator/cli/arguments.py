@@ -45,6 +45,7 @@ WATCH = _flag("--watch", "refresh until the run ends")
 ACCEPT_CHANGES = _flag("--accept-changes", "continue although data or code have changed; the run records it")
 TRUST_CODE = _flag("--trust-code", "run the code of nets in files that the configuration names (model.file)")
 TOP = _argument("--top", type=int, default=5, metavar="K", help="number of classes to show (default: 5)")
+MEMBER = _argument("--member", metavar="NAME", help="one member alone, such as a student, in place of the ensemble")
 OUT = _argument("--out", type=Path, metavar="FILE", help="write the predictions to FILE (.csv or .json)")
 TIMEOUT = _argument(
     "--timeout",

@@ -202,14 +202,15 @@ def submit(request: Request, streams: Streams) -> int:
     "predict new image files, or folders of them, with the finished ensemble",
     "runs/digits-1a2b3c4d cat.jpg more_photos/",
     "runs/digits-1a2b3c4d photos/ --top 3 --out photos.csv",
-    takes=[args.RUN_DIR, args.IMAGES, args.JSON, args.TOP, args.OUT, args.TRUST_CODE],
+    takes=[args.RUN_DIR, args.IMAGES, args.JSON, args.TOP, args.OUT, args.MEMBER, args.TRUST_CODE],
 )
 def predict(request: Request, streams: Streams) -> int:
     from orchestrator.prediction import check_out, predict, prediction_json, prediction_lines, write_out
 
     if request.out is not None:
         check_out(request.out)
-    found = predict(request.paths, request.images, request.top, streams.progress, trust_code=request.trust_code)
+    given = (request.paths, request.images, request.top, streams.progress)
+    found = predict(*given, trust_code=request.trust_code, member=request.member)
     if request.out is not None:
         write_out(request.out, found)
         streams.progress(f"{counted(len(found), 'image')}: {request.out}")

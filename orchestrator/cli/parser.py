@@ -45,6 +45,7 @@ class Request:
     cfg: bool = False
     topics: tuple[str, ...] = ()
     shell: str = ""
+    member: str | None = None
 
     @property
     def paths(self) -> "RunPaths":

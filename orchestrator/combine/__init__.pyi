@@ -1,5 +1,6 @@
 from .absent import (
     LEFT_OUT as LEFT_OUT,
+    STUDENT as STUDENT,
     Missing as Missing,
     allowed_missing as allowed_missing,
     check_min_members as check_min_members,

@@ -10,6 +10,7 @@ from orchestrator.run import Contents, RunData, RunPaths, State, find_finished, 
 from workers.errors import ConfigError, MemberFailed
 
 LEFT_OUT = "left out by combine.without"
+STUDENT = "a student, which learns from the ensemble and is not averaged"
 
 
 @dataclass(frozen=True)
@@ -21,8 +22,8 @@ class Missing:
 
 
 def left_out(config: CombineConfig, plan: Plan, paths: RunPaths | None = None) -> tuple[Missing, ...]:
-    """Returns the members that `combine.without` names, itself or by their recipe; of a run in `paths`, also those
-    that a rung of a sweep or `ensemble.admit` ended.
+    """Returns the students, and the members that `combine.without` names, itself or by their recipe; of a run in
+    `paths`, also those that a rung of a sweep or `ensemble.admit` ended.
 
     Raises:
         ConfigError: the plan has no such member, or none of `combine.weights`, or none would be left.
@@ -31,6 +32,8 @@ def left_out(config: CombineConfig, plan: Plan, paths: RunPaths | None = None) -
         for name in names:
             if name not in plan.members and name not in plan.voters.values():
                 raise ConfigError(f"combine.{key}: the ensemble has no member {name}; {choices(name, plan.members)}")
+            if name in plan.students:
+                raise ConfigError(f"combine.{key}: {name} is {STUDENT}; remove it")
     named = {name for name, recipe in plan.voters.items() if not {name, recipe}.isdisjoint(config.without)}
     gone = [Missing(name, LEFT_OUT) for name in plan.members if name in named]
     ledger = read_ledger(paths.ledger) if paths else Contents()
@@ -38,7 +41,9 @@ def left_out(config: CombineConfig, plan: Plan, paths: RunPaths | None = None) -
         entry, decision = ledger.entry(TrainJob(ref)), ledger.not_admitted.get(member)
         if member in named:
             continue
-        if decision:
+        if member in plan.students:
+            gone.append(Missing(member, _why_no_student(paths, plan, member, ledger) if paths else STUDENT))
+        elif decision:
             gone.append(Missing(member, str(decision)))
         elif entry.state is State.ended:
             errors = ", ".join(f"{error:.1%}" for error in entry.rungs) or "none"
@@ -101,8 +106,8 @@ def find_missing(paths: RunPaths, plan: Plan, data: RunData) -> tuple[Missing, .
 
 
 def without(plan: Plan, missing: Sequence[Missing]) -> Plan:
-    """Returns the plan with the present members only; stages stay, since others may start from them."""
-    gone = {one.member for one in missing}
+    """Returns the plan with the members that are combined; stages stay, since others may start from them."""
+    gone = {*plan.students, *(one.member for one in missing)}
     return replace(plan, members=tuple(member for member in plan.members if member not in gone)) if gone else plan
 
 
@@ -129,6 +134,14 @@ def _why(paths: RunPaths, plan: Plan, member: str, splits: Sequence[str], digest
             failures = _failures(ledger, [plan.predict_job(member)])
             return next(failures, f"no predictions of {split} by its last checkpoint")
     return None
+
+
+def _why_no_student(paths: RunPaths, plan: Plan, member: str, ledger: Contents) -> str:
+    """Returns what failed before a student could be scored; if nothing has, that it is one."""
+    last = plan.last_stage(member)
+    jobs = [*sorted(plan.requires(last), key=str), plan.predict_job(member)]
+    unfinished = "" if find_finished(paths, last) else f"its last stage {last.ref.stage} is not finished"
+    return next(_failures(ledger, jobs), unfinished or STUDENT)
 
 
 def _failures(ledger: Contents, jobs: Sequence[Job]) -> Iterator[str]:

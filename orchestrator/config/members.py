@@ -151,6 +151,9 @@ def _recipe(layer: StageLayer, key: str, siblings: Sequence[str]) -> Recipe:
         net = {"name": f"{layer.model.file.rpartition('/')[2]}:{layer.model.function}"}
         layer = dataclasses.replace(layer, model=overlay(layer.model, net, f"{key}.model"))
     check_optimizer(layer.optimizer)
+    if layer.distil.temperature != 1 and not layer.distil.weight:
+        unread = "only distil.weight reads it; give that too, or remove it"
+        raise ConfigError(f"{key}.distil.temperature={layer.distil.temperature:g}: {unread}")
     mixes = layer.augmentation.mixup > 0 or layer.augmentation.cutmix > 0
     if mixes and layer.optimizer.micro_batch:
         where = f"{key}.optimizer.micro_batch={layer.optimizer.micro_batch}"

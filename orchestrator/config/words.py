@@ -74,6 +74,8 @@ _ADVICE = {
     ),
     "group groups group_column group_kfold": "ensemble=folds folds.groups={value}",
     "refit refit_full train_on_all use_all_data full_train": "ensemble=refit",
+    "distil distill distillation knowledge_distillation kd teacher student": "ensemble=distilled",
+    "distillation_alpha kd_alpha": "ensemble=distilled ensemble.members.student.stages.train.distil.weight={value}",
     "preds predictions external_predictions": "'ensemble.members.other={{predictions: {{test: {value}}}}}'",
     "relabel label_issues corrected_labels clean_labels noisy_labels": (
         "datasets.target.relabel={value}, a csv file with the columns id and correct"

@@ -196,7 +196,8 @@ class Driver:
             if wanted and predict not in self._failed and len(self._busy) + len(chosen) < self._cluster.num_slots:
                 chosen[member] = predict
         running = {job.ref for job in (*self._busy.values(), *chosen.values())}
-        for stage in ready(self._trainable(), self._done, running, self._cluster.num_slots):
+        predicted = {work.plan.last_stages[member] for member in self._predicted}
+        for stage in ready(self._trainable(), self._done, running, self._cluster.num_slots, predicted=predicted):
             chosen[stage.ref.member] = TrainJob(stage.ref)
         for member in sorted(self._actors - set(self._busy) - set(chosen)):
             self._actors.discard(member)
@@ -220,10 +221,9 @@ class Driver:
             self._halt(train)
 
     def _trainable(self) -> Plan:
-        """Returns the plan without stages that failed for good, those that start from them, and those that wait."""
+        """Returns the plan without stages that failed for good, those that need them, and those that wait."""
         plan, failed = self._work.plan, self._failed.keys()
-        chains = [(one, *plan.ancestors(one)) for one in plan.stages] if failed else []
-        lost = {chain[0].ref for chain in chains if failed & {TrainJob(each.ref) for each in chain}}
+        lost = {one.ref for one in plan.stages if failed & plan.requires(one)} if failed else set[StageRef]()
         over = {name for name, ref in plan.last_stages.items() if ref in lost or PredictJob(ref) in failed}
         later = self._admission.later(over | self._predicted, self._cluster.num_slots)
         held = self._ended | self._halving.points(State.paused) | later | lost

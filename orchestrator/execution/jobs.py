@@ -6,10 +6,10 @@ from pathlib import Path
 
 from orchestrator.combine import Expected, Invalid, check_predictions
 from orchestrator.config import TARGET, AdmitConfig, Metric
-from orchestrator.plan import Plan, Stage, normalised_as
+from orchestrator.plan import Plan, Stage, StageRef, normalised_as
 from orchestrator.run import Budgets, Committed, RunPaths, find_finished, from_kept_code
 from workers.errors import DataError
-from workers.protocol import HeldFold, Normaliser, Numerics, PredictSpec, StageSpec
+from workers.protocol import HeldFold, Normaliser, Numerics, PredictSpec, StageSpec, Teacher
 from workers.settings import OUT_OF_FOLD, Crops, Decay, KeptCheckpoint, Recipe
 from workers.storage import layout, read_finished
 
@@ -45,6 +45,7 @@ class Work:
 
         Raises:
             DataError: an earlier release trained what it refits, and did not record the best epoch.
+            MemberFailed, CheckFailed: predictions that it learns from are missing or damaged.
         """
         recipe, until = stage.recipe, 0
         if stage.refit is not None:
@@ -69,6 +70,7 @@ class Work:
             normaliser=normaliser(self.plan, stage, self.stores),
             until=until,
             fold=self._fold(recipe),
+            teachers=tuple(sorted(map(self._teacher, stage.teachers), key=lambda one: one.sha256)),
         )
 
     def predict_spec(self, member: str, fence: str = "") -> PredictSpec:
@@ -96,6 +98,14 @@ class Work:
     def _fold(self, recipe: Recipe) -> HeldFold | None:
         own = recipe.fold
         return HeldFold(self.stores[TARGET], self.paths.data / layout.FOLDS, own.number, own.repeat) if own.k else None
+
+    def _teacher(self, ref: StageRef) -> Teacher:
+        fold, folder = self._fold(self.plan.stage(ref).recipe), self.paths.predictions(ref.member)
+        assert fold is not None, "the plan takes teachers from folds"
+        found = check_predictions(ref.member, folder, OUT_OF_FOLD, Expected(self.target_digest), read=False)
+        if isinstance(found, Invalid):
+            raise found.error
+        return Teacher(found.path, found.about.sha256, fold)
 
 
 def normaliser(plan: Plan, stage: Stage, stores: Mapping[str, Path]) -> Normaliser | None:

@@ -19,6 +19,7 @@ from orchestrator.plan.checks import (
     check_bf16,
     check_class_weights,
     check_crop,
+    check_distil,
     check_fit,
     check_gpus,
     check_held_out,
@@ -91,14 +92,20 @@ def make_plan(
     for ref in firsts:
         check_refit(ref, configs, datasets[configs[ref].dataset])
     parents = {**origins, **firsts}
+    # Stages that learn from others' last ones come after those; no stage starts from them.
+    order = sorted(_in_order(parents), key=lambda ref: configs[ref].distil.weight > 0)
+    last_stages = _last_stages(config, parents)
+    teachers = tuple(ref for ref in last_stages.values() if configs[ref].fold.k)
     stages: dict[StageRef, Stage] = {}
-    for ref in _in_order(parents):
+    for ref in order:
+        check_distil(ref, configs, origins[ref], teachers)
         member_seed = config.members[ref.member].seed
         seed = config.seed if member_seed is None else member_seed
         origin, first = origins[ref], stages[firsts[ref]] if ref in firsts else None
         ancestor = None if origin is None else stages[origin]
         recipe = _blind(configs[ref], datasets[configs[ref].dataset]) if config.entire else configs[ref]
-        stages[ref] = _stage(ref, recipe, datasets, stages, origin, seed, init_files.get(ref), first)
+        taught = teachers if recipe.distil.weight else ()
+        stages[ref] = _stage(ref, recipe, datasets, stages, origin, seed, init_files.get(ref), first, taught)
         check_crop(stages[ref], datasets[configs[ref].dataset])
         check_mean_image(stages[ref], normalised_as(stages[ref], stages), datasets, config.predict.crops)
         check_class_weights(stages[ref], datasets[configs[ref].dataset])
@@ -119,7 +126,7 @@ def make_plan(
         members=tuple(config.members),
         stages=tuple(stages.values()),
         datasets=tuple(datasets.values()),
-        last_stages=_last_stages(config, parents),
+        last_stages=last_stages,
         outside=outside,
     )
     check_outside(plan)
@@ -160,6 +167,7 @@ def _stage(
     member_seed: int,
     init_file: InitFile | None,
     first: Stage | None,
+    teachers: tuple[StageRef, ...],
 ) -> Stage:
     dataset = datasets[recipe.dataset]
     num_images = sum(dataset.counts[split] for split in recipe.trained_on)
@@ -177,6 +185,7 @@ def _stage(
         num_classes=dataset.num_classes,
         init_file=init_file,
         refit=None if first is None else first.ref,
+        teachers=teachers,
     )
     origin = normalised_as(stage, stages)
     # Inherited or not, and by name or not, the same normalisation is the same hash; `dataset` has none, as before.
@@ -200,6 +209,9 @@ def _stage(
     if recipe.fold.k and dataset.name != TARGET and (left_out := datasets[TARGET].left_out):
         # They are in no fold, so copies of them here are no longer left out.
         hashed["left_out"] = left_out
+    if teachers:
+        # Their predictions follow from it, and from the crops, which a run fixes.
+        hashed["teachers"] = sorted(stages[one].hash for one in teachers)
     if origin.init_file and origin.init_file.scale:
         hashed["normalised_by"] = origin.init_file.scale
     elif origin.recipe.dataset != recipe.dataset and kind is not Normalisation.imagenet:

@@ -1,6 +1,6 @@
 """Checks that a stage's crop fits its images, its layers its ancestor's weights, and its halves the GPUs. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from orchestrator.config import OWN_IMAGES, TARGET, choices, stored_for
 from orchestrator.plan.model import Plan, PlannedDataset, Stage, StageRef, normalised_as
@@ -103,6 +103,22 @@ def check_refit(ref: StageRef, recipes: Mapping[StageRef, Recipe], dataset: Plan
     ):
         if not fits:
             raise ConfigError(f"{_where(ref)}.refit={own.refit}: {why}")
+
+
+def check_distil(
+    ref: StageRef, recipes: Mapping[StageRef, Recipe], origin: StageRef | None, teachers: Collection[StageRef]
+) -> None:
+    """Raises ConfigError if `ref` learns from `teachers` and cannot, or starts from a stage that does."""
+    own, where = recipes[ref], _where(ref)
+    first = StageRef(ref.member, own.refit) if own.refit else None
+    for key, before in (("init_from", origin), ("refit", first)):
+        if before is not None and recipes[before].distil.weight:
+            why = f"{before} learns from the ensemble, and such a stage is its member's last"
+            raise ConfigError(f"{where}.{key}={getattr(own, key)}: {why}")
+    if own.distil.weight and (own.refit or not teachers):
+        why = "no member is trained in folds, so there is none to learn from; give ensemble=distilled"
+        why = "a refit trains on dev and val, of which teachers say nothing out of fold" if own.refit else why
+        raise ConfigError(f"{where}.distil.weight={own.distil.weight:g}: {why}")
 
 
 def check_outside(plan: Plan) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from orchestrator.config import shown
 from orchestrator.plan.halving import rungs_in_words
 from orchestrator.plan.model import OutsideFile, Plan, PlannedDataset, Stage, StageRef, plain
+from workers.errors import some
 from workers.settings import Decay
 
 _SHOWN_STAGES = 3
@@ -91,8 +92,8 @@ def _why_bound(stage: Stage, plan: Plan) -> str:
         return "schedule.latest cuts the rate at shares of all epochs (schedule=constant or schedule.latest=[] do not)"
     if any(change.after_share for change in schedule.rate_changes.values()) or 0 < colour_until < 1:
         return "schedule.rate_changes or augmentation.colour_until begin or end at shares of all epochs"
-    started = next((str(other.ref) for other in plan.stages if other.after == stage.ref), "")
-    return started and f"{started} starts from it"
+    started = next((str(other.ref) for other in plan.stages if stage.ref in other.follows), "")
+    return started and f"{started} starts from it or learns from it"
 
 
 def _dataset_lines(recorded: Plan, wanted: Plan) -> Iterator[str]:
@@ -136,6 +137,7 @@ def _own(stage: Stage) -> dict[str, Any]:
         "init_from": None if stage.init_from is None else str(stage.init_from),
         "init_file": None if stage.init_file is None else f"sha256 {stage.init_file.sha256[:12]}",
         "seed": stage.member_seed,
+        "teachers": some(plain(stage.teachers)),
     }
 
 

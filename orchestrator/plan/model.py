@@ -84,7 +84,8 @@ class Stage:
 
     `init_from`, `init_file` and `refit` are resolved from the recipe. `num_images` counts one epoch, `num_updates`
     counts all. Both are upper bounds: preparation leaves out copies of held-out images, and a stage may end early.
-    `hash` covers everything that affects the weights, ancestors included; `trunk` all of that but the epochs.
+    `hash` covers everything that affects the weights, ancestors included; `trunk` all of that but the epochs. It learns
+    from what the `teachers`, last stages of members of the folds, predict.
     """
 
     ref: StageRef
@@ -99,11 +100,17 @@ class Stage:
     init_file: InitFile | None = None
     trunk: str = ""
     refit: StageRef | None = None
+    teachers: tuple[StageRef, ...] = ()
 
     @property
     def after(self) -> StageRef | None:
         """The stage that has to be done before: the one that this one refits or starts from."""
         return self.refit or self.init_from
+
+    @property
+    def follows(self) -> tuple[StageRef, ...]:
+        """All stages that have to be done before."""
+        return self.teachers if self.after is None else (self.after, *self.teachers)
 
     @property
     def may_end_early(self) -> bool:
@@ -194,6 +201,13 @@ class Plan:
             chain.append(stage)
         return tuple(chain)
 
+    def requires(self, stage: Stage) -> frozenset[Job]:
+        """Returns the job of `stage`, and all that have to be done before: its ancestors' and its teachers'."""
+        chain = (stage, *self.ancestors(stage))
+        teachers = [self.stage(ref) for one in chain for ref in one.teachers]
+        own = {TrainJob(one.ref) for one in chain} | {PredictJob(one.ref) for one in teachers}
+        return frozenset(own).union(*map(self.requires, teachers))
+
     def needed_only_by(self, members: Collection[str]) -> frozenset[StageRef]:
         """Returns the stages that no other member's last stage is, or starts from."""
         if not members:
@@ -217,6 +231,11 @@ class Plan:
         """The members that are trained on dev and val too."""
         return tuple(member for member in self.trained if self.last_stage(member).refit is not None)
 
+    @property
+    def students(self) -> tuple[str, ...]:
+        """The members that learn from the others; they are not averaged."""
+        return tuple(member for member, ref in self.last_stages.items() if self.stage(ref).teachers)
+
     @cached_property
     def voters(self) -> dict[str, str]:
         """The recipe of each member: those of its folds are one voter where something is fitted."""
@@ -234,7 +253,7 @@ class Plan:
     @property
     def is_covered(self) -> bool:
         """Whether each recipe has a member for each fold, and one from outside a file: all is predicted out of fold."""
-        folds = {member: self.fold(member) for member in self.trained}
+        folds = {member: self.fold(member) for member in self.trained if member not in self.students}
         repeats = {own.repeat for own in folds.values()}
         counts = Counter(self.voters.values())
         whole = not self.lacking(OUT_OF_FOLD) and bool(folds)
@@ -320,6 +339,7 @@ def _stage(entry: Mapping[str, Any]) -> Stage:
             "ref": StageRef.parse(entry["ref"]),
             "init_from": None if entry["init_from"] is None else StageRef.parse(entry["init_from"]),
             "refit": StageRef.parse(first) if (first := entry.get("refit")) else None,
+            "teachers": tuple(map(StageRef.parse, entry.get("teachers", ()))),
             "recipe": overlay(Recipe(), entry["recipe"], str(entry["ref"])),
             "init_file": overlay(InitFile("", ""), file, "init_file") if (file := entry["init_file"]) else None,
         }

@@ -208,6 +208,7 @@ def _stage_json(report: StageReport) -> dict[str, Any]:
         "num_macs": report.num_macs,
         "num_neurons": report.num_neurons,
         "images_per_second": report.images_per_second,
+        "teachers": plain(stage.teachers),
     }
 
 
@@ -222,6 +223,8 @@ def _init_from(stage: Stage) -> str | None:
 
 def _start(stage: Stage) -> str:
     start = str(stage.init_from or _init_from(stage) or "–")
+    if stage.teachers:
+        return f"{start}, taught by {counted(len(stage.teachers), 'member')}"
     return start if stage.refit is None else f"{start}, epochs of {stage.refit}"
 
 

@@ -24,6 +24,7 @@ def ready(
     running: Collection[StageRef],
     num_slots: int,
     costs: Mapping[StageRef, float] | None = None,
+    predicted: Collection[StageRef] | None = None,
 ) -> tuple[Stage, ...]:
     """Returns the stages to start now, most urgent first, at most as many as slots are free.
 
@@ -33,9 +34,11 @@ def ready(
         running: stages that hold a slot.
         num_slots: members that fit at once.
         costs: a stage's cost in any unit (default: multiply-adds of its training).
+        predicted: last stages whose members have predicted, so that others can learn from them (default: `done`).
     """
     if len(running) >= num_slots:
         return ()
+    taught = done if predicted is None else predicted
     costs = multiply_adds(plan) if costs is None else costs
     urgency = remaining_path(plan, costs)
     busy = {ref.member for ref in running}
@@ -44,7 +47,8 @@ def ready(
     for stage in sorted(waiting, key=lambda stage: -urgency[stage.ref]):
         if len(running) + len(started) >= num_slots:
             break
-        if stage.ref.member in busy or (stage.after is not None and stage.after not in done):
+        waits = (stage.after is not None and stage.after not in done) or not set(stage.teachers) <= set(taught)
+        if stage.ref.member in busy or waits:
             continue
         busy.add(stage.ref.member)
         started.append(stage)
@@ -79,8 +83,8 @@ def remaining_path(plan: Plan, costs: Mapping[StageRef, float]) -> dict[StageRef
     path: dict[StageRef, float] = {}
     for stage in reversed(plan.stages):
         path[stage.ref] = costs[stage.ref] + longest_after.get(stage.ref, 0.0)
-        if stage.after is not None:
-            longest_after[stage.after] = max(longest_after.get(stage.after, 0.0), path[stage.ref])
+        for before in stage.follows:
+            longest_after[before] = max(longest_after.get(before, 0.0), path[stage.ref])
     return path
 
 

@@ -26,8 +26,8 @@ class Curve:
 
 
 def read_curves(paths: RunPaths, plan: Plan) -> tuple[Curve, ...]:
-    """Returns the curves of every member, as far as they have been written."""
-    return tuple(_read_curve(paths, plan, member) for member in plan.trained)
+    """Returns the curves of every member and student, as far as they have been written."""
+    return tuple(_read_curve(paths, plan, member) for member in dict.fromkeys((*plan.trained, *plan.students)))
 
 
 def _read_curve(paths: RunPaths, plan: Plan, member: str) -> Curve:

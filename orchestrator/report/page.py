@@ -104,7 +104,8 @@ def render(page: Page) -> str:
 def _table(scores: SplitScores, caveats: Caveats) -> dict[str, Any]:
     """Returns one table's text; `best` are the indices of the lines with the lowest top-1 error."""
     lines = table_lines(scores, caveats)
-    errors = [*(one.score.top1_error for one in scores.rows), scores.ensemble.top1_error][: len(lines)]
+    averages = [one.score for one in scores.rows] + [scores.ensemble] * bool(scores.combined_as)
+    errors = [one.top1_error for one in (*averages, *(student.score for student in scores.students.values()))]
     return {
         "title": table_title(scores),
         "lines": lines,

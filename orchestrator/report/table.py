@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.combine import Combination, Combined, Interval, Labels, Missing, Rows, mean
+from orchestrator.combine import STUDENT, Combination, Combined, Interval, Labels, Missing, Rows, mean
 from orchestrator.config import CombineMethod
 from orchestrator.report.comparisons import Compared, compare, compared_json, error_interval
 from orchestrator.report.reliability import Calibrated, measure
@@ -21,6 +22,7 @@ from orchestrator.report.scores import (
     score_images,
     table_rows,
 )
+from orchestrator.report.students import Student, score_students, student_line
 from orchestrator.text import counted, table
 from workers.settings import OUT_OF_FOLD
 
@@ -63,6 +65,7 @@ class SplitScores:
     disagreements: NDArray[np.float64]
     error_correlations: NDArray[np.float64]
     calibrated: Calibrated
+    students: Mapping[str, Student] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -101,8 +104,9 @@ def score_split(
     pretrained: Sequence[str],
     combined: Combined,
     labels: Labels,
+    students: Mapping[str, Rows] = MappingProxyType({}),
 ) -> SplitScores:
-    """Scores `members` (name → rows × classes), the paper's rows and `combined` against `labels` (rows,).
+    """Scores `members` (name → rows × classes), the paper's rows, `combined` and `students` against `labels` (rows,).
 
     Averages are summed in the order of `members`, like the submission, so that equal averages have equal bits.
     """
@@ -120,7 +124,9 @@ def score_split(
     ensemble, wrong = score_images(combined, labels)
     best = guesses([members[name] for name in scored])
     apart = disagreements(best)
-    *compared, of_ensemble = compare([*wrongs, wrong.astype(np.float64)])
+    wrongs.append(wrong.astype(np.float64))
+    *compared, of_ensemble = compare(wrongs)
+    of_members = np.mean([one for _, one in scored.values()], axis=0)
     return SplitScores(
         split=split,
         num_images=len(labels),
@@ -135,6 +141,7 @@ def score_split(
         disagreements=apart,
         error_correlations=error_correlations(best, labels),
         calibrated=measure(combined, labels),
+        students=score_students(students, labels, wrongs, of_members),
     )
 
 
@@ -178,7 +185,17 @@ def _split_json(scores: SplitScores) -> dict[str, Any]:
             **compared_json({"ensemble": scores.ensemble_compared}),
         },
         "calibration": asdict(scores.calibrated),
+        **_students_json(scores),
     }
+
+
+def _students_json(scores: SplitScores) -> dict[str, Any]:
+    """Returns the key `students`, where there are any."""
+    own = {}
+    for name, one in scores.students.items():
+        intervals = {"error": one.compared.error, "than_ensemble": one.than_ensemble, "than_members": one.than_members}
+        own[name] = {**_errors(one.score), **{key: asdict(each) for key, each in intervals.items()}}
+    return {"students": own} if own else {}
 
 
 def _errors(value: Score) -> dict[str, float]:
@@ -197,6 +214,7 @@ def table_lines(scores: SplitScores, caveats: Caveats) -> tuple[Line, ...]:
         mark = f" {AT_CHANCE_MARK}" if caveats.at_chance else ""
         name = f"ensemble, {scores.combined_as}{mark}"
         lines.append(_line(name, str(len(scores.members)), scores.ensemble, scores.ensemble_compared))
+    lines += [_line(f"{name}, distilled", "1", one.score, one.compared) for name, one in scores.students.items()]
     return tuple(lines)
 
 
@@ -221,7 +239,7 @@ def table_title(scores: SplitScores) -> str:
 
 def table_notes(caveats: Caveats, scores: SplitScores | None) -> tuple[str, ...]:
     """Returns the notes below the table of `scores`, if any image is scored."""
-    gone = caveats.missing
+    gone = [one for one in caveats.missing if one.why != STUDENT]
     notes = [f"MISSING: {one.member} is not in any row and not in the submission ({one.why})." for one in gone]
     for split, rows in caveats.unreadable.items():
         named = ", ".join(rows[:_MOST_NAMED]) + (", …" if rows[_MOST_NAMED:] else "")
@@ -236,6 +254,7 @@ def table_notes(caveats: Caveats, scores: SplitScores | None) -> tuple[str, ...]
         notes.append(f"OUT OF FOLD: top-1 error on training images, by the members that did not see them: {errors}")
     notes += [caveats.review] if caveats.review else []
     if scores:
+        notes += [student_line(name, one) for name, one in scores.students.items()]
         notes += (*_PRECISION, *_reliability_notes(scores.split, scores.calibrated))
     elif not caveats.unscored:
         notes.append(_NO_SCORES)

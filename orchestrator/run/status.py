@@ -11,6 +11,7 @@ from orchestrator.run.ledger import Entry, State
 from orchestrator.run.metrics import Point, read_tail
 from orchestrator.run.paths import RunPaths
 from orchestrator.text import duration
+from workers.errors import some
 from workers.storage import Finished, read_finished
 
 _BLOCK_BYTES = 32 * 1024
@@ -48,7 +49,7 @@ class StageStatus(Course):
     """The state of one stage. Errors are in [0, 1]; unknown values are None.
 
     If the stage `may_end_early`, then `num_updates`, `num_epochs` and `remaining_s` are upper bounds. `passed_nans` are
-    updates whose NaN did not return in a replay.
+    updates whose NaN did not return in a replay. It `waits_for` the predictions of members that it learns from.
     """
 
     member: str
@@ -61,6 +62,7 @@ class StageStatus(Course):
     error: str | None = None
     may_end_early: bool = False
     passed_nans: tuple[int, ...] = ()
+    waits_for: tuple[str, ...] = ()
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -69,6 +71,8 @@ class StageStatus(Course):
         if self.passed_nans:
             steps = ", ".join(map(str, self.passed_nans))
             remarks.append(f"met NaN at update {steps}, but not when replayed: check the hardware")
+        if self.waits_for:
+            remarks.append(f"waits for the predictions of {some(self.waits_for)}")
         share = self.share_of_usual_rate
         if self.state is State.running and share is not None and share < _STRAGGLING:
             remarks.append(f"is down to {share:.0%} of its usual rate")

@@ -72,11 +72,13 @@ class StatusReader:
         found = []
         for stage in self._plan.stages:
             history = (ledger.entry(TrainJob(stage.ref)), ledger.entry(PredictJob(stage.ref)), locked)
+            taught_by = [one.member for one in stage.teachers if ledger.entry(PredictJob(one)).state is not State.done]
             before, status = self._known.get(stage.ref, (None, None))
             if status is None or status.state is State.running or before != history:
                 status = self._read_stage(stage, *history)
                 self._known[stage.ref] = (history, status)
-            found.append(status)
+            is_waiting = status.state is State.waiting
+            found.append(replace(status, waits_for=tuple(taught_by)) if taught_by and is_waiting else status)
         state = state_of(ledger.state, locked)
         return RunStatus(name=self._paths.root.name, state=state, stages=tuple(found))
 

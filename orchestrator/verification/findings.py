@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from orchestrator.combine import STUDENT
 from orchestrator.plan import Plan
 from orchestrator.run import RunPaths, RunRecord, alteration
 from orchestrator.submission import Manifest
@@ -67,8 +68,8 @@ class Examined:
 
     @property
     def gone(self) -> dict[str, str]:
-        """Returns the members that the submission does without, and why."""
-        return {one.member: one.why for one in self.manifest.missing} if self.manifest else {}
+        """Returns the members that the submission does without, and why; but for students, which are to be there."""
+        return {one.member: one.why for one in self.manifest.missing if one.why != STUDENT} if self.manifest else {}
 
 
 def verification_json(found: Verification) -> dict[str, Any]:

@@ -46,7 +46,8 @@ def check_submission(run: Examined, manifest: Manifest, data: RunData | None, pr
         run.differs(f"submission: {digests.file} or its manifest was altered since it was committed")
     if digests.sha256 != manifest.sha256:
         run.differs(f"{path}: sha256 {digests.sha256[:12]}, its manifest says {manifest.sha256[:12]}")
-    if {one.name for one in manifest.members} != {name for name in run.plan.members if name not in run.gone}:
+    combined = {name for name in run.plan.members if name not in run.gone and name not in run.plan.students}
+    if {one.name for one in manifest.members} != combined:
         run.differs(
             f"{run.paths.submission_manifest}: its members are not those of the run: run `septet launch` or "
             "`septet submit` again"
@@ -115,7 +116,8 @@ def _opened(
         if all(name in predictions[split] for name in own)
     }
     done = {ref.member: one for ref, one in finished.items()}
-    return Opened(data, members, done, manifest.combination, plan)
+    students = {split: {name: own[name] for name in plan.students if name in own} for split, own in predictions.items()}
+    return Opened(data, members, done, manifest.combination, plan, students)
 
 
 def _check_weights(run: Examined, manifest: Manifest, opened: Opened) -> None:

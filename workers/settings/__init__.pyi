@@ -35,6 +35,7 @@ from .training import (
     ColourScale as ColourScale,
     Crops as Crops,
     Decay as Decay,
+    Distil as Distil,
     KeptCheckpoint as KeptCheckpoint,
     LossSettings as LossSettings,
     Normalisation as Normalisation,

@@ -256,6 +256,24 @@ class LossSettings:
 
 
 @dataclass(frozen=True)
+class Distil:
+    """What a stage learns from the ensemble (Hinton et al. 2015): from its members that did not see the image.
+
+    Attributes:
+        weight: the share of the teachers' probabilities in the loss; the rest is the label's. 0: no teachers.
+        temperature: softens the probabilities of teachers and student: each to the power of its inverse, normalised.
+            This part of the loss is multiplied by its square, so that gradients keep their size.
+    """
+
+    weight: float = 0.0
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        require(0 <= self.weight <= 1, f"weight={self.weight}: give a share in [0, 1]; 0 learns from no teachers")
+        require(self.temperature > 0, f"temperature={self.temperature}: give a number above 0, as 2")
+
+
+@dataclass(frozen=True)
 class TrainingSettings:
     """All settings that shape one stage's weights besides data, seed, threads and precision."""
 
@@ -282,6 +300,7 @@ class Recipe(TrainingSettings):
         refit: the stage of the same member that this one trains again, on dev and val too, for the epochs that were
             best there.
         fold: the training images of the target that it never sees.
+        distil: what it learns from the members of the folds.
     """
 
     dataset: str = ""
@@ -292,6 +311,7 @@ class Recipe(TrainingSettings):
     lr_scale: Mapping[str, float] = field(default_factory=dict)
     refit: str | None = None
     fold: Fold = field(default_factory=Fold)
+    distil: Distil = Distil()
 
     def __post_init__(self) -> None:
         require_least(self, 0, "lr_scale")

@@ -1,6 +1,6 @@
 """Computes errors and losses of a model on labelled batches."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -56,16 +56,18 @@ def main_logits(outputs: Outputs) -> Tensor:
     return outputs if isinstance(outputs, Tensor) else outputs[0]
 
 
-def mean_loss(outputs: Outputs, targets: Tensor, criterion: nn.CrossEntropyLoss = CROSS_ENTROPY) -> Tensor:
+def mean_loss(
+    outputs: Outputs, targets: Tensor, criterion: Callable[[Tensor, Tensor], Tensor] = CROSS_ENTROPY
+) -> Tensor:
     """Returns the cross-entropy in float32, plus a share of the auxiliary classifiers' losses.
 
     Args:
         outputs: logits [batch, classes]; or, as GoogLeNet and Inception give in training, several such tensors, the
             main one first. The others' losses count 0.3 (Szegedy et al. 2014, §5).
         targets: labels, [batch] int64, or mixed ones, [batch, classes] float32.
-        criterion: has weights of classes and label smoothing.
+        criterion: takes logits and targets; may have weights of classes and label smoothing.
     """
-    loss: Tensor = criterion(main_logits(outputs).float(), targets)
+    loss = criterion(main_logits(outputs).float(), targets)
     if not isinstance(outputs, Tensor):
         for logits in outputs[1:]:
             loss = loss + AUXILIARY_WEIGHT * criterion(logits.float(), targets)

@@ -6,19 +6,23 @@ gradients are summed in order, in float32. A shard may go through the net in sma
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from workers.data.loading import Batch
 from workers.numerics import autocast
 from workers.protocol import Numerics
-from workers.settings import OptimizerSettings
+from workers.settings import Distil, OptimizerSettings
 from workers.training.batch_norm import set_modes
 from workers.training.evaluation import CROSS_ENTROPY, Outputs, main_logits, mean_loss
 from workers.training.mixing import Mix
+
+NOT_TAUGHT = Distil()
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ def compute_gradients(
     criterion: nn.CrossEntropyLoss = CROSS_ENTROPY,
     mix_of: Callable[[int], Mix | None] = lambda _: None,
     scale: Callable[[Tensor], Tensor] = lambda loss: loss,
+    distil: Distil = NOT_TAUGHT,
 ) -> Measured:
     """Leaves in `parameters` the gradient of the mean loss over `batch`, in place of what was there.
 
@@ -77,6 +82,7 @@ def compute_gradients(
         criterion: on the device.
         mix_of: how a shard is mixed, by the shard's number; a mixed one is whole.
         scale: of the loss, and so of the gradient.
+        distil: how much the teachers' probabilities count, of a batch that has them.
     """
     losses, missed = [], []
     total: dict[nn.Parameter, Tensor] = {}
@@ -96,6 +102,11 @@ def compute_gradients(
             loss = mean_loss(outputs, targets, criterion)
             if len(part) < len(batch):
                 loss = loss * _share(targets, batch.labels, criterion.weight)
+            if part.taught is not None:
+                taught = part.taught if mix is None else mix.rows(part.taught)
+                of_teachers = mean_loss(outputs, taught, partial(_soft_cross_entropy, distil.temperature))
+                # Nothing but the label's part knows weights of classes.
+                loss = (1 - distil.weight) * loss + distil.weight * (len(part) / len(batch)) * of_teachers
             scale(loss).backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
             larger = labels if mix is None or mix.share >= 0.5 else labels.roll(1)
@@ -104,6 +115,11 @@ def compute_gradients(
     for parameter, gradient in total.items():
         parameter.grad = gradient
     return Measured(_sum(losses), _sum(missed))
+
+
+def _soft_cross_entropy(temperature: float, logits: Tensor, taught: Tensor) -> Tensor:
+    """Returns the cross-entropy at `temperature`, at which `taught` is already, times its square."""
+    return temperature**2 * cross_entropy(logits / temperature, taught)
 
 
 def _share(part: Tensor, batch: Tensor, weights: Tensor | None) -> Tensor | float:

@@ -150,7 +150,7 @@ class _Update:
         with refusals(recipe.model.name):
             measured = compute_gradients(
                 *(stage.forward, self._parameters, self._norms, batch, recipe.optimizer, stage.spec.numerics),
-                *(seeds, self._place, stage.criterion, mix_of, self.loss_scale.scale),
+                *(seeds, self._place, stage.criterion, mix_of, self.loss_scale.scale, recipe.distil),
             )
         self.loss_scale.unscale()
         norm = self.loss_scale.step(self._clip(recipe.optimizer.clip_norm))

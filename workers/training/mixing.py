@@ -26,7 +26,10 @@ class Mix:
 
     def targets(self, labels: Tensor, num_classes: int) -> Tensor:
         """Returns mixed labels, [images, classes] float32; torch's `one_hot` would wait for them."""
-        own = (labels[:, None] == torch.arange(num_classes, device=labels.device)).float()
+        return self.rows((labels[:, None] == torch.arange(num_classes, device=labels.device)).float())
+
+    def rows(self, own: Tensor) -> Tensor:
+        """Returns mixed probabilities, [images, classes] float32."""
         return own.roll(1, 0).mul_(1.0 - self.share).add_(own.mul(self.share))
 
 

@@ -191,9 +191,12 @@ class Saver:
     def _commit(self, state: TrainState, copied: Copied) -> Checkpoint:
         """Runs in the writing thread; syncs metrics first: a checkpoint means that its metrics are on disk."""
         self._metrics.sync()
-        folder, train, check = self._folder, {"train": asdict(state)}, self._fence.check
+        folder, check = self._folder, self._fence.check
+        kept: dict[str, object] = {"train": asdict(state)}
+        if self._spec.teachers:
+            kept["taught_by"] = self._spec.taught_by
         checkpoint = write_checkpoint(
-            folder, state.step, copied.model, copied.optimizer, train, self._identity, self._mark.beat, check
+            folder, state.step, copied.model, copied.optimizer, kept, self._identity, self._mark.beat, check
         )
         known = {*self._verified, checkpoint.step}
         self._verified = prune(folder, state.kept_steps, known, check=check)

@@ -13,9 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from workers import numerics
-from workers.data.loading import TrainingBatches, batches_ahead, centre_batches, num_batches, pixel_statistics
+from workers.data.loading import (
+    Teachers,
+    TrainingBatches,
+    batches_ahead,
+    centre_batches,
+    num_batches,
+    pixel_statistics,
+)
 from workers.data.store import Store, open_on_node, without_fold
-from workers.errors import ConfigError, DataError, StorageError
+from workers.errors import CheckFailed, ConfigError, DataError, StorageError
 from workers.models import HEAD, Outline, build, fill, initialise, outline, parts_of, place, saved_parts_of, whole_shape
 from workers.protocol import StageResult, StageSpec
 from workers.settings import AugmentationSettings, ClassWeights, KeptCheckpoint, LossSettings, Sampler
@@ -63,6 +70,7 @@ def run_stage(spec: StageSpec, should_stop: Callable[[], bool]) -> StageResult:
         StorageError: no valid checkpoint is left, or storage fails.
         DataError: the store has nothing to train on.
         ConfigError: the rates leave no layer to train.
+        CheckFailed: what its teachers predicted has changed.
         Superseded: a newer attempt has taken over.
     """
     fence = fence_of(spec.stage_dir, spec.fence)
@@ -124,6 +132,11 @@ def _begin(
     if saved is None:
         _start(model, found, spec)
         return TrainState(), None
+    if saved.state.get("taught_by", []) != spec.taught_by:
+        raise CheckFailed(
+            f"{saved.checkpoint.folder}: learned from other predictions than its teachers have now; restore those, or "
+            f"delete {spec.stage_dir} and train it again"
+        )
     _load_weights(model, saved, only=None)
     load_state(model, optimizer, {name: torch.from_numpy(value) for name, value in saved.optimizer.items()})
     fill(average.parts, saved.optimizer)
@@ -200,6 +213,7 @@ def _assemble(
     held_out = [split for split in ("dev", "val") if store.counts.get(split) and split not in settings.trained_on]
     if not held_out and settings.schedule.looks:
         raise DataError(f"{spec.store}: no dev or val images to schedule by; raise dev_fraction or val_fraction")
+    told = (store.num_classes, settings.distil.temperature)
     steering, scored = (held_out[0], held_out[-1]) if held_out else ("train", "train")
 
     def errors() -> tuple[Evaluation | None, Evaluation | None]:
@@ -226,6 +240,7 @@ def _assemble(
             depth=batches_ahead(spec.numerics),
             threads=spec.numerics.threads,
             splits=settings.trained_on,
+            teachers=Teachers(spec.teachers, *told, mark.beat) if spec.teachers else None,
         ),
         learnt_below_dev=_learnt_below(store, steering, settings.augmentation),
         learnt_below_val=_learnt_below(store, scored, settings.augmentation),

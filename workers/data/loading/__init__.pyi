@@ -15,4 +15,5 @@ from .batches import (
     num_batches as num_batches,
     pixel_statistics as pixel_statistics,
 )
+from .teachers import Teachers as Teachers
 from .transforms import Transforms as Transforms

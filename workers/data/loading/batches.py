@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from workers.data.loading.augment import EpochDraws, PixelStatistics, Windows, crop, draw_epoch, to_input, window_images
+from workers.data.loading.teachers import Teachers
 from workers.data.loading.transforms import Transforms
 from workers.data.store import Pixels, Store, open_store
 from workers.protocol import Normaliser, Numerics
@@ -41,6 +42,7 @@ class Batch:
         windows: positions, and reflections on the same device.
         colour: [batch, 3] float32, or None for no shift.
         statistics: what pixels are normalised by.
+        taught: [batch, classes] float32, what teachers say, or None without teachers.
     """
 
     pixels: Tensor
@@ -48,15 +50,15 @@ class Batch:
     windows: Windows
     colour: Tensor | None
     statistics: PixelStatistics
+    taught: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, span: slice) -> "Batch":
-        colour = None if self.colour is None else self.colour[span]
-        return replace(
-            self, pixels=self.pixels[span], labels=self.labels[span], windows=self.windows[span], colour=colour
-        )
+        colour, taught = (None if each is None else each[span] for each in (self.colour, self.taught))
+        pixels, labels, windows = self.pixels[span], self.labels[span], self.windows[span]
+        return replace(self, pixels=pixels, labels=labels, windows=windows, colour=colour, taught=taught)
 
     @property
     def images(self) -> Tensor:
@@ -72,11 +74,12 @@ class Batch:
         if self.pixels.device == torch.device(device):
             return self
         pixels, labels = (each.to(device, non_blocking=True) for each in (self.pixels, self.labels))
-        colour, flips = (
-            None if each is None else each.to(device, non_blocking=True) for each in (self.colour, self.windows.flips)
+        colour, flips, taught = (
+            None if each is None else each.to(device, non_blocking=True)
+            for each in (self.colour, self.windows.flips, self.taught)
         )
         windows = Windows(self.windows.offsets, flips)
-        return replace(self, pixels=pixels, labels=labels, colour=colour, windows=windows)
+        return replace(self, pixels=pixels, labels=labels, colour=colour, windows=windows, taught=taught)
 
 
 def pixel_statistics(
@@ -150,13 +153,14 @@ class ReadAhead:
 class _Slot:
     """Host memory of one batch, used again and again; page-locked where a GPU reads it while the host goes on."""
 
-    def __init__(self, batch_size: int, size: int, device: str) -> None:
+    def __init__(self, batch_size: int, size: int, device: str, num_taught: int = 0) -> None:
         on_gpu = torch.device(device).type == "cuda"
         self.pixels = torch.empty((batch_size, size, size, 3), dtype=torch.uint8, pin_memory=on_gpu)
         self.array = self.pixels.numpy()
         self.labels = torch.empty(batch_size, dtype=torch.int64, pin_memory=on_gpu)
         self.flips = torch.empty(batch_size, dtype=torch.bool, pin_memory=on_gpu)
         self.colour = torch.empty((batch_size, 3), dtype=torch.float32, pin_memory=on_gpu)
+        self.taught = torch.empty((batch_size, num_taught), dtype=torch.float32, pin_memory=on_gpu and num_taught > 0)
         self._sent = torch.cuda.Event() if on_gpu else None  # type: ignore[no-untyped-call]
 
     def wait(self) -> None:
@@ -187,6 +191,7 @@ class TrainingBatches:
         depth: int = 0,
         threads: int = 1,
         splits: tuple[str, ...] = ("train",),
+        teachers: Teachers | None = None,
     ) -> None:
         """Opens the splits.
 
@@ -196,6 +201,7 @@ class TrainingBatches:
             depth: batches that `take` draws ahead of the one it returns; with 0 it draws that one when it is called.
             threads: that draw ahead.
             splits: that are trained on.
+            teachers: what batches bring along of each image.
         """
         self._images, labels = store.images(*splits, whole=True), store.labels(*splits)
         assert labels is not None
@@ -214,7 +220,9 @@ class TrainingBatches:
         self._read_ahead = ReadAhead(self._images, window_images(window) if window else batch_size)
         # Copies have a stream of their own, so that they run beside the kernels of the batch before.
         self._copies = torch.cuda.Stream(device) if torch.device(device).type == "cuda" else None  # type: ignore[no-untyped-call]
-        self._slots = tuple(_Slot(batch_size, input_size, device) for _ in range(depth + 1))
+        self._teachers, num_taught = teachers, 0 if teachers is None else store.num_classes
+        self._new_slot = partial(_Slot, batch_size, input_size, num_taught=num_taught)
+        self._slots = tuple(self._new_slot(device) for _ in range(depth + 1))
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="batches") if depth else None
         # The batches that are being drawn, in order, and the update after theirs.
         self._coming: deque[Callable[[], Batch]] = deque()
@@ -226,13 +234,13 @@ class TrainingBatches:
 
     def draw(self, epoch: int, index: int) -> Batch:
         """Draws batch `index` of `epoch` on the host, into new memory."""
-        return self._draw(epoch, self._span(index), _Slot(self._batch_size, self._input_size, "cpu"))
+        return self._draw(epoch, self._span(index), self._new_slot("cpu"))
 
     def draw_images(self, epoch: int, images: np.ndarray) -> Batch:
         """Draws `images` [at most a batch] as they are at their places in the order of `epoch`."""
         order = self._draws(epoch).order
         places = np.array([int(np.argmax(order == image)) for image in images])
-        return self._draw(epoch, places, _Slot(self._batch_size, self._input_size, "cpu"))
+        return self._draw(epoch, places, self._new_slot("cpu"))
 
     def take(self, step: int) -> Batch:
         """Returns the batch of update `step` on the device, which is valid until the next call.
@@ -274,8 +282,11 @@ class TrainingBatches:
         # Drawn even if not used, so that the epoch's other draws do not depend on it.
         colour.copy_(torch.from_numpy(draws.colour[places]))
         reflects = self._augmentation.reflect and self._transforms is None
-        windows = Windows(offsets, flips if reflects else None)
-        return Batch(pixels, labels, windows, colour if shifts else None, self._statistics)
+        windows, taught = Windows(offsets, flips if reflects else None), None
+        if self._teachers is not None:
+            taught = slot.taught[used]
+            taught.copy_(torch.from_numpy(self._teachers.of(chosen)))
+        return Batch(pixels, labels, windows, colour if shifts else None, self._statistics, taught)
 
     def _begin(self, step: int) -> Callable[[], Batch]:
         """Starts to draw the batch of `step`; the result waits for it."""
@@ -294,7 +305,7 @@ class TrainingBatches:
         training.wait_stream(self._copies)
         # On the stream that trains, so that no more batches lie on the device than there are slots.
         slot.mark_sent()
-        for tensor in (sent.pixels, sent.labels, sent.colour, sent.windows.flips):
+        for tensor in (sent.pixels, sent.labels, sent.colour, sent.windows.flips, sent.taught):
             if tensor is not None:
                 tensor.record_stream(training)
         return sent
