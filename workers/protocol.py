@@ -79,6 +79,7 @@ class StageSpec:
         fence: the attempt's mark (`workers.storage.fence`).
         until: epochs after which the stage pauses, with a checkpoint, or a refit ends; 0 trains all.
         fold: images that the stage neither trains on nor looks at, or None.
+        code: the launch's `workers.numerics.code_digest`; a worker of other code refuses. "" for any.
     """
 
     member: str
@@ -100,6 +101,7 @@ class StageSpec:
     until: int = 0
     normaliser: Normaliser | None = None
     fold: HeldFold | None = None
+    code: str = ""
 
     @property
     def pauses(self) -> bool:
@@ -144,6 +146,7 @@ class PredictSpec:
     fence: str = ""
     normaliser: Normaliser | None = None
     fold: HeldFold | None = None
+    code: str = ""
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,8 @@ class StageStatus(Course):
     """The state of one stage. Errors are in [0, 1]; unknown values are None.
 
     If the stage `may_end_early`, then `num_updates`, `num_epochs` and `remaining_s` are upper bounds. `passed_nans` are
-    updates whose NaN did not return in a replay.
+    updates whose NaN did not return in a replay, met on `nan_nodes`. `node` and the next three say where its last
+    attempt ran.
     """
 
     member: str
@@ -63,6 +64,11 @@ class StageStatus(Course):
     error: str | None = None
     may_end_early: bool = False
     passed_nans: tuple[int, ...] = ()
+    node: str | None = None
+    address: str | None = None
+    pid: int | None = None
+    device: str | None = None
+    nan_nodes: tuple[str, ...] = ()
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -70,7 +76,8 @@ class StageStatus(Course):
         remarks = ["is still at chance"] if self.at_chance else []
         if self.passed_nans:
             steps = ", ".join(map(str, self.passed_nans))
-            remarks.append(f"met NaN at update {steps}, but not when replayed: check the hardware")
+            where = f" on {' and '.join(self.nan_nodes)}" if self.nan_nodes else ""
+            remarks.append(f"met NaN at update {steps}{where}, but not when replayed: check the hardware")
         share = self.share_of_usual_rate
         if self.state is State.running and share is not None and share < _STRAGGLING:
             remarks.append(f"is down to {share:.0%} of its usual rate")
@@ -84,11 +91,12 @@ class StageStatus(Course):
 
 @dataclass(frozen=True)
 class RunStatus:
-    """The state of a run; `stages` are in the plan's order."""
+    """The state of a run; `stages` are in the plan's order. `left_out` has a line for each node that is not used."""
 
     name: str
     state: State
     stages: tuple[StageStatus, ...]
+    left_out: tuple[str, ...] = ()
 
     @property
     def num_done(self) -> int:
@@ -145,7 +153,7 @@ def read_status(paths: RunPaths) -> RunStatus:
         return status
 
     stages = tuple(read_stage(stage) for stage in plan.stages)
-    return RunStatus(name=paths.root.name, state=_state(ledger.state, locked), stages=stages)
+    return RunStatus(paths.root.name, _state(ledger.state, locked), stages, tuple(ledger.left_out.values()))
 
 
 def find_finished(paths: RunPaths, stage: Stage) -> Finished | None:
@@ -181,7 +189,18 @@ def stage_status(stage: Stage, *, entry: Entry, course: Course, finished: Finish
         error=None if state is State.done else _last_error(entry),
         may_end_early=stage.may_end_early,
         passed_nans=entry.passed_nans,
+        nan_nodes=tuple(
+            dict.fromkeys(
+                one.where.machine for one in entry.attempts if one.where and one.diverged_at in entry.passed_nans
+            )
+        ),
+        **_place(entry),
     )
+
+
+def _place(entry: Entry) -> dict[str, Any]:
+    where = entry.attempts[-1].where if entry.attempts else None
+    return {name: getattr(where, name) for name in ("node", "address", "pid", "device")} if where else {}
 
 
 def read_course(metrics: Path, since: float = 0.0) -> Course:
@@ -229,9 +248,9 @@ def status_json(status: RunStatus) -> dict[str, Any]:
 
 
 def status_lines(status: RunStatus) -> tuple[str, ...]:
-    """Returns one line for the run, then one for each stage, in columns."""
+    """Returns one line for the run, then one for each stage, in columns, and one for each node that is not used."""
     width = max((len(f"{stage.member}/{stage.stage}") for stage in status.stages), default=0)
-    return (run_line(status), *(stage_line(stage, width) for stage in status.stages))
+    return (run_line(status), *(stage_line(stage, width) for stage in status.stages), *status.left_out)
 
 
 def run_line(status: RunStatus) -> str:
@@ -269,6 +288,9 @@ def stage_line(stage: StageStatus, width: int = 0) -> str:
             line += f"  {stage.data_wait:.0%} waiting for data"
         if stage.remaining_s is not None:
             line += f"  {stage.time_left} left"
+    if stage.node:
+        line += f"  on {stage.node}" + (f" ({stage.address})" if stage.address else "")
+        line += f" pid {stage.pid} {stage.device}" if stage.state is State.running else ""
     if stage.at_chance:
         line += "  STILL AT CHANCE"
     for remark in stage.remarks[stage.at_chance :]:

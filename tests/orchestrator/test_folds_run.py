@@ -44,7 +44,7 @@ SMALL = (
 
 
 @contextmanager
-def one_slot(_settings):
+def one_slot(_settings, _needs):
     actors = LocalActors(num_slots=1)
     yield actors
     for thread in actors.threads:
