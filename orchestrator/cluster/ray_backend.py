@@ -5,6 +5,7 @@ budgets. Ray is imported late, since `--help` and `plan` do not need it.
 """
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -44,6 +45,7 @@ from workers.protocol import PredictSpec, StageSpec
 if TYPE_CHECKING:
     from orchestrator.config import ClusterConfig
 
+_log = logging.getLogger(__name__)
 # Ray tells a worker's death within this time.
 _DEATH_TOLD_S = 10.0
 
@@ -72,7 +74,8 @@ def check_nodes(settings: "ClusterConfig", needs: Needs) -> None:
     """
     if settings.address is not None:
         with attached(settings.address):
-            _fitting(settings, Preflight(needs))
+            # The launch names them when it opens the cluster.
+            _fitting(settings, Preflight(needs, _log.debug))
 
 
 def _fitting(settings: "ClusterConfig", preflight: Preflight) -> int:

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from orchestrator.cluster.interface import Unfit
@@ -21,9 +21,9 @@ _log = logging.getLogger(__name__)
 class Preflight:
     """Knows of each node whether it fits; those that join are looked at while members run elsewhere."""
 
-    def __init__(self, needs: Needs | None) -> None:
-        """With `needs` None every node fits, until `leave_out` is called."""
-        self._needs = needs
+    def __init__(self, needs: Needs | None, say: Callable[..., None] = _log.warning) -> None:
+        """With `needs` None every node fits, until `leave_out` is called; `say` logs what users should know."""
+        self._needs, self._say = needs, say
         self._here = inspect(None, "", needs.stores) if needs else {}
         self._asked: dict[str, tuple[Any, float]] = {}
         self._fits: set[str] = set()
@@ -38,7 +38,7 @@ class Preflight:
         """Uses the node no more."""
         self._misfits[node.name] = node, unfit
         self._fits.discard(node.name)
-        _log.warning("%s", self.left_out[node.name])
+        self._say("%s", self.left_out[node.name])
 
     def fitting(self, nodes: Sequence[Node], wait_s: float = 0.0) -> list[Node]:
         """Returns those of `nodes` that fit, as far as is known after waiting `wait_s`; looks at new ones."""
@@ -89,7 +89,7 @@ class Preflight:
             return
         self._fits.add(node.name)
         if said := remark(found, self._here):
-            _log.warning("node %s: %s", node, said)
+            self._say("node %s: %s", node, said)
 
 
 def _ask(needs: Needs, node: Node) -> Any:
