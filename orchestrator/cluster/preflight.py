@@ -5,6 +5,7 @@ itself before each attempt (`misfit_here`), since a node may be used before anyb
 """
 
 import platform
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -20,7 +21,7 @@ from workers.data.store import MANIFEST
 from workers.errors import ConfigError, StorageError, some
 from workers.numerics import Capabilities, capabilities, code_digest, cpu_model, missing
 from workers.protocol import Numerics, PredictSpec, StageSpec
-from workers.storage import TEMPORARY_PREFIX, sha256_of, write_text
+from workers.storage import sha256_of, write_text
 
 _INSTALL = "install what this machine has (the same Septet, constraints.txt) there"
 _SHARE = "mount the shared storage there, at the same path"
@@ -47,14 +48,9 @@ class Needs:
     member_bytes: float = 0.0
 
 
-def probe_file(folder: Path, node_id: str) -> Path:
-    """Returns the file that a node writes in the shared `folder`."""
-    return folder / f"{TEMPORARY_PREFIX}node-{node_id}"
-
-
 def inspect(probe: Path | None, text: str, stores: Collection[Path]) -> dict[str, Any]:
     """Looks at this machine; returns plain values, since another release may run here. Writes `text` to `probe`."""
-    gpus = [path.read_text(errors="replace") for path in sorted(_GPUS.glob("*/information"))]
+    gpus = "".join(path.read_text(errors="replace") for path in sorted(_GPUS.glob("*/information")))
     found = capabilities()
     return {
         "code": code_digest(),
@@ -62,8 +58,7 @@ def inspect(probe: Path | None, text: str, stores: Collection[Path]) -> dict[str
         "torch": metadata.version("torch"),
         "bf16": found.bf16,
         "compiled_kernels": found.compiled_kernels,
-        "cpu": cpu_model(),
-        "gpus": [line.partition(":")[2].strip() for text in gpus for line in text.splitlines() if "Model" in line],
+        "processors": ", ".join([cpu_model(), *re.findall(r"^Model:\s*(.*)", gpus, re.MULTILINE)]),
         "free_bytes": min(psutil.virtual_memory().available, memory_limit()),
         "probe": _written(probe, text) if probe else "",
         "stores": {str(store): _fingerprint(store) for store in stores},
@@ -146,13 +141,8 @@ def _other_code(there: str, launched: str) -> Unfit:
 
 def remark(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     """Returns what may change bits on a node that fits; "" for nothing."""
-    if there["cpu"] != here["cpu"]:
-        return f"another CPU ({there['cpu']}) than here ({here['cpu']}): bits may depend on where a member trains"
-    if there["gpus"] and here["gpus"] and there["gpus"][0] != here["gpus"][0]:
-        return (
-            f"other GPUs ({there['gpus'][0]}) than here ({here['gpus'][0]}): bits may depend on where a member trains"
-        )
-    return ""
+    found, own = there["processors"], here["processors"]
+    return "" if found == own else f"{found}, and here {own}: bits may depend on where a member trains"
 
 
 def none_left(left_out: Mapping[str, Unfit]) -> ConfigError | StorageError:
@@ -160,6 +150,6 @@ def none_left(left_out: Mapping[str, Unfit]) -> ConfigError | StorageError:
     groups: dict[str, list[str]] = {}
     for node, unfit in left_out.items():
         groups.setdefault(unfit.reason, []).append(node)
-    why = "; ".join(f"{some(nodes)}: {reason}" for reason, nodes in groups.items())
+    why = "; ".join(f"{some(sorted(nodes))}: {reason}" for reason, nodes in groups.items())
     kind = StorageError if all(one.storage for one in left_out.values()) else ConfigError
     return kind(f"no node of the cluster can be used: {why}")

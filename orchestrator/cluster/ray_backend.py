@@ -5,7 +5,6 @@ budgets. Ray is imported late, since `--help` and `plan` do not need it.
 """
 
 import contextlib
-import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -45,7 +44,6 @@ from workers.protocol import PredictSpec, StageSpec
 if TYPE_CHECKING:
     from orchestrator.config import ClusterConfig
 
-_log = logging.getLogger(__name__)
 # Ray tells a worker's death within this time.
 _DEATH_TOLD_S = 10.0
 
@@ -67,24 +65,10 @@ def check_resources(settings: "ClusterConfig") -> int:
 
 
 def check_nodes(settings: "ClusterConfig", needs: Needs) -> None:
-    """Looks at the nodes of a cluster at an address; a local Ray has the driver's own machine.
-
-    Raises:
-        ConfigError, StorageError: no node fits; nodes that do not fit are named.
-    """
+    """Raises as `open_cluster` where no node of a cluster at an address fits; a local Ray has the driver's machine."""
     if settings.address is not None:
-        with attached(settings.address):
-            # The launch names them when it opens the cluster.
-            _fitting(settings, Preflight(needs, _log.debug))
-
-
-def _fitting(settings: "ClusterConfig", preflight: Preflight) -> int:
-    """Returns how many members the nodes that fit have room for."""
-    asked = settings.cpus_per_member, settings.gpus_per_member
-    nodes = living_nodes()
-    # First without a look at them: no node may be large enough.
-    count_slots(nodes, *asked)
-    return count_slots(preflight.require([node for node in nodes if slots_of(node, *asked)]), *asked)
+        with open_cluster(settings, needs):
+            pass
 
 
 @contextmanager
@@ -101,7 +85,10 @@ def open_cluster(settings: "ClusterConfig", needs: Needs | None = None) -> Itera
     with local() if settings.address is None else attached(settings.address):
         preflight = Preflight(None if is_local else needs)
         asked = settings.cpus_per_member, settings.gpus_per_member
-        num_slots = _fitting(settings, preflight)
+        # First without a look at them: no node may be large enough.
+        nodes = living_nodes()
+        count_slots(nodes, *asked)
+        num_slots = count_slots(preflight.require([node for node in nodes if slots_of(node, *asked)]), *asked)
         cluster = RayCluster(num_slots, *asked, nodes_change=not is_local, preflight=preflight)
         with unless_lost(cluster.close):
             yield cluster
@@ -180,7 +167,7 @@ class RayCluster:
                 return frozenset()
             for actor in [actor for actor in self._idle if self._node_of(actor) in gone_soon]:
                 self._idle.remove(actor)
-                self._kill(actor)
+                _kill(actor)
             return frozenset(member for member, actor in self._actors.items() if self._node_of(actor) in gone_soon)
 
     def release(self, member: str) -> None:
@@ -192,12 +179,12 @@ class RayCluster:
         actor = self._actors.pop(member, None)
         if actor is not None:
             self._calls = {call: of for call, of in self._calls.items() if of != member}
-            self._kill(actor)
+            _kill(actor)
 
     def end_idle(self) -> None:
         """Ends idle actors, whose resources others may want on a shared cluster."""
         while self._idle:
-            self._kill(self._idle.pop())
+            _kill(self._idle.pop())
 
     def run_stage(self, spec: StageSpec) -> None:
         """Starts a stage on the actor of `spec.member`."""
@@ -212,7 +199,7 @@ class RayCluster:
         actor = self._actors[member]
         if self._nodes_change and not self._node_of(actor):
             # The actor waits for a node, perhaps forever, and has nothing to save.
-            self._kill(actor)
+            _kill(actor)
         else:
             actor.stop.remote()
 
@@ -229,12 +216,7 @@ class RayCluster:
             ray.wait(list(self._calls), timeout=timeout_s)
             ready, _ = ray.wait(list(self._calls), num_returns=len(self._calls), timeout=0)
             num_running = len(self._calls)
-            ended = [Completed(self._calls.pop(call), self._outcome(call, num_running)) for call in ready]
-            for unfit in (one.outcome for one in ended if isinstance(one.outcome, Unfit)):
-                for node in living_nodes():
-                    if node.name == unfit.node_id:
-                        self._preflight.leave_out(node, unfit)
-        return ended
+            return [Completed(self._calls.pop(call), self._outcome(call, num_running)) for call in ready]
 
     def close(self) -> None:
         """Ends every actor, even if the cluster is already gone."""
@@ -263,26 +245,16 @@ class RayCluster:
         self._places[actor] = actor.where.remote()
         return actor
 
-    def _kill(self, actor: Any) -> None:
-        import ray
-
-        self._places.pop(actor, None)
-        ray.kill(actor)
-
     def _place(self, actor: Any) -> Where | None:
         """Returns where an actor runs, as it said once it was there."""
         import ray
         from ray.exceptions import RayError
 
-        asked = self._places.get(actor)
-        if asked is None or isinstance(asked, Where):
-            return asked
-        ready, _ = ray.wait([asked], timeout=0)
-        if ready:
+        place = self._places[actor]
+        if not isinstance(place, Where) and ray.wait([place], timeout=0)[0]:
             with contextlib.suppress(RayError):
-                self._places[actor] = ray.get(asked)
-                return self._place(actor)
-        return None
+                place = self._places[actor] = ray.get(place)
+        return place if isinstance(place, Where) else None
 
     def _node_of(self, actor: Any) -> str:
         """Returns the id of an actor's node; "" while it waits for one."""
@@ -308,6 +280,8 @@ class RayCluster:
             return Lost(first_line(error), announced=isinstance(error, RayActorError) and error.preempted)
         except RayTaskError as error:
             return failure_of(error)
+        if isinstance(outcome, Unfit):
+            self._preflight.refused(outcome)
         return outcome
 
     def _out_of_memory(self, num_running: int) -> Outcome:
@@ -318,6 +292,12 @@ class RayCluster:
             return Lost(f"{why}; from now on at most {counted(self.num_slots, 'member')} at once")
         remedy = "set optimizer.micro_batch, lower optimizer.batch_size or model.width, or raise the limit"
         return Failure("OutOfMemory", f"{why} though nothing ran beside it: {remedy}", "", retryable=False)
+
+
+def _kill(actor: Any) -> None:
+    import ray
+
+    ray.kill(actor)
 
 
 def _called(method: Any, job: str, spec: StageSpec | PredictSpec) -> Any:

@@ -3,7 +3,7 @@
 import itertools
 import math
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.cluster.preflight import Needs
@@ -38,29 +38,24 @@ class RayShards:
 
     def run(self, loader: Loader, jobs: Iterator[ShardJob], packed: Callable[[int], None]) -> Iterator[PackedShard]:
         first = next(jobs, None)
-        if first is None:
-            return
-        with attached(self._address):
-            # First of all, since a shard that is packed on another disk would be lost.
-            preflight = Preflight(Needs(code_digest(), first.folder, "datasets.store"))
-            nodes = preflight.require([node for node in living_nodes() if node.cpus >= 1])
-            # Two tasks a CPU, so that the next is ready when one is done. Only names go out and sizes come back.
-            most = 2 * max(1, math.floor(sum(node.cpus for node in nodes)))
-            where = usable_nodes(preflight.left_out)
-            yield from self._packed(loader, itertools.chain((first,), jobs), packed, most, where)
+        if first is not None:
+            with attached(self._address):
+                yield from self._packed(loader, first, jobs, packed)
 
     def _packed(
-        self,
-        loader: Loader,
-        jobs: Iterator[ShardJob],
-        packed: Callable[[int], None],
-        most: int,
-        where: Mapping[str, Any],
+        self, loader: Loader, first: ShardJob, others: Iterator[ShardJob], packed: Callable[[int], None]
     ) -> Iterator[PackedShard]:
         import ray
         from ray.exceptions import RayError, RayTaskError
 
-        task: Any = ray.remote(_pack_shard).options(num_cpus=1, **where)
+        preflight, jobs = (
+            Preflight(Needs(code_digest(), first.folder, "datasets.store")),
+            itertools.chain([first], others),
+        )
+        nodes = preflight.require([node for node in living_nodes() if node.cpus >= 1])
+        task: Any = ray.remote(_pack_shard).options(num_cpus=1, **usable_nodes(preflight.left_out))
+        # Two tasks a CPU, so that the next is ready when one is done. Only names go out and sizes come back, no pixels.
+        most = 2 * max(1, math.floor(sum(node.cpus for node in nodes)))
         try:
             shared = ray.put(loader)
             waiting = {task.remote(shared, job): len(job.rows) for job in itertools.islice(jobs, most)}

@@ -92,7 +92,7 @@ class Display:
     def render(self, status: RunStatus) -> RenderableType:
         """Returns the view for a terminal: an overall bar, a line for each member, and below them what went wrong."""
         width = self._console.width
-        nodes = width >= _WIDEST and len({stage.node for stage in status.stages if stage.node}) > 1
+        nodes = width >= _WIDEST and len({stage.where.node for stage in status.stages if stage.where}) > 1
         return Group(_overall(status, width), self._members(status, wide=width >= _WIDE, nodes=nodes), *_notes(status))
 
     def _members(self, status: RunStatus, *, wide: bool, nodes: bool = False) -> Table:
@@ -127,7 +127,7 @@ class Display:
                 *trends,
                 _rate(stage),
                 _left(stage),
-                *((stage.node or "",) if nodes else ()),
+                *((stage.where.node if stage.where else "",) if nodes else ()),
             )
         return table
 

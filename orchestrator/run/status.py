@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from orchestrator.cluster import Where
 from orchestrator.plan import PredictJob, Stage, TrainJob, plan_from_json
 from orchestrator.run.holder import is_locked
 from orchestrator.run.ledger import Entry, State, read_ledger
@@ -50,8 +51,7 @@ class StageStatus(Course):
     """The state of one stage. Errors are in [0, 1]; unknown values are None.
 
     If the stage `may_end_early`, then `num_updates`, `num_epochs` and `remaining_s` are upper bounds. `passed_nans` are
-    updates whose NaN did not return in a replay, met on `nan_nodes`. `node` and the next three say where its last
-    attempt ran.
+    updates whose NaN did not return in a replay, met on `nan_nodes`. `where` is the place of the last attempt.
     """
 
     member: str
@@ -64,10 +64,7 @@ class StageStatus(Course):
     error: str | None = None
     may_end_early: bool = False
     passed_nans: tuple[int, ...] = ()
-    node: str | None = None
-    address: str | None = None
-    pid: int | None = None
-    device: str | None = None
+    where: Where | None = None
     nan_nodes: tuple[str, ...] = ()
 
     @property
@@ -194,13 +191,8 @@ def stage_status(stage: Stage, *, entry: Entry, course: Course, finished: Finish
                 one.where.machine for one in entry.attempts if one.where and one.diverged_at in entry.passed_nans
             )
         ),
-        **_place(entry),
+        where=entry.attempts[-1].where if entry.attempts else None,
     )
-
-
-def _place(entry: Entry) -> dict[str, Any]:
-    where = entry.attempts[-1].where if entry.attempts else None
-    return {name: getattr(where, name) for name in ("node", "address", "pid", "device")} if where else {}
 
 
 def read_course(metrics: Path, since: float = 0.0) -> Course:
@@ -244,7 +236,8 @@ def course_of(points: Sequence[Point], since: float = 0.0) -> Course:
 
 def status_json(status: RunStatus) -> dict[str, Any]:
     """Returns the document of `septet status --json`."""
-    return asdict(status) | {"share": status.share, "remaining_s": status.remaining_s}
+    stages = [{**asdict(stage), "node": stage.where and stage.where.node} for stage in status.stages]
+    return asdict(status) | {"stages": stages, "share": status.share, "remaining_s": status.remaining_s}
 
 
 def status_lines(status: RunStatus) -> tuple[str, ...]:
@@ -288,9 +281,8 @@ def stage_line(stage: StageStatus, width: int = 0) -> str:
             line += f"  {stage.data_wait:.0%} waiting for data"
         if stage.remaining_s is not None:
             line += f"  {stage.time_left} left"
-    if stage.node:
-        line += f"  on {stage.node}" + (f" ({stage.address})" if stage.address else "")
-        line += f" pid {stage.pid} {stage.device}" if stage.state is State.running else ""
+    if stage.where:
+        line += f"  on {stage.where if stage.state is State.running else stage.where.machine}"
     if stage.at_chance:
         line += "  STILL AT CHANCE"
     for remark in stage.remarks[stage.at_chance :]:

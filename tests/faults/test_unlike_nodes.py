@@ -16,7 +16,10 @@ GIVE_UP_S = 900.0
 # The driver's import path must not reach the nodes.
 APART = {**OPEN, "PYTHONSAFEPATH": "1"}
 SEVEN = "members:\n" + "".join(f"  m{n}: {{stages: {{train: {{dataset: target}}}}}}\n" for n in range(7))
-LONG = ("ensemble.stages.train.epochs=60", "ensemble.stages.finetune.epochs=60", "checkpoint_updates=20")
+LONG = (
+    *("ensemble.stages.train.epochs=400", "ensemble.stages.finetune.epochs=400", "checkpoint_updates=50"),
+    "model.width=0.1",
+)
 
 
 @pytest.fixture
@@ -72,9 +75,9 @@ def test_where_no_node_fits_the_launch_ends_within_a_minute_and_changes_nothing(
 
 
 def test_seven_members_spread_over_three_nodes_of_sixteen_cpus(place):
-    (place.root / "groups" / "ensemble" / "seven.yaml").write_text(SEVEN)
+    (place.root / "groups" / "ensemble" / "spread.yaml").write_text(SEVEN)
     with unlike_nodes(place.temporary, {f"w{number}": Unlike(cpus=16) for number in range(3)}) as address:
-        words = (f"cluster.address={address}", "ensemble=seven", "ensemble.stages.train.epochs=40")
+        words = (f"cluster.address={address}", "ensemble=spread", "ensemble.stages.train.epochs=40")
         ended = place.ended(place.start(*words), GIVE_UP_S)
     assert ended.code == 0, ended.err
     nodes = Counter(entry.attempts[0].where.node for entry in read_ledger(place.paths.ledger).stages.values())
