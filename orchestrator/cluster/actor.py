@@ -86,7 +86,7 @@ def worker_duties() -> Duties:
 
 def this_process() -> Where:
     """Returns the place of an actor that is in no cluster."""
-    return Where(socket.gethostname(), "", os.getpid(), "cpu", "")
+    return Where(socket.gethostname(), "", os.getpid(), "CPU", "")
 
 
 class MemberActor:

@@ -5,6 +5,7 @@ budgets. Ray is imported late, since `--help` and `plan` do not need it.
 """
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -122,7 +123,7 @@ class RayCluster:
         self._idle: list[Any] = []
         self._calls: dict[Any, str] = {}
         # After a member ran out of memory, fewer run at once.
-        self._most = num_slots
+        self._most = math.inf if nodes_change else num_slots
         # The kernel's count at the last two looks, `_DEATH_TOLD_S` apart.
         self._oom_kills, self._counted_s = (oom_kills(),) * 2, 0.0
 
@@ -162,7 +163,7 @@ class RayCluster:
             gone_soon = leaving_nodes() | self.left_out.keys()
             staying = [node for node in self.nodes() if node.name not in gone_soon]
             # At least one, which waits for a node to join.
-            self.num_slots = min(self._most, count_slots(staying, *self._asked, least=1))
+            self.num_slots = int(min(self._most, count_slots(staying, *self._asked, least=1)))
             if not gone_soon:
                 return frozenset()
             for actor in [actor for actor in self._idle if self._node_of(actor) in gone_soon]:

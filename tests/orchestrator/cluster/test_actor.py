@@ -141,7 +141,7 @@ def test_actor_of_other_code_loads_nothing_and_refuses_in_one_line(tmp_path, cal
 def test_actor_of_the_launch_s_code_trains_and_log_txt_says_where(tmp_path):
     spec = replace(_spec(tmp_path), code=code_digest(), store=tmp_path)
     assert _actor(tmp_path, lambda should_stop: RESULT).run_stage(spec) == Trained(RESULT)
-    assert f"pid {os.getpid()}, cpu" in (spec.stage_dir / "log.txt").read_text()
+    assert f"pid {os.getpid()}, CPU" in (spec.stage_dir / "log.txt").read_text()
 
 
 @pytest.mark.parametrize(("key", "storage"), [("store", True), ("kernels", False)])
