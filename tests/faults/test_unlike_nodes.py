@@ -17,7 +17,7 @@ GIVE_UP_S = 900.0
 APART = {**OPEN, "PYTHONSAFEPATH": "1"}
 SEVEN = "members:\n" + "".join(f"  m{n}: {{stages: {{train: {{dataset: target}}}}}}\n" for n in range(7))
 LONG = (
-    *("ensemble.stages.train.epochs=400", "ensemble.stages.finetune.epochs=400", "checkpoint_updates=50"),
+    *("ensemble.stages.train.epochs=200", "ensemble.stages.finetune.epochs=200", "checkpoint_updates=50"),
     "model.width=0.1",
 )
 
