@@ -140,6 +140,7 @@ def launch(config: Config, stream: IO[str], *, accept_changes: bool = False, tru
                 {name: store.path for name, store in stores.items()},
                 choose=partial(_choose_numerics, config, plan, display),
                 keep_data=partial(export, stores[TARGET], folds=folds),
+                check=partial(_check_nodes, config, plan, run.paths, stores),
             )
             keep_code(run.paths, plan)
             store_outside(run.paths, plan, data, run.book)
@@ -149,7 +150,8 @@ def launch(config: Config, stream: IO[str], *, accept_changes: bool = False, tru
                 ledger = Ledger(run.paths.ledger)
                 with end_noted(ledger):
                     driver = Driver(_work(config, plan, run, stores), ledger, tracker, run.book)
-                    failure = _train(config, plan, run, driver, tracker, interrupts, display)
+                    needs = _needs(config, plan, run.paths, stores, run.record)
+                    failure = _train(config, plan, run, driver, tracker, interrupts, display, needs)
                     results = _results(config, plan, run, failure)
                     _publish(results, run.paths, plan.trained, tracker)
                     if failure is not None:
@@ -201,6 +203,7 @@ def _train(
     tracker: Tracker,
     interrupts: Interrupts,
     display: Display,
+    needs: cluster.Needs,
 ) -> SeptetError | None:
     """Runs all jobs that are not done; returns the failure of members that the submission can do without.
 
@@ -216,8 +219,8 @@ def _train(
     if driver.take_stock():
         return None
     failure: SeptetError | None = None
-    with cluster.open_cluster(config.cluster) as actors, interrupts.deferred():
-        actors.warm_up(len(plan.trained), run.record.numerics.threads)
+    with cluster.open_cluster(config.cluster, needs) as actors, interrupts.deferred():
+        actors.warm_up(len(plan.trained), run.record.numerics.threads, run.record.code_digest)
         try:
             driver.run(actors, lambda: interrupts.requested, show)
         except (MemberFailed, DataError, CheckFailed) as error:
@@ -258,6 +261,24 @@ def _choose_numerics(config: Config, plan: Plan, display: Display, record: RunRe
     return replace(record, numerics=placed.numerics, placement=placed.line, lacked=placed.lacked)
 
 
+def _needs(
+    config: Config, plan: Plan, paths: RunPaths, stores: Mapping[str, Store], record: RunRecord
+) -> cluster.Needs:
+    return cluster.Needs(
+        record.code_digest,
+        paths.root,
+        numerics=record.numerics,
+        stores=tuple(store.path for store in stores.values()),
+        member_bytes=placement.largest_member(plan, config.predict.checkpoint),
+    )
+
+
+def _check_nodes(config: Config, plan: Plan, paths: RunPaths, stores: Mapping[str, Store], record: RunRecord) -> None:
+    """Raises if no node of the cluster can run the plan's members."""
+    settings = placement.kept(config, plan, record.numerics)
+    cluster.check_nodes(settings, _needs(config, plan, paths, stores, record))
+
+
 def _placed(config: Config, plan: Plan, run: OpenedRun, display: Display) -> Config:
     """Returns the configuration with the CPUs that members need under the run's numerics."""
     kept = run.record.numerics
@@ -287,6 +308,7 @@ def _work(config: Config, plan: Plan, run: OpenedRun, stores: Mapping[str, Store
         admit=config.admit,
         metric=config.metric,
         without=config.combine.without,
+        code=run.record.code_digest,
     )
 
 

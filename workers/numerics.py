@@ -26,6 +26,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _CUBLAS_WORKSPACES = (":4096:8", ":16:8")
 # Of a net's compiled step in one process: sizes of pieces, times phases of layers' rates, times stages.
 _MOST_FORMS = 1024
+_CPU_INFO = Path("/proc/cpuinfo")
 _REFUSAL = re.compile(r"(\w+)( with [\w ]+)? does not have a deterministic implementation")
 
 
@@ -42,7 +43,7 @@ class Capabilities:
     compiled_kernels: bool
 
 
-def capabilities(cpu_info: Path = Path("/proc/cpuinfo")) -> Capabilities:
+def capabilities(cpu_info: Path = _CPU_INFO) -> Capabilities:
     """Reads the CPU's abilities from `cpu_info` and looks for the compiled kernel, without loading torch."""
     try:
         flags = {
@@ -52,6 +53,13 @@ def capabilities(cpu_info: Path = Path("/proc/cpuinfo")) -> Capabilities:
         flags = set()
     built = find_spec("workers.kernels._lrn") is not None
     return Capabilities(bf16=bool(flags & {"avx512_bf16", "amx_bf16"}), compiled_kernels=built)
+
+
+def cpu_model(cpu_info: Path = _CPU_INFO) -> str:
+    """Returns the CPU's model, as the kernel names it."""
+    text = cpu_info.read_text(errors="replace") if cpu_info.is_file() else ""
+    named = re.search(r"^model name\s*:(.*)", text, re.MULTILINE)
+    return named[1].strip() if named else platform.processor() or platform.machine()
 
 
 def missing(numerics: Numerics, found: Capabilities) -> str:

@@ -89,6 +89,7 @@ class StageSpec:
         until: epochs after which the stage pauses, with a checkpoint, or a refit ends; 0 trains all.
         fold: images that the stage neither trains on nor looks at, or None.
         teachers: what the stage learns from, in the order of their sha256.
+        code: the launch's `workers.numerics.code_digest`; a worker of other code refuses. "" for any.
     """
 
     member: str
@@ -111,6 +112,7 @@ class StageSpec:
     normaliser: Normaliser | None = None
     fold: HeldFold | None = None
     teachers: tuple[Teacher, ...] = ()
+    code: str = ""
 
     @property
     def taught_by(self) -> list[str]:
@@ -160,6 +162,7 @@ class PredictSpec:
     fence: str = ""
     normaliser: Normaliser | None = None
     fold: HeldFold | None = None
+    code: str = ""
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,16 @@ from .interface import (
     Lost as Lost,
     Predicted as Predicted,
     Trained as Trained,
+    Unfit as Unfit,
+    Where as Where,
 )
 from .memory import memory_limit as memory_limit
+from .preflight import Needs as Needs
 from .ray_backend import (
     RayCluster as RayCluster,
+    check_nodes as check_nodes,
     check_resources as check_resources,
     open_cluster as open_cluster,
-    shard_runner as shard_runner,
 )
 from .ray_session import available_cpus as available_cpus
+from .ray_shards import shard_runner as shard_runner

@@ -6,17 +6,21 @@ needs a library the driver has not loaded, therefore cannot crash the driver.
 
 import logging
 import os
+import socket
 import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from orchestrator.cluster.interface import Failure, Halted, Outcome, Predicted, Trained
+from orchestrator.cluster.interface import Failure, Halted, Outcome, Predicted, Trained, Where
+from orchestrator.cluster.preflight import misfit_here
 from workers.errors import CheckFailed, ConfigError, DataError, Diverged, Stopped, StorageError, Superseded
+from workers.numerics import code_digest
 from workers.protocol import PredictSpec, SplitPredictions, StageResult, StageSpec
 from workers.storage import beat, hold, layout, require_held, storage_errors
 
@@ -80,21 +84,32 @@ def worker_duties() -> Duties:
     return Duties(run_stage, predict, warm_up)
 
 
+def this_process() -> Where:
+    """Returns the place of an actor that is in no cluster."""
+    return Where(socket.gethostname(), "", os.getpid(), "CPU", "")
+
+
 class MemberActor:
     """Trains and predicts in its own process, one member after another. `stop` is called on another thread.
 
     Processes are reused, since they have torch loaded: a new one for each member took 2.5 to 4 s, on two cores.
     """
 
-    def __init__(self, duties: Callable[[], Duties] = worker_duties) -> None:
-        self._duties = duties
+    def __init__(self, duties: Callable[[], Duties] = worker_duties, where: Callable[[], Where] = this_process) -> None:
+        self._duties, self._where = duties, where
         self._stop = threading.Event()
         # Two threads that import torch at once may see it half loaded.
         self._one_at_a_time = threading.Lock()
 
-    def warm_up(self, num_threads: int) -> None:
-        """Loads what a stage on `num_threads` threads needs."""
+    def where(self) -> Where:
+        """Returns where the actor runs."""
+        return self._where()
+
+    def warm_up(self, num_threads: int, code: str = "") -> None:
+        """Loads what a stage on `num_threads` threads needs, unless the code here is not the launch's `code`."""
         with self._one_at_a_time:
+            if code and code != self._code:
+                return
             _set_openmp_threads(num_threads)
             self._duties().warm_up()
 
@@ -110,13 +125,21 @@ class MemberActor:
         """Stops the running stage or prediction at its next step, and any later one at its first step."""
         self._stop.set()
 
+    @cached_property
+    def _code(self) -> str:
+        """Returns the digest of the code that this process loads: it is first asked for before that is loaded."""
+        return code_digest()
+
     def _encoded(self, spec: StageSpec | PredictSpec, work: Callable[[], Outcome]) -> Outcome:
         try:
+            if unfit := misfit_here(spec, self._code):
+                return replace(unfit, node_id=self._where().node_id)
             # The driver has made the member's folder.
             hold(spec.stage_dir.parent)
             require_held(spec.stage_dir)
             with self._one_at_a_time, _logging_to(spec.stage_dir / layout.LOG):
                 _set_openmp_threads(spec.numerics.threads)
+                _log.info("%s on %s", "training" if isinstance(spec, StageSpec) else "predicting", self._where())
                 beat(spec.stage_dir)
                 with _after_predecessor(spec.stage_dir.parent):
                     return work()

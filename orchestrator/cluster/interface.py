@@ -42,6 +42,34 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class Unfit:
+    """A node cannot run members: nothing was begun there. `storage`: it does not share the run's storage."""
+
+    reason: str
+    storage: bool = False
+    node_id: str = ""
+
+
+@dataclass(frozen=True)
+class Where:
+    """The place of an attempt: the machine's name and address, the process, the device, and Ray's id of the node."""
+
+    node: str
+    address: str
+    pid: int
+    device: str
+    node_id: str
+
+    @property
+    def machine(self) -> str:
+        """Returns the machine's name and address."""
+        return f"{self.node} ({self.address})" if self.address else self.node
+
+    def __str__(self) -> str:
+        return f"{self.machine}, pid {self.pid}, {self.device}"
+
+
+@dataclass(frozen=True)
 class Lost:
     """The actor's process or node is gone or unreachable. `announced`: its node was known to be draining."""
 
@@ -49,7 +77,7 @@ class Lost:
     announced: bool = False
 
 
-Outcome = Trained | Predicted | Halted | Failure | Lost
+Outcome = Trained | Predicted | Halted | Failure | Unfit | Lost
 
 
 @dataclass(frozen=True)

@@ -1,33 +1,35 @@
-"""Runs members as Ray actors, and packs shards as Ray tasks.
+"""Runs members as Ray actors.
 
 Ray's own retries are off for members: restarting an actor only runs `__init__` again, and the driver's ledger keeps the
 budgets. Ray is imported late, since `--help` and `plan` do not need it.
 """
 
 import contextlib
-import itertools
 import math
-import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.cluster.actor import Duties, MemberActor, failure_of, worker_duties
-from orchestrator.cluster.interface import Completed, Failure, Lost, Outcome
+from orchestrator.cluster.interface import Completed, Failure, Lost, Outcome, Unfit, Where
 from orchestrator.cluster.memory import memory_limit, oom_kills
+from orchestrator.cluster.preflight import Needs
 from orchestrator.cluster.ray_nodes import (
     LOOK_EVERY_S,
     Head,
     Node,
     cluster_errors,
     count_slots,
+    here,
     leaving_nodes,
     living_nodes,
     local_gpus,
     lost_as_such,
-    node_of,
+    slots_of,
+    usable_nodes,
 )
+from orchestrator.cluster.ray_preflight import Preflight
 from orchestrator.cluster.ray_session import (
     LOCAL_ENVIRONMENT,
     attached,
@@ -38,9 +40,6 @@ from orchestrator.cluster.ray_session import (
     unless_lost,
 )
 from orchestrator.text import counted, size
-from workers.data.sources import Loader
-from workers.data.store import PackedShard, PackingThreads, ShardJob, ShardRunner, pack_shard
-from workers.errors import ClusterLost, SeptetError, StorageError
 from workers.protocol import PredictSpec, StageSpec
 
 if TYPE_CHECKING:
@@ -66,80 +65,34 @@ def check_resources(settings: "ClusterConfig") -> int:
     return count_slots(nodes, settings.cpus_per_member, settings.gpus_per_member)
 
 
+def check_nodes(settings: "ClusterConfig", needs: Needs) -> None:
+    """Raises as `open_cluster` where no node of a cluster at an address fits; a local Ray has the driver's machine."""
+    if settings.address is not None:
+        with open_cluster(settings, needs):
+            pass
+
+
 @contextmanager
-def open_cluster(settings: "ClusterConfig") -> Iterator["RayCluster"]:
+def open_cluster(settings: "ClusterConfig", needs: Needs | None = None) -> Iterator["RayCluster"]:
     """Starts a local Ray, or joins the cluster at `settings.address`, for the length of the block.
 
+    With `needs` only nodes that fit are used; a local Ray's node is not looked at.
+
     Raises:
-        ConfigError: no node has room for a member, or the cluster does not answer.
+        ConfigError: no node has room for a member or fits, or the cluster does not answer.
+        StorageError: no node shares the storage.
     """
+    is_local = settings.address is None
     with local() if settings.address is None else attached(settings.address):
+        preflight = Preflight(None if is_local else needs)
         asked = settings.cpus_per_member, settings.gpus_per_member
-        cluster = RayCluster(count_slots(living_nodes(), *asked), *asked, nodes_change=settings.address is not None)
+        # First without a look at them: no node may be large enough.
+        nodes = living_nodes()
+        count_slots(nodes, *asked)
+        num_slots = count_slots(preflight.require([node for node in nodes if slots_of(node, *asked)]), *asked)
+        cluster = RayCluster(num_slots, *asked, nodes_change=not is_local, preflight=preflight)
         with unless_lost(cluster.close):
             yield cluster
-
-
-def shard_runner(settings: "ClusterConfig") -> ShardRunner:
-    """Returns what packs datasets: the CPUs of the cluster at `settings.address`, else threads of this process.
-
-    A local Ray takes seconds to start and has the same CPUs.
-    """
-    return PackingThreads() if settings.address is None else RayShards(settings.address)
-
-
-class RayShards:
-    """A `ShardRunner` of Ray tasks, one for each CPU of the cluster. Joins the cluster when there is a shard to pack.
-
-    Ray runs a lost task again, unlike a lost stage: a shard takes seconds and is the same wherever it is packed.
-    """
-
-    def __init__(self, address: str) -> None:
-        self._address = address
-
-    def run(self, loader: Loader, jobs: Iterator[ShardJob], packed: Callable[[int], None]) -> Iterator[PackedShard]:
-        first = next(jobs, None)
-        if first is None:
-            return
-        with attached(self._address):
-            yield from self._packed(loader, itertools.chain((first,), jobs), packed)
-
-    def _packed(self, loader: Loader, jobs: Iterator[ShardJob], packed: Callable[[int], None]) -> Iterator[PackedShard]:
-        import ray
-        from ray.exceptions import RayError, RayTaskError
-
-        task: Any = ray.remote(_pack_shard).options(num_cpus=1)
-        # Two tasks a CPU, so that the next is ready when one is done. Only names go out and sizes come back, no pixels.
-        most = 2 * max(1, math.floor(sum(node.cpus for node in living_nodes())))
-        try:
-            shared = ray.put(loader)
-            waiting = {task.remote(shared, job): len(job.rows) for job in itertools.islice(jobs, most)}
-            while waiting:
-                (done, *_), _ = ray.wait(list(waiting), num_returns=1)
-                num_images = waiting.pop(done)
-                shard: PackedShard = ray.get(done)
-                for job in itertools.islice(jobs, 1):
-                    waiting[task.remote(shared, job)] = len(job.rows)
-                packed(num_images)
-                yield shard
-        except RayTaskError as error:
-            # Drops Ray's page of traceback.
-            if isinstance(error.cause, SeptetError):
-                raise error.cause from error
-            raise
-        except RayError as error:
-            raise ClusterLost(
-                f"the Ray cluster lost a shard ({first_line(error)}); run the same command again"
-            ) from error
-
-
-def _pack_shard(loader: Loader, job: ShardJob) -> PackedShard:
-    """Packs one shard, on any node. A shard written to that node's own disk would be lost silently."""
-    if not job.folder.is_dir():
-        raise StorageError(
-            f"{job.folder}: missing on node {socket.gethostname()}: set datasets.store to storage that all nodes share"
-        )
-    return pack_shard(loader, job, lambda: None)
 
 
 class RayCluster:
@@ -153,27 +106,49 @@ class RayCluster:
         duties: Callable[[], Duties] = worker_duties,
         *,
         nodes_change: bool = False,
+        preflight: Preflight | None = None,
     ) -> None:
         """`num_slots` members run at once, fewer while nodes drain; `nodes_change`: nodes may join, leave and drain."""
+        self._preflight = preflight or Preflight(None)
+        self._suspects: Mapping[str, str] = {}
+        self._places: dict[Any, Any] = {}
         self.num_slots = num_slots
         self.is_local = not nodes_change
         self._nodes_change, self._looked_s = nodes_change, 0.0
         self._head: Head | None = None
+        self._asked = cpus_per_member, gpus_per_member
         self._resources = {"num_cpus": cpus_per_member, "num_gpus": gpus_per_member}
         self._duties = duties
         self._actors: dict[str, Any] = {}
         self._idle: list[Any] = []
         self._calls: dict[Any, str] = {}
         # After a member ran out of memory, fewer run at once.
-        self._most = num_slots
+        self._most = math.inf if nodes_change else num_slots
         # The kernel's count at the last two looks, `_DEATH_TOLD_S` apart.
         self._oom_kills, self._counted_s = (oom_kills(),) * 2, 0.0
 
-    def warm_up(self, num_members: int, num_threads: int) -> None:
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Returns a line for each node that is not used, by Ray's id: it does not fit, or is in quarantine."""
+        return {**self._preflight.left_out, **self._suspects}
+
+    def nodes(self) -> list[Node]:
+        """Returns the living nodes that fit, those in quarantine too."""
+        return self._preflight.fitting(self._able(living_nodes()))
+
+    def quarantine(self, suspects: Mapping[str, str]) -> None:
+        """Uses these nodes no more, and those that were given before again; their members should stop (`leaving`)."""
+        self._suspects = suspects
+
+    def where(self, member: str) -> Where | None:
+        """Returns where the member's actor runs; None as long as it waits for a node."""
+        return self._place(self._actors[member])
+
+    def warm_up(self, num_members: int, num_threads: int, code: str = "") -> None:
         """Starts actors for members to come, and makes them load what they need; returns at once."""
         for _ in range(min(num_members, self.num_slots)):
             self._idle.append(self._new())
-            self._idle[-1].warm_up.remote(num_threads)
+            self._idle[-1].warm_up.remote(num_threads, code)
 
     def acquire(self, member: str) -> None:
         """Assigns the member an idle actor, or starts one."""
@@ -185,17 +160,16 @@ class RayCluster:
             return frozenset()
         self._looked_s = time.monotonic()
         with lost_as_such():
-            gone_soon = leaving_nodes()
-            asked = int(self._resources["num_cpus"]), self._resources["num_gpus"]
-            staying = [node for node in living_nodes() if node.name not in gone_soon]
+            gone_soon = leaving_nodes() | self.left_out.keys()
+            staying = [node for node in self.nodes() if node.name not in gone_soon]
             # At least one, which waits for a node to join.
-            self.num_slots = min(self._most, count_slots(staying, *asked, least=1))
+            self.num_slots = int(min(self._most, count_slots(staying, *self._asked, least=1)))
             if not gone_soon:
                 return frozenset()
-            for actor in [actor for actor in self._idle if node_of(actor) in gone_soon]:
+            for actor in [actor for actor in self._idle if self._node_of(actor) in gone_soon]:
                 self._idle.remove(actor)
                 _kill(actor)
-            return frozenset(member for member, actor in self._actors.items() if node_of(actor) in gone_soon)
+            return frozenset(member for member, actor in self._actors.items() if self._node_of(actor) in gone_soon)
 
     def release(self, member: str) -> None:
         """Makes the actor of a member without a running call idle, so that another member can use it."""
@@ -215,16 +189,16 @@ class RayCluster:
 
     def run_stage(self, spec: StageSpec) -> None:
         """Starts a stage on the actor of `spec.member`."""
-        self._calls[self._actors[spec.member].run_stage.remote(spec)] = spec.member
+        self._calls[_called(self._actors[spec.member].run_stage, f"{spec.member}/{spec.stage}", spec)] = spec.member
 
     def predict(self, spec: PredictSpec) -> None:
         """Starts the member's predictions on its actor."""
-        self._calls[self._actors[spec.member].predict.remote(spec)] = spec.member
+        self._calls[_called(self._actors[spec.member].predict, f"{spec.member}/predictions", spec)] = spec.member
 
     def stop(self, member: str) -> None:
         """Stops the member's running stage or prediction at its next step; returns at once."""
         actor = self._actors[member]
-        if self._nodes_change and not node_of(actor):
+        if self._nodes_change and not self._node_of(actor):
             # The actor waits for a node, perhaps forever, and has nothing to save.
             _kill(actor)
         else:
@@ -263,10 +237,34 @@ class RayCluster:
     def _new(self) -> Any:
         import ray
 
+        if left_out := self.left_out:
+            self._preflight.require_some(self._able(living_nodes()))
         # Three threads: one for the stage, one for `warm_up`, which may wait for the stage, and one for `stop`.
-        actor: Any = ray.remote(MemberActor)
-        options = actor.options(max_restarts=0, max_concurrency=3, **self._resources)
-        return options.remote(self._duties)
+        remote: Any = ray.remote(MemberActor)
+        options = remote.options(max_restarts=0, max_concurrency=3, **self._resources, **usable_nodes(left_out))
+        actor = options.remote(self._duties, here)
+        self._places[actor] = actor.where.remote()
+        return actor
+
+    def _place(self, actor: Any) -> Where | None:
+        """Returns where an actor runs, as it said once it was there."""
+        import ray
+        from ray.exceptions import RayError
+
+        place = self._places[actor]
+        if not isinstance(place, Where) and ray.wait([place], timeout=0)[0]:
+            with contextlib.suppress(RayError):
+                place = self._places[actor] = ray.get(place)
+        return place if isinstance(place, Where) else None
+
+    def _node_of(self, actor: Any) -> str:
+        """Returns the id of an actor's node; "" while it waits for one."""
+        place = self._place(actor)
+        return place.node_id if place else ""
+
+    def _able(self, nodes: Sequence[Node]) -> list[Node]:
+        """Returns the nodes that are large enough for a member."""
+        return [node for node in nodes if slots_of(node, *self._asked)]
 
     def _outcome(self, call: Any, num_running: int) -> Outcome:
         import ray
@@ -283,6 +281,8 @@ class RayCluster:
             return Lost(first_line(error), announced=isinstance(error, RayActorError) and error.preempted)
         except RayTaskError as error:
             return failure_of(error)
+        if isinstance(outcome, Unfit):
+            self._preflight.refused(outcome)
         return outcome
 
     def _out_of_memory(self, num_running: int) -> Outcome:
@@ -299,3 +299,8 @@ def _kill(actor: Any) -> None:
     import ray
 
     ray.kill(actor)
+
+
+def _called(method: Any, job: str, spec: StageSpec | PredictSpec) -> Any:
+    """Calls an actor's method under a name that says, in Ray's dashboard and in `ps`, whose work it is."""
+    return method.options(name=f"MemberActor.{method._method_name} {job}").remote(spec)

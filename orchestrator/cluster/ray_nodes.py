@@ -4,11 +4,12 @@ import math
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.cluster.interface import Where
 from workers.errors import ClusterLost, ConfigError
 
 # A spot machine ends two minutes (AWS) to 30 s (Azure, GCP) after its notice. A look takes 10 ms.
@@ -21,11 +22,16 @@ _PATIENCE_S = 25.0
 
 @dataclass(frozen=True)
 class Node:
-    """One node of the cluster; `name` is Ray's id."""
+    """One node of the cluster; `name` is Ray's id, `host` and `address` are of its machine."""
 
     cpus: float
     gpus: float
     name: str = ""
+    host: str = ""
+    address: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.host} ({self.address})"
 
 
 def count_slots(nodes: Sequence[Node], cpus_per_member: int, gpus_per_member: float, least: int = 0) -> int:
@@ -34,7 +40,7 @@ def count_slots(nodes: Sequence[Node], cpus_per_member: int, gpus_per_member: fl
     Raises:
         ConfigError: `least` is 0 and no node has room for a member; Ray would wait forever without a message.
     """
-    slots = max(least, sum(_slots_of(node, cpus_per_member, gpus_per_member) for node in nodes))
+    slots = max(least, sum(slots_of(node, cpus_per_member, gpus_per_member) for node in nodes))
     if slots:
         return slots
     most_cpus = max((node.cpus for node in nodes), default=0)
@@ -45,7 +51,8 @@ def count_slots(nodes: Sequence[Node], cpus_per_member: int, gpus_per_member: fl
     )
 
 
-def _slots_of(node: Node, cpus_per_member: int, gpus_per_member: float) -> int:
+def slots_of(node: Node, cpus_per_member: int, gpus_per_member: float) -> int:
+    """Returns how many members `node` has room for."""
     by_cpu = math.floor(node.cpus / cpus_per_member)
     if not gpus_per_member:
         return by_cpu
@@ -61,7 +68,10 @@ def living_nodes() -> list[Node]:
 
     described: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     return [
-        Node(node["Resources"].get("CPU", 0), node["Resources"].get("GPU", 0), node["NodeID"])
+        Node(
+            *(node["Resources"].get(name, 0) for name in ("CPU", "GPU")),
+            *(node[name] for name in ("NodeID", "NodeManagerHostname", "NodeManagerAddress")),
+        )
         for node in described
         if node["Alive"]
     ]
@@ -77,15 +87,21 @@ def leaving_nodes() -> frozenset[str]:
     return frozenset(state.get_draining_nodes())
 
 
-def node_of(actor: Any) -> str:
-    """Returns the name of the node an actor runs on; "" while it waits for one.
+def here() -> Where:
+    """Returns where this worker of Ray runs."""
+    import ray
+    from ray.util import get_node_ip_address
 
-    For an actor that waits, Ray itself names the node that holds the request.
-    """
-    from ray._private.state import actors
+    context, address = ray.get_runtime_context(), get_node_ip_address()  # type: ignore[no-untyped-call]
+    gpus = ",".join(context.get_accelerator_ids().get("GPU", []))
+    device = f"GPU {gpus}" if gpus else "CPU"
+    return Where(socket.gethostname(), address, os.getpid(), device, context.get_node_id())
 
-    about = actors(actor._actor_id.hex())
-    return str(about["Address"]["NodeID"]) if about.get("State") == "ALIVE" else ""
+
+def usable_nodes(left_out: Collection[str]) -> dict[str, Any]:
+    """Returns the options with which Ray spreads actors or tasks over all nodes but those of these names."""
+    others = {"label_selector": {"ray.io/node-id": f"!in({','.join(sorted(left_out))})"}} if left_out else {}
+    return {"scheduling_strategy": "SPREAD", **others}
 
 
 def _connects(address: str, opening: bytes = b"", answer: bytes = b"") -> bool:

@@ -20,6 +20,8 @@ _PLAIN_EVERY_S = 10.0
 _TREND_POINTS = 16
 # A terminal of at least this many columns has room for the course of the errors.
 _WIDE = 100
+# And of at least this many for the nodes, where there are several.
+_WIDEST = 120
 # Above this share of waiting, faster storage or raw pixels would help.
 _LONG_WAIT = 0.2
 _TREND_MARKS = "▁▂▃▄▅▆▇█"
@@ -90,9 +92,10 @@ class Display:
     def render(self, status: RunStatus) -> RenderableType:
         """Returns the view for a terminal: an overall bar, a line for each member, and below them what went wrong."""
         width = self._console.width
-        return Group(_overall(status, width), self._members(status, wide=width >= _WIDE), *_notes(status))
+        nodes = width >= _WIDEST and len({stage.where.node for stage in status.stages if stage.where}) > 1
+        return Group(_overall(status, width), self._members(status, wide=width >= _WIDE, nodes=nodes), *_notes(status))
 
-    def _members(self, status: RunStatus, *, wide: bool) -> Table:
+    def _members(self, status: RunStatus, *, wide: bool, nodes: bool = False) -> Table:
         bar_width = 16 if wide else 10
         table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
         table.add_column("", width=1)
@@ -105,6 +108,8 @@ class Display:
             table.add_column("", width=_TREND_POINTS, style="cyan", no_wrap=True)
         for column in ("images/s", "left"):
             table.add_column(column, justify="right", no_wrap=True)
+        if nodes:
+            table.add_column("node", no_wrap=True)
         for stage in current_stages(status):
             trends = (trend(self._trends.get(_key(stage), [])),) if wide else ()
             table.add_row(
@@ -122,6 +127,7 @@ class Display:
                 *trends,
                 _rate(stage),
                 _left(stage),
+                *((stage.where.node if stage.where else "",) if nodes else ()),
             )
         return table
 
@@ -191,6 +197,7 @@ def _overall(status: RunStatus, width: int) -> RenderableType:
 def _notes(status: RunStatus) -> list[Text]:
     """Returns a line for each remark about a stage."""
     notes = [Text(f"! {_key(stage)} {remark}", style="yellow") for stage in status.stages for remark in stage.remarks]
+    notes += [Text(f"! {line}", style="yellow") for line in status.left_out]
     notes += [
         Text(f"! {_key(stage)} waits for data {stage.data_wait:.0%} of its time", style="yellow")
         for stage in status.stages

@@ -10,10 +10,11 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from orchestrator.cluster import Completed, Failure, Halted, Lost, Predicted, RayCluster, Trained
+from orchestrator.cluster import Completed, Failure, Halted, Lost, Predicted, RayCluster, Trained, Unfit
 from orchestrator.execution.admission import Admission
 from orchestrator.execution.halving import Halving
 from orchestrator.execution.jobs import Work, has_predicted
+from orchestrator.execution.nodes import NodeWatch
 from orchestrator.execution.recovery import check_finished
 from orchestrator.execution.watchdog import Deadlines, mark_of
 from orchestrator.plan import Job, Plan, PredictJob, StageRef, TrainJob, ready
@@ -63,6 +64,7 @@ class Driver:
         self._stopping = False
         self._deadlines = Deadlines(work.progress_timeout_s, monotonic)
         self._moving: set[str] = set()
+        self._nodes = NodeWatch(ledger, tracker)
         self._cluster: RayCluster
 
     def take_stock(self) -> bool:
@@ -146,6 +148,7 @@ class Driver:
             completed = self._cluster.poll(_POLL_S)
             require_held(self._work.paths.root)
             self._follow([job.ref for job in self._busy.values() if isinstance(job, TrainJob)])
+            self._nodes.note(self._cluster, self._busy.values())
             for one in completed:
                 self._settle(one)
             self._end_hung()
@@ -276,6 +279,11 @@ class Driver:
             case Halted():
                 self._ledger.end(job, AttemptEnd.stopped, State.stopped)
                 self._track_end(job, Ending.KILLED)
+            case Unfit(reason):
+                _log.warning("%s: it is tried on another node: %s", job, reason)
+                state = State.stopped if self._stopping else State.waiting
+                self._ledger.end(job, AttemptEnd.refused, state, error=f"Unfit: {reason}")
+                self._discard(job.member)
             case Lost(reason, announced):
                 end = AttemptEnd.preempted if moving or announced else AttemptEnd.lost
                 self._retry(job, end, Failure("Lost", f"its actor died: {reason}", "", retryable=True))
@@ -323,6 +331,9 @@ class Driver:
             self._track_end(job, Ending.KILLED)
             return
         self._ledger.end(job, end, State.waiting, error=message, diverged_at=failure.diverged_at)
+        if self._is_spared(job):
+            _log.warning("%s: it is tried on another node, and its budget stays as it was", job)
+            return
         if end is AttemptEnd.diverged:
             if self._ledger.may_replay(job):
                 _log.warning("%s: replaying from its newest checkpoint, in case the fault is transient", job)
@@ -333,6 +344,15 @@ class Driver:
         self._ledger.declare({job: State.failed})
         self._failed[job] = failure
         self._track_end(job, Ending.FAILED)
+
+    def _is_spared(self, job: Job) -> bool:
+        """Judges the nodes; returns whether the job's is left out. Others that failed for good there wait again."""
+        self._nodes.judge(self._cluster)
+        spared = [other for other in self._failed if self._ledger.is_left_out(self._ledger.last(other))]
+        for other in spared:
+            del self._failed[other]
+        self._ledger.declare(dict.fromkeys(spared, State.waiting))
+        return self._ledger.is_left_out(self._ledger.last(job))
 
     def _track_end(self, job: Job, ending: Ending) -> None:
         if isinstance(job, TrainJob):

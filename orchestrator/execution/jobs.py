@@ -20,7 +20,8 @@ class Work:
 
     `stores` are the prepared datasets by name, `target_digest` is the digest of the target's store. Members predict
     `splits`. `local_copy` is the folder of each node for copies of the stores, or None. `shorter` is as in run.json.
-    By `admit` and `metric` members are ended, but for those in `without`, which no ensemble has.
+    By `admit` and `metric` members are ended, but for those in `without`, which no ensemble has. Workers must have the
+    `code` of that digest.
     """
 
     paths: RunPaths
@@ -39,6 +40,7 @@ class Work:
     admit: AdmitConfig = field(default_factory=AdmitConfig)
     metric: Metric = Metric.top1
     without: tuple[str, ...] = ()
+    code: str = ""
 
     def stage_spec(self, stage: Stage, attempt: int, fence: str = "") -> StageSpec:
         """Returns the specification by which an actor trains `stage`.
@@ -71,6 +73,7 @@ class Work:
             until=until,
             fold=self._fold(recipe),
             teachers=tuple(sorted(map(self._teacher, stage.teachers), key=lambda one: one.sha256)),
+            code=self.code,
         )
 
     def predict_spec(self, member: str, fence: str = "") -> PredictSpec:
@@ -89,6 +92,7 @@ class Work:
             fence=fence,
             normaliser=normaliser(self.plan, last, self.stores),
             fold=self._fold(last.recipe),
+            code=self.code,
         )
 
     def splits_of(self, member: str) -> tuple[str, ...]:

@@ -1,3 +1,4 @@
+from .choice import largest_member as largest_member
 from .placing import (
     Measuring as Measuring,
     Placed as Placed,

@@ -130,10 +130,14 @@ def member_bytes(stage: Stage, keep: KeptCheckpoint = KeptCheckpoint.last) -> fl
     return _PROCESS_BYTES + numbers * _NUMBER_BYTES + neurons * _NEURON_BYTES
 
 
+def largest_member(plan: Plan, keep: KeptCheckpoint) -> float:
+    """Estimates the memory of the plan's largest member, in bytes."""
+    return max((member_bytes(stage, keep) for stage in plan.stages), default=1.0)
+
+
 def most_members(plan: Plan, keep: KeptCheckpoint, memory_bytes: float) -> int:
     """Returns how many members fit in `memory_bytes` at once, at least 1 and at most the plan's."""
-    largest = max((member_bytes(stage, keep) for stage in plan.stages), default=1.0)
-    return max(1, min(len(plan.trained), int(memory_bytes * _MEMORY_SHARE / largest)))
+    return max(1, min(len(plan.trained), int(memory_bytes * _MEMORY_SHARE / largest_member(plan, keep))))
 
 
 def candidates(

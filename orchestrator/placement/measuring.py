@@ -9,8 +9,6 @@ import logging
 import math
 import os
 import pickle
-import platform
-import re
 import subprocess
 import sys
 import threading
@@ -26,7 +24,6 @@ from workers.protocol import COMPILE_MODES, Numerics
 from workers.storage import parse_json, write_json
 from workers.throughput import Request
 
-_CPU_INFO = Path("/proc/cpuinfo")
 _SECONDS = 0.6
 _TURNS = 2
 _MODE_TIMEOUT_S = 300
@@ -132,13 +129,6 @@ def _ask(processes: Sequence[_Process], message: bytes) -> list[bytes]:
         process.stdin.write(message)
         process.stdin.flush()
     return [process.stdout.readline() for process in processes if process.stdout is not None]
-
-
-def cpu_model(cpu_info: Path = _CPU_INFO) -> str:
-    """Returns the CPU's model, as the kernel names it."""
-    text = cpu_info.read_text(errors="replace") if cpu_info.is_file() else ""
-    named = re.search(r"^model name\s*:(.*)", text, re.MULTILINE)
-    return named[1].strip() if named else platform.processor() or platform.machine()
 
 
 def rates_file(store: Path, about: Mapping[str, Any]) -> Path:

@@ -11,11 +11,11 @@ from orchestrator.cluster import available_cpus, check_resources, memory_limit
 from orchestrator.config import ClusterConfig, Compile, Config, Precision
 from orchestrator.placement import choice
 from orchestrator.placement.choice import Candidate, Kind, Option
-from orchestrator.placement.measuring import cpu_model, measure, measure_modes, read_rates, write_rates
+from orchestrator.placement.measuring import measure, measure_modes, read_rates, write_rates
 from orchestrator.plan import Plan, StageRef
 from workers.errors import ConfigError
 from workers.models import outline
-from workers.numerics import capabilities, code_digest, missing
+from workers.numerics import capabilities, code_digest, cpu_model, missing
 from workers.protocol import Numerics
 from workers.training import FUSED
 

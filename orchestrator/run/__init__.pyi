@@ -19,10 +19,12 @@ from .digests import (
 )
 from .holder import Holder as Holder, is_locked as is_locked, lock as lock, read_holder as read_holder
 from .ledger import (
+    Attempt as Attempt,
     AttemptEnd as AttemptEnd,
     Budgets as Budgets,
     Contents as Contents,
     Decision as Decision,
+    Entry as Entry,
     Ledger as Ledger,
     State as State,
     end_noted as end_noted,

@@ -2,7 +2,8 @@
 
 A job has two budgets: `lost` counts actors that died or hung while running it, `failed` counts its own errors. Each
 launch starts with full budgets, since a person has looked at the run in between. Neither budget counts an attempt whose
-driver died, whose node was draining, or that met a NaN: a NaN is replayed to tell a passing fault from divergence.
+driver died, whose node was draining or is left out, or that met a NaN: a NaN is replayed to tell a passing fault from
+divergence.
 """
 
 import time
@@ -13,6 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from orchestrator.cluster import Where
 from orchestrator.plan import Job, PredictJob, StageRef, TrainJob
 from workers.errors import Stopped, StorageError
 from workers.storage import parse_json, storage_errors, write_json_lines
@@ -20,8 +22,9 @@ from workers.storage import parse_json, storage_errors, write_json_lines
 # The state of a job, or of the whole run. At a rung of a halved sweep a point is `paused`, until it continues or is
 # `ended`. `interrupted` is never written: the ledger says running, but no process holds the run.
 State = StrEnum("State", "waiting running done failed stopped interrupted paused ended")
-# The end of an attempt; `interrupted`: its driver died, `preempted`: its node was draining, `paused`: at a rung.
-AttemptEnd = StrEnum("AttemptEnd", "done lost failed stopped interrupted diverged preempted paused")
+# The end of an attempt; `interrupted`: its driver died, `preempted`: its node was draining, `paused`: at a rung,
+# `refused`: its node cannot run members.
+AttemptEnd = StrEnum("AttemptEnd", "done lost failed stopped interrupted diverged preempted paused refused")
 # A single fault does not return at later updates: after this many replays in a launch, NaNs count as divergence.
 _MAX_REPLAYS = 3
 
@@ -32,7 +35,7 @@ class Attempt:
 
     `resumed_from` is the update of the checkpoint that it resumed from. `last_step` is its last update, read from
     step.txt: the next attempt repeats this `last_step` minus the next `resumed_from` updates. `outcome` is None while
-    it runs. `diverged_at` is the number of updates made when a value was not finite.
+    it runs. `diverged_at` is the number of updates made when a value was not finite. `where` is None until it is known.
     """
 
     attempt: int
@@ -44,6 +47,12 @@ class Attempt:
     error: str = ""
     diverged_at: int | None = None
     ended: float | None = None
+    where: Where | None = None
+
+    @property
+    def kind(self) -> str:
+        """Returns the kind of error that it ended with, "" without one."""
+        return self.error.partition(":")[0]
 
 
 @dataclass(frozen=True)
@@ -58,6 +67,12 @@ class Entry:
     at_chance: bool = False
     passed_nans: tuple[int, ...] = ()
     rungs: tuple[float, ...] = ()
+
+    @property
+    def machines(self) -> tuple[str, ...]:
+        """Returns the machines that made its updates, as far as they are known, in order."""
+        made = (one for one in self.attempts if one.outcome is AttemptEnd.done or one.last_step > one.resumed_from)
+        return tuple(dict.fromkeys(one.where.machine for one in made if one.where))
 
     @property
     def open_nans(self) -> tuple[int, ...]:
@@ -99,13 +114,23 @@ class Decision:
 
 @dataclass(frozen=True)
 class Contents:
-    """The content of ledger.json: training by `member/stage`, predictions by member, decisions of `ensemble.admit`."""
+    """The content of ledger.json: training by `member/stage`, predictions by member, decisions of `ensemble.admit`.
+
+    `left_out` has a line for each node that the newest launch does not use, by Ray's id of the node.
+    """
 
     state: State = State.waiting
     launch: int = 0
     stages: Mapping[str, Entry] = field(default_factory=dict)
     predictions: Mapping[str, Entry] = field(default_factory=dict)
     admission: tuple[Decision, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def attempts(self) -> tuple[tuple[str, Attempt], ...]:
+        """The attempts of the newest launch, each with its member."""
+        jobs = ((job.partition("/")[0], entry) for job, entry in (*self.stages.items(), *self.predictions.items()))
+        return tuple((member, one) for member, entry in jobs for one in entry.attempts if one.launch == self.launch)
 
     @property
     def not_admitted(self) -> dict[str, Decision]:
@@ -140,10 +165,15 @@ class Ledger:
             launch=before.launch + 1,
             stages=_close_interrupted(before.stages),
             predictions=_close_interrupted(before.predictions),
+            left_out={},
         )
 
     def entry(self, job: Job) -> Entry:
         return self.contents.entry(job)
+
+    def last(self, job: Job) -> Attempt:
+        """Returns the newest attempt at a job that has one."""
+        return self.entry(job).attempts[-1]
 
     def set_state(self, state: State) -> None:
         """Sets the state of the whole run."""
@@ -157,12 +187,23 @@ class Ledger:
             self.contents = self.contents.with_states(changed)
             self._save()
 
+    def leave_out(self, nodes: Mapping[str, str]) -> None:
+        """Records which nodes are not used. Attempts on them count for no budget."""
+        if nodes != self.contents.left_out:
+            self.contents = replace(self.contents, left_out=dict(nodes))
+            self._save()
+
     def begin(self, job: Job, *, started: float, resumed_from: int) -> int:
         """Begins the next attempt and returns its number."""
         entry = self.entry(job)
         attempt = Attempt(len(entry.attempts), self.contents.launch, started, resumed_from, last_step=resumed_from)
         self._put(job, replace(entry, state=State.running, attempts=(*entry.attempts, attempt)))
         return attempt.attempt
+
+    def place(self, job: Job, where: Where) -> None:
+        """Records where the last attempt runs."""
+        entry = self.entry(job)
+        self._put(job, replace(entry, attempts=(*entry.attempts[:-1], replace(entry.attempts[-1], where=where))))
 
     def reach(self, job: Job, last_step: int) -> None:
         """Records the last update that the last attempt has reached.
@@ -216,18 +257,24 @@ class Ledger:
         if outcome is AttemptEnd.preempted:
             return True
         limit = {AttemptEnd.lost: budgets.max_losses, AttemptEnd.failed: budgets.max_failures}[outcome]
-        attempts = self.entry(job).attempts
-        spent = sum(a.launch == self.contents.launch and a.outcome is outcome for a in attempts)
-        return spent <= limit
+        return sum(attempt.outcome is outcome for attempt in self._counted(job)) <= limit
 
     def may_replay(self, job: Job) -> bool:
         """Returns whether the last attempt's NaN may be a passing fault.
 
         It cannot be one if an earlier attempt of this launch met a NaN at the same update or a later one.
         """
-        attempts = [attempt for attempt in self.entry(job).attempts if attempt.launch == self.contents.launch]
-        *before, last = [attempt.diverged_at for attempt in attempts if attempt.diverged_at is not None]
+        *before, last = [one.diverged_at for one in self._counted(job) if one.diverged_at is not None]
         return len(before) < _MAX_REPLAYS and all(last > earlier for earlier in before)
+
+    def is_left_out(self, attempt: Attempt) -> bool:
+        """Returns whether the attempt was on a node that is not used any more."""
+        return attempt.where is not None and attempt.where.node_id in self.contents.left_out
+
+    def _counted(self, job: Job) -> list[Attempt]:
+        """Returns the attempts of this launch that count for budgets."""
+        attempts = self.entry(job).attempts
+        return [one for one in attempts if one.launch == self.contents.launch and not self.is_left_out(one)]
 
     def pass_nans(self, job: Job, beyond: int) -> tuple[int, ...]:
         """Records and returns the entry's open NaNs before update `beyond`, which a replay has passed."""
@@ -267,7 +314,8 @@ def read_ledger(path: Path) -> Contents:
         stages, predictions = ({key: _entry(entry) for key, entry in value[kind].items()} for kind in kinds)
         # Ledgers of earlier releases have no decisions.
         decisions = tuple(map(_decision, value.get("admission", ())))
-        return Contents(State(value["state"]), value["launch"], stages, predictions, decisions)
+        left_out = value.get("left_out", {})
+        return Contents(State(value["state"]), value["launch"], stages, predictions, decisions, left_out)
     except FileNotFoundError:
         return Contents()
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -282,7 +330,13 @@ def _decision(value: Mapping[str, Any]) -> Decision:
 
 def _entry(value: Mapping[str, Any]) -> Entry:
     attempts = tuple(
-        Attempt(**{**attempt, "outcome": attempt["outcome"] and AttemptEnd(attempt["outcome"])})
+        Attempt(
+            **{
+                **attempt,
+                "outcome": attempt["outcome"] and AttemptEnd(attempt["outcome"]),
+                "where": Where(**attempt["where"]) if attempt.get("where") else None,
+            }
+        )
         for attempt in value["attempts"]
     )
     passed, rungs = tuple(value["passed_nans"]), tuple(value.get("rungs", ()))

@@ -69,6 +69,7 @@ class OpenedRun:
         stores: Mapping[str, Path],
         choose: Callable[[RunRecord], RunRecord],
         keep_data: Callable[[Path], None],
+        check: Callable[[RunRecord], None] = lambda _: None,
     ) -> None:
         """Fixes the run's data and numerics, and writes run.json, config.yaml and data/.
 
@@ -80,6 +81,7 @@ class OpenedRun:
             choose: adds the numerics, why they were chosen, and what of them this machine lacks;
                 called only for a new run, since other numerics change the bits.
             keep_data: writes the run's copy of its target dataset into the given folder.
+            check: raises if the run cannot be done; nothing is written then.
 
         Raises:
             RunMismatch: a dataset's content has changed since the run began.
@@ -96,6 +98,7 @@ class OpenedRun:
         self.record = replace(self.record, data_digests={**before, **digests}, stores={**self.record.stores, **paths})
         if self.new:
             self.record = choose(self.record)
+        check(self.record)
         write_record(self.paths, self.record)
         write_text(self.paths.config_yaml, self._wanted.config_yaml)
         keep_data(self.paths.data)

@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from orchestrator.cluster import Where
 from orchestrator.plan import Stage
 from orchestrator.run.ledger import Entry, State
 from orchestrator.run.metrics import Point, read_tail
@@ -49,7 +50,8 @@ class StageStatus(Course):
     """The state of one stage. Errors are in [0, 1]; unknown values are None.
 
     If the stage `may_end_early`, then `num_updates`, `num_epochs` and `remaining_s` are upper bounds. `passed_nans` are
-    updates whose NaN did not return in a replay. It `waits_for` the predictions of members that it learns from.
+    updates whose NaN did not return in a replay, met on `nan_nodes`. It `waits_for` the predictions of members that it
+    learns from. `where` is the place of the last attempt.
     """
 
     member: str
@@ -63,6 +65,8 @@ class StageStatus(Course):
     may_end_early: bool = False
     passed_nans: tuple[int, ...] = ()
     waits_for: tuple[str, ...] = ()
+    where: Where | None = None
+    nan_nodes: tuple[str, ...] = ()
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -70,7 +74,8 @@ class StageStatus(Course):
         remarks = ["is still at chance"] if self.at_chance else []
         if self.passed_nans:
             steps = ", ".join(map(str, self.passed_nans))
-            remarks.append(f"met NaN at update {steps}, but not when replayed: check the hardware")
+            where = f" on {' and '.join(self.nan_nodes)}" if self.nan_nodes else ""
+            remarks.append(f"met NaN at update {steps}{where}, but not when replayed: check the hardware")
         if self.waits_for:
             remarks.append(f"waits for the predictions of {some(self.waits_for)}")
         share = self.share_of_usual_rate
@@ -86,11 +91,12 @@ class StageStatus(Course):
 
 @dataclass(frozen=True)
 class RunStatus:
-    """The state of a run; `stages` are in the plan's order."""
+    """The state of a run; `stages` are in the plan's order. `left_out` has a line for each node that is not used."""
 
     name: str
     state: State
     stages: tuple[StageStatus, ...]
+    left_out: tuple[str, ...] = ()
 
     @property
     def num_done(self) -> int:
@@ -155,6 +161,12 @@ def stage_status(stage: Stage, *, entry: Entry, course: Course, finished: Finish
         error=None if state is State.done else last_error(entry),
         may_end_early=stage.may_end_early,
         passed_nans=entry.passed_nans,
+        nan_nodes=tuple(
+            dict.fromkeys(
+                one.where.machine for one in entry.attempts if one.where and one.diverged_at in entry.passed_nans
+            )
+        ),
+        where=entry.attempts[-1].where if entry.attempts else None,
     )
 
 
@@ -199,13 +211,14 @@ def course_of(points: Sequence[Point], since: float = 0.0) -> Course:
 
 def status_json(status: RunStatus) -> dict[str, Any]:
     """Returns the document of `septet status --json`."""
-    return asdict(status) | {"share": status.share, "remaining_s": status.remaining_s}
+    stages = [{**asdict(stage), "node": stage.where and stage.where.node} for stage in status.stages]
+    return asdict(status) | {"stages": stages, "share": status.share, "remaining_s": status.remaining_s}
 
 
 def status_lines(status: RunStatus) -> tuple[str, ...]:
-    """Returns one line for the run, then one for each stage, in columns."""
+    """Returns one line for the run, then one for each stage, in columns, and one for each node that is not used."""
     width = max((len(f"{stage.member}/{stage.stage}") for stage in status.stages), default=0)
-    return (run_line(status), *(stage_line(stage, width) for stage in status.stages))
+    return (run_line(status), *(stage_line(stage, width) for stage in status.stages), *status.left_out)
 
 
 def run_line(status: RunStatus) -> str:
@@ -243,6 +256,8 @@ def stage_line(stage: StageStatus, width: int = 0) -> str:
             line += f"  {stage.data_wait:.0%} waiting for data"
         if stage.remaining_s is not None:
             line += f"  {stage.time_left} left"
+    if stage.where:
+        line += f"  on {stage.where if stage.state is State.running else stage.where.machine}"
     if stage.at_chance:
         line += "  STILL AT CHANCE"
     for remark in stage.remarks[stage.at_chance :]:

@@ -80,7 +80,7 @@ class StatusReader:
             is_waiting = status.state is State.waiting
             found.append(replace(status, waits_for=tuple(taught_by)) if taught_by and is_waiting else status)
         state = state_of(ledger.state, locked)
-        return RunStatus(name=self._paths.root.name, state=state, stages=tuple(found))
+        return RunStatus(self._paths.root.name, state, tuple(found), tuple(ledger.left_out.values()))
 
     def _read_stage(self, stage: Stage, entry: Entry, predictions: Entry, locked: bool) -> StageStatus:
         paths, plan = self._paths, self._plan

@@ -2,6 +2,7 @@
 
 import difflib
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -23,7 +24,7 @@ from orchestrator.combine import (
 )
 from orchestrator.config import CombineMethod
 from orchestrator.fitting import uncertainties
-from orchestrator.run import Committed, RunData, RunPaths, read_record, read_run_data, require_data
+from orchestrator.run import Committed, Entry, RunData, RunPaths, read_ledger, read_record, read_run_data, require_data
 from orchestrator.submission import (
     Layout,
     Manifest,
@@ -63,7 +64,7 @@ class Contribution:
 
 @dataclass(frozen=True)
 class MemberPart:
-    """One member: its best classes, and what it adds to the best classes of the ensemble."""
+    """One member: its best classes, what it adds to the best classes of the ensemble, and the node that trained it."""
 
     name: str
     weight: float
@@ -74,6 +75,7 @@ class MemberPart:
     checkpoint_sha256: str
     predictions_sha256: str
     from_outside: bool = False
+    node: str = ""
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,7 @@ def explain(paths: RunPaths, image_id: str, top: int = 5) -> Explanation:
     offsets = combination.stacking.offsets if combination.stacking else np.zeros(len(data.classes))
     (doubt,) = uncertainties(combination, combined, [member[row : row + 1] for member in members])
     before, correction = Combined(members, combination.uncalibrated)[row : row + 1], combination.calibration
+    stages = defaultdict(Entry, read_ledger(paths.ledger).stages)
     parts = tuple(
         MemberPart(
             name=said.name,
@@ -153,6 +156,7 @@ def explain(paths: RunPaths, image_id: str, top: int = 5) -> Explanation:
             checkpoint_sha256=said.checkpoint_sha256,
             predictions_sha256=said.predictions_sha256,
             from_outside=not said.stage,
+            node=", then ".join(stages[f"{said.name}/{said.stage}"].machines) if said.stage else "",
         )
         for said, own, values in zip(manifest.members, stored, given, strict=True)
     )
@@ -295,7 +299,8 @@ def explanation_lines(found: Explanation) -> Iterator[str]:
         best = ", ".join(f"{one.name} {one.probability:.4f}" for one in member.top)
         yield f"{member.name}: {best}"
         made_by = "from outside" if member.from_outside else f"MLflow run {member.run_id or 'unknown'}"
-        yield f"  {made_by}, {member.checkpoint} sha256 {member.checkpoint_sha256}"
+        trained = f"trained on {member.node}, " if member.node else ""
+        yield f"  {trained}{made_by}, {member.checkpoint} sha256 {member.checkpoint_sha256}"
 
 
 def _cells(values: Sequence[str], widths: Sequence[int]) -> str:

@@ -104,7 +104,7 @@ def bench(tmp_path, store, monkeypatch):
 
 def made(root, store, patch):
     bench = Bench(root, store, write_ensemble(root / "groups", "three", *"abc"))
-    patch.setattr(cluster, "open_cluster", lambda _: nullcontext(LocalActors(1, bench.duties)))
+    patch.setattr(cluster, "open_cluster", lambda *_: nullcontext(LocalActors(1, bench.duties)))
     patch.setattr(story.tracking, "probe", lambda *_: "")
     patch.setattr(story, "open_tracking", lambda *_: bench.tracker)
     patch.chdir(root)

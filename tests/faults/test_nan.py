@@ -201,7 +201,9 @@ def test_launch_that_meets_a_nan_once_replays_reports_it_and_ends_in_the_same_by
     assert place.outcomes == [AttemptEnd.diverged, AttemptEnd.done]
     assert (place.entry.attempts[0].diverged_at, place.entry.passed_nans) == (AT, (AT,))
     assert f"the NaN at update {AT} did not come again" in caplog.text
-    assert any(f"met NaN at update {AT}" in line for line in status_lines(read_status(place.paths)))
+    node = place.entry.attempts[0].where.machine
+    assert any(f"met NaN at update {AT} on {node}, but" in line for line in status_lines(read_status(place.paths)))
+    assert [value.startswith(f"{node}, pid ") for value in tags(place, "septet.node")] == [True]
     assert f"train at update {AT}" in (place.paths.report / "index.html").read_text()
     assert tags(place, "septet.passed_nan") == [str(AT)]
     assert f"update {AT}" in (place.stage_dir / "log.txt").read_text()

@@ -10,6 +10,7 @@ from pictures import write_photos
 
 from orchestrator import cluster, launching as launch
 from orchestrator.cli.program import main
+from orchestrator.cluster import actor
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 SMALL = (
@@ -55,6 +56,7 @@ def _change(folder, monkeypatch, what):
         shutil.copy(folder / "images/train/cat/0.png", folder / "images/train/dog/more.png")
     elif what == "code":
         monkeypatch.setattr(launch, "code_digest", lambda: "0123456789abcdef")
+        monkeypatch.setattr(actor, "code_digest", lambda: "0123456789abcdef")
     elif what == "torch":
         monkeypatch.setattr(launch, "code_digest", lambda: "0123456789abcdef")
         monkeypatch.setattr(launch, "versions", lambda: {"torch": "99.0"})

@@ -41,9 +41,13 @@ class RecordingTracker(NoTracker):
         self.points: list[tuple[str, int]] = []
         self.ended: list[tuple[str, str]] = []
         self.tags: list[tuple[str, str, str]] = []
+        self.places: dict[str, str] = {}
 
     def tag(self, ref: StageRef, key: str, value: str) -> None:
-        self.tags.append((str(ref), key, value))
+        if key == "septet.node":
+            self.places[str(ref)] = value
+        else:
+            self.tags.append((str(ref), key, value))
 
     def log(self, ref: StageRef, step: int, time_s: float, metrics: Mapping[str, float]) -> None:
         self.points.append((str(ref), step))

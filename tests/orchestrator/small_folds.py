@@ -1,10 +1,8 @@
 """Launches small runs in folds in the test's own process, without Ray: digits, two folds, one epoch."""
 
-from contextlib import contextmanager
-
 import pytest
-from local_actors import LocalActors
 from no_tracker import NoTracker
+from one_slot import one_slot
 
 from orchestrator import cluster, launching
 from orchestrator.cli.program import main
@@ -23,21 +21,17 @@ SMALL = (
 )
 
 
-@contextmanager
-def one_slot(_settings):
-    actors = LocalActors(num_slots=1)
-    yield actors
-    for thread in actors.threads:
-        thread.join(20)
-
-
-def launch(place, *words, run_dir="run"):
+def launch(place, *words, run_dir="run", tracker=None):
     group = place / "groups" / "ensemble" / "two.yaml"
     group.parent.mkdir(parents=True, exist_ok=True)
     group.write_text(GROUP)
     here = (f"run_dir={place / run_dir}", f"datasets.store={place / 'store'}", f"--config-dir={place / 'groups'}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cluster, "open_cluster", one_slot)
-        patch.setattr(launching, "open_tracking", lambda *_: NoTracker())
-        ensemble = () if "ensemble=folds" in words else ("ensemble=two", "datasets.superset.orientations=1")
+        patch.setattr(launching, "open_tracking", lambda *_: tracker or NoTracker())
+        ensemble = (
+            ()
+            if any(word.startswith("ensemble=") for word in words)
+            else ("ensemble=two", "datasets.superset.orientations=1")
+        )
         return main(["launch", *ensemble, f"tracking.uri=sqlite:///{place}/mlflow.db", *here, *SMALL, *words])

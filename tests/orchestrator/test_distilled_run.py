@@ -2,17 +2,16 @@
 
 import json
 import shutil
-from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from local_actors import LocalActors
 from no_tracker import NoTracker
 from pictures import write_tree
+from small_folds import launch
 from whole_run import alter_predictions
 
-from orchestrator import cluster, launching, prediction
+from orchestrator import prediction
 from orchestrator.cli.program import main
 from orchestrator.combine import STUDENT, Combined, equal
 from orchestrator.config.schema import CombineConfig, CombineMethod, Metric, SubmissionConfig
@@ -26,10 +25,6 @@ from workers.errors import CheckFailed, MemberFailed
 from workers.storage import sha256_of
 
 pytestmark = pytest.mark.usefixtures("no_drawing")
-SMALL = (
-    *("model.width=0.05", "model.fc_units=16", "optimizer.batch_size=400", "schedule.epochs=1", "precision=fp32"),
-    *("schedule.warmup_updates=0", "folds.k=2", "cluster.cpus_per_member=1", "predict.crops=centre"),
-)
 
 
 class Scores(NoTracker):
@@ -42,31 +37,15 @@ class Scores(NoTracker):
         self.told.setdefault(member, {}).update(scores)
 
 
-@contextmanager
-def one_slot(_settings):
-    actors = LocalActors(num_slots=1)
-    yield actors
-    for thread in actors.threads:
-        thread.join(20)
-
-
-def launch(place, ensemble, *words, tracker=None):
-    here = (f"run_dir={place / 'run'}", f"datasets.store={place / 'store'}", f"tracking.uri=sqlite:///{place}/m.db")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cluster, "open_cluster", one_slot)
-        patch.setattr(launching, "open_tracking", lambda *_: tracker or NoTracker())
-        return main(["launch", f"ensemble={ensemble}", *here, *SMALL, *words])
-
-
 @pytest.fixture(scope="module")
 def launched(no_drawing, tmp_path_factory):
     """A run in folds, then the same with a student; what was there before, and what MLflow was told."""
     place, tracker = tmp_path_factory.mktemp("distilled"), Scores()
-    assert launch(place, "folds") == 0
+    assert launch(place, "ensemble=folds") == 0
     paths = RunPaths(place / "run")
     before = {path: (path.stat().st_mtime_ns, sha256_of(path)) for path in kept(paths)}
     submission = sha256_of(next(paths.submission.glob("submission.*")))
-    assert launch(place, "distilled", tracker=tracker) == 0
+    assert launch(place, "ensemble=distilled", tracker=tracker) == 0
     return place, before, submission, tracker
 
 
@@ -212,7 +191,7 @@ def test_launch_again_trains_nothing_and_a_student_that_fails_leaves_a_submissio
 ):
     shutil.copytree(launched[0], tmp_path / "place")
     place = tmp_path / "place"
-    assert launch(place, "distilled") == 0
+    assert launch(place, "ensemble=distilled") == 0
     assert "running" not in capsys.readouterr().err.replace("run: running", "")
     paths = RunPaths(place / "run")
     shutil.rmtree(paths.member("student"))
@@ -223,7 +202,7 @@ def test_launch_again_trains_nothing_and_a_student_that_fails_leaves_a_submissio
 
     real = jobs.Work._teacher
     monkeypatch.setattr(jobs.Work, "_teacher", broken)
-    assert launch(place, "distilled") == 4
+    assert launch(place, "ensemble=distilled") == 4
     shown = capsys.readouterr()
     assert "changed since it was predicted" in shown.err
     assert "a submission of 2 of 3 members was written, without student" in shown.err
@@ -239,7 +218,7 @@ def test_oof_predictions_changed_before_the_student_is_done_are_made_again(launc
     digests = (sha256_of(oof), sha256_of(next(paths.member("student").glob("train/checkpoints/*/model.safetensors"))))
     shutil.rmtree(paths.member("student"))
     alter_predictions(paths, "base1-f0", "oof")
-    assert launch(tmp_path / "place", "distilled") == 0
+    assert launch(tmp_path / "place", "ensemble=distilled") == 0
     again = next(paths.member("student").glob("train/checkpoints/*/model.safetensors"))
     assert (sha256_of(oof), sha256_of(again)) == digests
 
@@ -254,7 +233,7 @@ def test_student_without_test_val_and_dev_is_trained_and_used_though_nothing_can
     files = {f"train/{name}/{index}.png": 20 * place + index for place, name in enumerate("ab") for index in range(9)}
     root = write_tree(tmp_path / "images", files)
     data = ("dataset@datasets.target=folder", f"datasets.target.root={root}", "datasets.target.size=32")
-    assert launch(tmp_path, "distilled", *data, "datasets.target.dev_fraction=0", "schedule=cosine") == 0
+    assert launch(tmp_path, "ensemble=distilled", *data, "datasets.target.dev_fraction=0", "schedule=cosine") == 0
     assert "STUDENT" not in capsys.readouterr().out
     paths = RunPaths(tmp_path / "run")
     assert verify(paths).ok and scores_of(paths)["split"] == "oof"

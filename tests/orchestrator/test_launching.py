@@ -22,7 +22,7 @@ from workers.protocol import Numerics
 @pytest.mark.slow
 def test_launch_that_lost_its_cluster_left_the_run_failed_and_not_as_if_killed(tmp_path, monkeypatch):
     @contextmanager
-    def lost(settings):
+    def lost(settings, needs):
         raise ClusterLost("the cluster is gone")
         yield
 
@@ -35,7 +35,7 @@ def test_launch_that_lost_its_cluster_left_the_run_failed_and_not_as_if_killed(t
 @pytest.mark.soak
 def test_launch_measures_its_placement_once_and_keeps_it(tmp_path, monkeypatch, capsys):
     @contextmanager
-    def one_slot(settings):
+    def one_slot(settings, needs):
         yield LocalActors(num_slots=1)
 
     monkeypatch.setattr(cluster, "open_cluster", one_slot)

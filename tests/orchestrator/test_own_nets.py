@@ -162,7 +162,7 @@ def test_auto_precision_leaves_bf16_out_where_cpus_compute_a_wrong_gradient(plac
 @pytest.mark.slow
 def test_run_keeps_its_code_resumes_with_it_alone_and_predicts_after_the_original_moved(place, capsys, monkeypatch):
     @contextmanager
-    def one_slot(settings):
+    def one_slot(settings, needs):
         yield LocalActors(num_slots=1)
 
     monkeypatch.setattr(cluster, "open_cluster", one_slot)

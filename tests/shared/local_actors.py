@@ -6,9 +6,11 @@ torch's generator and thread count belong to the process: real duties give a run
 import queue
 import threading
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 from orchestrator.cluster.actor import Duties, MemberActor, worker_duties
-from orchestrator.cluster.interface import Completed, Lost, Outcome
+from orchestrator.cluster.interface import Completed, Lost, Outcome, Unfit, Where
+from orchestrator.cluster.preflight import none_left
 from workers.protocol import PredictSpec, StageSpec
 
 
@@ -24,6 +26,7 @@ class LocalActors:
     """
 
     is_local = True
+    left_out: ClassVar[dict[str, str]] = {}
 
     def __init__(self, num_slots: int, duties: Callable[[], Duties] = worker_duties) -> None:
         self._num_slots = num_slots
@@ -42,7 +45,7 @@ class LocalActors:
     def num_slots(self) -> int:
         return self._num_slots
 
-    def warm_up(self, num_members: int, num_threads: int) -> None:
+    def warm_up(self, num_members: int, num_threads: int, code: str = "") -> None:
         """Does nothing: threads start at once."""
 
     def acquire(self, member: str) -> None:
@@ -65,6 +68,9 @@ class LocalActors:
             actor.stop()
             self.discarded.append(member)
 
+    def where(self, member: str) -> Where | None:
+        return self._actors[member].where() if member in self._actors else None
+
     def end_idle(self) -> None:
         self._idle.clear()
 
@@ -86,6 +92,10 @@ class LocalActors:
             return ()
         while not self._completed.empty():
             found.append(self._completed.get())
+        for _, one in found:
+            if isinstance(one.outcome, Unfit):
+                # This machine is the only node.
+                raise none_left({"this": one.outcome})
         # A thread cannot be killed, so the outcome of a discarded actor is dropped.
         return [one for actor, one in found if self._actors.get(one.member) is actor]
 

@@ -12,7 +12,7 @@ import torch._inductor.config as inductor
 from workers.errors import ConfigError
 from workers.kernels import lrn
 from workers.models import build, initialise
-from workers.numerics import Capabilities, apply, capabilities, compiled, missing, refusals, usable
+from workers.numerics import Capabilities, apply, capabilities, compiled, cpu_model, missing, refusals, usable
 from workers.protocol import COMPILE_MODES, Numerics
 from workers.settings import InitSettings, ModelSettings
 
@@ -169,3 +169,9 @@ def test_compiled_model_has_the_same_weights_and_nearly_the_same_logits_and_grad
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
     for before, after in zip(grads, new, strict=True):
         torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-3 * before.abs().max().item() + 1e-9)
+
+
+def test_cpu_model_is_the_kernel_s_name(tmp_path):
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: Some CPU @ 2 GHz\n")
+    assert cpu_model(tmp_path / "cpuinfo") == "Some CPU @ 2 GHz"
+    assert cpu_model(tmp_path / "absent")

@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-from orchestrator.cluster.ray_backend import shard_runner
+from orchestrator.cluster.ray_shards import shard_runner
 from orchestrator.config.schema import ClusterConfig
 from workers.data.sources.files import FileLoader, PlainFiles
 from workers.data.sources.listing import Row

@@ -2,16 +2,21 @@
 
 import fcntl
 import logging
+import os
 import pickle
+import re
 import threading
+from dataclasses import replace
 
 import pytest
 from fake_stages import make_spec
 
+from orchestrator.cluster import preflight
 from orchestrator.cluster.actor import Duties, MemberActor
-from orchestrator.cluster.interface import Failure, Halted, Outcome, Trained
+from orchestrator.cluster.interface import Failure, Halted, Outcome, Trained, Unfit, Where
 from workers.errors import CheckFailed, DataError, Diverged, Stopped, StorageError
-from workers.protocol import StageResult
+from workers.numerics import Capabilities, code_digest
+from workers.protocol import Numerics, StageResult
 
 RESULT = StageResult(1, 0, "step-00000001", "sha", 0.1, 0.2, False)
 
@@ -106,10 +111,47 @@ def test_worker_that_outlives_its_driver_is_waited_for(tmp_path):
 def test_why_a_stage_failed_is_in_its_log_file_with_the_traceback_and_a_stop_is_not(tmp_path):
     log = tmp_path / "a" / "train" / "log.txt"
     assert isinstance(_outcome(tmp_path, Stopped("stopped after update 7")), Halted)
-    assert log.read_text() == ""
+    assert "ERROR" not in log.read_text()
     assert isinstance(_outcome(tmp_path, RuntimeError("a bolt is loose")), Failure)
     assert "ERROR workers: a bolt is loose" in log.read_text()
     assert "Traceback" in log.read_text() and "RuntimeError: a bolt is loose" in log.read_text()
+
+
+class NeverLoaded:
+    """Duties that must not be asked for: they would import what trains."""
+
+    def __call__(self):
+        raise AssertionError("loaded")
+
+
+@pytest.mark.parametrize("call", ["run_stage", "warm_up"])
+def test_actor_of_other_code_loads_nothing_and_refuses_in_one_line(tmp_path, call):
+    spec = replace(_spec(tmp_path), code="0" * 64)
+    actor = MemberActor(NeverLoaded(), lambda: Where("w2", "10.0.0.2", 7, "CPU", "node 2"))
+    if call == "warm_up":
+        assert actor.warm_up(1, "0" * 64) is None
+        return
+    outcome = actor.run_stage(spec)
+    assert isinstance(outcome, Unfit) and (outcome.node_id, outcome.storage) == ("node 2", False)
+    digests = rf"digest {code_digest()[:12]}\) is not the launch's \(000000000000\): install"
+    assert re.search(digests, outcome.reason) and "\n" not in outcome.reason
+    assert not spec.stage_dir.exists(), "it wrote something"
+
+
+def test_actor_of_the_launch_s_code_trains_and_log_txt_says_where(tmp_path):
+    spec = replace(_spec(tmp_path), code=code_digest(), store=tmp_path)
+    assert _actor(tmp_path, lambda should_stop: RESULT).run_stage(spec) == Trained(RESULT)
+    assert f"pid {os.getpid()}, CPU" in (spec.stage_dir / "log.txt").read_text()
+
+
+@pytest.mark.parametrize(("key", "storage"), [("store", True), ("kernels", False)])
+def test_actor_without_store_or_kernels_refuses(tmp_path, monkeypatch, key, storage):
+    spec = replace(_spec(tmp_path), code=code_digest(), store=tmp_path / "absent")
+    if key == "kernels":
+        monkeypatch.setattr(preflight, "capabilities", lambda: Capabilities(bf16=True, compiled_kernels=False))
+        spec = replace(spec, numerics=Numerics(kernels="compiled"))
+    outcome = MemberActor(NeverLoaded()).run_stage(spec)
+    assert isinstance(outcome, Unfit) and outcome.storage is storage and key in outcome.reason
 
 
 def test_what_a_stage_logs_is_in_its_log_file(tmp_path):

@@ -18,9 +18,10 @@ from pictures import write_tree
 
 from orchestrator.cluster.actor import Duties
 from orchestrator.cluster.interface import Halted, Lost, Trained
-from orchestrator.cluster.ray_backend import RayCluster, check_resources, open_cluster, shard_runner
+from orchestrator.cluster.ray_backend import RayCluster, check_resources, open_cluster
 from orchestrator.cluster.ray_nodes import Head, Node, await_head, count_slots
 from orchestrator.cluster.ray_session import available_cpus
+from orchestrator.cluster.ray_shards import shard_runner
 from orchestrator.config.schema import ClusterConfig
 from workers.data.sources.files import FileLoader, PlainFiles
 from workers.data.sources.tree import LocalTree
@@ -213,7 +214,7 @@ def test_shards_packed_over_a_cluster_are_those_packed_here(cluster_elsewhere, t
 
 def test_store_that_a_node_does_not_see_is_a_storage_error(cluster_elsewhere, tmp_path):
     error = cluster_elsewhere.run(tmp_path / "not here")["error"]
-    assert re.search(r"not here: missing on node .* all nodes share$", error)
+    assert re.search(r"\): datasets\.store=.*not here is not there: mount the shared", error)
 
 
 def test_cluster_is_not_joined_where_nothing_is_to_be_packed(tmp_path):

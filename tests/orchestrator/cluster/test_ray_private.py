@@ -4,6 +4,7 @@ When all pass under a newer Ray, raise the upper bound in pyproject.toml.
 """
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -18,8 +19,9 @@ import pytest
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
+from orchestrator.cluster.interface import Where
 from orchestrator.cluster.ray_backend import RayCluster
-from orchestrator.cluster.ray_nodes import Head, Node, cluster_errors, leaving_nodes, living_nodes, local_gpus, node_of
+from orchestrator.cluster.ray_nodes import Head, Node, cluster_errors, here, leaving_nodes, living_nodes, local_gpus
 from orchestrator.cluster.ray_session import _LONGEST_TEMPORARY_ROOT, available_cpus, local
 from workers.errors import StorageError
 
@@ -77,25 +79,25 @@ def test_draining_nodes_are_listed(started):
         assert leaving_nodes() == frozenset()
 
 
-def test_actor_s_node_is_known_once_it_has_one(worker, in_worker):
-    with private("ray._private.state.actors, or ActorHandle._actor_id", "ray_nodes.node_of"):
-        lives_on = in_worker(lambda: ray.get_runtime_context().get_node_id())
-        assert node_of(worker) == lives_on
+def test_actor_says_where_it_runs(in_worker):
+    with private("the runtime context, or ray.util.get_node_ip_address", "ray_nodes.here"):
+        (node,) = living_nodes()
+        pid = in_worker(os.getpid)
+        assert in_worker(here) == Where(socket.gethostname(), "127.0.0.1", pid, "CPU", node.name)
 
 
 def test_actor_that_waits_for_a_machine_has_no_node_and_is_stopped_all_the_same(started):
     from ray._private.state import actors
 
     cluster = RayCluster(1, available_cpus() + 1, 0, nodes_change=True)
-    with private("State of ray._private.state.actors", "ray_nodes.node_of"):
-        cluster.acquire("waits")
-        (waiting,) = cluster._actors.values()
-        give_up = time.monotonic() + 60
-        # By then Ray names a node, the one that keeps the request.
-        while actors(waiting._actor_id.hex()).get("State") != "PENDING_CREATION":
-            assert time.monotonic() < give_up
-            time.sleep(0.05)
-        assert node_of(waiting) == ""
+    cluster.acquire("waits")
+    (waiting,) = cluster._actors.values()
+    give_up = time.monotonic() + 60
+    # By then Ray names a node, the one that keeps the request.
+    while actors(waiting._actor_id.hex()).get("State") != "PENDING_CREATION":
+        assert time.monotonic() < give_up
+        time.sleep(0.05)
+    assert cluster.where("waits") is None
     call = waiting.warm_up.remote(1)
     cluster.stop("waits")
     with pytest.raises(RayActorError):
@@ -104,7 +106,8 @@ def test_actor_that_waits_for_a_machine_has_no_node_and_is_stopped_all_the_same(
 
 def test_nodes_say_their_name_and_cpus(started):
     with private("a key of ray.nodes()", "ray_nodes.living_nodes"):
-        assert living_nodes() == [Node(available_cpus(), local_gpus(), ray.get_runtime_context().get_node_id())]
+        name = ray.get_runtime_context().get_node_id()
+        assert living_nodes() == [Node(available_cpus(), local_gpus(), name, socket.gethostname(), "127.0.0.1")]
 
 
 def test_head_s_address_accepts_connections(started):

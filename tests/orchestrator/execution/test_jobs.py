@@ -43,6 +43,11 @@ def test_refit_replays_the_cuts_of_a_plateau_and_ends_at_its_best_epoch(tmp_path
     assert spec == work_of(tmp_path, PLATEAU).stage_spec(work_of(tmp_path, PLATEAU).plan.stages[1], 1)
 
 
+def test_specs_carry_the_launch_s_code(tmp_path):
+    work = replace(work_of(tmp_path, PLATEAU), code="c" * 64)
+    assert work.stage_spec(work.plan.stages[0], 0).code == work.predict_spec("a").code == "c" * 64
+
+
 def test_refit_of_another_schedule_keeps_its_course(tmp_path):
     cosine = ScheduleSettings(decay=Decay.cosine, cuts=0, latest=(), epochs=90)
     spec = spec_of(work_of(tmp_path, cosine), best_epochs=80)

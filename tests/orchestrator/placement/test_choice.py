@@ -12,7 +12,6 @@ from orchestrator.inputs import survey_all
 from orchestrator.placement import choice as placement, measuring, placing
 from orchestrator.placement.choice import MARGIN, Candidate
 from orchestrator.placement.measuring import (
-    cpu_model,
     measure,
     measure_modes,
     rates_file,
@@ -121,12 +120,6 @@ def test_damaged_rates_count_as_none(tmp_path, text):
     assert read_rates(tmp_path, ABOUT)
     rates_file(tmp_path, ABOUT).write_text(text)
     assert read_rates(tmp_path, ABOUT) == {}
-
-
-def test_cpu_model_is_the_kernel_s_name(tmp_path):
-    (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: Some CPU @ 2 GHz\n")
-    assert cpu_model(tmp_path / "cpuinfo") == "Some CPU @ 2 GHz"
-    assert cpu_model(tmp_path / "absent")
 
 
 @pytest.fixture

@@ -6,11 +6,13 @@ from dataclasses import asdict
 
 import pytest
 
+from orchestrator.cluster.interface import Where
 from orchestrator.plan.model import PredictJob, StageRef, TrainJob
 from orchestrator.run.ledger import AttemptEnd, Budgets, Ledger, State, end_noted, read_ledger
 from workers.errors import CheckFailed, ClusterLost, Stopped, StorageError
 
 STAGE = TrainJob(StageRef("a", "train"))
+HERE = Where("w1", "10.0.0.1", 7, "CPU", "1")
 
 
 def _attempt(ledger, outcome):
@@ -47,6 +49,8 @@ def test_every_change_is_on_disk_before_the_method_returns(tmp_path):
         lambda: ledger.set_state(State.running),
         lambda: ledger.declare({STAGE: State.waiting}),
         lambda: ledger.begin(STAGE, started=5.0, resumed_from=3),
+        lambda: ledger.place(STAGE, HERE),
+        lambda: ledger.leave_out({"2": "left out: node w2: it lacks compiled kernels"}),
         lambda: ledger.flag_at_chance(STAGE, True),
         lambda: ledger.end(STAGE, AttemptEnd.done, State.done, resumed_from=2),
     ]
@@ -56,7 +60,21 @@ def test_every_change_is_on_disk_before_the_method_returns(tmp_path):
     entry = json.loads(path.read_text())["stages"]["a/train"]
     assert entry["at_chance"] is True
     attempt = {"attempt": 0, "launch": 1, "started": 5.0, "resumed_from": 2, "last_step": 3, "outcome": "done"}
-    assert entry["attempts"] == [{**attempt, "error": "", "diverged_at": None, "ended": 7.5}]
+    where = {"node": "w1", "address": "10.0.0.1", "pid": 7, "device": "CPU", "node_id": "1"}
+    assert entry["attempts"] == [{**attempt, "error": "", "diverged_at": None, "ended": 7.5, "where": where}]
+    assert entry["attempts"][0]["where"] == asdict(HERE)
+    assert Ledger(path).contents.left_out == {}, "each launch looks at the nodes again"
+
+
+def test_attempts_on_a_node_that_is_left_out_count_for_no_budget(tmp_path):
+    ledger, none_to_spare = Ledger(tmp_path / "ledger.json"), Budgets(max_losses=0, max_failures=0)
+    ledger.begin(STAGE, started=1.0, resumed_from=0)
+    ledger.place(STAGE, HERE)
+    ledger.end(STAGE, AttemptEnd.failed, State.waiting, error="OSError: a cable")
+    assert not ledger.may_retry(STAGE, AttemptEnd.failed, none_to_spare)
+    ledger.leave_out({"1": "in quarantine"})
+    assert ledger.may_retry(STAGE, AttemptEnd.failed, none_to_spare)
+    assert ledger.is_left_out(ledger.last(STAGE)) and ledger.last(STAGE).kind == "OSError"
 
 
 def test_file_has_a_line_for_each_job_and_no_number_that_json_lacks(tmp_path):

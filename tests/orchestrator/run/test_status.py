@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 import pytest
 from fake_stages import make_plan, make_record, make_stage
 
+from orchestrator.cluster.interface import Where
 from orchestrator.plan.model import PredictJob, TrainJob
 from orchestrator.run import status_reader
 from orchestrator.run.holder import lock
@@ -200,6 +201,21 @@ def test_nan_that_was_passed_is_in_the_line_and_in_the_document():
     assert "met NaN at update 7, 9, but not when replayed" in stage_line(status)
     document = status_json(RunStatus("r", State.running, (status,)))
     assert document["stages"][0]["passed_nans"] == (7, 9)
+
+
+def test_status_says_where_a_stage_runs_and_which_nodes_are_not_used(run):
+    where = Where("w1", "10.0.0.1", 7, "CPU", "1")
+    ledger, job = _start(run), _JOBS[0]
+    ledger.place(job, where)
+    ledger.leave_out({"2": "left out: node w2 (10.0.0.2): it lacks compiled kernels"})
+    status = _read_held(run)
+    first, *_, last = status_lines(status)[1:]
+    assert first.endswith("on w1 (10.0.0.1), pid 7, CPU") and last.startswith("left out: node w2")
+    stage = status_json(status)["stages"][0]
+    assert (stage["node"], stage["where"]["pid"]) == ("w1", 7)
+    assert status_json(status)["stages"][1]["node"] is None
+    ledger.end(job, AttemptEnd.failed, State.failed, error="OSError: a cable")
+    assert "on w1 (10.0.0.1)  OSError" in stage_line(_read_held(run).stages[0])
 
 
 def _running(course, stage=_STAGES[0]):

@@ -10,8 +10,11 @@ import pytest
 from whole_run import alter_predictions, commit
 
 from orchestrator.cli.program import main
+from orchestrator.cluster.interface import Where
 from orchestrator.config.composition import compose
 from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionConfig, SubmissionFormat
+from orchestrator.plan.model import StageRef, TrainJob
+from orchestrator.run.ledger import AttemptEnd, Ledger, State
 from orchestrator.run.paths import RunPaths
 from workers.storage import atomic
 
@@ -100,6 +103,23 @@ def test_explain_tells_each_members_own_view_weight_run_and_checkpoint(committed
         best = np.argsort(-row)[:5]
         assert [one["class"] for one in member["top"]] == [f"class{place:02d}" for place in best]
         assert [one["probability"] for one in member["top"]] == pytest.approx(row[best].tolist())
+
+
+def test_explain_names_the_nodes_that_trained_a_member_in_order(own_copy, capsys):
+    paths = own_copy
+    assert {member["node"] for member in told(paths, "test_007.png", capsys)["members"]} == {""}
+    said = json.loads((paths.submission / "manifest.json").read_text())["members"]
+    (stage,) = {one["stage"] for one in said if one["name"] == "base1"}
+    ledger, job = Ledger(paths.ledger), TrainJob(StageRef("base1", stage))
+    for node, steps, end in (("w1", 4, AttemptEnd.lost), ("w3", 0, AttemptEnd.refused), ("w2", 10, AttemptEnd.done)):
+        ledger.begin(job, started=0.0, resumed_from=0)
+        ledger.place(job, Where(node, "10.0.0.1", 7, "CPU", node))
+        ledger.reach(job, steps)
+        ledger.end(job, end, State.waiting)
+    first, *others = told(paths, "test_007.png", capsys)["members"]
+    assert first["node"] == "w1 (10.0.0.1), then w2 (10.0.0.1)" and {one["node"] for one in others} == {""}
+    assert main(["explain", str(paths.root), "test_007.png"]) == 0
+    assert "  trained on w1 (10.0.0.1), then w2 (10.0.0.1), MLflow run " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,84 @@
+"""Whether a node fits: what a look at a machine finds, and what is made of it; no Ray."""
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.cluster.interface import Unfit
+from orchestrator.cluster.preflight import Needs, inspect, misfit, none_left, remark
+from workers.errors import ConfigError, StorageError
+from workers.numerics import code_digest
+from workers.protocol import Numerics
+from workers.storage import write_text
+
+STORE = "/shared/store/1"
+GOOD = {
+    "code": "c" * 64,
+    "python": "3.12",
+    "torch": "2.14.0",
+    "bf16": True,
+    "compiled_kernels": True,
+    "processors": "One",
+    "free_bytes": 8e9,
+    "probe": "",
+    "seen": True,
+    "stores": {STORE: "sha"},
+}
+NEEDS = Needs("c" * 64, Path("/shared/run"), "run_dir", Numerics(1, "bf16", "cpu", "compiled"), (Path(STORE),), 1e9)
+
+
+def test_node_that_has_what_the_launch_has_fits():
+    assert misfit(GOOD, GOOD, NEEDS) is None
+    assert remark(GOOD, GOOD) == ""
+
+
+@pytest.mark.parametrize(
+    ("found", "said", "storage"),
+    [
+        ({"python": "3.11"}, "it has python 3.11, and this machine 3.12: install", False),
+        ({"torch": "2.13.0", "code": "d" * 64}, "it has torch 2.13.0, and this machine 2.14.0: install", False),
+        ({"code": "d" * 64}, "workers/ (digest dddddddddddd) is not the launch's (cccccccccccc): install", False),
+        ({"compiled_kernels": False}, "lacks compiled kernels (install Septet on a machine with a C compiler)", False),
+        ({"bf16": False}, "lacks a CPU that multiplies bfloat16: leave it out, or set precision=fp32", False),
+        ({"probe": "is not there"}, "run_dir=/shared/run is not there: mount", True),
+        ({"seen": False}, "what it writes in run_dir=/shared/run is not seen here: mount", True),
+        ({"stores": {STORE: ""}}, "no prepared images are at /shared/store/1 (datasets.store): mount", True),
+        ({"stores": {STORE: "another"}}, "other prepared images are at /shared/store/1", True),
+        ({"free_bytes": 5e8}, "a member takes about 1.0 GB: end what else runs there", False),
+    ],
+)
+def test_node_that_lacks_something_is_unfit_and_the_line_says_what_to_do(found, said, storage):
+    unfit = misfit({**GOOD, **found}, GOOD, NEEDS)
+    assert unfit is not None and said in unfit.reason and unfit.storage is storage
+    assert "\n" not in unfit.reason
+
+
+def test_what_the_driver_s_machine_lacks_too_was_accepted_when_the_run_began():
+    same = {**GOOD, "bf16": False}
+    assert misfit(same, same, NEEDS) is None
+    assert misfit(same, GOOD, NEEDS) is not None
+
+
+def test_node_of_another_cpu_fits_and_is_remarked_on():
+    other = {**GOOD, "processors": "One, H200"}
+    assert misfit(other, GOOD, NEEDS) is None
+    assert remark(other, GOOD).startswith("One, H200, and here One: bits may depend on where")
+
+
+def test_where_none_is_left_nodes_are_grouped_by_reason_and_storage_alone_is_exit_code_7():
+    unshared, other = Unfit("run_dir=/r is not there", storage=True), Unfit("it has other code")
+    error = none_left({"w1": unshared, "w2": unshared})
+    assert type(error) is StorageError and error.exit_code == 7
+    assert str(error) == "no node of the cluster can be used: w1, w2: run_dir=/r is not there"
+    assert type(none_left({"w1": unshared, "w2": other})) is ConfigError
+
+
+def test_look_at_this_machine_writes_its_probe_and_makes_no_folder(tmp_path):
+    store = tmp_path / "store"
+    write_text(store / "manifest.json", "{}")
+    found = inspect(tmp_path / "probe", "here", (store, tmp_path / "absent"))
+    assert (tmp_path / "probe").read_text() == "here" and found["probe"] == ""
+    assert found["code"] == code_digest() and found["free_bytes"] > 0 and found["processors"]
+    assert len(found["stores"][str(store)]) == 64 and found["stores"][str(tmp_path / "absent")] == ""
+    assert inspect(tmp_path / "run" / "probe", "here", ())["probe"] == "is not there"
+    assert not (tmp_path / "run").exists()

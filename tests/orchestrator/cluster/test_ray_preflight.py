@@ -1,0 +1,89 @@
+"""A look at the node of a real Ray, an actor's refusal, and that both leave the node out by name."""
+
+import time
+from dataclasses import replace
+
+import pytest
+from fake_stages import make_spec
+
+from orchestrator.cluster.interface import Unfit
+from orchestrator.cluster.preflight import Needs
+from orchestrator.cluster.ray_backend import RayCluster
+from orchestrator.cluster.ray_nodes import Node, living_nodes
+from orchestrator.cluster.ray_preflight import Preflight
+from orchestrator.cluster.ray_session import local
+from workers.errors import ConfigError, StorageError
+from workers.numerics import code_digest
+
+GIVE_UP_S = 120.0
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory):
+    """The node of a local Ray that lives as long as this module's tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("work"))
+        with local():
+            yield living_nodes()[0]
+
+
+@pytest.fixture
+def needs(tmp_path):
+    return Needs(code_digest(), tmp_path)
+
+
+def test_node_that_fits_is_used_and_leaves_no_file(node, needs, tmp_path):
+    preflight = Preflight(needs)
+    assert preflight.require([node]) == [node]
+    assert preflight.left_out == {}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_node_is_looked_at_while_others_work_and_used_once_it_has_answered(node, needs):
+    preflight = Preflight(needs)
+    assert preflight.fitting([node]) == [], "nobody waits for the answer"
+    give_up = time.monotonic() + GIVE_UP_S
+    while not preflight.fitting([node]):
+        assert time.monotonic() < give_up
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "said"),
+    [
+        ({"code": "0" * 64}, ConfigError, "its code of workers/"),
+        ({"member_bytes": 1e18}, ConfigError, ".* of memory are free"),
+        ({"folder": "absent"}, StorageError, "run_dir=.*absent is not there"),
+    ],
+)
+def test_node_that_does_not_fit_is_left_out_by_name_and_none_is_left(node, needs, tmp_path, change, kind, said):
+    if "folder" in change:
+        change = {"folder": tmp_path / "absent"}
+    preflight = Preflight(replace(needs, **change))
+    with pytest.raises(kind, match=rf"no node of the cluster can be used: {node.host} \(127\.0\.0\.1\): {said}"):
+        preflight.require([node])
+    assert preflight.left_out[node.name].startswith(f"left out: node {node}: ")
+
+
+def test_node_that_is_gone_is_left_out_and_the_others_are_used(node, needs):
+    gone = Node(1, 0, "a" * 56, "gone", "10.0.0.9")
+    preflight = Preflight(needs)
+    assert preflight.require([node, gone]) == [node]
+    assert list(preflight.left_out) == [gone.name]
+
+
+def test_actor_of_other_code_leaves_its_node_out_and_where_none_is_left_the_next_start_says_so(node, tmp_path):
+    cluster = RayCluster(1, 1, 0)
+    cluster.acquire("a")
+    cluster.run_stage(replace(make_spec(tmp_path / "a" / "train"), code="0" * 64))
+    give_up = time.monotonic() + GIVE_UP_S
+    while not (found := cluster.poll(1.0)):
+        assert time.monotonic() < give_up
+    (refused,) = found
+    assert isinstance(refused.outcome, Unfit) and refused.outcome.node_id == node.name
+    where = cluster.where("a")
+    assert where is not None and (where.node_id, where.address) == (node.name, "127.0.0.1")
+    assert list(cluster.left_out) == [node.name]
+    cluster.discard("a")
+    with pytest.raises(ConfigError, match="run the same command again"):
+        cluster.acquire("a")

@@ -1,0 +1,91 @@
+"""Nodes on which members fail as nowhere else: which they are (pure), and that their members end elsewhere for free."""
+
+import pytest
+from driver_run import Run
+from fake_stages import plan_of
+from local_actors import LocalActors
+
+from orchestrator.cluster.interface import Where
+from orchestrator.cluster.ray_nodes import Node
+from orchestrator.execution.nodes import suspects
+from orchestrator.run.ledger import Attempt, AttemptEnd, Budgets, State
+from workers.errors import DataError, MemberFailed
+
+NODES = ("1", "2", "3")
+
+
+def at(node):
+    return Where(f"w{node}", f"10.0.0.{node}", 7, "CPU", node)
+
+
+def ended(member, node, error="OSError: a cable", outcome=AttemptEnd.failed):
+    return member, Attempt(0, 1, 0.0, 0, 0, outcome, error if outcome is not AttemptEnd.done else "", where=at(node))
+
+
+def test_two_members_failing_alike_on_one_node_alone_make_it_a_suspect():
+    found = suspects([ended("a", "1"), ended("b", "1"), ended("c", "2", outcome=AttemptEnd.done)], NODES)
+    assert list(found) == ["1"]
+    assert found["1"].startswith("in quarantine: node w1 (10.0.0.1): a and b ended there with OSError, as none did els")
+
+
+@pytest.mark.parametrize(
+    "attempts",
+    [
+        [ended("a", "1"), ended("a", "1")],
+        [ended("a", "1"), ended("b", "1", "ValueError: x")],
+        [ended("a", "1"), ended("b", "1"), ended("c", "2")],
+        [ended("a", "4"), ended("b", "4")],
+        [ended("a", "1", outcome=AttemptEnd.preempted), ended("b", "1", outcome=AttemptEnd.stopped)],
+        [ended(member, node, f"Kind{node}: x") for member in "ab" for node in NODES],
+    ],
+    ids=["one member", "two kinds", "elsewhere too", "gone", "no fault", "all nodes"],
+)
+def test_otherwise_no_node_is_a_suspect(attempts):
+    assert suspects(attempts, NODES) == {}
+
+
+class OfNodes(LocalActors):
+    """Members in threads, each on the first of two nodes that may be used; a member's first node is its own choice."""
+
+    is_local = False
+
+    def __init__(self, fakes, first="1"):
+        super().__init__(1, fakes.duties)
+        self.first, self.out, self.left_out = first, {}, {}
+
+    def nodes(self):
+        return [Node(1, 0, name) for name in ("1", "2")]
+
+    def quarantine(self, suspects):
+        self.out = self.left_out = dict(suspects)
+
+    def where(self, member):
+        return at(next(name for name in (self.first, "1", "2") if name not in self.out))
+
+
+def launched(root, script):
+    run = Run(root, plan_of({name: {"train": None} for name in "abc"}), budgets=Budgets(0, 0), num_slots=1)
+    run.fakes.script = script
+    driver, actors = run.driver(), OfNodes(run.fakes)
+    driver.take_stock()
+    return run, lambda: driver.run(actors, lambda: False, lambda: None)
+
+
+@pytest.mark.parametrize("error", [OSError("a cable"), DataError("its copy is damaged")], ids=["retried", "for good"])
+def test_members_of_a_node_in_quarantine_end_elsewhere_though_their_budget_is_none(tmp_path, error):
+    run, work = launched(tmp_path, {"a/train": [(4, error)], "b/train": [(4, error)]})
+    assert work()
+    where = {ref: [one.where.node for one in entry.attempts] for ref, entry in run.ledger.stages.items()}
+    assert where == {"a/train": ["w1", "w2"], "b/train": ["w1", "w2"], "c/train": ["w2"]}
+    assert {entry.state for entry in run.ledger.stages.values()} == {State.done}
+    assert [line.partition(":")[0] for line in run.ledger.left_out.values()] == ["in quarantine"]
+    assert run.tracker.places["a/train"] == "w2 (10.0.0.2), pid 7, CPU"
+
+
+def test_error_that_comes_elsewhere_too_is_no_node_s_fault(tmp_path):
+    error = [(4, OSError("a bug"))] * 9
+    run, work = launched(tmp_path, {f"{name}/train": error for name in "abc"})
+    with pytest.raises(MemberFailed, match="a bug"):
+        work()
+    assert run.ledger.left_out == {}
+    assert all(len(entry.attempts) <= 2 for entry in run.ledger.stages.values())
