@@ -11,23 +11,21 @@ from typing import IO
 from orchestrator import cluster, placement, submission, tracking
 from orchestrator.combine import (
     LEFT_OUT,
-    check_min_members,
     check_outside,
     find_missing,
-    fitting_split,
     left_out,
     store_outside,
-    weights_of,
     without,
 )
-from orchestrator.config import FITTED, TARGET, Calibrator, Compile, Config, compose, default_run_dir
+from orchestrator.config import TARGET, Compile, Config, compose, default_run_dir
 from orchestrator.display import Display, unseen_classes, watching
 from orchestrator.execution import Driver, Interrupts, Work, obeying
 from orchestrator.folding import find_folds
-from orchestrator.inputs import check_init_files, hash_init_files, hash_outside, prepare_all, survey_all, with_code
+from orchestrator.inputs import hash_init_files, hash_outside, prepare_all, survey_all, with_code
 from orchestrator.outputs import Results, write_results
 from orchestrator.placement import Measuring
-from orchestrator.plan import Plan, disk_estimate, make_plan, remarks
+from orchestrator.plan import Plan, disk_estimate, remarks
+from orchestrator.planning import checked_plan
 from orchestrator.run import (
     Budgets,
     Ledger,
@@ -52,7 +50,7 @@ from workers.data.export import export
 from workers.data.store import Store, require_space
 from workers.errors import CheckFailed, ClusterLost, ConfigError, DataError, MemberFailed, SeptetError, Stopped
 from workers.numerics import code_digest
-from workers.settings import HELD_OUT, OUT_OF_FOLD
+from workers.settings import HELD_OUT
 
 _CONFIG_DIR = "--config-dir="
 
@@ -93,19 +91,8 @@ def launch(config: Config, stream: IO[str], *, accept_changes: bool = False, tru
     """
     config = with_code(config, trusted=trust_code)
     with Interrupts() as interrupts, closing(Display(stream)) as display:
-        plan = make_plan(config, survey_all(config), hash_init_files(config), hash_outside(config))
-        check_init_files(plan)
+        plan = checked_plan(config, survey_all(config), hash_init_files(config), hash_outside(config))
         cluster.check_resources(config.cluster)
-        submission.read_named(config.submission)
-        combined = without(plan, left_out(config.combine, plan))
-        check_min_members(config.submission, combined)
-        counts = {**plan.target.counts, OUT_OF_FOLD: combined.is_covered}
-        held = [split for split, count in counts.items() if count]
-        if (method := config.combine.method) in FITTED:
-            fitting_split(f"combine={method}", combined, held)
-        if (calibration := config.combine.calibration) is not Calibrator.none:
-            fitting_split(f"combine.calibration={calibration}", combined, held)
-        weights_of(config.combine, combined.members, combined.voters)
         root = Path(config.run_dir) if config.run_dir else default_run_dir(config.name, plan.hash)
         kept, lacking = config.predict, placement.lacking(config)
         words = tuple(map(without_secrets, config.command))

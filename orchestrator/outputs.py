@@ -72,6 +72,8 @@ from workers.errors import DataError, MemberFailed
 from workers.settings import OUT_OF_FOLD
 from workers.storage import Finished, parse_json
 
+_RANK_BY_AUC = "combine=rank orders the classes of each image, and auc the images of each class; combine=mean suits it."
+
 
 @dataclass(frozen=True)
 class Results:
@@ -135,9 +137,8 @@ class Opened:
         plain = equal(CombineMethod.mean, len(self.members[split]))
         given = (tuple(self.rows(split).values()), self.data.labels(split), metric, split)
         found = choose(method, *given, replace(self, combination=plain)._of(split))
-        assert found.fit is not None
-        if not found.fit.is_taken:
-            return replace(plain, fit=found.fit)
+        if found.fit is None or not found.fit.is_taken:
+            return replace(plain, fit=found.fit, note=found.note)
         if split != OUT_OF_FOLD:
             return found
         # Each member has an equal part of its voter's weight.
@@ -293,14 +294,12 @@ def _combination(plan: Plan, opened: Opened, combine: CombineConfig, metric: Met
         found = equal(method, len(names))
         if combine.weights:
             found = replace(found, weights=weights_of(combine, names, plan.voters), given=combine.weights)
-        return found
+        return replace(found, note=_RANK_BY_AUC) if (method, metric) == (CombineMethod.rank, Metric.auc) else found
     split = fitting_split(f"combine={method}", plan, opened.members)
     if data.splits[split].labels is None:
         raise DataError(f"{split} has no labels to fit combine={method} to; choose combine=mean")
-    if len(data.splits[split].rows) < 2:
-        raise DataError(f"combine={method}: {split} has one image, and fits need two or more; choose combine=mean")
     found = opened.fitted(method, metric, split)
-    if split != "val" or (found.fit and not found.fit.is_taken):
+    if split != "val" or found.fit is None or not found.fit.is_taken:
         return found
     note = f"no images of dev: combine={method} was fitted on val, so its errors are too optimistic"
     return replace(found, note=note)

@@ -82,16 +82,10 @@ def _launch(config: "Config", request: Request, streams: Streams) -> int:
 )
 def plan(request: Request, streams: Streams) -> int:
     from orchestrator.config import compose
-    from orchestrator.inputs import (
-        affected_by_labels,
-        check_init_files,
-        hash_init_files,
-        hash_outside,
-        survey_all,
-        with_code,
-    )
+    from orchestrator.inputs import affected_by_labels, hash_init_files, hash_outside, survey_all, with_code
     from orchestrator.placement import Measuring, augmentation_line, measure_rates, place
-    from orchestrator.plan import make_plan, make_report
+    from orchestrator.plan import make_report
+    from orchestrator.planning import checked_plan
 
     config = compose(request.overrides, request.config_dir)
     if request.cfg:
@@ -101,8 +95,7 @@ def plan(request: Request, streams: Streams) -> int:
         streams.progress(line)
     surveys = survey_all(config, allow_absent=True)
     files = (hash_init_files(config), hash_outside(config))
-    planned = make_plan(config, surveys, *files)
-    check_init_files(planned)
+    planned = checked_plan(config, surveys, *files)
     placed = place(config, planned, streams.progress, Measuring.never)
     here = _members_at_once(replace(placed.cluster, address=None), streams)
     slots = _members_at_once(placed.cluster, streams) if config.cluster.address else here

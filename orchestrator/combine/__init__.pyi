@@ -26,7 +26,14 @@ from .calibration import (
     corrected as corrected,
     place_scores as place_scores,
 )
-from .fit import Fit as Fit, Interval as Interval, in_units as in_units, loss_in_units as loss_in_units
+from .fit import (
+    LEAST_IMAGES as LEAST_IMAGES,
+    Fit as Fit,
+    Interval as Interval,
+    in_units as in_units,
+    loss_in_units as loss_in_units,
+    too_few as too_few,
+)
 from .held_out import fitting_split as fitting_split, no_sets as no_sets
 from .out_of_fold import OutOfFold as OutOfFold, regrouped as regrouped
 from .outside import check_outside as check_outside, store_outside as store_outside

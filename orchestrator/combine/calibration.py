@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.combine.fit import too_few
 from orchestrator.combine.rows import SMALLEST_PROBABILITY, Block
 from orchestrator.config import Calibrator, SetScore
 from orchestrator.text import counted
@@ -24,7 +25,8 @@ class Calibration:
     """How combined probabilities are corrected, and the log-loss on `num_images` of `split` `before` and `after`.
 
     `after` is of fits to other folds of these images. `numbers` are the temperature alone; or the classes' factors,
-    then their constants; or for each class the probabilities before, then after, at the corners of its curve.
+    then their constants; or for each class the probabilities before, then after, at the corners of its curve. There are
+    none if there were too few images to fit.
     """
 
     asked: Calibrator
@@ -37,9 +39,12 @@ class Calibration:
 
     def line(self) -> str:
         """Returns a line for people: what was gained in cross-fitting, and what is used."""
+        setting = f"combine.calibration={self.asked}"
+        if not self.numbers:
+            return too_few(setting, self.num_images, self.split, "the uncalibrated average")
         used = "it is used" if self.is_taken else "the uncalibrated average is kept: that is not better with confidence"
         return (
-            f"combine.calibration={self.asked}{self.temperature}, fitted to {counted(self.num_images, 'image')} of "
+            f"{setting}{self.temperature}, fitted to {counted(self.num_images, 'image')} of "
             f"{self.split}: cross-fitted log-loss {self.after:.4f}, before {self.before:.4f}, so {used}."
         )
 

@@ -8,6 +8,8 @@ from typing import Any
 from orchestrator.config import CombineMethod, Metric
 from orchestrator.text import counted
 
+# Two for each of the ten folds of cross-fitting. Of fewer, an interval over images is far too sure.
+LEAST_IMAGES = 20
 _IN_POINTS = frozenset(Metric) - {Metric.log_loss, Metric.brier}
 
 
@@ -57,6 +59,11 @@ class Fit:
             f"  cross-fitted it gains {in_units(self.metric, self.gain)} on the mean, so {used}",
             f"  on new images expect {in_units(self.metric, self.optimism)} more loss than on those of the fit",
         )
+
+
+def too_few(setting: str, num_images: int, split: str, kept: str) -> str:
+    """Returns the line on a fit that a `setting` asks for, and that so few images of `split` do not allow."""
+    return f"{setting}: {split} has {counted(num_images, 'image')}, and a fit needs {LEAST_IMAGES}, so {kept} is kept."
 
 
 def in_units(metric: Metric, one: Interval, sign: str = "") -> str:

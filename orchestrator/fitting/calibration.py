@@ -17,6 +17,7 @@ from sklearn.isotonic import IsotonicRegression
 from threadpoolctl import threadpool_limits
 
 from orchestrator.combine import (
+    LEAST_IMAGES,
     SMALLEST_PROBABILITY,
     Block,
     Calibration,
@@ -60,8 +61,12 @@ def fit_calibration(
 ) -> tuple[Calibration, Block]:
     """Fits `asked` to `block` (rows, classes), and takes it if the interval of its cross-fitted gain lies above zero.
 
-    Returns it, and `block` as new images would be: each row corrected by a fit to the rows of other `folds`.
+    Returns it, and `block` as new images would be: each row corrected by a fit to the rows of other `folds`. Of fewer
+    rows than LEAST_IMAGES nothing is fitted.
     """
+    if len(labels) < LEAST_IMAGES:
+        loss = -float(_logs(block)[np.arange(len(labels)), labels].mean())
+        return Calibration(asked, split, len(labels), loss, loss, False, []), block
     crossed = block.copy()
     for inside, outside in folds_and_others(folds):
         crossed[inside] = corrected(asked, _FITS[asked](block[outside], labels[outside]), block[inside])

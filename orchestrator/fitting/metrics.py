@@ -4,16 +4,17 @@ Of two equally probable classes the one with the lower index comes first, as in 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from orchestrator.combine import Labels, Rows, ranks
 from orchestrator.config import Metric
 
 # As in scikit-learn's log_loss for float64.
 SMALLEST = float(np.finfo(np.float64).eps)
+IMAGE_METRICS = (Metric.top1, Metric.top5, Metric.log_loss, Metric.brier)
 
 
 @dataclass(frozen=True)
@@ -86,26 +87,31 @@ def loss(metric: Metric, value: float) -> float:
 
 def image_losses(metric: Metric, answers: Answers) -> NDArray[np.float64] | None:
     """Returns each image's loss (rows,), whose mean is the loss of all; None if `metric` is no mean over images."""
-    if metric is Metric.top1:
-        return (answers.rank >= 1).astype(np.float64)
-    if metric is Metric.top5:
-        return (answers.rank >= 5).astype(np.float64)
+    if metric not in IMAGE_METRICS:
+        return None
+    looked_at = {Metric.log_loss: answers.right, Metric.brier: answers.squares}.get(metric, answers.rank)
+    return losses_from(metric, looked_at, answers.num_classes)
+
+
+def losses_from(metric: Metric, looked_at: NDArray[Any], num_classes: int) -> NDArray[np.float64]:
+    """Returns each image's loss from the one thing of `Answers` that a metric of `IMAGE_METRICS` looks at."""
     if metric is Metric.log_loss:
-        losses: NDArray[np.float64] = -np.log(np.clip(answers.right, SMALLEST, 1.0))
+        losses: NDArray[np.float64] = -np.log(np.clip(looked_at, SMALLEST, 1.0))
         return losses
     if metric is Metric.brier:
         # Two classes count as one probability, as in Brier's binary score.
-        return answers.squares * (0.5 if answers.num_classes == 2 else 1.0)
-    return None
+        return looked_at * (0.5 if num_classes == 2 else 1.0)
+    return (looked_at >= (5 if metric is Metric.top5 else 1)).astype(np.float64)
 
 
 def _auc(probabilities: Rows, labels: Labels) -> float:
     num_rows, num_classes = probabilities.shape
-    areas: list[float] = []
+    columns, areas = probabilities[:].T, list[float]()
     for one in [1] if num_classes == 2 else range(num_classes):
-        is_own = labels == one
-        if 0 < (num_own := int(is_own.sum())) < num_rows:
-            # Mann and Whitney: the share of pairs in which the class's image comes first.
-            places = rankdata(probabilities[:][:, one])[is_own]
-            areas.append(float((places.mean() - (num_own + 1) / 2) / (num_rows - num_own)))
+        own = columns[one, labels == one]
+        if 0 < (num_own := len(own)) < num_rows:
+            # Mann and Whitney: the share of pairs in which the class's image comes first. Equal ones share their place.
+            ordered = np.sort(columns[one])
+            places = [np.searchsorted(ordered, own, side).mean() for side in ("left", "right")]
+            areas.append(float((sum(places) - num_own) / 2 / (num_rows - num_own)))
     return float(np.mean(areas)) if areas else float("nan")

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.combine import Combination, Labels, Rows, blocks, combine_block, gather
+from orchestrator.combine import OF_LOGS, Combination, Labels, Rows, blocks, combine_block, gather
 from orchestrator.config import Metric
 from orchestrator.fitting.metrics import Answers, loss, read_answers, value, value_of
 
@@ -22,7 +23,7 @@ class Sample:
 
     `probabilities` is (members, rows, kept) float32; `classes` (rows, kept) are the kept classes, ascending; `right`
     (rows,) is the right one's place among them; `labels` (rows,) is its index. All classes are kept up to 64. `rows`
-    are the rows' indexes in what was sampled.
+    are the rows' indexes in `members`, which was sampled.
     """
 
     probabilities: NDArray[np.float32]
@@ -31,6 +32,7 @@ class Sample:
     labels: Labels
     num_classes: int
     rows: NDArray[np.int64]
+    members: Sequence[Rows]
 
     @property
     def num_rows(self) -> int:
@@ -39,10 +41,18 @@ class Sample:
     def at(self, rows: NDArray[np.int64]) -> "Sample":
         """Returns the sample of `rows`, which may repeat."""
         kept = (self.probabilities[:, rows], self.classes[rows], self.right[rows], self.labels[rows])
-        return Sample(*kept, self.num_classes, self.rows[rows])
+        return Sample(*kept, self.num_classes, self.rows[rows], self.members)
 
     def combined(self, combination: Combination) -> "Scored":
         """Returns the rows combined."""
+        if combination.method in OF_LOGS and self.classes.shape[1] < self.num_classes:
+            # Normalised over all classes: over the kept ones, probabilities would be too high.
+            parts = []
+            for some in blocks(self.num_rows, self.num_classes * len(self.members)):
+                read = [gather(member, self.rows[some]) for member in self.members]
+                parts.append(combine_block(combination, combination.used(read)))
+                parts[-1] = np.take_along_axis(parts[-1], self.classes[some], axis=1)
+            return Scored(self, np.concatenate(parts))
         return Scored(self, combine_block(combination, combination.used(list(self.probabilities)), self.classes))
 
 
@@ -53,6 +63,7 @@ class Scored:
     sample: Sample
     combined: NDArray[np.float64]
 
+    @cached_property
     def answers(self) -> Answers:
         sample, kept = self.sample, read_answers(self.combined, self.sample.right)
         guess = sample.classes[np.arange(sample.num_rows), kept.guess]
@@ -63,7 +74,7 @@ class Scored:
         if metric is Metric.auc:
             found = value(metric, self._all_classes(), self.sample.labels)
         else:
-            found = value_of(metric, self.answers())
+            found = value_of(metric, self.answers)
         return float("inf") if np.isnan(found) else loss(metric, found)
 
     def at(self, rows: NDArray[np.int64]) -> "Scored":
@@ -88,7 +99,7 @@ def draw_sample(members: Sequence[Rows], labels: Labels, max_elements: int = MAX
     ]
     probabilities, classes, right = zip(*parts, strict=True)
     sampled = (np.concatenate(probabilities, axis=1), np.concatenate(classes), np.concatenate(right))
-    return Sample(*sampled, labels, num_classes, rows)
+    return Sample(*sampled, labels, num_classes, rows, members)
 
 
 def _part(

@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import comb, inf, isfinite
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from threadpoolctl import threadpool_limits
 from orchestrator.combine import Interval, Labels, Rows, blocks, gather
 from orchestrator.config import Metric
 from orchestrator.fitting.intervals import mean_intervals
-from orchestrator.fitting.metrics import SMALLEST
+from orchestrator.fitting.metrics import IMAGE_METRICS, losses_from
 from orchestrator.fitting.sample import KEPT_CLASSES, Scored, draw_sample
 
 MOST_EXACT = 10
@@ -28,8 +29,6 @@ _MOST_HELD, _MOST_SUMMED = 2**25, 2**33
 # What a metric that is no mean over images does with an element, in sums.
 _DEAR = 16
 _BLOCK_ELEMENTS = 2**22
-_PLACES = {Metric.top1: 1, Metric.top5: 5}
-_IMAGE_METRICS = (Metric.top1, Metric.top5, Metric.log_loss, Metric.brier)
 _Array = NDArray[np.float64]
 
 
@@ -114,7 +113,7 @@ def _worth(members: Mapping[str, Rows], labels: Labels, metric: Metric, is_exact
     if not isfinite(losses.sum()):
         return None
     order, best = _best_order(parts, num)
-    if metric in _IMAGE_METRICS:
+    if metric in IMAGE_METRICS:
         intervals = mean_intervals(np.concatenate([gains, without]))
     else:
         intervals = tuple(Interval(float(one), -inf, inf) for one in (*gains[:, 0], *without[:, 0]))
@@ -199,7 +198,7 @@ def _read(members: Sequence[Rows], labels: Labels, metric: Metric, num_sets: int
     """Returns evenly spaced images, at most as many as memory and time allow, and their number."""
     (num_rows, num_classes), num = members[0].shape, len(members)
     most = min(_MOST_HELD // num, _MOST_SUMMED // num_sets)
-    if metric not in _IMAGE_METRICS:
+    if metric not in IMAGE_METRICS:
         # An area under a curve looks at all classes.
         share = min(num_classes, KEPT_CLASSES) / num_classes if metric is Metric.auc else 1
         sample = draw_sample(members, labels, max(1, int(share * most * num / _DEAR)))
@@ -224,41 +223,45 @@ def _read(members: Sequence[Rows], labels: Labels, metric: Metric, num_sets: int
 
 def _part(metric: Metric, block: NDArray[np.float32], labels: Labels) -> _Part:
     """Returns what a metric needs of `block` (members, images, classes): some elements of each image in turn."""
-    given, images, num_classes = block.astype(np.float64), np.arange(len(labels)), block.shape[2]
-    right = given[:, images, labels]
-    if metric is Metric.log_loss:
-        uniform = np.full(len(labels), np.log(num_classes))
-        return _Part(right, lambda total, size: -np.log(np.clip(total / size, SMALLEST, 1)) if size else uniform)
-    if metric is Metric.brier:
-        return _brier_part(given, labels)
-    place = _PLACES[metric]
-    # Uniform probabilities are equal: as many classes come before the right one as have a lower index.
-    empty = (labels >= place).astype(np.float64)
+    num_classes = block.shape[2]
+    read = {Metric.log_loss: _right_part, Metric.brier: _brier_part}.get(metric, _rank_part)
+    given, look, empty = read(block.astype(np.float64), labels)
+
+    def losses(total: _Array, size: int) -> _Array:
+        return losses_from(metric, look(total, size) if size else empty, num_classes)
+
+    return _Part(given, losses)
+
+
+# What is summed, what of `Answers` a metric looks at, made of a sum and its number of members, and that of no member.
+_Looked = tuple[_Array, Callable[[_Array, int], NDArray[Any]], NDArray[Any]]
+
+
+def _right_part(given: _Array, labels: Labels) -> _Looked:
+    right = given[:, np.arange(len(labels)), labels]
+    return right, lambda total, size: total / size, np.full(len(labels), 1 / given.shape[2])
+
+
+def _rank_part(given: _Array, labels: Labels) -> _Looked:
     # Only classes that some member puts before the right one can come before it. It stays too: no image is empty.
-    given -= right[:, :, None]
+    given -= given[:, np.arange(len(labels)), labels][:, :, None]
     ahead = (given >= 0).any(axis=0)
     starts = np.cumsum(ahead.sum(axis=1)) - ahead.sum(axis=1)
     # Of equal ones the lower index comes first: what is above the negative number next to 0 is at least 0.
-    floors = np.where(np.arange(num_classes) < labels[:, None], -np.finfo(np.float64).smallest_subnormal, 0.0)[ahead]
-
-    def errors(total: _Array, size: int) -> _Array:
-        if not size:
-            return empty
-        return (np.add.reduceat(total > floors, starts, dtype=np.int32) >= place).astype(np.float64)
-
-    return _Part(given[:, ahead], errors)
+    floors = np.where(np.arange(given.shape[2]) < labels[:, None], -np.finfo(np.float64).smallest_subnormal, 0.0)[ahead]
+    # Uniform probabilities are equal: as many classes come before the right one as have a lower index.
+    return given[:, ahead], lambda total, _: np.add.reduceat(total > floors, starts, dtype=np.int32), labels
 
 
-def _brier_part(given: _Array, labels: Labels) -> _Part:
-    num_classes, scale = given.shape[2], 0.5 if given.shape[2] == 2 else 1.0
-    uniform = np.full(len(labels), scale * (1 - 1 / num_classes))
+def _brier_part(given: _Array, labels: Labels) -> _Looked:
+    num_classes = given.shape[2]
     given[:, np.arange(len(labels)), labels] -= 1
     if num_classes > len(given):
         # Turned so that a member has only as many coordinates as there are members: lengths stay the same.
         given = np.asarray(np.linalg.qr(given.transpose(1, 2, 0), mode="r")).transpose(2, 0, 1)
     shape = given.shape[1:]
 
-    def squares(total: _Array, size: int) -> _Array:
-        return scale * ((total / size) ** 2).reshape(shape).sum(axis=1) if size else uniform
+    def squares(total: _Array, size: int) -> NDArray[Any]:
+        return np.asarray(((total / size) ** 2).reshape(shape).sum(axis=1))
 
-    return _Part(given.reshape(len(given), -1), squares)
+    return given.reshape(len(given), -1), squares, np.full(len(labels), 1 - 1 / num_classes)

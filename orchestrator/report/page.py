@@ -23,11 +23,12 @@ from orchestrator.text import counted
 
 @dataclass(frozen=True)
 class Picture:
-    """One figure, drawn for a light and for a dark page; `caption` is also the alternative text."""
+    """One figure, drawn for a light and for a dark page; without `spoken`, `caption` is also the alternative text."""
 
     light: bytes
     dark: bytes
     caption: str
+    spoken: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class Page:
     facts: Mapping[str, str]
     worth: Valued | None = None
     review: str = ""
+    reliability: Picture | None = None
 
 
 def environment() -> Environment:

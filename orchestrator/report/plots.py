@@ -1,8 +1,8 @@
 """Draws the report's figures as PNG bytes. The only module that uses matplotlib; imports it when it draws."""
 
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from orchestrator.combine import Interval
 from orchestrator.report.curves import Curve
+from orchestrator.report.reliability import Reliability
+from orchestrator.report.scores import NUM_BINS, bins_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -100,6 +102,29 @@ def member_errors(bars: Sequence[Bar], theme: Theme) -> bytes:
     axes.grid(visible=False, axis="y")
     axes.set_xlim(0, 1.12 * max(ends, default=1))
     axes.set_xlabel("top-1 error, %")
+    return _png(figure)
+
+
+def reliability(panels: Mapping[str, Reliability], theme: Theme) -> bytes:
+    """Draws a panel for each of `panels`, by title: how often right by how sure, and below how many are how sure."""
+    figure = _figure(5.0 * len(panels), 5.2, theme)
+    rows = figure.subplots(2, len(panels), squeeze=False, sharex=True, sharey="row", height_ratios=(3, 1))
+    for above, below, (title, found) in zip(*rows, panels.items(), strict=True):
+        _dress(above, theme)
+        _dress(below, theme)
+        sure, right, low, high = 100 * np.array([(one.confidence, *astuple(one.right)) for one in found.equal_mass]).T
+        above.plot([0, 100], [0, 100], color=theme.ink, linewidth=0.9, linestyle="--", alpha=0.6)
+        bars = {"fmt": "o", "markersize": 4.5, "elinewidth": 1.1, "capsize": 2.5}
+        above.errorbar(sure, right, (right - low, high - right), color=theme.ensemble, **bars)
+        above.set_title(title, color=theme.ink, fontsize=11, loc="left")
+        above.set_ylim(-3, 103)
+        counts = [one.num_images for one in found.equal_width]
+        middles = (bins_of(np.array([one.confidence for one in found.equal_width])) + 0.5) / NUM_BINS
+        below.bar(100 * middles, counts, 100 / NUM_BINS, color=theme.ensemble, edgecolor=theme.grid)
+        below.set_xlim(-3, 103)
+        below.set_xlabel("sure of its first guess, %")
+    rows[0, 0].set_ylabel("right, %")
+    rows[1, 0].set_ylabel("images")
     return _png(figure)
 
 

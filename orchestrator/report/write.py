@@ -4,7 +4,7 @@ import logging
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -14,8 +14,9 @@ from orchestrator.plan import Plan
 from orchestrator.report import plots
 from orchestrator.report.curves import read_curves
 from orchestrator.report.page import MemberEntry, Page, Picture, Sheet, render
+from orchestrator.report.reliability import Reliability
 from orchestrator.report.review import Review
-from orchestrator.report.table import Caveats, SplitScores, scores_json, table_text, to_markdown
+from orchestrator.report.table import Caveats, SplitScores, percent, scores_json, table_text, to_markdown
 from orchestrator.report.worth import Valued, worth_json, worth_markdown
 from orchestrator.run import RunPaths, RunRecord, read_ledger
 from workers.storage import layout, write_bytes, write_json, write_text
@@ -23,6 +24,10 @@ from workers.storage import layout, write_bytes, write_json, write_text
 COLOURS = 3
 _CURVES_CAPTION = "Top-1 error of every member by epoch; a dotted line marks where a member's next stage begins."
 _ERRORS_CAPTION = "Top-1 error of every member and, below, of averaged probabilities, with 95 % intervals over images."
+_RELIABILITY_CAPTION = (
+    "How often the ensemble's first guess is right by how sure it is, in bins of equally many {split} images (dots "
+    "with Wilson's 95 % intervals); on the dashed line it would be calibrated. Below: how many images are how sure."
+)
 _log = logging.getLogger(__name__)
 
 
@@ -61,10 +66,12 @@ def write_report(paths: RunPaths, plan: Plan, record: RunRecord, evidence: Evide
         facts={**_facts(plan, record), **_passed_nans(paths)},
         worth=evidence.worth,
         review=evidence.caveats.review,
+        reliability=_reliability(evidence.scores[0]) if evidence.scores else None,
     )
     figures = {
         "learning_curves": page.curves.light,
         **({"member_errors": errors.light} if errors else {}),
+        **({"reliability": page.reliability.light} if page.reliability else {}),
         **{f"conv1_{member}": png for member, png in kernels.items()},
         **{sheet.name: sheet.png for sheet in sheets},
     }
@@ -73,10 +80,10 @@ def write_report(paths: RunPaths, plan: Plan, record: RunRecord, evidence: Evide
     tables = [to_markdown(scores, evidence.caveats) for scores in evidence.scores] or [
         table_text(None, evidence.caveats)
     ]
-    matrices: tuple[Path, ...] = ()
+    numbers = [_write_bins(paths, evidence.scores[0])] if evidence.scores else []
     if evidence.worth:
         tables.append(worth_markdown(evidence.worth))
-        matrices = _write_matrices(paths, evidence.scores[0])
+        numbers += _write_matrices(paths, evidence.scores[0])
     write_text(paths.report_table, f"# {plan.experiment}\n\n" + "\n".join(tables))
     if evidence.scores:
         worth = worth_json(evidence.worth) if evidence.worth else None
@@ -88,7 +95,7 @@ def write_report(paths: RunPaths, plan: Plan, record: RunRecord, evidence: Evide
     write_text(paths.report_page, render(page))
     scored = (paths.report_scores,) if evidence.scores else ()
     review = (evidence.review.table, evidence.review.page) if evidence.review else ()
-    return (*map(paths.figure, figures), *matrices, paths.report_table, *scored, *review, paths.report_page)
+    return (*map(paths.figure, figures), *numbers, paths.report_table, *scored, *review, paths.report_page)
 
 
 def _write_matrices(paths: RunPaths, scores: SplitScores) -> tuple[Path, ...]:
@@ -102,6 +109,35 @@ def _write_matrices(paths: RunPaths, scores: SplitScores) -> tuple[Path, ...]:
         ]
         write_text(paths.matrix(name), "".join(",".join(line) + "\n" for line in lines))
     return tuple(map(paths.matrix, matrices))
+
+
+def _write_bins(paths: RunPaths, scores: SplitScores) -> Path:
+    """Writes the bins of the reliability diagram, and those of equal width: a line a bin."""
+    path, lines = paths.matrix("reliability"), ["probabilities,bins,images,lowest,highest,confidence,right,low,high"]
+    for name, found in _states(scores).items():
+        for kind in ("equal_mass", "equal_width"):
+            for one in getattr(found, kind):
+                sure = (one.lowest, one.highest, one.confidence, *astuple(one.right))
+                lines.append(",".join((name, kind, str(one.num_images), *(f"{value:.6f}" for value in sure))))
+    write_text(path, "\n".join(lines) + "\n")
+    return path
+
+
+def _states(scores: SplitScores) -> dict[str, Reliability]:
+    found = {"before": scores.calibrated.before, "after": scores.calibrated.after}
+    return {name: one for name, one in found.items() if one is not None}
+
+
+def _reliability(scores: SplitScores) -> Picture:
+    states = _states(scores)
+    panels = {f"{name} calibration" if len(states) > 1 else "the ensemble": found for name, found in states.items()}
+    spoken = [
+        f"{title}: " + "; ".join(f"{one.confidence:.0%} sure, {percent(one.right)} right" for one in found.equal_mass)
+        for title, found in panels.items()
+    ]
+    caption = _RELIABILITY_CAPTION.format(split=scores.split)
+    light, dark = (plots.reliability(panels, theme) for theme in (plots.LIGHT, plots.DARK))
+    return Picture(light, dark, caption, f"{caption} {'. '.join(spoken)}.")
 
 
 def _sheets(paths: RunPaths, plan: Plan) -> tuple[Sheet, ...]:

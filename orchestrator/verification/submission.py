@@ -22,7 +22,7 @@ from workers.storage import Finished, parse_json, sha256_of, storage_errors
 # Fitted numbers are stored in millionths; another CPU may round the last one otherwise.
 _ROUNDING = 1.5e-6
 # Reports of earlier releases lack them.
-_ADDED = ("intervals", "worth", "calibration", "review")
+_ADDED = ("intervals", "worth", "calibration", "review", "equal_width", "equal_mass")
 # What is counted from the ledger, which may be gone.
 _COUNTED = "worth.core_seconds."
 # Valid predictions by split and member.

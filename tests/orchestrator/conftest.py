@@ -18,4 +18,5 @@ def no_drawing():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plots, "learning_curves", lambda *_: b"png")
         patch.setattr(plots, "member_errors", lambda *_: b"png")
+        patch.setattr(plots, "reliability", lambda *_: b"png")
         yield

@@ -8,7 +8,7 @@ import pytest
 import whole_run
 from pyarrow.parquet import read_table
 from record_committed import record_committed
-from whole_run import finish, scores_of, stored, submitted, understate, write_predictions
+from whole_run import commit, finish, scores_of, stored, submitted, understate, write_predictions
 
 from orchestrator.config.schema import (
     Calibrator,
@@ -19,7 +19,8 @@ from orchestrator.config.schema import (
     SubmissionFormat,
 )
 from orchestrator.outputs import rebuild_report
-from workers.errors import ConfigError, DataError
+from orchestrator.verification import verify
+from workers.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("no_drawing")
 MEAN = CombineConfig()
@@ -95,6 +96,12 @@ def test_write_results_weighted_without_dev_falls_back_to_val_and_says_so(tmp_pa
     assert "fitted on val" in manifest["weights_note"]
     assert "fitted on val" in text
     assert "dev_fraction is 0" in text
+
+
+@pytest.mark.parametrize("metric", [Metric.auc, Metric.top1])
+def test_write_results_rank_by_auc_says_that_it_orders_classes_and_not_images(run, metric):
+    text = finish(run, CombineConfig(CombineMethod.rank), metric=metric).table_text
+    assert ("combine=rank orders the classes of each image" in text) == (metric is Metric.auc)
 
 
 def manifest_of(run):
@@ -188,9 +195,17 @@ def test_note_of_a_fit_on_val_is_only_there_if_the_fit_is_used(tmp_path, make_ru
     assert "too optimistic" not in text
 
 
-def test_fit_to_a_single_image_is_refused(tmp_path, make_run, monkeypatch):
-    monkeypatch.setattr(whole_run, "NUM_ROWS", 1)
+@pytest.mark.parametrize("num_rows", [1, 3, 19])
+def test_fits_to_few_images_keep_the_mean_and_say_why(tmp_path, make_run, monkeypatch, num_rows):
+    monkeypatch.setattr(whole_run, "NUM_ROWS", num_rows)
     run = make_run(tmp_path / "run")
-    with pytest.raises(DataError, match="combine=greedy: dev has one image, and fits need two or more"):
-        finish(run, GREEDY)
-    finish(run)
+    understate(run)
+    mean = finish(run).submission.read_bytes()
+    results = finish(run, CombineConfig(CombineMethod.greedy, calibration=Calibrator.temperature))
+    given = f"dev has {num_rows} image{'s' if num_rows > 1 else ''}, and a fit needs 20, so"
+    assert f"combine=greedy: {given} the plain mean is kept." in results.table_text
+    assert f"combine.calibration=temperature: {given} the uncalibrated average is kept." in results.table_text
+    assert results.submission.read_bytes() == mean
+    assert rebuild_report(run.paths, run.plan, MEAN, Metric.log_loss).table_text == results.table_text
+    commit(run, CombineConfig(CombineMethod.greedy, calibration=Calibrator.temperature), SubmissionConfig())
+    assert verify(run.paths).problems == ()

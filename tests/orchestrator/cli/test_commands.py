@@ -40,6 +40,30 @@ def test_plan_as_json_has_the_keys_of_the_interface_and_changes_nothing(work, ca
     assert [path.name for path in work.rglob("*")] == ["work"]
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["ensemble=folds", "combine=greedy"],
+            "combine=greedy: the folds have one recipe, so there is nothing to weigh",
+        ),
+        (["ensemble=folds", "combine=weighted"], "combine=weighted: the folds have one recipe"),
+        (["ensemble=five", "combine.without=[base9]"], "combine.without: the ensemble has no member base9"),
+        (["ensemble=pair", "combine.weights={base1: 0, pretrained1: 0}"], "combine.weights: all members have 0"),
+        (["ensemble=five", "submission.min_members=6"], "submission.min_members=6: the ensemble has 5 members"),
+        (["ensemble=five", "submission.template=gone.csv"], "submission.template"),
+        (["ensemble=refit", "combine.calibration=vector"], "combine.calibration=vector: is fitted on dev or val"),
+    ],
+)
+def test_plan_and_launch_refuse_alike_before_anything_is_made(words, said, work, capsys):
+    told = []
+    for verb in ("plan", "launch"):
+        assert main([verb, *words]) == 2
+        told.append(capsys.readouterr().err)
+    assert said in told[0] and told[0] == told[1]
+    assert [path.name for path in work.rglob("*")] == ["work"]
+
+
 @pytest.mark.parametrize("resource", ["cpus", "gpus"])
 def test_plan_for_more_than_this_machine_has_says_so_and_gives_no_time(resource, work, capsys):
     assert main(["plan", "--json", "ensemble=five", f"cluster.{resource}_per_member=9999"]) == 0

@@ -86,7 +86,7 @@ def test_corrected_vector_is_a_factor_and_a_constant_and_isotonic_a_curve():
 def test_fit_calibration_is_judged_on_rows_that_its_fits_have_not_seen():
     """On noise, curves of 60 rows look good where they were fitted; a judge that looked there would take them."""
     members, labels = draw(6, num_rows=60)
-    found, block = fit_calibration(Calibrator.isotonic, members[0], labels, fold_of_rows(labels), "dev")
+    found, block = fit_calibration(Calibrator.isotonic, members[0], labels, fold_of_rows(len(labels)), "dev")
     own = corrected(found.asked, found.numbers, members[0])
     assert value(Metric.log_loss, own, labels) < found.before < found.after
     assert not found.is_taken

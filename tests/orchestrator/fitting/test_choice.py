@@ -1,15 +1,16 @@
 """Fits are taken only if they help on images that they have not seen."""
 
+import sys
 from statistics import fmean
 
 import numpy as np
 import pytest
 from synthetic import CASES, Case, draw
 
-from orchestrator.combine import Combined, mean
+from orchestrator.combine import Combined, equal, mean
 from orchestrator.config import FITTED, CombineMethod, Metric
 from orchestrator.fitting import choose
-from orchestrator.fitting.methods import rounded_weights
+from orchestrator.fitting.methods import FITS, rounded_weights
 from orchestrator.fitting.metrics import loss, value
 from orchestrator.fitting.sample import draw_sample
 
@@ -30,12 +31,16 @@ def _untouched(found, case, seed):
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("method", FITTED)
 def test_choose_in_twenty_draws_does_no_harm_and_knows_its_optimism(name, method):
-    case, harm, covered = CASES[name], [], []
+    case, harm, covered, fits = CASES[name], [], [], []
     for seed in range(20):
         found = _choose(method, *draw(case, seed), case.metric)
+        fits.append(found)
         ours, plain = _untouched(found, case, seed)
         harm.append(ours - plain)
         covered.append(found.fit.optimism.low <= ours - found.fit.fitted <= found.fit.optimism.high)
+    taken = fmean(each.fit.is_taken for each in fits)
+    worst = f"{fmean(harm):+.5f} ({min(harm):+.5f} to {max(harm):+.5f})"
+    sys.stdout.write(f"{name}, {method}: {worst} to the mean, taken {taken:.2f}, covered {fmean(covered):.2f}\n")
     assert fmean(harm) <= 0.001
     assert fmean(covered) >= 0.85
     if case.bad and method is not CombineMethod.stacked:
@@ -100,6 +105,29 @@ def test_draw_sample_keeps_the_right_class_and_thins_evenly():
     assert (sample.classes[rows, sample.right] == sample.labels).all()
     np.testing.assert_array_equal(sample.probabilities[1, rows, sample.right], members[1][::3][rows, labels[::3]])
     assert (np.diff(sample.classes, axis=1) > 0).all()
+
+
+def test_sample_combined_with_some_classes_has_the_probabilities_of_all():
+    """Normalised over the kept classes alone, a stacked ensemble would look surer than it is."""
+    members, labels = draw(Case(3, 90, Metric.log_loss, num_images=200), 9)
+    sample = draw_sample(members, labels)
+    for stacked in (equal(CombineMethod.geometric, 3), FITS[CombineMethod.stacked](sample, Metric.log_loss)[0]):
+        whole = Combined(members, stacked)[:]
+        rows = np.array([7, 7, 3, 150])
+        kept = sample.at(rows).combined(stacked).combined
+        np.testing.assert_allclose(kept, np.take_along_axis(whole, sample.classes, axis=1)[rows], rtol=1e-6)
+        assert kept.sum(axis=1).max() < 1 - 1e-4
+
+
+def test_choose_members_that_know_nothing_gain_nothing_by_how_frequent_classes_are_here():
+    """Folds with equally many images of each class would let a fit learn the frequencies of the fold that judges it."""
+    gains = []
+    for seed in range(4):
+        members, _ = draw(Case(2, 60, Metric.log_loss, num_images=300), seed)
+        labels = np.random.default_rng(50 + seed).integers(60, size=300)
+        even = [(0.9999 / 60 + 0.0001 * member).astype(np.float32) for member in members]
+        gains.append(_choose(CombineMethod.stacked, even, labels, Metric.log_loss).fit.gain.estimate)
+    assert fmean(gains) < 0.002
 
 
 def test_rounded_weights_sum_to_one_in_millionths():

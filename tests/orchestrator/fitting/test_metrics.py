@@ -44,6 +44,15 @@ def test_value_of_auc_with_classes_without_images_averages_over_the_others():
     assert value(Metric.auc, rows, labels) == pytest.approx(np.mean(areas), abs=1e-12)
 
 
+@pytest.mark.parametrize("num_classes", [2, 5])
+def test_value_of_auc_with_equal_probabilities_shares_places_as_scikit_learn_does(num_classes):
+    generator = np.random.default_rng(4)
+    rows, labels = generator.integers(4, size=(300, num_classes)) / 4, generator.integers(num_classes, size=300)
+    areas = [theirs.roc_auc_score(labels == one, rows[:, one]) for one in range(num_classes)]
+    wanted = areas[1] if num_classes == 2 else np.mean(areas)
+    assert value(Metric.auc, rows, labels) == pytest.approx(wanted, abs=1e-12)
+
+
 def test_value_of_macro_scores_with_classes_without_images_equals_scikit_learns():
     rows, labels = _case(7)
     labels[labels == 3] = 4

@@ -144,6 +144,13 @@ def alter_checkpoint(paths):
     amend(paths.members / "base1" / "train" / "DONE.json", checkpoint_sha256=sha256_of(folder / "model.safetensors"))
 
 
+def amend_bin(paths):
+    path = paths.report / "scores.json"
+    scores = json.loads(path.read_text())
+    scores["calibration"]["before"]["equal_mass"][0]["num_images"] += 1
+    path.write_text(json.dumps(scores))
+
+
 def amend_worth(paths, **changes):
     path = paths.report / "scores.json"
     amend(path, worth={**json.loads(path.read_text())["worth"], **changes})
@@ -167,6 +174,7 @@ def amend_worth(paths, **changes):
         (lambda paths: (paths.submission / "manifest.json").write_text("{"), ["manifest.json: damaged"]),
         (lambda paths: amend(paths.report / "scores.json", num_images=7), ["scores.json: num_images"]),
         (lambda paths: amend_worth(paths, loss=0.0), ["scores.json: worth.loss"]),
+        (amend_bin, ["scores.json: calibration.before.equal_mass[0].num_images"]),
         (lambda paths: amend_worth(paths, metric="fun"), ["scores.json: worth"]),
         (lambda paths: (paths.submission / "uncertainty.parquet").unlink(), ["uncertainty.parquet", "cannot be read"]),
         (lambda paths: flip(paths.submission / "uncertainty.parquet"), ["uncertainty.parquet", "cannot be read"]),
@@ -184,7 +192,7 @@ def test_verify_takes_costs_that_the_ledger_no_longer_tells_and_scores_without_w
     amend_worth(run.paths, core_seconds=dict.fromkeys(run.plan.members, 5.0))
     assert verify(run.paths).problems == ()
     scores = json.loads((run.paths.report / "scores.json").read_text())
-    del scores["worth"]
+    del scores["worth"], scores["calibration"]["before"]["equal_mass"]
     (run.paths.report / "scores.json").write_text(json.dumps(scores))
     assert verify(run.paths).problems == ()
 
