@@ -1,6 +1,5 @@
 """Makes table, submission and report from stored predictions; needs no model, dataset or cluster."""
 
-import itertools
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -8,22 +7,12 @@ from pathlib import Path
 
 from orchestrator.combine import (
     Combination,
-    Combined,
-    Expected,
-    Flaw,
-    MemberPredictions,
     Missing,
-    OutOfFold,
-    Rows,
-    Source,
     allowed_missing,
-    check_predictions,
     equal,
     fitting_split,
     left_out,
     no_sets,
-    open_predictions,
-    regrouped,
     weights_of,
     without,
 )
@@ -37,40 +26,24 @@ from orchestrator.config import (
     SubmissionConfig,
     metric_of,
 )
-from orchestrator.fitting import LabelIssues, find_label_issues
+from orchestrator.opened import Opened, find_issues, open_members, score_splits, value_members
 from orchestrator.plan import Plan
-from orchestrator.report import (
-    Caveats,
-    Evidence,
-    SplitScores,
-    Valued,
-    drop_note,
-    metric_told,
-    score_split,
-    table_text,
-    write_report,
-    write_review,
-)
+from orchestrator.report import Caveats, Evidence, drop_note, metric_told, table_text, write_report, write_review
 from orchestrator.run import (
     Book,
-    Committed,
-    RunData,
     RunPaths,
     RunRecord,
     SubmissionDigests,
-    core_seconds,
     enter_look,
     find_finished,
     open_book,
     read_record,
     read_run_data,
-    require_data,
-    require_stage,
 )
 from orchestrator.submission import ask, find_manifest, write_submission
-from workers.errors import DataError, MemberFailed
+from workers.errors import DataError
 from workers.settings import OUT_OF_FOLD
-from workers.storage import Finished, parse_json
+from workers.storage import parse_json
 
 _RANK_BY_AUC = "combine=rank orders the classes of each image, and auc the images of each class; combine=mean suits it."
 
@@ -91,85 +64,6 @@ class Results:
     missing: tuple[Missing, ...] = ()
     digests: SubmissionDigests | None = None
     num_unreadable: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Opened:
-    """A run's checked predictions by split and member, and their combination.
-
-    In every split the members are sorted by the sha256 of their predictions of the submitted one, so that neither their
-    names nor their order in the configuration change a bit of the result. Members from outside may lack other splits.
-    `plan` is of these members. `students` are the predictions of those that learned from them, by split and name.
-    """
-
-    data: RunData
-    members: Mapping[str, tuple[MemberPredictions, ...]]
-    finished: Mapping[str, Finished]
-    combination: Combination
-    plan: Plan
-    students: Mapping[str, Mapping[str, MemberPredictions]] = field(default_factory=dict)
-
-    def combined(self, split: str) -> Combined | None:
-        """Returns the combination of all members or, if some lack the split, of the others, where that makes sense."""
-        all_members, held = self.members[self.data.submitted], {one.member for one in self.members[split]}
-        places = [place for place, one in enumerate(all_members) if one.member in held]
-        whole = len(places) == len(all_members)
-        combination = self._of(split) if whole else self.combination.among(places)
-        return None if combination is None else Combined(tuple(self.rows(split).values()), combination)
-
-    def rows(self, split: str) -> dict[str, Rows]:
-        """Returns the probabilities of a split by member; of oof by voter, each put together from its members."""
-        members = self.members[split]
-        if split != OUT_OF_FOLD:
-            return {one.member: one for one in members}
-        rows = [self.data.rows_of(self.plan.fold(one.member)) for one in members]
-        num_rows = len(self.data.splits[split].rows)
-        return {
-            name: OutOfFold([members[place] for place in own], [rows[place] for place in own], num_rows)
-            for name, own in self._voters.items()
-        }
-
-    def fitted(self, method: CombineMethod, metric: Metric, split: str) -> Combination:
-        """Returns the combination of the members that `method` finds on a labelled split."""
-        # Imported here, since scikit-learn takes a second.
-        from orchestrator.fitting import choose
-
-        plain = equal(CombineMethod.mean, len(self.members[split]))
-        given = (tuple(self.rows(split).values()), self.data.labels(split), metric, split)
-        found = choose(method, *given, replace(self, combination=plain)._of(split))
-        if found.fit is None or not found.fit.is_taken:
-            return replace(plain, fit=found.fit, note=found.note)
-        if split != OUT_OF_FOLD:
-            return found
-        # Each member has an equal part of its voter's weight.
-        shares = {place: {voter: 1 / len(own)} for voter, own in enumerate(self._voters.values()) for place in own}
-        return regrouped(found, [shares[place] for place in sorted(shares)])
-
-    def calibrated(self, combine: CombineConfig, split: str) -> Combination:
-        """Returns the combination with the calibration and the sets that are found on a labelled split."""
-        # Imported here, since scikit-learn takes a second.
-        from orchestrator.fitting import calibrate
-
-        found = calibrate(self._of(split), combine, tuple(self.rows(split).values()), self.data.labels(split), split)
-        return replace(self.combination, calibration=found.calibration, sets=found.sets)
-
-    def _of(self, split: str) -> Combination:
-        """Returns the combination of `rows`."""
-        if split != OUT_OF_FOLD:
-            return self.combination
-        return regrouped(self.combination, [dict.fromkeys(own, 1.0) for own in self._voters.values()])
-
-    @property
-    def _voters(self) -> dict[str, list[int]]:
-        """The places of each voter's members."""
-        found: dict[str, list[int]] = {}
-        for place, one in enumerate(self.members[OUT_OF_FOLD]):
-            found.setdefault(self.plan.voters[one.member], []).append(place)
-        return found
-
-    @property
-    def labelled(self) -> tuple[str, ...]:
-        return tuple(split for split in self.data.labelled if split in self.members)
 
 
 def write_results(
@@ -236,57 +130,6 @@ def rebuild_report(paths: RunPaths, plan: Plan, combine: CombineConfig, metric: 
     return _report(paths, plan, opened, missing, metric)
 
 
-def open_members(paths: RunPaths, plan: Plan, committed: Committed) -> Opened:
-    """Checks the predictions of the plan's members, also against what was `committed`; they are not combined yet.
-
-    Raises:
-        MemberFailed, CheckFailed: as `write_results`.
-    """
-    require_data(committed, paths.data)
-    data = read_run_data(paths.data)
-    finished = {member: _finished(paths, plan, member, committed) for member in plan.trained}
-    members = {}
-    # Every split, also one that this combination does without: `septet verify` misses it too.
-    for split in opened_splits(plan, data):
-        sources: dict[str, Source] = {**finished}
-        sources |= {member: files[split] for member, files in plan.outside.items() if split in files}
-        directories = {member: paths.predictions(member) for member in plan.members if member in sources}
-        parts = {member: data.part(split, plan.fold(member)) for member in directories}
-        whole, num_classes = data.splits[split], len(data.classes)
-        members[split] = open_predictions(directories, whole, num_classes, data.digest, sources, committed, parts)
-    if data.submitted not in members:
-        raise MemberFailed(f"{paths.root}: no submission: without test and val, it needs the members of all folds")
-    digests = {one.member: one.about.sha256 for one in members[data.submitted]}
-    ordered = {
-        split: tuple(sorted(every, key=lambda one: (digests[one.member], one.member)))
-        for split, every in members.items()
-    }
-    students = _open_students(paths, plan, data, committed)
-    return Opened(data, ordered, finished, equal(CombineMethod.mean, len(plan.members)), plan, students)
-
-
-def _open_students(
-    paths: RunPaths, plan: Plan, data: RunData, committed: Committed
-) -> dict[str, dict[str, MemberPredictions]]:
-    """Returns the predictions that finished students have; the ensemble does not need them."""
-    found: dict[str, dict[str, MemberPredictions]] = {split: {} for split in data.splits}
-    done = [name for name in plan.students if find_finished(paths, plan.last_stage(name))]
-    for name, split in itertools.product(done, data.splits):
-        finished, recorded = _finished(paths, plan, name, committed), committed.of_predictions(name, split)
-        expected = Expected(data.digest, data.splits[split], len(data.classes), finished, recorded)
-        one = check_predictions(name, paths.predictions(name), split, expected)
-        if isinstance(one, MemberPredictions):
-            found[split][name] = one
-        elif one.flaw in (Flaw.damaged, Flaw.altered):
-            raise one.error
-    return found
-
-
-def opened_splits(plan: Plan, data: RunData) -> tuple[str, ...]:
-    """Returns the splits of which the plan's members have predictions of every image."""
-    return tuple(split for split in data.splits if split != OUT_OF_FOLD or plan.is_covered)
-
-
 def _combination(plan: Plan, opened: Opened, combine: CombineConfig, metric: Metric) -> Combination:
     method, data = combine.method, opened.data
     if method not in FITTED:
@@ -312,43 +155,6 @@ def _calibrated(plan: Plan, opened: Opened, combine: CombineConfig, metric: Metr
         return found
     split = fitting_split(setting, plan, opened.labelled)
     return replace(opened, combination=found).calibrated(combine, split)
-
-
-def score_splits(plan: Plan, opened: Opened) -> tuple[SplitScores, ...]:
-    """Returns the scores of every labelled split that no member was trained on, the main one first.
-
-    A split that members from outside lack has the scores of the others.
-    """
-    scores = []
-    for split in opened.data.scored:
-        missing = split not in opened.members or (plan.refits and split != "test")
-        if missing or (combined := opened.combined(split)) is None:
-            continue
-        members = opened.rows(split)
-        base, pretrained = plan.base_members(), plan.pretrained_members()
-        if split == OUT_OF_FOLD:
-            base, pretrained = (tuple(dict.fromkeys(plan.voters[one] for one in own)) for own in (base, pretrained))
-        own = opened.students.get(split, {})
-        scores.append(score_split(split, members, base, pretrained, combined, opened.data.labels(split), own))
-    return tuple(scores)
-
-
-def find_issues(opened: Opened) -> LabelIssues | None:
-    """Returns the training images whose label looks wrong; None without out-of-fold predictions of all of them."""
-    combined = opened.combined(OUT_OF_FOLD) if OUT_OF_FOLD in opened.members else None
-    return None if combined is None else find_label_issues(combined, opened.data.labels(OUT_OF_FOLD))
-
-
-def value_members(paths: RunPaths, plan: Plan, opened: Opened, split: str, metric: Metric) -> Valued | None:
-    """Returns what the members of a scored split are worth by `metric`, and their cost; None for one member."""
-    from orchestrator.fitting import member_worth
-
-    labels = opened.data.labels(split)
-    worth = None if split == OUT_OF_FOLD else member_worth(opened.rows(split), labels, metric)
-    if worth is None:
-        return None
-    costs = core_seconds(paths, plan, read_record(paths).numerics.threads)
-    return Valued(split, len(labels), worth, costs)
 
 
 def _report(paths: RunPaths, plan: Plan, opened: Opened, missing: tuple[Missing, ...], metric: Metric) -> Results:
@@ -398,13 +204,3 @@ def _looks(record: RunRecord, opened: Opened, split: str) -> int:
     answer = [used.method, used.weights, *digests, *corrected]
     store = record.stores.get(TARGET)
     return enter_look(Path(store), opened.data.digest, split, answer, record.run_id) if store else 0
-
-
-def _finished(paths: RunPaths, plan: Plan, member: str, committed: Committed) -> Finished:
-    """Reads DONE.json of the member's last stage; after an extension, an earlier stage's predictions may remain."""
-    ref = plan.last_stage(member).ref
-    finished = find_finished(paths, plan.last_stage(member))
-    if finished is None:
-        raise MemberFailed(f"{member}: its last stage {ref.stage} is not finished; run `septet launch` again")
-    require_stage(committed, ref, paths.stage(ref), finished.checkpoint_sha256)
-    return finished

@@ -10,7 +10,7 @@ import numpy as np
 
 from orchestrator.combine import Combination, MemberPredictions, equal, weights_of, without
 from orchestrator.config import FITTED, Calibrator, CombineConfig
-from orchestrator.outputs import Opened, find_issues, opened_splits, score_splits, value_members
+from orchestrator.opened import Opened, find_issues, opened_splits, score_splits, value_members
 from orchestrator.plan import StageRef
 from orchestrator.report import metric_told, review_json, scores_json, worth_json
 from orchestrator.run import SUBMISSION_FILES, RunData, SubmissionDigests

@@ -29,9 +29,6 @@ def launch(place, *words, run_dir="run", tracker=None):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cluster, "open_cluster", one_slot)
         patch.setattr(launching, "open_tracking", lambda *_: tracker or NoTracker())
-        ensemble = (
-            ()
-            if any(word.startswith("ensemble=") for word in words)
-            else ("ensemble=two", "datasets.superset.orientations=1")
-        )
+        named = any(word.startswith("ensemble=") for word in words)
+        ensemble = () if named else ("ensemble=two", "datasets.superset.orientations=1")
         return main(["launch", *ensemble, f"tracking.uri=sqlite:///{place}/mlflow.db", *here, *SMALL, *words])

@@ -16,7 +16,8 @@ from orchestrator import launching
 from orchestrator.cli.program import main
 from orchestrator.combine.outside import store_outside
 from orchestrator.config.schema import CombineConfig, CombineMethod, SubmissionConfig
-from orchestrator.outputs import open_members, write_results
+from orchestrator.opened import open_members
+from orchestrator.outputs import write_results
 from orchestrator.plan import OutsideFile, plan_from_json, plan_to_json
 from orchestrator.run import RunPaths, open_book, read_record, read_run_data, require_same_folds
 from orchestrator.run.record import write_record
