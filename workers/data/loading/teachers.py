@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from workers.data.store import only_fold, open_store
+from workers.data.store import open_store, rows_of_fold
 from workers.errors import CheckFailed
 from workers.protocol import Teacher
 from workers.storage import sha256_of, storage_errors
@@ -33,7 +33,7 @@ class Teachers:
         self._parts, target = [], open_store(given[0].fold.target)
         for teacher in given:
             beat()
-            rows, path = only_fold(target, teacher.fold).kept["train"], teacher.predictions
+            rows, path = rows_of_fold(target, teacher.fold), teacher.predictions
             with storage_errors(path):
                 found = sha256_of(path) if path.is_file() else "of no file"
                 if found != teacher.sha256:

@@ -1,6 +1,11 @@
 from .disk_space import require_space as require_space
 from .excluded import NOTHING as NOTHING, Excluded as Excluded, held_out_by as held_out_by
-from .fold_view import only_fold as only_fold, stored_split as stored_split, without_fold as without_fold
+from .fold_view import (
+    only_fold as only_fold,
+    rows_of_fold as rows_of_fold,
+    stored_split as stored_split,
+    without_fold as without_fold,
+)
 from .integrity import damaged_files as damaged_files
 from .local_copy import open_on_node as open_on_node
 from .packing import PackingThreads as PackingThreads

@@ -24,13 +24,22 @@ def without_fold(store: Store, fold: HeldFold | None) -> Store:
 
 def only_fold(target: Store, fold: HeldFold) -> Store:
     """Returns the target with the images of `fold` alone in train; raises StorageError as `without_fold`."""
+    return target.keeping({"train": rows_of_fold(target, fold)})
+
+
+def rows_of_fold(target: Store, fold: HeldFold) -> np.ndarray:
+    """Returns the indices, ascending, of the images of `fold` in the target's train as the target shows it.
+
+    Raises:
+        StorageError: as `without_fold`.
+    """
     try:
         folds = np.load(fold.folds, allow_pickle=False)[:, fold.repeat]
     except (OSError, ValueError, IndexError) as error:
         raise StorageError(f"{fold.folds}: cannot be read ({error}); run `septet launch` again") from error
     if len(folds) != target.counts["train"]:
         raise StorageError(f"{fold.folds}: is of other images than {target.path}; run `septet launch` again")
-    return target.keeping({"train": np.flatnonzero(folds == fold.number)})
+    return np.flatnonzero(folds == fold.number)
 
 
 def stored_split(split: str) -> str:

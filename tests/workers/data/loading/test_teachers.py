@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from listed import folder, store_of
 
 from workers.data.loading import Teachers, TrainingBatches, draw_epoch, pixel_statistics
-from workers.data.store import open_store
+from workers.data.store import only_fold, open_store
 from workers.errors import CheckFailed
 from workers.protocol import HeldFold, Teacher
 from workers.settings import AugmentationSettings
@@ -104,3 +105,23 @@ def test_batches_drawn_ahead_by_threads_bring_along_what_teachers_say_of_their_i
         assert len(batch[3:7].taught) == 4
     batches.close()
     assert TrainingBatches(*given, **how).draw(0, 0).taught is None
+
+
+def test_image_left_out_by_corrected_labels_moves_no_other_images_teachers(plain_tree, tmp_path):
+    corrections = tmp_path / "corrected.csv"
+    settings = folder(plain_tree, relabel=str(corrections))
+    rows = store_of(folder(plain_tree), tmp_path / "stores").rows("train")
+    corrections.write_text(f"id,correct\n{rows[1]},-\n{rows[4]},-\n")
+    store = store_of(settings, tmp_path / "stores")
+    num_images = store.counts["train"]
+    assert num_images == len(rows) - 2
+    np.save(tmp_path / "folds.npy", (np.arange(num_images) % 2).astype("<i2")[:, None])
+    taught = []
+    for number in range(2):
+        fold, path = HeldFold(store.path, tmp_path / "folds.npy", number, 0), tmp_path / f"f{number}.npy"
+        # As a teacher predicts them: a row that tells its image, in the order of what it sees.
+        own = [store.rows("train").index(row) for row in only_fold(store, fold).rows("train")]
+        np.save(path, np.eye(num_images, dtype="<f4")[own])
+        taught.append(Teacher(path, sha256_of(path), fold))
+    found = Teachers(taught, num_images).of(np.arange(num_images))
+    assert found.argmax(axis=1).tolist() == list(range(num_images))
