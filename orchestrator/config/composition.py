@@ -55,7 +55,7 @@ _PATH_KEYS = (
     "submission.class_ids",
     "folds.file",
 )
-_DATASET_PATH_KEYS = ("root", "classes", "class_names")
+_DATASET_PATH_KEYS = ("root", "classes", "class_names", "relabel")
 _OWN_FOLDER = Path(str(conf.__file__)).parent
 _DEFAULT_URI = "sqlite:///mlflow.db"
 

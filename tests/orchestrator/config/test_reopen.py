@@ -24,10 +24,12 @@ def test_tracking_uri_explicit_then_environment_then_default(monkeypatch, tmp_pa
 def test_paths_are_absolute_and_the_store_is_in_the_home_folder(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "me"))
-    config = compose(["dataset@datasets.target=folder", "datasets.target.root=a", "datasets.target.classes=~/b"])
+    target = ("root=a", "classes=~/b", "relabel=review.csv")
+    config = compose(["dataset@datasets.target=folder", *(f"datasets.target.{word}" for word in target)])
     assert config.store == tmp_path / "me/.cache/septet"
     assert config.datasets["target"].root == str(tmp_path / "a")
     assert config.datasets["target"].classes == str(tmp_path / "me/b")
+    assert config.datasets["target"].relabel == str(tmp_path / "review.csv")
 
 
 def test_addresses_in_object_stores_are_kept_as_they_are_and_read_back(monkeypatch, tmp_path):
