@@ -177,7 +177,7 @@ def _report(paths: RunPaths, plan: Plan, opened: Opened, missing: tuple[Missing,
     # Without one of its folds a recipe has no out-of-fold predictions.
     drop = drop_note(worth) if worth and not plan.is_folded else ""
     out_of_fold = next((one.intervals for one in scores if one.split == OUT_OF_FOLD), {})
-    review = write_review(paths, record, opened.data, issues) if (issues := find_issues(opened)) else None
+    review = write_review(paths, plan, record, opened.data, issues) if (issues := find_issues(opened)) else None
     said = review.line if review else ""
     notes = (missing, unreadable, refits, looks, partial, unscored, drop, out_of_fold, said)
     caveats = Caveats(at_chance, cuts_saw_val, *notes)

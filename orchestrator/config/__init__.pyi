@@ -5,6 +5,7 @@ from .catalogue import (
     overview_lines as overview_lines,
 )
 from .composition import compose as compose, reopen as reopen
+from .overrides import quoted as quoted
 from .schema import (
     FITTED as FITTED,
     GROUPS as GROUPS,

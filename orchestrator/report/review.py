@@ -3,13 +3,15 @@
 import base64
 import csv
 import io
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.config import TARGET
+from orchestrator.config import TARGET, quoted
+from orchestrator.plan import Plan
 from orchestrator.report.page import environment
 from orchestrator.run import RunData, RunPaths, RunRecord
 from workers.errors import StorageError
@@ -23,6 +25,8 @@ _HEADER = ("id", "label", "suggestion", "label_probability", "suggestion_probabi
 # What tells one list from another: a spreadsheet may write numbers in another form.
 _SAME = 3
 _MOST_SHOWN = 60
+# Needs no quotes in an override.
+_PLAIN = re.compile(r"[\w./ -]+")
 Line = tuple[str, ...]
 
 
@@ -41,7 +45,7 @@ def review_json(issues: "LabelIssues") -> dict[str, int]:
     return {"num_images": issues.num_images, "num_issues": len(issues.rows), "num_wrong": issues.num_wrong}
 
 
-def write_review(paths: RunPaths, record: RunRecord, data: RunData, issues: "LabelIssues") -> Review:
+def write_review(paths: RunPaths, plan: Plan, record: RunRecord, data: RunData, issues: "LabelIssues") -> Review:
     """Writes both files. A csv file in which something was filled in stays, and another list goes beside it."""
     rows = data.splits[OUT_OF_FOLD].rows
     named = zip(issues.rows.tolist(), issues.labels.tolist(), issues.suggestions.tolist(), strict=True)
@@ -50,14 +54,19 @@ def write_review(paths: RunPaths, record: RunRecord, data: RunData, issues: "Lab
     lines = [(*own, f"{one:.6f}", f"{other:.6f}", "") for own, (one, other) in zip(names, shares, strict=True)]
     table = _write_table(paths, lines)
     pictures = _pictures(record.stores.get(TARGET), data.digest, issues.rows[:_MOST_SHOWN].tolist())
-    words = [word for word in record.command if not word.startswith("run_dir=")]
+    words = [word for word in record.command if not word.startswith("run_dir=")] or ["septet", "launch", "…"]
+    # A file of this list alone, in place of the one before, would take back the corrections that this run has.
+    corrected = "relabel" in plan.target.options
+    given = str(table.absolute())
+    relabel = f"datasets.{TARGET}.relabel={given if _PLAIN.fullmatch(given) else quoted(given)}"
     page: dict[str, Any] = {
         "title": f"{record.experiment}: labels to review",
         "issues": issues,
         "table": table,
         "cards": [(line, pictures[place] if pictures else None) for place, line in enumerate(lines[:_MOST_SHOWN])],
         "directory": record.directory,
-        "command": shlex.join([*(words or ["septet", "launch", "…"]), f"datasets.{TARGET}.relabel={table.absolute()}"]),
+        "corrected": corrected,
+        "command": shlex.join(words if corrected else [*words, relabel]),
     }
     write_text(paths.review_page, environment().get_template("review.html.j2").render(page))
     beside = "" if table == paths.review(1) else f"; {paths.review(1).name} has answers and stays as it is"

@@ -3,7 +3,10 @@
 import csv
 import json
 import re
+import shlex
 import shutil
+from dataclasses import replace
+from html import unescape
 
 import numpy as np
 import pytest
@@ -11,10 +14,12 @@ from record_committed import record_committed
 from small_folds import SMALL, launch
 
 from orchestrator.cli.program import main
+from orchestrator.config.composition import compose
 from orchestrator.config.schema import CombineConfig, SubmissionConfig
 from orchestrator.outputs import write_results
 from orchestrator.plan import plan_from_json
 from orchestrator.run import RunPaths, read_record, read_run_data
+from orchestrator.run.record import write_record
 from orchestrator.verification.run import verify
 from workers.storage import atomic, sha256_of
 
@@ -106,6 +111,31 @@ def test_page_has_the_pictures_of_the_store_and_needs_nothing_else(run):
     assert len(pictures) == 5
     assert "http" not in page and "<script" not in page and len(page) < 100_000
     assert f"datasets.target.relabel={run.review(1)}" in page and "run_dir=" not in page
+
+
+def typed(page):
+    """The overrides of the command that the page shows."""
+    command = re.search("<pre><code>(.*?)</code></pre>", page.read_text(), re.DOTALL)
+    return shlex.split(unescape(command[1]))[2:]
+
+
+def test_page_of_a_place_with_odd_characters_shows_a_command_that_finds_its_file(run):
+    odd = RunPaths(run.root.rename(run.root.with_name("it's [1], x=y")))
+    results(odd)
+    asked = [word for word in typed(odd.review_page) if "relabel" in word]
+    assert compose(["ensemble=folds", *asked]).datasets["target"].relabel == str(odd.review(1))
+
+
+def test_page_of_a_run_with_corrected_labels_does_not_take_them_back(run):
+    record = read_record(run)
+    target = record.plan["datasets"][0]
+    record.plan["datasets"][0] = target | {"options": target["options"] | {"relabel": "0123456789abcdef"}}
+    kept = (*record.command, "datasets.target.relabel=first.csv")
+    write_record(run, replace(record, command=kept))
+    results(run)
+    asked = [word for word in typed(run.review_page) if "relabel" in word]
+    assert asked == ["datasets.target.relabel=first.csv"]
+    assert "Add the new lines to the file of those" in run.review_page.read_text()
 
 
 def test_without_the_store_the_page_is_a_list_and_says_so(run, launched):
