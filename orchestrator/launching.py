@@ -11,6 +11,7 @@ from typing import IO
 from orchestrator import cluster, placement, submission, tracking
 from orchestrator.combine import (
     LEFT_OUT,
+    STUDENT,
     check_outside,
     find_missing,
     left_out,
@@ -67,7 +68,9 @@ class Incomplete(MemberFailed):
     """Is raised if members failed for good and the configuration allowed a submission of the others."""
 
     def __init__(self, failure: SeptetError, plan: Plan, done: LaunchResult) -> None:
-        missing, num_all = done.results.missing, len(plan.members)
+        # A student that is finished is in no submission, and nothing of it is missing.
+        missing = [one for one in done.results.missing if one.why != STUDENT]
+        num_all = len(plan.members) - (len(done.results.missing) - len(missing))
         named = ", ".join(f"{one.member} ({one.why})" if one.why == LEFT_OUT else one.member for one in missing)
         super().__init__(
             f"{failure}; a submission of {num_all - len(missing)} of {num_all} members was written, without {named}: "

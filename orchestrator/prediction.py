@@ -75,7 +75,7 @@ def predict(
         member: predicts alone, without a submission's calibration or prediction sets.
 
     Raises:
-        ConfigError: the run's nets need code that is not trusted, or it has no such member.
+        ConfigError: the run's nets need code that is not trusted, or it has no such member with a net.
         DataError: no run, no such file, no image in a folder, or an image that cannot be read (it is named).
         MemberFailed: a member has not finished.
         StorageError: the submission's manifest, which says how to combine, is damaged.
@@ -170,8 +170,10 @@ def write_out(path: Path, predictions: Sequence[Prediction]) -> None:
 def _open(paths: RunPaths, alone: str | None) -> _Ensemble:
     record = read_record(paths)
     plan = plan_from_json(record.plan)
-    if alone is not None and alone not in plan.members:
-        raise ConfigError(f"--member {alone}: the run has no such member; {choices(alone, plan.members)}")
+    if alone is not None and alone not in plan.trained:
+        why = "the run has no such member"
+        why = "has predictions from files alone, none of new images" if alone in plan.outside else why
+        raise ConfigError(f"--member {alone}: {why}; {choices(alone, plan.trained)}")
     manifest = read_manifest(paths) if alone is None else None
     # A submission may do without failed members, if `submission.min_members` allows it; then predictions do too.
     gone = {*plan.students, *(one.member for one in manifest.missing)} if manifest else set[str]()

@@ -9,13 +9,15 @@ from local_actors import LocalActors
 
 from orchestrator import cluster, launching
 from orchestrator.cli.program import main
+from orchestrator.combine import LEFT_OUT, STUDENT, Missing
 from orchestrator.config.composition import compose
+from orchestrator.launching import Incomplete
 from orchestrator.placement import choice as placement
 from orchestrator.run.ledger import State
 from orchestrator.run.paths import RunPaths
 from orchestrator.run.record import read_record
 from orchestrator.run.status_reader import read_status
-from workers.errors import ClusterLost
+from workers.errors import ClusterLost, MemberFailed
 from workers.protocol import Numerics
 
 
@@ -30,6 +32,14 @@ def test_launch_that_lost_its_cluster_left_the_run_failed_and_not_as_if_killed(t
     monkeypatch.chdir(tmp_path)
     assert main(["launch", "run_dir=run", "datasets.store=store", "ensemble=five"]) == 1
     assert read_status(RunPaths(tmp_path / "run")).state is State.failed
+
+
+def test_incomplete_launch_does_not_say_that_a_finished_student_is_missing():
+    missing = (Missing("student", STUDENT), Missing("tutor", "tutor/train: Diverged"), Missing("base2", LEFT_OUT))
+    plan = SimpleNamespace(members=("base1", "base2", "base3", "student", "tutor"))
+    done = SimpleNamespace(results=SimpleNamespace(missing=missing))
+    said = str(Incomplete(MemberFailed("tutor/train: Diverged"), plan, done))
+    assert "a submission of 2 of 4 members was written, without tutor, base2 (left out by combine.without):" in said
 
 
 @pytest.mark.soak

@@ -146,6 +146,8 @@ def test_predict_with_a_member_from_outside_says_how_to_do_without(with_other):
     finish(run)
     with pytest.raises(MemberFailed, match=r"other: has predictions from files alone.*combine.without=\[other\]"):
         predict(run.paths, [run.paths.run_json], 1, print)
+    with pytest.raises(ConfigError, match=r"--member other: has predictions from files alone, none of new images; .*a"):
+        predict(run.paths, [run.paths.run_json], 1, print, member="other")
 
 
 def planned(**files):
