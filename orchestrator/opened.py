@@ -188,7 +188,7 @@ def score_splits(plan: Plan, opened: Opened) -> tuple[SplitScores, ...]:
 
 
 def find_issues(opened: Opened) -> LabelIssues | None:
-    """Returns the training images whose label looks wrong; None without out-of-fold predictions of all of them."""
+    """Returns the training images whose label may be wrong; None without out-of-fold predictions of all of them."""
     combined = opened.combined(OUT_OF_FOLD) if OUT_OF_FOLD in opened.members else None
     return None if combined is None else find_label_issues(combined, opened.data.labels(OUT_OF_FOLD))
 

@@ -17,7 +17,7 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class LabelIssues:
-    """The images whose label looks wrong, the likeliest first.
+    """The images whose label may be wrong, the likeliest first.
 
     Attributes:
         rows: [issues] int64, indices of images.
@@ -36,7 +36,7 @@ class LabelIssues:
     num_wrong: int
 
     def line(self) -> str:
-        return f"{len(self.rows):,} of {self.num_images:,} labels look wrong"
+        return f"{len(self.rows):,} of {self.num_images:,} labels may be wrong"
 
     def estimate(self) -> str:
         share = f"{100 * self.num_wrong / self.num_images:.1f} %"

@@ -1,4 +1,4 @@
-"""Writes the images whose label looks wrong: report/review.csv, for a person to fill in, and a page of pictures."""
+"""Writes the images whose label may be wrong: report/review.csv, for a person to fill in, and a page of pictures."""
 
 import base64
 import csv

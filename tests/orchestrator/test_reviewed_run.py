@@ -1,4 +1,4 @@
-"""Labels that look wrong, from stored predictions to a run with corrected ones."""
+"""Labels that may be wrong, from stored predictions to a run with corrected ones."""
 
 import csv
 import json
@@ -92,7 +92,7 @@ def test_planted_labels_are_listed_with_what_the_members_say(run):
         assert float(line["label_probability"]) < 0.01 < 0.9 < float(line["suggestion_probability"])
         assert line["correct"] == ""
     total = len(data.labels("oof"))
-    assert f"REVIEW: 5 of {total:,} labels look wrong (report/review.csv, report/review.html)." in text
+    assert f"REVIEW: 5 of {total:,} labels may be wrong (report/review.csv, report/review.html)." in text
     assert json.loads(run.report_scores.read_text())["review"]["num_issues"] == 5
     assert '<a href="review.html">' in run.report_page.read_text()
 
@@ -101,7 +101,7 @@ def test_where_no_label_looks_wrong_the_list_is_empty_and_the_page_says_so(run):
     know(run, ())
     assert "REVIEW: 0 of" in results(run).table_text
     assert listed(run.review(1)) == []
-    assert "No label looks wrong." in run.review_page.read_text()
+    assert "No label may be wrong." in run.review_page.read_text()
 
 
 def test_page_has_the_pictures_of_the_store_and_needs_nothing_else(run):

@@ -43,7 +43,7 @@ def test_case_by_hand_has_two_issues_the_more_certain_first():
     np.testing.assert_array_equal(found.suggestion_probabilities, np.float32([0.9, 0.75]))
     # One of three labels 0 and one of three labels 1 are surely of another class.
     assert (found.num_wrong, found.num_images) == (2, 7)
-    assert found.line() == "2 of 7 labels look wrong"
+    assert found.line() == "2 of 7 labels may be wrong"
     wanted = "By confident learning about 2 of the 7 labels are wrong (28.6 %); mistakes of weak members count too."
     assert found.estimate() == wanted
 
