@@ -4,18 +4,21 @@ import time
 from dataclasses import replace
 
 import pytest
+import ray
 from fake_stages import make_spec
 
+from orchestrator.cluster import ray_preflight
 from orchestrator.cluster.interface import Unfit
-from orchestrator.cluster.preflight import Needs
+from orchestrator.cluster.preflight import Needs, inspect
 from orchestrator.cluster.ray_backend import RayCluster
 from orchestrator.cluster.ray_nodes import Node, living_nodes
-from orchestrator.cluster.ray_preflight import Preflight
+from orchestrator.cluster.ray_preflight import Preflight, _Look
 from orchestrator.cluster.ray_session import local
 from workers.errors import ConfigError, StorageError
 from workers.numerics import code_digest
 
 GIVE_UP_S = 120.0
+GONE = Node(1, 0, "a" * 56, "gone", "10.0.0.9")
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +69,68 @@ def test_node_that_does_not_fit_is_left_out_by_name_and_none_is_left(node, needs
 
 
 def test_node_that_is_gone_is_left_out_and_the_others_are_used(node, needs):
-    gone = Node(1, 0, "a" * 56, "gone", "10.0.0.9")
     preflight = Preflight(needs)
-    assert preflight.require([node, gone]) == [node]
-    assert list(preflight.left_out) == [gone.name]
+    assert preflight.require([node, GONE]) == [node]
+    (line,) = preflight.left_out.values()
+    assert "its worker ended (" in line and line.endswith("look at Ray's logs there")
+
+
+def test_where_nodes_that_fit_are_gone_those_left_out_do_not_end_the_launch(node, needs):
+    preflight = Preflight(needs)
+    preflight.leave_out(GONE, Unfit("it has other code"))
+    with pytest.raises(ConfigError):
+        preflight.require_some([GONE])
+    assert preflight.require([node]) == [node]
+    preflight.require_some([GONE])
+
+
+def test_a_name_that_an_earlier_look_has_used_proves_nothing_and_each_look_has_its_own(
+    node, needs, tmp_path, monkeypatch
+):
+    probes = []
+
+    def unseen(probe, text):
+        probes.append(probe)
+        return False
+
+    monkeypatch.setattr(ray_preflight, "_seen", unseen)
+    monkeypatch.setattr(ray_preflight, "_SEEN_S", 0.3)
+    for _ in range(2):
+        with pytest.raises(StorageError, match=f"what it writes in run_dir={tmp_path} is not seen here: mount"):
+            Preflight(needs).require([node])
+    assert len(set(probes)) == 2
+    assert list(tmp_path.iterdir()) == [probes[-1]], "the second look has deleted what the first has left"
+
+
+def test_node_that_answers_late_is_left_out_only_till_then_and_others_do_not_wait_for_it(
+    node, needs, tmp_path, monkeypatch
+):
+    slow, go, probe = replace(node, name="b" * 56, host="slow"), tmp_path / "go", tmp_path / ".tmp-node-slow.1"
+
+    def answer():
+        # Nested, so that Ray sends it by value.
+        while not go.exists():
+            time.sleep(0.05)
+        return inspect(probe, slow.name, ())
+
+    def ask(needs, of):
+        return _Look(ray.remote(answer).remote(), probe, time.monotonic() + 2.0) if of is slow else real(needs, of)
+
+    real = ray_preflight._ask
+    monkeypatch.setattr(ray_preflight, "_ask", ask)
+    monkeypatch.setattr(ray_preflight, "_ENOUGH_S", 0.5)
+    preflight = Preflight(needs)
+    assert preflight.require([node, slow]) == [node] and preflight.left_out == {}
+    give_up = time.monotonic() + GIVE_UP_S
+    while not preflight.left_out:
+        assert time.monotonic() < give_up
+        assert preflight.fitting([node, slow]) == [node]
+    assert "slow (127.0.0.1): no answer in" in preflight.left_out[slow.name]
+    go.touch()
+    while preflight.fitting([node, slow]) != [node, slow]:
+        assert time.monotonic() < give_up
+        time.sleep(0.05)
+    assert preflight.left_out == {}
 
 
 def test_actor_of_other_code_leaves_its_node_out_and_where_none_is_left_the_next_start_says_so(node, tmp_path):
