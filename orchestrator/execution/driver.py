@@ -184,7 +184,7 @@ class Driver:
     def _move_off_leaving_machines(self) -> None:
         """Makes the members on draining nodes checkpoint and stop; they resume on another node."""
         for member in self._cluster.leaving() & self._busy.keys() - self._moving:
-            _log.warning("%s: its node is draining; it saves a checkpoint and resumes on another node", member)
+            _log.warning("%s: its node is leaving or left out; it saves a checkpoint and resumes elsewhere", member)
             self._moving.add(member)
             self._cluster.stop(member)
 
@@ -280,8 +280,9 @@ class Driver:
                 self._ledger.end(job, AttemptEnd.stopped, State.stopped)
                 self._track_end(job, Ending.KILLED)
             case Unfit(reason):
-                _log.warning("%s: it is tried on another node: %s", job, reason)
+                _log.warning("%s: its node cannot run it: %s", job, reason)
                 state = State.stopped if self._stopping else State.waiting
+                state = State.ended if job.ref in self._ended else state
                 self._ledger.end(job, AttemptEnd.refused, state, error=f"Unfit: {reason}")
                 self._discard(job.member)
             case Lost(reason, announced):

@@ -7,8 +7,9 @@ from local_actors import LocalActors
 
 from orchestrator.cluster.interface import Where
 from orchestrator.cluster.ray_nodes import Node
-from orchestrator.execution.nodes import suspects
-from orchestrator.run.ledger import Attempt, AttemptEnd, Budgets, State
+from orchestrator.execution.nodes import NodeWatch, suspects
+from orchestrator.plan.model import StageRef, TrainJob
+from orchestrator.run.ledger import Attempt, AttemptEnd, Budgets, Ledger, State
 from workers.errors import DataError, MemberFailed
 
 NODES = ("1", "2", "3")
@@ -44,6 +45,12 @@ def test_otherwise_no_node_is_a_suspect(attempts):
     assert suspects(attempts, NODES) == {}
 
 
+def test_suspect_that_has_gone_stays_one_and_only_nodes_that_are_there_count_as_others():
+    failed = [ended("a", "1"), ended("b", "1")]
+    assert list(suspects(failed, ["2"], before=["1"])) == ["1"]
+    assert suspects(failed, ["1"], before=["1"]) == {}
+
+
 class OfNodes(LocalActors):
     """Members in threads, each on the first of two nodes that may be used; a member's first node is its own choice."""
 
@@ -51,10 +58,10 @@ class OfNodes(LocalActors):
 
     def __init__(self, fakes, first="1"):
         super().__init__(1, fakes.duties)
-        self.first, self.out, self.left_out = first, {}, {}
+        self.first, self.out, self.left_out, self.there = first, {}, {}, ("1", "2")
 
     def nodes(self):
-        return [Node(1, 0, name) for name in ("1", "2")]
+        return [Node(1, 0, name) for name in self.there]
 
     def quarantine(self, suspects):
         self.out = self.left_out = dict(suspects)
@@ -80,6 +87,24 @@ def test_members_of_a_node_in_quarantine_end_elsewhere_though_their_budget_is_no
     assert {entry.state for entry in run.ledger.stages.values()} == {State.done}
     assert [line.partition(":")[0] for line in run.ledger.left_out.values()] == ["in quarantine"]
     assert run.tracker.places["a/train"] == "w2 (10.0.0.2), pid 7, CPU"
+
+
+def test_quarantine_ends_once_the_other_nodes_are_gone(tmp_path, caplog):
+    run, _ = launched(tmp_path, {})
+    ledger, actors = Ledger(run.paths.ledger), OfNodes(run.fakes)
+    for member in "ab":
+        job = TrainJob(StageRef(member, "train"))
+        ledger.begin(job, started=0.0, resumed_from=0)
+        ledger.place(job, at("1"))
+        ledger.end(job, AttemptEnd.failed, State.waiting, error="OSError: a cable")
+    watch = NodeWatch(ledger, run.tracker)
+    watch.judge(actors)
+    watch.note(actors, [])
+    assert list(actors.out) == list(ledger.contents.left_out) == ["1"]
+    actors.there = ("1",)
+    watch.note(actors, [])
+    assert actors.out == ledger.contents.left_out == {}
+    assert "no longer in quarantine: node w1 (10.0.0.1)\n" in caplog.text
 
 
 def test_error_that_comes_elsewhere_too_is_no_node_s_fault(tmp_path):
