@@ -151,10 +151,10 @@ def _other_code(there: str, launched: str) -> Unfit:
     )
 
 
-def remark(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """Returns what may change bits on a node that fits; "" for nothing."""
-    found, own = there["processors"], here["processors"]
-    return "" if found == own else f"{found}, and here {own}: bits may depend on where a member trains"
+def remark(there: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """Returns what may change bits on one of two nodes that fit; "" for nothing. The driver's machine may not train."""
+    found, before = there["processors"], other["processors"]
+    return "" if found == before else f"{found}, and on others {before}: bits may depend on where a member trains"
 
 
 def none_left(left_out: Mapping[str, Unfit]) -> ConfigError | StorageError:

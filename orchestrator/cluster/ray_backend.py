@@ -230,11 +230,14 @@ class RayCluster:
     def _new(self) -> Any:
         import ray
 
-        if left_out := self.left_out:
+        if avoided := {*self.left_out}:
             self._preflight.require_some(self._able(living_nodes()))
+        if (unknown := self._preflight.unanswered) and self.nodes():
+            # One of these may never answer. Where they are all there is, the actor waits and may use them.
+            avoided |= unknown
         # Three threads: one for the stage, one for `warm_up`, which may wait for the stage, and one for `stop`.
         remote: Any = ray.remote(MemberActor)
-        options = remote.options(max_restarts=0, max_concurrency=3, **self._resources, **usable_nodes(left_out))
+        options = remote.options(max_restarts=0, max_concurrency=3, **self._resources, **usable_nodes(avoided))
         actor = options.remote(self._duties, here)
         self._places[actor] = actor.where.remote()
         return actor

@@ -46,12 +46,18 @@ class Preflight:
         self._here = inspect(None, "", needs.stores) if needs else {}
         self._asked: dict[str, _Look] = {}
         self._fits: set[str] = set()
+        self._first: dict[str, Any] = {}
         self._misfits: dict[str, tuple[Node, Unfit]] = {}
 
     @property
     def left_out(self) -> dict[str, str]:
         """Returns a line for each node that is not used, by Ray's id."""
         return {name: f"left out: node {node}: {unfit.reason}" for name, (node, unfit) in self._misfits.items()}
+
+    @property
+    def unanswered(self) -> frozenset[str]:
+        """Returns Ray's ids of the nodes that a look has begun at and not ended."""
+        return frozenset(self._asked)
 
     def leave_out(self, node: Node, unfit: Unfit) -> None:
         """Uses the node no more."""
@@ -126,7 +132,8 @@ class Preflight:
             self.leave_out(node, unfit)
             return
         self._fits.add(node.name)
-        if said := remark(found, self._here):
+        self._first = self._first or found
+        if said := remark(found, self._first):
             _say_once(f"node {node}: {said}")
 
 

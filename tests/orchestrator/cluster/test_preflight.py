@@ -72,7 +72,7 @@ def test_kernels_that_the_driver_s_machine_lacks_too_are_missed_on_nodes():
 def test_node_of_another_cpu_fits_and_is_remarked_on():
     other = {**GOOD, "processors": "One, H200"}
     assert misfit(other, GOOD, NEEDS) is None
-    assert remark(other, GOOD).startswith("One, H200, and here One: bits may depend on where")
+    assert remark(other, GOOD).startswith("One, H200, and on others One: bits may depend on where")
 
 
 def test_where_none_is_left_nodes_are_grouped_by_reason_and_storage_alone_is_exit_code_7():
