@@ -4,13 +4,16 @@ import pytest
 from driver_run import Run
 from fake_stages import plan_of
 from local_actors import LocalActors
+from oracle import wait_for
 
 from orchestrator.cluster.interface import Where
 from orchestrator.cluster.ray_nodes import Node
 from orchestrator.execution.nodes import NodeWatch, suspects
 from orchestrator.plan.model import StageRef, TrainJob
 from orchestrator.run.ledger import Attempt, AttemptEnd, Budgets, Ledger, State
-from workers.errors import DataError, MemberFailed
+from workers.errors import ConfigError, DataError, MemberFailed
+from workers.storage import newest_step
+from workers.training import read_step
 
 NODES = ("1", "2", "3")
 
@@ -114,3 +117,24 @@ def test_error_that_comes_elsewhere_too_is_no_node_s_fault(tmp_path):
         work()
     assert run.ledger.left_out == {}
     assert all(len(entry.attempts) <= 2 for entry in run.ledger.stages.values())
+
+
+def test_where_no_node_is_left_to_start_on_members_that_run_save_what_they_have(tmp_path):
+    class Last(LocalActors):
+        """Its node is left out once a member trains."""
+
+        def acquire(self, member):
+            if self.acquired:
+                wait_for(lambda: read_step(run.paths.step(ref)) == 1)
+                raise ConfigError("no node of the cluster can be used")
+            super().acquire(member)
+
+    run, ref = Run(tmp_path, plan_of({name: {"train": None} for name in "ab"})), StageRef("a", "train")
+    run.fakes.waiting = frozenset({"a/train"})
+    driver, cluster = run.driver(), Last(2, run.fakes.duties)
+    driver.take_stock()
+    with pytest.raises(ConfigError, match="no node of the cluster can be used"):
+        driver.run(cluster, lambda: False, lambda: None)
+    assert run.outcomes("a/train") == [AttemptEnd.stopped]
+    assert newest_step(run.paths.checkpoints(ref)) == 1
+    assert "b/train" not in run.fakes.started and cluster.discarded == ["a"]
