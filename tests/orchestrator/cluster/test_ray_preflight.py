@@ -14,6 +14,11 @@ from orchestrator.cluster.ray_backend import RayCluster
 from orchestrator.cluster.ray_nodes import Node, living_nodes
 from orchestrator.cluster.ray_preflight import Preflight, _Look
 from orchestrator.cluster.ray_session import local
+from orchestrator.cluster.ray_shards import RayShards
+from workers.data.sources.files import FileLoader, PlainFiles
+from workers.data.sources.listing import Row
+from workers.data.sources.tree import LocalTree
+from workers.data.store.shards import Encoding, ShardJob
 from workers.errors import ConfigError, StorageError
 from workers.numerics import code_digest
 
@@ -162,3 +167,15 @@ def test_actor_of_other_code_leaves_its_node_out_and_where_none_is_left_the_next
     cluster.discard("a")
     with pytest.raises(ConfigError, match="run the same command again"):
         cluster.acquire("a")
+
+
+def test_node_that_joins_while_images_are_packed_and_does_not_fit_is_left_out_by_its_first_shard(
+    node, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(Preflight, "require", lambda self, nodes: nodes)
+    job = ShardJob(tmp_path / "absent", "train", 0, 0, (Row("a", "a", 0, bytes(32)),), 8, Encoding(), True)
+    shards = RayShards("")._packed(FileLoader(PlainFiles(LocalTree(tmp_path))), job, iter(()), lambda num_images: None)
+    with pytest.raises(
+        StorageError, match=rf"{node.host} \(127\.0\.0\.1\): datasets\.store=.*absent is not there: mount"
+    ):
+        list(shards)
