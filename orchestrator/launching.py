@@ -36,6 +36,7 @@ from orchestrator.run import (
     StatusReader,
     Wanted,
     end_noted,
+    find_finished,
     keep_code,
     of_store,
     open_run,
@@ -259,14 +260,20 @@ def _needs(
         paths.root,
         numerics=record.numerics,
         stores=tuple(store.path for store in stores.values()),
-        member_bytes=placement.largest_member(plan, config.predict.checkpoint),
+        # On GPUs most of it is theirs.
+        member_bytes=placement.largest_member(plan, config.predict.checkpoint)
+        if record.numerics.device == "cpu"
+        else 0,
     )
 
 
 def _check_nodes(config: Config, plan: Plan, paths: RunPaths, stores: Mapping[str, Store], record: RunRecord) -> None:
-    """Raises if no node of the cluster can run the plan's members."""
+    """Raises if members are to be trained on a cluster at an address, and none of its nodes can run them."""
+    if config.cluster.address is None or all(find_finished(paths, stage) for stage in plan.stages):
+        return
     settings = placement.kept(config, plan, record.numerics)
-    cluster.check_nodes(settings, _needs(config, plan, paths, stores, record))
+    with cluster.open_cluster(settings, _needs(config, plan, paths, stores, record)):
+        pass
 
 
 def _placed(config: Config, plan: Plan, run: OpenedRun, display: Display) -> Config:

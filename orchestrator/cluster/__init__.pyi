@@ -12,7 +12,6 @@ from .memory import memory_limit as memory_limit
 from .preflight import Needs as Needs
 from .ray_backend import (
     RayCluster as RayCluster,
-    check_nodes as check_nodes,
     check_resources as check_resources,
     open_cluster as open_cluster,
 )

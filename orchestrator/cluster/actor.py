@@ -10,7 +10,7 @@ import socket
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -111,7 +111,9 @@ class MemberActor:
             if code and code != self._code:
                 return
             _set_openmp_threads(num_threads)
-            self._duties().warm_up()
+            # Nobody waits for the answer, and Ray would print it: the stage meets the same error and reports it.
+            with suppress(Exception):
+                self._duties().warm_up()
 
     def run_stage(self, spec: StageSpec) -> Outcome:
         """Runs the stage and encodes how it ended."""

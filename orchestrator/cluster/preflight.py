@@ -67,13 +67,17 @@ def inspect(probe: Path | None, text: str, stores: Collection[Path]) -> dict[str
 
 def _written(probe: Path, text: str) -> str:
     """Returns what is wrong with the file's folder; "" if the file is written."""
-    # The folder is not made: on this machine's own disk nobody would look for it.
-    if not probe.parent.is_dir():
-        return "is not there"
     try:
+        # The folder is not made: on this machine's own disk nobody would look for it.
+        if not probe.parent.is_dir():
+            return f"is not there: {_SHARE}"
+        # Of an earlier look at this node, whose driver did not see it, or was killed.
+        for earlier in probe.parent.glob(f"{probe.stem}.*"):
+            earlier.unlink(missing_ok=True)
         write_text(probe, text)
     except (OSError, StorageError) as error:
-        return f"cannot be written ({getattr(error.__cause__, 'strerror', None) or error})"
+        why = getattr(error.__cause__ or error, "strerror", None) or error
+        return f"cannot be written ({why}): let this user write there, and free some space"
     return ""
 
 
@@ -96,12 +100,12 @@ def misfit(there: Mapping[str, Any], here: Mapping[str, Any], needs: Needs) -> U
         lacked, own = (
             missing(needs.numerics, Capabilities(one["bf16"], one["compiled_kernels"])) for one in (there, here)
         )
-        # What this machine lacks too was accepted when the run began.
-        if lacked and lacked != own:
+        # A precision that this machine's CPU emulates too was asked for; without its kernels no stage can run.
+        if lacked and (lacked != own or "kernel" in lacked):
             return Unfit(f"it lacks {lacked}{'' if 'kernel' in lacked else ': leave it out, or set precision=fp32'}")
     place = f"{needs.key}={needs.folder}"
     if there["probe"]:
-        return Unfit(f"{place} {there['probe']}: {_SHARE}", storage=True)
+        return Unfit(f"{place} {there['probe']}", storage=True)
     if not there["seen"]:
         return Unfit(f"what it writes in {place} is not seen here: {_SHARE}", storage=True)
     for store, wanted in here["stores"].items():
@@ -126,10 +130,18 @@ def misfit_here(spec: StageSpec | PredictSpec, code: str) -> Unfit | None:
     # A precision that the CPU emulates may have been asked for; without its kernels a stage cannot run.
     if lacked := missing(replace(spec.numerics, precision="fp32"), capabilities()):
         return Unfit(f"it lacks {lacked}")
-    for key, folder in (("run_dir", spec.stage_dir.parents[2]), ("datasets.store", spec.store)):
-        if not folder.is_dir():
-            return Unfit(f"{key}={folder} is not there: {_SHARE}", storage=True)
-    return None
+    return _absent("run_dir", spec.stage_dir.parents[2]) or _absent("datasets.store", spec.store)
+
+
+def unfit_to_pack(folder: Path, code: str) -> Unfit | None:
+    """Returns why this process must not pack images, by `code`, into `folder`; on its own disk they would be lost."""
+    if (own := code_digest()) != code:
+        return _other_code(own, code)
+    return _absent("datasets.store", folder)
+
+
+def _absent(key: str, folder: Path) -> Unfit | None:
+    return None if folder.is_dir() else Unfit(f"{key}={folder} is not there: {_SHARE}", storage=True)
 
 
 def _other_code(there: str, launched: str) -> Unfit:
@@ -139,10 +151,10 @@ def _other_code(there: str, launched: str) -> Unfit:
     )
 
 
-def remark(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """Returns what may change bits on a node that fits; "" for nothing."""
-    found, own = there["processors"], here["processors"]
-    return "" if found == own else f"{found}, and here {own}: bits may depend on where a member trains"
+def remark(there: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """Returns what may change bits on one of two nodes that fit; "" for nothing. The driver's machine may not train."""
+    found, before = there["processors"], other["processors"]
+    return "" if found == before else f"{found}, and on others {before}: bits may depend on where a member trains"
 
 
 def none_left(left_out: Mapping[str, Unfit]) -> ConfigError | StorageError:

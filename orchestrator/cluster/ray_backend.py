@@ -65,13 +65,6 @@ def check_resources(settings: "ClusterConfig") -> int:
     return count_slots(nodes, settings.cpus_per_member, settings.gpus_per_member)
 
 
-def check_nodes(settings: "ClusterConfig", needs: Needs) -> None:
-    """Raises as `open_cluster` where no node of a cluster at an address fits; a local Ray has the driver's machine."""
-    if settings.address is not None:
-        with open_cluster(settings, needs):
-            pass
-
-
 @contextmanager
 def open_cluster(settings: "ClusterConfig", needs: Needs | None = None) -> Iterator["RayCluster"]:
     """Starts a local Ray, or joins the cluster at `settings.address`, for the length of the block.
@@ -168,7 +161,7 @@ class RayCluster:
                 return frozenset()
             for actor in [actor for actor in self._idle if self._node_of(actor) in gone_soon]:
                 self._idle.remove(actor)
-                _kill(actor)
+                self._kill(actor)
             return frozenset(member for member, actor in self._actors.items() if self._node_of(actor) in gone_soon)
 
     def release(self, member: str) -> None:
@@ -180,12 +173,12 @@ class RayCluster:
         actor = self._actors.pop(member, None)
         if actor is not None:
             self._calls = {call: of for call, of in self._calls.items() if of != member}
-            _kill(actor)
+            self._kill(actor)
 
     def end_idle(self) -> None:
         """Ends idle actors, whose resources others may want on a shared cluster."""
         while self._idle:
-            _kill(self._idle.pop())
+            self._kill(self._idle.pop())
 
     def run_stage(self, spec: StageSpec) -> None:
         """Starts a stage on the actor of `spec.member`."""
@@ -200,7 +193,7 @@ class RayCluster:
         actor = self._actors[member]
         if self._nodes_change and not self._node_of(actor):
             # The actor waits for a node, perhaps forever, and has nothing to save.
-            _kill(actor)
+            self._kill(actor)
         else:
             actor.stop.remote()
 
@@ -237,21 +230,32 @@ class RayCluster:
     def _new(self) -> Any:
         import ray
 
-        if left_out := self.left_out:
+        if avoided := {*self.left_out}:
             self._preflight.require_some(self._able(living_nodes()))
+        if (unknown := self._preflight.unanswered) and self.nodes():
+            # One of these may never answer. Where they are all there is, the actor waits and may use them.
+            avoided |= unknown
         # Three threads: one for the stage, one for `warm_up`, which may wait for the stage, and one for `stop`.
         remote: Any = ray.remote(MemberActor)
-        options = remote.options(max_restarts=0, max_concurrency=3, **self._resources, **usable_nodes(left_out))
+        options = remote.options(max_restarts=0, max_concurrency=3, **self._resources, **usable_nodes(avoided))
         actor = options.remote(self._duties, here)
         self._places[actor] = actor.where.remote()
         return actor
+
+    def _kill(self, actor: Any) -> None:
+        import ray
+
+        self._places.pop(actor, None)
+        ray.kill(actor)
 
     def _place(self, actor: Any) -> Where | None:
         """Returns where an actor runs, as it said once it was there."""
         import ray
         from ray.exceptions import RayError
 
-        place = self._places[actor]
+        place = self._places.get(actor)
+        if place is None:
+            return None
         if not isinstance(place, Where) and ray.wait([place], timeout=0)[0]:
             with contextlib.suppress(RayError):
                 place = self._places[actor] = ray.get(place)
@@ -293,12 +297,6 @@ class RayCluster:
             return Lost(f"{why}; from now on at most {counted(self.num_slots, 'member')} at once")
         remedy = "set optimizer.micro_batch, lower optimizer.batch_size or model.width, or raise the limit"
         return Failure("OutOfMemory", f"{why} though nothing ran beside it: {remedy}", "", retryable=False)
-
-
-def _kill(actor: Any) -> None:
-    import ray
-
-    ray.kill(actor)
 
 
 def _called(method: Any, job: str, spec: StageSpec | PredictSpec) -> Any:

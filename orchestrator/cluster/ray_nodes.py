@@ -66,7 +66,8 @@ def living_nodes() -> list[Node]:
     """Returns the live nodes of the cluster that this process has joined."""
     import ray
 
-    described: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    with lost_as_such():
+        described: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     return [
         Node(
             *(node["Resources"].get(name, 0) for name in ("CPU", "GPU")),

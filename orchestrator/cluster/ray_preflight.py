@@ -1,8 +1,10 @@
 """Looks at the nodes of a Ray cluster, one task on each, and keeps which of them members may use."""
 
 import logging
+import secrets
 import time
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,9 @@ from orchestrator.cluster.ray_nodes import Node, living_nodes
 from orchestrator.cluster.ray_session import first_line
 from workers.storage import TEMPORARY_PREFIX
 
-# A node's first worker takes seconds to start, more on a busy machine; a shared file system may show a file late.
-_ANSWER_S, _SEEN_S = 40.0, 3.0
+# A node's first worker takes seconds to start, more on a busy machine; a shared file system may show a file late. If
+# some nodes fit, the others are waited for only a while, and are used once they answer.
+_ANSWER_S, _SEEN_S, _ENOUGH_S = 40.0, 3.0, 10.0
 _PAUSE_S = 0.2
 _log = logging.getLogger(__name__)
 
@@ -24,6 +27,16 @@ def _say_once(line: str) -> None:
     _log.warning("%s", line)
 
 
+@dataclass
+class _Look:
+    """A task that looks at a node and writes `probe`; the times are monotonic. `seen_by` is known when it has ended."""
+
+    call: Any
+    probe: Path
+    give_up: float
+    seen_by: float = 0.0
+
+
 class Preflight:
     """Knows of each node whether it fits; those that join are looked at while members run elsewhere."""
 
@@ -31,8 +44,9 @@ class Preflight:
         """With `needs` None every node fits, until `leave_out` is called."""
         self._needs = needs
         self._here = inspect(None, "", needs.stores) if needs else {}
-        self._asked: dict[str, tuple[Any, float]] = {}
+        self._asked: dict[str, _Look] = {}
         self._fits: set[str] = set()
+        self._first: dict[str, Any] = {}
         self._misfits: dict[str, tuple[Node, Unfit]] = {}
 
     @property
@@ -40,8 +54,14 @@ class Preflight:
         """Returns a line for each node that is not used, by Ray's id."""
         return {name: f"left out: node {node}: {unfit.reason}" for name, (node, unfit) in self._misfits.items()}
 
+    @property
+    def unanswered(self) -> frozenset[str]:
+        """Returns Ray's ids of the nodes that a look has begun at and not ended."""
+        return frozenset(self._asked)
+
     def leave_out(self, node: Node, unfit: Unfit) -> None:
         """Uses the node no more."""
+        self._asked.pop(node.name, None)
         self._misfits[node.name] = node, unfit
         self._fits.discard(node.name)
         _say_once(self.left_out[node.name])
@@ -56,78 +76,84 @@ class Preflight:
         """Returns those of `nodes` that fit, as far as is known after waiting `wait_s`; looks at new ones."""
         if self._needs is None:
             return [node for node in nodes if node.name not in self._misfits]
-        until = time.monotonic() + wait_s
+        names, began = {node.name for node in nodes}, time.monotonic()
         for node in nodes:
             if node.name not in self._fits | self._misfits.keys() | self._asked.keys():
-                self._asked[node.name] = _ask(self._needs, node), time.monotonic() + _ANSWER_S
-        while waiting := [node for node in nodes if node.name in self._asked]:
-            for node in waiting:
+                self._asked[node.name] = _ask(self._needs, node)
+        while True:
+            for node in [node for node in nodes if node.name in self._asked]:
                 self._hear(node, self._needs)
-            if time.monotonic() >= until:
-                break
+            waited_s = time.monotonic() - began
+            enough = waited_s >= wait_s or (names & self._fits and waited_s >= _ENOUGH_S)
+            if enough or not names & self._asked.keys() - self._misfits.keys():
+                return [node for node in nodes if node.name in self._fits]
             time.sleep(_PAUSE_S)
-        return [node for node in nodes if node.name in self._fits]
 
     def require(self, nodes: Sequence[Node]) -> list[Node]:
-        """Returns the nodes that fit, after having looked at all of them; raises as `require_some`."""
+        """Returns the nodes that fit, after a look at all that answer in time; raises as `require_some`."""
         fitting = self.fitting(nodes, wait_s=_ANSWER_S + _SEEN_S)
         self.require_some(nodes)
         return fitting
 
     def require_some(self, nodes: Collection[Node]) -> None:
-        """Raises ConfigError, or StorageError, if all `nodes` are left out; there may be none for the moment."""
+        """Raises ConfigError, or StorageError, if all `nodes` are left out, and none that fits may come back."""
         unfit = dict(self._misfits[node.name] for node in nodes if node.name in self._misfits)
-        if nodes and len(unfit) == len(nodes):
+        if nodes and len(unfit) == len(nodes) and not self._fits:
             raise none_left({str(node): why for node, why in unfit.items()})
 
     def _hear(self, node: Node, needs: Needs) -> None:
-        """Judges a node whose task has ended, or has not for too long."""
+        """Judges a node whose task has ended, or has not for too long; it may still answer then."""
         import ray
-        from ray.exceptions import GetTimeoutError, RayError
+        from ray.exceptions import RayError, RayTaskError
 
-        call, give_up = self._asked[node.name]
-        ready, _ = ray.wait([call], timeout=0)
-        if not ready and time.monotonic() < give_up:
+        look, now = self._asked[node.name], time.monotonic()
+        if not ray.wait([look.call], timeout=0)[0]:
+            if now >= look.give_up and node.name not in self._misfits:
+                self.leave_out(node, Unfit(f"no answer in {_ANSWER_S:.0f} s: look at its load and at Ray's logs there"))
+                self._asked[node.name] = look
+            return
+        try:
+            found = ray.get(look.call)
+        except RayTaskError as error:
+            said = next((line for line in str(error).splitlines()[::-1] if "Error: " in line), first_line(error))
+            why = f"no worker of Septet starts there ({said.strip()}): install the same Septet there"
+            self.leave_out(node, Unfit(why))
+            return
+        except RayError as error:
+            self.leave_out(node, Unfit(f"its worker ended ({first_line(error)}): look at Ray's logs there"))
+            return
+        look.seen_by = look.seen_by or now + _SEEN_S
+        found["seen"] = not found["probe"] and _seen(look.probe, node.name)
+        if not found["probe"] and not found["seen"] and now < look.seen_by:
             return
         del self._asked[node.name]
-        try:
-            found = ray.get(call, timeout=0)
-        except GetTimeoutError:
-            self.leave_out(node, Unfit(f"no answer in {_ANSWER_S:.0f} s: look at its load and at Ray's logs there"))
-        except RayError as error:
-            said = next((line for line in str(error).splitlines()[::-1] if "Error: " in line), first_line(error))
-            self.leave_out(
-                node, Unfit(f"no worker of Septet starts there ({said.strip()}): install the same Septet there")
-            )
-        else:
-            found["seen"] = not found["probe"] and _seen(needs, node)
-            if unfit := misfit(found, self._here, needs):
-                self.leave_out(node, unfit)
-                return
-            self._fits.add(node.name)
-            if said := remark(found, self._here):
-                _say_once(f"node {node}: {said}")
+        self._misfits.pop(node.name, None)
+        if unfit := misfit(found, self._here, needs):
+            self.leave_out(node, unfit)
+            return
+        self._fits.add(node.name)
+        self._first = self._first or found
+        if said := remark(found, self._first):
+            _say_once(f"node {node}: {said}")
 
 
-def _ask(needs: Needs, node: Node) -> Any:
+def _ask(needs: Needs, node: Node) -> _Look:
     """Starts a look at `node`; Ray runs it there and nowhere else, and not again."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+    # A name of its own for each look: a network file system may remember for half a minute that a name was not there.
+    probe = needs.folder / f"{TEMPORARY_PREFIX}node-{node.name}.{secrets.token_hex(4)}"
     strategy = NodeAffinitySchedulingStrategy(node.name, soft=False)
     task: Any = ray.remote(inspect).options(num_cpus=0, max_retries=0, scheduling_strategy=strategy, name="preflight")
-    return task.remote(_probe(needs, node), node.name, needs.stores)
+    return _Look(task.remote(probe, node.name, needs.stores), probe, time.monotonic() + _ANSWER_S)
 
 
-def _probe(needs: Needs, node: Node) -> Path:
-    return needs.folder / f"{TEMPORARY_PREFIX}node-{node.name}"
-
-
-def _seen(needs: Needs, node: Node) -> bool:
+def _seen(probe: Path, text: str) -> bool:
     """Returns whether this machine sees what the node wrote, and deletes it."""
-    probe, until = _probe(needs, node), time.monotonic() + _SEEN_S
-    while not probe.exists() and time.monotonic() < until:
-        time.sleep(_PAUSE_S)
-    is_there = probe.exists()
-    probe.unlink(missing_ok=True)
+    try:
+        is_there = probe.read_text() == text
+        probe.unlink()
+    except OSError:
+        return False
     return is_there

@@ -2,17 +2,18 @@
 
 import itertools
 import math
-import socket
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.cluster.preflight import Needs
-from orchestrator.cluster.ray_nodes import living_nodes, usable_nodes
+from orchestrator.cluster.interface import Unfit
+from orchestrator.cluster.preflight import Needs, unfit_to_pack
+from orchestrator.cluster.ray_nodes import here, living_nodes, usable_nodes
 from orchestrator.cluster.ray_preflight import Preflight
 from orchestrator.cluster.ray_session import attached, first_line
 from workers.data.sources import Loader
 from workers.data.store import PackedShard, PackingThreads, ShardJob, ShardRunner, pack_shard
-from workers.errors import ClusterLost, SeptetError, StorageError
+from workers.errors import ClusterLost, SeptetError
 from workers.numerics import code_digest
 
 if TYPE_CHECKING:
@@ -48,24 +49,32 @@ class RayShards:
         import ray
         from ray.exceptions import RayError, RayTaskError
 
-        preflight, jobs = (
-            Preflight(Needs(code_digest(), first.folder, "datasets.store")),
-            itertools.chain([first], others),
-        )
+        code, jobs = code_digest(), itertools.chain([first], others)
+        preflight = Preflight(Needs(code, first.folder, "datasets.store"))
         nodes = preflight.require([node for node in living_nodes() if node.cpus >= 1])
-        task: Any = ray.remote(_pack_shard).options(num_cpus=1, **usable_nodes(preflight.left_out))
+
+        def start(job: ShardJob) -> Any:
+            task: Any = ray.remote(_pack_shard).options(num_cpus=1, **usable_nodes(preflight.left_out))
+            return task.remote(shared, job, code)
+
         # Two tasks a CPU, so that the next is ready when one is done. Only names go out and sizes come back, no pixels.
         most = 2 * max(1, math.floor(sum(node.cpus for node in nodes)))
         try:
             shared = ray.put(loader)
-            waiting = {task.remote(shared, job): len(job.rows) for job in itertools.islice(jobs, most)}
+            waiting = {start(job): job for job in itertools.islice(jobs, most)}
             while waiting:
                 (done, *_), _ = ray.wait(list(waiting), num_returns=1)
-                num_images = waiting.pop(done)
-                shard: PackedShard = ray.get(done)
-                for job in itertools.islice(jobs, 1):
-                    waiting[task.remote(shared, job)] = len(job.rows)
-                packed(num_images)
+                job = waiting.pop(done)
+                shard: PackedShard | Unfit = ray.get(done)
+                if isinstance(shard, Unfit):
+                    # A node that has joined since.
+                    preflight.refused(shard)
+                    preflight.require_some([node for node in living_nodes() if node.cpus >= 1])
+                    waiting[start(job)] = job
+                    continue
+                for other in itertools.islice(jobs, 1):
+                    waiting[start(other)] = other
+                packed(len(job.rows))
                 yield shard
         except RayTaskError as error:
             # Drops Ray's page of traceback.
@@ -78,10 +87,8 @@ class RayShards:
             ) from error
 
 
-def _pack_shard(loader: Loader, job: ShardJob) -> PackedShard:
-    """Packs one shard, on any node. A shard written to that node's own disk would be lost silently."""
-    if not job.folder.is_dir():
-        raise StorageError(
-            f"{job.folder}: missing on node {socket.gethostname()}: set datasets.store to storage that all nodes share"
-        )
+def _pack_shard(loader: Loader, job: ShardJob, code: str) -> PackedShard | Unfit:
+    """Packs one shard, on any node that can."""
+    if unfit := unfit_to_pack(job.folder, code):
+        return replace(unfit, node_id=here().node_id)
     return pack_shard(loader, job, lambda: None)

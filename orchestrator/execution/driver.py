@@ -20,7 +20,7 @@ from orchestrator.execution.watchdog import Deadlines, mark_of
 from orchestrator.plan import Job, Plan, PredictJob, StageRef, TrainJob, ready
 from orchestrator.run import AttemptEnd, Book, Follower, Ledger, State, find_finished
 from orchestrator.tracking import Ending, Tracker
-from workers.errors import CheckFailed, DataError, MemberFailed, SeptetError, StorageError
+from workers.errors import CheckFailed, ConfigError, DataError, MemberFailed, SeptetError, StorageError
 from workers.protocol import StageResult
 from workers.storage import newest_step, raise_fence, require_held, write_finished, write_text
 from workers.training import read_step
@@ -132,16 +132,20 @@ class Driver:
         Raises:
             MemberFailed: a stage has used up its budget; all jobs that do not depend on it are done.
             StorageError, DataError, CheckFailed: as MemberFailed, because of storage, data or a check.
+            ConfigError: no node is left that members can start on; those that ran have saved a checkpoint.
             ClusterLost: the cluster is gone.
         """
-        self._cluster = cluster
+        self._cluster, no_node = cluster, None
         while True:
-            if stop_requested() and not self._stopping:
-                self._stopping = True
-                for job in list(self._busy.values()):
-                    self._halt(job)
+            if stop_requested():
+                self._stop()
             if not self._stopping:
-                self._start_what_fits()
+                try:
+                    self._start_what_fits()
+                except ConfigError as error:
+                    # No node is left to start on. Members that run can still save what they have.
+                    no_node = error
+                    self._stop()
             if not self._busy:
                 break
             self._move_off_leaving_machines()
@@ -155,6 +159,8 @@ class Driver:
             show()
         for member in sorted(self._actors):
             self._discard(member)
+        if no_node:
+            raise no_node
         if self._failed:
             self._ledger.set_state(State.failed)
             (job, failure), *others = self._failed.items()
@@ -167,6 +173,12 @@ class Driver:
             self._ledger.set_state(State.stopped)
         show()
         return self._complete
+
+    def _stop(self) -> None:
+        if not self._stopping:
+            self._stopping = True
+            for job in list(self._busy.values()):
+                self._halt(job)
 
     def _halt(self, job: Job) -> None:
         if self._has_unsaved(job) or not self._cluster.is_local:
@@ -184,7 +196,7 @@ class Driver:
     def _move_off_leaving_machines(self) -> None:
         """Makes the members on draining nodes checkpoint and stop; they resume on another node."""
         for member in self._cluster.leaving() & self._busy.keys() - self._moving:
-            _log.warning("%s: its node is draining; it saves a checkpoint and resumes on another node", member)
+            _log.warning("%s: its node is leaving or left out; it saves a checkpoint and resumes elsewhere", member)
             self._moving.add(member)
             self._cluster.stop(member)
 
@@ -280,8 +292,9 @@ class Driver:
                 self._ledger.end(job, AttemptEnd.stopped, State.stopped)
                 self._track_end(job, Ending.KILLED)
             case Unfit(reason):
-                _log.warning("%s: it is tried on another node: %s", job, reason)
+                _log.warning("%s: its node cannot run it: %s", job, reason)
                 state = State.stopped if self._stopping else State.waiting
+                state = State.ended if job.ref in self._ended else state
                 self._ledger.end(job, AttemptEnd.refused, state, error=f"Unfit: {reason}")
                 self._discard(job.member)
             case Lost(reason, announced):

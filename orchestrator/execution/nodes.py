@@ -15,7 +15,9 @@ _NODE_TAG = "septet.node"
 _log = logging.getLogger(__name__)
 
 
-def suspects(attempts: Iterable[tuple[str, Attempt]], nodes: Collection[str]) -> dict[str, str]:
+def suspects(
+    attempts: Iterable[tuple[str, Attempt]], nodes: Collection[str], before: Collection[str] = ()
+) -> dict[str, str]:
     """Returns the `nodes` on which members fail as nowhere else, each with a line for the user.
 
     On a suspect two members or more ended with one kind of error that no member has met on another node. If all nodes
@@ -24,6 +26,7 @@ def suspects(attempts: Iterable[tuple[str, Attempt]], nodes: Collection[str]) ->
     Args:
         attempts: of one launch, each with its member.
         nodes: Ray's ids of the nodes that members may use.
+        before: those of earlier suspects, which may have gone since.
     """
     met: dict[str, dict[str, dict[str, Attempt]]] = {}
     for member, attempt in attempts:
@@ -32,13 +35,13 @@ def suspects(attempts: Iterable[tuple[str, Attempt]], nodes: Collection[str]) ->
     found = {}
     for kind, places in met.items():
         (node, members), *elsewhere = places.items()
-        if node in nodes and not elsewhere and len(members) >= _FEWEST_MEMBERS:
+        if node in {*nodes, *before} and not elsewhere and len(members) >= _FEWEST_MEMBERS:
             where, who = next(iter(members.values())).where, " and ".join(sorted(members))
             found[node] = (
                 f"in quarantine: node {where and where.machine}: {who} ended there with {kind}, as none did "
                 "elsewhere: look at that machine; the next launch uses it again"
             )
-    return found if set(nodes) - found.keys() else {}
+    return {} if nodes and not set(nodes) - found.keys() else found
 
 
 class NodeWatch:
@@ -46,9 +49,13 @@ class NodeWatch:
 
     def __init__(self, ledger: Ledger, tracker: Tracker) -> None:
         self._ledger, self._tracker = ledger, tracker
+        self._suspects: dict[str, str] = {}
 
     def note(self, cluster: RayCluster, jobs: Iterable[Job]) -> None:
         """Records the places of the running `jobs` that are known by now, and the nodes that are not used."""
+        if self._suspects:
+            # The other nodes may have gone.
+            self.judge(cluster)
         self._ledger.leave_out(cluster.left_out)
         for job in jobs:
             if self._ledger.last(job).where is None and (where := cluster.where(job.member)):
@@ -60,9 +67,12 @@ class NodeWatch:
         """Decides again which nodes are in quarantine; a kind of error that is met elsewhere too ends one."""
         if cluster.is_local:
             return
-        found = suspects(self._ledger.contents.attempts, [node.name for node in cluster.nodes()])
-        for node, line in found.items():
-            if node not in self._ledger.contents.left_out:
-                _log.warning("%s", line)
+        nodes = [node.name for node in cluster.nodes()]
+        found = suspects(self._ledger.contents.attempts, nodes, self._suspects)
+        for node in found.keys() - self._suspects.keys():
+            _log.warning("%s", found[node])
+        for node in self._suspects.keys() - found.keys():
+            _log.warning("no longer %s", ": ".join(self._suspects[node].split(": ")[:2]))
+        self._suspects = found
         cluster.quarantine(found)
         self._ledger.leave_out(cluster.left_out)

@@ -51,7 +51,7 @@ def test_nodes_that_do_not_fit_are_left_out_and_the_rest_ends_in_the_same_bytes(
         "plain": "it lacks compiled kernels",
         "unshared": "run_dir=",
         "unstored": "no prepared images are at",
-        "empty": "no worker of this Septet starts there (ModuleNotFoundError: No module named 'orchestrator')",
+        "empty": "no worker of Septet starts there (ModuleNotFoundError: No module named 'orchestrator')",
     }
     lines = _lines(place)
     assert lines.keys() == said.keys()

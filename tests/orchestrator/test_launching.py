@@ -1,10 +1,11 @@
 """How a launch ends, told by what it leaves; tests/e2e has launches that train."""
 
 import math
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 
 import pytest
+from fake_stages import make_record, plan_of
 from local_actors import LocalActors
 
 from orchestrator import cluster, launching
@@ -18,7 +19,8 @@ from orchestrator.run.paths import RunPaths
 from orchestrator.run.record import read_record
 from orchestrator.run.status_reader import read_status
 from workers.errors import ClusterLost, MemberFailed
-from workers.protocol import Numerics
+from workers.protocol import Numerics, StageResult
+from workers.storage import write_finished
 
 
 @pytest.mark.slow
@@ -79,3 +81,34 @@ def test_launch_that_resumes_says_which_arithmetic_stays(override, said):
     config = compose(["cluster.gpus_per_member=1", override])
     launching._placed(config, None, run, SimpleNamespace(note=told.append))
     assert told == said
+
+
+@pytest.fixture
+def looks(monkeypatch):
+    """What nodes are asked for, a look each."""
+    asked = []
+    monkeypatch.setattr(cluster, "open_cluster", lambda settings, needs: nullcontext(asked.append(needs)))
+    return asked
+
+
+@pytest.mark.parametrize("address", ["null", "127.0.0.1:1"])
+def test_nodes_are_looked_at_only_on_a_cluster_elsewhere_and_if_something_is_to_be_trained(tmp_path, looks, address):
+    plan, paths = plan_of({"a": {"train": None}, "b": {"train": None}}), RunPaths(tmp_path)
+    config, record = compose([f"cluster.address={address}", "cluster.cpus_per_member=1"]), make_record(plan)
+    for number, stage in enumerate(plan.stages, 1):
+        launching._check_nodes(config, plan, paths, {}, record)
+        assert len(looks) == (0 if address == "null" else number)
+        write_finished(paths.stage(stage.ref), stage.hash, StageResult(1, 0, "step-00000001", "sha", 0.1, 0.2, False))
+    launching._check_nodes(config, plan, paths, {}, record)
+    assert len(looks) == (0 if address == "null" else len(plan.stages))
+
+
+def test_memory_is_asked_of_nodes_where_members_train_in_it(tmp_path):
+    plan, config = plan_of({"a": {"train": None}}), compose([])
+    asked = {
+        device: launching._needs(
+            config, plan, RunPaths(tmp_path), {}, make_record(plan, numerics=Numerics(device=device))
+        ).member_bytes
+        for device in ("cpu", "cuda")
+    }
+    assert asked["cpu"] > 1e6 and asked["cuda"] == 0

@@ -138,6 +138,16 @@ def test_actor_of_other_code_loads_nothing_and_refuses_in_one_line(tmp_path, cal
     assert not spec.stage_dir.exists(), "it wrote something"
 
 
+def test_warming_up_fails_in_silence_since_the_stage_meets_the_same_error(tmp_path):
+    def broken():
+        raise OSError("a library is damaged")
+
+    actor = MemberActor(broken)
+    assert actor.warm_up(1) is None
+    outcome = actor.run_stage(_spec(tmp_path))
+    assert isinstance(outcome, Failure) and outcome.message == "a library is damaged"
+
+
 def test_actor_of_the_launch_s_code_trains_and_log_txt_says_where(tmp_path):
     spec = replace(_spec(tmp_path), code=code_digest(), store=tmp_path)
     assert _actor(tmp_path, lambda should_stop: RESULT).run_stage(spec) == Trained(RESULT)

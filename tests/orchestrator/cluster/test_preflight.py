@@ -1,11 +1,13 @@
 """Whether a node fits: what a look at a machine finds, and what is made of it; no Ray."""
 
+import errno
 from pathlib import Path
 
 import pytest
 
+from orchestrator.cluster import preflight
 from orchestrator.cluster.interface import Unfit
-from orchestrator.cluster.preflight import Needs, inspect, misfit, none_left, remark
+from orchestrator.cluster.preflight import Needs, inspect, misfit, none_left, remark, unfit_to_pack
 from workers.errors import ConfigError, StorageError
 from workers.numerics import code_digest
 from workers.protocol import Numerics
@@ -40,7 +42,7 @@ def test_node_that_has_what_the_launch_has_fits():
         ({"code": "d" * 64}, "workers/ (digest dddddddddddd) is not the launch's (cccccccccccc): install", False),
         ({"compiled_kernels": False}, "lacks compiled kernels (install Septet on a machine with a C compiler)", False),
         ({"bf16": False}, "lacks a CPU that multiplies bfloat16: leave it out, or set precision=fp32", False),
-        ({"probe": "is not there"}, "run_dir=/shared/run is not there: mount", True),
+        ({"probe": "is not there: mount it"}, "run_dir=/shared/run is not there: mount it", True),
         ({"seen": False}, "what it writes in run_dir=/shared/run is not seen here: mount", True),
         ({"stores": {STORE: ""}}, "no prepared images are at /shared/store/1 (datasets.store): mount", True),
         ({"stores": {STORE: "another"}}, "other prepared images are at /shared/store/1", True),
@@ -59,10 +61,18 @@ def test_what_the_driver_s_machine_lacks_too_was_accepted_when_the_run_began():
     assert misfit(same, GOOD, NEEDS) is not None
 
 
+def test_kernels_that_the_driver_s_machine_lacks_too_are_missed_on_nodes():
+    # A run that began with kernels is resumed from elsewhere: its stages need them, and the driver does not.
+    plain = {**GOOD, "compiled_kernels": False}
+    assert misfit(GOOD, plain, NEEDS) is None
+    unfit = misfit(plain, plain, NEEDS)
+    assert unfit is not None and "lacks compiled kernels" in unfit.reason
+
+
 def test_node_of_another_cpu_fits_and_is_remarked_on():
     other = {**GOOD, "processors": "One, H200"}
     assert misfit(other, GOOD, NEEDS) is None
-    assert remark(other, GOOD).startswith("One, H200, and here One: bits may depend on where")
+    assert remark(other, GOOD).startswith("One, H200, and on others One: bits may depend on where")
 
 
 def test_where_none_is_left_nodes_are_grouped_by_reason_and_storage_alone_is_exit_code_7():
@@ -76,9 +86,28 @@ def test_where_none_is_left_nodes_are_grouped_by_reason_and_storage_alone_is_exi
 def test_look_at_this_machine_writes_its_probe_and_makes_no_folder(tmp_path):
     store = tmp_path / "store"
     write_text(store / "manifest.json", "{}")
-    found = inspect(tmp_path / "probe", "here", (store, tmp_path / "absent"))
-    assert (tmp_path / "probe").read_text() == "here" and found["probe"] == ""
+    (tmp_path / ".tmp-node-1.earlier").touch()
+    (tmp_path / ".tmp-node-2.earlier").touch()
+    found = inspect(tmp_path / ".tmp-node-1.now", "here", (store, tmp_path / "absent"))
+    assert (tmp_path / ".tmp-node-1.now").read_text() == "here" and found["probe"] == ""
+    assert {path.name for path in tmp_path.glob(".tmp*")} == {".tmp-node-1.now", ".tmp-node-2.earlier"}
     assert found["code"] == code_digest() and found["free_bytes"] > 0 and found["processors"]
     assert len(found["stores"][str(store)]) == 64 and found["stores"][str(tmp_path / "absent")] == ""
-    assert inspect(tmp_path / "run" / "probe", "here", ())["probe"] == "is not there"
+    assert inspect(tmp_path / "run" / "probe", "here", ())["probe"].startswith("is not there: mount")
     assert not (tmp_path / "run").exists()
+
+
+def test_folder_that_a_node_cannot_write_is_told_with_what_to_do_there(tmp_path, monkeypatch):
+    def full(path, text):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(preflight, "write_text", full)
+    found = inspect(tmp_path / ".tmp-node-1.now", "here", ())["probe"]
+    assert found == "cannot be written (No space left on device): let this user write there, and free some space"
+
+
+def test_node_without_the_launch_s_code_or_the_store_s_folder_must_not_pack(tmp_path):
+    assert unfit_to_pack(tmp_path, code_digest()) is None
+    other, absent = unfit_to_pack(tmp_path, "0" * 64), unfit_to_pack(tmp_path / "absent", code_digest())
+    assert other is not None and other.reason.startswith("its code of workers/") and not other.storage
+    assert absent is not None and absent.reason.startswith("datasets.store=") and absent.storage

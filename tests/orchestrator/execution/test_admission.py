@@ -12,9 +12,11 @@ from driver_run import Killed, RecordingTracker, Run
 from fake_stages import NUM_UPDATES, died, plan_of
 from synthetic import Case, draw
 
+from orchestrator.cluster.interface import Completed, Unfit
 from orchestrator.combine.absent import left_out
 from orchestrator.config.schema import AdmitConfig, CombineConfig, Metric
 from orchestrator.fitting.admission import estimate_gain
+from orchestrator.plan.model import StageRef, TrainJob
 from orchestrator.run.ledger import AttemptEnd, State
 from workers.errors import Diverged, MemberFailed
 
@@ -219,6 +221,19 @@ def test_failure_of_a_member_that_is_ended_fails_nothing(tmp_path):
     run.admit = AdmitConfig()
     with pytest.raises(MemberFailed, match="loss nan"):
         run.launch()
+
+
+def test_member_that_a_node_refuses_as_it_is_ended_stays_ended(tmp_path):
+    run = prepared(tmp_path, OUT_OF_REACH)
+    assert run.launch()
+    job, driver = TrainJob(StageRef("base5", "train")), run.driver()
+    assert driver.take_stock()
+    # Its outcome was on its way when the decision fell.
+    driver._busy, driver._cluster = {"base5": job}, run.cluster
+    driver._ledger.begin(job, started=0.0, resumed_from=0)
+    driver._settle(Completed("base5", Unfit("it has other code")))
+    assert run.outcomes("base5/train") == [AttemptEnd.refused]
+    assert run.ledger.stages["base5/train"].state is State.ended
 
 
 def test_member_left_out_by_hand_is_trained_and_decides_nothing(tmp_path):

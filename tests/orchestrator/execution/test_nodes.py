@@ -4,12 +4,16 @@ import pytest
 from driver_run import Run
 from fake_stages import plan_of
 from local_actors import LocalActors
+from oracle import wait_for
 
 from orchestrator.cluster.interface import Where
 from orchestrator.cluster.ray_nodes import Node
-from orchestrator.execution.nodes import suspects
-from orchestrator.run.ledger import Attempt, AttemptEnd, Budgets, State
-from workers.errors import DataError, MemberFailed
+from orchestrator.execution.nodes import NodeWatch, suspects
+from orchestrator.plan.model import StageRef, TrainJob
+from orchestrator.run.ledger import Attempt, AttemptEnd, Budgets, Ledger, State
+from workers.errors import ConfigError, DataError, MemberFailed
+from workers.storage import newest_step
+from workers.training import read_step
 
 NODES = ("1", "2", "3")
 
@@ -44,6 +48,12 @@ def test_otherwise_no_node_is_a_suspect(attempts):
     assert suspects(attempts, NODES) == {}
 
 
+def test_suspect_that_has_gone_stays_one_and_only_nodes_that_are_there_count_as_others():
+    failed = [ended("a", "1"), ended("b", "1")]
+    assert list(suspects(failed, ["2"], before=["1"])) == ["1"]
+    assert suspects(failed, ["1"], before=["1"]) == {}
+
+
 class OfNodes(LocalActors):
     """Members in threads, each on the first of two nodes that may be used; a member's first node is its own choice."""
 
@@ -51,10 +61,10 @@ class OfNodes(LocalActors):
 
     def __init__(self, fakes, first="1"):
         super().__init__(1, fakes.duties)
-        self.first, self.out, self.left_out = first, {}, {}
+        self.first, self.out, self.left_out, self.there = first, {}, {}, ("1", "2")
 
     def nodes(self):
-        return [Node(1, 0, name) for name in ("1", "2")]
+        return [Node(1, 0, name) for name in self.there]
 
     def quarantine(self, suspects):
         self.out = self.left_out = dict(suspects)
@@ -82,6 +92,24 @@ def test_members_of_a_node_in_quarantine_end_elsewhere_though_their_budget_is_no
     assert run.tracker.places["a/train"] == "w2 (10.0.0.2), pid 7, CPU"
 
 
+def test_quarantine_ends_once_the_other_nodes_are_gone(tmp_path, caplog):
+    run, _ = launched(tmp_path, {})
+    ledger, actors = Ledger(run.paths.ledger), OfNodes(run.fakes)
+    for member in "ab":
+        job = TrainJob(StageRef(member, "train"))
+        ledger.begin(job, started=0.0, resumed_from=0)
+        ledger.place(job, at("1"))
+        ledger.end(job, AttemptEnd.failed, State.waiting, error="OSError: a cable")
+    watch = NodeWatch(ledger, run.tracker)
+    watch.judge(actors)
+    watch.note(actors, [])
+    assert list(actors.out) == list(ledger.contents.left_out) == ["1"]
+    actors.there = ("1",)
+    watch.note(actors, [])
+    assert actors.out == ledger.contents.left_out == {}
+    assert "no longer in quarantine: node w1 (10.0.0.1)\n" in caplog.text
+
+
 def test_error_that_comes_elsewhere_too_is_no_node_s_fault(tmp_path):
     error = [(4, OSError("a bug"))] * 9
     run, work = launched(tmp_path, {f"{name}/train": error for name in "abc"})
@@ -89,3 +117,24 @@ def test_error_that_comes_elsewhere_too_is_no_node_s_fault(tmp_path):
         work()
     assert run.ledger.left_out == {}
     assert all(len(entry.attempts) <= 2 for entry in run.ledger.stages.values())
+
+
+def test_where_no_node_is_left_to_start_on_members_that_run_save_what_they_have(tmp_path):
+    class Last(LocalActors):
+        """Its node is left out once a member trains."""
+
+        def acquire(self, member):
+            if self.acquired:
+                wait_for(lambda: read_step(run.paths.step(ref)) == 1)
+                raise ConfigError("no node of the cluster can be used")
+            super().acquire(member)
+
+    run, ref = Run(tmp_path, plan_of({name: {"train": None} for name in "ab"})), StageRef("a", "train")
+    run.fakes.waiting = frozenset({"a/train"})
+    driver, cluster = run.driver(), Last(2, run.fakes.duties)
+    driver.take_stock()
+    with pytest.raises(ConfigError, match="no node of the cluster can be used"):
+        driver.run(cluster, lambda: False, lambda: None)
+    assert run.outcomes("a/train") == [AttemptEnd.stopped]
+    assert newest_step(run.paths.checkpoints(ref)) == 1
+    assert "b/train" not in run.fakes.started and cluster.discarded == ["a"]
